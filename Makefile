@@ -1,0 +1,70 @@
+# Peers: everything a contributor runs. Every target sets up what it needs; `make help` lists them.
+
+VENV      := .venv
+BIN       := $(VENV)/bin
+STAMP     := $(VENV)/.installed
+SQL_STYLE := tests.lint.sql_style
+
+# The interpreter that builds the environment: `make venv PYTHON=/path/to/python3.12` to choose one.
+# Left empty, it is the first of these that is 3.11 or newer.
+PYTHON        ?=
+PYTHON_CHOICE := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
+
+ARGS      ?=
+TEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## build .venv with Peers and the tools (PYTHON=… to choose an interpreter)
+
+demo: $(STAMP) ## the main job, end to end, on a private Postgres (ARGS=… for `peers demo`)
+	@$(BIN)/peers demo $(ARGS)
+
+test: $(STAMP) ## the quick suites (TEST_ARGS=… for pytest)
+	@$(BIN)/python -m pytest $(TEST_ARGS)
+
+lint: $(STAMP) ## format, lint, types, layers, SQL style: reads only
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m $(SQL_STYLE) sql
+
+format: $(STAMP) ## rewrite the Python code in the house style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## remove the environment and everything the tools left behind
+	rm -rf $(VENV) build dist .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Built once, and again whenever the dependencies change. The recipe is one shell, so that each
+# complaint below can end it.
+$(STAMP): pyproject.toml
+	@set -eu; \
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	    chosen=; \
+	    for python in $(PYTHON_CHOICE); do \
+	        if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	            chosen=$$python; break; \
+	        fi; \
+	    done; \
+	    if [ -z "$$chosen" ]; then \
+	        echo "Peers needs Python 3.11 or newer; tried: $(PYTHON_CHOICE)." >&2; \
+	        echo "Install one, or say where it is: make venv PYTHON=/path/to/python3.11" >&2; \
+	        exit 1; \
+	    fi; \
+	    if ! "$$chosen" -c 'import ensurepip, venv' 2>/dev/null; then \
+	        echo "$$chosen cannot build a virtual environment: its venv or ensurepip module is missing." >&2; \
+	        echo "On Debian and Ubuntu: apt-get install python3-venv" >&2; \
+	        exit 1; \
+	    fi; \
+	    echo "building $(VENV) with $$("$$chosen" --version)"; \
+	    "$$chosen" -m venv --clear $(VENV); \
+	fi; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'; \
+	touch $@
