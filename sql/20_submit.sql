@@ -1,0 +1,153 @@
+-- Submission. An INSERT (or COPY) into peers.task is all it takes; the helpers below only spare typing.
+
+-- The doorbell: an empty hint that there is something to claim. At most one a transaction is delivered, and
+-- a lost one costs the peers one poll.
+create or replace function peers._ring() returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    perform pg_notify('peers', '');
+end
+$$;
+
+-- Names the first thing that is wrong with a task's values, its bound and the remedy; null: nothing is.
+-- A jsonb of more than 1 MiB takes more than 1,900 bytes even when it was compressed for storage, so that
+-- only large values are written out to be measured.
+create or replace function peers._complaint(
+    _kind text, _args jsonb, _queue text, _max_attempts integer, _timeout interval,
+    _idempotency_key text, _metadata jsonb
+) returns text
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return case
+        when length(_kind) not between 1 and 200 then
+            'kind must have 1 to 200 characters, not ' || length(_kind)
+        when length(_queue) not between 1 and 200 then
+            'queue must have 1 to 200 characters, not ' || length(_queue)
+        when jsonb_typeof(_args) <> 'object' then
+            'args must be a JSON object such as {"path": "/srv/a.png"}, not a JSON ' || jsonb_typeof(_args)
+        when pg_column_size(_args) > 1900 and octet_length(_args::text) > 1048576 then
+            'args must be at most 1 MiB (1048576 bytes), not ' || octet_length(_args::text)
+            || '; store large data elsewhere and pass a reference to it'
+        when jsonb_typeof(_metadata) <> 'object' then
+            'metadata must be a JSON object, not a JSON ' || jsonb_typeof(_metadata)
+        when pg_column_size(_metadata) > 1900 and octet_length(_metadata::text) > 1048576 then
+            'metadata must be at most 1 MiB (1048576 bytes), not ' || octet_length(_metadata::text)
+        when _max_attempts not between 1 and 1000 then
+            'max_attempts must be 1 to 1000, not ' || _max_attempts
+        when _timeout not between interval '1 millisecond' and interval '30 days' then
+            'timeout must be 1 millisecond to 30 days, not ' || _timeout
+        when length(_idempotency_key) not between 1 and 500 then
+            'idempotency_key must have 1 to 500 characters, not ' || length(_idempotency_key)
+    end;
+end
+$$;
+
+-- After an INSERT into peers.task: refuse what is malformed or forged, then put the tasks into their rooms.
+create or replace function peers.enqueue() returns trigger
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _now timestamptz := peers.now();
+    _complaint text;
+    _later bigint[];
+begin
+    select case
+               when t.state <> 'ready' or t.attempt <> 0 or t.pending_parents <> 0 or t.token is not null
+                    or t.submitter <> session_user or t.created_at <> pg_catalog.now()
+                    or t.created_xid <> pg_current_xact_id()
+                    or t.started_at is not null or t.finished_at is not null or t.result is not null
+               then 'state, attempt, pending_parents, submitter, created_at, created_xid, started_at, '
+                    'finished_at, token and result are kept by the scheduler; leave them out'
+               else peers._complaint(t.kind, t.args, t.queue, t.max_attempts, t.timeout,
+                                     t.idempotency_key, t.metadata)
+           end as complaint
+    into _complaint
+    from new_tasks t
+    order by complaint nulls last
+    limit 1;
+    if _complaint is not null then
+        raise exception 'peers.task: %', _complaint using errcode = 'PE009';
+    end if;
+
+    insert into peers.ready (queue, kind, priority, task_id)
+    select t.queue, t.kind, t.priority, t.id
+    from new_tasks t
+    where t.scheduled_at <= _now
+    order by t.id;
+    if found then
+        perform peers._ring();
+    end if;
+
+    _later := array(select t.id from new_tasks t where t.scheduled_at > _now);
+    if _later <> '{}' then
+        update peers.task t set state = 'scheduled' where t.id = any (_later);
+        insert into peers.scheduled (due_at, task_id)
+        select t.scheduled_at, t.id from new_tasks t where t.scheduled_at > _now;
+    end if;
+    return null;
+end
+$$;
+
+comment on function peers.enqueue() is 'Trigger: checks submitted tasks and puts them into their rooms.';
+
+create or replace trigger enqueue after insert on peers.task
+    referencing new table as new_tasks
+    for each statement execute function peers.enqueue();
+
+create or replace function peers.submit(
+    kind text,
+    args jsonb default '{}',
+    queue text default 'default',
+    priority integer default 100,
+    scheduled_at timestamptz default null,
+    max_attempts integer default null,
+    timeout interval default null,
+    depends_on bigint[] default '{}',
+    on_parent_failure peers.parent_failure_policy default 'hold',
+    idempotency_key text default null,
+    metadata jsonb default null
+) returns bigint
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    _id bigint;
+begin
+    if submit.priority not between -32768 and 32767 then
+        raise exception 'priority must be -32768 to 32767 (smaller runs first, 100 is the default), not %',
+            submit.priority using errcode = 'PE009';
+    elsif submit.max_attempts not between 1 and 1000 then
+        raise exception 'max_attempts must be 1 to 1000, not %', submit.max_attempts using errcode = 'PE009';
+    end if;
+    insert into peers.task (kind, args, queue, priority, scheduled_at, max_attempts, timeout,
+                            idempotency_key, metadata)
+    values (submit.kind, coalesce(submit.args, '{}'), coalesce(submit.queue, 'default'),
+            coalesce(submit.priority, 100), coalesce(submit.scheduled_at, pg_catalog.now()),
+            submit.max_attempts, submit.timeout, submit.idempotency_key, submit.metadata)
+    on conflict (idempotency_key) do nothing
+    returning id into _id;
+    if _id is null then
+        select t.id into strict _id from peers.task t where t.idempotency_key = submit.idempotency_key;
+        return _id;
+    end if;
+    if cardinality(submit.depends_on) > 0 then
+        insert into peers.dependency (parent_id, child_id, on_parent_failure)
+        select distinct parent_id, _id, coalesce(submit.on_parent_failure, 'hold')
+        from unnest(submit.depends_on) parent_id;
+    end if;
+    return _id;
+exception when no_data_found then
+    raise exception 'the task with idempotency_key % was inserted by a transaction that this one cannot see',
+        submit.idempotency_key using errcode = 'PE003', hint = 'Use READ COMMITTED.';
+end
+$$;
+
+comment on function peers.submit is
+    'Submits one task and answers its id; with an idempotency_key that a task has already, the id of that task. '
+    'depends_on: the ids of its parents.';

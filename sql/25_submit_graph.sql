@@ -1,0 +1,153 @@
+-- Whole graphs in one call. The names are checked and the nodes sorted with Kahn's algorithm first, so that
+-- ids grow from parent to child: that alone proves to the edge trigger that there is no cycle.
+
+create or replace function peers._check_graph(_graph jsonb) returns void
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _fields constant text[] := '{name, kind, args, queue, priority, scheduled_at, max_attempts, timeout,
+                                 idempotency_key, metadata, after, depends_on, on_parent_failure}';
+    _complaint text;
+begin
+    if jsonb_typeof(_graph) is distinct from 'array' then
+        raise exception 'a graph is a JSON array of nodes, not %', coalesce('a JSON ' || jsonb_typeof(_graph), 'null')
+            using errcode = 'PE007',
+            hint = 'For example: [{"name": "a", "kind": "etl.extract"}, {"name": "b", "kind": "etl.load", "after": ["a"]}]';
+    end if;
+
+    select 'node ' || n.place || coalesce(' "' || (n.node ->> 'name') || '" ', ' ') || c.complaint
+    into _complaint
+    from jsonb_array_elements(_graph) with ordinality n(node, place)
+    cross join lateral (
+        select case
+            when jsonb_typeof(n.node) <> 'object' then 'is not a JSON object'
+            when jsonb_typeof(n.node -> 'name') is distinct from 'string' then 'has no "name" (a string)'
+            when jsonb_typeof(n.node -> 'kind') is distinct from 'string' then 'has no "kind" (a string)'
+            when jsonb_typeof(n.node -> 'after') <> 'array' then 'has an "after" that is not an array of names'
+            when jsonb_typeof(n.node -> 'depends_on') <> 'array' then 'has a "depends_on" that is not an array of ids'
+            else (select 'has an unknown field "' || field || '"'
+                  from jsonb_object_keys(n.node) field where field <> all (_fields) limit 1)
+        end
+    ) c(complaint)
+    where c.complaint is not null
+    order by n.place
+    limit 1;
+
+    if _complaint is null then
+        select 'more than one node has the name ' || n::text into _complaint
+        from jsonb_path_query(_graph, '$[*].name') n group by n having count(*) > 1 limit 1;
+    end if;
+    if _complaint is null then
+        select 'node "' || (node ->> 'name') || '" is after ' || parent::text || ', which is not in the graph' into _complaint
+        from jsonb_array_elements(_graph) node, jsonb_array_elements(node -> 'after') parent
+        where parent not in (select jsonb_path_query(_graph, '$[*].name'))
+        limit 1;
+    end if;
+    if _complaint is not null then
+        raise exception 'bad graph: %', _complaint using errcode = 'PE007';
+    end if;
+end
+$$;
+
+-- Inserts the nodes by their rank and answers their ids by their place in the array.
+create or replace function peers._insert_nodes(_graph jsonb, _ranked bigint[]) returns bigint[]
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _ids bigint[];
+begin
+    with ranked as (
+        select n.node, n.place
+        from jsonb_array_elements(_graph) with ordinality n(node, place)
+        left join unnest(_ranked) with ordinality r(place, rank) using (place)
+        order by r.rank nulls last, n.place
+    ), numbered as materialized (
+        select node, place, nextval(pg_get_serial_sequence('peers.task', 'id')) as id from ranked
+    ), inserted as (
+        insert into peers.task (id, kind, args, queue, priority, scheduled_at, max_attempts, timeout,
+                                idempotency_key, metadata)
+        overriding system value
+        select id, node ->> 'kind', coalesce(node -> 'args', '{}'), coalesce(node ->> 'queue', 'default'),
+               coalesce((node ->> 'priority')::smallint, 100),
+               coalesce((node ->> 'scheduled_at')::timestamptz, pg_catalog.now()),
+               (node ->> 'max_attempts')::smallint, (node ->> 'timeout')::interval,
+               node ->> 'idempotency_key', node -> 'metadata'
+        from numbered
+        order by id
+        on conflict (idempotency_key) do nothing
+    )
+    select array_agg(id order by place) into _ids from numbered;
+
+    -- a node whose idempotency_key was there already stands for the task that has it
+    if jsonb_path_exists(_graph, '$[*].idempotency_key') then
+        _ids := array(
+            select coalesce(t.id, i.id)
+            from unnest(_ids) with ordinality i(id, place)
+            left join peers.task t on t.idempotency_key = _graph -> (i.place::integer - 1) ->> 'idempotency_key'
+            order by i.place
+        );
+    end if;
+    return _ids;
+end
+$$;
+
+create or replace function peers.submit_graph(graph jsonb)
+returns table (name text, task_id bigint)
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _parents bigint[];
+    _children bigint[];
+    _ranked bigint[];
+    _cycle bigint[];
+    _ids bigint[];
+begin
+    perform peers._check_graph(submit_graph.graph);
+
+    -- the edges between nodes, as places in the array; an "after" may name a parent twice
+    with node as materialized (
+        select n.node, n.place, n.node ->> 'name' as node_name
+        from jsonb_array_elements(submit_graph.graph) with ordinality n(node, place)
+    )
+    select array_agg(parent.place), array_agg(child.place) into _parents, _children
+    from node child
+    cross join lateral (select distinct p from jsonb_array_elements_text(child.node -> 'after') p) after(parent_name)
+    join node parent on parent.node_name = after.parent_name;
+
+    select k.ranked, k.cycle into _ranked, _cycle from peers._kahn(_parents, _children) k;
+    if _cycle is not null then
+        raise exception 'dependency cycle: %',
+            (select string_agg(submit_graph.graph -> (c.place::integer - 1) ->> 'name', ' -> ' order by c.step)
+             from unnest(_cycle) with ordinality c(place, step))
+            using errcode = 'PE001', hint = 'Remove one of these edges.';
+    end if;
+
+    _ids := peers._insert_nodes(submit_graph.graph, _ranked);
+
+    insert into peers.dependency (parent_id, child_id, on_parent_failure)
+    select distinct on (e.parent_id, e.child_id) e.parent_id, e.child_id, coalesce(e.policy, 'hold')
+    from (
+        select _ids[p.parent], _ids[p.child],
+               (submit_graph.graph -> (p.child::integer - 1) ->> 'on_parent_failure')::peers.parent_failure_policy
+        from unnest(_parents, _children) p(parent, child)
+        union all
+        select parent.id::bigint, _ids[n.place], (n.node ->> 'on_parent_failure')::peers.parent_failure_policy
+        from jsonb_array_elements(submit_graph.graph) with ordinality n(node, place)
+        cross join lateral jsonb_array_elements_text(n.node -> 'depends_on') parent(id)
+    ) e(parent_id, child_id, policy)
+    on conflict (parent_id, child_id) do nothing;
+
+    return query
+        select n.node ->> 'name', _ids[n.place]
+        from jsonb_array_elements(submit_graph.graph) with ordinality n(node, place)
+        order by n.place;
+end
+$$;
+
+comment on function peers.submit_graph is
+    'Submits a whole graph: an array of nodes {"name", "kind", "after": [names], …}. The other fields are those '
+    'of peers.submit; on_parent_failure holds for all edges into the node. A node whose idempotency_key exists '
+    'stands for the task that has it. Answers the id of each name.';

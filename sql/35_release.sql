@@ -1,0 +1,168 @@
+-- How a parent's end reaches its children.
+
+-- Ends waiting or dead tasks in cancelled. The trigger below then does the same to what hangs on them.
+create or replace function peers._cancel_waiting(_ids bigint[]) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    if _ids = '{}' then
+        return;
+    end if;
+    delete from peers.blocked b where b.task_id = any (_ids);
+    delete from peers.dead d where d.task_id = any (_ids);
+    update peers.task t set state = 'cancelled', finished_at = peers.now()
+    where t.id = any (_ids) and t.state in ('blocked', 'scheduled', 'ready', 'dead');
+end
+$$;
+
+-- What the end of the given parents changes below them: the children whose counter falls, and the doomed, all
+-- that ends cancelled with a parent, down to the last descendant.
+create or replace function peers._touched(_completed bigint[], _dead bigint[], _cancelled bigint[])
+returns table (id bigint, doomed boolean)
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return query
+    with recursive doom(id) as (
+        select d.child_id from peers.dependency d
+        where not d.spent and (d.parent_id = any (_dead) and d.on_parent_failure = 'cancel'
+                               or d.parent_id = any (_cancelled) and d.on_parent_failure in ('hold', 'cancel'))
+        union
+        select d.child_id from doom join peers.dependency d on d.parent_id = doom.id
+        where not d.spent and d.on_parent_failure in ('hold', 'cancel')
+    )
+    select doom.id, true from doom
+    union all
+    select d.child_id, false from peers.dependency d where not d.spent and d.parent_id = any (_completed)
+    union all
+    select d.child_id, false from peers.dependency d
+    where not d.spent and d.on_parent_failure = 'run'
+      and (d.parent_id = any (_dead || _cancelled) or d.parent_id in (select doom.id from doom));
+end
+$$;
+
+-- Locks what the end of the given parents touches, in the order of ids, and answers the doomed. The parents
+-- are locked already, so that no edge can be added to them; but what is doomed further down may still grow
+-- until it is locked: look again until nothing new turns up.
+create or replace function peers._lock_touched(_completed bigint[], _dead bigint[], _cancelled bigint[])
+returns bigint[]
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _doomed bigint[];
+    _new bigint[];
+    _locked bigint[] := '{}';
+begin
+    loop
+        select coalesce(array_agg(distinct t.id) filter (where t.doomed), '{}'),
+               array(select unnest(array_agg(t.id)) except select unnest(_locked) order by 1)
+        into _doomed, _new
+        from peers._touched(_completed, _dead, _cancelled) t;
+        exit when _new = '{}';
+        perform from peers.task t where t.id = any (_new) order by t.id for no key update;
+        exit when _doomed = '{}';
+        _locked := _locked || _new;
+    end loop;
+    return _doomed;
+end
+$$;
+
+-- Counts the children of the given parents down and releases those that reach 0.
+create or replace function peers._count_down(_completed bigint[], _failed bigint[]) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _now timestamptz := peers.now();
+    _released integer;
+begin
+    with spent as (
+        update peers.dependency d set spent = true
+        where d.parent_id = any (_failed) and d.on_parent_failure = 'run' and not d.spent
+        returning d.child_id
+    ), fallen as (
+        select e.child_id, count(*) as parents
+        from (select s.child_id from spent s
+              union all
+              select d.child_id from peers.dependency d where d.parent_id = any (_completed) and not d.spent) e
+        group by e.child_id
+    ), counted as (
+        update peers.task t
+        set pending_parents = t.pending_parents - fallen.parents,
+            state = case
+                        when t.state <> 'blocked' or t.pending_parents > fallen.parents then t.state
+                        when t.scheduled_at > _now then 'scheduled'
+                        else 'ready'
+                    end
+        from fallen
+        where t.id = fallen.child_id
+        returning t.id, t.state, t.queue, t.kind, t.priority, t.scheduled_at
+    ), unblocked as (
+        delete from peers.blocked b
+        where b.task_id = any (array(select c.id from counted c where c.state in ('ready', 'scheduled')))
+    ), later as (
+        insert into peers.scheduled (due_at, task_id)
+        select c.scheduled_at, c.id from counted c where c.state = 'scheduled'
+    )
+    insert into peers.ready (queue, kind, priority, task_id)
+    select c.queue, c.kind, c.priority, c.id from counted c where c.state = 'ready' order by c.id;
+    if found then
+        perform peers._ring();
+    end if;
+end
+$$;
+
+-- After an UPDATE of peers.task: whatever has just ended releases, holds or cancels its children.
+create or replace function peers.release_children() returns trigger
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _completed bigint[];
+    _dead bigint[];
+    _cancelled bigint[];
+begin
+    if not exists (select from after_rows a where a.state in ('completed', 'dead', 'cancelled')) then
+        return null;
+    end if;
+    _completed := array(select a.id from after_rows a where a.state = 'completed'
+                        except select b.id from before_rows b where b.state = 'completed');
+    _dead := array(select a.id from after_rows a where a.state = 'dead'
+                   except select b.id from before_rows b where b.state = 'dead');
+    _cancelled := array(select a.id from after_rows a where a.state = 'cancelled'
+                        except select b.id from before_rows b where b.state = 'cancelled');
+    if not exists (select from peers.dependency d where d.parent_id = any (_completed || _dead || _cancelled)) then
+        return null;
+    end if;
+    perform peers._cancel_waiting(peers._lock_touched(_completed, _dead, _cancelled));
+    perform peers._count_down(_completed, _dead || _cancelled);
+    return null;
+end
+$$;
+
+comment on function peers.release_children() is
+    'Trigger: when tasks end, counts their children down and releases, holds or cancels them.';
+
+create or replace trigger release_children after update on peers.task
+    referencing old table as before_rows new table as after_rows
+    for each statement execute function peers.release_children();
+
+create or replace function peers.parent_results(child_id bigint)
+returns table (parent_id bigint, kind text, state peers.task_state, result jsonb)
+    language plpgsql stable security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return query
+    select p.id, p.kind, p.state, p.result
+    from peers.dependency d join peers.task p on p.id = d.parent_id
+    where d.child_id = parent_results.child_id
+    order by p.id;
+end
+$$;
+
+comment on function peers.parent_results is
+    'The parents of a task with their states and results; the result of one that is not completed is null.';

@@ -1,0 +1,90 @@
+-- Peers and their leases. Whoever sends heartbeats keeps its leases; whoever stops loses them.
+--
+-- The functions that a peer calls all the time fix their plans (`set enable_… = off`): their batches are
+-- small and every lookup goes by a primary key, but a plan that was made and kept while a table was empty
+-- would read the whole of it once it is full.
+
+create or replace function peers.join(
+    host text, pid integer, queues jsonb, kinds jsonb, lease_timeout interval, contract_version integer
+) returns uuid
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _now timestamptz := peers.now();
+    _id uuid;
+begin
+    perform peers._require_read_committed();
+    if contract_version is distinct from peers.contract_version() then
+        raise exception 'this peer speaks contract version %, the database version %',
+            contract_version, peers.contract_version()
+            using errcode = 'PE006',
+            hint = 'Run `peers migrate` with the newer of the two, then start peers of the same version.';
+    end if;
+    insert into peers.kind (kind, max_attempts, timeout, backoff_base, backoff_cap, declared_at)
+    select k.kind, coalesce(k.max_attempts, 5), k.timeout, coalesce(k.backoff_base, '1 second'),
+           coalesce(k.backoff_cap, '1 hour'), _now
+    from jsonb_to_recordset(kinds)
+        k(kind text, max_attempts smallint, timeout interval, backoff_base interval, backoff_cap interval)
+    order by k.kind
+    on conflict (kind) do update
+    set max_attempts = excluded.max_attempts, timeout = excluded.timeout, backoff_base = excluded.backoff_base,
+        backoff_cap = excluded.backoff_cap, declared_at = excluded.declared_at;
+
+    insert into peers.peer (host, pid, queues, kinds, lease_timeout, joined_at, heartbeat_at, steady_since)
+    values (host, pid, queues,
+            array(select distinct k ->> 'kind' from jsonb_array_elements(kinds) k order by 1),
+            lease_timeout, _now, _now, _now)
+    returning id into _id;
+    return _id;
+end
+$$;
+
+comment on function peers.join is
+    'A peer process comes: its queues {"default": 8}, the kinds that it can run with their policies [{"kind", '
+    '"max_attempts", "timeout", "backoff_base", "backoff_cap"}]. Answers its identity.';
+
+create or replace function peers.heartbeat(peer_id uuid)
+returns table (contract_version integer, alive boolean, cancelled_tasks bigint[], cancelled_tokens uuid[])
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _now timestamptz := peers.now();
+begin
+    update peers.peer p
+    set heartbeat_at = _now,
+        steady_since = case when p.heartbeat_at + p.lease_timeout < _now then _now else p.steady_since end
+    where p.id = heartbeat.peer_id and p.lost_at is null;
+    return query
+        select peers.contract_version(), found,
+               array(select l.task_id from peers.lease l
+                     where l.peer_id = heartbeat.peer_id and l.cancel_requested order by l.task_id),
+               array(select l.token from peers.lease l
+                     where l.peer_id = heartbeat.peer_id and l.cancel_requested order by l.task_id);
+end
+$$;
+
+comment on function peers.heartbeat is
+    'Renews a peer and with it all of its leases. alive = false: it was lost meanwhile, its leases are gone, it '
+    'must stop its handlers and join again. Also answers what it is asked to cancel.';
+
+-- A claim by a peer that is being given up at the same moment would leave leases without a peer: the lock
+-- makes the two follow one another (and lets the heartbeat pass).
+create or replace function peers._admit(_peer_id uuid) returns text[]
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _kinds text[];
+begin
+    select p.kinds into _kinds from peers.peer p
+    where p.id = _peer_id and p.lost_at is null and p.heartbeat_at + p.lease_timeout > peers.now()
+    for key share;
+    if not found then
+        raise exception 'peer % is unknown, or its heartbeat has expired', _peer_id
+            using errcode = 'PE010', hint = 'Stop its handlers, then join again.';
+    end if;
+    return _kinds;
+end
+$$;

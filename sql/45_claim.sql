@@ -1,0 +1,148 @@
+-- Claim: from the room ready to a lease.
+
+-- Where the next tasks lie: how many of the first _wanted are of which kind. Read without locks, so it only
+-- says where to begin. exhaustive: a claim of these shares that comes back short has seen all there is.
+create or replace function peers._shares(
+    _queue text, _kinds text[], _wanted integer, out kinds text[], out shares integer[], out exhaustive boolean
+)
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    if cardinality(_kinds) <= 1 then
+        kinds := _kinds;
+        shares := array_fill(_wanted, array[cardinality(_kinds)]);
+        exhaustive := true;
+        return;
+    end if;
+    select array_agg(s.kind), array_agg(s.tasks), coalesce(sum(s.tasks), 0) < _wanted into kinds, shares, exhaustive
+    from (
+        select h.kind, count(*)::integer as tasks
+        from (
+            select r.kind
+            from unnest(_kinds) k(kind)
+            cross join lateral (
+                select r.kind, r.priority, r.position from peers.ready r
+                where r.queue = _queue and r.kind = k.kind
+                order by r.priority, r.position
+                limit _wanted
+            ) r
+            order by r.priority, r.position
+            limit _wanted
+        ) h
+        group by h.kind
+    ) s;
+end
+$$;
+
+-- Takes up to max_tasks ready tasks of one queue, of the kinds that the peer can run, by priority and then in
+-- the order of becoming ready.
+--
+-- The first pass locks rows where the best tasks lie (_shares). If it comes back short, because others hold
+-- those rows or because they were stale, further passes take what there is. A task whose row an application
+-- has locked is passed over and keeps its place.
+create or replace function peers.claim(peer_id uuid, queue text, max_tasks integer)
+returns table (
+    task_id bigint, token uuid, attempt smallint, kind text, args jsonb, timeout interval, priority smallint
+)
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+    set enable_hashjoin = off
+    set enable_mergejoin = off
+as $$
+declare
+    _most_rows constant integer := 10000;  -- bounds how long one call walks over stale rows
+    _now timestamptz := peers.now();
+    _token uuid := gen_random_uuid();
+    _kinds text[] := peers._admit(claim.peer_id);
+    _wanted integer := claim.max_tasks;
+    _limit integer;
+    _offered text[];
+    _shares integer[];
+    _exhaustive boolean;
+    _seen integer;
+    _total integer := 0;
+    _spent tid[];
+    _tasks bigint[];
+    _positions bigint[];
+    _passed bigint[];
+    _passed_over bigint[] := '{}';
+begin
+    perform peers._require_read_committed();
+    if _wanted not between 1 and _most_rows then
+        raise exception 'max_tasks must be 1 to %, not %', _most_rows, _wanted using errcode = 'PE009';
+    end if;
+    if exists (select from peers.paused_queue p where p.queue = claim.queue) then
+        return;
+    end if;
+    select s.kinds, s.shares, s.exhaustive into _offered, _shares, _exhaustive
+    from peers._shares(claim.queue, _kinds, _wanted) s;
+
+    while _total < _most_rows loop
+        _limit := _wanted;
+        -- lock rows of the room, then their tasks; where the task is null, somebody else has it locked
+        select count(*), array_agg(r.spot) filter (where t.id is not null),
+               array_agg(r.task_id) filter (where t.state = 'ready' and t.priority = r.priority),
+               array_agg(r.position) filter (where t.state = 'ready' and t.priority = r.priority),
+               array_agg(r.position) filter (where t.id is null)
+        into _seen, _spent, _tasks, _positions, _passed
+        from (
+            select r.spot, r.task_id, r.priority, r.position
+            from unnest(_offered, _shares) o(kind, share)
+            cross join lateral (
+                select r.ctid as spot, r.task_id, r.priority, r.position from peers.ready r
+                where r.queue = claim.queue and r.kind = o.kind and r.position <> all (_passed_over)
+                order by r.priority, r.position
+                limit o.share
+                for update skip locked
+            ) r
+            order by r.priority, r.position
+            limit _limit
+        ) r
+        left join lateral (
+            select t.id, t.state, t.priority from peers.task t where t.id = r.task_id
+            for no key update skip locked
+        ) t on true;
+
+        delete from peers.ready r where r.ctid = any (_spent);
+
+        return query
+            with claimed as (
+                update peers.task t
+                set state = 'running', attempt = t.attempt + 1, started_at = _now, token = _token
+                from unnest(_tasks, _positions) c(id, position)
+                where t.id = c.id
+                returning t.id, t.attempt, t.kind, t.args, t.priority, t.max_attempts, t.timeout, c.position
+            ), stamped as (
+                select c.id, c.attempt, c.kind, c.args, c.priority, c.position,
+                       coalesce(c.max_attempts, k.max_attempts, 5) as max_attempts,
+                       coalesce(c.timeout, k.timeout) as timeout,
+                       coalesce(k.backoff_base, '1 second') as backoff_base,
+                       coalesce(k.backoff_cap, '1 hour') as backoff_cap
+                from claimed c left join peers.kind k on k.kind = c.kind
+            ), leased as (
+                insert into peers.lease (task_id, token, peer_id, attempt, max_attempts, timeout,
+                                         backoff_base, backoff_cap, claimed_at)
+                select s.id, _token, claim.peer_id, s.attempt, s.max_attempts, s.timeout,
+                       s.backoff_base, s.backoff_cap, _now
+                from stamped s
+            )
+            select s.id, _token, s.attempt, s.kind, s.args, s.timeout, s.priority
+            from stamped s
+            order by s.priority, s.position;
+
+        _wanted := _wanted - coalesce(cardinality(_tasks), 0);
+        exit when _wanted = 0 or (_exhaustive and _seen < _limit);
+        _total := _total + _seen;
+        _passed_over := _passed_over || _passed;
+        _offered := _kinds;
+        _shares := array_fill(_wanted, array[cardinality(_kinds)]);
+        _exhaustive := true;
+    end loop;
+end
+$$;
+
+comment on function peers.claim is
+    'Leases up to max_tasks ready tasks of a queue to a peer. No rows: there is nothing that it could run.';

@@ -1,0 +1,174 @@
+-- Settling. An outcome is taken only with the lease that it belongs to: (task, token, peer). Each function
+-- takes a batch and answers what it did not settle, and why:
+--   stale    the lease is gone; the outcome is void
+--   already  this very outcome was recorded before (a commit whose answer got lost)
+--   busy     somebody else has the task or one of its children locked; ask again in a moment
+--   too large  the result exceeds 1 MiB; fail the task instead
+
+create or replace function peers.backoff(
+    attempt integer, base interval, cap interval, luck double precision default random()
+) returns interval
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _most_doublings constant integer := 40;  -- beyond any cap, and within what an interval can hold
+begin
+    return luck * least(
+        extract(epoch from cap), extract(epoch from base) * 2.0 ^ least(attempt - 1, _most_doublings)
+    ) * interval '1 second';
+end
+$$;
+
+comment on function peers.backoff is
+    'How long to wait after a failed attempt: a random part (luck, 0 to 1) of base * 2^(attempt - 1), at most '
+    'of cap. Full jitter, so that tasks that failed together do not come back together.';
+
+-- The children of what is about to end must be locked too. Peers that settle siblings meet here and wait
+-- for one another, which is short; an application that sits on a child is waited for no longer than this.
+create or replace function peers._lock_patiently(_ids bigint[]) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+    set lock_timeout = '200ms'
+as $$
+begin
+    perform from peers.task t where t.id = any (_ids) order by t.id for no key update;
+end
+$$;
+
+-- Answers those of the given tasks whose children could be locked.
+create or replace function peers._with_free_children(_ids bigint[]) returns bigint[]
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _children bigint[];
+    _free bigint[];
+begin
+    _children := array(
+        select distinct d.child_id from peers.dependency d where d.parent_id = any (_ids) and not d.spent
+    );
+    if _children = '{}' then
+        return _ids;
+    end if;
+    perform peers._lock_patiently(_children);
+    return _ids;
+exception when lock_not_available then
+    _free := array(
+        select t.id from peers.task t where t.id = any (_children) for no key update skip locked
+    );
+    return array(
+        select i.id from unnest(_ids) i(id)
+        where not exists (
+            select from peers.dependency d
+            where d.parent_id = i.id and not d.spent and d.child_id <> all (_free)
+        )
+    );
+end
+$$;
+
+-- Locks the given tasks and takes their leases, if the peer holds them under just these tokens; answers the
+-- leases that it took. What is busy keeps its lease.
+create or replace function peers._take_leases(_peer_id uuid, _task_ids bigint[], _tokens uuid[])
+returns setof peers.lease
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _locked bigint[];
+    _settleable bigint[];
+begin
+    perform peers._require_read_committed();
+    select array_agg(t.id), array_agg(o.token) into _task_ids, _tokens
+    from unnest(_task_ids, _tokens) o(task_id, token)
+    cross join lateral (
+        select t.id from peers.task t where t.id = o.task_id for no key update skip locked
+    ) t;
+    _locked := coalesce(_task_ids, '{}');
+    _settleable := peers._with_free_children(_locked);
+    if cardinality(_settleable) < cardinality(_locked) then
+        select array_agg(o.task_id), array_agg(o.token) into _task_ids, _tokens
+        from unnest(_task_ids, _tokens) o(task_id, token)
+        where o.task_id = any (_settleable);
+    end if;
+    return query
+        delete from peers.lease l
+        using unnest(_task_ids, _tokens) o(task_id, token)
+        where l.task_id = o.task_id and l.token = o.token and l.peer_id = _peer_id
+        returning l.*;
+end
+$$;
+
+-- Says why some of the given outcomes were not settled.
+create or replace function peers._verdicts(_peer_id uuid, _task_ids bigint[], _tokens uuid[], _settled bigint[])
+returns table (task_id bigint, token uuid, verdict text)
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return query
+    select o.task_id, o.token,
+           case
+               when exists (select from peers.lease l
+                            where l.task_id = o.task_id and l.token = o.token and l.peer_id = _peer_id) then 'busy'
+               when exists (select from peers.task t
+                            where t.id = o.task_id and t.token = o.token and t.state = 'completed')
+                    or exists (select from peers.failure f
+                               where f.task_id = o.task_id and f.token = o.token and f.error_type <> 'lost') then 'already'
+               else 'stale'
+           end
+    from unnest(_task_ids, _tokens) o(task_id, token)
+    where o.task_id <> all (_settled);
+end
+$$;
+
+create or replace function peers.complete(peer_id uuid, outcomes jsonb)
+returns table (task_id bigint, token uuid, verdict text)
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+    set enable_hashjoin = off
+    set enable_mergejoin = off
+as $$
+declare
+    _now timestamptz := peers.now();
+    _tasks bigint[];
+    _tokens uuid[];
+    _results jsonb[];
+    _settled bigint[];
+    _too_large bigint[];
+begin
+    -- a result of more than 1 MiB of text takes more than a sixth of that as jsonb
+    select array_agg(o.task_id), array_agg(o.token), array_agg(o.result),
+           array_agg(o.task_id) filter (where pg_column_size(o.result) > 1048576 / 6
+                                              and octet_length(o.result::text) > 1048576)
+    into _tasks, _tokens, _results, _too_large
+    from jsonb_to_recordset(complete.outcomes) o(task_id bigint, token uuid, result jsonb);
+
+    if _too_large is not null then
+        return query select o.task_id, o.token, 'too large' from unnest(_tasks, _tokens) o(task_id, token)
+                     where o.task_id = any (_too_large);
+        select array_agg(o.task_id), array_agg(o.token), array_agg(o.result) into _tasks, _tokens, _results
+        from unnest(_tasks, _tokens, _results) o(task_id, token, result)
+        where o.task_id <> all (_too_large);
+    end if;
+
+    _settled := array(select l.task_id from peers._take_leases(complete.peer_id, _tasks, _tokens) l);
+
+    if cardinality(_settled) = cardinality(_tasks) then
+        update peers.task t set state = 'completed', finished_at = _now, result = o.result
+        from unnest(_tasks, _results) o(task_id, result)
+        where t.id = o.task_id;
+    else
+        update peers.task t set state = 'completed', finished_at = _now, result = o.result
+        from unnest(_tasks, _tokens, _results) o(task_id, token, result)
+        where t.id = o.task_id and t.token = o.token and o.task_id = any (_settled);
+        return query select * from peers._verdicts(complete.peer_id, _tasks, _tokens, _settled);
+    end if;
+end
+$$;
+
+comment on function peers.complete is
+    'Settles outcomes [{"task_id", "token", "result"}]. Answers only those that were not settled, each with its '
+    'verdict: stale, already, busy or too large.';

@@ -1,0 +1,277 @@
+-- What becomes of an attempt that did not complete: tried again, dead, cancelled, or given back.
+
+-- Records the failures of leases that were just taken, and moves their tasks on. A report says for its task:
+-- error_type, error_message, traceback, exit_signal, exit_code; retry_in (seconds, instead of the backoff)
+-- and reject (dead at once).
+create or replace function peers._record_failures(_leases peers.lease[], _reports jsonb) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _now timestamptz := peers.now();
+begin
+    with verdict as materialized (
+        select l.task_id, l.token, l.peer_id, l.attempt, l.claimed_at,
+               r.error_type, r.error_message, r.traceback, r.exit_signal, r.exit_code,
+               case
+                   when l.cancel_requested then 'cancelled'
+                   when coalesce(r.reject, false) or l.attempt >= l.max_attempts then 'dead'
+                   else 'scheduled'
+               end::peers.task_state as state,
+               _now + coalesce(r.retry_in * interval '1 second',
+                               peers.backoff(l.attempt, l.backoff_base, l.backoff_cap)) as retry_at
+        from unnest(_leases) l
+        join jsonb_to_recordset(_reports) r(
+            task_id bigint, token uuid, error_type text, error_message text, traceback text,
+            exit_signal text, exit_code integer, retry_in double precision, reject boolean
+        ) on r.task_id = l.task_id and r.token = l.token
+    ), recorded as (
+        insert into peers.failure (task_id, attempt, token, error_type, error_message, traceback, exit_signal,
+                                   exit_code, peer_id, host, pid, started_at, failed_at, retry_at)
+        select v.task_id, v.attempt, v.token, coalesce(v.error_type, 'unknown'), coalesce(v.error_message, ''),
+               v.traceback, v.exit_signal, v.exit_code, v.peer_id, p.host, p.pid, v.claimed_at, _now,
+               case when v.state = 'scheduled' then v.retry_at end
+        from verdict v left join peers.peer p on p.id = v.peer_id
+        order by v.task_id
+    ), moved as (
+        update peers.task t
+        set state = case when v.state = 'scheduled' and v.retry_at <= _now then 'ready' else v.state end,
+            scheduled_at = case when v.state = 'scheduled' then v.retry_at else t.scheduled_at end,
+            finished_at = case when v.state = 'scheduled' then null else _now end
+        from verdict v
+        where t.id = v.task_id
+        returning t.id, t.state, t.queue, t.kind, t.priority, t.scheduled_at
+    ), died as (
+        insert into peers.dead (task_id, queue, kind, died_at)
+        select m.id, m.queue, m.kind, _now from moved m where m.state = 'dead'
+    ), later as (
+        insert into peers.scheduled (due_at, task_id)
+        select m.scheduled_at, m.id from moved m where m.state = 'scheduled'
+    )
+    insert into peers.ready (queue, kind, priority, task_id)
+    select m.queue, m.kind, m.priority, m.id from moved m where m.state = 'ready' order by m.id;
+    if found then
+        perform peers._ring();
+    end if;
+end
+$$;
+
+create or replace function peers.fail(peer_id uuid, failures jsonb)
+returns table (task_id bigint, token uuid, verdict text)
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+as $$
+declare
+    _tasks bigint[];
+    _tokens uuid[];
+    _leases peers.lease[];
+begin
+    select array_agg(f.task_id), array_agg(f.token) into _tasks, _tokens
+    from jsonb_to_recordset(fail.failures) f(task_id bigint, token uuid);
+    _leases := array(select l from peers._take_leases(fail.peer_id, _tasks, _tokens) l);
+    perform peers._record_failures(_leases, fail.failures);
+    if cardinality(_leases) < cardinality(_tasks) then
+        return query select * from peers._verdicts(
+            fail.peer_id, _tasks, _tokens, array(select l.task_id from unnest(_leases) l)
+        );
+    end if;
+end
+$$;
+
+comment on function peers.fail is
+    'Settles failed attempts [{"task_id", "token", "error_type", "error_message", "traceback", "exit_signal", '
+    '"exit_code", "retry_in" (seconds, instead of the backoff), "reject" (dead at once)}]. Answers only those '
+    'that were not settled, each with its verdict: stale, already or busy.';
+
+create or replace function peers.release(peer_id uuid, task_ids bigint[], tokens uuid[]) returns integer
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+as $$
+declare
+    _leases peers.lease[];
+begin
+    _leases := array(select l from peers._take_leases(release.peer_id, release.task_ids, release.tokens) l);
+    with given_back as (
+        update peers.task t
+        set state = case when l.cancel_requested then 'cancelled' else 'ready' end::peers.task_state,
+            finished_at = case when l.cancel_requested then peers.now() end,
+            attempt = t.attempt - 1
+        from unnest(_leases) l
+        where t.id = l.task_id
+        returning t.id, t.state, t.queue, t.kind, t.priority
+    )
+    insert into peers.ready (queue, kind, priority, task_id)
+    select g.queue, g.kind, g.priority, g.id from given_back g where g.state = 'ready' order by g.id;
+    if found then
+        perform peers._ring();
+    end if;
+    return cardinality(_leases);
+end
+$$;
+
+comment on function peers.release is
+    'Gives leases back whose handlers never started, or whose peer stopped them itself: the attempt does not '
+    'count. Answers how many; what is busy stays leased.';
+
+create or replace function peers.reconcile(peer_id uuid, tokens uuid[]) returns integer
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _lost_tasks bigint[];
+    _lost_tokens uuid[];
+begin
+    select array_agg(l.task_id), array_agg(l.token) into _lost_tasks, _lost_tokens
+    from peers.lease l
+    where l.peer_id = reconcile.peer_id and l.token <> all (reconcile.tokens);
+    if _lost_tasks is null then
+        return 0;
+    end if;
+    return peers.release(reconcile.peer_id, _lost_tasks, _lost_tokens);
+end
+$$;
+
+comment on function peers.reconcile is
+    'A peer says which tokens it knows, while no claim of its own is under way; leases under others, whose claim '
+    'was never answered, are released. Answers how many.';
+
+-- A peer that is behind itself must not judge others: after an outage of the database everybody's heartbeat is
+-- old. So it reclaims only when its own came without a gap for one lease.
+create or replace function peers.reclaim(peer_id uuid, max_tasks integer default 1000)
+returns table (task_id bigint, attempt smallint, lost_peer_id uuid, host text)
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _now timestamptz := peers.now();
+    _leases peers.lease[];
+begin
+    perform peers._require_read_committed();
+    if not exists (
+        select from peers.peer p
+        where p.id = reclaim.peer_id and p.lost_at is null
+          and p.steady_since + p.lease_timeout <= _now and p.heartbeat_at + p.lease_timeout > _now
+    ) then
+        return;
+    end if;
+    update peers.peer p set lost_at = _now
+    where p.id = any (array(
+        select e.id from peers.peer e
+        where e.lost_at is null and e.heartbeat_at + e.lease_timeout <= _now
+        order by e.id for update skip locked
+    ));
+
+    select array_agg(taken.lease) into _leases
+    from (
+        select l.peer_id, array_agg(l.task_id) as task_ids, array_agg(l.token) as tokens
+        from (
+            select l.peer_id, l.task_id, l.token
+            from peers.lease l
+            where not exists (select from peers.peer p where p.id = l.peer_id and p.lost_at is null)
+            order by l.task_id
+            limit reclaim.max_tasks
+        ) l
+        group by l.peer_id
+    ) orphan
+    cross join lateral (
+        select lease from peers._take_leases(orphan.peer_id, orphan.task_ids, orphan.tokens) lease
+    ) taken;
+
+    perform peers._record_failures(coalesce(_leases, '{}'), (
+        select jsonb_agg(jsonb_build_object(
+            'task_id', l.task_id, 'token', l.token, 'error_type', 'lost', 'retry_in', 0,
+            'error_message', 'peer ' || l.peer_id || ' on host ' || coalesce(p.host, '(unknown)')
+                || ' stopped sending heartbeats while it held this task'))
+        from unnest(_leases) l left join peers.peer p on p.id = l.peer_id
+    ));
+    return query
+        select l.task_id, l.attempt, l.peer_id, p.host
+        from unnest(_leases) l left join peers.peer p on p.id = l.peer_id;
+end
+$$;
+
+comment on function peers.reclaim is
+    'Takes the leases of peers whose heartbeat has expired: each is a failure of type lost, and runs again at '
+    'once if it has attempts left. Nothing happens until the caller itself has been steady for one lease.';
+
+create or replace function peers.leave(peer_id uuid) returns integer
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _released integer := peers.reconcile(leave.peer_id, '{}');
+begin
+    if exists (select from peers.lease l where l.peer_id = leave.peer_id) then
+        update peers.peer p set lost_at = peers.now() where p.id = leave.peer_id;
+    else
+        delete from peers.peer p where p.id = leave.peer_id;
+    end if;
+    return _released;
+end
+$$;
+
+comment on function peers.leave is
+    'A peer goes: what it still holds is released (answers how many), what is busy is left for others to reclaim.';
+
+create or replace function peers.promote(max_tasks integer default 1000) returns integer
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+    set enable_hashjoin = off
+    set enable_mergejoin = off
+as $$
+declare
+    _now timestamptz := peers.now();
+    _spent tid[];
+    _due bigint[];
+begin
+    perform peers._require_read_committed();
+    select array_agg(s.spot) filter (where t.id is not null),
+           array_agg(s.task_id) filter (where t.state = 'scheduled' and t.scheduled_at = s.due_at)
+    into _spent, _due
+    from (
+        select s.ctid as spot, s.task_id, s.due_at from peers.scheduled s
+        where s.due_at <= _now
+        order by s.due_at
+        limit promote.max_tasks
+        for update skip locked
+    ) s
+    left join lateral (
+        select t.id, t.state, t.scheduled_at from peers.task t where t.id = s.task_id
+        for no key update skip locked
+    ) t on true;
+
+    delete from peers.scheduled s where s.ctid = any (_spent);
+    with promoted as (
+        update peers.task t set state = 'ready' where t.id = any (_due)
+        returning t.id, t.queue, t.kind, t.priority, t.scheduled_at
+    )
+    insert into peers.ready (queue, kind, priority, task_id)
+    select p.queue, p.kind, p.priority, p.id from promoted p order by p.scheduled_at, p.id;
+    if found then
+        perform peers._ring();
+    end if;
+    return cardinality(_spent);
+end
+$$;
+
+comment on function peers.promote is
+    'Moves what is due from scheduled to ready. Answers how many rows it worked off; call again while it is max_tasks.';
+
+create or replace function peers.progress(peer_id uuid, task_id bigint, token uuid, done bigint, total bigint) returns boolean
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    update peers.lease l set progress_done = progress.done, progress_total = progress.total
+    where l.task_id = progress.task_id and l.token = progress.token and l.peer_id = progress.peer_id;
+    return found;
+end
+$$;
+
+comment on function peers.progress is 'A handler tells how far it is; seen in peers.running. False: the lease is gone.';

@@ -1,0 +1,111 @@
+-- Why is this task not running? In words.
+
+create or replace function peers._explain_ready(_task peers.task) returns text
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _able bigint;
+begin
+    if exists (select from peers.paused_queue p where p.queue = _task.queue) then
+        return 'Ready, but the queue "' || _task.queue || '" is paused: peers.resume(''' || _task.queue || ''').';
+    end if;
+    select count(*) into _able from peers.peer p
+    where p.lost_at is null and p.heartbeat_at + p.lease_timeout > peers.now()
+      and _task.kind = any (p.kinds) and p.queues ? _task.queue;
+    if _able = 0 then
+        return 'Ready, but no live peer runs kind "' || _task.kind || '" in queue "' || _task.queue
+            || '": start one whose app has a handler for it (peers.peer_status lists the peers).';
+    end if;
+    return 'Ready: ' || _able || ' live ' || case when _able = 1 then 'peer' else 'peers' end
+        || ' can run it, and it waits for its turn (priority ' || _task.priority || ', smaller runs first).';
+end
+$$;
+
+create or replace function peers._explain_blocked(_task peers.task) returns text
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _most_named constant integer := 10;
+begin
+    return 'Blocked: it waits for ' || _task.pending_parents
+        || case when _task.pending_parents = 1 then ' parent' else ' parents' end || ': '
+        || (select string_agg(w.what, ', ' order by w.id)
+            from (
+                select p.id, 'task ' || p.id || ' (' || p.kind || ') is ' || p.state
+                             || case when p.state = 'dead' then ', peers.retry(' || p.id || ') or peers.discard('
+                                                                || p.id || ') decides' else '' end as what
+                from peers.dependency d join peers.task p on p.id = d.parent_id
+                where d.child_id = _task.id and not d.spent and p.state <> 'completed'
+                order by p.id limit _most_named
+            ) w)
+        || case when _task.pending_parents > _most_named then ', …' else '' end || '.';
+end
+$$;
+
+create or replace function peers._explain_running(_task peers.task) returns text
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return (
+        select 'Running since ' || r.since || ', attempt ' || r.attempt || ' of ' || r.max_attempts
+            || ', on host ' || coalesce(r.host, '(unknown)') || ' (peer ' || r.peer_id || ')'
+            || case when r.cancel_requested then '; it has been asked to stop' else '' end
+            || case when coalesce(r.lease_expires_at, '-infinity') < peers.now()
+                    then '. That peer''s heartbeat has expired: any other peer will reclaim it' else '' end || '.'
+        from peers.running r where r.task_id = _task.id
+    );
+end
+$$;
+
+create or replace function peers._explain_ended(_task peers.task) returns text
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    if _task.state = 'completed' then
+        return 'Completed at ' || _task.finished_at || ' in attempt ' || _task.attempt || '.';
+    elsif _task.state = 'dead' then
+        return 'Dead since ' || _task.finished_at || ' after attempt ' || _task.attempt || coalesce(
+            (select ': ' || f.error_type || ': ' || f.error_message from peers.failure f
+             where f.task_id = _task.id order by f.id desc limit 1), '')
+            || '. peers.retry(' || _task.id || ') runs it again, peers.discard(' || _task.id || ') accepts it.';
+    end if;
+    return 'Cancelled at ' || _task.finished_at || coalesce(
+        (select ', because its parent ' || p.id || ' (' || p.kind || ') is ' || p.state
+         from peers.dependency d join peers.task p on p.id = d.parent_id
+         where d.child_id = _task.id and p.state in ('dead', 'cancelled') and not d.spent
+         order by p.finished_at limit 1), '') || '.';
+end
+$$;
+
+create or replace function peers.explain(id bigint) returns text
+    language plpgsql stable security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _task peers.task;
+begin
+    select t.* into _task from peers.task t where t.id = explain.id;
+    if not found then
+        raise exception 'there is no task %', explain.id
+            using errcode = 'PE008', hint = 'It never existed, or it was pruned after it ended.';
+    end if;
+    return case
+        when _task.state = 'ready' then peers._explain_ready(_task)
+        when _task.state = 'blocked' then peers._explain_blocked(_task)
+        when _task.state = 'running' then peers._explain_running(_task)
+        when _task.state = 'scheduled' and _task.attempt > 0 then
+            'Scheduled: attempt ' || _task.attempt || ' failed ('
+            || coalesce((select f.error_type || ': ' || f.error_message from peers.failure f
+                         where f.task_id = _task.id order by f.id desc limit 1), 'unknown')
+            || '), the next one is due at ' || _task.scheduled_at || '.'
+        when _task.state = 'scheduled' then 'Scheduled: due at ' || _task.scheduled_at || '.'
+        else peers._explain_ended(_task)
+    end;
+end
+$$;
+
+comment on function peers.explain is 'Says in words why a task is not running, or what became of it.';

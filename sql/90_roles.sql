@@ -1,0 +1,72 @@
+-- Who may do what. The roles are optional: an application that connects as the owner needs none of them.
+-- They belong to the whole server; a migration without CREATEROLE leaves them out and says so.
+
+do $$
+begin
+    if not exists (select from pg_roles where rolname = 'peers_submitter') then
+        create role peers_submitter nologin;
+    end if;
+    if not exists (select from pg_roles where rolname = 'peers_worker') then
+        create role peers_worker nologin;
+    end if;
+    if not exists (select from pg_roles where rolname = 'peers_operator') then
+        create role peers_operator nologin;
+    end if;
+    if not exists (select from pg_roles where rolname = 'peers_reader') then
+        create role peers_reader nologin;
+    end if;
+exception
+    when insufficient_privilege then
+        raise notice 'the roles peers_submitter, peers_worker, peers_operator and peers_reader are left out: '
+            'creating them needs CREATEROLE';
+    when duplicate_object or unique_violation then
+        null;  -- another database of this server is being migrated at the same moment
+end
+$$;
+
+revoke all on schema peers from public;
+revoke all on all tables in schema peers from public;
+revoke all on all functions in schema peers from public;
+
+do $$
+begin
+    if (select count(*) from pg_roles
+        where rolname in ('peers_submitter', 'peers_worker', 'peers_operator', 'peers_reader')) < 4 then
+        return;
+    end if;
+
+    grant usage on schema peers to peers_submitter, peers_worker, peers_operator, peers_reader;
+    grant execute on function peers.contract_version(), peers.now()
+        to peers_submitter, peers_worker, peers_operator, peers_reader;
+
+    -- a submitter inserts and forges nothing; it may ask for the state of a task, not for what is in it
+    grant insert (kind, args, queue, priority, scheduled_at, max_attempts, timeout, idempotency_key, metadata)
+        on peers.task to peers_submitter;
+    grant select (id, idempotency_key, state) on peers.task to peers_submitter;
+    grant insert (parent_id, child_id, on_parent_failure) on peers.dependency to peers_submitter;
+    grant select (parent_id, child_id) on peers.dependency to peers_submitter;
+    grant execute on function
+        peers.submit(text, jsonb, text, integer, timestamptz, integer, interval, bigint[],
+                     peers.parent_failure_policy, text, jsonb),
+        peers.submit_graph(jsonb)
+        to peers_submitter, peers_worker, peers_operator;
+
+    -- a worker calls the verbs of a peer, and touches no table
+    grant execute on function
+        peers.join(text, integer, jsonb, jsonb, interval, integer), peers.heartbeat(uuid),
+        peers.claim(uuid, text, integer), peers.complete(uuid, jsonb), peers.fail(uuid, jsonb),
+        peers.release(uuid, bigint[], uuid[]), peers.reconcile(uuid, uuid[]), peers.reclaim(uuid, integer),
+        peers.leave(uuid), peers.promote(integer), peers.progress(uuid, bigint, uuid, bigint, bigint),
+        peers.parent_results(bigint), peers.prune(interval, integer), peers.unrunnable()
+        to peers_worker;
+
+    -- an operator looks at everything and acts through the verbs
+    grant select on all tables in schema peers to peers_operator, peers_reader;
+    grant execute on function peers.explain(bigint), peers.unrunnable() to peers_operator, peers_reader;
+    grant execute on function
+        peers.cancel(bigint), peers.change(bigint, integer, timestamptz, jsonb, integer, interval),
+        peers.retry(bigint, jsonb), peers.discard(bigint), peers.pause(text), peers.resume(text),
+        peers.prune(interval, integer), peers.check(boolean), peers.parent_results(bigint)
+        to peers_operator;
+end
+$$;
