@@ -1,0 +1,1 @@
+"""Peers: a leaderless task scheduler that lives in Postgres."""

@@ -1,0 +1,50 @@
+"""Make a cluster: the data directory of one server."""
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from peers.embedded import binaries
+from peers.embedded.errors import EmbeddedError
+from peers.embedded.places import PRIVATE, SUPERUSER, Area, give
+
+
+def installation(area: Area, version: str | None) -> binaries.Installation:
+    """Choose the programs for the area: an existing data directory decides on the major version."""
+    try:
+        existing = (area.data / "PG_VERSION").read_text().strip()
+    except FileNotFoundError:
+        return binaries.find(version)
+    if version not in (None, existing):
+        raise EmbeddedError(
+            f"{area.data} was made by Postgres {existing}, and version {version} was asked for. "
+            "Ask for that version, or name another data folder."
+        )
+    return binaries.find(existing)
+
+
+def create(area: Area, version: str | None, *, durable: bool) -> None:
+    """Run initdb unless it was done; a half-made data directory never gets its final name."""
+    if area.data.exists():
+        return
+    for leftover in area.root.glob("initdb-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    account = area.account()
+    found = binaries.usable_by(account, installation(area, version))
+    unfinished = Path(tempfile.mkdtemp(prefix="initdb-", dir=area.root))
+    unfinished.chmod(PRIVATE)
+    give(unfinished, account)
+    command = [str(found.bin / "initdb"), "-D", str(unfinished), f"--username={SUPERUSER}"]
+    command += ["--locale=C", "--encoding=UTF8", "--auth-local=trust", "--auth-host=reject"]
+    command += ["--no-instructions"] if durable else ["--no-instructions", "--no-sync"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", check=False, **account.identity()
+    )
+    if done.returncode != 0:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise EmbeddedError(
+            f"initdb of Postgres {found.version} ({found.bin}) could not make {area.data}: "
+            f"it ended with {done.returncode}.\n{(done.stdout + done.stderr).strip()}"
+        )
+    unfinished.rename(area.data)

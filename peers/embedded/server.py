@@ -1,0 +1,175 @@
+"""Start the server of an area, await its answer, stop it; one process at a time, behind a gate."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+
+from peers.embedded import binaries, watchdog
+from peers.embedded.cluster import installation
+from peers.embedded.errors import EmbeddedError
+from peers.embedded.places import Area
+
+START_SECONDS = 120.0
+GATE_SECONDS = 300.0
+LOCK_SECONDS = 10.0
+CONNECT_SECONDS = 5
+LOG_TAIL_LINES = 20
+POLL_SECONDS = watchdog.POLL_SECONDS
+
+DEFAULTS = {
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+# A throwaway cluster may forget everything when the machine (not the server) goes down.
+FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
+
+
+@contextmanager
+def gate(area: Area) -> Iterator[None]:
+    """Let one process at a time change whether the server runs."""
+    descriptor = _lock_in_time(area.gate, GATE_SECONDS)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock_in_time(path: Path, seconds: float) -> int:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return watchdog.open_lock(str(path), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise EmbeddedError(
+                    f"Another process has held {path} for more than {seconds:g} s. "
+                    f"See which one with `fuser {path}` and end it."
+                ) from None
+            time.sleep(POLL_SECONDS)
+        except OSError as error:
+            raise EmbeddedError(
+                f"{path} cannot be locked: {error.strerror}. Run the command as the user whom the "
+                "folder belongs to, or name a folder of your own."
+            ) from error
+
+
+def guard(area: Area) -> None:
+    """See to it that a watchdog is on duty; the caller holds the gate and the users' lock."""
+    if watchdog.is_locked(area.guarded.watchdog):
+        return
+    with area.log.open("ab") as log:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", watchdog.__file__, *area.guarded],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            start_new_session=True,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise EmbeddedError(
+            "The watchdog that stops the embedded Postgres did not start: "
+            f"{sys.executable} ended with {done.returncode}.{log_tail(area)}"
+        )
+
+
+def bring_up(area: Area, version: str | None, settings: Mapping[str, str]) -> str:
+    """See to it that the server runs and has the database `peers`; gives its version, such as 18.4.
+
+    The caller holds the gate. An earlier server that answers is left as it is; one that is dying is
+    helped to its end first.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    launched = False
+    while True:
+        if not watchdog.is_running(area.guarded):
+            if launched:
+                raise EmbeddedError(
+                    f"The embedded Postgres in {area.root} ended while it started.{log_tail(area)}"
+                )
+            _launch(area, version, settings)
+            launched = True
+        try:
+            return _prepare(area)
+        except psycopg.OperationalError as error:
+            if time.monotonic() >= deadline:
+                raise EmbeddedError(
+                    f"The embedded Postgres in {area.root} runs, but has not answered for "
+                    f"{START_SECONDS:g} s: {error} Stop it with `peers db stop`.{log_tail(area)}"
+                ) from error
+            if watchdog.is_orphaned(area.guarded):
+                stop(area, signal.SIGQUIT)
+            elif "shutting down" in str(error):  # it may be waiting for its clients to leave
+                stop(area)
+        time.sleep(POLL_SECONDS)
+
+
+def _launch(area: Area, version: str | None, settings: Mapping[str, str]) -> None:
+    account = area.account()
+    found = binaries.usable_by(account, installation(area, version))
+    area.create_sockets()
+    # Nothing of this server runs, so what a crash left here can only mislead: after a reboot, its
+    # pid may be that of somebody else's Postgres.
+    (area.data / "postmaster.pid").unlink(missing_ok=True)
+    effective = {**DEFAULTS, **settings, **area.fixed_settings()}
+    command = [str(found.bin / "postgres"), "-D", area.guarded.data]
+    for name, value in effective.items():
+        command += ["-c", f"{name}={value}"]
+    if area.log.exists():
+        area.log.replace(area.log.with_suffix(".log.old"))
+    inherited = _lock_in_time(Path(area.guarded.server), LOCK_SECONDS)
+    try:
+        with area.log.open("ab") as log:
+            # by way of a shell, so that the server is nobody's child and nobody has to reap it
+            subprocess.run(
+                ["/bin/sh", "-c", '"$@" &', "sh", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(inherited,),
+                start_new_session=True,
+                check=True,
+                **account.identity(),
+            )
+    finally:
+        os.close(inherited)  # the server has it now
+
+
+def _prepare(area: Area) -> str:
+    """Connect, create the database `peers` if it is missing, give the server's version."""
+    with psycopg.connect(
+        area.url("postgres"), connect_timeout=CONNECT_SECONDS, autocommit=True
+    ) as connection:
+        known = "select 1 from pg_database where datname = 'peers'"
+        if connection.execute(known).fetchone() is None:
+            connection.execute("create database peers")
+        return (connection.info.parameter_status("server_version") or "").split(" ")[0]
+
+
+def stop(area: Area, first: signal.Signals = signal.SIGINT) -> None:
+    """Stop the server and wait until its last process is gone."""
+    if not watchdog.stop_server(area.guarded, first):
+        raise EmbeddedError(
+            f"The embedded Postgres in {area.root} does not end, not even by SIGKILL: look at it "
+            f"with `ps -fp {','.join(map(str, watchdog.server_processes(area.guarded)))}`."
+        )
+
+
+def log_tail(area: Area) -> str:
+    """The last lines of the server's log, with a heading; empty if there are none."""
+    with suppress(FileNotFoundError):
+        lines = area.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+        if lines:
+            return "\n".join([f"\nThe end of {area.log}:", *(f"  {line}" for line in lines)])
+    return ""

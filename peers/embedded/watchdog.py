@@ -1,0 +1,175 @@
+"""Stop the embedded server when its last user is gone; run as a script, in its own session.
+
+Three locks carry the whole protocol. They are flock(2) locks, so the kernel releases them when
+their holder dies, whatever it dies of:
+
+- `users`: every user holds it shared; the watchdog waits for it exclusively, and having got it
+  knows that nobody is left and that nobody can come until it lets go.
+- `watchdog`: held by the one watchdog on duty.
+- `server`: inherited by every process of the server, so it is free exactly when all of them are
+  gone, orphans of a killed postmaster included.
+
+This file imports a little of the standard library and nothing of Peers: as a script it costs a few
+MB and does not load the application. The rest of the package imports it from here.
+"""
+
+import fcntl
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+POLL_SECONDS = 0.02
+SIGNAL_AGAIN_SECONDS = 1.0
+# How a stop becomes harsher, and how many seconds each signal gets (a fast shutdown writes a
+# checkpoint). All are safe for the data: after the last two, the next start recovers from the log.
+ESCALATION = ((signal.SIGINT, 60.0), (signal.SIGQUIT, 20.0), (signal.SIGKILL, 20.0))
+
+
+class Guarded(NamedTuple):
+    """One embedded server, by what identifies it to the kernel."""
+
+    users: str
+    """path of the lock that users share"""
+    watchdog: str
+    """path of the lock of the watchdog on duty"""
+    server: str
+    """path of the lock that the server's processes inherit"""
+    data: str
+    """the data directory as the postmaster's command line gives it"""
+    title: str
+    """the cluster_name, which Postgres puts into the title of each of its child processes"""
+
+
+def open_lock(path: str, operation: int) -> int:
+    """Open the file and lock it, until the descriptor (close-on-exec) is closed.
+
+    Raises BlockingIOError if the operation has LOCK_NB and somebody else is in the way.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, operation)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def is_locked(path: str) -> bool:
+    """Tell whether somebody holds the lock exclusively; a missing file is a free lock."""
+    if not Path(path).exists():
+        return False
+    try:
+        os.close(open_lock(path, fcntl.LOCK_SH | fcntl.LOCK_NB))
+    except BlockingIOError:
+        return True
+    return False
+
+
+class Process(NamedTuple):
+    """One process of a server."""
+
+    parent: int
+    """its parent's pid"""
+    titled: bool
+    """a child of the postmaster, by its title; the postmaster and its launcher carry none"""
+
+
+def server_processes(server: Guarded) -> dict[int, Process]:
+    """Find the server's processes by pid.
+
+    By command line, since that is readable in every container; /proc/PID/cwd needs CAP_SYS_PTRACE.
+    """
+    title = b"postgres: " + os.fsencode(server.title) + b": "
+    launch = b"/postgres\0-D\0" + os.fsencode(server.data) + b"\0"
+    found: dict[int, Process] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):  # raised if it ends while we look
+                command = (folder / "cmdline").read_bytes()
+                titled = command.startswith(title)
+                if titled or launch in command:
+                    found[int(folder.name)] = Process(_parent(folder), titled)
+    return found
+
+
+def _parent(folder: Path) -> int:
+    # the command's name, in parentheses, may itself hold spaces and parentheses
+    return int((folder / "stat").read_bytes().rpartition(b")")[2].split()[1])
+
+
+def postmaster(server: Guarded) -> int | None:
+    """Give the pid of the postmaster, if there is one."""
+    found = server_processes(server)
+    roots = (pid for pid, process in found.items() if process.parent not in found)
+    return next((pid for pid in roots if not found[pid].titled), None)
+
+
+def is_orphaned(server: Guarded) -> bool:
+    """Tell whether all that is left is children of a postmaster that was killed."""
+    found = server_processes(server)
+    return bool(found) and all(process.titled for process in found.values())
+
+
+def is_running(server: Guarded) -> bool:
+    """Tell whether any process of the server lives, be it starting, dying or orphaned."""
+    return is_locked(server.server) or bool(server_processes(server))
+
+
+def stop_server(server: Guarded, first: signal.Signals = signal.SIGINT) -> bool:
+    """Stop the server, beginning with the given signal; false if even SIGKILL did not end it."""
+    steps = [number for number, _ in ESCALATION]
+    return any(
+        _signal_until_gone(server, number, seconds)
+        for number, seconds in ESCALATION[steps.index(first) :]
+    )
+
+
+def _signal_until_gone(server: Guarded, number: signal.Signals, seconds: float) -> bool:
+    now = time.monotonic()
+    deadline, next_signal = now + seconds, now
+    while is_running(server):
+        now = time.monotonic()
+        if now >= deadline:
+            return False
+        if now >= next_signal:  # again and again: a server that is just starting may not listen yet
+            next_signal = now + SIGNAL_AGAIN_SECONDS
+            _signal_roots(server, number)
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def _signal_roots(server: Guarded, number: signal.Signals) -> None:
+    found = server_processes(server)
+    for pid, process in found.items():
+        if process.parent in found:
+            continue  # the postmaster sees to its children
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def main(arguments: list[str]) -> int:
+    """Take up duty, go to the background, wait for the last user's end, stop the server.
+
+    Exits 0 as soon as a watchdog is on duty, be it this one or another.
+    """
+    server = Guarded(*arguments)
+    try:
+        duty = open_lock(server.watchdog, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return 0
+    if os.fork():
+        os._exit(0)  # the background process shares the lock
+    users = open_lock(server.users, fcntl.LOCK_EX)
+    stopped = stop_server(server)
+    # In this order: whom `users` lets in must not take the one who is leaving for one on duty.
+    os.close(duty)
+    os.close(users)
+    return 0 if stopped else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
