@@ -84,9 +84,10 @@ begin
     if jsonb_path_exists(_graph, '$[*].idempotency_key') then
         _ids := array(
             select coalesce(t.id, i.id)
-            from unnest(_ids) with ordinality i(id, place)
-            left join peers.task t on t.idempotency_key = _graph -> (i.place::integer - 1) ->> 'idempotency_key'
-            order by i.place
+            from jsonb_array_elements(_graph) with ordinality n(node, place)
+            join unnest(_ids) with ordinality i(id, place) using (place)
+            left join peers.task t on t.idempotency_key = n.node ->> 'idempotency_key'
+            order by place
         );
     end if;
     return _ids;
@@ -99,6 +100,8 @@ returns table (name text, task_id bigint)
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
+    _names text[];
+    _policies peers.parent_failure_policy[];
     _parents bigint[];
     _children bigint[];
     _ranked bigint[];
@@ -106,44 +109,41 @@ declare
     _ids bigint[];
 begin
     perform peers._check_graph(submit_graph.graph);
+    select array_agg(n.node ->> 'name' order by n.place),
+           array_agg(coalesce(n.node ->> 'on_parent_failure', 'hold') order by n.place)
+    into _names, _policies
+    from jsonb_array_elements(submit_graph.graph) with ordinality n(node, place);
 
     -- the edges between nodes, as places in the array; an "after" may name a parent twice
     with node as materialized (
-        select n.node, n.place, n.node ->> 'name' as node_name
-        from jsonb_array_elements(submit_graph.graph) with ordinality n(node, place)
+        select n.name, n.place from unnest(_names) with ordinality n(name, place)
     )
     select array_agg(parent.place), array_agg(child.place) into _parents, _children
-    from node child
-    cross join lateral (select distinct p from jsonb_array_elements_text(child.node -> 'after') p) after(parent_name)
-    join node parent on parent.node_name = after.parent_name;
+    from jsonb_array_elements(submit_graph.graph) with ordinality child(node, place)
+    cross join lateral (select distinct p from jsonb_array_elements_text(child.node -> 'after') p) after(name)
+    join node parent on parent.name = after.name;
 
     select k.ranked, k.cycle into _ranked, _cycle from peers._kahn(_parents, _children) k;
     if _cycle is not null then
         raise exception 'dependency cycle: %',
-            (select string_agg(submit_graph.graph -> (c.place::integer - 1) ->> 'name', ' -> ' order by c.step)
-             from unnest(_cycle) with ordinality c(place, step))
+            (select string_agg(_names[c.place], ' -> ' order by c.step) from unnest(_cycle) with ordinality c(place, step))
             using errcode = 'PE001', hint = 'Remove one of these edges.';
     end if;
 
     _ids := peers._insert_nodes(submit_graph.graph, _ranked);
 
     insert into peers.dependency (parent_id, child_id, on_parent_failure)
-    select distinct on (e.parent_id, e.child_id) e.parent_id, e.child_id, coalesce(e.policy, 'hold')
+    select distinct on (e.parent_id, e.child_id) e.parent_id, e.child_id, e.policy
     from (
-        select _ids[p.parent], _ids[p.child],
-               (submit_graph.graph -> (p.child::integer - 1) ->> 'on_parent_failure')::peers.parent_failure_policy
-        from unnest(_parents, _children) p(parent, child)
+        select _ids[p.parent], _ids[p.child], _policies[p.child] from unnest(_parents, _children) p(parent, child)
         union all
-        select parent.id::bigint, _ids[n.place], (n.node ->> 'on_parent_failure')::peers.parent_failure_policy
+        select parent.id::bigint, _ids[n.place], _policies[n.place]
         from jsonb_array_elements(submit_graph.graph) with ordinality n(node, place)
         cross join lateral jsonb_array_elements_text(n.node -> 'depends_on') parent(id)
     ) e(parent_id, child_id, policy)
     on conflict (parent_id, child_id) do nothing;
 
-    return query
-        select n.node ->> 'name', _ids[n.place]
-        from jsonb_array_elements(submit_graph.graph) with ordinality n(node, place)
-        order by n.place;
+    return query select n.name, n.id from unnest(_names, _ids) n(name, id);
 end
 $$;
 

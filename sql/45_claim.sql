@@ -109,29 +109,29 @@ begin
         delete from peers.ready r where r.ctid = any (_spent);
 
         return query
-            with claimed as (
-                update peers.task t
-                set state = 'running', attempt = t.attempt + 1, started_at = _now, token = _token
-                from unnest(_tasks, _positions) c(id, position)
-                where t.id = c.id
-                returning t.id, t.attempt, t.kind, t.args, t.priority, t.max_attempts, t.timeout, c.position
-            ), stamped as (
-                select c.id, c.attempt, c.kind, c.args, c.priority, c.position,
-                       coalesce(c.max_attempts, k.max_attempts, 5) as max_attempts,
-                       coalesce(c.timeout, k.timeout) as timeout,
+            with picked as materialized (
+                select t.id, (t.attempt + 1)::smallint as attempt, t.kind, t.args, t.priority, p.position,
+                       coalesce(t.max_attempts, k.max_attempts, 5) as max_attempts,
+                       coalesce(t.timeout, k.timeout) as timeout,
                        coalesce(k.backoff_base, '1 second') as backoff_base,
                        coalesce(k.backoff_cap, '1 hour') as backoff_cap
-                from claimed c left join peers.kind k on k.kind = c.kind
+                from unnest(_tasks, _positions) p(id, position)
+                cross join lateral (select t.* from peers.task t where t.id = p.id offset 0) t
+                left join peers.kind k on k.kind = t.kind
+            ), started as (
+                update peers.task t
+                set state = 'running', attempt = t.attempt + 1, started_at = _now, token = _token
+                where t.id = any (_tasks)
             ), leased as (
                 insert into peers.lease (task_id, token, peer_id, attempt, max_attempts, timeout,
                                          backoff_base, backoff_cap, claimed_at)
-                select s.id, _token, claim.peer_id, s.attempt, s.max_attempts, s.timeout,
-                       s.backoff_base, s.backoff_cap, _now
-                from stamped s
+                select p.id, _token, claim.peer_id, p.attempt, p.max_attempts, p.timeout,
+                       p.backoff_base, p.backoff_cap, _now
+                from picked p
             )
-            select s.id, _token, s.attempt, s.kind, s.args, s.timeout, s.priority
-            from stamped s
-            order by s.priority, s.position;
+            select p.id, _token, p.attempt, p.kind, p.args, p.timeout, p.priority
+            from picked p
+            order by p.priority, p.position;
 
         _wanted := _wanted - coalesce(cardinality(_tasks), 0);
         exit when _wanted = 0 or (_exhaustive and _seen < _limit);

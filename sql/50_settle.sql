@@ -93,8 +93,15 @@ begin
     end if;
     return query
         delete from peers.lease l
-        using unnest(_task_ids, _tokens) o(task_id, token)
-        where l.task_id = o.task_id and l.token = o.token and l.peer_id = _peer_id
+        where l.ctid = any (array(
+            select l.spot
+            from unnest(_task_ids, _tokens) o(task_id, token)
+            cross join lateral (
+                select l.ctid as spot from peers.lease l
+                where l.task_id = o.task_id and l.token = o.token and l.peer_id = _peer_id
+                offset 0
+            ) l
+        ))
         returning l.*;
 end
 $$;
@@ -135,35 +142,29 @@ declare
     _now timestamptz := peers.now();
     _tasks bigint[];
     _tokens uuid[];
-    _results jsonb[];
-    _settled bigint[];
+    _results jsonb;
     _too_large bigint[];
+    _settled bigint[];
 begin
     -- a result of more than 1 MiB of text takes more than a sixth of that as jsonb
-    select array_agg(o.task_id), array_agg(o.token), array_agg(o.result),
-           array_agg(o.task_id) filter (where pg_column_size(o.result) > 1048576 / 6
-                                              and octet_length(o.result::text) > 1048576)
+    select array_agg(o.task_id), array_agg(o.token), jsonb_object_agg(o.task_id || ' ' || o.token, o.result),
+           coalesce(array_agg(o.task_id) filter (
+               where pg_column_size(o.result) > 1048576 / 6 and octet_length(o.result::text) > 1048576), '{}')
     into _tasks, _tokens, _results, _too_large
     from jsonb_to_recordset(complete.outcomes) o(task_id bigint, token uuid, result jsonb);
-
-    if _too_large is not null then
+    if _too_large <> '{}' then
         return query select o.task_id, o.token, 'too large' from unnest(_tasks, _tokens) o(task_id, token)
                      where o.task_id = any (_too_large);
-        select array_agg(o.task_id), array_agg(o.token), array_agg(o.result) into _tasks, _tokens, _results
-        from unnest(_tasks, _tokens, _results) o(task_id, token, result)
-        where o.task_id <> all (_too_large);
+        select array_agg(o.task_id), array_agg(o.token) into _tasks, _tokens
+        from unnest(_tasks, _tokens) o(task_id, token) where o.task_id <> all (_too_large);
     end if;
 
     _settled := array(select l.task_id from peers._take_leases(complete.peer_id, _tasks, _tokens) l);
-
-    if cardinality(_settled) = cardinality(_tasks) then
-        update peers.task t set state = 'completed', finished_at = _now, result = o.result
-        from unnest(_tasks, _results) o(task_id, result)
-        where t.id = o.task_id;
-    else
-        update peers.task t set state = 'completed', finished_at = _now, result = o.result
-        from unnest(_tasks, _tokens, _results) o(task_id, token, result)
-        where t.id = o.task_id and t.token = o.token and o.task_id = any (_settled);
+    -- the results come from a map, not from a join, which leaves the planner one way only
+    update peers.task t
+    set state = 'completed', finished_at = _now, result = nullif(_results -> (t.id || ' ' || t.token), 'null')
+    where t.id = any (_settled);
+    if cardinality(_settled) < cardinality(_tasks) then
         return query select * from peers._verdicts(complete.peer_id, _tasks, _tokens, _settled);
     end if;
 end

@@ -39,7 +39,7 @@ begin
             scheduled_at = case when v.state = 'scheduled' then v.retry_at else t.scheduled_at end,
             finished_at = case when v.state = 'scheduled' then null else _now end
         from verdict v
-        where t.id = v.task_id
+        where t.id = v.task_id and t.id = any (array(select v.task_id from verdict v))
         returning t.id, t.state, t.queue, t.kind, t.priority, t.scheduled_at
     ), died as (
         insert into peers.dead (task_id, queue, kind, died_at)
@@ -101,7 +101,7 @@ begin
             finished_at = case when l.cancel_requested then peers.now() end,
             attempt = t.attempt - 1
         from unnest(_leases) l
-        where t.id = l.task_id
+        where t.id = l.task_id and t.id = any (array(select l.task_id from unnest(_leases) l))
         returning t.id, t.state, t.queue, t.kind, t.priority
     )
     insert into peers.ready (queue, kind, priority, task_id)
