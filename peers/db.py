@@ -1,0 +1,156 @@
+"""Connections to Postgres: how they are made, when they count as lost, when to try again."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from peers.errors import ConfigError, DatabaseUnreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+
+CONNECT_TIMEOUT: Final = 5
+"""Seconds for each address of the host."""
+
+# A dead network must be noticed well within a lease of 30 s. What the URL says itself wins.
+_TCP: Final = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # ms that sent data may stay unacknowledged
+}
+
+_CONNECTION_EXCEPTION: Final = "08"  # a class of SQLSTATEs
+_LOST: Final = frozenset(
+    {
+        "57P01",  # admin_shutdown
+        "57P02",  # crash_shutdown
+        "57P03",  # cannot_connect_now
+        "57P05",  # idle_session_timeout
+        "25006",  # read_only_sql_transaction: after a failover the old primary still answers
+    }
+)
+
+# libpq gives no SQLSTATE for a refused connection, only the server's words. In another language
+# than English a wrong name or password counts as unreachable, and the message still tells it.
+_WRONG_SETTING: Final = re.compile(
+    r"authentication failed|no password supplied|(role|database) .* does not exist"
+    r"|no pg_hba\.conf entry|not permitted to log in|permission denied for database"
+    r"|definition of service|service file"
+)
+_QUOTED: Final = re.compile(r"\"[^\"]*\"|'[^']*'")
+_PASSWORD_IN_URL: Final = re.compile(r"(//[^:/@]*:).*@")  # to the last @, to be on the safe side
+_PASSWORD_OPTION: Final = re.compile(r"((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)")
+_URL_SHAPES: Final = (
+    "It must look like postgresql://user@host:5432/database, or host=… user=… dbname=…; "
+    "see PEERS_DATABASE_URL."
+)
+
+
+def connect(
+    url: str, *, application_name: str, connect_timeout: int = CONNECT_TIMEOUT
+) -> Connection:
+    """A connection in autocommit mode, whose transactions are READ COMMITTED.
+
+    An empty `url` leaves everything to libpq's own variables (PGHOST, PGSERVICE …). Of several
+    hosts, the one that accepts writes is taken.
+
+    Raises ConfigError for a URL that cannot be read and for a login or database that is refused,
+    DatabaseUnreachable for what may go away by itself.
+    """
+    parameters = _parameters(url)
+    parameters["application_name"] = application_name
+    parameters.setdefault("connect_timeout", connect_timeout)
+    try:
+        connection = psycopg.connect(**parameters, autocommit=True)
+    except psycopg.OperationalError as error:
+        raise _refusal(error, parameters) from error
+    # A role or database may default to another level, under which verbs refuse to work.
+    connection.execute("set default_transaction_isolation to 'read committed'")
+    return connection
+
+
+def redact(url: str) -> str:
+    """The URL without its passwords, fit to be shown."""
+    return _PASSWORD_OPTION.sub(r"\1***", _PASSWORD_IN_URL.sub(r"\1***@", url))
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Whether a statement failed because its connection is no good any more: connect again."""
+    if isinstance(error, DatabaseUnreachable):
+        return True
+    if not isinstance(error, psycopg.Error):
+        return False
+    if error.sqlstate is None:  # not the server's word: the connection broke, or is closed
+        return isinstance(error, psycopg.OperationalError)
+    return error.sqlstate in _LOST or error.sqlstate.startswith(_CONNECTION_EXCEPTION)
+
+
+class Backoff:
+    """How long to wait before the next try: a random part of a span that doubles up to `cap`.
+
+    Seconds. Full jitter, so that peers that lost the same database do not return all at once.
+    """
+
+    def __init__(
+        self, base: float = 0.1, cap: float = 5.0, luck: Callable[[], float] = random.random
+    ) -> None:
+        self._base = base
+        self._cap = cap
+        self._luck = luck
+        self._span = base
+
+    def next(self) -> float:
+        """The seconds to wait now; the span of the following wait is twice as long."""
+        wait = self._luck() * self._span
+        self._span = min(self._cap, self._span * 2)
+        return wait
+
+    def reset(self) -> None:
+        """After a success: begin with the shortest span again."""
+        self._span = self._base
+
+
+def _parameters(url: str) -> dict[str, Any]:
+    try:
+        parameters: dict[str, Any] = conninfo_to_dict(url)
+    except psycopg.ProgrammingError as error:
+        # libpq quotes what it stumbled over, which may be the password
+        reason = _QUOTED.sub("…", str(error)).strip()
+        raise ConfigError(f"the database URL cannot be read: {reason}", _URL_SHAPES) from None
+    for option, value in _TCP.items():
+        parameters.setdefault(option, value)
+    if "," in str(parameters.get("host") or os.environ.get("PGHOST", "")):
+        parameters.setdefault("target_session_attrs", "read-write")
+    return parameters
+
+
+def _refusal(
+    error: psycopg.OperationalError, parameters: dict[str, Any]
+) -> ConfigError | DatabaseUnreachable:
+    place = _place(parameters)
+    reason = str(error).split("failed: ")[-1].splitlines()[0].strip()
+    needs_password = error.pgconn is not None and error.pgconn.needs_password
+    if needs_password or _WRONG_SETTING.search(str(error)):
+        return ConfigError(
+            f"the database at {place} refuses us: {reason}",
+            "Check user, password and database name in PEERS_DATABASE_URL, and pg_hba.conf.",
+        )
+    return DatabaseUnreachable(
+        f"the database at {place} cannot be reached: {reason}",
+        "Check that it runs there, and that PEERS_DATABASE_URL names the right host and port.",
+    )
+
+
+def _place(parameters: dict[str, Any]) -> str:
+    host = parameters.get("host") or os.environ.get("PGHOST") or "the local socket"
+    port = parameters.get("port") or os.environ.get("PGPORT")
+    return f"{host}, port {port}" if port else str(host)

@@ -1,0 +1,197 @@
+"""Everything that Peers raises on purpose.
+
+A message names the thing, the bound and, as its last sentence, the remedy. The command line turns
+`exit_code` into its own. No driver is imported here: the worker process, which never talks to the
+database, needs these classes too.
+"""
+
+# ruff: noqa: N818 - a name says what is the matter; "Error" behind each would say nothing more
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class PeersError(Exception):
+    """The base of all; `hint` is the remedy, where the message doesn't hold it already."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        if self.hint is None:
+            return self.message
+        return f"{self.message.rstrip('.')}. {self.hint}"
+
+
+# ------------------------------------------------------------------------- what handlers may raise
+
+
+class Retry(PeersError):
+    """Raised by a handler: fail this attempt, and try again after `in_` instead of the backoff.
+
+    `in_` is a timedelta or seconds, 0 or more; None keeps the kind's backoff. The attempt counts.
+    """
+
+    def __init__(self, in_: timedelta | float | None = None, message: str = "") -> None:
+        super().__init__(message or "the handler asked for another attempt")
+        self.in_ = in_.total_seconds() if isinstance(in_, timedelta) else in_
+        if self.in_ is not None and not self.in_ >= 0:
+            raise ValueError(f"Retry(in_=…) must be 0 seconds or more, not {in_}")
+
+
+class Reject(PeersError):
+    """Raised by a handler: no further attempt can help, the task is dead at once."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+
+
+class ArgsInvalid(PeersError):
+    """The arguments do not fit the handler's signature, are no JSON, or exceed 1 MiB."""
+
+
+class ResultInvalid(PeersError):
+    """What the handler returned is no JSON, or exceeds 1 MiB."""
+
+
+# ------------------------------------------------------------------------------ what keeps us out
+
+
+class ConfigError(PeersError):
+    """A setting is missing or wrong."""
+
+    exit_code = 78  # EX_CONFIG of sysexits.h
+
+
+class NotPermitted(ConfigError):
+    """The database role may not do this."""
+
+
+class SchemaMissing(ConfigError):
+    """The database has no Peers schema, or one that is older than this package."""
+
+
+class SchemaNewer(ConfigError):
+    """The database's schema is newer than this package."""
+
+
+class DatabaseUnreachable(PeersError):
+    """The database cannot be reached, or the connection to it was lost; trying again may help."""
+
+    exit_code = 3
+
+
+class NotFound(PeersError):
+    """What was asked for is not there."""
+
+    exit_code = 4
+
+
+# -------------------------------------------------------------------- what the database refuses
+
+
+class CycleError(PeersError):
+    """PE001: the edges would close a cycle; the message has its whole path."""
+
+
+class ChildStarted(PeersError):
+    """PE002: the task has started or ended, so it can neither wait for a parent nor be changed."""
+
+
+class WrongIsolation(PeersError):
+    """PE003: edges and verbs need READ COMMITTED."""
+
+
+class NotDead(PeersError):
+    """PE004: only a dead letter can be retried or discarded."""
+
+
+class Refused(PeersError):
+    """PE005: the statement would bypass what keeps the scheduler consistent."""
+
+
+class ContractMismatch(ConfigError):
+    """PE006: this package and the database speak different versions of the contract."""
+
+
+class BadGraph(PeersError):
+    """PE007: a graph is malformed, or names a task that is not there."""
+
+
+class TaskNotFound(NotFound):
+    """PE008: there is no such task; it never existed, or it was pruned."""
+
+
+class BadTask(PeersError):
+    """PE009: a value is out of its bounds."""
+
+
+class PeerLost(PeersError):
+    """PE010: the peer is unknown, or its lease has expired: stop its handlers and join again."""
+
+
+_BY_SQLSTATE: dict[str, type[PeersError]] = {
+    "PE001": CycleError,
+    "PE002": ChildStarted,
+    "PE003": WrongIsolation,
+    "PE004": NotDead,
+    "PE005": Refused,
+    "PE006": ContractMismatch,
+    "PE007": BadGraph,
+    "PE008": TaskNotFound,
+    "PE009": BadTask,
+    "PE010": PeerLost,
+    "42501": NotPermitted,  # insufficient_privilege
+    "3F000": SchemaMissing,  # invalid_schema_name
+    "42883": SchemaMissing,  # undefined_function
+    "42P01": SchemaMissing,  # undefined_table
+}
+_DATA_EXCEPTION = "22"  # the class of values that their type cannot hold
+
+_HINTS: dict[type[PeersError], str] = {
+    NotPermitted: "Connect as a role that may, or have it granted one of the peers_… roles.",
+    SchemaMissing: "Run `peers migrate` (it needs the owner's role).",
+}
+
+
+def from_database(error: BaseException) -> PeersError | None:
+    """The error of ours that a driver's error stands for; None if it is not about Peers.
+
+    Takes psycopg's errors and SQLAlchemy's wrapping of them.
+    """
+    cause: Any = getattr(error, "orig", None) or error
+    sqlstate = getattr(cause, "sqlstate", None)
+    if not isinstance(sqlstate, str):
+        return None
+    kind = _BY_SQLSTATE.get(sqlstate)
+    if kind is None and sqlstate.startswith(_DATA_EXCEPTION):
+        kind = BadTask
+    if kind is None:
+        return None
+    diagnostics = cause.diag
+    message = diagnostics.message_primary or str(cause)
+    if kind is BadTask and diagnostics.message_detail:
+        message = f"{message} ({diagnostics.message_detail.rstrip('.')})"
+    return kind(message, diagnostics.message_hint or _HINTS.get(kind))
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raises what the database refused as an error of ours; the driver's own is its cause."""
+    try:
+        yield
+    except Exception as error:
+        ours = from_database(error)
+        if ours is None:
+            raise
+        raise ours from error
