@@ -47,8 +47,6 @@ _WRONG_SETTING: Final = re.compile(
     r"|definition of service|service file"
 )
 _QUOTED: Final = re.compile(r"\"[^\"]*\"|'[^']*'")
-_PASSWORD_IN_URL: Final = re.compile(r"(//[^:/@]*:).*@")  # to the last @, to be on the safe side
-_PASSWORD_OPTION: Final = re.compile(r"((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)")
 _URL_SHAPES: Final = (
     "It must look like postgresql://user@host:5432/database, or host=… user=… dbname=…; "
     "see PEERS_DATABASE_URL."
@@ -76,11 +74,6 @@ def connect(
     # A role or database may default to another level, under which verbs refuse to work.
     connection.execute("set default_transaction_isolation to 'read committed'")
     return connection
-
-
-def redact(url: str) -> str:
-    """The URL without its passwords, fit to be shown."""
-    return _PASSWORD_OPTION.sub(r"\1***", _PASSWORD_IN_URL.sub(r"\1***@", url))
 
 
 def is_connection_lost(error: BaseException) -> bool:
