@@ -25,8 +25,9 @@ _TCP: Final = {
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,  # ms that sent data may stay unacknowledged
 }
+_SHORTEST_CONNECT_TIMEOUT: Final = 2  # libpq takes whole seconds, and 1 for 2
+_SILENCES: Final = 2  # sent data may stay unacknowledged for twice the patience
 
 _CONNECTION_EXCEPTION: Final = "08"  # a class of SQLSTATEs
 _LOST: Final = frozenset(
@@ -54,19 +55,20 @@ _URL_SHAPES: Final = (
 
 
 def connect(
-    url: str, *, application_name: str, connect_timeout: int = CONNECT_TIMEOUT
+    url: str, *, application_name: str, patience: float = CONNECT_TIMEOUT
 ) -> Connection:
     """A connection in autocommit mode, whose transactions are READ COMMITTED.
 
     An empty `url` leaves everything to libpq's own variables (PGHOST, PGSERVICE …). Of several
-    hosts, the one that accepts writes is taken.
+    hosts, the one that accepts writes is taken. `patience` is the seconds that connecting may take.
 
     Raises ConfigError for a URL that cannot be read and for a login or database that is refused,
     DatabaseUnreachable for what may go away by itself.
     """
     parameters = _parameters(url)
     parameters["application_name"] = application_name
-    parameters.setdefault("connect_timeout", connect_timeout)
+    parameters.setdefault("connect_timeout", max(_SHORTEST_CONNECT_TIMEOUT, round(patience)))
+    parameters.setdefault("tcp_user_timeout", max(1, round(patience * 1000 * _SILENCES)))
     try:
         connection = psycopg.connect(**parameters, autocommit=True)
     except psycopg.OperationalError as error:

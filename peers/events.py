@@ -151,6 +151,16 @@ def worker_died(
     """A worker process ended by itself or was killed; another takes its place."""
 
 
+@_event(logging.ERROR, "worker %(worker_pid)d sent garbage (%(error)s): killing it")
+def worker_garbled(*, worker_pid: int, error: str) -> None:
+    """A worker sent something that is no message: user code wrote into its socket."""
+
+
+@_event(logging.INFO, "got %(signal)s")
+def signal_received(*, signal: str) -> None:
+    """Somebody wants the peer to stop."""
+
+
 @_event(logging.ERROR, "a worker cannot start (%(error)s); trying again in %(retry_in).1f s")
 def worker_broken(*, error: str, retry_in: float) -> None:
     """The app cannot be imported."""

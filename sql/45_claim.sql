@@ -110,7 +110,8 @@ begin
 
         return query
             with picked as materialized (
-                select t.id, (t.attempt + 1)::smallint as attempt, t.kind, t.args, t.priority, p.position,
+                -- a task can have two rows: one from before it waited for parents, one from its release
+                select distinct on (t.id) t.id, (t.attempt + 1)::smallint as attempt, t.kind, t.args, t.priority, p.position,
                        coalesce(t.max_attempts, k.max_attempts, 5) as max_attempts,
                        coalesce(t.timeout, k.timeout) as timeout,
                        coalesce(k.backoff_base, '1 second') as backoff_base,
@@ -118,6 +119,7 @@ begin
                 from unnest(_tasks, _positions) p(id, position)
                 cross join lateral (select t.* from peers.task t where t.id = p.id offset 0) t
                 left join peers.kind k on k.kind = t.kind
+                order by t.id, p.position
             ), started as (
                 update peers.task t
                 set state = 'running', attempt = t.attempt + 1, started_at = _now, token = _token

@@ -256,7 +256,7 @@ begin
     if found then
         perform peers._ring();
     end if;
-    return cardinality(_spent);
+    return coalesce(cardinality(_spent), 0);
 end
 $$;
 

@@ -1,0 +1,36 @@
+"""What a handler may ask of the scheduler, answered by its peer's parent process."""
+
+from __future__ import annotations
+
+import json
+from uuid import UUID
+
+from peers import kernel
+from peers.db import Connection
+from peers.errors import BadTask
+from peers.model import Claimed
+
+
+def answer(connection: Connection, peer_id: UUID, task: Claimed, verb: str, body: bytes) -> bytes:
+    """Do what the handler of `task` asks; `body` and the answer are JSON.
+
+    parents: null → [{"id", "kind", "state", "result"}, …]. progress: {"done", "total"} → bool.
+    submit_graph: nodes → {name: id}. submit: the arguments of peers.submit by name → id.
+    Raises `BadTask` for another verb, and what the database raises.
+    """
+    match verb:
+        case "parents":
+            return b"[" + b",".join(
+                b'{"id":%d,"kind":%s,"state":"%s","result":%s}'
+                % (p.parent_id, json.dumps(p.kind).encode(), p.state.encode(), p.result or b"null")
+                for p in kernel.parent_results(connection, task.task_id)
+            ) + b"]"  # fmt: skip
+        case "progress":
+            told = json.loads(body)
+            noted = kernel.progress(
+                connection, peer_id, task.task_id, task.token, told["done"], told["total"]
+            )
+            return json.dumps(noted).encode()
+        case "submit_graph":
+            return json.dumps(kernel.submit_graph(connection, body)).encode()
+    raise BadTask(f"a handler asked for {verb!r}, which its peer does not know; is the peer older?")

@@ -1,0 +1,94 @@
+"""What a running handler can know and ask of its own task: `current_task()`."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+
+class Scheduler(Protocol):
+    """The way from a handler to the scheduler: through its worker's parent."""
+
+    def call(self, ticket: int, verb: str, payload: object) -> Any:
+        """Ask and wait for the answer."""
+
+    def tell(self, ticket: int, verb: str, payload: object) -> None:
+        """Say without waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A parent of the running task.
+
+    `result` is what its handler returned; None unless `state` is "completed".
+    """
+
+    id: int
+    kind: str
+    state: str
+    result: Any
+
+
+@dataclass(slots=True)
+class CurrentTask:
+    """The task that a handler is running.
+
+    `deadline` is on the scale of `time.monotonic()`, in seconds; None: there is no timeout.
+    `cancelled` turns true when somebody cancels the task: a handler that runs long should look at it
+    and return. (`id`, `token`) is unique for each attempt, and what an outside system can use to
+    recognise a repetition.
+    """
+
+    id: int
+    kind: str
+    attempt: int
+    token: str
+    deadline: float | None
+    ticket: int = field(repr=False)
+    _scheduler: Scheduler = field(repr=False)
+    cancelled: bool = False
+
+    def parents(self) -> list[Parent]:
+        """The parents with their results, in the order of their ids (blocks: one query).
+
+        Raises `DatabaseUnreachable` when the peer has no database at the moment.
+        """
+        return [Parent(**parent) for parent in self.call("parents", None)]
+
+    async def parents_async(self) -> list[Parent]:
+        """`parents()` for an async handler."""
+        return await asyncio.to_thread(self.parents)
+
+    def progress(self, done: int, total: int | None = None) -> None:
+        """Tell how far the handler is, for people who look at `peers.running`. Never blocks."""
+        self._scheduler.tell(self.ticket, "progress", {"done": done, "total": total})
+
+    def call(self, verb: str, payload: object) -> Any:
+        """Ask the scheduler through the parent, and wait."""
+        return self._scheduler.call(self.ticket, verb, payload)
+
+
+_current: Final[ContextVar[CurrentTask | None]] = ContextVar("peers_current_task", default=None)
+
+
+def current() -> CurrentTask | None:
+    """The task that is being run here; None outside of a handler."""
+    return _current.get()
+
+
+def current_task() -> CurrentTask:
+    """The task that is being run here.
+
+    Raises `RuntimeError` outside of a handler.
+    """
+    task = _current.get()
+    if task is None:
+        raise RuntimeError("current_task() is only known inside a handler that a peer is running")
+    return task
+
+
+def enter(task: CurrentTask | None) -> None:
+    """Make `task` the current one of this context (for workers)."""
+    _current.set(task)

@@ -1,0 +1,159 @@
+"""What crosses between a peer and its workers: msgpack frames over a Unix socket.
+
+Args and results stay the JSON text that they are in the database; the parent passes them on as bytes
+and never parses them. A `ticket` is the parent's own number for one assignment: a task that is run
+again under a new lease gets a new one, so that a late answer cannot be mistaken for it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+LENGTH: Final = struct.Struct("!I")
+
+# The page that a worker shares with its parent: when the handler that runs now was started
+# (CLOCK_MONOTONIC, nanoseconds), and its ticket; 0: none runs. The time is written first, so that a
+# reader who comes in between sees a handler too young, never too old.
+PAGE: Final = struct.Struct("=QQ")
+
+
+class Assigned(msgspec.Struct, array_like=True, frozen=True):
+    """One task for a worker."""
+
+    ticket: int
+    task_id: int
+    token: bytes
+    attempt: int
+    kind: str
+    args: bytes
+    timeout: float | None
+
+
+class Completed(msgspec.Struct, array_like=True, frozen=True, tag=0):
+    """The handler returned; `result` is JSON."""
+
+    ticket: int
+    seconds: float
+    result: bytes
+
+
+class Failed(msgspec.Struct, array_like=True, frozen=True, tag=1):
+    """The handler raised, or the args did not fit it."""
+
+    ticket: int
+    seconds: float
+    error_type: str
+    error_message: str
+    traceback: str | None = None
+    retry_in: float | None = None
+    reject: bool = False
+
+
+class Begin(msgspec.Struct, array_like=True, frozen=True, tag=0):
+    """To a worker that said hello: run one handler at a time, or async ones on a loop."""
+
+    asynchronous: bool
+
+
+class Run(msgspec.Struct, array_like=True, frozen=True, tag=1):
+    """To a worker: run these, in this order."""
+
+    tasks: list[Assigned]
+
+
+class Recall(msgspec.Struct, array_like=True, frozen=True, tag=2):
+    """To a worker: give back what has not been started."""
+
+
+class Cancel(msgspec.Struct, array_like=True, frozen=True, tag=3):
+    """To a worker: stop this one (an async handler), or let it know (a sync one)."""
+
+    ticket: int
+
+
+class Reply(msgspec.Struct, array_like=True, frozen=True, tag=4):
+    """To a worker: the answer to its `Call`; JSON, or why there is none."""
+
+    call: int
+    body: bytes
+    error: str | None = None
+
+
+class Stop(msgspec.Struct, array_like=True, frozen=True, tag=5):
+    """To a worker: there is no more to do; exit."""
+
+
+class KindDeclared(msgspec.Struct, array_like=True, frozen=True):
+    """A handler as its worker registered it; durations in seconds."""
+
+    kind: str
+    asynchronous: bool
+    max_attempts: int
+    timeout: float | None
+    backoff_base: float
+    backoff_cap: float
+
+
+class Hello(msgspec.Struct, array_like=True, frozen=True, tag=0):
+    """From a worker: the app is imported; these kinds it can run."""
+
+    kinds: list[KindDeclared]
+
+
+class Broken(msgspec.Struct, array_like=True, frozen=True, tag=1):
+    """From a worker: the app cannot be imported."""
+
+    error: str
+    traceback: str
+
+
+class Outcomes(msgspec.Struct, array_like=True, frozen=True, tag=2):
+    """From a worker: what became of some tasks."""
+
+    outcomes: list[Completed | Failed]
+
+
+class Returned(msgspec.Struct, array_like=True, frozen=True, tag=3):
+    """From a worker: tickets that it was asked to give back and had not started."""
+
+    tickets: list[int]
+
+
+class Call(msgspec.Struct, array_like=True, frozen=True, tag=4):
+    """From a handler to the scheduler, through the parent; `body` is JSON. 0: no reply is wanted."""
+
+    call: int
+    ticket: int
+    verb: str
+    body: bytes
+
+
+ToWorker = Begin | Run | Recall | Cancel | Reply | Stop
+ToParent = Hello | Broken | Outcomes | Returned | Call
+
+_encoder = msgspec.msgpack.Encoder()
+to_worker: Final = msgspec.msgpack.Decoder(ToWorker)
+to_parent: Final = msgspec.msgpack.Decoder(ToParent)
+
+
+def encode(message: ToWorker | ToParent) -> bytes:
+    """One frame: its length (4 bytes, network order) and the message."""
+    body = _encoder.encode(message)
+    return LENGTH.pack(len(body)) + body
+
+
+def split(buffer: bytearray) -> Iterator[bytes]:
+    """Take the whole frames off the front of `buffer`; what is left of it waits for more bytes."""
+    start = 0
+    while len(buffer) - start >= LENGTH.size:
+        (length,) = LENGTH.unpack_from(buffer, start)
+        end = start + LENGTH.size + length
+        if len(buffer) < end:
+            break
+        yield bytes(buffer[start + LENGTH.size : end])
+        start = end
+    del buffer[:start]

@@ -1,0 +1,71 @@
+"""Start of a worker: `python -m peers.worker SOCKET PAGE PARENT APP`.
+
+SOCKET and PAGE are inherited file descriptors, PARENT is the pid of the parent, APP the modules to
+import, separated by commas.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import mmap
+import os
+import signal
+import socket
+import sys
+import traceback
+from typing import Final
+
+from peers.frames import PAGE, Begin, Broken, Hello, KindDeclared
+from peers.handlers import registry
+from peers.worker.channel import Channel
+from peers.worker.loop_async import AsyncLoop
+from peers.worker.loop_sync import SyncLoop
+
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def main(socket_fd: int, page_fd: int, parent: int, app: str) -> None:
+    """Import the app, say hello, and run what the parent sends until it says stop."""
+    _die_with(parent)
+    channel = Channel(socket.socket(fileno=socket_fd))
+    page = mmap.mmap(page_fd, PAGE.size)
+    try:
+        for module in app.split(","):
+            importlib.import_module(module)
+    except BaseException as error:  # noqa: BLE001  # whatever user code raises, the parent is told
+        channel.send(Broken(f"{type(error).__name__}: {error}", traceback.format_exc()))
+        return
+    channel.send(Hello(_declared()))
+    begin = channel.receive()
+    if isinstance(begin, Begin):
+        (AsyncLoop if begin.asynchronous else SyncLoop)(channel, page).run()
+
+
+def _die_with(parent: int) -> None:
+    """Let the kernel kill this process when its parent dies, even while a handler holds the GIL."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit()
+
+
+def _declared() -> list[KindDeclared]:
+    return [
+        KindDeclared(
+            kind=handler.kind,
+            asynchronous=handler.is_async,
+            max_attempts=handler.max_attempts,
+            timeout=None if handler.timeout is None else handler.timeout.total_seconds(),
+            backoff_base=handler.backoff.total_seconds(),
+            backoff_cap=handler.backoff_cap.total_seconds(),
+        )
+        for handler in registry().values()
+    ]
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    # Threads and exit handlers of user code must not keep a worker that was told to stop.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

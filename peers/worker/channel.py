@@ -1,0 +1,90 @@
+"""A worker's end of the socket to its parent."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable
+from itertools import count
+from typing import Any, Final
+
+from peers.errors import DatabaseUnreachable
+from peers.frames import Call, Reply, ToParent, ToWorker, encode, split, to_worker
+
+_READ_SIZE: Final = 1 << 16
+_NO_REPLY: Final = 0
+
+
+class _Waiting:
+    """A call of a handler whose answer has not come yet."""
+
+    def __init__(self) -> None:
+        self.answered = threading.Event()
+        self.reply: Reply | None = None
+
+
+class Channel:
+    """Sends from any thread; receives on one: first in the main thread, then in a reader thread."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._sending = threading.Lock()
+        self._buffer = bytearray()
+        self._waiting: dict[int, _Waiting] = {}
+        self._calls = count(_NO_REPLY + 1)
+
+    def send(self, message: ToParent) -> None:
+        """Send one message; blocks while the parent does not read."""
+        frame = encode(message)
+        with self._sending:
+            self._socket.sendall(frame)
+
+    def receive(self) -> ToWorker | None:
+        """The next message, before the reader runs; None at the end."""
+        while True:
+            for body in split(self._buffer):
+                return to_worker.decode(body)
+            if not self._read():
+                return None
+
+    def start_reader(self, take: Callable[[ToWorker], None]) -> None:
+        """Read in a thread from now on and hand everything but replies to `take`."""
+        threading.Thread(target=self._read_all, args=(take,), name="reader", daemon=True).start()
+
+    def call(self, ticket: int, verb: str, payload: object) -> Any:
+        """Ask the scheduler through the parent and wait for the answer.
+
+        Raises `DatabaseUnreachable` when the parent cannot answer now, or says what went wrong.
+        """
+        call, waiting = next(self._calls), _Waiting()
+        self._waiting[call] = waiting
+        self.send(Call(call, ticket, verb, json.dumps(payload).encode()))
+        waiting.answered.wait()
+        reply = waiting.reply
+        if reply is None or reply.error is not None:
+            raise DatabaseUnreachable(f"{verb}: {reply.error if reply else 'the peer is gone'}")
+        return json.loads(reply.body)
+
+    def tell(self, ticket: int, verb: str, payload: object) -> None:
+        """Say something to the scheduler without waiting."""
+        self.send(Call(_NO_REPLY, ticket, verb, json.dumps(payload).encode()))
+
+    def _read(self) -> bool:
+        data = self._socket.recv(_READ_SIZE)
+        self._buffer += data
+        return bool(data)
+
+    def _read_all(self, take: Callable[[ToWorker], None]) -> None:
+        while True:
+            for body in split(self._buffer):
+                message = to_worker.decode(body)
+                if isinstance(message, Reply):
+                    waiting = self._waiting.pop(message.call)
+                    waiting.reply = message
+                    waiting.answered.set()
+                else:
+                    take(message)
+            if not self._read():
+                os._exit(0)  # the parent is gone, and with it the leases

@@ -1,0 +1,143 @@
+"""A worker's loop for async handlers: many at once, on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import mmap
+import time
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any
+
+from peers.context import CurrentTask, enter
+from peers.frames import (
+    PAGE,
+    Assigned,
+    Cancel,
+    Completed,
+    Failed,
+    Outcomes,
+    Recall,
+    Returned,
+    Run,
+    Stop,
+    ToWorker,
+)
+from peers.handlers import registry
+from peers.worker.channel import Channel
+from peers.worker.outcome import completed, failed
+
+
+class _Watched(Coroutine[Any, Any, None]):
+    """A coroutine that leaves its ticket on the page while it has the loop.
+
+    So the parent can tell who crashed the worker, and who does not yield.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], ticket: int, page: mmap.mmap) -> None:
+        self._coroutine = coroutine
+        self._ticket = ticket
+        self._page = page
+
+    def send(self, value: Any, /) -> Any:
+        PAGE.pack_into(self._page, 0, time.monotonic_ns(), self._ticket)
+        try:
+            return self._coroutine.send(value)
+        finally:
+            PAGE.pack_into(self._page, 0, 0, 0)
+
+    def throw(
+        self,
+        kind: type[BaseException] | BaseException,
+        value: BaseException | object = None,
+        frames: TracebackType | None = None,
+        /,
+    ) -> Any:
+        PAGE.pack_into(self._page, 0, time.monotonic_ns(), self._ticket)
+        try:
+            error = kind if isinstance(kind, BaseException) else kind()
+            return self._coroutine.throw(error)
+        finally:
+            PAGE.pack_into(self._page, 0, 0, 0)
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def __await__(self) -> Any:
+        return self._coroutine.__await__()
+
+
+class AsyncLoop:
+    """Starts every task as it comes; the parent decides how many that are."""
+
+    def __init__(self, channel: Channel, page: mmap.mmap) -> None:
+        self._channel = channel
+        self._page = page
+        self._loop = asyncio.new_event_loop()
+        self._running: dict[int, tuple[asyncio.Task[None], CurrentTask]] = {}
+        self._outcomes: list[Completed | Failed] = []
+
+    def run(self) -> None:
+        """Run what comes until the parent says stop."""
+        asyncio.set_event_loop(self._loop)
+        self._channel.start_reader(lambda message: self._loop.call_soon_threadsafe(self._take, message) and None)
+        self._loop.run_forever()
+
+    def _take(self, message: ToWorker) -> None:
+        match message:
+            case Run(tasks):
+                for task in tasks:
+                    self._start(task)
+            case Recall():
+                self._channel.send(Returned([]))  # everything is started as it comes
+            case Cancel(ticket) if ticket in self._running:
+                running, current = self._running[ticket]
+                current.cancelled = True
+                running.cancel()
+            case Stop():
+                self._loop.stop()
+
+    def _start(self, task: Assigned) -> None:
+        current = CurrentTask(
+            id=task.task_id,
+            kind=task.kind,
+            attempt=task.attempt,
+            token=task.token.decode(),
+            deadline=None if task.timeout is None else time.monotonic() + task.timeout,
+            ticket=task.ticket,
+            _scheduler=self._channel,
+        )
+        watched = _Watched(self._run(task, current), task.ticket, self._page)
+        self._running[task.ticket] = (self._loop.create_task(watched), current)
+
+    async def _run(self, task: Assigned, current: CurrentTask) -> None:
+        enter(current)
+        started = time.monotonic()
+        try:
+            handler = registry()[task.kind]
+            async with asyncio.timeout(task.timeout) as limit:
+                result = await handler.function(**handler.check(json.loads(task.args)))
+            outcome: Completed | Failed = completed(task, time.monotonic() - started, result)
+        except BaseException as error:  # noqa: BLE001  # whatever a handler raises is the task's failure
+            seconds = time.monotonic() - started
+            outcome = failed(task, seconds, error)
+            if isinstance(error, TimeoutError) and limit.expired():
+                outcome = Failed(
+                    task.ticket, seconds, "timeout", f"ran longer than its timeout of {task.timeout} s",
+                    outcome.traceback,
+                )  # fmt: skip
+            elif isinstance(error, asyncio.CancelledError) and current.cancelled:
+                outcome = Failed(task.ticket, seconds, "cancelled", "stopped on request", outcome.traceback)
+        del self._running[task.ticket]
+        self._tell(outcome)
+
+    def _tell(self, outcome: Completed | Failed) -> None:
+        """Outcomes of one turn of the loop go together."""
+        if not self._outcomes:
+            self._loop.call_soon(self._flush)
+        self._outcomes.append(outcome)
+
+    def _flush(self) -> None:
+        self._channel.send(Outcomes(self._outcomes))
+        self._outcomes = []

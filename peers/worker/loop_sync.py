@@ -1,0 +1,135 @@
+"""A worker's loop for sync handlers: one at a time, in the main thread."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import time
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from peers.context import CurrentTask, enter
+from peers.frames import (
+    PAGE,
+    Assigned,
+    Cancel,
+    Completed,
+    Failed,
+    Outcomes,
+    Recall,
+    Returned,
+    Run,
+    Stop,
+    ToWorker,
+)
+from peers.handlers import registry
+from peers.worker.channel import Channel
+from peers.worker.outcome import completed, failed
+
+# Outcomes of quick handlers are sent together. What a crash may take along, and what is run again, is
+# no more than what was finished within this time.
+_FLUSH_AFTER_NS: Final = 5_000_000
+# Before a handler that takes longer than this, what is finished is sent.
+_SLOW_NS: Final = 1_000_000
+
+
+class SyncLoop:
+    """Runs tasks in the order in which they come; the reader thread gives back what is recalled."""
+
+    def __init__(self, channel: Channel, page: mmap.mmap) -> None:
+        self._channel = channel
+        self._page = page
+        self._inbox: SimpleQueue[Assigned | None] = SimpleQueue()
+        self._current: CurrentTask | None = None
+        self._cancelled: set[int] = set()
+        self._outcomes: list[Completed | Failed] = []
+        self._flushed_at = 0
+        self._slow: set[str] = set()
+
+    def run(self) -> None:
+        """Run what comes until the parent says stop."""
+        self._channel.start_reader(self._take)
+        while (task := self._next()) is not None:
+            self._run(task)
+        self._flush()
+
+    def _take(self, message: ToWorker) -> None:
+        """In the reader thread: what the parent says while a handler may be running."""
+        match message:
+            case Run(tasks):
+                for task in tasks:
+                    self._inbox.put(task)
+            case Recall():
+                self._give_back()
+            case Cancel(ticket):
+                self._cancelled.add(ticket)
+                current = self._current
+                if current is not None and current.ticket == ticket:
+                    current.cancelled = True
+            case Stop():
+                self._inbox.put(None)
+
+    def _give_back(self) -> None:
+        tickets: list[int] = []
+        stopped = False
+        while True:
+            try:
+                task = self._inbox.get_nowait()
+            except Empty:
+                break
+            if task is None:
+                stopped = True
+            else:
+                tickets.append(task.ticket)
+        if stopped:
+            self._inbox.put(None)
+        self._channel.send(Returned(tickets))
+
+    def _next(self) -> Assigned | None:
+        if self._inbox.empty():
+            self._flush()
+        return self._inbox.get()
+
+    def _run(self, task: Assigned) -> None:
+        if self._outcomes and task.kind in self._slow:
+            self._flush()
+        started = time.monotonic_ns()
+        PAGE.pack_into(self._page, 0, started, task.ticket)
+        self._enter(task, started)
+        try:
+            handler = registry()[task.kind]
+            result = handler.function(**handler.check(json.loads(task.args)))
+            finished = time.monotonic_ns()
+            outcome: Completed | Failed = completed(task, (finished - started) / 1e9, result)
+        except BaseException as error:  # noqa: BLE001  # whatever a handler raises is the task's failure
+            finished = time.monotonic_ns()
+            outcome = failed(task, (finished - started) / 1e9, error)
+        self._current = None
+        self._outcomes.append(outcome)
+        if finished - started > _SLOW_NS:
+            self._slow.add(task.kind)
+        if finished - self._flushed_at > _FLUSH_AFTER_NS:
+            self._flush()
+
+    def _enter(self, task: Assigned, started_ns: int) -> None:
+        deadline = None if task.timeout is None else started_ns / 1e9 + task.timeout
+        current = CurrentTask(
+            id=task.task_id,
+            kind=task.kind,
+            attempt=task.attempt,
+            token=task.token.decode(),
+            deadline=deadline,
+            ticket=task.ticket,
+            _scheduler=self._channel,
+        )
+        self._current = current
+        current.cancelled = task.ticket in self._cancelled
+        enter(current)
+
+    def _flush(self) -> None:
+        if self._outcomes:
+            self._channel.send(Outcomes(self._outcomes))
+            self._outcomes = []
+            self._cancelled.clear()
+        PAGE.pack_into(self._page, 0, 0, 0)
+        self._flushed_at = time.monotonic_ns()

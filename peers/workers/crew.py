@@ -1,0 +1,288 @@
+"""All workers of a peer: hand out leases, take in what becomes of them, replace who dies."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import time
+from typing import Final, Protocol
+
+import msgspec
+
+from peers import events
+from peers.db import Backoff
+from peers.errors import ConfigError, PeersError
+from peers.frames import (
+    Broken,
+    Call,
+    Completed,
+    Failed,
+    Hello,
+    KindDeclared,
+    Outcomes,
+    Reply,
+    Returned,
+    Stop,
+    ToParent,
+)
+from peers.lane import Lane, Lease
+from peers.pace import MOST_IN_FRAME, Pace
+from peers.workers.worker import Worker
+
+_STARTING_AT_ONCE: Final = os.cpu_count() or 1
+
+
+class Sink(Protocol):
+    """Who is told what becomes of leases."""
+
+    def completed(self, lease: Lease, result: bytes) -> None:
+        """The handler returned; `result` is JSON."""
+
+    def failed(self, lease: Lease, failure: dict[str, object]) -> None:
+        """The attempt failed; `failure` has the fields that peers.fail takes."""
+
+    def unstarted(self, leases: list[Lease]) -> None:
+        """They were not started: they can be handed out again under the same lease."""
+
+    def aborted(self, leases: list[Lease]) -> None:
+        """They may have been started, and were stopped without a fault of theirs."""
+
+    def asked(self, lease: Lease, verb: str, body: bytes) -> bytes:
+        """A handler asks the scheduler; what is raised as `PeersError` is told to the handler."""
+
+
+class Crew:
+    """The workers: one for all async handlers, and one for each slot if there are sync handlers."""
+
+    def __init__(
+        self, app: str, slots: int, selector: selectors.BaseSelector, pace: Pace, sink: Sink
+    ) -> None:
+        self.kinds: dict[str, KindDeclared] = {}
+        self.asynchronous: frozenset[str] = frozenset()
+        self._app = app
+        self._slots = slots
+        self._selector = selector
+        self._pace = pace
+        self._sink = sink
+        self._workers: list[Worker] = []
+        self._backoff = Backoff(base=0.2, cap=30.0)
+        self._start_at = 0.0
+        self._blameless = False
+
+    # --------------------------------------------------------------------- starting and stopping
+
+    def start(self, patience: float) -> None:
+        """Start one worker and learn from it what the app can run.
+
+        Raises `ConfigError` when the app cannot be imported or declares no handler.
+        """
+        worker = self._spawn()
+        deadline = time.monotonic() + patience
+        while not worker.ready:
+            if worker not in self._workers:
+                raise ConfigError(f"the worker that imported the app {self._app!r} died")
+            if time.monotonic() > deadline:
+                raise ConfigError(f"importing the app {self._app!r} took longer than {patience:g} s")
+            for key, _ in self._selector.select(deadline - time.monotonic()):
+                key.data()
+        if not self.kinds:
+            raise ConfigError(
+                f"the app {self._app!r} declares no handler",
+                'Decorate a function with @peers.task("some.kind"), or name the module that does.',
+            )
+
+    def stop(self) -> None:
+        """Let idle workers end by themselves, kill the others; nobody is replaced."""
+        self._blameless = True
+        for worker in list(self._workers):
+            worker.process.send(Stop())
+            if worker.out or not worker.ready:
+                worker.process.kill()
+            self._bury(worker)
+
+    def kill_all(self) -> None:
+        """Kill every worker, blaming no task. Safe from any thread; `bury_all` must follow."""
+        self._blameless = True
+        for worker in list(self._workers):
+            worker.process.kill()
+
+    def bury_all(self) -> None:
+        """After `kill_all`: take the leases back. Workers that die later have themselves to blame."""
+        for worker in list(self._workers):
+            worker.process.kill()
+            self._bury(worker)
+        self._blameless = False
+
+    # ------------------------------------------------------------------------------- handing out
+
+    def hand_out(self, lane: Lane) -> None:
+        """Give the workers what they can take of this lane's backlog, smallest priority first."""
+        blocked: set[bool] = set()
+        while True:
+            heads = {mode: lane.head(mode) for mode in (False, True) if mode not in blocked}
+            best = min(
+                ((head.priority, mode) for mode, head in heads.items() if head is not None), default=None
+            )
+            if best is None:
+                return
+            mode = best[1]
+            if not self._hand_frame(lane, mode):
+                blocked.add(mode)
+
+    def _hand_frame(self, lane: Lane, asynchronous: bool) -> bool:
+        """Give one frame to the worker that has the most room for it; False: none has."""
+        worker, budget = None, 0.0
+        for candidate in self._workers:
+            if candidate.asynchronous is asynchronous and (room := candidate.budget(lane)) > 0:
+                # an idle one comes before one that is still busy with its last frame
+                if worker is None or candidate.expected < worker.expected:
+                    worker, budget = candidate, room
+        if worker is None:
+            return False
+        leases = lane.take(asynchronous, budget, lane.free_slots if asynchronous else MOST_IN_FRAME)
+        if not leases and not worker.out:
+            leases = lane.take(asynchronous, float("inf"), 1)  # it takes longer than a frame
+        if not leases:
+            return False
+        worker.give(lane, leases, self._pace)
+        self._select_for(worker)
+        return True
+
+    def recall(self) -> None:
+        """Ask for everything that was handed out and not started."""
+        for worker in self._workers:
+            worker.recall()
+
+    def cancel(self, lease: Lease, grace: float) -> bool:
+        """Have a running handler stopped, by force after `grace` seconds; False: it runs no more."""
+        return any(worker.cancel(lease, grace) for worker in self._workers)
+
+    # ---------------------------------------------------------------------------- from turn to turn
+
+    def tick(self, now: float) -> None:
+        """Kill what overran, recall what waits behind it, start workers that are missing."""
+        for worker in self._workers:
+            worker.watch(now)
+        if now >= self._start_at:
+            self._fill()
+
+    def next_deadline(self) -> float:
+        """When `tick` is due again at the latest (monotonic)."""
+        deadlines = [worker.next_deadline() for worker in self._workers]
+        return min([*deadlines, self._start_at if self._missing() > 0 else float("inf")])
+
+    def _missing(self) -> int:
+        wanted = 1 if self.asynchronous else 0
+        if len(self.asynchronous) < len(self.kinds):
+            wanted += self._slots
+        return wanted - len(self._workers)
+
+    def _fill(self) -> None:
+        starting = sum(not worker.ready for worker in self._workers)
+        for _ in range(min(self._missing(), _STARTING_AT_ONCE - starting)):
+            self._spawn()
+
+    def _spawn(self) -> Worker:
+        worker = Worker(self._app)
+        self._workers.append(worker)
+        read = selectors.EVENT_READ
+        self._selector.register(worker.process, read, lambda: self._exchange(worker))
+        self._selector.register(worker.process.pidfd, read, lambda: self._bury(worker))
+        return worker
+
+    def _select_for(self, worker: Worker) -> None:
+        """Wait for the socket to take more, only while there is more."""
+        mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.process.has_unsent else 0)
+        key = self._selector.get_key(worker.process)
+        if key.events != mask:
+            self._selector.modify(worker.process, mask, key.data)
+
+    # ---------------------------------------------------------------------- what workers have to say
+
+    def _exchange(self, worker: Worker) -> None:
+        worker.process.push()
+        try:
+            for message in worker.process.receive():
+                self._take(worker, message)
+        except msgspec.MsgspecError as error:
+            events.worker_garbled(worker_pid=worker.process.pid, error=str(error))
+            worker.process.kill()
+        if worker in self._workers:
+            self._select_for(worker)
+
+    def _take(self, worker: Worker, message: ToParent) -> None:
+        match message:
+            case Outcomes(outcomes):
+                for outcome in outcomes:
+                    self._settle(worker, outcome)
+            case Returned(tickets):
+                outs = [worker.take_back(ticket) for ticket in tickets]
+                worker.recalled()
+                self._sink.unstarted([out.lease for out in outs if out is not None])
+            case Call():
+                self._answer(worker, message)
+            case Hello(kinds):
+                self._welcome(worker, kinds)
+            case Broken(error, traceback):
+                if not self.kinds:
+                    raise ConfigError(
+                        f"the app {self._app!r} cannot be imported: {error}",
+                        f"--app (PEERS_APP) names a module that Python finds from here.\n{traceback}",
+                    )
+                self._start_at = time.monotonic() + self._backoff.next()
+                events.worker_broken(error=error, retry_in=self._start_at - time.monotonic())
+
+    def _settle(self, worker: Worker, outcome: Completed | Failed) -> None:
+        out = worker.take_back(outcome.ticket)
+        if out is None:
+            return
+        self._pace.note(out.lease.task.kind, outcome.seconds)
+        if isinstance(outcome, Completed):
+            self._sink.completed(out.lease, outcome.result)
+        else:
+            self._sink.failed(out.lease, {
+                "error_type": outcome.error_type, "error_message": outcome.error_message,
+                "traceback": outcome.traceback, "retry_in": outcome.retry_in, "reject": outcome.reject,
+            })  # fmt: skip
+
+    def _answer(self, worker: Worker, call: Call) -> None:
+        out = worker.out.get(call.ticket)
+        if out is None:
+            return
+        try:
+            reply = Reply(call.call, self._sink.asked(out.lease, call.verb, call.body))
+        except PeersError as error:
+            reply = Reply(call.call, b"null", f"{type(error).__name__}: {error}")
+        if call.call:
+            worker.process.send(reply)
+
+    def _welcome(self, worker: Worker, kinds: list[KindDeclared]) -> None:
+        self.kinds = {kind.kind: kind for kind in kinds}
+        self.asynchronous = frozenset(kind.kind for kind in kinds if kind.asynchronous)
+        have_async = any(other.asynchronous for other in self._workers)
+        worker.begin(asynchronous=bool(self.asynchronous) and not have_async)
+        self._backoff.reset()
+        events.worker_started(worker_pid=worker.process.pid, asynchronous=worker.asynchronous)
+
+    def _bury(self, worker: Worker) -> None:
+        if worker not in self._workers:
+            return
+        self._exchange(worker)  # its last words count
+        self._selector.unregister(worker.process)
+        self._selector.unregister(worker.process.pidfd)
+        self._workers.remove(worker)
+        was_ready, pid = worker.ready, worker.process.pid
+        death = worker.bury(self._blameless)
+        if not self._blameless:
+            events.worker_died(
+                worker_pid=pid, exit_signal=death.exit_signal, exit_code=death.exit_code,
+                task_ids=[lease.task.task_id for lease, _ in death.failed],
+            )  # fmt: skip
+            if not was_ready:
+                self._start_at = time.monotonic() + self._backoff.next()
+        for lease, failure in death.failed:
+            self._sink.failed(lease, failure)
+        self._sink.unstarted(death.unstarted)
+        self._sink.aborted(death.aborted)
+
+

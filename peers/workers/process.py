@@ -1,0 +1,122 @@
+"""One worker process, seen from its parent, which never blocks on it."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+from peers.frames import PAGE, ToParent, ToWorker, encode, split, to_parent
+
+_READ_SIZE: Final = 1 << 18
+_SOCKET_BUFFER: Final = 1 << 20
+_LAST_MOMENT: Final = 2.0
+
+
+class WorkerProcess:
+    """A child in a session of its own, a socket to it, and the page on which it notes what runs.
+
+    `pidfd` turns readable when it dies; `fileno()` when it has something to say.
+    """
+
+    def __init__(self, app: str) -> None:
+        ours, theirs = socket.socketpair()
+        page = os.memfd_create("peers-page")
+        os.ftruncate(page, PAGE.size)
+        try:
+            # A session of its own: Ctrl-C on a terminal is for the peer, and what a handler started
+            # dies with its worker.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "peers.worker",
+                 str(theirs.fileno()), str(page), str(os.getpid()), app],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), page),
+                start_new_session=True,
+            )  # fmt: skip
+            self._page = mmap.mmap(page, PAGE.size, prot=mmap.PROT_READ)
+        finally:
+            theirs.close()
+            os.close(page)
+        ours.setblocking(False)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
+        self._socket = ours
+        self.pid = self._process.pid
+        self.pidfd = os.pidfd_open(self.pid)
+        self._incoming = bytearray()
+        self._outgoing = bytearray()
+
+    def fileno(self) -> int:
+        """The socket's descriptor, for a selector."""
+        return self._socket.fileno()
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether messages wait for the socket to take them: then select for writing too."""
+        return bool(self._outgoing)
+
+    def send(self, message: ToWorker) -> None:
+        """Send what the socket takes now, and keep the rest."""
+        self._outgoing += encode(message)
+        self.push()
+
+    def push(self) -> None:
+        """Send on what was kept."""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+            while self._outgoing:
+                sent = self._socket.send(self._outgoing)
+                del self._outgoing[:sent]
+
+    def receive(self) -> Iterator[ToParent]:
+        """What has come; nothing more when the worker is dead (its pidfd tells).
+
+        Raises `msgspec.DecodeError` when the worker does not speak our language: a handler wrote
+        into the socket.
+        """
+        with contextlib.suppress(BlockingIOError, ConnectionResetError):
+            while data := self._socket.recv(_READ_SIZE):
+                self._incoming += data
+        for body in split(self._incoming):
+            yield to_parent.decode(body)
+
+    def now_running(self) -> tuple[int, float]:
+        """The ticket of the handler that runs now, and since when (`time.monotonic()`); (0, 0.0): none."""
+        started_ns, ticket = PAGE.unpack_from(self._page)
+        return ticket, started_ns / 1e9
+
+    def kill(self) -> None:
+        """Kill it and what it started. Safe from any thread, and more than once."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def reap(self) -> int:
+        """The exit code of a dead worker (negative: the signal); closes everything.
+
+        One that was told to stop has a moment to do so.
+        """
+        try:
+            code = self._process.wait(_LAST_MOMENT)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            code = self._process.wait()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)  # what its handlers started may have outlived it
+        self._socket.close()
+        self._page.close()
+        os.close(self.pidfd)
+        return code
+
+
+def describe_exit(code: int) -> tuple[str | None, int | None]:
+    """(signal name, None) of a process that was killed, (None, exit code) of one that ended."""
+    if code >= 0:
+        return None, code
+    try:
+        return signal.Signals(-code).name, None
+    except ValueError:
+        return f"signal {-code}", None

@@ -1,0 +1,201 @@
+"""One worker and what it has been given: deadlines, recalls, and whose fault its death is."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from peers.frames import Assigned, Begin, Cancel, Recall, Run
+from peers.lane import Lane, Lease
+from peers.pace import FRAME_SECONDS, Pace
+from peers.workers.process import WorkerProcess, describe_exit
+
+# A handler that runs longer than this keeps those behind it in the frame waiting: they are recalled.
+_RECALL_AFTER: Final = 0.1
+# How long an async handler that was told to stop may take to yield.
+_ASYNC_GRACE: Final = 2.0
+
+_tickets = itertools.count(1)
+
+
+@dataclass(slots=True, eq=False)
+class Out:
+    """A lease that a worker has been given and has not answered."""
+
+    lease: Lease
+    lane: Lane
+    expected: float
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """What a worker's death means for what it had been given."""
+
+    exit_signal: str | None
+    exit_code: int | None
+    failed: list[tuple[Lease, dict[str, object]]]
+    unstarted: list[Lease]
+    aborted: list[Lease]
+
+
+class Worker:
+    """A worker process and the parent's books about it."""
+
+    def __init__(self, app: str) -> None:
+        self.process = WorkerProcess(app)
+        self.ready = False
+        self.asynchronous = False
+        self.out: dict[int, Out] = {}
+        self.lane: Lane | None = None
+        """The queue that a sync worker is busy with."""
+        self.expected = 0.0
+        """Seconds that what is out is expected to take."""
+        self._recalled = False
+        self._condemned: tuple[int, str, str] | None = None
+        self._kill_at: dict[int, tuple[float, str, str]] = {}
+
+    def begin(self, asynchronous: bool) -> None:
+        """It said hello: tell it what it shall be."""
+        self.asynchronous = asynchronous
+        self.ready = True
+        self.process.send(Begin(asynchronous))
+
+    def budget(self, lane: Lane) -> float:
+        """How many seconds of this lane's tasks it should be given now; 0: none."""
+        if not self.ready or self._condemned is not None or self._recalled:
+            return 0.0
+        if self.asynchronous:
+            return float("inf") if lane.free_slots > 0 else 0.0
+        if self.lane is None:
+            return FRAME_SECONDS if lane.free_slots > 0 else 0.0
+        if self.lane is lane and self.expected < FRAME_SECONDS:
+            return 2 * FRAME_SECONDS - self.expected
+        return 0.0
+
+    def give(self, lane: Lane, leases: list[Lease], pace: Pace) -> None:
+        """Send it these leases."""
+        tasks = []
+        if self.asynchronous:
+            lane.running += len(leases)
+        elif self.lane is None:
+            self.lane = lane
+            lane.running += 1
+        lane.in_workers += len(leases)
+        for lease in leases:
+            ticket, task = next(_tickets), lease.task
+            expected = pace.seconds(task.kind)
+            self.out[ticket] = Out(lease, lane, expected)
+            self.expected += expected
+            tasks.append(
+                Assigned(ticket, task.task_id, lease.token, task.attempt, task.kind, task.args, task.timeout)
+            )
+            if self.asynchronous and task.timeout is not None:
+                due = time.monotonic() + task.timeout + _ASYNC_GRACE
+                self._kill_at[ticket] = (due, "timeout", _overran(task.timeout))
+        self.process.send(Run(tasks))
+
+    def take_back(self, ticket: int) -> Out | None:
+        """It answered for this ticket (or gave it back); None when it was never out."""
+        out = self.out.pop(ticket, None)
+        if out is None:
+            return None
+        self._kill_at.pop(ticket, None)
+        self.expected = self.expected - out.expected if self.out else 0.0
+        out.lane.in_workers -= 1
+        if self.asynchronous:
+            out.lane.running -= 1
+        elif not self.out and self.lane is not None:
+            self.lane.running -= 1
+            self.lane = None
+        return out
+
+    def recall(self) -> None:
+        """Ask for what it has not started."""
+        if self.out and not self._recalled and not self.asynchronous:
+            self._recalled = True
+            self.process.send(Recall())
+
+    def recalled(self) -> None:
+        """It gave back what it had not started."""
+        self._recalled = False
+
+    def cancel(self, lease: Lease, grace: float) -> bool:
+        """Have the handler of this lease stopped, by force after `grace` seconds; False: not here."""
+        for ticket, out in self.out.items():
+            if out.lease is lease:
+                self.process.send(Cancel(ticket))
+                due = time.monotonic() + grace
+                self._kill_at[ticket] = (due, "cancelled", "stopped on request")
+                return True
+        return False
+
+    def watch(self, now: float) -> None:
+        """Kill it when a handler has overrun; recall what waits behind a slow one."""
+        if not self.out or self._condemned is not None:
+            return
+        ticket, since = self.process.now_running()
+        running = self.out.get(ticket)
+        if running is not None and not self.asynchronous:
+            timeout = running.lease.task.timeout
+            if timeout is not None and now - since > timeout:
+                self._condemn(ticket, "timeout", _overran(timeout))
+            elif now - since > _RECALL_AFTER and len(self.out) > 1:
+                self.recall()
+        for late, (due, error_type, message) in list(self._kill_at.items()):
+            if now > due and self._condemned is None:
+                # of several async handlers, the one that has the loop does not let the others be stopped
+                guilty = ticket if self.asynchronous and running is not None else late
+                self._condemn(guilty, error_type, message)
+
+    def next_deadline(self) -> float:
+        """When to `watch` again at the latest."""
+        due = min((due for due, _, _ in self._kill_at.values()), default=float("inf"))
+        if self.asynchronous or not self.out:
+            return due
+        ticket, since = self.process.now_running()
+        running = self.out.get(ticket)
+        if running is None:
+            return due
+        if len(self.out) > 1 and not self._recalled:
+            due = min(due, since + _RECALL_AFTER)
+        if running.lease.task.timeout is not None:
+            due = min(due, since + running.lease.task.timeout)
+        return due
+
+    def bury(self, blameless: bool) -> Death:
+        """It is dead: free its resources and judge what that means for its tasks.
+
+        `blameless`: it was killed for no fault of its tasks.
+        """
+        ticket, _ = self.process.now_running()
+        signal_name, exit_code = describe_exit(self.process.reap())
+        how = f"was killed by {signal_name}" if signal_name else f"exited with code {exit_code}"
+        error_type, message = "crash", f"the worker process {how} while it ran this task"
+        if self._condemned is not None:
+            ticket, error_type, message = self._condemned
+        death = Death(signal_name, exit_code, [], [], [])
+        for number in list(self.out):
+            out = self.take_back(number)
+            if out is None:
+                continue
+            if number == ticket and not blameless:
+                death.failed.append((out.lease, {
+                    "error_type": error_type, "error_message": message,
+                    "exit_signal": signal_name, "exit_code": exit_code,
+                }))  # fmt: skip
+            elif self.asynchronous or blameless or number < ticket:
+                death.aborted.append(out.lease)
+            else:
+                death.unstarted.append(out.lease)
+        return death
+
+    def _condemn(self, ticket: int, error_type: str, message: str) -> None:
+        # what it has answered in the meantime counts: its death is judged after its last words
+        self._condemned = (ticket, error_type, message)
+        self.process.kill()
+
+
+def _overran(timeout: float) -> str:
+    return f"ran longer than its timeout of {timeout:g} s"
