@@ -1,0 +1,122 @@
+"""Several tasks and the edges between them, submitted at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, overload
+
+from peers.client.submission import Document, Options, document
+from peers.client.task import Task
+from peers.client.transport import SUBMIT_GRAPH, is_asynchronous, send, send_async
+from peers.errors import BadGraph
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from peers.client.transport import Asynchronous, Synchronous
+    from peers.model import ParentFailure
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A task of a graph; its `id` is known once the graph has been submitted."""
+
+    nodes: Nodes
+    name: str
+
+    @property
+    def id(self) -> int:
+        """The task's id. Raises BadGraph before the graph was submitted."""
+        return self.nodes.ids[self.name]
+
+
+class Nodes:
+    """The tasks that a graph has gathered so far."""
+
+    def __init__(self) -> None:
+        self._documents: list[Document] = []
+        self._ids: dict[str, int] | None = None
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """The ids by the names of the nodes. Raises BadGraph before the graph was submitted."""
+        if self._ids is None:
+            raise BadGraph("the graph has not been submitted yet", "Ids are known after its block.")
+        return self._ids
+
+    def add(
+        self,
+        task: Task[..., Any] | str,
+        /,
+        *,
+        after: Iterable[Node | int] = (),
+        on_parent_failure: ParentFailure | str | None = None,
+        **args: object,
+    ) -> Node:
+        """Adds a task by its handler or its kind, after nodes of this graph and ids of older tasks.
+
+        on_parent_failure holds for all of its parents: "hold", "cancel" or "run". Other options go
+        with `task.options(…)`. Raises ArgsInvalid, BadTask, BadGraph.
+        """
+        kind, options = (task.kind, task.bound) if isinstance(task, Task) else (task, Options())
+        if on_parent_failure is not None:
+            options = replace(options, on_parent_failure=on_parent_failure)
+        within: list[str] = []
+        older: list[int] = list(options.depends_on)
+        for parent in after:
+            if isinstance(parent, int):
+                older.append(parent)
+            elif parent.nodes is self:
+                within.append(parent.name)
+            else:
+                older.append(parent.id)
+        node = Node(self, str(len(self._documents) + 1))
+        fields = document(kind, args, replace(options, depends_on=older))
+        self._documents.append({"name": node.name, "after": within, **fields})
+        return node
+
+
+class Graph(Nodes):
+    """The end of its `with` block submits everything, an exception nothing."""
+
+    def __init__(self, target: Synchronous | None = None) -> None:
+        super().__init__()
+        self._target = target
+
+    def __enter__(self) -> Graph:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        if kind is None:
+            self._ids = send(SUBMIT_GRAPH, self._documents, self._target)
+
+
+class AsyncGraph(Nodes):
+    """The same for an `async with` block, in an async session or connection."""
+
+    def __init__(self, target: Asynchronous) -> None:
+        super().__init__()
+        self._target = target
+
+    async def __aenter__(self) -> AsyncGraph:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        if kind is None:
+            self._ids = await send_async(SUBMIT_GRAPH, self._documents, self._target)
+
+
+@overload
+def graph(target: Synchronous | None = None) -> Graph: ...
+@overload
+def graph(target: Asynchronous) -> AsyncGraph: ...
+def graph(target: Synchronous | Asynchronous | None = None) -> Graph | AsyncGraph:
+    """A graph to fill in a block, submitted at its end in one transaction and one round trip.
+
+    Without a target it is committed at once (inside a running handler: through the peer); with a
+    SQLAlchemy session or connection, or a psycopg one, it is part of that transaction. The async
+    ones need `async with`.
+    """
+    if target is not None and is_asynchronous(target):
+        return AsyncGraph(target)
+    return Graph(target)

@@ -1,0 +1,158 @@
+"""What is submitted: a kind, its args and its options, checked and put into one JSON document."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from peers.errors import ArgsInvalid, BadTask
+from peers.handlers import registry
+from peers.model import (
+    IDEMPOTENCY_KEY_MAX_LENGTH,
+    JSON_MAX_BYTES,
+    MAX_ATTEMPTS_MAX,
+    NAME_MAX_LENGTH,
+    PRIORITY_MAX,
+    PRIORITY_MIN,
+    TIMEOUT_MAX,
+    TIMEOUT_MIN,
+    ParentFailure,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+Span: TypeAlias = timedelta | float
+"""A duration: a timedelta, or seconds."""
+
+_DELAY_MAX = 100 * 365 * 86400.0
+
+Document: TypeAlias = dict[str, Any]
+"""A task as peers.submit and peers.submit_graph name its fields; plain JSON."""
+
+
+class OptionFields(TypedDict, total=False):
+    """The options of a submission, as keywords."""
+
+    queue: str
+    priority: int
+    scheduled_at: datetime
+    delay: Span
+    max_attempts: int
+    timeout: Span
+    depends_on: Sequence[int]
+    on_parent_failure: ParentFailure | str
+    idempotency_key: str
+    metadata: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a task is submitted; None leaves a value to the kind's handler, else to the database.
+
+    queue, idempotency_key: 1 to 200 and 1 to 500 characters. priority: smaller runs first.
+    scheduled_at: not before, with a time zone; delay: the same, counted from now by the database's
+    clock. max_attempts: 1 to 1000. timeout: 1 ms to 30 days. depends_on: ids of parents.
+    on_parent_failure: "hold", "cancel" or "run". metadata: a JSON object of at most 1 MiB.
+
+    Raises BadTask, which names the option and its bound.
+    """
+
+    queue: str | None = None
+    priority: int | None = None
+    scheduled_at: datetime | None = None
+    delay: Span | None = None
+    max_attempts: int | None = None
+    timeout: Span | None = None
+    depends_on: Sequence[int] = ()
+    on_parent_failure: ParentFailure | str = ParentFailure.HOLD
+    idempotency_key: str | None = None
+    metadata: Mapping[str, object] | None = None
+
+    def __post_init__(self) -> None:
+        _bounded("queue", _length(self.queue), 1, NAME_MAX_LENGTH, " characters")
+        _bounded("priority", self.priority, PRIORITY_MIN, PRIORITY_MAX)
+        _bounded("max_attempts", self.max_attempts, 1, MAX_ATTEMPTS_MAX)
+        _bounded("timeout", seconds(self.timeout), TIMEOUT_MIN, TIMEOUT_MAX, " seconds")
+        _bounded("delay", seconds(self.delay), 0, _DELAY_MAX, " seconds")
+        key_length = _length(self.idempotency_key)
+        _bounded("idempotency_key", key_length, 1, IDEMPOTENCY_KEY_MAX_LENGTH, " characters")
+        if self.scheduled_at is not None and self.scheduled_at.tzinfo is None:
+            raise BadTask(
+                f"scheduled_at {self.scheduled_at} has no time zone",
+                "Give it one, such as datetime.UTC, or use delay=….",
+            )
+        if self.scheduled_at is not None and self.delay is not None:
+            raise BadTask("scheduled_at and delay exclude each other", "Give one of them.")
+        if self.on_parent_failure not in list(ParentFailure):
+            raise BadTask(
+                f'on_parent_failure must be "hold", "cancel" or "run", not '
+                f'"{self.on_parent_failure}"'
+            )
+
+
+def seconds(span: Span | None) -> float | None:
+    """A duration in seconds."""
+    return span.total_seconds() if isinstance(span, timedelta) else span
+
+
+def document(kind: str, args: Mapping[str, object], options: Options) -> Document:
+    """The document to send.
+
+    The args are checked against the signature of the kind's handler if it is known here, in the
+    form in which the handler will get them. Raises ArgsInvalid, BadTask.
+    """
+    if not 1 <= len(kind) <= NAME_MAX_LENGTH:
+        raise BadTask(f"kind must have 1 to {NAME_MAX_LENGTH} characters, not {len(kind)}")
+    plain = _plain("args", args)
+    handler = registry().get(kind)
+    if handler is not None:
+        handler.check(plain)
+    fields: Document = {
+        "kind": kind,
+        "args": plain,
+        "queue": options.queue or (handler and handler.queue),
+        "priority": handler.priority if handler and options.priority is None else options.priority,
+        "scheduled_at": options.scheduled_at and options.scheduled_at.isoformat(),
+        "delay": _interval(options.delay),
+        "max_attempts": options.max_attempts,
+        "timeout": _interval(options.timeout),
+        "depends_on": list(options.depends_on) or None,
+        "on_parent_failure": str(options.on_parent_failure),
+        "idempotency_key": options.idempotency_key,
+        "metadata": None if options.metadata is None else _plain("metadata", options.metadata),
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _plain(name: str, value: Mapping[str, object]) -> dict[str, Any]:
+    """The value as plain JSON types; dates, paths, UUIDs, models and the like as pydantic does."""
+    try:
+        plain: dict[str, Any] = to_jsonable_python(dict(value))
+        text = json.dumps(plain, allow_nan=False, ensure_ascii=False)
+        size = len(text.encode())
+    except (PydanticSerializationError, ValueError, RecursionError) as error:
+        raise ArgsInvalid(f"{name} cannot be written as JSON: {error}") from error
+    if size > JSON_MAX_BYTES:
+        raise ArgsInvalid(
+            f"{name} must be at most 1 MiB ({JSON_MAX_BYTES} bytes) of JSON, not {size}",
+            "Store large data elsewhere and pass a reference to it.",
+        )
+    return plain
+
+
+def _length(text: str | None) -> int | None:
+    return None if text is None else len(text)
+
+
+def _interval(span: Span | None) -> str | None:
+    return None if span is None else f"{seconds(span):.6f} seconds"
+
+
+def _bounded(name: str, value: float | None, low: float, high: float, unit: str = "") -> None:
+    if value is not None and not low <= value <= high:
+        raise BadTask(f"{name} must be {low:g} to {high:.10g}{unit}, not {value:.10g}")

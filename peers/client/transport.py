@@ -1,0 +1,200 @@
+"""How a submission reaches the database.
+
+Inside the caller's transaction; on a connection of its own; or, from a running handler, through the
+peer that runs it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, LiteralString, TypeAlias, TypeVar
+
+from typing_extensions import TypeIs
+
+from peers.context import current
+from peers.errors import DatabaseUnreachable, translated
+
+if TYPE_CHECKING:
+    import psycopg
+    from sqlalchemy import Connection as SqlalchemyConnection
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+    from sqlalchemy.orm import Session, scoped_session
+
+    from peers.db import Connection
+
+    Synchronous: TypeAlias = (
+        Session
+        | scoped_session[Any]
+        | SqlalchemyConnection
+        | psycopg.Connection[Any]
+        | psycopg.Cursor[Any]
+    )
+    Asynchronous: TypeAlias = (
+        AsyncSession
+        | async_scoped_session[Any]
+        | AsyncConnection
+        | psycopg.AsyncConnection[Any]
+        | psycopg.AsyncCursor[Any]
+    )
+
+T = TypeVar("T")
+
+_TRIES = 5
+_DEADLOCK_OR_SERIALIZATION = frozenset({"40P01", "40001"})
+
+
+@dataclass(frozen=True, slots=True)
+class Verb(Generic[T]):
+    """A function of the database that takes one JSON document, `:document`."""
+
+    name: str
+    sql: LiteralString
+    answer: Callable[[Sequence[Any]], T]
+
+
+SUBMIT: Verb[int] = Verb(
+    "submit",
+    """
+    select peers.submit(
+        kind => d ->> 'kind', args => d -> 'args', queue => d ->> 'queue',
+        priority => (d ->> 'priority')::integer,
+        scheduled_at => coalesce((d ->> 'scheduled_at')::timestamptz,
+                                 peers.now() + (d ->> 'delay')::interval),
+        max_attempts => (d ->> 'max_attempts')::integer, timeout => (d ->> 'timeout')::interval,
+        depends_on => array(select jsonb_array_elements_text(d -> 'depends_on')::bigint),
+        on_parent_failure => (d ->> 'on_parent_failure')::peers.parent_failure_policy,
+        idempotency_key => d ->> 'idempotency_key', metadata => d -> 'metadata')
+    from (select cast(:document as jsonb)) as submission(d)
+    """,
+    lambda rows: int(rows[0][0]),
+)
+
+SUBMIT_GRAPH: Verb[dict[str, int]] = Verb(
+    "submit_graph",
+    """
+    select name, task_id from peers.submit_graph((
+        select jsonb_agg(n - 'delay' || jsonb_build_object('scheduled_at', coalesce(
+            n -> 'scheduled_at', to_jsonb(peers.now() + (n ->> 'delay')::interval))))
+        from jsonb_array_elements(cast(:document as jsonb)) as node(n)))
+    """,
+    dict,
+)
+
+
+def send(verb: Verb[T], document: object, target: Synchronous | None = None) -> T:
+    """Calls the verb inside the target's transaction; without a target, on a way of its own.
+
+    Raises what the database refuses as one of peers.errors, and DatabaseUnreachable.
+    """
+    if target is not None:
+        return verb.answer(_execute(target, verb.sql, document))
+    running = current()
+    if running is not None:
+        answer: T = running.call(verb.name, document)
+        return answer
+    return _send_alone(verb, document)
+
+
+async def send_async(verb: Verb[T], document: object, target: Asynchronous) -> T:
+    """Calls the verb inside an async target's transaction."""
+    import psycopg
+    from psycopg.rows import tuple_row
+    from sqlalchemy import text
+
+    parameters = {"document": json.dumps(document)}
+    if isinstance(target, psycopg.AsyncCursor):
+        target = target.connection
+    with translated():
+        if isinstance(target, psycopg.AsyncConnection):
+            async with psycopg.AsyncCursor(target, row_factory=tuple_row) as cursor:
+                await cursor.execute(_for_psycopg(verb.sql), parameters)
+                return verb.answer(await cursor.fetchall())
+        return verb.answer((await target.execute(text(verb.sql), parameters)).all())
+
+
+def relay(connection: Connection, verb: str, document: object) -> int | dict[str, int]:
+    """Calls for a handler what it asked its peer for: "submit" or "submit_graph"."""
+    if verb == SUBMIT.name:
+        return send(SUBMIT, document, connection)
+    return send(SUBMIT_GRAPH, document, connection)
+
+
+def is_asynchronous(target: Synchronous | Asynchronous) -> TypeIs[Asynchronous]:
+    """Whether calls on the target have to be awaited.
+
+    Raises TypeError for what is no connection, session or cursor.
+    """
+    import psycopg
+
+    if isinstance(target, psycopg.AsyncConnection | psycopg.AsyncCursor):
+        return True
+    if isinstance(target, psycopg.Connection | psycopg.Cursor):
+        return False
+    # needs greenlet, so it is not imported on behalf of those who don't use it
+    asynchronous = sys.modules.get("sqlalchemy.ext.asyncio")
+    if asynchronous and isinstance(
+        target,
+        asynchronous.AsyncSession
+        | asynchronous.async_scoped_session
+        | asynchronous.AsyncConnection,
+    ):
+        return True
+
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Session, scoped_session
+
+    if isinstance(target, Session | scoped_session | Connection):
+        return False
+    raise TypeError(
+        "a task is submitted in a SQLAlchemy Session or Connection, or in a psycopg connection or "
+        f"cursor (sync or async), not in a {type(target).__name__}"
+    )
+
+
+def _execute(target: Synchronous, sql: LiteralString, document: object) -> Sequence[Any]:
+    import psycopg
+    from psycopg.rows import tuple_row
+
+    parameters = {"document": json.dumps(document)}
+    if isinstance(target, psycopg.Cursor):
+        target = target.connection
+    with translated():
+        if isinstance(target, psycopg.Connection):
+            # not the target's own class of cursor, which may read other placeholders
+            with psycopg.Cursor(target, row_factory=tuple_row) as cursor:
+                return cursor.execute(_for_psycopg(sql), parameters).fetchall()
+        from sqlalchemy import text
+
+        return target.execute(text(sql), parameters).all()
+
+
+def _for_psycopg(sql: LiteralString) -> LiteralString:
+    return sql.replace(":document", "%(document)s")
+
+
+def _send_alone(verb: Verb[T], document: object) -> T:
+    """On a short-lived connection, in a transaction of its own that may be tried again."""
+    import psycopg
+
+    from peers import db
+    from peers.settings import Settings
+
+    backoff = db.Backoff()
+    with db.connect(Settings().url, application_name="peers: submit") as connection:
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                return verb.answer(_execute(connection, verb.sql, document))
+            except psycopg.Error as error:
+                if db.is_connection_lost(error):
+                    raise DatabaseUnreachable(
+                        f"the connection broke while submitting, whose fate is unknown: {error}",
+                        "With an idempotency_key it is safe to submit again.",
+                    ) from error
+                if error.sqlstate not in _DEADLOCK_OR_SERIALIZATION or not tries_left:
+                    raise
+                time.sleep(backoff.next())
+    raise AssertionError("the last try returns or raises")
