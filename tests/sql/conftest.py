@@ -1,0 +1,28 @@
+"""What the SQL tests share."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.world import Peer, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.server import Connection
+
+
+@pytest.fixture
+def world(db: Connection, connect: Callable[[], Connection]) -> Iterator[World]:
+    """This test's database with sessions that act at the same time."""
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        yield World(db, connect, pool)
+
+
+@pytest.fixture
+def peer(db: Connection) -> Peer:
+    """A peer that can run kind `a`."""
+    return Peer.join(db)

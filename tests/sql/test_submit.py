@@ -1,0 +1,306 @@
+"""Submission: INSERT, COPY and submit are the same thing, and nothing can be forged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from tests.support.world import (
+    Peer,
+    World,
+    advance,
+    column,
+    promote,
+    result,
+    row,
+    rows,
+    run,
+    state,
+    submit,
+    value,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.server import Connection
+
+MEBIBYTE = 1 << 20
+
+
+def test_a_plain_insert_is_all_it_takes(db: Connection, peer: Peer) -> None:
+    """A row of kind and args is a ready task with the documented defaults, and a peer gets it."""
+    task_id = value(
+        db, """insert into peers.task (kind, args) values ('a', '{"x": 1}') returning id"""
+    )
+    task = row(db, "select * from peers.task where id = %s", task_id)
+    assert task["state"] == "ready"
+    assert (task["queue"], task["priority"], task["attempt"]) == ("default", 100, 0)
+    assert (task["max_attempts"], task["timeout"], task["pending_parents"]) == (None, None, 0)
+    assert task["submitter"] == value(db, "select session_user::text")
+    [claim] = peer.claim()
+    assert (claim.task_id, claim.args, claim.attempt) == (task_id, {"x": 1}, 1)
+
+
+def test_nothing_is_submitted_before_the_commit(
+    world: World, peer: Peer, connect: Callable[[], Connection]
+) -> None:
+    """A task belongs to the caller's transaction: claimed after its commit, never after a rollback."""
+    application = connect()
+    with application.transaction():
+        submit(application)
+        assert peer.claim() == []
+    assert len(peer.claim()) == 1
+    with application.transaction(force_rollback=True):
+        submit(application)
+    assert peer.claim() == []
+    assert value(world.db, "select count(*) from peers.task") == 1
+
+
+def test_copy_submits_in_the_order_of_its_lines(db: Connection, peer: Peer) -> None:
+    """COPY is the fast way in: every line becomes a task, claimed in the order of the lines."""
+    with db.cursor().copy("copy peers.task (kind, args) from stdin") as copy:
+        for number in range(1000):
+            copy.write_row(("a", f'{{"n": {number}}}'))
+    assert [claim.args["n"] for claim in peer.claim(1000)] == list(range(1000))
+
+
+def test_submit_gives_every_field(db: Connection) -> None:
+    """What submit is told is what the row says."""
+    task_id = submit(
+        db,
+        "reports.render",
+        args={"day": "2026-11-23"},
+        queue="media",
+        priority=7,
+        max_attempts=3,
+        timeout="90 s",
+        idempotency_key="once",
+        metadata='{"team": "x"}',
+    )
+    task = row(db, "select * from peers.task where id = %s", task_id)
+    assert task["kind"] == "reports.render"
+    assert (task["args"], task["metadata"]) == ({"day": "2026-11-23"}, {"team": "x"})
+    assert (task["queue"], task["priority"], task["max_attempts"]) == ("media", 7, 3)
+    assert (task["timeout"].total_seconds(), task["idempotency_key"]) == (90, "once")
+
+
+def test_nulls_for_submit_mean_the_defaults(db: Connection) -> None:
+    """A caller that passes null for what it does not know gets what a plain INSERT gets."""
+    task_id = value(
+        db,
+        "select peers.submit('a', null, null, null, null, null, null, null, null, null, null)",
+    )
+    task = row(db, "select * from peers.task where id = %s", task_id)
+    assert (task["args"], task["queue"], task["priority"], task["state"]) == (
+        {},
+        "default",
+        100,
+        "ready",
+    )
+
+
+def test_a_later_task_waits_for_its_time(db: Connection, peer: Peer) -> None:
+    """A task for later is scheduled, is claimed by nobody before, and is promoted when it is due."""
+    task_id = value(
+        db,
+        "insert into peers.task (kind, scheduled_at) values ('a', now() + interval '1 hour')"
+        " returning id",
+    )
+    assert state(db, task_id) == "scheduled"
+    assert (peer.claim(), promote(db)) == ([], 0)
+    advance(db, "1 hour 1 second")
+    peer.heartbeat()
+    assert promote(db) == 1
+    assert [claim.task_id for claim in peer.claim()] == [task_id]
+    assert promote(db) == 0
+
+
+def test_an_insert_rings_the_doorbell_once(
+    db: Connection, connect: Callable[[], Connection]
+) -> None:
+    """A transaction of many inserts sends one empty notification, and one of later tasks sends none."""
+    listener = connect()
+    listener.execute("listen peers")
+    with db.transaction():
+        for _ in range(5):
+            submit(db)
+    [bell] = listener.notifies(timeout=10, stop_after=1)
+    assert bell.payload == ""
+    assert list(listener.notifies(timeout=0)) == []
+    value(db, "select peers.submit('a', scheduled_at => now() + interval '1 day')")
+    run(db, "notify peers, 'end'")
+    assert [bell.payload for bell in listener.notifies(timeout=10, stop_after=1)] == ["end"]
+
+
+FORGED = {
+    "state": "'completed'",
+    "pending_parents": "0 + 1",
+    "attempt": "3",
+    "submitter": "'somebody'",
+    "created_at": "'2001-01-01'",
+    "created_xid": "'1'",
+    "started_at": "now()",
+    "finished_at": "now()",
+    "token": "gen_random_uuid()",
+    "result": "'{}'",
+}
+
+
+@pytest.mark.parametrize("field", FORGED)
+def test_the_owner_forges_nothing(db: Connection, field: str) -> None:
+    """What the scheduler keeps cannot be inserted, not even by the owner; nothing is left behind."""
+    with pytest.raises(psycopg.DatabaseError) as refused:
+        run(db, f"insert into peers.task (kind, {field}) values ('a', {FORGED[field]})")
+    assert refused.value.sqlstate == "PE009"
+    assert field in str(refused.value)
+    assert value(db, "select count(*) from peers.task") == 0
+    assert value(db, "select count(*) from peers.ready") == 0
+
+
+@pytest.mark.parametrize("field", [*FORGED, "id"])
+def test_a_submitter_forges_nothing(db: Connection, field: str) -> None:
+    """The submitter's role has no right on what the scheduler keeps."""
+    forged = FORGED.get(field, "5")
+    run(db, "set role peers_submitter")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        run(
+            db,
+            f"insert into peers.task (kind, {field}) overriding system value values ('a', {forged})",
+        )
+
+
+def test_one_forged_row_refuses_its_whole_statement(db: Connection) -> None:
+    """A batch with one forged row leaves nothing at all."""
+    with pytest.raises(psycopg.DatabaseError) as refused:
+        run(
+            db,
+            "insert into peers.task (kind, attempt) select 'a', n % 100 / 99 from generate_series(1, 100) n",
+        )
+    assert refused.value.sqlstate == "PE009"
+    assert value(db, "select count(*) from peers.task") == 0
+
+
+MALFORMED = {
+    "args is an array": ("args", "'[]'", "object"),
+    "args is null": ("args", "'null'", "object"),
+    "args too large": ("args", f"jsonb_build_object('x', repeat('x', {MEBIBYTE}))", "1 MiB"),
+    "args wide characters": (
+        "args",
+        f"jsonb_build_object('x', repeat('ä', {MEBIBYTE // 2}))",
+        "1 MiB",
+    ),
+    "metadata is a number": ("metadata", "'7'", "object"),
+    "metadata too large": (
+        "metadata",
+        f"jsonb_build_object('x', repeat('x', {MEBIBYTE}))",
+        "1 MiB",
+    ),
+    "no kind": ("kind", "''", "1 to 200 characters"),
+    "long kind": ("kind", "repeat('k', 201)", "200 characters"),
+    "no queue": ("queue", "''", "1 to 200 characters"),
+    "long queue": ("queue", "repeat('q', 201)", "not 201"),
+    "no attempts": ("max_attempts", "0::smallint", "1 to 1000, not 0"),
+    "many attempts": ("max_attempts", "1001::smallint", "1 to 1000, not 1001"),
+    "no timeout": ("timeout", "interval '0'", "1 millisecond to 30 days"),
+    "negative timeout": ("timeout", "interval '-1 s'", "1 millisecond to 30 days"),
+    "long timeout": ("timeout", "interval '31 days'", "1 millisecond to 30 days"),
+    "no key": ("idempotency_key", "''", "1 to 500 characters"),
+    "long key": ("idempotency_key", "repeat('k', 501)", "not 501"),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+@pytest.mark.parametrize("way", ["insert", "submit"])
+def test_what_is_malformed_is_refused_by_name(db: Connection, case: str, way: str) -> None:
+    """The refusal names the field and its bound, and nothing is stored."""
+    field, wrong, bound = MALFORMED[case]
+    values = {"kind": "'a'"} | {field: wrong}
+    if way == "insert":
+        statement = (
+            f"insert into peers.task ({', '.join(values)}) values ({', '.join(values.values())})"
+        )
+    else:
+        named = ", ".join(f"{name} => {given}" for name, given in values.items())
+        statement = f"select peers.submit({named})"
+    with pytest.raises(psycopg.DatabaseError) as refused:
+        run(db, statement)
+    assert refused.value.sqlstate == "PE009"
+    assert field in str(refused.value)
+    assert bound in str(refused.value)
+    assert value(db, "select count(*) from peers.task") == 0
+
+
+@pytest.mark.parametrize("priority", [-32769, 32768, 99999])
+def test_an_absurd_priority_is_refused_with_its_bounds(db: Connection, priority: int) -> None:
+    """Submit names the bounds of a priority."""
+    with pytest.raises(psycopg.DatabaseError, match="-32768 to 32767") as refused:
+        submit(db, priority=priority)
+    assert refused.value.sqlstate == "PE009"
+
+
+def test_args_of_just_1_mib_are_accepted(db: Connection) -> None:
+    """The bound itself is allowed, and comes back whole, however well or badly it compresses."""
+    frame = len('{"x": ""}')
+    for text in ("repeat('x', %s)", "left(repeat(gen_random_uuid()::text, 30000), %s)"):
+        run(
+            db,
+            f"insert into peers.task (kind, args) values ('a', jsonb_build_object('x', {text}))",
+            MEBIBYTE - frame,
+        )
+    assert column(db, "select octet_length(args::text) from peers.task") == [MEBIBYTE, MEBIBYTE]
+
+
+def test_an_idempotency_key_makes_one_task(db: Connection) -> None:
+    """A second submit answers the first one's id and changes nothing; ON CONFLICT works as well."""
+    first = submit(db, "a", idempotency_key="k", args={"n": 1})
+    assert submit(db, "b", idempotency_key="k", args={"n": 2}) == first
+    run(
+        db,
+        "insert into peers.task (kind, idempotency_key) values ('c', 'k') on conflict do nothing",
+    )
+    assert rows(db, "select id, kind, args from peers.task") == [
+        {"id": first, "kind": "a", "args": {"n": 1}}
+    ]
+    assert value(db, "select count(*) from peers.ready") == 1
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        run(db, "insert into peers.task (kind, idempotency_key) values ('d', 'k')")
+
+
+@pytest.mark.parametrize("first_commits", [True, False])
+def test_two_sessions_with_one_key_make_one_task(world: World, first_commits: bool) -> None:
+    """The second session waits for the first, and gets its task if it commits, else makes its own."""
+    first, second = world.connect(), world.connect()
+    with first.transaction(force_rollback=not first_commits):
+        first_id = submit(first, idempotency_key="k")
+        waiting = world.background(submit, second, idempotency_key="k")
+        world.until_waiting(second)
+    second_id = result(waiting)
+    assert (second_id == first_id) is first_commits
+    assert column(world.db, "select id from peers.task") == [second_id]
+    assert len(world.peer().claim()) == 1
+
+
+@pytest.mark.parametrize("level", ["read committed", "repeatable read", "serializable"])
+def test_plain_inserts_work_under_any_isolation(db: Connection, peer: Peer, level: str) -> None:
+    """An INSERT without edges needs no particular isolation level."""
+    run(db, f"begin isolation level {level}")
+    run(db, "insert into peers.task (kind) values ('a')")
+    submit(db)
+    run(db, "commit")
+    assert len(peer.claim()) == 2
+
+
+def test_a_session_with_its_own_search_path_may_insert(db: Connection, peer: Peer) -> None:
+    """Objects that a session's search_path finds first never reach our triggers."""
+    run(db, "create schema evil")
+    run(db, "create function evil.now() returns timestamptz language sql return null::timestamptz")
+    run(db, "create table evil.ready (like peers.ready)")
+    run(db, "create temporary table ready (like peers.ready)")
+    run(db, "set search_path = evil, pg_catalog")
+    run(db, "insert into peers.task (kind) values ('a')")
+    run(db, "set search_path = ''")
+    run(db, "insert into peers.task (kind) values ('a')")
+    assert len(peer.claim()) == 2

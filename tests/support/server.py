@@ -1,0 +1,140 @@
+"""The Postgres server that the tests can get, and databases on it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import dict_row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SQL_FOLDER: Final = Path(__file__).parents[2] / "sql"
+DEFAULT_IMAGE: Final = "postgres:18"
+
+Connection = psycopg.Connection[dict[str, Any]]
+
+# A statement that waits for something that will not come fails the test instead of hanging the run.
+_STATEMENT_TIMEOUT: Final = "-c statement_timeout=60s"
+
+
+def open_connection(url: str) -> Connection:
+    """A connection in autocommit mode whose rows are dicts, and whose statements end within 60 s."""
+    return psycopg.connect(url, autocommit=True, row_factory=dict_row, options=_STATEMENT_TIMEOUT)
+
+
+def sql_files() -> list[Path]:
+    """The shipped SQL in the order in which it is applied."""
+    return sorted(SQL_FOLDER.glob("[0-9][0-9]_*.sql"))
+
+
+@contextmanager
+def any_server() -> Iterator[tuple[str, str]]:
+    """The URL of a server where databases may be made, and where that server came from.
+
+    It is the one that PEERS_TEST_DSN names; else a container of PEERS_TEST_IMAGE where a Docker engine
+    answers; else the embedded one. Tests need a superuser: they stop triggers and change roles.
+    """
+    if dsn := os.environ.get("PEERS_TEST_DSN"):
+        yield dsn, "PEERS_TEST_DSN"
+    elif _docker_answers():
+        image = os.environ.get("PEERS_TEST_IMAGE", DEFAULT_IMAGE)
+        with _container(image) as url:
+            yield url, f"container of {image}"
+    else:
+        from peers.embedded import throwaway
+
+        with throwaway(settings={"max_connections": "200"}) as postgres:
+            yield postgres.url("postgres"), "embedded"
+
+
+def _docker_answers() -> bool:
+    try:
+        import docker
+    except ImportError:
+        return False
+    try:
+        client = docker.from_env(timeout=5)
+    except docker.errors.DockerException:
+        return False
+    try:
+        return bool(client.ping())
+    except (docker.errors.DockerException, OSError):
+        return False
+    finally:
+        client.close()
+
+
+@contextmanager
+def _container(image: str) -> Iterator[str]:
+    from testcontainers.community.postgres import PostgresContainer
+    from testcontainers.core.config import testcontainers_config
+
+    testcontainers_config.ryuk_disabled = True  # the `with` below stops it; no second image needed
+    with PostgresContainer(image, driver=None) as container:
+        yield container.get_connection_url()
+
+
+class Databases:
+    """Throwaway databases on one server: a template with the schema, and clones of it.
+
+    Names are random, so that runs on the same server do not meet.
+    """
+
+    def __init__(self, server_url: str) -> None:
+        self._server_url = server_url
+        self._prefix = f"peers_test_{secrets.token_hex(4)}"
+        self._template = f"{self._prefix}_template"
+        self._made = 0
+        self._admin = open_connection(server_url)
+        self.server_version = str(self._admin.info.parameter_status("server_version"))
+
+    def url(self, name: str) -> str:
+        """The connection string of one of these databases."""
+        return make_conninfo(self._server_url, dbname=name)
+
+    def make_template(self) -> None:
+        """A database with the schema as shipped, for `clone`."""
+        self._run("create database {}", self._template)
+        with open_connection(self.url(self._template)) as connection:
+            for file in sql_files():
+                connection.execute(file.read_bytes())
+
+    @contextmanager
+    def clone(self) -> Iterator[str]:
+        """The URL of a fresh copy of the template, dropped afterwards."""
+        name = self._next_name()
+        self._run("create database {} template {}", name, self._template)
+        try:
+            yield self.url(name)
+        finally:
+            self._run("drop database {} with (force)", name)
+
+    @contextmanager
+    def empty(self) -> Iterator[str]:
+        """The URL of a database without our schema, dropped afterwards."""
+        name = self._next_name()
+        self._run("create database {}", name)
+        try:
+            yield self.url(name)
+        finally:
+            self._run("drop database {} with (force)", name)
+
+    def close(self) -> None:
+        """Drops the template, and ends."""
+        self._run("drop database if exists {} with (force)", self._template)
+        self._admin.close()
+
+    def _next_name(self) -> str:
+        self._made += 1
+        return f"{self._prefix}_{self._made}"
+
+    def _run(self, statement: str, *names: str) -> None:
+        self._admin.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))

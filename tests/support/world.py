@@ -1,0 +1,285 @@
+"""What a SQL test acts with: peers, sessions that wait for one another, the clock, the journal."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from uuid import UUID, uuid4
+
+from tests.support.server import SQL_FOLDER, Connection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+DEADLINE: Final = 30.0
+"""Seconds that anything awaited may take on the slowest machine."""
+
+LEASE: Final = "30 s"
+
+Result = TypeVar("Result")
+
+
+def rows(db: Connection, query: str, *arguments: object) -> list[dict[str, Any]]:
+    """What a query answers."""
+    return db.execute(query, arguments or None).fetchall()  # type: ignore[arg-type]  # tests build SQL
+
+
+def row(db: Connection, query: str, *arguments: object) -> dict[str, Any]:
+    """The one row that a query answers."""
+    [only] = rows(db, query, *arguments)
+    return only
+
+
+def column(db: Connection, query: str, *arguments: object) -> list[Any]:
+    """The first column of what a query answers."""
+    return [next(iter(each.values())) for each in rows(db, query, *arguments)]
+
+
+def value(db: Connection, query: str, *arguments: object) -> Any:
+    """The one value that a query answers."""
+    [only] = column(db, query, *arguments)
+    return only
+
+
+def run(db: Connection, statement: str, *arguments: object) -> None:
+    """Executes a statement whose answer does not matter."""
+    db.execute(statement, arguments or None)  # type: ignore[arg-type]  # tests build SQL
+
+
+def submit(db: Connection, kind: str = "a", **options: object) -> int:
+    """peers.submit with named arguments; ids may be given as `depends_on=[…]`."""
+    if "args" in options:
+        options["args"] = json.dumps(options["args"])
+    types = {"args": "jsonb", "depends_on": "bigint[]", "scheduled_at": "timestamptz"}
+    types |= {"timeout": "interval", "metadata": "jsonb", "priority": "integer"}
+    types |= {"max_attempts": "integer", "on_parent_failure": "peers.parent_failure_policy"}
+    named = "".join(f", {name} => %s::{types.get(name, 'text')}" for name in options)
+    task_id: int = value(db, f"select peers.submit(%s{named})", kind, *options.values())
+    return task_id
+
+
+def state(db: Connection, task_id: int) -> str:
+    """The state of a task."""
+    return str(value(db, "select state from peers.task where id = %s", task_id))
+
+
+def states(db: Connection, *task_ids: int) -> list[str]:
+    """The states of tasks, in the order asked."""
+    return [state(db, task_id) for task_id in task_ids]
+
+
+def advance(db: Connection, span: str) -> None:
+    """Moves the scheduler's clock forward."""
+    run(
+        db,
+        "insert into peers.clock (shift) values (%s::interval)"
+        " on conflict (one_row) do update set shift = clock.shift + excluded.shift",
+        span,
+    )
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One task as claim answered it."""
+
+    task_id: int
+    token: UUID
+    attempt: int
+    kind: str
+    args: dict[str, Any]
+    timeout: Any
+    priority: int
+
+    @property
+    def pair(self) -> tuple[int, UUID]:
+        """What an outcome is settled by."""
+        return self.task_id, self.token
+
+
+@dataclass
+class Peer:
+    """A peer that consists of its verbs."""
+
+    db: Connection
+    id: UUID
+
+    @classmethod
+    def join(
+        cls,
+        db: Connection,
+        *kinds: str,
+        host: str = "host-a",
+        lease: str = LEASE,
+        queues: Sequence[str] = ("default",),
+        policies: Sequence[dict[str, object]] = (),
+    ) -> Peer:
+        """A new peer; without kinds, one that can run kind `a`."""
+        declared = [{"kind": kind} for kind in kinds or (("a",) if not policies else ())]
+        identity = value(
+            db,
+            "select peers.join(%s, 4711, %s::jsonb, %s::jsonb, %s, peers.contract_version())",
+            host,
+            json.dumps(dict.fromkeys(queues, 8)),
+            json.dumps([*declared, *policies]),
+            lease,
+        )
+        return cls(db, identity)
+
+    def heartbeat(self) -> dict[str, Any]:
+        """Renews; the answer of the verb."""
+        return row(self.db, "select * from peers.heartbeat(%s)", self.id)
+
+    def claim(self, max_tasks: int = 100, queue: str = "default") -> list[Claim]:
+        """Claims."""
+        found = rows(self.db, "select * from peers.claim(%s, %s, %s)", self.id, queue, max_tasks)
+        return [Claim(**each) for each in found]
+
+    def complete(
+        self, *claims: Claim | tuple[int, UUID], result: object = None
+    ) -> dict[tuple[int, UUID], str]:
+        """Settles all with one result; the verdicts of what was not settled."""
+        outcomes = [
+            {"task_id": task_id, "token": str(token), "result": result}
+            for task_id, token in pairs(claims)
+        ]
+        return self._settle("select * from peers.complete(%s, %s::jsonb)", outcomes)
+
+    def fail(
+        self, *claims: Claim | tuple[int, UUID], **report: object
+    ) -> dict[tuple[int, UUID], str]:
+        """Settles all as failed with one report; the verdicts of what was not settled."""
+        failures = [
+            {"task_id": task_id, "token": str(token), "error_type": "Oops", **report}
+            for task_id, token in pairs(claims)
+        ]
+        return self._settle("select * from peers.fail(%s, %s::jsonb)", failures)
+
+    def _settle(self, query: str, batch: list[dict[str, Any]]) -> dict[tuple[int, UUID], str]:
+        unsettled = rows(self.db, query, self.id, json.dumps(batch))
+        return {(each["task_id"], each["token"]): each["verdict"] for each in unsettled}
+
+    def release(self, *claims: Claim | tuple[int, UUID]) -> int:
+        """Gives back; how many."""
+        ids = [task_id for task_id, _ in pairs(claims)]
+        tokens = [token for _, token in pairs(claims)]
+        count: int = value(
+            self.db, "select peers.release(%s, %s::bigint[], %s::uuid[])", self.id, ids, tokens
+        )
+        return count
+
+    def reconcile(self, *tokens: UUID) -> int:
+        """Releases what is held under other tokens; how many."""
+        query = "select peers.reconcile(%s, %s::uuid[])"
+        count: int = value(self.db, query, self.id, list(tokens))
+        return count
+
+    def reclaim(self, max_tasks: int = 1000) -> list[dict[str, Any]]:
+        """Takes back from peers that expired."""
+        return rows(self.db, "select * from peers.reclaim(%s, %s)", self.id, max_tasks)
+
+    def leave(self) -> int:
+        """Goes; how many leases were released."""
+        count: int = value(self.db, "select peers.leave(%s)", self.id)
+        return count
+
+    def advance_steadily(self, seconds: int) -> None:
+        """Moves the clock in steps of a third of the lease, with a heartbeat after each."""
+        for _ in range(0, seconds, 10):
+            advance(self.db, "10 s")
+            self.heartbeat()
+
+
+def pairs(claims: Iterable[Claim | tuple[int, UUID]]) -> list[tuple[int, UUID]]:
+    """(task, token) of claims, or of pairs as they are."""
+    return [claim.pair if isinstance(claim, Claim) else claim for claim in claims]
+
+
+def promote(db: Connection) -> int:
+    """Moves what is due to ready."""
+    count: int = value(db, "select peers.promote()")
+    return count
+
+
+def problems(db: Connection) -> list[dict[str, Any]]:
+    """What peers.check finds."""
+    return rows(db, "select * from peers.check()")
+
+
+@dataclass
+class World:
+    """One database, and sessions that act in it at the same time."""
+
+    db: Connection
+    connect: Callable[[], Connection]
+    pool: ThreadPoolExecutor
+    tasks_moved: int = field(default=0)
+
+    def peer(self, *kinds: str, **options: Any) -> Peer:
+        """A peer with a connection of its own."""
+        return Peer.join(self.connect(), *kinds, **options)
+
+    def background(
+        self, work: Callable[..., Result], *arguments: Any, **options: Any
+    ) -> Future[Result]:
+        """Runs `work` in a thread."""
+        return self.pool.submit(work, *arguments, **options)
+
+    def until_waiting(self, session: Connection) -> None:
+        """Returns as soon as that session waits for a lock that another one holds."""
+        self.until(
+            lambda: bool(
+                value(
+                    self.db,
+                    "select cardinality(pg_blocking_pids(%s)) > 0",
+                    session.info.backend_pid,
+                )
+            ),
+            f"session {session.info.backend_pid} to wait for a lock",
+        )
+
+    def until_waiting_or_done(self, session: Connection, work: Future[Any]) -> None:
+        """Returns as soon as that session waits for a lock, or has finished its work."""
+        query = "select cardinality(pg_blocking_pids(%s)) > 0"
+        self.until(
+            lambda: work.done() or bool(value(self.db, query, session.info.backend_pid)),
+            "a session to wait or to finish",
+        )
+
+    def until(self, holds: Callable[[], bool], what: str) -> None:
+        """Asks again and again, at most for DEADLINE seconds."""
+        deadline = time.monotonic() + DEADLINE
+        while not holds():
+            assert time.monotonic() < deadline, f"waited {DEADLINE} s in vain for {what}"
+            run(self.db, "select pg_sleep(0.002)")
+
+
+def result(work: Future[Result]) -> Result:
+    """The result of background work, which must come."""
+    return work.result(timeout=DEADLINE * 2)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A textual change of the shipped SQL that takes one safeguard out."""
+
+    file: str
+    snippet: str
+    replacement: str
+    times: int = 1
+
+    def apply(self, db: Connection) -> None:
+        """Applies the changed file; a snippet that is no longer there is an error, not silence."""
+        text = (SQL_FOLDER / self.file).read_text()
+        found = text.count(self.snippet)
+        assert found == self.times, (
+            f"{self.file} has {self.snippet!r} {found} times, not {self.times}: renew this patch"
+        )
+        db.execute(text.replace(self.snippet, self.replacement).encode())
+
+
+def unknown_token() -> UUID:
+    """A token that no claim ever had."""
+    return uuid4()
