@@ -58,8 +58,8 @@ def peer_lost(*, peer_id: UUID, reason: str) -> None:
     """The database says that this peer's leases have expired."""
 
 
-@_event(logging.ERROR, "no heartbeat for %(silence).1f s: stopped %(tasks)d running tasks")
-def fenced(*, peer_id: UUID, tasks: int, silence: float) -> None:
+@_event(logging.ERROR, "no heartbeat for %(seconds_silent).1f s: stopped %(tasks)d running tasks")
+def fenced(*, peer_id: UUID, tasks: int, seconds_silent: float) -> None:
     """The peer could not renew its lease, and stopped its handlers before others may take over."""
 
 

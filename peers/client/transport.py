@@ -91,12 +91,12 @@ def send(verb: Verb[T], document: object, target: Synchronous | None = None) -> 
     Raises what the database refuses as one of peers.errors, and DatabaseUnreachable.
     """
     if target is not None:
-        return verb.answer(_execute(target, verb.sql, document))
+        return verb.answer(_execute(target, verb.sql, json.dumps(document)))
     running = current()
     if running is not None:
         answer: T = running.call(verb.name, document)
         return answer
-    return _send_alone(verb, document)
+    return _send_alone(verb, json.dumps(document))
 
 
 async def send_async(verb: Verb[T], document: object, target: Asynchronous) -> T:
@@ -116,11 +116,15 @@ async def send_async(verb: Verb[T], document: object, target: Asynchronous) -> T
         return verb.answer((await target.execute(text(verb.sql), parameters)).all())
 
 
-def relay(connection: Connection, verb: str, document: object) -> int | dict[str, int]:
-    """Calls for a handler what it asked its peer for: "submit" or "submit_graph"."""
+def relay(connection: Connection, verb: str, body: bytes) -> bytes:
+    """Does for a handler what it asked of its peer; JSON goes in and comes out.
+
+    submit: a document → its id. submit_graph: an array of them → {name: id}.
+    """
     if verb == SUBMIT.name:
-        return send(SUBMIT, document, connection)
-    return send(SUBMIT_GRAPH, document, connection)
+        return b"%d" % SUBMIT.answer(_execute(connection, SUBMIT.sql, body.decode()))
+    rows = _execute(connection, SUBMIT_GRAPH.sql, body.decode())
+    return json.dumps(SUBMIT_GRAPH.answer(rows)).encode()
 
 
 def is_asynchronous(target: Synchronous | Asynchronous) -> TypeIs[Asynchronous]:
@@ -155,11 +159,11 @@ def is_asynchronous(target: Synchronous | Asynchronous) -> TypeIs[Asynchronous]:
     )
 
 
-def _execute(target: Synchronous, sql: LiteralString, document: object) -> Sequence[Any]:
+def _execute(target: Synchronous, sql: LiteralString, document: str) -> Sequence[Any]:
     import psycopg
     from psycopg.rows import tuple_row
 
-    parameters = {"document": json.dumps(document)}
+    parameters = {"document": document}
     if isinstance(target, psycopg.Cursor):
         target = target.connection
     with translated():
@@ -176,7 +180,7 @@ def _for_psycopg(sql: LiteralString) -> LiteralString:
     return sql.replace(":document", "%(document)s")
 
 
-def _send_alone(verb: Verb[T], document: object) -> T:
+def _send_alone(verb: Verb[T], document: str) -> T:
     """On a short-lived connection, in a transaction of its own that may be tried again."""
     import psycopg
 
