@@ -112,7 +112,7 @@ create or replace function peers.submit(
     idempotency_key text default null,
     metadata jsonb default null
 ) returns bigint
-    language plpgsql
+    language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
 #variable_conflict use_column

@@ -24,8 +24,18 @@ begin
             when jsonb_typeof(n.node) <> 'object' then 'is not a JSON object'
             when jsonb_typeof(n.node -> 'name') is distinct from 'string' then 'has no "name" (a string)'
             when jsonb_typeof(n.node -> 'kind') is distinct from 'string' then 'has no "kind" (a string)'
-            when jsonb_typeof(n.node -> 'after') <> 'array' then 'has an "after" that is not an array of names'
-            when jsonb_typeof(n.node -> 'depends_on') <> 'array' then 'has a "depends_on" that is not an array of ids'
+            when jsonb_typeof(n.node -> 'after') not in ('array', 'null') then 'has an "after" that is not an array of names'
+            when jsonb_typeof(n.node -> 'depends_on') not in ('array', 'null') or jsonb_path_exists(
+                     n.node, '$.depends_on[*] ? (@.type() != "number" || @ != @.floor())')
+                then 'has a "depends_on" that is not an array of task ids'
+            when n.node ->> 'on_parent_failure' not in ('hold', 'cancel', 'run')
+                then 'has an "on_parent_failure" that is not "hold", "cancel" or "run"'
+            when jsonb_typeof(n.node -> 'priority') not in ('number', 'null')
+                 or jsonb_path_exists(n.node, '$.priority ? (@ < -32768 || @ > 32767)')
+                then 'has a "priority" that is not a number from -32768 to 32767'
+            when jsonb_typeof(n.node -> 'max_attempts') not in ('number', 'null')
+                 or jsonb_path_exists(n.node, '$.max_attempts ? (@ < 1 || @ > 1000)')
+                then 'has a "max_attempts" that is not a number from 1 to 1000'
             else (select 'has an unknown field "' || field || '"'
                   from jsonb_object_keys(n.node) field where field <> all (_fields) limit 1)
         end
@@ -40,7 +50,7 @@ begin
     end if;
     if _complaint is null then
         select 'node "' || (node ->> 'name') || '" is after ' || parent::text || ', which is not in the graph' into _complaint
-        from jsonb_array_elements(_graph) node, jsonb_array_elements(node -> 'after') parent
+        from jsonb_array_elements(_graph) node, jsonb_array_elements(nullif(node -> 'after', 'null')) parent
         where parent not in (select jsonb_path_query(_graph, '$[*].name'))
         limit 1;
     end if;
@@ -69,11 +79,11 @@ begin
         insert into peers.task (id, kind, args, queue, priority, scheduled_at, max_attempts, timeout,
                                 idempotency_key, metadata)
         overriding system value
-        select id, node ->> 'kind', coalesce(node -> 'args', '{}'), coalesce(node ->> 'queue', 'default'),
+        select id, node ->> 'kind', coalesce(nullif(node -> 'args', 'null'), '{}'), coalesce(node ->> 'queue', 'default'),
                coalesce((node ->> 'priority')::smallint, 100),
                coalesce((node ->> 'scheduled_at')::timestamptz, pg_catalog.now()),
                (node ->> 'max_attempts')::smallint, (node ->> 'timeout')::interval,
-               node ->> 'idempotency_key', node -> 'metadata'
+               node ->> 'idempotency_key', nullif(node -> 'metadata', 'null')
         from numbered
         order by id
         on conflict (idempotency_key) do nothing
@@ -120,7 +130,7 @@ begin
     )
     select array_agg(parent.place), array_agg(child.place) into _parents, _children
     from jsonb_array_elements(submit_graph.graph) with ordinality child(node, place)
-    cross join lateral (select distinct p from jsonb_array_elements_text(child.node -> 'after') p) after(name)
+    cross join lateral (select distinct p from jsonb_array_elements_text(nullif(child.node -> 'after', 'null')) p) after(name)
     join node parent on parent.name = after.name;
 
     select k.ranked, k.cycle into _ranked, _cycle from peers._kahn(_parents, _children) k;
@@ -139,7 +149,7 @@ begin
         union all
         select parent.id::bigint, _ids[n.place], _policies[n.place]
         from jsonb_array_elements(submit_graph.graph) with ordinality n(node, place)
-        cross join lateral jsonb_array_elements_text(n.node -> 'depends_on') parent(id)
+        cross join lateral jsonb_array_elements_text(nullif(n.node -> 'depends_on', 'null')) parent(id)
     ) e(parent_id, child_id, policy)
     on conflict (parent_id, child_id) do nothing;
 

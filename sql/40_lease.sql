@@ -4,6 +4,39 @@
 -- small and every lookup goes by a primary key, but a plan that was made and kept while a table was empty
 -- would read the whole of it once it is full.
 
+create or replace function peers._check_joining(_queues jsonb, _kinds jsonb, _lease_timeout interval) returns void
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _complaint text;
+begin
+    _complaint := case
+        when jsonb_typeof(_queues) is distinct from 'object' or _queues = '{}'
+             or jsonb_path_exists(_queues, '$.* ? (@.type() != "number" || @ < 1)')
+            then 'queues must be a JSON object of slots, 1 or more each, such as {"default": 8}'
+        when jsonb_typeof(_kinds) is distinct from 'array'
+             or jsonb_path_exists(_kinds, '$[*] ? (@.kind.type() != "string" || !exists (@.kind))')
+            then 'kinds must be a JSON array of objects with a "kind", such as [{"kind": "thumbs.make"}]'
+        when _lease_timeout is null or _lease_timeout not between interval '1 second' and interval '1 day'
+            then 'lease_timeout must be 1 second to 1 day, not ' || coalesce(_lease_timeout::text, 'null')
+        else (
+            select 'the policy of kind "' || k.kind || '" is out of bounds: max_attempts 1 to 1000, timeout 1 ms to '
+                   '30 days, backoff_base 0 to backoff_cap'
+            from jsonb_to_recordset(_kinds)
+                k(kind text, max_attempts integer, timeout interval, backoff_base interval, backoff_cap interval)
+            where k.max_attempts not between 1 and 1000
+               or k.timeout not between interval '1 millisecond' and interval '30 days'
+               or coalesce(k.backoff_base, '1 second') not between interval '0' and coalesce(k.backoff_cap, '1 hour')
+            limit 1
+        )
+    end;
+    if _complaint is not null then
+        raise exception 'peers.join: %', _complaint using errcode = 'PE009';
+    end if;
+end
+$$;
+
 create or replace function peers.join(
     host text, pid integer, queues jsonb, kinds jsonb, lease_timeout interval, contract_version integer
 ) returns uuid
@@ -21,6 +54,7 @@ begin
             using errcode = 'PE006',
             hint = 'Run `peers migrate` with the newer of the two, then start peers of the same version.';
     end if;
+    perform peers._check_joining(queues, kinds, lease_timeout);
     insert into peers.kind (kind, max_attempts, timeout, backoff_base, backoff_cap, declared_at)
     select k.kind, coalesce(k.max_attempts, 5), k.timeout, coalesce(k.backoff_base, '1 second'),
            coalesce(k.backoff_cap, '1 hour'), _now

@@ -71,8 +71,8 @@ declare
     _passed_over bigint[] := '{}';
 begin
     perform peers._require_read_committed();
-    if _wanted not between 1 and _most_rows then
-        raise exception 'max_tasks must be 1 to %, not %', _most_rows, _wanted using errcode = 'PE009';
+    if _wanted is null or _wanted not between 1 and _most_rows then
+        raise exception 'max_tasks must be 1 to %, not %', _most_rows, coalesce(_wanted::text, 'null') using errcode = 'PE009';
     end if;
     if exists (select from peers.paused_queue p where p.queue = claim.queue) then
         return;

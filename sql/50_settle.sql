@@ -106,9 +106,10 @@ begin
 end
 $$;
 
--- Says why some of the given outcomes were not settled.
-create or replace function peers._verdicts(_peer_id uuid, _task_ids bigint[], _tokens uuid[], _settled bigint[])
-returns table (task_id bigint, token uuid, verdict text)
+-- Says of the given outcomes that were not settled why. A settled one is known by the task's last token.
+create or replace function peers._verdicts(
+    _peer_id uuid, _task_ids bigint[], _tokens uuid[], _settled bigint[], _completing boolean
+) returns table (task_id bigint, token uuid, verdict text)
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -118,14 +119,15 @@ begin
            case
                when exists (select from peers.lease l
                             where l.task_id = o.task_id and l.token = o.token and l.peer_id = _peer_id) then 'busy'
-               when exists (select from peers.task t
-                            where t.id = o.task_id and t.token = o.token and t.state = 'completed')
-                    or exists (select from peers.failure f
-                               where f.task_id = o.task_id and f.token = o.token and f.error_type <> 'lost') then 'already'
+               when _completing and t.token = o.token and t.state = 'completed' then 'already'
+               when not _completing and exists (
+                        select from peers.failure f
+                        where f.task_id = o.task_id and f.token = o.token and f.error_type <> 'lost') then 'already'
                else 'stale'
            end
     from unnest(_task_ids, _tokens) o(task_id, token)
-    where o.task_id <> all (_settled);
+    left join peers.task t on t.id = o.task_id
+    where o.task_id <> all (_settled) or o.token <> t.token;
 end
 $$;
 
@@ -143,20 +145,24 @@ declare
     _tasks bigint[];
     _tokens uuid[];
     _results jsonb;
-    _too_large bigint[];
+    _too_large boolean;
     _settled bigint[];
 begin
     -- a result of more than 1 MiB of text takes more than a sixth of that as jsonb
     select array_agg(o.task_id), array_agg(o.token), jsonb_object_agg(o.task_id || ' ' || o.token, o.result),
-           coalesce(array_agg(o.task_id) filter (
-               where pg_column_size(o.result) > 1048576 / 6 and octet_length(o.result::text) > 1048576), '{}')
+           bool_or(pg_column_size(o.result) > 1048576 / 6 and octet_length(o.result::text) > 1048576)
     into _tasks, _tokens, _results, _too_large
-    from jsonb_to_recordset(complete.outcomes) o(task_id bigint, token uuid, result jsonb);
-    if _too_large <> '{}' then
-        return query select o.task_id, o.token, 'too large' from unnest(_tasks, _tokens) o(task_id, token)
-                     where o.task_id = any (_too_large);
+    from jsonb_to_recordset(complete.outcomes) o(task_id bigint, token uuid, result jsonb)
+    where o.task_id is not null and o.token is not null;
+
+    if _too_large then
+        return query
+            select o.task_id, o.token, 'too large'
+            from unnest(_tasks, _tokens) o(task_id, token)
+            where octet_length((_results -> (o.task_id || ' ' || o.token))::text) > 1048576;
         select array_agg(o.task_id), array_agg(o.token) into _tasks, _tokens
-        from unnest(_tasks, _tokens) o(task_id, token) where o.task_id <> all (_too_large);
+        from unnest(_tasks, _tokens) o(task_id, token)
+        where octet_length((_results -> (o.task_id || ' ' || o.token))::text) <= 1048576;
     end if;
 
     _settled := array(select l.task_id from peers._take_leases(complete.peer_id, _tasks, _tokens) l);
@@ -165,7 +171,7 @@ begin
     set state = 'completed', finished_at = _now, result = nullif(_results -> (t.id || ' ' || t.token), 'null')
     where t.id = any (_settled);
     if cardinality(_settled) < cardinality(_tasks) then
-        return query select * from peers._verdicts(complete.peer_id, _tasks, _tokens, _settled);
+        return query select * from peers._verdicts(complete.peer_id, _tasks, _tokens, _settled, true);
     end if;
 end
 $$;

@@ -9,16 +9,18 @@ create or replace function peers._record_failures(_leases peers.lease[], _report
 as $$
 declare
     _now timestamptz := peers.now();
+    _longest_wait constant integer := 365 * 86400;  -- for a retry_in that no interval could hold
 begin
     with verdict as materialized (
-        select l.task_id, l.token, l.peer_id, l.attempt, l.claimed_at,
+        select distinct on (l.task_id)
+               l.task_id, l.token, l.peer_id, l.attempt, l.claimed_at,
                r.error_type, r.error_message, r.traceback, r.exit_signal, r.exit_code,
                case
                    when l.cancel_requested then 'cancelled'
                    when coalesce(r.reject, false) or l.attempt >= l.max_attempts then 'dead'
                    else 'scheduled'
                end::peers.task_state as state,
-               _now + coalesce(r.retry_in * interval '1 second',
+               _now + coalesce(least(greatest(r.retry_in, 0), _longest_wait) * interval '1 second',
                                peers.backoff(l.attempt, l.backoff_base, l.backoff_cap)) as retry_at
         from unnest(_leases) l
         join jsonb_to_recordset(_reports) r(
@@ -69,12 +71,13 @@ declare
     _leases peers.lease[];
 begin
     select array_agg(f.task_id), array_agg(f.token) into _tasks, _tokens
-    from jsonb_to_recordset(fail.failures) f(task_id bigint, token uuid);
+    from jsonb_to_recordset(fail.failures) f(task_id bigint, token uuid)
+    where f.task_id is not null and f.token is not null;
     _leases := array(select l from peers._take_leases(fail.peer_id, _tasks, _tokens) l);
     perform peers._record_failures(_leases, fail.failures);
     if cardinality(_leases) < cardinality(_tasks) then
         return query select * from peers._verdicts(
-            fail.peer_id, _tasks, _tokens, array(select l.task_id from unnest(_leases) l)
+            fail.peer_id, _tasks, _tokens, array(select l.task_id from unnest(_leases) l), false
         );
     end if;
 end

@@ -19,6 +19,9 @@ begin
         raise exception 'older_than must be an interval of 0 or more, not %', coalesce(prune.older_than::text, 'null')
             using errcode = 'PE009', hint = 'Such as peers.prune(''30 days'').';
     end if;
+    if prune.max_tasks is null or prune.max_tasks < 1 then
+        raise exception 'max_tasks must be 1 or more, not %', coalesce(prune.max_tasks::text, 'null') using errcode = 'PE009';
+    end if;
     insert into peers.prune_place (after_id) values (0) on conflict do nothing;
     select p.after_id into _after from peers.prune_place p for no key update;
 

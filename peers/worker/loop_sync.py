@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import time
-from queue import Empty, SimpleQueue
+from collections import deque
+from queue import SimpleQueue
 from typing import Final
 
 from peers.context import CurrentTask, enter
@@ -39,7 +41,8 @@ class SyncLoop:
     def __init__(self, channel: Channel, page: mmap.mmap) -> None:
         self._channel = channel
         self._page = page
-        self._inbox: SimpleQueue[Assigned | None] = SimpleQueue()
+        self._inbox: deque[Assigned | None] = deque()
+        self._bell: SimpleQueue[None] = SimpleQueue()
         self._current: CurrentTask | None = None
         self._cancelled: set[int] = set()
         self._outcomes: list[Completed | Failed] = []
@@ -57,8 +60,8 @@ class SyncLoop:
         """In the reader thread: what the parent says while a handler may be running."""
         match message:
             case Run(tasks):
-                for task in tasks:
-                    self._inbox.put(task)
+                self._inbox.extend(tasks)  # whole, so that a frame's outcomes can go together
+                self._bell.put(None)
             case Recall():
                 self._give_back()
             case Cancel(ticket):
@@ -67,28 +70,29 @@ class SyncLoop:
                 if current is not None and current.ticket == ticket:
                     current.cancelled = True
             case Stop():
-                self._inbox.put(None)
+                self._inbox.append(None)
+                self._bell.put(None)
 
     def _give_back(self) -> None:
         tickets: list[int] = []
         stopped = False
-        while True:
-            try:
-                task = self._inbox.get_nowait()
-            except Empty:
-                break
-            if task is None:
-                stopped = True
-            else:
-                tickets.append(task.ticket)
+        with contextlib.suppress(IndexError):
+            while True:
+                task = self._inbox.popleft()
+                stopped = stopped or task is None
+                if task is not None:
+                    tickets.append(task.ticket)
         if stopped:
-            self._inbox.put(None)
+            self._inbox.append(None)
         self._channel.send(Returned(tickets))
 
     def _next(self) -> Assigned | None:
-        if self._inbox.empty():
-            self._flush()
-        return self._inbox.get()
+        while True:
+            try:
+                return self._inbox.popleft()
+            except IndexError:
+                self._flush()
+                self._bell.get()
 
     def _run(self, task: Assigned) -> None:
         if self._outcomes and task.kind in self._slow:
@@ -108,6 +112,8 @@ class SyncLoop:
         self._outcomes.append(outcome)
         if finished - started > _SLOW_NS:
             self._slow.add(task.kind)
+        else:
+            self._slow.discard(task.kind)
         if finished - self._flushed_at > _FLUSH_AFTER_NS:
             self._flush()
 
