@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
@@ -28,6 +29,8 @@ def duration(value: object) -> timedelta:
     if isinstance(value, str) and _DURATION.fullmatch(value.strip()):
         seconds = sum(float(amount) * _UNITS[unit] for amount, unit in _AMOUNT.findall(value))
         return timedelta(seconds=seconds)
+    with suppress(TypeError, ValueError):
+        value = float(value)  # type: ignore[arg-type]  # what is no number is tried as ISO 8601
     try:
         return TypeAdapter(timedelta).validate_python(value)
     except (ValidationError, OverflowError):

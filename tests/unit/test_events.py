@@ -1,0 +1,112 @@
+"""Events: one line each, the same facts for people and for machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+
+from peers import events
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PEER = UUID("76ddae7f-c76b-44cc-a277-f2bcceaccc38")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """What configure() changes for the process is undone."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers.clear()  # pytest's own must not be closed by configure()
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.getLogger("peers").setLevel(logging.NOTSET)
+
+
+def test_a_json_line_has_the_sentence_and_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    """One object a line, on stderr alone, whose fields keep their types where JSON has them."""
+    events.configure("json")
+    events.reclaimed(task_id=7, attempt=2, lost_peer_id=PEER, lost_host="vega")
+    out, err = capsys.readouterr()
+    line = json.loads(err)
+    assert out == ""
+    assert line["event"] == "reclaimed"
+    assert line["level"] == "warning"
+    assert line["message"] == "task 7 was reclaimed from a lost peer on host vega"
+    assert (line["task_id"], line["attempt"], line["lost_peer_id"]) == (7, 2, str(PEER))
+    assert datetime.fromisoformat(line["time"]).tzinfo is not None
+
+
+def test_text_adds_the_fields_that_the_sentence_leaves_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nothing is said twice, nothing is lost."""
+    events.configure("text")
+    events.reclaimed(task_id=7, attempt=2, lost_peer_id=PEER, lost_host=None)
+    err = capsys.readouterr().err
+    assert err.count("7 was") == 1
+    assert "WARNING" in err
+    assert f"[attempt=2 lost_peer_id={PEER}]" in err
+
+
+def test_no_terminal_means_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """The form "auto" writes for machines unless somebody is looking."""
+    events.configure("auto")
+    events.pruned(deleted=3)
+    assert json.loads(capsys.readouterr().err)["deleted"] == 3
+
+
+def test_the_level_holds_for_events_and_others_are_heard_from_warning_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Thousands of completions a second are said at debug only; libraries stay quiet."""
+    events.configure("json", "info")
+    events.task_completed(task_id=1, kind="a", attempt=1, seconds=0.1)
+    logging.getLogger("elsewhere").info("chatter")
+    logging.getLogger("elsewhere").warning("50%% full: %s", "disk")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["message"] for line in lines] == ["50% full: disk"]
+    events.configure("json", "debug")
+    events.task_completed(task_id=1, kind="a", attempt=1, seconds=0.1)
+    assert json.loads(capsys.readouterr().err)["event"] == "task_completed"
+
+
+def test_a_line_stays_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """An error message of several lines is one JSON object all the same."""
+    events.configure("json")
+    events.task_failed(
+        task_id=1, kind="a", attempt=1, error_type="ValueError", error_message="one\ntwo % three"
+    )
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_every_sentence_fits_its_fields() -> None:
+    """No event names a field in its sentence that its signature lacks, or formats it wrongly."""
+    samples: dict[str, object] = {
+        "int": 1, "float": 1.5, "bool": True, "str": "x", "str | None": None, "int | None": None,
+        "UUID": PEER, "datetime": datetime(2026, 1, 1, tzinfo=UTC),
+        "Sequence[str]": ["a"], "Sequence[int]": [1], "Mapping[str, int]": {"default": 1},
+    }  # fmt: skip
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[assignment]
+    logger = logging.getLogger("peers")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        for event in vars(events).values():
+            if hasattr(event, "__wrapped__"):
+                kinds = dict(event.__annotations__)
+                del kinds["return"]
+                event(**{name: samples[kind] for name, kind in kinds.items()})
+                assert records[-1].getMessage()
+    finally:
+        logger.removeHandler(handler)
+    assert len(records) > 20

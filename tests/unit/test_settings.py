@@ -1,0 +1,186 @@
+"""Settings: where they come from, how they are read, and what is said about wrong ones."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from peers.errors import ConfigError
+from peers.settings import Settings, redact, sources
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Environment = pytest.MonkeyPatch
+
+
+@pytest.fixture(autouse=True)
+def _nothing_configured(monkeypatch: Environment, tmp_path: Path) -> None:
+    """Nothing of the machine's own configuration reaches a test."""
+    for name in list(os.environ):
+        if name.startswith(("PEERS_", "PG")) or name == "CREDENTIALS_DIRECTORY":
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(sources, "CONFIG_FILE", tmp_path / "absent.toml")
+
+
+def origin(settings: Settings, name: str) -> str:
+    """Who set it."""
+    return next(each.origin for each in settings.origins() if each.name == name)
+
+
+def test_each_source_yields_to_the_one_before(monkeypatch: Environment, tmp_path: Path) -> None:
+    """Flags, environment, credentials, file, defaults: the first that has a value gives it."""
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    file = tmp_path / "peers.toml"
+    urls = ("host=default", "host=file", "host=credential", "host=environment", "host=flag")
+    expected = ("default", str(file), "systemd credential", "PEERS_DATABASE_URL", "flag")
+    seen = []
+    for level in range(len(urls)):
+        file.write_text(f'database_url = "{urls[1]}"' if level >= 1 else "")
+        if level >= 2:
+            (credentials / "peers_database_url").write_text(urls[2] + "\n")
+            monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+        if level >= 3:
+            monkeypatch.setenv("PEERS_DATABASE_URL", urls[3])
+        settings = Settings(config=file, database_url=urls[4] if level >= 4 else None)
+        seen.append(origin(settings, "database_url"))
+        if level >= 1:
+            assert settings.url == urls[level]
+    assert tuple(seen) == expected
+
+
+def test_defaults_are_those_of_the_contract() -> None:
+    """30 s of lease, a third of it between beats, one queue with a slot for each processor."""
+    settings = Settings()
+    assert settings.lease_timeout == timedelta(seconds=30)
+    assert settings.heartbeat_interval == timedelta(seconds=10)
+    assert settings.queues == {"default": len(os.sched_getaffinity(0))}
+    assert settings.prune_after is None
+    assert {each.origin for each in settings.origins()} == {"default"}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30s", 30),
+        ("2m", 120),
+        ("1h30m", 5400),
+        ("1500ms", 1.5),
+        ("PT1M", 60),
+        ("45", 45),
+        ("1d", 86400),
+    ],
+)
+def test_durations_are_read_as_people_write_them(
+    monkeypatch: Environment, text: str, seconds: float
+) -> None:
+    """Units, combinations, ISO 8601 and plain seconds all mean what they say."""
+    monkeypatch.setenv("PEERS_LEASE_TIMEOUT", text)
+    assert Settings().lease_timeout == timedelta(seconds=seconds)
+
+
+def test_queues_are_read_from_a_line_and_from_a_table(
+    monkeypatch: Environment, tmp_path: Path
+) -> None:
+    """default=8,media=2 and a TOML table are the same thing."""
+    file = tmp_path / "peers.toml"
+    file.write_text("[queues]\ndefault = 8\nmedia = 2\n")
+    from_file = Settings(config=file).queues
+    monkeypatch.setenv("PEERS_QUEUES", " default=8, media = 2 ")
+    assert Settings().queues == from_file == {"default": 8, "media": 2}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "complaint"),
+    [
+        ("PEERS_LEASE_TIMEOUT", "0.5s", r'is "0.5s" \(PEERS_LEASE_TIMEOUT\): must be 1s to 1d'),
+        ("PEERS_LEASE_TIMEOUT", "soon", 'must be a duration such as "500ms"'),
+        ("PEERS_POLL_INTERVAL", "nan", 'must be a duration such as "500ms"'),
+        ("PEERS_POLL_INTERVAL", "0", "must be 0.01s to 1h"),
+        ("PEERS_HEARTBEAT_INTERVAL", "11s", r"at most 10s, a third of lease_timeout \(30s\)"),
+        ("PEERS_QUEUES", "default", '"default" does not say its slots'),
+        ("PEERS_QUEUES", "default=0", 'queue "default" 0 slots; 1 to 10000'),
+        ("PEERS_QUEUES", "a=1,a=2", 'names the queue "a" twice'),
+        ("PEERS_QUEUES", ",", "at least one queue"),
+        ("PEERS_LOG_FORMAT", "xml", "must be 'auto', 'json' or 'text'"),
+        ("PEERS_EMBEDDED", "perhaps", 'embedded is "perhaps"'),
+        ("PEERS_LEASE_TIMOUT", "30s", "TIMOUT is no setting.*mean PEERS_LEASE_TIMEOUT"),
+    ],
+)  # fmt: skip
+def test_a_wrong_variable_is_explained(
+    monkeypatch: Environment, variable: str, value: str, complaint: str
+) -> None:
+    """The error names the setting, its value and origin, the bound, and the remedy."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        Settings()
+    assert caught.value.exit_code == 78
+
+
+def test_variables_of_the_tests_and_the_embedded_database_are_left_alone(
+    monkeypatch: Environment,
+) -> None:
+    """PEERS_TEST_* and PEERS_EMBEDDED_* are others' business."""
+    monkeypatch.setenv("PEERS_TEST_DSN", "x")
+    monkeypatch.setenv("PEERS_EMBEDDED_DATA", "x")
+    Settings()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("lease = = 1", "cannot be read: Invalid value"),
+        ("leasetimeout = 1", '"leasetimeout" in .* is no setting.*Did you mean lease_timeout'),
+        ("queues = {default = 'x'}", "queues is"),
+        (None, "there is no configuration file"),
+    ],
+)
+def test_a_wrong_file_is_explained(tmp_path: Path, content: str | None, complaint: str) -> None:
+    """The error names the file, and what in it is wrong."""
+    file = tmp_path / "peers.toml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        Settings(config=file)
+    assert str(file) in str(caught.value)
+
+
+def test_without_a_database_nobody_guesses(monkeypatch: Environment) -> None:
+    """No URL is an error that says what to set; libpq's own variables are a database too."""
+    settings = Settings()
+    assert not settings.has_database
+    with pytest.raises(ConfigError, match="PEERS_DATABASE_URL"):
+        _ = settings.url
+    monkeypatch.setenv("PGHOST", "db.example")
+    assert Settings().url == ""
+
+
+def test_secrets_are_shown_nowhere(monkeypatch: Environment) -> None:
+    """Neither origins nor repr show a password."""
+    monkeypatch.setenv("PEERS_DATABASE_URL", "postgresql://app:s3cret@db/shop?sslpassword=s3cret")
+    settings = Settings()
+    shown = "".join(map(str, settings.origins())) + repr(settings)
+    assert "s3cret" not in shown
+    assert "postgresql://app:***@db/shop" in shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:s3cret@h/db",
+        "postgresql://u:s3@cret@h/db",
+        "postgresql://u:s3/cret@h/db",
+        "host=h password=s3cret user=u",
+        "host=h password='s3 \\' cret' user=u",
+        "postgresql://u@h/db?password=s3cret",
+    ],
+)
+def test_redaction_finds_the_password_in_every_form(url: str) -> None:
+    """Of URLs and of key=value strings, quoted or not."""
+    assert "s3" not in redact(url)
+    assert "cret" not in redact(url)
+    assert "h" in redact(url)
