@@ -7,7 +7,8 @@ from pathlib import Path
 
 from peers.embedded import binaries
 from peers.embedded.errors import EmbeddedError
-from peers.embedded.places import PRIVATE, SUPERUSER, Area, give
+from peers.embedded.locks import locked
+from peers.embedded.places import SUPERUSER, Area, give
 
 
 def installation(area: Area, version: str | None) -> binaries.Installation:
@@ -25,26 +26,36 @@ def installation(area: Area, version: str | None) -> binaries.Installation:
 
 
 def create(area: Area, version: str | None, *, durable: bool) -> None:
-    """Run initdb unless it was done; a half-made data directory never gets its final name."""
+    """Run initdb unless it was done; a half-made data directory never gets its final name.
+
+    The caller holds the gate.
+    """
     if area.data.exists():
         return
-    for leftover in area.root.glob("initdb-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
     account = area.account()
     found = binaries.usable_by(account, installation(area, version))
-    unfinished = Path(tempfile.mkdtemp(prefix="initdb-", dir=area.root))
-    unfinished.chmod(PRIVATE)
-    give(unfinished, account)
-    command = [str(found.bin / "initdb"), "-D", str(unfinished), f"--username={SUPERUSER}"]
-    command += ["--locale=C", "--encoding=UTF8", "--auth-local=trust", "--auth-host=reject"]
-    command += ["--no-instructions"] if durable else ["--no-instructions", "--no-sync"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", check=False, **account.identity()
-    )
-    if done.returncode != 0:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise EmbeddedError(
-            f"initdb of Postgres {found.version} ({found.bin}) could not make {area.data}: "
-            f"it ended with {done.returncode}.\n{(done.stdout + done.stderr).strip()}"
+    # Whoever was killed in this place may have left an initdb running: the lock awaits its end.
+    with locked(Path(area.guarded.server)) as inherited:
+        for leftover in area.root.glob("initdb-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        unfinished = Path(tempfile.mkdtemp(prefix="initdb-", dir=area.root))
+        give(unfinished, account)
+        command = [str(found.bin / "initdb"), "-D", str(unfinished), f"--username={SUPERUSER}"]
+        command += ["--locale=C", "--encoding=UTF8", "--auth-local=trust", "--auth-host=reject"]
+        command += ["--no-instructions"] if durable else ["--no-instructions", "--no-sync"]
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            pass_fds=(inherited,),
+            check=False,
+            **account.identity(),
         )
-    unfinished.rename(area.data)
+        if done.returncode != 0:
+            raise EmbeddedError(
+                f"initdb of Postgres {found.version} ({found.bin}) could not make {area.data}: "
+                f"it ended with {done.returncode}.\n{(done.stdout + done.stderr).strip()}"
+            )
+        unfinished.rename(area.data)

@@ -13,6 +13,7 @@ from typing import Literal, Self
 
 from peers.embedded import cluster, server, watchdog
 from peers.embedded.errors import EmbeddedError
+from peers.embedded.locks import locked
 from peers.embedded.places import Area, default_area, temporary_folder
 
 RESTART_SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
@@ -64,7 +65,7 @@ class EmbeddedPostgres:
         Calling it again is how to have a server that crashed or was stopped back.
         """
         self._area.create()
-        with server.gate(self._area):
+        with locked(self._area.gate):
             newly = self._use is None
             if self._use is None:
                 self._use = watchdog.open_lock(self._area.guarded.users, fcntl.LOCK_SH)
@@ -86,7 +87,7 @@ class EmbeddedPostgres:
         """Stop the server now, for everybody, and await its end; tells whether it was running."""
         if not os.access(self._area.root, os.F_OK):
             return False
-        with server.gate(self._area):
+        with locked(self._area.gate):
             was_running = watchdog.is_running(self._area.guarded)
             server.stop(self._area)
         return was_running
@@ -95,7 +96,7 @@ class EmbeddedPostgres:
         """Stop the server and start it again, same socket, same data; "immediate" is a crash."""
         if self._use is None:
             raise EmbeddedError("Only a server in use can be restarted: call start() first.")
-        with server.gate(self._area):
+        with locked(self._area.gate):
             server.stop(self._area, RESTART_SIGNALS[mode])
             self._bring_up()
 

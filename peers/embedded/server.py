@@ -1,13 +1,11 @@
-"""Start the server of an area, await its answer, stop it; one process at a time, behind a gate."""
+"""Start the server of an area, await its answer, stop it; callers hold the gate."""
 
-import fcntl
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -15,11 +13,10 @@ import psycopg
 from peers.embedded import binaries, watchdog
 from peers.embedded.cluster import installation
 from peers.embedded.errors import EmbeddedError
+from peers.embedded.locks import locked
 from peers.embedded.places import Area
 
 START_SECONDS = 120.0
-GATE_SECONDS = 300.0
-LOCK_SECONDS = 10.0
 CONNECT_SECONDS = 5
 LOG_TAIL_LINES = 20
 POLL_SECONDS = watchdog.POLL_SECONDS
@@ -32,35 +29,6 @@ DEFAULTS = {
 }
 # A throwaway cluster may forget everything when the machine (not the server) goes down.
 FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
-
-
-@contextmanager
-def gate(area: Area) -> Iterator[None]:
-    """Let one process at a time change whether the server runs."""
-    descriptor = _lock_in_time(area.gate, GATE_SECONDS)
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock_in_time(path: Path, seconds: float) -> int:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return watchdog.open_lock(str(path), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise EmbeddedError(
-                    f"Another process has held {path} for more than {seconds:g} s. "
-                    f"See which one with `fuser {path}` and end it."
-                ) from None
-            time.sleep(POLL_SECONDS)
-        except OSError as error:
-            raise EmbeddedError(
-                f"{path} cannot be locked: {error.strerror}. Run the command as the user whom the "
-                "folder belongs to, or name a folder of your own."
-            ) from error
 
 
 def guard(area: Area) -> None:
@@ -128,22 +96,18 @@ def _launch(area: Area, version: str | None, settings: Mapping[str, str]) -> Non
         command += ["-c", f"{name}={value}"]
     if area.log.exists():
         area.log.replace(area.log.with_suffix(".log.old"))
-    inherited = _lock_in_time(Path(area.guarded.server), LOCK_SECONDS)
-    try:
-        with area.log.open("ab") as log:
-            # by way of a shell, so that the server is nobody's child and nobody has to reap it
-            subprocess.run(
-                ["/bin/sh", "-c", '"$@" &', "sh", *command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(inherited,),
-                start_new_session=True,
-                check=True,
-                **account.identity(),
-            )
-    finally:
-        os.close(inherited)  # the server has it now
+    with area.log.open("ab") as log, locked(Path(area.guarded.server)) as inherited:
+        # by way of a shell, so that the server is nobody's child and nobody has to reap it
+        subprocess.run(
+            ["/bin/sh", "-c", '"$@" &', "sh", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(inherited,),
+            start_new_session=True,
+            check=True,
+            **account.identity(),
+        )
 
 
 def _prepare(area: Area) -> str:

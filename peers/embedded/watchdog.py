@@ -6,8 +6,8 @@ their holder dies, whatever it dies of:
 - `users`: every user holds it shared; the watchdog waits for it exclusively, and having got it
   knows that nobody is left and that nobody can come until it lets go.
 - `watchdog`: held by the one watchdog on duty.
-- `server`: inherited by every process of the server, so it is free exactly when all of them are
-  gone, orphans of a killed postmaster included.
+- `server`: inherited by every process of the server (and by initdb), so it is free exactly when all
+  of them are gone, orphans of a killed postmaster included.
 
 This file imports a little of the standard library and nothing of Peers: as a script it costs a few
 MB and does not load the application. The rest of the package imports it from here.
@@ -44,12 +44,13 @@ class Guarded(NamedTuple):
     """the cluster_name, which Postgres puts into the title of each of its child processes"""
 
 
-def open_lock(path: str, operation: int) -> int:
+def open_lock(path: str, operation: int, missing: int = os.O_CREAT) -> int:
     """Open the file and lock it, until the descriptor (close-on-exec) is closed.
 
-    Raises BlockingIOError if the operation has LOCK_NB and somebody else is in the way.
+    Raises BlockingIOError if the operation has LOCK_NB and somebody else is in the way. A missing
+    file is made; with `missing=0` it is a FileNotFoundError.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | missing, 0o600)
     try:
         fcntl.flock(descriptor, operation)
     except BaseException:
@@ -60,12 +61,12 @@ def open_lock(path: str, operation: int) -> int:
 
 def is_locked(path: str) -> bool:
     """Tell whether somebody holds the lock exclusively; a missing file is a free lock."""
-    if not Path(path).exists():
-        return False
     try:
-        os.close(open_lock(path, fcntl.LOCK_SH | fcntl.LOCK_NB))
+        os.close(open_lock(path, fcntl.LOCK_SH | fcntl.LOCK_NB, missing=0))
     except BlockingIOError:
         return True
+    except FileNotFoundError:
+        return False
     return False
 
 
@@ -161,9 +162,10 @@ def main(arguments: list[str]) -> int:
         duty = open_lock(server.watchdog, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return 0
+    users = open_lock(server.users, fcntl.LOCK_SH, missing=0)
     if os.fork():
-        os._exit(0)  # the background process shares the lock
-    users = open_lock(server.users, fcntl.LOCK_EX)
+        os._exit(0)  # the background process shares both locks
+    fcntl.flock(users, fcntl.LOCK_EX)
     stopped = stop_server(server)
     # In this order: whom `users` lets in must not take the one who is leaving for one on duty.
     os.close(duty)

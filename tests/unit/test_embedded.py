@@ -1,5 +1,6 @@
 """The embedded Postgres, on real servers and real processes."""
 
+import fcntl
 import json
 import os
 import pwd
@@ -223,12 +224,21 @@ def test_odd_paths_work(name: str, folder: Path) -> None:
 
 
 def test_odd_environments_do_not_matter(folder: Path, users: list[User]) -> None:
-    """Locales that are not installed, a time zone and libpq variables change nothing."""
+    """Locales that are not installed, a time zone and libpq variables change nothing.
+
+    The server doesn't even know them, nor any secret in the environment of who started it.
+    """
     odd = {"LANG": "tr_TR.UTF-8", "LC_ALL": "xx", "TZ": "Asia/Kathmandu", "PGPORT": "1"}
-    odd |= {"PGDATA": "/nonexistent", "PGDATABASE": "nope", "PGUSER": "nobody"}
+    odd |= {"SECRET": "x", "PGDATA": "/nonexistent", "PGDATABASE": "nope", "PGUSER": "nobody"}
     users.append(User(str(folder), env={**os.environ, **odd}))
     seen = users[0].sees()
     assert (seen["encoding"], seen["timezone"]) == ("UTF8", "UTC")
+    with psycopg.connect(seen["url"]) as connection:
+        connection.execute("create temp table environment (line text)")
+        connection.execute("copy environment from program 'env'")
+        lines = connection.execute("select line from environment").fetchall()
+    assert ("PATH=/usr/bin:/bin",) in lines
+    assert not [line for (line,) in lines if line.startswith(("LANG=", "PGUSER=", "SECRET="))]
 
 
 # ------------------------------------------------------------------------------- sharing and ending
@@ -266,15 +276,17 @@ def test_a_use_that_follows_a_closed_one_never_meets_a_dying_server(folder: Path
         with EmbeddedPostgres(folder, durable=False) as again, psycopg.connect(again.url()) as used:
             used.execute("create table if not exists visit ()")
             used.execute("insert into visit default values")
+            assert watchdog.is_locked(Area(folder).guarded.watchdog)
     with EmbeddedPostgres(folder, durable=False) as last:
         assert one(last.url(), "select count(*) from visit") == rounds
+    until(lambda: all_gone(Area(folder)), "the server ends with its last user")
 
 
 def test_a_forked_child_keeps_the_server(folder: Path, users: list[User]) -> None:
     """A living fork of a user is a user: the server ends with it, not with its parent."""
     fork = USER.replace(
         "sys.stdin.read()",
-        "child = os.fork()\nif child: print(json.dumps(child), flush=True); postgres.close()\n"
+        "child = os.fork()\nif child: postgres.close(); print(json.dumps(child), flush=True)\n"
         "sys.stdin.read()",
     )
     users.append(User(str(folder), script=fork))
@@ -282,6 +294,9 @@ def test_a_forked_child_keeps_the_server(folder: Path, users: list[User]) -> Non
     child = users[0].sees()
     os.kill(users[0].process.pid, signal.SIGKILL)
     users[0].process.wait()
+    with pytest.raises(BlockingIOError):  # somebody uses it, and not the watchdog stopping it
+        watchdog.open_lock(Area(folder).guarded.users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert not watchdog.is_locked(Area(folder).guarded.users)
     assert one(seen["url"], "select 1") == 1
     os.kill(child, signal.SIGKILL)
     until(lambda: all_gone(Area(folder)), "the server ends with the forked child")
@@ -500,7 +515,7 @@ def test_programs_in_a_closed_folder_are_copied_once(
     hidden = closed / source.parent.name / source.name / "bin"
     monkeypatch.setenv(binaries.BIN_VARIABLE, str(hidden))
     with EmbeddedPostgres(durable=False) as postgres:
-        program = Path(f"/proc/{postgres.pid}/exe").readlink()
+        program = Path(Path(f"/proc/{postgres.pid}/cmdline").read_text().split("\0")[0])
         assert program.is_relative_to(own_home / "binaries")
         copied = program.stat().st_ino
         postgres.restart()
