@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def world(db: Connection, connect: Callable[[], Connection]) -> Iterator[World]:
-    """This test's database with sessions that act at the same time."""
+    """The test's database with sessions that act at the same time."""
     with ThreadPoolExecutor(max_workers=16) as pool:
         yield World(db, connect, pool)
 

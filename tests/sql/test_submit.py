@@ -47,7 +47,7 @@ def test_a_plain_insert_is_all_it_takes(db: Connection, peer: Peer) -> None:
 def test_nothing_is_submitted_before_the_commit(
     world: World, peer: Peer, connect: Callable[[], Connection]
 ) -> None:
-    """A task belongs to the caller's transaction: claimed after its commit, never after a rollback."""
+    """A task belongs to the caller's transaction: claimed after a commit, never after a rollback."""
     application = connect()
     with application.transaction():
         submit(application)
@@ -103,7 +103,7 @@ def test_nulls_for_submit_mean_the_defaults(db: Connection) -> None:
 
 
 def test_a_later_task_waits_for_its_time(db: Connection, peer: Peer) -> None:
-    """A task for later is scheduled, is claimed by nobody before, and is promoted when it is due."""
+    """A task for later is scheduled, claimed by nobody before, and promoted when due."""
     task_id = value(
         db,
         "insert into peers.task (kind, scheduled_at) values ('a', now() + interval '1 hour')"
@@ -121,7 +121,7 @@ def test_a_later_task_waits_for_its_time(db: Connection, peer: Peer) -> None:
 def test_an_insert_rings_the_doorbell_once(
     db: Connection, connect: Callable[[], Connection]
 ) -> None:
-    """A transaction of many inserts sends one empty notification, and one of later tasks sends none."""
+    """Many inserts in a transaction send one empty notification, later tasks send none."""
     listener = connect()
     listener.execute("listen peers")
     with db.transaction():
@@ -151,7 +151,7 @@ FORGED = {
 
 @pytest.mark.parametrize("field", FORGED)
 def test_the_owner_forges_nothing(db: Connection, field: str) -> None:
-    """What the scheduler keeps cannot be inserted, not even by the owner; nothing is left behind."""
+    """What the scheduler keeps cannot be inserted, not even by the owner; nothing stays."""
     with pytest.raises(psycopg.DatabaseError) as refused:
         run(db, f"insert into peers.task (kind, {field}) values ('a', {FORGED[field]})")
     assert refused.value.sqlstate == "PE009"
@@ -168,7 +168,8 @@ def test_a_submitter_forges_nothing(db: Connection, field: str) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         run(
             db,
-            f"insert into peers.task (kind, {field}) overriding system value values ('a', {forged})",
+            f"insert into peers.task (kind, {field}) overriding system value"
+            f" values ('a', {forged})",
         )
 
 
@@ -177,7 +178,8 @@ def test_one_forged_row_refuses_its_whole_statement(db: Connection) -> None:
     with pytest.raises(psycopg.DatabaseError) as refused:
         run(
             db,
-            "insert into peers.task (kind, attempt) select 'a', n % 100 / 99 from generate_series(1, 100) n",
+            "insert into peers.task (kind, attempt)"
+            " select 'a', n % 100 / 99 from generate_series(1, 100) n",
         )
     assert refused.value.sqlstate == "PE009"
     assert value(db, "select count(*) from peers.task") == 0
@@ -271,7 +273,7 @@ def test_an_idempotency_key_makes_one_task(db: Connection) -> None:
 
 @pytest.mark.parametrize("first_commits", [True, False])
 def test_two_sessions_with_one_key_make_one_task(world: World, first_commits: bool) -> None:
-    """The second session waits for the first, and gets its task if it commits, else makes its own."""
+    """The second session waits for the first, gets its task if it commits, and else makes its own."""
     first, second = world.connect(), world.connect()
     with first.transaction(force_rollback=not first_commits):
         first_id = submit(first, idempotency_key="k")

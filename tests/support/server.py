@@ -26,7 +26,7 @@ _STATEMENT_TIMEOUT: Final = "-c statement_timeout=60s"
 
 
 def open_connection(url: str) -> Connection:
-    """A connection in autocommit mode whose rows are dicts, and whose statements end within 60 s."""
+    """A connection in autocommit mode whose rows are dicts; statements end within 60 s."""
     return psycopg.connect(url, autocommit=True, row_factory=dict_row, options=_STATEMENT_TIMEOUT)
 
 
@@ -39,8 +39,8 @@ def sql_files() -> list[Path]:
 def any_server() -> Iterator[tuple[str, str]]:
     """The URL of a server where databases may be made, and where that server came from.
 
-    It is the one that PEERS_TEST_DSN names; else a container of PEERS_TEST_IMAGE where a Docker engine
-    answers; else the embedded one. Tests need a superuser: they stop triggers and change roles.
+    It is the one that PEERS_TEST_DSN names; else a container of PEERS_TEST_IMAGE where a Docker
+    engine answers; else the embedded one. Tests need a superuser: they stop triggers and change roles.
     """
     if dsn := os.environ.get("PEERS_TEST_DSN"):
         yield dsn, "PEERS_TEST_DSN"

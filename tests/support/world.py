@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 def rows(db: Connection, query: str, *arguments: object) -> list[dict[str, Any]]:
     """What a query answers."""
-    return db.execute(query, arguments or None).fetchall()  # type: ignore[arg-type]  # tests build SQL
+    return db.execute(query, arguments or None).fetchall()
 
 
 def row(db: Connection, query: str, *arguments: object) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def value(db: Connection, query: str, *arguments: object) -> Any:
 
 def run(db: Connection, statement: str, *arguments: object) -> None:
     """Executes a statement whose answer does not matter."""
-    db.execute(statement, arguments or None)  # type: ignore[arg-type]  # tests build SQL
+    db.execute(statement, arguments or None)
 
 
 def submit(db: Connection, kind: str = "a", **options: object) -> int:

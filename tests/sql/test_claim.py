@@ -1,0 +1,340 @@
+"""Claims: who gets which tasks, in which order, and never two the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from tests.support.world import (
+    Claim,
+    Peer,
+    World,
+    advance,
+    column,
+    promote,
+    result,
+    row,
+    run,
+    state,
+    states,
+    submit,
+    value,
+)
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from tests.support.server import Connection
+
+
+def ids(claims: list[Claim]) -> list[int]:
+    return [claim.task_id for claim in claims]
+
+
+def submit_many(db: Connection, kind: str, count: int) -> list[int]:
+    query = "insert into peers.task (kind) select %s from generate_series(1, %s) returning id"
+    return column(db, query, kind, count)
+
+
+def test_smaller_priorities_come_first_and_then_the_order_of_becoming_ready(
+    db: Connection, peer: Peer
+) -> None:
+    """Claims follow priority, and within one the order in which tasks became ready."""
+    late = submit(db, priority=200)
+    middle = [submit(db) for _ in range(3)]
+    urgent = [submit(db, priority=-5), submit(db, priority=-5)]
+    assert ids(peer.claim(4)) == [*urgent, *middle[:2]]
+    assert ids(peer.claim(4)) == [middle[2], late]
+
+
+def test_a_retried_task_goes_to_the_tail_of_its_priority(db: Connection, peer: Peer) -> None:
+    """Position is the order of becoming ready, not of submission."""
+    first, second = submit(db), submit(db)
+    peer.fail(*peer.claim(1), retry_in=0)
+    third = submit(db)
+    assert ids(peer.claim()) == [second, first, third]
+
+
+def test_promoted_tasks_line_up_by_their_time(db: Connection, peer: Peer) -> None:
+    """What becomes due is lined up by due time, behind what was ready before."""
+    later = [
+        value(db, "select peers.submit('a', scheduled_at => now() + %s::interval)", f"{n} s")
+        for n in (30, 10, 20)
+    ]
+    ready = submit(db)
+    advance(db, "29 s")
+    peer.heartbeat()
+    advance(db, "2 s")
+    assert promote(db) == 3
+    assert ids(peer.claim()) == [ready, later[1], later[2], later[0]]
+
+
+def test_a_peer_is_given_only_kinds_that_it_can_run(world: World) -> None:
+    """Unknown kinds stay where they are, ready, whatever their priority."""
+    foreign = submit(world.db, "b", priority=1)
+    own = submit(world.db, "a")
+    assert ids(world.peer("a").claim()) == [own]
+    assert state(world.db, foreign) == "ready"
+    assert ids(world.peer("a", "b").claim()) == [foreign]
+    assert world.peer(policies=[{"kind": "c"}]).claim() == []
+
+
+def test_a_peer_without_kinds_claims_nothing(db: Connection) -> None:
+    """A peer whose app has no handlers gets no task and no error."""
+    submit(db)
+    identity = value(
+        db, "select peers.join('h', 1, '{\"default\": 1}', '[]', '30 s', peers.contract_version())"
+    )
+    assert Peer(db, identity).claim() == []
+
+
+def test_kinds_share_by_priority_not_by_name(world: World) -> None:
+    """A peer of several kinds gets the best tasks of all of them, in one order."""
+    submitted = []
+    for number in range(60):
+        kind = "abc"[number % 3]
+        submitted.append((number % 7, submit(world.db, kind, priority=number % 7)))
+    peer = world.peer("a", "b", "c")
+    expected = [task_id for _, task_id in sorted(submitted)]
+    assert ids(peer.claim(25)) == expected[:25]
+    assert ids(peer.claim(25)) == expected[25:50]
+    assert ids(peer.claim(25)) == expected[50:]
+
+
+def test_queues_are_separate(world: World) -> None:
+    """A claim takes from the queue that it names."""
+    media, default = submit(world.db, queue="media"), submit(world.db)
+    peer = world.peer(queues=["default", "media"])
+    assert ids(peer.claim(queue="media")) == [media]
+    assert ids(peer.claim()) == [default]
+    assert peer.claim(queue="nowhere") == []
+
+
+def test_a_paused_queue_gives_nothing_until_resumed(world: World) -> None:
+    """pause stops claims of that queue only; what runs, runs on; twice is as good as once."""
+    peer = world.peer()
+    running = submit(world.db)
+    [claim] = peer.claim()
+    waiting, other = submit(world.db), submit(world.db, queue="other")
+    run(world.db, "select peers.pause('default')")
+    run(world.db, "select peers.pause('default')")
+    assert peer.claim() == []
+    assert ids(peer.claim(queue="other")) == [other]
+    assert peer.complete(claim) == {}
+    assert state(world.db, running) == "completed"
+    run(world.db, "select peers.resume('default')")
+    assert ids(peer.claim()) == [waiting]
+
+
+def test_an_expired_peer_may_not_claim(db: Connection, peer: Peer) -> None:
+    """A peer whose heartbeat is older than its lease is refused, until it renews."""
+    submit(db)
+    advance(db, "31 s")
+    with pytest.raises(psycopg.DatabaseError, match="heartbeat") as refused:
+        peer.claim()
+    assert refused.value.sqlstate == "PE010"
+    assert peer.heartbeat()["alive"]
+    assert len(peer.claim()) == 1
+
+
+def test_an_unknown_peer_may_not_claim(db: Connection) -> None:
+    """An identity that never joined is refused."""
+    with pytest.raises(psycopg.DatabaseError) as refused:
+        Peer(db, value(db, "select gen_random_uuid()")).claim()
+    assert refused.value.sqlstate == "PE010"
+
+
+@pytest.mark.parametrize("max_tasks", [0, -1, 10_001, None])
+def test_an_absurd_number_of_tasks_is_refused(peer: Peer, max_tasks: int) -> None:
+    """max_tasks has bounds, and the refusal names them."""
+    with pytest.raises(psycopg.DatabaseError, match="1 to 10000") as refused:
+        peer.claim(max_tasks)
+    assert refused.value.sqlstate == "PE009"
+
+
+def test_a_claim_marks_the_task_and_leases_it(db: Connection, peer: Peer) -> None:
+    """After a claim the task is running under the lease's token, and has left the room ready."""
+    task_id = submit(db, timeout="5 s")
+    [claim] = peer.claim()
+    task = row(db, "select * from peers.task where id = %s", task_id)
+    lease = row(db, "select * from peers.lease where task_id = %s", task_id)
+    assert (task["state"], task["attempt"], task["token"]) == ("running", 1, claim.token)
+    assert (lease["peer_id"], lease["token"], lease["attempt"]) == (peer.id, claim.token, 1)
+    assert claim.timeout.total_seconds() == 5
+    assert value(db, "select count(*) from peers.ready") == 0
+
+
+def test_tokens_never_repeat(db: Connection, peer: Peer) -> None:
+    """Every claim has a token of its own, also of the same task."""
+    submit(db, max_attempts=50)
+    tokens = set()
+    for _ in range(20):
+        [claim] = peer.claim()
+        tokens.add(claim.token)
+        peer.release(claim)
+    assert len(tokens) == 20
+
+
+def test_two_claimers_never_get_the_same_task(world: World) -> None:
+    """Concurrent claims share the room: every task goes to exactly one of them."""
+    total, peers = 3000, [world.peer() for _ in range(4)]
+    submit_many(world.db, "a", total)
+
+    def take_all(peer: Peer) -> list[int]:
+        taken: list[int] = []
+        while claims := peer.claim(17):
+            taken += ids(claims)
+        return taken
+
+    work: list[Future[list[int]]] = [world.background(take_all, peer) for peer in peers]
+    taken = [result(each) for each in work]
+    together = [task_id for each in taken for task_id in each]
+    assert len(together) == len(set(together))
+    remaining = peers[0].claim(10_000)  # a claim skips what another one holds at that moment
+    assert len(together) + len(remaining) == total
+    assert sum(1 for each in taken if each) > 1, "no two claimers met"
+
+
+@pytest.mark.parametrize("kinds", [["a"], ["a", "b"]])
+@pytest.mark.parametrize("max_tasks", [1, 2, 10])
+def test_tasks_that_an_application_has_locked_are_passed_over(
+    world: World, kinds: list[str], max_tasks: int
+) -> None:
+    """A locked head neither blocks a claim nor starves it, and keeps its place in the order."""
+    tasks = [submit(world.db, kinds[number % len(kinds)]) for number in range(8)]
+    application, peer = world.connect(), world.peer(*kinds)
+    with application.transaction():
+        run(application, "select from peers.task where id = any (%s) for update", tasks[:3])
+        taken: list[int] = []
+        while claims := peer.claim(max_tasks):
+            taken += ids(claims)
+        assert taken == tasks[3:]
+    newcomer = submit(world.db)
+    assert ids(peer.claim()) == [*tasks[:3], newcomer]
+
+
+def test_rows_held_by_another_claim_do_not_starve(world: World) -> None:
+    """While one claim is not committed, another takes what comes next."""
+    tasks = submit_many(world.db, "a", 6)
+    first, second = world.peer(), world.peer()
+    with first.db.transaction():
+        assert ids(first.claim(3)) == tasks[:3]
+        assert ids(second.claim(2)) == tasks[3:5]
+    assert ids(second.claim(10)) == tasks[5:]
+
+
+def test_a_claim_that_is_rolled_back_takes_nothing(world: World) -> None:
+    """The tasks of a claim that never committed are there for others, in their old order."""
+    tasks = submit_many(world.db, "a", 3)
+    first, second = world.peer(), world.peer()
+    with first.db.transaction(force_rollback=True):
+        first.claim()
+    assert ids(second.claim()) == tasks
+
+
+def test_stale_rows_are_dropped_by_the_claim_that_meets_them(world: World) -> None:
+    """Cancelled and blocked tasks leave rows behind; a claim drops them and fills up with others."""
+    cancelled, held, parent, good = (submit(world.db) for _ in range(4))
+    run(world.db, "select peers.cancel(%s)", cancelled)
+    edge = "insert into peers.dependency (parent_id, child_id) values (%s, %s)"
+    run(world.db, edge, parent, held)
+    assert value(world.db, "select count(*) from peers.ready") == 4
+    peer = world.peer()
+    assert ids(peer.claim(2)) == [parent, good]
+    assert value(world.db, "select count(*) from peers.ready") == 0
+    assert states(world.db, cancelled, held) == ["cancelled", "blocked"]
+
+
+def test_a_task_with_two_rows_is_claimed_once(world: World) -> None:
+    """A task that was held back and released, or changed twice, has one lease whatever its rows."""
+    parent = submit(world.db)
+    child = submit(world.db, depends_on=[parent])
+    changed = submit(world.db)
+    for priority in (50, 100, 50, 100):
+        run(world.db, "select peers.change(%s, priority => %s)", changed, priority)
+    peer = world.peer()
+    [claim] = peer.claim(1)
+    peer.complete(claim)
+    found = peer.claim(10)
+    assert sorted(ids(found)) == sorted([child, changed])
+    assert peer.complete(*found) == {}
+    assert value(world.db, "select count(*) from peers.ready") == 0
+
+
+def test_a_changed_priority_is_honoured(world: World) -> None:
+    """The order follows the task's priority now, not that at its submission."""
+    first, second, third = (submit(world.db) for _ in range(3))
+    run(world.db, "select peers.change(%s, priority => 1)", third)
+    run(world.db, "select peers.change(%s, priority => 500)", first)
+    assert ids(world.peer().claim()) == [third, second, first]
+
+
+@pytest.mark.parametrize("other_kinds", [[], ["b", "c"]])
+def test_a_heap_of_tasks_that_nobody_can_run_lies_beside_the_path(
+    world: World, other_kinds: list[str]
+) -> None:
+    """300,000 more urgent tasks of a foreign kind do not add to the pages that a claim reads."""
+    peer = world.peer("a", *other_kinds)
+    run(world.db, "alter table peers.ready disable trigger all")
+
+    def pages_of_a_claim() -> int:
+        submit_many(world.db, "a", 5)
+        before = _pages_read(peer.db)
+        assert len(peer.claim(5)) == 5
+        return _pages_read(peer.db) - before
+
+    pages_of_a_claim()  # plans and catalogs are cached now
+    alone = pages_of_a_claim()
+    run(
+        world.db,
+        "insert into peers.ready (queue, kind, priority, task_id)"
+        " select 'default', 'foreign', 1, n from generate_series(1, 300000) n",
+    )
+    run(world.db, "analyze peers.ready")
+    assert pages_of_a_claim() <= alone + 60
+    assert value(world.db, "select count(*) from peers.ready") == 300_000
+
+
+def _pages_read(db: Connection) -> int:
+    run(db, "select pg_stat_force_next_flush()")
+    pages: int = value(
+        db,
+        "select heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read"
+        " from pg_statio_user_tables where relid = 'peers.ready'::regclass",
+    )
+    return pages
+
+
+def test_a_claim_hands_the_effective_policy_to_the_lease(world: World) -> None:
+    """max_attempts, timeout and backoff: the task's own, else the kind's, else the defaults."""
+    declared = {
+        "kind": "declared",
+        "max_attempts": 8,
+        "timeout": "2 min",
+        "backoff_base": "3 s",
+        "backoff_cap": "60 s",
+    }
+    peer = world.peer("plain", policies=[declared])
+    own = submit(world.db, "declared", max_attempts=2, timeout="7 s")
+    kinds = submit(world.db, "declared")
+    plain = submit(world.db, "plain")
+    peer.claim()
+    query = (
+        "select task_id, max_attempts, timeout::text, backoff_base::text, backoff_cap::text"
+        " from peers.lease order by task_id"
+    )
+    leases = [tuple(each.values()) for each in world.db.execute(query)]
+    assert leases == [
+        (own, 2, "00:00:07", "00:00:03", "00:01:00"),
+        (kinds, 8, "00:02:00", "00:00:03", "00:01:00"),
+        (plain, 5, None, "00:00:01", "01:00:00"),
+    ]
+
+
+def test_a_peer_of_another_contract_version_may_not_join(db: Connection) -> None:
+    """Old and new peers do not mix unawares."""
+    with pytest.raises(psycopg.DatabaseError, match="contract version 999") as refused:
+        run(db, "select peers.join('h', 1, '{}', '[]', '30 s', 999)")
+    assert refused.value.sqlstate == "PE006"

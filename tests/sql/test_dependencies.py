@@ -1,0 +1,507 @@
+"""Dependencies: a child waits for its parents, and learns of their ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from tests.support.world import (
+    Claim,
+    Peer,
+    World,
+    column,
+    problems,
+    row,
+    rows,
+    run,
+    state,
+    states,
+    submit,
+    value,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.support.server import Connection
+
+
+def add_edge(db: Connection, parent: int, child: int, policy: str = "hold") -> None:
+    """An edge by plain INSERT."""
+    columns = "(parent_id, child_id, on_parent_failure)"
+    run(db, f"insert into peers.dependency {columns} values (%s, %s, %s)", parent, child, policy)
+
+
+def pending(db: Connection, task_id: int) -> int:
+    count: int = value(db, "select pending_parents from peers.task where id = %s", task_id)
+    return count
+
+
+def claim_one(peer: Peer, task_id: int) -> Claim:
+    """Claims until that task is held; the others go back."""
+    claims = {claim.task_id: claim for claim in peer.claim()}
+    found = claims.pop(task_id)
+    peer.release(*claims.values())
+    return found
+
+
+def kill(peer: Peer, *task_ids: int) -> None:
+    """Makes ready tasks dead letters."""
+    for task_id in task_ids:
+        peer.fail(claim_one(peer, task_id), reject=True)
+        assert state(peer.db, task_id) == "dead"
+
+
+def finish(peer: Peer, *task_ids: int) -> None:
+    """Completes ready tasks."""
+    for task_id in task_ids:
+        assert peer.complete(claim_one(peer, task_id)) == {}
+
+
+def run_everything(peer: Peer) -> list[int]:
+    """Completes tasks until none is ready; their ids in the order of running."""
+    done: list[int] = []
+    while claims := peer.claim():
+        assert peer.complete(*claims) == {}
+        done += [claim.task_id for claim in claims]
+    return done
+
+
+def test_a_graph_in_one_plain_statement(db: Connection, peer: Peer) -> None:
+    """The documented CTE makes a graph without any function."""
+    run(
+        db,
+        """with extract as (insert into peers.task (kind) values ('a') returning id),
+                load as (insert into peers.task (kind) values ('a') returning id)
+           insert into peers.dependency (parent_id, child_id)
+           select extract.id, load.id from extract, load""",
+    )
+    assert run_everything(peer) == column(
+        db, "select unnest(array[parent_id, child_id]) from peers.dependency"
+    )
+
+
+def test_fan_in_waits_for_the_last_parent(db: Connection, peer: Peer) -> None:
+    """A child of many parents is released by the last one, whichever that is."""
+    parents = [submit(db) for _ in range(20)]
+    child = submit(db, depends_on=parents)
+    assert (pending(db, child), state(db, child)) == (20, "blocked")
+    for left, parent in enumerate(reversed(parents)):
+        finish(peer, parent)
+        assert pending(db, child) == 19 - left
+    assert state(db, child) == "ready"
+
+
+def test_fan_in_within_one_batch(db: Connection, peer: Peer) -> None:
+    """Parents that are settled together count as many as they are."""
+    parents = [submit(db) for _ in range(50)]
+    child = submit(db, depends_on=parents)
+    claims = peer.claim()
+    peer.complete(*claims[:49])
+    assert (pending(db, child), state(db, child)) == (1, "blocked")
+    peer.complete(*claims[49:])
+    assert [claim.task_id for claim in peer.claim()] == [child]
+
+
+def test_fan_out_releases_all_children(db: Connection, peer: Peer) -> None:
+    """A parent's end releases every child, in the order of their ids."""
+    parent = submit(db)
+    children = [submit(db, depends_on=[parent]) for _ in range(30)]
+    finish(peer, parent)
+    assert [claim.task_id for claim in peer.claim()] == children
+
+
+def test_a_diamond_joins_once(db: Connection, peer: Peer) -> None:
+    """Top, two sides, bottom: the bottom runs once, last."""
+    top = submit(db)
+    sides = [submit(db, depends_on=[top]) for _ in range(2)]
+    bottom = submit(db, depends_on=sides)
+    assert run_everything(peer) == [top, *sides, bottom]
+    assert problems(db) == []
+
+
+def test_children_read_their_parents_results(db: Connection, peer: Peer) -> None:
+    """parent_results has every parent with its state; only completed ones have a result."""
+    parents = [submit(db), submit(db)]
+    child = submit(db, depends_on=parents, on_parent_failure="run")
+    peer.complete(claim_one(peer, parents[0]), result={"n": 1})
+    kill(peer, parents[1])
+    assert [
+        tuple(each.values()) for each in rows(db, "select * from peers.parent_results(%s)", child)
+    ] == [
+        (parents[0], "a", "completed", {"n": 1}),
+        (parents[1], "a", "dead", None),
+    ]
+    assert state(db, child) == "ready"
+
+
+def test_a_released_child_keeps_its_own_time(db: Connection, peer: Peer) -> None:
+    """A child for later is scheduled, not ready, when its parents end early."""
+    parent = submit(db)
+    child = value(
+        db,
+        "select peers.submit('a', depends_on => array[%s], scheduled_at => now() + interval '1 h')",
+        parent,
+    )
+    assert state(db, child) == "blocked"
+    finish(peer, parent)
+    assert state(db, child) == "scheduled"
+    assert problems(db) == []
+
+
+END = {"death": "dead", "cancellation": "cancelled"}
+EXPECTED = {
+    ("hold", "dead"): "blocked",
+    ("hold", "cancelled"): "cancelled",
+    ("cancel", "dead"): "cancelled",
+    ("cancel", "cancelled"): "cancelled",
+    ("run", "dead"): "ready",
+    ("run", "cancelled"): "ready",
+}
+
+
+def end(peer: Peer, task_id: int, how: str) -> None:
+    """Ends a ready task as asked."""
+    if how == "dead":
+        kill(peer, task_id)
+    elif how == "cancelled":
+        run(peer.db, "select peers.cancel(%s)", task_id)
+    else:
+        finish(peer, task_id)
+
+
+@pytest.mark.parametrize(("policy", "how"), EXPECTED)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_a_parents_end_does(
+    db: Connection, peer: Peer, policy: str, how: str, when: str
+) -> None:
+    """The edge's policy holds for ends after its insertion and before it alike."""
+    parent = submit(db)
+    if when == "before":
+        end(peer, parent, how)
+    child = submit(db, depends_on=[parent], on_parent_failure=policy)
+    if when == "after":
+        end(peer, parent, how)
+    assert state(db, child) == EXPECTED[policy, how]
+    spent = value(db, "select spent from peers.dependency")
+    assert spent is (policy == "run")
+    assert problems(db) == []
+
+
+@pytest.mark.parametrize(("policy", "how"), EXPECTED)
+def test_another_parent_still_holds(db: Connection, peer: Peer, policy: str, how: str) -> None:
+    """One parent's failure releases no child that waits for another parent."""
+    failing, other = submit(db), submit(db)
+    child = submit(db, depends_on=[failing, other], on_parent_failure=policy)
+    end(peer, failing, how)
+    expected = EXPECTED[policy, how]
+    assert state(db, child) == ("blocked" if expected == "ready" else expected)
+    finish(peer, other)
+    assert state(db, child) == expected
+    assert problems(db) == []
+
+
+def test_a_completed_parent_does_not_count(db: Connection, peer: Peer) -> None:
+    """An edge from what is done holds nobody."""
+    parent = submit(db)
+    finish(peer, parent)
+    child = submit(db, depends_on=[parent])
+    assert (state(db, child), pending(db, child)) == ("ready", 0)
+    assert problems(db) == []
+
+
+def test_a_held_child_flows_after_retry(db: Connection, peer: Peer) -> None:
+    """hold: the child waits through death and retry, and runs when the parent completes."""
+    parent = submit(db)
+    child = submit(db, depends_on=[parent])
+    kill(peer, parent)
+    run(db, "select peers.retry(%s)", parent)
+    assert state(db, child) == "blocked"
+    assert run_everything(peer) == [parent, child]
+    assert problems(db) == []
+
+
+def test_a_held_child_is_cancelled_by_discard(db: Connection, peer: Peer) -> None:
+    """discard: what was held goes down with the parent, to the last descendant."""
+    parent = submit(db)
+    child = submit(db, depends_on=[parent])
+    grandchild = submit(db, depends_on=[child])
+    kill(peer, parent)
+    run(db, "select peers.discard(%s)", parent)
+    assert states(db, parent, child, grandchild) == ["cancelled"] * 3
+    assert problems(db) == []
+
+
+def test_a_spent_edge_never_counts_again(db: Connection, peer: Peer) -> None:
+    """run: after retry and completion of the parent, the child is not counted down once more."""
+    parent, other = submit(db), submit(db)
+    child = submit(db, depends_on=[parent, other], on_parent_failure="run")
+    kill(peer, parent)
+    assert pending(db, child) == 1
+    run(db, "select peers.retry(%s)", parent)
+    finish(peer, parent)
+    assert (pending(db, child), state(db, child)) == (1, "blocked")
+    assert problems(db) == []
+    finish(peer, other)
+    assert run_everything(peer) == [child]
+
+
+def test_cancellation_reaches_the_last_descendant_and_stops_at_run(
+    db: Connection, peer: Peer
+) -> None:
+    """A cascade follows hold and cancel edges; where an edge says run, the child runs."""
+    top = submit(db)
+    one = submit(db, depends_on=[top], on_parent_failure="cancel")
+    two = submit(db, depends_on=[one], on_parent_failure="hold")
+    saved = submit(db, depends_on=[two], on_parent_failure="run")
+    after = submit(db, depends_on=[saved])
+    kill(peer, top)
+    assert states(db, top, one, two, saved, after) == [
+        "dead",
+        "cancelled",
+        "cancelled",
+        "ready",
+        "blocked",
+    ]
+    assert run_everything(peer) == [saved, after]
+    assert problems(db) == []
+
+
+def test_a_deep_and_wide_cascade(db: Connection, peer: Peer) -> None:
+    """A cancellation runs down 200 levels and 1,000 children in one go."""
+    top = submit(db)
+    last = top
+    for _ in range(200):
+        last = submit(db, depends_on=[last])
+    run(
+        db,
+        "with leaf as (insert into peers.task (kind) select 'a' from generate_series(1, 1000)"
+        " returning id) insert into peers.dependency (parent_id, child_id)"
+        " select %s, id from leaf",
+        last,
+    )
+    run(db, "select peers.cancel(%s)", top)
+    assert rows(db, "select state, count(*) as n from peers.task group by state") == [
+        {"state": "cancelled", "n": 1201}
+    ]
+    assert peer.claim() == []
+    assert problems(db) == []
+
+
+def test_an_edge_may_be_added_to_what_has_not_started(db: Connection, peer: Peer) -> None:
+    """A ready, scheduled or blocked task can be made to wait for one more parent."""
+    parent = submit(db)
+    ready = submit(db)
+    later = value(db, "select peers.submit('a', scheduled_at => now() + interval '1 h')")
+    blocked = submit(db, depends_on=[submit(db)])
+    for child in (ready, later, blocked):
+        add_edge(db, parent, child)
+    assert states(db, ready, later, blocked) == ["blocked"] * 3
+    assert pending(db, blocked) == 2
+    finish(peer, parent)
+    assert states(db, ready, later, blocked) == ["ready", "scheduled", "blocked"]
+    assert problems(db) == []
+
+
+@pytest.mark.parametrize("child_is", ["running", "retrying", "completed", "dead", "cancelled"])
+def test_an_edge_into_a_started_or_ended_child_is_refused(
+    db: Connection, peer: Peer, child_is: str
+) -> None:
+    """Who has begun or ended cannot begin to wait: PE002 names the child."""
+    child = submit(db)
+    if child_is in ("running", "retrying"):
+        claims = peer.claim()
+        if child_is == "retrying":
+            peer.fail(*claims, retry_in=100)
+    else:
+        end(peer, child, child_is)
+    parent = submit(db)
+    with pytest.raises(psycopg.DatabaseError, match=f"task {child} ") as refused:
+        add_edge(db, parent, child)
+    assert refused.value.sqlstate == "PE002"
+    assert rows(db, "select * from peers.dependency") == []
+
+
+@pytest.mark.parametrize("unknown", ["parent", "child"])
+def test_an_unknown_end_of_an_edge_is_named(db: Connection, unknown: str) -> None:
+    """There is no task 4711: PE007."""
+    task_id = submit(db)
+    ends = (4711, task_id) if unknown == "parent" else (task_id, 4711)
+    with pytest.raises(psycopg.DatabaseError, match="no task 4711") as refused:
+        add_edge(db, *ends)
+    assert refused.value.sqlstate == "PE007"
+
+
+def test_an_edge_twice_is_refused_or_ignored_on_request(db: Connection) -> None:
+    """An edge counts once, however often it is inserted."""
+    parent = submit(db)
+    child = submit(db, depends_on=[parent, parent])
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        add_edge(db, parent, child)
+    run(db, "insert into peers.dependency values (%s, %s) on conflict do nothing", parent, child)
+    assert pending(db, child) == 1
+
+
+@pytest.mark.parametrize("field", ["spent", "added_later", "created_xid"])
+def test_edges_forge_nothing(db: Connection, field: str) -> None:
+    """What the scheduler keeps on an edge cannot be inserted."""
+    parent, child = submit(db), submit(db)
+    forged = "'1'" if field == "created_xid" else "true"
+    statement = (
+        f"insert into peers.dependency (parent_id, child_id, {field}) values (%s, %s, {forged})"
+    )
+    with pytest.raises(psycopg.DatabaseError, match=field) as refused:
+        run(db, statement, parent, child)
+    assert refused.value.sqlstate == "PE009"
+    run(db, "set role peers_submitter")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        run(db, statement, parent, child)
+
+
+def test_a_task_cannot_wait_for_itself(db: Connection) -> None:
+    """A self-edge is the shortest cycle."""
+    task_id = submit(db)
+    with pytest.raises(psycopg.DatabaseError, match=f"{task_id} -> {task_id}") as refused:
+        add_edge(db, task_id, task_id)
+    assert refused.value.sqlstate == "PE001"
+
+
+def cycle_in(message: str) -> list[int]:
+    """The path that an error names."""
+    sentence = message.splitlines()[0]
+    return [int(step) for step in sentence.split(": ", 1)[1].split(" -> ")]
+
+
+def assert_names_cycle(error: psycopg.Error, edges: Sequence[tuple[int, int]]) -> None:
+    """The error is PE001, and its path is closed and made of these edges."""
+    assert error.sqlstate == "PE001"
+    path = cycle_in(str(error))
+    assert path[0] == path[-1]
+    assert len(set(path)) == len(path) - 1
+    assert {*zip(path, path[1:], strict=False)} <= set(edges)
+
+
+@pytest.mark.parametrize("length", [2, 3, 50])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_cycle_is_refused_with_its_whole_path(db: Connection, length: int, own: bool) -> None:
+    """Within one transaction and across older tasks alike; nothing is left of the statement."""
+    with db.transaction():
+        if not own:
+            run(db, "commit")
+            run(db, "begin")
+        ring = [submit(db) for _ in range(length)]
+        tail = submit(db)
+        if not own:
+            run(db, "commit")
+            run(db, "begin")
+        edges = [*zip(ring, ring[1:], strict=False)]
+        for edge in [*edges, (ring[-1], tail)]:
+            add_edge(db, *edge)
+        with pytest.raises(psycopg.DatabaseError) as refused, db.transaction():
+            add_edge(db, ring[-1], ring[0])
+    assert_names_cycle(refused.value, [*edges, (ring[-1], ring[0])])
+    assert value(db, "select count(*) from peers.dependency") == length
+    assert problems(db) == []
+
+
+def test_a_cycle_within_one_statement(db: Connection) -> None:
+    """All edges of a statement are looked at together."""
+    one, two, three = (submit(db) for _ in range(3))
+    with pytest.raises(psycopg.DatabaseError) as refused:
+        run(
+            db,
+            "insert into peers.dependency select unnest(%s::bigint[]), unnest(%s::bigint[])",
+            [one, two, three],
+            [two, three, one],
+        )
+    assert_names_cycle(refused.value, [(one, two), (two, three), (three, one)])
+
+
+def test_a_cycle_through_older_and_new_tasks(db: Connection) -> None:
+    """New tasks between old ones close a cycle as well as old ones do."""
+    first, last = submit(db), submit(db)
+    add_edge(db, first, last)
+    with pytest.raises(psycopg.DatabaseError) as refused, db.transaction():
+        between = submit(db, depends_on=[last])
+        add_edge(db, between, first)
+    assert_names_cycle(refused.value, [(first, last), (last, between), (between, first)])
+    assert value(db, "select count(*) from peers.task") == 2
+
+
+def test_edges_in_any_order_within_a_transaction(db: Connection, peer: Peer) -> None:
+    """Children before parents, edges bottom-up: only the whole graph counts."""
+    with db.transaction():
+        bottom, middle, top = (submit(db) for _ in range(3))
+        add_edge(db, middle, bottom)
+        add_edge(db, top, middle)
+        add_edge(db, top, bottom)
+    assert run_everything(peer) == [top, middle, bottom]
+    assert problems(db) == []
+
+
+def test_edges_in_savepoints(db: Connection, peer: Peer) -> None:
+    """A savepoint that is rolled back takes its edges and their counts with it."""
+    with db.transaction():
+        parent, other, child = (submit(db) for _ in range(3))
+        with db.transaction():
+            add_edge(db, parent, child)
+        with db.transaction(force_rollback=True):
+            add_edge(db, other, child)
+            assert pending(db, child) == 2
+        with pytest.raises(psycopg.DatabaseError), db.transaction():
+            add_edge(db, child, parent)
+    assert (pending(db, child), state(db, child)) == (1, "blocked")
+    finish(peer, parent)
+    assert state(db, child) == "ready"
+    assert problems(db) == []
+
+
+def test_a_rolled_back_edge_leaves_the_child_ready(world: World) -> None:
+    """Who rolls back has held nobody."""
+    parent, child = submit(world.db), submit(world.db)
+    application = world.connect()
+    with application.transaction(force_rollback=True):
+        add_edge(application, parent, child)
+    assert state(world.db, child) == "ready"
+    assert len(world.peer().claim()) == 2
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "insert into peers.dependency (parent_id, child_id) values (1, 2)",
+        "select peers.submit('a', depends_on => array[1])",
+        """select peers.submit_graph('[{"name": "x", "kind": "a", "depends_on": [1]}]')""",
+        "select peers.cancel(1)",
+        "select peers.retry(1)",
+        "select peers.discard(1)",
+        "select peers.change(1, priority => 2)",
+        "select peers.claim(peer.id, 'default', 1) from peers.peer",
+        """select peers.complete(peer.id, jsonb_build_array(jsonb_build_object(
+               'task_id', task_id, 'token', token))) from peers.peer, peers.lease""",
+        """select peers.fail(peer.id, jsonb_build_array(jsonb_build_object(
+               'task_id', task_id, 'token', token))) from peers.peer, peers.lease""",
+        "select peers.release(peer.id, array[task_id], array[token]) from peers.peer, peers.lease",
+        "select peers.reclaim(peer.id) from peers.peer",
+        "select peers.leave(peer.id) from peers.peer",
+        "select peers.promote()",
+        "select peers.prune('1 day')",
+        "select peers.check()",
+    ],
+)
+def test_edges_and_verbs_refuse_other_isolation_levels(
+    db: Connection, peer: Peer, level: str, statement: str
+) -> None:
+    """Under REPEATABLE READ and SERIALIZABLE they would strand children: PE003 before anything."""
+    submit(db)
+    submit(db)
+    peer.claim(1)
+    run(db, f"begin isolation level {level}")
+    with pytest.raises(psycopg.DatabaseError, match="READ COMMITTED") as refused:
+        run(db, statement)
+    assert refused.value.sqlstate == "PE003"
+    run(db, "rollback")
+    assert row(db, "select count(*) as n from peers.dependency")["n"] == 0

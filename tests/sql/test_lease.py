@@ -1,0 +1,291 @@
+"""Leases: heartbeats keep them, silence loses them, and giving one back costs no attempt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from tests.support.world import (
+    Peer,
+    World,
+    advance,
+    column,
+    problems,
+    row,
+    rows,
+    run,
+    state,
+    submit,
+    unknown_token,
+    value,
+)
+
+if TYPE_CHECKING:
+    from tests.support.server import Connection
+
+
+def attempt(db: Connection, task_id: int) -> int:
+    count: int = value(db, "select attempt from peers.task where id = %s", task_id)
+    return count
+
+
+def test_a_heartbeat_renews_one_row_and_answers_the_contract(db: Connection, peer: Peer) -> None:
+    """However many tasks a peer holds, a heartbeat writes its own row only."""
+    for _ in range(20):
+        submit(db)
+    peer.claim()
+    before = column(db, "select xmin::text from peers.lease")
+    advance(db, "5 s")
+    answer = peer.heartbeat()
+    assert (answer["contract_version"], answer["alive"]) == (
+        value(db, "select peers.contract_version()"),
+        True,
+    )
+    assert answer["cancelled_tasks"] == []
+    assert column(db, "select xmin::text from peers.lease") == before
+
+
+def test_a_heartbeat_of_an_unknown_peer_says_so(db: Connection) -> None:
+    """A peer that is not there is told that it is not alive."""
+    assert Peer(db, unknown_token()).heartbeat()["alive"] is False
+
+
+def test_a_steady_peer_reclaims_what_a_silent_one_held(world: World) -> None:
+    """A lost attempt is a failure `lost` that names peer and host, counts, and runs again at once."""
+    task_id = submit(world.db)
+    silent, steady = world.peer(host="host-silent"), world.peer(host="host-steady")
+    [claim] = silent.claim()
+    steady.advance_steadily(30)
+    [reclaimed] = steady.reclaim()
+    assert reclaimed == {
+        "task_id": task_id,
+        "attempt": 1,
+        "lost_peer_id": silent.id,
+        "host": "host-silent",
+    }
+    failure = row(world.db, "select * from peers.failure")
+    assert (failure["error_type"], failure["attempt"]) == ("lost", 1)
+    assert (failure["peer_id"], failure["host"]) == (silent.id, "host-silent")
+    assert str(silent.id) in failure["error_message"]
+    assert "host-silent" in failure["error_message"]
+    assert (failure["token"], failure["task_id"]) == (claim.token, task_id)
+    assert failure["retry_at"] is not None
+    [again] = steady.claim()
+    assert (again.task_id, again.attempt) == (task_id, 2)
+    assert steady.reclaim() == []
+    assert problems(world.db) == []
+
+
+def test_a_lost_last_attempt_is_a_dead_letter(world: World) -> None:
+    """A task that kills its peers does not do so for ever."""
+    task_id = submit(world.db, max_attempts=2)
+    steady = world.peer("other")
+    for number in (1, 2):
+        victim = world.peer(host=f"victim-{number}")
+        assert len(victim.claim()) == 1
+        steady.advance_steadily(40)
+        assert len(steady.reclaim()) == 1
+    assert state(world.db, task_id) == "dead"
+    letter = row(world.db, "select * from peers.dead_letter")
+    assert (letter["error_type"], letter["host"], letter["attempts"]) == ("lost", "victim-2", 2)
+    assert [each["host"] for each in letter["failures"]] == ["victim-1", "victim-2"]
+
+
+def test_a_lost_peer_is_told_and_may_do_nothing_more(world: World) -> None:
+    """After its leases were taken a peer is dead for good: no heartbeat, no claim, no outcome."""
+    submit(world.db)
+    lost, steady = world.peer(), world.peer()
+    [claim] = lost.claim()
+    steady.advance_steadily(30)
+    steady.reclaim()
+    assert lost.heartbeat()["alive"] is False
+    assert lost.complete(claim) == {claim.pair: "stale"}
+    assert lost.fail(claim) == {claim.pair: "stale"}
+    assert lost.release(claim) == 0
+    with pytest.raises(psycopg.DatabaseError) as refused:
+        lost.claim()
+    assert refused.value.sqlstate == "PE010"
+    assert lost.reclaim() == []
+
+
+def test_a_fresh_peer_does_not_judge_others(world: World) -> None:
+    """Who joined less than a lease ago reclaims nothing."""
+    submit(world.db)
+    silent = world.peer()
+    silent.claim()
+    advance(world.db, "5 min")
+    fresh = world.peer()
+    assert fresh.reclaim() == []
+    fresh.advance_steadily(20)
+    assert fresh.reclaim() == []
+    fresh.advance_steadily(10)
+    assert len(fresh.reclaim()) == 1
+
+
+def test_nobody_reclaims_after_an_outage(world: World) -> None:
+    """When everybody's heartbeat is old, the first to come back does not take the others' tasks."""
+    submit(world.db)
+    first, second = world.peer("other"), world.peer()
+    first.advance_steadily(60)
+    second.heartbeat()
+    [claim] = second.claim()
+    advance(world.db, "10 min")
+    assert first.reclaim() == []  # its own heartbeat has expired
+    first.heartbeat()
+    assert first.reclaim() == []  # it has just had a gap itself
+    second.heartbeat()
+    first.advance_steadily(20)
+    second.heartbeat()
+    first.advance_steadily(20)
+    assert first.reclaim() == []
+    assert second.complete(claim) == {}
+
+
+def test_a_heartbeat_in_time_keeps_a_lease_however_long(world: World) -> None:
+    """Rescue goes by the peer's silence, never by the age of a task."""
+    submit(world.db)
+    worker, steady = world.peer(), world.peer("other")
+    [claim] = worker.claim()
+    for _ in range(20):
+        steady.advance_steadily(20)
+        worker.heartbeat()
+        assert steady.reclaim() == []
+    assert worker.complete(claim) == {}
+
+
+def test_reclaim_takes_at_most_what_it_is_asked_for(world: World) -> None:
+    """A huge loss is worked off in bounded steps."""
+    for _ in range(5):
+        submit(world.db)
+    lost, steady = world.peer(), world.peer("other")
+    lost.claim()
+    steady.advance_steadily(30)
+    assert [len(steady.reclaim(2)) for _ in range(4)] == [2, 2, 1, 0]
+
+
+def test_two_peers_that_reclaim_at_once_take_each_task_once(world: World) -> None:
+    """Every lost attempt is recorded exactly once."""
+    for _ in range(30):
+        submit(world.db)
+    lost, *steady = (world.peer(*kinds) for kinds in [("a",), ("x",), ("x",), ("x",)])
+    lost.claim()
+    for _ in range(3):
+        advance(world.db, "10 s")
+        for each in steady:
+            each.heartbeat()
+    work = [world.background(each.reclaim) for each in steady]
+    taken = [each["task_id"] for done in work for each in done.result(60)]
+    taken += [each["task_id"] for each in steady[0].reclaim()]
+    assert (len(taken), len(set(taken))) == (30, 30)
+    assert value(world.db, "select count(*) from peers.failure") == 30
+
+
+def test_a_locked_task_is_reclaimed_later(world: World) -> None:
+    """reclaim never waits for an application; what is locked is left for the next call."""
+    tasks = [submit(world.db) for _ in range(2)]
+    lost, steady, application = world.peer(), world.peer("other"), world.connect()
+    lost.claim()
+    steady.advance_steadily(30)
+    with application.transaction():
+        run(application, "select from peers.task where id = %s for update", tasks[0])
+        assert [each["task_id"] for each in steady.reclaim()] == [tasks[1]]
+    assert [each["task_id"] for each in steady.reclaim()] == [tasks[0]]
+
+
+def test_release_gives_the_attempt_back(db: Connection, peer: Peer) -> None:
+    """A handler that never started costs nothing; the task runs again, at the tail."""
+    first, second = submit(db), submit(db)
+    claims = peer.claim(1)
+    assert peer.release(*claims) == 1
+    assert (state(db, first), attempt(db, first)) == ("ready", 0)
+    assert value(db, "select count(*) from peers.failure") == 0
+    assert [claim.task_id for claim in peer.claim()] == [second, first]
+    assert attempt(db, first) == 1
+
+
+def test_release_needs_the_pair(world: World) -> None:
+    """Only (task, token) of the peer itself is given back."""
+    submit(world.db)
+    submit(world.db)
+    owner, other = world.peer(), world.peer()
+    [one, two] = owner.claim(1) + owner.claim(1)
+    assert other.release(one) == 0
+    assert owner.release((one.task_id, two.token), (two.task_id, unknown_token())) == 0
+    assert owner.release(one, one) == 1
+    assert owner.release(one) == 0
+    assert value(world.db, "select count(*) from peers.lease") == 1
+
+
+def test_reconcile_releases_what_the_peer_does_not_know(db: Connection, peer: Peer) -> None:
+    """A claim whose answer was lost does not leak: its tasks run again, uncounted."""
+    known_id = submit(db)
+    [known] = peer.claim(1)
+    lost_id = submit(db)
+    peer.claim(1)  # the answer is lost on its way
+    assert peer.reconcile(known.token) == 1
+    assert (state(db, known_id), state(db, lost_id)) == ("running", "ready")
+    assert attempt(db, lost_id) == 0
+    assert peer.reconcile(known.token) == 0
+
+
+def test_leave_gives_everything_back_and_goes(world: World) -> None:
+    """A peer that leaves holds nothing and is seen no more."""
+    for _ in range(3):
+        submit(world.db)
+    leaving = world.peer()
+    leaving.claim(2)
+    assert leaving.leave() == 2
+    assert value(world.db, "select count(*) from peers.peer_status") == 0
+    assert len(world.peer().claim()) == 3
+    assert leaving.heartbeat()["alive"] is False
+
+
+def test_what_is_busy_when_a_peer_leaves_is_reclaimed(world: World) -> None:
+    """A lease that could not be given back is taken by the next peer that looks."""
+    task_id = submit(world.db)
+    leaving, steady, application = world.peer(), world.peer("other"), world.connect()
+    leaving.claim()
+    steady.advance_steadily(30)
+    leaving.heartbeat()
+    with application.transaction():
+        run(application, "select from peers.task where id = %s for update", task_id)
+        assert leaving.leave() == 0
+    assert [each["task_id"] for each in steady.reclaim()] == [task_id]
+    assert problems(world.db) == []
+
+
+def test_progress_needs_the_lease(world: World) -> None:
+    """Progress is shown in peers.running, and refused without the lease."""
+    submit(world.db)
+    owner, other = world.peer(), world.peer()
+    [claim] = owner.claim()
+    query = "select peers.progress(%s, %s, %s, 3, 10)"
+    assert value(world.db, query, owner.id, claim.task_id, claim.token) is True
+    assert value(world.db, query, other.id, claim.task_id, claim.token) is False
+    assert value(world.db, query, owner.id, claim.task_id, unknown_token()) is False
+    shown = row(world.db, "select * from peers.running")
+    assert (shown["progress_done"], shown["progress_total"]) == (3, 10)
+
+
+@pytest.mark.parametrize("lease", ["0 s", "-1 s", "2 days"])
+def test_an_absurd_lease_timeout_is_refused(world: World, lease: str) -> None:
+    """A lease lasts 1 second to 1 day, and the refusal says so."""
+    with pytest.raises(psycopg.DatabaseError, match="1 second to 1 day"):
+        world.peer(lease=lease)
+
+
+@pytest.mark.parametrize("queues", ["[]", "7", "null"])
+def test_queues_that_are_no_object_are_refused(db: Connection, queues: str) -> None:
+    """A peer says its queues as an object with their slots; nothing else gets in to break views."""
+    with pytest.raises(psycopg.DatabaseError, match="queues"):
+        run(db, "select peers.join('h', 1, %s::jsonb, '[]', '30 s', 1)", queues)
+    assert rows(db, "select * from peers.queue_status") == []
+
+
+def test_the_last_declaration_of_a_kind_wins(world: World) -> None:
+    """A new release of an application brings its new policy."""
+    world.peer(policies=[{"kind": "a", "max_attempts": 3}])
+    world.peer(policies=[{"kind": "a", "max_attempts": 9}])
+    assert column(world.db, "select max_attempts from peers.kind") == [9]

@@ -1,0 +1,116 @@
+"""A log of every transition of every task, kept by a trigger that only tests install.
+
+"Nothing lost, nothing twice" is never read off the task table alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.support.world import rows, run
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from tests.support.server import Connection
+
+_INSTALL = """
+create schema journal;
+create table journal.transition (
+    step bigint generated always as identity primary key,
+    task_id bigint not null,
+    before peers.task_state,
+    after peers.task_state not null,
+    token uuid,
+    attempt smallint not null,
+    at timestamptz not null default clock_timestamp()
+);
+create function journal.note() returns trigger language plpgsql security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    insert into journal.transition (task_id, before, after, token, attempt)
+    values (new.id, case when tg_op = 'UPDATE' then old.state end, new.state, new.token, new.attempt);
+    return null;
+end
+$$;
+create trigger aa_journal_of_inserts after insert on peers.task
+    for each row execute function journal.note();
+create trigger aa_journal_of_updates after update on peers.task
+    for each row when (old.state is distinct from new.state or old.token is distinct from new.token)
+    execute function journal.note();
+"""
+
+
+def install(db: Connection) -> None:
+    """Starts the journal of a database."""
+    run(db, _INSTALL)
+
+
+def transitions(db: Connection) -> list[dict[str, Any]]:
+    """All transitions: task_id, before, after, token, attempt, in the order in which they happened."""
+    return rows(db, "select * from journal.transition order by step")
+
+
+def violations(db: Connection, ledger: list[tuple[int, str]]) -> list[str]:
+    """What the journal and the ledger of recorded outcomes say against the promises.
+
+    The ledger has (task_id, token) of every outcome that a peer was told is recorded as completed.
+    """
+    found = [_sentence(each) for each in rows(db, _VIOLATIONS)]
+    recorded = {
+        (each["task_id"], str(each["token"]))
+        for each in rows(
+            db, "select task_id, token from journal.transition where after = 'completed'"
+        )
+    }
+    told = set(ledger)
+    if len(told) != len(ledger):
+        found.append("an outcome was recorded twice")
+    found += [f"task {task} was told to be completed, but is not" for task, _ in told - recorded]
+    found += [f"task {task} completed without an outcome" for task, _ in recorded - told]
+    return found
+
+
+def _sentence(violation: dict[str, Any]) -> str:
+    return f"task {violation['task_id']} {violation['what']}"
+
+
+_VIOLATIONS = """
+with allowed(before, after) as (values
+    ('blocked', 'ready'), ('blocked', 'scheduled'), ('blocked', 'cancelled'),
+    ('scheduled', 'ready'), ('scheduled', 'blocked'), ('scheduled', 'cancelled'),
+    ('ready', 'blocked'), ('ready', 'scheduled'), ('ready', 'running'), ('ready', 'cancelled'),
+    ('running', 'completed'), ('running', 'scheduled'), ('running', 'ready'), ('running', 'dead'),
+    ('running', 'cancelled'), ('dead', 'ready'), ('dead', 'cancelled')
+)
+select t.task_id, 'went from ' || t.before || ' to ' || t.after as what
+from journal.transition t
+where t.before is not null
+  and not exists (select from allowed a where (a.before, a.after) = (t.before::text, t.after::text))
+union all
+select t.task_id, 'was leased twice under one token' from journal.transition t
+where t.after = 'running' group by t.task_id, t.token having count(*) > 1
+union all
+select t.task_id, 'was completed ' || count(*) || ' times' from journal.transition t
+where t.after = 'completed' group by t.task_id having count(*) > 1
+union all
+select t.task_id, 'left running ' || count(*) || ' times under one token' from journal.transition t
+where t.before = 'running' group by t.task_id, t.token having count(*) > 1
+union all
+select start.task_id, 'started before its parent ' || d.parent_id
+from journal.transition start
+join peers.dependency d on d.child_id = start.task_id
+where start.after = 'running' and not exists (
+    select from journal.transition done
+    where done.task_id = d.parent_id and done.step < start.step
+      and (done.after = 'completed' or d.spent and done.after in ('dead', 'cancelled'))
+)
+union all
+select t.id, 'is ' || t.state || ' but its last transition is to ' || last.after
+from peers.task t
+cross join lateral (
+    select j.after from journal.transition j where j.task_id = t.id order by j.step desc limit 1
+) last
+where last.after <> t.state
+"""
