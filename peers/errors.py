@@ -151,12 +151,16 @@ _BY_SQLSTATE: dict[str, type[PeersError]] = {
     "PE008": TaskNotFound,
     "PE009": BadTask,
     "PE010": PeerLost,
+    "22003": BadTask,  # numeric_value_out_of_range
+    "22007": BadTask,  # invalid_datetime_format
+    "22008": BadTask,  # datetime_field_overflow
+    "22P02": BadTask,  # invalid_text_representation
+    "22P05": BadTask,  # untranslatable_character
     "42501": NotPermitted,  # insufficient_privilege
     "3F000": SchemaMissing,  # invalid_schema_name
     "42883": SchemaMissing,  # undefined_function
     "42P01": SchemaMissing,  # undefined_table
 }
-_DATA_EXCEPTION = "22"  # the class of values that their type cannot hold
 
 _HINTS: dict[type[PeersError], str] = {
     NotPermitted: "Connect as a role that may, or have it granted one of the peers_… roles.",
@@ -174,12 +178,12 @@ def from_database(error: BaseException) -> PeersError | None:
     if not isinstance(sqlstate, str):
         return None
     kind = _BY_SQLSTATE.get(sqlstate)
-    if kind is None and sqlstate.startswith(_DATA_EXCEPTION):
-        kind = BadTask
     if kind is None:
         return None
     diagnostics = cause.diag
     message = diagnostics.message_primary or str(cause)
+    if kind is SchemaMissing and "peers" not in message:  # an application's trigger misses its own
+        return None
     if kind is BadTask and diagnostics.message_detail:
         message = f"{message} ({diagnostics.message_detail.rstrip('.')})"
     return kind(message, diagnostics.message_hint or _HINTS.get(kind))

@@ -40,9 +40,9 @@ class Nodes:
     @property
     def ids(self) -> dict[str, int]:
         """The ids by the names of the nodes. Raises BadGraph before the graph was submitted."""
-        if self._ids is None:
+        if self._ids is None and self._documents:
             raise BadGraph("the graph has not been submitted yet", "Ids are known after its block.")
-        return self._ids
+        return self._ids or {}
 
     def add(
         self,
@@ -87,7 +87,7 @@ class Graph(Nodes):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
-        if kind is None:
+        if kind is None and self._documents:
             self._ids = send(SUBMIT_GRAPH, self._documents, self._target)
 
 
@@ -102,7 +102,7 @@ class AsyncGraph(Nodes):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_error: object) -> None:
-        if kind is None:
+        if kind is None and self._documents:
             self._ids = await send_async(SUBMIT_GRAPH, self._documents, self._target)
 
 

@@ -1,0 +1,414 @@
+"""Submitting from Python: what is checked here, and what reaches the database by every way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import dict_row
+from sqlalchemy import URL, Engine, create_engine, select
+from sqlalchemy.orm import Session
+
+import peers
+from peers import client, context, db, tables
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.server import Connection
+
+
+@peers.task("test.thumb", queue="media", priority=7, timeout=5)
+def thumb(path: str, width: int = 256, when: datetime | None = None) -> dict[str, object]:
+    """A handler with types to be checked."""
+    return {"path": path, "width": width, "when": when}
+
+
+@peers.task("test.fetch")
+async def fetch(url: str, **headers: str) -> None:
+    """An async handler that takes further names."""
+
+
+def sqlalchemy_url(url: str) -> URL:
+    """The same database, as SQLAlchemy names it."""
+    return URL.create(
+        "postgresql+psycopg", query={k: str(v) for k, v in conninfo_to_dict(url).items()}
+    )
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """An application's own engine."""
+    engine = create_engine(sqlalchemy_url(database_url))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def configured(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """PEERS_DATABASE_URL names this test's database."""
+    monkeypatch.setenv("PEERS_DATABASE_URL", database_url)
+    return database_url
+
+
+def task_row(db: Connection, task_id: int) -> dict[str, Any]:
+    """The task as it is in the database."""
+    [row] = db.execute("select * from peers.task where id = %s", (task_id,)).fetchall()
+    return row
+
+
+# ------------------------------------------------------------------------------- what is submitted
+
+
+def test_a_task_is_still_a_function() -> None:
+    """Called, it runs here and now, and it keeps its documentation."""
+    assert thumb("a", width=1) == {"path": "a", "width": 1, "when": None}
+    assert (thumb.kind, fetch.kind) == ("test.thumb", "test.fetch")
+    assert thumb.__doc__ == "A handler with types to be checked."
+
+
+@pytest.mark.usefixtures("configured")
+def test_submit_uses_what_the_decorator_says(db: Connection) -> None:
+    """Queue and priority are the handler's; what holds for plain SQL too is left to the kind."""
+    row = task_row(db, thumb.submit("a.png", width=3))
+    assert (row["kind"], row["queue"], row["priority"]) == ("test.thumb", "media", 7)
+    assert row["args"] == {"path": "a.png", "width": 3}
+    assert (row["max_attempts"], row["timeout"], row["state"]) == (None, None, "ready")
+    row = task_row(db, peers.submit("test.thumb", {"path": "b"}, priority=0))
+    assert (row["queue"], row["priority"]) == ("media", 0)
+
+
+@pytest.mark.usefixtures("configured")
+def test_options_are_bound_to_a_copy(db: Connection) -> None:
+    """Every option arrives, and the task without options stays as it was."""
+    parent = peers.submit("elsewhere")
+    bound = thumb.options(
+        queue="slow",
+        priority=-5,
+        delay=timedelta(hours=1),
+        max_attempts=9,
+        timeout=1.5,
+        depends_on=[parent],
+        on_parent_failure="run",
+        idempotency_key="once",
+        metadata={"order": 7},
+    )
+    task_id = bound.submit(path="x")
+    assert bound.submit(path="y") == task_id
+    row = task_row(db, task_id)
+    assert (row["queue"], row["priority"], row["max_attempts"]) == ("slow", -5, 9)
+    assert row["timeout"] == timedelta(seconds=1.5)
+    assert row["scheduled_at"] - row["created_at"] > timedelta(minutes=59)
+    assert (row["state"], row["metadata"]) == ("blocked", {"order": 7})
+    [edge] = db.execute("select parent_id, on_parent_failure from peers.dependency").fetchall()
+    assert edge == {"parent_id": parent, "on_parent_failure": "run"}
+    assert task_row(db, thumb.submit("z"))["queue"] == "media"
+
+
+@pytest.mark.usefixtures("configured")
+def test_values_that_json_lacks_travel_as_text(db: Connection) -> None:
+    """Times, paths and dataclasses become what the handler's annotations turn back."""
+
+    @dataclass
+    class Point:
+        x: int
+
+    when = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    args = task_row(db, thumb.submit("a", when=when))["args"]
+    assert thumb.handler.check(args)["when"] == when
+    args = task_row(db, peers.submit("any", {"p": Path("/srv"), "at": Point(1)}))["args"]
+    assert args == {"p": "/srv", "at": {"x": 1}}
+
+
+MEBIBYTE = 1 << 20
+NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001 - on purpose
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda: thumb.submit(width=3), peers.ArgsInvalid, "test.thumb: path"),  # type: ignore[call-arg]
+        (lambda: thumb.submit(path=3), peers.ArgsInvalid, "path.*string"),  # type: ignore[arg-type]
+        (lambda: thumb.submit("a", 1, None, 4), peers.ArgsInvalid, "too many positional"),  # type: ignore[call-arg]
+        (lambda: thumb.submit("a", path="b"), peers.ArgsInvalid, 'got "path" twice'),  # type: ignore[misc]
+        (lambda: thumb.submit("x" * MEBIBYTE), peers.ArgsInvalid, "at most 1 MiB.*Store"),
+        (lambda: peers.submit("q", {"x": math.nan}), peers.ArgsInvalid, "not JSON compliant"),
+        (lambda: peers.submit("q", {"x": object()}), peers.ArgsInvalid, "written as JSON"),
+        (lambda: peers.submit(""), peers.BadTask, "kind must have 1 to 200 characters"),
+        (lambda: thumb.options(priority=10**6), peers.BadTask, "priority must be -32768 to 32767"),
+        (lambda: thumb.options(max_attempts=0), peers.BadTask, "max_attempts must be 1 to 1000"),
+        (lambda: thumb.options(timeout=0), peers.BadTask, "must be 0.001 to 2592000 seconds"),
+        (lambda: thumb.options(delay=math.nan), peers.BadTask, "delay must be 0 to"),
+        (lambda: thumb.options(idempotency_key=""), peers.BadTask, "key must be 1 to 500"),
+        (lambda: thumb.options(scheduled_at=NAIVE), peers.BadTask, "has no time zone"),
+        (lambda: thumb.options(on_parent_failure="panic"), peers.BadTask, '"hold", "cancel" or'),
+        (lambda: peers.task("test.thumb")(lambda: None), ValueError, "another kind"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[[], object],
+    kind: type[Exception],
+    message: str,
+) -> None:
+    """The error names the thing and the bound; no database is needed to find out."""
+    monkeypatch.setenv("PEERS_DATABASE_URL", "host=/nowhere")
+    with pytest.raises(kind, match=message):
+        call()
+
+
+# ------------------------------------------------------------------------------------- by which way
+
+
+def test_inside_a_psycopg_transaction(database_url: str, db: Connection) -> None:
+    """Connection or cursor, whatever their rows look like: it exists once they commit."""
+    with psycopg.connect(database_url, row_factory=dict_row) as own:
+        kept = thumb.submit_in(own, "a")
+        assert thumb.submit_in(own.cursor(), "b") == kept + 1
+        assert not db.execute("select from peers.task").fetchall()
+    assert task_row(db, kept)["args"] == {"path": "a"}
+    with psycopg.connect(database_url, cursor_factory=psycopg.RawCursor) as own:
+        thumb.submit_in(own, "c")
+        own.rollback()
+    assert len(db.execute("select from peers.task").fetchall()) == 2
+
+
+def test_inside_a_sqlalchemy_transaction(engine: Engine, db: Connection) -> None:
+    """Session or Connection: the task commits and rolls back with the application's own rows."""
+    with Session(engine) as session:
+        kept = thumb.submit_in(session, "a")
+        session.commit()
+        thumb.submit_in(session, "rolled back")
+    with engine.begin() as connection:
+        second = thumb.submit_in(connection, "b")
+    rows = db.execute("select id from peers.task order by id").fetchall()
+    assert [row["id"] for row in rows] == [kept, second]
+
+
+def test_inside_an_async_psycopg_transaction(database_url: str, db: Connection) -> None:
+    """The same by awaiting; a graph by `async with`."""
+
+    async def main() -> list[int]:
+        async with await psycopg.AsyncConnection.connect(database_url) as own:
+            first = await thumb.submit_in(own, "a")
+            second = await thumb.submit_in(own.cursor(), "b")
+            async with peers.graph(own) as graph:
+                third = graph.add(fetch, url="c", after=[first])
+            return [first, second, third.id]
+
+    ids = asyncio.run(main())
+    rows = db.execute("select id from peers.task order by id").fetchall()
+    assert [row["id"] for row in rows] == ids
+
+
+def test_inside_an_async_sqlalchemy_transaction(database_url: str, db: Connection) -> None:
+    """AsyncSession and AsyncConnection are awaited too."""
+    pytest.importorskip("greenlet", reason="SQLAlchemy's asyncio needs greenlet")
+    from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+    async def main() -> list[int]:
+        engine = create_async_engine(sqlalchemy_url(database_url))
+        async with AsyncSession(engine) as session:
+            first = await thumb.submit_in(session, "a")
+            async with peers.graph(session) as graph:
+                second = graph.add(fetch, url="c", after=[first])
+            await session.commit()
+        async with engine.begin() as connection:
+            third = await thumb.submit_in(connection, "b")
+        await engine.dispose()
+        return [first, second.id, third]
+
+    ids = asyncio.run(main())
+    rows = db.execute("select id from peers.task order by id").fetchall()
+    assert [row["id"] for row in rows] == ids
+
+
+class Parent:
+    """Stands for the peer that runs a handler: answers its calls as the real one does."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.verbs: list[str] = []
+
+    def call(self, ticket: int, verb: str, payload: object) -> Any:
+        """One frame there and back."""
+        assert ticket == 5
+        self.verbs.append(verb)
+        with db.connect(self.url, application_name="test") as connection:
+            return json.loads(client.relay(connection, verb, json.dumps(payload).encode()))
+
+    def tell(self, ticket: int, verb: str, payload: object) -> None:
+        """Not used here."""
+        raise NotImplementedError(ticket, verb, payload)
+
+
+def test_from_a_handler_through_its_peer(
+    database_url: str, db: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler needs no database URL: its peer carries what it submits."""
+    monkeypatch.delenv("PEERS_DATABASE_URL", raising=False)
+    parent = Parent(database_url)
+    context.enter(
+        context.CurrentTask(
+            id=1, kind="k", attempt=1, token="t", deadline=None, ticket=5, _scheduler=parent
+        )
+    )
+    try:
+        first = thumb.options(delay=60).submit("a")
+        with peers.graph() as graph:
+            second = graph.add(thumb.options(delay=60), path="b", after=[first])
+    finally:
+        context.enter(None)
+    assert parent.verbs == ["submit", "submit_graph"]
+    assert task_row(db, first)["state"] == "scheduled"
+    row = task_row(db, second.id)
+    assert (row["state"], row["priority"]) == ("blocked", 7)
+    assert row["scheduled_at"] - row["created_at"] > timedelta(seconds=59)
+
+
+def test_what_is_no_connection_is_refused(configured: str) -> None:
+    """The error lists what would do."""
+    with pytest.raises(TypeError, match=r"Session or Connection.*not in a str"):
+        thumb.submit_in(configured, "a")  # type: ignore[call-overload]
+
+
+def test_a_refusal_is_ours_by_every_way(engine: Engine, configured: str) -> None:
+    """Also when SQLAlchemy has wrapped the driver's error."""
+    orphan = thumb.options(depends_on=[999])
+    with pytest.raises(peers.BadGraph, match="there is no task 999"):
+        orphan.submit("a")
+    with Session(engine) as session, pytest.raises(peers.BadGraph, match="there is no task 999"):
+        orphan.submit_in(session, "a")
+    with psycopg.connect(configured) as own:
+        own.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+        with pytest.raises(peers.PeersError, match="need READ COMMITTED"):
+            orphan.submit_in(own, "a")
+        own.rollback()
+
+
+@pytest.mark.usefixtures("configured")
+def test_a_deadlock_is_tried_again_in_a_transaction_of_our_own(db: Connection) -> None:
+    """The first try is the victim, the second one succeeds."""
+    db.execute("create sequence public.tries")
+    db.execute(
+        """create function be_a_victim() returns trigger language plpgsql as $$
+        begin
+            if nextval('public.tries') = 1 then
+                raise exception 'deadlock detected' using errcode = '40P01';
+            end if;
+            return null;
+        end $$"""
+    )
+    db.execute(
+        "create trigger be_a_victim after insert on peers.task execute function be_a_victim()"
+    )
+    task_id = thumb.submit("a")
+    assert task_row(db, task_id)["args"] == {"path": "a"}
+    assert db.execute("select last_value from public.tries").fetchall() == [{"last_value": 2}]
+
+
+# ------------------------------------------------------------------------------------------- graphs
+
+
+@pytest.mark.usefixtures("configured")
+def test_a_graph_is_one_transaction(db: Connection) -> None:
+    """Nodes come after nodes and after older tasks; ids are known when the block has ended."""
+    older = peers.submit("older")
+    with peers.graph() as graph:
+        extract = graph.add(thumb, path="a")
+        load = graph.add("etl.load", after=[extract, older], on_parent_failure="run", day="1")
+        report = graph.add(thumb.options(metadata={"m": 1}), path="b", after=[extract, load])
+        with pytest.raises(peers.BadGraph, match="not been submitted yet"):
+            _ = extract.id
+    edges = db.execute(
+        "select parent_id, child_id, on_parent_failure from peers.dependency order by 1, 2"
+    ).fetchall()
+    assert [tuple(edge.values()) for edge in edges] == [
+        (older, load.id, "run"),
+        (extract.id, load.id, "run"),
+        (extract.id, report.id, "hold"),
+        (load.id, report.id, "hold"),
+    ]
+    assert task_row(db, load.id)["args"] == {"day": "1"}
+    assert task_row(db, extract.id)["queue"] == "media"
+    xids = db.execute("select distinct created_xid from peers.task where id > %s", (older,))
+    assert len(xids.fetchall()) == 1
+    with peers.graph() as second:
+        second.add("later", after=[report])
+    assert (
+        len(
+            db.execute("select from peers.dependency where parent_id = %s", (report.id,)).fetchall()
+        )
+        == 1
+    )
+
+
+@pytest.mark.usefixtures("configured")
+def test_an_exception_in_the_block_submits_nothing(db: Connection) -> None:
+    """And passes through."""
+
+    def fill() -> None:
+        with peers.graph() as graph:
+            graph.add(thumb, path="a")
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        fill()
+    assert not db.execute("select from peers.task").fetchall()
+
+
+@pytest.mark.usefixtures("configured")
+def test_an_empty_graph_is_nothing(db: Connection) -> None:
+    """A loop over nothing needs no special case."""
+    with peers.graph() as graph:
+        pass
+    assert graph.ids == {}
+    assert not db.execute("select from peers.task").fetchall()
+
+
+def test_a_graph_belongs_to_the_application_s_transaction(engine: Engine, db: Connection) -> None:
+    """Rolled back with it."""
+    with Session(engine) as session:
+        with peers.graph(session) as graph:
+            graph.add(thumb, path="a")
+        session.rollback()
+        with peers.graph(session) as graph:
+            kept = graph.add(thumb, path="b")
+        session.commit()
+    assert [row["id"] for row in db.execute("select id from peers.task").fetchall()] == [kept.id]
+
+
+# ------------------------------------------------------------------------------------------- tables
+
+
+def test_the_typed_tables_are_those_of_the_database(engine: Engine, db: Connection) -> None:
+    """Every column that they describe exists, under that name and type."""
+    rows = db.execute(
+        "select attrelid::regclass || '.' || attname as name, format_type(atttypid, null) as type"
+        " from pg_attribute join pg_class on pg_class.oid = attrelid"
+        " where relnamespace = 'peers'::regnamespace and attnum > 0 and relkind in ('r', 'v')"
+    ).fetchall()
+    there = {row["name"]: row["type"].replace("name", "text") for row in rows}
+    for table in tables.metadata.tables.values():
+        for column in table.columns:
+            ours = column.type.compile(engine.dialect).lower()
+            assert ours == there[f"{table.fullname}.{column.name}"], column
+
+
+@pytest.mark.usefixtures("configured")
+def test_reports_read_states_as_states(engine: Engine) -> None:
+    """An enum comes back as TaskState, and can be asked for by it."""
+    thumb.submit("a")
+    with engine.connect() as connection:
+        query = select(tables.task.c.state).where(tables.task.c.state == peers.TaskState.READY)
+        assert connection.execute(query).scalars().all() == [peers.TaskState.READY]
+        for table in tables.metadata.tables.values():
+            connection.execute(select(table)).all()
