@@ -1,0 +1,103 @@
+"""The command line: find the command, run it, turn what is raised into a sentence and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 database unreachable, 4 not found, 78 bad configuration;
+130 after Ctrl-C, 141 when nobody reads the output any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from typing import TYPE_CHECKING, Final
+
+import psycopg
+
+from peers import db
+from peers.cli import act, dead, demo, embedded, look, output, run, schema, submit
+from peers.cli.parser import Parser, version
+from peers.errors import DatabaseUnreachable, PeersError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_USAGE: Final = 2
+_INTERRUPTED: Final = 130
+_BROKEN_PIPE: Final = 141
+
+_EPILOGUE: Final = """\
+A first look:          peers demo
+A database:            export PEERS_DATABASE_URL=postgresql://user@host/database; peers migrate
+A peer:                peers run --app shop.tasks
+A task:                peers submit thumbs.make path=/srv/a.png
+What is going on:      peers status
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; the answer is the exit code. Wrong usage and --help raise SystemExit."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may know fewer characters than a task
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+        return _BROKEN_PIPE
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except PeersError as error:
+        output.complain(error)
+        return error.exit_code
+    except psycopg.Error as error:
+        ours = _in_our_words(error)
+        output.complain(ours)
+        return ours.exit_code
+    return code
+
+
+def _dispatch(words: list[str]) -> int:
+    parser = _parser(words)
+    args, rest = parser.parse_known_args(words)
+    if "run" not in args:
+        parser.print_help(sys.stderr)
+        return _USAGE
+    args.rest = rest
+    unknown = [word for word in rest if not args.accepts(word)]
+    if unknown:
+        args.parser.error(f"unknown argument: {' '.join(unknown)}")
+    code: int = args.run(args)
+    return code
+
+
+def _parser(words: list[str]) -> Parser:
+    parser = Parser(
+        prog="peers",
+        description="A leaderless task scheduler that lives in Postgres.",
+        epilog=_EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=version())
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    demo.register(commands, chosen="demo" in words)
+    for group in (run, schema, submit, look, act, dead, embedded):
+        group.register(commands)
+    return parser
+
+
+def _in_our_words(error: psycopg.Error) -> PeersError:
+    sentence = str(error).strip() or type(error).__name__
+    if db.is_connection_lost(error):
+        return DatabaseUnreachable(
+            f"the connection to the database was lost: {sentence}",
+            "What was under way may have been done or not: look before you repeat it.",
+        )
+    return PeersError(f"the database says: {sentence}")
+
+
+def _drop_output() -> None:
+    """So that the interpreter's last flush does not complain again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

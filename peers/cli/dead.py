@@ -1,0 +1,210 @@
+"""`peers dead`: look at dead letters, run them again, or accept them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from peers import kernel
+from peers.cli import output
+from peers.cli.act import each
+from peers.cli.database import connected, persistently, rows
+from peers.cli.parser import add_command, add_group, json_object, name, task_id
+from peers.errors import NotDead
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from peers.cli.parser import Commands
+    from peers.db import Connection
+
+_LISTED: Final = 50
+_ARGS_SHOWN: Final = 2000
+_INDENT: Final = "    "
+
+_IDS: Final = """
+    select task_id from peers.dead
+    where %(kind)s::text is null or kind = %(kind)s order by task_id"""
+_LIST: Final = """
+    with newest as materialized (
+        select task_id, died_at, count(*) over () as total from peers.dead
+        where (%(kind)s::text is null or kind = %(kind)s)
+          and (%(queue)s::text is null or queue = %(queue)s)
+        order by died_at desc, task_id desc limit %(limit)s
+    )
+    select n.total, d.task_id, d.kind, d.queue, d.attempts, d.died_at,
+           peers.now() - d.died_at as died_ago_seconds, d.error_type, d.error_message,
+           d.exit_signal, d.peer, d.host, d.held_children
+    from newest n
+    cross join lateral (select * from peers.dead_letter l where l.task_id = n.task_id) d
+    order by n.died_at desc, n.task_id desc"""
+_SHOW: Final = """
+    select d.*, peers.now() - d.died_at as died_ago_seconds
+    from peers.dead_letter d where d.task_id = %(id)s"""
+
+
+def register(commands: Commands) -> None:
+    """Declares `dead` and its commands."""
+    group = add_group(commands, "dead", "the dead letters: tasks that failed for good")
+    listing = add_command(group, "list", _list, "list dead letters, the newest first", reads=True)
+    listing.add_argument("--kind", type=name, metavar="KIND", help="only these")
+    listing.add_argument("--queue", type=name, metavar="QUEUE", help="only these")
+    listing.add_argument(
+        "--limit", type=task_id, default=_LISTED, metavar="N", help=f"at most N ({_LISTED} else)"
+    )
+    show = add_command(group, "show", _show, "one dead letter with all its failures", reads=True)
+    show.add_argument("id", type=task_id, metavar="ID")
+    retry = add_command(group, "retry", _retry, "run dead letters again, with fresh attempts")
+    retry.add_argument("--args", type=json_object, metavar="JSON", help="instead of their args")
+    discard = add_command(
+        group, "discard", _discard, "accept deaths: the tasks end cancelled, held children too"
+    )
+    for command in (retry, discard):
+        command.add_argument("ids", type=task_id, nargs="*", metavar="ID")
+        bulk = command.add_mutually_exclusive_group()
+        bulk.add_argument("--kind", type=name, metavar="KIND", help="all dead letters of a kind")
+        bulk.add_argument("--all", action="store_true", help="all dead letters")
+
+
+# ------------------------------------------------------------------------------------- looking
+
+
+def _list(args: argparse.Namespace) -> int:
+    with connected(args) as connection:
+        found = rows(connection, _LIST, kind=args.kind, queue=args.queue, limit=args.limit)
+    total = found[0]["total"] if found else 0
+    for letter in found:
+        del letter["total"]
+    if args.json:
+        output.document({"total": total, "dead_letters": found})
+        return 0
+    if not found:
+        output.say("no dead letters")
+        return 0
+    output.table(
+        ("TASK", "KIND", "QUEUE", "ATTEMPTS", "DIED", "HOLDS", "ERROR"),
+        [
+            (
+                letter["task_id"],
+                letter["kind"],
+                letter["queue"],
+                letter["attempts"],
+                f"{output.span(letter['died_ago_seconds'])} ago",
+                letter["held_children"],
+                f"{letter['error_type']}: {letter['error_message']}",
+            )
+            for letter in found
+        ],
+    )
+    if total > len(found):
+        output.say(f"… and {total - len(found):,} more: --limit {total} shows all")
+    output.say("hint: `peers dead show ID` has the tracebacks; then retry or discard.")
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    with connected(args) as connection:
+        letters = rows(connection, _SHOW, id=args.id)
+        if not letters:
+            raise _no_letter(connection, args.id)
+    [letter] = letters
+    if args.json:
+        output.document(letter)
+        return 0
+    _print_letter(letter)
+    output.say(f"hint: `peers dead retry {args.id}` or `peers dead discard {args.id}`.")
+    return 0
+
+
+def _no_letter(connection: Connection, id: int) -> NotDead:
+    """Raises TaskNotFound when there is no such task at all."""
+    sentence = kernel.explain(connection, id)
+    return NotDead(f"task {id} is no dead letter. {sentence}", "`peers dead list` lists them.")
+
+
+def _print_letter(letter: dict[str, Any]) -> None:
+    print(
+        output.one_line(f"task {letter['task_id']}, kind {letter['kind']}, queue {letter['queue']}")
+    )
+    ago = output.span(letter["died_ago_seconds"])
+    lines = [
+        ("died", f"{letter['died_at']:%Y-%m-%d %H:%M:%S %Z}, {ago} ago"),
+        ("created", f"{letter['created_at']:%Y-%m-%d %H:%M:%S %Z} by {letter['submitter']}"),
+        ("holds", output.count(letter["held_children"], "child", "children")),
+        ("args", _short(letter["args"])),
+        ("metadata", _short(letter["metadata"])),
+    ]
+    for label, value in lines:
+        if value:
+            print(f"  {label:<9}{output.readable(value)}")
+    for failure in letter["failures"] or ():
+        _print_failure(failure)
+
+
+def _short(document: object) -> str:
+    if document is None:
+        return ""
+    written = json.dumps(document, ensure_ascii=False)
+    more = " (--json shows all)" if len(written) > _ARGS_SHOWN else ""
+    return output.cut(written, _ARGS_SHOWN) + more
+
+
+def _print_failure(failure: dict[str, Any]) -> None:
+    """One failed attempt, as peers.dead_letter has it in `failures`."""
+    place = f"{failure['host'] or 'an unknown host'}, pid {failure['pid']}"
+    print(
+        f"\nattempt {failure['attempt']}, failed {failure['failed_at']} on {output.one_line(place)}"
+    )
+    ending = [
+        f"signal {failure['exit_signal']}" if failure["exit_signal"] else "",
+        f"exit code {failure['exit_code']}" if failure["exit_code"] is not None else "",
+    ]
+    how = ", ".join(filter(None, ending))
+    summary = f"{failure['error_type']}: {failure['error_message']}" + (f" ({how})" if how else "")
+    _print_indented(summary)
+    if failure["traceback"]:
+        _print_indented(failure["traceback"].rstrip())
+
+
+def _print_indented(written: str) -> None:
+    for line in output.readable(written).splitlines():
+        print(f"{_INDENT}{line}".rstrip())
+
+
+# -------------------------------------------------------------------------------------- acting
+
+
+def _retry(args: argparse.Namespace) -> int:
+    new_args = None if args.args is None else json.dumps(args.args).encode()
+    return _act(args, "retried", lambda connection, task: kernel.retry(connection, task, new_args))
+
+
+def _discard(args: argparse.Namespace) -> int:
+    return _act(args, "discarded", kernel.discard)
+
+
+def _act(args: argparse.Namespace, done: str, verb: Callable[[Connection, int], int]) -> int:
+    """Each in a transaction of its own: what was done stays done, and locks are short."""
+    bulk = args.all or args.kind is not None
+    if bulk == bool(args.ids):
+        args.parser.error("name the tasks by their ids, or by --kind, or say --all")
+    count = 0
+    with connected(args) as connection:
+        ids = args.ids
+        if bulk:
+            ids = [row["task_id"] for row in rows(connection, _IDS, kind=args.kind)]
+
+        def act(id: int) -> None:
+            nonlocal count
+            try:
+                persistently(verb, connection, id)
+            except NotDead:
+                if not bulk:  # in bulk, somebody else was faster
+                    raise
+            else:
+                count += 1
+
+        code = each(ids, act)
+    print(f"{done} {output.count(count, 'dead letter')}")
+    return code

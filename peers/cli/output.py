@@ -1,0 +1,109 @@
+"""How results and complaints are written: results on stdout, talk on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from peers.errors import PeersError
+
+WIDTH: Final = 100
+_GAP: Final = "  "
+_NARROWEST: Final = 8
+_MINUTE: Final = 60
+_HOUR: Final = 60 * _MINUTE
+_DAY: Final = 24 * _HOUR
+
+
+def say(sentence: str) -> None:
+    """Talk, on stderr."""
+    print(sentence, file=sys.stderr)
+
+
+def complain(error: PeersError) -> None:
+    """An error and its remedy, on stderr."""
+    say(f"peers: {readable(error.message)}")
+    if error.hint:
+        say(f"hint: {readable(error.hint)}")
+
+
+def document(value: Mapping[str, object]) -> None:
+    """One JSON document on stdout: times are ISO 8601 in UTC, durations are seconds."""
+    print(json.dumps(value, default=_plain, ensure_ascii=False, indent=2))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def table(
+    headings: Sequence[str], rows: Sequence[Sequence[object]], width_max: int = WIDTH
+) -> None:
+    """Aligned columns on stdout, numbers to the right; long texts are cut to fit into the width."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+    while sum(widths) + len(_GAP) * (len(widths) - 1) > width_max and max(widths) > _NARROWEST:
+        widths[widths.index(max(widths))] -= 1
+    numbers = [all(isinstance(row[i], int) for row in rows) for i in range(len(headings))]
+    for line in [list(headings), *cells]:
+        print(
+            _GAP.join(
+                cut(cell, width).rjust(width) if number else cut(cell, width).ljust(width)
+                for cell, width, number in zip(line, widths, numbers, strict=True)
+            ).rstrip()
+        )
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else one_line(str(value))
+
+
+def cut(line: str, width: int) -> str:
+    """The line, or as much of it as fits."""
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def one_line(written: str) -> str:
+    """Foreign text without line breaks or anything that a terminal might obey."""
+    return " ".join(readable(written).split())
+
+
+def readable(written: str) -> str:
+    """Foreign text; what a terminal would obey is escaped, except line breaks and tabs."""
+    if written.isprintable():
+        return written
+    return "".join(
+        sign if sign.isprintable() or sign in "\n\t" else ascii(sign)[1:-1] for sign in written
+    )
+
+
+def span(length: timedelta) -> str:
+    """A duration in its two largest units: 850ms, 42s, 3m12s, 4h05m, 3d4h."""
+    seconds = max(0.0, length.total_seconds())
+    if seconds < 1:
+        return f"{seconds * 1000:.0f}ms"
+    whole = int(seconds)
+    if whole < _MINUTE:
+        return f"{whole}s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE}m{whole % _MINUTE:02}s"
+    if whole < _DAY:
+        return f"{whole // _HOUR}h{whole % _HOUR // _MINUTE:02}m"
+    return f"{whole // _DAY}d{whole % _DAY // _HOUR}h"
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """1 task, 2 tasks, 12,000 tasks."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -1,0 +1,166 @@
+"""What all commands have in common: how they are declared, and the types of their arguments."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+
+from peers.model import CONTRACT_VERSION, NAME_MAX_LENGTH
+from peers.settings import values
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    # argparse has no public name for what add_subparsers() answers
+    Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # noqa: SLF001
+    Command: TypeAlias = Callable[[argparse.Namespace], int]
+
+_USAGE: Final = 2
+_BIGINT_MAX: Final = (1 << 63) - 1
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong usage is told like every other error; options cannot be abbreviated."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Ends with exit code 2."""
+        self.exit(_USAGE, f"peers: {message}\nhint: `{self.prog} --help` shows how.\n")
+
+
+def version() -> str:
+    """The package's version, and that of the contract that it speaks."""
+    try:
+        number = importlib.metadata.version("peers")
+    except importlib.metadata.PackageNotFoundError:
+        number = "(not installed)"
+    return f"peers {number}, contract version {CONTRACT_VERSION}"
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    run: Command,
+    summary: str,
+    *,
+    reads: bool = False,
+    accepts: Callable[[str], bool] = lambda _: False,
+    **options: Any,
+) -> Parser:
+    """Declares a command with the flags that all have; `reads` gives it --json.
+
+    `accepts` says which words that fit no argument go to `args.rest`; others are wrong usage.
+    """
+    parser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", **options
+    )
+    parser.set_defaults(
+        run=run,
+        parser=parser,
+        accepts=accepts,
+        command=parser.prog,
+        setting_flags=("database_url", "embedded"),
+    )
+    if reads:
+        parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    group = parser.add_argument_group("the database")
+    place = group.add_mutually_exclusive_group()
+    place.add_argument("--database-url", type=text, metavar="URL", help="PEERS_DATABASE_URL else")
+    place.add_argument(
+        "--embedded",
+        action="store_true",
+        default=None,
+        help="use the private Postgres of this machine",
+    )
+    group.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings in TOML, not /etc/peers/peers.toml"
+    )
+    return parser
+
+
+def add_group(commands: Commands, name: str, summary: str) -> Commands:
+    """Declares a command that only has commands of its own."""
+    parser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+    )
+    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="which")
+
+
+# -------------------------------------------------------------------------- types of arguments
+
+
+def text(value: str) -> str:
+    """Not empty, as a forgotten shell variable would be."""
+    if not value:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return value
+
+
+def name(value: str) -> str:
+    """The name of a kind or queue."""
+    if not 1 <= len(value) <= NAME_MAX_LENGTH:
+        raise argparse.ArgumentTypeError(
+            f"must have 1 to {NAME_MAX_LENGTH} characters, not {len(value)}"
+        )
+    return value
+
+
+def task_id(value: str) -> int:
+    """The id of a task."""
+    if not value.isdecimal() or not 1 <= int(value) <= _BIGINT_MAX:
+        raise argparse.ArgumentTypeError(f'a task id is a number from 1 on, not "{value}"')
+    return int(value)
+
+
+def task_ids(value: str) -> list[int]:
+    """Ids with commas between them."""
+    return [task_id(part.strip()) for part in value.split(",")]
+
+
+def duration(value: str) -> timedelta:
+    """Such as "90s" or "1h30m"."""
+    try:
+        return values.duration(value)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(
+            f'must be a duration such as "500ms", "30s", "2m" or "1h30m", not "{value}"'
+        ) from None
+
+
+def instant(value: str) -> datetime:
+    """An ISO 8601 date and time; in this machine's time zone, unless it names another."""
+    try:
+        return datetime.fromisoformat(value).astimezone()
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(
+            f'must be a time such as "2026-11-23T18:00" or "2026-11-23T17:00Z", not "{value}"'
+        ) from None
+
+
+def json_object(value: str) -> dict[str, Any]:
+    """A JSON object."""
+    try:
+        found = json.loads(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError('must be a JSON object such as {"path": "/srv/a.png"}')
+    return found
+
+
+def json_or_text(value: str) -> object:
+    """What the value says in JSON; itself if it is no JSON."""
+    try:
+        return json.loads(value, parse_constant=_refuse)
+    except ValueError:
+        return value
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)  # NaN and Infinity are no JSON, whatever Python thinks

@@ -1,0 +1,121 @@
+"""`peers submit`: one task from a shell."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from peers.cli.database import connected, persistently
+from peers.cli.parser import (
+    add_command,
+    duration,
+    instant,
+    json_object,
+    json_or_text,
+    name,
+    task_ids,
+    text,
+)
+from peers.client.submission import Options, document
+from peers.client.transport import SUBMIT, send
+from peers.model import ParentFailure
+
+if TYPE_CHECKING:
+    from peers.cli.parser import Commands
+
+_STDIN: Final = "-"
+_OPTIONS: Final = (
+    "queue",
+    "priority",
+    "delay",
+    "scheduled_at",
+    "max_attempts",
+    "timeout",
+    "depends_on",
+    "on_parent_failure",
+    "idempotency_key",
+    "metadata",
+)
+
+
+def register(commands: Commands) -> None:
+    """Declares `submit`."""
+    parser = add_command(
+        commands,
+        "submit",
+        _submit,
+        "submit a task and print its id",
+        usage="peers submit KIND [key=value ...] [options]",
+        accepts=lambda word: not word.startswith("-"),
+    )
+    parser.add_argument("kind", type=name, metavar="KIND", help="what it is: a handler's name")
+    args = parser.add_argument_group(
+        "its args", "key=value: the value is JSON if it can be read as JSON, else a string."
+    )
+    args.add_argument(
+        "--args",
+        type=_args,
+        metavar="JSON",
+        default={},
+        help="a JSON object, or - for standard input; key=value adds to it",
+    )
+    _add_options(parser)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("its options")
+    group.add_argument("--queue", type=name, metavar="NAME", help='"default" else')
+    group.add_argument("--priority", type=int, metavar="N", help="100 else; smaller runs first")
+    when = group.add_mutually_exclusive_group()
+    when.add_argument("--in", type=duration, dest="delay", metavar="DURATION", help="not before")
+    when.add_argument(
+        "--at", type=instant, dest="scheduled_at", metavar="TIME", help="not before; ISO 8601"
+    )
+    group.add_argument("--max-attempts", type=int, metavar="N", help="what its handler says else")
+    group.add_argument("--timeout", type=duration, metavar="DURATION", help="for each attempt")
+    group.add_argument(
+        "--after",
+        type=task_ids,
+        action="extend",
+        dest="depends_on",
+        metavar="ID",
+        help="wait for this task; more than one: again, or with commas",
+    )
+    group.add_argument(
+        "--on-parent-failure",
+        choices=[str(policy) for policy in ParentFailure],
+        help="if a parent dies: hold (default), cancel or run",
+    )
+    group.add_argument(
+        "--key",
+        type=text,
+        dest="idempotency_key",
+        metavar="KEY",
+        help="if a task has it already, that one's id is printed and nothing submitted",
+    )
+    group.add_argument("--metadata", type=json_object, metavar="JSON", help="for your own use")
+
+
+def _args(value: str) -> dict[str, Any]:
+    return json_object(sys.stdin.read() if value == _STDIN else value)
+
+
+def _submit(args: argparse.Namespace) -> int:
+    given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
+    submission = document(args.kind, {**args.args, **_pairs(args)}, Options(**given))
+    with connected(args) as connection:
+        print(persistently(send, SUBMIT, submission, connection))
+    return 0
+
+
+def _pairs(args: argparse.Namespace) -> dict[str, object]:
+    pairs: dict[str, object] = {}
+    for word in args.rest:
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            args.parser.error(f'"{word}" is no key=value')
+        if key in pairs:
+            args.parser.error(f'"{key}" is given twice')
+        pairs[key] = json_or_text(value)
+    return pairs
