@@ -6,6 +6,7 @@ import json
 from uuid import UUID
 
 from peers import kernel
+from peers.client import relay
 from peers.db import Connection
 from peers.errors import BadTask
 from peers.model import Claimed
@@ -15,7 +16,7 @@ def answer(connection: Connection, peer_id: UUID, task: Claimed, verb: str, body
     """Do what the handler of `task` asks; `body` and the answer are JSON.
 
     parents: null → [{"id", "kind", "state", "result"}, …]. progress: {"done", "total"} → bool.
-    submit_graph: nodes → {name: id}. submit: the arguments of peers.submit by name → id.
+    submit, submit_graph: what the client sends → what it expects.
     Raises `BadTask` for another verb, and what the database raises.
     """
     match verb:
@@ -31,6 +32,9 @@ def answer(connection: Connection, peer_id: UUID, task: Claimed, verb: str, body
                 connection, peer_id, task.task_id, task.token, told["done"], told["total"]
             )
             return json.dumps(noted).encode()
-        case "submit_graph":
-            return json.dumps(kernel.submit_graph(connection, body)).encode()
-    raise BadTask(f"a handler asked for {verb!r}, which its peer does not know; is the peer older?")
+        case "submit" | "submit_graph":
+            return relay(connection, verb, body)
+        case _:
+            raise BadTask(
+                f"a handler asked for {verb!r}, which its peer does not know; is the peer older?"
+            )

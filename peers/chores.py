@@ -1,4 +1,4 @@
-"""What every peer does now and then for all: there is no leader, and doing it twice does no harm."""
+"""What every peer does now and then for all: there is no leader, and twice does no harm."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Chores:
         self._prune_after = prune_after
         self._connection: Connection | None = None
         self._alarmed: set[tuple[str, str]] = set()
-        # One thread: a connection serves one statement at a time. No misfire limit: late is better than never.
+        # One thread: a connection serves one statement at a time. And late is better than never.
         self._scheduler = BackgroundScheduler(
             executors={"default": ThreadPoolExecutor(1)},
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},

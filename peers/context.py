@@ -36,8 +36,8 @@ class CurrentTask:
     """The task that a handler is running.
 
     `deadline` is on the scale of `time.monotonic()`, in seconds; None: there is no timeout.
-    `cancelled` turns true when somebody cancels the task: a handler that runs long should look at it
-    and return. (`id`, `token`) is unique for each attempt, and what an outside system can use to
+    `cancelled` turns true when somebody cancels the task: a handler that runs long should look at
+    it and return. (`id`, `token`) is unique for each attempt, and what an outside system can use to
     recognise a repetition.
     """
 

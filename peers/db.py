@@ -54,9 +54,7 @@ _URL_SHAPES: Final = (
 )
 
 
-def connect(
-    url: str, *, application_name: str, patience: float = CONNECT_TIMEOUT
-) -> Connection:
+def connect(url: str, *, application_name: str, patience: float = CONNECT_TIMEOUT) -> Connection:
     """A connection in autocommit mode, whose transactions are READ COMMITTED.
 
     An empty `url` leaves everything to libpq's own variables (PGHOST, PGSERVICE …). Of several

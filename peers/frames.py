@@ -1,8 +1,8 @@
 """What crosses between a peer and its workers: msgpack frames over a Unix socket.
 
-Args and results stay the JSON text that they are in the database; the parent passes them on as bytes
-and never parses them. A `ticket` is the parent's own number for one assignment: a task that is run
-again under a new lease gets a new one, so that a late answer cannot be mistaken for it.
+Args and results stay the JSON text that they are in the database; the parent passes them on as
+bytes and never parses them. A `ticket` is the parent's own number for one assignment: a task that
+is run again under a new lease gets a new one, so that a late answer cannot be mistaken for it.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Returned(msgspec.Struct, array_like=True, frozen=True, tag=3):
 
 
 class Call(msgspec.Struct, array_like=True, frozen=True, tag=4):
-    """From a handler to the scheduler, through the parent; `body` is JSON. 0: no reply is wanted."""
+    """From a handler to the scheduler, through the parent; `body` is JSON. Call 0: no reply."""
 
     call: int
     ticket: int
@@ -149,11 +149,14 @@ def encode(message: ToWorker | ToParent) -> bytes:
 def split(buffer: bytearray) -> Iterator[bytes]:
     """Take the whole frames off the front of `buffer`; what is left of it waits for more bytes."""
     start = 0
-    while len(buffer) - start >= LENGTH.size:
-        (length,) = LENGTH.unpack_from(buffer, start)
-        end = start + LENGTH.size + length
-        if len(buffer) < end:
-            break
-        yield bytes(buffer[start + LENGTH.size : end])
-        start = end
-    del buffer[:start]
+    try:
+        while len(buffer) - start >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(buffer, start)
+            end = start + LENGTH.size + length
+            if len(buffer) < end:
+                break
+            body = bytes(buffer[start + LENGTH.size : end])
+            start = end
+            yield body
+    finally:  # also when the caller takes only the first
+        del buffer[:start]

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NotRequired
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from peers.errors import ArgsInvalid
 from peers.model import (
@@ -48,7 +48,9 @@ class Handler:
 
     def __post_init__(self) -> None:
         for name, text in (("kind", self.kind), ("queue", self.queue)):
-            _require(1 <= len(text) <= NAME_MAX_LENGTH, name, f"1 to {NAME_MAX_LENGTH} characters", text)
+            _require(
+                1 <= len(text) <= NAME_MAX_LENGTH, name, f"1 to {NAME_MAX_LENGTH} characters", text
+            )
         of = f" of {self.kind!r}"
         _require(
             PRIORITY_MIN <= self.priority <= PRIORITY_MAX,
@@ -60,7 +62,12 @@ class Handler:
         )  # fmt: skip
         if self.timeout is not None:
             seconds = self.timeout.total_seconds()
-            _require(TIMEOUT_MIN <= seconds <= TIMEOUT_MAX, "timeout" + of, "1 ms to 30 days", self.timeout)
+            _require(
+                TIMEOUT_MIN <= seconds <= TIMEOUT_MAX,
+                "timeout" + of,
+                "1 ms to 30 days",
+                self.timeout,
+            )
         _require(
             timedelta(0) <= self.backoff <= self.backoff_cap,
             "backoff" + of, f"0 to its backoff_cap ({self.backoff_cap})", self.backoff,
@@ -105,12 +112,14 @@ def _args_of(function: Callable[..., Any]) -> TypeAdapter[dict[str, Any]]:
             extra = "allow"
         elif parameter.kind is parameter.POSITIONAL_ONLY:
             raise TypeError(
-                f"{function.__qualname__}: args come by name, but {parameter.name!r} is positional-only"
+                f"{function.__qualname__}: args come by name, "
+                f"but {parameter.name!r} is positional-only"
             )
         elif parameter.kind is not parameter.VAR_POSITIONAL:
             required = parameter.default is parameter.empty
             fields[parameter.name] = annotation if required else NotRequired[annotation]
-    shape = TypedDict("shape", fields)  # type: ignore[operator]  # built from a signature at run time
+    typed_dict: Any = TypedDict  # of fields that are known at run time only
+    shape = typed_dict("shape", fields)
     config = ConfigDict(extra=extra, arbitrary_types_allowed=True)
     return TypeAdapter(with_config(config)(shape))
 

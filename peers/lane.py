@@ -1,4 +1,4 @@
-"""One queue on this peer: what it has claimed and not started, and how much more it should claim."""
+"""One queue on this peer: what it has claimed and not started, and how much to claim."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Lane:
         """How many tasks to claim now; 0: there is enough at hand."""
         size = claim_size(self.slots, self._seconds())
         missing = size - len(self) - self.in_workers
-        # a few at a time would cost a round trip each, unless a slot would stand idle for want of them
+        # a few at a time would cost a round trip each, but no slot shall stand idle for want of it
         if missing * 2 >= size or len(self) < self.free_slots:
             return max(0, missing)
         return 0

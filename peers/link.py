@@ -1,4 +1,4 @@
-"""The main loop's connection: lost and found again, without ever keeping the loop waiting for long."""
+"""The main loop's connection: lost and found again, without keeping the loop waiting for long."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ Failure: TypeAlias = dict[str, object]
 
 
 class Outbox:
-    """Outcomes wait here, through outages too, until the database has taken them or called them void.
+    """Outcomes wait here, through outages too, until the database has taken or refused them.
 
     `done` is called for each lease that is settled, one way or the other.
     """

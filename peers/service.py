@@ -37,7 +37,10 @@ class Notifier:
 
     def _send(self, message: str) -> None:
         if self._address:
-            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            with (
+                contextlib.suppress(OSError),
+                socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,
+            ):
                 sock.sendto(message.encode(), self._address)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import threading
+import traceback
 from collections.abc import Callable
 from itertools import count
 from typing import Any, Final
@@ -45,13 +46,22 @@ class Channel:
         """The next message, before the reader runs; None at the end."""
         while True:
             for body in split(self._buffer):
-                return to_worker.decode(body)
+                message: ToWorker = to_worker.decode(body)
+                return message
             if not self._read():
                 return None
 
     def start_reader(self, take: Callable[[ToWorker], None]) -> None:
         """Read in a thread from now on and hand everything but replies to `take`."""
-        threading.Thread(target=self._read_all, args=(take,), name="reader", daemon=True).start()
+
+        def read() -> None:
+            try:
+                self._read_all(take)
+            except BaseException:  # noqa: BLE001  # a deaf worker would keep its tasks for ever
+                traceback.print_exc()
+                os._exit(1)
+
+        threading.Thread(target=read, name="reader", daemon=True).start()
 
     def call(self, ticket: int, verb: str, payload: object) -> Any:
         """Ask the scheduler through the parent and wait for the answer.

@@ -7,18 +7,19 @@ import json
 import mmap
 import time
 from collections.abc import Coroutine
-from types import TracebackType
 from typing import Any
 
 from peers.context import CurrentTask, enter
 from peers.frames import (
     PAGE,
     Assigned,
+    Begin,
     Cancel,
     Completed,
     Failed,
     Outcomes,
     Recall,
+    Reply,
     Returned,
     Run,
     Stop,
@@ -47,16 +48,9 @@ class _Watched(Coroutine[Any, Any, None]):
         finally:
             PAGE.pack_into(self._page, 0, 0, 0)
 
-    def throw(
-        self,
-        kind: type[BaseException] | BaseException,
-        value: BaseException | object = None,
-        frames: TracebackType | None = None,
-        /,
-    ) -> Any:
+    def throw(self, error: Any, *_: Any) -> Any:
         PAGE.pack_into(self._page, 0, time.monotonic_ns(), self._ticket)
         try:
-            error = kind if isinstance(kind, BaseException) else kind()
             return self._coroutine.throw(error)
         finally:
             PAGE.pack_into(self._page, 0, 0, 0)
@@ -81,8 +75,11 @@ class AsyncLoop:
     def run(self) -> None:
         """Run what comes until the parent says stop."""
         asyncio.set_event_loop(self._loop)
-        self._channel.start_reader(lambda message: self._loop.call_soon_threadsafe(self._take, message) and None)
+        self._channel.start_reader(self._pass_on)
         self._loop.run_forever()
+
+    def _pass_on(self, message: ToWorker) -> None:
+        self._loop.call_soon_threadsafe(self._take, message)
 
     def _take(self, message: ToWorker) -> None:
         match message:
@@ -91,12 +88,15 @@ class AsyncLoop:
                     self._start(task)
             case Recall():
                 self._channel.send(Returned([]))  # everything is started as it comes
-            case Cancel(ticket) if ticket in self._running:
-                running, current = self._running[ticket]
-                current.cancelled = True
-                running.cancel()
+            case Cancel(ticket):
+                if ticket in self._running:
+                    running, current = self._running[ticket]
+                    current.cancelled = True
+                    running.cancel()
             case Stop():
                 self._loop.stop()
+            case Begin() | Reply():
+                raise AssertionError(message)  # Begin came before, replies are the channel's
 
     def _start(self, task: Assigned) -> None:
         current = CurrentTask(
@@ -114,21 +114,22 @@ class AsyncLoop:
     async def _run(self, task: Assigned, current: CurrentTask) -> None:
         enter(current)
         started = time.monotonic()
+        limit = asyncio.timeout(task.timeout)
         try:
             handler = registry()[task.kind]
-            async with asyncio.timeout(task.timeout) as limit:
+            async with limit:
                 result = await handler.function(**handler.check(json.loads(task.args)))
             outcome: Completed | Failed = completed(task, time.monotonic() - started, result)
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is the task's failure
             seconds = time.monotonic() - started
             outcome = failed(task, seconds, error)
             if isinstance(error, TimeoutError) and limit.expired():
-                outcome = Failed(
-                    task.ticket, seconds, "timeout", f"ran longer than its timeout of {task.timeout} s",
-                    outcome.traceback,
-                )  # fmt: skip
+                message = f"ran longer than its timeout of {task.timeout:g} s"
+                outcome = Failed(task.ticket, seconds, "timeout", message, outcome.traceback)
             elif isinstance(error, asyncio.CancelledError) and current.cancelled:
-                outcome = Failed(task.ticket, seconds, "cancelled", "stopped on request", outcome.traceback)
+                outcome = Failed(
+                    task.ticket, seconds, "cancelled", "stopped on request", outcome.traceback
+                )
         del self._running[task.ticket]
         self._tell(outcome)
 

@@ -14,11 +14,13 @@ from peers.context import CurrentTask, enter
 from peers.frames import (
     PAGE,
     Assigned,
+    Begin,
     Cancel,
     Completed,
     Failed,
     Outcomes,
     Recall,
+    Reply,
     Returned,
     Run,
     Stop,
@@ -28,8 +30,8 @@ from peers.handlers import registry
 from peers.worker.channel import Channel
 from peers.worker.outcome import completed, failed
 
-# Outcomes of quick handlers are sent together. What a crash may take along, and what is run again, is
-# no more than what was finished within this time.
+# Outcomes of quick handlers are sent together. What a crash may take along, and what is run again,
+# is no more than what was finished within this time.
 _FLUSH_AFTER_NS: Final = 5_000_000
 # Before a handler that takes longer than this, what is finished is sent.
 _SLOW_NS: Final = 1_000_000
@@ -72,6 +74,8 @@ class SyncLoop:
             case Stop():
                 self._inbox.append(None)
                 self._bell.put(None)
+            case Begin() | Reply():
+                raise AssertionError(message)  # Begin came before, replies are the channel's
 
     def _give_back(self) -> None:
         tickets: list[int] = []

@@ -28,7 +28,9 @@ def completed(task: Assigned, seconds: float, result: Any) -> Completed:
     except (TypeError, ValueError, RecursionError) as error:
         raise ResultInvalid(f"the result of {task.kind} is not JSON: {error}") from None
     if "\\u0000" in text:
-        raise ResultInvalid(f"the result of {task.kind} contains a NUL character, which jsonb cannot hold")
+        raise ResultInvalid(
+            f"the result of {task.kind} contains a NUL character, which jsonb cannot hold"
+        )
     body = text.encode()
     if len(body) > JSON_MAX_BYTES:
         raise ResultInvalid(
@@ -61,7 +63,9 @@ def _type_name(error: BaseException) -> str:
 def _traceback_of(error: BaseException) -> str:
     """The traceback from the handler on: the frames of the worker itself say nothing."""
     frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith("peers.worker"):
+    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith(
+        "peers.worker"
+    ):
         frames = frames.tb_next
     return "".join(traceback.format_exception(type(error), error, frames))
 

@@ -82,7 +82,9 @@ class Crew:
             if worker not in self._workers:
                 raise ConfigError(f"the worker that imported the app {self._app!r} died")
             if time.monotonic() > deadline:
-                raise ConfigError(f"importing the app {self._app!r} took longer than {patience:g} s")
+                raise ConfigError(
+                    f"importing the app {self._app!r} took longer than {patience:g} s"
+                )
             for key, _ in self._selector.select(deadline - time.monotonic()):
                 key.data()
         if not self.kinds:
@@ -107,7 +109,7 @@ class Crew:
             worker.process.kill()
 
     def bury_all(self) -> None:
-        """After `kill_all`: take the leases back. Workers that die later have themselves to blame."""
+        """After `kill_all`: take the leases back. Who dies later has itself to blame."""
         for worker in list(self._workers):
             worker.process.kill()
             self._bury(worker)
@@ -121,7 +123,8 @@ class Crew:
         while True:
             heads = {mode: lane.head(mode) for mode in (False, True) if mode not in blocked}
             best = min(
-                ((head.priority, mode) for mode, head in heads.items() if head is not None), default=None
+                ((head.priority, mode) for mode, head in heads.items() if head is not None),
+                default=None,
             )
             if best is None:
                 return
@@ -133,10 +136,10 @@ class Crew:
         """Give one frame to the worker that has the most room for it; False: none has."""
         worker, budget = None, 0.0
         for candidate in self._workers:
-            if candidate.asynchronous is asynchronous and (room := candidate.budget(lane)) > 0:
-                # an idle one comes before one that is still busy with its last frame
-                if worker is None or candidate.expected < worker.expected:
-                    worker, budget = candidate, room
+            room = candidate.budget(lane) if candidate.asynchronous is asynchronous else 0.0
+            # an idle one comes before one that is still busy with its last frame
+            if room > 0 and (worker is None or candidate.expected < worker.expected):
+                worker, budget = candidate, room
         if worker is None:
             return False
         leases = lane.take(asynchronous, budget, lane.free_slots if asynchronous else MOST_IN_FRAME)
@@ -154,7 +157,7 @@ class Crew:
             worker.recall()
 
     def cancel(self, lease: Lease, grace: float) -> bool:
-        """Have a running handler stopped, by force after `grace` seconds; False: it runs no more."""
+        """Have a running handler stopped, by force after `grace` seconds; False: it is over."""
         return any(worker.cancel(lease, grace) for worker in self._workers)
 
     # ---------------------------------------------------------------------------- from turn to turn
@@ -197,7 +200,7 @@ class Crew:
         if key.events != mask:
             self._selector.modify(worker.process, mask, key.data)
 
-    # ---------------------------------------------------------------------- what workers have to say
+    # --------------------------------------------------------------------- what workers have to say
 
     def _exchange(self, worker: Worker) -> None:
         worker.process.push()
@@ -227,7 +230,7 @@ class Crew:
                 if not self.kinds:
                     raise ConfigError(
                         f"the app {self._app!r} cannot be imported: {error}",
-                        f"--app (PEERS_APP) names a module that Python finds from here.\n{traceback}",
+                        f"--app (PEERS_APP) names a module that is found from here.\n{traceback}",
                     )
                 self._start_at = time.monotonic() + self._backoff.next()
                 events.worker_broken(error=error, retry_in=self._start_at - time.monotonic())
@@ -240,10 +243,9 @@ class Crew:
         if isinstance(outcome, Completed):
             self._sink.completed(out.lease, outcome.result)
         else:
-            self._sink.failed(out.lease, {
-                "error_type": outcome.error_type, "error_message": outcome.error_message,
-                "traceback": outcome.traceback, "retry_in": outcome.retry_in, "reject": outcome.reject,
-            })  # fmt: skip
+            failure = msgspec.structs.asdict(outcome)
+            del failure["ticket"], failure["seconds"]
+            self._sink.failed(out.lease, failure)
 
     def _answer(self, worker: Worker, call: Call) -> None:
         out = worker.out.get(call.ticket)
@@ -284,5 +286,3 @@ class Crew:
             self._sink.failed(lease, failure)
         self._sink.unstarted(death.unstarted)
         self._sink.aborted(death.aborted)
-
-

@@ -85,7 +85,7 @@ class WorkerProcess:
             yield to_parent.decode(body)
 
     def now_running(self) -> tuple[int, float]:
-        """The ticket of the handler that runs now, and since when (`time.monotonic()`); (0, 0.0): none."""
+        """The ticket of the handler that runs now (0: none) and its start (`time.monotonic()`)."""
         started_ns, ticket = PAGE.unpack_from(self._page)
         return ticket, started_ns / 1e9
 

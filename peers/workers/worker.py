@@ -12,7 +12,7 @@ from peers.lane import Lane, Lease
 from peers.pace import FRAME_SECONDS, Pace
 from peers.workers.process import WorkerProcess, describe_exit
 
-# A handler that runs longer than this keeps those behind it in the frame waiting: they are recalled.
+# A handler that runs longer than this keeps those behind it in its frame waiting: recall them.
 _RECALL_AFTER: Final = 0.1
 # How long an async handler that was told to stop may take to yield.
 _ASYNC_GRACE: Final = 2.0
@@ -89,7 +89,15 @@ class Worker:
             self.out[ticket] = Out(lease, lane, expected)
             self.expected += expected
             tasks.append(
-                Assigned(ticket, task.task_id, lease.token, task.attempt, task.kind, task.args, task.timeout)
+                Assigned(
+                    ticket,
+                    task.task_id,
+                    lease.token,
+                    task.attempt,
+                    task.kind,
+                    task.args,
+                    task.timeout,
+                )
             )
             if self.asynchronous and task.timeout is not None:
                 due = time.monotonic() + task.timeout + _ASYNC_GRACE
@@ -122,7 +130,7 @@ class Worker:
         self._recalled = False
 
     def cancel(self, lease: Lease, grace: float) -> bool:
-        """Have the handler of this lease stopped, by force after `grace` seconds; False: not here."""
+        """Have this lease's handler stopped, by force after `grace` seconds; False: not here."""
         for ticket, out in self.out.items():
             if out.lease is lease:
                 self.process.send(Cancel(ticket))
@@ -145,7 +153,7 @@ class Worker:
                 self.recall()
         for late, (due, error_type, message) in list(self._kill_at.items()):
             if now > due and self._condemned is None:
-                # of several async handlers, the one that has the loop does not let the others be stopped
+                # an async handler that keeps the loop to itself does not let others be stopped
                 guilty = ticket if self.asynchronous and running is not None else late
                 self._condemn(guilty, error_type, message)
 

@@ -1,0 +1,216 @@
+"""The tasks of this peer: claimed, handed out, settled, given back."""
+
+from __future__ import annotations
+
+import random
+import selectors
+import time
+from typing import Final
+from uuid import UUID
+
+from peers import events, kernel
+from peers.asked import answer
+from peers.lane import Lane, Lease
+from peers.link import Link
+from peers.outbox import MOST_SETTLED, Failure, Outbox
+from peers.pace import Pace
+from peers.settings import Settings
+from peers.workers.crew import Crew
+
+# Outcomes are collected for this long while more keep coming.
+_SETTLE_WITHIN: Final = 0.01
+# Claimed work that waits longer than this for a worker is given back: another peer may be idle.
+_RELEASE_AFTER: Final = 5.0
+_RECONCILE_EVERY: Final = 60.0
+_POLL_JITTER: Final = 0.25
+
+
+class Work:
+    """Every lease of the peer is in exactly one place: a lane, a worker, or the outbox.
+
+    Methods that talk to the database raise `DatabaseUnreachable` and leave things for another try.
+    """
+
+    def __init__(
+        self, settings: Settings, app: str, selector: selectors.BaseSelector, link: Link
+    ) -> None:
+        self.peer_id: UUID | None = None
+        self.asked_to_stop = False
+        self._settings = settings
+        self._selector = selector
+        self._link = link
+        self._held: dict[int, Lease] = {}
+        self._oldest_outcome = 0.0
+        self._reconcile_at = 0.0
+        pace = Pace()
+        self._lanes = {name: Lane(name, slots, pace) for name, slots in settings.queues.items()}
+        self._outbox = Outbox(self._done)
+        self.crew = Crew(app, sum(settings.queues.values()), selector, pace, self)
+
+    # ------------------------------------------------------------------------------ turn by turn
+
+    @property
+    def in_workers(self) -> int:
+        """How many tasks the workers have."""
+        return sum(lane.in_workers for lane in self._lanes.values())
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing runs and nothing waits to be recorded."""
+        return self.in_workers == 0 and not self._outbox.waits
+
+    def next_due(self) -> float:
+        """When (monotonic) there is something to do even if nothing happens."""
+        if self._outbox:
+            return 0.0 if self._link.up else self._link.again_at
+        due = [self.crew.next_deadline(), self._outbox.next_due()]
+        if self._link.up and not self.asked_to_stop:
+            due += [lane.ask_at for lane in self._lanes.values() if lane.wanted()]
+        return min(due)
+
+    def hand_out(self) -> None:
+        """Give the workers what they can take."""
+        for lane in self._lanes.values():
+            self.crew.hand_out(lane)
+
+    def claim(self) -> None:
+        """Claim what the slots will soon need. Raises `PeerLost` when the leases are gone."""
+        now = time.monotonic()
+        for lane in self._lanes.values():
+            wanted = lane.wanted()
+            if wanted and now >= lane.ask_at and not self.asked_to_stop:
+                self._claim_for(lane, wanted)
+
+    def _claim_for(self, lane: Lane, wanted: int) -> None:
+        peer_id = self.peer_id
+        if peer_id is None:
+            return
+        tasks = self._link.do(lambda c: kernel.claim(c, peer_id, lane.queue, wanted))
+        now = time.monotonic()
+        if len(tasks) < wanted:
+            poll = self._settings.poll_interval.total_seconds()
+            lane.ask_at = now + poll * (1 + random.uniform(-_POLL_JITTER, _POLL_JITTER))
+        leases = [
+            Lease(task, str(task.token).encode(), lane.queue, now, task.priority) for task in tasks
+        ]
+        for lease in leases:
+            self._held[lease.task.task_id] = lease
+        lane.claimed(leases, self.crew.asynchronous)
+
+    def settle(self) -> None:
+        """Record outcomes: at once when no more are coming, in batches while they do."""
+        if not self._outbox and self._outbox.next_due() > time.monotonic():
+            return
+        patient = time.monotonic() - self._oldest_outcome < _SETTLE_WITHIN
+        if patient and len(self._outbox) < MOST_SETTLED and self._selector.select(0):
+            return
+        self.flush()
+
+    def flush(self) -> None:
+        """Record outcomes now."""
+        peer_id = self.peer_id
+        if peer_id is not None:
+            self._link.do(lambda c: self._outbox.flush(c, peer_id))
+
+    def keep_house(self) -> None:
+        """Now and then: give back what waits too long, and what a lost answer left behind."""
+        now = time.monotonic()
+        if now >= self._reconcile_at:
+            self.reconcile()
+        for lane in self._lanes.values():
+            late = [lease for lease in lane if now - lease.claimed_at > _RELEASE_AFTER]
+            self._give_back(lane, late)
+
+    def reconcile(self) -> None:
+        """Name the leases that we know of; others, from claims never answered, are given back."""
+        self._reconcile_at = time.monotonic() + _RECONCILE_EVERY
+        peer_id = self.peer_id
+        if peer_id is None:
+            return
+        tokens = list({lease.task.token for lease in self._held.values()})
+        released = self._link.do(lambda c: kernel.reconcile(c, peer_id, tokens))
+        if released:
+            events.reconciled(released=released)
+
+    # -------------------------------------------------------------------------- asked from outside
+
+    def look(self) -> None:
+        """The doorbell rang: it is worth asking for work."""
+        for lane in self._lanes.values():
+            lane.ask_at = 0.0
+
+    def cancel(self, task_id: int, token: UUID) -> None:
+        """Stop a task that somebody cancelled."""
+        lease = self._held.get(task_id)
+        if lease is None or lease.task.token != token or lease.cancelled:
+            return
+        lease.cancelled = True
+        events.task_cancelled(task_id=task_id, kind=lease.task.kind, attempt=lease.task.attempt)
+        if not self.crew.cancel(lease, self._settings.cancel_grace.total_seconds()):
+            lane = self._lanes[lease.queue]
+            self._give_back(lane, [waiting for waiting in lane if waiting is lease])
+
+    def release_backlog(self) -> None:
+        """Give back everything that no worker has."""
+        for lane in self._lanes.values():
+            self._give_back(lane, list(lane))
+
+    def stop_all(self) -> None:
+        """Stop every handler now and give everything back; no attempt counts."""
+        self.crew.kill_all()
+        self.crew.bury_all()
+        self.release_backlog()
+
+    def abandon(self) -> None:
+        """The leases are gone: stop every handler, forget everything."""
+        self.stop_all()
+        self._held.clear()
+
+    def _give_back(self, lane: Lane, leases: list[Lease]) -> None:
+        if leases:
+            lane.drop(leases)
+            self.aborted(leases)
+
+    # ------------------------------------------------------------ what the workers tell (crew.Sink)
+
+    def completed(self, lease: Lease, result: bytes) -> None:
+        """A handler returned."""
+        self._note_outcome()
+        self._outbox.completed(lease, result)
+
+    def failed(self, lease: Lease, failure: Failure) -> None:
+        """An attempt failed."""
+        self._note_outcome()
+        self._outbox.failed(lease, failure)
+        task = lease.task
+        events.task_failed(
+            task_id=task.task_id, kind=task.kind, attempt=task.attempt,
+            error_type=str(failure["error_type"]), error_message=str(failure["error_message"]),
+        )  # fmt: skip
+
+    def unstarted(self, leases: list[Lease]) -> None:
+        """Given back by a worker that did not start them."""
+        for lease in leases:
+            self._lanes[lease.queue].put_back([lease], self.crew.asynchronous)
+        if self.asked_to_stop:
+            self.release_backlog()
+
+    def aborted(self, leases: list[Lease]) -> None:
+        """Stopped, or never started: the attempt does not count."""
+        if leases:
+            self._note_outcome()
+            self._outbox.aborted(leases)
+
+    def asked(self, lease: Lease, verb: str, body: bytes) -> bytes:
+        """A handler asks the scheduler."""
+        peer_id = self.peer_id
+        assert peer_id is not None
+        return self._link.do(lambda c: answer(c, peer_id, lease.task, verb, body))
+
+    def _note_outcome(self) -> None:
+        if not self._outbox:
+            self._oldest_outcome = time.monotonic()
+
+    def _done(self, lease: Lease) -> None:
+        if self._held.get(lease.task.task_id) is lease:
+            del self._held[lease.task.task_id]
