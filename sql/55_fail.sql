@@ -20,8 +20,10 @@ begin
                    when coalesce(r.reject, false) or l.attempt >= l.max_attempts then 'dead'
                    else 'scheduled'
                end::peers.task_state as state,
-               _now + coalesce(least(greatest(r.retry_in, 0), _longest_wait) * interval '1 second',
-                               peers.backoff(l.attempt, l.backoff_base, l.backoff_cap)) as retry_at
+               _now + case
+                          when r.retry_in is null then peers.backoff(l.attempt, l.backoff_base, l.backoff_cap)
+                          else least(greatest(r.retry_in, 0), _longest_wait) * interval '1 second'
+                      end as retry_at
         from unnest(_leases) l
         join jsonb_to_recordset(_reports) r(
             task_id bigint, token uuid, error_type text, error_message text, traceback text,

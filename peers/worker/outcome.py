@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import traceback
 from typing import Any, Final
 
@@ -12,6 +13,9 @@ from peers.model import JSON_MAX_BYTES
 
 _LONGEST_MESSAGE: Final = 8_000
 _LONGEST_TRACEBACK: Final = 64_000
+
+# an odd number of backslashes: an even one is text that only looks like it
+_NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 _encode_json: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
@@ -27,7 +31,7 @@ def completed(task: Assigned, seconds: float, result: Any) -> Completed:
         text = _encode_json(result)
     except (TypeError, ValueError, RecursionError) as error:
         raise ResultInvalid(f"the result of {task.kind} is not JSON: {error}") from None
-    if "\\u0000" in text:
+    if "\\u0000" in text and _NUL.search(text):
         raise ResultInvalid(
             f"the result of {task.kind} contains a NUL character, which jsonb cannot hold"
         )

@@ -1,0 +1,38 @@
+"""The units of deploy/systemd, read by systemd itself."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+def test_systemd_finds_no_fault_in_the_units(tmp_path: Path) -> None:
+    """`systemd-analyze verify` passes and says nothing, with a command in the place of ours."""
+    service = (UNITS / "peers@.service").read_text()
+    assert "ExecStart=/opt/peers/bin/peers run" in service
+    (tmp_path / "peers@1.service").write_text(service.replace("/opt/peers/bin/peers", "/bin/true"))
+    shutil.copy(UNITS / "peers.target", tmp_path)
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", *map(str, sorted(tmp_path.iterdir()))],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (verified.returncode, verified.stderr) == (0, "")
+
+
+def test_the_example_environment_names_real_settings() -> None:
+    """Every variable in the example file, commented out or not, is one that Peers knows."""
+    from peers.settings import Settings
+
+    names = [
+        line.lstrip("#").partition("=")[0].removeprefix("PEERS_").lower()
+        for line in (UNITS / "peers.env.example").read_text().splitlines()
+        if line.lstrip("#").startswith("PEERS_")
+    ]
+    assert len(names) >= 5
+    assert set(names) <= set(Settings.model_fields)
