@@ -61,17 +61,20 @@ comment on column peers.task.queue is 'The lane it waits in, 1 to 200 characters
 comment on column peers.task.priority is 'Smaller runs first.';
 comment on column peers.task.scheduled_at is 'Not before this time. A retry moves it to the end of its backoff.';
 comment on column peers.task.max_attempts is '1 to 1000. Null: what the kind''s handler declares, else 5.';
-comment on column peers.task.timeout is 'For each attempt, 1 ms to 30 days. Null: what the handler declares, else none.';
+comment on column peers.task.timeout is
+    'For each attempt, 1 ms to 30 days. Null: what the handler declares, else none.';
 comment on column peers.task.idempotency_key is 'At most one task has it, as long as that task''s row exists.';
 comment on column peers.task.metadata is 'A JSON object for the application''s own use; the scheduler never reads it.';
 comment on column peers.task.pending_parents is 'How many parents hold it back. Kept by the scheduler.';
 comment on column peers.task.attempt is 'Which try this is; the first run counts as 1. Kept by the scheduler.';
 comment on column peers.task.submitter is 'The database role of the session that submitted it.';
 comment on column peers.task.created_at is 'When the submitting transaction began.';
-comment on column peers.task.created_xid is 'The submitting transaction: tells edges into new tasks from edges into older ones.';
+comment on column peers.task.created_xid is
+    'The submitting transaction: tells edges into new tasks from edges into older ones.';
 comment on column peers.task.started_at is 'When the last attempt was claimed.';
 comment on column peers.task.finished_at is 'When it was completed, died or was cancelled.';
-comment on column peers.task.token is 'The token of its last lease, so that an outcome with an unknown fate can be asked about.';
+comment on column peers.task.token is
+    'The token of its last lease, so that an outcome with an unknown fate can be asked about.';
 comment on column peers.task.result is 'What the handler returned: JSON of at most 1 MiB.';
 
 -- Two foreign keys would cost two row triggers an edge; the edge trigger checks both ends of a whole batch
@@ -102,7 +105,8 @@ comment on column peers.dependency.child_id is 'The task that waits.';
 comment on column peers.dependency.on_parent_failure is 'What the parent''s death or cancellation does to the child.';
 comment on column peers.dependency.spent is
     'The parent failed and the edge said run: it counts no longer, for good. Kept by the scheduler.';
-comment on column peers.dependency.added_later is 'The child was there before this edge''s transaction. Kept by the scheduler.';
+comment on column peers.dependency.added_later is
+    'The child was there before this edge''s transaction. Kept by the scheduler.';
 comment on column peers.dependency.created_xid is 'The transaction that inserted the edge.';
 
 -- The rooms. Narrow, short-lived rows; emptied often, so vacuumed often.
@@ -122,7 +126,8 @@ comment on table peers.ready is 'The tasks that wait for a peer, in the order in
 comment on column peers.ready.queue is 'The task''s queue.';
 comment on column peers.ready.kind is 'The task''s kind.';
 comment on column peers.ready.priority is 'The task''s priority; a row with another one than its task''s is stale.';
-comment on column peers.ready.position is 'The order of becoming ready: a retried task goes to the tail of its priority.';
+comment on column peers.ready.position is
+    'The order of becoming ready: a retried task goes to the tail of its priority.';
 comment on column peers.ready.task_id is 'The task. Stale, and dropped by the next claim, unless the task is ready.';
 
 create table if not exists peers.scheduled (
@@ -143,7 +148,8 @@ create table if not exists peers.blocked (
     queue text not null
 );
 
-comment on table peers.blocked is 'The tasks that wait for parents, so that they can be counted without reading every task.';
+comment on table peers.blocked is
+    'The tasks that wait for parents, so that they can be counted without reading every task.';
 comment on column peers.blocked.task_id is 'The task.';
 comment on column peers.blocked.queue is 'Its queue.';
 
@@ -172,7 +178,8 @@ comment on column peers.peer.kinds is 'The kinds that it can run; it is never gi
 comment on column peers.peer.lease_timeout is 'How long its leases outlive its last heartbeat.';
 comment on column peers.peer.joined_at is 'When it joined.';
 comment on column peers.peer.heartbeat_at is 'Its last heartbeat. One row a peer, however many tasks it holds.';
-comment on column peers.peer.steady_since is 'Since when its heartbeats came without a gap: it may reclaim after one lease of that.';
+comment on column peers.peer.steady_since is
+    'Since when its heartbeats came without a gap: it may reclaim after one lease of that.';
 comment on column peers.peer.lost_at is 'When its leases were reclaimed. A lost peer has to join again.';
 
 create table if not exists peers.lease (
@@ -199,12 +206,15 @@ comment on column peers.lease.task_id is 'The task.';
 comment on column peers.lease.token is 'The fence: unique for every claim ever made. An outcome counts only with it.';
 comment on column peers.lease.peer_id is 'The peer that runs it.';
 comment on column peers.lease.attempt is 'Which try this is.';
-comment on column peers.lease.max_attempts is 'The effective policy at the claim: the task''s own, else the kind''s, else 5.';
+comment on column peers.lease.max_attempts is
+    'The effective policy at the claim: the task''s own, else the kind''s, else 5.';
 comment on column peers.lease.timeout is 'The effective timeout of this attempt; null: none.';
-comment on column peers.lease.backoff_base is 'The longest wait after the first failure; it doubles with each further one.';
+comment on column peers.lease.backoff_base is
+    'The longest wait after the first failure; it doubles with each further one.';
 comment on column peers.lease.backoff_cap is 'The longest wait of all.';
 comment on column peers.lease.claimed_at is 'When it was claimed.';
-comment on column peers.lease.cancel_requested is 'cancel() was called while it ran: unless it completes first, it ends cancelled.';
+comment on column peers.lease.cancel_requested is
+    'cancel() was called while it ran: unless it completes first, it ends cancelled.';
 comment on column peers.lease.progress_done is 'What the handler last told of its progress.';
 comment on column peers.lease.progress_total is 'Out of how much.';
 
@@ -216,7 +226,8 @@ create table if not exists peers.dead (
     died_at timestamptz not null
 );
 
-comment on table peers.dead is 'The tasks that used up their attempts or were rejected. Read them in peers.dead_letter.';
+comment on table peers.dead is
+    'The tasks that used up their attempts or were rejected. Read them in peers.dead_letter.';
 comment on column peers.dead.task_id is 'The task.';
 comment on column peers.dead.queue is 'Its queue.';
 comment on column peers.dead.kind is 'Its kind.';
@@ -249,7 +260,8 @@ comment on column peers.failure.task_id is 'The task.';
 comment on column peers.failure.attempt is 'Which try failed. A retried dead letter starts at 1 again.';
 comment on column peers.failure.token is 'The lease under which it failed.';
 comment on column peers.failure.error_type is
-    'The exception''s name; or ArgsInvalid, ResultInvalid, timeout, crash, cancelled, or lost (the peer''s heartbeat expired).';
+    'The exception''s name; or ArgsInvalid, ResultInvalid, timeout, crash, cancelled, or lost (the peer''s '
+    'heartbeat expired).';
 comment on column peers.failure.error_message is 'What the exception said.';
 comment on column peers.failure.traceback is 'Where it was raised.';
 comment on column peers.failure.exit_signal is 'The signal that ended the worker process, such as SIGSEGV.';
@@ -275,7 +287,8 @@ comment on table peers.kind is 'What handlers declare about their kind, written 
 comment on column peers.kind.kind is 'The kind.';
 comment on column peers.kind.max_attempts is 'For tasks that do not say their own.';
 comment on column peers.kind.timeout is 'For tasks that do not say their own; null: none.';
-comment on column peers.kind.backoff_base is 'The longest wait after the first failure; it doubles with each further one.';
+comment on column peers.kind.backoff_base is
+    'The longest wait after the first failure; it doubles with each further one.';
 comment on column peers.kind.backoff_cap is 'The longest wait of all.';
 comment on column peers.kind.declared_at is 'When a peer last declared it.';
 

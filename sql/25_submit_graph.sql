@@ -13,7 +13,8 @@ begin
     if jsonb_typeof(_graph) is distinct from 'array' then
         raise exception 'a graph is a JSON array of nodes, not %', coalesce('a JSON ' || jsonb_typeof(_graph), 'null')
             using errcode = 'PE007',
-            hint = 'For example: [{"name": "a", "kind": "etl.extract"}, {"name": "b", "kind": "etl.load", "after": ["a"]}]';
+            hint = 'For example: [{"name": "a", "kind": "etl.extract"}, {"name": "b", "kind": "etl.load", '
+                '"after": ["a"]}]';
     end if;
 
     select 'node ' || n.place || coalesce(' "' || (n.node ->> 'name') || '" ', ' ') || c.complaint
@@ -24,7 +25,8 @@ begin
             when jsonb_typeof(n.node) <> 'object' then 'is not a JSON object'
             when jsonb_typeof(n.node -> 'name') is distinct from 'string' then 'has no "name" (a string)'
             when jsonb_typeof(n.node -> 'kind') is distinct from 'string' then 'has no "kind" (a string)'
-            when jsonb_typeof(n.node -> 'after') not in ('array', 'null') then 'has an "after" that is not an array of names'
+            when jsonb_typeof(n.node -> 'after') not in ('array', 'null')
+                then 'has an "after" that is not an array of names'
             when jsonb_typeof(n.node -> 'depends_on') not in ('array', 'null') or jsonb_path_exists(
                      n.node, '$.depends_on[*] ? (@.type() != "number" || @ != @.floor())')
                 then 'has a "depends_on" that is not an array of task ids'
@@ -49,7 +51,8 @@ begin
         from jsonb_path_query(_graph, '$[*].name') n group by n having count(*) > 1 limit 1;
     end if;
     if _complaint is null then
-        select 'node "' || (node ->> 'name') || '" is after ' || parent::text || ', which is not in the graph' into _complaint
+        select 'node "' || (node ->> 'name') || '" is after ' || parent::text || ', which is not in the graph'
+        into _complaint
         from jsonb_array_elements(_graph) node, jsonb_array_elements(nullif(node -> 'after', 'null')) parent
         where parent not in (select jsonb_path_query(_graph, '$[*].name'))
         limit 1;
@@ -79,7 +82,8 @@ begin
         insert into peers.task (id, kind, args, queue, priority, scheduled_at, max_attempts, timeout,
                                 idempotency_key, metadata)
         overriding system value
-        select id, node ->> 'kind', coalesce(nullif(node -> 'args', 'null'), '{}'), coalesce(node ->> 'queue', 'default'),
+        select id, node ->> 'kind', coalesce(nullif(node -> 'args', 'null'), '{}'),
+               coalesce(node ->> 'queue', 'default'),
                coalesce((node ->> 'priority')::smallint, 100),
                coalesce((node ->> 'scheduled_at')::timestamptz, pg_catalog.now()),
                (node ->> 'max_attempts')::smallint, (node ->> 'timeout')::interval,
@@ -130,13 +134,16 @@ begin
     )
     select array_agg(parent.place), array_agg(child.place) into _parents, _children
     from jsonb_array_elements(submit_graph.graph) with ordinality child(node, place)
-    cross join lateral (select distinct p from jsonb_array_elements_text(nullif(child.node -> 'after', 'null')) p) after(name)
+    cross join lateral (
+        select distinct p from jsonb_array_elements_text(nullif(child.node -> 'after', 'null')) p
+    ) after(name)
     join node parent on parent.name = after.name;
 
     select k.ranked, k.cycle into _ranked, _cycle from peers._kahn(_parents, _children) k;
     if _cycle is not null then
         raise exception 'dependency cycle: %',
-            (select string_agg(_names[c.place], ' -> ' order by c.step) from unnest(_cycle) with ordinality c(place, step))
+            (select string_agg(_names[c.place], ' -> ' order by c.step)
+             from unnest(_cycle) with ordinality c(place, step))
             using errcode = 'PE001', hint = 'Remove one of these edges.';
     end if;
 

@@ -11,7 +11,8 @@ begin
     if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
         raise exception 'dependencies and verbs need READ COMMITTED, this transaction is %',
             upper(current_setting('transaction_isolation'))
-            using errcode = 'PE003', hint = 'BEGIN ISOLATION LEVEL READ COMMITTED; a plain INSERT of tasks works under any level.';
+            using errcode = 'PE003',
+            hint = 'BEGIN ISOLATION LEVEL READ COMMITTED; a plain INSERT of tasks works under any level.';
     end if;
 end
 $$;
@@ -194,7 +195,8 @@ begin
 end
 $$;
 
-comment on function peers.count_parents() is 'Trigger: checks new edges, counts them in pending_parents, and blocks the children.';
+comment on function peers.count_parents() is
+    'Trigger: checks new edges, counts them in pending_parents, and blocks the children.';
 
 create or replace trigger count_parents after insert on peers.dependency
     referencing new table as new_edges
@@ -215,14 +217,17 @@ begin
     ) e(id) order by e.id limit 1;
     if _missing is not null then
         raise exception 'bad graph: there is no task % to depend on or to wait', _missing
-            using errcode = 'PE007', hint = 'Insert the tasks before their edges; a pruned task can be depended on no more.';
+            using errcode = 'PE007',
+            hint = 'Insert the tasks before their edges; a pruned task can be depended on no more.';
     end if;
     select t.id, t.state, t.attempt into _started from peers.task t
     where t.id = any (_children) and (t.attempt > 0 or t.state not in ('blocked', 'scheduled', 'ready'))
     order by t.id limit 1;
     if _started.id is not null then
-        raise exception 'task % cannot wait for another parent: it is % (attempt %)', _started.id, _started.state, _started.attempt
-            using errcode = 'PE002', hint = 'Add edges before the child starts, best in the transaction that inserts it.';
+        raise exception 'task % cannot wait for another parent: it is % (attempt %)',
+            _started.id, _started.state, _started.attempt
+            using errcode = 'PE002',
+            hint = 'Add edges before the child starts, best in the transaction that inserts it.';
     end if;
 end
 $$;

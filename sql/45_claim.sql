@@ -72,7 +72,8 @@ declare
 begin
     perform peers._require_read_committed();
     if _wanted is null or _wanted not between 1 and _most_rows then
-        raise exception 'max_tasks must be 1 to %, not %', _most_rows, coalesce(_wanted::text, 'null') using errcode = 'PE009';
+        raise exception 'max_tasks must be 1 to %, not %',
+            _most_rows, coalesce(_wanted::text, 'null') using errcode = 'PE009';
     end if;
     if exists (select from peers.paused_queue p where p.queue = claim.queue) then
         return;
@@ -111,7 +112,8 @@ begin
         return query
             with picked as materialized (
                 -- a task can have two rows: one from before it waited for parents, one from its release
-                select distinct on (t.id) t.id, (t.attempt + 1)::smallint as attempt, t.kind, t.args, t.priority, p.position,
+                select distinct on (t.id)
+                       t.id, (t.attempt + 1)::smallint as attempt, t.kind, t.args, t.priority, p.position,
                        coalesce(t.max_attempts, k.max_attempts, 5) as max_attempts,
                        coalesce(t.timeout, k.timeout) as timeout,
                        coalesce(k.backoff_base, '1 second') as backoff_base,

@@ -268,7 +268,9 @@ $$;
 comment on function peers.promote is
     'Moves what is due from scheduled to ready. Answers how many rows it worked off; call again while it is max_tasks.';
 
-create or replace function peers.progress(peer_id uuid, task_id bigint, token uuid, done bigint, total bigint) returns boolean
+create or replace function peers.progress(
+    peer_id uuid, task_id bigint, token uuid, done bigint, total bigint
+) returns boolean
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$

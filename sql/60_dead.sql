@@ -108,7 +108,8 @@ declare
 begin
     if _task.state not in ('blocked', 'scheduled', 'ready') then
         raise exception 'task % is % and cannot be changed any more', _task.id, _task.state
-            using errcode = 'PE002', hint = 'A task can be changed while it waits; a dead letter by peers.retry(id, args).';
+            using errcode = 'PE002',
+            hint = 'A task can be changed while it waits; a dead letter by peers.retry(id, args).';
     elsif change.priority not between -32768 and 32767 then
         _complaint := 'priority must be -32768 to 32767 (smaller runs first), not ' || change.priority;
     end if;

@@ -20,7 +20,8 @@ comment on column peers.running.pid is 'The peer''s process id.';
 comment on column peers.running.attempt is 'Which try this is.';
 comment on column peers.running.max_attempts is 'How many it has.';
 comment on column peers.running.since is 'When the peer claimed it.';
-comment on column peers.running.lease_expires_at is 'When others may take it, unless the peer''s next heartbeat comes first.';
+comment on column peers.running.lease_expires_at is
+    'When others may take it, unless the peer''s next heartbeat comes first.';
 comment on column peers.running.times_out_at is 'When its peer stops it, counted from the claim; null: never.';
 comment on column peers.running.progress_done is 'What the handler last told of its progress.';
 comment on column peers.running.progress_total is 'Out of how much.';
@@ -173,14 +174,16 @@ left join lateral (
 ) f on true;
 
 comment on view peers.dead_letter is
-    'One wide row for each dead task, made for \x. peers.retry(task_id) runs it again, peers.discard(task_id) accepts it.';
+    'One wide row for each dead task, made for \x. peers.retry(task_id) runs it again, peers.discard(task_id) '
+    'accepts it.';
 comment on column peers.dead_letter.task_id is 'The task.';
 comment on column peers.dead_letter.kind is 'Its kind.';
 comment on column peers.dead_letter.queue is 'Its queue.';
 comment on column peers.dead_letter.args is 'The handler''s input.';
 comment on column peers.dead_letter.attempts is 'How many attempts failed, those before an earlier retry included.';
 comment on column peers.dead_letter.died_at is 'When it died.';
-comment on column peers.dead_letter.error_type is 'Of the last failure: the exception''s name, or timeout, crash, lost …';
+comment on column peers.dead_letter.error_type is
+    'Of the last failure: the exception''s name, or timeout, crash, lost …';
 comment on column peers.dead_letter.error_message is 'Of the last failure: what it said.';
 comment on column peers.dead_letter.traceback is 'Of the last failure: where.';
 comment on column peers.dead_letter.exit_signal is 'Of the last failure: the signal that ended the worker.';

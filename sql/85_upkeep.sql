@@ -20,7 +20,8 @@ begin
             using errcode = 'PE009', hint = 'Such as peers.prune(''30 days'').';
     end if;
     if prune.max_tasks is null or prune.max_tasks < 1 then
-        raise exception 'max_tasks must be 1 or more, not %', coalesce(prune.max_tasks::text, 'null') using errcode = 'PE009';
+        raise exception 'max_tasks must be 1 or more, not %',
+            coalesce(prune.max_tasks::text, 'null') using errcode = 'PE009';
     end if;
     insert into peers.prune_place (after_id) values (0) on conflict do nothing;
     select p.after_id into _after from peers.prune_place p for no key update;
@@ -135,7 +136,8 @@ begin
     set pending_parents = c.parents,
         attempt = case when t.state = 'running' and not c.leased then t.attempt - 1 else t.attempt end,
         state = case
-                    when t.state in ('completed', 'dead', 'cancelled') or (t.state = 'running' and c.leased) then t.state
+                    when t.state in ('completed', 'dead', 'cancelled') or (t.state = 'running' and c.leased)
+                        then t.state
                     when c.parents > 0 then 'blocked'
                     when t.scheduled_at > _now then 'scheduled'
                     else 'ready'
@@ -156,11 +158,13 @@ begin
     insert into peers.blocked (task_id, queue)
     select t.id, t.queue from peers.task t where t.id = any (_ids) and t.state = 'blocked';
     insert into peers.dead (task_id, queue, kind, died_at)
-    select t.id, t.queue, t.kind, coalesce(t.finished_at, _now) from peers.task t where t.id = any (_ids) and t.state = 'dead';
+    select t.id, t.queue, t.kind, coalesce(t.finished_at, _now)
+    from peers.task t where t.id = any (_ids) and t.state = 'dead';
     insert into peers.scheduled (due_at, task_id)
     select t.scheduled_at, t.id from peers.task t where t.id = any (_ids) and t.state = 'scheduled';
     insert into peers.ready (queue, kind, priority, task_id)
-    select t.queue, t.kind, t.priority, t.id from peers.task t where t.id = any (_ids) and t.state = 'ready' order by t.id;
+    select t.queue, t.kind, t.priority, t.id
+    from peers.task t where t.id = any (_ids) and t.state = 'ready' order by t.id;
     perform peers._ring();
 end
 $$;
@@ -196,8 +200,10 @@ create or replace function peers.refuse_truncate() returns trigger
     set search_path = pg_catalog, peers, pg_temp
 as $$
 begin
-    raise exception 'TRUNCATE of %.% is refused: it bypasses what keeps the scheduler consistent', tg_table_schema, tg_table_name
-        using errcode = 'PE005', hint = 'peers.prune deletes what has ended; DROP SCHEMA peers CASCADE and a new migration start afresh.';
+    raise exception 'TRUNCATE of %.% is refused: it bypasses what keeps the scheduler consistent',
+        tg_table_schema, tg_table_name
+        using errcode = 'PE005',
+        hint = 'peers.prune deletes what has ended; DROP SCHEMA peers CASCADE and a new migration start afresh.';
 end
 $$;
 
