@@ -113,7 +113,7 @@ def test_queues_are_separate(world: World) -> None:
 
 
 def test_a_paused_queue_gives_nothing_until_resumed(world: World) -> None:
-    """pause stops claims of that queue only; what runs, runs on; twice is as good as once."""
+    """Pause stops claims of that queue only; what runs, runs on; twice is as good as once."""
     peer = world.peer()
     running = submit(world.db)
     [claim] = peer.claim()

@@ -166,7 +166,7 @@ def test_what_waits_is_cancelled_at_once(db: Connection, peer: Peer) -> None:
 
 
 def test_a_running_task_is_asked_to_stop(world: World) -> None:
-    """cancel tells the peer with its next heartbeat; a completion that comes first wins."""
+    """Cancel tells the peer with its next heartbeat; a completion that comes first wins."""
     submit(world.db)
     peer = world.peer()
     [claim] = peer.claim()

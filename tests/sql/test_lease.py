@@ -183,7 +183,7 @@ def test_two_peers_that_reclaim_at_once_take_each_task_once(world: World) -> Non
 
 
 def test_a_locked_task_is_reclaimed_later(world: World) -> None:
-    """reclaim never waits for an application; what is locked is left for the next call."""
+    """Reclaim never waits for an application; what is locked is left for the next call."""
     tasks = [submit(world.db) for _ in range(2)]
     lost, steady, application = world.peer(), world.peer("other"), world.connect()
     lost.claim()

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, TypeAlias
+from uuid import UUID
 
 from tests.support.world import rows, run
 
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from tests.support.server import Connection
+
+Outcome: TypeAlias = tuple[int, UUID, UUID]
+"""A task, the token under which it was reported, and the peer that reported it."""
 
 _INSTALL = """
 create schema journal;
@@ -34,6 +39,17 @@ begin
     return null;
 end
 $$;
+create table journal.lease (task_id bigint not null, token uuid not null, peer_id uuid not null);
+create function journal.note_lease() returns trigger language plpgsql security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    insert into journal.lease values (new.task_id, new.token, new.peer_id);
+    return null;
+end
+$$;
+create trigger journal_of_leases after insert on peers.lease
+    for each row execute function journal.note_lease();
 create trigger aa_journal_of_inserts after insert on peers.task
     for each row execute function journal.note();
 create trigger aa_journal_of_updates after update on peers.task
@@ -52,23 +68,22 @@ def transitions(db: Connection) -> list[dict[str, Any]]:
     return rows(db, "select * from journal.transition order by step")
 
 
-def violations(db: Connection, ledger: list[tuple[int, str]]) -> list[str]:
-    """What the journal and the ledger of recorded outcomes say against the promises.
+def violations(db: Connection, ledger: list[Outcome]) -> list[str]:
+    """What the journal and the ledger say against the promises.
 
-    The ledger has (task_id, token) of every outcome that a peer was told is recorded as completed.
+    The ledger has every outcome of which a peer was told that it is recorded as completed.
     """
     found = [_sentence(each) for each in rows(db, _VIOLATIONS)]
-    recorded = {
-        (each["task_id"], str(each["token"]))
-        for each in rows(
-            db, "select task_id, token from journal.transition where after = 'completed'"
-        )
-    }
-    told = set(ledger)
-    if len(told) != len(ledger):
-        found.append("an outcome was recorded twice")
-    found += [f"task {task} was told to be completed, but is not" for task, _ in told - recorded]
-    found += [f"task {task} completed without an outcome" for task, _ in recorded - told]
+    query = "select task_id, token from journal.transition where after = 'completed'"
+    recorded = {(each["task_id"], each["token"]) for each in rows(db, query)}
+    leased = {tuple(each.values()) for each in rows(db, "select * from journal.lease")}
+    told = Counter((task, token) for task, token, _ in ledger)
+    found += [
+        f"{outcome} was reported by a peer without the lease" for outcome in {*ledger} - leased
+    ]
+    found += [f"{pair} was recorded twice" for pair, times in told.items() if times > 1]
+    found += [f"{pair} is recorded, as was told, nowhere" for pair in told.keys() - recorded]
+    found += [f"{pair} was completed by nobody" for pair in recorded - told.keys()]
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID, uuid4
 
@@ -215,7 +215,6 @@ class World:
     db: Connection
     connect: Callable[[], Connection]
     pool: ThreadPoolExecutor
-    tasks_moved: int = field(default=0)
 
     def peer(self, *kinds: str, **options: Any) -> Peer:
         """A peer with a connection of its own."""
@@ -227,26 +226,18 @@ class World:
         """Runs `work` in a thread."""
         return self.pool.submit(work, *arguments, **options)
 
+    def is_waiting(self, session: Connection) -> bool:
+        """Whether that session waits for a lock that another one holds."""
+        query = "select cardinality(pg_blocking_pids(%s)) > 0"
+        return bool(value(self.db, query, session.info.backend_pid))
+
     def until_waiting(self, session: Connection) -> None:
-        """Returns as soon as that session waits for a lock that another one holds."""
-        self.until(
-            lambda: bool(
-                value(
-                    self.db,
-                    "select cardinality(pg_blocking_pids(%s)) > 0",
-                    session.info.backend_pid,
-                )
-            ),
-            f"session {session.info.backend_pid} to wait for a lock",
-        )
+        """Returns as soon as that session waits for a lock."""
+        self.until(lambda: self.is_waiting(session), "a session to wait for a lock")
 
     def until_waiting_or_done(self, session: Connection, work: Future[Any]) -> None:
         """Returns as soon as that session waits for a lock, or has finished its work."""
-        query = "select cardinality(pg_blocking_pids(%s)) > 0"
-        self.until(
-            lambda: work.done() or bool(value(self.db, query, session.info.backend_pid)),
-            "a session to wait or to finish",
-        )
+        self.until(lambda: work.done() or self.is_waiting(session), "a session to wait or finish")
 
     def until(self, holds: Callable[[], bool], what: str) -> None:
         """Asks again and again, at most for DEADLINE seconds."""
@@ -270,14 +261,23 @@ class Patch:
     replacement: str
     times: int = 1
 
-    def apply(self, db: Connection) -> None:
-        """Applies the changed file; a snippet that is no longer there is an error, not silence."""
-        text = (SQL_FOLDER / self.file).read_text()
+    def changed(self, text: str) -> str:
+        """The changed text; a snippet that is no longer there is an error, not silence."""
         found = text.count(self.snippet)
         assert found == self.times, (
             f"{self.file} has {self.snippet!r} {found} times, not {self.times}: renew this patch"
         )
-        db.execute(text.replace(self.snippet, self.replacement).encode())
+        return text.replace(self.snippet, self.replacement)
+
+
+def apply_patches(db: Connection, patches: Iterable[Patch]) -> None:
+    """Applies the shipped files with these changes."""
+    texts: dict[str, str] = {}
+    for patch in patches:
+        text = texts.get(patch.file) or (SQL_FOLDER / patch.file).read_text()
+        texts[patch.file] = patch.changed(text)
+    for text in texts.values():
+        db.execute(text.encode())
 
 
 def unknown_token() -> UUID:

@@ -1,0 +1,442 @@
+"""Interleavings of sessions, each ending in what must hold whatever the others did.
+
+A scenario runs against the SQL as shipped (test_interleavings) and, changed by a patch that takes one
+safeguard out, must fail (test_broken_variants).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from tests.support.world import World, advance, column, problems, result, rows, run, submit, value
+from tests.support.world import state as state_of
+
+if TYPE_CHECKING:
+    from tests.support.world import Claim, Peer
+
+EDGE = "insert into peers.dependency (parent_id, child_id) values (%s, %s)"
+
+
+def ids(claims: list[Claim]) -> list[int]:
+    """The tasks of claims."""
+    return [claim.task_id for claim in claims]
+
+
+def finish_all(peer: Peer) -> int:
+    """Completes what there is to claim until there is nothing; how many."""
+    done = 0
+    while claims := peer.claim():
+        assert peer.complete(*claims) == {}
+        done += len(claims)
+    return done
+
+
+def assert_nothing_stranded(world: World) -> None:
+    """Every task can be run to its end, and the counts are right."""
+    assert problems(world.db) == []
+    finish_all(world.peer())
+    left = rows(
+        world.db, "select id, state, pending_parents from peers.task where finished_at is null"
+    )
+    assert left == []
+
+
+# ------------------------------------------------------------------------------------------ claiming
+
+
+def claims_do_not_wait(world: World) -> None:
+    """A claim passes over what another claim and an application hold, and is given the rest."""
+    held, claimed, free = (submit(world.db) for _ in range(3))
+    application, first, second = world.connect(), world.peer(), world.peer()
+    with application.transaction(), first.db.transaction():
+        run(application, "select from peers.task where id = %s for update", held)
+        for peer, expected in ((first, claimed), (second, free)):
+            work = world.background(peer.claim, 1)
+            world.until_waiting_or_done(peer.db, work)
+            assert work.done(), "a claim waited for another session"
+            assert ids(result(work)) == [expected]
+
+
+def a_claim_takes_no_more_than_asked(world: World) -> None:
+    """Whatever is locked at the head of the room, max_tasks is the most, over all kinds."""
+    run(
+        world.db,
+        "insert into peers.task (kind) select (array['a', 'b'])[1 + n % 2]"
+        " from generate_series(1, 400) n",
+    )
+    peer, application = world.peer("a", "b"), world.connect()
+    with application.transaction():
+        run(application, "select from peers.task where id <= 20 for update")
+        for size in (1, 2, 7, 50):
+            assert len(peer.claim(size)) == size
+    assert value(world.db, "select count(*) from peers.lease") == 60
+
+
+def a_released_child_has_one_lease(world: World) -> None:
+    """Its row from before it waited and the one of its release make one claim, not two."""
+    parent = submit(world.db)
+    child = submit(world.db, depends_on=[parent])
+    peer = world.peer()
+    [claim] = peer.claim(1)
+    peer.complete(claim)
+    assert ids(peer.claim(10)) == [child]
+
+
+def a_cancellation_while_its_task_is_claimed(world: World) -> None:
+    """Who cancels while a claim commits reaches the running task: the peer is told."""
+    task_id = submit(world.db)
+    peer, operator = world.peer(), world.connect()
+    with peer.db.transaction():
+        [claim] = peer.claim()
+        work = world.background(value, operator, "select peers.cancel(%s)", task_id)
+        world.until_waiting_or_done(operator, work)
+    assert result(work) == "running"
+    assert peer.heartbeat()["cancelled_tokens"] == [claim.token]
+
+
+# ------------------------------------------------------------------------------------------ the fence
+
+
+def a_former_lease_settles_nothing(world: World) -> None:
+    """After reclaim and a new claim by the same and by another peer, old outcomes are void."""
+    submit(world.db, max_attempts=9)
+    slow, steady = world.peer(), world.peer()
+    [old] = slow.claim()
+    steady.advance_steadily(30)
+    assert len(steady.reclaim()) == 1
+    [new] = steady.claim()
+    assert slow.complete(old, result="old") == {old.pair: "stale"}
+    assert slow.complete(new, result="thief") == {new.pair: "stale"}
+    assert steady.complete(old, result="old") == {old.pair: "stale"}
+    assert state_of(world.db, old.task_id) == "running"
+    assert steady.complete(new, result="new") == {}
+    assert value(world.db, "select result from peers.task") == "new"
+
+
+def a_leaked_token_is_of_no_use(world: World) -> None:
+    """Another peer cannot settle under a token that it got to know."""
+    submit(world.db)
+    owner, thief = world.peer(), world.peer()
+    [claim] = owner.claim()
+    assert thief.complete(claim, result="thief") == {claim.pair: "stale"}
+    assert state_of(world.db, claim.task_id) == "running"
+
+
+def nobody_judges_after_an_outage(world: World) -> None:
+    """The first peer that is back does not take the tasks of those that are about to be."""
+    submit(world.db)
+    first, second = world.peer("other"), world.peer()
+    first.advance_steadily(60)
+    second.heartbeat()
+    [claim] = second.claim()
+    advance(world.db, "5 min")
+    first.heartbeat()
+    assert first.reclaim() == []
+    second.heartbeat()
+    assert second.complete(claim) == {}
+
+
+def a_claim_and_a_reclaim_of_its_peer_follow_one_another(world: World) -> None:
+    """A peer that is given up while it claims leaves no lease that nobody takes back."""
+    task_id = submit(world.db)
+    late, steady = world.peer(), world.peer("other")
+    steady.advance_steadily(20)
+    with late.db.transaction():
+        assert len(late.claim()) == 1
+        steady.advance_steadily(20)
+        assert steady.reclaim() == []
+    assert [each["task_id"] for each in steady.reclaim()] == [task_id]
+    assert problems(world.db) == []
+
+
+# ------------------------------------------------------------------------------------------ settling
+
+
+def settling_does_not_wait_for_an_application(world: World) -> None:
+    """Complete, fail and release answer at once while somebody holds the task's row."""
+    for _ in range(3):
+        submit(world.db)
+    peer, application = world.peer(), world.connect()
+    one, two, three = peer.claim()
+    with application.transaction():
+        run(application, "select from peers.task for update")
+        for verb, claim in ((peer.complete, one), (peer.fail, two)):
+            work = world.background(verb, claim)
+            world.until_waiting_or_done(peer.db, work)
+            assert work.done(), "settling waited for an application's transaction"
+            assert result(work) == {claim.pair: "busy"}
+        giving = world.background(peer.release, three)
+        world.until_waiting_or_done(peer.db, giving)
+        assert giving.done(), "release waited for an application's transaction"
+    assert (peer.complete(one), peer.fail(two), peer.release(three)) == ({}, {}, 1)
+
+
+def a_death_does_not_wait_for_an_application(world: World) -> None:
+    """A death that cancels descendants is told busy while somebody holds one of them."""
+    parent = submit(world.db, max_attempts=1)
+    child = submit(world.db, depends_on=[parent], on_parent_failure="cancel")
+    grandchild = submit(world.db, depends_on=[child])
+    peer, application = world.peer(), world.connect()
+    [claim] = peer.claim()
+    with application.transaction():
+        run(application, "select from peers.task where id = %s for update", grandchild)
+        work = world.background(peer.fail, claim)
+        moment = world.background(run, world.connect(), "select pg_sleep(2)")  # the wait's bound
+        world.until(lambda: work.done() or moment.done(), "the settling or two seconds")
+        assert work.done(), "settling waited for an application's transaction"
+    for pair in result(work):
+        assert peer.fail(pair) == {}
+    assert state_of(world.db, grandchild) == "cancelled"
+
+
+def parents_that_complete_at_the_same_time(world: World) -> None:
+    """Two parents' settling overlaps, neither sees the other's: the child is released all the same."""
+    parents = [submit(world.db), submit(world.db)]
+    child = submit(world.db, depends_on=parents)
+    first, second = world.peer(), world.peer()
+    [one], [two] = first.claim(1), second.claim(1)
+    with first.db.transaction():
+        assert first.complete(one) == {}
+        work = world.background(second.complete, two)
+        world.until_waiting_or_done(second.db, work)
+    for pair in result(work):
+        assert second.complete(pair) == {}  # it was busy: asked again
+    assert state_of(world.db, child) == "ready"
+    assert_nothing_stranded(world)
+
+
+def an_edge_while_its_parent_completes(world: World) -> None:
+    """An edge is inserted before the settling of its parent commits: the child is not stranded."""
+    parent = submit(world.db)
+    peer, application = world.peer(), world.connect()
+    [claim] = peer.claim()
+    with peer.db.transaction():
+        assert peer.complete(claim) == {}
+        work = world.background(submit, application, "a", depends_on=[parent])
+        world.until_waiting_or_done(application, work)
+    assert state_of(world.db, result(work)) == "ready"
+    assert_nothing_stranded(world)
+
+
+def a_parent_completes_while_its_edge_is_not_committed(world: World) -> None:
+    """The settling of a parent with an edge on its way is told busy, and then counts that edge."""
+    parent = submit(world.db)
+    peer, application = world.peer(), world.connect()
+    [claim] = peer.claim()
+    with application.transaction():
+        child = submit(application, depends_on=[parent])
+        unsettled = peer.complete(claim)
+    for pair in unsettled:
+        assert peer.complete(pair) == {}
+    assert state_of(world.db, child) == "ready"
+    assert_nothing_stranded(world)
+
+
+def an_edge_while_its_child_is_claimed(world: World) -> None:
+    """A child that starts while an edge into it is inserted refuses the edge."""
+    parent, child = submit(world.db, "b"), submit(world.db)
+    peer, application = world.peer(), world.connect()
+    with peer.db.transaction():
+        assert ids(peer.claim()) == [child]
+        work = world.background(run, application, EDGE, parent, child)
+        world.until_waiting_or_done(application, work)
+    error = work.exception(timeout=60)
+    assert isinstance(error, psycopg.DatabaseError), "a running child got a parent"
+    assert error.sqlstate == "PE002"
+    assert problems(world.db) == []
+
+
+def a_parent_dies_while_its_edge_is_inserted(world: World) -> None:
+    """Whoever comes second applies the policy: the child does not wait for a cancelled parent."""
+    parent = submit(world.db)
+    operator, application = world.connect(), world.connect()
+    with operator.transaction():
+        run(operator, "select peers.cancel(%s)", parent)
+        work = world.background(submit, application, "a", depends_on=[parent])
+        world.until_waiting_or_done(application, work)
+    assert state_of(world.db, result(work)) == "cancelled"
+    assert problems(world.db) == []
+
+
+def a_cascade_while_a_descendant_gets_a_parent(world: World) -> None:
+    """An edge into a task that a cascade is about to cancel, and one hung below it, both end well."""
+    top = submit(world.db)
+    middle = submit(world.db, depends_on=[top])
+    application, operator = world.connect(), world.connect()
+    with application.transaction():
+        bottom = submit(application, depends_on=[middle])
+        work = world.background(run, operator, "select peers.cancel(%s)", top)
+        world.until_waiting_or_done(operator, work)
+    result(work)
+    assert [state_of(world.db, each) for each in (top, middle, bottom)] == ["cancelled"] * 3
+    assert problems(world.db) == []
+
+
+# -------------------------------------------------------------------------------------------- cycles
+
+
+def two_sessions_close_a_cycle(world: World) -> None:
+    """Each session's edge is harmless alone; the second to come is refused."""
+    one, two = submit(world.db), submit(world.db)
+    first, second = world.connect(), world.connect()
+    with first.transaction():
+        run(first, EDGE, one, two)
+        work = world.background(run, second, EDGE, two, one)
+        world.until_waiting_or_done(second, work)
+    error = work.exception(timeout=60)
+    assert isinstance(error, psycopg.DatabaseError), "two sessions have closed a cycle"
+    assert error.sqlstate == "PE001"
+    assert_nothing_stranded(world)
+
+
+def two_sessions_close_a_long_cycle(world: World) -> None:
+    """The same where the edges of the two sessions share no task."""
+    one, two, three, four = (submit(world.db) for _ in range(4))
+    run(world.db, EDGE, one, two)
+    run(world.db, EDGE, three, four)
+    first, second = world.connect(), world.connect()
+    with first.transaction():
+        run(first, EDGE, two, three)
+        work = world.background(run, second, EDGE, four, one)
+        world.until_waiting_or_done(second, work)
+    error = work.exception(timeout=60)
+    assert isinstance(error, psycopg.DatabaseError), "two sessions have closed a cycle"
+    assert error.sqlstate == "PE001"
+    assert str(error).splitlines()[0].count("->") == 4
+    assert_nothing_stranded(world)
+
+
+# ------------------------------------------------------------------------------------------ counting
+
+
+def a_completed_row_counts_once(world: World) -> None:
+    """An UPDATE that touches a task which ended long ago does not count its children down again."""
+    parent, other = submit(world.db), submit(world.db)
+    child = submit(world.db, depends_on=[parent, other])
+    peer = world.peer()
+    [claim] = peer.claim(1)
+    assert peer.complete(claim) == {}
+    run(world.db, "update peers.task set metadata = '{}' where id = %s", parent)
+    assert state_of(world.db, child) == "blocked"
+    assert_nothing_stranded(world)
+
+
+def a_spent_edge_stays_spent(world: World) -> None:
+    """A parent that fails, is retried and completes lets its `run` child go once, not twice."""
+    parent, other = submit(world.db), submit(world.db)
+    child = submit(world.db, depends_on=[parent, other], on_parent_failure="run")
+    peer = world.peer()
+    [claim] = peer.claim(1)
+    assert peer.fail(claim, reject=True) == {}
+    run(world.db, "select peers.retry(%s)", parent)
+    claims = peer.claim()
+    assert peer.complete(*(claim for claim in claims if claim.task_id == parent)) == {}
+    assert state_of(world.db, child) == "blocked"
+    assert peer.complete(*(claim for claim in claims if claim.task_id == other)) == {}
+    assert_nothing_stranded(world)
+
+
+def settling_under_an_old_snapshot(world: World) -> None:
+    """A REPEATABLE READ session that cannot see an edge must not settle its parent."""
+    parent = submit(world.db)
+    peer = world.peer()
+    [claim] = peer.claim()
+    run(peer.db, "begin isolation level repeatable read")
+    run(peer.db, "select from peers.task")
+    submit(world.db, depends_on=[parent])
+    try:
+        peer.complete(claim)
+    except psycopg.DatabaseError as refused:
+        assert refused.sqlstate == "PE003"
+        run(peer.db, "rollback")
+        assert peer.complete(claim) == {}
+    else:
+        run(peer.db, "commit")
+    assert_nothing_stranded(world)
+
+
+def a_session_with_another_search_path(world: World) -> None:
+    """Tables and functions that a session's search_path finds first never reach our triggers."""
+    session = world.connect()
+    run(session, "create schema mine")
+    run(
+        session,
+        "create function mine.hashtextextended(text, bigint) returns bigint"
+        " language plpgsql as $$ begin raise exception 'mine was called'; end $$",
+    )
+    run(
+        session,
+        "create function mine.jsonb_typeof(jsonb) returns text"
+        " language plpgsql as $$ begin raise exception 'mine was called'; end $$",
+    )
+    for path in ("mine, pg_catalog", "''"):
+        run(session, f"set search_path = {path}")
+        run(session, "insert into peers.task (kind, args) values ('a', '{}')")
+        parent = submit(session)
+        child = submit(session, depends_on=[parent])
+        first = value(session, "select pg_catalog.min(id) from peers.task")
+        run(session, EDGE, first, child)
+    assert_nothing_stranded(world)
+
+
+# ----------------------------------------------------------------------------------------- deadlocks
+
+
+def batches_with_shared_children(world: World) -> None:
+    """Parents of the same children settle in opposite orders, again and again: nobody deadlocks."""
+    rounds, width = 12, 24
+    peers = [world.peer() for _ in range(2)]
+    for _ in range(rounds):
+        parents = [submit(world.db) for _ in range(width)]
+        children = [submit(world.db, "b") for _ in range(width)]
+        run(
+            world.db,
+            "insert into peers.dependency (parent_id, child_id)"
+            " select p, c from unnest(%s::bigint[]) p, unnest(%s::bigint[]) c",
+            parents,
+            children,
+        )
+        halves = [peer.claim(width // 2) for peer in peers]
+        halves[1].reverse()
+        work = [
+            world.background(_settle_all, peer, half)
+            for peer, half in zip(peers, halves, strict=True)
+        ]
+        for each in work:
+            result(each)
+        assert column(
+            world.db, "select distinct state from peers.task where id = any (%s)", children
+        ) == ["ready"]
+    assert problems(world.db) == []
+
+
+def _settle_all(peer: Peer, claims: list[Claim]) -> None:
+    left = [claim.pair for claim in claims]
+    while left:
+        verdicts = peer.complete(*left)
+        assert set(verdicts.values()) <= {"busy"}
+        left = [*verdicts]
+
+
+def children_are_locked_in_the_order_of_their_ids(world: World) -> None:
+    """A settling that waits for the child with the smaller id does not hold the larger one."""
+    seen = False
+    while not seen:  # the wait ends by itself after a moment; what is seen then tells nothing
+        low, high = submit(world.db, "b"), submit(world.db, "b")
+        parent = submit(world.db)
+        run(world.db, EDGE, parent, high)
+        run(world.db, EDGE, parent, low)
+        peer, holder, probe = world.peer(), world.connect(), world.connect()
+        [claim] = peer.claim()
+        with holder.transaction():
+            run(holder, "select from peers.task where id = %s for no key update", low)
+            work = world.background(peer.complete, claim)
+            world.until_waiting_or_done(peer.db, work)
+            lock = "select id from peers.task where id = %s for no key update skip locked"
+            free = column(probe, lock, high) == [high]
+            seen = not work.done() and world.is_waiting(peer.db)
+            assert free or not seen, "it holds the larger child while it waits for the smaller one"
+        _settle_all(peer, [claim for pair in result(work) if pair == claim.pair])
+    assert problems(world.db) == []

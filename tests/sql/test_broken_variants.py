@@ -1,0 +1,160 @@
+"""Each safeguard is load-bearing: the SQL without it fails the scenario that it passes with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import psycopg
+import pytest
+
+from tests.sql import scenarios
+from tests.support.world import Patch, apply_patches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.world import World
+
+CLAIM: Final = "45_claim.sql"
+SETTLE: Final = "50_settle.sql"
+GRAPH: Final = "30_graph.sql"
+RELEASE: Final = "35_release.sql"
+
+_SIBLINGS = """exists (
+                            select from peers.dependency d join peers.task p on p.id = d.parent_id
+                            where d.child_id = t.id and p.state <> 'completed' and not d.spent
+                        )"""
+
+
+class Variant(NamedTuple):
+    """Patches that take one safeguard out, and the scenario that must notice."""
+
+    scenario: Callable[[World], None]
+    patches: list[Patch]
+
+
+VARIANTS = {
+    "claim waits for locked rows": Variant(
+        scenarios.claims_do_not_wait, [Patch(CLAIM, " skip locked", "", times=2)]
+    ),
+    "the limit over all kinds is gone": Variant(
+        scenarios.a_claim_takes_no_more_than_asked, [Patch(CLAIM, "            limit _limit\n", "")]
+    ),
+    "rows of one task are not merged": Variant(
+        scenarios.a_released_child_has_one_lease,
+        [Patch(CLAIM, "select distinct on (t.id) t.id,", "select t.id,")],
+    ),
+    "the token is not compared": Variant(
+        scenarios.a_former_lease_settles_nothing,
+        [
+            Patch(
+                SETTLE,
+                "where l.task_id = o.task_id and l.token = o.token and l.peer_id = _peer_id\n"
+                "                offset 0",
+                "where l.task_id = o.task_id and l.peer_id = _peer_id offset 0",
+            )
+        ],
+    ),
+    "the peer is not compared": Variant(
+        scenarios.a_leaked_token_is_of_no_use,
+        [
+            Patch(
+                SETTLE,
+                "where l.task_id = o.task_id and l.token = o.token and l.peer_id = _peer_id\n"
+                "                offset 0",
+                "where l.task_id = o.task_id and l.token = o.token offset 0",
+            )
+        ],
+    ),
+    "siblings are looked at instead of counted": Variant(
+        scenarios.parents_that_complete_at_the_same_time,
+        [
+            Patch(SETTLE, "if _children = '{}' then", "if true then"),
+            Patch(
+                RELEASE,
+                "perform from peers.task t where t.id = any (_new) order by t.id for no key update;",
+                "",
+            ),
+            Patch(RELEASE, "t.pending_parents > (_fallen -> t.id::text)::integer", _SIBLINGS),
+        ],
+    ),
+    "parents are not locked by a new edge": Variant(
+        scenarios.an_edge_while_its_parent_completes, [Patch(GRAPH, "for share", "")]
+    ),
+    "the child is not locked by a new edge": Variant(
+        scenarios.an_edge_while_its_child_is_claimed,
+        [Patch(GRAPH, "order by t.id for no key update", "order by t.id")],
+    ),
+    "a cancellation reads before it locks": Variant(
+        scenarios.a_cancellation_while_its_task_is_claimed,
+        [
+            Patch(
+                "60_dead.sql",
+                "select t.* into _task from peers.task t where t.id = _id for no key update;",
+                "select t.* into _task from peers.task t where t.id = _id;"
+                " perform from peers.task t where t.id = _id for no key update;"
+                " found := _task.id is not null;",
+            )
+        ],
+    ),
+    "edges into older tasks take no turns": Variant(
+        scenarios.two_sessions_close_a_long_cycle,
+        [Patch(GRAPH, "perform pg_advisory_xact_lock", "perform hashtextextended", times=1)],
+    ),
+    "who just came back may judge": Variant(
+        scenarios.nobody_judges_after_an_outage,
+        [Patch("55_fail.sql", "p.steady_since + p.lease_timeout <= _now and ", "")],
+    ),
+    "settling waits for locked tasks": Variant(
+        scenarios.settling_does_not_wait_for_an_application,
+        [
+            Patch(
+                SETTLE,
+                "select t.id from peers.task t where t.id = o.task_id for no key update skip locked",
+                "select t.id from peers.task t where t.id = o.task_id for no key update",
+            )
+        ],
+    ),
+    "children are locked in another order": Variant(
+        scenarios.children_are_locked_in_the_order_of_their_ids,
+        [Patch(SETTLE, "order by t.id for no key update", "order by t.id desc for no key update")],
+    ),
+    "the search_path of submission is not pinned": Variant(
+        scenarios.a_session_with_another_search_path,
+        [Patch("20_submit.sql", "set search_path = pg_catalog, peers, pg_temp", "", times=4)],
+    ),
+    "the search_path of edges is not pinned": Variant(
+        scenarios.a_session_with_another_search_path,
+        [Patch(GRAPH, "    set search_path = pg_catalog, peers, pg_temp\n", "", times=7)],
+    ),
+    "rows that were completed before count again": Variant(
+        scenarios.a_completed_row_counts_once,
+        [Patch(RELEASE, "except select b.id from before_rows b where b.state = 'completed'", "")],
+    ),
+    "an edge that says run is not marked spent": Variant(
+        scenarios.a_spent_edge_stays_spent,
+        [
+            Patch(
+                RELEASE,
+                "update peers.dependency d set spent = true\n"
+                "        where d.parent_id = any (_failed) and d.on_parent_failure = 'run'"
+                " and not d.spent\n        returning d.child_id",
+                "select d.child_id from peers.dependency d\n"
+                "        where d.parent_id = any (_failed) and d.on_parent_failure = 'run'",
+            )
+        ],
+    ),
+    "any isolation level will do": Variant(
+        scenarios.settling_under_an_old_snapshot,
+        [Patch(GRAPH, "not in ('read committed', 'read uncommitted')", "= 'none'")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_without_its_safeguard_the_scenario_fails(world: World, name: str) -> None:
+    """A scenario that passes all the same would prove nothing."""
+    variant = VARIANTS[name]
+    apply_patches(world.db, variant.patches)
+    with pytest.raises((AssertionError, psycopg.DatabaseError)):
+        variant.scenario(world)

@@ -1,0 +1,118 @@
+"""The command line as people use it: a process with its words, its environment and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.server import Connection
+
+PROJECT = Path(__file__).parents[2]
+PATIENCE = 60.0
+
+
+class Answer(NamedTuple):
+    """What a command said, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """Its stdout, which is one JSON document."""
+        return json.loads(self.out)
+
+
+def environment(url: str | None = None, **variables: str) -> dict[str, str]:
+    """This process's environment without settings for Peers or libpq, plus these."""
+    plain = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PEERS_", "PG"))
+    }
+    plain["PYTHONPATH"] = str(PROJECT)
+    if url is not None:
+        plain["PEERS_DATABASE_URL"] = url
+    return {**plain, **variables}
+
+
+def command(*words: str) -> list[str]:
+    """What to run for `peers WORDS`."""
+    return [sys.executable, "-m", "peers", *words]
+
+
+def peers(
+    *words: str,
+    url: str | None = None,
+    stdin: str = "",
+    cwd: Path | None = None,
+    **variables: str,
+) -> Answer:
+    """Runs `peers WORDS` to its end."""
+    done = subprocess.run(
+        command(*words),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=environment(url, **variables),
+        cwd=cwd,
+        check=False,
+    )
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def until(true: Callable[[], object], what: str) -> None:
+    """Waits for it, generously."""
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline, f"still not so: {what}"
+        time.sleep(0.05)
+
+
+def join(db: Connection, *kinds: str, queue: str = "default") -> str:
+    """A peer that we pretend to be; its identity."""
+    [row] = db.execute(
+        "select peers.join('web1', 42, %s::jsonb, %s::jsonb, '30 s', 1) as peer",
+        (json.dumps({queue: 4}), json.dumps([{"kind": kind} for kind in kinds])),
+    )
+    return str(row["peer"])
+
+
+def submit(db: Connection, kind: str, after: tuple[int, ...] = ()) -> int:
+    """A task of this kind, a child of those; its id."""
+    [row] = db.execute(
+        "select peers.submit(%s, depends_on => %s::bigint[]) as id", (kind, list(after))
+    )
+    return int(row["id"])
+
+
+def bury(db: Connection, peer: str, error: str = "no such file") -> list[int]:
+    """Claims what is ready, and rejects it: dead letters."""
+    claimed = db.execute("select * from peers.claim(%s, 'default', 100)", (peer,)).fetchall()
+    failures = [
+        {
+            "task_id": task["task_id"],
+            "token": str(task["token"]),
+            "error_type": "OSError",
+            "error_message": error,
+            "traceback": f"Traceback (most recent call last):\n  in make\nOSError: {error}\n",
+            "reject": True,
+        }
+        for task in claimed
+    ]
+    db.execute("select * from peers.fail(%s, %s::jsonb)", (peer, json.dumps(failures)))
+    return [task["task_id"] for task in claimed]
+
+
+def state(db: Connection, id: int) -> str:
+    """The task's state."""
+    [row] = db.execute("select state::text from peers.task where id = %s", (id,))
+    return str(row["state"])
