@@ -50,7 +50,7 @@ def failed(task: Assigned, seconds: float, error: BaseException) -> Failed:
         ticket=task.ticket,
         seconds=seconds,
         error_type=_type_name(error),
-        error_message=_clean(str(error), _LONGEST_MESSAGE),
+        error_message=_clean(_message_of(error), _LONGEST_MESSAGE),
         traceback=_clean(_traceback_of(error), _LONGEST_TRACEBACK),
         retry_in=error.in_ if isinstance(error, Retry) else None,
         reject=isinstance(error, Reject),
@@ -62,6 +62,13 @@ def _type_name(error: BaseException) -> str:
     if isinstance(error, PeersError) or kind.__module__ == "builtins":
         return kind.__name__
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _message_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001  # an error that cannot say what it is is still a failure
+        return f"an error of type {_type_name(error)}, whose text cannot be had"
 
 
 def _traceback_of(error: BaseException) -> str:
