@@ -14,7 +14,7 @@ ARGS      ?=
 TEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format clean
+.PHONY: help venv demo test bench lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ demo: $(STAMP) ## the main job, end to end, on a private Postgres (ARGS=… for 
 
 test: $(STAMP) ## the quick suites (TEST_ARGS=… for pytest)
 	@$(BIN)/python -m pytest $(TEST_ARGS)
+
+bench: $(STAMP) ## measure throughput and latency (minutes; not a test)
+	@$(BIN)/python -m benchmarks.throughput $(ARGS)
+	@$(BIN)/python -m benchmarks.latency
 
 lint: $(STAMP) ## format, lint, types, layers, SQL style: reads only
 	$(BIN)/ruff format --check

@@ -50,7 +50,7 @@ def main() -> None:
             sql.append(run_sql(connection, options.tasks))
             peers.append(run_peers(connection, url, options.tasks, options.peers))
             print(
-                f"round {number}: SQL alone {sql[-1]:,.0f}/s, {options.peers} peers {peers[-1]:,.0f}/s"
+                f"round {number}: SQL alone {sql[-1]:,.0f}/s, peers {peers[-1]:,.0f}/s"
             )
         print(json.dumps({
             "tasks": options.tasks, "peers": options.peers, "rounds": options.rounds,
@@ -93,9 +93,8 @@ def rate(connection: Connection, tasks: int) -> float:
 def run_sql(connection: Connection, tasks: int) -> float:
     """Claim and complete batches on one connection: what the kernel costs by itself."""
     submit(connection, tasks)
-    policy = KindPolicy(KIND)
-    peer_id = kernel.join(
-        connection, "bench", os.getpid(), {"default": 1}, [policy], timedelta(minutes=5)
+    lease, queues = timedelta(minutes=5), {"default": 1}
+    peer_id = kernel.join(connection, "bench", os.getpid(), queues, [KindPolicy(KIND)], lease)
     )
     while claimed := kernel.claim(connection, peer_id, "default", BATCH):
         token = str(claimed[0].token).encode()

@@ -183,12 +183,15 @@ class Worker:
         error_type, message = "crash", f"the worker process {how} while it ran this task"
         if self._condemned is not None:
             ticket, error_type, message = self._condemned
+        # A loop that died while no handler had it (in a thread of one, or for its memory) leaves only
+        # suspects: all count, or the guilty one would take it along for ever.
+        suspects = self.asynchronous and ticket not in self.out
         death = Death(signal_name, exit_code, [], [], [])
         for number in list(self.out):
             out = self.take_back(number)
             if out is None:
                 continue
-            if number == ticket and not blameless:
+            if (number == ticket or suspects) and not blameless:
                 death.failed.append((out.lease, {
                     "error_type": error_type, "error_message": message,
                     "exit_signal": signal_name, "exit_code": exit_code,
