@@ -49,9 +49,7 @@ def main() -> None:
         for number in range(1, options.rounds + 1):
             sql.append(run_sql(connection, options.tasks))
             peers.append(run_peers(connection, url, options.tasks, options.peers))
-            print(
-                f"round {number}: SQL alone {sql[-1]:,.0f}/s, peers {peers[-1]:,.0f}/s"
-            )
+            print(f"round {number}: SQL alone {sql[-1]:,.0f}/s, peers {peers[-1]:,.0f}/s")
         print(json.dumps({
             "tasks": options.tasks, "peers": options.peers, "rounds": options.rounds,
             "server_version": connection.info.server_version,
@@ -95,7 +93,6 @@ def run_sql(connection: Connection, tasks: int) -> float:
     submit(connection, tasks)
     lease, queues = timedelta(minutes=5), {"default": 1}
     peer_id = kernel.join(connection, "bench", os.getpid(), queues, [KindPolicy(KIND)], lease)
-    )
     while claimed := kernel.claim(connection, peer_id, "default", BATCH):
         token = str(claimed[0].token).encode()
         outcomes = b",".join(
@@ -109,8 +106,8 @@ def run_sql(connection: Connection, tasks: int) -> float:
 def run_peers(connection: Connection, url: str, tasks: int, peers: int) -> float:
     """Let real peers do it."""
     submit(connection, tasks)
-    command = [sys.executable, "-m", "peers", "run", "--app", "benchmarks.noop", "--queues", "default=1",
-               "--log-level", "warning", "--database-url", url]  # fmt: skip
+    command = [sys.executable, "-m", "peers", "run", "--app", "benchmarks.noop",
+               "--queues", "default=1", "--log-level", "warning", "--database-url", url]  # fmt: skip
     processes = [subprocess.Popen(command) for _ in range(peers)]
     try:
         await_empty(connection)

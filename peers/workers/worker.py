@@ -181,11 +181,11 @@ class Worker:
         signal_name, exit_code = describe_exit(self.process.reap())
         how = f"was killed by {signal_name}" if signal_name else f"exited with code {exit_code}"
         error_type, message = "crash", f"the worker process {how} while it ran this task"
+        # A loop that died while no handler had it (in a thread of one, or for its memory) leaves
+        # only suspects: all count, or the guilty one would take it along for ever.
+        suspects = self.asynchronous and ticket not in self.out and self._condemned is None
         if self._condemned is not None:
             ticket, error_type, message = self._condemned
-        # A loop that died while no handler had it (in a thread of one, or for its memory) leaves only
-        # suspects: all count, or the guilty one would take it along for ever.
-        suspects = self.asynchronous and ticket not in self.out
         death = Death(signal_name, exit_code, [], [], [])
         for number in list(self.out):
             out = self.take_back(number)
