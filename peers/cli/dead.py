@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from peers import kernel
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _LISTED: Final = 50
 _ARGS_SHOWN: Final = 2000
-_INDENT: Final = "    "
+_TIME: Final = "%Y-%m-%d %H:%M:%S %Z"
 
 _IDS: Final = """
     select task_id from peers.dead
@@ -129,8 +130,8 @@ def _print_letter(letter: dict[str, Any]) -> None:
     )
     ago = output.span(letter["died_ago_seconds"])
     lines = [
-        ("died", f"{letter['died_at']:%Y-%m-%d %H:%M:%S %Z}, {ago} ago"),
-        ("created", f"{letter['created_at']:%Y-%m-%d %H:%M:%S %Z} by {letter['submitter']}"),
+        ("died", f"{letter['died_at']:{_TIME}}, {ago} ago"),
+        ("created", f"{letter['created_at']:{_TIME}} by {letter['submitter']}"),
         ("holds", output.count(letter["held_children"], "child", "children")),
         ("args", _short(letter["args"])),
         ("metadata", _short(letter["metadata"])),
@@ -152,24 +153,17 @@ def _short(document: object) -> str:
 
 def _print_failure(failure: dict[str, Any]) -> None:
     """One failed attempt, as peers.dead_letter has it in `failures`."""
-    place = f"{failure['host'] or 'an unknown host'}, pid {failure['pid']}"
-    print(
-        f"\nattempt {failure['attempt']}, failed {failure['failed_at']} on {output.one_line(place)}"
-    )
-    ending = [
+    details = [
+        f"failed {datetime.fromisoformat(failure['failed_at']):{_TIME}}",
+        f"on {failure['host'] or 'an unknown host'}, pid {failure['pid']}",
         f"signal {failure['exit_signal']}" if failure["exit_signal"] else "",
-        f"exit code {failure['exit_code']}" if failure["exit_code"] is not None else "",
+        "" if failure["exit_code"] is None else f"exit code {failure['exit_code']}",
     ]
-    how = ", ".join(filter(None, ending))
-    summary = f"{failure['error_type']}: {failure['error_message']}" + (f" ({how})" if how else "")
-    _print_indented(summary)
-    if failure["traceback"]:
-        _print_indented(failure["traceback"].rstrip())
-
-
-def _print_indented(written: str) -> None:
-    for line in output.readable(written).splitlines():
-        print(f"{_INDENT}{line}".rstrip())
+    print()
+    print(output.one_line(f"attempt {failure['attempt']} {', '.join(filter(None, details))}"))
+    said = failure["traceback"] or f"{failure['error_type']}: {failure['error_message']}"
+    for line in output.readable(said).splitlines():
+        print(f"    {line}".rstrip())
 
 
 # -------------------------------------------------------------------------------------- acting

@@ -12,6 +12,7 @@ from peers.cli.parser import add_command, task_id, version
 
 if TYPE_CHECKING:
     import argparse
+    from datetime import datetime
 
     from peers.cli.parser import Commands
     from peers.db import Connection
@@ -173,12 +174,7 @@ def _progress(task: dict[str, Any]) -> str:
 
 def _alarms(found: dict[str, Any]) -> list[str]:
     """What needs attention, each with what to type next."""
-    alarms = [
-        f'{count(kind["tasks"], "ready task")} of kind "{kind["kind"]}" in queue "{kind["queue"]}" '
-        f"for {span(found['time'] - kind['oldest_ready_at'])}, and no live peer runs both: "
-        f"start one that does"
-        for kind in found["unrunnable"]
-    ]
+    alarms = [_unrunnable(kind, found["time"]) for kind in found["unrunnable"]]
     expired = sum(not peer["alive"] and peer["running"] for peer in found["peers"])
     if expired:
         alarms.append(
@@ -195,6 +191,14 @@ def _alarms(found: dict[str, Any]) -> list[str]:
     if found["dead"]:
         alarms.append(f"{count(found['dead'], 'dead letter')}: peers dead list")
     return alarms
+
+
+def _unrunnable(kind: dict[str, Any], now: datetime) -> str:
+    tasks, waiting = count(kind["tasks"], "task"), span(now - kind["oldest_ready_at"])
+    return (
+        f'no live peer runs kind "{kind["kind"]}" in queue "{kind["queue"]}"; '
+        f"{tasks} ready for {waiting}: peers run --app …"
+    )
 
 
 # ------------------------------------------------------------------------------------- explain

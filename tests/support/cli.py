@@ -1,4 +1,4 @@
-"""The command line as people use it: a process with its words, its environment and its exit code."""
+"""The command line as people use it: a process, its words, its environment, its exit code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from tests.support.server import Connection
 
@@ -32,15 +32,15 @@ class Answer(NamedTuple):
         return json.loads(self.out)
 
 
-def environment(url: str | None = None, **variables: str) -> dict[str, str]:
-    """This process's environment without settings for Peers or libpq, plus these."""
+def environment(url: str | None = None, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of the tests without settings for Peers or libpq, plus these."""
     plain = {
         name: value for name, value in os.environ.items() if not name.startswith(("PEERS_", "PG"))
     }
     plain["PYTHONPATH"] = str(PROJECT)
     if url is not None:
         plain["PEERS_DATABASE_URL"] = url
-    return {**plain, **variables}
+    return {**plain, **(more or {})}
 
 
 def command(*words: str) -> list[str]:
@@ -53,7 +53,7 @@ def peers(
     url: str | None = None,
     stdin: str = "",
     cwd: Path | None = None,
-    **variables: str,
+    env: Mapping[str, str] | None = None,
 ) -> Answer:
     """Runs `peers WORDS` to its end."""
     done = subprocess.run(
@@ -62,7 +62,7 @@ def peers(
         capture_output=True,
         text=True,
         timeout=PATIENCE,
-        env=environment(url, **variables),
+        env=environment(url, env),
         cwd=cwd,
         check=False,
     )

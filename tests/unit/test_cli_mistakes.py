@@ -1,0 +1,231 @@
+"""Bad input and bad luck: one sentence with the remedy, the right exit code, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from peers.cli import main
+from tests.support.cli import PATIENCE, Answer, command, environment, peers, submit, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.support.server import Connection
+
+NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"  # nothing listens on port 1
+
+
+def complains(found: Answer, code: int, *parts: str) -> None:
+    """It says so on stderr, in our form, and nothing on stdout."""
+    assert found.code == code, found
+    assert found.out == ""
+    assert found.err.startswith("peers: ")
+    assert "Traceback" not in found.err
+    for part in parts:
+        assert part in found.err
+
+
+# --------------------------------------------------------------------------------------- usage
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["frobnicate"], ["invalid choice", "peers --help"]),
+        (["status", "--frob"], ["unknown argument: --frob", "peers status --help"]),
+        (["status", "extra"], ["unknown argument: extra"]),
+        (["explain", "abc"], ["a task id is a number", '"abc"']),
+        (["explain", "9" * 30], ["a task id is a number"]),
+        (["submit", "a", "novalue"], ['"novalue" is no key=value', "peers submit --help"]),
+        (["submit", "a", "x=1", "x=2"], ['"x" is given twice']),
+        (["submit", "a", "--args", "[1]"], ["must be a JSON object"]),
+        (["submit", "a", "--args", "{"], ["is no JSON"]),
+        (["submit", ""], ["1 to 200 characters, not 0"]),
+        (["submit", "a", "--in", "soon"], ["must be a duration", '"soon"']),
+        (["submit", "a", "--at", "noon"], ["must be a time", '"noon"']),
+        (["submit", "a", "--in", "1s", "--at", "2026-11-23"], ["not allowed with"]),
+        (["change", "1"], ["say what to change"]),
+        (["dead", "retry"], ["by their ids, or by --kind"]),
+        (["dead", "retry", "1", "--all"], ["by their ids, or by --kind"]),
+        (["dead"], ["required: COMMAND"]),
+        (["prune"], ["--older-than"]),
+        (["status", "--database-url", ""], ["must not be empty"]),
+        (["status", "--embedded", "--database-url", NOWHERE], ["not allowed with"]),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(
+    words: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The argument is named, and how to get help; no database is needed to find out."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert isinstance(ended.value.code, int)
+    complains(Answer(ended.value.code, *capsys.readouterr()), 2, *parts, "--help` shows how")
+
+
+def test_no_command_at_all_shows_the_help() -> None:
+    """A newcomer sees what there is, on stderr."""
+    found = peers()
+    assert (found.code, found.out) == (2, "")
+    assert "peers demo" in found.err
+
+
+# --------------------------------------------------------------------------------- configuration
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status"], ["explain", "1"], ["submit", "a"], ["cancel", "1"], ["check"], ["migrate"],
+        ["dead", "list"], ["run", "--app", "json"],
+    ],
+)  # fmt: skip
+def test_without_a_database_nothing_is_done(words: list[str]) -> None:
+    """Nobody submits into a private database unaware."""
+    complains(peers(*words), 78, "no database is configured", "PEERS_DATABASE_URL", "--embedded")
+
+
+def test_an_unknown_variable_is_named() -> None:
+    """A typo is an error, with the setting that was probably meant."""
+    complains(
+        peers("status", url=NOWHERE, env={"PEERS_LEASE_TIMOUT": "5s"}),
+        78, "PEERS_LEASE_TIMOUT", "Did you mean PEERS_LEASE_TIMEOUT?",
+    )  # fmt: skip
+
+
+def test_a_wrong_setting_names_itself_and_its_bound() -> None:
+    """The flag of `run` is checked before anything is done."""
+    found = peers("run", "--app", "json", "--lease-timeout", "0s", url=NOWHERE)
+    complains(found, 78, 'lease_timeout is "0s" (flag)', "must be 1s to 1d")
+
+
+def test_a_missing_configuration_file_is_named(tmp_path: Path) -> None:
+    """A file that was asked for has to be there."""
+    complains(peers("config", "--config", str(tmp_path / "none.toml")), 78, "none.toml", "--config")
+
+
+def test_a_url_that_cannot_be_read_is_no_database() -> None:
+    """Nor is the password in it repeated."""
+    found = peers("status", url="postgresql://me:secret@[host/x")
+    complains(found, 78, "cannot be read", "postgresql://user@host:5432/database")
+    assert "secret" not in found.err
+
+
+def test_two_databases_are_one_too_many() -> None:
+    """Settings that contradict each other are not decided by chance; a flag decides."""
+    found = peers("status", url=NOWHERE, env={"PEERS_EMBEDDED": "true"})
+    complains(found, 78, "both a database and the embedded one", "peers config")
+    flagged = peers("status", "--database-url", NOWHERE, env={"PEERS_EMBEDDED": "true"})
+    assert flagged.code == 3
+
+
+def test_an_unreachable_database_is_exit_code_3() -> None:
+    """It may come back: a service manager should try again."""
+    complains(peers("status", url=NOWHERE), 3, "127.0.0.1, port 1", "cannot be reached", "Check")
+    complains(peers("run", "--app", "json", url=NOWHERE), 3, "cannot be reached")
+
+
+@pytest.mark.parametrize("words", [["status"], ["submit", "a"], ["run", "--app", "json"]])
+def test_a_missing_schema_names_the_remedy(empty_database_url: str, words: list[str]) -> None:
+    """A peer does not create it: that needs the owner's role."""
+    complains(peers(*words, url=empty_database_url), 78, "peers migrate")
+
+
+def test_a_role_without_rights_is_told(database_url: str, db: Connection) -> None:
+    """The role and what it lacks, not a stack."""
+    [row] = db.execute("select 'u_' || md5(random()::text) as name")
+    role = row["name"]
+    db.execute(f"create role {role} login password 'x'")
+    try:
+        url = f"{database_url} user={role} password=x"
+        found = peers("status", url=url)
+        complains(found, 78, "permission denied for schema peers", "peers_… roles")
+    finally:
+        db.execute(f"drop role {role}")
+
+
+# ------------------------------------------------------------------------------ tasks and values
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["explain", "77"], ["cancel", "77"], ["dead", "show", "77"], ["dead", "retry", "77"],
+     ["change", "77", "--priority", "1"]],
+)  # fmt: skip
+def test_a_task_that_is_not_there_is_exit_code_4(database_url: str, words: list[str]) -> None:
+    """Its id is named."""
+    found = peers(*words, url=database_url)
+    assert found.code == 4
+    assert "there is no task 77" in found.err
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["submit", "a", "--priority", "99999"], ["priority must be -32768 to 32767", "99999"]),
+        (["submit", "a", "--max-attempts", "0"], ["max_attempts must be 1 to 1000", "0"]),
+        (["submit", "a", "--timeout", "31d"], ["timeout must be"]),
+        (["submit", "a", "--after", "77"], ["77"]),
+        (["submit", "a", "--args", "-"], ["at most 1 MiB"]),
+    ],
+)
+def test_values_out_of_bounds_name_the_bound(
+    database_url: str, words: list[str], parts: list[str]
+) -> None:
+    """Nothing is submitted."""
+    large = '{"n": "%s"}' % ("x" * (1 << 20))
+    complains(peers(*words, url=database_url, stdin=large), 1, *parts)
+
+
+def test_an_app_that_cannot_be_imported_is_a_wrong_setting(
+    database_url: str, tmp_path: Path
+) -> None:
+    """A restart would not help; the module and Python's reason are named."""
+    found = peers("run", "--app", "no.such.app", url=database_url, cwd=tmp_path)
+    assert found.code == 78, found
+    assert "no.such.app" in found.err
+    assert "ModuleNotFoundError" in found.err
+    complains(peers("run", url=database_url), 78, "no app is configured", "--app")
+
+
+# ------------------------------------------------------------------------------ pipes and Ctrl-C
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    """As in `peers config | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer) as output:
+        done = subprocess.run(
+            command("config"), stdout=output, stderr=subprocess.PIPE, env=environment(),
+            timeout=PATIENCE, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_ctrl_c_ends_a_waiting_command_quietly(
+    database_url: str, db: Connection, connect: Callable[[], Connection]
+) -> None:
+    """Exit code 130, no traceback, and the statement is cancelled in the database."""
+    task, holder = submit(db, "a"), connect()
+    waiting = (
+        "select from pg_stat_activity where application_name = 'peers cancel'"
+        " and wait_event_type = 'Lock' and datname = current_database()"
+    )
+    with holder.transaction():
+        holder.execute("select from peers.task for update")
+        with subprocess.Popen(
+            command("cancel", str(task)), env=environment(database_url),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ) as process:  # fmt: skip
+            until(lambda: db.execute(waiting).fetchall(), "it waits for the task's lock")
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=PATIENCE)
+        assert (process.returncode, out, err) == (130, b"", b"")
+        until(lambda: not db.execute(waiting).fetchall(), "its statement is cancelled")
