@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from peers import task
+from peers import current_task, task
 from tests.peers.app import noop
 from tests.peers.ledger import recorded
 
@@ -15,4 +15,4 @@ __all__ = ["brand_new", "noop"]
 def brand_new() -> dict[str, Any]:
     """What the older app has never heard of."""
     with recorded():
-        return {}
+        return {"token": current_task().token}

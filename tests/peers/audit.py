@@ -39,6 +39,9 @@ $$;
 create trigger journal after insert or update on peers.task for each row execute function journal.note();
 """
 
+SILENT_KIND: Final = "returns"
+"""The only handler whose result does not hold the token that it ran under."""
+
 # Something came of an attempt that was not given back: it completed, or left a failure.
 _OUTCOMES_TWICE: Final = """
     select task_id from (
@@ -93,10 +96,10 @@ def audit(db: Connection, path: Path, *, ended: bool = True) -> Audit:
     """Compares the two; with `ended`, every task must have come to an end."""
     entries = ledger.read(path)
     completed = {
-        (row["id"], str(row["token"])): row["result_token"]
+        (row["id"], str(row["token"])): row
         for row in rows(
             db,
-            "select id, token, result ->> 'token' as result_token from peers.task"
+            "select id, token, kind, result ->> 'token' as result_token from peers.task"
             " where state = 'completed'",
         )
     }
@@ -122,7 +125,11 @@ def audit(db: Connection, path: Path, *, ended: bool = True) -> Audit:
         ),
         early=sorted(set(column(db, _EARLY)) | _early_by_ledger(db, entries, set(completed))),
         foreign=sorted(
-            {lease[0] for lease, result in completed.items() if result not in (None, lease[1])}
+            {
+                lease[0]
+                for lease, row in completed.items()
+                if row["kind"] != SILENT_KIND and row["result_token"] != lease[1]
+            }
             | {lease[0] for lease in started if lease not in leased}
         ),
     )

@@ -37,6 +37,18 @@ def until(holds: Callable[[], object], what: str, deadline: float = DEADLINE) ->
         time.sleep(_LOOK_AGAIN)
 
 
+def workers_end(pids: list[int], deadline: float = DEADLINE) -> None:
+    """Waits until none of these processes lives."""
+    until(lambda: not any(_lives(pid) for pid in pids), f"the end of the workers {pids}", deadline)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 class PeerProcess:
     """A peer that was started from the command line. Its log is one JSON object a line."""
 

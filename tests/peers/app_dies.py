@@ -1,0 +1,5 @@
+"""An app whose import ends the process."""
+
+import os
+
+os._exit(1)
