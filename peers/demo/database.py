@@ -35,8 +35,8 @@ class Database:
         if self.embedded is None:
             return f"database: {_without_password(self.url) or 'the one of the PG… variables'}"
         return (
-            f"database: the embedded Postgres {self.embedded.server_version} of this machine, "
-            f"in {self.embedded.data}"
+            f"using the embedded Postgres {self.embedded.server_version} of this machine, in "
+            f"{self.embedded.data} (--database-url names another)"
         )
 
     def psql(self) -> str:

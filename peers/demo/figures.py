@@ -100,15 +100,15 @@ def gather(
         cancelled=states["cancelled"],
         lost=submitted.total - ended + _unreported(connection, submitted, tasks),
         reclaimed=sum(failure.error_type == LOST for failure in failures),
-        duplicates=_duplicates(tasks, failures, ledger),
-        early=_early(tasks, edges, ledger),
+        duplicates=duplicates(tasks, failures, ledger),
+        early=early(tasks, edges, ledger),
         repeated=len(ledger) - len({entry.task_id for entry in ledger}),
         seconds=round(max(finished, default=0.0) - min(task.created for task in tasks), 2),
         peers=peers,
     )
 
 
-def _duplicates(tasks: Iterable[Task], failures: Iterable[Failure], ledger: Sequence[Entry]) -> int:
+def duplicates(tasks: Iterable[Task], failures: Iterable[Failure], ledger: Sequence[Entry]) -> int:
     """Leases with two outcomes; leases run to the end twice; completions without a run."""
     completed = [(task.id, task.token) for task in tasks if task.state == "completed"]
     failed = [(failure.task_id, failure.token) for failure in failures]
@@ -121,14 +121,14 @@ def _repetitions(leases: Iterable[tuple[int, str | None]]) -> int:
     return sum(times - 1 for times in Counter(leases).values())
 
 
-def _early(tasks: Iterable[Task], edges: Iterable[Any], ledger: Iterable[Entry]) -> int:
+def early(tasks: Iterable[Task], edges: Iterable[Any], ledger: Iterable[Entry]) -> int:
     """Edges whose child started before the parent's end, by the clock or by the ledger's order."""
     known = {task.id: task for task in tasks}
     place = {(entry.task_id, entry.token): number for number, entry in enumerate(ledger)}
     first: dict[int, int] = {}
     for (task_id, _), number in place.items():
         first.setdefault(task_id, number)
-    early = 0
+    count = 0
     for parent_id, child_id in edges:
         parent, child = known[parent_id], known[child_id]
         if child.started is None:
@@ -136,8 +136,8 @@ def _early(tasks: Iterable[Task], edges: Iterable[Any], ledger: Iterable[Entry])
         by_clock = parent.finished is None or child.started < parent.finished
         entry = place.get((parent.id, parent.token or ""))
         by_order = entry is not None and first.get(child.id, entry + 1) < entry
-        early += by_clock or by_order
-    return early
+        count += by_clock or by_order
+    return count
 
 
 def _unreported(

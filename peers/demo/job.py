@@ -59,7 +59,7 @@ def play(args: argparse.Namespace) -> int:
         _complain(str(error))
         return _FAILED
     except KeyboardInterrupt:
-        _complain("stopped; the peers have left, and what had not run is cancelled")
+        _complain("stopped, and nothing is left behind")
         return _INTERRUPTED
 
 
@@ -84,6 +84,9 @@ def _play(options: Options, database: Database, folder: Path) -> int:
                 print(json.dumps(asdict(found)), flush=True)
             if options.keep:
                 _wait_for_enter(progress)
+    except KeyboardInterrupt:
+        progress.say("the peers have been stopped; cancelling what has not run")
+        raise
     finally:
         with suppress(psycopg.Error):
             watch.cancel_rest()
