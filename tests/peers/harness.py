@@ -127,8 +127,13 @@ class Stage:
     def db(self) -> Connection:
         """A connection; a new one if the last was lost."""
         if self._db.broken or self._db.closed:
-            self._db = open_connection(self.url)
+            self.reconnect()
         return self._db
+
+    def reconnect(self) -> None:
+        """After an outage, of which the connection learns only when it is used."""
+        self._db.close()
+        self._db = open_connection(self.url)
 
     def launch(self, app: str = "tests.peers.app", slots: int | str = 1, **settings: object) -> PeerProcess:
         """Starts a peer and does not wait for it."""
