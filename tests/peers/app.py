@@ -137,11 +137,11 @@ async def async_rollup() -> dict[str, Any]:
 
 
 @task("graph.node", max_attempts=1000, backoff=_AT_ONCE)
-def graph_node(n: int, work: int = 0, fate: str = "completes") -> dict[str, Any]:
-    """A node of a random graph: some work; it completes, fails a while, or is rejected."""
+def graph_node(n: int, seconds: float = 0.0, fate: str = "completes") -> dict[str, Any]:
+    """A node of a random graph: it looks at its parents, works, and completes, fails once, or is rejected."""
     with recorded():
         current_task().parents()
-        sum(range(work))
+        time.sleep(seconds)
         if fate == "rejected":
             raise peers.Reject("it had to be")
         if fate == "fails first" and current_task().attempt == 1:
