@@ -49,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _BROKEN_PIPE
     except KeyboardInterrupt:
         return _INTERRUPTED
+    except OSError as error:  # a full disk, a file that may not be read
+        output.complain(PeersError(f"cannot go on: {error}"))
+        _drop_output()
+        return PeersError.exit_code
     except PeersError as error:
         output.complain(error)
         return error.exit_code

@@ -10,7 +10,7 @@ from peers import kernel
 from peers.cli import output
 from peers.cli.act import each
 from peers.cli.database import connected, persistently, rows
-from peers.cli.parser import add_command, add_group, json_object, name, task_id
+from peers.cli.parser import add_command, add_group, advice, json_object, name, task_id
 from peers.errors import NotDead
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _list(args: argparse.Namespace) -> int:
     )
     if total > len(found):
         output.say(f"… and {total - len(found):,} more: --limit {total} shows all")
-    output.say("hint: `peers dead show ID` has the tracebacks; then retry or discard.")
+    output.say(f"hint: `{advice(args, 'dead show ID')}` has the tracebacks; then retry or discard.")
     return 0
 
 
@@ -114,7 +114,8 @@ def _show(args: argparse.Namespace) -> int:
         output.document(letter)
         return 0
     _print_letter(letter)
-    output.say(f"hint: `peers dead retry {args.id}` or `peers dead discard {args.id}`.")
+    either, other = (advice(args, f"dead {verb} {args.id}") for verb in ("retry", "discard"))
+    output.say(f"hint: `{either}` or `{other}`.")
     return 0
 
 

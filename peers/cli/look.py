@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any, Final
 
 from peers import kernel
 from peers.cli import output
 from peers.cli.database import connected, rows
 from peers.cli.output import count, span
-from peers.cli.parser import add_command, task_id, version
+from peers.cli.parser import add_command, advice, task_id, version
 
 if TYPE_CHECKING:
     import argparse
@@ -74,7 +75,7 @@ def _status(args: argparse.Namespace) -> int:
     if args.running:
         print()
         _print_running(found["running"])
-    if alarms := _alarms(found):
+    if alarms := _alarms(args, found):
         print()
         for alarm in alarms:
             print(f"! {output.readable(alarm)}")
@@ -172,7 +173,7 @@ def _progress(task: dict[str, Any]) -> str:
     return "" if done is None else f"{done}" if total is None else f"{done}/{total}"
 
 
-def _alarms(found: dict[str, Any]) -> list[str]:
+def _alarms(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
     """What needs attention, each with what to type next."""
     alarms = [_unrunnable(kind, found["time"]) for kind in found["unrunnable"]]
     expired = sum(not peer["alive"] and peer["running"] for peer in found["peers"])
@@ -180,16 +181,16 @@ def _alarms(found: dict[str, Any]) -> list[str]:
         alarms.append(
             f"{count(expired, 'task')} held by lost peers: any live peer will reclaim them soon"
         )
+    paused = [queue["queue"] for queue in found["queues"] if queue["paused"]]
     alarms += [
-        f'queue "{queue["queue"]}" is paused: peers resume {queue["queue"]}'
-        for queue in found["queues"]
-        if queue["paused"]
+        f'queue "{queue}" is paused: {advice(args, f"resume {shlex.quote(queue)}")}'
+        for queue in paused
     ]
     waiting = sum(queue["ready"] + queue["scheduled"] for queue in found["queues"])
     if waiting and not any(peer["alive"] for peer in found["peers"]) and not found["unrunnable"]:
         alarms.append(f"no live peer, and {count(waiting, 'task')} waiting: peers run --app …")
     if found["dead"]:
-        alarms.append(f"{count(found['dead'], 'dead letter')}: peers dead list")
+        alarms.append(f"{count(found['dead'], 'dead letter')}: {advice(args, 'dead list')}")
     return alarms
 
 
@@ -230,5 +231,5 @@ def _explain(args: argparse.Namespace) -> int:
             ],
         )
     if found["state"] == "dead":
-        output.say(f"hint: `peers dead show {args.id}` has the tracebacks.")
+        output.say(f"hint: `{advice(args, f'dead show {args.id}')}` has the tracebacks.")
     return 0

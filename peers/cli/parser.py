@@ -92,6 +92,11 @@ def add_group(commands: Commands, name: str, summary: str) -> Commands:
     return parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="which")
 
 
+def advice(args: argparse.Namespace, words: str) -> str:
+    """A command to type next, on the same database as this one."""
+    return f"peers {words}" + (" --embedded" if args.embedded else "")
+
+
 # -------------------------------------------------------------------------- types of arguments
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from peers import events, kernel, schema
 from peers.cli import output
 from peers.cli.database import connected, connection_to, located, persistently, settings_of
-from peers.cli.parser import add_command, duration
+from peers.cli.parser import add_command, advice, duration
 
 if TYPE_CHECKING:
     import argparse
@@ -70,7 +70,8 @@ def _check(args: argparse.Namespace) -> int:
             f"{output.count(len(problems), 'problem')} mended" if problems else "all is well"
         )
         return 0
-    output.say(f"{output.count(len(problems), 'problem')}; `peers check --repair` mends them")
+    remedy = advice(args, "check --repair")
+    output.say(f"{output.count(len(problems), 'problem')}; `{remedy}` mends them")
     return 1
 
 

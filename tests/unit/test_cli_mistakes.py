@@ -209,6 +209,17 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+def test_a_full_disk_is_told() -> None:
+    """Results that cannot be written are a failure, told in a sentence."""
+    with open("/dev/full", "w") as output:
+        done = subprocess.run(
+            command("config"), stdout=output, stderr=subprocess.PIPE, env=environment(),
+            timeout=PATIENCE, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == b"peers: cannot go on: [Errno 28] No space left on device\n"
+
+
 def test_ctrl_c_ends_a_waiting_command_quietly(
     database_url: str, db: Connection, connect: Callable[[], Connection]
 ) -> None:
