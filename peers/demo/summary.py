@@ -99,7 +99,7 @@ class Summary:
         )
         self._say(f"      select peers.explain({report});")
         self._say(f"  {self._database.peers('status')}")
-        self._say(f"  {self._database.peers('dead list')}")
+        self._say(f"  {self._database.peers(f'dead list --queue {queue}')}")
         if embedded is not None:
             self._say(
                 f"The embedded database runs while somebody uses it, and its data stays in "
