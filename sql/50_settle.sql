@@ -24,8 +24,8 @@ comment on function peers.backoff is
     'How long to wait after a failed attempt: a random part (luck, 0 to 1) of base * 2^(attempt - 1), at most '
     'of cap. Full jitter, so that tasks that failed together do not come back together.';
 
--- The children of what is about to end must be locked too. Peers that settle siblings meet here and wait
--- for one another, which is short; an application that sits on a child is waited for no longer than this.
+-- What an end touches below must be locked too. Peers that settle siblings meet here and wait for one
+-- another, which is short; an application that sits on a child is waited for no longer than this.
 create or replace function peers._lock_patiently(_ids bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -36,46 +36,57 @@ begin
 end
 $$;
 
--- Answers those of the given tasks whose children could be locked.
-create or replace function peers._with_free_children(_ids bigint[]) returns bigint[]
+-- Answers those of the given locked tasks for which all that their end touches could be locked as well. A
+-- completion touches the children; a death or cancellation whatever it dooms; all others nothing.
+create or replace function peers._settleable(_ids bigint[], _completing boolean, _dying bigint[]) returns bigint[]
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _children bigint[];
+    _touched bigint[] := '{}';
     _free bigint[];
 begin
-    _children := array(
-        select distinct d.child_id from peers.dependency d where d.parent_id = any (_ids) and not d.spent
-    );
-    if _children = '{}' then
-        return _ids;
+    if _completing then
+        _touched := array(
+            select distinct d.child_id from peers.dependency d where d.parent_id = any (_ids) and not d.spent
+        );
+    elsif _dying <> '{}' then
+        _touched := array(select distinct t.id from peers._touched('{}', _dying, _dying) t);
     end if;
-    perform peers._lock_patiently(_children);
+    if _touched <> '{}' then
+        perform peers._lock_patiently(_touched);
+    end if;
     return _ids;
 exception when lock_not_available then
     _free := array(
-        select t.id from peers.task t where t.id = any (_children) for no key update skip locked
+        select t.id from peers.task t where t.id = any (_touched) for no key update skip locked
     );
     return array(
         select i.id from unnest(_ids) i(id)
         where not exists (
-            select from peers.dependency d
-            where d.parent_id = i.id and not d.spent and d.child_id <> all (_free)
+            select from peers._touched(
+                case when _completing then array[i.id] else '{}' end,
+                case when i.id = any (_dying) then array[i.id] else '{}' end,
+                case when i.id = any (_dying) then array[i.id] else '{}' end
+            ) t
+            where t.id <> all (_free)
         )
     );
 end
 $$;
 
 -- Locks the given tasks and takes their leases, if the peer holds them under just these tokens; answers the
--- leases that it took. What is busy keeps its lease.
-create or replace function peers._take_leases(_peer_id uuid, _task_ids bigint[], _tokens uuid[])
-returns setof peers.lease
+-- leases that it took. What is busy keeps its lease. `_ending` says what comes of it: complete, fail (then
+-- `_rejected` says which have no attempt left whatever their number) or release.
+create or replace function peers._take_leases(
+    _peer_id uuid, _task_ids bigint[], _tokens uuid[], _ending text, _rejected bigint[] default '{}'
+) returns setof peers.lease
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
     _locked bigint[];
+    _dying bigint[] := '{}';
     _settleable bigint[];
 begin
     perform peers._require_read_committed();
@@ -85,7 +96,15 @@ begin
         select t.id from peers.task t where t.id = o.task_id for no key update skip locked
     ) t;
     _locked := coalesce(_task_ids, '{}');
-    _settleable := peers._with_free_children(_locked);
+    if _ending <> 'complete' then
+        _dying := array(
+            select l.task_id from peers.lease l
+            where l.task_id = any (_locked)
+              and (l.cancel_requested
+                   or _ending = 'fail' and (l.attempt >= l.max_attempts or l.task_id = any (_rejected)))
+        );
+    end if;
+    _settleable := peers._settleable(_locked, _ending = 'complete', _dying);
     if cardinality(_settleable) < cardinality(_locked) then
         select array_agg(o.task_id), array_agg(o.token) into _task_ids, _tokens
         from unnest(_task_ids, _tokens) o(task_id, token)
@@ -165,7 +184,7 @@ begin
         where octet_length((_results -> (o.task_id || ' ' || o.token))::text) <= 1048576;
     end if;
 
-    _settled := array(select l.task_id from peers._take_leases(complete.peer_id, _tasks, _tokens) l);
+    _settled := array(select l.task_id from peers._take_leases(complete.peer_id, _tasks, _tokens, 'complete') l);
     -- the results come from a map, not from a join, which leaves the planner one way only
     update peers.task t
     set state = 'completed', finished_at = _now, result = nullif(_results -> (t.id || ' ' || t.token), 'null')

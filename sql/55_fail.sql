@@ -70,12 +70,14 @@ as $$
 declare
     _tasks bigint[];
     _tokens uuid[];
+    _rejected bigint[];
     _leases peers.lease[];
 begin
-    select array_agg(f.task_id), array_agg(f.token) into _tasks, _tokens
-    from jsonb_to_recordset(fail.failures) f(task_id bigint, token uuid)
+    select array_agg(f.task_id), array_agg(f.token), array_agg(f.task_id) filter (where f.reject)
+    into _tasks, _tokens, _rejected
+    from jsonb_to_recordset(fail.failures) f(task_id bigint, token uuid, reject boolean)
     where f.task_id is not null and f.token is not null;
-    _leases := array(select l from peers._take_leases(fail.peer_id, _tasks, _tokens) l);
+    _leases := array(select l from peers._take_leases(fail.peer_id, _tasks, _tokens, 'fail', _rejected) l);
     perform peers._record_failures(_leases, fail.failures);
     if cardinality(_leases) < cardinality(_tasks) then
         return query select * from peers._verdicts(
@@ -99,7 +101,9 @@ as $$
 declare
     _leases peers.lease[];
 begin
-    _leases := array(select l from peers._take_leases(release.peer_id, release.task_ids, release.tokens) l);
+    _leases := array(
+        select l from peers._take_leases(release.peer_id, release.task_ids, release.tokens, 'release') l
+    );
     with given_back as (
         update peers.task t
         set state = case when l.cancel_requested then 'cancelled' else 'ready' end::peers.task_state,
@@ -183,7 +187,7 @@ begin
         group by l.peer_id
     ) orphan
     cross join lateral (
-        select lease from peers._take_leases(orphan.peer_id, orphan.task_ids, orphan.tokens) lease
+        select lease from peers._take_leases(orphan.peer_id, orphan.task_ids, orphan.tokens, 'fail') lease
     ) taken;
 
     perform peers._record_failures(coalesce(_leases, '{}'), (
