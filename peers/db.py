@@ -45,7 +45,7 @@ _LOST: Final = frozenset(
 _WRONG_SETTING: Final = re.compile(
     r"authentication failed|no password supplied|(role|database) .* does not exist"
     r"|no pg_hba\.conf entry|not permitted to log in|permission denied for database"
-    r"|definition of service|service file"
+    r"|definition of service|service file|invalid integer value|invalid port number"
 )
 _QUOTED: Final = re.compile(r"\"[^\"]*\"|'[^']*'")
 _URL_SHAPES: Final = (

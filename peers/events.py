@@ -206,7 +206,9 @@ class _Text(logging.Formatter):
         fields: dict[str, object] = getattr(record, "fields", {})
         said = str(record.msg)
         rest = [f"{name}={value}" for name, value in fields.items() if f"%({name})" not in said]
-        return f"{line}  [{' '.join(rest)}]" if rest else line
+        whole = f"{line}  [{' '.join(rest)}]" if rest else line
+        # what user code says must not end the line, nor speak to the terminal
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in whole)
 
 
 class _Json(logging.Formatter):

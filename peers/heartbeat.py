@@ -24,6 +24,7 @@ from peers.model import Heartbeat as Beat
 
 # Workers are killed when this much of the lease is over: the rest is for the killing.
 _FENCE_AT: Final = 0.85
+_GUARD_EVERY: Final = 0.05
 # The main loop must have turned within this part of a lease, or there is no beat.
 _TURN_WITHIN: Final = 1 / 3
 
@@ -62,7 +63,9 @@ class Heartbeat:
         self._fenced = False
         self._stopping = False
         self._now = threading.Event()
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._guard = threading.Thread(target=self._stand_guard, name="fence", daemon=True)
 
     def start(self, peer_id: UUID, joined_at: float) -> None:
         """Beat for this identity, which was joined at (or after) `joined_at` (boottime)."""
@@ -71,10 +74,12 @@ class Heartbeat:
         self._peer_id = peer_id
         if not self._thread.is_alive():
             self._thread.start()
+            self._guard.start()
 
     def stop(self) -> None:
         """No beat after this."""
         self._stopping = True
+        self._ended.set()
         self._now.set()
         if self._thread.is_alive():
             self._thread.join(self._interval)
@@ -96,8 +101,12 @@ class Heartbeat:
         """The lease turned out to hold, and the workers are buried."""
         self._fenced = False
 
-    def check(self) -> None:
-        """Fence if the lease is nearly over. Called from both threads, since either may hang."""
+    def _stand_guard(self) -> None:
+        """In a thread of its own, since the others may hang in the database: fence when it is time."""
+        while not self._ended.wait(max(_GUARD_EVERY, self._fence_time() - boottime())):
+            self._check()
+
+    def _check(self) -> None:
         if not self._fenced and self._peer_id is not None and boottime() > self._fence_time():
             self._fenced = True
             self._watch.on_expiry(boottime() - self._renewed_at)
@@ -108,8 +117,7 @@ class Heartbeat:
     def _run(self) -> None:
         while not self._stopping:
             wait = self._beat() if self._main_loop_turns() else self._interval / 4
-            self.check()
-            self._now.wait(min(wait, max(0.0, self._fence_time() - boottime()) or wait))
+            self._now.wait(wait)
             self._now.clear()
         if self._connection is not None:
             self._connection.close()

@@ -89,7 +89,6 @@ class Peer:
 
     def _turn(self) -> None:
         self._heartbeat.turned()
-        self._heartbeat.check()
         self._take_events()
         self._work.crew.tick(time.monotonic())
         with contextlib.suppress(DatabaseUnreachable):

@@ -5,7 +5,6 @@ Only a hint. Without it (a pooler that cannot LISTEN, a lost connection) polling
 
 from __future__ import annotations
 
-import contextlib
 import selectors
 import time
 from collections.abc import Callable
@@ -32,6 +31,7 @@ class Doorbell:
         self._selector = selector
         self._ring = ring
         self._connection: Connection | None = None
+        self._fd = -1
         self._backoff = Backoff(base=1.0, cap=30.0)
         self._again_at = 0.0
 
@@ -47,15 +47,15 @@ class Doorbell:
             return
         self._backoff.reset()
         self._connection = connection
-        self._selector.register(connection.fileno(), selectors.EVENT_READ, self._hear)
+        self._fd = connection.fileno()  # a broken connection does not know it any more
+        self._selector.register(self._fd, selectors.EVENT_READ, self._hear)
         self._ring("")  # what came while nobody listened
 
     def close(self) -> None:
         """Listen no more."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(KeyError, ValueError, psycopg.Error):
-                self._selector.unregister(connection.fileno())
+            self._selector.unregister(self._fd)
             connection.close()
 
     def _hear(self) -> None:

@@ -38,5 +38,5 @@ def _demo(args: argparse.Namespace) -> int:
         args.database_url = None
         os.environ.pop("PEERS_DATABASE_URL", None)
     elif settings.has_database:
-        args.database_url = settings.url or None
+        args.database_url = settings.url  # empty: libpq's own variables name it
     return demo.run(args)

@@ -26,12 +26,12 @@ def redact(url: str) -> str:
 
 def duration(value: object) -> timedelta:
     """Seconds, "500ms", "30s", "1h30m", or ISO 8601 ("PT30S")."""
-    if isinstance(value, str) and _DURATION.fullmatch(value.strip()):
-        seconds = sum(float(amount) * _UNITS[unit] for amount, unit in _AMOUNT.findall(value))
-        return timedelta(seconds=seconds)
     with suppress(TypeError, ValueError):
         value = float(value)  # type: ignore[arg-type]  # what is no number is tried as ISO 8601
     try:
+        if isinstance(value, str) and _DURATION.fullmatch(value.strip()):
+            amounts = _AMOUNT.findall(value)
+            return timedelta(seconds=sum(float(amount) * _UNITS[unit] for amount, unit in amounts))
         return TypeAdapter(timedelta).validate_python(value)
     except (ValidationError, OverflowError):
         raise ValueError('must be a duration such as "500ms", "30s", "2m" or "1h30m"') from None
