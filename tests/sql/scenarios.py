@@ -1,7 +1,7 @@
 """Interleavings of sessions, each ending in what must hold whatever the others did.
 
-A scenario runs against the SQL as shipped (test_interleavings) and, changed by a patch that takes one
-safeguard out, must fail (test_broken_variants).
+A scenario runs against the SQL as shipped (test_interleavings); against SQL that was changed by a
+patch that takes one safeguard out, it must fail (test_broken_variants).
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def assert_nothing_stranded(world: World) -> None:
     assert left == []
 
 
-# ------------------------------------------------------------------------------------------ claiming
+# ----------------------------------------------------------------------------------------- claiming
 
 
 def claims_do_not_wait(world: World) -> None:
     """A claim passes over what another claim and an application hold, and is given the rest."""
     held, claimed, free = (submit(world.db) for _ in range(3))
     application, first, second = world.connect(), world.peer(), world.peer()
-    with application.transaction(), first.db.transaction():
+    with first.db.transaction(), application.transaction():
         run(application, "select from peers.task where id = %s for update", held)
         for peer, expected in ((first, claimed), (second, free)):
             work = world.background(peer.claim, 1)
@@ -96,7 +96,7 @@ def a_cancellation_while_its_task_is_claimed(world: World) -> None:
     assert peer.heartbeat()["cancelled_tokens"] == [claim.token]
 
 
-# ------------------------------------------------------------------------------------------ the fence
+# ---------------------------------------------------------------------------------------- the fence
 
 
 def a_former_lease_settles_nothing(world: World) -> None:
@@ -151,7 +151,7 @@ def a_claim_and_a_reclaim_of_its_peer_follow_one_another(world: World) -> None:
     assert problems(world.db) == []
 
 
-# ------------------------------------------------------------------------------------------ settling
+# ----------------------------------------------------------------------------------------- settling
 
 
 def settling_does_not_wait_for_an_application(world: World) -> None:
@@ -192,7 +192,7 @@ def a_death_does_not_wait_for_an_application(world: World) -> None:
 
 
 def parents_that_complete_at_the_same_time(world: World) -> None:
-    """Two parents' settling overlaps, neither sees the other's: the child is released all the same."""
+    """The settlings of two parents overlap, unseen by each other: the child is released."""
     parents = [submit(world.db), submit(world.db)]
     child = submit(world.db, depends_on=parents)
     first, second = world.peer(), world.peer()
@@ -261,7 +261,7 @@ def a_parent_dies_while_its_edge_is_inserted(world: World) -> None:
 
 
 def a_cascade_while_a_descendant_gets_a_parent(world: World) -> None:
-    """An edge into a task that a cascade is about to cancel, and one hung below it, both end well."""
+    """What is hung below a task that a cascade is about to cancel goes down with it."""
     top = submit(world.db)
     middle = submit(world.db, depends_on=[top])
     application, operator = world.connect(), world.connect()
@@ -274,7 +274,7 @@ def a_cascade_while_a_descendant_gets_a_parent(world: World) -> None:
     assert problems(world.db) == []
 
 
-# -------------------------------------------------------------------------------------------- cycles
+# ------------------------------------------------------------------------------------------- cycles
 
 
 def two_sessions_close_a_cycle(world: World) -> None:
@@ -308,7 +308,7 @@ def two_sessions_close_a_long_cycle(world: World) -> None:
     assert_nothing_stranded(world)
 
 
-# ------------------------------------------------------------------------------------------ counting
+# ----------------------------------------------------------------------------------------- counting
 
 
 def a_completed_row_counts_once(world: World) -> None:
@@ -349,7 +349,7 @@ def settling_under_an_old_snapshot(world: World) -> None:
     try:
         peer.complete(claim)
     except psycopg.DatabaseError as refused:
-        assert refused.sqlstate == "PE003"
+        assert refused.sqlstate == "PE003"  # noqa: PT017  # going on is what is tested
         run(peer.db, "rollback")
         assert peer.complete(claim) == {}
     else:
@@ -381,7 +381,7 @@ def a_session_with_another_search_path(world: World) -> None:
     assert_nothing_stranded(world)
 
 
-# ----------------------------------------------------------------------------------------- deadlocks
+# ---------------------------------------------------------------------------------------- deadlocks
 
 
 def batches_with_shared_children(world: World) -> None:

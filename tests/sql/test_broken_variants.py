@@ -42,7 +42,7 @@ VARIANTS = {
     ),
     "rows of one task are not merged": Variant(
         scenarios.a_released_child_has_one_lease,
-        [Patch(CLAIM, "select distinct on (t.id) t.id,", "select t.id,")],
+        [Patch(CLAIM, "select distinct on (t.id)", "select")],
     ),
     "the token is not compared": Variant(
         scenarios.a_former_lease_settles_nothing,
@@ -69,10 +69,11 @@ VARIANTS = {
     "siblings are looked at instead of counted": Variant(
         scenarios.parents_that_complete_at_the_same_time,
         [
-            Patch(SETTLE, "if _children = '{}' then", "if true then"),
+            Patch(SETTLE, "perform peers._lock_patiently(_touched);", "null;"),
             Patch(
                 RELEASE,
-                "perform from peers.task t where t.id = any (_new) order by t.id for no key update;",
+                "perform from peers.task t where t.id = any (_new)"
+                " order by t.id for no key update;",
                 "",
             ),
             Patch(RELEASE, "t.pending_parents > (_fallen -> t.id::text)::integer", _SIBLINGS),
@@ -110,8 +111,8 @@ VARIANTS = {
         [
             Patch(
                 SETTLE,
-                "select t.id from peers.task t where t.id = o.task_id for no key update skip locked",
-                "select t.id from peers.task t where t.id = o.task_id for no key update",
+                "where t.id = o.task_id for no key update skip locked",
+                "where t.id = o.task_id for no key update",
             )
         ],
     ),

@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 
 
 def ids(claims: list[Claim]) -> list[int]:
+    """The tasks of claims."""
     return [claim.task_id for claim in claims]
 
 
 def submit_many(db: Connection, kind: str, count: int) -> list[int]:
+    """Submits that many tasks in one statement."""
     query = "insert into peers.task (kind) select %s from generate_series(1, %s) returning id"
     return column(db, query, kind, count)
 
@@ -235,7 +237,7 @@ def test_a_claim_that_is_rolled_back_takes_nothing(world: World) -> None:
 
 
 def test_stale_rows_are_dropped_by_the_claim_that_meets_them(world: World) -> None:
-    """Cancelled and blocked tasks leave rows behind; a claim drops them and fills up with others."""
+    """Cancelled and blocked tasks leave rows; a claim drops them and fills up with others."""
     cancelled, held, parent, good = (submit(world.db) for _ in range(4))
     run(world.db, "select peers.cancel(%s)", cancelled)
     edge = "insert into peers.dependency (parent_id, child_id) values (%s, %s)"

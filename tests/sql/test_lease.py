@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 def attempt(db: Connection, task_id: int) -> int:
+    """Which try a task is at."""
     count: int = value(db, "select attempt from peers.task where id = %s", task_id)
     return count
 
@@ -53,7 +54,7 @@ def test_a_heartbeat_of_an_unknown_peer_says_so(db: Connection) -> None:
 
 
 def test_a_steady_peer_reclaims_what_a_silent_one_held(world: World) -> None:
-    """A lost attempt is a failure `lost` that names peer and host, counts, and runs again at once."""
+    """A lost attempt is a failure that names peer and host, counts, and runs again at once."""
     task_id = submit(world.db)
     silent, steady = world.peer(host="host-silent"), world.peer(host="host-steady")
     [claim] = silent.claim()

@@ -88,7 +88,7 @@ def test_the_same_outcome_twice_in_a_batch_is_recorded_once(db: Connection, peer
 
 
 def test_an_older_lease_of_the_same_task_is_stale(db: Connection, peer: Peer) -> None:
-    """After a task was claimed again, the outcome of its former lease is void, whoever reports it."""
+    """After a task was claimed again, the outcome of its former lease is void."""
     submit(db)
     [former] = peer.claim()
     peer.release(former)

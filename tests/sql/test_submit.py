@@ -13,6 +13,7 @@ from tests.support.world import (
     advance,
     column,
     promote,
+    refusal,
     result,
     row,
     rows,
@@ -47,7 +48,7 @@ def test_a_plain_insert_is_all_it_takes(db: Connection, peer: Peer) -> None:
 def test_nothing_is_submitted_before_the_commit(
     world: World, peer: Peer, connect: Callable[[], Connection]
 ) -> None:
-    """A task belongs to the caller's transaction: claimed after a commit, never after a rollback."""
+    """A task belongs to the caller's transaction: claimed after a commit, or never."""
     application = connect()
     with application.transaction():
         submit(application)
@@ -149,28 +150,23 @@ FORGED = {
 }
 
 
-@pytest.mark.parametrize("field", FORGED)
-def test_the_owner_forges_nothing(db: Connection, field: str) -> None:
+def test_the_owner_forges_nothing(db: Connection) -> None:
     """What the scheduler keeps cannot be inserted, not even by the owner; nothing stays."""
-    with pytest.raises(psycopg.DatabaseError) as refused:
-        run(db, f"insert into peers.task (kind, {field}) values ('a', {FORGED[field]})")
-    assert refused.value.sqlstate == "PE009"
-    assert field in str(refused.value)
+    for field, forged in FORGED.items():
+        statement = f"insert into peers.task (kind, {field}) values ('a', {forged})"
+        sqlstate, words = refusal(db, statement)
+        assert sqlstate == "PE009", statement
+        assert field in words
     assert value(db, "select count(*) from peers.task") == 0
     assert value(db, "select count(*) from peers.ready") == 0
 
 
-@pytest.mark.parametrize("field", [*FORGED, "id"])
-def test_a_submitter_forges_nothing(db: Connection, field: str) -> None:
+def test_a_submitter_forges_nothing(db: Connection) -> None:
     """The submitter's role has no right on what the scheduler keeps."""
-    forged = FORGED.get(field, "5")
     run(db, "set role peers_submitter")
-    with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        run(
-            db,
-            f"insert into peers.task (kind, {field}) overriding system value"
-            f" values ('a', {forged})",
-        )
+    for field, forged in {**FORGED, "id": "5"}.items():
+        columns = f"insert into peers.task (kind, {field}) overriding system value"
+        assert refusal(db, f"{columns} values ('a', {forged})")[0] == "42501", field
 
 
 def test_one_forged_row_refuses_its_whole_statement(db: Connection) -> None:
@@ -214,33 +210,30 @@ MALFORMED = {
 }
 
 
-@pytest.mark.parametrize("case", MALFORMED)
 @pytest.mark.parametrize("way", ["insert", "submit"])
-def test_what_is_malformed_is_refused_by_name(db: Connection, case: str, way: str) -> None:
+def test_what_is_malformed_is_refused_by_name(db: Connection, way: str) -> None:
     """The refusal names the field and its bound, and nothing is stored."""
-    field, wrong, bound = MALFORMED[case]
-    values = {"kind": "'a'"} | {field: wrong}
-    if way == "insert":
-        statement = (
-            f"insert into peers.task ({', '.join(values)}) values ({', '.join(values.values())})"
-        )
-    else:
-        named = ", ".join(f"{name} => {given}" for name, given in values.items())
-        statement = f"select peers.submit({named})"
-    with pytest.raises(psycopg.DatabaseError) as refused:
-        run(db, statement)
-    assert refused.value.sqlstate == "PE009"
-    assert field in str(refused.value)
-    assert bound in str(refused.value)
+    for case, (field, wrong, bound) in MALFORMED.items():
+        values = {"kind": "'a'"} | {field: wrong}
+        if way == "insert":
+            fields, given = ", ".join(values), ", ".join(values.values())
+            statement = f"insert into peers.task ({fields}) values ({given})"
+        else:
+            named = ", ".join(f"{name} => {given}" for name, given in values.items())
+            statement = f"select peers.submit({named})"
+        sqlstate, words = refusal(db, statement)
+        assert sqlstate == "PE009", case
+        assert field in words, case
+        assert bound in words, case
     assert value(db, "select count(*) from peers.task") == 0
 
 
-@pytest.mark.parametrize("priority", [-32769, 32768, 99999])
-def test_an_absurd_priority_is_refused_with_its_bounds(db: Connection, priority: int) -> None:
+def test_an_absurd_priority_is_refused_with_its_bounds(db: Connection) -> None:
     """Submit names the bounds of a priority."""
-    with pytest.raises(psycopg.DatabaseError, match="-32768 to 32767") as refused:
-        submit(db, priority=priority)
-    assert refused.value.sqlstate == "PE009"
+    for priority in (-32769, 32768, 99999):
+        sqlstate, words = refusal(db, "select peers.submit('a', priority => %s)", priority)
+        assert sqlstate == "PE009"
+        assert "-32768 to 32767" in words
 
 
 def test_args_of_just_1_mib_are_accepted(db: Connection) -> None:
@@ -273,7 +266,7 @@ def test_an_idempotency_key_makes_one_task(db: Connection) -> None:
 
 @pytest.mark.parametrize("first_commits", [True, False])
 def test_two_sessions_with_one_key_make_one_task(world: World, first_commits: bool) -> None:
-    """The second session waits for the first, gets its task if it commits, and else makes its own."""
+    """The second session waits, gets the first one's task if it commits, else makes its own."""
     first, second = world.connect(), world.connect()
     with first.transaction(force_rollback=not first_commits):
         first_id = submit(first, idempotency_key="k")

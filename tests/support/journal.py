@@ -35,7 +35,8 @@ create function journal.note() returns trigger language plpgsql security definer
 as $$
 begin
     insert into journal.transition (task_id, before, after, token, attempt)
-    values (new.id, case when tg_op = 'UPDATE' then old.state end, new.state, new.token, new.attempt);
+    values (new.id, case when tg_op = 'UPDATE' then old.state end, new.state, new.token,
+            new.attempt);
     return null;
 end
 $$;
@@ -64,7 +65,7 @@ def install(db: Connection) -> None:
 
 
 def transitions(db: Connection) -> list[dict[str, Any]]:
-    """All transitions: task_id, before, after, token, attempt, in the order in which they happened."""
+    """All transitions (task_id, before, after, token, attempt) in their order."""
     return rows(db, "select * from journal.transition order by step")
 
 

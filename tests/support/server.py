@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,16 +21,17 @@ if TYPE_CHECKING:
 SQL_FOLDER: Final = Path(__file__).parents[2] / "sql"
 _DOCKER_SOCKET = Path("/var/run/docker.sock")
 DEFAULT_IMAGE: Final = "postgres:18"
+_MOST_DROPS_PENDING: Final = 5
 
 Connection = psycopg.Connection[dict[str, Any]]
 
 # A statement that waits for something that will not come fails the test instead of hanging the run.
-_STATEMENT_TIMEOUT: Final = "-c statement_timeout=60s"
+_OPTIONS: Final = "-c statement_timeout=60s -c synchronous_commit=off"
 
 
 def open_connection(url: str) -> Connection:
     """A connection in autocommit mode whose rows are dicts; statements end within 60 s."""
-    return psycopg.connect(url, autocommit=True, row_factory=dict_row, options=_STATEMENT_TIMEOUT)
+    return psycopg.connect(url, autocommit=True, row_factory=dict_row, options=_OPTIONS)
 
 
 def sql_files() -> list[Path]:
@@ -60,7 +62,7 @@ def any_server() -> Iterator[tuple[str, str]]:
 
 def _docker_answers() -> bool:
     try:
-        import docker
+        import docker  # type: ignore[import-untyped]
     except ImportError:
         return False
     if "DOCKER_HOST" not in os.environ and not _DOCKER_SOCKET.is_socket():
@@ -99,9 +101,10 @@ class Databases:
         self._template = f"{self._prefix}_template"
         self._made = 0
         self._admin = open_connection(server_url)
-        # A DROP DATABASE waits for a checkpoint: the next test need not.
+        # a DROP DATABASE waits for a checkpoint; the next test need not
         self._dropping = ThreadPoolExecutor(max_workers=1)
         self._dropper = open_connection(server_url)
+        self._drops: deque[Future[object]] = deque()
         self.server_version = str(self._admin.info.parameter_status("server_version"))
 
     def url(self, name: str) -> str:
@@ -148,7 +151,9 @@ class Databases:
 
     def _drop(self, name: str) -> None:
         statement = sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
-        self._dropping.submit(self._dropper.execute, statement)
+        self._drops.append(self._dropping.submit(self._dropper.execute, statement))
+        while len(self._drops) > _MOST_DROPS_PENDING:
+            self._drops.popleft().result()
 
     def _run(self, statement: str, *names: str) -> None:
         self._admin.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))

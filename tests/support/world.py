@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID, uuid4
 
+import psycopg
+
 from tests.support.server import SQL_FOLDER, Connection
 
 if TYPE_CHECKING:
@@ -283,3 +285,13 @@ def apply_patches(db: Connection, patches: Iterable[Patch]) -> None:
 def unknown_token() -> UUID:
     """A token that no claim ever had."""
     return uuid4()
+
+
+def refusal(db: Connection, statement: str, *arguments: object) -> tuple[str, str]:
+    """The SQLSTATE and the words with which a statement is refused; empty if it is not."""
+    try:
+        with db.transaction():
+            run(db, statement, *arguments)
+    except psycopg.DatabaseError as refused:
+        return refused.sqlstate or "", str(refused)
+    return "", ""

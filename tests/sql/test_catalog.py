@@ -1,0 +1,74 @@
+"""The catalog is the manual: everything has its comment, and nothing leans on a search_path."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.support.world import column, value
+
+if TYPE_CHECKING:
+    from tests.support.server import Connection
+
+
+def test_every_table_and_view_has_a_comment(db: Connection) -> None:
+    r"""`\d+` explains each of them."""
+    query = (
+        "select oid::regclass::text from pg_class where relnamespace = 'peers'::regnamespace"
+        " and relkind in ('r', 'v', 'm') and obj_description(oid, 'pg_class') is null"
+    )
+    assert column(db, query) == []
+    assert value(db, "select obj_description('peers'::regnamespace, 'pg_namespace')")
+
+
+def test_every_column_has_a_comment(db: Connection) -> None:
+    """Of tables and views alike."""
+    query = (
+        "select attrelid::regclass || '.' || attname from pg_attribute"
+        " join pg_class c on c.oid = attrelid where relnamespace = 'peers'::regnamespace"
+        " and relkind in ('r', 'v', 'm') and attnum > 0 and not attisdropped"
+        " and col_description(attrelid, attnum) is null"
+    )
+    assert column(db, query) == []
+
+
+def test_every_public_function_has_a_comment(db: Connection) -> None:
+    r"""`\df+` explains each function that is not named _like_this."""
+    query = (
+        "select oid::regprocedure::text from pg_proc where pronamespace = 'peers'::regnamespace"
+        " and proname not like '\\_%' and obj_description(oid, 'pg_proc') is null"
+    )
+    assert column(db, query) == []
+    assert value(db, "select count(*) from pg_proc where pronamespace = 'peers'::regnamespace") > 30
+
+
+def test_every_type_has_a_comment(db: Connection) -> None:
+    """The states and the policies are explained."""
+    query = (
+        "select oid::regtype::text from pg_type where typnamespace = 'peers'::regnamespace"
+        " and typtype = 'e' and obj_description(oid, 'pg_type') is null"
+    )
+    assert column(db, query) == []
+
+
+def test_every_function_pins_its_search_path(db: Connection) -> None:
+    """pg_catalog first, pg_temp last, whatever the caller's session says."""
+    query = (
+        "select oid::regprocedure::text from pg_proc where pronamespace = 'peers'::regnamespace"
+        " and not coalesce('search_path=pg_catalog, peers, pg_temp' = any (proconfig), false)"
+    )
+    assert column(db, query) == []
+
+
+def test_no_index_hinders_a_hot_update(db: Connection) -> None:
+    """No index of peers.task mentions a column that changes in a task's life."""
+    query = (
+        "select attname::text from pg_index i join pg_attribute a"
+        " on a.attrelid = i.indrelid and a.attnum = any (i.indkey)"
+        " where i.indrelid = 'peers.task'::regclass order by 1"
+    )
+    assert column(db, query) == ["id", "idempotency_key"]
+
+
+def test_the_schema_needs_no_extension(db: Connection) -> None:
+    """A plain Postgres is enough."""
+    assert column(db, "select extname::text from pg_extension") == ["plpgsql"]

@@ -1,0 +1,188 @@
+"""Roles: a submitter forges nothing, a worker has verbs only, an operator acts, a reader looks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.world import Peer, column, refusal, rows, run, state, submit, value
+
+if TYPE_CHECKING:
+    from tests.support.server import Connection
+
+VERBS = {
+    "join": "select peers.join('h', 1, '{\"default\": 1}', '[]', '30 s', peers.contract_version())",
+    "heartbeat": "select * from peers.heartbeat(gen_random_uuid())",
+    "complete": "select * from peers.complete(gen_random_uuid(), '[]')",
+    "fail": "select * from peers.fail(gen_random_uuid(), '[]')",
+    "release": "select peers.release(gen_random_uuid(), '{}', '{}')",
+    "reconcile": "select peers.reconcile(gen_random_uuid(), '{}')",
+    "reclaim": "select * from peers.reclaim(gen_random_uuid())",
+    "leave": "select peers.leave(gen_random_uuid())",
+    "promote": "select peers.promote()",
+    "progress": "select peers.progress(gen_random_uuid(), 1, gen_random_uuid(), 1, 2)",
+    "parent_results": "select * from peers.parent_results(1)",
+    "unrunnable": "select * from peers.unrunnable()",
+    "prune": "select * from peers.prune('1 day')",
+    "cancel": "select peers.cancel(1)",
+    "change": "select peers.change(1, priority => 5)",
+    "pause": "select peers.pause('q')",
+    "resume": "select peers.resume('q')",
+    "check": "select * from peers.check()",
+    "explain": "select peers.explain(1)",
+    "submit": "select peers.submit('a')",
+    "submit_graph": "select * from peers.submit_graph('[]')",
+    "contract_version": "select peers.contract_version()",
+    "now": "select peers.now()",
+}
+EVERYBODY = {"contract_version", "now"}
+SUBMITTING = {"submit", "submit_graph"}
+PEER = {
+    "join", "heartbeat", "complete", "fail", "release", "reconcile", "reclaim", "leave",
+    "promote", "progress", "parent_results", "unrunnable", "prune",
+}  # fmt: skip
+OPERATING = {
+    "cancel", "change", "pause", "resume", "prune", "check", "explain", "unrunnable",
+    "parent_results",
+}  # fmt: skip
+ALLOWED = {
+    "peers_submitter": EVERYBODY | SUBMITTING,
+    "peers_worker": EVERYBODY | SUBMITTING | PEER,
+    "peers_operator": EVERYBODY | SUBMITTING | OPERATING,
+    "peers_reader": EVERYBODY | {"explain", "unrunnable"},
+}
+TABLES = (
+    "select format('%I.%I', schemaname, tablename) as t from pg_tables where schemaname = 'peers'"
+)
+
+
+@pytest.fixture(params=ALLOWED)
+def role(request: pytest.FixtureRequest, db: Connection) -> str:
+    """Each role in turn; there is a task 1 for it."""
+    submit(db)
+    name: str = request.param
+    run(db, f"set role {name}")
+    return name
+
+
+def test_each_role_calls_its_verbs_and_no_others(db: Connection, role: str) -> None:
+    """What is granted works all the way down, what is not is refused at the door."""
+    for verb, call in VERBS.items():
+        sqlstate, words = refusal(db, call)
+        if verb in ALLOWED[role]:
+            assert sqlstate != "42501", f"{role} cannot call {verb}: {words}"
+        else:
+            assert sqlstate == "42501", f"{role} may call {verb}"
+            assert f"function {verb}" in words
+
+
+def test_helpers_are_nobodys(db: Connection, role: str) -> None:
+    """The functions named _like_this cannot be called by any role."""
+    helpers = (
+        "select p.oid::regprocedure::text from pg_proc p"
+        " where pronamespace = 'peers'::regnamespace and proname like '\\_%%'"
+        " and has_function_privilege(%s, p.oid, 'execute')"
+    )
+    assert column(db, helpers, role) == []
+
+
+def test_no_role_writes_a_table_by_hand(db: Connection, role: str) -> None:
+    """Beyond a submitter's inserts, verbs are the only way to change anything."""
+    run(db, "reset role")
+    for table in column(db, TABLES):
+        for right in ("update", "delete", "truncate", "insert", "references", "trigger"):
+            allowed = value(db, "select has_table_privilege(%s, %s, %s)", role, table, right)
+            assert not allowed, f"{role} may {right} {table}"
+
+
+def test_a_submitter_submits_whole_graphs(db: Connection, peer: Peer) -> None:
+    """INSERT, COPY, submit, submit_graph and edges work; the triggers need no rights of its own."""
+    run(db, "set role peers_submitter")
+    first = value(db, "insert into peers.task (kind) values ('a') returning id")
+    second = submit(db, depends_on=[first], idempotency_key="k")
+    assert submit(db, idempotency_key="k") == second
+    with db.cursor().copy("copy peers.task (kind, args) from stdin") as copy:
+        copy.write_row(("a", "{}"))
+    third = value(db, "insert into peers.task (kind) values ('a') returning id")
+    run(db, "insert into peers.dependency (parent_id, child_id) values (%s, %s)", second, third)
+    run(db, """select * from peers.submit_graph('[{"name": "x", "kind": "a"}]')""")
+    assert value(db, "select state from peers.task where id = %s", second) == "blocked"
+    run(db, "reset role")
+    assert len(peer.claim()) == 3
+    assert state(db, third) == "blocked"
+
+
+def test_a_submitter_reads_nothing_of_others(db: Connection) -> None:
+    """State and key may be asked for; what is in a task may not."""
+    submit(db, args={"secret": 1})
+    run(db, "set role peers_submitter")
+    assert rows(db, "select id, state, idempotency_key from peers.task") == [
+        {"id": 1, "state": "ready", "idempotency_key": None}
+    ]
+    for hidden in ("args", "result", "metadata", "kind", "submitter", "token"):
+        for statement in (
+            f"select {hidden} from peers.task",
+            f"insert into peers.task (kind) values ('a') returning {hidden}",
+            f"update peers.task set {hidden} = null",
+        ):
+            assert refusal(db, statement)[0] == "42501", statement
+
+
+def test_a_worker_reads_no_table(db: Connection) -> None:
+    """A worker gets tasks from claim, and from nowhere else."""
+    for relation in [*column(db, TABLES), "peers.dead_letter", "peers.running"]:
+        assert not value(db, "select has_table_privilege('peers_worker', %s, 'select')", relation)
+
+
+def test_a_worker_can_do_a_peers_whole_job(db: Connection) -> None:
+    """Join, claim, complete, fail, leave: with verbs alone."""
+    submit(db)
+    submit(db, args={"n": 2})
+    run(db, "set role peers_worker")
+    peer = Peer.join(db)
+    first, second = peer.claim()
+    assert (second.args, peer.complete(first), peer.fail(second)) == ({"n": 2}, {}, {})
+    assert peer.heartbeat()["alive"]
+    peer.leave()
+
+
+@pytest.mark.parametrize("role_name", ["peers_operator", "peers_reader"])
+def test_operators_and_readers_see_everything(db: Connection, role_name: str) -> None:
+    """Every table and view can be read."""
+    run(db, f"set role {role_name}")
+    relations = column(
+        db,
+        "select oid::regclass::text from pg_class"
+        " where relnamespace = 'peers'::regnamespace and relkind in ('r', 'v')",
+    )
+    assert len(relations) > 10
+    for relation in relations:
+        run(db, f"select * from {relation}")
+
+
+def test_public_has_nothing(db: Connection) -> None:
+    """A role that was granted nothing cannot even look into the schema."""
+    assert not value(
+        db,
+        "select exists (select from pg_namespace, aclexplode(nspacl) a"
+        " where nspname = 'peers' and a.grantee = 0)",
+    )
+    assert (
+        column(
+            db,
+            "select p.oid::regprocedure::text from pg_proc p"
+            " where pronamespace = 'peers'::regnamespace"
+            " and (proacl is null"
+            " or exists (select from aclexplode(proacl) a where a.grantee = 0))",
+        )
+        == []
+    )
+    assert (
+        column(
+            db,
+            "select c.oid::regclass::text from pg_class c, aclexplode(relacl) a"
+            " where relnamespace = 'peers'::regnamespace and a.grantee = 0",
+        )
+        == []
+    )

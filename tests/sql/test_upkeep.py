@@ -1,0 +1,277 @@
+"""Upkeep: prune deletes what nobody needs, check finds what the triggers did not see."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from tests.support.server import sql_files
+from tests.support.world import (
+    Peer,
+    World,
+    advance,
+    column,
+    problems,
+    refusal,
+    row,
+    rows,
+    run,
+    state,
+    states,
+    submit,
+    value,
+)
+
+if TYPE_CHECKING:
+    from tests.support.server import Connection
+
+
+def prune(
+    db: Connection, older_than: str = "0 s", max_tasks: int = 10_000
+) -> tuple[int, int, bool]:
+    """One step of prune: looked_at, deleted, finished."""
+    found = row(db, "select * from peers.prune(%s::interval, %s)", older_than, max_tasks)
+    return found["looked_at"], found["deleted"], found["finished"]
+
+
+def finish(peer: Peer, count: int) -> list[int]:
+    """New tasks that were completed."""
+    ids = [submit(peer.db) for _ in range(count)]
+    assert peer.complete(*peer.claim(count)) == {}
+    return ids
+
+
+def test_what_ended_long_ago_goes_and_the_rest_stays(db: Connection, peer: Peer) -> None:
+    """Completed and cancelled tasks older than asked are deleted, with failures and keys."""
+    old = finish(peer, 3)
+    cancelled = submit(db, idempotency_key="k")
+    [claim] = peer.claim()
+    run(db, "select peers.cancel(%s)", cancelled)
+    peer.fail(claim)
+    advance(db, "10 days")
+    peer.heartbeat()
+    young = finish(peer, 2)
+    waiting = submit(db)
+    dead = submit(db, priority=1)
+    peer.fail(*peer.claim(1), reject=True)
+    assert prune(db, "5 days") == (8, 4, True)
+    assert column(db, "select id from peers.task order by id") == [*young, waiting, dead]
+    assert column(db, "select task_id from peers.failure") == [dead]
+    assert submit(db, idempotency_key="k") > dead
+    assert problems(db) == []
+    assert old
+
+
+def test_what_a_child_still_needs_stays(db: Connection, peer: Peer) -> None:
+    """A parent lives as long as a child is unfinished or dead; its edges go with it."""
+    parent = submit(db)
+    child = submit(db, depends_on=[parent], max_attempts=1)
+    peer.complete(*peer.claim(), result={"n": 1})
+    advance(db, "1 day")
+    peer.heartbeat()
+    assert prune(db)[1] == 0
+    peer.fail(*peer.claim())
+    assert prune(db)[1] == 0
+    run(db, "select peers.retry(%s)", child)
+    [again] = peer.claim()
+    assert rows(db, "select result from peers.parent_results(%s)", child) == [{"result": {"n": 1}}]
+    peer.complete(again)
+    advance(db, "1 day")
+    assert prune(db)[1] == 2
+    assert value(db, "select count(*) from peers.dependency") == 0
+    assert value(db, "select count(*) from peers.failure") == 0
+
+
+def test_prune_walks_in_steps_and_remembers_its_place(db: Connection, peer: Peer) -> None:
+    """Each call looks at a bounded number of tasks and goes on where the last one stopped."""
+    finish(peer, 25)
+    advance(db, "1 day")
+    assert [prune(db, max_tasks=10) for _ in range(3)] == [
+        (10, 10, False),
+        (10, 10, False),
+        (5, 5, True),
+    ]
+    peer.heartbeat()
+    kept = submit(db)
+    assert prune(db, max_tasks=10) == (1, 0, True)
+    assert state(db, kept) == "ready"
+
+
+def test_prune_passes_over_what_is_locked(world: World) -> None:
+    """An application that holds a row keeps it, and keeps nobody waiting."""
+    peer, application = world.peer(), world.connect()
+    first, second = finish(peer, 2)
+    advance(world.db, "1 day")
+    with application.transaction():
+        run(application, "select from peers.task where id = %s for share", first)
+        assert prune(world.db)[1] == 1
+    assert prune(world.db)[1] == 1
+    assert second > first
+
+
+def test_an_edge_to_a_parent_that_is_being_pruned(world: World) -> None:
+    """Who adds an edge to a parent while it is pruned gets an error or an edge, never a stray."""
+    peer, application, pruner = world.peer(), world.connect(), world.connect()
+    [parent] = finish(peer, 1)
+    advance(world.db, "1 day")
+    with pruner.transaction():
+        assert prune(pruner)[1] == 1
+        work = world.background(submit, application, depends_on=[parent])
+        world.until_waiting_or_done(application, work)
+    error = work.exception(timeout=60)
+    assert isinstance(error, psycopg.DatabaseError)
+    assert error.sqlstate == "PE007"
+    assert problems(world.db) == []
+
+
+@pytest.mark.parametrize("older_than", ["-1 day", None])
+def test_an_absurd_age_is_refused(db: Connection, older_than: str | None) -> None:
+    """Nobody prunes the future."""
+    with pytest.raises(psycopg.DatabaseError, match="older_than") as refused:
+        run(db, "select * from peers.prune(%s)", older_than)
+    assert refused.value.sqlstate == "PE009"
+
+
+@pytest.mark.parametrize("max_tasks", [0, -1, None])
+def test_an_absurd_step_is_refused(db: Connection, max_tasks: int | None) -> None:
+    """A step looks at one task or more."""
+    with pytest.raises(psycopg.DatabaseError, match="max_tasks") as refused:
+        run(db, "select * from peers.prune('1 day', %s)", max_tasks)
+    assert refused.value.sqlstate == "PE009"
+
+
+def test_check_is_silent_when_all_is_well(world: World) -> None:
+    """A database full of everything has no problem."""
+    db, peer = world.db, world.peer()
+    parents = [submit(db) for _ in range(3)]
+    child = submit(db, depends_on=parents)
+    submit(db, depends_on=[child], on_parent_failure="cancel")
+    peer.complete(*peer.claim(1))
+    peer.fail(*peer.claim(1), reject=True)
+    peer.fail(*peer.claim(1), retry_in=100)
+    submit(db)
+    peer.claim()
+    assert rows(db, "select * from peers.check(true)") == []
+
+
+def damage(db: Connection, statement: str) -> None:
+    """Does what triggers do not see."""
+    with db.transaction():
+        run(db, "set local session_replication_role = replica")
+        run(db, statement)
+
+
+DAMAGE = {
+    "a task without its room": (
+        "insert into peers.task (kind) values ('a')",
+        "not in the room ready",
+        "ready",
+    ),
+    "a later task that was not scheduled": (
+        "insert into peers.task (kind, state, scheduled_at) values"
+        " ('a', 'scheduled', now() + interval '1 day')",
+        "not in the room scheduled",
+        "scheduled",
+    ),
+    "a running task without a lease": (
+        "insert into peers.task (kind, state, attempt) values ('a', 'running', 1)",
+        "without a lease",
+        "ready",
+    ),
+    "a blocked task that nothing holds": (
+        "insert into peers.task (kind, state) values ('a', 'blocked')",
+        "nothing holds it",
+        "ready",
+    ),
+    "a wrong counter": (
+        "insert into peers.task (kind, pending_parents) values ('a', 3)",
+        "pending_parents is 3, counted 0",
+        "ready",
+    ),
+    "a dead task without its room": (
+        "insert into peers.task (kind, state) values ('a', 'dead')",
+        "not in the room dead",
+        "dead",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_check_finds_and_mends(db: Connection, peer: Peer, case: str) -> None:
+    """Each damage is listed with its task, is left alone without repair, and mended with it."""
+    statement, words, mended_state = DAMAGE[case]
+    damage(db, statement)
+    [task_id] = column(db, "select id from peers.task")
+    [found] = rows(db, "select * from peers.check()")
+    assert (found["task_id"], found["mended"]) == (task_id, False)
+    assert words in found["problem"]
+    [found] = rows(db, "select * from peers.check(repair => true)")
+    assert (found["task_id"], found["mended"]) == (task_id, True)
+    assert problems(db) == []
+    assert state(db, task_id) == mended_state
+    if mended_state == "ready":
+        [claim] = peer.claim()
+        assert (claim.task_id, claim.attempt) == (task_id, 1)
+
+
+def test_edges_that_were_restored_without_triggers_are_counted(db: Connection, peer: Peer) -> None:
+    """After a data-only load, check blocks the children that must wait, and releases the others."""
+    parent, child, done = submit(db), submit(db), submit(db)
+    damage(
+        db,
+        f"insert into peers.dependency (parent_id, child_id) values ({parent}, {child});"
+        f" update peers.task set state = 'completed' where id = {done}",
+    )
+    late = submit(db, depends_on=[parent])
+    damage(db, f"update peers.task set pending_parents = 0 where id = {late}")
+    found = {each["task_id"] for each in rows(db, "select * from peers.check(true)")}
+    assert found == {child, late}
+    assert problems(db) == []
+    assert states(db, parent, child, late) == ["ready", "blocked", "blocked"]
+    peer.complete(*(claim for claim in peer.claim() if claim.task_id == parent))
+    assert states(db, child, late) == ["ready", "ready"]
+
+
+def test_an_edge_from_a_parent_that_is_gone(db: Connection) -> None:
+    """A child of a lost parent does not wait for ever."""
+    parent = submit(db)
+    child = submit(db, depends_on=[parent])
+    damage(db, f"delete from peers.task where id = {parent}")
+    assert [each["task_id"] for each in rows(db, "select * from peers.check(true)")] != []
+    assert problems(db) == []
+    assert state(db, child) == "ready"
+
+
+def test_a_lease_of_a_task_that_is_gone(db: Connection, peer: Peer) -> None:
+    """A lease without a task is found and dropped."""
+    submit(db)
+    peer.claim()
+    damage(db, "delete from peers.task")
+    [found] = rows(db, "select * from peers.check(true)")
+    assert "gone" in found["problem"]
+    assert value(db, "select count(*) from peers.lease") == 0
+
+
+def test_truncate_is_refused(db: Connection) -> None:
+    """TRUNCATE bypasses the triggers: PE005 names the table."""
+    submit(db)
+    tables = "task dependency ready scheduled blocked lease dead peer failure"
+    for table in tables.split():
+        sqlstate, words = refusal(db, f"truncate peers.{table}")
+        assert sqlstate == "PE005", table
+        assert f"peers.{table}" in words
+    assert value(db, "select count(*) from peers.task") == 1
+
+
+def test_every_file_can_be_applied_again(db: Connection, peer: Peer) -> None:
+    """Reapplying the whole SQL changes nothing for tasks on their way."""
+    parent = submit(db)
+    child = submit(db, depends_on=[parent])
+    [claim] = peer.claim()
+    for file in sql_files():
+        db.execute(file.read_bytes())
+    assert peer.complete(claim) == {}
+    assert [again.task_id for again in peer.claim()] == [child]
+    assert problems(db) == []
