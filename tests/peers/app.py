@@ -1,6 +1,7 @@
 """The handlers that the real-process tests run: decent ones, and every kind of bad one.
 
-A gate is a path: the handler goes on when a file is there. So tests decide how long something takes.
+A gate is a path: the handler goes on when a file is there. So tests decide how long something
+takes.
 """
 
 from __future__ import annotations
@@ -138,7 +139,9 @@ async def async_rollup() -> dict[str, Any]:
 
 @task("graph.node", max_attempts=1000, backoff=_AT_ONCE)
 def graph_node(n: int, seconds: float = 0.0, fate: str = "completes") -> dict[str, Any]:
-    """A node of a random graph: it looks at its parents, works, and completes, fails once, or is rejected."""
+    """A node of a random graph: it looks at its parents, works, and completes, fails once, or is
+    rejected.
+    """
     with recorded():
         current_task().parents()
         time.sleep(seconds)
@@ -159,7 +162,7 @@ def boom(message: str) -> None:
         raise ValueError(message)
 
 
-class Mute(Exception):
+class MuteError(Exception):
     """An error that cannot even say what it is."""
 
     def __str__(self) -> str:
@@ -170,14 +173,14 @@ class Mute(Exception):
 def mute() -> None:
     """Raises an error whose text raises."""
     with recorded():
-        raise Mute
+        raise MuteError
 
 
 @task("async.mute", max_attempts=1)
 async def async_mute() -> None:
     """Raises an error whose text raises, on the loop."""
     with recorded():
-        raise Mute
+        raise MuteError
 
 
 @task("async.boom", max_attempts=1)
@@ -238,7 +241,8 @@ def returns(what: str) -> Any:
 # --------------------------------------------------------------------------------- bad as a process
 
 
-def _die(how: str) -> None:
+def _die(how: str, after: float = 0.0) -> None:
+    time.sleep(after)
     match how:
         case "segfault":
             ctypes.string_at(0)
@@ -246,6 +250,8 @@ def _die(how: str) -> None:
             os._exit(7)
         case "killed":  # as the kernel's out-of-memory killer does it
             os.kill(os.getpid(), signal.SIGKILL)
+        case _:
+            raise ValueError(f"there is no way to die by {how}")
 
 
 @task("dies", max_attempts=1)
@@ -278,7 +284,7 @@ async def async_thread_dies(how: str) -> None:
     """Takes the process along from a thread, while the loop is idle."""
     with recorded():
         await asyncio.sleep(_LOOK_AGAIN)
-        await asyncio.to_thread(lambda: (time.sleep(10 * _LOOK_AGAIN), _die(how)))
+        await asyncio.to_thread(_die, how, after=10 * _LOOK_AGAIN)
 
 
 @task("hog", max_attempts=1)
@@ -296,7 +302,9 @@ def hog() -> None:
 
 @task("holds.the.gil")
 def holds_the_gil(seconds: float) -> dict[str, Any]:
-    """One regular expression that takes at least so long, during which no other thread gets a turn."""
+    """One regular expression that takes at least so long, during which no other
+    thread gets a turn.
+    """
     with recorded():
         for length in itertools.count(20):
             began = time.monotonic()

@@ -1,7 +1,8 @@
-"""Nothing lost, nothing twice, no child early: figures from the database and from the outside ledger.
+"""Nothing lost, nothing twice, no child early: figures from the database and from the outside
+ledger.
 
-The database's side is a journal that a trigger of the tests writes, one row for each change of a task's
-state, token or end. The scheduler knows nothing of it.
+The database's side is a journal that a trigger of the tests writes, one row for each change of a
+task's state, token or end. The scheduler knows nothing of it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ begin
     return null;
 end
 $$;
-create trigger journal after insert or update on peers.task for each row execute function journal.note();
+create trigger journal after insert or update on peers.task
+    for each row execute function journal.note();
 """
 
 SILENT_KIND: Final = "returns"
@@ -72,7 +74,9 @@ class Audit:
 
     tasks: int
     lost: list[int]
-    """Never came to an end; or completed, and no handler finished under the token it completed with."""
+    """Never came to an end; or completed, and no handler finished under the token it completed
+    with.
+    """
     twice: list[int]
     """More than one outcome was recorded under a lease; or a lease was run more than once."""
     early: list[int]

@@ -2,9 +2,10 @@
 
     python -m tests.peers.chaos [--tasks 10000] [--seed N] [--every SECONDS] [--broken-fence]
 
-The last line has the figures, from the database's journal and from the ledger that the handlers keep
-outside of it. Exit 1 if they are not clean. With --broken-fence the SQL is patched so that whoever says
-that a task is done is believed, a peer is stopped past its lease, and the exit code must be 1.
+The last line has the figures, from the database's journal and from the ledger that the handlers
+keep outside of it. Exit 1 if they are not clean. With --broken-fence the SQL is patched so that
+whoever says that a task is done is believed, a peer is stopped past its lease, and the exit code
+must be 1.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ _LONGEST_NODE: Final = 0.01
 _PATIENCE: Final = 120.0
 """Seconds without any task coming to an end, after which the run has failed."""
 
-_UNENDED: Final = "select count(*) from peers.task where state not in ('completed', 'dead', 'cancelled')"
+_UNENDED: Final = (
+    "select count(*) from peers.task where state not in ('completed', 'dead', 'cancelled')"
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,9 @@ class Outcome:
         return self.audit.clean and self.audit.tasks == self.submitted and self.problems == 0
 
     def __str__(self) -> str:
-        return f"{self.audit} kills={self.kills} problems={self.problems} seconds={self.seconds:.0f}"
+        return (
+            f"{self.audit} kills={self.kills} problems={self.problems} seconds={self.seconds:.0f}"
+        )
 
 
 def random_graph(luck: random.Random, size: int) -> list[dict[str, Any]]:
@@ -68,7 +73,8 @@ def random_graph(luck: random.Random, size: int) -> list[dict[str, Any]]:
         args = {"n": n, "seconds": luck.uniform(0, _LONGEST_NODE), "fate": luck.choice(_FATES)}
         nodes.append({
             "name": str(n), "kind": "graph.node", "args": args, "max_attempts": 1000,
-            "after": [str(parent) for parent in parents], "on_parent_failure": luck.choice(_POLICIES),
+            "after": [str(parent) for parent in parents],
+            "on_parent_failure": luck.choice(_POLICIES),
         })  # fmt: skip
     return nodes
 

@@ -14,15 +14,17 @@ LEASE: Final = {"lease_timeout": "2s"}
 
 NO_FENCE: Final = Patch(
     "50_settle.sql",
-    "where l.task_id = o.task_id and l.token = o.token and l.peer_id = _peer_id\n                offset 0",
+    "where l.task_id = o.task_id and l.token = o.token and l.peer_id = _peer_id\n"
+    "                offset 0",
     "where l.task_id = o.task_id\n                offset 0",
 )
 """Whoever says that a task is done is believed."""
 
 
 def stop_past_the_lease(stage: Stage) -> tuple[PeerProcess, int]:
-    """A peer is stopped in the middle of a task until another one runs it; then its own handler ends,
-    and the peer goes on while the second run is still under way. The stopped peer, the task."""
+    """A peer is stopped in the middle of a task until another one runs it; then its own handler
+    ends, and the peer goes on while the second run is still under way. The stopped peer, the task.
+    """
     stopped = stage.peer(**LEASE)
     task_id = stage.submit("held", {"gate": stage.gate()})
     stage.until_started(task_id)

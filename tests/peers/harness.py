@@ -1,4 +1,4 @@
-"""Real peers on a real database: start them, do to them what the world does, see what became of it."""
+"""Real peers on a real database: start them, have the world happen to them, see what became."""
 
 from __future__ import annotations
 
@@ -135,19 +135,29 @@ class Stage:
         self._db.close()
         self._db = open_connection(self.url)
 
-    def launch(self, app: str = "tests.peers.app", slots: int | str = 1, **settings: object) -> PeerProcess:
+    def launch(
+        self, app: str = "tests.peers.app", slots: int | str = 1, **settings: object
+    ) -> PeerProcess:
         """Starts a peer and does not wait for it."""
         queues = slots if isinstance(slots, str) else f"default={slots}"
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PEERS_")}
         environment.pop("NOTIFY_SOCKET", None)
-        chosen = {"database_url": self.url, "app": app, "queues": queues, "log_format": "json", **settings}
+        chosen = {
+            "database_url": self.url,
+            "app": app,
+            "queues": queues,
+            "log_format": "json",
+            **settings,
+        }
         environment |= {f"PEERS_{name.upper()}": str(value) for name, value in chosen.items()}
         environment[ledger.LEDGER_VARIABLE] = str(self.ledger)
         peer = PeerProcess(environment, self.folder / f"peer-{len(self.peers)}.log")
         self.peers.append(peer)
         return peer
 
-    def peer(self, app: str = "tests.peers.app", slots: int | str = 1, **settings: object) -> PeerProcess:
+    def peer(
+        self, app: str = "tests.peers.app", slots: int | str = 1, **settings: object
+    ) -> PeerProcess:
         """Starts a peer that has joined."""
         peer = self.launch(app, slots, **settings)
         peer.joined()

@@ -1,7 +1,7 @@
 """The outside ledger: what handlers really did, kept where the database cannot touch it.
 
-Each line is appended by one write(2) to a file opened with O_APPEND, so that the order of the lines is
-the order of the events, whichever process wrote them.
+Each line is appended by one write(2) to a file opened with O_APPEND, so that the order of the lines
+is the order of the events, whichever process wrote them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def note(event: str) -> None:
 
 @contextmanager
 def recorded() -> Iterator[None]:
-    """Notes the start, and the end unless the process dies in between; "stop" if it is by an error."""
+    """Notes the start; then the end, or "stop" if it is an error; nothing if the process dies."""
     note("start")
     try:
         yield

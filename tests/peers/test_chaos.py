@@ -12,8 +12,9 @@ from tests.peers.harness import Stage
 
 @pytest.mark.parametrize("seed", [20261123])
 def test_a_random_graph_survives_a_kill_every_second(stage: Stage, seed: int) -> None:
-    """500 tasks in a random graph on three peers, one of which is killed with SIGKILL every second and
-    replaced: each task comes to its end once, no child starts early, nothing is lost."""
+    """500 tasks in a random graph on three peers, one of which is killed with SIGKILL every second
+    and replaced: each task comes to its end once, no child starts early, nothing is lost.
+    """
     outcome = unleash(stage, random.Random(seed), tasks=500, every=1.0)
     assert outcome.kills
     assert outcome.clean, outcome

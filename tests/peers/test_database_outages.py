@@ -1,4 +1,6 @@
-"""The database goes away: it is restarted, it crashes, it hangs up on single connections, it freezes."""
+"""The database goes away: it is restarted, it crashes, it hangs up on single connections, it
+freezes.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +45,10 @@ def own(postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[Stage]:
 def test_a_restart_in_the_middle_of_everything(
     own: Stage, postgres: EmbeddedPostgres, mode: Literal["fast", "immediate"]
 ) -> None:
-    """Postgres is restarted, politely or by a crash, while handlers run and outcomes are on their way.
-    The leases hold: running handlers go on, their outcomes are recorded once, no attempt is lost, and
-    the peers keep their identities."""
+    """Postgres is restarted, politely or by a crash, while handlers run and outcomes are on their
+    way. The leases hold: running handlers go on, their outcomes are recorded once, no attempt is
+    lost, and the peers keep their identities.
+    """
     for _ in range(2):
         own.peer(slots=2)
     through = [own.submit("held", {"gate": own.gate()}) for _ in range(2)]
@@ -64,9 +67,10 @@ def test_a_restart_in_the_middle_of_everything(
 
 
 def test_the_commits_of_outcomes_are_cut_off_again_and_again(own: Stage) -> None:
-    """While a thousand quick tasks flow, the connection that claims and settles is cut again and again,
-    before and after commits whose fate the peer cannot know: each outcome is recorded once, and no
-    claimed task is left behind."""
+    """While a thousand quick tasks flow, the connection that claims and settles is cut again and
+    again, before and after commits whose fate the peer cannot know: each outcome is recorded once,
+    and no claimed task is left behind.
+    """
     own.peer(slots=1)
     with own.db.transaction():
         stream = [own.submit("nap", {"seconds": 0.001}) for _ in range(1000)]
@@ -75,7 +79,8 @@ def test_the_commits_of_outcomes_are_cut_off_again_and_again(own: Stage) -> None
     while own.rows("select 1 from peers.task where state <> 'completed' limit 1") and cuts < 30:
         found = own.rows(
             "select pg_terminate_backend(pid) from pg_stat_activity"
-            " where application_name = 'peers main' and datname = current_database() and state = 'active'"
+            " where application_name = 'peers main' and datname = current_database()"
+            " and state = 'active'"
         )
         cuts += len(found)
     assert cuts
@@ -85,8 +90,9 @@ def test_the_commits_of_outcomes_are_cut_off_again_and_again(own: Stage) -> None
 
 @pytest.mark.parametrize("duty", ["main", "heartbeat", "doorbell", "chores"])
 def test_a_single_connection_is_cut(own: Stage, duty: str) -> None:
-    """Each of a peer's connections is cut twice: the peer keeps its identity, what runs goes on, and new
-    work is picked up though polling would take an hour."""
+    """Each of a peer's connections is cut twice: the peer keeps its identity, what runs goes on,
+    and new work is picked up though polling would take an hour.
+    """
     peer = own.peer(slots=2, lease_timeout="3s", poll_interval="1h")
     running = own.submit("held", {"gate": own.gate()})
     own.until_started(running)
@@ -105,11 +111,17 @@ def test_a_single_connection_is_cut(own: Stage, duty: str) -> None:
     own.assert_clean()
 
 
-def test_the_database_is_gone_for_longer_than_a_lease(own: Stage, postgres: EmbeddedPostgres) -> None:
-    """A peer that cannot renew its lease kills its workers while the database is still away. When it is
-    back, what ran before runs again, uncounted, and nothing is recorded twice."""
+def test_the_database_is_gone_for_longer_than_a_lease(
+    own: Stage, postgres: EmbeddedPostgres
+) -> None:
+    """A peer that cannot renew its lease kills its workers while the database is still away. When
+    it is back, what ran before runs again, uncounted, and nothing is recorded twice.
+    """
     peers = [own.peer(**LEASE) for _ in range(2)]
-    ids = [own.submit("held.once", {"gate": own.gate()}), own.submit("async.held", {"gate": own.gate()})]
+    ids = [
+        own.submit("held.once", {"gate": own.gate()}),
+        own.submit("async.held", {"gate": own.gate()}),
+    ]
     own.until_started(*ids)
     pids = [own.started(task_id)[0].pid for task_id in ids]
     postgres.stop()
@@ -127,8 +139,10 @@ def test_the_database_is_gone_for_longer_than_a_lease(own: Stage, postgres: Embe
 
 
 def test_the_database_freezes_for_one_peer_only(own: Stage) -> None:
-    """The server's processes for one peer stop answering in the middle of its claims, as after a cut of
-    the network that nobody notices. Its workers must be dead before another peer runs its task."""
+    """The server's processes for one peer stop answering in the middle of its claims, as after a
+    cut of the network that nobody notices. Its workers must be dead before another peer runs its
+    task.
+    """
     frozen_peer = own.peer(slots=2, poll_interval="20ms", **LEASE)
     task_id = own.submit("held.once", {"gate": own.gate()})
     own.until_started(task_id)
@@ -159,7 +173,9 @@ def test_the_database_freezes_for_one_peer_only(own: Stage) -> None:
 def test_a_peer_that_is_told_to_stop_while_the_database_is_gone(
     own: Stage, postgres: EmbeddedPostgres
 ) -> None:
-    """SIGTERM during an outage: the peer waits for the database no longer than its drain timeout."""
+    """SIGTERM during an outage: the peer waits for the database no longer than its
+    drain timeout.
+    """
     peer = own.peer(drain_timeout="500ms")
     task_id = own.submit("held", {"gate": own.gate()})
     own.until_started(task_id)

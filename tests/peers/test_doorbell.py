@@ -12,12 +12,17 @@ HUSH = """
 
 
 def test_an_idle_peer_hears_of_a_task_at_once(stage: Stage) -> None:
-    """With a poll only every hour, nothing but the doorbell can have told it; so it is too when the task
-    comes by plain INSERT, by COPY, by the end of a parent, and by a failure that is tried at once."""
+    """With a poll only every hour, nothing but the doorbell can have told it; so it is too when the
+    task comes by plain INSERT, by COPY, by the end of a parent, and by a failure that is tried at
+    once.
+    """
     stage.peer(poll_interval="1h")
     plain = stage.row("insert into peers.task (kind) values ('noop') returning id")["id"]
     stage.until_state("completed", plain)
-    with stage.db.cursor() as cursor, cursor.copy("copy peers.task (kind, args) from stdin") as copy:
+    with (
+        stage.db.cursor() as cursor,
+        cursor.copy("copy peers.task (kind, args) from stdin") as copy,
+    ):
         copy.write_row(("noop", '{"n": 2}'))
     stage.until_ended()
     parent = stage.submit("noop")
@@ -31,7 +36,8 @@ def test_an_idle_peer_hears_of_a_task_whose_time_has_come(stage: Stage) -> None:
     """A scheduled task starts when it is due, not an hour later."""
     stage.peer(poll_interval="1h")
     task_id = stage.row(
-        "insert into peers.task (kind, scheduled_at) values ('noop', now() + interval '500 ms') returning id"
+        "insert into peers.task (kind, scheduled_at) values ('noop', now() + interval '500 ms')"
+        " returning id"
     )["id"]
     stage.until_state("completed", task_id)
     task = stage.task(task_id)
@@ -52,7 +58,9 @@ def test_polling_alone_finds_the_work(stage: Stage) -> None:
 
 
 def test_a_queue_that_is_paused_is_left_alone_until_it_is_resumed(stage: Stage) -> None:
-    """Nothing starts from a paused queue; what ran when it was paused runs on; resume is heard at once."""
+    """Nothing starts from a paused queue; what ran when it was paused runs on; resume is heard at
+    once.
+    """
     stage.peer(slots=2, poll_interval="1h")
     running = stage.submit("held", {"gate": stage.gate()})
     stage.until_started(running)
@@ -66,20 +74,23 @@ def test_a_queue_that_is_paused_is_left_alone_until_it_is_resumed(stage: Stage) 
 
 
 def test_an_idle_peer_leaves_the_database_in_peace(stage: Stage) -> None:
-    """While several heartbeats pass, a peer without work that polls every hour asks for work a handful of
-    times, not all the time."""
+    """While several heartbeats pass, a peer without work that polls every hour asks for work a
+    handful of times, not all the time.
+    """
     name = stage.row("select current_database() as name")["name"]
     stage.db.execute(f'alter database "{name}" set track_functions = pl')
     peer = stage.peer(lease_timeout="1500ms", poll_interval="1h")
     stage.until_true(
-        "select heartbeat_at - joined_at > 3 * lease_timeout from peers.peer where id = %s", peer.joined()
+        "select heartbeat_at - joined_at > 3 * lease_timeout from peers.peer where id = %s",
+        peer.joined(),
     )
     assert peer.terminate() == 0
     stage.until_true(
-        "select coalesce((select sum(calls) from pg_stat_user_functions where funcname = 'heartbeat'), 0) > 5"
+        "select coalesce(sum(calls), 0) > 5 from pg_stat_user_functions where funcname = 'heartbeat'"
     )
     calls = {
-        row["funcname"]: row["calls"] for row in stage.rows("select funcname, calls from pg_stat_user_functions")
+        row["funcname"]: row["calls"]
+        for row in stage.rows("select funcname, calls from pg_stat_user_functions")
     }
     assert calls["claim"] <= 5
     assert calls["reconcile"] <= 5

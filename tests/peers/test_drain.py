@@ -10,8 +10,9 @@ from tests.peers.harness import Stage, until
 
 
 def test_sigterm_lets_finish_what_runs_and_gives_back_what_waits(stage: Stage) -> None:
-    """After SIGTERM the running handler completes, the backlog is released without an attempt counted,
-    nothing new is claimed, the peer's row goes, and the exit code is 0."""
+    """After SIGTERM the running handler completes, the backlog is released without an attempt
+    counted, nothing new is claimed, the peer's row goes, and the exit code is 0.
+    """
     peer = stage.peer(slots=1)
     quick = [stage.submit("nap", {"seconds": 0.002}) for _ in range(20)]
     stage.until_state("completed", *quick)  # so that it claims many at once
@@ -39,7 +40,9 @@ def test_sigterm_lets_finish_what_runs_and_gives_back_what_waits(stage: Stage) -
 
 @pytest.mark.parametrize("kind", ["held", "async.held"])
 def test_a_second_sigterm_gives_everything_back_now(stage: Stage, kind: str) -> None:
-    """The running handler is killed, its task is ready again and the attempt does not count; exit 0."""
+    """The running handler is killed, its task is ready again and the attempt does not count; exit
+    0.
+    """
     peer = stage.peer()
     task_id = stage.submit(kind, {"gate": stage.gate()})
     stage.until_started(task_id)
@@ -55,7 +58,9 @@ def test_a_second_sigterm_gives_everything_back_now(stage: Stage, kind: str) -> 
 
 
 def test_a_drain_does_not_take_longer_than_its_timeout(stage: Stage) -> None:
-    """When the timeout of the drain is over, what still runs is killed and given back, uncounted."""
+    """When the timeout of the drain is over, what still runs is killed and given
+    back, uncounted.
+    """
     peer = stage.peer(drain_timeout="300ms")
     task_id = stage.submit("held", {"gate": stage.gate()})
     stage.until_started(task_id)

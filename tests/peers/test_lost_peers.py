@@ -19,9 +19,10 @@ def holder(stage: Stage, task_id: int) -> str:
 
 
 def test_a_peer_killed_in_the_middle_of_a_task(stage: Stage) -> None:
-    """The peer that runs a task is killed with SIGKILL. Its worker dies with it; another peer reclaims
-    the task when the lease is over, and completes it. The lost attempt is a failure that names the
-    peer and its host."""
+    """The peer that runs a task is killed with SIGKILL. Its worker dies with it; another peer
+    reclaims the task when the lease is over, and completes it. The lost attempt is a failure that
+    names the peer and its host.
+    """
     first = stage.peer(**LEASE)
     task_id = stage.submit("held.once", {"gate": stage.gate()})
     stage.until_started(task_id)
@@ -42,7 +43,9 @@ def test_a_peer_killed_in_the_middle_of_a_task(stage: Stage) -> None:
 
 
 def test_all_that_a_killed_peer_had_claimed_runs_elsewhere(stage: Stage) -> None:
-    """A whole backlog was claimed by a peer that is killed: every task completes on the other one."""
+    """A whole backlog was claimed by a peer that is killed: every task completes on
+    the other one.
+    """
     first = stage.peer(slots=2, **LEASE)
     stuck = [stage.submit("held.once", {"gate": stage.gate()}) for _ in range(2)]
     stage.until_started(*stuck)
@@ -55,7 +58,8 @@ def test_all_that_a_killed_peer_had_claimed_runs_elsewhere(stage: Stage) -> None
 
 def test_a_task_that_kills_its_peer_does_not_do_so_for_ever(stage: Stage) -> None:
     """Each peer that starts the task is killed. Lost attempts count: after the last one it is dead,
-    and its dead letter shows the loss."""
+    and its dead letter shows the loss.
+    """
     task_id = stage.submit("held", {"gate": stage.gate()}, max_attempts=2)
     killer = [stage.peer(**LEASE), stage.peer(**LEASE)]
     for times in (1, 2):
@@ -71,8 +75,9 @@ def test_a_task_that_kills_its_peer_does_not_do_so_for_ever(stage: Stage) -> Non
 
 
 def test_a_stop_that_is_shorter_than_the_lease_is_no_disaster(stage: Stage) -> None:
-    """SIGSTOP, and SIGCONT well within the lease: nothing is reclaimed, nothing runs twice, the peer
-    keeps its identity."""
+    """SIGSTOP, and SIGCONT well within the lease: nothing is reclaimed, nothing runs twice, the
+    peer keeps its identity.
+    """
     first = stage.peer(lease_timeout="30s")
     stage.peer(lease_timeout="30s")
     task_id = stage.submit("held", {"gate": stage.gate()})
@@ -80,7 +85,9 @@ def test_a_stop_that_is_shorter_than_the_lease_is_no_disaster(stage: Stage) -> N
     [stopped] = [peer for peer in stage.peers if str(peer.joined()) == holder(stage, task_id)]
     stopped.send(signal.SIGSTOP)
     stage.open(stage.gate())
-    until(lambda: any(e.event == "end" for e in ledger.read(stage.ledger)), "the end of the handler")
+    until(
+        lambda: any(e.event == "end" for e in ledger.read(stage.ledger)), "the end of the handler"
+    )
     assert stage.task(task_id)["state"] == "running", "nobody else may settle it"
     stopped.send(signal.SIGCONT)
     stage.until_state("completed", task_id)
@@ -91,8 +98,9 @@ def test_a_stop_that_is_shorter_than_the_lease_is_no_disaster(stage: Stage) -> N
 
 
 def test_a_peer_stopped_past_its_lease(stage: Stage) -> None:
-    """SIGSTOP past the lease, then SIGCONT: another peer has the task, the first one's late outcome is
-    void, its workers are killed, and it joins again under a new identity, with which it works."""
+    """SIGSTOP past the lease, then SIGCONT: another peer has the task, the first one's late outcome
+    is void, its workers are killed, and it joins again under a new identity, with which it works.
+    """
     stopped, task_id = stop_past_the_lease(stage)
     [before, after] = [event["peer_id"] for event in stopped.events("peer_joined")]
     assert before != after
@@ -109,8 +117,9 @@ def test_a_peer_stopped_past_its_lease(stage: Stage) -> None:
 
 
 def test_without_the_fence_the_same_disaster_is_seen(stage: Stage) -> None:
-    """With a settle that asks neither for the token nor for the peer, the late outcome is taken: the
-    audit must say so, or it proves nothing."""
+    """With a settle that asks neither for the token nor for the peer, the late outcome is taken:
+    the audit must say so, or it proves nothing.
+    """
     apply_patches(stage.db, [NO_FENCE])
     stop_past_the_lease(stage)
     assert not stage.audit().clean
@@ -120,7 +129,10 @@ def test_without_the_fence_the_same_disaster_is_seen(stage: Stage) -> None:
 def test_no_worker_outlives_its_peer(stage: Stage, number: signal.Signals) -> None:
     """However the peer dies, its workers go with it, even one that holds the GIL."""
     peer = stage.peer(slots=2, lease_timeout="30s")
-    ids = [stage.submit("holds.the.gil", {"seconds": 30}), stage.submit("held", {"gate": stage.gate()})]
+    ids = [
+        stage.submit("holds.the.gil", {"seconds": 30}),
+        stage.submit("held", {"gate": stage.gate()}),
+    ]
     stage.until_started(*ids)
     workers = peer.workers()
     assert len(workers) >= 2

@@ -38,8 +38,9 @@ def test_urgent_work_starts_first_and_equals_in_their_order(stage: Stage) -> Non
 
 
 def test_urgent_work_overtakes_a_backlog_that_is_under_way(stage: Stage) -> None:
-    """A peer takes no more than what it finishes soon: urgent work that comes in the middle of a long
-    backlog overtakes most of it."""
+    """A peer takes no more than what it finishes soon: urgent work that comes in the middle of a
+    long backlog overtakes most of it.
+    """
     stage.peer(slots=1)
     warm_up = [stage.submit("nap", {"seconds": 0.05}) for _ in range(3)]
     stage.until_state("completed", *warm_up)
@@ -55,8 +56,9 @@ def test_urgent_work_overtakes_a_backlog_that_is_under_way(stage: Stage) -> None
 
 @pytest.mark.parametrize("kind", ["held", "async.held"])
 def test_a_queue_never_has_more_handlers_than_slots(stage: Stage, kind: str) -> None:
-    """With 2 slots for one queue and 1 for another, sync or async, no more than 2 and 1 of their handlers
-    overlap in the ledger, and all slots are used."""
+    """With 2 slots for one queue and 1 for another, sync or async, no more than 2 and 1 of their
+    handlers overlap in the ledger, and all slots are used.
+    """
     stage.peer(slots="default=2,media=1")
     gate = stage.gate()
     default = [stage.submit(kind, {"gate": gate}) for _ in range(6)]
@@ -93,7 +95,9 @@ def test_a_blocked_queue_does_not_block_the_other(stage: Stage) -> None:
 
 
 def test_a_queue_that_nobody_serves_waits(stage: Stage) -> None:
-    """A peer claims from its own queues only; a peer that serves the other takes what waits there."""
+    """A peer claims from its own queues only; a peer that serves the other takes
+    what waits there.
+    """
     stage.peer(slots="default=1")
     elsewhere = stage.submit("noop", {"n": 1}, queue="media")
     here = stage.submit("noop", {"n": 2})
@@ -104,8 +108,9 @@ def test_a_queue_that_nobody_serves_waits(stage: Stage) -> None:
 
 
 def test_a_rolling_deploy_fails_no_task_for_being_unknown(stage: Stage) -> None:
-    """A kind that only the next release knows waits at the head of the queue, untouched, while the old
-    peer works on what is behind it; the first peer of the new release runs it."""
+    """A kind that only the next release knows waits at the head of the queue, untouched, while the
+    old peer works on what is behind it; the first peer of the new release runs it.
+    """
     old = stage.peer()
     new_kind = [stage.submit("brand.new", {}, priority=1) for _ in range(5)]
     known = [stage.submit("noop", {"n": n}) for n in range(20)]
@@ -118,9 +123,12 @@ def test_a_rolling_deploy_fails_no_task_for_being_unknown(stage: Stage) -> None:
     stage.assert_clean()
 
 
-def test_claimed_work_does_not_wait_behind_a_slow_handler_while_a_worker_is_idle(stage: Stage) -> None:
-    """Quick tasks and slow ones come mixed: the slow one is alone in its worker, those that were handed
-    out behind it are taken back and run on the other slot."""
+def test_claimed_work_does_not_wait_behind_a_slow_handler_while_a_worker_is_idle(
+    stage: Stage,
+) -> None:
+    """Quick tasks and slow ones come mixed: the slow one is alone in its worker, those that were
+    handed out behind it are taken back and run on the other slot.
+    """
     stage.peer(slots=2)
     warm_up = [stage.submit("held", {"gate": stage.gate("open")}) for _ in range(10)]
     stage.open(stage.gate("open"))

@@ -1,4 +1,6 @@
-"""Timeouts and cancellation: asked first where that is possible, then by force; siblings do not pay."""
+"""Timeouts and cancellation: asked first where that is possible, then by force; siblings do not
+pay.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ def events_of(stage: Stage, task_id: int) -> list[str]:
 
 
 def test_a_sync_handler_that_overruns_is_killed(shared: Stage) -> None:
-    """Its worker is killed, and the attempt is a failure of type timeout; the other slot goes on."""
+    """Its worker is killed, and the attempt is a failure of type timeout; the other
+    slot goes on.
+    """
     gate = shared.gate("sibling of a late one")
     sibling = shared.submit("held", {"gate": gate})
     late = shared.submit("held", {"gate": shared.gate("never")}, timeout="300 ms", max_attempts=1)
@@ -32,7 +36,9 @@ def test_a_sync_handler_that_overruns_is_killed(shared: Stage) -> None:
 
 def test_a_timeout_is_tried_again_like_any_failure(shared: Stage) -> None:
     """The kind's backoff and the task's max_attempts hold for timeouts too."""
-    task_id = shared.submit("held", {"gate": shared.gate("never")}, timeout="100 ms", max_attempts=2)
+    task_id = shared.submit(
+        "held", {"gate": shared.gate("never")}, timeout="100 ms", max_attempts=2
+    )
     shared.until_state("dead", task_id)
     assert [failure["error_type"] for failure in shared.failures(task_id)] == ["timeout"] * 2
 
@@ -41,7 +47,9 @@ def test_an_async_handler_that_overruns_is_cancelled_alone(shared: Stage) -> Non
     """Its worker lives on, and so does a sibling on the same loop."""
     gate = shared.gate("sibling on the loop")
     sibling = shared.submit("async.held", {"gate": gate})
-    late = shared.submit("async.held", {"gate": shared.gate("never")}, timeout="300 ms", max_attempts=1)
+    late = shared.submit(
+        "async.held", {"gate": shared.gate("never")}, timeout="300 ms", max_attempts=1
+    )
     shared.until_state("dead", late)
     [failure] = shared.failures(late)
     assert (failure["error_type"], failure["exit_signal"]) == ("timeout", None)
@@ -53,12 +61,15 @@ def test_an_async_handler_that_overruns_is_cancelled_alone(shared: Stage) -> Non
 
 
 def test_an_async_handler_that_blocks_the_loop_is_killed(shared: Stage) -> None:
-    """One that never yields cannot be cancelled: its worker is killed and it fails with timeout; the
-    sibling that had to die with it runs again, uncounted."""
+    """One that never yields cannot be cancelled: its worker is killed and it fails with timeout;
+    the sibling that had to die with it runs again, uncounted.
+    """
     gate = shared.gate("sibling of a blocker")
     sibling = shared.submit("async.held", {"gate": gate})
     shared.until_started(sibling)
-    blocker = shared.submit("async.blocks", {"gate": shared.gate("never")}, timeout="200 ms", max_attempts=1)
+    blocker = shared.submit(
+        "async.blocks", {"gate": shared.gate("never")}, timeout="200 ms", max_attempts=1
+    )
     shared.until_state("dead", blocker)
     [failure] = shared.failures(blocker)
     assert (failure["error_type"], failure["exit_signal"]) == ("timeout", "SIGKILL")
@@ -69,8 +80,12 @@ def test_an_async_handler_that_blocks_the_loop_is_killed(shared: Stage) -> None:
 
 
 def test_an_async_handler_that_ignores_its_cancellation_is_killed(shared: Stage) -> None:
-    """It yields, but goes on: after a grace its worker is killed, and the failure is its timeout."""
-    deaf = shared.submit("async.deaf", {"gate": shared.gate("never")}, timeout="200 ms", max_attempts=1)
+    """It yields, but goes on: after a grace its worker is killed, and the failure
+    is its timeout.
+    """
+    deaf = shared.submit(
+        "async.deaf", {"gate": shared.gate("never")}, timeout="200 ms", max_attempts=1
+    )
     shared.until_state("dead", deaf)
     [failure] = shared.failures(deaf)
     assert (failure["error_type"], failure["exit_signal"]) == ("timeout", "SIGKILL")
@@ -81,7 +96,9 @@ def test_an_async_handler_that_ignores_its_cancellation_is_killed(shared: Stage)
 
 
 def test_a_running_handler_that_looks_stops_by_itself(shared: Stage) -> None:
-    """current_task().cancelled turns true; what the handler does then, it does in its own worker."""
+    """current_task().cancelled turns true; what the handler does then, it does in
+    its own worker.
+    """
     task_id = shared.submit("cooperative", {"gate": shared.gate("never")})
     shared.until_started(task_id)
     pid = shared.started(task_id)[0].pid
@@ -111,7 +128,9 @@ def test_a_running_async_handler_is_cancelled_on_its_loop(shared: Stage) -> None
     assert shared.failures(task_id)[0]["error_type"] == "cancelled"
 
 
-def test_a_task_that_waits_behind_a_running_one_is_cancelled_before_it_starts(shared: Stage) -> None:
+def test_a_task_that_waits_behind_a_running_one_is_cancelled_before_it_starts(
+    shared: Stage,
+) -> None:
     """Claimed or not, it never runs, and the one before it is not disturbed."""
     gate = shared.gate("before a cancelled one")
     before = [shared.submit("held", {"gate": gate}) for _ in range(2)]
@@ -137,8 +156,10 @@ def test_a_completion_that_comes_first_wins(shared: Stage) -> None:
 
 
 def test_the_gil_does_not_hold_up_the_heartbeat(stage: Stage) -> None:
-    """A handler that holds the GIL for longer than two leases keeps its lease: the heartbeat is sent by
-    another process. It completes at the first attempt, though another peer waits to reclaim."""
+    """A handler that holds the GIL for longer than two leases keeps its lease: the heartbeat is
+    sent by another process. It completes at the first attempt, though another peer waits to
+    reclaim.
+    """
     stage.peer(lease_timeout="1500ms")
     task_id = stage.submit("holds.the.gil", {"seconds": 3.2})
     stage.until_started(task_id)

@@ -24,7 +24,8 @@ def test_a_worker_that_dies_is_a_failure_at_once(
     shared: Stage, peer_id: str, how: str, exit_signal: str | None, exit_code: int | None
 ) -> None:
     """A segfault, os._exit and a kill for memory fail the task that ran with the signal or the exit
-    code, long before the lease of 30 s could end; the peer keeps its identity and goes on."""
+    code, long before the lease of 30 s could end; the peer keeps its identity and goes on.
+    """
     task_id = shared.submit("dies", {"how": how})
     shared.until_state("dead", task_id)
     [failure] = shared.failures(task_id)
@@ -49,7 +50,8 @@ def test_a_task_whose_worker_died_is_tried_again(shared: Stage, how: str) -> Non
 
 def test_those_behind_and_before_it_in_the_frame_neither_fail_nor_count(stage: Stage) -> None:
     """Of a frame of quick tasks with a killer in the middle, only the killer fails; every other one
-    completes, and none has an attempt that counts against it."""
+    completes, and none has an attempt that counts against it.
+    """
     stage.peer(slots=1)
     warm_up = [stage.submit("noop", {"n": n}) for n in range(50)]
     stage.until_state("completed", *warm_up)
@@ -67,11 +69,14 @@ def test_those_behind_and_before_it_in_the_frame_neither_fail_nor_count(stage: S
 
 
 def test_the_siblings_on_the_loop_of_a_dead_worker_do_not_count(stage: Stage) -> None:
-    """When an async handler takes the loop's process along, it alone fails; its siblings, which had to
-    die with it, run again without an attempt counted."""
+    """When an async handler takes the loop's process along, it alone fails; its siblings, which had
+    to die with it, run again without an attempt counted.
+    """
     stage.peer(slots=3)
     siblings = [stage.submit("async.held", {"gate": stage.gate("siblings")}) for _ in range(2)]
-    killer = stage.submit("async.dies", {"how": "segfault", "gate": stage.gate("killer")}, max_attempts=1)
+    killer = stage.submit(
+        "async.dies", {"how": "segfault", "gate": stage.gate("killer")}, max_attempts=1
+    )
     stage.until_started(*siblings, killer)
     stage.open(stage.gate("killer"))
     stage.until_state("dead", killer)
@@ -84,8 +89,9 @@ def test_the_siblings_on_the_loop_of_a_dead_worker_do_not_count(stage: Stage) ->
 
 
 def test_a_loop_that_dies_by_a_thread_of_a_handler_does_not_die_for_ever(shared: Stage) -> None:
-    """A crash in a thread, while the loop itself is idle, is somebody's fault too: the task that takes
-    its worker along every time comes to an end."""
+    """A crash in a thread, while the loop itself is idle, is somebody's fault too: the task that
+    takes its worker along every time comes to an end.
+    """
     task_id = shared.submit("async.thread.dies", {"how": "segfault"})
     shared.until_state("dead", task_id)
 
@@ -108,7 +114,9 @@ def test_what_a_handler_started_dies_with_its_worker(shared: Stage, tmp_path: Pa
     task_id = shared.submit("leaves.a.child", {"report": str(report)})
     shared.until_state("dead", task_id)
     stat = Path(f"/proc/{report.read_text()}/stat")
-    until(lambda: not stat.exists() or ") Z " in stat.read_text(), "the end of what a handler started")
+    until(
+        lambda: not stat.exists() or ") Z " in stat.read_text(), "the end of what a handler started"
+    )
 
 
 def test_all_of_this_has_left_the_books_in_order(shared: Stage) -> None:

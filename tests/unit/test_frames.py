@@ -1,0 +1,99 @@
+"""What crosses between a peer and its workers."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from peers.frames import (
+    LENGTH,
+    Assigned,
+    Begin,
+    Broken,
+    Call,
+    Cancel,
+    Completed,
+    Failed,
+    Hello,
+    KindDeclared,
+    Outcomes,
+    Recall,
+    Reply,
+    Returned,
+    Run,
+    Stop,
+    ToParent,
+    ToWorker,
+    encode,
+    split,
+    to_parent,
+    to_worker,
+)
+
+TO_WORKER: list[ToWorker] = [
+    Begin(asynchronous=True),
+    Run(
+        [
+            Assigned(1, 2, b"t", 3, "kind", b'{"x": "\xc3\xbc"}', 0.5),
+            Assigned(2, 3, b"u", 1, "k", b"{}", None),
+        ]
+    ),
+    Recall(),
+    Cancel(7),
+    Reply(1, b"[1]", None),
+    Reply(2, b"null", "why there is none"),
+    Stop(),
+]
+TO_PARENT: list[ToParent] = [
+    Hello([KindDeclared("kind", False, 5, None, 1.0, 3600.0)]),
+    Broken("ImportError: x", "traceback"),
+    Outcomes(
+        [Completed(1, 0.25, b'{"a": 1}'), Failed(2, 0.5, "ValueError", "no", "tb", 1.5, True)]
+    ),
+    Returned([1, 2, 3]),
+    Call(0, 1, "progress", b"{}"),
+]
+
+
+def test_every_message_comes_out_as_it_went_in() -> None:
+    """In both directions, bytes and None included."""
+    for to_a_worker in TO_WORKER:
+        [body] = split(bytearray(encode(to_a_worker)))
+        assert to_worker.decode(body) == to_a_worker
+    for to_the_parent in TO_PARENT:
+        [body] = split(bytearray(encode(to_the_parent)))
+        assert to_parent.decode(body) == to_the_parent
+
+
+def test_frames_may_come_in_any_pieces() -> None:
+    """A stream cut at every byte gives the same messages, and leaves nothing behind."""
+    stream = b"".join(map(encode, TO_WORKER))
+    buffer = bytearray()
+    seen = []
+    for number in stream:
+        buffer.append(number)
+        seen += [to_worker.decode(body) for body in split(buffer)]
+    assert seen == TO_WORKER
+    assert buffer == b""
+
+
+def test_who_takes_only_the_first_frame_leaves_the_others_and_not_the_first() -> None:
+    """Leaving the iteration early neither loses a frame nor gives one twice."""
+    buffer = bytearray(encode(Begin(False)) + encode(Stop()) + encode(Recall())[:3])
+    for body in split(buffer):
+        assert to_worker.decode(body) == Begin(False)
+        break
+    assert [to_worker.decode(body) for body in split(buffer)] == [Stop()]
+    assert len(buffer) == 3
+
+
+def test_what_is_no_message_is_an_error_of_one_kind() -> None:
+    """Garbage, an unknown tag and a message for the other direction alike."""
+    for body in (b"\xc1", b"\x91\x63", b"", split_one(TO_WORKER[1])):
+        with pytest.raises(msgspec.MsgspecError):
+            to_parent.decode(body)
+
+
+def split_one(message: ToWorker) -> bytes:
+    """The body of its frame."""
+    return encode(message)[LENGTH.size :]

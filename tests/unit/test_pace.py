@@ -1,0 +1,45 @@
+"""How batches are sized."""
+
+from __future__ import annotations
+
+import pytest
+
+from peers.pace import CLAIM_SECONDS, MOST_CLAIMED, Pace, claim_size
+
+
+def test_a_kind_that_never_ran_counts_as_slow() -> None:
+    """So its first tasks are taken one a slot."""
+    assert claim_size(4, Pace().seconds("new")) == 4
+
+
+def test_the_estimate_rises_fast_and_falls_slowly() -> None:
+    """One slow call moves it by half the way, one quick call by a tenth."""
+    pace = Pace()
+    pace.note("a", 0.010)
+    assert pace.seconds("a") == 0.010
+    pace.note("a", 0.110)
+    assert pace.seconds("a") == pytest.approx(0.060)
+    pace.note("a", 0.010)
+    assert pace.seconds("a") == pytest.approx(0.055)
+
+
+def test_kinds_are_judged_apart() -> None:
+    """A slow kind does not make a quick one slow."""
+    pace = Pace()
+    pace.note("slow", 10.0)
+    pace.note("quick", 0.0)
+    assert (pace.seconds("slow"), pace.seconds("quick")) == (10.0, 0.0)
+
+
+@pytest.mark.parametrize("slots", [1, 8, 5000])
+@pytest.mark.parametrize("seconds", [0.0, 1e-6, 0.001, CLAIM_SECONDS, 3600.0])
+def test_a_claim_fills_the_slots_and_no_more_than_is_soon_finished(
+    slots: int, seconds: float
+) -> None:
+    """Between one a slot and what the slots finish in CLAIM_SECONDS, and never more than the most
+    that a claim may take.
+    """
+    size = claim_size(slots, seconds)
+    assert min(slots, MOST_CLAIMED) <= size <= MOST_CLAIMED
+    if size > slots:
+        assert size * seconds <= slots * CLAIM_SECONDS + seconds
