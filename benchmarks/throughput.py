@@ -107,7 +107,7 @@ def run_peers(connection: Connection, url: str, tasks: int, peers: int) -> float
     """Let real peers do it."""
     submit(connection, tasks)
     command = [sys.executable, "-m", "peers", "run", "--app", "benchmarks.noop",
-               "--queues", "default=1", "--log-level", "warning", "--database-url", url]  # fmt: skip
+               "--queues=default=1", "--log-level=warning", "--database-url", url]  # fmt: skip
     processes = [subprocess.Popen(command) for _ in range(peers)]
     try:
         await_empty(connection)

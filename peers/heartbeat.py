@@ -102,7 +102,7 @@ class Heartbeat:
         self._fenced = False
 
     def _stand_guard(self) -> None:
-        """In a thread of its own, since the others may hang in the database: fence when it is time."""
+        """In a thread of its own, since the others may hang in the database: fence in time."""
         while not self._ended.wait(max(_GUARD_EVERY, self._fence_time() - boottime())):
             self._check()
 

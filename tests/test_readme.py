@@ -64,7 +64,7 @@ def test_every_snippet_of_the_readme_works(
 
     peer = subprocess.Popen(
         [*command("run"), "--app", "shop.tasks", "--queues", "default=1,media=1"],
-        env=environment(database_url, PYTHONPATH=f"{PROJECT}:{tmp_path}"), cwd=tmp_path,
+        env=environment(database_url, {"PYTHONPATH": f"{PROJECT}:{tmp_path}"}), cwd=tmp_path,
     )  # fmt: skip
     try:
         await_all_completed(db)
@@ -78,7 +78,7 @@ def test_every_snippet_of_the_readme_works(
 
 def run_python(text: str, url: str, folder: Path) -> None:
     """Run a program as a reader would, beside the files of the earlier snippets."""
-    env = environment(url, PYTHONPATH=f"{PROJECT}:{folder}")
+    env = environment(url, {"PYTHONPATH": f"{PROJECT}:{folder}"})
     subprocess.run([sys.executable, "-c", text], env=env, cwd=folder, check=True, timeout=PATIENCE)
 
 
