@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.world import Peer, World
 
+pytest.register_assert_rewrite("tests.sql.scenarios")
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 

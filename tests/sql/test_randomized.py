@@ -211,8 +211,5 @@ def test_every_task_ends_once_and_none_before_its_parents(world: World, seed: in
 def test_without_the_fence_it_is_noticed(world: World, fence: str) -> None:
     """With half of the fence taken out, the same run finds outcomes that must not be."""
     apply_patches(world.db, VARIANTS[fence].patches)
-    try:
-        violations, _ = act(world, 1, actors=3)
-    except (AssertionError, psycopg.DatabaseError) as noticed:
-        violations = [str(noticed)]
+    violations, _ = act(world, 1, actors=3)
     assert violations != []
