@@ -86,6 +86,19 @@ def test_a_graph_in_one_plain_statement(db: Connection, peer: Peer) -> None:
     )
 
 
+def test_edges_come_in_by_copy(db: Connection, peer: Peer) -> None:
+    """COPY of edges counts like INSERT, in one statement for all."""
+    parents = [submit(db) for _ in range(10)]
+    children = [submit(db) for _ in range(10)]
+    with db.cursor().copy("copy peers.dependency (parent_id, child_id) from stdin") as copy:
+        for parent in parents:
+            for child in children:
+                copy.write_row((parent, child))
+    assert {pending(db, child) for child in children} == {10}
+    assert run_everything(peer) == [*parents, *children]
+    assert problems(db) == []
+
+
 def test_fan_in_waits_for_the_last_parent(db: Connection, peer: Peer) -> None:
     """A child of many parents is released by the last one, whichever that is."""
     parents = [submit(db) for _ in range(20)]

@@ -234,6 +234,21 @@ def test_edges_that_were_restored_without_triggers_are_counted(db: Connection, p
     assert states(db, child, late) == ["ready", "ready"]
 
 
+def test_after_a_restore_all_leases_are_lost(world: World) -> None:
+    """Peers of before a restore are silent: what they ran, as the backup has it, runs again."""
+    task_id = submit(world.db)
+    before = world.peer()
+    [claim] = before.claim()
+    advance(world.db, "3 days")
+    after = world.peer()
+    after.advance_steadily(30)
+    assert [each["task_id"] for each in after.reclaim()] == [task_id]
+    [again] = after.claim()
+    assert before.complete(claim) == {claim.pair: "stale"}
+    assert after.complete(again) == {}
+    assert problems(world.db) == []
+
+
 def test_an_edge_from_a_parent_that_is_gone(db: Connection) -> None:
     """A child of a lost parent does not wait for ever."""
     parent = submit(db)
