@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from peers.model import Claimed
-from peers.pace import Pace, claim_size
+from peers.pace import MOST_BYTES, MOST_CLAIMED, Pace, claim_size
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +41,7 @@ class Lane:
         """Not before this time (monotonic) is it worth asking for more: the queue was empty."""
         self._pace = pace
         self._mix: Counter[str] = Counter()
+        self._most = MOST_CLAIMED
         self._backlog: dict[bool, list[Lease]] = {False: [], True: []}
 
     def __len__(self) -> int:
@@ -53,7 +54,7 @@ class Lane:
 
     def wanted(self) -> int:
         """How many tasks to claim now; 0: there is enough at hand."""
-        size = claim_size(self.slots, self._seconds())
+        size = min(claim_size(self.slots, self._seconds()), self._most)
         missing = size - len(self) - self.in_workers
         # a few at a time would cost a round trip each, but no slot shall stand idle for want of it
         if missing * 2 >= size or len(self) < self.free_slots:
@@ -63,6 +64,8 @@ class Lane:
     def claimed(self, leases: list[Lease], asynchronous: frozenset[str]) -> None:
         """Take in a new claim."""
         self._mix = Counter(lease.task.kind for lease in leases)
+        size = sum(len(lease.task.args) for lease in leases)
+        self._most = max(self.slots, len(leases) * MOST_BYTES // max(size, 1))
         self.put_back(leases, asynchronous)
 
     def put_back(self, leases: list[Lease], asynchronous: frozenset[str]) -> None:

@@ -16,6 +16,8 @@ FRAME_SECONDS: Final = 0.02
 
 MOST_CLAIMED: Final = 1000
 MOST_IN_FRAME: Final = 500
+MOST_BYTES: Final = 16 << 20
+"""Of args in one claim, judged by the claim before."""
 
 _RISE: Final = 0.5
 _FALL: Final = 0.1

