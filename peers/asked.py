@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from uuid import UUID
 
+import psycopg
+
 from peers import kernel
 from peers.client import relay
-from peers.db import Connection
+from peers.db import Connection, is_connection_lost
 from peers.errors import BadTask
 from peers.model import Claimed
 
@@ -17,8 +19,20 @@ def answer(connection: Connection, peer_id: UUID, task: Claimed, verb: str, body
 
     parents: null → [{"id", "kind", "state", "result"}, …]. progress: {"done", "total"} → bool.
     submit, submit_graph: what the client sends → what it expects.
-    Raises `BadTask` for another verb, and what the database raises.
+    Raises what the database refuses, and `BadTask` for what makes no sense: a handler may say
+    anything, and the peer must outlive it. A lost connection stays psycopg's error.
     """
+    try:
+        return _answer(connection, peer_id, task, verb, body)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise BadTask(f"{verb}: cannot be understood ({error!r})") from error
+    except psycopg.Error as error:
+        if isinstance(error, psycopg.OperationalError) or is_connection_lost(error):
+            raise
+        raise BadTask(f"{verb}: {error}") from error
+
+
+def _answer(connection: Connection, peer_id: UUID, task: Claimed, verb: str, body: bytes) -> bytes:
     match verb:
         case "parents":
             return b"[" + b",".join(

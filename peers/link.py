@@ -9,7 +9,7 @@ from typing import TypeVar
 import psycopg
 
 from peers import events
-from peers.db import Backoff, Connection
+from peers.db import Backoff, Connection, is_connection_lost
 from peers.errors import DatabaseUnreachable, PeersError
 
 Answer = TypeVar("Answer")
@@ -63,8 +63,10 @@ class Link:
             raise DatabaseUnreachable("the database cannot be reached at the moment")
         try:
             return work(self._connection)
-        except psycopg.OperationalError as error:
-            # also deadlocks, shutdowns, full disks: whatever may be over after a new start
+        except psycopg.Error as error:
+            # operational: also deadlocks, shutdowns, full disks, whatever may be over in a moment
+            if not isinstance(error, psycopg.OperationalError) and not is_connection_lost(error):
+                raise
             self._connection.close()
             self._connection = None
             self._lost_at = time.monotonic()
