@@ -14,6 +14,7 @@ import re
 import resource
 import signal
 import subprocess
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -340,3 +341,50 @@ def leaves_a_child(report: str) -> None:
         child = subprocess.Popen(["sleep", "3600"])
         Path(report).write_text(str(child.pid))
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+# ------------------------------------------------------------------------------- bad to their peer
+
+
+@task("asks.nonsense", max_attempts=1)
+def asks_nonsense(verb: str, payload: Any) -> Any:
+    """Asks its peer for what does not exist, or in a form that makes no sense."""
+    with recorded():
+        return {**_token(), "answer": current_task().call(verb, payload)}
+
+
+@task("tells.nonsense")
+def tells_nonsense() -> dict[str, Any]:
+    """Tells of a progress that no column can hold."""
+    with recorded():
+        me = current_task()
+        for done in (1 << 70, 0.5, "half", None, -1):
+            me.progress(done)  # type: ignore[arg-type]  # the point of it
+        return _token()
+
+
+@task("writes.to.its.socket", max_attempts=1)
+def writes_to_its_socket(numbers: list[int]) -> dict[str, Any]:
+    """Writes into a descriptor that is not its own."""
+    with recorded():
+        os.write(int(sys.argv[1]), bytes(numbers))
+        return _token()
+
+
+@task("closes.everything", max_attempts=1)
+def closes_everything() -> dict[str, Any]:
+    """Closes all descriptors, as daemons used to."""
+    with recorded():
+        os.closerange(3, 256)
+        return _token()
+
+
+@task("forks", max_attempts=1)
+def forks() -> dict[str, Any]:
+    """Forks a child that ends as a forked child should, and one that outlives the handler."""
+    with recorded():
+        for wait in (0, 3600):
+            if os.fork() == 0:
+                time.sleep(wait)
+                os._exit(0)
+        return _token()

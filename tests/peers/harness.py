@@ -135,6 +135,10 @@ class Stage:
         self._db.close()
         self._db = open_connection(self.url)
 
+    def connect(self) -> Connection:
+        """Another connection, for somebody else; close it."""
+        return open_connection(self.url)
+
     def launch(
         self, app: str = "tests.peers.app", slots: int | str = 1, **settings: object
     ) -> PeerProcess:

@@ -186,3 +186,20 @@ def test_a_peer_that_is_told_to_stop_while_the_database_is_gone(
     postgres.start()
     own.reconnect()
     assert own.task(task_id)["state"] == "running", "others will reclaim it"
+
+
+def test_the_primary_turns_into_a_standby(own: Stage) -> None:
+    """After a failover the old primary still answers, but takes no writes (25006). To a peer that
+    is an outage: it waits, tries again, and works on when writes are taken.
+    """
+    peer = own.peer(poll_interval="50ms")
+    own.db.execute("alter system set default_transaction_read_only = on")
+    own.db.execute("select pg_reload_conf()")
+    peer.await_event("database_lost", times=3)
+    own.db.execute("set default_transaction_read_only = off")
+    own.db.execute("alter system reset default_transaction_read_only")
+    own.db.execute("select pg_reload_conf()")
+    task_id = own.submit("noop")
+    own.until_state("completed", task_id)
+    assert peer.process.poll() is None
+    own.assert_clean()

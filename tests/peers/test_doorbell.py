@@ -86,7 +86,8 @@ def test_an_idle_peer_leaves_the_database_in_peace(stage: Stage) -> None:
     )
     assert peer.terminate() == 0
     stage.until_true(
-        "select coalesce(sum(calls), 0) > 5 from pg_stat_user_functions where funcname = 'heartbeat'"
+        "select coalesce(sum(calls), 0) > 5 from pg_stat_user_functions"
+        " where funcname = 'heartbeat'"
     )
     calls = {
         row["funcname"]: row["calls"]
