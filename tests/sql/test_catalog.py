@@ -72,3 +72,13 @@ def test_no_index_hinders_a_hot_update(db: Connection) -> None:
 def test_the_schema_needs_no_extension(db: Connection) -> None:
     """A plain Postgres is enough."""
     assert column(db, "select extname::text from pg_extension") == ["plpgsql"]
+
+
+def test_functions_that_pin_their_plans_are_not_compiled(db: Connection) -> None:
+    """Before 18 a discouraged plan counts as so dear that each would be compiled, for 100 ms."""
+    query = (
+        "select oid::regprocedure::text from pg_proc where pronamespace = 'peers'::regnamespace"
+        " and exists (select from unnest(proconfig) setting where setting like 'enable%')"
+        " and not 'jit=off' = any (proconfig)"
+    )
+    assert column(db, query) == []
