@@ -47,6 +47,8 @@ returns table (
 )
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
     set enable_seqscan = off
     set enable_bitmapscan = off
     set enable_hashjoin = off

@@ -154,6 +154,8 @@ create or replace function peers.complete(peer_id uuid, outcomes jsonb)
 returns table (task_id bigint, token uuid, verdict text)
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
     set enable_seqscan = off
     set enable_bitmapscan = off
     set enable_hashjoin = off

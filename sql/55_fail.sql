@@ -64,6 +64,8 @@ create or replace function peers.fail(peer_id uuid, failures jsonb)
 returns table (task_id bigint, token uuid, verdict text)
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
     set enable_seqscan = off
     set enable_bitmapscan = off
 as $$
@@ -95,6 +97,8 @@ comment on function peers.fail is
 create or replace function peers.release(peer_id uuid, task_ids bigint[], tokens uuid[]) returns integer
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
     set enable_seqscan = off
     set enable_bitmapscan = off
 as $$
@@ -154,6 +158,7 @@ create or replace function peers.reclaim(peer_id uuid, max_tasks integer default
 returns table (task_id bigint, attempt smallint, lost_peer_id uuid, host text)
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
+    set jit = off
 as $$
 declare
     _now timestamptz := peers.now();
@@ -229,6 +234,8 @@ comment on function peers.leave is
 create or replace function peers.promote(max_tasks integer default 1000) returns integer
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
     set enable_seqscan = off
     set enable_bitmapscan = off
     set enable_hashjoin = off

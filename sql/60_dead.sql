@@ -71,6 +71,7 @@ comment on function peers.discard is
 create or replace function peers.cancel(id bigint) returns peers.task_state
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
+    set jit = off
 as $$
 declare
     _task peers.task := peers._lock_task(cancel.id);

@@ -6,6 +6,7 @@ create or replace function peers.prune(older_than interval, max_tasks integer de
 returns table (looked_at bigint, deleted bigint, finished boolean)
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
+    set jit = off
 as $$
 declare
     _now timestamptz := peers.now();
@@ -173,6 +174,7 @@ create or replace function peers.check(repair boolean default false)
 returns table (task_id bigint, problem text, mended boolean)
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
+    set jit = off
 as $$
 declare
     _tasks bigint[];
