@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SQL_FOLDER: Final = Path(__file__).parents[2] / "sql"
-_DOCKER_SOCKET = Path("/var/run/docker.sock")
+_USUAL_DOCKER_HOST: Final = "unix:///var/run/docker.sock"
 DEFAULT_IMAGE: Final = "postgres:18"
+# Room for every peer of the real-process tests; nothing has to survive a power cut.
+_CONTAINER_SETTINGS: Final = "-c max_connections=200 -c fsync=off -c full_page_writes=off"
 
 Connection = psycopg.Connection[dict[str, Any]]
 
@@ -49,7 +52,7 @@ def any_server() -> Iterator[tuple[str, str]]:
     elif _docker_answers():
         image = os.environ.get("PEERS_TEST_IMAGE", DEFAULT_IMAGE)
         with _container(image) as url:
-            yield url, f"container of {image}"
+            yield url, f"testcontainers: {image}"
     else:
         from peers.embedded import throwaway
 
@@ -62,8 +65,9 @@ def _docker_answers() -> bool:
         import docker  # type: ignore[import-untyped]
     except ImportError:
         return False
-    if "DOCKER_HOST" not in os.environ and not _DOCKER_SOCKET.is_socket():
-        return False  # asking would leave the client's half-open socket behind
+    host = os.environ.get("DOCKER_HOST") or _USUAL_DOCKER_HOST
+    if host.startswith("unix://") and not _somebody_listens(host.removeprefix("unix://")):
+        return False  # docker's own client would leave a half-open socket behind
     try:
         client = docker.from_env(timeout=5)
     except docker.errors.DockerException:
@@ -76,13 +80,23 @@ def _docker_answers() -> bool:
         client.close()
 
 
+def _somebody_listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.settimeout(5)
+        try:
+            caller.connect(path)
+        except OSError:
+            return False
+        return True
+
+
 @contextmanager
 def _container(image: str) -> Iterator[str]:
     from testcontainers.community.postgres import PostgresContainer
     from testcontainers.core.config import testcontainers_config
 
     testcontainers_config.ryuk_disabled = True  # the `with` below stops it; no second image needed
-    with PostgresContainer(image, driver=None) as container:
+    with PostgresContainer(image, driver=None).with_command(_CONTAINER_SETTINGS) as container:
         yield container.get_connection_url()
 
 
