@@ -13,7 +13,9 @@ from typing import Final
 
 import msgspec
 
-LENGTH: Final = struct.Struct("!I")
+# A mark before each frame: what user code writes into a wrong descriptor is no length.
+HEAD: Final = struct.Struct("!II")
+_MARK: Final = 0x50656572
 
 # The page that a worker shares with its parent: when the handler that runs now was started
 # (CLOCK_MONOTONIC, nanoseconds), and its ticket; 0: none runs. The time is written first, so that a
@@ -141,21 +143,26 @@ to_parent: Final = msgspec.msgpack.Decoder(ToParent)
 
 
 def encode(message: ToWorker | ToParent) -> bytes:
-    """One frame: its length (4 bytes, network order) and the message."""
+    """One frame: a mark and its length (4 bytes each, network order), then the message."""
     body = _encoder.encode(message)
-    return LENGTH.pack(len(body)) + body
+    return HEAD.pack(_MARK, len(body)) + body
 
 
 def split(buffer: bytearray) -> Iterator[bytes]:
-    """Take the whole frames off the front of `buffer`; what is left of it waits for more bytes."""
+    """Take the whole frames off the front of `buffer`; what is left of it waits for more bytes.
+
+    Raises `msgspec.DecodeError` when what comes next is no frame.
+    """
     start = 0
     try:
-        while len(buffer) - start >= LENGTH.size:
-            (length,) = LENGTH.unpack_from(buffer, start)
-            end = start + LENGTH.size + length
+        while len(buffer) - start >= HEAD.size:
+            mark, length = HEAD.unpack_from(buffer, start)
+            if mark != _MARK:
+                raise msgspec.DecodeError("what was sent is no frame")
+            end = start + HEAD.size + length
             if len(buffer) < end:
                 break
-            body = bytes(buffer[start + LENGTH.size : end])
+            body = bytes(buffer[start + HEAD.size : end])
             start = end
             yield body
     finally:  # also when the caller takes only the first
