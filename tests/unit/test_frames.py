@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from peers.frames import (
-    LENGTH,
+    HEAD,
     Assigned,
     Begin,
     Broken,
@@ -94,6 +94,16 @@ def test_what_is_no_message_is_an_error_of_one_kind() -> None:
             to_parent.decode(body)
 
 
+@pytest.mark.parametrize("garbage", [b"some text for a wrong descriptor", b"\0" * 8, b"\xff" * 64])
+def test_what_is_no_frame_is_noticed_at_once(garbage: bytes) -> None:
+    """It is not taken for a length that would be waited for; frames before it are taken."""
+    buffer = bytearray(encode(Stop()) + garbage)
+    frames = split(buffer)
+    assert to_worker.decode(next(frames)) == Stop()
+    with pytest.raises(msgspec.DecodeError):
+        next(frames)
+
+
 def split_one(message: ToWorker) -> bytes:
     """The body of its frame."""
-    return encode(message)[LENGTH.size :]
+    return encode(message)[HEAD.size :]
