@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Final
 from uuid import UUID
 
 import psycopg
@@ -10,8 +11,11 @@ import psycopg
 from peers import kernel
 from peers.client import relay
 from peers.db import Connection, is_connection_lost
-from peers.errors import BadTask
+from peers.errors import BadTask, DatabaseUnreachable
 from peers.model import Claimed
+
+# An application that keeps a parent locked must not stop the loop that holds the leases.
+_WAIT_BRIEFLY: Final = "set local lock_timeout to '250ms'"
 
 
 def answer(connection: Connection, peer_id: UUID, task: Claimed, verb: str, body: bytes) -> bytes:
@@ -26,6 +30,10 @@ def answer(connection: Connection, peer_id: UUID, task: Claimed, verb: str, body
         return _answer(connection, peer_id, task, verb, body)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise BadTask(f"{verb}: cannot be understood ({error!r})") from error
+    except psycopg.errors.LockNotAvailable as error:
+        raise DatabaseUnreachable(
+            f"{verb}: somebody has a task locked that this one shall wait for", "Try again."
+        ) from error
     except psycopg.Error as error:
         if isinstance(error, psycopg.OperationalError) or is_connection_lost(error):
             raise
@@ -47,7 +55,9 @@ def _answer(connection: Connection, peer_id: UUID, task: Claimed, verb: str, bod
             )
             return json.dumps(noted).encode()
         case "submit" | "submit_graph":
-            return relay(connection, verb, body)
+            with connection.transaction():
+                connection.execute(_WAIT_BRIEFLY)
+                return relay(connection, verb, body)
         case _:
             raise BadTask(
                 f"a handler asked for {verb!r}, which its peer does not know; is the peer older?"

@@ -13,7 +13,7 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from peers import events, kernel
-from peers.db import Connection
+from peers.db import Connection, is_connection_lost
 from peers.errors import PeersError
 from peers.kernel import PROMOTE_MAX_TASKS, RECLAIM_MAX_TASKS
 
@@ -66,7 +66,8 @@ class Chores:
                 self._connection = self._connect()
             chore(self._connection)
         except (psycopg.Error, PeersError) as error:
-            events.chore_failed(chore=chore.__name__.strip("_"), error=str(error))
+            if not is_connection_lost(error):  # the main loop tells of that
+                events.chore_failed(chore=chore.__name__.strip("_"), error=str(error))
             self._drop()
 
     def _drop(self) -> None:

@@ -78,11 +78,11 @@ class Cancel(msgspec.Struct, array_like=True, frozen=True, tag=3):
 
 
 class Reply(msgspec.Struct, array_like=True, frozen=True, tag=4):
-    """To a worker: the answer to its `Call`; JSON, or why there is none."""
+    """To a worker: the answer to its `Call`; JSON, or the error: its class, message and hint."""
 
     call: int
     body: bytes
-    error: str | None = None
+    error: tuple[str, str, str | None] | None = None
 
 
 class Stop(msgspec.Struct, array_like=True, frozen=True, tag=5):

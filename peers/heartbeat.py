@@ -61,8 +61,9 @@ class Heartbeat:
         self._renewed_at = boottime()
         self._turned_at = boottime()
         self._fenced = False
+        self._stalled = False
         self._stopping = False
-        self._now = threading.Event()
+        self._called = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._guard = threading.Thread(target=self._stand_guard, name="fence", daemon=True)
@@ -80,7 +81,7 @@ class Heartbeat:
         """No beat after this."""
         self._stopping = True
         self._ended.set()
-        self._now.set()
+        self._called.set()
         if self._thread.is_alive():
             self._thread.join(self._interval)
 
@@ -90,7 +91,7 @@ class Heartbeat:
 
     def beat_now(self) -> None:
         """There is news: do not wait for the next beat."""
-        self._now.set()
+        self._called.set()
 
     @property
     def fenced(self) -> bool:
@@ -117,17 +118,20 @@ class Heartbeat:
     def _run(self) -> None:
         while not self._stopping:
             wait = self._beat() if self._main_loop_turns() else self._interval / 4
-            self._now.wait(wait)
-            self._now.clear()
+            self._called.wait(wait)
+            self._called.clear()
         if self._connection is not None:
             self._connection.close()
 
     def _main_loop_turns(self) -> bool:
         still = boottime() - self._turned_at
         if still > self._lease * _TURN_WITHIN:
-            events.main_loop_stalled(seconds=still, limit=self._lease * _TURN_WITHIN)
-            return False
-        return True
+            if not self._stalled:
+                events.main_loop_stalled(seconds=still, limit=self._lease * _TURN_WITHIN)
+            self._stalled = True
+        else:
+            self._stalled = False
+        return not self._stalled
 
     def _beat(self) -> float:
         """Renew; answers how long to wait before the next one."""

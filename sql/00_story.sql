@@ -4,15 +4,18 @@
 --                 The narrow rooms beside it (ready, scheduled, blocked, lease, dead) hold the task in that
 --                 state, so that those who look for work never walk the wide table.
 --   20_submit     an INSERT into peers.task is a submission. A trigger checks it and puts it into its room.
+--   25_submit_graph, 27_kahn: a whole graph at once, sorted first.
 --   30_graph      an INSERT into peers.dependency makes a child wait. A trigger counts the parents that hold
---                 it (pending_parents) and refuses cycles; another counts down as parents end, and the child
---                 whose counter reaches 0 is released.
---   40_lease      a peer joins, sends heartbeats, and claims ready tasks with FOR UPDATE SKIP LOCKED. A claim
---                 is a lease with a random token. Whose heartbeat expires loses its leases to any other peer.
+--                 it (pending_parents) and refuses cycles.
+--   35_release    another trigger counts down as parents end; the child whose counter reaches 0 is released.
+--   40_lease      a peer joins and sends heartbeats, which renew all of its leases.
+--   45_claim      it claims ready tasks with FOR UPDATE SKIP LOCKED. A claim is a lease with a random token.
 --   50_settle     an outcome counts only from the peer that holds the lease under the same token: completed,
---                 tried again later (backoff with full jitter), dead, or cancelled.
+--   55_fail       or failed: tried again later (backoff with full jitter), dead, or cancelled.
+--   57_return     what was not run comes back: released by its peer, or reclaimed from one whose heartbeat
+--                 has expired, by any other; and what is due becomes ready.
 --   60_dead       dead letters: retry or discard them. And what operators change: cancel, change, pause.
---   80_views      what people read. 85_upkeep: prune and check. 90_roles: who may do what.
+--   80_views, 82_explain: what people read. 85_upkeep: prune and check. 90_roles: who may do what.
 --
 -- Three rules hold everywhere, and the comments do not repeat them:
 --   * The lock on a task's row guards every transition of that task. Claim and settle never wait for it
@@ -27,7 +30,7 @@ create schema if not exists peers;
 
 comment on schema peers is
     'Peers, a leaderless task scheduler: INSERT INTO peers.task submits, peers.queue_status and '
-    'peers.dead_letter show, \df+ peers.* is the manual.';
+    'peers.dead_letter show, TABLE peers.manual lists every verb.';
 
 create or replace function peers.contract_version() returns integer
     language sql immutable

@@ -125,3 +125,23 @@ begin
     return _kinds;
 end
 $$;
+
+create or replace function peers.progress(
+    peer_id uuid, task_id bigint, token uuid, done bigint, total bigint
+) returns boolean
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    -- told again soon enough: somebody who holds the row is not waited for
+    perform from peers.lease l
+    where l.task_id = progress.task_id and l.token = progress.token and l.peer_id = progress.peer_id
+    for no key update skip locked;
+    update peers.lease l set progress_done = progress.done, progress_total = progress.total
+    where found and l.task_id = progress.task_id;
+    return found;
+end
+$$;
+
+comment on function peers.progress is
+    'A handler tells how far it is; seen in peers.running. False: it was not noted, for the lease is gone or locked.';

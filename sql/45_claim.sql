@@ -87,15 +87,15 @@ begin
         _limit := _wanted;
         -- lock rows of the room, then their tasks; where the task is null, somebody else has it locked
         select count(*), array_agg(r.spot) filter (where t.id is not null),
-               array_agg(r.task_id) filter (where t.state = 'ready' and t.priority = r.priority),
-               array_agg(r.position) filter (where t.state = 'ready' and t.priority = r.priority),
+               array_agg(r.task_id) filter (where t.valid),
+               array_agg(r.position) filter (where t.valid),
                array_agg(r.position) filter (where t.id is null)
         into _seen, _spent, _tasks, _positions, _passed
         from (
-            select r.spot, r.task_id, r.priority, r.position
+            select r.spot, r.task_id, r.kind, r.priority, r.position
             from unnest(_offered, _shares) o(kind, share)
             cross join lateral (
-                select r.ctid as spot, r.task_id, r.priority, r.position from peers.ready r
+                select r.ctid as spot, r.task_id, r.kind, r.priority, r.position from peers.ready r
                 where r.queue = claim.queue and r.kind = o.kind and r.position <> all (_passed_over)
                 order by r.priority, r.position
                 limit o.share
@@ -105,7 +105,9 @@ begin
             limit _limit
         ) r
         left join lateral (
-            select t.id, t.state, t.priority from peers.task t where t.id = r.task_id
+            select t.id, t.state = 'ready' and t.priority = r.priority and t.kind = r.kind
+                         and t.queue = claim.queue as valid
+            from peers.task t where t.id = r.task_id
             for no key update skip locked
         ) t on true;
 

@@ -149,6 +149,10 @@ create or replace function peers.pause(queue text) returns void
     set search_path = pg_catalog, peers, pg_temp
 as $$
 begin
+    if pause.queue is null or length(pause.queue) not between 1 and 200 then
+        raise exception 'queue must have 1 to 200 characters, not %', coalesce(length(pause.queue)::text, 'null')
+            using errcode = 'PE009';
+    end if;
     insert into peers.paused_queue (queue, paused_at) values (pause.queue, peers.now())
     on conflict do nothing;
 end

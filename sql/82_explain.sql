@@ -109,3 +109,15 @@ end
 $$;
 
 comment on function peers.explain is 'Says in words why a task is not running, or what became of it.';
+
+create or replace view peers.manual as
+select p.proname::text as verb, pg_get_function_arguments(p.oid) as arguments,
+       obj_description(p.oid, 'pg_proc') as description
+from pg_proc p
+where p.pronamespace = 'peers'::regnamespace and p.proname !~ '^_' and p.prorettype <> 'trigger'::regtype
+order by p.proname;
+
+comment on view peers.manual is 'Every verb with its arguments and what it does.';
+comment on column peers.manual.verb is 'The function in the schema peers.';
+comment on column peers.manual.arguments is 'Its arguments with their defaults.';
+comment on column peers.manual.description is 'What it does.';

@@ -78,7 +78,8 @@ begin
         where p.state <> 'completed' and not d.spent and (_only is null or d.child_id = any (_only))
         group by d.child_id
     ), task as (
-        select t.id, t.state, t.pending_parents, coalesce(c.parents, 0) as parents, t.queue, t.priority, t.scheduled_at
+        select t.id, t.state, t.pending_parents, coalesce(c.parents, 0) as parents, t.kind, t.queue, t.priority,
+               t.scheduled_at
         from peers.task t left join counted c on c.child_id = t.id
         where _only is null or t.id = any (_only)
     )
@@ -91,7 +92,8 @@ begin
             when t.state = 'blocked' and t.parents = 0 then 'blocked, but nothing holds it'
             when t.state in ('scheduled', 'ready') and t.parents > 0 then t.state || ', but parents hold it'
             when t.state = 'ready' and not exists (
-                     select from peers.ready r where r.task_id = t.id and r.priority = t.priority)
+                     select from peers.ready r
+                     where r.task_id = t.id and r.priority = t.priority and r.kind = t.kind and r.queue = t.queue)
                 then 'ready, but not in the room ready'
             when t.state = 'scheduled' and not exists (
                      select from peers.scheduled s where s.task_id = t.id and s.due_at = t.scheduled_at)
@@ -220,3 +222,8 @@ create or replace trigger refuse_truncate before truncate on peers.lease execute
 create or replace trigger refuse_truncate before truncate on peers.dead execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.peer execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.failure execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.kind execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.paused_queue
+    execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.prune_place execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.migration execute function peers.refuse_truncate();

@@ -49,7 +49,7 @@ class Nodes:
         task: Task[..., Any] | str,
         /,
         *,
-        after: Iterable[Node | int] = (),
+        after: Iterable[Node | int] | Node | int = (),
         on_parent_failure: ParentFailure | str | None = None,
         **args: object,
     ) -> Node:
@@ -58,14 +58,19 @@ class Nodes:
         on_parent_failure holds for all of its parents: "hold", "cancel" or "run". Other options go
         with `task.options(…)`. Raises ArgsInvalid, BadTask, BadGraph.
         """
+        if self._ids is not None:
+            raise BadGraph("the graph has been submitted already", "Add tasks within its block.")
+        parents = [after] if isinstance(after, Node | int) else after
         kind, options = (task.kind, task.bound) if isinstance(task, Task) else (task, Options())
         if on_parent_failure is not None:
             options = replace(options, on_parent_failure=on_parent_failure)
         within: list[str] = []
         older: list[int] = list(options.depends_on)
-        for parent in after:
+        for parent in parents:
             if isinstance(parent, int):
                 older.append(parent)
+            elif not isinstance(parent, Node):
+                raise BadGraph(f"after must hold nodes of a graph or ids of tasks, not {parent!r}")
             elif parent.nodes is self:
                 within.append(parent.name)
             else:

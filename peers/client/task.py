@@ -111,6 +111,8 @@ def task(
     backoff * 2^(attempt - 1), at most of backoff_cap. Raises ValueError for values out of bounds
     and for a kind that another function has already.
     """
+    if not isinstance(kind, str):
+        raise TypeError(f'write @task("some.kind") above the function, not {kind!r}')
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
         handler = Handler(

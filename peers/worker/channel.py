@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, Final
 
-from peers.errors import DatabaseUnreachable
+from peers import errors
 from peers.frames import Call, Reply, ToParent, ToWorker, encode, split, to_worker
 
 _READ_SIZE: Final = 1 << 16
@@ -66,15 +66,17 @@ class Channel:
     def call(self, ticket: int, verb: str, payload: object) -> Any:
         """Ask the scheduler through the parent and wait for the answer.
 
-        Raises `DatabaseUnreachable` when the parent cannot answer now, or says what went wrong.
+        Raises `DatabaseUnreachable` when the parent cannot answer now, and what the database refuses
+        as the error of ours that a direct call would raise.
         """
         call, waiting = next(self._calls), _Waiting()
         self._waiting[call] = waiting
         self.send(Call(call, ticket, verb, json.dumps(payload).encode()))
         waiting.answered.wait()
         reply = waiting.reply
-        if reply is None or reply.error is not None:
-            raise DatabaseUnreachable(f"{verb}: {reply.error if reply else 'the peer is gone'}")
+        assert reply is not None
+        if reply.error is not None:
+            raise _error(*reply.error)
         return json.loads(reply.body)
 
     def tell(self, ticket: int, verb: str, payload: object) -> None:
@@ -98,3 +100,9 @@ class Channel:
                     take(message)
             if not self._read():
                 os._exit(0)  # the parent is gone, and with it the leases
+
+
+def _error(kind: str, message: str, hint: str | None) -> errors.PeersError:
+    """What the parent met, as the same class."""
+    known = getattr(errors, kind, errors.PeersError)
+    return (known if issubclass(known, errors.PeersError) else errors.PeersError)(message, hint)

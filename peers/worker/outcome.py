@@ -7,6 +7,8 @@ import re
 import traceback
 from typing import Any, Final
 
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
 from peers.errors import PeersError, Reject, ResultInvalid, Retry
 from peers.frames import Assigned, Completed, Failed
 from peers.model import JSON_MAX_BYTES
@@ -17,7 +19,10 @@ _LONGEST_TRACEBACK: Final = 64_000
 # an odd number of backslashes: an even one is text that only looks like it
 _NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
-_encode_json: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+# dates, UUIDs, dataclasses, models … become what args of these types are read from
+_encode_json: Final = json.JSONEncoder(
+    allow_nan=False, separators=(",", ":"), default=to_jsonable_python
+).encode
 
 
 def completed(task: Assigned, seconds: float, result: Any) -> Completed:
@@ -29,7 +34,7 @@ def completed(task: Assigned, seconds: float, result: Any) -> Completed:
         return Completed(task.ticket, seconds, b"null")
     try:
         text = _encode_json(result)
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError, PydanticSerializationError) as error:
         raise ResultInvalid(f"the result of {task.kind} is not JSON: {error}") from None
     if "\\u0000" in text and _NUL.search(text):
         raise ResultInvalid(

@@ -254,7 +254,7 @@ class Crew:
         try:
             reply = Reply(call.call, self._sink.asked(out.lease, call.verb, call.body))
         except PeersError as error:
-            reply = Reply(call.call, b"null", f"{type(error).__name__}: {error}")
+            reply = Reply(call.call, b"null", (type(error).__name__, error.message, error.hint))
         if call.call:
             worker.process.send(reply)
 

@@ -115,7 +115,7 @@ VARIANTS = {
     ),
     "who just came back may judge": Variant(
         scenarios.nobody_judges_after_an_outage,
-        [Patch("55_fail.sql", "p.steady_since + p.lease_timeout <= _now and ", "")],
+        [Patch("57_return.sql", "p.steady_since + p.lease_timeout <= _now and ", "")],
     ),
     "settling waits for locked tasks": Variant(
         scenarios.settling_does_not_wait_for_an_application,
