@@ -17,11 +17,6 @@ import msgspec
 HEAD: Final = struct.Struct("!II")
 _MARK: Final = 0x50656572
 
-# The page that a worker shares with its parent: when the handler that runs now was started
-# (CLOCK_MONOTONIC, nanoseconds), and its ticket; 0: none runs. The time is written first, so that a
-# reader who comes in between sees a handler too young, never too old.
-PAGE: Final = struct.Struct("=QQ")
-
 
 class Assigned(msgspec.Struct, array_like=True, frozen=True):
     """One task for a worker."""

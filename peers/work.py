@@ -190,8 +190,10 @@ class Work:
 
     def unstarted(self, leases: list[Lease]) -> None:
         """Given back by a worker that did not start them."""
+        self.aborted([lease for lease in leases if lease.cancelled])
         for lease in leases:
-            self._lanes[lease.queue].put_back([lease], self.crew.asynchronous)
+            if not lease.cancelled:
+                self._lanes[lease.queue].put_back([lease], self.crew.asynchronous)
         if self.asked_to_stop:
             self.release_backlog()
 

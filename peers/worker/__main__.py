@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import mmap
 import os
 import signal
 import socket
@@ -16,8 +15,9 @@ import sys
 import traceback
 from typing import Final
 
-from peers.frames import PAGE, Begin, Broken, Hello, KindDeclared
+from peers.frames import Begin, Broken, Hello, KindDeclared
 from peers.handlers import registry
+from peers.page import Page
 from peers.worker.channel import Channel
 from peers.worker.loop_async import AsyncLoop
 from peers.worker.loop_sync import SyncLoop
@@ -29,7 +29,7 @@ def main(socket_fd: int, page_fd: int, parent: int, app: str) -> None:
     """Import the app, say hello, and run what the parent sends until it says stop."""
     _die_with(parent)
     channel = Channel(socket.socket(fileno=socket_fd))
-    page = mmap.mmap(page_fd, PAGE.size)
+    page = Page(page_fd, writable=True)
     try:
         for module in app.split(","):
             importlib.import_module(module)

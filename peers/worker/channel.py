@@ -66,8 +66,8 @@ class Channel:
     def call(self, ticket: int, verb: str, payload: object) -> Any:
         """Ask the scheduler through the parent and wait for the answer.
 
-        Raises `DatabaseUnreachable` when the parent cannot answer now, and what the database refuses
-        as the error of ours that a direct call would raise.
+        Raises `DatabaseUnreachable` when the parent cannot answer now, and what the database
+        refuses as the error of ours that a direct call would raise.
         """
         call, waiting = next(self._calls), _Waiting()
         self._waiting[call] = waiting
@@ -105,4 +105,6 @@ class Channel:
 def _error(kind: str, message: str, hint: str | None) -> errors.PeersError:
     """What the parent met, as the same class."""
     known = getattr(errors, kind, errors.PeersError)
-    return (known if issubclass(known, errors.PeersError) else errors.PeersError)(message, hint)
+    if not issubclass(known, errors.PeersError):
+        known = errors.PeersError
+    return known(message, hint)

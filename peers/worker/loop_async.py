@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import mmap
 import time
 from collections.abc import Coroutine
 from typing import Any
 
 from peers.context import CurrentTask, enter
 from peers.frames import (
-    PAGE,
     Assigned,
     Begin,
     Cancel,
@@ -26,6 +24,7 @@ from peers.frames import (
     ToWorker,
 )
 from peers.handlers import registry
+from peers.page import Page
 from peers.worker.channel import Channel
 from peers.worker.outcome import completed, failed
 
@@ -36,24 +35,24 @@ class _Watched(Coroutine[Any, Any, None]):
     So the parent can tell who crashed the worker, and who does not yield.
     """
 
-    def __init__(self, coroutine: Coroutine[Any, Any, None], ticket: int, page: mmap.mmap) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, None], ticket: int, page: Page) -> None:
         self._coroutine = coroutine
         self._ticket = ticket
         self._page = page
 
     def send(self, value: Any, /) -> Any:
-        PAGE.pack_into(self._page, 0, time.monotonic_ns(), self._ticket)
+        self._page.step(self._ticket, time.monotonic_ns())
         try:
             return self._coroutine.send(value)
         finally:
-            PAGE.pack_into(self._page, 0, 0, 0)
+            self._page.rest()
 
     def throw(self, error: Any, *_: Any) -> Any:
-        PAGE.pack_into(self._page, 0, time.monotonic_ns(), self._ticket)
+        self._page.step(self._ticket, time.monotonic_ns())
         try:
             return self._coroutine.throw(error)
         finally:
-            PAGE.pack_into(self._page, 0, 0, 0)
+            self._page.rest()
 
     def close(self) -> None:
         self._coroutine.close()
@@ -65,7 +64,7 @@ class _Watched(Coroutine[Any, Any, None]):
 class AsyncLoop:
     """Starts every task as it comes; the parent decides how many that are."""
 
-    def __init__(self, channel: Channel, page: mmap.mmap) -> None:
+    def __init__(self, channel: Channel, page: Page) -> None:
         self._channel = channel
         self._page = page
         self._loop = asyncio.new_event_loop()

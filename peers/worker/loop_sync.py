@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import mmap
 import time
 from collections import deque
 from queue import SimpleQueue
@@ -12,7 +11,6 @@ from typing import Final
 
 from peers.context import CurrentTask, enter
 from peers.frames import (
-    PAGE,
     Assigned,
     Begin,
     Cancel,
@@ -27,6 +25,7 @@ from peers.frames import (
     ToWorker,
 )
 from peers.handlers import registry
+from peers.page import Page
 from peers.worker.channel import Channel
 from peers.worker.outcome import completed, failed
 
@@ -40,7 +39,7 @@ _SLOW_NS: Final = 1_000_000
 class SyncLoop:
     """Runs tasks in the order in which they come; the reader thread gives back what is recalled."""
 
-    def __init__(self, channel: Channel, page: mmap.mmap) -> None:
+    def __init__(self, channel: Channel, page: Page) -> None:
         self._channel = channel
         self._page = page
         self._inbox: deque[Assigned | None] = deque()
@@ -102,7 +101,7 @@ class SyncLoop:
         if self._outcomes and task.kind in self._slow:
             self._flush()
         started = time.monotonic_ns()
-        PAGE.pack_into(self._page, 0, started, task.ticket)
+        self._page.start(task.ticket, started)
         self._enter(task, started)
         try:
             handler = registry()[task.kind]
@@ -113,6 +112,7 @@ class SyncLoop:
             finished = time.monotonic_ns()
             outcome = failed(task, (finished - started) / 1e9, error)
         self._current = None
+        self._cancelled.discard(task.ticket)
         self._outcomes.append(outcome)
         if finished - started > _SLOW_NS:
             self._slow.add(task.kind)
@@ -140,6 +140,5 @@ class SyncLoop:
         if self._outcomes:
             self._channel.send(Outcomes(self._outcomes))
             self._outcomes = []
-            self._cancelled.clear()
-        PAGE.pack_into(self._page, 0, 0, 0)
+        self._page.rest()
         self._flushed_at = time.monotonic_ns()

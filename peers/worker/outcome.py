@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import traceback
+from collections.abc import Iterator
 from typing import Any, Final
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -19,9 +20,16 @@ _LONGEST_TRACEBACK: Final = 64_000
 # an odd number of backslashes: an even one is text that only looks like it
 _NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
-# dates, UUIDs, dataclasses, models … become what args of these types are read from
+
+def _plain(value: object) -> Any:
+    """Dates, UUIDs, dataclasses, models … become what args of these types are read from."""
+    if isinstance(value, bytes | bytearray | memoryview | set | frozenset | Iterator):
+        raise TypeError(f"{type(value).__name__} has no form in JSON that leads back to it")
+    return to_jsonable_python(value)
+
+
 _encode_json: Final = json.JSONEncoder(
-    allow_nan=False, separators=(",", ":"), default=to_jsonable_python
+    allow_nan=False, separators=(",", ":"), default=_plain
 ).encode
 
 

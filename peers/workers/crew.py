@@ -203,12 +203,15 @@ class Crew:
     # --------------------------------------------------------------------- what workers have to say
 
     def _exchange(self, worker: Worker) -> None:
+        if worker.garbled:
+            return
         worker.process.push()
         try:
             for message in worker.process.receive():
                 self._take(worker, message)
         except msgspec.MsgspecError as error:
             events.worker_garbled(worker_pid=worker.process.pid, error=str(error))
+            worker.garbled = True
             worker.process.kill()
         if worker in self._workers:
             self._select_for(worker)

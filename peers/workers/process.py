@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import signal
 import socket
@@ -12,7 +11,8 @@ import sys
 from collections.abc import Iterator
 from typing import Final
 
-from peers.frames import PAGE, ToParent, ToWorker, encode, split, to_parent
+from peers.frames import ToParent, ToWorker, encode, split, to_parent
+from peers.page import PAGE_SIZE, Page
 
 _READ_SIZE: Final = 1 << 18
 _SOCKET_BUFFER: Final = 1 << 20
@@ -28,7 +28,7 @@ class WorkerProcess:
     def __init__(self, app: str) -> None:
         ours, theirs = socket.socketpair()
         page = os.memfd_create("peers-page")
-        os.ftruncate(page, PAGE.size)
+        os.ftruncate(page, PAGE_SIZE)
         try:
             # A session of its own: Ctrl-C on a terminal is for the peer, and what a handler started
             # dies with its worker.
@@ -39,7 +39,7 @@ class WorkerProcess:
                 pass_fds=(theirs.fileno(), page),
                 start_new_session=True,
             )  # fmt: skip
-            self._page = mmap.mmap(page, PAGE.size, prot=mmap.PROT_READ)
+            self.page = Page(page, writable=False)
         finally:
             theirs.close()
             os.close(page)
@@ -84,11 +84,6 @@ class WorkerProcess:
         for body in split(self._incoming):
             yield to_parent.decode(body)
 
-    def now_running(self) -> tuple[int, float]:
-        """The ticket of the handler that runs now (0: none) and its start (`time.monotonic()`)."""
-        started_ns, ticket = PAGE.unpack_from(self._page)
-        return ticket, started_ns / 1e9
-
     def kill(self) -> None:
         """Kill it and what it started. Safe from any thread, and more than once."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -107,7 +102,7 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)  # what its handlers started may have outlived it
         self._socket.close()
-        self._page.close()
+        self.page.close()
         os.close(self.pidfd)
         return code
 

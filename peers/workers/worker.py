@@ -46,6 +46,7 @@ class Worker:
     def __init__(self, app: str) -> None:
         self.process = WorkerProcess(app)
         self.ready = False
+        self.garbled = False
         self.asynchronous = False
         self.out: dict[int, Out] = {}
         self.lane: Lane | None = None
@@ -134,8 +135,9 @@ class Worker:
         for ticket, out in self.out.items():
             if out.lease is lease:
                 self.process.send(Cancel(ticket))
-                due = time.monotonic() + grace
-                self._kill_at[ticket] = (due, "cancelled", "stopped on request")
+                self.recall()  # in case it has not been started
+                stop = (time.monotonic() + grace, "cancelled", "stopped on request")
+                self._kill_at[ticket] = min(stop, self._kill_at.get(ticket, stop))
                 return True
         return False
 
@@ -143,27 +145,30 @@ class Worker:
         """Kill it when a handler has overrun; recall what waits behind a slow one."""
         if not self.out or self._condemned is not None:
             return
-        ticket, since = self.process.now_running()
+        ticket, since = self.process.page.running()
         running = self.out.get(ticket)
         if running is not None and not self.asynchronous:
             timeout = running.lease.task.timeout
             if timeout is not None and now - since > timeout:
                 self._condemn(ticket, "timeout", _overran(timeout))
-            elif now - since > _RECALL_AFTER and len(self.out) > 1:
+                return
+            if now - since > _RECALL_AFTER and len(self.out) > 1:
                 self.recall()
         for late, (due, error_type, message) in list(self._kill_at.items()):
-            if now > due and self._condemned is None:
+            # a sync one that waits behind another is not worth the other's life
+            if now > due and (self.asynchronous or late == ticket):
                 # an async handler that keeps the loop to itself does not let others be stopped
                 guilty = ticket if self.asynchronous and running is not None else late
                 self._condemn(guilty, error_type, message)
+                return
 
     def next_deadline(self) -> float:
         """When to `watch` again at the latest."""
-        due = min((due for due, _, _ in self._kill_at.values()), default=float("inf"))
         if self.asynchronous or not self.out:
-            return due
-        ticket, since = self.process.now_running()
+            return min((due for due, _, _ in self._kill_at.values()), default=float("inf"))
+        ticket, since = self.process.page.running()
         running = self.out.get(ticket)
+        due, _, _ = self._kill_at.get(ticket, (float("inf"), "", ""))
         if running is None:
             return due
         if len(self.out) > 1 and not self._recalled:
@@ -177,7 +182,7 @@ class Worker:
 
         `blameless`: it was killed for no fault of its tasks.
         """
-        ticket, _ = self.process.now_running()
+        ticket, last = self.process.page.running()[0], self.process.page.last_started()
         signal_name, exit_code = describe_exit(self.process.reap())
         how = f"was killed by {signal_name}" if signal_name else f"exited with code {exit_code}"
         error_type, message = "crash", f"the worker process {how} while it ran this task"
@@ -186,6 +191,8 @@ class Worker:
         suspects = self.asynchronous and ticket not in self.out and self._condemned is None
         if self._condemned is not None:
             ticket, error_type, message = self._condemned
+        elif not self.asynchronous:
+            ticket = last  # also when it was over: its outcome got lost with the worker
         death = Death(signal_name, exit_code, [], [], [])
         for number in list(self.out):
             out = self.take_back(number)
@@ -196,7 +203,7 @@ class Worker:
                     "error_type": error_type, "error_message": message,
                     "exit_signal": signal_name, "exit_code": exit_code,
                 }))  # fmt: skip
-            elif self.asynchronous or blameless or number < ticket:
+            elif self.asynchronous or blameless or number <= last:
                 death.aborted.append(out.lease)
             else:
                 death.unstarted.append(out.lease)

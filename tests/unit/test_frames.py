@@ -41,7 +41,7 @@ TO_WORKER: list[ToWorker] = [
     Recall(),
     Cancel(7),
     Reply(1, b"[1]", None),
-    Reply(2, b"null", "why there is none"),
+    Reply(2, b"null", ("BadGraph", "why there is none", None)),
     Stop(),
 ]
 TO_PARENT: list[ToParent] = [
