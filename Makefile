@@ -14,7 +14,7 @@ ARGS      ?=
 TEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test bench lint format clean
+.PHONY: help venv demo test chaos bench lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ demo: $(STAMP) ## the main job, end to end, on a private Postgres (ARGS=… for 
 
 test: $(STAMP) ## the quick suites (TEST_ARGS=… for pytest)
 	@$(BIN)/python -m pytest $(TEST_ARGS)
+
+chaos: $(STAMP) ## 10,000 tasks in a random graph, a peer killed every second (ARGS=…)
+	@$(BIN)/python -m tests.peers.chaos $(ARGS)
 
 bench: $(STAMP) ## measure throughput and latency (minutes; not a test)
 	@$(BIN)/python -m benchmarks.throughput $(ARGS)

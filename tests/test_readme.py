@@ -9,8 +9,10 @@ import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlencode
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from tests.support.cli import PATIENCE, PROJECT, command, environment
 from tests.support.server import Connection
@@ -46,6 +48,7 @@ def test_every_snippet_of_the_readme_works(
     db: Connection, database_url: str, tmp_path: Path
 ) -> None:
     """A reader who types what the README says gets what it says: files, Python and SQL in order."""
+    database_url = as_url(database_url)
     ran = 0
     for snippet in snippets():
         if snippet.reason is not None:
@@ -73,7 +76,13 @@ def test_every_snippet_of_the_readme_works(
         assert peer.wait(PATIENCE) == 0
     submitted = db.execute("select count(*) as n from peers.task").fetchone()
     assert submitted is not None
-    assert submitted["n"] == 5  # two from Python, one INSERT, and a graph of two
+    assert submitted["n"] == 6  # three from Python, one INSERT, and a graph of two
+
+
+def as_url(conninfo: str) -> str:
+    """The URL form, which SQLAlchemy needs, of what may be libpq's own form."""
+    parts = {name: str(value) for name, value in conninfo_to_dict(conninfo).items()}
+    return f"postgresql:///?{urlencode(parts)}"
 
 
 def run_python(text: str, url: str, folder: Path) -> None:
