@@ -20,8 +20,9 @@
 -- Three rules hold everywhere, and the comments do not repeat them:
 --   * The lock on a task's row guards every transition of that task. Claim and settle never wait for it
 --     (SKIP LOCKED): an application that keeps a transaction open must not stop the peers.
---   * Only claim and promote delete from the rooms ready and scheduled. Who changes a task leaves its old
---     row there; a row counts only while the task says the same (state, priority, scheduled_at).
+--   * Only claim and promote (and prune, what outlived its task) delete from the rooms ready and scheduled.
+--     Who changes a task leaves its old row there; a row counts only while the task says the same (state,
+--     queue, kind, priority; or scheduled_at).
 --   * Locks are taken from parents to children, and in the order of ids among equals.
 --
 -- Every file can be applied again at any time: tables are created once, functions are replaced.

@@ -133,7 +133,11 @@ begin
     on conflict (idempotency_key) do nothing
     returning id into _id;
     if _id is null then
-        select t.id into strict _id from peers.task t where t.idempotency_key = submit.idempotency_key;
+        select t.id into _id from peers.task t where t.idempotency_key = submit.idempotency_key;
+        if _id is null then
+            raise exception 'the task with idempotency_key % was inserted by a transaction that this one cannot see',
+                submit.idempotency_key using errcode = 'PE003', hint = 'Use READ COMMITTED.';
+        end if;
         return _id;
     end if;
     if cardinality(submit.depends_on) > 0 then
@@ -142,9 +146,6 @@ begin
         from unnest(submit.depends_on) parent_id;
     end if;
     return _id;
-exception when no_data_found then
-    raise exception 'the task with idempotency_key % was inserted by a transaction that this one cannot see',
-        submit.idempotency_key using errcode = 'PE003', hint = 'Use READ COMMITTED.';
 end
 $$;
 

@@ -28,16 +28,16 @@ begin
             when jsonb_typeof(n.node -> 'after') not in ('array', 'null')
                 then 'has an "after" that is not an array of names'
             when jsonb_typeof(n.node -> 'depends_on') not in ('array', 'null') or jsonb_path_exists(
-                     n.node, '$.depends_on[*] ? (@.type() != "number" || @ != @.floor())')
+                     n.node, '$.depends_on[*] ? (@.type() != "number" || @ != @.floor() || @ > 9223372036854775807)')
                 then 'has a "depends_on" that is not an array of task ids'
             when n.node ->> 'on_parent_failure' not in ('hold', 'cancel', 'run')
                 then 'has an "on_parent_failure" that is not "hold", "cancel" or "run"'
             when jsonb_typeof(n.node -> 'priority') not in ('number', 'null')
-                 or jsonb_path_exists(n.node, '$.priority ? (@ < -32768 || @ > 32767)')
-                then 'has a "priority" that is not a number from -32768 to 32767'
+                 or jsonb_path_exists(n.node, '$.priority ? (@ != @.floor() || @ < -32768 || @ > 32767)')
+                then 'has a "priority" that is not a whole number from -32768 to 32767'
             when jsonb_typeof(n.node -> 'max_attempts') not in ('number', 'null')
-                 or jsonb_path_exists(n.node, '$.max_attempts ? (@ < 1 || @ > 1000)')
-                then 'has a "max_attempts" that is not a number from 1 to 1000'
+                 or jsonb_path_exists(n.node, '$.max_attempts ? (@ != @.floor() || @ < 1 || @ > 1000)')
+                then 'has a "max_attempts" that is not a whole number from 1 to 1000'
             else (select 'has an unknown field "' || field || '"'
                   from jsonb_object_keys(n.node) field where field <> all (_fields) limit 1)
         end

@@ -27,6 +27,11 @@ $$;
 create or replace function peers._refuse_cycles(_parents bigint[], _children bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+    set enable_hashjoin = off
+    set enable_mergejoin = off
 as $$
 declare
     _cycle bigint[];
@@ -57,6 +62,26 @@ begin
 end
 $$;
 
+-- An edge can hold a task back, or cancel it at once: into an older task only its submitter may add one, or who
+-- may cancel it anyway.
+create or replace function peers._refuse_strangers(_children bigint[]) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _foreign bigint;
+begin
+    if not has_function_privilege(session_user, 'peers.cancel(bigint)', 'execute') then
+        select t.id into _foreign from peers.task t
+        where t.id = any (_children) and t.submitter <> session_user order by t.id limit 1;
+    end if;
+    if _foreign is not null then
+        raise exception 'task % was submitted by another role: % may not make it wait', _foreign, session_user
+            using errcode = 'PE005', hint = 'Its submitter or an operator can add the edge.';
+    end if;
+end
+$$;
+
 -- After an INSERT into peers.dependency: check the edges, then let the children wait.
 create or replace function peers.count_parents() returns trigger
     language plpgsql security definer
@@ -81,6 +106,7 @@ begin
         select t.id from peers.task t where t.id = any (_children) and t.created_xid <> pg_current_xact_id()
     );
     if _older <> '{}' then
+        perform peers._refuse_strangers(_older);
         perform pg_advisory_xact_lock(hashtextextended('peers: edge into an older task', 0));
         update peers.dependency d set added_later = true
         where d.child_id = any (_older) and d.created_xid = pg_current_xact_id() and not d.added_later;

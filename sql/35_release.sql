@@ -26,9 +26,13 @@ as $$
 begin
     return query
     with recursive doom(id) as (
-        select d.child_id from peers.dependency d
-        where not d.spent and (d.parent_id = any (_dead) and d.on_parent_failure = 'cancel'
-                               or d.parent_id = any (_cancelled) and d.on_parent_failure in ('hold', 'cancel'))
+        (
+            select d.child_id from peers.dependency d
+            where d.parent_id = any (_dead) and d.on_parent_failure = 'cancel' and not d.spent
+            union all
+            select d.child_id from peers.dependency d
+            where d.parent_id = any (_cancelled) and d.on_parent_failure in ('hold', 'cancel') and not d.spent
+        )
         union
         select d.child_id from doom join peers.dependency d on d.parent_id = doom.id
         where not d.spent and d.on_parent_failure in ('hold', 'cancel')
@@ -38,8 +42,8 @@ begin
     select d.child_id, false from peers.dependency d where not d.spent and d.parent_id = any (_completed)
     union all
     select d.child_id, false from peers.dependency d
-    where not d.spent and d.on_parent_failure = 'run'
-      and (d.parent_id = any (_dead || _cancelled) or d.parent_id in (select doom.id from doom));
+    where d.parent_id = any (_dead || _cancelled || array(select doom.id from doom))
+      and d.on_parent_failure = 'run' and not d.spent;
 end
 $$;
 

@@ -1,9 +1,11 @@
 -- Claim: from the room ready to a lease.
 
--- Where the next tasks lie: how many of the first _wanted are of which kind. Read without locks, so it only
--- says where to begin. exhaustive: a claim of these shares that comes back short has seen all there is.
+-- Where the next tasks lie: how many of the first _wanted are of which kind, and the place of the last of them,
+-- [priority, position]. Read without locks, so it only says where to begin. exhaustive: a claim of these
+-- shares that comes back short has seen all there is.
 create or replace function peers._shares(
-    _queue text, _kinds text[], _wanted integer, out kinds text[], out shares integer[], out exhaustive boolean
+    _queue text, _kinds text[], _wanted integer,
+    out kinds text[], out shares integer[], out exhaustive boolean, out last bigint[]
 )
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -15,11 +17,12 @@ begin
         exhaustive := true;
         return;
     end if;
-    select array_agg(s.kind), array_agg(s.tasks), coalesce(sum(s.tasks), 0) < _wanted into kinds, shares, exhaustive
+    select array_agg(s.kind), array_agg(s.tasks), coalesce(sum(s.tasks), 0) < _wanted, max(s.last)
+    into kinds, shares, exhaustive, last
     from (
-        select h.kind, count(*)::integer as tasks
+        select h.kind, count(*)::integer as tasks, max(array[h.priority, h.position]) as last
         from (
-            select r.kind
+            select r.kind, r.priority, r.position
             from unnest(_kinds) k(kind)
             cross join lateral (
                 select r.kind, r.priority, r.position from peers.ready r
@@ -38,9 +41,9 @@ $$;
 -- Takes up to max_tasks ready tasks of one queue, of the kinds that the peer can run, by priority and then in
 -- the order of becoming ready.
 --
--- The first pass locks rows where the best tasks lie (_shares). If it comes back short, because others hold
--- those rows or because they were stale, further passes take what there is. A task whose row an application
--- has locked is passed over and keeps its place.
+-- The first pass takes what it can where the best tasks lie (_shares). If it comes back short, because others
+-- hold those or because rows were stale, further passes take what there is. A task whose row an application
+-- has locked is passed over and keeps its place; a row whose task was pruned is dropped like a stale one.
 create or replace function peers.claim(peer_id uuid, queue text, max_tasks integer)
 returns table (
     task_id bigint, token uuid, attempt smallint, kind text, args jsonb, timeout interval, priority smallint
@@ -64,13 +67,13 @@ declare
     _offered text[];
     _shares integer[];
     _exhaustive boolean;
+    _end constant bigint[] := array[32767, 9223372036854775807];
+    _last bigint[];  -- how far this pass goes: [priority, position]
     _seen integer;
     _total integer := 0;
     _spent tid[];
     _tasks bigint[];
     _positions bigint[];
-    _passed bigint[];
-    _passed_over bigint[] := '{}';
 begin
     perform peers._require_read_committed();
     if _wanted is null or _wanted not between 1 and _most_rows then
@@ -80,36 +83,38 @@ begin
     if exists (select from peers.paused_queue p where p.queue = claim.queue) then
         return;
     end if;
-    select s.kinds, s.shares, s.exhaustive into _offered, _shares, _exhaustive
+    select s.kinds, s.shares, s.exhaustive, coalesce(s.last, _end) into _offered, _shares, _exhaustive, _last
     from peers._shares(claim.queue, _kinds, _wanted) s;
 
     while _total < _most_rows loop
         _limit := _wanted;
-        -- lock rows of the room, then their tasks; where the task is null, somebody else has it locked
-        select count(*), array_agg(r.spot) filter (where t.id is not null),
-               array_agg(r.task_id) filter (where t.valid),
-               array_agg(r.position) filter (where t.valid),
-               array_agg(r.position) filter (where t.id is null)
-        into _seen, _spent, _tasks, _positions, _passed
+        -- lock tasks, then their rows of the room; what somebody else has locked does not count for the limits
+        select count(*), array_agg(r.spot),
+               array_agg(r.task_id) filter (where r.valid), array_agg(r.position) filter (where r.valid)
+        into _seen, _spent, _tasks, _positions
         from (
-            select r.spot, r.task_id, r.kind, r.priority, r.position
+            select r.spot, r.task_id, r.position, r.valid
             from unnest(_offered, _shares) o(kind, share)
             cross join lateral (
-                select r.ctid as spot, r.task_id, r.kind, r.priority, r.position from peers.ready r
-                where r.queue = claim.queue and r.kind = o.kind and r.position <> all (_passed_over)
+                select r.ctid as spot, r.task_id, r.priority, r.position, t.valid
+                from peers.ready r
+                left join lateral (
+                    select t.id, t.state = 'ready' and t.priority = r.priority and t.kind = r.kind
+                                 and t.queue = claim.queue as valid
+                    from peers.task t where t.id = r.task_id
+                    for no key update skip locked
+                ) t on true
+                left join peers.task known on known.id = r.task_id
+                where r.queue = claim.queue and r.kind = o.kind
+                  and (r.priority, r.position) <= (_last[1], _last[2])
+                  and (t.id is not null or known.id is null)
                 order by r.priority, r.position
                 limit o.share
-                for update skip locked
+                for update of r skip locked
             ) r
             order by r.priority, r.position
             limit _limit
-        ) r
-        left join lateral (
-            select t.id, t.state = 'ready' and t.priority = r.priority and t.kind = r.kind
-                         and t.queue = claim.queue as valid
-            from peers.task t where t.id = r.task_id
-            for no key update skip locked
-        ) t on true;
+        ) r;
 
         delete from peers.ready r where r.ctid = any (_spent);
 
@@ -144,13 +149,14 @@ begin
         _wanted := _wanted - coalesce(cardinality(_tasks), 0);
         exit when _wanted = 0 or (_exhaustive and _seen < _limit);
         _total := _total + _seen;
-        _passed_over := _passed_over || _passed;
         _offered := _kinds;
         _shares := array_fill(_wanted, array[cardinality(_kinds)]);
         _exhaustive := true;
+        _last := _end;
     end loop;
 end
 $$;
 
 comment on function peers.claim is
-    'Leases up to max_tasks ready tasks of a queue to a peer. No rows: there is nothing that it could run.';
+    'Leases up to max_tasks ready tasks of a queue to a peer. No rows: there is nothing that it could run, or it '
+    'worked off 10,000 stale rows and should be called again.';

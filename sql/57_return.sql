@@ -153,20 +153,21 @@ declare
     _due bigint[];
 begin
     perform peers._require_read_committed();
-    select array_agg(s.spot) filter (where t.id is not null),
-           array_agg(s.task_id) filter (where t.state = 'scheduled' and t.scheduled_at = s.due_at)
-    into _spent, _due
+    select array_agg(s.spot), array_agg(s.task_id) filter (where s.valid) into _spent, _due
     from (
-        select s.ctid as spot, s.task_id, s.due_at from peers.scheduled s
-        where s.due_at <= _now
+        select s.ctid as spot, s.task_id, t.valid
+        from peers.scheduled s
+        left join lateral (
+            select t.id, t.state = 'scheduled' and t.scheduled_at = s.due_at as valid
+            from peers.task t where t.id = s.task_id
+            for no key update skip locked
+        ) t on true
+        left join peers.task known on known.id = s.task_id
+        where s.due_at <= _now and (t.id is not null or known.id is null)
         order by s.due_at
         limit promote.max_tasks
-        for update skip locked
-    ) s
-    left join lateral (
-        select t.id, t.state, t.scheduled_at from peers.task t where t.id = s.task_id
-        for no key update skip locked
-    ) t on true;
+        for update of s skip locked
+    ) s;
 
     delete from peers.scheduled s where s.ctid = any (_spent);
     with promoted as (

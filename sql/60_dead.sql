@@ -104,6 +104,7 @@ as $$
 declare
     _now timestamptz := peers.now();
     _task peers.task := peers._lock_task(change.id);
+    _before peers.task;
     _complaint text := peers._complaint(_task.kind, change.args, _task.queue, change.max_attempts,
                                         change.timeout, null, null);
 begin
@@ -118,6 +119,7 @@ begin
         raise exception 'peers.change(%): %', _task.id, _complaint using errcode = 'PE009';
     end if;
 
+    _before := _task;
     update peers.task t
     set priority = coalesce(change.priority, t.priority),
         scheduled_at = coalesce(change.scheduled_at, t.scheduled_at),
@@ -131,11 +133,14 @@ begin
                 end
     where t.id = _task.id
     returning t.* into _task;
-    -- a second row for the same task does no harm, an old one that says otherwise is dropped when it is met
+    -- a new row where the old one counts no more; that one is dropped when it is met
     insert into peers.ready (queue, kind, priority, task_id)
-    select _task.queue, _task.kind, _task.priority, _task.id where _task.state = 'ready';
+    select _task.queue, _task.kind, _task.priority, _task.id
+    where _task.state = 'ready' and (_before.state, _before.priority) is distinct from ('ready', _task.priority);
     insert into peers.scheduled (due_at, task_id)
-    select _task.scheduled_at, _task.id where _task.state = 'scheduled';
+    select _task.scheduled_at, _task.id
+    where _task.state = 'scheduled'
+      and (_before.state, _before.scheduled_at) is distinct from ('scheduled', _task.scheduled_at);
     perform peers._ring();
 end
 $$;

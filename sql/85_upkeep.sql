@@ -39,6 +39,14 @@ begin
           )
         order by t.id for update skip locked
     );
+    -- an edge that was committed while they were being locked: look again, now that nobody can add one
+    _ids := array(
+        select i.id from unnest(_ids) i(id)
+        where not exists (
+            select from peers.dependency d join peers.task c on c.id = d.child_id
+            where d.parent_id = i.id and c.state not in ('completed', 'cancelled')
+        )
+    );
     delete from peers.dependency d where d.parent_id = any (_ids);
     delete from peers.dependency d where d.child_id = any (_ids);
     delete from peers.failure f where f.task_id = any (_ids);
@@ -87,7 +95,7 @@ begin
     from task t
     cross join lateral (
         select case
-            when t.pending_parents <> t.parents
+            when t.pending_parents <> t.parents and t.state not in ('completed', 'cancelled')
                 then 'pending_parents is ' || t.pending_parents || ', counted ' || t.parents
             when t.state = 'blocked' and t.parents = 0 then 'blocked, but nothing holds it'
             when t.state in ('scheduled', 'ready') and t.parents > 0 then t.state || ', but parents hold it'

@@ -138,7 +138,7 @@ VARIANTS = {
     ),
     "the search_path of edges is not pinned": Variant(
         scenarios.a_session_with_another_search_path,
-        [Patch(GRAPH, "    set search_path = pg_catalog, peers, pg_temp\n", "", times=7)],
+        [Patch(GRAPH, "    set search_path = pg_catalog, peers, pg_temp\n", "", times=6)],
         psycopg.errors.RaiseException,
     ),
     "rows that were completed before count again": Variant(
