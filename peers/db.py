@@ -69,10 +69,10 @@ def connect(url: str, *, application_name: str, patience: float = CONNECT_TIMEOU
     parameters.setdefault("tcp_user_timeout", max(1, round(patience * 1000 * _SILENCES)))
     try:
         connection = psycopg.connect(**parameters, autocommit=True)
-    except psycopg.OperationalError as error:
+        # A role or database may default to another level, under which verbs refuse to work.
+        connection.execute("set default_transaction_isolation to 'read committed'")
+    except psycopg.OperationalError as error:  # also: cut off again before it said a word
         raise _refusal(error, parameters) from error
-    # A role or database may default to another level, under which verbs refuse to work.
-    connection.execute("set default_transaction_isolation to 'read committed'")
     return connection
 
 
