@@ -12,7 +12,8 @@ from itertools import count
 from typing import Any, Final
 
 from peers import errors
-from peers.frames import Call, Reply, ToParent, ToWorker, encode, split, to_worker
+from peers.context import CurrentTask
+from peers.frames import Assigned, Call, Reply, ToParent, ToWorker, encode, split, to_worker
 
 _READ_SIZE: Final = 1 << 16
 _NO_REPLY: Final = 0
@@ -50,6 +51,18 @@ class Channel:
                 return message
             if not self._read():
                 return None
+
+    def current_task(self, task: Assigned, started: float) -> CurrentTask:
+        """What the handler of `task` may know, and its way to the scheduler."""
+        return CurrentTask(
+            id=task.task_id,
+            kind=task.kind,
+            attempt=task.attempt,
+            token=task.token.decode(),
+            deadline=None if task.timeout is None else started + task.timeout,
+            ticket=task.ticket,
+            _scheduler=self,
+        )
 
     def start_reader(self, take: Callable[[ToWorker], None]) -> None:
         """Read in a thread from now on and hand everything but replies to `take`."""

@@ -98,15 +98,7 @@ class AsyncLoop:
                 raise AssertionError(message)  # Begin came before, replies are the channel's
 
     def _start(self, task: Assigned) -> None:
-        current = CurrentTask(
-            id=task.task_id,
-            kind=task.kind,
-            attempt=task.attempt,
-            token=task.token.decode(),
-            deadline=None if task.timeout is None else time.monotonic() + task.timeout,
-            ticket=task.ticket,
-            _scheduler=self._channel,
-        )
+        current = self._channel.current_task(task, time.monotonic())
         watched = _Watched(self._run(task, current), task.ticket, self._page)
         self._running[task.ticket] = (self._loop.create_task(watched), current)
 

@@ -122,16 +122,7 @@ class SyncLoop:
             self._flush()
 
     def _enter(self, task: Assigned, started_ns: int) -> None:
-        deadline = None if task.timeout is None else started_ns / 1e9 + task.timeout
-        current = CurrentTask(
-            id=task.task_id,
-            kind=task.kind,
-            attempt=task.attempt,
-            token=task.token.decode(),
-            deadline=deadline,
-            ticket=task.ticket,
-            _scheduler=self._channel,
-        )
+        current = self._channel.current_task(task, started_ns / 1e9)
         self._current = current
         current.cancelled = task.ticket in self._cancelled
         enter(current)

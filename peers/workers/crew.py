@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import selectors
 import time
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -26,29 +26,12 @@ from peers.frames import (
     ToParent,
 )
 from peers.lane import Lane, Lease
-from peers.pace import MOST_IN_FRAME, Pace
+from peers.pace import Pace
+from peers.workers.dispatch import hand_out
+from peers.workers.sink import Sink
 from peers.workers.worker import Worker
 
 _STARTING_AT_ONCE: Final = os.cpu_count() or 1
-
-
-class Sink(Protocol):
-    """Who is told what becomes of leases."""
-
-    def completed(self, lease: Lease, result: bytes) -> None:
-        """The handler returned; `result` is JSON."""
-
-    def failed(self, lease: Lease, failure: dict[str, object]) -> None:
-        """The attempt failed; `failure` has the fields that peers.fail takes."""
-
-    def unstarted(self, leases: list[Lease]) -> None:
-        """They were not started: they can be handed out again under the same lease."""
-
-    def aborted(self, leases: list[Lease]) -> None:
-        """They may have been started, and were stopped without a fault of theirs."""
-
-    def asked(self, lease: Lease, verb: str, body: bytes) -> bytes:
-        """A handler asks the scheduler; what is raised as `PeersError` is told to the handler."""
 
 
 class Crew:
@@ -119,37 +102,8 @@ class Crew:
 
     def hand_out(self, lane: Lane) -> None:
         """Give the workers what they can take of this lane's backlog, smallest priority first."""
-        blocked: set[bool] = set()
-        while True:
-            heads = {mode: lane.head(mode) for mode in (False, True) if mode not in blocked}
-            best = min(
-                ((head.priority, mode) for mode, head in heads.items() if head is not None),
-                default=None,
-            )
-            if best is None:
-                return
-            mode = best[1]
-            if not self._hand_frame(lane, mode):
-                blocked.add(mode)
-
-    def _hand_frame(self, lane: Lane, asynchronous: bool) -> bool:
-        """Give one frame to the worker that has the most room for it; False: none has."""
-        worker, budget = None, 0.0
-        for candidate in self._workers:
-            room = candidate.budget(lane) if candidate.asynchronous is asynchronous else 0.0
-            # an idle one comes before one that is still busy with its last frame
-            if room > 0 and (worker is None or candidate.expected < worker.expected):
-                worker, budget = candidate, room
-        if worker is None:
-            return False
-        leases = lane.take(asynchronous, budget, lane.free_slots if asynchronous else MOST_IN_FRAME)
-        if not leases and not worker.out:
-            leases = lane.take(asynchronous, float("inf"), 1)  # it takes longer than a frame
-        if not leases:
-            return False
-        worker.give(lane, leases, self._pace)
-        self._select_for(worker)
-        return True
+        for worker in hand_out(lane, self._workers, self._pace):
+            self._select_for(worker)
 
     def recall(self) -> None:
         """Ask for everything that was handed out and not started."""

@@ -1,0 +1,26 @@
+"""Who is told what becomes of the leases that workers were given."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from peers.lane import Lease
+
+
+class Sink(Protocol):
+    """Who is told what becomes of leases."""
+
+    def completed(self, lease: Lease, result: bytes) -> None:
+        """The handler returned; `result` is JSON."""
+
+    def failed(self, lease: Lease, failure: dict[str, object]) -> None:
+        """The attempt failed; `failure` has the fields that peers.fail takes."""
+
+    def unstarted(self, leases: list[Lease]) -> None:
+        """They were not started: they can be handed out again under the same lease."""
+
+    def aborted(self, leases: list[Lease]) -> None:
+        """They may have been started, and were stopped without a fault of theirs."""
+
+    def asked(self, lease: Lease, verb: str, body: bytes) -> bytes:
+        """A handler asks the scheduler; what is raised as `PeersError` is told to the handler."""
