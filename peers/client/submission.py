@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
@@ -23,13 +24,23 @@ from peers.model import (
     ParentFailure,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
 Span: TypeAlias = timedelta | float
 """A duration: a timedelta, or seconds."""
 
 _DELAY_MAX = 100 * 365 * 86400.0
+
+_SPAN_TYPES = (timedelta, int, float)
+_OPTION_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "queue": ((str,), "a string"),
+    "priority": ((int,), "a whole number"),
+    "scheduled_at": ((datetime,), "a datetime"),
+    "delay": (_SPAN_TYPES, "a timedelta or seconds"),
+    "max_attempts": ((int,), "a whole number"),
+    "timeout": (_SPAN_TYPES, "a timedelta or seconds"),
+    "depends_on": ((Sequence, Set), "the ids of tasks"),
+    "idempotency_key": ((str,), "a string"),
+    "metadata": ((Mapping,), "a JSON object"),
+}
 
 Document: TypeAlias = dict[str, Any]
 """A task as peers.submit and peers.submit_graph name its fields; plain JSON."""
@@ -74,6 +85,12 @@ class Options:
     metadata: Mapping[str, object] | None = None
 
     def __post_init__(self) -> None:
+        for name, (kinds, say) in _OPTION_TYPES.items():
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+                raise BadTask(f"{name} must be {say}, not {value!r}")
+        if not all(isinstance(parent, int) for parent in self.depends_on):
+            raise BadTask(f"depends_on must hold the ids of tasks, not {list(self.depends_on)!r}")
         _bounded("queue", _length(self.queue), 1, NAME_MAX_LENGTH, " characters")
         _bounded("priority", self.priority, PRIORITY_MIN, PRIORITY_MAX)
         _bounded("max_attempts", self.max_attempts, 1, MAX_ATTEMPTS_MAX)

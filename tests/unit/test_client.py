@@ -412,3 +412,40 @@ def test_reports_read_states_as_states(engine: Engine) -> None:
         assert connection.execute(query).scalars().all() == [peers.TaskState.READY]
         for table in tables.metadata.tables.values():
             connection.execute(select(table)).all()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("queue", 5),
+        ("priority", "high"),
+        ("priority", True),
+        ("scheduled_at", "tomorrow"),
+        ("delay", "1h"),
+        ("depends_on", 5),
+        ("depends_on", ["a"]),
+        ("idempotency_key", 7),
+        ("metadata", [1]),
+    ],
+)
+def test_an_option_of_the_wrong_type_is_named(option: str, value: object) -> None:
+    """With what it must be and what it is."""
+    with pytest.raises(peers.BadTask, match=f"{option} must") as raised:
+        thumb.options(**{option: value})  # type: ignore[arg-type]  # that is the point
+    assert repr(value) in str(raised.value)
+
+
+def test_a_decorator_without_its_kind_says_what_to_write() -> None:
+    """`@task` above a function takes the function for the kind."""
+    with pytest.raises(TypeError, match=r'write @task\("some.kind"\)'):
+        peers.task(lambda: None)  # type: ignore[arg-type]  # that is the point
+
+
+def test_a_graph_that_was_submitted_takes_no_more(database_url: str) -> None:
+    """A task added after the block would be lost in silence."""
+    with db.connect(database_url, application_name="test") as connection:
+        with peers.graph(connection) as gathered:
+            first = gathered.add("some.kind")
+            gathered.add("some.kind", after=first)
+        with pytest.raises(peers.BadGraph, match="submitted already"):
+            gathered.add("some.kind")
