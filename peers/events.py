@@ -111,11 +111,6 @@ def task_failed(
     """An attempt failed; whether it is tried again, the database decides."""
 
 
-@_event(logging.WARNING, "task %(task_id)d (%(kind)s) overran its timeout of %(timeout)g s")
-def task_timed_out(*, task_id: int, kind: str, attempt: int, timeout: float) -> None:
-    """A handler is stopped because it took too long."""
-
-
 @_event(logging.INFO, "task %(task_id)d (%(kind)s) was cancelled: stopping it")
 def task_cancelled(*, task_id: int, kind: str, attempt: int) -> None:
     """Somebody cancelled a task that runs here."""

@@ -38,9 +38,6 @@ DEFAULT_MAX_ATTEMPTS: Final = 5
 TIMEOUT_MIN: Final = 0.001
 TIMEOUT_MAX: Final = 30 * 86400.0
 
-CLAIM_MAX_TASKS: Final = 10_000
-"""The most that one claim may ask for."""
-
 
 class TaskState(StrEnum):
     """Where a task is in its life."""

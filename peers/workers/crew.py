@@ -198,6 +198,10 @@ class Crew:
             return
         self._pace.note(out.lease.task.kind, outcome.seconds)
         if isinstance(outcome, Completed):
+            task = out.lease.task
+            events.task_completed(
+                task_id=task.task_id, kind=task.kind, attempt=task.attempt, seconds=outcome.seconds
+            )
             self._sink.completed(out.lease, outcome.result)
         else:
             failure = msgspec.structs.asdict(outcome)
