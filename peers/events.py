@@ -12,7 +12,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Literal, ParamSpec
+from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -223,10 +223,11 @@ class _Json(logging.Formatter):
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
-def configure(
-    format: Literal["auto", "json", "text"] = "auto",
-    level: Literal["debug", "info", "warning", "error"] = "info",
-) -> None:
+Form: TypeAlias = Literal["auto", "json", "text"]
+Level: TypeAlias = Literal["debug", "info", "warning", "error"]
+
+
+def configure(format: Form = "auto", level: Level = "info") -> None:
     """Sends the log of this process to stderr; that of other libraries from warning on.
 
     "auto" is text on a terminal, JSON lines elsewhere.

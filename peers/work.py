@@ -45,7 +45,8 @@ class Work:
         pace = Pace()
         self._lanes = {name: Lane(name, slots, pace) for name, slots in settings.queues.items()}
         self._outbox = Outbox(self._done)
-        self.crew = Crew(app, sum(settings.queues.values()), selector, pace, self)
+        log = (settings.log_format, settings.log_level)
+        self.crew = Crew(app, log, sum(settings.queues.values()), selector, pace, self)
 
     # ------------------------------------------------------------------------------ turn by turn
 

@@ -1,7 +1,7 @@
-"""Start of a worker: `python -m peers.worker SOCKET PAGE PARENT APP`.
+"""Start of a worker: `python -m peers.worker SOCKET PAGE PARENT APP FORM LEVEL`.
 
 SOCKET and PAGE are inherited file descriptors, PARENT is the pid of the parent, APP the modules to
-import, separated by commas.
+import, separated by commas; FORM and LEVEL are those of the log.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Final
 from peers.frames import Begin, Broken, Hello, KindDeclared
 from peers.handlers import registry
 from peers.page import Page
+from peers.worker import logs
 from peers.worker.channel import Channel
 from peers.worker.loop_async import AsyncLoop
 from peers.worker.loop_sync import SyncLoop
@@ -64,6 +65,7 @@ def _declared() -> list[KindDeclared]:
 
 
 if __name__ == "__main__":
+    logs.configure(*sys.argv[5:])  # type: ignore[arg-type]  # the parent has checked them
     main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
     # Threads and exit handlers of user code must not keep a worker that was told to stop.
     sys.stdout.flush()

@@ -38,11 +38,18 @@ class Crew:
     """The workers: one for all async handlers, and one for each slot if there are sync handlers."""
 
     def __init__(
-        self, app: str, slots: int, selector: selectors.BaseSelector, pace: Pace, sink: Sink
+        self,
+        app: str,
+        log: tuple[str, str],
+        slots: int,
+        selector: selectors.BaseSelector,
+        pace: Pace,
+        sink: Sink,
     ) -> None:
         self.kinds: dict[str, KindDeclared] = {}
         self.asynchronous: frozenset[str] = frozenset()
         self._app = app
+        self._log = log
         self._slots = slots
         self._selector = selector
         self._pace = pace
@@ -140,7 +147,7 @@ class Crew:
             self._spawn()
 
     def _spawn(self) -> Worker:
-        worker = Worker(self._app)
+        worker = Worker(self._app, self._log)
         self._workers.append(worker)
         read = selectors.EVENT_READ
         self._selector.register(worker.process, read, lambda: self._exchange(worker))

@@ -25,7 +25,7 @@ class WorkerProcess:
     `pidfd` turns readable when it dies; `fileno()` when it has something to say.
     """
 
-    def __init__(self, app: str) -> None:
+    def __init__(self, app: str, log: tuple[str, str]) -> None:
         ours, theirs = socket.socketpair()
         page = os.memfd_create("peers-page")
         os.ftruncate(page, PAGE_SIZE)
@@ -34,7 +34,7 @@ class WorkerProcess:
             # dies with its worker.
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "peers.worker",
-                 str(theirs.fileno()), str(page), str(os.getpid()), app],
+                 str(theirs.fileno()), str(page), str(os.getpid()), app, *log],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), page),
                 start_new_session=True,

@@ -43,8 +43,8 @@ class Death:
 class Worker:
     """A worker process and the parent's books about it."""
 
-    def __init__(self, app: str) -> None:
-        self.process = WorkerProcess(app)
+    def __init__(self, app: str, log: tuple[str, str]) -> None:
+        self.process = WorkerProcess(app, log)
         self.ready = False
         self.garbled = False
         self.asynchronous = False
