@@ -21,6 +21,7 @@ from peers.workers.crew import Crew
 _SETTLE_WITHIN: Final = 0.01
 # Claimed work that waits longer than this for a worker is given back: another peer may be idle.
 _RELEASE_AFTER: Final = 5.0
+_LOOK_EVERY: Final = 1.0
 _RECONCILE_EVERY: Final = 60.0
 _POLL_JITTER: Final = 0.25
 
@@ -42,6 +43,7 @@ class Work:
         self._held: dict[int, Lease] = {}
         self._oldest_outcome = 0.0
         self._reconcile_at = 0.0
+        self._look_at = 0.0
         pace = Pace()
         self._lanes = {name: Lane(name, slots, pace) for name, slots in settings.queues.items()}
         self._outbox = Outbox(self._done)
@@ -62,10 +64,12 @@ class Work:
 
     def next_due(self) -> float:
         """When (monotonic) there is something to do even if nothing happens."""
+        if not self._link.up:  # nothing can be recorded or claimed, however long it has been due
+            return min(self.crew.next_deadline(), self._link.again_at)
         if self._outbox:
-            return 0.0 if self._link.up else self._link.again_at
+            return 0.0
         due = [self.crew.next_deadline(), self._outbox.next_due()]
-        if self._link.up and not self.asked_to_stop:
+        if not self.asked_to_stop:
             due += [lane.ask_at for lane in self._lanes.values() if lane.wanted()]
         return min(due)
 
@@ -118,6 +122,9 @@ class Work:
         now = time.monotonic()
         if now >= self._reconcile_at:
             self.reconcile()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_EVERY
         for lane in self._lanes.values():
             late = [lease for lease in lane if now - lease.claimed_at > _RELEASE_AFTER]
             self._give_back(lane, late)

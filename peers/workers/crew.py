@@ -128,23 +128,21 @@ class Crew:
         for worker in self._workers:
             worker.watch(now)
         if now >= self._start_at:
-            self._fill()
+            for _ in range(self._to_start()):
+                self._spawn()
 
     def next_deadline(self) -> float:
         """When `tick` is due again at the latest (monotonic)."""
         deadlines = [worker.next_deadline() for worker in self._workers]
-        return min([*deadlines, self._start_at if self._missing() > 0 else float("inf")])
+        return min([*deadlines, self._start_at if self._to_start() > 0 else float("inf")])
 
-    def _missing(self) -> int:
+    def _to_start(self) -> int:
+        """How many workers to start now; those that are starting already report by themselves."""
         wanted = 1 if self.asynchronous else 0
         if len(self.asynchronous) < len(self.kinds):
             wanted += self._slots
-        return wanted - len(self._workers)
-
-    def _fill(self) -> None:
         starting = sum(not worker.ready for worker in self._workers)
-        for _ in range(min(self._missing(), _STARTING_AT_ONCE - starting)):
-            self._spawn()
+        return min(wanted - len(self._workers), _STARTING_AT_ONCE - starting)
 
     def _spawn(self) -> Worker:
         worker = Worker(self._app, self._log)

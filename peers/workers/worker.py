@@ -164,6 +164,8 @@ class Worker:
 
     def next_deadline(self) -> float:
         """When to `watch` again at the latest."""
+        if self._condemned is not None:
+            return float("inf")
         if self.asynchronous or not self.out:
             return min((due for due, _, _ in self._kill_at.values()), default=float("inf"))
         ticket, since = self.process.page.running()
