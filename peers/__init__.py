@@ -1,7 +1,7 @@
 """Peers: a leaderless task scheduler that lives in Postgres."""
 
 from peers.client import AsyncGraph, Graph, Node, Task, graph, submit, task
-from peers.context import CurrentTask, Parent, current_task
+from peers.context import CurrentTask, Parent, current_batch, current_task
 from peers.errors import (
     ArgsInvalid,
     BadGraph,
@@ -35,6 +35,7 @@ __all__ = [
     "Retry",
     "Task",
     "TaskState",
+    "current_batch",
     "current_task",
     "graph",
     "submit",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -71,24 +72,53 @@ class CurrentTask:
 
 
 _current: Final[ContextVar[CurrentTask | None]] = ContextVar("peers_current_task", default=None)
+_batch: Final[ContextVar[Sequence[CurrentTask]]] = ContextVar("peers_current_batch", default=())
 
 
 def current() -> CurrentTask | None:
-    """The task that is being run here; None outside of a handler."""
-    return _current.get()
+    """The task that is being run here, or the first of a batch; None outside of a handler."""
+    batch = _batch.get()
+    return batch[0] if batch else _current.get()
 
 
 def current_task() -> CurrentTask:
     """The task that is being run here.
 
-    Raises `RuntimeError` outside of a handler.
+    Raises `RuntimeError` outside of a handler, and in a batch handler, which has many.
     """
     task = _current.get()
+    if task is None and _batch.get():
+        raise RuntimeError("a batch handler runs many tasks at once: see current_batch()")
     if task is None:
         raise RuntimeError("current_task() is only known inside a handler that a peer is running")
     return task
 
 
+def current_batch() -> Sequence[CurrentTask]:
+    """The tasks that the batch handler was called with, in the same order.
+
+    Raises `RuntimeError` outside of a batch handler.
+    """
+    batch = _batch.get()
+    if not batch:
+        raise RuntimeError(
+            "current_batch() is only known inside a batch handler that a peer is running"
+        )
+    return batch
+
+
+def batch_size() -> int:
+    """How many tasks the batch handler here was called with; 0 outside of one."""
+    return len(_batch.get())
+
+
 def enter(task: CurrentTask | None) -> None:
     """Make `task` the current one of this context (for workers)."""
     _current.set(task)
+    _batch.set(())
+
+
+def enter_batch(tasks: Sequence[CurrentTask]) -> None:
+    """Make these the current ones of this context (for workers)."""
+    _current.set(None)
+    _batch.set(tasks)

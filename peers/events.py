@@ -146,6 +146,13 @@ def worker_died(
     """A worker process ended by itself or was killed; another takes its place."""
 
 
+@_event(
+    logging.WARNING, "calling %(kind)s again with %(tasks)d tasks of a batch that ended its worker"
+)
+def batch_divided(*, kind: str, tasks: int, first_task_id: int) -> None:
+    """Which task it was is found out by halving."""
+
+
 @_event(logging.ERROR, "worker %(worker_pid)d sent garbage (%(error)s): killing it")
 def worker_garbled(*, worker_pid: int, error: str) -> None:
     """A worker sent something that is no message: user code wrote into its socket."""

@@ -57,9 +57,10 @@ class Begin(msgspec.Struct, array_like=True, frozen=True, tag=0):
 
 
 class Run(msgspec.Struct, array_like=True, frozen=True, tag=1):
-    """To a worker: run these, in this order."""
+    """To a worker: run these in this order, or `together` in one call of their batch handler."""
 
     tasks: list[Assigned]
+    together: bool = False
 
 
 class Recall(msgspec.Struct, array_like=True, frozen=True, tag=2):
@@ -93,6 +94,8 @@ class KindDeclared(msgspec.Struct, array_like=True, frozen=True):
     timeout: float | None
     backoff_base: float
     backoff_cap: float
+    batch_size: int | None = None
+    batch_wait: float = 0.0
 
 
 class Hello(msgspec.Struct, array_like=True, frozen=True, tag=0):

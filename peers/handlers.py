@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
+from collections import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any, Final, NotRequired
+from typing import Any, Final, NotRequired, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from peers.errors import ArgsInvalid
 from peers.model import (
+    BATCH_SIZE_MAX,
+    BATCH_WAIT_MAX,
     DEFAULT_MAX_ATTEMPTS,
     DEFAULT_PRIORITY,
     DEFAULT_QUEUE,
@@ -33,6 +36,9 @@ DEFAULT_BACKOFF_CAP: Final = timedelta(hours=1)
 class Handler:
     """A function that runs the tasks of one kind, and the policy that it declares for them.
 
+    With a `batch_size` it takes a list with the args of up to as many tasks, and returns as many
+    results; it is called for fewer when no more have come within `batch_wait`.
+
     Raises `ValueError` when a value is out of bounds.
     """
 
@@ -44,7 +50,9 @@ class Handler:
     timeout: timedelta | None = None
     backoff: timedelta = DEFAULT_BACKOFF
     backoff_cap: timedelta = DEFAULT_BACKOFF_CAP
-    _args: TypeAdapter[dict[str, Any]] = field(init=False, repr=False, compare=False)
+    batch_size: int | None = None
+    batch_wait: timedelta = timedelta(0)
+    _args: TypeAdapter[Any] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, text in (("kind", self.kind), ("queue", self.queue)):
@@ -72,15 +80,25 @@ class Handler:
             timedelta(0) <= self.backoff <= self.backoff_cap,
             "backoff" + of, f"0 to its backoff_cap ({self.backoff_cap})", self.backoff,
         )  # fmt: skip
-        object.__setattr__(self, "_args", _args_of(self.function))
+        if self.batch_size is not None:
+            _require(
+                1 <= self.batch_size <= BATCH_SIZE_MAX,
+                "batch_size" + of, f"1 to {BATCH_SIZE_MAX}", self.batch_size,
+            )  # fmt: skip
+        _require(
+            0 <= self.batch_wait.total_seconds() <= BATCH_WAIT_MAX,
+            "batch_wait" + of, f"0 to {BATCH_WAIT_MAX:g} s", self.batch_wait,
+        )  # fmt: skip
+        adapter = _args_of if self.batch_size is None else _element_of
+        object.__setattr__(self, "_args", adapter(self.function))
 
     @property
     def is_async(self) -> bool:
         """Whether it runs on the event loop of an async worker."""
         return inspect.iscoroutinefunction(self.function)
 
-    def check(self, args: Mapping[str, Any]) -> dict[str, Any]:
-        """The args as the function's annotations want them.
+    def check(self, args: Mapping[str, Any]) -> Any:
+        """The args as the function's annotations want them: by name, or an element of its list.
 
         Raises `ArgsInvalid` when one is missing, unknown or of another type.
         """
@@ -122,6 +140,28 @@ def _args_of(function: Callable[..., Any]) -> TypeAdapter[dict[str, Any]]:
     shape = typed_dict("shape", fields)
     config = ConfigDict(extra=extra, arbitrary_types_allowed=True)
     return TypeAdapter(with_config(config)(shape))
+
+
+def _element_of(function: Callable[..., Any]) -> TypeAdapter[Any]:
+    """A check for one element of the list that a batch handler takes.
+
+    Raises `TypeError` when it does not take one list.
+    """
+    parameters = list(inspect.signature(function, eval_str=True).parameters.values())
+    annotation = parameters[0].annotation if len(parameters) == 1 else None
+    if annotation is None or parameters[0].kind is parameters[0].KEYWORD_ONLY:
+        raise TypeError(
+            f"{function.__qualname__}: a batch handler takes one argument, the list of args, such "
+            "as `rows: list[dict[str, Any]]`"
+        )
+    if annotation is inspect.Parameter.empty or annotation is list:
+        return TypeAdapter(dict[str, Any])
+    if get_origin(annotation) not in (list, abc.Sequence) or len(get_args(annotation)) != 1:
+        raise TypeError(
+            f"{function.__qualname__}: {parameters[0].name!r} must be a list of something that a "
+            f"JSON object fits, such as list[dict[str, Any]], not {annotation!r}"
+        )
+    return TypeAdapter(get_args(annotation)[0])
 
 
 _registry: dict[str, Handler] = {}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import NamedTuple
 
+from peers.frames import KindDeclared
 from peers.model import Claimed
 from peers.pace import MOST_BYTES, MOST_CLAIMED, Pace, claim_size
 
@@ -25,6 +27,19 @@ class Lease:
     cancelled: bool = False
 
 
+class Bin(NamedTuple):
+    """What may share a frame: sync handlers, async ones, or the tasks of one batch handler.
+
+    Batches are of one `kind` and `timeout`, up to `size` tasks, and wait to be full for `wait` s.
+    """
+
+    asynchronous: bool
+    kind: str | None = None
+    timeout: float | None = None
+    size: int = 0
+    wait: float = 0.0
+
+
 class Lane:
     """The backlog of a queue, smallest priority first, and its slots.
 
@@ -32,77 +47,141 @@ class Lane:
     queue. `in_workers` counts the tasks that are out.
     """
 
-    def __init__(self, queue: str, slots: int, pace: Pace) -> None:
+    def __init__(
+        self, queue: str, slots: int, pace: Pace, kinds: Mapping[str, KindDeclared]
+    ) -> None:
         self.queue = queue
         self.slots = slots
         self.running = 0
+        self.reserved = 0
+        """Slots that are kept free for urgent batches, while these wait to be full."""
         self.in_workers = 0
         self.ask_at = 0.0
         """Not before this time (monotonic) is it worth asking for more: the queue was empty."""
+        self.parts: dict[bool, deque[list[Lease]]] = {False: deque(), True: deque()}
+        """Of batches that killed their worker: each goes alone, and before all else."""
         self._pace = pace
+        self._kinds = kinds
         self._mix: Counter[str] = Counter()
         self._most = MOST_CLAIMED
-        self._backlog: dict[bool, list[Lease]] = {False: [], True: []}
+        self._backlog: dict[Bin, list[Lease]] = {}
 
     def __len__(self) -> int:
-        return len(self._backlog[False]) + len(self._backlog[True])
+        return sum(map(len, self._backlog.values()))
+
+    def __iter__(self) -> Iterator[Lease]:
+        for backlog in self._backlog.values():
+            yield from backlog
 
     @property
     def free_slots(self) -> int:
         """How many more handlers may run at once."""
-        return self.slots - self.running
+        return self.slots - self.running - self.reserved
+
+    # ------------------------------------------------------------------------------------ coming in
 
     def wanted(self) -> int:
         """How many tasks to claim now; 0: there is enough at hand."""
-        size = min(claim_size(self.slots, self._seconds()), self._most)
+        size = min(max(claim_size(self.slots, self._seconds()), self._full_batches()), self._most)
         missing = size - len(self) - self.in_workers
         # a few at a time would cost a round trip each, but no slot shall stand idle for want of it
-        if missing * 2 >= size or len(self) < self.free_slots:
+        if missing * 2 >= size or len(self) < self.slots - self.running:
             return max(0, missing)
         return 0
 
-    def claimed(self, leases: list[Lease], asynchronous: frozenset[str]) -> None:
+    def claimed(self, leases: list[Lease]) -> None:
         """Take in a new claim."""
         self._mix = Counter(lease.task.kind for lease in leases)
         size = sum(len(lease.task.args) for lease in leases)
         self._most = max(self.slots, len(leases) * MOST_BYTES // max(size, 1))
-        self.put_back(leases, asynchronous)
+        self.put_back(leases)
 
-    def put_back(self, leases: list[Lease], asynchronous: frozenset[str]) -> None:
+    def put_back(self, leases: Iterable[Lease]) -> None:
         """Line leases up by their priority, behind those of the same one."""
-        for mode, backlog in self._backlog.items():
-            new = [lease for lease in leases if (lease.task.kind in asynchronous) is mode]
-            if new:
-                backlog.extend(new)
-                backlog.sort(key=attrgetter("priority"))  # nearly sorted: a pass over it
+        new: dict[Bin, list[Lease]] = {}
+        for lease in leases:
+            new.setdefault(self._bin(lease.task), []).append(lease)
+        for where, more in new.items():
+            backlog = self._backlog.setdefault(where, [])
+            backlog.extend(more)
+            backlog.sort(key=attrgetter("priority"))  # nearly sorted: a pass over it
 
-    def head(self, asynchronous: bool) -> Lease | None:
-        """The next one to be started."""
-        backlog = self._backlog[asynchronous]
-        return backlog[0] if backlog else None
+    def divide(self, parts: Iterable[list[Lease]]) -> None:
+        """Take in parts of a batch, to be called again one by one under the same leases."""
+        for part in parts:
+            self.parts[self._bin(part[0].task).asynchronous].append(part)
 
-    def take(self, asynchronous: bool, budget: float, most: int) -> list[Lease]:
+    # ------------------------------------------------------------------------------------ going out
+
+    def next_bin(self, without: set[Bin]) -> Bin | None:
+        """Where the most urgent lease lies; None: nowhere."""
+        heads = [
+            (backlog[0].priority, backlog[0].claimed_at, where)
+            for where, backlog in self._backlog.items()
+            if backlog and where not in without
+        ]
+        return min(heads, key=lambda head: head[:2])[2] if heads else None
+
+    def ripe_at(self, where: Bin) -> float:
+        """When (monotonic) this bin may be handed out: batches wait to be full."""
+        backlog = self._backlog[where]
+        if len(backlog) >= where.size:
+            return 0.0
+        return min(lease.claimed_at for lease in backlog) + where.wait
+
+    def next_ripe(self, now: float) -> float:
+        """When the next batch has waited long enough."""
+        times = [self.ripe_at(where) for where, backlog in self._backlog.items() if backlog]
+        return min((at for at in times if at > now), default=float("inf"))
+
+    def take(self, where: Bin, budget: float, most: int) -> list[Lease]:
         """The next leases that take about `budget` seconds together, up to `most`."""
-        backlog = self._backlog[asynchronous]
+        backlog = self._backlog[where]
         count = 0
         for lease in backlog[:most]:
             budget -= self._pace.seconds(lease.task.kind)
             if budget < 0:
                 break
             count += 1
-        taken = backlog[:count]
-        del backlog[:count]
-        return taken
+        return self._take(where, count)
+
+    def take_batch(self, where: Bin, budget: float) -> list[Lease]:
+        """The next batch; empty if it takes longer than `budget` seconds."""
+        assert where.kind is not None
+        count = min(where.size, len(self._backlog[where]))
+        return self._take(where, count if count * self._pace.seconds(where.kind) <= budget else 0)
 
     def drop(self, unwanted: Iterable[Lease]) -> None:
         """Forget these leases."""
         gone = set(map(id, unwanted))
-        for mode, backlog in self._backlog.items():
-            self._backlog[mode] = [lease for lease in backlog if id(lease) not in gone]
+        for where, backlog in self._backlog.items():
+            self._backlog[where] = [lease for lease in backlog if id(lease) not in gone]
+        for mode, parts in self.parts.items():
+            left = ([lease for lease in part if id(lease) not in gone] for part in parts)
+            self.parts[mode] = deque(part for part in left if part)
 
-    def __iter__(self) -> Iterator[Lease]:
-        yield from self._backlog[False]
-        yield from self._backlog[True]
+    def divided(self) -> list[Lease]:
+        """The leases of the parts that wait for their call."""
+        return [lease for parts in self.parts.values() for part in parts for lease in part]
+
+    # -------------------------------------------------------------------------------------- inside
+
+    def _take(self, where: Bin, count: int) -> list[Lease]:
+        backlog = self._backlog[where]
+        taken = backlog[:count]
+        del backlog[:count]
+        return taken
+
+    def _bin(self, task: Claimed) -> Bin:
+        declared = self._kinds.get(task.kind)
+        if declared is None:
+            return Bin(False)
+        if declared.batch_size is None:
+            return Bin(declared.asynchronous)
+        return Bin(
+            declared.asynchronous, task.kind, task.timeout,
+            declared.batch_size, declared.batch_wait,
+        )  # fmt: skip
 
     def _seconds(self) -> float:
         """What a task of this queue takes on average, judged by the last claim."""
@@ -110,3 +189,8 @@ class Lane:
             return self._pace.seconds("")
         total = sum(count * self._pace.seconds(kind) for kind, count in self._mix.items())
         return total / self._mix.total()
+
+    def _full_batches(self) -> int:
+        """How many tasks fill a batch for each slot, if the last claim was of such."""
+        sizes = (self._kinds[kind].batch_size or 0 for kind in self._mix if kind in self._kinds)
+        return self.slots * max(sizes, default=0)

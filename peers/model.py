@@ -35,6 +35,10 @@ MAX_ATTEMPTS_MAX: Final = 1000
 DEFAULT_MAX_ATTEMPTS: Final = 5
 """For a kind whose handler declares none."""
 
+BATCH_SIZE_MAX: Final = 1000
+BATCH_WAIT_MAX: Final = 4.0
+"""Seconds; what has been claimed and waits for 5 s is given back."""
+
 TIMEOUT_MIN: Final = 0.001
 TIMEOUT_MAX: Final = 30 * 86400.0
 

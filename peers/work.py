@@ -45,10 +45,13 @@ class Work:
         self._reconcile_at = 0.0
         self._look_at = 0.0
         pace = Pace()
-        self._lanes = {name: Lane(name, slots, pace) for name, slots in settings.queues.items()}
         self._outbox = Outbox(self._done)
         log = (settings.log_format, settings.log_level)
         self.crew = Crew(app, log, sum(settings.queues.values()), selector, pace, self)
+        self._lanes = {
+            name: Lane(name, slots, pace, self.crew.kinds)
+            for name, slots in settings.queues.items()
+        }
 
     # ------------------------------------------------------------------------------ turn by turn
 
@@ -60,7 +63,8 @@ class Work:
     @property
     def finished(self) -> bool:
         """Whether nothing runs and nothing waits to be recorded."""
-        return self.in_workers == 0 and not self._outbox.waits
+        divided = any(lane.divided() for lane in self._lanes.values())
+        return self.in_workers == 0 and not self._outbox.waits and not divided
 
     def next_due(self) -> float:
         """When (monotonic) there is something to do even if nothing happens."""
@@ -69,6 +73,8 @@ class Work:
         if self._outbox:
             return 0.0
         due = [self.crew.next_deadline(), self._outbox.next_due()]
+        now = time.monotonic()
+        due += [lane.next_ripe(now) for lane in self._lanes.values() if lane.free_slots > 0]
         if not self.asked_to_stop:
             due += [lane.ask_at for lane in self._lanes.values() if lane.wanted()]
         return min(due)
@@ -100,7 +106,7 @@ class Work:
         ]
         for lease in leases:
             self._held[lease.task.task_id] = lease
-        lane.claimed(leases, self.crew.asynchronous)
+        lane.claimed(leases)
 
     def settle(self) -> None:
         """Record outcomes: at once when no more are coming, in batches while they do."""
@@ -156,10 +162,11 @@ class Work:
         events.task_cancelled(task_id=task_id, kind=lease.task.kind, attempt=lease.task.attempt)
         if not self.crew.cancel(lease, self._settings.cancel_grace.total_seconds()):
             lane = self._lanes[lease.queue]
-            self._give_back(lane, [waiting for waiting in lane if waiting is lease])
+            waiting = [*lane, *lane.divided()]
+            self._give_back(lane, [one for one in waiting if one is lease])
 
     def release_backlog(self) -> None:
-        """Give back everything that no worker has."""
+        """Give back everything that no worker has had."""
         for lane in self._lanes.values():
             self._give_back(lane, list(lane))
 
@@ -168,6 +175,8 @@ class Work:
         self.crew.kill_all()
         self.crew.bury_all()
         self.release_backlog()
+        for lane in self._lanes.values():
+            self._give_back(lane, lane.divided())
 
     def abandon(self) -> None:
         """The leases are gone: stop every handler, forget everything."""
@@ -196,12 +205,23 @@ class Work:
             error_type=str(failure["error_type"]), error_message=str(failure["error_message"]),
         )  # fmt: skip
 
+    def divided(self, parts: list[list[Lease]]) -> None:
+        """A batch killed its worker: its parts are called one by one."""
+        for part in parts:
+            first = part[0]
+            events.batch_divided(
+                kind=first.task.kind, tasks=len(part), first_task_id=first.task.task_id
+            )
+            self.aborted([lease for lease in part if lease.cancelled])
+            left = [lease for lease in part if not lease.cancelled]
+            self._lanes[first.queue].divide([left] if left else [])
+
     def unstarted(self, leases: list[Lease]) -> None:
         """Given back by a worker that did not start them."""
         self.aborted([lease for lease in leases if lease.cancelled])
         for lease in leases:
             if not lease.cancelled:
-                self._lanes[lease.queue].put_back([lease], self.crew.asynchronous)
+                self._lanes[lease.queue].put_back([lease])
         if self.asked_to_stop:
             self.release_backlog()
 

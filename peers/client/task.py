@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from peers.client.submission import Document, OptionFields, Options, Span, document
 from peers.client.transport import SUBMIT, is_asynchronous, send, send_async
@@ -81,6 +81,11 @@ class Task(Generic[P, R]):
     def _by_name(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, Any]:
         if not args:
             return dict(kwargs)
+        if self.handler.batch_size is not None:
+            raise ArgsInvalid(
+                f"{self.kind} is submitted task by task, with args by name",
+                "Its list is made of them by the peer that runs it.",
+            )
         try:
             bound = inspect.signature(self.handler.function).bind_partial(*args)
         except TypeError as error:
@@ -95,6 +100,23 @@ class Task(Generic[P, R]):
         return {**bound.arguments, **kwargs}
 
 
+class _Policy(TypedDict, total=False):
+    queue: str
+    priority: int
+    max_attempts: int
+    timeout: Span | None
+    backoff: Span
+    backoff_cap: Span
+
+
+@overload
+def task(
+    kind: str, *, batch_size: None = None, **policy: Unpack[_Policy]
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+@overload
+def task(
+    kind: str, *, batch_size: int, batch_wait: Span = 0, **policy: Unpack[_Policy]
+) -> Callable[[Callable[[list[Any]], R]], Task[..., R]]: ...
 def task(
     kind: str,
     *,
@@ -104,8 +126,16 @@ def task(
     timeout: Span | None = None,
     backoff: Span = DEFAULT_BACKOFF,
     backoff_cap: Span = DEFAULT_BACKOFF_CAP,
-) -> Callable[[Callable[P, R]], Task[P, R]]:
+    batch_size: int | None = None,
+    batch_wait: Span = 0,
+) -> Callable[[Callable[P, R]], Task[P, R]] | Callable[[Callable[P, R]], Task[..., R]]:
     """Makes a function, plain or async, the handler of a kind.
+
+    With a batch_size it is called with a list of the args of up to as many tasks, at once or when
+    the first of them has waited for batch_wait, and returns a result, or an exception, for each, in
+    the same order. When it raises, or takes its worker along, it is called again with halves, until
+    the tasks that cannot be done stand alone; only these fail. Retry and Reject are for all of a
+    call. The timeout is that of a call.
 
     Durations are timedeltas or seconds. The wait after a failed attempt is a random part of
     backoff * 2^(attempt - 1), at most of backoff_cap. Raises ValueError for values out of bounds
@@ -124,6 +154,8 @@ def task(
             timeout=None if timeout is None else _timedelta(timeout),
             backoff=_timedelta(backoff),
             backoff_cap=_timedelta(backoff_cap),
+            batch_size=batch_size,
+            batch_wait=_timedelta(batch_wait),
         )
         register(handler)
         return Task(handler)

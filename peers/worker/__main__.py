@@ -59,6 +59,8 @@ def _declared() -> list[KindDeclared]:
             timeout=None if handler.timeout is None else handler.timeout.total_seconds(),
             backoff_base=handler.backoff.total_seconds(),
             backoff_cap=handler.backoff_cap.total_seconds(),
+            batch_size=handler.batch_size,
+            batch_wait=handler.batch_wait.total_seconds(),
         )
         for handler in registry().values()
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from peers import events
-from peers.context import current
+from peers.context import batch_size, current
 
 
 def configure(form: events.Form, level: events.Level) -> None:
@@ -20,5 +20,10 @@ def configure(form: events.Form, level: events.Level) -> None:
 def _name_the_task(record: logging.LogRecord) -> bool:
     task = current()
     if task is not None and not hasattr(record, "fields"):
-        record.fields = {"task_id": task.id, "kind": task.kind, "attempt": task.attempt}
+        tasks = batch_size()
+        record.fields = (
+            {"kind": task.kind, "first_task_id": task.id, "batch": tasks}
+            if tasks
+            else {"task_id": task.id, "kind": task.kind, "attempt": task.attempt}
+        )
     return True

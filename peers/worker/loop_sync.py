@@ -6,10 +6,11 @@ import contextlib
 import json
 import time
 from collections import deque
+from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import Final
 
-from peers.context import CurrentTask, enter
+from peers.context import CurrentTask, enter, enter_batch
 from peers.frames import (
     Assigned,
     Begin,
@@ -26,6 +27,7 @@ from peers.frames import (
 )
 from peers.handlers import registry
 from peers.page import Page
+from peers.worker.batch import Batch
 from peers.worker.channel import Channel
 from peers.worker.outcome import completed, failed
 
@@ -42,9 +44,9 @@ class SyncLoop:
     def __init__(self, channel: Channel, page: Page) -> None:
         self._channel = channel
         self._page = page
-        self._inbox: deque[Assigned | None] = deque()
+        self._inbox: deque[Assigned | list[Assigned] | None] = deque()
         self._bell: SimpleQueue[None] = SimpleQueue()
-        self._current: CurrentTask | None = None
+        self._current: Sequence[CurrentTask] = ()
         self._cancelled: set[int] = set()
         self._outcomes: list[Completed | Failed] = []
         self._flushed_at = 0
@@ -53,23 +55,26 @@ class SyncLoop:
     def run(self) -> None:
         """Run what comes until the parent says stop."""
         self._channel.start_reader(self._take)
-        while (task := self._next()) is not None:
-            self._run(task)
+        while (work := self._next()) is not None:
+            if isinstance(work, Assigned):
+                self._run(work)
+            else:
+                self._run_batch(work)
         self._flush()
 
     def _take(self, message: ToWorker) -> None:
         """In the reader thread: what the parent says while a handler may be running."""
         match message:
-            case Run(tasks):
-                self._inbox.extend(tasks)  # whole, so that a frame's outcomes can go together
+            case Run(tasks, together):
+                # whole, so that a frame's outcomes can go together
+                self._inbox.extend([tasks] if together else tasks)
                 self._bell.put(None)
             case Recall():
                 self._give_back()
             case Cancel(ticket):
                 self._cancelled.add(ticket)
-                current = self._current
-                if current is not None and current.ticket == ticket:
-                    current.cancelled = True
+                for current in self._current:
+                    current.cancelled = current.cancelled or current.ticket == ticket
             case Stop():
                 self._inbox.append(None)
                 self._bell.put(None)
@@ -81,15 +86,16 @@ class SyncLoop:
         stopped = False
         with contextlib.suppress(IndexError):
             while True:
-                task = self._inbox.popleft()
-                stopped = stopped or task is None
-                if task is not None:
-                    tickets.append(task.ticket)
+                work = self._inbox.popleft()
+                stopped = stopped or work is None
+                if work is not None:
+                    tasks = [work] if isinstance(work, Assigned) else work
+                    tickets += [task.ticket for task in tasks]
         if stopped:
             self._inbox.append(None)
         self._channel.send(Returned(tickets))
 
-    def _next(self) -> Assigned | None:
+    def _next(self) -> Assigned | list[Assigned] | None:
         while True:
             try:
                 return self._inbox.popleft()
@@ -102,7 +108,9 @@ class SyncLoop:
             self._flush()
         started = time.monotonic_ns()
         self._page.start(task.ticket, started)
-        self._enter(task, started)
+        current = self._enter(task, started)
+        self._current = (current,)
+        enter(current)
         try:
             handler = registry()[task.kind]
             result = handler.function(**handler.check(json.loads(task.args)))
@@ -111,7 +119,7 @@ class SyncLoop:
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is the task's failure
             finished = time.monotonic_ns()
             outcome = failed(task, (finished - started) / 1e9, error)
-        self._current = None
+        self._current = ()
         self._cancelled.discard(task.ticket)
         self._outcomes.append(outcome)
         if finished - started > _SLOW_NS:
@@ -121,11 +129,29 @@ class SyncLoop:
         if finished - self._flushed_at > _FLUSH_AFTER_NS:
             self._flush()
 
-    def _enter(self, task: Assigned, started_ns: int) -> None:
+    def _run_batch(self, tasks: list[Assigned]) -> None:
+        batch = Batch(tasks, lambda task: self._enter(task, time.monotonic_ns()))
+        while True:
+            self._outcomes += batch.take_outcomes()
+            self._flush()  # nothing that is finished shall die with what comes next
+            if (part := batch.next()) is None:
+                break
+            self._page.start(part.ticket, part.started_ns, part.span)
+            self._current = part.tasks
+            enter_batch(part.tasks)
+            try:
+                results = registry()[tasks[0].kind].function(part.args)
+            except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its tasks' failure
+                batch.raised(part, error)
+            else:
+                batch.returned(part, results)
+            self._current = ()
+        self._cancelled.difference_update(task.ticket for task in tasks)
+
+    def _enter(self, task: Assigned, started_ns: int) -> CurrentTask:
         current = self._channel.current_task(task, started_ns / 1e9)
-        self._current = current
         current.cancelled = task.ticket in self._cancelled
-        enter(current)
+        return current
 
     def _flush(self) -> None:
         if self._outcomes:

@@ -225,7 +225,8 @@ class Crew:
             worker.process.send(reply)
 
     def _welcome(self, worker: Worker, kinds: list[KindDeclared]) -> None:
-        self.kinds = {kind.kind: kind for kind in kinds}
+        self.kinds.clear()  # lanes look into it
+        self.kinds.update({kind.kind: kind for kind in kinds})
         self.asynchronous = frozenset(kind.kind for kind in kinds if kind.asynchronous)
         have_async = any(other.asynchronous for other in self._workers)
         worker.begin(asynchronous=bool(self.asynchronous) and not have_async)
@@ -250,5 +251,6 @@ class Crew:
                 self._start_at = time.monotonic() + self._backoff.next()
         for lease, failure in death.failed:
             self._sink.failed(lease, failure)
+        self._sink.divided(death.divided)
         self._sink.unstarted(death.unstarted)
         self._sink.aborted(death.aborted)

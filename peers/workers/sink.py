@@ -16,6 +16,9 @@ class Sink(Protocol):
     def failed(self, lease: Lease, failure: dict[str, object]) -> None:
         """The attempt failed; `failure` has the fields that peers.fail takes."""
 
+    def divided(self, parts: list[list[Lease]]) -> None:
+        """Parts of a batch that killed its worker: call each again, under the same leases."""
+
     def unstarted(self, leases: list[Lease]) -> None:
         """They were not started: they can be handed out again under the same lease."""
 

@@ -4,40 +4,24 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection
 from typing import Final
 
 from peers.frames import Assigned, Begin, Cancel, Recall, Run
 from peers.lane import Lane, Lease
 from peers.pace import FRAME_SECONDS, Pace
+from peers.page import Running
+from peers.workers.death import Death, Out, judge
 from peers.workers.process import WorkerProcess, describe_exit
 
 # A handler that runs longer than this keeps those behind it in its frame waiting: recall them.
 _RECALL_AFTER: Final = 0.1
 # How long an async handler that was told to stop may take to yield.
 _ASYNC_GRACE: Final = 2.0
+_CANCELLED: Final = "cancelled"
 
 _tickets = itertools.count(1)
-
-
-@dataclass(slots=True, eq=False)
-class Out:
-    """A lease that a worker has been given and has not answered."""
-
-    lease: Lease
-    lane: Lane
-    expected: float
-
-
-@dataclass(frozen=True, slots=True)
-class Death:
-    """What a worker's death means for what it had been given."""
-
-    exit_signal: str | None
-    exit_code: int | None
-    failed: list[tuple[Lease, dict[str, object]]]
-    unstarted: list[Lease]
-    aborted: list[Lease]
 
 
 class Worker:
@@ -53,6 +37,8 @@ class Worker:
         """The queue that a sync worker is busy with."""
         self.expected = 0.0
         """Seconds that what is out is expected to take."""
+        self._calls: Counter[int] = Counter()
+        """How many tasks of each call are out."""
         self._recalled = False
         self._condemned: tuple[int, str, str] | None = None
         self._kill_at: dict[int, tuple[float, str, str]] = {}
@@ -75,11 +61,12 @@ class Worker:
             return 2 * FRAME_SECONDS - self.expected
         return 0.0
 
-    def give(self, lane: Lane, leases: list[Lease], pace: Pace) -> None:
-        """Send it these leases."""
+    def give(self, lane: Lane, leases: list[Lease], pace: Pace, *, together: bool = False) -> None:
+        """Send it these leases; `together`: for one call of a batch handler."""
         tasks = []
+        call = next(_tickets)
         if self.asynchronous:
-            lane.running += len(leases)
+            lane.running += 1 if together else len(leases)
         elif self.lane is None:
             self.lane = lane
             lane.running += 1
@@ -87,7 +74,8 @@ class Worker:
         for lease in leases:
             ticket, task = next(_tickets), lease.task
             expected = pace.seconds(task.kind)
-            self.out[ticket] = Out(lease, lane, expected)
+            self.out[ticket] = Out(lease, lane, expected, call if together else ticket)
+            self._calls[self.out[ticket].call] += 1
             self.expected += expected
             tasks.append(
                 Assigned(
@@ -101,9 +89,10 @@ class Worker:
                 )
             )
             if self.asynchronous and task.timeout is not None:
-                due = time.monotonic() + task.timeout + _ASYNC_GRACE
+                calls = 2 * len(leases) if together else 1  # when each has to stand alone
+                due = time.monotonic() + task.timeout * calls + _ASYNC_GRACE
                 self._kill_at[ticket] = (due, "timeout", _overran(task.timeout))
-        self.process.send(Run(tasks))
+        self.process.send(Run(tasks, together))
 
     def take_back(self, ticket: int) -> Out | None:
         """It answered for this ticket (or gave it back); None when it was never out."""
@@ -113,8 +102,12 @@ class Worker:
         self._kill_at.pop(ticket, None)
         self.expected = self.expected - out.expected if self.out else 0.0
         out.lane.in_workers -= 1
+        self._calls[out.call] -= 1
+        over = not self._calls[out.call]
+        if over:
+            del self._calls[out.call]
         if self.asynchronous:
-            out.lane.running -= 1
+            out.lane.running -= over
         elif not self.out and self.lane is not None:
             self.lane.running -= 1
             self.lane = None
@@ -136,7 +129,7 @@ class Worker:
             if out.lease is lease:
                 self.process.send(Cancel(ticket))
                 self.recall()  # in case it has not been started
-                stop = (time.monotonic() + grace, "cancelled", "stopped on request")
+                stop = (time.monotonic() + grace, _CANCELLED, "stopped on request")
                 self._kill_at[ticket] = min(stop, self._kill_at.get(ticket, stop))
                 return True
         return False
@@ -145,18 +138,19 @@ class Worker:
         """Kill it when a handler has overrun; recall what waits behind a slow one."""
         if not self.out or self._condemned is not None:
             return
-        ticket, since = self.process.page.running()
+        ticket, span, since = self.process.page.running()
         running = self.out.get(ticket)
-        if running is not None and not self.asynchronous:
+        if running is not None:
             timeout = running.lease.task.timeout
-            if timeout is not None and now - since > timeout:
+            grace = _ASYNC_GRACE if self.asynchronous else 0.0
+            if timeout is not None and now - since > timeout + grace:
                 self._condemn(ticket, "timeout", _overran(timeout))
                 return
-            if now - since > _RECALL_AFTER and len(self.out) > 1:
+            if now - since > _RECALL_AFTER and len(self._calls) > 1:
                 self.recall()
         for late, (due, error_type, message) in list(self._kill_at.items()):
             # a sync one that waits behind another is not worth the other's life
-            if now > due and (self.asynchronous or late == ticket):
+            if now > due and (self.asynchronous or ticket <= late < ticket + span):
                 # an async handler that keeps the loop to itself does not let others be stopped
                 guilty = ticket if self.asynchronous and running is not None else late
                 self._condemn(guilty, error_type, message)
@@ -168,12 +162,15 @@ class Worker:
             return float("inf")
         if self.asynchronous or not self.out:
             return min((due for due, _, _ in self._kill_at.values()), default=float("inf"))
-        ticket, since = self.process.page.running()
+        ticket, span, since = self.process.page.running()
         running = self.out.get(ticket)
-        due, _, _ = self._kill_at.get(ticket, (float("inf"), "", ""))
+        due = min(
+            (due for late, (due, _, _) in self._kill_at.items() if ticket <= late < ticket + span),
+            default=float("inf"),
+        )
         if running is None:
             return due
-        if len(self.out) > 1 and not self._recalled:
+        if len(self._calls) > 1 and not self._recalled:
             due = min(due, since + _RECALL_AFTER)
         if running.lease.task.timeout is not None:
             due = min(due, since + running.lease.task.timeout)
@@ -184,32 +181,37 @@ class Worker:
 
         `blameless`: it was killed for no fault of its tasks.
         """
-        ticket, last = self.process.page.running()[0], self.process.page.last_started()
+        running, last = self.process.page.running(), self.process.page.last_started()
         signal_name, exit_code = describe_exit(self.process.reap())
         how = f"was killed by {signal_name}" if signal_name else f"exited with code {exit_code}"
         error_type, message = "crash", f"the worker process {how} while it ran this task"
-        # A loop that died while no handler had it (in a thread of one, or for its memory) leaves
-        # only suspects: all count, or the guilty one would take it along for ever.
-        suspects = self.asynchronous and ticket not in self.out and self._condemned is None
         if self._condemned is not None:
-            ticket, error_type, message = self._condemned
-        elif not self.asynchronous:
-            ticket = last  # also when it was over: its outcome got lost with the worker
-        death = Death(signal_name, exit_code, [], [], [])
-        for number in list(self.out):
-            out = self.take_back(number)
-            if out is None:
-                continue
-            if (number == ticket or suspects) and not blameless:
-                death.failed.append((out.lease, {
-                    "error_type": error_type, "error_message": message,
-                    "exit_signal": signal_name, "exit_code": exit_code,
-                }))  # fmt: skip
-            elif self.asynchronous or blameless or number <= last:
-                death.aborted.append(out.lease)
-            else:
-                death.unstarted.append(out.lease)
+            _, error_type, message = self._condemned
+        guilty = range(0) if blameless else self._guilty(running, last)
+        outs = {ticket: out for ticket in list(self.out) if (out := self.take_back(ticket))}
+        death = Death(signal_name, exit_code)
+        unstarted_from = float("inf") if self.asynchronous or blameless else last.stop
+        judge(death, outs, guilty, unstarted_from, error_type, message)
         return death
+
+    def _guilty(self, running: Running, last: range) -> Collection[int]:
+        """The tickets of the call that the worker died of."""
+        called = range(running.ticket, running.ticket + running.span)
+        if not self.asynchronous:
+            called = last  # also when it was over: its outcome got lost with the worker
+        if self._condemned is not None:
+            ticket, error_type, _ = self._condemned
+            if error_type == _CANCELLED:
+                return (ticket,)
+            if ticket in called:
+                return called
+            call = self.out[ticket].call if ticket in self.out else ticket
+            return [number for number, out in self.out.items() if out.call == call]
+        if self.asynchronous and not any(ticket in self.out for ticket in called):
+            # A loop that died while no handler had it (in a thread of one, or for its memory)
+            # leaves only suspects: all count, or the guilty one would take it along for ever.
+            return self.out.keys()
+        return called
 
     def _condemn(self, ticket: int, error_type: str, message: str) -> None:
         # what it has answered in the meantime counts: its death is judged after its last words

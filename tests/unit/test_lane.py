@@ -5,12 +5,19 @@ from __future__ import annotations
 from itertools import count
 from uuid import uuid4
 
-from peers.lane import Lane, Lease
+from peers.frames import KindDeclared
+from peers.lane import Bin, Lane, Lease
 from peers.model import Claimed
 from peers.pace import Pace, claim_size
 
 _ids = count(1)
-NO_ASYNC: frozenset[str] = frozenset()
+PLAIN = Bin(asynchronous=False)
+ASYNC = Bin(asynchronous=True)
+KINDS = {
+    "a": KindDeclared("a", False, 5, None, 1.0, 1.0),
+    "b": KindDeclared("b", True, 5, None, 1.0, 1.0),
+    "c": KindDeclared("c", False, 5, None, 1.0, 1.0, batch_size=3, batch_wait=2.0),
+}
 
 
 def a_lease(kind: str = "a", priority: int = 100) -> Lease:
@@ -25,41 +32,41 @@ def a_lane(slots: int = 2, **seconds: float) -> Lane:
     pace = Pace()
     for kind, took in seconds.items():
         pace.note(kind, took)
-    return Lane("default", slots, pace)
+    return Lane("default", slots, pace, KINDS)
 
 
 def test_smaller_priorities_come_first_and_equals_keep_their_order() -> None:
     """Also when they come in several claims, and when some are put back."""
     lane = a_lane(a=0.0)
     late, first, urgent = a_lease(priority=100), a_lease(priority=100), a_lease(priority=1)
-    lane.claimed([first], NO_ASYNC)
-    lane.claimed([urgent, late], NO_ASYNC)
+    lane.claimed([first])
+    lane.claimed([urgent, late])
     assert list(lane) == [urgent, first, late]
-    taken = lane.take(False, 1.0, 2)
+    taken = lane.take(PLAIN, 1.0, 2)
     assert taken == [urgent, first]
-    lane.put_back(taken, NO_ASYNC)
-    assert lane.head(False) is urgent
+    lane.put_back(taken)
+    assert next(iter(lane)) is urgent
 
 
 def test_sync_and_async_tasks_are_lined_up_apart() -> None:
     """Each kind of worker finds its own next task."""
     lane = a_lane(a=0.0, b=0.0)
     sync_one, async_one = a_lease("a"), a_lease("b")
-    lane.claimed([sync_one, async_one], frozenset({"b"}))
-    assert lane.head(False) is sync_one
-    assert lane.head(True) is async_one
-    assert lane.take(True, 1.0, 5) == [async_one]
-    assert lane.head(True) is None
+    lane.claimed([sync_one, async_one])
+    assert lane.next_bin(set()) == PLAIN
+    assert lane.next_bin({PLAIN}) == ASYNC
+    assert lane.take(ASYNC, 1.0, 5) == [async_one]
+    assert lane.next_bin({PLAIN}) is None
     assert len(lane) == 1
 
 
 def test_a_frame_takes_no_more_than_its_budget() -> None:
     """By the time that the kinds are expected to take, and by number."""
     lane = a_lane(a=0.01)
-    lane.claimed([a_lease() for _ in range(10)], NO_ASYNC)
-    assert len(lane.take(False, 0.035, 10)) == 3
-    assert len(lane.take(False, 1.0, 2)) == 2
-    assert lane.take(False, 0.001, 10) == []
+    lane.claimed([a_lease() for _ in range(10)])
+    assert len(lane.take(PLAIN, 0.035, 10)) == 3
+    assert len(lane.take(PLAIN, 1.0, 2)) == 2
+    assert lane.take(PLAIN, 0.001, 10) == []
     assert len(lane) == 5
 
 
@@ -67,7 +74,7 @@ def test_dropped_leases_are_gone() -> None:
     """And only those."""
     lane = a_lane()
     keep, drop = a_lease(), a_lease()
-    lane.claimed([keep, drop], NO_ASYNC)
+    lane.claimed([keep, drop])
     lane.drop([drop])
     assert list(lane) == [keep]
 
@@ -76,8 +83,8 @@ def test_an_empty_lane_wants_a_task_for_each_slot_at_least() -> None:
     """And more when its last claim was of quick kinds."""
     assert a_lane(slots=3).wanted() == 3
     lane = a_lane(slots=3, quick=0.001)
-    lane.claimed([a_lease("quick")], NO_ASYNC)
-    lane.take(False, 1.0, 1)
+    lane.claimed([a_lease("quick")])
+    lane.take(PLAIN, 1.0, 1)
     assert lane.wanted() == claim_size(3, 0.001)
 
 
@@ -94,3 +101,37 @@ def test_a_slot_that_would_stand_idle_is_reason_enough_to_ask() -> None:
     lane = a_lane(slots=4)
     lane.in_workers = lane.running = 3
     assert lane.wanted() == 1
+
+
+def test_tasks_of_a_batch_kind_ripen_when_they_are_enough_or_have_waited() -> None:
+    """Three fill a batch of this kind; two wait until the older one was claimed two seconds ago."""
+    lane = a_lane(c=0.0)
+    leases = [a_lease("c") for _ in range(4)]
+    lane.claimed(leases[:2])
+    where = lane.next_bin(set())
+    assert where == Bin(False, "c", None, 3, 2.0)
+    assert lane.ripe_at(where) == 2.0
+    assert lane.next_ripe(1.0) == 2.0
+    assert lane.next_ripe(2.0) == float("inf"), "what is ripe rings no alarm"
+    lane.claimed(leases[2:])
+    assert lane.ripe_at(where) == 0.0
+    assert lane.take_batch(where, float("inf")) == leases[:3]
+    assert list(lane) == leases[3:]
+
+
+def test_enough_is_claimed_to_fill_a_batch_for_each_slot() -> None:
+    """However slow the kind is: else its batches would never be full."""
+    lane = a_lane(slots=4, c=10.0)
+    lane.claimed([a_lease("c")])
+    assert lane.wanted() == 4 * 3 - 1
+
+
+def test_parts_of_a_batch_stay_together_and_are_not_given_back_as_late() -> None:
+    """Iterating shows what could be given back; a divided batch has been started and is not."""
+    lane = a_lane(c=0.0)
+    leases = [a_lease("c") for _ in range(4)]
+    lane.divide([leases[:2], leases[2:]])
+    assert list(lane) == []
+    assert lane.divided() == leases
+    lane.drop([leases[0]])
+    assert list(lane.parts[False]) == [[leases[1]], leases[2:]]

@@ -1,0 +1,139 @@
+"""The calls that a batch takes: all of its tasks at once, and halves of what fails.
+
+So one task that cannot be done does not take the others along: the culprits are cornered, each in
+about 2·log₂(n) calls more, all under the same attempt and token.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from peers.context import CurrentTask
+from peers.errors import Reject, ResultInvalid, Retry
+from peers.frames import Assigned, Completed, Failed
+from peers.handlers import registry
+from peers.worker.outcome import completed, failed
+
+Outcome = Completed | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A task of a batch, its args as the handler wants them, and what the handler may know."""
+
+    task: Assigned
+    args: Any
+    current: CurrentTask
+
+
+class Part:
+    """Tasks for one call."""
+
+    def __init__(self, members: list[Member]) -> None:
+        self.members = members
+        self.ticket = members[0].task.ticket
+        self.span = members[-1].task.ticket - self.ticket + 1
+        self.started_ns = time.monotonic_ns()
+        for member in members:  # the timeout is that of one call
+            if member.task.timeout is not None:
+                member.current.deadline = self.started_ns / 1e9 + member.task.timeout
+
+    @property
+    def args(self) -> list[Any]:
+        """What the handler is called with."""
+        return [member.args for member in self.members]
+
+    @property
+    def tasks(self) -> list[CurrentTask]:
+        """What `current_batch()` answers."""
+        return [member.current for member in self.members]
+
+    def seconds(self) -> float:
+        """Since the call started, each task's share."""
+        return (time.monotonic_ns() - self.started_ns) / 1e9 / len(self.members)
+
+
+class Batch:
+    """Parts that wait for their call, and outcomes that wait to be told."""
+
+    def __init__(self, tasks: list[Assigned], enter: Callable[[Assigned], CurrentTask]) -> None:
+        self._outcomes: list[Outcome] = []
+        members = [m for task in tasks if (m := self._admit(task, enter)) is not None]
+        self._waiting = [members] if members else []
+
+    def _admit(self, task: Assigned, enter: Callable[[Assigned], CurrentTask]) -> Member | None:
+        try:
+            args = registry()[task.kind].check(json.loads(task.args))
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with its args, it is this task's failure
+            self._outcomes.append(failed(task, 0.0, error))
+            return None
+        return Member(task, args, enter(task))
+
+    def next(self) -> Part | None:
+        """What to call next; None: the batch is over."""
+        return Part(self._waiting.pop()) if self._waiting else None
+
+    def returned(self, part: Part, results: Any) -> None:
+        """The call returned; raises nothing, whatever that is."""
+        seconds = part.seconds()
+        if not isinstance(results, Collection) or isinstance(results, str | bytes | dict | set):
+            self._fail(part, ResultInvalid(_NO_LIST.format(*_named(part), type(results).__name__)))
+        elif len(results) != len(part.members):
+            # not divided: alone, a task may well get a "result" that was meant for another
+            self._fail(part, ResultInvalid(_MISCOUNTED.format(*_named(part), len(results))))
+        else:
+            self._outcomes += [
+                _outcome(member.task, seconds, result)
+                for member, result in zip(part.members, results, strict=True)
+            ]
+
+    def raised(
+        self, part: Part, error: BaseException, describe: Callable[..., Failed] = failed
+    ) -> None:
+        """The call raised: divide what it was called with, or fail each task if that is final."""
+        if len(part.members) == 1 or isinstance(error, Retry | Reject):
+            self._fail(part, error, describe)
+            return
+        middle = (len(part.members) + 1) // 2
+        self._waiting += [part.members[middle:], part.members[:middle]]
+
+    def stopped(self, part: Part, error: BaseException, describe: Callable[..., Failed]) -> None:
+        """The call was stopped for the sake of those that somebody cancelled; the rest goes on."""
+        cancelled = [member for member in part.members if member.current.cancelled]
+        others = [member for member in part.members if not member.current.cancelled]
+        self._fail(Part(cancelled), error, describe)
+        if others:
+            self._waiting.append(others)
+
+    def _fail(
+        self, part: Part, error: BaseException, describe: Callable[..., Failed] = failed
+    ) -> None:
+        seconds = part.seconds()
+        self._outcomes += [describe(member.task, seconds, error) for member in part.members]
+
+    def take_outcomes(self) -> list[Outcome]:
+        """What has become of tasks since the last time."""
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
+
+
+_NO_LIST = "{} was called with {} tasks and must return a list with a result for each, not {}"
+_MISCOUNTED = "{} was called with {} tasks and returned {} results; it must be one for each"
+
+
+def _named(part: Part) -> tuple[str, int]:
+    return part.members[0].task.kind, len(part.members)
+
+
+def _outcome(task: Assigned, seconds: float, result: Any) -> Outcome:
+    """A batch handler may return an exception in the place of a result."""
+    if isinstance(result, BaseException):
+        return failed(task, seconds, result)
+    try:
+        return completed(task, seconds, result)
+    except ResultInvalid as error:
+        return failed(task, seconds, error)
