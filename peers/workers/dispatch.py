@@ -62,7 +62,7 @@ def _give_frame(lane: Lane, where: Bin, workers: Sequence[Worker], pace: Pace) -
     else:
         most = lane.free_slots if where.asynchronous else MOST_IN_FRAME
         leases = lane.take(where, budget, most)
-        if not leases and not worker.out:
+        if not leases and (worker.wants_one or not worker.out):
             leases = lane.take(where, float("inf"), 1)  # it takes longer than a frame
     if not leases:
         return None

@@ -59,7 +59,17 @@ class Worker:
             return FRAME_SECONDS if lane.free_slots > 0 else 0.0
         if self.lane is lane and self.expected < FRAME_SECONDS:
             return 2 * FRAME_SECONDS - self.expected
+        if self.lane is lane and self.wants_one:
+            return FRAME_SECONDS
         return 0.0
+
+    @property
+    def wants_one(self) -> bool:
+        """Whether it should have its next task before it is done with the one that it has.
+
+        So that it need not wait for an answer between two; not behind a slow one.
+        """
+        return len(self._calls) == 1 and self.expected < 2 * FRAME_SECONDS
 
     def give(self, lane: Lane, leases: list[Lease], pace: Pace, *, together: bool = False) -> None:
         """Send it these leases; `together`: for one call of a batch handler."""
@@ -210,7 +220,7 @@ class Worker:
         if self.asynchronous and not any(ticket in self.out for ticket in called):
             # A loop that died while no handler had it (in a thread of one, or for its memory)
             # leaves only suspects: all count, or the guilty one would take it along for ever.
-            return self.out.keys()
+            return list(self.out)
         return called
 
     def _condemn(self, ticket: int, error_type: str, message: str) -> None:
