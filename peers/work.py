@@ -16,6 +16,7 @@ from peers.outbox import MOST_SETTLED, Failure, Outbox
 from peers.pace import Pace
 from peers.settings import Settings
 from peers.workers.crew import Crew
+from peers.workers.environment import Environment
 
 # Outcomes are collected for this long while more keep coming.
 _SETTLE_WITHIN: Final = 0.01
@@ -47,7 +48,11 @@ class Work:
         pace = Pace()
         self._outbox = Outbox(self._done)
         log = (settings.log_format, settings.log_level)
-        self.crew = Crew(app, log, sum(settings.queues.values()), selector, pace, self)
+        environment = Environment(
+            sum(settings.queues.values()), settings.worker_threads, settings.gpus,
+            settings.predict_trust,
+        )  # fmt: skip
+        self.crew = Crew(app, log, environment, selector, pace, self)
         self._lanes = {
             name: Lane(name, slots, pace, self.crew.kinds)
             for name, slots in settings.queues.items()

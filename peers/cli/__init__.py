@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import psycopg
 
 from peers import db
-from peers.cli import act, dead, demo, embedded, look, output, run, schema, submit
+from peers.cli import act, dead, demo, embedded, look, output, predict, run, schema, submit
 from peers.cli.parser import Parser, version
 from peers.errors import DatabaseUnreachable, PeersError
 
@@ -89,6 +89,7 @@ def _parser(words: list[str]) -> Parser:
     demo.register(commands, chosen="demo" in words)
     for group in (run, schema, submit, look, act, dead, embedded):
         group.register(commands)
+    predict.register(commands, words)
     return parser
 
 

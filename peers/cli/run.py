@@ -18,6 +18,9 @@ _APART: Final = ("database_url", "embedded")  # every command has these
 _SHAPES: Final = {
     "app": "MODULE",
     "queues": "NAME=SLOTS,…",
+    "worker_threads": "N",
+    "gpus": "0,1,…",
+    "predict_trust": "FOLDER,MODULE,…",
     "log_format": "auto|text|json",
     "log_level": "debug|info|warning|error",
 }

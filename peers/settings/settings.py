@@ -26,7 +26,7 @@ from pydantic_settings import (
 from peers.errors import ConfigError
 from peers.model import DEFAULT_QUEUE
 from peers.settings.sources import PREFIX, gather, refuse_unknown_variables, sentence
-from peers.settings.values import between, check_queues, duration, lower, parse_queues, show
+from peers.settings.values import between, check_queues, duration, lower, parse_queues, show, words
 
 _LIBPQ: Final = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGSERVICE")
 _BEATS_PER_LEASE: Final = 3
@@ -89,6 +89,16 @@ class Settings(BaseSettings):
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = (
         Field("info", description="the least level that is logged")
+    )
+    worker_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None,
+        description="threads of BLAS and OpenMP in a worker; the cores by the slots, if not set",
+    )
+    gpus: Annotated[tuple[str, ...], NoDecode, BeforeValidator(words)] = Field(
+        (), description="GPUs (such as 0,1), one for each worker in turn"
+    )
+    predict_trust: Annotated[tuple[str, ...], NoDecode, BeforeValidator(words)] = Field(
+        (), description="folders and modules from which predictions may load models that are code"
     )
     embedded: bool = Field(False, description="use the private Postgres of this machine")
 

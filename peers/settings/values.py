@@ -37,6 +37,13 @@ def duration(value: object) -> timedelta:
         raise ValueError('must be a duration such as "500ms", "30s", "2m" or "1h30m"') from None
 
 
+def words(value: object) -> object:
+    """Reads "0,1"; a list is taken as it is."""
+    if not isinstance(value, str):
+        return value
+    return tuple(word for part in value.split(",") if (word := part.strip()))
+
+
 def between(low: timedelta, high: timedelta) -> AfterValidator:
     """A check that a duration lies within these bounds, which its complaint names."""
 
@@ -88,6 +95,8 @@ def show(value: object) -> str:
         return f"{seconds / _UNITS[unit]:g}{unit}"
     if isinstance(value, dict):
         return ",".join(f"{name}={slots}" for name, slots in value.items())
+    if isinstance(value, tuple):
+        return ",".join(value)
     if isinstance(value, SecretStr):
         return redact(value.get_secret_value())
     if isinstance(value, bool):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import selectors
 import time
@@ -28,6 +29,7 @@ from peers.frames import (
 from peers.lane import Lane, Lease
 from peers.pace import Pace
 from peers.workers.dispatch import hand_out
+from peers.workers.environment import Environment
 from peers.workers.sink import Sink
 from peers.workers.worker import Worker
 
@@ -41,7 +43,7 @@ class Crew:
         self,
         app: str,
         log: tuple[str, str],
-        slots: int,
+        environment: Environment,
         selector: selectors.BaseSelector,
         pace: Pace,
         sink: Sink,
@@ -50,7 +52,7 @@ class Crew:
         self.asynchronous: frozenset[str] = frozenset()
         self._app = app
         self._log = log
-        self._slots = slots
+        self._environment = environment
         self._selector = selector
         self._pace = pace
         self._sink = sink
@@ -140,12 +142,14 @@ class Crew:
         """How many workers to start now; those that are starting already report by themselves."""
         wanted = 1 if self.asynchronous else 0
         if len(self.asynchronous) < len(self.kinds):
-            wanted += self._slots
+            wanted += self._environment.slots
         starting = sum(not worker.ready for worker in self._workers)
         return min(wanted - len(self._workers), _STARTING_AT_ONCE - starting)
 
     def _spawn(self) -> Worker:
-        worker = Worker(self._app, self._log)
+        taken = {worker.slot for worker in self._workers}
+        slot = next(number for number in itertools.count() if number not in taken)
+        worker = Worker(self._app, self._log, slot, self._environment.of_slot(slot))
         self._workers.append(worker)
         read = selectors.EVENT_READ
         self._selector.register(worker.process, read, lambda: self._exchange(worker))

@@ -25,7 +25,7 @@ class WorkerProcess:
     `pidfd` turns readable when it dies; `fileno()` when it has something to say.
     """
 
-    def __init__(self, app: str, log: tuple[str, str]) -> None:
+    def __init__(self, app: str, log: tuple[str, str], environment: dict[str, str]) -> None:
         ours, theirs = socket.socketpair()
         page = os.memfd_create("peers-page")
         os.ftruncate(page, PAGE_SIZE)
@@ -38,6 +38,7 @@ class WorkerProcess:
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), page),
                 start_new_session=True,
+                env=environment,
             )  # fmt: skip
             self.page = Page(page, writable=False)
         finally:

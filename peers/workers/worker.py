@@ -27,8 +27,11 @@ _tickets = itertools.count(1)
 class Worker:
     """A worker process and the parent's books about it."""
 
-    def __init__(self, app: str, log: tuple[str, str]) -> None:
-        self.process = WorkerProcess(app, log)
+    def __init__(
+        self, app: str, log: tuple[str, str], slot: int, environment: dict[str, str]
+    ) -> None:
+        self.process = WorkerProcess(app, log, environment)
+        self.slot = slot
         self.ready = False
         self.garbled = False
         self.asynchronous = False

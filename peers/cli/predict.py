@@ -1,0 +1,108 @@
+"""`peers predict`: batch inference; the runner is a guest, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peers import schema
+from peers.cli import output
+from peers.cli.database import connected, connection_to, located
+from peers.cli.parser import add_command, name, text
+from peers.errors import PeersError
+
+if TYPE_CHECKING:
+    from peers.cli.parser import Commands
+
+
+def register(commands: Commands, words: list[str]) -> None:
+    """Declares `predict` and `predict status`."""
+    if "predict" in words and "status" in words:
+        group = commands.add_parser("predict", help="batch inference").add_subparsers(
+            title="commands", metavar="COMMAND", required=True, dest="which"
+        )
+        parser = add_command(group, "status", _status, "how far a run is", reads=True)
+        parser.add_argument("name", type=name, metavar="NAME", help="the --run NAME, or the id")
+        return
+    parser = add_command(
+        commands, "predict", _predict,
+        "batch inference over the peers (`peers predict status NAME`: how far a run is)",
+        reads=True,
+    )  # fmt: skip
+    what = parser.add_argument_group("what")
+    what.add_argument("--model", type=text, required=True, metavar="FILE|MODULE:CALLABLE|URL",
+                      help="*.onnx, scikit-learn's *.joblib, a Python callable, an HTTP endpoint")  # fmt: skip
+    what.add_argument("--method", type=text, metavar="NAME", help="such as predict_proba")
+    what.add_argument("--input", type=text, required=True, metavar="FILE|URL",
+                      help="*.parquet, *.csv, *.jsonl, or a Postgres for --query")  # fmt: skip
+    what.add_argument("--query", type=text, metavar="SQL", help="what to select from that Postgres")
+    what.add_argument("--id-column", type=text, metavar="COLUMN", help="kept beside, no feature")
+    what.add_argument("--output", type=Path, required=True, metavar="FILE",
+                      help="*.parquet, *.csv or *.jsonl, on a path that all peers share")  # fmt: skip
+    what.add_argument("--run", dest="run_name", type=name, metavar="NAME", help="to find it by")
+    how = parser.add_argument_group("how")
+    how.add_argument("--batch-size", type=positive, default=256, metavar="ROWS")
+    how.add_argument("--concurrency", type=positive, metavar="N",
+                     help="requests at once to a model that is remote, over all peers")  # fmt: skip
+    how.add_argument("--max-attempts", type=positive, default=3, metavar="N",
+                     help="of a row that stands alone, before it is dead")  # fmt: skip
+    how.add_argument("--allow-nan", action="store_true", help="missing values go to the model")
+    how.add_argument("--overwrite", action="store_true", help="replace an output of other contents")
+    how.add_argument("--workers", type=positive, metavar="N",
+                     help="start a peer with N workers for the time of the run")  # fmt: skip
+
+
+def positive(value: str) -> int:
+    """A whole number from 1 on."""
+    if not value.isdecimal() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f'must be a whole number from 1 on, not "{value}"')
+    return int(value)
+
+
+def _predict(args: argparse.Namespace) -> int:
+    _require_extra()
+    from peers.predict.command import predict
+    from peers.predict.request import Request
+
+    request = Request(
+        model=args.model, method=args.method, input=args.input, query=args.query,
+        id_column=args.id_column, output=args.output, run=args.run_name,
+        batch_size=args.batch_size, max_attempts=args.max_attempts,
+        allow_nan=args.allow_nan, concurrency=args.concurrency, overwrite=args.overwrite,
+    )  # fmt: skip
+    with located(args) as settings, connection_to(settings, args) as connection:
+        if settings.embedded:
+            schema.migrate(connection)
+        schema.require(connection)
+        connection.autocommit = True
+        summary = predict(connection, settings.url, request, args.workers)
+    if args.json:
+        output.document(summary.as_json())
+    for line in summary.lines():
+        print(line, file=sys.stderr if args.json else sys.stdout)
+    return 0 if summary.state == "done" else 1
+
+
+def _status(args: argparse.Namespace) -> int:
+    _require_extra()
+    from peers.predict.command import status
+
+    with connected(args) as connection:
+        summary = status(connection, args.name)
+    if args.json:
+        output.document(summary.as_json())
+    else:
+        print("\n".join(summary.lines()))
+    return 0
+
+
+def _require_extra() -> None:
+    try:
+        import pyarrow as _  # noqa: F401
+    except ImportError as error:
+        raise PeersError(
+            f"predictions need more than the core of Peers ({error})",
+            "Install the extra: pip install 'peers[predict]'.",
+        ) from error

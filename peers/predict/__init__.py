@@ -1,0 +1,1 @@
+"""Batch inference over the peers: a guest of the scheduler."""

@@ -1,0 +1,154 @@
+"""The handlers of predictions: `peers run --app peers.predict.app --queues predict=2`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Coroutine
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import pyarrow as pa
+
+from peers import Reject, current_batch, current_task, task
+from peers.predict import kinds, models, suspects
+from peers.predict.assemble import assemble_run
+from peers.predict.chunk import run_chunk
+from peers.predict.errors import ModelError
+from peers.predict.rows import RowArgs, run_rows
+from peers.predict.spec import Chunk, Manifest, load_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from peers import CurrentTask
+    from peers.predict.models import Model, Predictions
+
+T = TypeVar("T")
+
+# A chunk that meets several rows which kill its worker needs an attempt for each.
+_CHUNK_ATTEMPTS: Final = 20
+_BACKOFF: Final = timedelta(milliseconds=100)
+_BACKOFF_CAP: Final = timedelta(seconds=2)
+_ROWS_AT_ONCE: Final = 1000
+# Those that spoilt one batch are submitted together, and had better be called together.
+_COMPANY: Final = timedelta(milliseconds=50)
+
+
+@task(
+    kinds.ROW, queue=kinds.QUEUE, batch_size=_ROWS_AT_ONCE, batch_wait=_COMPANY,
+    backoff=_BACKOFF, backoff_cap=_BACKOFF_CAP,
+)  # fmt: skip
+def row(tasks: list[RowArgs]) -> list[Any]:
+    """Rows that spoilt their batch, or are suspected to."""
+    return _at_once(run_rows(tasks, _predict_for))
+
+
+@task(
+    kinds.REMOTE_ROW, queue=kinds.QUEUE, batch_size=_ROWS_AT_ONCE, batch_wait=_COMPANY,
+    backoff=_BACKOFF, backoff_cap=_BACKOFF_CAP,
+)  # fmt: skip
+async def remote_row(tasks: list[RowArgs]) -> list[Any]:
+    """The same for a model that is waited for."""
+    return await run_rows(tasks, _predict_remotely_for)
+
+
+@task(
+    kinds.CHUNK, queue=kinds.QUEUE, max_attempts=_CHUNK_ATTEMPTS, backoff=_BACKOFF,
+    backoff_cap=_BACKOFF_CAP,
+)  # fmt: skip
+def chunk(
+    manifest: str, input: str, chunk: int, first: int, rows: int, where: dict[str, int]
+) -> dict[str, object]:
+    """A range of rows of the input."""
+    del input  # for people who look at the task
+    run, part = load_manifest(manifest), Chunk(chunk, first, rows, where)
+    model = _model(run)
+
+    async def predict(table: pa.Table) -> Predictions:
+        return _strictly(model, table)
+
+    async def hand_over(doubts: Sequence[suspects.Doubt]) -> list[suspects.Suspect]:
+        return suspects.submit(row, run, part, doubts)
+
+    return _at_once(run_chunk(run, part, predict, hand_over))
+
+
+@task(
+    kinds.REMOTE, queue=kinds.QUEUE, max_attempts=_CHUNK_ATTEMPTS, backoff=_BACKOFF,
+    backoff_cap=timedelta(minutes=1),
+)  # fmt: skip
+async def remote(
+    manifest: str, input: str, chunk: int, first: int, rows: int, where: dict[str, int]
+) -> dict[str, object]:
+    """A range of rows, for a model that is waited for."""
+    del input
+    run, part = load_manifest(manifest), Chunk(chunk, first, rows, where)
+
+    async def predict(table: pa.Table) -> Predictions:
+        return await _predict_remotely(run, table, current_task())
+
+    async def hand_over(doubts: Sequence[suspects.Doubt]) -> list[suspects.Suspect]:
+        return await asyncio.to_thread(suspects.submit, remote_row, run, part, doubts)
+
+    return await run_chunk(run, part, predict, hand_over)
+
+
+@task(
+    kinds.ASSEMBLE, queue=kinds.QUEUE, max_attempts=_CHUNK_ATTEMPTS, backoff=_BACKOFF,
+    backoff_cap=_BACKOFF_CAP,
+)  # fmt: skip
+def assemble(manifest: str, turn: int, overwrite: bool = False) -> dict[str, object]:
+    """The output, out of the parts."""
+    return assemble_run(assemble, load_manifest(manifest), turn, overwrite=overwrite)
+
+
+# ------------------------------------------------------------------------------------- the models
+
+
+def _model(manifest: Manifest) -> Model:
+    """Warm after the first time."""
+    return models.load(manifest.model, models.Trust.from_environment())
+
+
+async def _predict_for(manifest: Manifest, table: pa.Table) -> Predictions:
+    return _strictly(_model(manifest), table)
+
+
+async def _predict_remotely_for(manifest: Manifest, table: pa.Table) -> Predictions:
+    return await _predict_remotely(manifest, table, current_batch()[0])
+
+
+def _strictly(model: Model, table: pa.Table) -> Predictions:
+    """A model that breaks its contract (such as by the number of results) is not tried again."""
+    try:
+        return model.predict(table)
+    except ModelError as error:
+        raise Reject(str(error)) from error
+
+
+async def _predict_remotely(manifest: Manifest, table: pa.Table, task: CurrentTask) -> Predictions:
+    model = _model(manifest)
+    endpoint = manifest.model.ref
+    if manifest.model.kind != "http":
+        try:
+            return await model.predict_async(table)
+        except ModelError as error:
+            raise Reject(str(error)) from error
+
+    async def hold_off(seconds: float, reason: str) -> None:
+        await task.hold_off_async(endpoint, seconds, reason)
+
+    return await models.predict_patiently(
+        model, table, held_off=lambda: task.held_off_async(endpoint), hold_off=hold_off
+    )
+
+
+def _at_once(coroutine: Coroutine[Any, Any, T] | Awaitable[T]) -> T:
+    """Runs a coroutine that never waits, without an event loop."""
+    assert isinstance(coroutine, Coroutine)
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+    raise AssertionError("a model that computes must not wait")

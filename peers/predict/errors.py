@@ -1,0 +1,31 @@
+"""What the prediction runner raises on purpose."""
+
+# ruff: noqa: N818 - a name says what is the matter
+
+from __future__ import annotations
+
+from peers import PeersError
+
+
+class PredictError(PeersError):
+    """The base of all."""
+
+
+class ModelError(PredictError):
+    """A model of an unknown format, or one that cannot be loaded, is not trusted, or has changed."""
+
+
+class InputError(PredictError):
+    """An input that is missing or unreadable, or lacks what the model wants."""
+
+
+class InputChanged(InputError):
+    """The input is not what it was when the run was planned."""
+
+
+class OutputError(PredictError):
+    """An output that exists with other contents, or cannot be written."""
+
+
+class RowError(PredictError):
+    """One row that cannot be predicted: it cannot be read, or lacks a value."""

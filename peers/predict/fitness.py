@@ -1,0 +1,39 @@
+"""Which rows are fit for the model: readable, and without missing values unless these are allowed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from peers.predict.spec import Manifest
+
+if TYPE_CHECKING:
+    from peers.predict.inputs import Rows
+
+
+def unfit_rows(rows: Rows, manifest: Manifest) -> dict[int, str]:
+    """Index in the chunk → why this row cannot be predicted."""
+    unfit = dict(rows.bad)
+    if manifest.allow_nan:
+        return unfit
+    for name in manifest.features:
+        for index in _missing(rows.table.column(name)):
+            unfit.setdefault(index, f"the feature {name!r} has no value (NaN or null)")
+    return unfit
+
+
+def _missing(column: pa.ChunkedArray) -> list[int]:
+    if not column.null_count and not pa.types.is_floating(column.type):
+        return []
+    missing = pc.is_null(column, nan_is_null=True)
+    if not pc.any(missing).as_py():
+        return []
+    indices: list[int] = pc.indices_nonzero(missing).to_pylist()
+    return indices
+
+
+def plain_id(value: object) -> object:
+    """An id as JSON holds it."""
+    return value if value is None or isinstance(value, int | str) else str(value)

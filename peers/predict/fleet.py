@@ -1,0 +1,66 @@
+"""A peer of our own for the time of a run, for people who have none."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from peers.predict import models
+from peers.predict.errors import PredictError
+from peers.predict.kinds import APP, QUEUE
+
+_PATIENCE: Final = 30.0
+_PR_SET_PDEATHSIG: Final = 1
+_TRUST: Final = "PEERS_PREDICT_TRUST"
+
+_prctl: Any = ctypes.CDLL(None).prctl
+
+
+@contextmanager
+def own_peer(url: str, workers: int, trust: models.Trust) -> Iterator[subprocess.Popen[bytes]]:
+    """A peer with so many workers, drained at the end of the block.
+
+    It trusts what the user named on the command line. The kernel stops it if we die.
+    """
+    trusted = ",".join([*map(str, trust.folders), *trust.modules])
+    environment = {**os.environ, **({_TRUST: trusted} if trusted else {})}
+    if url:
+        environment["PEERS_DATABASE_URL"] = url
+    environment.pop("PEERS_EMBEDDED", None)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "peers", "run", "--app", APP, "--queues", f"{QUEUE}={workers}",
+         "--log-level", "error"],
+        env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for us: we stop the peer then
+        preexec_fn=_stop_with_starter,  # noqa: PLW1509  # we have no threads
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def still_there(process: subprocess.Popen[bytes]) -> None:
+    """Raises PredictError if our own peer has ended."""
+    code = process.poll()
+    if code is not None:
+        raise PredictError(
+            f"the peer that --workers started ended with code {code}",
+            "Its log is above; the same command goes on where it stopped.",
+        )
+
+
+def _stop_with_starter() -> None:
+    """In the new process: be told to stop when we die, be it by SIGKILL."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,86 @@
+"""A first pass over an input: what it is, how many rows it has, and where its chunks lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from peers.predict.errors import InputError
+from peers.predict.inputs import text
+from peers.predict.inputs.files import digest_of, format_of, opened
+from peers.predict.spec import Chunk, InputFormat, InputRef
+
+_EMPTY_HINT: Final = "There is nothing to predict."
+
+
+def plan(
+    path: Path, chunk_rows: Callable[[int], int], id_column: str | None = None
+) -> tuple[InputRef, list[Chunk]]:
+    """The input's reference and its chunks of `chunk_rows(rows)` rows.
+
+    Reads the file twice or three times, a piece at a time. Raises InputError.
+    """
+    format_ = format_of(path)
+    with opened(path) as stream:
+        before = os.fstat(stream.fileno())
+        if format_ == "parquet":
+            columns, groups = _parquet(path)
+            chunks = list(_parquet_chunks(groups, chunk_rows(sum(groups))))
+        else:
+            rows = sum(1 for _ in text.records(stream, format_))
+            columns = _text_columns(stream, path, format_, id_column)
+            stream.seek(0)
+            chunks = list(_text_chunks(text.records(stream, format_), chunk_rows(rows)))
+    rows = sum(chunk.rows for chunk in chunks)
+    if not rows:
+        raise InputError(f"the input {path} has no rows", _EMPTY_HINT)
+    reference = InputRef(
+        path=str(path), format=format_, size=before.st_size, mtime_ns=before.st_mtime_ns,
+        digest=digest_of(path), rows=rows, columns=tuple(columns),
+    )  # fmt: skip
+    return reference, chunks
+
+
+def _parquet(path: Path) -> tuple[list[tuple[str, str]], list[int]]:
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow
+            groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is no Parquet file that can be read: {error}") from error
+    return [(field.name, str(field.type)) for field in names], groups
+
+
+def _parquet_chunks(groups: list[int], size: int) -> Iterator[Chunk]:
+    number = first = 0
+    for group, rows in enumerate(groups):
+        for skip in range(0, rows, size):
+            count = min(size, rows - skip)
+            yield Chunk(number, first, count, {"group": group, "skip": skip})
+            number, first = number + 1, first + count
+
+
+def _text_columns(
+    stream: BinaryIO, path: Path, format_: InputFormat, id_column: str | None
+) -> list[tuple[str, str]]:
+    assert format_ != "parquet"
+    names = text.header_of(stream, str(path)) if format_ == "csv" else []
+    stream.seek(0)
+    spans = list(islice(text.records(stream, format_), text.SAMPLE))
+    return text.sampled(stream, spans, format_, names, id_column)
+
+
+def _text_chunks(spans: Iterator[text.Span], size: int) -> Iterator[Chunk]:
+    number = first = 0
+    for head in spans:
+        rows, end = 0, head.offset
+        for span in islice(chain([head], spans), size):
+            rows, end = rows + 1, span.offset + span.bytes
+        yield Chunk(number, first, rows, {"offset": head.offset, "bytes": end - head.offset})
+        number, first = number + 1, first + rows

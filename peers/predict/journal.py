@@ -1,0 +1,55 @@
+"""What a chunk's worker notes on disk, for the attempt that comes after its death.
+
+A batch that was in the model when the worker died is suspected: its rows are run as tasks of their
+own. One that raised was handed over to them already.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class Journal:
+    """The notes of one chunk: which batch is in the model, and which killed earlier attempts.
+
+    A batch is named by the index of its first row within the chunk.
+    """
+
+    def __init__(self, folder: Path, chunk: int) -> None:
+        self._path = folder / f"chunk-{chunk:06d}.journal"
+        self._killers: list[int] = []
+
+    def reopen(self) -> frozenset[int]:
+        """The batches during which an earlier attempt ended."""
+        try:
+            noted: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):  # it died while it wrote: nothing was in the model
+            return frozenset()
+        self._killers = noted["killers"]
+        if noted["running"] is not None and noted["running"] not in self._killers:
+            self._killers.append(noted["running"])
+        return frozenset(self._killers)
+
+    def enter(self, batch: int) -> None:
+        """This batch goes into the model."""
+        self._write(batch)
+
+    def leave(self) -> None:
+        """It came back."""
+        self._write(None)
+
+    def close(self) -> None:
+        """The chunk is done."""
+        self._path.unlink(missing_ok=True)
+
+    def _write(self, running: int | None) -> None:
+        # whole in one call; no fsync: it shall outlive the process, not the machine
+        text = json.dumps({"running": running, "killers": self._killers}).encode()
+        file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            os.write(file, text)
+        finally:
+            os.close(file)

@@ -1,0 +1,72 @@
+"""What all kinds of models have in common."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from peers.predict.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+Predictions: TypeAlias = "list[Any] | np.ndarray[Any, Any]"
+"""One for each row, in order. In a list, an exception stands for a row that has none."""
+
+
+class Model(Protocol):
+    """A loaded model. A batch is a table that has the columns `features` gave, in that order."""
+
+    asynchronous: bool
+    """Whether `predict_async` is to be used; `predict` then works outside of event loops only."""
+
+    def features(self, columns: Mapping[str, str], leave_out: Sequence[str]) -> list[str]:
+        """Which of `columns` (name: Arrow type) the model takes, in its order.
+
+        `leave_out` are no features, unless the model names them itself. Raises InputError, naming
+        what is missing, too much, or of a wrong type.
+        """
+
+    def predict(self, table: pa.Table) -> Predictions:
+        """One prediction for each row.
+
+        Raises RowError or whatever the model does where a row is unfit, and ModelError where the
+        number of results is not that of the rows.
+        """
+
+    async def predict_async(self, table: pa.Table) -> Predictions:
+        """The same for models that are asynchronous."""
+
+
+def counted(predictions: Predictions, rows: int, name: str) -> Predictions:
+    """These predictions, if there is one for each row; else ModelError."""
+    shape = getattr(predictions, "shape", None)
+    count = len(predictions) if shape != () else None  # a numpy scalar in an array has no length
+    if count == rows:
+        return predictions
+    returned = "one value" if count is None else f"{count} result{'' if count == 1 else 's'}"
+    raise ModelError(
+        f"{name} returned {returned} for {rows} row{'' if rows == 1 else 's'}",
+        "It must return exactly one result for each row, in the order of the rows.",
+    )
+
+
+def threads() -> int:
+    """How many threads a model may use: OMP_NUM_THREADS, else 1, for the workers share the cores."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2": nested levels
+    return int(first) if first.isdecimal() and int(first) > 0 else 1
+
+
+@contextmanager
+def needed(package: str, what: str) -> Iterator[None]:
+    """Around the import of an optional package: its absence is a ModelError."""
+    try:
+        yield
+    except ImportError as error:
+        raise ModelError(
+            f"{what} needs {package}, which cannot be imported here ({error})",
+            "Install it on every host of the peers: pip install 'peers[predict]'",
+        ) from error

@@ -1,0 +1,141 @@
+"""ONNX models, run by onnxruntime. They are data, not code, so they need no trust."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from peers.predict.errors import ModelError
+from peers.predict.models import columns as pick
+from peers.predict.models.base import Predictions, counted, needed, threads
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_PROVIDERS: Final = ("CUDAExecutionProvider", "CPUExecutionProvider")
+_PROBABILITIES: Final = ("probabilities", "output_probability")
+_ERRORS_ONLY: Final = 3
+_MATRIX: Final = 2
+_TYPES: Final = {
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(string)": np.dtype(object),
+    "tensor(bool)": np.dtype(np.bool_),
+} | {
+    f"tensor({sign}int{bits})": np.dtype(f"{sign}int{bits}")
+    for sign in ("", "u")
+    for bits in (8, 16, 32, 64)
+}
+
+
+class OnnxModel:
+    """A model with one input of shape (rows, features), or several of one column each.
+
+    `method` names an output, or is predict (the first) or predict_proba. Raises ModelError if it
+    can't be loaded, or has other inputs or outputs.
+    """
+
+    asynchronous = False
+
+    def __init__(self, path: Path, method: str | None) -> None:
+        self._name = path.name
+        self._session = _session(path)
+        self._inputs = self._session.get_inputs()
+        for one in self._inputs:
+            self._check(one)
+        first = self._inputs[0]
+        self._stacked = len(self._inputs) == 1 and len(first.shape) == _MATRIX
+        if not self._stacked:
+            for one in self._inputs:
+                self._check_single(one)
+        self._output = self._choose([output.name for output in self._session.get_outputs()], method)
+
+    def features(self, columns: Mapping[str, str], leave_out: Sequence[str]) -> list[str]:
+        """All that are not left out, or those that its inputs name."""
+        if not self._stacked:
+            chosen = pick.named(columns, [one.name for one in self._inputs], self._name)
+            for one in self._inputs:
+                what = f"The input {one.name} of {self._name}"
+                pick.check_types(columns, [one.name], _TYPES[one.type], what)
+            return chosen
+        wanted = self._inputs[0].shape[1]
+        if isinstance(wanted, int):
+            chosen = pick.number_of(columns, leave_out, wanted, self._name)
+        else:
+            chosen = pick.all_but(columns, leave_out)
+        pick.check_types(columns, chosen, _TYPES[self._inputs[0].type], self._name)
+        return chosen
+
+    def predict(self, table: pa.Table) -> Predictions:
+        """The output's rows; maps (such as of probabilities by class) become dicts."""
+        (result,) = self._session.run([self._output], self._feed(table))
+        if not isinstance(result, (list, np.ndarray)):
+            raise ModelError(f"The output {self._output} of {self._name} is no list or tensor")
+        return counted(result, table.num_rows, f"{self._name} ({self._output})")
+
+    async def predict_async(self, table: pa.Table) -> Predictions:
+        """A session computes, and never waits."""
+        return self.predict(table)
+
+    def _feed(self, table: pa.Table) -> dict[str, Any]:
+        if self._stacked:
+            (only,) = self._inputs
+            return {only.name: pick.matrix(table, _TYPES[only.type])}
+        feed = {}
+        for one in self._inputs:
+            column = pick.matrix(table.select([one.name]), _TYPES[one.type])
+            feed[one.name] = column if len(one.shape) == _MATRIX else column[:, 0]
+        return feed
+
+    def _check(self, one: Any) -> None:
+        if one.type not in _TYPES:
+            raise self._unfit(one, f"takes {one.type}")
+        if one.shape and isinstance(one.shape[0], int):
+            raise self._unfit(one, f"takes exactly {one.shape[0]} rows at once")
+
+    def _check_single(self, one: Any) -> None:
+        if len(one.shape) not in {1, _MATRIX} or one.shape[1:] not in ([], [1]):
+            raise self._unfit(one, f"has the shape {one.shape}")
+
+    def _unfit(self, one: Any, why: str) -> ModelError:
+        return ModelError(
+            f"The input {one.name} of {self._name} {why}",
+            "Export the model with one input of shape (any number of rows, features) or with "
+            "several of one column each; or wrap it as package.module:callable.",
+        )
+
+    def _choose(self, outputs: list[str], method: str | None) -> str:
+        if method in outputs:
+            return str(method)
+        if method in {None, "predict"}:
+            return outputs[0]
+        if method == "predict_proba":
+            likely = [name for name in _PROBABILITIES if name in outputs] + outputs[1:2]
+            if likely:
+                return likely[0]
+        raise ModelError(
+            f"{self._name} has no output {method}", f"It has {', '.join(outputs)}: see --method."
+        )
+
+
+def _session(path: Path) -> Any:
+    with needed("onnxruntime", f"The model {path.name}"):
+        import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    # idle threads that spin would take cores from the other workers
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    there = onnxruntime.get_available_providers()
+    providers = [provider for provider in _PROVIDERS if provider in there]
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime's errors have no common base
+        raise ModelError(
+            f"The model {path} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error

@@ -1,0 +1,69 @@
+"""Which models may be run though they are code: pickles, and callables of Python modules."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from peers import ConfigError
+from peers.predict.errors import ModelError
+
+TRUST_VARIABLE: Final = "PEERS_PREDICT_TRUST"
+_MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What the operator trusts: everything beneath these folders, these modules and packages."""
+
+    folders: tuple[Path, ...] = ()
+    modules: tuple[str, ...] = ()
+
+    @classmethod
+    def from_environment(cls) -> Trust:
+        """PEERS_PREDICT_TRUST: absolute folders and names of modules, separated by commas.
+
+        Raises ConfigError for an entry that is neither.
+        """
+        folders: list[Path] = []
+        modules: list[str] = []
+        entries = os.environ.get(TRUST_VARIABLE, "").split(",")
+        for entry in filter(None, map(str.strip, entries)):
+            if Path(entry).is_absolute():
+                folders.append(Path(entry))
+            elif _MODULE.fullmatch(entry):
+                modules.append(entry)
+            else:
+                raise ConfigError(
+                    f"{TRUST_VARIABLE}: '{entry}' is neither an absolute folder nor a module",
+                    f'Write it like {TRUST_VARIABLE}="/srv/models,shop.models".',
+                )
+        return cls(tuple(folders), tuple(modules))
+
+    def check_file(self, path: Path) -> Path:
+        """Where this file really lies, all links followed; ModelError unless that is trusted."""
+        real = path.resolve()
+        if any(real.is_relative_to(folder.resolve()) for folder in self.folders):
+            return real
+        leads = "" if real == path else f" (it leads to {real})"
+        raise ModelError(
+            f"{path}{leads} is not beneath a trusted folder, and loading a pickle runs code",
+            f"If you trust it, add its folder on every peer and here: {self._with(real.parent)}",
+        )
+
+    def check_module(self, module: str) -> None:
+        """ModelError unless the module, or a package that it is in, is trusted by name."""
+        if any(module == trusted or module.startswith(f"{trusted}.") for trusted in self.modules):
+            return
+        raise ModelError(
+            f"The module {module} is not trusted, and importing it runs code",
+            f"If you trust it, add it, or its package, on every peer and here: "
+            f"{self._with(module)}",
+        )
+
+    def _with(self, entry: Path | str) -> str:
+        entries = [*map(str, self.folders), *self.modules, str(entry)]
+        return f'{TRUST_VARIABLE}="{",".join(entries)}"'

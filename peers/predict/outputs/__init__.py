@@ -1,0 +1,16 @@
+"""Outputs: a part for each chunk, and the whole that is assembled of them."""
+
+from peers.predict.outputs.assembly import Extra, Written, assemble
+from peers.predict.outputs.ownership import belongs_to, check_output
+from peers.predict.outputs.parts import part_path, read_part, write_part
+
+__all__ = [
+    "Extra",
+    "Written",
+    "assemble",
+    "belongs_to",
+    "check_output",
+    "part_path",
+    "read_part",
+    "write_part",
+]

@@ -1,0 +1,177 @@
+"""The output, out of the parts and of the rows that stood alone; one part in memory at a time."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from peers.predict.errors import OutputError
+from peers.predict.outputs.durable import replaced
+from peers.predict.outputs.ownership import RUN_KEY, belongs_to, digest_of, leave_receipt
+from peers.predict.outputs.parts import PREDICTION, ROW, array_of, read_part, schema_of
+from peers.predict.spec import Manifest
+
+
+class Extra(NamedTuple):
+    """A row that stood alone, with the prediction that its task returned."""
+
+    row: int
+    id: Any
+    prediction: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written."""
+
+    rows: int
+    bytes: int
+    path: Path
+
+
+def assemble(
+    manifest: Manifest, numbers: Sequence[int], extra: Sequence[Extra], *, overwrite: bool = False
+) -> Written:
+    """Writes the output in the order of the rows, whole or not at all; again gives the same.
+
+    `numbers`: the chunks; `extra`: rows in order. Raises OutputError when the output exists and is
+    not this run's, a part is missing, a row comes twice, or the disk is full.
+    """
+    output = Path(manifest.output)
+    if output.exists() and not overwrite and belongs_to(output) != manifest.run:
+        raise _foreign(output)
+    schema = _schema(manifest, numbers, extra)
+    tables = _checked(_merged(manifest, numbers, extra, schema))
+    with replaced(output) as temporary:
+        rows = _WRITERS[output.suffix.lower()](temporary, schema, tables)
+        size = temporary.stat().st_size
+        if output.suffix.lower() != ".parquet":
+            leave_receipt(manifest.folder, digest_of(temporary))
+    return Written(rows, size, output)
+
+
+def _foreign(output: Path) -> OutputError:
+    return OutputError(
+        f"{output} exists with other contents than this run's",
+        "Move it away, name another --output, or say --overwrite.",
+    )
+
+
+def _schema(manifest: Manifest, numbers: Sequence[int], extra: Sequence[Extra]) -> pa.Schema:
+    """One that all parts fit; it names the run."""
+    schemas = {schema_of(manifest.folder, number) for number in numbers}
+    if extra:
+        schemas.add(pa.schema([(PREDICTION, array_of([one.prediction for one in extra]).type)]))
+    ordered = sorted(schemas, key=lambda schema: (len(schema.names), str(schema)), reverse=True)
+    try:
+        unified = pa.unify_schemas(ordered, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise OutputError(f"predictions of the chunks have no type in common: {error}") from error
+    return unified.with_metadata({RUN_KEY: manifest.run.encode()})
+
+
+def _merged(
+    manifest: Manifest, numbers: Sequence[int], extra: Sequence[Extra], schema: pa.Schema
+) -> Iterator[pa.Table]:
+    """The parts in order, each with the rows that belong into its range."""
+    waiting = list(reversed(extra))
+    ahead = None
+    for number in numbers:
+        part = read_part(manifest.folder, number).cast(schema)
+        # a row that stood alone goes before the first later row of any part
+        if ahead is not None:
+            yield _with(ahead, _pop_before(_limit(ahead, part), waiting), schema)
+        ahead = part
+    if ahead is not None:
+        yield _with(ahead, list(reversed(waiting)), schema)
+
+
+def _limit(ahead: pa.Table, following: pa.Table) -> int:
+    """Rows below this one belong to the part ahead, as far as is known from these two."""
+    if following.num_rows:
+        return int(following.column(ROW)[0].as_py())
+    return int(ahead.column(ROW)[-1].as_py()) if ahead.num_rows else 0
+
+
+def _pop_before(row: int, waiting: list[Extra]) -> list[Extra]:
+    mine: list[Extra] = []
+    while waiting and waiting[-1].row < row:
+        mine.append(waiting.pop())
+    return mine
+
+
+def _with(part: pa.Table, extra: Sequence[Extra], schema: pa.Schema) -> pa.Table:
+    if not extra:
+        return part
+    columns: dict[str, Any] = {ROW: [one.row for one in extra]}
+    if "id" in schema.names:
+        kind = schema.field("id").type
+        ids = [one.id for one in extra]
+        columns["id"] = (
+            pa.array(ids, kind)
+            if pa.types.is_integer(kind)
+            else pa.array(ids, pa.string()).cast(kind)
+        )
+    columns[PREDICTION] = pa.array([one.prediction for one in extra], schema.field(PREDICTION).type)
+    more = pa.table([pa.array(columns[name], schema.field(name).type) if isinstance(
+        columns[name], list) else columns[name] for name in schema.names], schema=schema)  # fmt: skip
+    return pa.concat_tables([part, more]).sort_by(ROW)
+
+
+def _checked(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Every row once, in order."""
+    last = -1
+    for table in tables:
+        for row in table.column(ROW).to_pylist():
+            if row <= last:
+                raise OutputError(
+                    f"row {row} comes twice, or out of order: a part is not the run's"
+                )
+            last = row
+        yield table
+
+
+def _write_parquet(path: Path, schema: pa.Schema, tables: Iterator[pa.Table]) -> int:
+    rows = 0
+    with pq.ParquetWriter(path, schema) as writer:
+        for table in tables:
+            writer.write_table(table)
+            rows += table.num_rows
+    return rows
+
+
+def _write_csv(path: Path, schema: pa.Schema, tables: Iterator[pa.Table]) -> int:
+    rows = 0
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(schema.names)
+        for table in tables:
+            columns = [[_cell(value) for value in column.to_pylist()] for column in table.columns]
+            writer.writerows(zip(*columns, strict=True))
+            rows += table.num_rows
+    return rows
+
+
+def _write_jsonl(path: Path, schema: pa.Schema, tables: Iterator[pa.Table]) -> int:
+    del schema
+    rows = 0
+    with path.open("w", encoding="utf-8") as stream:
+        for table in tables:
+            for record in table.to_pylist():
+                stream.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+            rows += table.num_rows
+    return rows
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+
+
+_WRITERS = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}

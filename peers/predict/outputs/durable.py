@@ -1,0 +1,41 @@
+"""Files that are there whole, on disk, or not at all."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from peers.predict.errors import OutputError
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A temporary file to write, which takes the place of `path` at the end of the block.
+
+    Raises OutputError when that fails, such as for a full disk; `path` is then as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"{path} cannot be written: {reason}",
+            "What is finished stays; make room or correct the rights, and run the command again.",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

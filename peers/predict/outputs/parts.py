@@ -1,0 +1,83 @@
+"""The part that a chunk leaves: row numbers, ids and predictions, as Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from peers.predict.errors import OutputError
+from peers.predict.outputs.durable import replaced
+
+ROW: Final = "row"
+PREDICTION: Final = "prediction"
+_MATRIX: Final = 2
+
+
+def part_path(folder: Path, number: int) -> Path:
+    """Where the part of a chunk lies."""
+    return folder / f"chunk-{number:06d}.parquet"
+
+
+def write_part(
+    folder: Path, number: int, rows: Sequence[int], ids: pa.Array | None, predictions: Any
+) -> Path:
+    """Writes a chunk's part. Whoever writes it, it has the same contents: the last one stays.
+
+    predictions: an array (rows, …) or a list, one for each row. Raises OutputError.
+    """
+    columns: dict[str, Any] = {ROW: pa.array(rows, pa.int64())}
+    if ids is not None:
+        columns["id"] = ids
+    columns[PREDICTION] = array_of(predictions)
+    path = part_path(folder, number)
+    with replaced(path) as temporary:
+        pq.write_table(pa.table(columns), temporary)
+    return path
+
+
+def read_part(folder: Path, number: int) -> pa.Table:
+    """A chunk's part. Raises OutputError when it is not there."""
+    path = part_path(folder, number)
+    try:
+        return pq.read_table(path, partitioning=None, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(
+            f"the finished part {path} is missing or damaged: {error}",
+            "Give the run another --run NAME to do it afresh.",
+        ) from error
+
+
+def schema_of(folder: Path, number: int) -> pa.Schema:
+    """The columns of a part. Raises OutputError when it is not there."""
+    try:
+        return pq.read_schema(part_path(folder, number))
+    except (OSError, pa.ArrowException):
+        return read_part(folder, number).schema
+
+
+def array_of(predictions: Any) -> pa.Array:
+    """Predictions as a column. Raises OutputError for what has no type in common."""
+    try:
+        if isinstance(predictions, np.ndarray) and predictions.ndim == _MATRIX:
+            width = predictions.shape[1]
+            values = pa.array(np.ascontiguousarray(predictions).reshape(-1))
+            offsets = np.arange(0, len(values) + 1, width, dtype=np.int32)
+            return pa.ListArray.from_arrays(offsets, values) if width else _listed(predictions)
+        if isinstance(predictions, np.ndarray) and predictions.ndim == 1:
+            return pa.array(predictions)
+        return _listed(predictions)
+    except pa.ArrowException as error:
+        raise OutputError(
+            f"the model's predictions have no type in common: {error}",
+            "A model must return values of one type: numbers, texts, lists or dicts.",
+        ) from error
+
+
+def _listed(predictions: Any) -> pa.Array:
+    plain = predictions.tolist() if isinstance(predictions, np.ndarray) else predictions
+    return pa.array([value.tolist() if hasattr(value, "tolist") else value for value in plain])

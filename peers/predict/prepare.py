@@ -1,0 +1,205 @@
+"""From a request to a run: find model and input, check that they fit, try the first rows."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from peers import Retry
+from peers.predict import inputs, models, outputs
+from peers.predict.errors import InputError, ModelError, PredictError
+from peers.predict.fitness import unfit_rows
+from peers.predict.request import Request
+from peers.predict.spec import Chunk, InputRef, Manifest, ModelRef, parts_folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_FEWEST_BATCHES: Final = 4
+_MOST_BATCHES: Final = 64
+_CHUNKS: Final = 1000
+"""As many chunks as a large input should have, within these bounds of a chunk's size."""
+_REMOTE_CONCURRENCY: Final = 8
+_TRIED_ROWS: Final = 16
+_RUN_ID_BYTES: Final = 8
+_URL_SCHEMES: Final = ("postgresql://", "postgres://", "postgresql+psycopg://")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run that can be submitted. `asynchronous`: its model is waited for."""
+
+    manifest: Manifest
+    chunks: Sequence[Chunk]
+    asynchronous: bool
+
+
+def prepare(request: Request) -> Plan:
+    """Check everything that can be checked before anything is submitted, and write the manifest.
+
+    Raises ModelError, InputError or OutputError, which name what does not fit and what to do.
+    """
+    output = request.output.absolute()
+    outputs.check_output(output)
+    reference = models.resolve(request.model, request.method)
+    trust = trusted(reference)
+    model = models.load(reference, trust)
+    with _input(request, output) as source:
+        found, chunks = inputs.plan(
+            source, lambda rows: chunk_rows(rows, request.batch_size), id_column=request.id_column
+        )
+        columns = dict(found.columns)
+        if request.id_column is not None and request.id_column not in columns:
+            raise InputError(
+                f"the input has no column {request.id_column!r} for the ids",
+                f"It has {', '.join(columns)}: correct --id-column.",
+            )
+        leave_out = [request.id_column] if request.id_column else []
+        manifest = _manifest(request, output, reference, found, chunks)
+        manifest = replace(manifest, features=tuple(model.features(columns, leave_out)))
+        _try(model, manifest, chunks[0])
+        manifest = _settle(manifest, source, is_query=request.query is not None)
+    concurrency = request.concurrency or (_REMOTE_CONCURRENCY if model.asynchronous else None)
+    manifest = replace(manifest, concurrency=concurrency)
+    save(manifest)
+    return Plan(manifest, chunks, model.asynchronous)
+
+
+def trusted(reference: ModelRef) -> models.Trust:
+    """What may be loaded in this process: who names a model on the command line trusts it."""
+    trust = models.Trust.from_environment()
+    if reference.kind == "sklearn":
+        return replace(trust, folders=(*trust.folders, Path(reference.ref).resolve().parent))
+    if reference.kind == "callable":
+        return replace(trust, modules=(*trust.modules, reference.ref.partition(":")[0]))
+    return trust
+
+
+def chunk_rows(rows: int, batch_size: int) -> int:
+    """How many rows a chunk should have: whole batches; small enough for an even end of the run."""
+    batches = -(-rows // (_CHUNKS * batch_size))
+    return batch_size * min(max(batches, _FEWEST_BATCHES), _MOST_BATCHES)
+
+
+@contextmanager
+def _input(request: Request, output: Path) -> Iterator[Path]:
+    """The input as a file: itself, or a snapshot of what the query answers now."""
+    is_url = request.input.startswith(_URL_SCHEMES)
+    if is_url != (request.query is not None):
+        raise InputError(
+            "a query needs a database for its input, and a database a query",
+            "Write --input 'postgresql://…' --query 'select …', or --input with a file alone.",
+        )
+    if request.query is None:
+        yield Path(request.input).expanduser().absolute()
+        return
+    folder = parts_folder(output)
+    folder.mkdir(exist_ok=True)
+    snapshot = folder / f"query-{os.getpid()}.parquet"
+    try:
+        inputs.snapshot(request.input, request.query, snapshot)
+        yield snapshot
+    finally:
+        snapshot.unlink(missing_ok=True)
+
+
+def _manifest(
+    request: Request, output: Path, model: ModelRef, found: InputRef, chunks: Sequence[Chunk]
+) -> Manifest:
+    source = inputs.hidden(request.input) if request.query is not None else found.path
+    return Manifest(
+        run=_run_id(request, output, model, found), name=request.run, model=model, input=found,
+        source=source, id_column=request.id_column, features=(), output=str(output),
+        batch_size=request.batch_size,
+        max_attempts=request.max_attempts, allow_nan=request.allow_nan,
+        chunk_rows=chunk_rows(found.rows, request.batch_size), chunks=len(chunks),
+        concurrency=request.concurrency,
+    )  # fmt: skip
+
+
+def _run_id(request: Request, output: Path, model: ModelRef, found: InputRef) -> str:
+    """The same for the same work: then what is done already is found."""
+    identity = [
+        asdict(model), found.digest, str(output), request.query, request.id_column,
+        request.batch_size, request.allow_nan, request.run,
+    ]  # fmt: skip
+    text = json.dumps(identity, sort_keys=True).encode()
+    return hashlib.blake2b(text, digest_size=_RUN_ID_BYTES).hexdigest()
+
+
+def _settle(manifest: Manifest, source: Path, *, is_query: bool) -> Manifest:
+    """Makes the run's folder; the snapshot of a query moves into it and is its input from now on."""
+    manifest.folder.mkdir(parents=True, exist_ok=True)
+    if not is_query:
+        return manifest
+    target = manifest.folder / "input.parquet"
+    if not target.exists():
+        source.replace(target)
+    there = target.stat()
+    place = replace(manifest.input, path=str(target), mtime_ns=there.st_mtime_ns)
+    return replace(manifest, input=place)
+
+
+def save(manifest: Manifest) -> None:
+    """Writes the manifest, whole or not at all."""
+    text = manifest.to_json()
+    if manifest.path.exists() and manifest.path.read_text(encoding="utf-8") == text:
+        return
+    temporary = manifest.path.with_name(f"manifest.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(manifest.path)
+
+
+def _try(model: models.Model, manifest: Manifest, chunk: Chunk) -> None:
+    """The model on the first rows. Raises PredictError if not one of them can be predicted."""
+    if manifest.model.kind == "http":
+        return  # it may be busy, and peers wait for it together
+    few = replace(chunk, rows=min(chunk.rows, _TRIED_ROWS)) if _is_sliced(manifest) else chunk
+    rows = inputs.read(manifest.input, few, list(manifest.features))
+    unfit = unfit_rows(rows, manifest)
+    fit = [index for index in range(min(rows.table.num_rows, _TRIED_ROWS)) if index not in unfit]
+    if not fit and unfit:
+        raise InputError(
+            f"none of the first {min(rows.table.num_rows, _TRIED_ROWS)} rows can be used; the "
+            f"first: {next(iter(unfit.values()))}",
+            "Correct the input; --allow-nan lets a model have missing values.",
+        )
+    failed: list[Exception] = []
+    for index in fit:
+        error = _tried(model, rows.table.slice(index, 1))
+        if error is None:
+            return
+        failed.append(error)
+    raise PredictError(
+        f"the model can predict none of the first {len(fit)} rows; the first: "
+        f"{type(failed[0]).__name__}: {failed[0]}",
+        "Nothing was submitted.",
+    )
+
+
+def _is_sliced(manifest: Manifest) -> bool:
+    return manifest.input.format == "parquet"
+
+
+def _tried(model: models.Model, row: pa.Table) -> Exception | None:
+    try:
+        found: Any = (
+            asyncio.run(_wait_for(model, row)) if model.asynchronous else model.predict(row)
+        )
+    except (ModelError, Retry):
+        raise  # it is the model, not the row
+    except Exception as error:  # noqa: BLE001  # a model may raise anything
+        return error
+    first = found[0]
+    return first if isinstance(first, Exception) else None
+
+
+async def _wait_for(model: models.Model, row: pa.Table) -> Any:
+    return await model.predict_async(row)

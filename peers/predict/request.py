@@ -1,0 +1,31 @@
+"""What a user asks for, as the command line understood it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from peers.predict.spec import DEFAULT_BATCH_SIZE, DEFAULT_MAX_ATTEMPTS
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prediction to be made.
+
+    `model`: a file, `module:callable` or a URL. `input`: a file, or the URL of a Postgres for
+    `query`. batch_size: rows in a call of the model. concurrency: requests at once to a model that
+    is remote, over all peers. run: a name to find the run by.
+    """
+
+    model: str
+    input: str
+    output: Path
+    query: str | None = None
+    method: str | None = None
+    id_column: str | None = None
+    run: str | None = None
+    batch_size: int = DEFAULT_BATCH_SIZE
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    allow_nan: bool = False
+    concurrency: int | None = None
+    overwrite: bool = False

@@ -1,0 +1,82 @@
+"""Wait for a run and show how far it is: in place on a terminal, else a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from peers.predict.errors import PredictError
+from peers.predict.spec import Manifest
+from peers.predict.summary import Summary, summarize
+
+if TYPE_CHECKING:
+    from peers.predict.record import Connection
+
+_LOOK_EVERY: Final = 0.2
+_SAY_EVERY: Final = 5.0
+
+
+def watch(
+    connection: Connection,
+    manifest: Manifest,
+    look: Callable[[], None],
+    stream: TextIO = sys.stderr,
+) -> Summary:
+    """Wait until the run is done, or cannot go on; `look` is called now and then.
+
+    Raises PredictError when somebody deleted its tasks meanwhile.
+    """
+    bar = _bar(manifest, stream)
+    with bar if isinstance(bar, AbstractContextManager) else nullcontext():
+        said_at = time.monotonic()
+        while True:
+            summary = summarize(connection, manifest)
+            if summary is None:
+                raise PredictError(f"the tasks of run {manifest.run} are gone", "Run it again.")
+            if bar is not None:
+                bar.update(bar.task_ids[0], completed=summary.handled)
+            elif time.monotonic() - said_at > _SAY_EVERY:
+                said_at = time.monotonic()
+                print(_line(summary), file=stream, flush=True)
+            if summary.state != "running":
+                return summary
+            look()
+            time.sleep(_LOOK_EVERY)
+
+
+def _line(summary: Summary) -> str:
+    left = summary.rows - summary.handled
+    rate = summary.handled / summary.seconds if summary.seconds else 0.0
+    eta = f", about {left / rate:.0f} s to go" if rate and left > 0 else ""
+    return f"{summary.handled:,} of {summary.rows:,} rows, {rate:,.0f} rows/s{eta}"
+
+
+def _bar(manifest: Manifest, stream: TextIO) -> Any:
+    """A bar on a terminal; None elsewhere, or without rich."""
+    if not stream.isatty():
+        return None
+    try:
+        from rich.console import Console
+        from rich.progress import (  # noqa: F401
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+    except ImportError:
+        return None
+    progress = Progress(
+        TextColumn(manifest.name or manifest.run),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.speed:.0f} rows/s"),
+        TimeRemainingColumn(),
+        console=Console(file=stream),
+    )
+    progress.add_task("rows", total=manifest.input.rows)
+    return progress

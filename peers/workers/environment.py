@@ -1,0 +1,44 @@
+"""The environment of a worker process: its share of the machine, and what it may trust.
+
+BLAS, OpenMP and CUDA read it once, when they are loaded; so it must be right from the start.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+_THREADS: Final = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+_GPUS: Final = "CUDA_VISIBLE_DEVICES"
+_TRUST: Final = "PEERS_PREDICT_TRUST"
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What the workers of a peer get beyond its own environment.
+
+    `threads`: None shares the cores out among `slots` workers. `gpus`: each worker gets one of them
+    in turn. What the operator has set himself stays.
+    """
+
+    slots: int = 1
+    threads: int | None = None
+    gpus: tuple[str, ...] = ()
+    predict_trust: tuple[str, ...] = ()
+
+    def of_slot(self, slot: int, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
+        """The whole environment of the worker in this slot, counted from 0."""
+        threads = self.threads or max(1, len(os.sched_getaffinity(0)) // max(1, self.slots))
+        shares = dict.fromkeys(_THREADS, str(threads))
+        if self.gpus:
+            shares[_GPUS] = self.gpus[slot % len(self.gpus)]
+        if self.predict_trust:
+            shares[_TRUST] = ",".join(self.predict_trust)
+        return {**shares, **inherited}
