@@ -14,15 +14,18 @@ ARGS      ?=
 TEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test chaos bench lint format clean
+.PHONY: help venv demo predict-demo test chaos bench bench-predict lint format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## build .venv with Peers and the tools (PYTHON=… to choose an interpreter)
 
 demo: $(STAMP) ## the main job, end to end, on a private Postgres (ARGS=… for `peers demo`)
 	@$(BIN)/peers demo $(ARGS)
+
+predict-demo: $(STAMP) ## a prediction from nothing: poisoned, killed, resumed, verified (ARGS=…)
+	@$(BIN)/python -m peers.predict.demo $(ARGS)
 
 test: $(STAMP) ## the quick suites (TEST_ARGS=… for pytest)
 	@$(BIN)/python -m pytest $(TEST_ARGS)
@@ -33,6 +36,10 @@ chaos: $(STAMP) ## 10,000 tasks in a random graph, a peer killed every second (A
 bench: $(STAMP) ## measure throughput and latency (minutes; not a test)
 	@$(BIN)/python -m benchmarks.throughput $(ARGS)
 	@$(BIN)/python -m benchmarks.latency
+
+bench-predict: $(STAMP) ## simulated waits and a real model, beside others (ten minutes and more)
+	@$(BIN)/python -m benchmarks.simulated_wait
+	@$(BIN)/python -m benchmarks.forest
 
 lint: $(STAMP) ## format, lint, types, layers, SQL style: reads only
 	$(BIN)/ruff format --check

@@ -22,6 +22,7 @@ def answer(connection: Connection, peer_id: UUID, task: Claimed, verb: str, body
     """Do what the handler of `task` asks; `body` and the answer are JSON.
 
     parents: null → [{"id", "kind", "state", "result"}, …]. progress: {"done", "total"} → bool.
+    hold_off: {"name", "seconds", "reason"} → seconds. held_off: {"name"} → seconds.
     submit, submit_graph: what the client sends → what it expects.
     Raises what the database refuses, and `BadTask` for what makes no sense: a handler may say
     anything, and the peer must outlive it. A lost connection stays psycopg's error.
@@ -54,6 +55,12 @@ def _answer(connection: Connection, peer_id: UUID, task: Claimed, verb: str, bod
                 connection, peer_id, task.task_id, task.token, told["done"], told["total"]
             )
             return json.dumps(noted).encode()
+        case "hold_off":
+            told = json.loads(body)
+            left = kernel.hold_off(connection, told["name"], told["seconds"], told["reason"])
+            return json.dumps(left).encode()
+        case "held_off":
+            return json.dumps(kernel.held_off(connection, json.loads(body)["name"])).encode()
         case "submit" | "submit_graph":
             with connection.transaction():
                 connection.execute(_WAIT_BRIEFLY)

@@ -66,6 +66,29 @@ class CurrentTask:
         """Tell how far the handler is, for people who look at `peers.running`. Never blocks."""
         self._scheduler.tell(self.ticket, "progress", {"done": done, "total": total})
 
+    def hold_off(self, name: str, seconds: float, reason: str | None = None) -> float:
+        """Keep all peers from calling the outside system `name` for up to a day (blocks).
+
+        Answers for how many seconds that is: an earlier hold-off may last longer.
+        """
+        told = {"name": name, "seconds": seconds, "reason": reason}
+        return float(self.call("hold_off", told))
+
+    async def hold_off_async(self, name: str, seconds: float, reason: str | None = None) -> float:
+        """`hold_off()` for an async handler."""
+        return await asyncio.to_thread(self.hold_off, name, seconds, reason)
+
+    def held_off(self, name: str) -> float:
+        """For how many seconds `name` is still to be left alone; 0.0: call it (blocks: one query).
+
+        Ask before each call of a system that somebody may have held off.
+        """
+        return float(self.call("held_off", {"name": name}))
+
+    async def held_off_async(self, name: str) -> float:
+        """`held_off()` for an async handler."""
+        return await asyncio.to_thread(self.held_off, name)
+
     def call(self, verb: str, payload: object) -> Any:
         """Ask the scheduler through the parent, and wait."""
         return self._scheduler.call(self.ticket, verb, payload)

@@ -8,6 +8,7 @@ as bytes, so that args and results pass through without being parsed.
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, LiteralString
 
 from peers.errors import translated
@@ -30,7 +31,7 @@ from peers.model import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from datetime import datetime, timedelta
+    from datetime import datetime
     from uuid import UUID
 
     from peers.db import Connection
@@ -190,6 +191,19 @@ def progress(
         total,
     )
     return noted
+
+
+def hold_off(connection: Connection, name: str, seconds: float, reason: str | None) -> float:
+    """Keeps all peers from calling an outside system; for how many seconds from now."""
+    span = timedelta(seconds=seconds)
+    left: timedelta = _value(connection, "select peers.hold_off(%s, %s, %s)", name, span, reason)
+    return left.total_seconds()
+
+
+def held_off(connection: Connection, name: str) -> float:
+    """For how many seconds an outside system is still to be left alone; 0.0: it may be called."""
+    left: timedelta = _value(connection, "select peers.held_off(%s)", name)
+    return left.total_seconds()
 
 
 def parent_results(connection: Connection, child_id: int) -> list[ParentResult]:

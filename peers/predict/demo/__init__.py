@@ -1,0 +1,1 @@
+"""A prediction from nothing: trained, poisoned, killed, resumed, and checked row by row."""

@@ -1,0 +1,60 @@
+-- Hold-offs: an outside system that asks to be left alone for a while is left alone by all peers together.
+
+create table if not exists peers.throttle (
+    name text primary key
+        constraint name_has_1_to_200_characters check (length(name) between 1 and 200),
+    resume_at timestamptz not null,
+    reason text
+);
+
+comment on table peers.throttle is
+    'Outside systems (such as the URL of a model) that asked to be left alone, and until when. Handlers ask '
+    'before they call.';
+comment on column peers.throttle.name is 'What the handlers agreed to call it.';
+comment on column peers.throttle.resume_at is 'Nobody calls before.';
+comment on column peers.throttle.reason is 'What it said.';
+
+create or replace function peers.hold_off(name text, span interval, reason text default null) returns interval
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _longest constant interval := '1 day';
+    _left interval;
+begin
+    if length(name) not between 1 and 200 or name is null then
+        raise exception 'the name of a hold-off must have 1 to 200 characters, not %', coalesce(length(name), 0)
+            using errcode = 'PE009', hint = 'Name what is called, such as its URL.';
+    end if;
+    if span is null or span <= '0' or span > _longest then
+        raise exception 'a hold-off must last for more than 0 and at most %, not %', _longest, span
+            using errcode = 'PE009', hint = 'Hold off again when it is over, if need be.';
+    end if;
+    insert into peers.throttle as t (name, resume_at, reason)
+    values (hold_off.name, peers.now() + span, left(hold_off.reason, 1000))
+    on conflict on constraint throttle_pkey do update
+        set resume_at = greatest(t.resume_at, excluded.resume_at),
+            reason = coalesce(excluded.reason, t.reason)
+    returning t.resume_at - peers.now() into _left;
+    return _left;
+end
+$$;
+
+comment on function peers.hold_off is
+    'Nobody shall call the outside system of this name for the span, nor before an earlier hold-off of it is '
+    'over. Answers how long that is from now.';
+
+create or replace function peers.held_off(name text) returns interval
+    language plpgsql stable security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return coalesce((
+        select t.resume_at - peers.now() from peers.throttle t
+        where t.name = held_off.name and t.resume_at > peers.now()
+    ), interval '0');
+end
+$$;
+
+comment on function peers.held_off is
+    'How long the outside system of this name is still to be left alone; 0: it may be called.';
