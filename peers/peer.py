@@ -91,6 +91,8 @@ class Peer:
         self._heartbeat.turned()
         self._take_events()
         self._work.crew.tick(time.monotonic())
+        if not self._heartbeat.fenced:
+            self._work.hand_out()  # slots that got free shall not wait for a commit
         with contextlib.suppress(DatabaseUnreachable):
             if self._link.restore():
                 self._use_database()
