@@ -35,7 +35,9 @@ def main() -> None:
     parser.add_argument("--database-url", help="an empty database; else a private one, with fsync")
     options = parser.parse_args()
     one_by_one = options.tasks * SECONDS
-    print(f"{options.tasks:,} tasks of {SECONDS * 1000:g} ms simulated wait, one row each, durable;")
+    print(
+        f"{options.tasks:,} tasks of {SECONDS * 1000:g} ms simulated wait, one row each, durable;"
+    )
     print(f"one after the other they would wait for {one_by_one / 60:.1f} minutes")
     print("at once  handlers    ideal  measured  efficiency   tasks/s")
     figures = []
@@ -51,7 +53,9 @@ def main() -> None:
             "{per_second:8,.0f}".format(**figures[-1]),
             flush=True,
         )
-    print(json.dumps({"tasks": options.tasks, "simulated_wait_ms": SECONDS * 1000, "ways": figures}))
+    print(
+        json.dumps({"tasks": options.tasks, "simulated_wait_ms": SECONDS * 1000, "ways": figures})
+    )
 
 
 def measure(connection: Connection, url: str, tasks: int, ways: int) -> dict[str, Any]:
@@ -59,7 +63,7 @@ def measure(connection: Connection, url: str, tasks: int, ways: int) -> dict[str
     sync = ways <= MOST_PROCESSES
     kind, app = ("bench.wait", "waits") if sync else ("bench.wait.async", "waits_async")
     command = [sys.executable, "-m", "peers", "run", "--app", f"benchmarks.{app}",
-               f"--queues=default={ways}", "--log-level=warning", "--database-url", url]  # fmt: skip
+               f"--queues=default={ways}", "--log-level=error", "--database-url", url]  # fmt: skip
     peer = subprocess.Popen(command)
     try:
         warm_up(connection, kind, ways)

@@ -32,15 +32,25 @@ def register(commands: Commands, words: list[str]) -> None:
         reads=True,
     )  # fmt: skip
     what = parser.add_argument_group("what")
-    what.add_argument("--model", type=text, required=True, metavar="FILE|MODULE:CALLABLE|URL",
-                      help="*.onnx, scikit-learn's *.joblib, a Python callable, an HTTP endpoint")  # fmt: skip
+    what.add_argument(
+        "--model",
+        type=text,
+        required=True,
+        metavar="FILE|MODULE:CALLABLE|URL",
+        help="*.onnx, scikit-learn's *.joblib, a Python callable, an HTTP endpoint",
+    )
     what.add_argument("--method", type=text, metavar="NAME", help="such as predict_proba")
     what.add_argument("--input", type=text, required=True, metavar="FILE|URL",
                       help="*.parquet, *.csv, *.jsonl, or a Postgres for --query")  # fmt: skip
     what.add_argument("--query", type=text, metavar="SQL", help="what to select from that Postgres")
     what.add_argument("--id-column", type=text, metavar="COLUMN", help="kept beside, no feature")
-    what.add_argument("--output", type=Path, required=True, metavar="FILE",
-                      help="*.parquet, *.csv or *.jsonl, on a path that all peers share")  # fmt: skip
+    what.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="*.parquet, *.csv or *.jsonl, on a path that all peers share",
+    )
     what.add_argument("--run", dest="run_name", type=name, metavar="NAME", help="to find it by")
     how = parser.add_argument_group("how")
     how.add_argument("--batch-size", type=positive, default=256, metavar="ROWS")

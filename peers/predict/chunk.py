@@ -1,4 +1,4 @@
-"""A chunk of the input: predict its rows batch by batch, write its part, hand over who spoils it."""
+"""A chunk of the input: predict its rows batch by batch, write its part, hand over the culprits."""
 
 from __future__ import annotations
 
@@ -75,10 +75,14 @@ async def run_chunk(
     ids = rows.table.column(manifest.id_column) if manifest.id_column else None
     suspected = await _hand_over(chunk, ids, done.doubtful, hand_over)
     suspects.save(manifest.folder, chunk.number, suspected)
+    kept = pa.array(done.indices, pa.int64())
     outputs.write_part(
-        manifest.folder, chunk.number, [chunk.first + index for index in done.indices],
-        None if ids is None else ids.take(done.indices).combine_chunks(), done.joined(),
-    )  # fmt: skip
+        manifest.folder,
+        chunk.number,
+        [chunk.first + index for index in done.indices],
+        None if ids is None else ids.take(kept).combine_chunks(),
+        done.joined(),
+    )
     journal.close()
     return {
         "rows": chunk.rows, "predicted": len(done.indices), "suspects": len(suspected),
@@ -102,7 +106,7 @@ async def _run_batches(
             began = time.monotonic()
             try:
                 done.add(indices, await predict(batch))
-            except (ModelError, Retry):
+            except (ModelError, Reject, Retry):
                 journal.leave()
                 raise
             except Exception:  # noqa: BLE001  # whose fault it is, the tasks of the rows will tell
@@ -117,7 +121,7 @@ def _pick(features: pa.Table, indices: list[int], whole: tuple[int, int]) -> pa.
     start, stop = whole
     if len(indices) == stop - start:
         return features.slice(start, stop - start)  # copies nothing
-    return features.take(indices)
+    return features.take(pa.array(indices, pa.int64()))
 
 
 async def _hand_over(

@@ -59,7 +59,9 @@ def status(connection: Connection, name: str) -> Summary:
     return summary
 
 
-class _NoSuchRun(PredictError):
+class _NoSuchRun(PredictError):  # noqa: N818 - a name says what is the matter
+    """There is no run of this name."""
+
     exit_code = 4
 
 

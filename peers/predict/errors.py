@@ -12,7 +12,7 @@ class PredictError(PeersError):
 
 
 class ModelError(PredictError):
-    """A model of an unknown format, or one that cannot be loaded, is not trusted, or has changed."""
+    """A model whose format is unknown, or that cannot be loaded, is not trusted, or has changed."""
 
 
 class InputError(PredictError):

@@ -1,4 +1,4 @@
-"""Which rows are fit for the model: readable, and without missing values unless these are allowed."""
+"""Which rows are fit for the model: readable, and, unless that is allowed, without gaps."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Journal:
         return frozenset(self._killers)
 
     def enter(self, batch: int) -> None:
-        """This batch goes into the model."""
+        """Note that this batch goes into the model."""
         self._write(batch)
 
     def leave(self) -> None:

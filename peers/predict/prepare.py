@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from peers import Retry
+from peers import Reject, Retry
 from peers.predict import inputs, models, outputs
 from peers.predict.errors import InputError, ModelError, PredictError
 from peers.predict.fitness import unfit_rows
@@ -135,7 +135,7 @@ def _run_id(request: Request, output: Path, model: ModelRef, found: InputRef) ->
 
 
 def _settle(manifest: Manifest, source: Path, *, is_query: bool) -> Manifest:
-    """Makes the run's folder; the snapshot of a query moves into it and is its input from now on."""
+    """Makes the run's folder; the snapshot of a query moves into it and becomes its input."""
     manifest.folder.mkdir(parents=True, exist_ok=True)
     if not is_query:
         return manifest
@@ -193,7 +193,7 @@ def _tried(model: models.Model, row: pa.Table) -> Exception | None:
         found: Any = (
             asyncio.run(_wait_for(model, row)) if model.asynchronous else model.predict(row)
         )
-    except (ModelError, Retry):
+    except (ModelError, Reject, Retry):
         raise  # it is the model, not the row
     except Exception as error:  # noqa: BLE001  # a model may raise anything
         return error

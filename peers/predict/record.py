@@ -31,7 +31,7 @@ _TURNS: Final = """
 _NAMED: Final = """
     select t.args ->> 'manifest' as manifest, t.metadata ->> 'run' as run
     from peers.task t
-    where t.kind = %(kind)s and (t.metadata ->> 'name' = %(name)s or t.metadata ->> 'run' = %(name)s)
+    where t.kind = %(kind)s and %(name)s in (t.metadata ->> 'name', t.metadata ->> 'run')
     order by t.id desc limit 1
 """
 _PARENTS: Final = """
@@ -114,7 +114,7 @@ def submit(connection: Connection, plan: Plan, *, overwrite: bool) -> bool:
 
 
 def assemble_again(connection: Connection, manifest: Manifest, *, overwrite: bool) -> None:
-    """Submits another assembling task, for rows that were retried since, or an output that is gone."""
+    """Submits another assembling task: rows were retried since, or the output is gone."""
     before = turns(connection, manifest.run)
     first, last = before[0], before[-1]
     parents = [row["parent_id"] for row in _rows(

@@ -35,7 +35,7 @@ class RowArgs(TypedDict):
 
 
 async def run_rows(tasks: Sequence[RowArgs], predict: PredictFor) -> list[Any]:
-    """A result or an exception for each; raises what the model raises, for the call to be halved."""
+    """A result or an exception for each; raises what the model raises: the call is then halved."""
     results: dict[int, Any] = {}
     order = sorted(range(len(tasks)), key=lambda place: _chunk_of(tasks[place]))
     for _, places in groupby(order, key=lambda place: _chunk_of(tasks[place])):
@@ -64,7 +64,7 @@ async def _run_one_chunk(tasks: Sequence[RowArgs], predict: PredictFor) -> list[
         batch = fit[start : start + manifest.batch_size]
         try:
             found = await predict(manifest, rows.table.take(batch))
-        except (ModelError, Retry):
+        except (ModelError, Reject, Retry):
             raise
         except Exception as error:
             if len(tasks) > 1:

@@ -60,19 +60,17 @@ class Summary:
         said = [
             f"run {name}: {self.state}; {self.predicted:,} of {self.rows:,} rows predicted, "
             f"{self.dead} dead, {self.missing} missing",
-            f"{self.batches:,} batches in {self.seconds:.1f} s: {self.rows_per_second:,.0f} rows/s; "
-            f"{self.retries} retries",
+            f"{self.batches:,} batches in {self.seconds:.1f} s: {self.rows_per_second:,.0f} rows/s"
+            f"; {self.retries} retries",
         ]
-        for dead in self.dead_rows[:_SHOWN]:
-            said.append(f"  task {dead.task_id}: {dead.error}")
+        said += [f"  task {dead.task_id}: {dead.error}" for dead in self.dead_rows[:_SHOWN]]
         if len(self.dead_rows) > _SHOWN:
             said.append(f"  … and {len(self.dead_rows) - _SHOWN} more: peers dead list")
         if self.dead_rows:
             said.append(
                 "Mend them and `peers dead retry ID`; the same command then writes the output anew."
             )
-        for task in self.dead_tasks:
-            said.append(f"  task {task['task_id']} is dead: {task['error_message']}")
+        said += [f"  task {t['task_id']} is dead: {t['error_message']}" for t in self.dead_tasks]
         if self.dead_tasks:
             said.append("When that is mended, the same command goes on with what is missing.")
         if self.state == "done":
@@ -144,4 +142,4 @@ def _seconds(tallies: Sequence[dict[str, Any]], last: Turn, *, running: bool) ->
         return 0.0
     ends = [one["finished"] for one in tallies if one["finished"] is not None]
     end = tallies[0]["now"] if running else max([*ends, last.finished or 0.0])
-    return max(0.0, float(end) - min(started))
+    return max(0.0, float(end) - float(min(started)))

@@ -438,7 +438,7 @@ def test_an_option_of_the_wrong_type_is_named(option: str, value: object) -> Non
 def test_a_decorator_without_its_kind_says_what_to_write() -> None:
     """`@task` above a function takes the function for the kind."""
     with pytest.raises(TypeError, match=r'write @task\("some.kind"\)'):
-        peers.task(lambda: None)  # type: ignore[arg-type]  # that is the point
+        peers.task(lambda: None)  # type: ignore[call-overload]  # that is the point
 
 
 def test_a_graph_that_was_submitted_takes_no_more(database_url: str) -> None:

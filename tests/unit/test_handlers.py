@@ -16,7 +16,8 @@ from peers.model import MAX_ATTEMPTS_MAX, PRIORITY_MAX
 
 def fit(function: Callable[..., Any], **args: Any) -> dict[str, Any]:
     """The args as the function gets them."""
-    return Handler("k", function).check(args)
+    checked: dict[str, Any] = Handler("k", function).check(args)
+    return checked
 
 
 def test_args_are_checked_and_turned_into_what_the_annotations_say() -> None:

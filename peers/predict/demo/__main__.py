@@ -40,7 +40,10 @@ def main() -> int:
         _say(f"training a forest on scikit-learn's digits, writing {rows:,} rows to Parquet")
         material = prepare(folder, rows)
         _say(f"poisoned rows: {', '.join(f'{n} ({how})' for n, how in material.poisoned.items())}")
-        with throwaway() as postgres, psycopg.connect(postgres.url(), autocommit=True) as connection:
+        with (
+            throwaway() as postgres,
+            psycopg.connect(postgres.url(), autocommit=True) as connection,
+        ):
             schema.migrate(connection)
             summary = _run(connection, postgres.url(), folder, material)
         figures = _verify(folder / "predictions.parquet", material, summary, rows)
@@ -65,7 +68,9 @@ def _run(
         victim.kill()
         first.kill()
         first.wait()
-        _say(f"killed one peer and the command after {_done(connection)} chunks; once more the same")
+        _say(
+            f"killed one peer and the command after {_done(connection)} chunks; once more the same"
+        )
         again = subprocess.run(
             command, env=environment, stdout=subprocess.PIPE, timeout=_PATIENCE, check=True
         )
@@ -93,9 +98,7 @@ def _done(connection: psycopg.Connection[Any]) -> int:
     return int(done)
 
 
-def _verify(
-    output: Path, material: Material, summary: dict[str, Any], rows: int
-) -> dict[str, Any]:
+def _verify(output: Path, material: Material, summary: dict[str, Any], rows: int) -> dict[str, Any]:
     """Every prediction beside the sequential one."""
     found = pq.read_table(output)
     ids = found.column("id").to_pylist()

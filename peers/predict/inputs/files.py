@@ -6,8 +6,9 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from peers.predict.errors import InputChanged, InputError
 from peers.predict.spec import InputFormat, InputRef
@@ -31,7 +32,7 @@ def format_of(path: Path) -> InputFormat:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BufferedReader]:
     """The file, for reading. Raises InputError with the reason."""
     try:
         stream = path.open("rb")
@@ -45,7 +46,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def unchanged(source: InputRef) -> Iterator[BinaryIO]:
+def unchanged(source: InputRef) -> Iterator[BufferedReader]:
     """The file as it was planned, when the block begins and when it ends; else InputChanged."""
     with opened(Path(source.path)) as stream:
         _check(source, stream)
@@ -64,7 +65,7 @@ def digest_of(path: Path) -> str:
         ).hexdigest()
 
 
-def _check(source: InputRef, stream: BinaryIO) -> None:
+def _check(source: InputRef, stream: BufferedReader) -> None:
     now = os.fstat(stream.fileno())
     if now.st_size != source.size:
         raise _changed(source, f"it had {source.size} bytes and has {now.st_size}")

@@ -55,7 +55,7 @@ def counted(predictions: Predictions, rows: int, name: str) -> Predictions:
 
 
 def threads() -> int:
-    """How many threads a model may use: OMP_NUM_THREADS, else 1, for the workers share the cores."""
+    """How many threads a model may use: OMP_NUM_THREADS, else 1; the workers share the cores."""
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2": nested levels
     return int(first) if first.isdecimal() and int(first) > 0 else 1
 

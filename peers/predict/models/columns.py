@@ -57,7 +57,7 @@ def check_types(
 ) -> None:
     """InputError for columns that do not fit into `dtype`; None stands for numbers of any type."""
     if dtype is None or dtype.kind == "f":
-        wanted, fitting = "numbers", lambda kind: kind in _NUMBERS or kind.startswith("decimal")
+        wanted, fitting = "numbers", _is_number
     elif dtype.kind == "O":
         wanted, fitting = "texts", lambda kind: kind in _TEXTS
     else:
@@ -70,13 +70,17 @@ def check_types(
         )
 
 
+def _is_number(kind: str) -> bool:
+    return kind in _NUMBERS or kind.startswith("decimal")
+
+
 def matrix(table: pa.Table, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
     """The table as an array of shape (rows, columns), row by row in memory; nulls become NaN.
 
     Without `dtype` its type is the smallest that holds those of all columns. Raises RowError where
     a value doesn't fit.
     """
-    if dtype is not None and dtype.kind not in "f":
+    if dtype is not None and dtype.kind != "f":
         return np.column_stack([exact(column, dtype) for column in table.columns])
     table = _plain(table)
     batches = table.to_batches()
@@ -90,13 +94,14 @@ def matrix(table: pa.Table, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
 
 
 def exact(column: pa.ChunkedArray, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A column as an array of whole numbers, of booleans or of texts. RowError for what doesn't fit."""
+    """A column as an array of whole numbers, booleans or texts. RowError for what doesn't fit."""
     if column.null_count:
         raise RowError(f"A value is missing, and the model takes {dtype.name}, which has no NaN")
     if dtype.kind == "O":
         return np.array(column.to_pylist(), dtype=object)
     try:
-        return column.cast(pa.from_numpy_dtype(dtype)).to_numpy().astype(dtype, copy=False)
+        array: NDArray[Any] = column.cast(pa.from_numpy_dtype(dtype)).to_numpy()
+        return array.astype(dtype, copy=False)
     except pa.ArrowInvalid as error:
         raise RowError(f"A value does not fit into {dtype.name}: {error}") from error
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 _DIGEST_BYTES: Final = 32
 _ONNX_COMPANIONS: Final = (".data", "_data")
@@ -16,7 +17,7 @@ def of_text(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest()
 
 
-def of_stream(stream: BinaryIO) -> str:
+def of_stream(stream: BufferedReader) -> str:
     """The digest of what is left in an open file."""
     return hashlib.file_digest(stream, _blake2b).hexdigest()
 

@@ -19,16 +19,18 @@ _PROVIDERS: Final = ("CUDAExecutionProvider", "CPUExecutionProvider")
 _PROBABILITIES: Final = ("probabilities", "output_probability")
 _ERRORS_ONLY: Final = 3
 _MATRIX: Final = 2
-_TYPES: Final = {
+_NUMBERS: Final[dict[str, np.dtype[Any]]] = {
+    f"tensor({sign}int{bits})": np.dtype(f"{sign}int{bits}")
+    for sign in ("", "u")
+    for bits in (8, 16, 32, 64)
+}
+_TYPES: Final[dict[str, np.dtype[Any]]] = {
+    **_NUMBERS,
     "tensor(float16)": np.dtype(np.float16),
     "tensor(float)": np.dtype(np.float32),
     "tensor(double)": np.dtype(np.float64),
     "tensor(string)": np.dtype(object),
     "tensor(bool)": np.dtype(np.bool_),
-} | {
-    f"tensor({sign}int{bits})": np.dtype(f"{sign}int{bits}")
-    for sign in ("", "u")
-    for bits in (8, 16, 32, 64)
 }
 
 

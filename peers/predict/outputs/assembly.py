@@ -110,19 +110,21 @@ def _pop_before(row: int, waiting: list[Extra]) -> list[Extra]:
 def _with(part: pa.Table, extra: Sequence[Extra], schema: pa.Schema) -> pa.Table:
     if not extra:
         return part
-    columns: dict[str, Any] = {ROW: [one.row for one in extra]}
-    if "id" in schema.names:
-        kind = schema.field("id").type
-        ids = [one.id for one in extra]
-        columns["id"] = (
-            pa.array(ids, kind)
-            if pa.types.is_integer(kind)
-            else pa.array(ids, pa.string()).cast(kind)
-        )
-    columns[PREDICTION] = pa.array([one.prediction for one in extra], schema.field(PREDICTION).type)
-    more = pa.table([pa.array(columns[name], schema.field(name).type) if isinstance(
-        columns[name], list) else columns[name] for name in schema.names], schema=schema)  # fmt: skip
-    return pa.concat_tables([part, more]).sort_by(ROW)
+    values: dict[str, list[Any]] = {
+        ROW: [one.row for one in extra],
+        "id": [one.id for one in extra],
+        PREDICTION: [one.prediction for one in extra],
+    }
+    arrays = [_array(values[field.name], field.type) for field in schema]
+    return pa.concat_tables([part, pa.table(arrays, schema=schema)]).sort_by(ROW)
+
+
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """What went through JSON, in the type that it had before; dates are texts there."""
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array(map(str, values), pa.string()).cast(kind)
 
 
 def _checked(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

@@ -1,0 +1,37 @@
+"""Callables as users write them, and worse ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+GATE = "PREDICT_TEST_GATE"
+
+
+def double(rows: list[dict[str, float]]) -> list[float]:
+    """Twice x; a row of -1 raises, one of -2 kills the process."""
+    values = [row["x"] for row in rows]
+    if -2 in values:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if -1 in values:
+        raise ValueError("x must not be -1")
+    return [value * 2 for value in values]
+
+
+async def double_async(rows: list[dict[str, float]]) -> list[float]:
+    """The same, awaited."""
+    return double(rows)
+
+
+def gated(rows: list[dict[str, float]]) -> list[float]:
+    """Waits at row 1500 until the gate is open."""
+    while any(row["x"] == 1500 for row in rows) and not Path(os.environ[GATE]).exists():
+        time.sleep(0.005)
+    return double(rows)
+
+
+def one_less(rows: list[dict[str, float]]) -> list[float]:
+    """Drops a row where there are many."""
+    return double(rows)[: max(1, len(rows) - 1)]

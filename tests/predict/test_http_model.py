@@ -1,0 +1,170 @@
+"""Models behind HTTP: what each answer means, and that all callers heed a 429 together."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from peers import Retry
+from peers.predict.errors import ModelError, RowError
+from peers.predict.models import Busy, Trust, load, predict_patiently, resolve
+from peers.predict.models.http import retry_after
+
+
+class Endpoint:
+    """A server that gives the answers it is told to, the last one for ever; doubles x by itself."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, dict[str, str], Any]] = []
+        self.requests = 0
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                endpoint.requests += 1
+                doubled = {"predictions": [row["x"] * 2 for row in body["instances"]]}
+                status, headers, answer = (
+                    endpoint.answers.pop(0) if endpoint.answers else (200, {}, doubled)
+                )
+                text = json.dumps(answer).encode()
+                self.send_response(status)
+                for name, value in {**headers, "content-length": str(len(text))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                del format, args
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/predict"
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """A server on this machine."""
+    made = Endpoint()
+    thread = threading.Thread(target=made.server.serve_forever)
+    thread.start()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+    thread.join()
+
+
+def ask(endpoint: Endpoint) -> Any:
+    """What the model says about three rows."""
+    model = load(resolve(endpoint.url, None), Trust())
+    return asyncio.run(model.predict_async(pa.table({"x": [1.0, 2.0, 3.0]})))
+
+
+def test_rows_go_out_and_predictions_come_back_in_order(endpoint: Endpoint) -> None:
+    """One request; an error in the place of a prediction is that row's."""
+    assert ask(endpoint) == [2.0, 4.0, 6.0]
+    endpoint.answers = [(200, {}, {"predictions": [1, {"error": "too dark"}, 3]})]
+    first, second, third = ask(endpoint)
+    assert (first, third) == (1, 3)
+    assert isinstance(second, RowError)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "answer", "error", "says"),
+    [
+        (429, {"retry-after": "7"}, {}, Busy, "in 7 s"),
+        (429, {}, {}, Busy, "in 1 s"),
+        (503, {"retry-after": "2"}, {}, Busy, "in 2 s"),
+        (503, {}, {}, Retry, "503"),
+        (500, {}, {"why": "broken"}, Retry, "broken"),
+        (400, {}, {"why": "bad row"}, RowError, "bad row"),
+        (404, {}, {}, ModelError, "404"),
+        (200, {}, {"predictions": [1]}, ModelError, "1 result for 3 rows"),
+        (200, {}, ["what"], ModelError, "something else"),
+    ],
+)
+def test_each_answer_means_what_it_should(
+    endpoint: Endpoint, status: int, headers: dict[str, str], answer: Any,
+    error: type[Exception], says: str,
+) -> None:  # fmt: skip
+    """Come back later, try again, look at the rows one by one, or give up."""
+    endpoint.answers = [(status, headers, answer)]
+    with pytest.raises(error, match=says):
+        ask(endpoint)
+
+
+def test_retry_after_may_be_a_date_by_the_servers_own_clock() -> None:
+    """However wrong that clock is."""
+    date = {"date": "Wed, 21 Oct 2015 07:28:00 GMT", "retry-after": "Wed, 21 Oct 2015 07:28:30 GMT"}
+    assert retry_after(date) == 30.0
+    assert retry_after({"retry-after": "soon"}) is None
+    assert retry_after({}) is None
+
+
+class Clock:
+    """A time that only sleeping moves, and a hold-off that all callers share."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.until = 0.0
+        self.told = asyncio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    async def held_off(self) -> float:
+        return max(0.0, self.until - self.now)
+
+    async def hold_off(self, seconds: float, reason: str) -> None:
+        assert reason
+        self.until = max(self.until, self.now + seconds)
+        self.told.set()
+
+
+HeldOff = Callable[[], Awaitable[float]]
+
+
+def too_early(endpoint: Endpoint, held_off: Callable[[Clock], HeldOff]) -> bool:
+    """Whether a second caller sends before the hold-off that the first was told is over."""
+    clock = Clock()
+    sent: list[float] = []
+    model = load(resolve(endpoint.url, None), Trust())
+    endpoint.answers = [(429, {"retry-after": "60"}, {})]
+
+    class Watched:
+        asynchronous = True
+
+        async def predict_async(self, table: pa.Table) -> Any:
+            sent.append(clock.now)
+            return await model.predict_async(table)
+
+    async def both() -> list[Any]:
+        table = pa.table({"x": [1.0]})
+        first: Any = Watched()
+        one = asyncio.create_task(
+            predict_patiently(first, table, clock.held_off, clock.hold_off, clock.sleep)
+        )
+        await clock.told.wait()
+        clock.now = 1.0
+        two = await predict_patiently(first, table, held_off(clock), clock.hold_off, clock.sleep)
+        return [await one, two]
+
+    assert asyncio.run(both()) == [[2.0], [2.0]]
+    assert len(sent) == 3
+    return any(at < 60 for at in sent[1:])
+
+
+def test_all_callers_stay_away_for_as_long_as_one_was_told(endpoint: Endpoint) -> None:
+    """And a caller who does not ask first is caught by the same test."""
+    assert not too_early(endpoint, lambda clock: clock.held_off)
+
+    async def deaf() -> float:
+        return 0.0
+
+    assert too_early(endpoint, lambda _: deaf)

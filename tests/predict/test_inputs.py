@@ -1,0 +1,179 @@
+"""Inputs: every row is read exactly once, whatever the chunks; a bad one takes no other along."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import URL
+
+from peers.predict import inputs
+from peers.predict.errors import InputChanged, InputError
+from peers.predict.spec import Chunk, InputRef
+
+ROWS = 500
+SIZES = [1, 7, 100, 10_000]
+
+
+def read_all(
+    path: Path, size: int, columns: list[str], id_column: str | None = "id"
+) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """All rows and the reasons of the bad ones by row number, read chunk by chunk."""
+    source, chunks = inputs.plan(path, lambda _: size, id_column=id_column)
+    rows: list[dict[str, Any]] = []
+    bad: dict[int, str] = {}
+    assert source.rows == sum(chunk.rows for chunk in chunks) > 0
+    for chunk in chunks:
+        assert chunk.first == len(rows)
+        assert chunk.rows <= size
+        found = inputs.read(source, chunk, columns)
+        assert found.table.column_names == columns
+        assert found.table.num_rows == chunk.rows
+        rows += found.table.to_pylist()
+        bad |= {chunk.first + index: why for index, why in found.bad.items()}
+    return rows, bad
+
+
+def some_rows() -> list[dict[str, Any]]:
+    """Texts with quotes, commas and line breaks, and numbers that are whole at first."""
+    chance = random.Random(3)
+    words = ["plain", 'say "so"', "a,b", "two\nlines", "ends in \r\n", "ünïcode"]
+    return [
+        {"id": number, "x": number + (0.5 if number > 300 else 0), "word": chance.choice(words)}
+        for number in range(ROWS)
+    ]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_csv_with_quoted_line_breaks_and_bad_rows(size: int, tmp_path: Path) -> None:
+    """All well rows come as they were written; bad ones, and only these, with their reasons."""
+    rows, path = some_rows(), tmp_path / "rows.csv"
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", "x", "word"])
+        for row in rows:
+            match row["id"]:
+                case 50:
+                    stream.write("50,1.5\n")
+                case 51:
+                    stream.write("51,many,word\n")
+                case _:
+                    writer.writerow(row.values())
+    found, bad = read_all(path, size, ["word", "id", "x"])
+    assert bad.keys() == {50, 51}
+    assert "2 fields" in bad[50]
+    assert "'many'" in bad[51]
+    good = [row for row in found if row["id"] is not None]
+    assert good == [
+        {"word": row["word"], "id": row["id"], "x": row["x"]}
+        for row in rows
+        if row["id"] not in {50, 51}
+    ]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_json_lines_with_broken_lines_and_missing_keys(size: int, tmp_path: Path) -> None:
+    """A line that is no JSON object is bad; a missing key is only null; blanks don't count."""
+    rows, path = some_rows(), tmp_path / "rows.jsonl"
+    lines = [json.dumps(row, ensure_ascii=False).encode() for row in rows]
+    lines[10], lines[20], lines[30] = b'{"id": 10, ', b"\xff\xfe", b"[1, 2]"
+    lines[40] = b'{"id": 40, "word": "no x"}'
+    path.write_bytes(b"\n".join([*lines[:5], b"", *lines[5:]]) + b"\n")
+    found, bad = read_all(path, size, ["id", "x"])
+    assert bad.keys() == {10, 20, 30}
+    assert found[40] == {"id": 40, "x": None}
+    assert [row for row in found if row["x"] is not None] == [
+        {"id": row["id"], "x": row["x"]} for row in rows if row["id"] not in {10, 20, 30, 40}
+    ]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("most_kept", [0, 1 << 30])
+def test_parquet_of_several_row_groups(
+    size: int, most_kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether row groups are kept in memory or streamed; no chunk crosses a group."""
+    monkeypatch.setattr("peers.predict.inputs.reading._MOST_KEPT", most_kept)
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist(some_rows()), path, row_group_size=130)
+    found, bad = read_all(path, size, ["x", "id"])
+    assert not bad
+    assert found == [{"x": row["x"], "id": row["id"]} for row in some_rows()]
+
+
+def planned(path: Path) -> tuple[InputRef, Chunk]:
+    """An input of three rows, and its only chunk."""
+    path.write_text("x\n1\n2\n3\n")
+    source, [chunk] = inputs.plan(path, lambda _: 10)
+    return source, chunk
+
+
+@pytest.mark.parametrize("how", ["grown", "rewritten", "replaced"])
+def test_an_input_that_changes_under_way_is_noticed(how: str, tmp_path: Path) -> None:
+    """By its size, its time or its identity; the remedy says how to go on."""
+    path = tmp_path / "rows.csv"
+    source, chunk = planned(path)
+    assert inputs.read(source, chunk, ["x"]).table.num_rows == 3
+    if how == "grown":
+        path.write_text("x\n1\n2\n3\n4\n")
+    elif how == "rewritten":
+        path.write_text("x\n3\n2\n1\n")
+    else:
+        other = tmp_path / "other"
+        other.write_text("x\n7\n8\n9\n")
+        other.replace(path)
+    with pytest.raises(InputChanged, match="starts a new run"):
+        inputs.read(source, chunk, ["x"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("rows.xlsx", b"x", "Known are"),
+        ("rows.csv", b"", "header"),
+        ("rows.csv", b"a,a\n1,2\n", "twice"),
+        ("rows.csv", b"a,b\n", "no rows"),
+        ("rows.parquet", b"PAR1 and then nothing", "no Parquet"),
+        ("rows.jsonl", b"\n\n", "no rows"),
+    ],
+)
+def test_an_input_that_is_none_is_refused(
+    name: str, content: bytes, says: str, tmp_path: Path
+) -> None:
+    """Before anything else happens, with what is wrong."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        inputs.plan(path, lambda _: 10)
+
+
+def test_an_input_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """With its path."""
+    with pytest.raises(InputError, match=r"missing\.csv"):
+        inputs.plan(tmp_path / "missing.csv", lambda _: 10)
+
+
+def test_a_query_is_streamed_into_a_snapshot(database_url: str, tmp_path: Path) -> None:
+    """Every row comes in order, numerics as doubles; errors are the database's own sentences."""
+    query = "select n as id, n / 4.0 as x, 'a:b' as word from generate_series(1, 25000) n"
+    target = tmp_path / "input.parquet"
+    parts: dict[str, Any] = conninfo_to_dict(database_url)
+    host = {"host": parts.pop("host")}  # a socket's folder has no place in a URL but here
+    url = URL.create(
+        "postgresql", parts.get("user"), parts.get("password"), None,
+        int(parts.get("port", 5432)), parts["dbname"], host,
+    ).render_as_string(hide_password=False)  # fmt: skip
+    assert inputs.snapshot(url, query, target) == 25_000
+    found = pq.read_table(target)
+    assert found.column("id").to_pylist() == list(range(1, 25_001))
+    assert found.column("x")[4].as_py() == 1.25
+    with pytest.raises(InputError, match="does not exist"):
+        inputs.snapshot(url, "select * from nowhere", target)
+    assert "secret" not in inputs.hidden("postgresql://me:secret@host/db")

@@ -1,0 +1,99 @@
+"""Models: what they say is what they say alone, and what may not be loaded is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from peers.predict import models
+from peers.predict.errors import InputError, ModelError
+from peers.predict.models import Trust
+from tests.predict.conftest import Forest
+
+MODULE = "tests.predict.models_for_tests"
+
+
+def trusting(forest: Forest) -> Trust:
+    """The folder of the forest."""
+    return Trust((forest.model.parent,), (MODULE,))
+
+
+def features_of(forest: Forest) -> pa.Table:
+    """The input without its ids."""
+    return pq.read_table(forest.rows).drop_columns(["id"])
+
+
+@pytest.mark.parametrize("size", [1, 256, 3000])
+def test_an_estimator_in_batches_says_what_it_says_about_all(forest: Forest, size: int) -> None:
+    """Labels by default, probabilities by predict_proba; whatever the batches."""
+    table = features_of(forest).slice(0, 512 if size == 1 else 3000)
+    labels = models.load(models.resolve(str(forest.model), None), trusting(forest))
+    chances = models.load(models.resolve(str(forest.model), "predict_proba"), trusting(forest))
+    starts = range(0, table.num_rows, size)
+    said = np.concatenate([labels.predict(table.slice(start, size)) for start in starts])
+    assert said.tolist() == forest.truth[: table.num_rows]
+    odds = np.concatenate([chances.predict(table.slice(start, size)) for start in starts])
+    expected = joblib.load(forest.model).predict_proba(forest.features[: table.num_rows])
+    assert np.array_equal(odds, expected)
+
+
+def test_a_model_in_onnx_says_the_same(forest: Forest, tmp_path: Path) -> None:
+    """Its one input takes all columns; its second output are the probabilities."""
+    skl2onnx = pytest.importorskip("skl2onnx")
+    kind = skl2onnx.common.data_types.FloatTensorType([None, 64])
+    made = skl2onnx.convert_sklearn(
+        joblib.load(forest.model), initial_types=[("x", kind)], options={"zipmap": False}
+    )
+    path = tmp_path / "digits.onnx"
+    path.write_bytes(made.SerializeToString())
+    model = models.load(models.resolve(str(path), None), Trust())
+    columns = {f"p{n}": "double" for n in range(64)}
+    assert model.features({"id": "string", **columns}, ["id"]) == list(columns)
+    same = np.asarray(model.predict(features_of(forest))) == np.array(forest.truth)
+    assert same.mean() > 0.99  # it computes in single precision
+    with pytest.raises(InputError, match="takes 64 columns"):
+        model.features({"p0": "double"}, [])
+
+
+def test_code_is_loaded_only_from_where_the_operator_trusts_it(
+    forest: Forest, tmp_path: Path
+) -> None:
+    """Not through a link that leads elsewhere, not from a module whose name only begins alike."""
+    reference = models.resolve(str(forest.model), None)
+    with pytest.raises(ModelError, match="PEERS_PREDICT_TRUST"):
+        models.load(reference, Trust())
+    link = tmp_path / "digits.joblib"
+    link.symlink_to(forest.model)
+    with pytest.raises(ModelError, match="leads to"):
+        models.load(models.resolve(str(link), None), Trust((tmp_path,)))
+    callable_ = models.resolve(f"{MODULE}:double", None)
+    with pytest.raises(ModelError, match="not trusted"):
+        models.load(callable_, Trust((), (MODULE[:-1], "tests.pre")))
+    assert models.load(callable_, Trust((), ("tests",))).predict(pa.table({"x": [2.0]})) == [4.0]
+
+
+def test_a_model_that_changed_since_the_run_was_planned_is_refused(
+    forest: Forest, tmp_path: Path
+) -> None:
+    """Else a run would hold the predictions of two models."""
+    path = tmp_path / "digits.joblib"
+    path.write_bytes(forest.model.read_bytes())
+    reference = models.resolve(str(path), None)
+    joblib.dump({"another": "thing"}, path)
+    with pytest.raises(ModelError, match="changed"):
+        models.load(reference, Trust((tmp_path,)))
+
+
+def test_wrong_columns_are_named(forest: Forest) -> None:
+    """By their number, and by their types."""
+    model = models.load(models.resolve(str(forest.model), None), trusting(forest))
+    columns = {f"p{n}": "double" for n in range(64)}
+    with pytest.raises(InputError, match="takes 64 columns, and the input has 65"):
+        model.features({**columns, "id": "string"}, [])
+    with pytest.raises(InputError, match=r"p3 \(string\)"):
+        model.features({**columns, "p3": "string"}, [])

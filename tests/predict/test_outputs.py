@@ -1,0 +1,163 @@
+"""Outputs: the parts and the rows that stood alone become one file, whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from peers.predict import outputs
+from peers.predict.errors import OutputError
+from peers.predict.outputs import Extra
+from peers.predict.spec import InputRef, Manifest, ModelRef
+
+SIZE = 10
+CHUNKS = 5
+
+
+def a_manifest(folder: Path, suffix: str = ".parquet") -> Manifest:
+    """Of five chunks with ten rows each."""
+    made = Manifest(
+        run="abc", name=None, model=ModelRef("callable", "m:f", "d"),
+        input=InputRef("in.csv", "csv", 1, 1, "d", SIZE * CHUNKS, (("x", "double"),)),
+        source="in.csv", id_column="id", features=("x",), output=str(folder / f"out{suffix}"),
+        batch_size=SIZE, max_attempts=3, allow_nan=False, chunk_rows=SIZE, chunks=CHUNKS,
+        concurrency=None,
+    )  # fmt: skip
+    made.folder.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def write_parts(manifest: Manifest, alone: set[int], value: Any = lambda row: row * 2) -> None:
+    """Every row but those alone; the third chunk is whole of rows that stand alone."""
+    for number in range(CHUNKS):
+        rows = [r for r in range(number * SIZE, (number + 1) * SIZE) if r not in alone]
+        ids = pa.array([f"id{row}" for row in rows], pa.string())
+        outputs.write_part(manifest.folder, number, rows, ids, [value(row) for row in rows])
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The output's rows, as Python values."""
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()  # type: ignore[no-any-return]
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    with path.open(newline="") as stream:
+        return [
+            {"row": int(r["row"]), "id": r["id"], "prediction": json.loads(r["prediction"])}
+            for r in csv.DictReader(stream)
+        ]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_rows_that_stood_alone_take_their_places(suffix: str, tmp_path: Path) -> None:
+    """First and last of a chunk, a whole chunk, the very first and last row; dead ones are left
+    out. Assembled again, the file is the same to the byte.
+    """
+    manifest = a_manifest(tmp_path, suffix)
+    dead = {13, 25}
+    alone = {0, 9, 10, 19, *range(20, 30), 49} | dead
+    write_parts(manifest, alone)
+    extra = [Extra(row, f"id{row}", row * 2) for row in sorted(alone - dead)]
+    written = outputs.assemble(manifest, range(CHUNKS), extra)
+    expected = [
+        {"row": row, "id": f"id{row}", "prediction": row * 2}
+        for row in range(SIZE * CHUNKS)
+        if row not in dead
+    ]
+    assert read(written.path) == expected
+    assert written.rows == len(expected)
+    before = written.path.read_bytes()
+    assert outputs.belongs_to(written.path) == "abc"
+    outputs.assemble(manifest, range(CHUNKS), extra)
+    assert written.path.read_bytes() == before
+
+
+def test_types_of_parts_and_of_rows_alone_are_brought_together(tmp_path: Path) -> None:
+    """Whole numbers here and 0.5 there are doubles in the end; lists stay lists."""
+    manifest = a_manifest(tmp_path)
+    write_parts(manifest, {7})
+    outputs.write_part(
+        manifest.folder, 1, list(range(10, 20)), pa.array(["i"] * 10), np.full(10, 0.5)
+    )
+    outputs.assemble(manifest, range(CHUNKS), [Extra(7, "id7", 1.25)])
+    found = read(Path(manifest.output))
+    assert (found[7]["prediction"], found[10]["prediction"], found[0]["prediction"]) == (
+        1.25,
+        0.5,
+        0,
+    )
+    again = replace(manifest, run="other", output=str(tmp_path / "lists.parquet"))
+    again.folder.mkdir(parents=True)
+    write_parts(again, {3}, lambda row: [row, 0.5])
+    outputs.assemble(again, range(CHUNKS), [Extra(3, "id3", [3, 0.5])])
+    assert read(Path(again.output))[3]["prediction"] == [3.0, 0.5]
+
+
+def test_an_output_of_other_contents_is_not_replaced(tmp_path: Path) -> None:
+    """Neither another program's nor another run's, in any format; unless that is asked for."""
+    for suffix in (".parquet", ".csv", ".jsonl"):
+        manifest = a_manifest(tmp_path, suffix)
+        write_parts(manifest, set())
+        Path(manifest.output).write_text("mine\n")
+        with pytest.raises(OutputError, match="--overwrite"):
+            outputs.assemble(manifest, range(CHUNKS), [])
+        assert Path(manifest.output).read_text() == "mine\n"
+        outputs.assemble(manifest, range(CHUNKS), [], overwrite=True)
+        assert outputs.belongs_to(Path(manifest.output)) == "abc"
+
+
+def test_a_missing_part_and_a_repeated_row_are_errors(tmp_path: Path) -> None:
+    """Nothing is written then."""
+    manifest = a_manifest(tmp_path)
+    write_parts(manifest, set())
+    with pytest.raises(OutputError, match="twice"):
+        outputs.assemble(manifest, range(CHUNKS), [Extra(12, "id12", 1)])
+    outputs.part_path(manifest.folder, 2).unlink()
+    with pytest.raises(OutputError, match="chunk-000002"):
+        outputs.assemble(manifest, range(CHUNKS), [])
+    assert not Path(manifest.output).exists()
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
+    """A part that does not fit leaves no trace; earlier ones stay whole."""
+    manifest = a_manifest(tmp_path)
+    write_parts(manifest, set())
+    before = sorted(manifest.folder.iterdir())
+    code = f"""
+import numpy as np, resource, signal
+from pathlib import Path
+from peers.predict import outputs
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+outputs.write_part(Path({str(manifest.folder)!r}), 9, range(50_000), None, np.random.random(50_000))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ
+    )
+    assert done.returncode == 1
+    assert "OutputError" in done.stderr
+    assert "chunk-000009.parquet cannot be written" in done.stderr
+    assert sorted(manifest.folder.iterdir()) == before
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 20_000
+    assert signal.getsignal(signal.SIGXFSZ) is not None
+
+
+@pytest.mark.parametrize("name", ["out.xlsx", "nowhere/out.csv", "."])
+def test_a_place_where_nothing_can_be_written_is_refused(name: str, tmp_path: Path) -> None:
+    """Before anything is done."""
+    with pytest.raises(OutputError):
+        outputs.check_output(tmp_path / name)

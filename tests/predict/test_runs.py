@@ -1,0 +1,195 @@
+"""Runs from the command line, on real peers and a real database."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.peers.harness import Stage
+from tests.predict import models_for_tests
+from tests.predict.conftest import ROWS, Forest
+
+APP = "peers.predict.app"
+SOURCES = Path(__file__).parents[2]
+MODELS = "tests.predict.models_for_tests"
+
+
+def environment(stage: Stage) -> dict[str, str]:
+    """What the command and its peers get."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PEERS_")}
+    return {
+        **inherited,
+        "PEERS_DATABASE_URL": stage.url,
+        models_for_tests.GATE: str(stage.folder / "gate"),
+    }
+
+
+def start(stage: Stage, *words: object) -> subprocess.Popen[str]:
+    """The command, under way."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "peers", "predict", *map(str, words), "--json"],
+        env=environment(stage), cwd=SOURCES, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def predict(stage: Stage, *words: object, code: int = 0) -> tuple[dict[str, Any], str]:
+    """The command's summary, and what it said."""
+    with start(stage, *words) as process:
+        out, said = process.communicate(timeout=100)
+    assert process.returncode == code, said
+    return (json.loads(out) if out else {}), said
+
+
+def numbers(folder: Path, poisons: dict[int, float] | None = None, rows: int = ROWS) -> Path:
+    """An input with the columns id and x, where x is the row's number unless it is poison."""
+    path = folder / "numbers.parquet"
+    values = [float((poisons or {}).get(row, row)) for row in range(rows)]
+    pq.write_table(pa.table({"id": [f"r{row}" for row in range(rows)], "x": values}), path)
+    return path
+
+
+def results(path: Path) -> list[tuple[int, Any]]:
+    """(row, prediction) of the output."""
+    table = pq.read_table(path)
+    rows = table.column("row").to_pylist()
+    return list(zip(rows, table.column("prediction").to_pylist(), strict=True))
+
+
+def test_an_estimator_predicts_what_it_predicts_sequentially(
+    stage: Stage, forest: Forest, tmp_path: Path
+) -> None:
+    """Each row once, in order, with its id; the same command again finds nothing to do; status says
+    so from elsewhere.
+    """
+    output = tmp_path / "out.parquet"
+    words = ["--model", forest.model, "--input", forest.rows, "--output", output]
+    words += ["--id-column", "id", "--workers", 2, "--run", "nightly"]
+    summary, _ = predict(stage, *words)
+    assert (summary["rows"], summary["predicted"], summary["missing"]) == (ROWS, ROWS, 0)
+    assert results(output) == list(enumerate(forest.truth))
+    assert pq.read_table(output).column("id").to_pylist() == [f"r{row}" for row in range(ROWS)]
+    _, said = predict(stage, *words)
+    assert "done already" in said
+    status, _ = predict(stage, "status", "nightly")
+    assert (status["state"], status["predicted"]) == ("done", ROWS)
+    assert stage.rows("select * from peers.check()") == []
+
+
+@pytest.mark.parametrize("callable_", ["double", "double_async"])
+def test_poisoned_rows_alone_are_dead_and_named(
+    stage: Stage, callable_: str, tmp_path: Path
+) -> None:
+    """One that raises, one that kills its worker and one without a value, among 3,000: all others
+    are predicted; each dead letter names input, row and id. Once mended and retried, the same
+    command puts the row into the output.
+    """
+    source = numbers(tmp_path, {100: -1, 1700: -2, 2900: float("nan")})
+    output = tmp_path / "out.parquet"
+    words = ["--model", f"{MODELS}:{callable_}", "--input", source, "--output", output]
+    words += ["--id-column", "id", "--workers", 2]
+    summary, _ = predict(stage, *words)
+    assert (summary["predicted"], summary["dead"], summary["missing"]) == (ROWS - 3, 3, 0)
+    assert {dead["row"]: dead["id"] for dead in summary["dead_rows"]} == {
+        100: "r100", 1700: "r1700", 2900: "r2900",
+    }  # fmt: skip
+    errors = {dead["row"]: dead["error"] for dead in summary["dead_rows"]}
+    assert "ValueError: x must not be -1" in errors[100]
+    assert "SIGSEGV" in errors[1700]
+    assert "NaN" in errors[2900]
+    assert all("numbers.parquet" in error for error in errors.values())
+    expected = [(row, row * 2.0) for row in range(ROWS) if row not in errors]
+    assert results(output) == expected
+    letters = stage.rows("select * from peers.dead_letter")
+    assert {letter["args"]["row"] for letter in letters} == set(errors)
+
+
+def test_a_run_goes_on_after_command_and_peer_were_killed(stage: Stage, tmp_path: Path) -> None:
+    """What was finished is not done again; every row is there once."""
+    source, output = numbers(tmp_path), tmp_path / "out.parquet"
+    words = ["--model", f"{MODELS}:gated", "--input", source, "--output", output]
+    words += ["--id-column", "id", "--run", "resumed"]
+    settings = {"predict_trust": MODELS, "lease_timeout": "2s", "poll_interval": "50ms"}
+    os.environ[models_for_tests.GATE] = str(stage.folder / "gate")
+    victim = stage.launch(APP, "predict=1", **settings)
+    first = start(stage, *words)
+    done = "select count(*) = 1 from peers.task where kind = %s and state = 'completed'"
+    stage.until_true(done, "peers.predict.chunk")
+    victim.kill()
+    first.kill()
+    first.communicate()
+    finished = stage.row("select id, finished_at from peers.task where state = 'completed'")
+    stage.open(str(stage.folder / "gate"))
+    stage.launch(APP, "predict=2", **settings)
+    summary, said = predict(stage, *words)
+    assert "going on with run" in said
+    assert (summary["predicted"], summary["dead"], summary["missing"]) == (ROWS, 0, 0)
+    assert results(output) == [(row, row * 2.0) for row in range(ROWS)]
+    assert stage.task(finished["id"])["finished_at"] == finished["finished_at"]
+
+
+def test_a_changed_input_is_a_new_run_and_says_so(stage: Stage, tmp_path: Path) -> None:
+    """The output of the old one is not replaced unless that is asked for."""
+    output = tmp_path / "out.parquet"
+    source = numbers(tmp_path, rows=600)
+    words = ["--model", f"{MODELS}:double", "--input", source, "--output", output]
+    words += ["--workers", 1, "--run", "nightly", "--id-column", "id"]
+    first, _ = predict(stage, *words)
+    numbers(tmp_path, rows=700)
+    _, said = predict(stage, *words, code=1)
+    assert "exists with other contents" in said
+    assert "--overwrite" in said
+    second, said = predict(stage, *words, "--overwrite")
+    assert "the input has changed since run nightly" in said
+    assert second["run"] != first["run"]
+    assert len(results(output)) == 700
+
+
+def test_a_callable_that_drops_rows_is_told_so(stage: Stage, tmp_path: Path) -> None:
+    """The run stops with a sentence about the numbers; nothing is written."""
+    source, output = numbers(tmp_path, rows=600), tmp_path / "out.parquet"
+    words = ["--model", f"{MODELS}:one_less", "--input", source, "--output", output]
+    summary, said = predict(stage, *words, "--id-column", "id", "--workers", 1, code=1)
+    assert summary["state"] == "stuck"
+    assert "returned 255 results for 256 rows" in said
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"--model": "model.xyz"}, "Known are"),
+        ({"--model": "nowhere.module:f"}, "nowhere"),
+        ({"--model": "broken.joblib"}, "cannot be loaded"),
+        ({"--input": "missing.parquet"}, "missing.parquet"),
+        ({"--output": "nowhere/out.parquet"}, "nowhere"),
+        ({"--id-column": "key"}, "no column 'key'"),
+        ({"--method": "predict"}, "means nothing"),
+        ({"--query": "select 1"}, "a query needs a database"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_submitted(
+    stage: Stage, change: dict[str, str], says: str, tmp_path: Path
+) -> None:
+    """With the thing and the remedy, and no task in the database."""
+    (tmp_path / "broken.joblib").write_bytes(b"no pickle")
+    words = {
+        "--model": f"{MODELS}:double", "--input": str(numbers(tmp_path, rows=10)),
+        "--output": str(tmp_path / "out.parquet"), "--id-column": "id",
+    }  # fmt: skip
+    for name, value in change.items():
+        is_file = "." in value and ":" not in value and "select" not in value
+        words[name] = str(tmp_path / value) if is_file else value
+    flat = [word for pair in words.items() for word in pair]
+    _, said = predict(stage, *flat, code=1)
+    assert says in said
+    assert "hint: " in said or ". " in said
+    assert stage.rows("select * from peers.task") == []
