@@ -85,7 +85,10 @@ class Lane:
         size = min(max(claim_size(self.slots, self._seconds()), self._full_batches()), self._most)
         missing = size - len(self) - self.in_workers
         # a few at a time would cost a round trip each, but no slot shall stand idle for want of it
-        if missing * 2 >= size or len(self) < self.slots - self.running:
+        idle = len(self) < self.slots - self.running
+        # where tasks are so slow that each worker has one, the next shall be here when it is done
+        bare = not len(self) and self.in_workers <= self.slots
+        if missing * 2 >= size or idle or bare:
             return max(0, missing)
         return 0
 

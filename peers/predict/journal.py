@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+_LENGTH: Final = 1024
+"""Enough for the most killers that a chunk has attempts for."""
 
 
 class Journal:
@@ -21,6 +24,7 @@ class Journal:
     def __init__(self, folder: Path, chunk: int) -> None:
         self._path = folder / f"chunk-{chunk:06d}.journal"
         self._killers: list[int] = []
+        self._file: int | None = None
 
     def reopen(self) -> frozenset[int]:
         """The batches during which an earlier attempt ended."""
@@ -43,13 +47,20 @@ class Journal:
 
     def close(self) -> None:
         """The chunk is done."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
         self._path.unlink(missing_ok=True)
 
+    def __del__(self) -> None:
+        """An attempt that failed leaves its notes."""
+        if self._file is not None:
+            os.close(self._file)
+
     def _write(self, running: int | None) -> None:
-        # whole in one call; no fsync: it shall outlive the process, not the machine
-        text = json.dumps({"running": running, "killers": self._killers}).encode()
-        file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        try:
-            os.write(file, text)
-        finally:
-            os.close(file)
+        # whole in one call, and always of the same length; no fsync: it shall outlive the process,
+        # not the machine
+        text = json.dumps({"running": running, "killers": self._killers})
+        if self._file is None:
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.pwrite(self._file, text.ljust(_LENGTH).encode(), 0)

@@ -22,7 +22,7 @@ from peers.predict.spec import Chunk, InputRef, Manifest, ModelRef, parts_folder
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_FEWEST_BATCHES: Final = 4
+_FEWEST_BATCHES: Final = 8
 _MOST_BATCHES: Final = 64
 _CHUNKS: Final = 1000
 """As many chunks as a large input should have, within these bounds of a chunk's size."""

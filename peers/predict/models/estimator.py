@@ -133,7 +133,8 @@ def _fit_in(part: Any, *, keep_names: bool) -> None:
 
     To ignore the warning instead, one would have to change the whole process's filters.
     """
-    if hasattr(part, "n_jobs"):
-        part.n_jobs = threads()
+    wanted = getattr(part, "n_jobs", None)
+    if wanted is not None:  # -1 are all cores; who asked for none had better stay without threads
+        part.n_jobs = threads() if wanted < 0 else min(wanted, threads())
     if not keep_names:
         vars(part).pop("feature_names_in_", None)

@@ -1,0 +1,43 @@
+"""What each worker gets of the machine."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from peers.errors import ConfigError
+from peers.settings import Settings
+from peers.workers.environment import Environment
+
+
+def test_workers_take_turns_on_the_gpus_and_share_the_cores() -> None:
+    """Three workers on two GPUs; threads are the cores by the slots, at least one."""
+    environment = Environment(slots=3, gpus=("0", "GPU-b"))
+    slots = [environment.of_slot(slot, {"PATH": "/bin"}) for slot in range(3)]
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "GPU-b", "0"]
+    threads = max(1, len(os.sched_getaffinity(0)) // 3)
+    assert {slot["OMP_NUM_THREADS"] for slot in slots} == {str(threads)}
+    assert slots[0]["PATH"] == "/bin"
+
+
+def test_what_the_operator_has_set_himself_stays() -> None:
+    """Also in the peer's own environment."""
+    given = {"OMP_NUM_THREADS": "7", "CUDA_VISIBLE_DEVICES": "3"}
+    got = Environment(slots=1, threads=2, gpus=("0",)).of_slot(0, given)
+    assert got == {**got, **given}
+    assert got["OPENBLAS_NUM_THREADS"] == "2"
+
+
+def test_settings_are_lists_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comma lists from the environment; no fewer than one thread."""
+    monkeypatch.setenv("PEERS_GPUS", "0, 1")
+    monkeypatch.setenv("PEERS_PREDICT_TRUST", "/srv/models,shop.models")
+    settings = Settings()
+    assert settings.gpus == ("0", "1")
+    assert settings.predict_trust == ("/srv/models", "shop.models")
+    shown = {origin.name: origin.value for origin in settings.origins()}
+    assert shown["gpus"] == "0,1"
+    monkeypatch.setenv("PEERS_WORKER_THREADS", "0")
+    with pytest.raises(ConfigError, match="worker_threads"):
+        Settings()
