@@ -115,18 +115,25 @@ def predict(folder: Path, url: str, source: Path, name: str, workers: int, batch
     """A run of `peers predict`; its seconds by the database."""
     environment = {**os.environ, "PEERS_DATABASE_URL": url, "PEERS_PREDICT_TRUST": str(folder)}
     with peer(environment, workers):
-        for run_name, rows in ((f"warm-{name}", folder / "sample.parquet"), (name, source)):
-            answer = subprocess.run(
-                [sys.executable, "-m", "peers", "predict", "--model", str(folder / "forest.joblib"),
-                 "--input", str(rows), "--output", str(folder / f"{run_name}.parquet"),
-                 "--id-column", "id", "--batch-size", str(batch if rows == source else 32),
-                 "--run", run_name, "--json"],
-                env=environment, capture_output=True, check=True,
-            )  # fmt: skip
-    summary = json.loads(answer.stdout)
+        command(environment, folder, folder / "sample.parquet", f"warm-{name}", 32)
+        summary = command(environment, folder, source, name, batch)
     assert summary["predicted"] == summary["rows"] > 0
     assert summary["missing"] == summary["dead"] == 0
     return float(summary["seconds"])
+
+
+def command(
+    environment: dict[str, str], folder: Path, source: Path, name: str, batch: int
+) -> dict[str, Any]:
+    """One `peers predict`; its summary."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "peers", "predict", "--model", str(folder / "forest.joblib"),
+         "--input", str(source), "--output", str(folder / f"{name}.parquet"),
+         "--id-column", "id", "--batch-size", str(batch), "--run", name, "--json"],
+        env=environment, capture_output=True, check=True,
+    )  # fmt: skip
+    summary: dict[str, Any] = json.loads(answer.stdout)
+    return summary
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from peers.db import Connection, is_connection_lost
 from peers.errors import BadTask, DatabaseUnreachable
 from peers.model import Claimed
 
-# An application that keeps a parent locked must not stop the loop that holds the leases.
+# An application that keeps a row locked must not stop the loop that holds the leases.
 _WAIT_BRIEFLY: Final = "set local lock_timeout to '250ms'"
 
 
@@ -29,11 +29,11 @@ def answer(connection: Connection, peer_id: UUID, task: Claimed, verb: str, body
     """
     try:
         return _answer(connection, peer_id, task, verb, body)
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise BadTask(f"{verb}: cannot be understood ({error!r})") from error
     except psycopg.errors.LockNotAvailable as error:
         raise DatabaseUnreachable(
-            f"{verb}: somebody has a task locked that this one shall wait for", "Try again."
+            f"{verb}: somebody has a row locked that this needs", "Try again."
         ) from error
     except psycopg.Error as error:
         if isinstance(error, psycopg.OperationalError) or is_connection_lost(error):
@@ -57,7 +57,9 @@ def _answer(connection: Connection, peer_id: UUID, task: Claimed, verb: str, bod
             return json.dumps(noted).encode()
         case "hold_off":
             told = json.loads(body)
-            left = kernel.hold_off(connection, told["name"], told["seconds"], told["reason"])
+            with connection.transaction():
+                connection.execute(_WAIT_BRIEFLY)
+                left = kernel.hold_off(connection, told["name"], told["seconds"], told["reason"])
             return json.dumps(left).encode()
         case "held_off":
             return json.dumps(kernel.held_off(connection, json.loads(body)["name"])).encode()

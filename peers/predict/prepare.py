@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
 
 from peers import Reject, Retry
 from peers.predict import inputs, models, outputs
@@ -102,7 +102,7 @@ def _input(request: Request, output: Path) -> Iterator[Path]:
         return
     folder = parts_folder(output)
     folder.mkdir(exist_ok=True)
-    snapshot = folder / f"query-{os.getpid()}.parquet"
+    snapshot = folder / f"query-{uuid4().hex}.parquet"
     try:
         inputs.snapshot(request.input, request.query, snapshot)
         yield snapshot
@@ -152,7 +152,7 @@ def save(manifest: Manifest) -> None:
     text = manifest.to_json()
     if manifest.path.exists() and manifest.path.read_text(encoding="utf-8") == text:
         return
-    temporary = manifest.path.with_name(f"manifest.{os.getpid()}")
+    temporary = manifest.path.with_name(f"manifest.{uuid4().hex}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(manifest.path)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from uuid import uuid4
 
 from peers import Task, graph
 from peers.predict.kinds import QUEUE, row_key
@@ -69,7 +69,7 @@ def submit(
 def save(folder: Path, chunk: int, suspects: Sequence[Suspect]) -> None:
     """Keeps them beside the chunk's part, for the assembling task."""
     path = _path(folder, chunk)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}")
     temporary.write_text(json.dumps(suspects), encoding="utf-8")
     temporary.replace(path)
 

@@ -15,7 +15,10 @@ from peers.predict.summary import Summary, summarize
 if TYPE_CHECKING:
     from peers.predict.record import Connection
 
-_LOOK_EVERY: Final = 0.2
+_SHORTEST_NAP: Final = 0.1
+_LONGEST_NAP: Final = 1.0
+_NAP_PER_SECOND: Final = 0.1
+"""A long run is looked at less often: the workers need the cores."""
 _SAY_EVERY: Final = 5.0
 
 
@@ -31,7 +34,7 @@ def watch(
     """
     bar = _bar(manifest, stream)
     with bar if isinstance(bar, AbstractContextManager) else nullcontext():
-        said_at = time.monotonic()
+        began = said_at = time.monotonic()
         while True:
             summary = summarize(connection, manifest)
             if summary is None:
@@ -44,7 +47,8 @@ def watch(
             if summary.state != "running":
                 return summary
             look()
-            time.sleep(_LOOK_EVERY)
+            waited = time.monotonic() - began
+            time.sleep(min(_LONGEST_NAP, _SHORTEST_NAP + _NAP_PER_SECOND * waited))
 
 
 def _line(summary: Summary) -> str:

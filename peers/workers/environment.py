@@ -25,7 +25,8 @@ class Environment:
     """What the workers of a peer get beyond its own environment.
 
     `threads`: None shares the cores out among `slots` workers. `gpus`: each worker gets one of them
-    in turn. What the operator has set himself stays.
+    in turn. What the operator has set himself stays. `predict_trust` is what counts in the end: a
+    flag that trusts less than the peer's own environment must not be undone by it.
     """
 
     slots: int = 1
@@ -39,6 +40,4 @@ class Environment:
         shares = dict.fromkeys(_THREADS, str(threads))
         if self.gpus:
             shares[_GPUS] = self.gpus[slot % len(self.gpus)]
-        if self.predict_trust:
-            shares[_TRUST] = ",".join(self.predict_trust)
-        return {**shares, **inherited}
+        return {**shares, **inherited, _TRUST: ",".join(self.predict_trust)}

@@ -26,8 +26,8 @@ async def double_async(rows: list[dict[str, float]]) -> list[float]:
 
 
 def gated(rows: list[dict[str, float]]) -> list[float]:
-    """Waits at row 1500 until the gate is open."""
-    while any(row["x"] == 1500 for row in rows) and not Path(os.environ[GATE]).exists():
+    """Waits at row 2500 until the gate is open."""
+    while any(row["x"] == 2500 for row in rows) and not Path(os.environ[GATE]).exists():
         time.sleep(0.005)
     return double(rows)
 

@@ -29,6 +29,14 @@ def test_what_the_operator_has_set_himself_stays() -> None:
     assert got["OPENBLAS_NUM_THREADS"] == "2"
 
 
+@pytest.mark.parametrize("flag", [(), ("/srv/less",)])
+def test_a_flag_that_trusts_less_is_not_undone_by_the_environment(flag: tuple[str, ...]) -> None:
+    """The effective setting is what a worker trusts, also when it is nothing."""
+    given = {"PEERS_PREDICT_TRUST": "/srv/more,shop.models"}
+    got = Environment(predict_trust=flag).of_slot(0, given)
+    assert got["PEERS_PREDICT_TRUST"] == ",".join(flag)
+
+
 def test_settings_are_lists_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Comma lists from the environment; no fewer than one thread."""
     monkeypatch.setenv("PEERS_GPUS", "0, 1")

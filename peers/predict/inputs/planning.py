@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from peers.predict.errors import InputError
 from peers.predict.inputs import text
 from peers.predict.inputs.files import digest_of, format_of, opened
-from peers.predict.spec import Chunk, InputFormat, InputRef
+from peers.predict.inputs.records import BOM, Span, TextFormat, records
+from peers.predict.spec import Chunk, InputRef
 
 _EMPTY_HINT: Final = "There is nothing to predict."
 
@@ -33,10 +34,13 @@ def plan(
             columns, groups = _parquet(path)
             chunks = list(_parquet_chunks(groups, chunk_rows(sum(groups))))
         else:
-            rows = sum(1 for _ in text.records(stream, format_))
-            columns = _text_columns(stream, path, format_, id_column)
-            stream.seek(0)
-            chunks = list(_text_chunks(text.records(stream, format_), chunk_rows(rows)))
+            names, start = _text_start(stream, path, format_)
+            width = len(names) or None
+            rows = sum(1 for _ in records(stream, format_, width, start))
+            sample = list(islice(records(stream, format_, width, start), text.SAMPLE))
+            columns = text.sampled(stream, sample, format_, names, id_column)
+            spans = records(stream, format_, width, start)
+            chunks = list(_text_chunks(spans, chunk_rows(rows)))
     rows = sum(chunk.rows for chunk in chunks)
     if not rows:
         raise InputError(f"the input {path} has no rows", _EMPTY_HINT)
@@ -54,6 +58,12 @@ def _parquet(path: Path) -> tuple[list[tuple[str, str]], list[int]]:
             groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is no Parquet file that can be read: {error}") from error
+    twice = sorted({name for name in names.names if names.names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"the input {path} names {', '.join(twice)} twice",
+            "Give each column a name of its own.",
+        )
     return [(field.name, str(field.type)) for field in names], groups
 
 
@@ -66,17 +76,14 @@ def _parquet_chunks(groups: list[int], size: int) -> Iterator[Chunk]:
             number, first = number + 1, first + count
 
 
-def _text_columns(
-    stream: BinaryIO, path: Path, format_: InputFormat, id_column: str | None
-) -> list[tuple[str, str]]:
-    assert format_ != "parquet"
-    names = text.header_of(stream, str(path)) if format_ == "csv" else []
-    stream.seek(0)
-    spans = list(islice(text.records(stream, format_), text.SAMPLE))
-    return text.sampled(stream, spans, format_, names, id_column)
+def _text_start(stream: BinaryIO, path: Path, format_: TextFormat) -> tuple[list[str], int]:
+    """The header's names, if the format has one, and where the records begin."""
+    if format_ == "csv":
+        return text.header_of(stream, str(path))
+    return [], len(BOM) if stream.read(len(BOM)) == BOM else 0
 
 
-def _text_chunks(spans: Iterator[text.Span], size: int) -> Iterator[Chunk]:
+def _text_chunks(spans: Iterator[Span], size: int) -> Iterator[Chunk]:
     number = first = 0
     for head in spans:
         rows, end = 0, head.offset

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import decimal
-import json
-import uuid
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,9 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from peers.predict.errors import InputError
+from peers.predict.inputs.database_types import Plain, columns_of
+from peers.predict.outputs.durable import replaced
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL
+    from sqlalchemy import URL, CursorResult
 
 _AT_ONCE: Final = 10_000
 
@@ -23,21 +22,24 @@ _AT_ONCE: Final = 10_000
 def snapshot(url: str, query: str, target: Path) -> int:
     """Writes the query's rows to a Parquet file; how many.
 
-    Read only, by a server-side cursor, never all rows in memory. Types are those of the first rows:
-    numerics become doubles; UUIDs and JSON texts. Raises InputError with the database's sentence.
+    Read only, by a server-side cursor, never all rows in memory. Types are the
+    server's: numerics become doubles; UUIDs and JSON texts. The file is there whole or not at all.
+    Raises InputError with the database's sentence, OutputError when the disk is full.
     """
     from sqlalchemy import create_engine, text
     from sqlalchemy.exc import SQLAlchemyError
 
     engine = create_engine(_url(url))
     try:
-        with engine.connect().execution_options(
-            stream_results=True, postgresql_readonly=True, yield_per=_AT_ONCE
-        ) as connection:
-            answer = connection.execute(text(query.replace(":", r"\:")))
+        with (
+            engine.connect().execution_options(
+                stream_results=True, postgresql_readonly=True, yield_per=_AT_ONCE
+            ) as connection,
+            connection.execute(text(query.replace(":", r"\:"))) as answer,
+        ):
             if not answer.returns_rows:
                 raise InputError("the query answers no rows", "Write one that selects.")
-            return _write(list(answer.keys()), answer.partitions(), target)
+            return _write(answer, target)
     except SQLAlchemyError as error:
         sentence = str(getattr(error, "orig", None) or error).strip()
         raise InputError(f"the query on {hidden(url)} failed: {sentence}") from error
@@ -51,8 +53,10 @@ def snapshot(url: str, query: str, target: Path) -> int:
 
 
 def hidden(url: str) -> str:
-    """The URL without its password."""
-    return _url(url).set(password=None).render_as_string()
+    """The URL with *** for each password in it."""
+    found = _url(url)
+    query = {key: "***" if "password" in key else value for key, value in found.query.items()}
+    return found.set(query=query).render_as_string().replace("%2A%2A%2A", "***")
 
 
 def _url(url: str) -> URL:
@@ -60,61 +64,40 @@ def _url(url: str) -> URL:
     from sqlalchemy.exc import ArgumentError
 
     try:
-        return make_url(url).set(drivername="postgresql+psycopg")
-    except ArgumentError:
+        found = make_url(url).set(drivername="postgresql+psycopg")
+    except (ArgumentError, ValueError):  # whose message may hold the password
+        found = None
+    if found is None or "@" in (found.host or ""):
         raise InputError(
-            "the input is no URL of a database", "Write postgresql://user@host/database."
-        ) from None
+            "the input is no URL of a database",
+            "Write postgresql://user@host:5432/database; an @ in a password is written %40.",
+        )
+    return found
 
 
-def _write(names: list[str], partitions: Iterable[Iterable[Any]], target: Path) -> int:
-    twice = sorted({name for name in names if names.count(name) > 1})
+def _write(answer: CursorResult[Any], target: Path) -> int:
+    schema, plain = columns_of(answer.cursor.description or ())
+    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if twice:
         raise InputError(f"the query names {', '.join(twice)} twice", "Give each column a name.")
     rows = 0
-    writer: pq.ParquetWriter | None = None
-    try:
-        for columns in map(_columns, partitions):
-            if writer is None:
-                arrays = [pa.array(column) for column in columns]
-                schema = _settled(pa.table(arrays, names=names).schema)
-                writer = pq.ParquetWriter(target, schema)
-            table = pa.table(
-                [
-                    pa.array(column, field.type)
-                    for column, field in zip(columns, writer.schema, strict=True)
-                ],
-                schema=writer.schema,
-            )
-            writer.write_table(table)
-            rows += table.num_rows
-    finally:
-        if writer is not None:
-            writer.close()
-    if not rows:
-        raise InputError("the query answers no rows", "There is nothing to predict.")
+    with replaced(target) as temporary:
+        with pq.ParquetWriter(temporary, schema) as writer:
+            for partition in answer.partitions():
+                arrays = [
+                    pa.array(_plain(values, convert), field.type)
+                    for values, convert, field in zip(
+                        zip(*partition, strict=True), plain, schema, strict=True
+                    )
+                ]
+                writer.write_table(pa.table(arrays, schema=schema))
+                rows += len(partition)
+        if not rows:
+            raise InputError("the query answers no rows", "There is nothing to predict.")
     return rows
 
 
-def _columns(partition: Iterable[Any]) -> list[list[Any]]:
-    return [[_plain(value) for value in column] for column in zip(*partition, strict=True)]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, decimal.Decimal):
-        return float(value)
-    if isinstance(value, uuid.UUID):
-        return str(value)
-    if isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=False)
-    return value
-
-
-def _settled(schema: pa.Schema) -> pa.Schema:
-    """A column that was null so far is taken for numbers."""
-    return pa.schema(
-        [
-            field.with_type(pa.float64()) if pa.types.is_null(field.type) else field
-            for field in schema
-        ]
-    )
+def _plain(values: Sequence[Any], convert: Plain | None) -> Sequence[Any]:
+    if convert is None:
+        return values
+    return [None if value is None else convert(value) for value in values]

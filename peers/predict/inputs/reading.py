@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from peers.predict.errors import InputError
 from peers.predict.inputs import text
 from peers.predict.inputs.files import unchanged
+from peers.predict.inputs.records import records
 from peers.predict.spec import Chunk, InputRef
 
 _MOST_KEPT: Final = 128 << 20
@@ -33,6 +34,12 @@ def read(source: InputRef, chunk: Chunk, columns: Sequence[str]) -> Rows:
 
     Raises InputChanged when the file is not what was planned, InputError when it cannot be read.
     """
+    missing = [name for name in columns if name not in dict(source.columns)]
+    if missing:
+        raise InputError(
+            f"the input {source.path} has no column {', '.join(missing)}",
+            f"It has {', '.join(name for name, _ in source.columns)}.",
+        )
     with unchanged(source) as stream:
         if source.format == "parquet":
             return Rows(_parquet(source, stream, chunk, tuple(columns)), {})
@@ -44,17 +51,12 @@ def _text(source: InputRef, stream: BinaryIO, chunk: Chunk, columns: Sequence[st
     stream.seek(chunk.where["offset"])
     raw = stream.read(chunk.where["bytes"])
     types = dict(source.columns)
-    # the first line of a slice is no header: the record pass is told so by giving it one
-    shift = 0 if source.format == "jsonl" else 1
-    view = io.BytesIO(b"\n" * shift + raw)
-    spans = [
-        text.Span(span.offset - shift, span.bytes) for span in text.records(view, source.format)
-    ]
+    spans = list(records(io.BytesIO(raw), source.format, len(types) or None))
+    if len(spans) != chunk.rows:
+        raise InputError(f"{source.path} has {len(spans)} rows where {chunk.rows} were planned")
     table, bad = text.table_of(
         raw, spans, source.format, list(types), [(name, types[name]) for name in columns]
     )
-    if table.num_rows != chunk.rows:
-        raise InputError(f"{source.path} has {table.num_rows} rows where {chunk.rows} were planned")
     return Rows(table, bad)
 
 

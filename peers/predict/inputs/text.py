@@ -2,77 +2,48 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, Literal
+from collections.abc import Sequence
+from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 import pyarrow.csv
 
 from peers.predict.errors import InputError
+from peers.predict.inputs.records import BOM, Span, TextFormat, fields, records
 
 SAMPLE: Final = 1000
 """Records that the types of columns are told by."""
+_SHOWN: Final = 100
+"""Characters of a value in a reason."""
 _NUMBER: Final = "double"
 _TEXT: Final = "string"
 _TRUTH: Final = "bool"
 _TYPES: Final = {_NUMBER: pa.float64(), _TEXT: pa.string(), _TRUTH: pa.bool_(), "int64": pa.int64()}
 
-TextFormat = Literal["csv", "jsonl"]
 
+def header_of(stream: BinaryIO, path: str) -> tuple[list[str], int]:
+    """The names of a CSV's columns, and where its records begin.
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A record: where it begins, and how many bytes it has with its end of line."""
-
-    offset: int
-    bytes: int
-
-
-def records(stream: BinaryIO, format: TextFormat) -> Iterator[Span]:
-    """The records of a file, without the header of a CSV, and without blank lines.
-
-    A line break within quotes does not end a record: there is an odd number of quotes before it.
+    Raises InputError where there are none, or one comes twice.
     """
-    start = end = quotes = 0
-    header = format == "csv"
-    for line in stream:
-        end += len(line)
-        if format == "csv":
-            quotes += line.count(b'"')
-        if quotes % 2:
-            continue
-        if header:
-            header = False
-        elif end - start > len(line) or line.strip():
-            yield Span(start, end - start)
-        start = end
-    if quotes % 2 and not header:
-        yield Span(start, end - start)  # its quotes never end: a bad record, told by who reads it
-
-
-def header_of(stream: BinaryIO, path: str) -> list[str]:
-    """The names of a CSV's columns. Raises InputError where there are none, or one comes twice."""
-    stream.seek(0)
-    head = b""
-    for line in stream:
-        head += line
-        if head.count(b'"') % 2 == 0:
-            break
+    head = next(records(stream, "csv"), Span(0, 0))
+    found = fields(_at(stream, head).removeprefix(BOM))
     try:
-        names = next(csv.reader(io.StringIO(head.decode("utf-8-sig"), newline="")), [])
-    except (UnicodeDecodeError, csv.Error) as error:
+        names = [name.decode() for name in found or []]
+    except UnicodeDecodeError as error:
         raise InputError(f"the header of {path} cannot be read: {error}") from error
+    if any("\r" in name for name in names):
+        raise InputError(
+            f"the lines of {path} end in a carriage return alone", "They must end in LF or CR LF."
+        )
     twice = sorted({name for name in names if names.count(name) > 1})
-    if not names or twice:
+    if not names or twice or names == [""]:
         raise InputError(
             f"the header of {path} " + (f"names {', '.join(twice)} twice" if twice else "is empty"),
             "The first line of a CSV must name its columns, each once.",
         )
-    return names
+    return names, head.offset + head.bytes
 
 
 def sampled(
@@ -95,23 +66,31 @@ def sampled(
 
 def parsed(raw: bytes, format: TextFormat, names: Sequence[str]) -> dict[str, Any] | str:
     """A record's values by name; a sentence, if it cannot be read."""
+    if format == "csv":
+        return _split(raw, names)
     try:
-        text = raw.decode("utf-8")
+        record = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         return f"it is not UTF-8 ({error.reason} at byte {error.start} of the record)"
-    if format == "jsonl":
-        try:
-            record = json.loads(text)
-        except ValueError as error:
-            return f"it is no JSON ({error})"
-        return record if isinstance(record, dict) else "it is no JSON object"
-    try:
-        [fields] = csv.reader(io.StringIO(text, newline=""), strict=True)
-    except (ValueError, csv.Error) as error:
-        return f"it is no CSV record ({error})"
-    if len(fields) != len(names):
-        return f"it has {len(fields)} fields, and the header {len(names)}"
-    return dict(zip(names, fields, strict=True))
+    except ValueError as error:
+        return f"it is no JSON ({error})"
+    except RecursionError:
+        return "it is no JSON that can be read: it is nested too deep"
+    return record if isinstance(record, dict) else "it is no JSON object"
+
+
+def _split(raw: bytes, names: Sequence[str]) -> dict[str, Any] | str:
+    """A CSV record's values by name; a sentence, if it cannot be read."""
+    found = fields(raw)
+    if found is None:
+        return "a quote is never closed, or what it holds does not end where a field ends"
+    if len(found) != len(names):
+        return f"it has {len(found)} fields, and the header {len(names)}"
+    # columns that nobody wants need not be UTF-8
+    return {
+        name: field.decode("utf-8", "surrogateescape")
+        for name, field in zip(names, found, strict=True)
+    }
 
 
 def table_of(
@@ -122,11 +101,33 @@ def table_of(
 
     `raw` holds the records; `spans` count from its start. `names` are all columns of a CSV.
     """
-    if format == "csv":
-        table = _fast(raw, names, wanted)
-        if table is not None and table.num_rows == len(spans):
-            return table, {}
-    return _one_by_one(raw, spans, format, names, wanted)
+    if format == "jsonl":
+        return _one_by_one(raw, spans, format, names, wanted)
+    tables: list[pa.Table] = []
+    bad: dict[int, str] = {}
+    _halved(raw, spans, names, wanted, 0, tables, bad)
+    return pa.concat_tables(tables).combine_chunks(), bad
+
+
+def _halved(
+    raw: bytes, spans: Sequence[Span], names: Sequence[str], wanted: Sequence[tuple[str, str]],
+    first: int, tables: list[pa.Table], bad: dict[int, str],
+) -> None:  # fmt: skip
+    """All records at once, if each is well; else each half, until the bad ones stand alone.
+
+    So a record is read in the same way whoever its neighbours are.
+    """
+    start, end = spans[0].offset, spans[-1].offset + spans[-1].bytes
+    table = _fast(raw[start:end], names, wanted)
+    if table is not None and table.num_rows == len(spans):
+        tables.append(table)
+    elif len(spans) == 1:
+        bad[first] = _why(raw[start:end], names, wanted)
+        tables.append(pa.table({name: pa.nulls(1, _TYPES[type_]) for name, type_ in wanted}))
+    else:
+        middle = len(spans) // 2
+        _halved(raw, spans[:middle], names, wanted, first, tables, bad)
+        _halved(raw, spans[middle:], names, wanted, first + middle, tables, bad)
 
 
 def _fast(raw: bytes, names: Sequence[str], wanted: Sequence[tuple[str, str]]) -> pa.Table | None:
@@ -134,7 +135,9 @@ def _fast(raw: bytes, names: Sequence[str], wanted: Sequence[tuple[str, str]]) -
     try:
         return pyarrow.csv.read_csv(
             pa.BufferReader(raw),
-            read_options=pyarrow.csv.ReadOptions(column_names=list(names), use_threads=False),
+            read_options=pyarrow.csv.ReadOptions(
+                column_names=list(names), use_threads=False, block_size=len(raw) + 1
+            ),
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types={name: _TYPES[type_] for name, type_ in wanted},
@@ -143,8 +146,29 @@ def _fast(raw: bytes, names: Sequence[str], wanted: Sequence[tuple[str, str]]) -
                 true_values=["true", "True"], false_values=["false", "False"],
             ),
         )  # fmt: skip
-    except (pa.ArrowInvalid, pa.ArrowKeyError):
+    except (pa.ArrowInvalid, UnicodeDecodeError):  # the latter: of the message about a value
         return None
+
+
+def _why(raw: bytes, names: Sequence[str], wanted: Sequence[tuple[str, str]]) -> str:
+    record = parsed(raw, "csv", names)
+    if isinstance(record, str):
+        return record
+    if any("\r" in value for value in record.values()):
+        return "a carriage return stands within it, outside of quotes"
+    for name, _ in wanted:
+        if not _is_utf8(record[name]):
+            return f"the column {name!r} is not UTF-8"
+    found = _converted(record, wanted)
+    return found if isinstance(found, str) else "its values do not fit their columns"
+
+
+def _is_utf8(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # what could not be decoded came as surrogates
+        return False
+    return True
 
 
 def _one_by_one(
@@ -172,12 +196,15 @@ def _converted(record: dict[str, Any], wanted: Sequence[tuple[str, str]]) -> lis
         try:
             values.append(None if value is None or value == "" else _CONVERT[type_](value))
         except (TypeError, ValueError, OverflowError):
-            return f"the column {name!r} holds {value!r}, which is no {_SAID[type_]}"
+            shown = repr(value)
+            if len(shown) > _SHOWN:
+                shown = f"{shown[:_SHOWN]}…"
+            return f"the column {name!r} holds {shown}, which is no {_SAID[type_]}"
     return values
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool | list | dict):
+    if isinstance(value, bool | list | dict) or (isinstance(value, str) and "_" in value):
         raise TypeError
     return float(value)
 
@@ -185,19 +212,26 @@ def _number(value: Any) -> float:
 def _whole(value: Any) -> int:
     if isinstance(value, bool | list | dict) or (isinstance(value, float) and value % 1):
         raise TypeError
-    return int(value)
+    if isinstance(value, str) and "_" in value:
+        raise ValueError
+    whole = int(value)
+    if not -(1 << 63) <= whole < 1 << 63:
+        raise OverflowError
+    return whole
 
 
 def _truth(value: Any) -> bool:
-    if value in {True, "true", "True"}:
-        return True
-    if value in {False, "false", "False"}:
-        return False
+    if isinstance(value, bool):  # a number is none: 0 and 1 may be followed by 2
+        return value
+    if isinstance(value, str) and value in {"true", "True", "false", "False"}:
+        return value in {"true", "True"}
     raise ValueError
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text.encode()  # JSON can spell half a character, which is none
+    return text
 
 
 _CONVERT: Final = {_NUMBER: _number, "int64": _whole, _TRUTH: _truth, _TEXT: _text}

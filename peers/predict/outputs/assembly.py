@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ def _foreign(output: Path) -> OutputError:
 def _schema(manifest: Manifest, numbers: Sequence[int], extra: Sequence[Extra]) -> pa.Schema:
     """One that all parts fit; it names the run."""
     schemas = {schema_of(manifest.folder, number) for number in numbers}
-    if extra:
+    if extra and not _fit([one.prediction for one in extra], schemas):
         schemas.add(pa.schema([(PREDICTION, array_of([one.prediction for one in extra]).type)]))
     ordered = sorted(schemas, key=lambda schema: (len(schema.names), str(schema)), reverse=True)
     try:
@@ -77,6 +78,21 @@ def _schema(manifest: Manifest, numbers: Sequence[int], extra: Sequence[Extra]) 
     return unified.with_metadata({RUN_KEY: manifest.run.encode()})
 
 
+def _fit(predictions: list[Any], schemas: set[pa.Schema]) -> bool:
+    """Whether they can take the parts' own type: JSON knows no float32, and need not widen it."""
+    kinds = {schema.field(PREDICTION).type for schema in schemas} - {pa.null()}
+    if len(kinds) != 1:
+        return False
+    kind = kinds.pop()
+    if "struct" in str(kind):
+        return False  # would drop the keys that it doesn't know
+    try:
+        pa.array(predictions, kind)
+    except (pa.ArrowException, OverflowError):
+        return False
+    return True
+
+
 def _merged(
     manifest: Manifest, numbers: Sequence[int], extra: Sequence[Extra], schema: pa.Schema
 ) -> Iterator[pa.Table]:
@@ -84,13 +100,23 @@ def _merged(
     waiting = list(reversed(extra))
     ahead = None
     for number in numbers:
-        part = read_part(manifest.folder, number).cast(schema)
+        part = _cast(read_part(manifest.folder, number), number, schema)
         # a row that stood alone goes before the first later row of any part
         if ahead is not None:
             yield _with(ahead, _pop_before(_limit(ahead, part), waiting), schema)
         ahead = part
     if ahead is not None:
         yield _with(ahead, list(reversed(waiting)), schema)
+
+
+def _cast(part: pa.Table, number: int, schema: pa.Schema) -> pa.Table:
+    try:
+        return part.cast(schema)
+    except pa.ArrowException as error:
+        kind = schema.field(PREDICTION).type
+        raise OutputError(
+            f"the predictions of chunk {number} do not fit the others', which are {kind}: {error}"
+        ) from error
 
 
 def _limit(ahead: pa.Table, following: pa.Table) -> int:
@@ -124,7 +150,11 @@ def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
     try:
         return pa.array(values, kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array(map(str, values), pa.string()).cast(kind)
+        texts = [None if value is None else str(value) for value in values]
+        try:
+            return pa.array(texts, pa.string()).cast(kind)
+        except pa.ArrowException as error:
+            raise OutputError(f"a row that stood alone does not fit its column: {error}") from error
 
 
 def _checked(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -167,13 +197,29 @@ def _write_jsonl(path: Path, schema: pa.Schema, tables: Iterator[pa.Table]) -> i
     with path.open("w", encoding="utf-8") as stream:
         for table in tables:
             for record in table.to_pylist():
-                stream.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+                stream.write(_json(record) + "\n")
             rows += table.num_rows
     return rows
 
 
 def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+    return _json(value) if isinstance(value, dict | list) else value
+
+
+def _json(value: Any) -> str:
+    """JSON that every reader takes: it has no NaN and no infinity, they are null."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _WRITERS = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +17,8 @@ def replaced(path: Path) -> Iterator[Path]:
 
     Raises OutputError when that fails, such as for a full disk; `path` is then as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}")
+    # process ids repeat on other hosts and in containers, and two peers may overlap
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         yield temporary
         _sync(temporary)

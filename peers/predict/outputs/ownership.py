@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from peers.predict.errors import OutputError
+from peers.predict.outputs.durable import replaced
 from peers.predict.spec import parts_folder
 
 RUN_KEY: Final = b"peers.run"
@@ -47,14 +48,19 @@ def belongs_to(output: Path) -> str | None:
         return run.decode() if run else None
     digest = digest_of(output)
     for receipt in parts_folder(output).glob(f"*/{_RECEIPT}"):
-        if json.loads(receipt.read_text(encoding="utf-8"))["digest"] == digest:
+        try:
+            found = json.loads(receipt.read_text(encoding="utf-8"))["digest"]
+        except (ValueError, KeyError, TypeError):
+            continue  # not one that we wrote whole
+        if found == digest:
             return receipt.parent.name
     return None
 
 
 def leave_receipt(folder: Path, digest: str) -> None:
     """Notes what the run has written, where the file itself has no place for it."""
-    (folder / _RECEIPT).write_text(json.dumps({"digest": digest}), encoding="utf-8")
+    with replaced(folder / _RECEIPT) as temporary:
+        temporary.write_text(json.dumps({"digest": digest}), encoding="utf-8")
 
 
 def digest_of(path: Path) -> str:

@@ -35,8 +35,14 @@ def write_part(
         columns["id"] = ids
     columns[PREDICTION] = array_of(predictions)
     path = part_path(folder, number)
-    with replaced(path) as temporary:
-        pq.write_table(pa.table(columns), temporary)
+    try:
+        with replaced(path) as temporary:
+            pq.write_table(pa.table(columns), temporary)
+    except pa.ArrowException as error:
+        raise OutputError(
+            f"{path} cannot hold the model's predictions: {error}",
+            "A model must return numbers, texts, lists or dicts with something in them.",
+        ) from error
     return path
 
 

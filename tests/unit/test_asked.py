@@ -1,0 +1,57 @@
+"""What a handler asks of its peer: the loop that answers neither fails nor waits for long."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from peers import db
+from peers.asked import answer
+from peers.errors import BadTask, DatabaseUnreachable
+from peers.model import Claimed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from peers.db import Connection
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[Connection]:
+    """A connection as a peer has it."""
+    connection = db.connect(database_url, application_name="test")
+    connection.execute("set statement_timeout to '20s'")  # else a loop that waits would hang here
+    yield connection
+    connection.close()
+
+
+def ask(connection: Connection, verb: str, body: str) -> float:
+    """Ask as the handler of a task would."""
+    task = Claimed(1, uuid4(), 1, "a", b"{}", None, 100)
+    return float(json.loads(answer(connection, uuid4(), task, verb, body.encode())))
+
+
+@pytest.mark.parametrize("seconds", ["1e300", "-1e300", "Infinity", "NaN", "null", '"long"', "0"])
+def test_a_hold_off_of_no_sense_is_the_handlers_error(connection: Connection, seconds: str) -> None:
+    """Whatever number it gives: BadTask, and the connection is as good as before."""
+    with pytest.raises(BadTask):
+        ask(connection, "hold_off", f'{{"name": "a", "seconds": {seconds}, "reason": null}}')
+    assert ask(connection, "held_off", '{"name": "a"}') == 0
+
+
+def test_a_locked_hold_off_does_not_stop_the_loop(
+    connection: Connection, database_url: str
+) -> None:
+    """Somebody who holds the row in an open transaction costs an error, not the peer's leases."""
+    told = '{"name": "a", "seconds": 60, "reason": "busy"}'
+    assert ask(connection, "hold_off", told) > 0
+    with psycopg.connect(database_url) as other:
+        other.execute("select from peers.throttle for update")
+        with pytest.raises(DatabaseUnreachable, match="hold_off: somebody"):
+            ask(connection, "hold_off", told)
+        assert ask(connection, "held_off", '{"name": "a"}') > 0
+    assert ask(connection, "hold_off", told) > 0
