@@ -24,6 +24,8 @@ VERBS = {
     "progress": "select peers.progress(gen_random_uuid(), 1, gen_random_uuid(), 1, 2)",
     "parent_results": "select * from peers.parent_results(1)",
     "unrunnable": "select * from peers.unrunnable()",
+    "hold_off": "select peers.hold_off('a', '1 s')",
+    "held_off": "select peers.held_off('a')",
     "prune": "select * from peers.prune('1 day')",
     "cancel": "select peers.cancel(1)",
     "change": "select peers.change(1, priority => 5)",
@@ -40,7 +42,7 @@ EVERYBODY = {"contract_version", "now"}
 SUBMITTING = {"submit", "submit_graph"}
 PEER = {
     "join", "heartbeat", "complete", "fail", "release", "reconcile", "reclaim", "leave",
-    "promote", "progress", "parent_results", "unrunnable", "prune",
+    "promote", "progress", "parent_results", "unrunnable", "prune", "hold_off", "held_off",
 }  # fmt: skip
 OPERATING = {
     "cancel", "change", "pause", "resume", "prune", "check", "explain", "unrunnable",
