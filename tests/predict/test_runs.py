@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -16,8 +17,11 @@ import pytest
 from tests.peers.harness import Stage
 from tests.predict import models_for_tests
 from tests.predict.conftest import ROWS, Forest
+from tests.predict.test_http_model import Endpoint, endpoint
+from tests.test_readme import as_url
 
 APP = "peers.predict.app"
+__all__ = ["endpoint"]  # a fixture
 SOURCES = Path(__file__).parents[2]
 MODELS = "tests.predict.models_for_tests"
 
@@ -134,6 +138,47 @@ def test_a_run_goes_on_after_command_and_peer_were_killed(stage: Stage, tmp_path
     assert (summary["predicted"], summary["dead"], summary["missing"]) == (ROWS, 0, 0)
     assert results(output) == [(row, row * 2.0) for row in range(ROWS)]
     assert stage.task(finished["id"])["finished_at"] == finished["finished_at"]
+
+
+def test_an_endpoint_that_is_busy_is_left_alone_and_asked_again(
+    stage: Stage,
+    endpoint: Endpoint,
+    tmp_path: Path,
+) -> None:
+    """A 429 becomes a hold-off in the database and costs no attempt; every row is predicted, and
+    there are no more requests at once than asked for.
+    """
+    source, output = numbers(tmp_path), tmp_path / "out.parquet"
+    endpoint.answers = [(429, {"retry-after": "1"}, {})]
+    words = ["--model", endpoint.url, "--input", source, "--output", output]
+    words += ["--id-column", "id", "--workers", 4, "--concurrency", 1]
+    summary, _ = predict(stage, *words)
+    assert (summary["predicted"], summary["dead"], summary["retries"]) == (ROWS, 0, 0)
+    assert results(output) == [(row, row * 2.0) for row in range(ROWS)]
+    [throttle] = stage.rows("select * from peers.throttle")
+    assert throttle["name"] == endpoint.url
+    overlaps = """
+        select count(*) from peers.task a join peers.task b on a.id < b.id
+        where a.kind = b.kind and a.kind = 'peers.predict.remote'
+          and a.started_at < b.finished_at and b.started_at < a.finished_at
+    """
+    assert stage.row(overlaps)["count"] == 0
+
+
+def test_a_query_is_predicted_into_another_format(stage: Stage, tmp_path: Path) -> None:
+    """What the query answers now is the input; the same answer again is the same run."""
+    output = tmp_path / "out.csv"
+    query = "select 'r' || n as id, n::float8 as x from generate_series(0, 599) n order by n"
+    url = as_url(stage.url)
+    words = ["--model", f"{MODELS}:double", "--input", url, "--query", query]
+    words += ["--output", output, "--id-column", "id", "--workers", 1]
+    summary, _ = predict(stage, *words)
+    assert summary["predicted"] == 600
+    with output.open(newline="") as stream:
+        found = [(row["id"], float(row["prediction"])) for row in csv.DictReader(stream)]
+    assert found == [(f"r{row}", row * 2.0) for row in range(600)]
+    _, said = predict(stage, *words)
+    assert "done already" in said
 
 
 def test_a_changed_input_is_a_new_run_and_says_so(stage: Stage, tmp_path: Path) -> None:
