@@ -170,7 +170,7 @@ def test_a_query_is_predicted_into_another_format(stage: Stage, tmp_path: Path) 
     output = tmp_path / "out.csv"
     query = "select 'r' || n as id, n::float8 as x from generate_series(0, 599) n order by n"
     url = as_url(stage.url)
-    words = ["--model", f"{MODELS}:double", "--input", url, "--query", query]
+    words: list[object] = ["--model", f"{MODELS}:double", "--input", url, "--query", query]
     words += ["--output", output, "--id-column", "id", "--workers", 1]
     summary, _ = predict(stage, *words)
     assert summary["predicted"] == 600
