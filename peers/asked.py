@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
@@ -57,9 +58,10 @@ def _answer(connection: Connection, peer_id: UUID, task: Claimed, verb: str, bod
             return json.dumps(noted).encode()
         case "hold_off":
             told = json.loads(body)
+            span = timedelta(seconds=told["seconds"])
             with connection.transaction():
                 connection.execute(_WAIT_BRIEFLY)
-                left = kernel.hold_off(connection, told["name"], told["seconds"], told["reason"])
+                left = kernel.hold_off(connection, told["name"], span, told["reason"])
             return json.dumps(left).encode()
         case "held_off":
             return json.dumps(kernel.held_off(connection, json.loads(body)["name"])).encode()

@@ -193,9 +193,8 @@ def progress(
     return noted
 
 
-def hold_off(connection: Connection, name: str, seconds: float, reason: str | None) -> float:
+def hold_off(connection: Connection, name: str, span: timedelta, reason: str | None) -> float:
     """Keeps all peers from calling an outside system; for how many seconds from now."""
-    span = timedelta(seconds=seconds)
     left: timedelta = _value(connection, "select peers.hold_off(%s, %s, %s)", name, span, reason)
     return left.total_seconds()
 

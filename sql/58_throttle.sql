@@ -1,19 +1,5 @@
 -- Hold-offs: an outside system that asks to be left alone for a while is left alone by all peers together.
 
-create table if not exists peers.throttle (
-    name text primary key
-        constraint name_has_1_to_200_characters check (length(name) between 1 and 200),
-    resume_at timestamptz not null,
-    reason text
-);
-
-comment on table peers.throttle is
-    'Outside systems (such as the URL of a model) that asked to be left alone, and until when. Handlers ask '
-    'before they call.';
-comment on column peers.throttle.name is 'What the handlers agreed to call it.';
-comment on column peers.throttle.resume_at is 'Nobody calls before.';
-comment on column peers.throttle.reason is 'What it said.';
-
 create or replace function peers.hold_off(name text, span interval, reason text default null) returns interval
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -34,7 +20,7 @@ begin
     values (hold_off.name, peers.now() + span, left(hold_off.reason, 1000))
     on conflict on constraint throttle_pkey do update
         set resume_at = greatest(t.resume_at, excluded.resume_at),
-            reason = coalesce(excluded.reason, t.reason)
+            reason = case when excluded.resume_at >= t.resume_at then excluded.reason else t.reason end
     returning t.resume_at - peers.now() into _left;
     return _left;
 end

@@ -55,11 +55,12 @@ begin
     finished := _looked_at < prune.max_tasks;
     update peers.prune_place p set after_id = case when finished then 0 else _last end;
     if finished then
-        -- rows that outlived their task, and peers whose loss is old news
+        -- rows that outlived their task, and peers whose loss and hold-offs whose end are old news
         delete from peers.ready r where not exists (select from peers.task t where t.id = r.task_id);
         delete from peers.scheduled s where not exists (select from peers.task t where t.id = s.task_id);
         delete from peers.peer p
         where p.lost_at < _now - interval '1 day' and not exists (select from peers.lease l where l.peer_id = p.id);
+        delete from peers.throttle t where t.resume_at < _now - interval '1 day';
     end if;
     looked_at := _looked_at;
     deleted := cardinality(_ids);

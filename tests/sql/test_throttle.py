@@ -24,6 +24,7 @@ def test_a_hold_off_lasts_until_the_latest_end_and_no_longer(db: Connection) -> 
     db.execute("select peers.hold_off('a', '60 s', 'slow down')")
     db.execute("select peers.hold_off('a', '5 s')")
     assert timedelta(seconds=55) < held(db, "a") <= timedelta(seconds=60)
+    assert column(db, "select reason from peers.throttle where name = 'a'") == ["slow down"]
     assert held(db, "b") == timedelta(0)
     advance(db, "61 s")
     assert held(db, "a") == timedelta(0)
@@ -38,3 +39,12 @@ def test_a_hold_off_out_of_bounds_is_refused(db: Connection, name: str, span: st
         db.execute("select peers.hold_off(%s, %s)", [name, span])
     assert caught.value.sqlstate == "PE009"
     assert caught.value.diag.message_hint
+
+
+def test_prune_takes_hold_offs_whose_end_is_old_news(db: Connection) -> None:
+    """A URL that is never called again does not stay for ever; one that still holds does."""
+    db.execute("select peers.hold_off('old', '5 s')")
+    advance(db, "2 days")
+    db.execute("select peers.hold_off('held', '5 s')")
+    db.execute("select peers.prune('30 days')")
+    assert column(db, "select name from peers.throttle") == ["held"]
