@@ -24,9 +24,10 @@ _TRUST: Final = "PEERS_PREDICT_TRUST"
 class Environment:
     """What the workers of a peer get beyond its own environment.
 
-    `threads`: None shares the cores out among `slots` workers. `gpus`: each worker gets one of them
-    in turn. What the operator has set himself stays. `predict_trust` is what counts in the end: a
-    flag that trusts less than the peer's own environment must not be undone by it.
+    `threads`: None shares the cores out among `slots` workers, unless the peer's own environment
+    says how many, such as OMP_NUM_THREADS=4. `gpus`: each worker gets one of them in turn, whatever
+    CUDA_VISIBLE_DEVICES the peer has; if there are none, that one stays. `predict_trust` is what
+    counts in the end: a flag that trusts less than the environment must not be undone by it.
     """
 
     slots: int = 1
@@ -36,8 +37,10 @@ class Environment:
 
     def of_slot(self, slot: int, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
         """The whole environment of the worker in this slot, counted from 0."""
-        threads = self.threads or max(1, len(os.sched_getaffinity(0)) // max(1, self.slots))
-        shares = dict.fromkeys(_THREADS, str(threads))
+        share = max(1, len(os.sched_getaffinity(0)) // max(1, self.slots))
+        told = {_TRUST: ",".join(self.predict_trust)}
+        if self.threads:
+            told |= dict.fromkeys(_THREADS, str(self.threads))
         if self.gpus:
-            shares[_GPUS] = self.gpus[slot % len(self.gpus)]
-        return {**shares, **inherited, _TRUST: ",".join(self.predict_trust)}
+            told[_GPUS] = self.gpus[slot % len(self.gpus)]
+        return {**dict.fromkeys(_THREADS, str(share)), **inherited, **told}

@@ -21,12 +21,15 @@ def test_workers_take_turns_on_the_gpus_and_share_the_cores() -> None:
     assert slots[0]["PATH"] == "/bin"
 
 
-def test_what_the_operator_has_set_himself_stays() -> None:
-    """Also in the peer's own environment."""
-    given = {"OMP_NUM_THREADS": "7", "CUDA_VISIBLE_DEVICES": "3"}
-    got = Environment(slots=1, threads=2, gpus=("0",)).of_slot(0, given)
-    assert got == {**got, **given}
-    assert got["OPENBLAS_NUM_THREADS"] == "2"
+def test_a_setting_of_peers_is_above_the_environment_and_that_above_the_share() -> None:
+    """Two workers that both see all GPUs of the peer would be what PEERS_GPUS is there against."""
+    given = {"OMP_NUM_THREADS": "7", "CUDA_VISIBLE_DEVICES": "0,1"}
+    unset = Environment(slots=1).of_slot(0, given)
+    assert unset["OMP_NUM_THREADS"] == "7"
+    assert unset["CUDA_VISIBLE_DEVICES"] == "0,1"
+    told = [Environment(2, threads=2, gpus=("0", "1")).of_slot(slot, given) for slot in range(2)]
+    assert [of["OMP_NUM_THREADS"] for of in told] == ["2", "2"]
+    assert [of["CUDA_VISIBLE_DEVICES"] for of in told] == ["0", "1"]
 
 
 @pytest.mark.parametrize("flag", [(), ("/srv/less",)])

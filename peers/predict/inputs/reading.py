@@ -6,19 +6,16 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from peers.predict.errors import InputError
 from peers.predict.inputs import text
 from peers.predict.inputs.files import unchanged
 from peers.predict.inputs.records import records
+from peers.predict.inputs.row_group import RowGroup
 from peers.predict.spec import Chunk, InputRef
-
-_MOST_KEPT: Final = 128 << 20
-"""Bytes of a decoded row group that a worker keeps for the chunks that follow in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +39,7 @@ def read(source: InputRef, chunk: Chunk, columns: Sequence[str]) -> Rows:
         )
     with unchanged(source) as stream:
         if source.format == "parquet":
-            return Rows(_parquet(source, stream, chunk, tuple(columns)), {})
+            return Rows(_parquet(source, chunk, tuple(columns)), {})
         return _text(source, stream, chunk, columns)
 
 
@@ -60,40 +57,15 @@ def _text(source: InputRef, stream: BinaryIO, chunk: Chunk, columns: Sequence[st
     return Rows(table, bad)
 
 
-def _parquet(
-    source: InputRef, stream: BinaryIO, chunk: Chunk, columns: tuple[str, ...]
-) -> pa.Table:
-    group, skip = chunk.where["group"], chunk.where["skip"]
+def _parquet(source: InputRef, chunk: Chunk, columns: tuple[str, ...]) -> pa.Table:
+    group = chunk.where["group"]
     try:
-        file = pq.ParquetFile(stream)
-        if file.metadata.row_group(group).total_byte_size <= _MOST_KEPT:
-            return _row_group(source, group, columns).slice(skip, chunk.rows).select(columns)
-        return _streamed(file, chunk, columns).select(columns)
+        return _row_group(source, group, columns).rows(chunk.where["skip"], chunk.rows)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{source.path}, row group {group}, cannot be read: {error}") from error
 
 
 @lru_cache(maxsize=1)
-def _row_group(source: InputRef, group: int, columns: tuple[str, ...]) -> pa.Table:
+def _row_group(source: InputRef, group: int, columns: tuple[str, ...]) -> RowGroup:
     """Neighbouring chunks go to the same worker again and again."""
-    with pq.ParquetFile(source.path) as file:
-        return file.read_row_group(group, columns=list(columns), use_threads=False).combine_chunks()
-
-
-def _streamed(file: pq.ParquetFile, chunk: Chunk, columns: tuple[str, ...]) -> pa.Table:
-    """The rows of a row group that is too large to keep."""
-    skip, wanted = chunk.where["skip"], chunk.rows
-    batches: list[pa.RecordBatch] = []
-    for batch in file.iter_batches(
-        batch_size=chunk.rows, row_groups=[chunk.where["group"]], columns=list(columns),
-        use_threads=False,
-    ):  # fmt: skip
-        if skip >= batch.num_rows:
-            skip -= batch.num_rows
-            continue
-        part = batch.slice(skip, wanted)
-        batches.append(part)
-        skip, wanted = 0, wanted - part.num_rows
-        if not wanted:
-            break
-    return pa.Table.from_batches(batches)
+    return RowGroup(source.path, group, columns)
