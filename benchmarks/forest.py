@@ -115,20 +115,21 @@ def predict(folder: Path, url: str, source: Path, name: str, workers: int, batch
     """A run of `peers predict`; its seconds by the database."""
     environment = {**os.environ, "PEERS_DATABASE_URL": url, "PEERS_PREDICT_TRUST": str(folder)}
     with peer(environment, workers):
-        command(environment, folder, folder / "sample.parquet", f"warm-{name}", 32)
-        summary = command(environment, folder, source, name, batch)
+        model = folder / "forest.joblib"
+        command(environment, model, folder / "sample.parquet", f"warm-{name}", 32)
+        summary = command(environment, model, source, name, batch)
     assert summary["predicted"] == summary["rows"] > 0
     assert summary["missing"] == summary["dead"] == 0
     return float(summary["seconds"])
 
 
 def command(
-    environment: dict[str, str], folder: Path, source: Path, name: str, batch: int
+    environment: dict[str, str], model: Path, source: Path, name: str, batch: int
 ) -> dict[str, Any]:
-    """One `peers predict`; its summary."""
+    """One `peers predict`, its output beside its model; its summary."""
     answer = subprocess.run(
-        [sys.executable, "-m", "peers", "predict", "--model", str(folder / "forest.joblib"),
-         "--input", str(source), "--output", str(folder / f"{name}.parquet"),
+        [sys.executable, "-m", "peers", "predict", "--model", str(model),
+         "--input", str(source), "--output", str(model.with_name(f"{name}.parquet")),
          "--id-column", "id", "--batch-size", str(batch), "--run", name, "--json"],
         env=environment, capture_output=True, check=True,
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Coroutine
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from peers.predict.assemble import assemble_run
 from peers.predict.chunk import run_chunk
 from peers.predict.errors import ModelError
 from peers.predict.rows import RowArgs, run_rows
-from peers.predict.spec import Chunk, Manifest, load_manifest
+from peers.predict.spec import Chunk, Manifest, ModelRef, load_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,7 +108,13 @@ def assemble(manifest: str, turn: int, overwrite: bool = False) -> dict[str, obj
 
 def _model(manifest: Manifest) -> Model:
     """Warm after the first time."""
-    return models.load(manifest.model, models.Trust.from_environment())
+    return _load(manifest.model, models.Trust.from_environment())
+
+
+@lru_cache(maxsize=4)
+def _load(reference: ModelRef, trust: models.Trust) -> Model:
+    """One that is warm is what its digest says, whatever became of its file."""
+    return models.load(reference, trust)
 
 
 async def _predict_for(manifest: Manifest, table: pa.Table) -> Predictions:

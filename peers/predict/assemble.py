@@ -45,7 +45,9 @@ def _write(
             extra.append(outputs.Extra(suspect.row, suspect.id, parent.result["prediction"]))
         else:
             dead.append(suspect)
-    written = outputs.assemble(manifest, range(manifest.chunks), extra, overwrite=overwrite)
+    written = outputs.assemble(
+        manifest, range(manifest.chunks), extra, dead=len(dead), overwrite=overwrite
+    )
     return {
         "rows": manifest.input.rows, "predicted": written.rows, "alone": len(alone),
         "dead": len(dead), "dead_rows": dead[:_SHOWN],

@@ -152,9 +152,8 @@ def save(manifest: Manifest) -> None:
     text = manifest.to_json()
     if manifest.path.exists() and manifest.path.read_text(encoding="utf-8") == text:
         return
-    temporary = manifest.path.with_name(f"manifest.{uuid4().hex}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(manifest.path)
+    with outputs.replaced(manifest.path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _try(model: models.Model, manifest: Manifest, chunk: Chunk) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from uuid import uuid4
 
 from peers import Task, graph
+from peers.predict import outputs
 from peers.predict.kinds import QUEUE, row_key
 from peers.predict.spec import Chunk, Manifest
 
@@ -67,18 +67,25 @@ def submit(
 
 
 def save(folder: Path, chunk: int, suspects: Sequence[Suspect]) -> None:
-    """Keeps them beside the chunk's part, for the assembling task."""
+    """Keeps them beside the chunk's part, for the assembling task; a chunk with none has no file.
+
+    Raises OutputError.
+    """
     path = _path(folder, chunk)
-    temporary = path.with_name(f"{path.name}.{uuid4().hex}")
-    temporary.write_text(json.dumps(suspects), encoding="utf-8")
-    temporary.replace(path)
+    if not suspects:
+        path.unlink(missing_ok=True)
+        return
+    with outputs.replaced(path) as temporary:
+        temporary.write_text(json.dumps(suspects), encoding="utf-8")
 
 
 def load(folder: Path, chunks: Sequence[int]) -> Iterator[Suspect]:
     """Those of these chunks."""
     for chunk in chunks:
-        for fields in json.loads(_path(folder, chunk).read_text(encoding="utf-8")):
-            yield Suspect(*fields)
+        path = _path(folder, chunk)
+        if path.exists():
+            for fields in json.loads(path.read_text(encoding="utf-8")):
+                yield Suspect(*fields)
 
 
 def _path(folder: Path, chunk: int) -> Path:

@@ -71,7 +71,7 @@ def test_rows_that_stood_alone_take_their_places(suffix: str, tmp_path: Path) ->
     alone = {0, 9, 10, 19, *range(20, 30), 49} | dead
     write_parts(manifest, alone)
     extra = [Extra(row, f"id{row}", row * 2) for row in sorted(alone - dead)]
-    written = outputs.assemble(manifest, range(CHUNKS), extra)
+    written = outputs.assemble(manifest, range(CHUNKS), extra, dead=len(dead))
     expected = [
         {"row": row, "id": f"id{row}", "prediction": row * 2}
         for row in range(SIZE * CHUNKS)
@@ -81,7 +81,7 @@ def test_rows_that_stood_alone_take_their_places(suffix: str, tmp_path: Path) ->
     assert written.rows == len(expected)
     before = written.path.read_bytes()
     assert outputs.belongs_to(written.path) == "abc"
-    outputs.assemble(manifest, range(CHUNKS), extra)
+    outputs.assemble(manifest, range(CHUNKS), extra, dead=len(dead))
     assert written.path.read_bytes() == before
 
 
@@ -119,9 +119,12 @@ def test_an_output_of_other_contents_is_not_replaced(tmp_path: Path) -> None:
         assert outputs.belongs_to(Path(manifest.output)) == "abc"
 
 
-def test_a_missing_part_and_a_repeated_row_are_errors(tmp_path: Path) -> None:
+def test_a_missing_part_and_a_repeated_or_missing_row_are_errors(tmp_path: Path) -> None:
     """Nothing is written then."""
     manifest = a_manifest(tmp_path)
+    write_parts(manifest, {12})
+    with pytest.raises(OutputError, match="have 49 rows where 50"):
+        outputs.assemble(manifest, range(CHUNKS), [])
     write_parts(manifest, set())
     with pytest.raises(OutputError, match="twice"):
         outputs.assemble(manifest, range(CHUNKS), [Extra(12, "id12", 1)])

@@ -34,9 +34,10 @@ def test_writers_that_overlap_do_not_share_a_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def of_format(manifest: Manifest, suffix: str) -> Manifest:
-    """The same run with another output."""
-    changed = replace(manifest, output=str(Path(manifest.output).with_suffix(suffix)))
+def of_format(manifest: Manifest, suffix: str, rows: int) -> Manifest:
+    """The same run with another output and so many rows."""
+    output = Path(manifest.output).with_suffix(suffix)
+    changed = replace(manifest, output=str(output), input=replace(manifest.input, rows=rows))
     changed.folder.mkdir(parents=True, exist_ok=True)
     return changed
 
@@ -44,7 +45,7 @@ def of_format(manifest: Manifest, suffix: str) -> Manifest:
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
 def test_what_json_lacks_is_null(suffix: str, tmp_path: Path) -> None:
     """Every line is JSON by the standard, which has neither NaN nor infinity."""
-    manifest = of_format(a_manifest(tmp_path), suffix)
+    manifest = of_format(a_manifest(tmp_path), suffix, 2)
     outputs.write_part(manifest.folder, 0, [0, 1], None, np.array([[1, math.nan], [math.inf, 2]]))
     written = outputs.assemble(manifest, [0], [])
     text = written.path.read_text()
@@ -59,7 +60,7 @@ def test_a_row_alone_takes_the_type_of_the_others(tmp_path: Path) -> None:
     """What went through JSON comes back as float32, and as a date, if the parts say so; an id that
     is null stays null.
     """
-    manifest = of_format(a_manifest(tmp_path), ".parquet")
+    manifest = of_format(a_manifest(tmp_path), ".parquet", 3)
     day = datetime.date(2020, 1, 1)
     scores: Any = np.array([0.1], np.float32)
     outputs.write_part(manifest.folder, 0, [0], pa.array([day]), scores)
@@ -85,7 +86,7 @@ def test_predictions_that_fit_nowhere_are_said(
     parts: list[list[Any]], says: str, tmp_path: Path
 ) -> None:
     """By an error of ours that names the part; nothing is left behind."""
-    manifest = of_format(a_manifest(tmp_path), ".parquet")
+    manifest = of_format(a_manifest(tmp_path), ".parquet", len(parts))
     with pytest.raises(OutputError, match=says):
         write_and_assemble(manifest, parts)
     assert not Path(manifest.output).exists()
@@ -94,7 +95,7 @@ def test_predictions_that_fit_nowhere_are_said(
 
 def test_a_torn_receipt_says_nothing(tmp_path: Path) -> None:
     """Another run's, cut off by a crash, keeps nobody from knowing whose a file is."""
-    manifest = of_format(a_manifest(tmp_path), ".csv")
+    manifest = of_format(a_manifest(tmp_path), ".csv", 1)
     outputs.write_part(manifest.folder, 0, [0], None, [1])
     outputs.assemble(manifest, [0], [])
     (manifest.folder / "written.json").rename(manifest.folder / "kept")

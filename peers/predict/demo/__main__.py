@@ -25,6 +25,7 @@ from peers.predict.kinds import APP, CHUNK, QUEUE
 
 _MODEL: Final = "peers.predict.demo.model:predict"
 _ROWS: Final = 40_000
+_TREES: Final = 100
 _PATIENCE: Final = 100.0
 _LEASE: Final = "4s"
 _DONE: Final = f"select count(*) from peers.task where kind = '{CHUNK}' and state = 'completed'"  # noqa: S608 - our own name
@@ -34,11 +35,16 @@ def main() -> int:
     """Train, write, predict, poison, kill, resume, verify."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=_ROWS)
-    rows: int = parser.parse_args().rows
+    parser.add_argument("--trees", type=int, default=_TREES, help="of the forest")
+    options = parser.parse_args()
+    rows: int = options.rows
     with tempfile.TemporaryDirectory(prefix="peers-predict-") as place:
         folder = Path(place)
-        _say(f"training a forest on scikit-learn's digits, writing {rows:,} rows to Parquet")
-        material = prepare(folder, rows)
+        _say(
+            f"training a forest of {options.trees} trees on scikit-learn's digits,"
+            f" writing {rows:,} rows to Parquet"
+        )
+        material = prepare(folder, rows, options.trees)
         _say(f"poisoned rows: {', '.join(f'{n} ({how})' for n, how in material.poisoned.items())}")
         with (
             throwaway() as postgres,

@@ -14,7 +14,6 @@ from peers.predict.demo.model import KILLS, RAISES
 
 _SEED: Final = 20_261_124
 _NOISE: Final = 0.5
-_TREES: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +26,14 @@ class Material:
     poisoned: dict[int, str]
 
 
-def prepare(folder: Path, rows: int) -> Material:
+def prepare(folder: Path, rows: int, trees: int) -> Material:
     """Trains on scikit-learn's digits, and writes resampled rows with noise to Parquet."""
     import joblib
     from sklearn.datasets import load_digits
     from sklearn.ensemble import RandomForestClassifier
 
     pixels, digits = load_digits(return_X_y=True)
-    forest = RandomForestClassifier(_TREES, random_state=_SEED).fit(pixels, digits)
+    forest = RandomForestClassifier(trees, random_state=_SEED).fit(pixels, digits)
     random = np.random.default_rng(_SEED)
     sample = pixels[random.integers(0, len(pixels), rows)]
     sample = sample + random.normal(0.0, _NOISE, sample.shape)

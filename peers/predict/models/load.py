@@ -1,11 +1,10 @@
-"""From a model's reference to the model, once in a process."""
+"""From a model's reference to the model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
-from typing import Final, assert_never
+from typing import assert_never
 
 from peers.predict.errors import ModelError
 from peers.predict.models import digests
@@ -18,15 +17,12 @@ from peers.predict.models.onnx import OnnxModel
 from peers.predict.models.trust import Trust
 from peers.predict.spec import ModelRef
 
-_WARM: Final = 4
 
-
-@lru_cache(maxsize=_WARM)
 def load(ref: ModelRef, trust: Trust) -> Model:
-    """The model, ready to predict. The last four stay warm in this process.
+    """The model, ready to predict.
 
-    A model that is warm is what its digest says, whatever became of its file. Raises ModelError
-    if it is code and not trusted, is no longer what was planned, or cannot be loaded.
+    Raises ModelError if it is code and not trusted, is no longer what was planned, or cannot be
+    loaded.
     """
     match ref.kind:
         case "onnx":

@@ -1,6 +1,7 @@
 """Outputs: a part for each chunk, and the whole that is assembled of them."""
 
 from peers.predict.outputs.assembly import Extra, Written, assemble
+from peers.predict.outputs.durable import replaced
 from peers.predict.outputs.ownership import belongs_to, check_output
 from peers.predict.outputs.parts import part_path, read_part, write_part
 
@@ -12,5 +13,6 @@ __all__ = [
     "check_output",
     "part_path",
     "read_part",
+    "replaced",
     "write_part",
 ]

@@ -38,18 +38,24 @@ class Written:
 
 
 def assemble(
-    manifest: Manifest, numbers: Sequence[int], extra: Sequence[Extra], *, overwrite: bool = False
+    manifest: Manifest,
+    numbers: Sequence[int],
+    extra: Sequence[Extra],
+    *,
+    dead: int = 0,
+    overwrite: bool = False,
 ) -> Written:
     """Writes the output in the order of the rows, whole or not at all; again gives the same.
 
-    `numbers`: the chunks; `extra`: rows in order. Raises OutputError when the output exists and is
-    not this run's, a part is missing, a row comes twice, or the disk is full.
+    `numbers`: the chunks; `extra`: rows in order; `dead`: how many rows have no prediction. Raises
+    OutputError when the output exists and is not this run's, a part is missing, a row comes twice
+    or is unaccounted for, or the disk is full.
     """
     output = Path(manifest.output)
     if output.exists() and not overwrite and belongs_to(output) != manifest.run:
         raise _foreign(output)
     schema = _schema(manifest, numbers, extra)
-    tables = _checked(_merged(manifest, numbers, extra, schema))
+    tables = _checked(_merged(manifest, numbers, extra, schema), manifest.input.rows - dead)
     with replaced(output) as temporary:
         rows = _WRITERS[output.suffix.lower()](temporary, schema, tables)
         size = temporary.stat().st_size
@@ -157,10 +163,11 @@ def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
             raise OutputError(f"a row that stood alone does not fit its column: {error}") from error
 
 
-def _checked(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Every row once, in order."""
-    last = -1
+def _checked(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Every row once, in order, and so many of them."""
+    last, found = -1, 0
     for table in tables:
+        found += table.num_rows
         for row in table.column(ROW).to_pylist():
             if row <= last:
                 raise OutputError(
@@ -168,6 +175,11 @@ def _checked(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
                 )
             last = row
         yield table
+    if found != rows:
+        raise OutputError(
+            f"the parts have {found} rows where {rows} have a prediction: one is not the run's",
+            "Give the run another --run NAME to do it afresh.",
+        )
 
 
 def _write_parquet(path: Path, schema: pa.Schema, tables: Iterator[pa.Table]) -> int:
