@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from peers.predict import fleet, kinds, outputs, record
+from peers.predict.apart import prepare_apart
 from peers.predict.errors import OutputError, PredictError
-from peers.predict.prepare import Plan, prepare, trusted
+from peers.predict.prepare import Plan, trusted
 from peers.predict.request import Request
 from peers.predict.spec import Manifest, load_manifest
 from peers.predict.summary import Summary, summarize
@@ -28,7 +29,7 @@ def predict(connection: Connection, url: str, request: Request, workers: int | N
 
     The same request again does only what is missing. Raises PredictError and its kinds.
     """
-    plan = prepare(request)
+    plan = prepare_apart(request)
     manifest = plan.manifest
     _refuse_foreign_output(manifest, overwrite=request.overwrite)
     _say_what_is_new(connection, manifest)

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 from uuid import uuid4
 
-from peers import Reject, Retry
 from peers.predict import inputs, models, outputs
-from peers.predict.errors import InputError, ModelError, PredictError
-from peers.predict.fitness import unfit_rows
+from peers.predict.errors import InputError
 from peers.predict.request import Request
 from peers.predict.spec import Chunk, InputRef, Manifest, ModelRef, parts_folder
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from peers.predict.trial import try_model
 
 _FEWEST_BATCHES: Final = 8
 _MOST_BATCHES: Final = 64
 _CHUNKS: Final = 1000
 """As many chunks as a large input should have, within these bounds of a chunk's size."""
 _REMOTE_CONCURRENCY: Final = 8
-_TRIED_ROWS: Final = 16
 _RUN_ID_BYTES: Final = 8
 _URL_SCHEMES: Final = ("postgresql://", "postgres://", "postgresql+psycopg://")
 
@@ -41,10 +35,11 @@ class Plan:
     asynchronous: bool
 
 
-def prepare(request: Request) -> Plan:
+def prepare(request: Request, killers: Collection[int], trying: Callable[[int], None]) -> Plan:
     """Check everything that can be checked before anything is submitted, and write the manifest.
 
-    Raises ModelError, InputError or OutputError, which name what does not fit and what to do.
+    `killers` and `trying` are those of `try_model`. Raises ModelError, InputError or OutputError,
+    which name what does not fit and what to do.
     """
     output = request.output.absolute()
     outputs.check_output(output)
@@ -64,7 +59,8 @@ def prepare(request: Request) -> Plan:
         leave_out = [request.id_column] if request.id_column else []
         manifest = _manifest(request, output, reference, found, chunks)
         manifest = replace(manifest, features=tuple(model.features(columns, leave_out)))
-        _try(model, manifest, chunks[0])
+        if reference.kind != "http":  # it may be busy, and peers wait for it together
+            try_model(model, manifest, chunks[0], killers, trying)
         manifest = _settle(manifest, source, is_query=request.query is not None)
     concurrency = request.concurrency or (_REMOTE_CONCURRENCY if model.asynchronous else None)
     manifest = replace(manifest, concurrency=concurrency)
@@ -154,51 +150,3 @@ def save(manifest: Manifest) -> None:
         return
     with outputs.replaced(manifest.path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def _try(model: models.Model, manifest: Manifest, chunk: Chunk) -> None:
-    """The model on the first rows. Raises PredictError if not one of them can be predicted."""
-    if manifest.model.kind == "http":
-        return  # it may be busy, and peers wait for it together
-    few = replace(chunk, rows=min(chunk.rows, _TRIED_ROWS)) if _is_sliced(manifest) else chunk
-    rows = inputs.read(manifest.input, few, list(manifest.features))
-    unfit = unfit_rows(rows, manifest)
-    fit = [index for index in range(min(rows.table.num_rows, _TRIED_ROWS)) if index not in unfit]
-    if not fit and unfit:
-        raise InputError(
-            f"none of the first {min(rows.table.num_rows, _TRIED_ROWS)} rows can be used; the "
-            f"first: {next(iter(unfit.values()))}",
-            "Correct the input; --allow-nan lets a model have missing values.",
-        )
-    failed: list[Exception] = []
-    for index in fit:
-        error = _tried(model, rows.table.slice(index, 1))
-        if error is None:
-            return
-        failed.append(error)
-    raise PredictError(
-        f"the model can predict none of the first {len(fit)} rows; the first: "
-        f"{type(failed[0]).__name__}: {failed[0]}",
-        "Nothing was submitted.",
-    )
-
-
-def _is_sliced(manifest: Manifest) -> bool:
-    return manifest.input.format == "parquet"
-
-
-def _tried(model: models.Model, row: pa.Table) -> Exception | None:
-    try:
-        found: Any = (
-            asyncio.run(_wait_for(model, row)) if model.asynchronous else model.predict(row)
-        )
-    except (ModelError, Reject, Retry):
-        raise  # it is the model, not the row
-    except Exception as error:  # noqa: BLE001  # a model may raise anything
-        return error
-    first = found[0]
-    return first if isinstance(first, Exception) else None
-
-
-async def _wait_for(model: models.Model, row: pa.Table) -> Any:
-    return await model.predict_async(row)

@@ -166,7 +166,8 @@ class Crew:
     # --------------------------------------------------------------------- what workers have to say
 
     def _exchange(self, worker: Worker) -> None:
-        if worker.garbled:
+        # its death may have come before its last words in the same turn: then both were heard
+        if worker.garbled or worker not in self._workers:
             return
         worker.process.push()
         try:
@@ -176,8 +177,7 @@ class Crew:
             events.worker_garbled(worker_pid=worker.process.pid, error=str(error))
             worker.garbled = True
             worker.process.kill()
-        if worker in self._workers:
-            self._select_for(worker)
+        self._select_for(worker)
 
     def _take(self, worker: Worker, message: ToParent) -> None:
         match message:

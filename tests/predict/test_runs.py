@@ -92,21 +92,21 @@ def test_an_estimator_predicts_what_it_predicts_sequentially(
 def test_poisoned_rows_alone_are_dead_and_named(
     stage: Stage, callable_: str, tmp_path: Path
 ) -> None:
-    """One that raises, one that kills its worker and one without a value, among 3,000: all others
-    are predicted; each dead letter names input, row and id. Once mended and retried, the same
-    command puts the row into the output.
+    """One that raises, two that kill their worker (one is the first of all) and one without a
+    value, among 3,000: all others are predicted; each dead letter names input, row and id.
     """
-    source = numbers(tmp_path, {100: -1, 1700: -2, 2900: float("nan")})
+    source = numbers(tmp_path, {0: -2, 100: -1, 1700: -2, 2900: float("nan")})
     output = tmp_path / "out.parquet"
     words = ["--model", f"{MODELS}:{callable_}", "--input", source, "--output", output]
     words += ["--id-column", "id", "--workers", 2]
     summary, _ = predict(stage, *words)
-    assert (summary["predicted"], summary["dead"], summary["missing"]) == (ROWS - 3, 3, 0)
+    assert (summary["predicted"], summary["dead"], summary["missing"]) == (ROWS - 4, 4, 0)
     assert {dead["row"]: dead["id"] for dead in summary["dead_rows"]} == {
-        100: "r100", 1700: "r1700", 2900: "r2900",
+        0: "r0", 100: "r100", 1700: "r1700", 2900: "r2900",
     }  # fmt: skip
     errors = {dead["row"]: dead["error"] for dead in summary["dead_rows"]}
     assert "ValueError: x must not be -1" in errors[100]
+    assert "SIGSEGV" in errors[0]
     assert "SIGSEGV" in errors[1700]
     assert "NaN" in errors[2900]
     assert all("numbers.parquet" in error for error in errors.values())
@@ -214,6 +214,8 @@ def test_a_callable_that_drops_rows_is_told_so(stage: Stage, tmp_path: Path) -> 
         ({"--model": "model.xyz"}, "Known are"),
         ({"--model": "nowhere.module:f"}, "nowhere"),
         ({"--model": "broken.joblib"}, "cannot be loaded"),
+        ({"--model": "tests.predict.model_that_dies:predict"}, "SIGKILL"),
+        ({"--model": f"{MODELS}:kills"}, "none of the first 10 rows"),
         ({"--input": "missing.parquet"}, "missing.parquet"),
         ({"--output": "nowhere/out.parquet"}, "nowhere"),
         ({"--id-column": "key"}, "no column 'key'"),

@@ -1,0 +1,71 @@
+"""Prepare a run in a process of its own: what it loads is gone afterwards, and so is what it kills.
+
+A model can take gigabytes, which the command would keep for as long as it watches the run; and the
+first rows may be of those that kill a model.
+"""
+
+from __future__ import annotations
+
+import signal
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+
+from peers import PeersError
+from peers.predict.errors import ModelError
+from peers.predict.prepare import Plan, prepare
+from peers.predict.request import Request
+
+
+def prepare_apart(request: Request) -> Plan:
+    """What `prepare` returns, or raises.
+
+    Raises ModelError when the model kills each process in which it is tried, or when it is loaded.
+    """
+    killers: list[int] = []
+    while True:
+        outcome = _attempt(request, killers)
+        if isinstance(outcome, Plan):
+            return outcome
+        killers.append(outcome)
+
+
+def _attempt(request: Request, killers: list[int]) -> Plan | int:
+    """The plan, or the row on whose trial the process died."""
+    context = get_context("spawn")  # no lock and no connection of ours is in it
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(sender, request, killers), daemon=True)
+    process.start()
+    sender.close()
+    on_trial: int | None = None
+    try:
+        while isinstance(said := receiver.recv(), int):
+            on_trial = said
+    except EOFError:
+        process.join()
+        if on_trial is None:
+            how = _how(process.exitcode)
+            raise ModelError(
+                f"the process that loaded the model {request.model} ended: {how}",
+                "Nothing was submitted.",
+            ) from None
+        return on_trial
+    process.join()
+    if isinstance(said, PeersError):
+        raise said
+    assert isinstance(said, Plan)
+    return said
+
+
+def _run(sender: Connection, request: Request, killers: list[int]) -> None:
+    try:
+        sender.send(prepare(request, killers, trying=sender.send))
+    except PeersError as error:
+        sender.send(error)
+    except KeyboardInterrupt:
+        pass  # the parent has it, too, and says so
+
+
+def _how(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        return signal.Signals(-exit_code).name
+    return f"exit code {exit_code}"
