@@ -30,7 +30,7 @@ def prepare_apart(request: Request) -> Plan:
 
 
 def _attempt(request: Request, killers: list[int]) -> Plan | int:
-    """The plan, or the row on whose trial the process died."""
+    """The plan, or the row on whose trial the process died. Raises what `prepare` raised."""
     context = get_context("spawn")  # no lock and no connection of ours is in it
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(sender, request, killers), daemon=True)
@@ -38,19 +38,19 @@ def _attempt(request: Request, killers: list[int]) -> Plan | int:
     sender.close()
     on_trial: int | None = None
     try:
-        while isinstance(said := receiver.recv(), int):
+        while isinstance(said := receiver.recv(), int | None):
             on_trial = said
     except EOFError:
         process.join()
-        if on_trial is None:
-            how = _how(process.exitcode)
-            raise ModelError(
-                f"the process that loaded the model {request.model} ended: {how}",
-                "Nothing was submitted.",
-            ) from None
-        return on_trial
+        if on_trial is not None:
+            return on_trial
+        raise ModelError(
+            f"the process that loads and tries the model {request.model} ended: "
+            f"{_how(process.exitcode)}",
+            "Nothing was submitted.",
+        ) from None
     process.join()
-    if isinstance(said, PeersError):
+    if isinstance(said, Exception):
         raise said
     assert isinstance(said, Plan)
     return said
@@ -59,7 +59,7 @@ def _attempt(request: Request, killers: list[int]) -> Plan | int:
 def _run(sender: Connection, request: Request, killers: list[int]) -> None:
     try:
         sender.send(prepare(request, killers, trying=sender.send))
-    except PeersError as error:
+    except (PeersError, OSError) as error:
         sender.send(error)
     except KeyboardInterrupt:
         pass  # the parent has it, too, and says so

@@ -12,7 +12,7 @@ from typing import Final
 from uuid import uuid4
 
 from peers.predict import inputs, models, outputs
-from peers.predict.errors import InputError
+from peers.predict.errors import InputError, OutputError
 from peers.predict.request import Request
 from peers.predict.spec import Chunk, InputRef, Manifest, ModelRef, parts_folder
 from peers.predict.trial import try_model
@@ -35,7 +35,9 @@ class Plan:
     asynchronous: bool
 
 
-def prepare(request: Request, killers: Collection[int], trying: Callable[[int], None]) -> Plan:
+def prepare(
+    request: Request, killers: Collection[int], trying: Callable[[int | None], None]
+) -> Plan:
     """Check everything that can be checked before anything is submitted, and write the manifest.
 
     `killers` and `trying` are those of `try_model`. Raises ModelError, InputError or OutputError,
@@ -97,7 +99,7 @@ def _input(request: Request, output: Path) -> Iterator[Path]:
         yield Path(request.input).expanduser().absolute()
         return
     folder = parts_folder(output)
-    folder.mkdir(exist_ok=True)
+    _make(folder)
     snapshot = folder / f"query-{uuid4().hex}.parquet"
     try:
         inputs.snapshot(request.input, request.query, snapshot)
@@ -132,7 +134,7 @@ def _run_id(request: Request, output: Path, model: ModelRef, found: InputRef) ->
 
 def _settle(manifest: Manifest, source: Path, *, is_query: bool) -> Manifest:
     """Makes the run's folder; the snapshot of a query moves into it and becomes its input."""
-    manifest.folder.mkdir(parents=True, exist_ok=True)
+    _make(manifest.folder)
     if not is_query:
         return manifest
     target = manifest.folder / "input.parquet"
@@ -141,6 +143,16 @@ def _settle(manifest: Manifest, source: Path, *, is_query: bool) -> Manifest:
     there = target.stat()
     place = replace(manifest.input, path=str(target), mtime_ns=there.st_mtime_ns)
     return replace(manifest, input=place)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"the parts of the output cannot be put into {folder}: {error.strerror}",
+            "Name another --output.",
+        ) from error
 
 
 def save(manifest: Manifest) -> None:

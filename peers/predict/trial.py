@@ -25,11 +25,12 @@ def try_model(
     manifest: Manifest,
     chunk: Chunk,
     killers: Collection[int],
-    trying: Callable[[int], None],
+    trying: Callable[[int | None], None],
 ) -> None:
     """Raises PredictError if not one of the first rows of the first chunk can be predicted.
 
-    `killers`: rows that have killed a process which tried them; `trying` is told each row before.
+    `killers`: rows that have killed a process which tried them; `trying` is told each row
+    before, and None after it.
     """
     few = replace(chunk, rows=min(chunk.rows, _ROWS))
     is_sliced = manifest.input.format == "parquet"
@@ -46,6 +47,7 @@ def try_model(
         if row not in unfit and row not in killers:
             trying(row)
             error = _error_of(model, rows.table.slice(row, 1))
+            trying(None)
             if error is None:
                 return
             failed.append(f"{type(error).__name__}: {error}")

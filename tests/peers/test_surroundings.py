@@ -21,17 +21,17 @@ def result(stage: Stage, kind: str, **args: Any) -> Any:
 def test_a_worker_has_its_share_and_the_effective_trust(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Threads and GPU are those of the settings, except where the operator set the variable; an
+    """Threads and GPU are those of the settings, whatever the environment of the peer says; an
     async worker, which is started first, has slot 0.
     """
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-z")
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     stage.peer(APP, worker_threads=3, gpus="GPU-a,GPU-b", predict_trust="/srv/models, shop.models")
     expected = {
         "CUDA_VISIBLE_DEVICES": "GPU-b",
         "OPENBLAS_NUM_THREADS": "3",
-        "OMP_NUM_THREADS": "7",
+        "OMP_NUM_THREADS": "3",
         "PEERS_PREDICT_TRUST": "/srv/models,shop.models",
     }
     assert result(stage, "environment", names=list(expected)) == expected

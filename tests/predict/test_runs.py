@@ -218,6 +218,7 @@ def test_a_callable_that_drops_rows_is_told_so(stage: Stage, tmp_path: Path) -> 
         ({"--model": f"{MODELS}:kills"}, "none of the first 10 rows"),
         ({"--input": "missing.parquet"}, "missing.parquet"),
         ({"--output": "nowhere/out.parquet"}, "nowhere"),
+        ({"--output": "taken.parquet"}, "taken.parquet.parts"),
         ({"--id-column": "key"}, "no column 'key'"),
         ({"--method": "predict"}, "means nothing"),
         ({"--query": "select 1"}, "a query needs a database"),
@@ -228,6 +229,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_submitted(
 ) -> None:
     """With the thing and the remedy, and no task in the database."""
     (tmp_path / "broken.joblib").write_bytes(b"no pickle")
+    (tmp_path / "taken.parquet.parts").write_bytes(b"a file where the parts would be")
     words = {
         "--model": f"{MODELS}:double", "--input": str(numbers(tmp_path, rows=10)),
         "--output": str(tmp_path / "out.parquet"), "--id-column": "id",
