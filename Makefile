@@ -37,9 +37,10 @@ bench: $(STAMP) ## measure throughput and latency (minutes; not a test)
 	@$(BIN)/python -m benchmarks.throughput $(ARGS)
 	@$(BIN)/python -m benchmarks.latency
 
-bench-predict: $(STAMP) ## simulated waits and a real model, beside others (ten minutes and more)
+bench-predict: $(STAMP) ## simulated waits, a real model, and the same under fire (15 minutes)
 	@$(BIN)/python -m benchmarks.simulated_wait
 	@$(BIN)/python -m benchmarks.forest
+	@$(BIN)/python -m peers.predict.demo --rows 100000 --trees 640
 
 lint: $(STAMP) ## format, lint, types, layers, SQL style: reads only
 	$(BIN)/ruff format --check

@@ -9,11 +9,15 @@ from __future__ import annotations
 import signal
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from typing import Any, Final
 
 from peers import PeersError
 from peers.predict.errors import ModelError
 from peers.predict.prepare import Plan, prepare
 from peers.predict.request import Request
+
+_FAREWELL: Final = 5.0
+"""Seconds that a process gets to end by itself: threads of a model might keep it for ever."""
 
 
 def prepare_apart(request: Request) -> Plan:
@@ -33,27 +37,32 @@ def _attempt(request: Request, killers: list[int]) -> Plan | int:
     """The plan, or the row on whose trial the process died. Raises what `prepare` raised."""
     context = get_context("spawn")  # no lock and no connection of ours is in it
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(sender, request, killers), daemon=True)
+    # no daemon: models may start processes
+    process = context.Process(target=_run, args=(sender, request, killers))
     process.start()
     sender.close()
     on_trial: int | None = None
+    said: Any = None
     try:
         while isinstance(said := receiver.recv(), int | None):
             on_trial = said
     except EOFError:
+        pass
+    finally:
+        process.join(_FAREWELL)
+        process.kill()
         process.join()
-        if on_trial is not None:
-            return on_trial
-        raise ModelError(
-            f"the process that loads and tries the model {request.model} ended: "
-            f"{_how(process.exitcode)}",
-            "Nothing was submitted.",
-        ) from None
-    process.join()
     if isinstance(said, Exception):
         raise said
-    assert isinstance(said, Plan)
-    return said
+    if isinstance(said, Plan):
+        return said
+    if on_trial is not None:
+        return on_trial
+    raise ModelError(
+        f"the process that loads and tries the model {request.model} ended: "
+        f"{_how(process.exitcode)}",
+        "Nothing was submitted.",
+    )
 
 
 def _run(sender: Connection, request: Request, killers: list[int]) -> None:
