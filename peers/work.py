@@ -50,7 +50,7 @@ class Work:
         log = (settings.log_format, settings.log_level)
         environment = Environment(
             sum(settings.queues.values()), settings.worker_threads, settings.gpus,
-            settings.predict_trust,
+            settings.predict_trust, settings.predict_batch_wait.total_seconds(),
         )  # fmt: skip
         self.crew = Crew(app, log, environment, selector, pace, self)
         self._lanes = {

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from peers import schema
 from peers.cli import output
 from peers.cli.database import connected, connection_to, located
-from peers.cli.parser import add_command, name, text
+from peers.cli.parser import add_command, duration, name, text
 from peers.errors import PeersError
+from peers.model import BATCH_WAIT_MAX
 
 if TYPE_CHECKING:
     from peers.cli.parser import Commands
@@ -25,6 +26,7 @@ def register(commands: Commands, words: list[str]) -> None:
         )
         parser = add_command(group, "status", _status, "how far a run is", reads=True)
         parser.add_argument("name", type=name, metavar="NAME", help="the --run NAME, or the id")
+        parser.add_argument("--watch", action="store_true", help="until it is over")
         return
     parser = add_command(
         commands, "predict", _predict,
@@ -54,6 +56,11 @@ def register(commands: Commands, words: list[str]) -> None:
     what.add_argument("--run", dest="run_name", type=name, metavar="NAME", help="to find it by")
     how = parser.add_argument_group("how")
     how.add_argument("--batch-size", type=positive, default=256, metavar="ROWS")
+    how.add_argument("--batch-wait", type=batch_wait, metavar="DURATION",
+                     help="how long rows that stand alone wait for others; for --workers, as peers "
+                     "that run already have PEERS_PREDICT_BATCH_WAIT")  # fmt: skip
+    how.add_argument("--timeout", type=timeout, metavar="DURATION",
+                     help="of a call of the model; what takes longer is stopped")  # fmt: skip
     how.add_argument("--concurrency", type=positive, metavar="N",
                      help="requests at once to a model that is remote, over all peers")  # fmt: skip
     how.add_argument("--max-attempts", type=positive, default=3, metavar="N",
@@ -71,23 +78,46 @@ def positive(value: str) -> int:
     return int(value)
 
 
+def timeout(value: str) -> float:
+    """The seconds of a duration above 0."""
+    seconds = duration(value).total_seconds()
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"must be longer than 0, not {value}")
+    return seconds
+
+
+def batch_wait(value: str) -> float:
+    """The seconds of a duration that a batch handler may wait."""
+    seconds = duration(value).total_seconds()
+    if not 0 <= seconds <= BATCH_WAIT_MAX:
+        raise argparse.ArgumentTypeError(f"must be 0 to {BATCH_WAIT_MAX:g} s, not {value}")
+    return seconds
+
+
 def _predict(args: argparse.Namespace) -> int:
     _require_extra()
     from peers.predict.command import predict
+    from peers.predict.fleet import Fleet
     from peers.predict.request import Request
 
     request = Request(
         model=args.model, method=args.method, input=args.input, query=args.query,
         id_column=args.id_column, output=args.output, run=args.run_name,
         batch_size=args.batch_size, max_attempts=args.max_attempts,
+        timeout=args.timeout,
         allow_nan=args.allow_nan, concurrency=args.concurrency, overwrite=args.overwrite,
     )  # fmt: skip
+    own = None
+    if args.workers is not None:
+        own = Fleet(args.workers, args.batch_wait)
+    elif args.batch_wait is not None:
+        output.say("--batch-wait is for --workers: peers that run have PEERS_PREDICT_BATCH_WAIT")
     with located(args) as settings, connection_to(settings, args) as connection:
         if settings.embedded:
             schema.migrate(connection)
         schema.require(connection)
         connection.autocommit = True
-        summary = predict(connection, settings.url, request, args.workers)
+        summary = predict(connection, settings.url, request, own)
     if args.json:
         output.document(summary.as_json())
     for line in summary.lines():
@@ -100,7 +130,7 @@ def _status(args: argparse.Namespace) -> int:
     from peers.predict.command import status
 
     with connected(args) as connection:
-        summary = status(connection, args.name)
+        summary = status(connection, args.name, wait=args.watch)
     if args.json:
         output.document(summary.as_json())
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Coroutine
 from datetime import timedelta
 from functools import lru_cache
@@ -14,9 +15,10 @@ from peers import Reject, current_batch, current_task, task
 from peers.predict import kinds, models, suspects
 from peers.predict.assemble import assemble_run
 from peers.predict.chunk import run_chunk
-from peers.predict.errors import ModelError
+from peers.predict.errors import EndpointError, ModelError
+from peers.predict.overrun import ended_after
 from peers.predict.rows import RowArgs, run_rows
-from peers.predict.spec import Chunk, Manifest, ModelRef, load_manifest
+from peers.predict.spec import MOST_BATCHES, Chunk, Manifest, ModelRef, load_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,17 +28,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A chunk that meets several rows which kill its worker needs an attempt for each.
-_CHUNK_ATTEMPTS: Final = 20
+# Each batch of a chunk may hold a row that takes the worker and an attempt along; peers die, too.
+_CHUNK_ATTEMPTS: Final = MOST_BATCHES + 36
 _BACKOFF: Final = timedelta(milliseconds=100)
 _BACKOFF_CAP: Final = timedelta(seconds=2)
 _ROWS_AT_ONCE: Final = 1000
-# Those that spoilt one batch are submitted together, and had better be called together.
-_COMPANY: Final = timedelta(milliseconds=50)
+
+
+def _batch_wait() -> timedelta:
+    """The peer's setting, which a worker is told in seconds; elsewhere nothing depends on it."""
+    try:
+        return timedelta(seconds=float(os.environ.get("PEERS_PREDICT_BATCH_WAIT", "0")))
+    except ValueError:
+        return timedelta(0)
 
 
 @task(
-    kinds.ROW, queue=kinds.QUEUE, batch_size=_ROWS_AT_ONCE, batch_wait=_COMPANY,
+    kinds.ROW, queue=kinds.QUEUE, batch_size=_ROWS_AT_ONCE, batch_wait=_batch_wait(),
     backoff=_BACKOFF, backoff_cap=_BACKOFF_CAP,
 )  # fmt: skip
 def row(tasks: list[RowArgs]) -> list[Any]:
@@ -45,7 +53,7 @@ def row(tasks: list[RowArgs]) -> list[Any]:
 
 
 @task(
-    kinds.REMOTE_ROW, queue=kinds.QUEUE, batch_size=_ROWS_AT_ONCE, batch_wait=_COMPANY,
+    kinds.REMOTE_ROW, queue=kinds.QUEUE, batch_size=_ROWS_AT_ONCE, batch_wait=_batch_wait(),
     backoff=_BACKOFF, backoff_cap=_BACKOFF_CAP,
 )  # fmt: skip
 async def remote_row(tasks: list[RowArgs]) -> list[Any]:
@@ -66,7 +74,7 @@ def chunk(
     model = _model(run)
 
     async def predict(table: pa.Table) -> Predictions:
-        return _strictly(model, table)
+        return _strictly(model, table, run.timeout)
 
     async def hand_over(doubts: Sequence[suspects.Doubt]) -> list[suspects.Suspect]:
         return suspects.submit(row, run, part, doubts)
@@ -118,36 +126,43 @@ def _load(reference: ModelRef, trust: models.Trust) -> Model:
 
 
 async def _predict_for(manifest: Manifest, table: pa.Table) -> Predictions:
-    return _strictly(_model(manifest), table)
+    return _strictly(_model(manifest), table, manifest.timeout)
 
 
 async def _predict_remotely_for(manifest: Manifest, table: pa.Table) -> Predictions:
     return await _predict_remotely(manifest, table, current_batch()[0])
 
 
-def _strictly(model: Model, table: pa.Table) -> Predictions:
+def _strictly(model: Model, table: pa.Table, timeout: float | None) -> Predictions:
     """A model that breaks its contract (such as by the number of results) is not tried again."""
     try:
-        return model.predict(table)
+        with ended_after(timeout):
+            return model.predict(table)
     except ModelError as error:
         raise Reject(str(error)) from error
 
 
 async def _predict_remotely(manifest: Manifest, table: pa.Table, task: CurrentTask) -> Predictions:
-    model = _model(manifest)
-    endpoint = manifest.model.ref
-    if manifest.model.kind != "http":
+    model, endpoint = _model(manifest), manifest.model.ref
+
+    async def call() -> Predictions:
+        limit = asyncio.timeout(manifest.timeout)
         try:
-            return await model.predict_async(table)
+            async with limit:
+                return await model.predict_async(table)
         except ModelError as error:
             raise Reject(str(error)) from error
+        except TimeoutError:
+            if not limit.expired():
+                raise  # the model's own
+            raise EndpointError(f"{endpoint} took longer than {manifest.timeout:g} s") from None
 
     async def hold_off(seconds: float, reason: str) -> None:
         await task.hold_off_async(endpoint, seconds, reason)
 
-    return await models.predict_patiently(
-        model, table, held_off=lambda: task.held_off_async(endpoint), hold_off=hold_off
-    )
+    if manifest.model.kind != "http":
+        return await call()
+    return await models.predict_patiently(call, lambda: task.held_off_async(endpoint), hold_off)
 
 
 def _at_once(coroutine: Coroutine[Any, Any, T] | Awaitable[T]) -> T:

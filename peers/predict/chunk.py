@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from peers import Reject, Retry, current_task
 from peers.predict import inputs, outputs, suspects
-from peers.predict.errors import InputChanged, ModelError
+from peers.predict.errors import EndpointError, InputChanged
 from peers.predict.fitness import plain_id, unfit_rows
+from peers.predict.isolate import Isolated, isolate
 from peers.predict.journal import Journal
 from peers.predict.spec import Chunk, Manifest
 
@@ -23,31 +24,27 @@ if TYPE_CHECKING:
 Predict: TypeAlias = Callable[[pa.Table], "Awaitable[Predictions]"]
 HandOver: TypeAlias = Callable[[Sequence[suspects.Doubt]], Awaitable[list[suspects.Suspect]]]
 
+_PROBES: Final = 4
+"""Rows by which an endpoint that fails shows whether it answers at all."""
+
 
 @dataclass(slots=True)
 class Done:
     """What came out of the model: for these rows (index in the chunk) these predictions."""
 
     indices: list[int] = field(default_factory=list)
-    predictions: list[Any] = field(default_factory=list)
+    predictions: list[Predictions] = field(default_factory=list)
     doubtful: set[int] = field(default_factory=set)
     batches: int = 0
     seconds: float = 0.0
 
-    def add(self, indices: Sequence[int], predictions: Predictions) -> None:
-        """Takes in a batch; where an exception stands for a row, that row is doubtful."""
-        if isinstance(predictions, np.ndarray):
+    def add(self, batch: Isolated) -> None:
+        """Takes in a batch."""
+        for indices, predictions in batch.good:
             self.indices += indices
             self.predictions.append(predictions)
-            return
-        good = [
-            (index, value)
-            for index, value in zip(indices, predictions, strict=True)
-            if not isinstance(value, BaseException)
-        ]
-        self.doubtful.update(set(indices) - {index for index, _ in good})
-        self.indices += [index for index, _ in good]
-        self.predictions.append([value for _, value in good])
+        self.doubtful |= batch.bad.keys()
+        self.batches += batch.calls
 
     def joined(self) -> Predictions:
         """All predictions, in the order of `indices`."""
@@ -61,28 +58,27 @@ async def run_chunk(
 ) -> dict[str, object]:
     """Predict a chunk and write its part; the task's result.
 
-    A batch that raises, or that an earlier attempt died of, is left to tasks of its rows. Raises
-    Reject for what no further attempt mends, and what keeps this attempt from ending.
+    Rows that cannot be predicted, and those of a batch that an earlier attempt died of, are left to
+    tasks of their own. Raises Reject for what no further attempt mends, and what keeps this attempt
+    from ending.
     """
     columns = list(dict.fromkeys([*manifest.features, *_id_columns(manifest)]))
     try:
         rows = inputs.read(manifest.input, chunk, columns)
     except InputChanged as error:
         raise Reject(str(error)) from error
-    done = Done(doubtful=set(unfit_rows(rows, manifest)))
-    journal = Journal(manifest.folder, chunk.number)
-    await _run_batches(manifest, rows.table, predict, journal, done)
     ids = rows.table.column(manifest.id_column) if manifest.id_column else None
+    journal = Journal(manifest.folder, chunk.number)
+    finished = outputs.rows_of_part(manifest.folder, chunk)
+    if finished is None:
+        done = Done(doubtful=set(unfit_rows(rows, manifest)))
+        await _run_batches(manifest, rows.table, predict, journal, done)
+    else:  # by somebody whose outcome was never recorded, or is no longer
+        done = Done(finished, doubtful=set(range(chunk.rows)).difference(finished))
     suspected = await _hand_over(chunk, ids, done.doubtful, hand_over)
     suspects.save(manifest.folder, chunk.number, suspected)
-    kept = pa.array(done.indices, pa.int64())
-    outputs.write_part(
-        manifest.folder,
-        chunk.number,
-        [chunk.first + index for index in done.indices],
-        None if ids is None else ids.take(kept).combine_chunks(),
-        done.joined(),
-    )
+    if finished is None:
+        _write_part(manifest, chunk, ids, done)
     journal.close()
     return {
         "rows": chunk.rows, "predicted": len(done.indices), "suspects": len(suspected),
@@ -94,6 +90,14 @@ async def _run_batches(
     manifest: Manifest, table: pa.Table, predict: Predict, journal: Journal, done: Done
 ) -> None:
     features = table.select(manifest.features)
+
+    async def call(indices: Sequence[int]) -> Predictions:
+        return await predict(_pick(features, indices))
+
+    async def on_failure(error: Exception) -> None:
+        if isinstance(error, EndpointError):
+            await _require_answers(features, predict, error)
+
     killers = journal.reopen() if current_task().attempt > 1 else frozenset()
     for start in range(0, table.num_rows, manifest.batch_size):
         stop = min(start + manifest.batch_size, table.num_rows)
@@ -101,27 +105,47 @@ async def _run_batches(
         if start in killers:
             done.doubtful.update(indices)
         elif indices:
-            batch = _pick(features, indices, whole=(start, stop))
             journal.enter(start)
             began = time.monotonic()
             try:
-                done.add(indices, await predict(batch))
-            except (ModelError, Reject, Retry):
+                done.add(await isolate(indices, call, on_failure))
+            finally:  # what is raised is not the end of the process
                 journal.leave()
-                raise
-            except Exception:  # noqa: BLE001  # whose fault it is, the tasks of the rows will tell
-                done.doubtful.update(indices)
-            journal.leave()
             done.seconds += time.monotonic() - began
-            done.batches += 1
         current_task().progress(stop, table.num_rows)
 
 
-def _pick(features: pa.Table, indices: list[int], whole: tuple[int, int]) -> pa.Table:
-    start, stop = whole
-    if len(indices) == stop - start:
-        return features.slice(start, stop - start)  # copies nothing
+def _pick(features: pa.Table, indices: Sequence[int]) -> pa.Table:
+    first, count = indices[0], len(indices)
+    if indices[-1] - first + 1 == count:
+        return features.slice(first, count)  # copies nothing
     return features.take(pa.array(indices, pa.int64()))
+
+
+async def _require_answers(features: pa.Table, predict: Predict, error: EndpointError) -> None:
+    """Raises Retry if the endpoint fails for rows from all over the chunk: it is not the rows."""
+    for index in range(0, features.num_rows, -(-features.num_rows // _PROBES)):
+        try:
+            await predict(features.slice(index, 1))
+        except EndpointError:
+            continue
+        except (Reject, Retry):
+            raise
+        except Exception:  # noqa: BLE001  # it answers, if only that the row is bad
+            return
+        return
+    raise Retry(message=str(error)) from error
+
+
+def _write_part(manifest: Manifest, chunk: Chunk, ids: pa.ChunkedArray | None, done: Done) -> None:
+    kept = pa.array(done.indices, pa.int64())
+    outputs.write_part(
+        manifest.folder,
+        chunk.number,
+        [chunk.first + index for index in done.indices],
+        None if ids is None else ids.take(kept).combine_chunks(),
+        done.joined(),
+    )
 
 
 async def _hand_over(

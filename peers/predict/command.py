@@ -24,8 +24,8 @@ _NOBODY_AFTER: Final = 10
 """Looks without a live peer before we say so."""
 
 
-def predict(connection: Connection, url: str, request: Request, workers: int | None) -> Summary:
-    """Have the prediction made: by the peers there are, or with `workers` by a peer of our own.
+def predict(connection: Connection, url: str, request: Request, own: fleet.Fleet | None) -> Summary:
+    """Have the prediction made: by the peers there are, or by one of our own.
 
     The same request again does only what is missing. Raises PredictError and its kinds.
     """
@@ -39,15 +39,17 @@ def predict(connection: Connection, url: str, request: Request, workers: int | N
             return done
     with ExitStack() as stack:
         look = _look_for_peers(connection, plan)
-        if workers is not None:
-            trust = trusted(manifest.model)
-            own = stack.enter_context(fleet.own_peer(url, workers, trust))
-            look = lambda: fleet.still_there(own)  # noqa: E731
+        if own is not None:
+            peer = stack.enter_context(fleet.own_peer(url, own, trusted(manifest.model)))
+            look = lambda: fleet.still_there(peer)  # noqa: E731
         return watch(connection, manifest, look)
 
 
-def status(connection: Connection, name: str) -> Summary:
-    """How far the newest run of this name or id is. Raises PredictError if there is none."""
+def status(connection: Connection, name: str, *, wait: bool = False) -> Summary:
+    """How far the newest run of this name or id is, or `wait` until it is over, showing that.
+
+    Raises PredictError if there is none.
+    """
     found = record.find(connection, name)
     if found is None:
         raise _NoSuchRun(f"there is no run {name!r}", "Runs go by --run NAME, or by their id.")
@@ -55,6 +57,9 @@ def status(connection: Connection, name: str) -> Summary:
         manifest = load_manifest(found[0])
     except OSError as error:
         raise PredictError(f"the run's manifest cannot be read: {error}") from error
+    if wait:
+        connection.autocommit = True
+        return watch(connection, manifest)
     summary = summarize(connection, manifest)
     assert summary is not None
     return summary

@@ -29,3 +29,7 @@ class OutputError(PredictError):
 
 class RowError(PredictError):
     """One row that cannot be predicted: it cannot be read, or lacks a value."""
+
+
+class EndpointError(PredictError):
+    """An endpoint fails; whether for the sake of a row, other rows must tell."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 from peers.predict import models
@@ -18,24 +19,35 @@ from peers.predict.kinds import APP, QUEUE
 _PATIENCE: Final = 30.0
 _PR_SET_PDEATHSIG: Final = 1
 _TRUST: Final = "PEERS_PREDICT_TRUST"
+_BATCH_WAIT: Final = "PEERS_PREDICT_BATCH_WAIT"
 
 _prctl: Any = ctypes.CDLL(None).prctl
 
 
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The peer that is wanted: so many workers; `batch_wait` in seconds, None: what is set."""
+
+    workers: int
+    batch_wait: float | None = None
+
+
 @contextmanager
-def own_peer(url: str, workers: int, trust: models.Trust) -> Iterator[subprocess.Popen[bytes]]:
-    """A peer with so many workers, drained at the end of the block.
+def own_peer(url: str, wanted: Fleet, trust: models.Trust) -> Iterator[subprocess.Popen[bytes]]:
+    """A peer of our own, drained at the end of the block.
 
     It trusts what the user named on the command line. The kernel stops it if we die.
     """
     trusted = ",".join([*map(str, trust.folders), *trust.modules])
     environment = {**os.environ, **({_TRUST: trusted} if trusted else {})}
+    if wanted.batch_wait is not None:
+        environment[_BATCH_WAIT] = str(wanted.batch_wait)
     if url:
         environment["PEERS_DATABASE_URL"] = url
     environment.pop("PEERS_EMBEDDED", None)
     process = subprocess.Popen(
-        [sys.executable, "-m", "peers", "run", "--app", APP, "--queues", f"{QUEUE}={workers}",
-         "--log-level", "error"],
+        [sys.executable, "-m", "peers", "run", "--app", APP,
+         "--queues", f"{QUEUE}={wanted.workers}", "--log-level", "error"],
         env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is for us: we stop the peer then
         preexec_fn=_stop_with_starter,  # noqa: PLW1509  # we have no threads

@@ -14,14 +14,14 @@ from uuid import uuid4
 from peers.predict import inputs, models, outputs
 from peers.predict.errors import InputError, OutputError
 from peers.predict.request import Request
-from peers.predict.spec import Chunk, InputRef, Manifest, ModelRef, parts_folder
+from peers.predict.spec import MOST_BATCHES, Chunk, InputRef, Manifest, ModelRef, parts_folder
 from peers.predict.trial import try_model
 
 _FEWEST_BATCHES: Final = 8
-_MOST_BATCHES: Final = 64
 _CHUNKS: Final = 1000
 """As many chunks as a large input should have, within these bounds of a chunk's size."""
 _REMOTE_CONCURRENCY: Final = 8
+_REMOTE_TIMEOUT: Final = 60.0
 _RUN_ID_BYTES: Final = 8
 _URL_SCHEMES: Final = ("postgresql://", "postgres://", "postgresql+psycopg://")
 
@@ -83,7 +83,7 @@ def trusted(reference: ModelRef) -> models.Trust:
 def chunk_rows(rows: int, batch_size: int) -> int:
     """How many rows a chunk should have: whole batches; small enough for an even end of the run."""
     batches = -(-rows // (_CHUNKS * batch_size))
-    return batch_size * min(max(batches, _FEWEST_BATCHES), _MOST_BATCHES)
+    return batch_size * min(max(batches, _FEWEST_BATCHES), MOST_BATCHES)
 
 
 @contextmanager
@@ -116,7 +116,9 @@ def _manifest(
         run=_run_id(request, output, model, found), name=request.run, model=model, input=found,
         source=source, id_column=request.id_column, features=(), output=str(output),
         batch_size=request.batch_size,
-        max_attempts=request.max_attempts, allow_nan=request.allow_nan,
+        max_attempts=request.max_attempts,
+        timeout=request.timeout or (_REMOTE_TIMEOUT if model.kind == "http" else None),
+        allow_nan=request.allow_nan,
         chunk_rows=chunk_rows(found.rows, request.batch_size), chunks=len(chunks),
         concurrency=request.concurrency,
     )  # fmt: skip

@@ -13,8 +13,8 @@ class Request:
     """A prediction to be made.
 
     `model`: a file, `module:callable` or a URL. `input`: a file, or the URL of a Postgres for
-    `query`. batch_size: rows in a call of the model. concurrency: requests at once to a model that
-    is remote, over all peers. run: a name to find the run by.
+    `query`. batch_size: rows in a call of the model. timeout: seconds of such a call. concurrency:
+    requests at once to a model that is remote, over all peers. run: a name to find the run by.
     """
 
     model: str
@@ -26,6 +26,7 @@ class Request:
     run: str | None = None
     batch_size: int = DEFAULT_BATCH_SIZE
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    timeout: float | None = None
     allow_nan: bool = False
     concurrency: int | None = None
     overwrite: bool = False

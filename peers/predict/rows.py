@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pyarrow as pa
 from typing_extensions import TypedDict
 
-from peers import Reject, Retry
+from peers import Reject
 from peers.predict import inputs
-from peers.predict.errors import InputChanged, ModelError, RowError
+from peers.predict.errors import InputChanged, RowError
 from peers.predict.fitness import unfit_rows
+from peers.predict.isolate import isolate
 from peers.predict.spec import Chunk, Manifest, load_manifest
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ class RowArgs(TypedDict):
 
 
 async def run_rows(tasks: Sequence[RowArgs], predict: PredictFor) -> list[Any]:
-    """A result or an exception for each; raises what the model raises: the call is then halved."""
+    """A result or an exception for each; what the model raises becomes that of the rows to blame.
+
+    Raises ModelError, Reject and Retry as the model does: they hold for all.
+    """
     results: dict[int, Any] = {}
     order = sorted(range(len(tasks)), key=lambda place: _chunk_of(tasks[place]))
     for _, places in groupby(order, key=lambda place: _chunk_of(tasks[place])):
@@ -56,22 +60,20 @@ async def _run_one_chunk(tasks: Sequence[RowArgs], predict: PredictFor) -> list[
         rows = inputs.read(manifest.input, chunk, list(manifest.features))
     except InputChanged as error:
         return [Reject(str(error))] * len(tasks)
+
+    async def call(indices: Sequence[int]) -> Predictions:
+        return await predict(manifest, rows.table.take(list(indices)))
+
     unfit = unfit_rows(rows, manifest)
     indices = [task["row"] - chunk.first for task in tasks]
     fit = [index for index in indices if index not in unfit]
-    predictions: dict[int, Any] = {}
+    found: dict[int, Any] = {}
     for start in range(0, len(fit), manifest.batch_size):
-        batch = fit[start : start + manifest.batch_size]
-        try:
-            found = await predict(manifest, rows.table.take(batch))
-        except (ModelError, Reject, Retry):
-            raise
-        except Exception as error:
-            if len(tasks) > 1:
-                raise
-            raise _named(tasks[0], error) from error
-        predictions.update(zip(batch, _plain(found), strict=True))
-    return list(_outcomes(tasks, indices, unfit, predictions))
+        batch = await isolate(fit[start : start + manifest.batch_size], call)
+        for members, predictions in batch.good:
+            found.update(zip(members, _plain(predictions), strict=True))
+        found |= batch.bad
+    return list(_outcomes(tasks, indices, unfit, found))
 
 
 def _outcomes(
@@ -95,7 +97,9 @@ def _plain(predictions: Predictions) -> list[Any]:
 
 
 def _named(task: RowArgs, error: Exception) -> RowError:
-    return RowError(f"{_name(task)}: {type(error).__name__}: {error}")
+    named = RowError(f"{_name(task)}: {type(error).__name__}: {error}")
+    named.__cause__ = error  # its traceback goes into the dead letter
+    return named
 
 
 def _name(task: RowArgs) -> str:

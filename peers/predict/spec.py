@@ -13,6 +13,8 @@ InputFormat: TypeAlias = Literal["parquet", "csv", "jsonl"]
 
 DEFAULT_BATCH_SIZE: Final = 256
 DEFAULT_MAX_ATTEMPTS: Final = 3
+MOST_BATCHES: Final = 64
+"""In a chunk."""
 _MANIFEST: Final = "manifest.json"
 
 
@@ -44,10 +46,7 @@ class InputRef:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A range of rows, `first` counted from 0, and `where` it lies in the input.
-
-    In Parquet: the row group and how many of its rows come before. In text: offset and bytes.
-    """
+    """A range of rows, `first` counted from 0, and `where` it lies: offset and bytes of a text."""
 
     number: int
     first: int
@@ -70,6 +69,8 @@ class Manifest:
     output: str
     batch_size: int
     max_attempts: int
+    timeout: float | None
+    """Seconds that a call of the model may take."""
     allow_nan: bool
     chunk_rows: int
     chunks: int

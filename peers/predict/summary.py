@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.predict import record
+from peers.predict.overrun import SIGNAL
 from peers.predict.record import Turn
 from peers.predict.spec import Manifest
 
@@ -31,7 +33,7 @@ class Summary:
     """A run. `seconds`: from the first start to the last end of its tasks, by the database.
 
     state: "running"; "stuck" when a chunk or the assembling task is dead; "done". `missing` is what
-    is neither predicted nor dead, 0 in the end.
+    is neither predicted nor dead, 0 in the end. `eta_seconds`: to go, at the pace so far.
     """
 
     run: str
@@ -46,6 +48,7 @@ class Summary:
     retries: int
     seconds: float
     rows_per_second: float
+    eta_seconds: float | None
     output: str
     dead_rows: list[DeadRow]
     dead_tasks: list[dict[str, Any]]
@@ -53,6 +56,11 @@ class Summary:
     def as_json(self) -> dict[str, Any]:
         """The figures for programs."""
         return asdict(self)
+
+    def progress(self) -> str:
+        """How far it is, in a line."""
+        eta = "" if self.eta_seconds is None else f", about {_span(self.eta_seconds)} to go"
+        return f"{self.handled:,} of {self.rows:,} rows, {self.rows_per_second:,.0f} rows/s{eta}"
 
     def lines(self) -> list[str]:
         """The figures for people."""
@@ -63,6 +71,8 @@ class Summary:
             f"{self.batches:,} batches in {self.seconds:.1f} s: {self.rows_per_second:,.0f} rows/s"
             f"; {self.retries} retries",
         ]
+        if self.state == "running":
+            said.append(self.progress())
         said += [f"  task {dead.task_id}: {dead.error}" for dead in self.dead_rows[:_SHOWN]]
         if len(self.dead_rows) > _SHOWN:
             said.append(f"  … and {len(self.dead_rows) - _SHOWN} more: peers dead list")
@@ -93,18 +103,27 @@ def summarize(connection: Connection, manifest: Manifest) -> Summary | None:
     suspects = int(chunks["suspects"])
     dead_rows = _dead_rows(connection, written)
     ended_alone = alone[-1]["ended"] if alone else 0
-    handled = chunks["rows"] - suspects + ended_alone
+    ended = chunks["rows"] - suspects + ended_alone
+    handled = ended + chunks["under_way"]
     seconds = _seconds([chunks, *alone], last, running=written is None)
-    predicted = written["predicted"] if written else max(0, handled - len(dead_rows))
+    predicted = written["predicted"] if written else max(0, ended - len(dead_rows))
     dead = int(written["dead"]) if written else 0
+    state = _state(last, dead_tasks, written)
+    rate = handled / seconds if seconds else 0.0
+    left = manifest.input.rows - handled
     return Summary(
-        run=manifest.run, name=manifest.name, state=_state(last, dead_tasks, written),
-        rows=manifest.input.rows, handled=handled + chunks["under_way"], predicted=predicted,
+        run=manifest.run, name=manifest.name, state=state,
+        rows=manifest.input.rows, handled=handled, predicted=predicted,
         dead=dead, missing=manifest.input.rows - predicted - dead, batches=chunks["batches"],
         retries=chunks["retries"] + sum(one["retries"] for one in alone),
-        seconds=round(seconds, 3), rows_per_second=round(handled / seconds, 1) if seconds else 0.0,
+        seconds=round(seconds, 3), rows_per_second=round(rate, 1),
+        eta_seconds=round(left / rate, 1) if rate and state == "running" else None,
         output=manifest.output, dead_rows=dead_rows, dead_tasks=dead_tasks,
     )  # fmt: skip
+
+
+def _span(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 def _state(last: Turn, dead_tasks: Sequence[object], written: object) -> str:
@@ -130,6 +149,8 @@ def _error(letter: dict[str, Any] | None, row: int, id_: object) -> str:
     if letter is None:
         return f"row {row}: it was retried, cancelled or discarded since"
     message = str(letter["error_message"])
+    if letter["exit_signal"] == SIGNAL.name:
+        message += ": the model took longer than --timeout says"
     if message.startswith("row "):
         return message
     of = f"row {row}" + ("" if id_ is None else f" (id {id_!r})")

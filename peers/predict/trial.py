@@ -11,6 +11,7 @@ from peers import Reject, Retry
 from peers.predict import inputs, models
 from peers.predict.errors import InputError, ModelError, PredictError
 from peers.predict.fitness import unfit_rows
+from peers.predict.overrun import ended_after
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from peers.predict.spec import Chunk, Manifest
 
 _ROWS: Final = 16
+_KILLED: Final = "it killed the process that tried it, or took too long"
 
 
 def try_model(
@@ -42,11 +44,12 @@ def try_model(
             f"none of the first {len(first)} rows can be used; the first: {unfit[0]}",
             "Correct the input; --allow-nan lets a model have missing values.",
         )
-    failed = ["it killed the process that tried it" for row in first if row in killers]
+    failed = [_KILLED for row in first if row in killers]
     for row in first:
         if row not in unfit and row not in killers:
             trying(row)
-            error = _error_of(model, rows.table.slice(row, 1))
+            with ended_after(manifest.timeout):
+                error = _error_of(model, rows.table.slice(row, 1))
             trying(None)
             if error is None:
                 return

@@ -25,40 +25,38 @@ _SAY_EVERY: Final = 5.0
 def watch(
     connection: Connection,
     manifest: Manifest,
-    look: Callable[[], None],
+    look: Callable[[], None] = lambda: None,
     stream: TextIO = sys.stderr,
 ) -> Summary:
     """Wait until the run is done, or cannot go on; `look` is called now and then.
 
     Raises PredictError when somebody deleted its tasks meanwhile.
     """
-    bar = _bar(manifest, stream)
+    summary = _look(connection, manifest)
+    bar = _bar(manifest, summary, stream)
     with bar if isinstance(bar, AbstractContextManager) else nullcontext():
         began = said_at = time.monotonic()
-        while True:
-            summary = summarize(connection, manifest)
-            if summary is None:
-                raise PredictError(f"the tasks of run {manifest.run} are gone", "Run it again.")
+        while summary.state == "running":
+            look()
+            waited = time.monotonic() - began
+            time.sleep(min(_LONGEST_NAP, _SHORTEST_NAP + _NAP_PER_SECOND * waited))
+            summary = _look(connection, manifest)
             if bar is not None:
                 bar.update(bar.task_ids[0], completed=summary.handled)
             elif time.monotonic() - said_at > _SAY_EVERY:
                 said_at = time.monotonic()
-                print(_line(summary), file=stream, flush=True)
-            if summary.state != "running":
-                return summary
-            look()
-            waited = time.monotonic() - began
-            time.sleep(min(_LONGEST_NAP, _SHORTEST_NAP + _NAP_PER_SECOND * waited))
+                print(summary.progress(), file=stream, flush=True)
+    return summary
 
 
-def _line(summary: Summary) -> str:
-    left = summary.rows - summary.handled
-    rate = summary.handled / summary.seconds if summary.seconds else 0.0
-    eta = f", about {left / rate:.0f} s to go" if rate and left > 0 else ""
-    return f"{summary.handled:,} of {summary.rows:,} rows, {rate:,.0f} rows/s{eta}"
+def _look(connection: Connection, manifest: Manifest) -> Summary:
+    summary = summarize(connection, manifest)
+    if summary is None:
+        raise PredictError(f"the tasks of run {manifest.run} are gone", "Run it again.")
+    return summary
 
 
-def _bar(manifest: Manifest, stream: TextIO) -> Any:
+def _bar(manifest: Manifest, summary: Summary, stream: TextIO) -> Any:
     """A bar on a terminal; None elsewhere, or without rich."""
     if not stream.isatty():
         return None
@@ -82,5 +80,6 @@ def _bar(manifest: Manifest, stream: TextIO) -> Any:
         TimeRemainingColumn(),
         console=Console(file=stream),
     )
-    progress.add_task("rows", total=manifest.input.rows)
+    # what was done before says nothing of the pace
+    progress.add_task("rows", total=summary.rows, completed=summary.handled)
     return progress

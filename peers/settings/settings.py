@@ -24,7 +24,7 @@ from pydantic_settings import (
 )
 
 from peers.errors import ConfigError
-from peers.model import DEFAULT_QUEUE
+from peers.model import BATCH_WAIT_MAX, DEFAULT_QUEUE
 from peers.settings.sources import PREFIX, gather, refuse_unknown_variables, sentence
 from peers.settings.values import between, check_queues, duration, lower, parse_queues, show, words
 
@@ -99,6 +99,14 @@ class Settings(BaseSettings):
     )
     predict_trust: Annotated[tuple[str, ...], NoDecode, BeforeValidator(words)] = Field(
         (), description="folders and modules from which predictions may load models that are code"
+    )
+    predict_batch_wait: Annotated[
+        timedelta,
+        BeforeValidator(duration),
+        between(timedelta(0), timedelta(seconds=BATCH_WAIT_MAX)),
+    ] = Field(
+        timedelta(milliseconds=50),
+        description="how long rows that stand alone wait for others, to share a call of the model",
     )
     embedded: bool = Field(False, description="use the private Postgres of this machine")
 

@@ -18,6 +18,7 @@ _THREADS: Final = (
 )
 _GPUS: Final = "CUDA_VISIBLE_DEVICES"
 _TRUST: Final = "PEERS_PREDICT_TRUST"
+_BATCH_WAIT: Final = "PEERS_PREDICT_BATCH_WAIT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +27,24 @@ class Environment:
 
     `threads`: None shares the cores out among `slots` workers, unless the peer's own environment
     says how many, such as OMP_NUM_THREADS=4. `gpus`: each worker gets one of them in turn, whatever
-    CUDA_VISIBLE_DEVICES the peer has; if there are none, that one stays. `predict_trust` is what
-    counts in the end: a flag that trusts less than the environment must not be undone by it.
+    CUDA_VISIBLE_DEVICES the peer has; if there are none, that one stays. `predict_trust` and
+    `predict_batch_wait` (seconds) are what counts in the end: a flag that trusts less than the
+    environment must not be undone by it.
     """
 
     slots: int = 1
     threads: int | None = None
     gpus: tuple[str, ...] = ()
     predict_trust: tuple[str, ...] = ()
+    predict_batch_wait: float = 0.0
 
     def of_slot(self, slot: int, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
         """The whole environment of the worker in this slot, counted from 0."""
         share = max(1, len(os.sched_getaffinity(0)) // max(1, self.slots))
-        told = {_TRUST: ",".join(self.predict_trust)}
+        told = {
+            _TRUST: ",".join(self.predict_trust),
+            _BATCH_WAIT: str(self.predict_batch_wait),
+        }
         if self.threads:
             told |= dict.fromkeys(_THREADS, str(self.threads))
         if self.gpus:

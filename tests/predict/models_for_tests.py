@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -11,8 +12,10 @@ GATE = "PREDICT_TEST_GATE"
 
 
 def double(rows: list[dict[str, float]]) -> list[float]:
-    """Twice x; a row of -1 raises, one of -2 kills the process."""
+    """Twice x; a row of -1 raises, one of -2 kills the process, one of -3 takes for ever."""
     values = [row["x"] for row in rows]
+    if -3 in values:
+        time.sleep(3600)
     if -2 in values:
         os.kill(os.getpid(), signal.SIGSEGV)
     if -1 in values:
@@ -28,6 +31,8 @@ def kills(rows: list[dict[str, float]]) -> list[float]:
 
 async def double_async(rows: list[dict[str, float]]) -> list[float]:
     """The same, awaited."""
+    if any(row["x"] == -3 for row in rows):
+        await asyncio.sleep(3600)
     return double(rows)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -13,9 +14,11 @@ import pyarrow as pa
 import pytest
 
 from peers import Retry
-from peers.predict.errors import ModelError, RowError
-from peers.predict.models import Busy, Trust, load, predict_patiently, resolve
+from peers.predict.errors import EndpointError, ModelError, RowError
+from peers.predict.models import Away, Busy, Trust, load, predict_patiently, resolve
 from peers.predict.models.http import retry_after
+
+ROW = pa.table({"x": [1.0]})
 
 
 class Endpoint:
@@ -24,6 +27,8 @@ class Endpoint:
     def __init__(self) -> None:
         self.answers: list[tuple[int, dict[str, str], Any]] = []
         self.requests = 0
+        self.poison: float | None = None
+        """A row with this x makes it fail for all rows of the request."""
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -34,6 +39,8 @@ class Endpoint:
                 status, headers, answer = (
                     endpoint.answers.pop(0) if endpoint.answers else (200, {}, doubled)
                 )
+                if any(row["x"] == endpoint.poison for row in body["instances"]):
+                    status, answer = 500, {"why": "cannot be helped"}
                 text = json.dumps(answer).encode()
                 self.send_response(status)
                 for name, value in {**headers, "content-length": str(len(text))}.items():
@@ -81,8 +88,8 @@ def test_rows_go_out_and_predictions_come_back_in_order(endpoint: Endpoint) -> N
         (429, {"retry-after": "7"}, {}, Busy, "in 7 s"),
         (429, {}, {}, Busy, "in 1 s"),
         (503, {"retry-after": "2"}, {}, Busy, "in 2 s"),
-        (503, {}, {}, Retry, "503"),
-        (500, {}, {"why": "broken"}, Retry, "broken"),
+        (503, {}, {}, Away, "503"),
+        (500, {}, {"why": "broken"}, EndpointError, "broken"),
         (400, {}, {"why": "bad row"}, RowError, "bad row"),
         (404, {}, {}, ModelError, "404"),
         (200, {}, {"predictions": [1]}, ModelError, "1 result for 3 rows"),
@@ -137,22 +144,17 @@ def too_early(endpoint: Endpoint, held_off: Callable[[Clock], HeldOff]) -> bool:
     model = load(resolve(endpoint.url, None), Trust())
     endpoint.answers = [(429, {"retry-after": "60"}, {})]
 
-    class Watched:
-        asynchronous = True
-
-        async def predict_async(self, table: pa.Table) -> Any:
-            sent.append(clock.now)
-            return await model.predict_async(table)
+    async def call() -> Any:
+        sent.append(clock.now)
+        return await model.predict_async(ROW)
 
     async def both() -> list[Any]:
-        table = pa.table({"x": [1.0]})
-        first: Any = Watched()
         one = asyncio.create_task(
-            predict_patiently(first, table, clock.held_off, clock.hold_off, clock.sleep)
+            predict_patiently(call, clock.held_off, clock.hold_off, clock.sleep)
         )
         await clock.told.wait()
         clock.now = 1.0
-        two = await predict_patiently(first, table, held_off(clock), clock.hold_off, clock.sleep)
+        two = await predict_patiently(call, held_off(clock), clock.hold_off, clock.sleep)
         return [await one, two]
 
     assert asyncio.run(both()) == [[2.0], [2.0]]
@@ -168,3 +170,24 @@ def test_all_callers_stay_away_for_as_long_as_one_was_told(endpoint: Endpoint) -
         return 0.0
 
     assert too_early(endpoint, lambda _: deaf)
+
+
+def test_an_endpoint_that_is_away_is_waited_for_together_and_not_for_ever(
+    endpoint: Endpoint,
+) -> None:
+    """Pauses that all heed, longer each time; when it is back the rows are predicted, and when it
+    does not come back the attempt ends with what it said.
+    """
+    clock = Clock()
+
+    def ask_patiently() -> Any:
+        call = partial(load(resolve(endpoint.url, None), Trust()).predict_async, ROW)
+        return asyncio.run(predict_patiently(call, clock.held_off, clock.hold_off, clock.sleep))
+
+    endpoint.answers = [(502, {}, {})] * 3
+    assert ask_patiently() == [2.0]
+    assert 7 <= clock.now < 14  # 1 + 2 + 4 s, and jitter
+    endpoint.answers = [(503, {}, {"why": "gone"})] * 100
+    with pytest.raises(Retry, match="gone"):
+        ask_patiently()
+    assert endpoint.requests < 40

@@ -16,7 +16,7 @@ from sqlalchemy import URL
 
 from peers.predict import inputs
 from peers.predict.errors import InputChanged, InputError
-from peers.predict.inputs.row_group import RowGroup
+from peers.predict.inputs.forward import ForwardReader
 from peers.predict.spec import Chunk, InputRef
 
 ROWS = 500
@@ -97,55 +97,66 @@ def test_json_lines_with_broken_lines_and_missing_keys(size: int, tmp_path: Path
 
 @pytest.mark.parametrize("size", SIZES)
 def test_parquet_of_several_row_groups(size: int, tmp_path: Path) -> None:
-    """No chunk crosses a group."""
-    path = tmp_path / "rows.parquet"
-    pq.write_table(pa.Table.from_pylist(some_rows()), path, row_group_size=130)
-    found, bad = read_all(path, size, ["x", "id"])
-    assert not bad
-    assert found == [{"x": row["x"], "id": row["id"]} for row in some_rows()]
+    """However many rows a group has, chunks have as many as they should."""
+    for group in (7, 130):
+        path = tmp_path / f"rows-{group}.parquet"
+        pq.write_table(pa.Table.from_pylist(some_rows()), path, row_group_size=group)
+        found, bad = read_all(path, size, ["x", "id"])
+        assert not bad
+        assert found == [{"x": row["x"], "id": row["id"]} for row in some_rows()]
+        _, chunks = inputs.plan(path, lambda _: size)
+        assert all(chunk.rows == size for chunk in chunks[:-1])
 
 
-def test_a_row_group_gives_any_rows_in_any_order(tmp_path: Path) -> None:
-    """Forward, again, back, across its pieces; what is asked for, in the columns' order."""
+@pytest.mark.parametrize("group_rows", [1000, 90, 1])
+def test_a_parquet_file_gives_any_rows_in_any_order(group_rows: int, tmp_path: Path) -> None:
+    """Forward, again, back, across pieces and groups; what is asked for, in the columns' order."""
     path = tmp_path / "rows.parquet"
-    pq.write_table(pa.table({"a": range(1000), "b": range(0, -1000, -1)}), path)
-    group = RowGroup(str(path), 0, ["b", "a"])
+    table = pa.table({"a": range(1000), "b": range(0, -1000, -1)})
+    pq.write_table(table, path, row_group_size=group_rows)
+    reader = ForwardReader(str(path), ["b", "a"])
     dice = random.Random(7)
     asked = 0
     for _ in range(300):
         first = dice.randrange(1000)
         count = dice.randint(1, min(200, 1000 - first))
-        table = group.rows(first, count)
+        table = reader.rows(first, count)
         assert table.column_names == ["b", "a"]
         assert table.column("a").to_pylist() == list(range(first, first + count))
         asked += count
     assert asked > 0
     with pytest.raises(InputError, match="fewer rows"):
-        group.rows(990, 20)
-    assert group.rows(0, 1).column("a").to_pylist() == [0]
+        reader.rows(990, 20)
+    assert reader.rows(0, 1).column("a").to_pylist() == [0]
 
 
-def test_a_row_group_is_decoded_once_going_forward(
+def test_parquet_is_decoded_once_going_forward(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However large it is, and however small the chunks; a new start is only for going back."""
+    """However large its groups, and however small the chunks; a new start is for going back, and
+    for groups that nobody asks for.
+    """
     path = tmp_path / "rows.parquet"
-    pq.write_table(pa.table({"a": range(1000)}), path)
+    pq.write_table(pa.table({"a": range(1000)}), path, row_group_size=200)
     starts = 0
-    start = RowGroup._start
+    start = ForwardReader._start
 
-    def counted(self: RowGroup, piece: int) -> pa.RecordBatch:
+    def counted(self: ForwardReader, first: int, piece: int) -> pa.RecordBatch:
         nonlocal starts
         starts += 1
-        return start(self, piece)
+        return start(self, first, piece)
 
-    monkeypatch.setattr(RowGroup, "_start", counted)
-    group = RowGroup(str(path), 0, ["a"])
+    monkeypatch.setattr(ForwardReader, "_start", counted)
+    reader = ForwardReader(str(path), ["a"])
     for first in [*range(0, 1000, 50), 950]:
-        assert group.rows(first, 50).num_rows == 50
+        assert reader.rows(first, 50).num_rows == 50
     assert starts == 1
-    group.rows(0, 50)
+    reader.rows(0, 50)
     assert starts == 2
+    reader.rows(150, 50)
+    assert starts == 2
+    reader.rows(650, 50)
+    assert starts == 3
 
 
 def planned(path: Path) -> tuple[InputRef, Chunk]:

@@ -33,8 +33,8 @@ def a_manifest(folder: Path, suffix: str = ".parquet") -> Manifest:
         run="abc", name=None, model=ModelRef("callable", "m:f", "d"),
         input=InputRef("in.csv", "csv", 1, 1, "d", SIZE * CHUNKS, (("x", "double"),)),
         source="in.csv", id_column="id", features=("x",), output=str(folder / f"out{suffix}"),
-        batch_size=SIZE, max_attempts=3, allow_nan=False, chunk_rows=SIZE, chunks=CHUNKS,
-        concurrency=None,
+        batch_size=SIZE, max_attempts=3, timeout=None, allow_nan=False, chunk_rows=SIZE,
+        chunks=CHUNKS, concurrency=None,
     )  # fmt: skip
     made.folder.mkdir(parents=True, exist_ok=True)
     return made

@@ -92,21 +92,23 @@ def test_an_estimator_predicts_what_it_predicts_sequentially(
 def test_poisoned_rows_alone_are_dead_and_named(
     stage: Stage, callable_: str, tmp_path: Path
 ) -> None:
-    """One that raises, two that kill their worker (one is the first of all) and one without a
-    value, among 3,000: all others are predicted; each dead letter names input, row and id.
+    """One that raises, two that kill their worker (one is the first of all), one that hangs and one
+    without a value, among 3,000: all others are predicted; each dead letter names input, row and
+    id.
     """
-    source = numbers(tmp_path, {0: -2, 100: -1, 1700: -2, 2900: float("nan")})
+    source = numbers(tmp_path, {0: -2, 100: -1, 1000: -3, 1700: -2, 2900: float("nan")})
     output = tmp_path / "out.parquet"
     words = ["--model", f"{MODELS}:{callable_}", "--input", source, "--output", output]
-    words += ["--id-column", "id", "--workers", 2]
+    words += ["--id-column", "id", "--workers", 2, "--timeout", "500ms", "--batch-wait", "0"]
     summary, _ = predict(stage, *words)
-    assert (summary["predicted"], summary["dead"], summary["missing"]) == (ROWS - 4, 4, 0)
+    assert (summary["predicted"], summary["dead"], summary["missing"]) == (ROWS - 5, 5, 0)
     assert {dead["row"]: dead["id"] for dead in summary["dead_rows"]} == {
-        0: "r0", 100: "r100", 1700: "r1700", 2900: "r2900",
+        0: "r0", 100: "r100", 1000: "r1000", 1700: "r1700", 2900: "r2900",
     }  # fmt: skip
     errors = {dead["row"]: dead["error"] for dead in summary["dead_rows"]}
     assert "ValueError: x must not be -1" in errors[100]
     assert "SIGSEGV" in errors[0]
+    assert "took longer than" in errors[1000]
     assert "SIGSEGV" in errors[1700]
     assert "NaN" in errors[2900]
     assert all("numbers.parquet" in error for error in errors.values())
@@ -145,11 +147,11 @@ def test_an_endpoint_that_is_busy_is_left_alone_and_asked_again(
     endpoint: Endpoint,
     tmp_path: Path,
 ) -> None:
-    """A 429 becomes a hold-off in the database and costs no attempt; every row is predicted, and
-    there are no more requests at once than asked for.
+    """A 429 becomes a hold-off in the database and costs no attempt, and so does a time without
+    endpoint; every row is predicted, and there are no more requests at once than asked for.
     """
     source, output = numbers(tmp_path), tmp_path / "out.parquet"
-    endpoint.answers = [(429, {"retry-after": "1"}, {})]
+    endpoint.answers = [(429, {"retry-after": "1"}, {}), (502, {}, {})]
     words = ["--model", endpoint.url, "--input", source, "--output", output]
     words += ["--id-column", "id", "--workers", 4, "--concurrency", 1]
     summary, _ = predict(stage, *words)
@@ -163,6 +165,76 @@ def test_an_endpoint_that_is_busy_is_left_alone_and_asked_again(
           and a.started_at < b.finished_at and b.started_at < a.finished_at
     """
     assert stage.row(overlaps)["count"] == 0
+
+
+def test_a_row_that_makes_an_endpoint_fail_takes_no_other_along(
+    stage: Stage, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    """Since the endpoint answers other rows, it is that row, which is found in few requests."""
+    source, output = numbers(tmp_path), tmp_path / "out.parquet"
+    endpoint.poison = 1234.0
+    words = ["--model", endpoint.url, "--input", source, "--output", output]
+    summary, _ = predict(stage, *words, "--id-column", "id", "--workers", 2)
+    assert (summary["predicted"], summary["dead"], summary["missing"]) == (ROWS - 1, 1, 0)
+    [dead] = summary["dead_rows"]
+    assert (dead["row"], dead["id"]) == (1234, "r1234")
+    assert "answered 500" in dead["error"]
+    assert "cannot be helped" in dead["error"]
+    assert endpoint.requests < ROWS / 256 + 40
+
+
+def test_an_endpoint_that_fails_for_all_rows_is_not_blamed_on_them(
+    stage: Stage, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    """The chunk is tried again; when the endpoint works, every row is predicted."""
+    source, output = numbers(tmp_path, rows=600), tmp_path / "out.parquet"
+    endpoint.answers = [(500, {}, {})] * 8
+    words = ["--model", endpoint.url, "--input", source, "--output", output]
+    summary, _ = predict(stage, *words, "--id-column", "id", "--workers", 1)
+    assert (summary["predicted"], summary["dead"], summary["missing"]) == (600, 0, 0)
+    assert summary["retries"] > 0
+
+
+def test_what_is_finished_outlives_its_tasks(stage: Stage, tmp_path: Path) -> None:
+    """When the database has forgotten a run, the same command assembles the parts that are there,
+    makes those anew that are damaged, and has only the rest predicted.
+    """
+    source, output = numbers(tmp_path, {100: -1}), tmp_path / "out.parquet"
+    words = ["--model", f"{MODELS}:double", "--input", source, "--output", output]
+    words += ["--id-column", "id", "--workers", 1, "--batch-size", 50]
+    first, _ = predict(stage, *words)
+    assert (first["dead"], first["predicted"]) == (1, ROWS - 1)
+    before = results(output)
+    output.unlink()
+    stage.rows("select peers.discard(task_id) from peers.dead_letter")
+    stage.rows("select * from peers.prune(interval '0')")
+    assert stage.rows("select * from peers.task") == []
+    damaged = tmp_path / "out.parquet.parts" / first["run"] / "chunk-000003.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    again, _ = predict(stage, *words)
+    assert results(output) == before
+    assert (again["dead"], again["predicted"]) == (1, ROWS - 1)
+    assert again["batches"] == 8  # of the damaged part
+
+
+def test_a_run_can_be_watched_from_elsewhere(stage: Stage, tmp_path: Path) -> None:
+    """How far it is, at which pace and how long it will take; `--watch` ends with the run."""
+    source, output = numbers(tmp_path), tmp_path / "out.parquet"
+    words = ["--model", f"{MODELS}:gated", "--input", source, "--output", output, "--run", "slow"]
+    with start(stage, *words, "--id-column", "id", "--workers", 1) as command:
+        done = "select count(*) = 1 from peers.task where kind = %s and state = 'completed'"
+        stage.until_true(done, "peers.predict.chunk")
+        status, _ = predict(stage, "status", "slow")
+        assert status["state"] == "running"
+        assert 0 < status["handled"] < ROWS
+        assert status["rows_per_second"] > 0
+        assert status["eta_seconds"] > 0
+        with start(stage, "status", "slow", "--watch") as watcher:
+            stage.open(str(stage.folder / "gate"))
+            watched, _ = watcher.communicate(timeout=60)
+        command.communicate(timeout=60)
+    assert json.loads(watched)["state"] == "done"
+    assert json.loads(watched)["eta_seconds"] is None
 
 
 def test_a_query_is_predicted_into_another_format(stage: Stage, tmp_path: Path) -> None:

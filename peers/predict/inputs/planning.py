@@ -31,8 +31,8 @@ def plan(
     with opened(path) as stream:
         before = os.fstat(stream.fileno())
         if format_ == "parquet":
-            columns, groups = _parquet(path)
-            chunks = list(_parquet_chunks(groups, chunk_rows(sum(groups))))
+            columns, rows = _parquet(path)
+            chunks = list(_parquet_chunks(rows, chunk_rows(rows)))
         else:
             names, start = _text_start(stream, path, format_)
             width = len(names) or None
@@ -51,11 +51,11 @@ def plan(
     return reference, chunks
 
 
-def _parquet(path: Path) -> tuple[list[tuple[str, str]], list[int]]:
+def _parquet(path: Path) -> tuple[list[tuple[str, str]], int]:
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow
-            groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+            rows = file.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is no Parquet file that can be read: {error}") from error
     twice = sorted({name for name in names.names if names.names.count(name) > 1})
@@ -64,16 +64,12 @@ def _parquet(path: Path) -> tuple[list[tuple[str, str]], list[int]]:
             f"the input {path} names {', '.join(twice)} twice",
             "Give each column a name of its own.",
         )
-    return [(field.name, str(field.type)) for field in names], groups
+    return [(field.name, str(field.type)) for field in names], rows
 
 
-def _parquet_chunks(groups: list[int], size: int) -> Iterator[Chunk]:
-    number = first = 0
-    for group, rows in enumerate(groups):
-        for skip in range(0, rows, size):
-            count = min(size, rows - skip)
-            yield Chunk(number, first, count, {"group": group, "skip": skip})
-            number, first = number + 1, first + count
+def _parquet_chunks(rows: int, size: int) -> Iterator[Chunk]:
+    for number, first in enumerate(range(0, rows, size)):
+        yield Chunk(number, first, min(size, rows - first), {})
 
 
 def _text_start(stream: BinaryIO, path: Path, format_: TextFormat) -> tuple[list[str], int]:

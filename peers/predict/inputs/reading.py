@@ -13,8 +13,8 @@ import pyarrow as pa
 from peers.predict.errors import InputError
 from peers.predict.inputs import text
 from peers.predict.inputs.files import unchanged
+from peers.predict.inputs.forward import ForwardReader
 from peers.predict.inputs.records import records
-from peers.predict.inputs.row_group import RowGroup
 from peers.predict.spec import Chunk, InputRef
 
 
@@ -58,14 +58,16 @@ def _text(source: InputRef, stream: BinaryIO, chunk: Chunk, columns: Sequence[st
 
 
 def _parquet(source: InputRef, chunk: Chunk, columns: tuple[str, ...]) -> pa.Table:
-    group = chunk.where["group"]
     try:
-        return _row_group(source, group, columns).rows(chunk.where["skip"], chunk.rows)
+        return _reader(source, columns).rows(chunk.first, chunk.rows)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{source.path}, row group {group}, cannot be read: {error}") from error
+        last = chunk.first + chunk.rows - 1
+        raise InputError(
+            f"rows {chunk.first} to {last} of {source.path} cannot be read: {error}"
+        ) from error
 
 
 @lru_cache(maxsize=1)
-def _row_group(source: InputRef, group: int, columns: tuple[str, ...]) -> RowGroup:
+def _reader(source: InputRef, columns: tuple[str, ...]) -> ForwardReader:
     """Neighbouring chunks go to the same worker again and again."""
-    return RowGroup(source.path, group, columns)
+    return ForwardReader(source.path, columns)

@@ -1,10 +1,10 @@
 """The models that can be run, one module for each kind; who uses them sees `Model` only."""
 
 from peers.predict.models.base import Model, Predictions
-from peers.predict.models.http import Busy
+from peers.predict.models.http import Away, Busy
 from peers.predict.models.load import load
 from peers.predict.models.patience import predict_patiently
 from peers.predict.models.resolve import resolve
 from peers.predict.models.trust import Trust
 
-__all__ = ["Busy", "Model", "Predictions", "Trust", "load", "predict_patiently", "resolve"]
+__all__ = ["Away", "Busy", "Model", "Predictions", "Trust", "load", "predict_patiently", "resolve"]

@@ -14,8 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from peers import Retry
-from peers.predict.errors import ModelError, RowError
+from peers.predict.errors import EndpointError, ModelError, RowError
 from peers.predict.models import columns as pick
 from peers.predict.models.base import Predictions, counted, needed
 
@@ -24,14 +23,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _CONNECT_SECONDS: Final = 5.0
-_READ_SECONDS: Final = 60.0
 _DEFAULT_WAIT: Final = 1.0
 _LONGEST_WAIT: Final = 3600.0
 _SHOWN: Final = 500
 _OK: Final = 200
 _BAD_INPUT: Final = (400, 422)
 _TOO_MANY: Final = 429
-_UNAVAILABLE: Final = 503
+_AWAY: Final = (502, 503, 504)
 _SERVER_ERROR: Final = 500
 
 _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
@@ -43,6 +41,10 @@ class Busy(Exception):  # noqa: N818 - a name says what is the matter
     def __init__(self, url: str, seconds: float) -> None:
         super().__init__(f"{url} asks to come back in {seconds:g} s")
         self.seconds = seconds
+
+
+class Away(Exception):  # noqa: N818 - a name says what is the matter
+    """The endpoint cannot be reached, or what stands before it says that it is not there."""
 
 
 class HttpModel:
@@ -66,8 +68,9 @@ class HttpModel:
     async def predict_async(self, table: pa.Table) -> Predictions:
         """What the endpoint answers for the rows.
 
-        Raises Busy for 429, and for 503 that says when to return; RowError when it refuses the rows
-        (400, 422); peers.Retry when it cannot be reached or fails (5xx); else ModelError.
+        Raises Busy for 429, and for 503 that says when to return; Away when it cannot be reached
+        (502, 503, 504 too); RowError when it refuses the rows (400, 422); EndpointError when it
+        fails (another 5xx, or an answer that breaks off), be it for a row or not; else ModelError.
         """
         import httpx
 
@@ -79,10 +82,10 @@ class HttpModel:
             response = await _client().post(
                 self._url, content=body, headers={"content-type": "application/json"}
             )
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise Away(f"{self._url} cannot be reached: {_told(error)}") from error
         except httpx.HTTPError as error:
-            raise Retry(
-                message=f"{self._url} cannot be reached: {type(error).__name__}: {error}"
-            ) from error
+            raise EndpointError(f"{self._url} does not answer: {_told(error)}") from error
         self._refuse(response)
         return self._predictions(response, table.num_rows)
 
@@ -91,13 +94,15 @@ class HttpModel:
         if status == _OK:
             return
         wait = retry_after(response.headers)
-        if status == _TOO_MANY or (status == _UNAVAILABLE and wait is not None):
+        if status == _TOO_MANY or (status in _AWAY and wait is not None):
             raise Busy(self._url, min(_DEFAULT_WAIT if wait is None else wait, _LONGEST_WAIT))
         said = f"{self._url} answered {status}: {response.text[:_SHOWN]}"
         if status in _BAD_INPUT:
             raise RowError(said)
+        if status in _AWAY:
+            raise Away(said)
         if status >= _SERVER_ERROR:
-            raise Retry(message=said)
+            raise EndpointError(said)
         raise ModelError(said, "See to the URL and to who may use it.")
 
     def _predictions(self, response: httpx.Response, rows: int) -> Predictions:
@@ -128,6 +133,10 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
 def _or_error(prediction: Any) -> Any:
     if isinstance(prediction, dict) and set(prediction) == {"error"}:
         return RowError(str(prediction["error"]))
@@ -140,6 +149,7 @@ def _client() -> httpx.AsyncClient:
 
     loop = asyncio.get_running_loop()
     if loop not in _clients:
-        timeout = httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS)
+        # how long an answer may take is for those to say who know the run
+        timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
         _clients[loop] = httpx.AsyncClient(timeout=timeout)
     return _clients[loop]

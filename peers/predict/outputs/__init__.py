@@ -3,7 +3,7 @@
 from peers.predict.outputs.assembly import Extra, Written, assemble
 from peers.predict.outputs.durable import replaced
 from peers.predict.outputs.ownership import belongs_to, check_output
-from peers.predict.outputs.parts import part_path, read_part, write_part
+from peers.predict.outputs.parts import part_path, read_part, rows_of_part, write_part
 
 __all__ = [
     "Extra",
@@ -14,5 +14,6 @@ __all__ = [
     "part_path",
     "read_part",
     "replaced",
+    "rows_of_part",
     "write_part",
 ]

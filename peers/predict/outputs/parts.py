@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from peers.predict.errors import OutputError
 from peers.predict.outputs.durable import replaced
+from peers.predict.spec import Chunk
 
 ROW: Final = "row"
 PREDICTION: Final = "prediction"
@@ -56,6 +57,21 @@ def read_part(folder: Path, number: int) -> pa.Table:
             f"the finished part {path} is missing or damaged: {error}",
             "Give the run another --run NAME to do it afresh.",
         ) from error
+
+
+def rows_of_part(folder: Path, chunk: Chunk) -> list[int] | None:
+    """Which rows of the chunk, by their index, are in its finished part; None: there is none."""
+    try:
+        part = pq.read_table(
+            part_path(folder, chunk.number), columns=[ROW], partitioning=None, use_threads=False
+        )
+    except (OSError, pa.ArrowException):  # not there, or damaged: it is made anew
+        return None
+    rows = part.column(ROW).to_numpy() - chunk.first
+    fits = bool((np.diff(rows) > 0).all()) and (
+        not len(rows) or (rows[0] >= 0 and rows[-1] < chunk.rows)
+    )
+    return rows.tolist() if fits else None
 
 
 def schema_of(folder: Path, number: int) -> pa.Schema:

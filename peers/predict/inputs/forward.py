@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Final
 
 import pyarrow as pa
@@ -14,30 +16,32 @@ _BUFFER: Final = 1 << 18
 """Bytes that are read at once of each column; else its share of the row group would be held."""
 
 
-class RowGroup:
-    """One row group of a file, a piece at a time in memory; each row is decoded once going forward.
+class ForwardReader:
+    """Rows of a Parquet file, a piece at a time in memory; each is decoded once going forward.
 
     A worker's chunks come in the order of the input, nearly always. One that lies before the last
-    one costs a new start from the head of the group.
+    one, or beyond the row groups that come next, costs a new start from the head of its group.
     """
 
-    def __init__(self, path: str, group: int, columns: Sequence[str]) -> None:
+    def __init__(self, path: str, columns: Sequence[str]) -> None:
         self._path = path
-        self._group = group
         self._columns = list(columns)
+        self._heads: list[int] = []
+        """The first row of each group."""
         self._batches: Iterator[pa.RecordBatch] = iter(())
         self._batch: pa.RecordBatch | None = None
         self._begin = 0
+        """The first row of the batch."""
 
     def rows(self, first: int, count: int) -> pa.Table:
-        """These rows, counted from the head of the group, the columns in the order asked for.
+        """These rows, counted from the head of the file, the columns in the order asked for.
 
-        Raises InputError if the group has fewer, pyarrow's errors if it cannot be decoded; what
-        is known of the place in the file is lost then.
+        Raises InputError if the file has fewer, pyarrow's errors if it cannot be decoded; what is
+        known of the place in the file is lost then.
         """
         batch = self._batch
-        if batch is None or first < self._begin:
-            batch = self._start(count)
+        if batch is None or not self._is_ahead(first, batch):
+            batch = self._start(first, count)
         pieces: list[pa.RecordBatch] = []
         while True:
             piece = batch.slice(min(max(0, first - self._begin), batch.num_rows), count)
@@ -47,21 +51,28 @@ class RowGroup:
                 return pa.Table.from_batches(pieces).select(self._columns)
             batch = self._next()
 
-    def _start(self, piece: int) -> pa.RecordBatch:
+    def _is_ahead(self, first: int, batch: pa.RecordBatch) -> bool:
+        """Whether this row comes soonest by reading on."""
+        head = self._heads[bisect_right(self._heads, first) - 1]
+        return self._begin <= first and head <= self._begin + batch.num_rows
+
+    def _start(self, first: int, piece: int) -> pa.RecordBatch:
         file = pq.ParquetFile(self._path, buffer_size=_BUFFER)
+        groups = range(file.num_row_groups)
+        sizes = (file.metadata.row_group(group).num_rows for group in groups)
+        self._heads = list(accumulate(sizes, initial=0))[:-1]
+        group = bisect_right(self._heads, first) - 1
         self._batches = file.iter_batches(
-            batch_size=piece, row_groups=[self._group], columns=self._columns, use_threads=False
+            batch_size=piece, row_groups=groups[group:], columns=self._columns, use_threads=False
         )
-        self._batch, self._begin = None, 0
+        self._batch, self._begin = None, self._heads[group]
         return self._next()
 
     def _next(self) -> pa.RecordBatch:
         behind, self._batch = self._batch, None
         batch = next(self._batches, None)
         if batch is None:
-            raise InputError(
-                f"row group {self._group} of {self._path} has fewer rows than were planned"
-            )
+            raise InputError(f"{self._path} has fewer rows than were planned")
         self._begin += 0 if behind is None else behind.num_rows
         self._batch = batch
         return batch

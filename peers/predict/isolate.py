@@ -1,0 +1,72 @@
+"""A batch that fails is called again by halves, until the rows that spoil it stand alone.
+
+About 2·log₂(n) calls more for one such row, all within the same attempt of the same task. What
+kills its process cannot be found out from within: see `journal`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from peers import Reject, Retry
+from peers.predict.errors import ModelError
+
+if TYPE_CHECKING:
+    from peers.predict.models import Predictions
+
+Call: TypeAlias = Callable[[Sequence[int]], "Awaitable[Predictions]"]
+
+
+@dataclass(slots=True)
+class Isolated:
+    """What came of a batch: predictions of some of its rows, in order; why the others have none."""
+
+    good: list[tuple[Sequence[int], Predictions]] = field(default_factory=list)
+    bad: dict[int, Exception] = field(default_factory=dict)
+    calls: int = 0
+
+    def add(self, indices: Sequence[int], predictions: Predictions) -> None:
+        """Takes in what a call returned; an exception may stand for a row."""
+        if isinstance(predictions, np.ndarray):
+            self.good.append((indices, predictions))
+            return
+        pairs = list(zip(indices, predictions, strict=True))
+        self.bad |= {index: one for index, one in pairs if isinstance(one, Exception)}
+        kept = [(index, one) for index, one in pairs if not isinstance(one, Exception)]
+        self.good.append(([index for index, _ in kept], [one for _, one in kept]))
+
+
+async def isolate(
+    indices: Sequence[int],
+    call: Call,
+    on_failure: Callable[[Exception], Awaitable[None]] | None = None,
+) -> Isolated:
+    """Call the model with these rows, and with halves of those for which it raises.
+
+    `on_failure` is told the first error, and may raise if it is not the fault of any row. Raises
+    ModelError, Reject and Retry as they come: these are said of the model, not of rows.
+    """
+    found = Isolated()
+    waiting = [indices]
+    while waiting:
+        part = waiting.pop()
+        found.calls += 1
+        try:
+            predictions = await call(part)
+        except (ModelError, Reject, Retry):
+            raise
+        except Exception as error:  # noqa: BLE001  # a model may raise anything
+            if part is indices and on_failure is not None:
+                await on_failure(error)
+            if len(part) == 1:
+                found.bad[part[0]] = error
+            else:
+                middle = (len(part) + 1) // 2
+                waiting += [part[middle:], part[:middle]]
+        else:
+            found.add(part, predictions)
+    return found

@@ -1,0 +1,123 @@
+"""Batches that fail: who is blamed, and how many calls that takes."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from peers import Reject
+from peers.predict.isolate import Isolated, isolate
+from peers.predict.journal import Journal
+from peers.predict.spec import MOST_BATCHES
+
+Isolate = Callable[..., Awaitable[Isolated]]
+
+
+def blamed(run: Isolate, rows: int, culprits: set[int], *, as_array: bool) -> Isolated:
+    """What `run` finds out about a model that raises for any batch with a culprit in it."""
+
+    async def call(indices: Sequence[int]) -> Any:
+        if culprits & set(indices):
+            raise ValueError(f"{len(indices)} rows")
+        return np.array(indices) * 2 if as_array else [index * 2 for index in indices]
+
+    found: Isolated = asyncio.run(run(list(range(rows)), call))  # type: ignore[arg-type]
+    return found
+
+
+def holds(run: Isolate, seed: int) -> bool:
+    """The culprits alone are blamed, the others predicted once and in order, in few calls."""
+    dice = random.Random(seed)
+    rows = dice.randint(1, 300)
+    culprits = set(dice.sample(range(rows), dice.randint(0, min(5, rows))))
+    found = blamed(run, rows, culprits, as_array=bool(seed % 2))
+    pairs = [
+        (index, value)
+        for some, values in found.good
+        for index, value in zip(some, values, strict=True)
+    ]
+    most = 1 + len(culprits) * 2 * math.ceil(math.log2(rows)) if rows > 1 else 1
+    return (
+        found.bad.keys() == culprits
+        and pairs == [(row, row * 2) for row in range(rows) if row not in culprits]
+        and found.calls <= most
+    )
+
+
+async def blames_the_batch(indices: Sequence[int], call: Any) -> Isolated:
+    """A broken variant: what cannot be predicted together is not tried apart."""
+    found = Isolated(calls=1)
+    try:
+        found.add(indices, await call(indices))
+    except ValueError as error:
+        found.bad = dict.fromkeys(indices, error)
+    return found
+
+
+async def one_by_one(indices: Sequence[int], call: Any) -> Isolated:
+    """Another: right, at the price of batching."""
+    found = Isolated()
+    for index in indices:
+        single = await isolate([index], call)
+        found.good += single.good
+        found.bad |= single.bad
+        found.calls += single.calls
+    return found
+
+
+def test_culprits_alone_are_blamed_in_few_calls() -> None:
+    """Whatever the size of the batch; both broken variants are caught."""
+    seeds = range(200)
+    assert all(holds(isolate, seed) for seed in seeds)
+    assert not all(holds(blames_the_batch, seed) for seed in seeds)
+    assert not all(holds(one_by_one, seed) for seed in seeds)
+
+
+def test_an_exception_in_the_place_of_a_prediction_is_its_rows_alone() -> None:
+    """Without a further call."""
+
+    async def call(indices: Sequence[int]) -> list[Any]:
+        return [ValueError("odd") if index % 2 else index for index in indices]
+
+    found = asyncio.run(isolate([0, 1, 2, 3], call))
+    assert found.bad.keys() == {1, 3}
+    assert found.good == [([0, 2], [0, 2])]
+    assert found.calls == 1
+
+
+def test_what_is_said_of_the_model_is_not_blamed_on_rows() -> None:
+    """It comes through as it is, from the first call and from a later one; so does what the caller
+    makes of the first failure.
+    """
+
+    async def refuses_few(indices: Sequence[int]) -> list[int]:
+        raise Reject("the model is broken") if len(indices) < 4 else ValueError("some row")
+
+    with pytest.raises(Reject, match="broken"):
+        asyncio.run(isolate([0, 1, 2, 3], refuses_few))
+
+    async def down(error: Exception) -> None:
+        raise Reject(f"it is down: {error}")
+
+    with pytest.raises(Reject, match="down: some row"):
+        asyncio.run(isolate([0, 1, 2, 3], refuses_few, down))
+
+
+def test_a_journal_has_room_for_as_many_killers_as_a_chunk_has_batches(tmp_path: Any) -> None:
+    """Each attempt of a chunk dies of another batch; the last one knows them all."""
+    starts = [number * 1_000_000 for number in range(MOST_BATCHES)]
+    for start in starts:
+        journal = Journal(tmp_path, 3)
+        journal.reopen()
+        journal.enter(start)
+        del journal
+    journal = Journal(tmp_path, 3)
+    assert journal.reopen() == frozenset(starts)
+    journal.close()
+    assert Journal(tmp_path, 3).reopen() == frozenset()
