@@ -45,6 +45,8 @@ class Retry(PeersError):
     def __init__(self, in_: timedelta | float | None = None, message: str = "") -> None:
         super().__init__(message or "the handler asked for another attempt")
         self.in_ = in_.total_seconds() if isinstance(in_, timedelta) else in_
+        if self.in_ is not None:
+            self.in_ = float(self.in_)  # a Decimal, say, has no form on the way to the parent
         if self.in_ is not None and not self.in_ >= 0:
             raise ValueError(f"Retry(in_=…) must be 0 seconds or more, not {in_}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,18 +16,26 @@ from peers.context import CurrentTask
 from peers.errors import Reject, ResultInvalid, Retry
 from peers.frames import Assigned, Completed, Failed
 from peers.handlers import registry
-from peers.worker.outcome import completed, failed
+from peers.worker.outcome import completed, failed, stopped
 
 Outcome = Completed | Failed
 
+_TEXTS = (str, bytes, bytearray, memoryview)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Member:
     """A task of a batch, its args as the handler wants them, and what the handler may know."""
 
     task: Assigned
-    args: Any
     current: CurrentTask
+    checked: Any
+    """The args for the first call; None after that."""
+
+    def args(self) -> Any:
+        """Made anew for each further call: the handler may have changed what it was given."""
+        args, self.checked = self.checked, None
+        return _checked(self.task) if args is None else args
 
 
 class Part:
@@ -45,7 +53,7 @@ class Part:
     @property
     def args(self) -> list[Any]:
         """What the handler is called with."""
-        return [member.args for member in self.members]
+        return [member.args() for member in self.members]
 
     @property
     def tasks(self) -> list[CurrentTask]:
@@ -67,28 +75,44 @@ class Batch:
 
     def _admit(self, task: Assigned, enter: Callable[[Assigned], CurrentTask]) -> Member | None:
         try:
-            args = registry()[task.kind].check(json.loads(task.args))
+            args = _checked(task)
         except Exception as error:  # noqa: BLE001  # whatever is wrong with its args, it is this task's failure
             self._outcomes.append(failed(task, 0.0, error))
             return None
-        return Member(task, args, enter(task))
+        return Member(task, enter(task), args)
+
+    @property
+    def tasks(self) -> list[CurrentTask]:
+        """What waits for its call."""
+        return [member.current for part in self._waiting for member in part]
 
     def next(self) -> Part | None:
-        """What to call next; None: the batch is over."""
-        return Part(self._waiting.pop()) if self._waiting else None
+        """What to call next, without what somebody has cancelled; None: the batch is over."""
+        while self._waiting:
+            part = self._waiting.pop()
+            self._outcomes += [stopped(m.task, 0.0) for m in part if m.current.cancelled]
+            left = [member for member in part if not member.current.cancelled]
+            if left:
+                return Part(left)
+        return None
 
     def returned(self, part: Part, results: Any) -> None:
         """The call returned; raises nothing, whatever that is."""
         seconds = part.seconds()
-        if not isinstance(results, Collection) or isinstance(results, str | bytes | dict | set):
+        try:
+            found = _listed(results)
+        except Exception as error:  # noqa: BLE001  # whatever a handler returns, and however it behaves
+            self._fail(part, error)
+            return
+        if found is None:
             self._fail(part, ResultInvalid(_NO_LIST.format(*_named(part), type(results).__name__)))
-        elif len(results) != len(part.members):
+        elif len(found) != len(part.members):
             # not divided: alone, a task may well get a "result" that was meant for another
-            self._fail(part, ResultInvalid(_MISCOUNTED.format(*_named(part), len(results))))
+            self._fail(part, ResultInvalid(_MISCOUNTED.format(*_named(part), len(found))))
         else:
             self._outcomes += [
                 _outcome(member.task, seconds, result)
-                for member, result in zip(part.members, results, strict=True)
+                for member, result in zip(part.members, found, strict=True)
             ]
 
     def raised(
@@ -125,6 +149,19 @@ _NO_LIST = "{} was called with {} tasks and must return a list with a result for
 _MISCOUNTED = "{} was called with {} tasks and returned {} results; it must be one for each"
 
 
+def _checked(task: Assigned) -> Any:
+    return registry()[task.kind].check(json.loads(task.args))
+
+
+def _listed(results: Any) -> list[Any] | None:
+    """The results in a list; None for what has no order, or is no list of results."""
+    if getattr(results, "ndim", 0) == 1 and hasattr(results, "tolist"):  # of numpy, pandas …
+        results = results.tolist()
+    if not isinstance(results, Sequence) or isinstance(results, _TEXTS):
+        return None
+    return list(results)
+
+
 def _named(part: Part) -> tuple[str, int]:
     return part.members[0].task.kind, len(part.members)
 
@@ -135,5 +172,5 @@ def _outcome(task: Assigned, seconds: float, result: Any) -> Outcome:
         return failed(task, seconds, result)
     try:
         return completed(task, seconds, result)
-    except ResultInvalid as error:
+    except Exception as error:  # noqa: BLE001  # also what its own methods raise
         return failed(task, seconds, error)

@@ -7,15 +7,29 @@ import os
 import socket
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Any, Final
 
 from peers import errors
 from peers.context import CurrentTask
-from peers.frames import Assigned, Call, Reply, ToParent, ToWorker, encode, split, to_worker
+from peers.frames import (
+    Assigned,
+    Call,
+    Completed,
+    Failed,
+    Outcomes,
+    Reply,
+    ToParent,
+    ToWorker,
+    encode,
+    split,
+    to_worker,
+)
 
 _READ_SIZE: Final = 1 << 16
+_FRAME_BYTES: Final = 1 << 20
+"""Of outcomes: the parent holds a frame several times over while it takes it in."""
 _NO_REPLY: Final = 0
 
 
@@ -42,6 +56,19 @@ class Channel:
         frame = encode(message)
         with self._sending:
             self._socket.sendall(frame)
+
+    def tell_outcomes(self, outcomes: Iterable[Completed | Failed]) -> None:
+        """Send these outcomes, in frames that do not fill the parent's memory."""
+        frame: list[Completed | Failed] = []
+        size = 0
+        for outcome in outcomes:
+            frame.append(outcome)
+            size += len(outcome.result) if isinstance(outcome, Completed) else 0
+            if size > _FRAME_BYTES:
+                self.send(Outcomes(frame))
+                frame, size = [], 0
+        if frame:
+            self.send(Outcomes(frame))
 
     def receive(self) -> ToWorker | None:
         """The next message, before the reader runs; None at the end."""

@@ -17,7 +17,6 @@ from peers.frames import (
     Cancel,
     Completed,
     Failed,
-    Outcomes,
     Recall,
     Reply,
     Returned,
@@ -73,13 +72,16 @@ class SyncLoop:
                 self._give_back()
             case Cancel(ticket):
                 self._cancelled.add(ticket)
-                for current in self._current:
-                    current.cancelled = current.cancelled or current.ticket == ticket
+                self._mark_cancelled()
             case Stop():
                 self._inbox.append(None)
                 self._bell.put(None)
             case Begin() | Reply():
                 raise AssertionError(message)  # Begin came before, replies are the channel's
+
+    def _mark_cancelled(self) -> None:
+        for current in self._current:
+            current.cancelled = current.cancelled or current.ticket in self._cancelled
 
     def _give_back(self) -> None:
         tickets: list[int] = []
@@ -130,14 +132,17 @@ class SyncLoop:
             self._flush()
 
     def _run_batch(self, tasks: list[Assigned]) -> None:
-        batch = Batch(tasks, lambda task: self._enter(task, time.monotonic_ns()))
-        while True:
+        self._flush()  # nothing that is finished shall die with what comes next
+        # args are checked by what is the user's, and may hang or kill, too
+        now = time.monotonic_ns()
+        self._page.start(tasks[0].ticket, now, tasks[-1].ticket - tasks[0].ticket + 1)
+        batch = Batch(tasks, lambda task: self._enter(task, now))
+        self._current = batch.tasks
+        self._mark_cancelled()
+        while (part := batch.next()) is not None:
             self._outcomes += batch.take_outcomes()
-            self._flush()  # nothing that is finished shall die with what comes next
-            if (part := batch.next()) is None:
-                break
+            self._flush()
             self._page.start(part.ticket, part.started_ns, part.span)
-            self._current = part.tasks
             enter_batch(part.tasks)
             try:
                 results = registry()[tasks[0].kind].function(part.args)
@@ -145,8 +150,10 @@ class SyncLoop:
                 batch.raised(part, error)
             else:
                 batch.returned(part, results)
-            self._current = ()
+        self._current = ()
         self._cancelled.difference_update(task.ticket for task in tasks)
+        self._outcomes += batch.take_outcomes()
+        self._flush()
 
     def _enter(self, task: Assigned, started_ns: int) -> CurrentTask:
         current = self._channel.current_task(task, started_ns / 1e9)
@@ -154,8 +161,7 @@ class SyncLoop:
         return current
 
     def _flush(self) -> None:
-        if self._outcomes:
-            self._channel.send(Outcomes(self._outcomes))
-            self._outcomes = []
+        outcomes, self._outcomes = self._outcomes, []
+        self._channel.tell_outcomes(outcomes)
         self._page.rest()
         self._flushed_at = time.monotonic_ns()

@@ -70,6 +70,11 @@ def failed(task: Assigned, seconds: float, error: BaseException) -> Failed:
     )
 
 
+def stopped(task: Assigned, seconds: float, traceback: str | None = None) -> Failed:
+    """The outcome of a task that somebody cancelled."""
+    return Failed(task.ticket, seconds, "cancelled", "stopped on request", traceback)
+
+
 def _type_name(error: BaseException) -> str:
     kind = type(error)
     if isinstance(error, PeersError) or kind.__module__ == "builtins":

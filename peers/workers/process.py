@@ -82,8 +82,8 @@ class WorkerProcess:
         with contextlib.suppress(BlockingIOError, ConnectionResetError):
             while data := self._socket.recv(_READ_SIZE):
                 self._incoming += data
-        for body in split(self._incoming):
-            yield to_parent.decode(body)
+                for body in split(self._incoming):
+                    yield to_parent.decode(body)
 
     def kill(self) -> None:
         """Kill it and what it started. Safe from any thread, and more than once."""
