@@ -54,17 +54,19 @@ class Lane:
         self.slots = slots
         self.running = 0
         self.reserved = 0
-        """Slots that are kept free for urgent batches, while these wait to be full."""
+        """Slots that are kept free for more urgent batches, while these wait to be full."""
         self.in_workers = 0
         self.ask_at = 0.0
         """Not before this time (monotonic) is it worth asking for more: the queue was empty."""
         self.parts: dict[bool, deque[list[Lease]]] = {False: deque(), True: deque()}
-        """Of batches that killed their worker: each goes alone, and before all else."""
+        """Of batches that killed their worker: each is a call of its own."""
         self._pace = pace
         self._kinds = kinds
         self._mix: Counter[str] = Counter()
         self._most = MOST_CLAIMED
         self._backlog: dict[Bin, list[Lease]] = {}
+        self._overdue: set[str] = set()
+        """Batch kinds that have waited long enough, if only for a worker."""
 
     def __len__(self) -> int:
         return sum(map(len, self._backlog.values()))
@@ -82,18 +84,20 @@ class Lane:
 
     def wanted(self) -> int:
         """How many tasks to claim now; 0: there is enough at hand."""
-        size = min(max(claim_size(self.slots, self._seconds()), self._full_batches()), self._most)
+        usual = claim_size(self.slots, self._seconds())
+        size = min(max(usual, self._full_batches(usual)), self._most)
         missing = size - len(self) - self.in_workers
         # a few at a time would cost a round trip each, but no slot shall stand idle for want of it
         idle = len(self) < self.slots - self.running
         # where tasks are so slow that each worker has one, the next shall be here when it is done
         bare = not len(self) and self.in_workers <= self.slots
-        if missing * 2 >= size or idle or bare:
-            return max(0, missing)
-        return 0
+        enough = missing if missing * 2 >= size or idle or bare else 0
+        return min(max(0, enough, self._unfilled(usual)), MOST_CLAIMED)
 
     def claimed(self, leases: list[Lease]) -> None:
         """Take in a new claim."""
+        if not leases:
+            return  # it says nothing of those that may come
         self._mix = Counter(lease.task.kind for lease in leases)
         size = sum(len(lease.task.args) for lease in leases)
         self._most = max(self.slots, len(leases) * MOST_BYTES // max(size, 1))
@@ -109,9 +113,11 @@ class Lane:
             backlog.extend(more)
             backlog.sort(key=attrgetter("priority"))  # nearly sorted: a pass over it
 
-    def divide(self, parts: Iterable[list[Lease]]) -> None:
+    def divide(self, parts: Iterable[list[Lease]], now: float) -> None:
         """Take in parts of a batch, to be called again one by one under the same leases."""
         for part in parts:
+            for lease in part:
+                lease.claimed_at = now
             self.parts[self._bin(part[0].task).asynchronous].append(part)
 
     # ------------------------------------------------------------------------------------ going out
@@ -125,10 +131,32 @@ class Lane:
         ]
         return min(heads, key=lambda head: head[:2])[2] if heads else None
 
+    def urgency(self, where: Bin) -> int:
+        """The smallest priority in there."""
+        return self._backlog[where][0].priority
+
+    def next_part(self, without: set[bool]) -> tuple[bool, int] | None:
+        """Which part of a divided batch is most urgent: its mode and its priority; None: none."""
+        heads = [
+            (min(lease.priority for lease in parts[0]), mode)
+            for mode, parts in self.parts.items()
+            if parts and mode not in without
+        ]
+        return min(heads)[::-1] if heads else None
+
+    def bins(self, asynchronous: bool) -> list[Bin]:
+        """Those that this kind of worker runs."""
+        return [where for where in self._backlog if where.asynchronous is asynchronous]
+
+    def overdue(self, where: Bin) -> None:
+        """What is in there is ripe, and no worker is free: what comes next need not wait again."""
+        if where.kind is not None:
+            self._overdue.add(where.kind)
+
     def ripe_at(self, where: Bin) -> float:
         """When (monotonic) this bin may be handed out: batches wait to be full."""
         backlog = self._backlog[where]
-        if len(backlog) >= where.size:
+        if len(backlog) >= where.size or where.kind in self._overdue:
             return 0.0
         return min(lease.claimed_at for lease in backlog) + where.wait
 
@@ -152,13 +180,17 @@ class Lane:
         """The next batch; empty if it takes longer than `budget` seconds."""
         assert where.kind is not None
         count = min(where.size, len(self._backlog[where]))
-        return self._take(where, count if count * self._pace.seconds(where.kind) <= budget else 0)
+        if count * self._pace.seconds(where.kind) > budget:
+            return []
+        self._overdue.discard(where.kind)
+        return self._take(where, count)
 
     def drop(self, unwanted: Iterable[Lease]) -> None:
         """Forget these leases."""
         gone = set(map(id, unwanted))
-        for where, backlog in self._backlog.items():
+        for where, backlog in list(self._backlog.items()):
             self._backlog[where] = [lease for lease in backlog if id(lease) not in gone]
+            self._forget_empty(where)
         for mode, parts in self.parts.items():
             left = ([lease for lease in part if id(lease) not in gone] for part in parts)
             self.parts[mode] = deque(part for part in left if part)
@@ -173,7 +205,13 @@ class Lane:
         backlog = self._backlog[where]
         taken = backlog[:count]
         del backlog[:count]
+        self._forget_empty(where)
         return taken
+
+    def _forget_empty(self, where: Bin) -> None:
+        """There may be a bin for each timeout that a task ever had."""
+        if not self._backlog[where]:
+            del self._backlog[where]
 
     def _bin(self, task: Claimed) -> Bin:
         declared = self._kinds.get(task.kind)
@@ -193,7 +231,26 @@ class Lane:
         total = sum(count * self._pace.seconds(kind) for kind, count in self._mix.items())
         return total / self._mix.total()
 
-    def _full_batches(self) -> int:
-        """How many tasks fill a batch for each slot, if the last claim was of such."""
-        sizes = (self._kinds[kind].batch_size or 0 for kind in self._mix if kind in self._kinds)
-        return self.slots * max(sizes, default=0)
+    def _full_batches(self, usual: int) -> int:
+        """How many tasks to have for a full batch for each slot, if the last claim was of such."""
+        size = max(map(self._batch_size, self._mix), default=0)
+        return self._mixed(self.slots * size, usual)
+
+    def _unfilled(self, usual: int) -> int:
+        """How many tasks to claim for batches that wait to be full."""
+        missing = sum(max(0, where.size - len(backlog)) for where, backlog in self._backlog.items())
+        single = sum(len(backlog) for where, backlog in self._backlog.items() if not where.size)
+        return self._mixed(missing, usual - single)
+
+    def _mixed(self, batched: int, single: int) -> int:
+        """How many tasks to claim for so many of batch kinds, judged by the mix of the last claim.
+
+        With them come others, of which there shall be no more than `single`.
+        """
+        others = sum(count for kind, count in self._mix.items() if not self._batch_size(kind))
+        share = others / max(1, self._mix.total())
+        return batched if not others else max(0, min(batched, int(single / share)))
+
+    def _batch_size(self, kind: str) -> int:
+        declared = self._kinds.get(kind)
+        return (declared.batch_size or 0) if declared is not None else 0

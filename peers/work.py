@@ -22,6 +22,9 @@ from peers.workers.environment import Environment
 _SETTLE_WITHIN: Final = 0.01
 # Claimed work that waits longer than this for a worker is given back: another peer may be idle.
 _RELEASE_AFTER: Final = 5.0
+# Parts of a divided batch wait for a new worker, which may take its time to start. When none starts
+# at all they are given back, and who claims them begins the search anew.
+_ABANDON_AFTER: Final = 60.0
 _LOOK_EVERY: Final = 1.0
 _RECONCILE_EVERY: Final = 60.0
 _POLL_JITTER: Final = 0.25
@@ -138,6 +141,7 @@ class Work:
         self._look_at = now + _LOOK_EVERY
         for lane in self._lanes.values():
             late = [lease for lease in lane if now - lease.claimed_at > _RELEASE_AFTER]
+            late += [one for one in lane.divided() if now - one.claimed_at > _ABANDON_AFTER]
             self._give_back(lane, late)
 
     def reconcile(self) -> None:
@@ -219,14 +223,13 @@ class Work:
             )
             self.aborted([lease for lease in part if lease.cancelled])
             left = [lease for lease in part if not lease.cancelled]
-            self._lanes[first.queue].divide([left] if left else [])
+            self._lanes[first.queue].divide([left] if left else [], time.monotonic())
 
     def unstarted(self, leases: list[Lease]) -> None:
         """Given back by a worker that did not start them."""
         self.aborted([lease for lease in leases if lease.cancelled])
-        for lease in leases:
-            if not lease.cancelled:
-                self._lanes[lease.queue].put_back([lease])
+        for name, lane in self._lanes.items():
+            lane.put_back([one for one in leases if one.queue == name and not one.cancelled])
         if self.asked_to_stop:
             self.release_backlog()
 

@@ -11,32 +11,49 @@ from peers.workers.worker import Worker
 
 
 def hand_out(lane: Lane, workers: Sequence[Worker], pace: Pace) -> Iterator[Worker]:
-    """Give the workers what they can take, smallest priority first; yields who was given some."""
-    yield from _hand_out_parts(lane, workers, pace)
+    """Give the workers what they can take, smallest priority first; yields who was given some.
+
+    A part of a divided batch goes before all that is no more urgent, to a worker that has nothing
+    else; while it waits for one, nothing less urgent is given to those that could run it.
+    """
     now = time.monotonic()
+    unripe: list[int] = []
     blocked: set[Bin] = set()
-    lane.reserved = 0
-    while (where := lane.next_bin(blocked)) is not None:
-        if lane.ripe_at(where) > now:
-            lane.reserved += 1  # what is less urgent must not take the slot from it meanwhile
+    full: set[bool] = set()
+    while True:
+        where, part = lane.next_bin(blocked), lane.next_part(full)
+        if part is not None and (where is None or part[1] <= lane.urgency(where)):
+            worker = _give_part(lane, part[0], workers, pace)
+            if worker is None:
+                full.add(part[0])
+                blocked.update(lane.bins(part[0]))
+        elif where is None:
+            break
+        elif lane.ripe_at(where) > now:
+            unripe.append(lane.urgency(where))
             blocked.add(where)
             continue
-        worker = _give_frame(lane, where, workers, pace)
-        if worker is None:
-            blocked.add(where)
         else:
+            # what is less urgent must not take the slot of a batch that waits to be full
+            lane.reserved = sum(priority < lane.urgency(where) for priority in unripe)
+            worker = _give_frame(lane, where, workers, pace)
+            if worker is None:
+                lane.overdue(where)
+                blocked.add(where)
+        if worker is not None:
             yield worker
     lane.reserved = 0
 
 
-def _hand_out_parts(lane: Lane, workers: Sequence[Worker], pace: Pace) -> Iterator[Worker]:
-    for asynchronous, parts in lane.parts.items():
-        while parts:
-            worker, _ = _roomiest(lane, asynchronous, workers)
-            if worker is None or (worker.out and not asynchronous):
-                break
-            worker.give(lane, parts.popleft(), pace, together=True)
-            yield worker
+def _give_part(
+    lane: Lane, asynchronous: bool, workers: Sequence[Worker], pace: Pace
+) -> Worker | None:
+    """Give the next part of a divided batch to a worker that can take it now; None: none can."""
+    worker, _ = _roomiest(lane, asynchronous, workers)
+    if worker is None or (worker.out and not asynchronous):
+        return None
+    worker.give(lane, lane.parts[asynchronous].popleft(), pace, together=True)
+    return worker
 
 
 def _roomiest(

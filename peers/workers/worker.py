@@ -20,6 +20,8 @@ _RECALL_AFTER: Final = 0.1
 # How long an async handler that was told to stop may take to yield.
 _ASYNC_GRACE: Final = 2.0
 _CANCELLED: Final = "cancelled"
+_CRASH: Final = "crash"
+_HOGGED: Final = "was stopped: it kept its worker's event loop to itself, where another had to stop"
 
 _tickets = itertools.count(1)
 
@@ -165,8 +167,11 @@ class Worker:
             # a sync one that waits behind another is not worth the other's life
             if now > due and (self.asynchronous or ticket <= late < ticket + span):
                 # an async handler that keeps the loop to itself does not let others be stopped
-                guilty = ticket if self.asynchronous and running is not None else late
-                self._condemn(guilty, error_type, message)
+                hogs = self.asynchronous and running is not None
+                if hogs and not ticket <= late < ticket + span:
+                    self._condemn(ticket, _CRASH, _HOGGED)
+                else:
+                    self._condemn(late, error_type, message)
                 return
 
     def next_deadline(self) -> float:
@@ -197,7 +202,7 @@ class Worker:
         running, last = self.process.page.running(), self.process.page.last_started()
         signal_name, exit_code = describe_exit(self.process.reap())
         how = f"was killed by {signal_name}" if signal_name else f"exited with code {exit_code}"
-        error_type, message = "crash", f"the worker process {how} while it ran this task"
+        error_type, message = _CRASH, f"the worker process {how} while it ran this task"
         if self._condemned is not None:
             _, error_type, message = self._condemned
         guilty = range(0) if blameless else self._guilty(running, last)

@@ -8,12 +8,11 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from inspect import getcoroutinestate
 from pathlib import Path
-from typing import (
-    Any,
-    NotRequired,
-)
+from typing import Annotated, Any, NotRequired
 
+from pydantic import AfterValidator
 from typing_extensions import TypedDict
 
 import peers
@@ -30,6 +29,22 @@ class Row(TypedDict):
     n: int
     poison: NotRequired[str]
     gate: NotRequired[str]
+
+
+def _checked(poison: str) -> str:
+    """What a user's own check of args may do."""
+    if poison == "kill":
+        _kill()
+    if poison == "hang":
+        _hang()
+    return poison
+
+
+class DangerousRow(TypedDict):
+    """Args that are dangerous to look at."""
+
+    n: int
+    poison: NotRequired[Annotated[str, AfterValidator(_checked)]]
 
 
 def calls(ledger: Path) -> list[list[int]]:
@@ -101,6 +116,106 @@ async def batch_async(rows: list[Row]) -> list[Any]:
     return _results(rows)
 
 
+@task("batch.dangerous", batch_size=8, max_attempts=1, timeout=1.0)
+def batch_dangerous(rows: list[DangerousRow]) -> list[Any]:
+    """Its args are what hangs or kills."""
+    return [{"n": row["n"]} for row in rows]
+
+
+@task("batch.altered", batch_size=SIZE, max_attempts=1)
+def batch_altered(rows: list[dict[str, Any]]) -> list[Any]:
+    """Takes its rows apart."""
+    found = []
+    for row in rows:
+        if row.pop("poison", "") == "raise":
+            _raise()
+        found.append({"n": row.pop("n")})
+    return found
+
+
+async def _opened(gate: str) -> None:
+    while not Path(gate).exists():  # noqa: ASYNC110, ASYNC240  # a file is what a test can make
+        await asyncio.sleep(0.01)
+
+
+class Lazy(dict[str, int]):
+    """A result that fails when it is looked at."""
+
+    def items(self) -> Any:
+        """As a row of a database that is gone."""
+        raise KeyError("the column is gone")
+
+
+@task("batch.odd", batch_size=SIZE, max_attempts=1)
+def batch_odd(rows: list[Row]) -> list[Any]:
+    """Returns things that are hard to write down."""
+    return [Lazy(n=row["n"]) if "poison" in row else {"n": row["n"]} for row in rows]
+
+
+@task("batch.odd.async", batch_size=SIZE, max_attempts=1)
+async def batch_odd_async(rows: list[Row]) -> list[Any]:
+    """The same on an event loop."""
+    return [Lazy(n=row["n"]) if "poison" in row else {"n": row["n"]} for row in rows]
+
+
+@task("batch.steps", batch_size=4, max_attempts=1, timeout=5.0)
+async def batch_steps(rows: list[Row]) -> list[Any]:
+    """Yields between its rows; a poison is met before or after that."""
+    _note(rows)
+    for row in rows:
+        poison = row.get("poison", "")
+        if poison in {"kill", "hang"}:
+            _POISONS[poison]()
+        await asyncio.sleep(0)
+        if poison == "raise":
+            _raise()
+    return [{"n": row["n"]} for row in rows]
+
+
+@task("batch.gathered", batch_size=16, max_attempts=2, backoff=0)
+async def batch_gathered(rows: list[Row]) -> list[Any]:
+    """Gives each row an asyncio task of its own."""
+
+    async def one(row: Row) -> dict[str, int]:
+        await asyncio.sleep(0.01)
+        if "poison" in row:
+            _kill()
+        await asyncio.sleep(0.05)
+        return {"n": row["n"]}
+
+    _note(rows)
+    return await asyncio.gather(*map(one, rows))
+
+
+@task("gated.async", max_attempts=1)
+async def gated_async(gate: str) -> str:
+    """Does nothing bad meanwhile; knows its own coroutine, as some libraries want to."""
+    await _opened(gate)
+    this: Any = asyncio.current_task()
+    return getcoroutinestate(this.get_coro())
+
+
+@task("batch.halves", batch_size=4, max_attempts=1)
+async def batch_halves(rows: list[Row]) -> list[Any]:
+    """Fails as long as there are several; each alone waits for its gate."""
+    _note(rows)
+    if len(rows) > 1:
+        _raise()
+    await _opened(rows[0]["gate"])
+    return [{"n": row["n"]} for row in rows]
+
+
+@task("batch.halves.sync", batch_size=4, max_attempts=1)
+def batch_halves_sync(rows: list[Row]) -> list[Any]:
+    """The same without a loop."""
+    _note(rows)
+    if len(rows) > 1:
+        _raise()
+    while not Path(rows[0]["gate"]).exists():
+        time.sleep(0.005)
+    return [{"n": row["n"]} for row in rows]
+
+
 @task("batch.patient", batch_size=8, batch_wait=4.0)
 def batch_patient(rows: list[Row]) -> list[Any]:
     """Waits for others to come."""
@@ -130,6 +245,13 @@ def batch_held(rows: list[Row]) -> list[Any]:
     while gate and not Path(gate).exists():
         time.sleep(0.005)
     return _results(rows)
+
+
+@task("batch.large", batch_size=1000)
+def batch_large(rows: list[Row]) -> list[Any]:
+    """As many as there may be."""
+    _note(rows)
+    return [{"n": row["n"]} for row in rows]
 
 
 @task("alone")

@@ -172,13 +172,136 @@ def test_the_wrong_number_of_results_fails_all_and_says_so(stage: Stage) -> None
 
 
 def test_a_batch_waits_to_be_full_but_not_for_ever(stage: Stage) -> None:
-    """A full batch goes at once; of what came one by one within batch_wait, one batch is made."""
+    """A batch that is full goes at once, also when its tasks came one by one; what is left waits
+    for others, and then goes as it is.
+    """
     stage.peer(APP, slots=1)
-    first = stage.submit("batch.patient", {"n": 0})
-    rest = [stage.submit("batch.patient", {"n": n}) for n in range(1, 8)]
-    stage.until_state("completed", first, *rest)
-    assert app_batches.calls(stage.ledger)[0][0] == 0
-    assert len(app_batches.calls(stage.ledger)) <= 2
+    warm_up(stage, "batch")
+    before = len(app_batches.calls(stage.ledger))
+    full = [stage.submit("batch.patient", {"n": n}) for n in range(8)]
+    stage.until_state("completed", *full)
+    assert app_batches.calls(stage.ledger)[before:] == [list(range(8))]
+    rest = submit_rows(stage, "batch.patient", 3)
+    stage.until_state("completed", *rest)
+    assert app_batches.calls(stage.ledger)[before + 1 :] == [[0, 1, 2]]
+    waited = "select min(finished_at) - min(created_at) as wait from peers.task where id = any (%s)"
+    assert stage.row(waited, rest)["wait"].total_seconds() >= 3.9
+    assert stage.row(waited, full)["wait"].total_seconds() < 3.9
+
+
+@pytest.mark.parametrize(("poison", "error"), [("kill", "crash"), ("hang", "timeout")])
+def test_args_that_are_dangerous_to_look_at_are_cornered(
+    stage: Stage, poison: str, error: str
+) -> None:
+    """A check of args that kills the worker or hangs fails its own task, and no other."""
+    stage.peer(APP, slots=1)
+    paused(stage)
+    ids = submit_rows(stage, "batch.dangerous", 4, {2: poison})
+    resumed(stage)
+    stage.until_state("completed", ids[0], ids[1], ids[3])
+    stage.until_state("dead", ids[2])
+    assert [failure["error_type"] for failure in stage.failures(ids[2])] == [error]
+
+
+def test_a_handler_may_change_what_it_is_given(stage: Stage) -> None:
+    """Further calls have the args as they were submitted: only the culprit fails, of its own."""
+    stage.peer(APP, slots=1)
+    paused(stage)
+    ids = submit_rows(stage, "batch.altered", 8, {5: "raise"})
+    resumed(stage)
+    stage.until_state("completed", *(task_id for n, task_id in enumerate(ids) if n != 5))
+    stage.until_state("dead", ids[5])
+    assert [failure["error_type"] for failure in stage.failures(ids[5])] == ["ValueError"]
+
+
+@pytest.mark.parametrize("kind", ["batch.odd", "batch.odd.async"])
+def test_a_result_that_raises_when_it_is_written_fails_its_task_alone(
+    stage: Stage, kind: str
+) -> None:
+    """And no worker, and no slot."""
+    peer = stage.peer(APP, slots=1)
+    ids = submit_rows(stage, kind, 4, {1: "odd"})
+    stage.until_state("completed", ids[0], ids[2], ids[3])
+    stage.until_state("dead", ids[1])
+    assert [failure["error_type"] for failure in stage.failures(ids[1])] == ["KeyError"]
+    assert peer.events("worker_died") == []
+
+
+@pytest.mark.parametrize(("poison", "error"), [("kill", "crash"), ("hang", "timeout")])
+def test_what_an_async_part_does_is_not_blamed_on_the_part_before(
+    stage: Stage, poison: str, error: str
+) -> None:
+    """Two culprits in one batch; the row between them completes."""
+    stage.peer(APP, slots=1)
+    paused(stage)
+    ids = submit_rows(stage, "batch.steps", 4, {0: "raise", 2: poison})
+    resumed(stage)
+    stage.until_state("completed", ids[1], ids[3])
+    stage.until_state("dead", ids[0], ids[2])
+    errors = [[failure["error_type"] for failure in stage.failures(ids[n])] for n in (0, 2)]
+    assert errors == [["ValueError"], [error]]
+
+
+def test_what_a_handlers_own_asyncio_tasks_do_is_its_own(stage: Stage) -> None:
+    """A crash in one of them is its call's: neither the other rows nor another handler on the same
+    loop pay for it; and a handler's coroutine is what libraries take it for.
+    """
+    stage.peer(APP, slots=4)
+    gate = stage.gate()
+    bystander = stage.submit("gated.async", {"gate": gate})
+    stage.until_state("running", bystander)
+    ids = submit_rows(stage, "batch.gathered", 16, {5: "kill"})
+    assert_cornered(stage, ids, {5: "kill"}, "crash")
+    stage.open(gate)
+    stage.until_state("completed", bystander)
+    assert stage.task(bystander)["result"] == "CORO_RUNNING"
+    assert stage.failures(bystander) == []
+
+
+@pytest.mark.parametrize("kind", ["batch.halves", "batch.halves.sync"])
+def test_cancelling_reaches_the_task_it_is_meant_for(stage: Stage, kind: str) -> None:
+    """One whose part still waits for its call is never called; the one that runs goes on."""
+    stage.peer(APP, slots=1)
+    gate = stage.gate()
+    paused(stage)
+    ids = [stage.submit(kind, {"n": n, "gate": gate}) for n in range(4)]
+    resumed(stage)
+    until(lambda: [0] in app_batches.calls(stage.ledger), "the first row alone")
+    stage.db.execute("select peers.cancel(%s)", [ids[3]])
+    until(lambda: peer_was_told(stage, ids[3]), "the cancellation to come through")
+    stage.open(gate)
+    stage.until_state("completed", *ids[:3])
+    stage.until_state("cancelled", ids[3])
+    assert [3] not in app_batches.calls(stage.ledger)
+    assert not any(stage.failures(task_id) for task_id in ids[:3])
+
+
+def peer_was_told(stage: Stage, task_id: int) -> bool:
+    """Whether the only peer knows that this task is cancelled."""
+    [peer] = stage.peers
+    return any(event["task_id"] == task_id for event in peer.events("task_cancelled"))
+
+
+def test_parts_of_a_batch_do_not_starve_behind_less_urgent_tasks(stage: Stage) -> None:
+    """While there is no end of quick tasks with a larger priority, poison is cornered."""
+    stage.peer(APP, slots=1)
+    warm_up(stage, "batch")
+    stage.rows(
+        "insert into peers.task (kind, priority, args)"
+        " select 'alone', 200, jsonb_build_object('n', n) from generate_series(1, 3000) n"
+        " returning id"
+    )
+    ids = submit_rows(stage, "batch", 8, {3: "kill"}, priority=1)
+    assert_cornered(stage, ids, {3: "kill"}, "crash")
+    assert stage.row("select count(*) from peers.task where state = 'ready'")["count"] > 500
+
+
+def test_a_batch_kind_beyond_what_can_be_claimed_at_once_is_run(stage: Stage) -> None:
+    """64 slots with batches of 1,000 would want more than one claim may bring."""
+    stage.peer(APP, slots=16)
+    ids = submit_rows(stage, "batch.large", 3000)
+    stage.until_state("completed", *ids)
+    assert len(app_batches.calls(stage.ledger)) <= 16 + 3000 / 100
 
 
 def test_smaller_priorities_go_first_within_and_between_batches(stage: Stage) -> None:

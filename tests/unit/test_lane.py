@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from itertools import count
+from typing import Any
 from uuid import uuid4
 
 from peers.frames import KindDeclared
 from peers.lane import Bin, Lane, Lease
 from peers.model import Claimed
-from peers.pace import Pace, claim_size
+from peers.pace import MOST_CLAIMED, Pace, claim_size
+from peers.workers.dispatch import hand_out
 
 _ids = count(1)
 PLAIN = Bin(asynchronous=False)
@@ -130,8 +134,124 @@ def test_parts_of_a_batch_stay_together_and_are_not_given_back_as_late() -> None
     """Iterating shows what could be given back; a divided batch has been started and is not."""
     lane = a_lane(c=0.0)
     leases = [a_lease("c") for _ in range(4)]
-    lane.divide([leases[:2], leases[2:]])
+    lane.divide([leases[:2], leases[2:]], 5.0)
     assert list(lane) == []
     assert lane.divided() == leases
     lane.drop([leases[0]])
     assert list(lane.parts[False]) == [[leases[1]], leases[2:]]
+
+
+def test_a_batch_that_waits_to_be_full_is_filled() -> None:
+    """However few are missing, and though the last look brought nothing; of other kinds that come
+    along there are no more than would be claimed anyway.
+    """
+    lane = a_lane(slots=1, c=0.001)
+    lane.claimed([a_lease("c"), a_lease("c")])
+    assert lane.wanted() >= 1
+    lane.claimed([])
+    assert lane.wanted() >= 1
+    lane.claimed([a_lease("c")])
+    assert lane.ripe_at(Bin(False, "c", None, 3, 2.0)) == 0.0
+    mixed = a_lane(slots=1, a=1.0, c=1.0)
+    mixed.claimed([a_lease("c"), *(a_lease("a") for _ in range(9))])
+    assert mixed.wanted() == 0, "nine slow ones are too many as it is"
+
+
+def test_no_more_is_wanted_than_one_claim_may_bring() -> None:
+    """Whatever slots times batches come to."""
+    lane = a_lane(slots=4000, c=0.001)
+    lane.claimed([a_lease("c")])
+    assert lane.wanted() == MOST_CLAIMED
+
+
+def test_what_has_waited_once_need_not_wait_again() -> None:
+    """A batch that is ripe and finds no worker is given back in the end; when it comes again, it
+    goes at once. The next one waits as usual.
+    """
+    lane = a_lane(c=0.0)
+    lane.claimed([a_lease("c")])
+    where = lane.next_bin(set())
+    assert where is not None
+    lane.overdue(where)
+    lane.drop(list(lane))
+    lane.claimed([a_lease("c")])
+    assert lane.ripe_at(where) == 0.0
+    assert len(lane.take_batch(where, float("inf"))) == 1
+    lane.claimed([a_lease("c")])
+    assert lane.ripe_at(where) == 2.0
+
+
+def test_a_lane_forgets_where_nothing_lies_any_more() -> None:
+    """Each timeout that a task of a batch kind ever had would be walked over for ever."""
+    lane = a_lane(c=0.0)
+    for timeout in range(1, 100):
+        lease = a_lease("c")
+        lane.claimed([replace(lease, task=lease.task._replace(timeout=float(timeout)))])
+        where = lane.next_bin(set())
+        assert where is not None
+        lane.take_batch(where, float("inf"))
+    assert lane.bins(asynchronous=False) == []
+
+
+class Desk:
+    """As much of a worker as handing out needs; done with what it has when told."""
+
+    asynchronous = False
+    wants_one = True
+
+    def __init__(self) -> None:
+        self.out: list[Lease] = []
+        self.had: list[list[Lease]] = []
+
+    @property
+    def expected(self) -> float:
+        return float(len(self.out))
+
+    def budget(self, lane: Lane) -> float:
+        return 0.1 if len(self.out) <= 1 and lane.free_slots > 0 else 0.0
+
+    def give(self, lane: Lane, leases: list[Lease], pace: Pace, *, together: bool) -> None:
+        del lane, pace, together
+        self.out += leases
+        self.had.append(leases)
+
+
+def handed_out(lane: Lane, *, turns: int) -> list[list[Lease]]:
+    """What a worker gets that is done with one task in each turn."""
+    desk: Any = Desk()
+    for _ in range(turns):
+        list(hand_out(lane, [desk], Pace()))
+        del desk.out[:1]
+    return list(desk.had)
+
+
+def test_a_part_waits_for_nothing_that_is_less_urgent() -> None:
+    """It goes before all that is no more urgent, alone; what is more urgent goes before it."""
+    lane = a_lane(slots=1)
+    less, more = [a_lease(priority=200) for _ in range(50)], [a_lease(priority=1)]
+    part = [a_lease("c", priority=100), a_lease("c", priority=100)]
+    lane.claimed(less)
+    desk: Any = Desk()
+    list(hand_out(lane, [desk], Pace()))
+    assert len(desk.had) == 2, "it has one, and one ahead"
+    lane.divide([part], 0.0)
+    lane.claimed(more)
+    for _ in range(3):
+        list(hand_out(lane, [desk], Pace()))
+        del desk.out[:1]
+    assert part not in desk.had[:2]
+    assert desk.had[2] == more
+    for _ in range(3):
+        list(hand_out(lane, [desk], Pace()))
+        del desk.out[:1]
+    assert desk.had[3] == part
+
+
+def test_a_batch_that_waits_keeps_its_slot_from_less_urgent_tasks_only() -> None:
+    """Else a queue would stand still for what is no more important."""
+    for priority, taken in ((100, 1), (200, 0)):
+        lane = a_lane(slots=1)
+        waiting = a_lease("c", priority=100)
+        waiting.claimed_at = time.monotonic()
+        lane.claimed([waiting, a_lease("a", priority=priority)])
+        assert len(handed_out(lane, turns=1)) == taken
