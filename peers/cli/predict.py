@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def register(commands: Commands, words: list[str]) -> None:
     """Declares `predict` and `predict status`."""
-    if "predict" in words and "status" in words:
+    if words[:2] == ["predict", "status"]:
         group = commands.add_parser("predict", help="batch inference").add_subparsers(
             title="commands", metavar="COMMAND", required=True, dest="which"
         )

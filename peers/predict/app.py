@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pyarrow as pa
 
-from peers import Reject, current_batch, current_task, task
+from peers import DatabaseUnreachable, Reject, current_batch, current_task, task
 from peers.predict import kinds, models, suspects
 from peers.predict.assemble import assemble_run
 from peers.predict.chunk import run_chunk
 from peers.predict.errors import EndpointError, ModelError
+from peers.predict.kinds import hold_off_name
 from peers.predict.overrun import ended_after
 from peers.predict.rows import RowArgs, run_rows
 from peers.predict.spec import MOST_BATCHES, Chunk, Manifest, ModelRef, load_manifest
@@ -144,6 +145,7 @@ def _strictly(model: Model, table: pa.Table, timeout: float | None) -> Predictio
 
 async def _predict_remotely(manifest: Manifest, table: pa.Table, task: CurrentTask) -> Predictions:
     model, endpoint = _model(manifest), manifest.model.ref
+    name = hold_off_name(endpoint)
 
     async def call() -> Predictions:
         limit = asyncio.timeout(manifest.timeout)
@@ -158,11 +160,20 @@ async def _predict_remotely(manifest: Manifest, table: pa.Table, task: CurrentTa
             raise EndpointError(f"{endpoint} took longer than {manifest.timeout:g} s") from None
 
     async def hold_off(seconds: float, reason: str) -> None:
-        await task.hold_off_async(endpoint, seconds, reason)
+        try:
+            await task.hold_off_async(name, seconds, reason)
+        except DatabaseUnreachable:  # then at least we stay away
+            await asyncio.sleep(seconds)
+
+    async def held_off() -> float:
+        try:
+            return await task.held_off_async(name)
+        except DatabaseUnreachable:
+            return 0.0
 
     if manifest.model.kind != "http":
         return await call()
-    return await models.predict_patiently(call, lambda: task.held_off_async(endpoint), hold_off)
+    return await models.predict_patiently(call, held_off, hold_off)
 
 
 def _at_once(coroutine: Coroutine[Any, Any, T] | Awaitable[T]) -> T:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from peers import Reject, Retry, current_task
+from peers import Reject, current_task
 from peers.predict import inputs, outputs, suspects
-from peers.predict.errors import EndpointError, InputChanged
+from peers.predict.errors import InputChanged
 from peers.predict.fitness import plain_id, unfit_rows
-from peers.predict.isolate import Isolated, isolate
+from peers.predict.isolate import Isolated, isolate, require_answers
 from peers.predict.journal import Journal
 from peers.predict.spec import Chunk, Manifest
 
@@ -22,10 +22,23 @@ if TYPE_CHECKING:
     from peers.predict.models import Predictions
 
 Predict: TypeAlias = Callable[[pa.Table], "Awaitable[Predictions]"]
+_SAY_EVERY: Final = 0.5
+
 HandOver: TypeAlias = Callable[[Sequence[suspects.Doubt]], Awaitable[list[suspects.Suspect]]]
 
-_PROBES: Final = 4
-"""Rows by which an endpoint that fails shows whether it answers at all."""
+
+class Throttled:
+    """Says how far a chunk is, but not for every batch: each time is a statement of its peer."""
+
+    def __init__(self, say: Callable[[int], None]) -> None:
+        self._say = say
+        self._said_at = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        """So many rows are done."""
+        if time.monotonic() - self._said_at > _SAY_EVERY:
+            self._say(done)
+            self._said_at = time.monotonic()
 
 
 @dataclass(slots=True)
@@ -76,9 +89,11 @@ async def run_chunk(
     else:  # by somebody whose outcome was never recorded, or is no longer
         done = Done(finished, doubtful=set(range(chunk.rows)).difference(finished))
     suspected = await _hand_over(chunk, ids, done.doubtful, hand_over)
-    suspects.save(manifest.folder, chunk.number, suspected)
+    note = suspects.as_note(suspected)
     if finished is None:
-        _write_part(manifest, chunk, ids, done)
+        _write_part(manifest, chunk, ids, done, note)
+    else:
+        outputs.annotate_part(manifest.folder, chunk.number, note)
     journal.close()
     return {
         "rows": chunk.rows, "predicted": len(done.indices), "suspects": len(suspected),
@@ -95,10 +110,11 @@ async def _run_batches(
         return await predict(_pick(features, indices))
 
     async def on_failure(error: Exception) -> None:
-        if isinstance(error, EndpointError):
-            await _require_answers(features, predict, error)
+        await require_answers(fit, call, error)
 
-    killers = journal.reopen() if current_task().attempt > 1 else frozenset()
+    fit = [index for index in range(table.num_rows) if index not in done.doubtful]
+    killers = journal.reopen(died=current_task().attempt > 1)
+    tell = Throttled(lambda done: current_task().progress(done, table.num_rows))
     for start in range(0, table.num_rows, manifest.batch_size):
         stop = min(start + manifest.batch_size, table.num_rows)
         indices = [index for index in range(start, stop) if index not in done.doubtful]
@@ -112,7 +128,7 @@ async def _run_batches(
             finally:  # what is raised is not the end of the process
                 journal.leave()
             done.seconds += time.monotonic() - began
-        current_task().progress(stop, table.num_rows)
+        tell(stop)
 
 
 def _pick(features: pa.Table, indices: Sequence[int]) -> pa.Table:
@@ -122,22 +138,9 @@ def _pick(features: pa.Table, indices: Sequence[int]) -> pa.Table:
     return features.take(pa.array(indices, pa.int64()))
 
 
-async def _require_answers(features: pa.Table, predict: Predict, error: EndpointError) -> None:
-    """Raises Retry if the endpoint fails for rows from all over the chunk: it is not the rows."""
-    for index in range(0, features.num_rows, -(-features.num_rows // _PROBES)):
-        try:
-            await predict(features.slice(index, 1))
-        except EndpointError:
-            continue
-        except (Reject, Retry):
-            raise
-        except Exception:  # noqa: BLE001  # it answers, if only that the row is bad
-            return
-        return
-    raise Retry(message=str(error)) from error
-
-
-def _write_part(manifest: Manifest, chunk: Chunk, ids: pa.ChunkedArray | None, done: Done) -> None:
+def _write_part(
+    manifest: Manifest, chunk: Chunk, ids: pa.ChunkedArray | None, done: Done, note: str
+) -> None:
     kept = pa.array(done.indices, pa.int64())
     outputs.write_part(
         manifest.folder,
@@ -145,6 +148,7 @@ def _write_part(manifest: Manifest, chunk: Chunk, ids: pa.ChunkedArray | None, d
         [chunk.first + index for index in done.indices],
         None if ids is None else ids.take(kept).combine_chunks(),
         done.joined(),
+        note,
     )
 
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
-from peers import Reject, Retry
-from peers.predict.errors import ModelError
+from peers import PeersError, Retry
+from peers.predict.errors import EndpointError, RowError
 
 if TYPE_CHECKING:
     from peers.predict.models import Predictions
 
 Call: TypeAlias = Callable[[Sequence[int]], "Awaitable[Predictions]"]
+
+_PROBES: Final = 4
 
 
 @dataclass(slots=True)
@@ -47,8 +49,9 @@ async def isolate(
 ) -> Isolated:
     """Call the model with these rows, and with halves of those for which it raises.
 
-    `on_failure` is told the first error, and may raise if it is not the fault of any row. Raises
-    ModelError, Reject and Retry as they come: these are said of the model, not of rows.
+    `on_failure` is told the first error, and may raise if it is not the fault of any row. What
+    Peers itself raises is raised as it comes, but for RowError and EndpointError: it is said of the
+    model, or of the scheduler, not of rows.
     """
     found = Isolated()
     waiting = [indices]
@@ -57,9 +60,9 @@ async def isolate(
         found.calls += 1
         try:
             predictions = await call(part)
-        except (ModelError, Reject, Retry):
-            raise
-        except Exception as error:  # noqa: BLE001  # a model may raise anything
+        except Exception as error:  # a model may raise anything
+            if isinstance(error, PeersError) and not isinstance(error, RowError | EndpointError):
+                raise
             if part is indices and on_failure is not None:
                 await on_failure(error)
             if len(part) == 1:
@@ -70,3 +73,21 @@ async def isolate(
         else:
             found.add(part, predictions)
     return found
+
+
+async def require_answers(others: Sequence[int], call: Call, error: Exception) -> None:
+    """Raises Retry if `error` is an endpoint's that fails for `others` as well: it is not the rows.
+
+    A few of these rows are tried, from all over; without any, nothing can be said.
+    """
+    if not isinstance(error, EndpointError) or not others:
+        return
+    for index in others[:: -(-len(others) // _PROBES)]:
+        try:
+            await call([index])
+        except EndpointError:
+            continue
+        except RowError:
+            pass  # an answer, too
+        return
+    raise Retry(message=str(error)) from error

@@ -26,15 +26,16 @@ class Journal:
         self._killers: list[int] = []
         self._file: int | None = None
 
-    def reopen(self) -> frozenset[int]:
-        """The batches during which an earlier attempt ended."""
+    def reopen(self, *, died: bool) -> frozenset[int]:
+        """The batches during which earlier attempts ended; `died`: the last one did, too."""
         try:
             noted: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):  # it died while it wrote: nothing was in the model
             return frozenset()
         self._killers = noted["killers"]
-        if noted["running"] is not None and noted["running"] not in self._killers:
-            self._killers.append(noted["running"])
+        running = noted["running"]
+        if died and running is not None and running not in self._killers:
+            self._killers.append(running)
         return frozenset(self._killers)
 
     def enter(self, batch: int) -> None:
@@ -62,5 +63,5 @@ class Journal:
         # not the machine
         text = json.dumps({"running": running, "killers": self._killers})
         if self._file is None:
-            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
         os.pwrite(self._file, text.ljust(_LENGTH).encode(), 0)

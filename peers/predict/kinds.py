@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 QUEUE: Final = "predict"
@@ -11,6 +12,8 @@ REMOTE: Final = "peers.predict.remote"
 REMOTE_ROW: Final = "peers.predict.remote_row"
 ASSEMBLE: Final = "peers.predict.assemble"
 APP: Final = "peers.predict.app"
+
+_LONGEST_NAME: Final = 200
 
 
 def chunk_key(run: str, number: int) -> str:
@@ -26,3 +29,11 @@ def row_key(run: str, row: int) -> str:
 def assemble_key(run: str, turn: int) -> str:
     """The idempotency key of the run's assembling tasks, of which there may be several in turn."""
     return f"peers.predict/{run}/assemble/{turn}"
+
+
+def hold_off_name(endpoint: str) -> str:
+    """Under which all peers leave an endpoint alone: its URL, or what tells it from others."""
+    if len(endpoint) <= _LONGEST_NAME:
+        return endpoint
+    digest = hashlib.blake2b(endpoint.encode(), digest_size=16).hexdigest()
+    return f"{endpoint[: _LONGEST_NAME - len(digest) - 1]}…{digest}"

@@ -13,7 +13,7 @@ from peers import Reject
 from peers.predict import inputs
 from peers.predict.errors import InputChanged, RowError
 from peers.predict.fitness import unfit_rows
-from peers.predict.isolate import isolate
+from peers.predict.isolate import isolate, require_answers
 from peers.predict.spec import Chunk, Manifest, load_manifest
 
 if TYPE_CHECKING:
@@ -64,12 +64,17 @@ async def _run_one_chunk(tasks: Sequence[RowArgs], predict: PredictFor) -> list[
     async def call(indices: Sequence[int]) -> Predictions:
         return await predict(manifest, rows.table.take(list(indices)))
 
+    async def on_failure(error: Exception) -> None:
+        suspected = {*indices, *unfit}
+        others = [index for index in range(chunk.rows) if index not in suspected]
+        await require_answers(others, call, error)
+
     unfit = unfit_rows(rows, manifest)
     indices = [task["row"] - chunk.first for task in tasks]
     fit = [index for index in indices if index not in unfit]
     found: dict[int, Any] = {}
     for start in range(0, len(fit), manifest.batch_size):
-        batch = await isolate(fit[start : start + manifest.batch_size], call)
+        batch = await isolate(fit[start : start + manifest.batch_size], call, on_failure)
         for members, predictions in batch.good:
             found.update(zip(members, _plain(predictions), strict=True))
         found |= batch.bad

@@ -66,27 +66,13 @@ def submit(
     return suspects
 
 
-def save(folder: Path, chunk: int, suspects: Sequence[Suspect]) -> None:
-    """Keeps them beside the chunk's part, for the assembling task; a chunk with none has no file.
-
-    Raises OutputError.
-    """
-    path = _path(folder, chunk)
-    if not suspects:
-        path.unlink(missing_ok=True)
-        return
-    with outputs.replaced(path) as temporary:
-        temporary.write_text(json.dumps(suspects), encoding="utf-8")
+def as_note(suspects: Sequence[Suspect]) -> str:
+    """What is kept with the chunk's part, for the assembling task."""
+    return json.dumps(suspects)
 
 
 def load(folder: Path, chunks: Sequence[int]) -> Iterator[Suspect]:
-    """Those of these chunks."""
+    """Those of these chunks. Raises OutputError when a part is missing."""
     for chunk in chunks:
-        path = _path(folder, chunk)
-        if path.exists():
-            for fields in json.loads(path.read_text(encoding="utf-8")):
-                yield Suspect(*fields)
-
-
-def _path(folder: Path, chunk: int) -> Path:
-    return folder / f"chunk-{chunk:06d}.suspects.json"
+        for fields in json.loads(outputs.note_of_part(folder, chunk)):
+            yield Suspect(*fields)

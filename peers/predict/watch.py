@@ -61,25 +61,25 @@ def _bar(manifest: Manifest, summary: Summary, stream: TextIO) -> Any:
     if not stream.isatty():
         return None
     try:
+        from rich import progress
         from rich.console import Console
-        from rich.progress import (  # noqa: F401
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
     except ImportError:
         return None
-    progress = Progress(
-        TextColumn(manifest.name or manifest.run),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.speed:.0f} rows/s"),
-        TimeRemainingColumn(),
+
+    class Pace(progress.ProgressColumn):
+        """Rows a second, once there is something to tell it by."""
+
+        def render(self, task: progress.Task) -> str:
+            return "" if task.speed is None else f"{task.speed:,.0f} rows/s"
+
+    bar = progress.Progress(
+        progress.TextColumn(manifest.name or manifest.run),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        Pace(),
+        progress.TimeRemainingColumn(),
         console=Console(file=stream),
     )
     # what was done before says nothing of the pace
-    progress.add_task("rows", total=summary.rows, completed=summary.handled)
-    return progress
+    bar.add_task("rows", total=summary.rows, completed=summary.handled)
+    return bar

@@ -114,10 +114,11 @@ def test_a_journal_has_room_for_as_many_killers_as_a_chunk_has_batches(tmp_path:
     starts = [number * 1_000_000 for number in range(MOST_BATCHES)]
     for start in starts:
         journal = Journal(tmp_path, 3)
-        journal.reopen()
+        journal.reopen(died=True)
         journal.enter(start)
         del journal
     journal = Journal(tmp_path, 3)
-    assert journal.reopen() == frozenset(starts)
+    assert journal.reopen(died=False) == frozenset(starts[:-1])
+    assert journal.reopen(died=True) == frozenset(starts)
     journal.close()
-    assert Journal(tmp_path, 3).reopen() == frozenset()
+    assert Journal(tmp_path, 3).reopen(died=True) == frozenset()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS: Final = 5.0
 _DEFAULT_WAIT: Final = 1.0
+_SHORTEST_WAIT: Final = 0.1
+"""Also when it says "at once", or names a time that has passed."""
 _LONGEST_WAIT: Final = 3600.0
 _SHOWN: Final = 500
 _OK: Final = 200
@@ -95,7 +97,8 @@ class HttpModel:
             return
         wait = retry_after(response.headers)
         if status == _TOO_MANY or (status in _AWAY and wait is not None):
-            raise Busy(self._url, min(_DEFAULT_WAIT if wait is None else wait, _LONGEST_WAIT))
+            seconds = _DEFAULT_WAIT if wait is None else wait
+            raise Busy(self._url, min(max(seconds, _SHORTEST_WAIT), _LONGEST_WAIT))
         said = f"{self._url} answered {status}: {response.text[:_SHOWN]}"
         if status in _BAD_INPUT:
             raise RowError(said)

@@ -16,6 +16,7 @@ from peers.predict.spec import Chunk
 
 ROW: Final = "row"
 PREDICTION: Final = "prediction"
+_NOTE: Final = b"peers.note"
 _MATRIX: Final = 2
 
 
@@ -25,20 +26,35 @@ def part_path(folder: Path, number: int) -> Path:
 
 
 def write_part(
-    folder: Path, number: int, rows: Sequence[int], ids: pa.Array | None, predictions: Any
+    folder: Path,
+    number: int,
+    rows: Sequence[int],
+    ids: pa.Array | None,
+    predictions: Any,
+    note: str = "",
 ) -> Path:
-    """Writes a chunk's part. Whoever writes it, it has the same contents: the last one stays.
+    """Writes a chunk's part and, in the same file, a note about the rows that are not in it.
 
-    predictions: an array (rows, …) or a list, one for each row. Raises OutputError.
+    So that attempts which overlap leave what one of them found, whole. predictions: an array
+    (rows, …) or a list, one for each row. Raises OutputError.
     """
     columns: dict[str, Any] = {ROW: pa.array(rows, pa.int64())}
     if ids is not None:
         columns["id"] = ids
     columns[PREDICTION] = array_of(predictions)
-    path = part_path(folder, number)
+    return _write(part_path(folder, number), pa.table(columns), note)
+
+
+def annotate_part(folder: Path, number: int, note: str) -> None:
+    """Another note for a finished part. Raises OutputError."""
+    if note_of_part(folder, number) != note:
+        _write(part_path(folder, number), read_part(folder, number), note)
+
+
+def _write(path: Path, table: pa.Table, note: str) -> Path:
     try:
         with replaced(path) as temporary:
-            pq.write_table(pa.table(columns), temporary)
+            pq.write_table(table.replace_schema_metadata({_NOTE: note}), temporary)
     except pa.ArrowException as error:
         raise OutputError(
             f"{path} cannot hold the model's predictions: {error}",
@@ -76,6 +92,16 @@ def rows_of_part(folder: Path, chunk: Chunk) -> list[int] | None:
 
 def schema_of(folder: Path, number: int) -> pa.Schema:
     """The columns of a part. Raises OutputError when it is not there."""
+    return _schema(folder, number).remove_metadata()
+
+
+def note_of_part(folder: Path, number: int) -> str:
+    """The note that it was written with. Raises OutputError when it is not there."""
+    found: bytes = (_schema(folder, number).metadata or {}).get(_NOTE, b"")
+    return found.decode()
+
+
+def _schema(folder: Path, number: int) -> pa.Schema:
     try:
         return pq.read_schema(part_path(folder, number))
     except (OSError, pa.ArrowException):
