@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,10 @@ from peers.errors import PeersError
 from peers.model import BATCH_WAIT_MAX
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from peers.cli.parser import Commands
+    from peers.db import Connection
 
 
 def register(commands: Commands, words: list[str]) -> None:
@@ -65,6 +69,10 @@ def register(commands: Commands, words: list[str]) -> None:
                      help="requests at once to a model that is remote, over all peers")  # fmt: skip
     how.add_argument("--max-attempts", type=positive, default=3, metavar="N",
                      help="of a row that stands alone, before it is dead")  # fmt: skip
+    how.add_argument("--retry-dead", action="store_true",
+                     help="give rows that are dead another chance first")  # fmt: skip
+    how.add_argument("--max-dead", type=whole, metavar="N",
+                     help="exit code 1 if more rows than this are dead")  # fmt: skip
     how.add_argument("--allow-nan", action="store_true", help="missing values go to the model")
     how.add_argument("--overwrite", action="store_true", help="replace an output of other contents")
     how.add_argument("--workers", type=positive, metavar="N",
@@ -75,6 +83,13 @@ def positive(value: str) -> int:
     """A whole number from 1 on."""
     if not value.isdecimal() or int(value) < 1:
         raise argparse.ArgumentTypeError(f'must be a whole number from 1 on, not "{value}"')
+    return int(value)
+
+
+def whole(value: str) -> int:
+    """A whole number from 0 on."""
+    if not value.isdecimal():
+        raise argparse.ArgumentTypeError(f'must be a whole number from 0 on, not "{value}"')
     return int(value)
 
 
@@ -96,7 +111,7 @@ def batch_wait(value: str) -> float:
 
 def _predict(args: argparse.Namespace) -> int:
     _require_extra()
-    from peers.predict.command import predict
+    from peers.predict.command import How, predict
     from peers.predict.fleet import Fleet
     from peers.predict.request import Request
 
@@ -112,16 +127,26 @@ def _predict(args: argparse.Namespace) -> int:
         own = Fleet(args.workers, args.batch_wait)
     elif args.batch_wait is not None:
         output.say("--batch-wait is for --workers: peers that run have PEERS_PREDICT_BATCH_WAIT")
-    with located(args) as settings, connection_to(settings, args) as connection:
-        if settings.embedded:
-            schema.migrate(connection)
-        schema.require(connection)
-        connection.autocommit = True
-        summary = predict(connection, settings.url, request, own)
+    with located(args) as settings:
+        with connection_to(settings, args) as connection:
+            if settings.embedded:
+                schema.migrate(connection)
+            schema.require(connection)
+
+        @contextmanager
+        def connect() -> Iterator[Connection]:
+            with connection_to(settings, args) as connection:
+                connection.autocommit = True
+                yield connection
+
+        summary = predict(connect, settings.url, request, How(own, args.retry_dead))
     if args.json:
         output.document(summary.as_json())
     for line in summary.lines():
         print(line, file=sys.stderr if args.json else sys.stdout)
+    if summary.state == "done" and args.max_dead is not None and summary.dead > args.max_dead:
+        output.say(f"{summary.dead:,} rows are dead, more than --max-dead {args.max_dead:,}")
+        return 1
     return 0 if summary.state == "done" else 1
 
 

@@ -77,8 +77,8 @@ def chunk(
     async def predict(table: pa.Table) -> Predictions:
         return _strictly(model, table, run.timeout)
 
-    async def hand_over(doubts: Sequence[suspects.Doubt]) -> list[suspects.Suspect]:
-        return suspects.submit(row, run, part, doubts)
+    async def hand_over(values: str, doubts: Sequence[suspects.Doubt]) -> suspects.Alone:
+        return suspects.submit(row, run, part.number, values, doubts)
 
     return _at_once(run_chunk(run, part, predict, hand_over))
 
@@ -97,8 +97,10 @@ async def remote(
     async def predict(table: pa.Table) -> Predictions:
         return await _predict_remotely(run, table, current_task())
 
-    async def hand_over(doubts: Sequence[suspects.Doubt]) -> list[suspects.Suspect]:
-        return await asyncio.to_thread(suspects.submit, remote_row, run, part, doubts)
+    async def hand_over(values: str, doubts: Sequence[suspects.Doubt]) -> suspects.Alone:
+        return await asyncio.to_thread(
+            suspects.submit, remote_row, run, part.number, values, doubts
+        )
 
     return await run_chunk(run, part, predict, hand_over)
 
@@ -107,9 +109,13 @@ async def remote(
     kinds.ASSEMBLE, queue=kinds.QUEUE, max_attempts=_CHUNK_ATTEMPTS, backoff=_BACKOFF,
     backoff_cap=_BACKOFF_CAP,
 )  # fmt: skip
-def assemble(manifest: str, turn: int, overwrite: bool = False) -> dict[str, object]:
+def assemble(
+    manifest: str, turn: int, stage: int = 1, overwrite: bool = False
+) -> dict[str, object]:
     """The output, out of the parts."""
-    return assemble_run(assemble, load_manifest(manifest), turn, overwrite=overwrite)
+    run = load_manifest(manifest)
+    alone = remote_row if run.asynchronous else row
+    return assemble_run(assemble, alone, run, turn, stage, overwrite=overwrite)
 
 
 # ------------------------------------------------------------------------------------- the models

@@ -2,54 +2,85 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from peers import ParentFailure, Task, TaskState, current_task
+from peers import ParentFailure, Reject, Retry, Task, TaskState, current_task
 from peers.predict import outputs, suspects
+from peers.predict.errors import OutputConflict
 from peers.predict.kinds import QUEUE, assemble_key
+from peers.predict.rows import decoded
 from peers.predict.spec import Manifest
 
-_SHOWN: Final = 1000
-"""Dead rows that the result names; there is a dead letter of each."""
+if TYPE_CHECKING:
+    from peers import Parent
+    from peers.predict.suspects import Alone
+
+_ENDED = frozenset({TaskState.COMPLETED, TaskState.DEAD, TaskState.CANCELLED})
 
 
 def assemble_run(
-    task: Task[..., Any], manifest: Manifest, turn: int, *, overwrite: bool
-) -> dict[str, object]:
+    task: Task[..., Any], row: Task[..., Any], manifest: Manifest, turn: int, stage: int,
+    *, overwrite: bool,
+) -> dict[str, object]:  # fmt: skip
     """Write the output, or leave that to a successor which waits for the rows that stand alone.
 
-    The first turn has the chunks for parents, the others the tasks of the rows.
+    The first stage has chunks for parents, the second one the tasks of the rows. Raises Reject for
+    what no further attempt mends.
     """
-    chunks = range(manifest.chunks)
-    alone = list(suspects.load(manifest.folder, chunks))
-    if alone and turn == 1:
-        successor = task.options(
-            queue=QUEUE,
-            depends_on=[suspect.task_id for suspect in alone],
-            on_parent_failure=ParentFailure.RUN,
-            idempotency_key=assemble_key(manifest.run, turn + 1),
-            metadata={"run": manifest.run, "name": manifest.name},
-        ).submit(manifest=str(manifest.path), turn=turn + 1, overwrite=overwrite)
-        return {"continued": successor, "suspects": len(alone)}
-    return _write(manifest, alone, overwrite=overwrite)
+    try:
+        chunks = range(manifest.chunks)
+        found = [suspects.Alone.of_part(manifest.folder, chunk) for chunk in chunks]
+        alone = [one for one in found if one is not None]
+        if alone and stage == 1:
+            return _wait_for(task, row, manifest, turn, alone, overwrite=overwrite)
+        parents = {parent.id: parent for parent in current_task().parents()}
+        return _write(manifest, alone, parents, overwrite=overwrite)
+    except OutputConflict as error:
+        raise Reject(str(error)) from error
+
+
+def _wait_for(
+    task: Task[..., Any], row: Task[..., Any], manifest: Manifest, turn: int, alone: list[Alone],
+    *, overwrite: bool,
+) -> dict[str, object]:  # fmt: skip
+    alone = [suspects.submit_again(row, manifest, each) for each in alone]
+    tasks = [suspect.task_id for each in alone for suspect in each.suspects]
+    successor = task.options(
+        queue=QUEUE,
+        depends_on=tasks,
+        on_parent_failure=ParentFailure.RUN,
+        idempotency_key=assemble_key(manifest.run, turn, stage=2),
+        metadata={"run": manifest.run, "name": manifest.name},
+    ).submit(manifest=str(manifest.path), turn=turn, stage=2, overwrite=overwrite)
+    return {"continued": successor, "alone": len(tasks)}
 
 
 def _write(
-    manifest: Manifest, alone: list[suspects.Suspect], *, overwrite: bool
+    manifest: Manifest, alone: list[Alone], parents: Mapping[int, Parent], *, overwrite: bool
 ) -> dict[str, object]:
-    parents = {parent.id: parent for parent in current_task().parents()}
-    extra, dead = [], []
-    for suspect in sorted(alone, key=lambda suspect: suspect.row):
-        parent = parents[suspect.task_id]
-        if parent.state == TaskState.COMPLETED:
-            extra.append(outputs.Extra(suspect.row, suspect.id, parent.result["prediction"]))
-        else:
-            dead.append(suspect)
-    written = outputs.assemble(
-        manifest, range(manifest.chunks), extra, dead=len(dead), overwrite=overwrite
-    )
+    extra: dict[int, outputs.Extra] = {}
+    dead = 0
+    for each in alone:
+        states = [_state(parents, suspect.task_id) for suspect in each.suspects]
+        done = [s for s, state in zip(each.suspects, states, strict=True) if state == "completed"]
+        dead += len(each.suspects) - len(done)
+        if done:
+            rows = [suspect.row for suspect in done]
+            predictions = [decoded(parents[suspect.task_id].result) for suspect in done]
+            extra[each.chunk] = outputs.Extra(rows, each.values, predictions)
+    written = outputs.assemble(manifest, extra, dead=dead, overwrite=overwrite)
     return {
-        "rows": manifest.input.rows, "predicted": written.rows, "alone": len(alone),
-        "dead": len(dead), "dead_rows": dead[:_SHOWN],
+        "rows": manifest.input.rows, "predicted": written.rows,
+        "alone": sum(len(each.suspects) for each in alone), "dead": dead,
         "output": str(written.path), "bytes": written.bytes,
     }  # fmt: skip
+
+
+def _state(parents: Mapping[int, Parent], task_id: int) -> str:
+    parent = parents.get(task_id)
+    if parent is None:
+        raise Reject(f"task {task_id}, of a row that stands alone, is gone")
+    if parent.state not in _ENDED:
+        raise Retry(in_=1.0, message=f"task {task_id} is {parent.state}: somebody has retried it")
+    return parent.state

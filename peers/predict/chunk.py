@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -11,43 +11,36 @@ import numpy as np
 import pyarrow as pa
 
 from peers import Reject, current_task
-from peers.predict import inputs, outputs, suspects
-from peers.predict.errors import InputChanged
+from peers.predict import inputs, outputs
+from peers.predict.errors import InputChanged, OutputConflict
 from peers.predict.fitness import plain_id, unfit_rows
 from peers.predict.isolate import Isolated, isolate, require_answers
 from peers.predict.journal import Journal
 from peers.predict.spec import Chunk, Manifest
+from peers.predict.suspects import Alone, Doubt
 
 if TYPE_CHECKING:
     from peers.predict.models import Predictions
 
 Predict: TypeAlias = Callable[[pa.Table], "Awaitable[Predictions]"]
+HandOver: TypeAlias = Callable[[str, Sequence[Doubt]], Awaitable[Alone]]
+
 _SAY_EVERY: Final = 0.5
-
-HandOver: TypeAlias = Callable[[Sequence[suspects.Doubt]], Awaitable[list[suspects.Suspect]]]
-
-
-class Throttled:
-    """Says how far a chunk is, but not for every batch: each time is a statement of its peer."""
-
-    def __init__(self, say: Callable[[int], None]) -> None:
-        self._say = say
-        self._said_at = time.monotonic()
-
-    def __call__(self, done: int) -> None:
-        """So many rows are done."""
-        if time.monotonic() - self._said_at > _SAY_EVERY:
-            self._say(done)
-            self._said_at = time.monotonic()
+"""Seconds: each time is a statement of the peer."""
 
 
 @dataclass(slots=True)
 class Done:
-    """What came out of the model: for these rows (index in the chunk) these predictions."""
+    """What came out of the model, by the rows' indices in the chunk.
+
+    `doubtful` rows are to be tried alone; of those in `problems` it is known why they have no
+    prediction.
+    """
 
     indices: list[int] = field(default_factory=list)
     predictions: list[Predictions] = field(default_factory=list)
     doubtful: set[int] = field(default_factory=set)
+    problems: dict[int, str] = field(default_factory=dict)
     batches: int = 0
     seconds: float = 0.0
 
@@ -60,10 +53,20 @@ class Done:
         self.batches += batch.calls
 
     def joined(self) -> Predictions:
-        """All predictions, in the order of `indices`."""
+        """All predictions, in the order of `indices`.
+
+        What cannot stand beside the others is left out: that is a problem of its row.
+        """
         if self.predictions and all(isinstance(one, np.ndarray) for one in self.predictions):
-            return np.concatenate(self.predictions)
-        return [value for batch in self.predictions for value in batch]
+            try:
+                return np.concatenate(self.predictions)
+            except ValueError:  # rows of other lengths
+                pass
+        joined = [value for batch in self.predictions for value in batch]
+        misfits = outputs.misfits(joined)
+        self.problems |= {self.indices[place]: why for place, why in misfits.items()}
+        self.indices = [one for place, one in enumerate(self.indices) if place not in misfits]
+        return [one for place, one in enumerate(joined) if place not in misfits]
 
 
 async def run_chunk(
@@ -75,36 +78,49 @@ async def run_chunk(
     tasks of their own. Raises Reject for what no further attempt mends, and what keeps this attempt
     from ending.
     """
-    columns = list(dict.fromkeys([*manifest.features, *_id_columns(manifest)]))
-    try:
-        rows = inputs.read(manifest.input, chunk, columns)
-    except InputChanged as error:
-        raise Reject(str(error)) from error
-    ids = rows.table.column(manifest.id_column) if manifest.id_column else None
-    journal = Journal(manifest.folder, chunk.number)
     finished = outputs.rows_of_part(manifest.folder, chunk)
-    if finished is None:
-        done = Done(doubtful=set(unfit_rows(rows, manifest)))
-        await _run_batches(manifest, rows.table, predict, journal, done)
-    else:  # by somebody whose outcome was never recorded, or is no longer
-        done = Done(finished, doubtful=set(range(chunk.rows)).difference(finished))
-    suspected = await _hand_over(chunk, ids, done.doubtful, hand_over)
-    note = suspects.as_note(suspected)
-    if finished is None:
-        _write_part(manifest, chunk, ids, done, note)
-    else:
-        outputs.annotate_part(manifest.folder, chunk.number, note)
+    if finished is not None:  # by somebody whose outcome was never recorded, or is no longer
+        alone = Alone.of_part(manifest.folder, chunk.number)
+        if alone is not None:
+            doubts = [Doubt(each.row, each.id, each.problem) for each in alone.suspects]
+            alone = await hand_over(alone.values, doubts)
+            outputs.annotate_part(manifest.folder, chunk.number, alone.as_note())
+        return _result(chunk, Done(finished), alone)
+    rows = _read(manifest, chunk)
+    done = Done(problems=unfit_rows(rows, manifest))
+    journal = Journal(manifest.folder, chunk.number)
+    await _run_batches(manifest, rows.table, predict, journal, done)
+    try:
+        predictions = done.joined()
+        alone = await _hand_over(manifest, chunk, rows.table, done, hand_over)
+        _write_part(manifest, chunk, rows.table, done, predictions, alone)
+    except OutputConflict as error:
+        raise Reject(str(error)) from error
     journal.close()
+    return _result(chunk, done, alone)
+
+
+def _result(chunk: Chunk, done: Done, alone: Alone | None) -> dict[str, object]:
     return {
-        "rows": chunk.rows, "predicted": len(done.indices), "suspects": len(suspected),
+        "rows": chunk.rows, "predicted": len(done.indices),
+        "suspects": 0 if alone is None else len(alone.suspects),
         "batches": done.batches, "model_seconds": round(done.seconds, 6),
     }  # fmt: skip
+
+
+def _read(manifest: Manifest, chunk: Chunk) -> inputs.Rows:
+    ids = [manifest.id_column] if manifest.id_column else []
+    try:
+        return inputs.read(manifest.input, chunk, list(dict.fromkeys([*manifest.features, *ids])))
+    except InputChanged as error:
+        raise Reject(str(error)) from error
 
 
 async def _run_batches(
     manifest: Manifest, table: pa.Table, predict: Predict, journal: Journal, done: Done
 ) -> None:
     features = table.select(manifest.features)
+    fit = [index for index in range(table.num_rows) if index not in done.problems]
 
     async def call(indices: Sequence[int]) -> Predictions:
         return await predict(_pick(features, indices))
@@ -112,23 +128,21 @@ async def _run_batches(
     async def on_failure(error: Exception) -> None:
         await require_answers(fit, call, error)
 
-    fit = [index for index in range(table.num_rows) if index not in done.doubtful]
+    said_at = time.monotonic()
     killers = journal.reopen(died=current_task().attempt > 1)
-    tell = Throttled(lambda done: current_task().progress(done, table.num_rows))
     for start in range(0, table.num_rows, manifest.batch_size):
         stop = min(start + manifest.batch_size, table.num_rows)
-        indices = [index for index in range(start, stop) if index not in done.doubtful]
+        indices = [index for index in range(start, stop) if index not in done.problems]
         if start in killers:
             done.doubtful.update(indices)
         elif indices:
-            journal.enter(start)
             began = time.monotonic()
-            try:
+            with journal.entered(start):
                 done.add(await isolate(indices, call, on_failure))
-            finally:  # what is raised is not the end of the process
-                journal.leave()
             done.seconds += time.monotonic() - began
-        tell(stop)
+        if time.monotonic() - said_at > _SAY_EVERY:
+            said_at = time.monotonic()
+            current_task().progress(stop, table.num_rows)
 
 
 def _pick(features: pa.Table, indices: Sequence[int]) -> pa.Table:
@@ -138,29 +152,37 @@ def _pick(features: pa.Table, indices: Sequence[int]) -> pa.Table:
     return features.take(pa.array(indices, pa.int64()))
 
 
+async def _hand_over(
+    manifest: Manifest, chunk: Chunk, table: pa.Table, done: Done, hand_over: HandOver
+) -> Alone | None:
+    """Tasks for the rows that have no prediction; what they need is in a file of its own."""
+    indices = sorted({*done.doubtful, *done.problems})
+    if not indices:
+        return None
+    ids = table.column(manifest.id_column) if manifest.id_column else None
+    doubts = [
+        Doubt(
+            chunk.first + index,
+            None if ids is None else plain_id(ids[index].as_py()),
+            done.problems.get(index),
+        )
+        for index in indices
+    ]
+    rows = [chunk.first + index for index in indices]
+    values = outputs.write_values(manifest.folder, chunk.number, rows, table.take(indices))
+    return await hand_over(values, doubts)
+
+
 def _write_part(
-    manifest: Manifest, chunk: Chunk, ids: pa.ChunkedArray | None, done: Done, note: str
-) -> None:
-    kept = pa.array(done.indices, pa.int64())
+    manifest: Manifest, chunk: Chunk, table: pa.Table, done: Done, predictions: Predictions,
+    alone: Alone | None,
+) -> None:  # fmt: skip
+    ids = table.column(manifest.id_column) if manifest.id_column else None
     outputs.write_part(
         manifest.folder,
         chunk.number,
         [chunk.first + index for index in done.indices],
-        None if ids is None else ids.take(kept).combine_chunks(),
-        done.joined(),
-        note,
+        None if ids is None else ids.take(pa.array(done.indices, pa.int64())).combine_chunks(),
+        predictions,
+        "" if alone is None else alone.as_note(),
     )
-
-
-async def _hand_over(
-    chunk: Chunk, ids: pa.ChunkedArray | None, doubtful: Iterable[int], hand_over: HandOver
-) -> list[suspects.Suspect]:
-    doubts = [
-        suspects.Doubt(chunk.first + index, None if ids is None else plain_id(ids[index].as_py()))
-        for index in sorted(doubtful)
-    ]
-    return await hand_over(doubts) if doubts else []
-
-
-def _id_columns(manifest: Manifest) -> list[str]:
-    return [manifest.id_column] if manifest.id_column else []

@@ -3,46 +3,109 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from peers.predict import fleet, kinds, outputs, record
-from peers.predict.apart import prepare_apart
+from peers.predict import fleet, kinds, models, outputs, record
 from peers.predict.errors import OutputError, PredictError
-from peers.predict.prepare import Plan, trusted
+from peers.predict.prepare import Plan, prepare
 from peers.predict.request import Request
 from peers.predict.spec import Manifest, load_manifest
 from peers.predict.summary import Summary, summarize
-from peers.predict.watch import watch
+from peers.predict.watch import watch, watch_through_outages
 
 if TYPE_CHECKING:
     from peers.predict.record import Connection
 
+Connect: TypeAlias = "Callable[[], AbstractContextManager[Connection]]"
+
 _NOBODY_AFTER: Final = 10
 """Looks without a live peer before we say so."""
+_AGAIN_FOR_THE_LOST: Final = 3
+_MOST_LOST: Final = 100_000
 
 
-def predict(connection: Connection, url: str, request: Request, own: fleet.Fleet | None) -> Summary:
+@dataclass(frozen=True, slots=True)
+class How:
+    """What makes no difference to the output. `fleet`: a peer of our own, for the time of the run.
+
+    `retry_dead`: first of all, rows that are dead get another chance.
+    """
+
+    fleet: fleet.Fleet | None = None
+    retry_dead: bool = False
+
+
+def predict(connect: Connect, url: str, request: Request, how: How) -> Summary:
     """Have the prediction made: by the peers there are, or by one of our own.
 
     The same request again does only what is missing. Raises PredictError and its kinds.
     """
-    plan = prepare_apart(request)
+    plan = prepare(request)
     manifest = plan.manifest
-    _refuse_foreign_output(manifest, overwrite=request.overwrite)
-    _say_what_is_new(connection, manifest)
-    if not record.submit(connection, plan, overwrite=request.overwrite):
-        done = _go_on(connection, manifest, overwrite=request.overwrite)
-        if done is not None:
-            return done
+    with connect() as connection:
+        done = _begin(connection, plan, request, how)
+    if done is not None:
+        return done
     with ExitStack() as stack:
-        look = _look_for_peers(connection, plan)
-        if own is not None:
-            peer = stack.enter_context(fleet.own_peer(url, own, trusted(manifest.model)))
-            look = lambda: fleet.still_there(peer)  # noqa: E731
-        return watch(connection, manifest, look)
+        look = _look_for_peers(connect, manifest)
+        if how.fleet is not None:
+            trust = models.Trust.from_environment().with_named(manifest.model)
+            peer = stack.enter_context(fleet.own_peer(url, how.fleet, trust))
+            look = partial(fleet.still_there, peer)
+        try:
+            return _to_the_end(connect, plan, request, look)
+        except KeyboardInterrupt:
+            _say(f"run {manifest.run} stays as it is; the same command goes on with it")
+            raise
+
+
+def _begin(connection: Connection, plan: Plan, request: Request, how: How) -> Summary | None:
+    """Submit what is missing; the summary if nothing is."""
+    manifest = plan.manifest
+    _say_what_is_new(connection, manifest)
+    if not request.overwrite:
+        outputs.refuse_foreign(manifest)
+    rival = record.rival(connection, manifest, Path(manifest.output))
+    if rival is not None:
+        raise OutputError(
+            f"run {rival} is not over, and writes {manifest.output} too",
+            f"Wait for it (peers predict status {rival} --watch), or name another --output.",
+        )
+    if record.submit(connection, plan, overwrite=request.overwrite):
+        return None
+    return _go_on(connection, plan, overwrite=request.overwrite, retry_dead=how.retry_dead)
+
+
+def _to_the_end(
+    connect: Connect, plan: Plan, request: Request, look: Callable[[], None]
+) -> Summary:
+    for _ in range(_AGAIN_FOR_THE_LOST):
+        summary = watch_through_outages(connect, plan.manifest, look)
+        with connect() as connection:
+            if not _retry_the_lost(connection, plan, summary, overwrite=request.overwrite):
+                return summary
+    return watch_through_outages(connect, plan.manifest, look)
+
+
+def _retry_the_lost(
+    connection: Connection, plan: Plan, summary: Summary, *, overwrite: bool
+) -> bool:
+    """Rows whose attempts were used up by the death of peers are dead for no fault of theirs."""
+    turns = record.turns(connection, plan.manifest.run)
+    letters = record.dead_letters(connection, turns, record.ROWS, limit=_MOST_LOST)
+    lost = [letter["task_id"] for letter in letters if letter["error_type"] == "lost"]
+    if summary.state != "done" or not lost:
+        return False
+    _say(f"{len(lost)} rows died with their peers: trying them again")
+    record.retry(connection, lost)
+    record.go_on(connection, plan, [], overwrite=overwrite)
+    return True
 
 
 def status(connection: Connection, name: str, *, wait: bool = False) -> Summary:
@@ -69,17 +132,6 @@ class _NoSuchRun(PredictError):  # noqa: N818 - a name says what is the matter
     """There is no run of this name."""
 
     exit_code = 4
-
-
-def _refuse_foreign_output(manifest: Manifest, *, overwrite: bool) -> None:
-    output = Path(manifest.output)
-    if overwrite or not output.exists():
-        return
-    if outputs.belongs_to(output) != manifest.run:
-        raise OutputError(
-            f"{output} exists with other contents than this run's",
-            "Move it away, name another --output, or say --overwrite.",
-        )
 
 
 def _say_what_is_new(connection: Connection, manifest: Manifest) -> None:
@@ -113,42 +165,66 @@ def _changes(before: Manifest, now: Manifest) -> list[str]:
     ]
 
 
-def _go_on(connection: Connection, manifest: Manifest, *, overwrite: bool) -> Summary | None:
+def _go_on(
+    connection: Connection, plan: Plan, *, overwrite: bool, retry_dead: bool
+) -> Summary | None:
     """The run was submitted before: have done what is missing; its summary if nothing is."""
+    manifest = plan.manifest
     summary = summarize(connection, manifest)
     assert summary is not None
-    if summary.state == "cancelled":
-        raise PredictError(
-            f"run {manifest.run} was cancelled", "Give it another --run NAME to start it afresh."
-        )
-    if summary.state == "stuck":
-        ids = [task["task_id"] for task in summary.dead_tasks]
-        _say(f"going on with run {manifest.run}: trying {len(ids)} dead tasks again")
-        record.retry(connection, ids)
-        return None
-    if summary.state == "running":
+    turns = record.turns(connection, manifest.run)
+    rows = record.states(connection, turns, record.ROWS)
+    dead = [row["id"] for row in rows if row["state"] == "dead"]
+    if retry_dead and dead:
+        _say(f"trying {len(dead):,} dead rows again")
+        record.retry(connection, dead)
+    elif summary.state == "running":
         _say(f"going on with run {manifest.run}: {summary.handled:,} rows are done")
         return None
-    still_dead = {letter["task_id"] for letter in record.dead_letters(
-        connection, [row.task_id for row in summary.dead_rows]
-    )}  # fmt: skip
-    retried = len(still_dead) < len(summary.dead_rows)
-    if not retried and Path(manifest.output).exists() and not overwrite:
+    elif summary.state == "done" and not overwrite and _is_whole(manifest, turns[-1], rows):
         _say(f"run {manifest.run} is done already: nothing is missing")
         return summary
-    record.assemble_again(connection, manifest, overwrite=overwrite)
+    lost = _lost_parts(connection, manifest, turns)
+    _say(
+        f"going on with run {manifest.run}: it is {summary.state}"
+        + (f", and {len(lost):,} parts have to be made anew" if lost else "")
+    )
+    record.go_on(connection, plan, lost, overwrite=overwrite)
     return None
 
 
-def _look_for_peers(connection: Connection, plan: Plan) -> Callable[[], None]:
+def _is_whole(manifest: Manifest, last: record.Turn, rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether the output is there, and nothing was mended since it was written."""
+    assert last.written is not None
+    predicted = last.written["alone"] - last.written["dead"]
+    ended = Counter(row["state"] for row in rows)
+    is_settled = not ended.keys() - {"completed", "dead", "cancelled"}
+    return is_settled and ended["completed"] == predicted and outputs.is_written_by(manifest)
+
+
+def _lost_parts(
+    connection: Connection, manifest: Manifest, turns: Sequence[record.Turn]
+) -> list[int]:
+    """Chunks that are done, and whose parts are gone or damaged."""
+    chunks = record.states(connection, turns, record.CHUNKS)
+    done = {chunk["chunk"] for chunk in chunks if chunk["state"] == "completed"}
+    gone = set(range(manifest.chunks)) - {chunk["chunk"] for chunk in chunks}
+    return sorted(number for number in done | gone if not outputs.is_whole(manifest.folder, number))
+
+
+def _look_for_peers(connect: Connect, manifest: Manifest) -> Callable[[], None]:
     """Says once when nobody is there to do the work."""
-    kind = kinds.REMOTE if plan.asynchronous else kinds.CHUNK
+    kind = kinds.REMOTE if manifest.asynchronous else kinds.CHUNK
     looks = 0
 
     def look() -> None:
         nonlocal looks
         looks += 1
-        if looks == _NOBODY_AFTER and not record.live_peers(connection, kind):
+        if looks != _NOBODY_AFTER:
+            return
+        with connect() as connection:
+            nobody = not record.live_peers(connection, kind)
+        if nobody:
             _say(
                 f"no live peer runs {kind}: start one with `peers run --app {kinds.APP} --queues "
                 f"{kinds.QUEUE}=2`, or say --workers 2; the run waits meanwhile"

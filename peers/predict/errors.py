@@ -27,6 +27,10 @@ class OutputError(PredictError):
     """An output that exists with other contents, or cannot be written."""
 
 
+class OutputConflict(OutputError):
+    """One that no further attempt mends: other contents, or parts that do not fit together."""
+
+
 class RowError(PredictError):
     """One row that cannot be predicted: it cannot be read, or lacks a value."""
 

@@ -35,5 +35,12 @@ def _missing(column: pa.ChunkedArray) -> list[int]:
 
 
 def plain_id(value: object) -> object:
-    """An id as JSON holds it."""
-    return value if value is None or isinstance(value, int | str) else str(value)
+    """An id as jsonb holds it, for people: the output has it as it is in the input."""
+    if value is None or isinstance(value, int):
+        return value
+    return plain_text(value)
+
+
+def plain_text(value: object) -> str:
+    """A text that jsonb can hold."""
+    return str(value).replace("\0", "\N{SYMBOL FOR NULL}").encode(errors="replace").decode()

@@ -18,7 +18,6 @@ from peers.predict.kinds import APP, QUEUE
 
 _PATIENCE: Final = 30.0
 _PR_SET_PDEATHSIG: Final = 1
-_TRUST: Final = "PEERS_PREDICT_TRUST"
 _BATCH_WAIT: Final = "PEERS_PREDICT_BATCH_WAIT"
 
 _prctl: Any = ctypes.CDLL(None).prctl
@@ -38,8 +37,7 @@ def own_peer(url: str, wanted: Fleet, trust: models.Trust) -> Iterator[subproces
 
     It trusts what the user named on the command line. The kernel stops it if we die.
     """
-    trusted = ",".join([*map(str, trust.folders), *trust.modules])
-    environment = {**os.environ, **({_TRUST: trusted} if trusted else {})}
+    environment = {**os.environ, models.TRUST_VARIABLE: trust.as_text()}
     if wanted.batch_wait is not None:
         environment[_BATCH_WAIT] = str(wanted.batch_wait)
     if url:

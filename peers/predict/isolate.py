@@ -23,6 +23,15 @@ Call: TypeAlias = Callable[[Sequence[int]], "Awaitable[Predictions]"]
 _PROBES: Final = 4
 
 
+class Exit(Exception):  # noqa: N818 - a name says what is the matter
+    """A model wanted to end its process."""
+
+
+def as_exception(error: Exception | SystemExit) -> Exception:
+    """What a model raised, as an outcome of a row."""
+    return error if isinstance(error, Exception) else Exit(f"SystemExit: {error}")
+
+
 @dataclass(slots=True)
 class Isolated:
     """What came of a batch: predictions of some of its rows, in order; why the others have none."""
@@ -60,13 +69,14 @@ async def isolate(
         found.calls += 1
         try:
             predictions = await call(part)
-        except Exception as error:  # a model may raise anything
+        except (Exception, SystemExit) as error:  # a model may raise anything
             if isinstance(error, PeersError) and not isinstance(error, RowError | EndpointError):
                 raise
+            fault = as_exception(error)
             if part is indices and on_failure is not None:
-                await on_failure(error)
+                await on_failure(fault)
             if len(part) == 1:
-                found.bad[part[0]] = error
+                found.bad[part[0]] = fault
             else:
                 middle = (len(part) + 1) // 2
                 waiting += [part[middle:], part[:middle]]

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+
+from peers.predict.errors import OutputError
 
 _LENGTH: Final = 1024
 """Enough for the most killers that a chunk has attempts for."""
@@ -38,12 +42,15 @@ class Journal:
             self._killers.append(running)
         return frozenset(self._killers)
 
-    def enter(self, batch: int) -> None:
-        """Note that this batch goes into the model."""
+    @contextmanager
+    def entered(self, batch: int) -> Iterator[None]:
+        """While this batch is in the model; an exception of it is not the end of the process."""
         self._write(batch)
-
-    def leave(self) -> None:
-        """It came back."""
+        try:
+            yield
+        except Exception:
+            self._write(None)
+            raise
         self._write(None)
 
     def close(self) -> None:
@@ -62,6 +69,12 @@ class Journal:
         # whole in one call, and always of the same length; no fsync: it shall outlive the process,
         # not the machine
         text = json.dumps({"running": running, "killers": self._killers})
-        if self._file is None:
-            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
-        os.pwrite(self._file, text.ljust(_LENGTH).encode(), 0)
+        try:
+            if self._file is None:
+                self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
+            os.pwrite(self._file, text.ljust(_LENGTH).encode(), 0)
+        except OSError as error:
+            raise OutputError(
+                f"{self._path} cannot be written: {error.strerror}",
+                "Make room or correct the rights.",
+            ) from error

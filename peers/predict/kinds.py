@@ -16,9 +16,9 @@ APP: Final = "peers.predict.app"
 _LONGEST_NAME: Final = 200
 
 
-def chunk_key(run: str, number: int) -> str:
-    """The idempotency key of a chunk's task."""
-    return f"peers.predict/{run}/chunk/{number}"
+def chunk_key(run: str, number: int, turn: int = 1) -> str:
+    """The idempotency key of a chunk's task; of another turn, if its part has to be made anew."""
+    return f"peers.predict/{run}/chunk/{number}" + (f"/{turn}" if turn > 1 else "")
 
 
 def row_key(run: str, row: int) -> str:
@@ -26,9 +26,9 @@ def row_key(run: str, row: int) -> str:
     return f"peers.predict/{run}/row/{row}"
 
 
-def assemble_key(run: str, turn: int) -> str:
-    """The idempotency key of the run's assembling tasks, of which there may be several in turn."""
-    return f"peers.predict/{run}/assemble/{turn}"
+def assemble_key(run: str, turn: int, stage: int) -> str:
+    """The idempotency key of the run's assembling tasks: two stages in a turn, several turns."""
+    return f"peers.predict/{run}/assemble/{turn}/{stage}"
 
 
 def hold_off_name(endpoint: str) -> str:

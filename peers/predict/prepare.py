@@ -1,21 +1,22 @@
-"""From a request to a run: find model and input, check that they fit, try the first rows."""
+"""From a request to a run: find model and input, check that they fit, try a few rows."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from peers.predict import inputs, models, outputs
+from peers.predict import inputs, outputs
+from peers.predict.candidate import Candidate, Loaded
 from peers.predict.errors import InputError, OutputError
 from peers.predict.request import Request
 from peers.predict.spec import MOST_BATCHES, Chunk, InputRef, Manifest, ModelRef, parts_folder
-from peers.predict.trial import try_model
 
 _FEWEST_BATCHES: Final = 8
 _CHUNKS: Final = 1000
@@ -23,73 +24,63 @@ _CHUNKS: Final = 1000
 _REMOTE_CONCURRENCY: Final = 8
 _REMOTE_TIMEOUT: Final = 60.0
 _RUN_ID_BYTES: Final = 8
-_URL_SCHEMES: Final = ("postgresql://", "postgres://", "postgresql+psycopg://")
+_DATABASE: Final = re.compile(r"postgres(ql)?(\+\w+)?://")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run that can be submitted. `asynchronous`: its model is waited for."""
+    """A run that can be submitted."""
 
     manifest: Manifest
     chunks: Sequence[Chunk]
-    asynchronous: bool
 
 
-def prepare(
-    request: Request, killers: Collection[int], trying: Callable[[int | None], None]
-) -> Plan:
+def prepare(request: Request) -> Plan:
     """Check everything that can be checked before anything is submitted, and write the manifest.
 
-    `killers` and `trying` are those of `try_model`. Raises ModelError, InputError or OutputError,
-    which name what does not fit and what to do.
+    Raises ModelError, InputError or OutputError, which name what does not fit and what to do.
     """
     output = request.output.absolute()
     outputs.check_output(output)
-    reference = models.resolve(request.model, request.method)
-    trust = trusted(reference)
-    model = models.load(reference, trust)
-    with _input(request, output) as source:
-        found, chunks = inputs.plan(
-            source, lambda rows: chunk_rows(rows, request.batch_size), id_column=request.id_column
-        )
-        columns = dict(found.columns)
-        if request.id_column is not None and request.id_column not in columns:
-            raise InputError(
-                f"the input has no column {request.id_column!r} for the ids",
-                f"It has {', '.join(columns)}: correct --id-column.",
+    with Candidate(request) as candidate:
+        model = candidate.loaded()
+        with _input(request, output) as source:
+            fewest = 1 if model.asynchronous else _FEWEST_BATCHES
+            found, chunks = inputs.plan(
+                source,
+                lambda rows: chunk_rows(rows, request.batch_size, fewest),
+                id_column=request.id_column,
             )
-        leave_out = [request.id_column] if request.id_column else []
-        manifest = _manifest(request, output, reference, found, chunks)
-        manifest = replace(manifest, features=tuple(model.features(columns, leave_out)))
-        if reference.kind != "http":  # it may be busy, and peers wait for it together
-            try_model(model, manifest, chunks[0], killers, trying)
-        manifest = _settle(manifest, source, is_query=request.query is not None)
-    concurrency = request.concurrency or (_REMOTE_CONCURRENCY if model.asynchronous else None)
-    manifest = replace(manifest, concurrency=concurrency)
+            _check_id_column(request, dict(found.columns))
+            manifest = _manifest(request, output, model, found, chunks)
+            features = candidate.try_out(manifest, [chunks[0], *chunks[1:][-1:]])
+            manifest = replace(manifest, features=features)
+            manifest = _settle(manifest, source, is_query=request.query is not None)
     save(manifest)
-    return Plan(manifest, chunks, model.asynchronous)
+    return Plan(manifest, chunks)
 
 
-def trusted(reference: ModelRef) -> models.Trust:
-    """What may be loaded in this process: who names a model on the command line trusts it."""
-    trust = models.Trust.from_environment()
-    if reference.kind == "sklearn":
-        return replace(trust, folders=(*trust.folders, Path(reference.ref).resolve().parent))
-    if reference.kind == "callable":
-        return replace(trust, modules=(*trust.modules, reference.ref.partition(":")[0]))
-    return trust
+def _check_id_column(request: Request, columns: Mapping[str, str]) -> None:
+    if request.id_column is not None and request.id_column not in columns:
+        raise InputError(
+            f"the input has no column {request.id_column!r} for the ids",
+            f"It has {', '.join(columns)}: correct --id-column.",
+        )
 
 
-def chunk_rows(rows: int, batch_size: int) -> int:
-    """How many rows a chunk should have: whole batches; small enough for an even end of the run."""
+def chunk_rows(rows: int, batch_size: int, fewest: int) -> int:
+    """How many rows a chunk should have: whole batches; small enough for an even end of the run.
+
+    `fewest` batches: a chunk has one call at a time, and is so much work that its task is worth it.
+    """
     batches = -(-rows // (_CHUNKS * batch_size))
-    return batch_size * min(max(batches, _FEWEST_BATCHES), MOST_BATCHES)
+    return batch_size * min(max(batches, fewest), MOST_BATCHES)
 
 
 @contextmanager
 def _input(request: Request, output: Path) -> Iterator[Path]:
     """The input as a file: itself, or a snapshot of what the query answers now."""
-    is_url = request.input.startswith(_URL_SCHEMES)
+    is_url = _DATABASE.match(request.input) is not None
     if is_url != (request.query is not None):
         raise InputError(
             "a query needs a database for its input, and a database a query",
@@ -109,18 +100,18 @@ def _input(request: Request, output: Path) -> Iterator[Path]:
 
 
 def _manifest(
-    request: Request, output: Path, model: ModelRef, found: InputRef, chunks: Sequence[Chunk]
+    request: Request, output: Path, model: Loaded, found: InputRef, chunks: Sequence[Chunk]
 ) -> Manifest:
+    reference = model.reference
     source = inputs.hidden(request.input) if request.query is not None else found.path
     return Manifest(
-        run=_run_id(request, output, model, found), name=request.run, model=model, input=found,
-        source=source, id_column=request.id_column, features=(), output=str(output),
+        run=_run_id(request, output, reference, found), name=request.run, model=reference,
+        input=found, source=source, id_column=request.id_column, features=(), output=str(output),
         batch_size=request.batch_size,
         max_attempts=request.max_attempts,
-        timeout=request.timeout or (_REMOTE_TIMEOUT if model.kind == "http" else None),
-        allow_nan=request.allow_nan,
-        chunk_rows=chunk_rows(found.rows, request.batch_size), chunks=len(chunks),
-        concurrency=request.concurrency,
+        timeout=request.timeout or (_REMOTE_TIMEOUT if reference.kind == "http" else None),
+        asynchronous=model.asynchronous, allow_nan=request.allow_nan, chunks=len(chunks),
+        concurrency=request.concurrency or (_REMOTE_CONCURRENCY if model.asynchronous else None),
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,11 +10,14 @@ from psycopg.rows import dict_row
 
 from peers import ParentFailure, graph
 from peers.predict import app, kinds
+from peers.predict.errors import PredictError
 from peers.predict.kinds import QUEUE, assemble_key, chunk_key
 from peers.predict.prepare import Plan
-from peers.predict.spec import Manifest
+from peers.predict.spec import Manifest, parts_folder
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import psycopg
 
     from peers import Node
@@ -22,11 +25,13 @@ if TYPE_CHECKING:
     Connection = psycopg.Connection[Any]
 
 _MOST_TURNS: Final = 100
+_STAGES: Final = (1, 2)
 
 _TURNS: Final = """
-    select t.id, t.state::text, t.result, extract(epoch from t.finished_at)::float8 as finished
+    select t.id, (t.args ->> 'turn')::integer as turn, (t.args ->> 'stage')::integer as stage,
+           t.state::text, t.result, extract(epoch from t.finished_at)::float8 as finished
     from peers.task t
-    where t.idempotency_key = any (%(keys)s) order by t.id
+    where t.idempotency_key = any (%(keys)s) order by turn, stage
 """
 _NAMED: Final = """
     select t.args ->> 'manifest' as manifest, t.metadata ->> 'run' as run
@@ -34,44 +39,90 @@ _NAMED: Final = """
     where t.kind = %(kind)s and %(name)s in (t.metadata ->> 'name', t.metadata ->> 'run')
     order by t.id desc limit 1
 """
-_PARENTS: Final = """
-    select count(*) as tasks,
-           count(*) filter (where t.state in ('completed', 'dead', 'cancelled')) as ended,
-           count(*) filter (where t.state = 'running') as running,
-           coalesce(array_agg(t.id order by t.id) filter (where t.state = 'dead'), '{}') as dead,
-           coalesce(array_agg(t.id order by t.id) filter (where t.state = 'cancelled'), '{}')
-               as cancelled,
-           coalesce(sum((t.result ->> 'rows')::bigint), 0)::bigint as rows,
-           coalesce(sum((t.result ->> 'suspects')::bigint), 0)::bigint as suspects,
-           coalesce(sum((t.result ->> 'batches')::bigint), 0)::bigint as batches,
-           coalesce(sum((t.result ->> 'model_seconds')::float8), 0) as model_seconds,
-           coalesce(sum(greatest(t.attempt - 1, 0)), 0)::bigint as retries,
-           extract(epoch from min(t.started_at))::float8 as started,
-           extract(epoch from max(t.finished_at))::float8 as finished,
-           extract(epoch from peers.now())::float8 as now
-    from peers.dependency d join peers.task t on t.id = d.parent_id
-    where d.child_id = %(child)s
+_RIVALS: Final = """
+    select t.metadata ->> 'run' as run
+    from peers.task t
+    where t.kind = %(kind)s and t.state not in ('completed', 'dead', 'cancelled')
+      and starts_with(t.args ->> 'manifest', %(folder)s) and t.metadata ->> 'run' <> %(run)s
+    order by t.id desc limit 1
+"""
+# Of a chunk or a row that was submitted more than once, the last task counts.
+_WORK: Final = """
+    with work as (
+        select distinct on (t.args -> 'chunk', t.args -> 'row') t.*
+        from peers.dependency d join peers.task t on t.id = d.parent_id
+        where d.child_id = any (%(turns)s) and t.kind = any (%(kinds)s)
+        order by t.args -> 'chunk', t.args -> 'row', t.id desc
+    )
+"""
+_TALLY: Final = """
+    select count(*) filter (where state = 'completed') as completed,
+           count(*) filter (where state = 'dead') as dead,
+           count(*) filter (where state = 'cancelled') as cancelled,
+           count(*) filter (where state in ('blocked', 'scheduled', 'ready', 'running')) as live,
+           coalesce(sum((result ->> 'rows')::bigint), 0)::bigint as rows,
+           coalesce(sum((result ->> 'suspects')::bigint), 0)::bigint as suspects,
+           coalesce(sum((result ->> 'batches')::bigint), 0)::bigint as batches,
+           coalesce(sum((result ->> 'rows')::bigint)
+                        filter (where finished_at > peers.now() - interval '30 s'), 0)::bigint
+               as recent,
+           coalesce(sum(greatest(attempt - 1, 0)), 0)::bigint as retries,
+           extract(epoch from min(started_at))::float8 as started,
+           extract(epoch from max(finished_at))::float8 as finished,
+           extract(epoch from peers.now())::float8 as now,
+           coalesce(sum(extract(epoch from idle))
+                        filter (where idle > interval '1 minute'), 0)::float8 as idle
+    from (
+        select w.*, w.started_at - max(coalesce(w.finished_at, peers.now())) over (
+                   order by w.started_at rows between unbounded preceding and 1 preceding) as idle
+        from work w
+    ) w
 """
 _UNDER_WAY: Final = """
     select coalesce(sum(r.progress_done), 0)::bigint as rows
-    from peers.dependency d join peers.running r on r.task_id = d.parent_id
-    where d.child_id = %(child)s
+    from work join peers.running r on r.task_id = work.id
+"""
+_TROUBLE: Final = """
+    select f.error_message as why
+    from (
+        select id, state, attempt from work
+        union all
+        select id, state, attempt from peers.task where id = any (%(turns)s)
+    ) t join peers.failure f on f.task_id = t.id
+    where t.state in ('scheduled', 'ready', 'running')
+      and f.attempt = t.attempt - case t.state when 'running' then 1 else 0 end
+    order by f.id desc limit 1
+"""
+_HELD_OFF: Final = """
+    select reason as why from peers.throttle where name = %(name)s and resume_at > peers.now()
 """
 _DEAD: Final = """
     select d.task_id, d.error_type, d.error_message, d.args, d.exit_signal
-    from peers.dead_letter d where d.task_id = any (%(ids)s) order by d.task_id
+    from work join peers.dead_letter d on d.task_id = work.id order by d.task_id limit %(limit)s
+"""
+_DEAD_TURNS: Final = """
+    select d.task_id, d.error_type, d.error_message, d.args, d.exit_signal
+    from peers.dead_letter d where d.task_id = any (%(turns)s) order by d.task_id
+"""
+_STATES: Final = """
+    select id, state::text, (args ->> 'chunk')::integer as chunk from work
 """
 _ALIVE: Final = """
     select count(*) as peers from peers.peer_status
     where alive and queues ? %(queue)s and %(kind)s = any (kinds)
 """
 
+CHUNKS: Final = (kinds.CHUNK, kinds.REMOTE)
+ROWS: Final = (kinds.ROW, kinds.REMOTE_ROW)
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """An assembling task: the first one waits for chunks, later ones for rows that stand alone."""
+    """An assembling task: the first stage waits for chunks, the second for rows alone."""
 
     id: int
+    turn: int
+    stage: int
     state: str
     result: dict[str, Any] | None
     finished: float | None
@@ -82,21 +133,60 @@ class Turn:
         return self.result if self.result and "output" in self.result else None
 
 
+# ------------------------------------------------------------------------------------- submitting
+
+
 def submit(connection: Connection, plan: Plan, *, overwrite: bool) -> bool:
     """Submits the chunks and the assembling task, at once; False: they were there already."""
-    manifest = plan.manifest
-    if turns(connection, manifest.run):
+    if turns(connection, plan.manifest.run):
         return False
-    handler = app.remote if plan.asynchronous else app.chunk
+    _submit(connection, plan, range(len(plan.chunks)), [], turn=1, overwrite=overwrite)
+    return True
+
+
+def go_on(connection: Connection, plan: Plan, lost: Collection[int], *, overwrite: bool) -> None:
+    """Has what is missing done: dead chunks again, those that are `lost` anew, and the output.
+
+    Assembling tasks that are dead are replaced.
+    """
+    before = turns(connection, plan.manifest.run)
+    chunks = states(connection, before, CHUNKS)
+    again = [each["id"] for each in chunks if each["state"] == "dead"]
+    lost = {*lost, *(each["chunk"] for each in chunks if each["state"] == "cancelled")}
+    retry(connection, again)
+    connection.execute(
+        "select peers.discard(id) from unnest(%s::bigint[]) as dead(id)",
+        [[turn.id for turn in before if turn.state == "dead"]],
+    )
+    if lost or not _waits(turns(connection, plan.manifest.run)):
+        turn = before[-1].turn + 1
+        _submit(connection, plan, sorted(lost), again, turn=turn, overwrite=overwrite)
+
+
+def _waits(found: Sequence[Turn]) -> bool:
+    return found[-1].state in {"blocked", "scheduled", "ready", "running"}
+
+
+def _submit(
+    connection: Connection, plan: Plan, numbers: Sequence[int], parents: Sequence[int],
+    *, turn: int, overwrite: bool,
+) -> None:  # fmt: skip
+    manifest = plan.manifest
+    if turn > _MOST_TURNS:
+        raise PredictError(
+            f"run {manifest.run} was begun anew {_MOST_TURNS} times", "Give it another --run NAME."
+        )
+    handler = app.remote if manifest.asynchronous else app.chunk
     metadata = {"run": manifest.run, "name": manifest.name}
     limit = manifest.concurrency
     with graph(connection) as g:
         nodes: list[Node] = []
-        for chunk in plan.chunks:
+        for number in numbers:
+            chunk = plan.chunks[number]
             # a limit of requests at once is a shape of the graph: so many chains
             after = [nodes[-limit]] if limit and len(nodes) >= limit else []
             options = handler.options(
-                idempotency_key=chunk_key(manifest.run, chunk.number), queue=QUEUE,
+                idempotency_key=chunk_key(manifest.run, number, turn), queue=QUEUE,
                 metadata=metadata,
             )  # fmt: skip
             nodes.append(g.add(
@@ -106,34 +196,27 @@ def submit(connection: Connection, plan: Plan, *, overwrite: bool) -> bool:
             ))  # fmt: skip
         g.add(
             app.assemble.options(
-                idempotency_key=assemble_key(manifest.run, 1), queue=QUEUE, metadata=metadata
+                idempotency_key=assemble_key(manifest.run, turn, stage=1), queue=QUEUE,
+                metadata=metadata,
             ),
-            after=nodes, manifest=str(manifest.path), turn=1, overwrite=overwrite,
+            after=[*nodes, *parents], manifest=str(manifest.path), turn=turn, overwrite=overwrite,
+            stage=1,
         )  # fmt: skip
-    return True
 
 
-def assemble_again(connection: Connection, manifest: Manifest, *, overwrite: bool) -> None:
-    """Submits another assembling task: rows were retried since, or the output is gone."""
-    before = turns(connection, manifest.run)
-    first, last = before[0], before[-1]
-    parents = [row["parent_id"] for row in _rows(
-        connection, "select parent_id from peers.dependency where child_id = %(child)s",
-        child=(last if len(before) > 1 else first).id,
-    )]  # fmt: skip
-    turn = len(before) + 1
-    app.assemble.options(
-        idempotency_key=assemble_key(manifest.run, turn), queue=QUEUE,
-        depends_on=parents if len(before) > 1 else [], on_parent_failure=ParentFailure.RUN,
-        metadata={"run": manifest.run, "name": manifest.name},
-    ).submit_in(
-        connection, manifest=str(manifest.path), turn=turn, overwrite=overwrite
-    )  # fmt: skip
+def retry(connection: Connection, ids: Sequence[int]) -> None:
+    """Dead tasks get another chance."""
+    connection.execute("select peers.retry(id) from unnest(%s::bigint[]) as dead(id)", [list(ids)])
+
+
+# ---------------------------------------------------------------------------------------- looking
 
 
 def turns(connection: Connection, run: str) -> list[Turn]:
-    """The assembling tasks of a run so far."""
-    keys = [assemble_key(run, turn) for turn in range(1, _MOST_TURNS + 1)]
+    """The assembling tasks of a run so far, in order."""
+    keys = [
+        assemble_key(run, turn, stage) for turn in range(1, _MOST_TURNS + 1) for stage in _STAGES
+    ]
     return [Turn(**row) for row in _rows(connection, _TURNS, keys=keys)]
 
 
@@ -143,27 +226,57 @@ def find(connection: Connection, name: str) -> tuple[str, str] | None:
     return (found[0]["manifest"], found[0]["run"]) if found else None
 
 
-def tally(connection: Connection, assembling: int) -> dict[str, Any]:
-    """What has become of the parents of an assembling task, and what runs of them."""
-    [counts] = _rows(connection, _PARENTS, child=assembling)
-    [under_way] = _rows(connection, _UNDER_WAY, child=assembling)
+def rival(connection: Connection, manifest: Manifest, output: Path) -> str | None:
+    """Another run that is going to write the same output."""
+    folder = f"{parts_folder(output)}/"
+    found = _rows(connection, _RIVALS, kind=kinds.ASSEMBLE, folder=folder, run=manifest.run)
+    return found[0]["run"] if found else None
+
+
+def tally(connection: Connection, found: Sequence[Turn], of: Sequence[str]) -> dict[str, Any]:
+    """What has become of the tasks of these kinds that the assembling tasks wait for."""
+    [counts] = _work(connection, _TALLY, found, of)
+    [under_way] = _work(connection, _UNDER_WAY, found, of)
     return {**counts, "under_way": under_way["rows"]}
 
 
-def dead_letters(connection: Connection, ids: Sequence[int]) -> list[dict[str, Any]]:
-    """The dead letters of these tasks."""
-    return _rows(connection, _DEAD, ids=list(ids))
+def states(
+    connection: Connection, found: Sequence[Turn], of: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Each of these tasks: id, state and number of its chunk."""
+    return _work(connection, _STATES, found, of)
 
 
-def retry(connection: Connection, ids: Sequence[int]) -> None:
-    """Dead tasks get another chance."""
-    connection.execute("select peers.retry(id) from unnest(%s::bigint[]) as dead(id)", [list(ids)])
+def trouble(connection: Connection, found: Sequence[Turn], endpoint: str) -> str | None:
+    """Why something that is to be tried again failed last, or why an endpoint is left alone."""
+    held_off = _rows(connection, _HELD_OFF, name=kinds.hold_off_name(endpoint))
+    failed = held_off or _work(connection, _TROUBLE, found, (*CHUNKS, *ROWS))
+    return failed[0]["why"] if failed else None
+
+
+def dead_letters(
+    connection: Connection, found: Sequence[Turn], of: Sequence[str], limit: int
+) -> list[dict[str, Any]]:
+    """The first dead letters of these tasks."""
+    return _work(connection, _DEAD, found, of, limit=limit)
+
+
+def dead_turns(connection: Connection, found: Sequence[Turn]) -> list[dict[str, Any]]:
+    """The dead letters of assembling tasks."""
+    return _rows(connection, _DEAD_TURNS, turns=[turn.id for turn in found])
 
 
 def live_peers(connection: Connection, kind: str) -> int:
     """How many peers could run tasks of this kind."""
     [row] = _rows(connection, _ALIVE, queue=QUEUE, kind=kind)
     return int(row["peers"])
+
+
+def _work(
+    connection: Connection, query: str, found: Sequence[Turn], of: Sequence[str], **values: object
+) -> list[dict[str, Any]]:
+    ids = [turn.id for turn in found]
+    return _rows(connection, _WORK + query, turns=ids, kinds=list(of), **values)
 
 
 def _rows(connection: Connection, query: str, **values: object) -> list[dict[str, Any]]:

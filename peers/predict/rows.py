@@ -2,109 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import base64
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import pyarrow as pa
 from typing_extensions import TypedDict
 
-from peers import Reject
-from peers.predict import inputs
-from peers.predict.errors import InputChanged, RowError
-from peers.predict.fitness import unfit_rows
-from peers.predict.isolate import isolate, require_answers
-from peers.predict.spec import Chunk, Manifest, load_manifest
+from peers import Reject, current_batch
+from peers.predict import outputs
+from peers.predict.errors import RowError
+from peers.predict.fitness import plain_text
+from peers.predict.isolate import isolate
+from peers.predict.spec import Manifest, load_manifest
 
 if TYPE_CHECKING:
     from peers.predict.models import Predictions
+
+_SHOWN: Final = 100
+"""Characters."""
 
 PredictFor: TypeAlias = Callable[[Manifest, pa.Table], "Awaitable[Predictions]"]
 
 
 class RowArgs(TypedDict):
-    """The args of such a task; `row` counts from the start of the input, `first` is the chunk's."""
+    """The args of such a task; `row` counts from the start of the input.
+
+    `values`: the file that has the row's values. `problem`: why it cannot be predicted, if known.
+    """
 
     input: str
     row: int
     id: Any
     manifest: str
     chunk: int
-    first: int
-    rows: int
-    where: dict[str, int]
+    values: str
+    problem: str | None
 
 
 async def run_rows(tasks: Sequence[RowArgs], predict: PredictFor) -> list[Any]:
     """A result or an exception for each; what the model raises becomes that of the rows to blame.
 
-    Raises ModelError, Reject and Retry as the model does: they hold for all.
+    Raises what Peers itself raises: that holds for all.
     """
     results: dict[int, Any] = {}
-    order = sorted(range(len(tasks)), key=lambda place: _chunk_of(tasks[place]))
-    for _, places in groupby(order, key=lambda place: _chunk_of(tasks[place])):
+    attempts = [current.attempt for current in current_batch()]
+    order = sorted(range(len(tasks)), key=lambda place: _file_of(tasks[place]))
+    for _, places in groupby(order, key=lambda place: _file_of(tasks[place])):
         members = list(places)
-        outcomes = await _run_one_chunk([tasks[place] for place in members], predict)
-        results.update(zip(members, outcomes, strict=True))
+        found = await _run_one_file([tasks[place] for place in members], predict)
+        for place in members:
+            results[place] = _outcome(tasks[place], attempts[place], found)
     return [results[place] for place in range(len(tasks))]
 
 
-def _chunk_of(task: RowArgs) -> tuple[str, int]:
-    return task["manifest"], task["chunk"]
+def result_of(prediction: pa.Array) -> dict[str, Any]:
+    """The result of a row's task: JSON has no dates, no bytes, no NaN and one kind of number."""
+    sink = pa.BufferOutputStream()
+    batch = pa.record_batch([prediction], ["prediction"])
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    arrow = base64.b64encode(sink.getvalue()).decode()
+    return {"prediction": _shown(prediction), "arrow": arrow}
 
 
-async def _run_one_chunk(tasks: Sequence[RowArgs], predict: PredictFor) -> list[Any]:
+def decoded(result: Mapping[str, str]) -> pa.Array:
+    """The prediction of a row that stood alone, as an array of it alone, in its own type."""
+    with pa.ipc.open_stream(base64.b64decode(result["arrow"])) as reader:
+        return reader.read_all().column(0).combine_chunks()
+
+
+def _file_of(task: RowArgs) -> tuple[str, str]:
+    return task["manifest"], task["values"]
+
+
+async def _run_one_file(tasks: Sequence[RowArgs], predict: PredictFor) -> dict[int, Any]:
+    """By row number: an array with its prediction, or why there is none."""
     manifest = load_manifest(tasks[0]["manifest"])
-    chunk = Chunk(tasks[0]["chunk"], tasks[0]["first"], tasks[0]["rows"], tasks[0]["where"])
-    try:
-        rows = inputs.read(manifest.input, chunk, list(manifest.features))
-    except InputChanged as error:
-        return [Reject(str(error))] * len(tasks)
+    found: dict[int, Any] = {
+        task["row"]: Reject(f"{_name(task)}: {task['problem']}")  # no attempt finds it otherwise
+        for task in tasks
+        if task["problem"] is not None
+    }
+    rows = [task["row"] for task in tasks if task["row"] not in found]
+    if not rows:
+        return found
+    values = outputs.read_values(manifest.folder, tasks[0]["values"], rows)
+    features = values.select(manifest.features)
 
-    async def call(indices: Sequence[int]) -> Predictions:
-        return await predict(manifest, rows.table.take(list(indices)))
+    async def call(places: Sequence[int]) -> Predictions:
+        return await predict(manifest, features.take(list(places)))
 
-    async def on_failure(error: Exception) -> None:
-        suspected = {*indices, *unfit}
-        others = [index for index in range(chunk.rows) if index not in suspected]
-        await require_answers(others, call, error)
-
-    unfit = unfit_rows(rows, manifest)
-    indices = [task["row"] - chunk.first for task in tasks]
-    fit = [index for index in indices if index not in unfit]
-    found: dict[int, Any] = {}
-    for start in range(0, len(fit), manifest.batch_size):
-        batch = await isolate(fit[start : start + manifest.batch_size], call, on_failure)
+    for start in range(0, len(rows), manifest.batch_size):
+        places = range(start, min(start + manifest.batch_size, len(rows)))
+        batch = await isolate(places, call)
         for members, predictions in batch.good:
-            found.update(zip(members, _plain(predictions), strict=True))
-        found |= batch.bad
-    return list(_outcomes(tasks, indices, unfit, found))
+            for place, prediction in _each(members, predictions):
+                found[rows[place]] = prediction
+        found |= {rows[place]: error for place, error in batch.bad.items()}
+    return found
 
 
-def _outcomes(
-    tasks: Sequence[RowArgs], indices: Sequence[int], unfit: dict[int, str], found: dict[int, Any]
-) -> Iterator[Any]:
-    for task, index in zip(tasks, indices, strict=True):
-        if index in unfit:  # no further attempt reads it otherwise
-            yield Reject(f"{_name(task)}: {unfit[index]}")
-        elif isinstance(found[index], Exception):
-            yield _named(task, found[index])
-        else:
-            yield {"prediction": found[index]}
+def _each(places: Sequence[int], predictions: Predictions) -> Iterator[tuple[int, Any]]:
+    for number, place in enumerate(places):
+        try:
+            yield place, outputs.array_of(predictions[number : number + 1])
+        except Exception as error:  # noqa: BLE001  # whatever is in it cannot be written
+            yield place, error
 
 
-def _plain(predictions: Predictions) -> list[Any]:
-    """As JSON holds them: numpy's own numbers become Python's."""
-    if isinstance(predictions, list):
-        return [getattr(one, "tolist", lambda one=one: one)() for one in predictions]
-    values: list[Any] = predictions.tolist()
-    return values
+def _outcome(task: RowArgs, attempt: int, found: Mapping[int, Any]) -> Any:
+    manifest, one = load_manifest(task["manifest"]), found[task["row"]]
+    if isinstance(one, pa.Array):
+        return result_of(one)
+    if isinstance(one, Reject):
+        return one
+    message = f"{_name(task)}: {type(one).__name__}: {one}"
+    # the scheduler's own limit is larger where attempts may end for no fault of the row
+    is_last = attempt >= manifest.max_attempts
+    error: Exception = Reject(message) if is_last else RowError(message)
+    error.__cause__ = one  # its traceback goes into the dead letter
+    return error
 
 
-def _named(task: RowArgs, error: Exception) -> RowError:
-    named = RowError(f"{_name(task)}: {type(error).__name__}: {error}")
-    named.__cause__ = error  # its traceback goes into the dead letter
-    return named
+def _shown(prediction: pa.Array) -> Any:
+    """For people who look at the task; lists and dicts may be large."""
+    value = prediction[0].as_py()
+    if value is None or isinstance(value, bool | int):
+        return value
+    return plain_text(value)[:_SHOWN]
 
 
 def _name(task: RowArgs) -> str:

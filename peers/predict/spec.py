@@ -71,8 +71,9 @@ class Manifest:
     max_attempts: int
     timeout: float | None
     """Seconds that a call of the model may take."""
+    asynchronous: bool
+    """Whether the model is waited for."""
     allow_nan: bool
-    chunk_rows: int
     chunks: int
     concurrency: int | None
 

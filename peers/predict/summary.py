@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peers.predict import record
 from peers.predict.overrun import SIGNAL
-from peers.predict.record import Turn
+from peers.predict.record import CHUNKS, ROWS, Turn
 from peers.predict.spec import Manifest
 
 if TYPE_CHECKING:
     from peers.predict.record import Connection
 
 _SHOWN: Final = 20
+_NAMED: Final = 1000
+"""Dead rows that --json names; there is a dead letter of each."""
+_LONGEST: Final = 200
+_WINDOW: Final = 30.0
+"""Seconds by which the pace is told: those of `recent` in the record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +35,13 @@ class DeadRow:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A run. `seconds`: from the first start to the last end of its tasks, by the database.
+    """A run.
 
-    state: "running"; "stuck" when a chunk or the assembling task is dead; "done". `missing` is what
-    is neither predicted nor dead, 0 in the end. `eta_seconds`: to go, at the pace so far.
+    state: "running"; "stuck" when a chunk or the assembling task is dead, and nothing is under way;
+    "cancelled"; "done". `missing`: neither predicted nor dead, 0 in the end. `seconds`: from the
+    first start to the output, by the database, without times of more than a minute in which nothing
+    ran. `eta_seconds`: to go, at the pace of the last half minute. `trouble`: why something that
+    will be tried again failed last.
     """
 
     run: str
@@ -49,6 +57,7 @@ class Summary:
     seconds: float
     rows_per_second: float
     eta_seconds: float | None
+    trouble: str | None
     output: str
     dead_rows: list[DeadRow]
     dead_tasks: list[dict[str, Any]]
@@ -60,25 +69,27 @@ class Summary:
     def progress(self) -> str:
         """How far it is, in a line."""
         eta = "" if self.eta_seconds is None else f", about {_span(self.eta_seconds)} to go"
-        return f"{self.handled:,} of {self.rows:,} rows, {self.rows_per_second:,.0f} rows/s{eta}"
+        trouble = "" if self.trouble is None else f"; trouble: {self.trouble[:_LONGEST]}"
+        pace = f"{self.rows_per_second:,.0f} rows/s"
+        return f"{self.handled:,} of {self.rows:,} rows, {pace}{eta}{trouble}"
 
     def lines(self) -> list[str]:
         """The figures for people."""
         name = f"{self.name} ({self.run})" if self.name else self.run
         said = [
             f"run {name}: {self.state}; {self.predicted:,} of {self.rows:,} rows predicted, "
-            f"{self.dead} dead, {self.missing} missing",
+            f"{self.dead:,} dead, {self.missing:,} missing",
             f"{self.batches:,} batches in {self.seconds:.1f} s: {self.rows_per_second:,.0f} rows/s"
-            f"; {self.retries} retries",
+            f"; {self.retries:,} retries",
         ]
         if self.state == "running":
             said.append(self.progress())
         said += [f"  task {dead.task_id}: {dead.error}" for dead in self.dead_rows[:_SHOWN]]
-        if len(self.dead_rows) > _SHOWN:
-            said.append(f"  … and {len(self.dead_rows) - _SHOWN} more: peers dead list")
+        if self.dead > _SHOWN:
+            said.append(f"  … and {self.dead - _SHOWN:,} more: peers dead list")
         if self.dead_rows:
             said.append(
-                "Mend them and `peers dead retry ID`; the same command then writes the output anew."
+                "Mend what ails them; the same command with --retry-dead then puts them in."
             )
         said += [f"  task {t['task_id']} is dead: {t['error_message']}" for t in self.dead_tasks]
         if self.dead_tasks:
@@ -93,74 +104,73 @@ def summarize(connection: Connection, manifest: Manifest) -> Summary | None:
     turns = record.turns(connection, manifest.run)
     if not turns:
         return None
-    chunks = record.tally(connection, turns[0].id)
-    alone = [record.tally(connection, turn.id) for turn in turns[1:]]
-    last = turns[-1]
-    written = last.written
-    dead_tasks = record.dead_letters(
-        connection, [*chunks["dead"], *(turn.id for turn in turns if turn.state == "dead")]
-    )
-    suspects = int(chunks["suspects"])
-    dead_rows = _dead_rows(connection, written)
-    ended_alone = alone[-1]["ended"] if alone else 0
-    ended = chunks["rows"] - suspects + ended_alone
+    chunks = record.tally(connection, turns, CHUNKS)
+    alone = record.tally(connection, turns, ROWS)
+    written = turns[-1].written
+    dead_tasks = record.dead_letters(connection, turns, CHUNKS, _SHOWN)
+    dead_tasks += record.dead_turns(connection, turns)
+    state = _state(turns[-1], chunks, dead_tasks)
+    dead_rows = record.dead_letters(connection, turns, ROWS, _NAMED)
+    dead = int(written["dead"]) if written else int(alone["dead"] + alone["cancelled"])
+    ended = chunks["rows"] - chunks["suspects"] + alone["completed"] + dead
     handled = ended + chunks["under_way"]
-    seconds = _seconds([chunks, *alone], last, running=written is None)
-    predicted = written["predicted"] if written else max(0, ended - len(dead_rows))
-    dead = int(written["dead"]) if written else 0
-    state = _state(last, dead_tasks, written)
-    rate = handled / seconds if seconds else 0.0
+    predicted = written["predicted"] if written else max(0, ended - dead)
+    seconds = _seconds(turns, chunks)
+    pace = _pace(chunks, handled, seconds) if state == "running" else _ratio(handled, seconds)
     left = manifest.input.rows - handled
     return Summary(
-        run=manifest.run, name=manifest.name, state=state,
-        rows=manifest.input.rows, handled=handled, predicted=predicted,
+        run=manifest.run, name=manifest.name, state=state, rows=manifest.input.rows,
+        handled=handled, predicted=predicted,
         dead=dead, missing=manifest.input.rows - predicted - dead, batches=chunks["batches"],
-        retries=chunks["retries"] + sum(one["retries"] for one in alone),
-        seconds=round(seconds, 3), rows_per_second=round(rate, 1),
-        eta_seconds=round(left / rate, 1) if rate and state == "running" else None,
-        output=manifest.output, dead_rows=dead_rows, dead_tasks=dead_tasks,
+        retries=chunks["retries"] + alone["retries"], seconds=round(seconds, 3),
+        rows_per_second=round(pace, 1),
+        eta_seconds=round(left / pace, 1) if pace and state == "running" else None,
+        trouble=None if written else record.trouble(connection, turns, manifest.model.ref),
+        output=manifest.output, dead_rows=list(map(_dead_row, dead_rows)), dead_tasks=dead_tasks,
     )  # fmt: skip
 
 
-def _span(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
-
-
-def _state(last: Turn, dead_tasks: Sequence[object], written: object) -> str:
-    if written:
+def _state(last: Turn, chunks: dict[str, Any], dead_tasks: Sequence[object]) -> str:
+    if last.written:
         return "done"
-    if last.state == "cancelled":
+    if last.state == "cancelled" or (chunks["cancelled"] and not chunks["live"]):
         return "cancelled"
-    return "stuck" if dead_tasks else "running"
+    return "stuck" if dead_tasks and not chunks["live"] else "running"
 
 
-def _dead_rows(connection: Connection, written: dict[str, Any] | None) -> list[DeadRow]:
-    if not written:
-        return []
-    named = {task_id: (row, id_) for task_id, row, id_ in written["dead_rows"]}
-    letters = {one["task_id"]: one for one in record.dead_letters(connection, list(named))}
-    return [
-        DeadRow(row, id_, task_id, _error(letters.get(task_id), row, id_))
-        for task_id, (row, id_) in named.items()
-    ]
+def _dead_row(letter: dict[str, Any]) -> DeadRow:
+    args = letter["args"]
+    return DeadRow(args["row"], args["id"], letter["task_id"], _error(letter, args))
 
 
-def _error(letter: dict[str, Any] | None, row: int, id_: object) -> str:
-    if letter is None:
-        return f"row {row}: it was retried, cancelled or discarded since"
+def _error(letter: dict[str, Any], args: dict[str, Any]) -> str:
     message = str(letter["error_message"])
     if letter["exit_signal"] == SIGNAL.name:
         message += ": the model took longer than --timeout says"
     if message.startswith("row "):
         return message
-    of = f"row {row}" + ("" if id_ is None else f" (id {id_!r})")
-    return f"{of} of {letter['args']['input']}: {message}"
+    of = f"row {args['row']}" + ("" if args["id"] is None else f" (id {args['id']!r})")
+    return f"{of} of {args['input']}: {message}"
 
 
-def _seconds(tallies: Sequence[dict[str, Any]], last: Turn, *, running: bool) -> float:
-    started = [one["started"] for one in tallies if one["started"] is not None]
-    if not started:
+def _seconds(turns: Sequence[Turn], chunks: dict[str, Any]) -> float:
+    """Until the output was written first: later turns have rows in it that were mended since."""
+    if chunks["started"] is None:
         return 0.0
-    ends = [one["finished"] for one in tallies if one["finished"] is not None]
-    end = tallies[0]["now"] if running else max([*ends, last.finished or 0.0])
-    return max(0.0, float(end) - float(min(started)))
+    ends = [turn.finished for turn in turns if turn.written and turn.finished]
+    end = ends[0] if ends else float(chunks["now"])
+    return max(0.0, end - float(chunks["started"]) - float(chunks["idle"]))
+
+
+def _pace(chunks: dict[str, Any], handled: int, seconds: float) -> float:
+    if chunks["recent"]:
+        return float((chunks["recent"] + chunks["under_way"]) / min(_WINDOW, max(seconds, 0.001)))
+    return _ratio(handled, seconds)
+
+
+def _ratio(rows: int, seconds: float) -> float:
+    return rows / seconds if seconds else 0.0
+
+
+def _span(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

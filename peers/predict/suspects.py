@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -11,11 +11,13 @@ from typing import Any, Final, NamedTuple
 from peers import Task, graph
 from peers.predict import outputs
 from peers.predict.kinds import QUEUE, row_key
-from peers.predict.spec import Chunk, Manifest
+from peers.predict.spec import Manifest
 
 _AT_ONCE: Final = 500
 _PRIORITY: Final = 90
 """Before the chunks that wait: else they would keep the run from ending."""
+_REMOTE_ATTEMPTS: Final = 100
+"""An endpoint that fails says nothing of the row; the row's own errors are counted by `rows`."""
 
 
 class Suspect(NamedTuple):
@@ -24,25 +26,51 @@ class Suspect(NamedTuple):
     task_id: int
     row: int
     id: Any
+    problem: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """A row to be looked at alone: `row` counts from the start of the input."""
+    """A row to be looked at alone: `row` counts from the start of the input.
+
+    `id`: as JSON holds it; `problem`: why it cannot be predicted, if that is known already.
+    """
 
     row: int
     id: Any
+    problem: str | None = None
+
+
+class Alone(NamedTuple):
+    """The suspects of a chunk, and the file that has their values."""
+
+    chunk: int
+    values: str
+    suspects: list[Suspect]
+
+    def as_note(self) -> str:
+        """What is kept with the chunk's part, for the assembling task."""
+        return json.dumps(self)
+
+    @classmethod
+    def of_part(cls, folder: Path, chunk: int) -> Alone | None:
+        """Those of a finished part; None if there are none. Raises OutputError without the part."""
+        note = outputs.note_of_part(folder, chunk)
+        if not note:
+            return None
+        chunk, values, fields = json.loads(note)
+        return cls(chunk, values, [Suspect(*each) for each in fields])
 
 
 def submit(
-    task: Task[..., Any], manifest: Manifest, chunk: Chunk, doubts: Sequence[Doubt]
-) -> list[Suspect]:
+    task: Task[..., Any], manifest: Manifest, chunk: int, values: str, doubts: Sequence[Doubt]
+) -> Alone:
     """Gives each of these rows a task; one that has it already keeps it."""
     suspects: list[Suspect] = []
     options = task.options(
         queue=QUEUE,
         priority=_PRIORITY,
-        max_attempts=manifest.max_attempts,
+        max_attempts=_REMOTE_ATTEMPTS if manifest.model.kind == "http" else manifest.max_attempts,
         metadata={"run": manifest.run, "name": manifest.name},
     )
     for start in range(0, len(doubts), _AT_ONCE):
@@ -55,24 +83,23 @@ def submit(
                     row=doubt.row,
                     id=doubt.id,
                     manifest=str(manifest.path),
-                    chunk=chunk.number,
-                    first=chunk.first,
-                    rows=chunk.rows,
-                    where=chunk.where,
+                    chunk=chunk,
+                    values=values,
+                    problem=doubt.problem,
                 )
                 for doubt in slice_
             ]
-        suspects += [Suspect(n.id, d.row, d.id) for n, d in zip(nodes, slice_, strict=True)]
-    return suspects
+        suspects += [
+            Suspect(node.id, doubt.row, doubt.id, doubt.problem)
+            for node, doubt in zip(nodes, slice_, strict=True)
+        ]
+    return Alone(chunk, values, suspects)
 
 
-def as_note(suspects: Sequence[Suspect]) -> str:
-    """What is kept with the chunk's part, for the assembling task."""
-    return json.dumps(suspects)
-
-
-def load(folder: Path, chunks: Sequence[int]) -> Iterator[Suspect]:
-    """Those of these chunks. Raises OutputError when a part is missing."""
-    for chunk in chunks:
-        for fields in json.loads(outputs.note_of_part(folder, chunk)):
-            yield Suspect(*fields)
+def submit_again(task: Task[..., Any], manifest: Manifest, alone: Alone) -> Alone:
+    """The same rows, with tasks for those whose tasks are gone."""
+    doubts = [Doubt(suspect.row, suspect.id, suspect.problem) for suspect in alone.suspects]
+    again = submit(task, manifest, alone.chunk, alone.values, doubts)
+    if again != alone:
+        outputs.annotate_part(manifest.folder, alone.chunk, again.as_note())
+    return again

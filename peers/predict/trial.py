@@ -1,79 +1,118 @@
-"""The model on the first rows: whether it can predict at all, before anything is submitted."""
+"""The model on a few rows: whether it can predict at all, before anything is submitted."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import pyarrow as pa
 
 from peers import Reject, Retry
-from peers.predict import inputs, models
-from peers.predict.errors import InputError, ModelError, PredictError
+from peers.predict import inputs, models, outputs
+from peers.predict.errors import EndpointError, InputError, ModelError, PredictError
 from peers.predict.fitness import unfit_rows
+from peers.predict.isolate import as_exception
 from peers.predict.overrun import ended_after
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from peers.predict.spec import Chunk, Manifest
 
-_ROWS: Final = 16
+_ROWS: Final = 8
+"""Of each chunk that rows are taken of, from all over it."""
 _KILLED: Final = "it killed the process that tried it, or took too long"
+_REMOTE_PATIENCE: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """A row whose trial was the end of the process."""
+
+    row: int
+
+
+class _Row(NamedTuple):
+    number: int
+    table: pa.Table
 
 
 def try_model(
     model: models.Model,
     manifest: Manifest,
-    chunk: Chunk,
+    chunks: Sequence[Chunk],
     killers: Collection[int],
     trying: Callable[[int | None], None],
-) -> None:
-    """Raises PredictError if not one of the first rows of the first chunk can be predicted.
+) -> tuple[str, ...]:
+    """The columns that the model takes; PredictError if it can predict none of a few rows.
 
     `killers`: rows that have killed a process which tried them; `trying` is told each row
-    before, and None after it.
+    before, and None after it. A remote model need only not refuse: it may be busy, and peers wait
+    for it together.
     """
-    few = replace(chunk, rows=min(chunk.rows, _ROWS))
-    is_sliced = manifest.input.format == "parquet"
-    rows = inputs.read(manifest.input, few if is_sliced else chunk, list(manifest.features))
-    first = range(min(rows.table.num_rows, _ROWS))
-    unfit = unfit_rows(rows, manifest)
-    if unfit.keys() >= set(first):
+    leave_out = [manifest.id_column] if manifest.id_column else []
+    manifest = replace(
+        manifest, features=tuple(model.features(dict(manifest.input.columns), leave_out))
+    )
+    candidates = [row for chunk in chunks for row in _fit_rows(manifest, chunk)]
+    if not candidates:
         raise InputError(
-            f"none of the first {len(first)} rows can be used; the first: {unfit[0]}",
+            f"no row of the first {chunks[0].rows} and the last {chunks[-1].rows} can be used; "
+            f"the first: {_why_unfit(manifest, chunks[0])}",
             "Correct the input; --allow-nan lets a model have missing values.",
         )
-    failed = [_KILLED for row in first if row in killers]
-    for row in first:
-        if row not in unfit and row not in killers:
-            trying(row)
+    failed = [_KILLED for row in candidates if row.number in killers]
+    for row in candidates:
+        if row.number not in killers:
+            trying(row.number)
             with ended_after(manifest.timeout):
-                error = _error_of(model, rows.table.slice(row, 1))
+                error = _error_of(model, manifest, row.table)
             trying(None)
             if error is None:
-                return
+                return manifest.features
             failed.append(f"{type(error).__name__}: {error}")
     raise PredictError(
-        f"the model can predict none of the first {len(failed)} rows; the first: {failed[0]}",
+        f"the model can predict none of the {len(failed)} rows that it was tried with; the first: "
+        f"{failed[0]}",
         "Nothing was submitted.",
     )
 
 
-def _error_of(model: models.Model, row: pa.Table) -> Exception | None:
+def _fit_rows(manifest: Manifest, chunk: Chunk) -> Iterator[_Row]:
+    rows = inputs.read(manifest.input, chunk, list(manifest.features))
+    unfit = unfit_rows(rows, manifest)
+    fit = [index for index in range(rows.table.num_rows) if index not in unfit]
+    for index in fit[:: -(-len(fit) // _ROWS)] if fit else []:
+        yield _Row(chunk.first + index, rows.table.slice(index, 1))
+
+
+def _why_unfit(manifest: Manifest, chunk: Chunk) -> str:
+    return unfit_rows(inputs.read(manifest.input, chunk, list(manifest.features)), manifest)[0]
+
+
+def _error_of(model: models.Model, manifest: Manifest, row: pa.Table) -> Exception | None:
     try:
-        found: Any = (
-            asyncio.run(_wait_for(model, row)) if model.asynchronous else model.predict(row)
-        )
+        if manifest.model.kind == "http":
+            found: Any = asyncio.run(_wait_for(model, row, _REMOTE_PATIENCE))
+        elif model.asynchronous:
+            found = asyncio.run(_wait_for(model, row, None))
+        else:
+            found = model.predict(row)
+        if not isinstance(found[0], Exception):
+            outputs.check_predictions(found)
+    except (models.Busy, models.Away, EndpointError):
+        return None  # another time, perhaps
     except ModelError:
         raise  # it is the model, not the row
     except (Reject, Retry) as error:
         raise ModelError(f"the model refuses: {error}", "Nothing was submitted.") from error
-    except Exception as error:  # noqa: BLE001  # a model may raise anything
-        return error
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # a model may raise anything
+        is_remote = manifest.model.kind == "http" and isinstance(error, TimeoutError)
+        return None if is_remote else as_exception(error)
     first = found[0]
     return first if isinstance(first, Exception) else None
 
 
-async def _wait_for(model: models.Model, row: pa.Table) -> Any:
-    return await model.predict_async(row)
+async def _wait_for(model: models.Model, row: pa.Table, seconds: float | None) -> Any:
+    async with asyncio.timeout(seconds):
+        return await model.predict_async(row)

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+import psycopg
+
+from peers import DatabaseUnreachable
 from peers.predict.errors import PredictError
 from peers.predict.spec import Manifest
 from peers.predict.summary import Summary, summarize
@@ -18,8 +21,28 @@ if TYPE_CHECKING:
 _SHORTEST_NAP: Final = 0.1
 _LONGEST_NAP: Final = 1.0
 _NAP_PER_SECOND: Final = 0.1
-"""A long run is looked at less often: the workers need the cores."""
+"""A long run is looked at less often, and so is one of many rows that stand alone: the workers
+need the cores.
+"""
+_NAPS_PER_LOOK: Final = 10
 _SAY_EVERY: Final = 5.0
+
+
+def watch_through_outages(
+    connect: Callable[[], AbstractContextManager[Connection]],
+    manifest: Manifest,
+    look: Callable[[], None] = lambda: None,
+    stream: TextIO = sys.stderr,
+) -> Summary:
+    """`watch` over connections that may be lost: when the database is back, the run goes on."""
+    while True:
+        try:
+            with connect() as connection:
+                return watch(connection, manifest, look, stream)
+        except (psycopg.OperationalError, DatabaseUnreachable) as error:
+            reason = str(error).strip().splitlines()[0]
+            print(f"the database is away ({reason}); the run goes on when it is back", file=stream)
+            time.sleep(_LONGEST_NAP)
 
 
 def watch(
@@ -32,15 +55,16 @@ def watch(
 
     Raises PredictError when somebody deleted its tasks meanwhile.
     """
-    summary = _look(connection, manifest)
+    summary, took = _look(connection, manifest)
     bar = _bar(manifest, summary, stream)
     with bar if isinstance(bar, AbstractContextManager) else nullcontext():
         began = said_at = time.monotonic()
         while summary.state == "running":
             look()
             waited = time.monotonic() - began
-            time.sleep(min(_LONGEST_NAP, _SHORTEST_NAP + _NAP_PER_SECOND * waited))
-            summary = _look(connection, manifest)
+            nap = min(_LONGEST_NAP, _SHORTEST_NAP + _NAP_PER_SECOND * waited)
+            time.sleep(max(nap, _NAPS_PER_LOOK * took))
+            summary, took = _look(connection, manifest)
             if bar is not None:
                 bar.update(bar.task_ids[0], completed=summary.handled)
             elif time.monotonic() - said_at > _SAY_EVERY:
@@ -49,11 +73,12 @@ def watch(
     return summary
 
 
-def _look(connection: Connection, manifest: Manifest) -> Summary:
+def _look(connection: Connection, manifest: Manifest) -> tuple[Summary, float]:
+    began = time.monotonic()
     summary = summarize(connection, manifest)
     if summary is None:
         raise PredictError(f"the tasks of run {manifest.run} are gone", "Run it again.")
-    return summary
+    return summary, time.monotonic() - began
 
 
 def _bar(manifest: Manifest, summary: Summary, stream: TextIO) -> Any:

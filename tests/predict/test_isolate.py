@@ -115,7 +115,7 @@ def test_a_journal_has_room_for_as_many_killers_as_a_chunk_has_batches(tmp_path:
     for start in starts:
         journal = Journal(tmp_path, 3)
         journal.reopen(died=True)
-        journal.enter(start)
+        journal.entered(start).__enter__()
         del journal
     journal = Journal(tmp_path, 3)
     assert journal.reopen(died=False) == frozenset(starts[:-1])

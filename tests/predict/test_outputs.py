@@ -21,6 +21,7 @@ import pytest
 from peers.predict import outputs
 from peers.predict.errors import OutputError
 from peers.predict.outputs import Extra
+from peers.predict.outputs.ownership import leave_receipt
 from peers.predict.spec import InputRef, Manifest, ModelRef
 
 SIZE = 10
@@ -33,7 +34,7 @@ def a_manifest(folder: Path, suffix: str = ".parquet") -> Manifest:
         run="abc", name=None, model=ModelRef("callable", "m:f", "d"),
         input=InputRef("in.csv", "csv", 1, 1, "d", SIZE * CHUNKS, (("x", "double"),)),
         source="in.csv", id_column="id", features=("x",), output=str(folder / f"out{suffix}"),
-        batch_size=SIZE, max_attempts=3, timeout=None, allow_nan=False, chunk_rows=SIZE,
+        batch_size=SIZE, max_attempts=3, timeout=None, asynchronous=False, allow_nan=False,
         chunks=CHUNKS, concurrency=None,
     )  # fmt: skip
     made.folder.mkdir(parents=True, exist_ok=True)
@@ -46,6 +47,17 @@ def write_parts(manifest: Manifest, alone: set[int], value: Any = lambda row: ro
         rows = [r for r in range(number * SIZE, (number + 1) * SIZE) if r not in alone]
         ids = pa.array([f"id{row}" for row in rows], pa.string())
         outputs.write_part(manifest.folder, number, rows, ids, [value(row) for row in rows])
+
+
+def alone(manifest: Manifest, predictions: dict[int, Any], size: int = SIZE) -> dict[int, Extra]:
+    """Rows that stood alone, by chunk, as the assembling task hands them over."""
+    found: dict[int, Extra] = {}
+    for chunk in sorted({row // size for row in predictions}):
+        rows = [row for row in predictions if row // size == chunk]
+        ids = pa.table({"id": [f"id{row}" for row in rows]})
+        values = outputs.write_values(manifest.folder, chunk, rows, ids)
+        found[chunk] = Extra(rows, values, [outputs.array_of([predictions[row]]) for row in rows])
+    return found
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -68,10 +80,10 @@ def test_rows_that_stood_alone_take_their_places(suffix: str, tmp_path: Path) ->
     """
     manifest = a_manifest(tmp_path, suffix)
     dead = {13, 25}
-    alone = {0, 9, 10, 19, *range(20, 30), 49} | dead
-    write_parts(manifest, alone)
-    extra = [Extra(row, f"id{row}", row * 2) for row in sorted(alone - dead)]
-    written = outputs.assemble(manifest, range(CHUNKS), extra, dead=len(dead))
+    single = {0, 9, 10, 19, *range(20, 30), 49} | dead
+    write_parts(manifest, single)
+    extra = alone(manifest, {row: row * 2 for row in sorted(single - dead)})
+    written = outputs.assemble(manifest, extra, dead=len(dead))
     expected = [
         {"row": row, "id": f"id{row}", "prediction": row * 2}
         for row in range(SIZE * CHUNKS)
@@ -80,8 +92,8 @@ def test_rows_that_stood_alone_take_their_places(suffix: str, tmp_path: Path) ->
     assert read(written.path) == expected
     assert written.rows == len(expected)
     before = written.path.read_bytes()
-    assert outputs.belongs_to(written.path) == "abc"
-    outputs.assemble(manifest, range(CHUNKS), extra, dead=len(dead))
+    assert outputs.is_written_by(manifest)
+    outputs.assemble(manifest, extra, dead=len(dead))
     assert written.path.read_bytes() == before
 
 
@@ -92,7 +104,7 @@ def test_types_of_parts_and_of_rows_alone_are_brought_together(tmp_path: Path) -
     outputs.write_part(
         manifest.folder, 1, list(range(10, 20)), pa.array(["i"] * 10), np.full(10, 0.5)
     )
-    outputs.assemble(manifest, range(CHUNKS), [Extra(7, "id7", 1.25)])
+    outputs.assemble(manifest, alone(manifest, {7: 1.25}))
     found = read(Path(manifest.output))
     assert (found[7]["prediction"], found[10]["prediction"], found[0]["prediction"]) == (
         1.25,
@@ -102,8 +114,74 @@ def test_types_of_parts_and_of_rows_alone_are_brought_together(tmp_path: Path) -
     again = replace(manifest, run="other", output=str(tmp_path / "lists.parquet"))
     again.folder.mkdir(parents=True)
     write_parts(again, {3}, lambda row: [row, 0.5])
-    outputs.assemble(again, range(CHUNKS), [Extra(3, "id3", [3, 0.5])])
+    outputs.assemble(again, alone(again, {3: [3, 0.5]}))
     assert read(Path(again.output))[3]["prediction"] == [3.0, 0.5]
+
+
+def test_an_output_that_was_edited_is_not_ours_any_more(tmp_path: Path) -> None:
+    """In Parquet, too, where an editor keeps the metadata; nor is that of a run of another name,
+    though it has the same contents.
+    """
+    for suffix in (".parquet", ".csv", ".jsonl"):
+        manifest = a_manifest(tmp_path, suffix)
+        write_parts(manifest, set())
+        path = outputs.assemble(manifest, {}).path
+        other = replace(manifest, run="other")
+        other.folder.mkdir()
+        assert outputs.is_written_by(manifest)
+        assert not outputs.is_written_by(other)
+        if suffix == ".parquet":
+            pq.write_table(pq.read_table(path).slice(0, 3), path)
+        else:
+            path.write_bytes(path.read_bytes() + b"\n")
+        assert not outputs.is_written_by(manifest)
+
+
+def test_killed_between_receipt_and_output_the_output_stays_ours(tmp_path: Path) -> None:
+    """The receipt comes first, and is true of the output before as well as of the one after."""
+    manifest = a_manifest(tmp_path, ".csv")
+    write_parts(manifest, {12})
+    outputs.assemble(manifest, {}, dead=1)
+    new = tmp_path / "new"
+    new.write_text("what the next assembling task was about to put there")
+    leave_receipt(manifest, new)
+    assert outputs.is_written_by(manifest)
+    outputs.assemble(manifest, alone(manifest, {12: 24}))
+    assert outputs.is_written_by(manifest)
+
+
+def test_what_a_killed_writer_left_behind_is_cleared_away(tmp_path: Path) -> None:
+    """Else each death while assembling would cost the room of an output."""
+    manifest = a_manifest(tmp_path)
+    write_parts(manifest, set())
+    (tmp_path / ".out.parquet.0123456789abcdef").write_text("half")
+    outputs.assemble(manifest, {})
+    assert list(tmp_path.glob(".out*")) == []
+
+
+def test_a_flipped_bit_in_a_part_is_noticed(tmp_path: Path) -> None:
+    """Wherever it is in the rows: nobody gets another prediction than the model's."""
+    manifest = a_manifest(tmp_path)
+    write_parts(manifest, set())
+    path = outputs.part_path(manifest.folder, 1)
+    whole, table = path.read_bytes(), outputs.read_part(manifest.folder, 1)
+    footer = int.from_bytes(whole[-8:-4], "little") + 8
+    noticed = 0
+    for place in range(4, len(whole) - footer):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        if not outputs.is_whole(manifest.folder, 1):
+            noticed += 1
+        else:  # in what says nothing of rows
+            assert outputs.read_part(manifest.folder, 1).equals(table)
+    assert noticed > 100
+
+
+def test_predictions_that_do_not_fit_the_others_are_told_apart() -> None:
+    """Whole numbers and others fit together; what is of another type is named."""
+    assert outputs.misfits([1, 2.5, None, 3]) == {}
+    found = outputs.misfits([1, 2, 0.5, "x", 2**70, b"y"])
+    assert found.keys() == {3, 4, 5}
+    assert "string" in found[3]
 
 
 def test_an_output_of_other_contents_is_not_replaced(tmp_path: Path) -> None:
@@ -113,10 +191,10 @@ def test_an_output_of_other_contents_is_not_replaced(tmp_path: Path) -> None:
         write_parts(manifest, set())
         Path(manifest.output).write_text("mine\n")
         with pytest.raises(OutputError, match="--overwrite"):
-            outputs.assemble(manifest, range(CHUNKS), [])
+            outputs.assemble(manifest, {})
         assert Path(manifest.output).read_text() == "mine\n"
-        outputs.assemble(manifest, range(CHUNKS), [], overwrite=True)
-        assert outputs.belongs_to(Path(manifest.output)) == "abc"
+        outputs.assemble(manifest, {}, overwrite=True)
+        assert outputs.is_written_by(manifest)
 
 
 def test_a_missing_part_and_a_repeated_or_missing_row_are_errors(tmp_path: Path) -> None:
@@ -124,13 +202,13 @@ def test_a_missing_part_and_a_repeated_or_missing_row_are_errors(tmp_path: Path)
     manifest = a_manifest(tmp_path)
     write_parts(manifest, {12})
     with pytest.raises(OutputError, match="have 49 rows where 50"):
-        outputs.assemble(manifest, range(CHUNKS), [])
+        outputs.assemble(manifest, {})
     write_parts(manifest, set())
     with pytest.raises(OutputError, match="twice"):
-        outputs.assemble(manifest, range(CHUNKS), [Extra(12, "id12", 1)])
+        outputs.assemble(manifest, alone(manifest, {12: 1}))
     outputs.part_path(manifest.folder, 2).unlink()
     with pytest.raises(OutputError, match="chunk-000002"):
-        outputs.assemble(manifest, range(CHUNKS), [])
+        outputs.assemble(manifest, {})
     assert not Path(manifest.output).exists()
     assert not list(tmp_path.glob(".out*"))
 

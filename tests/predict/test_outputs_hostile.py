@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 import json
 import math
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 from peers.predict import outputs
 from peers.predict.errors import OutputError
 from peers.predict.outputs.durable import replaced
+from peers.predict.rows import decoded, result_of
 from peers.predict.spec import Manifest
 from tests.predict.test_outputs import a_manifest
 
@@ -37,7 +40,8 @@ def test_writers_that_overlap_do_not_share_a_file(tmp_path: Path) -> None:
 def of_format(manifest: Manifest, suffix: str, rows: int) -> Manifest:
     """The same run with another output and so many rows."""
     output = Path(manifest.output).with_suffix(suffix)
-    changed = replace(manifest, output=str(output), input=replace(manifest.input, rows=rows))
+    source = replace(manifest.input, rows=rows)
+    changed = replace(manifest, output=str(output), input=source, chunks=1)
     changed.folder.mkdir(parents=True, exist_ok=True)
     return changed
 
@@ -47,7 +51,7 @@ def test_what_json_lacks_is_null(suffix: str, tmp_path: Path) -> None:
     """Every line is JSON by the standard, which has neither NaN nor infinity."""
     manifest = of_format(a_manifest(tmp_path), suffix, 2)
     outputs.write_part(manifest.folder, 0, [0, 1], None, np.array([[1, math.nan], [math.inf, 2]]))
-    written = outputs.assemble(manifest, [0], [])
+    written = outputs.assemble(manifest, {})
     text = written.path.read_text()
     assert "NaN" not in text
     assert "Infinity" not in text
@@ -56,26 +60,46 @@ def test_what_json_lacks_is_null(suffix: str, tmp_path: Path) -> None:
         assert found == [[1.0, None], [None, 2.0]]
 
 
-def test_a_row_alone_takes_the_type_of_the_others(tmp_path: Path) -> None:
-    """What went through JSON comes back as float32, and as a date, if the parts say so; an id that
-    is null stays null.
-    """
+@pytest.mark.parametrize(
+    ("ids", "predictions"),
+    [
+        ([datetime.date(2020, 1, 1), None, None], np.array([0.1, 0.2, 0.3], "f4")),
+        ([b"\x00a", b"b", b"c"], [datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)] * 3),
+        (["a\x00", "b", "c"], [b"\x00", b"1", b"2"]),
+        ([1, 2, 3], [math.nan, math.inf, 1.0]),
+        ([[1], [2], [3]], [decimal.Decimal("1.10")] * 3),
+        ([datetime.timedelta(1)] * 3, [{"a": np.float32(0.5), "b": [1]}] * 3),
+        ([uuid.UUID(int=1).bytes] * 3, [[0.5, math.nan]] * 3),
+    ],
+)
+def test_rows_alone_are_as_exact_as_the_others(
+    ids: list[Any], predictions: Any, tmp_path: Path
+) -> None:
+    """Ids and predictions of whatever type are what they would have been within their batch."""
     manifest = of_format(a_manifest(tmp_path), ".parquet", 3)
-    day = datetime.date(2020, 1, 1)
-    scores: Any = np.array([0.1], np.float32)
-    outputs.write_part(manifest.folder, 0, [0], pa.array([day]), scores)
-    alone = [outputs.Extra(1, "2020-01-02", float(scores[0])), outputs.Extra(2, None, 0.5)]
-    table = pq.read_table(outputs.assemble(manifest, [0], alone).path)
-    assert table.schema.field("prediction").type == pa.float32()
-    assert table.column("prediction").to_pylist() == [float(scores[0]), float(scores[0]), 0.5]
-    assert table.column("id").to_pylist() == [day, datetime.date(2020, 1, 2), None]
+    column = pa.array(ids)
+    outputs.write_part(manifest.folder, 0, [0, 1, 2], column, predictions)
+    expected = pq.read_table(outputs.assemble(manifest, {}).path)
+    outputs.write_part(manifest.folder, 0, [1], column[1:2], predictions[1:2])
+    rows = [0, 2]
+    values = outputs.write_values(manifest.folder, 0, rows, pa.table({"id": column.take(rows)}))
+    found = [decoded(encoded(outputs.array_of(predictions[row : row + 1]))) for row in rows]
+    alone = {0: outputs.Extra(rows, values, found)}
+    table = pq.read_table(outputs.assemble(manifest, alone).path)
+    assert table.schema == expected.schema
+    assert str(table.to_pydict()) == str(expected.to_pydict())
+
+
+def encoded(prediction: pa.Array) -> Any:
+    """As it goes through the database."""
+    return json.loads(json.dumps(result_of(prediction), allow_nan=False))
 
 
 def write_and_assemble(manifest: Manifest, parts: list[list[Any]]) -> None:
     """Parts of one row each."""
     for number, predictions in enumerate(parts):
         outputs.write_part(manifest.folder, number, [number], None, predictions)
-    outputs.assemble(manifest, range(len(parts)), [])
+    outputs.assemble(manifest, {})
 
 
 @pytest.mark.parametrize(
@@ -87,22 +111,22 @@ def test_predictions_that_fit_nowhere_are_said(
 ) -> None:
     """By an error of ours that names the part; nothing is left behind."""
     manifest = of_format(a_manifest(tmp_path), ".parquet", len(parts))
+    manifest = replace(manifest, chunks=len(parts))
     with pytest.raises(OutputError, match=says):
         write_and_assemble(manifest, parts)
     assert not Path(manifest.output).exists()
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_a_torn_receipt_says_nothing(tmp_path: Path) -> None:
-    """Another run's, cut off by a crash, keeps nobody from knowing whose a file is."""
+@pytest.mark.parametrize("torn", ["", "[]", "{}", '{"digests": nul'])
+def test_a_torn_receipt_says_nothing(torn: str, tmp_path: Path) -> None:
+    """Cut off by a crash, it keeps nobody from going on: the output is then not known as ours."""
     manifest = of_format(a_manifest(tmp_path), ".csv", 1)
     outputs.write_part(manifest.folder, 0, [0], None, [1])
-    outputs.assemble(manifest, [0], [])
-    (manifest.folder / "written.json").rename(manifest.folder / "kept")
-    for name, content in (("a", ""), ("b", "[]"), ("c", "{}")):
-        folder = manifest.folder.with_name(name)
-        folder.mkdir()
-        (folder / "written.json").write_text(content)
-    assert outputs.belongs_to(Path(manifest.output)) is None
-    (manifest.folder / "kept").rename(manifest.folder / "written.json")
-    assert outputs.belongs_to(Path(manifest.output)) == manifest.run
+    outputs.assemble(manifest, {})
+    receipt = manifest.folder / "written.json"
+    whole = receipt.read_text()
+    receipt.write_text(torn)
+    assert not outputs.is_written_by(manifest)
+    receipt.write_text(whole)
+    assert outputs.is_written_by(manifest)

@@ -5,6 +5,16 @@ from peers.predict.models.http import Away, Busy
 from peers.predict.models.load import load
 from peers.predict.models.patience import predict_patiently
 from peers.predict.models.resolve import resolve
-from peers.predict.models.trust import Trust
+from peers.predict.models.trust import TRUST_VARIABLE, Trust
 
-__all__ = ["Away", "Busy", "Model", "Predictions", "Trust", "load", "predict_patiently", "resolve"]
+__all__ = [
+    "TRUST_VARIABLE",
+    "Away",
+    "Busy",
+    "Model",
+    "Predictions",
+    "Trust",
+    "load",
+    "predict_patiently",
+    "resolve",
+]

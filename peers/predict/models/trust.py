@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from peers import ConfigError
 from peers.predict.errors import ModelError
+from peers.predict.spec import ModelRef
 
 TRUST_VARIABLE: Final = "PEERS_PREDICT_TRUST"
 _MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -43,6 +44,18 @@ class Trust:
                 )
         return cls(tuple(folders), tuple(modules))
 
+    def with_named(self, reference: ModelRef) -> Trust:
+        """The same, and the model itself: who names one on the command line trusts it."""
+        if reference.kind == "sklearn":
+            return replace(self, folders=(*self.folders, Path(reference.ref).resolve().parent))
+        if reference.kind == "callable":
+            return replace(self, modules=(*self.modules, reference.ref.partition(":")[0]))
+        return self
+
+    def as_text(self) -> str:
+        """As PEERS_PREDICT_TRUST says it."""
+        return ",".join([*map(str, self.folders), *self.modules])
+
     def check_file(self, path: Path) -> Path:
         """Where this file really lies, all links followed; ModelError unless that is trusted."""
         real = path.resolve()
@@ -65,5 +78,4 @@ class Trust:
         )
 
     def _with(self, entry: Path | str) -> str:
-        entries = [*map(str, self.folders), *self.modules, str(entry)]
-        return f'{TRUST_VARIABLE}="{",".join(entries)}"'
+        return f'{TRUST_VARIABLE}="{",".join(filter(None, [self.as_text(), str(entry)]))}"'

@@ -2,27 +2,39 @@
 
 from peers.predict.outputs.assembly import Extra, Written, assemble
 from peers.predict.outputs.durable import replaced
-from peers.predict.outputs.ownership import belongs_to, check_output
+from peers.predict.outputs.ownership import check_output, is_written_by, refuse_foreign
 from peers.predict.outputs.parts import (
     annotate_part,
+    array_of,
+    check_predictions,
+    is_whole,
+    misfits,
     note_of_part,
     part_path,
     read_part,
     rows_of_part,
     write_part,
 )
+from peers.predict.outputs.values import read_values, write_values
 
 __all__ = [
     "Extra",
     "Written",
     "annotate_part",
+    "array_of",
     "assemble",
-    "belongs_to",
     "check_output",
+    "check_predictions",
+    "is_whole",
+    "is_written_by",
+    "misfits",
     "note_of_part",
     "part_path",
     "read_part",
+    "read_values",
+    "refuse_foreign",
     "replaced",
     "rows_of_part",
     "write_part",
+    "write_values",
 ]

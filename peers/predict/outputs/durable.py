@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 from collections.abc import Iterator
@@ -31,6 +32,12 @@ def replaced(path: Path) -> Iterator[Path]:
             "What is finished stays; make room or correct the rights, and run the command again.",
         ) from error
     finally:
+        temporary.unlink(missing_ok=True)
+
+
+def discard_unfinished(path: Path) -> None:
+    """Removes what earlier writers of `path` left behind when they were killed."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*"):
         temporary.unlink(missing_ok=True)
 
 

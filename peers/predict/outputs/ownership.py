@@ -8,12 +8,9 @@ import os
 from pathlib import Path
 from typing import Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from peers.predict.errors import OutputError
+from peers.predict.errors import OutputConflict, OutputError
 from peers.predict.outputs.durable import replaced
-from peers.predict.spec import parts_folder
+from peers.predict.spec import Manifest
 
 RUN_KEY: Final = b"peers.run"
 _SUFFIXES: Final = (".parquet", ".csv", ".jsonl")
@@ -34,33 +31,40 @@ def check_output(output: Path) -> None:
         raise OutputError(f"the folder {output.parent} cannot be written to", "Correct its rights.")
 
 
-def belongs_to(output: Path) -> str | None:
-    """The run that wrote this file; None: another program, or somebody changed it since.
+def refuse_foreign(manifest: Manifest) -> None:
+    """Raises OutputConflict if the output exists, and is not as this run wrote it."""
+    output = Path(manifest.output)
+    if output.exists() and not is_written_by(manifest):
+        raise OutputConflict(
+            f"{output} exists with other contents than this run's",
+            "Move it away, name another --output, or say --overwrite.",
+        )
 
-    Raises FileNotFoundError.
+
+def is_written_by(manifest: Manifest) -> bool:
+    """Whether the output is there and is what this run wrote last."""
+    output = Path(manifest.output)
+    receipts = _receipts(manifest)
+    return bool(receipts) and output.is_file() and digest_of(output) in receipts
+
+
+def leave_receipt(manifest: Manifest, written: Path) -> None:
+    """Notes what the run is about to put into the place of its output.
+
+    The receipt before stays as well: it is true until then.
     """
-    if output.suffix.lower() == ".parquet":
-        try:
-            metadata = pq.read_schema(output).metadata or {}
-        except pa.ArrowException:
-            return None
-        run = metadata.get(RUN_KEY)
-        return run.decode() if run else None
-    digest = digest_of(output)
-    for receipt in parts_folder(output).glob(f"*/{_RECEIPT}"):
-        try:
-            found = json.loads(receipt.read_text(encoding="utf-8"))["digest"]
-        except (ValueError, KeyError, TypeError):
-            continue  # not one that we wrote whole
-        if found == digest:
-            return receipt.parent.name
-    return None
+    digests = [*_receipts(manifest)[-1:], digest_of(written)]
+    with replaced(manifest.folder / _RECEIPT) as temporary:
+        temporary.write_text(json.dumps({"digests": digests}), encoding="utf-8")
 
 
-def leave_receipt(folder: Path, digest: str) -> None:
-    """Notes what the run has written, where the file itself has no place for it."""
-    with replaced(folder / _RECEIPT) as temporary:
-        temporary.write_text(json.dumps({"digest": digest}), encoding="utf-8")
+def _receipts(manifest: Manifest) -> list[str]:
+    try:
+        text = (manifest.folder / _RECEIPT).read_text(encoding="utf-8")
+        digests: list[str] = json.loads(text)["digests"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # there is none, or none that we wrote whole
+    return digests
 
 
 def digest_of(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -10,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from peers.predict.errors import OutputError
+from peers.predict.errors import OutputConflict
 from peers.predict.outputs.durable import replaced
 from peers.predict.spec import Chunk
 
 ROW: Final = "row"
+ID: Final = "id"
 PREDICTION: Final = "prediction"
 _NOTE: Final = b"peers.note"
 _MATRIX: Final = 2
@@ -40,7 +42,7 @@ def write_part(
     """
     columns: dict[str, Any] = {ROW: pa.array(rows, pa.int64())}
     if ids is not None:
-        columns["id"] = ids
+        columns[ID] = ids
     columns[PREDICTION] = array_of(predictions)
     return _write(part_path(folder, number), pa.table(columns), note)
 
@@ -54,9 +56,10 @@ def annotate_part(folder: Path, number: int, note: str) -> None:
 def _write(path: Path, table: pa.Table, note: str) -> Path:
     try:
         with replaced(path) as temporary:
-            pq.write_table(table.replace_schema_metadata({_NOTE: note}), temporary)
+            noted = table.replace_schema_metadata({_NOTE: note})
+            pq.write_table(noted, temporary, write_page_checksum=True)
     except pa.ArrowException as error:
-        raise OutputError(
+        raise OutputConflict(
             f"{path} cannot hold the model's predictions: {error}",
             "A model must return numbers, texts, lists or dicts with something in them.",
         ) from error
@@ -64,14 +67,16 @@ def _write(path: Path, table: pa.Table, note: str) -> Path:
 
 
 def read_part(folder: Path, number: int) -> pa.Table:
-    """A chunk's part. Raises OutputError when it is not there."""
+    """A chunk's part. Raises OutputConflict when it is not there."""
     path = part_path(folder, number)
     try:
-        return pq.read_table(path, partitioning=None, use_threads=False)
+        return pq.read_table(
+            path, partitioning=None, use_threads=False, page_checksum_verification=True
+        )
     except (OSError, pa.ArrowException) as error:
-        raise OutputError(
+        raise OutputConflict(
             f"the finished part {path} is missing or damaged: {error}",
-            "Give the run another --run NAME to do it afresh.",
+            "The same command makes it anew.",
         ) from error
 
 
@@ -90,13 +95,22 @@ def rows_of_part(folder: Path, chunk: Chunk) -> list[int] | None:
     return rows.tolist() if fits else None
 
 
+def is_whole(folder: Path, number: int) -> bool:
+    """Whether a chunk's part is there, and what was written."""
+    try:
+        read_part(folder, number)
+    except OutputConflict:
+        return False
+    return True
+
+
 def schema_of(folder: Path, number: int) -> pa.Schema:
-    """The columns of a part. Raises OutputError when it is not there."""
+    """The columns of a part. Raises OutputConflict when it is not there."""
     return _schema(folder, number).remove_metadata()
 
 
 def note_of_part(folder: Path, number: int) -> str:
-    """The note that it was written with. Raises OutputError when it is not there."""
+    """The note that it was written with. Raises OutputConflict when it is not there."""
     found: bytes = (_schema(folder, number).metadata or {}).get(_NOTE, b"")
     return found.decode()
 
@@ -108,8 +122,52 @@ def _schema(folder: Path, number: int) -> pa.Schema:
         return read_part(folder, number).schema
 
 
+def check_predictions(predictions: Any) -> None:
+    """Raises OutputConflict if they could not be written."""
+    table = pa.table({PREDICTION: array_of(predictions)})
+    try:
+        pq.write_table(table, pa.BufferOutputStream())
+    except pa.ArrowException as error:
+        raise OutputConflict(
+            f"the model's predictions, of type {table.schema.types[0]}, cannot be written: {error}",
+            "A model must return numbers, texts, lists or dicts with something in them.",
+        ) from error
+
+
+def misfits(predictions: Sequence[Any]) -> dict[int, str]:
+    """Which of a list of predictions are not of the type that most of them have, and how so."""
+    try:
+        array_of(predictions)
+    except OutputConflict:
+        kinds = [_kind(one) for one in predictions]
+        usual = Counter(kinds).most_common(1)[0][0]
+        example = dict(zip(kinds, predictions, strict=True))
+        odd = {kind for kind in example if not _fit_together(example[usual], example[kind])}
+        return {
+            index: f"its prediction is a {kind}, where those of its chunk are {usual}"
+            for index, kind in enumerate(kinds)
+            if kind in odd
+        }
+    return {}
+
+
+def _fit_together(one: Any, other: Any) -> bool:
+    try:
+        array_of([one, other])
+    except OutputConflict:
+        return False
+    return True
+
+
+def _kind(prediction: Any) -> str:
+    try:
+        return str(array_of([prediction]).type)
+    except OutputConflict:
+        return f"{type(prediction).__name__} that cannot be written"
+
+
 def array_of(predictions: Any) -> pa.Array:
-    """Predictions as a column. Raises OutputError for what has no type in common."""
+    """Predictions as a column. Raises OutputConflict for what has no type in common."""
     try:
         if isinstance(predictions, np.ndarray) and predictions.ndim == _MATRIX:
             width = predictions.shape[1]
@@ -119,8 +177,8 @@ def array_of(predictions: Any) -> pa.Array:
         if isinstance(predictions, np.ndarray) and predictions.ndim == 1:
             return pa.array(predictions)
         return _listed(predictions)
-    except pa.ArrowException as error:
-        raise OutputError(
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        raise OutputConflict(
             f"the model's predictions have no type in common: {error}",
             "A model must return values of one type: numbers, texts, lists or dicts.",
         ) from error

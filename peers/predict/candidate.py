@@ -1,0 +1,135 @@
+"""The model of a request, loaded and tried in a process of its own.
+
+A model can take gigabytes, which the command would keep for as long as it watches the run; the rows
+it is tried with may be of those that kill it; and what it prints is not what the command answers.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any, Final, TypeAlias
+
+from peers import PeersError
+from peers.predict import models
+from peers.predict.errors import ModelError
+from peers.predict.request import Request
+from peers.predict.spec import Chunk, Manifest, ModelRef
+from peers.predict.trial import Killed, try_model
+
+_FAREWELL: Final = 5.0
+"""Seconds that a process gets to end by itself: threads of a model might keep it for ever."""
+_STDOUT: Final = 1
+_STDERR: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that could be loaded. `asynchronous`: it is waited for."""
+
+    reference: ModelRef
+    asynchronous: bool
+
+
+_Trial: TypeAlias = "tuple[Manifest, Sequence[Chunk], Sequence[int]]"
+
+
+class Candidate:
+    """The process. Its methods raise what goes wrong in it, and ModelError when it dies."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._start()
+
+    def __enter__(self) -> Candidate:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def loaded(self) -> Loaded:
+        """What the model is, once it is loaded."""
+        found = self._answer()
+        if not isinstance(found, Loaded):
+            raise self._died()
+        return found
+
+    def try_out(self, manifest: Manifest, chunks: Sequence[Chunk]) -> tuple[str, ...]:
+        """Which columns of the input the model takes, after it has predicted a row of these chunks.
+
+        Raises PredictError if it can predict none of those it was tried with.
+        """
+        killers: list[int] = []
+        while True:
+            self._pipe.send((manifest, chunks, killers))
+            found = self._answer()
+            if found is None:
+                raise self._died()
+            if not isinstance(found, Killed):
+                features: tuple[str, ...] = found
+                return features
+            killers.append(found.row)
+            self._end()
+            self._start()
+            self.loaded()
+
+    def _start(self) -> None:
+        context = get_context("spawn")  # no lock and no connection of ours is in it
+        self._pipe, theirs = context.Pipe()
+        # no daemon: models may start processes
+        self._process: SpawnProcess = context.Process(target=_run, args=(theirs, self._request))
+        self._process.start()
+        theirs.close()
+
+    def _end(self) -> None:
+        self._pipe.close()
+        self._process.join(_FAREWELL)
+        self._process.kill()
+        self._process.join()
+
+    def _answer(self) -> Any:
+        """What it says at last; Killed with its row if a trial killed it, None if it just died."""
+        on_trial: int | None = None
+        try:
+            while isinstance(said := self._pipe.recv(), int | None):
+                on_trial = said
+        except (EOFError, ConnectionResetError):
+            return None if on_trial is None else Killed(on_trial)
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    def _died(self) -> ModelError:
+        self._process.join(_FAREWELL)
+        return ModelError(
+            f"the process that loads and tries the model {self._request.model} ended: "
+            f"{_how(self._process.exitcode)}",
+            "Nothing was submitted.",
+        )
+
+
+def _run(pipe: Connection, request: Request) -> None:
+    os.dup2(_STDERR, _STDOUT)
+    try:
+        reference = models.resolve(request.model, request.method)
+        model = models.load(reference, models.Trust.from_environment().with_named(reference))
+        pipe.send(Loaded(reference, model.asynchronous))
+        while True:
+            manifest, chunks, killers = pipe.recv()
+            pipe.send(try_model(model, manifest, chunks, killers, trying=pipe.send))
+    except (PeersError, OSError) as error:
+        if not isinstance(error, EOFError | BrokenPipeError):
+            pipe.send(error)
+    except (EOFError, KeyboardInterrupt):
+        pass  # nobody asks any more; the parent has the interrupt, too, and says so
+
+
+def _how(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        return signal.Signals(-exit_code).name
+    return f"exit code {exit_code}"
