@@ -86,6 +86,10 @@ class Handler:
                 "batch_size" + of, f"1 to {BATCH_SIZE_MAX}", self.batch_size,
             )  # fmt: skip
         _require(
+            self.batch_size is not None or not self.batch_wait,
+            "batch_wait" + of, "left out without a batch_size", self.batch_wait,
+        )  # fmt: skip
+        _require(
             0 <= self.batch_wait.total_seconds() <= BATCH_WAIT_MAX,
             "batch_wait" + of, f"0 to {BATCH_WAIT_MAX:g} s", self.batch_wait,
         )  # fmt: skip
@@ -149,7 +153,8 @@ def _element_of(function: Callable[..., Any]) -> TypeAdapter[Any]:
     """
     parameters = list(inspect.signature(function, eval_str=True).parameters.values())
     annotation = parameters[0].annotation if len(parameters) == 1 else None
-    if annotation is None or parameters[0].kind is parameters[0].KEYWORD_ONLY:
+    single = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if annotation is None or parameters[0].kind not in single:
         raise TypeError(
             f"{function.__qualname__}: a batch handler takes one argument, the list of args, such "
             "as `rows: list[dict[str, Any]]`"

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Coroutine
 from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pyarrow as pa
 
-from peers import DatabaseUnreachable, Reject, current_batch, current_task, task
+from peers import Reject, current_batch, current_task, task
 from peers.predict import kinds, models, suspects
 from peers.predict.assemble import assemble_run
 from peers.predict.chunk import run_chunk
-from peers.predict.errors import EndpointError, ModelError
-from peers.predict.kinds import hold_off_name
+from peers.predict.errors import ModelError
 from peers.predict.overrun import ended_after
+from peers.predict.remote import predict_remotely
 from peers.predict.rows import RowArgs, run_rows
 from peers.predict.spec import MOST_BATCHES, Chunk, Manifest, ModelRef, load_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from peers import CurrentTask
     from peers.predict.models import Model, Predictions
 
 T = TypeVar("T")
@@ -95,7 +94,7 @@ async def remote(
     run, part = load_manifest(manifest), Chunk(chunk, first, rows, where)
 
     async def predict(table: pa.Table) -> Predictions:
-        return await _predict_remotely(run, table, current_task())
+        return await predict_remotely(_model(run), run, table, current_task())
 
     async def hand_over(values: str, doubts: Sequence[suspects.Doubt]) -> suspects.Alone:
         return await asyncio.to_thread(
@@ -137,7 +136,7 @@ async def _predict_for(manifest: Manifest, table: pa.Table) -> Predictions:
 
 
 async def _predict_remotely_for(manifest: Manifest, table: pa.Table) -> Predictions:
-    return await _predict_remotely(manifest, table, current_batch()[0])
+    return await predict_remotely(_model(manifest), manifest, table, current_batch()[0])
 
 
 def _strictly(model: Model, table: pa.Table, timeout: float | None) -> Predictions:
@@ -149,42 +148,8 @@ def _strictly(model: Model, table: pa.Table, timeout: float | None) -> Predictio
         raise Reject(str(error)) from error
 
 
-async def _predict_remotely(manifest: Manifest, table: pa.Table, task: CurrentTask) -> Predictions:
-    model, endpoint = _model(manifest), manifest.model.ref
-    name = hold_off_name(endpoint)
-
-    async def call() -> Predictions:
-        limit = asyncio.timeout(manifest.timeout)
-        try:
-            async with limit:
-                return await model.predict_async(table)
-        except ModelError as error:
-            raise Reject(str(error)) from error
-        except TimeoutError:
-            if not limit.expired():
-                raise  # the model's own
-            raise EndpointError(f"{endpoint} took longer than {manifest.timeout:g} s") from None
-
-    async def hold_off(seconds: float, reason: str) -> None:
-        try:
-            await task.hold_off_async(name, seconds, reason)
-        except DatabaseUnreachable:  # then at least we stay away
-            await asyncio.sleep(seconds)
-
-    async def held_off() -> float:
-        try:
-            return await task.held_off_async(name)
-        except DatabaseUnreachable:
-            return 0.0
-
-    if manifest.model.kind != "http":
-        return await call()
-    return await models.predict_patiently(call, held_off, hold_off)
-
-
-def _at_once(coroutine: Coroutine[Any, Any, T] | Awaitable[T]) -> T:
+def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:
     """Runs a coroutine that never waits, without an event loop."""
-    assert isinstance(coroutine, Coroutine)
     try:
         coroutine.send(None)
     except StopIteration as end:

@@ -93,7 +93,7 @@ def _input(request: Request, output: Path) -> Iterator[Path]:
     _make(folder)
     snapshot = folder / f"query-{uuid4().hex}.parquet"
     try:
-        inputs.snapshot(request.input, request.query, snapshot)
+        inputs.snapshot(request.input, request.query, snapshot, request.id_column)
         yield snapshot
     finally:
         snapshot.unlink(missing_ok=True)

@@ -127,9 +127,13 @@ class Batch:
 
     def stopped(self, part: Part, error: BaseException, describe: Callable[..., Failed]) -> None:
         """The call was stopped for the sake of those that somebody cancelled; the rest goes on."""
-        cancelled = [member for member in part.members if member.current.cancelled]
+        seconds = part.seconds()
+        self._outcomes += [
+            describe(member.task, seconds, error)
+            for member in part.members
+            if member.current.cancelled
+        ]
         others = [member for member in part.members if not member.current.cancelled]
-        self._fail(Part(cancelled), error, describe)
         if others:
             self._waiting.append(others)
 

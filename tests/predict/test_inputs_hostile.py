@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from pathlib import Path
@@ -15,6 +16,7 @@ from sqlalchemy import URL
 
 from peers.predict import inputs
 from peers.predict.errors import InputError, OutputError
+from peers.predict.inputs.records import records
 
 SIZES = (1, 3, 10_000)
 WELL = 1100  # more than the types are told by
@@ -187,3 +189,59 @@ def url_of(conninfo: str) -> str:
         query={key: found[key] for key in ("host", "port") if key in found},
     )  # fmt: skip
     return made.render_as_string(hide_password=False)
+
+
+class Counting(io.BytesIO):
+    """A file that knows how many lines were read of it."""
+
+    lines = 0
+
+    def readline(self, *arguments: Any) -> bytes:
+        """One more."""
+        self.lines += 1
+        return super().readline(*arguments)
+
+
+@pytest.mark.parametrize("line", [b'5",",x\n', b'"a\n', b'1,"b\n', b'"x"y,"z\n'])
+def test_a_file_of_stray_quotes_is_not_read_again_and_again(line: bytes) -> None:
+    """The lines read are a small multiple of those that are there."""
+    stream = Counting(line * 5000)
+    found = list(records(stream, "csv", 2))
+    assert sum(span.bytes for span in found) == 5000 * len(line)
+    assert stream.lines < 4 * 5000
+
+
+def test_ids_are_what_they_were(tmp_path: Path) -> None:
+    """Digits with zeros before them are a text; whole numbers stay whole."""
+    path = tmp_path / "rows.csv"
+    path.write_text("id,x\n0042,1\n0043,2\n")
+    rows, _ = read_all(path, 10, ["id", "x"])
+    assert [row["id"] for row in rows] == ["0042", "0043"]
+    path.write_text(f"id,x\n{2**53 + 1},1\n7,2\n")
+    rows, _ = read_all(path, 10, ["id", "x"])
+    assert [row["id"] for row in rows] == [2**53 + 1, 7]
+
+
+def test_lists_and_objects_of_json_stay_what_they_are(tmp_path: Path) -> None:
+    """For whoever takes rows as Python values; a key that comes late is a column, too."""
+    records_ = [{"id": n, "v": [n, {"a": None}]} for n in range(WELL)]
+    records_[-1]["late"] = 7
+    records_[5]["v"] = "now a text"
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records_))
+    source, chunks = inputs.plan(path, lambda _: 500, id_column="id")
+    found = [
+        row
+        for chunk in chunks
+        for row in inputs.plain_rows(inputs.read(source, chunk, ["id", "v", "late"]).table)
+    ]
+    assert [(row["id"], row["v"]) for row in found] == [(one["id"], one["v"]) for one in records_]
+    assert [row["late"] for row in found] == [None] * (WELL - 1) + [7]
+
+
+def test_a_csv_of_semicolons_is_told_so(tmp_path: Path) -> None:
+    """Rather than that it lacks every column."""
+    path = tmp_path / "rows.csv"
+    path.write_text("id;x\n1;2\n")
+    with pytest.raises(InputError, match="single column"):
+        inputs.plan(path, lambda _: 10)

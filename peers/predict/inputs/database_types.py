@@ -21,15 +21,20 @@ _JSON: Final = frozenset({"json", "jsonb"})
 Plain = Callable[[Any], Any]
 
 
-def columns_of(description: Sequence[Any]) -> tuple[pa.Schema, list[Plain | None]]:
+def columns_of(
+    description: Sequence[Any], id_column: str | None
+) -> tuple[pa.Schema, list[Plain | None]]:
     """The schema, and for each column what makes its values plain (None: they are).
 
-    Numerics are doubles; UUIDs, JSON and types that Arrow lacks are texts; arrays are lists.
+    Numerics are doubles, as ids texts; UUIDs, JSON and types that Arrow lacks are texts; arrays are
+    lists.
     """
     fields: list[tuple[str, pa.DataType]] = []
     plain: list[Plain | None] = []
     for column in description:
         kind, convert = _column(column.type_code)
+        if column.name == id_column and convert is float:  # no digit of an id may be lost
+            kind, convert = pa.string(), str
         fields.append((column.name, kind))
         plain.append(convert)
     return pa.schema(fields), plain
@@ -59,4 +64,9 @@ def _dumped(value: Any) -> str:
 
 
 def _each(convert: Plain) -> Plain:
-    return lambda values: [None if value is None else convert(value) for value in values]
+    def plain(values: Any) -> Any:
+        if isinstance(values, list):  # there may be lists in it
+            return [plain(value) for value in values]
+        return None if values is None else convert(values)
+
+    return plain

@@ -37,7 +37,9 @@ def plan(
             names, start = _text_start(stream, path, format_)
             width = len(names) or None
             rows = sum(1 for _ in records(stream, format_, width, start))
-            sample = list(islice(records(stream, format_, width, start), text.SAMPLE))
+            # every key of JSON Lines is a column, also one that comes late
+            most = text.SAMPLE if format_ == "csv" else None
+            sample = list(islice(records(stream, format_, width, start), most))
             columns = text.sampled(stream, sample, format_, names, id_column)
             spans = records(stream, format_, width, start)
             chunks = list(_text_chunks(spans, chunk_rows(rows)))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _AT_ONCE: Final = 10_000
 
 
-def snapshot(url: str, query: str, target: Path) -> int:
+def snapshot(url: str, query: str, target: Path, id_column: str | None = None) -> int:
     """Writes the query's rows to a Parquet file; how many.
 
     Read only, by a server-side cursor, never all rows in memory. Types are the
@@ -39,7 +39,7 @@ def snapshot(url: str, query: str, target: Path) -> int:
         ):
             if not answer.returns_rows:
                 raise InputError("the query answers no rows", "Write one that selects.")
-            return _write(answer, target)
+            return _write(answer, target, id_column)
     except SQLAlchemyError as error:
         sentence = str(getattr(error, "orig", None) or error).strip()
         raise InputError(f"the query on {hidden(url)} failed: {sentence}") from error
@@ -75,8 +75,8 @@ def _url(url: str) -> URL:
     return found
 
 
-def _write(answer: CursorResult[Any], target: Path) -> int:
-    schema, plain = columns_of(answer.cursor.description or ())
+def _write(answer: CursorResult[Any], target: Path, id_column: str | None) -> int:
+    schema, plain = columns_of(answer.cursor.description or (), id_column)
     twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if twice:
         raise InputError(f"the query names {', '.join(twice)} twice", "Give each column a name.")

@@ -41,6 +41,7 @@ def records(
     """
     stream.seek(start)
     at = start
+    quotes = _OpenQuotes(stream, width)
     while line := stream.readline(_LONGEST + 1):
         size = len(line)
         if size > _LONGEST:
@@ -49,7 +50,7 @@ def records(
                 "Each line must be a record.",
             )
         if format == "csv" and b'"' in line and not _CLOSED.fullmatch(line):
-            size = _through(stream, line, width)
+            size = quotes.size(line, at)
             if size == len(line):
                 stream.seek(at + size)
         if line not in {b"\n", b"\r\n"} if format == "csv" else line.strip():
@@ -67,24 +68,40 @@ def fields(record: bytes) -> list[bytes] | None:
     ]
 
 
-def _through(stream: BinaryIO, line: bytes, width: int | None) -> int:
-    """The bytes of the record that begins with this line; the line's own if no end is to be had."""
-    lines, size = [line], len(line)
-    while following := stream.readline(_LONGEST):
-        size += len(following)
-        if size > _LONGEST:
-            break
-        lines.append(following)
-        closing = _CLOSING.match(following)
-        if closing is None:
-            continue
-        rest = following[closing.end() :].rstrip(b"\r\n")
-        if rest and not rest.startswith(b","):
-            break
-        if _CLOSED.fullmatch(rest[1:]):
-            found = _matched(b"".join(lines))
-            return size if found and width in {None, len(found)} else len(line)
-    return len(line)
+class _OpenQuotes:
+    """Finds where a quote closes that its line leaves open.
+
+    Whether one closes does not depend on where it was opened, so lines that were passed in vain are
+    not read for each of those that follow: a file of stray quotes takes no longer than another.
+    """
+
+    def __init__(self, stream: BinaryIO, width: int | None) -> None:
+        self._stream = stream
+        self._width = width
+        self._vain = range(0)
+        """Where a search may begin that finds nothing."""
+
+    def size(self, line: bytes, at: int) -> int:
+        """The bytes of the record that begins with this line; the line's own if it has no end."""
+        lines, size, begin = [line], len(line), at + len(line)
+        if begin in self._vain:
+            return len(line)
+        while following := self._stream.readline(_LONGEST):
+            size += len(following)
+            if size > _LONGEST:
+                return len(line)
+            lines.append(following)
+            closing = _CLOSING.match(following)
+            if closing is None:
+                continue
+            rest = following[closing.end() :].rstrip(b"\r\n")
+            if rest and not rest.startswith(b","):
+                break
+            if _CLOSED.fullmatch(rest[1:]):
+                found = _matched(b"".join(lines))
+                return size if found and self._width in {None, len(found)} else len(line)
+        self._vain = range(begin, at + size)
+        return len(line)
 
 
 def _matched(record: bytes) -> list[re.Match[bytes]] | None:

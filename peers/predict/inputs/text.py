@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 import pyarrow.csv
 
 from peers.predict.errors import InputError
+from peers.predict.inputs.json_columns import AS_JSON, JSON, json_text
 from peers.predict.inputs.records import BOM, Span, TextFormat, fields, records
 
 SAMPLE: Final = 1000
@@ -19,7 +20,11 @@ _SHOWN: Final = 100
 _NUMBER: Final = "double"
 _TEXT: Final = "string"
 _TRUTH: Final = "bool"
-_TYPES: Final = {_NUMBER: pa.float64(), _TEXT: pa.string(), _TRUTH: pa.bool_(), "int64": pa.int64()}
+_WHOLE: Final = "int64"
+_TYPES: Final = {
+    _NUMBER: pa.float64(), _TEXT: pa.string(), _TRUTH: pa.bool_(), _WHOLE: pa.int64(),
+    JSON: pa.string(),
+}  # fmt: skip
 
 
 def header_of(stream: BinaryIO, path: str) -> tuple[list[str], int]:
@@ -37,6 +42,11 @@ def header_of(stream: BinaryIO, path: str) -> tuple[list[str], int]:
         raise InputError(
             f"the lines of {path} end in a carriage return alone", "They must end in LF or CR LF."
         )
+    if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
+        raise InputError(
+            f"the header of {path} is a single column, {names[0]!r}",
+            "The fields of a CSV are separated by commas.",
+        )
     twice = sorted({name for name in names if names.count(name) > 1})
     if not names or twice or names == [""]:
         raise InputError(
@@ -47,12 +57,13 @@ def header_of(stream: BinaryIO, path: str) -> tuple[list[str], int]:
 
 
 def sampled(
-    stream: BinaryIO, spans: Sequence[Span], format: TextFormat, names: Sequence[str],
+    stream: BinaryIO, spans: Iterable[Span], format: TextFormat, names: Sequence[str],
     id_column: str | None,
 ) -> list[tuple[str, str]]:  # fmt: skip
     """Names and types of the columns, by these records; those that cannot be read don't count.
 
-    Numbers are doubles, so that a later 1.5 fits too; only ids stay whole.
+    The type is that of a column's first values. Numbers are doubles, so that a later 1.5 fits too;
+    only ids stay whole, and lists and objects what they are.
     """
     values: dict[str, list[Any]] = {name: [] for name in names}
     for span in spans:
@@ -60,7 +71,8 @@ def sampled(
         if isinstance(record, str):
             continue
         for name, value in record.items():
-            values.setdefault(name, []).append(value)
+            if len(found := values.setdefault(name, [])) < SAMPLE:
+                found.append(value)
     return [(name, _type(column, name == id_column)) for name, column in values.items()]
 
 
@@ -185,8 +197,11 @@ def _one_by_one(
             values = [None] * len(wanted)
         for (name, _), value in zip(wanted, values, strict=True):
             columns[name].append(value)
-    arrays = {name: pa.array(columns[name], _TYPES[type_]) for name, type_ in wanted}
-    return pa.table(arrays), bad
+    fields = [
+        pa.field(name, _TYPES[type_], metadata=AS_JSON if type_ == JSON else None)
+        for name, type_ in wanted
+    ]
+    return pa.table([columns[name] for name, _ in wanted], schema=pa.schema(fields)), bad
 
 
 def _converted(record: dict[str, Any], wanted: Sequence[tuple[str, str]]) -> list[Any] | str:
@@ -234,8 +249,16 @@ def _text(value: Any) -> str:
     return text
 
 
-_CONVERT: Final = {_NUMBER: _number, "int64": _whole, _TRUTH: _truth, _TEXT: _text}
-_SAID: Final = {_NUMBER: "number", "int64": "whole number", _TRUTH: "truth value", _TEXT: "text"}
+_CONVERT: Final = {
+    _NUMBER: _number, _WHOLE: _whole, _TRUTH: _truth, _TEXT: _text, JSON: json_text,
+}  # fmt: skip
+_SAID: Final = {
+    _NUMBER: "number",
+    _WHOLE: "whole number",
+    _TRUTH: "truth value",
+    _TEXT: "text",
+    JSON: "JSON",
+}
 
 
 def _type(column: Sequence[Any], is_id: bool) -> str:
@@ -243,11 +266,20 @@ def _type(column: Sequence[Any], is_id: bool) -> str:
     values = [value for value in column if value is not None and value != ""]
     if not values:
         return _NUMBER
-    for type_ in ("int64",) if is_id else (_TRUTH, _NUMBER):
+    if any(isinstance(value, dict | list) for value in values):
+        return JSON
+    if is_id:
+        return _WHOLE if all(_is_whole(value) for value in values) else _TEXT
+    for type_ in (_TRUTH, _NUMBER):
         fitting = sum(_fits(value, type_) for value in values)
-        if fitting == len(values) or (not is_id and fitting >= 0.9 * len(values)):
+        if fitting >= 0.9 * len(values):
             return type_
     return _TEXT
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether an id is a whole number, and no text of digits such as 007."""
+    return _fits(value, _WHOLE) and str(int(value)) == str(value)
 
 
 def _fits(value: Any, type_: str) -> bool:

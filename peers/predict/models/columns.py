@@ -61,7 +61,8 @@ def check_types(
     elif dtype.kind == "O":
         wanted, fitting = "texts", lambda kind: kind in _TEXTS
     else:
-        wanted, fitting = f"{dtype.name} values", lambda kind: kind in _WHOLE
+        # texts have doubles only; whether these are whole is seen row by row
+        wanted, fitting = f"{dtype.name} values", lambda kind: kind in (*_WHOLE, "double")
     wrong = [f"{name} ({columns[name]})" for name in chosen if not fitting(columns[name])]
     if wrong:
         raise InputError(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from peers.predict.errors import ModelError
+from peers.predict.inputs import plain_rows
 from peers.predict.models import columns as pick
 from peers.predict.models.base import Predictions, counted
 
@@ -39,18 +40,18 @@ class FunctionModel:
         """What it returns, checked to be a list of the right length."""
         if self.asynchronous:
             return asyncio.run(self.predict_async(table))
-        return self._checked(self._function(table.to_pylist()), table.num_rows)
+        return self._checked(self._function(plain_rows(table)), table.num_rows)
 
     async def predict_async(self, table: pa.Table) -> Predictions:
         """The same, awaited."""
-        result = self._function(table.to_pylist())
+        result = self._function(plain_rows(table))
         if self.asynchronous:
             result = await result
         return self._checked(result, table.num_rows)
 
     def _checked(self, result: Any, rows: int) -> Predictions:
-        if isinstance(result, np.ndarray):
-            return counted(result, rows, self._name)
+        if hasattr(result, "__array__"):  # of numpy, pandas …
+            return counted(np.asarray(result), rows, self._name)
         if isinstance(result, Sequence) and not isinstance(result, (str, bytes, bytearray)):
             return counted(list(result), rows, self._name)
         if inspect.iscoroutine(result):

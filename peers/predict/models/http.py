@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from peers.predict.errors import EndpointError, ModelError, RowError
+from peers.predict.inputs import plain_rows
 from peers.predict.models import columns as pick
 from peers.predict.models.base import Predictions, counted, needed
 
@@ -29,7 +30,7 @@ _SHORTEST_WAIT: Final = 0.1
 _LONGEST_WAIT: Final = 3600.0
 _SHOWN: Final = 500
 _OK: Final = 200
-_BAD_INPUT: Final = (400, 422)
+_BAD_INPUT: Final = (400, 413, 422)
 _TOO_MANY: Final = 429
 _AWAY: Final = (502, 503, 504)
 _SERVER_ERROR: Final = 500
@@ -71,13 +72,14 @@ class HttpModel:
         """What the endpoint answers for the rows.
 
         Raises Busy for 429, and for 503 that says when to return; Away when it cannot be reached
-        (502, 503, 504 too); RowError when it refuses the rows (400, 422); EndpointError when it
-        fails (another 5xx, or an answer that breaks off), be it for a row or not; else ModelError.
+        (502, 503, 504 too); RowError when it refuses the rows, or so many (400, 413, 422);
+        EndpointError when it fails (another 5xx, or an answer that breaks off), be it for a row or
+        not; else ModelError.
         """
         import httpx
 
         try:
-            body = json.dumps({"instances": table.to_pylist()}, allow_nan=False, default=str)
+            body = json.dumps({"instances": plain_rows(table)}, allow_nan=False, default=str)
         except ValueError:
             raise RowError("NaN and infinity have no form in JSON") from None
         try:

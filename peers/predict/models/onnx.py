@@ -77,6 +77,8 @@ class OnnxModel:
         (result,) = self._session.run([self._output], self._feed(table))
         if not isinstance(result, (list, np.ndarray)):
             raise ModelError(f"The output {self._output} of {self._name} is no list or tensor")
+        if isinstance(result, list):  # of maps, whose keys may be numbers of classes
+            result = [_named(one) for one in result]
         return counted(result, table.num_rows, f"{self._name} ({self._output})")
 
     async def predict_async(self, table: pa.Table) -> Predictions:
@@ -122,6 +124,10 @@ class OnnxModel:
         raise ModelError(
             f"{self._name} has no output {method}", f"It has {', '.join(outputs)}: see --method."
         )
+
+
+def _named(one: Any) -> Any:
+    return {str(key): value for key, value in one.items()} if isinstance(one, dict) else one
 
 
 def _session(path: Path) -> Any:
