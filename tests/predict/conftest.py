@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.peers.harness import Stage
+from tests.predict.endpoint import Endpoint
 
 ROWS = 3000
 
@@ -54,3 +56,15 @@ def stage(database_url: str, tmp_path: Path) -> Iterator[Stage]:
     """A database and no peer yet."""
     with Stage(database_url, tmp_path) as made:
         yield made
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """A server on this machine."""
+    made = Endpoint()
+    thread = threading.Thread(target=made.server.serve_forever, args=[0.02])
+    thread.start()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+    thread.join()

@@ -46,3 +46,22 @@ def gated(rows: list[dict[str, float]]) -> list[float]:
 def one_less(rows: list[dict[str, float]]) -> list[float]:
     """Drops a row where there are many."""
     return double(rows)[: max(1, len(rows) - 1)]
+
+
+def fragile(rows: list[dict[str, float]]) -> list[float]:
+    """Needs something outside for a row of -1: until the gate is open, it is not there."""
+    if Path(os.environ[GATE]).exists():
+        return [row["x"] if row["x"] == -1 else row["x"] * 2 for row in rows]
+    return double(rows)
+
+
+class Heavy:
+    """A model that says when it is loaded."""
+
+    def __init__(self) -> None:
+        with open(os.environ[GATE] + ".loaded", "a", encoding="utf-8") as stream:
+            stream.write(f"{os.getpid()}\n")
+
+    def __call__(self, rows: list[dict[str, float]]) -> list[float]:
+        """Twice x."""
+        return double(rows)

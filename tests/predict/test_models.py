@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 
-from peers.predict import models
-from peers.predict.errors import InputError, ModelError
+from peers.predict import models, outputs
+from peers.predict.errors import InputError, ModelError, RowError
 from peers.predict.models import Trust
 from tests.predict.conftest import Forest
 
@@ -97,3 +102,44 @@ def test_wrong_columns_are_named(forest: Forest) -> None:
         model.features({**columns, "id": "string"}, [])
     with pytest.raises(InputError, match=r"p3 \(string\)"):
         model.features({**columns, "p3": "string"}, [])
+
+
+@pytest.mark.parametrize(("asked", "gets"), [(-1, 3), (2, 2), (8, 3), (None, None)])
+def test_an_estimator_has_no_more_threads_than_its_worker(
+    asked: int | None, gets: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor do those that it is made of; who asked for none gets none."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    inner = RandomForestClassifier(2, n_jobs=asked, random_state=1)
+    joblib.dump(make_pipeline(StandardScaler(), inner).fit([[0], [1]], [0, 1]), tmp_path / "m.pkl")
+    model: Any = models.load(models.resolve(str(tmp_path / "m.pkl"), None), Trust((tmp_path,)))
+    assert model._estimator[-1].n_jobs == gets
+
+
+def test_whole_numbers_of_a_text_fit_a_model_of_whole_numbers(tmp_path: Path) -> None:
+    """A CSV has doubles only; a fraction among them is its row's fault."""
+    skl2onnx = pytest.importorskip("skl2onnx")
+    kind = skl2onnx.common.data_types.Int64TensorType([None, 1])
+    tree = DecisionTreeClassifier().fit([[0], [1]], [0, 1])
+    made = skl2onnx.convert_sklearn(tree, initial_types=[("x", kind)])
+    path = tmp_path / "tree.onnx"
+    path.write_bytes(made.SerializeToString())
+    model = models.load(models.resolve(str(path), None), Trust())
+    assert model.features({"x": "double"}, []) == ["x"]
+    assert np.asarray(model.predict(pa.table({"x": [0.0, 1.0]}))).tolist() == [0, 1]
+    with pytest.raises(RowError, match="does not fit"):
+        model.predict(pa.table({"x": [0.5]}))
+
+
+def test_probabilities_by_class_can_be_written_whatever_the_classes(tmp_path: Path) -> None:
+    """ONNX has maps with numbers for keys, files have texts."""
+    skl2onnx = pytest.importorskip("skl2onnx")
+    kind = skl2onnx.common.data_types.FloatTensorType([None, 1])
+    tree = DecisionTreeClassifier().fit([[0], [1]], [3, 5])
+    made = skl2onnx.convert_sklearn(tree, initial_types=[("x", kind)])
+    path = tmp_path / "tree.onnx"
+    path.write_bytes(made.SerializeToString())
+    model = models.load(models.resolve(str(path), "predict_proba"), Trust())
+    found = model.predict(pa.table({"x": [0.0, 1.0]}))
+    outputs.check_predictions(found)
+    assert outputs.array_of(found).to_pylist() == [{"3": 1.0, "5": 0.0}, {"3": 0.0, "5": 1.0}]

@@ -4,68 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.peers.harness import Stage
 from tests.predict import models_for_tests
 from tests.predict.conftest import ROWS, Forest
-from tests.predict.test_http_model import Endpoint, endpoint
+from tests.predict.endpoint import Endpoint
+from tests.predict.runs import APP, CHUNK_DONE, MODELS, numbers, predict, results, start
 from tests.test_readme import as_url
-
-APP = "peers.predict.app"
-__all__ = ["endpoint"]  # a fixture
-SOURCES = Path(__file__).parents[2]
-MODELS = "tests.predict.models_for_tests"
-
-
-def environment(stage: Stage) -> dict[str, str]:
-    """What the command and its peers get."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PEERS_")}
-    return {
-        **inherited,
-        "PEERS_DATABASE_URL": stage.url,
-        models_for_tests.GATE: str(stage.folder / "gate"),
-    }
-
-
-def start(stage: Stage, *words: object) -> subprocess.Popen[str]:
-    """The command, under way."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "peers", "predict", *map(str, words), "--json"],
-        env=environment(stage), cwd=SOURCES, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def predict(stage: Stage, *words: object, code: int = 0) -> tuple[dict[str, Any], str]:
-    """The command's summary, and what it said."""
-    with start(stage, *words) as process:
-        out, said = process.communicate(timeout=100)
-    assert process.returncode == code, said
-    return (json.loads(out) if out else {}), said
-
-
-def numbers(folder: Path, poisons: dict[int, float] | None = None, rows: int = ROWS) -> Path:
-    """An input with the columns id and x, where x is the row's number unless it is poison."""
-    path = folder / "numbers.parquet"
-    values = [float((poisons or {}).get(row, row)) for row in range(rows)]
-    pq.write_table(pa.table({"id": [f"r{row}" for row in range(rows)], "x": values}), path)
-    return path
-
-
-def results(path: Path) -> list[tuple[int, Any]]:
-    """(row, prediction) of the output."""
-    table = pq.read_table(path)
-    rows = table.column("row").to_pylist()
-    return list(zip(rows, table.column("prediction").to_pylist(), strict=True))
 
 
 def test_an_estimator_predicts_what_it_predicts_sequentially(
@@ -120,17 +69,18 @@ def test_poisoned_rows_alone_are_dead_and_named(
     assert {letter["args"]["row"] for letter in letters} == set(errors)
 
 
-def test_a_run_goes_on_after_command_and_peer_were_killed(stage: Stage, tmp_path: Path) -> None:
+def test_a_run_goes_on_after_command_and_peer_were_killed(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was finished is not done again; every row is there once."""
     source, output = numbers(tmp_path), tmp_path / "out.parquet"
     words = ["--model", f"{MODELS}:gated", "--input", source, "--output", output]
     words += ["--id-column", "id", "--run", "resumed"]
     settings = {"predict_trust": MODELS, "lease_timeout": "2s", "poll_interval": "50ms"}
-    os.environ[models_for_tests.GATE] = str(stage.folder / "gate")
+    monkeypatch.setenv(models_for_tests.GATE, str(stage.folder / "gate"))
     victim = stage.launch(APP, "predict=1", **settings)
     first = start(stage, *words)
-    done = "select count(*) = 1 from peers.task where kind = %s and state = 'completed'"
-    stage.until_true(done, "peers.predict.chunk")
+    stage.until_true(CHUNK_DONE, "peers.predict.chunk")
     victim.kill()
     first.kill()
     first.communicate()
@@ -224,8 +174,7 @@ def test_a_run_can_be_watched_from_elsewhere(stage: Stage, tmp_path: Path) -> No
     source, output = numbers(tmp_path), tmp_path / "out.parquet"
     words = ["--model", f"{MODELS}:gated", "--input", source, "--output", output, "--run", "slow"]
     with start(stage, *words, "--id-column", "id", "--workers", 1) as command:
-        done = "select count(*) = 1 from peers.task where kind = %s and state = 'completed'"
-        stage.until_true(done, "peers.predict.chunk")
+        stage.until_true(CHUNK_DONE, "peers.predict.chunk")
         status, _ = predict(stage, "status", "slow")
         assert status["state"] == "running"
         assert 0 < status["handled"] < ROWS
