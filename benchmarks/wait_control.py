@@ -7,7 +7,7 @@ import time
 from multiprocessing import get_context
 from typing import Final
 
-from benchmarks.waits import SECONDS
+from benchmarks.waits import SECONDS, exact_timers
 
 _EACH: Final = 200
 """Waits of each process or coroutine."""
@@ -24,6 +24,7 @@ def efficiency(ways: int, *, sync: bool) -> float:
 
 
 def _sleep(times: int) -> float:
+    exact_timers()
     began = time.monotonic()
     for _ in range(times):
         time.sleep(SECONDS)

@@ -79,7 +79,7 @@ class Work:
         if not self._link.up:  # nothing can be recorded or claimed, however long it has been due
             return min(self.crew.next_deadline(), self._link.again_at)
         if self._outbox:
-            return 0.0
+            return self._settle_at()
         due = [self.crew.next_deadline(), self._outbox.next_due()]
         now = time.monotonic()
         due += [lane.next_ripe(now) for lane in self._lanes.values() if lane.free_slots > 0]
@@ -93,7 +93,7 @@ class Work:
             self.crew.hand_out(lane)
 
     def claim(self) -> None:
-        """Claim what the slots will soon need. Raises `PeerLost` when the leases are gone."""
+        """Claim what the slots will soon need, and hand it out. Raises `PeerLost`."""
         now = time.monotonic()
         for lane in self._lanes.values():
             wanted = lane.wanted()
@@ -115,15 +115,27 @@ class Work:
         for lease in leases:
             self._held[lease.task.task_id] = lease
         lane.claimed(leases)
+        self.crew.hand_out(lane)
 
     def settle(self) -> None:
         """Record outcomes: at once when no more are coming, in batches while they do."""
-        if not self._outbox and self._outbox.next_due() > time.monotonic():
+        now = time.monotonic()
+        if not self._outbox and self._outbox.next_due() > now:
             return
-        patient = time.monotonic() - self._oldest_outcome < _SETTLE_WITHIN
-        if patient and len(self._outbox) < MOST_SETTLED and self._selector.select(0):
+        if now < self._settle_at() or (
+            now < self._oldest_outcome + _SETTLE_WITHIN
+            and len(self._outbox) < MOST_SETTLED
+            and self._selector.select(0)
+        ):
             return
         self.flush()
+
+    def _settle_at(self) -> float:
+        """When (monotonic) to record what there is: a full house has no need of quick answers."""
+        at_work = [lane for lane in self._lanes.values() if lane.in_workers]
+        if at_work and all(lane.free_slots <= 0 for lane in at_work):
+            return self._oldest_outcome + _SETTLE_WITHIN
+        return 0.0
 
     def flush(self) -> None:
         """Record outcomes now."""

@@ -7,6 +7,7 @@ import, separated by commas; FORM and LEVEL are those of the log.
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import os
 import signal
@@ -37,6 +38,9 @@ def main(socket_fd: int, page_fd: int, parent: int, app: str) -> None:
     except BaseException as error:  # noqa: BLE001  # whatever user code raises, the parent is told
         channel.send(Broken(f"{type(error).__name__}: {error}", traceback.format_exc()))
         return
+    # what the app is made of stays: no collection shall walk over it while a handler waits
+    gc.collect()
+    gc.freeze()
     channel.send(Hello(_declared()))
     begin = channel.receive()
     if isinstance(begin, Begin):

@@ -6,7 +6,6 @@ about 2·log₂(n) calls more, all under the same attempt and token.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 from peers.context import CurrentTask
 from peers.errors import Reject, ResultInvalid, Retry
 from peers.frames import Assigned, Completed, Failed
-from peers.handlers import registry
+from peers.worker.args import checked
 from peers.worker.outcome import completed, failed, stopped
 
 Outcome = Completed | Failed
@@ -29,13 +28,13 @@ class Member:
 
     task: Assigned
     current: CurrentTask
-    checked: Any
+    first: Any
     """The args for the first call; None after that."""
 
     def args(self) -> Any:
         """Made anew for each further call: the handler may have changed what it was given."""
-        args, self.checked = self.checked, None
-        return _checked(self.task) if args is None else args
+        args, self.first = self.first, None
+        return checked(self.task) if args is None else args
 
 
 class Part:
@@ -75,7 +74,7 @@ class Batch:
 
     def _admit(self, task: Assigned, enter: Callable[[Assigned], CurrentTask]) -> Member | None:
         try:
-            args = _checked(task)
+            args = checked(task)
         except Exception as error:  # noqa: BLE001  # whatever is wrong with its args, it is this task's failure
             self._outcomes.append(failed(task, 0.0, error))
             return None
@@ -151,10 +150,6 @@ class Batch:
 
 _NO_LIST = "{} was called with {} tasks and must return a list with a result for each, not {}"
 _MISCOUNTED = "{} was called with {} tasks and returned {} results; it must be one for each"
-
-
-def _checked(task: Assigned) -> Any:
-    return registry()[task.kind].check(json.loads(task.args))
 
 
 def _listed(results: Any) -> list[Any] | None:

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import count
 from typing import Any, Final
 
@@ -57,8 +57,11 @@ class Channel:
         with self._sending:
             self._socket.sendall(frame)
 
-    def tell_outcomes(self, outcomes: Iterable[Completed | Failed]) -> None:
+    def tell_outcomes(self, outcomes: list[Completed | Failed]) -> None:
         """Send these outcomes, in frames that do not fill the parent's memory."""
+        if len(outcomes) == 1:
+            self.send(Outcomes(outcomes))
+            return
         frame: list[Completed | Failed] = []
         size = 0
         for outcome in outcomes:

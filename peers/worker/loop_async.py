@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from peers.frames import (
 )
 from peers.handlers import registry
 from peers.page import Page
+from peers.worker.args import checked
 from peers.worker.batch import Batch
 from peers.worker.channel import Channel
 from peers.worker.outcome import completed, failed, stopped
@@ -168,10 +168,9 @@ class AsyncLoop:
         started = time.monotonic()
         limit = asyncio.timeout(task.timeout)
         try:
-            handler = registry()[task.kind]
             with _handling(call):
                 async with limit:
-                    result = await handler.function(**handler.check(json.loads(task.args)))
+                    result = await registry()[task.kind].function(**checked(task))
             outcome: Completed | Failed = completed(task, time.monotonic() - started, result)
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is the task's failure
             describe = partial(_describe, limit=limit, cancelled=current.cancelled)

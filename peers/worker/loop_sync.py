@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from peers.frames import (
 )
 from peers.handlers import registry
 from peers.page import Page
+from peers.worker.args import checked
 from peers.worker.batch import Batch
 from peers.worker.channel import Channel
 from peers.worker.outcome import completed, failed
@@ -114,8 +114,7 @@ class SyncLoop:
         self._current = (current,)
         enter(current)
         try:
-            handler = registry()[task.kind]
-            result = handler.function(**handler.check(json.loads(task.args)))
+            result = registry()[task.kind].function(**checked(task))
             finished = time.monotonic_ns()
             outcome: Completed | Failed = completed(task, (finished - started) / 1e9, result)
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is the task's failure
@@ -161,7 +160,8 @@ class SyncLoop:
         return current
 
     def _flush(self) -> None:
-        outcomes, self._outcomes = self._outcomes, []
-        self._channel.tell_outcomes(outcomes)
+        if self._outcomes:
+            outcomes, self._outcomes = self._outcomes, []
+            self._channel.tell_outcomes(outcomes)
         self._page.rest()
         self._flushed_at = time.monotonic_ns()

@@ -40,6 +40,8 @@ def completed(task: Assigned, seconds: float, result: Any) -> Completed:
     """
     if result is None:
         return Completed(task.ticket, seconds, b"null")
+    if type(result) is int:  # as many are; an encoder takes its time to set up
+        return Completed(task.ticket, seconds, str(result).encode())
     try:
         text = _encode_json(result)
     except (TypeError, ValueError, RecursionError, PydanticSerializationError) as error:
