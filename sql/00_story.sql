@@ -14,7 +14,7 @@
 --   55_fail       or failed: tried again later (backoff with full jitter), dead, or cancelled.
 --   57_return     what was not run comes back: released by its peer, or reclaimed from one whose heartbeat
 --                 has expired, by any other; and what is due becomes ready.
---   58_throttle   an outside system that asks to be left alone is left alone by all peers.
+--   58_hold_off   an outside system that asks to be left alone is left alone by all peers.
 --   60_dead       dead letters: retry or discard them. And what operators change: cancel, change, pause.
 --   80_views, 82_explain: what people read. 85_upkeep: prune and check. 90_roles: who may do what.
 --

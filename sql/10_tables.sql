@@ -305,19 +305,19 @@ comment on column peers.paused_queue.queue is 'The queue.';
 comment on column peers.paused_queue.paused_at is 'Since when.';
 comment on column peers.paused_queue.paused_by is 'By whom.';
 
-create table if not exists peers.throttle (
+create table if not exists peers.hold_off (
     name text primary key
         constraint name_has_1_to_200_characters check (length(name) between 1 and 200),
     resume_at timestamptz not null,
     reason text
 );
 
-comment on table peers.throttle is
+comment on table peers.hold_off is
     'Outside systems (such as the URL of a model) that asked to be left alone, and until when. Handlers ask '
     'before they call.';
-comment on column peers.throttle.name is 'What the handlers agreed to call it.';
-comment on column peers.throttle.resume_at is 'Nobody calls before.';
-comment on column peers.throttle.reason is 'What it said.';
+comment on column peers.hold_off.name is 'What the handlers agreed to call it.';
+comment on column peers.hold_off.resume_at is 'Nobody calls before.';
+comment on column peers.hold_off.reason is 'What it said.';
 
 create table if not exists peers.prune_place (
     one_row boolean primary key default true check (one_row),

@@ -60,7 +60,7 @@ begin
         delete from peers.scheduled s where not exists (select from peers.task t where t.id = s.task_id);
         delete from peers.peer p
         where p.lost_at < _now - interval '1 day' and not exists (select from peers.lease l where l.peer_id = p.id);
-        delete from peers.throttle t where t.resume_at < _now - interval '1 day';
+        delete from peers.hold_off t where t.resume_at < _now - interval '1 day';
     end if;
     looked_at := _looked_at;
     deleted := cardinality(_ids);

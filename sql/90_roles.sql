@@ -67,7 +67,8 @@ begin
     grant execute on function
         peers.cancel(bigint), peers.change(bigint, integer, timestamptz, jsonb, integer, interval),
         peers.retry(bigint, jsonb), peers.discard(bigint), peers.pause(text), peers.resume(text),
-        peers.prune(interval, integer), peers.check(boolean), peers.parent_results(bigint)
+        peers.prune(interval, integer), peers.check(boolean), peers.parent_results(bigint),
+        peers.hold_off(text, interval, text), peers.held_off(text), peers.lift_hold_off(text)
         to peers_operator;
 end
 $$;

@@ -33,6 +33,8 @@ _CHUNK_ATTEMPTS: Final = MOST_BATCHES + 36
 _BACKOFF: Final = timedelta(milliseconds=100)
 _BACKOFF_CAP: Final = timedelta(seconds=2)
 _ROWS_AT_ONCE: Final = 1000
+_one_at_a_time: Final = asyncio.Semaphore(1)
+"""Rows alone of a remote model come on top of the requests that a run may have at once."""
 
 
 def _batch_wait() -> timedelta:
@@ -136,7 +138,8 @@ async def _predict_for(manifest: Manifest, table: pa.Table) -> Predictions:
 
 
 async def _predict_remotely_for(manifest: Manifest, table: pa.Table) -> Predictions:
-    return await predict_remotely(_model(manifest), manifest, table, current_batch()[0])
+    async with _one_at_a_time:
+        return await predict_remotely(_model(manifest), manifest, table, current_batch()[0])
 
 
 def _strictly(model: Model, table: pa.Table, timeout: float | None) -> Predictions:

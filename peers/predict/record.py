@@ -94,7 +94,7 @@ _TROUBLE: Final = """
     order by f.id desc limit 1
 """
 _HELD_OFF: Final = """
-    select reason as why from peers.throttle where name = %(name)s and resume_at > peers.now()
+    select reason as why from peers.hold_off where name = %(name)s and resume_at > peers.now()
 """
 _DEAD: Final = """
     select d.task_id, d.error_type, d.error_message, d.args, d.exit_signal

@@ -109,8 +109,8 @@ def test_an_endpoint_that_is_busy_is_left_alone_and_asked_again(
     summary, _ = predict(stage, *words)
     assert (summary["predicted"], summary["dead"], summary["retries"]) == (ROWS, 0, 0)
     assert results(output) == [(row, row * 2.0) for row in range(ROWS)]
-    [throttle] = stage.rows("select * from peers.throttle")
-    assert throttle["name"] == endpoint.url
+    [held] = stage.rows("select * from peers.hold_off")
+    assert held["name"] == endpoint.url
     overlaps = """
         select count(*) from peers.task a join peers.task b on a.id < b.id
         where a.kind = b.kind and a.kind = 'peers.predict.remote'

@@ -31,6 +31,7 @@ VERBS = {
     "change": "select peers.change(1, priority => 5)",
     "pause": "select peers.pause('q')",
     "resume": "select peers.resume('q')",
+    "lift_hold_off": "select peers.lift_hold_off('a')",
     "check": "select * from peers.check()",
     "explain": "select peers.explain(1)",
     "submit": "select peers.submit('a')",
@@ -46,7 +47,7 @@ PEER = {
 }  # fmt: skip
 OPERATING = {
     "cancel", "change", "pause", "resume", "prune", "check", "explain", "unrunnable",
-    "parent_results",
+    "parent_results", "hold_off", "held_off", "lift_hold_off",
 }  # fmt: skip
 ALLOWED = {
     "peers_submitter": EVERYBODY | SUBMITTING,

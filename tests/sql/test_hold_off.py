@@ -24,7 +24,7 @@ def test_a_hold_off_lasts_until_the_latest_end_and_no_longer(db: Connection) -> 
     db.execute("select peers.hold_off('a', '60 s', 'slow down')")
     db.execute("select peers.hold_off('a', '5 s')")
     assert timedelta(seconds=55) < held(db, "a") <= timedelta(seconds=60)
-    assert column(db, "select reason from peers.throttle where name = 'a'") == ["slow down"]
+    assert column(db, "select reason from peers.hold_off where name = 'a'") == ["slow down"]
     assert held(db, "b") == timedelta(0)
     advance(db, "61 s")
     assert held(db, "a") == timedelta(0)
@@ -47,4 +47,14 @@ def test_prune_takes_hold_offs_whose_end_is_old_news(db: Connection) -> None:
     advance(db, "2 days")
     db.execute("select peers.hold_off('held', '5 s')")
     db.execute("select peers.prune('30 days')")
-    assert column(db, "select name from peers.throttle") == ["held"]
+    assert column(db, "select name from peers.hold_off") == ["held"]
+
+
+def test_a_hold_off_can_be_lifted(db: Connection) -> None:
+    """An operator who knows better says so; there is nothing to lift then."""
+    db.execute("select peers.hold_off('a', '1 hour')")
+    db.execute("select peers.hold_off('b', '1 hour')")
+    assert column(db, "select peers.lift_hold_off('a')") == [True]
+    assert held(db, "a") == timedelta(0)
+    assert held(db, "b") > timedelta(0)
+    assert column(db, "select peers.lift_hold_off('a')") == [False]

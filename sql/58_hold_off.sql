@@ -16,9 +16,9 @@ begin
         raise exception 'a hold-off must last for more than 0 and at most %, not %', _longest, span
             using errcode = 'PE009', hint = 'Hold off again when it is over, if need be.';
     end if;
-    insert into peers.throttle as t (name, resume_at, reason)
+    insert into peers.hold_off as t (name, resume_at, reason)
     values (hold_off.name, peers.now() + span, left(hold_off.reason, 1000))
-    on conflict on constraint throttle_pkey do update
+    on conflict on constraint hold_off_pkey do update
         set resume_at = greatest(t.resume_at, excluded.resume_at),
             reason = case when excluded.resume_at >= t.resume_at then excluded.reason else t.reason end
     returning t.resume_at - peers.now() into _left;
@@ -36,7 +36,7 @@ create or replace function peers.held_off(name text) returns interval
 as $$
 begin
     return coalesce((
-        select t.resume_at - peers.now() from peers.throttle t
+        select t.resume_at - peers.now() from peers.hold_off t
         where t.name = held_off.name and t.resume_at > peers.now()
     ), interval '0');
 end
@@ -44,3 +44,17 @@ $$;
 
 comment on function peers.held_off is
     'How long the outside system of this name is still to be left alone; 0: it may be called.';
+
+create or replace function peers.lift_hold_off(name text) returns boolean
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    delete from peers.hold_off h where h.name = lift_hold_off.name and h.resume_at > peers.now();
+    return found;
+end
+$$;
+
+comment on function peers.lift_hold_off is
+    'The outside system of this name may be called again at once: whoever waits asks again within seconds. False: '
+    'it was not held off.';
