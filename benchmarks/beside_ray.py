@@ -130,7 +130,7 @@ def by_peers(folder: Path, url: str, others: frozenset[int], job: Job) -> Became
     with (
         Footprint(others) as footprint,
         forest.peer(environment, forest.WORKERS),
-        killing(b"peers.worker", job.kill),
+        killing(b"peers.worker", job.kill, others),
     ):
         began = time.monotonic()
         summary = forest.command(environment, folder / _MODEL, job.source, name, forest.BATCH)
@@ -176,13 +176,13 @@ def by_ray(ray: Any, folder: Path, others: frozenset[int], job: Job) -> Became:
     output = folder / f"ray-{job.name.replace(' ', '-')}"
     ray.data.DataContext.get_current().max_errored_blocks = -1 if job.lose_blocks else 0
     error = None
-    with Footprint(others) as footprint, killing(b"MapBatches(", job.kill):
+    with Footprint(others) as footprint, killing(b"MapBatches(", job.kill, others):
         signal.signal(signal.SIGALRM, _give_up)
         signal.alarm(_PATIENCE)
         began = time.monotonic()
         try:
             blocks = -(-pq.read_metadata(job.source).num_rows // _BLOCK_ROWS)
-            ray.data.read_parquet(str(job.source)).repartition(blocks).map_batches(
+            ray.data.read_parquet(str(job.source), override_num_blocks=blocks).map_batches(
                 Forest, fn_constructor_args=[str(folder / _MODEL)], batch_size=forest.BATCH,
                 compute=ray.data.ActorPoolStrategy(size=forest.WORKERS),
             ).write_parquet(str(output))  # fmt: skip
@@ -202,15 +202,18 @@ def _give_up(*_: object) -> None:
 
 
 @contextmanager
-def killing(marker: bytes, after: float | None) -> Iterator[None]:
-    """Kill the busiest process with this in its command line; it must be there by then."""
+def killing(marker: bytes, after: float | None, others: frozenset[int]) -> Iterator[None]:
+    """Kill the busiest process with this in its command line; it must be there by then.
+
+    `others`: processes of somebody else.
+    """
     if after is None:
         yield
         return
     killed: list[int] = []
 
     def kill() -> None:
-        pid = max(_processes(marker), key=_cpu)
+        pid = max(set(_processes(marker)) - others, key=_cpu)
         os.kill(pid, signal.SIGKILL)
         killed.append(pid)
 

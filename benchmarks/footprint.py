@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-_EVERY_SECONDS: Final = 0.5
+_EVERY_SECONDS: Final = 0.2
 
 
 class Footprint:

@@ -13,8 +13,9 @@ in Parquet. Arms, in alternation, medians of the rounds:
 
 b, c and d are `peers predict` with durable outcomes; the clock runs from the first start to the
 last end of the run's tasks, the assembled output included. Workers are warm, as those of peers
-are: they have run the sample before. So are the processes of e, which have loaded the model; its
-clock includes its output too. Every prediction of d is compared with the forest's own.
+are: they have run the sample before. So are the processes of e, which have loaded the model and,
+unlike the workers of d, the whole input; its clock includes its output. Every prediction of every
+round of d is compared with the forest's own.
 """
 
 from __future__ import annotations
@@ -72,8 +73,12 @@ def main() -> None:
                 for arm in options.arms:
                     seconds[arm].append(run(arm, folder, url, options.rows, number))
                     print(f"round {number}, {arm}: {seconds[arm][-1]:.1f} s", flush=True)
-        mismatched = compare(folder, truth) if "d" in options.arms else None
+        mismatched = None
+        if "d" in options.arms:
+            mismatched = sum(compare(folder, truth, n) for n in range(1, options.rounds + 1))
     report(options.rows, seconds, mismatched)
+    if mismatched:
+        raise SystemExit(f"{mismatched} predictions are not the forest's own")
 
 
 def make(folder: Path, rows: int) -> np.ndarray[Any, Any]:
@@ -152,9 +157,9 @@ def peer(environment: dict[str, str], workers: int) -> Iterator[None]:
         process.wait(PATIENCE)
 
 
-def compare(folder: Path, truth: np.ndarray[Any, Any]) -> int:
-    """How many predictions of the first run of d differ from the forest's own."""
-    found = pq.read_table(folder / "d1.parquet")
+def compare(folder: Path, truth: np.ndarray[Any, Any], number: int) -> int:
+    """How many predictions of d in this round differ from the forest's own."""
+    found = pq.read_table(folder / f"d{number}.parquet")
     assert found.column("row").to_pylist() == list(range(len(truth)))
     return int((found.column("prediction").to_numpy() != truth).sum())
 

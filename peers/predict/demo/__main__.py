@@ -22,11 +22,12 @@ from peers.embedded import throwaway
 from peers.predict.demo.data import Material, prepare
 from peers.predict.demo.model import FOREST_VARIABLE
 from peers.predict.kinds import APP, CHUNK, QUEUE
+from peers.predict.spec import DEFAULT_BATCH_SIZE
 
 _MODEL: Final = "peers.predict.demo.model:predict"
 _ROWS: Final = 40_000
 _TREES: Final = 100
-_PATIENCE: Final = 100.0
+_PATIENCE: Final = 300.0
 _LEASE: Final = "4s"
 _DONE: Final = f"select count(*) from peers.task where kind = '{CHUNK}' and state = 'completed'"  # noqa: S608 - our own name
 
@@ -36,6 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=_ROWS)
     parser.add_argument("--trees", type=int, default=_TREES, help="of the forest")
+    parser.add_argument("--batch-size", type=int, default=DEFAULT_BATCH_SIZE)
     options = parser.parse_args()
     rows: int = options.rows
     with tempfile.TemporaryDirectory(prefix="peers-predict-") as place:
@@ -51,7 +53,8 @@ def main() -> int:
             psycopg.connect(postgres.url(), autocommit=True) as connection,
         ):
             schema.migrate(connection)
-            summary = _run(connection, postgres.url(), folder, material)
+            command = _command(folder, material, options.batch_size)
+            summary = _run(connection, command, _environment(postgres.url(), material), material)
         figures = _verify(folder / "predictions.parquet", material, summary, rows)
     for dead in summary["dead_rows"]:
         _say(f"dead letter of task {dead['task_id']}: {dead['error']}")
@@ -62,12 +65,11 @@ def main() -> int:
 
 
 def _run(
-    connection: psycopg.Connection[Any], url: str, folder: Path, material: Material
-) -> dict[str, Any]:
+    connection: psycopg.Connection[Any], command: list[str], environment: dict[str, str],
+    material: Material,
+) -> dict[str, Any]:  # fmt: skip
     """The run with its two accidents; its summary."""
-    environment = _environment(url, material)
     with _peer(environment) as victim, _peer(environment):
-        command = _command(folder, material)
         _say(f"two peers; {' '.join(command[1:])}")
         first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
         _await_half(connection, first, material)
@@ -121,11 +123,11 @@ def _verify(output: Path, material: Material, summary: dict[str, Any], rows: int
     }
 
 
-def _command(folder: Path, material: Material) -> list[str]:
+def _command(folder: Path, material: Material, batch_size: int) -> list[str]:
     return [
         sys.executable, "-m", "peers", "predict", "--model", _MODEL, "--input", str(material.rows),
         "--output", str(folder / "predictions.parquet"), "--id-column", "id", "--run", "demo",
-        "--json",
+        "--batch-size", str(batch_size), "--json",
     ]  # fmt: skip
 
 
