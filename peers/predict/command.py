@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from peers.predict import fleet, kinds, models, outputs, record
+from peers.predict import fleet, kinds, models, outputs, record, submission
 from peers.predict.errors import OutputError, PredictError
 from peers.predict.prepare import Plan, prepare
 from peers.predict.request import Request
@@ -77,7 +77,7 @@ def _begin(connection: Connection, plan: Plan, request: Request, how: How) -> Su
             f"run {rival} is not over, and writes {manifest.output} too",
             f"Wait for it (peers predict status {rival} --watch), or name another --output.",
         )
-    if record.submit(connection, plan, overwrite=request.overwrite):
+    if submission.submit(connection, plan, overwrite=request.overwrite):
         return None
     return _go_on(connection, plan, overwrite=request.overwrite, retry_dead=how.retry_dead)
 
@@ -103,8 +103,8 @@ def _retry_the_lost(
     if summary.state != "done" or not lost:
         return False
     _say(f"{len(lost)} rows died with their peers: trying them again")
-    record.retry(connection, lost)
-    record.go_on(connection, plan, [], overwrite=overwrite)
+    submission.retry(connection, lost)
+    submission.go_on(connection, plan, [], overwrite=overwrite)
     return True
 
 
@@ -177,7 +177,7 @@ def _go_on(
     dead = [row["id"] for row in rows if row["state"] == "dead"]
     if retry_dead and dead:
         _say(f"trying {len(dead):,} dead rows again")
-        record.retry(connection, dead)
+        submission.retry(connection, dead)
     elif summary.state == "running":
         _say(f"going on with run {manifest.run}: {summary.handled:,} rows are done")
         return None
@@ -189,7 +189,7 @@ def _go_on(
         f"going on with run {manifest.run}: it is {summary.state}"
         + (f", and {len(lost):,} parts have to be made anew" if lost else "")
     )
-    record.go_on(connection, plan, lost, overwrite=overwrite)
+    submission.go_on(connection, plan, lost, overwrite=overwrite)
     return None
 
 

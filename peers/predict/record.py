@@ -1,18 +1,15 @@
-"""A run as the database knows it: submit it, find it, and see how far it is."""
+"""A run as the database knows it: find it, and see how far it is."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from psycopg.rows import dict_row
 
-from peers import ParentFailure, graph
-from peers.predict import app, kinds
-from peers.predict.errors import PredictError
-from peers.predict.kinds import QUEUE, assemble_key, chunk_key
-from peers.predict.prepare import Plan
+from peers.predict import kinds
+from peers.predict.kinds import QUEUE, assemble_key
 from peers.predict.spec import Manifest, parts_folder
 
 if TYPE_CHECKING:
@@ -20,11 +17,9 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from peers import Node
-
     Connection = psycopg.Connection[Any]
 
-_MOST_TURNS: Final = 100
+MOST_TURNS: Final = 100
 _STAGES: Final = (1, 2)
 
 _TURNS: Final = """
@@ -133,89 +128,10 @@ class Turn:
         return self.result if self.result and "output" in self.result else None
 
 
-# ------------------------------------------------------------------------------------- submitting
-
-
-def submit(connection: Connection, plan: Plan, *, overwrite: bool) -> bool:
-    """Submits the chunks and the assembling task, at once; False: they were there already."""
-    if turns(connection, plan.manifest.run):
-        return False
-    _submit(connection, plan, range(len(plan.chunks)), [], turn=1, overwrite=overwrite)
-    return True
-
-
-def go_on(connection: Connection, plan: Plan, lost: Collection[int], *, overwrite: bool) -> None:
-    """Has what is missing done: dead chunks again, those that are `lost` anew, and the output.
-
-    Assembling tasks that are dead are replaced.
-    """
-    before = turns(connection, plan.manifest.run)
-    chunks = states(connection, before, CHUNKS)
-    again = [each["id"] for each in chunks if each["state"] == "dead"]
-    lost = {*lost, *(each["chunk"] for each in chunks if each["state"] == "cancelled")}
-    retry(connection, again)
-    connection.execute(
-        "select peers.discard(id) from unnest(%s::bigint[]) as dead(id)",
-        [[turn.id for turn in before if turn.state == "dead"]],
-    )
-    if lost or not _waits(turns(connection, plan.manifest.run)):
-        turn = before[-1].turn + 1
-        _submit(connection, plan, sorted(lost), again, turn=turn, overwrite=overwrite)
-
-
-def _waits(found: Sequence[Turn]) -> bool:
-    return found[-1].state in {"blocked", "scheduled", "ready", "running"}
-
-
-def _submit(
-    connection: Connection, plan: Plan, numbers: Sequence[int], parents: Sequence[int],
-    *, turn: int, overwrite: bool,
-) -> None:  # fmt: skip
-    manifest = plan.manifest
-    if turn > _MOST_TURNS:
-        raise PredictError(
-            f"run {manifest.run} was begun anew {_MOST_TURNS} times", "Give it another --run NAME."
-        )
-    handler = app.remote if manifest.asynchronous else app.chunk
-    metadata = {"run": manifest.run, "name": manifest.name}
-    limit = manifest.concurrency
-    with graph(connection) as g:
-        nodes: list[Node] = []
-        for number in numbers:
-            chunk = plan.chunks[number]
-            # a limit of requests at once is a shape of the graph: so many chains
-            after = [nodes[-limit]] if limit and len(nodes) >= limit else []
-            options = handler.options(
-                idempotency_key=chunk_key(manifest.run, number, turn), queue=QUEUE,
-                metadata=metadata,
-            )  # fmt: skip
-            nodes.append(g.add(
-                options, after=after, on_parent_failure=ParentFailure.RUN if after else None,
-                manifest=str(manifest.path), input=manifest.source, chunk=chunk.number,
-                first=chunk.first, rows=chunk.rows, where=chunk.where,
-            ))  # fmt: skip
-        g.add(
-            app.assemble.options(
-                idempotency_key=assemble_key(manifest.run, turn, stage=1), queue=QUEUE,
-                metadata=metadata,
-            ),
-            after=[*nodes, *parents], manifest=str(manifest.path), turn=turn, overwrite=overwrite,
-            stage=1,
-        )  # fmt: skip
-
-
-def retry(connection: Connection, ids: Sequence[int]) -> None:
-    """Dead tasks get another chance."""
-    connection.execute("select peers.retry(id) from unnest(%s::bigint[]) as dead(id)", [list(ids)])
-
-
-# ---------------------------------------------------------------------------------------- looking
-
-
 def turns(connection: Connection, run: str) -> list[Turn]:
     """The assembling tasks of a run so far, in order."""
     keys = [
-        assemble_key(run, turn, stage) for turn in range(1, _MOST_TURNS + 1) for stage in _STAGES
+        assemble_key(run, turn, stage) for turn in range(1, MOST_TURNS + 1) for stage in _STAGES
     ]
     return [Turn(**row) for row in _rows(connection, _TURNS, keys=keys)]
 

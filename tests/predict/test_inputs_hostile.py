@@ -227,6 +227,7 @@ def test_lists_and_objects_of_json_stay_what_they_are(tmp_path: Path) -> None:
     records_ = [{"id": n, "v": [n, {"a": None}]} for n in range(WELL)]
     records_[-1]["late"] = 7
     records_[5]["v"] = "now a text"
+    records_[6]["v"] = ""
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records_))
     source, chunks = inputs.plan(path, lambda _: 500, id_column="id")

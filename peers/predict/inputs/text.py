@@ -10,21 +10,12 @@ import pyarrow as pa
 import pyarrow.csv
 
 from peers.predict.errors import InputError
-from peers.predict.inputs.json_columns import AS_JSON, JSON, json_text
+from peers.predict.inputs.json_columns import AS_JSON, JSON
 from peers.predict.inputs.records import BOM, Span, TextFormat, fields, records
+from peers.predict.inputs.typed_values import ARROW, converted, type_of
 
 SAMPLE: Final = 1000
 """Records that the types of columns are told by."""
-_SHOWN: Final = 100
-"""Characters of a value in a reason."""
-_NUMBER: Final = "double"
-_TEXT: Final = "string"
-_TRUTH: Final = "bool"
-_WHOLE: Final = "int64"
-_TYPES: Final = {
-    _NUMBER: pa.float64(), _TEXT: pa.string(), _TRUTH: pa.bool_(), _WHOLE: pa.int64(),
-    JSON: pa.string(),
-}  # fmt: skip
 
 
 def header_of(stream: BinaryIO, path: str) -> tuple[list[str], int]:
@@ -73,7 +64,7 @@ def sampled(
         for name, value in record.items():
             if len(found := values.setdefault(name, [])) < SAMPLE:
                 found.append(value)
-    return [(name, _type(column, name == id_column)) for name, column in values.items()]
+    return [(name, type_of(column, is_id=name == id_column)) for name, column in values.items()]
 
 
 def parsed(raw: bytes, format: TextFormat, names: Sequence[str]) -> dict[str, Any] | str:
@@ -135,7 +126,7 @@ def _halved(
         tables.append(table)
     elif len(spans) == 1:
         bad[first] = _why(raw[start:end], names, wanted)
-        tables.append(pa.table({name: pa.nulls(1, _TYPES[type_]) for name, type_ in wanted}))
+        tables.append(pa.table({name: pa.nulls(1, ARROW[type_]) for name, type_ in wanted}))
     else:
         middle = len(spans) // 2
         _halved(raw, spans[:middle], names, wanted, first, tables, bad)
@@ -152,7 +143,7 @@ def _fast(raw: bytes, names: Sequence[str], wanted: Sequence[tuple[str, str]]) -
             ),
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(
-                column_types={name: _TYPES[type_] for name, type_ in wanted},
+                column_types={name: ARROW[type_] for name, type_ in wanted},
                 include_columns=[name for name, _ in wanted],
                 null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=True,
                 true_values=["true", "True"], false_values=["false", "False"],
@@ -171,7 +162,7 @@ def _why(raw: bytes, names: Sequence[str], wanted: Sequence[tuple[str, str]]) ->
     for name, _ in wanted:
         if not _is_utf8(record[name]):
             return f"the column {name!r} is not UTF-8"
-    found = _converted(record, wanted)
+    found = converted(record, wanted, is_csv=True)
     return found if isinstance(found, str) else "its values do not fit their columns"
 
 
@@ -191,103 +182,19 @@ def _one_by_one(
     bad: dict[int, str] = {}
     for index, span in enumerate(spans):
         record = parsed(raw[span.offset : span.offset + span.bytes], format, names)
-        values: list[Any] | str = record if isinstance(record, str) else _converted(record, wanted)
+        values: list[Any] | str = (
+            record if isinstance(record, str) else converted(record, wanted, is_csv=format == "csv")
+        )
         if isinstance(values, str):
             bad[index] = values
             values = [None] * len(wanted)
         for (name, _), value in zip(wanted, values, strict=True):
             columns[name].append(value)
     fields = [
-        pa.field(name, _TYPES[type_], metadata=AS_JSON if type_ == JSON else None)
+        pa.field(name, ARROW[type_], metadata=AS_JSON if type_ == JSON else None)
         for name, type_ in wanted
     ]
     return pa.table([columns[name] for name, _ in wanted], schema=pa.schema(fields)), bad
-
-
-def _converted(record: dict[str, Any], wanted: Sequence[tuple[str, str]]) -> list[Any] | str:
-    values: list[Any] = []
-    for name, type_ in wanted:
-        value = record.get(name)
-        try:
-            values.append(None if value is None or value == "" else _CONVERT[type_](value))
-        except (TypeError, ValueError, OverflowError):
-            shown = repr(value)
-            if len(shown) > _SHOWN:
-                shown = f"{shown[:_SHOWN]}…"
-            return f"the column {name!r} holds {shown}, which is no {_SAID[type_]}"
-    return values
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool | list | dict) or (isinstance(value, str) and "_" in value):
-        raise TypeError
-    return float(value)
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool | list | dict) or (isinstance(value, float) and value % 1):
-        raise TypeError
-    if isinstance(value, str) and "_" in value:
-        raise ValueError
-    whole = int(value)
-    if not -(1 << 63) <= whole < 1 << 63:
-        raise OverflowError
-    return whole
-
-
-def _truth(value: Any) -> bool:
-    if isinstance(value, bool):  # a number is none: 0 and 1 may be followed by 2
-        return value
-    if isinstance(value, str) and value in {"true", "True", "false", "False"}:
-        return value in {"true", "True"}
-    raise ValueError
-
-
-def _text(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text.encode()  # JSON can spell half a character, which is none
-    return text
-
-
-_CONVERT: Final = {
-    _NUMBER: _number, _WHOLE: _whole, _TRUTH: _truth, _TEXT: _text, JSON: json_text,
-}  # fmt: skip
-_SAID: Final = {
-    _NUMBER: "number",
-    _WHOLE: "whole number",
-    _TRUTH: "truth value",
-    _TEXT: "text",
-    JSON: "JSON",
-}
-
-
-def _type(column: Sequence[Any], is_id: bool) -> str:
-    """The narrowest type that nine in ten values fit: some rows may be bad."""
-    values = [value for value in column if value is not None and value != ""]
-    if not values:
-        return _NUMBER
-    if any(isinstance(value, dict | list) for value in values):
-        return JSON
-    if is_id:
-        return _WHOLE if all(_is_whole(value) for value in values) else _TEXT
-    for type_ in (_TRUTH, _NUMBER):
-        fitting = sum(_fits(value, type_) for value in values)
-        if fitting >= 0.9 * len(values):
-            return type_
-    return _TEXT
-
-
-def _is_whole(value: Any) -> bool:
-    """Whether an id is a whole number, and no text of digits such as 007."""
-    return _fits(value, _WHOLE) and str(int(value)) == str(value)
-
-
-def _fits(value: Any, type_: str) -> bool:
-    try:
-        _CONVERT[type_](value)
-    except (TypeError, ValueError, OverflowError):
-        return False
-    return True
 
 
 def _at(stream: BinaryIO, span: Span) -> bytes:

@@ -1,0 +1,90 @@
+"""A run on its way into the database: what is to be done, and what is to be done again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from peers import ParentFailure, graph
+from peers.predict import app, record
+from peers.predict.errors import PredictError
+from peers.predict.kinds import QUEUE, assemble_key, chunk_key
+from peers.predict.prepare import Plan
+
+if TYPE_CHECKING:
+    from peers import Node
+    from peers.predict.record import Connection
+
+
+def submit(connection: Connection, plan: Plan, *, overwrite: bool) -> bool:
+    """Submits the chunks and the assembling task, at once; False: they were there already."""
+    if record.turns(connection, plan.manifest.run):
+        return False
+    _submit(connection, plan, range(len(plan.chunks)), [], turn=1, overwrite=overwrite)
+    return True
+
+
+def go_on(connection: Connection, plan: Plan, lost: Collection[int], *, overwrite: bool) -> None:
+    """Has what is missing done: dead chunks again, those that are `lost` anew, and the output.
+
+    Assembling tasks that are dead are replaced.
+    """
+    before = record.turns(connection, plan.manifest.run)
+    chunks = record.states(connection, before, record.CHUNKS)
+    again = [each["id"] for each in chunks if each["state"] == "dead"]
+    lost = {*lost, *(each["chunk"] for each in chunks if each["state"] == "cancelled")}
+    retry(connection, again)
+    connection.execute(
+        "select peers.discard(id) from unnest(%s::bigint[]) as dead(id)",
+        [[turn.id for turn in before if turn.state == "dead"]],
+    )
+    if lost or not _waits(record.turns(connection, plan.manifest.run)):
+        turn = before[-1].turn + 1
+        _submit(connection, plan, sorted(lost), again, turn=turn, overwrite=overwrite)
+
+
+def _waits(found: Sequence[record.Turn]) -> bool:
+    return found[-1].state in {"blocked", "scheduled", "ready", "running"}
+
+
+def _submit(
+    connection: Connection, plan: Plan, numbers: Sequence[int], parents: Sequence[int],
+    *, turn: int, overwrite: bool,
+) -> None:  # fmt: skip
+    manifest = plan.manifest
+    if turn > record.MOST_TURNS:
+        raise PredictError(
+            f"run {manifest.run} was begun anew {record.MOST_TURNS} times",
+            "Give it another --run NAME.",
+        )
+    handler = app.remote if manifest.asynchronous else app.chunk
+    metadata = {"run": manifest.run, "name": manifest.name}
+    limit = manifest.concurrency
+    with graph(connection) as g:
+        nodes: list[Node] = []
+        for number in numbers:
+            chunk = plan.chunks[number]
+            # a limit of requests at once is a shape of the graph: so many chains
+            after = [nodes[-limit]] if limit and len(nodes) >= limit else []
+            options = handler.options(
+                idempotency_key=chunk_key(manifest.run, number, turn), queue=QUEUE,
+                metadata=metadata,
+            )  # fmt: skip
+            nodes.append(g.add(
+                options, after=after, on_parent_failure=ParentFailure.RUN if after else None,
+                manifest=str(manifest.path), input=manifest.source, chunk=chunk.number,
+                first=chunk.first, rows=chunk.rows, where=chunk.where,
+            ))  # fmt: skip
+        g.add(
+            app.assemble.options(
+                idempotency_key=assemble_key(manifest.run, turn, stage=1), queue=QUEUE,
+                metadata=metadata,
+            ),
+            after=[*nodes, *parents], manifest=str(manifest.path), turn=turn, overwrite=overwrite,
+            stage=1,
+        )  # fmt: skip
+
+
+def retry(connection: Connection, ids: Sequence[int]) -> None:
+    """Dead tasks get another chance."""
+    connection.execute("select peers.retry(id) from unnest(%s::bigint[]) as dead(id)", [list(ids)])
