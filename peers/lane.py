@@ -92,7 +92,8 @@ class Lane:
         # where tasks are so slow that each worker has one, the next shall be here when it is done
         bare = not len(self) and self.in_workers <= self.slots
         enough = missing if missing * 2 >= size or idle or bare else 0
-        return min(max(0, enough, self._unfilled(usual)), MOST_CLAIMED)
+        room = self._most - len(self) - self.in_workers  # for the bytes of their args
+        return min(max(0, enough, min(room, self._unfilled(usual))), MOST_CLAIMED)
 
     def claimed(self, leases: list[Lease]) -> None:
         """Take in a new claim."""

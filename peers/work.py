@@ -153,7 +153,8 @@ class Work:
         self._look_at = now + _LOOK_EVERY
         for lane in self._lanes.values():
             late = [lease for lease in lane if now - lease.claimed_at > _RELEASE_AFTER]
-            late += [one for one in lane.divided() if now - one.claimed_at > _ABANDON_AFTER]
+            if not lane.in_workers:
+                late += [one for one in lane.divided() if now - one.claimed_at > _ABANDON_AFTER]
             self._give_back(lane, late)
 
     def reconcile(self) -> None:

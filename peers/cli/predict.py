@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING
 
 from peers import schema
 from peers.cli import output
-from peers.cli.database import connected, connection_to, located
+from peers.cli.database import connection_to, located
 from peers.cli.parser import add_command, duration, name, text
 from peers.errors import PeersError
 from peers.model import BATCH_WAIT_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from peers.cli.parser import Commands
     from peers.db import Connection
+    from peers.settings import Settings
 
 
 def register(commands: Commands, words: list[str]) -> None:
@@ -128,17 +130,7 @@ def _predict(args: argparse.Namespace) -> int:
     elif args.batch_wait is not None:
         output.say("--batch-wait is for --workers: peers that run have PEERS_PREDICT_BATCH_WAIT")
     with located(args) as settings:
-        with connection_to(settings, args) as connection:
-            if settings.embedded:
-                schema.migrate(connection)
-            schema.require(connection)
-
-        @contextmanager
-        def connect() -> Iterator[Connection]:
-            with connection_to(settings, args) as connection:
-                connection.autocommit = True
-                yield connection
-
+        connect = _connecting(settings, args, migrate=settings.embedded)
         summary = predict(connect, settings.url, request, How(own, args.retry_dead))
     if args.json:
         output.document(summary.as_json())
@@ -154,13 +146,32 @@ def _status(args: argparse.Namespace) -> int:
     _require_extra()
     from peers.predict.command import status
 
-    with connected(args) as connection:
-        summary = status(connection, args.name, wait=args.watch)
+    with located(args) as settings:
+        connect = _connecting(settings, args, migrate=settings.embedded)
+        summary = status(connect, args.name, wait=args.watch)
     if args.json:
         output.document(summary.as_json())
     else:
         print("\n".join(summary.lines()))
     return 0
+
+
+def _connecting(
+    settings: Settings, args: argparse.Namespace, *, migrate: bool
+) -> Callable[[], AbstractContextManager[Connection]]:
+    """What opens connections to a database whose schema fits, each in autocommit."""
+    with connection_to(settings, args) as connection:
+        if migrate:
+            schema.migrate(connection)
+        schema.require(connection)
+
+    @contextmanager
+    def connect() -> Iterator[Connection]:
+        with connection_to(settings, args) as connection:
+            connection.autocommit = True
+            yield connection
+
+    return connect
 
 
 def _require_extra() -> None:

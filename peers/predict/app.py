@@ -17,7 +17,7 @@ from peers.predict.assemble import assemble_run
 from peers.predict.chunk import run_chunk
 from peers.predict.errors import ModelError
 from peers.predict.overrun import ended_after
-from peers.predict.remote import predict_remotely
+from peers.predict.remote import one_at_a_time, predict_remotely
 from peers.predict.rows import RowArgs, run_rows
 from peers.predict.spec import MOST_BATCHES, Chunk, Manifest, ModelRef, load_manifest
 
@@ -33,8 +33,6 @@ _CHUNK_ATTEMPTS: Final = MOST_BATCHES + 36
 _BACKOFF: Final = timedelta(milliseconds=100)
 _BACKOFF_CAP: Final = timedelta(seconds=2)
 _ROWS_AT_ONCE: Final = 1000
-_one_at_a_time: Final = asyncio.Semaphore(1)
-"""Rows alone of a remote model come on top of the requests that a run may have at once."""
 
 
 def _batch_wait() -> timedelta:
@@ -138,8 +136,9 @@ async def _predict_for(manifest: Manifest, table: pa.Table) -> Predictions:
 
 
 async def _predict_remotely_for(manifest: Manifest, table: pa.Table) -> Predictions:
-    async with _one_at_a_time:
-        return await predict_remotely(_model(manifest), manifest, table, current_batch()[0])
+    return await predict_remotely(
+        _model(manifest), manifest, table, current_batch()[0], one_at_a_time(manifest.model.ref)
+    )
 
 
 def _strictly(model: Model, table: pa.Table, timeout: float | None) -> Predictions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from peers import ParentFailure, Reject, Retry, Task, TaskState, current_task
 from peers.predict import outputs, suspects
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from peers import Parent
     from peers.predict.suspects import Alone
 
+_LONGEST_WAIT: Final = 60.0
 _ENDED = frozenset({TaskState.COMPLETED, TaskState.DEAD, TaskState.CANCELLED})
 
 
@@ -34,7 +35,7 @@ def assemble_run(
         alone = [one for one in found if one is not None]
         if alone and stage == 1:
             return _wait_for(task, row, manifest, turn, alone, overwrite=overwrite)
-        parents = {parent.id: parent for parent in current_task().parents()}
+        parents = {parent.id: parent for parent in current_task().parents()} if alone else {}
         return _write(manifest, alone, parents, overwrite=overwrite)
     except OutputConflict as error:
         raise Reject(str(error)) from error
@@ -82,5 +83,8 @@ def _state(parents: Mapping[int, Parent], task_id: int) -> str:
     if parent is None:
         raise Reject(f"task {task_id}, of a row that stands alone, is gone")
     if parent.state not in _ENDED:
-        raise Retry(in_=1.0, message=f"task {task_id} is {parent.state}: somebody has retried it")
+        patience = min(_LONGEST_WAIT, float(current_task().attempt))
+        raise Retry(
+            in_=patience, message=f"task {task_id} is {parent.state}: somebody has retried it"
+        )
     return parent.state

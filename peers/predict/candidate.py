@@ -122,11 +122,10 @@ def _run(pipe: Connection, request: Request) -> None:
         while True:
             manifest, chunks, killers = pipe.recv()
             pipe.send(try_model(model, manifest, chunks, killers, trying=pipe.send))
-    except (PeersError, OSError) as error:
-        if not isinstance(error, EOFError | BrokenPipeError):
-            pipe.send(error)
-    except (EOFError, KeyboardInterrupt):
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
         pass  # nobody asks any more; the parent has the interrupt, too, and says so
+    except (PeersError, OSError) as error:
+        pipe.send(error)
 
 
 def _how(exit_code: int | None) -> str:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Predict: TypeAlias = Callable[[pa.Table], "Awaitable[Predictions]"]
 HandOver: TypeAlias = Callable[[str, Sequence[Doubt]], Awaitable[Alone]]
 
+_WITNESSES: Final = 4
+"""Rows that were predicted, for those that stand alone: they show whether a model works at all."""
 _SAY_EVERY: Final = 0.5
 """Seconds: each time is a statement of the peer."""
 
@@ -42,7 +44,6 @@ class Done:
     doubtful: set[int] = field(default_factory=set)
     problems: dict[int, str] = field(default_factory=dict)
     batches: int = 0
-    seconds: float = 0.0
 
     def add(self, batch: Isolated) -> None:
         """Takes in a batch."""
@@ -57,11 +58,10 @@ class Done:
 
         What cannot stand beside the others is left out: that is a problem of its row.
         """
-        if self.predictions and all(isinstance(one, np.ndarray) for one in self.predictions):
-            try:
-                return np.concatenate(self.predictions)
-            except ValueError:  # rows of other lengths
-                pass
+        arrays = [one for one in self.predictions if isinstance(one, np.ndarray)]
+        kinds = {(one.dtype.kind, one.shape[1:]) for one in arrays}
+        if len(arrays) == len(self.predictions) and len(kinds) == 1:
+            return np.concatenate(arrays)
         joined = [value for batch in self.predictions for value in batch]
         misfits = outputs.misfits(joined)
         self.problems |= {self.indices[place]: why for place, why in misfits.items()}
@@ -92,7 +92,7 @@ async def run_chunk(
     await _run_batches(manifest, rows.table, predict, journal, done)
     try:
         predictions = done.joined()
-        alone = await _hand_over(manifest, chunk, rows.table, done, hand_over)
+        alone = await _hand_over(manifest, chunk, rows.table, done, predictions, hand_over)
         _write_part(manifest, chunk, rows.table, done, predictions, alone)
     except OutputConflict as error:
         raise Reject(str(error)) from error
@@ -104,7 +104,7 @@ def _result(chunk: Chunk, done: Done, alone: Alone | None) -> dict[str, object]:
     return {
         "rows": chunk.rows, "predicted": len(done.indices),
         "suspects": 0 if alone is None else len(alone.suspects),
-        "batches": done.batches, "model_seconds": round(done.seconds, 6),
+        "batches": done.batches,
     }  # fmt: skip
 
 
@@ -125,8 +125,10 @@ async def _run_batches(
     async def call(indices: Sequence[int]) -> Predictions:
         return await predict(_pick(features, indices))
 
-    async def on_failure(error: Exception) -> None:
-        await require_answers(fit, call, error)
+    async def on_failure(error: Exception, rows: Sequence[int]) -> None:
+        # a row that is alone in its call cannot tell whether it is to blame
+        others = [index for index in fit if len(rows) > 1 or index != rows[0]]
+        await require_answers(others, call, error)
 
     said_at = time.monotonic()
     killers = journal.reopen(died=current_task().attempt > 1)
@@ -136,10 +138,8 @@ async def _run_batches(
         if start in killers:
             done.doubtful.update(indices)
         elif indices:
-            began = time.monotonic()
             with journal.entered(start):
                 done.add(await isolate(indices, call, on_failure))
-            done.seconds += time.monotonic() - began
         if time.monotonic() - said_at > _SAY_EVERY:
             said_at = time.monotonic()
             current_task().progress(stop, table.num_rows)
@@ -153,8 +153,9 @@ def _pick(features: pa.Table, indices: Sequence[int]) -> pa.Table:
 
 
 async def _hand_over(
-    manifest: Manifest, chunk: Chunk, table: pa.Table, done: Done, hand_over: HandOver
-) -> Alone | None:
+    manifest: Manifest, chunk: Chunk, table: pa.Table, done: Done, predictions: Predictions,
+    hand_over: HandOver,
+) -> Alone | None:  # fmt: skip
     """Tasks for the rows that have no prediction; what they need is in a file of its own."""
     indices = sorted({*done.doubtful, *done.problems})
     if not indices:
@@ -168,9 +169,14 @@ async def _hand_over(
         )
         for index in indices
     ]
+    values = outputs.Values(
+        table.take(indices),
+        table.take(done.indices[:: max(1, -(-len(done.indices) // _WITNESSES))]),
+        outputs.array_of(predictions).type if len(predictions) else None,
+    )
     rows = [chunk.first + index for index in indices]
-    values = outputs.write_values(manifest.folder, chunk.number, rows, table.take(indices))
-    return await hand_over(values, doubts)
+    file = outputs.write_values(manifest.folder, chunk.number, rows, values)
+    return await hand_over(file, doubts)
 
 
 def _write_part(

@@ -17,7 +17,7 @@ from peers.predict.prepare import Plan, prepare
 from peers.predict.request import Request
 from peers.predict.spec import Manifest, load_manifest
 from peers.predict.summary import Summary, summarize
-from peers.predict.watch import watch, watch_through_outages
+from peers.predict.watch import through_outages, watch
 
 if TYPE_CHECKING:
     from peers.predict.record import Connection
@@ -27,7 +27,6 @@ Connect: TypeAlias = "Callable[[], AbstractContextManager[Connection]]"
 _NOBODY_AFTER: Final = 10
 """Looks without a live peer before we say so."""
 _AGAIN_FOR_THE_LOST: Final = 3
-_MOST_LOST: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,47 +84,41 @@ def _begin(connection: Connection, plan: Plan, request: Request, how: How) -> Su
 def _to_the_end(
     connect: Connect, plan: Plan, request: Request, look: Callable[[], None]
 ) -> Summary:
+    """Watch until the run is over; rows that died with their peers get another chance."""
     for _ in range(_AGAIN_FOR_THE_LOST):
-        summary = watch_through_outages(connect, plan.manifest, look)
-        with connect() as connection:
-            if not _retry_the_lost(connection, plan, summary, overwrite=request.overwrite):
-                return summary
-    return watch_through_outages(connect, plan.manifest, look)
+        summary = through_outages(connect, lambda c: watch(c, plan.manifest, look))
+        again = partial(_retry_the_lost, plan=plan, overwrite=request.overwrite)
+        if summary.state != "done" or not through_outages(connect, again):
+            return summary
+    return through_outages(connect, lambda c: watch(c, plan.manifest, look))
 
 
-def _retry_the_lost(
-    connection: Connection, plan: Plan, summary: Summary, *, overwrite: bool
-) -> bool:
+def _retry_the_lost(connection: Connection, plan: Plan, *, overwrite: bool) -> bool:
     """Rows whose attempts were used up by the death of peers are dead for no fault of theirs."""
-    turns = record.turns(connection, plan.manifest.run)
-    letters = record.dead_letters(connection, turns, record.ROWS, limit=_MOST_LOST)
-    lost = [letter["task_id"] for letter in letters if letter["error_type"] == "lost"]
-    if summary.state != "done" or not lost:
-        return False
-    _say(f"{len(lost)} rows died with their peers: trying them again")
-    submission.retry(connection, lost)
-    submission.go_on(connection, plan, [], overwrite=overwrite)
-    return True
+    lost = record.lost(connection, record.turns(connection, plan.manifest.run))
+    if lost:
+        _say(f"{len(lost):,} rows died with their peers: trying them again")
+        submission.retry(connection, lost)
+        submission.go_on(connection, plan, [], overwrite=overwrite)
+    return bool(lost)
 
 
-def status(connection: Connection, name: str, *, wait: bool = False) -> Summary:
+def status(connect: Connect, name: str, *, wait: bool = False) -> Summary:
     """How far the newest run of this name or id is, or `wait` until it is over, showing that.
 
     Raises PredictError if there is none.
     """
-    found = record.find(connection, name)
-    if found is None:
-        raise _NoSuchRun(f"there is no run {name!r}", "Runs go by --run NAME, or by their id.")
-    try:
-        manifest = load_manifest(found[0])
-    except OSError as error:
-        raise PredictError(f"the run's manifest cannot be read: {error}") from error
-    if wait:
-        connection.autocommit = True
-        return watch(connection, manifest)
-    summary = summarize(connection, manifest)
+    with connect() as connection:
+        found = record.find(connection, name)
+        if found is None:
+            raise _NoSuchRun(f"there is no run {name!r}", "Runs go by --run NAME, or by their id.")
+        try:
+            manifest = load_manifest(found[0])
+        except OSError as error:
+            raise PredictError(f"the run's manifest cannot be read: {error}") from error
+        summary = summarize(connection, manifest)
     assert summary is not None
-    return summary
+    return through_outages(connect, lambda c: watch(c, manifest)) if wait else summary
 
 
 class _NoSuchRun(PredictError):  # noqa: N818 - a name says what is the matter

@@ -54,11 +54,11 @@ class Isolated:
 async def isolate(
     indices: Sequence[int],
     call: Call,
-    on_failure: Callable[[Exception], Awaitable[None]] | None = None,
+    on_failure: Callable[[Exception, Sequence[int]], Awaitable[None]] | None = None,
 ) -> Isolated:
     """Call the model with these rows, and with halves of those for which it raises.
 
-    `on_failure` is told the first error, and may raise if it is not the fault of any row. What
+    `on_failure` is told the error of all rows together, and may raise if it is no row's fault. What
     Peers itself raises is raised as it comes, but for RowError and EndpointError: it is said of the
     model, or of the scheduler, not of rows.
     """
@@ -74,7 +74,7 @@ async def isolate(
                 raise
             fault = as_exception(error)
             if part is indices and on_failure is not None:
-                await on_failure(fault)
+                await on_failure(fault, part)
             if len(part) == 1:
                 found.bad[part[0]] = fault
             else:
@@ -85,19 +85,20 @@ async def isolate(
     return found
 
 
-async def require_answers(others: Sequence[int], call: Call, error: Exception) -> None:
-    """Raises Retry if `error` is an endpoint's that fails for `others` as well: it is not the rows.
+async def require_answers(rows: Sequence[int], call: Call, error: Exception) -> None:
+    """Raises Retry if `error` is an endpoint's that fails for these rows as well.
 
-    A few of these rows are tried, from all over; without any, nothing can be said.
+    A few of them are tried, from all over; without any, nothing can be said.
     """
-    if not isinstance(error, EndpointError) or not others:
+    if not isinstance(error, EndpointError) or not rows:
         return
-    for index in others[:: -(-len(others) // _PROBES)]:
+    for row in rows[:: -(-len(rows) // _PROBES)]:
         try:
-            await call([index])
+            await call([row])
         except EndpointError:
             continue
-        except RowError:
-            pass  # an answer, too
-        return
+        except (Exception, SystemExit) as answer:
+            if isinstance(answer, PeersError) and not isinstance(answer, RowError):
+                raise
+        return  # it answers, if only that the row is bad
     raise Retry(message=str(error)) from error

@@ -39,6 +39,9 @@ _RIVALS: Final = """
     from peers.task t
     where t.kind = %(kind)s and t.state not in ('completed', 'dead', 'cancelled')
       and starts_with(t.args ->> 'manifest', %(folder)s) and t.metadata ->> 'run' <> %(run)s
+      and (t.state <> 'blocked' or exists (
+          select from peers.dependency d join peers.task p on p.id = d.parent_id
+          where d.child_id = t.id and p.state in ('scheduled', 'ready', 'running')))
     order by t.id desc limit 1
 """
 # Of a chunk or a row that was submitted more than once, the last task counts.
@@ -63,7 +66,6 @@ _TALLY: Final = """
                as recent,
            coalesce(sum(greatest(attempt - 1, 0)), 0)::bigint as retries,
            extract(epoch from min(started_at))::float8 as started,
-           extract(epoch from max(finished_at))::float8 as finished,
            extract(epoch from peers.now())::float8 as now,
            coalesce(sum(extract(epoch from idle))
                         filter (where idle > interval '1 minute'), 0)::float8 as idle
@@ -93,11 +95,13 @@ _HELD_OFF: Final = """
 """
 _DEAD: Final = """
     select d.task_id, d.error_type, d.error_message, d.args, d.exit_signal
-    from work join peers.dead_letter d on d.task_id = work.id order by d.task_id limit %(limit)s
+    from peers.dead_letter d
+    where d.task_id in (select id from work union all select unnest(%(others)s::bigint[]))
+    order by d.task_id limit %(limit)s
 """
-_DEAD_TURNS: Final = """
-    select d.task_id, d.error_type, d.error_message, d.args, d.exit_signal
-    from peers.dead_letter d where d.task_id = any (%(turns)s) order by d.task_id
+_LOST: Final = """
+    select d.task_id from work join peers.dead_letter d on d.task_id = work.id
+    where d.error_type = 'lost'
 """
 _STATES: Final = """
     select id, state::text, (args ->> 'chunk')::integer as chunk from work
@@ -143,7 +147,7 @@ def find(connection: Connection, name: str) -> tuple[str, str] | None:
 
 
 def rival(connection: Connection, manifest: Manifest, output: Path) -> str | None:
-    """Another run that is going to write the same output."""
+    """Another run that is under way, and going to write the same output."""
     folder = f"{parts_folder(output)}/"
     found = _rows(connection, _RIVALS, kind=kinds.ASSEMBLE, folder=folder, run=manifest.run)
     return found[0]["run"] if found else None
@@ -173,13 +177,14 @@ def trouble(connection: Connection, found: Sequence[Turn], endpoint: str) -> str
 def dead_letters(
     connection: Connection, found: Sequence[Turn], of: Sequence[str], limit: int
 ) -> list[dict[str, Any]]:
-    """The first dead letters of these tasks."""
-    return _work(connection, _DEAD, found, of, limit=limit)
+    """The first dead letters of these tasks; of the assembling ones too, if they are wanted."""
+    others = [turn.id for turn in found] if kinds.ASSEMBLE in of else []
+    return _work(connection, _DEAD, found, of, others=others, limit=limit)
 
 
-def dead_turns(connection: Connection, found: Sequence[Turn]) -> list[dict[str, Any]]:
-    """The dead letters of assembling tasks."""
-    return _rows(connection, _DEAD_TURNS, turns=[turn.id for turn in found])
+def lost(connection: Connection, found: Sequence[Turn]) -> list[int]:
+    """Rows alone that are dead because their peers died."""
+    return [letter["task_id"] for letter in _work(connection, _LOST, found, ROWS)]
 
 
 def live_peers(connection: Connection, kind: str) -> int:

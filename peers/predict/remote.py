@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Final
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Final
 
 from peers import DatabaseUnreachable, Reject
 from peers.predict import models
@@ -24,15 +25,25 @@ _PAUSES: Final = (0.2, 1.0)
 """Seconds before an endpoint that failed is asked again, before rows are looked at one by one."""
 
 
+_OPEN: Final = nullcontext()
+
+
+@cache
+def one_at_a_time(_ref: str) -> asyncio.Semaphore:
+    """For rows alone of this model, which come on top of what a run may have at once."""
+    return asyncio.Semaphore(1)
+
+
 async def predict_remotely(
-    model: Model, manifest: Manifest, table: pa.Table, task: CurrentTask
-) -> Predictions:
-    """Predictions of these rows, on behalf of `task`.
+    model: Model, manifest: Manifest, table: pa.Table, task: CurrentTask,
+    gate: AbstractAsyncContextManager[Any] = _OPEN,
+) -> Predictions:  # fmt: skip
+    """Predictions of these rows, on behalf of `task`; each request is made within `gate`.
 
     Raises Reject for a model that breaks its contract, EndpointError for one that fails or takes
     too long, and whatever a callable raises.
     """
-    call = partial(_repeated, partial(_once, model, manifest, table))
+    call = partial(_repeated, partial(_once, model, manifest, table, gate))
     if manifest.model.kind != "http":
         return await call()
     name = _Name(hold_off_name(manifest.model.ref), task)
@@ -51,10 +62,14 @@ async def _repeated(once: Callable[[], Awaitable[Predictions]]) -> Predictions:
     return await once()
 
 
-async def _once(model: Model, manifest: Manifest, table: pa.Table) -> Predictions:
-    limit = asyncio.timeout(manifest.timeout)
+async def _once(
+    model: Model, manifest: Manifest, table: pa.Table, gate: AbstractAsyncContextManager[Any]
+) -> Predictions:
+    limit = asyncio.timeout(None)
     try:
-        async with limit:
+        async with gate, limit:
+            if manifest.timeout is not None:
+                limit.reschedule(asyncio.get_running_loop().time() + manifest.timeout)
             return await model.predict_async(table)
     except ModelError as error:
         raise Reject(str(error)) from error

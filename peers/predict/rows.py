@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import pyarrow as pa
 from typing_extensions import TypedDict
 
-from peers import Reject, current_batch
+from peers import Reject, Retry, current_batch
 from peers.predict import outputs
-from peers.predict.errors import RowError
+from peers.predict.errors import EndpointError, RowError
 from peers.predict.fitness import plain_text
-from peers.predict.isolate import isolate
+from peers.predict.isolate import isolate, require_answers
 from peers.predict.spec import Manifest, load_manifest
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _SHOWN: Final = 100
 """Characters."""
+_UNWITNESSED_ATTEMPTS: Final = 10
+_LONGEST_WAIT: Final = 60.0
 
 PredictFor: TypeAlias = Callable[[Manifest, pa.Table], "Awaitable[Predictions]"]
 
@@ -89,34 +91,56 @@ async def _run_one_file(tasks: Sequence[RowArgs], predict: PredictFor) -> dict[i
     if not rows:
         return found
     values = outputs.read_values(manifest.folder, tasks[0]["values"], rows)
-    features = values.select(manifest.features)
+    features = values.rows.select(manifest.features)
+    witnesses = values.witnesses.select(manifest.features)
 
     async def call(places: Sequence[int]) -> Predictions:
         return await predict(manifest, features.take(list(places)))
 
+    async def testify(places: Sequence[int]) -> Predictions:
+        return await predict(manifest, witnesses.take(list(places)))
+
+    async def on_failure(error: Exception, _rows: Sequence[int]) -> None:
+        await require_answers(range(witnesses.num_rows), testify, error)
+
     for start in range(0, len(rows), manifest.batch_size):
         places = range(start, min(start + manifest.batch_size, len(rows)))
-        batch = await isolate(places, call)
+        batch = await isolate(places, call, on_failure)
         for members, predictions in batch.good:
-            for place, prediction in _each(members, predictions):
+            for place, prediction in _each(members, predictions, values.kind):
                 found[rows[place]] = prediction
-        found |= {rows[place]: error for place, error in batch.bad.items()}
+        for place, error in batch.bad.items():
+            found[rows[place]] = _patient(error, is_witnessed=witnesses.num_rows > 0)
     return found
 
 
-def _each(places: Sequence[int], predictions: Predictions) -> Iterator[tuple[int, Any]]:
+def _each(
+    places: Sequence[int], predictions: Predictions, kind: pa.DataType | None
+) -> Iterator[tuple[int, Any]]:
     for number, place in enumerate(places):
         try:
-            yield place, outputs.array_of(predictions[number : number + 1])
+            one = outputs.array_of(predictions[number : number + 1])
+            if kind is not None:  # that of the chunk's other rows
+                fields = [pa.schema([("prediction", type_)]) for type_ in (kind, one.type)]
+                pa.unify_schemas(fields, promote_options="permissive")
+            yield place, one
         except Exception as error:  # noqa: BLE001  # whatever is in it cannot be written
             yield place, error
+
+
+def _patient(error: Exception, *, is_witnessed: bool) -> Exception:
+    """An endpoint that fails for a row is given time where nobody knows whether it is the row."""
+    attempt = current_batch()[0].attempt
+    if not isinstance(error, EndpointError) or is_witnessed or attempt >= _UNWITNESSED_ATTEMPTS:
+        return error
+    return Retry(in_=min(2.0**attempt, _LONGEST_WAIT), message=str(error))
 
 
 def _outcome(task: RowArgs, attempt: int, found: Mapping[int, Any]) -> Any:
     manifest, one = load_manifest(task["manifest"]), found[task["row"]]
     if isinstance(one, pa.Array):
         return result_of(one)
-    if isinstance(one, Reject):
+    if isinstance(one, Reject | Retry):
         return one
     message = f"{_name(task)}: {type(one).__name__}: {one}"
     # the scheduler's own limit is larger where attempts may end for no fault of the row

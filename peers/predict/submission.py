@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from peers import ParentFailure, graph
 from peers.predict import app, record
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from peers import Node
     from peers.predict.record import Connection
 
+_LIVE: Final = frozenset({"blocked", "scheduled", "ready", "running"})
+
 
 def submit(connection: Connection, plan: Plan, *, overwrite: bool) -> bool:
     """Submits the chunks and the assembling task, at once; False: they were there already."""
@@ -25,26 +27,20 @@ def submit(connection: Connection, plan: Plan, *, overwrite: bool) -> bool:
 
 
 def go_on(connection: Connection, plan: Plan, lost: Collection[int], *, overwrite: bool) -> None:
-    """Has what is missing done: dead chunks again, those that are `lost` anew, and the output.
+    """Has what is missing done: chunks that are dead, cancelled or `lost` anew, and the output.
 
-    Assembling tasks that are dead are replaced.
+    Tasks that are dead are replaced, and need nobody's attention any more.
     """
     before = record.turns(connection, plan.manifest.run)
     chunks = record.states(connection, before, record.CHUNKS)
-    again = [each["id"] for each in chunks if each["state"] == "dead"]
-    lost = {*lost, *(each["chunk"] for each in chunks if each["state"] == "cancelled")}
-    retry(connection, again)
-    connection.execute(
-        "select peers.discard(id) from unnest(%s::bigint[]) as dead(id)",
-        [[turn.id for turn in before if turn.state == "dead"]],
-    )
-    if lost or not _waits(record.turns(connection, plan.manifest.run)):
+    dead = [chunk["id"] for chunk in chunks if chunk["state"] == "dead"]
+    dead += [turn.id for turn in before if turn.state == "dead"]
+    anew = {*lost, *(one["chunk"] for one in chunks if one["state"] in {"dead", "cancelled"})}
+    live = [one["id"] for one in chunks if one["state"] in _LIVE and one["chunk"] not in anew]
+    connection.execute("select peers.discard(id) from unnest(%s::bigint[]) as dead(id)", [dead])
+    if anew or dead or before[-1].state not in _LIVE:
         turn = before[-1].turn + 1
-        _submit(connection, plan, sorted(lost), again, turn=turn, overwrite=overwrite)
-
-
-def _waits(found: Sequence[record.Turn]) -> bool:
-    return found[-1].state in {"blocked", "scheduled", "ready", "running"}
+        _submit(connection, plan, sorted(anew), live, turn=turn, overwrite=overwrite)
 
 
 def _submit(

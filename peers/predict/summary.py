@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.predict import record
+from peers.predict.kinds import ASSEMBLE
 from peers.predict.overrun import SIGNAL
 from peers.predict.record import CHUNKS, ROWS, Turn
 from peers.predict.spec import Manifest
@@ -107,8 +108,7 @@ def summarize(connection: Connection, manifest: Manifest) -> Summary | None:
     chunks = record.tally(connection, turns, CHUNKS)
     alone = record.tally(connection, turns, ROWS)
     written = turns[-1].written
-    dead_tasks = record.dead_letters(connection, turns, CHUNKS, _SHOWN)
-    dead_tasks += record.dead_turns(connection, turns)
+    dead_tasks = record.dead_letters(connection, turns, (*CHUNKS, ASSEMBLE), _SHOWN)
     state = _state(turns[-1], chunks, dead_tasks)
     dead_rows = record.dead_letters(connection, turns, ROWS, _NAMED)
     dead = int(written["dead"]) if written else int(alone["dead"] + alone["cancelled"])
@@ -158,8 +158,9 @@ def _seconds(turns: Sequence[Turn], chunks: dict[str, Any]) -> float:
     if chunks["started"] is None:
         return 0.0
     ends = [turn.finished for turn in turns if turn.written and turn.finished]
-    end = ends[0] if ends else float(chunks["now"])
-    return max(0.0, end - float(chunks["started"]) - float(chunks["idle"]))
+    # parts that were made anew began after that
+    end = next((end for end in ends if end > chunks["started"] + chunks["idle"]), chunks["now"])
+    return max(0.0, float(end - chunks["started"] - chunks["idle"]))
 
 
 def _pace(chunks: dict[str, Any], handled: int, seconds: float) -> float:

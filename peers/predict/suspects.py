@@ -17,7 +17,7 @@ _AT_ONCE: Final = 500
 _PRIORITY: Final = 90
 """Before the chunks that wait: else they would keep the run from ending."""
 _REMOTE_ATTEMPTS: Final = 100
-"""An endpoint that fails says nothing of the row; the row's own errors are counted by `rows`."""
+"""An endpoint that fails says nothing of the row; `rows` rejects it for errors of its own."""
 
 
 class Suspect(NamedTuple):

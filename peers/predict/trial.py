@@ -57,8 +57,8 @@ def try_model(
     candidates = [row for chunk in chunks for row in _fit_rows(manifest, chunk)]
     if not candidates:
         raise InputError(
-            f"no row of the first {chunks[0].rows} and the last {chunks[-1].rows} can be used; "
-            f"the first: {_why_unfit(manifest, chunks[0])}",
+            f"none of {sum(chunk.rows for chunk in chunks)} rows from both ends of the input can "
+            f"be used; the first: {_why_unfit(manifest, chunks[0])}",
             "Correct the input; --allow-nan lets a model have missing values.",
         )
     failed = [_KILLED for row in candidates if row.number in killers]

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
 import psycopg
 
@@ -18,6 +18,8 @@ from peers.predict.summary import Summary, summarize
 if TYPE_CHECKING:
     from peers.predict.record import Connection
 
+T = TypeVar("T")
+
 _SHORTEST_NAP: Final = 0.1
 _LONGEST_NAP: Final = 1.0
 _NAP_PER_SECOND: Final = 0.1
@@ -28,20 +30,17 @@ _NAPS_PER_LOOK: Final = 10
 _SAY_EVERY: Final = 5.0
 
 
-def watch_through_outages(
-    connect: Callable[[], AbstractContextManager[Connection]],
-    manifest: Manifest,
-    look: Callable[[], None] = lambda: None,
-    stream: TextIO = sys.stderr,
-) -> Summary:
-    """`watch` over connections that may be lost: when the database is back, the run goes on."""
+def through_outages(
+    connect: Callable[[], AbstractContextManager[Connection]], act: Callable[[Connection], T]
+) -> T:
+    """What `act` returns, over connections that may be lost: when the database is back, again."""
     while True:
         try:
             with connect() as connection:
-                return watch(connection, manifest, look, stream)
+                return act(connection)
         except (psycopg.OperationalError, DatabaseUnreachable) as error:
-            reason = str(error).strip().splitlines()[0]
-            print(f"the database is away ({reason}); the run goes on when it is back", file=stream)
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            print(f"the database is away ({reason}); the run goes on with it", file=sys.stderr)
             time.sleep(_LONGEST_NAP)
 
 
@@ -66,7 +65,9 @@ def watch(
             time.sleep(max(nap, _NAPS_PER_LOOK * took))
             summary, took = _look(connection, manifest)
             if bar is not None:
-                bar.update(bar.task_ids[0], completed=summary.handled)
+                bar.update(
+                    bar.task_ids[0], completed=summary.handled, trouble=summary.trouble or ""
+                )
             elif time.monotonic() - said_at > _SAY_EVERY:
                 said_at = time.monotonic()
                 print(summary.progress(), file=stream, flush=True)
@@ -103,8 +104,11 @@ def _bar(manifest: Manifest, summary: Summary, stream: TextIO) -> Any:
         progress.MofNCompleteColumn(),
         Pace(),
         progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[trouble]}", markup=False),
         console=Console(file=stream),
     )
     # what was done before says nothing of the pace
-    bar.add_task("rows", total=summary.rows, completed=summary.handled)
+    bar.add_task(
+        "rows", total=summary.rows, completed=summary.handled, trouble=summary.trouble or ""
+    )
     return bar

@@ -85,6 +85,15 @@ class Batch:
         """What waits for its call."""
         return [member.current for part in self._waiting for member in part]
 
+    def drop(self, ticket: int) -> Outcome | None:
+        """A task that waits for its call is cancelled: what to tell of it; None: no such."""
+        for part in self._waiting:
+            for member in part:
+                if member.task.ticket == ticket:
+                    part.remove(member)
+                    return stopped(member.task, 0.0)
+        return None
+
     def next(self) -> Part | None:
         """What to call next, without what somebody has cancelled; None: the batch is over."""
         while self._waiting:

@@ -59,14 +59,14 @@ class Channel:
 
     def tell_outcomes(self, outcomes: list[Completed | Failed]) -> None:
         """Send these outcomes, in frames that do not fill the parent's memory."""
-        if len(outcomes) == 1:
-            self.send(Outcomes(outcomes))
-            return
         frame: list[Completed | Failed] = []
         size = 0
         for outcome in outcomes:
             frame.append(outcome)
-            size += len(outcome.result) if isinstance(outcome, Completed) else 0
+            if isinstance(outcome, Completed):
+                size += len(outcome.result)
+            else:
+                size += len(outcome.error_message) + len(outcome.traceback or "")
             if size > _FRAME_BYTES:
                 self.send(Outcomes(frame))
                 frame, size = [], 0

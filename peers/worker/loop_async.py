@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -92,6 +92,8 @@ class _Running:
     coroutine: asyncio.Task[None]
     current: CurrentTask
     call: _Call
+    batch: list[Batch]
+    """The batch that it is in, once that has begun."""
 
 
 class AsyncLoop:
@@ -143,22 +145,26 @@ class AsyncLoop:
 
     def _cancel(self, ticket: int, running: _Running) -> None:
         running.current.cancelled = True
-        if running.call.active and ticket in running.call:  # else it is seen before the next call
+        if running.call.active and ticket in running.call:
             running.coroutine.cancel()
+            return
+        told = [outcome for batch in running.batch if (outcome := batch.drop(ticket)) is not None]
+        self._tell(told)  # if there is none, it is seen before the first call
 
     def _start(self, task: Assigned) -> None:
         current = self._channel.current_task(task, time.monotonic())
         call = _Call(task.ticket)
         watched = _Watched(self._run(task, current, call), call, self._page)
-        self._running[task.ticket] = _Running(self._loop.create_task(watched), current, call)
+        self._running[task.ticket] = _Running(self._loop.create_task(watched), current, call, [])
 
     def _start_batch(self, tasks: list[Assigned]) -> None:
         currents = {t.ticket: self._channel.current_task(t, time.monotonic()) for t in tasks}
         call = _Call(tasks[0].ticket, tasks[-1].ticket - tasks[0].ticket + 1)
-        watched = _Watched(self._run_batch(tasks, currents, call), call, self._page)
+        begun: list[Batch] = []
+        watched = _Watched(self._run_batch(tasks, currents, call, begun), call, self._page)
         coroutine = self._loop.create_task(watched)
         for ticket, current in currents.items():
-            self._running[ticket] = _Running(coroutine, current, call)
+            self._running[ticket] = _Running(coroutine, current, call, begun)
 
     async def _run(self, task: Assigned, current: CurrentTask, call: _Call) -> None:
         if current.cancelled:  # before it had its first turn
@@ -178,9 +184,11 @@ class AsyncLoop:
         self._tell([outcome])
 
     async def _run_batch(
-        self, tasks: list[Assigned], currents: dict[int, CurrentTask], call: _Call
-    ) -> None:
+        self, tasks: list[Assigned], currents: dict[int, CurrentTask], call: _Call,
+        begun: list[Batch],
+    ) -> None:  # fmt: skip
         batch = Batch(tasks, lambda task: currents[task.ticket])
+        begun.append(batch)
         while (part := batch.next()) is not None:
             call.ticket, call.span = part.ticket, part.span
             self._page.step(call.ticket, time.monotonic_ns(), call.span)
@@ -199,7 +207,8 @@ class AsyncLoop:
             else:
                 batch.returned(part, results)
             self._tell(batch.take_outcomes())
-            await asyncio.sleep(0)  # outcomes leave, and others have a turn, before the next call
+            with suppress(asyncio.CancelledError):  # of a handler that cancelled its own task
+                await asyncio.sleep(0)  # outcomes leave, others have a turn, before the next call
         self._tell(batch.take_outcomes())
 
     def _tell(self, outcomes: list[Completed | Failed]) -> None:

@@ -112,6 +112,7 @@ class SyncLoop:
         self._page.start(task.ticket, started)
         current = self._enter(task, started)
         self._current = (current,)
+        self._mark_cancelled()
         enter(current)
         try:
             result = registry()[task.kind].function(**checked(task))

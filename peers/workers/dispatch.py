@@ -22,6 +22,10 @@ def hand_out(lane: Lane, workers: Sequence[Worker], pace: Pace) -> Iterator[Work
     full: set[bool] = set()
     while True:
         where, part = lane.next_bin(blocked), lane.next_part(full)
+        urgencies = [lane.urgency(where)] if where is not None else []
+        urgencies += [part[1]] if part is not None else []
+        # what is less urgent must not take the slot of a batch that waits to be full
+        lane.reserved = sum(priority < min(urgencies, default=0) for priority in unripe)
         if part is not None and (where is None or part[1] <= lane.urgency(where)):
             worker = _give_part(lane, part[0], workers, pace)
             if worker is None:
@@ -34,8 +38,6 @@ def hand_out(lane: Lane, workers: Sequence[Worker], pace: Pace) -> Iterator[Work
             blocked.add(where)
             continue
         else:
-            # what is less urgent must not take the slot of a batch that waits to be full
-            lane.reserved = sum(priority < lane.urgency(where) for priority in unripe)
             worker = _give_frame(lane, where, workers, pace)
             if worker is None:
                 lane.overdue(where)

@@ -102,7 +102,8 @@ def test_what_is_said_of_the_model_is_not_blamed_on_rows() -> None:
     with pytest.raises(Reject, match="broken"):
         asyncio.run(isolate([0, 1, 2, 3], refuses_few))
 
-    async def down(error: Exception) -> None:
+    async def down(error: Exception, rows: Sequence[int]) -> None:
+        assert list(rows) == [0, 1, 2, 3]
         raise Reject(f"it is down: {error}")
 
     with pytest.raises(Reject, match="down: some row"):

@@ -55,7 +55,9 @@ def alone(manifest: Manifest, predictions: dict[int, Any], size: int = SIZE) -> 
     for chunk in sorted({row // size for row in predictions}):
         rows = [row for row in predictions if row // size == chunk]
         ids = pa.table({"id": [f"id{row}" for row in rows]})
-        values = outputs.write_values(manifest.folder, chunk, rows, ids)
+        values = outputs.write_values(
+            manifest.folder, chunk, rows, outputs.Values(ids, ids.slice(0, 0), None)
+        )
         found[chunk] = Extra(rows, values, [outputs.array_of([predictions[row]]) for row in rows])
     return found
 

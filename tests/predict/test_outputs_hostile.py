@@ -82,7 +82,9 @@ def test_rows_alone_are_as_exact_as_the_others(
     expected = pq.read_table(outputs.assemble(manifest, {}).path)
     outputs.write_part(manifest.folder, 0, [1], column[1:2], predictions[1:2])
     rows = [0, 2]
-    values = outputs.write_values(manifest.folder, 0, rows, pa.table({"id": column.take(rows)}))
+    ids_alone = pa.table({"id": column.take(rows)})
+    known = outputs.Values(ids_alone, ids_alone.slice(0, 0), None)
+    values = outputs.write_values(manifest.folder, 0, rows, known)
     found = [decoded(encoded(outputs.array_of(predictions[row : row + 1]))) for row in rows]
     alone = {0: outputs.Extra(rows, values, found)}
     table = pq.read_table(outputs.assemble(manifest, alone).path)

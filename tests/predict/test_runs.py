@@ -132,7 +132,7 @@ def test_a_row_that_makes_an_endpoint_fail_takes_no_other_along(
     assert (dead["row"], dead["id"]) == (1234, "r1234")
     assert "answered 500" in dead["error"]
     assert "cannot be helped" in dead["error"]
-    assert endpoint.requests < ROWS / 256 + 40
+    assert endpoint.requests < ROWS / 256 + 120
 
 
 def test_an_endpoint_that_fails_for_all_rows_is_not_blamed_on_them(
@@ -140,7 +140,7 @@ def test_an_endpoint_that_fails_for_all_rows_is_not_blamed_on_them(
 ) -> None:
     """The chunk is tried again; when the endpoint works, every row is predicted."""
     source, output = numbers(tmp_path, rows=600), tmp_path / "out.parquet"
-    endpoint.answers = [(500, {}, {})] * 8
+    endpoint.answers = [(500, {}, {})] * 40
     words = ["--model", endpoint.url, "--input", source, "--output", output]
     summary, _ = predict(stage, *words, "--id-column", "id", "--workers", 1)
     assert (summary["predicted"], summary["dead"], summary["missing"]) == (600, 0, 0)

@@ -31,6 +31,9 @@ def complains(found: Answer, code: int, *parts: str) -> None:
         assert part in found.err
 
 
+PREDICT = ["predict", "--model", "m:f", "--input", "status", "--output", "o.csv", "--run", "status"]
+
+
 # --------------------------------------------------------------------------------------- usage
 
 
@@ -55,6 +58,14 @@ def complains(found: Answer, code: int, *parts: str) -> None:
         (["dead", "retry", "1", "--all"], ["by their ids, or by --kind"]),
         (["dead"], ["required: COMMAND"]),
         (["prune"], ["--older-than"]),
+        (["predict", "--model", "m:f"], ["--input", "--output", "required"]),
+        (["predict", "status"], ["NAME", "required"]),
+        ([*PREDICT, "--batch-size", "0"], ["--batch-size", "from 1 on"]),
+        ([*PREDICT, "--timeout", "0s"], ["--timeout", "longer than 0"]),
+        ([*PREDICT, "--timeout", "soon"], ["--timeout", "must be a duration"]),
+        ([*PREDICT, "--batch-wait", "5s"], ["--batch-wait", "0 to 4 s"]),
+        ([*PREDICT, "--max-dead", "-1"], ["--max-dead"]),
+        ([*PREDICT, "--concurrency", "0"], ["--concurrency", "from 1 on"]),
         (["status", "--database-url", ""], ["must not be empty"]),
         (["status", "--embedded", "--database-url", NOWHERE], ["not allowed with"]),
     ],

@@ -40,6 +40,17 @@ def test_a_flag_that_trusts_less_is_not_undone_by_the_environment(flag: tuple[st
     assert got["PEERS_PREDICT_TRUST"] == ",".join(flag)
 
 
+def test_a_worker_is_told_the_effective_batch_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In seconds, however it was said; no longer than a batch may wait."""
+    monkeypatch.setenv("PEERS_PREDICT_BATCH_WAIT", "250ms")
+    wait = Settings().predict_batch_wait.total_seconds()
+    got = Environment(predict_batch_wait=wait).of_slot(0, {"PEERS_PREDICT_BATCH_WAIT": "250ms"})
+    assert got["PEERS_PREDICT_BATCH_WAIT"] == "0.25"
+    monkeypatch.setenv("PEERS_PREDICT_BATCH_WAIT", "5s")
+    with pytest.raises(ConfigError, match="predict_batch_wait"):
+        Settings()
+
+
 def test_settings_are_lists_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Comma lists from the environment; no fewer than one thread."""
     monkeypatch.setenv("PEERS_GPUS", "0, 1")

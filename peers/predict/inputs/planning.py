@@ -39,8 +39,9 @@ def plan(
             rows = sum(1 for _ in records(stream, format_, width, start))
             # every key of JSON Lines is a column, also one that comes late
             most = text.SAMPLE if format_ == "csv" else None
-            sample = list(islice(records(stream, format_, width, start), most))
-            columns = text.sampled(stream, sample, format_, names, id_column)
+            with opened(path) as other:
+                sample = islice(records(other, format_, width, start), most)
+                columns = text.sampled(stream, sample, format_, names, id_column)
             spans = records(stream, format_, width, start)
             chunks = list(_text_chunks(spans, chunk_rows(rows)))
     rows = sum(chunk.rows for chunk in chunks)

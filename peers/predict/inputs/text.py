@@ -105,7 +105,7 @@ def table_of(
     `raw` holds the records; `spans` count from its start. `names` are all columns of a CSV.
     """
     if format == "jsonl":
-        return _one_by_one(raw, spans, format, names, wanted)
+        return _one_by_one(raw, spans, wanted)
     tables: list[pa.Table] = []
     bad: dict[int, str] = {}
     _halved(raw, spans, names, wanted, 0, tables, bad)
@@ -175,15 +175,14 @@ def _is_utf8(value: str) -> bool:
 
 
 def _one_by_one(
-    raw: bytes, spans: Sequence[Span], format: TextFormat, names: Sequence[str],
-    wanted: Sequence[tuple[str, str]],
-) -> tuple[pa.Table, dict[int, str]]:  # fmt: skip
+    raw: bytes, spans: Sequence[Span], wanted: Sequence[tuple[str, str]]
+) -> tuple[pa.Table, dict[int, str]]:
     columns: dict[str, list[Any]] = {name: [] for name, _ in wanted}
     bad: dict[int, str] = {}
     for index, span in enumerate(spans):
-        record = parsed(raw[span.offset : span.offset + span.bytes], format, names)
+        record = parsed(raw[span.offset : span.offset + span.bytes], "jsonl", [])
         values: list[Any] | str = (
-            record if isinstance(record, str) else converted(record, wanted, is_csv=format == "csv")
+            record if isinstance(record, str) else converted(record, wanted, is_csv=False)
         )
         if isinstance(values, str):
             bad[index] = values

@@ -29,15 +29,13 @@ def type_of(column: Sequence[Any], *, is_id: bool) -> str:
     values = [value for value in column if value is not None and value != ""]
     if not values:
         return _NUMBER
-    if any(isinstance(value, dict | list) for value in values):
-        return JSON
     if is_id:
         return _WHOLE if all(_is_whole(value) for value in values) else _TEXT
     for type_ in (_TRUTH, _NUMBER):
         fitting = sum(_fits(value, type_) for value in values)
         if fitting >= 0.9 * len(values):
             return type_
-    return _TEXT
+    return JSON if any(isinstance(value, dict | list) for value in values) else _TEXT
 
 
 def converted(

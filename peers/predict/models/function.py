@@ -51,7 +51,10 @@ class FunctionModel:
 
     def _checked(self, result: Any, rows: int) -> Predictions:
         if hasattr(result, "__array__"):  # of numpy, pandas …
-            return counted(np.asarray(result), rows, self._name)
+            array = np.asarray(result)
+            if array.dtype == object and array.ndim == 1:
+                return counted(array.tolist(), rows, self._name)
+            return counted(array, rows, self._name)
         if isinstance(result, Sequence) and not isinstance(result, (str, bytes, bytearray)):
             return counted(list(result), rows, self._name)
         if inspect.iscoroutine(result):

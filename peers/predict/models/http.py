@@ -156,5 +156,6 @@ def _client() -> httpx.AsyncClient:
     if loop not in _clients:
         # how long an answer may take is for those to say who know the run
         timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
-        _clients[loop] = httpx.AsyncClient(timeout=timeout)
+        limits = httpx.Limits(max_connections=None)  # --concurrency is the limit
+        _clients[loop] = httpx.AsyncClient(timeout=timeout, limits=limits)
     return _clients[loop]

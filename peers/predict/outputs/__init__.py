@@ -15,10 +15,11 @@ from peers.predict.outputs.parts import (
     rows_of_part,
     write_part,
 )
-from peers.predict.outputs.values import read_values, write_values
+from peers.predict.outputs.values import Values, read_values, write_values
 
 __all__ = [
     "Extra",
+    "Values",
     "Written",
     "annotate_part",
     "array_of",

@@ -58,10 +58,17 @@ def assemble(
     tables = _checked(_merged(manifest, extra, schema), manifest.input.rows - dead)
     discard_unfinished(output)
     with replaced(output) as temporary:
-        rows = _WRITERS[output.suffix.lower()](temporary, schema, tables)
+        rows = _written(output, temporary, schema, tables)
         size = temporary.stat().st_size
         leave_receipt(manifest, temporary)
     return Written(rows, size, output)
+
+
+def _written(output: Path, temporary: Path, schema: pa.Schema, tables: Iterator[pa.Table]) -> int:
+    try:
+        return _WRITERS[output.suffix.lower()](temporary, schema, tables)
+    except pa.ArrowException as error:
+        raise OutputConflict(f"{output} cannot hold the predictions: {error}") from error
 
 
 def _schema(manifest: Manifest, extra: Mapping[int, Extra]) -> pa.Schema:
@@ -103,12 +110,24 @@ def _table(manifest: Manifest, extra: Extra, schema: pa.Schema) -> pa.Table:
     kind = schema.field(PREDICTION).type
     columns = {
         ROW: pa.array(extra.rows, pa.int64()),
-        PREDICTION: pa.concat_arrays([one.cast(kind) for one in extra.predictions]),
+        PREDICTION: _cast_alone(extra, kind),
     }
     if ID in schema.names:
         values = read_values(manifest.folder, extra.values, extra.rows)
-        columns[ID] = values.column(manifest.id_column)
+        columns[ID] = values.rows.column(manifest.id_column)
     return pa.table({name: columns[name] for name in schema.names}).cast(schema)
+
+
+def _cast_alone(extra: Extra, kind: pa.DataType) -> pa.Array:
+    found = []
+    for row, one in zip(extra.rows, extra.predictions, strict=True):
+        try:
+            found.append(one.cast(kind))
+        except pa.ArrowException as error:
+            raise OutputConflict(
+                f"the prediction of row {row} does not fit the others', which are {kind}: {error}"
+            ) from error
+    return pa.concat_arrays(found)
 
 
 def _checked(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:

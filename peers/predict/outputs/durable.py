@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import glob
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from peers.predict.errors import OutputError
+
+_RANDOM_BYTES: Final = 8
 
 
 @contextmanager
@@ -19,7 +22,7 @@ def replaced(path: Path) -> Iterator[Path]:
     Raises OutputError when that fails, such as for a full disk; `path` is then as it was.
     """
     # process ids repeat on other hosts and in containers, and two peers may overlap
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}")
     try:
         yield temporary
         _sync(temporary)
@@ -37,8 +40,10 @@ def replaced(path: Path) -> Iterator[Path]:
 
 def discard_unfinished(path: Path) -> None:
     """Removes what earlier writers of `path` left behind when they were killed."""
-    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        temporary.unlink(missing_ok=True)
+    ours = re.compile(re.escape(f".{path.name}.") + f"[0-9a-f]{{{2 * _RANDOM_BYTES}}}")
+    for temporary in path.parent.iterdir():
+        if ours.fullmatch(temporary.name):
+            temporary.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -51,9 +51,10 @@ def is_written_by(manifest: Manifest) -> bool:
 def leave_receipt(manifest: Manifest, written: Path) -> None:
     """Notes what the run is about to put into the place of its output.
 
-    The receipt before stays as well: it is true until then.
+    What is there stays known as well, if it is the run's: it is there until then.
     """
-    digests = [*_receipts(manifest)[-1:], digest_of(written)]
+    before = [digest_of(Path(manifest.output))] if is_written_by(manifest) else []
+    digests = [*before, digest_of(written)]
     with replaced(manifest.folder / _RECEIPT) as temporary:
         temporary.write_text(json.dumps({"digests": digests}), encoding="utf-8")
 

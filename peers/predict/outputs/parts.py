@@ -20,6 +20,7 @@ ID: Final = "id"
 PREDICTION: Final = "prediction"
 _NOTE: Final = b"peers.note"
 _MATRIX: Final = 2
+_NOTHING: Final = "null"
 
 
 def part_path(folder: Path, number: int) -> Path:
@@ -83,10 +84,8 @@ def read_part(folder: Path, number: int) -> pa.Table:
 def rows_of_part(folder: Path, chunk: Chunk) -> list[int] | None:
     """Which rows of the chunk, by their index, are in its finished part; None: there is none."""
     try:
-        part = pq.read_table(
-            part_path(folder, chunk.number), columns=[ROW], partitioning=None, use_threads=False
-        )
-    except (OSError, pa.ArrowException):  # not there, or damaged: it is made anew
+        part = read_part(folder, chunk.number)
+    except OutputConflict:  # not there, or damaged: it is made anew
         return None
     rows = part.column(ROW).to_numpy() - chunk.first
     fits = bool((np.diff(rows) > 0).all()) and (
@@ -140,20 +139,23 @@ def misfits(predictions: Sequence[Any]) -> dict[int, str]:
         array_of(predictions)
     except OutputConflict:
         kinds = [_kind(one) for one in predictions]
-        usual = Counter(kinds).most_common(1)[0][0]
         example = dict(zip(kinds, predictions, strict=True))
-        odd = {kind for kind in example if not _fit_together(example[usual], example[kind])}
+        fitting: list[str] = []
+        for kind, _ in Counter(kinds).most_common():
+            if _fit_together([*(example[one] for one in fitting), example[kind]]):
+                fitting.append(kind)
+        usual = next((kind for kind in fitting if kind != _NOTHING), _NOTHING)
         return {
             index: f"its prediction is a {kind}, where those of its chunk are {usual}"
             for index, kind in enumerate(kinds)
-            if kind in odd
+            if kind not in fitting
         }
     return {}
 
 
-def _fit_together(one: Any, other: Any) -> bool:
+def _fit_together(predictions: list[Any]) -> bool:
     try:
-        array_of([one, other])
+        array_of(predictions)
     except OutputConflict:
         return False
     return True
