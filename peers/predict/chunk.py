@@ -169,9 +169,10 @@ async def _hand_over(
         )
         for index in indices
     ]
+    witnesses = done.indices[:: max(1, -(-len(done.indices) // _WITNESSES))]
     values = outputs.Values(
-        table.take(indices),
-        table.take(done.indices[:: max(1, -(-len(done.indices) // _WITNESSES))]),
+        table.take(pa.array(indices, pa.int64())),
+        table.take(pa.array(witnesses, pa.int64())),
         outputs.array_of(predictions).type if len(predictions) else None,
     )
     rows = [chunk.first + index for index in indices]

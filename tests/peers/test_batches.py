@@ -288,12 +288,12 @@ def test_parts_of_a_batch_do_not_starve_behind_less_urgent_tasks(stage: Stage) -
     warm_up(stage, "batch")
     stage.rows(
         "insert into peers.task (kind, priority, args)"
-        " select 'alone', 200, jsonb_build_object('n', n) from generate_series(1, 3000) n"
+        " select 'alone', 200, jsonb_build_object('n', n) from generate_series(1, 20000) n"
         " returning id"
     )
     ids = submit_rows(stage, "batch", 8, {3: "kill"}, priority=1)
     assert_cornered(stage, ids, {3: "kill"}, "crash")
-    assert stage.row("select count(*) from peers.task where state = 'ready'")["count"] > 500
+    assert stage.row("select count(*) from peers.task where state = 'ready'")["count"] > 0
 
 
 def test_a_batch_kind_beyond_what_can_be_claimed_at_once_is_run(stage: Stage) -> None:
