@@ -158,7 +158,7 @@ async def batch_odd_async(rows: list[Row]) -> list[Any]:
     return [Lazy(n=row["n"]) if "poison" in row else {"n": row["n"]} for row in rows]
 
 
-@task("batch.steps", batch_size=4, max_attempts=1, timeout=2.0)
+@task("batch.steps", batch_size=4, max_attempts=1, timeout=1.0)
 async def batch_steps(rows: list[Row]) -> list[Any]:
     """Yields between its rows; a poison is met before or after that."""
     _note(rows)

@@ -28,6 +28,7 @@ def environment(stage: Stage) -> dict[str, str]:
     return {
         **inherited,
         "PEERS_DATABASE_URL": stage.url,
+        "PEERS_CANCEL_GRACE": "200ms",
         models_for_tests.GATE: str(stage.folder / "gate"),
     }
 

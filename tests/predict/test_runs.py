@@ -126,13 +126,14 @@ def test_a_row_that_makes_an_endpoint_fail_takes_no_other_along(
     source, output = numbers(tmp_path), tmp_path / "out.parquet"
     endpoint.poison = 1234.0
     words = ["--model", endpoint.url, "--input", source, "--output", output]
+    words += ["--batch-size", 32, "--max-attempts", 1]
     summary, _ = predict(stage, *words, "--id-column", "id", "--workers", 2)
     assert (summary["predicted"], summary["dead"], summary["missing"]) == (ROWS - 1, 1, 0)
     [dead] = summary["dead_rows"]
     assert (dead["row"], dead["id"]) == (1234, "r1234")
     assert "answered 500" in dead["error"]
     assert "cannot be helped" in dead["error"]
-    assert endpoint.requests < ROWS / 256 + 120
+    assert endpoint.requests < ROWS / 32 + 60
 
 
 def test_an_endpoint_that_fails_for_all_rows_is_not_blamed_on_them(
@@ -140,7 +141,7 @@ def test_an_endpoint_that_fails_for_all_rows_is_not_blamed_on_them(
 ) -> None:
     """The chunk is tried again; when the endpoint works, every row is predicted."""
     source, output = numbers(tmp_path, rows=600), tmp_path / "out.parquet"
-    endpoint.answers = [(500, {}, {})] * 40
+    endpoint.answers = [(500, {}, {})] * 16
     words = ["--model", endpoint.url, "--input", source, "--output", output]
     summary, _ = predict(stage, *words, "--id-column", "id", "--workers", 1)
     assert (summary["predicted"], summary["dead"], summary["missing"]) == (600, 0, 0)
