@@ -71,11 +71,12 @@ class Peer:
         database at the start.
         """
         self._selector.register(self._wake_read, selectors.EVENT_READ, self._on_wake)
-        _stand_back()
         with stop_signals(self._selector, self._on_stop):
             try:
                 self._link.open()
                 self._work.crew.start(_IMPORT_PATIENCE)
+                if not self._work.crew.asynchronous:
+                    _stand_back()
                 self._join()
                 self._chores.start()
                 while not self._finished():
@@ -238,6 +239,7 @@ class Peer:
 def _stand_back() -> None:
     """An answer of a worker wakes this thread, which shall not take the worker's core away.
 
+    A sync worker has its next task already; async ones have none ahead, and are better served fast.
     Measured on two cores with 8 handlers that wait for 28 ms: 98.8 % of the ideal became 99.0, and
     no-op tasks gained 5 %. Heartbeat and workers are not concerned.
     """
