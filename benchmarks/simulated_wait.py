@@ -3,11 +3,11 @@
     python -m benchmarks.simulated_wait [--tasks 100000] [--ways 8,64,256] [--database-url URL]
 
 Each task is a row, one handler call and a recorded result; claims and outcomes are committed
-durably. The wait is simulated: 28.2 ms of sleep (the sync ones without the kernel's timer slack). The peer is warm when the queue is opened; the
-clock runs from the first claim to the last outcome, both by the database. Up to 8 at once the
-handlers are sync, a process each; beyond that they are async, on one event loop. Beside the
-efficiency stands that of the same waits alone, in processes or coroutines without a task: no
-scheduler comes nearer to the ideal on this machine.
+durably. The wait is simulated: 28.2 ms of sleep (the sync ones without the kernel's timer slack).
+The peer is warm when the queue is opened; the clock runs from the first claim to the last outcome,
+both by the database. Up to 8 at once the handlers are sync, a process each; beyond that they are
+async, on one event loop. Beside the efficiency stands that of the same waits alone, in processes or
+coroutines without a task: no scheduler comes nearer to the ideal on this machine.
 """
 
 from __future__ import annotations
