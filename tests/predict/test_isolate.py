@@ -6,13 +6,15 @@ import asyncio
 import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
 
-from peers import Reject
-from peers.predict.isolate import Isolated, isolate
+from peers import Reject, Retry
+from peers.predict.errors import EndpointError, RowError
+from peers.predict.isolate import Isolated, isolate, require_answers
 from peers.predict.journal import Journal
 from peers.predict.spec import MOST_BATCHES
 
@@ -123,3 +125,26 @@ def test_a_journal_has_room_for_as_many_killers_as_a_chunk_has_batches(tmp_path:
     assert journal.reopen(died=True) == frozenset(starts)
     journal.close()
     assert Journal(tmp_path, 3).reopen(died=True) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("answers", "is_down"),
+    [
+        (EndpointError("500"), True),
+        (RowError("422"), False),
+        (ValueError("odd"), False),
+        (7, False),
+    ],
+)
+def test_an_endpoint_is_down_only_if_no_row_gets_an_answer(answers: Any, is_down: bool) -> None:
+    """Any other answer, be it that a row is bad, shows that it works; without rows nobody knows."""
+
+    async def call(indices: Sequence[int]) -> Any:
+        if isinstance(answers, Exception):
+            raise answers
+        return [answers for _ in indices]
+
+    with pytest.raises(Retry) if is_down else nullcontext():
+        asyncio.run(require_answers(range(100), call, EndpointError("500")))
+    asyncio.run(require_answers([], call, EndpointError("500")))
+    asyncio.run(require_answers(range(100), call, ValueError("not the endpoint's")))

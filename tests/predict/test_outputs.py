@@ -22,7 +22,7 @@ from peers.predict import outputs
 from peers.predict.errors import OutputError
 from peers.predict.outputs import Extra
 from peers.predict.outputs.ownership import leave_receipt
-from peers.predict.spec import InputRef, Manifest, ModelRef
+from peers.predict.spec import Chunk, InputRef, Manifest, ModelRef
 
 SIZE = 10
 CHUNKS = 5
@@ -178,12 +178,26 @@ def test_a_flipped_bit_in_a_part_is_noticed(tmp_path: Path) -> None:
     assert noticed > 100
 
 
+def test_a_part_that_is_damaged_anywhere_is_made_anew(tmp_path: Path) -> None:
+    """Who looks for finished rows sees what the assembling task would see."""
+    manifest = a_manifest(tmp_path)
+    write_parts(manifest, set())
+    path, chunk = outputs.part_path(manifest.folder, 1), Chunk(1, SIZE, SIZE, {})
+    whole = path.read_bytes()
+    assert outputs.rows_of_part(manifest.folder, chunk) == list(range(SIZE))
+    footer = int.from_bytes(whole[-8:-4], "little") + 8
+    at = len(whole) - footer - 2  # in the last column, the predictions
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    assert outputs.rows_of_part(manifest.folder, chunk) is None
+
+
 def test_predictions_that_do_not_fit_the_others_are_told_apart() -> None:
     """Whole numbers and others fit together; what is of another type is named."""
     assert outputs.misfits([1, 2.5, None, 3]) == {}
     found = outputs.misfits([1, 2, 0.5, "x", 2**70, b"y"])
     assert found.keys() == {3, 4, 5}
     assert "string" in found[3]
+    assert outputs.misfits([None, None, None, 1, 2, "a"]).keys() == {5}
 
 
 def test_an_output_of_other_contents_is_not_replaced(tmp_path: Path) -> None:
