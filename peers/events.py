@@ -1,25 +1,57 @@
 """Every event that a peer can log: its name, its sentence and its fields, in this one file.
 
-Events go to the logger "peers". On a terminal they read as a sentence with its other fields behind
-it; elsewhere each is one JSON object a line: time, level, logger, event, message, and the fields.
-Durations are seconds.
+Events go to the logger "peers"; peers.log_output says what they look like. Durations are seconds.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import logging
-import sys
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeAlias
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, ParamSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
     from uuid import UUID
 
 _logger: Final = logging.getLogger("peers")
 P = ParamSpec("P")
+
+_NAME: Final = "_peers_event"
+_FIELDS: Final = "_peers_fields"
+ATTRIBUTES: Final = (_NAME, _FIELDS)
+"""Of a log record; user code may add any other ones."""
+
+_DROPPED: Final = "%(lines)d lines of this log were dropped: whatever reads it stood still"
+
+counts: Final[Counter[str]] = Counter()
+"""How often each event has happened in this process, logged or not."""
+
+
+def name_of(record: logging.LogRecord) -> str | None:
+    """The name of an event; None of what is none."""
+    name: str | None = getattr(record, _NAME, None)
+    return name
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """The fields of an event, or those that `add_fields` gave the record."""
+    fields: dict[str, Any] = getattr(record, _FIELDS, {})
+    return fields
+
+
+def add_fields(record: logging.LogRecord, fields: Mapping[str, object]) -> None:
+    """Give a record that is no event the fields of one."""
+    record.__dict__.setdefault(_FIELDS, dict(fields))
+
+
+def dropped_record(lines: int) -> logging.LogRecord:
+    """The event `log_dropped`, for the writer of the log itself."""
+    extra = {_NAME: log_dropped.__name__, _FIELDS: {"lines": lines}}
+    return _logger.makeRecord(
+        _logger.name, logging.WARNING, "", 0, _DROPPED, ({"lines": lines},), None, extra=extra
+    )
 
 
 def _event(level: int, sentence: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
@@ -28,8 +60,9 @@ def _event(level: int, sentence: str) -> Callable[[Callable[P, None]], Callable[
     def decorate(signature: Callable[P, None]) -> Callable[P, None]:
         @functools.wraps(signature)
         def emit(*_none: P.args, **fields: P.kwargs) -> None:
+            counts[signature.__name__] += 1
             if _logger.isEnabledFor(level):
-                extra = {"event": signature.__name__, "fields": fields}
+                extra = {_NAME: signature.__name__, _FIELDS: fields}
                 _logger.log(level, sentence, fields, extra=extra)
 
         return emit
@@ -194,53 +227,21 @@ def migration_notice(*, file: str, notice: str) -> None:
     """The SQL of a migration has something to say."""
 
 
-# ------------------------------------------------------------------------------------ the forms
+# ---------------------------------------------------------------------------------- the log itself
 
 
-class _Text(logging.Formatter):
-    """A sentence, and behind it the fields that it doesn't mention."""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(message)s")
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        line = super().formatMessage(record)
-        fields: dict[str, object] = getattr(record, "fields", {})
-        said = str(record.msg)
-        rest = [f"{name}={value}" for name, value in fields.items() if f"%({name})" not in said]
-        whole = f"{line}  [{' '.join(rest)}]" if rest else line
-        # what user code says must not end the line, nor speak to the terminal
-        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in whole)
+@_event(
+    logging.INFO, "%(completed)d tasks completed, %(failed)d attempts failed in %(seconds).0f s"
+)
+def tasks_ended(*, completed: int, failed: int, seconds: float) -> None:
+    """What the last minute brought: a line for each task is there at debug only."""
 
 
-class _Json(logging.Formatter):
-    """One JSON object."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "event": getattr(record, "event", None),
-            "message": record.getMessage(),
-        }
-        line.update(getattr(record, "fields", {}))
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+@_event(logging.WARNING, _DROPPED)
+def log_dropped(*, lines: int) -> None:
+    """The log could not be written: whatever reads it stood still, or its disk was full."""
 
 
-Form: TypeAlias = Literal["auto", "json", "text"]
-Level: TypeAlias = Literal["debug", "info", "warning", "error"]
-
-
-def configure(format: Form = "auto", level: Level = "info") -> None:
-    """Sends the log of this process to stderr; that of other libraries from warning on.
-
-    "auto" is text on a terminal, JSON lines elsewhere.
-    """
-    readable = format == "text" or (format == "auto" and sys.stderr.isatty())
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Text() if readable else _Json())
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    _logger.setLevel(level.upper())
+@_event(logging.ERROR, "%(error)s")
+def peer_failed(*, error: str, hint: str | None) -> None:
+    """What ends `peers run` with an exit code above 0, as its last line."""

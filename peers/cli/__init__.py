@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 import psycopg
 
-from peers import db
 from peers.cli import act, dead, demo, embedded, look, output, predict, run, schema, submit
+from peers.cli.failures import explained
 from peers.cli.parser import Parser, version
-from peers.errors import DatabaseUnreachable, PeersError
+from peers.errors import PeersError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ What is going on:      peers status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; the answer is the exit code. Wrong usage and --help raise SystemExit."""
+    """Run one command and return its exit code. Wrong usage and --help raise SystemExit."""
     words = sys.argv[1:] if argv is None else list(argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may know fewer characters than a task
@@ -49,16 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _BROKEN_PIPE
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except OSError as error:  # a full disk, a file that may not be read
-        output.complain(PeersError(f"cannot go on: {error}"))
-        _drop_output()
-        return PeersError.exit_code
-    except PeersError as error:
-        output.complain(error)
-        return error.exit_code
-    except psycopg.Error as error:
-        ours = _in_our_words(error)
+    except (PeersError, psycopg.Error, OSError) as error:
+        ours = explained(error)
+        assert ours is not None
         output.complain(ours)
+        if isinstance(error, OSError):
+            _drop_output()
         return ours.exit_code
     return code
 
@@ -91,16 +87,6 @@ def _parser(words: list[str]) -> Parser:
         group.register(commands)
     predict.register(commands, words)
     return parser
-
-
-def _in_our_words(error: psycopg.Error) -> PeersError:
-    sentence = str(error).strip() or type(error).__name__
-    if db.is_connection_lost(error):
-        return DatabaseUnreachable(
-            f"the connection to the database was lost: {sentence}",
-            "What was under way may have been done or not: look before you repeat it.",
-        )
-    return PeersError(f"the database says: {sentence}")
 
 
 def _drop_output() -> None:

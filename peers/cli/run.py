@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import logging
+import os
+from typing import TYPE_CHECKING, Final, get_args
 
-from peers import events, schema
-from peers.cli.database import connection_to, located
+from peers import log_output, schema
+from peers.cli.database import connection_to, located, settings_of
+from peers.cli.failures import explained
+from peers.cli.output import readable
 from peers.cli.parser import add_command, text
+from peers.cli.summary import Summary
 from peers.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,10 +52,35 @@ def register(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    """Run the peer. Its last line, if it fails, is one of its log, which never blocks."""
+    try:
+        _open_log(args)
+        with Summary():
+            return _work(args)
+    except Exception as error:  # told in the log, whatever it is
+        ours = explained(error)
+        if ours is None:
+            logging.getLogger("peers").critical("this is a fault of Peers", exc_info=error)
+            return 1
+        log_output.last_words(readable(ours.message), ours.hint and readable(ours.hint))
+        return ours.exit_code
+
+
+def _open_log(args: argparse.Namespace) -> None:
+    # Settings that cannot be read are told in the form that was asked for, if any was.
+    asked = str(args.log_format or os.environ.get("PEERS_LOG_FORMAT", "")).lower()
+    forms: tuple[log_output.Form, ...] = get_args(log_output.Form)
+    log_output.configure(next((f for f in forms if f == asked), "auto"), patience=0.0)
+    settings = settings_of(args)
+    log_output.configure(settings.log_format, settings.log_level, patience=0.0)
+    # Its warnings tell of timers that come late, which harms nobody.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
+
+
+def _work(args: argparse.Namespace) -> int:
     from peers.peer import Peer
 
     with located(args) as settings:
-        events.configure(settings.log_format, settings.log_level)
         peer = Peer(settings)
         with connection_to(settings, args) as connection:
             if settings.embedded:

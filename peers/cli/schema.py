@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from peers import events, kernel, schema
+from peers import kernel, log_output, schema
 from peers.cli import output
 from peers.cli.database import connected, connection_to, located, persistently, settings_of
 from peers.cli.parser import add_command, advice, duration
@@ -39,7 +39,7 @@ def register(commands: Commands) -> None:
 
 def _migrate(args: argparse.Namespace) -> int:
     with located(args) as settings, connection_to(settings, args) as connection:
-        events.configure(settings.log_format, settings.log_level)
+        log_output.configure(settings.log_format, settings.log_level)
         files = schema.migrate(connection, args.dry_run)
     if args.json:
         output.document({"dry_run": args.dry_run, "files": files})

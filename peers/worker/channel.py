@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
-import traceback
 from collections.abc import Callable
 from itertools import count
 from typing import Any, Final
@@ -100,8 +100,9 @@ class Channel:
         def read() -> None:
             try:
                 self._read_all(take)
-            except BaseException:  # noqa: BLE001  # a deaf worker would keep its tasks for ever
-                traceback.print_exc()
+            except BaseException:  # a deaf worker would keep its tasks for ever
+                # not to stderr itself, which may stand still
+                logging.getLogger("peers").exception("the worker hears its peer no more")
                 os._exit(1)
 
         threading.Thread(target=read, name="reader", daemon=True).start()

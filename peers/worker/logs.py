@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import logging
+from typing import Final
 
-from peers import events
+from peers import events, log_output
 from peers.context import batch_size, current
 
+# What a handler logs just before it crashes shall be found. When stderr stands still, this is how
+# long the first line waits; the following ones do not.
+_PATIENCE: Final = 0.25
 
-def configure(form: events.Form, level: events.Level) -> None:
-    """Send the log of this process to stderr, from `level` on; an app may then have its own way."""
-    events.configure(form, level)
+
+def configure(form: log_output.Form, level: log_output.Level) -> None:
+    """Send the log of this process to stderr, from `level` on; an app may then have its own way.
+
+    A reader of stderr that stands still does not keep handlers from going on.
+    """
+    log_output.configure(form, level, patience=_PATIENCE)
     root = logging.getLogger()
     root.setLevel(level.upper())
     for handler in root.handlers:
@@ -19,11 +27,12 @@ def configure(form: events.Form, level: events.Level) -> None:
 
 def _name_the_task(record: logging.LogRecord) -> bool:
     task = current()
-    if task is not None and not hasattr(record, "fields"):
+    if task is not None:
         tasks = batch_size()
-        record.fields = (
+        events.add_fields(
+            record,
             {"kind": task.kind, "first_task_id": task.id, "batch": tasks}
             if tasks
-            else {"task_id": task.id, "kind": task.kind, "attempt": task.attempt}
+            else {"task_id": task.id, "kind": task.kind, "attempt": task.attempt},
         )
     return True

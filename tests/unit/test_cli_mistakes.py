@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from tests.support.server import Connection
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"  # nothing listens on port 1
+RUN = ["run", "--app", "json", "--log-format", "text"]
 
 
 def complains(found: Answer, code: int, *parts: str) -> None:
@@ -94,7 +96,7 @@ def test_no_command_at_all_shows_the_help() -> None:
     "words",
     [
         ["status"], ["explain", "1"], ["submit", "a"], ["cancel", "1"], ["check"], ["migrate"],
-        ["dead", "list"], ["run", "--app", "json"],
+        ["dead", "list"], RUN,
     ],
 )  # fmt: skip
 def test_without_a_database_nothing_is_done(words: list[str]) -> None:
@@ -112,8 +114,31 @@ def test_an_unknown_variable_is_named() -> None:
 
 def test_a_wrong_setting_names_itself_and_its_bound() -> None:
     """The flag of `run` is checked before anything is done."""
-    found = peers("run", "--app", "json", "--lease-timeout", "0s", url=NOWHERE)
+    found = peers(*RUN, "--lease-timeout", "0s", url=NOWHERE)
     complains(found, 78, 'lease_timeout is "0s" (flag)', "must be 1s to 1d")
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "code"),
+    [
+        (["--lease-timeout", "0s"], {}, 78),
+        ([], {"PEERS_LOG_FORMAT": "json", "PEERS_NONSENSE": "1"}, 78),
+        (["--app", "json", "--log-format", "json"], {}, 3),
+        (["--app", "json"], {"PEERS_LOG_FORMAT": "JSON"}, 3),
+        (["--app", "json"], {}, 3),
+    ],
+)
+def test_the_last_words_of_a_peer_are_part_of_its_log(
+    words: list[str], env: dict[str, str], code: int
+) -> None:
+    """Where the log is JSON lines, why a peer ends is one of them, in the same words."""
+    found = peers("run", *words, url=NOWHERE, env=env)
+    [line] = [json.loads(each) for each in found.err.splitlines()]
+    assert (found.code, line["event"], line["level"]) == (code, "peer_failed", "error")
+    told = peers("run", *words, "--log-format", "text", url=NOWHERE, env=env)
+    if "--log-format" not in words:
+        hint = f"hint: {line['hint']}\n" if line["hint"] else ""
+        assert told.err == f"peers: {line['message']}\n{hint}"
 
 
 def test_a_missing_configuration_file_is_named(tmp_path: Path) -> None:
@@ -139,10 +164,10 @@ def test_two_databases_are_one_too_many() -> None:
 def test_an_unreachable_database_is_exit_code_3() -> None:
     """It may come back: a service manager should try again."""
     complains(peers("status", url=NOWHERE), 3, "127.0.0.1, port 1", "cannot be reached", "Check")
-    complains(peers("run", "--app", "json", url=NOWHERE), 3, "cannot be reached")
+    complains(peers(*RUN, url=NOWHERE), 3, "cannot be reached")
 
 
-@pytest.mark.parametrize("words", [["status"], ["submit", "a"], ["run", "--app", "json"]])
+@pytest.mark.parametrize("words", [["status"], ["submit", "a"], RUN])
 def test_a_missing_schema_names_the_remedy(empty_database_url: str, words: list[str]) -> None:
     """A peer does not create it: that needs the owner's role."""
     complains(peers(*words, url=empty_database_url), 78, "peers migrate")
@@ -202,7 +227,8 @@ def test_an_app_that_cannot_be_imported_is_a_wrong_setting(
     assert found.code == 78, found
     assert "no.such.app" in found.err
     assert "ModuleNotFoundError" in found.err
-    complains(peers("run", url=database_url), 78, "no app is configured", "--app")
+    found = peers("run", "--log-format", "text", url=database_url)
+    complains(found, 78, "no app is configured", "--app")
 
 
 # ------------------------------------------------------------------------------ pipes and Ctrl-C

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from peers import events
+from peers import events, log_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ def _logging_as_before() -> Iterator[None]:
 
 def test_a_json_line_has_the_sentence_and_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     """One object a line, on stderr alone, whose fields keep their types where JSON has them."""
-    events.configure("json")
+    log_output.configure("json")
     events.reclaimed(task_id=7, attempt=2, lost_peer_id=PEER, lost_host="vega")
     out, err = capsys.readouterr()
     line = json.loads(err)
@@ -48,7 +48,7 @@ def test_text_adds_the_fields_that_the_sentence_leaves_out(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Nothing is said twice, nothing is lost."""
-    events.configure("text")
+    log_output.configure("text")
     events.reclaimed(task_id=7, attempt=2, lost_peer_id=PEER, lost_host=None)
     err = capsys.readouterr().err
     assert err.count("7 was") == 1
@@ -58,7 +58,7 @@ def test_text_adds_the_fields_that_the_sentence_leaves_out(
 
 def test_no_terminal_means_json(capsys: pytest.CaptureFixture[str]) -> None:
     """The form "auto" writes for machines unless somebody is looking."""
-    events.configure("auto")
+    log_output.configure("auto")
     events.pruned(deleted=3)
     assert json.loads(capsys.readouterr().err)["deleted"] == 3
 
@@ -67,20 +67,20 @@ def test_the_level_holds_for_events_and_others_are_heard_from_warning_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Thousands of completions a second are said at debug only; libraries stay quiet."""
-    events.configure("json", "info")
+    log_output.configure("json", "info")
     events.task_completed(task_id=1, kind="a", attempt=1, seconds=0.1)
     logging.getLogger("elsewhere").info("chatter")
     logging.getLogger("elsewhere").warning("50%% full: %s", "disk")
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line["message"] for line in lines] == ["50% full: disk"]
-    events.configure("json", "debug")
+    log_output.configure("json", "debug")
     events.task_completed(task_id=1, kind="a", attempt=1, seconds=0.1)
     assert json.loads(capsys.readouterr().err)["event"] == "task_completed"
 
 
 def test_a_line_stays_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     """An error message of several lines is one JSON object all the same."""
-    events.configure("json")
+    log_output.configure("json")
     events.task_failed(
         task_id=1, kind="a", attempt=1, error_type="ValueError", error_message="one\ntwo % three"
     )

@@ -1,0 +1,159 @@
+"""A log that never blocks: lines wait in a bounded queue, and one thread writes them.
+
+Whatever reads stderr may stand still (a stuck journald or log driver, a pager). The heartbeat and
+the fence must not wait for it, so lines that find no room are dropped and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MOST_LINES: Final = 10_000
+MOST_BYTES: Final = 16 << 20
+"""Lines may be long: a traceback has up to 64 kB, and user code logs what it likes."""
+FLUSH_SECONDS: Final = 1.0
+"""How long the end of a process waits for lines that are not written yet."""
+
+
+class _Line(NamedTuple):
+    text: bytes
+    stands_for: int
+    """How many lines are lost when this one cannot be written."""
+
+
+class QueueHandler(logging.Handler):
+    """Format in the caller, write in a thread.
+
+    After the first line that was dropped all lines are, until everything before them is written.
+    Then the line that `notice` makes of their number is written: a gap is one line, in its place.
+
+    `patience` is how many seconds a caller waits for its line to be written, as long as lines get
+    written at all. User code wants to find the line that it logged just before it crashed; the peer
+    itself does not wait.
+    """
+
+    def __init__(
+        self, descriptor: int, notice: Callable[[int], logging.LogRecord], patience: float = 0.0
+    ) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._notice = notice
+        self._patience = patience
+        self._lines: deque[_Line] = deque()
+        self._bytes = 0
+        self._dropped = 0
+        self._put = 0
+        self._done = 0
+        self._stuck = False
+        self._failing = False
+        self._closed = False
+        self._forked = False
+        # the lock that logging holds while it emits, and makes anew in a forked child
+        assert self.lock is not None
+        self._filled = threading.Condition(self.lock)
+        self._written = threading.Condition(self.lock)
+        self._writer = threading.Thread(target=self._write_all, name="log", daemon=True)
+        self._writer.start()
+        me = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _forked(me()))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Put the record into the queue, or drop it."""
+        self.put(self.format(record))
+
+    def put(self, text: str) -> None:
+        """Put these lines into the queue, or drop them."""
+        line = (text + "\n").encode(errors="backslashreplace")
+        with self._filled:
+            if self._forked:  # a child has no writer; it may wait
+                self._write(line)
+                return
+            full = len(self._lines) >= MOST_LINES or self._bytes + len(line) > MOST_BYTES
+            if self._closed or (self._dropped and not self._failing) or (full and self._lines):
+                self._dropped += 1
+                return
+            self._append(_Line(line, 1))
+            if self._patience and not self._stuck:
+                number = self._put
+                self._await(lambda: self._done >= number, self._patience)
+
+    def flush(self) -> None:
+        """Wait until everything is written, but not for long."""
+        with self._written:
+            if not self._forked:
+                self._await(self._is_idle, FLUSH_SECONDS)
+
+    def close(self) -> None:
+        """Take no more lines; those that wait are still written."""
+        with self._filled:
+            self._closed = True
+            self._filled.notify()
+        super().close()
+
+    def _append(self, line: _Line) -> None:
+        self._lines.append(line)
+        self._bytes += len(line.text)
+        self._put += 1
+        self._filled.notify()
+
+    def _is_idle(self) -> bool:
+        return self._done >= self._put and (self._failing or not self._dropped)
+
+    def _await(self, holds: Callable[[], bool], seconds: float) -> None:
+        if threading.current_thread() is not self._writer:  # a destructor that runs there may log
+            self._stuck = not self._written.wait_for(holds, seconds)
+
+    def _write_all(self) -> None:
+        while (line := self._next()) is not None:
+            written = self._write(line.text)
+            with self._written:
+                self._done += 1
+                self._stuck = False
+                self._failing = not written
+                if not written:  # a closed descriptor, a reader that is gone, a full disk
+                    self._dropped += line.stands_for
+                self._written.notify_all()
+
+    def _next(self) -> _Line | None:
+        """Wait for the next line; None at the end."""
+        with self._filled:
+            while not self._lines:
+                if self._dropped and not self._failing:
+                    dropped, self._dropped = self._dropped, 0
+                    notice = (self.format(self._notice(dropped)) + "\n").encode()
+                    self._append(_Line(notice, dropped))
+                elif self._closed:
+                    return None
+                else:
+                    self._filled.wait()
+            line = self._lines.popleft()
+            self._bytes -= len(line.text)
+            return line
+
+    def _write(self, text: bytes) -> bool:
+        """Write to the descriptor itself: the lock of sys.stderr may be held by user code."""
+        left = memoryview(text)
+        while left:
+            try:
+                left = left[os.write(self._descriptor, left) :]
+            except BlockingIOError:  # another process made the terminal or pipe non-blocking
+                poll = select.poll()
+                poll.register(self._descriptor, select.POLLOUT)
+                poll.poll()
+            except OSError:
+                return False
+        return True
+
+
+def _forked(handler: QueueHandler | None) -> None:
+    if handler is not None:
+        handler._forked = True  # noqa: SLF001  # the module's own

@@ -1,0 +1,220 @@
+"""A log that never blocks: nothing that happens to its reader stops who writes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from peers import events
+from peers.log_output import Json
+from peers.log_queue import MOST_BYTES, MOST_LINES, QueueHandler
+from tests.support.cli import PATIENCE, environment, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MANY = 100_000
+
+
+class Pipe:
+    """A pipe, a log that writes into it, and nobody who reads it yet."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+        self.handler = QueueHandler(self.writer, events.dropped_record)
+        self.handler.setFormatter(Json(journal=False))
+        self.logger = logging.getLogger("test.pipe")
+        self.logger.propagate = False
+        self.logger.handlers = [self.handler]
+        self._got = bytearray()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+
+    def drain(self) -> None:
+        """From now on somebody reads."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """The log ends, and so does its reader."""
+        if not self._thread.is_alive():
+            self.drain()
+        self.logger.handlers = []
+        self.handler.close()
+        self.handler._writer.join(PATIENCE)
+        os.close(self.writer)
+        self._thread.join(PATIENCE)
+        os.close(self.reader)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The whole lines that have come."""
+        return [
+            json.loads(line) for line in bytes(self._got).splitlines(True) if line[-1:] == b"\n"
+        ]
+
+    @property
+    def dropped(self) -> list[int]:
+        """The numbers of the lines that say how many were dropped."""
+        return [line["lines"] for line in self.lines if line["event"] == "log_dropped"]
+
+    @property
+    def told(self) -> int:
+        """How many lines came or were counted as dropped."""
+        return len(self.lines) - len(self.dropped) + sum(self.dropped)
+
+    def _read(self) -> None:
+        while data := os.read(self.reader, 1 << 16):
+            self._got += data
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    """A stuck log."""
+    made = Pipe()
+    yield made
+    made.close()
+
+
+def test_a_reader_that_stands_still_stops_nobody_and_what_is_lost_is_counted(pipe: Pipe) -> None:
+    """100,000 records return although nobody reads; then the log has each or counts it, once."""
+    done = threading.Event()
+
+    def emit() -> None:
+        for number in range(MANY):
+            pipe.logger.warning("line %d", number)
+        done.set()
+
+    threading.Thread(target=emit, daemon=True).start()
+    assert done.wait(PATIENCE), "the writer waited for a reader"
+    pipe.drain()
+    until(lambda: pipe.told == MANY, "every line is there or counted")
+    [dropped] = pipe.dropped
+    assert MANY - dropped >= MOST_LINES
+    numbers = [int(line["message"].split()[1]) for line in pipe.lines if line["event"] == "log"]
+    assert numbers == sorted(numbers)
+    assert pipe.lines[-1]["message"].startswith(f"{dropped} lines of this log were dropped")
+    pipe.logger.warning("after it")
+    until(lambda: pipe.lines[-1]["message"] == "after it", "the log goes on")
+
+
+def test_long_lines_do_not_fill_the_memory(pipe: Pipe) -> None:
+    """The bound counts bytes as well as lines."""
+    line = "x" * (1 << 20)
+    for _ in range(100):
+        pipe.logger.warning(line)
+    assert pipe.handler._bytes <= MOST_BYTES
+    pipe.drain()
+    until(lambda: pipe.told == 100, "every line is there or counted")
+
+
+def test_several_gaps_are_told_in_their_places(pipe: Pipe) -> None:
+    """Whatever is lost when, what came and what was counted sum up."""
+    pipe.drain()
+
+    def emit() -> None:
+        for _ in range(8_000):
+            pipe.logger.warning("x" * 200)
+
+    threads = [threading.Thread(target=emit) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    pipe.handler.flush()
+    until(lambda: pipe.told == 32_000, "every line is there or counted")
+
+
+@pytest.mark.parametrize("fault", ["closed", "no reader", "full disk"])
+def test_a_log_that_cannot_be_written_costs_its_lines_only(fault: str) -> None:
+    """Whoever logs goes on; the end of the process does not wait for what is lost."""
+    reader, writer = os.pipe()
+    if fault == "full disk":
+        os.close(writer)
+        writer = os.open("/dev/full", os.O_WRONLY)
+    os.close(reader)
+    if fault == "closed":
+        os.close(writer)
+    handler = QueueHandler(writer, events.dropped_record)
+    handler.setFormatter(Json(journal=False))
+    for _ in range(100):
+        handler.emit(logging.makeLogRecord({"msg": "x"}))
+    handler.flush()
+    assert (handler._failing, handler._dropped, handler._stuck) == (True, 100, False)
+    handler.close()
+    handler._writer.join(PATIENCE)
+    assert not handler._writer.is_alive()
+    if fault != "closed":
+        os.close(writer)
+
+
+def test_a_descriptor_that_does_not_block_loses_nothing(pipe: Pipe) -> None:
+    """Another process may have made the terminal or pipe that both write into non-blocking."""
+    os.set_blocking(pipe.writer, False)
+    for _ in range(5_000):
+        pipe.logger.warning("x" * 100)
+    pipe.drain()
+    until(lambda: len(pipe.lines) == 5_000, "every line")
+    assert not pipe.dropped
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_logs_too(pipe: Pipe) -> None:
+    """It has no thread that writes, so it writes itself."""
+    pipe.drain()
+    pipe.logger.warning("parent")
+    child = os.fork()
+    if child == 0:
+        pipe.logger.warning("child")
+        os._exit(0)
+    os.waitpid(child, 0)
+    until(lambda: {line["message"] for line in pipe.lines} == {"parent", "child"}, "both")
+
+
+SCRIPT = """
+import logging, os, sys
+from peers import log_output
+log_output.configure("json", patience=%s)
+log = logging.getLogger("shop")
+for number in range(%d):
+    log.warning("%%s", "x" * 100)
+%s
+"""
+
+
+@pytest.mark.parametrize("end", ["", "os._exit(0)", "raise SystemExit(0)"])
+def test_a_process_whose_log_is_stuck_still_ends(end: str) -> None:
+    """Its exit does not hang, nor do callers that wait for their lines to be written."""
+    reader, writer = os.pipe()
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT % (0.25, 20_000, end)], env=environment(), stderr=writer,
+        timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    os.close(writer)
+    os.close(reader)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("end", ["os._exit(3)", "os.kill(os.getpid(), 9)", "os.abort()"])
+def test_what_was_logged_before_a_crash_is_found(end: str) -> None:
+    """With patience the line is written before the caller goes on."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT % (60, 3, end)], env=environment(), capture_output=True,
+        timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert len(done.stderr.splitlines()) == 3
+
+
+def test_the_end_writes_what_is_waiting() -> None:
+    """A reader that reads gets every line of a process that ends as usual."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT % (0, 5_000, "")], env=environment(), capture_output=True,
+        timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert len(done.stderr.splitlines()) == 5_000
