@@ -1,20 +1,30 @@
 """Peers: a leaderless task scheduler that lives in Postgres."""
 
-from peers.client import AsyncGraph, Graph, Node, Task, graph, submit, task
-from peers.context import CurrentTask, Parent, current_batch, current_task
-from peers.errors import (
-    ArgsInvalid,
-    BadGraph,
-    BadTask,
-    ConfigError,
-    CycleError,
-    DatabaseUnreachable,
-    PeersError,
-    Reject,
-    ResultInvalid,
-    Retry,
-)
-from peers.model import ParentFailure, TaskState
+# Names are imported when they are first asked for: the command line must be able to handle Ctrl-C
+# before it loads anything, and a worker needs only some of them.
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from peers.client.graph import AsyncGraph, Graph, Node, graph
+    from peers.client.task import Task, submit, task
+    from peers.context import CurrentTask, Parent, current_batch, current_task
+    from peers.errors import (
+        ArgsInvalid,
+        BadGraph,
+        BadTask,
+        ConfigError,
+        CycleError,
+        DatabaseUnreachable,
+        PeersError,
+        Reject,
+        ResultInvalid,
+        Retry,
+    )
+    from peers.model import ParentFailure, TaskState
 
 __all__ = [
     "ArgsInvalid",
@@ -41,3 +51,21 @@ __all__ = [
     "submit",
     "task",
 ]
+_PLACES = ("peers.client", "peers.context", "peers.errors", "peers.model")
+
+
+if not TYPE_CHECKING:  # for a type checker, any name would exist
+
+    def __getattr__(name: str) -> object:
+        if name in __all__:
+            for place in _PLACES:
+                module = importlib.import_module(place)
+                if hasattr(module, name):
+                    found = getattr(module, name)
+                    globals()[name] = found
+                    return found
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
