@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from peers import kernel
 from peers.cli import output
 from peers.cli.database import connected, persistently, rows
+from peers.cli.exact_json import written
 from peers.cli.parser import add_command, duration, instant, json_object, name, task_id
 from peers.errors import PeersError
 from peers.model import TaskState
@@ -76,7 +76,7 @@ def _change(args: argparse.Namespace) -> int:
     )
     if all(value is None for value in given):
         args.parser.error("say what to change, such as --priority 10")
-    new_args = None if args.args is None else json.dumps(args.args).encode()
+    new_args = None if args.args is None else written(args.args).encode()
     with connected(args) as connection:
         if args.delay is not None:  # counted by the database's clock, like every time
             query = "select peers.now() + %(delay)s as due_at"

@@ -11,6 +11,7 @@ from psycopg.rows import dict_row
 from pydantic import SecretStr
 
 from peers import db, schema
+from peers.cli.exact_json import JsonLoader
 from peers.embedded import EmbeddedError, EmbeddedPostgres
 from peers.errors import ConfigError, DatabaseUnreachable, translated
 from peers.settings import Settings
@@ -99,8 +100,13 @@ def connection_to(settings: Settings, args: argparse.Namespace) -> Iterator[Conn
 
 
 def rows(connection: Connection, query: LiteralString, **values: object) -> list[dict[str, Any]]:
-    """What a view or function of the schema shows, by the names of its columns."""
+    """Return what a view or function of the schema shows, by the names of its columns.
+
+    JSON comes as its text: see exact_json.
+    """
     with translated(), connection.cursor(row_factory=dict_row) as cursor:
+        for name in ("json", "jsonb"):
+            cursor.adapters.register_loader(name, JsonLoader)
         return cursor.execute(query, values).fetchall()
 
 

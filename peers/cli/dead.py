@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +9,7 @@ from peers import kernel
 from peers.cli import output
 from peers.cli.act import each
 from peers.cli.database import connected, persistently, rows
+from peers.cli.exact_json import Json, written
 from peers.cli.parser import add_command, add_group, advice, json_object, name, task_id
 from peers.errors import NotDead
 
@@ -140,16 +140,15 @@ def _print_letter(letter: dict[str, Any]) -> None:
     for label, value in lines:
         if value:
             print(f"  {label:<9}{output.readable(value)}")
-    for failure in letter["failures"] or ():
+    for failure in letter["failures"].parsed() if letter["failures"] else ():
         _print_failure(failure)
 
 
-def _short(document: object) -> str:
+def _short(document: Json | None) -> str:
     if document is None:
         return ""
-    written = json.dumps(document, ensure_ascii=False)
-    more = " (--json shows all)" if len(written) > _ARGS_SHOWN else ""
-    return output.cut(written, _ARGS_SHOWN) + more
+    more = " (--json shows all)" if len(document) > _ARGS_SHOWN else ""
+    return output.cut(document, _ARGS_SHOWN) + more
 
 
 def _print_failure(failure: dict[str, Any]) -> None:
@@ -171,7 +170,7 @@ def _print_failure(failure: dict[str, Any]) -> None:
 
 
 def _retry(args: argparse.Namespace) -> int:
-    new_args = None if args.args is None else json.dumps(args.args).encode()
+    new_args = None if args.args is None else written(args.args).encode()
     return _act(args, "retried", lambda connection, task: kernel.retry(connection, task, new_args))
 
 

@@ -38,8 +38,10 @@ _RUNNING: Final = """
            progress_done, progress_total, cancel_requested
     from peers.running order by since, task_id"""
 _TASK: Final = """
-    select to_jsonb(t) - 'token' - 'created_xid' as task, t.state::text
-    from peers.task t where t.id = %(id)s"""
+    select column_.key as name, column_.value
+    from peers.task t
+    cross join lateral jsonb_each(to_jsonb(t) - 'token' - 'created_xid') as column_
+    where t.id = %(id)s"""
 _FAILURES: Final = """
     select attempt, failed_at, peers.now() - failed_at as ago_seconds, host, pid, peer_id,
            error_type, error_message, traceback, exit_signal, exit_code, retry_at
@@ -134,7 +136,7 @@ def _print_peers(peers: Rows) -> None:
                 peer["running"],
                 f"{span(peer['last_heartbeat_ago_seconds'])} ago",
                 span(peer["last_heartbeat"] - peer["joined_at"]),
-                ",".join(f"{name}={slots}" for name, slots in peer["queues"].items()),
+                ",".join(f"{name}={slots}" for name, slots in peer["queues"].parsed().items()),
                 len(peer["kinds"]),
             )
             for peer in peers
@@ -208,13 +210,13 @@ def _unrunnable(kind: dict[str, Any], now: datetime) -> str:
 def _explain(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         sentence = kernel.explain(connection, args.id)
-        [found] = rows(connection, _TASK, id=args.id)
+        task = {row["name"]: row["value"] for row in rows(connection, _TASK, id=args.id)}
         failures = rows(connection, _FAILURES, id=args.id)
     if args.json:
-        output.document({**found["task"], "explanation": sentence, "failures": failures})
+        output.document({**task, "explanation": sentence, "failures": failures})
         return 0
-    task = found["task"]
-    print(output.one_line(f"task {task['id']}, kind {task['kind']}, queue {task['queue']}"))
+    kind, queue = task["kind"].parsed(), task["queue"].parsed()
+    print(output.one_line(f"task {args.id}, kind {kind}, queue {queue}"))
     print(output.readable(sentence))
     if failures:
         print()
@@ -230,6 +232,6 @@ def _explain(args: argparse.Namespace) -> int:
                 for failure in failures
             ],
         )
-    if found["state"] == "dead":
+    if task["state"].parsed() == "dead":
         output.say(f"hint: `{advice(args, f'dead show {args.id}')}` has the tracebacks.")
     return 0

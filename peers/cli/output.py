@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
-from uuid import UUID
+
+from peers.cli.exact_json import written
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import timedelta
 
     from peers.errors import PeersError
 
@@ -34,18 +34,8 @@ def complain(error: PeersError) -> None:
 
 
 def document(value: Mapping[str, object]) -> None:
-    """One JSON document on stdout: times are ISO 8601 in UTC, durations are seconds."""
-    print(json.dumps(value, default=_plain, ensure_ascii=False, indent=2))
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat()
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, UUID):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    """Print one JSON document on stdout: times are ISO 8601 in UTC, durations are seconds."""
+    print(written(value))
 
 
 def table(

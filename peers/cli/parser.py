@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
+from peers.cli.exact_json import TooDeepError, exact
 from peers.model import CONTRACT_VERSION, NAME_MAX_LENGTH
 from peers.settings import values
 
@@ -149,10 +149,10 @@ def instant(value: str) -> datetime:
 
 
 def json_object(value: str) -> dict[str, Any]:
-    """A JSON object."""
+    """A JSON object, its numbers as they are written."""
     try:
-        found = json.loads(value)
-    except ValueError as error:
+        found = exact(value)
+    except (ValueError, TooDeepError) as error:
         raise argparse.ArgumentTypeError(f"is no JSON: {error}") from None
     if not isinstance(found, dict):
         raise argparse.ArgumentTypeError('must be a JSON object such as {"path": "/srv/a.png"}')
@@ -160,12 +160,8 @@ def json_object(value: str) -> dict[str, Any]:
 
 
 def json_or_text(value: str) -> object:
-    """What the value says in JSON; itself if it is no JSON."""
+    """Return what the value says in JSON; itself if it is no JSON. Raises TooDeepError."""
     try:
-        return json.loads(value, parse_constant=_refuse)
+        return exact(value)
     except ValueError:
         return value
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(constant)  # NaN and Infinity are no JSON, whatever Python thinks

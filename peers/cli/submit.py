@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli.database import connected, persistently
+from peers.cli.exact_json import TooDeepError, written
 from peers.cli.parser import (
     add_command,
     duration,
@@ -18,7 +19,7 @@ from peers.cli.parser import (
     text,
 )
 from peers.client.submission import Options, document
-from peers.client.transport import SUBMIT, send
+from peers.client.transport import SUBMIT, relay
 from peers.model import ParentFailure
 
 if TYPE_CHECKING:
@@ -103,9 +104,14 @@ def _args(value: str) -> dict[str, Any]:
 
 def _submit(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
-    submission = document(args.kind, {**args.args, **_pairs(args)}, Options(**given))
+    metadata = given.pop("metadata", None)
+    submission = document(args.kind, {}, Options(**given))
+    submission["args"] = {**args.args, **_pairs(args)}
+    if metadata is not None:
+        submission["metadata"] = metadata
+    body = written(submission).encode()
     with connected(args) as connection:
-        print(persistently(send, SUBMIT, submission, connection))
+        print(persistently(relay, connection, SUBMIT.name, body).decode())
     return 0
 
 
@@ -117,5 +123,8 @@ def _pairs(args: argparse.Namespace) -> dict[str, object]:
             args.parser.error(f'"{word}" is no key=value')
         if key in pairs:
             args.parser.error(f'"{key}" is given twice')
-        pairs[key] = json_or_text(value)
+        try:
+            pairs[key] = json_or_text(value)
+        except TooDeepError as error:
+            args.parser.error(f'the value of "{key}" cannot be read: {error}')
     return pairs
