@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +21,18 @@ if TYPE_CHECKING:
 CONFIG_FILE: Final = Path("/etc/peers/peers.toml")
 PREFIX: Final = "PEERS_"
 _OF_OTHERS: Final = ("PEERS_TEST_", "PEERS_EMBEDDED_")
+# What Kubernetes sets for a Service named peers (or peers-db), and Docker for a link of that name.
+_OF_SERVICES: Final = re.compile(
+    r"""PEERS_(?:[A-Z0-9_]+_)?(?:
+        SERVICE_HOST=.*
+      | SERVICE_PORT(?:_[A-Z0-9_]+)?=\d+
+      | PORT(?:_\d+_(?:TCP|UDP|SCTP))?=(?:tcp|udp|sctp)://.*
+      | PORT_\d+_(?:TCP|UDP|SCTP)_(?:PROTO|ADDR|PORT|PORT_START|PORT_END)=.*
+      | NAME=/.*
+      | ENV_.*
+    )""",
+    re.VERBOSE | re.DOTALL,
+)
 
 
 def _variable(field: str) -> str:
@@ -35,7 +48,10 @@ def refuse_unknown_variables(fields: list[str]) -> None:
     """Raises ConfigError for a PEERS_ variable that nobody would read."""
     known = [_variable(field) for field in fields]
     for name in sorted(os.environ):
-        if name.startswith(PREFIX) and not name.startswith(_OF_OTHERS) and name not in known:
+        of_others = name.startswith(_OF_OTHERS) or _OF_SERVICES.fullmatch(
+            f"{name}={os.environ[name]}"
+        )
+        if name.startswith(PREFIX) and name not in known and not of_others:
             raise ConfigError(
                 f"the environment variable {name} is no setting of Peers",
                 _did_you_mean(name, known),

@@ -130,6 +130,52 @@ def test_variables_of_the_tests_and_the_embedded_database_are_left_alone(
     Settings()
 
 
+KUBERNETES = {
+    "SERVICE_HOST": "10.0.0.1",
+    "SERVICE_PORT": "80",
+    "SERVICE_PORT_HTTP": "80",
+    "PORT": "tcp://10.0.0.1:80",
+    "PORT_80_TCP": "tcp://10.0.0.1:80",
+    "PORT_80_TCP_PROTO": "tcp",
+    "PORT_80_TCP_PORT": "80",
+    "PORT_80_TCP_ADDR": "10.0.0.1",
+    "PORT_53_UDP": "udp://10.0.0.1:53",
+    "PORT_53_UDP_ADDR": "fd00::1",
+}
+DOCKER = {
+    "NAME": "/web/peers",
+    "PORT": "tcp://172.17.0.5:5432",
+    "PORT_5432_TCP_ADDR": "172.17.0.5",
+    "PORT_8000_TCP_PORT_START": "8000",
+    "ENV_POSTGRES_PASSWORD": "two\nlines",
+}
+
+
+@pytest.mark.parametrize("service", ["PEERS", "PEERS_DB", "PEERS_WEB_2"])
+@pytest.mark.parametrize("variables", [KUBERNETES, DOCKER], ids=["kubernetes", "docker"])
+def test_variables_of_a_service_named_peers_are_ignored(
+    monkeypatch: Environment, service: str, variables: dict[str, str]
+) -> None:
+    """Kubernetes and Docker set them in every container beside one; they set nothing of ours."""
+    before = [setting[:2] for setting in Settings().origins()]
+    for name, value in variables.items():
+        monkeypatch.setenv(f"{service}_{name}", value)
+    assert [setting[:2] for setting in Settings().origins()] == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PEERS_QUEUE", "a=1"), ("PEERS_PORT", "5432"), ("PEERS_HOST", "db"), ("PEERS_NAME", "web"),
+     ("PEERS_SERVICE", "x"), ("PEERS_PORTS", "tcp://x:1"), ("PEERS_DATABASE_PORT", "5432"),
+     ("PEERS_SERVICE_PORT", "many")],
+)  # fmt: skip
+def test_a_slip_is_no_service(monkeypatch: Environment, name: str, value: str) -> None:
+    """What only looks like such a variable is an error as ever."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"{name} is no setting"):
+        Settings()
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
