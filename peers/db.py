@@ -54,8 +54,17 @@ _URL_SHAPES: Final = (
 )
 
 
-def connect(url: str, *, application_name: str, patience: float = CONNECT_TIMEOUT) -> Connection:
+def connect(
+    url: str,
+    *,
+    application_name: str,
+    patience: float = CONNECT_TIMEOUT,
+    pooled: bool = False,
+) -> Connection:
     """A connection in autocommit mode, whose transactions are READ COMMITTED.
+
+    With `pooled` it works through a pooler in transaction mode, too: nothing is prepared or set for
+    the session, which others would inherit; only what runs in a `transaction()` is READ COMMITTED.
 
     An empty `url` leaves everything to libpq's own variables (PGHOST, PGSERVICE …). Of several
     hosts, the one that accepts writes is taken. `patience` is the seconds that connecting may take.
@@ -70,7 +79,11 @@ def connect(url: str, *, application_name: str, patience: float = CONNECT_TIMEOU
     try:
         connection = psycopg.connect(**parameters, autocommit=True)
         # A role or database may default to another level, under which verbs refuse to work.
-        connection.execute("set default_transaction_isolation to 'read committed'")
+        if pooled:
+            connection.prepare_threshold = None
+            connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        else:
+            connection.execute("set default_transaction_isolation to 'read committed'")
     except psycopg.OperationalError as error:  # also: cut off again before it said a word
         raise _refusal(error, parameters) from error
     return connection

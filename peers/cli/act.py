@@ -97,7 +97,7 @@ def _change(args: argparse.Namespace) -> int:
 
 def _pause(args: argparse.Namespace) -> int:
     with connected(args) as connection:
-        kernel.pause(connection, args.queue)
+        persistently(kernel.pause, connection, args.queue)
         seen = "select from peers.queue_status where queue = %(queue)s and running + ready > 0"
         served = "select from peers.peer_status where alive and queues ? %(queue)s"
         known = rows(connection, seen, queue=args.queue) or rows(
@@ -113,6 +113,6 @@ def _resume(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         query = "select from peers.paused_queue where queue = %(queue)s"
         paused = rows(connection, query, queue=args.queue)
-        kernel.resume(connection, args.queue)
+        persistently(kernel.resume, connection, args.queue)
     print(f'queue "{args.queue}" {"is resumed" if paused else "was not paused"}')
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 import psycopg
 from psycopg.rows import dict_row
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from peers.db import Connection
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _TRIES: Final = 5
 _AGAIN: Final = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
@@ -92,9 +93,14 @@ def connected(args: argparse.Namespace) -> Iterator[Connection]:
 
 
 @contextmanager
-def connection_to(settings: Settings, args: argparse.Namespace) -> Iterator[Connection]:
-    """A connection for one command, whatever schema there is."""
-    with db.connect(settings.url, application_name=args.command) as connection:
+def connection_to(
+    settings: Settings, args: argparse.Namespace, *, pooled: bool = True
+) -> Iterator[Connection]:
+    """A connection for one command, whatever schema there is; it may lead through a pooler.
+
+    PgBouncer knows the time zone of each client; other settings would be left to the next one.
+    """
+    with db.connect(settings.url, application_name=args.command, pooled=pooled) as connection:
         connection.execute("set timezone to 'UTC'")
         yield connection
 
@@ -110,12 +116,23 @@ def rows(connection: Connection, query: LiteralString, **values: object) -> list
         return cursor.execute(query, values).fetchall()
 
 
-def persistently(verb: Callable[..., T], *arguments: Any) -> T:
-    """Calls a verb, and again when it met another transaction head-on."""
+def persistently(
+    verb: Callable[Concatenate[Connection, P], T],
+    connection: Connection,
+    *arguments: P.args,
+    **options: P.kwargs,
+) -> T:
+    """Call a verb in a transaction of its own, and again when it met another one head-on.
+
+    A transaction, since only in one a verb has the isolation level that it needs (db.connect).
+    """
     backoff = db.Backoff()
-    for _ in range(_TRIES - 1):
+    for tries_left in reversed(range(_TRIES)):
         try:
-            return verb(*arguments)
+            with connection.transaction():
+                return verb(connection, *arguments, **options)
         except _AGAIN:
+            if not tries_left:
+                raise
             time.sleep(backoff.next())
-    return verb(*arguments)
+    raise AssertionError("the last try returns or raises")

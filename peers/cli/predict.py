@@ -167,7 +167,7 @@ def _connecting(
 
     @contextmanager
     def connect() -> Iterator[Connection]:
-        with connection_to(settings, args) as connection:
+        with connection_to(settings, args, pooled=False) as connection:
             connection.autocommit = True
             yield connection
 

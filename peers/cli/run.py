@@ -82,7 +82,7 @@ def _work(args: argparse.Namespace) -> int:
 
     with located(args) as settings:
         peer = Peer(settings)
-        with connection_to(settings, args) as connection:
+        with connection_to(settings, args, pooled=False) as connection:
             if settings.embedded:
                 schema.migrate(connection)
             schema.require(connection)

@@ -19,11 +19,12 @@ from peers.cli.parser import (
     text,
 )
 from peers.client.submission import Options, document
-from peers.client.transport import SUBMIT, relay
+from peers.client.transport import SUBMIT, send_text
 from peers.model import ParentFailure
 
 if TYPE_CHECKING:
     from peers.cli.parser import Commands
+    from peers.db import Connection
 
 _STDIN: Final = "-"
 _OPTIONS: Final = (
@@ -109,9 +110,13 @@ def _submit(args: argparse.Namespace) -> int:
     submission["args"] = {**args.args, **_pairs(args)}
     if metadata is not None:
         submission["metadata"] = metadata
-    body = written(submission).encode()
+    body = written(submission)
+
+    def send(connection: Connection) -> int:
+        return send_text(SUBMIT, body, connection)
+
     with connected(args) as connection:
-        print(persistently(relay, connection, SUBMIT.name, body).decode())
+        print(persistently(send, connection))
     return 0
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, LiteralString, TypeAlias, TypeVar
 
@@ -91,12 +92,17 @@ def send(verb: Verb[T], document: object, target: Synchronous | None = None) -> 
     Raises what the database refuses as one of peers.errors, and DatabaseUnreachable.
     """
     if target is not None:
-        return verb.answer(_execute(target, verb.sql, json.dumps(document)))
+        return send_text(verb, json.dumps(document), target)
     running = current()
     if running is not None:
         answer: T = running.call(verb.name, document)
         return answer
     return _send_alone(verb, json.dumps(document))
+
+
+def send_text(verb: Verb[T], document: str, target: Synchronous) -> T:
+    """Call the verb inside the target's transaction with a document that is JSON already."""
+    return verb.answer(_execute(target, verb.sql, document))
 
 
 async def send_async(verb: Verb[T], document: object, target: Asynchronous) -> T:
@@ -111,9 +117,10 @@ async def send_async(verb: Verb[T], document: object, target: Asynchronous) -> T
     with translated():
         if isinstance(target, psycopg.AsyncConnection):
             async with psycopg.AsyncCursor(target, row_factory=tuple_row) as cursor:
-                await cursor.execute(_for_psycopg(verb.sql), parameters)
+                await cursor.execute(_for_psycopg(verb.sql), parameters, prepare=False)
                 return verb.answer(await cursor.fetchall())
-        return verb.answer((await target.execute(text(verb.sql), parameters)).all())
+        async with _unprepared_async(target):
+            return verb.answer((await target.execute(text(verb.sql), parameters)).all())
 
 
 def relay(connection: Connection, verb: str, body: bytes) -> bytes:
@@ -170,10 +177,46 @@ def _execute(target: Synchronous, sql: LiteralString, document: str) -> Sequence
         if isinstance(target, psycopg.Connection):
             # not the target's own class of cursor, which may read other placeholders
             with psycopg.Cursor(target, row_factory=tuple_row) as cursor:
-                return cursor.execute(_for_psycopg(sql), parameters).fetchall()
+                return cursor.execute(_for_psycopg(sql), parameters, prepare=False).fetchall()
         from sqlalchemy import text
 
-        return target.execute(text(sql), parameters).all()
+        with _unprepared(target):
+            return target.execute(text(sql), parameters).all()
+
+
+@contextmanager
+def _unprepared(target: Session | scoped_session[Any] | SqlalchemyConnection) -> Iterator[None]:
+    """Have psycopg prepare nothing, which a pooler in transaction mode would lose."""
+    from sqlalchemy import Connection as SqlalchemyConnection
+
+    connection = target if isinstance(target, SqlalchemyConnection) else target.connection()
+    with _without_threshold(connection.connection.driver_connection):
+        yield
+
+
+@asynccontextmanager
+async def _unprepared_async(
+    target: AsyncSession | async_scoped_session[Any] | AsyncConnection,
+) -> AsyncIterator[None]:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    connection = target if isinstance(target, AsyncConnection) else await target.connection()
+    with _without_threshold((await connection.get_raw_connection()).driver_connection):
+        yield
+
+
+@contextmanager
+def _without_threshold(driver: Any) -> Iterator[None]:
+    import psycopg
+
+    if not isinstance(driver, psycopg.Connection | psycopg.AsyncConnection):
+        yield
+        return
+    before, driver.prepare_threshold = driver.prepare_threshold, None
+    try:
+        yield
+    finally:
+        driver.prepare_threshold = before
 
 
 def _for_psycopg(sql: LiteralString) -> LiteralString:
@@ -188,10 +231,12 @@ def _send_alone(verb: Verb[T], document: str) -> T:
     from peers.settings import Settings
 
     backoff = db.Backoff()
-    with db.connect(Settings().url, application_name="peers: submit") as connection:
+    url = Settings().url
+    with db.connect(url, application_name="peers: submit", pooled=True) as connection:
         for tries_left in reversed(range(_TRIES)):
             try:
-                return verb.answer(_execute(connection, verb.sql, document))
+                with connection.transaction():
+                    return verb.answer(_execute(connection, verb.sql, document))
             except psycopg.Error as error:
                 if db.is_connection_lost(error):
                     raise DatabaseUnreachable(
