@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from tests.support.cli import PROJECT, peers
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 
@@ -36,3 +39,20 @@ def test_the_example_environment_names_real_settings() -> None:
     ]
     assert len(names) >= 5
     assert set(names) <= set(Settings.model_fields)
+
+
+def test_the_command_says_where_the_units_are() -> None:
+    """So that an installed package needs no checkout; they are all there."""
+    folder = Path(peers("systemd").out.strip())
+    assert {file.name for file in folder.iterdir()} == {
+        "peers@.service", "peers.target", "peers.env.example",
+    }  # fmt: skip
+    assert peers("systemd", "extra").code == 2
+
+
+def test_the_wheel_has_what_lies_beside_the_package() -> None:
+    """Both folders are looked for inside the package first; a wheel puts them there."""
+    build = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    wheel = build["targets"]["wheel"]
+    assert wheel["sources"] == {"sql": "peers/sql", "deploy": "peers/deploy"}
+    assert set(wheel["only-include"]) == {"peers", *wheel["sources"]}
