@@ -14,7 +14,20 @@ from typing import TYPE_CHECKING, Final
 
 import psycopg
 
-from peers.cli import act, dead, demo, embedded, look, output, predict, run, schema, submit, systemd
+from peers.cli import (
+    act,
+    dead,
+    demo,
+    embedded,
+    explain,
+    look,
+    output,
+    predict,
+    run,
+    schema,
+    submit,
+    systemd,
+)
 from peers.cli.failures import explained
 from peers.cli.parser import Parser, version
 from peers.errors import PeersError
@@ -83,7 +96,7 @@ def _parser(words: list[str]) -> Parser:
     parser.add_argument("--version", action="version", version=version())
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     demo.register(commands, chosen="demo" in words)
-    for group in (run, schema, submit, look, act, dead, embedded, systemd):
+    for group in (run, schema, submit, look, explain, act, dead, embedded, systemd):
         group.register(commands)
     predict.register(commands, words)
     return parser

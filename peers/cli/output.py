@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Final
 
 from peers.cli.exact_json import written
@@ -13,9 +15,10 @@ if TYPE_CHECKING:
 
     from peers.errors import PeersError
 
-WIDTH: Final = 100
+WIDTH: Final = 80
+"""Of what is no terminal."""
 _GAP: Final = "  "
-_NARROWEST: Final = 8
+_NARROWEST: Final = 6
 _MINUTE: Final = 60
 _HOUR: Final = 60 * _MINUTE
 _DAY: Final = 24 * _HOUR
@@ -38,15 +41,43 @@ def document(value: Mapping[str, object]) -> None:
     print(written(value))
 
 
+def terminal_width() -> int:
+    """Return the columns of the terminal; COLUMNS in the environment wins."""
+    return shutil.get_terminal_size((WIDTH, 0)).columns
+
+
+def paragraph(line: str) -> None:
+    """Print a line, on a terminal as several that fit into its width; words stay whole."""
+    if sys.stdout.isatty():
+        line = textwrap.fill(
+            line, max(_NARROWEST, terminal_width()), subsequent_indent="  ",
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+    print(line)
+
+
 def table(
-    headings: Sequence[str], rows: Sequence[Sequence[object]], width_max: int = WIDTH
+    headings: Sequence[str], rows: Sequence[Sequence[object]], width_max: int | None = None
 ) -> None:
-    """Aligned columns on stdout, numbers to the right; long texts are cut to fit into the width."""
+    """Aligned columns on stdout, numbers to the right; long texts are cut to fit into the width.
+
+    The width is that of the terminal.
+    """
+    width_max = width_max or terminal_width()
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
-    while sum(widths) + len(_GAP) * (len(widths) - 1) > width_max and max(widths) > _NARROWEST:
-        widths[widths.index(max(widths))] -= 1
     numbers = [all(isinstance(row[i], int) for row in rows) for i in range(len(headings))]
+    least = [
+        max((len(row[i]) for row in cells), default=0)
+        if number
+        else _NARROWEST  # a cut number lies
+        for i, number in enumerate(numbers)
+    ]
+    while sum(widths) + len(_GAP) * (len(widths) - 1) > width_max:
+        spare = [i for i, width in enumerate(widths) if width > max(1, least[i])]
+        if not spare:
+            break
+        widths[max(spare, key=widths.__getitem__)] -= 1
     for line in [list(headings), *cells]:
         print(
             _GAP.join(

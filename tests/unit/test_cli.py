@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
+
+import pytest
 
 from peers.cli.output import WIDTH
 from tests.support.cli import bury, join, peers, state, submit
@@ -23,7 +26,7 @@ def test_migrate_creates_the_schema_and_says_what_it_applied(empty_database_url:
     assert peers("status", url=empty_database_url).code == 78
     real = peers("migrate", "--json", url=empty_database_url)
     assert real.document == {"dry_run": False, "files": dry.out.splitlines()}
-    assert peers("status", url=empty_database_url).code == 0
+    assert peers("status", url=empty_database_url).code == 0  # nothing needs attention
 
 
 def test_check_finds_what_is_wrong_and_mends_it(database_url: str, db: Connection) -> None:
@@ -120,18 +123,63 @@ def test_status_shows_queues_peers_and_alarms(database_url: str, db: Connection)
         "update peers.peer set heartbeat_at = heartbeat_at - interval '1 h' where id = %s", (lost,)
     )
     found = peers("status", "--running", url=database_url)
-    assert found.code == 0
+    assert found.code == 1
     for expected in ("alive", "lost", "web1", "default=4", "1h00m ago", "paused", "nothing runs"):
         assert expected in found.out
     assert "! 1 dead letter: peers dead list" in found.out
     assert '! queue "media" is paused: peers resume media' in found.out
     assert '! no live peer runs kind "nobody.runs.' in found.out
     assert all(len(line) <= WIDTH for line in found.out.splitlines() if line[:1] != "!")
-    told = peers("status", "--json", url=database_url).document
+    answer = peers("status", "--json", url=database_url)
+    told = answer.document
+    assert (answer.code, len(told["alarms"])) == (1, 3)
     [default] = [queue for queue in told["queues"] if queue["queue"] == "default"]
     assert (default["ready"], default["blocked"], default["dead"], told["dead"]) == (1, 1, 1, 1)
     assert {peer["peer_id"]: peer["alive"] for peer in told["peers"]} == {lost: False, alive: True}
     assert [kind["tasks"] for kind in told["unrunnable"]] == [1]
+
+
+def test_status_tells_what_was_completed_and_for_how_long_peers_have_been_there(
+    database_url: str, db: Connection
+) -> None:
+    """Queues where all is done are there; a living peer's time goes on, a lost one's has ended."""
+    lost, alive = join(db, "a"), join(db, "a")
+    for peer, heartbeat in ((alive, "0 s"), (lost, "2 h")):
+        db.execute(
+            "update peers.peer set joined_at = joined_at - interval '3 h',"
+            " heartbeat_at = heartbeat_at - %s::interval where id = %s",
+            (heartbeat, peer),
+        )
+    db.execute(
+        "insert into peers.task (kind, queue) select 'a', q from unnest('{x,x,y}'::text[]) q"
+    )
+    for queue in ("x", "y"):
+        claims = db.execute("select task_id, token from peers.claim(%s, %s, 9)", (alive, queue))
+        outcomes = [{**claim, "token": str(claim["token"])} for claim in claims]
+        db.execute("select from peers.complete(%s, %s::jsonb)", (alive, json.dumps(outcomes)))
+    db.execute("set session_replication_role = replica")
+    db.execute("update peers.task set finished_at = now() - interval '2 h' where queue = 'y'")
+    found = peers("status", url=database_url)
+    assert found.code == 0, found
+    cells = [line.split() for line in found.out.splitlines()]
+    [x] = [row for row in cells if row[:1] == ["x"]]
+    assert x == ["x", "0", "0", "0", "0", "0", "2"]
+    assert not [row for row in cells if row[:1] == ["y"]]
+    up = {row[1]: row[7] for row in cells if row[1:2] in (["alive"], ["lost"])}
+    assert up["alive"].startswith("3h00m")
+    assert up["lost"].startswith("1h00m")
+
+
+@pytest.mark.parametrize("columns", ["", "60", "80", "160"])
+def test_status_fits_the_terminal(database_url: str, db: Connection, columns: str) -> None:
+    """80 columns where there is none; a narrower or wider one is used as it is."""
+    db.execute("select peers.pause('a queue with a name that is long')")
+    join(db, "a", "b", queue="another queue with a long name, 70 characters of it, or a few more")
+    found = peers("status", url=database_url, env={"COLUMNS": columns})
+    longest = max(len(line) for line in found.out.splitlines() if line[:1] != "!")
+    assert longest <= int(columns or 80)
+    assert ("HEARTBEAT" in found.out) == (columns != "60")
+    assert ("a few more" in found.out) == (columns == "160")
 
 
 def test_status_shows_what_runs_and_how_far_it_is(database_url: str, db: Connection) -> None:
