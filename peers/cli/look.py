@@ -36,7 +36,7 @@ _COUNTED: Final = 20_000
 _COMPLETED: Final = """
     select t.queue, count(*) as completed
     from (select queue, state, finished_at from peers.task order by id desc limit %(newest)s) t
-    where t.state = 'completed' and t.finished_at > peers.now() - interval '1 hour'
+    where t.state = 'completed' and t.finished_at > (select peers.now() - interval '1 hour')
     group by t.queue"""
 _PEERS: Final = """
     select peer_id, host, pid, queues, kinds, running, alive, last_heartbeat,

@@ -62,7 +62,8 @@ def _run(args: argparse.Namespace) -> int:
         if ours is None:
             logging.getLogger("peers").critical("this is a fault of Peers", exc_info=error)
             return 1
-        log_output.last_words(readable(ours.message), ours.hint and readable(ours.hint))
+        hint = ours.hint and readable(ours.hint).rstrip()
+        log_output.last_words(readable(ours.message), hint)
         return ours.exit_code
 
 

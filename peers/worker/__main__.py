@@ -21,6 +21,7 @@ from peers.handlers import registry
 from peers.page import Page
 from peers.worker import logs
 from peers.worker.channel import Channel
+from peers.worker.imports import keep_own_frames
 from peers.worker.loop_async import AsyncLoop
 from peers.worker.loop_sync import SyncLoop
 
@@ -36,7 +37,8 @@ def main(socket_fd: int, page_fd: int, parent: int, app: str) -> None:
         for module in app.split(","):
             importlib.import_module(module)
     except BaseException as error:  # noqa: BLE001  # whatever user code raises, the parent is told
-        channel.send(Broken(f"{type(error).__name__}: {error}", traceback.format_exc()))
+        trace = traceback.format_exc() if keep_own_frames(error) else ""
+        channel.send(Broken(f"{type(error).__name__}: {error}", trace))
         return
     # what the app is made of stays: no collection shall walk over it while a handler waits
     gc.collect()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from peers.cli import main
-from tests.support.cli import PATIENCE, Answer, command, environment, peers, submit, until
+from tests.support.cli import PATIENCE, PROJECT, Answer, command, environment, peers, submit, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -219,14 +219,45 @@ def test_values_out_of_bounds_name_the_bound(
     complains(peers(*words, url=database_url, stdin=large), 1, *parts)
 
 
+APPS = {
+    "no.such.app": ({}, ["ModuleNotFoundError: No module named 'no'"]),
+    "raises": ({"raises.py": "def f():\n    1 / 0\n\nf()\n"},
+               ["ZeroDivisionError", "raises.py", "line 4", "line 2"]),
+    "nested": ({"nested.py": "import inner\n", "inner.py": "import no_such_library\n"},
+               ["no_such_library", "nested.py", "inner.py"]),
+    "wrong": ({"wrong.py": "import json\nx = = 1\n"}, ["SyntaxError", "wrong.py", "line 2"]),
+    "outer": ({"outer.py": "import wrong\n", "wrong.py": "x = = 1\n"},
+              ["SyntaxError", "outer.py", "wrong.py", "line 1"]),
+    "chained": ({"chained.py": "try:\n    import no_such\nexcept ImportError as e:\n"
+                               "    raise RuntimeError('why') from e\n"},
+                ["RuntimeError: why", "No module named 'no_such'", "chained.py"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("app", APPS)
 def test_an_app_that_cannot_be_imported_is_a_wrong_setting(
-    database_url: str, tmp_path: Path
+    database_url: str, tmp_path: Path, app: str
 ) -> None:
-    """A restart would not help; the module and Python's reason are named."""
-    found = peers("run", "--app", "no.such.app", url=database_url, cwd=tmp_path)
+    """A restart would not help; the module and Python's reason are named, with the user's own
+    frames and no others.
+    """
+    files, parts = APPS[app]
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    found = peers(
+        "run", "--app", app, "--log-format", "text", url=database_url, cwd=tmp_path,
+        env={"PYTHONPATH": f"{PROJECT}:{tmp_path}"},
+    )  # fmt: skip
     assert found.code == 78, found
-    assert "no.such.app" in found.err
-    assert "ModuleNotFoundError" in found.err
+    for part in (f"the app '{app}' cannot be imported", *parts):
+        assert part in found.err, found.err
+    for other in ("importlib", "peers/worker", "runpy"):
+        assert other not in found.err, found.err
+    assert ("Traceback" in found.err) == (app not in ("no.such.app", "wrong"))
+
+
+def test_a_peer_without_an_app_is_told(database_url: str) -> None:
+    """There is nothing that it could run."""
     found = peers("run", "--log-format", "text", url=database_url)
     complains(found, 78, "no app is configured", "--app")
 

@@ -1,0 +1,40 @@
+"""What an app that cannot be imported has to say: its own frames, not those of the import."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+_OURS: Final = str(Path(__file__).parent)
+_IMPORTLIB: Final = (str(Path(importlib.__file__ or "").parent), "<frozen importlib")
+
+
+def keep_own_frames(error: BaseException) -> bool:
+    """Take the frames that lead to the app out of its traceback, and those of nested imports.
+
+    False: nothing is left to show, as for a module that is not there. A SyntaxError has a place
+    even so.
+    """
+    seen: set[int] = set()
+    chain: BaseException | None = error
+    while chain is not None and id(chain) not in seen:
+        seen.add(id(chain))
+        chain.__traceback__ = _own(chain.__traceback__)
+        chain = chain.__cause__ or chain.__context__
+    return error.__traceback__ is not None or isinstance(error, SyntaxError)
+
+
+def _own(frames: TracebackType | None) -> TracebackType | None:
+    kept = []
+    while frames is not None:
+        file = frames.tb_frame.f_code.co_filename
+        if not file.startswith((*_IMPORTLIB, _OURS)):
+            kept.append(frames)
+        frames = frames.tb_next
+    if not kept:
+        return None
+    for frame, following in zip(kept, [*kept[1:], None], strict=True):
+        frame.tb_next = following
+    return kept[0]
