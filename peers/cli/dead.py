@@ -108,7 +108,7 @@ def _show(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         letters = rows(connection, _SHOW, id=args.id)
         if not letters:
-            raise _no_letter(connection, args.id)
+            raise _no_letter(connection, args)
     [letter] = letters
     if args.json:
         output.document(letter)
@@ -119,10 +119,13 @@ def _show(args: argparse.Namespace) -> int:
     return 0
 
 
-def _no_letter(connection: Connection, id: int) -> NotDead:
+def _no_letter(connection: Connection, args: argparse.Namespace) -> NotDead:
     """Raises TaskNotFound when there is no such task at all."""
-    sentence = kernel.explain(connection, id)
-    return NotDead(f"task {id} is no dead letter. {sentence}", "`peers dead list` lists them.")
+    sentence = kernel.explain(connection, args.id)
+    return NotDead(
+        f"task {args.id} is no dead letter. {sentence}",
+        f"`{advice(args, 'dead list')}` lists them.",
+    )
 
 
 def _print_letter(letter: dict[str, Any]) -> None:

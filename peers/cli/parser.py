@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import shlex
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
@@ -93,8 +94,13 @@ def add_group(commands: Commands, name: str, summary: str) -> Commands:
 
 
 def advice(args: argparse.Namespace, words: str) -> str:
-    """A command to type next, on the same database as this one."""
-    return f"peers {words}" + (" --embedded" if args.embedded else "")
+    """A command to type next, on the same database as this one; without its password."""
+    place = ["--embedded"] if args.embedded else []
+    if args.database_url is not None:
+        place += ["--database-url", values.redact(args.database_url)]
+    if args.config is not None:
+        place += ["--config", str(args.config)]
+    return " ".join([f"peers {words}", *map(shlex.quote, place)])
 
 
 # -------------------------------------------------------------------------- types of arguments

@@ -42,12 +42,12 @@ class Database:
     def psql(self) -> str:
         """The shell command for a psql on it, while the server runs."""
         program = self.embedded.psql() if self.embedded else None
-        return f"{program or 'psql'} {shlex.quote(_without_password(self.url))}"
+        return shlex.join([str(program or "psql"), _without_password(self.url)])
 
     def peers(self, command: str) -> str:
         """The shell command for `peers COMMAND` on it."""
         beside = Path(sys.executable).with_name("peers")
-        program = str(beside) if beside.exists() else f"{sys.executable} -m peers"
+        program = shlex.join([str(beside)] if beside.exists() else [sys.executable, "-m", "peers"])
         if self.embedded is not None:
             return f"{program} {command}" + ("" if command.startswith("db ") else " --embedded")
         if os.environ.get(URL_VARIABLE) == self.url:
