@@ -43,8 +43,8 @@ def configure(form: Form = "auto", level: Level = "info", *, patience: float | N
     """Send the log of this process to stderr; that of other libraries from warning on.
 
     "auto" is text on a terminal and in the journal, JSON lines elsewhere. With `patience` (see
-    QueueHandler) the log never blocks, and Python's own warnings and the exceptions of threads go
-    there too.
+    QueueHandler) the log never blocks, and what Python itself would write to stderr goes there too:
+    warnings, exceptions that end threads or are ignored.
     """
     handler: logging.Handler
     if patience is None:
@@ -53,6 +53,7 @@ def configure(form: Form = "auto", level: Level = "info", *, patience: float | N
         handler = QueueHandler(_STDERR, events.dropped_record, patience)
         logging.captureWarnings(capture=True)
         threading.excepthook = _log_thread
+        sys.unraisablehook = _log_unraisable
     journal = is_journal(_STDERR)
     readable = form == "text" or (form == "auto" and (journal or sys.stderr.isatty()))
     handler.setFormatter(Text(journal=journal) if readable else Json(journal=journal))
@@ -217,3 +218,10 @@ def _log_thread(args: threading.ExceptHookArgs) -> None:
     name = "a thread" if args.thread is None else f"thread {args.thread.name}"
     exc_info = (args.exc_type, args.exc_value, args.exc_traceback)
     logging.getLogger("peers").error("%s ended by an exception", name, exc_info=exc_info)
+
+
+def _log_unraisable(args: sys.UnraisableHookArgs) -> None:
+    """An exception was ignored, such as one of a destructor."""
+    exc_info = (args.exc_type, args.exc_value or args.exc_type(), args.exc_traceback)
+    said = args.err_msg or "an exception was ignored"
+    logging.getLogger("peers").error("%s", said, exc_info=exc_info)

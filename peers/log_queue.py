@@ -22,6 +22,8 @@ MOST_BYTES: Final = 16 << 20
 """Lines may be long: a traceback has up to 64 kB, and user code logs what it likes."""
 FLUSH_SECONDS: Final = 1.0
 """How long the end of a process waits for lines that are not written yet."""
+_FEW_LINES: Final = 16
+"""Behind more lines nobody waits: a reader that is slow would make its writers as slow."""
 
 
 class _Line(NamedTuple):
@@ -82,7 +84,7 @@ class QueueHandler(logging.Handler):
                 self._dropped += 1
                 return
             self._append(_Line(line, 1))
-            if self._patience and not self._stuck:
+            if self._patience and not self._stuck and len(self._lines) < _FEW_LINES:
                 number = self._put
                 self._await(lambda: self._done >= number, self._patience)
 

@@ -214,16 +214,38 @@ def test_the_journal_is_known_by_its_stream() -> None:
             "t = threading.Thread(target=lambda: 1 / 0, name='own'); t.start(); t.join()",
             lambda line: "thread own" in line["message"] and "ZeroDivision" in line["traceback"],
         ),
+        (
+            "A = type('A', (), {'__del__': lambda _: 1 / 0}); a = A(); del a",
+            lambda line: "ZeroDivision" in line["traceback"],
+        ),
         ("warnings.warn('old')", lambda line: "old" in line["message"]),
     ],
 )
 def test_what_python_itself_says_is_part_of_the_log(
     code: str, seen: Callable[[dict[str, Any]], bool]
 ) -> None:
-    """The exception of a thread and a warning are objects among the others."""
+    """Exceptions of threads and destructors, and warnings, are objects among the others."""
     reader, writer = os.pipe()
     run(f"import threading, warnings; {LOGS}; {code}", writer)
     os.close(writer)
     with os.fdopen(reader) as output:
         lines = [json.loads(line) for line in output]
     assert seen(lines[-1])
+
+
+def test_timers_that_come_late_are_not_told() -> None:
+    """APScheduler's own warnings are no news to an operator; its errors are."""
+    reader, writer = os.pipe()
+    run(
+        "import logging; from argparse import Namespace; from peers.cli import run;"
+        "from unittest.mock import patch; from peers.settings import Settings\n"
+        "with patch.object(run, 'settings_of', lambda _: Settings()):\n"
+        "    run._open_log(Namespace(log_format='json'))\n"
+        "log = logging.getLogger('apscheduler.scheduler')\n"
+        "log.warning('maximum number of running instances reached')\n"
+        "log.error('a job raised')",
+        writer,
+    )
+    os.close(writer)
+    with os.fdopen(reader) as output:
+        assert [json.loads(line)["message"] for line in output] == ["a job raised"]

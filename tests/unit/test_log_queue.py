@@ -176,6 +176,17 @@ def test_a_forked_child_logs_too(pipe: Pipe) -> None:
     until(lambda: {line["message"] for line in pipe.lines} == {"parent", "child"}, "both")
 
 
+def test_nobody_waits_behind_many_lines(pipe: Pipe) -> None:
+    """A reader that is slow, but reads, does not make its writers as slow."""
+    for _ in range(20):
+        pipe.logger.warning("x" * (1 << 16))
+    pipe.handler._patience = 1_000.0
+    another = threading.Thread(target=lambda: pipe.logger.warning("x"), daemon=True)
+    another.start()
+    another.join(PATIENCE)
+    assert not another.is_alive()
+
+
 SCRIPT = """
 import logging, os, sys
 from peers import log_output
