@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import pytest
+
     from tests.support.server import Connection
 
 PROJECT = Path(__file__).parents[2]
@@ -67,6 +69,29 @@ def peers(
         check=False,
     )
     return Answer(done.returncode, done.stdout, done.stderr)
+
+
+class Here:
+    """Runs commands in the process of the test: ten times as fast as `peers`.
+
+    Not for `run` and `migrate`, which configure the log of their process.
+    """
+
+    def __init__(
+        self, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self._capsys = capsys
+        for name in set(os.environ) - set(environment()):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("PEERS_DATABASE_URL", url)
+
+    def __call__(self, *words: str) -> Answer:
+        """Run `peers WORDS`."""
+        from peers.cli import main
+
+        self._capsys.readouterr()
+        code = main(words)
+        return Answer(code, *self._capsys.readouterr())
 
 
 def until(true: Callable[[], object], what: str) -> None:

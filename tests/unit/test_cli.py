@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from peers.cli.output import WIDTH
-from tests.support.cli import bury, join, peers, state, submit
+from tests.support.cli import Here, bury, join, peers, state, submit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -171,11 +171,18 @@ def test_status_tells_what_was_completed_and_for_how_long_peers_have_been_there(
 
 
 @pytest.mark.parametrize("columns", ["", "60", "80", "160"])
-def test_status_fits_the_terminal(database_url: str, db: Connection, columns: str) -> None:
+def test_status_fits_the_terminal(
+    database_url: str,
+    db: Connection,
+    columns: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """80 columns where there is none; a narrower or wider one is used as it is."""
     db.execute("select peers.pause('a queue with a name that is long')")
     join(db, "a", "b", queue="another queue with a long name, 70 characters of it, or a few more")
-    found = peers("status", url=database_url, env={"COLUMNS": columns})
+    monkeypatch.setenv("COLUMNS", columns)
+    found = Here(database_url, monkeypatch, capsys)("status")
     longest = max(len(line) for line in found.out.splitlines() if line[:1] != "!")
     assert longest <= int(columns or 80)
     assert ("HEARTBEAT" in found.out) == (columns != "60")

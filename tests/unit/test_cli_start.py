@@ -42,12 +42,18 @@ def test_commands_do_their_work_with_closed_streams(
     [row] = db.execute("select id from peers.task").fetchall()
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode() == ("" if ">&-" in streams else f"{row['id']}\n")
+
+
+@pytest.mark.parametrize("streams", [("2>&-",), CLOSED[-1]], ids=" ".join)
+def test_an_error_is_an_exit_code_with_closed_streams(
+    database_url: str, streams: tuple[str, ...]
+) -> None:
+    """There is no place for its words."""
     wrong = subprocess.run(
         with_closed(streams, "explain", "77"), env=environment(database_url), capture_output=True,
         timeout=PATIENCE, check=False,
     )  # fmt: skip
-    assert wrong.returncode == 4
-    assert (b"there is no task 77" in wrong.stderr) == ("2>&-" not in streams)
+    assert (wrong.returncode, wrong.stdout, wrong.stderr) == (4, b"", b"")
 
 
 def test_a_peer_runs_with_all_streams_closed(

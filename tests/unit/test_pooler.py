@@ -19,7 +19,7 @@ import peers
 from peers import db as connections
 from peers.embedded import places
 from peers.embedded.accounts import server_account
-from tests.support.cli import PATIENCE, join, until
+from tests.support.cli import PATIENCE, Here, join, until
 from tests.support.cli import peers as command
 from tests.unit.test_client import sqlalchemy_url
 
@@ -215,18 +215,24 @@ def test_an_application_submits_asynchronously(
 
 
 def test_every_command_works_through_a_pooler(
-    pooled: str, db: Connection, others: Callable[[], None]
+    pooled: str,
+    db: Connection,
+    others: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """They do what they do, and leave nothing behind in the pooler's connections."""
+    assert command("migrate", url=pooled).code == 0
+    here = Here(pooled, monkeypatch, capsys)
     db.execute("set default_transaction_isolation to 'read committed'")
     peer = join(db, "a")
     for words in (
-        ["migrate"], ["submit", "a"], ["submit", "a", "--after", "1"], ["submit", "z"],
+        ["submit", "a"], ["submit", "a", "--after", "1"], ["submit", "z"],
         ["change", "2", "--priority", "7"], ["change", "2", "--in", "1s"], ["cancel", "2"],
         ["pause", "default"], ["resume", "default"], ["check", "--repair"], ["explain", "1"],
         ["status", "--running", "--json"], ["dead", "list"], ["dead", "retry", "--all"],
     ):  # fmt: skip
-        found = command(*words, url=pooled)
+        found = here(*words)
         assert found.code in (0, 1), (words, found)
         assert "Traceback" not in found.err
         others()
@@ -240,7 +246,7 @@ def test_every_command_works_through_a_pooler(
         (["dead", "show", "1"], 0), (["dead", "retry", "1"], 0), (["cancel", "1"], 0),
         (["prune", "--older-than", "0s"], 0), (["explain", "1"], 4),
     ):  # fmt: skip
-        assert command(*words, url=pooled).code == code, words
+        assert here(*words).code == code, words
     assert count(db) == 1
 
 
