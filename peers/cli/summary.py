@@ -22,7 +22,7 @@ class Summary:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="summary", daemon=True)
         self._since = time.monotonic()
-        self._seen = (0, 0)
+        self._seen = _ended()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -39,8 +39,12 @@ class Summary:
 
     def _say(self) -> None:
         now = time.monotonic()
-        seen = (events.counts["task_completed"], events.counts["task_failed"])
+        seen = _ended()
         completed, failed = (new - old for new, old in zip(seen, self._seen, strict=True))
         if completed or failed:
             events.tasks_ended(completed=completed, failed=failed, seconds=now - self._since)
         self._seen, self._since = seen, now
+
+
+def _ended() -> tuple[int, int]:
+    return events.counts["task_completed"], events.counts["task_failed"]

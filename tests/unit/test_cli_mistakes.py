@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -139,6 +140,22 @@ def test_the_last_words_of_a_peer_are_part_of_its_log(
     if "--log-format" not in words:
         hint = f"hint: {line['hint']}\n" if line["hint"] else ""
         assert told.err == f"peers: {line['message']}\n{hint}"
+
+
+def test_a_fault_of_ours_is_part_of_the_log() -> None:
+    """Its traceback is in the line, and the exit code is 1."""
+    script = (
+        "import sys; from unittest.mock import patch; from peers.__main__ import main;"
+        "from peers.cli import run; sys.argv = ['peers', 'run'];"
+        "patch.object(run, '_work', lambda _: 1 / 0).start(); sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment(NOWHERE), capture_output=True,
+        timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    line = json.loads(done.stderr)
+    assert (done.returncode, line["level"]) == (1, "critical")
+    assert "ZeroDivisionError" in line["traceback"]
 
 
 def test_a_missing_configuration_file_is_named(tmp_path: Path) -> None:

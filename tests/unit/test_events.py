@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 
 from peers import events, log_output
+from peers.cli.summary import Summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,3 +111,20 @@ def test_every_sentence_fits_its_fields() -> None:
     finally:
         logger.removeHandler(handler)
     assert len(records) > 20
+
+
+def test_a_minutes_work_is_told_and_idleness_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    """At info, where the line of each task is not: what ended since the last time."""
+    log_output.configure("json", "info")
+    with Summary(every=0.01):
+        events.task_completed(task_id=1, kind="a", attempt=1, seconds=0.1)
+        events.task_completed(task_id=2, kind="a", attempt=1, seconds=0.1)
+        heard = capsys.readouterr().err
+        while "tasks_ended" not in heard:
+            heard += capsys.readouterr().err
+        events.task_failed(task_id=3, kind="a", attempt=1, error_type="E", error_message="m")
+    heard += capsys.readouterr().err
+    lines = [json.loads(line) for line in heard.splitlines()]
+    told = [line for line in lines if line["event"] == "tasks_ended"]
+    assert all(line["completed"] or line["failed"] for line in told)
+    assert (sum(line["completed"] for line in told), told[-1]["failed"]) == (2, 1)
