@@ -120,7 +120,7 @@ def _queues(connection: Connection) -> Rows:
 
 def _print_queues(queues: Rows) -> None:
     if not queues:
-        print("no queues: nothing waits or runs, and nothing was completed within the last hour")
+        print("no queues: nothing waits, runs or was completed within the last hour")
         return
     output.table(
         ("QUEUE", "READY", "SCHEDULED", "RUNNING", "BLOCKED", "DEAD", "COMPLETED", "OLDEST", ""),

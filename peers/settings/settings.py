@@ -85,7 +85,7 @@ class Settings(BaseSettings):
         Annotated[timedelta, BeforeValidator(duration), between(timedelta(0), _CENTURY)] | None
     ) = Field(None, description="when ended tasks are deleted; never, if not set")
     log_format: Annotated[Literal["auto", "json", "text"], BeforeValidator(lower)] = Field(
-        "auto", description="auto: text on a terminal, JSON lines else"
+        "auto", description="auto: text on a terminal and in the journal, JSON lines elsewhere"
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = (
         Field("info", description="the least level that is logged")
