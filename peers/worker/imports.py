@@ -7,12 +7,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-_OURS: Final = str(Path(__file__).parent)
 _IMPORTLIB: Final = (str(Path(importlib.__file__ or "").parent), "<frozen importlib")
+_WORKER: Final = Path(__file__).parent
+_BEFORE_THE_APP: Final = (*_IMPORTLIB, str(_WORKER), str(_WORKER.with_name("handlers.py")))
 
 
 def keep_own_frames(error: BaseException) -> bool:
-    """Take the frames that lead to the app out of its traceback, and those of nested imports.
+    """Take the frames before the app's own out of its traceback, and those of nested imports.
 
     False: nothing is left to show, as for a module that is not there. A SyntaxError has a place
     even so.
@@ -27,10 +28,10 @@ def keep_own_frames(error: BaseException) -> bool:
 
 
 def _own(frames: TracebackType | None) -> TracebackType | None:
-    kept = []
+    kept: list[TracebackType] = []
     while frames is not None:
         file = frames.tb_frame.f_code.co_filename
-        if not file.startswith((*_IMPORTLIB, _OURS)):
+        if not file.startswith(_IMPORTLIB if kept else _BEFORE_THE_APP):
             kept.append(frames)
         frames = frames.tb_next
     if not kept:
