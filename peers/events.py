@@ -93,6 +93,45 @@ def database_back(*, seconds: float) -> None:
     """The database answers again."""
 
 
+@_event(
+    logging.ERROR, "the database refused %(duty)s (%(error)s); trying again in %(retry_in).1f s"
+)
+def database_refused(*, duty: str, error: str, retry_in: float) -> None:
+    """It answers, but will not do this; everything else goes on."""
+
+
+@_event(
+    logging.WARNING, "the heartbeat is not answered (%(reason)s); trying again in %(retry_in).1f s"
+)
+def heartbeat_lost(*, reason: str, retry_in: float) -> None:
+    """The lease is not renewed; told once, and then once a minute."""
+
+
+@_event(logging.INFO, "the heartbeat is answered again after %(seconds).1f s")
+def heartbeat_back(*, seconds: float) -> None:
+    """The lease is renewed again."""
+
+
+@_event(logging.WARNING, "cannot listen (%(reason)s): polling; trying again in %(retry_in).1f s")
+def listener_lost(*, reason: str, retry_in: float) -> None:
+    """News of work comes by polling only; told once until it works again."""
+
+
+@_event(logging.ERROR, "the system refused something (%(error)s); going on in %(retry_in).1f s")
+def system_refused(*, error: str, retry_in: float, traceback: str) -> None:
+    """No descriptor, process, thread or memory was to be had."""
+
+
+@_event(logging.ERROR, "leaving: %(step)s failed (%(error)s)")
+def leave_failed(*, step: str, error: str) -> None:
+    """What could not be given back is reclaimed by others after the lease."""
+
+
+@_event(logging.CRITICAL, "the peer ends: %(error)s")
+def peer_failed(*, error: str, traceback: str) -> None:
+    """A fault that the peer cannot survive: it leaves, and ends with exit code 1."""
+
+
 # ------------------------------------------------------------------------------- tasks and workers
 
 
@@ -186,7 +225,7 @@ def pruned(*, deleted: int) -> None:
 
 @_event(logging.ERROR, "%(chore)s failed: %(error)s")
 def chore_failed(*, chore: str, error: str) -> None:
-    """The database refused a chore; it comes round again."""
+    """The database refused a chore, or could not be reached for it; it comes round again."""
 
 
 @_event(logging.WARNING, "%(file)s: %(notice)s")
