@@ -25,6 +25,8 @@ _BUSY_AGAIN: Final = 0.1
 _REFUSED_AGAIN: Final = 1.0
 """So too for one that was refused; each time twice as long, at most _REFUSED_CAP."""
 _REFUSED_CAP: Final = 60.0
+_PASSING_CAP: Final = 5.0
+"""What may be over in a moment is looked at more often."""
 _GIVE_UP_AFTER: Final = 2
 """When so much in a row is refused for want of something (a batch, then its first outcome alone),
 it is no outcome's fault; and each may have waited for a lock as long as the main loop can spare."""
@@ -168,7 +170,8 @@ class Outbox:
         else:
             outcome.refused = outcome.refused or not passing
             outcome.refusals += 1
-            wait = min(_REFUSED_CAP, _REFUSED_AGAIN * 2 ** (outcome.refusals - 1))
+            cap = _PASSING_CAP if passing else _REFUSED_CAP
+            wait = min(cap, _REFUSED_AGAIN * 2 ** (outcome.refusals - 1))
             outcome.due = time.monotonic() + wait
             self._later.append(outcome)
         self._in_a_row = self._in_a_row + 1 if passing else 0

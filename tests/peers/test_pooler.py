@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -33,17 +33,41 @@ DEALLOCATES = """
 
 
 @pytest.fixture
-def pooled(stage: Stage, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+def pooled(stage: Stage, request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of a PgBouncer before the stage's database, in the mode that the test asks for."""
     if PGBOUNCER is None:
         pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    # it refuses to run as root, and others cannot look into pytest's own folders
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        config = folder / "pgbouncer.ini"
+        config.write_text(_config(stage, port, request.param))
+        started = subprocess.Popen(
+            [PGBOUNCER, str(config)], user=_user(stage) if os.geteuid() == 0 else None,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        url = make_conninfo(stage.url, host="127.0.0.1", port=port)
+        try:
+            until(lambda: _answers(url) or started.poll() is not None, "pgbouncer")
+            assert started.poll() is None, "pgbouncer did not start"
+            yield url
+        finally:
+            started.terminate()
+            started.wait()
+
+
+def _user(stage: Stage) -> str:
+    """Whoever can reach the server's socket."""
+    host = Path(stage.db.info.host)
+    return host.owner() if host.is_absolute() else "nobody"
+
+
+def _config(stage: Stage, port: int, mode: str) -> str:
     info = stage.db.info
-    folder = tmp_path / "pgbouncer"
-    folder.mkdir()
-    user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
-    (folder / "pgbouncer.ini").write_text(f"""
+    return f"""
 [databases]
 * = host={info.host} port={info.port} user={info.user}
 [pgbouncer]
@@ -51,23 +75,9 @@ listen_addr = 127.0.0.1
 listen_port = {port}
 unix_socket_dir =
 auth_type = any
-pool_mode = {request.param}
-server_round_robin = {int(request.param == "transaction")}
-ignore_startup_parameters = extra_float_digits
-""")
-    for path in (tmp_path.parent, tmp_path, folder, folder / "pgbouncer.ini"):
-        path.chmod(0o755)
-    started = subprocess.Popen(
-        [PGBOUNCER, str(folder / "pgbouncer.ini")], user=user if os.geteuid() == 0 else None,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    url = make_conninfo(stage.url, host="127.0.0.1", port=port)
-    try:
-        until(lambda: _answers(url) or started.poll() is not None, "pgbouncer")
-        yield url
-    finally:
-        started.terminate()
-        started.wait()
+pool_mode = {mode}
+server_round_robin = {int(mode == "transaction")}
+"""
 
 
 def _answers(url: str) -> bool:

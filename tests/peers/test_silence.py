@@ -60,7 +60,7 @@ def test_sigterm_is_heeded_while_the_database_says_nothing(stage: Stage, network
         assert time.time() - _time_of(peer, "draining") < 1 + HEEDED
 
 
-@pytest.mark.parametrize("table", ["task", "peer", "lease", "ready"])
+@pytest.mark.parametrize("table", ["task", "peer", "lease"])
 def test_sigterm_is_heeded_while_somebody_has_a_table_locked(stage: Stage, table: str) -> None:
     """An ACCESS EXCLUSIVE lock, as of a VACUUM FULL, keeps statements waiting, but not the peer."""
     peer = stage.peer(drain_timeout="1s", poll_interval="50ms", **LONG_LEASE)

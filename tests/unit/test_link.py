@@ -108,7 +108,6 @@ def test_what_may_be_over_in_a_moment_does_not_end_the_connection(
     error = psycopg.errors.lookup(sqlstate)("not now")
     world.link.attempt("a claim", lambda: world.link.do(raises(error)))
     assert world.link.up
-    assert world.link.puts_off
     assert len(world.made) == 1
 
 
@@ -136,13 +135,16 @@ def test_a_duty_that_is_refused_keeps_no_other_from_being_done(world: World) -> 
      psycopg.errors.UndefinedColumn("which?"), NotPermitted("no")],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
-def test_an_error_that_nobody_expected_gets_a_new_session(world: World, error: Exception) -> None:
+def test_an_error_that_nobody_expected_gets_a_new_session(
+    world: World, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
     """The session itself may be the reason: the duty is put off, and the connection made anew."""
     world.link.attempt("a claim", raises(error))
     assert world.made[0].closed
     world.until_up()
     assert len(world.made) == 2
-    assert world.link.puts_off
+    told = [vars(record)["fields"] for record in caplog.records if "fields" in vars(record)]
+    assert [fields["retry_in"] for fields in told if "duty" in fields] == [SHORT]
 
 
 def test_what_is_not_about_the_statement_comes_through(world: World) -> None:
