@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from peers.deadline import BoundedConnection, Bounds
 from peers.errors import ConfigError, DatabaseUnreachable
 
 if TYPE_CHECKING:
@@ -20,14 +21,24 @@ Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 CONNECT_TIMEOUT: Final = 5
 """Seconds for each address of the host."""
 
-# A dead network must be noticed well within a lease of 30 s. What the URL says itself wins.
-_TCP: Final = {
+# A dead network must be noticed well within a lease of 30 s, and text is text whatever encoding a
+# database has. What the URL says itself wins.
+_SETTLED: Final = {
+    "client_encoding": "UTF8",
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
 }
 _SHORTEST_CONNECT_TIMEOUT: Final = 2  # libpq takes whole seconds, and 1 for 2
 _SILENCES: Final = 2  # sent data may stay unacknowledged for twice the patience
+
+# A role or database may default to another level, under which verbs refuse to work.
+_SESSION: Final = """
+    select set_config('default_transaction_isolation', 'read committed', false)
+"""
+_BOUNDS: Final = """
+    select set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false)
+"""
 
 _CONNECTION_EXCEPTION: Final = "08"  # a class of SQLSTATEs
 _LOST: Final = frozenset(
@@ -59,15 +70,17 @@ def connect(
     *,
     application_name: str,
     patience: float = CONNECT_TIMEOUT,
+    bounds: Bounds | None = None,
     pooled: bool = False,
-) -> Connection:
+) -> BoundedConnection:
     """A connection in autocommit mode, whose transactions are READ COMMITTED.
 
     With `pooled` it works through a pooler in transaction mode, too: nothing is prepared or set for
     the session, which others would inherit; only what runs in a `transaction()` is READ COMMITTED.
 
     An empty `url` leaves everything to libpq's own variables (PGHOST, PGSERVICE …). Of several
-    hosts, the one that accepts writes is taken. `patience` is the seconds that connecting may take.
+    hosts, the one that accepts writes is taken. `patience` is the seconds that connecting may take;
+    `bounds` are those of each statement (None: no other than the server's own).
 
     Raises ConfigError for a URL that cannot be read and for a login or database that is refused,
     DatabaseUnreachable for what may go away by itself.
@@ -76,17 +89,30 @@ def connect(
     parameters["application_name"] = application_name
     parameters.setdefault("connect_timeout", max(_SHORTEST_CONNECT_TIMEOUT, round(patience)))
     parameters.setdefault("tcp_user_timeout", max(1, round(patience * 1000 * _SILENCES)))
+    connection: BoundedConnection | None = None
     try:
-        connection = psycopg.connect(**parameters, autocommit=True)
-        # A role or database may default to another level, under which verbs refuse to work.
+        connection = BoundedConnection.connect(**parameters, autocommit=True)
         if pooled:
             connection.prepare_threshold = None
             connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         else:
-            connection.execute("set default_transaction_isolation to 'read committed'")
-    except psycopg.OperationalError as error:  # also: cut off again before it said a word
+            _begin_session(connection, patience, bounds)
+    except (psycopg.OperationalError, OSError) as error:  # also: cut off before it said a word,
+        if connection is not None:  # or no descriptor is free
+            connection.close()
         raise _refusal(error, parameters) from error
     return connection
+
+
+def _begin_session(connection: BoundedConnection, patience: float, bounds: Bounds | None) -> None:
+    connection.answer_within = max(patience, _SHORTEST_CONNECT_TIMEOUT)
+    connection.execute(_SESSION)
+    if bounds is None:
+        connection.answer_within = float("inf")
+        return
+    spans = [str(max(1, round(span * 1000))) for span in (bounds.lock, bounds.statement)]
+    connection.execute(_BOUNDS, spans)
+    connection.answer_within = bounds.answer
 
 
 def is_connection_lost(error: BaseException) -> bool:
@@ -132,7 +158,7 @@ def _parameters(url: str) -> dict[str, Any]:
         # libpq quotes what it stumbled over, which may be the password
         reason = _QUOTED.sub("…", str(error)).strip()
         raise ConfigError(f"the database URL cannot be read: {reason}", _URL_SHAPES) from None
-    for option, value in _TCP.items():
+    for option, value in _SETTLED.items():
         parameters.setdefault(option, value)
     if "," in str(parameters.get("host") or os.environ.get("PGHOST", "")):
         parameters.setdefault("target_session_attrs", "read-write")
@@ -140,11 +166,12 @@ def _parameters(url: str) -> dict[str, Any]:
 
 
 def _refusal(
-    error: psycopg.OperationalError, parameters: dict[str, Any]
+    error: psycopg.OperationalError | OSError, parameters: dict[str, Any]
 ) -> ConfigError | DatabaseUnreachable:
     place = _place(parameters)
-    reason = str(error).split("failed: ")[-1].splitlines()[0].strip()
-    needs_password = error.pgconn is not None and error.pgconn.needs_password
+    reason = (str(error) or type(error).__name__).split("failed: ")[-1].splitlines()[0].strip()
+    pgconn = error.pgconn if isinstance(error, psycopg.Error) else None
+    needs_password = pgconn is not None and pgconn.needs_password
     if needs_password or _WRONG_SETTING.search(str(error)):
         return ConfigError(
             f"the database at {place} refuses us: {reason}",

@@ -55,15 +55,19 @@ def dropped_record(lines: int) -> logging.LogRecord:
 
 
 def _event(level: int, sentence: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """Makes a signature an event: the function's name is its own, the keywords are its fields."""
+    """Makes a signature an event: the function's name is its own, the keywords are its fields.
+
+    `exc_info` is no field: what was raised, whose traceback the log shows.
+    """
 
     def decorate(signature: Callable[P, None]) -> Callable[P, None]:
         @functools.wraps(signature)
         def emit(*_none: P.args, **fields: P.kwargs) -> None:
             counts[signature.__name__] += 1
             if _logger.isEnabledFor(level):
+                raised: Any = fields.pop("exc_info", None)
                 extra = {_NAME: signature.__name__, _FIELDS: fields}
-                _logger.log(level, sentence, fields, extra=extra)
+                _logger.log(level, sentence, fields, extra=extra, exc_info=raised)
 
         return emit
 
@@ -124,6 +128,40 @@ def database_lost(*, reason: str, retry_in: float) -> None:
 @_event(logging.INFO, "the database is back after %(seconds).1f s")
 def database_back(*, seconds: float) -> None:
     """The database answers again."""
+
+
+@_event(
+    logging.ERROR, "the database refused %(duty)s (%(error)s); trying again in %(retry_in).1f s"
+)
+def database_refused(*, duty: str, error: str, retry_in: float) -> None:
+    """It answers, but will not do this; everything else goes on."""
+
+
+@_event(
+    logging.WARNING, "the heartbeat is not answered (%(reason)s); trying again in %(retry_in).1f s"
+)
+def heartbeat_lost(*, reason: str, retry_in: float) -> None:
+    """The lease is not renewed; told once, and then once a minute."""
+
+
+@_event(logging.INFO, "the heartbeat is answered again after %(seconds).1f s")
+def heartbeat_back(*, seconds: float) -> None:
+    """The lease is renewed again."""
+
+
+@_event(logging.WARNING, "cannot listen (%(reason)s): polling; trying again in %(retry_in).1f s")
+def listener_lost(*, reason: str, retry_in: float) -> None:
+    """News of work comes by polling only; told once until it works again."""
+
+
+@_event(logging.ERROR, "the system refused something (%(error)s); going on in %(retry_in).1f s")
+def system_refused(*, error: str, retry_in: float, traceback: str) -> None:
+    """No descriptor, process, thread or memory was to be had."""
+
+
+@_event(logging.ERROR, "leaving: %(step)s failed (%(error)s)")
+def leave_failed(*, step: str, error: str) -> None:
+    """What could not be given back is reclaimed by others after the lease."""
 
 
 # ------------------------------------------------------------------------------- tasks and workers
@@ -219,7 +257,7 @@ def pruned(*, deleted: int) -> None:
 
 @_event(logging.ERROR, "%(chore)s failed: %(error)s")
 def chore_failed(*, chore: str, error: str) -> None:
-    """The database refused a chore; it comes round again."""
+    """The database refused a chore, or could not be reached for it; it comes round again."""
 
 
 @_event(logging.WARNING, "%(file)s: %(notice)s")
@@ -243,5 +281,5 @@ def log_dropped(*, lines: int) -> None:
 
 
 @_event(logging.ERROR, "%(error)s")
-def peer_failed(*, error: str, hint: str | None) -> None:
+def peer_failed(*, error: str, hint: str | None, exc_info: BaseException | None = None) -> None:
     """What ends `peers run` with an exit code above 0, as its last line."""

@@ -15,11 +15,9 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-import psycopg
-
 from peers import events, kernel
-from peers.db import Backoff, Connection, is_connection_lost
-from peers.errors import PeersError
+from peers.db import Backoff
+from peers.deadline import BoundedConnection
 from peers.model import Heartbeat as Beat
 
 # Workers are killed when this much of the lease is over: the rest is for the killing.
@@ -27,6 +25,8 @@ _FENCE_AT: Final = 0.85
 _GUARD_EVERY: Final = 0.05
 # The main loop must have turned within this part of a lease, or there is no beat.
 _TURN_WITHIN: Final = 1 / 3
+_TELL_AGAIN: Final = 60.0
+_STOP_WITHIN: Final = 1.0
 
 
 def boottime() -> float:
@@ -41,21 +41,27 @@ class Watch:
     on_beat: Callable[[UUID, Beat], None]
     on_expiry: Callable[[float], None]
     """With the seconds since the last renewal."""
-    on_silence: Callable[[], None]
-    """There was no answer; the next try follows."""
+    on_silence: Callable[[float], None]
+    """There was no answer, with the seconds since the last renewal; the next try follows."""
 
 
 class Heartbeat:
     """Renews the peer's lease until it is stopped."""
 
     def __init__(
-        self, connect: Callable[[], Connection], lease: timedelta, interval: timedelta, watch: Watch
+        self,
+        connect: Callable[[], BoundedConnection],
+        lease: timedelta,
+        interval: timedelta,
+        watch: Watch,
     ) -> None:
         self._connect = connect
         self._lease = lease.total_seconds()
         self._interval = interval.total_seconds()
         self._watch = watch
-        self._connection: Connection | None = None
+        self._connection: BoundedConnection | None = None
+        self._silent_since: float | None = None
+        self._told_at = 0.0
         self._backoff = Backoff(cap=min(5.0, self._interval / 2))
         self._peer_id: UUID | None = None
         self._renewed_at = boottime()
@@ -67,6 +73,10 @@ class Heartbeat:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._guard = threading.Thread(target=self._stand_guard, name="fence", daemon=True)
+
+    def adopt(self, connection: BoundedConnection) -> None:
+        """Use this connection, until it is lost. Before `start`."""
+        self._connection = connection
 
     def start(self, peer_id: UUID, joined_at: float) -> None:
         """Beat for this identity, which was joined at (or after) `joined_at` (boottime)."""
@@ -82,8 +92,17 @@ class Heartbeat:
         self._stopping = True
         self._ended.set()
         self._called.set()
+        connection = self._connection
         if self._thread.is_alive():
-            self._thread.join(self._interval)
+            if connection is not None:
+                connection.cut(0.0)
+            self._thread.join(_STOP_WITHIN)
+        elif connection is not None:
+            connection.close()
+
+    def pause(self) -> None:
+        """The identity is gone: there is nothing to renew until `start` gives another."""
+        self._peer_id = None
 
     def turned(self) -> None:
         """The main loop has turned."""
@@ -117,8 +136,8 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._stopping:
-            wait = self._beat() if self._main_loop_turns() else self._interval / 4
-            self._called.wait(wait)
+            beats = self._peer_id is not None and self._main_loop_turns()
+            self._called.wait(self._beat() if beats else self._interval / 4)
             self._called.clear()
         if self._connection is not None:
             self._connection.close()
@@ -137,26 +156,37 @@ class Heartbeat:
         """Renew; answers how long to wait before the next one."""
         peer_id = self._peer_id
         sent_at = boottime()
+        if peer_id is None:
+            return self._interval
         try:
             if self._connection is None:
                 self._connection = self._connect()
-            assert peer_id is not None
             beat = kernel.heartbeat(self._connection, peer_id)
-        except (psycopg.Error, PeersError) as error:
-            self._drop(error)
-            self._watch.on_silence()
-            return self._backoff.next()
+        except Exception as error:  # noqa: BLE001  # told; a thread that died would tell nobody
+            return self._fall_silent(error)
         self._backoff.reset()
         if peer_id == self._peer_id:
             if beat.alive:
                 # counted from before it was sent: the database's lease began no earlier
                 self._renewed_at = sent_at
             self._watch.on_beat(peer_id, beat)
+        if self._silent_since is not None:
+            events.heartbeat_back(seconds=boottime() - self._silent_since)
+            self._silent_since = None
         return self._interval
 
-    def _drop(self, error: Exception) -> None:
-        if not is_connection_lost(error):
-            events.chore_failed(chore="heartbeat", error=str(error))
+    def _fall_silent(self, error: Exception) -> float:
+        """There was no answer; answers how long to wait before the next try."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        now, wait = boottime(), self._backoff.next()
+        if self._stopping:
+            return wait
+        self._watch.on_silence(now - self._renewed_at)
+        if self._silent_since is None or now - self._told_at >= _TELL_AGAIN:
+            self._told_at = now
+            events.heartbeat_lost(reason=str(error).strip() or repr(error), retry_in=wait)
+        if self._silent_since is None:
+            self._silent_since = now
+        return wait

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import selectors
 import time
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -98,7 +99,9 @@ class Work:
         for lane in self._lanes.values():
             wanted = lane.wanted()
             if wanted and now >= lane.ask_at and not self.asked_to_stop:
-                self._claim_for(lane, wanted)
+                self._link.attempt(
+                    f"claims from queue {lane.queue}", partial(self._claim_for, lane, wanted)
+                )
 
     def _claim_for(self, lane: Lane, wanted: int) -> None:
         peer_id = self.peer_id
@@ -137,11 +140,11 @@ class Work:
             return self._oldest_outcome + _SETTLE_WITHIN
         return 0.0
 
-    def flush(self) -> None:
-        """Record outcomes now."""
+    def flush(self, *, last: bool = False) -> None:
+        """Record outcomes now; `last`: also those that are put off."""
         peer_id = self.peer_id
         if peer_id is not None:
-            self._link.do(lambda c: self._outbox.flush(c, peer_id))
+            self._link.do(lambda c: self._outbox.flush(c, peer_id, last=last))
 
     def keep_house(self) -> None:
         """Now and then: give back what waits too long, and what a lost answer left behind."""

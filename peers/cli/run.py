@@ -6,7 +6,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Final, get_args
 
-from peers import log_output, schema
+from peers import events, log_output, schema
 from peers.cli.database import connection_to, located, settings_of
 from peers.cli.failures import explained
 from peers.cli.output import readable
@@ -57,10 +57,12 @@ def _run(args: argparse.Namespace) -> int:
         _open_log(args)
         with Summary():
             return _work(args)
-    except Exception as error:  # told in the log, whatever it is
+    except Exception as error:  # noqa: BLE001  # told in the log, whatever it is
         ours = explained(error)
         if ours is None:
-            logging.getLogger("peers").critical("this is a fault of Peers", exc_info=error)
+            events.peer_failed(
+                error=f"this is a fault of Peers: {error!r}", hint=None, exc_info=error
+            )
             return 1
         hint = ours.hint and readable(ours.hint).rstrip()
         log_output.last_words(readable(ours.message), hint)

@@ -6,6 +6,7 @@ import itertools
 import os
 import selectors
 import time
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -63,21 +64,23 @@ class Crew:
 
     # --------------------------------------------------------------------- starting and stopping
 
-    def start(self, patience: float) -> None:
-        """Start one worker and learn from it what the app can run.
+    def start(self, patience: float, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Start one worker and learn from it what the app can run; returns early when `stopped`.
 
         Raises `ConfigError` when the app cannot be imported or declares no handler.
         """
         worker = self._spawn()
         deadline = time.monotonic() + patience
         while not worker.ready:
+            if stopped():
+                return
             if worker not in self._workers:
                 raise ConfigError(f"the worker that imported the app {self._app!r} died")
             if time.monotonic() > deadline:
                 raise ConfigError(
                     f"importing the app {self._app!r} took longer than {patience:g} s"
                 )
-            for key, _ in self._selector.select(deadline - time.monotonic()):
+            for key, _ in self._selector.select(max(0.0, deadline - time.monotonic())):
                 key.data()
         if not self.kinds:
             raise ConfigError(

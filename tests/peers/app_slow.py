@@ -6,4 +6,4 @@ from tests.peers.app import noop
 
 __all__ = ["noop"]
 
-time.sleep(2)
+time.sleep(30)

@@ -52,12 +52,12 @@ def _lives(pid: int) -> bool:
 class PeerProcess:
     """A peer that was started from the command line. Its log is one JSON object a line."""
 
-    def __init__(self, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, environment: dict[str, str], log: Path, stderr: int | None = None) -> None:
         self.log = log
         with log.open("wb") as file:
             self.process = subprocess.Popen(
                 _COMMAND, env=environment, cwd=_SOURCES, stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL, stderr=file,
+                stdout=subprocess.DEVNULL, stderr=file if stderr is None else stderr,
             )  # fmt: skip
         self.pid = self.process.pid
 
@@ -139,10 +139,10 @@ class Stage:
         """Another connection, for somebody else; close it."""
         return open_connection(self.url)
 
-    def launch(
+    def environment(
         self, app: str = "tests.peers.app", slots: int | str = 1, **settings: object
-    ) -> PeerProcess:
-        """Starts a peer and does not wait for it."""
+    ) -> dict[str, str]:
+        """That of a peer with these settings."""
         queues = slots if isinstance(slots, str) else f"default={slots}"
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PEERS_")}
         environment.pop("NOTIFY_SOCKET", None)
@@ -155,7 +155,17 @@ class Stage:
         }
         environment |= {f"PEERS_{name.upper()}": str(value) for name, value in chosen.items()}
         environment[ledger.LEDGER_VARIABLE] = str(self.ledger)
-        peer = PeerProcess(environment, self.folder / f"peer-{len(self.peers)}.log")
+        return environment
+
+    def launch(
+        self, app: str = "tests.peers.app", slots: int | str = 1, **settings: object
+    ) -> PeerProcess:
+        """Starts a peer and does not wait for it."""
+        return self.launch_in(self.environment(app, slots, **settings))
+
+    def launch_in(self, environment: dict[str, str], stderr: int | None = None) -> PeerProcess:
+        """Starts a peer in this environment; `stderr`: where its log goes, if not to a file."""
+        peer = PeerProcess(environment, self.folder / f"peer-{len(self.peers)}.log", stderr)
         self.peers.append(peer)
         return peer
 

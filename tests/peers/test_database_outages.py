@@ -17,6 +17,7 @@ from peers.embedded import EmbeddedPostgres, throwaway
 from tests.peers import ledger
 from tests.peers.disasters import LEASE
 from tests.peers.harness import Stage, until, workers_end
+from tests.support.proxy import Proxy
 from tests.support.server import open_connection, sql_files
 
 
@@ -139,34 +140,52 @@ def test_the_database_is_gone_for_longer_than_a_lease(
 
 
 def test_the_database_freezes_for_one_peer_only(own: Stage) -> None:
-    """The server's processes for one peer stop answering in the middle of its claims, as after a
-    cut of the network that nobody notices. Its workers must be dead before another peer runs its
-    task.
+    """The network between one peer and the database falls silent in the middle of its claims, which
+    nobody is told. Its workers must be dead before another peer runs its task.
     """
-    frozen_peer = own.peer(slots=2, poll_interval="20ms", **LEASE)
-    task_id = own.submit("held.once", {"gate": own.gate()})
-    own.until_started(task_id)
+    with Proxy(own.url) as network:
+        silent_peer = own.peer(slots=2, poll_interval="20ms", database_url=network.url, **LEASE)
+        task_id = own.submit("held.once", {"gate": own.gate()})
+        own.until_started(task_id)
+        own.peer(slots=1, **LEASE)
+        [first] = own.started(task_id)
+        with network.silence():
+            own.until_started(task_id, times=2)
+            workers_end([first.pid], deadline=0)
+        own.until_state("completed", task_id)
+        silent_peer.joined(times=2)
+        after = [own.submit("noop") for _ in range(4)]
+        own.until_state("completed", *after)
+        own.assert_clean()
+
+
+def test_processes_of_the_server_that_hang_are_left_behind(own: Stage) -> None:
+    """The server's processes for a peer stop answering, but it takes new connections: the peer goes
+    on with those, before its lease is over, and what runs runs on.
+    """
+    peer = own.peer(slots=2, lease_timeout="6s")
+    running = own.submit("held", {"gate": own.gate()})
+    own.until_started(running)
     backends = [
         row["pid"]
         for row in own.rows(
             "select pid from pg_stat_activity"
-            " where datname = current_database() and application_name like 'peers %%'"
+            " where datname = current_database() and application_name in"
+            " ('peers main', 'peers heartbeat')"
         )
     ]
-    own.peer(slots=1, **LEASE)
-    [first] = own.started(task_id)
     try:
         for pid in backends:
             os.kill(pid, signal.SIGSTOP)
-        own.until_started(task_id, times=2)
-        workers_end([first.pid], deadline=0)
+        task_id = own.submit("noop")
+        own.until_state("completed", task_id)
+        own.open(own.gate())
+        own.until_state("completed", running)
     finally:
         for pid in backends:
             os.kill(pid, signal.SIGCONT)
-    own.until_state("completed", task_id)
-    frozen_peer.joined(times=2)
-    after = [own.submit("noop") for _ in range(4)]
-    own.until_state("completed", *after)
+    assert own.task(running)["attempt"] == 1
+    assert peer.events("fenced") == []
     own.assert_clean()
 
 

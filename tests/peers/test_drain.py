@@ -88,11 +88,3 @@ def test_an_idle_peer_leaves_at_once(stage: Stage) -> None:
     assert peer.terminate() == 0
     assert stage.rows("select id from peers.peer") == []
     until(lambda: not peer.workers(), f"the end of {workers}")
-
-
-def test_sigterm_while_the_app_is_being_imported(stage: Stage) -> None:
-    """A peer that is stopped before it has joined ends with exit 0 and leaves no row."""
-    peer = stage.launch("tests.peers.app_slow")
-    until(peer.workers, "the first worker")
-    assert peer.terminate() == 0
-    assert stage.rows("select id from peers.peer") == []

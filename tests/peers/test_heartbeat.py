@@ -58,7 +58,7 @@ def heartbeat(database_url: str, heard: Heard) -> Iterator[Callable[[], Heartbea
             peer_id = kernel.join(connection, "here", 1, {"default": 1}, kinds, LEASE)
         beating = Heartbeat(
             lambda: connections.connect(database_url, application_name="test heartbeat"),
-            LEASE, LEASE / 6, Watch(heard.on_beat, heard.on_expiry, lambda: None),
+            LEASE, LEASE / 6, Watch(heard.on_beat, heard.on_expiry, lambda _silent: None),
         )  # fmt: skip
         made.append(beating)
         beating.turned()

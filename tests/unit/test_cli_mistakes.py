@@ -154,7 +154,7 @@ def test_a_fault_of_ours_is_part_of_the_log() -> None:
         timeout=PATIENCE, check=False,
     )  # fmt: skip
     line = json.loads(done.stderr)
-    assert (done.returncode, line["level"]) == (1, "critical")
+    assert (done.returncode, line["event"], line["level"]) == (1, "peer_failed", "error")
     assert "ZeroDivisionError" in line["traceback"]
 
 

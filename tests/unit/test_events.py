@@ -94,6 +94,7 @@ def test_every_sentence_fits_its_fields() -> None:
         "int": 1, "float": 1.5, "bool": True, "str": "x", "str | None": None, "int | None": None,
         "UUID": PEER, "datetime": datetime(2026, 1, 1, tzinfo=UTC),
         "Sequence[str]": ["a"], "Sequence[int]": [1], "Mapping[str, int]": {"default": 1},
+        "BaseException | None": None,
     }  # fmt: skip
     records: list[logging.LogRecord] = []
     handler = logging.Handler()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from itertools import count
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -10,8 +12,8 @@ import psycopg
 import pytest
 
 from peers import kernel
-from peers.db import Connection
-from peers.errors import BadTask
+from peers.db import Connection, is_connection_lost
+from peers.errors import BadTask, from_database
 from peers.lane import Lease
 from peers.model import Claimed, Unsettled, Verdict
 from peers.outbox import MOST_SETTLED, Outbox
@@ -31,13 +33,17 @@ class Database:
         self.verdicts: dict[int, Verdict] = {}
         self.too_large: int | None = None
         self.broken = False
+        self.refuses: dict[int, Exception] = {}
+        """By task: how every verb but those in `takes` ends, if it is among the batch."""
+        self.takes: set[str] = set()
+        self.statements = 0
         monkeypatch.setattr(kernel, "complete", self.complete)
         monkeypatch.setattr(kernel, "fail", self.fail)
         monkeypatch.setattr(kernel, "release", self.release)
 
     def complete(self, _connection: object, _peer: UUID, document: bytes) -> list[Unsettled]:
         """Settles; refuses the whole document if it has the word poison."""
-        self._answer()
+        self._answer("complete", [each["task_id"] for each in json.loads(document)])
         if b"poison" in document:
             raise BadTask("jsonb cannot hold poison")
         self.completed.append(document)
@@ -49,7 +55,7 @@ class Database:
         self, _connection: object, _peer: UUID, failures: list[dict[str, Any]]
     ) -> list[Unsettled]:
         """Settles."""
-        self._answer()
+        self._answer("fail", [each["task_id"] for each in failures])
         self.failed += failures
         return self._unsettled()
 
@@ -57,13 +63,17 @@ class Database:
         self, _connection: object, _peer: UUID, task_ids: list[int], _tokens: list[UUID]
     ) -> int:
         """Gives back."""
-        self._answer()
+        self._answer("release", task_ids)
         self.released += task_ids
         return len(task_ids)
 
-    def _answer(self) -> None:
+    def _answer(self, verb: str, task_ids: list[int]) -> None:
+        self.statements += 1
         if self.broken:
             raise psycopg.OperationalError("gone")
+        for task_id in task_ids:
+            if verb not in self.takes and task_id in self.refuses:
+                raise self.refuses[task_id]
 
     def _unsettled(self) -> list[Unsettled]:
         return [Unsettled(task, self.tokens[task], said) for task, said in self.verdicts.items()]
@@ -182,3 +192,149 @@ def test_a_batch_of_large_results_is_bounded_by_its_size(database: Database) -> 
     outbox.flush(CONNECTION, PEER)
     assert max(map(len, database.completed)) <= 18 << 20
     assert sum(document.count(b"task_id") for document in database.completed) == 100
+
+
+# --------------------------------------------------------------------- what the database refuses
+
+
+_EVERY_ERROR = sorted(
+    {
+        error
+        for error in vars(psycopg.errors).values()
+        if isinstance(error, type) and issubclass(error, psycopg.Error) and error.sqlstate
+    },
+    key=lambda error: str(error.sqlstate),
+)
+_SESSION_OVER = {"26000", "42P05", "0A000"}
+assert len(_EVERY_ERROR) > 200
+
+
+def an_error(sqlstate: str, message: str = "no") -> Exception:
+    """What a verb raises for this SQLSTATE."""
+    error = psycopg.errors.lookup(sqlstate)(message)
+    ours = from_database(error)
+    return ours if ours is not None else error
+
+
+@pytest.mark.parametrize("outcome", ["completed", "failed", "aborted"])
+def test_no_error_of_postgres_for_one_outcome_keeps_another_out(
+    database: Database, outcome: str
+) -> None:
+    """Whatever SQLSTATE it is that one outcome meets: the others of its batch are recorded, and it
+    is failed, or kept and offered again. Only what breaks the connection, or tells that the session
+    is no longer ours, is left to the caller, with everything kept.
+    """
+    for kind in _EVERY_ERROR:
+        assert kind.sqlstate is not None
+        outbox, done = an_outbox()
+        leases = [a_lease() for _ in range(5)]
+        culprit = leases[2]
+        for lease in leases:
+            if outcome == "completed":
+                outbox.completed(lease, b"1")
+            elif outcome == "failed":
+                outbox.failed(lease, {"error_type": "E", "error_message": "m"})
+            else:
+                outbox.aborted([lease])
+        error = an_error(kind.sqlstate)
+        database.refuses = {culprit.task.task_id: error}
+        if is_connection_lost(error) or kind.sqlstate in _SESSION_OVER:
+            with pytest.raises(type(error)):
+                outbox.flush(CONNECTION, PEER)
+            assert (len(outbox), done) == (5, []), kind
+            continue
+        outbox.flush(CONNECTION, PEER)
+        assert set(done) == {*leases} - {culprit}, kind
+        assert outbox.next_due() < float("inf"), kind
+        database.refuses = {}
+        outbox.flush(CONNECTION, PEER, last=True)
+        assert set(done) == {*leases}, kind
+        assert outbox.next_due() == float("inf"), kind
+
+
+def test_an_outcome_that_is_refused_becomes_a_plain_failure(database: Database) -> None:
+    """It says what the database said, in ASCII and within bounds; what could not be recorded of the
+    first one (a time that no interval holds, a text) is gone, that the task was rejected is not.
+    """
+    outbox, done = an_outbox()
+    result, failure = a_lease(), a_lease()
+    outbox.completed(result, b"1")
+    outbox.failed(
+        failure,
+        {"error_type": "A\0€", "error_message": "m", "retry_in": float("inf"), "reject": True},
+    )
+    said = "nein, zu teuer: 5 €\n\x1b[31m" + "x" * 5000
+    for lease in (result, failure):
+        database.refuses[lease.task.task_id] = an_error("P0001", said)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "fail", lambda _c, _p, batch: _only_plain(database, batch))
+        outbox.flush(CONNECTION, PEER)
+    assert set(done) == {result, failure}
+    for recorded in database.failed:
+        assert recorded["error_type"] == "OutcomeRefused"
+        assert recorded["error_message"].isascii()
+        assert recorded["error_message"].isprintable()
+        assert "zu teuer" in recorded["error_message"]
+        assert len(recorded["error_message"]) < 2000
+        assert "retry_in" not in recorded
+    by_task = {recorded["task_id"]: recorded for recorded in database.failed}
+    assert by_task[failure.task.task_id]["reject"] is True
+    assert "reject" not in by_task[result.task.task_id]
+
+
+def _only_plain(database: Database, batch: list[dict[str, Any]]) -> list[Unsettled]:
+    if any(failure["error_type"] != "OutcomeRefused" for failure in batch):
+        raise an_error("22P05", "nein, zu teuer: 5 €")
+    database.failed += batch
+    return []
+
+
+def test_what_is_refused_even_so_is_kept_and_offered_less_and_less_often(
+    database: Database,
+) -> None:
+    """A trigger that raises at every update of a task: its outcome does not hold up the end of a
+    drain, and is not offered all the time.
+    """
+    outbox, done = an_outbox()
+    lease = a_lease()
+    outbox.completed(lease, b"1")
+    database.refuses = {lease.task.task_id: an_error("P0001")}
+    outbox.flush(CONNECTION, PEER)
+    assert (done, len(outbox), outbox.waits) == ([], 0, False)
+    first = outbox.next_due() - time.monotonic()
+    tried = database.statements
+    outbox.flush(CONNECTION, PEER)
+    assert database.statements == tried, "it is not due yet"
+    for _ in range(10):
+        outbox.flush(CONNECTION, PEER, last=True)
+    assert first < 2 < outbox.next_due() - time.monotonic() < 61
+
+
+def test_a_database_that_takes_nothing_is_not_asked_for_each_outcome(database: Database) -> None:
+    """A full disk is no outcome's fault: after a few the flush ends, and everything is kept."""
+    outbox, done = an_outbox()
+    leases = [a_lease() for _ in range(MOST_SETTLED)]
+    for lease in leases:
+        outbox.completed(lease, b"1")
+    full = an_error("53100", "no space left on device")
+    database.refuses = dict.fromkeys((lease.task.task_id for lease in leases), full)
+    with pytest.raises(psycopg.errors.DiskFull):
+        outbox.flush(CONNECTION, PEER)
+    assert database.statements < 10
+    assert (done, outbox.waits) == ([], True)
+    database.refuses = {}
+    outbox.flush(CONNECTION, PEER, last=True)
+    assert set(done) == set(leases)
+
+
+def test_rights_that_were_taken_away_do_not_fail_what_completed(database: Database) -> None:
+    """Nor does a function that a migration takes away for a moment: the results are kept."""
+    for sqlstate in ("42501", "42883"):
+        outbox, done = an_outbox()
+        lease = a_lease()
+        outbox.completed(lease, b"1")
+        database.refuses = {lease.task.task_id: an_error(sqlstate, "function peers.complete")}
+        outbox.flush(CONNECTION, PEER)
+        database.refuses = {}
+        outbox.flush(CONNECTION, PEER, last=True)
+        assert (done, database.failed) == ([lease], [])

@@ -1,0 +1,142 @@
+"""Chores: none that is stuck or refused stops the others, and stopping waits for none."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+from peers import chores as module
+from peers import kernel
+from peers.chores import Chores
+from peers.deadline import BoundedConnection, Bounds
+from peers.errors import DatabaseUnreachable
+from peers.events import name_of
+
+PATIENCE = 30.0
+
+
+class Database:
+    """Counts what is asked of it; prune hangs until the connection is cut."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[str] = []
+        self.pruning = threading.Event()
+        self.cut = threading.Event()
+        self.errors: dict[str, Exception] = {}
+        self.tries = 0
+        for verb in ("promote", "reclaim", "unrunnable", "prune"):
+            monkeypatch.setattr(kernel, verb, self._verb(verb))
+
+    def connect(self, _duty: str, _bounds: Bounds) -> BoundedConnection:
+        """A connection that can be cut."""
+        self.tries += 1
+        if "connect" in self.errors:
+            raise self.errors["connect"]
+        made: Any = type(
+            "Connection", (), {"close": lambda _: None, "cut": lambda _, _within: self.cut.set()}
+        )()
+        return cast("BoundedConnection", made)
+
+    def until(self, verb: str, times: int) -> None:
+        """Until it was asked so often."""
+        give_up = time.monotonic() + PATIENCE
+        while self.calls.count(verb) < times:
+            assert time.monotonic() < give_up, (verb, self.calls)
+            time.sleep(0.005)
+
+    def _verb(self, verb: str) -> Any:
+        def answer(*_: object) -> Any:
+            self.calls.append(verb)
+            if verb in self.errors:
+                raise self.errors[verb]
+            if verb == "prune":
+                self.pruning.set()
+                assert self.cut.wait(PATIENCE)
+                raise psycopg.OperationalError("cut")
+            return 0 if verb == "promote" else []
+
+        return answer
+
+
+@pytest.fixture
+def database(monkeypatch: pytest.MonkeyPatch) -> Database:
+    """With chores that come round quickly."""
+    monkeypatch.setattr(module, "_PROMOTE_EVERY", 0.02)
+    monkeypatch.setattr(module, "_ALARM_EVERY", 0.02)
+    monkeypatch.setattr(module, "_PRUNE_EVERY", 0.02)
+    return Database(monkeypatch)
+
+
+def some_chores(database: Database) -> Chores:
+    """Not started yet."""
+    identity: UUID = uuid4()
+    return Chores(database.connect, lambda: identity, timedelta(seconds=0.1), timedelta(days=1))
+
+
+@pytest.fixture
+def chores(database: Database) -> Iterator[Chores]:
+    """Of a peer with a short lease."""
+    made = some_chores(database)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.mark.usefixtures("chores")
+def test_a_prune_that_hangs_stops_neither_promote_nor_reclaim(database: Database) -> None:
+    """They have a thread and a connection of their own."""
+    assert database.pruning.wait(PATIENCE)
+    promoted, reclaimed = database.calls.count("promote"), database.calls.count("reclaim")
+    database.until("promote", promoted + 5)
+    database.until("reclaim", reclaimed + 3)
+
+
+@pytest.mark.usefixtures("chores")
+@pytest.mark.parametrize("error", [psycopg.errors.LockNotAvailable("locked"), OSError(24, "files")])
+def test_a_chore_that_is_refused_is_put_off_alone(database: Database, error: Exception) -> None:
+    """Promote is refused each time: reclaim comes round as ever, promote less and less often."""
+    database.errors["promote"] = error
+    database.until("reclaim", 12)
+    assert database.calls.count("promote") < database.calls.count("reclaim")
+    del database.errors["promote"]
+    database.until("promote", database.calls.count("promote") + 3)
+
+
+def test_stopping_does_not_wait_for_a_chore_that_hangs(database: Database, chores: Chores) -> None:
+    """Its statement is cut."""
+    assert database.pruning.wait(PATIENCE)
+    began = time.monotonic()
+    chores.stop()
+    assert time.monotonic() - began < PATIENCE / 3
+    calls = len(database.calls)
+    time.sleep(0.1)
+    assert len(database.calls) == calls
+
+
+def test_an_outage_is_told_once_and_tried_with_patience(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By each of the two threads, not at each turn of a timer; when it is over, everything comes
+    round again.
+    """
+    database.errors["connect"] = DatabaseUnreachable("nobody there")
+    chores = some_chores(database)
+    chores.start()
+    try:
+        give_up = time.monotonic() + PATIENCE
+        while database.tries < 6:
+            assert time.monotonic() < give_up
+            time.sleep(0.005)
+        told = [record for record in caplog.records if name_of(record) == "chore_failed"]
+        assert 1 <= len(told) <= 2
+        del database.errors["connect"]
+        database.until("promote", 3)
+    finally:
+        chores.stop()

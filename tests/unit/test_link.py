@@ -1,0 +1,172 @@
+"""The main loop's connection: what is put off, and for how long."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import time
+from collections.abc import Callable
+from typing import cast
+
+import psycopg
+import pytest
+
+from peers import link as module
+from peers.db import Backoff
+from peers.deadline import BoundedConnection
+from peers.errors import ConfigError, DatabaseUnreachable, NotPermitted, PeerLost
+from peers.events import fields_of, name_of
+from peers.link import Link
+
+PATIENCE = 30.0
+SHORT = 0.01
+
+
+class FakeConnection:
+    """Is closed, or not."""
+
+    latest = 0.0
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def close(self) -> None:
+        """Hangs up."""
+        self.closed = True
+
+
+class World:
+    """A link, and a database behind it that takes connections."""
+
+    def __init__(self) -> None:
+        self.made: list[FakeConnection] = []
+        self.returns = 0
+        self.refuses: Exception | None = None
+        self.link = Link(self._connect, self._returned, lambda: None)
+        self.link.adopt(self._connect())
+
+    def _connect(self) -> BoundedConnection:
+        if self.refuses is not None:
+            raise self.refuses
+        self.made.append(FakeConnection())
+        return cast("BoundedConnection", self.made[-1])
+
+    def _returned(self) -> None:
+        self.returns += 1
+        self.link.do(lambda _: None)  # as the peer asks which leases it has
+
+    def until_up(self) -> None:
+        """Turns until there is a connection."""
+        give_up = time.monotonic() + PATIENCE
+        while not self.link.restore():
+            assert time.monotonic() < give_up
+            time.sleep(SHORT / 10)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    """Its waits are not random: each is the whole span."""
+    monkeypatch.setattr(module, "Backoff", functools.partial(Backoff, base=SHORT, luck=lambda: 1.0))
+    return World()
+
+
+def raises(error: Exception) -> Callable[..., None]:
+    """Work that ends so."""
+
+    def work(*_: object) -> None:
+        raise error
+
+    return work
+
+
+def test_a_database_that_is_reached_and_cannot_work_is_left_alone_longer_and_longer(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each claim ends the connection, and connecting goes well each time, as does the first
+    question: the waits still double. Work that was done begins with the shortest again.
+    """
+    gone = raises(psycopg.OperationalError("server closed the connection"))
+    for _ in range(5):
+        with pytest.raises(DatabaseUnreachable):
+            world.link.do(gone)
+        world.until_up()
+    world.link.do(lambda _: None)
+    with pytest.raises(DatabaseUnreachable):
+        world.link.do(gone)
+    events = [record for record in caplog.records if name_of(record) == "database_lost"]
+    waits = [fields_of(event)["retry_in"] for event in events]
+    assert waits == [SHORT, SHORT * 2, SHORT * 4, SHORT * 8, SHORT * 16, SHORT]
+    assert world.returns == 5
+
+
+@pytest.mark.parametrize("sqlstate", ["53100", "53200", "55P03", "57014", "40P01", "40001"])
+def test_what_may_be_over_in_a_moment_does_not_end_the_connection(
+    world: World, sqlstate: str
+) -> None:
+    """A full disk, a lock, a deadlock: the duty is put off, the connection stays."""
+    error = psycopg.errors.lookup(sqlstate)("not now")
+    world.link.attempt("a claim", lambda: world.link.do(raises(error)))
+    assert world.link.up
+    assert len(world.made) == 1
+
+
+def test_a_duty_that_is_refused_keeps_no_other_from_being_done(world: World) -> None:
+    """It is tried less and less often; the others as always."""
+    tried, done = [], []
+
+    def refused() -> None:
+        tried.append(time.monotonic())
+        world.link.do(raises(psycopg.errors.DiskFull("no space left on device")))
+
+    give_up = time.monotonic() + PATIENCE
+    while len(tried) < 5:
+        assert time.monotonic() < give_up
+        world.link.attempt("a claim", refused)
+        world.link.attempt("outcomes", lambda: world.link.do(lambda _: done.append(1)))
+    between = [after - before for before, after in itertools.pairwise(tried)]
+    assert all(gap >= SHORT * 2**n * 0.9 for n, gap in enumerate(between)), between
+    assert len(done) > len(tried)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [psycopg.errors.InternalError_("oh"), psycopg.errors.FeatureNotSupported("cached plan"),
+     psycopg.errors.UndefinedColumn("which?"), NotPermitted("no")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_an_error_that_nobody_expected_gets_a_new_session(
+    world: World, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """The session itself may be the reason: the duty is put off, and the connection made anew."""
+    world.link.attempt("a claim", raises(error))
+    assert world.made[0].closed
+    world.until_up()
+    assert len(world.made) == 2
+    told = [vars(record)["fields"] for record in caplog.records if "fields" in vars(record)]
+    assert [fields["retry_in"] for fields in told if "duty" in fields] == [SHORT]
+
+
+def test_what_is_not_about_the_statement_comes_through(world: World) -> None:
+    """A lost peer must join again, and a pooler in between must be told."""
+    with pytest.raises(PeerLost):
+        world.link.attempt("a claim", raises(PeerLost("gone")))
+    with pytest.raises(ConfigError, match="pooler"):
+        world.link.attempt("a claim", raises(psycopg.errors.InvalidSqlStatementName("_pg3_0")))
+
+
+def test_connecting_does_not_stop_the_loop(world: World) -> None:
+    """Nor does a refusal: the link says when to look again."""
+    world.refuses = DatabaseUnreachable("nobody there")
+    with pytest.raises(DatabaseUnreachable):
+        world.link.do(raises(psycopg.OperationalError("gone")))
+    waits: set[float] = set()
+    give_up = time.monotonic() + PATIENCE
+    while len(waits) < 3:
+        assert time.monotonic() < give_up
+        began = time.monotonic()
+        assert not world.link.restore()
+        assert time.monotonic() - began < PATIENCE / 10
+        if world.link.again_at < float("inf"):
+            waits.add(world.link.again_at)
+    world.refuses = None
+    world.until_up()
