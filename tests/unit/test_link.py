@@ -142,7 +142,7 @@ def test_an_error_that_nobody_expected_gets_a_new_session(
     assert world.made[0].closed
     world.until_up()
     assert len(world.made) == 2
-    told = [vars(record)["fields"] for record in caplog.records if "fields" in vars(record)]
+    told = [fields_of(record) for record in caplog.records]
     assert [fields["retry_in"] for fields in told if "duty" in fields] == [SHORT]
 
 
