@@ -292,7 +292,7 @@ comment on column peers.kind.timeout is 'For tasks that do not say their own; nu
 comment on column peers.kind.backoff_base is
     'The longest wait after the first failure; it doubles with each further one.';
 comment on column peers.kind.backoff_cap is 'The longest wait of all.';
-comment on column peers.kind.declared_at is 'When a peer last declared it.';
+comment on column peers.kind.declared_at is 'When a peer last declared something new.';
 
 create table if not exists peers.paused_queue (
     queue text primary key,
@@ -308,6 +308,7 @@ comment on column peers.paused_queue.paused_by is 'By whom.';
 create table if not exists peers.hold_off (
     name text primary key
         constraint name_has_1_to_200_characters check (length(name) between 1 and 200),
+    held_at timestamptz not null,
     resume_at timestamptz not null,
     reason text
 );
@@ -316,6 +317,7 @@ comment on table peers.hold_off is
     'Outside systems (such as the URL of a model) that asked to be left alone, and until when. Handlers ask '
     'before they call.';
 comment on column peers.hold_off.name is 'What the handlers agreed to call it.';
+comment on column peers.hold_off.held_at is 'When that was said.';
 comment on column peers.hold_off.resume_at is 'Nobody calls before.';
 comment on column peers.hold_off.reason is 'What it said.';
 
@@ -323,6 +325,8 @@ create table if not exists peers.prune_place (
     one_row boolean primary key default true check (one_row),
     after_id bigint not null
 );
+
+insert into peers.prune_place (after_id) values (0) on conflict do nothing;
 
 comment on table peers.prune_place is 'Where the next prune goes on.';
 comment on column peers.prune_place.one_row is 'Always true: there is one place.';

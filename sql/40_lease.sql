@@ -44,6 +44,7 @@ create or replace function peers.join(
 ) returns uuid
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
+    set lock_timeout = '5s'
 as $$
 declare
     _now timestamptz := peers.now();
@@ -57,13 +58,21 @@ begin
             hint = 'Run `peers migrate` with the newer of the two, then start peers of the same version.';
     end if;
     perform peers._check_joining(queues, kinds, lease_timeout);
+    -- only what has changed: whoever has a kind's row locked is not waited for without need
     insert into peers.kind (kind, max_attempts, timeout, backoff_base, backoff_cap, declared_at)
-    select distinct on (k.kind)
-           k.kind, coalesce(k.max_attempts, 5), k.timeout, coalesce(k.backoff_base, '1 second'),
-           coalesce(k.backoff_cap, '1 hour'), _now
-    from jsonb_to_recordset(kinds)
-        k(kind text, max_attempts smallint, timeout interval, backoff_base interval, backoff_cap interval)
-    order by k.kind
+    select d.kind, d.max_attempts, d.timeout, d.backoff_base, d.backoff_cap, _now
+    from (
+        select distinct on (k.kind)
+               k.kind, coalesce(k.max_attempts, 5) as max_attempts, k.timeout,
+               coalesce(k.backoff_base, '1 second') as backoff_base, coalesce(k.backoff_cap, '1 hour') as backoff_cap
+        from jsonb_to_recordset(kinds)
+            k(kind text, max_attempts smallint, timeout interval, backoff_base interval, backoff_cap interval)
+        order by k.kind
+    ) d
+    left join peers.kind k on k.kind = d.kind
+    where (k.max_attempts, k.timeout, k.backoff_base, k.backoff_cap)
+          is distinct from (d.max_attempts, d.timeout, d.backoff_base, d.backoff_cap)
+    order by d.kind
     on conflict (kind) do update
     set max_attempts = excluded.max_attempts, timeout = excluded.timeout, backoff_base = excluded.backoff_base,
         backoff_cap = excluded.backoff_cap, declared_at = excluded.declared_at;
@@ -81,17 +90,30 @@ comment on function peers.join is
     'A peer process comes: its queues {"default": 8}, the kinds that it can run with their policies [{"kind", '
     '"max_attempts", "timeout", "backoff_base", "backoff_cap"}]. Answers its identity.';
 
+-- Whether a peer's leases hold: the one place that says so. A heartbeat from the future, after the clock was set
+-- back, counts as one of now; reclaim notes it as that (_note_future_heartbeats).
+create or replace function peers._is_alive(_peer peers.peer, _now timestamptz) returns boolean
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return _peer.lost_at is null and _peer.heartbeat_at + _peer.lease_timeout > _now;
+end
+$$;
+
 create or replace function peers.heartbeat(peer_id uuid)
 returns table (contract_version integer, alive boolean, cancelled_tasks bigint[], cancelled_tokens uuid[])
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
+    set lock_timeout = '1s'
 as $$
 declare
     _now timestamptz := peers.now();
 begin
     update peers.peer p
     set heartbeat_at = _now,
-        steady_since = case when p.heartbeat_at + p.lease_timeout < _now then _now else p.steady_since end
+        -- a clock that was set back may leave it in the future
+        steady_since = case when peers._is_alive(p, _now) then least(p.steady_since, _now) else _now end
     where p.id = heartbeat.peer_id and p.lost_at is null;
     return query
         select peers.contract_version(), found,
@@ -104,21 +126,26 @@ $$;
 
 comment on function peers.heartbeat is
     'Renews a peer and with it all of its leases. alive = false: it was lost meanwhile, its leases are gone, it '
-    'must stop its handlers and join again. Also answers what it is asked to cancel.';
+    'must stop its handlers and join again. Also answers what it is asked to cancel. Nobody is waited for longer than '
+    'a second (55P03): it was not renewed then.';
 
--- A claim by a peer that is being given up at the same moment would leave leases without a peer: the lock
--- makes the two follow one another (and lets the heartbeat pass).
+-- Answers what a peer can run. A claim by a peer that is being given up at the same moment would leave leases
+-- without a peer: the lock makes the two follow one another (and lets the heartbeat pass). Null: somebody else
+-- has the row locked, who is not waited for.
 create or replace function peers._admit(_peer_id uuid) returns text[]
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
+    _now timestamptz := peers.now();
     _kinds text[];
 begin
     select p.kinds into _kinds from peers.peer p
-    where p.id = _peer_id and p.lost_at is null and p.heartbeat_at + p.lease_timeout > peers.now()
-    for key share;
-    if not found then
+    where p.id = _peer_id and peers._is_alive(p, _now)
+    for key share skip locked;
+    if not found and not exists (
+        select from peers.peer p where p.id = _peer_id and peers._is_alive(p, _now)
+    ) then
         raise exception 'peer % is unknown, or its heartbeat has expired', _peer_id
             using errcode = 'PE010', hint = 'Stop its handlers, then join again.';
     end if;

@@ -80,7 +80,7 @@ begin
         raise exception 'max_tasks must be 1 to %, not %',
             _most_rows, coalesce(_wanted::text, 'null') using errcode = 'PE009';
     end if;
-    if exists (select from peers.paused_queue p where p.queue = claim.queue) then
+    if _kinds is null or exists (select from peers.paused_queue p where p.queue = claim.queue) then
         return;
     end if;
     select s.kinds, s.shares, s.exhaustive, coalesce(s.last, _end) into _offered, _shares, _exhaustive, _last

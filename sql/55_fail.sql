@@ -72,19 +72,14 @@ as $$
 declare
     _tasks bigint[];
     _tokens uuid[];
-    _rejected bigint[];
-    _leases peers.lease[];
+    _settled bigint[];
 begin
-    select array_agg(f.task_id), array_agg(f.token), array_agg(f.task_id) filter (where f.reject)
-    into _tasks, _tokens, _rejected
-    from jsonb_to_recordset(fail.failures) f(task_id bigint, token uuid, reject boolean)
+    select array_agg(f.task_id), array_agg(f.token) into _tasks, _tokens
+    from jsonb_to_recordset(fail.failures) f(task_id bigint, token uuid)
     where f.task_id is not null and f.token is not null;
-    _leases := array(select l from peers._take_leases(fail.peer_id, _tasks, _tokens, 'fail', _rejected) l);
-    perform peers._record_failures(_leases, fail.failures);
-    if cardinality(_leases) < cardinality(_tasks) then
-        return query select * from peers._verdicts(
-            fail.peer_id, _tasks, _tokens, array(select l.task_id from unnest(_leases) l), false
-        );
+    _settled := peers._settle_what_is_free(fail.peer_id, _tasks, _tokens, 'fail', fail.failures);
+    if cardinality(_settled) < cardinality(_tasks) then
+        return query select * from peers._verdicts(fail.peer_id, _tasks, _tokens, _settled, false);
     end if;
 end
 $$;

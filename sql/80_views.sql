@@ -31,6 +31,7 @@ create or replace view peers.peer_status as
 select p.id as peer_id, p.host, p.pid, p.queues, p.kinds,
        (select count(*) from peers.lease l where l.peer_id = p.id) as running,
        p.heartbeat_at as last_heartbeat,
+       -- what peers._is_alive says, which a reader may not call
        p.lost_at is null and p.heartbeat_at + p.lease_timeout > c.now as alive,
        p.joined_at, p.lost_at
 from peers.peer p
@@ -88,7 +89,7 @@ begin
       and not exists (select from peers.paused_queue p where p.queue = k.queue)
       and not exists (
           select from peers.peer p
-          where p.lost_at is null and p.heartbeat_at + p.lease_timeout > peers.now()
+          where peers._is_alive(p, peers.now())
             and k.kind = any (p.kinds) and p.queues ? k.queue
       )
     order by k.queue, k.kind;

@@ -1,12 +1,14 @@
 -- Upkeep: prune what ended long ago, check what the triggers keep, refuse what would bypass them.
 
 -- Walks the primary key from where the last call stopped. It skips what is locked, and keeps whatever an
--- unfinished or dead child still needs.
+-- unfinished or dead child still needs. One prunes at a time, and whoever comes meanwhile has nothing to do: its
+-- maintenance must not wait for a transaction that somebody keeps open.
 create or replace function peers.prune(older_than interval, max_tasks integer default 10000)
 returns table (looked_at bigint, deleted bigint, finished boolean)
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
+    set lock_timeout = '1s'
 as $$
 declare
     _now timestamptz := peers.now();
@@ -24,8 +26,11 @@ begin
         raise exception 'max_tasks must be 1 or more, not %',
             coalesce(prune.max_tasks::text, 'null') using errcode = 'PE009';
     end if;
-    insert into peers.prune_place (after_id) values (0) on conflict do nothing;
-    select p.after_id into _after from peers.prune_place p for no key update;
+    select p.after_id into _after from peers.prune_place p for no key update skip locked;
+    if not found then
+        return query select 0::bigint, 0::bigint, true;
+        return;
+    end if;
 
     select max(t.id), count(*) into _last, _looked_at
     from (select t.id from peers.task t where t.id > _after order by t.id limit prune.max_tasks) t;
@@ -56,11 +61,22 @@ begin
     update peers.prune_place p set after_id = case when finished then 0 else _last end;
     if finished then
         -- rows that outlived their task, and peers whose loss and hold-offs whose end are old news
-        delete from peers.ready r where not exists (select from peers.task t where t.id = r.task_id);
-        delete from peers.scheduled s where not exists (select from peers.task t where t.id = s.task_id);
-        delete from peers.peer p
-        where p.lost_at < _now - interval '1 day' and not exists (select from peers.lease l where l.peer_id = p.id);
-        delete from peers.hold_off t where t.resume_at < _now - interval '1 day';
+        delete from peers.ready r where r.ctid = any (array(
+            select r.ctid from peers.ready r
+            where not exists (select from peers.task t where t.id = r.task_id) for update skip locked
+        ));
+        delete from peers.scheduled s where s.ctid = any (array(
+            select s.ctid from peers.scheduled s
+            where not exists (select from peers.task t where t.id = s.task_id) for update skip locked
+        ));
+        delete from peers.peer p where p.id = any (array(
+            select p.id from peers.peer p
+            where p.lost_at < _now - interval '1 day'
+              and not exists (select from peers.lease l where l.peer_id = p.id) for update skip locked
+        ));
+        delete from peers.hold_off h where h.name = any (array(
+            select h.name from peers.hold_off h where h.resume_at < _now - interval '1 day' for update skip locked
+        ));
     end if;
     looked_at := _looked_at;
     deleted := cardinality(_ids);
@@ -71,7 +87,7 @@ $$;
 comment on function peers.prune is
     'Deletes completed and cancelled tasks that ended before older_than and that no unfinished or dead child '
     'needs, with their edges, failures and idempotency keys. One call looks at max_tasks and remembers its place: '
-    'call again until finished.';
+    'call again until finished. While another transaction prunes, it looks at nothing and has finished.';
 
 -- Everything that is not as the triggers keep it, found in one statement and so in one state of the database.
 create or replace function peers._problems(_only bigint[] default null)

@@ -17,6 +17,7 @@ from tests.support.world import (
     rows,
     run,
     state,
+    states,
     submit,
     unknown_token,
     value,
@@ -193,6 +194,89 @@ def test_a_locked_task_is_reclaimed_later(world: World) -> None:
         run(application, "select from peers.task where id = %s for update", tasks[0])
         assert [each["task_id"] for each in steady.reclaim()] == [tasks[1]]
     assert [each["task_id"] for each in steady.reclaim()] == [tasks[0]]
+
+
+def test_locked_leases_do_not_hide_free_ones(world: World) -> None:
+    """However many lost leases an application has locked, the limit counts those that are free."""
+    tasks = [submit(world.db) for _ in range(23)]
+    lost, steady, application = world.peer(), world.peer("other"), world.connect()
+    lost.claim()
+    steady.advance_steadily(30)
+    with application.transaction():
+        run(application, "select from peers.task where id <= %s for update", tasks[19])
+        assert [each["task_id"] for each in steady.reclaim(2)] == tasks[20:22]
+        assert [each["task_id"] for each in steady.reclaim(2)] == tasks[22:]
+    assert len(steady.reclaim()) == 20
+
+
+def test_locked_descendants_do_not_hide_free_leases(world: World) -> None:
+    """Lost tasks whose end has to wait for somebody are left; those behind them are taken."""
+    dying = [submit(world.db, max_attempts=1) for _ in range(6)]
+    child = submit(world.db, "c", depends_on=dying, on_parent_failure="cancel")
+    free = [submit(world.db) for _ in range(2)]
+    lost, steady, application = world.peer(), world.peer("other"), world.connect()
+    lost.claim()
+    steady.advance_steadily(30)
+    with application.transaction():
+        run(application, "select from peers.task where id = %s for update", child)
+        assert [each["task_id"] for each in steady.reclaim(3)] == free
+    assert [each["task_id"] for each in steady.reclaim()] == dying
+    assert state(world.db, child) == "cancelled"
+    assert problems(world.db) == []
+
+
+RAISE_FOR_ONE = """
+    create schema app;
+    create function app.object() returns trigger language plpgsql as $$
+    begin
+        raise exception 'the application objects';
+    end
+    $$;
+    create trigger object before update on peers.task
+        for each row when (old.metadata ? 'odd') execute function app.object();
+"""
+
+
+@pytest.mark.parametrize("verb", ["reclaim", "leave"])
+def test_a_trigger_that_raises_keeps_only_its_own_task(world: World, verb: str) -> None:
+    """Where an application's trigger refuses one task, all others are taken or given back."""
+    odd, *others = (submit(world.db) for _ in range(4))
+    lost, steady = world.peer(), world.peer("other")
+    lost.claim()
+    steady.advance_steadily(20)
+    lost.heartbeat()
+    run(world.db, "update peers.task set metadata = '{\"odd\": 1}' where id = %s", odd)
+    run(world.db, RAISE_FOR_ONE)
+    if verb == "leave":
+        assert lost.leave() == 3
+    steady.advance_steadily(30)
+    steady.reclaim()
+    assert states(world.db, odd, *others) == ["running", "ready", "ready", "ready"]
+    run(world.db, "drop trigger object on peers.task")
+    assert [each["task_id"] for each in steady.reclaim()] == [odd]
+    assert problems(world.db) == []
+
+
+@pytest.mark.parametrize("back", ["60 s", "1 h"])
+def test_a_clock_that_is_set_back_delays_no_takeover(world: World, back: str) -> None:
+    """However far the clock goes back, a silent peer is lost about one lease later; no other is."""
+    task_id = submit(world.db)
+    silent, alive, steady = world.peer(), world.peer(), world.peer("other")
+    silent.claim()
+    kept = submit(world.db)
+    alive.claim()
+    steady.advance_steadily(10)
+    alive.heartbeat()
+    advance(world.db, f"-{back}")
+    taken = []
+    for _ in range(7):  # a lease to be steady again, a lease until the silent one is lost
+        advance(world.db, "10 s")
+        steady.heartbeat()
+        alive.heartbeat()
+        taken += [each["task_id"] for each in steady.reclaim()]
+    assert taken == [task_id]
+    assert state(world.db, kept) == "running"
+    assert alive.heartbeat()["alive"]
 
 
 def test_release_gives_the_attempt_back(db: Connection, peer: Peer) -> None:

@@ -111,6 +111,17 @@ def test_prune_passes_over_what_is_locked(world: World) -> None:
     assert second > first
 
 
+def test_a_prune_that_somebody_keeps_open_stops_nobody(world: World) -> None:
+    """While a transaction that has pruned stays open, others have nothing to do, at once."""
+    peer, other = world.peer(), world.connect()
+    finish(peer, 3)
+    advance(world.db, "1 day")
+    with other.transaction():
+        assert prune(other, max_tasks=2) == (2, 2, False)
+        assert prune(world.db) == (0, 0, True)
+    assert prune(world.db) == (1, 1, True)
+
+
 def test_an_edge_to_a_parent_that_is_being_pruned(world: World) -> None:
     """Who adds an edge to a parent while it is pruned gets an error or an edge, never a stray."""
     peer, application, pruner = world.peer(), world.connect(), world.connect()
