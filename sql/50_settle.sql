@@ -165,24 +165,28 @@ declare
     _tasks bigint[];
     _tokens uuid[];
     _results jsonb;
-    _too_large boolean;
+    _too_large text[];
     _settled bigint[];
 begin
-    -- a result of more than 1 MiB of text takes more than a sixth of that as jsonb
+    -- up to 100 bytes of jsonb are less than 1 MiB of text, and up to 4,096 bytes no more than 33 MiB
     select array_agg(o.task_id), array_agg(o.token), jsonb_object_agg(o.task_id || ' ' || o.token, o.result),
-           bool_or(pg_column_size(o.result) > 1048576 / 6 and octet_length(o.result::text) > 1048576)
+           array_agg(o.task_id || ' ' || o.token) filter (where case
+               when o.result is null or pg_column_size(o.result) <= 100 then false
+               when pg_column_size(o.result) <= 4096 then octet_length(o.result::text) > 1048576
+               else peers._written_size(o.result) > 1048576
+           end)
     into _tasks, _tokens, _results, _too_large
     from jsonb_to_recordset(complete.outcomes) o(task_id bigint, token uuid, result jsonb)
     where o.task_id is not null and o.token is not null;
 
-    if _too_large then
+    if _too_large is not null then
         return query
             select o.task_id, o.token, 'too large'
             from unnest(_tasks, _tokens) o(task_id, token)
-            where octet_length((_results -> (o.task_id || ' ' || o.token))::text) > 1048576;
+            where o.task_id || ' ' || o.token = any (_too_large);
         select array_agg(o.task_id), array_agg(o.token) into _tasks, _tokens
         from unnest(_tasks, _tokens) o(task_id, token)
-        where octet_length((_results -> (o.task_id || ' ' || o.token))::text) <= 1048576;
+        where o.task_id || ' ' || o.token <> all (_too_large);
     end if;
 
     _settled := peers._settle_what_is_free(complete.peer_id, _tasks, _tokens, 'complete', _results);

@@ -153,8 +153,25 @@ comment on column peers.queue_status.dead is 'Dead letters.';
 comment on column peers.queue_status.oldest_ready is 'How long the oldest ready task has been waiting.';
 comment on column peers.queue_status.paused is 'Nothing is claimed from it until peers.resume.';
 
+-- For views: one value that cannot be written out would be an error for all rows.
+create or replace function peers.readable(value jsonb) returns jsonb
+    language plpgsql immutable security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    if pg_column_size(value #> '{}') > 1000 and peers._written_size(value) > 1048576 then
+        return '{"error": "more than 1 MiB of text"}';
+    end if;
+    return value;
+end
+$$;
+
+comment on function peers.readable is 'The value, or a note in its place when its text exceeds 1 MiB.';
+
 create or replace view peers.dead_letter as
-select d.task_id, d.kind, d.queue, t.args, cardinality(f.attempts) as attempts, d.died_at,
+select d.task_id, d.kind, d.queue,
+       peers.readable(t.args) as args,
+       cardinality(f.attempts) as attempts, d.died_at,
        f.last ->> 'error_type' as error_type,
        f.last ->> 'error_message' as error_message,
        f.last ->> 'traceback' as traceback,
@@ -165,7 +182,7 @@ select d.task_id, d.kind, d.queue, t.args, cardinality(f.attempts) as attempts, 
         where e.parent_id = d.task_id and e.on_parent_failure = 'hold'
           and exists (select from peers.task c where c.id = e.child_id and c.state = 'blocked')) as held_children,
        to_jsonb(f.attempts) as failures,
-       t.metadata, t.submitter, t.created_at
+       peers.readable(t.metadata) as metadata, t.submitter, t.created_at
 from peers.dead d
 join peers.task t on t.id = d.task_id
 left join lateral (

@@ -193,6 +193,48 @@ def test_a_result_over_1_mib_is_sent_back(db: Connection, peer: Peer) -> None:
     assert peer.fail(large) == {}
 
 
+WIDE = {
+    "9 numbers in 150 bytes": "[" + ",".join(["1e131071"] * 9) + "]",
+    "8,000 numbers, 1 GB of text": "[" + ",".join(["1e131071"] * 8000) + "]",
+    "170,000 numbers that any handler can return": "[" + ",".join(["1e308"] * 170_000) + "]",
+    "text over 1 MiB": json.dumps("x" * MEBIBYTE),
+}
+
+
+@pytest.mark.parametrize("case", WIDE)
+def test_a_result_is_measured_as_it_is_written(db: Connection, peer: Peer, case: str) -> None:
+    """However few bytes a result takes in storage, its text counts; the rest of its batch stays."""
+    for _ in range(3):
+        submit(db)
+    wide, other, plain = peer.claim()
+    batch = ",".join(
+        f'{{"task_id": {claim.task_id}, "token": "{claim.token}", "result": {result}}}'
+        for claim, result in ((other, '{"n": 1}'), (wide, WIDE[case]), (plain, "null"))
+    )
+    [verdict] = rows(db, "select * from peers.complete(%s, %s)", peer.id, f"[{batch}]")
+    assert (verdict["task_id"], verdict["token"], verdict["verdict"]) == (*wide.pair, "too large")
+    expected = ["running", "completed", "completed"]
+    assert states(db, wide.task_id, other.task_id, plain.task_id) == expected
+
+
+def test_a_result_too_large_to_be_sent_is_refused_to_its_children(
+    db: Connection, peer: Peer
+) -> None:
+    """A result that was put there past the verbs is not taken for null, and named."""
+    parent, other = submit(db), submit(db)
+    child, free = submit(db, depends_on=[parent, other]), submit(db, depends_on=[other])
+    peer.complete(*peer.claim(), result=1)
+    with db.transaction():
+        run(db, "set local session_replication_role = replica")
+        case = WIDE["8,000 numbers, 1 GB of text"]
+        run(db, "update peers.task set result = %s::jsonb where id = %s", case, parent)
+    query = "select parent_id, result from peers.parent_results(%s)"
+    with pytest.raises(psycopg.DatabaseError, match=f"the result of parent {parent}") as refused:
+        run(db, query, child)
+    assert refused.value.sqlstate == "PE009"
+    assert rows(db, query, free) == [{"parent_id": other, "result": 1}]
+
+
 def test_an_empty_batch_is_nothing(db: Connection, peer: Peer) -> None:
     """No outcomes, no verdicts, no error."""
     assert (peer.complete(), peer.fail(), peer.release()) == ({}, {}, 0)
