@@ -141,6 +141,8 @@ def _migrate(connection: Connection, dry_run: bool) -> list[str]:
     with translated(), connection.transaction():
         connection.execute(
             "select set_config('lock_timeout', '2s', true),"
+            # migrations may change tasks, which is refused to sessions: see peers.refuse_change()
+            " set_config('search_path', 'pg_catalog, peers, pg_temp', true),"
             " pg_advisory_xact_lock(hashtextextended('peers: migrate', 0))"
         )
         pending = _pending(connection)

@@ -282,7 +282,12 @@ create table if not exists peers.kind (
     timeout interval,
     backoff_base interval not null default interval '1 second',
     backoff_cap interval not null default interval '1 hour',
-    declared_at timestamptz not null default now()
+    declared_at timestamptz not null default now(),
+    constraint "max_attempts is 1 to 1000" check (max_attempts between 1 and 1000),
+    constraint "a timeout is 1 millisecond to 30 days"
+        check (timeout between interval '1 millisecond' and interval '30 days'),
+    constraint "a backoff is 0 to 365 days, and its base no longer than its cap"
+        check (backoff_base between interval '0' and backoff_cap and backoff_cap <= interval '365 days')
 );
 
 comment on table peers.kind is 'What handlers declare about their kind, written when a peer joins; the last one wins.';

@@ -6,6 +6,32 @@
 -- better plan to be found for other arguments. And they are not compiled (`set jit = off`): before Postgres 18
 -- the price of a disabled plan is so high that compiling, 0.2 s a call, seems worth it.
 
+-- Names the first thing that is wrong with a kind's policy; null: nothing is. Months have no fixed length.
+create or replace function peers._policy_complaint(
+    _kind text, _max_attempts integer, _timeout interval, _backoff_base interval, _backoff_cap interval
+) returns text
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return case
+        when length(_kind) not between 1 and 200 then
+            'a kind must have 1 to 200 characters, not ' || length(_kind)
+        when _max_attempts not between 1 and 1000 then
+            'max_attempts of kind "' || _kind || '" must be 1 to 1000, not ' || _max_attempts
+        when _timeout not between interval '1 millisecond' and interval '30 days' then
+            'timeout of kind "' || _kind || '" must be 1 millisecond to 30 days, not ' || _timeout
+        when _backoff_cap not between interval '0' and interval '365 days'
+             or coalesce(extract(month from _backoff_cap) + extract(year from _backoff_cap), 0) <> 0 then
+            'backoff_cap of kind "' || _kind || '" must be 0 to 365 days, without months, not ' || _backoff_cap
+        when _backoff_base not between interval '0' and _backoff_cap
+             or coalesce(extract(month from _backoff_base) + extract(year from _backoff_base), 0) <> 0 then
+            'backoff_base of kind "' || _kind || '" must be 0 to its backoff_cap (' || _backoff_cap
+            || '), without months, not ' || _backoff_base
+    end;
+end
+$$;
+
 create or replace function peers._check_joining(_queues jsonb, _kinds jsonb, _lease_timeout interval) returns void
     language plpgsql immutable
     set search_path = pg_catalog, peers, pg_temp
@@ -15,21 +41,24 @@ declare
 begin
     _complaint := case
         when jsonb_typeof(_queues) is distinct from 'object' or _queues = '{}'
-             or jsonb_path_exists(_queues, '$.* ? (@.type() != "number" || @ < 1)')
-            then 'queues must be a JSON object of slots, 1 or more each, such as {"default": 8}'
+             or jsonb_path_exists(_queues, '$.* ? (@.type() != "number" || @ < 1 || @ > 1000000)')
+            then 'queues must be a JSON object of slots, 1 to 1000000 each, such as {"default": 8}'
+        when exists (select from jsonb_object_keys(_queues) q(name) where length(q.name) not between 1 and 200)
+            then 'the name of a queue must have 1 to 200 characters'
         when jsonb_typeof(_kinds) is distinct from 'array'
              or jsonb_path_exists(_kinds, '$[*] ? (@.kind.type() != "string" || !exists (@.kind))')
             then 'kinds must be a JSON array of objects with a "kind", such as [{"kind": "thumbs.make"}]'
         when _lease_timeout is null or _lease_timeout not between interval '1 second' and interval '1 day'
             then 'lease_timeout must be 1 second to 1 day, not ' || coalesce(_lease_timeout::text, 'null')
         else (
-            select 'the policy of kind "' || k.kind || '" is out of bounds: max_attempts 1 to 1000, timeout 1 ms to '
-                   '30 days, backoff_base 0 to backoff_cap'
+            select c.complaint
             from jsonb_to_recordset(_kinds)
                 k(kind text, max_attempts integer, timeout interval, backoff_base interval, backoff_cap interval)
-            where k.max_attempts not between 1 and 1000
-               or k.timeout not between interval '1 millisecond' and interval '30 days'
-               or coalesce(k.backoff_base, '1 second') not between interval '0' and coalesce(k.backoff_cap, '1 hour')
+            cross join lateral peers._policy_complaint(
+                k.kind, k.max_attempts, k.timeout, coalesce(k.backoff_base, '1 second'),
+                coalesce(k.backoff_cap, '1 hour')
+            ) c(complaint)
+            where c.complaint is not null
             limit 1
         )
     end;
@@ -78,7 +107,7 @@ begin
         backoff_cap = excluded.backoff_cap, declared_at = excluded.declared_at;
 
     insert into peers.peer (host, pid, queues, kinds, lease_timeout, joined_at, heartbeat_at, steady_since)
-    values (host, pid, queues,
+    values (left(host, 255), pid, queues,
             array(select distinct k ->> 'kind' from jsonb_array_elements(kinds) k order by 1),
             lease_timeout, _now, _now, _now)
     returning id into _id;
@@ -141,7 +170,8 @@ declare
     _kinds text[];
 begin
     select p.kinds into _kinds from peers.peer p
-    where p.id = _peer_id and peers._is_alive(p, _now)
+    where p.id = _peer_id
+      and p.lost_at is null and p.heartbeat_at + p.lease_timeout > _now  -- _is_alive; a call costs a claim of one 2 %
     for key share skip locked;
     if not found and not exists (
         select from peers.peer p where p.id = _peer_id and peers._is_alive(p, _now)

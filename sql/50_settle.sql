@@ -5,6 +5,7 @@
 --   busy     somebody else has the task or one of its children locked; ask again in a moment
 --   too large  the result exceeds 1 MiB; fail the task instead
 
+-- Never raises, whatever it is given: one odd policy must not keep a batch of failures from being recorded.
 create or replace function peers.backoff(
     attempt integer, base interval, cap interval, luck double precision default random()
 ) returns interval
@@ -12,17 +13,19 @@ create or replace function peers.backoff(
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _most_doublings constant integer := 40;  -- beyond any cap, and within what an interval can hold
+    _longest constant double precision := 365 * 86400;
+    _doublings constant integer := least(greatest(attempt, 1), 41) - 1;  -- 2 ^ 40 is beyond any cap
+    _base constant double precision := least(greatest(extract(epoch from base), 0), _longest);
+    _cap constant double precision := least(greatest(extract(epoch from cap), 0), _longest);
 begin
-    return luck * least(
-        extract(epoch from cap), extract(epoch from base) * 2.0 ^ least(attempt - 1, _most_doublings)
-    ) * interval '1 second';
+    -- NaN is greater than all others here
+    return least(greatest(luck, 0), 1) * least(_cap, _base * 2.0 ^ _doublings) * interval '1 second';
 end
 $$;
 
 comment on function peers.backoff is
     'How long to wait after a failed attempt: a random part (luck, 0 to 1) of base * 2^(attempt - 1), at most '
-    'of cap. Full jitter, so that tasks that failed together do not come back together.';
+    'of cap and of 365 days. Full jitter, so that tasks that failed together do not come back together.';
 
 -- Locks the given tasks and takes their leases, if the peer holds them under just these tokens; answers the
 -- leases that it took. A task that somebody else has locked keeps its lease.

@@ -22,12 +22,12 @@ begin
                end::peers.task_state as state,
                _now + case
                           when r.retry_in is null then peers.backoff(l.attempt, l.backoff_base, l.backoff_cap)
-                          else least(greatest(r.retry_in, 0), _longest_wait) * interval '1 second'
+                          else least(greatest(r.retry_in, 0), _longest_wait)::double precision * interval '1 second'
                       end as retry_at
         from unnest(_leases) l
         join jsonb_to_recordset(_reports) r(
             task_id bigint, token uuid, error_type text, error_message text, traceback text,
-            exit_signal text, exit_code integer, retry_in double precision, reject boolean
+            exit_signal text, exit_code integer, retry_in numeric, reject boolean
         ) on r.task_id = l.task_id and r.token = l.token
     ), recorded as (
         insert into peers.failure (task_id, attempt, token, error_type, error_message, traceback, exit_signal,

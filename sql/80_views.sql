@@ -3,11 +3,13 @@
 create or replace view peers.running as
 select l.task_id, t.kind, t.queue, l.peer_id, p.host, p.pid, l.attempt, l.max_attempts,
        l.claimed_at as since,
-       p.heartbeat_at + p.lease_timeout as lease_expires_at,
-       l.claimed_at + l.timeout as times_out_at,
+       least(p.heartbeat_at, c.now) + p.lease_timeout as lease_expires_at,
+       -- no value that somebody has put there by hand makes the view fail for all rows
+       l.claimed_at + least(l.timeout, interval '30 days') as times_out_at,
        l.progress_done, l.progress_total, l.cancel_requested
 from peers.lease l
 join peers.task t on t.id = l.task_id
+cross join (select peers.now() as now) c
 left join peers.peer p on p.id = l.peer_id;
 
 comment on view peers.running is 'What runs now, and where.';
@@ -131,7 +133,7 @@ select name.queue,
        coalesce(r.running, 0) as running,
        coalesce(h.blocked, 0) as blocked,
        coalesce(d.dead, 0) as dead,
-       c.now - w.oldest as oldest_ready,
+       case when isfinite(w.oldest) then greatest(c.now - w.oldest, '0') end as oldest_ready,
        p.queue is not null as paused
 from name
 cross join (select peers.now() as now) c

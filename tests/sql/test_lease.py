@@ -361,7 +361,48 @@ def test_an_absurd_lease_timeout_is_refused(world: World, lease: str) -> None:
         world.peer(lease=lease)
 
 
-@pytest.mark.parametrize("queues", ["[]", "7", "null"])
+ABSURD_POLICIES = {
+    "a backoff of 100,000,000 years": {"backoff_cap": "100000000 years"},
+    "a base beyond the cap": {"backoff_base": "2 h"},
+    "366 days": {"backoff_cap": "366 days"},
+    "a month": {"backoff_cap": "1 month"},
+    "a negative base": {"backoff_base": "-1 s"},
+    "no attempt": {"max_attempts": 0},
+    "too many attempts": {"max_attempts": 1001},
+    "a timeout of 31 days": {"timeout": "31 days"},
+    "a timeout of nothing": {"timeout": "0 s"},
+    "a kind without a name": {"kind": ""},
+    "a kind with too long a name": {"kind": "k" * 201},
+}
+
+
+@pytest.mark.parametrize("case", ABSURD_POLICIES)
+def test_an_absurd_policy_is_refused(world: World, case: str) -> None:
+    """A peer that would bring a policy out of bounds does not join, and is told which bound."""
+    with pytest.raises(psycopg.DatabaseError, match="must") as refused:
+        world.peer(policies=[{"kind": "a"} | ABSURD_POLICIES[case]])
+    assert refused.value.sqlstate == "PE009"
+    assert rows(world.db, "select * from peers.kind") == []
+
+
+def test_an_infinite_policy_is_refused(world: World) -> None:
+    """Where intervals can be infinite (from 17 on), none gets in."""
+    infinite = {"kind": "a", "backoff_base": "infinity", "backoff_cap": "infinity"}
+    with pytest.raises(psycopg.DatabaseError) as refused:
+        world.peer(policies=[infinite])
+    assert refused.value.sqlstate in ("PE009", "22007")  # 22007: no such interval before 17
+
+
+@pytest.mark.parametrize("column_name", ["max_attempts", "timeout", "backoff_base", "backoff_cap"])
+def test_a_policy_out_of_bounds_cannot_be_written_by_hand(db: Connection, column_name: str) -> None:
+    """The table's own constraints hold for its owner too."""
+    wrong = "0" if column_name == "max_attempts" else "interval '100000000 years'"
+    run(db, "insert into peers.kind (kind) values ('a')")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        run(db, f"update peers.kind set {column_name} = {wrong}")
+
+
+@pytest.mark.parametrize("queues", ["[]", "7", "null", '{"": 1}', '{"q": 0}', '{"q": 1e1000}'])
 def test_queues_that_are_no_object_are_refused(db: Connection, queues: str) -> None:
     """A peer says its queues as an object with their slots; nothing else gets in to break views."""
     with pytest.raises(psycopg.DatabaseError, match="queues"):

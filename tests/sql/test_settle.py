@@ -280,7 +280,25 @@ def test_retry_in_zero_is_at_once(db: Connection, peer: Peer) -> None:
     assert [claim.attempt for claim in peer.claim()] == [2]
 
 
-@pytest.mark.parametrize("retry_in", [1e300, -5, "NaN", "Infinity"])
+def test_backoff_never_raises(db: Connection) -> None:
+    """Whatever it is given, it answers a wait from 0 to 365 days."""
+    spans = ["1 s", "-1 s", "0", "100000000 years", "-100000000 years", "1 month", None]
+    if db.info.server_version >= 170_000:
+        spans += ["infinity", "-infinity"]
+    outside = rows(
+        db,
+        "select * from unnest(%s::interval[]) base, unnest(%s::interval[]) cap,"
+        " unnest(array[-2147483648, 0, 1, 2147483647, null]) attempt,"
+        " unnest(array[0.5, -1, 'NaN', 'Infinity', '-Infinity', null]) luck,"
+        " lateral peers.backoff(attempt, base, cap, luck) wait"
+        " where (wait between interval '0' and interval '365 days') is not true",
+        spans,
+        spans,
+    )
+    assert outside == []
+
+
+@pytest.mark.parametrize("retry_in", [1e300, -5, "NaN", "Infinity", "-Infinity", "1e1000"])
 def test_an_absurd_retry_in_does_not_cost_the_batch(
     db: Connection, peer: Peer, retry_in: object
 ) -> None:

@@ -183,3 +183,37 @@ def test_explain_names_at_most_ten_parents(db: Connection) -> None:
     sentence = explain(db, child)
     assert "30 parents" in sentence
     assert sentence.count("is ready") == 10
+
+
+EXTREMES = {
+    "a timeout": "update peers.lease set timeout = '100000000 years'",
+    "a heartbeat": "update peers.peer set heartbeat_at = 'infinity'",
+    "a heartbeat long ago": "update peers.peer set heartbeat_at = '-infinity'",
+    "an age": "update peers.task set created_at = '-infinity', scheduled_at = '-infinity'",
+    "a time to come": "update peers.task set scheduled_at = 'infinity', created_at = 'infinity'",
+    "an end": "update peers.task set finished_at = 'infinity', started_at = '-infinity'",
+    "a death": "update peers.dead set died_at = '-infinity'",
+    "args": "update peers.task set args = jsonb_build_object("
+    "'n', array_fill('1e131071'::numeric, array[8000]))",
+    "metadata": "update peers.task set metadata = jsonb_build_object("
+    "'n', array_fill('1e131071'::numeric, array[8000]))",
+    "a failure's times": "update peers.failure set retry_at = 'infinity', failed_at = '-infinity'",
+}
+
+
+@pytest.mark.parametrize("case", EXTREMES)
+def test_no_value_of_one_row_makes_a_view_fail(db: Connection, peer: Peer, case: str) -> None:
+    """Whatever somebody has put there by hand, views, alarms and explanations can be read."""
+    tasks = one_of_each(db, peer)
+    submit(db, "nobody")
+    with db.transaction():
+        run(db, "set local session_replication_role = replica")
+        run(db, EXTREMES[case])
+    views = column(db, "select viewname::text from pg_views where schemaname = 'peers'")
+    assert len(views) > 4
+    for view in views:
+        run(db, f"create temporary table out as select x::text from peers.{view} x; drop table out")
+    run(db, "select x::text from peers.unrunnable() x")
+    for task_id in tasks.values():
+        assert explain(db, task_id)
+    assert rows(db, "select * from peers.prune('100000000 years')")
