@@ -351,9 +351,8 @@ def test_args_too_large_to_be_sent_cost_only_their_task(world: World, numbers: i
         run(db, "set local session_replication_role = replica")
         wide = value(
             db,
-            "insert into peers.task (kind, args) values ('a', jsonb_build_object('n',"
-            " array_fill('1e131071'::numeric, array[%s]))) returning id",
-            numbers,
+            "insert into peers.task (kind, args) values ('a', %s) returning id",
+            '{"n": [' + ",".join(["1e131071"] * numbers) + "]}",
         )
         query = "insert into peers.ready (queue, kind, priority, task_id) select queue, kind,"
         run(db, f"{query} priority, id from peers.task where id = %s", wide)
