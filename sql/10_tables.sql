@@ -137,6 +137,9 @@ create table if not exists peers.scheduled (
     task_id bigint not null
 ) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
 
+-- no key tells its rows apart; a publication of this table needs to
+alter table peers.scheduled replica identity full;
+
 -- serves promote: what is due
 create index if not exists scheduled_due on peers.scheduled (due_at);
 
