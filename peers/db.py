@@ -65,12 +65,17 @@ def connect(url: str, *, application_name: str, patience: float = CONNECT_TIMEOU
     """
     parameters = _parameters(url)
     parameters["application_name"] = application_name
+    parameters.setdefault("client_encoding", "UTF8")  # whatever encoding the database has
     parameters.setdefault("connect_timeout", max(_SHORTEST_CONNECT_TIMEOUT, round(patience)))
     parameters.setdefault("tcp_user_timeout", max(1, round(patience * 1000 * _SILENCES)))
     try:
         connection = psycopg.connect(**parameters, autocommit=True)
-        # A role or database may default to another level, under which verbs refuse to work.
-        connection.execute("set default_transaction_isolation to 'read committed'")
+        # A role or database may default to another level, under which verbs refuse to work, and to
+        # forms of times that psycopg does not read.
+        connection.execute(
+            "select set_config('default_transaction_isolation', 'read committed', false),"
+            " set_config('datestyle', 'ISO', false), set_config('intervalstyle', 'postgres', false)"
+        )
     except psycopg.OperationalError as error:  # also: cut off again before it said a word
         raise _refusal(error, parameters) from error
     return connection

@@ -53,7 +53,7 @@ create table if not exists peers.task (
 ) with (fillfactor = 40, autovacuum_vacuum_scale_factor = 0.05);
 
 comment on table peers.task is
-    'One row is one unit of work. INSERT (kind, args, …) submits it; after that only verbs change it: '
+    'One row is one unit of work. INSERT (kind, args, ...) submits it; after that only verbs change it: '
     'peers.cancel, peers.change, peers.retry, peers.discard. peers.explain(id) says why it is not running.';
 comment on column peers.task.id is 'The task''s number, given by the database.';
 comment on column peers.task.kind is 'The name of the handler that can run it, 1 to 200 characters.';

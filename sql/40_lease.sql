@@ -1,6 +1,6 @@
 -- Peers and their leases. Whoever sends heartbeats keeps its leases; whoever stops loses them.
 --
--- The functions that a peer calls all the time fix their plans (`set enable_… = off`): their batches are
+-- The functions that a peer calls all the time fix their plans (`set enable_... = off`): their batches are
 -- small and every lookup goes by a primary key, but a plan that was made and kept while a table was empty
 -- would read the whole of it once it is full. They plan once a session (force_generic_plan): there is no
 -- better plan to be found for other arguments. And they are not compiled (`set jit = off`): before Postgres 18

@@ -2,7 +2,7 @@
 
 -- Records the failures of leases that were just taken, and moves their tasks on. A report says for its task:
 -- error_type, error_message, traceback, exit_signal, exit_code; retry_in (seconds, instead of the backoff)
--- and reject (dead at once).
+-- and reject (dead at once). Texts are cut at what a page of the view dead_letter can take.
 create or replace function peers._record_failures(_leases peers.lease[], _reports jsonb) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -32,8 +32,8 @@ begin
     ), recorded as (
         insert into peers.failure (task_id, attempt, token, error_type, error_message, traceback, exit_signal,
                                    exit_code, peer_id, host, pid, started_at, failed_at, retry_at)
-        select v.task_id, v.attempt, v.token, coalesce(v.error_type, 'unknown'), coalesce(v.error_message, ''),
-               v.traceback, v.exit_signal, v.exit_code, v.peer_id, p.host, p.pid, v.claimed_at, _now,
+        select v.task_id, v.attempt, v.token, left(coalesce(v.error_type, 'unknown'), 200),
+               left(coalesce(v.error_message, ''), 20000), left(v.traceback, 100000), left(v.exit_signal, 200), v.exit_code, v.peer_id, p.host, p.pid, v.claimed_at, _now,
                case when v.state = 'scheduled' then v.retry_at end
         from verdict v left join peers.peer p on p.id = v.peer_id
         order by v.task_id

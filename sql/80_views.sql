@@ -195,7 +195,7 @@ comment on function peers.readable is 'The value, or a note in its place when it
 create or replace view peers.dead_letter as
 select d.task_id, d.kind, d.queue,
        peers.readable(t.args) as args,
-       cardinality(f.attempts) as attempts, d.died_at,
+       (select count(*)::integer from peers.failure x where x.task_id = d.task_id) as attempts, d.died_at,
        f.last ->> 'error_type' as error_type,
        f.last ->> 'error_message' as error_message,
        f.last ->> 'traceback' as traceback,
@@ -205,14 +205,15 @@ select d.task_id, d.kind, d.queue,
        (select count(*) from peers.dependency e
         where e.parent_id = d.task_id and e.on_parent_failure = 'hold'
           and exists (select from peers.task c where c.id = e.child_id and c.state = 'blocked')) as held_children,
-       to_jsonb(f.attempts) as failures,
+       f.failures,
        peers.readable(t.metadata) as metadata, t.submitter, t.created_at
 from peers.dead d
 join peers.task t on t.id = d.task_id
 left join lateral (
-    select array_agg(to_jsonb(x) - 'id' - 'task_id' order by x.id) as attempts,
+    -- of all attempts of a task that was retried again and again, no jsonb could take the tracebacks
+    select jsonb_agg(to_jsonb(x) - 'id' - 'task_id' order by x.id) as failures,
            (array_agg(to_jsonb(x) order by x.id desc))[1] as last
-    from peers.failure x where x.task_id = d.task_id
+    from (select * from peers.failure x where x.task_id = d.task_id order by x.id desc limit 100) x
 ) f on true;
 
 comment on view peers.dead_letter is
@@ -225,14 +226,14 @@ comment on column peers.dead_letter.args is 'The handler''s input.';
 comment on column peers.dead_letter.attempts is 'How many attempts failed, those before an earlier retry included.';
 comment on column peers.dead_letter.died_at is 'When it died.';
 comment on column peers.dead_letter.error_type is
-    'Of the last failure: the exception''s name, or timeout, crash, lost …';
+    'Of the last failure: the exception''s name, or timeout, crash, lost ...';
 comment on column peers.dead_letter.error_message is 'Of the last failure: what it said.';
 comment on column peers.dead_letter.traceback is 'Of the last failure: where.';
 comment on column peers.dead_letter.exit_signal is 'Of the last failure: the signal that ended the worker.';
 comment on column peers.dead_letter.peer is 'Of the last failure: the peer.';
 comment on column peers.dead_letter.host is 'Of the last failure: the peer''s host.';
 comment on column peers.dead_letter.held_children is 'The children that wait for its retry.';
-comment on column peers.dead_letter.failures is 'Every failed attempt, the first one first.';
+comment on column peers.dead_letter.failures is 'The last 100 failed attempts, the first one first.';
 comment on column peers.dead_letter.metadata is 'The application''s own.';
 comment on column peers.dead_letter.submitter is 'Who submitted it.';
 comment on column peers.dead_letter.created_at is 'When.';

@@ -40,7 +40,7 @@ begin
                 where d.child_id = _task.id and not d.spent and p.state <> 'completed'
                 order by p.id limit _most_named
             ) w)
-        || case when _task.pending_parents > _most_named then ', …' else '' end || '.';
+        || case when _task.pending_parents > _most_named then ', ...' else '' end || '.';
 end
 $$;
 

@@ -266,7 +266,7 @@ begin
         tg_op, tg_table_schema, tg_table_name
         using errcode = 'PE005',
         hint = 'Call peers.cancel, change, retry, discard or prune (TABLE peers.manual lists the verbs); metadata may '
-               'be changed. For a deliberate repair: BEGIN; SET LOCAL search_path = pg_catalog, peers, pg_temp; … '
+               'be changed. For a deliberate repair: BEGIN; SET LOCAL search_path = pg_catalog, peers, pg_temp; ... '
                'SELECT * FROM peers.check(repair => true); COMMIT;';
 end
 $$;

@@ -361,7 +361,7 @@ def test_an_absurd_lease_timeout_is_refused(world: World, lease: str) -> None:
         world.peer(lease=lease)
 
 
-ABSURD_POLICIES = {
+ABSURD_POLICIES: dict[str, dict[str, object]] = {
     "a backoff of 100,000,000 years": {"backoff_cap": "100000000 years"},
     "a base beyond the cap": {"backoff_base": "2 h"},
     "366 days": {"backoff_cap": "366 days"},

@@ -16,6 +16,7 @@ from psycopg.rows import dict_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import LiteralString
 
 SQL_FOLDER: Final = Path(__file__).parents[2] / "sql"
 _USUAL_DOCKER_HOST: Final = "unix:///var/run/docker.sock"
@@ -139,10 +140,10 @@ class Databases:
             self._drop(name)
 
     @contextmanager
-    def empty(self) -> Iterator[str]:
+    def empty(self, options: LiteralString = "") -> Iterator[str]:
         """The URL of a database without our schema, dropped afterwards."""
         name = self._next_name()
-        self._run("create database {}", name)
+        self._run("create database {} " + options, name)
         try:
             yield self.url(name)
         finally:
@@ -161,5 +162,5 @@ class Databases:
         # Before the next one is made: the checkpoint that this takes then has little to write.
         self._run("drop database if exists {} with (force)", name)
 
-    def _run(self, statement: str, *names: str) -> None:
+    def _run(self, statement: LiteralString, *names: str) -> None:
         self._admin.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
