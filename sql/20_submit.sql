@@ -129,17 +129,18 @@ begin
     insert into peers.ready (queue, kind, priority, task_id)
     select t.queue, t.kind, t.priority, t.id
     from new_tasks t
-    where t.scheduled_at <= _now
+    where t.scheduled_at <= greatest(_now, t.created_at)
     order by t.id;
     if found then
         perform peers._ring();
     end if;
 
-    _later := array(select t.id from new_tasks t where t.scheduled_at > _now);
+    -- a time that is no later than the submission is none, wherever the clock has gone since (as in 35, 60, 85)
+    _later := array(select t.id from new_tasks t where t.scheduled_at > greatest(_now, t.created_at));
     if _later <> '{}' then
         with scheduled as (
             update peers.task t set state = 'scheduled'
-            where t.id = any (_later) and t.state = 'ready' and t.scheduled_at > _now
+            where t.id = any (_later) and t.state = 'ready' and t.scheduled_at > greatest(_now, t.created_at)
             returning t.id, t.scheduled_at
         )
         insert into peers.scheduled (due_at, task_id)

@@ -107,7 +107,7 @@ begin
         set pending_parents = t.pending_parents - (_fallen -> t.id::text)::integer,
             state = case
                         when t.state <> 'blocked' or t.pending_parents > (_fallen -> t.id::text)::integer then t.state
-                        when t.scheduled_at > _now then 'scheduled'
+                        when t.scheduled_at > greatest(_now, t.created_at) then 'scheduled'
                         else 'ready'
                     end
         where t.id = any (_children)

@@ -33,7 +33,8 @@ begin
         insert into peers.failure (task_id, attempt, token, error_type, error_message, traceback, exit_signal,
                                    exit_code, peer_id, host, pid, started_at, failed_at, retry_at)
         select v.task_id, v.attempt, v.token, left(coalesce(v.error_type, 'unknown'), 200),
-               left(coalesce(v.error_message, ''), 20000), left(v.traceback, 100000), left(v.exit_signal, 200), v.exit_code, v.peer_id, p.host, p.pid, v.claimed_at, _now,
+               left(coalesce(v.error_message, ''), 20000), left(v.traceback, 100000), left(v.exit_signal, 200),
+               v.exit_code, v.peer_id, p.host, p.pid, v.claimed_at, _now,
                case when v.state = 'scheduled' then v.retry_at end
         from verdict v left join peers.peer p on p.id = v.peer_id
         order by v.task_id

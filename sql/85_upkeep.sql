@@ -168,7 +168,7 @@ begin
                     when t.state in ('completed', 'dead', 'cancelled') or (t.state = 'running' and c.leased)
                         then t.state
                     when c.parents > 0 then 'blocked'
-                    when t.scheduled_at > _now then 'scheduled'
+                    when t.scheduled_at > greatest(_now, t.created_at) then 'scheduled'
                     else 'ready'
                 end
     from (

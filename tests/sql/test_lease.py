@@ -13,6 +13,7 @@ from tests.support.world import (
     advance,
     column,
     problems,
+    promote,
     row,
     rows,
     run,
@@ -257,6 +258,22 @@ def test_a_trigger_that_raises_keeps_only_its_own_task(world: World, verb: str) 
     assert problems(world.db) == []
 
 
+def test_a_trigger_that_raises_keeps_only_its_own_task_scheduled(db: Connection) -> None:
+    """Where an application's trigger refuses one task that is due, the others become ready."""
+    due = [
+        value(db, "select peers.submit('a', scheduled_at => now() + interval '1 s')")
+        for _ in range(3)
+    ]
+    run(db, "update peers.task set metadata = '{\"odd\": 1}' where id = %s", due[0])
+    run(db, RAISE_FOR_ONE)
+    advance(db, "2 s")
+    assert promote(db) == 2
+    assert states(db, *due) == ["scheduled", "ready", "ready"]
+    assert problems(db) == []
+    run(db, "drop trigger object on peers.task")
+    assert promote(db) == 1
+
+
 @pytest.mark.parametrize("back", ["60 s", "1 h"])
 def test_a_clock_that_is_set_back_delays_no_takeover(world: World, back: str) -> None:
     """However far the clock goes back, a silent peer is lost about one lease later; no other is."""
@@ -277,6 +294,23 @@ def test_a_clock_that_is_set_back_delays_no_takeover(world: World, back: str) ->
     assert taken == [task_id]
     assert state(world.db, kept) == "running"
     assert alive.heartbeat()["alive"]
+
+
+def test_a_clock_that_is_set_back_puts_no_task_off(db: Connection, peer: Peer) -> None:
+    """What was submitted to run at once does so, before and behind its parents; the rest waits."""
+    parent = submit(db)
+    child = submit(db, "a", depends_on=[parent])
+    later = value(db, "select peers.submit('a', scheduled_at => now() + interval '1 day')")
+    advance(db, "-1 h")
+    after = submit(db)
+    changed = submit(db)
+    run(db, "select peers.change(%s, max_attempts => 3)", changed)
+    peer.heartbeat()
+    claims = peer.claim()
+    assert {claim.task_id for claim in claims} == {parent, after, changed}
+    assert peer.complete(*claims) == {}
+    assert states(db, child, later) == ["ready", "scheduled"]
+    assert problems(db) == []
 
 
 def test_release_gives_the_attempt_back(db: Connection, peer: Peer) -> None:

@@ -386,6 +386,34 @@ def test_a_failure_follows_the_policy_of_its_kind(world: World) -> None:
     assert waits == {"low": True, "high": True, "spread": True}
 
 
+@pytest.mark.parametrize("verb", ["complete", "fail", "release"])
+def test_a_batch_that_is_refused_leaves_no_half_state(
+    db: Connection, peer: Peer, verb: str
+) -> None:
+    """Where an application's trigger raises for one of a batch, none of it is settled."""
+    for _ in range(3):
+        submit(db)
+    claims = peer.claim()
+    run(db, "update peers.task set metadata = '{\"odd\": 1}' where id = %s", claims[1].task_id)
+    run(
+        db,
+        "create function pg_temp.object() returns trigger language plpgsql as"
+        " $$ begin raise exception 'the application objects'; end $$;"
+        " create trigger object before update on peers.task for each row"
+        " when (old.metadata ? 'odd') execute function pg_temp.object()",
+    )
+    with pytest.raises(psycopg.errors.RaiseException, match="the application objects"):
+        getattr(peer, verb)(*claims)
+    assert states(db, *(claim.task_id for claim in claims)) == ["running"] * 3
+    assert value(db, "select count(*) from peers.lease") == 3
+    assert value(db, "select count(*) from peers.failure") == 0
+    for claim in (claims[0], claims[2]):
+        assert getattr(peer, verb)(claim) in ({}, 1)
+    run(db, "drop trigger object on peers.task")
+    assert getattr(peer, verb)(claims[1]) in ({}, 1)
+    assert problems(db) == []
+
+
 def test_a_batch_without_ids_is_refused_or_told(db: Connection, peer: Peer) -> None:
     """A report that names no task does not settle anything."""
     submit(db)
