@@ -142,7 +142,7 @@ VARIANTS = {
     ),
     "the search_path of submission is not pinned": Variant(
         scenarios.a_session_with_another_search_path,
-        [Patch("20_submit.sql", "set search_path = pg_catalog, peers, pg_temp", "", times=4)],
+        [Patch("20_submit.sql", "set search_path = pg_catalog, peers, pg_temp", "", times=5)],
         psycopg.errors.RaiseException,
     ),
     "the search_path of edges is not pinned": Variant(
