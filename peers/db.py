@@ -32,9 +32,11 @@ _SETTLED: Final = {
 _SHORTEST_CONNECT_TIMEOUT: Final = 2  # libpq takes whole seconds, and 1 for 2
 _SILENCES: Final = 2  # sent data may stay unacknowledged for twice the patience
 
-# A role or database may default to another level, under which verbs refuse to work.
+# A role or database may default to another level, under which verbs refuse to work, and to forms of
+# times that psycopg does not read.
 _SESSION: Final = """
-    select set_config('default_transaction_isolation', 'read committed', false)
+    select set_config('default_transaction_isolation', 'read committed', false),
+           set_config('datestyle', 'ISO', false), set_config('intervalstyle', 'postgres', false)
 """
 _BOUNDS: Final = """
     select set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false)

@@ -2,14 +2,16 @@
 
 The first argument is the connection. What the database refuses is raised as one of peers.errors; a
 lost connection stays psycopg's error (see peers.db.is_connection_lost). JSON goes in and comes out
-as bytes, so that args and results pass through without being parsed.
+as bytes, so that args and results pass through without being parsed. Times and intervals come in
+binary form, which no DateStyle or IntervalStyle changes.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, LiteralString
+from typing import TYPE_CHECKING, Any, Final, LiteralString
 
 from peers.errors import translated
 from peers.model import (
@@ -48,8 +50,29 @@ def _rows(
         return connection.execute(query, arguments, binary=binary).fetchall()
 
 
-def _value(connection: Connection, query: LiteralString, *arguments: object) -> Any:
-    return _rows(connection, query, *arguments)[0][0]
+def _value(
+    connection: Connection, query: LiteralString, *arguments: object, binary: bool = False
+) -> Any:
+    return _rows(connection, query, *arguments, binary=binary)[0][0]
+
+
+_CODECS: Final = {"WIN1256": "cp1256", "WIN866": "cp866", "KOI8R": "koi8-r", "KOI8U": "koi8-u"}
+"""Where Python has another name for an encoding of Postgres that peers.schema accepts."""
+
+
+def _storable(connection: Connection, value: object) -> object:
+    r"""Replace what the database cannot hold of a text by escapes such as \u20ac.
+
+    Numbers that JSON has no form for become texts, which the verbs take.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if not isinstance(value, str):
+        return value
+    encoding = connection.info.parameter_status("server_encoding") or "UTF8"
+    codec = _CODECS.get(encoding, encoding)
+    escaped = value.encode(codec, "backslashreplace").decode(codec)
+    return escaped.replace("\0", "\\x00")
 
 
 # ------------------------------------------------------------------------------- the peer's verbs
@@ -124,12 +147,17 @@ def fail(
 
     Each has task_id and token, and what is known of error_type, error_message, traceback,
     exit_signal, exit_code, retry_in (seconds, instead of the backoff) and reject (dead at once).
+    Characters that the database cannot hold are recorded as escapes.
     """
+    storable = [
+        {name: _storable(connection, value) for name, value in failure.items()}
+        for failure in failures
+    ]
     rows = _rows(
         connection,
         "select * from peers.fail(%s, %s::jsonb)",
         peer_id,
-        json.dumps(failures, default=str),
+        json.dumps(storable, default=str),
     )
     return list(map(Unsettled._make, rows))
 
@@ -195,13 +223,20 @@ def progress(
 
 def hold_off(connection: Connection, name: str, span: timedelta, reason: str | None) -> float:
     """Keeps all peers from calling an outside system; for how many seconds from now."""
-    left: timedelta = _value(connection, "select peers.hold_off(%s, %s, %s)", name, span, reason)
+    left: timedelta = _value(
+        connection,
+        "select peers.hold_off(%s, %s, %s)",
+        name,
+        span,
+        _storable(connection, reason),
+        binary=True,
+    )
     return left.total_seconds()
 
 
 def held_off(connection: Connection, name: str) -> float:
     """For how many seconds an outside system is still to be left alone; 0.0: it may be called."""
-    left: timedelta = _value(connection, "select peers.held_off(%s)", name)
+    left: timedelta = _value(connection, "select peers.held_off(%s)", name, binary=True)
     return left.total_seconds()
 
 
@@ -345,7 +380,8 @@ def check(connection: Connection, repair: bool = False) -> list[Problem]:
 
 def unrunnable(connection: Connection) -> list[Unrunnable]:
     """The kinds with ready tasks in a queue that no live peer can run."""
-    return list(map(Unrunnable._make, _rows(connection, "select * from peers.unrunnable()")))
+    rows = _rows(connection, "select * from peers.unrunnable()", binary=True)
+    return list(map(Unrunnable._make, rows))
 
 
 def contract_version(connection: Connection) -> int:

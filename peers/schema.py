@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from pathlib import Path
@@ -110,7 +111,8 @@ def migrate(connection: Connection, dry_run: bool = False) -> list[str]:
     Applications that work at the same time are not stopped for long: a lock that doesn't come is
     given up and tried again.
 
-    Raises SchemaNewer, NotPermitted, or ConfigError for a server older than 15.
+    Raises SchemaNewer, NotPermitted, or ConfigError for a server older than 15 and for a database
+    whose encoding has characters without a place in Unicode.
     """
     backoff = db.Backoff(base=0.5)
     tries = _TRIES
@@ -141,13 +143,39 @@ def _migrate(connection: Connection, dry_run: bool) -> list[str]:
     with translated(), connection.transaction():
         connection.execute(
             "select set_config('lock_timeout', '2s', true),"
+            # migrations may change tasks, which is refused to sessions: see peers.refuse_change()
+            " set_config('search_path', 'pg_catalog, peers, pg_temp', true),"
             " pg_advisory_xact_lock(hashtextextended('peers: migrate', 0))"
         )
+        _refuse_encoding(connection)
         pending = _pending(connection)
         if not dry_run:
             for step in pending:
                 _apply(connection, step)
         return [step.file.name for step in pending]
+
+
+def _refuse_encoding(connection: Connection) -> None:
+    """Raise ConfigError unless whatever the database holds can be read as UTF-8.
+
+    Else one row that cannot be would stop every claim. UTF8 can, and so can the encodings with one
+    byte a character that have no gaps (LATIN1 …). SQL_ASCII takes any bytes for text.
+    """
+    [(encoding, longest)] = connection.execute(
+        "select pg_encoding_to_char(encoding)::text, pg_encoding_max_length(encoding)"
+        " from pg_database where datname = current_database()"
+    ).fetchall()
+    if encoding == "UTF8":
+        return
+    if longest == 1:
+        every = "select convert_to(chr(n), 'UTF8') from generate_series(1, 255) n"
+        with contextlib.suppress(psycopg.errors.DataError), connection.transaction():
+            connection.execute(every)
+            return
+    raise ConfigError(
+        f"the database has the encoding {encoding}, in which text need not be readable as UTF-8",
+        "Create it with UTF8: createdb --encoding UTF8 --template template0 --locale C NAME.",
+    )
 
 
 def _pending(connection: Connection) -> list[Step]:

@@ -13,10 +13,12 @@
 --   50_settle     an outcome counts only from the peer that holds the lease under the same token: completed,
 --   55_fail       or failed: tried again later (backoff with full jitter), dead, or cancelled.
 --   57_return     what was not run comes back: released by its peer, or reclaimed from one whose heartbeat
---                 has expired, by any other; and what is due becomes ready.
+--                 has expired, by any other.
 --   58_hold_off   an outside system that asks to be left alone is left alone by all peers.
+--   59_promote    what is due becomes ready.
 --   60_dead       dead letters: retry or discard them. And what operators change: cancel, change, pause.
---   80_views, 82_explain: what people read. 85_upkeep: prune and check. 90_roles: who may do what.
+--   80_views, 82_explain: what people read. 85_upkeep: prune and check. 87_guard: what is
+--   refused outside the verbs. 90_roles: who may do what.
 --
 -- Three rules hold everywhere, and the comments do not repeat them:
 --   * The lock on a task's row guards every transition of that task. Claim and settle never wait for it

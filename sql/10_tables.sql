@@ -53,7 +53,7 @@ create table if not exists peers.task (
 ) with (fillfactor = 40, autovacuum_vacuum_scale_factor = 0.05);
 
 comment on table peers.task is
-    'One row is one unit of work. INSERT (kind, args, …) submits it; after that only verbs change it: '
+    'One row is one unit of work. INSERT (kind, args, ...) submits it; after that only verbs change it: '
     'peers.cancel, peers.change, peers.retry, peers.discard. peers.explain(id) says why it is not running.';
 comment on column peers.task.id is 'The task''s number, given by the database.';
 comment on column peers.task.kind is 'The name of the handler that can run it, 1 to 200 characters.';
@@ -136,6 +136,9 @@ create table if not exists peers.scheduled (
     due_at timestamptz not null,
     task_id bigint not null
 ) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
+
+-- no key tells its rows apart; a publication of this table needs to
+alter table peers.scheduled replica identity full;
 
 -- serves promote: what is due
 create index if not exists scheduled_due on peers.scheduled (due_at);
@@ -282,7 +285,12 @@ create table if not exists peers.kind (
     timeout interval,
     backoff_base interval not null default interval '1 second',
     backoff_cap interval not null default interval '1 hour',
-    declared_at timestamptz not null default now()
+    declared_at timestamptz not null default now(),
+    constraint "max_attempts is 1 to 1000" check (max_attempts between 1 and 1000),
+    constraint "a timeout is 1 millisecond to 30 days"
+        check (timeout between interval '1 millisecond' and interval '30 days'),
+    constraint "a backoff is 0 to 365 days, and its base no longer than its cap"
+        check (backoff_base between interval '0' and backoff_cap and backoff_cap <= interval '365 days')
 );
 
 comment on table peers.kind is 'What handlers declare about their kind, written when a peer joins; the last one wins.';
@@ -292,7 +300,7 @@ comment on column peers.kind.timeout is 'For tasks that do not say their own; nu
 comment on column peers.kind.backoff_base is
     'The longest wait after the first failure; it doubles with each further one.';
 comment on column peers.kind.backoff_cap is 'The longest wait of all.';
-comment on column peers.kind.declared_at is 'When a peer last declared it.';
+comment on column peers.kind.declared_at is 'When a peer last declared something new.';
 
 create table if not exists peers.paused_queue (
     queue text primary key,
@@ -308,6 +316,7 @@ comment on column peers.paused_queue.paused_by is 'By whom.';
 create table if not exists peers.hold_off (
     name text primary key
         constraint name_has_1_to_200_characters check (length(name) between 1 and 200),
+    held_at timestamptz not null,
     resume_at timestamptz not null,
     reason text
 );
@@ -316,6 +325,7 @@ comment on table peers.hold_off is
     'Outside systems (such as the URL of a model) that asked to be left alone, and until when. Handlers ask '
     'before they call.';
 comment on column peers.hold_off.name is 'What the handlers agreed to call it.';
+comment on column peers.hold_off.held_at is 'When that was said.';
 comment on column peers.hold_off.resume_at is 'Nobody calls before.';
 comment on column peers.hold_off.reason is 'What it said.';
 
@@ -323,6 +333,8 @@ create table if not exists peers.prune_place (
     one_row boolean primary key default true check (one_row),
     after_id bigint not null
 );
+
+insert into peers.prune_place (after_id) values (0) on conflict do nothing;
 
 comment on table peers.prune_place is 'Where the next prune goes on.';
 comment on column peers.prune_place.one_row is 'Always true: there is one place.';

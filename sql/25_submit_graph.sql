@@ -165,6 +165,6 @@ end
 $$;
 
 comment on function peers.submit_graph is
-    'Submits a whole graph: an array of nodes {"name", "kind", "after": [names], …}. The other fields are those '
+    'Submits a whole graph: an array of nodes {"name", "kind", "after": [names], ...}. The other fields are those '
     'of peers.submit; on_parent_failure holds for all edges into the node. A node whose idempotency_key exists '
     'stands for the task that has it. Answers the id of each name.';

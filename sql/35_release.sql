@@ -107,7 +107,7 @@ begin
         set pending_parents = t.pending_parents - (_fallen -> t.id::text)::integer,
             state = case
                         when t.state <> 'blocked' or t.pending_parents > (_fallen -> t.id::text)::integer then t.state
-                        when t.scheduled_at > _now then 'scheduled'
+                        when t.scheduled_at > greatest(_now, t.created_at) then 'scheduled'
                         else 'ready'
                     end
         where t.id = any (_children)
@@ -167,7 +167,20 @@ returns table (parent_id bigint, kind text, state peers.task_state, result jsonb
     language plpgsql stable security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
+declare
+    _too_large bigint;
 begin
+    -- null would be taken for what it returned
+    select p.id into _too_large
+    from peers.dependency d join peers.task p on p.id = d.parent_id
+    where d.child_id = parent_results.child_id
+      and (pg_column_size(p.result) > 1000 or pg_column_compression(p.result) is not null)
+      and peers._written_size(p.result) > 1048576
+    order by p.id limit 1;
+    if _too_large is not null then
+        raise exception 'the result of parent % exceeds 1 MiB (1048576 bytes) of text', _too_large
+            using errcode = 'PE009', hint = 'Store large data elsewhere and return a reference to it.';
+    end if;
     return query
     select p.id, p.kind, p.state, p.result
     from peers.dependency d join peers.task p on p.id = d.parent_id
@@ -177,4 +190,5 @@ end
 $$;
 
 comment on function peers.parent_results is
-    'The parents of a task with their states and results; the result of one that is not completed is null.';
+    'The parents of a task with their states and results; the result of one that is not completed is null. '
+    'Refuses (PE009) a result that was put there past the verbs and is too large to be sent.';

@@ -38,6 +38,24 @@ begin
 end
 $$;
 
+-- Args that were inserted past the triggers can be too large to be written out, as which they would be sent:
+-- these tasks die instead of stopping every claim. One whose death has to wait stays leased, unknown to its
+-- peer, until that reconciles.
+create or replace function peers._reject_unwritable(_peer_id uuid, _tasks bigint[], _token uuid) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    perform from peers.fail(_peer_id, (
+        select jsonb_agg(jsonb_build_object(
+            'task_id', u.id, 'token', _token, 'reject', true, 'error_type', 'ArgsInvalid',
+            'error_message', 'args exceed 1 MiB (1048576 bytes) of text; peers.retry(' || u.id
+                             || ', args) runs it with others'))
+        from unnest(_tasks) u(id)
+    ));
+end
+$$;
+
 -- Takes up to max_tasks ready tasks of one queue, of the kinds that the peer can run, by priority and then in
 -- the order of becoming ready.
 --
@@ -74,13 +92,15 @@ declare
     _spent tid[];
     _tasks bigint[];
     _positions bigint[];
+    _suspect boolean;
+    _unwritable bigint[] := '{}';
 begin
     perform peers._require_read_committed();
     if _wanted is null or _wanted not between 1 and _most_rows then
         raise exception 'max_tasks must be 1 to %, not %',
             _most_rows, coalesce(_wanted::text, 'null') using errcode = 'PE009';
     end if;
-    if exists (select from peers.paused_queue p where p.queue = claim.queue) then
+    if _kinds is null or exists (select from peers.paused_queue p where p.queue = claim.queue) then
         return;
     end if;
     select s.kinds, s.shares, s.exhaustive, coalesce(s.last, _end) into _offered, _shares, _exhaustive, _last
@@ -90,17 +110,19 @@ begin
         _limit := _wanted;
         -- lock tasks, then their rows of the room; what somebody else has locked does not count for the limits
         select count(*), array_agg(r.spot),
-               array_agg(r.task_id) filter (where r.valid), array_agg(r.position) filter (where r.valid)
-        into _seen, _spent, _tasks, _positions
+               array_agg(r.task_id) filter (where r.valid), array_agg(r.position) filter (where r.valid),
+               bool_or(r.suspect)
+        into _seen, _spent, _tasks, _positions, _suspect
         from (
-            select r.spot, r.task_id, r.position, r.valid
+            select r.spot, r.task_id, r.position, r.valid, r.suspect
             from unnest(_offered, _shares) o(kind, share)
             cross join lateral (
-                select r.ctid as spot, r.task_id, r.priority, r.position, t.valid
+                select r.ctid as spot, r.task_id, r.priority, r.position, t.valid, t.suspect
                 from peers.ready r
                 left join lateral (
                     select t.id, t.state = 'ready' and t.priority = r.priority and t.kind = r.kind
-                                 and t.queue = claim.queue as valid
+                                 and t.queue = claim.queue as valid,
+                           pg_column_size(t.args) > 1000 or pg_column_compression(t.args) is not null as suspect
                     from peers.task t where t.id = r.task_id
                     for no key update skip locked
                 ) t on true
@@ -118,6 +140,12 @@ begin
 
         delete from peers.ready r where r.ctid = any (_spent);
 
+        if _suspect then
+            _unwritable := array(
+                select t.id from peers.task t
+                where t.id = any (_tasks) and peers._written_size(t.args) > 1048576
+            );
+        end if;
         return query
             with picked as materialized (
                 -- a task can have two rows: one from before it waited for parents, one from its release
@@ -144,8 +172,13 @@ begin
             )
             select p.id, _token, p.attempt, p.kind, p.args, p.timeout, p.priority
             from picked p
+            where p.id <> all (_unwritable)
             order by p.priority, p.position;
 
+        if _unwritable <> '{}' then
+            perform peers._reject_unwritable(claim.peer_id, _unwritable, _token);
+            _unwritable := '{}';
+        end if;
         _wanted := _wanted - coalesce(cardinality(_tasks), 0);
         exit when _wanted = 0 or (_exhaustive and _seen < _limit);
         _total := _total + _seen;

@@ -5,6 +5,7 @@
 --   busy     somebody else has the task or one of its children locked; ask again in a moment
 --   too large  the result exceeds 1 MiB; fail the task instead
 
+-- Never raises, whatever it is given: one odd policy must not keep a batch of failures from being recorded.
 create or replace function peers.backoff(
     attempt integer, base interval, cap interval, luck double precision default random()
 ) returns interval
@@ -12,104 +13,33 @@ create or replace function peers.backoff(
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _most_doublings constant integer := 40;  -- beyond any cap, and within what an interval can hold
+    _longest constant double precision := 365 * 86400;
+    _doublings constant integer := least(greatest(attempt, 1), 41) - 1;  -- 2 ^ 40 is beyond any cap
+    _base constant double precision := least(greatest(extract(epoch from base), 0), _longest);
+    _cap constant double precision := least(greatest(extract(epoch from cap), 0), _longest);
 begin
-    return luck * least(
-        extract(epoch from cap), extract(epoch from base) * 2.0 ^ least(attempt - 1, _most_doublings)
-    ) * interval '1 second';
+    -- NaN is greater than all others here
+    return least(greatest(luck, 0), 1) * least(_cap, _base * 2.0 ^ _doublings) * interval '1 second';
 end
 $$;
 
 comment on function peers.backoff is
     'How long to wait after a failed attempt: a random part (luck, 0 to 1) of base * 2^(attempt - 1), at most '
-    'of cap. Full jitter, so that tasks that failed together do not come back together.';
-
--- What an end touches below must be locked too. Peers that settle siblings meet here and wait for one
--- another, which is short; an application that sits on a child is waited for no longer than this.
-create or replace function peers._lock_patiently(_ids bigint[]) returns void
-    language plpgsql
-    set search_path = pg_catalog, peers, pg_temp
-    set lock_timeout = '200ms'
-as $$
-begin
-    perform from peers.task t where t.id = any (_ids) order by t.id for no key update;
-end
-$$;
-
--- Answers those of the given locked tasks for which all that their end touches could be locked as well. A
--- completion touches the children; a death or cancellation whatever it dooms; all others nothing.
-create or replace function peers._settleable(_ids bigint[], _completing boolean, _dying bigint[]) returns bigint[]
-    language plpgsql
-    set search_path = pg_catalog, peers, pg_temp
-as $$
-declare
-    _touched bigint[] := '{}';
-    _free bigint[];
-begin
-    if _completing then
-        _touched := array(
-            select distinct d.child_id from peers.dependency d where d.parent_id = any (_ids) and not d.spent
-        );
-    elsif _dying <> '{}' then
-        _touched := array(select distinct t.id from peers._touched('{}', _dying, _dying) t);
-    end if;
-    if _touched <> '{}' then
-        perform peers._lock_patiently(_touched);
-    end if;
-    return _ids;
-exception when lock_not_available then
-    _free := array(
-        select t.id from peers.task t where t.id = any (_touched) for no key update skip locked
-    );
-    return array(
-        select i.id from unnest(_ids) i(id)
-        where not exists (
-            select from peers._touched(
-                case when _completing then array[i.id] else '{}' end,
-                case when i.id = any (_dying) then array[i.id] else '{}' end,
-                case when i.id = any (_dying) then array[i.id] else '{}' end
-            ) t
-            where t.id <> all (_free)
-        )
-    );
-end
-$$;
+    'of cap and of 365 days. Full jitter, so that tasks that failed together do not come back together.';
 
 -- Locks the given tasks and takes their leases, if the peer holds them under just these tokens; answers the
--- leases that it took. What is busy keeps its lease. `_ending` says what comes of it: complete, fail (then
--- `_rejected` says which have no attempt left whatever their number) or release.
-create or replace function peers._take_leases(
-    _peer_id uuid, _task_ids bigint[], _tokens uuid[], _ending text, _rejected bigint[] default '{}'
-) returns setof peers.lease
+-- leases that it took. A task that somebody else has locked keeps its lease.
+create or replace function peers._take_leases(_peer_id uuid, _task_ids bigint[], _tokens uuid[])
+returns setof peers.lease
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
-declare
-    _locked bigint[];
-    _dying bigint[] := '{}';
-    _settleable bigint[];
 begin
-    perform peers._require_read_committed();
     select array_agg(t.id), array_agg(o.token) into _task_ids, _tokens
     from unnest(_task_ids, _tokens) o(task_id, token)
     cross join lateral (
         select t.id from peers.task t where t.id = o.task_id for no key update skip locked
     ) t;
-    _locked := coalesce(_task_ids, '{}');
-    if _ending <> 'complete' then
-        _dying := array(
-            select l.task_id from peers.lease l
-            where l.task_id = any (_locked)
-              and (l.cancel_requested
-                   or _ending = 'fail' and (l.attempt >= l.max_attempts or l.task_id = any (_rejected)))
-        );
-    end if;
-    _settleable := peers._settleable(_locked, _ending = 'complete', _dying);
-    if cardinality(_settleable) < cardinality(_locked) then
-        select array_agg(o.task_id), array_agg(o.token) into _task_ids, _tokens
-        from unnest(_task_ids, _tokens) o(task_id, token)
-        where o.task_id = any (_settleable);
-    end if;
     return query
         delete from peers.lease l
         where l.ctid = any (array(
@@ -122,6 +52,79 @@ begin
             ) l
         ))
         returning l.*;
+end
+$$;
+
+-- Settles outcomes in one go; answers the tasks that were settled. `_ending` says what comes of them: complete
+-- (`_details` maps "task token" to the result), fail (`_details` are the reports) or release.
+create or replace function peers._settle(
+    _peer_id uuid, _task_ids bigint[], _tokens uuid[], _ending text, _details jsonb
+) returns bigint[]
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _now timestamptz := peers.now();
+    _leases peers.lease[];
+    _settled bigint[];
+begin
+    if _ending = 'complete' then
+        _settled := array(select l.task_id from peers._take_leases(_peer_id, _task_ids, _tokens) l);
+        -- the results come from a map, not from a join, which leaves the planner one way only
+        update peers.task t
+        set state = 'completed', finished_at = _now,
+            result = nullif(_details -> (t.id || ' ' || t.token), 'null')
+        where t.id = any (_settled);
+        return _settled;
+    end if;
+    _leases := array(select l from peers._take_leases(_peer_id, _task_ids, _tokens) l);
+    if _ending = 'fail' then
+        perform peers._record_failures(_leases, _details);
+    else
+        perform peers._give_back(_leases);
+    end if;
+    return array(select l.task_id from unnest(_leases) l);
+end
+$$;
+
+-- Settles what can be settled without a long wait. An end locks more than its own task: the children, whatever
+-- a death dooms, the lease. Peers that settle siblings meet there and wait for one another, which is short. Who
+-- sits on such a row for longer, such as an application that keeps a transaction open, is waited for no longer
+-- than this, once: then each outcome is settled by itself, and those that would have to wait are left.
+-- `_spare`: an outcome that raises, in an application's trigger for instance, is left as well.
+create or replace function peers._settle_what_is_free(
+    _peer_id uuid, _task_ids bigint[], _tokens uuid[], _ending text, _details jsonb, _spare boolean default false
+) returns bigint[]
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+    set lock_timeout = '200ms'
+as $$
+declare
+    _settled bigint[] := '{}';
+begin
+    perform peers._require_read_committed();
+    begin
+        return peers._settle(_peer_id, _task_ids, _tokens, _ending, _details);
+    exception when others then
+        if sqlstate <> '55P03' and not _spare then
+            raise;
+        end if;
+    end;
+    perform set_config('lock_timeout', '1ms', true);
+    for i in 1 .. cardinality(_task_ids) loop
+        begin
+            _settled := _settled
+                || peers._settle(_peer_id, _task_ids[i:i], _tokens[i:i], _ending, _details);
+        exception when others then
+            if sqlstate <> '55P03' then
+                if not _spare then
+                    raise;
+                end if;
+                raise warning 'task % could not be settled (%): %', _task_ids[i], _ending, sqlerrm;
+            end if;
+        end;
+    end loop;
+    return _settled;
 end
 $$;
 
@@ -162,35 +165,34 @@ returns table (task_id bigint, token uuid, verdict text)
     set enable_mergejoin = off
 as $$
 declare
-    _now timestamptz := peers.now();
     _tasks bigint[];
     _tokens uuid[];
     _results jsonb;
-    _too_large boolean;
+    _too_large text[];
     _settled bigint[];
 begin
-    -- a result of more than 1 MiB of text takes more than a sixth of that as jsonb
+    -- up to 100 bytes of jsonb are less than 1 MiB of text, and up to 4,096 bytes no more than 33 MiB
     select array_agg(o.task_id), array_agg(o.token), jsonb_object_agg(o.task_id || ' ' || o.token, o.result),
-           bool_or(pg_column_size(o.result) > 1048576 / 6 and octet_length(o.result::text) > 1048576)
+           array_agg(o.task_id || ' ' || o.token) filter (where case
+               when o.result is null or pg_column_size(o.result) <= 100 then false
+               when pg_column_size(o.result) <= 4096 then octet_length(o.result::text) > 1048576
+               else peers._written_size(o.result) > 1048576
+           end)
     into _tasks, _tokens, _results, _too_large
     from jsonb_to_recordset(complete.outcomes) o(task_id bigint, token uuid, result jsonb)
     where o.task_id is not null and o.token is not null;
 
-    if _too_large then
+    if _too_large is not null then
         return query
             select o.task_id, o.token, 'too large'
             from unnest(_tasks, _tokens) o(task_id, token)
-            where octet_length((_results -> (o.task_id || ' ' || o.token))::text) > 1048576;
+            where o.task_id || ' ' || o.token = any (_too_large);
         select array_agg(o.task_id), array_agg(o.token) into _tasks, _tokens
         from unnest(_tasks, _tokens) o(task_id, token)
-        where octet_length((_results -> (o.task_id || ' ' || o.token))::text) <= 1048576;
+        where o.task_id || ' ' || o.token <> all (_too_large);
     end if;
 
-    _settled := array(select l.task_id from peers._take_leases(complete.peer_id, _tasks, _tokens, 'complete') l);
-    -- the results come from a map, not from a join, which leaves the planner one way only
-    update peers.task t
-    set state = 'completed', finished_at = _now, result = nullif(_results -> (t.id || ' ' || t.token), 'null')
-    where t.id = any (_settled);
+    _settled := peers._settle_what_is_free(complete.peer_id, _tasks, _tokens, 'complete', _results);
     if cardinality(_settled) < cardinality(_tasks) then
         return query select * from peers._verdicts(complete.peer_id, _tasks, _tokens, _settled, true);
     end if;

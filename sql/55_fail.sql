@@ -2,7 +2,7 @@
 
 -- Records the failures of leases that were just taken, and moves their tasks on. A report says for its task:
 -- error_type, error_message, traceback, exit_signal, exit_code; retry_in (seconds, instead of the backoff)
--- and reject (dead at once).
+-- and reject (dead at once). Texts are cut at what a page of the view dead_letter can take.
 create or replace function peers._record_failures(_leases peers.lease[], _reports jsonb) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -22,18 +22,19 @@ begin
                end::peers.task_state as state,
                _now + case
                           when r.retry_in is null then peers.backoff(l.attempt, l.backoff_base, l.backoff_cap)
-                          else least(greatest(r.retry_in, 0), _longest_wait) * interval '1 second'
+                          else least(greatest(r.retry_in, 0), _longest_wait)::double precision * interval '1 second'
                       end as retry_at
         from unnest(_leases) l
         join jsonb_to_recordset(_reports) r(
             task_id bigint, token uuid, error_type text, error_message text, traceback text,
-            exit_signal text, exit_code integer, retry_in double precision, reject boolean
+            exit_signal text, exit_code integer, retry_in numeric, reject boolean
         ) on r.task_id = l.task_id and r.token = l.token
     ), recorded as (
         insert into peers.failure (task_id, attempt, token, error_type, error_message, traceback, exit_signal,
                                    exit_code, peer_id, host, pid, started_at, failed_at, retry_at)
-        select v.task_id, v.attempt, v.token, coalesce(v.error_type, 'unknown'), coalesce(v.error_message, ''),
-               v.traceback, v.exit_signal, v.exit_code, v.peer_id, p.host, p.pid, v.claimed_at, _now,
+        select v.task_id, v.attempt, v.token, left(coalesce(v.error_type, 'unknown'), 200),
+               left(coalesce(v.error_message, ''), 20000), left(v.traceback, 100000), left(v.exit_signal, 200),
+               v.exit_code, v.peer_id, p.host, p.pid, v.claimed_at, _now,
                case when v.state = 'scheduled' then v.retry_at end
         from verdict v left join peers.peer p on p.id = v.peer_id
         order by v.task_id
@@ -72,19 +73,14 @@ as $$
 declare
     _tasks bigint[];
     _tokens uuid[];
-    _rejected bigint[];
-    _leases peers.lease[];
+    _settled bigint[];
 begin
-    select array_agg(f.task_id), array_agg(f.token), array_agg(f.task_id) filter (where f.reject)
-    into _tasks, _tokens, _rejected
-    from jsonb_to_recordset(fail.failures) f(task_id bigint, token uuid, reject boolean)
+    select array_agg(f.task_id), array_agg(f.token) into _tasks, _tokens
+    from jsonb_to_recordset(fail.failures) f(task_id bigint, token uuid)
     where f.task_id is not null and f.token is not null;
-    _leases := array(select l from peers._take_leases(fail.peer_id, _tasks, _tokens, 'fail', _rejected) l);
-    perform peers._record_failures(_leases, fail.failures);
-    if cardinality(_leases) < cardinality(_tasks) then
-        return query select * from peers._verdicts(
-            fail.peer_id, _tasks, _tokens, array(select l.task_id from unnest(_leases) l), false
-        );
+    _settled := peers._settle_what_is_free(fail.peer_id, _tasks, _tokens, 'fail', fail.failures);
+    if cardinality(_settled) < cardinality(_tasks) then
+        return query select * from peers._verdicts(fail.peer_id, _tasks, _tokens, _settled, false);
     end if;
 end
 $$;

@@ -1,23 +1,16 @@
--- What comes back to the room ready: released, reclaimed from the lost, and what is due.
+-- What comes back to the room ready: released, or reclaimed from the lost.
 
-create or replace function peers.release(peer_id uuid, task_ids bigint[], tokens uuid[]) returns integer
-    language plpgsql security definer
+create or replace function peers._give_back(_leases peers.lease[]) returns void
+    language plpgsql
     set search_path = pg_catalog, peers, pg_temp
-    set jit = off
-    set plan_cache_mode = force_generic_plan
-    set enable_seqscan = off
-    set enable_bitmapscan = off
 as $$
 declare
-    _leases peers.lease[];
+    _now timestamptz := peers.now();
 begin
-    _leases := array(
-        select l from peers._take_leases(release.peer_id, release.task_ids, release.tokens, 'release') l
-    );
     with given_back as (
         update peers.task t
         set state = case when l.cancel_requested then 'cancelled' else 'ready' end::peers.task_state,
-            finished_at = case when l.cancel_requested then peers.now() end,
+            finished_at = case when l.cancel_requested then _now end,
             attempt = t.attempt - 1
         from unnest(_leases) l
         where t.id = l.task_id and t.id = any (array(select l.task_id from unnest(_leases) l))
@@ -28,7 +21,21 @@ begin
     if found then
         perform peers._ring();
     end if;
-    return cardinality(_leases);
+end
+$$;
+
+create or replace function peers.release(peer_id uuid, task_ids bigint[], tokens uuid[]) returns integer
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+as $$
+begin
+    return cardinality(peers._settle_what_is_free(
+        release.peer_id, release.task_ids, release.tokens, 'release', null
+    ));
 end
 $$;
 
@@ -58,6 +65,50 @@ comment on function peers.reconcile is
     'A peer says which tokens it knows, while no claim of its own is under way; leases under others, whose claim '
     'was never answered, are released. Answers how many.';
 
+-- The leases beyond _after whose peer is lost or gone and whose task nobody has locked, locked now: what is
+-- locked by others does not count for the limit, so that it cannot hide what is free behind it.
+create or replace function peers._lock_lost_leases(_after bigint, _most integer) returns setof peers.lease
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+    set enable_hashjoin = off
+    set enable_mergejoin = off
+    set enable_sort = off
+    set jit = off
+as $$
+begin
+    return query
+    select l.*
+    from peers.lease l
+    cross join lateral (
+        select t.id from peers.task t where t.id = l.task_id for no key update skip locked
+    ) t
+    where l.task_id > _after
+      and not exists (select from peers.peer p where p.id = l.peer_id and p.lost_at is null)
+    order by l.task_id
+    limit _most;
+end
+$$;
+
+-- Where the database's clock was set back, a heartbeat can lie in the future, and its peer would seem alive
+-- until then. It counts as a heartbeat of now, noted once: a peer that is gone is lost one lease later.
+create or replace function peers._note_future_heartbeats(_now timestamptz) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _skew constant interval := '1 second';  -- a heartbeat that was sent while this call looks
+begin
+    update peers.peer p set heartbeat_at = _now
+    where p.id = any (array(
+        select f.id from peers.peer f
+        where f.lost_at is null and f.heartbeat_at > _now + _skew
+        order by f.id for no key update skip locked
+    ));
+end
+$$;
+
 -- A peer that is behind itself must not judge others: after an outage of the database everybody's heartbeat is
 -- old. So it reclaims only when its own came without a gap for one lease.
 create or replace function peers.reclaim(peer_id uuid, max_tasks integer default 1000)
@@ -65,52 +116,71 @@ returns table (task_id bigint, attempt smallint, lost_peer_id uuid, host text)
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
 as $$
 declare
+    _most_rounds constant integer := 10;  -- where every task is free, but none of what its end locks
     _now timestamptz := peers.now();
     _leases peers.lease[];
+    _settled bigint[];
+    _left integer := reclaim.max_tasks;
+    _after bigint := -9223372036854775808;
 begin
     perform peers._require_read_committed();
+    perform peers._note_future_heartbeats(_now);
     if not exists (
         select from peers.peer p
-        where p.id = reclaim.peer_id and p.lost_at is null
-          and p.steady_since + p.lease_timeout <= _now and p.heartbeat_at + p.lease_timeout > _now
+        where p.id = reclaim.peer_id and peers._is_alive(p, _now) and p.steady_since + p.lease_timeout <= _now
     ) then
         return;
     end if;
     update peers.peer p set lost_at = _now
     where p.id = any (array(
-        select e.id from peers.peer e
-        where e.lost_at is null and e.heartbeat_at + e.lease_timeout <= _now
+        select e.id from peers.peer e where e.lost_at is null and not peers._is_alive(e, _now)
         order by e.id for update skip locked
     ));
 
-    select array_agg(taken.lease) into _leases
-    from (
-        select l.peer_id, array_agg(l.task_id) as task_ids, array_agg(l.token) as tokens
-        from (
-            select l.peer_id, l.task_id, l.token
-            from peers.lease l
-            where not exists (select from peers.peer p where p.id = l.peer_id and p.lost_at is null)
-            order by l.task_id
-            limit reclaim.max_tasks
-        ) l
-        group by l.peer_id
-    ) orphan
-    cross join lateral (
-        select lease from peers._take_leases(orphan.peer_id, orphan.task_ids, orphan.tokens, 'fail') lease
-    ) taken;
+    for _round in 1 .. _most_rounds loop
+        _leases := array(select l from peers._lock_lost_leases(_after, _left) l);
+        _settled := peers._settle_lost(_leases);
+        return query
+            select l.task_id, l.attempt, l.peer_id, p.host
+            from unnest(_leases) l left join peers.peer p on p.id = l.peer_id
+            where l.task_id = any (_settled);
+        exit when cardinality(_leases) < _left;
+        _left := _left - cardinality(_settled);
+        exit when _left = 0;
+        _after := (_leases[cardinality(_leases)]).task_id;
+    end loop;
+end
+$$;
 
-    perform peers._record_failures(coalesce(_leases, '{}'), (
-        select jsonb_agg(jsonb_build_object(
-            'task_id', l.task_id, 'token', l.token, 'error_type', 'lost', 'retry_in', 0,
-            'error_message', 'peer ' || l.peer_id || ' on host ' || coalesce(p.host, '(unknown)')
-                || ' stopped sending heartbeats while it held this task'))
+-- Records the leases of lost peers as failures of type lost; answers the tasks for which it could.
+create or replace function peers._settle_lost(_leases peers.lease[]) returns bigint[]
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _settled bigint[] := '{}';
+    _of_peer record;
+begin
+    for _of_peer in
+        select l.peer_id, array_agg(l.task_id order by l.task_id) as task_ids,
+               array_agg(l.token order by l.task_id) as tokens,
+               jsonb_agg(jsonb_build_object(
+                   'task_id', l.task_id, 'token', l.token, 'error_type', 'lost', 'retry_in', 0,
+                   'error_message', 'peer ' || l.peer_id || ' on host ' || coalesce(p.host, '(unknown)')
+                       || ' stopped sending heartbeats while it held this task')) as reports
         from unnest(_leases) l left join peers.peer p on p.id = l.peer_id
-    ));
-    return query
-        select l.task_id, l.attempt, l.peer_id, p.host
-        from unnest(_leases) l left join peers.peer p on p.id = l.peer_id;
+        group by l.peer_id
+    loop
+        _settled := _settled || peers._settle_what_is_free(
+            _of_peer.peer_id, _of_peer.task_ids, _of_peer.tokens, 'fail', _of_peer.reports, true
+        );
+    end loop;
+    return _settled;
 end
 $$;
 
@@ -121,13 +191,26 @@ comment on function peers.reclaim is
 create or replace function peers.leave(peer_id uuid) returns integer
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
 as $$
 declare
-    _released integer := peers.reconcile(leave.peer_id, '{}');
+    _tasks bigint[];
+    _tokens uuid[];
+    _released integer;
 begin
-    if exists (select from peers.lease l where l.peer_id = leave.peer_id) then
+    select array_agg(l.task_id), array_agg(l.token) into _tasks, _tokens
+    from peers.lease l where l.peer_id = leave.peer_id;
+    _released := cardinality(
+        peers._settle_what_is_free(leave.peer_id, _tasks, _tokens, 'release', null, true)
+    );
+    -- whoever has its row locked does not keep it here: it expires like that of a peer that was killed
+    perform from peers.peer p where p.id = leave.peer_id for update skip locked;
+    if found and exists (select from peers.lease l where l.peer_id = leave.peer_id) then
         update peers.peer p set lost_at = peers.now() where p.id = leave.peer_id;
-    else
+    elsif found then
         delete from peers.peer p where p.id = leave.peer_id;
     end if;
     return _released;
@@ -136,52 +219,3 @@ $$;
 
 comment on function peers.leave is
     'A peer goes: what it still holds is released (answers how many), what is busy is left for others to reclaim.';
-
-create or replace function peers.promote(max_tasks integer default 1000) returns integer
-    language plpgsql security definer
-    set search_path = pg_catalog, peers, pg_temp
-    set jit = off
-    set plan_cache_mode = force_generic_plan
-    set enable_seqscan = off
-    set enable_bitmapscan = off
-    set enable_hashjoin = off
-    set enable_mergejoin = off
-as $$
-declare
-    _now timestamptz := peers.now();
-    _spent tid[];
-    _due bigint[];
-begin
-    perform peers._require_read_committed();
-    select array_agg(s.spot), array_agg(s.task_id) filter (where s.valid) into _spent, _due
-    from (
-        select s.ctid as spot, s.task_id, t.valid
-        from peers.scheduled s
-        left join lateral (
-            select t.id, t.state = 'scheduled' and t.scheduled_at = s.due_at as valid
-            from peers.task t where t.id = s.task_id
-            for no key update skip locked
-        ) t on true
-        left join peers.task known on known.id = s.task_id
-        where s.due_at <= _now and (t.id is not null or known.id is null)
-        order by s.due_at
-        limit promote.max_tasks
-        for update of s skip locked
-    ) s;
-
-    delete from peers.scheduled s where s.ctid = any (_spent);
-    with promoted as (
-        update peers.task t set state = 'ready' where t.id = any (_due)
-        returning t.id, t.queue, t.kind, t.priority, t.scheduled_at
-    )
-    insert into peers.ready (queue, kind, priority, task_id)
-    select p.queue, p.kind, p.priority, p.id from promoted p order by p.scheduled_at, p.id;
-    if found then
-        perform peers._ring();
-    end if;
-    return coalesce(cardinality(_spent), 0);
-end
-$$;
-
-comment on function peers.promote is
-    'Moves what is due from scheduled to ready. Answers how many rows it worked off; call again while it is max_tasks.';

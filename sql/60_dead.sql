@@ -128,7 +128,7 @@ begin
         timeout = coalesce(change.timeout, t.timeout),
         state = case
                     when t.state = 'blocked' then t.state
-                    when coalesce(change.scheduled_at, t.scheduled_at) > _now then 'scheduled'
+                    when coalesce(change.scheduled_at, t.scheduled_at) > greatest(_now, t.created_at) then 'scheduled'
                     else 'ready'
                 end
     where t.id = _task.id

@@ -11,7 +11,7 @@ begin
         return 'Ready, but the queue "' || _task.queue || '" is paused: peers.resume(''' || _task.queue || ''').';
     end if;
     select count(*) into _able from peers.peer p
-    where p.lost_at is null and p.heartbeat_at + p.lease_timeout > peers.now()
+    where peers._is_alive(p, peers.now())
       and _task.kind = any (p.kinds) and p.queues ? _task.queue;
     if _able = 0 then
         return 'Ready, but no live peer runs kind "' || _task.kind || '" in queue "' || _task.queue
@@ -40,7 +40,7 @@ begin
                 where d.child_id = _task.id and not d.spent and p.state <> 'completed'
                 order by p.id limit _most_named
             ) w)
-        || case when _task.pending_parents > _most_named then ', …' else '' end || '.';
+        || case when _task.pending_parents > _most_named then ', ...' else '' end || '.';
 end
 $$;
 

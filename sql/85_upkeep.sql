@@ -1,12 +1,14 @@
--- Upkeep: prune what ended long ago, check what the triggers keep, refuse what would bypass them.
+-- Upkeep: prune what ended long ago, check what the triggers keep.
 
 -- Walks the primary key from where the last call stopped. It skips what is locked, and keeps whatever an
--- unfinished or dead child still needs.
+-- unfinished or dead child still needs. One prunes at a time, and whoever comes meanwhile has nothing to do: its
+-- maintenance must not wait for a transaction that somebody keeps open.
 create or replace function peers.prune(older_than interval, max_tasks integer default 10000)
 returns table (looked_at bigint, deleted bigint, finished boolean)
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
+    set lock_timeout = '1s'
 as $$
 declare
     _now timestamptz := peers.now();
@@ -24,15 +26,19 @@ begin
         raise exception 'max_tasks must be 1 or more, not %',
             coalesce(prune.max_tasks::text, 'null') using errcode = 'PE009';
     end if;
-    insert into peers.prune_place (after_id) values (0) on conflict do nothing;
-    select p.after_id into _after from peers.prune_place p for no key update;
+    select p.after_id into _after from peers.prune_place p for no key update skip locked;
+    if not found then
+        return query select 0::bigint, 0::bigint, true;
+        return;
+    end if;
 
     select max(t.id), count(*) into _last, _looked_at
     from (select t.id from peers.task t where t.id > _after order by t.id limit prune.max_tasks) t;
     _ids := array(
         select t.id from peers.task t
         where t.id > _after and t.id <= _last
-          and t.state in ('completed', 'cancelled') and t.finished_at < _now - prune.older_than
+          and t.state in ('completed', 'cancelled')
+          and t.finished_at < _now - least(prune.older_than, interval '1000 years')
           and not exists (
               select from peers.dependency d join peers.task c on c.id = d.child_id
               where d.parent_id = t.id and c.state not in ('completed', 'cancelled')
@@ -56,11 +62,22 @@ begin
     update peers.prune_place p set after_id = case when finished then 0 else _last end;
     if finished then
         -- rows that outlived their task, and peers whose loss and hold-offs whose end are old news
-        delete from peers.ready r where not exists (select from peers.task t where t.id = r.task_id);
-        delete from peers.scheduled s where not exists (select from peers.task t where t.id = s.task_id);
-        delete from peers.peer p
-        where p.lost_at < _now - interval '1 day' and not exists (select from peers.lease l where l.peer_id = p.id);
-        delete from peers.hold_off t where t.resume_at < _now - interval '1 day';
+        delete from peers.ready r where r.ctid = any (array(
+            select r.ctid from peers.ready r
+            where not exists (select from peers.task t where t.id = r.task_id) for update skip locked
+        ));
+        delete from peers.scheduled s where s.ctid = any (array(
+            select s.ctid from peers.scheduled s
+            where not exists (select from peers.task t where t.id = s.task_id) for update skip locked
+        ));
+        delete from peers.peer p where p.id = any (array(
+            select p.id from peers.peer p
+            where p.lost_at < _now - interval '1 day'
+              and not exists (select from peers.lease l where l.peer_id = p.id) for update skip locked
+        ));
+        delete from peers.hold_off h where h.name = any (array(
+            select h.name from peers.hold_off h where h.resume_at < _now - interval '1 day' for update skip locked
+        ));
     end if;
     looked_at := _looked_at;
     deleted := cardinality(_ids);
@@ -71,7 +88,7 @@ $$;
 comment on function peers.prune is
     'Deletes completed and cancelled tasks that ended before older_than and that no unfinished or dead child '
     'needs, with their edges, failures and idempotency keys. One call looks at max_tasks and remembers its place: '
-    'call again until finished.';
+    'call again until finished. While another transaction prunes, it looks at nothing and has finished.';
 
 -- Everything that is not as the triggers keep it, found in one statement and so in one state of the database.
 create or replace function peers._problems(_only bigint[] default null)
@@ -151,7 +168,7 @@ begin
                     when t.state in ('completed', 'dead', 'cancelled') or (t.state = 'running' and c.leased)
                         then t.state
                     when c.parents > 0 then 'blocked'
-                    when t.scheduled_at > _now then 'scheduled'
+                    when t.scheduled_at > greatest(_now, t.created_at) then 'scheduled'
                     else 'ready'
                 end
     from (
@@ -207,32 +224,3 @@ $$;
 comment on function peers.check is
     'Recounts what the triggers keep and lists every difference; with repair => true mends them. For after a '
     'restore, or after session_replication_role = replica. Nothing is listed when all is well.';
-
-create or replace function peers.refuse_truncate() returns trigger
-    language plpgsql
-    set search_path = pg_catalog, peers, pg_temp
-as $$
-begin
-    raise exception 'TRUNCATE of %.% is refused: it bypasses what keeps the scheduler consistent',
-        tg_table_schema, tg_table_name
-        using errcode = 'PE005',
-        hint = 'peers.prune deletes what has ended; DROP SCHEMA peers CASCADE and a new migration start afresh.';
-end
-$$;
-
-comment on function peers.refuse_truncate() is 'Trigger: refuses TRUNCATE.';
-
-create or replace trigger refuse_truncate before truncate on peers.task execute function peers.refuse_truncate();
-create or replace trigger refuse_truncate before truncate on peers.dependency execute function peers.refuse_truncate();
-create or replace trigger refuse_truncate before truncate on peers.ready execute function peers.refuse_truncate();
-create or replace trigger refuse_truncate before truncate on peers.scheduled execute function peers.refuse_truncate();
-create or replace trigger refuse_truncate before truncate on peers.blocked execute function peers.refuse_truncate();
-create or replace trigger refuse_truncate before truncate on peers.lease execute function peers.refuse_truncate();
-create or replace trigger refuse_truncate before truncate on peers.dead execute function peers.refuse_truncate();
-create or replace trigger refuse_truncate before truncate on peers.peer execute function peers.refuse_truncate();
-create or replace trigger refuse_truncate before truncate on peers.failure execute function peers.refuse_truncate();
-create or replace trigger refuse_truncate before truncate on peers.kind execute function peers.refuse_truncate();
-create or replace trigger refuse_truncate before truncate on peers.paused_queue
-    execute function peers.refuse_truncate();
-create or replace trigger refuse_truncate before truncate on peers.prune_place execute function peers.refuse_truncate();
-create or replace trigger refuse_truncate before truncate on peers.migration execute function peers.refuse_truncate();

@@ -63,7 +63,8 @@ begin
 
     -- an operator looks at everything and acts through the verbs
     grant select on all tables in schema peers to peers_operator, peers_reader;
-    grant execute on function peers.explain(bigint), peers.unrunnable() to peers_operator, peers_reader;
+    grant execute on function peers.explain(bigint), peers.unrunnable(), peers.readable(jsonb)
+        to peers_operator, peers_reader;
     grant execute on function
         peers.cancel(bigint), peers.change(bigint, integer, timestamptz, jsonb, integer, interval),
         peers.retry(bigint, jsonb), peers.discard(bigint), peers.pause(text), peers.resume(text),

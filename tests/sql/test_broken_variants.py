@@ -73,7 +73,6 @@ VARIANTS = {
     "siblings are looked at instead of counted": Variant(
         scenarios.parents_that_complete_at_the_same_time,
         [
-            Patch(SETTLE, "perform peers._lock_patiently(_touched);", "null;"),
             Patch(
                 RELEASE,
                 "perform from peers.task t where t.id = any (_new)"
@@ -115,7 +114,7 @@ VARIANTS = {
     ),
     "who just came back may judge": Variant(
         scenarios.nobody_judges_after_an_outage,
-        [Patch("57_return.sql", "p.steady_since + p.lease_timeout <= _now and ", "")],
+        [Patch("57_return.sql", " and p.steady_since + p.lease_timeout <= _now", "")],
     ),
     "settling waits for locked tasks": Variant(
         scenarios.settling_does_not_wait_for_an_application,
@@ -127,13 +126,23 @@ VARIANTS = {
             )
         ],
     ),
+    "a death waits for whatever it dooms": Variant(
+        scenarios.a_death_does_not_wait_for_an_application,
+        [Patch(SETTLE, "    set lock_timeout = '200ms'\n", "")],
+    ),
     "children are locked in another order": Variant(
         scenarios.children_are_locked_in_the_order_of_their_ids,
-        [Patch(SETTLE, "order by t.id for no key update", "order by t.id desc for no key update")],
+        [
+            Patch(
+                RELEASE,
+                "any (_new) order by t.id for no key update",
+                "any (_new) order by t.id desc for no key update",
+            )
+        ],
     ),
     "the search_path of submission is not pinned": Variant(
         scenarios.a_session_with_another_search_path,
-        [Patch("20_submit.sql", "set search_path = pg_catalog, peers, pg_temp", "", times=4)],
+        [Patch("20_submit.sql", "set search_path = pg_catalog, peers, pg_temp", "", times=5)],
         psycopg.errors.RaiseException,
     ),
     "the search_path of edges is not pinned": Variant(

@@ -69,6 +69,16 @@ def test_no_index_hinders_a_hot_update(db: Connection) -> None:
     assert column(db, query) == ["id", "idempotency_key"]
 
 
+def test_every_table_can_be_published(db: Connection) -> None:
+    """A publication refuses UPDATE and DELETE of a table whose rows it cannot tell apart."""
+    query = (
+        "select c.oid::regclass::text from pg_class c where relnamespace = 'peers'::regnamespace"
+        " and relkind = 'r' and relreplident <> 'f' and not exists"
+        " (select from pg_index i where i.indrelid = c.oid and i.indisprimary)"
+    )
+    assert column(db, query) == []
+
+
 def test_the_schema_needs_no_extension(db: Connection) -> None:
     """A plain Postgres is enough."""
     assert column(db, "select extname::text from pg_extension") == ["plpgsql"]

@@ -341,3 +341,26 @@ def test_a_peer_of_another_contract_version_may_not_join(db: Connection) -> None
     with pytest.raises(psycopg.DatabaseError, match="contract version 999") as refused:
         run(db, "select peers.join('h', 1, '{}', '[]', '30 s', 999)")
     assert refused.value.sqlstate == "PE006"
+
+
+@pytest.mark.parametrize("numbers", [100, 8000])
+def test_args_too_large_to_be_sent_cost_only_their_task(world: World, numbers: int) -> None:
+    """Args that were inserted past the triggers make a dead letter that says so; all others run."""
+    db, before, after = world.db, submit(world.db), None
+    with db.transaction():
+        run(db, "set local session_replication_role = replica")
+        wide = value(
+            db,
+            "insert into peers.task (kind, args) values ('a', %s) returning id",
+            '{"n": [' + ",".join(["1e131071"] * numbers) + "]}",
+        )
+        query = "insert into peers.ready (queue, kind, priority, task_id) select queue, kind,"
+        run(db, f"{query} priority, id from peers.task where id = %s", wide)
+    after = submit(db)
+    peer = world.peer()
+    assert ids(peer.claim()) == [before, after]
+    letter = row(db, "select task_id, error_type, error_message, args from peers.dead_letter")
+    assert (letter["task_id"], letter["error_type"]) == (wide, "ArgsInvalid")
+    assert "exceed 1 MiB" in letter["error_message"]
+    run(db, "select peers.retry(%s, '{}')", wide)
+    assert ids(peer.claim()) == [wide]

@@ -58,3 +58,16 @@ def test_a_hold_off_can_be_lifted(db: Connection) -> None:
     assert held(db, "a") == timedelta(0)
     assert held(db, "b") > timedelta(0)
     assert column(db, "select peers.lift_hold_off('a')") == [False]
+
+
+@pytest.mark.parametrize("back", ["60 s", "20 h"])
+def test_a_clock_that_is_set_back_prolongs_no_hold_off(db: Connection, back: str) -> None:
+    """It lasts for its span from when this is noticed, and a further one is counted from then."""
+    for name in ("asked", "held again"):
+        db.execute("select peers.hold_off(%s, '30 s')", [name])
+    advance(db, f"-{back}")
+    assert timedelta(seconds=25) < held(db, "asked") <= timedelta(seconds=30)
+    db.execute("select peers.hold_off('held again', '5 s')")
+    assert timedelta(seconds=20) < held(db, "held again") <= timedelta(seconds=30)
+    advance(db, "31 s")
+    assert held(db, "asked") == held(db, "held again") == timedelta(0)

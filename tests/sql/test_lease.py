@@ -13,10 +13,12 @@ from tests.support.world import (
     advance,
     column,
     problems,
+    promote,
     row,
     rows,
     run,
     state,
+    states,
     submit,
     unknown_token,
     value,
@@ -195,6 +197,122 @@ def test_a_locked_task_is_reclaimed_later(world: World) -> None:
     assert [each["task_id"] for each in steady.reclaim()] == [tasks[0]]
 
 
+def test_locked_leases_do_not_hide_free_ones(world: World) -> None:
+    """However many lost leases an application has locked, the limit counts those that are free."""
+    tasks = [submit(world.db) for _ in range(23)]
+    lost, steady, application = world.peer(), world.peer("other"), world.connect()
+    lost.claim()
+    steady.advance_steadily(30)
+    with application.transaction():
+        run(application, "select from peers.task where id <= %s for update", tasks[19])
+        assert [each["task_id"] for each in steady.reclaim(2)] == tasks[20:22]
+        assert [each["task_id"] for each in steady.reclaim(2)] == tasks[22:]
+    assert len(steady.reclaim()) == 20
+
+
+def test_locked_descendants_do_not_hide_free_leases(world: World) -> None:
+    """Lost tasks whose end has to wait for somebody are left; those behind them are taken."""
+    dying = [submit(world.db, max_attempts=1) for _ in range(6)]
+    child = submit(world.db, "c", depends_on=dying, on_parent_failure="cancel")
+    free = [submit(world.db) for _ in range(2)]
+    lost, steady, application = world.peer(), world.peer("other"), world.connect()
+    lost.claim()
+    steady.advance_steadily(30)
+    with application.transaction():
+        run(application, "select from peers.task where id = %s for update", child)
+        assert [each["task_id"] for each in steady.reclaim(3)] == free
+    assert [each["task_id"] for each in steady.reclaim()] == dying
+    assert state(world.db, child) == "cancelled"
+    assert problems(world.db) == []
+
+
+RAISE_FOR_ONE = """
+    create schema app;
+    create function app.object() returns trigger language plpgsql as $$
+    begin
+        raise exception 'the application objects';
+    end
+    $$;
+    create trigger object before update on peers.task
+        for each row when (old.metadata ? 'odd') execute function app.object();
+"""
+
+
+@pytest.mark.parametrize("verb", ["reclaim", "leave"])
+def test_a_trigger_that_raises_keeps_only_its_own_task(world: World, verb: str) -> None:
+    """Where an application's trigger refuses one task, all others are taken or given back."""
+    odd, *others = (submit(world.db) for _ in range(4))
+    lost, steady = world.peer(), world.peer("other")
+    lost.claim()
+    steady.advance_steadily(20)
+    lost.heartbeat()
+    run(world.db, "update peers.task set metadata = '{\"odd\": 1}' where id = %s", odd)
+    run(world.db, RAISE_FOR_ONE)
+    if verb == "leave":
+        assert lost.leave() == 3
+    steady.advance_steadily(30)
+    steady.reclaim()
+    assert states(world.db, odd, *others) == ["running", "ready", "ready", "ready"]
+    run(world.db, "drop trigger object on peers.task")
+    assert [each["task_id"] for each in steady.reclaim()] == [odd]
+    assert problems(world.db) == []
+
+
+def test_a_trigger_that_raises_keeps_only_its_own_task_scheduled(db: Connection) -> None:
+    """Where an application's trigger refuses one task that is due, the others become ready."""
+    due = [
+        value(db, "select peers.submit('a', scheduled_at => now() + interval '1 s')")
+        for _ in range(3)
+    ]
+    run(db, "update peers.task set metadata = '{\"odd\": 1}' where id = %s", due[0])
+    run(db, RAISE_FOR_ONE)
+    advance(db, "2 s")
+    assert promote(db) == 2
+    assert states(db, *due) == ["scheduled", "ready", "ready"]
+    assert problems(db) == []
+    run(db, "drop trigger object on peers.task")
+    assert promote(db) == 1
+
+
+@pytest.mark.parametrize("back", ["60 s", "1 h"])
+def test_a_clock_that_is_set_back_delays_no_takeover(world: World, back: str) -> None:
+    """However far the clock goes back, a silent peer is lost about one lease later; no other is."""
+    task_id = submit(world.db)
+    silent, alive, steady = world.peer(), world.peer(), world.peer("other")
+    silent.claim()
+    kept = submit(world.db)
+    alive.claim()
+    steady.advance_steadily(10)
+    alive.heartbeat()
+    advance(world.db, f"-{back}")
+    taken = []
+    for _ in range(7):  # a lease to be steady again, a lease until the silent one is lost
+        advance(world.db, "10 s")
+        steady.heartbeat()
+        alive.heartbeat()
+        taken += [each["task_id"] for each in steady.reclaim()]
+    assert taken == [task_id]
+    assert state(world.db, kept) == "running"
+    assert alive.heartbeat()["alive"]
+
+
+def test_a_clock_that_is_set_back_puts_no_task_off(db: Connection, peer: Peer) -> None:
+    """What was submitted to run at once does so, before and behind its parents; the rest waits."""
+    parent = submit(db)
+    child = submit(db, "a", depends_on=[parent])
+    later = value(db, "select peers.submit('a', scheduled_at => now() + interval '1 day')")
+    advance(db, "-1 h")
+    after = submit(db)
+    changed = submit(db)
+    run(db, "select peers.change(%s, max_attempts => 3)", changed)
+    peer.heartbeat()
+    claims = peer.claim()
+    assert {claim.task_id for claim in claims} == {parent, after, changed}
+    assert peer.complete(*claims) == {}
+    assert states(db, child, later) == ["ready", "scheduled"]
+    assert problems(db) == []
+
+
 def test_release_gives_the_attempt_back(db: Connection, peer: Peer) -> None:
     """A handler that never started costs nothing; the task runs again, at the tail."""
     first, second = submit(db), submit(db)
@@ -277,7 +395,48 @@ def test_an_absurd_lease_timeout_is_refused(world: World, lease: str) -> None:
         world.peer(lease=lease)
 
 
-@pytest.mark.parametrize("queues", ["[]", "7", "null"])
+ABSURD_POLICIES: dict[str, dict[str, object]] = {
+    "a backoff of 100,000,000 years": {"backoff_cap": "100000000 years"},
+    "a base beyond the cap": {"backoff_base": "2 h"},
+    "366 days": {"backoff_cap": "366 days"},
+    "a month": {"backoff_cap": "1 month"},
+    "a negative base": {"backoff_base": "-1 s"},
+    "no attempt": {"max_attempts": 0},
+    "too many attempts": {"max_attempts": 1001},
+    "a timeout of 31 days": {"timeout": "31 days"},
+    "a timeout of nothing": {"timeout": "0 s"},
+    "a kind without a name": {"kind": ""},
+    "a kind with too long a name": {"kind": "k" * 201},
+}
+
+
+@pytest.mark.parametrize("case", ABSURD_POLICIES)
+def test_an_absurd_policy_is_refused(world: World, case: str) -> None:
+    """A peer that would bring a policy out of bounds does not join, and is told which bound."""
+    with pytest.raises(psycopg.DatabaseError, match="must") as refused:
+        world.peer(policies=[{"kind": "a"} | ABSURD_POLICIES[case]])
+    assert refused.value.sqlstate == "PE009"
+    assert rows(world.db, "select * from peers.kind") == []
+
+
+def test_an_infinite_policy_is_refused(world: World) -> None:
+    """Where intervals can be infinite (from 17 on), none gets in."""
+    infinite = {"kind": "a", "backoff_base": "infinity", "backoff_cap": "infinity"}
+    with pytest.raises(psycopg.DatabaseError) as refused:
+        world.peer(policies=[infinite])
+    assert refused.value.sqlstate in ("PE009", "22007")  # 22007: no such interval before 17
+
+
+@pytest.mark.parametrize("column_name", ["max_attempts", "timeout", "backoff_base", "backoff_cap"])
+def test_a_policy_out_of_bounds_cannot_be_written_by_hand(db: Connection, column_name: str) -> None:
+    """The table's own constraints hold for its owner too."""
+    wrong = "0" if column_name == "max_attempts" else "interval '100000000 years'"
+    run(db, "insert into peers.kind (kind) values ('a')")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        run(db, f"update peers.kind set {column_name} = {wrong}")
+
+
+@pytest.mark.parametrize("queues", ["[]", "7", "null", '{"": 1}', '{"q": 0}', '{"q": 1e1000}'])
 def test_queues_that_are_no_object_are_refused(db: Connection, queues: str) -> None:
     """A peer says its queues as an object with their slots; nothing else gets in to break views."""
     with pytest.raises(psycopg.DatabaseError, match="queues"):

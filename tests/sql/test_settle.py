@@ -193,6 +193,48 @@ def test_a_result_over_1_mib_is_sent_back(db: Connection, peer: Peer) -> None:
     assert peer.fail(large) == {}
 
 
+WIDE = {
+    "9 numbers in 150 bytes": "[" + ",".join(["1e131071"] * 9) + "]",
+    "8,000 numbers, 1 GB of text": "[" + ",".join(["1e131071"] * 8000) + "]",
+    "170,000 numbers that any handler can return": "[" + ",".join(["1e308"] * 170_000) + "]",
+    "text over 1 MiB": json.dumps("x" * MEBIBYTE),
+}
+
+
+@pytest.mark.parametrize("case", WIDE)
+def test_a_result_is_measured_as_it_is_written(db: Connection, peer: Peer, case: str) -> None:
+    """However few bytes a result takes in storage, its text counts; the rest of its batch stays."""
+    for _ in range(3):
+        submit(db)
+    wide, other, plain = peer.claim()
+    batch = ",".join(
+        f'{{"task_id": {claim.task_id}, "token": "{claim.token}", "result": {result}}}'
+        for claim, result in ((other, '{"n": 1}'), (wide, WIDE[case]), (plain, "null"))
+    )
+    [verdict] = rows(db, "select * from peers.complete(%s, %s)", peer.id, f"[{batch}]")
+    assert (verdict["task_id"], verdict["token"], verdict["verdict"]) == (*wide.pair, "too large")
+    expected = ["running", "completed", "completed"]
+    assert states(db, wide.task_id, other.task_id, plain.task_id) == expected
+
+
+def test_a_result_too_large_to_be_sent_is_refused_to_its_children(
+    db: Connection, peer: Peer
+) -> None:
+    """A result that was put there past the verbs is not taken for null, and named."""
+    parent, other = submit(db), submit(db)
+    child, free = submit(db, depends_on=[parent, other]), submit(db, depends_on=[other])
+    peer.complete(*peer.claim(), result=1)
+    with db.transaction():
+        run(db, "set local session_replication_role = replica")
+        case = WIDE["8,000 numbers, 1 GB of text"]
+        run(db, "update peers.task set result = %s::jsonb where id = %s", case, parent)
+    query = "select parent_id, result from peers.parent_results(%s)"
+    with pytest.raises(psycopg.DatabaseError, match=f"the result of parent {parent}") as refused:
+        run(db, query, child)
+    assert refused.value.sqlstate == "PE009"
+    assert rows(db, query, free) == [{"parent_id": other, "result": 1}]
+
+
 def test_an_empty_batch_is_nothing(db: Connection, peer: Peer) -> None:
     """No outcomes, no verdicts, no error."""
     assert (peer.complete(), peer.fail(), peer.release()) == ({}, {}, 0)
@@ -238,7 +280,25 @@ def test_retry_in_zero_is_at_once(db: Connection, peer: Peer) -> None:
     assert [claim.attempt for claim in peer.claim()] == [2]
 
 
-@pytest.mark.parametrize("retry_in", [1e300, -5, "NaN", "Infinity"])
+def test_backoff_never_raises(db: Connection) -> None:
+    """Whatever it is given, it answers a wait from 0 to 365 days."""
+    spans = ["1 s", "-1 s", "0", "100000000 years", "-100000000 years", "1 month", None]
+    if db.info.server_version >= 170_000:
+        spans += ["infinity", "-infinity"]
+    outside = rows(
+        db,
+        "select * from unnest(%s::interval[]) base, unnest(%s::interval[]) cap,"
+        " unnest(array[-2147483648, 0, 1, 2147483647, null]) attempt,"
+        " unnest(array[0.5, -1, 'NaN', 'Infinity', '-Infinity', null]) luck,"
+        " lateral peers.backoff(attempt, base, cap, luck) wait"
+        " where (wait between interval '0' and interval '365 days') is not true",
+        spans,
+        spans,
+    )
+    assert outside == []
+
+
+@pytest.mark.parametrize("retry_in", [1e300, -5, "NaN", "Infinity", "-Infinity", "1e1000"])
 def test_an_absurd_retry_in_does_not_cost_the_batch(
     db: Connection, peer: Peer, retry_in: object
 ) -> None:
@@ -324,6 +384,34 @@ def test_a_failure_follows_the_policy_of_its_kind(world: World) -> None:
         " count(distinct retry_at) > 40 as spread from peers.failure",
     )
     assert waits == {"low": True, "high": True, "spread": True}
+
+
+@pytest.mark.parametrize("verb", ["complete", "fail", "release"])
+def test_a_batch_that_is_refused_leaves_no_half_state(
+    db: Connection, peer: Peer, verb: str
+) -> None:
+    """Where an application's trigger raises for one of a batch, none of it is settled."""
+    for _ in range(3):
+        submit(db)
+    claims = peer.claim()
+    run(db, "update peers.task set metadata = '{\"odd\": 1}' where id = %s", claims[1].task_id)
+    run(
+        db,
+        "create function pg_temp.object() returns trigger language plpgsql as"
+        " $$ begin raise exception 'the application objects'; end $$;"
+        " create trigger object before update on peers.task for each row"
+        " when (old.metadata ? 'odd') execute function pg_temp.object()",
+    )
+    with pytest.raises(psycopg.errors.RaiseException, match="the application objects"):
+        getattr(peer, verb)(*claims)
+    assert states(db, *(claim.task_id for claim in claims)) == ["running"] * 3
+    assert value(db, "select count(*) from peers.lease") == 3
+    assert value(db, "select count(*) from peers.failure") == 0
+    for claim in (claims[0], claims[2]):
+        assert getattr(peer, verb)(claim) in ({}, 1)
+    run(db, "drop trigger object on peers.task")
+    assert getattr(peer, verb)(claims[1]) in ({}, 1)
+    assert problems(db) == []
 
 
 def test_a_batch_without_ids_is_refused_or_told(db: Connection, peer: Peer) -> None:

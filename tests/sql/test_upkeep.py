@@ -111,6 +111,17 @@ def test_prune_passes_over_what_is_locked(world: World) -> None:
     assert second > first
 
 
+def test_a_prune_that_somebody_keeps_open_stops_nobody(world: World) -> None:
+    """While a transaction that has pruned stays open, others have nothing to do, at once."""
+    peer, other = world.peer(), world.connect()
+    finish(peer, 3)
+    advance(world.db, "1 day")
+    with other.transaction():
+        assert prune(other, max_tasks=2) == (2, 2, False)
+        assert prune(world.db) == (0, 0, True)
+    assert prune(world.db) == (1, 1, True)
+
+
 def test_an_edge_to_a_parent_that_is_being_pruned(world: World) -> None:
     """Who adds an edge to a parent while it is pruned gets an error or an edge, never a stray."""
     peer, application, pruner = world.peer(), world.connect(), world.connect()
@@ -278,6 +289,61 @@ def test_truncate_is_refused(db: Connection) -> None:
         assert sqlstate == "PE005", table
         assert f"peers.{table}" in words
     assert value(db, "select count(*) from peers.task") == 1
+
+
+BY_HAND = {
+    "task": ["update peers.task set state = 'ready'", "update peers.task set args = '{}'",
+             "update peers.task set priority = 1, metadata = '{}'", "delete from peers.task",
+             "insert into peers.task (kind, idempotency_key) values ('a', 'k')"
+             " on conflict (idempotency_key) do update set priority = 1"],
+    "dependency": ["update peers.dependency set spent = true", "delete from peers.dependency"],
+    "ready": ["update peers.ready set priority = 1", "delete from peers.ready"],
+    "scheduled": ["update peers.scheduled set due_at = now()", "delete from peers.scheduled"],
+    "blocked": ["update peers.blocked set queue = 'q'", "delete from peers.blocked"],
+    "lease": ["update peers.lease set cancel_requested = true", "delete from peers.lease"],
+    "dead": ["update peers.dead set queue = 'q'", "delete from peers.dead"],
+    "failure": ["update peers.failure set error_type = 'x'", "delete from peers.failure"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["", "public", "peers", "peers, pg_catalog, pg_temp"])
+def test_a_change_by_hand_is_refused(db: Connection, peer: Peer, path: str) -> None:
+    """UPDATE and DELETE outside the verbs: PE005 names table and verbs, and nothing moves."""
+    parent = submit(db, idempotency_key="k")
+    submit(db, depends_on=[parent])
+    peer.claim()
+    run(db, f"set search_path = {path or chr(39) * 2}")
+    for table, statements in BY_HAND.items():
+        for statement in statements:
+            sqlstate, words = refusal(db, statement)
+            assert sqlstate == "PE005", statement
+            assert f"peers.{table} by hand" in words
+            assert "peers.cancel" in words
+    run(db, "update peers.task set metadata = '{\"mine\": 1}'")
+    assert problems(db) == []
+
+
+def test_a_deliberate_repair_is_possible(db: Connection) -> None:
+    """The way that the refusal names works, and check puts the rest right."""
+    task_id = submit(db)
+    with db.transaction():
+        run(db, "set local search_path = pg_catalog, peers, pg_temp")
+        run(db, "update task set state = 'blocked' where id = %s", task_id)
+        run(db, "select * from peers.check(repair => true)")
+    assert (state(db, task_id), problems(db)) == ("ready", [])
+
+
+def test_the_guard_knows_every_column_of_a_task(db: Connection) -> None:
+    """All but metadata, which is the application's own."""
+    guarded = (
+        "select attname::text from pg_trigger t join pg_attribute a on a.attrelid = t.tgrelid"
+        " and a.attnum = any (t.tgattr) where tgname = 'refuse_change' order by 1"
+    )
+    every = (
+        "select attname::text from pg_attribute where attrelid = 'peers.task'::regclass"
+        " and attnum > 0 and not attisdropped and attname <> 'metadata' order by 1"
+    )
+    assert column(db, guarded) == column(db, every)
 
 
 def test_every_file_can_be_applied_again(db: Connection, peer: Peer) -> None:

@@ -16,12 +16,16 @@ from psycopg.rows import dict_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import LiteralString
 
 SQL_FOLDER: Final = Path(__file__).parents[2] / "sql"
 _USUAL_DOCKER_HOST: Final = "unix:///var/run/docker.sock"
 DEFAULT_IMAGE: Final = "postgres:18"
 # Room for every peer of the real-process tests; nothing has to survive a power cut.
-_CONTAINER_SETTINGS: Final = "-c max_connections=200 -c fsync=off -c full_page_writes=off"
+_SETTINGS: Final = {"max_connections": "200", "wal_level": "logical"}
+_CONTAINER_SETTINGS: Final = "-c fsync=off -c full_page_writes=off " + " ".join(
+    f"-c {name}={setting}" for name, setting in _SETTINGS.items()
+)
 
 Connection = psycopg.Connection[dict[str, Any]]
 
@@ -56,7 +60,7 @@ def any_server() -> Iterator[tuple[str, str]]:
     else:
         from peers.embedded import throwaway
 
-        with throwaway(settings={"max_connections": "200"}) as postgres:
+        with throwaway(settings=_SETTINGS) as postgres:
             yield postgres.url("postgres"), "embedded"
 
 
@@ -136,10 +140,10 @@ class Databases:
             self._drop(name)
 
     @contextmanager
-    def empty(self) -> Iterator[str]:
+    def empty(self, options: LiteralString = "") -> Iterator[str]:
         """The URL of a database without our schema, dropped afterwards."""
         name = self._next_name()
-        self._run("create database {}", name)
+        self._run("create database {} " + options, name)
         try:
             yield self.url(name)
         finally:
@@ -158,5 +162,5 @@ class Databases:
         # Before the next one is made: the checkpoint that this takes then has little to write.
         self._run("drop database if exists {} with (force)", name)
 
-    def _run(self, statement: str, *names: str) -> None:
+    def _run(self, statement: LiteralString, *names: str) -> None:
         self._admin.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))

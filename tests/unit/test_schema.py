@@ -82,6 +82,12 @@ def test_a_second_run_leaves_the_tables_alone(installed: Connection) -> None:
     assert installed.execute("select count(*) from peers.task").fetchall() == [(1,)]
 
 
+def test_the_files_are_plain_ascii() -> None:
+    """A database of any encoding takes them, by psql under any locale too."""
+    for step in schema.steps():
+        assert step.file.read_bytes().isascii(), step.file.name
+
+
 def test_a_dry_run_names_the_files_and_does_nothing(empty: Connection) -> None:
     """The names come in the order of application."""
     named = schema.migrate(empty, dry_run=True)

@@ -1,0 +1,72 @@
+-- What is due becomes ready.
+
+create or replace function peers._make_ready(_spots tid[], _ids bigint[]) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    delete from peers.scheduled s where s.ctid = any (_spots);
+    with promoted as (
+        update peers.task t set state = 'ready' where t.id = any (_ids)
+        returning t.id, t.queue, t.kind, t.priority, t.scheduled_at
+    )
+    insert into peers.ready (queue, kind, priority, task_id)
+    select p.queue, p.kind, p.priority, p.id from promoted p order by p.scheduled_at, p.id;
+    if found then
+        perform peers._ring();
+    end if;
+end
+$$;
+
+create or replace function peers.promote(max_tasks integer default 1000) returns integer
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+    set enable_hashjoin = off
+    set enable_mergejoin = off
+as $$
+declare
+    _now timestamptz := peers.now();
+    _spots tid[];
+    _due bigint[];  -- null: the row is stale
+    _left integer := 0;
+begin
+    perform peers._require_read_committed();
+    select array_agg(s.spot), array_agg(case when s.valid then s.task_id end) into _spots, _due
+    from (
+        select s.ctid as spot, s.task_id, t.valid
+        from peers.scheduled s
+        left join lateral (
+            select t.id, t.state = 'scheduled' and t.scheduled_at = s.due_at as valid
+            from peers.task t where t.id = s.task_id
+            for no key update skip locked
+        ) t on true
+        left join peers.task known on known.id = s.task_id
+        where s.due_at <= _now and (t.id is not null or known.id is null)
+        order by s.due_at
+        limit promote.max_tasks
+        for update of s skip locked
+    ) s;
+
+    begin
+        perform peers._make_ready(_spots, _due);
+    exception when others then
+        -- such as an application's trigger that refuses one of them: it must not keep the others
+        for i in 1 .. cardinality(_spots) loop
+            begin
+                perform peers._make_ready(_spots[i:i], _due[i:i]);
+            exception when others then
+                raise warning 'task % is due and could not be made ready: %', _due[i], sqlerrm;
+                _left := _left + 1;
+            end;
+        end loop;
+    end;
+    return coalesce(cardinality(_spots), 0) - _left;
+end
+$$;
+
+comment on function peers.promote is
+    'Moves what is due from scheduled to ready. Answers how many rows it worked off; call again while it is max_tasks.';

@@ -1,0 +1,77 @@
+-- The guard: what would bypass the triggers and verbs is refused.
+
+create or replace function peers.refuse_truncate() returns trigger
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    raise exception 'TRUNCATE of %.% is refused: it bypasses what keeps the scheduler consistent',
+        tg_table_schema, tg_table_name
+        using errcode = 'PE005',
+        hint = 'peers.prune deletes what has ended; DROP SCHEMA peers CASCADE and a new migration start afresh.';
+end
+$$;
+
+comment on function peers.refuse_truncate() is 'Trigger: refuses TRUNCATE.';
+
+create or replace trigger refuse_truncate before truncate on peers.task execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.dependency execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.ready execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.scheduled execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.blocked execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.lease execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.dead execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.peer execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.failure execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.kind execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.paused_queue
+    execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.prune_place execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.migration execute function peers.refuse_truncate();
+
+-- Only the verbs change what the scheduler keeps. All of our functions run under one search_path, which no
+-- session has by chance: that tells them from a statement written by hand, at no cost, and ends with them. A
+-- task's metadata is the application's own.
+create or replace function peers.refuse_change() returns trigger
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    raise exception '% of %.% by hand is refused: what depends on it would not be told',
+        tg_op, tg_table_schema, tg_table_name
+        using errcode = 'PE005',
+        hint = 'Call peers.cancel, change, retry, discard or prune (TABLE peers.manual lists the verbs); metadata may '
+               'be changed. For a deliberate repair: BEGIN; SET LOCAL search_path = pg_catalog, peers, pg_temp; ... '
+               'SELECT * FROM peers.check(repair => true); COMMIT;';
+end
+$$;
+
+comment on function peers.refuse_change() is
+    'Trigger: refuses UPDATE and DELETE by hand of what the scheduler keeps (PE005).';
+
+create or replace trigger refuse_change before delete or update of id, kind, state, args, queue, priority,
+    scheduled_at, max_attempts, timeout, idempotency_key, pending_parents, attempt, submitter, created_at,
+    created_xid, started_at, finished_at, token, result on peers.task
+    for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
+    execute function peers.refuse_change();
+create or replace trigger refuse_change before update or delete on peers.dependency
+    for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
+    execute function peers.refuse_change();
+create or replace trigger refuse_change before update or delete on peers.ready
+    for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
+    execute function peers.refuse_change();
+create or replace trigger refuse_change before update or delete on peers.scheduled
+    for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
+    execute function peers.refuse_change();
+create or replace trigger refuse_change before update or delete on peers.blocked
+    for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
+    execute function peers.refuse_change();
+create or replace trigger refuse_change before update or delete on peers.lease
+    for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
+    execute function peers.refuse_change();
+create or replace trigger refuse_change before update or delete on peers.dead
+    for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
+    execute function peers.refuse_change();
+create or replace trigger refuse_change before update or delete on peers.failure
+    for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
+    execute function peers.refuse_change();
