@@ -11,9 +11,53 @@ begin
 end
 $$;
 
+-- How many bytes a value takes once it is written out as text, which is how it is read and sent; or some number
+-- above 1 MiB if that is more. What it takes in storage says nothing: 1e131071 is 12 bytes of jsonb and 131 kB
+-- of text, and 4 kB of such numbers are 50 MB, 100 kB more than Postgres can hold in one value. So whatever is
+-- larger than 4 kB is only written out once its numbers are known to be short. Never raises: text of 1 MiB
+-- takes less than 5 MiB of jsonb, and a value nested so deep that looking through it could exhaust the stack
+-- counts as too large.
+create or replace function peers._written_size(value jsonb) returns bigint
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _mebibyte constant bigint := 1048576;
+    _bytes constant bigint := pg_column_size(value #> '{}');  -- uncompressed
+    _digits bigint;
+begin
+    if _bytes > 4096 then
+        if _bytes > 5 * _mebibyte then
+            return _bytes;
+        elsif jsonb_path_exists(value, 'strict $.**{1000}') then
+            return 1000 * _mebibyte;
+        end if;
+        -- how long each number is at least; it is at most ten times that and a hundred characters more
+        select sum(scale(n) + case
+                       when abs(n) >= 1e100000 then 100000
+                       when abs(n) >= 1e10000 then 10000
+                       when abs(n) >= 1e1000 then 1000
+                       when abs(n) >= 1e100 then 100
+                       else 0
+                   end)
+        into _digits
+        from (
+            -- an array first: jsonb_path_query takes quadratic time to give out what it found
+            select number::numeric as n
+            from jsonb_array_elements(
+                jsonb_path_query_array(value, 'strict $.** ? (@.type() == "number")')
+            ) number
+        ) numbers;
+        if _digits > _mebibyte then
+            return _digits;
+        end if;
+    end if;
+    return octet_length(value::text);
+end
+$$;
+
 -- Names the first thing that is wrong with a task's values, its bound and the remedy; null: nothing is.
--- A jsonb of more than 1 MiB takes more than 1,900 bytes even when it was compressed for storage, so that
--- only large values are written out to be measured.
+-- Up to 100 bytes of jsonb hold 7 numbers at most, and so less than 1 MiB of text.
 create or replace function peers._complaint(
     _kind text, _args jsonb, _queue text, _max_attempts integer, _timeout interval,
     _idempotency_key text, _metadata jsonb
@@ -29,13 +73,13 @@ begin
             'queue must have 1 to 200 characters, not ' || length(_queue)
         when jsonb_typeof(_args) <> 'object' then
             'args must be a JSON object such as {"path": "/srv/a.png"}, not a JSON ' || jsonb_typeof(_args)
-        when pg_column_size(_args) > 1900 and octet_length(_args::text) > 1048576 then
-            'args must be at most 1 MiB (1048576 bytes), not ' || octet_length(_args::text)
+        when pg_column_size(_args #> '{}') > 100 and peers._written_size(_args) > 1048576 then
+            'args must be at most 1 MiB (1048576 bytes) of text, not ' || peers._written_size(_args)
             || '; store large data elsewhere and pass a reference to it'
         when jsonb_typeof(_metadata) <> 'object' then
             'metadata must be a JSON object, not a JSON ' || jsonb_typeof(_metadata)
-        when pg_column_size(_metadata) > 1900 and octet_length(_metadata::text) > 1048576 then
-            'metadata must be at most 1 MiB (1048576 bytes), not ' || octet_length(_metadata::text)
+        when pg_column_size(_metadata #> '{}') > 100 and peers._written_size(_metadata) > 1048576 then
+            'metadata must be at most 1 MiB (1048576 bytes) of text, not ' || peers._written_size(_metadata)
         when _max_attempts not between 1 and 1000 then
             'max_attempts must be 1 to 1000, not ' || _max_attempts
         when _timeout not between interval '1 millisecond' and interval '30 days' then
@@ -56,6 +100,7 @@ declare
     _complaint text;
     _later bigint[];
 begin
+    -- ordinary rows are told by a look: a call for each of them would cost a quarter of the insertion
     select case
                when t.state <> 'ready' or t.attempt <> 0 or t.pending_parents <> 0 or t.token is not null
                     or t.submitter <> session_user or t.created_at <> pg_catalog.now()
@@ -63,6 +108,11 @@ begin
                     or t.started_at is not null or t.finished_at is not null or t.result is not null
                then 'state, attempt, pending_parents, submitter, created_at, created_xid, started_at, '
                     'finished_at, token and result are kept by the scheduler; leave them out'
+               when length(t.kind) between 1 and 200 and length(t.queue) between 1 and 200
+                    and jsonb_typeof(t.args) = 'object' and pg_column_size(t.args #> '{}') <= 4096
+                    and octet_length(t.args::text) <= 1048576
+                    and num_nulls(t.max_attempts, t.timeout, t.idempotency_key, t.metadata) = 4
+               then null
                else peers._complaint(t.kind, t.args, t.queue, t.max_attempts, t.timeout,
                                      t.idempotency_key, t.metadata)
            end as complaint
@@ -74,6 +124,8 @@ begin
         raise exception 'peers.task: %', _complaint using errcode = 'PE009';
     end if;
 
+    -- Other triggers of this statement, and verbs that it calls, can come before this one: a task may be
+    -- blocked, cancelled or changed by now. Its row in ready is then stale, as after any change.
     insert into peers.ready (queue, kind, priority, task_id)
     select t.queue, t.kind, t.priority, t.id
     from new_tasks t
@@ -85,9 +137,22 @@ begin
 
     _later := array(select t.id from new_tasks t where t.scheduled_at > _now);
     if _later <> '{}' then
-        update peers.task t set state = 'scheduled' where t.id = any (_later);
+        with scheduled as (
+            update peers.task t set state = 'scheduled'
+            where t.id = any (_later) and t.state = 'ready' and t.scheduled_at > _now
+            returning t.id, t.scheduled_at
+        )
         insert into peers.scheduled (due_at, task_id)
-        select t.scheduled_at, t.id from new_tasks t where t.scheduled_at > _now;
+        select s.scheduled_at, s.id from scheduled s;
+        -- what a change has made due meanwhile
+        insert into peers.ready (queue, kind, priority, task_id)
+        select t.queue, t.kind, t.priority, t.id
+        from peers.task t
+        where t.id = any (_later) and t.state = 'ready'
+        order by t.id;
+        if found then
+            perform peers._ring();
+        end if;
     end if;
     return null;
 end

@@ -181,6 +181,20 @@ def test_one_forged_row_refuses_its_whole_statement(db: Connection) -> None:
     assert value(db, "select count(*) from peers.task") == 0
 
 
+LARGE_ONLY_AS_TEXT = {
+    "few large numbers": """('{"x": [1' || repeat(', 1e131071', 8) || ']}')::jsonb""",
+    "many large numbers": """('{"x": [1' || repeat(', 1e131071', 100000) || ']}')::jsonb""",
+    "negative numbers": """('{"x": [1' || repeat(', -1e131000', 9000) || ']}')::jsonb""",
+    "many small numbers": """('{"x": [1' || repeat(', 1e-16383', 100000) || ']}')::jsonb""",
+    "zeros after the point": """('{"x": [1' || repeat(', 0.' || repeat('0', 16000), 70)
+                                || ']}')::jsonb""",
+    "numbers deep inside": """('{"x": ' || repeat('[[[1e131071], {"y": ', 8) || '1'
+                              || repeat('}]]', 8) || '}')::jsonb""",
+    "control characters": "jsonb_build_object('x', repeat(e'\\x01', 180000))",
+    "quotes as a name": "jsonb_build_object(repeat('\"', 600000), 1)",
+    "too deep to look through": "('{\"x\": ' || repeat('[', 12000) || repeat(']', 12000)"
+    " || '}')::jsonb",
+}
 MALFORMED = {
     "args is an array": ("args", "'[]'", "object"),
     "args is null": ("args", "'null'", "object"),
@@ -190,6 +204,11 @@ MALFORMED = {
         f"jsonb_build_object('x', repeat('ä', {MEBIBYTE // 2}))",
         "1 MiB",
     ),
+    **{
+        f"{field} {case}": (field, value, "1 MiB")
+        for field in ("args", "metadata")
+        for case, value in LARGE_ONLY_AS_TEXT.items()
+    },
     "metadata is a number": ("metadata", "'7'", "object"),
     "metadata too large": (
         "metadata",
@@ -246,6 +265,20 @@ def test_args_of_just_1_mib_are_accepted(db: Connection) -> None:
             MEBIBYTE - frame,
         )
     assert column(db, "select octet_length(args::text) from peers.task") == [MEBIBYTE, MEBIBYTE]
+
+
+def test_written_size_is_the_size_of_the_text_and_never_fails(db: Connection) -> None:
+    """_written_size is exact up to 1 MiB and large beyond, compressed or not, for any JSON."""
+    exact = ["'1e131071'", "'null'", "'\"\"'", "'[1.50, {}, \"ä\"]'", "repeat('[1,', 900) || '1'"
+             " || repeat(']', 900)", "'[1' || repeat(', -9e99', 10000) || ']'"]  # fmt: skip
+    for value_ in exact:
+        measured = "select peers._written_size(v) = octet_length(v::text)"
+        assert value(db, f"{measured} from (select ({value_})::jsonb) a(v)"), value_
+    run(db, "create table kept (v jsonb)")
+    for case, large in LARGE_ONLY_AS_TEXT.items():
+        assert value(db, f"select peers._written_size({large})") > MEBIBYTE, case
+        run(db, f"insert into kept select {large}")
+    assert value(db, "select min(peers._written_size(v)) from kept") > MEBIBYTE
 
 
 def test_an_idempotency_key_makes_one_task(db: Connection) -> None:
