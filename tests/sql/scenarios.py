@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from tests.support.world import World, advance, column, problems, result, rows, run, submit, value
+from tests.support.world import (
+    World,
+    advance,
+    column,
+    problems,
+    promote,
+    result,
+    rows,
+    run,
+    submit,
+    value,
+)
 from tests.support.world import state as state_of
 
 if TYPE_CHECKING:
@@ -272,6 +283,22 @@ def a_cascade_while_a_descendant_gets_a_parent(world: World) -> None:
     result(work)
     assert [state_of(world.db, each) for each in (top, middle, bottom)] == ["cancelled"] * 3
     assert problems(world.db) == []
+
+
+def an_edge_before_the_trigger_of_its_childs_submission(world: World) -> None:
+    """A statement whose edge is counted first leaves a child for later blocked, not scheduled."""
+    [edge] = rows(
+        world.db,
+        """with p as (insert into peers.task (kind) values ('a') returning id),
+                k as (insert into peers.task (kind, scheduled_at)
+                      values ('a', now() + interval '1 second') returning id)
+           insert into peers.dependency (parent_id, child_id)
+           select p.id, (select k.id from k limit 1) from p returning child_id""",
+    )
+    assert state_of(world.db, edge["child_id"]) == "blocked"
+    advance(world.db, "2 s")
+    promote(world.db)
+    assert edge["child_id"] not in ids(world.peer().claim())
 
 
 # ------------------------------------------------------------------------------------------- cycles

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from tests.support.world import World
 
+SUBMIT: Final = "20_submit.sql"
 CLAIM: Final = "45_claim.sql"
 SETTLE: Final = "50_settle.sql"
 GRAPH: Final = "30_graph.sql"
@@ -113,6 +114,14 @@ VARIANTS = {
             )
         ],
     ),
+    "submission assumes that its trigger is first": Variant(
+        scenarios.an_edge_before_the_trigger_of_its_childs_submission,
+        [
+            Patch(
+                SUBMIT, "t.id = any (_later) and t.state = 'ready' and ", "t.id = any (_later) and "
+            )
+        ],
+    ),
     "who just came back may judge": Variant(
         scenarios.nobody_judges_after_an_outage,
         [Patch("57_return.sql", "p.steady_since + p.lease_timeout <= _now and ", "")],
@@ -133,7 +142,7 @@ VARIANTS = {
     ),
     "the search_path of submission is not pinned": Variant(
         scenarios.a_session_with_another_search_path,
-        [Patch("20_submit.sql", "set search_path = pg_catalog, peers, pg_temp", "", times=4)],
+        [Patch(SUBMIT, "set search_path = pg_catalog, peers, pg_temp", "", times=5)],
         psycopg.errors.RaiseException,
     ),
     "the search_path of edges is not pinned": Variant(
