@@ -319,6 +319,12 @@ comment on column peers.hold_off.name is 'What the handlers agreed to call it.';
 comment on column peers.hold_off.resume_at is 'Nobody calls before.';
 comment on column peers.hold_off.reason is 'What it said.';
 
+create table if not exists peers.edge_turn ();
+
+comment on table peers.edge_turn is
+    'Empty for ever. Who adds edges into older tasks locks it until the transaction ends: one transaction at a '
+    'time may do so, or two could close a cycle together.';
+
 create table if not exists peers.prune_place (
     one_row boolean primary key default true check (one_row),
     after_id bigint not null

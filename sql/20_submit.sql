@@ -90,6 +90,34 @@ begin
 end
 $$;
 
+-- Lets new tasks wait for their time: those that are still ready. A task that was made due meanwhile comes into
+-- the room ready instead.
+create or replace function peers._schedule(_ids bigint[], _now timestamptz) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+as $$
+begin
+    with scheduled as (
+        update peers.task t set state = 'scheduled'
+        where t.id = any (_ids) and t.state = 'ready' and t.scheduled_at > _now
+        returning t.id, t.scheduled_at
+    )
+    insert into peers.scheduled (due_at, task_id)
+    select s.scheduled_at, s.id from scheduled s;
+    insert into peers.ready (queue, kind, priority, task_id)
+    select t.queue, t.kind, t.priority, t.id
+    from peers.task t
+    where t.id = any (_ids) and t.state = 'ready'
+    order by t.id;
+    if found then
+        perform peers._ring();
+    end if;
+end
+$$;
+
 -- After an INSERT into peers.task: refuse what is malformed or forged, then put the tasks into their rooms.
 create or replace function peers.enqueue() returns trigger
     language plpgsql security definer
@@ -137,22 +165,7 @@ begin
 
     _later := array(select t.id from new_tasks t where t.scheduled_at > _now);
     if _later <> '{}' then
-        with scheduled as (
-            update peers.task t set state = 'scheduled'
-            where t.id = any (_later) and t.state = 'ready' and t.scheduled_at > _now
-            returning t.id, t.scheduled_at
-        )
-        insert into peers.scheduled (due_at, task_id)
-        select s.scheduled_at, s.id from scheduled s;
-        -- what a change has made due meanwhile
-        insert into peers.ready (queue, kind, priority, task_id)
-        select t.queue, t.kind, t.priority, t.id
-        from peers.task t
-        where t.id = any (_later) and t.state = 'ready'
-        order by t.id;
-        if found then
-            perform peers._ring();
-        end if;
+        perform peers._schedule(_later, _now);
     end if;
     return null;
 end
@@ -163,6 +176,48 @@ comment on function peers.enqueue() is 'Trigger: checks submitted tasks and puts
 create or replace trigger enqueue after insert on peers.task
     referencing new table as new_tasks
     for each statement execute function peers.enqueue();
+
+-- Whether a role may act on every task: a worker, an operator or the owner.
+create or replace function peers._is_trusted(_role name) returns boolean
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return exists (
+        select from pg_roles r
+        where r.rolname = _role
+          and (has_function_privilege(r.oid, 'peers.claim(uuid, text, integer)', 'execute')
+               or has_function_privilege(r.oid, 'peers.cancel(bigint)', 'execute'))
+    );
+end
+$$;
+
+-- Submitting under a key that somebody else's task has would look like success and run nothing. The tasks of
+-- workers and operators may stand for those of a submitter, and the other way round.
+create or replace function peers._refuse_strange_keys(_ids bigint[]) returns void
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set enable_seqscan = off
+as $$
+declare
+    _strange record;
+begin
+    for _strange in
+        select min(t.id) as id, t.submitter from peers.task t
+        where t.id = any (_ids) and t.submitter <> session_user
+        group by t.submitter
+    loop
+        exit when peers._is_trusted(session_user);
+        if not peers._is_trusted(_strange.submitter) then
+            raise exception 'the idempotency_key of task % belongs to another role: % cannot submit under it',
+                _strange.id, session_user
+                using errcode = 'PE009',
+                hint = 'Begin your keys with a name of your own, such as "billing:2026-11".';
+        end if;
+    end loop;
+end
+$$;
 
 create or replace function peers.submit(
     kind text,
@@ -179,6 +234,8 @@ create or replace function peers.submit(
 ) returns bigint
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -190,21 +247,22 @@ begin
     elsif submit.max_attempts not between 1 and 1000 then
         raise exception 'max_attempts must be 1 to 1000, not %', submit.max_attempts using errcode = 'PE009';
     end if;
-    insert into peers.task (kind, args, queue, priority, scheduled_at, max_attempts, timeout,
-                            idempotency_key, metadata)
-    values (submit.kind, coalesce(submit.args, '{}'), coalesce(submit.queue, 'default'),
-            coalesce(submit.priority, 100), coalesce(submit.scheduled_at, pg_catalog.now()),
-            submit.max_attempts, submit.timeout, submit.idempotency_key, submit.metadata)
-    on conflict (idempotency_key) do nothing
-    returning id into _id;
-    if _id is null then
+    loop
+        insert into peers.task (kind, args, queue, priority, scheduled_at, max_attempts, timeout,
+                                idempotency_key, metadata)
+        values (submit.kind, coalesce(submit.args, '{}'), coalesce(submit.queue, 'default'),
+                coalesce(submit.priority, 100), coalesce(submit.scheduled_at, pg_catalog.now()),
+                submit.max_attempts, submit.timeout, submit.idempotency_key, submit.metadata)
+        on conflict (idempotency_key) do nothing
+        returning id into _id;
+        exit when _id is not null;
         select t.id into _id from peers.task t where t.idempotency_key = submit.idempotency_key;
-        if _id is null then
-            raise exception 'the task with idempotency_key % was inserted by a transaction that this one cannot see',
-                submit.idempotency_key using errcode = 'PE003', hint = 'Use READ COMMITTED.';
+        if _id is not null then
+            perform peers._refuse_strange_keys(array[_id]);
+            return _id;
         end if;
-        return _id;
-    end if;
+        -- pruned meanwhile: the key is free
+    end loop;
     if cardinality(submit.depends_on) > 0 then
         insert into peers.dependency (parent_id, child_id, on_parent_failure)
         select distinct parent_id, _id, coalesce(submit.on_parent_failure, 'hold')
@@ -215,5 +273,5 @@ end
 $$;
 
 comment on function peers.submit is
-    'Submits one task and answers its id; with an idempotency_key that a task has already, the id of that task. '
-    'depends_on: the ids of its parents.';
+    'Submits one task and returns its id; with an idempotency_key that a task of the caller has already, the id of '
+    'that task. depends_on: the ids of its parents.';

@@ -4,6 +4,9 @@
 create or replace function peers._cancel_waiting(_ids bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set enable_seqscan = off
+    set enable_bitmapscan = off
 as $$
 begin
     if _ids = '{}' then
@@ -22,6 +25,12 @@ create or replace function peers._touched(_completed bigint[], _dead bigint[], _
 returns table (id bigint, doomed boolean)
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+    set enable_hashjoin = off
+    set enable_mergejoin = off
 as $$
 begin
     return query
@@ -97,6 +106,26 @@ begin
 end
 $$;
 
+-- Locks a task that is about to be cancelled together with what is cancelled with it, in the order of ids: who adds
+-- edges locks in this order too, and a task can have a larger id than those below it. What is hung below
+-- meanwhile is locked later, by _lock_touched.
+create or replace function peers._lock_family(_id bigint) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+as $$
+begin
+    perform peers._require_read_committed();
+    if exists (select from peers.task t where t.id = _id and t.state <> 'running') then
+        perform from peers.task t
+        where t.id = any (_id || array(select f.id from peers._touched('{}', '{}', array[_id]) f))
+        order by t.id for no key update;
+    end if;
+end
+$$;
+
 -- Counts the children of the given parents down and releases those that reach 0. The counts come from a map,
 -- not from a join, which leaves the planner one way only, for two children as for ten thousand.
 create or replace function peers._count_down(_completed bigint[], _failed bigint[]) returns void
@@ -156,6 +185,25 @@ begin
 end
 $$;
 
+-- Releases, holds or cancels the children of parents that have just ended.
+create or replace function peers._end_parents(_completed bigint[], _dead bigint[], _cancelled bigint[]) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+    set enable_hashjoin = off
+    set enable_mergejoin = off
+as $$
+begin
+    if exists (select from peers.dependency d where d.parent_id = any (_completed || _dead || _cancelled)) then
+        perform peers._cancel_waiting(peers._lock_touched(_completed, _dead, _cancelled));
+        perform peers._count_down(_completed, _dead || _cancelled);
+    end if;
+end
+$$;
+
 -- After an UPDATE of peers.task: whatever has just ended releases, holds or cancels its children.
 create or replace function peers.release_children() returns trigger
     language plpgsql security definer
@@ -175,11 +223,9 @@ begin
                    except select b.id from before_rows b where b.state = 'dead');
     _cancelled := array(select a.id from after_rows a where a.state = 'cancelled'
                         except select b.id from before_rows b where b.state = 'cancelled');
-    if not exists (select from peers.dependency d where d.parent_id = any (_completed || _dead || _cancelled)) then
-        return null;
+    if _completed || _dead || _cancelled <> '{}' then
+        perform peers._end_parents(_completed, _dead, _cancelled);
     end if;
-    perform peers._cancel_waiting(peers._lock_touched(_completed, _dead, _cancelled));
-    perform peers._count_down(_completed, _dead || _cancelled);
     return null;
 end
 $$;

@@ -54,8 +54,10 @@ create or replace function peers.discard(id bigint) returns bigint
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _task peers.task := peers._lock_task(discard.id);
+    _task peers.task;
 begin
+    perform peers._lock_family(discard.id);
+    _task := peers._lock_task(discard.id);
     if _task.state <> 'dead' then
         raise exception 'task % is %, not a dead letter', _task.id, _task.state
             using errcode = 'PE004', hint = 'peers.cancel ends a task that is waiting or running.';
@@ -74,8 +76,10 @@ create or replace function peers.cancel(id bigint) returns peers.task_state
     set jit = off
 as $$
 declare
-    _task peers.task := peers._lock_task(cancel.id);
+    _task peers.task;
 begin
+    perform peers._lock_family(cancel.id);
+    _task := peers._lock_task(cancel.id);
     if _task.state = 'running' then
         update peers.lease l set cancel_requested = true where l.task_id = _task.id;
         perform pg_notify('peers', 'cancel');

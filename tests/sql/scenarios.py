@@ -390,7 +390,7 @@ def a_session_with_another_search_path(world: World) -> None:
     run(session, "create schema mine")
     run(
         session,
-        "create function mine.hashtextextended(text, bigint) returns bigint"
+        "create function mine.pg_current_xact_id() returns xid8"
         " language plpgsql as $$ begin raise exception 'mine was called'; end $$",
     )
     run(
