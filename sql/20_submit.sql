@@ -1,13 +1,17 @@
 -- Submission. An INSERT (or COPY) into peers.task is all it takes; the helpers below only spare typing.
 
 -- The doorbell: an empty hint that there is something to claim. At most one a transaction is delivered, and
--- a lost one costs the peers one poll.
-create or replace function peers._ring() returns void
+-- a lost one costs the peers one poll. PREPARE TRANSACTION refuses a transaction that has sent one: it can be left
+-- out by `set peers.notify = off`, for a session, a role, a database or (set local) a transaction.
+create or replace function peers._ring(_payload text default '') returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 begin
-    perform pg_notify('peers', '');
+    if current_setting('peers.notify', true) in ('off', 'false', 'no', '0') then
+        return;
+    end if;
+    perform pg_notify('peers', _payload);
 end
 $$;
 
@@ -56,11 +60,37 @@ begin
 end
 $$;
 
+-- 1 millisecond to 30 days. Months and parts below 0 could add up to that as well, and yet exceed all times on the
+-- way: every look at peers.running would fail.
+create or replace function peers._is_plain_timeout(_timeout interval) returns boolean
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return _timeout between interval '1 millisecond' and interval '30 days'
+        and extract(year from _timeout) = 0 and extract(month from _timeout) = 0 and extract(day from _timeout) >= 0
+        and _timeout >= make_interval(days => extract(day from _timeout)::integer);
+end
+$$;
+
+-- A database in SQL_ASCII takes any bytes, and who reads a row with others than UTF-8 fails. All other encodings
+-- are checked by Postgres.
+create or replace function peers._is_utf8(_text text) returns boolean
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return convert_from(convert_to(_text, 'SQL_ASCII'), 'UTF8') is not null;
+exception when character_not_in_repertoire then
+    return false;
+end
+$$;
+
 -- Names the first thing that is wrong with a task's values, its bound and the remedy; null: nothing is.
 -- Up to 100 bytes of jsonb hold 7 numbers at most, and so less than 1 MiB of text.
 create or replace function peers._complaint(
     _kind text, _args jsonb, _queue text, _max_attempts integer, _timeout interval,
-    _idempotency_key text, _metadata jsonb
+    _idempotency_key text, _metadata jsonb, _scheduled_at timestamptz default null
 ) returns text
     language plpgsql immutable
     set search_path = pg_catalog, peers, pg_temp
@@ -71,6 +101,8 @@ begin
             'kind must have 1 to 200 characters, not ' || length(_kind)
         when length(_queue) not between 1 and 200 then
             'queue must have 1 to 200 characters, not ' || length(_queue)
+        when _kind ~ '[[:cntrl:]]' or _queue ~ '[[:cntrl:]]' or _idempotency_key ~ '[[:cntrl:]]' then
+            'kind, queue and idempotency_key must not contain control characters'
         when jsonb_typeof(_args) <> 'object' then
             'args must be a JSON object such as {"path": "/srv/a.png"}, not a JSON ' || jsonb_typeof(_args)
         when pg_column_size(_args #> '{}') > 100 and peers._written_size(_args) > 1048576 then
@@ -82,10 +114,15 @@ begin
             'metadata must be at most 1 MiB (1048576 bytes) of text, not ' || peers._written_size(_metadata)
         when _max_attempts not between 1 and 1000 then
             'max_attempts must be 1 to 1000, not ' || _max_attempts
-        when _timeout not between interval '1 millisecond' and interval '30 days' then
-            'timeout must be 1 millisecond to 30 days, not ' || _timeout
+        when not peers._is_plain_timeout(_timeout) then
+            'timeout must be 1 millisecond to 30 days, in days or smaller units and none below 0, not ' || _timeout
+        when _scheduled_at not between '1900-01-01 00:00:00+00' and '9000-01-01 00:00:00+00' then
+            'scheduled_at must be between the years 1900 and 9000, not ' || _scheduled_at
         when length(_idempotency_key) not between 1 and 500 then
             'idempotency_key must have 1 to 500 characters, not ' || length(_idempotency_key)
+        when getdatabaseencoding() = 'SQL_ASCII'
+             and not peers._is_utf8(concat(_kind, _queue, _idempotency_key, _args, _metadata)) then
+            'kind, queue, idempotency_key, args and metadata must be in UTF-8, which this database does not check'
     end;
 end
 $$;
@@ -96,6 +133,7 @@ create or replace function peers._schedule(_ids bigint[], _now timestamptz) retu
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
+    set plan_cache_mode = force_generic_plan
     set enable_seqscan = off
     set enable_bitmapscan = off
 as $$
@@ -125,6 +163,7 @@ create or replace function peers.enqueue() returns trigger
 as $$
 declare
     _now timestamptz := peers.now();
+    _checks_encoding constant boolean := getdatabaseencoding() <> 'SQL_ASCII';
     _complaint text;
     _later bigint[];
 begin
@@ -137,12 +176,15 @@ begin
                then 'state, attempt, pending_parents, submitter, created_at, created_xid, started_at, '
                     'finished_at, token and result are kept by the scheduler; leave them out'
                when length(t.kind) between 1 and 200 and length(t.queue) between 1 and 200
-                    and jsonb_typeof(t.args) = 'object' and pg_column_size(t.args #> '{}') <= 4096
-                    and octet_length(t.args::text) <= 1048576
-                    and num_nulls(t.max_attempts, t.timeout, t.idempotency_key, t.metadata) = 4
+                    and jsonb_typeof(t.args) = 'object'
+                    and (pg_column_size(t.args #> '{}') <= 100  -- 7 numbers at most
+                         or pg_column_size(t.args #> '{}') <= 4096 and octet_length(t.args::text) <= 1048576)
+                    and t.scheduled_at between '1900-01-01 00:00:00+00' and '9000-01-01 00:00:00+00'
+                    and t.max_attempts is null and t.timeout is null and t.idempotency_key is null
+                    and t.metadata is null and (t.kind || t.queue) !~ '[^ -~]' and _checks_encoding
                then null
                else peers._complaint(t.kind, t.args, t.queue, t.max_attempts, t.timeout,
-                                     t.idempotency_key, t.metadata)
+                                     t.idempotency_key, t.metadata, t.scheduled_at)
            end as complaint
     into _complaint
     from new_tasks t
@@ -198,6 +240,7 @@ create or replace function peers._refuse_strange_keys(_ids bigint[]) returns voi
     language plpgsql stable
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
+    set plan_cache_mode = force_generic_plan
     set enable_seqscan = off
 as $$
 declare

@@ -87,6 +87,7 @@ create or replace function peers._insert_nodes(_graph jsonb, _ranked bigint[]) r
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
+    set plan_cache_mode = force_generic_plan
     set enable_seqscan = off
     set enable_bitmapscan = off
     set enable_hashjoin = off

@@ -5,6 +5,7 @@ create or replace function peers._cancel_waiting(_ids bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
+    set plan_cache_mode = force_generic_plan
     set enable_seqscan = off
     set enable_bitmapscan = off
 as $$
@@ -113,6 +114,7 @@ create or replace function peers._lock_family(_id bigint) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
+    set plan_cache_mode = force_generic_plan
     set enable_seqscan = off
     set enable_bitmapscan = off
 as $$

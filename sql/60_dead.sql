@@ -82,7 +82,7 @@ begin
     _task := peers._lock_task(cancel.id);
     if _task.state = 'running' then
         update peers.lease l set cancel_requested = true where l.task_id = _task.id;
-        perform pg_notify('peers', 'cancel');
+        perform peers._ring('cancel');
     else
         perform peers._cancel_waiting(array[_task.id]);
     end if;
@@ -110,7 +110,7 @@ declare
     _task peers.task := peers._lock_task(change.id);
     _before peers.task;
     _complaint text := peers._complaint(_task.kind, change.args, _task.queue, change.max_attempts,
-                                        change.timeout, null, null);
+                                        change.timeout, null, null, change.scheduled_at);
 begin
     if _task.state not in ('blocked', 'scheduled', 'ready') then
         raise exception 'task % is % and cannot be changed any more', _task.id, _task.state

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tests.support.world import World
 
 SUBMIT: Final = "20_submit.sql"
+SUBMIT_GRAPH: Final = "25_submit_graph.sql"
 CLAIM: Final = "45_claim.sql"
 SETTLE: Final = "50_settle.sql"
 GRAPH: Final = "30_graph.sql"
@@ -117,6 +118,24 @@ VARIANTS = {
     "submission assumes that its trigger is first": Variant(
         scenarios.an_edge_before_the_trigger_of_its_childs_submission,
         [Patch(SUBMIT, "t.id = any (_ids) and t.state = 'ready' and ", "t.id = any (_ids) and ")],
+    ),
+    "keys go in by the order of the nodes": Variant(
+        scenarios.graphs_with_the_same_keys,
+        [Patch(SUBMIT_GRAPH, """n.node ->> 'idempotency_key' collate "C" nulls last, """, "")],
+        psycopg.errors.DeadlockDetected,
+    ),
+    "a key is looked up once": Variant(
+        scenarios.a_keyed_task_is_pruned_while_its_key_is_submitted,
+        [Patch(SUBMIT_GRAPH, "exit when _missing = '{}';", "exit;")],
+    ),
+    "the ends of an edge are locked in another order": Variant(
+        scenarios.a_cancellation_against_a_late_edge,
+        [Patch(GRAPH, "order by t.id for no key update", "order by t.id desc for no key update")],
+    ),
+    "a cancelled task is locked before those below it": Variant(
+        scenarios.a_cancellation_against_a_new_child,
+        [Patch("60_dead.sql", "perform peers._lock_family(cancel.id);", "null;")],
+        psycopg.errors.DeadlockDetected,
     ),
     "who just came back may judge": Variant(
         scenarios.nobody_judges_after_an_outage,
