@@ -21,7 +21,10 @@ SQL_FOLDER: Final = Path(__file__).parents[2] / "sql"
 _USUAL_DOCKER_HOST: Final = "unix:///var/run/docker.sock"
 DEFAULT_IMAGE: Final = "postgres:18"
 # Room for every peer of the real-process tests; nothing has to survive a power cut.
-_CONTAINER_SETTINGS: Final = "-c max_connections=200 -c fsync=off -c full_page_writes=off"
+_SETTINGS: Final = {"max_connections": "200", "max_prepared_transactions": "10"}
+_CONTAINER_SETTINGS: Final = "-c fsync=off -c full_page_writes=off" + "".join(
+    f" -c {name}={setting}" for name, setting in _SETTINGS.items()
+)
 
 Connection = psycopg.Connection[dict[str, Any]]
 
@@ -56,7 +59,7 @@ def any_server() -> Iterator[tuple[str, str]]:
     else:
         from peers.embedded import throwaway
 
-        with throwaway(settings={"max_connections": "200"}) as postgres:
+        with throwaway(settings=_SETTINGS) as postgres:
             yield postgres.url("postgres"), "embedded"
 
 
@@ -136,10 +139,14 @@ class Databases:
             self._drop(name)
 
     @contextmanager
-    def empty(self) -> Iterator[str]:
+    def empty(self, encoding: str | None = None) -> Iterator[str]:
         """The URL of a database without our schema, dropped afterwards."""
         name = self._next_name()
-        self._run("create database {}", name)
+        if encoding:
+            template = "create database {} template template0 locale 'C' encoding {}"
+            self._run(template, name, encoding)
+        else:
+            self._run("create database {}", name)
         try:
             yield self.url(name)
         finally:
