@@ -101,7 +101,8 @@ create index if not exists dependency_not_ascending on peers.dependency (created
 
 comment on table peers.dependency is
     'One row is one edge: the child waits for the parent. Insert it in the child''s own transaction, or later '
-    'as long as the child has not started.';
+    'as long as the child has not started. Until the transaction ends, its parents are neither claimed nor '
+    'settled: give roles that submit an idle_in_transaction_session_timeout.';
 comment on column peers.dependency.parent_id is 'The task that is waited for.';
 comment on column peers.dependency.child_id is 'The task that waits.';
 comment on column peers.dependency.on_parent_failure is 'What the parent''s death or cancellation does to the child.';
