@@ -170,7 +170,7 @@ def parents_have_ended(db: Connection, *task_ids: int) -> bool:
         "select count(*) from peers.dependency d join peers.task p on p.id = d.parent_id"
         " where d.child_id = any (%s) and not d.spent and p.state <> 'completed'"
     )
-    return value(db, waiting, [*task_ids]) == 0
+    return bool(value(db, waiting, [*task_ids]) == 0)
 
 
 def run_to_the_end(db: Connection, peer: Peer) -> set[int]:
