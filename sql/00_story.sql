@@ -34,7 +34,8 @@ create schema if not exists peers;
 
 comment on schema peers is
     'Peers, a leaderless task scheduler: INSERT INTO peers.task submits, peers.queue_status and '
-    'peers.dead_letter show, TABLE peers.manual lists every verb.';
+    'peers.dead_letter show, TABLE peers.manual lists every verb. SET peers.notify = off leaves the notifications '
+    'to the peers out, for PREPARE TRANSACTION; they find the tasks by polling.';
 
 create or replace function peers.contract_version() returns integer
     language sql immutable

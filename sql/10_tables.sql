@@ -101,7 +101,8 @@ create index if not exists dependency_not_ascending on peers.dependency (created
 
 comment on table peers.dependency is
     'One row is one edge: the child waits for the parent. Insert it in the child''s own transaction, or later '
-    'as long as the child has not started.';
+    'as long as the child has not started. Until the transaction ends, its parents are neither claimed nor '
+    'settled: give roles that submit an idle_in_transaction_session_timeout.';
 comment on column peers.dependency.parent_id is 'The task that is waited for.';
 comment on column peers.dependency.child_id is 'The task that waits.';
 comment on column peers.dependency.on_parent_failure is 'What the parent''s death or cancellation does to the child.';
@@ -328,6 +329,14 @@ comment on column peers.hold_off.name is 'What the handlers agreed to call it.';
 comment on column peers.hold_off.held_at is 'When that was said.';
 comment on column peers.hold_off.resume_at is 'Nobody calls before.';
 comment on column peers.hold_off.reason is 'What it said.';
+
+create table if not exists peers.edge_turn ();
+-- a publication of all tables needs to tell rows apart, even those of a table that has none
+alter table peers.edge_turn replica identity full;
+
+comment on table peers.edge_turn is
+    'Empty for ever. Who adds edges into older tasks locks it until the transaction ends: one transaction at a '
+    'time may do so, or two could close a cycle together.';
 
 create table if not exists peers.prune_place (
     one_row boolean primary key default true check (one_row),

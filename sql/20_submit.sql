@@ -1,13 +1,17 @@
 -- Submission. An INSERT (or COPY) into peers.task is all it takes; the helpers below only spare typing.
 
 -- The doorbell: an empty hint that there is something to claim. At most one a transaction is delivered, and
--- a lost one costs the peers one poll.
-create or replace function peers._ring() returns void
+-- a lost one costs the peers one poll. PREPARE TRANSACTION refuses a transaction that has sent one: it can be left
+-- out by `set peers.notify = off`, for a session, a role, a database or (set local) a transaction.
+create or replace function peers._ring(_payload text default '') returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 begin
-    perform pg_notify('peers', '');
+    if current_setting('peers.notify', true) in ('off', 'false', 'no', '0') then
+        return;
+    end if;
+    perform pg_notify('peers', _payload);
 end
 $$;
 
@@ -56,11 +60,24 @@ begin
 end
 $$;
 
+-- 1 millisecond to 30 days. Months and parts below 0 could add up to that as well, and yet exceed all times on the
+-- way: every look at peers.running would fail.
+create or replace function peers._is_plain_timeout(_timeout interval) returns boolean
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return _timeout between interval '1 millisecond' and interval '30 days'
+        and extract(year from _timeout) = 0 and extract(month from _timeout) = 0 and extract(day from _timeout) >= 0
+        and _timeout >= make_interval(days => extract(day from _timeout)::integer);
+end
+$$;
+
 -- Names the first thing that is wrong with a task's values, its bound and the remedy; null: nothing is.
 -- Up to 100 bytes of jsonb hold 7 numbers at most, and so less than 1 MiB of text.
 create or replace function peers._complaint(
     _kind text, _args jsonb, _queue text, _max_attempts integer, _timeout interval,
-    _idempotency_key text, _metadata jsonb
+    _idempotency_key text, _metadata jsonb, _scheduled_at timestamptz default null
 ) returns text
     language plpgsql immutable
     set search_path = pg_catalog, peers, pg_temp
@@ -71,6 +88,8 @@ begin
             'kind must have 1 to 200 characters, not ' || length(_kind)
         when length(_queue) not between 1 and 200 then
             'queue must have 1 to 200 characters, not ' || length(_queue)
+        when _kind ~ '[[:cntrl:]]' or _queue ~ '[[:cntrl:]]' or _idempotency_key ~ '[[:cntrl:]]' then
+            'kind, queue and idempotency_key must not contain control characters'
         when jsonb_typeof(_args) <> 'object' then
             'args must be a JSON object such as {"path": "/srv/a.png"}, not a JSON ' || jsonb_typeof(_args)
         when pg_column_size(_args #> '{}') > 100 and peers._written_size(_args) > 1048576 then
@@ -82,11 +101,42 @@ begin
             'metadata must be at most 1 MiB (1048576 bytes) of text, not ' || peers._written_size(_metadata)
         when _max_attempts not between 1 and 1000 then
             'max_attempts must be 1 to 1000, not ' || _max_attempts
-        when _timeout not between interval '1 millisecond' and interval '30 days' then
-            'timeout must be 1 millisecond to 30 days, not ' || _timeout
+        when not peers._is_plain_timeout(_timeout) then
+            'timeout must be 1 millisecond to 30 days, in days or smaller units and none below 0, not ' || _timeout
+        when _scheduled_at not between '1900-01-01 00:00:00+00' and '9000-01-01 00:00:00+00' then
+            'scheduled_at must be between the years 1900 and 9000, not ' || _scheduled_at
         when length(_idempotency_key) not between 1 and 500 then
             'idempotency_key must have 1 to 500 characters, not ' || length(_idempotency_key)
     end;
+end
+$$;
+
+-- Lets new tasks wait for their time: those that are still ready. A task that was made due meanwhile comes into
+-- the room ready instead.
+create or replace function peers._schedule(_ids bigint[], _now timestamptz) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+as $$
+begin
+    with scheduled as (
+        update peers.task t set state = 'scheduled'
+        where t.id = any (_ids) and t.state = 'ready' and t.scheduled_at > greatest(_now, t.created_at)
+        returning t.id, t.scheduled_at
+    )
+    insert into peers.scheduled (due_at, task_id)
+    select s.scheduled_at, s.id from scheduled s;
+    insert into peers.ready (queue, kind, priority, task_id)
+    select t.queue, t.kind, t.priority, t.id
+    from peers.task t
+    where t.id = any (_ids) and t.state = 'ready'
+    order by t.id;
+    if found then
+        perform peers._ring();
+    end if;
 end
 $$;
 
@@ -109,12 +159,15 @@ begin
                then 'state, attempt, pending_parents, submitter, created_at, created_xid, started_at, '
                     'finished_at, token and result are kept by the scheduler; leave them out'
                when length(t.kind) between 1 and 200 and length(t.queue) between 1 and 200
-                    and jsonb_typeof(t.args) = 'object' and pg_column_size(t.args #> '{}') <= 4096
-                    and octet_length(t.args::text) <= 1048576
-                    and num_nulls(t.max_attempts, t.timeout, t.idempotency_key, t.metadata) = 4
+                    and jsonb_typeof(t.args) = 'object'
+                    and (pg_column_size(t.args #> '{}') <= 100  -- 7 numbers at most
+                         or pg_column_size(t.args #> '{}') <= 4096 and octet_length(t.args::text) <= 1048576)
+                    and t.scheduled_at between '1900-01-01 00:00:00+00' and '9000-01-01 00:00:00+00'
+                    and t.max_attempts is null and t.timeout is null and t.idempotency_key is null
+                    and t.metadata is null and (t.kind || t.queue) !~ '[^ -~]'
                then null
                else peers._complaint(t.kind, t.args, t.queue, t.max_attempts, t.timeout,
-                                     t.idempotency_key, t.metadata)
+                                     t.idempotency_key, t.metadata, t.scheduled_at)
            end as complaint
     into _complaint
     from new_tasks t
@@ -138,22 +191,7 @@ begin
     -- a time that is no later than the submission is none, wherever the clock has gone since (as in 35, 60, 85)
     _later := array(select t.id from new_tasks t where t.scheduled_at > greatest(_now, t.created_at));
     if _later <> '{}' then
-        with scheduled as (
-            update peers.task t set state = 'scheduled'
-            where t.id = any (_later) and t.state = 'ready' and t.scheduled_at > greatest(_now, t.created_at)
-            returning t.id, t.scheduled_at
-        )
-        insert into peers.scheduled (due_at, task_id)
-        select s.scheduled_at, s.id from scheduled s;
-        -- what a change has made due meanwhile
-        insert into peers.ready (queue, kind, priority, task_id)
-        select t.queue, t.kind, t.priority, t.id
-        from peers.task t
-        where t.id = any (_later) and t.state = 'ready'
-        order by t.id;
-        if found then
-            perform peers._ring();
-        end if;
+        perform peers._schedule(_later, _now);
     end if;
     return null;
 end
@@ -164,6 +202,49 @@ comment on function peers.enqueue() is 'Trigger: checks submitted tasks and puts
 create or replace trigger enqueue after insert on peers.task
     referencing new table as new_tasks
     for each statement execute function peers.enqueue();
+
+-- Whether a role may act on every task: a worker, an operator or the owner.
+create or replace function peers._is_trusted(_role name) returns boolean
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return exists (
+        select from pg_roles r
+        where r.rolname = _role
+          and (has_function_privilege(r.oid, 'peers.claim(uuid, text, integer)', 'execute')
+               or has_function_privilege(r.oid, 'peers.cancel(bigint)', 'execute'))
+    );
+end
+$$;
+
+-- Submitting under a key that somebody else's task has would look like success and run nothing. The tasks of
+-- workers and operators may stand for those of a submitter, and the other way round.
+create or replace function peers._refuse_strange_keys(_ids bigint[]) returns void
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+as $$
+declare
+    _strange record;
+begin
+    for _strange in
+        select min(t.id) as id, t.submitter from peers.task t
+        where t.id = any (_ids) and t.submitter <> session_user
+        group by t.submitter
+    loop
+        exit when peers._is_trusted(session_user);
+        if not peers._is_trusted(_strange.submitter) then
+            raise exception 'the idempotency_key of task % belongs to another role: % cannot submit under it',
+                _strange.id, session_user
+                using errcode = 'PE009',
+                hint = 'Begin your keys with a name of your own, such as "billing:2026-11".';
+        end if;
+    end loop;
+end
+$$;
 
 create or replace function peers.submit(
     kind text,
@@ -180,6 +261,8 @@ create or replace function peers.submit(
 ) returns bigint
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -191,21 +274,22 @@ begin
     elsif submit.max_attempts not between 1 and 1000 then
         raise exception 'max_attempts must be 1 to 1000, not %', submit.max_attempts using errcode = 'PE009';
     end if;
-    insert into peers.task (kind, args, queue, priority, scheduled_at, max_attempts, timeout,
-                            idempotency_key, metadata)
-    values (submit.kind, coalesce(submit.args, '{}'), coalesce(submit.queue, 'default'),
-            coalesce(submit.priority, 100), coalesce(submit.scheduled_at, pg_catalog.now()),
-            submit.max_attempts, submit.timeout, submit.idempotency_key, submit.metadata)
-    on conflict (idempotency_key) do nothing
-    returning id into _id;
-    if _id is null then
+    loop
+        insert into peers.task (kind, args, queue, priority, scheduled_at, max_attempts, timeout,
+                                idempotency_key, metadata)
+        values (submit.kind, coalesce(submit.args, '{}'), coalesce(submit.queue, 'default'),
+                coalesce(submit.priority, 100), coalesce(submit.scheduled_at, pg_catalog.now()),
+                submit.max_attempts, submit.timeout, submit.idempotency_key, submit.metadata)
+        on conflict (idempotency_key) do nothing
+        returning id into _id;
+        exit when _id is not null;
         select t.id into _id from peers.task t where t.idempotency_key = submit.idempotency_key;
-        if _id is null then
-            raise exception 'the task with idempotency_key % was inserted by a transaction that this one cannot see',
-                submit.idempotency_key using errcode = 'PE003', hint = 'Use READ COMMITTED.';
+        if _id is not null then
+            perform peers._refuse_strange_keys(array[_id]);
+            return _id;
         end if;
-        return _id;
-    end if;
+        -- pruned meanwhile: the key is free
+    end loop;
     if cardinality(submit.depends_on) > 0 then
         insert into peers.dependency (parent_id, child_id, on_parent_failure)
         select distinct parent_id, _id, coalesce(submit.on_parent_failure, 'hold')
@@ -216,5 +300,5 @@ end
 $$;
 
 comment on function peers.submit is
-    'Submits one task and answers its id; with an idempotency_key that a task has already, the id of that task. '
-    'depends_on: the ids of its parents.';
+    'Submits one task and returns its id; with an idempotency_key that a task of the caller has already, the id of '
+    'that task. depends_on: the ids of its parents.';

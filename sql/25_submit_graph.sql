@@ -17,7 +17,7 @@ begin
                 '"after": ["a"]}]';
     end if;
 
-    select 'node ' || n.place || coalesce(' "' || (n.node ->> 'name') || '" ', ' ') || c.complaint
+    select 'node ' || n.place || coalesce(' "' || left(n.node ->> 'name', 200) || '" ', ' ') || c.complaint
     into _complaint
     from jsonb_array_elements(_graph) with ordinality n(node, place)
     cross join lateral (
@@ -25,10 +25,17 @@ begin
             when jsonb_typeof(n.node) <> 'object' then 'is not a JSON object'
             when jsonb_typeof(n.node -> 'name') is distinct from 'string' then 'has no "name" (a string)'
             when jsonb_typeof(n.node -> 'kind') is distinct from 'string' then 'has no "kind" (a string)'
+            when exists (select from unnest('{queue, scheduled_at, idempotency_key}'::text[]) text_field
+                         where jsonb_typeof(n.node -> text_field) not in ('string', 'null'))
+                then 'has a "queue", a "scheduled_at" or an "idempotency_key" that is not a string'
+            when jsonb_typeof(n.node -> 'timeout') not in ('string', 'number', 'null')
+                 or jsonb_path_exists(n.node, '$.timeout ? (@.type() == "number" && (@ < 0 || @ > 2592000))')
+                then 'has a "timeout" that is not an interval or a number of seconds, at most 30 days'
             when jsonb_typeof(n.node -> 'after') not in ('array', 'null')
                 then 'has an "after" that is not an array of names'
             when jsonb_typeof(n.node -> 'depends_on') not in ('array', 'null') or jsonb_path_exists(
-                     n.node, '$.depends_on[*] ? (@.type() != "number" || @ != @.floor() || @ > 9223372036854775807)')
+                     n.node,
+                     '$.depends_on[*] ? (@.type() != "number" || @ != @.floor() || @ < 1 || @ > 9223372036854775807)')
                 then 'has a "depends_on" that is not an array of task ids'
             when n.node ->> 'on_parent_failure' not in ('hold', 'cancel', 'run')
                 then 'has an "on_parent_failure" that is not "hold", "cancel" or "run"'
@@ -38,7 +45,7 @@ begin
             when jsonb_typeof(n.node -> 'max_attempts') not in ('number', 'null')
                  or jsonb_path_exists(n.node, '$.max_attempts ? (@ != @.floor() || @ < 1 || @ > 1000)')
                 then 'has a "max_attempts" that is not a whole number from 1 to 1000'
-            else (select 'has an unknown field "' || field || '"'
+            else (select 'has an unknown field "' || left(field, 200) || '"'
                   from jsonb_object_keys(n.node) field where field <> all (_fields) limit 1)
         end
     ) c(complaint)
@@ -46,15 +53,23 @@ begin
     order by n.place
     limit 1;
 
+    -- sets, whose time no plan can make quadratic
     if _complaint is null then
-        select 'more than one node has the name ' || n::text into _complaint
-        from jsonb_path_query(_graph, '$[*].name') n group by n having count(*) > 1 limit 1;
+        select 'more than one node has the name "' || left(node ->> 'name', 200) || '"' into _complaint
+        from jsonb_array_elements(_graph) node group by node ->> 'name' having count(*) > 1 limit 1;
     end if;
     if _complaint is null then
-        select 'node "' || (node ->> 'name') || '" is after ' || parent::text || ', which is not in the graph'
+        select 'node "' || left(node ->> 'name', 200) || '" is after ' || left(unknown.parent::text, 200)
+               || ', which is not in the graph'
         into _complaint
-        from jsonb_array_elements(_graph) node, jsonb_array_elements(nullif(node -> 'after', 'null')) parent
-        where parent not in (select jsonb_path_query(_graph, '$[*].name'))
+        from (
+            select parent
+            from jsonb_array_elements(_graph) node, jsonb_array_elements(nullif(node -> 'after', 'null')) parent
+            except
+            select node -> 'name' from jsonb_array_elements(_graph) node
+            limit 1
+        ) unknown(parent)
+        join jsonb_array_elements(_graph) node on node -> 'after' @> unknown.parent
         limit 1;
     end if;
     if _complaint is not null then
@@ -63,47 +78,76 @@ begin
 end
 $$;
 
--- Inserts the nodes by their rank and answers their ids by their place in the array.
+-- Inserts the nodes, with ids in the order of their ranks, and returns the ids by their place in the array. A
+-- node whose idempotency_key is there already stands for the task that has it.
+--
+-- The keys go in by their own order: two graphs with the same keys wait for one another, and do not deadlock.
+-- The tasks that have a key are locked, so that prune leaves them; one that it deleted before makes room.
 create or replace function peers._insert_nodes(_graph jsonb, _ranked bigint[]) returns bigint[]
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+    set enable_hashjoin = off
+    set enable_mergejoin = off
 as $$
 declare
     _ids bigint[];
+    _ranks integer[] := array_fill(null::integer, array[jsonb_array_length(_graph)]);
+    _keys text[];
+    _holders jsonb;  -- the id of the task that has a key
+    _missing text[];
 begin
-    with ranked as (
-        select n.node, n.place
-        from jsonb_array_elements(_graph) with ordinality n(node, place)
-        left join unnest(_ranked) with ordinality r(place, rank) using (place)
-        order by r.rank nulls last, n.place
-    ), numbered as materialized (
-        select node, place, nextval(pg_get_serial_sequence('peers.task', 'id')) as id from ranked
-    ), inserted as (
+    for _rank in 1 .. cardinality(_ranked) loop
+        _ranks[_ranked[_rank]] := _rank;
+    end loop;
+    with numbered as materialized (
+        select r.place, nextval(pg_get_serial_sequence('peers.task', 'id')) as id
+        from (
+            select r.place from unnest(_ranks) with ordinality r(rank, place) order by r.rank nulls last, r.place
+        ) r
+    )
+    select array_agg(n.id order by n.place) into _ids from numbered n;
+    _keys := array(select node ->> 'idempotency_key' from jsonb_array_elements(_graph) node
+                   where node ->> 'idempotency_key' is not null);
+
+    loop
         insert into peers.task (id, kind, args, queue, priority, scheduled_at, max_attempts, timeout,
                                 idempotency_key, metadata)
         overriding system value
-        select id, node ->> 'kind', coalesce(nullif(node -> 'args', 'null'), '{}'),
-               coalesce(node ->> 'queue', 'default'),
-               coalesce((node ->> 'priority')::smallint, 100),
-               coalesce((node ->> 'scheduled_at')::timestamptz, pg_catalog.now()),
-               (node ->> 'max_attempts')::smallint, (node ->> 'timeout')::interval,
-               node ->> 'idempotency_key', nullif(node -> 'metadata', 'null')
-        from numbered
-        order by id
-        on conflict (idempotency_key) do nothing
-    )
-    select array_agg(id order by place) into _ids from numbered;
-
-    -- a node whose idempotency_key was there already stands for the task that has it
-    if jsonb_path_exists(_graph, '$[*].idempotency_key') then
-        _ids := array(
-            select coalesce(t.id, i.id)
-            from jsonb_array_elements(_graph) with ordinality n(node, place)
-            join unnest(_ids) with ordinality i(id, place) using (place)
-            left join peers.task t on t.idempotency_key = n.node ->> 'idempotency_key'
-            order by place
+        select _ids[n.place], n.node ->> 'kind', coalesce(nullif(n.node -> 'args', 'null'), '{}'),
+               coalesce(n.node ->> 'queue', 'default'),
+               coalesce((n.node ->> 'priority')::smallint, 100),
+               coalesce((n.node ->> 'scheduled_at')::timestamptz, pg_catalog.now()),
+               (n.node ->> 'max_attempts')::smallint, (n.node ->> 'timeout')::interval,
+               n.node ->> 'idempotency_key', nullif(n.node -> 'metadata', 'null')
+        from jsonb_array_elements(_graph) with ordinality n(node, place)
+        where _missing is null or n.node ->> 'idempotency_key' = any (_missing)
+        order by n.node ->> 'idempotency_key' collate "C" nulls last, _ids[n.place]
+        on conflict (idempotency_key) do nothing;
+        if _keys = '{}' then
+            return _ids;
+        end if;
+        select jsonb_object_agg(t.idempotency_key, t.id) into _holders
+        from (
+            select t.id, t.idempotency_key from peers.task t
+            where t.idempotency_key = any (_keys)
+            order by t.id for key share
+        ) t;
+        _missing := array(
+            select k from unnest(_keys) k except select jsonb_object_keys(coalesce(_holders, '{}'))
         );
-    end if;
+        exit when _missing = '{}';
+    end loop;
+
+    _ids := array(
+        select coalesce((_holders ->> (n.node ->> 'idempotency_key'))::bigint, _ids[n.place])
+        from jsonb_array_elements(_graph) with ordinality n(node, place)
+        order by n.place
+    );
+    perform peers._refuse_strange_keys(_ids);
     return _ids;
 end
 $$;
@@ -116,6 +160,7 @@ as $$
 declare
     _names text[];
     _policies peers.parent_failure_policy[];
+    _places jsonb;
     _parents bigint[];
     _children bigint[];
     _ranked bigint[];
@@ -124,26 +169,25 @@ declare
 begin
     perform peers._check_graph(submit_graph.graph);
     select array_agg(n.node ->> 'name' order by n.place),
-           array_agg(coalesce(n.node ->> 'on_parent_failure', 'hold') order by n.place)
-    into _names, _policies
+           array_agg(coalesce(n.node ->> 'on_parent_failure', 'hold') order by n.place),
+           jsonb_object_agg(n.node ->> 'name', n.place)
+    into _names, _policies, _places
     from jsonb_array_elements(submit_graph.graph) with ordinality n(node, place);
 
-    -- the edges between nodes, as places in the array; an "after" may name a parent twice
-    with node as materialized (
-        select n.name, n.place from unnest(_names) with ordinality n(name, place)
-    )
-    select array_agg(parent.place), array_agg(child.place) into _parents, _children
-    from jsonb_array_elements(submit_graph.graph) with ordinality child(node, place)
-    cross join lateral (
-        select distinct p from jsonb_array_elements_text(nullif(child.node -> 'after', 'null')) p
-    ) after(name)
-    join node parent on parent.name = after.name;
+    -- The edges between nodes, as places in the array; an "after" may name a parent twice. The places come from
+    -- a map: a join could be planned for a small graph and then take 16 s for one of 10,000.
+    select array_agg(e.parent), array_agg(e.child) into _parents, _children
+    from (
+        select distinct (_places ->> parent.name)::bigint as parent, child.place as child
+        from jsonb_array_elements(submit_graph.graph) with ordinality child(node, place)
+        cross join lateral jsonb_array_elements_text(nullif(child.node -> 'after', 'null')) parent(name)
+    ) e;
 
     select k.ranked, k.cycle into _ranked, _cycle from peers._kahn(_parents, _children) k;
     if _cycle is not null then
         raise exception 'dependency cycle: %',
-            (select string_agg(_names[c.place], ' -> ' order by c.step)
-             from unnest(_cycle) with ordinality c(place, step))
+            peers._path(array(select _names[c.place] from unnest(_cycle) with ordinality c(place, step)
+                              order by c.step))
             using errcode = 'PE001', hint = 'Remove one of these edges.';
     end if;
 
@@ -167,4 +211,4 @@ $$;
 comment on function peers.submit_graph is
     'Submits a whole graph: an array of nodes {"name", "kind", "after": [names], ...}. The other fields are those '
     'of peers.submit; on_parent_failure holds for all edges into the node. A node whose idempotency_key exists '
-    'stands for the task that has it. Answers the id of each name.';
+    'stands for the task that has it, which must be the caller''s own. Returns the id of each name.';

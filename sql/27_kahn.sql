@@ -1,8 +1,11 @@
 -- Sorting a graph, and finding the way round it when it cannot be sorted.
+--
+-- Both functions walk over arrays, in time that is linear in the number of edges: each step needs the one
+-- before it. They join nothing, because a plan that was kept from a small graph (or made where the caller has
+-- hash joins off) would compare each node with each edge: 35 s for 16,000 edges instead of 0.1 s.
 
--- Kahn's algorithm over edges from _parents[i] to _children[i]. Answers the nodes that have an edge, parents
+-- Kahn's algorithm over edges from _parents[i] to _children[i]. Returns the nodes that have an edge, parents
 -- before children; or else, by a walk in depth from what could not be ranked, one cycle [a, b, c, a].
--- The work is linear in the number of edges; arrays, because each step needs the one before it.
 create or replace function peers._kahn(
     _parents bigint[], _children bigint[], out ranked bigint[], out cycle bigint[]
 )
@@ -11,45 +14,56 @@ create or replace function peers._kahn(
 as $$
 declare
     _nodes bigint[];
-    _sources integer[];   -- the edges between places in _nodes, in the order of their parents
+    _sources integer[];   -- the edges between places in _nodes
     _targets integer[];
-    _first integer[];     -- where a node's edges begin; one element more, so that they end where the next begin
+    _first integer[];     -- the first edge of each node, and after each edge the next of the same node
+    _next integer[];
     _waiting integer[];   -- how many parents of a node are not ranked yet
-    _queue integer[];
+    _queue integer[] := '{}';
     _head integer := 1;
+    _edge integer;
+    _target integer;
 begin
-    _nodes := array(select n from unnest(_parents) n union select n from unnest(_children) n order by n);
-    if _nodes = '{}' then
+    select array_agg(distinct e.id order by e.id),
+           array_agg(e.place order by e.edge) filter (where e.is_parent),
+           array_agg(e.place order by e.edge) filter (where not e.is_parent)
+    into _nodes, _sources, _targets
+    from (
+        select n.id, n.edge, n.is_parent, dense_rank() over (order by n.id) as place
+        from (
+            select p.id, p.edge, true as is_parent from unnest(_parents) with ordinality p(id, edge)
+            union all
+            select c.id, c.edge, false from unnest(_children) with ordinality c(id, edge)
+        ) n
+    ) e;
+    if _nodes is null then
         ranked := '{}';
         return;
     end if;
 
-    with node as materialized (select n.id, n.place::integer from unnest(_nodes) with ordinality n(id, place))
-    select array_agg(p.place order by p.place, c.place), array_agg(c.place order by p.place, c.place)
-    into _sources, _targets
-    from unnest(_parents, _children) e(parent, child)
-    join node p on p.id = e.parent
-    join node c on c.id = e.child;
+    _first := array_fill(0, array[cardinality(_nodes)]);
+    _next := array_fill(0, array[cardinality(_sources)]);
+    _waiting := _first;
+    for _edge in reverse cardinality(_sources) .. 1 loop
+        _next[_edge] := _first[_sources[_edge]];
+        _first[_sources[_edge]] := _edge;
+        _waiting[_targets[_edge]] := _waiting[_targets[_edge]] + 1;
+    end loop;
 
-    _first := array(
-        select 1 + coalesce(sum(count(s)) over (order by g.place rows between unbounded preceding and 1 preceding), 0)
-        from generate_series(1, cardinality(_nodes) + 1) g(place)
-        left join unnest(_sources) s on s = g.place
-        group by g.place order by g.place
-    );
-    _waiting := array(
-        select count(t) from generate_series(1, cardinality(_nodes)) g(place)
-        left join unnest(_targets) t on t = g.place
-        group by g.place order by g.place
-    );
-    _queue := array(select g.place from generate_series(1, cardinality(_nodes)) g(place) where _waiting[g.place] = 0);
-
+    for _node in 1 .. cardinality(_nodes) loop
+        if _waiting[_node] = 0 then
+            _queue[cardinality(_queue) + 1] := _node;
+        end if;
+    end loop;
     while _head <= cardinality(_queue) loop
-        for _edge in _first[_queue[_head]] .. _first[_queue[_head] + 1] - 1 loop
-            _waiting[_targets[_edge]] := _waiting[_targets[_edge]] - 1;
-            if _waiting[_targets[_edge]] = 0 then
-                _queue[cardinality(_queue) + 1] := _targets[_edge];
+        _edge := _first[_queue[_head]];
+        while _edge > 0 loop
+            _target := _targets[_edge];
+            _waiting[_target] := _waiting[_target] - 1;
+            if _waiting[_target] = 0 then
+                _queue[cardinality(_queue) + 1] := _target;
             end if;
+            _edge := _next[_edge];
         end loop;
         _head := _head + 1;
     end loop;
@@ -73,19 +87,20 @@ returns integer[]
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _parent integer[];
-    _step integer[] := array_fill(null::integer, array[cardinality(_waiting)]);
+    _parent integer[] := array_fill(0, array[cardinality(_waiting)]);
+    _step integer[] := array_fill(0, array[cardinality(_waiting)]);
     _path integer[] := '{}';
     _node integer;
 begin
-    _parent := array(
-        select max(s.node) filter (where _waiting[s.node] > 0)
-        from generate_series(1, cardinality(_waiting)) g(place)
-        left join unnest(_sources, _targets) s(node, target) on s.target = g.place
-        group by g.place order by g.place
-    );
-    select min(g.place) into _node from generate_series(1, cardinality(_waiting)) g(place) where _waiting[g.place] > 0;
-    while _step[_node] is null loop
+    for _edge in 1 .. cardinality(_sources) loop
+        if _waiting[_sources[_edge]] > 0 then
+            _parent[_targets[_edge]] := _sources[_edge];
+        end if;
+        if _waiting[_targets[_edge]] > 0 then
+            _node := _targets[_edge];
+        end if;
+    end loop;
+    while _step[_node] = 0 loop
         _path[cardinality(_path) + 1] := _node;
         _step[_node] := cardinality(_path);
         _node := _parent[_node];
@@ -93,5 +108,22 @@ begin
     return array(
         select p.node from unnest(_path[_step[_node]:] || _node) with ordinality p(node, step) order by p.step desc
     );
+end
+$$;
+
+-- A cycle in words. Of a long one, the first and the last few steps: 5,000 tasks would be 45 kB.
+create or replace function peers._path(_steps text[]) returns text
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _ends constant integer := 5;
+    _between constant integer := cardinality(_steps) - 2 * _ends;
+begin
+    if _between > 2 then
+        _steps := _steps[:_ends] || ('(' || _between || ' more)') || _steps[cardinality(_steps) - _ends + 1:];
+    end if;
+    return (select string_agg(left(s.step, 200), ' -> ' order by s.place)
+            from unnest(_steps) with ordinality s(step, place));
 end
 $$;

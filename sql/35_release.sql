@@ -4,6 +4,10 @@
 create or replace function peers._cancel_waiting(_ids bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
 as $$
 begin
     if _ids = '{}' then
@@ -22,6 +26,12 @@ create or replace function peers._touched(_completed bigint[], _dead bigint[], _
 returns table (id bigint, doomed boolean)
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+    set enable_hashjoin = off
+    set enable_mergejoin = off
 as $$
 begin
     return query
@@ -74,6 +84,50 @@ begin
 end
 $$;
 
+-- An edge that was inserted by a statement which is not over may not have been counted up yet: a verb that this
+-- statement calls, or another trigger of it, must not count it down. `_fallen` says by how much each falls.
+create or replace function peers._refuse_uncounted(_ids bigint[], _fallen jsonb) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _uncounted bigint;
+begin
+    select t.id into _uncounted from peers.task t
+    where t.id = any (_ids)
+      and t.pending_parents <> (_fallen -> t.id::text)::integer + (
+          select count(*) from peers.dependency d join peers.task p on p.id = d.parent_id
+          where d.child_id = t.id and p.state <> 'completed' and not d.spent
+      )
+    order by t.id limit 1;
+    if _uncounted is not null then
+        raise exception 'a parent of task % was ended by the statement that adds the edge', _uncounted
+            using errcode = 'PE002', hint = 'End it in a statement of its own, before or after.';
+    end if;
+end
+$$;
+
+-- Locks a task that is about to be cancelled together with what is cancelled with it, in the order of ids: who adds
+-- edges locks in this order too, and a task can have a larger id than those below it. What is hung below
+-- meanwhile is locked later, by _lock_touched.
+create or replace function peers._lock_family(_id bigint) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+as $$
+begin
+    perform peers._require_read_committed();
+    if exists (select from peers.task t where t.id = _id and t.state <> 'running') then
+        perform from peers.task t
+        where t.id = any (_id || array(select f.id from peers._touched('{}', '{}', array[_id]) f))
+        order by t.id for no key update;
+    end if;
+end
+$$;
+
 -- Counts the children of the given parents down and releases those that reach 0. The counts come from a map,
 -- not from a join, which leaves the planner one way only, for two children as for ten thousand.
 create or replace function peers._count_down(_completed bigint[], _failed bigint[]) returns void
@@ -83,23 +137,29 @@ as $$
 declare
     _now timestamptz := peers.now();
     _children bigint[];
+    _own bigint[];  -- of edges that this transaction has inserted
     _fallen jsonb;
 begin
     with spent as (
         update peers.dependency d set spent = true
         where d.parent_id = any (_failed) and d.on_parent_failure = 'run' and not d.spent
-        returning d.child_id
+        returning d.child_id, d.created_xid
     )
-    select array_agg(f.child_id), jsonb_object_agg(f.child_id, f.parents) into _children, _fallen
+    select array_agg(f.child_id), array_agg(f.child_id) filter (where f.own), jsonb_object_agg(f.child_id, f.parents)
+    into _children, _own, _fallen
     from (
-        select e.child_id, count(*) as parents
-        from (select s.child_id from spent s
+        select e.child_id, count(*) as parents, bool_or(e.created_xid = pg_current_xact_id()) as own
+        from (select s.child_id, s.created_xid from spent s
               union all
-              select d.child_id from peers.dependency d where d.parent_id = any (_completed) and not d.spent) e
+              select d.child_id, d.created_xid
+              from peers.dependency d where d.parent_id = any (_completed) and not d.spent) e
         group by e.child_id
     ) f;
     if _children is null then
         return;
+    end if;
+    if _own is not null then
+        perform peers._refuse_uncounted(_own, _fallen);
     end if;
 
     with counted as (
@@ -127,6 +187,25 @@ begin
 end
 $$;
 
+-- Releases, holds or cancels the children of parents that have just ended.
+create or replace function peers._end_parents(_completed bigint[], _dead bigint[], _cancelled bigint[]) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+    set enable_hashjoin = off
+    set enable_mergejoin = off
+as $$
+begin
+    if exists (select from peers.dependency d where d.parent_id = any (_completed || _dead || _cancelled)) then
+        perform peers._cancel_waiting(peers._lock_touched(_completed, _dead, _cancelled));
+        perform peers._count_down(_completed, _dead || _cancelled);
+    end if;
+end
+$$;
+
 -- After an UPDATE of peers.task: whatever has just ended releases, holds or cancels its children.
 create or replace function peers.release_children() returns trigger
     language plpgsql security definer
@@ -146,11 +225,9 @@ begin
                    except select b.id from before_rows b where b.state = 'dead');
     _cancelled := array(select a.id from after_rows a where a.state = 'cancelled'
                         except select b.id from before_rows b where b.state = 'cancelled');
-    if not exists (select from peers.dependency d where d.parent_id = any (_completed || _dead || _cancelled)) then
-        return null;
+    if _completed || _dead || _cancelled <> '{}' then
+        perform peers._end_parents(_completed, _dead, _cancelled);
     end if;
-    perform peers._cancel_waiting(peers._lock_touched(_completed, _dead, _cancelled));
-    perform peers._count_down(_completed, _dead || _cancelled);
     return null;
 end
 $$;

@@ -54,8 +54,10 @@ create or replace function peers.discard(id bigint) returns bigint
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _task peers.task := peers._lock_task(discard.id);
+    _task peers.task;
 begin
+    perform peers._lock_family(discard.id);
+    _task := peers._lock_task(discard.id);
     if _task.state <> 'dead' then
         raise exception 'task % is %, not a dead letter', _task.id, _task.state
             using errcode = 'PE004', hint = 'peers.cancel ends a task that is waiting or running.';
@@ -74,11 +76,13 @@ create or replace function peers.cancel(id bigint) returns peers.task_state
     set jit = off
 as $$
 declare
-    _task peers.task := peers._lock_task(cancel.id);
+    _task peers.task;
 begin
+    perform peers._lock_family(cancel.id);
+    _task := peers._lock_task(cancel.id);
     if _task.state = 'running' then
         update peers.lease l set cancel_requested = true where l.task_id = _task.id;
-        perform pg_notify('peers', 'cancel');
+        perform peers._ring('cancel');
     else
         perform peers._cancel_waiting(array[_task.id]);
     end if;
@@ -106,7 +110,7 @@ declare
     _task peers.task := peers._lock_task(change.id);
     _before peers.task;
     _complaint text := peers._complaint(_task.kind, change.args, _task.queue, change.max_attempts,
-                                        change.timeout, null, null);
+                                        change.timeout, null, null, change.scheduled_at);
 begin
     if _task.state not in ('blocked', 'scheduled', 'ready') then
         raise exception 'task % is % and cannot be changed any more', _task.id, _task.state

@@ -26,6 +26,7 @@ create or replace trigger refuse_truncate before truncate on peers.failure execu
 create or replace trigger refuse_truncate before truncate on peers.kind execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.paused_queue
     execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.edge_turn execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.prune_place execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.migration execute function peers.refuse_truncate();
 

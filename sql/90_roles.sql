@@ -39,10 +39,11 @@ begin
     grant execute on function peers.contract_version(), peers.now()
         to peers_submitter, peers_worker, peers_operator, peers_reader;
 
-    -- a submitter inserts and forges nothing; it may ask for the state of a task, not for what is in it
+    -- A submitter inserts and forges nothing; it may ask for the state of a task, not for what is in it. Nor for
+    -- its key: ON CONFLICT DO NOTHING needs no right to read it, as long as it names no column.
     grant insert (kind, args, queue, priority, scheduled_at, max_attempts, timeout, idempotency_key, metadata)
         on peers.task to peers_submitter;
-    grant select (id, idempotency_key, state) on peers.task to peers_submitter;
+    grant select (id, state) on peers.task to peers_submitter;
     grant insert (parent_id, child_id, on_parent_failure) on peers.dependency to peers_submitter;
     grant select (parent_id, child_id) on peers.dependency to peers_submitter;
     grant execute on function

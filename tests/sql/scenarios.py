@@ -6,14 +6,28 @@ patch that takes one safeguard out, it must fail (test_broken_variants).
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import psycopg
 
-from tests.support.world import World, advance, column, problems, result, rows, run, submit, value
+from tests.support.world import (
+    World,
+    advance,
+    column,
+    problems,
+    promote,
+    refusal,
+    result,
+    rows,
+    run,
+    submit,
+    value,
+)
 from tests.support.world import state as state_of
 
 if TYPE_CHECKING:
+    from tests.support.server import Connection
     from tests.support.world import Claim, Peer
 
 EDGE = "insert into peers.dependency (parent_id, child_id) values (%s, %s)"
@@ -274,6 +288,22 @@ def a_cascade_while_a_descendant_gets_a_parent(world: World) -> None:
     assert problems(world.db) == []
 
 
+def an_edge_before_the_trigger_of_its_childs_submission(world: World) -> None:
+    """A statement whose edge is counted first leaves a child for later blocked, not scheduled."""
+    [edge] = rows(
+        world.db,
+        """with p as (insert into peers.task (kind) values ('a') returning id),
+                k as (insert into peers.task (kind, scheduled_at)
+                      values ('a', now() + interval '1 second') returning id)
+           insert into peers.dependency (parent_id, child_id)
+           select p.id, (select k.id from k limit 1) from p returning child_id""",
+    )
+    assert state_of(world.db, edge["child_id"]) == "blocked"
+    advance(world.db, "2 s")
+    promote(world.db)
+    assert edge["child_id"] not in ids(world.peer().claim())
+
+
 # ------------------------------------------------------------------------------------------- cycles
 
 
@@ -363,7 +393,7 @@ def a_session_with_another_search_path(world: World) -> None:
     run(session, "create schema mine")
     run(
         session,
-        "create function mine.hashtextextended(text, bigint) returns bigint"
+        "create function mine.pg_current_xact_id() returns xid8"
         " language plpgsql as $$ begin raise exception 'mine was called'; end $$",
     )
     run(
@@ -440,3 +470,74 @@ def children_are_locked_in_the_order_of_their_ids(world: World) -> None:
             assert free or not seen, "it holds the larger child while it waits for the smaller one"
         _settle_all(peer, [claim for pair in result(work) if pair == claim.pair])
     assert problems(world.db) == []
+
+
+def submit_graph(db: Connection, *keys: str) -> list[int]:
+    """Submits a graph of keyed nodes without edges; the ids."""
+    nodes = [{"name": key, "kind": "a", "idempotency_key": key} for key in keys]
+    return column(db, "select task_id from peers.submit_graph(%s::jsonb)", json.dumps(nodes))
+
+
+def graphs_with_the_same_keys(world: World) -> None:
+    """Two graphs whose keys come in opposite orders wait for one another, and do not deadlock."""
+    holder, first, second = world.connect(), world.connect(), world.connect()
+    with holder.transaction(force_rollback=True):
+        submit(holder, idempotency_key="m")
+        work = []
+        for session, keys in ((first, "amz"), (second, "zma")):
+            work.append(world.background(submit_graph, session, *keys))
+            world.until_waiting_or_done(session, work[-1])
+    assert result(work[0]) == result(work[1])[::-1]
+    assert value(world.db, "select count(*) from peers.task") == 3
+    assert_nothing_stranded(world)
+
+
+def a_keyed_task_is_pruned_while_its_key_is_submitted(world: World) -> None:
+    """submit_graph makes the task anew, and returns no id of what prune has deleted."""
+    old = submit(world.db, idempotency_key="a")
+    run(world.db, "select peers.cancel(%s)", old)
+    holder, application = world.connect(), world.connect()
+    with holder.transaction():
+        submit(holder, idempotency_key="b")
+        work = world.background(submit_graph, application, "a", "b")
+        world.until_waiting(application)  # it has seen that "a" is there
+        advance(world.db, "1 s")
+        run(world.db, "select * from peers.prune('0')")
+    made = result(work)
+    assert old not in made
+    assert column(world.db, "select id from peers.task order by idempotency_key") == made
+
+
+def a_cancellation_against_a_late_edge(world: World) -> None:
+    """Who adds an edge between two descendants of a task that is being cancelled waits for it."""
+    root, low, gap, high = (submit(world.db) for _ in range(4))
+    for child in (low, gap, high):
+        run(world.db, EDGE, root, child)
+    holder, operator, application = world.connect(), world.connect(), world.connect()
+    with holder.transaction():
+        run(holder, "select from peers.task where id = %s for update", gap)
+        cancelling = world.background(run, operator, "select peers.cancel(%s)", root)
+        world.until_waiting(operator)
+        adding = world.background(refusal, application, EDGE, high, low)
+        world.until_waiting(application)
+    result(cancelling)
+    assert result(adding)[0] == "PE002"  # the child is cancelled
+    assert column(world.db, "select distinct state from peers.task") == ["cancelled"]
+    assert problems(world.db) == []
+
+
+def a_cancellation_against_a_new_child(world: World) -> None:
+    """A task that waits for a parent and for that parent's child, whose id is smaller."""
+    low, gap, root = (submit(world.db) for _ in range(3))
+    run(world.db, EDGE, root, low)
+    holder, operator, application = world.connect(), world.connect(), world.connect()
+    with holder.transaction():
+        run(holder, "select from peers.task where id = %s for update", gap)
+        adding = world.background(submit, application, depends_on=[low, gap, root])
+        world.until_waiting(application)
+        cancelling = world.background(run, operator, "select peers.cancel(%s)", root)
+        world.until_waiting(operator)
+    result(cancelling)
+    child = result(adding)
+    assert [state_of(world.db, each) for each in (low, root, child)] == ["cancelled"] * 3
+    assert_nothing_stranded(world)

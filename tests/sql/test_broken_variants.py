@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from tests.support.world import World
 
+SUBMIT: Final = "20_submit.sql"
+SUBMIT_GRAPH: Final = "25_submit_graph.sql"
 CLAIM: Final = "45_claim.sql"
 SETTLE: Final = "50_settle.sql"
 GRAPH: Final = "30_graph.sql"
@@ -98,7 +100,8 @@ VARIANTS = {
                 "select t.* into _task from peers.task t where t.id = _id;"
                 " perform from peers.task t where t.id = _id for no key update;"
                 " found := _task.id is not null;",
-            )
+            ),
+            Patch("60_dead.sql", "perform peers._lock_family(cancel.id);", "null;"),
         ],
     ),
     "edges into older tasks take no turns": Variant(
@@ -106,11 +109,32 @@ VARIANTS = {
         [
             Patch(
                 GRAPH,
-                "perform pg_advisory_xact_lock"
-                "(hashtextextended('peers: edge into an older task', 0));",
+                "lock table peers.edge_turn in share row exclusive mode;",
                 "",
             )
         ],
+    ),
+    "submission assumes that its trigger is first": Variant(
+        scenarios.an_edge_before_the_trigger_of_its_childs_submission,
+        [Patch(SUBMIT, "t.id = any (_ids) and t.state = 'ready' and ", "t.id = any (_ids) and ")],
+    ),
+    "keys go in by the order of the nodes": Variant(
+        scenarios.graphs_with_the_same_keys,
+        [Patch(SUBMIT_GRAPH, """n.node ->> 'idempotency_key' collate "C" nulls last, """, "")],
+        psycopg.errors.DeadlockDetected,
+    ),
+    "a key is looked up once": Variant(
+        scenarios.a_keyed_task_is_pruned_while_its_key_is_submitted,
+        [Patch(SUBMIT_GRAPH, "exit when _missing = '{}';", "exit;")],
+    ),
+    "the ends of an edge are locked in another order": Variant(
+        scenarios.a_cancellation_against_a_late_edge,
+        [Patch(GRAPH, "order by t.id for no key update", "order by t.id desc for no key update")],
+    ),
+    "a cancelled task is locked before those below it": Variant(
+        scenarios.a_cancellation_against_a_new_child,
+        [Patch("60_dead.sql", "perform peers._lock_family(cancel.id);", "null;")],
+        psycopg.errors.DeadlockDetected,
     ),
     "who just came back may judge": Variant(
         scenarios.nobody_judges_after_an_outage,
@@ -142,12 +166,12 @@ VARIANTS = {
     ),
     "the search_path of submission is not pinned": Variant(
         scenarios.a_session_with_another_search_path,
-        [Patch("20_submit.sql", "set search_path = pg_catalog, peers, pg_temp", "", times=5)],
+        [Patch(SUBMIT, "set search_path = pg_catalog, peers, pg_temp", "", times=9)],
         psycopg.errors.RaiseException,
     ),
     "the search_path of edges is not pinned": Variant(
         scenarios.a_session_with_another_search_path,
-        [Patch(GRAPH, "    set search_path = pg_catalog, peers, pg_temp\n", "", times=6)],
+        [Patch(GRAPH, "    set search_path = pg_catalog, peers, pg_temp\n", "", times=7)],
         psycopg.errors.RaiseException,
     ),
     "rows that were completed before count again": Variant(
@@ -161,8 +185,8 @@ VARIANTS = {
                 RELEASE,
                 "update peers.dependency d set spent = true\n"
                 "        where d.parent_id = any (_failed) and d.on_parent_failure = 'run'"
-                " and not d.spent\n        returning d.child_id",
-                "select d.child_id from peers.dependency d\n"
+                " and not d.spent\n        returning d.child_id, d.created_xid",
+                "select d.child_id, d.created_xid from peers.dependency d\n"
                 "        where d.parent_id = any (_failed) and d.on_parent_failure = 'run'",
             )
         ],

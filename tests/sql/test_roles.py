@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +11,8 @@ import pytest
 from tests.support.world import Peer, column, refusal, rows, run, state, submit, value
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from tests.support.server import Connection
 
 VERBS = {
@@ -117,13 +121,12 @@ def test_a_submitter_submits_whole_graphs(db: Connection, peer: Peer) -> None:
 
 
 def test_a_submitter_reads_nothing_of_others(db: Connection) -> None:
-    """State and key may be asked for; what is in a task may not."""
+    """The state may be asked for; what is in a task, and under which key, may not."""
     submit(db, args={"secret": 1})
     run(db, "set role peers_submitter")
-    assert rows(db, "select id, state, idempotency_key from peers.task") == [
-        {"id": 1, "state": "ready", "idempotency_key": None}
-    ]
-    for hidden in ("args", "result", "metadata", "kind", "submitter", "token"):
+    assert rows(db, "select id, state from peers.task") == [{"id": 1, "state": "ready"}]
+    hidden_ones = ("args", "result", "metadata", "kind", "submitter", "token", "idempotency_key")
+    for hidden in hidden_ones:
         for statement in (
             f"select {hidden} from peers.task",
             f"insert into peers.task (kind) values ('a') returning {hidden}",
@@ -189,3 +192,144 @@ def test_public_has_nothing(db: Connection) -> None:
         )
         == []
     )
+
+
+EDGE = "insert into peers.dependency (parent_id, child_id) values (%s, %s)"
+
+
+@pytest.fixture
+def strangers(db: Connection, connect: Callable[[], Connection]) -> Iterator[list[Connection]]:
+    """Sessions of two applications, each under a role of its own that may submit."""
+    names = [f"peers_test_{secrets.token_hex(4)}_{which}" for which in ("one", "two")]
+    sessions = []
+    for name in names:
+        run(db, f"create role {name} in role peers_submitter")
+        sessions.append(connect())
+        run(sessions[-1], f"set session authorization {name}")
+    yield sessions
+    for session in sessions:
+        session.close()
+    for name in names:
+        run(db, f"drop role {name}")
+
+
+def role_of(session: Connection) -> str:
+    """The role of a session."""
+    return str(value(session, "select session_user::text"))
+
+
+def graph_after(*parents: int) -> str:
+    """The text of a graph of one task that waits for older ones."""
+    return json.dumps([{"name": "n", "kind": "a", "depends_on": parents}])
+
+
+def test_a_submitter_holds_up_tasks_of_its_own_only(
+    db: Connection, peer: Peer, strangers: list[Connection]
+) -> None:
+    """An open transaction with edges from everybody's tasks is refused, and locks none of them."""
+    one, two = strangers
+    theirs = [submit(one) for _ in range(3)]
+    ours = [submit(db) for _ in range(3)]
+    with two.transaction():
+        mine = submit(two)
+        for statement, arguments in (
+            ("select peers.submit('a', depends_on => %s)", (theirs,)),
+            ("select peers.submit('a', depends_on => %s)", (ours,)),
+            ("select peers.submit_graph(%s::jsonb)", (graph_after(mine, *theirs),)),
+            (EDGE, (theirs[0], mine)),
+        ):
+            sqlstate, words = refusal(two, statement, *arguments)
+            assert (sqlstate, "may not wait for it" in words) == ("PE005", True), words
+        submit(two, depends_on=[mine])
+        claims = peer.claim()  # while that transaction is open
+        assert [claim.task_id for claim in claims] == theirs + ours
+        assert peer.complete(*claims) == {}
+    run(db, f"grant {role_of(one)} to {role_of(two)}")
+    again = submit(one)
+    assert state(db, submit(two, depends_on=[again])) == "blocked"
+    sqlstate, _ = refusal(one, EDGE, mine, submit(one))
+    assert sqlstate == "PE005", "the grant goes in one direction"
+
+
+@pytest.mark.parametrize("right", ["peers_worker", "peers_operator"])
+def test_workers_and_operators_wait_for_any_task(
+    db: Connection, strangers: list[Connection], right: str
+) -> None:
+    """Who may claim or cancel a task anyway may wait for it."""
+    one, two = strangers
+    parent = submit(one)
+    run(db, f"grant {right} to {role_of(two)}")
+    assert state(db, submit(two, depends_on=[parent])) == "blocked"
+    sqlstate, _ = refusal(two, EDGE, submit(two), parent)
+    assert sqlstate == ("PE005" if right == "peers_worker" else "")
+
+
+def test_a_submitter_makes_no_task_of_others_wait(
+    db: Connection, strangers: list[Connection]
+) -> None:
+    """An edge into another role's task is refused."""
+    one, two = strangers
+    theirs = submit(one)
+    sqlstate, words = refusal(two, EDGE, submit(two), theirs)
+    assert sqlstate == "PE005"
+    assert "may not make it wait" in words
+    assert state(db, theirs) == "ready"
+
+
+def test_nobody_but_the_owner_takes_the_turn_of_late_edges(
+    db: Connection, strangers: list[Connection]
+) -> None:
+    """No role can lock what serializes late edges, by table or by advisory lock."""
+    one, two = strangers
+    run(db, f"grant peers_worker, peers_operator, peers_reader to {role_of(two)}")
+    parent, child = submit(one), submit(one)
+    modes = ("row exclusive", "share update exclusive", "share", "share row exclusive")
+    for mode in (*modes, "exclusive", "access exclusive"):
+        lock = f"lock table peers.edge_turn in {mode} mode"
+        assert refusal(two, lock)[0] == "42501", mode
+    with two.transaction():
+        run(two, "lock table peers.edge_turn in access share mode")
+        run(two, "select pg_advisory_xact_lock(hashtextextended(k, 0)) from unnest(array["
+            "'peers: edge into an older task', 'peers: migrate']) k")  # fmt: skip
+        run(one, "set lock_timeout = '2 s'")
+        run(one, EDGE, parent, child)
+    assert state(db, child) == "blocked"
+
+
+@pytest.mark.parametrize("way", ["submit", "submit_graph"])
+def test_nobody_submits_under_a_strangers_key(
+    db: Connection, strangers: list[Connection], way: str
+) -> None:
+    """Where a stranger has taken the key, submission says so instead of returning its task."""
+    one, two = strangers
+
+    def under(session: Connection, key: str) -> tuple[str, str]:
+        if way == "submit":
+            return refusal(session, "select peers.submit('a', idempotency_key => %s)", key)
+        nodes = [{"name": "n", "kind": "a", "idempotency_key": key}]
+        return refusal(session, "select peers.submit_graph(%s::jsonb)", json.dumps(nodes))
+
+    assert under(one, "taken") == ("", "")
+    assert under(one, "taken") == ("", "")
+    sqlstate, words = under(two, "taken")
+    assert sqlstate == "PE009"
+    assert "belongs to another role" in words
+    assert "Begin your keys" in words
+    assert under(db, "taken") == ("", ""), "the owner may"
+    assert under(db, "ours") == ("", "")
+    assert under(two, "ours") == ("", ""), "and its tasks may stand for a submitter's"
+    assert value(db, "select count(*) from peers.task") == 2
+
+
+def test_a_submitter_needs_no_right_to_read_keys(
+    db: Connection, strangers: list[Connection]
+) -> None:
+    """A plain ON CONFLICT DO NOTHING works; one that names the column would read keys."""
+    [one, _] = strangers
+    insert = "insert into peers.task (kind, idempotency_key) values ('a', 'k') on conflict"
+    for _ in range(2):
+        run(one, f"{insert} do nothing")
+    assert refusal(one, f"{insert} (idempotency_key) do nothing")[0] == "42501"
+    assert refusal(one, "select from peers.task where idempotency_key = 'k'")[0] == "42501"
+    assert column(one, "select state from peers.task") == ["ready"]
+    assert value(db, "select count(*) from peers.task") == 1

@@ -224,9 +224,27 @@ MALFORMED = {
     "no timeout": ("timeout", "interval '0'", "1 millisecond to 30 days"),
     "negative timeout": ("timeout", "interval '-1 s'", "1 millisecond to 30 days"),
     "long timeout": ("timeout", "interval '31 days'", "1 millisecond to 30 days"),
+    "timeout of months": ("timeout", "interval '1 month'", "days or smaller"),
+    "timeout of huge parts": (
+        "timeout",
+        "interval '1000000 months -30000000 days 1 s'",
+        "days or smaller units",
+    ),
+    "timeout with a part below 0": ("timeout", "interval '10 days -1 s'", "none below 0"),
+    "never": ("scheduled_at", "'infinity'::timestamptz", "years 1900 and 9000"),
+    "for ever": ("scheduled_at", "'-infinity'::timestamptz", "years 1900 and 9000"),
+    "before the common era": ("scheduled_at", "'4000-01-01 BC'::timestamptz", "1900 and 9000"),
+    "a far future": ("scheduled_at", "'20000-01-01'::timestamptz", "1900 and 9000"),
+    "kind of two lines": ("kind", "e'a\\nb'", "control characters"),
+    "kind that rings": ("kind", "e'a\\x07'", "control characters"),
+    "queue that escapes": ("queue", "e'\\x1b[2J'", "control characters"),
+    "key with a tab": ("idempotency_key", "e'a\\tb'", "control characters"),
     "no key": ("idempotency_key", "''", "1 to 500 characters"),
     "long key": ("idempotency_key", "repeat('k', 501)", "not 501"),
 }
+
+
+CHANGEABLE = ("args", "timeout", "scheduled_at")
 
 
 @pytest.mark.parametrize("way", ["insert", "submit"])
@@ -245,6 +263,60 @@ def test_what_is_malformed_is_refused_by_name(db: Connection, way: str) -> None:
         assert field in words, case
         assert bound in words, case
     assert value(db, "select count(*) from peers.task") == 0
+
+
+def test_a_change_is_bounded_as_a_submission_is(db: Connection) -> None:
+    """peers.change refuses the times, timeouts and args that an INSERT refuses."""
+    task_id = submit(db)
+    cases = {case: MALFORMED[case] for case in MALFORMED if MALFORMED[case][0] in CHANGEABLE}
+    for case, (field, wrong, bound) in cases.items():
+        call = f"select peers.change(%s, {field} => {wrong})"
+        sqlstate, words = refusal(db, call, task_id)
+        assert sqlstate == "PE009", case
+        assert bound in words, case
+
+
+def test_a_transaction_can_be_prepared_without_notification(
+    db: Connection, peer: Peer, connect: Callable[[], Connection]
+) -> None:
+    """With peers.notify off: the task is prepared, committed, and found by a poll."""
+    if int(value(db, "show max_prepared_transactions")) == 0:
+        pytest.skip("the server has max_prepared_transactions = 0")
+    listener, submitter = connect(), connect()
+    run(listener, "listen peers")
+    run(submitter, "begin")
+    run(submitter, "set local peers.notify = off")
+    parent = submit(submitter)
+    child = submit(submitter, depends_on=[parent])
+    run(submitter, "prepare transaction 'two phases'")
+    assert peer.claim() == []
+    run(db, "commit prepared 'two phases'")
+    [claim] = peer.claim()
+    assert (claim.task_id, state(db, child)) == (parent, "blocked")
+    assert list(listener.notifies(timeout=0)) == []
+    submit(submitter)  # the setting was for that transaction only
+    assert len(list(listener.notifies(timeout=10, stop_after=1))) == 1
+
+
+@pytest.mark.parametrize("off", ["off", "false", "no", "0"])
+def test_the_notification_is_left_out_by_every_verb(
+    db: Connection, peer: Peer, connect: Callable[[], Connection], off: str
+) -> None:
+    """No submission, change, release, retry or cancellation sends one in such a session."""
+    listener = connect()
+    run(listener, "listen peers")
+    run(db, f"set peers.notify = {off}")
+    first, second = submit(db), submit(db, scheduled_at="2030-01-01")
+    run(db, "select peers.change(%s, scheduled_at => now())", second)
+    running, failing = peer.claim()
+    run(db, "select peers.cancel(%s)", running.task_id)
+    peer.fail(failing, reject=True)
+    run(db, "select peers.retry(%s)", failing.task_id)
+    peer.release(*peer.claim())
+    run(db, "select peers.resume('default')")
+    assert {first, second} == {running.task_id, failing.task_id}
+    run(db, "notify peers, 'end'")
+    assert [bell.payload for bell in listener.notifies(timeout=10, stop_after=1)] == ["end"]
 
 
 def test_an_absurd_priority_is_refused_with_its_bounds(db: Connection) -> None:

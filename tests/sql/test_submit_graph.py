@@ -155,6 +155,22 @@ def test_a_cycle_is_named_with_its_nodes(db: Connection) -> None:
     assert path[:-1][turned:] + path[:-1][:turned] == ["a", "b", "c"]
 
 
+def test_a_long_cycle_is_named_by_its_ends(db: Connection) -> None:
+    """Of 5,000 nodes in a ring, the first and the last few are named, the others counted."""
+    names = [f"a node with quite a long name {number}" for number in range(5000)]
+    nodes = [node(name, names[number - 1]) for number, name in enumerate(names)]
+    sqlstate, said = refusal(db, "select peers.submit_graph(%s::jsonb)", json.dumps(nodes))
+    assert sqlstate == "PE001"
+    words = said.splitlines()[0]
+    assert "-> (4991 more) ->" in words
+    assert len(words) < 600
+    path = words.split(": ")[1].split(" -> ")
+    assert path[0] == path[-1]
+    assert len(path) == 11
+    long = json.dumps([node("x" * 100_000, "x" * 100_000)])
+    assert len(refusal(db, "select peers.submit_graph(%s::jsonb)", long)[1]) < 1000
+
+
 def test_a_node_after_itself(db: Connection) -> None:
     """A self-edge is a cycle."""
     with pytest.raises(psycopg.DatabaseError, match="x -> x") as refused:

@@ -22,7 +22,9 @@ SQL_FOLDER: Final = Path(__file__).parents[2] / "sql"
 _USUAL_DOCKER_HOST: Final = "unix:///var/run/docker.sock"
 DEFAULT_IMAGE: Final = "postgres:18"
 # Room for every peer of the real-process tests; nothing has to survive a power cut.
-_SETTINGS: Final = {"max_connections": "200", "wal_level": "logical"}
+_SETTINGS: Final = {
+    "max_connections": "200", "max_prepared_transactions": "10", "wal_level": "logical",
+}  # fmt: skip
 _CONTAINER_SETTINGS: Final = "-c fsync=off -c full_page_writes=off " + " ".join(
     f"-c {name}={setting}" for name, setting in _SETTINGS.items()
 )
