@@ -103,7 +103,7 @@ class NotFound(PeersError):
 
 
 class CycleError(PeersError):
-    """PE001: the edges would close a cycle; the message has its whole path."""
+    """PE001: the edges would close a cycle; the message has its path, shortened in the middle."""
 
 
 class ChildStarted(PeersError):
