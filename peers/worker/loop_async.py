@@ -61,14 +61,14 @@ class _Watched(Coroutine[Any, Any, Any]):
         self._page = page
 
     def send(self, value: Any, /) -> Any:
-        self._page.step(self._call.ticket, time.monotonic_ns(), self._call.span)
+        self._page.start(self._call.ticket, time.monotonic_ns(), self._call.span)
         try:
             return self._coroutine.send(value)
         finally:
             self._page.rest()
 
     def throw(self, error: Any, *_: Any) -> Any:
-        self._page.step(self._call.ticket, time.monotonic_ns(), self._call.span)
+        self._page.start(self._call.ticket, time.monotonic_ns(), self._call.span)
         try:
             return self._coroutine.throw(error)
         finally:
@@ -191,7 +191,7 @@ class AsyncLoop:
         begun.append(batch)
         while (part := batch.next()) is not None:
             call.ticket, call.span = part.ticket, part.span
-            self._page.step(call.ticket, time.monotonic_ns(), call.span)
+            self._page.start(call.ticket, time.monotonic_ns(), call.span)
             enter_batch(part.tasks)
             limit = asyncio.timeout(tasks[0].timeout)
             try:
