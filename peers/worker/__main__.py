@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import sys
-import traceback
 from typing import Final
 
 from peers.frames import Begin, Broken, Hello, KindDeclared
@@ -21,6 +20,7 @@ from peers.handlers import registry
 from peers.page import Page
 from peers.worker import logs
 from peers.worker.channel import Channel
+from peers.worker.describe import describe
 from peers.worker.loop_async import AsyncLoop
 from peers.worker.loop_sync import SyncLoop
 
@@ -36,7 +36,8 @@ def main(socket_fd: int, page_fd: int, parent: int, app: str) -> None:
         for module in app.split(","):
             importlib.import_module(module)
     except BaseException as error:  # noqa: BLE001  # whatever user code raises, the parent is told
-        channel.send(Broken(f"{type(error).__name__}: {error}", traceback.format_exc()))
+        told = describe(error)
+        channel.send(Broken(f"{told.error_type}: {told.message}", told.traceback or ""))
         return
     # what the app is made of stays: no collection shall walk over it while a handler waits
     gc.collect()

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-import traceback
 from collections.abc import Iterator
 from typing import Any, Final
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from peers.errors import PeersError, Reject, ResultInvalid, Retry
+from peers.errors import Reject, ResultInvalid, Retry, seconds_until_retry
 from peers.frames import Assigned, Completed, Failed
 from peers.model import JSON_MAX_BYTES
+from peers.worker.describe import clean, describe
 
-_LONGEST_MESSAGE: Final = 8_000
-_LONGEST_TRACEBACK: Final = 64_000
+_LONGEST_REASON: Final = 1_000
 
 # an odd number of backslashes: an even one is text that only looks like it
 _NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_LONE_SURROGATE: Final = re.compile(
+    r"(?<!\\)(?:\\\\)*(?:\\ud[89ab]..(?!\\ud[c-f])|(?<!\\ud[89ab]..)\\ud[c-f])"
+)
 
 
 def _plain(value: object) -> Any:
@@ -36,20 +38,20 @@ _encode_json: Final = json.JSONEncoder(
 def completed(task: Assigned, seconds: float, result: Any) -> Completed:
     """The outcome of a handler that returned `result`.
 
-    Raises `ResultInvalid` when it is not JSON, or too large, or nothing that jsonb can hold.
+    Raises `ResultInvalid` when it is not JSON, or too large, or nothing that jsonb can hold; and
+    what the result's own methods raise.
     """
     if result is None:
         return Completed(task.ticket, seconds, b"null")
-    if type(result) is int:  # as many are; an encoder takes its time to set up
-        return Completed(task.ticket, seconds, str(result).encode())
     try:
+        if type(result) is int:  # as many are; an encoder takes its time to set up
+            return Completed(task.ticket, seconds, str(result).encode())
         text = _encode_json(result)
     except (TypeError, ValueError, RecursionError, PydanticSerializationError) as error:
-        raise ResultInvalid(f"the result of {task.kind} is not JSON: {error}") from None
-    if "\\u0000" in text and _NUL.search(text):
-        raise ResultInvalid(
-            f"the result of {task.kind} contains a NUL character, which jsonb cannot hold"
-        )
+        reason = clean(str(error), _LONGEST_REASON)
+        raise ResultInvalid(f"the result of {task.kind} is not JSON: {reason}") from None
+    if "\\u" in text:
+        _refuse_odd_characters(task, text)
     body = text.encode()
     if len(body) > JSON_MAX_BYTES:
         raise ResultInvalid(
@@ -59,50 +61,49 @@ def completed(task: Assigned, seconds: float, result: Any) -> Completed:
     return Completed(task.ticket, seconds, body)
 
 
+def _refuse_odd_characters(task: Assigned, text: str) -> None:
+    if "\\u0000" in text and _NUL.search(text):
+        raise ResultInvalid(
+            f"the result of {task.kind} contains a NUL character, which jsonb cannot hold"
+        )
+    if "\\ud" in text and _LONE_SURROGATE.search(text):
+        raise ResultInvalid(
+            f"the result of {task.kind} contains half a character (a lone surrogate), which jsonb "
+            "cannot hold"
+        )
+
+
 def failed(task: Assigned, seconds: float, error: BaseException) -> Failed:
-    """The outcome of a handler that raised `error`, or whose args or result did not fit."""
+    """The outcome of a handler that raised `error`, or whose args or result did not fit.
+
+    Raises nothing, whatever the error is.
+    """
+    told = describe(error)
+    retry_in, complaint = _retry_in(error)
     return Failed(
         ticket=task.ticket,
         seconds=seconds,
-        error_type=_type_name(error),
-        error_message=_clean(_message_of(error), _LONGEST_MESSAGE),
-        traceback=_clean(_traceback_of(error), _LONGEST_TRACEBACK),
-        retry_in=error.in_ if isinstance(error, Retry) else None,
-        reject=isinstance(error, Reject),
+        error_type=told.error_type,
+        error_message=told.message + complaint,
+        traceback=told.traceback,
+        retry_in=retry_in,
+        reject=issubclass(type(error), Reject),
     )
+
+
+def _retry_in(error: BaseException) -> tuple[float | None, str]:
+    """After how many seconds the handler wants to be tried again, and what is wrong with that.
+
+    Retry refuses what is no such time, but its attribute may have been set afterwards.
+    """
+    if not issubclass(type(error), Retry):
+        return None, ""
+    try:
+        return seconds_until_retry(error.in_), ""  # type: ignore[attr-defined]  # it is a Retry
+    except BaseException:  # noqa: BLE001  # a property, or a number that has a will of its own
+        return None, " (its in_ was set to what is no time; the backoff of the kind counts)"
 
 
 def stopped(task: Assigned, seconds: float, traceback: str | None = None) -> Failed:
     """The outcome of a task that somebody cancelled."""
     return Failed(task.ticket, seconds, "cancelled", "stopped on request", traceback)
-
-
-def _type_name(error: BaseException) -> str:
-    kind = type(error)
-    if isinstance(error, PeersError) or kind.__module__ == "builtins":
-        return kind.__name__
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _message_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001  # an error that cannot say what it is is still a failure
-        return f"an error of type {_type_name(error)}, whose text cannot be had"
-
-
-def _traceback_of(error: BaseException) -> str:
-    """The traceback from the handler on: the frames of the worker itself say nothing."""
-    frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith(
-        "peers.worker"
-    ):
-        frames = frames.tb_next
-    return "".join(traceback.format_exception(type(error), error, frames))
-
-
-def _clean(text: str, longest: int) -> str:
-    """Something that a text column takes; of a long text the end, which says most."""
-    if len(text) > longest:
-        text = "…" + text[-longest:]
-    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
