@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from peers.frames import KindDeclared
 from peers.model import Claimed
@@ -25,6 +25,45 @@ class Lease:
     """On the scale of `time.monotonic()`."""
     priority: int
     cancelled: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Suspects:
+    """Calls one of which did something to its worker, and nobody knows which.
+
+    They run again under their leases, apart from all others, in a worker of their own. If that
+    goes wrong again, in halves: so innocent ones complete, and the culprit is alone in the end.
+    """
+
+    calls: list[list[Lease]]
+    asynchronous: bool
+
+    @property
+    def leases(self) -> list[Lease]:
+        """Those of all calls."""
+        return [lease for call in self.calls for lease in call]
+
+    @property
+    def slots(self) -> int:
+        """How many slots they take while they run."""
+        return len(self.calls) if self.asynchronous else 1
+
+    def halves(self) -> list[Suspects]:
+        """Divide the calls, or the tasks of the only one."""
+        if len(self.calls) > 1:
+            halves = half(self.calls)
+        else:
+            halves = [[part] for part in half(self.calls[0])]
+        return [Suspects(calls, self.asynchronous) for calls in halves]
+
+
+T = TypeVar("T")
+
+
+def half(whole: list[T]) -> list[list[T]]:
+    """The first half and the rest."""
+    middle = (len(whole) + 1) // 2
+    return [part for part in (whole[:middle], whole[middle:]) if part]
 
 
 class Bin(NamedTuple):
@@ -60,6 +99,8 @@ class Lane:
         """Not before this time (monotonic) is it worth asking for more: the queue was empty."""
         self.parts: dict[bool, deque[list[Lease]]] = {False: deque(), True: deque()}
         """Of batches that killed their worker: each is a call of its own."""
+        self.suspects: deque[Suspects] = deque()
+        """They wait for a worker of their own, and keep their slots meanwhile."""
         self._pace = pace
         self._kinds = kinds
         self._mix: Counter[str] = Counter()
@@ -78,7 +119,8 @@ class Lane:
     @property
     def free_slots(self) -> int:
         """How many more handlers may run at once."""
-        return self.slots - self.running - self.reserved
+        suspects = sum(part.slots for part in self.suspects) if self.suspects else 0
+        return self.slots - self.running - self.reserved - suspects
 
     # ------------------------------------------------------------------------------------ coming in
 
@@ -120,6 +162,12 @@ class Lane:
             for lease in part:
                 lease.claimed_at = now
             self.parts[self._bin(part[0].task).asynchronous].append(part)
+
+    def suspect(self, part: Suspects, now: float) -> None:
+        """Take in calls that are to run apart from all others, under the same leases."""
+        for lease in part.leases:
+            lease.claimed_at = now
+        self.suspects.append(part)
 
     # ------------------------------------------------------------------------------------ going out
 
@@ -195,10 +243,23 @@ class Lane:
         for mode, parts in self.parts.items():
             left = ([lease for lease in part if id(lease) not in gone] for part in parts)
             self.parts[mode] = deque(part for part in left if part)
+        for suspects in self.suspects:
+            left = ([lease for lease in call if id(lease) not in gone] for call in suspects.calls)
+            suspects.calls = [call for call in left if call]
+        self.suspects = deque(suspects for suspects in self.suspects if suspects.calls)
 
     def divided(self) -> list[Lease]:
-        """The leases of the parts that wait for their call."""
-        return [lease for parts in self.parts.values() for part in parts for lease in part]
+        """The leases of the parts that wait for their call, and those that wait to run apart."""
+        parts = [lease for parts in self.parts.values() for part in parts for lease in part]
+        return parts + self.suspected()
+
+    def suspected(self) -> list[Lease]:
+        """The leases that wait to run apart from all others."""
+        return [lease for suspects in self.suspects for lease in suspects.leases]
+
+    def is_batch(self, lease: Lease) -> bool:
+        """Whether its handler takes a list of tasks."""
+        return self._bin(lease.task).kind is not None
 
     # -------------------------------------------------------------------------------------- inside
 

@@ -43,6 +43,9 @@ def main(socket_fd: int, page_fd: int, parent: int, app: str) -> None:
     gc.collect()
     gc.freeze()
     channel.send(Hello(_declared()))
+    # nobody interrupts a worker from outside; a handler that does (`_thread.interrupt_main`) would
+    # hit whoever runs at that moment
+    signal.signal(signal.SIGINT, lambda *_: None)
     begin = channel.receive()
     if isinstance(begin, Begin):
         (AsyncLoop if begin.asynchronous else SyncLoop)(channel, page).run()

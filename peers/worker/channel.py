@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -9,7 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from peers import errors
 from peers.context import CurrentTask
@@ -52,13 +53,26 @@ class Channel:
         self._calls = count(_NO_REPLY + 1)
 
     def send(self, message: ToParent) -> None:
-        """Send one message; blocks while the parent does not read."""
+        """Send one message; blocks while the parent does not read.
+
+        Ends the process when that is impossible: a handler has closed the socket, and who can say
+        no more would keep its tasks for ever.
+        """
         frame = encode(message)
         with self._sending:
-            self._socket.sendall(frame)
+            try:
+                self._socket.sendall(frame)
+            except OSError:
+                _give_up()
 
     def tell_outcomes(self, outcomes: list[Completed | Failed]) -> None:
         """Send these outcomes, in frames that do not fill the parent's memory."""
+        try:
+            self._tell_outcomes(outcomes)
+        except BaseException:  # noqa: BLE001  # no memory, say; untold, they would run for ever
+            _give_up()
+
+    def _tell_outcomes(self, outcomes: list[Completed | Failed]) -> None:
         frame: list[Completed | Failed] = []
         size = 0
         for outcome in outcomes:
@@ -101,8 +115,7 @@ class Channel:
             try:
                 self._read_all(take)
             except BaseException:  # noqa: BLE001  # a deaf worker would keep its tasks for ever
-                traceback.print_exc()
-                os._exit(1)
+                _give_up()
 
         threading.Thread(target=read, name="reader", daemon=True).start()
 
@@ -143,6 +156,13 @@ class Channel:
                     take(message)
             if not self._read():
                 os._exit(0)  # the parent is gone, and with it the leases
+
+
+def _give_up() -> NoReturn:
+    """Say why, if that is possible, and end the process."""
+    with contextlib.suppress(BaseException):
+        traceback.print_exc()
+    os._exit(1)
 
 
 def _error(kind: str, message: str, hint: str | None) -> errors.PeersError:

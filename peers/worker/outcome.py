@@ -13,6 +13,7 @@ from peers.errors import Reject, ResultInvalid, Retry, seconds_until_retry
 from peers.frames import Assigned, Completed, Failed
 from peers.model import JSON_MAX_BYTES
 from peers.worker.describe import clean, describe
+from peers.worker.fitness import is_exhausted
 
 _LONGEST_REASON: Final = 1_000
 
@@ -88,6 +89,7 @@ def failed(task: Assigned, seconds: float, error: BaseException) -> Failed:
         traceback=told.traceback,
         retry_in=retry_in,
         reject=issubclass(type(error), Reject),
+        exhausted=is_exhausted(error),
     )
 
 
