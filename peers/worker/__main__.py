@@ -35,6 +35,8 @@ def main(socket_fd: int, page_fd: int, parent: int, app: str) -> None:
     try:
         for module in app.split(","):
             importlib.import_module(module)
+        for handler in registry().values():
+            handler.settle()
     except BaseException as error:  # noqa: BLE001  # whatever user code raises, the parent is told
         told = describe(error)
         channel.send(Broken(f"{told.error_type}: {told.message}", told.traceback or ""))

@@ -13,6 +13,7 @@ def configure(form: events.Form, level: events.Level) -> None:
     events.configure(form, level)
     root = logging.getLogger()
     root.setLevel(level.upper())
+    logging.captureWarnings(capture=True)
     for handler in root.handlers:
         handler.addFilter(_name_the_task)
 

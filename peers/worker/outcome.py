@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from peers.errors import Reject, ResultInvalid, Retry, seconds_until_retry
 from peers.frames import Assigned, Completed, Failed
 from peers.model import JSON_MAX_BYTES
+from peers.signatures import bytes_without_form
 from peers.worker.describe import clean, describe
 from peers.worker.fitness import is_exhausted
 
@@ -28,7 +30,17 @@ def _plain(value: object) -> Any:
     """Dates, UUIDs, dataclasses, models … become what args of these types are read from."""
     if isinstance(value, bytes | bytearray | memoryview | set | frozenset | Iterator):
         raise TypeError(f"{type(value).__name__} has no form in JSON that leads back to it")
-    return to_jsonable_python(value)
+    complaint = _complaint_about(type(value))  # type: ignore[arg-type]  # a class is hashable
+    if complaint is not None:
+        raise TypeError(f"{type(value).__name__}: {complaint}")
+    return to_jsonable_python(value, bytes_mode="base64")
+
+
+@functools.lru_cache(maxsize=1000)
+def _complaint_about(kind: type) -> str | None:
+    """Why no result of this class can be kept: by the class, not by what is in it at the time."""
+    schema = getattr(kind, "__pydantic_core_schema__", None)
+    return next(bytes_without_form(schema, base64=False), None)
 
 
 _encode_json: Final = json.JSONEncoder(
