@@ -6,11 +6,12 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from peers.frames import KindDeclared
 from peers.model import Claimed
 from peers.pace import MOST_BYTES, MOST_CLAIMED, Pace, claim_size
+from peers.suspects import Suspects
 
 
 @dataclass(slots=True, eq=False)
@@ -25,45 +26,6 @@ class Lease:
     """On the scale of `time.monotonic()`."""
     priority: int
     cancelled: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Suspects:
-    """Calls one of which did something to its worker, and nobody knows which.
-
-    They run again under their leases, apart from all others, in a worker of their own. If that
-    goes wrong again, in halves: so innocent ones complete, and the culprit is alone in the end.
-    """
-
-    calls: list[list[Lease]]
-    asynchronous: bool
-
-    @property
-    def leases(self) -> list[Lease]:
-        """Those of all calls."""
-        return [lease for call in self.calls for lease in call]
-
-    @property
-    def slots(self) -> int:
-        """How many slots they take while they run."""
-        return len(self.calls) if self.asynchronous else 1
-
-    def halves(self) -> list[Suspects]:
-        """Divide the calls, or the tasks of the only one."""
-        if len(self.calls) > 1:
-            halves = half(self.calls)
-        else:
-            halves = [[part] for part in half(self.calls[0])]
-        return [Suspects(calls, self.asynchronous) for calls in halves]
-
-
-T = TypeVar("T")
-
-
-def half(whole: list[T]) -> list[list[T]]:
-    """The first half and the rest."""
-    middle = (len(whole) + 1) // 2
-    return [part for part in (whole[:middle], whole[middle:]) if part]
 
 
 class Bin(NamedTuple):

@@ -10,11 +10,12 @@ from uuid import UUID
 
 from peers import events, kernel
 from peers.asked import answer
-from peers.lane import Lane, Lease, Suspects
+from peers.lane import Lane, Lease
 from peers.link import Link
 from peers.outbox import MOST_SETTLED, Failure, Outbox
 from peers.pace import Pace
 from peers.settings import Settings
+from peers.suspects import Suspects
 from peers.workers.crew import Crew
 from peers.workers.environment import Environment
 from peers.workers.retirement import Limits

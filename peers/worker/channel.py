@@ -63,14 +63,14 @@ class Channel:
             try:
                 self._socket.sendall(frame)
             except OSError:
-                _give_up()
+                give_up()
 
     def tell_outcomes(self, outcomes: list[Completed | Failed]) -> None:
         """Send these outcomes, in frames that do not fill the parent's memory."""
         try:
             self._tell_outcomes(outcomes)
         except BaseException:  # noqa: BLE001  # no memory, say; untold, they would run for ever
-            _give_up()
+            give_up()
 
     def _tell_outcomes(self, outcomes: list[Completed | Failed]) -> None:
         frame: list[Completed | Failed] = []
@@ -115,7 +115,7 @@ class Channel:
             try:
                 self._read_all(take)
             except BaseException:  # noqa: BLE001  # a deaf worker would keep its tasks for ever
-                _give_up()
+                give_up()
 
         threading.Thread(target=read, name="reader", daemon=True).start()
 
@@ -158,7 +158,7 @@ class Channel:
                 os._exit(0)  # the parent is gone, and with it the leases
 
 
-def _give_up() -> NoReturn:
+def give_up() -> NoReturn:
     """Say why, if that is possible, and end the process."""
     with contextlib.suppress(BaseException):
         traceback.print_exc()

@@ -28,7 +28,7 @@ from peers.handlers import registry
 from peers.page import Page
 from peers.worker.args import checked
 from peers.worker.batch import Batch
-from peers.worker.channel import Channel
+from peers.worker.channel import Channel, give_up
 from peers.worker.fitness import CLOSED_STREAMS, StandardStreams
 from peers.worker.guarded_loop import Call, GuardedLoop, calling
 from peers.worker.outcome import completed, failed, stopped
@@ -63,7 +63,14 @@ class AsyncLoop:
         self._guarded.run()
 
     def _pass_on(self, message: ToWorker) -> None:
-        self._loop.call_soon_threadsafe(self._take, message)
+        self._loop.call_soon_threadsafe(self._take_or_end, message)
+
+    def _take_or_end(self, message: ToWorker) -> None:
+        """What is not taken in would run for ever, as far as the parent knows."""
+        try:
+            self._take(message)
+        except BaseException:  # noqa: BLE001  # no memory, say
+            give_up()
 
     def _take(self, message: ToWorker) -> None:
         match message:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import selectors
 import time
 from collections import Counter
@@ -11,7 +9,6 @@ from collections import Counter
 import msgspec
 
 from peers import events
-from peers.db import Backoff
 from peers.errors import ConfigError, PeersError
 from peers.frames import (
     Broken,
@@ -27,14 +24,16 @@ from peers.frames import (
     ToParent,
     Unfit,
 )
-from peers.lane import Lane, Lease, Suspects
+from peers.lane import Lane, Lease
 from peers.pace import Pace
+from peers.suspects import Suspects
 from peers.workers.death import Death, Out, calls_of
 from peers.workers.dispatch import hand_out
 from peers.workers.environment import Environment
 from peers.workers.missing import Purpose, to_start, unused_apart
 from peers.workers.retirement import Limits, Retirement, may_retire
 from peers.workers.sink import Sink
+from peers.workers.starter import Starter
 from peers.workers.worker import Worker
 
 
@@ -54,7 +53,6 @@ class Crew:
         self.kinds: dict[str, KindDeclared] = {}
         self.asynchronous: frozenset[str] = frozenset()
         self._app = app
-        self._log = log
         self._environment = environment
         self._selector = selector
         self._pace = pace
@@ -63,18 +61,27 @@ class Crew:
         self._retirement = Retirement(limits)
         self._suspects: dict[str, Counter[bool]] = {}
         """How many parts wait in each queue for a worker of their own."""
-        self._backoff = Backoff(base=0.2, cap=30.0)
-        self._start_at = 0.0
         self._blameless = False
+        self._starter = Starter(
+            lambda slot, purpose: Worker(app, log, slot, environment.of_slot(slot), purpose),
+            selector, self._workers, self._exchange, self._bury,
+        )  # fmt: skip
 
     # --------------------------------------------------------------------- starting and stopping
 
     def start(self, patience: float) -> None:
         """Start one worker and learn from it what the app can run.
 
-        Raises `ConfigError` when the app cannot be imported or declares no handler.
+        Raises `ConfigError` when the app cannot be imported or declares no handler, and
+        `PeersError` when the machine has no room for a process.
         """
-        worker = self._spawn()
+        try:
+            worker = self._starter.spawn()
+        except OSError as error:
+            raise PeersError(
+                f"a worker cannot start: {error}",
+                "Free memory, processes or descriptors of this machine or account.",
+            ) from error
         deadline = time.monotonic() + patience
         while not worker.ready:
             if worker not in self._workers:
@@ -141,55 +148,18 @@ class Crew:
         if not any(counts.total() for counts in self._suspects.values()):
             for worker in unused_apart(self._workers):
                 worker.retire()  # those that it was for are gone
-        if now >= self._start_at:
-            self._start_missing()
+        self._starter.start(self._missing(), now)
 
     def next_deadline(self) -> float:
         """When `tick` is due again at the latest (monotonic)."""
         deadlines = [worker.next_deadline() for worker in self._workers]
-        return min([*deadlines, self._start_at if self._missing() else float("inf")])
+        return min([*deadlines, self._starter.start_at if self._missing() else float("inf")])
 
     def _missing(self) -> list[Purpose]:
         ordinary = 1 if self.asynchronous else 0
         if len(self.asynchronous) < len(self.kinds):
             ordinary += self._environment.slots
         return to_start(self._workers, ordinary, self._suspects)
-
-    def _start_missing(self) -> None:
-        """Start what is missing; where the machine has no room for it, try again later."""
-        for purpose in self._missing():
-            try:
-                self._spawn(purpose)
-            except OSError as error:
-                self._back_off(f"{type(error).__name__}: {error}")
-                return
-
-    def _back_off(self, error: str) -> None:
-        wait = self._backoff.next()
-        self._start_at = time.monotonic() + wait
-        events.worker_broken(error=error, retry_in=wait)
-
-    def _spawn(self, purpose: Purpose = None) -> Worker:
-        taken = {worker.slot for worker in self._workers}
-        slot = next(number for number in itertools.count() if number not in taken)
-        worker = Worker(self._app, self._log, slot, self._environment.of_slot(slot), purpose)
-        read = selectors.EVENT_READ
-        try:
-            self._selector.register(worker.process, read, lambda: self._exchange(worker))
-            self._selector.register(worker.process.pidfd, read, lambda: self._bury(worker))
-        except OSError:
-            self._forget(worker)
-            worker.process.kill()
-            worker.process.reap()
-            raise
-        self._workers.append(worker)
-        return worker
-
-    def _forget(self, worker: Worker) -> None:
-        """Listen to it no more."""
-        for registered in (worker.process, worker.process.pidfd):
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(registered)
 
     def _retire(self, worker: Worker, reason: str, *, recall: bool = False) -> None:
         """Let it finish what it has begun, and have another take its place."""
@@ -243,7 +213,7 @@ class Crew:
                         f"the app {self._app!r} cannot be imported: {error}",
                         f"--app (PEERS_APP) names a module that is found from here.\n{traceback}",
                     )
-                self._back_off(error)
+                self._starter.back_off(error)
 
     def _settle(self, worker: Worker, outcome: Completed | Failed) -> Out | None:
         """Pass an outcome on; or return what failed because others had exhausted its worker."""
@@ -299,14 +269,14 @@ class Crew:
             asynchronous = bool(self.asynchronous) and not have_loop
         worker.begin(asynchronous=asynchronous)
         self._retirement.begin(worker)
-        self._backoff.reset()
+        self._starter.worked()
         events.worker_started(worker_pid=worker.process.pid, asynchronous=worker.asynchronous)
 
     def _bury(self, worker: Worker) -> None:
         if worker not in self._workers:
             return
         self._exchange(worker)  # its last words count
-        self._forget(worker)
+        self._starter.forget(worker)
         self._workers.remove(worker)
         self._retirement.bury(worker)
         was_ready = worker.ready
@@ -314,7 +284,7 @@ class Crew:
         if not self._blameless:
             _tell_death(worker, death)
             if not was_ready:
-                self._start_at = time.monotonic() + self._backoff.next()
+                self._starter.wait()
         for lease, failure in death.failed:
             self._sink.failed(lease, failure)
         self._sink.divided(death.divided)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from peers.lane import Lane, Lease, Suspects, half
+from peers.lane import Lane, Lease
+from peers.suspects import Suspects, half
 
 
 @dataclass(slots=True, eq=False)

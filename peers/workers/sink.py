@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from peers.lane import Lease, Suspects
+from peers.lane import Lease
+from peers.suspects import Suspects
 
 
 class Sink(Protocol):

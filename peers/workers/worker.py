@@ -71,10 +71,12 @@ class Worker:
         """How many seconds of this lane's tasks it should be given now; 0: none."""
         if not self.ready or self._condemned is not None or self._recalled:
             return 0.0
-        if self.retiring or self.purpose is not None or self.allowance <= 0:
+        if self.retiring or self.purpose is not None:
             return 0.0
-        if self.asynchronous:
+        if self.asynchronous:  # also beyond its allowance, until another can take its place
             return float("inf") if lane.free_slots > 0 else 0.0
+        if self.allowance <= 0:
+            return 0.0
         if self.lane is None:
             return FRAME_SECONDS if lane.free_slots > 0 else 0.0
         if self.lane is lane and self.expected < FRAME_SECONDS:
@@ -85,7 +87,7 @@ class Worker:
 
     @property
     def allowance(self) -> int:
-        """How many more tasks it may be given."""
+        """How many more tasks it should be given."""
         return sys.maxsize if self.most_tasks is None else self.most_tasks - self.tasks_given
 
     @property

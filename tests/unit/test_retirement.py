@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peers.frames import Completed, Failed
-from peers.lane import Lane, Lease, Suspects
+from peers.lane import Lane, Lease
 from peers.model import Claimed
 from peers.pace import Pace
+from peers.suspects import Suspects
 from peers.workers.death import Death, Out, suspect_all
 from peers.workers.missing import to_start
 from peers.workers.retirement import Limits, Retirement, may_retire, resident
