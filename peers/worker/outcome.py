@@ -19,6 +19,9 @@ from peers.worker.fitness import is_exhausted
 
 _LONGEST_REASON: Final = 1_000
 
+# Postgres refuses what is nested too deeply for its stack with an error that tells of no row.
+_DEEPEST: Final = 1000
+_STRING_OR_BRACKET: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{\]}]')
 # an odd number of backslashes: an even one is text that only looks like it
 _NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _LONE_SURROGATE: Final = re.compile(
@@ -63,6 +66,8 @@ def completed(task: Assigned, seconds: float, result: Any) -> Completed:
     except (TypeError, ValueError, RecursionError, PydanticSerializationError) as error:
         reason = clean(str(error), _LONGEST_REASON)
         raise ResultInvalid(f"the result of {task.kind} is not JSON: {reason}") from None
+    if text.count("[") + text.count("{") > _DEEPEST and _depth(text) > _DEEPEST:
+        raise ResultInvalid(f"the result of {task.kind} is nested more than {_DEEPEST} levels deep")
     if "\\u" in text:
         _refuse_odd_characters(task, text)
     body = text.encode()
@@ -72,6 +77,18 @@ def completed(task: Assigned, seconds: float, result: Any) -> Completed:
             "store it elsewhere and return a reference"
         )
     return Completed(task.ticket, seconds, body)
+
+
+def _depth(text: str) -> int:
+    """How deep lists and objects are nested in a JSON text."""
+    deepest = depth = 0
+    for found in _STRING_OR_BRACKET.finditer(text):
+        if found[0] in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif found[0] in "]}":
+            depth -= 1
+    return deepest
 
 
 def _refuse_odd_characters(task: Assigned, text: str) -> None:

@@ -90,6 +90,18 @@ def test_an_error_that_cannot_say_what_it_is_is_still_a_failure(shared: Stage, k
     assert "Mute" in failure["error_type"]
 
 
+@pytest.mark.parametrize("kind", ["odd", "async.odd"])
+@pytest.mark.parametrize("what", ["syntax", "name", "retry"])
+def test_an_error_that_is_hard_to_describe_is_still_a_failure(
+    shared: Stage, kind: str, what: str
+) -> None:
+    """Each of its attempts has its failure in the database, and the peer goes on."""
+    task_id = shared.submit(kind, {"what": what})
+    shared.until_state("dead", task_id)
+    assert len(shared.failures(task_id)) == 1
+    assert len(shared.peers[0].events("peer_joined")) == 1
+
+
 def test_a_handler_that_wants_to_exit_fails_alone(shared: Stage) -> None:
     """SystemExit in a handler is a failure of its task; it does not end the worker."""
     before = shared.peers[0].events("worker_died")

@@ -393,6 +393,27 @@ def _takes_rows(rows: list[dict[str, Any]]) -> list[Any]:
     return rows
 
 
+def test_a_result_is_as_deep_as_a_database_can_take() -> None:
+    """Also where a handler has raised Python's own limit; brackets in texts do not count."""
+
+    def nested(levels: int) -> Any:
+        found: Any = 1
+        for _ in range(levels):
+            found = [found]
+        return found
+
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(10_000)
+    try:
+        assert isinstance(outcome_of(nested(1_000)), Completed)
+        refused = outcome_of(nested(1_001))
+        assert isinstance(refused, Failed)
+        assert "levels deep" in refused.error_message
+        assert isinstance(outcome_of([[], {"a": '["[' * 20}] * 2_000), Completed)
+    finally:
+        sys.setrecursionlimit(limit)
+
+
 @settings(database=None, max_examples=100, deadline=None)
 @given(VALUES | st.dictionaries(TEXTS | st.integers() | st.floats() | st.booleans(), VALUES))
 def test_any_value_is_a_result_that_json_reads_back_or_one_failure(result: Any) -> None:
