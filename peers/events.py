@@ -161,10 +161,10 @@ def worker_retired(*, worker_pid: int, reason: str, tasks: int) -> None:
 
 @_event(
     logging.WARNING,
-    "running %(tasks)d tasks apart from others: one of them spoilt its worker, or was spoilt by it",
+    "running %(tasks)d tasks in isolation: one of them ended or exhausted their worker",
 )
-def suspects_apart(*, tasks: int, first_task_id: int) -> None:
-    """Which task it was is found out in workers of their own; no attempt counts meanwhile."""
+def suspects_isolated(*, tasks: int, first_task_id: int) -> None:
+    """Workers of their own find out which task it was; no attempt counts meanwhile."""
 
 
 @_event(

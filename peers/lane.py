@@ -126,7 +126,7 @@ class Lane:
             self.parts[self._bin(part[0].task).asynchronous].append(part)
 
     def suspect(self, part: Suspects, now: float) -> None:
-        """Take in calls that are to run apart from all others, under the same leases."""
+        """Take in calls that are to run in isolation, under the same leases."""
         for lease in part.leases:
             lease.claimed_at = now
         self.suspects.append(part)
@@ -211,16 +211,16 @@ class Lane:
         self.suspects = deque(suspects for suspects in self.suspects if suspects.calls)
 
     def divided(self) -> list[Lease]:
-        """The leases of the parts that wait for their call, and those that wait to run apart."""
+        """Return the leases of the parts that wait for their call, and those of suspects."""
         parts = [lease for parts in self.parts.values() for part in parts for lease in part]
         return parts + self.suspected()
 
     def suspected(self) -> list[Lease]:
-        """The leases that wait to run apart from all others."""
+        """Return the leases that wait to run in isolation."""
         return [lease for suspects in self.suspects for lease in suspects.leases]
 
     def is_batch(self, lease: Lease) -> bool:
-        """Whether its handler takes a list of tasks."""
+        """Return whether its handler takes a list of tasks."""
         return self._bin(lease.task).kind is not None
 
     # -------------------------------------------------------------------------------------- inside

@@ -190,6 +190,6 @@ def bytes_without_form(schema: Any, *, base64: bool) -> Iterator[str]:
 
 
 def _is_bytes(choice: Any) -> bool:
-    """A choice of a union is a schema, or a schema and its label."""
+    """Return whether a choice of a union, a schema or a schema with its label, is bytes."""
     schema = choice[0] if isinstance(choice, tuple) else choice
     return isinstance(schema, dict) and schema.get("type") == "bytes"

@@ -24,12 +24,12 @@ class Suspects:
 
     @property
     def leases(self) -> list[Lease]:
-        """Those of all calls."""
+        """Return those of all calls."""
         return [lease for call in self.calls for lease in call]
 
     @property
     def slots(self) -> int:
-        """How many slots they take while they run."""
+        """Return how many slots they take while they run."""
         return len(self.calls) if self.asynchronous else 1
 
     def halves(self) -> list[Suspects]:
@@ -42,6 +42,6 @@ class Suspects:
 
 
 def half(whole: list[T]) -> list[list[T]]:
-    """The first half and the rest."""
+    """Return the first half and the rest."""
     middle = (len(whole) + 1) // 2
     return [part for part in (whole[:middle], whole[middle:]) if part]

@@ -250,7 +250,7 @@ class Work:
             ]
             if part.calls:
                 first, number = part.leases[0], len(part.leases)
-                events.suspects_apart(tasks=number, first_task_id=first.task.task_id)
+                events.suspects_isolated(tasks=number, first_task_id=first.task.task_id)
                 self._lanes[first.queue].suspect(part, time.monotonic())
 
     def unstarted(self, leases: list[Lease]) -> None:

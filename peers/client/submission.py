@@ -169,7 +169,7 @@ def _plain(name: str, value: Mapping[str, object]) -> dict[str, Any]:
 
 
 def _keeps_bytes(given: object, checked: object) -> bool:
-    """Whether bytes are bytes again for the handler, and not the base64 that they travel as."""
+    """Return whether bytes are bytes again for the handler, not the base64 in between."""
     if isinstance(given, bytes | bytearray):
         return isinstance(checked, bytes)
     if isinstance(given, Mapping) and isinstance(checked, Mapping):

@@ -1,4 +1,4 @@
-"""What a handler raised, in words: it never raises, and what it makes is bounded.
+"""Describe what a handler raised. Describing never raises, and what it makes is bounded.
 
 An exception is the user's object. Its text, its class, its notes and what it names as its cause may
 be anything: properties that raise, a hundred megabytes, a circle. So the built-in attributes are
@@ -64,7 +64,7 @@ def describe(error: BaseException) -> Description:
 
 
 def type_name(error: BaseException) -> str:
-    """The class as it is imported; builtins and our own by their name alone."""
+    """Return the class as it is imported; builtins and our own by their name alone."""
     return _guarded(lambda: clean(_type_name(type(error)), LONGEST_TYPE), "Exception")
 
 
@@ -81,7 +81,7 @@ def related(error: BaseException) -> Iterator[BaseException]:
 
 
 def clean(text: str, longest: int) -> str:
-    """Something that a text column takes; of a long text the end, which says most."""
+    """Return what a text column takes; of a long text the end, which says most."""
     length = str.__len__(text)
     text = str.__getitem__(text, slice(max(0, length - longest), None))  # also of an odd subclass
     text = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
@@ -172,7 +172,7 @@ def _notes(error: BaseException) -> list[str]:
 
 
 def _first_of_user(frames: TracebackType | None) -> TracebackType | None:
-    """The traceback from the user's code on: how the worker came there says nothing."""
+    """Return the traceback from the user's code on; the frames of the worker say nothing."""
     while frames is not None and _is_ours(frames.tb_frame.f_globals.get("__name__")):
         frames = frames.tb_next
     return frames
@@ -183,7 +183,7 @@ def _is_ours(module: object) -> bool:
 
 
 def _frames(frames: TracebackType | None) -> str:
-    """The first and the last frames."""
+    """Format the first and the last frames."""
     count, files = 0, set()
     one = frames
     while one is not None:
@@ -201,7 +201,7 @@ def _frames(frames: TracebackType | None) -> str:
 
 
 def _is_readable(file: str) -> bool:
-    """Whether a line of it can be shown without reading a device, a pipe or a giant.
+    """Return whether a line of it can be shown without reading a device, a pipe or a giant.
 
     A file that is not there is not read; its lines may come from the loader of its module.
     """
@@ -213,7 +213,7 @@ def _is_readable(file: str) -> bool:
 
 
 def _plain_frames(frames: TracebackType | None) -> str:
-    """Without the lines of the source."""
+    """Format frames without the lines of the source."""
     lines: list[str] = []
     while frames is not None and len(lines) < _FIRST_FRAMES + _LAST_FRAMES:
         code = frames.tb_frame.f_code

@@ -1,4 +1,4 @@
-"""Whether this process is still fit to run handlers.
+"""Tell whether this process is still fit to run handlers.
 
 A handler may use up what all that come after it need (descriptors, memory, threads), or close the
 standard streams, whose numbers the next file or socket would get. Then a worker fails task after
@@ -22,7 +22,7 @@ _STREAMS: Final = (0, 1, 2)
 
 
 def is_exhausted(error: BaseException) -> bool:
-    """Whether the process ran out of descriptors, memory or threads, as far as `error` tells."""
+    """Return whether `error` says that the process ran out of descriptors, memory or threads."""
     with contextlib.suppress(BaseException):  # of the user's: it tells nothing
         return any(_is_of_exhaustion(one) for one in related(error))
     return False
@@ -46,7 +46,7 @@ class StandardStreams:
             self._poll.register(fd, 0)
 
     def are_open(self) -> bool:
-        """Look, in one system call; what is closed becomes /dev/null, so that nobody gets it."""
+        """Return whether none is closed; open /dev/null in its place, so that no file gets it."""
         closed = [fd for fd, event in self._poll.poll(0) if event & select.POLLNVAL]
         for fd in closed:
             with contextlib.suppress(OSError):

@@ -42,7 +42,7 @@ class Call:
         return self.ticket <= ticket < self.ticket + self.span
 
     def end(self, error: BaseException) -> None:
-        """Somewhere in the handler somebody wants the process to end: end the handler."""
+        """End the handler: something that it started wants the process to end."""
         if self.active and self.exit is None and self.main is not None:
             self.exit = error
             self.main.get_loop().call_soon(self.main.cancel)
@@ -104,7 +104,7 @@ class Watched(Coroutine[Any, Any, Any]):
         return self._coroutine.__await__()
 
     def __getattr__(self, name: str) -> Any:
-        """Its name and its state, for libraries that look into tasks."""
+        """Return its name or state, for libraries that look into tasks."""
         return getattr(self._coroutine, name)
 
 
@@ -160,7 +160,7 @@ class GuardedLoop:
     def _make_task(
         self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
     ) -> asyncio.Task[Any]:
-        """Makes every task; those of a handler are watched as what it is itself."""
+        """Make every task; those of a handler are watched as the handler itself is."""
         call = calling.get()
         if call is not None and isinstance(coroutine, Coroutine):
             coroutine = Watched(coroutine, call, self._page)
@@ -185,7 +185,7 @@ class GuardedLoop:
 
 
 def _call_of(frames: TracebackType | None) -> Call | None:
-    """On whose behalf a callback ran that raised."""
+    """Return the call on whose behalf a callback ran that raised."""
     while frames is not None:
         if frames.tb_frame.f_code is asyncio.Handle._run.__code__:  # noqa: SLF001 - nothing else tells
             handle = frames.tb_frame.f_locals["self"]

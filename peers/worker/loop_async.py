@@ -66,7 +66,7 @@ class AsyncLoop:
         self._loop.call_soon_threadsafe(self._take_or_end, message)
 
     def _take_or_end(self, message: ToWorker) -> None:
-        """What is not taken in would run for ever, as far as the parent knows."""
+        """Take a message in; end the process if that fails, or its tasks would run for ever."""
         try:
             self._take(message)
         except BaseException:  # noqa: BLE001  # no memory, say
@@ -115,7 +115,7 @@ class AsyncLoop:
         coroutine.add_done_callback(partial(self._tell_lost, tasks))
 
     def _tell_lost(self, tasks: list[Assigned], coroutine: asyncio.Task[None]) -> None:
-        """However the coroutine of these tasks ended: each has an outcome."""
+        """Tell an outcome for each task that the coroutine left without one."""
         lost = [task for task in tasks if task.ticket in self._running]
         if lost:
             if coroutine.cancelled():

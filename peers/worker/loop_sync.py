@@ -164,7 +164,7 @@ class SyncLoop:
             self._spare_others()
 
     def _spare_others(self) -> None:
-        """Those that wait in this process would fail as well; the parent starts another."""
+        """Give back what waits: it would fail here as well, and the parent starts another."""
         self._flush()
         self._give_back()
 

@@ -41,7 +41,7 @@ def _plain(value: object) -> Any:
 
 @functools.lru_cache(maxsize=1000)
 def _complaint_about(kind: type) -> str | None:
-    """Why no result of this class can be kept: by the class, not by what is in it at the time."""
+    """Return why no result of this class can be kept, whatever is in it at the time."""
     schema = getattr(kind, "__pydantic_core_schema__", None)
     return next(bytes_without_form(schema, base64=False), None)
 
@@ -80,7 +80,7 @@ def completed(task: Assigned, seconds: float, result: Any) -> Completed:
 
 
 def _depth(text: str) -> int:
-    """How deep lists and objects are nested in a JSON text."""
+    """Return how deep lists and objects are nested in a JSON text."""
     deepest = depth = 0
     for found in _STRING_OR_BRACKET.finditer(text):
         if found[0] in "[{":
@@ -123,7 +123,7 @@ def failed(task: Assigned, seconds: float, error: BaseException) -> Failed:
 
 
 def _retry_in(error: BaseException) -> tuple[float | None, str]:
-    """After how many seconds the handler wants to be tried again, and what is wrong with that.
+    """Return after how many seconds to try again, and a complaint about them.
 
     Retry refuses what is no such time, but its attribute may have been set afterwards.
     """

@@ -30,7 +30,7 @@ from peers.suspects import Suspects
 from peers.workers.death import Death, Out, calls_of
 from peers.workers.dispatch import hand_out
 from peers.workers.environment import Environment
-from peers.workers.missing import Purpose, to_start, unused_apart
+from peers.workers.missing import Purpose, to_start, unused_isolated
 from peers.workers.retirement import Limits, Retirement, may_retire
 from peers.workers.sink import Sink
 from peers.workers.starter import Starter
@@ -146,7 +146,7 @@ class Crew:
         for worker, reason in self._retirement.look(self._workers, now):
             self._retire(worker, reason)
         if not any(counts.total() for counts in self._suspects.values()):
-            for worker in unused_apart(self._workers):
+            for worker in unused_isolated(self._workers):
                 worker.retire()  # those that it was for are gone
         self._starter.start(self._missing(), now)
 
@@ -196,7 +196,7 @@ class Crew:
         match message:
             case Outcomes(outcomes):
                 spoilt = [self._settle(worker, outcome) for outcome in outcomes]
-                self._run_apart(worker, [out for out in spoilt if out is not None])
+                self._run_isolated(worker, [out for out in spoilt if out is not None])
             case Returned(tickets):
                 outs = [worker.take_back(ticket) for ticket in tickets]
                 worker.recalled()
@@ -238,7 +238,7 @@ class Crew:
         self._sink.failed(out.lease, failure)
         return None
 
-    def _run_apart(self, worker: Worker, spoilt: list[Out]) -> None:
+    def _run_isolated(self, worker: Worker, spoilt: list[Out]) -> None:
         """Run these again where nobody else is; in halves what has been apart already."""
         for calls in calls_of(spoilt).values():
             part = Suspects(calls, worker.asynchronous)

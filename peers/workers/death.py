@@ -77,7 +77,7 @@ def judge(
 
 
 def calls_of(outs: Iterable[Out]) -> dict[Lane, list[list[Lease]]]:
-    """The leases of each call, by their lane."""
+    """Return the leases of each call, by their lane."""
     calls: dict[int, list[Out]] = {}
     for out in outs:
         calls.setdefault(out.call, []).append(out)
@@ -88,6 +88,6 @@ def calls_of(outs: Iterable[Out]) -> dict[Lane, list[list[Lease]]]:
 
 
 def suspect_all(death: Death, outs: Mapping[int, Out]) -> None:
-    """A loop died while no handler had it: whose fault it was is found out apart, by halves."""
+    """Suspect every call: the loop died while no handler had it, so it may have been any."""
     for calls in calls_of(outs.values()).values():
         death.suspects.extend(Suspects(calls, asynchronous=True).halves())

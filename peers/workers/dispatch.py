@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from peers.lane import Bin, Lane
 from peers.pace import MOST_IN_FRAME, Pace
-from peers.workers.missing import unused_apart
+from peers.workers.missing import unused_isolated
 from peers.workers.worker import Worker
 
 
@@ -56,7 +56,7 @@ def _give_suspects(lane: Lane, workers: Sequence[Worker], pace: Pace) -> Iterato
     """
     for part in list(lane.suspects):
         fresh = (
-            w for w in unused_apart(workers) if w.ready and w.asynchronous is part.asynchronous
+            w for w in unused_isolated(workers) if w.ready and w.asynchronous is part.asynchronous
         )
         worker = next(fresh, None)
         if worker is None:

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 from peers.workers.worker import Worker
 
 _STARTING_AT_ONCE: Final = os.cpu_count() or 1
-_MOST_APART: Final = 8
+_MOST_ISOLATED: Final = 8
 """Workers for suspects: each has the app in its memory once more. Where all that are innocent take
 long, each step of the search leaves one at work: these are enough for 128 calls."""
 
@@ -29,16 +29,16 @@ def to_start(
     staying = sum(not worker.retiring and worker.purpose is None for worker in workers)
     lacking: list[Purpose] = [None] * (ordinary - staying)
     apart = sum(worker.purpose is not None for worker in workers)
-    unused = Counter(worker.purpose for worker in unused_apart(workers))
+    unused = Counter(worker.purpose for worker in unused_isolated(workers))
     for mode in (False, True):
         waiting = sum(counts[mode] for counts in suspects.values()) - unused[mode]
-        lacking += [mode] * min(waiting, _MOST_APART - apart)
+        lacking += [mode] * min(waiting, _MOST_ISOLATED - apart)
         apart += max(0, waiting)
     starting = sum(not worker.ready for worker in workers)
     return lacking[: max(0, _STARTING_AT_ONCE - starting)]
 
 
-def unused_apart(workers: Iterable[Worker]) -> list[Worker]:
+def unused_isolated(workers: Iterable[Worker]) -> list[Worker]:
     """Return the workers for suspects that have been given none yet."""
     return [
         worker

@@ -1,4 +1,4 @@
-"""When a worker has served its time: it finishes what it has begun, and another takes its place.
+"""Decide when a worker is replaced. It finishes what it has begun; another takes its place.
 
 A worker that ran out of descriptors, memory or threads fails whatever comes to it next. So it is
 given nothing more, and what failed there for want of them runs again elsewhere: only who exhausts
@@ -45,17 +45,17 @@ class Retirement:
         self._look_at = 0.0
 
     def begin(self, worker: Worker) -> None:
-        """A worker is ready."""
+        """Take in a worker that is ready."""
         worker.most_tasks = self._limits.max_tasks
 
     def bury(self, worker: Worker) -> None:
-        """A worker is gone."""
+        """Forget a worker that is gone."""
         self._kinds.pop(worker, None)
 
     def reason(
         self, worker: Worker, kind: str, outcome: Completed | Failed, now: float
     ) -> str | None:
-        """Why the worker should run nothing more after this outcome; None: it may go on."""
+        """Return why the worker should run nothing more after this outcome; None: it may go on."""
         if isinstance(outcome, Completed):
             self._kinds.pop(worker, None)
             return None
@@ -71,7 +71,7 @@ class Retirement:
         return f"{len(kinds)} kinds failed there in a row: {', '.join(kinds)}"
 
     def look(self, workers: Sequence[Worker], now: float) -> list[tuple[Worker, str]]:
-        """Who has run enough tasks or holds too much memory, and why it should retire."""
+        """Return who has run enough tasks or holds too much memory, and why it should retire."""
         found = [
             (worker, f"it was given {worker.tasks_given} tasks")
             for worker in workers
@@ -88,13 +88,13 @@ class Retirement:
 
 
 def may_retire(worker: Worker, workers: Sequence[Worker]) -> bool:
-    """Whether another may take its place now: loops that still finish must not pile up."""
+    """Return whether another may replace it now: loops that still finish must not pile up."""
     loops = sum(other.asynchronous and other.retiring for other in workers)
     return not worker.asynchronous or loops < _MOST_RETIRING_LOOPS
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process holds; 0 when it is gone."""
+    """Return the bytes of memory that a process holds; 0 when it is gone."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         return pages * resource.getpagesize()

@@ -76,7 +76,7 @@ class Starter:
                 self._selector.unregister(registered)
 
     def back_off(self, error: str) -> None:
-        """One could not start: say so, and wait."""
+        """Log that one could not start, and wait."""
         events.worker_broken(error=error, retry_in=self.wait())
 
     def wait(self) -> float:
@@ -86,5 +86,5 @@ class Starter:
         return seconds
 
     def worked(self) -> None:
-        """One has started: after the next failure, begin with a short wait."""
+        """Begin with a short wait after the next failure: one has started."""
         self._backoff.reset()

@@ -87,7 +87,7 @@ class Worker:
 
     @property
     def allowance(self) -> int:
-        """How many more tasks it should be given."""
+        """Return how many more tasks it should be given."""
         return sys.maxsize if self.most_tasks is None else self.most_tasks - self.tasks_given
 
     @property
@@ -155,7 +155,7 @@ class Worker:
         return out
 
     def found_fresh(self, out: Out) -> bool:
-        """Whether nothing had run, or ran beside it, that could have left the worker exhausted."""
+        """Return whether nothing ran before or beside it that could have exhausted the worker."""
         return out.is_first and (not self.asynchronous or self._calls_given == 1)
 
     def retire(self, *, recall: bool = False) -> None:
@@ -165,7 +165,7 @@ class Worker:
             self.recall()
 
     def _dismiss(self, now: float) -> None:
-        """It has finished: let it end by itself, within a while."""
+        """Let it end by itself within a while: it has finished."""
         if not self.dismissed:
             self.dismissed = True
             self._end_by = now + _END_WITHIN

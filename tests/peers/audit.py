@@ -44,7 +44,7 @@ create trigger journal after insert or update on peers.task
 SILENT_KIND: Final = "returns"
 """The only handler whose result does not hold the token that it ran under."""
 
-APART_KINDS: Final = ("hog", "spoilt.%")
+ISOLATED_KINDS: Final = ("hog", "spoilt.%")
 """Handlers that may be run again under their lease: in a worker of their own, to find a culprit."""
 
 # Something came of an attempt that was not given back: it completed, or left a failure.
@@ -116,7 +116,9 @@ def audit(db: Connection, path: Path, *, ended: bool = True) -> Audit:
         (row["task_id"], row["token"])
         for row in rows(db, "select task_id, token from journal.entry where state = 'running'")
     }
-    apart = set(column(db, "select id from peers.task where kind like any (%s)", list(APART_KINDS)))
+    apart = set(
+        column(db, "select id from peers.task where kind like any (%s)", list(ISOLATED_KINDS))
+    )
     unended = column(
         db, "select id from peers.task where state not in ('completed', 'dead', 'cancelled')"
     )
