@@ -24,7 +24,7 @@ from peers.model import (
     TIMEOUT_MAX,
     TIMEOUT_MIN,
 )
-from peers.signatures import Signature, name_of, of_keywords, of_rows
+from peers.signatures import Signature, innermost, name_of, of_keywords, of_rows
 
 DEFAULT_BACKOFF: Final = timedelta(seconds=1)
 DEFAULT_BACKOFF_CAP: Final = timedelta(hours=1)
@@ -126,11 +126,13 @@ class Handler:
             "is not checked" if self.batch_size is None else "is taken as a list of JSON objects"
         )
         for name, annotation in self._signature.unresolved.items():
-            warnings.warn(
+            code = getattr(innermost(self.function), "__code__", None)
+            file, line = (code.co_filename, code.co_firstlineno) if code else (self.kind, 0)
+            text = (
                 f"{name_of(self.function)}: {name!r} {taken}, for its annotation {annotation} "
-                "cannot be resolved at run time; import what it names outside of TYPE_CHECKING",
-                stacklevel=3,
+                "cannot be resolved at run time; import what it names outside of TYPE_CHECKING"
             )
+            warnings.warn_explicit(text, UserWarning, file, line)
 
     def _read_signature(self) -> None:
         read = of_keywords if self.batch_size is None else of_rows

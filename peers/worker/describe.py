@@ -147,6 +147,8 @@ def _exception(error: BaseException, left: list[int], indent: str) -> Iterator[s
     message = _guarded(lambda: _message(error), _no_words(kind))
     yield _indented(f"{kind}: {message}\n" if message else f"{kind}\n", indent)
     nothing: list[str] = []
+    for line in _guarded(lambda: _source_of(error), nothing):
+        yield _indented(line, indent)
     for note in _guarded(lambda: _notes(error), nothing):
         yield _indented(note + "\n", indent)
     members = _some_members(error)
@@ -164,6 +166,12 @@ def _some_members(error: BaseException) -> tuple[BaseException, ...]:
     return members[:_MOST_RELATED]
 
 
+def _source_of(error: BaseException) -> list[str]:
+    """Return the line that is no Python."""
+    text = error.text if issubclass(type(error), SyntaxError) else None  # type: ignore[attr-defined]
+    return [f"    {clean(text, _LONGEST_NOTE).strip()}\n"] if isinstance(text, str) else []
+
+
 def _notes(error: BaseException) -> list[str]:
     notes = getattr(error, "__notes__", None)
     if type(notes) is not list:
@@ -173,13 +181,13 @@ def _notes(error: BaseException) -> list[str]:
 
 def _first_of_user(frames: TracebackType | None) -> TracebackType | None:
     """Return the traceback from the user's code on; the frames of the worker say nothing."""
-    while frames is not None and _is_ours(frames.tb_frame.f_globals.get("__name__")):
+    while frames is not None and _is_ours(frames.tb_frame.f_globals.get("__package__")):
         frames = frames.tb_next
     return frames
 
 
-def _is_ours(module: object) -> bool:
-    return isinstance(module, str) and f"{module}.".startswith(("peers.worker.", "importlib."))
+def _is_ours(package: object) -> bool:
+    return isinstance(package, str) and package in ("peers.worker", "importlib")
 
 
 def _frames(frames: TracebackType | None) -> str:
