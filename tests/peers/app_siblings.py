@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from peers import current_task, task
+from peers import current_batch, current_task, task
 from tests.peers.ledger import recorded
 
 _LOOK_AGAIN = 0.005
@@ -105,3 +105,11 @@ async def culprit(how: str, gate: str) -> None:
     with recorded():
         await _gate(gate)
         await _do(how)
+
+
+@task("spoilt.rows", max_attempts=1, batch_size=8, batch_wait=2)
+async def rows(elements: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Many in one call; one of them has the process killed while the loop is idle."""
+    if any(element["kills"] for element in elements):
+        await _do("kills itself from a thread")
+    return [{"token": one.token, "together": len(elements)} for one in current_batch()]

@@ -70,6 +70,26 @@ def test_of_all_that_died_with_their_loop_only_the_culprit_is_charged(shared: St
     assert shared.rows("select 1 from peers.failure where task_id = any (%s)", siblings) == []
 
 
+def test_a_batch_among_the_suspects_is_divided_as_well(stage: Stage) -> None:
+    """One of the tasks of a batch kills the process from a thread: it is found among its batch, and
+    the others, and a handler that ran beside them, complete at their first attempt.
+    """
+    stage.peer("tests.peers.app_siblings", slots=4)
+    sibling = stage.submit("spoilt.sibling", {"gate": stage.gate()})
+    stage.until_started(sibling)
+    with stage.db.transaction():
+        batch = [stage.submit("spoilt.rows", {"kills": number == 5}) for number in range(8)]
+    killer = batch.pop(5)
+    stage.until_state("dead", killer)
+    stage.until_state("completed", *batch)
+    stage.open(stage.gate())
+    stage.until_state("completed", sibling)
+    assert {stage.task(one)["attempt"] for one in [sibling, killer, *batch]} == {1}
+    assert [failure["error_type"] for failure in stage.failures(killer)] == ["crash"]
+    assert stage.rows("select 1 from peers.failure where task_id <> %s", killer) == []
+    assert stage.rows("select * from peers.check()") == []
+
+
 def test_all_of_this_has_left_the_books_in_order(shared: Stage) -> None:
     """Nothing lost, no outcome twice, no worker for suspects left over."""
     shared.until_ended()
