@@ -126,7 +126,10 @@ class Crew:
         """Give the workers what they can take of this lane's backlog, smallest priority first."""
         for worker in hand_out(lane, self._workers, self._pace):
             self._select_for(worker)
-        self._suspects[lane.queue] = Counter(part.asynchronous for part in lane.suspects)
+        if lane.suspects:
+            self._suspects[lane.queue] = Counter(part.asynchronous for part in lane.suspects)
+        else:
+            self._suspects.pop(lane.queue, None)
 
     def recall(self) -> None:
         """Ask for everything that was handed out and not started."""
@@ -145,7 +148,7 @@ class Crew:
             worker.watch(now)
         for worker, reason in self._retirement.look(self._workers, now):
             self._retire(worker, reason)
-        if not any(counts.total() for counts in self._suspects.values()):
+        if not self._suspects:
             for worker in unused_isolated(self._workers):
                 worker.retire()  # those that it was for are gone
         self._starter.start(self._missing(), now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from peers.workers.worker import Worker
@@ -28,14 +28,24 @@ def to_start(
     """
     staying = sum(not worker.retiring and worker.purpose is None for worker in workers)
     lacking: list[Purpose] = [None] * (ordinary - staying)
-    apart = sum(worker.purpose is not None for worker in workers)
+    if suspects:
+        lacking += _isolated(workers, suspects)
+    if not lacking:  # as at nearly every turn
+        return lacking
+    starting = sum(not worker.ready for worker in workers)
+    return lacking[: max(0, _STARTING_AT_ONCE - starting)]
+
+
+def _isolated(
+    workers: Sequence[Worker], suspects: Mapping[str, Counter[bool]]
+) -> Iterator[Purpose]:
+    room = _MOST_ISOLATED - sum(worker.purpose is not None for worker in workers)
     unused = Counter(worker.purpose for worker in unused_isolated(workers))
     for mode in (False, True):
         waiting = sum(counts[mode] for counts in suspects.values()) - unused[mode]
-        lacking += [mode] * min(waiting, _MOST_ISOLATED - apart)
-        apart += max(0, waiting)
-    starting = sum(not worker.ready for worker in workers)
-    return lacking[: max(0, _STARTING_AT_ONCE - starting)]
+        more = max(0, min(waiting, room))
+        room -= more
+        yield from [mode] * more
 
 
 def unused_isolated(workers: Iterable[Worker]) -> list[Worker]:

@@ -72,11 +72,13 @@ class Retirement:
 
     def look(self, workers: Sequence[Worker], now: float) -> list[tuple[Worker, str]]:
         """Return who has run enough tasks or holds too much memory, and why it should retire."""
-        found = [
-            (worker, f"it was given {worker.tasks_given} tasks")
-            for worker in workers
-            if worker.allowance <= 0
-        ]
+        found = []
+        if self._limits.max_tasks is not None:
+            found = [
+                (worker, f"it was given {worker.tasks_given} tasks")
+                for worker in workers
+                if worker.allowance <= 0
+            ]
         if self._limits.max_memory is None or now < self._look_at:
             return found
         self._look_at = now + _LOOK_EVERY
