@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from datetime import timedelta
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,19 +37,32 @@ class PeersError(Exception):
 # ------------------------------------------------------------------------- what handlers may raise
 
 
+_RETRY_MAX = 365 * 86400.0
+
+
 class Retry(PeersError):
     """Raised by a handler: fail this attempt, and try again after `in_` instead of the backoff.
 
-    `in_` is a timedelta or seconds, 0 or more; None keeps the kind's backoff. The attempt counts.
+    `in_` is a timedelta or seconds, 0 to 365 days; None keeps the kind's backoff. The attempt
+    counts. Raises `ValueError` for any other time.
     """
 
     def __init__(self, in_: timedelta | float | None = None, message: str = "") -> None:
         super().__init__(message or "the handler asked for another attempt")
-        self.in_ = in_.total_seconds() if isinstance(in_, timedelta) else in_
-        if self.in_ is not None:
-            self.in_ = float(self.in_)  # a Decimal, say, has no form on the way to the parent
-        if self.in_ is not None and not self.in_ >= 0:
-            raise ValueError(f"Retry(in_=…) must be 0 seconds or more, not {in_}")
+        self.in_ = seconds_until_retry(in_)
+
+
+def seconds_until_retry(in_: object) -> float | None:
+    """Return the seconds of `Retry.in_`. Raises `ValueError` for what is no time, or too long."""
+    if in_ is None:
+        return None
+    try:  # a Decimal, say, has no form on the way to the parent
+        seconds = in_.total_seconds() if isinstance(in_, timedelta) else float(in_)  # type: ignore[arg-type]
+    except OverflowError:
+        seconds = inf
+    if not 0 <= seconds <= _RETRY_MAX:  # nor is NaN
+        raise ValueError(f"Retry(in_=…) must be 0 seconds to 365 days, not {in_}")
+    return seconds
 
 
 class Reject(PeersError):

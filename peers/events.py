@@ -217,6 +217,27 @@ def worker_died(
     """A worker process ended by itself or was killed; another takes its place."""
 
 
+@_event(logging.INFO, "killed worker %(worker_pid)d: a task %(reason)s")
+def worker_killed(*, worker_pid: int, reason: str, task_ids: Sequence[int]) -> None:
+    """The peer itself killed a worker, for the sake of what is told; another takes its place."""
+
+
+@_event(
+    logging.INFO,
+    "worker %(worker_pid)d gets no more tasks (%(reason)s); another takes its place",
+)
+def worker_retired(*, worker_pid: int, reason: str, tasks: int) -> None:
+    """A worker ran out of something, or has run for long enough; it finishes what it has begun."""
+
+
+@_event(
+    logging.WARNING,
+    "running %(tasks)d tasks in isolation: one of them ended or exhausted their worker",
+)
+def suspects_isolated(*, tasks: int, first_task_id: int) -> None:
+    """Workers of their own find out which task it was; no attempt counts meanwhile."""
+
+
 @_event(
     logging.WARNING, "calling %(kind)s again with %(tasks)d tasks of a batch that ended its worker"
 )
@@ -236,7 +257,7 @@ def signal_received(*, signal: str) -> None:
 
 @_event(logging.ERROR, "a worker cannot start (%(error)s); trying again in %(retry_in).1f s")
 def worker_broken(*, error: str, retry_in: float) -> None:
-    """The app cannot be imported."""
+    """The app cannot be imported, or the machine has no room for another process."""
 
 
 # --------------------------------------------------------------------------------------- upkeep

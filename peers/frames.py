@@ -48,6 +48,8 @@ class Failed(msgspec.Struct, array_like=True, frozen=True, tag=1):
     traceback: str | None = None
     retry_in: float | None = None
     reject: bool = False
+    exhausted: bool = False
+    """The process ran out of descriptors, memory or threads; others may have used them up."""
 
 
 class Begin(msgspec.Struct, array_like=True, frozen=True, tag=0):
@@ -132,8 +134,14 @@ class Call(msgspec.Struct, array_like=True, frozen=True, tag=4):
     body: bytes
 
 
+class Unfit(msgspec.Struct, array_like=True, frozen=True, tag=5):
+    """From a worker: it should run no more handlers than it has begun."""
+
+    reason: str
+
+
 ToWorker = Begin | Run | Recall | Cancel | Reply | Stop
-ToParent = Hello | Broken | Outcomes | Returned | Call
+ToParent = Hello | Broken | Outcomes | Returned | Call | Unfit
 
 _encoder = msgspec.msgpack.Encoder()
 to_worker: Final = msgspec.msgpack.Decoder(ToWorker)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections import abc
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any, Final, NotRequired, get_args, get_origin
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
-from typing_extensions import TypedDict
+from typing import Any, Final
 
 from peers.errors import ArgsInvalid
 from peers.model import (
@@ -27,6 +24,7 @@ from peers.model import (
     TIMEOUT_MAX,
     TIMEOUT_MIN,
 )
+from peers.signatures import Signature, innermost, name_of, of_keywords, of_rows
 
 DEFAULT_BACKOFF: Final = timedelta(seconds=1)
 DEFAULT_BACKOFF_CAP: Final = timedelta(hours=1)
@@ -52,13 +50,15 @@ class Handler:
     backoff_cap: timedelta = DEFAULT_BACKOFF_CAP
     batch_size: int | None = None
     batch_wait: timedelta = timedelta(0)
-    _args: TypeAdapter[Any] = field(init=False, repr=False, compare=False)
+    _signature: Signature = field(init=False, repr=False, compare=False)
+    _is_settled: bool = field(init=False, repr=False, compare=False, default=False)
 
     def __post_init__(self) -> None:
         for name, text in (("kind", self.kind), ("queue", self.queue)):
             _require(
                 1 <= len(text) <= NAME_MAX_LENGTH, name, f"1 to {NAME_MAX_LENGTH} characters", text
             )
+            _require(_is_storable(text), name, "text without NUL and lone surrogates", text)
         of = f" of {self.kind!r}"
         _require(
             PRIORITY_MIN <= self.priority <= PRIORITY_MAX,
@@ -93,8 +93,7 @@ class Handler:
             0 <= self.batch_wait.total_seconds() <= BATCH_WAIT_MAX,
             "batch_wait" + of, f"0 to {BATCH_WAIT_MAX:g} s", self.batch_wait,
         )  # fmt: skip
-        adapter = _args_of if self.batch_size is None else _element_of
-        object.__setattr__(self, "_args", adapter(self.function))
+        self._read_signature()
 
     @property
     def is_async(self) -> bool:
@@ -106,67 +105,47 @@ class Handler:
 
         Raises `ArgsInvalid` when one is missing, unknown or of another type.
         """
+        self.settle()
         try:
-            return self._args.validate_python(args)
-        except ValidationError as error:
-            complaints = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'args'}: {e['msg']}" for e in error.errors()
+            return self._signature.check(args)
+        except ValueError as error:
+            raise ArgsInvalid(f"args do not fit {self.kind}: {error}") from None
+
+    def settle(self) -> None:
+        """Look once more for what was not there yet when the function was declared.
+
+        Warns of each argument that cannot be checked, because its annotation cannot be resolved.
+        """
+        if self._is_settled:
+            return
+        object.__setattr__(self, "_is_settled", True)
+        if not self._signature.unresolved:
+            return
+        self._read_signature()  # a class that stands below the handler is there by now
+        taken = (
+            "is not checked" if self.batch_size is None else "is taken as a list of JSON objects"
+        )
+        for name, annotation in self._signature.unresolved.items():
+            code = getattr(innermost(self.function), "__code__", None)
+            file, line = (code.co_filename, code.co_firstlineno) if code else (self.kind, 0)
+            text = (
+                f"{name_of(self.function)}: {name!r} {taken}, for its annotation {annotation} "
+                "cannot be resolved at run time; import what it names outside of TYPE_CHECKING"
             )
-            raise ArgsInvalid(f"args do not fit {self.kind}: {complaints}") from None
+            warnings.warn_explicit(text, UserWarning, file, line)
+
+    def _read_signature(self) -> None:
+        read = of_keywords if self.batch_size is None else of_rows
+        object.__setattr__(self, "_signature", read(self.function))
+
+
+def _is_storable(text: str) -> bool:
+    return "\0" not in text and text.encode(errors="replace") == text.encode(errors="surrogatepass")
 
 
 def _require(fits: bool, name: str, bound: str, value: object) -> None:
     if not fits:
         raise ValueError(f"{name} must be {bound}, not {value!r}")
-
-
-def _args_of(function: Callable[..., Any]) -> TypeAdapter[dict[str, Any]]:
-    """A check for the keyword arguments of `function`, from its signature.
-
-    Raises `TypeError` when it takes positional-only arguments, which a JSON object cannot carry.
-    """
-    fields: dict[str, Any] = {}
-    extra: Any = "forbid"
-    signature = inspect.signature(function, eval_str=True)
-    for parameter in signature.parameters.values():
-        annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
-        if parameter.kind is parameter.VAR_KEYWORD:
-            extra = "allow"
-        elif parameter.kind is parameter.POSITIONAL_ONLY:
-            raise TypeError(
-                f"{function.__qualname__}: args come by name, "
-                f"but {parameter.name!r} is positional-only"
-            )
-        elif parameter.kind is not parameter.VAR_POSITIONAL:
-            required = parameter.default is parameter.empty
-            fields[parameter.name] = annotation if required else NotRequired[annotation]
-    typed_dict: Any = TypedDict  # of fields that are known at run time only
-    shape = typed_dict("shape", fields)
-    config = ConfigDict(extra=extra, arbitrary_types_allowed=True)
-    return TypeAdapter(with_config(config)(shape))
-
-
-def _element_of(function: Callable[..., Any]) -> TypeAdapter[Any]:
-    """A check for one element of the list that a batch handler takes.
-
-    Raises `TypeError` when it does not take one list.
-    """
-    parameters = list(inspect.signature(function, eval_str=True).parameters.values())
-    annotation = parameters[0].annotation if len(parameters) == 1 else None
-    single = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    if annotation is None or parameters[0].kind not in single:
-        raise TypeError(
-            f"{function.__qualname__}: a batch handler takes one argument, the list of args, such "
-            "as `rows: list[dict[str, Any]]`"
-        )
-    if annotation is inspect.Parameter.empty or annotation is list:
-        return TypeAdapter(dict[str, Any])
-    if get_origin(annotation) not in (list, abc.Sequence) or len(get_args(annotation)) != 1:
-        raise TypeError(
-            f"{function.__qualname__}: {parameters[0].name!r} must be a list of something that a "
-            f"JSON object fits, such as list[dict[str, Any]], not {annotation!r}"
-        )
-    return TypeAdapter(get_args(annotation)[0])
 
 
 _registry: dict[str, Handler] = {}
@@ -178,10 +157,10 @@ def register(handler: Handler) -> None:
     Raises `ValueError` when another function already is.
     """
     other = _registry.get(handler.kind)
-    if other is not None and _name(other.function) != _name(handler.function):
+    if other is not None and name_of(other.function) != name_of(handler.function):
         raise ValueError(
-            f"kind {handler.kind!r} already has the handler {_name(other.function)}; "
-            f"give {_name(handler.function)} another kind"
+            f"kind {handler.kind!r} already has the handler {name_of(other.function)}; "
+            f"give {name_of(handler.function)} another kind"
         )
     _registry[handler.kind] = handler
 
@@ -189,7 +168,3 @@ def register(handler: Handler) -> None:
 def registry() -> Mapping[str, Handler]:
     """All handlers, by kind."""
     return MappingProxyType(_registry)
-
-
-def _name(function: Callable[..., Any]) -> str:
-    return f"{function.__module__}.{function.__qualname__}"

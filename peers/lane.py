@@ -11,6 +11,7 @@ from typing import NamedTuple
 from peers.frames import KindDeclared
 from peers.model import Claimed
 from peers.pace import MOST_BYTES, MOST_CLAIMED, Pace, claim_size
+from peers.suspects import Suspects
 
 
 @dataclass(slots=True, eq=False)
@@ -60,6 +61,8 @@ class Lane:
         """Not before this time (monotonic) is it worth asking for more: the queue was empty."""
         self.parts: dict[bool, deque[list[Lease]]] = {False: deque(), True: deque()}
         """Of batches that killed their worker: each is a call of its own."""
+        self.suspects: deque[Suspects] = deque()
+        """They wait for a worker of their own, and keep their slots meanwhile."""
         self._pace = pace
         self._kinds = kinds
         self._mix: Counter[str] = Counter()
@@ -78,7 +81,8 @@ class Lane:
     @property
     def free_slots(self) -> int:
         """How many more handlers may run at once."""
-        return self.slots - self.running - self.reserved
+        suspects = sum(part.slots for part in self.suspects) if self.suspects else 0
+        return self.slots - self.running - self.reserved - suspects
 
     # ------------------------------------------------------------------------------------ coming in
 
@@ -120,6 +124,12 @@ class Lane:
             for lease in part:
                 lease.claimed_at = now
             self.parts[self._bin(part[0].task).asynchronous].append(part)
+
+    def suspect(self, part: Suspects, now: float) -> None:
+        """Take in calls that are to run in isolation, under the same leases."""
+        for lease in part.leases:
+            lease.claimed_at = now
+        self.suspects.append(part)
 
     # ------------------------------------------------------------------------------------ going out
 
@@ -195,10 +205,23 @@ class Lane:
         for mode, parts in self.parts.items():
             left = ([lease for lease in part if id(lease) not in gone] for part in parts)
             self.parts[mode] = deque(part for part in left if part)
+        for suspects in self.suspects:
+            left = ([lease for lease in call if id(lease) not in gone] for call in suspects.calls)
+            suspects.calls = [call for call in left if call]
+        self.suspects = deque(suspects for suspects in self.suspects if suspects.calls)
 
     def divided(self) -> list[Lease]:
-        """The leases of the parts that wait for their call."""
-        return [lease for parts in self.parts.values() for part in parts for lease in part]
+        """Return the leases of the parts that wait for their call, and those of suspects."""
+        parts = [lease for parts in self.parts.values() for part in parts for lease in part]
+        return parts + self.suspected()
+
+    def suspected(self) -> list[Lease]:
+        """Return the leases that wait to run in isolation."""
+        return [lease for suspects in self.suspects for lease in suspects.leases]
+
+    def is_batch(self, lease: Lease) -> bool:
+        """Return whether its handler takes a list of tasks."""
+        return self._bin(lease.task).kind is not None
 
     # -------------------------------------------------------------------------------------- inside
 

@@ -10,11 +10,16 @@ import mmap
 import struct
 from typing import Final, NamedTuple
 
-_RUNNING: Final = struct.Struct("=QQQ")
-_LAST: Final = struct.Struct("=QQ")
-_LAST_AT: Final = _RUNNING.size
+# Native and aligned: each field is one word, which is stored whole, and the seals come last.
+_NOTE: Final = struct.Struct("@QQQQQ")
+_SEAL: Final = struct.Struct("@Q")
+_RUNNING_AT: Final = _NOTE.size - _SEAL.size
+_NOBODY: Final = 0
+_SPAN_BITS: Final = 10
+_TRIES: Final = 8
+"""How often to read again what was written meanwhile; a step of a loop takes longer than a read."""
 
-PAGE_SIZE: Final = _RUNNING.size + _LAST.size
+PAGE_SIZE: Final = _NOTE.size
 
 
 class Running(NamedTuple):
@@ -30,10 +35,14 @@ class Running(NamedTuple):
 
 
 class Page:
-    """Two notes: the call that has the worker now, and the last one that was started.
+    """The last call that was started, and whether it has the worker now.
 
-    The time is written before the ticket: a reader who comes in between sees a handler too young,
-    never too old.
+    The worker writes while its parent reads, and neither waits for the other. So a seal made of the
+    three fields is written behind them, twice: one stays, the other is taken away when nobody runs.
+    A reader takes only fields that fit their seal, and that are still the same when read again.
+    Where there are none, nobody runs as far as it knows: an overrun is seen at the next look, and
+    no call is ever blamed for the time of another. (Without a seal, and packed byte by byte, one
+    in 1,500 async handlers was killed for an overrun that had not happened.)
     """
 
     def __init__(self, fd: int, *, writable: bool) -> None:
@@ -41,28 +50,36 @@ class Page:
         self._memory = mmap.mmap(fd, PAGE_SIZE, prot=protection)
 
     def start(self, ticket: int, now_ns: int, span: int = 1) -> None:
-        """A handler is started; `now_ns` is `time.monotonic_ns()`."""
-        _RUNNING.pack_into(self._memory, 0, now_ns, span, ticket)
-        _LAST.pack_into(self._memory, _LAST_AT, span, ticket)
-
-    def step(self, ticket: int, now_ns: int, span: int = 1) -> None:
-        """An async handler has the loop."""
-        _RUNNING.pack_into(self._memory, 0, now_ns, span, ticket)
+        """A handler is started or has the loop again; `now_ns` is `time.monotonic_ns()`."""
+        seal = ticket << _SPAN_BITS ^ span ^ now_ns
+        _NOTE.pack_into(self._memory, 0, ticket, span, now_ns, seal, seal)
 
     def rest(self) -> None:
         """Nobody runs."""
-        _RUNNING.pack_into(self._memory, 0, 0, 0, 0)
+        _SEAL.pack_into(self._memory, _RUNNING_AT, _NOBODY)
 
     def running(self) -> Running:
         """The call that has the worker now."""
-        now_ns, span, ticket = _RUNNING.unpack_from(self._memory)
-        return Running(ticket, span, now_ns / 1e9)
+        for _ in range(_TRIES):
+            note = _NOTE.unpack_from(self._memory)
+            ticket, span, now_ns, _, seal = note
+            if seal == _NOBODY:
+                break
+            if _fits(note, seal) and _NOTE.unpack_from(self._memory) == note:
+                return Running(ticket, span, now_ns / 1e9)
+        return Running(0, 0, 0.0)
 
     def last_started(self) -> range:
-        """The tickets of the last call that was started one at a time; empty: none ever."""
-        span, ticket = _LAST.unpack_from(self._memory, _LAST_AT)
-        return range(ticket, ticket + span)
+        """The tickets of the last call that a dead worker had started; empty: it is not known."""
+        note = _NOTE.unpack_from(self._memory)
+        ticket, span, _, seal, _ = note
+        return range(ticket, ticket + span) if _fits(note, seal) else range(0)
 
     def close(self) -> None:
         """Let go of the memory."""
         self._memory.close()
+
+
+def _fits(note: tuple[int, ...], seal: int) -> bool:
+    ticket, span, now_ns, *_ = note
+    return seal == ticket << _SPAN_BITS ^ span ^ now_ns

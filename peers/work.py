@@ -16,8 +16,10 @@ from peers.link import Link
 from peers.outbox import MOST_SETTLED, Failure, Outbox
 from peers.pace import Pace
 from peers.settings import Settings
+from peers.suspects import Suspects
 from peers.workers.crew import Crew
 from peers.workers.environment import Environment
+from peers.workers.retirement import Limits
 
 # Outcomes are collected for this long while more keep coming.
 _SETTLE_WITHIN: Final = 0.01
@@ -56,7 +58,8 @@ class Work:
             sum(settings.queues.values()), settings.worker_threads, settings.gpus,
             settings.predict_trust, settings.predict_batch_wait.total_seconds(),
         )  # fmt: skip
-        self.crew = Crew(app, log, environment, selector, pace, self)
+        limits = Limits(settings.worker_max_tasks, settings.worker_max_memory)
+        self.crew = Crew(app, log, environment, selector, pace, self, limits)
         self._lanes = {
             name: Lane(name, slots, pace, self.crew.kinds)
             for name, slots in settings.queues.items()
@@ -156,8 +159,8 @@ class Work:
         self._look_at = now + _LOOK_EVERY
         for lane in self._lanes.values():
             late = [lease for lease in lane if now - lease.claimed_at > _RELEASE_AFTER]
-            if not lane.in_workers:
-                late += [one for one in lane.divided() if now - one.claimed_at > _ABANDON_AFTER]
+            waiting = lane.suspected() if lane.in_workers else lane.divided()
+            late += [one for one in waiting if now - one.claimed_at > _ABANDON_AFTER]
             self._give_back(lane, late)
 
     def reconcile(self) -> None:
@@ -240,6 +243,18 @@ class Work:
             self.aborted([lease for lease in part if lease.cancelled])
             left = [lease for lease in part if not lease.cancelled]
             self._lanes[first.queue].divide([left] if left else [], time.monotonic())
+
+    def suspected(self, parts: list[Suspects]) -> None:
+        """One of them spoilt its worker: they run again apart from all others."""
+        for part in parts:
+            self.aborted([lease for lease in part.leases if lease.cancelled])
+            part.calls = [
+                left for call in part.calls if (left := [one for one in call if not one.cancelled])
+            ]
+            if part.calls:
+                first, number = part.leases[0], len(part.leases)
+                events.suspects_isolated(tasks=number, first_task_id=first.task.task_id)
+                self._lanes[first.queue].suspect(part, time.monotonic())
 
     def unstarted(self, leases: list[Lease]) -> None:
         """Given back by a worker that did not start them."""

@@ -24,6 +24,8 @@ _SHAPES: Final = {
     "app": "MODULE",
     "queues": "NAME=SLOTS,…",
     "worker_threads": "N",
+    "worker_max_tasks": "N",
+    "worker_max_memory": "BYTES",
     "gpus": "0,1,…",
     "predict_trust": "FOLDER,MODULE,…",
     "log_format": "auto|text|json",

@@ -127,8 +127,11 @@ def document(kind: str, args: Mapping[str, object], options: Options) -> Documen
         raise BadTask(f"kind must have 1 to {NAME_MAX_LENGTH} characters, not {len(kind)}")
     plain = _plain("args", args)
     handler = registry().get(kind)
-    if handler is not None:
-        handler.check(plain)
+    if handler is not None and not _keeps_bytes(args, handler.check(plain)):
+        raise ArgsInvalid(
+            f"args of {kind} have bytes where its handler does not say so",
+            "Annotate the argument as bytes, or pass text.",
+        )
     fields: Document = {
         "kind": kind,
         "args": plain,
@@ -147,9 +150,12 @@ def document(kind: str, args: Mapping[str, object], options: Options) -> Documen
 
 
 def _plain(name: str, value: Mapping[str, object]) -> dict[str, Any]:
-    """The value as plain JSON types; dates, paths, UUIDs, models and the like as pydantic does."""
+    """The value as plain JSON types; dates, paths, UUIDs, models and the like as pydantic does.
+
+    Bytes become base64, which an argument that is annotated as bytes is read from.
+    """
     try:
-        plain: dict[str, Any] = to_jsonable_python(dict(value))
+        plain: dict[str, Any] = to_jsonable_python(dict(value), bytes_mode="base64")
         text = json.dumps(plain, allow_nan=False, ensure_ascii=False)
         size = len(text.encode())
     except (PydanticSerializationError, ValueError, RecursionError) as error:
@@ -160,6 +166,17 @@ def _plain(name: str, value: Mapping[str, object]) -> dict[str, Any]:
             "Store large data elsewhere and pass a reference to it.",
         )
     return plain
+
+
+def _keeps_bytes(given: object, checked: object) -> bool:
+    """Return whether bytes are bytes again for the handler, not the base64 in between."""
+    if isinstance(given, bytes | bytearray):
+        return isinstance(checked, bytes)
+    if isinstance(given, Mapping) and isinstance(checked, Mapping):
+        return all(_keeps_bytes(one, checked.get(name)) for name, one in given.items())
+    if isinstance(given, list | tuple) and isinstance(checked, list | tuple):
+        return all(map(_keeps_bytes, given, checked))
+    return True
 
 
 def _length(text: str | None) -> int | None:

@@ -26,7 +26,17 @@ from pydantic_settings import (
 from peers.errors import ConfigError
 from peers.model import BATCH_WAIT_MAX, DEFAULT_QUEUE
 from peers.settings.sources import PREFIX, gather, refuse_unknown_variables, sentence
-from peers.settings.values import between, check_queues, duration, lower, parse_queues, show, words
+from peers.settings.values import (
+    between,
+    check_queues,
+    check_size,
+    duration,
+    lower,
+    parse_queues,
+    show,
+    size,
+    words,
+)
 
 _LIBPQ: Final = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGSERVICE")
 _BEATS_PER_LEASE: Final = 3
@@ -93,6 +103,16 @@ class Settings(BaseSettings):
     worker_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None,
         description="threads of BLAS and OpenMP in a worker; the cores by the slots, if not set",
+    )
+    worker_max_tasks: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="tasks that a worker runs before another replaces it (default: any)"
+    )
+    worker_max_memory: Annotated[int, BeforeValidator(size), AfterValidator(check_size)] | None = (
+        Field(
+            None,
+            description="resident memory, such as 2G, beyond which a worker is replaced "
+            "(default: any)",
+        )
     )
     gpus: Annotated[tuple[str, ...], NoDecode, BeforeValidator(words)] = Field(
         (), description="GPUs (such as 0,1), one for each worker in turn"

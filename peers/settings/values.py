@@ -15,6 +15,9 @@ _SLOTS_MAX: Final = 10_000
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _AMOUNT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*")
 _DURATION: Final = re.compile(rf"(?:{_AMOUNT.pattern})+")
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_SIZE_UNITS: Final = ("", "K", "M", "G", "T")
+_SIZE_MIN: Final = 16 << 20
 _PASSWORD_IN_URL: Final = re.compile(r"(//[^:/@]*:).*@")  # to the last @, to be on the safe side
 _PASSWORD_OPTION: Final = re.compile(r"((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)")
 
@@ -35,6 +38,24 @@ def duration(value: object) -> timedelta:
         return TypeAdapter(timedelta).validate_python(value)
     except (ValidationError, OverflowError):
         raise ValueError('must be a duration such as "500ms", "30s", "2m" or "1h30m"') from None
+
+
+def size(value: object) -> object:
+    """Bytes, "512M", "2G", "1.5GiB": units are powers of 1024. A number is taken as it is."""
+    if not isinstance(value, str):
+        return value
+    found = _SIZE.fullmatch(value.strip())
+    if found is None:
+        raise ValueError('must be a size such as "512M" or "2G"')
+    amount, unit = found.groups()
+    return int(float(amount) * 1024 ** _SIZE_UNITS.index(unit.upper()))
+
+
+def check_size(value: int) -> int:
+    """Refuse what is less than a worker needs to start."""
+    if value < _SIZE_MIN:
+        raise ValueError("must be 16M or more")
+    return value
 
 
 def words(value: object) -> object:

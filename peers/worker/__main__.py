@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import sys
-import traceback
 from typing import Final
 
 from peers.frames import Begin, Broken, Hello, KindDeclared
@@ -21,6 +20,7 @@ from peers.handlers import registry
 from peers.page import Page
 from peers.worker import logs
 from peers.worker.channel import Channel
+from peers.worker.describe import describe
 from peers.worker.imports import keep_own_frames
 from peers.worker.loop_async import AsyncLoop
 from peers.worker.loop_sync import SyncLoop
@@ -36,14 +36,21 @@ def main(socket_fd: int, page_fd: int, parent: int, app: str) -> None:
     try:
         for module in app.split(","):
             importlib.import_module(module)
+        for handler in registry().values():
+            handler.settle()
     except BaseException as error:  # noqa: BLE001  # whatever user code raises, the parent is told
-        trace = traceback.format_exc() if keep_own_frames(error) else ""
-        channel.send(Broken(f"{type(error).__name__}: {error}", trace))
+        has_own_frames = keep_own_frames(error)
+        told = describe(error)
+        trace = told.traceback if has_own_frames else None
+        channel.send(Broken(f"{told.error_type}: {told.message}", trace or ""))
         return
     # what the app is made of stays: no collection shall walk over it while a handler waits
     gc.collect()
     gc.freeze()
     channel.send(Hello(_declared()))
+    # nobody interrupts a worker from outside; a handler that does (`_thread.interrupt_main`) would
+    # hit whoever runs at that moment
+    signal.signal(signal.SIGINT, lambda *_: None)
     begin = channel.receive()
     if isinstance(begin, Begin):
         (AsyncLoop if begin.asynchronous else SyncLoop)(channel, page).run()

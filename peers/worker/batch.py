@@ -75,7 +75,7 @@ class Batch:
     def _admit(self, task: Assigned, enter: Callable[[Assigned], CurrentTask]) -> Member | None:
         try:
             args = checked(task)
-        except Exception as error:  # noqa: BLE001  # whatever is wrong with its args, it is this task's failure
+        except BaseException as error:  # noqa: BLE001  # whatever is wrong with its args, it is this task's failure
             self._outcomes.append(failed(task, 0.0, error))
             return None
         return Member(task, enter(task), args)
@@ -108,26 +108,21 @@ class Batch:
         """The call returned; raises nothing, whatever that is."""
         seconds = part.seconds()
         try:
-            found = _listed(results)
-        except Exception as error:  # noqa: BLE001  # whatever a handler returns, and however it behaves
+            found = _results_of(part, results)
+        except BaseException as error:  # noqa: BLE001  # whatever a handler returns, and however it behaves
+            # not divided: alone, a task may well get a "result" that was meant for another
             self._fail(part, error)
             return
-        if found is None:
-            self._fail(part, ResultInvalid(_NO_LIST.format(*_named(part), type(results).__name__)))
-        elif len(found) != len(part.members):
-            # not divided: alone, a task may well get a "result" that was meant for another
-            self._fail(part, ResultInvalid(_MISCOUNTED.format(*_named(part), len(found))))
-        else:
-            self._outcomes += [
-                _outcome(member.task, seconds, result)
-                for member, result in zip(part.members, found, strict=True)
-            ]
+        self._outcomes += [
+            _outcome(member.task, seconds, result)
+            for member, result in zip(part.members, found, strict=True)
+        ]
 
     def raised(
         self, part: Part, error: BaseException, describe: Callable[..., Failed] = failed
     ) -> None:
         """The call raised: divide what it was called with, or fail each task if that is final."""
-        if len(part.members) == 1 or isinstance(error, Retry | Reject):
+        if len(part.members) == 1 or issubclass(type(error), Retry | Reject):
             self._fail(part, error, describe)
             return
         middle = (len(part.members) + 1) // 2
@@ -161,6 +156,17 @@ _NO_LIST = "{} was called with {} tasks and must return a list with a result for
 _MISCOUNTED = "{} was called with {} tasks and returned {} results; it must be one for each"
 
 
+def _results_of(part: Part, results: Any) -> list[Any]:
+    """A result for each task of the part. Raises `ResultInvalid` if there is no such list."""
+    kind, size = part.members[0].task.kind, len(part.members)
+    found = _listed(results)
+    if found is None:
+        raise ResultInvalid(_NO_LIST.format(kind, size, type(results).__name__))
+    if len(found) != size:
+        raise ResultInvalid(_MISCOUNTED.format(kind, size, len(found)))
+    return found
+
+
 def _listed(results: Any) -> list[Any] | None:
     """The results in a list; None for what has no order, or is no list of results."""
     if getattr(results, "ndim", 0) == 1 and hasattr(results, "tolist"):  # of numpy, pandas …
@@ -170,15 +176,11 @@ def _listed(results: Any) -> list[Any] | None:
     return list(results)
 
 
-def _named(part: Part) -> tuple[str, int]:
-    return part.members[0].task.kind, len(part.members)
-
-
 def _outcome(task: Assigned, seconds: float, result: Any) -> Outcome:
     """A batch handler may return an exception in the place of a result."""
-    if isinstance(result, BaseException):
+    if issubclass(type(result), BaseException):  # not by what it says that it is
         return failed(task, seconds, result)
     try:
         return completed(task, seconds, result)
-    except Exception as error:  # noqa: BLE001  # also what its own methods raise
+    except BaseException as error:  # noqa: BLE001  # also what its own methods raise
         return failed(task, seconds, error)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from peers import errors
 from peers.context import CurrentTask
@@ -52,13 +54,26 @@ class Channel:
         self._calls = count(_NO_REPLY + 1)
 
     def send(self, message: ToParent) -> None:
-        """Send one message; blocks while the parent does not read."""
+        """Send one message; blocks while the parent does not read.
+
+        Ends the process when that is impossible: a handler has closed the socket, and who can say
+        no more would keep its tasks for ever.
+        """
         frame = encode(message)
         with self._sending:
-            self._socket.sendall(frame)
+            try:
+                self._socket.sendall(frame)
+            except OSError:
+                give_up()
 
     def tell_outcomes(self, outcomes: list[Completed | Failed]) -> None:
         """Send these outcomes, in frames that do not fill the parent's memory."""
+        try:
+            self._tell_outcomes(outcomes)
+        except BaseException:  # noqa: BLE001  # no memory, say; untold, they would run for ever
+            give_up()
+
+    def _tell_outcomes(self, outcomes: list[Completed | Failed]) -> None:
         frame: list[Completed | Failed] = []
         size = 0
         for outcome in outcomes:
@@ -100,10 +115,8 @@ class Channel:
         def read() -> None:
             try:
                 self._read_all(take)
-            except BaseException:  # a deaf worker would keep its tasks for ever
-                # not to stderr itself, which may stand still
-                logging.getLogger("peers").exception("the worker hears its peer no more")
-                os._exit(1)
+            except BaseException:  # noqa: BLE001  # a deaf worker would keep its tasks for ever
+                give_up()
 
         threading.Thread(target=read, name="reader", daemon=True).start()
 
@@ -144,6 +157,15 @@ class Channel:
                     take(message)
             if not self._read():
                 os._exit(0)  # the parent is gone, and with it the leases
+
+
+def give_up() -> NoReturn:
+    """Say why, if that is possible, and end the process."""
+    with contextlib.suppress(BaseException):
+        # not to stderr itself, which may stand still
+        words = "the worker and its peer do not reach each other"
+        logging.getLogger("peers").error(words, exc_info=sys.exc_info())
+    os._exit(1)
 
 
 def _error(kind: str, message: str, hint: str | None) -> errors.PeersError:

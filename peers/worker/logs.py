@@ -21,6 +21,7 @@ def configure(form: log_output.Form, level: log_output.Level) -> None:
     log_output.configure(form, level, patience=_PATIENCE)
     root = logging.getLogger()
     root.setLevel(level.upper())
+    logging.captureWarnings(capture=True)
     for handler in root.handlers:
         handler.addFilter(_name_the_task)
 

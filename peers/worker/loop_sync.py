@@ -22,12 +22,14 @@ from peers.frames import (
     Run,
     Stop,
     ToWorker,
+    Unfit,
 )
 from peers.handlers import registry
 from peers.page import Page
 from peers.worker.args import checked
 from peers.worker.batch import Batch
 from peers.worker.channel import Channel
+from peers.worker.fitness import CLOSED_STREAMS, StandardStreams
 from peers.worker.outcome import completed, failed
 
 # Outcomes of quick handlers are sent together. What a crash may take along, and what is run again,
@@ -50,6 +52,7 @@ class SyncLoop:
         self._outcomes: list[Completed | Failed] = []
         self._flushed_at = 0
         self._slow: set[str] = set()
+        self._streams = StandardStreams()
 
     def run(self) -> None:
         """Run what comes until the parent says stop."""
@@ -130,6 +133,8 @@ class SyncLoop:
             self._slow.discard(task.kind)
         if finished - self._flushed_at > _FLUSH_AFTER_NS:
             self._flush()
+        if isinstance(outcome, Failed) and outcome.exhausted:
+            self._spare_others()
 
     def _run_batch(self, tasks: list[Assigned]) -> None:
         self._flush()  # nothing that is finished shall die with what comes next
@@ -152,8 +157,16 @@ class SyncLoop:
                 batch.returned(part, results)
         self._current = ()
         self._cancelled.difference_update(task.ticket for task in tasks)
-        self._outcomes += batch.take_outcomes()
+        outcomes = batch.take_outcomes()
+        self._outcomes += outcomes
         self._flush()
+        if any(isinstance(outcome, Failed) and outcome.exhausted for outcome in outcomes):
+            self._spare_others()
+
+    def _spare_others(self) -> None:
+        """Give back what waits: it would fail here as well, and the parent starts another."""
+        self._flush()
+        self._give_back()
 
     def _enter(self, task: Assigned, started_ns: int) -> CurrentTask:
         current = self._channel.current_task(task, started_ns / 1e9)
@@ -165,4 +178,7 @@ class SyncLoop:
             outcomes, self._outcomes = self._outcomes, []
             self._channel.tell_outcomes(outcomes)
         self._page.rest()
+        if not self._streams.are_open():
+            self._channel.send(Unfit(CLOSED_STREAMS))
+            self._give_back()
         self._flushed_at = time.monotonic_ns()

@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-import traceback
 from collections.abc import Iterator
 from typing import Any, Final
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from peers.errors import PeersError, Reject, ResultInvalid, Retry
+from peers.errors import Reject, ResultInvalid, Retry, seconds_until_retry
 from peers.frames import Assigned, Completed, Failed
 from peers.model import JSON_MAX_BYTES
+from peers.signatures import bytes_without_form
+from peers.worker.describe import clean, describe
+from peers.worker.fitness import is_exhausted
 
-_LONGEST_MESSAGE: Final = 8_000
-_LONGEST_TRACEBACK: Final = 64_000
+_LONGEST_REASON: Final = 1_000
 
+# Postgres refuses what is nested too deeply for its stack with an error that tells of no row.
+_DEEPEST: Final = 1000
+_STRING_OR_BRACKET: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{\]}]')
 # an odd number of backslashes: an even one is text that only looks like it
 _NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_LONE_SURROGATE: Final = re.compile(
+    r"(?<!\\)(?:\\\\)*(?:\\ud[89ab]..(?!\\ud[c-f])|(?<!\\ud[89ab]..)\\ud[c-f])"
+)
 
 
 def _plain(value: object) -> Any:
     """Dates, UUIDs, dataclasses, models … become what args of these types are read from."""
     if isinstance(value, bytes | bytearray | memoryview | set | frozenset | Iterator):
         raise TypeError(f"{type(value).__name__} has no form in JSON that leads back to it")
-    return to_jsonable_python(value)
+    complaint = _complaint_about(type(value))  # type: ignore[arg-type]  # a class is hashable
+    if complaint is not None:
+        raise TypeError(f"{type(value).__name__}: {complaint}")
+    return to_jsonable_python(value, bytes_mode="base64")
+
+
+@functools.lru_cache(maxsize=1000)
+def _complaint_about(kind: type) -> str | None:
+    """Return why no result of this class can be kept, whatever is in it at the time."""
+    schema = getattr(kind, "__pydantic_core_schema__", None)
+    return next(bytes_without_form(schema, base64=False), None)
 
 
 _encode_json: Final = json.JSONEncoder(
@@ -36,20 +54,22 @@ _encode_json: Final = json.JSONEncoder(
 def completed(task: Assigned, seconds: float, result: Any) -> Completed:
     """The outcome of a handler that returned `result`.
 
-    Raises `ResultInvalid` when it is not JSON, or too large, or nothing that jsonb can hold.
+    Raises `ResultInvalid` when it is not JSON, or too large, or nothing that jsonb can hold; and
+    what the result's own methods raise.
     """
     if result is None:
         return Completed(task.ticket, seconds, b"null")
-    if type(result) is int:  # as many are; an encoder takes its time to set up
-        return Completed(task.ticket, seconds, str(result).encode())
     try:
+        if type(result) is int:  # as many are; an encoder takes its time to set up
+            return Completed(task.ticket, seconds, str(result).encode())
         text = _encode_json(result)
     except (TypeError, ValueError, RecursionError, PydanticSerializationError) as error:
-        raise ResultInvalid(f"the result of {task.kind} is not JSON: {error}") from None
-    if "\\u0000" in text and _NUL.search(text):
-        raise ResultInvalid(
-            f"the result of {task.kind} contains a NUL character, which jsonb cannot hold"
-        )
+        reason = clean(str(error), _LONGEST_REASON)
+        raise ResultInvalid(f"the result of {task.kind} is not JSON: {reason}") from None
+    if text.count("[") + text.count("{") > _DEEPEST and _depth(text) > _DEEPEST:
+        raise ResultInvalid(f"the result of {task.kind} is nested more than {_DEEPEST} levels deep")
+    if "\\u" in text:
+        _refuse_odd_characters(task, text)
     body = text.encode()
     if len(body) > JSON_MAX_BYTES:
         raise ResultInvalid(
@@ -59,50 +79,62 @@ def completed(task: Assigned, seconds: float, result: Any) -> Completed:
     return Completed(task.ticket, seconds, body)
 
 
+def _depth(text: str) -> int:
+    """Return how deep lists and objects are nested in a JSON text."""
+    deepest = depth = 0
+    for found in _STRING_OR_BRACKET.finditer(text):
+        if found[0] in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif found[0] in "]}":
+            depth -= 1
+    return deepest
+
+
+def _refuse_odd_characters(task: Assigned, text: str) -> None:
+    if "\\u0000" in text and _NUL.search(text):
+        raise ResultInvalid(
+            f"the result of {task.kind} contains a NUL character, which jsonb cannot hold"
+        )
+    if "\\ud" in text and _LONE_SURROGATE.search(text):
+        raise ResultInvalid(
+            f"the result of {task.kind} contains half a character (a lone surrogate), which jsonb "
+            "cannot hold"
+        )
+
+
 def failed(task: Assigned, seconds: float, error: BaseException) -> Failed:
-    """The outcome of a handler that raised `error`, or whose args or result did not fit."""
+    """The outcome of a handler that raised `error`, or whose args or result did not fit.
+
+    Raises nothing, whatever the error is.
+    """
+    told = describe(error)
+    retry_in, complaint = _retry_in(error)
     return Failed(
         ticket=task.ticket,
         seconds=seconds,
-        error_type=_type_name(error),
-        error_message=_clean(_message_of(error), _LONGEST_MESSAGE),
-        traceback=_clean(_traceback_of(error), _LONGEST_TRACEBACK),
-        retry_in=error.in_ if isinstance(error, Retry) else None,
-        reject=isinstance(error, Reject),
+        error_type=told.error_type,
+        error_message=told.message + complaint,
+        traceback=told.traceback,
+        retry_in=retry_in,
+        reject=issubclass(type(error), Reject),
+        exhausted=is_exhausted(error),
     )
+
+
+def _retry_in(error: BaseException) -> tuple[float | None, str]:
+    """Return after how many seconds to try again, and a complaint about them.
+
+    Retry refuses what is no such time, but its attribute may have been set afterwards.
+    """
+    if not issubclass(type(error), Retry):
+        return None, ""
+    try:
+        return seconds_until_retry(error.in_), ""  # type: ignore[attr-defined]  # it is a Retry
+    except BaseException:  # noqa: BLE001  # a property, or a number that has a will of its own
+        return None, " (its in_ was set to what is no time; the backoff of the kind counts)"
 
 
 def stopped(task: Assigned, seconds: float, traceback: str | None = None) -> Failed:
     """The outcome of a task that somebody cancelled."""
     return Failed(task.ticket, seconds, "cancelled", "stopped on request", traceback)
-
-
-def _type_name(error: BaseException) -> str:
-    kind = type(error)
-    if isinstance(error, PeersError) or kind.__module__ == "builtins":
-        return kind.__name__
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _message_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001  # an error that cannot say what it is is still a failure
-        return f"an error of type {_type_name(error)}, whose text cannot be had"
-
-
-def _traceback_of(error: BaseException) -> str:
-    """The traceback from the handler on: the frames of the worker itself say nothing."""
-    frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith(
-        "peers.worker"
-    ):
-        frames = frames.tb_next
-    return "".join(traceback.format_exception(type(error), error, frames))
-
-
-def _clean(text: str, longest: int) -> str:
-    """Something that a text column takes; of a long text the end, which says most."""
-    if len(text) > longest:
-        text = "…" + text[-longest:]
-    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()

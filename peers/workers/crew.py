@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import selectors
 import time
+from collections import Counter
 from collections.abc import Callable
-from typing import Final
 
 import msgspec
 
 from peers import events
-from peers.db import Backoff
 from peers.errors import ConfigError, PeersError
 from peers.frames import (
     Broken,
@@ -26,15 +23,19 @@ from peers.frames import (
     Returned,
     Stop,
     ToParent,
+    Unfit,
 )
 from peers.lane import Lane, Lease
 from peers.pace import Pace
+from peers.suspects import Suspects
+from peers.workers.death import Death, Out, calls_of
 from peers.workers.dispatch import hand_out
 from peers.workers.environment import Environment
+from peers.workers.missing import Purpose, to_start, unused_isolated
+from peers.workers.retirement import Limits, Retirement, may_retire
 from peers.workers.sink import Sink
+from peers.workers.starter import Starter
 from peers.workers.worker import Worker
-
-_STARTING_AT_ONCE: Final = os.cpu_count() or 1
 
 
 class Crew:
@@ -48,28 +49,40 @@ class Crew:
         selector: selectors.BaseSelector,
         pace: Pace,
         sink: Sink,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> None:
         self.kinds: dict[str, KindDeclared] = {}
         self.asynchronous: frozenset[str] = frozenset()
         self._app = app
-        self._log = log
         self._environment = environment
         self._selector = selector
         self._pace = pace
         self._sink = sink
         self._workers: list[Worker] = []
-        self._backoff = Backoff(base=0.2, cap=30.0)
-        self._start_at = 0.0
+        self._retirement = Retirement(limits)
+        self._suspects: dict[str, Counter[bool]] = {}
+        """How many parts wait in each queue for a worker of their own."""
         self._blameless = False
+        self._starter = Starter(
+            lambda slot, purpose: Worker(app, log, slot, environment.of_slot(slot), purpose),
+            selector, self._workers, self._exchange, self._bury,
+        )  # fmt: skip
 
     # --------------------------------------------------------------------- starting and stopping
 
     def start(self, patience: float, stopped: Callable[[], bool] = lambda: False) -> None:
         """Start one worker and learn from it what the app can run; returns early when `stopped`.
 
-        Raises `ConfigError` when the app cannot be imported or declares no handler.
+        Raises `ConfigError` when the app cannot be imported or declares no handler, and
+        `PeersError` when the machine has no room for a process.
         """
-        worker = self._spawn()
+        try:
+            worker = self._starter.spawn()
+        except OSError as error:
+            raise PeersError(
+                f"a worker cannot start: {error}",
+                "Free memory, processes or descriptors of this machine or account.",
+            ) from error
         deadline = time.monotonic() + patience
         while not worker.ready:
             if stopped():
@@ -116,6 +129,10 @@ class Crew:
         """Give the workers what they can take of this lane's backlog, smallest priority first."""
         for worker in hand_out(lane, self._workers, self._pace):
             self._select_for(worker)
+        if lane.suspects:
+            self._suspects[lane.queue] = Counter(part.asynchronous for part in lane.suspects)
+        else:
+            self._suspects.pop(lane.queue, None)
 
     def recall(self) -> None:
         """Ask for everything that was handed out and not started."""
@@ -132,32 +149,31 @@ class Crew:
         """Kill what overran, recall what waits behind it, start workers that are missing."""
         for worker in self._workers:
             worker.watch(now)
-        if now >= self._start_at:
-            for _ in range(self._to_start()):
-                self._spawn()
+        for worker, reason in self._retirement.look(self._workers, now):
+            self._retire(worker, reason)
+        if not self._suspects:
+            for worker in unused_isolated(self._workers):
+                worker.retire()  # those that it was for are gone
+        self._starter.start(self._missing(), now)
 
     def next_deadline(self) -> float:
         """When `tick` is due again at the latest (monotonic)."""
         deadlines = [worker.next_deadline() for worker in self._workers]
-        return min([*deadlines, self._start_at if self._to_start() > 0 else float("inf")])
+        return min([*deadlines, self._starter.start_at if self._missing() else float("inf")])
 
-    def _to_start(self) -> int:
-        """How many workers to start now; those that are starting already report by themselves."""
-        wanted = 1 if self.asynchronous else 0
+    def _missing(self) -> list[Purpose]:
+        ordinary = 1 if self.asynchronous else 0
         if len(self.asynchronous) < len(self.kinds):
-            wanted += self._environment.slots
-        starting = sum(not worker.ready for worker in self._workers)
-        return min(wanted - len(self._workers), _STARTING_AT_ONCE - starting)
+            ordinary += self._environment.slots
+        return to_start(self._workers, ordinary, self._suspects)
 
-    def _spawn(self) -> Worker:
-        taken = {worker.slot for worker in self._workers}
-        slot = next(number for number in itertools.count() if number not in taken)
-        worker = Worker(self._app, self._log, slot, self._environment.of_slot(slot))
-        self._workers.append(worker)
-        read = selectors.EVENT_READ
-        self._selector.register(worker.process, read, lambda: self._exchange(worker))
-        self._selector.register(worker.process.pidfd, read, lambda: self._bury(worker))
-        return worker
+    def _retire(self, worker: Worker, reason: str, *, recall: bool = False) -> None:
+        """Let it finish what it has begun, and have another take its place."""
+        if not worker.retiring and may_retire(worker, self._workers):
+            events.worker_retired(
+                worker_pid=worker.process.pid, reason=reason, tasks=worker.tasks_given
+            )
+            worker.retire(recall=recall)
 
     def _select_for(self, worker: Worker) -> None:
         """Wait for the socket to take more, only while there is more."""
@@ -185,12 +201,14 @@ class Crew:
     def _take(self, worker: Worker, message: ToParent) -> None:
         match message:
             case Outcomes(outcomes):
-                for outcome in outcomes:
-                    self._settle(worker, outcome)
+                spoilt = [self._settle(worker, outcome) for outcome in outcomes]
+                self._run_isolated(worker, [out for out in spoilt if out is not None])
             case Returned(tickets):
                 outs = [worker.take_back(ticket) for ticket in tickets]
                 worker.recalled()
                 self._sink.unstarted([out.lease for out in outs if out is not None])
+            case Unfit(reason):
+                self._retire(worker, reason, recall=True)
             case Call():
                 self._answer(worker, message)
             case Hello(kinds):
@@ -201,24 +219,37 @@ class Crew:
                         f"the app {self._app!r} cannot be imported: {error}",
                         f"--app (PEERS_APP) names a module that is found from here.\n{traceback}",
                     )
-                self._start_at = time.monotonic() + self._backoff.next()
-                events.worker_broken(error=error, retry_in=self._start_at - time.monotonic())
+                self._starter.back_off(error)
 
-    def _settle(self, worker: Worker, outcome: Completed | Failed) -> None:
+    def _settle(self, worker: Worker, outcome: Completed | Failed) -> Out | None:
+        """Pass an outcome on; or return what failed because others had exhausted its worker."""
         out = worker.take_back(outcome.ticket)
         if out is None:
-            return
-        self._pace.note(out.lease.task.kind, outcome.seconds)
+            return None
+        task = out.lease.task
+        self._pace.note(task.kind, outcome.seconds)
+        why = self._retirement.reason(worker, task.kind, outcome, time.monotonic())
+        if why is not None:
+            self._retire(worker, why, recall=True)
         if isinstance(outcome, Completed):
-            task = out.lease.task
             events.task_completed(
                 task_id=task.task_id, kind=task.kind, attempt=task.attempt, seconds=outcome.seconds
             )
             self._sink.completed(out.lease, outcome.result)
-        else:
-            failure = msgspec.structs.asdict(outcome)
-            del failure["ticket"], failure["seconds"]
-            self._sink.failed(out.lease, failure)
+            return None
+        if outcome.exhausted and not worker.found_fresh(out):
+            return out
+        failure = msgspec.structs.asdict(outcome)
+        del failure["ticket"], failure["seconds"], failure["exhausted"]
+        self._sink.failed(out.lease, failure)
+        return None
+
+    def _run_isolated(self, worker: Worker, spoilt: list[Out]) -> None:
+        """Run these again where nobody else is; in halves what has been apart already."""
+        for calls in calls_of(spoilt).values():
+            part = Suspects(calls, worker.asynchronous)
+            divided = worker.purpose is not None and len(calls) > 1
+            self._sink.suspected(part.halves() if divided else [part])
 
     def _answer(self, worker: Worker, call: Call) -> None:
         out = worker.out.get(call.ticket)
@@ -235,29 +266,47 @@ class Crew:
         self.kinds.clear()  # lanes look into it
         self.kinds.update({kind.kind: kind for kind in kinds})
         self.asynchronous = frozenset(kind.kind for kind in kinds if kind.asynchronous)
-        have_async = any(other.asynchronous for other in self._workers)
-        worker.begin(asynchronous=bool(self.asynchronous) and not have_async)
-        self._backoff.reset()
+        asynchronous = worker.purpose
+        if asynchronous is None:
+            have_loop = any(
+                other.asynchronous and other.purpose is None and not other.retiring
+                for other in self._workers
+            )
+            asynchronous = bool(self.asynchronous) and not have_loop
+        worker.begin(asynchronous=asynchronous)
+        self._retirement.begin(worker)
+        self._starter.worked()
         events.worker_started(worker_pid=worker.process.pid, asynchronous=worker.asynchronous)
 
     def _bury(self, worker: Worker) -> None:
         if worker not in self._workers:
             return
         self._exchange(worker)  # its last words count
-        self._selector.unregister(worker.process)
-        self._selector.unregister(worker.process.pidfd)
+        self._starter.forget(worker)
         self._workers.remove(worker)
-        was_ready, pid = worker.ready, worker.process.pid
+        self._retirement.bury(worker)
+        was_ready = worker.ready
         death = worker.bury(self._blameless)
         if not self._blameless:
-            events.worker_died(
-                worker_pid=pid, exit_signal=death.exit_signal, exit_code=death.exit_code,
-                task_ids=[lease.task.task_id for lease, _ in death.failed],
-            )  # fmt: skip
+            _tell_death(worker, death)
             if not was_ready:
-                self._start_at = time.monotonic() + self._backoff.next()
+                self._starter.wait()
         for lease, failure in death.failed:
             self._sink.failed(lease, failure)
         self._sink.divided(death.divided)
+        self._sink.suspected(death.suspects)
         self._sink.unstarted(death.unstarted)
         self._sink.aborted(death.aborted)
+
+
+def _tell_death(worker: Worker, death: Death) -> None:
+    """An end that the peer wanted is no error."""
+    pid = worker.process.pid
+    task_ids = [lease.task.task_id for lease, _ in death.failed]
+    if death.reason is not None:
+        events.worker_killed(worker_pid=pid, reason=death.reason, task_ids=task_ids)
+    elif not worker.dismissed:
+        events.worker_died(
+            worker_pid=pid, exit_signal=death.exit_signal, exit_code=death.exit_code,
+            task_ids=task_ids,
+        )  # fmt: skip

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from peers.lane import Lane, Lease
+from peers.suspects import Suspects, half
 
 
 @dataclass(slots=True, eq=False)
@@ -19,19 +20,24 @@ class Out:
     lane: Lane
     expected: float
     call: int
+    is_first: bool = False
+    """Whether the worker had been given nothing before this call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Death:
     """How a worker ended, and what follows for what it had been given.
 
-    `divided`: parts of a batch, to be called again one by one under the same leases.
+    `reason`: why its parent killed it; None if it did not. `divided`: parts of a batch, to be
+    called again one by one under the same leases. `suspects`: what is to run again apart, by lanes.
     """
 
     exit_signal: str | None
     exit_code: int | None
+    reason: str | None = None
     failed: list[tuple[Lease, dict[str, object]]] = field(default_factory=list)
     divided: list[list[Lease]] = field(default_factory=list)
+    suspects: list[Suspects] = field(default_factory=list)
     unstarted: list[Lease] = field(default_factory=list)
     aborted: list[Lease] = field(default_factory=list)
 
@@ -61,11 +67,27 @@ def judge(
             death.aborted.append(out.lease)
     for suspects in culprits.values():
         if len(suspects) > 1:
-            middle = (len(suspects) + 1) // 2
-            death.divided.extend((suspects[:middle], suspects[middle:]))
+            death.divided.extend(half(suspects))
             continue
         death.failed.append((suspects[0], {
             "error_type": error_type, "error_message": message,
             "exit_signal": death.exit_signal, "exit_code": death.exit_code,
         }))  # fmt: skip
     death.divided.extend(siblings.values())
+
+
+def calls_of(outs: Iterable[Out]) -> dict[Lane, list[list[Lease]]]:
+    """Return the leases of each call, by their lane."""
+    calls: dict[int, list[Out]] = {}
+    for out in outs:
+        calls.setdefault(out.call, []).append(out)
+    lanes: dict[Lane, list[list[Lease]]] = {}
+    for call in calls.values():
+        lanes.setdefault(call[0].lane, []).append([out.lease for out in call])
+    return lanes
+
+
+def suspect_all(death: Death, outs: Mapping[int, Out]) -> None:
+    """Suspect every call: the loop died while no handler had it, so it may have been any."""
+    for calls in calls_of(outs.values()).values():
+        death.suspects.extend(Suspects(calls, asynchronous=True).halves())

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from peers.lane import Bin, Lane
 from peers.pace import MOST_IN_FRAME, Pace
+from peers.workers.missing import unused_isolated
 from peers.workers.worker import Worker
 
 
@@ -16,6 +17,7 @@ def hand_out(lane: Lane, workers: Sequence[Worker], pace: Pace) -> Iterator[Work
     A part of a divided batch goes before all that is no more urgent, to a worker that has nothing
     else; while it waits for one, nothing less urgent is given to those that could run it.
     """
+    yield from _give_suspects(lane, workers, pace)
     now = time.monotonic()
     unripe: list[int] = []
     blocked: set[Bin] = set()
@@ -45,6 +47,25 @@ def hand_out(lane: Lane, workers: Sequence[Worker], pace: Pace) -> Iterator[Work
         if worker is not None:
             yield worker
     lane.reserved = 0
+
+
+def _give_suspects(lane: Lane, workers: Sequence[Worker], pace: Pace) -> Iterator[Worker]:
+    """Give each part of suspects to a worker that has had nothing and will get nothing else.
+
+    They have kept their slots, so that nobody has to wait for a free one.
+    """
+    for part in list(lane.suspects):
+        fresh = (
+            w for w in unused_isolated(workers) if w.ready and w.asynchronous is part.asynchronous
+        )
+        worker = next(fresh, None)
+        if worker is None:
+            continue
+        lane.suspects.remove(part)
+        for call in part.calls:
+            worker.give(lane, call, pace, together=lane.is_batch(call[0]))
+        worker.retire()
+        yield worker
 
 
 def _give_part(
@@ -80,7 +101,7 @@ def _give_frame(lane: Lane, where: Bin, workers: Sequence[Worker], pace: Pace) -
         leases = lane.take_batch(where, budget if worker.out else float("inf"))
     else:
         most = lane.free_slots if where.asynchronous else MOST_IN_FRAME
-        leases = lane.take(where, budget, most)
+        leases = lane.take(where, budget, min(most, max(1, worker.allowance)))
         if not leases and (worker.wants_one or not worker.out):
             leases = lane.take(where, float("inf"), 1)  # it takes longer than a frame
     if not leases:

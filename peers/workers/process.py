@@ -23,13 +23,22 @@ class WorkerProcess:
     """A child in a session of its own, a socket to it, and the page on which it notes what runs.
 
     `pidfd` turns readable when it dies; `fileno()` when it has something to say.
+
+    Raises `OSError` when the machine has no room for it, and leaves nothing behind.
     """
 
     def __init__(self, app: str, log: tuple[str, str], environment: dict[str, str]) -> None:
-        ours, theirs = socket.socketpair()
-        page = os.memfd_create("peers-page")
-        os.ftruncate(page, PAGE_SIZE)
-        try:
+        with contextlib.ExitStack() as whole, contextlib.ExitStack() as handed_over:
+            ours, theirs = socket.socketpair()
+            whole.callback(ours.close)
+            handed_over.callback(theirs.close)
+            page = os.memfd_create("peers-page")
+            handed_over.callback(os.close, page)
+            os.ftruncate(page, PAGE_SIZE)
+            self.page = Page(page, writable=False)
+            whole.callback(self.page.close)
+            ours.setblocking(False)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
             # A session of its own: Ctrl-C on a terminal is for the peer, and what a handler started
             # dies with its worker.
             self._process = subprocess.Popen(
@@ -40,15 +49,12 @@ class WorkerProcess:
                 start_new_session=True,
                 env=environment,
             )  # fmt: skip
-            self.page = Page(page, writable=False)
-        finally:
-            theirs.close()
-            os.close(page)
-        ours.setblocking(False)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
+            whole.callback(self._process.wait)
+            whole.callback(self._process.kill)
+            self.pid = self._process.pid
+            self.pidfd = os.pidfd_open(self.pid)
+            whole.pop_all()
         self._socket = ours
-        self.pid = self._process.pid
-        self.pidfd = os.pidfd_open(self.pid)
         self._incoming = bytearray()
         self._outgoing = bytearray()
 
@@ -68,7 +74,7 @@ class WorkerProcess:
 
     def push(self) -> None:
         """Send on what was kept."""
-        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+        with contextlib.suppress(OSError):  # full, closed, or no memory: it is tried again, or dies
             while self._outgoing:
                 sent = self._socket.send(self._outgoing)
                 del self._outgoing[:sent]
@@ -79,7 +85,7 @@ class WorkerProcess:
         Raises `msgspec.DecodeError` when the worker does not speak our language: a handler wrote
         into the socket.
         """
-        with contextlib.suppress(BlockingIOError, ConnectionResetError):
+        with contextlib.suppress(OSError):  # empty, closed, or no memory
             while data := self._socket.recv(_READ_SIZE):
                 self._incoming += data
                 for body in split(self._incoming):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from peers.lane import Lease
+from peers.suspects import Suspects
 
 
 class Sink(Protocol):
@@ -18,6 +19,9 @@ class Sink(Protocol):
 
     def divided(self, parts: list[list[Lease]]) -> None:
         """Parts of a batch that killed its worker: call each again, under the same leases."""
+
+    def suspected(self, parts: list[Suspects]) -> None:
+        """Calls one of which spoilt a worker: each part is to run in a fresh one, apart."""
 
     def unstarted(self, leases: list[Lease]) -> None:
         """They were not started: they can be handed out again under the same lease."""

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections import Counter
 from collections.abc import Collection
 from typing import Final
 
-from peers.frames import Assigned, Begin, Cancel, Recall, Run
+from peers.frames import Assigned, Begin, Cancel, Recall, Run, Stop
 from peers.lane import Lane, Lease
 from peers.pace import FRAME_SECONDS, Pace
 from peers.page import Running
-from peers.workers.death import Death, Out, judge
+from peers.workers.death import Death, Out, judge, suspect_all
 from peers.workers.process import WorkerProcess, describe_exit
 
 # A handler that runs longer than this keeps those behind it in its frame waiting: recall them.
 _RECALL_AFTER: Final = 0.1
 # How long an async handler that was told to stop may take to yield.
 _ASYNC_GRACE: Final = 2.0
+# How long a worker that has finished may take to end.
+_END_WITHIN: Final = 5.0
 _CANCELLED: Final = "cancelled"
 _CRASH: Final = "crash"
 _HOGGED: Final = "was stopped: it kept its worker's event loop to itself, where another had to stop"
@@ -30,10 +33,18 @@ class Worker:
     """A worker process and the parent's books about it."""
 
     def __init__(
-        self, app: str, log: tuple[str, str], slot: int, environment: dict[str, str]
-    ) -> None:
+        self, app: str, log: tuple[str, str], slot: int, environment: dict[str, str],
+        purpose: bool | None = None,
+    ) -> None:  # fmt: skip
         self.process = WorkerProcess(app, log, environment)
         self.slot = slot
+        self.purpose = purpose
+        """None: whatever comes; else one part of suspects, async ones (True) or sync."""
+        self.retiring = False
+        """It finishes what it has begun, and is given nothing more."""
+        self.dismissed = False
+        self.most_tasks: int | None = None
+        self.tasks_given = 0
         self.ready = False
         self.garbled = False
         self.asynchronous = False
@@ -44,6 +55,8 @@ class Worker:
         """Seconds that what is out is expected to take."""
         self._calls: Counter[int] = Counter()
         """How many tasks of each call are out."""
+        self._calls_given = 0
+        self._end_by = float("inf")
         self._recalled = False
         self._condemned: tuple[int, str, str] | None = None
         self._kill_at: dict[int, tuple[float, str, str]] = {}
@@ -58,8 +71,12 @@ class Worker:
         """How many seconds of this lane's tasks it should be given now; 0: none."""
         if not self.ready or self._condemned is not None or self._recalled:
             return 0.0
-        if self.asynchronous:
+        if self.retiring or self.purpose is not None:
+            return 0.0
+        if self.asynchronous:  # also beyond its allowance, until another can take its place
             return float("inf") if lane.free_slots > 0 else 0.0
+        if self.allowance <= 0:
+            return 0.0
         if self.lane is None:
             return FRAME_SECONDS if lane.free_slots > 0 else 0.0
         if self.lane is lane and self.expected < FRAME_SECONDS:
@@ -67,6 +84,11 @@ class Worker:
         if self.lane is lane and self.wants_one:
             return FRAME_SECONDS
         return 0.0
+
+    @property
+    def allowance(self) -> int:
+        """Return how many more tasks it should be given."""
+        return sys.maxsize if self.most_tasks is None else self.most_tasks - self.tasks_given
 
     @property
     def wants_one(self) -> bool:
@@ -80,6 +102,9 @@ class Worker:
         """Send it these leases; `together`: for one call of a batch handler."""
         tasks = []
         call = next(_tickets)
+        is_first = self._calls_given == 0
+        self._calls_given += 1 if together else len(leases)
+        self.tasks_given += len(leases)
         if self.asynchronous:
             lane.running += 1 if together else len(leases)
         elif self.lane is None:
@@ -89,7 +114,8 @@ class Worker:
         for lease in leases:
             ticket, task = next(_tickets), lease.task
             expected = pace.seconds(task.kind)
-            self.out[ticket] = Out(lease, lane, expected, call if together else ticket)
+            self.out[ticket] = Out(lease, lane, expected, call if together else ticket, is_first)
+            is_first = is_first and together
             self._calls[self.out[ticket].call] += 1
             self.expected += expected
             tasks.append(
@@ -128,6 +154,25 @@ class Worker:
             self.lane = None
         return out
 
+    def found_fresh(self, out: Out) -> bool:
+        """Return whether nothing ran before or beside it that could have exhausted the worker."""
+        return out.is_first and (not self.asynchronous or self._calls_given == 1)
+
+    def retire(self, *, recall: bool = False) -> None:
+        """Give it nothing more; `recall`: what it has not started shall not run here either."""
+        self.retiring = True
+        if recall:
+            self.recall()
+
+    def _dismiss(self, now: float) -> None:
+        """Let it end by itself within a while: it has finished."""
+        if not self.dismissed:
+            self.dismissed = True
+            self._end_by = now + _END_WITHIN
+            self.process.send(Stop())
+        elif now > self._end_by:
+            self.process.kill()
+
     def recall(self) -> None:
         """Ask for what it has not started."""
         if self.out and not self._recalled and not self.asynchronous:
@@ -151,6 +196,8 @@ class Worker:
 
     def watch(self, now: float) -> None:
         """Kill it when a handler has overrun; recall what waits behind a slow one."""
+        if self.retiring and not self.out and self.ready:
+            self._dismiss(now)
         if not self.out or self._condemned is not None:
             return
         ticket, span, since = self.process.page.running()
@@ -178,6 +225,8 @@ class Worker:
         """When to `watch` again at the latest."""
         if self._condemned is not None:
             return float("inf")
+        if self.retiring and not self.out and self.ready:
+            return self._end_by if self.dismissed else 0.0
         if self.asynchronous or not self.out:
             return min((due for due, _, _ in self._kill_at.values()), default=float("inf"))
         ticket, span, since = self.process.page.running()
@@ -207,13 +256,19 @@ class Worker:
             _, error_type, message = self._condemned
         guilty = range(0) if blameless else self._guilty(running, last)
         outs = {ticket: out for ticket in list(self.out) if (out := self.take_back(ticket))}
-        death = Death(signal_name, exit_code)
+        death = Death(signal_name, exit_code, message if self._condemned is not None else None)
+        if guilty is None and len(outs) > 1:
+            suspect_all(death, outs)
+            return death
         unstarted_from = float("inf") if self.asynchronous or blameless else last.stop
-        judge(death, outs, guilty, unstarted_from, error_type, message)
+        judge(
+            death, outs, list(outs) if guilty is None else guilty, unstarted_from,
+            error_type, message,
+        )  # fmt: skip
         return death
 
-    def _guilty(self, running: Running, last: range) -> Collection[int]:
-        """The tickets of the call that the worker died of."""
+    def _guilty(self, running: Running, last: range) -> Collection[int] | None:
+        """The tickets of the call that the worker died of; None: it may be any that is out."""
         called = range(running.ticket, running.ticket + running.span)
         if not self.asynchronous:
             called = last  # also when it was over: its outcome got lost with the worker
@@ -227,8 +282,8 @@ class Worker:
             return [number for number, out in self.out.items() if out.call == call]
         if self.asynchronous and not any(ticket in self.out for ticket in called):
             # A loop that died while no handler had it (in a thread of one, or for its memory)
-            # leaves only suspects: all count, or the guilty one would take it along for ever.
-            return list(self.out)
+            # leaves only suspects.
+            return None
         return called
 
     def _condemn(self, ticket: int, error_type: str, message: str) -> None:

@@ -184,6 +184,35 @@ async def async_mute() -> None:
         raise MuteError
 
 
+def _odd(what: str) -> Exception:
+    match what:
+        case "syntax":
+            return SyntaxError("m", ("f", 3, "7", "x", 3, "9"))  # type: ignore[arg-type]
+        case "name":
+            error: Exception = type("Odd", (Exception,), {"__qualname__": "\0\ud800"})()
+            return error
+        case "retry":
+            retry = peers.Retry(1)
+            retry.in_ = float("inf")
+            return retry
+        case _:
+            raise ValueError(what)
+
+
+@task("odd", max_attempts=1)
+def odd(what: str) -> None:
+    """Raises something that is not easily described."""
+    with recorded():
+        raise _odd(what)
+
+
+@task("async.odd", max_attempts=1)
+async def async_odd(what: str) -> None:
+    """The same on the loop."""
+    with recorded():
+        raise _odd(what)
+
+
 @task("async.boom", max_attempts=1)
 async def async_boom(message: str) -> None:
     """Raises on the loop."""

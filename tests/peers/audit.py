@@ -44,6 +44,9 @@ create trigger journal after insert or update on peers.task
 SILENT_KIND: Final = "returns"
 """The only handler whose result does not hold the token that it ran under."""
 
+ISOLATED_KINDS: Final = ("hog", "spoilt.%")
+"""Handlers that may be run again under their lease: in a worker of their own, to find a culprit."""
+
 # Something came of an attempt that was not given back: it completed, or left a failure.
 _OUTCOMES_TWICE: Final = """
     select task_id from (
@@ -113,6 +116,9 @@ def audit(db: Connection, path: Path, *, ended: bool = True) -> Audit:
         (row["task_id"], row["token"])
         for row in rows(db, "select task_id, token from journal.entry where state = 'running'")
     }
+    apart = set(
+        column(db, "select id from peers.task where kind like any (%s)", list(ISOLATED_KINDS))
+    )
     unended = column(
         db, "select id from peers.task where state not in ('completed', 'dead', 'cancelled')"
     )
@@ -125,7 +131,7 @@ def audit(db: Connection, path: Path, *, ended: bool = True) -> Audit:
         ),
         twice=sorted(
             set(column(db, _OUTCOMES_TWICE))
-            | {task_id for (task_id, _), times in started.items() if times > 1}
+            | {lease[0] for lease, times in started.items() if times > 1 and lease[0] not in apart}
         ),
         early=sorted(set(column(db, _EARLY)) | _early_by_ledger(db, entries, set(completed))),
         foreign=sorted(

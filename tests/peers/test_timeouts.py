@@ -171,6 +171,17 @@ def test_the_gil_does_not_hold_up_the_heartbeat(stage: Stage) -> None:
     stage.assert_clean()
 
 
+def test_a_worker_that_the_peer_itself_killed_is_no_error_in_the_log(shared: Stage) -> None:
+    """The log says why; that of a worker that died by itself is an error."""
+    task_id = shared.submit("held", {"gate": shared.gate("never")})
+    shared.until_started(task_id)
+    shared.db.execute("select peers.cancel(%s)", (task_id,))
+    shared.until_state("cancelled", task_id)
+    told = shared.peers[0].await_event("worker_killed")
+    assert (told["level"], told["reason"]) == ("info", "stopped on request")
+    assert shared.peers[0].events("worker_died") == []
+
+
 def test_all_of_this_has_left_the_books_in_order(shared: Stage) -> None:
     """After all the timeouts and cancellations above: nothing lost, nothing twice."""
     shared.until_ended()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import os
+import resource
 import selectors
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from unittest.mock import Mock
 
@@ -55,3 +60,73 @@ def test_a_death_and_what_the_socket_still_says_may_come_in_any_order(
         assert len(processes(selector)) >= 1
     finally:
         crew.stop()
+
+
+def open_descriptors() -> set[int]:
+    """Those of this process, without taking one to look."""
+    found = set()
+    for fd in range(1024):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_GETFD)
+            found.add(fd)
+    return found
+
+
+@pytest.mark.parametrize(
+    "place", ["socket.socketpair", "os.memfd_create", "subprocess.Popen", "os.pidfd_open"]
+)
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EAGAIN, errno.ENOMEM])
+def test_a_machine_without_room_for_a_worker_ends_nobody(
+    selector: selectors.DefaultSelector, monkeypatch: pytest.MonkeyPatch, place: str, number: int
+) -> None:
+    """When a worker cannot be started, whatever is refused, the crew leaves nothing behind, waits
+    longer each time, and starts one as soon as there is room.
+    """
+    crew = Crew(
+        "tests.peers.app_batches", ("text", "error"), Environment(), selector, Pace(), Mock(Sink)
+    )
+    crew._suspects["default"] = Counter({False: 1})  # it wants a worker for suspects
+    before = open_descriptors()
+    with monkeypatch.context() as patched:
+        refusal = OSError(number, os.strerror(number))
+        patched.setattr(f"peers.workers.process.{place}", Mock(side_effect=refusal))
+        for _ in range(3):
+            crew.tick(float("inf"))
+            assert processes(selector) == []
+            assert open_descriptors() == before
+        assert crew.next_deadline() < float("inf")
+    crew.tick(float("inf"))
+    try:
+        assert len(processes(selector)) == 1
+    finally:
+        crew.kill_all()
+        crew.bury_all()
+    assert open_descriptors() == before
+
+
+def test_a_peer_that_has_no_descriptor_left_goes_on(selector: selectors.DefaultSelector) -> None:
+    """At the real limit, at each number of descriptors that are left: nothing is raised, and
+    nothing stays open.
+    """
+    crew = Crew(
+        "tests.peers.app_batches", ("text", "error"), Environment(), selector, Pace(), Mock(Sink)
+    )
+    crew._suspects["default"] = Counter({False: 1})
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(12)]
+    highest = max(held)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+        for _ in range(8):
+            before = open_descriptors()
+            crew.tick(float("inf"))
+            if processes(selector):
+                break
+            assert open_descriptors() == before
+            os.close(held.pop())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in held:
+            os.close(fd)
+        crew.kill_all()
+        crew.bury_all()

@@ -198,6 +198,8 @@ class Desk:
 
     asynchronous = False
     wants_one = True
+    purpose = None
+    allowance = 1000
 
     def __init__(self) -> None:
         self.out: list[Lease] = []

@@ -230,3 +230,32 @@ def test_redaction_finds_the_password_in_every_form(url: str) -> None:
     assert "s3" not in redact(url)
     assert "cret" not in redact(url)
     assert "h" in redact(url)
+
+
+@pytest.mark.parametrize(
+    ("given", "bytes_"),
+    [("512M", 512 << 20), ("2G", 2 << 30), ("1.5GiB", 3 << 29), ("64mb", 64 << 20),
+     ("20971520", 20 << 20), (" 1 T ", 1 << 40)],
+)  # fmt: skip
+def test_a_size_has_a_unit(monkeypatch: Environment, given: str, bytes_: int) -> None:
+    """Powers of 1024, in any case; a number alone is bytes."""
+    monkeypatch.setenv("PEERS_WORKER_MAX_MEMORY", given)
+    settings = Settings()
+    assert settings.worker_max_memory == bytes_
+    shown = next(o.value for o in settings.origins() if o.name == "worker_max_memory")
+    assert Settings(worker_max_memory=shown).worker_max_memory == bytes_
+
+
+@pytest.mark.parametrize("given", ["much", "-1", "1M", "12X", "1e9", "0", "1 M M"])
+def test_a_size_that_is_none_is_refused(given: str) -> None:
+    """With an example, or with the least that makes sense."""
+    with pytest.raises(ConfigError, match=r"worker_max_memory is .*(512M|16M)"):
+        Settings(worker_max_memory=given)
+
+
+def test_a_worker_lives_for_ever_unless_told_otherwise() -> None:
+    """Both limits are unset by default, and one task is the least."""
+    settings = Settings()
+    assert (settings.worker_max_tasks, settings.worker_max_memory) == (None, None)
+    with pytest.raises(ConfigError, match="worker_max_tasks"):
+        Settings(worker_max_tasks=0)
