@@ -193,6 +193,17 @@ def progress(
     return noted
 
 
+def hold_lease(connection: Connection, peer_id: UUID, task_id: int, token: UUID) -> str:
+    """Keeps the lease until the transaction ends; the transaction's id.
+
+    Raises PeerLost when the lease is gone.
+    """
+    transaction: str = _value(
+        connection, "select peers.hold_lease(%s, %s, %s)::text", peer_id, task_id, token
+    )
+    return transaction
+
+
 def hold_off(connection: Connection, name: str, span: timedelta, reason: str | None) -> float:
     """Keeps all peers from calling an outside system; for how many seconds from now."""
     left: timedelta = _value(connection, "select peers.hold_off(%s, %s, %s)", name, span, reason)

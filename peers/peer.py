@@ -51,7 +51,9 @@ class Peer:
         self._selector = selectors.DefaultSelector()
         self._notifier = Notifier()
         self._link = Link(lambda: self._connect("main"), self._on_return)
-        self._work = Work(settings, settings.app, self._selector, self._link)
+        self._work = Work(
+            settings, settings.app, self._selector, self._link, lambda: self._connect("requests")
+        )
         self._heartbeat = Heartbeat(
             lambda: self._connect("heartbeat"), settings.lease_timeout, settings.heartbeat_interval,
             Watch(self._on_beat, self._on_expiry, self._notifier.alive),
@@ -84,6 +86,7 @@ class Peer:
                 self._leave()
             finally:
                 self._heartbeat.stop()
+                self._work.requests.stop()
                 self._work.crew.stop()
                 self._doorbell.close()
                 self._link.close()

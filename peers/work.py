@@ -5,11 +5,15 @@ from __future__ import annotations
 import random
 import selectors
 import time
+from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
 from peers import events, kernel
 from peers.asked import answer
+from peers.db import Connection
+from peers.errors import PeersError
+from peers.handler_requests import HandlerRequests, Request
 from peers.lane import Lane, Lease
 from peers.link import Link
 from peers.outbox import MOST_SETTLED, Failure, Outbox
@@ -37,7 +41,12 @@ class Work:
     """
 
     def __init__(
-        self, settings: Settings, app: str, selector: selectors.BaseSelector, link: Link
+        self,
+        settings: Settings,
+        app: str,
+        selector: selectors.BaseSelector,
+        link: Link,
+        connect_for_requests: Callable[[], Connection],
     ) -> None:
         self.peer_id: UUID | None = None
         self.asked_to_stop = False
@@ -56,6 +65,11 @@ class Work:
             settings.predict_trust, settings.predict_batch_wait.total_seconds(),
         )  # fmt: skip
         self.crew = Crew(app, log, environment, selector, pace, self)
+        self.requests = HandlerRequests(
+            connect_for_requests,
+            selector,
+            lambda c, asked: answer(c, asked.peer_id, asked.lease.task, asked.verb, asked.body),
+        )
         self._lanes = {
             name: Lane(name, slots, pace, self.crew.kinds)
             for name, slots in settings.queues.items()
@@ -199,6 +213,7 @@ class Work:
         self.release_backlog()
         for lane in self._lanes.values():
             self._give_back(lane, lane.divided())
+        self.requests.await_quiet()  # a submission keeps its task from being released
 
     def abandon(self) -> None:
         """The leases are gone: stop every handler, forget everything."""
@@ -220,6 +235,7 @@ class Work:
     def failed(self, lease: Lease, failure: Failure) -> None:
         """An attempt failed."""
         self._note_outcome()
+        self.requests.forget([lease])
         self._outbox.failed(lease, failure)
         task = lease.task
         events.task_failed(
@@ -236,6 +252,7 @@ class Work:
             )
             self.aborted([lease for lease in part if lease.cancelled])
             left = [lease for lease in part if not lease.cancelled]
+            self.requests.forget(left)
             self._lanes[first.queue].divide([left] if left else [], time.monotonic())
 
     def unstarted(self, leases: list[Lease]) -> None:
@@ -250,13 +267,15 @@ class Work:
         """Stopped, or never started: the attempt does not count."""
         if leases:
             self._note_outcome()
+            self.requests.forget(leases)
             self._outbox.aborted(leases)
 
-    def asked(self, lease: Lease, verb: str, body: bytes) -> bytes:
+    def asked(
+        self, lease: Lease, verb: str, body: bytes, reply: Callable[[bytes | PeersError], None]
+    ) -> None:
         """A handler asks the scheduler."""
-        peer_id = self.peer_id
-        assert peer_id is not None
-        return self._link.do(lambda c: answer(c, peer_id, lease.task, verb, body))
+        assert self.peer_id is not None
+        self.requests.ask(Request(self.peer_id, lease, verb, body, reply))
 
     def _note_outcome(self) -> None:
         if not self._outbox:

@@ -12,7 +12,7 @@ import msgspec
 
 from peers import events
 from peers.db import Backoff
-from peers.errors import ConfigError, PeersError
+from peers.errors import ConfigError, PeerLost, PeersError
 from peers.frames import (
     Broken,
     Call,
@@ -218,15 +218,22 @@ class Crew:
             self._sink.failed(out.lease, failure)
 
     def _answer(self, worker: Worker, call: Call) -> None:
+        def reply(answer: bytes | PeersError) -> None:
+            if not call.call or worker not in self._workers:
+                return
+            if isinstance(answer, bytes):
+                message = Reply(call.call, answer)
+            else:
+                error = (type(answer).__name__, answer.message, answer.hint)
+                message = Reply(call.call, b"null", error)
+            worker.process.send(message)
+            self._select_for(worker)
+
         out = worker.out.get(call.ticket)
-        if out is None:
-            return
-        try:
-            reply = Reply(call.call, self._sink.asked(out.lease, call.verb, call.body))
-        except PeersError as error:
-            reply = Reply(call.call, b"null", (type(error).__name__, error.message, error.hint))
-        if call.call:
-            worker.process.send(reply)
+        if out is None:  # a thread that its handler left behind: it must not wait for ever
+            reply(PeerLost("the task that asks for this is not running any more"))
+        else:
+            self._sink.asked(out.lease, call.verb, call.body, reply)
 
     def _welcome(self, worker: Worker, kinds: list[KindDeclared]) -> None:
         self.kinds.clear()  # lanes look into it

@@ -19,6 +19,8 @@ from sqlalchemy.orm import Session
 
 import peers
 from peers import client, context, db, tables
+from peers.client.once import LazyConnection
+from peers.client.transport import _transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -242,8 +244,12 @@ class Parent:
         """One frame there and back."""
         assert ticket == 5
         self.verbs.append(verb)
-        with db.connect(self.url, application_name="test") as connection:
-            return json.loads(client.relay(connection, verb, json.dumps(payload).encode()))
+        connection = LazyConnection(lambda: db.connect(self.url, application_name="test"))
+        try:
+            body = json.dumps(payload).encode()
+            return json.loads(client.relay(connection, _transaction, verb, body))
+        finally:
+            connection.close()
 
     def tell(self, ticket: int, verb: str, payload: object) -> None:
         """Not used here."""
