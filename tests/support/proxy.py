@@ -21,7 +21,8 @@ class Cut(Enum):
     """Where the next COMMIT that passes is lost."""
 
     BEFORE = "the server never sees it"
-    AFTER = "the server commits, the client never hears of it"
+    DURING = "the client is cut off while the server commits"
+    AFTER = "the server has committed, the client never hears of it"
 
 
 class Proxy:
@@ -47,8 +48,10 @@ class Proxy:
             while True:
                 client, _ = self._listener.accept()
                 server = self._connect()
+                deaf = threading.Event()  # the next answer is the last, and not passed on
                 for work in (self._to_server, self._to_client):
-                    threading.Thread(target=work, args=(client, server), daemon=True).start()
+                    arguments = (client, server, deaf)
+                    threading.Thread(target=work, args=arguments, daemon=True).start()
 
     def _connect(self) -> socket.socket:
         host, port = str(self._server["host"]), int(self._server.get("port") or _PORT)
@@ -58,36 +61,35 @@ class Proxy:
         server.connect(f"{host}/.s.PGSQL.{port}")
         return server
 
-    def _to_server(self, client: socket.socket, server: socket.socket) -> None:
+    def _to_server(
+        self, client: socket.socket, server: socket.socket, deaf: threading.Event
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := client.recv(_READ_SIZE):
                 if b"COMMIT\0" in data:
                     self.commits += 1
                     cut = next(self.cuts, None)
-                    if cut is not None:
-                        _close(client)  # it hears nothing any more
+                    if cut is Cut.AFTER:
+                        deaf.set()
+                    elif cut is not None:
+                        _shut(client, socket.SHUT_RDWR)
                     if cut is Cut.BEFORE:
                         break
                 server.sendall(data)
-        _shut(server)
+        _shut(server, socket.SHUT_WR)
 
-    def _to_client(self, client: socket.socket, server: socket.socket) -> None:
+    def _to_client(
+        self, client: socket.socket, server: socket.socket, deaf: threading.Event
+    ) -> None:
         with contextlib.suppress(OSError):
-            while data := server.recv(_READ_SIZE):
+            while (data := server.recv(_READ_SIZE)) and not deaf.is_set():
                 with contextlib.suppress(OSError):
                     client.sendall(data)
         for end in (client, server):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+            _shut(end, socket.SHUT_RDWR)
             end.close()
 
 
-def _close(client: socket.socket) -> None:
+def _shut(end: socket.socket, how: int) -> None:
     with contextlib.suppress(OSError):
-        client.shutdown(socket.SHUT_RDWR)
-
-
-def _shut(server: socket.socket) -> None:
-    """Say goodbye when everything was sent."""
-    with contextlib.suppress(OSError):
-        server.shutdown(socket.SHUT_WR)
+        end.shutdown(how)

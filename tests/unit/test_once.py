@@ -58,7 +58,7 @@ WAYS: dict[str, tuple[Any, Callable[[Any], list[int]]]] = {
 
 
 @pytest.mark.parametrize("verb", WAYS)
-@pytest.mark.parametrize("cuts", [[Cut.BEFORE], [Cut.AFTER], [Cut.BEFORE, Cut.BEFORE, Cut.AFTER]])
+@pytest.mark.parametrize("cuts", [[Cut.BEFORE], [Cut.DURING], [Cut.BEFORE, Cut.BEFORE, Cut.AFTER]])
 def test_a_commit_that_is_cut_off_submits_once(
     db: Connection, proxy: Proxy, handler: tuple[UUID, Claimed], verb: str, cuts: list[Cut]
 ) -> None:
