@@ -48,7 +48,7 @@ def answer(
             f"{verb}: somebody has a row locked that this needs", "Try again."
         ) from error
     except psycopg.Error as error:
-        if is_connection_lost(error):
+        if is_connection_lost(error) or connection.is_broken:
             connection.close()
         elif (error.sqlstate or "").startswith(_LIMIT_EXCEEDED):
             raise BadTask(f"{verb}: {error}", _TOO_LARGE) from error

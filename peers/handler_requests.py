@@ -29,7 +29,7 @@ from peers.lane import Lease
 Answer: TypeAlias = bytes | PeersError
 Answering: TypeAlias = Callable[[LazyConnection, "Request"], bytes]
 
-_IDLE_SECONDS: Final = 5.0
+_IDLE_SECONDS: Final = 2.0
 _FAIL_FOR: Final = 1.0
 _LARGE_BYTES: Final = 32 << 10
 """A graph of a few hundred tasks, which takes the database about 50 ms."""
@@ -40,7 +40,7 @@ _GIVE_UP_WITHIN: Final = 2.0
 
 # A half-open connection must not keep a task's row locked, nor a cut one run on.
 _ALWAYS: Final = {
-    "idle_in_transaction_session_timeout": "10s",
+    "idle_in_transaction_session_timeout": "5s",
     "client_connection_check_interval": "500ms",
 }
 _QUICK: Final = {"statement_timeout": "10s", "lock_timeout": "250ms"}

@@ -22,7 +22,7 @@ T = TypeVar("T")
 _TRIES: Final = 6
 _DEADLOCK_OR_SERIALIZATION: Final = frozenset({"40P01", "40001"})
 _FATE_PATIENCE: Final = 30.0
-"""Seconds to ask what became of a COMMIT; `bounded` sessions end half-open ones well before."""
+"""Seconds to ask what became of a COMMIT; a peer's sessions end half-open ones well before."""
 
 
 class Abandoned(DatabaseUnreachable):
@@ -78,6 +78,11 @@ class LazyConnection:
             if self._socket >= 0:
                 with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._socket)) as it:
                     it.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it was lost, whatever the last error said (a timeout of the server, say)."""
+        return self._connection is None or self._connection.closed
 
     @property
     def was_cut(self) -> bool:
@@ -137,7 +142,7 @@ def _try(
     except DatabaseUnreachable as error:
         raise _Undone(error) from error
     except psycopg.Error as error:
-        if not is_connection_lost(error):
+        if not is_connection_lost(error) and not connection.is_broken:
             connection.transaction = None
             if error.sqlstate in _DEADLOCK_OR_SERIALIZATION:
                 raise _Undone(error) from error
