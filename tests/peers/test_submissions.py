@@ -43,7 +43,7 @@ def until_submitting(stage: Stage, count: int = 1) -> None:
     """Until so many submissions of handlers wait there."""
     stage.until_true(
         "select count(*) >= %s from pg_stat_activity"
-        " where wait_event_type = 'Lock' and application_name = 'peers requests'"
+        " where wait_event_type = 'Lock' and application_name like 'peers %%'"
         " and datname = current_database()",
         count,
     )
