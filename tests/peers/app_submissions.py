@@ -52,3 +52,16 @@ def submits(children: int, die_after: float | None = None) -> dict[str, Any]:
         if die_after is not None and me.attempt == 1:
             threading.Timer(die_after, os.kill, (os.getpid(), signal.SIGKILL)).start()
         return {"token": me.token, "ids": submit_children(children)}
+
+
+@task("submits.with.key", backoff=_AT_ONCE, max_attempts=3)
+def submits_with_key(key: str) -> dict[str, Any]:
+    """Submits a graph and fails afterwards; its second attempt completes."""
+    with recorded():
+        me = current_task()
+        with peers.graph(idempotency_key=key) as graph:
+            first = graph.add("child", parent=me.id)
+            last = graph.add("child", after=first, parent=me.id)
+        if me.attempt == 1:
+            raise RuntimeError("the first attempt never works")
+        return {"token": me.token, "ids": [first.id, last.id]}

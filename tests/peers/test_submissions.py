@@ -139,6 +139,16 @@ def test_what_handlers_submit_exists_once_per_attempt_whatever_breaks(
         assert sorted(task["result"]["ids"]) == made[task_id, str(task["token"])]["ids"]
 
 
+def test_a_handler_that_runs_again_submits_its_keyed_graph_once_for_good(stage: Stage) -> None:
+    """Its second attempt gets the ids that the first one made, and makes no others."""
+    stage.peer(APP)
+    task_id = stage.submit("submits.with.key", {"key": "nightly"})
+    stage.until_state("completed", task_id)
+    assert len(stage.started(task_id)) == 2
+    made = stage.rows("select id from peers.task where kind = 'child' order by id")
+    assert [each["id"] for each in made] == stage.task(task_id)["result"]["ids"]
+
+
 def terminate_now_and_then(url: str, luck: random.Random, over: threading.Event) -> None:
     """Cut off whatever requests of handlers are under way, again and again."""
     with psycopg.connect(url, autocommit=True) as connection:

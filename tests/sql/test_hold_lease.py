@@ -24,7 +24,6 @@ from tests.support.world import (
     value,
 )
 
-
 GONE = "is not leased to this peer any more: nothing was submitted"
 
 
