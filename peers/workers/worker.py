@@ -88,6 +88,7 @@ class Worker:
         lane.in_workers += len(leases)
         for lease in leases:
             ticket, task = next(_tickets), lease.task
+            lease.ticket = ticket
             expected = pace.seconds(task.kind)
             self.out[ticket] = Out(lease, lane, expected, call if together else ticket)
             self._calls[self.out[ticket].call] += 1
@@ -140,14 +141,15 @@ class Worker:
 
     def cancel(self, lease: Lease, grace: float) -> bool:
         """Have this lease's handler stopped, by force after `grace` seconds; False: not here."""
-        for ticket, out in self.out.items():
-            if out.lease is lease:
-                self.process.send(Cancel(ticket))
-                self.recall()  # in case it has not been started
-                stop = (time.monotonic() + grace, _CANCELLED, "stopped on request")
-                self._kill_at[ticket] = min(stop, self._kill_at.get(ticket, stop))
-                return True
-        return False
+        ticket = lease.ticket
+        out = self.out.get(ticket)
+        if out is None or out.lease is not lease:
+            return False
+        self.process.send(Cancel(ticket))
+        self.recall()  # in case it has not been started
+        stop = (time.monotonic() + grace, _CANCELLED, "stopped on request")
+        self._kill_at[ticket] = min(stop, self._kill_at.get(ticket, stop))
+        return True
 
     def watch(self, now: float) -> None:
         """Kill it when a handler has overrun; recall what waits behind a slow one."""

@@ -13,7 +13,7 @@ import psycopg
 
 from tests.peers.disasters import LEASE
 from tests.peers.harness import Stage
-from tests.support.proxy import Cut, Proxy
+from tests.support.commits import CommitProxy, Cut
 
 APP = "tests.peers.app_submissions"
 LARGE = 500  # nodes: more than what counts as quick
@@ -105,7 +105,7 @@ def test_what_handlers_submit_exists_once_per_attempt_whatever_breaks(
     not at all, and the ids that a handler got are those that exist.
     """
     luck = random.Random(4711)
-    proxy = Proxy(tmp_path, stage.url)
+    proxy = CommitProxy(tmp_path, stage.url)
     proxy.cuts = iter(lambda: luck.choice([None, *Cut]), "never")
     stage.peer(APP, slots=3, database_url=proxy.url)
     over = threading.Event()

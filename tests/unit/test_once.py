@@ -17,7 +17,7 @@ from peers.client import once
 from peers.client.once import LazyConnection
 from peers.errors import DatabaseUnreachable, PeerLost
 from peers.model import Claimed
-from tests.support.proxy import Cut, Proxy
+from tests.support.commits import CommitProxy, Cut
 from tests.support.server import Connection
 from tests.support.world import Peer, rows, submit
 
@@ -25,9 +25,9 @@ GRAPH = [{"name": "1", "kind": "child"}, {"name": "2", "kind": "child", "after":
 
 
 @pytest.fixture
-def proxy(database_url: str, tmp_path: Path) -> Iterator[Proxy]:
+def proxy(database_url: str, tmp_path: Path) -> Iterator[CommitProxy]:
     """A way to the database that can be cut."""
-    made = Proxy(tmp_path, database_url)
+    made = CommitProxy(tmp_path, database_url)
     yield made
     made.close()
 
@@ -60,7 +60,7 @@ WAYS: dict[str, tuple[Any, Callable[[Any], list[int]]]] = {
 @pytest.mark.parametrize("verb", WAYS)
 @pytest.mark.parametrize("cuts", [[Cut.BEFORE], [Cut.DURING], [Cut.BEFORE, Cut.BEFORE, Cut.AFTER]])
 def test_a_commit_that_is_cut_off_submits_once(
-    db: Connection, proxy: Proxy, handler: tuple[UUID, Claimed], verb: str, cuts: list[Cut]
+    db: Connection, proxy: CommitProxy, handler: tuple[UUID, Claimed], verb: str, cuts: list[Cut]
 ) -> None:
     """Lost before it arrived it is made again, lost after it took place it is known: the handler
     gets ids that exist, and nothing exists besides.
@@ -74,7 +74,7 @@ def test_a_commit_that_is_cut_off_submits_once(
 
 
 def test_a_submission_without_a_peer_is_made_once_too(
-    db: Connection, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    db: Connection, proxy: CommitProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An application's own submit() is no worse off than a handler's."""
     monkeypatch.setenv("PEERS_DATABASE_URL", proxy.url)
@@ -85,7 +85,7 @@ def test_a_submission_without_a_peer_is_made_once_too(
 @pytest.mark.parametrize("fate", ["committed", "aborted"])
 def test_without_the_question_the_same_cut_is_seen(
     db: Connection,
-    proxy: Proxy,
+    proxy: CommitProxy,
     handler: tuple[UUID, Claimed],
     monkeypatch: pytest.MonkeyPatch,
     fate: str,
@@ -100,7 +100,10 @@ def test_without_the_question_the_same_cut_is_seen(
 
 
 def test_a_fate_that_nobody_can_tell_is_told(
-    db: Connection, proxy: Proxy, handler: tuple[UUID, Claimed], monkeypatch: pytest.MonkeyPatch
+    db: Connection,
+    proxy: CommitProxy,
+    handler: tuple[UUID, Claimed],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While the transaction is neither committed nor aborted nothing is tried again."""
     monkeypatch.setattr(once, "await_end", lambda *_: "in progress")
@@ -114,7 +117,7 @@ def test_a_fate_that_nobody_can_tell_is_told(
 
 
 def test_a_connection_that_breaks_every_time_ends_in_an_error(
-    db: Connection, proxy: Proxy, handler: tuple[UUID, Claimed]
+    db: Connection, proxy: CommitProxy, handler: tuple[UUID, Claimed]
 ) -> None:
     """The tries are bounded, and nothing was submitted."""
     proxy.cuts = itertools.repeat(Cut.BEFORE)

@@ -1,4 +1,4 @@
-"""Between a client and its server: a proxy that breaks connections at the worst moment."""
+"""Between a client and its server: a proxy that loses COMMITs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Cut(Enum):
     AFTER = "the server has committed, the client never hears of it"
 
 
-class Proxy:
+class CommitProxy:
     """Passes everything on, but what `cuts` says of the COMMITs that come: one entry each."""
 
     def __init__(self, folder: Path, url: str) -> None:
