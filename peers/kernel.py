@@ -135,15 +135,23 @@ def fail(
 
 
 def release(
-    connection: Connection, peer_id: UUID, task_ids: Sequence[int], tokens: Sequence[UUID]
+    connection: Connection,
+    peer_id: UUID,
+    task_ids: Sequence[int],
+    tokens: Sequence[UUID],
+    reasons: Sequence[str | None] = (),
 ) -> int:
-    """Gives leases back, uncounted; answers how many. What is busy stays leased."""
+    """Gives leases back, uncounted; answers how many. What is busy stays leased.
+
+    `reasons`: why the peer stopped each of them; None: it was not started.
+    """
     count: int = _value(
         connection,
-        "select peers.release(%s, %s::bigint[], %s::uuid[])",
+        "select peers.release(%s, %s::bigint[], %s::uuid[], %s::text[])",
         peer_id,
         list(task_ids),
         list(tokens),
+        list(reasons),
     )
     return count
 

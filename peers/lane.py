@@ -27,6 +27,8 @@ class Lease:
     cancelled: bool = False
     ticket: int = 0
     """Under which a worker was last given it."""
+    stopped_because: str | None = None
+    """Why its handler was stopped by this peer itself."""
 
 
 class Bin(NamedTuple):

@@ -126,7 +126,9 @@ class Outbox:
     def _release(self, connection: Connection, peer_id: UUID) -> None:
         """What is busy stays leased in the database; a later reconcile gives it back."""
         tasks = [lease.task for lease in self._aborted]
-        kernel.release(connection, peer_id, [t.task_id for t in tasks], [t.token for t in tasks])
+        reasons = [lease.stopped_because for lease in self._aborted]
+        ids, tokens = [t.task_id for t in tasks], [t.token for t in tasks]
+        kernel.release(connection, peer_id, ids, tokens, reasons)
         released, self._aborted = self._aborted, []
         for lease in released:
             self._done(lease)

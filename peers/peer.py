@@ -180,7 +180,7 @@ class Peer:
             return False
         if time.monotonic() < self._drain_until:
             return self._work.finished
-        self._work.stop_all()
+        self._work.stop_started()
         with contextlib.suppress(DatabaseUnreachable):
             self._work.flush()
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import selectors
+import socket
 import time
 from collections.abc import Callable
 from typing import Final
@@ -215,6 +216,19 @@ class Work:
             self._give_back(lane, lane.divided())
         self.requests.await_quiet()  # a submission keeps its task from being released
 
+    def stop_started(self) -> None:
+        """The drain is over: stop what still runs; the log and the tasks' rows say so."""
+        started = self.crew.started(time.monotonic())
+        for lease, _ in started:
+            lease.stopped_because = f"stopped by a draining peer on host {socket.gethostname()}"
+        self.stop_all()
+        for lease, seconds in started:
+            task = lease.task
+            if lease.stopped_because is not None:  # else it was just over
+                events.task_stopped(
+                    task_id=task.task_id, kind=task.kind, attempt=task.attempt, seconds=seconds
+                )
+
     def abandon(self) -> None:
         """The leases are gone: stop every handler, forget everything."""
         self.stop_all()
@@ -230,11 +244,13 @@ class Work:
     def completed(self, lease: Lease, result: bytes) -> None:
         """A handler returned."""
         self._note_outcome()
+        lease.stopped_because = None
         self._outbox.completed(lease, result)
 
     def failed(self, lease: Lease, failure: Failure) -> None:
         """An attempt failed."""
         self._note_outcome()
+        lease.stopped_because = None
         self.requests.forget([lease])
         self._outbox.failed(lease, failure)
         task = lease.task

@@ -1,6 +1,8 @@
 -- What comes back to the room ready: released, reclaimed from the lost, and what is due.
 
-create or replace function peers.release(peer_id uuid, task_ids bigint[], tokens uuid[]) returns integer
+create or replace function peers.release(
+    peer_id uuid, task_ids bigint[], tokens uuid[], reasons text[] default '{}'
+) returns integer
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
@@ -18,8 +20,11 @@ begin
         update peers.task t
         set state = case when l.cancel_requested then 'cancelled' else 'ready' end::peers.task_state,
             finished_at = case when l.cancel_requested then peers.now() end,
-            attempt = t.attempt - 1
+            attempt = t.attempt - 1,
+            stopped_because = coalesce(left(r.reason, 1000) || ' at ' || peers.now(), t.stopped_because)
         from unnest(_leases) l
+        left join unnest(release.task_ids, release.tokens, release.reasons) r(task_id, token, reason)
+            on r.task_id = l.task_id and r.token = l.token
         where t.id = l.task_id and t.id = any (array(select l.task_id from unnest(_leases) l))
         returning t.id, t.state, t.queue, t.kind, t.priority
     )
@@ -34,7 +39,8 @@ $$;
 
 comment on function peers.release is
     'Gives leases back whose handlers never started, or whose peer stopped them itself: the attempt does not '
-    'count. Answers how many; what is busy stays leased.';
+    'count. reasons: why each was stopped; null, or none at all: it was not. Answers how many; what is busy stays '
+    'leased.';
 
 create or replace function peers.reconcile(peer_id uuid, tokens uuid[]) returns integer
     language plpgsql security definer

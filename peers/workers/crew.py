@@ -123,6 +123,10 @@ class Crew:
         """Have a running handler stopped, by force after `grace` seconds; False: it is over."""
         return any(worker.cancel(lease, grace) for worker in self._workers)
 
+    def started(self, now: float) -> list[tuple[Lease, float]]:
+        """What handlers are at, and for how many seconds each."""
+        return [each for worker in self._workers for each in worker.started(now)]
+
     # ---------------------------------------------------------------------------- from turn to turn
 
     def tick(self, now: float) -> None:

@@ -151,6 +151,17 @@ class Worker:
         self._kill_at[ticket] = min(stop, self._kill_at.get(ticket, stop))
         return True
 
+    def started(self, now: float) -> list[tuple[Lease, float]]:
+        """What its handlers are at, and for how many seconds."""
+        if self.asynchronous:  # it starts what it gets at once
+            return [(out.lease, now - out.lease.claimed_at) for out in self.out.values()]
+        ticket, span, since = self.process.page.running()
+        return [
+            (self.out[number].lease, now - since)
+            for number in range(ticket, ticket + span)
+            if number in self.out
+        ]
+
     def watch(self, now: float) -> None:
         """Kill it when a handler has overrun; recall what waits behind a slow one."""
         if not self.out or self._condemned is not None:
