@@ -167,6 +167,14 @@ def task_stopped(*, task_id: int, kind: str, attempt: int, seconds: float) -> No
     """A handler outlasted the drain of its peer, and was killed."""
 
 
+@_event(
+    logging.WARNING,
+    "no process stands by to kill what handlers started, should this peer be killed (%(reason)s)",
+)
+def orphan_killer_missing(*, reason: str) -> None:
+    """It ended or cannot start; another is started in a second."""
+
+
 @_event(logging.INFO, "got %(signal)s")
 def signal_received(*, signal: str) -> None:
     """Somebody wants the peer to stop."""

@@ -30,6 +30,7 @@ from peers.lane import Lane, Lease
 from peers.pace import Pace
 from peers.workers.dispatch import hand_out
 from peers.workers.environment import Environment
+from peers.workers.orphans import OrphanKiller
 from peers.workers.sink import Sink
 from peers.workers.worker import Worker
 
@@ -56,6 +57,7 @@ class Crew:
         self._selector = selector
         self._pace = pace
         self._sink = sink
+        self._orphans = OrphanKiller(selector)
         self._workers: list[Worker] = []
         self._backoff = Backoff(base=0.2, cap=30.0)
         self._start_at = 0.0
@@ -93,6 +95,7 @@ class Crew:
             if worker.out or not worker.ready:
                 worker.process.kill()
             self._bury(worker)
+        self._orphans.close()
 
     def kill_all(self) -> None:
         """Kill every worker, blaming no task. Safe from any thread; `bury_all` must follow."""
@@ -131,6 +134,7 @@ class Crew:
 
     def tick(self, now: float) -> None:
         """Kill what overran, recall what waits behind it, start workers that are missing."""
+        self._orphans.ensure()
         for worker in self._workers:
             worker.watch(now)
         if now >= self._start_at:
@@ -153,7 +157,9 @@ class Crew:
     def _spawn(self) -> Worker:
         taken = {worker.slot for worker in self._workers}
         slot = next(number for number in itertools.count() if number not in taken)
+        self._orphans.ensure()
         worker = Worker(self._app, self._log, slot, self._environment.of_slot(slot))
+        self._orphans.began(worker.process.pid)
         self._workers.append(worker)
         read = selectors.EVENT_READ
         self._selector.register(worker.process, read, lambda: self._exchange(worker))
@@ -257,6 +263,7 @@ class Crew:
         self._workers.remove(worker)
         was_ready, pid = worker.ready, worker.process.pid
         death = worker.bury(self._blameless)
+        self._orphans.ended(pid)
         if not self._blameless:
             events.worker_died(
                 worker_pid=pid, exit_signal=death.exit_signal, exit_code=death.exit_code,
