@@ -82,8 +82,11 @@ class HandlerRequests:
         thread = self._large if len(request.body) > _LARGE_BYTES else self._quick
         if thread.waiting_bytes > _MOST_WAITING:
             request.reply(DatabaseUnreachable("too much is being submitted here", "Try again."))
-        else:
+            return
+        try:
             thread.put(request)
+        except RuntimeError as error:  # the machine has no room for another thread
+            request.reply(DatabaseUnreachable(f"nobody can answer: {error}", "Try again."))
 
     def forget(self, leases: Collection[Lease]) -> None:
         """Give up what the handlers of these tasks asked: they were stopped, or have failed."""
@@ -170,13 +173,14 @@ class _Thread:
             return sum(len(request.body) for request in self._waiting.values())
 
     def put(self, request: Request) -> None:
-        """Line it up; of a task's progress only the latest counts."""
+        """Line it up; of a task's progress only the latest counts. Raises RuntimeError."""
         latest = request.verb == "progress"
         with self._changed:
-            self._waiting[(request.lease, "progress") if latest else request] = request
             if self._thread is None and not self._stopping:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
+            self._waiting[(request.lease, "progress") if latest else request] = request
             self._changed.notify_all()
 
     def forget(self, leases: Collection[Lease]) -> None:

@@ -48,11 +48,15 @@ class LazyConnection:
         """Return the connection. Raises what connecting raises, and `Abandoned` after `cut`."""
         if self._connection is None:
             connection = self._connect()
-            with self._lock:
-                self._connection = connection
+            try:
                 # a copy of our own: libpq closes its descriptor when it likes, and its number may
                 # then be another file's
-                self._socket = os.dup(connection.fileno())
+                copy = os.dup(connection.fileno())
+            except OSError as error:
+                connection.close()
+                raise DatabaseUnreachable(f"no descriptor is free: {error}") from error
+            with self._lock:
+                self._connection, self._socket = connection, copy
         if self._cut:
             raise Abandoned("the task has ended meanwhile; what it asked for was given up")
         return self._connection
