@@ -80,7 +80,7 @@ class HandlerRequests:
     def ask(self, request: Request) -> None:
         """Have a request answered."""
         thread = self._large if len(request.body) > _LARGE_BYTES else self._quick
-        if thread.waiting_bytes > _MOST_WAITING:
+        if thread is self._large and thread.waiting_bytes > _MOST_WAITING:
             request.reply(DatabaseUnreachable("too much is being submitted here", "Try again."))
             return
         try:
