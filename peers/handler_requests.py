@@ -163,6 +163,7 @@ class _Thread:
         self._changed = threading.Condition()
         self._waiting: dict[object, Request] = {}
         self._under_way: Request | None = None
+        self._giving_up = False
         self._thread: threading.Thread | None = None
         self._stopping = False
 
@@ -194,14 +195,13 @@ class _Thread:
                     del self._waiting[key]
                     self._deliver(request, DatabaseUnreachable("the task has ended meanwhile"))
             if self._under_way is not None and self._under_way.lease in gone:
+                self._giving_up = True
                 self._connection.cut()
 
     def await_quiet(self, patience: float) -> None:
         """Wait until nothing that was cut off is under way."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._under_way is None or not self._connection.was_cut, patience
-            )
+            self._changed.wait_for(lambda: not self._giving_up, patience)
 
     def stop(self, patience: float) -> bool:
         """End the thread; answer whether it has ended."""
@@ -231,6 +231,7 @@ class _Thread:
     def _next(self) -> Request | None:
         with self._changed:
             self._under_way = None
+            self._giving_up = False
             if self._connection.was_cut:  # too late: its request was over
                 self._connection.close()
             self._changed.notify_all()

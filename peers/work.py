@@ -214,7 +214,6 @@ class Work:
         self.release_backlog()
         for lane in self._lanes.values():
             self._give_back(lane, lane.divided())
-        self.requests.await_quiet()  # a submission keeps its task from being released
 
     def stop_started(self) -> None:
         """The drain is over: stop what still runs; the log and the tasks' rows say so."""
@@ -222,6 +221,7 @@ class Work:
         for lease, _ in started:
             lease.stopped_because = f"stopped by a draining peer on host {socket.gethostname()}"
         self.stop_all()
+        self.requests.await_quiet()  # a submission keeps its task from being released
         for lease, seconds in started:
             task = lease.task
             if lease.stopped_because is not None:  # else it was just over

@@ -71,7 +71,9 @@ class Database:
         """What a request gets."""
         connection.get()
         self.seen.append((request.verb, request.body[:10]))
-        if request.verb in ("submit_graph", "waits"):
+        if request.verb == "begins":
+            connection.transaction = "7"
+        if request.verb in ("submit_graph", "waits", "begins"):
             assert self.gate.wait(PATIENCE)
             connection.get()  # raises if it was cut off meanwhile
         if request.verb == "odd":
@@ -171,6 +173,33 @@ def test_what_a_stopped_handler_asked_is_given_up(
     assert loop.answers["other"] == LARGE[:10]
     assert len(database.seen) == 2
     loop.requests.await_quiet()
+
+
+def test_quiet_is_when_the_transaction_that_was_cut_off_is_over(
+    loop: Loop, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not as soon as the connection is closed: until the server notices, the task is locked."""
+    aborting, aborted = threading.Event(), threading.Event()
+
+    def await_end(*_: object) -> None:
+        aborting.set()
+        assert aborted.wait(PATIENCE)
+
+    monkeypatch.setattr(handler_requests, "await_end", await_end)
+    monkeypatch.setattr(handler_requests, "_GIVE_UP_WITHIN", PATIENCE)
+    lease = a_lease()
+    loop.ask("it", lease, "begins")
+    loop.until(lambda: database.seen)
+    loop.requests.forget([lease])
+    database.gate.set()
+    assert aborting.wait(PATIENCE)
+    waiting = threading.Thread(target=loop.requests.await_quiet)
+    waiting.start()
+    waiting.join(0.05)
+    assert waiting.is_alive()
+    aborted.set()
+    waiting.join(PATIENCE)
+    assert not waiting.is_alive()
 
 
 def test_every_request_gets_one_answer_whatever_goes_wrong(loop: Loop) -> None:
