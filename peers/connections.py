@@ -32,7 +32,7 @@ class Connections:
         """For LISTEN."""
         return self.make("doorbell", Bounds.of_main_loop(self._lease))
 
-    def make(self, duty: str, bounds: Bounds) -> BoundedConnection:
+    def make(self, duty: str, bounds: Bounds | None) -> BoundedConnection:
         """For this duty, which pg_stat_activity shows as the application's name."""
         return db.connect(
             self._settings.url, application_name=f"peers {duty}",

@@ -250,6 +250,23 @@ def worker_garbled(*, worker_pid: int, error: str) -> None:
     """A worker sent something that is no message: user code wrote into its socket."""
 
 
+@_event(
+    logging.WARNING,
+    "stopped task %(task_id)d (%(kind)s) after %(seconds).1f s: the drain is over;"
+    " it was given back, and attempt %(attempt)d does not count",
+)
+def task_stopped(*, task_id: int, kind: str, attempt: int, seconds: float) -> None:
+    """A handler outlasted the drain of its peer, and was killed."""
+
+
+@_event(
+    logging.WARNING,
+    "no process stands by to kill what handlers started, should this peer be killed (%(reason)s)",
+)
+def orphan_killer_missing(*, reason: str) -> None:
+    """It ended or cannot start; another is started in a second."""
+
+
 @_event(logging.INFO, "got %(signal)s")
 def signal_received(*, signal: str) -> None:
     """Somebody wants the peer to stop."""

@@ -168,7 +168,8 @@ def split(buffer: bytearray) -> Iterator[bytes]:
             end = start + HEAD.size + length
             if len(buffer) < end:
                 break
-            body = bytes(buffer[start + HEAD.size : end])
+            with memoryview(buffer) as whole:  # a slice of the buffer itself would be a second copy
+                body = bytes(whole[start + HEAD.size : end])
             start = end
             yield body
     finally:  # also when the caller takes only the first

@@ -163,15 +163,23 @@ def fail(
 
 
 def release(
-    connection: Connection, peer_id: UUID, task_ids: Sequence[int], tokens: Sequence[UUID]
+    connection: Connection,
+    peer_id: UUID,
+    task_ids: Sequence[int],
+    tokens: Sequence[UUID],
+    reasons: Sequence[str | None] = (),
 ) -> int:
-    """Gives leases back, uncounted; answers how many. What is busy stays leased."""
+    """Gives leases back, uncounted; answers how many. What is busy stays leased.
+
+    `reasons`: why the peer stopped each of them; None: it was not started.
+    """
     count: int = _value(
         connection,
-        "select peers.release(%s, %s::bigint[], %s::uuid[])",
+        "select peers.release(%s, %s::bigint[], %s::uuid[], %s::text[])",
         peer_id,
         list(task_ids),
         list(tokens),
+        list(reasons),
     )
     return count
 
@@ -219,6 +227,17 @@ def progress(
         total,
     )
     return noted
+
+
+def hold_lease(connection: Connection, peer_id: UUID, task_id: int, token: UUID) -> str:
+    """Keeps the lease until the transaction ends; the transaction's id.
+
+    Raises PeerLost when the lease is gone.
+    """
+    transaction: str = _value(
+        connection, "select peers.hold_lease(%s, %s, %s)::text", peer_id, task_id, token
+    )
+    return transaction
 
 
 def hold_off(connection: Connection, name: str, span: timedelta, reason: str | None) -> float:

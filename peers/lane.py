@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from peers.frames import KindDeclared
 from peers.model import Claimed
-from peers.pace import MOST_BYTES, MOST_CLAIMED, Pace, claim_size
+from peers.pace import FIRST_CLAIMED, MOST_BYTES, MOST_CLAIMED, Pace, claim_size
 from peers.suspects import Suspects
 
 
@@ -26,6 +26,10 @@ class Lease:
     """On the scale of `time.monotonic()`."""
     priority: int
     cancelled: bool = False
+    ticket: int = 0
+    """Under which a worker was last given it."""
+    stopped_because: str | None = None
+    """Why its handler was stopped by this peer itself."""
 
 
 class Bin(NamedTuple):
@@ -66,7 +70,10 @@ class Lane:
         self._pace = pace
         self._kinds = kinds
         self._mix: Counter[str] = Counter()
-        self._most = MOST_CLAIMED
+        self._most = max(slots, MOST_CLAIMED)
+        """How many tasks may be at hand, judged by their args."""
+        self._most_at_once = FIRST_CLAIMED
+        """How many to claim in one statement; while slots are free the next one follows."""
         self._backlog: dict[Bin, list[Lease]] = {}
         self._overdue: set[str] = set()
         """Batch kinds that have waited long enough, if only for a worker."""
@@ -87,7 +94,7 @@ class Lane:
     # ------------------------------------------------------------------------------------ coming in
 
     def wanted(self) -> int:
-        """How many tasks to claim now; 0: there is enough at hand."""
+        """How many tasks to claim with the next statement; 0: there is enough at hand."""
         usual = claim_size(self.slots, self._seconds())
         size = min(max(usual, self._full_batches(usual)), self._most)
         missing = size - len(self) - self.in_workers
@@ -97,7 +104,7 @@ class Lane:
         bare = not len(self) and self.in_workers <= self.slots
         enough = missing if missing * 2 >= size or idle or bare else 0
         room = self._most - len(self) - self.in_workers  # for the bytes of their args
-        return min(max(0, enough, min(room, self._unfilled(usual))), MOST_CLAIMED)
+        return min(max(0, enough, min(room, self._unfilled(usual))), self._most_at_once)
 
     def claimed(self, leases: list[Lease]) -> None:
         """Take in a new claim."""
@@ -105,7 +112,9 @@ class Lane:
             return  # it says nothing of those that may come
         self._mix = Counter(lease.task.kind for lease in leases)
         size = sum(len(lease.task.args) for lease in leases)
-        self._most = max(self.slots, len(leases) * MOST_BYTES // max(size, 1))
+        fitting = len(leases) * MOST_BYTES // max(size, 1)
+        self._most = max(self.slots, fitting)
+        self._most_at_once = max(1, min(MOST_CLAIMED, fitting))
         self.put_back(leases)
 
     def put_back(self, leases: Iterable[Lease]) -> None:
@@ -177,12 +186,16 @@ class Lane:
         return min((at for at in times if at > now), default=float("inf"))
 
     def take(self, where: Bin, budget: float, most: int) -> list[Lease]:
-        """The next leases that take about `budget` seconds together, up to `most`."""
+        """The next leases that take about `budget` seconds together, up to `most`.
+
+        And no more than what a frame should carry.
+        """
         backlog = self._backlog[where]
-        count = 0
+        count, room = 0, MOST_BYTES
         for lease in backlog[:most]:
             budget -= self._pace.seconds(lease.task.kind)
-            if budget < 0:
+            room -= len(lease.task.args)
+            if budget < 0 or (room < 0 and count):
                 break
             count += 1
         return self._take(where, count)

@@ -223,7 +223,9 @@ def _fail(connection: Connection, peer_id: UUID, batch: list[_Outcome]) -> list[
 
 def _release(connection: Connection, peer_id: UUID, batch: list[_Outcome]) -> list[Unsettled]:
     tasks = [outcome.lease.task for outcome in batch]
-    kernel.release(connection, peer_id, [t.task_id for t in tasks], [t.token for t in tasks])
+    reasons = [outcome.lease.stopped_because for outcome in batch]
+    ids, tokens = [task.task_id for task in tasks], [task.token for task in tasks]
+    kernel.release(connection, peer_id, ids, tokens, reasons)
     return []
 
 

@@ -15,9 +15,12 @@ FRAME_SECONDS: Final = 0.02
 """What a worker is given at once; it gets the next frame while it works on the last one."""
 
 MOST_CLAIMED: Final = 1000
+"""In one statement; and what is at hand at most, unless there are more slots."""
+FIRST_CLAIMED: Final = 100
+"""At most, while nobody knows how large the args are: 1,000 of 1 MiB would be a GB."""
 MOST_IN_FRAME: Final = 500
 MOST_BYTES: Final = 16 << 20
-"""Of args in one claim, judged by the claim before."""
+"""Of args in one claim, judged by the claim before, and in one frame."""
 
 _RISE: Final = 0.5
 _FALL: Final = 0.1
@@ -49,4 +52,4 @@ class Pace:
 def claim_size(slots: int, seconds: float) -> int:
     """How many tasks of `seconds` each a queue with `slots` should have at hand."""
     each = CLAIM_SECONDS / max(seconds, CLAIM_SECONDS / MOST_CLAIMED)
-    return min(MOST_CLAIMED, max(slots, int(slots * each)))
+    return max(slots, min(MOST_CLAIMED, int(slots * each)))

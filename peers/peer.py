@@ -70,7 +70,11 @@ class Peer:
         self._link = Link(
             connections.main, self._on_return, self._waker.wake, self._heartbeat.turned
         )
-        self._work = Work(settings, settings.app, self._selector, self._link)
+        self._work = Work(
+            settings, settings.app, self._selector, self._link,
+            # a large graph takes its time: these connections have bounds of their own
+            lambda: connections.make("requests", None),
+        )  # fmt: skip
         self._beats: queue.SimpleQueue[tuple[UUID, Beat]] = queue.SimpleQueue()
         self._doorbell = Doorbell(
             connections.doorbell, self._selector, self._on_ring, self._waker.wake
@@ -222,8 +226,13 @@ class Peer:
     def _leave(self, *, failed: bool) -> None:
         """Stop everything and give back what we hold. What fails keeps nothing else from it."""
         self._link.end_by(min(self._drain_until, time.monotonic()))
+        by = "a peer that failed" if failed else "a draining peer"
+
+        def stop_tasks() -> None:
+            self._work.stop_started(by)
+
         for step in (
-            *([self._work.stop_all] if failed or not self._work.finished else []),
+            *([stop_tasks] if failed or not self._work.finished else []), self._work.requests.stop,
             self._chores.stop, self._give_back, self._heartbeat.stop, self._say_goodbye,
             self._work.crew.stop, self._doorbell.close, self._link.close, self._notifier.close,
         ):  # fmt: skip

@@ -65,6 +65,7 @@ task: Final = Table(
     Column("started_at", _INSTANT),
     Column("finished_at", _INSTANT),
     Column("result", JSONB),
+    Column("stopped_because", Text),
 )
 
 dependency: Final = Table(

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import random
 import selectors
+import socket
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 from uuid import UUID
 
 from peers import events, kernel
 from peers.asked import answer
+from peers.db import Connection
+from peers.errors import PeersError
+from peers.handler_requests import HandlerRequests, Request
 from peers.lane import Lane, Lease
 from peers.link import Link
 from peers.outbox import MOST_SETTLED, Failure, Outbox
@@ -40,7 +45,12 @@ class Work:
     """
 
     def __init__(
-        self, settings: Settings, app: str, selector: selectors.BaseSelector, link: Link
+        self,
+        settings: Settings,
+        app: str,
+        selector: selectors.BaseSelector,
+        link: Link,
+        connect_for_requests: Callable[[], Connection],
     ) -> None:
         self.peer_id: UUID | None = None
         self.asked_to_stop = False
@@ -60,6 +70,11 @@ class Work:
         )  # fmt: skip
         limits = Limits(settings.worker_max_tasks, settings.worker_max_memory)
         self.crew = Crew(app, log, environment, selector, pace, self, limits)
+        self.requests = HandlerRequests(
+            connect_for_requests,
+            selector,
+            lambda c, asked: answer(c, asked.peer_id, asked.lease.task, asked.verb, asked.body),
+        )
         self._lanes = {
             name: Lane(name, slots, pace, self.crew.kinds)
             for name, slots in settings.queues.items()
@@ -206,6 +221,20 @@ class Work:
         for lane in self._lanes.values():
             self._give_back(lane, lane.divided())
 
+    def stop_started(self, by: str) -> None:
+        """Stop what still runs, since the peer ends; the log and the tasks' rows say so."""
+        started = self.crew.started(time.monotonic())
+        for lease, _ in started:
+            lease.stopped_because = f"stopped by {by} on host {socket.gethostname()}"
+        self.stop_all()
+        self.requests.await_quiet()  # a submission keeps its task from being released
+        for lease, seconds in started:
+            task = lease.task
+            if lease.stopped_because is not None:  # else it was just over
+                events.task_stopped(
+                    task_id=task.task_id, kind=task.kind, attempt=task.attempt, seconds=seconds
+                )
+
     def abandon(self) -> None:
         """The leases are gone: stop every handler, forget everything."""
         self.stop_all()
@@ -221,11 +250,14 @@ class Work:
     def completed(self, lease: Lease, result: bytes) -> None:
         """A handler returned."""
         self._note_outcome()
+        lease.stopped_because = None
         self._outbox.completed(lease, result)
 
     def failed(self, lease: Lease, failure: Failure) -> None:
         """An attempt failed."""
         self._note_outcome()
+        lease.stopped_because = None
+        self.requests.forget([lease])
         self._outbox.failed(lease, failure)
         task = lease.task
         events.task_failed(
@@ -242,11 +274,13 @@ class Work:
             )
             self.aborted([lease for lease in part if lease.cancelled])
             left = [lease for lease in part if not lease.cancelled]
+            self.requests.forget(left)
             self._lanes[first.queue].divide([left] if left else [], time.monotonic())
 
     def suspected(self, parts: list[Suspects]) -> None:
         """One of them spoilt its worker: they run again apart from all others."""
         for part in parts:
+            self.requests.forget(part.leases)
             self.aborted([lease for lease in part.leases if lease.cancelled])
             part.calls = [
                 left for call in part.calls if (left := [one for one in call if not one.cancelled])
@@ -268,13 +302,15 @@ class Work:
         """Stopped, or never started: the attempt does not count."""
         if leases:
             self._note_outcome()
+            self.requests.forget(leases)
             self._outbox.aborted(leases)
 
-    def asked(self, lease: Lease, verb: str, body: bytes) -> bytes:
+    def asked(
+        self, lease: Lease, verb: str, body: bytes, reply: Callable[[bytes | PeersError], None]
+    ) -> None:
         """A handler asks the scheduler."""
-        peer_id = self.peer_id
-        assert peer_id is not None
-        return self._link.do(lambda c: answer(c, peer_id, lease.task, verb, body))
+        assert self.peer_id is not None
+        self.requests.ask(Request(self.peer_id, lease, verb, body, reply))
 
     def _note_outcome(self) -> None:
         if not self._outbox:

@@ -49,6 +49,7 @@ create table if not exists peers.task (
     finished_at timestamptz,
     token uuid,
     result jsonb,
+    stopped_because text,
     constraint "pending_parents never falls below 0" check (pending_parents >= 0)
 ) with (fillfactor = 40, autovacuum_vacuum_scale_factor = 0.05);
 
@@ -77,6 +78,9 @@ comment on column peers.task.started_at is 'When the last attempt was claimed.';
 comment on column peers.task.finished_at is 'When it was completed, died or was cancelled.';
 comment on column peers.task.token is
     'The token of its last lease, so that an outcome with an unknown fate can be asked about.';
+comment on column peers.task.stopped_because is
+    'Why a peer last stopped it in the middle, with where and when, and gave it back: that attempt did not count. '
+    'Kept by the scheduler.';
 comment on column peers.task.result is 'What the handler returned: JSON of at most 1 MiB.';
 
 -- Two foreign keys would cost two row triggers an edge; the edge trigger checks both ends of a whole batch

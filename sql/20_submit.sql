@@ -73,6 +73,20 @@ begin
 end
 $$;
 
+-- Says of a value that _written_size finds too large what is wrong with it.
+create or replace function peers._say_too_large(_name text, _value jsonb) returns text
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    if pg_column_size(_value #> '{}') <= 5 * 1048576 and jsonb_path_exists(_value, 'strict $.**{1000}') then
+        return _name || ' must not be nested 1000 levels deep or more';
+    end if;
+    return _name || ' must be at most 1 MiB (1048576 bytes) of text, not ' || peers._written_size(_value)
+        || '; store large data elsewhere and pass a reference to it';
+end
+$$;
+
 -- Names the first thing that is wrong with a task's values, its bound and the remedy; null: nothing is.
 -- Up to 100 bytes of jsonb hold 7 numbers at most, and so less than 1 MiB of text.
 create or replace function peers._complaint(
@@ -93,12 +107,11 @@ begin
         when jsonb_typeof(_args) <> 'object' then
             'args must be a JSON object such as {"path": "/srv/a.png"}, not a JSON ' || jsonb_typeof(_args)
         when pg_column_size(_args #> '{}') > 100 and peers._written_size(_args) > 1048576 then
-            'args must be at most 1 MiB (1048576 bytes) of text, not ' || peers._written_size(_args)
-            || '; store large data elsewhere and pass a reference to it'
+            peers._say_too_large('args', _args)
         when jsonb_typeof(_metadata) <> 'object' then
             'metadata must be a JSON object, not a JSON ' || jsonb_typeof(_metadata)
         when pg_column_size(_metadata #> '{}') > 100 and peers._written_size(_metadata) > 1048576 then
-            'metadata must be at most 1 MiB (1048576 bytes) of text, not ' || peers._written_size(_metadata)
+            peers._say_too_large('metadata', _metadata)
         when _max_attempts not between 1 and 1000 then
             'max_attempts must be 1 to 1000, not ' || _max_attempts
         when not peers._is_plain_timeout(_timeout) then
@@ -156,8 +169,9 @@ begin
                     or t.submitter <> session_user or t.created_at <> pg_catalog.now()
                     or t.created_xid <> pg_current_xact_id()
                     or t.started_at is not null or t.finished_at is not null or t.result is not null
+                    or t.stopped_because is not null
                then 'state, attempt, pending_parents, submitter, created_at, created_xid, started_at, '
-                    'finished_at, token and result are kept by the scheduler; leave them out'
+                    'finished_at, token, result and stopped_because are kept by the scheduler; leave them out'
                when length(t.kind) between 1 and 200 and length(t.queue) between 1 and 200
                     and jsonb_typeof(t.args) = 'object'
                     and (pg_column_size(t.args #> '{}') <= 100  -- 7 numbers at most

@@ -202,3 +202,28 @@ $$;
 
 comment on function peers.progress is
     'A handler tells how far it is; seen in peers.running. False: it was not noted, for the lease is gone or locked.';
+
+-- What a handler submits must not exist twice for one attempt, nor without its attempt: the submitting
+-- transaction keeps the task's row locked, so that it can commit only while the lease holds. Whoever would
+-- end the lease meanwhile (settle, reclaim) passes over the row and comes again.
+create or replace function peers.hold_lease(peer_id uuid, task_id bigint, token uuid) returns xid8
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    perform peers._require_read_committed();
+    perform from peers.task t where t.id = hold_lease.task_id for share;
+    -- in a new statement: whoever had the row locked may have ended the lease
+    perform from peers.lease l
+    where l.task_id = hold_lease.task_id and l.token = hold_lease.token and l.peer_id = hold_lease.peer_id;
+    if not found then
+        raise exception 'task % is not leased to this peer any more: nothing was submitted', hold_lease.task_id
+            using errcode = 'PE010', hint = 'Its next attempt submits instead.';
+    end if;
+    return pg_current_xact_id();
+end
+$$;
+
+comment on function peers.hold_lease is
+    'Keeps the lease of a running task until the end of the transaction, in which its handler submits. Answers the '
+    'transaction, so that a COMMIT without an answer can be asked about. Raises PE010 when the lease is gone.';

@@ -56,7 +56,8 @@ end
 $$;
 
 -- Settles outcomes in one go; answers the tasks that were settled. `_ending` says what comes of them: complete
--- (`_details` maps "task token" to the result), fail (`_details` are the reports) or release.
+-- (`_details` maps "task token" to the result), fail (`_details` are the reports) or
+-- release (`_details` maps "task token" to why it was stopped).
 create or replace function peers._settle(
     _peer_id uuid, _task_ids bigint[], _tokens uuid[], _ending text, _details jsonb
 ) returns bigint[]
@@ -81,7 +82,7 @@ begin
     if _ending = 'fail' then
         perform peers._record_failures(_leases, _details);
     else
-        perform peers._give_back(_leases);
+        perform peers._give_back(_leases, _details);
     end if;
     return array(select l.task_id from unnest(_leases) l);
 end

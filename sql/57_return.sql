@@ -1,6 +1,7 @@
 -- What comes back to the room ready: released, or reclaimed from the lost.
 
-create or replace function peers._give_back(_leases peers.lease[]) returns void
+-- `_reasons` maps "task token" to why the peer stopped it.
+create or replace function peers._give_back(_leases peers.lease[], _reasons jsonb) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -11,7 +12,10 @@ begin
         update peers.task t
         set state = case when l.cancel_requested then 'cancelled' else 'ready' end::peers.task_state,
             finished_at = case when l.cancel_requested then _now end,
-            attempt = t.attempt - 1
+            attempt = t.attempt - 1,
+            stopped_because = coalesce(
+                left(_reasons ->> (l.task_id || ' ' || l.token), 1000) || ' at ' || _now, t.stopped_because
+            )
         from unnest(_leases) l
         where t.id = l.task_id and t.id = any (array(select l.task_id from unnest(_leases) l))
         returning t.id, t.state, t.queue, t.kind, t.priority
@@ -24,7 +28,9 @@ begin
 end
 $$;
 
-create or replace function peers.release(peer_id uuid, task_ids bigint[], tokens uuid[]) returns integer
+create or replace function peers.release(
+    peer_id uuid, task_ids bigint[], tokens uuid[], reasons text[] default '{}'
+) returns integer
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
@@ -32,16 +38,22 @@ create or replace function peers.release(peer_id uuid, task_ids bigint[], tokens
     set enable_seqscan = off
     set enable_bitmapscan = off
 as $$
+declare
+    _reasons jsonb;
 begin
+    select jsonb_object_agg(r.task_id || ' ' || r.token, r.reason) into _reasons
+    from unnest(release.task_ids, release.tokens, release.reasons) r(task_id, token, reason)
+    where r.task_id is not null and r.token is not null and r.reason is not null;
     return cardinality(peers._settle_what_is_free(
-        release.peer_id, release.task_ids, release.tokens, 'release', null
+        release.peer_id, release.task_ids, release.tokens, 'release', _reasons
     ));
 end
 $$;
 
 comment on function peers.release is
     'Gives leases back whose handlers never started, or whose peer stopped them itself: the attempt does not '
-    'count. Answers how many; what is busy stays leased.';
+    'count. reasons: why each was stopped; null, or none at all: it was not. Answers how many; what is busy stays '
+    'leased.';
 
 create or replace function peers.reconcile(peer_id uuid, tokens uuid[]) returns integer
     language plpgsql security definer

@@ -184,13 +184,14 @@ create or replace function peers.readable(value jsonb) returns jsonb
 as $$
 begin
     if pg_column_size(value #> '{}') > 1000 and peers._written_size(value) > 1048576 then
-        return '{"error": "more than 1 MiB of text"}';
+        return '{"error": "more than 1 MiB of text, or nested 1000 levels deep"}';
     end if;
     return value;
 end
 $$;
 
-comment on function peers.readable is 'The value, or a note in its place when its text exceeds 1 MiB.';
+comment on function peers.readable is
+    'The value, or a note in its place when its text exceeds 1 MiB or it is nested 1000 levels deep.';
 
 create or replace view peers.dead_letter as
 select d.task_id, d.kind, d.queue,

@@ -6,19 +6,23 @@ create or replace function peers._explain_ready(_task peers.task) returns text
 as $$
 declare
     _able bigint;
+    _stopped constant text := coalesce(' It was ' || _task.stopped_because || '; that attempt does not count.', '');
 begin
     if exists (select from peers.paused_queue p where p.queue = _task.queue) then
-        return 'Ready, but the queue "' || _task.queue || '" is paused: peers.resume(''' || _task.queue || ''').';
+        return 'Ready, but the queue "' || _task.queue || '" is paused: peers.resume(''' || _task.queue || ''').'
+            || _stopped;
     end if;
     select count(*) into _able from peers.peer p
     where peers._is_alive(p, peers.now())
       and _task.kind = any (p.kinds) and p.queues ? _task.queue;
     if _able = 0 then
         return 'Ready, but no live peer runs kind "' || _task.kind || '" in queue "' || _task.queue
-            || '": start one whose app has a handler for it (peers.peer_status lists the peers).';
+            || '": start one whose app has a handler for it (peers.peer_status lists the peers).'
+            || _stopped;
     end if;
     return 'Ready: ' || _able || ' live ' || case when _able = 1 then 'peer' else 'peers' end
-        || ' can run it, and it waits for its turn (priority ' || _task.priority || ', smaller runs first).';
+        || ' can run it, and it waits for its turn (priority ' || _task.priority || ', smaller runs first).'
+        || _stopped;
 end
 $$;
 

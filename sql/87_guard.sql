@@ -52,7 +52,7 @@ comment on function peers.refuse_change() is
 
 create or replace trigger refuse_change before delete or update of id, kind, state, args, queue, priority,
     scheduled_at, max_attempts, timeout, idempotency_key, pending_parents, attempt, submitter, created_at,
-    created_xid, started_at, finished_at, token, result on peers.task
+    created_xid, started_at, finished_at, token, result, stopped_because on peers.task
     for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
     execute function peers.refuse_change();
 create or replace trigger refuse_change before update or delete on peers.dependency

@@ -56,8 +56,9 @@ begin
     grant execute on function
         peers.join(text, integer, jsonb, jsonb, interval, integer), peers.heartbeat(uuid),
         peers.claim(uuid, text, integer), peers.complete(uuid, jsonb), peers.fail(uuid, jsonb),
-        peers.release(uuid, bigint[], uuid[]), peers.reconcile(uuid, uuid[]), peers.reclaim(uuid, integer),
+        peers.release(uuid, bigint[], uuid[], text[]), peers.reconcile(uuid, uuid[]), peers.reclaim(uuid, integer),
         peers.leave(uuid), peers.promote(integer), peers.progress(uuid, bigint, uuid, bigint, bigint),
+        peers.hold_lease(uuid, bigint, uuid),
         peers.parent_results(bigint), peers.prune(interval, integer), peers.unrunnable(),
         peers.hold_off(text, interval, text), peers.held_off(text)
         to peers_worker;

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Final, overload
 
 from peers.client.submission import Document, Options, document
 from peers.client.task import Task
 from peers.client.transport import SUBMIT_GRAPH, is_asynchronous, send, send_async
-from peers.errors import BadGraph
+from peers.errors import BadGraph, BadTask
+from peers.model import IDEMPOTENCY_KEY_MAX_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from peers.client.transport import Asynchronous, Synchronous
     from peers.model import ParentFailure
+
+_KEY_MAX_LENGTH: Final = IDEMPOTENCY_KEY_MAX_LENGTH - len("/") - len("9999999999")
+"""Whatever the number of a task that stands behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,14 @@ class Node:
 class Nodes:
     """The tasks that a graph has gathered so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, idempotency_key: str | None = None) -> None:
+        if idempotency_key is not None and not 1 <= len(idempotency_key) <= _KEY_MAX_LENGTH:
+            raise BadTask(
+                f"the idempotency_key of a graph must have 1 to {_KEY_MAX_LENGTH} characters, "
+                f"not {len(idempotency_key)}",
+                "Each of its tasks gets it with its own number behind.",
+            )
+        self._key = idempotency_key
         self._documents: list[Document] = []
         self._ids: dict[str, int] | None = None
 
@@ -76,7 +87,10 @@ class Nodes:
             else:
                 older.append(parent.id)
         node = Node(self, str(len(self._documents) + 1))
-        fields = document(kind, args, replace(options, depends_on=older))
+        options = replace(options, depends_on=older)
+        if self._key is not None and options.idempotency_key is None:
+            options = replace(options, idempotency_key=f"{self._key}/{node.name}")
+        fields = document(kind, args, options)
         self._documents.append({"name": node.name, "after": within, **fields})
         return node
 
@@ -84,8 +98,10 @@ class Nodes:
 class Graph(Nodes):
     """The end of its `with` block submits everything, an exception nothing."""
 
-    def __init__(self, target: Synchronous | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self, target: Synchronous | None = None, idempotency_key: str | None = None
+    ) -> None:
+        super().__init__(idempotency_key)
         self._target = target
 
     def __enter__(self) -> Graph:
@@ -99,8 +115,8 @@ class Graph(Nodes):
 class AsyncGraph(Nodes):
     """The same for an `async with` block, in an async session or connection."""
 
-    def __init__(self, target: Asynchronous) -> None:
-        super().__init__()
+    def __init__(self, target: Asynchronous, idempotency_key: str | None = None) -> None:
+        super().__init__(idempotency_key)
         self._target = target
 
     async def __aenter__(self) -> AsyncGraph:
@@ -112,16 +128,25 @@ class AsyncGraph(Nodes):
 
 
 @overload
-def graph(target: Synchronous | None = None) -> Graph: ...
+def graph(target: Synchronous | None = None, *, idempotency_key: str | None = None) -> Graph: ...
 @overload
-def graph(target: Asynchronous) -> AsyncGraph: ...
-def graph(target: Synchronous | Asynchronous | None = None) -> Graph | AsyncGraph:
+def graph(target: Asynchronous, *, idempotency_key: str | None = None) -> AsyncGraph: ...
+def graph(
+    target: Synchronous | Asynchronous | None = None, *, idempotency_key: str | None = None
+) -> Graph | AsyncGraph:
     """A graph to fill in a block, submitted at its end in one transaction and one round trip.
 
     Without a target it is committed at once (inside a running handler: through the peer); with a
     SQLAlchemy session or connection, or a psycopg one, it is part of that transaction. The async
     ones need `async with`.
+
+    With an idempotency_key (1 to 489 characters) the same block run again yields the same ids and
+    inserts nothing: each task is known by the key and its place in the block, so the block must add
+    the same tasks in the same order. A task's own idempotency_key comes first. A handler, which may
+    run again after it has submitted, should give one: graph(idempotency_key="nightly-2026-11-26"),
+    or one made of current_task().id. It holds as long as the tasks' rows exist (until they are
+    pruned). Raises BadTask.
     """
     if target is not None and is_asynchronous(target):
-        return AsyncGraph(target)
-    return Graph(target)
+        return AsyncGraph(target, idempotency_key)
+    return Graph(target, idempotency_key)

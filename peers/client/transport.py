@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, LiteralString, TypeAlias, TypeVa
 from typing_extensions import TypeIs
 
 from peers.context import current
-from peers.errors import DatabaseUnreachable, translated
+from peers.errors import translated
 
 if TYPE_CHECKING:
     import psycopg
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
     from sqlalchemy.orm import Session, scoped_session
 
+    from peers.client.once import LazyConnection
     from peers.db import Connection
 
     Synchronous: TypeAlias = (
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
     )
 
 T = TypeVar("T")
-
-_TRIES = 5
-_DEADLOCK_OR_SERIALIZATION = frozenset({"40P01", "40001"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +82,13 @@ SUBMIT_GRAPH: Verb[dict[str, int]] = Verb(
     dict,
 )
 
+_AS_BYTES: dict[str, LiteralString] = {
+    "submit": "select convert_to(id::text, 'UTF8') from (:verb) as answer(id)",
+    "submit_graph": "select convert_to(json_object_agg(name, task_id)::text, 'UTF8')"
+    " from (:verb) as answer",
+}
+"""What is told a handler by its peer, which need not make JSON of it."""
+
 
 def send(verb: Verb[T], document: object, target: Synchronous | None = None) -> T:
     """Calls the verb inside the target's transaction; without a target, on a way of its own.
@@ -123,15 +127,30 @@ async def send_async(verb: Verb[T], document: object, target: Asynchronous) -> T
             return verb.answer((await target.execute(text(verb.sql), parameters)).all())
 
 
-def relay(connection: Connection, verb: str, body: bytes) -> bytes:
-    """Does for a handler what it asked of its peer; JSON goes in and comes out.
+def relay(
+    connection: LazyConnection, begin: Callable[[Connection], str], verb: str, body: bytes
+) -> bytes:
+    """Submits once what a handler asked its peer to; JSON goes in and comes out.
 
-    submit: a document → its id. submit_graph: an array of them → {name: id}.
+    submit: a document → its id. submit_graph: an array of them → {name: id}. `begin` begins the
+    transaction: see `submit_once`. The peer's parent process neither reads nor writes the JSON: of
+    a large graph that would keep its other threads from running.
     """
-    if verb == SUBMIT.name:
-        return b"%d" % SUBMIT.answer(_execute(connection, SUBMIT.sql, body.decode()))
-    rows = _execute(connection, SUBMIT_GRAPH.sql, body.decode())
-    return json.dumps(SUBMIT_GRAPH.answer(rows)).encode()
+    inner = SUBMIT.sql if verb == SUBMIT.name else SUBMIT_GRAPH.sql
+    sql = (
+        _AS_BYTES[verb]
+        .replace(":verb", inner)
+        .replace(":document", "convert_from(%(document)b, 'UTF8')")
+    )
+
+    def submit(current: Connection) -> bytes:
+        with translated():
+            [[answer]] = current.execute(sql, {"document": body}, binary=True)
+        return bytes(answer)
+
+    from peers.client.once import submit_once
+
+    return submit_once(connection, begin, submit)
 
 
 def is_asynchronous(target: Synchronous | Asynchronous) -> TypeIs[Asynchronous]:
@@ -225,25 +244,22 @@ def _for_psycopg(sql: LiteralString) -> LiteralString:
 
 def _send_alone(verb: Verb[T], document: str) -> T:
     """On a short-lived connection, in a transaction of its own that may be tried again."""
-    import psycopg
-
     from peers import db
+    from peers.client.once import LazyConnection, submit_once
     from peers.settings import Settings
 
-    backoff = db.Backoff()
     url = Settings().url
-    with db.connect(url, application_name="peers: submit", pooled=True) as connection:
-        for tries_left in reversed(range(_TRIES)):
-            try:
-                with connection.transaction():
-                    return verb.answer(_execute(connection, verb.sql, document))
-            except psycopg.Error as error:
-                if db.is_connection_lost(error):
-                    raise DatabaseUnreachable(
-                        f"the connection broke while submitting, whose fate is unknown: {error}",
-                        "With an idempotency_key it is safe to submit again.",
-                    ) from error
-                if error.sqlstate not in _DEADLOCK_OR_SERIALIZATION or not tries_left:
-                    raise
-                time.sleep(backoff.next())
-    raise AssertionError("the last try returns or raises")
+    connection = LazyConnection(
+        lambda: db.connect(url, application_name="peers: submit", pooled=True)
+    )
+    try:
+        return submit_once(
+            connection, _transaction, lambda own: verb.answer(_execute(own, verb.sql, document))
+        )
+    finally:
+        connection.close()
+
+
+def _transaction(connection: Connection) -> str:
+    [[transaction]] = connection.execute("select pg_current_xact_id()::text")
+    return str(transaction)

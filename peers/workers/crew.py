@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from peers import events
-from peers.errors import ConfigError, PeersError
+from peers.errors import ConfigError, PeerLost, PeersError
 from peers.frames import (
     Broken,
     Call,
@@ -32,6 +32,7 @@ from peers.workers.death import Death, Out, calls_of
 from peers.workers.dispatch import hand_out
 from peers.workers.environment import Environment
 from peers.workers.missing import Purpose, to_start, unused_isolated
+from peers.workers.orphans import OrphanKiller
 from peers.workers.retirement import Limits, Retirement, may_retire
 from peers.workers.sink import Sink
 from peers.workers.starter import Starter
@@ -58,6 +59,7 @@ class Crew:
         self._selector = selector
         self._pace = pace
         self._sink = sink
+        self._orphans = OrphanKiller(selector)
         self._workers: list[Worker] = []
         self._retirement = Retirement(limits)
         self._suspects: dict[str, Counter[bool]] = {}
@@ -65,7 +67,7 @@ class Crew:
         self._blameless = False
         self._starter = Starter(
             lambda slot, purpose: Worker(app, log, slot, environment.of_slot(slot), purpose),
-            selector, self._workers, self._exchange, self._bury,
+            selector, self._workers, self._orphans, self._exchange, self._bury,
         )  # fmt: skip
 
     # --------------------------------------------------------------------- starting and stopping
@@ -109,6 +111,7 @@ class Crew:
             if worker.out or not worker.ready:
                 worker.process.kill()
             self._bury(worker)
+        self._orphans.close()
 
     def kill_all(self) -> None:
         """Kill every worker, blaming no task. Safe from any thread; `bury_all` must follow."""
@@ -143,10 +146,15 @@ class Crew:
         """Have a running handler stopped, by force after `grace` seconds; False: it is over."""
         return any(worker.cancel(lease, grace) for worker in self._workers)
 
+    def started(self, now: float) -> list[tuple[Lease, float]]:
+        """What handlers are at, and for how many seconds each."""
+        return [each for worker in self._workers for each in worker.started(now)]
+
     # ---------------------------------------------------------------------------- from turn to turn
 
     def tick(self, now: float) -> None:
         """Kill what overran, recall what waits behind it, start workers that are missing."""
+        self._orphans.ensure()
         for worker in self._workers:
             worker.watch(now)
         for worker, reason in self._retirement.look(self._workers, now):
@@ -252,15 +260,22 @@ class Crew:
             self._sink.suspected(part.halves() if divided else [part])
 
     def _answer(self, worker: Worker, call: Call) -> None:
+        def reply(answer: bytes | PeersError) -> None:
+            if not call.call or worker not in self._workers:
+                return
+            if isinstance(answer, bytes):
+                message = Reply(call.call, answer)
+            else:
+                error = (type(answer).__name__, answer.message, answer.hint)
+                message = Reply(call.call, b"null", error)
+            worker.process.send(message)
+            self._select_for(worker)
+
         out = worker.out.get(call.ticket)
-        if out is None:
-            return
-        try:
-            reply = Reply(call.call, self._sink.asked(out.lease, call.verb, call.body))
-        except PeersError as error:
-            reply = Reply(call.call, b"null", (type(error).__name__, error.message, error.hint))
-        if call.call:
-            worker.process.send(reply)
+        if out is None:  # a thread that its handler left behind: it must not wait for ever
+            reply(PeerLost("the task that asks for this is not running any more"))
+        else:
+            self._sink.asked(out.lease, call.verb, call.body, reply)
 
     def _welcome(self, worker: Worker, kinds: list[KindDeclared]) -> None:
         self.kinds.clear()  # lanes look into it
@@ -287,6 +302,7 @@ class Crew:
         self._retirement.bury(worker)
         was_ready = worker.ready
         death = worker.bury(self._blameless)
+        self._orphans.ended(worker.process.pid)
         if not self._blameless:
             _tell_death(worker, death)
             if not was_ready:

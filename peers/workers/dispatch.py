@@ -100,7 +100,7 @@ def _give_frame(lane: Lane, where: Bin, workers: Sequence[Worker], pace: Pace) -
     if where.kind is not None:
         leases = lane.take_batch(where, budget if worker.out else float("inf"))
     else:
-        most = lane.free_slots if where.asynchronous else MOST_IN_FRAME
+        most = min(lane.free_slots, MOST_IN_FRAME) if where.asynchronous else MOST_IN_FRAME
         leases = lane.take(where, budget, min(most, max(1, worker.allowance)))
         if not leases and (worker.wants_one or not worker.out):
             leases = lane.take(where, float("inf"), 1)  # it takes longer than a frame

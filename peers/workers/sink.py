@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
+from peers.errors import PeersError
 from peers.lane import Lease
 from peers.suspects import Suspects
 
@@ -29,5 +31,7 @@ class Sink(Protocol):
     def aborted(self, leases: list[Lease]) -> None:
         """They may have been started, and were stopped without a fault of theirs."""
 
-    def asked(self, lease: Lease, verb: str, body: bytes) -> bytes:
-        """A handler asks the scheduler; what is raised as `PeersError` is told to the handler."""
+    def asked(
+        self, lease: Lease, verb: str, body: bytes, reply: Callable[[bytes | PeersError], None]
+    ) -> None:
+        """A handler asks the scheduler; `reply` is called later, in the main loop."""

@@ -12,6 +12,7 @@ from typing import Final
 from peers import events
 from peers.db import Backoff
 from peers.workers.missing import Purpose
+from peers.workers.orphans import OrphanKiller
 from peers.workers.worker import Worker
 
 _SHORTEST_WAIT: Final = 0.2
@@ -29,6 +30,7 @@ class Starter:
         make: Callable[[int, Purpose], Worker],
         selector: selectors.BaseSelector,
         workers: list[Worker],
+        orphans: OrphanKiller,
         on_words: Callable[[Worker], None],
         on_death: Callable[[Worker], None],
     ) -> None:
@@ -37,6 +39,7 @@ class Starter:
         self._make = make
         self._selector = selector
         self._workers = workers
+        self._orphans = orphans
         self._on_words = on_words
         self._on_death = on_death
         self._backoff = Backoff(base=_SHORTEST_WAIT, cap=_LONGEST_WAIT)
@@ -56,7 +59,9 @@ class Starter:
         """Start one now. Raises `OSError`, and leaves nothing behind."""
         taken = {worker.slot for worker in self._workers}
         slot = next(number for number in itertools.count() if number not in taken)
+        self._orphans.ensure()
         worker = self._make(slot, purpose)
+        self._orphans.began(worker.process.pid)
         read = selectors.EVENT_READ
         try:
             self._selector.register(worker.process, read, lambda: self._on_words(worker))
@@ -65,6 +70,7 @@ class Starter:
             self.forget(worker)
             worker.process.kill()
             worker.process.reap()
+            self._orphans.ended(worker.process.pid)
             raise
         self._workers.append(worker)
         return worker

@@ -113,6 +113,7 @@ class Worker:
         lane.in_workers += len(leases)
         for lease in leases:
             ticket, task = next(_tickets), lease.task
+            lease.ticket = ticket
             expected = pace.seconds(task.kind)
             self.out[ticket] = Out(lease, lane, expected, call if together else ticket, is_first)
             is_first = is_first and together
@@ -185,14 +186,26 @@ class Worker:
 
     def cancel(self, lease: Lease, grace: float) -> bool:
         """Have this lease's handler stopped, by force after `grace` seconds; False: not here."""
-        for ticket, out in self.out.items():
-            if out.lease is lease:
-                self.process.send(Cancel(ticket))
-                self.recall()  # in case it has not been started
-                stop = (time.monotonic() + grace, _CANCELLED, "stopped on request")
-                self._kill_at[ticket] = min(stop, self._kill_at.get(ticket, stop))
-                return True
-        return False
+        ticket = lease.ticket
+        out = self.out.get(ticket)
+        if out is None or out.lease is not lease:
+            return False
+        self.process.send(Cancel(ticket))
+        self.recall()  # in case it has not been started
+        stop = (time.monotonic() + grace, _CANCELLED, "stopped on request")
+        self._kill_at[ticket] = min(stop, self._kill_at.get(ticket, stop))
+        return True
+
+    def started(self, now: float) -> list[tuple[Lease, float]]:
+        """What its handlers are at, and for how many seconds."""
+        if self.asynchronous:  # it starts what it gets at once
+            return [(out.lease, now - out.lease.claimed_at) for out in self.out.values()]
+        ticket, span, since = self.process.page.running()
+        return [
+            (self.out[number].lease, now - since)
+            for number in range(ticket, ticket + span)
+            if number in self.out
+        ]
 
     def watch(self, now: float) -> None:
         """Kill it when a handler has overrun; recall what waits behind a slow one."""

@@ -42,6 +42,17 @@ def workers_end(pids: list[int], deadline: float = DEADLINE) -> None:
     until(lambda: not any(_lives(pid) for pid in pids), f"the end of the workers {pids}", deadline)
 
 
+def group_members(group: int) -> list[int]:
+    """The pids of the living processes of a process group."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            if fields[0] != "Z" and int(fields[2]) == group:
+                found.append(int(folder.name))
+    return found
+
+
 def _lives(pid: int) -> bool:
     try:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
@@ -100,14 +111,22 @@ class PeerProcess:
         return self.wait()
 
     def workers(self) -> list[int]:
-        """The pids of its living children."""
+        """The pids of its living workers."""
+        return self._children(b"\0peers.worker\0")
+
+    def orphan_killers(self) -> list[int]:
+        """The pids of those that stand by to kill what its workers may leave behind."""
+        return self._children(b"/kill_orphans.py\0")
+
+    def _children(self, of_command: bytes) -> list[int]:
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                command = (folder / "cmdline").read_bytes()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if fields[0] != "Z" and int(fields[1]) == self.pid:
+            if fields[0] != "Z" and int(fields[1]) == self.pid and of_command in command:
                 found.append(int(folder.name))
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 
 import pytest
 
@@ -57,16 +58,39 @@ def test_a_second_sigterm_gives_everything_back_now(stage: Stage, kind: str) -> 
     assert stage.audit(ended=False).clean
 
 
-def test_a_drain_does_not_take_longer_than_its_timeout(stage: Stage) -> None:
-    """When the timeout of the drain is over, what still runs is killed and given
-    back, uncounted.
+@pytest.mark.parametrize("how", ["timeout", "second signal"])
+def test_a_drain_that_had_to_stop_a_task_says_which(stage: Stage, how: str) -> None:
+    """When the timeout of the drain is over, or at a second SIGTERM, what still runs is killed and
+    given back, uncounted. The log names it, and so does the task's row; what had not been started
+    is told apart.
     """
-    peer = stage.peer(drain_timeout="300ms")
-    task_id = stage.submit("held", {"gate": stage.gate()})
-    stage.until_started(task_id)
-    assert peer.terminate() == 0
-    task = stage.task(task_id)
-    assert (task["state"], task["attempt"]) == ("ready", 0)
+    peer = stage.peer(slots=2, drain_timeout="300ms" if how == "timeout" else "1h")
+    stopped = [stage.submit(kind, {"gate": stage.gate()}) for kind in ("held", "async.held")]
+    stage.until_started(*stopped)
+    behind = [stage.submit("held", {"gate": stage.gate()}) for _ in range(3)]
+    peer.process.terminate()
+    if how == "second signal":
+        peer.await_event("draining")
+        peer.process.terminate()
+    assert peer.wait() == 0
+    told = {event["task_id"]: event for event in peer.events("task_stopped")}
+    assert set(told) == set(stopped)
+    for task_id in stopped:
+        task = stage.task(task_id)
+        assert (task["state"], task["attempt"]) == ("ready", 0)
+        said = f"stopped by a draining peer on host {socket.gethostname()} at "
+        assert task["stopped_because"].startswith(said)
+        assert said in stage.row("select peers.explain(%s)", task_id)["explain"]
+        assert (told[task_id]["kind"], told[task_id]["attempt"]) == (task["kind"], 1)
+        assert told[task_id]["seconds"] >= 0
+        assert stage.failures(task_id) == []
+    for task_id in behind:
+        assert stage.task(task_id)["stopped_because"] is None
+    stage.open(stage.gate())
+    stage.peer(slots=2)
+    stage.until_state("completed", *stopped, *behind)
+    assert [stage.task(task_id)["attempt"] for task_id in stopped] == [1, 1]
+    stage.assert_clean()
 
 
 def test_ctrl_c_drains_as_well(stage: Stage) -> None:

@@ -73,6 +73,17 @@ def test_a_queue_never_has_more_handlers_than_slots(stage: Stage, kind: str) -> 
     stage.assert_clean()
 
 
+def test_as_many_handlers_run_at_once_as_there_are_slots(stage: Stage) -> None:
+    """5,000 async handlers meet: each waits until all of them are there."""
+    stage.db.execute(
+        "insert into peers.task (kind, args) select 'meets', '{\"others\": 5000}'"
+        " from generate_series(1, 5000)"
+    )
+    stage.peer("tests.peers.app_many", slots=5000)
+    stage.until_true("select count(*) = 5000 from peers.task where state = 'completed'")
+    assert stage.rows("select id from peers.task where attempt <> 1") == []
+
+
 def test_sync_and_async_handlers_share_the_slots(stage: Stage) -> None:
     """A queue's slots count for both together."""
     stage.peer(slots=2)

@@ -166,7 +166,7 @@ VARIANTS = {
     ),
     "the search_path of submission is not pinned": Variant(
         scenarios.a_session_with_another_search_path,
-        [Patch(SUBMIT, "set search_path = pg_catalog, peers, pg_temp", "", times=9)],
+        [Patch(SUBMIT, "set search_path = pg_catalog, peers, pg_temp", "", times=10)],
         psycopg.errors.RaiseException,
     ),
     "the search_path of edges is not pinned": Variant(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -449,3 +450,31 @@ def test_the_last_declaration_of_a_kind_wins(world: World) -> None:
     world.peer(policies=[{"kind": "a", "max_attempts": 3}])
     world.peer(policies=[{"kind": "a", "max_attempts": 9}])
     assert column(world.db, "select max_attempts from peers.kind") == [9]
+
+
+def test_a_release_says_why_a_task_was_stopped(db: Connection, peer: Peer) -> None:
+    """Each under its own token; without a reason, or under another token, nothing is said, and what
+    was said before stays. explain() repeats it while the task waits.
+    """
+    ids = [submit(db) for _ in range(3)]
+    claims = {claim.task_id: claim for claim in peer.claim()}
+    tokens = [claims[task_id].token for task_id in ids]
+
+    def release(tokens: list[UUID], *reasons: str | None) -> int:
+        query = "select peers.release(%s, %s::bigint[], %s::uuid[], %s::text[])"
+        count: int = value(db, query, peer.id, ids, tokens, list(reasons))
+        return count
+
+    def reasons() -> list[str | None]:
+        return column(db, "select stopped_because from peers.task order by id")
+
+    assert release([tokens[0], unknown_token(), tokens[2]], "stopped by me", "stopped by me") == 2
+    assert str(reasons()[0]).startswith("stopped by me at 2")
+    assert reasons()[1:] == [None, None]
+    assert "It was stopped by me at 2" in value(db, "select peers.explain(%s)", ids[0])
+    assert "It was" not in value(db, "select peers.explain(%s)", ids[2])
+    first, again = reasons()[0], {claim.task_id: claim for claim in peer.claim()}
+    assert peer.release(*again.values()) == 2
+    assert reasons()[0] == first
+    assert [attempt(db, task_id) for task_id in ids] == [0, 1, 0]
+    assert problems(db) == []

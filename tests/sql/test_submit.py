@@ -205,7 +205,7 @@ MALFORMED = {
         "1 MiB",
     ),
     **{
-        f"{field} {case}": (field, value, "1 MiB")
+        f"{field} {case}": (field, value, "1000 levels" if "deep to" in case else "1 MiB")
         for field in ("args", "metadata")
         for case, value in LARGE_ONLY_AS_TEXT.items()
     },

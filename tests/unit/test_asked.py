@@ -11,6 +11,7 @@ import pytest
 
 from peers import db
 from peers.asked import answer
+from peers.client.once import LazyConnection
 from peers.errors import BadTask, DatabaseUnreachable
 from peers.model import Claimed
 
@@ -21,22 +22,30 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def connection(database_url: str) -> Iterator[Connection]:
+def connection(database_url: str) -> Iterator[LazyConnection]:
     """A connection as a peer has it."""
-    connection = db.connect(database_url, application_name="test")
-    connection.execute("set statement_timeout to '20s'")  # else a loop that waits would hang here
+
+    def connect() -> Connection:
+        connection = db.connect(database_url, application_name="test")
+        connection.execute("set statement_timeout to '20s'")
+        connection.execute("set lock_timeout to '250ms'")
+        return connection
+
+    connection = LazyConnection(connect)
     yield connection
     connection.close()
 
 
-def ask(connection: Connection, verb: str, body: str) -> float:
+def ask(connection: LazyConnection, verb: str, body: str) -> float:
     """Ask as the handler of a task would."""
     task = Claimed(1, uuid4(), 1, "a", b"{}", None, 100)
     return float(json.loads(answer(connection, uuid4(), task, verb, body.encode())))
 
 
 @pytest.mark.parametrize("seconds", ["1e300", "-1e300", "Infinity", "NaN", "null", '"long"', "0"])
-def test_a_hold_off_of_no_sense_is_the_handlers_error(connection: Connection, seconds: str) -> None:
+def test_a_hold_off_of_no_sense_is_the_handlers_error(
+    connection: LazyConnection, seconds: str
+) -> None:
     """Whatever number it gives: BadTask, and the connection is as good as before."""
     with pytest.raises(BadTask):
         ask(connection, "hold_off", f'{{"name": "a", "seconds": {seconds}, "reason": null}}')
@@ -44,7 +53,7 @@ def test_a_hold_off_of_no_sense_is_the_handlers_error(connection: Connection, se
 
 
 def test_a_locked_hold_off_does_not_stop_the_loop(
-    connection: Connection, database_url: str
+    connection: LazyConnection, database_url: str
 ) -> None:
     """Somebody who holds the row in an open transaction costs an error, not the peer's leases."""
     told = '{"name": "a", "seconds": 60, "reason": "busy"}'

@@ -16,13 +16,13 @@ from tests.support.cli import Answer, Here, join
 if TYPE_CHECKING:
     from tests.support.server import Connection
 
-DEEP = '{"n": ' + "[" * 1_500 + "]" * 1_500 + "}"
+DEEP = '{"n": ' + "[" * 998 + "]" * 998 + "}"
 DIGITS = "0.1234567890123456789012345678901234567890"
 HOSTILE = {
     "a number that no float holds": '{"n": 1e10000}',
     "a number that is too long for an int": '{"n": ' + "7" * 5_000 + "}",
     "more digits than a float has": f'{{"n": {DIGITS}, "m": 1.10}}',
-    "deeper than Python goes": DEEP,
+    "as deep as a task may be, and deeper than Python goes": DEEP,
     "odd text": r'{"\u2028": "\u001b[2J\ud83d\ude00", "": null}',
     "empty": "{}",
 }

@@ -19,6 +19,9 @@ from sqlalchemy.orm import Session
 
 import peers
 from peers import client, context, db, tables
+from peers.client.once import LazyConnection
+from peers.client.transport import _transaction
+from tests.support.world import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -242,8 +245,12 @@ class Parent:
         """One frame there and back."""
         assert ticket == 5
         self.verbs.append(verb)
-        with db.connect(self.url, application_name="test") as connection:
-            return json.loads(client.relay(connection, verb, json.dumps(payload).encode()))
+        connection = LazyConnection(lambda: db.connect(self.url, application_name="test"))
+        try:
+            body = json.dumps(payload).encode()
+            return json.loads(client.relay(connection, _transaction, verb, body))
+        finally:
+            connection.close()
 
     def tell(self, ticket: int, verb: str, payload: object) -> None:
         """Not used here."""
@@ -372,6 +379,58 @@ def test_an_empty_graph_is_nothing(db: Connection) -> None:
         pass
     assert graph.ids == {}
     assert not db.execute("select from peers.task").fetchall()
+
+
+def keyed_block(key: str, last: str = "report") -> list[int]:
+    """The ids of a graph of three tasks under this key."""
+    with peers.graph(idempotency_key=key) as graph:
+        first = graph.add(thumb.options(idempotency_key="its own"), path="a")
+        middle = graph.add("extract", after=first)
+        nodes = [first, middle, graph.add(last, after=[first, middle])]
+    return [node.id for node in nodes]
+
+
+@pytest.mark.usefixtures("configured")
+def test_a_keyed_graph_that_is_submitted_again_inserts_nothing(db: Connection) -> None:
+    """The same ids, even after its tasks have run; another key is another graph, but for the task
+    that has a key of its own.
+    """
+    once = keyed_block("nightly")
+    peer = Peer.join(db, "extract", "report", thumb.kind, queues=["default", "media"])
+    for queue in ["media", "default", "default"]:
+        assert peer.complete(*peer.claim(queue=queue)) == {}
+    ended = "select id from peers.task where state = 'completed' order by id"
+    assert [each["id"] for each in db.execute(ended)] == once
+    assert keyed_block("nightly") == once
+    assert [each["id"] for each in db.execute("select id from peers.task order by id")] == once
+    other = keyed_block("nightly-2", last="other")
+    assert [a == b for a, b in zip(once, other, strict=True)] == [True, False, False]
+
+
+def test_a_keyed_graph_in_an_async_transaction(database_url: str, db: Connection) -> None:
+    """The async form takes the same key."""
+
+    async def main() -> list[int]:
+        ids = []
+        for _ in range(2):
+            async with await psycopg.AsyncConnection.connect(database_url) as connection:
+                async with peers.graph(connection, idempotency_key="nightly") as graph:
+                    node = graph.add("extract")
+                ids.append(node.id)
+        return ids
+
+    first, second = asyncio.run(main())
+    assert first == second
+    assert len(db.execute("select from peers.task").fetchall()) == 1
+
+
+@pytest.mark.parametrize("length", [0, 490])
+def test_the_key_of_a_graph_leaves_room_for_the_numbers_of_its_tasks(length: int) -> None:
+    """1 to 489 characters; what is refused is refused before the block runs."""
+    with pytest.raises(peers.BadTask, match="1 to 489 characters"):
+        peers.graph(idempotency_key="k" * length)
+    graph = peers.graph(idempotency_key="k" * 489)
+    assert graph.add("child").name == "1"
 
 
 def test_a_graph_belongs_to_the_application_s_transaction(engine: Engine, db: Connection) -> None:

@@ -86,6 +86,7 @@ def test_a_machine_without_room_for_a_worker_ends_nobody(
         "tests.peers.app_batches", ("text", "error"), Environment(), selector, Pace(), Mock(Sink)
     )
     crew._suspects["default"] = Counter({False: 1})  # it wants a worker for suspects
+    crew._orphans.ensure()
     before = open_descriptors()
     with monkeypatch.context() as patched:
         refusal = OSError(number, os.strerror(number))
@@ -98,10 +99,11 @@ def test_a_machine_without_room_for_a_worker_ends_nobody(
     crew.tick(float("inf"))
     try:
         assert len(processes(selector)) == 1
-    finally:
         crew.kill_all()
         crew.bury_all()
-    assert open_descriptors() == before
+        assert open_descriptors() == before
+    finally:
+        crew.stop()
 
 
 def test_a_peer_that_has_no_descriptor_left_goes_on(selector: selectors.DefaultSelector) -> None:

@@ -8,10 +8,12 @@ from itertools import count
 from typing import Any
 from uuid import uuid4
 
+import pytest
+
 from peers.frames import KindDeclared
 from peers.lane import Bin, Lane, Lease
 from peers.model import Claimed
-from peers.pace import MOST_CLAIMED, Pace, claim_size
+from peers.pace import FIRST_CLAIMED, MOST_BYTES, MOST_CLAIMED, Pace, claim_size
 from peers.workers.dispatch import hand_out
 
 _ids = count(1)
@@ -158,10 +160,53 @@ def test_a_batch_that_waits_to_be_full_is_filled() -> None:
 
 
 def test_no_more_is_wanted_than_one_claim_may_bring() -> None:
-    """Whatever slots times batches come to."""
+    """Whatever slots times batches come to; the first one is small, for nobody knows the args."""
     lane = a_lane(slots=4000, c=0.001)
+    assert lane.wanted() == FIRST_CLAIMED
     lane.claimed([a_lease("c")])
     assert lane.wanted() == MOST_CLAIMED
+
+
+@pytest.mark.parametrize("slots", [1, 8, 1000, 1001, 5000, 10_000])
+@pytest.mark.parametrize("kind", ["a", "b"])
+@pytest.mark.parametrize("seconds", [0.0, 0.001, 60.0])
+def test_claims_go_on_until_every_slot_has_a_task(slots: int, kind: str, seconds: float) -> None:
+    """However many slots there are, and however few tasks one statement may bring."""
+    lane = a_lane(slots=slots, **{kind: seconds})
+    claims = 0
+    while wanted := lane.wanted():
+        lane.claimed([a_lease(kind) for _ in range(wanted)])
+        claims += 1
+    assert slots <= len(lane) <= max(slots, MOST_CLAIMED)
+    assert claims <= 1 + len(lane) / MOST_CLAIMED + 1
+
+
+def test_what_is_claimed_at_once_is_bounded_by_the_size_of_args() -> None:
+    """Of tasks with 1 MiB of args no claim brings more than a few, however many slots are free; and
+    no frame carries more.
+    """
+    lane = a_lane(slots=5000, b=60.0)
+    large = [a_lease("b") for _ in range(20)]
+    for lease in large:
+        lease.task = lease.task._replace(args=b"x" * (1 << 20))
+    lane.claimed(large)
+    assert lane.wanted() == 16
+    assert len(lane.take(ASYNC, float("inf"), 500)) == 16
+    huge = a_lease("b")
+    huge.task = huge.task._replace(args=b"x" * (MOST_BYTES + 1))
+    only = a_lane(slots=2, b=60.0)
+    only.claimed([huge])
+    assert only.take(ASYNC, float("inf"), 500) == [huge], "one goes in any case"
+
+
+def test_no_frame_has_more_tasks_than_a_frame_should() -> None:
+    """Also for a loop that has room for thousands: it gets several."""
+    lane = a_lane(slots=5000, b=60.0)
+    lane.claimed([a_lease("b") for _ in range(1200)])
+    desk: Any = Desk()
+    desk.asynchronous, desk.budget = True, lambda _lane: float("inf")
+    list(hand_out(lane, [desk], Pace()))
+    assert [len(frame) for frame in desk.had] == [500, 500, 200]
 
 
 def test_what_has_waited_once_need_not_wait_again() -> None:

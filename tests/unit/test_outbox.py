@@ -60,7 +60,12 @@ class Database:
         return self._unsettled()
 
     def release(
-        self, _connection: object, _peer: UUID, task_ids: list[int], _tokens: list[UUID]
+        self,
+        _connection: object,
+        _peer: UUID,
+        task_ids: list[int],
+        _tokens: list[UUID],
+        _reasons: list[str | None],
     ) -> int:
         """Gives back."""
         self._answer("release", task_ids)

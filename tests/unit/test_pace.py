@@ -36,10 +36,10 @@ def test_kinds_are_judged_apart() -> None:
 def test_a_claim_fills_the_slots_and_no_more_than_is_soon_finished(
     slots: int, seconds: float
 ) -> None:
-    """Between one a slot and what the slots finish in CLAIM_SECONDS, and never more than the most
-    that a claim may take.
+    """One a slot at least, however many slots there are; beyond that no more than what the slots
+    finish in CLAIM_SECONDS, and no more than the most that one statement may claim.
     """
     size = claim_size(slots, seconds)
-    assert min(slots, MOST_CLAIMED) <= size <= MOST_CLAIMED
+    assert slots <= size <= max(slots, MOST_CLAIMED)
     if size > slots:
         assert size * seconds <= slots * CLAIM_SECONDS + seconds

@@ -1,0 +1,89 @@
+"""The parent's books about the process that kills what workers leave behind."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+from collections.abc import Iterator
+from unittest.mock import Mock
+
+import pytest
+
+from peers import events
+from peers.workers import orphans
+from peers.workers.orphans import OrphanKiller
+
+PATIENCE = 60.0
+
+
+@pytest.fixture
+def selector() -> Iterator[selectors.DefaultSelector]:
+    """Closed in the end."""
+    with selectors.DefaultSelector() as made:
+        yield made
+
+
+@pytest.fixture
+def missing(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """What is told when there is none; another may be started at once."""
+    monkeypatch.setattr(orphans, "_AGAIN_AFTER", 0.0)
+    told = Mock()
+    monkeypatch.setattr(events, "orphan_killer_missing", told)
+    return told
+
+
+@pytest.fixture
+def group() -> Iterator[subprocess.Popen[bytes]]:
+    """A process group."""
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as leader:
+        yield leader
+        leader.kill()
+
+
+def turn(selector: selectors.DefaultSelector) -> None:
+    """Take what has happened."""
+    for key, _ in selector.select(PATIENCE):
+        key.data()
+
+
+def test_without_room_for_it_the_peer_goes_on(
+    selector: selectors.DefaultSelector,
+    missing: Mock,
+    group: subprocess.Popen[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No process, or no descriptor for it: that is told, and the next try knows all groups."""
+    killer = OrphanKiller(selector)
+    for module, name in ((subprocess, "Popen"), (os, "pidfd_open")):
+        with monkeypatch.context() as broken:
+            broken.setattr(module, name, Mock(side_effect=BlockingIOError("no room")))
+            killer.ensure()
+    killer.began(group.pid)
+    assert [call.kwargs["reason"] for call in missing.call_args_list] == ["no room", "no room"]
+    killer.ensure()
+    killer.close()
+    assert group.wait(PATIENCE) == -signal.SIGKILL
+    assert list(selector.get_map()) == []
+
+
+def test_one_that_does_not_listen_is_replaced(
+    selector: selectors.DefaultSelector, missing: Mock, group: subprocess.Popen[bytes]
+) -> None:
+    """A pipe that is full keeps nobody waiting; the next one is told what counts."""
+    killer = OrphanKiller(selector)
+    killer.ensure()
+    [key] = selector.get_map().values()
+    assert killer.pid is not None
+    os.kill(killer.pid, signal.SIGSTOP)
+    killer.began(group.pid)
+    for number in range(1 << 22, (1 << 22) + 10_000):
+        killer.began(number)
+        killer.ended(number)
+    turn(selector)
+    assert missing.call_count == 1
+    assert key.fd not in selector.get_map()
+    killer.ensure()
+    killer.close()
+    assert group.wait(PATIENCE) == -signal.SIGKILL
