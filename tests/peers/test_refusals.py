@@ -121,7 +121,7 @@ VERBS = {
     "claim": "uuid, text, integer",
     "complete": "uuid, jsonb",
     "fail": "uuid, jsonb",
-    "release": "uuid, bigint[], uuid[]",
+    "release": "uuid, bigint[], uuid[], text[]",
     "reconcile": "uuid, uuid[]",
     "heartbeat": "uuid",
     "reclaim": "uuid, integer",
