@@ -196,6 +196,16 @@ def _apply(connection: Connection, step: Step) -> None:
     connection.add_notice_handler(relay)
     try:
         connection.execute(step.file.read_bytes())
+    except psycopg.errors.InsufficientPrivilege:
+        raise
+    except (
+        psycopg.ProgrammingError
+    ) as error:  # a column or a function that is there in another form
+        raise ConfigError(
+            f"{step.file.name} does not fit the schema peers that is there: {error}",
+            "Nothing was changed. A schema of a version before the first release cannot be "
+            "upgraded: DROP SCHEMA peers CASCADE (with all its tasks), then migrate again.",
+        ) from error
     finally:
         connection.remove_notice_handler(relay)
     if step.version is not None:

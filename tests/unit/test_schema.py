@@ -123,6 +123,20 @@ def test_a_broken_file_changes_nothing(empty: Connection, extended: Path) -> Non
     assert schema.installed_version(empty) is None
 
 
+@pytest.mark.parametrize(
+    "older",
+    ["alter table peers.task drop column stopped_because cascade",
+     "create function peers.release(uuid, bigint[], uuid[]) returns integer return 0"],
+)  # fmt: skip
+def test_a_schema_from_before_the_first_release_is_named(installed: Connection, older: str) -> None:
+    """A column that is missing, a function in another form: nothing is changed, the remedy is
+    named.
+    """
+    installed.execute(older.encode())
+    with pytest.raises(ConfigError, match=r"(?s)sql does not fit .* DROP SCHEMA"):
+        schema.migrate(installed)
+
+
 def test_a_misnamed_migration_is_refused(empty: Connection, extended: Path) -> None:
     """The error says how it must be named."""
     (extended / "migrations" / "fix.sql").write_text("")
