@@ -105,7 +105,7 @@ def draining(*, running: int, timeout: float) -> None:
     """No more claims; what runs may finish."""
 
 
-@_event(logging.INFO, "left; %(released)d tasks were given back")
+@_event(logging.INFO, "left; %(released)d leases were still held and were given back")
 def peer_left(*, peer_id: UUID, released: int) -> None:
     """The peer is a member no more."""
 
@@ -252,11 +252,11 @@ def worker_garbled(*, worker_pid: int, error: str) -> None:
 
 @_event(
     logging.WARNING,
-    "stopped task %(task_id)d (%(kind)s) after %(seconds).1f s: the drain is over;"
+    "stopped task %(task_id)d (%(kind)s) after %(seconds).1f s, because the peer ends;"
     " it was given back, and attempt %(attempt)d does not count",
 )
 def task_stopped(*, task_id: int, kind: str, attempt: int, seconds: float) -> None:
-    """A handler outlasted the drain of its peer, and was killed."""
+    """A handler was killed when the drain was over, after a second signal, or by a fault."""
 
 
 @_event(

@@ -260,10 +260,11 @@ class Work:
         self.requests.forget([lease])
         self._outbox.failed(lease, failure)
         task = lease.task
-        events.task_failed(
-            task_id=task.task_id, kind=task.kind, attempt=task.attempt,
-            error_type=str(failure["error_type"]), error_message=str(failure["error_message"]),
-        )  # fmt: skip
+        if failure["error_type"] != "cancelled":  # that was told when it was asked for
+            events.task_failed(
+                task_id=task.task_id, kind=task.kind, attempt=task.attempt,
+                error_type=str(failure["error_type"]), error_message=str(failure["error_message"]),
+            )  # fmt: skip
 
     def divided(self, parts: list[list[Lease]]) -> None:
         """A batch killed its worker: its parts are called one by one."""

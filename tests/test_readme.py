@@ -76,7 +76,7 @@ def test_every_snippet_of_the_readme_works(
         assert peer.wait(PATIENCE) == 0
     submitted = db.execute("select count(*) as n from peers.task").fetchone()
     assert submitted is not None
-    assert submitted["n"] == 6  # three from Python, one INSERT, and a graph of two
+    assert submitted["n"] == 8  # three from Python, one INSERT, and two graphs of two
 
 
 def as_url(conninfo: str) -> str:

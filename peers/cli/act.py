@@ -98,7 +98,10 @@ def _change(args: argparse.Namespace) -> int:
 def _pause(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         persistently(kernel.pause, connection, args.queue)
-        seen = "select from peers.queue_status where queue = %(queue)s and running + ready > 0"
+        seen = (
+            "select from peers.queue_status"
+            " where queue = %(queue)s and running + ready + scheduled + blocked > 0"
+        )
         served = "select from peers.peer_status where alive and queues ? %(queue)s"
         known = rows(connection, seen, queue=args.queue) or rows(
             connection, served, queue=args.queue

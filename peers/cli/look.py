@@ -193,18 +193,20 @@ def _progress(task: dict[str, Any]) -> str:
 def _alarms(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
     """What needs attention, each with what to type next."""
     alarms = [_unrunnable(kind, found["time"]) for kind in found["unrunnable"]]
+    alive = any(peer["alive"] for peer in found["peers"])
     expired = sum(not peer["alive"] and peer["running"] for peer in found["peers"])
     if expired:
-        alarms.append(
-            f"{count(expired, 'task')} held by lost peers: any live peer will reclaim them soon"
+        remedy = (
+            "any live peer will reclaim them soon" if alive else "start a peer: peers run --app …"
         )
+        alarms.append(f"{count(expired, 'task')} held by lost peers: {remedy}")
     paused = [queue["queue"] for queue in found["queues"] if queue["paused"]]
     alarms += [
         f'queue "{queue}" is paused: {advice(args, f"resume {shlex.quote(queue)}")}'
         for queue in paused
     ]
     waiting = sum(queue["ready"] + queue["scheduled"] for queue in found["queues"])
-    if waiting and not any(peer["alive"] for peer in found["peers"]) and not found["unrunnable"]:
+    if waiting and not alive and not found["unrunnable"]:
         alarms.append(f"no live peer, and {count(waiting, 'task')} waiting: peers run --app …")
     if found["dead"]:
         alarms.append(f"{count(found['dead'], 'dead letter')}: {advice(args, 'dead list')}")
