@@ -6,6 +6,8 @@ crashed the worker, and what had not been started.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import mmap
 import struct
 from typing import Final, NamedTuple
@@ -20,6 +22,8 @@ _TRIES: Final = 8
 """How often to read again what was written meanwhile; a step of a loop takes longer than a read."""
 
 PAGE_SIZE: Final = _NOTE.size
+
+_F_SEAL_FUTURE_WRITE: Final = 0x10  # of linux/fcntl.h; Python has no name for it
 
 
 class Running(NamedTuple):
@@ -48,6 +52,11 @@ class Page:
     def __init__(self, fd: int, *, writable: bool) -> None:
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         self._memory = mmap.mmap(fd, PAGE_SIZE, prot=protection)
+        if writable:
+            # A handler that writes into descriptors that are not its own must not change it: from
+            # now on only this mapping can. (Before Linux 5.1, or without a memfd: anybody can.)
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _F_SEAL_FUTURE_WRITE)
 
     def start(self, ticket: int, now_ns: int, span: int = 1) -> None:
         """A handler is started or has the loop again; `now_ns` is `time.monotonic_ns()`."""
@@ -69,11 +78,14 @@ class Page:
                 return Running(ticket, span, now_ns / 1e9)
         return Running(0, 0, 0.0)
 
-    def last_started(self) -> range:
-        """The tickets of the last call that a dead worker had started; empty: it is not known."""
+    def last_started(self) -> range | None:
+        """The tickets of the last call that a dead worker had started; empty: it started none.
+
+        None: the note cannot be read.
+        """
         note = _NOTE.unpack_from(self._memory)
         ticket, span, _, seal, _ = note
-        return range(ticket, ticket + span) if _fits(note, seal) else range(0)
+        return range(ticket, ticket + span) if _fits(note, seal) else None
 
     def close(self) -> None:
         """Let go of the memory."""

@@ -32,7 +32,7 @@ class WorkerProcess:
             ours, theirs = socket.socketpair()
             whole.callback(ours.close)
             handed_over.callback(theirs.close)
-            page = os.memfd_create("peers-page")
+            page = os.memfd_create("peers-page", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             handed_over.callback(os.close, page)
             os.ftruncate(page, PAGE_SIZE)
             self.page = Page(page, writable=False)

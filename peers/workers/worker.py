@@ -24,6 +24,10 @@ _ASYNC_GRACE: Final = 2.0
 _END_WITHIN: Final = 5.0
 _CANCELLED: Final = "cancelled"
 _CRASH: Final = "crash"
+_GARBLED: Final = (
+    "the worker process was killed while it ran this task: something wrote into its connection to "
+    "the peer, which must be left alone"
+)
 _HOGGED: Final = "was stopped: it kept its worker's event loop to itself, where another had to stop"
 
 _tickets = itertools.count(1)
@@ -267,6 +271,10 @@ class Worker:
         error_type, message = _CRASH, f"the worker process {how} while it ran this task"
         if self._condemned is not None:
             _, error_type, message = self._condemned
+        elif self.garbled:
+            message = _GARBLED
+        if last is None:  # the note was destroyed; a sync worker runs its tasks in their order
+            last = self._first_call()
         guilty = range(0) if blameless else self._guilty(running, last)
         outs = {ticket: out for ticket in list(self.out) if (out := self.take_back(ticket))}
         death = Death(signal_name, exit_code, message if self._condemned is not None else None)
@@ -279,6 +287,11 @@ class Worker:
             error_type, message,
         )  # fmt: skip
         return death
+
+    def _first_call(self) -> range:
+        """The tickets of the first call that it has not answered; empty: it has answered all."""
+        first = min(self.out, default=0)
+        return range(first, first + self._calls[self.out[first].call]) if self.out else range(0)
 
     def _guilty(self, running: Running, last: range) -> Collection[int] | None:
         """The tickets of the call that the worker died of; None: it may be any that is out."""

@@ -7,6 +7,7 @@ takes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import itertools
 import os
@@ -398,6 +399,20 @@ def writes_to_its_socket(numbers: list[int]) -> dict[str, Any]:
     with recorded():
         os.write(int(sys.argv[1]), bytes(numbers))
         return _token()
+
+
+@task("writes.everywhere", max_attempts=1)
+def writes_everywhere() -> None:
+    """Writes into every descriptor that it finds."""
+    with recorded():
+        write_everywhere()
+
+
+def write_everywhere() -> None:
+    """Write a line into all descriptors but the standard ones."""
+    for descriptor in range(3, 64):
+        with contextlib.suppress(OSError):
+            os.write(descriptor, b"hello\n" * 20)
 
 
 @task("closes.everything", max_attempts=1)

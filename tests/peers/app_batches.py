@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -69,6 +70,12 @@ def _kill() -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
+def _garble() -> None:
+    for descriptor in range(3, 64):
+        with contextlib.suppress(OSError):
+            os.write(descriptor, b"\xff" * 100)
+
+
 def _hang() -> None:
     time.sleep(3600)
 
@@ -80,6 +87,7 @@ def _retry() -> None:
 _POISONS: dict[str, Callable[[], None]] = {
     "raise": _raise,
     "kill": _kill,
+    "garble": _garble,
     "hang": _hang,
     "retry": _retry,
 }

@@ -81,7 +81,9 @@ def test_many_tasks_come_in_one_call_and_each_gets_its_own_result(stage: Stage) 
 
 
 @pytest.mark.parametrize("kind", ["batch", "batch.async"])
-@pytest.mark.parametrize(("how", "error"), [("raise", "ValueError"), ("kill", "crash")])
+@pytest.mark.parametrize(
+    ("how", "error"), [("raise", "ValueError"), ("kill", "crash"), ("garble", "crash")]
+)
 def test_poison_is_cornered_and_takes_nobody_along(
     stage: Stage, kind: str, how: str, error: str
 ) -> None:

@@ -60,6 +60,17 @@ def test_a_worker_that_sends_garbage_is_replaced(shared: Stage, numbers: list[in
     assert_alive(shared)
 
 
+def test_a_handler_that_writes_everywhere_ends_alone(shared: Stage) -> None:
+    """It destroys no record of what runs: its own attempt fails, and it is not run for ever."""
+    task_ids = [shared.submit("writes.everywhere") for _ in range(3)]
+    others = [shared.submit("noop", {"n": n}) for n in range(20)]
+    shared.until_state("dead", *task_ids)
+    shared.until_state("completed", *others)
+    assert {len(shared.started(task_id)) for task_id in task_ids} == {1}
+    [failure] = shared.failures(task_ids[0])
+    assert "wrote into its connection" in failure["error_message"]
+
+
 def test_a_handler_that_closes_every_descriptor_ends_alone(shared: Stage) -> None:
     """Its worker can say no more and is replaced; the task fails."""
     task_id = shared.submit("closes.everything")

@@ -126,6 +126,22 @@ def test_a_page_says_who_runs_and_who_ran_last(page: Page) -> None:
     assert (page.running(), page.last_started()) == ((0, 0, 0.0), range(7, 10))
 
 
+def test_nothing_but_its_worker_writes_on_a_page() -> None:
+    """A handler that writes into descriptors that are not its own cannot destroy the record."""
+    fd = os.memfd_create("page", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, PAGE_SIZE)
+        page = Page(fd, writable=True)
+        page.start(7, 5_000_000_000, 3)
+        with pytest.raises(PermissionError):
+            os.write(fd, b"hello")
+        page.start(8, 6_000_000_000)
+        assert page.last_started() == range(8, 9)
+        page.close()
+    finally:
+        os.close(fd)
+
+
 @pytest.mark.parametrize("field", range(4))
 def test_a_note_that_was_left_half_written_is_none(page: Page, field: int) -> None:
     """A worker that is killed between two words has started nothing that is known: no call of
@@ -136,4 +152,4 @@ def test_a_note_that_was_left_half_written_is_none(page: Page, field: int) -> No
     words[field] ^= 1 << 40
     words.release()
     assert page.running().ticket == (7 if field == 3 else 0)
-    assert page.last_started() == range(0)
+    assert page.last_started() is None
