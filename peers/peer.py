@@ -181,7 +181,7 @@ class Peer:
 
     def _try_to_join(self) -> None:
         """Join when the database lets us. Raises `ConfigError` if it is the first time."""
-        if self._stops:
+        if self._work.asked_to_stop:
             return
         try:
             self._link.attempt(
@@ -256,6 +256,12 @@ class Peer:
         self._stops += 1
         if self._stops > 1:
             self._drain_until = 0.0
+        else:
+            self._drain()
+
+    def _drain(self) -> None:
+        """Claim nothing more and let running tasks finish. A second call changes nothing."""
+        if self._work.asked_to_stop:
             return
         timeout = self._settings.drain_timeout.total_seconds()
         self._drain_until = time.monotonic() + timeout
@@ -267,7 +273,7 @@ class Peer:
         events.draining(running=self._work.in_workers, timeout=timeout)
 
     def _finished(self) -> bool:
-        if not self._stops:
+        if not self._work.asked_to_stop:
             return False
         over = self._work.peer_id is None or time.monotonic() >= self._drain_until
         return over or self._work.finished
@@ -327,5 +333,5 @@ class Peer:
         """After a migration under our feet we end, for our supervisor to start the new release."""
         if theirs != CONTRACT_VERSION and not self._outdated:
             self._outdated = True
-            self._on_stop()
+            self._drain()  # no signal: one that comes as well must not cut the drain short
             events.contract_changed(ours=CONTRACT_VERSION, theirs=theirs)

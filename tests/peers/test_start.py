@@ -103,3 +103,25 @@ def test_a_migration_under_the_feet_of_a_running_peer(stage: Stage) -> None:
     assert stage.task(running)["state"] == "completed"
     assert (stage.task(late)["state"], stage.task(late)["attempt"]) == ("ready", 0)
     assert stage.rows("select * from peers.peer") == []
+
+
+@pytest.mark.parametrize("first", ["migration", "signal"])
+def test_a_migration_and_sigterm_are_one_drain(stage: Stage, first: str) -> None:
+    """A deployment migrates and stops the old peers at about the same time: whichever comes first,
+    what runs may finish.
+    """
+    peer = stage.peer(lease_timeout="1500ms")
+    running = stage.submit("held", {"gate": stage.gate()})
+    stage.until_started(running)
+    if first == "signal":
+        peer.process.terminate()
+        peer.await_event("draining")
+    stage.db.execute(CONTRACT.format(2))
+    peer.await_event("contract_changed")
+    if first == "migration":
+        peer.process.terminate()
+        peer.await_event("signal_received")
+    stage.open(stage.gate())
+    assert peer.wait() == 1
+    assert stage.task(running)["state"] == "completed"
+    assert stage.task(running)["stopped_because"] is None
