@@ -233,7 +233,7 @@ class _Thread:
             self._under_way = None
             self._giving_up = False
             if self._connection.was_cut:  # too late: its request was over
-                self._connection.close()
+                self._connection.renew()
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._waiting or self._stopping, _IDLE_SECONDS)
             if self._stopping or not self._waiting:
@@ -245,7 +245,7 @@ class _Thread:
 
     def _await_abort(self) -> None:
         """The connection was cut off; who waits for `await_quiet` wants the transaction to end."""
-        self._connection.close()
+        self._connection.renew()
         if self._connection.transaction is not None:
             with contextlib.suppress(PeersError):
                 await_end(self._connection, _GIVE_UP_WITHIN)

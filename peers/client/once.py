@@ -62,15 +62,19 @@ class LazyConnection:
         return self._connection
 
     def close(self) -> None:
-        """Hang up; `get` connects again."""
+        """Hang up; `get` connects again, unless the connection was cut."""
         with self._lock:
             connection, self._connection = self._connection, None
-            self._cut = False
             if self._socket >= 0:
                 os.close(self._socket)
                 self._socket = -1
         if connection is not None:
             connection.close()
+
+    def renew(self) -> None:
+        """Hang up and forget that it was cut: what follows is another request's."""
+        self.close()
+        self._cut = False
 
     def cut(self) -> None:
         """Break the connection from another thread: who waits on it meets `Abandoned`.
@@ -90,7 +94,7 @@ class LazyConnection:
 
     @property
     def was_cut(self) -> bool:
-        """Whether it is of no use until it is closed."""
+        """Whether it is of no use until it is renewed."""
         return self._cut
 
 
@@ -145,6 +149,9 @@ def _try(
         raise
     except DatabaseUnreachable as error:
         raise _Undone(error) from error
+    except PeersError:
+        connection.transaction = None
+        raise
     except psycopg.Error as error:
         if not is_connection_lost(error) and not connection.is_broken:
             connection.transaction = None
@@ -154,12 +161,17 @@ def _try(
         if connection.was_cut:
             raise Abandoned("the task has ended meanwhile; its submission was given up") from error
         connection.close()
-        if answered is None or not _was_committed(connection):
-            connection.transaction = None
-            reason = f"lost the database while submitting; nothing was submitted: {error}"
-            raise _Undone(DatabaseUnreachable(reason, "Try again.")) from error
+        is_committed = answered is not None and _was_committed(connection)
         connection.transaction = None
+        if answered is None or not is_committed:
+            raise _Undone(_nothing_submitted(error)) from error
         return answered[0]
+
+
+def _nothing_submitted(error: psycopg.Error) -> DatabaseUnreachable:
+    return DatabaseUnreachable(
+        f"lost the database while submitting; nothing was submitted: {error}", "Try again."
+    )
 
 
 def _was_committed(connection: LazyConnection) -> bool:

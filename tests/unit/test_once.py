@@ -14,8 +14,8 @@ import pytest
 import peers
 from peers import asked, db
 from peers.client import once
-from peers.client.once import LazyConnection
-from peers.errors import DatabaseUnreachable, PeerLost
+from peers.client.once import Abandoned, LazyConnection
+from peers.errors import BadTask, DatabaseUnreachable, PeerLost
 from peers.model import Claimed
 from tests.support.commits import CommitProxy, Cut
 from tests.support.server import Connection
@@ -179,3 +179,28 @@ def test_a_child_may_wait_for_the_task_that_submits_it(
     assert Peer(db, peer_id).complete((task.task_id, task.token)) == {}
     state = rows(db, "select state::text from peers.task where id = %s", child)
     assert state == [{"state": "ready"}]
+
+
+def test_what_was_cut_stays_so_until_it_is_renewed(database_url: str) -> None:
+    """A try that meets a lost connection hangs up: that must not undo the cut and try again."""
+    connection = connected(database_url)
+    connection.get()
+    connection.cut()
+    connection.close()
+    with pytest.raises(Abandoned):
+        connection.get()
+    connection.renew()
+    assert connection.get().execute("select 1").fetchall() == [(1,)]
+    connection.close()
+
+
+def test_a_refused_submission_is_over(
+    db: Connection, database_url: str, handler: tuple[UUID, Claimed]
+) -> None:
+    """Nobody waits for the end of its transaction."""
+    connection = connected(database_url)
+    with pytest.raises(BadTask):
+        asked.answer(connection, *handler, "submit", b'{"kind": ""}')
+    assert connection.transaction is None
+    connection.close()
+    assert children(db) == []
