@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import subprocess
@@ -101,7 +102,8 @@ class OrphanKiller:
             self._pipe.close()
             self._pipe = None
         if self._pidfd >= 0:
-            self._selector.unregister(self._pidfd)
+            with contextlib.suppress(KeyError):  # the selector had no room for it
+                self._selector.unregister(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
         return process

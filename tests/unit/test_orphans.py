@@ -54,14 +54,16 @@ def test_without_room_for_it_the_peer_goes_on(
     group: subprocess.Popen[bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """No process, or no descriptor for it: that is told, and the next try knows all groups."""
+    """No process, no descriptor, no room in the selector: that is told, and the next try knows all
+    groups.
+    """
     killer = OrphanKiller(selector)
-    for module, name in ((subprocess, "Popen"), (os, "pidfd_open")):
+    for owner, name in ((subprocess, "Popen"), (os, "pidfd_open"), (selector, "register")):
         with monkeypatch.context() as broken:
-            broken.setattr(module, name, Mock(side_effect=BlockingIOError("no room")))
+            broken.setattr(owner, name, Mock(side_effect=BlockingIOError("no room")))
             killer.ensure()
     killer.began(group.pid)
-    assert [call.kwargs["reason"] for call in missing.call_args_list] == ["no room", "no room"]
+    assert [call.kwargs["reason"] for call in missing.call_args_list] == ["no room"] * 3
     killer.ensure()
     killer.close()
     assert group.wait(PATIENCE) == -signal.SIGKILL
