@@ -45,7 +45,7 @@ def answer(
         raise BadTask(f"{verb}: cannot be understood ({error!r})") from error
     except psycopg.errors.LockNotAvailable as error:
         raise DatabaseUnreachable(
-            f"{verb}: somebody has a row locked that this needs", "Try again."
+            f"{verb}: another session has locked a row that this needs", "Try again."
         ) from error
     except psycopg.Error as error:
         if is_connection_lost(error) or connection.is_broken:

@@ -184,7 +184,7 @@ def task_failed(
 
 @_event(logging.INFO, "task %(task_id)d (%(kind)s) was cancelled: stopping it")
 def task_cancelled(*, task_id: int, kind: str, attempt: int) -> None:
-    """Somebody cancelled a task that runs here."""
+    """A task that runs here was cancelled."""
 
 
 @_event(logging.WARNING, "the outcome of task %(task_id)d (%(kind)s) was not taken: %(verdict)s")
@@ -267,9 +267,9 @@ def orphan_killer_missing(*, reason: str) -> None:
     """It ended or cannot start; another is started in a second."""
 
 
-@_event(logging.INFO, "got %(signal)s")
+@_event(logging.INFO, "received %(signal)s")
 def signal_received(*, signal: str) -> None:
-    """Somebody wants the peer to stop."""
+    """The peer was told to stop."""
 
 
 @_event(logging.ERROR, "a worker cannot start (%(error)s); trying again in %(retry_in).1f s")

@@ -81,12 +81,16 @@ class HandlerRequests:
         """Have a request answered."""
         thread = self._large if len(request.body) > _LARGE_BYTES else self._quick
         if thread is self._large and thread.waiting_bytes > _MOST_WAITING:
-            request.reply(DatabaseUnreachable("too much is being submitted here", "Try again."))
+            request.reply(
+                DatabaseUnreachable("too many submissions wait in this peer", "Try again.")
+            )
             return
         try:
             thread.put(request)
         except RuntimeError as error:  # the machine has no room for another thread
-            request.reply(DatabaseUnreachable(f"nobody can answer: {error}", "Try again."))
+            request.reply(
+                DatabaseUnreachable(f"no thread can be started to answer: {error}", "Try again.")
+            )
 
     def forget(self, leases: Collection[Lease]) -> None:
         """Give up what the handlers of these tasks asked: they were stopped, or have failed."""

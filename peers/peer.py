@@ -239,7 +239,7 @@ class Peer:
             try:
                 step()
             except Exception as error:  # noqa: BLE001  # told; the next step may still be possible
-                events.leave_failed(step=step.__name__.strip("_"), error=repr(error))
+                events.leave_failed(step=step.__qualname__, error=repr(error))
 
     def _give_back(self) -> None:
         if self._work.peer_id is not None and self._link.reopen(_LAST_CONNECT):

@@ -108,7 +108,9 @@ def _pause(args: argparse.Namespace) -> int:
         )
     print(f'queue "{args.queue}" is paused; what runs, runs on')
     if not known:
-        output.say(f'No peer serves a queue "{args.queue}", and no task waits in it: a slip?')
+        output.say(
+            f'No peer serves a queue "{args.queue}", and no task waits in it. Check the name.'
+        )
     return 0
 
 

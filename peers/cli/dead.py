@@ -10,7 +10,7 @@ from peers.cli import output
 from peers.cli.act import each
 from peers.cli.database import connected, persistently, rows
 from peers.cli.exact_json import Json, written
-from peers.cli.parser import add_command, add_group, advice, json_object, name, task_id
+from peers.cli.parser import add_command, add_group, advice, json_object, name, positive, task_id
 from peers.errors import NotDead
 
 if TYPE_CHECKING:
@@ -52,7 +52,11 @@ def register(commands: Commands) -> None:
     listing.add_argument("--kind", type=name, metavar="KIND", help="only these")
     listing.add_argument("--queue", type=name, metavar="QUEUE", help="only these")
     listing.add_argument(
-        "--limit", type=task_id, default=_LISTED, metavar="N", help=f"at most N ({_LISTED} else)"
+        "--limit",
+        type=positive,
+        default=_LISTED,
+        metavar="N",
+        help=f"show at most N (default: {_LISTED})",
     )
     show = add_command(group, "show", _show, "one dead letter with all its failures", reads=True)
     show.add_argument("id", type=task_id, metavar="ID")

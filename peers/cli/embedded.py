@@ -34,7 +34,7 @@ def register(commands: Commands) -> None:
         group,
         "psql",
         _psql,
-        "look around with psql; what it shall get itself comes last",
+        "open psql on this database; arguments that Peers does not know are passed to psql",
         usage="peers db psql [options] [psql's arguments ...]",
         accepts=lambda _: True,
     )

@@ -72,7 +72,12 @@ def add_command(
         parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     group = parser.add_argument_group("the database")
     place = group.add_mutually_exclusive_group()
-    place.add_argument("--database-url", type=text, metavar="URL", help="PEERS_DATABASE_URL else")
+    place.add_argument(
+        "--database-url",
+        type=text,
+        metavar="URL",
+        help="database URL (default: PEERS_DATABASE_URL)",
+    )
     place.add_argument(
         "--embedded",
         action="store_true",
@@ -80,7 +85,10 @@ def add_command(
         help="use the private Postgres of this machine",
     )
     group.add_argument(
-        "--config", type=Path, metavar="FILE", help="settings in TOML, not /etc/peers/peers.toml"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="settings in TOML (default: /etc/peers/peers.toml)",
     )
     return parser
 
@@ -126,6 +134,13 @@ def task_id(value: str) -> int:
     """The id of a task."""
     if not value.isdecimal() or not 1 <= int(value) <= _BIGINT_MAX:
         raise argparse.ArgumentTypeError(f'a task id is a number from 1 on, not "{value}"')
+    return int(value)
+
+
+def positive(value: str) -> int:
+    """Return a number of 1 or more."""
+    if not value.isdecimal() or not 1 <= int(value) <= _BIGINT_MAX:
+        raise argparse.ArgumentTypeError(f'must be a number of 1 or more, not "{value}"')
     return int(value)
 
 

@@ -25,7 +25,7 @@ def register(commands: Commands) -> None:
     check = add_command(
         commands, "check", _check, "recount what the triggers keep; exit code 1: wrong", reads=True
     )
-    check.add_argument("--repair", action="store_true", help="mend what is wrong")
+    check.add_argument("--repair", action="store_true", help="repair what is wrong")
     add_command(commands, "config", _config, "the effective settings and who set them", reads=True)
     prune = add_command(commands, "prune", _prune, "delete tasks that ended long ago")
     prune.add_argument(

@@ -67,14 +67,18 @@ def register(commands: Commands) -> None:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("its options")
-    group.add_argument("--queue", type=name, metavar="NAME", help='"default" else')
-    group.add_argument("--priority", type=int, metavar="N", help="100 else; smaller runs first")
+    group.add_argument("--queue", type=name, metavar="NAME", help='(default: "default")')
+    group.add_argument(
+        "--priority", type=int, metavar="N", help="smaller runs first (default: 100)"
+    )
     when = group.add_mutually_exclusive_group()
     when.add_argument("--in", type=duration, dest="delay", metavar="DURATION", help="not before")
     when.add_argument(
         "--at", type=instant, dest="scheduled_at", metavar="TIME", help="not before; ISO 8601"
     )
-    group.add_argument("--max-attempts", type=int, metavar="N", help="what its handler says else")
+    group.add_argument(
+        "--max-attempts", type=int, metavar="N", help="(default: what its handler says)"
+    )
     group.add_argument("--timeout", type=duration, metavar="DURATION", help="for each attempt")
     group.add_argument(
         "--after",

@@ -64,7 +64,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
-    database_url: SecretStr | None = Field(None, description="the database; libpq's own else")
+    database_url: SecretStr | None = Field(
+        None, description="database URL (default: libpq's environment variables)"
+    )
     app: str | None = Field(None, description="the module that holds the handlers")
     queues: Annotated[
         dict[str, int], NoDecode, BeforeValidator(parse_queues), AfterValidator(check_queues)
@@ -76,7 +78,7 @@ class Settings(BaseSettings):
         timedelta, BeforeValidator(duration), between(timedelta(milliseconds=100), _DAY)
     ] = Field(
         default_factory=lambda data: data["lease_timeout"] / _BEATS_PER_LEASE,
-        description="a third of lease_timeout at most",
+        description="at most a third of lease_timeout, which is the default",
     )
     poll_interval: Annotated[
         timedelta,
@@ -93,25 +95,25 @@ class Settings(BaseSettings):
     )
     prune_after: (
         Annotated[timedelta, BeforeValidator(duration), between(timedelta(0), _CENTURY)] | None
-    ) = Field(None, description="when ended tasks are deleted; never, if not set")
+    ) = Field(None, description="how long after their end tasks are deleted (default: never)")
     log_format: Annotated[Literal["auto", "json", "text"], BeforeValidator(lower)] = Field(
         "auto", description="auto: text on a terminal and in the journal, JSON lines elsewhere"
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = (
-        Field("info", description="the least level that is logged")
+        Field("info", description="the lowest level that is logged")
     )
     worker_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None,
-        description="threads of BLAS and OpenMP in a worker; the cores by the slots, if not set",
+        description="threads of BLAS and OpenMP in a worker (default: cores divided by slots)",
     )
     worker_max_tasks: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="tasks that a worker runs before another replaces it (default: any)"
+        None, description="tasks that a worker runs before another replaces it (default: no limit)"
     )
     worker_max_memory: Annotated[int, BeforeValidator(size), AfterValidator(check_size)] | None = (
         Field(
             None,
             description="resident memory, such as 2G, beyond which a worker is replaced "
-            "(default: any)",
+            "(default: no limit)",
         )
     )
     gpus: Annotated[tuple[str, ...], NoDecode, BeforeValidator(words)] = Field(
@@ -126,7 +128,7 @@ class Settings(BaseSettings):
         between(timedelta(0), timedelta(seconds=BATCH_WAIT_MAX)),
     ] = Field(
         timedelta(milliseconds=50),
-        description="how long rows that stand alone wait for others, to share a call of the model",
+        description="how long single rows wait for others, to share one call of the model",
     )
     embedded: bool = Field(False, description="use the private Postgres of this machine")
 

@@ -60,7 +60,7 @@ def test_a_locked_hold_off_does_not_stop_the_loop(
     assert ask(connection, "hold_off", told) > 0
     with psycopg.connect(database_url) as other:
         other.execute("select from peers.hold_off for update")
-        with pytest.raises(DatabaseUnreachable, match="hold_off: somebody"):
+        with pytest.raises(DatabaseUnreachable, match="hold_off: another session"):
             ask(connection, "hold_off", told)
         assert ask(connection, "held_off", '{"name": "a"}') > 0
     assert ask(connection, "hold_off", told) > 0

@@ -45,7 +45,7 @@ def test_pause_and_resume(database_url: str, db: Connection) -> None:
     join(db, "a")
     known = peers("pause", "default", url=database_url)
     assert (known.code, known.err) == (0, "")
-    assert "a slip?" in peers("pause", "defautl", url=database_url).err
+    assert "Check the name." in peers("pause", "defautl", url=database_url).err
     assert db.execute("select count(*) as n from peers.paused_queue").fetchall() == [{"n": 2}]
     assert "is resumed" in peers("resume", "default", url=database_url).out
     assert "was not paused" in peers("resume", "default", url=database_url).out
