@@ -330,17 +330,17 @@ comment on table peers.hold_off is
     'Outside systems (such as the URL of a model) that asked to be left alone, and until when. Handlers ask '
     'before they call.';
 comment on column peers.hold_off.name is 'What the handlers agreed to call it.';
-comment on column peers.hold_off.held_at is 'When that was said.';
-comment on column peers.hold_off.resume_at is 'Nobody calls before.';
-comment on column peers.hold_off.reason is 'What it said.';
+comment on column peers.hold_off.held_at is 'When the last hold-off was asked for.';
+comment on column peers.hold_off.resume_at is 'Nobody may call it before this time.';
+comment on column peers.hold_off.reason is 'Why, in the words of the outside system.';
 
 create table if not exists peers.edge_turn ();
 -- a publication of all tables needs to tell rows apart, even those of a table that has none
 alter table peers.edge_turn replica identity full;
 
 comment on table peers.edge_turn is
-    'Empty for ever. Who adds edges into older tasks locks it until the transaction ends: one transaction at a '
-    'time may do so, or two could close a cycle together.';
+    'Always empty. A transaction that adds edges into older tasks locks it until it ends: only one at a time may, '
+    'because two could close a cycle together.';
 
 create table if not exists peers.prune_place (
     one_row boolean primary key default true check (one_row),
@@ -349,7 +349,7 @@ create table if not exists peers.prune_place (
 
 insert into peers.prune_place (after_id) values (0) on conflict do nothing;
 
-comment on table peers.prune_place is 'Where the next prune goes on.';
+comment on table peers.prune_place is 'Where the next prune continues.';
 comment on column peers.prune_place.one_row is 'Always true: there is one place.';
 comment on column peers.prune_place.after_id is 'The last task that was looked at.';
 

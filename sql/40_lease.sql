@@ -116,8 +116,8 @@ end
 $$;
 
 comment on function peers.join is
-    'A peer process comes: its queues {"default": 8}, the kinds that it can run with their policies [{"kind", '
-    '"max_attempts", "timeout", "backoff_base", "backoff_cap"}]. Answers its identity.';
+    'Registers a peer process: its queues {"default": 8}, the kinds that it can run with their policies [{"kind", '
+    '"max_attempts", "timeout", "backoff_base", "backoff_cap"}]. Returns its id.';
 
 -- Whether a peer's leases hold: the one place that says so. A heartbeat from the future, after the clock was set
 -- back, counts as one of now; reclaim notes it as that (_note_future_heartbeats).

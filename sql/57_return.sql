@@ -230,4 +230,5 @@ end
 $$;
 
 comment on function peers.leave is
-    'A peer goes: what it still holds is released (answers how many), what is busy is left for others to reclaim.';
+    'Removes a peer and releases the leases that it still holds; returns how many. A lease whose task is locked is '
+    'left for other peers to reclaim.';

@@ -46,8 +46,8 @@ end
 $$;
 
 comment on function peers.hold_off is
-    'Nobody shall call the outside system of this name for the span, nor before an earlier hold-off of it is '
-    'over. Answers how long that is from now.';
+    'Keeps all peers from calling the outside system of this name for the span; an earlier hold-off that ends later '
+    'still holds. Returns how long the hold-off lasts from now.';
 
 create or replace function peers.held_off(name text) returns interval
     language plpgsql security definer
@@ -64,7 +64,7 @@ end
 $$;
 
 comment on function peers.held_off is
-    'How long the outside system of this name is still to be left alone; 0: it may be called.';
+    'Returns for how long nobody may call the outside system of this name; 0: it may be called.';
 
 create or replace function peers.lift_hold_off(name text) returns boolean
     language plpgsql security definer
@@ -77,5 +77,4 @@ end
 $$;
 
 comment on function peers.lift_hold_off is
-    'The outside system of this name may be called again at once: whoever waits asks again within seconds. False: '
-    'it was not held off.';
+    'Ends the hold-off of this name: handlers that wait ask again within seconds. False: there was none.';

@@ -115,27 +115,28 @@ begin
         select case
             when t.pending_parents <> t.parents and t.state not in ('completed', 'cancelled')
                 then 'pending_parents is ' || t.pending_parents || ', counted ' || t.parents
-            when t.state = 'blocked' and t.parents = 0 then 'blocked, but nothing holds it'
-            when t.state in ('scheduled', 'ready') and t.parents > 0 then t.state || ', but parents hold it'
+            when t.state = 'blocked' and t.parents = 0 then 'state is blocked, but no parent holds it'
+            when t.state in ('scheduled', 'ready') and t.parents > 0
+                then 'state is ' || t.state || ', but parents hold it'
             when t.state = 'ready' and not exists (
                      select from peers.ready r
                      where r.task_id = t.id and r.priority = t.priority and r.kind = t.kind and r.queue = t.queue)
-                then 'ready, but not in the room ready'
+                then 'state is ready, but peers.ready has no matching row'
             when t.state = 'scheduled' and not exists (
                      select from peers.scheduled s where s.task_id = t.id and s.due_at = t.scheduled_at)
-                then 'scheduled, but not in the room scheduled'
+                then 'state is scheduled, but peers.scheduled has no matching row'
             when t.state = 'running' and not exists (select from peers.lease l where l.task_id = t.id)
-                then 'running, but without a lease'
+                then 'state is running, but there is no lease'
             when t.state = 'blocked' and not exists (select from peers.blocked b where b.task_id = t.id)
-                then 'blocked, but not in the room blocked'
+                then 'state is blocked, but peers.blocked has no row'
             when t.state = 'dead' and not exists (select from peers.dead d where d.task_id = t.id)
-                then 'dead, but not in the room dead'
+                then 'state is dead, but peers.dead has no row'
             when t.state <> 'running' and exists (select from peers.lease l where l.task_id = t.id)
-                then t.state || ', but it has a lease'
+                then 'state is ' || t.state || ', but there is a lease'
             when t.state <> 'blocked' and exists (select from peers.blocked b where b.task_id = t.id)
-                then t.state || ', but in the room blocked'
+                then 'state is ' || t.state || ', but peers.blocked has a row'
             when t.state <> 'dead' and exists (select from peers.dead d where d.task_id = t.id)
-                then t.state || ', but in the room dead'
+                then 'state is ' || t.state || ', but peers.dead has a row'
         end
     ) p(problem)
     where p.problem is not null

@@ -177,23 +177,23 @@ def damage(db: Connection, statement: str) -> None:
 DAMAGE = {
     "a task without its room": (
         "insert into peers.task (kind) values ('a')",
-        "not in the room ready",
+        "peers.ready has no matching row",
         "ready",
     ),
     "a later task that was not scheduled": (
         "insert into peers.task (kind, state, scheduled_at) values"
         " ('a', 'scheduled', now() + interval '1 day')",
-        "not in the room scheduled",
+        "peers.scheduled has no matching row",
         "scheduled",
     ),
     "a running task without a lease": (
         "insert into peers.task (kind, state, attempt) values ('a', 'running', 1)",
-        "without a lease",
+        "there is no lease",
         "ready",
     ),
     "a blocked task that nothing holds": (
         "insert into peers.task (kind, state) values ('a', 'blocked')",
-        "nothing holds it",
+        "no parent holds it",
         "ready",
     ),
     "a wrong counter": (
@@ -203,7 +203,7 @@ DAMAGE = {
     ),
     "a dead task without its room": (
         "insert into peers.task (kind, state) values ('a', 'dead')",
-        "not in the room dead",
+        "peers.dead has no row",
         "dead",
     ),
 }
