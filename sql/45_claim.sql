@@ -76,7 +76,10 @@ returns table (
     set enable_mergejoin = off
 as $$
 declare
-    _most_rows constant integer := 10000;  -- bounds how long one call walks over stale rows
+    -- what bounds how long one call walks over stale rows: who waited longer might give it up, for nothing
+    _most_rows constant integer := 10000;
+    _until constant timestamptz := clock_timestamp() + interval '100 milliseconds';
+    _widest constant integer := 250;
     _now timestamptz := peers.now();
     _token uuid := gen_random_uuid();
     _kinds text[] := peers._admit(claim.peer_id);
@@ -89,7 +92,8 @@ declare
     _last bigint[];  -- how far this pass goes: [priority, position]
     _seen integer;
     _total integer := 0;
-    _spent tid[];
+    _stale tid[];
+    _valid tid[];
     _tasks bigint[];
     _positions bigint[];
     _suspect boolean;
@@ -106,13 +110,13 @@ begin
     select s.kinds, s.shares, s.exhaustive, coalesce(s.last, _end) into _offered, _shares, _exhaustive, _last
     from peers._shares(claim.queue, _kinds, _wanted) s;
 
-    while _total < _most_rows loop
-        _limit := _wanted;
+    _limit := _wanted;
+    loop
         -- lock tasks, then their rows of the room; what somebody else has locked does not count for the limits
-        select count(*), array_agg(r.spot),
+        select count(*), array_agg(r.spot) filter (where r.valid is not true), array_agg(r.spot) filter (where r.valid),
                array_agg(r.task_id) filter (where r.valid), array_agg(r.position) filter (where r.valid),
                bool_or(r.suspect)
-        into _seen, _spent, _tasks, _positions, _suspect
+        into _seen, _stale, _valid, _tasks, _positions, _suspect
         from (
             select r.spot, r.task_id, r.position, r.valid, r.suspect
             from unnest(_offered, _shares) o(kind, share)
@@ -138,7 +142,12 @@ begin
             limit _limit
         ) r;
 
-        delete from peers.ready r where r.ctid = any (_spent);
+        if cardinality(_tasks) > _wanted then  -- of a pass that was wide for the sake of stale rows
+            _valid := _valid[:_wanted];
+            _tasks := _tasks[:_wanted];
+            _positions := _positions[:_wanted];
+        end if;
+        delete from peers.ready r where r.ctid = any (_stale || _valid);
 
         if _suspect then
             _unwritable := array(
@@ -182,8 +191,14 @@ begin
         _wanted := _wanted - coalesce(cardinality(_tasks), 0);
         exit when _wanted = 0 or (_exhaustive and _seen < _limit);
         _total := _total + _seen;
+        if _total >= _most_rows or clock_timestamp() > _until then
+            perform peers._ring();  -- so that the peers soon go on
+            exit;
+        end if;
+        -- where there are stale rows only, there may be thousands: no claim of two takes them two at a time
+        _limit := greatest(_wanted, case when _tasks is null then least(8 * _limit, _widest) else 0 end);
         _offered := _kinds;
-        _shares := array_fill(_wanted, array[cardinality(_kinds)]);
+        _shares := array_fill(_limit, array[cardinality(_kinds)]);
         _exhaustive := true;
         _last := _end;
     end loop;
@@ -191,5 +206,5 @@ end
 $$;
 
 comment on function peers.claim is
-    'Leases up to max_tasks ready tasks of a queue to a peer. No rows: there is nothing that it could run, or it '
-    'worked off 10,000 stale rows and should be called again.';
+    'Leases up to max_tasks ready tasks of a queue to a peer. No rows: there is nothing that it could run, or the '
+    'call had 10,000 stale rows, or 0.1 s of them, to work off; then it notifies the peers, to be called again.';

@@ -236,6 +236,30 @@ def test_a_claim_that_is_rolled_back_takes_nothing(world: World) -> None:
     assert ids(second.claim()) == tasks
 
 
+def test_a_small_claim_gets_through_many_stale_rows(world: World) -> None:
+    """20,000 blocked children lie before a task. Claims of one, each within a second, work off their
+    rows, keep what they did, and have the peers told to go on.
+    """
+    peer = world.peer("a")
+    run(world.db, "select peers.submit('other')")
+    run(
+        world.db,
+        "with child as (insert into peers.task (kind) select 'a' from generate_series(1, 20000)"
+        " returning id) insert into peers.dependency (parent_id, child_id) select 1, id from child",
+    )
+    wanted = submit(world.db, "a")
+    run(peer.db, "listen peers")
+    run(peer.db, "set statement_timeout = '1s'")
+    told, left = 0, 20_001
+    while not (claims := peer.claim(1)):
+        before, left = left, value(world.db, "select count(*) from peers.ready where kind = 'a'")
+        assert left < before
+        told += len(list(peer.db.notifies(timeout=0)))
+    assert [claim.task_id for claim in claims] == [wanted]
+    assert told > 0
+    assert value(world.db, "select count(*) from peers.ready where kind = 'a'") == 0
+
+
 def test_stale_rows_are_dropped_by_the_claim_that_meets_them(world: World) -> None:
     """Cancelled and blocked tasks leave rows; a claim drops them and fills up with others."""
     cancelled, held, parent, good = (submit(world.db) for _ in range(4))
