@@ -215,13 +215,25 @@ class Peer:
         )  # fmt: skip
 
     def _lose(self, reason: str) -> None:
-        """The leases are gone: stop what runs under them. The next turn joins afresh."""
+        """The leases have expired: stop what runs under them. The next turn joins afresh.
+
+        Nobody may have reclaimed them yet, where the database's clock was set forward, say. What is
+        over is recorded then, and the rest is given back, so that no attempt counts.
+        """
         lost = self._work.peer_id
         self._heartbeat.pause()
         self._work.abandon()
+        with contextlib.suppress(DatabaseUnreachable):
+            self._link.attempt("giving back expired leases", self._give_up)
         self._work.peer_id = None
         if lost is not None:
             events.peer_lost(peer_id=lost, reason=reason)
+
+    def _give_up(self) -> None:
+        self._work.flush(last=True)
+        peer_id = self._work.peer_id
+        if peer_id is not None:
+            self._link.do(lambda c: kernel.leave(c, peer_id))
 
     def _leave(self, *, failed: bool) -> None:
         """Stop everything and give back what we hold. What fails keeps nothing else from it."""

@@ -53,14 +53,14 @@ create or replace function peers._explain_running(_task peers.task) returns text
     set search_path = pg_catalog, peers, pg_temp
 as $$
 begin
-    return (
+    return coalesce((
         select 'Running since ' || r.since || ', attempt ' || r.attempt || ' of ' || r.max_attempts
             || ', on host ' || coalesce(r.host, '(unknown)') || ' (peer ' || r.peer_id || ')'
             || case when r.cancel_requested then '; it has been asked to stop' else '' end
             || case when coalesce(r.lease_expires_at, '-infinity') < peers.now()
                     then '. That peer''s heartbeat has expired: any other peer will reclaim it' else '' end || '.'
         from peers.running r where r.task_id = _task.id
-    );
+    ), 'Running, but no peer holds it: SELECT * FROM peers.check(repair => true) makes it ready again.');
 end
 $$;
 

@@ -15,6 +15,7 @@ from peers.workers import kill_orphans
 
 _AGAIN_AFTER: Final = 1.0
 """Seconds between two starts at least."""
+_LAST_MOMENT: Final = 2.0
 
 
 class OrphanKiller:
@@ -60,7 +61,12 @@ class OrphanKiller:
     def close(self) -> None:
         """End it. What is left of the groups that have not `ended` is killed."""
         if self._process is not None:
-            self._forget().wait()
+            process = self._forget()
+            try:
+                process.wait(_LAST_MOMENT)
+            except subprocess.TimeoutExpired:  # somebody has stopped it
+                process.kill()
+                process.wait()
 
     def _start(self) -> None:
         # A session of its own: Ctrl-C on a terminal is for the peer. It holds nothing of ours but

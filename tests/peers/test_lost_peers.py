@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import socket
+import time
 
 import pytest
 
 from tests.peers import ledger
 from tests.peers.disasters import LEASE, NO_FENCE, stop_past_the_lease
 from tests.peers.harness import Stage, until, workers_end
-from tests.support.world import apply_patches
+from tests.support.world import advance, apply_patches
 
 
 def holder(stage: Stage, task_id: int) -> str:
@@ -39,6 +40,26 @@ def test_a_peer_killed_in_the_middle_of_a_task(stage: Stage) -> None:
     assert socket.gethostname() in failure["error_message"]
     assert stage.task(task_id)["attempt"] == 2
     assert second.await_event("reclaimed")["lost_peer_id"] == str(lost)
+    stage.assert_clean()
+
+
+def test_a_clock_that_is_set_forward_costs_no_attempt(stage: Stage) -> None:
+    """Every lease seems to have expired while its peer lives: the peer stops what runs, gives it
+    back, joins again and runs it again; what was over is recorded, and no attempt is charged.
+    """
+    peer = stage.peer(slots=3, lease_timeout="6s", poll_interval="20ms")
+    task_ids = [stage.submit("held", {"gate": stage.gate()}, max_attempts=1) for _ in range(2)]
+    stage.until_started(*task_ids)
+    # a claim notices it, unless a heartbeat comes first
+    while len(peer.events("peer_joined")) < 2:
+        advance(stage.db, "1 hour")
+        noticed = time.monotonic() + 1
+        while len(peer.events("peer_joined")) < 2 and time.monotonic() < noticed:
+            time.sleep(0.01)
+    stage.until_started(*task_ids, times=2)
+    stage.open(stage.gate())
+    stage.until_state("completed", *task_ids)
+    assert [stage.failures(task_id) for task_id in task_ids] == [[], []]
     stage.assert_clean()
 
 
