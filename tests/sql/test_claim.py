@@ -237,8 +237,8 @@ def test_a_claim_that_is_rolled_back_takes_nothing(world: World) -> None:
 
 
 def test_a_small_claim_gets_through_many_stale_rows(world: World) -> None:
-    """20,000 blocked children lie before a task. Claims of one, each within a second, work off their
-    rows, keep what they did, and have the peers told to go on.
+    """20,000 blocked children lie before a task. Claims of one, each within a second, work off the
+    rows of these, keep what they did, and have the peers told to go on.
     """
     peer = world.peer("a")
     run(world.db, "select peers.submit('other')")
