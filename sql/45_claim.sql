@@ -76,7 +76,7 @@ returns table (
     set enable_mergejoin = off
 as $$
 declare
-    -- what bounds how long one call walks over stale rows: who waited longer might give it up, for nothing
+    -- These bound how long one call works off stale rows. The caller's time limit would roll back a longer one.
     _most_rows constant integer := 10000;
     _until constant timestamptz := clock_timestamp() + interval '100 milliseconds';
     _widest constant integer := 250;
@@ -195,7 +195,7 @@ begin
             perform peers._ring();  -- so that the peers soon go on
             exit;
         end if;
-        -- where there are stale rows only, there may be thousands: no claim of two takes them two at a time
+        -- stale rows come by the thousand: a claim of two tasks must not work them off two at a time
         _limit := greatest(_wanted, case when _tasks is null then least(8 * _limit, _widest) else 0 end);
         _offered := _kinds;
         _shares := array_fill(_limit, array[cardinality(_kinds)]);
