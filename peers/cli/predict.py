@@ -61,7 +61,9 @@ def register(commands: Commands, words: list[str]) -> None:
     )
     what.add_argument("--run", dest="run_name", type=name, metavar="NAME", help="to find it by")
     how = parser.add_argument_group("how")
-    how.add_argument("--batch-size", type=positive, default=256, metavar="ROWS")
+    how.add_argument("--batch-size", type=positive, metavar="ROWS",
+                     help="the most rows in a call of the model (default: as many as take about "
+                     "50 ms; 256 in a request)")  # fmt: skip
     how.add_argument("--batch-wait", type=batch_wait, metavar="DURATION",
                      help="how long rows that stand alone wait for others; for --workers, as peers "
                      "that run already have PEERS_PREDICT_BATCH_WAIT")  # fmt: skip

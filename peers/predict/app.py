@@ -19,7 +19,8 @@ from peers.predict.errors import ModelError
 from peers.predict.overrun import ended_after
 from peers.predict.remote import one_at_a_time, predict_remotely
 from peers.predict.rows import RowArgs, run_rows
-from peers.predict.spec import MOST_BATCHES, Chunk, Manifest, ModelRef, load_manifest
+from peers.predict.sizes import MOST_DEATHS
+from peers.predict.spec import Chunk, Manifest, ModelRef, load_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # Each batch of a chunk may hold a row that takes the worker and an attempt along; peers die, too.
-_CHUNK_ATTEMPTS: Final = MOST_BATCHES + 36
+_CHUNK_ATTEMPTS: Final = MOST_DEATHS + 36
 _BACKOFF: Final = timedelta(milliseconds=100)
 _BACKOFF_CAP: Final = timedelta(seconds=2)
 _ROWS_AT_ONCE: Final = 1000

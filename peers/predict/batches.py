@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import pyarrow as pa
@@ -11,7 +13,8 @@ import pyarrow as pa
 from peers import current_task
 from peers.predict.done import Done
 from peers.predict.isolate import isolate, require_answers
-from peers.predict.journal import Journal
+from peers.predict.journal import Batch, Journal
+from peers.predict.sizes import Pace, most_after, most_alone
 from peers.predict.spec import Manifest
 
 if TYPE_CHECKING:
@@ -28,29 +31,79 @@ async def run_batches(
 ) -> None:
     """Predict every row that has no problem, and take what comes out into `done`."""
     features = table.select(manifest.features)
-    fit = [index for index in range(table.num_rows) if index not in done.problems]
+    fit = _Fit(table.num_rows, done.problems)
+    pace = _pace(manifest.run, manifest.rows_per_second, manifest.timeout)
 
     async def call(indices: Sequence[int]) -> Predictions:
         return await predict(_pick(features, indices))
 
     async def on_failure(error: Exception, rows: Sequence[int]) -> None:
         # a row that is alone in its call cannot tell whether it is to blame
-        others = [index for index in fit if len(rows) > 1 or index != rows[0]]
+        others = [index for index in fit.every() if len(rows) > 1 or index != rows[0]]
         await require_answers(others, call, error)
 
     said_at = time.monotonic()
     killers = journal.reopen(died=current_task().attempt > 1)
-    for start in range(0, table.num_rows, manifest.batch_size):
-        stop = min(start + manifest.batch_size, table.num_rows)
-        indices = [index for index in range(start, stop) if index not in done.problems]
-        if start in killers:
+    most = most_after(len(killers), manifest.batch_size)
+    alone = sorted(batch for batch in killers if batch.rows <= most_alone(len(killers)))
+    for batch in _batches(table.num_rows, alone, lambda: batch_rows(manifest, pace, most)):
+        indices = fit.between(batch.first, batch.first + batch.rows)
+        if batch in alone:
             done.doubtful.update(indices)
         elif indices:
-            with journal.entered(start):
-                done.add(await isolate(indices, call, on_failure))
+            began = time.perf_counter()
+            with journal.entered(batch):
+                found = await isolate(indices, call, on_failure)
+            if found.calls == 1:
+                pace.took(batch.rows, time.perf_counter() - began)
+            done.add(found)
         if time.monotonic() - said_at > _SAY_EVERY:
             said_at = time.monotonic()
-            current_task().progress(stop, table.num_rows)
+            current_task().progress(batch.first + batch.rows, table.num_rows)
+
+
+def batch_rows(manifest: Manifest, pace: Pace, most: int) -> int:
+    """Return the size of the next batch; requests to a model that is waited for are all alike."""
+    return most if manifest.asynchronous else min(pace.rows, most)
+
+
+@lru_cache(maxsize=4)
+def _pace(_run: str, rows_per_second: float | None, timeout: float | None) -> Pace:
+    """Return what this worker has learnt of the run's model; other chunks go on with it."""
+    return Pace(rows_per_second, timeout)
+
+
+def _batches(rows: int, alone: Sequence[Batch], size: Callable[[], int]) -> Iterator[Batch]:
+    """Cut a chunk into batches; those that killed a worker come as they were."""
+    first = 0
+    waiting = list(alone)
+    while first < rows:
+        while waiting and waiting[0].first < first:
+            waiting.pop(0)
+        if waiting and waiting[0].first == first:
+            batch = waiting.pop(0)
+        else:
+            end = waiting[0].first if waiting else rows
+            batch = Batch(first, min(size(), end - first))
+        yield batch
+        first += batch.rows
+
+
+class _Fit:
+    """The rows that the model can be called with: those without a problem."""
+
+    def __init__(self, rows: int, problems: dict[int, str]) -> None:
+        self._rows, self._unfit = rows, sorted(problems)
+
+    def every(self) -> Sequence[int]:
+        return self.between(0, self._rows)
+
+    def between(self, start: int, stop: int) -> Sequence[int]:
+        unfit = self._unfit[bisect_left(self._unfit, start) : bisect_left(self._unfit, stop)]
+        if not unfit:
+            return range(start, stop)
+        without = set(unfit)
+        return [index for index in range(start, stop) if index not in without]
 
 
 def _pick(features: pa.Table, indices: Sequence[int]) -> pa.Table:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -19,11 +20,13 @@ from peers import PeersError
 from peers.predict import models
 from peers.predict.errors import ModelError
 from peers.predict.request import Request
+from peers.predict.sizes import Measured
 from peers.predict.spec import Chunk, Manifest, ModelRef
-from peers.predict.trial import Killed, try_model
+from peers.predict.trial import Killed, measure_model, try_model
 
 _FAREWELL: Final = 5.0
 """Seconds that a process gets to end by itself: threads of a model might keep it for ever."""
+_MEASURED_WITHIN: Final = 5.0
 _STDOUT: Final = 1
 _STDERR: Final = 2
 
@@ -52,6 +55,13 @@ class Candidate:
     def __exit__(self, *_: object) -> None:
         self._end()
 
+    def reference(self) -> ModelRef:
+        """Return which model it is, which is known before it is loaded."""
+        found = self._answer()
+        if not isinstance(found, ModelRef):
+            raise self._died()
+        return found
+
     def loaded(self) -> Loaded:
         """What the model is, once it is loaded."""
         found = self._answer()
@@ -76,7 +86,20 @@ class Candidate:
             killers.append(found.row)
             self._end()
             self._start()
+            self.reference()
             self.loaded()
+
+    def measured(self, manifest: Manifest) -> Measured | None:
+        """Return how fast the model is; None if that cannot be told, or takes too long."""
+        self._pipe.send(manifest)
+        if not self._pipe.poll(_MEASURED_WITHIN):
+            self._process.kill()
+        try:
+            found = self._answer()
+        except (PeersError, OSError):
+            return None  # the run will tell
+        measured: Measured | None = None if found is None else found[0]
+        return measured
 
     def _start(self) -> None:
         context = get_context("spawn")  # no lock and no connection of ours is in it
@@ -117,15 +140,23 @@ def _run(pipe: Connection, request: Request) -> None:
     os.dup2(_STDERR, _STDOUT)
     try:
         reference = models.resolve(request.model, request.method)
+        pipe.send(reference)
         model = models.load(reference, models.Trust.from_environment().with_named(reference))
         pipe.send(Loaded(reference, model.asynchronous))
         while True:
-            manifest, chunks, killers = pipe.recv()
+            asked = pipe.recv()
+            if isinstance(asked, Manifest):
+                pipe.send((measure_model(model, asked),))  # None alone would be a row's end
+                continue
+            manifest, chunks, killers = asked
             pipe.send(try_model(model, manifest, chunks, killers, trying=pipe.send))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         pass  # nobody asks any more; the parent has the interrupt, too, and says so
     except (PeersError, OSError) as error:
         pipe.send(error)
+    # whoever waits for the end of this process need not wait for exit handlers and threads
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _how(exit_code: int | None) -> str:

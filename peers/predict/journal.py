@@ -1,57 +1,65 @@
 """What a chunk's worker notes on disk, for the attempt that comes after its death.
 
-A batch that was in the model when the worker died is suspected: its rows are run as tasks of their
-own. One that raised was handed over to them already.
+A batch that was in the model when the worker died is suspected: a later attempt goes through its
+rows in smaller batches, or runs them as tasks of their own. One that raised was handed over to them
+already.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from peers.predict.errors import OutputError
 
 _LENGTH: Final = 1024
-"""Enough for the most killers that a chunk has attempts for."""
+"""Bytes, or a multiple: what is written is never shorter than what it overwrites."""
+
+
+class Batch(NamedTuple):
+    """Rows of a chunk that were in the model together; `first` is an index within the chunk."""
+
+    first: int
+    rows: int
 
 
 class Journal:
-    """The notes of one chunk: which batch is in the model, and which killed earlier attempts.
-
-    A batch is named by the index of its first row within the chunk.
-    """
+    """The notes of one chunk: which batch is in the model, and which killed earlier attempts."""
 
     def __init__(self, folder: Path, chunk: int) -> None:
         self._path = folder / f"chunk-{chunk:06d}.journal"
-        self._killers: list[int] = []
+        self._killers: list[Batch] = []
+        self._killers_text = "[]"
+        self._length = _LENGTH
         self._file: int | None = None
 
-    def reopen(self, *, died: bool) -> frozenset[int]:
-        """The batches during which earlier attempts ended; `died`: the last one did, too."""
+    def reopen(self, *, died: bool) -> Sequence[Batch]:
+        """Return the batches during which earlier attempts ended; `died`: the last one did, too."""
         try:
             noted: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):  # it died while it wrote: nothing was in the model
-            return frozenset()
-        self._killers = noted["killers"]
+            return ()
+        self._killers = [Batch(*each) for each in noted["killers"]]
         running = noted["running"]
-        if died and running is not None and running not in self._killers:
-            self._killers.append(running)
-        return frozenset(self._killers)
+        if died and running is not None and Batch(*running) not in self._killers:
+            self._killers.append(Batch(*running))
+        self._killers_text = json.dumps(self._killers)
+        return tuple(self._killers)
 
     @contextmanager
-    def entered(self, batch: int) -> Iterator[None]:
+    def entered(self, batch: Batch) -> Iterator[None]:
         """While this batch is in the model; an exception of it is not the end of the process."""
-        self._write(batch)
+        self._write(json.dumps(batch))
         try:
             yield
         except Exception:
-            self._write(None)
+            self._write("null")
             raise
-        self._write(None)
+        self._write("null")
 
     def close(self) -> None:
         """The chunk is done."""
@@ -65,14 +73,15 @@ class Journal:
         if self._file is not None:
             os.close(self._file)
 
-    def _write(self, running: int | None) -> None:
-        # whole in one call, and always of the same length; no fsync: it shall outlive the process,
+    def _write(self, running: str) -> None:
+        # whole in one call, and never shorter than before; no fsync: it shall outlive the process,
         # not the machine
-        text = json.dumps({"running": running, "killers": self._killers})
+        text = f'{{"running": {running}, "killers": {self._killers_text}}}'
+        self._length = max(self._length, -(-len(text) // _LENGTH) * _LENGTH)
         try:
             if self._file is None:
                 self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
-            os.pwrite(self._file, text.ljust(_LENGTH).encode(), 0)
+            os.pwrite(self._file, text.ljust(self._length).encode(), 0)
         except OSError as error:
             raise OutputError(
                 f"{self._path} cannot be written: {error.strerror}",

@@ -15,11 +15,23 @@ from peers.predict import inputs, outputs
 from peers.predict.candidate import Candidate, Loaded
 from peers.predict.errors import InputError, OutputError
 from peers.predict.request import Request
-from peers.predict.spec import MOST_BATCHES, Chunk, InputRef, Manifest, ModelRef, parts_folder
+from peers.predict.sizes import (
+    REMOTE_BATCH_SIZE,
+    batch_rows,
+    chunk_rows,
+    remote_chunk_rows,
+    sample_rows,
+)
+from peers.predict.spec import (
+    MANIFEST,
+    Chunk,
+    InputRef,
+    Manifest,
+    ModelRef,
+    load_manifest,
+    parts_folder,
+)
 
-_FEWEST_BATCHES: Final = 8
-_CHUNKS: Final = 1000
-"""As many chunks as a large input should have, within these bounds of a chunk's size."""
 _REMOTE_CONCURRENCY: Final = 8
 _REMOTE_TIMEOUT: Final = 60.0
 _RUN_ID_BYTES: Final = 8
@@ -48,25 +60,58 @@ def prepare(request: Request) -> Plan:
         Candidate(request) as candidate,
         inputs.survey(source, parts_folder(output)) as survey,
     ):
-        model = candidate.loaded()
+        reference = candidate.reference()
         _check_id_column(request, survey.schema.names)
-        run = _run_id(request, output, model.reference, survey.digest)
+        run = _run_id(request, output, reference, survey.digest)
         folder = parts_folder(output) / run
+        before = _before(folder)
         is_new = not folder.exists()
         try:
             make_folder(folder)
-            found = survey.settle(survey.schema, folder)
-            fewest = 1 if model.asynchronous else _FEWEST_BATCHES
-            chunks = inputs.chunks(found, chunk_rows(found.rows, request.batch_size, fewest))
-            manifest = _manifest(request, run, model, found, len(chunks))
-            features = candidate.try_out(manifest, [chunks[0], *chunks[1:][-1:]])
+            if before is None:
+                manifest = _tried(request, run, candidate, survey, folder)
+            else:  # this model has been tried with this input
+                found = survey.settle(before.input.schema, folder)
+                manifest = _asked(replace(before, input=found), request)
         except BaseException:
             if is_new:  # nothing was submitted: leave nothing behind
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-        manifest = replace(manifest, features=features)
     save(manifest)
-    return Plan(manifest, chunks)
+    return Plan(manifest, inputs.chunks(manifest.input, manifest.chunk_rows))
+
+
+def _before(folder: Path) -> Manifest | None:
+    """Return the plan that the same command has made before: its chunks stay as they are."""
+    try:
+        return load_manifest(str(folder / MANIFEST))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _tried(
+    request: Request, run: str, candidate: Candidate, survey: inputs.Survey, folder: Path
+) -> Manifest:
+    """Return the plan of a new run, whose model has predicted a few rows."""
+    model = candidate.loaded()
+    found = survey.settle(survey.schema, folder)
+    manifest = _asked(_manifest(request, run, model, found), request)
+    ends = inputs.chunks(found, sample_rows(len(found.schema)))
+    features = candidate.try_out(manifest, [ends[0], *ends[1:][-1:]])
+    manifest = replace(manifest, features=features)
+    measured = candidate.measured(manifest)
+    if model.asynchronous:
+        batch, size = manifest.batch_size, remote_chunk_rows(found.rows, manifest.batch_size)
+    else:
+        batch = batch_rows(measured, request.batch_size)
+        size = chunk_rows(found.rows, measured, request.batch_size)
+    return replace(
+        manifest,
+        batch_size=batch,
+        chunk_rows=size,
+        chunks=len(inputs.chunks(found, size)),
+        rows_per_second=None if measured is None else round(measured.rows_per_second, 1),
+    )
 
 
 def _source(request: Request) -> inputs.Source:
@@ -87,35 +132,36 @@ def _check_id_column(request: Request, columns: Sequence[str]) -> None:
         )
 
 
-def chunk_rows(rows: int, batch_size: int, fewest: int) -> int:
-    """How many rows a chunk should have: whole batches; small enough for an even end of the run.
-
-    `fewest` batches: a chunk has one call at a time, and is so much work that its task is worth it.
-    """
-    batches = -(-rows // (_CHUNKS * batch_size))
-    return batch_size * min(max(batches, fewest), MOST_BATCHES)
-
-
-def _manifest(request: Request, run: str, model: Loaded, found: InputRef, chunks: int) -> Manifest:
+def _manifest(request: Request, run: str, model: Loaded, found: InputRef) -> Manifest:
     reference = model.reference
     is_query = request.query is not None
     place = inputs.hidden(request.input) if is_query else str(Path(request.input).absolute())
     return Manifest(
         run=run, name=request.run, model=reference, input=found, source=place,
         id_column=request.id_column, features=(), output=str(request.output.absolute()),
-        batch_size=request.batch_size,
-        max_attempts=request.max_attempts,
-        timeout=request.timeout or (_REMOTE_TIMEOUT if reference.kind == "http" else None),
-        asynchronous=model.asynchronous, allow_nan=request.allow_nan, chunks=chunks,
-        concurrency=request.concurrency or (_REMOTE_CONCURRENCY if model.asynchronous else None),
+        batch_size=REMOTE_BATCH_SIZE, chunk_rows=found.rows, chunks=1, rows_per_second=None,
+        max_attempts=request.max_attempts, timeout=None, asynchronous=model.asynchronous,
+        allow_nan=request.allow_nan, concurrency=None,
     )  # fmt: skip
+
+
+def _asked(manifest: Manifest, request: Request) -> Manifest:
+    """Return the plan with what may be another each time that the command is given."""
+    is_remote, waits = manifest.model.kind == "http", manifest.asynchronous
+    return replace(
+        manifest,
+        batch_size=request.batch_size or manifest.batch_size,
+        max_attempts=request.max_attempts,
+        timeout=request.timeout or (_REMOTE_TIMEOUT if is_remote else None),
+        concurrency=request.concurrency or (_REMOTE_CONCURRENCY if waits else None),
+    )
 
 
 def _run_id(request: Request, output: Path, model: ModelRef, digest: str) -> str:
     """The same for the same work: then what is done already is found."""
     identity = [
         asdict(model), digest, str(output), request.query, request.id_column,
-        request.batch_size, request.allow_nan, request.run,
+        request.allow_nan, request.run,
     ]  # fmt: skip
     text = json.dumps(identity, sort_keys=True).encode()
     return hashlib.blake2b(text, digest_size=_RUN_ID_BYTES).hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from peers.predict.spec import DEFAULT_BATCH_SIZE, DEFAULT_MAX_ATTEMPTS
+from peers.predict.spec import DEFAULT_MAX_ATTEMPTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,8 +13,9 @@ class Request:
     """A prediction to be made.
 
     `model`: a file, `module:callable` or a URL. `input`: a file, or the URL of a Postgres for
-    `query`. batch_size: rows in a call of the model. timeout: seconds of such a call. concurrency:
-    requests at once to a model that is remote, over all peers. run: a name to find the run by.
+    `query`. batch_size: the most rows in a call of the model. timeout: seconds of such a call.
+    concurrency: requests at once to a model that is remote, over all peers. run: a name to find the
+    run by.
     """
 
     model: str
@@ -24,7 +25,7 @@ class Request:
     method: str | None = None
     id_column: str | None = None
     run: str | None = None
-    batch_size: int = DEFAULT_BATCH_SIZE
+    batch_size: int | None = None
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     timeout: float | None = None
     allow_nan: bool = False

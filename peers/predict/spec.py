@@ -13,11 +13,8 @@ import pyarrow as pa
 
 ModelKind: TypeAlias = Literal["onnx", "sklearn", "callable", "http"]
 
-DEFAULT_BATCH_SIZE: Final = 256
 DEFAULT_MAX_ATTEMPTS: Final = 3
-MOST_BATCHES: Final = 64
-"""In a chunk."""
-_MANIFEST: Final = "manifest.json"
+MANIFEST: Final = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +92,10 @@ class Manifest:
     features: tuple[str, ...]
     output: str
     batch_size: int
+    """The most rows in a call of the model; how many there are is decided by time."""
+    chunk_rows: int
+    rows_per_second: float | None
+    """Of one worker, as measured before the run; None: nothing was measured."""
     max_attempts: int
     timeout: float | None
     """Seconds that a call of the model may take."""
@@ -112,7 +113,7 @@ class Manifest:
     @property
     def path(self) -> Path:
         """The file that holds this manifest."""
-        return self.folder / _MANIFEST
+        return self.folder / MANIFEST
 
     def to_json(self) -> str:
         """The manifest as JSON text."""

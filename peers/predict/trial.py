@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from peers import Reject, Retry
@@ -16,9 +17,11 @@ from peers.predict.fitness import unfit_rows
 from peers.predict.inputs.reading import PROBLEM
 from peers.predict.isolate import as_exception
 from peers.predict.overrun import ended_after
+from peers.predict.sizes import Measured, measure, sample_rows
+from peers.predict.spec import Chunk
 
 if TYPE_CHECKING:
-    from peers.predict.spec import Chunk, Manifest
+    from peers.predict.spec import Manifest
 
 _ROWS: Final = 8
 """Of each chunk that rows are taken of, from all over it."""
@@ -53,28 +56,48 @@ def try_model(
     """
     leave_out = [manifest.id_column] if manifest.id_column else []
     manifest = replace(manifest, features=tuple(model.features(_types(manifest), leave_out)))
-    candidates = [row for chunk in chunks for row in _fit_rows(manifest, chunk)]
-    if not candidates:
+    failed: list[str] = []
+    for row in (row for chunk in chunks for row in _fit_rows(manifest, chunk)):
+        if row.number in killers:
+            failed.append(_KILLED)
+            continue
+        trying(row.number)
+        with ended_after(manifest.timeout):
+            error = _error_of(model, manifest, row.table)
+        trying(None)
+        if error is None:
+            return manifest.features
+        failed.append(f"{type(error).__name__}: {error}")
+    if not failed:
         raise InputError(
             f"none of {sum(chunk.rows for chunk in chunks)} rows from both ends of the input can "
             f"be used; the first: {_why_unfit(manifest, chunks[0])}",
             "Correct the input; --allow-nan lets a model have missing values.",
         )
-    failed = [_KILLED for row in candidates if row.number in killers]
-    for row in candidates:
-        if row.number not in killers:
-            trying(row.number)
-            with ended_after(manifest.timeout):
-                error = _error_of(model, manifest, row.table)
-            trying(None)
-            if error is None:
-                return manifest.features
-            failed.append(f"{type(error).__name__}: {error}")
     raise PredictError(
         f"the model can predict none of the {len(failed)} rows that it was tried with; the first: "
         f"{failed[0]}",
         "Nothing was submitted.",
     )
+
+
+def measure_model(model: models.Model, manifest: Manifest) -> Measured | None:
+    """Measure how many rows a second the model predicts, by the first rows; None: it failed.
+
+    A model that is waited for is not measured: how long it takes says little of what it computes.
+    """
+    if model.asynchronous:
+        return None
+    count = min(manifest.input.rows, sample_rows(len(manifest.features)))
+    rows = inputs.read(manifest.input, Chunk(0, 0, count), list(manifest.features))
+    unfit = unfit_rows(rows, manifest)
+    fit = np.setdiff1d(np.arange(count), list(unfit)) if unfit else None
+    sample = rows.table if fit is None else rows.table.take(fit)
+    try:
+        with ended_after(manifest.timeout):
+            return measure(model.predict, sample)
+    except (Exception, SystemExit):  # noqa: BLE001  # bad rows are found in the run, one by one
+        return None
 
 
 def _types(manifest: Manifest) -> dict[str, str]:

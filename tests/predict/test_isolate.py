@@ -15,8 +15,8 @@ import pytest
 from peers import Reject, Retry
 from peers.predict.errors import EndpointError, RowError
 from peers.predict.isolate import Isolated, isolate, require_answers
-from peers.predict.journal import Journal
-from peers.predict.spec import MOST_BATCHES
+from peers.predict.journal import Batch, Journal
+from peers.predict.sizes import MOST_DEATHS
 
 Isolate = Callable[..., Awaitable[Isolated]]
 
@@ -112,19 +112,19 @@ def test_what_is_said_of_the_model_is_not_blamed_on_rows() -> None:
         asyncio.run(isolate([0, 1, 2, 3], refuses_few, down))
 
 
-def test_a_journal_has_room_for_as_many_killers_as_a_chunk_has_batches(tmp_path: Any) -> None:
+def test_a_journal_has_room_for_as_many_killers_as_a_chunk_has_attempts(tmp_path: Any) -> None:
     """Each attempt of a chunk dies of another batch; the last one knows them all."""
-    starts = [number * 1_000_000 for number in range(MOST_BATCHES)]
-    for start in starts:
+    batches = [Batch(number * 1_000_000, 1_000_000) for number in range(MOST_DEATHS)]
+    for batch in batches:
         journal = Journal(tmp_path, 3)
         journal.reopen(died=True)
-        journal.entered(start).__enter__()
+        journal.entered(batch).__enter__()
         del journal
     journal = Journal(tmp_path, 3)
-    assert journal.reopen(died=False) == frozenset(starts[:-1])
-    assert journal.reopen(died=True) == frozenset(starts)
+    assert journal.reopen(died=False) == tuple(batches[:-1])
+    assert journal.reopen(died=True) == tuple(batches)
     journal.close()
-    assert Journal(tmp_path, 3).reopen(died=True) == frozenset()
+    assert Journal(tmp_path, 3).reopen(died=True) == ()
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_what_is_finished_outlives_its_tasks(stage: Stage, tmp_path: Path) -> No
     again, _ = predict(stage, *words)
     assert results(output) == before
     assert (again["dead"], again["predicted"]) == (1, ROWS - 1)
-    assert again["batches"] == 8  # of the damaged part
+    assert 8 <= again["batches"] < 16  # of the damaged part alone, which has an eighth of the rows
 
 
 def test_a_run_can_be_watched_from_elsewhere(stage: Stage, tmp_path: Path) -> None:

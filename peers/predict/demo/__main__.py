@@ -22,7 +22,6 @@ from peers.embedded import throwaway
 from peers.predict.demo.data import Material, prepare
 from peers.predict.demo.model import FOREST_VARIABLE
 from peers.predict.kinds import APP, CHUNK, QUEUE
-from peers.predict.spec import DEFAULT_BATCH_SIZE
 
 _MODEL: Final = "peers.predict.demo.model:predict"
 _ROWS: Final = 40_000
@@ -37,7 +36,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=_ROWS)
     parser.add_argument("--trees", type=int, default=_TREES, help="of the forest")
-    parser.add_argument("--batch-size", type=int, default=DEFAULT_BATCH_SIZE)
+    parser.add_argument("--batch-size", type=int, default=256)
     options = parser.parse_args()
     rows: int = options.rows
     with tempfile.TemporaryDirectory(prefix="peers-predict-") as place:

@@ -1,0 +1,183 @@
+"""How large chunks and batches are, and which rows are suspected when a worker dies of one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from peers.predict import batches as batches_module
+from peers.predict.batches import run_batches
+from peers.predict.done import Done
+from peers.predict.journal import Journal
+from peers.predict.sizes import MOST_DEATHS, Measured, Pace, batch_rows, chunk_rows, measure
+from tests.predict.runs import MODELS, numbers
+
+
+def at(rate: float, row_bytes: float = 64.0) -> Measured:
+    """A model of this speed."""
+    return Measured(rate, row_bytes)
+
+
+def test_a_chunk_is_about_a_second_of_work_within_bounds() -> None:
+    """Of time, memory, an even end and the number of chunks; a small input is cut little."""
+    assert chunk_rows(10**6, at(20_000), None) == 20_000
+    assert chunk_rows(10**6, at(10**9, row_bytes=1 << 20), None) == 250  # thousands of chunks
+    assert chunk_rows(10**5, at(10**9, row_bytes=1 << 20), None) == 32
+    assert chunk_rows(2_000_000, at(10**7), None) == 125_000
+    assert chunk_rows(3000, at(10**7), None) == 2048
+    assert chunk_rows(10, at(10**7), None) == 2048
+    assert chunk_rows(10**9, at(10**7), None) == 250_000
+    assert chunk_rows(10**9, at(1), None) == 250_000
+    assert chunk_rows(1000, at(0.01), None) == 1
+    assert chunk_rows(3000, at(10**7), 50) == 400
+    assert chunk_rows(10**6, None, None) == 2048
+
+
+def test_a_batch_fits_into_memory_and_what_the_user_says() -> None:
+    """The user's bound comes first."""
+    assert batch_rows(at(10**7, row_bytes=64), None) == (1 << 25) // 64
+    assert batch_rows(at(10**7, row_bytes=1 << 30), None) == 1
+    assert batch_rows(at(10**7), 7) == 7
+
+
+@pytest.mark.parametrize("call_seconds", [0.0, 0.01, 0.3])
+@pytest.mark.parametrize("row_seconds", [1e-7, 1e-4, 1.0])
+@pytest.mark.parametrize("rate", [None, 1e-3, 1e9])
+def test_batches_become_as_large_as_their_time_allows(
+    call_seconds: float, row_seconds: float, rate: float | None
+) -> None:
+    """Whatever was measured before: a call soon takes about 50 ms, or has one row."""
+    pace = Pace(rate, None)
+    for _ in range(30):
+        pace.took(pace.rows, call_seconds + pace.rows * row_seconds)
+    took = call_seconds + pace.rows * row_seconds
+    assert took <= 0.1 or pace.rows == 1
+    assert took >= 0.025
+
+
+def test_a_call_stays_far_below_its_time_limit() -> None:
+    """And one that is short because its chunk ends teaches nothing."""
+    pace = Pace(1000.0, 0.1)
+    assert pace.rows == 10
+    pace.took(3, 0.000_1)
+    assert pace.rows == 10
+    pace.took(3, 0.1)
+    assert pace.rows == 1
+
+
+def test_a_model_is_measured_until_a_call_takes_long_enough() -> None:
+    """With few calls, and never more rows than there are."""
+    calls: list[int] = []
+
+    def call(table: pa.Table) -> None:
+        calls.append(table.num_rows)
+
+    found = measure(call, pa.table({"x": [0.0] * 100}))
+    assert calls == [1, 4, 16, 64, 100]
+    assert found.row_bytes == 8.0
+
+
+class _Died(BaseException):
+    """The end of a worker: not even what it has to say about it is left."""
+
+
+def _attempts(
+    patch: pytest.MonkeyPatch, folder: Path, rows: int, kills: Callable[[int, int], bool]
+) -> tuple[Done, int]:
+    """What the last attempt of a chunk found, and how many died before."""
+    table = pa.table({"x": pa.array(range(rows), pa.int64())})
+    manifest: Any = SimpleNamespace(
+        run=f"{folder}", features=["x"], batch_size=1 << 19, rows_per_second=1e9, timeout=None,
+        asynchronous=False,
+    )  # fmt: skip
+
+    async def predict(batch: pa.Table) -> list[int]:
+        first, last = batch.column("x")[0].as_py(), batch.column("x")[-1].as_py()
+        if kills(first, last + 1):
+            raise _Died
+        found: list[int] = batch.column("x").to_pylist()
+        return found
+
+    deaths = 0
+    while True:
+        batches_module._pace.cache_clear()  # another process
+        done = Done()
+        journal = Journal(folder, 1)
+        task = SimpleNamespace(attempt=deaths + 1, progress=lambda *_: None)
+        patch.setattr(batches_module, "current_task", lambda task=task: task)
+        try:
+            asyncio.run(run_batches(manifest, table, predict, journal, done))
+        except _Died:
+            deaths += 1
+        else:
+            return done, deaths
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_few_rows_are_suspected_for_each_that_kills_its_worker(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large the batches were: at most 256 for each, in a death for each and two more."""
+    dice = random.Random(seed)
+    rows = dice.randint(10_000, 60_000)
+    culprits = dice.sample(range(rows), dice.randint(1, 6))
+    done, deaths = _attempts(
+        monkeypatch,
+        tmp_path,
+        rows,
+        lambda first, stop: any(first <= one < stop for one in culprits),
+    )
+    assert done.doubtful >= set(culprits)
+    assert len(done.doubtful) <= 256 * len(culprits)
+    assert deaths <= len(culprits) + 2
+    assert sorted([*done.indices, *done.doubtful]) == list(range(rows))
+
+
+def test_a_model_that_always_kills_its_worker_needs_fewer_attempts_than_a_chunk_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every row is suspected then."""
+    done, deaths = _attempts(monkeypatch, tmp_path, 250_000, lambda *_: True)
+    assert deaths <= MOST_DEATHS
+    assert len(done.doubtful) == 250_000
+
+
+def planned(source: Path, output: Path, **options: object) -> dict[str, Any]:
+    """The run of such a command, its chunks and what bounds its calls, in a process of its own."""
+    given = {"id_column": "id", **options}
+    code = f"""if True:
+        import json
+        from pathlib import Path
+        from peers.predict.prepare import prepare
+        from peers.predict.request import Request
+        plan = prepare(Request("{MODELS}:double", "{source}", Path("{output}"), **{given}))
+        manifest = plan.manifest
+        print(json.dumps({{
+            "run": manifest.run, "chunks": [[c.first, c.rows] for c in plan.chunks],
+            "bounds": [manifest.batch_size, manifest.timeout],
+        }}))
+    """
+    said = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE)
+    found: dict[str, Any] = json.loads(said.stdout)
+    return found
+
+
+def test_the_same_command_again_keeps_the_chunks_of_its_run(tmp_path: Path) -> None:
+    """Sizes are measured, so they differ each time; options that bound a call are the new ones."""
+    source, output = numbers(tmp_path), tmp_path / "out.parquet"
+    first = planned(source, output)
+    again = planned(source, output, batch_size=10, timeout=7.0)
+    assert (again["run"], again["chunks"]) == (first["run"], first["chunks"])
+    assert again["bounds"] == [10, 7.0]
+    other = planned(source, tmp_path / "other.parquet", batch_size=10)
+    assert len(other["chunks"]) > len(first["chunks"])
