@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,13 @@ from peers.errors import PeersError
 from peers.model import BATCH_WAIT_MAX
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from peers.cli.parser import Commands
     from peers.db import Connection
+    from peers.predict.summary import Summary
     from peers.settings import Settings
 
 
@@ -115,8 +118,36 @@ def batch_wait(value: str) -> float:
 
 def _predict(args: argparse.Namespace) -> int:
     _require_extra()
+    with ExitStack() as stack:
+        settings = stack.enter_context(located(args))
+        connect = _connecting(settings, args, migrate=settings.embedded)
+        peer = None if args.workers is None else stack.enter_context(_own_peer(args, settings.url))
+        summary = _summary(args, connect, peer)
+    if args.json:
+        output.document(summary.as_json())
+    for line in summary.lines():
+        print(line, file=sys.stderr if args.json else sys.stdout)
+    if summary.state == "done" and args.max_dead is not None and summary.dead > args.max_dead:
+        output.say(f"{summary.dead:,} rows are dead, more than --max-dead {args.max_dead:,}")
+        return 1
+    return 0 if summary.state == "done" else 1
+
+
+def _own_peer(
+    args: argparse.Namespace, url: str
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """Start a peer before anything that takes time to import: it does so meanwhile."""
+    from peers.predict.fleet import Fleet, own_peer
+
+    return own_peer(url, Fleet(args.workers, args.model, args.method, args.batch_wait))
+
+
+def _summary(
+    args: argparse.Namespace,
+    connect: Callable[[], AbstractContextManager[Connection]],
+    peer: subprocess.Popen[bytes] | None,
+) -> Summary:
     from peers.predict.command import How, predict
-    from peers.predict.fleet import Fleet
     from peers.predict.request import Request
 
     request = Request(
@@ -126,22 +157,9 @@ def _predict(args: argparse.Namespace) -> int:
         timeout=args.timeout,
         allow_nan=args.allow_nan, concurrency=args.concurrency, overwrite=args.overwrite,
     )  # fmt: skip
-    own = None
-    if args.workers is not None:
-        own = Fleet(args.workers, args.batch_wait)
-    elif args.batch_wait is not None:
+    if args.workers is None and args.batch_wait is not None:
         output.say("--batch-wait is for --workers: peers that run have PEERS_PREDICT_BATCH_WAIT")
-    with located(args) as settings:
-        connect = _connecting(settings, args, migrate=settings.embedded)
-        summary = predict(connect, settings.url, request, How(own, args.retry_dead))
-    if args.json:
-        output.document(summary.as_json())
-    for line in summary.lines():
-        print(line, file=sys.stderr if args.json else sys.stdout)
-    if summary.state == "done" and args.max_dead is not None and summary.dead > args.max_dead:
-        output.say(f"{summary.dead:,} rows are dead, more than --max-dead {args.max_dead:,}")
-        return 1
-    return 0 if summary.state == "done" else 1
+    return predict(connect, request, How(peer, args.retry_dead))
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -177,10 +195,8 @@ def _connecting(
 
 
 def _require_extra() -> None:
-    try:
-        import pyarrow as _  # noqa: F401
-    except ImportError as error:
+    if importlib.util.find_spec("pyarrow") is None:  # importing it here would take its time
         raise PeersError(
-            f"predictions need more than the core of Peers ({error})",
+            "predictions need more than the core of Peers (there is no pyarrow)",
             "Install the extra: pip install 'peers[predict]'.",
-        ) from error
+        )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 from collections.abc import Coroutine
 from datetime import timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pyarrow as pa
@@ -119,7 +121,36 @@ def assemble(
 
 def _model(manifest: Manifest) -> Model:
     """Warm after the first time."""
-    return _load(manifest.model, models.Trust.from_environment())
+    return _load(manifest.model, _trust())
+
+
+def _trust() -> models.Trust:
+    """Return what this worker trusts: who names a model on the command line trusts it."""
+    trust, named = models.Trust.from_environment(), _named_model()
+    return trust if named is None else trust.with_named(named)
+
+
+@cache
+def _named_model() -> ModelRef | None:
+    """Return the model that the command named which has started this peer, if one has."""
+    text = os.environ.get(kinds.NAMED_MODEL)
+    if text is None:
+        return None
+    try:
+        return models.resolve(*json.loads(text))
+    except ModelError:
+        return None  # the command says why
+
+
+def _load_named_model() -> None:
+    """Load it before there is a task, while the command looks through the input.
+
+    It is loaded where the workers are forked from, if they are: they share its memory.
+    """
+    named = _named_model()
+    if named is not None:
+        with contextlib.suppress(Exception, SystemExit):  # the command, which tries it, says why
+            _load(named, _trust())
 
 
 @lru_cache(maxsize=4)
@@ -155,3 +186,6 @@ def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:
         value: T = end.value
         return value
     raise AssertionError("a model that computes must not wait")
+
+
+_load_named_model()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from peers.predict import fleet, kinds, models, outputs, record, submission
+from peers.predict import fleet, kinds, outputs, record, submission
 from peers.predict.errors import OutputError, PredictError
 from peers.predict.prepare import Plan, prepare
 from peers.predict.request import Request
@@ -20,6 +20,8 @@ from peers.predict.summary import Summary, summarize
 from peers.predict.watch import through_outages, watch
 
 if TYPE_CHECKING:
+    import subprocess
+
     from peers.predict.record import Connection
 
 Connect: TypeAlias = "Callable[[], AbstractContextManager[Connection]]"
@@ -31,16 +33,16 @@ _AGAIN_FOR_THE_LOST: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """What makes no difference to the output. `fleet`: a peer of our own, for the time of the run.
+    """What makes no difference to the output. `peer`: our own, which was started for the run.
 
     `retry_dead`: first of all, rows that are dead get another chance.
     """
 
-    fleet: fleet.Fleet | None = None
+    peer: subprocess.Popen[bytes] | None = None
     retry_dead: bool = False
 
 
-def predict(connect: Connect, url: str, request: Request, how: How) -> Summary:
+def predict(connect: Connect, request: Request, how: How) -> Summary:
     """Have the prediction made: by the peers there are, or by one of our own.
 
     The same request again does only what is missing. Raises PredictError and its kinds.
@@ -51,17 +53,15 @@ def predict(connect: Connect, url: str, request: Request, how: How) -> Summary:
         done = _begin(connection, plan, request, how)
     if done is not None:
         return done
-    with ExitStack() as stack:
+    if how.peer is None:
         look = _look_for_peers(connect, manifest)
-        if how.fleet is not None:
-            trust = models.Trust.from_environment().with_named(manifest.model)
-            peer = stack.enter_context(fleet.own_peer(url, how.fleet, trust))
-            look = partial(fleet.still_there, peer)
-        try:
-            return _to_the_end(connect, plan, request, look)
-        except KeyboardInterrupt:
-            _say(f"run {manifest.run} stays as it is; the same command goes on with it")
-            raise
+    else:
+        look = partial(fleet.still_there, how.peer)
+    try:
+        return _to_the_end(connect, plan, request, look)
+    except KeyboardInterrupt:
+        _say(f"run {manifest.run} stays as it is; the same command goes on with it")
+        raise
 
 
 def _begin(connection: Connection, plan: Plan, request: Request, how: How) -> Summary | None:

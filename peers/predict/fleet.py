@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -12,9 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from peers.predict import models
 from peers.predict.errors import PredictError
-from peers.predict.kinds import APP, QUEUE
+from peers.predict.kinds import APP, NAMED_MODEL, QUEUE
 
 _PATIENCE: Final = 30.0
 _PR_SET_PDEATHSIG: Final = 1
@@ -25,19 +25,25 @@ _prctl: Any = ctypes.CDLL(None).prctl
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The peer that is wanted: so many workers; `batch_wait` in seconds, None: what is set."""
+    """The peer that is wanted: so many workers, for this model.
+
+    `batch_wait` in seconds, None: what is set.
+    """
 
     workers: int
+    model: str
+    method: str | None = None
     batch_wait: float | None = None
 
 
 @contextmanager
-def own_peer(url: str, wanted: Fleet, trust: models.Trust) -> Iterator[subprocess.Popen[bytes]]:
+def own_peer(url: str, wanted: Fleet) -> Iterator[subprocess.Popen[bytes]]:
     """A peer of our own, drained at the end of the block.
 
-    It trusts what the user named on the command line. The kernel stops it if we die.
+    It trusts the model, since the user named it on the command line, and loads it while the command
+    still looks through the input. The kernel stops it if we die.
     """
-    environment = {**os.environ, models.TRUST_VARIABLE: trust.as_text()}
+    environment = {**os.environ, NAMED_MODEL: json.dumps([wanted.model, wanted.method])}
     if wanted.batch_wait is not None:
         environment[_BATCH_WAIT] = str(wanted.batch_wait)
     if url:

