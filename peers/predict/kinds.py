@@ -12,8 +12,8 @@ REMOTE: Final = "peers.predict.remote"
 REMOTE_ROW: Final = "peers.predict.remote_row"
 ASSEMBLE: Final = "peers.predict.assemble"
 APP: Final = "peers.predict.app"
-NAMED_MODEL: Final = "PEERS_PREDICT_NAMED_MODEL"
-"""The variable that tells a peer of our own which model the command names: [model, method]."""
+NAMED_MODEL: Final = "_PEERS_PREDICT_NAMED_MODEL"
+"""No setting: it tells a peer of our own which model the command names, as [model, method]."""
 
 _LONGEST_NAME: Final = 200
 
