@@ -11,6 +11,7 @@ from datetime import timedelta
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from peers import Reject, current_batch, current_task, task
@@ -142,11 +143,13 @@ def _named_model() -> ModelRef | None:
         return None  # the command says why
 
 
-def _load_named_model() -> None:
-    """Load it before there is a task, while the command looks through the input.
+def _warm_up() -> None:
+    """Import and load what each worker needs before there is a task.
 
-    It is loaded where the workers are forked from, if they are: they share its memory.
+    That is done once where workers are forked, which then share the model's memory, and while the
+    command still looks through its input.
     """
+    pa.array(np.zeros(1))  # pyarrow looks for pandas once, which takes half a second to import
     named = _named_model()
     if named is not None:
         with contextlib.suppress(Exception, SystemExit):  # the command, which tries it, says why
@@ -188,4 +191,4 @@ def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("a model that computes must not wait")
 
 
-_load_named_model()
+_warm_up()

@@ -90,14 +90,14 @@ class Candidate:
             self.loaded()
 
     def measured(self, manifest: Manifest) -> Measured | None:
-        """Return how fast the model is; None if that cannot be told, or takes too long."""
+        """Return how fast the model is; None if that cannot be told, or takes too long.
+
+        Raises ModelError when it breaks its contract with several rows.
+        """
         self._pipe.send(manifest)
         if not self._pipe.poll(_MEASURED_WITHIN):
-            self._process.kill()
-        try:
-            found = self._answer()
-        except (PeersError, OSError):
-            return None  # the run will tell
+            self._process.kill()  # bad rows are found in the run
+        found = self._answer()
         measured: Measured | None = None if found is None else found[0]
         return measured
 

@@ -62,8 +62,7 @@ def try_model(
             failed.append(_KILLED)
             continue
         trying(row.number)
-        with ended_after(manifest.timeout):
-            error = _error_of(model, manifest, row.table)
+        error = _error_of(model, manifest, row.table)
         trying(None)
         if error is None:
             return manifest.features
@@ -82,9 +81,10 @@ def try_model(
 
 
 def measure_model(model: models.Model, manifest: Manifest) -> Measured | None:
-    """Measure how many rows a second the model predicts, by the first rows; None: it failed.
+    """Measure how many rows a second the model predicts, by the first rows; None: some are bad.
 
     A model that is waited for is not measured: how long it takes says little of what it computes.
+    Raises ModelError if it breaks its contract, such as by the number of results.
     """
     if model.asynchronous:
         return None
@@ -96,6 +96,8 @@ def measure_model(model: models.Model, manifest: Manifest) -> Measured | None:
     try:
         with ended_after(manifest.timeout):
             return measure(model.predict, sample)
+    except ModelError:
+        raise
     except (Exception, SystemExit):  # noqa: BLE001  # bad rows are found in the run, one by one
         return None
 
@@ -118,12 +120,13 @@ def _why_unfit(manifest: Manifest, chunk: Chunk) -> str:
 
 def _error_of(model: models.Model, manifest: Manifest, row: pa.Table) -> Exception | None:
     try:
-        if manifest.model.kind == "http":
-            found: Any = asyncio.run(_wait_for(model, row, _REMOTE_PATIENCE))
-        elif model.asynchronous:
-            found = asyncio.run(_wait_for(model, row, None))
-        else:
-            found = model.predict(row)
+        with ended_after(manifest.timeout):  # of the call: the check may import a library
+            if manifest.model.kind == "http":
+                found: Any = asyncio.run(_wait_for(model, row, _REMOTE_PATIENCE))
+            elif model.asynchronous:
+                found = asyncio.run(_wait_for(model, row, None))
+            else:
+                found = model.predict(row)
         if not isinstance(found[0], Exception):
             outputs.check_predictions(found)
     except (models.Busy, models.Away, EndpointError):
