@@ -32,7 +32,7 @@ async def run_batches(
     """Predict every row that has no problem, and take what comes out into `done`."""
     features = table.select(manifest.features)
     fit = _Fit(table.num_rows, done.problems)
-    pace = _pace(manifest.run, manifest.rows_per_second, manifest.timeout)
+    pace = _pace(manifest.run, manifest.rows_per_second, manifest.call_seconds, manifest.timeout)
 
     async def call(indices: Sequence[int]) -> Predictions:
         return await predict(_pick(features, indices))
@@ -68,9 +68,11 @@ def batch_rows(manifest: Manifest, pace: Pace, most: int) -> int:
 
 
 @lru_cache(maxsize=4)
-def _pace(_run: str, rows_per_second: float | None, timeout: float | None) -> Pace:
+def _pace(
+    _run: str, rows_per_second: float | None, call_seconds: float | None, timeout: float | None
+) -> Pace:
     """Return what this worker has learnt of the run's model; other chunks go on with it."""
-    return Pace(rows_per_second, timeout)
+    return Pace(rows_per_second, call_seconds, timeout)
 
 
 def _batches(rows: int, alone: Sequence[Batch], size: Callable[[], int]) -> Iterator[Batch]:

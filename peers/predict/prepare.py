@@ -111,6 +111,7 @@ def _tried(
         chunk_rows=size,
         chunks=len(inputs.chunks(found, size)),
         rows_per_second=None if measured is None else round(measured.rows_per_second, 1),
+        call_seconds=None if measured is None else round(measured.call_seconds, 3),
     )
 
 
@@ -140,6 +141,7 @@ def _manifest(request: Request, run: str, model: Loaded, found: InputRef) -> Man
         run=run, name=request.run, model=reference, input=found, source=place,
         id_column=request.id_column, features=(), output=str(request.output.absolute()),
         batch_size=REMOTE_BATCH_SIZE, chunk_rows=found.rows, chunks=1, rows_per_second=None,
+        call_seconds=None,
         max_attempts=request.max_attempts, timeout=None, asynchronous=model.asynchronous,
         allow_nan=request.allow_nan, concurrency=None,
     )  # fmt: skip

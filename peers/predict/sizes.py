@@ -18,8 +18,11 @@ MOST_DEATHS: Final = 130
 
 _SAMPLE_BYTES: Final = 1 << 23
 _CALL_SECONDS: Final = 0.05
-"""Of a call of the model: then what each call costs by itself is lost in it, and a call that is
-twice as long as expected harms nobody."""
+"""Of a call of the model: one that takes twice as long as expected harms nobody."""
+_LONGEST_CALL_SECONDS: Final = 0.5
+_CALLS_OVERHEAD: Final = 1 / 50
+"""What a call costs whatever its rows, by what it costs with them: a forest of 200 trees needs 8 ms
+for one row."""
 _TOLERANCE: Final = 2.0
 _GROWTH: Final = 4.0
 _LONG_ENOUGH: Final = 0.02
@@ -46,10 +49,20 @@ _CHUNKS_BY_SIZE: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a few calls of the model showed. `row_bytes`: of its features in memory."""
+    """What a few calls of the model showed.
+
+    `row_bytes`: of its features in memory. `row_seconds`: of a call with one row.
+    """
 
     rows_per_second: float
     row_bytes: float
+    row_seconds: float = 0.0
+
+    @property
+    def call_seconds(self) -> float:
+        """How long a call should take, so that what each costs by itself is lost in it."""
+        wanted = self.row_seconds / _CALLS_OVERHEAD
+        return min(max(_CALL_SECONDS, wanted), _LONGEST_CALL_SECONDS)
 
 
 def sample_rows(columns: int) -> int:
@@ -62,7 +75,7 @@ def measure(call: Callable[[pa.Table], object], sample: pa.Table) -> Measured:
 
     On a busy machine a short call may take long: such a one is made again, and the shortest counts.
     """
-    rows, seconds = 0, 0.0
+    rows, seconds, row_seconds = 0, 0.0, 0.0
     while seconds < _LONG_ENOUGH and rows < sample.num_rows:
         rows = min(max(1, int(rows * _GROWTH)), sample.num_rows)
         seconds = math.inf
@@ -72,8 +85,9 @@ def measure(call: Callable[[pa.Table], object], sample: pa.Table) -> Measured:
             seconds = min(seconds, time.perf_counter() - began)
             if not _LONG_ENOUGH <= seconds < _CLEARLY_LONG:
                 break
+        row_seconds = row_seconds or seconds
     row_bytes = sample.nbytes / max(1, sample.num_rows)
-    return Measured(rows / max(seconds, 1e-6), max(1.0, row_bytes))
+    return Measured(rows / max(seconds, 1e-6), max(1.0, row_bytes), row_seconds)
 
 
 def chunk_rows(rows: int, measured: Measured | None, batch_size: int | None) -> int:
@@ -132,9 +146,12 @@ def most_alone(deaths: int) -> int:
 class Pace:
     """How many rows the next call of the model should have, by how long the last ones took."""
 
-    def __init__(self, rows_per_second: float | None, timeout: float | None) -> None:
-        """`timeout`: seconds of a call that may not be reached."""
-        self._seconds = _CALL_SECONDS if timeout is None else min(_CALL_SECONDS, timeout / 10)
+    def __init__(
+        self, rows_per_second: float | None, call_seconds: float | None, timeout: float | None
+    ) -> None:
+        """`call_seconds`: as measured; `timeout`: seconds of a call that may not be reached."""
+        seconds = call_seconds or _CALL_SECONDS
+        self._seconds = seconds if timeout is None else min(seconds, timeout / 10)
         rows = _FIRST_ROWS if rows_per_second is None else rows_per_second * self._seconds
         self.rows = max(1, int(rows))
 

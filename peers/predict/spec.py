@@ -96,6 +96,8 @@ class Manifest:
     chunk_rows: int
     rows_per_second: float | None
     """Of one worker, as measured before the run; None: nothing was measured."""
+    call_seconds: float | None
+    """How long a call of the model should take, by the same measurement."""
     max_attempts: int
     timeout: float | None
     """Seconds that a call of the model may take."""

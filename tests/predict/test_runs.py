@@ -69,6 +69,20 @@ def test_poisoned_rows_alone_are_dead_and_named(
     assert {letter["args"]["row"] for letter in letters} == set(errors)
 
 
+def test_a_row_that_kills_its_worker_takes_few_along_from_a_large_batch(
+    stage: Stage, tmp_path: Path
+) -> None:
+    """Batches are as large as their time allows; only some rows around it get tasks of their own."""
+    source, output = numbers(tmp_path, {40_000: -2}, rows=60_000), tmp_path / "out.parquet"
+    words = ["--model", f"{MODELS}:double", "--input", source, "--output", output]
+    words += ["--id-column", "id", "--workers", 1, "--max-attempts", 1, "--batch-wait", 0]
+    summary, _ = predict(stage, *words)
+    assert (summary["predicted"], summary["dead"], summary["missing"]) == (59_999, 1, 0)
+    assert results(output) == [(row, row * 2.0) for row in range(60_000) if row != 40_000]
+    alone = stage.row("select count(*) from peers.task where kind = 'peers.predict.row'")["count"]
+    assert alone <= 256
+
+
 def test_a_run_goes_on_after_command_and_peer_were_killed(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,7 +58,7 @@ def test_batches_become_as_large_as_their_time_allows(
     call_seconds: float, row_seconds: float, rate: float | None
 ) -> None:
     """Whatever was measured before: a call soon takes about 50 ms, or has one row."""
-    pace = Pace(rate, None)
+    pace = Pace(rate, None, None)
     for _ in range(30):
         pace.took(pace.rows, call_seconds + pace.rows * row_seconds)
     took = call_seconds + pace.rows * row_seconds
@@ -68,7 +68,7 @@ def test_batches_become_as_large_as_their_time_allows(
 
 def test_a_call_stays_far_below_its_time_limit() -> None:
     """And one that is short because its chunk ends teaches nothing."""
-    pace = Pace(1000.0, 0.1)
+    pace = Pace(1000.0, 0.5, 0.1)
     assert pace.rows == 10
     pace.took(3, 0.000_1)
     assert pace.rows == 10
@@ -86,6 +86,14 @@ def test_a_model_is_measured_until_a_call_takes_long_enough() -> None:
     found = measure(call, pa.table({"x": [0.0] * 100}))
     assert calls == [1, 4, 16, 64, 100]
     assert found.row_bytes == 8.0
+    assert found.call_seconds == 0.05
+
+
+def test_calls_are_longer_where_each_costs_much_by_itself() -> None:
+    """Up to half a second: such as those of a large forest."""
+    assert Measured(1e4, 8.0, row_seconds=0.004).call_seconds == pytest.approx(0.2)
+    assert Measured(1e4, 8.0, row_seconds=4.0).call_seconds == 0.5
+    assert Pace(1e4, 0.2, None).rows == 2000
 
 
 def test_a_call_that_the_machine_delays_does_not_make_a_model_slow() -> None:
@@ -108,7 +116,8 @@ def _attempts(
     """What the last attempt of a chunk found, and how many died before."""
     table = pa.table({"x": pa.array(range(rows), pa.int64())})
     manifest: Any = SimpleNamespace(
-        run=f"{folder}", features=["x"], batch_size=1 << 19, rows_per_second=1e9, timeout=None,
+        run=f"{folder}", features=["x"], batch_size=1 << 19, rows_per_second=1e9, call_seconds=None,
+        timeout=None,
         asynchronous=False,
     )  # fmt: skip
 
