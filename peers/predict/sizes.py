@@ -32,6 +32,8 @@ _FIRST_ROWS: Final = 32
 """Of the first call, where nothing was measured."""
 _BATCH_BYTES: Final = 1 << 25
 _CHUNK_SECONDS: Final = 1.0
+_LONG_CHUNK_SECONDS: Final = 10.0
+"""If it has few rows: what a chunk costs by itself is not worth less."""
 _CHUNK_BYTES: Final = 1 << 25
 _CHUNK_ROWS: Final = 2048
 """A small input is not cut smaller for the sake of an even end."""
@@ -73,21 +75,29 @@ def sample_rows(columns: int) -> int:
 def measure(call: Callable[[pa.Table], object], sample: pa.Table) -> Measured:
     """Call the model with ever more rows of the sample, until a call takes long enough to tell.
 
-    On a busy machine a short call may take long: such a one is made again, and the shortest counts.
+    What a call costs by itself must not count for much then.
     """
-    rows, seconds, row_seconds = 0, 0.0, 0.0
-    while seconds < _LONG_ENOUGH and rows < sample.num_rows:
-        rows = min(max(1, int(rows * _GROWTH)), sample.num_rows)
-        seconds = math.inf
-        for _ in range(_TRIES):
-            began = time.perf_counter()
-            call(sample.slice(0, rows))
-            seconds = min(seconds, time.perf_counter() - began)
-            if not _LONG_ENOUGH <= seconds < _CLEARLY_LONG:
-                break
-        row_seconds = row_seconds or seconds
+    rows, seconds = min(1, sample.num_rows), 0.0
+    seconds = row_seconds = _shortest(call, sample.slice(0, rows))
+    while rows < sample.num_rows and seconds < _CLEARLY_LONG:
+        if seconds >= _LONG_ENOUGH and seconds >= _GROWTH / 2 * row_seconds and rows > 1:
+            break
+        rows = min(int(rows * _GROWTH), sample.num_rows)
+        seconds = _shortest(call, sample.slice(0, rows))
     row_bytes = sample.nbytes / max(1, sample.num_rows)
     return Measured(rows / max(seconds, 1e-6), max(1.0, row_bytes), row_seconds)
+
+
+def _shortest(call: Callable[[pa.Table], object], rows: pa.Table) -> float:
+    """Return how long the call takes; on a busy machine a short one may take long now and then."""
+    seconds = math.inf
+    for _ in range(_TRIES):
+        began = time.perf_counter()
+        call(rows)
+        seconds = min(seconds, time.perf_counter() - began)
+        if not _LONG_ENOUGH <= seconds < _CLEARLY_LONG:
+            break
+    return seconds
 
 
 def chunk_rows(rows: int, measured: Measured | None, batch_size: int | None) -> int:
@@ -95,16 +105,13 @@ def chunk_rows(rows: int, measured: Measured | None, batch_size: int | None) -> 
 
     `batch_size`: what the user bounds a batch to; a chunk is bounded in proportion.
     """
-    most = float(max(_CHUNK_ROWS, math.ceil(rows / _FEWEST_CHUNKS)))
-    if measured is None:
-        most = _CHUNK_ROWS
-    else:
-        most = min(
-            most,
-            measured.rows_per_second * _CHUNK_SECONDS,
-            _CHUNK_BYTES / measured.row_bytes,
-            _MOST_ROWS,
-        )
+    most = float(_CHUNK_ROWS)
+    if measured is not None:
+        even = math.ceil(rows / _FEWEST_CHUNKS)
+        rate = measured.rows_per_second
+        least = min(_SMALL, even, rate * _LONG_CHUNK_SECONDS)
+        most = max(least, min(rate * _CHUNK_SECONDS, max(even, _CHUNK_ROWS), _MOST_ROWS))
+        most = min(most, _CHUNK_BYTES / measured.row_bytes)
     if batch_size is not None:
         most = min(most, _chunk_of_batches(rows, batch_size, _BATCHES_BY_SIZE))
     return max(1, int(most), math.ceil(rows / _MOST_CHUNKS))

@@ -72,7 +72,7 @@ def test_poisoned_rows_alone_are_dead_and_named(
 def test_a_row_that_kills_its_worker_takes_few_along_from_a_large_batch(
     stage: Stage, tmp_path: Path
 ) -> None:
-    """Batches are as large as their time allows; only some rows around it get tasks of their own."""
+    """Batches are as large as time allows; only some rows around it get tasks of their own."""
     source, output = numbers(tmp_path, {40_000: -2}, rows=60_000), tmp_path / "out.parquet"
     words = ["--model", f"{MODELS}:double", "--input", source, "--output", output]
     words += ["--id-column", "id", "--workers", 1, "--max-attempts", 1, "--batch-wait", 0]

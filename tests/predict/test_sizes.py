@@ -34,6 +34,7 @@ def test_a_chunk_is_about_a_second_of_work_within_bounds() -> None:
     assert chunk_rows(10**6, at(20_000), None) == 20_000
     assert chunk_rows(10**6, at(10**9, row_bytes=1 << 20), None) == 250  # thousands of chunks
     assert chunk_rows(10**5, at(10**9, row_bytes=1 << 20), None) == 32
+    assert chunk_rows(10**5, at(10), None) == 100
     assert chunk_rows(2_000_000, at(10**7), None) == 125_000
     assert chunk_rows(3000, at(10**7), None) == 2048
     assert chunk_rows(10, at(10**7), None) == 2048
@@ -87,6 +88,23 @@ def test_a_model_is_measured_until_a_call_takes_long_enough() -> None:
     assert calls == [1, 4, 16, 64, 100]
     assert found.row_bytes == 8.0
     assert found.call_seconds == 0.05
+
+
+@pytest.mark.parametrize(("by_call", "by_row"), [(0.03, 1e-5), (0.0, 0.02), (0.0, 0.6)])
+def test_what_a_call_costs_by_itself_does_not_make_a_model_slow(
+    by_call: float, by_row: float
+) -> None:
+    """A forest needs as long for one row as for a hundred."""
+    spent = 0.0
+
+    def call(table: pa.Table) -> None:
+        nonlocal spent
+        spent += by_call + by_row * table.num_rows
+        time.sleep(by_call + by_row * table.num_rows)
+
+    found = measure(call, pa.table({"x": [0.0] * 16_384}))
+    assert 0.3 / by_row < found.rows_per_second <= 1.01 / by_row
+    assert spent < 2.0
 
 
 def test_calls_are_longer_where_each_costs_much_by_itself() -> None:
