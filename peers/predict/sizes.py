@@ -37,11 +37,12 @@ _LONG_CHUNK_SECONDS: Final = 10.0
 _CHUNK_BYTES: Final = 1 << 25
 _CHUNK_ROWS: Final = 2048
 """A small input is not cut smaller for the sake of an even end."""
+_FEWEST_ROWS: Final = 256
 _FEWEST_CHUNKS: Final = 16
 """Of a large input: some for each worker, so that all end at about the same time."""
 _MOST_CHUNKS: Final = 4000
 _MOST_ROWS: Final = 250_000
-_SMALL: Final = 256
+_SMALL: Final = 64
 _MEDIUM: Final = 4096
 _MANY_DEATHS: Final = 64
 _BATCHES_BY_SIZE: Final = 8
@@ -109,7 +110,7 @@ def chunk_rows(rows: int, measured: Measured | None, batch_size: int | None) -> 
     if measured is not None:
         even = math.ceil(rows / _FEWEST_CHUNKS)
         rate = measured.rows_per_second
-        least = min(_SMALL, even, rate * _LONG_CHUNK_SECONDS)
+        least = min(_FEWEST_ROWS, even, rate * _LONG_CHUNK_SECONDS)
         most = max(least, min(rate * _CHUNK_SECONDS, max(even, _CHUNK_ROWS), _MOST_ROWS))
         most = min(most, _CHUNK_BYTES / measured.row_bytes)
     if batch_size is not None:

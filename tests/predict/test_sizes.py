@@ -165,7 +165,7 @@ def _attempts(
 def test_few_rows_are_suspected_for_each_that_kills_its_worker(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However large the batches were: at most 256 for each, in a death for each and two more."""
+    """However large the batches were: at most 64 for each, in a death for each and two more."""
     dice = random.Random(seed)
     rows = dice.randint(10_000, 60_000)
     culprits = dice.sample(range(rows), dice.randint(1, 6))
@@ -176,7 +176,7 @@ def test_few_rows_are_suspected_for_each_that_kills_its_worker(
         lambda first, stop: any(first <= one < stop for one in culprits),
     )
     assert done.doubtful >= set(culprits)
-    assert len(done.doubtful) <= 256 * len(culprits)
+    assert len(done.doubtful) <= 64 * len(culprits)
     assert deaths <= len(culprits) + 2
     assert sorted([*done.indices, *done.doubtful]) == list(range(rows))
 
