@@ -47,12 +47,15 @@ class Candidate:
 
     def __init__(self, request: Request) -> None:
         self._request = request
+        self._is_loaded = False
         self._start()
 
     def __enter__(self) -> Candidate:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self._is_loaded:  # nobody needs the model: the run is known, or cannot be made
+            self._process.kill()
         self._end()
 
     def reference(self) -> ModelRef:
@@ -67,6 +70,7 @@ class Candidate:
         found = self._answer()
         if not isinstance(found, Loaded):
             raise self._died()
+        self._is_loaded = True
         return found
 
     def try_out(self, manifest: Manifest, chunks: Sequence[Chunk]) -> tuple[str, ...]:
