@@ -11,9 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import pyarrow as pa
+
 from peers.predict import inputs, outputs
 from peers.predict.candidate import Candidate, Loaded
 from peers.predict.errors import InputError, OutputError
+from peers.predict.inputs.reading import PROBLEM
 from peers.predict.request import Request
 from peers.predict.sizes import (
     REMOTE_BATCH_SIZE,
@@ -71,7 +74,7 @@ def prepare(request: Request) -> Plan:
             if before is None:
                 manifest = _tried(request, run, candidate, survey, folder)
             else:  # this model has been tried with this input
-                found = survey.settle(before.input.schema, folder)
+                found = survey.settle(_decided(before.input.schema), folder)
                 manifest = _asked(replace(before, input=found), request)
         except BaseException:
             if is_new:  # nothing was submitted: leave nothing behind
@@ -87,6 +90,11 @@ def _before(folder: Path) -> Manifest | None:
         return load_manifest(str(folder / MANIFEST))
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def _decided(schema: pa.Schema) -> pa.Schema:
+    """Return the columns of the input among those that it was kept with."""
+    return pa.schema([field for field in schema if field.name != PROBLEM], schema.metadata)
 
 
 def _tried(

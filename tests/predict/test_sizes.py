@@ -14,7 +14,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyarrow import csv
 
 from peers.predict import batches as batches_module
 from peers.predict.batches import run_batches
@@ -203,6 +205,7 @@ def planned(source: Path, output: Path, **options: object) -> dict[str, Any]:
         print(json.dumps({{
             "run": manifest.run, "chunks": [[c.first, c.rows] for c in plan.chunks],
             "bounds": [manifest.batch_size, manifest.timeout],
+            "columns": manifest.input.schema.names,
         }}))
     """
     said = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE)
@@ -210,12 +213,17 @@ def planned(source: Path, output: Path, **options: object) -> dict[str, Any]:
     return found
 
 
-def test_the_same_command_again_keeps_the_chunks_of_its_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_the_same_command_again_keeps_the_chunks_of_its_run(suffix: str, tmp_path: Path) -> None:
     """Sizes are measured, so they differ each time; options that bound a call are the new ones."""
     source, output = numbers(tmp_path), tmp_path / "out.parquet"
+    if suffix == ".csv":
+        csv.write_csv(pq.read_table(source), source.with_suffix(suffix))
+        source = source.with_suffix(suffix)
     first = planned(source, output)
     again = planned(source, output, batch_size=10, timeout=7.0)
-    assert (again["run"], again["chunks"]) == (first["run"], first["chunks"])
+    for what in ("run", "chunks", "columns"):
+        assert again[what] == first[what]
     assert again["bounds"] == [10, 7.0]
     other = planned(source, tmp_path / "other.parquet", batch_size=10)
     assert len(other["chunks"]) > len(first["chunks"])
