@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import pyarrow as pa
 
 from peers import current_task
+from peers.predict import stopwatch
 from peers.predict.done import Done
 from peers.predict.isolate import isolate, require_answers
 from peers.predict.journal import Batch, Journal
@@ -51,11 +52,11 @@ async def run_batches(
         if batch in alone:
             done.doubtful.update(indices)
         elif indices:
-            began = time.perf_counter()
+            began = stopwatch.seconds()
             with journal.entered(batch):
                 found = await isolate(indices, call, on_failure)
             if found.calls == 1:
-                pace.took(batch.rows, time.perf_counter() - began)
+                pace.took(batch.rows, stopwatch.seconds() - began)
             done.add(found)
         if time.monotonic() - said_at > _SAY_EVERY:
             said_at = time.monotonic()

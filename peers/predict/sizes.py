@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
+
+from peers.predict import stopwatch
 
 SAMPLE_ROWS: Final = 16_384
 REMOTE_BATCH_SIZE: Final = 256
@@ -90,12 +91,12 @@ def measure(call: Callable[[pa.Table], object], sample: pa.Table) -> Measured:
 
 
 def _shortest(call: Callable[[pa.Table], object], rows: pa.Table) -> float:
-    """Return how long the call takes; on a busy machine a short one may take long now and then."""
+    """Return how long the call takes; one that is short may be delayed now and then."""
     seconds = math.inf
     for _ in range(_TRIES):
-        began = time.perf_counter()
+        began = stopwatch.seconds()
         call(rows)
-        seconds = min(seconds, time.perf_counter() - began)
+        seconds = min(seconds, stopwatch.seconds() - began)
         if not _LONG_ENOUGH <= seconds < _CLEARLY_LONG:
             break
     return seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 from pyarrow import csv
 
 from peers.predict import batches as batches_module
+from peers.predict import stopwatch
 from peers.predict.batches import run_batches
 from peers.predict.done import Done
 from peers.predict.journal import Journal
@@ -90,6 +92,25 @@ def test_a_model_is_measured_until_a_call_takes_long_enough() -> None:
     assert calls == [1, 4, 16, 64, 100]
     assert found.row_bytes == 8.0
     assert found.call_seconds == 0.05
+
+
+def test_a_busy_machine_does_not_make_a_model_look_slow() -> None:
+    """The time in which others have the cores does not count."""
+    burn = "while True: pass"
+    others = [
+        subprocess.Popen([sys.executable, "-c", burn])
+        for _ in range(6 * len(os.sched_getaffinity(0)))
+    ]
+    try:
+        began, stopped_at, used = time.perf_counter(), stopwatch.seconds(), time.process_time()
+        while time.process_time() < used + 0.3:
+            pass
+        assert stopwatch.seconds() - stopped_at < 0.45
+        assert time.perf_counter() - began > 0.45, "the machine was not busy"
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 @pytest.mark.parametrize(("by_call", "by_row"), [(0.03, 1e-5), (0.0, 0.02), (0.0, 0.6)])
