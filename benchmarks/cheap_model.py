@@ -45,8 +45,9 @@ from peers import db, schema
 
 WORKERS: Final = 2
 _FEATURES: Final = 8
-_GROUP: Final = 125_000
-"""Rows of a row group of the input."""
+_GROUPS: Final = 16
+"""Row groups of the input: enough for an even end of the pool."""
+_LARGEST_GROUP: Final = 125_000
 _TREES: Final = 200
 _SEED: Final = 8
 _ARMS: Final = ("pandas", "pool", "peers", "ray")
@@ -115,8 +116,9 @@ def make_input(path: Path, rows: int) -> None:
     random = np.random.default_rng(rows)
     schema_ = pa.schema([(f"f{number}", pa.float64()) for number in range(_FEATURES)])
     with pq.ParquetWriter(path, schema_) as writer:
-        for first in range(0, rows, _GROUP):
-            values = random.normal(size=(min(_GROUP, rows - first), _FEATURES))
+        size = min(-(-rows // _GROUPS), _LARGEST_GROUP)
+        for first in range(0, rows, size):
+            values = random.normal(size=(min(size, rows - first), _FEATURES))
             writer.write_table(pa.table(list(values.T), schema=schema_))
 
 
