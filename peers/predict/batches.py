@@ -45,7 +45,7 @@ async def run_batches(
 
     said_at = time.monotonic()
     killers = journal.reopen(died=current_task().attempt > 1)
-    most = most_after(len(killers), manifest.batch_size)
+    most = most_after([batch.rows for batch in killers], manifest.batch_size)
     alone = sorted(batch for batch in killers if batch.rows <= most_alone(len(killers)))
     for batch in _batches(table.num_rows, alone, lambda: batch_rows(manifest, pace, most)):
         indices = fit.between(batch.first, batch.first + batch.rows)

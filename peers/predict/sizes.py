@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -136,15 +136,17 @@ def batch_rows(measured: Measured | None, batch_size: int | None) -> int:
     return _MEDIUM if measured is None else max(1, int(_BATCH_BYTES / measured.row_bytes))
 
 
-def most_after(deaths: int, batch_size: int) -> int:
-    """Return the most rows in a call of a chunk whose worker has died so often.
+def most_after(killers: Sequence[int], batch_size: int) -> int:
+    """Return the most rows in a call of a chunk; `killers`: sizes of batches its workers died of.
 
     Rows of a batch that killed the worker become tasks of their own, so it must not be large; but a
     chunk has so many attempts only, so the batches are larger again where many of them do that.
+    Each time they are smaller than those of the batches that are gone through again.
     """
-    if deaths == 0:
+    if not killers:
         return batch_size
-    return min(batch_size, _SMALL if 1 < deaths <= _MANY_DEATHS else _MEDIUM)
+    is_first = len(killers) == 1 and killers[0] > _MEDIUM
+    return min(batch_size, _MEDIUM if is_first or len(killers) > _MANY_DEATHS else _SMALL)
 
 
 def most_alone(deaths: int) -> int:
