@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import enum
 import uuid
 from collections import defaultdict
@@ -24,7 +25,9 @@ from peers.predict.outputs.widening import converted
 
 _MATRIX: Final = 2
 _ERRORS: Final = (pa.ArrowException, OverflowError, TypeError, ValueError, AttributeError)
-_CHECKED: Final = frozenset({"bytes", "date", "timestamp", "instant", "time", "duration"})
+_CHECKED: Final = frozenset(
+    {"bytes", "date", "timestamp", "instant", "time", "duration", "decimal"}
+)
 """Families of which Arrow alters some within lists and dicts, such as a date among timestamps."""
 
 
@@ -76,7 +79,8 @@ def _of_list(values: list[Any]) -> Found:
     simple = families <= {NUMBER} or families in ({"text"}, {"boolean"}, {"bytes"}, {"date"})
     if simple and not any(one.__module__.startswith("pandas") for one in classes):
         try:
-            return Found([Group(np.arange(len(values)), _plain(pa.array(values)))], {})
+            array = _exact(next(iter(families), NOTHING), values)
+            return Found([Group(np.arange(len(values)), array)], {})
         except _ERRORS:
             pass  # such as of whole numbers beyond 64 bits: looked at one by one
     return _by_family(values)
@@ -144,6 +148,11 @@ def _exact(family: str, values: list[Any]) -> pa.Array:
 
 
 def _numbers(values: list[Any]) -> pa.Array:
+    classes = set(map(type, values))
+    if any(issubclass(one, decimal.Decimal) for one in classes) and any(
+        issubclass(one, float | np.floating) for one in classes
+    ):
+        raise ValueError("Arrow would round decimals to floating-point numbers")
     try:
         return pa.array(values)
     except OverflowError:
@@ -172,7 +181,7 @@ def _families_within(value: Any) -> set[str]:
         return {family for one in value.values() for family in _families_within(one)}
     if isinstance(value, list):
         return {family for one in value for family in _families_within(one)}
-    return {family_of_value(value)}
+    return {"decimal" if isinstance(value, decimal.Decimal) else family_of_value(value)}
 
 
 def _same(found: Any, value: Any) -> bool:
@@ -181,11 +190,8 @@ def _same(found: Any, value: Any) -> bool:
         return all(_same(one, value.get(key)) for key, one in found.items())
     if isinstance(value, list):
         return all(_same(a, b) for a, b in zip(found, value, strict=True))
-    if family_of_value(value) == NOTHING or value != value:  # NaN
-        return True
-    same_zone = getattr(found, "tzinfo", None) is None or getattr(value, "tzinfo", None) is not None
+    family = family_of_value(value)
+    is_nan = value != value
     return (
-        type(found) is type(value) and bool(found == value) and same_zone
-        if isinstance(value, bytes | str)
-        else bool(found == value) and family_of_value(found) == family_of_value(value)
+        family == NOTHING or is_nan or (family_of_value(found) == family and bool(found == value))
     )

@@ -3,7 +3,7 @@
 CSV: null is an empty field, an empty text is `""`; NaN and infinities are `nan`, `inf`, `-inf`;
 lists and dicts are JSON. JSON: null stands for NaN and infinities, which JSON lacks; decimals are
 numbers. Both: floating-point numbers read back as the same doubles; bytes are base64; dates and
-timestamps are ISO 8601, with the offset where they have a zone; durations are `1 days 02:03:04.5`.
+timestamps are ISO 8601, with the offset where they have a zone; durations are `26:03:04.5`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from peers.predict.outputs.widening import converted
 _AT_ONCE: Final = 65_536
 _TEXT: Final = pa.large_string()
 _PER_SECOND: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_DAY: Final = 86_400
 
 
 def csv_header(names: list[str]) -> bytes:
@@ -204,11 +203,10 @@ def _floats(array: pa.Array) -> pa.Array:
 
 
 def _duration(count: int, per_second: int) -> str:
-    """Return it as pandas writes and DuckDB reads it."""
-    seconds, fraction = divmod(count, per_second)
-    days, seconds = divmod(seconds, _DAY)
+    """Return it as hours, which may be many, minutes and seconds: pandas and DuckDB read that."""
+    seconds, fraction = divmod(abs(count), per_second)
     digits = len(str(per_second)) - 1
     after = f".{fraction:0{digits}d}" if fraction else ""
-    plus = "+" if days < 0 else ""
+    minus = "-" if count < 0 else ""
     hours, minutes = divmod(seconds // 60, 60)
-    return f"{days} days {plus}{hours:02}:{minutes:02}:{seconds % 60:02}{after}"
+    return f"{minus}{hours:02}:{minutes:02}:{seconds % 60:02}{after}"

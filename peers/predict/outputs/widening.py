@@ -155,9 +155,10 @@ def converted(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Cast within a family only: Arrow would read "1" as a number, and round to decimals."""
+    """Cast within a family only: Arrow would read "1" as a number, and round decimals."""
     types = pa.types
-    rounds = types.is_floating(array.type) and types.is_decimal(kind)
+    both = (array.type, kind)
+    rounds = any(map(types.is_floating, both)) and any(map(types.is_decimal, both))
     if family_of_type(plain_type(array.type)) != family_of_type(kind) or rounds:
         raise pa.ArrowInvalid(f"{array.type} is not {kind}")
     found = array.cast(kind)
