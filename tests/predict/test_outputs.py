@@ -44,10 +44,11 @@ def a_manifest(folder: Path, suffix: str = ".parquet") -> Manifest:
 
 
 def write_part(
-    manifest: Manifest, number: int, rows: Sequence[int], ids: Any, predictions: Any
-) -> None:
-    """A chunk's part, as its task writes it; all predictions fit."""
-    found = pa.table({"x": np.zeros(len(rows))} | ({} if ids is None else {"id": ids}))
+    manifest: Manifest, number: int, rows: Sequence[int], ids: Any, predictions: Any,
+    values: pa.Table | None = None,
+) -> None:  # fmt: skip
+    """A chunk's part, as its task writes it; all predictions fit. `values`: of the input."""
+    found = pa.table({"id": ids}) if values is None else values
     kept = outputs.kept_columns(manifest, rows, found)
     outputs.write_part(manifest, number, kept, fitted(manifest, predictions))
 

@@ -9,6 +9,7 @@ import decimal
 import io
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,15 @@ from peers.predict import outputs
 from peers.predict.outputs import texts
 from peers.predict.outputs.rendering import csv_header, csv_lines, json_lines
 from peers.predict.spec import Manifest, schema_text
-from tests.predict.test_outputs import CHUNKS, SIZE, a_manifest, alone, read, write_part, write_parts
+from tests.predict.test_outputs import (
+    CHUNKS,
+    SIZE,
+    a_manifest,
+    alone,
+    read,
+    write_part,
+    write_parts,
+)
 
 ZURICH = ZoneInfo("Europe/Zurich")
 NAIVE = datetime.datetime(2020, 1, 2, 3, 4, 5, 6)  # noqa: DTZ001  # as models have them
@@ -117,7 +126,7 @@ def test_typed_values_read_back_from_json() -> None:
 def check_temporal(found: pd.DataFrame) -> None:
     """Dates, times, zones and durations, of which pandas reads the texts."""
     for name, read_as in (
-        ("dates", lambda one: datetime.date.fromisoformat(one)),
+        ("dates", datetime.date.fromisoformat),
         ("times", datetime.time.fromisoformat),
         ("naive", datetime.datetime.fromisoformat),
         ("zoned", datetime.datetime.fromisoformat),
@@ -173,14 +182,14 @@ def test_lines_are_joined_on_any_file_system(
     manifest = a_manifest(tmp_path, ".csv")
     write_parts(manifest, set())
     expected = outputs.assemble(manifest, {}).path.read_bytes()
-    copy = texts.os.copy_file_range
+    copy: Any = os.copy_file_range
 
     def some(source: int, target: int, count: int) -> int:
         if error is not None:
             raise error
-        return copy(source, target, min(count, 7))
+        return int(copy(source, target, min(count, 7)))
 
-    monkeypatch.setattr(texts.os, "copy_file_range", some)
+    monkeypatch.setattr(os, "copy_file_range", some)
     assert outputs.assemble(manifest, {}).path.read_bytes() == expected
 
 
@@ -193,7 +202,9 @@ def test_carried_columns_keep_their_types_also_of_rows_alone(suffix: str, tmp_pa
         "when": [datetime.date(2020, 1, 1)] * 3,
     })  # fmt: skip
     manifest = carrying(a_manifest(tmp_path, suffix), kept)
-    write_part(manifest, 0, [0, 2], None, [{"p": 1, "q": "x"}, {"p": 2, "q": "y"}], kept.take([0, 2]))
+    write_part(
+        manifest, 0, [0, 2], None, [{"p": 1, "q": "x"}, {"p": 2, "q": "y"}], kept.take([0, 2])
+    )
     rows = kept.slice(1, 1)
     values = outputs.write_values(manifest.folder, 0, [1], outputs.Values(rows, rows.slice(0, 0)))
     found = outputs.fit(manifest.folder, outputs.asked_of(manifest), [[{"p": 0.5, "q": None}]])
