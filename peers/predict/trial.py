@@ -59,7 +59,7 @@ def try_model(
     before, and None after it. A remote model need only not refuse: it may be busy, and peers wait
     for it together.
     """
-    manifest = replace(manifest, features=tuple(_features(model, manifest)))
+    manifest = replace(manifest, features=tuple(features_of(model, manifest)))
     candidates = [row for chunk in chunks for row in _fit_rows(manifest, chunk)]
     if not candidates:
         raise InputError(
@@ -85,7 +85,7 @@ def try_model(
     )
 
 
-def _features(model: models.Model, manifest: Manifest) -> Sequence[str]:
+def features_of(model: models.Model, manifest: Manifest) -> Sequence[str]:
     """What is carried along may be a feature, and is none where the model takes fewer columns."""
     ids = [manifest.id_column] if manifest.id_column else []
     try:
