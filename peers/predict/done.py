@@ -47,9 +47,15 @@ class Done:
         """
         asked = outputs.asked_of(manifest)
         fitted = outputs.fit(manifest.folder, asked, [one for _, one in self.found])
-        runs = [np.asarray(some, np.int64) for some, _ in self.found]
+        runs = [_array(some) for some, _ in self.found]
         indices = np.concatenate([self.indices, *runs])
         self.problems |= {int(indices[place]): why for place, why in fitted.problems.items()}
         self.indices = indices[fitted.places] if fitted.problems else indices
         self.found = []
         return fitted.table
+
+
+def _array(indices: Sequence[int]) -> np.ndarray[Any, Any]:
+    if isinstance(indices, range):  # numpy would make an object of each
+        return np.arange(indices.start, indices.stop, indices.step)
+    return np.asarray(indices, np.int64)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -113,8 +112,3 @@ def start_with(folder: Path, seen: OutputType | None) -> None:
 
 def _path(folder: Path, version: int) -> Path:
     return folder / f"output-type-{version:06d}.arrow"
-
-
-def names_of(carried: Sequence[str], *, has_id: bool) -> list[str]:
-    """Return the columns of the output that come before the predictions."""
-    return ["row", *(["id"] if has_id else []), *carried]

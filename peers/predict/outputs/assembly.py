@@ -16,7 +16,14 @@ from peers.predict.outputs.agreed import OutputType, agreed, single_column
 from peers.predict.outputs.durable import discard_unfinished, replaced
 from peers.predict.outputs.fitting import shaped
 from peers.predict.outputs.ownership import RUN_KEY, leave_receipt, refuse_foreign
-from peers.predict.outputs.parts import ROW, about_part, kept_columns, kept_schema, read_part
+from peers.predict.outputs.parts import (
+    ROW,
+    about_part,
+    kept_columns,
+    kept_schema,
+    read_part,
+    with_dictionary,
+)
 from peers.predict.outputs.texts import copy_text, header, is_text, lines, text_path
 from peers.predict.outputs.values import read_values
 from peers.predict.spec import Manifest
@@ -139,7 +146,8 @@ class _Whole:
 
 def _write_parquet(whole: _Whole, path: Path) -> None:
     schema = whole.schema.with_metadata({RUN_KEY: whole.manifest.run.encode()})
-    with pq.ParquetWriter(path, schema, write_page_checksum=True) as writer:
+    options = {"write_page_checksum": True, "use_dictionary": with_dictionary(schema)}
+    with pq.ParquetWriter(path, schema, **options) as writer:
         for table in _grouped(whole.table(number) for number in range(whole.manifest.chunks)):
             writer.write_table(table.cast(schema), row_group_size=_ROW_GROUP)
 
