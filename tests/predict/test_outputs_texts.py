@@ -242,3 +242,11 @@ def test_arrays_of_two_dimensions_are_lists(tmp_path: Path) -> None:
     write_part(manifest, 1, [2], ["c"], np.zeros((1, 0)))
     found = read(outputs.assemble(manifest, {}).path)
     assert [row["prediction"] for row in found] == [[1.0, 2.0], [3.0, 4.0], []]
+
+
+def test_a_carried_column_of_json_is_json_again() -> None:
+    """In JSON Lines it is a value, not a text; in CSV its text."""
+    field = pa.field("tags", pa.string(), metadata={b"peers.type": b"json"})
+    table = pa.table([pa.array(['{"a": [1, "ü"]}', None])], pa.schema([field]))
+    assert from_json(table) == [{"tags": {"a": [1, "ü"]}}, {"tags": None}]
+    assert as_csv(table).decode() == 'tags\n"{""a"": [1, ""ü""]}"\n\n'
