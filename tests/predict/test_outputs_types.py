@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peers.predict.errors import OutputConflict
 from peers.predict.outputs.agreed import OutputType, agreed, start_with
 from peers.predict.outputs.fitting import Asked, fit, fitted_to, shaped
 
@@ -202,3 +203,16 @@ def test_chunks_at_once_agree_on_a_type(tmp_path: Path) -> None:
         assert rows == (batches[number] if number in good else [])
         assert 1 in found[number].problems
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("later", [["n/a"], [{"a": 1}], [[1]]])
+def test_a_model_that_changed_altogether_is_another_run(later: list[Any], tmp_path: Path) -> None:
+    """Such as an endpoint that answers in texts since: else every further row would be dead."""
+    start_with(tmp_path, fitted_to(None, ANY, [[1]])[0])
+    with pytest.raises(OutputConflict, match=r"(?s)run's predictions so far are .*int64.*--run"):
+        start_with(tmp_path, fitted_to(None, ANY, [later])[0])
+    start_with(tmp_path, fitted_to(None, ANY, [[0.5]])[0])
+    start_with(tmp_path, None)
+    known = agreed(tmp_path).type
+    assert known is not None
+    assert known.columns == {"prediction": pa.int64()}

@@ -17,7 +17,8 @@ from typing import Final
 
 import pyarrow as pa
 
-from peers.predict.errors import OutputError
+from peers.predict.errors import OutputConflict, OutputError
+from peers.predict.outputs.widening import common_type
 from peers.predict.results import PREDICTION
 
 _WIDE: Final = {b"peers.wide": b"1"}
@@ -104,10 +105,33 @@ def agree(folder: Path, before: Agreed, wider: OutputType) -> bool:
 
 
 def start_with(folder: Path, seen: OutputType | None) -> None:
-    """Start with what the trial saw; an earlier trial of the same run counts more."""
+    """Start with what the trial saw; an earlier trial of the same run counts more.
+
+    Raises OutputConflict if the model has changed so much that its predictions are of no type in
+    common with those that the run has.
+    """
     before = agreed(folder)
-    if seen is not None and before.type is None:
+    if seen is None:
+        return
+    if before.type is None:
         agree(folder, before, seen)
+    elif not _fit_together(before.type, seen):
+        raise OutputConflict(
+            f"the model returns {_told(seen)}, where the run's predictions so far are "
+            f"{_told(before.type)}",
+            "Give the run another --run NAME to do it afresh.",
+        )
+
+
+def _fit_together(before: OutputType, seen: OutputType) -> bool:
+    return before.is_single == seen.is_single and all(
+        common_type(before.columns.get(name, kind), kind, wide=False) is not None
+        for name, kind in seen.columns.items()
+    )
+
+
+def _told(type_: OutputType) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in type_.columns.items())
 
 
 def _path(folder: Path, version: int) -> Path:
