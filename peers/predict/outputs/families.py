@@ -16,6 +16,7 @@ NOTHING: Final = "nothing"
 NUMBER: Final = "number"
 UNKNOWN: Final = "unknown"
 _SHOWN: Final = 40
+_SMALLEST_DECIMAL: Final = 128
 
 _NAMES: Final = {
     "boolean": ("a boolean", "booleans"),
@@ -134,7 +135,7 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
         return pa.struct([pa.field(one.name, plain_type(one.type)) for one in kind])
     if types.is_timestamp(kind) and kind.unit == "s":
         return pa.timestamp("ms", kind.tz)
-    if types.is_decimal32(kind) or types.is_decimal64(kind):
+    if types.is_decimal(kind) and kind.bit_width < _SMALLEST_DECIMAL:
         return pa.decimal128(kind.precision, kind.scale)
     return next((plain for check, plain in _PLAIN if check(kind)), kind)
 
