@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from peers.predict import fleet, kinds, models, outputs, record, submission
@@ -45,6 +44,7 @@ def predict(connect: Connect, url: str, request: Request, how: How) -> Summary:
 
     The same request again does only what is missing. Raises PredictError and its kinds.
     """
+    outputs.refuse_sources(request.output, input=request.input, model=request.model)
     plan = prepare(request)
     manifest = plan.manifest
     with connect() as connection:
@@ -70,7 +70,7 @@ def _begin(connection: Connection, plan: Plan, request: Request, how: How) -> Su
     _say_what_is_new(connection, manifest)
     if not request.overwrite:
         outputs.refuse_foreign(manifest)
-    rival = record.rival(connection, manifest, Path(manifest.output))
+    rival = record.rival(connection, manifest)
     if rival is not None:
         raise OutputError(
             f"run {rival} is not over, and writes {manifest.output} too",

@@ -27,6 +27,10 @@ class OutputError(PredictError):
     """An output that exists with other contents, or cannot be written."""
 
 
+class StorageFailed(OutputError):
+    """The folder of a run or its output cannot be written: full, read-only, over quota, denied."""
+
+
 class OutputConflict(OutputError):
     """One that no further attempt mends: other contents, or parts that do not fit together."""
 

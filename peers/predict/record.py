@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -10,11 +11,9 @@ from psycopg.rows import dict_row
 
 from peers.predict import kinds
 from peers.predict.kinds import QUEUE, assemble_key
-from peers.predict.spec import Manifest, parts_folder
+from peers.predict.spec import Manifest, output_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import psycopg
 
     Connection = psycopg.Connection[Any]
@@ -35,14 +34,14 @@ _NAMED: Final = """
     order by t.id desc limit 1
 """
 _RIVALS: Final = """
-    select t.metadata ->> 'run' as run
+    select t.metadata ->> 'run' as run, t.args ->> 'manifest' as manifest
     from peers.task t
     where t.kind = %(kind)s and t.state not in ('completed', 'dead', 'cancelled')
-      and starts_with(t.args ->> 'manifest', %(folder)s) and t.metadata ->> 'run' <> %(run)s
+      and t.metadata ->> 'run' <> %(run)s
       and (t.state <> 'blocked' or exists (
           select from peers.dependency d join peers.task p on p.id = d.parent_id
           where d.child_id = t.id and p.state in ('scheduled', 'ready', 'running')))
-    order by t.id desc limit 1
+    order by t.id desc
 """
 # Of a chunk or a row that was submitted more than once, the last task counts.
 _WORK: Final = """
@@ -146,11 +145,13 @@ def find(connection: Connection, name: str) -> tuple[str, str] | None:
     return (found[0]["manifest"], found[0]["run"]) if found else None
 
 
-def rival(connection: Connection, manifest: Manifest, output: Path) -> str | None:
-    """Another run that is under way, and going to write the same output."""
-    folder = f"{parts_folder(output)}/"
-    found = _rows(connection, _RIVALS, kind=kinds.ASSEMBLE, folder=folder, run=manifest.run)
-    return found[0]["run"] if found else None
+def rival(connection: Connection, manifest: Manifest) -> str | None:
+    """Return another run that is under way and is going to write the same output, by any path."""
+    ours = os.path.realpath(manifest.output)
+    for found in _rows(connection, _RIVALS, kind=kinds.ASSEMBLE, run=manifest.run):
+        if os.path.realpath(output_of(found["manifest"])) == ours:
+            return str(found["run"])
+    return None
 
 
 def tally(connection: Connection, found: Sequence[Turn], of: Sequence[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from peers.predict.outputs.parts import (
     rows_of_part,
     write_part,
 )
+from peers.predict.outputs.sources import refuse_sources
 from peers.predict.outputs.values import Values, read_values, write_values
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "read_part",
     "read_values",
     "refuse_foreign",
+    "refuse_sources",
     "replaced",
     "rows_of_part",
     "write_part",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from peers.predict.errors import OutputConflict, OutputError
-from peers.predict.outputs.durable import replaced
+from peers.predict.outputs.durable import destination, replaced
 from peers.predict.spec import Manifest
 
 RUN_KEY: Final = b"peers.run"
@@ -18,17 +18,24 @@ _RECEIPT: Final = "written.json"
 
 
 def check_output(output: Path) -> None:
-    """Raises OutputError for a place where nothing can be written, and for unknown formats."""
+    """Raise OutputError for a place where nothing can be written, and for unknown formats."""
     if output.suffix.lower() not in _SUFFIXES:
         raise OutputError(
             f"the format of the output {output} is unknown", f"Known are {', '.join(_SUFFIXES)}."
         )
-    if output.is_dir():
+    target = destination(output)
+    if target.is_symlink():
+        raise OutputError(f"the output {output} is a symbolic link that leads to itself")
+    if target.is_dir():
         raise OutputError(f"the output {output} is a folder", "Name a file.")
-    if not output.parent.is_dir():
-        raise OutputError(f"the folder {output.parent} of the output is missing", "Make it first.")
-    if not os.access(output.parent, os.W_OK):
-        raise OutputError(f"the folder {output.parent} cannot be written to", "Correct its rights.")
+    if not target.parent.is_dir():
+        raise OutputError(f"the folder {target.parent} of the output is missing", "Make it first.")
+    for folder in {output.parent, target.parent}:
+        if not os.access(folder, os.W_OK):
+            raise OutputError(
+                f"the folder {folder} of the output cannot be written to",
+                "Correct its access rights.",
+            )
 
 
 def refuse_foreign(manifest: Manifest) -> None:
