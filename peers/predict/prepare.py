@@ -108,6 +108,7 @@ def _manifest(request: Request, run: str, model: Loaded, found: InputRef, chunks
         timeout=request.timeout or (_REMOTE_TIMEOUT if reference.kind == "http" else None),
         asynchronous=model.asynchronous, allow_nan=request.allow_nan, chunks=chunks,
         concurrency=request.concurrency or (_REMOTE_CONCURRENCY if model.asynchronous else None),
+        max_dead=request.max_dead, stop_after_dead=request.stop_after_dead,
     )  # fmt: skip
 
 

@@ -104,6 +104,10 @@ class Manifest:
     allow_nan: bool
     chunks: int
     concurrency: int | None
+    max_dead: str = "0"
+    """How many rows may be dead for exit code 0: see DeadLimit."""
+    stop_after_dead: str | None = None
+    """More dead rows than this stop the run; None: the default."""
 
     @property
     def folder(self) -> Path:

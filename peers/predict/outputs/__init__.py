@@ -2,7 +2,12 @@
 
 from peers.predict.outputs.assembly import Extra, Written, assemble
 from peers.predict.outputs.durable import replaced
-from peers.predict.outputs.ownership import check_output, is_written_by, refuse_foreign
+from peers.predict.outputs.ownership import (
+    RECEIPT_NAME,
+    check_output,
+    is_written_by,
+    refuse_foreign,
+)
 from peers.predict.outputs.parts import (
     annotate_part,
     array_of,
@@ -19,6 +24,7 @@ from peers.predict.outputs.sources import refuse_sources
 from peers.predict.outputs.values import Values, read_values, write_values
 
 __all__ = [
+    "RECEIPT_NAME",
     "Extra",
     "Values",
     "Written",

@@ -1,4 +1,4 @@
-"""Whose an output is: nobody's work is overwritten by mistake."""
+"""Tell whose an output is, so that no other work is overwritten by mistake."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from peers.predict.spec import Manifest
 
 RUN_KEY: Final = b"peers.run"
 _SUFFIXES: Final = (".parquet", ".csv", ".jsonl")
-_RECEIPT: Final = "written.json"
+RECEIPT_NAME: Final = "written.json"
 
 
 def check_output(output: Path) -> None:
@@ -39,36 +39,36 @@ def check_output(output: Path) -> None:
 
 
 def refuse_foreign(manifest: Manifest) -> None:
-    """Raises OutputConflict if the output exists, and is not as this run wrote it."""
+    """Raise OutputConflict if the output exists, and is not as this run wrote it."""
     output = Path(manifest.output)
     if output.exists() and not is_written_by(manifest):
         raise OutputConflict(
             f"{output} exists with other contents than this run's",
-            "Move it away, name another --output, or say --overwrite.",
+            "Move it away, name another --output, or use --overwrite.",
         )
 
 
 def is_written_by(manifest: Manifest) -> bool:
-    """Whether the output is there and is what this run wrote last."""
+    """Return whether the output is there and is what this run wrote last."""
     output = Path(manifest.output)
     receipts = _receipts(manifest)
     return bool(receipts) and output.is_file() and digest_of(output) in receipts
 
 
 def leave_receipt(manifest: Manifest, written: Path) -> None:
-    """Notes what the run is about to put into the place of its output.
+    """Note what the run is about to put in the place of its output.
 
     What is there stays known as well, if it is the run's: it is there until then.
     """
     before = [digest_of(Path(manifest.output))] if is_written_by(manifest) else []
     digests = [*before, digest_of(written)]
-    with replaced(manifest.folder / _RECEIPT) as temporary:
+    with replaced(manifest.folder / RECEIPT_NAME) as temporary:
         temporary.write_text(json.dumps({"digests": digests}), encoding="utf-8")
 
 
 def _receipts(manifest: Manifest) -> list[str]:
     try:
-        text = (manifest.folder / _RECEIPT).read_text(encoding="utf-8")
+        text = (manifest.folder / RECEIPT_NAME).read_text(encoding="utf-8")
         digests: list[str] = json.loads(text)["digests"]
     except (OSError, ValueError, KeyError, TypeError):
         return []  # there is none, or none that we wrote whole
@@ -76,6 +76,6 @@ def _receipts(manifest: Manifest) -> list[str]:
 
 
 def digest_of(path: Path) -> str:
-    """Of the contents."""
+    """Return a digest of the contents."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, hashlib.blake2b).hexdigest()
