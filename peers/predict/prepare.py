@@ -112,6 +112,7 @@ def _manifest(request: Request, run: str, model: Loaded, found: InputRef, chunks
         asynchronous=model.asynchronous, allow_nan=request.allow_nan, chunks=chunks,
         concurrency=request.concurrency or (_REMOTE_CONCURRENCY if model.asynchronous else None),
         columns=request.columns, carry=request.carry,
+        max_dead=request.max_dead, stop_after_dead=request.stop_after_dead,
     )  # fmt: skip
 
 

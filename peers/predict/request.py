@@ -16,6 +16,7 @@ class Request:
     `query`. batch_size: rows in a call of the model. timeout: seconds of such a call. concurrency:
     requests at once to a model that is remote, over all peers. run: a name to find the run by.
     columns: of the model's, none for all. carry: columns of the input that the output has, too.
+    max_dead, stop_after_dead: see DeadLimit.
     """
 
     model: str
@@ -33,3 +34,5 @@ class Request:
     overwrite: bool = False
     columns: tuple[str, ...] = ()
     carry: tuple[str, ...] = ()
+    max_dead: str = "0"
+    stop_after_dead: str | None = None

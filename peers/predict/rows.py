@@ -11,10 +11,11 @@ import pyarrow as pa
 from typing_extensions import TypedDict
 
 from peers import Reject, Retry, current_batch
-from peers.predict import outputs
-from peers.predict.errors import EndpointError, RowError
+from peers.predict import brake, outputs
+from peers.predict.errors import EndpointError, RowError, RunStopped
 from peers.predict.fitness import plain_text
 from peers.predict.isolate import isolate, require_answers
+from peers.predict.shortened import shortened
 from peers.predict.spec import Manifest, load_manifest
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ _SHOWN: Final = 100
 """Characters."""
 _UNWITNESSED_ATTEMPTS: Final = 10
 _LONGEST_WAIT: Final = 60.0
+_LONGEST_ERROR: Final = 4000
+"""Characters: the scheduler keeps only the end of a longer message, without the row's name."""
 
 PredictFor: TypeAlias = Callable[[Manifest, pa.Table], "Awaitable[Predictions]"]
 
@@ -53,9 +56,13 @@ async def run_rows(tasks: Sequence[RowArgs], predict: PredictFor) -> list[Any]:
     order = sorted(range(len(tasks)), key=lambda place: _file_of(tasks[place]))
     for _, places in groupby(order, key=lambda place: _file_of(tasks[place])):
         members = list(places)
+        manifest = load_manifest(tasks[members[0]]["manifest"])
+        if len(tasks) == 1 and attempts[0] >= manifest.max_attempts:
+            brake.begin_last_attempt(manifest, tasks[0]["row"])
         found = await _run_one_file([tasks[place] for place in members], predict)
         for place in members:
             results[place] = _outcome(tasks[place], attempts[place], found)
+        brake.count_rows(manifest, {tasks[place]["row"]: results[place] for place in members})
     return [results[place] for place in range(len(tasks))]
 
 
@@ -82,6 +89,10 @@ async def _run_one_file(tasks: Sequence[RowArgs], predict: PredictFor) -> dict[i
     """By row number: a table with its prediction, or why there is none."""
     manifest = load_manifest(tasks[0]["manifest"])
     named = {task["row"]: _name(task) for task in tasks}
+    try:
+        brake.require_going(manifest)
+    except RunStopped as stop:
+        return {task["row"]: stop for task in tasks}
     found: dict[int, Any] = {
         task["row"]: Reject(f"{_name(task)}: {task['problem']}")  # no attempt finds it otherwise
         for task in tasks
@@ -134,7 +145,7 @@ def _outcome(task: RowArgs, attempt: int, found: Mapping[int, Any]) -> Any:
         return result_of(one)
     if isinstance(one, Reject | Retry):
         return one
-    message = f"{_name(task)}: {type(one).__name__}: {one}"
+    message = f"{_name(task)}: {type(one).__name__}: {shortened(str(one), _LONGEST_ERROR)}"
     # the scheduler's own limit is larger where attempts may end for no fault of the row
     is_last = attempt >= manifest.max_attempts
     error: Exception = Reject(message) if is_last else RowError(message)

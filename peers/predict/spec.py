@@ -17,7 +17,8 @@ DEFAULT_BATCH_SIZE: Final = 256
 DEFAULT_MAX_ATTEMPTS: Final = 3
 MOST_BATCHES: Final = 64
 """In a chunk."""
-_MANIFEST: Final = "manifest.json"
+MANIFEST_NAME: Final = "manifest.json"
+PARTS_SUFFIX: Final = ".parts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,10 @@ class Manifest:
     """Of the model's columns, those that the output has; none: all."""
     carry: tuple[str, ...] = ()
     """Columns of the input that the output has unchanged."""
+    max_dead: str = "0"
+    """How many rows may be dead for exit code 0: see DeadLimit."""
+    stop_after_dead: str | None = None
+    """More dead rows than this stop the run; None: the default."""
 
     @property
     def folder(self) -> Path:
@@ -116,7 +121,7 @@ class Manifest:
     @property
     def path(self) -> Path:
         """The file that holds this manifest."""
-        return self.folder / _MANIFEST
+        return self.folder / MANIFEST_NAME
 
     def to_json(self) -> str:
         """The manifest as JSON text."""
@@ -136,7 +141,12 @@ class Manifest:
 
 def parts_folder(output: Path) -> Path:
     """Where the runs that write `output` keep their parts, one folder each."""
-    return output.with_name(f"{output.name}.parts")
+    return output.with_name(f"{output.name}{PARTS_SUFFIX}")
+
+
+def output_of(manifest: str) -> str:
+    """Return the output of the run whose manifest lies here, also when it is gone."""
+    return str(Path(manifest).parent.parent).removesuffix(PARTS_SUFFIX)
 
 
 def load_manifest(path: str) -> Manifest:

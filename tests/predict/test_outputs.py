@@ -261,7 +261,7 @@ outputs.write_part(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ
     )
     assert done.returncode == 1
-    assert "OutputError" in done.stderr
+    assert "StorageFailed" in done.stderr
     assert "chunk-000009.parquet cannot be written" in done.stderr
     assert sorted(manifest.folder.iterdir()) == before
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 20_000

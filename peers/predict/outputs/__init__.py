@@ -4,7 +4,12 @@ from peers.predict.outputs.agreed import OutputType, start_with
 from peers.predict.outputs.assembly import Extra, Written, assemble
 from peers.predict.outputs.durable import replaced
 from peers.predict.outputs.fitting import Asked, Fitted, fit
-from peers.predict.outputs.ownership import check_output, is_written_by, refuse_foreign
+from peers.predict.outputs.ownership import (
+    RECEIPT_NAME,
+    check_output,
+    is_written_by,
+    refuse_foreign,
+)
 from peers.predict.outputs.parts import (
     annotate_part,
     asked_of,
@@ -17,9 +22,11 @@ from peers.predict.outputs.parts import (
     write_part,
 )
 from peers.predict.outputs.seen import check_carried, type_of
+from peers.predict.outputs.sources import refuse_sources
 from peers.predict.outputs.values import Values, read_values, write_values
 
 __all__ = [
+    "RECEIPT_NAME",
     "Asked",
     "Extra",
     "Fitted",
@@ -40,6 +47,7 @@ __all__ = [
     "read_part",
     "read_values",
     "refuse_foreign",
+    "refuse_sources",
     "replaced",
     "rows_of_part",
     "start_with",
