@@ -33,6 +33,10 @@ class ModelRef:
     method: str | None = None
 
 
+Partition: TypeAlias = "tuple[tuple[str, str | int | None], ...]"
+"""Columns whose one value for a whole file its folders' names say: (("year", 2024), …)."""
+
+
 @dataclass(frozen=True, slots=True)
 class DataFile:
     """A Parquet file as it was when the run was planned."""
@@ -41,6 +45,7 @@ class DataFile:
     size: int
     mtime_ns: int
     rows: int
+    partition: Partition = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +54,14 @@ class InputRef:
 
     The files are the user's own, or a snapshot of a text file or a query in the run's folder.
     `digest`: of what the user named. `arrow_schema`: base64 of a serialized Arrow schema.
+    `categories`: the file that has those of dictionary columns, if there are any.
     """
 
     digest: str
     rows: int
     files: tuple[DataFile, ...]
     arrow_schema: str
+    categories: str | None = None
 
     @property
     def schema(self) -> pa.Schema:
@@ -124,7 +131,10 @@ class Manifest:
         fields: dict[str, Any] = json.loads(text)
         model = ModelRef(**fields.pop("model"))
         source = fields.pop("input")
-        source["files"] = tuple(DataFile(**file) for file in source["files"])
+        source["files"] = tuple(
+            DataFile(**file | {"partition": tuple(map(tuple, file["partition"]))})
+            for file in source["files"]
+        )
         fields["features"] = tuple(fields["features"])
         return cls(model=model, input=InputRef(**source), **fields)
 
