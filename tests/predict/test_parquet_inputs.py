@@ -18,7 +18,7 @@ import pytest
 
 from peers.predict import inputs
 from peers.predict.errors import InputChanged, InputError
-from peers.predict.inputs.schemas import INDEX, NULLS, READER
+from peers.predict.inputs.schemas import GAPS, INDEX, READER
 from peers.predict.spec import Chunk, InputRef, Manifest, ModelRef
 from tests.predict.planned import planned
 
@@ -30,7 +30,7 @@ def frame(table: pa.Table) -> pd.DataFrame:
     found = table.to_pandas()
     for field in table.schema:
         name = field.name
-        if name in found and NULLS in (field.metadata or {}):
+        if name in found and GAPS in (field.metadata or {}):
             if isinstance(found[name].dtype, np.dtype) and found[name].dtype.kind in "iu":
                 found[name] = found[name].astype("float64")
             elif found[name].dtype == bool:
@@ -280,7 +280,7 @@ def test_files_that_differ_have_the_wider_type(
         joined = [table.to_pylist()[0] for table in tables]
         assert [row["x"] for row in joined] == [value.to_pylist()[0] for value in values]
         assert [(row["a"], row["b"]) for row in joined] == [(1, None), (None, 1)]
-        assert NULLS in source.schema.field("a").metadata
+        assert GAPS in source.schema.field("a").metadata
 
 
 @pytest.mark.parametrize(

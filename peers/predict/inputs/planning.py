@@ -12,7 +12,6 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from peers.predict.inputs import query
 from peers.predict.inputs.files import format_of
 from peers.predict.inputs.folders import Part, parts_of
 from peers.predict.inputs.footers import footer_of
@@ -68,6 +67,8 @@ def survey(source: Source, scratch: Path) -> Iterator[Survey]:
         with closing(ParquetSurvey(parts)) as found:
             yield found
         return
+    from peers.predict.inputs import query  # and the driver, which workers never need
+
     rows = scratch / f"query-{uuid4().hex}.parquet"
     try:
         query.snapshot(source.place, source.query, rows, source.id_column)
