@@ -182,6 +182,24 @@ def test_parquet_is_decoded_once_going_forward(
     assert starts == 3
 
 
+def test_memory_does_not_grow_with_what_was_read(tmp_path: Path) -> None:
+    """It holds a chunk, and a piece of each column, however many groups have been read."""
+    path, rows = tmp_path / "rows.parquet", 1 << 19
+    numbers = random.Random(1).randbytes(8 * rows)
+    pq.write_table(
+        pa.table({"x": pa.Array.from_buffers(pa.int64(), rows, [None, pa.py_buffer(numbers)])}),
+        path, row_group_size=rows // 8, use_dictionary=False,
+    )  # fmt: skip
+    source, chunks = planned(path, 1 << 13)
+    before = pa.total_allocated_bytes()
+    held = []
+    for chunk in chunks:
+        inputs.read(source, chunk, ["x"])
+        held.append(pa.total_allocated_bytes() - before)
+    assert len(held) == 64
+    assert max(held) < len(numbers) / 4
+
+
 def three_rows(path: Path) -> tuple[InputRef, Chunk]:
     """An input of three rows, and its only chunk."""
     pq.write_table(pa.table({"x": [1, 2, 3]}), path)

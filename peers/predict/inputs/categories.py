@@ -9,11 +9,11 @@ from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pyarrow.types as kinds
 
 from peers.predict.errors import InputError
 from peers.predict.inputs.files import unchanged
+from peers.predict.inputs.forward import streaming
 from peers.predict.outputs.durable import replaced
 from peers.predict.spec import DataFile
 
@@ -96,7 +96,7 @@ def _batches(files: Sequence[DataFile], names: Sequence[str]) -> Iterator[pa.Rec
     for data in files:
         with unchanged(data):
             try:
-                file = pq.ParquetFile(data.path, buffer_size=1 << 18)
+                file = streaming(data.path)
                 present = [name for name in names if name in file.schema_arrow.names]
                 if present:
                     yield from file.iter_batches(_AT_ONCE, columns=present, use_threads=False)

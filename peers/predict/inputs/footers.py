@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from peers.predict.errors import InputError
 from peers.predict.inputs.files import opened
+from peers.predict.inputs.forward import streaming
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def footer_of(path: Path) -> Footer:
 @lru_cache(maxsize=1 << 16)
 def _footer(path: Path, size: int, mtime_ns: int) -> Footer:
     try:
-        with pq.ParquetFile(path) as file:
+        with streaming(str(path)) as file:
             schema, metadata = file.schema_arrow, file.metadata
             groups = tuple(
                 metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)

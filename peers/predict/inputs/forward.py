@@ -16,6 +16,15 @@ _BUFFER: Final = 1 << 18
 """Bytes that are read at once of each column; else its share of the row group would be held."""
 
 
+def streaming(path: str, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    """Open a file of which only what is being decoded is held in memory.
+
+    By default pyarrow reads ahead, and keeps all that it has read until the file is closed: of 20
+    million rows of eight doubles 1.2 GB.
+    """
+    return pq.ParquetFile(path, metadata=metadata, buffer_size=_BUFFER, pre_buffer=False)
+
+
 class ForwardReader:
     """Rows of a Parquet file, a piece at a time in memory; each is decoded once going forward.
 
@@ -26,7 +35,7 @@ class ForwardReader:
     def __init__(self, path: str, columns: Collection[str]) -> None:
         """Open the file, and read those of the columns that it has."""
         self._path = path
-        file = pq.ParquetFile(path)
+        file = streaming(path)
         self._metadata = file.metadata
         names = set(file.schema_arrow.names)
         self.columns = [name for name in columns if name in names]
@@ -63,7 +72,7 @@ class ForwardReader:
         return self._begin <= first and head <= self._begin + batch.num_rows
 
     def _start(self, first: int, piece: int) -> pa.RecordBatch:
-        file = pq.ParquetFile(self._path, metadata=self._metadata, buffer_size=_BUFFER)
+        file = streaming(self._path, self._metadata)
         group = bisect_right(self._heads, first) - 1
         self._batches = file.iter_batches(
             batch_size=piece,
