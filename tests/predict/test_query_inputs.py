@@ -84,7 +84,11 @@ def test_a_frame_is_that_of_read_sql(url: str, with_others: bool, tmp_path: Path
     for name in ("array", "texts"):  # of which Arrow makes arrays of numpy
         assert table.column(name).to_pylist() == truth.pop(name).to_list()
         table = table.drop_columns([name])
-    pd.testing.assert_frame_equal(frame(table), truth, check_exact=True)
+    found = frame(table)
+    for name, dtype in truth.dtypes.items():
+        if "[ns" in str(dtype):  # pandas 2 has no other unit here
+            found[name] = found[name].astype(dtype)
+    pd.testing.assert_frame_equal(found, truth, check_exact=True)
 
 
 def read_sql(url: str, query: str) -> pd.DataFrame:
