@@ -18,9 +18,11 @@ import pytest
 
 from peers.predict import inputs
 from peers.predict.errors import InputChanged, InputError
-from peers.predict.inputs.schemas import GAPS, INDEX, READER
+from peers.predict.inputs.schemas import INDEX, NULLS, READER
 from peers.predict.spec import Chunk, InputRef, Manifest, ModelRef
+from tests.peers.harness import Stage
 from tests.predict.planned import planned
+from tests.predict.runs import MODELS, predict, results
 
 ROWS = 40
 
@@ -30,7 +32,7 @@ def frame(table: pa.Table) -> pd.DataFrame:
     found = table.to_pandas()
     for field in table.schema:
         name = field.name
-        if name in found and GAPS in (field.metadata or {}):
+        if name in found and NULLS in (field.metadata or {}):
             if isinstance(found[name].dtype, np.dtype) and found[name].dtype.kind in "iu":
                 found[name] = found[name].astype("float64")
             elif found[name].dtype == bool:
@@ -228,6 +230,18 @@ def test_a_partition_without_a_value_is_a_gap(tmp_path: Path) -> None:
     assert rows.to_pylist() == [{"k": 7, "x": 0}, {"k": None, "x": 1}, {"k": None, "x": 2}]
 
 
+def test_a_plan_can_be_made_again_from_its_own_types(tmp_path: Path) -> None:
+    """A run that goes on asks for what it has; its categories are not gathered again."""
+    folder = tmp_path / "data"
+    write_partitions(folder)
+    with inputs.survey(inputs.Source(str(folder)), tmp_path) as survey:
+        source = survey.settle(survey.schema, tmp_path)
+        assert source.categories is not None
+        before = Path(source.categories).stat()
+        assert survey.settle(source.schema, tmp_path) == source
+        assert Path(source.categories).stat() == before
+
+
 def test_a_plan_of_partitions_is_read_from_its_manifest(tmp_path: Path) -> None:
     """By a peer that knows nothing else."""
     folder = tmp_path / "data"
@@ -280,7 +294,7 @@ def test_files_that_differ_have_the_wider_type(
         joined = [table.to_pylist()[0] for table in tables]
         assert [row["x"] for row in joined] == [value.to_pylist()[0] for value in values]
         assert [(row["a"], row["b"]) for row in joined] == [(1, None), (None, 1)]
-        assert GAPS in source.schema.field("a").metadata
+        assert NULLS in source.schema.field("a").metadata
 
 
 @pytest.mark.parametrize(
@@ -481,3 +495,16 @@ def test_pandas_does_not_undo_a_cast(tmp_path: Path) -> None:
     found = inputs.read(source, chunk, ["y", "x"]).table.to_pandas()
     assert [str(dtype) for dtype in found.dtypes] == ["Int64", "float64"]
     assert json.loads(source.schema.metadata[b"pandas"])["index_columns"] == []
+
+
+def test_a_run_over_a_folder(stage: Stage, tmp_path: Path) -> None:
+    """All rows, in the order of the files."""
+    folder = tmp_path / "data"
+    write_partitions(folder)
+    output = tmp_path / "out.parquet"
+    words = ["--model", f"{MODELS}:double", "--input", folder, "--output", output]
+    words += ["--workers", 1, "--batch-size", 3]
+    summary, _ = predict(stage, *words)
+    truth = pd.read_parquet(folder)["x"] * 2
+    assert summary["predicted"] == len(truth)
+    assert results(output) == list(enumerate(truth))

@@ -17,7 +17,7 @@ from peers.predict import inputs
 from peers.predict.errors import InputError
 from peers.predict.inputs import query as queries
 from peers.predict.inputs.query import snapshot
-from peers.predict.inputs.schemas import GAPS, READER
+from peers.predict.inputs.schemas import NULLS, READER
 from tests.predict.test_inputs_hostile import url_of
 from tests.predict.test_parquet_inputs import frame
 
@@ -119,7 +119,7 @@ def test_no_digit_is_lost(url: str, tmp_path: Path) -> None:
         from (values (1), (null), ({2**31 - 1})) v (n)"""
     table = read(url, query, tmp_path, "id")
     assert table.column("n").to_pylist() == [1, None, 2**31 - 1]
-    assert [GAPS in (field.metadata or {}) for field in table.schema] == [False, True, False]
+    assert [NULLS in (field.metadata or {}) for field in table.schema] == [False, True, False]
     assert table.column("whole")[0].as_py() == 2**53 + 1
     assert table.column("id")[0].as_py() == "12345678901234567890.10"
 

@@ -50,6 +50,16 @@ def of_partition(files: Sequence[DataFile], field: pa.Field) -> pa.Array:
     return pa.array(values, field.type.value_type).drop_null().unique()
 
 
+def place(folder: Path, fields: Sequence[pa.Field]) -> str | None:
+    """Return where the categories of these columns are kept already, if they are."""
+    path = folder / CATEGORIES
+    if not fields or not path.exists():
+        return None
+    there = {name: values.type for name, values in kept(str(path)).items()}
+    wanted = {field.name: field.type.value_type for field in fields}
+    return str(path) if wanted.items() <= there.items() else None
+
+
 def keep(categories: dict[str, pa.Array], folder: Path) -> str:
     """Write the categories into the run's folder; the path of the file."""
     path = folder / CATEGORIES
@@ -60,6 +70,7 @@ def keep(categories: dict[str, pa.Array], folder: Path) -> str:
     table = pa.table(columns, names=list(categories))
     with replaced(path) as temporary, pa.ipc.new_file(temporary, table.schema) as writer:
         writer.write_table(table)
+    kept.cache_clear()
     return str(path)
 
 

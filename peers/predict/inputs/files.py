@@ -14,6 +14,8 @@ from peers.predict.spec import DataFile, Partition
 
 InputFormat: TypeAlias = Literal["parquet", "csv", "jsonl"]
 
+SNAPSHOT: Final = "input.parquet"
+"""What a run keeps of a text or a query, in its folder."""
 _PARQUET: Final = b"PAR1"
 _ENCRYPTED: Final = b"PARE"
 _FORMATS: Final[dict[str, InputFormat]] = {

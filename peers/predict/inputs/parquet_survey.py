@@ -16,11 +16,11 @@ from peers.predict.errors import InputChanged, InputError
 from peers.predict.inputs import schemas
 from peers.predict.inputs.casting import check_cast
 from peers.predict.inputs.digests import Digest
+from peers.predict.inputs.files import SNAPSHOT
 from peers.predict.inputs.folders import Part, partitions
 from peers.predict.inputs.footers import Footer, footer_of
 from peers.predict.inputs.reading import PROBLEM
 from peers.predict.inputs.references import reference_of
-from peers.predict.inputs.text_survey import SNAPSHOT
 from peers.predict.spec import DataFile, InputRef
 
 _AT_ONCE: Final = 8

@@ -16,7 +16,6 @@ from peers.predict.inputs.files import format_of
 from peers.predict.inputs.folders import Part, parts_of
 from peers.predict.inputs.footers import footer_of
 from peers.predict.inputs.parquet_survey import ParquetSurvey
-from peers.predict.inputs.text_survey import TextSurvey
 from peers.predict.spec import Chunk, InputRef
 
 
@@ -62,6 +61,8 @@ def survey(source: Source, scratch: Path) -> Iterator[Survey]:
     if source.query is None:
         parts = _parquet(source.place)
         if parts is None:
+            from peers.predict.inputs.text_survey import TextSurvey  # no peer needs it
+
             yield TextSurvey(_path(source.place), source.id_column)
             return
         with closing(ParquetSurvey(parts)) as found:

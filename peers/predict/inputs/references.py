@@ -33,8 +33,8 @@ def reference_of(
 ) -> InputRef:
     """Return the reference of these Parquet files; the categories are kept in `folder`."""
     fields = [field for field in schema if kinds.is_dictionary(field.type)]
-    path = None
-    if fields:
+    path = categories.place(folder, fields)
+    if fields and path is None:
         inside = [field for field in fields if PARTITION not in (field.metadata or {})]
         found = categories.gathered(files, inside, ordered_by_value=ordered_by_value)
         found |= {

@@ -14,7 +14,7 @@ from peers.predict.errors import InputError
 
 INDEX: Final = b"peers.index"
 """Metadata of a field that is an index of pandas: no feature, unless the model names it."""
-GAPS: Final = b"peers.gaps"
+NULLS: Final = b"peers.nulls"
 """Metadata of a field of whole numbers or truth values that has a gap somewhere in the input.
 
 `pandas.read_parquet` of the whole input makes doubles or objects of such a column. A chunk of it
@@ -69,7 +69,7 @@ def marked(schema: pa.Schema, gaps: Collection[str], reader: str) -> pa.Schema:
     for field in schema:
         added = {INDEX: _YES} if field.name in index else {}
         if field.name in gaps:
-            added[GAPS] = _YES
+            added[NULLS] = _YES
         fields.append(_noted(field, added).with_nullable(True))
     return pa.schema(fields, metadata={**(schema.metadata or {}), READER: reader.encode()})
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from peers.predict.errors import InputChanged, InputError
 from peers.predict.inputs import text
 from peers.predict.inputs.digests import digest_of
-from peers.predict.inputs.files import format_of, opened
+from peers.predict.inputs.files import SNAPSHOT, format_of, opened
 from peers.predict.inputs.json_columns import AS_JSON, JSON
 from peers.predict.inputs.reading import PROBLEM
 from peers.predict.inputs.records import BOM, Span, TextFormat, records
@@ -23,8 +23,6 @@ from peers.predict.inputs.typed_values import ARROW
 from peers.predict.outputs.durable import replaced
 from peers.predict.spec import InputRef
 
-SNAPSHOT: Final = "input.parquet"
-"""In the run's folder."""
 _AT_ONCE: Final = 10_000
 """Rows that are converted together, and of a row group."""
 
