@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import json
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -218,6 +219,42 @@ def test_patterns_name_files_and_folders(tmp_path: Path) -> None:
     assert [Path(file.path).name for file in source.files] == ["part-2.parquet"] * 2
 
 
+def test_partitions_that_pandas_wrote(tmp_path: Path) -> None:
+    """Its notes on columns are kept, those on the partition's too."""
+    written = pd.DataFrame(
+        {
+            "kind": ["b", "a", "b", "c"],
+            "n": pd.array([1, None, 3, 4], "Int64"),
+            "period": pd.period_range("2024-01", periods=4, freq="M"),
+            "span": pd.interval_range(0, 4),
+        }
+    )
+    written.to_parquet(tmp_path / "data", partition_cols=["kind"])
+    assert_reads_as_pandas(tmp_path / "data", 1, pd.read_parquet(tmp_path / "data"))
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    """A folder that leads back to itself is no endless one."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "elsewhere.parquet")
+    (folder / "a.parquet").symlink_to(tmp_path / "elsewhere.parquet")
+    (folder / "again").symlink_to(folder)
+    assert planned(folder, 1)[0].rows == 1
+
+
+def test_what_can_be_read_once_only_is_refused(tmp_path: Path) -> None:
+    """Before it is waited for; and what lies elsewhere is told so."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="is no file"):
+        planned(tmp_path / "pipe", 1)
+    with (
+        pytest.raises(InputError, match="is no file on a path of this machine"),
+        inputs.survey(inputs.Source("s3://bucket/rows.parquet"), tmp_path),
+    ):
+        pass
+
+
 def test_a_partition_without_a_value_is_a_gap(tmp_path: Path) -> None:
     """Which Hive spells out, and a file beside the folders has, too."""
     folder = tmp_path / "data"
@@ -273,6 +310,11 @@ def write_two(folder: Path, one: Any, other: Any) -> None:
         (pa.array(["a"]), pa.array(["b"], pa.large_string()), "large_string"),
         (pa.nulls(1), pa.array(["b"]), "string"),
         (pa.array(["a"]), pa.array(["b"]).dictionary_encode(), "string"),
+        (
+            pa.array(["a"]).dictionary_encode(),
+            pa.array(["b"], pa.dictionary(pa.int8(), pa.string())),
+            "dictionary<values=string, indices=int32, ordered=0>",
+        ),
         (pa.array([[1]], pa.list_(pa.int8())), pa.array([[2]]), "list<element: int64>"),
         (
             pa.array([dt.datetime(2024, 1, 1)], pa.timestamp("us")),  # noqa: DTZ001

@@ -56,31 +56,31 @@ def _footer(path: Path, size: int, mtime_ns: int) -> Footer:
             groups = tuple(
                 metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)
             )
-            gaps = frozenset(name for name in _may_change(file) if _has_gap(file, name))
+            gaps = frozenset(_with_gaps(file))
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is no Parquet file that can be read: {error}") from error
     return Footer(schema, size, mtime_ns, groups, gaps)
 
 
-def _may_change(file: pq.ParquetFile) -> Iterator[str]:
+def _with_gaps(file: pq.ParquetFile) -> Iterator[str]:
+    """The columns of whole numbers and truth values in which a value is missing."""
+    columns = {
+        column.path: place
+        for place, column in enumerate(file.schema)
+        if not column.max_repetition_level
+    }
     for field in file.schema_arrow:
-        if pa.types.is_integer(field.type) or pa.types.is_boolean(field.type):
+        may_change = pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)
+        place = columns.get(field.name) if may_change else None
+        if place is not None and _has_gap(file, field.name, place):
             yield field.name
 
 
-def _has_gap(file: pq.ParquetFile, name: str) -> bool:
-    metadata = file.metadata
-    place = next(
-        (
-            place
-            for place, column in enumerate(file.schema)
-            if column.path == name and not column.max_repetition_level
-        ),
-        None,
-    )
-    if place is None or file.schema.column(place).max_definition_level == 0:
+def _has_gap(file: pq.ParquetFile, name: str, place: int) -> bool:
+    if not file.schema.column(place).max_definition_level:
         return False
-    counts = [_null_count(metadata, group, place) for group in range(metadata.num_row_groups)]
+    groups = range(file.metadata.num_row_groups)
+    counts = [_null_count(file.metadata, group, place) for group in groups]
     if any(counts):
         return True
     if None not in counts:

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 
+from peers.predict.errors import InputError
 from peers.predict.inputs.files import format_of
 from peers.predict.inputs.folders import Part, parts_of
 from peers.predict.inputs.footers import footer_of
@@ -109,6 +110,15 @@ def _parquet(place: str) -> list[Part] | None:
     parts = parts_of(place)
     if parts is None:
         path = _path(place)
+        if path.exists() and not path.is_file():
+            raise InputError(
+                f"the input {place} is no file", "Peers read it again and again: write one first."
+            )
+        if "://" in place and not path.exists():
+            raise InputError(
+                f"the input {place.partition('://')[0]}://… is no file on a path of this machine",
+                "Copy it to one that all hosts of the peers share, or mount it there.",
+            )
         parts = [Part(path)] if format_of(path) == "parquet" else None
     return parts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -123,7 +124,7 @@ def _index_columns(metadata: Mapping[bytes, bytes] | None) -> set[str]:
 
 def _check_names(path: Path, schema: pa.Schema, partition: Mapping[str, pa.Array]) -> None:
     names = schema.names
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise InputError(
             f"the input {path} names {', '.join(twice)} twice",
@@ -144,6 +145,9 @@ def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     if kinds.is_dictionary(one) != kinds.is_dictionary(other):
         plain = one.value_type if kinds.is_dictionary(one) else one
         return _wider(plain, other.value_type if kinds.is_dictionary(other) else other)
+    if kinds.is_dictionary(one):
+        values = _wider(one.value_type, other.value_type)
+        return values and pa.dictionary(pa.int32(), values, one.ordered and other.ordered)
     if _is_number(one) and _is_number(other) and kinds.is_integer(one) != kinds.is_integer(other):
         return pa.float64()
     if not any(is_kind(one) and is_kind(other) for is_kind in _KINDS):
@@ -172,7 +176,7 @@ def _is_bytes(type_: pa.DataType) -> bool:
 _KINDS: Final = (
     kinds.is_integer, kinds.is_floating, kinds.is_decimal, _is_text, _is_bytes,
     kinds.is_timestamp, kinds.is_time, kinds.is_date, kinds.is_duration,
-    kinds.is_dictionary, kinds.is_list, kinds.is_large_list, kinds.is_struct,
+    kinds.is_list, kinds.is_large_list, kinds.is_struct,
 )  # fmt: skip
 
 
