@@ -47,6 +47,10 @@ class DataFile:
     rows: int
     partition: Partition = ()
 
+    def __post_init__(self) -> None:
+        """JSON gives lists, and a file must have a hash."""
+        object.__setattr__(self, "partition", tuple(map(tuple, self.partition)))
+
 
 @dataclass(frozen=True, slots=True)
 class InputRef:
@@ -131,10 +135,7 @@ class Manifest:
         fields: dict[str, Any] = json.loads(text)
         model = ModelRef(**fields.pop("model"))
         source = fields.pop("input")
-        source["files"] = tuple(
-            DataFile(**file | {"partition": tuple(map(tuple, file["partition"]))})
-            for file in source["files"]
-        )
+        source["files"] = tuple(DataFile(**file) for file in source["files"])
         fields["features"] = tuple(fields["features"])
         return cls(model=model, input=InputRef(**source), **fields)
 
