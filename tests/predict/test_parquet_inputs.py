@@ -156,8 +156,27 @@ def test_an_index_of_pandas_says_so(index: Any, name: str, tmp_path: Path) -> No
     assert list(table.to_pandas().columns) == ["x", name]
 
 
-def test_categories_are_those_of_the_whole_input(tmp_path: Path) -> None:
-    """In the order in which pandas joins them, although they are more than a dictionary page."""
+@pytest.mark.parametrize("size", [1, 4, 1000])
+def test_categories_are_those_of_the_whole_input(size: int, tmp_path: Path) -> None:
+    """Row groups have their own, with some that no row has; pandas joins them in this order."""
+    path = tmp_path / "rows.parquet"
+    type_ = pa.dictionary(pa.int8(), pa.string())
+    with pq.ParquetWriter(path, pa.schema([("c", type_)])) as writer:
+        for words in (["y", "unused", "x"], ["q", "x"], [], ["x", "y", "a"]):
+            places = pa.array([None, *range(len(words))] if words else [0], pa.int8())
+            column = pa.DictionaryArray.from_arrays(places, words or ["z"])
+            writer.write_table(pa.table({"c": column.filter(pa.array(_but_unused(column)))}))
+    truth = pd.read_parquet(path)
+    assert list(truth["c"].cat.categories) == ["y", "unused", "x", "q", "z", "a"]
+    assert_reads_as_pandas(path, size, truth)
+
+
+def _but_unused(column: pa.Array) -> list[bool]:
+    return [value != "unused" for value in column.to_pylist()]
+
+
+def test_more_categories_than_a_dictionary_page_has(tmp_path: Path) -> None:
+    """What comes behind them is written as plain texts, and has its category all the same."""
     words = [f"{n * 7919 % 60_000:06}" + "w" * 30 for n in range(120_000)]
     path = tmp_path / "rows.parquet"
     table = pa.table({"c": pa.array(words).dictionary_encode(), "n": range(len(words))})
@@ -442,14 +461,19 @@ def test_a_file_of_several_that_changes_is_noticed(how: str, tmp_path: Path) -> 
 def test_the_digest_is_of_all_contents_and_partitions(tmp_path: Path) -> None:
     """Whatever changes a row changes it; when the files were written does not."""
     folder = tmp_path / "data"
-    write_partitions(folder)
-    before = planned(folder, 10)[0].digest
-    one = folder / "year=2023" / "kind=c" / "part-2.parquet"
-    content = one.read_bytes()
-    one.write_bytes(content)
-    assert planned(folder, 10)[0].digest == before
-    one.rename(folder / "year=2024" / "kind=1" / "part-3.parquet")
-    assert planned(folder, 10)[0].digest != before
+    (folder / "k=1").mkdir(parents=True)
+    one = folder / "k=1" / "a.parquet"
+    pq.write_table(pa.table({"x": [1.0]}), one)
+    found = [planned(folder, 10)[0].digest]
+    one.write_bytes(one.read_bytes())
+    assert planned(folder, 10)[0].digest == found[0]
+    pq.write_table(pa.table({"x": [2.0]}), one)
+    found.append(planned(folder, 10)[0].digest)
+    (folder / "k=1").rename(folder / "k=2")
+    found.append(planned(folder, 10)[0].digest)
+    pq.write_table(pa.table({"x": [3.0]}), folder / "k=2" / "b.parquet")
+    found.append(planned(folder, 10)[0].digest)
+    assert len(set(found)) == len(found)
 
 
 def settled(path: Path, **types: pa.DataType) -> tuple[InputRef, list[Chunk]]:
