@@ -8,6 +8,7 @@ import json
 import os
 import random
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pytest
 from peers.predict import inputs
 from peers.predict.errors import InputChanged, InputError
 from peers.predict.inputs.schemas import INDEX, NULLS, READER
-from peers.predict.spec import Chunk, InputRef, Manifest, ModelRef
+from peers.predict.spec import Chunk, DataFile, InputRef
 from tests.peers.harness import Stage
 from tests.predict.planned import planned
 from tests.predict.runs import MODELS, predict, results
@@ -298,16 +299,13 @@ def test_a_plan_can_be_made_again_from_its_own_types(tmp_path: Path) -> None:
         assert Path(source.categories).stat() == before
 
 
-def test_a_plan_of_partitions_is_read_from_its_manifest(tmp_path: Path) -> None:
+def test_a_plan_of_partitions_goes_through_json(tmp_path: Path) -> None:
     """By a peer that knows nothing else."""
     folder = tmp_path / "data"
     write_partitions(folder)
     source, [chunk] = planned(folder, 100)
-    manifest = Manifest(
-        "r", None, ModelRef("onnx", "m", ""), source, "", None, (), str(tmp_path / "o"), 1, 1, None,
-        asynchronous=False, allow_nan=False, chunks=1, concurrency=None,
-    )  # fmt: skip
-    again = Manifest.from_json(manifest.to_json()).input
+    fields = json.loads(json.dumps(asdict(source)))
+    again = InputRef(**fields | {"files": tuple(DataFile(**file) for file in fields["files"])})
     assert again == source
     columns = ["x", "year", "kind", "c"]
     assert inputs.read(again, chunk, columns).table == inputs.read(source, chunk, columns).table
