@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from peers.predict.errors import InputError
 from peers.predict.inputs.files import format_of
-from peers.predict.inputs.folders import Part, parts_of
+from peers.predict.inputs.folders import Part, parts_of, require_outside
 from peers.predict.inputs.footers import footer_of
 from peers.predict.inputs.parquet_survey import ParquetSurvey
 from peers.predict.spec import Chunk, InputRef
@@ -60,7 +60,7 @@ def survey(source: Source, scratch: Path) -> Iterator[Survey]:
     Raises InputError.
     """
     if source.query is None:
-        parts = _parquet(source.place)
+        parts = _parquet(source.place, scratch)
         if parts is None:
             from peers.predict.inputs.text_survey import TextSurvey  # no peer needs it
 
@@ -105,10 +105,12 @@ def chunks(source: InputRef, size: int) -> list[Chunk]:
     return found
 
 
-def _parquet(place: str) -> list[Part] | None:
+def _parquet(place: str, scratch: Path) -> list[Part] | None:
     """The files of a Parquet input; None if it is of another format."""
     parts = parts_of(place)
-    if parts is None:
+    if parts is not None:
+        require_outside(place, scratch)
+    else:
         path = _path(place)
         if path.exists() and not path.is_file():
             raise InputError(
