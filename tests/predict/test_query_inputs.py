@@ -18,8 +18,8 @@ from peers.predict.errors import InputError
 from peers.predict.inputs import query as queries
 from peers.predict.inputs.query import snapshot
 from peers.predict.inputs.schemas import NULLS, READER
+from tests.predict.as_pandas import frame
 from tests.predict.test_inputs_hostile import url_of
-from tests.predict.test_parquet_inputs import frame
 
 TYPES = """
     create type mood as enum ('sad', 'glad');
