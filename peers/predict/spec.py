@@ -34,6 +34,10 @@ class ModelRef:
     method: str | None = None
 
 
+Partition: TypeAlias = "tuple[tuple[str, str | int | None], ...]"
+"""Columns whose one value for a whole file its folders' names say: (("year", 2024), …)."""
+
+
 @dataclass(frozen=True, slots=True)
 class DataFile:
     """A Parquet file as it was when the run was planned."""
@@ -42,6 +46,11 @@ class DataFile:
     size: int
     mtime_ns: int
     rows: int
+    partition: Partition = ()
+
+    def __post_init__(self) -> None:
+        """JSON gives lists, and a file must have a hash."""
+        object.__setattr__(self, "partition", tuple(map(tuple, self.partition)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +59,14 @@ class InputRef:
 
     The files are the user's own, or a snapshot of a text file or a query in the run's folder.
     `digest`: of what the user named. `arrow_schema`: base64 of a serialized Arrow schema.
+    `categories`: the file that has those of dictionary columns, if there are any.
     """
 
     digest: str
     rows: int
     files: tuple[DataFile, ...]
     arrow_schema: str
+    categories: str | None = None
 
     @property
     def schema(self) -> pa.Schema:
