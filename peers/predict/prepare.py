@@ -20,13 +20,14 @@ from peers.predict.inputs.reading import PROBLEM
 from peers.predict.request import Request
 from peers.predict.sizes import (
     REMOTE_BATCH_SIZE,
+    Measured,
     batch_rows,
     chunk_rows,
     remote_chunk_rows,
     sample_rows,
 )
 from peers.predict.spec import (
-    MANIFEST,
+    MANIFEST_NAME,
     Chunk,
     InputRef,
     Manifest,
@@ -65,17 +66,20 @@ def prepare(request: Request) -> Plan:
     ):
         reference = candidate.reference()
         _check_id_column(request, survey.schema.names)
+        has_id = request.id_column is not None
+        outputs.check_carried(request.carry, survey.schema.names, has_id=has_id)
         run = _run_id(request, output, reference, survey.digest)
         folder = parts_folder(output) / run
-        before = _before(folder)
         is_new = not folder.exists()
         try:
             make_folder(folder)
-            if before is None:
-                manifest = _tried(request, run, candidate, survey, folder)
-            else:  # this model has been tried with this input
-                found = survey.settle(_decided(before.input.schema), folder)
-                manifest = _asked(replace(before, input=found), request)
+            manifest = _planned(request, run, candidate.loaded(), survey, folder)
+            ends = inputs.chunks(manifest.input, sample_rows(len(manifest.input.schema)))
+            tried = candidate.try_out(manifest, [ends[0], *ends[1:][-1:]])
+            outputs.start_with(folder, tried.output)
+            manifest = replace(manifest, features=tried.features)
+            if not manifest.chunks:
+                manifest = _sized(manifest, candidate.measured(manifest), request.batch_size)
         except BaseException:
             if is_new:  # nothing was submitted: leave nothing behind
                 shutil.rmtree(folder, ignore_errors=True)
@@ -87,7 +91,7 @@ def prepare(request: Request) -> Plan:
 def _before(folder: Path) -> Manifest | None:
     """Return the plan that the same command has made before: its chunks stay as they are."""
     try:
-        return load_manifest(str(folder / MANIFEST))
+        return load_manifest(str(folder / MANIFEST_NAME))
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -97,27 +101,30 @@ def _decided(schema: pa.Schema) -> pa.Schema:
     return pa.schema([field for field in schema if field.name != PROBLEM], schema.metadata)
 
 
-def _tried(
-    request: Request, run: str, candidate: Candidate, survey: inputs.Survey, folder: Path
+def _planned(
+    request: Request, run: str, model: Loaded, survey: inputs.Survey, folder: Path
 ) -> Manifest:
-    """Return the plan of a new run, whose model has predicted a few rows."""
-    model = candidate.loaded()
-    found = survey.settle(survey.schema, folder)
-    manifest = _asked(_manifest(request, run, model, found), request)
-    ends = inputs.chunks(found, sample_rows(len(found.schema)))
-    features = candidate.try_out(manifest, [ends[0], *ends[1:][-1:]])
-    manifest = replace(manifest, features=features)
-    measured = candidate.measured(manifest)
-    if model.asynchronous:
-        batch, size = manifest.batch_size, remote_chunk_rows(found.rows, manifest.batch_size)
+    """Return the plan: that of the same command before, or a new one without chunks as yet."""
+    before = _before(folder)
+    if before is None:
+        return _asked(_manifest(request, run, model, survey.settle(survey.schema, folder)), request)
+    found = survey.settle(_decided(before.input.schema), folder)
+    return _asked(replace(before, input=found), request)
+
+
+def _sized(manifest: Manifest, measured: Measured | None, batch_size: int | None) -> Manifest:
+    """Return the plan with its chunks and batches; `batch_size`: what the user bounds them to."""
+    rows = manifest.input.rows
+    if manifest.asynchronous:
+        batch, size = manifest.batch_size, remote_chunk_rows(rows, manifest.batch_size)
     else:
-        batch = batch_rows(measured, request.batch_size)
-        size = chunk_rows(found.rows, measured, request.batch_size)
+        batch = batch_rows(measured, batch_size)
+        size = chunk_rows(rows, measured, batch_size)
     return replace(
         manifest,
         batch_size=batch,
         chunk_rows=size,
-        chunks=len(inputs.chunks(found, size)),
+        chunks=len(inputs.chunks(manifest.input, size)),
         rows_per_second=None if measured is None else round(measured.rows_per_second, 1),
         call_seconds=None if measured is None else round(measured.call_seconds, 3),
     )
@@ -148,10 +155,12 @@ def _manifest(request: Request, run: str, model: Loaded, found: InputRef) -> Man
     return Manifest(
         run=run, name=request.run, model=reference, input=found, source=place,
         id_column=request.id_column, features=(), output=str(request.output.absolute()),
-        batch_size=REMOTE_BATCH_SIZE, chunk_rows=found.rows, chunks=1, rows_per_second=None,
+        batch_size=REMOTE_BATCH_SIZE, chunk_rows=found.rows, chunks=0, rows_per_second=None,
         call_seconds=None,
         max_attempts=request.max_attempts, timeout=None, asynchronous=model.asynchronous,
         allow_nan=request.allow_nan, concurrency=None,
+        columns=request.columns, carry=request.carry,
+        max_dead=request.max_dead, stop_after_dead=request.stop_after_dead,
     )  # fmt: skip
 
 
@@ -164,6 +173,8 @@ def _asked(manifest: Manifest, request: Request) -> Manifest:
         max_attempts=request.max_attempts,
         timeout=request.timeout or (_REMOTE_TIMEOUT if is_remote else None),
         concurrency=request.concurrency or (_REMOTE_CONCURRENCY if waits else None),
+        max_dead=request.max_dead,
+        stop_after_dead=request.stop_after_dead,
     )
 
 
@@ -171,7 +182,7 @@ def _run_id(request: Request, output: Path, model: ModelRef, digest: str) -> str
     """The same for the same work: then what is done already is found."""
     identity = [
         asdict(model), digest, str(output), request.query, request.id_column,
-        request.allow_nan, request.run,
+        request.allow_nan, request.run, request.columns, request.carry,
     ]  # fmt: skip
     text = json.dumps(identity, sort_keys=True).encode()
     return hashlib.blake2b(text, digest_size=_RUN_ID_BYTES).hexdigest()

@@ -15,7 +15,8 @@ class Request:
     `model`: a file, `module:callable` or a URL. `input`: a file, or the URL of a Postgres for
     `query`. batch_size: the most rows in a call of the model. timeout: seconds of such a call.
     concurrency: requests at once to a model that is remote, over all peers. run: a name to find the
-    run by.
+    run by. columns: of the model's, none for all. carry: columns of the input that the output has,
+    too. max_dead, stop_after_dead: see DeadLimit.
     """
 
     model: str
@@ -31,3 +32,7 @@ class Request:
     allow_nan: bool = False
     concurrency: int | None = None
     overwrite: bool = False
+    columns: tuple[str, ...] = ()
+    carry: tuple[str, ...] = ()
+    max_dead: str = "0"
+    stop_after_dead: str | None = None
