@@ -75,7 +75,7 @@ def test_a_row_that_kills_its_worker_takes_few_along_from_a_large_batch(
     """Batches are as large as time allows; only some rows around it get tasks of their own."""
     source, output = numbers(tmp_path, {40_000: -2}, rows=60_000), tmp_path / "out.parquet"
     words = ["--model", f"{MODELS}:double", "--input", source, "--output", output]
-    words += ["--id-column", "id", "--workers", 1, "--max-attempts", 1, "--batch-wait", 0]
+    words += ["--id-column", "id", "--workers", 1, "--max-attempts", 1, "--max-dead", 1]
     summary, _ = predict(stage, *words)
     assert (summary["predicted"], summary["dead"], summary["missing"]) == (59_999, 1, 0)
     assert results(output) == [(row, row * 2.0) for row in range(60_000) if row != 40_000]
