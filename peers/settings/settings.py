@@ -102,6 +102,9 @@ class Settings(BaseSettings):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = (
         Field("info", description="the lowest level that is logged")
     )
+    preload: bool = Field(
+        True, description="import the app once and fork the workers (off: each imports it itself)"
+    )
     worker_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None,
         description="threads of BLAS and OpenMP in a worker (default: cores divided by slots)",
