@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from peers import events
 from peers.db import Backoff
 from peers.frames import Broken
+from peers.workers.environment import Environment
 from peers.workers.fork_server import Asked, ForkServer, adopt_orphans
 from peers.workers.missing import Purpose
 from peers.workers.orphans import OrphanKiller
@@ -43,16 +44,18 @@ class Preload:
     """The fork servers of a peer. `enabled`: False when workers import the app themselves."""
 
     def __init__(
-        self, app: str, log: tuple[str, str], selector: selectors.BaseSelector,
-        orphans: OrphanKiller, owner: Owner, *, enabled: bool,
+        self, app: str, log: tuple[str, str], environment: Environment,
+        selector: selectors.BaseSelector, orphans: OrphanKiller, owner: Owner, *, enabled: bool,
     ) -> None:  # fmt: skip
         self.enabled = enabled
         self._app = app
         self._log = log
+        self._environment = environment
         self._selector = selector
         self._orphans = orphans
         self._owner = owner
-        self._servers: dict[tuple[tuple[str, str], ...], ForkServer] = {}
+        self._servers: dict[str | None, ForkServer] = {}
+        """By the GPU that their workers have."""
         self._again_at = 0.0
         self._backoff = Backoff(base=_SHORTEST_WAIT, cap=_LONGEST_WAIT)
 
@@ -61,19 +64,20 @@ class Preload:
         """The workers that were asked for and are not there yet."""
         return [asked for server in self._servers.values() for asked in server.asked]
 
-    def ask(self, slot: int, purpose: Purpose, environment: dict[str, str]) -> bool:
+    def ask(self, slot: int, purpose: Purpose) -> bool:
         """Ask for a worker; False: it has to be started otherwise. Raises `OSError`."""
         if not self.enabled:
             return False
-        which = tuple(sorted(environment.items()))
-        if which not in self._servers:
+        gpu = self._environment.gpu(slot)
+        if gpu not in self._servers:
             if time.monotonic() < self._again_at:
                 return False
+            environment = self._environment.of_slot(slot)
             server = ForkServer(self._app, self._log, environment, self._selector, self)
             self._orphans.began(server.pid)
-            self._servers[which] = server
-        self._servers[which].ask(slot, purpose)
-        self._servers[which].send()
+            self._servers[gpu] = server
+        self._servers[gpu].ask(slot, purpose)
+        self._servers[gpu].send()
         return True
 
     def watch(self, now: float) -> None:
@@ -125,7 +129,7 @@ class Preload:
             self._owner.importer_died()
 
     def _close(self, server: ForkServer) -> None:
-        self._servers = {which: one for which, one in self._servers.items() if one is not server}
+        self._servers = {gpu: one for gpu, one in self._servers.items() if one is not server}
         server.close()
         self._orphans.ended(server.pid)
         self._rest()

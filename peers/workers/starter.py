@@ -61,7 +61,7 @@ class Starter:
         self._orphans = orphans
         self._hooks = hooks
         self._backoff = Backoff(base=_SHORTEST_WAIT, cap=_LONGEST_WAIT)
-        self._preload = Preload(app, log, selector, orphans, self, enabled=preload)
+        self._preload = Preload(app, log, environment, selector, orphans, self, enabled=preload)
 
     @property
     def asked(self) -> list[Purpose]:
@@ -85,9 +85,9 @@ class Starter:
         taken = {worker.slot for worker in self._workers}
         taken.update(asked.slot for asked in self._preload.asked)
         slot = next(number for number in itertools.count() if number not in taken)
-        environment = self._environment.of_slot(slot)
         self._orphans.ensure()
-        if not self._preload.ask(slot, purpose, environment):
+        if not self._preload.ask(slot, purpose):
+            environment = self._environment.of_slot(slot)
             process = WorkerProcess.start(self._app, self._log, environment)
             self._take_in(Worker(process, slot, purpose))
 
