@@ -4,6 +4,8 @@ It imports the app once, and then forks a worker for each request of the peer: a
 inherited socket) with the worker's own socket and page. A worker is forked twice, so that its
 parent is the peer, who is to learn how it ends: the process between the two ends at once, and the
 kernel hands its child to the peer, which is a subreaper at that moment. PARENT is the peer's pid.
+
+Where a fork would not work, this process itself becomes the one worker that it is asked for.
 """
 
 from __future__ import annotations
@@ -46,16 +48,19 @@ def main(control_fd: int, parent: int, app: str) -> None:
         return
     logs.pause()
     reason = why_not(before)
-    if reason is not None:
+    if reason is None:
+        _say(control, Preloaded())
+        request = _fork_workers(control)
+        if request is not None:
+            die_with(parent)
+            _reseed()
+    else:
         _say(control, Unforkable(reason))
-        return
-    _say(control, Preloaded())
-    request = _fork_workers(control)
+        request = _receive(control)
+        control.close()
     if request is not None:
-        die_with(parent)
         rename("-m", "peers.worker", app)
         logs.resume()
-        _reseed()
         work(Channel(socket.socket(fileno=request.socket)), request.page)
 
 
@@ -64,19 +69,22 @@ def _fork_workers(control: socket.socket) -> _Request | None:
 
     None: in the fork server itself, when the peer is gone.
     """
-    while True:
-        data, fds, _, _ = socket.recv_fds(control, 1, 2)
-        if not data:
-            return None
+    while (request := _receive(control)) is not None:
         sys.stdout.flush()  # what the app has printed is printed once
         sys.stderr.flush()
-        request = _Request(*fds)
         answer = _fork(control)
         if answer is None:
             return request
-        for fd in fds:
+        for fd in request:
             os.close(fd)
         _say(control, answer)
+    return None
+
+
+def _receive(control: socket.socket) -> _Request | None:
+    """Wait for a request; None: the peer is gone, or wants no more."""
+    data, fds, _, _ = socket.recv_fds(control, 1, 2)
+    return _Request(*fds) if data else None
 
 
 def _fork(control: socket.socket) -> Forked | NotForked | None:

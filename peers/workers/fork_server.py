@@ -63,7 +63,7 @@ class Owner(Protocol):
         """The app cannot be imported; the server ends."""
 
     def unforkable(self, server: ForkServer, reason: str) -> None:
-        """Workers have to import the app themselves; the server ends."""
+        """Workers have to import the app themselves; the server can become one, or end."""
 
     def lost(self, server: ForkServer, reason: str) -> None:
         """The server is dead, or was given up. Nobody has what was `asked` of it."""
@@ -148,21 +148,38 @@ class ForkServer:
 
         A worker that it has forked without telling finds its socket closed, and ends.
         """
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._let_go()
+        return self._process.wait()
+
+    def become_worker(self) -> tuple[Asked, WorkerProcess]:
+        """Make the worker of this process that was asked for first, so that its import counts.
+
+        Raises `OSError`; then it is still to be closed.
+        """
+        ends = self._send()
+        try:
+            process = WorkerProcess(ends, self.pid, self._process)
+        except OSError:
+            ends.close_ours()
+            raise
+        asked = self.asked.popleft()
+        self._let_go()
+        return asked, process
+
+    def _let_go(self) -> None:
         for registered in (self._socket, self._pidfd):
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(registered)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        code = self._process.wait()
         self._socket.close()
         if self._pidfd >= 0:
             os.close(self._pidfd)
-        self._closed = True
         for asked in self.asked:
             if asked.ends is not None:
                 asked.ends.close_ours()
         self.asked.clear()
-        return code
+        self._closed = True
 
     def _send(self) -> Ends:
         ends = Ends()

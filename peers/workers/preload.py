@@ -114,9 +114,16 @@ class Preload:
 
     def unforkable(self, server: ForkServer, reason: str) -> None:
         """A fork would not work as the app is: that does not change in the life of this peer."""
+        if self.enabled:
+            events.app_not_preloaded(reason=reason)
         self.enabled = False
-        events.app_not_preloaded(reason=reason)
-        self._close(server)
+        try:
+            asked, process = server.become_worker()
+        except OSError:  # no room for it: another is started later
+            self._close(server)
+            return
+        self._forget(server)
+        self._owner.forked(asked, process)
 
     def lost(self, server: ForkServer, reason: str) -> None:
         """One is dead, or as good as dead."""
@@ -129,9 +136,12 @@ class Preload:
             self._owner.importer_died()
 
     def _close(self, server: ForkServer) -> None:
-        self._servers = {gpu: one for gpu, one in self._servers.items() if one is not server}
         server.close()
         self._orphans.ended(server.pid)
+        self._forget(server)
+
+    def _forget(self, server: ForkServer) -> None:
+        self._servers = {gpu: one for gpu, one in self._servers.items() if one is not server}
         self._rest()
 
     def _rest(self) -> None:
