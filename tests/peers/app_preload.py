@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import numpy.random
 
 from peers import current_task, task
 from tests.peers.ledger import recorded
@@ -70,7 +70,7 @@ def who(gate: str) -> dict[str, Any]:
             "parent": os.getppid(),
             "session": os.getsid(0),
             "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"),
-            "random": [random.random(), float(np.random.random())],
+            "random": [random.random(), float(numpy.random.random())],
             "beats": _beats - before,
             "sockets": sum("socket:" in what for what in opened),
             "pages": sum("peers-page" in what for what in opened),

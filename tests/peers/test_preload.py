@@ -107,13 +107,17 @@ def test_workers_outlive_their_fork_server(stage: Stage) -> None:
 
 @pytest.mark.parametrize("stopped", [False, True])
 def test_nothing_is_left_of_a_peer_that_is_killed(stage: Stage, stopped: bool) -> None:
-    """Neither its workers nor its fork server, also when that one stands still."""
+    """Neither its workers nor its fork server, also when all of them stand still, and there is
+    nobody to kill them but the kernel.
+    """
     peer = launch(stage, slots=2)
     all_workers(stage, 2)
-    [server] = peer.fork_servers()
+    processes = [*peer.fork_servers(), *peer.workers()]
+    assert len(processes) == 3
     if stopped:
-        os.kill(server, signal.SIGSTOP)
-    processes = [server, *peer.workers()]
+        for pid in [peer.pid, *processes]:
+            os.kill(pid, signal.SIGSTOP)
+        os.kill(*peer.orphan_killers(), signal.SIGKILL)
     peer.kill()
     workers_end(processes)
 

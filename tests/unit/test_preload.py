@@ -94,9 +94,12 @@ def workers(selector: selectors.DefaultSelector) -> Iterator[Workers]:
 
 
 def test_what_an_import_prints_is_printed_once(
-    selector: selectors.DefaultSelector, capfd: pytest.CaptureFixture[str]
+    selector: selectors.DefaultSelector,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Though the forks have a copy of what was not written yet, and write it when they end."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     made = Workers(selector, slots=3)
     made.crew.stop()
     assert capfd.readouterr().out == "imported\n"
