@@ -105,6 +105,21 @@ def test_workers_outlive_their_fork_server(stage: Stage) -> None:
     assert peer.terminate() == 0
 
 
+def test_no_task_is_lost_while_workers_and_fork_servers_are_killed(stage: Stage) -> None:
+    """Again and again, all at once: each task completes, and its outcome counts once."""
+    peer = stage.peer(slots=2)
+    for _ in range(20):
+        stage.submit("held", {"gate": stage.gate()}, max_attempts=1000)
+    for kills in range(1, 6):
+        for pid in [*peer.fork_servers(), *peer.workers()]:
+            os.kill(pid, signal.SIGKILL)
+        peer.await_event("worker_started", times=2 * kills + 1)
+    stage.open(stage.gate())
+    stage.until_ended()
+    stage.assert_clean()
+    assert peer.terminate() == 0
+
+
 @pytest.mark.parametrize("stopped", [False, True])
 def test_nothing_is_left_of_a_peer_that_is_killed(stage: Stage, stopped: bool) -> None:
     """Neither its workers nor its fork server, also when all of them stand still, and there is
@@ -117,7 +132,8 @@ def test_nothing_is_left_of_a_peer_that_is_killed(stage: Stage, stopped: bool) -
     if stopped:
         for pid in [peer.pid, *processes]:
             os.kill(pid, signal.SIGSTOP)
-        os.kill(*peer.orphan_killers(), signal.SIGKILL)
+        [killer] = peer.orphan_killers()
+        os.kill(killer, signal.SIGKILL)
     peer.kill()
     workers_end(processes)
 
