@@ -146,8 +146,10 @@ class ForkServer:
     def close(self) -> int:
         """End it, and what it has started; return its exit code. Workers live on.
 
-        A worker that it has forked without telling finds its socket closed, and ends.
+        A worker that it has forked without telling gets another parent, and ends.
         """
+        if self.is_forking:
+            adopt_orphans(False)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._let_go()

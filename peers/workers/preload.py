@@ -145,5 +145,4 @@ class Preload:
         self._rest()
 
     def _rest(self) -> None:
-        if not any(server.is_forking for server in self._servers.values()):
-            adopt_orphans(False)
+        adopt_orphans(any(server.is_forking for server in self._servers.values()))
