@@ -77,8 +77,8 @@ def test_a_worker_that_was_killed_comes_back_without_an_import(stage: Stage) -> 
 
 
 def test_workers_outlive_their_fork_server(stage: Stage) -> None:
-    """What runs goes on; a worker that is needed then imports the app itself, and later there is
-    another fork server.
+    """What runs goes on; for a worker that is needed then the app is imported once more, by itself
+    or, after a while, by another fork server.
     """
     peer = launch(stage, slots=1)
     gate = stage.gate()
@@ -92,8 +92,9 @@ def test_workers_outlive_their_fork_server(stage: Stage) -> None:
     assert stage.task(task)["attempt"] == 1
     [worker] = peer.workers()
     os.kill(worker, signal.SIGKILL)
-    [told] = all_workers(stage, 1)
-    assert imports(stage) == [server, told["pid"]]
+    all_workers(stage, 1)
+    assert len(imports(stage)) == 2
+    assert imports(stage)[0] == server
 
     def kill_again() -> bool:
         for pid in peer.workers():
