@@ -15,6 +15,7 @@ class Request:
     `model`: a file, `module:callable` or a URL. `input`: a file, or the URL of a Postgres for
     `query`. batch_size: rows in a call of the model. timeout: seconds of such a call. concurrency:
     requests at once to a model that is remote, over all peers. run: a name to find the run by.
+    columns: of the model's, none for all. carry: columns of the input that the output has, too.
     """
 
     model: str
@@ -30,3 +31,5 @@ class Request:
     allow_nan: bool = False
     concurrency: int | None = None
     overwrite: bool = False
+    columns: tuple[str, ...] = ()
+    carry: tuple[str, ...] = ()
