@@ -20,19 +20,26 @@ InputFormat: TypeAlias = Literal["parquet", "csv", "jsonl"]
 DIGEST_BYTES: Final = 32
 _FORMATS: Final[dict[str, InputFormat]] = {
     ".parquet": "parquet", ".pq": "parquet",
-    ".csv": "csv",
-    ".jsonl": "jsonl", ".ndjson": "jsonl",
+    ".csv": "csv", ".tsv": "csv",
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
 }  # fmt: skip
+_COMPRESSED: Final = frozenset({".gz", ".bz2", ".xz", ".zst"})
 
 
 def format_of(path: Path) -> InputFormat:
     """By its suffix. Raises InputError naming those that are known."""
-    found = _FORMATS.get(path.suffix.lower())
+    found = _FORMATS.get(plain_suffix(path))
     if found is None:
         raise InputError(
             f"the format of {path} is unknown", f"Known are {', '.join(sorted(_FORMATS))}."
         )
     return found
+
+
+def plain_suffix(path: Path) -> str:
+    """The suffix that tells the format, before one that tells how the file is compressed."""
+    is_compressed = path.suffix.lower() in _COMPRESSED
+    return (Path(path.stem) if is_compressed else path).suffix.lower()
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 from uuid import uuid4
@@ -16,9 +16,11 @@ import pyarrow.parquet as pq
 from peers.predict.errors import InputError
 from peers.predict.inputs import query
 from peers.predict.inputs.files import digest_of, format_of, opened, reference
-from peers.predict.inputs.text_survey import SNAPSHOT, TextSurvey
+from peers.predict.inputs.text_options import TextOptions
 from peers.predict.spec import Chunk, InputRef
 
+SNAPSHOT: Final = "input.parquet"
+"""In the run's folder."""
 _EMPTY_HINT: Final = "There is nothing to predict."
 
 
@@ -29,12 +31,17 @@ class Source:
     place: str
     query: str | None = None
     id_column: str | None = None
+    text: TextOptions = field(default_factory=TextOptions)
 
 
 class Survey(Protocol):
-    """An input that was looked through. `schema`: its columns, by what it says of itself."""
+    """An input that was looked through. `schema`: its columns, by what it says of itself.
+
+    `notes`: a sentence for each column whose type or name needs a reason.
+    """
 
     schema: pa.Schema
+    notes: dict[str, str]
     rows: int
     digest: str
 
@@ -48,13 +55,23 @@ class Survey(Protocol):
 
 @contextmanager
 def survey(source: Source, scratch: Path) -> Iterator[Survey]:
-    """Look through the input; a query's rows are kept under `scratch` until it is settled.
+    """Look through the input; rows of a query or a text are kept in `scratch` until it is settled.
 
     Raises InputError.
     """
+    _check_options(source)
     if source.query is None:
         path = Path(source.place).expanduser().absolute()
-        yield _Parquet(path) if format_of(path) == "parquet" else TextSurvey(path, source.id_column)
+        if format_of(path) == "parquet":
+            yield _Parquet(path)
+            return
+        from peers.predict.inputs.text_survey import TextSurvey  # pandas, which few need here
+
+        text = TextSurvey(path, source.id_column, scratch, source.text)
+        try:
+            yield text
+        finally:
+            text.close()
         return
     rows = scratch / f"query-{uuid4().hex}.parquet"
     try:
@@ -62,6 +79,15 @@ def survey(source: Source, scratch: Path) -> Iterator[Survey]:
         yield _Parquet(rows, is_ours=True)
     finally:
         rows.unlink(missing_ok=True)
+
+
+def _check_options(source: Source) -> None:
+    is_text = source.query is None and format_of(Path(source.place)) != "parquet"
+    if source.text != TextOptions() and not is_text:
+        raise InputError(
+            "options such as --csv-separator, --encoding and --na-values are for CSV and JSON",
+            "Leave them out: Parquet and databases have types and gaps of their own.",
+        )
 
 
 def chunks(source: InputRef, size: int) -> list[Chunk]:
@@ -80,6 +106,7 @@ class _Parquet:
         with opened(path):
             self.schema, self.rows = _parquet(path)
         self.digest = digest_of(path)
+        self.notes: dict[str, str] = {}
         if not self.rows:
             raise InputError(f"the input {path} has no rows", _EMPTY_HINT)
 

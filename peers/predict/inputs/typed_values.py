@@ -1,115 +1,186 @@
-"""Values of text files, and the types that columns of them have."""
+"""Values of text files in a type that somebody asked for; a reason for each that is none."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from typing import Any, Final
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final, TypeAlias
 
+import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from peers.predict.inputs.json_columns import JSON, json_text
+from peers.predict.inputs.json_columns import is_json, json_text
+from peers.predict.inputs.text_options import TextOptions
+from peers.predict.inputs.text_pandas import PandasReader
 
 _SHOWN: Final = 100
 """Characters of a value in a reason."""
-_NUMBER: Final = "double"
-_TEXT: Final = "string"
-_TRUTH: Final = "bool"
-_WHOLE: Final = "int64"
+_TRUE: Final = pa.array(["True", "TRUE", "true", "1"])
+_FALSE: Final = pa.array(["False", "FALSE", "false", "0"])
+_INT64: Final = (-(1 << 63), (1 << 63) - 1)
 
-ARROW: Final = {
-    _NUMBER: pa.float64(), _TEXT: pa.string(), _TRUTH: pa.bool_(), _WHOLE: pa.int64(),
-    JSON: pa.string(),
-}  # fmt: skip
-"""The types, by the names that they go by."""
+Convert: TypeAlias = Callable[[pa.Array], pa.Array]
+"""Texts without gaps to values; raises one of _ERRORS if one of them is none."""
+Converted: TypeAlias = tuple[pa.Array, dict[int, str]]
+"""The values, and why some are none, by their index; they are null."""
 
-
-def type_of(column: Sequence[Any], *, is_id: bool) -> str:
-    """The narrowest type that nine in ten values fit: some rows may be bad."""
-    values = [value for value in column if value is not None and value != ""]
-    if not values:
-        return _NUMBER
-    if is_id:
-        return _WHOLE if all(_is_whole(value) for value in values) else _TEXT
-    for type_ in (_TRUTH, _NUMBER):
-        fitting = sum(_fits(value, type_) for value in values)
-        if fitting >= 0.9 * len(values):
-            return type_
-    return JSON if any(isinstance(value, dict | list) for value in values) else _TEXT
+_ERRORS: Final = (pa.ArrowException, ValueError, TypeError, OverflowError)
 
 
-def converted(
-    record: dict[str, Any], wanted: Sequence[tuple[str, str]], *, is_csv: bool
-) -> list[Any] | str:
-    """The record's values of these columns, in their types; or a sentence about one of another.
+def from_texts(texts: pa.Array, field: pa.Field, reader: PandasReader) -> Converted:
+    """Convert texts of a CSV; nulls are gaps, and stay so."""
+    kind = field.type
+    if pa.types.is_dictionary(kind):
+        values, bad = from_texts(texts, field.with_type(kind.value_type), reader)
+        return values.dictionary_encode().cast(kind), bad
+    if texts.null_count == len(texts):
+        return pa.nulls(len(texts), kind), {}
+    present = pc.is_valid(texts)
+    given = texts.filter(present)
+    values, failed = _by_halves(given, _converter(field, reader))
+    values = values.cast(kind)
+    if texts.null_count:
+        places = pc.if_else(present, pc.subtract(pc.cumulative_sum(present.cast("int64")), 1), None)
+        values = values.take(places)
+    if not failed:
+        return values, {}
+    rows = pc.indices_nonzero(present).to_pylist()
+    return values, {rows[index]: misfit(field, given[index].as_py()) for index in failed}
 
-    An empty field of a CSV is no value; an empty text of JSON is one, where texts are wanted.
-    """
-    values: list[Any] = []
-    for name, type_ in wanted:
-        value = record.get(name)
+
+def from_values(values: Sequence[Any], field: pa.Field) -> Converted:
+    """Convert values of JSON one by one; None is a gap, and stays so."""
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    plain = pa.field(field.name, kind, metadata=field.metadata)
+    convert = partial(_one_value, field=plain, reader=PandasReader(",", TextOptions(), 1))
+    found: list[Any] = []
+    bad: dict[int, str] = {}
+    for index, value in enumerate(values):
         try:
-            empty = value is None or (value == "" and (is_csv or type_ not in {_TEXT, JSON}))
-            values.append(None if empty else _CONVERT[type_](value))
-        except (TypeError, ValueError, OverflowError):
-            shown = repr(value)
-            if len(shown) > _SHOWN:
-                shown = f"{shown[:_SHOWN]}…"
-            return f"the column {name!r} holds {shown}, which is no {_SAID[type_]}"
-    return values
+            found.append(None if value is None else convert(value))
+        except _ERRORS:
+            found.append(None)
+            bad[index] = misfit(field, value)
+    array = pa.array(found, kind)
+    return (array.dictionary_encode().cast(field.type) if kind != field.type else array), bad
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool | list | dict) or (isinstance(value, str) and "_" in value):
-        raise TypeError
-    return float(value)
+def misfit(field: pa.Field, value: Any) -> str:
+    """Return the sentence about a value that its column cannot hold."""
+    shown = repr(value)
+    if len(shown) > _SHOWN:
+        shown = f"{shown[:_SHOWN]}…"
+    return f"the column {field.name!r} holds {shown}, which is no {said(field)}"
 
 
-def _whole(value: Any) -> int:
-    if isinstance(value, bool | list | dict) or (isinstance(value, float) and value % 1):
-        raise TypeError
-    if isinstance(value, str) and "_" in value:
+def said(field: pa.Field) -> str:
+    """Return what the field's values are called in a sentence."""
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    if is_json(field):
+        return "JSON"
+    if pa.types.is_integer(kind):
+        return "whole number" if kind == pa.int64() else f"whole number of the type {kind}"
+    if pa.types.is_floating(kind):
+        return "number"
+    if pa.types.is_boolean(kind):
+        return "truth value"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "text"
+    return str(kind)
+
+
+def _by_halves(texts: pa.Array, convert: Convert) -> tuple[pa.Array, list[int]]:
+    """Convert all at once, if each fits; else each half. Return the indexes of those that fail."""
+    pieces: list[pa.Array] = []
+    failed: list[int] = []
+
+    def go(first: int, count: int) -> None:
+        try:
+            pieces.append(convert(texts.slice(first, count)))
+        except _ERRORS:
+            if count == 1:
+                failed.append(first)
+                pieces.append(None)
+                return
+            go(first, count // 2)
+            go(first + count // 2, count - count // 2)
+
+    go(0, len(texts))
+    kinds = {piece.type for piece in pieces if piece is not None} or {pa.null()}
+    (kind,) = kinds
+    whole = [pa.nulls(1, kind) if piece is None else piece for piece in pieces]
+    return pa.concat_arrays(whole), failed
+
+
+def _converter(field: pa.Field, reader: PandasReader) -> Convert:
+    kind = field.type
+    if pa.types.is_floating(kind):
+        return partial(_doubles, reader=reader)
+    if pa.types.is_integer(kind):
+        return partial(_integers, kind=kind, options=reader.options)
+    if pa.types.is_boolean(kind):
+        return _truths
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return partial(_times, kind=kind)
+    return lambda texts: texts.cast(kind)
+
+
+def _doubles(texts: pa.Array, reader: PandasReader) -> pa.Array:
+    marks = re.escape(reader.options.decimal + (reader.options.thousands or ""))
+    shape = rf"^\s*[+-]?([0-9{marks}]+([eE][+-]?[0-9]+)?|[a-zA-Z]+)\s*$"
+    if not pc.all(pc.match_substring_regex(texts, shape)).as_py():  # cheaper than to try
         raise ValueError
-    whole = int(value)
-    if not -(1 << 63) <= whole < 1 << 63:
-        raise OverflowError
-    return whole
+    return reader.doubles(texts)
 
 
-def _truth(value: Any) -> bool:
-    if isinstance(value, bool):  # a number is none: 0 and 1 may be followed by 2
-        return value
-    if isinstance(value, str) and value in {"true", "True", "false", "False"}:
-        return value in {"true", "True"}
-    raise ValueError
+def _integers(texts: pa.Array, kind: pa.DataType, options: TextOptions) -> pa.Array:
+    plain = pc.utf8_trim(texts, " \t")
+    if options.thousands:
+        plain = pc.replace_substring(plain, options.thousands, "")
+    point = re.escape(options.decimal)
+    if not pc.all(pc.match_substring_regex(plain, rf"^[+-]?[0-9]+({point}0*)?$")).as_py():
+        raise ValueError
+    plain = pc.replace_substring_regex(plain, rf"{point}0*$", "")
+    return pc.utf8_ltrim(plain, "+").cast(kind)
+
+
+def _truths(texts: pa.Array) -> pa.Array:
+    is_true = pc.is_in(texts, _TRUE.cast(texts.type))
+    if not pc.all(pc.or_(is_true, pc.is_in(texts, _FALSE.cast(texts.type)))).as_py():
+        raise ValueError
+    return is_true
+
+
+def _times(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Times as ISO 8601 spells them; those with a zone need a type that has one."""
+    is_zoned = pa.types.is_timestamp(kind) and kind.tz is not None
+    found = pd.to_datetime(pd.Series(texts.to_pylist()), format="ISO8601", utc=is_zoned)
+    if found.dtype.kind != "M":
+        raise ValueError
+    array = pa.array(found)
+    if pa.types.is_timestamp(array.type) and (array.type.tz is not None) != is_zoned:
+        raise ValueError
+    return array.cast(kind)
+
+
+def _one_value(value: Any, field: pa.Field, reader: PandasReader) -> Any:
+    kind = field.type
+    if is_json(field):
+        return json_text(value)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _text(value)
+    if isinstance(value, str):
+        return _converter(field, reader)(pa.array([value])).cast(kind)[0].as_py()
+    if isinstance(value, bool) != pa.types.is_boolean(kind) or isinstance(value, list | dict):
+        raise TypeError  # a number is no truth value: 0 and 1 may be followed by 2
+    if isinstance(value, int) and pa.types.is_floating(kind):
+        return float(value)
+    return pa.scalar(value).cast(kind).as_py()
 
 
 def _text(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json_text(value)
     text.encode()  # JSON can spell half a character, which is none
     return text
-
-
-_CONVERT: Final = {
-    _NUMBER: _number, _WHOLE: _whole, _TRUTH: _truth, _TEXT: _text, JSON: json_text,
-}  # fmt: skip
-_SAID: Final = {
-    _NUMBER: "number",
-    _WHOLE: "whole number",
-    _TRUTH: "truth value",
-    _TEXT: "text",
-    JSON: "JSON",
-}
-
-
-def _is_whole(value: Any) -> bool:
-    """Whether an id is a whole number, and no text of digits such as 007."""
-    return _fits(value, _WHOLE) and str(int(value)) == str(value)
-
-
-def _fits(value: Any, type_: str) -> bool:
-    try:
-        _CONVERT[type_](value)
-    except (TypeError, ValueError, OverflowError):
-        return False
-    return True
