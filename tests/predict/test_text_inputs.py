@@ -20,6 +20,7 @@ from peers.predict import inputs
 from peers.predict.errors import InputError
 from peers.predict.inputs import text_blocks
 from peers.predict.inputs.text_options import NA_VALUES, TextOptions
+from peers.predict.inputs.text_pandas import PandasReader
 from peers.predict.inputs.text_survey import TextSurvey
 
 
@@ -359,3 +360,45 @@ def test_zeros_that_are_lost_are_said(tmp_path: Path) -> None:
     assert "row 1 holds 01067; --types zip=text" in survey.notes["zip"]
     assert [row["zip"] for row in good(survey)] == [10115, 1067]
     assert [row["zip"] for row in good(survey, zip=pa.string())] == ["10115", "01067"]
+
+
+@pytest.mark.parametrize("of_bad", [2, 1])
+def test_many_misfits_are_not_looked_for_one_by_one(
+    of_bad: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the values, or all of them: what is plainly no number is not tried."""
+    reads: list[int] = []
+    doubles = PandasReader.doubles
+
+    def counted(self: PandasReader, texts: pa.Array) -> pa.Array:
+        reads.append(len(texts))
+        return doubles(self, texts)
+
+    monkeypatch.setattr(PandasReader, "doubles", counted)
+    path = tmp_path / "rows.csv"
+    path.write_text("x\n" + "".join("a\n" if n % of_bad == 0 else f"{n}\n" for n in range(1000)))
+    table = settled(looked_through(path), x=pa.float64())
+    assert table.column("x").null_count == 1000 // of_bad
+    assert len(reads) <= 2
+
+
+def test_bytes_that_are_not_utf8_are_said(tmp_path: Path) -> None:
+    """With the remedy; a column that is well is read as if they were not there."""
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"a,b\n1,caf\xe9\n2,x\n")
+    survey = looked_through(path)
+    assert "1 value not in UTF-8" in survey.notes["b"]
+    assert "--encoding latin-1" in survey.notes["b"]
+    assert survey.schema.field("a").type == pa.int64()
+
+
+def test_a_short_record_beside_a_long_one_is_found(tmp_path: Path) -> None:
+    """Though together they have as many separators as they should; gaps at the end are none."""
+    path = tmp_path / "rows.csv"
+    variants: list[dict[str, Any]] = [{}, {"default_na": False}]
+    for options in variants:
+        path.write_text("a,b,c\n1,2,\n1,2\n1,2,3,4\n5,6,7\n")
+        table = settled(looked_through(path, **options))
+        whys = table.column("peers.problem").to_pylist()
+        assert [why is None for why in whys] == [True, False, False, True]
+        assert [str(one) for one in table.column("a").to_pylist()] == ["1", "None", "None", "5"]

@@ -57,7 +57,7 @@ def csv_blocks(window: Window, width: int, marks: Marks, size: int) -> Iterator[
     one is gone through line by line, which finds the same records there.
     """
     quotes = OpenQuotes(window, width, marks)
-    first = 0
+    first, most = 0, size
     while True:
         window.release()
         at = window.tell()
@@ -68,9 +68,11 @@ def csv_blocks(window: Window, width: int, marks: Marks, size: int) -> Iterator[
             raw, first, width, marks, is_last=is_last
         )
         if found is None:
-            block = _line_by_line(window, first, width, marks, quotes, min(size, _ODD))
+            size = min(most, _ODD)
+            block = _line_by_line(window, first, width, marks, quotes, size)
         else:
             block = found
+            size = min(most, 2 * size)
             window.seek(at + len(block.raw))
         if block.rows:
             yield block

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -60,6 +61,7 @@ class CsvFile:
         self._known: dict[int, Kind] | None = None
         """The kinds of what was learnt so far."""
         self._notes = dict(self._header.notes)
+        self._foreign: Counter[int] = Counter()
 
     def blocks(self, window: Window) -> Iterator[Block]:
         """Cut the file behind its header."""
@@ -83,6 +85,8 @@ class CsvFile:
             elif self._witnesses[column].add(array):
                 doubtful.append(column)
             self._misfits.count(column, array, block)
+        for foreign in block.foreign.values():
+            self._foreign.update(foreign)
         if doubtful:
             texts = self._read(block, dict.fromkeys(doubtful, TEXT), doubtful)
             for column, array in texts.items():
@@ -121,7 +125,16 @@ class CsvFile:
             if name in self._header.notes or kinds[name] in {Kind.INT, Kind.INT_WITH_GAPS}
         }
         texts = [name for name, kind in kinds.items() if kind in {Kind.TEXT, Kind.RAW_TEXT}]
-        return kept | self._misfits.notes(texts)
+        foreign = {
+            self.names[
+                column
+            ]: f"{count:,} value{'s' * (count != 1)} not in UTF-8: rows of a model "
+            "that wants them are bad; name the file's encoding, such as --encoding latin-1"
+            for column, count in self._foreign.items()
+        }
+        found = (kept, self._misfits.notes(texts), foreign)
+        names = [name for name in self.names if any(name in notes for notes in found)]
+        return {name: "; ".join(notes[name] for notes in found if name in notes) for name in names}
 
     def convert(self, block: Block, schema: pa.Schema) -> tuple[pa.Table, dict[int, str]]:
         """Return the block's values in these fields, and why some rows cannot be read."""

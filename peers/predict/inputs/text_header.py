@@ -65,6 +65,11 @@ def _written(path: Path, raw: bytes, marks: Marks) -> list[str]:
         raise InputError(
             f"the header of {path} is empty", "The first line of a CSV must name its columns."
         )
+    if names[0].startswith("sep=") and len(raw.strip()) <= len("sep=;"):
+        raise InputError(
+            f"the first line of {path} is {raw.strip().decode()}, which is for Excel",
+            "Delete that line, and name the separator with --csv-separator.",
+        )
     _check_separator(path, names, marks.separator.decode())
     return names
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeAlias
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,10 +23,21 @@ _TRUE: Final = pa.array(["True", "TRUE", "true", "1"])
 _FALSE: Final = pa.array(["False", "FALSE", "false", "0"])
 _INT64: Final = (-(1 << 63), (1 << 63) - 1)
 
-Convert: TypeAlias = Callable[[pa.Array], pa.Array]
-"""Texts without gaps to values; raises one of _ERRORS if one of them is none."""
 Converted: TypeAlias = tuple[pa.Array, dict[int, str]]
 """The values, and why some are none, by their index; they are null."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sort:
+    """A sort of values.
+
+    `convert`: texts without gaps to values; raises one of _ERRORS if one of them is none.
+    `may_fit`: which of the texts are worth a try.
+    """
+
+    convert: Callable[[pa.Array], pa.Array]
+    may_fit: Callable[[pa.Array], pa.Array]
+
 
 _ERRORS: Final = (pa.ArrowException, ValueError, TypeError, OverflowError)
 
@@ -39,7 +52,7 @@ def from_texts(texts: pa.Array, field: pa.Field, reader: PandasReader) -> Conver
         return pa.nulls(len(texts), kind), {}
     present = pc.is_valid(texts)
     given = texts.filter(present)
-    values, failed = _by_halves(given, _converter(field, reader))
+    values, failed = _by_halves(given, _sort_of(field, reader))
     values = values.cast(kind)
     if texts.null_count:
         places = pc.if_else(present, pc.subtract(pc.cumulative_sum(present.cast("int64")), 1), None)
@@ -91,14 +104,16 @@ def said(field: pa.Field) -> str:
     return str(kind)
 
 
-def _by_halves(texts: pa.Array, convert: Convert) -> tuple[pa.Array, list[int]]:
+def _by_halves(texts: pa.Array, sort: _Sort) -> tuple[pa.Array, list[int]]:
     """Convert all at once, if each fits; else each half. Return the indexes of those that fail."""
-    pieces: list[pa.Array] = []
     failed: list[int] = []
+    pieces: list[pa.Array | None] = []
+    may_fit = sort.may_fit(texts)
 
     def go(first: int, count: int) -> None:
+        piece = texts.slice(first, count)
         try:
-            pieces.append(convert(texts.slice(first, count)))
+            pieces.append(sort.convert(piece))
         except _ERRORS:
             if count == 1:
                 failed.append(first)
@@ -107,50 +122,68 @@ def _by_halves(texts: pa.Array, convert: Convert) -> tuple[pa.Array, list[int]]:
             go(first, count // 2)
             go(first + count // 2, count - count // 2)
 
-    go(0, len(texts))
-    kinds = {piece.type for piece in pieces if piece is not None} or {pa.null()}
-    (kind,) = kinds
+    if pc.any(pc.invert(may_fit)).as_py():  # many may fail: they are found at once
+        places = pc.indices_nonzero(may_fit)
+        others = pc.indices_nonzero(pc.invert(may_fit)).to_pylist()
+        found, more = _by_halves(texts.take(places), _Sort(sort.convert, _any_fits))
+        spread = np.full(len(texts), -1)
+        spread[places.to_numpy()] = np.arange(len(places))
+        failed = sorted([*others, *(places[index].as_py() for index in more)])
+        return found.take(pa.array(spread, mask=spread < 0)), failed
+    if len(texts):
+        go(0, len(texts))
+    kind = next((piece.type for piece in pieces if piece is not None), pa.null())
     whole = [pa.nulls(1, kind) if piece is None else piece for piece in pieces]
-    return pa.concat_arrays(whole), failed
+    return pa.concat_arrays(whole) if whole else pa.nulls(0), failed
 
 
-def _converter(field: pa.Field, reader: PandasReader) -> Convert:
-    kind = field.type
+def _any_fits(texts: pa.Array) -> pa.Array:
+    return pa.array(np.ones(len(texts), np.bool_))
+
+
+def _sort_of(field: pa.Field, reader: PandasReader) -> _Sort:
+    kind, options = field.type, reader.options
+    point = re.escape(options.decimal)
+    digits = f"[0-9{re.escape(options.thousands or '')}]"
     if pa.types.is_floating(kind):
-        return partial(_doubles, reader=reader)
+        number = rf"({digits}+{point}?[0-9]*|{point}[0-9]+)([eE][+-]?[0-9]+)?"
+        return _Sort(reader.doubles, _matching(rf"^\s*[+-]?({number}|(?i:inf|infinity|nan))\s*$"))
     if pa.types.is_integer(kind):
-        return partial(_integers, kind=kind, options=reader.options)
+        whole = _matching(rf"^[ \t]*[+-]?{digits}+({point}0*)?[ \t]*$")
+        return _Sort(partial(_integers, kind=kind, options=options), whole)
     if pa.types.is_boolean(kind):
-        return _truths
+        return _Sort(lambda texts: pc.is_in(texts, _TRUE.cast(texts.type)), _are_truths)
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        return partial(_times, kind=kind)
-    return lambda texts: texts.cast(kind)
+        return _Sort(partial(_times, kind=kind), partial(_are_times, kind=kind))
+    return _Sort(lambda texts: texts.cast(kind), _any_fits)
 
 
-def _doubles(texts: pa.Array, reader: PandasReader) -> pa.Array:
-    marks = re.escape(reader.options.decimal + (reader.options.thousands or ""))
-    shape = rf"^\s*[+-]?([0-9{marks}]+([eE][+-]?[0-9]+)?|[a-zA-Z]+)\s*$"
-    if not pc.all(pc.match_substring_regex(texts, shape)).as_py():  # cheaper than to try
-        raise ValueError
-    return reader.doubles(texts)
+def _matching(shape: str) -> Callable[[pa.Array], pa.Array]:
+    return partial(pc.match_substring_regex, pattern=shape)
 
 
 def _integers(texts: pa.Array, kind: pa.DataType, options: TextOptions) -> pa.Array:
     plain = pc.utf8_trim(texts, " \t")
     if options.thousands:
         plain = pc.replace_substring(plain, options.thousands, "")
-    point = re.escape(options.decimal)
-    if not pc.all(pc.match_substring_regex(plain, rf"^[+-]?[0-9]+({point}0*)?$")).as_py():
-        raise ValueError
-    plain = pc.replace_substring_regex(plain, rf"{point}0*$", "")
+    plain = pc.replace_substring_regex(plain, rf"{re.escape(options.decimal)}0*$", "")
     return pc.utf8_ltrim(plain, "+").cast(kind)
 
 
-def _truths(texts: pa.Array) -> pa.Array:
-    is_true = pc.is_in(texts, _TRUE.cast(texts.type))
-    if not pc.all(pc.or_(is_true, pc.is_in(texts, _FALSE.cast(texts.type)))).as_py():
-        raise ValueError
-    return is_true
+def _are_truths(texts: pa.Array) -> pa.Array:
+    return pc.is_in(texts, pa.concat_arrays([_TRUE, _FALSE]).cast(texts.type))
+
+
+def _are_times(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+    found = pd.to_datetime(
+        pd.Series(texts.to_pylist()), format="ISO8601", utc=True, errors="coerce"
+    )
+    zone = pc.match_substring_regex(texts, r"[0-9:](Z|[+-][0-9]{2}(:?[0-9]{2})?)$")
+    is_date = pc.match_substring_regex(texts, r"^\s*[0-9]{4}-?[0-9]{2}(-?[0-9]{2})?\s*$")
+    has_zone = pc.and_(zone, pc.invert(is_date))
+    is_zoned = pa.types.is_timestamp(kind) and kind.tz is not None
+    fits = has_zone if is_zoned else pc.invert(has_zone)
+    return pc.and_(pa.array(found.notna().to_numpy()), fits)
 
 
 def _times(texts: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -172,7 +205,10 @@ def _one_value(value: Any, field: pa.Field, reader: PandasReader) -> Any:
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return _text(value)
     if isinstance(value, str):
-        return _converter(field, reader)(pa.array([value])).cast(kind)[0].as_py()
+        values, failed = _by_halves(pa.array([value]), _sort_of(field, reader))
+        if failed:
+            raise ValueError
+        return values.cast(kind)[0].as_py()
     if isinstance(value, bool) != pa.types.is_boolean(kind) or isinstance(value, list | dict):
         raise TypeError  # a number is no truth value: 0 and 1 may be followed by 2
     if isinstance(value, int) and pa.types.is_floating(kind):
