@@ -17,6 +17,8 @@ class Request:
     `query`. batch_size: rows in a call of the model. timeout: seconds of such a call. concurrency:
     requests at once to a model that is remote, over all peers. run: a name to find the run by.
     text: how an input of text is written.
+    columns: of the model's, none for all. carry: columns of the input that the output has, too.
+    max_dead, stop_after_dead: see DeadLimit.
     """
 
     model: str
@@ -33,3 +35,7 @@ class Request:
     concurrency: int | None = None
     overwrite: bool = False
     text: TextOptions = field(default_factory=TextOptions)
+    columns: tuple[str, ...] = ()
+    carry: tuple[str, ...] = ()
+    max_dead: str = "0"
+    stop_after_dead: str | None = None

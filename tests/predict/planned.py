@@ -20,7 +20,8 @@ def planned(
     types: Mapping[str, pa.DataType] | None = None,
 ) -> tuple[InputRef, list[Chunk]]:
     """Return the input and its chunks of `size` rows; columns not in `types` have their own."""
-    kept = Path(tempfile.mkdtemp(prefix="run-", dir=path.parent))
+    beside = path.parent if path.parent.is_dir() else None  # a pattern has no folder
+    kept = Path(tempfile.mkdtemp(prefix="run-", dir=beside))
     with inputs.survey(inputs.Source(str(path), id_column=id_column), kept) as survey:
         fields = [
             pa.field(field.name, types[field.name]) if types and field.name in types else field

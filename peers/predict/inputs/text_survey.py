@@ -12,8 +12,9 @@ from typing import Any, Final, Protocol
 import pyarrow as pa
 
 from peers.predict.errors import InputChanged, InputError
-from peers.predict.inputs.files import format_of, plain_suffix, reference
+from peers.predict.inputs.files import SNAPSHOT, format_of, plain_suffix
 from peers.predict.inputs.reading import PROBLEM
+from peers.predict.inputs.references import reference
 from peers.predict.inputs.text_csv import CsvFile
 from peers.predict.inputs.text_draft import PROBLEM_FIELD, Draft, has_draft
 from peers.predict.inputs.text_json import JsonFile
@@ -23,7 +24,6 @@ from peers.predict.inputs.text_window import Window
 from peers.predict.outputs.durable import replaced
 from peers.predict.spec import InputRef
 
-_SNAPSHOT: Final = "input.parquet"
 _RANDOM_BYTES: Final = 8
 
 
@@ -78,7 +78,7 @@ class TextSurvey:
 
     def settle(self, schema: pa.Schema, folder: Path) -> InputRef:
         """Keep the file as a snapshot in `folder`, in these of its columns and these types."""
-        target = folder / _SNAPSHOT
+        target = folder / SNAPSHOT
         schema = schema.append(PROBLEM_FIELD)
         if not has_draft(target, schema, self.rows, self.digest):
             with replaced(target) as temporary:
