@@ -79,7 +79,7 @@ def _source(request: Request) -> inputs.Source:
             "a query needs a database for its input, and a database a query",
             "Write --input 'postgresql://…' --query 'select …', or --input with a file alone.",
         )
-    return inputs.Source(request.input, request.query, request.id_column)
+    return inputs.Source(request.input, request.query, request.id_column, request.text)
 
 
 def _check_id_column(request: Request, columns: Sequence[str]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from peers.predict.inputs import TextOptions
 from peers.predict.spec import DEFAULT_BATCH_SIZE, DEFAULT_MAX_ATTEMPTS
 
 
@@ -15,6 +16,7 @@ class Request:
     `model`: a file, `module:callable` or a URL. `input`: a file, or the URL of a Postgres for
     `query`. batch_size: rows in a call of the model. timeout: seconds of such a call. concurrency:
     requests at once to a model that is remote, over all peers. run: a name to find the run by.
+    text: how an input of text is written.
     columns: of the model's, none for all. carry: columns of the input that the output has, too.
     max_dead, stop_after_dead: see DeadLimit.
     """
@@ -32,6 +34,7 @@ class Request:
     allow_nan: bool = False
     concurrency: int | None = None
     overwrite: bool = False
+    text: TextOptions = field(default_factory=TextOptions)
     columns: tuple[str, ...] = ()
     carry: tuple[str, ...] = ()
     max_dead: str = "0"

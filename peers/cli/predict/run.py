@@ -16,6 +16,7 @@ from peers.model import BATCH_WAIT_MAX
 
 if TYPE_CHECKING:
     from peers.cli.parser import Commands
+    from peers.predict.inputs import TextOptions
 
 
 def register(commands: Commands) -> None:
@@ -35,7 +36,8 @@ def register(commands: Commands) -> None:
     )
     what.add_argument("--method", type=text, metavar="NAME", help="such as predict_proba")
     what.add_argument("--input", type=text, required=True, metavar="FILE|URL",
-                      help="*.parquet, *.csv, *.jsonl, or a Postgres for --query")  # fmt: skip
+                      help="*.parquet, *.csv, *.tsv, *.jsonl, *.json (text also .gz, .bz2, .xz, "
+                      "or .zst), or a Postgres for --query")  # fmt: skip
     what.add_argument("--query", type=text, metavar="SQL", help="what to select from that Postgres")
     what.add_argument("--id-column", type=text, metavar="COLUMN", help="kept beside, no feature")
     what.add_argument(
@@ -50,6 +52,7 @@ def register(commands: Commands) -> None:
     what.add_argument("--carry", type=listed, default=(), metavar="NAME,…",
                       help="columns of the input that the output has, too")  # fmt: skip
     what.add_argument("--run", dest="run_name", type=name, metavar="NAME", help="to find it by")
+    _text_options(parser)
     how = parser.add_argument_group("how")
     how.add_argument("--batch-size", type=positive, default=256, metavar="ROWS")
     how.add_argument("--batch-wait", type=batch_wait, metavar="DURATION",
@@ -74,6 +77,35 @@ def register(commands: Commands) -> None:
     how.add_argument("--overwrite", action="store_true", help="replace an output of other contents")
     how.add_argument("--workers", type=positive, metavar="N",
                      help="start a peer with N workers for the time of the run")  # fmt: skip
+
+
+def _text_options(parser: argparse.ArgumentParser) -> None:
+    """Declares what pandas.read_csv has its sep, quotechar, decimal, … for."""
+    how = parser.add_argument_group("how an input of text is written, as for pandas.read_csv")
+    how.add_argument("--csv-separator", metavar="CHAR",
+                     help="between fields, such as tab (default: comma; *.tsv: tab)")  # fmt: skip
+    how.add_argument("--csv-quote", default='"', metavar="CHAR",
+                     help='around fields that hold separators (default: ")')  # fmt: skip
+    how.add_argument("--csv-decimal", default=".", metavar="CHAR",
+                     help="in 0,5 (default: a point)")  # fmt: skip
+    how.add_argument("--csv-thousands", metavar="CHAR", help="in 1.000.000 (default: none)")
+    how.add_argument("--encoding", type=text, metavar="NAME",
+                     help="such as latin-1 (default: by byte order mark, or UTF-8)")  # fmt: skip
+    how.add_argument("--na-values", default="", metavar="A,B,…",
+                     help="texts of a CSV that are gaps, beside pandas' own ones")  # fmt: skip
+    how.add_argument("--no-default-na", action="store_true",
+                     help="NA, NULL, None and the others of pandas are texts")  # fmt: skip
+
+
+def _text_of(args: argparse.Namespace) -> TextOptions:
+    from peers.predict.inputs import TextOptions
+
+    return TextOptions(
+        separator=args.csv_separator, quote=args.csv_quote, decimal=args.csv_decimal,
+        thousands=args.csv_thousands, encoding=args.encoding,
+        na_values=tuple(args.na_values.split(",")) if args.na_values else (),
+        default_na=not args.no_default_na,
+    )  # fmt: skip
 
 
 def positive(value: str) -> int:
@@ -130,6 +162,7 @@ def _predict(args: argparse.Namespace) -> int:
         batch_size=args.batch_size, max_attempts=args.max_attempts,
         timeout=args.timeout,
         allow_nan=args.allow_nan, concurrency=args.concurrency, overwrite=args.overwrite,
+        text=_text_of(args),
         columns=args.columns, carry=args.carry,
         max_dead=args.max_dead, stop_after_dead=args.stop_after_dead,
     )  # fmt: skip
