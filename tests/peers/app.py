@@ -235,6 +235,21 @@ def retries(seconds: float) -> None:
         raise peers.Retry(in_=seconds, message="not yet")
 
 
+@task("snoozes", max_attempts=1)
+def snoozes(gate: str) -> dict[str, Any]:
+    """Cannot do anything before the gate is open."""
+    with recorded():
+        if not Path(gate).exists():
+            raise peers.Snooze(in_=0.01, message="the gate is closed")
+        return _token()
+
+
+@task("async.snoozes", max_attempts=1)
+async def async_snoozes(gate: str) -> dict[str, Any]:
+    """The same on a loop."""
+    return snoozes(gate)
+
+
 @task("rejects")
 def rejects(reason: str) -> None:
     """Knows that no attempt can help."""
