@@ -360,6 +360,34 @@ def holds_the_gil(seconds: float) -> dict[str, Any]:
         raise AssertionError("count() never ends")
 
 
+@task("limits.itself", max_attempts=1)
+def limits_itself(gate: str, limits: list[float | None]) -> dict[str, Any]:
+    """Sets itself these limits, the last one for a call that deafens the process and then hangs."""
+    with recorded():
+        for limit in limits:
+            current_task().kill_after(limit)
+        signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
+        try:
+            _await_gate(gate)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        current_task().kill_after(None)
+        return _token()
+
+
+@task("async.limits.itself", max_attempts=1)
+async def async_limits_itself(gate: str, seconds: float, patiently: bool) -> dict[str, Any]:
+    """Keeps the loop to itself at a gate, or not, having set itself a limit."""
+    with recorded():
+        current_task().kill_after(seconds)
+        await asyncio.sleep(0)
+        if not patiently:
+            _await_gate(gate)
+        while not Path(gate).exists():  # noqa: ASYNC110, ASYNC240
+            await asyncio.sleep(0.005)
+        return _token()
+
+
 @task("async.blocks", backoff=_AT_ONCE)
 async def async_blocks(gate: str) -> None:
     """Never yields to the loop, until the gate opens."""
