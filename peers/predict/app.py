@@ -65,12 +65,10 @@ async def remote_row(tasks: list[RowArgs]) -> list[Any]:
     kinds.CHUNK, queue=kinds.QUEUE, max_attempts=_CHUNK_ATTEMPTS, backoff=_BACKOFF,
     backoff_cap=_BACKOFF_CAP,
 )  # fmt: skip
-def chunk(
-    manifest: str, input: str, chunk: int, first: int, rows: int, where: dict[str, int]
-) -> dict[str, object]:
+def chunk(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[str, object]:
     """A range of rows of the input."""
     del input  # for people who look at the task
-    run, part = load_manifest(manifest), Chunk(chunk, first, rows, where)
+    run, part = load_manifest(manifest), Chunk(chunk, first, rows)
     model = _model(run)
 
     async def predict(table: pa.Table) -> Predictions:
@@ -86,12 +84,10 @@ def chunk(
     kinds.REMOTE, queue=kinds.QUEUE, max_attempts=_CHUNK_ATTEMPTS, backoff=_BACKOFF,
     backoff_cap=timedelta(minutes=1),
 )  # fmt: skip
-async def remote(
-    manifest: str, input: str, chunk: int, first: int, rows: int, where: dict[str, int]
-) -> dict[str, object]:
+async def remote(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[str, object]:
     """A range of rows, for a model that is waited for."""
     del input
-    run, part = load_manifest(manifest), Chunk(chunk, first, rows, where)
+    run, part = load_manifest(manifest), Chunk(chunk, first, rows)
 
     async def predict(table: pa.Table) -> Predictions:
         return await predict_remotely(_model(run), run, table, current_task())

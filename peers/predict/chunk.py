@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-import numpy as np
 import pyarrow as pa
 
-from peers import Reject, current_task
+from peers import Reject
 from peers.predict import inputs, outputs
+from peers.predict.batches import Predict, run_batches
+from peers.predict.done import Done
 from peers.predict.errors import InputChanged, OutputConflict
 from peers.predict.fitness import plain_id, unfit_rows
-from peers.predict.isolate import Isolated, isolate, require_answers
 from peers.predict.journal import Journal
 from peers.predict.spec import Chunk, Manifest
 from peers.predict.suspects import Alone, Doubt
@@ -22,51 +20,10 @@ from peers.predict.suspects import Alone, Doubt
 if TYPE_CHECKING:
     from peers.predict.models import Predictions
 
-Predict: TypeAlias = Callable[[pa.Table], "Awaitable[Predictions]"]
 HandOver: TypeAlias = Callable[[str, Sequence[Doubt]], Awaitable[Alone]]
 
 _WITNESSES: Final = 4
 """Rows that were predicted, for those that stand alone: they show whether a model works at all."""
-_SAY_EVERY: Final = 0.5
-"""Seconds: each time is a statement of the peer."""
-
-
-@dataclass(slots=True)
-class Done:
-    """What came out of the model, by the rows' indices in the chunk.
-
-    `doubtful` rows are to be tried alone; of those in `problems` it is known why they have no
-    prediction.
-    """
-
-    indices: list[int] = field(default_factory=list)
-    predictions: list[Predictions] = field(default_factory=list)
-    doubtful: set[int] = field(default_factory=set)
-    problems: dict[int, str] = field(default_factory=dict)
-    batches: int = 0
-
-    def add(self, batch: Isolated) -> None:
-        """Takes in a batch."""
-        for indices, predictions in batch.good:
-            self.indices += indices
-            self.predictions.append(predictions)
-        self.doubtful |= batch.bad.keys()
-        self.batches += batch.calls
-
-    def joined(self) -> Predictions:
-        """All predictions, in the order of `indices`.
-
-        What cannot stand beside the others is left out: that is a problem of its row.
-        """
-        arrays = [one for one in self.predictions if isinstance(one, np.ndarray)]
-        kinds = {(one.dtype.kind, one.shape[1:]) for one in arrays}
-        if len(arrays) == len(self.predictions) and len(kinds) == 1:
-            return np.concatenate(arrays)
-        joined = [value for batch in self.predictions for value in batch]
-        misfits = outputs.misfits(joined)
-        self.problems |= {self.indices[place]: why for place, why in misfits.items()}
-        self.indices = [one for place, one in enumerate(self.indices) if place not in misfits]
-        return [one for place, one in enumerate(joined) if place not in misfits]
 
 
 async def run_chunk(
@@ -89,7 +46,7 @@ async def run_chunk(
     rows = _read(manifest, chunk)
     done = Done(problems=unfit_rows(rows, manifest))
     journal = Journal(manifest.folder, chunk.number)
-    await _run_batches(manifest, rows.table, predict, journal, done)
+    await run_batches(manifest, rows.table, predict, journal, done)
     try:
         predictions = done.joined()
         alone = await _hand_over(manifest, chunk, rows.table, done, predictions, hand_over)
@@ -114,42 +71,6 @@ def _read(manifest: Manifest, chunk: Chunk) -> inputs.Rows:
         return inputs.read(manifest.input, chunk, list(dict.fromkeys([*manifest.features, *ids])))
     except InputChanged as error:
         raise Reject(str(error)) from error
-
-
-async def _run_batches(
-    manifest: Manifest, table: pa.Table, predict: Predict, journal: Journal, done: Done
-) -> None:
-    features = table.select(manifest.features)
-    fit = [index for index in range(table.num_rows) if index not in done.problems]
-
-    async def call(indices: Sequence[int]) -> Predictions:
-        return await predict(_pick(features, indices))
-
-    async def on_failure(error: Exception, rows: Sequence[int]) -> None:
-        # a row that is alone in its call cannot tell whether it is to blame
-        others = [index for index in fit if len(rows) > 1 or index != rows[0]]
-        await require_answers(others, call, error)
-
-    said_at = time.monotonic()
-    killers = journal.reopen(died=current_task().attempt > 1)
-    for start in range(0, table.num_rows, manifest.batch_size):
-        stop = min(start + manifest.batch_size, table.num_rows)
-        indices = [index for index in range(start, stop) if index not in done.problems]
-        if start in killers:
-            done.doubtful.update(indices)
-        elif indices:
-            with journal.entered(start):
-                done.add(await isolate(indices, call, on_failure))
-        if time.monotonic() - said_at > _SAY_EVERY:
-            said_at = time.monotonic()
-            current_task().progress(stop, table.num_rows)
-
-
-def _pick(features: pa.Table, indices: Sequence[int]) -> pa.Table:
-    first, count = indices[0], len(indices)
-    if indices[-1] - first + 1 == count:
-        return features.slice(first, count)  # copies nothing
-    return features.take(pa.array(indices, pa.int64()))
 
 
 async def _hand_over(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
-from uuid import uuid4
 
 from peers.predict import inputs, outputs
 from peers.predict.candidate import Candidate, Loaded
@@ -42,25 +41,45 @@ def prepare(request: Request) -> Plan:
     """
     output = request.output.absolute()
     outputs.check_output(output)
-    with Candidate(request) as candidate:
+    source = _source(request)
+    if source.query is not None:
+        make_folder(parts_folder(output))
+    with (
+        Candidate(request) as candidate,
+        inputs.survey(source, parts_folder(output)) as survey,
+    ):
         model = candidate.loaded()
-        with _input(request, output) as source:
+        _check_id_column(request, survey.schema.names)
+        run = _run_id(request, output, model.reference, survey.digest)
+        folder = parts_folder(output) / run
+        is_new = not folder.exists()
+        try:
+            make_folder(folder)
+            found = survey.settle(survey.schema, folder)
             fewest = 1 if model.asynchronous else _FEWEST_BATCHES
-            found, chunks = inputs.plan(
-                source,
-                lambda rows: chunk_rows(rows, request.batch_size, fewest),
-                id_column=request.id_column,
-            )
-            _check_id_column(request, dict(found.columns))
-            manifest = _manifest(request, output, model, found, chunks)
+            chunks = inputs.chunks(found, chunk_rows(found.rows, request.batch_size, fewest))
+            manifest = _manifest(request, run, model, found, len(chunks))
             features = candidate.try_out(manifest, [chunks[0], *chunks[1:][-1:]])
-            manifest = replace(manifest, features=features)
-            manifest = _settle(manifest, source, is_query=request.query is not None)
+        except BaseException:
+            if is_new:  # nothing was submitted: leave nothing behind
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        manifest = replace(manifest, features=features)
     save(manifest)
     return Plan(manifest, chunks)
 
 
-def _check_id_column(request: Request, columns: Mapping[str, str]) -> None:
+def _source(request: Request) -> inputs.Source:
+    is_url = _DATABASE.match(request.input) is not None
+    if is_url != (request.query is not None):
+        raise InputError(
+            "a query needs a database for its input, and a database a query",
+            "Write --input 'postgresql://…' --query 'select …', or --input with a file alone.",
+        )
+    return inputs.Source(request.input, request.query, request.id_column)
+
+
+def _check_id_column(request: Request, columns: Sequence[str]) -> None:
     if request.id_column is not None and request.id_column not in columns:
         raise InputError(
             f"the input has no column {request.id_column!r} for the ids",
@@ -77,68 +96,33 @@ def chunk_rows(rows: int, batch_size: int, fewest: int) -> int:
     return batch_size * min(max(batches, fewest), MOST_BATCHES)
 
 
-@contextmanager
-def _input(request: Request, output: Path) -> Iterator[Path]:
-    """The input as a file: itself, or a snapshot of what the query answers now."""
-    is_url = _DATABASE.match(request.input) is not None
-    if is_url != (request.query is not None):
-        raise InputError(
-            "a query needs a database for its input, and a database a query",
-            "Write --input 'postgresql://…' --query 'select …', or --input with a file alone.",
-        )
-    if request.query is None:
-        yield Path(request.input).expanduser().absolute()
-        return
-    folder = parts_folder(output)
-    _make(folder)
-    snapshot = folder / f"query-{uuid4().hex}.parquet"
-    try:
-        inputs.snapshot(request.input, request.query, snapshot, request.id_column)
-        yield snapshot
-    finally:
-        snapshot.unlink(missing_ok=True)
-
-
-def _manifest(
-    request: Request, output: Path, model: Loaded, found: InputRef, chunks: Sequence[Chunk]
-) -> Manifest:
+def _manifest(request: Request, run: str, model: Loaded, found: InputRef, chunks: int) -> Manifest:
     reference = model.reference
-    source = inputs.hidden(request.input) if request.query is not None else found.path
+    is_query = request.query is not None
+    place = inputs.hidden(request.input) if is_query else str(Path(request.input).absolute())
     return Manifest(
-        run=_run_id(request, output, reference, found), name=request.run, model=reference,
-        input=found, source=source, id_column=request.id_column, features=(), output=str(output),
+        run=run, name=request.run, model=reference, input=found, source=place,
+        id_column=request.id_column, features=(), output=str(request.output.absolute()),
         batch_size=request.batch_size,
         max_attempts=request.max_attempts,
         timeout=request.timeout or (_REMOTE_TIMEOUT if reference.kind == "http" else None),
-        asynchronous=model.asynchronous, allow_nan=request.allow_nan, chunks=len(chunks),
+        asynchronous=model.asynchronous, allow_nan=request.allow_nan, chunks=chunks,
         concurrency=request.concurrency or (_REMOTE_CONCURRENCY if model.asynchronous else None),
     )  # fmt: skip
 
 
-def _run_id(request: Request, output: Path, model: ModelRef, found: InputRef) -> str:
+def _run_id(request: Request, output: Path, model: ModelRef, digest: str) -> str:
     """The same for the same work: then what is done already is found."""
     identity = [
-        asdict(model), found.digest, str(output), request.query, request.id_column,
+        asdict(model), digest, str(output), request.query, request.id_column,
         request.batch_size, request.allow_nan, request.run,
     ]  # fmt: skip
     text = json.dumps(identity, sort_keys=True).encode()
     return hashlib.blake2b(text, digest_size=_RUN_ID_BYTES).hexdigest()
 
 
-def _settle(manifest: Manifest, source: Path, *, is_query: bool) -> Manifest:
-    """Makes the run's folder; the snapshot of a query moves into it and becomes its input."""
-    _make(manifest.folder)
-    if not is_query:
-        return manifest
-    target = manifest.folder / "input.parquet"
-    if not target.exists():
-        source.replace(target)
-    there = target.stat()
-    place = replace(manifest.input, path=str(target), mtime_ns=there.st_mtime_ns)
-    return replace(manifest, input=place)
-
-
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make the folder of a run. Raises OutputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
+import pyarrow as pa
+
 ModelKind: TypeAlias = Literal["onnx", "sklearn", "callable", "http"]
-InputFormat: TypeAlias = Literal["parquet", "csv", "jsonl"]
 
 DEFAULT_BATCH_SIZE: Final = 256
 DEFAULT_MAX_ATTEMPTS: Final = 3
@@ -32,26 +34,51 @@ class ModelRef:
 
 
 @dataclass(frozen=True, slots=True)
-class InputRef:
-    """Which input, as it was when the run was planned; `columns` are (name, Arrow type)."""
+class DataFile:
+    """A Parquet file as it was when the run was planned."""
 
     path: str
-    format: InputFormat
     size: int
     mtime_ns: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class InputRef:
+    """The rows of an input: Parquet files, in order, and the columns as the run reads them.
+
+    The files are the user's own, or a snapshot of a text file or a query in the run's folder.
+    `digest`: of what the user named. `arrow_schema`: base64 of a serialized Arrow schema.
+    """
+
     digest: str
     rows: int
-    columns: tuple[tuple[str, str], ...]
+    files: tuple[DataFile, ...]
+    arrow_schema: str
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names, types and metadata of all columns."""
+        return _schema(self.arrow_schema)
+
+
+def schema_text(schema: pa.Schema) -> str:
+    """Return the schema as InputRef holds it."""
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+@lru_cache(maxsize=16)
+def _schema(text: str) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A range of rows, `first` counted from 0, and `where` it lies: offset and bytes of a text."""
+    """A range of rows; `first` counts from 0."""
 
     number: int
     first: int
     rows: int
-    where: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +124,7 @@ class Manifest:
         fields: dict[str, Any] = json.loads(text)
         model = ModelRef(**fields.pop("model"))
         source = fields.pop("input")
-        source["columns"] = tuple((name, type_) for name, type_ in source["columns"])
+        source["files"] = tuple(DataFile(**file) for file in source["files"])
         fields["features"] = tuple(fields["features"])
         return cls(model=model, input=InputRef(**source), **fields)
 

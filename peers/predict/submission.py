@@ -69,7 +69,7 @@ def _submit(
             nodes.append(g.add(
                 options, after=after, on_parent_failure=ParentFailure.RUN if after else None,
                 manifest=str(manifest.path), input=manifest.source, chunk=chunk.number,
-                first=chunk.first, rows=chunk.rows, where=chunk.where,
+                first=chunk.first, rows=chunk.rows,
             ))  # fmt: skip
         g.add(
             app.assemble.options(

@@ -13,6 +13,7 @@ from peers import Reject, Retry
 from peers.predict import inputs, models, outputs
 from peers.predict.errors import EndpointError, InputError, ModelError, PredictError
 from peers.predict.fitness import unfit_rows
+from peers.predict.inputs.reading import PROBLEM
 from peers.predict.isolate import as_exception
 from peers.predict.overrun import ended_after
 
@@ -51,9 +52,7 @@ def try_model(
     for it together.
     """
     leave_out = [manifest.id_column] if manifest.id_column else []
-    manifest = replace(
-        manifest, features=tuple(model.features(dict(manifest.input.columns), leave_out))
-    )
+    manifest = replace(manifest, features=tuple(model.features(_types(manifest), leave_out)))
     candidates = [row for chunk in chunks for row in _fit_rows(manifest, chunk)]
     if not candidates:
         raise InputError(
@@ -76,6 +75,10 @@ def try_model(
         f"{failed[0]}",
         "Nothing was submitted.",
     )
+
+
+def _types(manifest: Manifest) -> dict[str, str]:
+    return {field.name: str(field.type) for field in manifest.input.schema if field.name != PROBLEM}
 
 
 def _fit_rows(manifest: Manifest, chunk: Chunk) -> Iterator[_Row]:

@@ -17,7 +17,9 @@ from sqlalchemy import URL
 from peers.predict import inputs
 from peers.predict.errors import InputChanged, InputError
 from peers.predict.inputs.forward import ForwardReader
+from peers.predict.inputs.query import snapshot
 from peers.predict.spec import Chunk, InputRef
+from tests.predict.planned import planned
 
 ROWS = 500
 SIZES = [1, 7, 100, 10_000]
@@ -27,7 +29,7 @@ def read_all(
     path: Path, size: int, columns: list[str], id_column: str | None = "id"
 ) -> tuple[list[dict[str, Any]], dict[int, str]]:
     """All rows and the reasons of the bad ones by row number, read chunk by chunk."""
-    source, chunks = inputs.plan(path, lambda _: size, id_column=id_column)
+    source, chunks = planned(path, size, columns, id_column)
     rows: list[dict[str, Any]] = []
     bad: dict[int, str] = {}
     assert source.rows == sum(chunk.rows for chunk in chunks) > 0
@@ -104,7 +106,7 @@ def test_parquet_of_several_row_groups(size: int, tmp_path: Path) -> None:
         found, bad = read_all(path, size, ["x", "id"])
         assert not bad
         assert found == [{"x": row["x"], "id": row["id"]} for row in some_rows()]
-        _, chunks = inputs.plan(path, lambda _: size)
+        _, chunks = planned(path, size)
         assert all(chunk.rows == size for chunk in chunks[:-1])
 
 
@@ -159,26 +161,26 @@ def test_parquet_is_decoded_once_going_forward(
     assert starts == 3
 
 
-def planned(path: Path) -> tuple[InputRef, Chunk]:
+def three_rows(path: Path) -> tuple[InputRef, Chunk]:
     """An input of three rows, and its only chunk."""
-    path.write_text("x\n1\n2\n3\n")
-    source, [chunk] = inputs.plan(path, lambda _: 10)
+    pq.write_table(pa.table({"x": [1, 2, 3]}), path)
+    source, [chunk] = planned(path, 10)
     return source, chunk
 
 
 @pytest.mark.parametrize("how", ["grown", "rewritten", "replaced"])
 def test_an_input_that_changes_under_way_is_noticed(how: str, tmp_path: Path) -> None:
     """By its size, its time or its identity; the remedy says how to go on."""
-    path = tmp_path / "rows.csv"
-    source, chunk = planned(path)
+    path = tmp_path / "rows.parquet"
+    source, chunk = three_rows(path)
     assert inputs.read(source, chunk, ["x"]).table.num_rows == 3
     if how == "grown":
-        path.write_text("x\n1\n2\n3\n4\n")
+        pq.write_table(pa.table({"x": [1, 2, 3, 4] * 100}), path)
     elif how == "rewritten":
-        path.write_text("x\n3\n2\n1\n")
+        pq.write_table(pa.table({"x": [3, 2, 1]}), path)
     else:
         other = tmp_path / "other"
-        other.write_text("x\n7\n8\n9\n")
+        pq.write_table(pa.table({"x": [7, 8, 9]}), other)
         other.replace(path)
     with pytest.raises(InputChanged, match="starts a new run"):
         inputs.read(source, chunk, ["x"])
@@ -202,13 +204,13 @@ def test_an_input_that_is_none_is_refused(
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(InputError, match=says):
-        inputs.plan(path, lambda _: 10)
+        planned(path, 10)
 
 
 def test_an_input_that_is_not_there_is_named(tmp_path: Path) -> None:
     """With its path."""
     with pytest.raises(InputError, match=r"missing\.csv"):
-        inputs.plan(tmp_path / "missing.csv", lambda _: 10)
+        planned(tmp_path / "missing.csv", 10)
 
 
 def test_a_query_is_streamed_into_a_snapshot(database_url: str, tmp_path: Path) -> None:
@@ -221,10 +223,10 @@ def test_a_query_is_streamed_into_a_snapshot(database_url: str, tmp_path: Path) 
         "postgresql", parts.get("user"), parts.get("password"), None,
         int(parts.get("port", 5432)), parts["dbname"], host,
     ).render_as_string(hide_password=False)  # fmt: skip
-    assert inputs.snapshot(url, query, target) == 25_000
+    assert snapshot(url, query, target) == 25_000
     found = pq.read_table(target)
     assert found.column("id").to_pylist() == list(range(1, 25_001))
     assert found.column("x")[4].as_py() == 1.25
     with pytest.raises(InputError, match="does not exist"):
-        inputs.snapshot(url, "select * from nowhere", target)
+        snapshot(url, "select * from nowhere", target)
     assert "secret" not in inputs.hidden("postgresql://me:secret@host/db")

@@ -16,7 +16,9 @@ from sqlalchemy import URL
 
 from peers.predict import inputs
 from peers.predict.errors import InputError, OutputError
+from peers.predict.inputs.query import snapshot
 from peers.predict.inputs.records import records
+from tests.predict.planned import planned
 
 SIZES = (1, 3, 10_000)
 WELL = 1100  # more than the types are told by
@@ -24,7 +26,7 @@ WELL = 1100  # more than the types are told by
 
 def read_all(path: Path, size: int, columns: list[str]) -> tuple[list[Any], dict[int, str]]:
     """All rows, and why some are bad, by row number."""
-    source, chunks = inputs.plan(path, lambda _: size, id_column="id")
+    source, chunks = planned(path, size, columns, "id")
     rows: list[Any] = []
     bad: dict[int, str] = {}
     for chunk in chunks:
@@ -120,9 +122,9 @@ def test_columns_must_be_told_apart_and_be_there(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["x", "x"]), path)
     with pytest.raises(InputError, match="names x twice"):
-        inputs.plan(path, lambda _: 1)
+        planned(path, 1)
     pq.write_table(pa.table({"x": [1]}), path)
-    source, [chunk] = inputs.plan(path, lambda _: 1)
+    source, [chunk] = planned(path, 1)
     with pytest.raises(InputError, match=r"no column y.*It has x"):
         inputs.read(source, chunk, ["y"])
 
@@ -158,7 +160,7 @@ def test_a_query_has_the_types_that_the_server_says(database_url: str, tmp_path:
         inet '10.0.0.1' as place
         from generate_series(1, 20000) n order by n"""
     target = tmp_path / "query.parquet"
-    assert inputs.snapshot(url, query, target) == 20_000
+    assert snapshot(url, query, target) == 20_000
     table = pq.read_table(target)
     types = {field.name: str(field.type) for field in table.schema}
     assert types == {
@@ -172,11 +174,11 @@ def test_a_query_has_the_types_that_the_server_says(database_url: str, tmp_path:
     assert (last["list"], json.loads(last["json"])) == ([20000.0, None], {"n": 20000})
     failing = "select 1 / (15000 - n) as x from generate_series(1, 20000) n"
     with pytest.raises(InputError, match="division by zero"):
-        inputs.snapshot(url, failing, tmp_path / "half.parquet")
+        snapshot(url, failing, tmp_path / "half.parquet")
     with pytest.raises(InputError, match=r"read-only|syntax"):
-        inputs.snapshot(url, "create table t (n int)", tmp_path / "half.parquet")
+        snapshot(url, "create table t (n int)", tmp_path / "half.parquet")
     with pytest.raises(OutputError, match="cannot be written"):
-        inputs.snapshot(url, "select 1 as x", tmp_path / "absent" / "query.parquet")
+        snapshot(url, "select 1 as x", tmp_path / "absent" / "query.parquet")
     assert [path.name for path in tmp_path.iterdir()] == ["query.parquet"]
 
 
@@ -230,7 +232,7 @@ def test_lists_and_objects_of_json_stay_what_they_are(tmp_path: Path) -> None:
     records_[6]["v"] = ""
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records_))
-    source, chunks = inputs.plan(path, lambda _: 500, id_column="id")
+    source, chunks = planned(path, 500, id_column="id")
     found = [
         row
         for chunk in chunks
@@ -245,4 +247,4 @@ def test_a_csv_of_semicolons_is_told_so(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("id;x\n1;2\n")
     with pytest.raises(InputError, match="single column"):
-        inputs.plan(path, lambda _: 10)
+        planned(path, 10)

@@ -22,7 +22,7 @@ from peers.predict import outputs
 from peers.predict.errors import OutputError
 from peers.predict.outputs import Extra
 from peers.predict.outputs.ownership import leave_receipt
-from peers.predict.spec import Chunk, InputRef, Manifest, ModelRef
+from peers.predict.spec import Chunk, InputRef, Manifest, ModelRef, schema_text
 
 SIZE = 10
 CHUNKS = 5
@@ -32,7 +32,7 @@ def a_manifest(folder: Path, suffix: str = ".parquet") -> Manifest:
     """Of five chunks with ten rows each."""
     made = Manifest(
         run="abc", name=None, model=ModelRef("callable", "m:f", "d"),
-        input=InputRef("in.csv", "csv", 1, 1, "d", SIZE * CHUNKS, (("x", "double"),)),
+        input=InputRef("d", SIZE * CHUNKS, (), schema_text(pa.schema([("x", pa.float64())]))),
         source="in.csv", id_column="id", features=("x",), output=str(folder / f"out{suffix}"),
         batch_size=SIZE, max_attempts=3, timeout=None, asynchronous=False, allow_nan=False,
         chunks=CHUNKS, concurrency=None,
@@ -182,7 +182,7 @@ def test_a_part_that_is_damaged_anywhere_is_made_anew(tmp_path: Path) -> None:
     """Who looks for finished rows sees what the assembling task would see."""
     manifest = a_manifest(tmp_path)
     write_parts(manifest, set())
-    path, chunk = outputs.part_path(manifest.folder, 1), Chunk(1, SIZE, SIZE, {})
+    path, chunk = outputs.part_path(manifest.folder, 1), Chunk(1, SIZE, SIZE)
     whole = path.read_bytes()
     assert outputs.rows_of_part(manifest.folder, chunk) == list(range(SIZE))
     footer = int.from_bytes(whole[-8:-4], "little") + 8

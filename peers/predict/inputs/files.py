@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, TypeAlias
+
+import pyarrow as pa
 
 from peers.predict.errors import InputChanged, InputError
-from peers.predict.spec import InputFormat, InputRef
+from peers.predict.spec import DataFile, InputRef, schema_text
+
+InputFormat: TypeAlias = Literal["parquet", "csv", "jsonl"]
 
 DIGEST_BYTES: Final = 32
 _FORMATS: Final[dict[str, InputFormat]] = {
@@ -46,7 +50,7 @@ def opened(path: Path) -> Iterator[BufferedReader]:
 
 
 @contextmanager
-def unchanged(source: InputRef) -> Iterator[BufferedReader]:
+def unchanged(source: DataFile) -> Iterator[BufferedReader]:
     """The file as it was planned, when the block begins and when it ends; else InputChanged."""
     with opened(Path(source.path)) as stream:
         _check(source, stream)
@@ -57,6 +61,13 @@ def unchanged(source: InputRef) -> Iterator[BufferedReader]:
             raise _changed(source, "it was replaced")
 
 
+def reference(digest: str, schema: pa.Schema, path: Path, rows: int) -> InputRef:
+    """Return the reference of an input that is one Parquet file."""
+    there = path.stat()
+    file = DataFile(os.fspath(path), there.st_size, there.st_mtime_ns, rows)
+    return InputRef(digest, rows, (file,), schema_text(schema))
+
+
 def digest_of(path: Path) -> str:
     """Of the contents."""
     with opened(path) as stream:
@@ -65,7 +76,7 @@ def digest_of(path: Path) -> str:
         ).hexdigest()
 
 
-def _check(source: InputRef, stream: BufferedReader) -> None:
+def _check(source: DataFile, stream: BufferedReader) -> None:
     now = os.fstat(stream.fileno())
     if now.st_size != source.size:
         raise _changed(source, f"it had {source.size} bytes and has {now.st_size}")
@@ -73,7 +84,7 @@ def _check(source: InputRef, stream: BufferedReader) -> None:
         raise _changed(source, "it was written to")
 
 
-def _changed(source: InputRef, how: str) -> InputChanged:
+def _changed(source: DataFile, how: str) -> InputChanged:
     return InputChanged(
         f"the input {source.path} has changed since the run was planned: {how}",
         "Run the same command again: it starts a new run on what is there now.",

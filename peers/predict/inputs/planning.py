@@ -1,92 +1,107 @@
-"""A first pass over an input: what it is, how many rows it has, and where its chunks lie."""
+"""Look through an input once: what it is, its columns and how many rows it has."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final, Protocol
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from peers.predict.errors import InputError
-from peers.predict.inputs import text
-from peers.predict.inputs.files import digest_of, format_of, opened
-from peers.predict.inputs.records import BOM, Span, TextFormat, records
+from peers.predict.inputs import query
+from peers.predict.inputs.files import digest_of, format_of, opened, reference
+from peers.predict.inputs.text_survey import SNAPSHOT, TextSurvey
 from peers.predict.spec import Chunk, InputRef
 
 _EMPTY_HINT: Final = "There is nothing to predict."
 
 
-def plan(
-    path: Path, chunk_rows: Callable[[int], int], id_column: str | None = None
-) -> tuple[InputRef, list[Chunk]]:
-    """The input's reference and its chunks of `chunk_rows(rows)` rows.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the user named: a file, or the URL of a Postgres for `query`."""
 
-    Reads the file twice or three times, a piece at a time. Raises InputError.
+    place: str
+    query: str | None = None
+    id_column: str | None = None
+
+
+class Survey(Protocol):
+    """An input that was looked through. `schema`: its columns, by what it says of itself."""
+
+    schema: pa.Schema
+    rows: int
+    digest: str
+
+    @abstractmethod
+    def settle(self, schema: pa.Schema, folder: Path) -> InputRef:
+        """Return the input with these of its columns in these types, to be read chunk by chunk.
+
+        What is no Parquet file of the user's is kept in `folder`, and read anew from there.
+        """
+
+
+@contextmanager
+def survey(source: Source, scratch: Path) -> Iterator[Survey]:
+    """Look through the input; a query's rows are kept under `scratch` until it is settled.
+
+    Raises InputError.
     """
-    format_ = format_of(path)
-    with opened(path) as stream:
-        before = os.fstat(stream.fileno())
-        if format_ == "parquet":
-            columns, rows = _parquet(path)
-            chunks = list(_parquet_chunks(rows, chunk_rows(rows)))
-        else:
-            names, start = _text_start(stream, path, format_)
-            width = len(names) or None
-            rows = sum(1 for _ in records(stream, format_, width, start))
-            # every key of JSON Lines is a column, also one that comes late
-            most = text.SAMPLE if format_ == "csv" else None
-            with opened(path) as other:
-                sample = islice(records(other, format_, width, start), most)
-                columns = text.sampled(stream, sample, format_, names, id_column)
-            spans = records(stream, format_, width, start)
-            chunks = list(_text_chunks(spans, chunk_rows(rows)))
-    rows = sum(chunk.rows for chunk in chunks)
-    if not rows:
-        raise InputError(f"the input {path} has no rows", _EMPTY_HINT)
-    reference = InputRef(
-        path=str(path), format=format_, size=before.st_size, mtime_ns=before.st_mtime_ns,
-        digest=digest_of(path), rows=rows, columns=tuple(columns),
-    )  # fmt: skip
-    return reference, chunks
+    if source.query is None:
+        path = Path(source.place).expanduser().absolute()
+        yield _Parquet(path) if format_of(path) == "parquet" else TextSurvey(path, source.id_column)
+        return
+    rows = scratch / f"query-{uuid4().hex}.parquet"
+    try:
+        query.snapshot(source.place, source.query, rows, source.id_column)
+        yield _Parquet(rows, is_ours=True)
+    finally:
+        rows.unlink(missing_ok=True)
 
 
-def _parquet(path: Path) -> tuple[list[tuple[str, str]], int]:
+def chunks(source: InputRef, size: int) -> list[Chunk]:
+    """Cut the input into chunks of `size` rows; the last one may have fewer."""
+    firsts = range(0, source.rows, size)
+    return [
+        Chunk(number, first, min(size, source.rows - first)) for number, first in enumerate(firsts)
+    ]
+
+
+class _Parquet:
+    """A Parquet file; `is_ours`: a snapshot of our own, which moves to where the run keeps it."""
+
+    def __init__(self, path: Path, *, is_ours: bool = False) -> None:
+        self._path, self._is_ours = path, is_ours
+        with opened(path):
+            self.schema, self.rows = _parquet(path)
+        self.digest = digest_of(path)
+        if not self.rows:
+            raise InputError(f"the input {path} has no rows", _EMPTY_HINT)
+
+    def settle(self, schema: pa.Schema, folder: Path) -> InputRef:
+        path = self._path
+        if self._is_ours:
+            path = folder / SNAPSHOT
+            if not path.exists():
+                self._path.replace(path)
+        return reference(self.digest, schema, path, self.rows)
+
+
+def _parquet(path: Path) -> tuple[pa.Schema, int]:
     try:
         with pq.ParquetFile(path) as file:
-            names = file.schema_arrow
-            rows = file.metadata.num_rows
+            schema, rows = file.schema_arrow, file.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is no Parquet file that can be read: {error}") from error
-    twice = sorted({name for name in names.names if names.names.count(name) > 1})
+    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if twice:
         raise InputError(
             f"the input {path} names {', '.join(twice)} twice",
             "Give each column a name of its own.",
         )
-    return [(field.name, str(field.type)) for field in names], rows
-
-
-def _parquet_chunks(rows: int, size: int) -> Iterator[Chunk]:
-    for number, first in enumerate(range(0, rows, size)):
-        yield Chunk(number, first, min(size, rows - first), {})
-
-
-def _text_start(stream: BinaryIO, path: Path, format_: TextFormat) -> tuple[list[str], int]:
-    """The header's names, if the format has one, and where the records begin."""
-    if format_ == "csv":
-        return text.header_of(stream, str(path))
-    return [], len(BOM) if stream.read(len(BOM)) == BOM else 0
-
-
-def _text_chunks(spans: Iterator[Span], size: int) -> Iterator[Chunk]:
-    number = first = 0
-    for head in spans:
-        rows, end = 0, head.offset
-        for span in islice(chain([head], spans), size):
-            rows, end = rows + 1, span.offset + span.bytes
-        yield Chunk(number, first, rows, {"offset": head.offset, "bytes": end - head.offset})
-        number, first = number + 1, first + rows
+    return schema, rows

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import BinaryIO
+from typing import Final
 
 import pyarrow as pa
 
 from peers.predict.errors import InputError
-from peers.predict.inputs import text
 from peers.predict.inputs.files import unchanged
 from peers.predict.inputs.forward import ForwardReader
-from peers.predict.inputs.records import records
-from peers.predict.spec import Chunk, InputRef
+from peers.predict.spec import Chunk, DataFile, InputRef
+
+PROBLEM: Final = "peers.problem"
+"""The column of a snapshot that says why a row could not be read; its values are null then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,47 +27,42 @@ class Rows:
 
 
 def read(source: InputRef, chunk: Chunk, columns: Sequence[str]) -> Rows:
-    """The chunk's rows, of these columns in this order.
+    """Return the chunk's rows: these columns, in this order, in the types of the input's schema.
 
-    Raises InputChanged when the file is not what was planned, InputError when it cannot be read.
+    Raises InputChanged when a file is not what was planned, InputError when it cannot be read.
     """
-    missing = [name for name in columns if name not in dict(source.columns)]
+    schema = source.schema
+    names = [name for name in schema.names if name != PROBLEM]
+    missing = [name for name in columns if name not in names]
     if missing:
         raise InputError(
-            f"the input {source.path} has no column {', '.join(missing)}",
-            f"It has {', '.join(name for name, _ in source.columns)}.",
+            f"the input has no column {', '.join(missing)}", f"It has {', '.join(names)}."
         )
-    with unchanged(source) as stream:
-        if source.format == "parquet":
-            return Rows(_parquet(source, chunk, tuple(columns)), {})
-        return _text(source, stream, chunk, columns)
+    wanted = [*columns, PROBLEM] if PROBLEM in schema.names else list(columns)
+    table = _read(source, chunk, tuple(wanted))
+    bad = _problems(table.column(PROBLEM)) if PROBLEM in wanted else {}
+    return Rows(table.select(list(columns)), bad)
 
 
-def _text(source: InputRef, stream: BinaryIO, chunk: Chunk, columns: Sequence[str]) -> Rows:
-    assert source.format != "parquet"
-    stream.seek(chunk.where["offset"])
-    raw = stream.read(chunk.where["bytes"])
-    types = dict(source.columns)
-    spans = list(records(io.BytesIO(raw), source.format, len(types) or None))
-    if len(spans) != chunk.rows:
-        raise InputError(f"{source.path} has {len(spans)} rows where {chunk.rows} were planned")
-    table, bad = text.table_of(
-        raw, spans, source.format, list(types), [(name, types[name]) for name in columns]
-    )
-    return Rows(table, bad)
-
-
-def _parquet(source: InputRef, chunk: Chunk, columns: tuple[str, ...]) -> pa.Table:
-    try:
-        return _reader(source, columns).rows(chunk.first, chunk.rows)
-    except (pa.ArrowException, OSError) as error:
-        last = chunk.first + chunk.rows - 1
-        raise InputError(
-            f"rows {chunk.first} to {last} of {source.path} cannot be read: {error}"
-        ) from error
+def _read(source: InputRef, chunk: Chunk, columns: tuple[str, ...]) -> pa.Table:
+    (file,) = source.files
+    with unchanged(file):
+        try:
+            return _reader(file, columns).rows(chunk.first, chunk.rows)
+        except (pa.ArrowException, OSError) as error:
+            last = chunk.first + chunk.rows - 1
+            raise InputError(
+                f"rows {chunk.first} to {last} of {file.path} cannot be read: {error}"
+            ) from error
 
 
 @lru_cache(maxsize=1)
-def _reader(source: InputRef, columns: tuple[str, ...]) -> ForwardReader:
+def _reader(file: DataFile, columns: tuple[str, ...]) -> ForwardReader:
     """Neighbouring chunks go to the same worker again and again."""
-    return ForwardReader(source.path, columns)
+    return ForwardReader(file.path, columns)
+
+
+def _problems(column: pa.ChunkedArray) -> dict[int, str]:
+    if column.null_count == len(column):
+        return {}
+    return {index: why for index, why in enumerate(column.to_pylist()) if why is not None}

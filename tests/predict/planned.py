@@ -1,0 +1,23 @@
+"""An input that is looked through and cut into chunks, as a run does it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from peers.predict import inputs
+from peers.predict.spec import Chunk, InputRef
+
+
+def planned(
+    path: Path, size: int, columns: Sequence[str] | None = None, id_column: str | None = None
+) -> tuple[InputRef, list[Chunk]]:
+    """Return the input, its columns in their own types, and its chunks of `size` rows."""
+    kept = Path(tempfile.mkdtemp(prefix="run-", dir=path.parent))
+    with inputs.survey(inputs.Source(str(path), id_column=id_column), kept) as survey:
+        fields = [field for field in survey.schema if columns is None or field.name in columns]
+        source = survey.settle(pa.schema(fields), kept)
+    return source, inputs.chunks(source, size)
