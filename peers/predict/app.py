@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Coroutine
 from datetime import timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pyarrow as pa
@@ -16,14 +16,16 @@ from peers.predict import kinds, models, suspects
 from peers.predict.assemble import assemble_run
 from peers.predict.chunk import run_chunk
 from peers.predict.errors import ModelError
-from peers.predict.overrun import ended_after
 from peers.predict.remote import one_at_a_time, predict_remotely
 from peers.predict.rows import RowArgs, run_rows
 from peers.predict.spec import MOST_BATCHES, Chunk, Manifest, ModelRef, load_manifest
+from peers.predict.time_limit import limited, traced
+from peers.predict.timer_signals import TimerSignals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from peers import CurrentTask
     from peers.predict.models import Model, Predictions
 
 T = TypeVar("T")
@@ -69,10 +71,10 @@ def chunk(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[
     """A range of rows of the input."""
     del input  # for people who look at the task
     run, part = load_manifest(manifest), Chunk(chunk, first, rows)
-    model = _model(run)
+    strict = _Strict(run, current_task())
 
     async def predict(table: pa.Table) -> Predictions:
-        return _strictly(model, table, run.timeout)
+        return strict.predict(table)
 
     async def hand_over(values: str, doubts: Sequence[suspects.Doubt]) -> suspects.Alone:
         return suspects.submit(row, run, part.number, values, doubts)
@@ -128,7 +130,7 @@ def _load(reference: ModelRef, trust: models.Trust) -> Model:
 
 
 async def _predict_for(manifest: Manifest, table: pa.Table) -> Predictions:
-    return _strictly(_model(manifest), table, manifest.timeout)
+    return _Strict(manifest, current_batch()[0]).predict(table)
 
 
 async def _predict_remotely_for(manifest: Manifest, table: pa.Table) -> Predictions:
@@ -137,13 +139,28 @@ async def _predict_remotely_for(manifest: Manifest, table: pa.Table) -> Predicti
     )
 
 
-def _strictly(model: Model, table: pa.Table, timeout: float | None) -> Predictions:
-    """A model that breaks its contract (such as by the number of results) is not tried again."""
-    try:
-        with ended_after(timeout):
-            return model.predict(table)
-    except ModelError as error:
-        raise Reject(str(error)) from error
+class _Strict:
+    """A model that computes: in time, and without a second chance if it breaks its contract."""
+
+    def __init__(self, manifest: Manifest, task: CurrentTask) -> None:
+        self._task = task
+        self._timeout = manifest.timeout
+        self._signals = _signals_of(manifest.model)
+        with self._signals.lent():
+            self._model = _model(manifest)
+
+    def predict(self, table: pa.Table) -> Predictions:
+        """Predictions of these rows. Raises Reject, such as for a wrong number of results."""
+        try:
+            with self._signals.lent(), limited(self._task, self._timeout), traced(self._timeout):
+                return self._model.predict(table)
+        except ModelError as error:
+            raise Reject(str(error)) from error
+
+
+@cache
+def _signals_of(_reference: ModelRef) -> TimerSignals:
+    return TimerSignals()
 
 
 def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -13,6 +13,7 @@ from peers import DatabaseUnreachable, Reject
 from peers.predict import models
 from peers.predict.errors import EndpointError, ModelError
 from peers.predict.kinds import hold_off_name
+from peers.predict.time_limit import limited
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,7 +46,8 @@ async def predict_remotely(
     """
     call = partial(_repeated, partial(_once, model, manifest, table, gate))
     if manifest.model.kind != "http":
-        return await call()
+        with limited(task, manifest.timeout):  # it may keep the loop to itself
+            return await call()
     name = _Name(hold_off_name(manifest.model.ref), task)
     return await models.predict_patiently(call, name.held_off, name.hold_off)
 

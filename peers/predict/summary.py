@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peers.predict import record
 from peers.predict.kinds import ASSEMBLE
-from peers.predict.overrun import SIGNAL
 from peers.predict.record import CHUNKS, ROWS, Turn
 from peers.predict.spec import Manifest
+from peers.predict.time_limit import TIMEOUT
 
 if TYPE_CHECKING:
     from peers.predict.record import Connection
@@ -145,8 +145,8 @@ def _dead_row(letter: dict[str, Any]) -> DeadRow:
 
 def _error(letter: dict[str, Any], args: dict[str, Any]) -> str:
     message = str(letter["error_message"])
-    if letter["exit_signal"] == SIGNAL.name:
-        message += ": the model took longer than --timeout says"
+    if letter["error_type"] == TIMEOUT:
+        message = "the model took longer than --timeout says"
     if message.startswith("row "):
         return message
     of = f"row {args['row']}" + ("" if args["id"] is None else f" (id {args['id']!r})")

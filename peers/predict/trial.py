@@ -15,7 +15,7 @@ from peers.predict.errors import EndpointError, InputError, ModelError, PredictE
 from peers.predict.fitness import unfit_rows
 from peers.predict.inputs.reading import PROBLEM
 from peers.predict.isolate import as_exception
-from peers.predict.overrun import ended_after
+from peers.predict.time_limit import traced
 
 if TYPE_CHECKING:
     from peers.predict.spec import Chunk, Manifest
@@ -64,7 +64,7 @@ def try_model(
     for row in candidates:
         if row.number not in killers:
             trying(row.number)
-            with ended_after(manifest.timeout):
+            with traced(manifest.timeout):
                 error = _error_of(model, manifest, row.table)
             trying(None)
             if error is None:
