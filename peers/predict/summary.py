@@ -11,6 +11,7 @@ from peers.predict import record
 from peers.predict.kinds import ASSEMBLE
 from peers.predict.record import CHUNKS, ROWS, Turn
 from peers.predict.spec import Manifest
+from peers.predict.texts import shortened
 from peers.predict.time_limit import TIMEOUT
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Summary:
     def progress(self) -> str:
         """How far it is, in a line."""
         eta = "" if self.eta_seconds is None else f", about {_span(self.eta_seconds)} to go"
-        trouble = "" if self.trouble is None else f"; trouble: {self.trouble[:_LONGEST]}"
+        trouble = "" if self.trouble is None else f"; trouble: {shortened(self.trouble, _LONGEST)}"
         pace = f"{self.rows_per_second:,.0f} rows/s"
         return f"{self.handled:,} of {self.rows:,} rows, {pace}{eta}{trouble}"
 
@@ -92,7 +93,7 @@ class Summary:
             said.append(
                 "Mend what ails them; the same command with --retry-dead then puts them in."
             )
-        said += [f"  task {t['task_id']} is dead: {t['error_message']}" for t in self.dead_tasks]
+        said += [f"  task {t['task_id']} is dead: {_message(t)}" for t in self.dead_tasks]
         if self.dead_tasks:
             said.append("When that is mended, the same command goes on with what is missing.")
         if self.state == "done":
@@ -144,13 +145,18 @@ def _dead_row(letter: dict[str, Any]) -> DeadRow:
 
 
 def _error(letter: dict[str, Any], args: dict[str, Any]) -> str:
-    message = str(letter["error_message"])
+    message = _message(letter)
     if letter["error_type"] == TIMEOUT:
         message = "the model took longer than --timeout says"
     if message.startswith("row "):
         return message
     of = f"row {args['row']}" + ("" if args["id"] is None else f" (id {args['id']!r})")
     return f"{of} of {args['input']}: {message}"
+
+
+def _message(letter: dict[str, Any]) -> str:
+    """What was said, or the type of an error that says nothing."""
+    return str(letter["error_message"]).strip() or str(letter["error_type"])
 
 
 def _seconds(turns: Sequence[Turn], chunks: dict[str, Any]) -> float:

@@ -15,6 +15,7 @@ from peers.predict.errors import EndpointError, InputError, ModelError, PredictE
 from peers.predict.fitness import unfit_rows
 from peers.predict.inputs.reading import PROBLEM
 from peers.predict.isolate import as_exception
+from peers.predict.texts import told
 from peers.predict.time_limit import traced
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def try_model(
             trying(None)
             if error is None:
                 return manifest.features
-            failed.append(f"{type(error).__name__}: {error}")
+            failed.append(told(error))
     raise PredictError(
         f"the model can predict none of the {len(failed)} rows that it was tried with; the first: "
         f"{failed[0]}",
