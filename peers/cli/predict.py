@@ -47,6 +47,7 @@ def register(commands: Commands, words: list[str]) -> None:
         metavar="FILE|MODULE:CALLABLE|URL",
         help="*.onnx, scikit-learn's *.joblib, a Python callable, an HTTP endpoint",
     )
+    _declare_endpoint(parser.add_argument_group("a model that is an endpoint"))
     what.add_argument("--method", type=text, metavar="NAME", help="such as predict_proba")
     what.add_argument("--input", type=text, required=True, metavar="FILE|URL",
                       help="*.parquet, *.csv, *.jsonl, or a Postgres for --query")  # fmt: skip
@@ -79,6 +80,20 @@ def register(commands: Commands, words: list[str]) -> None:
     how.add_argument("--overwrite", action="store_true", help="replace an output of other contents")
     how.add_argument("--workers", type=positive, metavar="N",
                      help="start a peer with N workers for the time of the run")  # fmt: skip
+
+
+def _declare_endpoint(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--protocol", choices=("v1", "mlflow", "v2", "openai"),
+                       help="how it is asked (default: by its URL)")  # fmt: skip
+    group.add_argument("--header", type=text, action="append", default=[], metavar="'NAME: VALUE'",
+                       help="sent with each request; not for secrets")  # fmt: skip
+    for flag, metavar, what in (
+        ("--token-file", "FILE", "a file that holds a bearer token"),
+        ("--token-env", "NAME", "an environment variable that holds a bearer token"),
+        ("--token-credential", "NAME", "a credential of systemd that holds a bearer token"),
+        ("--header-file", "FILE", "a file of lines 'Name: value' that are secret"),
+    ):
+        group.add_argument(flag, type=text, metavar=metavar, help=f"{what}; each worker reads it")
 
 
 def positive(value: str) -> int:
@@ -115,6 +130,7 @@ def _predict(args: argparse.Namespace) -> int:
     _require_extra()
     from peers.predict.command import How, predict
     from peers.predict.fleet import Fleet
+    from peers.predict.models.access import access_of
     from peers.predict.request import Request
 
     request = Request(
@@ -123,6 +139,9 @@ def _predict(args: argparse.Namespace) -> int:
         batch_size=args.batch_size, max_attempts=args.max_attempts,
         timeout=args.timeout,
         allow_nan=args.allow_nan, concurrency=args.concurrency, overwrite=args.overwrite,
+        protocol=args.protocol, access=access_of(
+            args.header, args.header_file, args.token_file, args.token_env, args.token_credential
+        ),
     )  # fmt: skip
     own = None
     if args.workers is not None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pyarrow as pa
 
-from peers import Reject, current_batch, current_task, task
+from peers import Reject, Snooze, current_batch, current_task, task
 from peers.predict import kinds, models, suspects
+from peers.predict.answers import Answers
 from peers.predict.assemble import assemble_run
 from peers.predict.chunk import run_chunk
 from peers.predict.errors import ModelError
@@ -91,15 +92,25 @@ async def remote(manifest: str, input: str, chunk: int, first: int, rows: int) -
     del input
     run, part = load_manifest(manifest), Chunk(chunk, first, rows)
 
+    answers = Answers(run.folder, part.number) if run.model.kind == "http" else None
+
     async def predict(table: pa.Table) -> Predictions:
-        return await predict_remotely(_model(run), run, table, current_task())
+        return await predict_remotely(_model(run), run, table, current_task(), answers=answers)
 
     async def hand_over(values: str, doubts: Sequence[suspects.Doubt]) -> suspects.Alone:
         return await asyncio.to_thread(
             suspects.submit, remote_row, run, part.number, values, doubts
         )
 
-    return await run_chunk(run, part, predict, hand_over)
+    try:
+        done = await run_chunk(run, part, predict, hand_over)
+    except Snooze:
+        if answers is not None:
+            answers.keep()
+        raise
+    if answers is not None:
+        answers.discard()
+    return done
 
 
 @task(

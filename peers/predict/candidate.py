@@ -128,7 +128,7 @@ class Candidate:
 def _run(pipe: Connection, request: Request) -> None:
     os.dup2(_STDERR, _STDOUT)
     try:
-        reference = models.resolve(request.model, request.method)
+        reference = models.resolve(request.model, request.method, request.protocol, request.access)
         model = models.load(reference, models.Trust.from_environment().with_named(reference))
         pipe.send(Loaded(reference, model.asynchronous))
         while True:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from peers.predict.spec import DEFAULT_BATCH_SIZE, DEFAULT_MAX_ATTEMPTS
+from peers.predict.spec import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_MAX_ATTEMPTS,
+    NO_ACCESS,
+    Access,
+    EndpointProtocol,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +20,8 @@ class Request:
 
     `model`: a file, `module:callable` or a URL. `input`: a file, or the URL of a Postgres for
     `query`. batch_size: rows in a call of the model. timeout: seconds of such a call. concurrency:
-    requests at once to a model that is remote, over all peers. run: a name to find the run by.
+    requests at once to a model that is remote, over all peers. protocol, access: of an
+    endpoint. run: a name to find the run by.
     """
 
     model: str
@@ -30,3 +37,5 @@ class Request:
     allow_nan: bool = False
     concurrency: int | None = None
     overwrite: bool = False
+    protocol: EndpointProtocol | None = None
+    access: Access = NO_ACCESS

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import pyarrow as pa
 from typing_extensions import TypedDict
 
-from peers import Reject, Retry, current_batch
+from peers import Reject, Retry, Snooze, current_batch
 from peers.predict import outputs
 from peers.predict.errors import EndpointError, RowError
 from peers.predict.fitness import plain_text
 from peers.predict.isolate import isolate, require_answers
 from peers.predict.spec import Manifest, load_manifest
+from peers.predict.texts import told
 
 if TYPE_CHECKING:
     from peers.predict.models import Predictions
@@ -105,7 +106,11 @@ async def _run_one_file(tasks: Sequence[RowArgs], predict: PredictFor) -> dict[i
 
     for start in range(0, len(rows), manifest.batch_size):
         places = range(start, min(start + manifest.batch_size, len(rows)))
-        batch = await isolate(places, call, on_failure)
+        try:
+            batch = await isolate(places, call, on_failure)
+        except Snooze as snooze:  # what is found so far stays
+            found.update(dict.fromkeys(rows[start:], snooze))
+            break
         for members, predictions in batch.good:
             for place, prediction in _each(members, predictions, values.kind):
                 found[rows[place]] = prediction
@@ -142,7 +147,7 @@ def _outcome(task: RowArgs, attempt: int, found: Mapping[int, Any]) -> Any:
         return result_of(one)
     if isinstance(one, Reject | Retry):
         return one
-    message = f"{_name(task)}: {type(one).__name__}: {one}"
+    message = f"{_name(task)}: {told(one)}"
     # the scheduler's own limit is larger where attempts may end for no fault of the row
     is_last = attempt >= manifest.max_attempts
     error: Exception = Reject(message) if is_last else RowError(message)
