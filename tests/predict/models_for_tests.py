@@ -34,6 +34,25 @@ def deaf(rows: list[dict[str, float]]) -> list[float]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+class Mute(Exception):  # noqa: N818 - what it is
+    """It cannot be told."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def taciturn(rows: list[dict[str, float]]) -> list[float]:
+    """A row of -11 raises without a text, one of -12 what has none, one of -13 a very long one."""
+    values = {row["x"] for row in rows}
+    if -11 in values:
+        raise AssertionError
+    if -12 in values:
+        raise Mute
+    if -13 in values:
+        raise ValueError("begins" + "x" * 50_000 + "the point")
+    return double(rows)
+
+
 def kills(rows: list[dict[str, float]]) -> list[float]:
     """Whatever comes."""
     os.kill(os.getpid(), signal.SIGSEGV)

@@ -58,17 +58,22 @@ def assemble(
     tables = _checked(_merged(manifest, extra, schema), manifest.input.rows - dead)
     discard_unfinished(output)
     with replaced(output) as temporary:
-        rows = _written(output, temporary, schema, tables)
+        rows = _written(manifest, temporary, schema, tables)
         size = temporary.stat().st_size
         leave_receipt(manifest, temporary)
     return Written(rows, size, output)
 
 
-def _written(output: Path, temporary: Path, schema: pa.Schema, tables: Iterator[pa.Table]) -> int:
+def _written(
+    manifest: Manifest, temporary: Path, schema: pa.Schema, tables: Iterator[pa.Table]
+) -> int:
+    write = _WRITERS[Path(manifest.output).suffix.lower()]
+    if manifest.model.protocol == "openai" and write is _write_jsonl:
+        write = _write_lines
     try:
-        return _WRITERS[output.suffix.lower()](temporary, schema, tables)
+        return write(temporary, schema, tables)
     except pa.ArrowException as error:
-        raise OutputConflict(f"{output} cannot hold the predictions: {error}") from error
+        raise OutputConflict(f"{manifest.output} cannot hold the predictions: {error}") from error
 
 
 def _schema(manifest: Manifest, extra: Mapping[int, Extra]) -> pa.Schema:
@@ -178,6 +183,17 @@ def _write_jsonl(path: Path, schema: pa.Schema, tables: Iterator[pa.Table]) -> i
         for table in tables:
             for record in table.to_pylist():
                 stream.write(_json(record) + "\n")
+            rows += table.num_rows
+    return rows
+
+
+def _write_lines(path: Path, schema: pa.Schema, tables: Iterator[pa.Table]) -> int:
+    """The predictions as they are: each is a line of a batch's output file."""
+    del schema
+    rows = 0
+    with path.open("w", encoding="utf-8") as stream:
+        for table in tables:
+            stream.writelines(f"{line}\n" for line in table.column(PREDICTION).to_pylist())
             rows += table.num_rows
     return rows
 
