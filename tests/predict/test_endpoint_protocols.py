@@ -333,6 +333,16 @@ def test_a_request_that_cannot_be_sent_is_its_rows_fault(
     assert endpoint.asked == []
 
 
+@pytest.mark.parametrize("status", [400, 404, 405, 422])
+def test_a_url_of_a_row_that_is_not_there_is_its_rows_fault(
+    endpoint: Endpoint, status: int
+) -> None:
+    """Elsewhere, where all rows go to one URL, it is the model's."""
+    endpoint.respond = lambda _: (status, {}, {"error": {"message": "no such model"}})
+    with pytest.raises(RowError, match="no such model"):
+        ask(endpoint.base, batch_file(), "openai")
+
+
 def test_a_batch_file_needs_its_columns(endpoint: Endpoint) -> None:
     """The method may be left out; what else is there is not sent."""
     model = model_of(endpoint.base, "openai")

@@ -118,6 +118,15 @@ def test_a_header_that_looks_like_a_secret_is_refused(header: str) -> None:
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("name", ["key", "api_key", "apikey", "access_token", "sig-token", "auth"])
+def test_a_url_with_a_secret_is_refused(name: str) -> None:
+    """It would be in the manifest and in the log of each request."""
+    with pytest.raises(ModelError, match=name) as caught:
+        resolve(f"https://host/predict?alt=json&{name}={SECRET}", None)
+    assert SECRET not in str(caught.value)
+    assert resolve("https://host/predict?alt=json&monkey=1&author=me&tokens=3", None).protocol == "v1"
+
+
 def test_headers_that_are_no_secret_are_sent(endpoint: Endpoint) -> None:
     """With each request."""
     access = access_of(["X-Team: blue", "traceparent:  00-ab  "], None, None, None, None)

@@ -44,6 +44,7 @@ def test_rows_go_out_and_predictions_come_back_in_order(endpoint: Endpoint) -> N
         (500, {}, {"why": "broken"}, EndpointError, "broken"),
         (400, {}, {"why": "bad row"}, RowError, "bad row"),
         (404, {}, {}, ModelError, "404"),
+        (408, {}, {}, EndpointError, "408"),
         (200, {}, {"predictions": [1]}, ModelError, "1 result for 3 rows"),
         (200, {}, ["what"], ModelError, "something else"),
         (200, {}, {"predictions": "no"}, ModelError, "no list"),

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+from urllib.parse import parse_qsl, urlsplit
 
 from peers.predict.errors import ModelError
 from peers.predict.spec import Access, Secret
@@ -18,7 +19,7 @@ from peers.predict.spec import Access, Secret
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[\t\x20-\x7e]+")
 _SECRET_NAME: Final = re.compile(
-    r"auth|cookie|token|secret|password|passwd|credential|api-?_?key|signature|-key$|^key$",
+    r"auth(?!or)|cookie|token(?![si])|secret|password|passwd|credential|api-?_?key|signature|-key$|^key$",
     re.IGNORECASE,
 )
 _SECRET_VALUE: Final = re.compile(r"(bearer|basic|digest|negotiate)\s", re.IGNORECASE)
@@ -73,6 +74,18 @@ def _plain_headers(lines: Sequence[str]) -> tuple[tuple[str, str], ...]:
                 _REMEDY,
             )
     return tuple(headers)
+
+
+def refuse_secret_query(url: str) -> None:
+    """Raise ModelError for a URL whose query has what looks like a secret."""
+    for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True):
+        if _SECRET_NAME.search(name):
+            raise ModelError(
+                f"the parameter {name} of the model's URL looks like a secret, which would be "
+                "stored with the run",
+                "Leave it out. Most endpoints take it as a header as well: --token-file, or "
+                "--header-file.",
+            )
 
 
 class Credentials:

@@ -12,7 +12,7 @@ from peers.predict.models.protocol_mlflow import MlflowProtocol
 from peers.predict.models.protocol_openai import OpenAIProtocol
 from peers.predict.models.protocol_v1 import V1Protocol
 from peers.predict.models.protocol_v2 import V2Protocol
-from peers.predict.models.transport import Away, Busy, Transport
+from peers.predict.models.transport import BAD_INPUT, BAD_REQUEST, Away, Busy, Transport
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +32,8 @@ class HttpModel:
     def __init__(self, ref: ModelRef) -> None:
         with needed("httpx", f"The model at {ref.ref}"):
             import httpx as _  # noqa: F401
-        self._transport = Transport(ref.ref, ref.access)
+        rows_fault = BAD_REQUEST if ref.protocol == "openai" else BAD_INPUT
+        self._transport = Transport(ref.ref, ref.access, rows_fault)
         self._protocol = _protocol(ref)
 
     def features(self, columns: Mapping[str, str], leave_out: Sequence[str]) -> list[str]:

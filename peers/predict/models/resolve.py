@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from peers.predict.errors import ModelError
 from peers.predict.models import digests
+from peers.predict.models.access import refuse_secret_query
 from peers.predict.models.modules import find_source
 from peers.predict.models.protocols import protocol_of
 from peers.predict.spec import NO_ACCESS, Access, EndpointProtocol, ModelKind, ModelRef
@@ -104,4 +105,5 @@ def _checked_url(url: str) -> str:
             "Leave it out, and name a file that has it: --token-file, or --header-file with a line "
             "'Authorization: Basic …'.",
         )
+    refuse_secret_query(url)
     return url

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -31,7 +31,10 @@ _MOVED: Final = (307, 308)
 _SUCCESS: Final = range(200, 300)
 _ELSEWHERE: Final = range(300, 400)
 _UNAUTHORIZED: Final = 401
-_BAD_INPUT: Final = (400, 413, 422)
+BAD_INPUT: Final = (400, 413, 422)
+BAD_REQUEST: Final = (*BAD_INPUT, 404, 405, 409, 410, 415)
+"""Where each row brings a URL of its own."""
+_NOT_NOW: Final = (408, 425)
 _TOO_MANY: Final = 429
 _AWAY: Final = (502, 503, 504)
 _SERVER_ERROR: Final = 500
@@ -66,10 +69,13 @@ class Answer:
 class Transport:
     """The way to an endpoint, with its headers and secrets."""
 
-    def __init__(self, url: str, access: Access) -> None:
+    def __init__(
+        self, url: str, access: Access, rows_fault: Collection[int] = BAD_INPUT
+    ) -> None:  # fmt: skip
         self._origin = origin(url)
         self._headers = dict(access.headers)
         self._credentials = Credentials(access)
+        self._rows_fault = rows_fault
 
     async def get(self, url: str) -> Answer:
         """What a GET answers. Raises what `post` raises."""
@@ -80,8 +86,8 @@ class Transport:
 
         Raises Busy for 429, and for 503 that says when to return; Away when it cannot be reached
         (502, 503, 504 too); RowError when it refuses the rows, or so many (400, 413, 422);
-        EndpointError when it fails (another 5xx, or an answer that breaks off), be it for a row or
-        not; else ModelError. None of them names a secret.
+        EndpointError when it fails (another 5xx, 408, 425, or an answer that breaks off), be it for
+        a row or not; else ModelError. None of them names a secret.
         """
         return await self._answer("POST", url, body)
 
@@ -105,7 +111,7 @@ class Transport:
             if response.status_code not in _MOVED or location is None:
                 return response
             place = urljoin(place, location)
-            if not place.startswith(("http://", "https://")):
+            if origin(place)[0] not in _PORTS:
                 raise ModelError(f"{url} leads to {shortened(place, _SHOWN)}, which is no URL")
         raise ModelError(f"{url} leads from one URL to the next, more than {_MOST_REDIRECTS} times")
 
@@ -131,11 +137,11 @@ class Transport:
             seconds = _DEFAULT_WAIT if wait is None else wait
             raise Busy(url, min(max(seconds, _SHORTEST_WAIT), _LONGEST_WAIT))
         said = f"{url} answered {status}: {self._shown(response)}"
-        if status in _BAD_INPUT:
+        if status in self._rows_fault:
             raise RowError(said)
         if status in _AWAY:
             raise Away(said)
-        if status >= _SERVER_ERROR:
+        if status >= _SERVER_ERROR or status in _NOT_NOW:
             raise EndpointError(said)
         if status in _ELSEWHERE:
             place = shortened(response.headers.get("location", "nowhere"), _SHOWN)
