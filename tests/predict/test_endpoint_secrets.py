@@ -124,7 +124,9 @@ def test_a_url_with_a_secret_is_refused(name: str) -> None:
     with pytest.raises(ModelError, match=name) as caught:
         resolve(f"https://host/predict?alt=json&{name}={SECRET}", None)
     assert SECRET not in str(caught.value)
-    assert resolve("https://host/predict?alt=json&monkey=1&author=me&tokens=3", None).protocol == "v1"
+    assert (
+        resolve("https://host/predict?alt=json&monkey=1&author=me&tokens=3", None).protocol == "v1"
+    )
 
 
 def test_headers_that_are_no_secret_are_sent(endpoint: Endpoint) -> None:

@@ -19,7 +19,7 @@ from peers.predict.spec import Access, Secret
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[\t\x20-\x7e]+")
 _SECRET_NAME: Final = re.compile(
-    r"auth(?!or)|cookie|token(?![si])|secret|password|passwd|credential|api-?_?key|signature|-key$|^key$",
+    r"auth(?!or)|authoriz|cookie|token(?![si])|secret|password|passwd|credential|api-?_?key|signature|-key$|^key$",
     re.IGNORECASE,
 )
 _SECRET_VALUE: Final = re.compile(r"(bearer|basic|digest|negotiate)\s", re.IGNORECASE)
