@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,10 @@ def register(commands: Commands, words: list[str]) -> None:
         metavar="FILE",
         help="*.parquet, *.csv or *.jsonl, on a path that all peers share",
     )
+    what.add_argument("--columns", type=listed, default=(), metavar="NAME,…",
+                      help="columns of the model's that the output has (default: all)")  # fmt: skip
+    what.add_argument("--carry", type=listed, default=(), metavar="NAME,…",
+                      help="columns of the input that the output has, too")  # fmt: skip
     what.add_argument("--run", dest="run_name", type=name, metavar="NAME", help="to find it by")
     how = parser.add_argument_group("how")
     how.add_argument("--batch-size", type=positive, default=256, metavar="ROWS")
@@ -110,6 +115,14 @@ def whole(value: str) -> int:
     return int(value)
 
 
+def listed(value: str) -> tuple[str, ...]:
+    """Names with commas between them; quoted as in CSV where a name has a comma."""
+    (names,) = csv.reader([value])
+    if not all(names):
+        raise argparse.ArgumentTypeError(f'must be names with commas between them, not "{value}"')
+    return tuple(dict.fromkeys(names))
+
+
 def timeout(value: str) -> float:
     """The seconds of a duration above 0."""
     seconds = duration(value).total_seconds()
@@ -142,6 +155,7 @@ def _predict(args: argparse.Namespace) -> int:
         protocol=args.protocol, access=access_of(
             args.header, args.header_file, args.token_file, args.token_env, args.token_credential
         ),
+        columns=args.columns, carry=args.carry,
     )  # fmt: skip
     own = None
     if args.workers is not None:

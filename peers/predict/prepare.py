@@ -58,6 +58,8 @@ def prepare(request: Request) -> Plan:
     ):
         model = candidate.loaded()
         _check_id_column(request, survey.schema.names)
+        has_id = request.id_column is not None
+        outputs.check_carried(request.carry, survey.schema.names, has_id=has_id)
         run = _run_id(request, output, model.reference, survey.digest)
         folder = parts_folder(output) / run
         is_new = not folder.exists()
@@ -67,12 +69,13 @@ def prepare(request: Request) -> Plan:
             fewest = 1 if model.asynchronous else _FEWEST_BATCHES
             chunks = inputs.chunks(found, chunk_rows(found.rows, request.batch_size, fewest))
             manifest = _manifest(request, run, model, found, len(chunks))
-            features = candidate.try_out(manifest, [chunks[0], *chunks[1:][-1:]])
+            tried = candidate.try_out(manifest, [chunks[0], *chunks[1:][-1:]])
+            outputs.start_with(folder, tried.output)
         except BaseException:
             if is_new:  # nothing was submitted: leave nothing behind
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-        manifest = replace(manifest, features=features)
+        manifest = replace(manifest, features=tried.features)
     save(manifest)
     return Plan(manifest, chunks)
 
@@ -116,6 +119,7 @@ def _manifest(request: Request, run: str, model: Loaded, found: InputRef, chunks
         timeout=request.timeout or (_REMOTE_TIMEOUT if reference.kind == "http" else None),
         asynchronous=model.asynchronous, allow_nan=request.allow_nan, chunks=chunks,
         concurrency=request.concurrency or (_REMOTE_CONCURRENCY if model.asynchronous else None),
+        columns=request.columns, carry=request.carry,
     )  # fmt: skip
 
 
@@ -124,7 +128,8 @@ def _run_id(request: Request, output: Path, model: ModelRef, digest: str) -> str
     identity = [
         asdict(replace(model, access=NO_ACCESS)), digest,  # a token may move
         str(output), request.query, request.id_column,
-        request.batch_size, request.allow_nan, request.run,
+        request.batch_size, request.allow_nan, request.run, request.columns,
+        request.carry,
     ]  # fmt: skip
     text = json.dumps(identity, sort_keys=True).encode()
     return hashlib.blake2b(text, digest_size=_RUN_ID_BYTES).hexdigest()

@@ -22,6 +22,7 @@ class Request:
     `query`. batch_size: rows in a call of the model. timeout: seconds of such a call. concurrency:
     requests at once to a model that is remote, over all peers. protocol, access: of an
     endpoint. run: a name to find the run by.
+    columns: of the model's, none for all. carry: columns of the input that the output has, too.
     """
 
     model: str
@@ -39,3 +40,5 @@ class Request:
     overwrite: bool = False
     protocol: EndpointProtocol | None = None
     access: Access = NO_ACCESS
+    columns: tuple[str, ...] = ()
+    carry: tuple[str, ...] = ()

@@ -137,6 +137,10 @@ class Manifest:
     allow_nan: bool
     chunks: int
     concurrency: int | None
+    columns: tuple[str, ...] = ()
+    """Of the model's columns, those that the output has; none: all."""
+    carry: tuple[str, ...] = ()
+    """Columns of the input that the output has unchanged."""
 
     @property
     def folder(self) -> Path:
@@ -159,7 +163,8 @@ class Manifest:
         model = _model_ref(fields.pop("model"))
         source = fields.pop("input")
         source["files"] = tuple(DataFile(**file) for file in source["files"])
-        fields["features"] = tuple(fields["features"])
+        for name in ("features", "columns", "carry"):
+            fields[name] = tuple(fields[name])
         return cls(model=model, input=InputRef(**source), **fields)
 
 

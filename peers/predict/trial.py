@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from peers import Reject, Retry
 from peers.predict import inputs, models, outputs
-from peers.predict.errors import EndpointError, InputError, ModelError, PredictError
+from peers.predict.errors import EndpointError, InputError, ModelError, OutputError, PredictError
 from peers.predict.fitness import unfit_rows
 from peers.predict.inputs.reading import PROBLEM
 from peers.predict.isolate import as_exception
@@ -34,6 +34,14 @@ class Killed:
     row: int
 
 
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """The columns that the model takes, and those that it returns; None: that is not known yet."""
+
+    features: tuple[str, ...]
+    output: outputs.OutputType | None
+
+
 class _Row(NamedTuple):
     number: int
     table: pa.Table
@@ -45,15 +53,14 @@ def try_model(
     chunks: Sequence[Chunk],
     killers: Collection[int],
     trying: Callable[[int | None], None],
-) -> tuple[str, ...]:
-    """The columns that the model takes; PredictError if it can predict none of a few rows.
+) -> Tried:
+    """What the model takes and returns; PredictError if it can predict none of a few rows.
 
     `killers`: rows that have killed a process which tried them; `trying` is told each row
     before, and None after it. A remote model need only not refuse: it may be busy, and peers wait
     for it together.
     """
-    leave_out = [manifest.id_column] if manifest.id_column else []
-    manifest = replace(manifest, features=tuple(model.features(_types(manifest), leave_out)))
+    manifest = replace(manifest, features=tuple(features_of(model, manifest)))
     candidates = [row for chunk in chunks for row in _fit_rows(manifest, chunk)]
     if not candidates:
         raise InputError(
@@ -66,16 +73,28 @@ def try_model(
         if row.number not in killers:
             trying(row.number)
             with traced(manifest.timeout):
-                error = _error_of(model, manifest, row.table)
+                found = _tried(model, manifest, row.table)
             trying(None)
-            if error is None:
-                return manifest.features
+            if isinstance(found, Tried):
+                return found
+            error = found
             failed.append(told(error))
     raise PredictError(
         f"the model can predict none of the {len(failed)} rows that it was tried with; the first: "
         f"{failed[0]}",
         "Nothing was submitted.",
     )
+
+
+def features_of(model: models.Model, manifest: Manifest) -> Sequence[str]:
+    """What is carried along may be a feature, and is none where the model takes fewer columns."""
+    ids = [manifest.id_column] if manifest.id_column else []
+    try:
+        return model.features(_types(manifest), ids)
+    except InputError:
+        if not manifest.carry:
+            raise
+    return model.features(_types(manifest), [*ids, *manifest.carry])
 
 
 def _types(manifest: Manifest) -> dict[str, str]:
@@ -94,7 +113,8 @@ def _why_unfit(manifest: Manifest, chunk: Chunk) -> str:
     return unfit_rows(inputs.read(manifest.input, chunk, list(manifest.features)), manifest)[0]
 
 
-def _error_of(model: models.Model, manifest: Manifest, row: pa.Table) -> Exception | None:
+def _tried(model: models.Model, manifest: Manifest, row: pa.Table) -> Tried | Exception:
+    later = Tried(manifest.features, None)
     try:
         if manifest.model.kind == "http":
             found: Any = asyncio.run(_wait_for(model, row, _REMOTE_PATIENCE))
@@ -102,19 +122,19 @@ def _error_of(model: models.Model, manifest: Manifest, row: pa.Table) -> Excepti
             found = asyncio.run(_wait_for(model, row, None))
         else:
             found = model.predict(row)
-        if not isinstance(found[0], Exception):
-            outputs.check_predictions(found)
+        first = found[0] if isinstance(found, list) else None
+        if isinstance(first, Exception):
+            return first
+        return Tried(manifest.features, outputs.type_of(manifest, found))
     except (models.Busy, models.Away, EndpointError):
-        return None  # another time, perhaps
-    except ModelError:
+        return later  # another time, perhaps
+    except (ModelError, OutputError):
         raise  # it is the model, not the row
     except (Reject, Retry) as error:
         raise ModelError(f"the model refuses: {error}", "Nothing was submitted.") from error
     except (Exception, SystemExit) as error:  # noqa: BLE001  # a model may raise anything
         is_remote = manifest.model.kind == "http" and isinstance(error, TimeoutError)
-        return None if is_remote else as_exception(error)
-    first = found[0]
-    return first if isinstance(first, Exception) else None
+        return later if is_remote else as_exception(error)
 
 
 async def _wait_for(model: models.Model, row: pa.Table, seconds: float | None) -> Any:

@@ -100,7 +100,7 @@ def test_an_error_in_the_place_of_an_answer_is_kept(tmp_path: Path) -> None:
     answers.note("a", [1, RowError("too dark"), 3])
     answers.keep()
     found = Answers(tmp_path, 1).recall("a")
-    assert found is not None
+    assert isinstance(found, list)
     assert (found[0], str(found[1]), type(found[1])) == (1, "too dark", RowError)
 
 

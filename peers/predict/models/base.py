@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 from peers.predict.errors import ModelError
+from peers.predict.results import Predictions as Predictions
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
-
-Predictions: TypeAlias = "list[Any] | np.ndarray[Any, Any]"
-"""One for each row, in order. In a list, an exception stands for a row that has none."""
 
 
 class Model(Protocol):

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from peers.predict import results
 from peers.predict.errors import ModelError
 from peers.predict.models import columns as pick
-from peers.predict.models.base import Predictions, counted, needed, threads
+from peers.predict.models.base import Predictions, needed, threads
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,6 +35,7 @@ class EstimatorModel:
         self._estimator = estimator = _load(path)
         self._name = f"{path.name} ({type(estimator).__name__})"
         self._method = _method(estimator, method or _DEFAULT_METHOD, self._name)
+        self._is_proba = method == "predict_proba"
         names = getattr(estimator, "feature_names_in_", None)
         self._names = None if names is None else [str(name) for name in names]
         self._count: int | None = getattr(estimator, "n_features_in_", None)
@@ -58,15 +60,14 @@ class EstimatorModel:
         return chosen
 
     def predict(self, table: pa.Table) -> Predictions:
-        """What the method returns for the rows; for several outputs, a list for each row."""
+        """What the method returns for the rows; `results` says which columns that is."""
         result = self._method(table.to_pandas() if self._wants_frame else pick.matrix(table))
-        if hasattr(result, "toarray"):  # a sparse matrix
-            result = result.toarray()
         if isinstance(result, list) and all(isinstance(one, np.ndarray) for one in result):
-            for one in result:  # one array for each output
-                counted(one, table.num_rows, self._name)
-            return [[one[row].tolist() for one in result] for row in range(table.num_rows)]
-        return counted(np.asarray(result), table.num_rows, self._name)
+            result = tuple(result)  # one array for each output
+        if self._is_proba:
+            classes = getattr(self._estimator, "classes_", None)
+            result = results.by_class(result, classes)
+        return results.predictions_of(result, table.num_rows, self._name)
 
     async def predict_async(self, table: pa.Table) -> Predictions:
         """An estimator computes, and never waits."""

@@ -1,19 +1,17 @@
-"""Any callable of a trusted module: list of rows in, list of results out."""
+"""Any callable of a trusted module: list of rows in, results out."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from peers.predict.errors import ModelError
 from peers.predict.inputs import plain_rows
 from peers.predict.models import columns as pick
-from peers.predict.models.base import Predictions, counted
+from peers.predict.results import Predictions, predictions_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,9 +20,9 @@ if TYPE_CHECKING:
 class FunctionModel:
     """A function, or an instance, made once, of a class whose `__call__` is the function.
 
-    It gets a list of dicts (column: Python value) and returns a list with a result for each; an
-    exception in that list stands for a row without one. `async def` makes it asynchronous.
-    Raises ModelError if it is not there or can't be called.
+    It gets a list of dicts (column: Python value) and returns a list with a result for each, or
+    what else `results` names; an exception in a list stands for a row without one. `async def`
+    makes it asynchronous. Raises ModelError if it is not there or can't be called.
     """
 
     def __init__(self, name: str, module: ModuleType, attribute: str) -> None:
@@ -37,7 +35,7 @@ class FunctionModel:
         return pick.all_but(columns, leave_out)
 
     def predict(self, table: pa.Table) -> Predictions:
-        """What it returns, checked to be a list of the right length."""
+        """What it returns, checked to be of the right length."""
         if self.asynchronous:
             return asyncio.run(self.predict_async(table))
         return self._checked(self._function(plain_rows(table)), table.num_rows)
@@ -50,20 +48,7 @@ class FunctionModel:
         return self._checked(result, table.num_rows)
 
     def _checked(self, result: Any, rows: int) -> Predictions:
-        if hasattr(result, "__array__"):  # of numpy, pandas …
-            array = np.asarray(result)
-            if array.dtype == object and array.ndim == 1:
-                return counted(array.tolist(), rows, self._name)
-            return counted(array, rows, self._name)
-        if isinstance(result, Sequence) and not isinstance(result, (str, bytes, bytearray)):
-            return counted(list(result), rows, self._name)
-        if inspect.iscoroutine(result):
-            result.close()  # else Python would warn that nobody awaited it
-        awaited = " (declare it with async def)" if isinstance(result, Awaitable) else ""
-        raise ModelError(
-            f"{self._name} returned a {type(result).__name__}{awaited} for {rows} rows",
-            "It must return a list with one result for each row, in the order of the rows.",
-        )
+        return predictions_of(result, rows, self._name)
 
 
 def _callable(name: str, module: ModuleType, attribute: str) -> Any:
