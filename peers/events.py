@@ -182,6 +182,11 @@ def task_failed(
     """An attempt failed; whether it is tried again, the database decides."""
 
 
+@_event(logging.DEBUG, "task %(task_id)d (%(kind)s) was snoozed by its handler: %(reason)s")
+def task_snoozed(*, task_id: int, kind: str, reason: str) -> None:
+    """A handler gave its slot back, to run later; the attempt does not count."""
+
+
 @_event(logging.INFO, "task %(task_id)d (%(kind)s) was cancelled: stopping it")
 def task_cancelled(*, task_id: int, kind: str, attempt: int) -> None:
     """A task that runs here was cancelled."""

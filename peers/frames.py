@@ -50,6 +50,8 @@ class Failed(msgspec.Struct, array_like=True, frozen=True, tag=1):
     reject: bool = False
     exhausted: bool = False
     """The process ran out of descriptors, memory or threads; others may have used them up."""
+    snooze: bool = False
+    """It is no failure: the task runs again after `retry_in`, and the attempt does not count."""
 
 
 class Begin(msgspec.Struct, array_like=True, frozen=True, tag=0):

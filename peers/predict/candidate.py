@@ -20,6 +20,7 @@ from peers.predict import models
 from peers.predict.errors import ModelError
 from peers.predict.request import Request
 from peers.predict.spec import Chunk, Manifest, ModelRef
+from peers.predict.time_limit import GRACE
 from peers.predict.trial import Killed, Tried, try_model
 
 _FAREWELL: Final = 5.0
@@ -67,7 +68,9 @@ class Candidate:
         killers: list[int] = []
         while True:
             self._pipe.send((manifest, chunks, killers))
-            found = self._answer()
+            # a remote one may be slow: it has the patience of the trial itself
+            is_remote = manifest.model.kind == "http"
+            found = self._answer(None if is_remote else manifest.timeout)
             if found is None:
                 raise self._died()
             if not isinstance(found, Killed):
@@ -92,17 +95,28 @@ class Candidate:
         self._process.kill()
         self._process.join()
 
-    def _answer(self) -> Any:
-        """What it says at last; Killed with its row if a trial killed it, None if it just died."""
+    def _answer(self, timeout: float | None = None) -> Any:
+        """What it says at last; Killed with its row if a trial killed it, None if it just died.
+
+        `timeout`: seconds that the trial of a row may take; then we kill it.
+        """
         on_trial: int | None = None
         try:
-            while isinstance(said := self._pipe.recv(), int | None):
+            while True:
+                if timeout is not None and on_trial is not None:
+                    self._kill_unless_heard(timeout + GRACE)
+                if not isinstance(said := self._pipe.recv(), int | None):
+                    break
                 on_trial = said
         except (EOFError, ConnectionResetError):
             return None if on_trial is None else Killed(on_trial)
         if isinstance(said, Exception):
             raise said
         return said
+
+    def _kill_unless_heard(self, seconds: float) -> None:
+        if not self._pipe.poll(seconds):
+            self._process.kill()
 
     def _died(self) -> ModelError:
         self._process.join(_FAREWELL)
@@ -116,7 +130,7 @@ class Candidate:
 def _run(pipe: Connection, request: Request) -> None:
     os.dup2(_STDERR, _STDOUT)
     try:
-        reference = models.resolve(request.model, request.method)
+        reference = models.resolve(request.model, request.method, request.protocol, request.access)
         model = models.load(reference, models.Trust.from_environment().with_named(reference))
         pipe.send(Loaded(reference, model.asynchronous))
         while True:

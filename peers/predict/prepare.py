@@ -15,7 +15,15 @@ from peers.predict import inputs, outputs
 from peers.predict.candidate import Candidate, Loaded
 from peers.predict.errors import InputError, OutputError
 from peers.predict.request import Request
-from peers.predict.spec import MOST_BATCHES, Chunk, InputRef, Manifest, ModelRef, parts_folder
+from peers.predict.spec import (
+    MOST_BATCHES,
+    NO_ACCESS,
+    Chunk,
+    InputRef,
+    Manifest,
+    ModelRef,
+    parts_folder,
+)
 
 _FEWEST_BATCHES: Final = 8
 _CHUNKS: Final = 1000
@@ -119,8 +127,10 @@ def _manifest(request: Request, run: str, model: Loaded, found: InputRef, chunks
 def _run_id(request: Request, output: Path, model: ModelRef, digest: str) -> str:
     """The same for the same work: then what is done already is found."""
     identity = [
-        asdict(model), digest, str(output), request.query, request.id_column,
-        request.batch_size, request.allow_nan, request.run, request.columns, request.carry,
+        asdict(replace(model, access=NO_ACCESS)), digest,  # a token may move
+        str(output), request.query, request.id_column,
+        request.batch_size, request.allow_nan, request.run, request.columns,
+        request.carry,
     ]  # fmt: skip
     text = json.dumps(identity, sort_keys=True).encode()
     return hashlib.blake2b(text, digest_size=_RUN_ID_BYTES).hexdigest()

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from peers.predict.inputs import TextOptions
-from peers.predict.spec import DEFAULT_BATCH_SIZE, DEFAULT_MAX_ATTEMPTS
+from peers.predict.spec import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_MAX_ATTEMPTS,
+    NO_ACCESS,
+    Access,
+    EndpointProtocol,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +21,8 @@ class Request:
 
     `model`: a file, `module:callable` or a URL. `input`: a file, or the URL of a Postgres for
     `query`. batch_size: rows in a call of the model. timeout: seconds of such a call. concurrency:
-    requests at once to a model that is remote, over all peers. run: a name to find the run by.
-    text: how an input of text is written.
+    requests at once to a model that is remote, over all peers. protocol, access: of an
+    endpoint. run: a name to find the run by. text: how an input of text is written.
     columns: of the model's, none for all. carry: columns of the input that the output has, too.
     max_dead, stop_after_dead: see DeadLimit.
     """
@@ -35,6 +41,8 @@ class Request:
     concurrency: int | None = None
     overwrite: bool = False
     text: TextOptions = field(default_factory=TextOptions)
+    protocol: EndpointProtocol | None = None
+    access: Access = NO_ACCESS
     columns: tuple[str, ...] = ()
     carry: tuple[str, ...] = ()
     max_dead: str = "0"

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 import pyarrow as pa
 
 ModelKind: TypeAlias = Literal["onnx", "sklearn", "callable", "http"]
+EndpointProtocol: TypeAlias = Literal["v1", "mlflow", "v2", "openai"]
 
 DEFAULT_BATCH_SIZE: Final = 256
 DEFAULT_MAX_ATTEMPTS: Final = 3
@@ -22,16 +23,49 @@ PARTS_SUFFIX: Final = ".parts"
 
 
 @dataclass(frozen=True, slots=True)
+class Secret:
+    """Where a secret lies; the secret itself is in no manifest, row, log or command line."""
+
+    lies_in: Literal["file", "environment", "credential"]
+    place: str
+    holds: Literal["token", "headers"]
+
+    @property
+    def called(self) -> str:
+        """What people call it."""
+        return f"{_LIES_IN[self.lies_in]} {self.place}"
+
+
+_LIES_IN: Final = {
+    "file": "file", "environment": "environment variable", "credential": "credential of systemd",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What an endpoint is told with each request: headers (name, value), and secrets."""
+
+    headers: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[Secret, ...] = ()
+
+
+NO_ACCESS: Final = Access()
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRef:
     """Which model: its place, what it was when the run was planned, and what to call on it.
 
-    `ref` is an absolute path, `module:callable` or a URL; `digest` is of its contents.
+    `ref` is an absolute path, `module:callable` or a URL; `digest` is of its contents. `protocol`
+    and `access` are an endpoint's.
     """
 
     kind: ModelKind
     ref: str
     digest: str
     method: str | None = None
+    protocol: EndpointProtocol | None = None
+    access: Access = NO_ACCESS
 
 
 Partition: TypeAlias = "tuple[tuple[str, str | int | None], ...]"
@@ -142,12 +176,19 @@ class Manifest:
     def from_json(cls, text: str) -> Manifest:
         """The manifest that `to_json` wrote."""
         fields: dict[str, Any] = json.loads(text)
-        model = ModelRef(**fields.pop("model"))
+        model = _model_ref(fields.pop("model"))
         source = fields.pop("input")
         source["files"] = tuple(DataFile(**file) for file in source["files"])
         for name in ("features", "columns", "carry"):
             fields[name] = tuple(fields[name])
         return cls(model=model, input=InputRef(**source), **fields)
+
+
+def _model_ref(fields: dict[str, Any]) -> ModelRef:
+    access = fields.pop("access")
+    headers = tuple((name, value) for name, value in access["headers"])
+    secrets = tuple(Secret(**each) for each in access["secrets"])
+    return ModelRef(**fields, access=Access(headers, secrets))
 
 
 def parts_folder(output: Path) -> Path:

@@ -15,7 +15,8 @@ from peers.predict.errors import EndpointError, InputError, ModelError, OutputEr
 from peers.predict.fitness import unfit_rows
 from peers.predict.inputs.reading import PROBLEM
 from peers.predict.isolate import as_exception
-from peers.predict.overrun import ended_after
+from peers.predict.texts import told
+from peers.predict.time_limit import traced
 
 if TYPE_CHECKING:
     from peers.predict.spec import Chunk, Manifest
@@ -71,13 +72,13 @@ def try_model(
     for row in candidates:
         if row.number not in killers:
             trying(row.number)
-            with ended_after(manifest.timeout):
+            with traced(manifest.timeout):
                 found = _tried(model, manifest, row.table)
             trying(None)
             if isinstance(found, Tried):
                 return found
             error = found
-            failed.append(f"{type(error).__name__}: {error}")
+            failed.append(told(error))
     raise PredictError(
         f"the model can predict none of the {len(failed)} rows that it was tried with; the first: "
         f"{failed[0]}",

@@ -34,6 +34,7 @@ def register(commands: Commands) -> None:
         metavar="FILE|MODULE:CALLABLE|URL",
         help="*.onnx, scikit-learn's *.joblib, a Python callable, an HTTP endpoint",
     )
+    _declare_endpoint(parser.add_argument_group("a model that is an endpoint"))
     what.add_argument("--method", type=text, metavar="NAME", help="such as predict_proba")
     what.add_argument("--input", type=text, required=True, metavar="FILE|URL",
                       help="*.parquet, *.csv, *.tsv, *.jsonl, *.json (text also .gz, .bz2, .xz, "
@@ -108,6 +109,20 @@ def _text_of(args: argparse.Namespace) -> TextOptions:
     )  # fmt: skip
 
 
+def _declare_endpoint(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--protocol", choices=("v1", "mlflow", "v2", "openai"),
+                       help="how it is asked (default: by its URL)")  # fmt: skip
+    group.add_argument("--header", type=text, action="append", default=[], metavar="'NAME: VALUE'",
+                       help="sent with each request; not for secrets")  # fmt: skip
+    for flag, metavar, what in (
+        ("--token-file", "FILE", "a file that holds a bearer token"),
+        ("--token-env", "NAME", "an environment variable that holds a bearer token"),
+        ("--token-credential", "NAME", "a credential of systemd that holds a bearer token"),
+        ("--header-file", "FILE", "a file of lines 'Name: value' that are secret"),
+    ):
+        group.add_argument(flag, type=text, metavar=metavar, help=f"{what}; each worker reads it")
+
+
 def positive(value: str) -> int:
     """A whole number from 1 on."""
     if not value.isdecimal() or int(value) < 1:
@@ -153,6 +168,7 @@ def _predict(args: argparse.Namespace) -> int:
     require_extra()
     from peers.predict.command import How, predict
     from peers.predict.fleet import Fleet
+    from peers.predict.models.access import access_of
     from peers.predict.request import Request
     from peers.predict.summary import TOO_MANY_DEAD
 
@@ -163,6 +179,9 @@ def _predict(args: argparse.Namespace) -> int:
         timeout=args.timeout,
         allow_nan=args.allow_nan, concurrency=args.concurrency, overwrite=args.overwrite,
         text=_text_of(args),
+        protocol=args.protocol, access=access_of(
+            args.header, args.header_file, args.token_file, args.token_env, args.token_credential
+        ),
         columns=args.columns, carry=args.carry,
         max_dead=args.max_dead, stop_after_dead=args.stop_after_dead,
     )  # fmt: skip
