@@ -6,7 +6,7 @@ import argparse
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from peers import schema
 from peers.cli import output
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from peers.cli.parser import Commands
     from peers.db import Connection
     from peers.settings import Settings
+
+
+TYPE_NAMES: Final = (
+    "text", "integer", "number", "boolean", "category", "timestamp", "date", "json",
+)  # fmt: skip
 
 
 def register(commands: Commands, words: list[str]) -> None:
@@ -51,6 +56,10 @@ def register(commands: Commands, words: list[str]) -> None:
     what.add_argument("--input", type=text, required=True, metavar="FILE|URL",
                       help="*.parquet, *.csv, *.jsonl, or a Postgres for --query")  # fmt: skip
     what.add_argument("--query", type=text, metavar="SQL", help="what to select from that Postgres")
+    what.add_argument("--types", type=types, default={}, metavar="COLUMN=TYPE,…",
+                      help="of columns of the input: text, integer, number, boolean, category, "
+                      "timestamp, date, json (default: as the model was fitted, else as the "
+                      "input's schema or pandas.read_csv has them)")  # fmt: skip
     what.add_argument("--id-column", type=text, metavar="COLUMN", help="kept beside, no feature")
     what.add_argument(
         "--output",
@@ -75,7 +84,12 @@ def register(commands: Commands, words: list[str]) -> None:
                      help="give rows that are dead another chance first")  # fmt: skip
     how.add_argument("--max-dead", type=whole, metavar="N",
                      help="exit code 1 if more rows than this are dead")  # fmt: skip
-    how.add_argument("--allow-nan", action="store_true", help="missing values go to the model")
+    how.add_argument("--allow-nan", action="store_true",
+                     help="missing values go also to a model that does not say whether it takes "
+                     "them: a callable, an endpoint, ONNX")  # fmt: skip
+    how.add_argument("--dry-run", action="store_true",
+                     help="print the columns' types and the first rows as the model gets them, and "
+                     "submit nothing")  # fmt: skip
     how.add_argument("--overwrite", action="store_true", help="replace an output of other contents")
     how.add_argument("--workers", type=positive, metavar="N",
                      help="start a peer with N workers for the time of the run")  # fmt: skip
@@ -93,6 +107,20 @@ def whole(value: str) -> int:
     if not value.isdecimal():
         raise argparse.ArgumentTypeError(f'must be a whole number from 0 on, not "{value}"')
     return int(value)
+
+
+def types(value: str) -> dict[str, str]:
+    """The types of columns by their names; a name that has a comma or = in it cannot be given."""
+    found: dict[str, str] = {}
+    for part in filter(None, map(str.strip, value.split(","))):
+        column, equals, type_ = part.rpartition("=")
+        if not equals or not column or type_ not in TYPE_NAMES:
+            raise argparse.ArgumentTypeError(
+                f'must be like zip=text,age=integer, not "{part}"; the types are '
+                f"{', '.join(TYPE_NAMES)}"
+            )
+        found[column] = type_
+    return found
 
 
 def timeout(value: str) -> float:
@@ -115,6 +143,7 @@ def _predict(args: argparse.Namespace) -> int:
     _require_extra()
     from peers.predict.command import How, predict
     from peers.predict.fleet import Fleet
+    from peers.predict.preview import dry_run
     from peers.predict.request import Request
 
     request = Request(
@@ -123,7 +152,15 @@ def _predict(args: argparse.Namespace) -> int:
         batch_size=args.batch_size, max_attempts=args.max_attempts,
         timeout=args.timeout,
         allow_nan=args.allow_nan, concurrency=args.concurrency, overwrite=args.overwrite,
+        types=args.types,
     )  # fmt: skip
+    if args.dry_run:
+        preview = dry_run(request)
+        if args.json:
+            output.document(preview.as_json())
+        else:
+            print("\n".join(preview.lines()))
+        return 0
     own = None
     if args.workers is not None:
         own = Fleet(args.workers, args.batch_wait)

@@ -18,12 +18,14 @@ from typing import Any, Final, TypeAlias
 from peers import PeersError
 from peers.predict import models
 from peers.predict.errors import ModelError
+from peers.predict.models.signature import Signature
 from peers.predict.request import Request
 from peers.predict.spec import Chunk, Manifest, ModelRef
 from peers.predict.trial import Killed, try_model
 
 _FAREWELL: Final = 5.0
 """Seconds that a process gets to end by itself: threads of a model might keep it for ever."""
+_PREDICTED: Final = "predicted"
 _STDOUT: Final = 1
 _STDERR: Final = 2
 
@@ -34,6 +36,7 @@ class Loaded:
 
     reference: ModelRef
     asynchronous: bool
+    signature: Signature
 
 
 _Trial: TypeAlias = "tuple[Manifest, Sequence[Chunk], Sequence[int]]"
@@ -59,8 +62,8 @@ class Candidate:
             raise self._died()
         return found
 
-    def try_out(self, manifest: Manifest, chunks: Sequence[Chunk]) -> tuple[str, ...]:
-        """Which columns of the input the model takes, after it has predicted a row of these chunks.
+    def try_out(self, manifest: Manifest, chunks: Sequence[Chunk]) -> None:
+        """Have the model predict a row of these chunks.
 
         Raises PredictError if it can predict none of those it was tried with.
         """
@@ -71,8 +74,7 @@ class Candidate:
             if found is None:
                 raise self._died()
             if not isinstance(found, Killed):
-                features: tuple[str, ...] = found
-                return features
+                return
             killers.append(found.row)
             self._end()
             self._start()
@@ -118,10 +120,11 @@ def _run(pipe: Connection, request: Request) -> None:
     try:
         reference = models.resolve(request.model, request.method)
         model = models.load(reference, models.Trust.from_environment().with_named(reference))
-        pipe.send(Loaded(reference, model.asynchronous))
+        pipe.send(Loaded(reference, model.asynchronous, model.signature))
         while True:
             manifest, chunks, killers = pipe.recv()
-            pipe.send(try_model(model, manifest, chunks, killers, trying=pipe.send))
+            try_model(model, manifest, chunks, killers, trying=pipe.send)
+            pipe.send(_PREDICTED)
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         pass  # nobody asks any more; the parent has the interrupt, too, and says so
     except (PeersError, OSError) as error:

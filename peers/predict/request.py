@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from peers.predict.column_kinds import TypeName
 from peers.predict.spec import DEFAULT_BATCH_SIZE, DEFAULT_MAX_ATTEMPTS
 
 
@@ -15,6 +17,8 @@ class Request:
     `model`: a file, `module:callable` or a URL. `input`: a file, or the URL of a Postgres for
     `query`. batch_size: rows in a call of the model. timeout: seconds of such a call. concurrency:
     requests at once to a model that is remote, over all peers. run: a name to find the run by.
+    allow_nan: missing values go also to a model that does not say whether it takes them. types: of
+    columns, by name.
     """
 
     model: str
@@ -28,5 +32,6 @@ class Request:
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     timeout: float | None = None
     allow_nan: bool = False
+    types: Mapping[str, TypeName] = field(default_factory=dict)
     concurrency: int | None = None
     overwrite: bool = False

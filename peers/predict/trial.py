@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pyarrow as pa
@@ -13,7 +13,6 @@ from peers import Reject, Retry
 from peers.predict import inputs, models, outputs
 from peers.predict.errors import EndpointError, InputError, ModelError, PredictError
 from peers.predict.fitness import unfit_rows
-from peers.predict.inputs.reading import PROBLEM
 from peers.predict.isolate import as_exception
 from peers.predict.overrun import ended_after
 
@@ -44,15 +43,13 @@ def try_model(
     chunks: Sequence[Chunk],
     killers: Collection[int],
     trying: Callable[[int | None], None],
-) -> tuple[str, ...]:
-    """The columns that the model takes; PredictError if it can predict none of a few rows.
+) -> None:
+    """Raise PredictError if the model can predict none of a few rows.
 
     `killers`: rows that have killed a process which tried them; `trying` is told each row
     before, and None after it. A remote model need only not refuse: it may be busy, and peers wait
     for it together.
     """
-    leave_out = [manifest.id_column] if manifest.id_column else []
-    manifest = replace(manifest, features=tuple(model.features(_types(manifest), leave_out)))
     candidates = [row for chunk in chunks for row in _fit_rows(manifest, chunk)]
     if not candidates:
         raise InputError(
@@ -60,6 +57,7 @@ def try_model(
             f"be used; the first: {_why_unfit(manifest, chunks[0])}",
             "Correct the input; --allow-nan lets a model have missing values.",
         )
+    pa.array([0])  # the first one imports pandas, which must not count as the model's time
     failed = [_KILLED for row in candidates if row.number in killers]
     for row in candidates:
         if row.number not in killers:
@@ -68,7 +66,7 @@ def try_model(
                 error = _error_of(model, manifest, row.table)
             trying(None)
             if error is None:
-                return manifest.features
+                return
             failed.append(f"{type(error).__name__}: {error}")
     raise PredictError(
         f"the model can predict none of the {len(failed)} rows that it was tried with; the first: "
@@ -77,16 +75,12 @@ def try_model(
     )
 
 
-def _types(manifest: Manifest) -> dict[str, str]:
-    return {field.name: str(field.type) for field in manifest.input.schema if field.name != PROBLEM}
-
-
 def _fit_rows(manifest: Manifest, chunk: Chunk) -> Iterator[_Row]:
     rows = inputs.read(manifest.input, chunk, list(manifest.features))
     unfit = unfit_rows(rows, manifest)
     fit = [index for index in range(rows.table.num_rows) if index not in unfit]
     for index in fit[:: -(-len(fit) // _ROWS)] if fit else []:
-        yield _Row(chunk.first + index, rows.table.slice(index, 1))
+        yield _Row(chunk.first + index, manifest.features_of(rows.table.slice(index, 1)))
 
 
 def _why_unfit(manifest: Manifest, chunk: Chunk) -> str:

@@ -5,6 +5,7 @@ from peers.predict.models.http import Away, Busy
 from peers.predict.models.load import load
 from peers.predict.models.patience import predict_patiently
 from peers.predict.models.resolve import resolve
+from peers.predict.models.signature import Signature
 from peers.predict.models.trust import TRUST_VARIABLE, Trust
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Busy",
     "Model",
     "Predictions",
+    "Signature",
     "Trust",
     "load",
     "predict_patiently",

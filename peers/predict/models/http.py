@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from peers.predict.errors import EndpointError, ModelError, RowError
 from peers.predict.inputs import plain_rows
-from peers.predict.models import columns as pick
 from peers.predict.models.base import Predictions, counted, needed
+from peers.predict.models.signature import Signature
 
 if TYPE_CHECKING:
     import httpx
@@ -54,15 +54,12 @@ class HttpModel:
     """An endpoint. Raises ModelError without httpx."""
 
     asynchronous = True
+    signature = Signature()
 
     def __init__(self, url: str) -> None:
         with needed("httpx", f"The model at {url}"):
             import httpx as _  # noqa: F401
         self._url = url
-
-    def features(self, columns: Mapping[str, str], leave_out: Sequence[str]) -> list[str]:
-        """All that are not left out."""
-        return pick.all_but(columns, leave_out)
 
     def predict(self, table: pa.Table) -> Predictions:
         """The same outside of event loops."""
