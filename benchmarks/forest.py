@@ -135,7 +135,8 @@ def command(
     answer = subprocess.run(
         [sys.executable, "-m", "peers", "predict", "--model", str(model),
          "--input", str(source), "--output", str(model.with_name(f"{name}.parquet")),
-         "--id-column", "id", "--batch-size", str(batch), "--run", name, "--json"],
+         "--id-column", "id", "--batch-size", str(batch), "--run", name, "--json",
+         "--max-dead", "1"],  # of the job that poisons a row
         env=environment, capture_output=True, check=True,
     )  # fmt: skip
     summary: dict[str, Any] = json.loads(answer.stdout)

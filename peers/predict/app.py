@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import pyarrow as pa
 
 from peers import Reject, current_batch, current_task, task
-from peers.predict import kinds, models, suspects
+from peers.predict import brake, kinds, models, suspects
 from peers.predict.assemble import assemble_run
 from peers.predict.chunk import run_chunk
-from peers.predict.errors import ModelError
+from peers.predict.errors import ModelError, RunStopped, StorageFailed
 from peers.predict.overrun import ended_after
 from peers.predict.remote import one_at_a_time, predict_remotely
 from peers.predict.rows import RowArgs, run_rows
@@ -68,16 +68,17 @@ async def remote_row(tasks: list[RowArgs]) -> list[Any]:
 def chunk(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[str, object]:
     """A range of rows of the input."""
     del input  # for people who look at the task
-    run, part = load_manifest(manifest), Chunk(chunk, first, rows)
+    run, part = _manifest(manifest), Chunk(chunk, first, rows)
     model = _model(run)
 
     async def predict(table: pa.Table) -> Predictions:
         return _strictly(model, table, run.timeout)
 
     async def hand_over(values: str, doubts: Sequence[suspects.Doubt]) -> suspects.Alone:
+        brake.require_going(run)
         return suspects.submit(row, run, part.number, values, doubts)
 
-    return _at_once(run_chunk(run, part, predict, hand_over))
+    return _at_once(_unless_stopped(run, part, run_chunk(run, part, predict, hand_over)))
 
 
 @task(
@@ -87,17 +88,18 @@ def chunk(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[
 async def remote(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[str, object]:
     """A range of rows, for a model that is waited for."""
     del input
-    run, part = load_manifest(manifest), Chunk(chunk, first, rows)
+    run, part = _manifest(manifest), Chunk(chunk, first, rows)
 
     async def predict(table: pa.Table) -> Predictions:
         return await predict_remotely(_model(run), run, table, current_task())
 
     async def hand_over(values: str, doubts: Sequence[suspects.Doubt]) -> suspects.Alone:
+        brake.require_going(run)
         return await asyncio.to_thread(
             suspects.submit, remote_row, run, part.number, values, doubts
         )
 
-    return await run_chunk(run, part, predict, hand_over)
+    return await _unless_stopped(run, part, run_chunk(run, part, predict, hand_over))
 
 
 @task(
@@ -108,9 +110,35 @@ def assemble(
     manifest: str, turn: int, stage: int = 1, overwrite: bool = False
 ) -> dict[str, object]:
     """The output, out of the parts."""
-    run = load_manifest(manifest)
+    run = _manifest(manifest)
+    brake.require_going(run)
     alone = remote_row if run.asynchronous else row
     return assemble_run(assemble, alone, run, turn, stage, overwrite=overwrite)
+
+
+def _manifest(path: str) -> Manifest:
+    """Load a manifest. Raises StorageFailed if it is not there: the command writes it again."""
+    try:
+        return load_manifest(path)
+    except OSError as error:
+        raise StorageFailed(
+            f"the run's manifest {path} cannot be read: {error.strerror}",
+            "The folder must be on a path that all hosts of the peers share. If it was deleted, "
+            "run the same command again.",
+        ) from error
+
+
+async def _unless_stopped(
+    run: Manifest, part: Chunk, work: Coroutine[Any, Any, dict[str, object]]
+) -> dict[str, object]:
+    """Do the work of a chunk, and count its rows; leave it out if the run is stopped."""
+    try:
+        brake.require_going(run)
+        return brake.count_chunk(run, part.number, await work)
+    except RunStopped:
+        return brake.skipped()
+    finally:
+        work.close()
 
 
 # ------------------------------------------------------------------------------------- the models

@@ -21,7 +21,7 @@ from peers.predict.errors import ModelError
 from peers.predict.models.signature import Signature
 from peers.predict.request import Request
 from peers.predict.spec import Chunk, Manifest, ModelRef
-from peers.predict.trial import Killed, try_model
+from peers.predict.trial import Killed, Tried, try_model
 
 _FAREWELL: Final = 5.0
 """Seconds that a process gets to end by itself: threads of a model might keep it for ever."""
@@ -62,8 +62,8 @@ class Candidate:
             raise self._died()
         return found
 
-    def try_out(self, manifest: Manifest, chunks: Sequence[Chunk]) -> None:
-        """Have the model predict a row of these chunks.
+    def try_out(self, manifest: Manifest, chunks: Sequence[Chunk]) -> Tried:
+        """What the model takes and returns, after it has predicted a row of these chunks.
 
         Raises PredictError if it can predict none of those it was tried with.
         """
@@ -74,7 +74,8 @@ class Candidate:
             if found is None:
                 raise self._died()
             if not isinstance(found, Killed):
-                return
+                tried: Tried = found
+                return tried
             killers.append(found.row)
             self._end()
             self._start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import pyarrow as pa
 
@@ -16,9 +16,6 @@ from peers.predict.fitness import plain_id, unfit_rows
 from peers.predict.journal import Journal
 from peers.predict.spec import Chunk, Manifest
 from peers.predict.suspects import Alone, Doubt
-
-if TYPE_CHECKING:
-    from peers.predict.models import Predictions
 
 HandOver: TypeAlias = Callable[[str, Sequence[Doubt]], Awaitable[Alone]]
 
@@ -42,14 +39,14 @@ async def run_chunk(
             doubts = [Doubt(each.row, each.id, each.problem) for each in alone.suspects]
             alone = await hand_over(alone.values, doubts)
             outputs.annotate_part(manifest.folder, chunk.number, alone.as_note())
-        return _result(chunk, Done(finished), alone)
+        return _result(chunk, Done(indices=finished), alone)
     rows = _read(manifest, chunk)
     done = Done(problems=unfit_rows(rows, manifest))
     journal = Journal(manifest.folder, chunk.number)
     await run_batches(manifest, rows.table, predict, journal, done)
     try:
-        predictions = done.joined()
-        alone = await _hand_over(manifest, chunk, rows.table, done, predictions, hand_over)
+        predictions = done.fitted(manifest)
+        alone = await _hand_over(manifest, chunk, rows.table, done, hand_over)
         _write_part(manifest, chunk, rows.table, done, predictions, alone)
     except OutputConflict as error:
         raise Reject(str(error)) from error
@@ -66,16 +63,16 @@ def _result(chunk: Chunk, done: Done, alone: Alone | None) -> dict[str, object]:
 
 
 def _read(manifest: Manifest, chunk: Chunk) -> inputs.Rows:
-    ids = [manifest.id_column] if manifest.id_column else []
+    beside = [*([manifest.id_column] if manifest.id_column else []), *manifest.carry]
     try:
-        return inputs.read(manifest.input, chunk, list(dict.fromkeys([*manifest.features, *ids])))
+        names = list(dict.fromkeys([*manifest.features, *beside]))
+        return inputs.read(manifest.input, chunk, names)
     except InputChanged as error:
         raise Reject(str(error)) from error
 
 
 async def _hand_over(
-    manifest: Manifest, chunk: Chunk, table: pa.Table, done: Done, predictions: Predictions,
-    hand_over: HandOver,
+    manifest: Manifest, chunk: Chunk, table: pa.Table, done: Done, hand_over: HandOver
 ) -> Alone | None:  # fmt: skip
     """Tasks for the rows that have no prediction; what they need is in a file of its own."""
     indices = sorted({*done.doubtful, *done.problems})
@@ -94,7 +91,6 @@ async def _hand_over(
     values = outputs.Values(
         table.take(pa.array(indices, pa.int64())),
         table.take(pa.array(witnesses, pa.int64())),
-        outputs.array_of(predictions).type if len(predictions) else None,
     )
     rows = [chunk.first + index for index in indices]
     file = outputs.write_values(manifest.folder, chunk.number, rows, values)
@@ -102,15 +98,11 @@ async def _hand_over(
 
 
 def _write_part(
-    manifest: Manifest, chunk: Chunk, table: pa.Table, done: Done, predictions: Predictions,
+    manifest: Manifest, chunk: Chunk, table: pa.Table, done: Done, predictions: pa.Table,
     alone: Alone | None,
 ) -> None:  # fmt: skip
-    ids = table.column(manifest.id_column) if manifest.id_column else None
-    outputs.write_part(
-        manifest.folder,
-        chunk.number,
-        [chunk.first + index for index in done.indices],
-        None if ids is None else ids.take(pa.array(done.indices, pa.int64())).combine_chunks(),
-        predictions,
-        "" if alone is None else alone.as_note(),
-    )
+    if len(done.indices) != table.num_rows:
+        table = table.take(pa.array(done.indices))
+    kept = outputs.kept_columns(manifest, chunk.first + done.indices, table)
+    note = "" if alone is None else alone.as_note()
+    outputs.write_part(manifest, chunk.number, kept, predictions, note)

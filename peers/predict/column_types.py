@@ -36,11 +36,15 @@ INDEX: Final = b"peers.index"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What the user said of the columns. `beside`: ids and the like, which are no features."""
+    """What the user said of the columns. `beside`: ids, which are no features.
+
+    `carry`: columns that the output has, too; they are no features where the model takes fewer.
+    """
 
     model: str
     types: Mapping[str, TypeName] = field(default_factory=dict)
     beside: Sequence[str] = ()
+    carry: Sequence[str] = ()
     allow_nan: bool = False
 
 
@@ -94,7 +98,7 @@ def decide(
             warnings.append(f"{warning} ({why})" if why else warning)
         if not question.allow_nan and _must_have_values(signature, feature):
             required.append(name)
-    for name in question.beside:
+    for name in dict.fromkeys((*question.beside, *question.carry)):
         if name in schema.names and name not in chosen:
             decided, source, _ = _decided(schema.field(name), Feature(), question)
             fields.append(decided)
@@ -138,6 +142,8 @@ def _chosen(signature: Signature, schema: pa.Schema, question: Question) -> list
     if signature.features is None:
         return free
     wanted = len(signature.features)
+    if len(free) > wanted:
+        free = [name for name in free if name not in question.carry]
     if signature.form == "texts" and len(free) > 1:
         free = [name for name in free if _is_text(name, schema, question)] or free
     if len(free) != wanted:

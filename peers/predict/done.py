@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,7 +12,10 @@ from peers.predict import outputs
 from peers.predict.isolate import Isolated
 
 if TYPE_CHECKING:
-    from peers.predict.models import Predictions
+    import pyarrow as pa
+
+    from peers.predict.results import Predictions
+    from peers.predict.spec import Manifest
 
 
 @dataclass(slots=True)
@@ -22,31 +26,36 @@ class Done:
     prediction.
     """
 
-    indices: list[int] = field(default_factory=list)
-    predictions: list[Predictions] = field(default_factory=list)
+    found: list[tuple[Sequence[int], Predictions]] = field(default_factory=list)
     doubtful: set[int] = field(default_factory=set)
     problems: dict[int, str] = field(default_factory=dict)
     batches: int = 0
+    indices: np.ndarray[Any, Any] = field(default_factory=lambda: np.empty(0, np.int64))
+    """The rows that have a prediction, in order; once they are known."""
 
     def add(self, batch: Isolated) -> None:
         """Takes in a batch."""
-        for indices, predictions in batch.good:
-            self.indices += indices
-            self.predictions.append(predictions)
+        self.found += batch.good
         self.doubtful |= batch.bad.keys()
         self.batches += batch.calls
 
-    def joined(self) -> Predictions:
-        """All predictions, in the order of `indices`.
+    def fitted(self, manifest: Manifest) -> pa.Table:
+        """All predictions as columns of the output, in the order of `indices`.
 
-        What cannot stand beside the others is left out: that is a problem of its row.
+        What cannot stand beside the run's others is left out: that is a problem of its row. Raises
+        OutputError.
         """
-        arrays = [one for one in self.predictions if isinstance(one, np.ndarray)]
-        kinds = {(one.dtype.kind, one.shape[1:]) for one in arrays}
-        if len(arrays) == len(self.predictions) and len(kinds) == 1:
-            return np.concatenate(arrays)
-        joined = [value for batch in self.predictions for value in batch]
-        misfits = outputs.misfits(joined)
-        self.problems |= {self.indices[place]: why for place, why in misfits.items()}
-        self.indices = [one for place, one in enumerate(self.indices) if place not in misfits]
-        return [one for place, one in enumerate(joined) if place not in misfits]
+        asked = outputs.asked_of(manifest)
+        fitted = outputs.fit(manifest.folder, asked, [one for _, one in self.found])
+        runs = [_array(some) for some, _ in self.found]
+        indices = np.concatenate([self.indices, *runs])
+        self.problems |= {int(indices[place]): why for place, why in fitted.problems.items()}
+        self.indices = indices[fitted.places] if fitted.problems else indices
+        self.found = []
+        return fitted.table
+
+
+def _array(indices: Sequence[int]) -> np.ndarray[Any, Any]:
+    if isinstance(indices, range):  # numpy would make an object of each
+        return np.arange(indices.start, indices.stop, indices.step)
+    return np.asarray(indices, np.int64)

@@ -4,11 +4,21 @@
 
 from __future__ import annotations
 
-from peers import PeersError
+from peers import PeersError, Reject
 
 
 class PredictError(PeersError):
     """The base of all."""
+
+
+class NoSuchRun(PredictError):
+    """There is no run of this name or id."""
+
+    exit_code = 4
+
+
+class RunState(PredictError):
+    """A run is in a state in which this cannot be done."""
 
 
 class ModelError(PredictError):
@@ -27,8 +37,16 @@ class OutputError(PredictError):
     """An output that exists with other contents, or cannot be written."""
 
 
+class StorageFailed(OutputError):
+    """The folder of a run or its output cannot be written: full, read-only, over quota, denied."""
+
+
 class OutputConflict(OutputError):
     """One that no further attempt mends: other contents, or parts that do not fit together."""
+
+
+class RunStopped(Reject):
+    """The run was stopped because too many of its rows are dead; no fault of this task."""
 
 
 class RowError(PredictError):

@@ -10,13 +10,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-import numpy as np
-
 from peers import PeersError, Retry
 from peers.predict.errors import EndpointError, RowError
 
 if TYPE_CHECKING:
-    from peers.predict.models import Predictions
+    from peers.predict.results import Predictions
 
 Call: TypeAlias = Callable[[Sequence[int]], "Awaitable[Predictions]"]
 
@@ -42,11 +40,13 @@ class Isolated:
 
     def add(self, indices: Sequence[int], predictions: Predictions) -> None:
         """Takes in what a call returned; an exception may stand for a row."""
-        if isinstance(predictions, np.ndarray):
+        if not isinstance(predictions, list) or not any(
+            isinstance(one, Exception) for one in predictions
+        ):
             self.good.append((indices, predictions))
             return
         pairs = list(zip(indices, predictions, strict=True))
-        self.bad |= {index: one for index, one in pairs if isinstance(one, Exception)}
+        self.bad |= {int(index): one for index, one in pairs if isinstance(one, Exception)}
         kept = [(index, one) for index, one in pairs if not isinstance(one, Exception)]
         self.good.append(([index for index, _ in kept], [one for _, one in kept]))
 
@@ -76,7 +76,7 @@ async def isolate(
             if part is indices and on_failure is not None:
                 await on_failure(fault, part)
             if len(part) == 1:
-                found.bad[part[0]] = fault
+                found.bad[int(part[0])] = fault
             else:
                 middle = (len(part) + 1) // 2
                 waiting += [part[middle:], part[:middle]]
@@ -90,7 +90,7 @@ async def require_answers(rows: Sequence[int], call: Call, error: Exception) -> 
 
     A few of them are tried, from all over; without any, nothing can be said.
     """
-    if not isinstance(error, EndpointError) or not rows:
+    if not isinstance(error, EndpointError) or not len(rows):
         return
     for row in rows[:: -(-len(rows) // _PROBES)]:
         try:

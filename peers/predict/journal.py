@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from peers.predict.errors import OutputError
+from peers.predict.outputs.durable import storage_failed
 
 _LENGTH: Final = 1024
 """Enough for the most killers that a chunk has attempts for."""
@@ -74,7 +74,4 @@ class Journal:
                 self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
             os.pwrite(self._file, text.ljust(_LENGTH).encode(), 0)
         except OSError as error:
-            raise OutputError(
-                f"{self._path} cannot be written: {error.strerror}",
-                "Make room or correct the rights.",
-            ) from error
+            raise storage_failed(self._path, error) from error

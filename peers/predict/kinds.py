@@ -21,9 +21,9 @@ def chunk_key(run: str, number: int, turn: int = 1) -> str:
     return f"peers.predict/{run}/chunk/{number}" + (f"/{turn}" if turn > 1 else "")
 
 
-def row_key(run: str, row: int) -> str:
-    """The idempotency key of a row that stands alone."""
-    return f"peers.predict/{run}/row/{row}"
+def row_key(run: str, row: int, turn: int = 1) -> str:
+    """Return the key of a row that stands alone; of another turn, after it was cancelled."""
+    return f"peers.predict/{run}/row/{row}" + (f"/{turn}" if turn > 1 else "")
 
 
 def assemble_key(run: str, turn: int, stage: int) -> str:

@@ -72,7 +72,9 @@ def try_out(request: Request, announced: Callable[[Decision], None] = lambda _: 
     ):
         model = candidate.loaded()
         _check_id_column(request, survey.schema.names)
-        decision = decide(model.signature, survey.schema, _question(request), _notes(survey))
+        has_id = request.id_column is not None
+        outputs.check_carried(request.carry, survey.schema.names, has_id=has_id)
+        decision = decide(model.signature, survey.schema, _question(request), survey.notes)
         announced(decision)
         run = _run_id(request, output, model.reference, survey.digest)
         folder = parts_folder(output) / run
@@ -84,7 +86,8 @@ def try_out(request: Request, announced: Callable[[Decision], None] = lambda _: 
             fewest = 1 if model.asynchronous else _FEWEST_BATCHES
             chunks = inputs.chunks(found, chunk_rows(found.rows, request.batch_size, fewest))
             manifest = _manifest(request, run, model, found, len(chunks), decision)
-            candidate.try_out(manifest, [chunks[0], *chunks[1:][-1:]])
+            tried = candidate.try_out(manifest, [chunks[0], *chunks[1:][-1:]])
+            outputs.start_with(folder, tried.output)
         except BaseException:
             if is_new:  # nothing was submitted: leave nothing behind
                 shutil.rmtree(folder, ignore_errors=True)
@@ -105,12 +108,7 @@ def _source(request: Request) -> inputs.Source:
 def _question(request: Request) -> Question:
     name = request.model.rpartition("/")[2]
     beside = [request.id_column] if request.id_column is not None else []
-    return Question(name, request.types, beside, request.allow_nan)
-
-
-def _notes(survey: inputs.Survey) -> dict[str, str]:
-    notes: dict[str, str] = getattr(survey, "notes", {})
-    return notes
+    return Question(name, request.types, beside, request.carry, request.allow_nan)
 
 
 def _check_id_column(request: Request, columns: Sequence[str]) -> None:
@@ -145,6 +143,8 @@ def _manifest(
         timeout=request.timeout or (_REMOTE_TIMEOUT if reference.kind == "http" else None),
         asynchronous=model.asynchronous, required=decision.required, chunks=chunks,
         concurrency=request.concurrency or (_REMOTE_CONCURRENCY if model.asynchronous else None),
+        columns=request.columns, carry=request.carry,
+        max_dead=request.max_dead, stop_after_dead=request.stop_after_dead,
     )  # fmt: skip
 
 
@@ -153,6 +153,7 @@ def _run_id(request: Request, output: Path, model: ModelRef, digest: str) -> str
     identity = [
         asdict(model), digest, str(output), request.query, request.id_column,
         request.batch_size, request.allow_nan, request.run, dict(request.types),
+        request.columns, request.carry,
     ]  # fmt: skip
     text = json.dumps(identity, sort_keys=True).encode()
     return hashlib.blake2b(text, digest_size=_RUN_ID_BYTES).hexdigest()

@@ -1,7 +1,8 @@
-"""A run as the database knows it: find it, and see how far it is."""
+"""Find a run in the database, and see how far it is."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -10,11 +11,9 @@ from psycopg.rows import dict_row
 
 from peers.predict import kinds
 from peers.predict.kinds import QUEUE, assemble_key
-from peers.predict.spec import Manifest, parts_folder
+from peers.predict.spec import Manifest, output_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import psycopg
 
     Connection = psycopg.Connection[Any]
@@ -35,14 +34,14 @@ _NAMED: Final = """
     order by t.id desc limit 1
 """
 _RIVALS: Final = """
-    select t.metadata ->> 'run' as run
+    select t.metadata ->> 'run' as run, t.args ->> 'manifest' as manifest
     from peers.task t
     where t.kind = %(kind)s and t.state not in ('completed', 'dead', 'cancelled')
-      and starts_with(t.args ->> 'manifest', %(folder)s) and t.metadata ->> 'run' <> %(run)s
+      and t.metadata ->> 'run' <> %(run)s
       and (t.state <> 'blocked' or exists (
           select from peers.dependency d join peers.task p on p.id = d.parent_id
           where d.child_id = t.id and p.state in ('scheduled', 'ready', 'running')))
-    order by t.id desc limit 1
+    order by t.id desc
 """
 # Of a chunk or a row that was submitted more than once, the last task counts.
 _WORK: Final = """
@@ -128,12 +127,12 @@ class Turn:
 
     @property
     def written(self) -> dict[str, Any] | None:
-        """What it wrote, if it is the one that did."""
+        """Return what it wrote, if it is the one that did."""
         return self.result if self.result and "output" in self.result else None
 
 
 def turns(connection: Connection, run: str) -> list[Turn]:
-    """The assembling tasks of a run so far, in order."""
+    """Return the assembling tasks of a run so far, in order."""
     keys = [
         assemble_key(run, turn, stage) for turn in range(1, MOST_TURNS + 1) for stage in _STAGES
     ]
@@ -141,20 +140,22 @@ def turns(connection: Connection, run: str) -> list[Turn]:
 
 
 def find(connection: Connection, name: str) -> tuple[str, str] | None:
-    """The manifest's path and the id of the newest run of this name or id."""
+    """Return the manifest's path and the id of the newest run of this name or id."""
     found = _rows(connection, _NAMED, kind=kinds.ASSEMBLE, name=name)
     return (found[0]["manifest"], found[0]["run"]) if found else None
 
 
-def rival(connection: Connection, manifest: Manifest, output: Path) -> str | None:
-    """Another run that is under way, and going to write the same output."""
-    folder = f"{parts_folder(output)}/"
-    found = _rows(connection, _RIVALS, kind=kinds.ASSEMBLE, folder=folder, run=manifest.run)
-    return found[0]["run"] if found else None
+def rival(connection: Connection, manifest: Manifest) -> str | None:
+    """Return another run that is under way and is going to write the same output, by any path."""
+    ours = os.path.realpath(manifest.output)
+    for found in _rows(connection, _RIVALS, kind=kinds.ASSEMBLE, run=manifest.run):
+        if os.path.realpath(output_of(found["manifest"])) == ours:
+            return str(found["run"])
+    return None
 
 
 def tally(connection: Connection, found: Sequence[Turn], of: Sequence[str]) -> dict[str, Any]:
-    """What has become of the tasks of these kinds that the assembling tasks wait for."""
+    """Count what has become of the tasks of these kinds that the assembling tasks wait for."""
     [counts] = _work(connection, _TALLY, found, of)
     [under_way] = _work(connection, _UNDER_WAY, found, of)
     return {**counts, "under_way": under_way["rows"]}
@@ -163,12 +164,12 @@ def tally(connection: Connection, found: Sequence[Turn], of: Sequence[str]) -> d
 def states(
     connection: Connection, found: Sequence[Turn], of: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Each of these tasks: id, state and number of its chunk."""
+    """Return each of these tasks: id, state and number of its chunk."""
     return _work(connection, _STATES, found, of)
 
 
 def trouble(connection: Connection, found: Sequence[Turn], endpoint: str) -> str | None:
-    """Why something that is to be tried again failed last, or why an endpoint is left alone."""
+    """Return why what will be tried again failed last, or why an endpoint is not called."""
     held_off = _rows(connection, _HELD_OFF, name=kinds.hold_off_name(endpoint))
     failed = held_off or _work(connection, _TROUBLE, found, (*CHUNKS, *ROWS))
     return failed[0]["why"] if failed else None
@@ -177,18 +178,18 @@ def trouble(connection: Connection, found: Sequence[Turn], endpoint: str) -> str
 def dead_letters(
     connection: Connection, found: Sequence[Turn], of: Sequence[str], limit: int
 ) -> list[dict[str, Any]]:
-    """The first dead letters of these tasks; of the assembling ones too, if they are wanted."""
+    """Return the first dead letters of these tasks; of the assembling ones too, if wanted."""
     others = [turn.id for turn in found] if kinds.ASSEMBLE in of else []
     return _work(connection, _DEAD, found, of, others=others, limit=limit)
 
 
 def lost(connection: Connection, found: Sequence[Turn]) -> list[int]:
-    """Rows alone that are dead because their peers died."""
+    """Return the tasks of rows that are dead because their peers died."""
     return [letter["task_id"] for letter in _work(connection, _LOST, found, ROWS)]
 
 
 def live_peers(connection: Connection, kind: str) -> int:
-    """How many peers could run tasks of this kind."""
+    """Count the live peers that can run tasks of this kind."""
     [row] = _rows(connection, _ALIVE, queue=QUEUE, kind=kind)
     return int(row["peers"])
 

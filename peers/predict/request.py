@@ -19,6 +19,8 @@ class Request:
     requests at once to a model that is remote, over all peers. run: a name to find the run by.
     allow_nan: missing values go also to a model that does not say whether it takes them. types: of
     columns, by name.
+    columns: of the model's, none for all. carry: columns of the input that the output has, too.
+    max_dead, stop_after_dead: see DeadLimit.
     """
 
     model: str
@@ -35,3 +37,7 @@ class Request:
     types: Mapping[str, TypeName] = field(default_factory=dict)
     concurrency: int | None = None
     overwrite: bool = False
+    columns: tuple[str, ...] = ()
+    carry: tuple[str, ...] = ()
+    max_dead: str = "0"
+    stop_after_dead: str | None = None

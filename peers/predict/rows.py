@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -11,19 +11,22 @@ import pyarrow as pa
 from typing_extensions import TypedDict
 
 from peers import Reject, Retry, current_batch
-from peers.predict import outputs
-from peers.predict.errors import EndpointError, RowError
+from peers.predict import brake, outputs
+from peers.predict.errors import EndpointError, RowError, RunStopped
 from peers.predict.fitness import plain_text
 from peers.predict.isolate import isolate, require_answers
+from peers.predict.shortened import shortened
 from peers.predict.spec import Manifest, load_manifest
 
 if TYPE_CHECKING:
-    from peers.predict.models import Predictions
+    from peers.predict.results import Predictions
 
 _SHOWN: Final = 100
 """Characters."""
 _UNWITNESSED_ATTEMPTS: Final = 10
 _LONGEST_WAIT: Final = 60.0
+_LONGEST_ERROR: Final = 4000
+"""Characters: the scheduler keeps only the end of a longer message, without the row's name."""
 
 PredictFor: TypeAlias = Callable[[Manifest, pa.Table], "Awaitable[Predictions]"]
 
@@ -53,26 +56,29 @@ async def run_rows(tasks: Sequence[RowArgs], predict: PredictFor) -> list[Any]:
     order = sorted(range(len(tasks)), key=lambda place: _file_of(tasks[place]))
     for _, places in groupby(order, key=lambda place: _file_of(tasks[place])):
         members = list(places)
+        manifest = load_manifest(tasks[members[0]]["manifest"])
+        if len(tasks) == 1 and attempts[0] >= manifest.max_attempts:
+            brake.begin_last_attempt(manifest, tasks[0]["row"])
         found = await _run_one_file([tasks[place] for place in members], predict)
         for place in members:
             results[place] = _outcome(tasks[place], attempts[place], found)
+        brake.count_rows(manifest, {tasks[place]["row"]: results[place] for place in members})
     return [results[place] for place in range(len(tasks))]
 
 
-def result_of(prediction: pa.Array) -> dict[str, Any]:
+def result_of(prediction: pa.Table) -> dict[str, Any]:
     """The result of a row's task: JSON has no dates, no bytes, no NaN and one kind of number."""
     sink = pa.BufferOutputStream()
-    batch = pa.record_batch([prediction], ["prediction"])
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
+    with pa.ipc.new_stream(sink, prediction.schema) as writer:
+        writer.write_table(prediction)
     arrow = base64.b64encode(sink.getvalue()).decode()
     return {"prediction": _shown(prediction), "arrow": arrow}
 
 
-def decoded(result: Mapping[str, str]) -> pa.Array:
-    """The prediction of a row that stood alone, as an array of it alone, in its own type."""
+def decoded(result: Mapping[str, str]) -> pa.Table:
+    """The prediction of a row that stood alone, as a table of it alone, in its own type."""
     with pa.ipc.open_stream(base64.b64decode(result["arrow"])) as reader:
-        return reader.read_all().column(0).combine_chunks()
+        return reader.read_all()
 
 
 def _file_of(task: RowArgs) -> tuple[str, str]:
@@ -80,8 +86,13 @@ def _file_of(task: RowArgs) -> tuple[str, str]:
 
 
 async def _run_one_file(tasks: Sequence[RowArgs], predict: PredictFor) -> dict[int, Any]:
-    """By row number: an array with its prediction, or why there is none."""
+    """By row number: a table with its prediction, or why there is none."""
     manifest = load_manifest(tasks[0]["manifest"])
+    named = {task["row"]: _name(task) for task in tasks}
+    try:
+        brake.require_going(manifest)
+    except RunStopped as stop:
+        return {task["row"]: stop for task in tasks}
     found: dict[int, Any] = {
         task["row"]: Reject(f"{_name(task)}: {task['problem']}")  # no attempt finds it otherwise
         for task in tasks
@@ -106,26 +117,18 @@ async def _run_one_file(tasks: Sequence[RowArgs], predict: PredictFor) -> dict[i
     for start in range(0, len(rows), manifest.batch_size):
         places = range(start, min(start + manifest.batch_size, len(rows)))
         batch = await isolate(places, call, on_failure)
-        for members, predictions in batch.good:
-            for place, prediction in _each(members, predictions, values.kind):
-                found[rows[place]] = prediction
+        members = [place for some, _ in batch.good for place in some]
+        fitted = outputs.fit(
+            manifest.folder, outputs.asked_of(manifest), [one for _, one in batch.good]
+        )
+        for number, place in enumerate(fitted.places.tolist()):
+            found[rows[members[place]]] = fitted.table.slice(number, 1).combine_chunks()
+        for place, why in fitted.problems.items():
+            row = rows[members[place]]
+            found[row] = Reject(f"{named[row]}: {why}")
         for place, error in batch.bad.items():
             found[rows[place]] = _patient(error, is_witnessed=witnesses.num_rows > 0)
     return found
-
-
-def _each(
-    places: Sequence[int], predictions: Predictions, kind: pa.DataType | None
-) -> Iterator[tuple[int, Any]]:
-    for number, place in enumerate(places):
-        try:
-            one = outputs.array_of(predictions[number : number + 1])
-            if kind is not None:  # that of the chunk's other rows
-                fields = [pa.schema([("prediction", type_)]) for type_ in (kind, one.type)]
-                pa.unify_schemas(fields, promote_options="permissive")
-            yield place, one
-        except Exception as error:  # noqa: BLE001  # whatever is in it cannot be written
-            yield place, error
 
 
 def _patient(error: Exception, *, is_witnessed: bool) -> Exception:
@@ -138,11 +141,11 @@ def _patient(error: Exception, *, is_witnessed: bool) -> Exception:
 
 def _outcome(task: RowArgs, attempt: int, found: Mapping[int, Any]) -> Any:
     manifest, one = load_manifest(task["manifest"]), found[task["row"]]
-    if isinstance(one, pa.Array):
+    if isinstance(one, pa.Table):
         return result_of(one)
     if isinstance(one, Reject | Retry):
         return one
-    message = f"{_name(task)}: {type(one).__name__}: {one}"
+    message = f"{_name(task)}: {type(one).__name__}: {shortened(str(one), _LONGEST_ERROR)}"
     # the scheduler's own limit is larger where attempts may end for no fault of the row
     is_last = attempt >= manifest.max_attempts
     error: Exception = Reject(message) if is_last else RowError(message)
@@ -150,9 +153,10 @@ def _outcome(task: RowArgs, attempt: int, found: Mapping[int, Any]) -> Any:
     return error
 
 
-def _shown(prediction: pa.Array) -> Any:
+def _shown(prediction: pa.Table) -> Any:
     """For people who look at the task; lists and dicts may be large."""
-    value = prediction[0].as_py()
+    (row,) = prediction.to_pylist()
+    value = row["prediction"] if list(row) == ["prediction"] else row
     if value is None or isinstance(value, bool | int):
         return value
     return plain_text(value)[:_SHOWN]

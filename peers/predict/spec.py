@@ -17,7 +17,8 @@ DEFAULT_BATCH_SIZE: Final = 256
 DEFAULT_MAX_ATTEMPTS: Final = 3
 MOST_BATCHES: Final = 64
 """In a chunk."""
-_MANIFEST: Final = "manifest.json"
+MANIFEST_NAME: Final = "manifest.json"
+PARTS_SUFFIX: Final = ".parts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,10 @@ class ModelRef:
     method: str | None = None
 
 
+Partition: TypeAlias = "tuple[tuple[str, str | int | None], ...]"
+"""Columns whose one value for a whole file its folders' names say: (("year", 2024), …)."""
+
+
 @dataclass(frozen=True, slots=True)
 class DataFile:
     """A Parquet file as it was when the run was planned."""
@@ -41,6 +46,11 @@ class DataFile:
     size: int
     mtime_ns: int
     rows: int
+    partition: Partition = ()
+
+    def __post_init__(self) -> None:
+        """JSON gives lists, and a file must have a hash."""
+        object.__setattr__(self, "partition", tuple(map(tuple, self.partition)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +59,14 @@ class InputRef:
 
     The files are the user's own, or a snapshot of a text file or a query in the run's folder.
     `digest`: of what the user named. `arrow_schema`: base64 of a serialized Arrow schema.
+    `categories`: the file that has those of dictionary columns, if there are any.
     """
 
     digest: str
     rows: int
     files: tuple[DataFile, ...]
     arrow_schema: str
+    categories: str | None = None
 
     @property
     def schema(self) -> pa.Schema:
@@ -110,6 +122,14 @@ class Manifest:
     """Features that must have a value in each row: the model does not take gaps in them."""
     chunks: int
     concurrency: int | None
+    columns: tuple[str, ...] = ()
+    """Of the model's columns, those that the output has; none: all."""
+    carry: tuple[str, ...] = ()
+    """Columns of the input that the output has unchanged."""
+    max_dead: str = "0"
+    """How many rows may be dead for exit code 0: see DeadLimit."""
+    stop_after_dead: str | None = None
+    """More dead rows than this stop the run; None: the default."""
 
     @property
     def folder(self) -> Path:
@@ -119,7 +139,7 @@ class Manifest:
     @property
     def path(self) -> Path:
         """The file that holds this manifest."""
-        return self.folder / _MANIFEST
+        return self.folder / MANIFEST_NAME
 
     def features_of(self, table: pa.Table) -> pa.Table:
         """Return the features, with all that the plan says of these columns in the schema."""
@@ -140,14 +160,19 @@ class Manifest:
         model = ModelRef(**fields.pop("model"))
         source = fields.pop("input")
         source["files"] = tuple(DataFile(**file) for file in source["files"])
-        for name in ("features", "required"):
+        for name in ("features", "required", "columns", "carry"):
             fields[name] = tuple(fields[name])
         return cls(model=model, input=InputRef(**source), **fields)
 
 
 def parts_folder(output: Path) -> Path:
     """Where the runs that write `output` keep their parts, one folder each."""
-    return output.with_name(f"{output.name}.parts")
+    return output.with_name(f"{output.name}{PARTS_SUFFIX}")
+
+
+def output_of(manifest: str) -> str:
+    """Return the output of the run whose manifest lies here, also when it is gone."""
+    return str(Path(manifest).parent.parent).removesuffix(PARTS_SUFFIX)
 
 
 def load_manifest(path: str) -> Manifest:

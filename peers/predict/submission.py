@@ -1,4 +1,4 @@
-"""A run on its way into the database: what is to be done, and what is to be done again."""
+"""Submit the tasks of a run: all of them, or only those that are missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LIVE: Final = frozenset({"blocked", "scheduled", "ready", "running"})
 
 
 def submit(connection: Connection, plan: Plan, *, overwrite: bool) -> bool:
-    """Submits the chunks and the assembling task, at once; False: they were there already."""
+    """Submit the chunks and the assembling task at once; return False if they are there already."""
     if record.turns(connection, plan.manifest.run):
         return False
     _submit(connection, plan, range(len(plan.chunks)), [], turn=1, overwrite=overwrite)
@@ -27,20 +27,22 @@ def submit(connection: Connection, plan: Plan, *, overwrite: bool) -> bool:
 
 
 def go_on(connection: Connection, plan: Plan, lost: Collection[int], *, overwrite: bool) -> None:
-    """Has what is missing done: chunks that are dead, cancelled or `lost` anew, and the output.
+    """Submit what is missing: chunks that are dead, cancelled or `lost`, and the output.
 
-    Tasks that are dead are replaced, and need nobody's attention any more.
+    Dead tasks are replaced, and discarded: they need no attention any more.
     """
     before = record.turns(connection, plan.manifest.run)
     chunks = record.states(connection, before, record.CHUNKS)
     dead = [chunk["id"] for chunk in chunks if chunk["state"] == "dead"]
     dead += [turn.id for turn in before if turn.state == "dead"]
-    anew = {*lost, *(one["chunk"] for one in chunks if one["state"] in {"dead", "cancelled"})}
-    live = [one["id"] for one in chunks if one["state"] in _LIVE and one["chunk"] not in anew]
+    again = {*lost, *(one["chunk"] for one in chunks if one["state"] in {"dead", "cancelled"})}
+    live = [one["id"] for one in chunks if one["state"] in _LIVE and one["chunk"] not in again]
     connection.execute("select peers.discard(id) from unnest(%s::bigint[]) as dead(id)", [dead])
-    if anew or dead or before[-1].state not in _LIVE:
+    if again and before[-1].state in _LIVE:  # it does not wait for the new chunks
+        connection.execute("select peers.cancel(%s)", [before[-1].id])
+    if again or dead or before[-1].state not in _LIVE:
         turn = before[-1].turn + 1
-        _submit(connection, plan, sorted(anew), live, turn=turn, overwrite=overwrite)
+        _submit(connection, plan, sorted(again), live, turn=turn, overwrite=overwrite)
 
 
 def _submit(
@@ -50,8 +52,8 @@ def _submit(
     manifest = plan.manifest
     if turn > record.MOST_TURNS:
         raise PredictError(
-            f"run {manifest.run} was begun anew {record.MOST_TURNS} times",
-            "Give it another --run NAME.",
+            f"run {manifest.run} was resumed {record.MOST_TURNS} times, which is the most",
+            "Use another --run NAME to start over.",
         )
     handler = app.remote if manifest.asynchronous else app.chunk
     metadata = {"run": manifest.run, "name": manifest.name}
@@ -82,5 +84,5 @@ def _submit(
 
 
 def retry(connection: Connection, ids: Sequence[int]) -> None:
-    """Dead tasks get another chance."""
+    """Run dead tasks again, with fresh attempts."""
     connection.execute("select peers.retry(id) from unnest(%s::bigint[]) as dead(id)", [list(ids)])

@@ -1,4 +1,4 @@
-"""What a run has done so far, in figures: the same for the progress, the summary and --json."""
+"""Figures of what a run has done so far: for the progress line, the summary and --json."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from peers.predict import record
+from peers.predict import brake, record
+from peers.predict.errors import RunStopped
 from peers.predict.kinds import ASSEMBLE
 from peers.predict.overrun import SIGNAL
 from peers.predict.record import CHUNKS, ROWS, Turn
+from peers.predict.row_tasks import RowTasks
+from peers.predict.shortened import shortened
 from peers.predict.spec import Manifest
 
 if TYPE_CHECKING:
@@ -19,14 +22,18 @@ if TYPE_CHECKING:
 _SHOWN: Final = 20
 _NAMED: Final = 1000
 """Dead rows that --json names; there is a dead letter of each."""
-_LONGEST: Final = 200
+_SHORT: Final = 200
+_LONG: Final = 1000
+"""Characters of an error in a line."""
+TOO_MANY_DEAD: Final = 5
+"""Exit code: the output is there, but more rows are dead than --max-dead allows."""
 _WINDOW: Final = 30.0
 """Seconds by which the pace is told: those of `recent` in the record."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadRow:
-    """A row without a prediction, and its dead letter."""
+    """A row without a prediction, with its dead letter."""
 
     row: int
     id: Any
@@ -39,10 +46,11 @@ class Summary:
     """A run.
 
     state: "running"; "stuck" when a chunk or the assembling task is dead, and nothing is under way;
-    "cancelled"; "done". `missing`: neither predicted nor dead, 0 in the end. `seconds`: from the
-    first start to the output, by the database, without times of more than a minute in which nothing
-    ran. `eta_seconds`: to go, at the pace of the last half minute. `trouble`: why something that
-    will be tried again failed last.
+    "stopped" when too many rows died; "cancelled"; "done". `missing`: neither predicted nor dead, 0
+    in the end. `seconds`: from the first start to the output, by the database, without times of
+    more than a minute in which nothing ran. `eta_seconds`: to go, at the pace of the last half
+    minute. `trouble`: why something that will be tried again failed last. `stopped`: why the run
+    is being stopped, or was. `max_dead`: how many rows may be dead for exit code 0.
     """
 
     run: str
@@ -59,6 +67,8 @@ class Summary:
     rows_per_second: float
     eta_seconds: float | None
     trouble: str | None
+    stopped: str | None
+    max_dead: int
     output: str
     dead_rows: list[DeadRow]
     dead_tasks: list[dict[str, Any]]
@@ -67,15 +77,25 @@ class Summary:
         """The figures for programs."""
         return asdict(self)
 
+    def exit_code(self) -> int:
+        """Return 0 for an output that is complete but for the dead rows that are allowed.
+
+        And for a run that is not over.
+        """
+        if self.state == "done":
+            return TOO_MANY_DEAD if self.dead > self.max_dead else 0
+        return 0 if self.state == "running" else 1
+
     def progress(self) -> str:
-        """How far it is, in a line."""
+        """Return how far it is, in a line."""
         eta = "" if self.eta_seconds is None else f", about {_span(self.eta_seconds)} to go"
-        trouble = "" if self.trouble is None else f"; trouble: {self.trouble[:_LONGEST]}"
+        trouble = "" if self.trouble is None else f"; trouble: {shortened(self.trouble, _SHORT)}"
+        dead = f", {self.dead:,} dead" if self.dead else ""
         pace = f"{self.rows_per_second:,.0f} rows/s"
-        return f"{self.handled:,} of {self.rows:,} rows, {pace}{eta}{trouble}"
+        return f"{self.handled:,} of {self.rows:,} rows{dead}, {pace}{eta}{trouble}"
 
     def lines(self) -> list[str]:
-        """The figures for people."""
+        """Return the figures for people."""
         name = f"{self.name} ({self.run})" if self.name else self.run
         said = [
             f"run {name}: {self.state}; {self.predicted:,} of {self.rows:,} rows predicted, "
@@ -85,23 +105,40 @@ class Summary:
         ]
         if self.state == "running":
             said.append(self.progress())
-        said += [f"  task {dead.task_id}: {dead.error}" for dead in self.dead_rows[:_SHOWN]]
-        if self.dead > _SHOWN:
-            said.append(f"  … and {self.dead - _SHOWN:,} more: peers dead list")
-        if self.dead_rows:
-            said.append(
-                "Mend what ails them; the same command with --retry-dead then puts them in."
-            )
-        said += [f"  task {t['task_id']} is dead: {t['error_message']}" for t in self.dead_tasks]
-        if self.dead_tasks:
-            said.append("When that is mended, the same command goes on with what is missing.")
+        if self.stopped is not None:
+            said.append(f"{'stopped' if self.state == 'stopped' else 'stopping'}: {self.stopped}")
+        said += self._dead_lines()
         if self.state == "done":
             said.append(f"output: {self.output}")
         return said
 
+    def _dead_lines(self) -> list[str]:
+        said = [
+            f"  task {dead.task_id}: {shortened(dead.error, _LONG)}"
+            for dead in self.dead_rows[:_SHOWN]
+        ]
+        if self.dead > _SHOWN:
+            said.append(f"  … and {self.dead - _SHOWN:,} more: peers dead list")
+        if self.stopped is not None:
+            said.append(
+                "Everything that was done is kept. Fix the cause, then run the same command with "
+                "--retry-dead; or raise --stop-after-dead to go on without these rows."
+            )
+        elif self.dead_rows:
+            said.append(
+                "Fix the cause, then run the same command with --retry-dead to retry these rows."
+            )
+        said += [
+            f"  task {task['task_id']} is dead: {shortened(str(task['error_message']), _LONG)}"
+            for task in self.dead_tasks
+        ]
+        if self.dead_tasks:
+            said.append("Fix the cause, then run the same command to do what is missing.")
+        return said
+
 
 def summarize(connection: Connection, manifest: Manifest) -> Summary | None:
-    """What is known of the run now; None when it has not been submitted."""
+    """Return what is known of the run now; None if it has not been submitted."""
     turns = record.turns(connection, manifest.run)
     if not turns:
         return None
@@ -109,9 +146,11 @@ def summarize(connection: Connection, manifest: Manifest) -> Summary | None:
     alone = record.tally(connection, turns, ROWS)
     written = turns[-1].written
     dead_tasks = record.dead_letters(connection, turns, (*CHUNKS, ASSEMBLE), _SHOWN)
-    state = _state(turns[-1], chunks, dead_tasks)
-    dead_rows = record.dead_letters(connection, turns, ROWS, _NAMED)
-    dead = int(written["dead"]) if written else int(alone["dead"] + alone["cancelled"])
+    stopped = None if written else brake.stop_reason(manifest)
+    state = _state(turns[-1], chunks, dead_tasks, is_stopped=stopped is not None)
+    own_rows = RowTasks(connection, manifest.run)
+    dead_rows = own_rows.letters(_NAMED)
+    dead = int(written["dead"]) if written else own_rows.dead() + int(alone["cancelled"])
     ended = chunks["rows"] - chunks["suspects"] + alone["completed"] + dead
     handled = ended + chunks["under_way"]
     predicted = written["predicted"] if written else max(0, ended - dead)
@@ -126,16 +165,22 @@ def summarize(connection: Connection, manifest: Manifest) -> Summary | None:
         rows_per_second=round(pace, 1),
         eta_seconds=round(left / pace, 1) if pace and state == "running" else None,
         trouble=None if written else record.trouble(connection, turns, manifest.model.ref),
-        output=manifest.output, dead_rows=list(map(_dead_row, dead_rows)), dead_tasks=dead_tasks,
+        stopped=stopped, max_dead=brake.allowed(manifest), output=manifest.output,
+        dead_rows=list(map(_dead_row, dead_rows)),
+        dead_tasks=[task for task in dead_tasks if task["error_type"] != RunStopped.__name__],
     )  # fmt: skip
 
 
-def _state(last: Turn, chunks: dict[str, Any], dead_tasks: Sequence[object]) -> str:
+def _state(
+    last: Turn, chunks: dict[str, Any], dead_tasks: Sequence[object], *, is_stopped: bool
+) -> str:
     if last.written:
         return "done"
     if last.state == "cancelled" or (chunks["cancelled"] and not chunks["live"]):
         return "cancelled"
-    return "stuck" if dead_tasks and not chunks["live"] else "running"
+    if dead_tasks and not chunks["live"]:
+        return "stopped" if is_stopped else "stuck"
+    return "running"
 
 
 def _dead_row(letter: dict[str, Any]) -> DeadRow:
@@ -146,7 +191,7 @@ def _dead_row(letter: dict[str, Any]) -> DeadRow:
 def _error(letter: dict[str, Any], args: dict[str, Any]) -> str:
     message = str(letter["error_message"])
     if letter["exit_signal"] == SIGNAL.name:
-        message += ": the model took longer than --timeout says"
+        message += ": the model took longer than --timeout allows"
     if message.startswith("row "):
         return message
     of = f"row {args['row']}" + ("" if args["id"] is None else f" (id {args['id']!r})")
@@ -154,11 +199,11 @@ def _error(letter: dict[str, Any], args: dict[str, Any]) -> str:
 
 
 def _seconds(turns: Sequence[Turn], chunks: dict[str, Any]) -> float:
-    """Until the output was written first: later turns have rows in it that were mended since."""
+    """Count until the output was first written; later turns add rows that were retried."""
     if chunks["started"] is None:
         return 0.0
     ends = [turn.finished for turn in turns if turn.written and turn.finished]
-    # parts that were made anew began after that
+    # parts that were made again began after that
     end = next((end for end in ends if end > chunks["started"] + chunks["idle"]), chunks["now"])
     return max(0.0, float(end - chunks["started"] - chunks["idle"]))
 

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from peers import Task, graph
 from peers.predict import outputs
 from peers.predict.kinds import QUEUE, row_key
+from peers.predict.row_turns import row_turns
 from peers.predict.spec import Manifest
 
 _AT_ONCE: Final = 500
@@ -67,6 +68,7 @@ def submit(
 ) -> Alone:
     """Gives each of these rows a task; one that has it already keeps it."""
     suspects: list[Suspect] = []
+    turns = row_turns(manifest.folder)
     options = task.options(
         queue=QUEUE,
         priority=_PRIORITY,
@@ -78,7 +80,9 @@ def submit(
         with graph() as g:
             nodes = [
                 g.add(
-                    options.options(idempotency_key=row_key(manifest.run, doubt.row)),
+                    options.options(
+                        idempotency_key=row_key(manifest.run, doubt.row, turns.get(doubt.row, 1))
+                    ),
                     input=manifest.source,
                     row=doubt.row,
                     id=doubt.id,

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from peers import Reject, Retry
 from peers.predict import inputs, models, outputs
-from peers.predict.errors import EndpointError, InputError, ModelError, PredictError
+from peers.predict.errors import EndpointError, InputError, ModelError, OutputError, PredictError
 from peers.predict.fitness import unfit_rows
 from peers.predict.isolate import as_exception
 from peers.predict.overrun import ended_after
@@ -32,6 +32,14 @@ class Killed:
     row: int
 
 
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """The columns that the model takes, and those that it returns; None: that is not known yet."""
+
+    features: tuple[str, ...]
+    output: outputs.OutputType | None
+
+
 class _Row(NamedTuple):
     number: int
     table: pa.Table
@@ -43,8 +51,8 @@ def try_model(
     chunks: Sequence[Chunk],
     killers: Collection[int],
     trying: Callable[[int | None], None],
-) -> None:
-    """Raise PredictError if the model can predict none of a few rows.
+) -> Tried:
+    """What the model returns; PredictError if it can predict none of a few rows.
 
     `killers`: rows that have killed a process which tried them; `trying` is told each row
     before, and None after it. A remote model need only not refuse: it may be busy, and peers wait
@@ -63,10 +71,11 @@ def try_model(
         if row.number not in killers:
             trying(row.number)
             with ended_after(manifest.timeout):
-                error = _error_of(model, manifest, row.table)
+                found = _tried(model, manifest, row.table)
             trying(None)
-            if error is None:
-                return
+            if isinstance(found, Tried):
+                return found
+            error = found
             failed.append(f"{type(error).__name__}: {error}")
     raise PredictError(
         f"the model can predict none of the {len(failed)} rows that it was tried with; the first: "
@@ -87,7 +96,8 @@ def _why_unfit(manifest: Manifest, chunk: Chunk) -> str:
     return unfit_rows(inputs.read(manifest.input, chunk, list(manifest.features)), manifest)[0]
 
 
-def _error_of(model: models.Model, manifest: Manifest, row: pa.Table) -> Exception | None:
+def _tried(model: models.Model, manifest: Manifest, row: pa.Table) -> Tried | Exception:
+    later = Tried(manifest.features, None)
     try:
         if manifest.model.kind == "http":
             found: Any = asyncio.run(_wait_for(model, row, _REMOTE_PATIENCE))
@@ -95,19 +105,19 @@ def _error_of(model: models.Model, manifest: Manifest, row: pa.Table) -> Excepti
             found = asyncio.run(_wait_for(model, row, None))
         else:
             found = model.predict(row)
-        if not isinstance(found[0], Exception):
-            outputs.check_predictions(found)
+        first = found[0] if isinstance(found, list) else None
+        if isinstance(first, Exception):
+            return first
+        return Tried(manifest.features, outputs.type_of(manifest, found))
     except (models.Busy, models.Away, EndpointError):
-        return None  # another time, perhaps
-    except ModelError:
+        return later  # another time, perhaps
+    except (ModelError, OutputError):
         raise  # it is the model, not the row
     except (Reject, Retry) as error:
         raise ModelError(f"the model refuses: {error}", "Nothing was submitted.") from error
     except (Exception, SystemExit) as error:  # noqa: BLE001  # a model may raise anything
         is_remote = manifest.model.kind == "http" and isinstance(error, TimeoutError)
-        return None if is_remote else as_exception(error)
-    first = found[0]
-    return first if isinstance(first, Exception) else None
+        return later if is_remote else as_exception(error)
 
 
 async def _wait_for(model: models.Model, row: pa.Table, seconds: float | None) -> Any:

@@ -1,4 +1,4 @@
-"""Wait for a run and show how far it is: in place on a terminal, else a line now and then."""
+"""Wait for a run and show how far it is: a bar on a terminal, elsewhere a line now and then."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import psycopg
 from peers import DatabaseUnreachable
 from peers.predict.errors import PredictError
 from peers.predict.spec import Manifest
+from peers.predict.storage import StorageFailures
 from peers.predict.summary import Summary, summarize
 
 if TYPE_CHECKING:
@@ -30,17 +31,22 @@ _NAPS_PER_LOOK: Final = 10
 _SAY_EVERY: Final = 5.0
 
 
+def say(sentence: str) -> None:
+    """Print a sentence on stderr: stdout is for the summary."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
 def through_outages(
     connect: Callable[[], AbstractContextManager[Connection]], act: Callable[[Connection], T]
 ) -> T:
-    """What `act` returns, over connections that may be lost: when the database is back, again."""
+    """Return what `act` returns; call it again on a new connection when one is lost."""
     while True:
         try:
             with connect() as connection:
                 return act(connection)
         except (psycopg.OperationalError, DatabaseUnreachable) as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            print(f"the database is away ({reason}); the run goes on with it", file=sys.stderr)
+            say(f"the database is away ({reason}); the run goes on when it is back")
             time.sleep(_LONGEST_NAP)
 
 
@@ -52,14 +58,18 @@ def watch(
 ) -> Summary:
     """Wait until the run is done, or cannot go on; `look` is called now and then.
 
-    Raises PredictError when somebody deleted its tasks meanwhile.
+    Raises PredictError when its tasks were deleted meanwhile, StorageFailed when they fail again
+    and again because they cannot write.
     """
+    storage = StorageFailures(connection, manifest)
     summary, took = _look(connection, manifest)
     bar = _bar(manifest, summary, stream)
     with bar if isinstance(bar, AbstractContextManager) else nullcontext():
         began = said_at = time.monotonic()
         while summary.state == "running":
             look()
+            if summary.trouble is not None:
+                storage.raise_if_lasting()
             waited = time.monotonic() - began
             nap = min(_LONGEST_NAP, _SHORTEST_NAP + _NAP_PER_SECOND * waited)
             time.sleep(max(nap, _NAPS_PER_LOOK * took))
@@ -78,7 +88,9 @@ def _look(connection: Connection, manifest: Manifest) -> tuple[Summary, float]:
     began = time.monotonic()
     summary = summarize(connection, manifest)
     if summary is None:
-        raise PredictError(f"the tasks of run {manifest.run} are gone", "Run it again.")
+        raise PredictError(
+            f"the tasks of run {manifest.run} were deleted", "Run the same command again."
+        )
     return summary, time.monotonic() - began
 
 

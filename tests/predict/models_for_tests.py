@@ -55,6 +55,19 @@ def fragile(rows: list[dict[str, float]]) -> list[float]:
     return double(rows)
 
 
+def gated_fragile(rows: list[dict[str, float]]) -> list[float]:
+    """Waits at row 2500 until the gate is open, and fails for a row of -1 until then."""
+    gated([row for row in rows if row["x"] == 2500])
+    return fragile(rows)
+
+
+def kills_until_fixed(rows: list[dict[str, float]]) -> list[float]:
+    """Dies of a row of -2 until the gate is open."""
+    if Path(os.environ[GATE]).exists():
+        return [row["x"] * 2 for row in rows]
+    return double(rows)
+
+
 class Heavy:
     """A model that says when it is loaded."""
 

@@ -16,7 +16,8 @@ def planned(
     path: Path, size: int, columns: Sequence[str] | None = None, id_column: str | None = None
 ) -> tuple[InputRef, list[Chunk]]:
     """Return the input, its columns in their own types, and its chunks of `size` rows."""
-    kept = Path(tempfile.mkdtemp(prefix="run-", dir=path.parent))
+    beside = path.parent if path.parent.is_dir() else None  # a pattern has no folder
+    kept = Path(tempfile.mkdtemp(prefix="run-", dir=beside))
     with inputs.survey(inputs.Source(str(path), id_column=id_column), kept) as survey:
         fields = [field for field in survey.schema if columns is None or field.name in columns]
         source = survey.settle(pa.schema(fields), kept)

@@ -99,15 +99,36 @@ def test_json_lines_with_broken_lines_and_missing_keys(size: int, tmp_path: Path
 
 @pytest.mark.parametrize("size", SIZES)
 def test_parquet_of_several_row_groups(size: int, tmp_path: Path) -> None:
-    """However many rows a group has, chunks have as many as they should."""
+    """However many rows a group has, all are read, and no chunk has more than it should."""
     for group in (7, 130):
         path = tmp_path / f"rows-{group}.parquet"
         pq.write_table(pa.Table.from_pylist(some_rows()), path, row_group_size=group)
         found, bad = read_all(path, size, ["x", "id"])
         assert not bad
         assert found == [{"x": row["x"], "id": row["id"]} for row in some_rows()]
-        _, chunks = planned(path, size)
-        assert all(chunk.rows == size for chunk in chunks[:-1])
+
+
+@pytest.mark.parametrize(
+    ("groups", "size", "cut"),
+    [
+        ([10, 10], 10, [10, 10]),
+        ([10, 10], 4, [4, 3, 3, 4, 3, 3]),
+        ([10, 10, 10], 25, [20, 10]),
+        ([1, 1, 1, 7, 1], 3, [3, 3, 2, 2, 1]),
+        ([4, 0, 4], 100, [8]),
+    ],
+)
+def test_a_chunk_begins_and_ends_with_row_groups_where_it_can(
+    groups: list[int], size: int, cut: list[int], tmp_path: Path
+) -> None:
+    """A group is cut only if it is larger than a chunk, and then into even pieces."""
+    path = tmp_path / "rows.parquet"
+    with pq.ParquetWriter(path, pa.schema([("x", pa.int64())])) as writer:
+        for rows in groups:
+            writer.write_table(pa.table({"x": pa.array(range(rows), pa.int64())}))
+    _, chunks = planned(path, size)
+    assert [chunk.rows for chunk in chunks] == cut
+    assert [chunk.first for chunk in chunks] == [sum(cut[:place]) for place in range(len(cut))]
 
 
 @pytest.mark.parametrize("group_rows", [1000, 90, 1])
@@ -123,7 +144,7 @@ def test_a_parquet_file_gives_any_rows_in_any_order(group_rows: int, tmp_path: P
         first = dice.randrange(1000)
         count = dice.randint(1, min(200, 1000 - first))
         table = reader.rows(first, count)
-        assert table.column_names == ["b", "a"]
+        assert table.column_names == reader.columns == ["b", "a"]
         assert table.column("a").to_pylist() == list(range(first, first + count))
         asked += count
     assert asked > 0
@@ -159,6 +180,24 @@ def test_parquet_is_decoded_once_going_forward(
     assert starts == 2
     reader.rows(650, 50)
     assert starts == 3
+
+
+def test_memory_does_not_grow_with_what_was_read(tmp_path: Path) -> None:
+    """It holds a chunk, and a piece of each column, however many groups have been read."""
+    path, rows = tmp_path / "rows.parquet", 1 << 19
+    numbers = random.Random(1).randbytes(8 * rows)
+    pq.write_table(
+        pa.table({"x": pa.Array.from_buffers(pa.int64(), rows, [None, pa.py_buffer(numbers)])}),
+        path, row_group_size=rows // 8, use_dictionary=False,
+    )  # fmt: skip
+    source, chunks = planned(path, 1 << 13)
+    before = pa.total_allocated_bytes()
+    held = []
+    for chunk in chunks:
+        inputs.read(source, chunk, ["x"])
+        held.append(pa.total_allocated_bytes() - before)
+    assert len(held) == 64
+    assert max(held) < len(numbers) / 4
 
 
 def three_rows(path: Path) -> tuple[InputRef, Chunk]:

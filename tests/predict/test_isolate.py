@@ -42,7 +42,7 @@ def holds(run: Isolate, seed: int) -> bool:
     pairs = [
         (index, value)
         for some, values in found.good
-        for index, value in zip(some, values, strict=True)
+        for index, value in zip(some, list(values), strict=True)
     ]
     most = 1 + len(culprits) * 2 * math.ceil(math.log2(rows)) if rows > 1 else 1
     return (

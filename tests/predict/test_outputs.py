@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,10 @@ CHUNKS = 5
 
 def a_manifest(folder: Path, suffix: str = ".parquet") -> Manifest:
     """Of five chunks with ten rows each."""
+    fields = [("x", pa.float64()), ("id", pa.string())]
     made = Manifest(
         run="abc", name=None, model=ModelRef("callable", "m:f", "d"),
-        input=InputRef("d", SIZE * CHUNKS, (), schema_text(pa.schema([("x", pa.float64())]))),
+        input=InputRef("d", SIZE * CHUNKS, (), schema_text(pa.schema(fields))),
         source="in.csv", id_column="id", features=("x",), output=str(folder / f"out{suffix}"),
         batch_size=SIZE, max_attempts=3, timeout=None, asynchronous=False, required=(),
         chunks=CHUNKS, concurrency=None,
@@ -41,12 +43,29 @@ def a_manifest(folder: Path, suffix: str = ".parquet") -> Manifest:
     return made
 
 
+def write_part(
+    manifest: Manifest, number: int, rows: Sequence[int], ids: Any, predictions: Any,
+    values: pa.Table | None = None,
+) -> None:  # fmt: skip
+    """A chunk's part, as its task writes it; all predictions fit. `values`: of the input."""
+    found = pa.table({"id": ids}) if values is None else values
+    kept = outputs.kept_columns(manifest, rows, found)
+    outputs.write_part(manifest, number, kept, fitted(manifest, predictions))
+
+
+def fitted(manifest: Manifest, predictions: Any) -> pa.Table:
+    """Predictions as columns, if all of them fit."""
+    found = outputs.fit(manifest.folder, outputs.asked_of(manifest), [predictions])
+    assert found.problems == {}
+    return found.table
+
+
 def write_parts(manifest: Manifest, alone: set[int], value: Any = lambda row: row * 2) -> None:
     """Every row but those alone; the third chunk is whole of rows that stand alone."""
     for number in range(CHUNKS):
         rows = [r for r in range(number * SIZE, (number + 1) * SIZE) if r not in alone]
         ids = pa.array([f"id{row}" for row in rows], pa.string())
-        outputs.write_part(manifest.folder, number, rows, ids, [value(row) for row in rows])
+        write_part(manifest, number, rows, ids, [value(row) for row in rows])
 
 
 def alone(manifest: Manifest, predictions: dict[int, Any], size: int = SIZE) -> dict[int, Extra]:
@@ -56,9 +75,9 @@ def alone(manifest: Manifest, predictions: dict[int, Any], size: int = SIZE) -> 
         rows = [row for row in predictions if row // size == chunk]
         ids = pa.table({"id": [f"id{row}" for row in rows]})
         values = outputs.write_values(
-            manifest.folder, chunk, rows, outputs.Values(ids, ids.slice(0, 0), None)
+            manifest.folder, chunk, rows, outputs.Values(ids, ids.slice(0, 0))
         )
-        found[chunk] = Extra(rows, values, [outputs.array_of([predictions[row]]) for row in rows])
+        found[chunk] = Extra(rows, values, [fitted(manifest, [predictions[row]]) for row in rows])
     return found
 
 
@@ -103,9 +122,7 @@ def test_types_of_parts_and_of_rows_alone_are_brought_together(tmp_path: Path) -
     """Whole numbers here and 0.5 there are doubles in the end; lists stay lists."""
     manifest = a_manifest(tmp_path)
     write_parts(manifest, {7})
-    outputs.write_part(
-        manifest.folder, 1, list(range(10, 20)), pa.array(["i"] * 10), np.full(10, 0.5)
-    )
+    write_part(manifest, 1, range(10, 20), ["i"] * 10, np.full(10, 0.5))
     outputs.assemble(manifest, alone(manifest, {7: 1.25}))
     found = read(Path(manifest.output))
     assert (found[7]["prediction"], found[10]["prediction"], found[0]["prediction"]) == (
@@ -184,20 +201,13 @@ def test_a_part_that_is_damaged_anywhere_is_made_anew(tmp_path: Path) -> None:
     write_parts(manifest, set())
     path, chunk = outputs.part_path(manifest.folder, 1), Chunk(1, SIZE, SIZE)
     whole = path.read_bytes()
-    assert outputs.rows_of_part(manifest.folder, chunk) == list(range(SIZE))
+    found = outputs.rows_of_part(manifest.folder, chunk)
+    assert found is not None
+    assert found.tolist() == list(range(SIZE))
     footer = int.from_bytes(whole[-8:-4], "little") + 8
     at = len(whole) - footer - 2  # in the last column, the predictions
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     assert outputs.rows_of_part(manifest.folder, chunk) is None
-
-
-def test_predictions_that_do_not_fit_the_others_are_told_apart() -> None:
-    """Whole numbers and others fit together; what is of another type is named."""
-    assert outputs.misfits([1, 2.5, None, 3]) == {}
-    found = outputs.misfits([1, 2, 0.5, "x", 2**70, b"y"])
-    assert found.keys() == {3, 4, 5}
-    assert "string" in found[3]
-    assert outputs.misfits([None, None, None, 1, 2, "a"]).keys() == {5}
 
 
 def test_an_output_of_other_contents_is_not_replaced(tmp_path: Path) -> None:
@@ -233,20 +243,25 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
     """A part that does not fit leaves no trace; earlier ones stay whole."""
     manifest = a_manifest(tmp_path)
     write_parts(manifest, set())
+    manifest.path.write_text(manifest.to_json())
     before = sorted(manifest.folder.iterdir())
     code = f"""
-import numpy as np, resource, signal
-from pathlib import Path
+import numpy as np, pyarrow as pa, resource, signal
 from peers.predict import outputs
+from peers.predict.spec import load_manifest
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-outputs.write_part(Path({str(manifest.folder)!r}), 9, range(50_000), None, np.random.random(50_000))
+kept = pa.table({{"row": range(50_000)}})
+outputs.write_part(
+    load_manifest({str(manifest.path)!r}), 9, kept,
+    pa.table({{"prediction": np.random.random(50_000)}}),
+)
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ
     )
     assert done.returncode == 1
-    assert "OutputError" in done.stderr
+    assert "StorageFailed" in done.stderr
     assert "chunk-000009.parquet cannot be written" in done.stderr
     assert sorted(manifest.folder.iterdir()) == before
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 20_000

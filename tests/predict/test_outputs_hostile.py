@@ -17,11 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from peers.predict import outputs
-from peers.predict.errors import OutputError
 from peers.predict.outputs.durable import replaced
 from peers.predict.rows import decoded, result_of
-from peers.predict.spec import Manifest
-from tests.predict.test_outputs import a_manifest
+from peers.predict.spec import Manifest, schema_text
+from tests.predict.test_outputs import a_manifest, fitted, write_part
 
 
 def test_writers_that_overlap_do_not_share_a_file(tmp_path: Path) -> None:
@@ -50,7 +49,7 @@ def of_format(manifest: Manifest, suffix: str, rows: int) -> Manifest:
 def test_what_json_lacks_is_null(suffix: str, tmp_path: Path) -> None:
     """Every line is JSON by the standard, which has neither NaN nor infinity."""
     manifest = of_format(a_manifest(tmp_path), suffix, 2)
-    outputs.write_part(manifest.folder, 0, [0, 1], None, np.array([[1, math.nan], [math.inf, 2]]))
+    write_part(manifest, 0, [0, 1], ["a", "b"], np.array([[1, math.nan], [math.inf, 2]]))
     written = outputs.assemble(manifest, {})
     text = written.path.read_text()
     assert "NaN" not in text
@@ -76,55 +75,34 @@ def test_rows_alone_are_as_exact_as_the_others(
     ids: list[Any], predictions: Any, tmp_path: Path
 ) -> None:
     """Ids and predictions of whatever type are what they would have been within their batch."""
-    manifest = of_format(a_manifest(tmp_path), ".parquet", 3)
     column = pa.array(ids)
-    outputs.write_part(manifest.folder, 0, [0, 1, 2], column, predictions)
+    manifest = of_format(a_manifest(tmp_path), ".parquet", 3)
+    schema = schema_text(pa.schema([("x", pa.float64()), ("id", column.type)]))
+    manifest = replace(manifest, input=replace(manifest.input, arrow_schema=schema))
+    write_part(manifest, 0, [0, 1, 2], column, predictions)
     expected = pq.read_table(outputs.assemble(manifest, {}).path)
-    outputs.write_part(manifest.folder, 0, [1], column[1:2], predictions[1:2])
+    write_part(manifest, 0, [1], column[1:2], predictions[1:2])
     rows = [0, 2]
     ids_alone = pa.table({"id": column.take(rows)})
-    known = outputs.Values(ids_alone, ids_alone.slice(0, 0), None)
+    known = outputs.Values(ids_alone, ids_alone.slice(0, 0))
     values = outputs.write_values(manifest.folder, 0, rows, known)
-    found = [decoded(encoded(outputs.array_of(predictions[row : row + 1]))) for row in rows]
+    found = [decoded(encoded(fitted(manifest, predictions[row : row + 1]))) for row in rows]
     alone = {0: outputs.Extra(rows, values, found)}
     table = pq.read_table(outputs.assemble(manifest, alone).path)
     assert table.schema == expected.schema
     assert str(table.to_pydict()) == str(expected.to_pydict())
 
 
-def encoded(prediction: pa.Array) -> Any:
+def encoded(prediction: pa.Table) -> Any:
     """As it goes through the database."""
     return json.loads(json.dumps(result_of(prediction), allow_nan=False))
-
-
-def write_and_assemble(manifest: Manifest, parts: list[list[Any]]) -> None:
-    """Parts of one row each."""
-    for number, predictions in enumerate(parts):
-        outputs.write_part(manifest.folder, number, [number], None, predictions)
-    outputs.assemble(manifest, {})
-
-
-@pytest.mark.parametrize(
-    ("parts", "says"),
-    [([[{}]], "cannot hold"), ([[2**60 + 1], [0.5]], "chunk 0 do not fit")],
-)
-def test_predictions_that_fit_nowhere_are_said(
-    parts: list[list[Any]], says: str, tmp_path: Path
-) -> None:
-    """By an error of ours that names the part; nothing is left behind."""
-    manifest = of_format(a_manifest(tmp_path), ".parquet", len(parts))
-    manifest = replace(manifest, chunks=len(parts))
-    with pytest.raises(OutputError, match=says):
-        write_and_assemble(manifest, parts)
-    assert not Path(manifest.output).exists()
-    assert not list(tmp_path.rglob(".*"))
 
 
 @pytest.mark.parametrize("torn", ["", "[]", "{}", '{"digests": nul'])
 def test_a_torn_receipt_says_nothing(torn: str, tmp_path: Path) -> None:
     """Cut off by a crash, it keeps nobody from going on: the output is then not known as ours."""
     manifest = of_format(a_manifest(tmp_path), ".csv", 1)
-    outputs.write_part(manifest.folder, 0, [0], None, [1])
+    write_part(manifest, 0, [0], ["a"], [1])
     outputs.assemble(manifest, {})
     receipt = manifest.folder / "written.json"
     whole = receipt.read_text()

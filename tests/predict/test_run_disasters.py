@@ -67,17 +67,6 @@ def test_rows_that_are_mended_are_put_in(stage: Stage, how: str, tmp_path: Path)
     assert "done already" in said
 
 
-def test_more_dead_rows_than_are_fine_end_in_exit_code_1(stage: Stage, tmp_path: Path) -> None:
-    """The output is there all the same."""
-    source, output = numbers(tmp_path, {7: -1}, rows=300), tmp_path / "out.parquet"
-    words = words_for("double", source, output, "--max-attempts", 1)
-    summary, said = predict(stage, *words, "--max-dead", 0, code=1)
-    assert summary["dead"] == 1
-    assert "--max-dead 0" in said
-    assert len(results(output)) == 299
-    predict(stage, *words, "--max-dead", 1)
-
-
 def test_lost_and_damaged_parts_are_made_anew(stage: Stage, tmp_path: Path) -> None:
     """And no others, by the same command; also when the output went with them."""
     source, output = numbers(tmp_path), tmp_path / "out.parquet"
@@ -89,7 +78,7 @@ def test_lost_and_damaged_parts_are_made_anew(stage: Stage, tmp_path: Path) -> N
     found[4].write_bytes(found[4].read_bytes()[:-20])
     output.unlink()
     again, said = predict(stage, *words)
-    assert "2 parts have to be made anew" in said
+    assert "2 parts have to be made again" in said
     assert results(output) == DOUBLES
     assert (again["predicted"], again["missing"]) == (ROWS, 0)
     anew = "select count(*) from peers.task where idempotency_key ~ '/chunk/[24]/2$'"

@@ -127,7 +127,7 @@ def _command(folder: Path, material: Material, batch_size: int) -> list[str]:
     return [
         sys.executable, "-m", "peers", "predict", "--model", _MODEL, "--input", str(material.rows),
         "--output", str(folder / "predictions.parquet"), "--id-column", "id", "--run", "demo",
-        "--batch-size", str(batch_size), "--json",
+        "--batch-size", str(batch_size), "--max-dead", str(len(material.poisoned)), "--json",
     ]  # fmt: skip
 
 

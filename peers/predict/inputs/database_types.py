@@ -2,71 +2,117 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Final
 
+import psycopg
 import pyarrow as pa
+from psycopg import adapters
+from psycopg.abc import AdaptContext, Buffer
+from psycopg.adapt import Loader
+from psycopg.pq import Format
+from psycopg.types.string import TextLoader
+
+from peers.predict.inputs.json_columns import AS_JSON
 
 _KNOWN: Final[dict[str, pa.DataType]] = {
-    "bool": pa.bool_(), "int2": pa.int16(), "int4": pa.int32(), "int8": pa.int64(),
-    "oid": pa.int64(), "float4": pa.float32(), "float8": pa.float64(), "numeric": pa.float64(),
+    "bool": pa.bool_(),
+    # whoever asks through pandas.read_sql has one type of whole numbers and one of others
+    "int2": pa.int64(), "int4": pa.int64(), "int8": pa.int64(), "oid": pa.int64(),
+    "float4": pa.float64(), "float8": pa.float64(), "numeric": pa.float64(),
+    "text": pa.string(), "varchar": pa.string(), "bpchar": pa.string(), "name": pa.string(),
+    "json": pa.string(), "jsonb": pa.string(), "uuid": pa.string(),
     "bytea": pa.binary(), "date": pa.date32(), "time": pa.time64("us"),
     "timestamp": pa.timestamp("us"), "timestamptz": pa.timestamp("us", tz="UTC"),
     "interval": pa.duration("us"),
 }  # fmt: skip
-_AS_THEY_ARE: Final = frozenset(_KNOWN) - {"numeric"}
-_JSON: Final = frozenset({"json", "jsonb"})
+"""By their names in Postgres; the values of all others are texts, as the server writes them."""
+_JSON: Final = ("json", "jsonb")
 
-Plain = Callable[[Any], Any]
+Convert = Callable[[Any], Any]
 
 
-def columns_of(
-    description: Sequence[Any], id_column: str | None
-) -> tuple[pa.Schema, list[Plain | None]]:
-    """The schema, and for each column what makes its values plain (None: they are).
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a query. `oid`: its type in Postgres; `convert`: what a value needs, if any."""
 
-    Numerics are doubles, as ids texts; UUIDs, JSON and types that Arrow lacks are texts; arrays are
-    lists.
+    field: pa.Field
+    oid: int
+    is_known: bool
+    convert: Convert | None
+
+    def array(self, values: Sequence[Any]) -> pa.Array:
+        """Return the values as the driver gives them in the column's type."""
+        if self.convert is not None:
+            values = [None if value is None else self.convert(value) for value in values]
+        if self.oid == _FLOAT4:
+            # 0.1::float4 is 0.1 for whoever reads its text, as pandas.read_sql does
+            return pa.array(values, pa.float32()).cast(pa.string()).cast(pa.float64())
+        return pa.array(values, self.field.type)
+
+
+def column_of(name: str, oid: int, id_column: str | None) -> Column:
+    """Return the column of this type; numerics are doubles, but as ids texts.
+
+    Types that Arrow lacks are texts, arrays of those that it has are lists.
     """
-    fields: list[tuple[str, pa.DataType]] = []
-    plain: list[Plain | None] = []
-    for column in description:
-        kind, convert = _column(column.type_code)
-        if column.name == id_column and convert is float:  # no digit of an id may be lost
-            kind, convert = pa.string(), str
-        fields.append((column.name, kind))
-        plain.append(convert)
-    return pa.schema(fields), plain
-
-
-def _column(oid: int) -> tuple[pa.DataType, Plain | None]:
-    from psycopg import adapters
-
     info = adapters.types.get(oid)
-    name = info.name if info is not None else "text"
-    kind, convert = _KNOWN.get(name, pa.string()), _converter(name)
-    if info is not None and oid == info.array_oid:
-        return pa.list_(kind), convert and _each(convert)
-    return kind, convert
+    type_name = info.name if info is not None else ""
+    type_ = _KNOWN.get(type_name)
+    if info is None or type_ is None:
+        return Column(pa.field(name, pa.string()), oid, is_known=False, convert=None)
+    convert = _CONVERT.get(type_name)
+    if oid == info.array_oid:
+        type_ = pa.list_(type_)
+        convert = convert and _each(convert)
+    elif type_name == "numeric" and name == id_column:  # no digit of an id may be lost
+        type_, convert = pa.string(), _digits
+    metadata = AS_JSON if type_name in _JSON and oid == info.oid else None
+    return Column(pa.field(name, type_, metadata=metadata), oid, is_known=True, convert=convert)
 
 
-def _converter(name: str) -> Plain | None:
-    if name in _AS_THEY_ARE:
-        return None
-    if name == "numeric":
-        return float
-    return _dumped if name in _JSON else str
+def read_as_texts(context: AdaptContext, columns: Sequence[Column]) -> None:
+    """Have the driver give JSON, and what has no type here, as the server writes it."""
+    assert context.adapters is not None
+    for name in _JSON:
+        context.adapters.register_loader(name, TextLoader)
+    context.adapters.register_loader("json", _JsonBinary)
+    context.adapters.register_loader("jsonb", _JsonbBinary)
+    for column in columns:
+        if not column.is_known:
+            context.adapters.register_loader(column.oid, TextLoader)
 
 
-def _dumped(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+class _JsonBinary(Loader):
+    format = Format.BINARY
+
+    def load(self, data: Buffer) -> str:
+        """Return the text."""
+        return bytes(data).decode()
 
 
-def _each(convert: Plain) -> Plain:
-    def plain(values: Any) -> Any:
+class _JsonbBinary(_JsonBinary):
+    def load(self, data: Buffer) -> str:
+        """Return the text; before it stands the version of the format."""
+        if data[0] != 1:
+            raise psycopg.NotSupportedError(f"unknown version of jsonb: {data[0]}")
+        return bytes(data[1:]).decode()
+
+
+def _digits(value: Decimal) -> str:
+    return format(value, "f")
+
+
+def _each(convert: Convert) -> Convert:
+    def converted(values: Any) -> Any:
         if isinstance(values, list):  # there may be lists in it
-            return [plain(value) for value in values]
+            return [converted(value) for value in values]
         return None if values is None else convert(values)
 
-    return plain
+    return converted
+
+
+_CONVERT: Final[dict[str, Convert]] = {"numeric": float, "uuid": str}
+_FLOAT4: Final = 700

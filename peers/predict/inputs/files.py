@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +9,15 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-import pyarrow as pa
-
 from peers.predict.errors import InputChanged, InputError
-from peers.predict.spec import DataFile, InputRef, schema_text
+from peers.predict.spec import DataFile, Partition
 
 InputFormat: TypeAlias = Literal["parquet", "csv", "jsonl"]
 
-DIGEST_BYTES: Final = 32
+SNAPSHOT: Final = "input.parquet"
+"""What a run keeps of a text or a query, in its folder."""
+_PARQUET: Final = b"PAR1"
+_ENCRYPTED: Final = b"PARE"
 _FORMATS: Final[dict[str, InputFormat]] = {
     ".parquet": "parquet", ".pq": "parquet",
     ".csv": "csv",
@@ -26,8 +26,25 @@ _FORMATS: Final[dict[str, InputFormat]] = {
 
 
 def format_of(path: Path) -> InputFormat:
-    """By its suffix. Raises InputError naming those that are known."""
+    """Return the format by the suffix; a Parquet file may have any that is none of ours.
+
+    Raises InputError for a file that is not what its name says, or unknown.
+    """
     found = _FORMATS.get(path.suffix.lower())
+    with opened(path) as stream:
+        head = stream.read(len(_PARQUET))
+        if len(head) == len(_PARQUET):
+            stream.seek(-len(_PARQUET), os.SEEK_END)
+        ends = {head, stream.read()}
+    if ends == {_PARQUET}:
+        if found in {None, "parquet"}:
+            return "parquet"
+        raise InputError(f"{path} is a Parquet file by its contents", "Name it *.parquet.")
+    if found == "parquet" and head not in {_PARQUET, _ENCRYPTED}:
+        raise InputError(
+            f"{path} is no Parquet file: it begins with {head!r}, not with {_PARQUET!r}",
+            "Name it by what it is, or write it again.",
+        )
     if found is None:
         raise InputError(
             f"the format of {path} is unknown", f"Known are {', '.join(sorted(_FORMATS))}."
@@ -52,7 +69,10 @@ def opened(path: Path) -> Iterator[BufferedReader]:
 @contextmanager
 def unchanged(source: DataFile) -> Iterator[BufferedReader]:
     """The file as it was planned, when the block begins and when it ends; else InputChanged."""
-    with opened(Path(source.path)) as stream:
+    path = Path(source.path)
+    if not path.exists() and path.parent.exists():  # else it may be a folder that is not mounted
+        raise _changed(source, "it is gone")
+    with opened(path) as stream:
         _check(source, stream)
         yield stream
         _check(source, stream)
@@ -61,19 +81,10 @@ def unchanged(source: DataFile) -> Iterator[BufferedReader]:
             raise _changed(source, "it was replaced")
 
 
-def reference(digest: str, schema: pa.Schema, path: Path, rows: int) -> InputRef:
-    """Return the reference of an input that is one Parquet file."""
+def data_file(path: Path, rows: int, partition: Partition = ()) -> DataFile:
+    """Return the file as it is now."""
     there = path.stat()
-    file = DataFile(os.fspath(path), there.st_size, there.st_mtime_ns, rows)
-    return InputRef(digest, rows, (file,), schema_text(schema))
-
-
-def digest_of(path: Path) -> str:
-    """Of the contents."""
-    with opened(path) as stream:
-        return hashlib.file_digest(
-            stream, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES)
-        ).hexdigest()
+    return DataFile(os.fspath(path), there.st_size, there.st_mtime_ns, rows, partition)
 
 
 def _check(source: DataFile, stream: BufferedReader) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from itertools import accumulate
 from typing import Final
 
@@ -16,6 +16,15 @@ _BUFFER: Final = 1 << 18
 """Bytes that are read at once of each column; else its share of the row group would be held."""
 
 
+def streaming(path: str, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    """Open a file of which only what is being decoded is held in memory.
+
+    By default pyarrow reads ahead, and keeps all that it has read until the file is closed: of 20
+    million rows of eight doubles 1.2 GB.
+    """
+    return pq.ParquetFile(path, metadata=metadata, buffer_size=_BUFFER, pre_buffer=False)
+
+
 class ForwardReader:
     """Rows of a Parquet file, a piece at a time in memory; each is decoded once going forward.
 
@@ -23,10 +32,16 @@ class ForwardReader:
     one, or beyond the row groups that come next, costs a new start from the head of its group.
     """
 
-    def __init__(self, path: str, columns: Sequence[str]) -> None:
+    def __init__(self, path: str, columns: Collection[str]) -> None:
+        """Open the file, and read those of the columns that it has."""
         self._path = path
-        self._columns = list(columns)
-        self._heads: list[int] = []
+        file = streaming(path)
+        self._metadata = file.metadata
+        names = set(file.schema_arrow.names)
+        self.columns = [name for name in columns if name in names]
+        groups = range(self._metadata.num_row_groups)
+        sizes = (self._metadata.row_group(group).num_rows for group in groups)
+        self._heads = list(accumulate(sizes, initial=0))[:-1]
         """The first row of each group."""
         self._batches: Iterator[pa.RecordBatch] = iter(())
         self._batch: pa.RecordBatch | None = None
@@ -34,7 +49,7 @@ class ForwardReader:
         """The first row of the batch."""
 
     def rows(self, first: int, count: int) -> pa.Table:
-        """These rows, counted from the head of the file, the columns in the order asked for.
+        """Return these rows, counted from the head of the file.
 
         Raises InputError if the file has fewer, pyarrow's errors if it cannot be decoded; what is
         known of the place in the file is lost then.
@@ -48,7 +63,7 @@ class ForwardReader:
             pieces.append(piece)
             first, count = first + piece.num_rows, count - piece.num_rows
             if not count:
-                return pa.Table.from_batches(pieces).select(self._columns)
+                return pa.Table.from_batches(pieces).select(self.columns)
             batch = self._next()
 
     def _is_ahead(self, first: int, batch: pa.RecordBatch) -> bool:
@@ -57,13 +72,13 @@ class ForwardReader:
         return self._begin <= first and head <= self._begin + batch.num_rows
 
     def _start(self, first: int, piece: int) -> pa.RecordBatch:
-        file = pq.ParquetFile(self._path, buffer_size=_BUFFER)
-        groups = range(file.num_row_groups)
-        sizes = (file.metadata.row_group(group).num_rows for group in groups)
-        self._heads = list(accumulate(sizes, initial=0))[:-1]
+        file = streaming(self._path, self._metadata)
         group = bisect_right(self._heads, first) - 1
         self._batches = file.iter_batches(
-            batch_size=piece, row_groups=groups[group:], columns=self._columns, use_threads=False
+            batch_size=piece,
+            row_groups=range(len(self._heads))[group:],
+            columns=self.columns,
+            use_threads=False,
         )
         self._batch, self._begin = None, self._heads[group]
         return self._next()

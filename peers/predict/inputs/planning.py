@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 from uuid import uuid4
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from peers.predict.errors import InputError
-from peers.predict.inputs import query
-from peers.predict.inputs.files import digest_of, format_of, opened, reference
-from peers.predict.inputs.text_survey import SNAPSHOT, TextSurvey
+from peers.predict.inputs.files import format_of
+from peers.predict.inputs.folders import Part, parts_of, require_outside
+from peers.predict.inputs.footers import footer_of
+from peers.predict.inputs.parquet_survey import ParquetSurvey
 from peers.predict.spec import Chunk, InputRef
-
-_EMPTY_HINT: Final = "There is nothing to predict."
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What the user named: a file, or the URL of a Postgres for `query`."""
+    """What the user named: a file, a folder or a pattern, or the URL of a Postgres for `query`."""
 
     place: str
     query: str | None = None
@@ -32,17 +30,26 @@ class Source:
 
 
 class Survey(Protocol):
-    """An input that was looked through. `schema`: its columns, by what it says of itself."""
+    """An input that was looked through.
+
+    `schema`: its columns, by what it says of itself. `notes`: by column, a sentence where its type
+    needs a reason. `digest`: of the contents; it may be waited for.
+    """
 
     schema: pa.Schema
     rows: int
-    digest: str
+    notes: dict[str, str]
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """Of the contents; it may have to be waited for."""
 
     @abstractmethod
     def settle(self, schema: pa.Schema, folder: Path) -> InputRef:
         """Return the input with these of its columns in these types, to be read chunk by chunk.
 
-        What is no Parquet file of the user's is kept in `folder`, and read anew from there.
+        What is no Parquet file of the user's is kept in `folder`, and read from there.
         """
 
 
@@ -53,55 +60,70 @@ def survey(source: Source, scratch: Path) -> Iterator[Survey]:
     Raises InputError.
     """
     if source.query is None:
-        path = Path(source.place).expanduser().absolute()
-        yield _Parquet(path) if format_of(path) == "parquet" else TextSurvey(path, source.id_column)
+        parts = _parquet(source.place, scratch)
+        if parts is None:
+            from peers.predict.inputs.text_survey import TextSurvey  # no peer needs it
+
+            yield TextSurvey(_path(source.place), source.id_column)
+            return
+        with closing(ParquetSurvey(parts)) as found:
+            yield found
         return
+    from peers.predict.inputs import query  # and the driver, which workers never need
+
     rows = scratch / f"query-{uuid4().hex}.parquet"
     try:
         query.snapshot(source.place, source.query, rows, source.id_column)
-        yield _Parquet(rows, is_ours=True)
+        with closing(ParquetSurvey([Part(rows)], "query", is_ours=True)) as found:
+            yield found
     finally:
         rows.unlink(missing_ok=True)
 
 
 def chunks(source: InputRef, size: int) -> list[Chunk]:
-    """Cut the input into chunks of `size` rows; the last one may have fewer."""
-    firsts = range(0, source.rows, size)
-    return [
-        Chunk(number, first, min(size, source.rows - first)) for number, first in enumerate(firsts)
-    ]
+    """Cut the input into chunks of at most `size` rows.
+
+    Whoever reads a chunk decodes its row group from the head. So a row group that is larger than a
+    chunk is cut into even pieces, and several that are smaller make one, but none is cut for less.
+    """
+    cut: list[int] = []
+    room = 0
+    for file in source.files:
+        for rows in footer_of(Path(file.path)).groups:
+            pieces = -(-rows // size)
+            if 0 < rows <= room:
+                cut[-1] += rows
+                room -= rows
+            elif rows:
+                cut += [rows // pieces + (piece < rows % pieces) for piece in range(pieces)]
+                room = size - rows if pieces == 1 else 0
+    found: list[Chunk] = []
+    first = 0
+    for rows in cut:
+        found.append(Chunk(len(found), first, rows))
+        first += rows
+    return found
 
 
-class _Parquet:
-    """A Parquet file; `is_ours`: a snapshot of our own, which moves to where the run keeps it."""
+def _parquet(place: str, scratch: Path) -> list[Part] | None:
+    """The files of a Parquet input; None if it is of another format."""
+    parts = parts_of(place)
+    if parts is not None:
+        require_outside(place, scratch)
+    else:
+        path = _path(place)
+        if path.exists() and not path.is_file():
+            raise InputError(
+                f"the input {place} is no file", "Peers read it again and again: write one first."
+            )
+        if "://" in place and not path.exists():
+            raise InputError(
+                f"the input {place.partition('://')[0]}://… is no file on a path of this machine",
+                "Copy it to one that all hosts of the peers share, or mount it there.",
+            )
+        parts = [Part(path)] if format_of(path) == "parquet" else None
+    return parts
 
-    def __init__(self, path: Path, *, is_ours: bool = False) -> None:
-        self._path, self._is_ours = path, is_ours
-        with opened(path):
-            self.schema, self.rows = _parquet(path)
-        self.digest = digest_of(path)
-        if not self.rows:
-            raise InputError(f"the input {path} has no rows", _EMPTY_HINT)
 
-    def settle(self, schema: pa.Schema, folder: Path) -> InputRef:
-        path = self._path
-        if self._is_ours:
-            path = folder / SNAPSHOT
-            if not path.exists():
-                self._path.replace(path)
-        return reference(self.digest, schema, path, self.rows)
-
-
-def _parquet(path: Path) -> tuple[pa.Schema, int]:
-    try:
-        with pq.ParquetFile(path) as file:
-            schema, rows = file.schema_arrow, file.metadata.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is no Parquet file that can be read: {error}") from error
-    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
-    if twice:
-        raise InputError(
-            f"the input {path} names {', '.join(twice)} twice",
-            "Give each column a name of its own.",
-        )
-    return schema, rows
+def _path(place: str) -> Path:
+    return Path(place).expanduser().absolute()

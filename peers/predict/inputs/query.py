@@ -2,102 +2,143 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
+from psycopg import IsolationLevel
+from psycopg.errors import SyntaxError as SqlSyntaxError
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus
 
 from peers.predict.errors import InputError
-from peers.predict.inputs.database_types import Plain, columns_of
+from peers.predict.inputs.database_types import Column, column_of, read_as_texts
+from peers.predict.inputs.database_url import conninfo_of, hidden
 from peers.predict.outputs.durable import replaced
 
-if TYPE_CHECKING:
-    from sqlalchemy import URL, CursorResult
-
-_AT_ONCE: Final = 10_000
+_FIRST: Final = 100
+_MOST: Final = 10_000
+"""Rows that are fetched at once, if they are not large."""
+_BYTES: Final = 16 << 20
+"""Of the rows that are fetched at once, about."""
+_GROUP: Final = 1 << 16
+"""Rows of a row group, if they are not large."""
+_GROUP_BYTES: Final = 64 << 20
+_PARAMETER: Final = re.compile(r"%s|%\(\w+\)s|\$\d|(?<![:\w]):[a-z_]\w*")
+_NO_VALUES: Final = "Parameters such as %s, :x and $1 get no value here: write it into the query."
+_WRONG_SQL: Final = "42"
+"""How the codes of errors begin that the query's words are to blame for."""
 
 
 def snapshot(url: str, query: str, target: Path, id_column: str | None = None) -> int:
-    """Writes the query's rows to a Parquet file; how many.
+    """Write the query's rows to a Parquet file; how many.
 
-    Read only, by a server-side cursor, never all rows in memory. Types are the
-    server's: numerics become doubles; UUIDs and JSON texts. The file is there whole or not at all.
+    Read only, as of one moment, by a server-side cursor, never all rows in memory. Types are the
+    server's. The file is there whole or not at all.
     Raises InputError with the database's sentence, OutputError when the disk is full.
     """
-    from sqlalchemy import create_engine, text
-    from sqlalchemy.exc import SQLAlchemyError
-
-    engine = create_engine(_url(url))
+    conninfo = conninfo_of(url)
     try:
-        with (
-            engine.connect().execution_options(
-                stream_results=True, postgresql_readonly=True, yield_per=_AT_ONCE
-            ) as connection,
-            connection.execute(text(query.replace(":", r"\:"))) as answer,
-        ):
-            if not answer.returns_rows:
-                raise InputError("the query answers no rows", "Write one that selects.")
-            return _write(answer, target, id_column)
-    except SQLAlchemyError as error:
-        sentence = str(getattr(error, "orig", None) or error).strip()
-        raise InputError(f"the query on {hidden(url)} failed: {sentence}") from error
-    except pa.ArrowException as error:
+        with psycopg.connect(
+            conninfo, client_encoding="utf8", prepare_threshold=None
+        ) as connection:
+            connection.read_only = True
+            connection.isolation_level = IsolationLevel.REPEATABLE_READ
+            with connection.transaction():
+                columns = _described(connection, query, id_column)
+                return _write(_batches(connection, query, columns), columns, target)
+    except psycopg.Error as error:
+        sentence = str(error).strip()
+        is_wrong = (error.sqlstate or "").startswith(_WRONG_SQL)
+        hint = _NO_VALUES if is_wrong and _PARAMETER.search(query) else None
+        raise InputError(f"the query on {hidden(url)} failed: {sentence}", hint) from error
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(
             f"the query's rows do not fit one another: {error}",
             "Cast the column to one type in the query.",
         ) from error
-    finally:
-        engine.dispose()
 
 
-def hidden(url: str) -> str:
-    """The URL with *** for each password in it."""
-    found = _url(url)
-    query = {key: "***" if "password" in key else value for key, value in found.query.items()}
-    return found.set(query=query).render_as_string().replace("%2A%2A%2A", "***")
-
-
-def _url(url: str) -> URL:
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        found = make_url(url).set(drivername="postgresql+psycopg")
-    except (ArgumentError, ValueError):  # whose message may hold the password
-        found = None
-    if found is None or "@" in (found.host or ""):
+def _described(
+    connection: psycopg.Connection[Any], query: str, id_column: str | None
+) -> list[Column]:
+    """The columns, before anything is executed."""
+    pgconn = connection.pgconn
+    found = pgconn.prepare(b"", query.encode())
+    if found.status == ExecStatus.COMMAND_OK:
+        found = pgconn.describe_prepared(b"")
+    if found.status != ExecStatus.COMMAND_OK:
+        error = error_from_result(found)
+        if "multiple commands" in str(error):
+            raise InputError("the query has several statements", "Write one that selects.")
+        raise error
+    if found.nparams:
         raise InputError(
-            "the input is no URL of a database",
-            "Write postgresql://user@host:5432/database; an @ in a password is written %40.",
+            f"the query has {found.nparams} parameters, and nothing gives them a value",
+            "Write the values into the query.",
         )
-    return found
-
-
-def _write(answer: CursorResult[Any], target: Path, id_column: str | None) -> int:
-    schema, plain = columns_of(answer.cursor.description or (), id_column)
-    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    names = [(found.fname(place) or b"").decode() for place in range(found.nfields)]
+    if not names:
+        raise InputError(
+            "the query returns no columns", "Write one that selects some: select id, x from rows."
+        )
+    twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"the query names {', '.join(twice)} twice", "Give each column a name.")
+    return [column_of(name, found.ftype(place), id_column) for place, name in enumerate(names)]
+
+
+def _batches(
+    connection: psycopg.Connection[Any], query: str, columns: Sequence[Column]
+) -> Iterator[pa.RecordBatch]:
+    # the driver needs half of the time for binary values, but knows not all types in that form
+    binary = all(column.is_known for column in columns)
+    schema = pa.schema([column.field for column in columns])
+    with connection.cursor("peers_input", binary=binary) as cursor:
+        read_as_texts(cursor, columns)
+        try:
+            cursor.execute(query.encode())
+        except SqlSyntaxError as error:  # it was none before, as it stood alone
+            raise InputError(
+                "the query cannot be read row by row: it is no SELECT, VALUES or TABLE",
+                "Write one that selects.",
+            ) from error
+        size = _FIRST
+        while rows := cursor.fetchmany(size):
+            arrays = [
+                column.array(values)
+                for column, values in zip(columns, zip(*rows, strict=True), strict=True)
+            ]
+            batch = pa.record_batch(arrays, schema=schema)
+            yield batch
+            size = max(1, min(_MOST, _BYTES * len(rows) // max(1, batch.nbytes)))
+
+
+def _write(batches: Iterator[pa.RecordBatch], columns: Sequence[Column], target: Path) -> int:
+    first = next(batches, None)
+    if first is None:
+        raise InputError("the query answers no rows", "There is nothing to predict.")
+    texts = [c.field.name for c in columns if pa.types.is_string(c.field.type)]
     rows = 0
-    with replaced(target) as temporary:
-        with pq.ParquetWriter(temporary, schema) as writer:
-            for partition in answer.partitions():
-                arrays = [
-                    pa.array(_plain(values, convert), field.type)
-                    for values, convert, field in zip(
-                        zip(*partition, strict=True), plain, schema, strict=True
-                    )
-                ]
-                writer.write_table(pa.table(arrays, schema=schema))
-                rows += len(partition)
-        if not rows:
-            raise InputError("the query answers no rows", "There is nothing to predict.")
+    with (
+        replaced(target) as temporary,
+        # of numbers, dictionaries are tried in vain
+        pq.ParquetWriter(temporary, first.schema, use_dictionary=texts) as writer,
+    ):
+        group: list[pa.RecordBatch] = []
+        held = held_bytes = 0
+        for batch in chain([first], batches):
+            group.append(batch)
+            rows += batch.num_rows
+            held, held_bytes = held + batch.num_rows, held_bytes + batch.nbytes
+            if held >= _GROUP or held_bytes >= _GROUP_BYTES:
+                writer.write_table(pa.Table.from_batches(group))
+                group, held, held_bytes = [], 0, 0
+        if group:
+            writer.write_table(pa.Table.from_batches(group))
     return rows
-
-
-def _plain(values: Sequence[Any], convert: Plain | None) -> Sequence[Any]:
-    if convert is None:
-        return values
-    return [None if value is None else convert(value) for value in values]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.types as kinds
 
 from peers.predict.errors import InputError
+from peers.predict.inputs import categories
+from peers.predict.inputs.casting import Problems, cast
 from peers.predict.inputs.files import unchanged
 from peers.predict.inputs.forward import ForwardReader
+from peers.predict.inputs.schemas import PARTITION
 from peers.predict.spec import Chunk, DataFile, InputRef
 
 PROBLEM: Final = "peers.problem"
@@ -20,10 +24,13 @@ PROBLEM: Final = "peers.problem"
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A chunk's rows; `bad`: index in the chunk → why it cannot be read, its values are null."""
+    """A chunk's rows; `bad`: index in the chunk → why it cannot be read.
+
+    Values that cannot be read are null.
+    """
 
     table: pa.Table
-    bad: dict[int, str]
+    bad: dict[int, str] = field(default_factory=dict)
 
 
 def read(source: InputRef, chunk: Chunk, columns: Sequence[str]) -> Rows:
@@ -31,29 +38,83 @@ def read(source: InputRef, chunk: Chunk, columns: Sequence[str]) -> Rows:
 
     Raises InputChanged when a file is not what was planned, InputError when it cannot be read.
     """
-    schema = source.schema
-    names = [name for name in schema.names if name != PROBLEM]
+    names = [name for name in source.schema.names if name != PROBLEM]
     missing = [name for name in columns if name not in names]
     if missing:
         raise InputError(
             f"the input has no column {', '.join(missing)}", f"It has {', '.join(names)}."
         )
-    wanted = [*columns, PROBLEM] if PROBLEM in schema.names else list(columns)
-    table = _read(source, chunk, tuple(wanted))
-    bad = _problems(table.column(PROBLEM)) if PROBLEM in wanted else {}
-    return Rows(table.select(list(columns)), bad)
+    wanted = [*columns, PROBLEM] if PROBLEM in source.schema.names else list(columns)
+    fields = [source.schema.field(name) for name in wanted]
+    schema = pa.schema(fields, metadata=source.schema.metadata)
+    pieces = [
+        _piece(source, file, first, count, schema) for file, first, count in _ranges(source, chunk)
+    ]
+    table = pa.concat_tables([piece.table for piece in pieces])
+    bad: Problems = {}
+    before = 0
+    for piece in pieces:
+        bad |= {before + index: why for index, why in piece.bad.items()}
+        before += piece.table.num_rows
+    if PROBLEM in wanted:
+        bad |= _problems(table.column(PROBLEM))
+        table = table.select(list(columns))
+    return Rows(table, bad)
 
 
-def _read(source: InputRef, chunk: Chunk, columns: tuple[str, ...]) -> pa.Table:
-    (file,) = source.files
+def _ranges(source: InputRef, chunk: Chunk) -> Iterator[tuple[DataFile, int, int]]:
+    """Where in which files the chunk's rows are: (file, first row in it, how many)."""
+    begin, end = chunk.first, chunk.first + chunk.rows
+    for file in source.files:
+        first, last = max(begin, 0), min(end, file.rows)
+        if first < last:
+            yield file, first, last - first
+        begin, end = begin - file.rows, end - file.rows
+
+
+def _piece(source: InputRef, file: DataFile, first: int, count: int, schema: pa.Schema) -> Rows:
+    inside = tuple(one.name for one in schema if PARTITION not in (one.metadata or {}))
     with unchanged(file):
         try:
-            return _reader(file, columns).rows(chunk.first, chunk.rows)
+            reader = _reader(file, inside)
+            found = reader.rows(first, count) if reader.columns else None
         except (pa.ArrowException, OSError) as error:
-            last = chunk.first + chunk.rows - 1
             raise InputError(
-                f"rows {chunk.first} to {last} of {file.path} cannot be read: {error}"
+                f"rows {first} to {first + count - 1} of {file.path} cannot be read: {error}"
             ) from error
+    bad: Problems = {}
+    arrays = []
+    for one in schema:
+        if found is not None and one.name in reader.columns:
+            array, problems = _conformed(source, found.column(one.name), one)
+            bad = problems | bad
+        else:
+            array = _constant(source, one, dict(file.partition).get(one.name), count)
+        arrays.append(array)
+    return Rows(pa.Table.from_arrays(arrays, schema=schema), bad)
+
+
+def _conformed(
+    source: InputRef, column: pa.ChunkedArray, wanted: pa.Field
+) -> tuple[pa.ChunkedArray, Problems]:
+    """The column in the type that was decided, and which values have none there."""
+    if kinds.is_dictionary(wanted.type):
+        assert source.categories is not None
+        known = categories.kept(source.categories)[wanted.name]
+        return categories.encoded(column, known, wanted.type), {}
+    if column.type == wanted.type:
+        return column, {}
+    return cast(column, wanted.name, wanted.type)
+
+
+def _constant(source: InputRef, one: pa.Field, value: str | int | None, count: int) -> pa.Array:
+    """A column that the file lacks: the value that its folder's name gives it, or gaps."""
+    if kinds.is_dictionary(one.type):
+        values = pa.array([value], one.type.value_type).take(pa.array([0] * count, pa.int32()))
+        return _conformed(source, pa.chunked_array([values]), one)[0]
+    if value is None:
+        return pa.nulls(count, one.type)
+    return pa.array([value] * count).cast(one.type)
 
 
 @lru_cache(maxsize=1)
@@ -62,7 +123,7 @@ def _reader(file: DataFile, columns: tuple[str, ...]) -> ForwardReader:
     return ForwardReader(file.path, columns)
 
 
-def _problems(column: pa.ChunkedArray) -> dict[int, str]:
+def _problems(column: pa.ChunkedArray) -> Problems:
     if column.null_count == len(column):
         return {}
     return {index: why for index, why in enumerate(column.to_pylist()) if why is not None}

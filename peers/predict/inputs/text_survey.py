@@ -13,16 +13,16 @@ import pyarrow.parquet as pq
 
 from peers.predict.errors import InputChanged, InputError
 from peers.predict.inputs import text
-from peers.predict.inputs.files import digest_of, format_of, opened, reference
+from peers.predict.inputs.digests import digest_of
+from peers.predict.inputs.files import SNAPSHOT, format_of, opened
 from peers.predict.inputs.json_columns import AS_JSON, JSON
 from peers.predict.inputs.reading import PROBLEM
 from peers.predict.inputs.records import BOM, Span, TextFormat, records
+from peers.predict.inputs.references import reference
 from peers.predict.inputs.typed_values import ARROW
 from peers.predict.outputs.durable import replaced
 from peers.predict.spec import InputRef
 
-SNAPSHOT: Final = "input.parquet"
-"""In the run's folder."""
 _AT_ONCE: Final = 10_000
 """Rows that are converted together, and of a row group."""
 
@@ -50,6 +50,7 @@ class TextSurvey:
                 for name, type_ in columns
             ]
         )
+        self.notes: dict[str, str] = {}
         self._types = columns
         self.digest = digest_of(path)
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 from peers.predict.errors import ModelError
+from peers.predict.results import Predictions as Predictions
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
     from peers.predict.models.signature import Signature
-
-Predictions: TypeAlias = "list[Any] | np.ndarray[Any, Any]"
-"""One for each row, in order. In a list, an exception stands for a row that has none."""
 
 
 class Model(Protocol):

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from peers.predict import results
 from peers.predict.errors import ModelError
-from peers.predict.models.base import Predictions, counted, needed, threads
+from peers.predict.models.base import Predictions, needed, threads
 from peers.predict.models.fitted import signature_of
 from peers.predict.models.frames import argument
 
@@ -36,6 +37,7 @@ class EstimatorModel:
         self._estimator = estimator = _load(path)
         self._name = f"{path.name} ({type(estimator).__name__})"
         self._method = _method(estimator, method or _DEFAULT_METHOD, self._name)
+        self._is_proba = method == "predict_proba"
         self.signature = signature = signature_of(estimator)
         if signature.form == "frame":
             with needed("pandas", f"{self._name} was trained on a data frame and"):
@@ -44,15 +46,14 @@ class EstimatorModel:
             _bound_threads(part)
 
     def predict(self, table: pa.Table) -> Predictions:
-        """What the method returns for the rows; for several outputs, a list for each row."""
+        """What the method returns for the rows; `results` says which columns that is."""
         result = self._method(self.argument(table))
-        if hasattr(result, "toarray"):  # a sparse matrix
-            result = result.toarray()
         if isinstance(result, list) and all(isinstance(one, np.ndarray) for one in result):
-            for one in result:  # one array for each output
-                counted(one, table.num_rows, self._name)
-            return [[one[row].tolist() for one in result] for row in range(table.num_rows)]
-        return counted(np.asarray(result), table.num_rows, self._name)
+            result = tuple(result)  # one array for each output
+        if self._is_proba:
+            classes = getattr(self._estimator, "classes_", None)
+            result = results.by_class(result, classes)
+        return results.predictions_of(result, table.num_rows, self._name)
 
     async def predict_async(self, table: pa.Table) -> Predictions:
         """An estimator computes, and never waits."""

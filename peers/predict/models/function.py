@@ -1,19 +1,17 @@
-"""Any callable of a trusted module: rows in, one result for each out."""
+"""Any callable of a trusted module: rows in, results out."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, get_origin, get_type_hints
 
-import numpy as np
-
 from peers.predict.errors import ModelError
-from peers.predict.models.base import Predictions, counted
 from peers.predict.models.frames import argument
 from peers.predict.models.signature import Form, Signature
+from peers.predict.results import Predictions, predictions_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,8 +31,8 @@ class FunctionModel:
     """A function, or an instance, made once, of a class whose `__call__` is the function.
 
     It gets a list of dicts (column: Python value), or what the annotation of its first parameter
-    asks for, and returns a list with a result for each row. An exception in that list stands for a
-    row without one. `async def` makes it asynchronous.
+    asks for. It returns a list with a result for each row, or what else `results` names; an
+    exception in a list stands for a row without one. `async def` makes it asynchronous.
     Raises ModelError if it is not there or can't be called.
     """
 
@@ -45,7 +43,7 @@ class FunctionModel:
         self.signature = Signature(form=_form(name, self._function))
 
     def predict(self, table: pa.Table) -> Predictions:
-        """What it returns, checked to be a list of the right length."""
+        """What it returns, checked to be of the right length."""
         if self.asynchronous:
             return asyncio.run(self.predict_async(table))
         return self._checked(self._function(argument(table, self.signature)), table.num_rows)
@@ -58,20 +56,7 @@ class FunctionModel:
         return self._checked(result, table.num_rows)
 
     def _checked(self, result: Any, rows: int) -> Predictions:
-        if hasattr(result, "__array__"):  # of numpy, pandas …
-            array = np.asarray(result)
-            if array.dtype == object and array.ndim == 1:
-                return counted(array.tolist(), rows, self._name)
-            return counted(array, rows, self._name)
-        if isinstance(result, Sequence) and not isinstance(result, (str, bytes, bytearray)):
-            return counted(list(result), rows, self._name)
-        if inspect.iscoroutine(result):
-            result.close()  # else Python would warn that nobody awaited it
-        awaited = " (declare it with async def)" if isinstance(result, Awaitable) else ""
-        raise ModelError(
-            f"{self._name} returned a {type(result).__name__}{awaited} for {rows} rows",
-            "It must return a list with one result for each row, in the order of the rows.",
-        )
+        return predictions_of(result, rows, self._name)
 
 
 def _callable(name: str, module: ModuleType, attribute: str) -> Any:

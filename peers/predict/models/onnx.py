@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from peers.predict import results
 from peers.predict.errors import ModelError
 from peers.predict.models import columns as pick
 from peers.predict.models.base import Predictions, counted, needed, threads
@@ -63,7 +64,7 @@ class OnnxModel:
         if not isinstance(result, (list, np.ndarray)):
             raise ModelError(f"The output {self._output} of {self._name} is no list or tensor")
         if isinstance(result, list):  # of maps, whose keys may be numbers of classes
-            result = [_named(one) for one in result]
+            result = [results.named_by_class(one) for one in result]
         return counted(result, table.num_rows, f"{self._name} ({self._output})")
 
     async def predict_async(self, table: pa.Table) -> Predictions:
@@ -124,10 +125,6 @@ def _feature(one: Any, name: str | None) -> Feature:
     dtype = _TYPES[one.type]
     kind: Kind = {"f": "number", "O": "text", "b": "boolean"}.get(dtype.kind, "integer")  # type: ignore[assignment]
     return Feature(name, kind, None if dtype.kind == "f" else False)
-
-
-def _named(one: Any) -> Any:
-    return {str(key): value for key, value in one.items()} if isinstance(one, dict) else one
 
 
 def _session(path: Path) -> Any:

@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from peers.predict.errors import OutputConflict
+from peers.predict.outputs.agreed import OutputType, agreed, single_column
 from peers.predict.outputs.durable import discard_unfinished, replaced
+from peers.predict.outputs.fitting import shaped
 from peers.predict.outputs.ownership import RUN_KEY, leave_receipt, refuse_foreign
-from peers.predict.outputs.parts import ID, PREDICTION, ROW, read_part, schema_of
+from peers.predict.outputs.parts import (
+    ROW,
+    about_part,
+    kept_columns,
+    kept_schema,
+    read_part,
+    with_dictionary,
+)
+from peers.predict.outputs.texts import copy_text, header, is_text, lines, text_path
 from peers.predict.outputs.values import read_values
 from peers.predict.spec import Manifest
+
+_ROW_GROUP: Final = 131_072
+"""Rows: readers suffer from the many small row groups that parts would be."""
+_ROW_GROUP_BYTES: Final = 64 << 20
 
 
 class Extra(NamedTuple):
     """Rows of a chunk that stood alone: their numbers, the file of their values, a prediction each.
 
-    A prediction is an array of one.
+    A prediction is a table with one row.
     """
 
     rows: list[int]
     values: str
-    predictions: list[pa.Array]
+    predictions: list[pa.Table]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,152 +65,124 @@ def assemble(
     output = Path(manifest.output)
     if not overwrite:
         refuse_foreign(manifest)
-    schema = _schema(manifest, extra)
-    tables = _checked(_merged(manifest, extra, schema), manifest.input.rows - dead)
+    final = agreed(manifest.folder).type or single_column()
+    whole = _Whole(manifest, extra, final, _Counted(manifest.input.rows - dead))
     discard_unfinished(output)
     with replaced(output) as temporary:
-        rows = _written(output, temporary, schema, tables)
+        try:
+            (_write_text if is_text(output) else _write_parquet)(whole, temporary)
+        except pa.ArrowException as error:
+            raise OutputConflict(f"{output} cannot hold the predictions: {error}") from error
+        whole.counted.require_all()
         size = temporary.stat().st_size
         leave_receipt(manifest, temporary)
-    return Written(rows, size, output)
+    return Written(whole.counted.rows, size, output)
 
 
-def _written(output: Path, temporary: Path, schema: pa.Schema, tables: Iterator[pa.Table]) -> int:
-    try:
-        return _WRITERS[output.suffix.lower()](temporary, schema, tables)
-    except pa.ArrowException as error:
-        raise OutputConflict(f"{output} cannot hold the predictions: {error}") from error
-
-
-def _schema(manifest: Manifest, extra: Mapping[int, Extra]) -> pa.Schema:
-    """One that all parts and all rows that stood alone fit; it names the run."""
-    schemas = {schema_of(manifest.folder, number) for number in range(manifest.chunks)}
-    kinds = {one.type for each in extra.values() for one in each.predictions}
-    schemas |= {pa.schema([(PREDICTION, kind)]) for kind in kinds}
-    ordered = sorted(schemas, key=lambda schema: (len(schema.names), str(schema)), reverse=True)
-    try:
-        unified = pa.unify_schemas(ordered, promote_options="permissive")
-    except pa.ArrowException as error:
-        raise OutputConflict(f"the predictions have no type in common: {error}") from error
-    return unified.with_metadata({RUN_KEY: manifest.run.encode()})
-
-
-def _merged(
-    manifest: Manifest, extra: Mapping[int, Extra], schema: pa.Schema
-) -> Iterator[pa.Table]:
-    """The parts in order, each with those of its rows that stood alone."""
-    for number in range(manifest.chunks):
-        part = _cast(read_part(manifest.folder, number), number, schema)
-        if number in extra:
-            alone = _table(manifest, extra[number], schema)
-            part = pa.concat_tables([part, alone]).sort_by(ROW)
-        yield part
-
-
-def _cast(part: pa.Table, number: int, schema: pa.Schema) -> pa.Table:
-    try:
-        return part.cast(schema)
-    except pa.ArrowException as error:
-        kind = schema.field(PREDICTION).type
-        raise OutputConflict(
-            f"the predictions of chunk {number} do not fit the others', which are {kind}: {error}"
-        ) from error
-
-
-def _table(manifest: Manifest, extra: Extra, schema: pa.Schema) -> pa.Table:
-    kind = schema.field(PREDICTION).type
-    columns = {
-        ROW: pa.array(extra.rows, pa.int64()),
-        PREDICTION: _cast_alone(extra, kind),
-    }
-    if ID in schema.names:
-        values = read_values(manifest.folder, extra.values, extra.rows)
-        columns[ID] = values.rows.column(manifest.id_column)
-    return pa.table({name: columns[name] for name in schema.names}).cast(schema)
-
-
-def _cast_alone(extra: Extra, kind: pa.DataType) -> pa.Array:
-    found = []
-    for row, one in zip(extra.rows, extra.predictions, strict=True):
-        try:
-            found.append(one.cast(kind))
-        except pa.ArrowException as error:
-            raise OutputConflict(
-                f"the prediction of row {row} does not fit the others', which are {kind}: {error}"
-            ) from error
-    return pa.concat_arrays(found)
-
-
-def _checked(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+class _Counted:
     """Every row once, in order, and so many of them."""
-    last, found = -1, 0
-    for table in tables:
-        found += table.num_rows
-        numbers = np.concatenate([[last], table.column(ROW).to_numpy()])
-        wrong = np.flatnonzero(np.diff(numbers) <= 0)
+
+    def __init__(self, wanted: int) -> None:
+        self.rows, self._last, self._wanted = 0, -1, wanted
+
+    def take(self, numbers: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> None:
+        if not len(numbers):
+            return
+        wrong = np.flatnonzero(np.diff(numbers, prepend=self._last) <= 0)
         if len(wrong):
             raise OutputConflict(
-                f"row {numbers[wrong[0] + 1]} comes twice, or out of order: a part is not the run's"
+                f"row {numbers[wrong[0]]} comes twice, or out of order: a part is not the run's"
             )
-        last = numbers[-1]
-        yield table
-    if found != rows:
-        raise OutputConflict(
-            f"the parts have {found} rows where {rows} have a prediction: one is not the run's",
-            "Give the run another --run NAME to do it afresh.",
-        )
+        self.rows, self._last = self.rows + len(numbers), int(numbers[-1])
+
+    def require_all(self) -> None:
+        if self.rows != self._wanted:
+            raise OutputConflict(
+                f"the parts have {self.rows} rows where {self._wanted} have a prediction: one is "
+                "not the run's",
+                "Give the run another --run NAME to do it afresh.",
+            )
 
 
-def _write_parquet(path: Path, schema: pa.Schema, tables: Iterator[pa.Table]) -> int:
-    rows = 0
-    with pq.ParquetWriter(path, schema, write_page_checksum=True) as writer:
-        for table in tables:
-            writer.write_table(table)
-            rows += table.num_rows
-    return rows
+@dataclass(frozen=True)
+class _Whole:
+    manifest: Manifest
+    extra: Mapping[int, Extra]
+    final: OutputType
+    counted: _Counted
+
+    @property
+    def schema(self) -> pa.Schema:
+        fields = [pa.field(name, kind) for name, kind in self.final.columns.items()]
+        return pa.schema([*kept_schema(self.manifest), *fields])
+
+    def table(self, number: int) -> pa.Table:
+        """Return a chunk's rows, those that stood alone in their places."""
+        kept = kept_schema(self.manifest)
+        part = read_part(self.manifest.folder, number).replace_schema_metadata(None)
+        try:
+            before = part.select(kept.names).cast(kept)
+        except (KeyError, pa.ArrowException) as error:
+            raise OutputConflict(f"the part of chunk {number} is not the run's: {error}") from error
+        tables = [self._beside(before, shaped(part.drop_columns(kept.names), self.final))]
+        if number in self.extra:
+            tables.append(self._alone(self.extra[number]))
+        table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+        numbers = table.column(ROW).to_numpy()
+        if len(tables) > 1:
+            order = np.argsort(numbers, kind="stable")
+            table, numbers = table.take(pa.array(order)), numbers[order]
+        self.counted.take(numbers)
+        return table
+
+    def _alone(self, extra: Extra) -> pa.Table:
+        values = read_values(self.manifest.folder, extra.values, extra.rows)
+        found = pa.concat_tables([shaped(one, self.final) for one in extra.predictions])
+        return self._beside(kept_columns(self.manifest, extra.rows, values.rows), found)
+
+    def _beside(self, kept: pa.Table, found: pa.Table) -> pa.Table:
+        return pa.Table.from_arrays([*kept.columns, *found.columns], schema=self.schema)
 
 
-def _write_csv(path: Path, schema: pa.Schema, tables: Iterator[pa.Table]) -> int:
-    rows = 0
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(schema.names)
-        for table in tables:
-            columns = [[_cell(value) for value in column.to_pylist()] for column in table.columns]
-            writer.writerows(zip(*columns, strict=True))
-            rows += table.num_rows
-    return rows
+def _write_parquet(whole: _Whole, path: Path) -> None:
+    schema = whole.schema.with_metadata({RUN_KEY: whole.manifest.run.encode()})
+    options = {"write_page_checksum": True, "use_dictionary": with_dictionary(schema)}
+    with pq.ParquetWriter(path, schema, **options) as writer:
+        for table in _grouped(whole.table(number) for number in range(whole.manifest.chunks)):
+            writer.write_table(table.cast(schema), row_group_size=_ROW_GROUP)
 
 
-def _write_jsonl(path: Path, schema: pa.Schema, tables: Iterator[pa.Table]) -> int:
-    del schema
-    rows = 0
-    with path.open("w", encoding="utf-8") as stream:
-        for table in tables:
-            for record in table.to_pylist():
-                stream.write(_json(record) + "\n")
-            rows += table.num_rows
-    return rows
+def _grouped(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        rows = sum(one.num_rows for one in waiting)
+        if rows >= _ROW_GROUP or sum(one.nbytes for one in waiting) >= _ROW_GROUP_BYTES:
+            yield pa.concat_tables(waiting).unify_dictionaries()
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting).unify_dictionaries()
 
 
-def _cell(value: Any) -> Any:
-    return _json(value) if isinstance(value, dict | list) else value
+def _write_text(whole: _Whole, path: Path) -> None:
+    output = Path(whole.manifest.output)
+    with path.open("wb") as stream:
+        stream.write(header(output, whole.schema.names))
+        for number in range(whole.manifest.chunks):
+            if not _copied(whole, number, stream):
+                for content in lines(output, whole.table(number)):
+                    stream.write(content)
 
 
-def _json(value: Any) -> str:
-    """JSON that every reader takes: it has no NaN and no infinity, they are null."""
-    try:
-        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
-    except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=False, default=str)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-_WRITERS = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}
+def _copied(whole: _Whole, number: int, stream: BinaryIO) -> bool:
+    """Whether the chunk's own lines are final, and were copied."""
+    manifest = whole.manifest
+    about = about_part(manifest.folder, number)
+    if number in whole.extra or about.text is None or not about.schema.equals(whole.schema):
+        return False
+    path = text_path(manifest.folder, number, Path(manifest.output))
+    if not copy_text(path, about.text, stream):
+        return False
+    numbers = read_part(manifest.folder, number, [ROW]).column(ROW).to_numpy()
+    whole.counted.take(numbers)
+    return True

@@ -1,7 +1,8 @@
-"""Files that are there whole, on disk, or not at all."""
+"""Files that are complete and on disk, or not there at all."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -10,40 +11,60 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from peers.predict.errors import OutputError
+from peers.predict.errors import StorageFailed
 
 _RANDOM_BYTES: Final = 8
 
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """A temporary file to write, which takes the place of `path` at the end of the block.
+    """Yield a temporary file to write, which takes the place of `path` at the end of the block.
 
-    Raises OutputError when that fails, such as for a full disk; `path` is then as it was.
+    A symbolic link stays: the file that it leads to is replaced. Raises StorageFailed when that
+    fails, such as for a full disk; `path` is then as it was.
     """
+    target = destination(path)
     # process ids repeat on other hosts and in containers, and two peers may overlap
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(_RANDOM_BYTES)}")
     try:
         yield temporary
         _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
+        temporary.replace(target)
+        _sync(target.parent)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(
-            f"{path} cannot be written: {reason}",
-            "What is finished stays; make room or correct the rights, and run the command again.",
-        ) from error
+        raise storage_failed(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        discard(temporary)
+
+
+def destination(path: Path) -> Path:
+    """Return where `path` leads to; a link may dangle, or lead to another file system."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def discard_unfinished(path: Path) -> None:
-    """Removes what earlier writers of `path` left behind when they were killed."""
-    ours = re.compile(re.escape(f".{path.name}.") + f"[0-9a-f]{{{2 * _RANDOM_BYTES}}}")
-    for temporary in path.parent.iterdir():
+    """Remove what earlier writers of `path` left behind when they were killed."""
+    target = destination(path)
+    ours = re.compile(re.escape(f".{target.name}.") + f"[0-9a-f]{{{2 * _RANDOM_BYTES}}}")
+    for temporary in target.parent.iterdir():
         if ours.fullmatch(temporary.name):
             temporary.unlink(missing_ok=True)
+
+
+def storage_failed(path: Path, error: OSError) -> StorageFailed:
+    """Return the error to raise for a file that cannot be written."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return StorageFailed(
+        f"{path} cannot be written: {reason}",
+        f"What is finished stays. Make {path.parent} writable, with enough free space and quota, "
+        "then run the same command again.",
+    )
+
+
+def discard(temporary: Path) -> None:
+    """Remove a temporary file; a folder that cannot be written to keeps it."""
+    with contextlib.suppress(OSError):  # the reason for it is being raised already
+        temporary.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

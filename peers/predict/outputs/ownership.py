@@ -1,4 +1,4 @@
-"""Whose an output is: nobody's work is overwritten by mistake."""
+"""Tell whose an output is, so that no other work is overwritten by mistake."""
 
 from __future__ import annotations
 
@@ -9,59 +9,66 @@ from pathlib import Path
 from typing import Final
 
 from peers.predict.errors import OutputConflict, OutputError
-from peers.predict.outputs.durable import replaced
+from peers.predict.outputs.durable import destination, replaced
 from peers.predict.spec import Manifest
 
 RUN_KEY: Final = b"peers.run"
 _SUFFIXES: Final = (".parquet", ".csv", ".jsonl")
-_RECEIPT: Final = "written.json"
+RECEIPT_NAME: Final = "written.json"
 
 
 def check_output(output: Path) -> None:
-    """Raises OutputError for a place where nothing can be written, and for unknown formats."""
+    """Raise OutputError for a place where nothing can be written, and for unknown formats."""
     if output.suffix.lower() not in _SUFFIXES:
         raise OutputError(
             f"the format of the output {output} is unknown", f"Known are {', '.join(_SUFFIXES)}."
         )
-    if output.is_dir():
+    target = destination(output)
+    if target.is_symlink():
+        raise OutputError(f"the output {output} is a symbolic link that leads to itself")
+    if target.is_dir():
         raise OutputError(f"the output {output} is a folder", "Name a file.")
-    if not output.parent.is_dir():
-        raise OutputError(f"the folder {output.parent} of the output is missing", "Make it first.")
-    if not os.access(output.parent, os.W_OK):
-        raise OutputError(f"the folder {output.parent} cannot be written to", "Correct its rights.")
+    if not target.parent.is_dir():
+        raise OutputError(f"the folder {target.parent} of the output is missing", "Make it first.")
+    for folder in {output.parent, target.parent}:
+        if not os.access(folder, os.W_OK):
+            raise OutputError(
+                f"the folder {folder} of the output cannot be written to",
+                "Correct its access rights.",
+            )
 
 
 def refuse_foreign(manifest: Manifest) -> None:
-    """Raises OutputConflict if the output exists, and is not as this run wrote it."""
+    """Raise OutputConflict if the output exists, and is not as this run wrote it."""
     output = Path(manifest.output)
     if output.exists() and not is_written_by(manifest):
         raise OutputConflict(
             f"{output} exists with other contents than this run's",
-            "Move it away, name another --output, or say --overwrite.",
+            "Move it away, name another --output, or use --overwrite.",
         )
 
 
 def is_written_by(manifest: Manifest) -> bool:
-    """Whether the output is there and is what this run wrote last."""
+    """Return whether the output is there and is what this run wrote last."""
     output = Path(manifest.output)
     receipts = _receipts(manifest)
     return bool(receipts) and output.is_file() and digest_of(output) in receipts
 
 
 def leave_receipt(manifest: Manifest, written: Path) -> None:
-    """Notes what the run is about to put into the place of its output.
+    """Note what the run is about to put in the place of its output.
 
     What is there stays known as well, if it is the run's: it is there until then.
     """
     before = [digest_of(Path(manifest.output))] if is_written_by(manifest) else []
     digests = [*before, digest_of(written)]
-    with replaced(manifest.folder / _RECEIPT) as temporary:
+    with replaced(manifest.folder / RECEIPT_NAME) as temporary:
         temporary.write_text(json.dumps({"digests": digests}), encoding="utf-8")
 
 
 def _receipts(manifest: Manifest) -> list[str]:
     try:
-        text = (manifest.folder / _RECEIPT).read_text(encoding="utf-8")
+        text = (manifest.folder / RECEIPT_NAME).read_text(encoding="utf-8")
         digests: list[str] = json.loads(text)["digests"]
     except (OSError, ValueError, KeyError, TypeError):
         return []  # there is none, or none that we wrote whole
@@ -69,6 +76,6 @@ def _receipts(manifest: Manifest) -> list[str]:
 
 
 def digest_of(path: Path) -> str:
-    """Of the contents."""
+    """Return a digest of the contents."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, hashlib.blake2b).hexdigest()

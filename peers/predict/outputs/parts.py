@@ -1,11 +1,10 @@
-"""The part that a chunk leaves: row numbers, ids and predictions, as Parquet."""
+"""The part that a chunk leaves: row numbers, ids, carried columns and predictions, as Parquet."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,14 +12,47 @@ import pyarrow.parquet as pq
 
 from peers.predict.errors import OutputConflict
 from peers.predict.outputs.durable import replaced
-from peers.predict.spec import Chunk
+from peers.predict.outputs.fitting import Asked
+from peers.predict.outputs.texts import is_text, text_path, write_text
+from peers.predict.spec import Chunk, Manifest
 
 ROW: Final = "row"
 ID: Final = "id"
-PREDICTION: Final = "prediction"
 _NOTE: Final = b"peers.note"
-_MATRIX: Final = 2
-_NOTHING: Final = "null"
+_TEXT: Final = b"peers.text"
+
+
+class Part(NamedTuple):
+    """What a part's metadata say. `text`: of its lines for the output; None without any."""
+
+    schema: pa.Schema
+    rows: int
+    note: str
+    text: dict[str, Any] | None
+
+
+def asked_of(manifest: Manifest) -> Asked:
+    """Return what the run's user wants of the model's columns."""
+    return Asked(manifest.columns, tuple(kept_schema(manifest).names))
+
+
+def kept_schema(manifest: Manifest) -> pa.Schema:
+    """Return the output's columns that come before the predictions."""
+    source = manifest.input.schema
+    fields = [pa.field(ROW, pa.int64())]
+    if manifest.id_column is not None:
+        fields.append(source.field(manifest.id_column).with_name(ID))
+    return pa.schema([*fields, *(source.field(name) for name in manifest.carry)])
+
+
+def kept_columns(manifest: Manifest, numbers: Any, rows: pa.Table) -> pa.Table:
+    """Return row numbers, ids and carried columns of these rows of the input."""
+    schema = kept_schema(manifest)
+    named: dict[str, Any] = {ROW: pa.array(numbers, pa.int64())}
+    if manifest.id_column is not None:
+        named[ID] = rows.column(manifest.id_column)
+    named |= {name: rows.column(name) for name in manifest.carry}
+    return pa.table(named).cast(schema) if schema.names != [ROW] else pa.table(named)
 
 
 def part_path(folder: Path, number: int) -> Path:
@@ -29,36 +61,39 @@ def part_path(folder: Path, number: int) -> Path:
 
 
 def write_part(
-    folder: Path,
-    number: int,
-    rows: Sequence[int],
-    ids: pa.Array | None,
-    predictions: Any,
-    note: str = "",
+    manifest: Manifest, number: int, kept: pa.Table, predictions: pa.Table, note: str = ""
 ) -> Path:
-    """Writes a chunk's part and, in the same file, a note about the rows that are not in it.
+    """Write a chunk's part and, in the same file, a note about the rows that are not in it.
 
-    So that attempts which overlap leave what one of them found, whole. predictions: an array
-    (rows, …) or a list, one for each row. Raises OutputError.
+    So that attempts which overlap leave what one of them found, whole. For an output in CSV or JSON
+    Lines, its lines are in a file beside it. Raises OutputError.
     """
-    columns: dict[str, Any] = {ROW: pa.array(rows, pa.int64())}
-    if ids is not None:
-        columns[ID] = ids
-    columns[PREDICTION] = array_of(predictions)
-    return _write(part_path(folder, number), pa.table(columns), note)
+    table = kept
+    for field, column in zip(predictions.schema, predictions.columns, strict=True):
+        table = table.append_column(field.name, column)
+    output, text = Path(manifest.output), None
+    if is_text(output):
+        text = write_text(text_path(manifest.folder, number, output), output, table)
+    return _write(part_path(manifest.folder, number), table, note, text)
 
 
 def annotate_part(folder: Path, number: int, note: str) -> None:
     """Another note for a finished part. Raises OutputError."""
-    if note_of_part(folder, number) != note:
-        _write(part_path(folder, number), read_part(folder, number), note)
+    about = about_part(folder, number)
+    if about.note != note:
+        _write(part_path(folder, number), read_part(folder, number), note, about.text)
 
 
-def _write(path: Path, table: pa.Table, note: str) -> Path:
+def _write(path: Path, table: pa.Table, note: str, text: dict[str, Any] | None) -> Path:
     try:
         with replaced(path) as temporary:
-            noted = table.replace_schema_metadata({_NOTE: note})
-            pq.write_table(noted, temporary, write_page_checksum=True)
+            noted = table.replace_schema_metadata({_NOTE: note, _TEXT: json.dumps(text)})
+            pq.write_table(
+                noted,
+                temporary,
+                write_page_checksum=True,
+                use_dictionary=with_dictionary(noted.schema),
+            )
     except pa.ArrowException as error:
         raise OutputConflict(
             f"{path} cannot hold the model's predictions: {error}",
@@ -67,13 +102,22 @@ def _write(path: Path, table: pa.Table, note: str) -> Path:
     return path
 
 
-def read_part(folder: Path, number: int) -> pa.Table:
-    """A chunk's part. Raises OutputConflict when it is not there."""
+def with_dictionary(schema: pa.Schema) -> bool | list[str]:
+    """Return the columns that dictionaries make smaller; numbers only take longer to write."""
+    if any(pa.types.is_nested(field.type) for field in schema):
+        return True
+    numbers = (pa.types.is_primitive, pa.types.is_decimal)
+    return [field.name for field in schema if not any(check(field.type) for check in numbers)]
+
+
+def read_part(folder: Path, number: int, columns: list[str] | None = None) -> pa.Table:
+    """A chunk's part, or these columns of it. Raises OutputConflict when it is not there."""
     path = part_path(folder, number)
     try:
         return pq.read_table(
-            path, partitioning=None, use_threads=False, page_checksum_verification=True
-        )
+            path, columns=columns, partitioning=None, use_threads=False,
+            page_checksum_verification=True,
+        )  # fmt: skip
     except (OSError, pa.ArrowException) as error:
         raise OutputConflict(
             f"the finished part {path} is missing or damaged: {error}",
@@ -81,17 +125,17 @@ def read_part(folder: Path, number: int) -> pa.Table:
         ) from error
 
 
-def rows_of_part(folder: Path, chunk: Chunk) -> list[int] | None:
+def rows_of_part(folder: Path, chunk: Chunk) -> np.ndarray[Any, Any] | None:
     """Which rows of the chunk, by their index, are in its finished part; None: there is none."""
     try:
         part = read_part(folder, chunk.number)
     except OutputConflict:  # not there, or damaged: it is made anew
         return None
-    rows = part.column(ROW).to_numpy() - chunk.first
+    rows: np.ndarray[Any, Any] = part.column(ROW).to_numpy() - chunk.first
     fits = bool((np.diff(rows) > 0).all()) and (
         not len(rows) or (rows[0] >= 0 and rows[-1] < chunk.rows)
     )
-    return rows.tolist() if fits else None
+    return rows if fits else None
 
 
 def is_whole(folder: Path, number: int) -> bool:
@@ -103,89 +147,20 @@ def is_whole(folder: Path, number: int) -> bool:
     return True
 
 
-def schema_of(folder: Path, number: int) -> pa.Schema:
-    """The columns of a part. Raises OutputConflict when it is not there."""
-    return _schema(folder, number).remove_metadata()
-
-
 def note_of_part(folder: Path, number: int) -> str:
     """The note that it was written with. Raises OutputConflict when it is not there."""
-    found: bytes = (_schema(folder, number).metadata or {}).get(_NOTE, b"")
-    return found.decode()
+    return about_part(folder, number).note
 
 
-def _schema(folder: Path, number: int) -> pa.Schema:
+def about_part(folder: Path, number: int) -> Part:
+    """Return what a part's metadata say. Raises OutputConflict when it is not there."""
     try:
-        return pq.read_schema(part_path(folder, number))
+        found = pq.read_metadata(part_path(folder, number))
+        schema = found.schema.to_arrow_schema()
     except (OSError, pa.ArrowException):
-        return read_part(folder, number).schema
-
-
-def check_predictions(predictions: Any) -> None:
-    """Raises OutputConflict if they could not be written."""
-    table = pa.table({PREDICTION: array_of(predictions)})
-    try:
-        pq.write_table(table, pa.BufferOutputStream())
-    except pa.ArrowException as error:
-        raise OutputConflict(
-            f"the model's predictions, of type {table.schema.types[0]}, cannot be written: {error}",
-            "A model must return numbers, texts, lists or dicts with something in them.",
-        ) from error
-
-
-def misfits(predictions: Sequence[Any]) -> dict[int, str]:
-    """Which of a list of predictions are not of the type that most of them have, and how so."""
-    try:
-        array_of(predictions)
-    except OutputConflict:
-        kinds = [_kind(one) for one in predictions]
-        example = dict(zip(kinds, predictions, strict=True))
-        fitting: list[str] = []
-        for kind, _ in Counter(kinds).most_common():
-            if _fit_together([*(example[one] for one in fitting), example[kind]]):
-                fitting.append(kind)
-        usual = next((kind for kind in fitting if kind != _NOTHING), _NOTHING)
-        return {
-            index: f"its prediction is a {kind}, where those of its chunk are {usual}"
-            for index, kind in enumerate(kinds)
-            if kind not in fitting
-        }
-    return {}
-
-
-def _fit_together(predictions: list[Any]) -> bool:
-    try:
-        array_of(predictions)
-    except OutputConflict:
-        return False
-    return True
-
-
-def _kind(prediction: Any) -> str:
-    try:
-        return str(array_of([prediction]).type)
-    except OutputConflict:
-        return f"{type(prediction).__name__} that cannot be written"
-
-
-def array_of(predictions: Any) -> pa.Array:
-    """Predictions as a column. Raises OutputConflict for what has no type in common."""
-    try:
-        if isinstance(predictions, np.ndarray) and predictions.ndim == _MATRIX:
-            width = predictions.shape[1]
-            values = pa.array(np.ascontiguousarray(predictions).reshape(-1))
-            offsets = np.arange(0, len(values) + 1, width, dtype=np.int32)
-            return pa.ListArray.from_arrays(offsets, values) if width else _listed(predictions)
-        if isinstance(predictions, np.ndarray) and predictions.ndim == 1:
-            return pa.array(predictions)
-        return _listed(predictions)
-    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-        raise OutputConflict(
-            f"the model's predictions have no type in common: {error}",
-            "A model must return values of one type: numbers, texts, lists or dicts.",
-        ) from error
-
-
-def _listed(predictions: Any) -> pa.Array:
-    plain = predictions.tolist() if isinstance(predictions, np.ndarray) else predictions
-    return pa.array([value.tolist() if hasattr(value, "tolist") else value for value in plain])
+        whole = read_part(folder, number)
+        found, schema = whole, whole.schema
+    metadata = schema.metadata or {}
+    note = metadata.get(_NOTE, b"").decode()
+    text = json.loads(metadata.get(_TEXT, b"null"))
+    return Part(schema.remove_metadata(), found.num_rows, note, text)

@@ -17,7 +17,6 @@ from peers.predict.outputs.durable import replaced
 
 _ROW: Final = "peers.row"
 _WITNESS: Final = "peers.witness"
-_PREDICTION: Final = "peers.prediction"
 _DIGEST_BYTES: Final = 8
 
 
@@ -25,13 +24,11 @@ _DIGEST_BYTES: Final = 8
 class Values:
     """Rows that stand alone, and what is known of others in their chunk.
 
-    `witnesses`: rows that were predicted, by which an endpoint shows whether it answers at all;
-    `kind`: the type of their predictions, None if there are none.
+    `witnesses`: rows that were predicted, by which an endpoint shows whether it answers at all.
     """
 
     rows: pa.Table
     witnesses: pa.Table
-    kind: pa.DataType | None
 
 
 def write_values(folder: Path, chunk: int, numbers: Sequence[int], values: Values) -> str:
@@ -45,8 +42,6 @@ def write_values(folder: Path, chunk: int, numbers: Sequence[int], values: Value
     table = pa.concat_tables([values.rows, values.witnesses])
     table = table.append_column(_ROW, pa.array([*numbers, *[None] * witnesses], pa.int64()))
     table = table.append_column(_WITNESS, pa.array([False] * rows + [True] * witnesses))
-    if values.kind is not None:
-        table = table.append_column(_PREDICTION, pa.nulls(rows + witnesses, values.kind))
     with replaced(folder / name) as temporary:
         pq.write_table(table, temporary, write_page_checksum=True)
     return name
@@ -67,9 +62,8 @@ def read_values(folder: Path, name: str, numbers: Sequence[int]) -> Values:
     places: Any = pc.index_in(pa.array(numbers, pa.int64()), table.column(_ROW).combine_chunks())
     if places.null_count:
         raise OutputConflict(f"{folder / name} lacks a row that stands alone")
-    kind = table.schema.field(_PREDICTION).type if _PREDICTION in table.column_names else None
     plain = table.select([column for column in table.column_names if column not in _OURS])
-    return Values(plain.take(places), plain.filter(table.column(_WITNESS)), kind)
+    return Values(plain.take(places), plain.filter(table.column(_WITNESS)))
 
 
-_OURS: Final = frozenset({_ROW, _WITNESS, _PREDICTION})
+_OURS: Final = frozenset({_ROW, _WITNESS})

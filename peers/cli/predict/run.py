@@ -1,27 +1,21 @@
-"""`peers predict`: batch inference; the runner is a guest, imported only when it is asked for."""
+"""`peers predict --model … --input … --output …`: start a run, or go on with it."""
 
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from peers import schema
 from peers.cli import output
-from peers.cli.database import connection_to, located
+from peers.cli.database import located
 from peers.cli.parser import add_command, duration, name, text
-from peers.errors import PeersError
+from peers.cli.predict.database import connecting, require_extra
 from peers.model import BATCH_WAIT_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
-
     from peers.cli.parser import Commands
-    from peers.db import Connection
-    from peers.settings import Settings
 
 
 TYPE_NAMES: Final = (
@@ -29,19 +23,11 @@ TYPE_NAMES: Final = (
 )  # fmt: skip
 
 
-def register(commands: Commands, words: list[str]) -> None:
-    """Declares `predict` and `predict status`."""
-    if words[:2] == ["predict", "status"]:
-        group = commands.add_parser("predict", help="batch inference").add_subparsers(
-            title="commands", metavar="COMMAND", required=True, dest="which"
-        )
-        parser = add_command(group, "status", _status, "how far a run is", reads=True)
-        parser.add_argument("name", type=name, metavar="NAME", help="the --run NAME, or the id")
-        parser.add_argument("--watch", action="store_true", help="until it is over")
-        return
+def register(commands: Commands) -> None:
+    """Declare `predict`."""
     parser = add_command(
         commands, "predict", _predict,
-        "batch inference over the peers (`peers predict status NAME`: how far a run is)",
+        "batch inference over the peers (see also `peers predict status|list|cancel|clean --help`)",
         reads=True,
     )  # fmt: skip
     what = parser.add_argument_group("what")
@@ -68,6 +54,10 @@ def register(commands: Commands, words: list[str]) -> None:
         metavar="FILE",
         help="*.parquet, *.csv or *.jsonl, on a path that all peers share",
     )
+    what.add_argument("--columns", type=listed, default=(), metavar="NAME,…",
+                      help="columns of the model's that the output has (default: all)")  # fmt: skip
+    what.add_argument("--carry", type=listed, default=(), metavar="NAME,…",
+                      help="columns of the input that the output has, too")  # fmt: skip
     what.add_argument("--run", dest="run_name", type=name, metavar="NAME", help="to find it by")
     how = parser.add_argument_group("how")
     how.add_argument("--batch-size", type=positive, default=256, metavar="ROWS")
@@ -82,8 +72,13 @@ def register(commands: Commands, words: list[str]) -> None:
                      help="of a row that stands alone, before it is dead")  # fmt: skip
     how.add_argument("--retry-dead", action="store_true",
                      help="give rows that are dead another chance first")  # fmt: skip
-    how.add_argument("--max-dead", type=whole, metavar="N",
-                     help="exit code 1 if more rows than this are dead")  # fmt: skip
+    how.add_argument("--max-dead", type=dead_limit, default="0", metavar="N|SHARE%",
+                     help="exit code 5 if more rows than this are dead, such as 5 or 0.1%% "
+                     "(default: 0)")  # fmt: skip
+    how.add_argument("--stop-after-dead", type=dead_limit, metavar="N|SHARE%",
+                     help="stop the run once more rows than this are dead; a share is of the rows "
+                     "tried so far, from 1,000 on (default: 50%%, but never within --max-dead; "
+                     "100%%: never stop)")  # fmt: skip
     how.add_argument("--allow-nan", action="store_true",
                      help="missing values go also to a model that does not say whether it takes "
                      "them: a callable, an endpoint, ONNX")  # fmt: skip
@@ -102,11 +97,22 @@ def positive(value: str) -> int:
     return int(value)
 
 
-def whole(value: str) -> int:
-    """A whole number from 0 on."""
-    if not value.isdecimal():
-        raise argparse.ArgumentTypeError(f'must be a whole number from 0 on, not "{value}"')
-    return int(value)
+def dead_limit(value: str) -> str:
+    """Return a number of rows, or a share of them, as a text."""
+    from peers.predict.limits import DeadLimit
+
+    try:
+        return DeadLimit(value).text
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def listed(value: str) -> tuple[str, ...]:
+    """Names with commas between them; quoted as in CSV where a name has a comma."""
+    (names,) = csv.reader([value])
+    if not all(names):
+        raise argparse.ArgumentTypeError(f'must be names with commas between them, not "{value}"')
+    return tuple(dict.fromkeys(names))
 
 
 def types(value: str) -> dict[str, str]:
@@ -140,11 +146,12 @@ def batch_wait(value: str) -> float:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    _require_extra()
+    require_extra()
     from peers.predict.command import How, predict
     from peers.predict.fleet import Fleet
     from peers.predict.preview import dry_run
     from peers.predict.request import Request
+    from peers.predict.summary import TOO_MANY_DEAD
 
     request = Request(
         model=args.model, method=args.method, input=args.input, query=args.query,
@@ -153,6 +160,8 @@ def _predict(args: argparse.Namespace) -> int:
         timeout=args.timeout,
         allow_nan=args.allow_nan, concurrency=args.concurrency, overwrite=args.overwrite,
         types=args.types,
+        columns=args.columns, carry=args.carry,
+        max_dead=args.max_dead, stop_after_dead=args.stop_after_dead,
     )  # fmt: skip
     if args.dry_run:
         preview = dry_run(request)
@@ -167,55 +176,15 @@ def _predict(args: argparse.Namespace) -> int:
     elif args.batch_wait is not None:
         output.say("--batch-wait is for --workers: peers that run have PEERS_PREDICT_BATCH_WAIT")
     with located(args) as settings:
-        connect = _connecting(settings, args, migrate=settings.embedded)
+        connect = connecting(settings, args)
         summary = predict(connect, settings.url, request, How(own, args.retry_dead))
     if args.json:
         output.document(summary.as_json())
     for line in summary.lines():
         print(line, file=sys.stderr if args.json else sys.stdout)
-    if summary.state == "done" and args.max_dead is not None and summary.dead > args.max_dead:
-        output.say(f"{summary.dead:,} rows are dead, more than --max-dead {args.max_dead:,}")
-        return 1
-    return 0 if summary.state == "done" else 1
-
-
-def _status(args: argparse.Namespace) -> int:
-    _require_extra()
-    from peers.predict.command import status
-
-    with located(args) as settings:
-        connect = _connecting(settings, args, migrate=settings.embedded)
-        summary = status(connect, args.name, wait=args.watch)
-    if args.json:
-        output.document(summary.as_json())
-    else:
-        print("\n".join(summary.lines()))
-    return 0
-
-
-def _connecting(
-    settings: Settings, args: argparse.Namespace, *, migrate: bool
-) -> Callable[[], AbstractContextManager[Connection]]:
-    """What opens connections to a database whose schema fits, each in autocommit."""
-    with connection_to(settings, args) as connection:
-        if migrate:
-            schema.migrate(connection)
-        schema.require(connection)
-
-    @contextmanager
-    def connect() -> Iterator[Connection]:
-        with connection_to(settings, args, pooled=False) as connection:
-            connection.autocommit = True
-            yield connection
-
-    return connect
-
-
-def _require_extra() -> None:
-    try:
-        import pyarrow as _  # noqa: F401
-    except ImportError as error:
-        raise PeersError(
-            f"predictions need more than the core of Peers ({error})",
-            "Install the extra: pip install 'peers[predict]'.",
-        ) from error
+    if summary.exit_code() == TOO_MANY_DEAD:
+        output.say(
+            f"{summary.dead:,} rows are dead, more than --max-dead {args.max_dead} allows "
+            f"({summary.max_dead:,})"
+        )
+    return summary.exit_code()

@@ -1,0 +1,19 @@
+"""`peers predict`: batch inference. The runner is imported only when a command needs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from peers.cli.parser import add_group
+from peers.cli.predict import run, runs
+
+if TYPE_CHECKING:
+    from peers.cli.parser import Commands
+
+
+def register(commands: Commands, words: list[str]) -> None:
+    """Declare `predict`, and `predict status` and the like if that is what was typed."""
+    if words[:1] == ["predict"] and words[1:2] and words[1] in runs.NAMES:
+        runs.register(add_group(commands, "predict", "batch inference"))
+    else:
+        run.register(commands)

@@ -1,0 +1,47 @@
+"""The database of a prediction, and whether predictions are installed."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from peers import schema
+from peers.cli.database import connection_to
+from peers.errors import PeersError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from peers.db import Connection
+    from peers.settings import Settings
+
+
+def connecting(
+    settings: Settings, args: argparse.Namespace
+) -> Callable[[], AbstractContextManager[Connection]]:
+    """Return what opens connections in autocommit to a database whose schema fits."""
+    with connection_to(settings, args) as connection:
+        if settings.embedded:
+            schema.migrate(connection)
+        schema.require(connection)
+
+    @contextmanager
+    def connect() -> Iterator[Connection]:
+        with connection_to(settings, args, pooled=False) as connection:
+            connection.autocommit = True
+            yield connection
+
+    return connect
+
+
+def require_extra() -> None:
+    """Raise PeersError if the extra for predictions is not installed."""
+    try:
+        import pyarrow as _  # noqa: F401
+    except ImportError as error:
+        raise PeersError(
+            f"predictions need more than the core of Peers ({error})",
+            "Install the extra: pip install 'peers[predict]'.",
+        ) from error

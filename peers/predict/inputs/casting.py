@@ -1,0 +1,111 @@
+"""Values of a column with a type of its own in another type: without loss, or a reason why not."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as kinds
+
+from peers.predict.errors import InputError
+
+_SHOWN: Final = 100
+"""Characters of a value in a reason."""
+Problems = dict[int, str]
+
+
+def check_cast(field: pa.Field, wanted: pa.DataType) -> None:
+    """Raise InputError where no value of the field can become one of the wanted type."""
+    have = _plain(field.type)
+    wanted = _plain(wanted)
+    are_times = kinds.is_timestamp(have) and kinds.is_timestamp(wanted)
+    if are_times and (have.tz is None) != (wanted.tz is None):
+        raise InputError(
+            f"the column {field.name!r} is {have}, which cannot become {wanted}: "
+            "a time without a zone is no instant",
+            "Give the column its zone in the input, or take the model's zone away.",
+        )
+    try:
+        _converted(pa.array([], have), wanted)
+    except pa.ArrowException as error:
+        raise InputError(
+            f"the column {field.name!r} is {have}, which cannot become {wanted}",
+            "Convert it in the input.",
+        ) from error
+
+
+def cast(column: pa.ChunkedArray, name: str, wanted: pa.DataType) -> tuple[pa.Array, Problems]:
+    """Return the column in the wanted type, and by index why a value has none; it is null then."""
+    have: pa.Array = column.combine_chunks()
+    if isinstance(have, pa.ChunkedArray):  # no chunk at all, in older versions
+        have = pa.concat_arrays(have.chunks) if have.num_chunks else pa.array([], have.type)
+    if kinds.is_dictionary(have.type):
+        have = have.dictionary_decode()
+    found, lost = _lossless(have, wanted)
+    problems = {
+        index: f"the column {name!r} holds {_shown(have[index])}, which {wanted} cannot hold"
+        for index in lost
+    }
+    return found, problems
+
+
+def _lossless(have: pa.Array, wanted: pa.DataType) -> tuple[pa.Array, list[int]]:
+    """The values, null where they cannot be converted, and the places of these."""
+    try:
+        found = _converted(have, wanted)
+        same = _is_same(have, found)
+    except pa.ArrowInvalid:
+        if len(have) == 1:
+            return pa.nulls(1, wanted), [0]
+        half = len(have) // 2
+        (left, lost), (right, more) = (
+            _lossless(have[:half], wanted),
+            _lossless(have[half:], wanted),
+        )
+        return pa.concat_arrays([left, right]), lost + [half + index for index in more]
+    if same is None or pc.all(same).as_py() is not False:
+        return found, []
+    lost = pc.indices_nonzero(pc.invert(pc.fill_null(same, True))).to_pylist()
+    return pc.if_else(pc.fill_null(same, True), found, pa.scalar(None, wanted)), lost
+
+
+def _converted(have: pa.Array, wanted: pa.DataType) -> pa.Array:
+    if kinds.is_decimal(have.type) and kinds.is_floating(wanted):
+        # Arrow's own way is not always the nearest double; that of a text is
+        return have.cast(pa.string()).cast(pa.float64()).cast(wanted)
+    return have.cast(wanted)
+
+
+def _is_same(have: pa.Array, found: pa.Array) -> pa.Array | None:
+    """Whether each value comes back from its new type as it was; None if that is no question."""
+    if have.type == found.type or not _is_measured(have.type) or not _is_measured(found.type):
+        return None
+    if kinds.is_decimal(have.type) and kinds.is_integer(found.type):
+        return None  # Arrow itself refuses what is lost
+    back = found.cast(have.type, safe=False)
+    if kinds.is_float16(have.type):  # these are compared nowhere
+        back, have = back.cast(pa.float32()), have.cast(pa.float32())
+    same = pc.equal(back, have)
+    if kinds.is_floating(have.type):
+        same = pc.or_kleene(same, pc.and_kleene(pc.is_nan(back), pc.is_nan(have)))
+    return same
+
+
+def _is_measured(type_: pa.DataType) -> bool:
+    """Numbers and times; a text that can be read as a number need not be spelt as that one."""
+    return bool(
+        kinds.is_integer(type_)
+        or kinds.is_floating(type_)
+        or kinds.is_decimal(type_)
+        or kinds.is_temporal(type_)
+    )
+
+
+def _plain(type_: pa.DataType) -> pa.DataType:
+    return type_.value_type if kinds.is_dictionary(type_) else type_
+
+
+def _shown(value: pa.Scalar) -> str:
+    shown = str(value.as_py()) if not kinds.is_timestamp(value.type) else str(value)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"

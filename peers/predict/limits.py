@@ -1,0 +1,46 @@
+"""Limits for dead rows: a number, or a share."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final
+
+_NUMBER: Final = re.compile(r"\d+")
+_SHARE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+_ALL: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLimit:
+    """At most so many rows, such as "5", or so many of a hundred, such as "0.1%"."""
+
+    text: str
+
+    def __post_init__(self) -> None:
+        share = _SHARE.fullmatch(self.text)
+        if not _NUMBER.fullmatch(self.text) and (share is None or Fraction(share[1]) > _ALL):
+            raise ValueError(
+                f'must be a number of rows such as 5, or a share such as 0.1%, not "{self.text}"'
+            )
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it depends on how many rows there are."""
+        return self.text.endswith("%")
+
+    def rows(self, of: int) -> int:
+        """Return how many rows of these it allows."""
+        if not self.is_share:
+            return int(self.text)
+        return int(Fraction(self.text.removesuffix("%").strip()) * of / _ALL)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+NO_ROWS: Final = DeadLimit("0")
+"""The default of --max-dead."""
+HALF: Final = DeadLimit("50%")
+"""The default of --stop-after-dead."""

@@ -1,0 +1,186 @@
+"""Predictions as columns of the types on which a run's chunks agree; what does not fit is named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from peers.predict.errors import OutputConflict
+from peers.predict.outputs.agreed import OutputType, agree, agreed, single_column
+from peers.predict.outputs.column import Column
+from peers.predict.outputs.families import NOTHING, family_of_value, many_of, one_of, shown
+from peers.predict.outputs.widening import converted
+from peers.predict.results import PREDICTION, Columns, Predictions
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the user wants. `chosen`: columns of the model; none: all. `taken`: names of others."""
+
+    chosen: tuple[str, ...]
+    taken: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """Predictions that fit, with their places in order, and by place what the others are."""
+
+    table: pa.Table
+    places: np.ndarray[Any, Any]
+    problems: dict[int, str]
+
+
+def fit(folder: Path, asked: Asked, batches: Sequence[Predictions]) -> Fitted:
+    """Bring predictions into the run's types, which are widened for them where nothing is lost.
+
+    Places count through all batches. Raises OutputError.
+    """
+    while True:
+        before = agreed(folder)
+        wider, fitted = fitted_to(before.type, asked, batches)
+        if wider is None or wider == before.type or agree(folder, before, wider):
+            return fitted
+
+
+def fitted_to(
+    now: OutputType | None, asked: Asked, batches: Sequence[Predictions]
+) -> tuple[OutputType | None, Fitted]:
+    """Return the type that this one is widened to, and the predictions in it.
+
+    None: nothing but null was seen.
+    """
+    known = now or _first_type(asked, batches)
+    target = known or single_column()
+    rows = sum(map(len, batches))
+    columns: dict[str, list[tuple[int, Any]]] = {name: [] for name in target.columns}
+    problems: dict[int, str] = {}
+    start = 0
+    for batch in batches:
+        named = {PREDICTION: _whole(batch)} if target.is_single else _by_name(
+            batch, start, asked, many_of("dict"), problems
+        )  # fmt: skip
+        for name, values in named.items():
+            columns.setdefault(name, []).append((start, values))
+        start += len(batch)
+    types, wide, arrays = dict(target.columns), set(target.wide), {}
+    for name, pieces in columns.items():
+        column = Column(name, types.get(name, pa.null()), name in wide, target.is_single)
+        column.take_in(pieces)
+        problems |= column.problems | problems
+        types[name], arrays[name] = column.kind, column.whole(rows)
+        wide |= {name} if column.wide else set()
+    places, table = np.arange(rows), pa.table(arrays)
+    if problems:
+        places = np.delete(places, list(problems))
+        table = table.take(pa.array(places))
+    found = OutputType(types, frozenset(wide), target.is_single) if known else None
+    return found, Fitted(table, places, problems)
+
+
+def shaped(table: pa.Table, final: OutputType) -> pa.Table:
+    """Return columns that were fitted earlier in the type that was agreed on last.
+
+    Raises OutputConflict: they are not the run's.
+    """
+    extra = [
+        field.name
+        for field in table.schema
+        if field.name not in final.columns and not pa.types.is_null(field.type)
+    ]
+    if extra:
+        raise OutputConflict(f"the column {extra[0]!r} of a part is not the run's")
+    columns = {}
+    for name, kind in final.columns.items():
+        if name not in table.column_names:
+            columns[name] = pa.nulls(table.num_rows, kind)
+            continue
+        try:
+            chunks = [converted(one, kind) for one in table.column(name).chunks]
+        except (pa.ArrowException, ValueError) as error:
+            raise OutputConflict(
+                f"the predictions of a part do not fit the run's, which are {kind}: {error}"
+            ) from error
+        columns[name] = pa.chunked_array(chunks, kind)
+    return pa.table(columns)
+
+
+def _first_type(asked: Asked, batches: Sequence[Predictions]) -> OutputType | None:
+    """Return the columns by what was seen first; None if that is nothing but null."""
+    for batch in batches:
+        if isinstance(batch, Columns):
+            if asked.chosen == (PREDICTION,) and PREDICTION not in batch.values:
+                return single_column()
+            return _chosen(asked, list(batch.values))
+        if not isinstance(batch, list):
+            return single_column()
+        values = [one for one in batch if family_of_value(one) != NOTHING]
+        if not values:
+            continue
+        if not all(isinstance(one, dict) and one and _are_texts(one) for one in values):
+            return single_column()
+        if any(one.keys() != values[0].keys() for one in values):
+            return single_column()
+        if asked.chosen == (PREDICTION,) and PREDICTION not in values[0]:
+            return single_column()
+        return _chosen(asked, list(values[0]))
+    return None
+
+
+def _are_texts(keys: Any) -> bool:
+    return all(isinstance(key, str) for key in keys)
+
+
+def _chosen(asked: Asked, names: Sequence[str]) -> OutputType:
+    names = asked.chosen or [name for name in names if name not in asked.taken]
+    return OutputType(dict.fromkeys(names, pa.null()), frozenset(), is_single=False)
+
+
+def _whole(batch: Predictions) -> Any:
+    return batch.as_rows() if isinstance(batch, Columns) else batch
+
+
+def _by_name(
+    batch: Predictions, start: int, asked: Asked, others: str, problems: dict[int, str]
+) -> dict[str, Any]:
+    """Return the columns of a batch; what is no row with columns becomes a problem."""
+    if isinstance(batch, Columns):
+        named = {name: batch.values[name] for name in _wanted(batch.values, asked)}
+        if not asked.chosen and (clash := set(batch.values) & set(asked.taken)):
+            problems |= dict.fromkeys(range(start, start + len(batch)), _clash(clash))
+        return named
+    rows: list[dict[str, Any]] = []
+    for place, value in enumerate(batch):
+        row: dict[str, Any] = {}
+        if isinstance(value, dict) and _are_texts(value):
+            row = value
+            if not asked.chosen and (clash := set(value) & set(asked.taken)):
+                problems[start + place] = _clash(clash)
+        elif (family := family_of_value(value)) != NOTHING:
+            what = "a dict with keys that are no texts" if family == "dict" else one_of(family)
+            problems[start + place] = (
+                f"the model returned {what} ({shown(value)}) where its other predictions are "
+                f"{others}, of which each key is a column"
+            )
+        rows.append(row)
+    names = _wanted({name: None for row in rows for name in row}, asked)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _wanted(names: dict[str, Any], asked: Asked) -> list[str]:
+    return [
+        name
+        for name in names
+        if (name in asked.chosen if asked.chosen else name not in asked.taken)
+    ]
+
+
+def _clash(names: set[str]) -> str:
+    return (
+        f"the model returned a column {min(names)!r}, a name that the output has already for "
+        "another: choose columns by --columns"
+    )

@@ -1,0 +1,72 @@
+"""Keep an output from replacing what it is made of, or what another run keeps."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from peers.predict.errors import OutputError
+from peers.predict.outputs.durable import destination
+from peers.predict.spec import MANIFEST_NAME, PARTS_SUFFIX
+
+_WILDCARDS: Final = "*?["
+
+
+def refuse_sources(output: Path, *, input: str, model: str) -> None:
+    """Raise OutputError if writing `output` would replace the input, the model or a run's files.
+
+    Links are followed, and --overwrite makes no difference. `input` and `model` are as the user
+    named them: a file, a folder, a pattern, or something that is no path at all.
+    """
+    for name, what in ((input, "input"), (model, "model")):
+        for source in _files(name):
+            if _is_same(output, source):
+                raise OutputError(
+                    f"the output {output} is the {what} {source}: writing it would destroy the "
+                    f"{what}",
+                    "Name another --output.",
+                )
+            if source.is_dir() and _is_within(output, source):
+                raise OutputError(
+                    f"the output {output} lies in the {what} folder {source}, and would become "
+                    f"part of the {what}",
+                    "Name an --output outside of it.",
+                )
+    for folder in destination(output.absolute()).resolve().parents:
+        if folder.parent.name.endswith(PARTS_SUFFIX) and (folder / MANIFEST_NAME).exists():
+            raise OutputError(
+                f"the output {output} lies in {folder}, where a run keeps its parts",
+                "Name an --output elsewhere.",
+            )
+
+
+def _files(name: str) -> Iterator[Path]:
+    """The files and folders that a name stands for; none for a URL or `module:callable`."""
+    path = Path(name).expanduser()
+    if _exists(path):
+        yield path
+    elif any(sign in name for sign in _WILDCARDS):
+        yield from map(Path, glob.iglob(str(path), recursive=True))  # noqa: PTH207  # takes absolute patterns
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long for a path, or with a NUL: it is something else
+        return False
+
+
+def _is_same(output: Path, source: Path) -> bool:
+    """Whether both are one file: by any links, hard ones too, and in any spelling."""
+    try:
+        return output.samefile(source)
+    except OSError:  # the output does not exist yet
+        return os.path.realpath(output) == os.path.realpath(source)
+
+
+def _is_within(output: Path, folder: Path) -> bool:
+    parents = {Path(os.path.realpath(output)), Path(os.path.realpath(output.parent)) / output.name}
+    return any(Path(os.path.realpath(folder)) in place.parents for place in parents)

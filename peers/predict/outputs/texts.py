@@ -1,0 +1,100 @@
+"""A chunk's final lines, beside its part: outputs in CSV and JSON Lines are joined by copying."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import pyarrow as pa
+
+from peers.predict.errors import OutputError
+from peers.predict.outputs.rendering import csv_header, csv_lines, json_lines
+
+Lines = Callable[[pa.Table], Iterator[memoryview]]
+
+_LINES: Final[dict[str, Lines]] = {".csv": csv_lines, ".jsonl": json_lines}
+
+
+def is_text(output: Path) -> bool:
+    """Return whether the output is made of lines."""
+    return output.suffix.lower() in _LINES
+
+
+def header(output: Path, names: list[str]) -> bytes:
+    """Return what comes before the lines."""
+    return csv_header(names) if output.suffix.lower() == ".csv" else b""
+
+
+def lines(output: Path, table: pa.Table) -> Iterator[memoryview]:
+    """Yield the rows' lines, many at once."""
+    return _LINES[output.suffix.lower()](table)
+
+
+def text_path(folder: Path, number: int, output: Path) -> Path:
+    """Return where the lines of a chunk lie."""
+    return folder / f"chunk-{number:06d}{output.suffix.lower()}"
+
+
+def write_text(path: Path, output: Path, table: pa.Table) -> dict[str, Any]:
+    """Write the rows' lines, and return by what they are recognized. Raises OutputError.
+
+    They need not survive a loss of power: lines that are not what they should be are made anew.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    size, checksum = 0, 0
+    try:
+        with temporary.open("xb") as stream:
+            for content in lines(output, table):
+                stream.write(content)
+                size, checksum = size + len(content), zlib.crc32(content, checksum)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror or error}",
+            "Make room or correct the rights, and run the command again.",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return {"bytes": size, "crc32": checksum}
+
+
+def copy_text(path: Path, known: dict[str, Any], target: BinaryIO) -> bool:
+    """Append a chunk's lines to the output; False, and nothing, if they are not what they were."""
+    try:
+        source = path.open("rb")
+    except OSError:
+        return False
+    with source:
+        size = os.fstat(source.fileno()).st_size
+        if size != known["bytes"]:
+            return False
+        if not size:
+            return True
+        with mmap.mmap(source.fileno(), 0, prot=mmap.PROT_READ) as content:
+            if zlib.crc32(content) != known["crc32"]:
+                return False
+        target.flush()
+        _copy(source, target, size)
+    return True
+
+
+def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
+    left = size
+    try:
+        while left:
+            copied = os.copy_file_range(source.fileno(), target.fileno(), left)
+            if not copied:
+                break
+            left -= copied
+    except OSError:
+        pass  # not on this file system
+    if left:
+        source.seek(size - left)
+        target.seek(0, os.SEEK_END)
+        shutil.copyfileobj(source, target, 1 << 20)

@@ -1,0 +1,182 @@
+"""How many rows may be dead: what the exit code says, and when a run stops early."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from peers.predict import brake
+from peers.predict.errors import RunStopped
+from peers.predict.limits import DeadLimit
+from peers.predict.shortened import shortened
+from peers.predict.tally import Tally
+from tests.peers.harness import Stage
+from tests.predict.runs import (
+    APP,
+    MODELS,
+    SOURCES,
+    environment,
+    numbers,
+    predict,
+    results,
+    start,
+)
+from tests.predict.test_outputs import a_manifest
+
+
+def words_for(source: Path, output: Path, *more: object) -> list[object]:
+    """A command with a peer of its own."""
+    return ["--model", f"{MODELS}:double", "--input", source, "--output", output,
+            "--id-column", "id", "--workers", 1, "--run", "tried", "--max-attempts", 1,
+            *more]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "of", "rows"),
+    [("0", 10, 0), ("5", 10, 5), ("0.1%", 5000, 5), ("0.1%", 999, 0), ("100%", 7, 7), ("0%", 7, 0)],
+)
+def test_a_limit_is_a_number_or_a_share(text: str, of: int, rows: int) -> None:
+    """A share is rounded down."""
+    assert DeadLimit(text).rows(of) == rows
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "101%", "%", "five", "1e3", "nan%"])
+def test_what_is_no_limit_is_refused(text: str) -> None:
+    """With an example of both forms."""
+    with pytest.raises(ValueError, match=r"5, or a share such as 0\.1%"):
+        DeadLimit(text)
+
+
+def test_an_exit_code_of_0_promises_all_rows_but_the_allowed_ones(
+    stage: Stage, tmp_path: Path
+) -> None:
+    """By default none may be missing. The output is there all the same, in one run: whatever is
+    allowed, and whoever asks.
+    """
+    source, output = numbers(tmp_path, {7: -1, 8: -1, 9: -1}, rows=300), tmp_path / "out.parquet"
+    words = list(map(str, words_for(source, output)))
+    first = subprocess.run(
+        [sys.executable, "-m", "peers", "predict", *words],
+        env=environment(stage), cwd=SOURCES, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert first.returncode == 5, first.stderr
+    assert "3 rows are dead, more than --max-dead 0 allows" in first.stderr
+    assert "run the same command with --retry-dead" in first.stdout
+    assert len(results(output)) == 297
+    predict(stage, "status", "tried", code=5)
+    for limit, code in (("2", 5), ("3", 0), ("0.9%", 5), ("1%", 0)):
+        summary, said = predict(stage, *words, "--max-dead", limit, code=code)
+        assert summary["dead"] == 3
+        assert (f"--max-dead {limit}" in said) == bool(code)
+    predict(stage, "status", "tried")
+    assert stage.row("select count(*) from peers.task where kind ~ 'assemble'")["count"] == 2
+
+
+def test_a_run_in_which_nearly_every_row_is_dead_stops_by_itself(
+    stage: Stage, tmp_path: Path
+) -> None:
+    """Without a command that watches. What was done stays, the reason is in its status; the same
+    command does not go on in vain, but does with a higher limit, and does only what is missing.
+    """
+    rows = 3200
+    source = numbers(tmp_path, dict.fromkeys(range(100, rows), float("nan")), rows=rows)
+    output = tmp_path / "out.parquet"
+    words = words_for(source, output, "--batch-size", 50)
+    del words[words.index("--workers") : words.index("--workers") + 2]
+    with start(stage, *words, "--max-dead", 0) as command:
+        stage.until_true("select count(*) > 0 from peers.task where kind ~ 'assemble'")
+        command.kill()
+    stage.launch(APP, "predict=1", predict_trust=MODELS, poll_interval="50ms")
+    stage.until_true(
+        "select count(*) > 0 from peers.dead_letter where kind ~ 'assemble'"
+        " and error_type = 'RunStopped'"
+    )
+    stage.until_ended()
+    status, _ = predict(stage, "status", "tried", code=1)
+    assert status["state"] == "stopped"
+    assert "more than --stop-after-dead 50% allows" in status["stopped"]
+    assert 500 < status["dead"] < rows * 0.75
+    assert status["dead_rows"]
+    assert not output.exists()
+    again, _ = predict(stage, *words, "--max-dead", 0, code=1)
+    assert (again["state"], again["dead"]) == ("stopped", status["dead"])
+    before = stage.row("select count(*) from peers.task where kind ~ 'chunk'")["count"]
+    done, _ = predict(stage, *words, "--max-dead", 0, "--stop-after-dead", "100%", code=5)
+    assert (done["state"], done["predicted"], done["dead"]) == ("done", 100, rows - 100)
+    assert len(results(output)) == 100
+    after = stage.row("select count(*) from peers.task where kind ~ 'chunk'")["count"]
+    assert before < after < 2 * before
+    assert stage.rows("select * from peers.check()") == []
+
+
+def test_a_run_that_was_stopped_goes_on_when_the_cause_is_fixed(
+    stage: Stage, tmp_path: Path
+) -> None:
+    """With --retry-dead, also rows that kill their workers: no handler can count those."""
+    source = numbers(tmp_path, dict.fromkeys(range(100, 104), -2.0), rows=200)
+    output = tmp_path / "out.parquet"
+    words = words_for(source, output, "--stop-after-dead", 2, "--batch-size", 8)
+    words[1] = f"{MODELS}:kills_until_fixed"
+    stopped, said = predict(stage, *words, code=1)
+    assert stopped["state"] == "stopped", said
+    assert "more than --stop-after-dead 2 allows" in stopped["stopped"]
+    assert "--retry-dead" in said
+    stage.open(str(stage.folder / "gate"))
+    done, _ = predict(stage, *words, "--retry-dead", "--max-dead", 0)
+    assert (done["state"], done["predicted"], done["dead"]) == ("done", 200, 0)
+    fixed = dict.fromkeys(range(100, 104), -4.0)
+    assert results(output) == [(row, fixed.get(row, row * 2.0)) for row in range(200)]
+
+
+def test_who_allows_many_dead_rows_is_not_stopped_by_a_default(tmp_path: Path) -> None:
+    """A limit that was given counts as it is; a share needs a thousand rows to mean anything."""
+    manifest = a_manifest(tmp_path)  # of 50 rows
+    tally = Tally(manifest.folder)
+
+    def is_stopped(max_dead: str, stop: str | None) -> bool:
+        return brake.excess(replace(manifest, max_dead=max_dead, stop_after_dead=stop)) is not None
+
+    tally.note_chunk(0, 400)
+    tally.mark_dead(range(599))
+    assert not is_stopped("0", None)  # 999 rows were tried
+    assert is_stopped("0", "10")
+    tally.mark_dead(range(700))
+    assert is_stopped("0", None)
+    assert not is_stopped("0", "100%")
+    assert is_stopped("1000", "10")
+    assert not is_stopped("1000", None)
+    tally.mark_alive(range(500))
+    assert (tally.dead(), tally.predicted()) == (200, 400)
+    tally.mark_dead(range(2000))
+    with pytest.raises(RunStopped, match="2,000 of the 2,400 rows"):
+        brake.require_going(manifest)
+    tally.forget_dead()
+    with pytest.raises(RunStopped, match="2,000 of the 2,400 rows"):  # until somebody lifts it
+        brake.require_going(manifest)
+    brake.lift(manifest, forget_dead=False)
+    brake.require_going(manifest)
+
+
+def test_counting_twice_changes_nothing(tmp_path: Path) -> None:
+    """Attempts may be repeated by other workers at any time."""
+    for tally in (Tally(tmp_path), Tally(tmp_path)):
+        tally.mark_dead([3, 5, 4_000_000])
+        tally.note_chunk(2, 77)
+        tally.note_chunk(0, 5)
+    assert (tally.dead(), tally.predicted()) == (3, 82)
+    tally.forget_dead()
+    tally.mark_alive([3])
+    assert tally.dead() == 0
+
+
+def test_a_long_error_keeps_its_head_and_its_tail() -> None:
+    """The type and the row stand in front, the reason often at the end."""
+    assert shortened("as it is", 8) == "as it is"
+    short = shortened("ValueError: " + "x" * 5000 + "\n  the reason", 60)
+    assert len(short) == 60
+    assert short.startswith("ValueError: xxx")
+    assert short.endswith("xxx the reason")
