@@ -25,7 +25,6 @@ from peers.predict.trial import Killed, Tried, try_model
 
 _FAREWELL: Final = 5.0
 """Seconds that a process gets to end by itself: threads of a model might keep it for ever."""
-_PREDICTED: Final = "predicted"
 _STDOUT: Final = 1
 _STDERR: Final = 2
 
@@ -124,8 +123,7 @@ def _run(pipe: Connection, request: Request) -> None:
         pipe.send(Loaded(reference, model.asynchronous, model.signature))
         while True:
             manifest, chunks, killers = pipe.recv()
-            try_model(model, manifest, chunks, killers, trying=pipe.send)
-            pipe.send(_PREDICTED)
+            pipe.send(try_model(model, manifest, chunks, killers, trying=pipe.send))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         pass  # nobody asks any more; the parent has the interrupt, too, and says so
     except (PeersError, OSError) as error:
