@@ -277,6 +277,24 @@ def worker_broken(*, error: str, retry_in: float) -> None:
     """The app cannot be imported, or the machine has no room for another process."""
 
 
+@_event(
+    logging.WARNING,
+    "lost fork server %(server_pid)d (%(reason)s): workers import the app themselves until"
+    " there is another; in %(retry_in).1f s at the earliest",
+)
+def fork_server_lost(*, server_pid: int, reason: str, retry_in: float) -> None:
+    """The process that has imported the app died, or did not answer; its workers go on."""
+
+
+@_event(
+    logging.WARNING,
+    "each worker imports the app itself: %(reason)s; do that in the handlers, or set"
+    " PEERS_PRELOAD=off",
+)
+def app_not_preloaded(*, reason: str) -> None:
+    """Importing the app did something that a fork would not have, or would share with others."""
+
+
 # --------------------------------------------------------------------------------------- upkeep
 
 

@@ -69,7 +69,9 @@ class Work:
             settings.predict_trust, settings.predict_batch_wait.total_seconds(),
         )  # fmt: skip
         limits = Limits(settings.worker_max_tasks, settings.worker_max_memory)
-        self.crew = Crew(app, log, environment, selector, pace, self, limits)
+        self.crew = Crew(
+            app, log, environment, selector, pace, self, limits, preload=settings.preload
+        )
         self.requests = HandlerRequests(
             connect_for_requests,
             selector,

@@ -36,11 +36,8 @@ _tickets = itertools.count(1)
 class Worker:
     """A worker process and the parent's books about it."""
 
-    def __init__(
-        self, app: str, log: tuple[str, str], slot: int, environment: dict[str, str],
-        purpose: bool | None = None,
-    ) -> None:  # fmt: skip
-        self.process = WorkerProcess(app, log, environment)
+    def __init__(self, process: WorkerProcess, slot: int, purpose: bool | None = None) -> None:
+        self.process = process
         self.slot = slot
         self.purpose = purpose
         """None: whatever comes; else one part of suspects, async ones (True) or sync."""
