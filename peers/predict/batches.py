@@ -27,7 +27,7 @@ async def run_batches(
     manifest: Manifest, table: pa.Table, predict: Predict, journal: Journal, done: Done
 ) -> None:
     """Predict every row that has no problem, and take what comes out into `done`."""
-    features = table.select(manifest.features)
+    features = manifest.features_of(table)
     fit = [index for index in range(table.num_rows) if index not in done.problems]
 
     async def call(indices: Sequence[int]) -> Predictions:

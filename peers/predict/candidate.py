@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 from peers import PeersError
 from peers.predict import models
 from peers.predict.errors import ModelError
+from peers.predict.models.signature import Signature
 from peers.predict.request import Request
 from peers.predict.spec import Chunk, Manifest, ModelRef
 from peers.predict.time_limit import GRACE
@@ -35,6 +36,7 @@ class Loaded:
 
     reference: ModelRef
     asynchronous: bool
+    signature: Signature
 
 
 _Trial: TypeAlias = "tuple[Manifest, Sequence[Chunk], Sequence[int]]"
@@ -132,7 +134,7 @@ def _run(pipe: Connection, request: Request) -> None:
     try:
         reference = models.resolve(request.model, request.method, request.protocol, request.access)
         model = models.load(reference, models.Trust.from_environment().with_named(reference))
-        pipe.send(Loaded(reference, model.asynchronous))
+        pipe.send(Loaded(reference, model.asynchronous, model.signature))
         while True:
             manifest, chunks, killers = pipe.recv()
             pipe.send(try_model(model, manifest, chunks, killers, trying=pipe.send))

@@ -6,14 +6,16 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from peers.predict import inputs, outputs
+from peers.predict import decisions, inputs, outputs, whole_columns
 from peers.predict.candidate import Candidate, Loaded
+from peers.predict.column_types import Decision, Question, decide
 from peers.predict.errors import InputError, OutputError
+from peers.predict.models.signature import Signature
 from peers.predict.request import Request
 from peers.predict.spec import (
     MOST_BATCHES,
@@ -42,10 +44,30 @@ class Plan:
     chunks: Sequence[Chunk]
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A plan whose model has predicted some rows, and what was decided of the columns for it."""
+
+    plan: Plan
+    decision: Decision
+    signature: Signature
+
+
 def prepare(request: Request) -> Plan:
     """Check everything that can be checked before anything is submitted, and write the manifest.
 
-    Raises ModelError, InputError or OutputError, which name what does not fit and what to do.
+    What was decided of the columns is printed. Raises ModelError, InputError or OutputError, which
+    name what does not fit and what to do.
+    """
+    tried = try_out(request, announced=decisions.announce)
+    save(tried.plan.manifest)
+    return tried.plan
+
+
+def try_out(request: Request, announced: Callable[[Decision], None] = lambda _: None) -> Trial:
+    """Have the model predict a few rows of the input, whose columns have the types of the run.
+
+    `announced` is told what was decided before the input is converted and the model tried.
     """
     output = request.output.absolute()
     outputs.check_output(output)
@@ -60,24 +82,25 @@ def prepare(request: Request) -> Plan:
         _check_id_column(request, survey.schema.names)
         has_id = request.id_column is not None
         outputs.check_carried(request.carry, survey.schema.names, has_id=has_id)
+        decision = decide(model.signature, survey.schema, _question(request), survey.notes)
+        announced(decision)
         run = _run_id(request, output, model.reference, survey.digest)
         folder = parts_folder(output) / run
         is_new = not folder.exists()
         try:
             make_folder(folder)
-            found = survey.settle(survey.schema, folder)
+            settled = survey.settle(decision.schema, folder)
+            found = whole_columns.noted(settled)
             fewest = 1 if model.asynchronous else _FEWEST_BATCHES
             chunks = inputs.chunks(found, chunk_rows(found.rows, request.batch_size, fewest))
-            manifest = _manifest(request, run, model, found, len(chunks))
+            manifest = _manifest(request, run, model, found, len(chunks), decision)
             tried = candidate.try_out(manifest, [chunks[0], *chunks[1:][-1:]])
             outputs.start_with(folder, tried.output)
         except BaseException:
             if is_new:  # nothing was submitted: leave nothing behind
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-        manifest = replace(manifest, features=tried.features)
-    save(manifest)
-    return Plan(manifest, chunks)
+    return Trial(Plan(manifest, chunks), decision, model.signature)
 
 
 def _source(request: Request) -> inputs.Source:
@@ -88,6 +111,12 @@ def _source(request: Request) -> inputs.Source:
             "Write --input 'postgresql://…' --query 'select …', or --input with a file alone.",
         )
     return inputs.Source(request.input, request.query, request.id_column, request.text)
+
+
+def _question(request: Request) -> Question:
+    name = request.model.rpartition("/")[2]
+    beside = [request.id_column] if request.id_column is not None else []
+    return Question(name, request.types, beside, request.carry, request.allow_nan)
 
 
 def _check_id_column(request: Request, columns: Sequence[str]) -> None:
@@ -107,17 +136,20 @@ def chunk_rows(rows: int, batch_size: int, fewest: int) -> int:
     return batch_size * min(max(batches, fewest), MOST_BATCHES)
 
 
-def _manifest(request: Request, run: str, model: Loaded, found: InputRef, chunks: int) -> Manifest:
+def _manifest(
+    request: Request, run: str, model: Loaded, found: InputRef, chunks: int, decision: Decision
+) -> Manifest:
     reference = model.reference
     is_query = request.query is not None
     place = inputs.hidden(request.input) if is_query else str(Path(request.input).absolute())
     return Manifest(
         run=run, name=request.run, model=reference, input=found, source=place,
-        id_column=request.id_column, features=(), output=str(request.output.absolute()),
+        id_column=request.id_column, features=decision.features,
+        output=str(request.output.absolute()),
         batch_size=request.batch_size,
         max_attempts=request.max_attempts,
         timeout=request.timeout or (_REMOTE_TIMEOUT if reference.kind == "http" else None),
-        asynchronous=model.asynchronous, allow_nan=request.allow_nan, chunks=chunks,
+        asynchronous=model.asynchronous, required=decision.required, chunks=chunks,
         concurrency=request.concurrency or (_REMOTE_CONCURRENCY if model.asynchronous else None),
         columns=request.columns, carry=request.carry,
         max_dead=request.max_dead, stop_after_dead=request.stop_after_dead,
@@ -129,8 +161,8 @@ def _run_id(request: Request, output: Path, model: ModelRef, digest: str) -> str
     identity = [
         asdict(replace(model, access=NO_ACCESS)), digest,  # a token may move
         str(output), request.query, request.id_column,
-        request.batch_size, request.allow_nan, request.run, request.columns,
-        request.carry,
+        request.batch_size, request.allow_nan, request.run, dict(request.types),
+        request.columns, request.carry,
     ]  # fmt: skip
     text = json.dumps(identity, sort_keys=True).encode()
     return hashlib.blake2b(text, digest_size=_RUN_ID_BYTES).hexdigest()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from peers.predict.column_kinds import TypeName
 from peers.predict.inputs import TextOptions
 from peers.predict.spec import (
     DEFAULT_BATCH_SIZE,
@@ -23,6 +25,8 @@ class Request:
     `query`. batch_size: rows in a call of the model. timeout: seconds of such a call. concurrency:
     requests at once to a model that is remote, over all peers. protocol, access: of an
     endpoint. run: a name to find the run by. text: how an input of text is written.
+    allow_nan: missing values go also to a model that does not say whether it takes them. types: of
+    columns, by name.
     columns: of the model's, none for all. carry: columns of the input that the output has, too.
     max_dead, stop_after_dead: see DeadLimit.
     """
@@ -38,6 +42,7 @@ class Request:
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     timeout: float | None = None
     allow_nan: bool = False
+    types: Mapping[str, TypeName] = field(default_factory=dict)
     concurrency: int | None = None
     overwrite: bool = False
     text: TextOptions = field(default_factory=TextOptions)

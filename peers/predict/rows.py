@@ -101,8 +101,8 @@ async def _run_one_file(tasks: Sequence[RowArgs], predict: PredictFor) -> dict[i
     if not rows:
         return found
     values = outputs.read_values(manifest.folder, tasks[0]["values"], rows)
-    features = values.rows.select(manifest.features)
-    witnesses = values.witnesses.select(manifest.features)
+    features = manifest.features_of(values.rows)
+    witnesses = manifest.features_of(values.witnesses)
 
     async def call(places: Sequence[int]) -> Predictions:
         return await predict(manifest, features.take(list(places)))

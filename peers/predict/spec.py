@@ -118,6 +118,12 @@ def _schema(text: str) -> pa.Schema:
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
 
 
+@lru_cache(maxsize=16)
+def _features_schema(text: str, names: tuple[str, ...]) -> pa.Schema:
+    whole = _schema(text)
+    return pa.schema([whole.field(name) for name in names], metadata=whole.metadata)
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """A range of rows; `first` counts from 0."""
@@ -146,7 +152,8 @@ class Manifest:
     """Seconds that a call of the model may take."""
     asynchronous: bool
     """Whether the model is waited for."""
-    allow_nan: bool
+    required: tuple[str, ...]
+    """Features that must have a value in each row: the model does not take gaps in them."""
     chunks: int
     concurrency: int | None
     columns: tuple[str, ...] = ()
@@ -168,6 +175,14 @@ class Manifest:
         """The file that holds this manifest."""
         return self.folder / MANIFEST_NAME
 
+    def features_of(self, table: pa.Table) -> pa.Table:
+        """Return the features, with all that the plan says of these columns in the schema."""
+        schema = _features_schema(self.input.arrow_schema, self.features)
+        columns = [table.column(name) for name in self.features]
+        if all(column.type == type_ for column, type_ in zip(columns, schema.types, strict=True)):
+            return pa.Table.from_arrays(columns, schema=schema)
+        return table.select(self.features)
+
     def to_json(self) -> str:
         """The manifest as JSON text."""
         return json.dumps(asdict(self), indent=1)
@@ -179,7 +194,7 @@ class Manifest:
         model = _model_ref(fields.pop("model"))
         source = fields.pop("input")
         source["files"] = tuple(DataFile(**file) for file in source["files"])
-        for name in ("features", "columns", "carry"):
+        for name in ("features", "required", "columns", "carry"):
             fields[name] = tuple(fields[name])
         return cls(model=model, input=InputRef(**source), **fields)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pyarrow as pa
@@ -13,7 +13,6 @@ from peers import Reject, Retry
 from peers.predict import inputs, models, outputs
 from peers.predict.errors import EndpointError, InputError, ModelError, OutputError, PredictError
 from peers.predict.fitness import unfit_rows
-from peers.predict.inputs.reading import PROBLEM
 from peers.predict.isolate import as_exception
 from peers.predict.texts import told
 from peers.predict.time_limit import traced
@@ -54,13 +53,12 @@ def try_model(
     killers: Collection[int],
     trying: Callable[[int | None], None],
 ) -> Tried:
-    """What the model takes and returns; PredictError if it can predict none of a few rows.
+    """What the model returns; PredictError if it can predict none of a few rows.
 
     `killers`: rows that have killed a process which tried them; `trying` is told each row
     before, and None after it. A remote model need only not refuse: it may be busy, and peers wait
     for it together.
     """
-    manifest = replace(manifest, features=tuple(features_of(model, manifest)))
     candidates = [row for chunk in chunks for row in _fit_rows(manifest, chunk)]
     if not candidates:
         raise InputError(
@@ -68,6 +66,7 @@ def try_model(
             f"be used; the first: {_why_unfit(manifest, chunks[0])}",
             "Correct the input; --allow-nan lets a model have missing values.",
         )
+    pa.array([0])  # the first one imports pandas, which must not count as the model's time
     failed = [_KILLED for row in candidates if row.number in killers]
     for row in candidates:
         if row.number not in killers:
@@ -86,27 +85,12 @@ def try_model(
     )
 
 
-def features_of(model: models.Model, manifest: Manifest) -> Sequence[str]:
-    """What is carried along may be a feature, and is none where the model takes fewer columns."""
-    ids = [manifest.id_column] if manifest.id_column else []
-    try:
-        return model.features(_types(manifest), ids)
-    except InputError:
-        if not manifest.carry:
-            raise
-    return model.features(_types(manifest), [*ids, *manifest.carry])
-
-
-def _types(manifest: Manifest) -> dict[str, str]:
-    return {field.name: str(field.type) for field in manifest.input.schema if field.name != PROBLEM}
-
-
 def _fit_rows(manifest: Manifest, chunk: Chunk) -> Iterator[_Row]:
     rows = inputs.read(manifest.input, chunk, list(manifest.features))
     unfit = unfit_rows(rows, manifest)
     fit = [index for index in range(rows.table.num_rows) if index not in unfit]
     for index in fit[:: -(-len(fit) // _ROWS)] if fit else []:
-        yield _Row(chunk.first + index, rows.table.slice(index, 1))
+        yield _Row(chunk.first + index, manifest.features_of(rows.table.slice(index, 1)))
 
 
 def _why_unfit(manifest: Manifest, chunk: Chunk) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from peers.predict.column_types import Question, decide
 from peers.predict.errors import InputError, ModelError, RowError
 from peers.predict.models import Model, Trust, load, resolve
 from peers.predict.models.protocols import protocol_of
@@ -164,9 +165,11 @@ def test_types_come_from_the_metadata_of_the_model(endpoint: Endpoint) -> None:
          "id": ["r", "s"]}
     )  # fmt: skip
     model = model_of(f"{endpoint.base}/v2/models/m/infer")
-    columns = {field.name: str(field.type) for field in table.schema}
-    chosen = model.features(columns, ["id"])
+    signature = model.signature
+    chosen = list(signature.names or [])
     assert chosen == ["n", "x", "b", "t", "raw"]
+    kinds = [one.kind for one in signature.features or ()]
+    assert kinds == ["integer", "number", "boolean", "anything", "anything"]
     found = asyncio.run(model.predict_async(table.select(chosen)))
     assert (found.tolist(), found.dtype) == ([0.5, 1.5], np.float32)  # type: ignore[union-attr]
     assert endpoint.asked[-1].body == {
@@ -178,8 +181,6 @@ def test_types_come_from_the_metadata_of_the_model(endpoint: Endpoint) -> None:
         ]
     }  # fmt: skip
     assert [asked.method for asked in endpoint.asked] == ["GET", "POST"]
-    with pytest.raises(InputError, match="lacks raw"):
-        model.features({"n": "double", "x": "double", "b": "bool", "t": "string"}, [])
 
 
 def test_a_matrix_is_sent_to_a_model_that_takes_one(endpoint: Endpoint) -> None:
@@ -188,9 +189,8 @@ def test_a_matrix_is_sent_to_a_model_that_takes_one(endpoint: Endpoint) -> None:
     table = pa.table({"a": [1, 2], "b": [3.5, 4.5], "c": [True, False]})
     url = f"{endpoint.base}/v2/models/m"
     model = model_of(url)
-    assert model.features(dict.fromkeys("abc", "double"), []) == ["a", "b", "c"]
-    with pytest.raises(InputError, match="takes 3 columns, and the input has 2"):
-        model.features(dict.fromkeys("ab", "double"), [])
+    wanted = model.signature.features or ()
+    assert [(one.name, one.kind) for one in wanted] == [(None, "number")] * 3
     asyncio.run(model.predict_async(table))
     [sent] = endpoint.asked[-1].body["inputs"]
     assert sent == tensor("features", "FP32", [2, 3], [1.0, 3.5, 1.0, 2.0, 4.5, 0.0])
@@ -346,7 +346,13 @@ def test_a_url_of_a_row_that_is_not_there_is_its_rows_fault(
 def test_a_batch_file_needs_its_columns(endpoint: Endpoint) -> None:
     """The method may be left out; what else is there is not sent."""
     model = model_of(endpoint.base, "openai")
-    columns = dict.fromkeys(["body", "custom_id", "extra", "url"], "string")
-    assert model.features(columns, ["custom_id"]) == ["custom_id", "url", "body"]
+    question = Question(model="m", beside=["custom_id"])
+    for names, chosen in (
+        (["body", "custom_id", "extra", "url"], ("custom_id", "url", "body")),
+        (["body", "custom_id", "method", "url"], ("custom_id", "url", "body", "method")),
+    ):
+        schema = pa.schema([(name, pa.string()) for name in names])
+        assert decide(model.signature, schema, question, {}).features == chosen
+    schema = pa.schema([("url", pa.string()), ("body", pa.string())])
     with pytest.raises(InputError, match="lacks custom_id"):
-        model.features({"url": "string", "body": "string"}, [])
+        decide(model.signature, schema, Question(model="m"), {})

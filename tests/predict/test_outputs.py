@@ -36,7 +36,7 @@ def a_manifest(folder: Path, suffix: str = ".parquet") -> Manifest:
         run="abc", name=None, model=ModelRef("callable", "m:f", "d"),
         input=InputRef("d", SIZE * CHUNKS, (), schema_text(pa.schema(fields))),
         source="in.csv", id_column="id", features=("x",), output=str(folder / f"out{suffix}"),
-        batch_size=SIZE, max_attempts=3, timeout=None, asynchronous=False, allow_nan=False,
+        batch_size=SIZE, max_attempts=3, timeout=None, asynchronous=False, required=(),
         chunks=CHUNKS, concurrency=None,
     )  # fmt: skip
     made.folder.mkdir(parents=True, exist_ok=True)

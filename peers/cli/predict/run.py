@@ -6,7 +6,7 @@ import argparse
 import csv
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from peers.cli import output
 from peers.cli.database import located
@@ -17,6 +17,11 @@ from peers.model import BATCH_WAIT_MAX
 if TYPE_CHECKING:
     from peers.cli.parser import Commands
     from peers.predict.inputs import TextOptions
+
+
+TYPE_NAMES: Final = (
+    "text", "integer", "number", "boolean", "category", "timestamp", "date", "json",
+)  # fmt: skip
 
 
 def register(commands: Commands) -> None:
@@ -40,6 +45,10 @@ def register(commands: Commands) -> None:
                       help="*.parquet, *.csv, *.tsv, *.jsonl, *.json (text also .gz, .bz2, .xz, "
                       "or .zst), or a Postgres for --query")  # fmt: skip
     what.add_argument("--query", type=text, metavar="SQL", help="what to select from that Postgres")
+    what.add_argument("--types", type=types, default={}, metavar="COLUMN=TYPE,…",
+                      help="of columns of the input: text, integer, number, boolean, category, "
+                      "timestamp, date, json (default: as the model was fitted, else as the "
+                      "input's schema or pandas.read_csv has them)")  # fmt: skip
     what.add_argument("--id-column", type=text, metavar="COLUMN", help="kept beside, no feature")
     what.add_argument(
         "--output",
@@ -74,7 +83,12 @@ def register(commands: Commands) -> None:
                      help="stop the run once more rows than this are dead; a share is of the rows "
                      "tried so far, from 1,000 on (default: 50%%, but never within --max-dead; "
                      "100%%: never stop)")  # fmt: skip
-    how.add_argument("--allow-nan", action="store_true", help="missing values go to the model")
+    how.add_argument("--allow-nan", action="store_true",
+                     help="missing values go also to a model that does not say whether it takes "
+                     "them: a callable, an endpoint, ONNX")  # fmt: skip
+    how.add_argument("--dry-run", action="store_true",
+                     help="print the columns' types and the first rows as the model gets them, and "
+                     "submit nothing")  # fmt: skip
     how.add_argument("--overwrite", action="store_true", help="replace an output of other contents")
     how.add_argument("--workers", type=positive, metavar="N",
                      help="start a peer with N workers for the time of the run")  # fmt: skip
@@ -148,6 +162,20 @@ def listed(value: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def types(value: str) -> dict[str, str]:
+    """The types of columns by their names; a name that has a comma or = in it cannot be given."""
+    found: dict[str, str] = {}
+    for part in filter(None, map(str.strip, value.split(","))):
+        column, equals, type_ = part.rpartition("=")
+        if not equals or not column or type_ not in TYPE_NAMES:
+            raise argparse.ArgumentTypeError(
+                f'must be like zip=text,age=integer, not "{part}"; the types are '
+                f"{', '.join(TYPE_NAMES)}"
+            )
+        found[column] = type_
+    return found
+
+
 def timeout(value: str) -> float:
     """The seconds of a duration above 0."""
     seconds = duration(value).total_seconds()
@@ -169,6 +197,7 @@ def _predict(args: argparse.Namespace) -> int:
     from peers.predict.command import How, predict
     from peers.predict.fleet import Fleet
     from peers.predict.models.access import access_of
+    from peers.predict.preview import dry_run
     from peers.predict.request import Request
     from peers.predict.summary import TOO_MANY_DEAD
 
@@ -182,9 +211,17 @@ def _predict(args: argparse.Namespace) -> int:
         protocol=args.protocol, access=access_of(
             args.header, args.header_file, args.token_file, args.token_env, args.token_credential
         ),
+        types=args.types,
         columns=args.columns, carry=args.carry,
         max_dead=args.max_dead, stop_after_dead=args.stop_after_dead,
     )  # fmt: skip
+    if args.dry_run:
+        preview = dry_run(request)
+        if args.json:
+            output.document(preview.as_json())
+        else:
+            print("\n".join(preview.lines()))
+        return 0
     own = None
     if args.workers is not None:
         own = Fleet(args.workers, args.batch_wait)

@@ -4,6 +4,7 @@ from peers.predict.models.base import Model, Predictions
 from peers.predict.models.load import load
 from peers.predict.models.patience import Absences, predict_patiently
 from peers.predict.models.resolve import resolve
+from peers.predict.models.signature import Signature
 from peers.predict.models.transport import Away, Busy
 from peers.predict.models.trust import TRUST_VARIABLE, Trust
 
@@ -14,6 +15,7 @@ __all__ = [
     "Busy",
     "Model",
     "Predictions",
+    "Signature",
     "Trust",
     "load",
     "predict_patiently",

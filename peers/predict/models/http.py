@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, assert_never
 
 from peers.predict.errors import EndpointError
@@ -12,6 +11,7 @@ from peers.predict.models.protocol_mlflow import MlflowProtocol
 from peers.predict.models.protocol_openai import OpenAIProtocol
 from peers.predict.models.protocol_v1 import V1Protocol
 from peers.predict.models.protocol_v2 import V2Protocol
+from peers.predict.models.signature import Signature
 from peers.predict.models.transport import BAD_INPUT, BAD_REQUEST, Away, Busy, Transport
 
 if TYPE_CHECKING:
@@ -36,10 +36,11 @@ class HttpModel:
         self._transport = Transport(ref.ref, ref.access, rows_fault)
         self._protocol = _protocol(ref)
 
-    def features(self, columns: Mapping[str, str], leave_out: Sequence[str]) -> list[str]:
-        """What the model says that it takes, else all that are not left out."""
+    @property
+    def signature(self) -> Signature:
+        """What the model says that it takes, else whatever there is."""
         asyncio.run(self._ask_soon())
-        return self._protocol.features(columns, leave_out)
+        return self._protocol.signature()
 
     def predict(self, table: pa.Table) -> Predictions:
         """The same outside of event loops."""

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.predict.errors import RowError
 from peers.predict.inputs import plain_rows
-from peers.predict.models import columns as pick
 from peers.predict.models.json_values import encoded
 from peers.predict.models.protocols import Request, SimpleProtocol
+from peers.predict.models.signature import Feature, Signature
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,11 +31,12 @@ _ID_BYTES: Final = 12
 class OpenAIProtocol(SimpleProtocol):
     """One request for each row."""
 
-    def features(self, columns: Mapping[str, str], leave_out: Sequence[str]) -> list[str]:
-        """Those of a batch file; `method` need not be there."""
-        del leave_out
-        chosen = pick.named(columns, _NEEDED, "a request of a batch file")
-        return [*chosen, "method"] if "method" in columns else chosen
+    def signature(self) -> Signature:
+        """The columns of a batch file; `method` need not be there."""
+        return Signature(
+            tuple(Feature(name) for name in _NEEDED),
+            optional=(Feature("method", takes_gaps=True),),
+        )
 
     def request(self, table: pa.Table) -> Request:
         """The only row's. Raises RowError unless it is a POST to a path of a JSON object."""

@@ -6,13 +6,12 @@ A POST of tensors to /v2/models/NAME[/versions/V]/infer is answered by tensors. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from peers.predict.errors import InputError, ModelError, RowError
-from peers.predict.models import columns as pick
+from peers.predict.errors import ModelError, RowError
 from peers.predict.models.json_values import encoded
 from peers.predict.models.protocols import Get, Request
+from peers.predict.models.signature import Feature, Kind, Signature
 from peers.predict.models.tensors import (
     BYTES,
     Tensor,
@@ -58,19 +57,14 @@ class V2Protocol:
         declared = answer.json.get("inputs") if isinstance(answer.json, dict) else None
         self._inputs = [Tensor.read(each, self._model_url) for each in declared or []]
 
-    def features(self, columns: Mapping[str, str], leave_out: Sequence[str]) -> list[str]:
-        """Those that the inputs are named by, else all that are not left out."""
-        inputs = self._inputs or []
+    def signature(self) -> Signature:
+        """The inputs that the metadata name, or as many numbers as the only one has."""
         only = self._matrix_input()
-        if inputs and only is None:
-            return pick.named(columns, [one.name for one in inputs], self._model_url)
-        chosen = pick.all_but(columns, leave_out)
-        if only is not None and only.shape[1] not in {-1, len(chosen)}:
-            raise InputError(
-                f"{self._model_url} takes {only.shape[1]} columns, and the input has {len(chosen)}",
-                "Leave out what is no feature; --id-column names one that is kept beside.",
-            )
-        return chosen
+        if only is not None:
+            one, width = _feature(only, None), only.shape[1]
+            return Signature((one,) * width if width > 0 else None, one)
+        inputs = self._inputs or []
+        return Signature(tuple(_feature(one, one.name) for one in inputs) or None)
 
     def request(self, table: pa.Table) -> Request:
         """All rows as tensors."""
@@ -125,3 +119,15 @@ class V2Protocol:
         [only] = self._inputs
         is_matrix = len(only.shape) == _MATRIX and only.shape[1] != 1
         return only if is_matrix else None
+
+
+def _feature(one: Tensor, name: str | None) -> Feature:
+    """Texts, whole numbers and booleans have no form for a gap; of others the user knows."""
+    kind: Kind = "integer"
+    if one.datatype == BYTES:
+        kind = "anything"  # texts or bytes
+    elif one.datatype == "BOOL":
+        kind = "boolean"
+    elif "FP" in one.datatype or one.datatype == "BF16":
+        kind = "number"
+    return Feature(name, kind, None if kind == "number" else False)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 from peers.predict.errors import ModelError, RowError
-from peers.predict.models import columns as pick
 from peers.predict.models.base import Predictions, counted
+from peers.predict.models.signature import Signature
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,8 +34,8 @@ class Request(NamedTuple):
 class WireProtocol(Protocol):
     """How rows are put to an endpoint, and how it answers."""
 
-    def features(self, columns: Mapping[str, str], leave_out: Sequence[str]) -> list[str]:
-        """Which of `columns` are sent. Raises InputError; see Model.features."""
+    def signature(self) -> Signature:
+        """What the model takes, as far as the protocol or the endpoint says."""
 
     async def ask_for_inputs(self, get: Get) -> None:
         """Learn from the endpoint what it takes, if the protocol has a way and it is not known."""
@@ -53,9 +53,9 @@ class SimpleProtocol:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def features(self, columns: Mapping[str, str], leave_out: Sequence[str]) -> list[str]:
-        """All that are not left out."""
-        return pick.all_but(columns, leave_out)
+    def signature(self) -> Signature:
+        """Whatever columns there are."""
+        return Signature()
 
     async def ask_for_inputs(self, get: Get) -> None:
         """There is no way to ask."""
