@@ -3,6 +3,7 @@
 VENV      := .venv
 BIN       := $(VENV)/bin
 OLD_VENV  := .venv-sqlalchemy-2.0
+PANDAS_VENV := .venv-pandas-2
 STAMP     := $(VENV)/.installed
 SQL_STYLE := tests.lint.sql_style
 
@@ -15,7 +16,7 @@ ARGS      ?=
 TEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo predict-demo test test-sqlalchemy-2.0 chaos bench bench-predict lint format clean
+.PHONY: help venv demo predict-demo predict-matrix test test-sqlalchemy-2.0 chaos bench bench-predict lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +28,13 @@ demo: $(STAMP) ## the main job, end to end, on a private Postgres (ARGS=… for 
 
 predict-demo: $(STAMP) ## a prediction from nothing: poisoned, killed, resumed, verified (ARGS=…)
 	@$(BIN)/python -m peers.predict.demo $(ARGS)
+
+# The oldest pandas that people train with; .venv has the newest one.
+predict-matrix: $(STAMP) ## models x formats x oddities beside direct prediction, pandas 3 and 2
+	@$(BIN)/python -m tests.predict.matrix $(ARGS)
+	@test -d $(PANDAS_VENV) || $(BIN)/python -m venv $(PANDAS_VENV)
+	@$(PANDAS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' 'pandas<3'
+	@$(PANDAS_VENV)/bin/python -m tests.predict.matrix $(ARGS)
 
 test: $(STAMP) ## the quick suites (TEST_ARGS=… for pytest)
 	@$(BIN)/python -m pytest $(TEST_ARGS)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Reject,
         ResultInvalid,
         Retry,
+        Snooze,
     )
     from peers.model import ParentFailure, TaskState
 
@@ -43,6 +44,7 @@ __all__ = [
     "Reject",
     "ResultInvalid",
     "Retry",
+    "Snooze",
     "Task",
     "TaskState",
     "current_batch",

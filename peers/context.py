@@ -18,6 +18,9 @@ class Scheduler(Protocol):
     def tell(self, ticket: int, verb: str, payload: object) -> None:
         """Say without waiting."""
 
+    def limit(self, ticket: int, seconds: float | None) -> None:
+        """Have the worker killed if its handler runs on for so long; None: no longer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parent:
@@ -65,6 +68,17 @@ class CurrentTask:
     def progress(self, done: int, total: int | None = None) -> None:
         """Tell how far the handler is, for people who look at `peers.running`. Never blocks."""
         self._scheduler.tell(self.ticket, "progress", {"done": done, "total": total})
+
+    def kill_after(self, seconds: float | None) -> None:
+        """Have the worker killed unless the handler calls this again within `seconds`; None: never.
+
+        For calls that may hang and listen to nothing, such as those of a library in C: the attempt
+        fails with a timeout, as `timeout` does for the whole handler. In an async handler only time
+        counts in which it keeps the event loop to itself. Never blocks.
+        """
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"kill_after() takes more than 0 seconds, not {seconds}")
+        self._scheduler.limit(self.ticket, seconds)
 
     def hold_off(self, name: str, seconds: float, reason: str | None = None) -> float:
         """Keep all peers from calling the outside system `name` for up to a day (blocks).

@@ -52,6 +52,18 @@ class Retry(PeersError):
         self.in_ = seconds_until_retry(in_)
 
 
+class Snooze(Retry):
+    """Raised by a handler: run again after `in_`, and use the slot for others until then.
+
+    The attempt does not count. For a task that cannot do anything yet, such as one whose outside
+    system is held off. `in_` is a timedelta or seconds, 0 to 365 days. Raises `ValueError` for any
+    other time.
+    """
+
+    def __init__(self, in_: timedelta | float, message: str = "") -> None:
+        super().__init__(in_, message or "the handler asked to run later")
+
+
 def seconds_until_retry(in_: object) -> float | None:
     """Return the seconds of `Retry.in_`. Raises `ValueError` for what is no time, or too long."""
     if in_ is None:
@@ -61,7 +73,7 @@ def seconds_until_retry(in_: object) -> float | None:
     except OverflowError:
         seconds = inf
     if not 0 <= seconds <= _RETRY_MAX:  # nor is NaN
-        raise ValueError(f"Retry(in_=…) must be 0 seconds to 365 days, not {in_}")
+        raise ValueError(f"in_ must be 0 seconds to 365 days, not {in_}")
     return seconds
 
 

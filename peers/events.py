@@ -182,6 +182,11 @@ def task_failed(
     """An attempt failed; whether it is tried again, the database decides."""
 
 
+@_event(logging.DEBUG, "task %(task_id)d (%(kind)s) was snoozed by its handler: %(reason)s")
+def task_snoozed(*, task_id: int, kind: str, reason: str) -> None:
+    """A handler gave its slot back, to run later; the attempt does not count."""
+
+
 @_event(logging.INFO, "task %(task_id)d (%(kind)s) was cancelled: stopping it")
 def task_cancelled(*, task_id: int, kind: str, attempt: int) -> None:
     """A task that runs here was cancelled."""
@@ -275,6 +280,24 @@ def signal_received(*, signal: str) -> None:
 @_event(logging.ERROR, "a worker cannot start (%(error)s); trying again in %(retry_in).1f s")
 def worker_broken(*, error: str, retry_in: float) -> None:
     """The app cannot be imported, or the machine has no room for another process."""
+
+
+@_event(
+    logging.WARNING,
+    "lost fork server %(server_pid)d (%(reason)s): workers import the app themselves until"
+    " there is another; in %(retry_in).1f s at the earliest",
+)
+def fork_server_lost(*, server_pid: int, reason: str, retry_in: float) -> None:
+    """The process that has imported the app died, or did not answer; its workers go on."""
+
+
+@_event(
+    logging.WARNING,
+    "each worker imports the app itself: %(reason)s; do that in the handlers, or set"
+    " PEERS_PRELOAD=off",
+)
+def app_not_preloaded(*, reason: str) -> None:
+    """Importing the app did something that a fork would not have, or would share with others."""
 
 
 # --------------------------------------------------------------------------------------- upkeep

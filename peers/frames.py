@@ -50,6 +50,8 @@ class Failed(msgspec.Struct, array_like=True, frozen=True, tag=1):
     reject: bool = False
     exhausted: bool = False
     """The process ran out of descriptors, memory or threads; others may have used them up."""
+    snooze: bool = False
+    """It is no failure: the task runs again after `retry_in`, and the attempt does not count."""
 
 
 class Begin(msgspec.Struct, array_like=True, frozen=True, tag=0):
@@ -107,7 +109,7 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, tag=0):
 
 
 class Broken(msgspec.Struct, array_like=True, frozen=True, tag=1):
-    """From a worker: the app cannot be imported."""
+    """From a worker or a fork server: the app cannot be imported."""
 
     error: str
     traceback: str
@@ -140,15 +142,39 @@ class Unfit(msgspec.Struct, array_like=True, frozen=True, tag=5):
     reason: str
 
 
+class Preloaded(msgspec.Struct, array_like=True, frozen=True, tag=0):
+    """From a fork server: the app is imported, and workers can be forked from here."""
+
+
+class Unforkable(msgspec.Struct, array_like=True, frozen=True, tag=2):
+    """From a fork server: the app is imported, but a copy of this process would not work."""
+
+    reason: str
+
+
+class Forked(msgspec.Struct, array_like=True, frozen=True, tag=3):
+    """From a fork server: this worker has been started, and its parent is the peer."""
+
+    pid: int
+
+
+class NotForked(msgspec.Struct, array_like=True, frozen=True, tag=4):
+    """From a fork server: the system has no room for the worker that was asked for."""
+
+    error: str
+
+
 ToWorker = Begin | Run | Recall | Cancel | Reply | Stop
 ToParent = Hello | Broken | Outcomes | Returned | Call | Unfit
+FromForkServer = Preloaded | Broken | Unforkable | Forked | NotForked
 
 _encoder = msgspec.msgpack.Encoder()
 to_worker: Final = msgspec.msgpack.Decoder(ToWorker)
 to_parent: Final = msgspec.msgpack.Decoder(ToParent)
+from_fork_server: Final = msgspec.msgpack.Decoder(FromForkServer)
 
 
-def encode(message: ToWorker | ToParent) -> bytes:
+def encode(message: ToWorker | ToParent | FromForkServer) -> bytes:
     """One frame: a mark and its length (4 bytes each, network order), then the message."""
     body = _encoder.encode(message)
     return HEAD.pack(_MARK, len(body)) + body

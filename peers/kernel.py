@@ -146,7 +146,8 @@ def fail(
     """Settles failed attempts; answers what was not settled.
 
     Each has task_id and token, and what is known of error_type, error_message, traceback,
-    exit_signal, exit_code, retry_in (seconds, instead of the backoff) and reject (dead at once).
+    exit_signal, exit_code, retry_in (seconds, instead of the backoff), reject (dead at once) and
+    snooze (the attempt does not count).
     Characters that the database cannot hold are recorded as escapes.
     """
     storable = [

@@ -58,13 +58,12 @@ class QueueHandler(logging.Handler):
         self._stuck = False
         self._failing = False
         self._closed = False
-        self._forked = False
+        self._has_writer = False
         # the lock that logging holds while it emits, and makes anew in a forked child
         assert self.lock is not None
         self._filled = threading.Condition(self.lock)
         self._written = threading.Condition(self.lock)
-        self._writer = threading.Thread(target=self._write_all, name="log", daemon=True)
-        self._writer.start()
+        self._writer = self._start_writer()
         me = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _forked(me()))
 
@@ -76,7 +75,7 @@ class QueueHandler(logging.Handler):
         """Put these lines into the queue, or drop them."""
         line = (text + "\n").encode(errors="backslashreplace")
         with self._filled:
-            if self._forked:  # a child has no writer; it may wait
+            if not self._has_writer:  # as in a forked child, which may wait
                 self._write(line)
                 return
             full = len(self._lines) >= MOST_LINES or self._bytes + len(line) > MOST_BYTES
@@ -91,8 +90,26 @@ class QueueHandler(logging.Handler):
     def flush(self) -> None:
         """Wait until everything is written, but not for long."""
         with self._written:
-            if not self._forked:
+            if self._has_writer:
                 self._await(self._is_idle, FLUSH_SECONDS)
+
+    def pause(self) -> None:
+        """End the writer before a fork: until `resume`, callers write their lines themselves.
+
+        It goes on if it cannot write what there is, because whatever reads the log stands still.
+        """
+        self.flush()
+        with self._filled:
+            if not self._has_writer or not self._is_idle():
+                return
+            self._has_writer = False
+            self._filled.notify()
+        self._writer.join()
+
+    def resume(self) -> None:
+        """Start a writer, after `pause` or in a forked child."""
+        if not self._has_writer:
+            self._writer = self._start_writer()
 
     def close(self) -> None:
         """Take no more lines; those that wait are still written."""
@@ -100,6 +117,12 @@ class QueueHandler(logging.Handler):
             self._closed = True
             self._filled.notify()
         super().close()
+
+    def _start_writer(self) -> threading.Thread:
+        self._has_writer = True
+        writer = threading.Thread(target=self._write_all, name="log", daemon=True)
+        writer.start()
+        return writer
 
     def _append(self, line: _Line) -> None:
         self._lines.append(line)
@@ -133,7 +156,7 @@ class QueueHandler(logging.Handler):
                     dropped, self._dropped = self._dropped, 0
                     notice = (self.format(self._notice(dropped)) + "\n").encode()
                     self._append(_Line(notice, dropped))
-                elif self._closed:
+                elif self._closed or not self._has_writer:
                     return None
                 else:
                     self._filled.wait()
@@ -158,4 +181,4 @@ class QueueHandler(logging.Handler):
 
 def _forked(handler: QueueHandler | None) -> None:
     if handler is not None:
-        handler._forked = True  # noqa: SLF001  # the module's own
+        handler._has_writer = False  # noqa: SLF001  # the module's own

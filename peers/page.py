@@ -21,7 +21,11 @@ _SPAN_BITS: Final = 10
 _TRIES: Final = 8
 """How often to read again what was written meanwhile; a step of a loop takes longer than a read."""
 
-PAGE_SIZE: Final = _NOTE.size
+_DUE_AT: Final = _NOTE.size
+_DUE: Final = struct.Struct("@Q")
+_NEVER: Final = 0
+
+PAGE_SIZE: Final = _NOTE.size + _DUE.size
 
 _F_SEAL_FUTURE_WRITE: Final = 0x10  # of linux/fcntl.h; Python has no name for it
 
@@ -47,6 +51,9 @@ class Page:
     Where there are none, nobody runs as far as it knows: an overrun is seen at the next look, and
     no call is ever blamed for the time of another. (Without a seal, and packed byte by byte, one
     in 1,500 async handlers was killed for an overrun that had not happened.)
+
+    The word behind the note says when the call should be killed. It is cleared before the note of
+    another call is written, and read after the note, so that no call is killed for another's time.
     """
 
     def __init__(self, fd: int, *, writable: bool) -> None:
@@ -61,11 +68,21 @@ class Page:
     def start(self, ticket: int, now_ns: int, span: int = 1) -> None:
         """A handler is started or has the loop again; `now_ns` is `time.monotonic_ns()`."""
         seal = ticket << _SPAN_BITS ^ span ^ now_ns
+        _DUE.pack_into(self._memory, _DUE_AT, _NEVER)
         _NOTE.pack_into(self._memory, 0, ticket, span, now_ns, seal, seal)
 
     def rest(self) -> None:
         """Nobody runs."""
         _SEAL.pack_into(self._memory, _RUNNING_AT, _NOBODY)
+
+    def limit(self, due_ns: int | None) -> None:
+        """Have the call that was started last killed at this time; None: it may run on."""
+        _DUE.pack_into(self._memory, _DUE_AT, _NEVER if due_ns is None else due_ns)
+
+    def due(self) -> float:
+        """When (monotonic) the call that `running` returned before is to be killed."""
+        due_ns: int = _DUE.unpack_from(self._memory, _DUE_AT)[0]
+        return float("inf") if due_ns == _NEVER else due_ns / 1e9
 
     def running(self) -> Running:
         """The call that has the worker now."""

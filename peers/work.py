@@ -69,7 +69,9 @@ class Work:
             settings.predict_trust, settings.predict_batch_wait.total_seconds(),
         )  # fmt: skip
         limits = Limits(settings.worker_max_tasks, settings.worker_max_memory)
-        self.crew = Crew(app, log, environment, selector, pace, self, limits)
+        self.crew = Crew(
+            app, log, environment, selector, pace, self, limits, preload=settings.preload
+        )
         self.requests = HandlerRequests(
             connect_for_requests,
             selector,
@@ -260,7 +262,11 @@ class Work:
         self.requests.forget([lease])
         self._outbox.failed(lease, failure)
         task = lease.task
-        if failure["error_type"] != "cancelled":  # that was told when it was asked for
+        if failure.get("snooze"):
+            events.task_snoozed(
+                task_id=task.task_id, kind=task.kind, reason=str(failure["error_message"])
+            )
+        elif failure["error_type"] != "cancelled":  # that was told when it was asked for
             events.task_failed(
                 task_id=task.task_id, kind=task.kind, attempt=task.attempt,
                 error_type=str(failure["error_type"]), error_message=str(failure["error_message"]),

@@ -79,8 +79,8 @@ comment on column peers.task.finished_at is 'When it was completed, died or was 
 comment on column peers.task.token is
     'The token of its last lease, so that an outcome with an unknown fate can be asked about.';
 comment on column peers.task.stopped_because is
-    'Why a peer last stopped it in the middle, with where and when, and gave it back: that attempt did not count. '
-    'Kept by the scheduler.';
+    'Why a peer last stopped it in the middle, with where and when, and gave it back, or why its handler snoozed it: '
+    'that attempt did not count. Kept by the scheduler.';
 comment on column peers.task.result is 'What the handler returned: JSON of at most 1 MiB.';
 
 -- Two foreign keys would cost two row triggers an edge; the edge trigger checks both ends of a whole batch

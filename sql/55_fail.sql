@@ -1,8 +1,9 @@
--- What becomes of an attempt that failed: tried again, dead, or cancelled.
+-- What becomes of an attempt that failed: tried again, dead, or cancelled; or that was snoozed by its handler.
 
 -- Records the failures of leases that were just taken, and moves their tasks on. A report says for its task:
--- error_type, error_message, traceback, exit_signal, exit_code; retry_in (seconds, instead of the backoff)
--- and reject (dead at once). Texts are cut at what a page of the view dead_letter can take.
+-- error_type, error_message, traceback, exit_signal, exit_code; retry_in (seconds, instead of the backoff),
+-- reject (dead at once) and snooze (the attempt does not count, and is no failure). Texts are cut at what a page
+-- of the view dead_letter can take.
 create or replace function peers._record_failures(_leases peers.lease[], _reports jsonb) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -17,9 +18,11 @@ begin
                r.error_type, r.error_message, r.traceback, r.exit_signal, r.exit_code,
                case
                    when l.cancel_requested then 'cancelled'
+                   when coalesce(r.snooze, false) then 'scheduled'
                    when coalesce(r.reject, false) or l.attempt >= l.max_attempts then 'dead'
                    else 'scheduled'
                end::peers.task_state as state,
+               coalesce(r.snooze, false) as snoozed,
                _now + case
                           when r.retry_in is null then peers.backoff(l.attempt, l.backoff_base, l.backoff_cap)
                           else least(greatest(r.retry_in, 0), _longest_wait)::double precision * interval '1 second'
@@ -27,7 +30,7 @@ begin
         from unnest(_leases) l
         join jsonb_to_recordset(_reports) r(
             task_id bigint, token uuid, error_type text, error_message text, traceback text,
-            exit_signal text, exit_code integer, retry_in numeric, reject boolean
+            exit_signal text, exit_code integer, retry_in numeric, reject boolean, snooze boolean
         ) on r.task_id = l.task_id and r.token = l.token
     ), recorded as (
         insert into peers.failure (task_id, attempt, token, error_type, error_message, traceback, exit_signal,
@@ -37,12 +40,19 @@ begin
                v.exit_code, v.peer_id, p.host, p.pid, v.claimed_at, _now,
                case when v.state = 'scheduled' then v.retry_at end
         from verdict v left join peers.peer p on p.id = v.peer_id
+        where not v.snoozed
         order by v.task_id
     ), moved as (
         update peers.task t
         set state = case when v.state = 'scheduled' and v.retry_at <= _now then 'ready' else v.state end,
             scheduled_at = case when v.state = 'scheduled' then v.retry_at else t.scheduled_at end,
-            finished_at = case when v.state = 'scheduled' then null else _now end
+            finished_at = case when v.state = 'scheduled' then null else _now end,
+            attempt = t.attempt - case when v.snoozed then 1 else 0 end,
+            stopped_because = case
+                when v.snoozed then 'snoozed by its handler at ' || _now || ': '
+                    || left(coalesce(v.error_message, ''), 1000)
+                else t.stopped_because
+            end
         from verdict v
         where t.id = v.task_id and t.id = any (array(select v.task_id from verdict v))
         returning t.id, t.state, t.queue, t.kind, t.priority, t.scheduled_at
@@ -87,5 +97,6 @@ $$;
 
 comment on function peers.fail is
     'Settles failed attempts [{"task_id", "token", "error_type", "error_message", "traceback", "exit_signal", '
-    '"exit_code", "retry_in" (seconds, instead of the backoff), "reject" (dead at once)}]. Answers only those '
-    'that were not settled, each with its verdict: stale, already or busy.';
+    '"exit_code", "retry_in" (seconds, instead of the backoff), "reject" (dead at once), "snooze" (no failure: the '
+    'attempt does not count)}]. Answers only those that were not settled, each with its verdict: stale, already or '
+    'busy.';

@@ -1,12 +1,21 @@
 -- Why is this task not running? In words.
 
+create or replace function peers._explain_stopped(_task peers.task) returns text
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return coalesce(' It was ' || rtrim(_task.stopped_because, '.') || '. That attempt does not count.', '');
+end
+$$;
+
 create or replace function peers._explain_ready(_task peers.task) returns text
     language plpgsql stable
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
     _able bigint;
-    _stopped constant text := coalesce(' It was ' || _task.stopped_because || '; that attempt does not count.', '');
+    _stopped constant text := peers._explain_stopped(_task);
 begin
     if exists (select from peers.paused_queue p where p.queue = _task.queue) then
         return 'Ready, but the queue "' || _task.queue || '" is paused: peers.resume(''' || _task.queue || ''').'
@@ -105,8 +114,9 @@ begin
             'Scheduled: attempt ' || _task.attempt || ' failed ('
             || coalesce((select f.error_type || ': ' || f.error_message from peers.failure f
                          where f.task_id = _task.id order by f.id desc limit 1), 'unknown')
-            || '), the next one is due at ' || _task.scheduled_at || '.'
-        when _task.state = 'scheduled' then 'Scheduled: due at ' || _task.scheduled_at || '.'
+            || '), the next one is due at ' || _task.scheduled_at || '.' || peers._explain_stopped(_task)
+        when _task.state = 'scheduled' then
+            'Scheduled: due at ' || _task.scheduled_at || '.' || peers._explain_stopped(_task)
         else peers._explain_ended(_task)
     end;
 end

@@ -23,6 +23,7 @@ _APART: Final = ("database_url", "embedded")  # every command has these
 _SHAPES: Final = {
     "app": "MODULE",
     "queues": "NAME=SLOTS,…",
+    "preload": "on|off",
     "worker_threads": "N",
     "worker_max_tasks": "N",
     "worker_max_memory": "BYTES",

@@ -14,20 +14,23 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from peers import Reject, current_batch, current_task, task
+from peers import Reject, Snooze, current_batch, current_task, task
 from peers.predict import brake, kinds, models, suspects
+from peers.predict.answers import Answers
 from peers.predict.assemble import assemble_run
 from peers.predict.chunk import run_chunk
 from peers.predict.errors import ModelError, RunStopped, StorageFailed
-from peers.predict.overrun import ended_after
 from peers.predict.remote import one_at_a_time, predict_remotely
 from peers.predict.rows import RowArgs, run_rows
 from peers.predict.sizes import MOST_DEATHS
 from peers.predict.spec import Chunk, Manifest, ModelRef, load_manifest
+from peers.predict.time_limit import limited, traced
+from peers.predict.timer_signals import TimerSignals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from peers import CurrentTask
     from peers.predict.models import Model, Predictions
 
 T = TypeVar("T")
@@ -73,10 +76,10 @@ def chunk(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[
     """A range of rows of the input."""
     del input  # for people who look at the task
     run, part = _manifest(manifest), Chunk(chunk, first, rows)
-    model = _model(run)
+    strict = _Strict(run, current_task())
 
     async def predict(table: pa.Table) -> Predictions:
-        return _strictly(model, table, run.timeout)
+        return strict.predict(table)
 
     async def hand_over(values: str, doubts: Sequence[suspects.Doubt]) -> suspects.Alone:
         brake.require_going(run)
@@ -94,8 +97,10 @@ async def remote(manifest: str, input: str, chunk: int, first: int, rows: int) -
     del input
     run, part = _manifest(manifest), Chunk(chunk, first, rows)
 
+    answers = Answers(run.folder, part.number) if run.model.kind == "http" else None
+
     async def predict(table: pa.Table) -> Predictions:
-        return await predict_remotely(_model(run), run, table, current_task())
+        return await predict_remotely(_model(run), run, table, current_task(), answers=answers)
 
     async def hand_over(values: str, doubts: Sequence[suspects.Doubt]) -> suspects.Alone:
         brake.require_going(run)
@@ -103,7 +108,15 @@ async def remote(manifest: str, input: str, chunk: int, first: int, rows: int) -
             suspects.submit, remote_row, run, part.number, values, doubts
         )
 
-    return await _unless_stopped(run, part, run_chunk(run, part, predict, hand_over))
+    try:
+        done = await _unless_stopped(run, part, run_chunk(run, part, predict, hand_over))
+    except Snooze:
+        if answers is not None:
+            answers.keep()
+        raise
+    if answers is not None:
+        answers.discard()
+    return done
 
 
 @task(
@@ -191,7 +204,7 @@ def _load(reference: ModelRef, trust: models.Trust) -> Model:
 
 
 async def _predict_for(manifest: Manifest, table: pa.Table) -> Predictions:
-    return _strictly(_model(manifest), table, manifest.timeout)
+    return _Strict(manifest, current_batch()[0]).predict(table)
 
 
 async def _predict_remotely_for(manifest: Manifest, table: pa.Table) -> Predictions:
@@ -200,13 +213,28 @@ async def _predict_remotely_for(manifest: Manifest, table: pa.Table) -> Predicti
     )
 
 
-def _strictly(model: Model, table: pa.Table, timeout: float | None) -> Predictions:
-    """A model that breaks its contract (such as by the number of results) is not tried again."""
-    try:
-        with ended_after(timeout):
-            return model.predict(table)
-    except ModelError as error:
-        raise Reject(str(error)) from error
+class _Strict:
+    """A model that computes: in time, and without a second chance if it breaks its contract."""
+
+    def __init__(self, manifest: Manifest, task: CurrentTask) -> None:
+        self._task = task
+        self._timeout = manifest.timeout
+        self._signals = _signals_of(manifest.model)
+        with self._signals.lent():
+            self._model = _model(manifest)
+
+    def predict(self, table: pa.Table) -> Predictions:
+        """Predictions of these rows. Raises Reject, such as for a wrong number of results."""
+        try:
+            with self._signals.lent(), limited(self._task, self._timeout), traced(self._timeout):
+                return self._model.predict(table)
+        except ModelError as error:
+            raise Reject(str(error)) from error
+
+
+@cache
+def _signals_of(_reference: ModelRef) -> TimerSignals:
+    return TimerSignals()
 
 
 def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -31,7 +31,7 @@ async def run_batches(
     manifest: Manifest, table: pa.Table, predict: Predict, journal: Journal, done: Done
 ) -> None:
     """Predict every row that has no problem, and take what comes out into `done`."""
-    features = table.select(manifest.features)
+    features = manifest.features_of(table)
     fit = _Fit(table.num_rows, done.problems)
     pace = _pace(manifest.run, manifest.rows_per_second, manifest.call_seconds, manifest.timeout)
 

@@ -19,9 +19,11 @@ from typing import Any, Final, TypeAlias
 from peers import PeersError
 from peers.predict import models
 from peers.predict.errors import ModelError
+from peers.predict.models.signature import Signature
 from peers.predict.request import Request
 from peers.predict.sizes import Measured
 from peers.predict.spec import Chunk, Manifest, ModelRef
+from peers.predict.time_limit import GRACE
 from peers.predict.trial import Killed, Tried, measure_model, try_model
 
 _FAREWELL: Final = 5.0
@@ -37,6 +39,7 @@ class Loaded:
 
     reference: ModelRef
     asynchronous: bool
+    signature: Signature
 
 
 _Trial: TypeAlias = "tuple[Manifest, Sequence[Chunk], Sequence[int]]"
@@ -58,13 +61,6 @@ class Candidate:
             self._process.kill()
         self._end()
 
-    def reference(self) -> ModelRef:
-        """Return which model it is, which is known before it is loaded."""
-        found = self._answer()
-        if not isinstance(found, ModelRef):
-            raise self._died()
-        return found
-
     def loaded(self) -> Loaded:
         """What the model is, once it is loaded."""
         found = self._answer()
@@ -81,7 +77,9 @@ class Candidate:
         killers: list[int] = []
         while True:
             self._pipe.send((manifest, chunks, killers))
-            found = self._answer()
+            # a remote one may be slow: it has the patience of the trial itself
+            is_remote = manifest.model.kind == "http"
+            found = self._answer(None if is_remote else manifest.timeout)
             if found is None:
                 raise self._died()
             if not isinstance(found, Killed):
@@ -90,7 +88,6 @@ class Candidate:
             killers.append(found.row)
             self._end()
             self._start()
-            self.reference()
             self.loaded()
 
     def measured(self, manifest: Manifest) -> Measured | None:
@@ -119,17 +116,28 @@ class Candidate:
         self._process.kill()
         self._process.join()
 
-    def _answer(self) -> Any:
-        """What it says at last; Killed with its row if a trial killed it, None if it just died."""
+    def _answer(self, timeout: float | None = None) -> Any:
+        """What it says at last; Killed with its row if a trial killed it, None if it just died.
+
+        `timeout`: seconds that the trial of a row may take; then we kill it.
+        """
         on_trial: int | None = None
         try:
-            while isinstance(said := self._pipe.recv(), int | None):
+            while True:
+                if timeout is not None and on_trial is not None:
+                    self._kill_unless_heard(timeout + GRACE)
+                if not isinstance(said := self._pipe.recv(), int | None):
+                    break
                 on_trial = said
         except (EOFError, ConnectionResetError):
             return None if on_trial is None else Killed(on_trial)
         if isinstance(said, Exception):
             raise said
         return said
+
+    def _kill_unless_heard(self, seconds: float) -> None:
+        if not self._pipe.poll(seconds):
+            self._process.kill()
 
     def _died(self) -> ModelError:
         self._process.join(_FAREWELL)
@@ -143,10 +151,9 @@ class Candidate:
 def _run(pipe: Connection, request: Request) -> None:
     os.dup2(_STDERR, _STDOUT)
     try:
-        reference = models.resolve(request.model, request.method)
-        pipe.send(reference)
+        reference = models.resolve(request.model, request.method, request.protocol, request.access)
         model = models.load(reference, models.Trust.from_environment().with_named(reference))
-        pipe.send(Loaded(reference, model.asynchronous))
+        pipe.send(Loaded(reference, model.asynchronous, model.signature))
         while True:
             asked = pipe.recv()
             if isinstance(asked, Manifest):

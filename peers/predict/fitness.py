@@ -1,4 +1,4 @@
-"""Which rows are fit for the model: readable, and, unless that is allowed, without gaps."""
+"""Which rows are fit for the model: readable, and without gaps that it does not take."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 def unfit_rows(rows: Rows, manifest: Manifest) -> dict[int, str]:
     """Index in the chunk → why this row cannot be predicted."""
     unfit = dict(rows.bad)
-    if manifest.allow_nan:
-        return unfit
-    for name in manifest.features:
+    for name in manifest.required:
         for index in _missing(rows.table.column(name)):
             unfit.setdefault(index, f"the feature {name!r} has no value (NaN or null)")
     return unfit

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from peers import PeersError, Retry
 from peers.predict.errors import EndpointError, RowError
+from peers.predict.texts import told
 
 if TYPE_CHECKING:
     from peers.predict.results import Predictions
@@ -27,7 +28,7 @@ class Exit(Exception):  # noqa: N818 - a name says what is the matter
 
 def as_exception(error: Exception | SystemExit) -> Exception:
     """What a model raised, as an outcome of a row."""
-    return error if isinstance(error, Exception) else Exit(f"SystemExit: {error}")
+    return error if isinstance(error, Exception) else Exit(told(error))
 
 
 @dataclass(slots=True)

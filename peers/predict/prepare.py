@@ -6,17 +6,16 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
-import pyarrow as pa
-
-from peers.predict import inputs, outputs
+from peers.predict import decisions, inputs, outputs, whole_columns
 from peers.predict.candidate import Candidate, Loaded
+from peers.predict.column_types import Decision, Question, decide
 from peers.predict.errors import InputError, OutputError
-from peers.predict.inputs.reading import PROBLEM
+from peers.predict.models.signature import Signature
 from peers.predict.request import Request
 from peers.predict.sizes import (
     REMOTE_BATCH_SIZE,
@@ -28,6 +27,7 @@ from peers.predict.sizes import (
 )
 from peers.predict.spec import (
     MANIFEST_NAME,
+    NO_ACCESS,
     Chunk,
     InputRef,
     Manifest,
@@ -50,10 +50,30 @@ class Plan:
     chunks: Sequence[Chunk]
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A plan whose model has predicted some rows, and what was decided of the columns for it."""
+
+    plan: Plan
+    decision: Decision
+    signature: Signature
+
+
 def prepare(request: Request) -> Plan:
     """Check everything that can be checked before anything is submitted, and write the manifest.
 
-    Raises ModelError, InputError or OutputError, which name what does not fit and what to do.
+    What was decided of the columns is printed. Raises ModelError, InputError or OutputError, which
+    name what does not fit and what to do.
+    """
+    tried = try_out(request, announced=decisions.announce)
+    save(tried.plan.manifest)
+    return tried.plan
+
+
+def try_out(request: Request, announced: Callable[[Decision], None] = lambda _: None) -> Trial:
+    """Have the model predict a few rows of the input, whose columns have the types of the run.
+
+    `announced` is told what was decided before the input is converted and the model tried.
     """
     output = request.output.absolute()
     outputs.check_output(output)
@@ -64,28 +84,30 @@ def prepare(request: Request) -> Plan:
         Candidate(request) as candidate,
         inputs.survey(source, parts_folder(output)) as survey,
     ):
-        reference = candidate.reference()
         _check_id_column(request, survey.schema.names)
         has_id = request.id_column is not None
         outputs.check_carried(request.carry, survey.schema.names, has_id=has_id)
-        run = _run_id(request, output, reference, survey.digest)
+        model = candidate.loaded()
+        decision = decide(model.signature, survey.schema, _question(request), survey.notes)
+        announced(decision)
+        run = _run_id(request, output, model.reference, survey.digest)
         folder = parts_folder(output) / run
         is_new = not folder.exists()
         try:
             make_folder(folder)
-            manifest = _planned(request, run, candidate.loaded(), survey, folder)
-            ends = inputs.chunks(manifest.input, sample_rows(len(manifest.input.schema)))
+            found = whole_columns.noted(survey.settle(decision.schema, folder))
+            manifest = _planned(request, run, model, found, decision)
+            ends = inputs.chunks(found, sample_rows(len(found.schema)))
             tried = candidate.try_out(manifest, [ends[0], *ends[1:][-1:]])
             outputs.start_with(folder, tried.output)
-            manifest = replace(manifest, features=tried.features)
             if not manifest.chunks:
                 manifest = _sized(manifest, candidate.measured(manifest), request.batch_size)
         except BaseException:
             if is_new:  # nothing was submitted: leave nothing behind
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-    save(manifest)
-    return Plan(manifest, inputs.chunks(manifest.input, manifest.chunk_rows))
+    chunks = inputs.chunks(manifest.input, manifest.chunk_rows)
+    return Trial(Plan(manifest, chunks), decision, model.signature)
 
 
 def _before(folder: Path) -> Manifest | None:
@@ -96,20 +118,13 @@ def _before(folder: Path) -> Manifest | None:
         return None
 
 
-def _decided(schema: pa.Schema) -> pa.Schema:
-    """Return the columns of the input among those that it was kept with."""
-    return pa.schema([field for field in schema if field.name != PROBLEM], schema.metadata)
-
-
 def _planned(
-    request: Request, run: str, model: Loaded, survey: inputs.Survey, folder: Path
+    request: Request, run: str, model: Loaded, found: InputRef, decision: Decision
 ) -> Manifest:
     """Return the plan: that of the same command before, or a new one without chunks as yet."""
-    before = _before(folder)
-    if before is None:
-        return _asked(_manifest(request, run, model, survey.settle(survey.schema, folder)), request)
-    found = survey.settle(_decided(before.input.schema), folder)
-    return _asked(replace(before, input=found), request)
+    new = _manifest(request, run, model, found, decision)
+    before = _before(new.folder)
+    return _asked(new if before is None else replace(before, input=found), request)
 
 
 def _sized(manifest: Manifest, measured: Measured | None, batch_size: int | None) -> Manifest:
@@ -137,7 +152,13 @@ def _source(request: Request) -> inputs.Source:
             "a query needs a database for its input, and a database a query",
             "Write --input 'postgresql://…' --query 'select …', or --input with a file alone.",
         )
-    return inputs.Source(request.input, request.query, request.id_column)
+    return inputs.Source(request.input, request.query, request.id_column, request.text)
+
+
+def _question(request: Request) -> Question:
+    name = request.model.rpartition("/")[2]
+    beside = [request.id_column] if request.id_column is not None else []
+    return Question(name, request.types, beside, request.carry, request.allow_nan)
 
 
 def _check_id_column(request: Request, columns: Sequence[str]) -> None:
@@ -148,17 +169,20 @@ def _check_id_column(request: Request, columns: Sequence[str]) -> None:
         )
 
 
-def _manifest(request: Request, run: str, model: Loaded, found: InputRef) -> Manifest:
+def _manifest(
+    request: Request, run: str, model: Loaded, found: InputRef, decision: Decision
+) -> Manifest:
     reference = model.reference
     is_query = request.query is not None
     place = inputs.hidden(request.input) if is_query else str(Path(request.input).absolute())
     return Manifest(
         run=run, name=request.run, model=reference, input=found, source=place,
-        id_column=request.id_column, features=(), output=str(request.output.absolute()),
+        id_column=request.id_column, features=decision.features,
+        output=str(request.output.absolute()),
         batch_size=REMOTE_BATCH_SIZE, chunk_rows=found.rows, chunks=0, rows_per_second=None,
         call_seconds=None,
         max_attempts=request.max_attempts, timeout=None, asynchronous=model.asynchronous,
-        allow_nan=request.allow_nan, concurrency=None,
+        required=decision.required, concurrency=None,
         columns=request.columns, carry=request.carry,
         max_dead=request.max_dead, stop_after_dead=request.stop_after_dead,
     )  # fmt: skip
@@ -181,8 +205,9 @@ def _asked(manifest: Manifest, request: Request) -> Manifest:
 def _run_id(request: Request, output: Path, model: ModelRef, digest: str) -> str:
     """The same for the same work: then what is done already is found."""
     identity = [
-        asdict(model), digest, str(output), request.query, request.id_column,
-        request.allow_nan, request.run, request.columns, request.carry,
+        asdict(replace(model, access=NO_ACCESS)), digest,  # a token may move
+        str(output), request.query, request.id_column,
+        request.allow_nan, request.run, dict(request.types), request.columns, request.carry,
     ]  # fmt: skip
     text = json.dumps(identity, sort_keys=True).encode()
     return hashlib.blake2b(text, digest_size=_RUN_ID_BYTES).hexdigest()

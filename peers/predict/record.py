@@ -79,7 +79,7 @@ _UNDER_WAY: Final = """
     from work join peers.running r on r.task_id = work.id
 """
 _TROUBLE: Final = """
-    select f.error_message as why
+    select coalesce(nullif(f.error_message, ''), f.error_type) as why
     from (
         select id, state, attempt from work
         union all

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
-from peers import DatabaseUnreachable, Reject
+from peers import DatabaseUnreachable, Reject, Snooze
 from peers.predict import models
-from peers.predict.errors import EndpointError, ModelError
+from peers.predict.answers import Answers, key_of
+from peers.predict.errors import EndpointError, ModelError, RowError
 from peers.predict.kinds import hold_off_name
+from peers.predict.time_limit import limited
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,20 +36,28 @@ def one_at_a_time(_ref: str) -> asyncio.Semaphore:
     return asyncio.Semaphore(1)
 
 
+@cache
+def _absences_of(_ref: str) -> models.Absences:
+    return models.Absences()
+
+
 async def predict_remotely(
     model: Model, manifest: Manifest, table: pa.Table, task: CurrentTask,
-    gate: AbstractAsyncContextManager[Any] = _OPEN,
+    gate: AbstractAsyncContextManager[Any] = _OPEN, answers: Answers | None = None,
 ) -> Predictions:  # fmt: skip
     """Predictions of these rows, on behalf of `task`; each request is made within `gate`.
 
-    Raises Reject for a model that breaks its contract, EndpointError for one that fails or takes
-    too long, and whatever a callable raises.
+    `answers`: those of earlier attempts are not asked for again. Raises Reject for a model that
+    breaks its contract, EndpointError for one that fails or takes too long, Snooze for one that
+    cannot be asked now, and whatever a callable raises.
     """
-    call = partial(_repeated, partial(_once, model, manifest, table, gate))
     if manifest.model.kind != "http":
-        return await call()
-    name = _Name(hold_off_name(manifest.model.ref), task)
-    return await models.predict_patiently(call, name.held_off, name.hold_off)
+        with limited(task, manifest.timeout):  # it may keep the loop to itself
+            return await _repeated(partial(_once, model, manifest, table, gate))
+    endpoint = _Endpoint(model, manifest, task, gate, answers)
+    if manifest.model.protocol == "openai":
+        return await endpoint.predict_one_by_one(table)
+    return await endpoint.predict(table)
 
 
 async def _repeated(once: Callable[[], Awaitable[Predictions]]) -> Predictions:
@@ -82,22 +92,59 @@ async def _once(
 
 
 @dataclass(frozen=True, slots=True)
-class _Name:
-    """What an endpoint goes by among the hold-offs."""
+class _Endpoint:
+    """A model behind HTTP, which all peers leave alone together."""
 
-    name: str
+    model: Model
+    manifest: Manifest
     task: CurrentTask
+    gate: AbstractAsyncContextManager[Any]
+    answers: Answers | None
+
+    async def predict(self, table: pa.Table) -> Predictions:
+        """Predictions of these rows, in one request."""
+        key = "" if self.answers is None else key_of(table)
+        if self.answers is not None and (earlier := self.answers.recall(key)) is not None:
+            return earlier
+        call = partial(_repeated, partial(_once, self.model, self.manifest, table, self.gate))
+        absences = _absences_of(self.manifest.model.ref)
+        found = await models.predict_patiently(call, self.held_off, self.hold_off, absences)
+        if self.answers is not None:
+            self.answers.note(key, found)
+        return found
+
+    async def predict_one_by_one(self, table: pa.Table) -> Predictions:
+        """Predictions of these rows, in a request for each; an error stands for a row without.
+
+        Raises EndpointError if it fails for the first row: it may fail for all.
+        """
+        predictions: list[Any] = []
+        for row in range(table.num_rows):
+            try:
+                predictions += await self.predict(table.slice(row, 1))
+            except RowError as error:
+                predictions.append(error)
+            except EndpointError as error:
+                if not any(not isinstance(one, Exception) for one in predictions):
+                    raise
+                predictions.append(error)
+        return predictions
 
     async def held_off(self) -> float:
         """For how many seconds it is to be left alone; without a database nobody knows."""
         try:
-            return await self.task.held_off_async(self.name)
+            return await self.task.held_off_async(self._name)
         except DatabaseUnreachable:
             return 0.0
 
     async def hold_off(self, seconds: float, reason: str) -> None:
-        """Have it left alone by all; without a database, at least by this call."""
+        """Have it left alone by all; without a database, at least by this task."""
         try:
-            await self.task.hold_off_async(self.name, seconds, reason)
-        except DatabaseUnreachable:
-            await asyncio.sleep(seconds)
+            await self.task.hold_off_async(self._name, seconds, reason)
+        except DatabaseUnreachable as error:
+            raise Snooze(in_=seconds, message=reason) from error
+
+    @property
+    def _name(self) -> str:
+        """What it goes by among the hold-offs."""
+        return hold_off_name(self.manifest.model.ref)

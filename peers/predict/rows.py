@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import pyarrow as pa
 from typing_extensions import TypedDict
 
-from peers import Reject, Retry, current_batch
+from peers import Reject, Retry, Snooze, current_batch
 from peers.predict import brake, outputs
 from peers.predict.errors import EndpointError, RowError, RunStopped
 from peers.predict.fitness import plain_text
-from peers.predict.isolate import isolate, require_answers
-from peers.predict.shortened import shortened
+from peers.predict.isolate import Isolated, isolate, require_answers
 from peers.predict.spec import Manifest, load_manifest
+from peers.predict.texts import told
 
 if TYPE_CHECKING:
     from peers.predict.results import Predictions
@@ -25,7 +25,6 @@ _SHOWN: Final = 100
 """Characters."""
 _UNWITNESSED_ATTEMPTS: Final = 10
 _LONGEST_WAIT: Final = 60.0
-_LONGEST_ERROR: Final = 4000
 """Characters: the scheduler keeps only the end of a longer message, without the row's name."""
 
 PredictFor: TypeAlias = Callable[[Manifest, pa.Table], "Awaitable[Predictions]"]
@@ -102,8 +101,8 @@ async def _run_one_file(tasks: Sequence[RowArgs], predict: PredictFor) -> dict[i
     if not rows:
         return found
     values = outputs.read_values(manifest.folder, tasks[0]["values"], rows)
-    features = values.rows.select(manifest.features)
-    witnesses = values.witnesses.select(manifest.features)
+    features = manifest.features_of(values.rows)
+    witnesses = manifest.features_of(values.witnesses)
 
     async def call(places: Sequence[int]) -> Predictions:
         return await predict(manifest, features.take(list(places)))
@@ -116,18 +115,32 @@ async def _run_one_file(tasks: Sequence[RowArgs], predict: PredictFor) -> dict[i
 
     for start in range(0, len(rows), manifest.batch_size):
         places = range(start, min(start + manifest.batch_size, len(rows)))
-        batch = await isolate(places, call, on_failure)
-        members = [place for some, _ in batch.good for place in some]
-        fitted = outputs.fit(
-            manifest.folder, outputs.asked_of(manifest), [one for _, one in batch.good]
-        )
-        for number, place in enumerate(fitted.places.tolist()):
-            found[rows[members[place]]] = fitted.table.slice(number, 1).combine_chunks()
-        for place, why in fitted.problems.items():
-            row = rows[members[place]]
-            found[row] = Reject(f"{named[row]}: {why}")
+        try:
+            batch = await isolate(places, call, on_failure)
+        except Snooze as snooze:  # what is found so far stays
+            found.update(dict.fromkeys(rows[start:], snooze))
+            break
+        found |= _fitted(manifest, batch, rows, named)
         for place, error in batch.bad.items():
             found[rows[place]] = _patient(error, is_witnessed=witnesses.num_rows > 0)
+    return found
+
+
+def _fitted(
+    manifest: Manifest, batch: Isolated, rows: Sequence[int], named: dict[int, str]
+) -> dict[int, Any]:
+    """By row number: a table with what the model returned, or why the output cannot hold it."""
+    members = [place for some, _ in batch.good for place in some]
+    fitted = outputs.fit(
+        manifest.folder, outputs.asked_of(manifest), [one for _, one in batch.good]
+    )
+    found: dict[int, Any] = {
+        rows[members[place]]: fitted.table.slice(number, 1).combine_chunks()
+        for number, place in enumerate(fitted.places.tolist())
+    }
+    for place, why in fitted.problems.items():
+        row = rows[members[place]]
+        found[row] = Reject(f"{named[row]}: {why}")
     return found
 
 
@@ -145,7 +158,7 @@ def _outcome(task: RowArgs, attempt: int, found: Mapping[int, Any]) -> Any:
         return result_of(one)
     if isinstance(one, Reject | Retry):
         return one
-    message = f"{_name(task)}: {type(one).__name__}: {shortened(str(one), _LONGEST_ERROR)}"
+    message = f"{_name(task)}: {told(one)}"
     # the scheduler's own limit is larger where attempts may end for no fault of the row
     is_last = attempt >= manifest.max_attempts
     error: Exception = Reject(message) if is_last else RowError(message)

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 import pyarrow as pa
 
 ModelKind: TypeAlias = Literal["onnx", "sklearn", "callable", "http"]
+EndpointProtocol: TypeAlias = Literal["v1", "mlflow", "v2", "openai"]
 
 DEFAULT_MAX_ATTEMPTS: Final = 3
 MANIFEST_NAME: Final = "manifest.json"
@@ -19,16 +20,49 @@ PARTS_SUFFIX: Final = ".parts"
 
 
 @dataclass(frozen=True, slots=True)
+class Secret:
+    """Where a secret lies; the secret itself is in no manifest, row, log or command line."""
+
+    lies_in: Literal["file", "environment", "credential"]
+    place: str
+    holds: Literal["token", "headers"]
+
+    @property
+    def called(self) -> str:
+        """What people call it."""
+        return f"{_LIES_IN[self.lies_in]} {self.place}"
+
+
+_LIES_IN: Final = {
+    "file": "file", "environment": "environment variable", "credential": "credential of systemd",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What an endpoint is told with each request: headers (name, value), and secrets."""
+
+    headers: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[Secret, ...] = ()
+
+
+NO_ACCESS: Final = Access()
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRef:
     """Which model: its place, what it was when the run was planned, and what to call on it.
 
-    `ref` is an absolute path, `module:callable` or a URL; `digest` is of its contents.
+    `ref` is an absolute path, `module:callable` or a URL; `digest` is of its contents. `protocol`
+    and `access` are an endpoint's.
     """
 
     kind: ModelKind
     ref: str
     digest: str
     method: str | None = None
+    protocol: EndpointProtocol | None = None
+    access: Access = NO_ACCESS
 
 
 Partition: TypeAlias = "tuple[tuple[str, str | int | None], ...]"
@@ -81,6 +115,12 @@ def _schema(text: str) -> pa.Schema:
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
 
 
+@lru_cache(maxsize=16)
+def _features_schema(text: str, names: tuple[str, ...]) -> pa.Schema:
+    whole = _schema(text)
+    return pa.schema([whole.field(name) for name in names], metadata=whole.metadata)
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """A range of rows; `first` counts from 0."""
@@ -115,7 +155,8 @@ class Manifest:
     """Seconds that a call of the model may take."""
     asynchronous: bool
     """Whether the model is waited for."""
-    allow_nan: bool
+    required: tuple[str, ...]
+    """Features that must have a value in each row: the model does not take gaps in them."""
     chunks: int
     concurrency: int | None
     columns: tuple[str, ...] = ()
@@ -137,6 +178,14 @@ class Manifest:
         """The file that holds this manifest."""
         return self.folder / MANIFEST_NAME
 
+    def features_of(self, table: pa.Table) -> pa.Table:
+        """Return the features, with all that the plan says of these columns in the schema."""
+        schema = _features_schema(self.input.arrow_schema, self.features)
+        columns = [table.column(name) for name in self.features]
+        if all(column.type == type_ for column, type_ in zip(columns, schema.types, strict=True)):
+            return pa.Table.from_arrays(columns, schema=schema)
+        return table.select(self.features)
+
     def to_json(self) -> str:
         """The manifest as JSON text."""
         return json.dumps(asdict(self), indent=1)
@@ -145,12 +194,19 @@ class Manifest:
     def from_json(cls, text: str) -> Manifest:
         """The manifest that `to_json` wrote."""
         fields: dict[str, Any] = json.loads(text)
-        model = ModelRef(**fields.pop("model"))
+        model = _model_ref(fields.pop("model"))
         source = fields.pop("input")
         source["files"] = tuple(DataFile(**file) for file in source["files"])
-        for name in ("features", "columns", "carry"):
+        for name in ("features", "required", "columns", "carry"):
             fields[name] = tuple(fields[name])
         return cls(model=model, input=InputRef(**source), **fields)
+
+
+def _model_ref(fields: dict[str, Any]) -> ModelRef:
+    access = fields.pop("access")
+    headers = tuple((name, value) for name, value in access["headers"])
+    secrets = tuple(Secret(**each) for each in access["secrets"])
+    return ModelRef(**fields, access=Access(headers, secrets))
 
 
 def parts_folder(output: Path) -> Path:

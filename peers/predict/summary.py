@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 from peers.predict import brake, record
 from peers.predict.errors import RunStopped
 from peers.predict.kinds import ASSEMBLE
-from peers.predict.overrun import SIGNAL
 from peers.predict.record import CHUNKS, ROWS, Turn
 from peers.predict.row_tasks import RowTasks
-from peers.predict.shortened import shortened
 from peers.predict.spec import Manifest
+from peers.predict.texts import in_one_line
+from peers.predict.time_limit import TIMEOUT
 
 if TYPE_CHECKING:
     from peers.predict.record import Connection
@@ -89,7 +89,7 @@ class Summary:
     def progress(self) -> str:
         """Return how far it is, in a line."""
         eta = "" if self.eta_seconds is None else f", about {_span(self.eta_seconds)} to go"
-        trouble = "" if self.trouble is None else f"; trouble: {shortened(self.trouble, _SHORT)}"
+        trouble = "" if self.trouble is None else f"; trouble: {in_one_line(self.trouble, _SHORT)}"
         dead = f", {self.dead:,} dead" if self.dead else ""
         pace = f"{self.rows_per_second:,.0f} rows/s"
         return f"{self.handled:,} of {self.rows:,} rows{dead}, {pace}{eta}{trouble}"
@@ -114,7 +114,7 @@ class Summary:
 
     def _dead_lines(self) -> list[str]:
         said = [
-            f"  task {dead.task_id}: {shortened(dead.error, _LONG)}"
+            f"  task {dead.task_id}: {in_one_line(dead.error, _LONG)}"
             for dead in self.dead_rows[:_SHOWN]
         ]
         if self.dead > _SHOWN:
@@ -129,7 +129,7 @@ class Summary:
                 "Fix the cause, then run the same command with --retry-dead to retry these rows."
             )
         said += [
-            f"  task {task['task_id']} is dead: {shortened(str(task['error_message']), _LONG)}"
+            f"  task {task['task_id']} is dead: {in_one_line(_message(task), _LONG)}"
             for task in self.dead_tasks
         ]
         if self.dead_tasks:
@@ -189,13 +189,18 @@ def _dead_row(letter: dict[str, Any]) -> DeadRow:
 
 
 def _error(letter: dict[str, Any], args: dict[str, Any]) -> str:
-    message = str(letter["error_message"])
-    if letter["exit_signal"] == SIGNAL.name:
-        message += ": the model took longer than --timeout allows"
+    message = _message(letter)
+    if letter["error_type"] == TIMEOUT:
+        message = "the model took longer than --timeout allows"
     if message.startswith("row "):
         return message
     of = f"row {args['row']}" + ("" if args["id"] is None else f" (id {args['id']!r})")
     return f"{of} of {args['input']}: {message}"
+
+
+def _message(letter: dict[str, Any]) -> str:
+    """What was said, or the type of an error that says nothing."""
+    return str(letter["error_message"]).strip() or str(letter["error_type"])
 
 
 def _seconds(turns: Sequence[Turn], chunks: dict[str, Any]) -> float:

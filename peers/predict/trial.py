@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -14,11 +14,11 @@ from peers import Reject, Retry
 from peers.predict import inputs, models, outputs
 from peers.predict.errors import EndpointError, InputError, ModelError, OutputError, PredictError
 from peers.predict.fitness import unfit_rows
-from peers.predict.inputs.reading import PROBLEM
 from peers.predict.isolate import as_exception
-from peers.predict.overrun import ended_after
 from peers.predict.sizes import Measured, measure, sample_rows
 from peers.predict.spec import Chunk
+from peers.predict.texts import told
+from peers.predict.time_limit import traced
 
 if TYPE_CHECKING:
     from peers.predict.spec import Manifest
@@ -56,24 +56,25 @@ def try_model(
     killers: Collection[int],
     trying: Callable[[int | None], None],
 ) -> Tried:
-    """What the model takes and returns; PredictError if it can predict none of a few rows.
+    """What the model returns; PredictError if it can predict none of a few rows.
 
     `killers`: rows that have killed a process which tried them; `trying` is told each row
     before, and None after it. A remote model need only not refuse: it may be busy, and peers wait
     for it together.
     """
-    manifest = replace(manifest, features=tuple(features_of(model, manifest)))
+    pa.array([0])  # the first one imports pandas, which must not count as the model's time
     failed: list[str] = []
     for row in (row for chunk in chunks for row in _fit_rows(manifest, chunk)):
         if row.number in killers:
             failed.append(_KILLED)
             continue
         trying(row.number)
-        found = _tried(model, manifest, row.table)
+        with traced(manifest.timeout):
+            found = _tried(model, manifest, row.table)
         trying(None)
         if isinstance(found, Tried):
             return found
-        failed.append(f"{type(found).__name__}: {found}")
+        failed.append(told(found))
     if not failed:
         raise InputError(
             f"none of {sum(chunk.rows for chunk in chunks)} rows from both ends of the input can "
@@ -99,29 +100,13 @@ def measure_model(model: models.Model, manifest: Manifest) -> Measured | None:
     rows = inputs.read(manifest.input, Chunk(0, 0, count), list(manifest.features))
     unfit = unfit_rows(rows, manifest)
     fit = np.setdiff1d(np.arange(count), list(unfit)) if unfit else None
-    sample = rows.table if fit is None else rows.table.take(fit)
+    table = manifest.features_of(rows.table)
     try:
-        with ended_after(manifest.timeout):
-            return measure(model.predict, sample)
+        return measure(model.predict, table if fit is None else table.take(fit))
     except ModelError:
         raise
     except (Exception, SystemExit):  # noqa: BLE001  # bad rows are found in the run, one by one
         return None
-
-
-def features_of(model: models.Model, manifest: Manifest) -> Sequence[str]:
-    """What is carried along may be a feature, and is none where the model takes fewer columns."""
-    ids = [manifest.id_column] if manifest.id_column else []
-    try:
-        return model.features(_types(manifest), ids)
-    except InputError:
-        if not manifest.carry:
-            raise
-    return model.features(_types(manifest), [*ids, *manifest.carry])
-
-
-def _types(manifest: Manifest) -> dict[str, str]:
-    return {field.name: str(field.type) for field in manifest.input.schema if field.name != PROBLEM}
 
 
 def _fit_rows(manifest: Manifest, chunk: Chunk) -> Iterator[_Row]:
@@ -129,7 +114,7 @@ def _fit_rows(manifest: Manifest, chunk: Chunk) -> Iterator[_Row]:
     unfit = unfit_rows(rows, manifest)
     fit = [index for index in range(rows.table.num_rows) if index not in unfit]
     for index in fit[:: -(-len(fit) // _ROWS)] if fit else []:
-        yield _Row(chunk.first + index, rows.table.slice(index, 1))
+        yield _Row(chunk.first + index, manifest.features_of(rows.table.slice(index, 1)))
 
 
 def _why_unfit(manifest: Manifest, chunk: Chunk) -> str:
@@ -139,13 +124,12 @@ def _why_unfit(manifest: Manifest, chunk: Chunk) -> str:
 def _tried(model: models.Model, manifest: Manifest, row: pa.Table) -> Tried | Exception:
     later = Tried(manifest.features, None)
     try:
-        with ended_after(manifest.timeout):  # of the call: what follows may import a library
-            if manifest.model.kind == "http":
-                found: Any = asyncio.run(_wait_for(model, row, _REMOTE_PATIENCE))
-            elif model.asynchronous:
-                found = asyncio.run(_wait_for(model, row, None))
-            else:
-                found = model.predict(row)
+        if manifest.model.kind == "http":
+            found: Any = asyncio.run(_wait_for(model, row, _REMOTE_PATIENCE))
+        elif model.asynchronous:
+            found = asyncio.run(_wait_for(model, row, None))
+        else:
+            found = model.predict(row)
         first = found[0] if isinstance(found, list) else None
         if isinstance(first, Exception):
             return first

@@ -35,6 +35,7 @@ from peers.settings.values import (
     parse_queues,
     show,
     size,
+    switch,
     words,
 )
 
@@ -101,6 +102,9 @@ class Settings(BaseSettings):
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = (
         Field("info", description="the lowest level that is logged")
+    )
+    preload: Annotated[bool, BeforeValidator(switch)] = Field(
+        True, description="import the app once and fork the workers (off: each imports it itself)"
     )
     worker_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None,

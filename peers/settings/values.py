@@ -51,6 +51,14 @@ def size(value: object) -> object:
     return int(float(amount) * 1024 ** _SIZE_UNITS.index(unit.upper()))
 
 
+def switch(value: object) -> object:
+    """Reads "on", "off" and what else pydantic takes for one of them."""
+    try:
+        return TypeAdapter(bool).validate_python(value)
+    except ValidationError:
+        raise ValueError('must be "on" or "off"') from None
+
+
 def check_size(value: int) -> int:
     """Refuse what is less than a worker needs to start."""
     if value < _SIZE_MIN:

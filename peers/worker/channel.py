@@ -52,6 +52,8 @@ class Channel:
         self._buffer = bytearray()
         self._waiting: dict[int, _Waiting] = {}
         self._calls = count(_NO_REPLY + 1)
+        self.limit: Callable[[int, float | None], None] = _no_limit
+        """Set by the loop that runs the handlers."""
 
     def send(self, message: ToParent) -> None:
         """Send one message; blocks while the parent does not read.
@@ -157,6 +159,10 @@ class Channel:
                     take(message)
             if not self._read():
                 os._exit(0)  # the parent is gone, and with it the leases
+
+
+def _no_limit(_ticket: int, _seconds: float | None) -> None:
+    raise AssertionError("no handler runs before there is a loop")
 
 
 def give_up() -> NoReturn:

@@ -38,6 +38,13 @@ class Call:
     exit: BaseException | None = None
     """What was raised in a task or callback of the handler, and would have ended the worker."""
 
+    limit_ns: int | None = None
+    """How long it may keep the loop to itself; None: the parent has no such limit."""
+
+    def due_ns(self, now_ns: int) -> int | None:
+        """Return until when it may have the loop that it gets now."""
+        return None if self.limit_ns is None else now_ns + self.limit_ns
+
     def __contains__(self, ticket: int) -> bool:
         return self.ticket <= ticket < self.ticket + self.span
 
@@ -73,7 +80,7 @@ class Watched(Coroutine[Any, Any, Any]):
 
     def send(self, value: Any, /) -> Any:
         """Run it to its next await."""
-        self._page.start(self._call.ticket, time.monotonic_ns(), self._call.span)
+        self._take_loop()
         try:
             return self._coroutine.send(value)
         except _ENDS as error:
@@ -83,13 +90,19 @@ class Watched(Coroutine[Any, Any, Any]):
 
     def throw(self, error: Any, *_: Any) -> Any:
         """Raise in it, and run it to its next await."""
-        self._page.start(self._call.ticket, time.monotonic_ns(), self._call.span)
+        self._take_loop()
         try:
             return self._coroutine.throw(error)
         except _ENDS as exit_:
             raise self._exited(exit_) from exit_
         finally:
             self._page.rest()
+
+    def _take_loop(self) -> None:
+        now_ns = time.monotonic_ns()
+        self._page.start(self._call.ticket, now_ns, self._call.span)
+        if self._call.limit_ns is not None:
+            self._page.limit(self._call.due_ns(now_ns))
 
     def close(self) -> None:
         """Close what is watched."""

@@ -7,10 +7,14 @@ from typing import Final
 
 from peers import events, log_output
 from peers.context import batch_size, current
+from peers.log_queue import QueueHandler
 
 # What a handler logs just before it crashes shall be found. When stderr stands still, this is how
 # long the first line waits; the following ones do not.
 _PATIENCE: Final = 0.25
+
+_writers: Final[list[QueueHandler]] = []
+"""Also when the app has put something else in their place."""
 
 
 def configure(form: log_output.Form, level: log_output.Level) -> None:
@@ -24,6 +28,20 @@ def configure(form: log_output.Form, level: log_output.Level) -> None:
     logging.captureWarnings(capture=True)
     for handler in root.handlers:
         handler.addFilter(_name_the_task)
+        if isinstance(handler, QueueHandler):
+            _writers.append(handler)
+
+
+def pause() -> None:
+    """End the thread that writes the log, so that this process can be forked."""
+    for writer in _writers:
+        writer.pause()
+
+
+def resume() -> None:
+    """Write the log in a thread again."""
+    for writer in _writers:
+        writer.resume()
 
 
 def _name_the_task(record: logging.LogRecord) -> bool:

@@ -56,6 +56,7 @@ class AsyncLoop:
         self._streams = StandardStreams()
         self._running: dict[int, _Running] = {}
         self._outcomes: list[Completed | Failed] = []
+        channel.limit = self._limit
 
     def run(self) -> None:
         """Run what comes until the parent says stop."""
@@ -89,6 +90,13 @@ class AsyncLoop:
                 self._guarded.stop()
             case Begin() | Reply():
                 raise AssertionError(message)  # Begin came before, replies are the channel's
+
+    def _limit(self, ticket: int, seconds: float | None) -> None:
+        """From a handler, or from a task that it has started."""
+        call = calling.get()
+        if call is not None and call.active and ticket in call:
+            call.limit_ns = None if seconds is None else int(seconds * 1e9)
+            self._page.limit(call.due_ns(time.monotonic_ns()))
 
     def _cancel(self, ticket: int, running: _Running) -> None:
         running.current.cancelled = True
@@ -151,6 +159,7 @@ class AsyncLoop:
         begun.append(batch)
         while (part := batch.next()) is not None:
             call.ticket, call.span, call.exit = part.ticket, part.span, None
+            call.limit_ns = None
             self._page.start(call.ticket, time.monotonic_ns(), call.span)
             enter_batch(part.tasks)
             limit = asyncio.timeout(tasks[0].timeout)

@@ -53,6 +53,7 @@ class SyncLoop:
         self._flushed_at = 0
         self._slow: set[str] = set()
         self._streams = StandardStreams()
+        channel.limit = self._limit
 
     def run(self) -> None:
         """Run what comes until the parent says stop."""
@@ -85,6 +86,11 @@ class SyncLoop:
     def _mark_cancelled(self) -> None:
         for current in self._current:
             current.cancelled = current.cancelled or current.ticket in self._cancelled
+
+    def _limit(self, ticket: int, seconds: float | None) -> None:
+        """From a handler; one that is over, and has left a thread behind, limits nobody."""
+        if any(current.ticket == ticket for current in self._current):
+            self._page.limit(None if seconds is None else time.monotonic_ns() + int(seconds * 1e9))
 
     def _give_back(self) -> None:
         tickets: list[int] = []

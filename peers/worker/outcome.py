@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from peers.errors import Reject, ResultInvalid, Retry, seconds_until_retry
+from peers.errors import Reject, ResultInvalid, Retry, Snooze, seconds_until_retry
 from peers.frames import Assigned, Completed, Failed
 from peers.model import JSON_MAX_BYTES
 from peers.signatures import bytes_without_form
@@ -119,6 +119,7 @@ def failed(task: Assigned, seconds: float, error: BaseException) -> Failed:
         retry_in=retry_in,
         reject=issubclass(type(error), Reject),
         exhausted=is_exhausted(error),
+        snooze=issubclass(type(error), Snooze),
     )
 
 

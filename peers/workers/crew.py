@@ -35,7 +35,7 @@ from peers.workers.missing import Purpose, to_start, unused_isolated
 from peers.workers.orphans import OrphanKiller
 from peers.workers.retirement import Limits, Retirement, may_retire
 from peers.workers.sink import Sink
-from peers.workers.starter import Starter
+from peers.workers.starter import Hooks, Starter
 from peers.workers.worker import Worker
 
 
@@ -51,6 +51,8 @@ class Crew:
         pace: Pace,
         sink: Sink,
         limits: Limits = Limits(),  # noqa: B008 - frozen
+        *,
+        preload: bool = False,
     ) -> None:
         self.kinds: dict[str, KindDeclared] = {}
         self.asynchronous: frozenset[str] = frozenset()
@@ -66,8 +68,8 @@ class Crew:
         """How many parts wait in each queue for a worker of their own."""
         self._blameless = False
         self._starter = Starter(
-            lambda slot, purpose: Worker(app, log, slot, environment.of_slot(slot), purpose),
-            selector, self._workers, self._orphans, self._exchange, self._bury,
+            app, log, environment, selector, self._workers, self._orphans,
+            Hooks(self._exchange, self._bury, self._on_broken), preload=preload,
         )  # fmt: skip
 
     # --------------------------------------------------------------------- starting and stopping
@@ -78,19 +80,12 @@ class Crew:
         Raises `ConfigError` when the app cannot be imported or declares no handler, and
         `PeersError` when the machine has no room for a process.
         """
-        try:
-            worker = self._starter.spawn()
-        except OSError as error:
-            raise PeersError(
-                f"a worker cannot start: {error}",
-                "Free memory, processes or descriptors of this machine or account.",
-            ) from error
         deadline = time.monotonic() + patience
-        while not worker.ready:
+        while not any(worker.ready for worker in self._workers):
             if stopped():
                 return
-            if worker not in self._workers:
-                raise ConfigError(f"the worker that imported the app {self._app!r} died")
+            if not self._workers and not self._starter.asked:
+                self._start_first()
             if time.monotonic() > deadline:
                 raise ConfigError(
                     f"importing the app {self._app!r} took longer than {patience:g} s"
@@ -103,6 +98,18 @@ class Crew:
                 'Decorate a function with @peers.task("some.kind"), or name the module that does.',
             )
 
+    def _start_first(self) -> None:
+        """Start a worker; a second time when it has turned out that it cannot be forked."""
+        if self._starter.died_importing:
+            raise ConfigError(f"the worker that imported the app {self._app!r} died")
+        try:
+            self._starter.spawn()
+        except OSError as error:
+            raise PeersError(
+                f"a worker cannot start: {error}",
+                "Free memory, processes or descriptors of this machine or account.",
+            ) from error
+
     def stop(self) -> None:
         """Let idle workers end by themselves, kill the others; nobody is replaced."""
         self._blameless = True
@@ -111,6 +118,7 @@ class Crew:
             if worker.out or not worker.ready:
                 worker.process.kill()
             self._bury(worker)
+        self._starter.close()
         self._orphans.close()
 
     def kill_all(self) -> None:
@@ -167,13 +175,14 @@ class Crew:
     def next_deadline(self) -> float:
         """When `tick` is due again at the latest (monotonic)."""
         deadlines = [worker.next_deadline() for worker in self._workers]
+        deadlines.append(self._starter.next_deadline())
         return min([*deadlines, self._starter.start_at if self._missing() else float("inf")])
 
     def _missing(self) -> list[Purpose]:
         ordinary = 1 if self.asynchronous else 0
         if len(self.asynchronous) < len(self.kinds):
             ordinary += self._environment.slots
-        return to_start(self._workers, ordinary, self._suspects)
+        return to_start(self._workers, ordinary, self._suspects, self._starter.asked)
 
     def _retire(self, worker: Worker, reason: str, *, recall: bool = False) -> None:
         """Let it finish what it has begun, and have another take its place."""
@@ -221,13 +230,16 @@ class Crew:
                 self._answer(worker, message)
             case Hello(kinds):
                 self._welcome(worker, kinds)
-            case Broken(error, traceback):
-                if not self.kinds:
-                    raise ConfigError(
-                        f"the app {self._app!r} cannot be imported: {error}",
-                        f"--app (PEERS_APP) names a module that is found from here.\n{traceback}",
-                    )
-                self._starter.back_off(error)
+            case Broken():
+                self._on_broken(message)
+
+    def _on_broken(self, message: Broken) -> None:
+        if not self.kinds:
+            raise ConfigError(
+                f"the app {self._app!r} cannot be imported: {message.error}",
+                f"--app (PEERS_APP) names a module that is found from here.\n{message.traceback}",
+            )
+        self._starter.back_off(message.error)
 
     def _settle(self, worker: Worker, outcome: Completed | Failed) -> Out | None:
         """Pass an outcome on; or return what failed because others had exhausted its worker."""
@@ -306,6 +318,7 @@ class Crew:
         if not self._blameless:
             _tell_death(worker, death)
             if not was_ready:
+                self._starter.died_importing = True
                 self._starter.wait()
         for lease, failure in death.failed:
             self._sink.failed(lease, failure)

@@ -38,6 +38,10 @@ class Environment:
     predict_trust: tuple[str, ...] = ()
     predict_batch_wait: float = 0.0
 
+    def gpu(self, slot: int) -> str | None:
+        """The GPU of this slot: nothing else tells the environments of slots apart."""
+        return self.gpus[slot % len(self.gpus)] if self.gpus else None
+
     def of_slot(self, slot: int, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
         """The whole environment of the worker in this slot, counted from 0."""
         share = max(1, len(os.sched_getaffinity(0)) // max(1, self.slots))
@@ -47,6 +51,7 @@ class Environment:
         }
         if self.threads:
             told |= dict.fromkeys(_THREADS, str(self.threads))
-        if self.gpus:
-            told[_GPUS] = self.gpus[slot % len(self.gpus)]
+        gpu = self.gpu(slot)
+        if gpu is not None:
+            told[_GPUS] = gpu
         return {**dict.fromkeys(_THREADS, str(share)), **inherited, **told}

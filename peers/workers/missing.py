@@ -19,28 +19,35 @@ Purpose: TypeAlias = bool | None
 
 
 def to_start(
-    workers: Sequence[Worker], ordinary: int, suspects: Mapping[str, Counter[bool]]
-) -> list[Purpose]:
+    workers: Sequence[Worker], ordinary: int, suspects: Mapping[str, Counter[bool]],
+    asked: Sequence[Purpose] = (),
+) -> list[Purpose]:  # fmt: skip
     """Return the purposes of the workers to start now; what is starting reports by itself.
 
     `ordinary`: how many there should be that take whatever comes. `suspects`: how many parts wait
-    in each queue for a worker of their own.
+    in each queue for a worker of their own. `asked`: for what workers have been asked for already.
     """
     staying = sum(not worker.retiring and worker.purpose is None for worker in workers)
+    staying += asked.count(None)
     lacking: list[Purpose] = [None] * (ordinary - staying)
     if suspects:
-        lacking += _isolated(workers, suspects)
+        lacking += _isolated(workers, suspects, asked)
     if not lacking:  # as at nearly every turn
         return lacking
-    starting = sum(not worker.ready for worker in workers)
+    starting = sum(not worker.ready for worker in workers) + len(asked)
     return lacking[: max(0, _STARTING_AT_ONCE - starting)]
 
 
 def _isolated(
-    workers: Sequence[Worker], suspects: Mapping[str, Counter[bool]]
+    workers: Sequence[Worker],
+    suspects: Mapping[str, Counter[bool]],
+    asked: Sequence[Purpose],
 ) -> Iterator[Purpose]:
-    room = _MOST_ISOLATED - sum(worker.purpose is not None for worker in workers)
-    unused = Counter(worker.purpose for worker in unused_isolated(workers))
+    unused = Counter(purpose for purpose in asked if purpose is not None)
+    room = _MOST_ISOLATED - sum(worker.purpose is not None for worker in workers) - unused.total()
+    unused.update(
+        worker.purpose for worker in unused_isolated(workers) if worker.purpose is not None
+    )
     for mode in (False, True):
         waiting = sum(counts[mode] for counts in suspects.values()) - unused[mode]
         more = max(0, min(waiting, room))

@@ -24,7 +24,9 @@ _SUSPECT_EVERY: Final = 30.0
 _LOOK_EVERY: Final = 1.0
 _MOST_RETIRING_LOOPS: Final = 4
 """Workers with async handlers that still finish what they have; each of them may take long."""
-_DELIBERATE: Final = frozenset({"Retry", "Reject", "ArgsInvalid", "ResultInvalid", "cancelled"})
+_DELIBERATE: Final = frozenset(
+    {"Retry", "Snooze", "Reject", "ArgsInvalid", "ResultInvalid", "cancelled"}
+)
 
 
 @dataclass(frozen=True, slots=True)

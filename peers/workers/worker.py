@@ -28,6 +28,7 @@ _GARBLED: Final = (
     "the worker process was killed while it ran this task: something wrote into its connection to "
     "the peer, which must be left alone"
 )
+_OVERRAN_ITS_OWN: Final = "did not return within the time that it had set with kill_after()"
 _HOGGED: Final = "was stopped: it kept its worker's event loop to itself, where another had to stop"
 
 _tickets = itertools.count(1)
@@ -36,11 +37,8 @@ _tickets = itertools.count(1)
 class Worker:
     """A worker process and the parent's books about it."""
 
-    def __init__(
-        self, app: str, log: tuple[str, str], slot: int, environment: dict[str, str],
-        purpose: bool | None = None,
-    ) -> None:  # fmt: skip
-        self.process = WorkerProcess(app, log, environment)
+    def __init__(self, process: WorkerProcess, slot: int, purpose: bool | None = None) -> None:
+        self.process = process
         self.slot = slot
         self.purpose = purpose
         """None: whatever comes; else one part of suspects, async ones (True) or sync."""
@@ -225,6 +223,9 @@ class Worker:
             if timeout is not None and now - since > timeout + grace:
                 self._condemn(ticket, "timeout", _overran(timeout))
                 return
+            if now > self.process.page.due() + grace:
+                self._condemn(ticket, "timeout", _OVERRAN_ITS_OWN)
+                return
             if now - since > _RECALL_AFTER and len(self._calls) > 1:
                 self.recall()
         for late, (due, error_type, message) in list(self._kill_at.items()):
@@ -244,16 +245,20 @@ class Worker:
             return float("inf")
         if self.retiring and not self.out and self.ready:
             return self._end_by if self.dismissed else 0.0
-        if self.asynchronous or not self.out:
-            return min((due for due, _, _ in self._kill_at.values()), default=float("inf"))
+        if not self.out:
+            return float("inf")
         ticket, span, since = self.process.page.running()
         running = self.out.get(ticket)
+        if self.asynchronous:
+            due = min((due for due, _, _ in self._kill_at.values()), default=float("inf"))
+            return due if running is None else min(due, self.process.page.due() + _ASYNC_GRACE)
         due = min(
             (due for late, (due, _, _) in self._kill_at.items() if ticket <= late < ticket + span),
             default=float("inf"),
         )
         if running is None:
             return due
+        due = min(due, self.process.page.due())
         if len(self._calls) > 1 and not self._recalled:
             due = min(due, since + _RECALL_AFTER)
         if running.lease.task.timeout is not None:

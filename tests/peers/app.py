@@ -235,6 +235,21 @@ def retries(seconds: float) -> None:
         raise peers.Retry(in_=seconds, message="not yet")
 
 
+@task("snoozes", max_attempts=1)
+def snoozes(gate: str) -> dict[str, Any]:
+    """Cannot do anything before the gate is open."""
+    with recorded():
+        if not Path(gate).exists():
+            raise peers.Snooze(in_=0.01, message="the gate is closed")
+        return _token()
+
+
+@task("async.snoozes", max_attempts=1)
+async def async_snoozes(gate: str) -> dict[str, Any]:
+    """The same on a loop."""
+    return snoozes(gate)
+
+
 @task("rejects")
 def rejects(reason: str) -> None:
     """Knows that no attempt can help."""
@@ -343,6 +358,34 @@ def holds_the_gil(seconds: float) -> dict[str, Any]:
             if time.monotonic() - began > seconds:
                 return {**_token(), "seconds": time.monotonic() - began}
         raise AssertionError("count() never ends")
+
+
+@task("limits.itself", max_attempts=1)
+def limits_itself(gate: str, limits: list[float | None]) -> dict[str, Any]:
+    """Sets itself these limits, the last one for a call that deafens the process and then hangs."""
+    with recorded():
+        for limit in limits:
+            current_task().kill_after(limit)
+        signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
+        try:
+            _await_gate(gate)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        current_task().kill_after(None)
+        return _token()
+
+
+@task("async.limits.itself", max_attempts=1)
+async def async_limits_itself(gate: str, seconds: float, patiently: bool) -> dict[str, Any]:
+    """Keeps the loop to itself at a gate, or not, having set itself a limit."""
+    with recorded():
+        current_task().kill_after(seconds)
+        await asyncio.sleep(0)
+        if not patiently:
+            _await_gate(gate)
+        while not Path(gate).exists():  # noqa: ASYNC110, ASYNC240
+            await asyncio.sleep(0.005)
+        return _token()
 
 
 @task("async.blocks", backoff=_AT_ONCE)

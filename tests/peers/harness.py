@@ -114,6 +114,10 @@ class PeerProcess:
         """The pids of its living workers."""
         return self._children(b"\0peers.worker\0")
 
+    def fork_servers(self) -> list[int]:
+        """The pids of those from which its workers are forked."""
+        return self._children(b"\0peers.worker.fork_server\0")
+
     def orphan_killers(self) -> list[int]:
         """The pids of those that stand by to kill what its workers may leave behind."""
         return self._children(b"/kill_orphans.py\0")

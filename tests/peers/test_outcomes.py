@@ -135,6 +135,20 @@ def test_retry_is_at_the_time_that_the_handler_says(shared: Stage) -> None:
     shared.db.execute("select peers.cancel(%s)", (later,))
 
 
+@pytest.mark.parametrize("kind", ["snoozes", "async.snoozes"])
+def test_a_snoozed_task_gives_its_slot_to_others(shared: Stage, kind: str) -> None:
+    """However often it is snoozed: its only attempt is not used up, and nothing has failed."""
+    gate = shared.gate(f"of {kind}")
+    patient = shared.submit(kind, {"gate": gate})
+    shared.until_true("select stopped_because is not null from peers.task where id = %s", patient)
+    others = [shared.submit("noop", {"n": n}) for n in range(5)]
+    shared.until_state("completed", *others)
+    shared.open(gate)
+    shared.until_state("completed", patient)
+    assert shared.task(patient)["attempt"] == 1
+    assert shared.failures(patient) == []
+
+
 def test_a_rejected_task_is_dead_at_once(shared: Stage) -> None:
     """Reject ends a task after one attempt, with its reason."""
     task_id = shared.submit("rejects", {"reason": "the file is empty"})

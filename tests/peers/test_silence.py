@@ -109,7 +109,7 @@ def test_sigterm_ends_a_start_that_waits_for_the_database(stage: Stage, network:
 def test_sigterm_ends_a_start_that_waits_for_the_app(stage: Stage) -> None:
     """An app that takes long to import does not keep a peer from ending, with 0."""
     peer = stage.launch("tests.peers.app_slow")
-    until(peer.workers, "the first worker")
+    until(peer.fork_servers, "the import")
     began = time.monotonic()
     assert peer.terminate() == 0
     assert time.monotonic() - began < HEEDED

@@ -4,6 +4,8 @@ pay.
 
 from __future__ import annotations
 
+import pytest
+
 from tests.peers import ledger
 from tests.peers.harness import Stage, until
 
@@ -90,6 +92,45 @@ def test_an_async_handler_that_ignores_its_cancellation_is_killed(shared: Stage)
     [failure] = shared.failures(deaf)
     assert (failure["error_type"], failure["exit_signal"]) == ("timeout", "SIGKILL")
     assert "deaf" in events_of(shared, deaf)
+
+
+def test_a_handler_is_killed_at_the_limit_that_it_has_set_itself(shared: Stage) -> None:
+    """Though no signal reaches its process; and it is a timeout like others."""
+    late = shared.submit("limits.itself", {"gate": shared.gate("never"), "limits": [60, 0.2]})
+    shared.until_state("dead", late)
+    [failure] = shared.failures(late)
+    assert (failure["error_type"], failure["exit_signal"]) == ("timeout", "SIGKILL")
+    assert "kill_after" in failure["error_message"]
+
+
+@pytest.mark.parametrize("limit", [60, None])
+def test_the_limit_that_a_handler_has_set_last_counts(shared: Stage, limit: float | None) -> None:
+    """An earlier one that was shorter kills nobody; nor does that of a handler which has ended."""
+    gate = shared.gate(f"at {limit}")
+    task_id = shared.submit("limits.itself", {"gate": gate, "limits": [0.2, limit]})
+    shared.until_started(task_id)
+    overrun = shared.submit("limits.itself", {"gate": shared.gate("never"), "limits": [0.5]})
+    shared.until_state("dead", overrun)  # more than 0.2 s later
+    shared.open(gate)
+    shared.until_state("completed", task_id)
+
+
+def test_an_async_handler_is_limited_while_it_keeps_the_loop_to_itself(shared: Stage) -> None:
+    """One that blocks it is killed; one that only waits for longer than its limit is not."""
+    gate = shared.gate("of a patient one")
+    patient = shared.submit(
+        "async.limits.itself", {"gate": gate, "seconds": 0.2, "patiently": True}
+    )
+    shared.until_started(patient)
+    hog = shared.submit(
+        "async.limits.itself", {"gate": shared.gate("never"), "seconds": 0.2, "patiently": False}
+    )
+    shared.until_state("dead", hog)
+    [failure] = shared.failures(hog)
+    assert (failure["error_type"], failure["exit_signal"]) == ("timeout", "SIGKILL")
+    shared.open(gate)
+    shared.until_state("completed", patient)
+    assert shared.failures(patient) == []
 
 
 # ------------------------------------------------------------------------------------ cancellation

@@ -23,6 +23,36 @@ def double(rows: list[dict[str, float]]) -> list[float]:
     return [value * 2 for value in values]
 
 
+def deaf(rows: list[dict[str, float]]) -> list[float]:
+    """Uses SIGALRM for itself, and lets no signal through while a row of -3 takes for ever."""
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    signal.setitimer(signal.ITIMER_REAL, 3600)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
+    try:
+        return double(rows)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Mute(Exception):  # noqa: N818 - what it is
+    """It cannot be told."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def taciturn(rows: list[dict[str, float]]) -> list[float]:
+    """A row of -11 raises without a text, one of -12 what has none, one of -13 a very long one."""
+    values = {row["x"] for row in rows}
+    if -11 in values:
+        raise AssertionError
+    if -12 in values:
+        raise Mute
+    if -13 in values:
+        raise ValueError("begins" + "x" * 50_000 + "the point")
+    return double(rows)
+
+
 def kills(rows: list[dict[str, float]]) -> list[float]:
     """Whatever comes."""
     os.kill(os.getpid(), signal.SIGSEGV)
@@ -33,6 +63,12 @@ async def double_async(rows: list[dict[str, float]]) -> list[float]:
     """The same, awaited."""
     if any(row["x"] == -3 for row in rows):
         await asyncio.sleep(3600)
+    return double(rows)
+
+
+async def blocks_the_loop(rows: list[dict[str, float]]) -> list[float]:
+    """It waits, and then computes without ever yielding."""
+    await asyncio.sleep(0)
     return double(rows)
 
 

@@ -12,8 +12,8 @@ import pytest
 from peers.predict import brake
 from peers.predict.errors import RunStopped
 from peers.predict.limits import DeadLimit
-from peers.predict.shortened import shortened
 from peers.predict.tally import Tally
+from peers.predict.texts import in_one_line
 from tests.peers.harness import Stage
 from tests.predict.runs import (
     APP,
@@ -175,8 +175,8 @@ def test_counting_twice_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_long_error_keeps_its_head_and_its_tail() -> None:
     """The type and the row stand in front, the reason often at the end."""
-    assert shortened("as it is", 8) == "as it is"
-    short = shortened("ValueError: " + "x" * 5000 + "\n  the reason", 60)
+    assert in_one_line("as it is", 8) == "as it is"
+    short = in_one_line("ValueError: " + "x" * 5000 + "\n  the reason", 60)
     assert len(short) == 60
     assert short.startswith("ValueError: xxx")
     assert short.endswith("xxx the reason")

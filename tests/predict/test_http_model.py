@@ -1,27 +1,27 @@
-"""Models behind HTTP: what each answer means, and that all callers heed a 429 together."""
+"""Models behind HTTP: what each answer means, and where each request goes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Thread
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from peers import Retry
 from peers.predict.errors import EndpointError, ModelError, RowError
-from peers.predict.models import Away, Busy, Trust, load, predict_patiently, resolve
-from peers.predict.models.http import retry_after
+from peers.predict.models import Away, Busy, Trust, load, resolve
+from peers.predict.models.access import access_of
+from peers.predict.models.transport import retry_after
+from peers.predict.spec import Access
 from tests.predict.endpoint import Endpoint
 
-ROW = pa.table({"x": [1.0]})
 
-
-def ask(endpoint: Endpoint) -> Any:
+def ask(endpoint: Endpoint, access: Access = Access()) -> Any:  # noqa: B008 - frozen
     """What the model says about three rows."""
-    model = load(resolve(endpoint.url, None), Trust())
+    model = load(resolve(endpoint.url, None, access=access), Trust())
     return asyncio.run(model.predict_async(pa.table({"x": [1.0, 2.0, 3.0]})))
 
 
@@ -44,8 +44,12 @@ def test_rows_go_out_and_predictions_come_back_in_order(endpoint: Endpoint) -> N
         (500, {}, {"why": "broken"}, EndpointError, "broken"),
         (400, {}, {"why": "bad row"}, RowError, "bad row"),
         (404, {}, {}, ModelError, "404"),
+        (408, {}, {}, EndpointError, "408"),
         (200, {}, {"predictions": [1]}, ModelError, "1 result for 3 rows"),
         (200, {}, ["what"], ModelError, "something else"),
+        (200, {}, {"predictions": "no"}, ModelError, "no list"),
+        (302, {"location": "/elsewhere"}, {}, ModelError, "leads to /elsewhere"),
+        (400, {}, {"why": "a" * 5000 + "the point"}, RowError, "the point"),
     ],
 )
 def test_each_answer_means_what_it_should(
@@ -66,80 +70,57 @@ def test_retry_after_may_be_a_date_by_the_servers_own_clock() -> None:
     assert retry_after({}) is None
 
 
-class Clock:
-    """A time that only sleeping moves, and a hold-off that all callers share."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.until = 0.0
-        self.told = asyncio.Event()
-
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-    async def held_off(self) -> float:
-        return max(0.0, self.until - self.now)
-
-    async def hold_off(self, seconds: float, reason: str) -> None:
-        assert reason
-        self.until = max(self.until, self.now + seconds)
-        self.told.set()
+@contextmanager
+def another() -> Iterator[Endpoint]:
+    """A second server on this machine."""
+    made = Endpoint()
+    thread = Thread(target=made.server.serve_forever, args=[0.02])
+    thread.start()
+    try:
+        yield made
+    finally:
+        made.server.shutdown()
+        made.server.server_close()
+        thread.join()
 
 
-HeldOff = Callable[[], Awaitable[float]]
+@pytest.mark.parametrize("status", [200, 201, 203])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_what_succeeds_is_an_answer(endpoint: Endpoint, status: int, chunked: bool) -> None:
+    """Whatever success it is, and in however many pieces it comes."""
+    endpoint.answers = [(status, {}, {"predictions": [1, 2, 3]})]
+    endpoint.chunked = chunked
+    assert ask(endpoint) == [1, 2, 3]
 
 
-def too_early(endpoint: Endpoint, held_off: Callable[[Clock], HeldOff]) -> bool:
-    """Whether a second caller sends before the hold-off that the first was told is over."""
-    clock = Clock()
-    sent: list[float] = []
-    model = load(resolve(endpoint.url, None), Trust())
-    endpoint.answers = [(429, {"retry-after": "60"}, {})]
-
-    async def call() -> Any:
-        sent.append(clock.now)
-        return await model.predict_async(ROW)
-
-    async def both() -> list[Any]:
-        one = asyncio.create_task(
-            predict_patiently(call, clock.held_off, clock.hold_off, clock.sleep)
-        )
-        await clock.told.wait()
-        clock.now = 1.0
-        two = await predict_patiently(call, held_off(clock), clock.hold_off, clock.sleep)
-        return [await one, two]
-
-    assert asyncio.run(both()) == [[2.0], [2.0]]
-    assert len(sent) == 3
-    return any(at < 60 for at in sent[1:])
+@pytest.mark.parametrize("status", [307, 308])
+def test_a_request_is_repeated_where_it_is_sent_on_to(endpoint: Endpoint, status: int) -> None:
+    """As a POST of the same rows, with the same headers, if it is the same host."""
+    endpoint.answers = [(status, {"location": "/elsewhere"}, {})]
+    assert ask(endpoint, Access((("x-team", "blue"),))) == [2.0, 4.0, 6.0]
+    first, second = endpoint.asked
+    assert (first.method, second.method, second.path) == ("POST", "POST", "/elsewhere")
+    assert first.body == second.body
+    assert second.headers["x-team"] == "blue"
 
 
-def test_all_callers_stay_away_for_as_long_as_one_was_told(endpoint: Endpoint) -> None:
-    """And a caller who does not ask first is caught by the same test."""
-    assert not too_early(endpoint, lambda clock: clock.held_off)
-
-    async def deaf() -> float:
-        return 0.0
-
-    assert too_early(endpoint, lambda _: deaf)
-
-
-def test_an_endpoint_that_is_away_is_waited_for_together_and_not_for_ever(
-    endpoint: Endpoint,
+def test_another_host_gets_no_header_of_ours(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pauses that all heed, longer each time; when it is back the rows are predicted, and when it
-    does not come back the attempt ends with what it said.
-    """
-    clock = Clock()
+    """Neither a secret nor another one; also not on the way back through it."""
+    monkeypatch.setenv("TOKEN_OF_THE_TEST", "s3cret")
+    access = access_of(["x-team: blue"], None, None, "TOKEN_OF_THE_TEST", None)
+    with another() as other:
+        endpoint.answers = [(307, {"location": other.url}, {})]
+        assert ask(endpoint, access) == [2.0, 4.0, 6.0]
+        [there] = other.asked
+    assert endpoint.asked[0].headers["authorization"] == "Bearer s3cret"
+    assert there.headers.keys().isdisjoint({"authorization", "x-team"})
+    assert "s3cret" not in str(there)
 
-    def ask_patiently() -> Any:
-        call = partial(load(resolve(endpoint.url, None), Trust()).predict_async, ROW)
-        return asyncio.run(predict_patiently(call, clock.held_off, clock.hold_off, clock.sleep))
 
-    endpoint.answers = [(502, {}, {})] * 3
-    assert ask_patiently() == [2.0]
-    assert 7 <= clock.now < 14  # 1 + 2 + 4 s, and jitter
-    endpoint.answers = [(503, {}, {"why": "gone"})] * 100
-    with pytest.raises(Retry, match="gone"):
-        ask_patiently()
-    assert endpoint.requests < 40
+def test_a_circle_of_redirections_ends(endpoint: Endpoint) -> None:
+    """With what is the matter."""
+    endpoint.respond = lambda _: (307, {"location": endpoint.url}, {})
+    with pytest.raises(ModelError, match="from one URL to the next"):
+        ask(endpoint)

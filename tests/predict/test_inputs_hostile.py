@@ -24,9 +24,14 @@ SIZES = (1, 3, 10_000)
 WELL = 1100  # more than the types are told by
 
 
-def read_all(path: Path, size: int, columns: list[str]) -> tuple[list[Any], dict[int, str]]:
+NUMBERS = {"id": pa.int64(), "x": pa.float64()}
+
+
+def read_all(
+    path: Path, size: int, columns: list[str], types: dict[str, pa.DataType] | None = None
+) -> tuple[list[Any], dict[int, str]]:
     """All rows, and why some are bad, by row number."""
-    source, chunks = planned(path, size, columns, "id")
+    source, chunks = planned(path, size, columns, "id", types)
     rows: list[Any] = []
     bad: dict[int, str] = {}
     for chunk in chunks:
@@ -62,7 +67,7 @@ def test_a_strange_csv_row_takes_no_other_along(
     lines = [*wells[:-1], line, b"7,a,none\n", wells[-1]]
     path = tmp_path / "rows.csv"
     path.write_bytes(b"id,s,x\n" + b"".join(lines))
-    rows, bad = read_all(path, size, ["id", "x"])
+    rows, bad = read_all(path, size, ["id", "x"], NUMBERS)
     assert len(rows) == WELL + 2
     assert set(bad) == ({WELL - 1, WELL} if is_bad else {WELL})
     wanted = [{"id": n, "x": n} for n in range(WELL)]
@@ -101,7 +106,8 @@ def test_a_strange_json_line_takes_no_other_along(line: bytes, size: int, tmp_pa
     lines = [json.dumps(record).encode() for record in records]
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + b"\n".join([*lines, line, lines[0]]))
-    rows, bad = read_all(path, size, ["id", "s", "x"])
+    types = NUMBERS | {"s": pa.string()}
+    rows, bad = read_all(path, size, ["id", "s", "x"], types)
     assert set(bad) == {WELL}
     assert len(bad[WELL]) < 300
     assert rows[:WELL] + rows[-1:] == [*records, records[0]]
@@ -216,9 +222,10 @@ def test_a_file_of_stray_quotes_is_not_read_again_and_again(line: bytes) -> None
 def test_ids_are_what_they_were(tmp_path: Path) -> None:
     """Digits with zeros before them are a text; whole numbers stay whole."""
     path = tmp_path / "rows.csv"
-    path.write_text("id,x\n0042,1\n0043,2\n")
-    rows, _ = read_all(path, 10, ["id", "x"])
-    assert [row["id"] for row in rows] == ["0042", "0043"]
+    for ids in (["0042", "0043"], [*map(str, range(2000)), "0042"], ["7", "NA"], ["+7", "8"]):
+        path.write_text("id,x\n" + "".join(f"{id_},1\n" for id_ in ids))
+        rows, _ = read_all(path, 10_000, ["id", "x"])
+        assert [row["id"] for row in rows] == ids
     path.write_text(f"id,x\n{2**53 + 1},1\n7,2\n")
     rows, _ = read_all(path, 10, ["id", "x"])
     assert [row["id"] for row in rows] == [2**53 + 1, 7]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from peers.predict import models
+from peers.predict.column_types import Question, decide
 from peers.predict.errors import InputError, ModelError, RowError
 from peers.predict.models import Trust
 from tests.predict.conftest import Forest
@@ -31,6 +33,14 @@ def trusting(forest: Forest) -> Trust:
 def features_of(forest: Forest) -> pa.Table:
     """The input without its ids."""
     return pq.read_table(forest.rows).drop_columns(["id"])
+
+
+def chosen(
+    model: models.Model, columns: dict[str, pa.DataType], beside: Sequence[str] = ()
+) -> list[str]:
+    """The columns that the model gets of such an input."""
+    question = Question("the model", beside=beside)
+    return list(decide(model.signature, pa.schema(columns.items()), question, {}).features)
 
 
 @pytest.mark.parametrize("size", [1, 256, 3000])
@@ -59,12 +69,12 @@ def test_a_model_in_onnx_says_the_same(forest: Forest, tmp_path: Path) -> None:
     path = tmp_path / "digits.onnx"
     path.write_bytes(made.SerializeToString())
     model = models.load(models.resolve(str(path), None), Trust())
-    columns = {f"p{n}": "double" for n in range(64)}
-    assert model.features({"id": "string", **columns}, ["id"]) == list(columns)
+    columns = {f"p{n}": pa.float64() for n in range(64)}
+    assert chosen(model, {"id": pa.string(), **columns}, ["id"]) == list(columns)
     same = np.asarray(model.predict(features_of(forest))) == np.array(forest.truth)
     assert same.mean() > 0.99  # it computes in single precision
     with pytest.raises(InputError, match="takes 64 columns"):
-        model.features({"p0": "double"}, [])
+        chosen(model, {"p0": pa.float64()})
 
 
 def test_code_is_loaded_only_from_where_the_operator_trusts_it(
@@ -99,11 +109,11 @@ def test_a_model_that_changed_since_the_run_was_planned_is_refused(
 def test_wrong_columns_are_named(forest: Forest) -> None:
     """By their number, and by their types."""
     model = models.load(models.resolve(str(forest.model), None), trusting(forest))
-    columns = {f"p{n}": "double" for n in range(64)}
+    columns = {f"p{n}": pa.float64() for n in range(64)}
     with pytest.raises(InputError, match="takes 64 columns, and the input has 65"):
-        model.features({**columns, "id": "string"}, [])
-    with pytest.raises(InputError, match=r"p3 \(string\)"):
-        model.features({**columns, "p3": "string"}, [])
+        chosen(model, {**columns, "id": pa.string()})
+    with pytest.raises(InputError, match="holds texts in the column 'p3'"):
+        chosen(model, {**columns, "p3": pa.string()})
 
 
 @pytest.mark.parametrize(("asked", "gets"), [(-1, 3), (2, 2), (8, 3), (None, None)])
@@ -127,7 +137,7 @@ def test_whole_numbers_of_a_text_fit_a_model_of_whole_numbers(tmp_path: Path) ->
     path = tmp_path / "tree.onnx"
     path.write_bytes(made.SerializeToString())
     model = models.load(models.resolve(str(path), None), Trust())
-    assert model.features({"x": "double"}, []) == ["x"]
+    assert chosen(model, {"x": pa.float64()}) == ["x"]
     assert np.asarray(model.predict(pa.table({"x": [0.0, 1.0]}))).tolist() == [0, 1]
     with pytest.raises(RowError, match="does not fit"):
         model.predict(pa.table({"x": [0.5]}))

@@ -37,8 +37,8 @@ def a_manifest(folder: Path, suffix: str = ".parquet") -> Manifest:
         input=InputRef("d", SIZE * CHUNKS, (), schema_text(pa.schema(fields))),
         source="in.csv", id_column="id", features=("x",), output=str(folder / f"out{suffix}"),
         batch_size=SIZE, chunk_rows=SIZE, rows_per_second=None, call_seconds=None,
-        max_attempts=3, timeout=None,
-        asynchronous=False, allow_nan=False, chunks=CHUNKS, concurrency=None,
+        max_attempts=3, timeout=None, asynchronous=False, required=(),
+        chunks=CHUNKS, concurrency=None,
     )  # fmt: skip
     made.folder.mkdir(parents=True, exist_ok=True)
     return made

@@ -15,13 +15,13 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from peers.predict import models
+from peers.predict.column_types import Question, decide
 from peers.predict.errors import InputError, ModelError, OutputError
 from peers.predict.models import Trust
 from peers.predict.outputs import check_carried, type_of
 from peers.predict.outputs.fitting import Asked, fitted_to
 from peers.predict.results import by_class, predictions_of
 from peers.predict.spec import schema_text
-from peers.predict.trial import features_of
 from tests.predict.test_outputs import a_manifest
 
 sparse = pytest.importorskip("scipy.sparse")
@@ -191,12 +191,13 @@ def test_what_is_carried_is_no_feature_where_the_model_takes_fewer(tmp_path: Pat
     """A callable gets it beside the others; an estimator of a known number of columns does not."""
     joblib.dump(LinearRegression().fit([[0.0], [1.0]], [0, 1]), tmp_path / "line.joblib")
     trust = Trust((tmp_path,), ("tests.predict.models_with_columns",))
-    manifest = replace(a_manifest(tmp_path), carry=("name",))
     source = pa.schema([("x", pa.float64()), ("id", pa.string()), ("name", pa.string())])
-    manifest = replace(manifest, input=replace(manifest.input, arrow_schema=schema_text(source)))
+    carried = Question("m", beside=["id"], carry=["name"])
     line = models.load(models.resolve(str(tmp_path / "line.joblib"), None), trust)
-    assert features_of(line, manifest) == ["x"]
-    labelled = models.resolve("tests.predict.models_with_columns:labelled", None)
-    assert features_of(models.load(labelled, trust), manifest) == ["x", "name"]
+    decision = decide(line.signature, source, carried, {})
+    assert (decision.features, decision.schema.names) == (("x",), ["x", "id", "name"])
+    named = models.resolve("tests.predict.models_with_columns:labelled", None)
+    labelled = models.load(named, trust)
+    assert decide(labelled.signature, source, carried, {}).features == ("x", "name")
     with pytest.raises(InputError, match="has 2: x, name"):
-        features_of(line, replace(manifest, carry=()))
+        decide(line.signature, source, Question("m", beside=["id"]), {})

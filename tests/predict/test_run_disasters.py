@@ -217,7 +217,7 @@ def test_a_date_that_has_passed_is_no_reason_to_give_rows_up(
     """
     source, output = numbers(tmp_path, rows=300), tmp_path / "out.parquet"
     endpoint.answers = [(429, {"retry-after": "0"}, {})] * 10
-    words: list[Any] = ["--model", f"{endpoint.url}?key={'k' * 300}", "--input", source]
+    words: list[Any] = ["--model", f"{endpoint.url}?route={'k' * 300}", "--input", source]
     words += ["--output", output, "--id-column", "id", "--workers", 1]
     summary, _ = predict(stage, *words)
     assert (summary["predicted"], summary["dead"], summary["retries"]) == (300, 0, 0)

@@ -328,6 +328,36 @@ def test_attempts_run_out_into_a_dead_letter(db: Connection, peer: Peer) -> None
     assert [each["error_message"] for each in letter["failures"]] == ["try 1", "try 2", "try 3"]
 
 
+def test_a_snoozed_task_runs_later_and_no_attempt_counts(db: Connection, peer: Peer) -> None:
+    """However often, on its last attempt too; it leaves no failure, and explain says why."""
+    task_id = submit(db, max_attempts=2)
+    peer.fail(*peer.claim(), retry_in=0)
+    for _ in range(5):
+        [claim] = peer.claim()
+        assert claim.attempt == 2
+        assert peer.fail(claim, snooze=True, retry_in=5, error_message="no paper.") == {}
+        assert peer.claim() == []
+        assert value(db, "select attempt from peers.task where id = %s", task_id) == 1
+        said = value(db, "select peers.explain(%s)", task_id)
+        assert "snoozed by its handler" in said
+        assert "no paper. That attempt does not count." in said
+        advance(db, "6 s")
+        peer.heartbeat()
+        promote(db)
+    assert value(db, "select count(*) from peers.failure where task_id = %s", task_id) == 1
+    assert problems(db) == []
+
+
+def test_a_snooze_of_a_task_that_is_to_stop_ends_it(db: Connection, peer: Peer) -> None:
+    """It does not come back later."""
+    task_id = submit(db)
+    [claim] = peer.claim()
+    run(db, "select peers.cancel(%s)", task_id)
+    assert peer.fail(claim, snooze=True, retry_in=60) == {}
+    assert state(db, task_id) == "cancelled"
+    assert problems(db) == []
+
+
 def test_reject_is_dead_at_once(db: Connection, peer: Peer) -> None:
     """A handler that knows better ends the task in its first attempt."""
     task_id = submit(db, max_attempts=10)

@@ -256,6 +256,10 @@ class Parent:
         """Not used here."""
         raise NotImplementedError(ticket, verb, payload)
 
+    def limit(self, ticket: int, seconds: float | None) -> None:
+        """Not used here."""
+        raise NotImplementedError(ticket, seconds)
+
 
 def test_from_a_handler_through_its_peer(
     database_url: str, db: Connection, monkeypatch: pytest.MonkeyPatch

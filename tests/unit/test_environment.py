@@ -63,3 +63,18 @@ def test_settings_are_lists_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("PEERS_WORKER_THREADS", "0")
     with pytest.raises(ConfigError, match="worker_threads"):
         Settings()
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"), [("off", False), ("on", True), ("Off", False), ("0", False), (None, True)]
+)
+def test_preloading_is_on_unless_it_is_switched_off(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, taken: bool
+) -> None:
+    """As a word that people try; anything else is refused with those that do."""
+    if given is not None:
+        monkeypatch.setenv("PEERS_PRELOAD", given)
+    assert Settings().preload is taken
+    monkeypatch.setenv("PEERS_PRELOAD", "sometimes")
+    with pytest.raises(ConfigError, match=r'preload is "sometimes".*must be "on" or "off"'):
+        Settings()

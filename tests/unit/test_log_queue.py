@@ -181,6 +181,34 @@ def test_a_forked_child_logs_too(pipe: Pipe) -> None:
     until(lambda: {line["message"] for line in pipe.lines} == {"parent", "child"}, "both")
 
 
+def test_a_log_without_its_thread_loses_nothing(pipe: Pipe) -> None:
+    """Before a fork the thread ends, with every line written; callers write until it is back."""
+    pipe.drain()
+    threads = threading.active_count()
+    for number in range(100):
+        pipe.logger.warning("%d", number)
+    pipe.handler.pause()
+    assert threading.active_count() == threads - 1
+    pipe.logger.warning("meanwhile")
+    pipe.handler.resume()
+    assert threading.active_count() == threads
+    pipe.logger.warning("afterwards")
+    until(lambda: pipe.ends_with("afterwards"), "the last line")
+    found = [line["message"] for line in pipe.lines]
+    assert found == [*map(str, range(100)), "meanwhile", "afterwards"]
+
+
+def test_the_thread_of_a_log_that_nobody_reads_goes_on(pipe: Pipe) -> None:
+    """It cannot write what there is, and who wants to fork does not wait for it."""
+    for _ in range(20):
+        pipe.logger.warning("x" * (1 << 16))
+    pipe.handler.pause()
+    assert pipe.handler._has_writer
+    assert pipe.handler._writer.is_alive()
+    pipe.drain()
+    until(lambda: pipe.told == 20, "every line")
+
+
 def test_nobody_waits_behind_many_lines(pipe: Pipe) -> None:
     """A reader that is slow, but reads, does not make its writers as slow."""
     for _ in range(20):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from peers.errors import Reject, ResultInvalid, Retry
+from peers.errors import Reject, ResultInvalid, Retry, Snooze
 from peers.frames import Assigned
 from peers.worker.outcome import completed, failed
 
@@ -68,6 +68,9 @@ def test_retry_and_reject_say_what_they_want() -> None:
     assert failed(TASK, 0.1, caught(Retry(in_=timedelta(minutes=1)))).retry_in == 60
     assert failed(TASK, 0.1, caught(Retry())).retry_in is None
     assert failed(TASK, 0.1, caught(Reject("no"))).reject
+    snoozed = failed(TASK, 0.1, caught(Snooze(in_=3)))
+    assert (snoozed.retry_in, snoozed.snooze) == (3, True)
+    assert not failed(TASK, 0.1, caught(Retry(in_=3))).snooze
     ordinary = failed(TASK, 0.1, caught(ValueError("no")))
     assert (ordinary.retry_in, ordinary.reject) == (None, False)
 

@@ -7,7 +7,7 @@ import csv
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from peers.cli import output
 from peers.cli.database import located
@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
     from peers.cli.parser import Commands
     from peers.db import Connection
+    from peers.predict.inputs import TextOptions
+    from peers.predict.request import Request
     from peers.predict.summary import Summary
+
+
+TYPE_NAMES: Final = (
+    "text", "integer", "number", "boolean", "category", "timestamp", "date", "json",
+)  # fmt: skip
 
 
 def register(commands: Commands) -> None:
@@ -40,10 +47,16 @@ def register(commands: Commands) -> None:
         metavar="FILE|MODULE:CALLABLE|URL",
         help="*.onnx, scikit-learn's *.joblib, a Python callable, an HTTP endpoint",
     )
+    _declare_endpoint(parser.add_argument_group("a model that is an endpoint"))
     what.add_argument("--method", type=text, metavar="NAME", help="such as predict_proba")
     what.add_argument("--input", type=text, required=True, metavar="FILE|URL",
-                      help="*.parquet, *.csv, *.jsonl, or a Postgres for --query")  # fmt: skip
+                      help="*.parquet, *.csv, *.tsv, *.jsonl, *.json (text also .gz, .bz2, .xz, "
+                      "or .zst), or a Postgres for --query")  # fmt: skip
     what.add_argument("--query", type=text, metavar="SQL", help="what to select from that Postgres")
+    what.add_argument("--types", type=types, default={}, metavar="COLUMN=TYPE,…",
+                      help="of columns of the input: text, integer, number, boolean, category, "
+                      "timestamp, date, json (default: as the model was fitted, else as the "
+                      "input's schema or pandas.read_csv has them)")  # fmt: skip
     what.add_argument("--id-column", type=text, metavar="COLUMN", help="kept beside, no feature")
     what.add_argument(
         "--output",
@@ -57,6 +70,7 @@ def register(commands: Commands) -> None:
     what.add_argument("--carry", type=listed, default=(), metavar="NAME,…",
                       help="columns of the input that the output has, too")  # fmt: skip
     what.add_argument("--run", dest="run_name", type=name, metavar="NAME", help="to find it by")
+    _text_options(parser)
     how = parser.add_argument_group("how")
     how.add_argument("--batch-size", type=positive, metavar="ROWS",
                      help="the most rows in a call of the model (default: as many as take about "
@@ -79,10 +93,58 @@ def register(commands: Commands) -> None:
                      help="stop the run once more rows than this are dead; a share is of the rows "
                      "tried so far, from 1,000 on (default: 50%%, but never within --max-dead; "
                      "100%%: never stop)")  # fmt: skip
-    how.add_argument("--allow-nan", action="store_true", help="missing values go to the model")
+    how.add_argument("--allow-nan", action="store_true",
+                     help="missing values go also to a model that does not say whether it takes "
+                     "them: a callable, an endpoint, ONNX")  # fmt: skip
+    how.add_argument("--dry-run", action="store_true",
+                     help="print the columns' types and the first rows as the model gets them, and "
+                     "submit nothing")  # fmt: skip
     how.add_argument("--overwrite", action="store_true", help="replace an output of other contents")
     how.add_argument("--workers", type=positive, metavar="N",
                      help="start a peer with N workers for the time of the run")  # fmt: skip
+
+
+def _text_options(parser: argparse.ArgumentParser) -> None:
+    """Declares what pandas.read_csv has its sep, quotechar, decimal, … for."""
+    how = parser.add_argument_group("how an input of text is written, as for pandas.read_csv")
+    how.add_argument("--csv-separator", metavar="CHAR",
+                     help="between fields, such as tab (default: comma; *.tsv: tab)")  # fmt: skip
+    how.add_argument("--csv-quote", default='"', metavar="CHAR",
+                     help='around fields that hold separators (default: ")')  # fmt: skip
+    how.add_argument("--csv-decimal", default=".", metavar="CHAR",
+                     help="in 0,5 (default: a point)")  # fmt: skip
+    how.add_argument("--csv-thousands", metavar="CHAR", help="in 1.000.000 (default: none)")
+    how.add_argument("--encoding", type=text, metavar="NAME",
+                     help="such as latin-1 (default: by byte order mark, or UTF-8)")  # fmt: skip
+    how.add_argument("--na-values", default="", metavar="A,B,…",
+                     help="texts of a CSV that are gaps, beside pandas' own ones")  # fmt: skip
+    how.add_argument("--no-default-na", action="store_true",
+                     help="NA, NULL, None and the others of pandas are texts")  # fmt: skip
+
+
+def _text_of(args: argparse.Namespace) -> TextOptions:
+    from peers.predict.inputs import TextOptions
+
+    return TextOptions(
+        separator=args.csv_separator, quote=args.csv_quote, decimal=args.csv_decimal,
+        thousands=args.csv_thousands, encoding=args.encoding,
+        na_values=tuple(args.na_values.split(",")) if args.na_values else (),
+        default_na=not args.no_default_na,
+    )  # fmt: skip
+
+
+def _declare_endpoint(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--protocol", choices=("v1", "mlflow", "v2", "openai"),
+                       help="how it is asked (default: by its URL)")  # fmt: skip
+    group.add_argument("--header", type=text, action="append", default=[], metavar="'NAME: VALUE'",
+                       help="sent with each request; not for secrets")  # fmt: skip
+    for flag, metavar, what in (
+        ("--token-file", "FILE", "a file that holds a bearer token"),
+        ("--token-env", "NAME", "an environment variable that holds a bearer token"),
+        ("--token-credential", "NAME", "a credential of systemd that holds a bearer token"),
+        ("--header-file", "FILE", "a file of lines 'Name: value' that are secret"),
+    ):
+        group.add_argument(flag, type=text, metavar=metavar, help=f"{what}; each worker reads it")
 
 
 def positive(value: str) -> int:
@@ -110,6 +172,20 @@ def listed(value: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def types(value: str) -> dict[str, str]:
+    """The types of columns by their names; a name that has a comma or = in it cannot be given."""
+    found: dict[str, str] = {}
+    for part in filter(None, map(str.strip, value.split(","))):
+        column, equals, type_ = part.rpartition("=")
+        if not equals or not column or type_ not in TYPE_NAMES:
+            raise argparse.ArgumentTypeError(
+                f'must be like zip=text,age=integer, not "{part}"; the types are '
+                f"{', '.join(TYPE_NAMES)}"
+            )
+        found[column] = type_
+    return found
+
+
 def timeout(value: str) -> float:
     """The seconds of a duration above 0."""
     seconds = duration(value).total_seconds()
@@ -128,6 +204,8 @@ def batch_wait(value: str) -> float:
 
 def _predict(args: argparse.Namespace) -> int:
     require_extra()
+    if args.dry_run:
+        return _dry_run(args)
     with ExitStack() as stack:
         settings = stack.enter_context(located(args))
         connect = connecting(settings, args)
@@ -162,17 +240,37 @@ def _summary(
     peer: subprocess.Popen[bytes] | None,
 ) -> Summary:
     from peers.predict.command import How, predict
+
+    if args.workers is None and args.batch_wait is not None:
+        output.say("--batch-wait is for --workers: peers that run have PEERS_PREDICT_BATCH_WAIT")
+    return predict(connect, _request(args), How(peer, args.retry_dead))
+
+
+def _dry_run(args: argparse.Namespace) -> int:
+    from peers.predict.preview import dry_run
+
+    preview = dry_run(_request(args))
+    if args.json:
+        output.document(preview.as_json())
+    else:
+        print("\n".join(preview.lines()))
+    return 0
+
+
+def _request(args: argparse.Namespace) -> Request:
+    from peers.predict.models.access import access_of
     from peers.predict.request import Request
 
-    request = Request(
+    return Request(
         model=args.model, method=args.method, input=args.input, query=args.query,
         id_column=args.id_column, output=args.output, run=args.run_name,
         batch_size=args.batch_size, max_attempts=args.max_attempts,
         timeout=args.timeout,
         allow_nan=args.allow_nan, concurrency=args.concurrency, overwrite=args.overwrite,
+        text=_text_of(args), types=args.types,
+        protocol=args.protocol, access=access_of(
+            args.header, args.header_file, args.token_file, args.token_env, args.token_credential
+        ),
         columns=args.columns, carry=args.carry,
         max_dead=args.max_dead, stop_after_dead=args.stop_after_dead,
     )  # fmt: skip
-    if args.workers is None and args.batch_wait is not None:
-        output.say("--batch-wait is for --workers: peers that run have PEERS_PREDICT_BATCH_WAIT")
-    return predict(connect, request, How(peer, args.retry_dead))

@@ -20,9 +20,10 @@ _PARQUET: Final = b"PAR1"
 _ENCRYPTED: Final = b"PARE"
 _FORMATS: Final[dict[str, InputFormat]] = {
     ".parquet": "parquet", ".pq": "parquet",
-    ".csv": "csv",
-    ".jsonl": "jsonl", ".ndjson": "jsonl",
+    ".csv": "csv", ".tsv": "csv",
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
 }  # fmt: skip
+_COMPRESSED: Final = frozenset({".gz", ".bz2", ".xz", ".zst"})
 
 
 def format_of(path: Path) -> InputFormat:
@@ -30,7 +31,7 @@ def format_of(path: Path) -> InputFormat:
 
     Raises InputError for a file that is not what its name says, or unknown.
     """
-    found = _FORMATS.get(path.suffix.lower())
+    found = _FORMATS.get(plain_suffix(path))
     with opened(path) as stream:
         head = stream.read(len(_PARQUET))
         if len(head) == len(_PARQUET):
@@ -50,6 +51,12 @@ def format_of(path: Path) -> InputFormat:
             f"the format of {path} is unknown", f"Known are {', '.join(sorted(_FORMATS))}."
         )
     return found
+
+
+def plain_suffix(path: Path) -> str:
+    """The suffix that tells the format, before one that tells how the file is compressed."""
+    is_compressed = path.suffix.lower() in _COMPRESSED
+    return (Path(path.stem) if is_compressed else path).suffix.lower()
 
 
 @contextmanager

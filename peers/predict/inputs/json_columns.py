@@ -7,9 +7,12 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-JSON: Final = "json"
-"""The name of their type, beside those of Arrow."""
 AS_JSON: Final = {b"peers.type": b"json"}
+
+
+def is_json(field: pa.Field) -> bool:
+    """Whether the field's texts are JSON."""
+    return pa.types.is_string(field.type) and (field.metadata or {}).get(b"peers.type") == b"json"
 
 
 def json_text(value: Any) -> str:
@@ -23,7 +26,7 @@ def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
     """The rows as Python values; lists and objects of JSON are what they were."""
     rows: list[dict[str, Any]] = table.to_pylist()
     for field in table.schema:
-        if (field.metadata or {}).get(b"peers.type") == b"json":
+        if is_json(field):
             for row in rows:
                 if row[field.name] is not None:
                     row[field.name] = json.loads(row[field.name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
@@ -17,6 +17,7 @@ from peers.predict.inputs.files import format_of
 from peers.predict.inputs.folders import Part, parts_of, require_outside
 from peers.predict.inputs.footers import footer_of
 from peers.predict.inputs.parquet_survey import ParquetSurvey
+from peers.predict.inputs.text_options import TextOptions
 from peers.predict.spec import Chunk, InputRef
 
 
@@ -27,6 +28,7 @@ class Source:
     place: str
     query: str | None = None
     id_column: str | None = None
+    text: TextOptions = field(default_factory=TextOptions)
 
 
 class Survey(Protocol):
@@ -55,7 +57,7 @@ class Survey(Protocol):
 
 @contextmanager
 def survey(source: Source, scratch: Path) -> Iterator[Survey]:
-    """Look through the input; a query's rows are kept under `scratch` until it is settled.
+    """Look through the input; rows of a query or a text are kept in `scratch` until it is settled.
 
     Raises InputError.
     """
@@ -64,11 +66,15 @@ def survey(source: Source, scratch: Path) -> Iterator[Survey]:
         if parts is None:
             from peers.predict.inputs.text_survey import TextSurvey  # no peer needs it
 
-            yield TextSurvey(_path(source.place), source.id_column)
+            path = _path(source.place)
+            with closing(TextSurvey(path, source.id_column, scratch, source.text)) as text:
+                yield text
             return
+        _refuse_options(source)
         with closing(ParquetSurvey(parts)) as found:
             yield found
         return
+    _refuse_options(source)
     from peers.predict.inputs import query  # and the driver, which workers never need
 
     rows = scratch / f"query-{uuid4().hex}.parquet"
@@ -78,6 +84,14 @@ def survey(source: Source, scratch: Path) -> Iterator[Survey]:
             yield found
     finally:
         rows.unlink(missing_ok=True)
+
+
+def _refuse_options(source: Source) -> None:
+    if source.text != TextOptions():
+        raise InputError(
+            "options such as --csv-separator, --encoding and --na-values are for CSV and JSON",
+            "Leave them out: Parquet and databases have types and gaps of their own.",
+        )
 
 
 def chunks(source: InputRef, size: int) -> list[Chunk]:

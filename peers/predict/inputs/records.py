@@ -5,21 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Final, Literal
+from functools import lru_cache
+from typing import Final, Literal, NamedTuple, Protocol
 
 from peers.predict.errors import InputError
 
 TextFormat = Literal["csv", "jsonl"]
 
-BOM: Final = b"\xef\xbb\xbf"
-_LONGEST: Final = 64 << 20
+LONGEST: Final = 64 << 20
 """Bytes of a record; it has to fit into memory."""
 
-# Quotes mean something at the start of a field only, for RFC 4180 as for Arrow: 5" is a text.
-_FIELD: Final = re.compile(rb'"([^"]*+(?:""[^"]*+)*+)"([^,]*+)|((?!")[^,]*+)')
-_ONE: Final = rb'(?:"[^"]*+(?:""[^"]*+)*+"[^,]*+|(?!")[^,]*+)'
-_CLOSED: Final = re.compile(_ONE + b"(?:," + _ONE + b")*+")
-_CLOSING: Final = re.compile(rb'[^"]*+(?:""[^"]*+)*+"')
+
+class Seekable(Protocol):
+    """What lines are read from."""
+
+    def readline(self, limit: int, /) -> bytes:
+        """Return the next line with its end, or its first `limit` bytes."""
+
+    def seek(self, offset: int, /) -> object:
+        """Go to this offset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,88 +34,139 @@ class Span:
     bytes: int
 
 
-def records(
-    stream: BinaryIO, format: TextFormat, width: int | None = None, start: int = 0
-) -> Iterator[Span]:
-    """The records from the offset `start` on, without blank lines.
+class Marks(NamedTuple):
+    """What separates the fields of a CSV, and what surrounds those that hold it."""
 
-    A CSV's record may go on over lines within quotes; with all of them it must have `width` fields
-    (None: any number). Else a quote is astray, and the first line stands for a bad record alone: it
-    takes none of those that follow along. Raises InputError for a record beyond 64 MiB.
+    separator: bytes = b","
+    quote: bytes = b'"'
+
+
+@dataclass(frozen=True, slots=True)
+class _Patterns:
+    """Quotes mean something at the start of a field only, for RFC 4180 as for pandas: 5" is a text.
+
+    `field`: one field. `closed`: a whole line whose quotes are closed. `closing`: a line up to the
+    quote that closes one of an earlier line.
     """
-    stream.seek(start)
-    at = start
-    quotes = _OpenQuotes(stream, width)
-    while line := stream.readline(_LONGEST + 1):
-        size = len(line)
-        if size > _LONGEST:
-            raise InputError(
-                f"the record at byte {at} is longer than {_LONGEST >> 20} MiB",
-                "Each line must be a record.",
-            )
-        if format == "csv" and b'"' in line and not _CLOSED.fullmatch(line):
-            size = quotes.size(line, at)
-            if size == len(line):
-                stream.seek(at + size)
-        if line not in {b"\n", b"\r\n"} if format == "csv" else line.strip():
-            yield Span(at, size)
-        at += size
+
+    field: re.Pattern[bytes]
+    closed: re.Pattern[bytes]
+    closing: re.Pattern[bytes]
 
 
-def fields(record: bytes) -> list[bytes] | None:
-    """The fields of a CSV's record, as Arrow sees them; None: a quote is never closed."""
-    found = _matched(record)
-    if found is None:
-        return None
-    return [
-        each[3] if each[1] is None else each[1].replace(b'""', b'"') + each[2] for each in found
-    ]
+@lru_cache
+def _patterns(marks: Marks) -> _Patterns:
+    s, q = re.escape(marks.separator), re.escape(marks.quote)
+    quoted = b"[^%b]*+(?:%b%b[^%b]*+)*+%b" % (q, q, q, q, q)
+    one = b"(?:%b%b[^%b]*+|(?!%b)[^%b]*+)" % (q, quoted, s, q, s)
+    return _Patterns(
+        field=re.compile(
+            b"%b([^%b]*+(?:%b%b[^%b]*+)*+)%b([^%b]*+)|((?!%b)[^%b]*+)" % (q, q, q, q, q, q, s, q, s)
+        ),
+        closed=re.compile(one + b"(?:" + s + one + b")*+"),
+        closing=re.compile(quoted),
+    )
 
 
-class _OpenQuotes:
+class OpenQuotes:
     """Finds where a quote closes that its line leaves open.
 
     Whether one closes does not depend on where it was opened, so lines that were passed in vain are
     not read for each of those that follow: a file of stray quotes takes no longer than another.
     """
 
-    def __init__(self, stream: BinaryIO, width: int | None) -> None:
+    def __init__(self, stream: Seekable, width: int | None, marks: Marks) -> None:
         self._stream = stream
         self._width = width
+        self._marks = marks
+        self._patterns = _patterns(marks)
         self._vain = range(0)
         """Where a search may begin that finds nothing."""
 
     def size(self, line: bytes, at: int) -> int:
-        """The bytes of the record that begins with this line; the line's own if it has no end."""
+        """Return the bytes of the record that begins with this line; its own if it has no end."""
+        if self._marks.quote not in line or self._patterns.closed.fullmatch(line):
+            return len(line)
+        size = self._searched(line, at)
+        if size == len(line):
+            self._stream.seek(at + size)
+        return size
+
+    def _searched(self, line: bytes, at: int) -> int:
         lines, size, begin = [line], len(line), at + len(line)
         if begin in self._vain:
             return len(line)
-        while following := self._stream.readline(_LONGEST):
+        while following := self._stream.readline(LONGEST):
             size += len(following)
-            if size > _LONGEST:
+            if size > LONGEST:
                 return len(line)
             lines.append(following)
-            closing = _CLOSING.match(following)
+            closing = self._patterns.closing.match(following)
             if closing is None:
                 continue
             rest = following[closing.end() :].rstrip(b"\r\n")
-            if rest and not rest.startswith(b","):
+            if rest and not rest.startswith(self._marks.separator):
                 break
-            if _CLOSED.fullmatch(rest[1:]):
-                found = _matched(b"".join(lines))
+            if self._patterns.closed.fullmatch(rest[1:]):
+                found = fields(b"".join(lines), self._marks)
                 return size if found and self._width in {None, len(found)} else len(line)
         self._vain = range(begin, at + size)
         return len(line)
 
 
-def _matched(record: bytes) -> list[re.Match[bytes]] | None:
+def records(
+    stream: Seekable, format: TextFormat, width: int | None = None, start: int = 0,
+    quotes: OpenQuotes | None = None,
+) -> Iterator[Span]:  # fmt: skip
+    """The records from the offset `start` on, without blank lines.
+
+    A CSV's record may go on over lines within quotes; with all of them it must have `width` fields
+    (None: any number). Else a quote is astray, and the first line stands for a bad record alone: it
+    takes none of those that follow along. `quotes`: those of an earlier call on the same stream.
+    Raises InputError for a record beyond 64 MiB.
+    """
+    stream.seek(start)
+    at = start
+    quotes = quotes or OpenQuotes(stream, width, Marks())
+    while line := stream.readline(LONGEST + 1):
+        size = len(line)
+        if size > LONGEST:
+            raise InputError(
+                f"the record at byte {at} is longer than {LONGEST >> 20} MiB",
+                "Each line must be a record.",
+            )
+        if format == "csv":
+            size = quotes.size(line, at)
+        if line not in {b"\n", b"\r\n"} if format == "csv" else line.strip():
+            yield Span(at, size)
+        at += size
+
+
+def fields(record: bytes, marks: Marks = Marks()) -> list[bytes] | None:  # noqa: B008  # immutable
+    """The fields of a CSV's record, as pandas sees them; None: a quote is never closed."""
+    found = _matched(record, marks)
+    if found is None:
+        return None
+    q = marks.quote
+    return [each[3] if each[1] is None else each[1].replace(q * 2, q) + each[2] for each in found]
+
+
+def has_bare_return(record: bytes, marks: Marks) -> bool:
+    """Whether a carriage return stands in it outside of quotes: pandas ends a record there."""
+    if b"\r" not in record.removesuffix(b"\n").removesuffix(b"\r"):
+        return False
+    return any(b"\r" in (each[2] or each[3] or b"") for each in _matched(record, marks) or ())
+
+
+def _matched(record: bytes, marks: Marks) -> list[re.Match[bytes]] | None:
+    field = _patterns(marks).field
     body = record.removesuffix(b"\n").removesuffix(b"\r")
     found: list[re.Match[bytes]] = []
     at = 0
     while at <= len(body):
-        field = _FIELD.match(body, at)
-        if field is None:
+        match = field.match(body, at)
+        if match is None:
             return None
-        found.append(field)
-        at = field.end() + 1  # the comma
+        found.append(match)
+        at = match.end() + 1  # the separator
     return found

@@ -1,94 +1,129 @@
-"""A CSV or JSON Lines file: looked through, then kept as Parquet in the types that were decided."""
+"""A CSV or JSON file: looked through, then kept as Parquet in the types that were decided."""
 
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
-from itertools import islice
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, Final, Protocol
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from peers.predict.errors import InputChanged, InputError
-from peers.predict.inputs import text
-from peers.predict.inputs.digests import digest_of
-from peers.predict.inputs.files import SNAPSHOT, format_of, opened
-from peers.predict.inputs.json_columns import AS_JSON, JSON
+from peers.predict.inputs.files import SNAPSHOT, format_of, plain_suffix
 from peers.predict.inputs.reading import PROBLEM
-from peers.predict.inputs.records import BOM, Span, TextFormat, records
 from peers.predict.inputs.references import reference
-from peers.predict.inputs.typed_values import ARROW
+from peers.predict.inputs.text_csv import CsvFile
+from peers.predict.inputs.text_draft import PROBLEM_FIELD, Draft, has_draft
+from peers.predict.inputs.text_json import JsonFile
+from peers.predict.inputs.text_options import TextOptions
+from peers.predict.inputs.text_stream import TextStream, open_text
+from peers.predict.inputs.text_window import Window
 from peers.predict.outputs.durable import replaced
 from peers.predict.spec import InputRef
 
-_AT_ONCE: Final = 10_000
-"""Rows that are converted together, and of a row group."""
+_RANDOM_BYTES: Final = 8
+
+
+class _TextFile(Protocol):
+    """A CSV or a JSON file, whose blocks are of its own sort."""
+
+    def blocks(self, window: Window) -> Iterator[Any]: ...
+    def learn(self, block: Any) -> pa.Table | None: ...
+    def schema(self) -> pa.Schema: ...
+    def notes(self) -> dict[str, str]: ...
+    def is_as_drafted(self) -> bool: ...
+    def convert(self, block: Any, schema: pa.Schema) -> tuple[pa.Table, dict[int, str]]: ...
 
 
 class TextSurvey:
-    """The file at `path`."""
+    """The file at `path`; its rows are kept under `scratch` until `close`.
 
-    def __init__(self, path: Path, id_column: str | None) -> None:
+    The types of its columns are known at its end only. It is written down in those of its first
+    rows while it is looked through: if they turn out to be right, it need not be read again.
+    """
+
+    def __init__(
+        self, path: Path, id_column: str | None, scratch: Path, options: TextOptions | None = None
+    ) -> None:
         self._path = path
-        self._format = cast(TextFormat, format_of(path))
-        with opened(path) as stream:
-            self._before = os.fstat(stream.fileno())
-            self._names, self._start = _start(stream, path, self._format)
-            self.rows = sum(1 for _ in self._spans(stream))
-            if not self.rows:
-                raise InputError(f"the input {path} has no rows", "There is nothing to predict.")
-            # every key of JSON Lines is a column, also one that comes late
-            most = text.SAMPLE if self._format == "csv" else None
-            with opened(path) as other:
-                sample = islice(self._spans(other), most)
-                columns = text.sampled(stream, sample, self._format, self._names, id_column)
-        self.schema = pa.schema(
-            [
-                pa.field(name, ARROW[type_], metadata=AS_JSON if type_ == JSON else None)
-                for name, type_ in columns
-            ]
-        )
-        self.notes: dict[str, str] = {}
-        self._types = columns
-        self.digest = digest_of(path)
+        self._options = options or TextOptions()
+        self._draft = scratch / f"text-{secrets.token_hex(_RANDOM_BYTES)}.parquet"
+        self._is_new = not scratch.exists()
+        self.rows = 0
+        try:
+            with self._opened() as stream:
+                window = Window(stream)
+                self._file = self._start(window, id_column)
+                with Draft(self._draft) as draft:
+                    for block in self._file.blocks(window):
+                        draft.write(self._file.learn(block), block.bad)
+                        self.rows += block.rows
+                    if not self.rows:
+                        raise InputError(
+                            f"the input {path} has no rows", "There is nothing to predict."
+                        )
+                    self.digest = self._options.mixed_into(stream.digest())
+                    draft.finish(self.digest)
+                self._before = stream.stat
+                self._require_same(path.stat())
+            self._has_draft = draft.is_whole and self._file.is_as_drafted()
+            self.schema: pa.Schema = self._file.schema()
+            self.notes: dict[str, str] = self._file.notes()
+        except BaseException:
+            self.close()
+            raise
 
     def settle(self, schema: pa.Schema, folder: Path) -> InputRef:
-        """Convert the file into a snapshot in `folder`, unless it is there already."""
+        """Keep the file as a snapshot in `folder`, in these of its columns and these types."""
         target = folder / SNAPSHOT
-        schema = schema.append(pa.field(PROBLEM, pa.string()))
-        if not target.exists():
-            self._convert(schema, target)
+        schema = schema.append(PROBLEM_FIELD)
+        if not has_draft(target, schema, self.rows, self.digest):
+            with replaced(target) as temporary:
+                if self._has_draft and self._is_as_drafted(schema):
+                    self._draft.replace(temporary)
+                    self._has_draft = False
+                else:
+                    self._convert(schema, temporary)
         return reference(self.digest, schema, target, self.rows)
 
+    def close(self) -> None:
+        """Let the scratch file go."""
+        self._draft.unlink(missing_ok=True)
+        if self._is_new:
+            with suppress(OSError):  # it is not empty: a run has begun
+                self._draft.parent.rmdir()
+
+    @contextmanager
+    def _opened(self) -> Iterator[TextStream]:
+        with open_text(self._path, self._options.encoding) as stream:
+            yield stream
+
+    def _start(self, window: Window, id_column: str | None) -> _TextFile:
+        if format_of(self._path) != "csv":
+            return JsonFile(self._path, window, id_column)
+        separator = self._options.separator
+        if separator is None:
+            separator = "\t" if plain_suffix(self._path) == ".tsv" else ","
+        return CsvFile(self._path, window, separator, self._options, id_column)
+
+    def _is_as_drafted(self, schema: pa.Schema) -> bool:
+        return all(
+            field.name == PROBLEM or field.type == self.schema.field(field.name).type
+            for field in schema
+        )
+
     def _convert(self, schema: pa.Schema, target: Path) -> None:
-        with opened(self._path) as stream, replaced(target) as temporary:
-            now = os.fstat(stream.fileno())
-            if (now.st_size, now.st_mtime_ns) != (self._before.st_size, self._before.st_mtime_ns):
-                raise InputChanged(f"the input {self._path} changed while it was read")
-            with pq.ParquetWriter(temporary, schema) as writer, opened(self._path) as other:
-                spans = self._spans(other)
-                while block := list(islice(spans, _AT_ONCE)):
-                    writer.write_table(self._table(stream, block, schema).cast(schema))
+        fields = pa.schema([field for field in schema if field.name != PROBLEM])
+        with self._opened() as stream, Draft(target) as draft:
+            self._require_same(stream.stat)
+            window = Window(stream)
+            for block in self._file.blocks(window):
+                draft.write(*self._file.convert(block, fields))
+            draft.finish(self.digest)
 
-    def _table(self, stream: BinaryIO, block: list[Span], schema: pa.Schema) -> pa.Table:
-        begin, end = block[0].offset, block[-1].offset + block[-1].bytes
-        stream.seek(begin)
-        raw = stream.read(end - begin)
-        spans = [Span(span.offset - begin, span.bytes) for span in block]
-        names = [name for name, _ in self._types]
-        wanted = [(name, type_) for name, type_ in self._types if name in schema.names]
-        table, bad = text.table_of(raw, spans, self._format, names, wanted)
-        problems: list[Any] = [bad.get(index) for index in range(len(block))]
-        return table.append_column(PROBLEM, pa.array(problems, pa.string()))
-
-    def _spans(self, stream: BinaryIO) -> Iterator[Span]:
-        return records(stream, self._format, len(self._names) or None, self._start)
-
-
-def _start(stream: BinaryIO, path: Path, format_: TextFormat) -> tuple[list[str], int]:
-    """The header's names, if the format has one, and where the records begin."""
-    if format_ == "csv":
-        return text.header_of(stream, str(path))
-    return [], len(BOM) if stream.read(len(BOM)) == BOM else 0
+    def _require_same(self, now: os.stat_result) -> None:
+        if (now.st_size, now.st_mtime_ns) != (self._before.st_size, self._before.st_mtime_ns):
+            raise InputChanged(f"the input {self._path} changed while it was read")

@@ -1,115 +1,222 @@
-"""Values of text files, and the types that columns of them have."""
+"""Values of text files in a type that somebody asked for; a reason for each that is none."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from typing import Any, Final
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, TypeAlias
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from peers.predict.inputs.json_columns import JSON, json_text
+from peers.predict.inputs.json_columns import is_json, json_text
+from peers.predict.inputs.text_options import TextOptions
+from peers.predict.inputs.text_pandas import PandasReader
 
 _SHOWN: Final = 100
 """Characters of a value in a reason."""
-_NUMBER: Final = "double"
-_TEXT: Final = "string"
-_TRUTH: Final = "bool"
-_WHOLE: Final = "int64"
+_TRUE: Final = pa.array(["True", "TRUE", "true", "1"])
+_FALSE: Final = pa.array(["False", "FALSE", "false", "0"])
+_INT64: Final = (-(1 << 63), (1 << 63) - 1)
 
-ARROW: Final = {
-    _NUMBER: pa.float64(), _TEXT: pa.string(), _TRUTH: pa.bool_(), _WHOLE: pa.int64(),
-    JSON: pa.string(),
-}  # fmt: skip
-"""The types, by the names that they go by."""
+Converted: TypeAlias = tuple[pa.Array, dict[int, str]]
+"""The values, and why some are none, by their index; they are null."""
 
 
-def type_of(column: Sequence[Any], *, is_id: bool) -> str:
-    """The narrowest type that nine in ten values fit: some rows may be bad."""
-    values = [value for value in column if value is not None and value != ""]
-    if not values:
-        return _NUMBER
-    if is_id:
-        return _WHOLE if all(_is_whole(value) for value in values) else _TEXT
-    for type_ in (_TRUTH, _NUMBER):
-        fitting = sum(_fits(value, type_) for value in values)
-        if fitting >= 0.9 * len(values):
-            return type_
-    return JSON if any(isinstance(value, dict | list) for value in values) else _TEXT
+@dataclass(frozen=True, slots=True)
+class _Sort:
+    """A sort of values.
 
-
-def converted(
-    record: dict[str, Any], wanted: Sequence[tuple[str, str]], *, is_csv: bool
-) -> list[Any] | str:
-    """The record's values of these columns, in their types; or a sentence about one of another.
-
-    An empty field of a CSV is no value; an empty text of JSON is one, where texts are wanted.
+    `convert`: texts without gaps to values; raises one of _ERRORS if one of them is none.
+    `may_fit`: which of the texts are worth a try.
     """
-    values: list[Any] = []
-    for name, type_ in wanted:
-        value = record.get(name)
+
+    convert: Callable[[pa.Array], pa.Array]
+    may_fit: Callable[[pa.Array], pa.Array]
+
+
+_ERRORS: Final = (pa.ArrowException, ValueError, TypeError, OverflowError)
+
+
+def from_texts(texts: pa.Array, field: pa.Field, reader: PandasReader) -> Converted:
+    """Convert texts of a CSV; nulls are gaps, and stay so."""
+    kind = field.type
+    if pa.types.is_dictionary(kind):
+        values, bad = from_texts(texts, field.with_type(kind.value_type), reader)
+        return values.dictionary_encode().cast(kind), bad
+    if texts.null_count == len(texts):
+        return pa.nulls(len(texts), kind), {}
+    present = pc.is_valid(texts)
+    given = texts.filter(present)
+    values, failed = _by_halves(given, _sort_of(field, reader))
+    values = values.cast(kind)
+    if texts.null_count:
+        places = pc.if_else(present, pc.subtract(pc.cumulative_sum(present.cast("int64")), 1), None)
+        values = values.take(places)
+    if not failed:
+        return values, {}
+    rows = pc.indices_nonzero(present).to_pylist()
+    return values, {rows[index]: misfit(field, given[index].as_py()) for index in failed}
+
+
+def from_values(values: Sequence[Any], field: pa.Field) -> Converted:
+    """Convert values of JSON one by one; None is a gap, and stays so."""
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    plain = pa.field(field.name, kind, metadata=field.metadata)
+    convert = partial(_one_value, field=plain, reader=PandasReader(",", TextOptions(), 1))
+    found: list[Any] = []
+    bad: dict[int, str] = {}
+    for index, value in enumerate(values):
         try:
-            empty = value is None or (value == "" and (is_csv or type_ not in {_TEXT, JSON}))
-            values.append(None if empty else _CONVERT[type_](value))
-        except (TypeError, ValueError, OverflowError):
-            shown = repr(value)
-            if len(shown) > _SHOWN:
-                shown = f"{shown[:_SHOWN]}…"
-            return f"the column {name!r} holds {shown}, which is no {_SAID[type_]}"
-    return values
+            found.append(None if value is None else convert(value))
+        except _ERRORS:
+            found.append(None)
+            bad[index] = misfit(field, value)
+    array = pa.array(found, kind)
+    return (array.dictionary_encode().cast(field.type) if kind != field.type else array), bad
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool | list | dict) or (isinstance(value, str) and "_" in value):
-        raise TypeError
-    return float(value)
+def misfit(field: pa.Field, value: Any) -> str:
+    """Return the sentence about a value that its column cannot hold."""
+    shown = repr(value)
+    if len(shown) > _SHOWN:
+        shown = f"{shown[:_SHOWN]}…"
+    return f"the column {field.name!r} holds {shown}, which is no {said(field)}"
 
 
-def _whole(value: Any) -> int:
-    if isinstance(value, bool | list | dict) or (isinstance(value, float) and value % 1):
-        raise TypeError
-    if isinstance(value, str) and "_" in value:
+def said(field: pa.Field) -> str:
+    """Return what the field's values are called in a sentence."""
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    if is_json(field):
+        return "JSON"
+    if pa.types.is_integer(kind):
+        return "whole number" if kind == pa.int64() else f"whole number of the type {kind}"
+    if pa.types.is_floating(kind):
+        return "number"
+    if pa.types.is_boolean(kind):
+        return "truth value"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "text"
+    return str(kind)
+
+
+def _by_halves(texts: pa.Array, sort: _Sort) -> tuple[pa.Array, list[int]]:
+    """Convert all at once, if each fits; else each half. Return the indexes of those that fail."""
+    failed: list[int] = []
+    pieces: list[pa.Array | None] = []
+    may_fit = sort.may_fit(texts)
+
+    def go(first: int, count: int) -> None:
+        piece = texts.slice(first, count)
+        try:
+            pieces.append(sort.convert(piece))
+        except _ERRORS:
+            if count == 1:
+                failed.append(first)
+                pieces.append(None)
+                return
+            go(first, count // 2)
+            go(first + count // 2, count - count // 2)
+
+    if pc.any(pc.invert(may_fit)).as_py():  # many may fail: they are found at once
+        places = pc.indices_nonzero(may_fit)
+        others = pc.indices_nonzero(pc.invert(may_fit)).to_pylist()
+        found, more = _by_halves(texts.take(places), _Sort(sort.convert, _any_fits))
+        spread = np.full(len(texts), -1)
+        spread[places.to_numpy()] = np.arange(len(places))
+        failed = sorted([*others, *(places[index].as_py() for index in more)])
+        return found.take(pa.array(spread, mask=spread < 0)), failed
+    if len(texts):
+        go(0, len(texts))
+    kind = next((piece.type for piece in pieces if piece is not None), pa.null())
+    whole = [pa.nulls(1, kind) if piece is None else piece for piece in pieces]
+    return pa.concat_arrays(whole) if whole else pa.nulls(0), failed
+
+
+def _any_fits(texts: pa.Array) -> pa.Array:
+    return pa.array(np.ones(len(texts), np.bool_))
+
+
+def _sort_of(field: pa.Field, reader: PandasReader) -> _Sort:
+    kind, options = field.type, reader.options
+    point = re.escape(options.decimal)
+    digits = f"[0-9{re.escape(options.thousands or '')}]"
+    if pa.types.is_floating(kind):
+        number = rf"({digits}+{point}?[0-9]*|{point}[0-9]+)([eE][+-]?[0-9]+)?"
+        return _Sort(reader.doubles, _matching(rf"^\s*[+-]?({number}|(?i:inf|infinity|nan))\s*$"))
+    if pa.types.is_integer(kind):
+        whole = _matching(rf"^[ \t]*[+-]?{digits}+({point}0*)?[ \t]*$")
+        return _Sort(partial(_integers, kind=kind, options=options), whole)
+    if pa.types.is_boolean(kind):
+        return _Sort(lambda texts: pc.is_in(texts, _TRUE.cast(texts.type)), _are_truths)
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return _Sort(partial(_times, kind=kind), partial(_are_times, kind=kind))
+    return _Sort(lambda texts: texts.cast(kind), _any_fits)
+
+
+def _matching(shape: str) -> Callable[[pa.Array], pa.Array]:
+    return partial(pc.match_substring_regex, pattern=shape)
+
+
+def _integers(texts: pa.Array, kind: pa.DataType, options: TextOptions) -> pa.Array:
+    plain = pc.utf8_trim(texts, " \t")
+    if options.thousands:
+        plain = pc.replace_substring(plain, options.thousands, "")
+    plain = pc.replace_substring_regex(plain, rf"{re.escape(options.decimal)}0*$", "")
+    return pc.utf8_ltrim(plain, "+").cast(kind)
+
+
+def _are_truths(texts: pa.Array) -> pa.Array:
+    return pc.is_in(texts, pa.concat_arrays([_TRUE, _FALSE]).cast(texts.type))
+
+
+def _are_times(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+    found = pd.to_datetime(
+        pd.Series(texts.to_pylist()), format="ISO8601", utc=True, errors="coerce"
+    )
+    zone = pc.match_substring_regex(texts, r"[0-9:](Z|[+-][0-9]{2}(:?[0-9]{2})?)$")
+    is_date = pc.match_substring_regex(texts, r"^\s*[0-9]{4}-?[0-9]{2}(-?[0-9]{2})?\s*$")
+    has_zone = pc.and_(zone, pc.invert(is_date))
+    is_zoned = pa.types.is_timestamp(kind) and kind.tz is not None
+    fits = has_zone if is_zoned else pc.invert(has_zone)
+    return pc.and_(pa.array(found.notna().to_numpy()), fits)
+
+
+def _times(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Times as ISO 8601 spells them; those with a zone need a type that has one."""
+    is_zoned = pa.types.is_timestamp(kind) and kind.tz is not None
+    found = pd.to_datetime(pd.Series(texts.to_pylist()), format="ISO8601", utc=is_zoned)
+    if found.dtype.kind != "M":
         raise ValueError
-    whole = int(value)
-    if not -(1 << 63) <= whole < 1 << 63:
-        raise OverflowError
-    return whole
+    array = pa.array(found)
+    if pa.types.is_timestamp(array.type) and (array.type.tz is not None) != is_zoned:
+        raise ValueError
+    return array.cast(kind)
 
 
-def _truth(value: Any) -> bool:
-    if isinstance(value, bool):  # a number is none: 0 and 1 may be followed by 2
-        return value
-    if isinstance(value, str) and value in {"true", "True", "false", "False"}:
-        return value in {"true", "True"}
-    raise ValueError
+def _one_value(value: Any, field: pa.Field, reader: PandasReader) -> Any:
+    kind = field.type
+    if is_json(field):
+        return json_text(value)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _text(value)
+    if isinstance(value, str):
+        values, failed = _by_halves(pa.array([value]), _sort_of(field, reader))
+        if failed:
+            raise ValueError
+        return values.cast(kind)[0].as_py()
+    if isinstance(value, bool) != pa.types.is_boolean(kind) or isinstance(value, list | dict):
+        raise TypeError  # a number is no truth value: 0 and 1 may be followed by 2
+    if isinstance(value, int) and pa.types.is_floating(kind):
+        return float(value)
+    return pa.scalar(value).cast(kind).as_py()
 
 
 def _text(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json_text(value)
     text.encode()  # JSON can spell half a character, which is none
     return text
-
-
-_CONVERT: Final = {
-    _NUMBER: _number, _WHOLE: _whole, _TRUTH: _truth, _TEXT: _text, JSON: json_text,
-}  # fmt: skip
-_SAID: Final = {
-    _NUMBER: "number",
-    _WHOLE: "whole number",
-    _TRUTH: "truth value",
-    _TEXT: "text",
-    JSON: "JSON",
-}
-
-
-def _is_whole(value: Any) -> bool:
-    """Whether an id is a whole number, and no text of digits such as 007."""
-    return _fits(value, _WHOLE) and str(int(value)) == str(value)
-
-
-def _fits(value: Any, type_: str) -> bool:
-    try:
-        _CONVERT[type_](value)
-    except (TypeError, ValueError, OverflowError):
-        return False
-    return True

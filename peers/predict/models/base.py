@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,19 +13,18 @@ from peers.predict.results import Predictions as Predictions
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from peers.predict.models.signature import Signature
+
 
 class Model(Protocol):
-    """A loaded model. A batch is a table that has the columns `features` gave, in that order."""
+    """A loaded model. A batch is a table of the features, in the order of its signature."""
 
     asynchronous: bool
     """Whether `predict_async` is to be used; `predict` then works outside of event loops only."""
 
-    def features(self, columns: Mapping[str, str], leave_out: Sequence[str]) -> list[str]:
-        """Which of `columns` (name: Arrow type) the model takes, in its order.
-
-        `leave_out` are no features, unless the model names them itself. Raises InputError, naming
-        what is missing, too much, or of a wrong type.
-        """
+    @property
+    def signature(self) -> Signature:
+        """What the model says of its columns."""
 
     def predict(self, table: pa.Table) -> Predictions:
         """One prediction for each row.

@@ -1,78 +1,22 @@
-"""Which columns a model takes, and how they become what it computes with."""
+"""Tables as arrays of numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from peers.predict.errors import InputError, RowError
+from peers.predict.errors import RowError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_SHOWN: Final = 12
-_WHOLE: Final = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
-_NUMBERS: Final = (*_WHOLE, "halffloat", "float", "double", "null")
-_TEXTS: Final = ("string", "large_string", "string_view")
 
-
-def all_but(columns: Mapping[str, str], leave_out: Sequence[str]) -> list[str]:
-    """Every column that is not left out, in the input's order. InputError if none is left."""
-    chosen = [name for name in columns if name not in leave_out]
-    if not chosen:
-        raise InputError("The input has no columns for the model", "Add those of the features.")
-    return chosen
-
-
-def named(columns: Mapping[str, str], names: Sequence[str], model: str) -> list[str]:
-    """These columns; InputError naming those that the input lacks."""
-    missing = [name for name in names if name not in columns]
-    if missing:
-        raise InputError(
-            f"The input lacks {_listed(missing)}, which {model} takes; it has "
-            f"{_listed(list(columns)) or 'no columns'}",
-            "Name the columns as they were when the model was trained.",
-        )
-    return list(names)
-
-
-def number_of(
-    columns: Mapping[str, str], leave_out: Sequence[str], wanted: int, model: str
-) -> list[str]:
-    """Every column that is not left out, if they are as many as wanted; else InputError."""
-    chosen = all_but(columns, leave_out)
-    if len(chosen) != wanted:
-        raise InputError(
-            f"{model} takes {wanted} columns, and the input has {len(chosen)}: {_listed(chosen)}",
-            "Leave out what is no feature; --id-column names one that is kept beside.",
-        )
-    return chosen
-
-
-def check_types(
-    columns: Mapping[str, str], chosen: Sequence[str], dtype: np.dtype[Any] | None, model: str
-) -> None:
-    """InputError for columns that do not fit into `dtype`; None stands for numbers of any type."""
-    if dtype is None or dtype.kind == "f":
-        wanted, fitting = "numbers", _is_number
-    elif dtype.kind == "O":
-        wanted, fitting = "texts", lambda kind: kind in _TEXTS
-    else:
-        # texts have doubles only; whether these are whole is seen row by row
-        wanted, fitting = f"{dtype.name} values", lambda kind: kind in (*_WHOLE, "double")
-    wrong = [f"{name} ({columns[name]})" for name in chosen if not fitting(columns[name])]
-    if wrong:
-        raise InputError(
-            f"{model} takes {wanted}, and these columns hold something else: {_listed(wrong)}",
-            "Convert them; a model that does so itself can be given as package.module:callable.",
-        )
-
-
-def _is_number(kind: str) -> bool:
-    return kind in _NUMBERS or kind.startswith("decimal")
+def is_number(kind: pa.DataType) -> bool:
+    """Whether its values are numbers that fit into an array of doubles."""
+    checks = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    return any(check(kind) for check in checks)
 
 
 def matrix(table: pa.Table, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
@@ -123,8 +67,3 @@ def _plain(table: pa.Table) -> pa.Table:
         elif pa.types.is_null(field.type) or pa.types.is_decimal(field.type):
             table = table.set_column(place, field.name, table.column(place).cast(pa.float64()))
     return table
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

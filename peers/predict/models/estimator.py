@@ -1,10 +1,10 @@
-"""scikit-learn's estimators, as joblib or pickle wrote them."""
+"""Estimators of scikit-learn, LightGBM and XGBoost, as joblib or pickle wrote them."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,8 +12,9 @@ import numpy as np
 
 from peers.predict import results
 from peers.predict.errors import ModelError
-from peers.predict.models import columns as pick
 from peers.predict.models.base import Predictions, needed, threads
+from peers.predict.models.fitted import signature_of
+from peers.predict.models.frames import argument
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,7 +27,8 @@ _METHODS: Final = ("predict", "predict_proba", "decision_function", "transform",
 class EstimatorModel:
     """An estimator in a trusted file. The file is code: who makes this has checked it.
 
-    Raises ModelError if it can't be loaded, has no such method, or wants what is not here.
+    One that was fitted on a data frame gets a data frame, whatever it is made of. Raises ModelError
+    if it can't be loaded, has no such method, or wants what is not here.
     """
 
     asynchronous = False
@@ -36,32 +38,16 @@ class EstimatorModel:
         self._name = f"{path.name} ({type(estimator).__name__})"
         self._method = _method(estimator, method or _DEFAULT_METHOD, self._name)
         self._is_proba = method == "predict_proba"
-        names = getattr(estimator, "feature_names_in_", None)
-        self._names = None if names is None else [str(name) for name in names]
-        self._count: int | None = getattr(estimator, "n_features_in_", None)
-        parts = list(_parts(estimator, set()))
-        self._wants_frame = any(_by_name(part) for part in parts)
-        if self._wants_frame:
+        self.signature = signature = signature_of(estimator)
+        if signature.form == "frame":
             with needed("pandas", f"{self._name} was trained on a data frame and"):
-                import pandas as _  # noqa: F401  # type: ignore[import-untyped,unused-ignore]
-        for part in parts:
-            _fit_in(part, keep_names=self._wants_frame)
-
-    def features(self, columns: Mapping[str, str], leave_out: Sequence[str]) -> list[str]:
-        """Those it was trained on by name, else all that are not left out, in the file's order."""
-        if self._names is not None:
-            chosen = pick.named(columns, self._names, self._name)
-        elif self._count is not None:
-            chosen = pick.number_of(columns, leave_out, self._count, self._name)
-        else:
-            chosen = pick.all_but(columns, leave_out)
-        if not self._wants_frame:
-            pick.check_types(columns, chosen, None, self._name)
-        return chosen
+                import pandas as _  # noqa: F401
+        for part in _parts(estimator, set()):
+            _bound_threads(part)
 
     def predict(self, table: pa.Table) -> Predictions:
         """What the method returns for the rows; `results` says which columns that is."""
-        result = self._method(table.to_pandas() if self._wants_frame else pick.matrix(table))
+        result = self._method(self.argument(table))
         if isinstance(result, list) and all(isinstance(one, np.ndarray) for one in result):
             result = tuple(result)  # one array for each output
         if self._is_proba:
@@ -72,6 +58,10 @@ class EstimatorModel:
     async def predict_async(self, table: pa.Table) -> Predictions:
         """An estimator computes, and never waits."""
         return self.predict(table)
+
+    def argument(self, table: pa.Table) -> Any:
+        """What the method gets for these rows."""
+        return argument(table, self.signature)
 
 
 def _load(path: Path) -> Any:
@@ -123,19 +113,7 @@ def _parts(value: Any, seen: set[int]) -> Iterator[Any]:
             yield from _parts(one, seen)
 
 
-def _by_name(part: Any) -> bool:
-    """Whether it picks columns by name, or hands on data frames: an array won't do for it."""
-    selects = type(part).__name__ == "ColumnTransformer" and hasattr(part, "feature_names_in_")
-    return selects or "_sklearn_output_config" in vars(part)
-
-
-def _fit_in(part: Any, *, keep_names: bool) -> None:
-    """Bound its threads; and as columns always come in its order, let it not ask for names.
-
-    To ignore the warning instead, one would have to change the whole process's filters.
-    """
+def _bound_threads(part: Any) -> None:
     wanted = getattr(part, "n_jobs", None)
     if wanted is not None:  # -1 are all cores; who asked for none had better stay without threads
         part.n_jobs = threads() if wanted < 0 else min(wanted, threads())
-    if not keep_names:
-        vars(part).pop("feature_names_in_", None)

@@ -1,48 +1,56 @@
-"""Any callable of a trusted module: list of rows in, results out."""
+"""Any callable of a trusted module: rows in, results out."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, get_origin, get_type_hints
 
 from peers.predict.errors import ModelError
-from peers.predict.inputs import plain_rows
-from peers.predict.models import columns as pick
+from peers.predict.models.frames import argument
+from peers.predict.models.signature import Form, Signature
 from peers.predict.results import Predictions, predictions_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
+_FORMS: Final[dict[str, Form]] = {
+    "pandas.DataFrame": "frame", "pyarrow.Table": "table", "numpy.ndarray": "matrix",
+}  # fmt: skip
+_KNOWN: Final = (
+    "Annotate its first parameter as list[dict] (the default), pandas.DataFrame, pyarrow.Table, "
+    "numpy.ndarray or dict[str, numpy.ndarray]."
+)
+_FOREIGN: Final = ("pandas", "pyarrow", "numpy", "polars")
+
+
 class FunctionModel:
     """A function, or an instance, made once, of a class whose `__call__` is the function.
 
-    It gets a list of dicts (column: Python value) and returns a list with a result for each, or
-    what else `results` names; an exception in a list stands for a row without one. `async def`
-    makes it asynchronous. Raises ModelError if it is not there or can't be called.
+    It gets a list of dicts (column: Python value), or what the annotation of its first parameter
+    asks for. It returns a list with a result for each row, or what else `results` names; an
+    exception in a list stands for a row without one. `async def` makes it asynchronous.
+    Raises ModelError if it is not there or can't be called.
     """
 
     def __init__(self, name: str, module: ModuleType, attribute: str) -> None:
         self._name = name
         self._function = _callable(name, module, attribute)
         self.asynchronous = _is_async(self._function)
-
-    def features(self, columns: Mapping[str, str], leave_out: Sequence[str]) -> list[str]:
-        """All that are not left out."""
-        return pick.all_but(columns, leave_out)
+        self.signature = Signature(form=_form(name, self._function))
 
     def predict(self, table: pa.Table) -> Predictions:
         """What it returns, checked to be of the right length."""
         if self.asynchronous:
             return asyncio.run(self.predict_async(table))
-        return self._checked(self._function(plain_rows(table)), table.num_rows)
+        return self._checked(self._function(argument(table, self.signature)), table.num_rows)
 
     async def predict_async(self, table: pa.Table) -> Predictions:
         """The same, awaited."""
-        result = self._function(plain_rows(table))
+        result = self._function(argument(table, self.signature))
         if self.asynchronous:
             result = await result
         return self._checked(result, table.num_rows)
@@ -68,6 +76,27 @@ def _callable(name: str, module: ModuleType, attribute: str) -> Any:
     if not callable(found):
         raise ModelError(f"{name} is a {type(found).__name__}, which cannot be called")
     return found
+
+
+def _form(name: str, function: Any) -> Form:
+    """What it asks for by the annotation of its first parameter."""
+    plain = function if inspect.isroutine(function) else type(function).__call__
+    try:
+        hints = get_type_hints(plain)
+    except Exception:  # noqa: BLE001  # names that cannot be looked up: then as without annotation
+        hints = dict(getattr(plain, "__annotations__", {}))
+    parameters = [one for one in inspect.signature(function).parameters if one in hints]
+    if not parameters:
+        return "rows"
+    wanted = hints[parameters[0]]
+    origin = get_origin(wanted) or wanted
+    if origin in (dict, Mapping):
+        return "arrays"
+    package = getattr(origin, "__module__", "").partition(".")[0]
+    form = _FORMS.get(f"{package}.{getattr(origin, '__name__', '')}")
+    if form is None and package in _FOREIGN:
+        raise ModelError(f"{name} asks for {wanted}, which rows cannot be given as", _KNOWN)
+    return form or "rows"
 
 
 def _is_async(function: Any) -> bool:

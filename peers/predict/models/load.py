@@ -40,7 +40,7 @@ def load(ref: ModelRef, trust: Trust) -> Model:
             _check(ref, lambda: digests.of_callable(ref.ref, source))
             return FunctionModel(ref.ref, import_unchanged(module, source), attribute)
         case "http":
-            return HttpModel(ref.ref)
+            return HttpModel(ref)
         case unknown:
             assert_never(unknown)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +11,7 @@ from peers.predict import results
 from peers.predict.errors import ModelError
 from peers.predict.models import columns as pick
 from peers.predict.models.base import Predictions, counted, needed, threads
+from peers.predict.models.signature import Feature, Kind, Signature
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,23 +55,8 @@ class OnnxModel:
         if not self._stacked:
             for one in self._inputs:
                 self._check_single(one)
+        self.signature = self._signature()
         self._output = self._choose([output.name for output in self._session.get_outputs()], method)
-
-    def features(self, columns: Mapping[str, str], leave_out: Sequence[str]) -> list[str]:
-        """All that are not left out, or those that its inputs name."""
-        if not self._stacked:
-            chosen = pick.named(columns, [one.name for one in self._inputs], self._name)
-            for one in self._inputs:
-                what = f"The input {one.name} of {self._name}"
-                pick.check_types(columns, [one.name], _TYPES[one.type], what)
-            return chosen
-        wanted = self._inputs[0].shape[1]
-        if isinstance(wanted, int):
-            chosen = pick.number_of(columns, leave_out, wanted, self._name)
-        else:
-            chosen = pick.all_but(columns, leave_out)
-        pick.check_types(columns, chosen, _TYPES[self._inputs[0].type], self._name)
-        return chosen
 
     def predict(self, table: pa.Table) -> Predictions:
         """The output's rows; maps (such as of probabilities by class) become dicts."""
@@ -95,6 +80,14 @@ class OnnxModel:
             column = pick.matrix(table.select([one.name]), _TYPES[one.type])
             feed[one.name] = column if len(one.shape) == _MATRIX else column[:, 0]
         return feed
+
+    def _signature(self) -> Signature:
+        first = self._inputs[0]
+        if not self._stacked:
+            return Signature(tuple(_feature(one, one.name) for one in self._inputs))
+        wanted = first.shape[1]
+        one = _feature(first, None)
+        return Signature((one,) * wanted if isinstance(wanted, int) else None, one)
 
     def _check(self, one: Any) -> None:
         if one.type not in _TYPES:
@@ -125,6 +118,13 @@ class OnnxModel:
         raise ModelError(
             f"{self._name} has no output {method}", f"It has {', '.join(outputs)}: see --method."
         )
+
+
+def _feature(one: Any, name: str | None) -> Feature:
+    """Whole numbers, booleans and texts have no NaN; of others only their user knows."""
+    dtype = _TYPES[one.type]
+    kind: Kind = {"f": "number", "O": "text", "b": "boolean"}.get(dtype.kind, "integer")  # type: ignore[assignment]
+    return Feature(name, kind, None if dtype.kind == "f" else False)
 
 
 def _session(path: Path) -> Any:

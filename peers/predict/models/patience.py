@@ -4,47 +4,77 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
-from peers import Retry
-from peers.predict.models.http import Away, Busy
+from peers import Snooze
+from peers.predict.models.transport import Away, Busy
 
 if TYPE_CHECKING:
     from peers.predict.models.base import Predictions
 
 _JITTER: Final = 0.1
-_LONGEST_NAP: Final = 5.0
-"""Then we ask again: the hold-off may have been lifted or extended."""
+_LONGEST_IN_SLOT: Final = 1.0
+"""Seconds that an attempt waits in its slot; then others may have it."""
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 30.0
-_MOST_MISSES: Final = 20
-"""Eight minutes of pauses; then the attempt is over, and the task's own retries go on."""
+
+
+class Absences:
+    """How often in a row an endpoint was away, as this process sees it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self._count = 0
+        self._noted_at = float("-inf")
+
+    def pause(self, asked_at: float) -> float:
+        """For how long to leave it alone after a call that was made at this time, in vain.
+
+        Calls that were made together count once.
+        """
+        if asked_at > self._noted_at or self._count == 0:
+            self._count += 1
+            self._noted_at = self.clock()
+        return float(min(_FIRST_PAUSE * 2.0 ** (self._count - 1), _LONGEST_PAUSE))
+
+    def over(self) -> None:
+        """It has answered."""
+        self._count = 0
 
 
 async def predict_patiently(
     call: Callable[[], Awaitable[Predictions]],
     held_off: Callable[[], Awaitable[float]],
     hold_off: Callable[[float, str], Awaitable[None]],
+    absences: Absences,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Predictions:
     """Make the call as soon as the endpoint takes requests.
 
-    `held_off` answers how many seconds all callers have to stay away, 0 if they need not;
-    `hold_off(seconds, reason)` tells the others. Waits for one that is busy for as long as it asks
-    for; raises peers.Retry when it has been away for long.
+    `held_off` returns how many seconds all callers have to stay away, 0 if they need not;
+    `hold_off(seconds, reason)` tells the others. Raises peers.Snooze when that takes longer than a
+    moment: the slot is for others until then, and no attempt is used up.
     """
-    misses = 0
+    waited, reason = 0.0, "the endpoint is held off"
     while True:
         while (seconds := await held_off()) > 0:
             # jitter: those who wait together need not come back at the same instant
-            await sleep(min(seconds, _LONGEST_NAP) * (1 + random.uniform(0, _JITTER)))
+            pause = seconds * (1 + random.uniform(0, _JITTER))
+            if waited + pause > _LONGEST_IN_SLOT:
+                raise Snooze(in_=pause, message=reason)
+            waited += pause
+            await sleep(pause)
+        asked_at = absences.clock()
         try:
-            return await call()
+            found = await call()
         except Busy as busy:
-            await hold_off(busy.seconds, str(busy))
+            reason = str(busy)
+            await hold_off(busy.seconds, reason)
         except Away as away:
-            misses += 1
-            if misses > _MOST_MISSES:
-                raise Retry(message=str(away)) from away
-            await hold_off(min(_FIRST_PAUSE * 2 ** (misses - 1), _LONGEST_PAUSE), str(away))
+            reason = str(away)
+            await hold_off(absences.pause(asked_at), reason)
+        else:
+            absences.over()
+            return found

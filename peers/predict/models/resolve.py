@@ -10,8 +10,10 @@ from urllib.parse import urlsplit
 
 from peers.predict.errors import ModelError
 from peers.predict.models import digests
+from peers.predict.models.access import refuse_secret_query
 from peers.predict.models.modules import find_source
-from peers.predict.spec import ModelKind, ModelRef
+from peers.predict.models.protocols import protocol_of
+from peers.predict.spec import NO_ACCESS, Access, EndpointProtocol, ModelKind, ModelRef
 
 _KNOWN: Final = (
     "Known are *.onnx, scikit-learn's *.joblib, *.pkl and *.pickle, package.module:callable, "
@@ -27,15 +29,27 @@ _URL: Final = re.compile(r"https?://", re.IGNORECASE)
 _CALLABLE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
-def resolve(text: str, method: str | None) -> ModelRef:
+def resolve(
+    text: str, method: str | None, protocol: EndpointProtocol | None = None,
+    access: Access = NO_ACCESS,
+) -> ModelRef:  # fmt: skip
     """The reference of the model that `text` names, by its form; nothing is loaded.
 
-    `method` is a method of the estimator, or an output of an ONNX model. Raises ModelError for an
-    unknown form, for what is not there or unreadable, and for a method where there can be none.
+    `method` is a method of the estimator, or an output of an ONNX model or an endpoint of version
+    2. Raises ModelError for an unknown form, for what is not there or unreadable, and for a method,
+    protocol or access where there can be none.
     """
     if _URL.match(text):
-        _refuse_method(method, "a model behind HTTP")
-        return ModelRef("http", _checked_url(text), digests.of_text(text))
+        url = _checked_url(text)
+        chosen = protocol or protocol_of(url)
+        if chosen != "v2":
+            _refuse_method(method, "a model behind HTTP, but for an output of protocol v2")
+        return ModelRef("http", url, digests.of_text(text), method, chosen, access)
+    if protocol is not None or access != NO_ACCESS:
+        raise ModelError(
+            f"{text} is no endpoint, so it takes no protocol, header or token",
+            "Leave these options out, or name a URL as the model.",
+        )
     path = Path(text).expanduser().absolute()
     if path.suffix.lower() in _BY_SUFFIX:
         return _file(path, method)
@@ -88,6 +102,8 @@ def _checked_url(url: str) -> str:
         raise ModelError(
             f"The URL of the model at {parts.hostname} holds a password, which would be stored "
             "with the run",
-            "Leave it out, and put it into ~/.netrc of the peers' account.",
+            "Leave it out, and name a file that has it: --token-file, or --header-file with a line "
+            "'Authorization: Basic …'.",
         )
+    refuse_secret_query(url)
     return url

@@ -26,6 +26,7 @@ from peers.predict.outputs.parts import (
 )
 from peers.predict.outputs.texts import copy_text, header, is_text, lines, text_path
 from peers.predict.outputs.values import read_values
+from peers.predict.results import PREDICTION
 from peers.predict.spec import Manifest
 
 _ROW_GROUP: Final = 131_072
@@ -166,12 +167,23 @@ def _grouped(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 def _write_text(whole: _Whole, path: Path) -> None:
     output = Path(whole.manifest.output)
+    if whole.manifest.model.protocol == "openai" and output.suffix.lower() == ".jsonl":
+        _write_batch_lines(whole, path)
+        return
     with path.open("wb") as stream:
         stream.write(header(output, whole.schema.names))
         for number in range(whole.manifest.chunks):
             if not _copied(whole, number, stream):
                 for content in lines(output, whole.table(number)):
                     stream.write(content)
+
+
+def _write_batch_lines(whole: _Whole, path: Path) -> None:
+    """Write the predictions as they are: each is a line of a batch's output file."""
+    with path.open("w", encoding="utf-8") as stream:
+        for number in range(whole.manifest.chunks):
+            found = whole.table(number).column(PREDICTION).to_pylist()
+            stream.writelines(f"{line}\n" for line in found)
 
 
 def _copied(whole: _Whole, number: int, stream: BinaryIO) -> bool:

@@ -1,0 +1,145 @@
+"""Data frames as the reader that people train with would have made them of the same rows.
+
+pandas decides a column's dtype by the whole column: whole numbers with a gap anywhere are floats.
+A chunk must look like the same rows of the whole, so the plan's schema says of a column whether it
+has gaps (`peers.nulls`), and which reader the schema stands for (`peers.reader`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from peers.predict.inputs import plain_rows
+from peers.predict.models.columns import is_number, matrix
+from peers.predict.models.signature import Feature, Signature
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NULLS: Final = b"peers.nulls"
+READER: Final = b"peers.reader"
+_BY_VALUES: Final = (b"json", b"query")
+"""Readers that hand Python's values to pandas, which finds a type for them."""
+TYPE: Final = b"peers.type"
+
+
+def argument(table: pa.Table, signature: Signature) -> Any:
+    """Return these rows in the form that the model was fitted on.
+
+    Models of scikit-learn and its like tell a data frame from an array: by names they pick columns,
+    and by its dtypes they tell categories.
+    """
+    if signature.form == "rows":
+        return plain_rows(table)
+    if signature.form == "table":
+        return table
+    if signature.form == "matrix" and not any(map(_is_other, table.schema.types)):
+        return matrix(table)
+    features = signature.features or ()
+    known = dict(zip(table.column_names, features, strict=False))
+    names = signature.names or table.column_names
+    made = frame(table, known, names)
+    if signature.form == "texts":
+        return made.iloc[:, 0]
+    if signature.form == "arrays":
+        return {name: made[name].to_numpy() for name in made.columns}
+    return made if signature.form == "frame" else made.to_numpy(dtype=object)
+
+
+def _is_other(kind: pa.DataType) -> bool:
+    """Whether values of this type are not numbers, so that an array of them holds objects."""
+    return not (is_number(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind))
+
+
+def frame(table: pa.Table, features: Mapping[str, Feature], names: Sequence[str]) -> pd.DataFrame:
+    """Return the rows as a data frame with these names for its columns.
+
+    `features`: what the model knows of columns, by the table's names for them.
+    """
+    reader = (table.schema.metadata or {}).get(READER, b"parquet")
+    made = table.to_pandas()
+    for field in table.schema:
+        before = made[field.name]
+        after = _column(before, field, features.get(field.name), reader)
+        if after is not before:
+            made[field.name] = after
+    if list(made.columns) != list(names):
+        made.columns = list(names)
+    return made
+
+
+def _column(
+    values: pd.Series[Any], field: pa.Field, feature: Feature | None, reader: bytes
+) -> pd.Series[Any]:
+    metadata = field.metadata or {}
+    if feature is not None and feature.categories is not None:
+        return _categorical(values, feature.categories)
+    if metadata.get(TYPE) == b"json":
+        return _objects(values).map(json.loads, na_action="ignore")
+    if isinstance(values.dtype, np.dtype) or reader in _BY_VALUES:
+        values = _as_whole_column(values, field, reader)
+    if feature is not None and feature.gap is not None:
+        return _with_gap(values, feature.gap)
+    return values
+
+
+def _as_whole_column(values: pd.Series[Any], field: pa.Field, reader: bytes) -> pd.Series[Any]:
+    has_gaps = NULLS in (field.metadata or {})
+    kind = values.dtype.kind
+    if reader in _BY_VALUES and (field.metadata or {}).get(NULLS) == b"all":
+        return _objects(values)
+    if reader == b"query" and kind == "M" and _is_pandas_2():
+        return values.dt.as_unit("ns")
+    if kind in "iu" and has_gaps:
+        return values.astype(np.float64)
+    if kind in "iu" and reader == b"query" and values.dtype != np.int64:
+        return values.astype(np.int64)  # a driver knows one kind of whole number
+    if kind == "b" and has_gaps:
+        return values.astype(object)
+    if kind == "O" and reader == b"csv":
+        if pa.types.is_null(field.type):
+            return values.astype(np.float64)
+        return values.where(values.notna(), np.nan)
+    return values
+
+
+def _is_pandas_2() -> bool:
+    import pandas as pd
+
+    return str(pd.__version__).startswith("2.")
+
+
+def _objects(values: pd.Series[Any]) -> pd.Series[Any]:
+    """With None where there is nothing."""
+    objects = values.astype(object)
+    return objects.where(objects.notna(), None)
+
+
+def _with_gap(values: pd.Series[Any], gap: str) -> pd.Series[Any]:
+    """The model's encoder knows None where the reader gives NaN, or the other way round."""
+    if values.dtype.kind in "iufbmM" or not values.isna().any():
+        return values
+    if values.dtype != object and gap == "nan":
+        return values
+    objects = values.astype(object)
+    return objects.where(objects.notna(), np.nan if gap == "nan" else None)
+
+
+def _categorical(values: pd.Series[Any], categories: Sequence[Any]) -> pd.Series[Any]:
+    """The model's categories, and behind them those that it does not know, of which it may say so.
+
+    XGBoost raises for them, others take them for gaps.
+    """
+    import pandas as pd
+
+    known = pd.Index(list(categories))
+    plain = values.astype(values.cat.categories.dtype) if hasattr(values, "cat") else values
+    foreign = [one for one in plain.dropna().unique() if one not in known]
+    both = [*categories, *foreign]
+    codes = pd.Index(both).get_indexer(pd.Index(plain))
+    return pd.Series(pd.Categorical.from_codes(codes, categories=both))

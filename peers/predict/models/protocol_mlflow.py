@@ -1,0 +1,32 @@
+"""The protocol of MLflow's scoring server, from MLflow 2.0 on.
+
+A POST of {"dataframe_split": {"columns": [...], "data": [[...], …]}} to /invocations is answered by
+{"predictions": [...]}: values, or objects where the model returns a data frame.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from peers.predict.models.json_values import encoded, rows_of
+from peers.predict.models.protocols import Request, SimpleProtocol, listed_predictions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from peers.predict.models.base import Predictions
+    from peers.predict.models.transport import Answer
+
+
+class MlflowProtocol(SimpleProtocol):
+    """A data frame out, predictions back."""
+
+    def request(self, table: pa.Table) -> Request:
+        """The names of the columns once, and a list of values for each row."""
+        data = [list(row.values()) for row in rows_of(table)]
+        split = {"columns": table.column_names, "data": data}
+        return Request(self.url, encoded({"dataframe_split": split}))
+
+    def predictions(self, answer: Answer, table: pa.Table) -> Predictions:
+        """The list of predictions."""
+        return listed_predictions(answer, table.num_rows, self.url, sent="dataframe_split")

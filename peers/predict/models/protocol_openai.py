@@ -1,0 +1,80 @@
+"""Requests as a batch file of OpenAI's Batch API has them, and as vLLM's run-batch takes them.
+
+A row is {"custom_id", "method", "url", "body"}: its body is sent to the base URL and its url. Its
+prediction is the line of the batch's output file, as text: {"id", "custom_id", "response":
+{"status_code", "request_id", "body"}, "error"}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from peers.predict.errors import RowError
+from peers.predict.inputs import plain_rows
+from peers.predict.models.json_values import encoded
+from peers.predict.models.protocols import Request, SimpleProtocol
+from peers.predict.models.signature import Feature, Signature
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from peers.predict.models.base import Predictions
+    from peers.predict.models.transport import Answer
+
+_NEEDED: Final = ("custom_id", "url", "body")
+_VERSION: Final = "/v1"
+_ID_BYTES: Final = 12
+
+
+class OpenAIProtocol(SimpleProtocol):
+    """One request for each row."""
+
+    def signature(self) -> Signature:
+        """The columns of a batch file; `method` need not be there."""
+        return Signature(
+            tuple(Feature(name) for name in _NEEDED),
+            optional=(Feature("method", takes_gaps=True),),
+        )
+
+    def request(self, table: pa.Table) -> Request:
+        """The only row's. Raises RowError unless it is a POST to a path of a JSON object."""
+        row = _only(table)
+        path, body = row["url"], row["body"]
+        if str(row.get("method") or "POST").upper() != "POST":
+            raise RowError(f"the method is {row['method']}, and only POST can be sent")
+        if not isinstance(path, str) or not path.startswith("/"):
+            raise RowError(f"the url {path!r} must begin with /: it follows the model's URL")
+        if isinstance(body, str):  # of a file whose columns are texts
+            try:
+                body = json.loads(body)
+            except ValueError as error:
+                raise RowError(f"the body is no JSON: {error}") from error
+        if not isinstance(body, dict):
+            raise RowError("the body must be a JSON object")
+        base = self.url.rstrip("/")
+        if base.endswith(_VERSION) and path.startswith(f"{_VERSION}/"):
+            base = base.removesuffix(_VERSION)  # clients are told the one, files have the other
+        return Request(base + path, encoded(body))
+
+    def predictions(self, answer: Answer, table: pa.Table) -> Predictions:
+        """The line of the output file."""
+        custom_id = _only(table)["custom_id"]
+        digest = hashlib.blake2b(str(custom_id).encode(), digest_size=_ID_BYTES).hexdigest()
+        line = {
+            "id": f"batch_req_{digest}",
+            "custom_id": custom_id,
+            "response": {
+                "status_code": answer.status,
+                "request_id": answer.headers.get("x-request-id", ""),
+                "body": answer.json,
+            },
+            "error": None,
+        }
+        return [json.dumps(line, ensure_ascii=False)]
+
+
+def _only(table: pa.Table) -> dict[str, Any]:
+    [row] = plain_rows(table)
+    return row

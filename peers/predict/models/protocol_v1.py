@@ -1,0 +1,30 @@
+"""Version 1 of the protocol of TensorFlow Serving and KServe.
+
+A POST of {"instances": [{column: value, …}, …]} is answered by {"predictions": [...]}, one for each
+instance, in order. An instance that has none may be answered by {"error": "why"} in its place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from peers.predict.models.json_values import encoded, rows_of
+from peers.predict.models.protocols import Request, SimpleProtocol, listed_predictions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from peers.predict.models.base import Predictions
+    from peers.predict.models.transport import Answer
+
+
+class V1Protocol(SimpleProtocol):
+    """Instances out, predictions back."""
+
+    def request(self, table: pa.Table) -> Request:
+        """All rows as objects."""
+        return Request(self.url, encoded({"instances": rows_of(table)}))
+
+    def predictions(self, answer: Answer, table: pa.Table) -> Predictions:
+        """The list of predictions."""
+        return listed_predictions(answer, table.num_rows, self.url, sent="instances")

@@ -1,0 +1,90 @@
+"""What the protocols of endpoints have in common, and which one a URL stands for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
+from urllib.parse import urlsplit
+
+from peers.predict.errors import ModelError, RowError
+from peers.predict.models.base import Predictions, counted
+from peers.predict.models.signature import Signature
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from peers.predict.models.transport import Answer
+    from peers.predict.spec import EndpointProtocol
+
+_V2: Final = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?(/infer)?/?$")
+_V1: Final = re.compile(r":predict$")
+_MLFLOW: Final = re.compile(r"/invocations/?$")
+
+Get: TypeAlias = "Callable[[str], Awaitable[Answer]]"
+
+
+class Request(NamedTuple):
+    """A POST: where to, and its JSON."""
+
+    url: str
+    body: bytes
+
+
+class WireProtocol(Protocol):
+    """How rows are put to an endpoint, and how it answers."""
+
+    def signature(self) -> Signature:
+        """What the model takes, as far as the protocol or the endpoint says."""
+
+    async def ask_for_inputs(self, get: Get) -> None:
+        """Learn from the endpoint what it takes, if the protocol has a way and it is not known."""
+
+    def request(self, table: pa.Table) -> Request:
+        """The request for these rows. Raises RowError for values that cannot be sent."""
+
+    def predictions(self, answer: Answer, table: pa.Table) -> Predictions:
+        """One for each row, an exception for one that has none. Raises ModelError."""
+
+
+class SimpleProtocol:
+    """A protocol that sends all columns to one URL, and has nothing to ask for first."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def signature(self) -> Signature:
+        """Whatever columns there are."""
+        return Signature()
+
+    async def ask_for_inputs(self, get: Get) -> None:
+        """There is no way to ask."""
+        del get
+
+
+def protocol_of(url: str) -> EndpointProtocol:
+    """Return what the URL's form says; where it says nothing, the protocol that is oldest here."""
+    path = urlsplit(url).path
+    if _MLFLOW.search(path):
+        return "mlflow"
+    return "v2" if _V2.search(path) and not _V1.search(path) else "v1"
+
+
+def listed_predictions(answer: Answer, rows: int, url: str, *, sent: str) -> Predictions:
+    """The list `predictions` of an answer; {"error": …} in it stands for a row that has none."""
+    body = answer.json
+    if not isinstance(body, dict) or "predictions" not in body:
+        raise ModelError(
+            f"{url} answered something else than predictions: {answer.text}",
+            f'The answer must be {{"predictions": [...]}}, one for each row of "{sent}".',
+        )
+    predictions = body["predictions"]
+    if not isinstance(predictions, list):
+        raise ModelError(f"the predictions of {url} are no list: {answer.text}")
+    return counted([_or_error(one) for one in predictions], rows, url)
+
+
+def _or_error(prediction: Any) -> Any:
+    if isinstance(prediction, dict) and set(prediction) == {"error"}:
+        return RowError(str(prediction["error"]))
+    return prediction

@@ -1,0 +1,189 @@
+"""Requests to an endpoint, and what each kind of answer means for the rows that were sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urljoin, urlsplit
+from weakref import WeakKeyDictionary
+
+from peers.predict.errors import EndpointError, ModelError, RowError
+from peers.predict.models.access import Credentials
+from peers.predict.texts import shortened, told
+
+if TYPE_CHECKING:
+    import httpx
+
+    from peers.predict.spec import Access
+
+_CONNECT_SECONDS: Final = 5.0
+_DEFAULT_WAIT: Final = 1.0
+_SHORTEST_WAIT: Final = 0.1
+"""Also when it says "at once", or names a time that has passed."""
+_LONGEST_WAIT: Final = 3600.0
+_SHOWN: Final = 500
+_MOST_REDIRECTS: Final = 5
+_MOVED: Final = (307, 308)
+"""The request is to be repeated there as it is; after 301, 302 and 303 it would become a GET."""
+_SUCCESS: Final = range(200, 300)
+_ELSEWHERE: Final = range(300, 400)
+_UNAUTHORIZED: Final = 401
+BAD_INPUT: Final = (400, 413, 422)
+BAD_REQUEST: Final = (*BAD_INPUT, 404, 405, 409, 410, 415)
+"""Where each row brings a URL of its own."""
+_NOT_NOW: Final = (408, 425)
+_TOO_MANY: Final = 429
+_AWAY: Final = (502, 503, 504)
+_SERVER_ERROR: Final = 500
+_PORTS: Final = {"http": 80, "https": 443}
+
+_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
+
+
+class Busy(Exception):  # noqa: N818 - a name says what is the matter
+    """The endpoint asks everybody to come back after `seconds`."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        super().__init__(f"{url} asks to come back in {seconds:g} s")
+        self.seconds = seconds
+
+
+class Away(Exception):  # noqa: N818 - a name says what is the matter
+    """The endpoint cannot be reached, or what stands before it says that it is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer that is a success: its status, its headers, and its JSON."""
+
+    status: int
+    headers: Mapping[str, str]
+    json: Any
+    text: str
+    """The beginning and the end of it, for messages."""
+
+
+class Transport:
+    """The way to an endpoint, with its headers and secrets."""
+
+    def __init__(
+        self, url: str, access: Access, rows_fault: Collection[int] = BAD_INPUT
+    ) -> None:  # fmt: skip
+        self._origin = origin(url)
+        self._headers = dict(access.headers)
+        self._credentials = Credentials(access)
+        self._rows_fault = rows_fault
+
+    async def get(self, url: str) -> Answer:
+        """What a GET answers. Raises what `post` raises."""
+        return await self._answer("GET", url, None)
+
+    async def post(self, url: str, body: bytes) -> Answer:
+        """What a POST of this JSON answers.
+
+        Raises Busy for 429, and for 503 that says when to return; Away when it cannot be reached
+        (502, 503, 504 too); RowError when it refuses the rows, or so many (400, 413, 422);
+        EndpointError when it fails (another 5xx, 408, 425, or an answer that breaks off), be it for
+        a row or not; else ModelError. None of them names a secret.
+        """
+        return await self._answer("POST", url, body)
+
+    async def _answer(self, method: str, url: str, body: bytes | None) -> Answer:
+        response = await self._send(method, url, body)
+        if response.status_code == _UNAUTHORIZED and self._credentials.reread():
+            response = await self._send(method, url, body)
+        self._refuse(url, response)
+        text = self._shown(response)
+        try:
+            return Answer(response.status_code, response.headers, response.json(), text)
+        except ValueError as error:
+            raise ModelError(f"{url} answered something that is no JSON: {text}") from error
+
+    async def _send(self, method: str, url: str, body: bytes | None) -> httpx.Response:
+        """The answer; after a redirection, that of the place where it leads."""
+        place = url
+        for _ in range(_MOST_REDIRECTS):
+            response = await self._send_to(method, place, body)
+            location = response.headers.get("location")
+            if response.status_code not in _MOVED or location is None:
+                return response
+            place = urljoin(place, location)
+            if origin(place)[0] not in _PORTS:
+                raise ModelError(f"{url} leads to {shortened(place, _SHOWN)}, which is no URL")
+        raise ModelError(f"{url} leads from one URL to the next, more than {_MOST_REDIRECTS} times")
+
+    async def _send_to(self, method: str, url: str, body: bytes | None) -> httpx.Response:
+        import httpx
+
+        headers = {} if body is None else {"content-type": "application/json"}
+        if origin(url) == self._origin:  # no other host gets them, whoever leads there
+            headers |= self._headers | self._credentials.headers()
+        try:
+            return await _client().request(method, url, content=body, headers=headers)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise Away(f"{url} cannot be reached: {self._told(error)}") from error
+        except httpx.HTTPError as error:
+            raise EndpointError(f"{url} does not answer: {self._told(error)}") from error
+
+    def _refuse(self, url: str, response: httpx.Response) -> None:
+        status = response.status_code
+        if status in _SUCCESS:
+            return
+        wait = retry_after(response.headers)
+        if status == _TOO_MANY or (status in _AWAY and wait is not None):
+            seconds = _DEFAULT_WAIT if wait is None else wait
+            raise Busy(url, min(max(seconds, _SHORTEST_WAIT), _LONGEST_WAIT))
+        said = f"{url} answered {status}: {self._shown(response)}"
+        if status in self._rows_fault:
+            raise RowError(said)
+        if status in _AWAY:
+            raise Away(said)
+        if status >= _SERVER_ERROR or status in _NOT_NOW:
+            raise EndpointError(said)
+        if status in _ELSEWHERE:
+            place = shortened(response.headers.get("location", "nowhere"), _SHOWN)
+            raise ModelError(f"{url} answered {status} and leads to {place}", "Name that as model.")
+        raise ModelError(said, "Check the URL, and --token-file or --header-file.")
+
+    def _shown(self, response: httpx.Response) -> str:
+        return shortened(self._credentials.hidden(response.text), _SHOWN)
+
+    def _told(self, error: Exception) -> str:
+        return self._credentials.hidden(told(error, _SHOWN))
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds that Retry-After asks for; None without it.
+
+    A date counts from the answer's own Date: host clocks drift.
+    """
+    asked = headers.get("retry-after", "").strip()
+    if asked.isdecimal():
+        return float(asked)
+    try:
+        until, now = parsedate_to_datetime(asked), parsedate_to_datetime(headers.get("date", ""))
+        return max(0.0, (until - now).total_seconds())
+    except (TypeError, ValueError):
+        return None
+
+
+def origin(url: str) -> tuple[str, str | None, int | None]:
+    """Return scheme, host and port: who gets what is sent to this URL."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+
+
+def _client() -> httpx.AsyncClient:
+    """One for each event loop, so that connections are kept."""
+    import httpx
+
+    loop = asyncio.get_running_loop()
+    if loop not in _clients:
+        # how long an answer may take is for those to say who know the run
+        timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
+        limits = httpx.Limits(max_connections=None)  # --concurrency is the limit
+        _clients[loop] = httpx.AsyncClient(timeout=timeout, limits=limits)
+    return _clients[loop]

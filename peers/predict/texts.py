@@ -1,0 +1,30 @@
+"""Texts for people: short enough for a line, and never without the point."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_CUT: Final = " … "
+
+
+def shortened(text: str, most: int) -> str:
+    """Return the text, or its beginning and its end when it has more than `most` characters."""
+    if len(text) <= most:
+        return text
+    tail = (most - len(_CUT)) // 2
+    return f"{text[: most - len(_CUT) - tail]}{_CUT}{text[len(text) - tail :]}"
+
+
+def in_one_line(text: str, most: int) -> str:
+    """Return the text without line breaks, and shortened."""
+    return shortened(" ".join(text.split()), most)
+
+
+def told(error: BaseException, most: int = 4000) -> str:
+    """Return the error's type, and its text if it has one."""
+    name = type(error).__name__
+    try:
+        text = str(error).strip()
+    except Exception:  # noqa: BLE001  # an error of a model may be anything
+        text = ""
+    return f"{name}: {shortened(text, most)}" if text else name

@@ -1,0 +1,122 @@
+"""All callers wait together for an endpoint that is busy or away, and not in their slots."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from peers import Snooze
+from peers.predict.models import Absences, Away, Busy, predict_patiently
+
+
+class World:
+    """A time that only sleeping moves, a hold-off that all callers share, and an endpoint."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.until = 0.0
+        self.sent: list[float] = []
+        self.troubles: list[Exception] = []
+        self.absences = Absences(lambda: self.now)
+
+    async def sleep(self, seconds: float) -> None:
+        """It passes."""
+        self.now += seconds
+
+    async def held_off(self) -> float:
+        """For how long nobody may call."""
+        return max(0.0, self.until - self.now)
+
+    async def hold_off(self, seconds: float, reason: str) -> None:
+        """Nobody may call for so long."""
+        assert reason
+        self.until = max(self.until, self.now + seconds)
+
+    async def call(self) -> Any:
+        """The endpoint, which takes a second."""
+        self.sent.append(self.now)
+        self.now += 1.0
+        if self.troubles:
+            raise self.troubles.pop(0)
+        return [2.0]
+
+    def attempt(self, held_off: Callable[[], Any] | None = None) -> Any:
+        """A caller: predictions, or for how long it wants to be snoozed."""
+        waiting = predict_patiently(
+            self.call, held_off or self.held_off, self.hold_off, self.absences, self.sleep
+        )
+        try:
+            return asyncio.run(waiting)
+        except Snooze as snooze:
+            return snooze.in_
+
+
+def test_a_moment_is_waited_for_and_more_is_not() -> None:
+    """For a tenth of a second a slot is kept; a minute is for others."""
+    world = World()
+    world.troubles = [Busy("u", 0.1)]
+    assert world.attempt() == [2.0]
+    world.troubles = [Busy("u", 60.0)]
+    assert 60.0 <= world.attempt() <= 66.0
+
+
+def test_moments_do_not_add_up_to_a_slot_that_is_kept() -> None:
+    """An endpoint that says "in a moment" for ever keeps it for about a second."""
+    world = World()
+    world.troubles = [Busy("u", 0.1) for _ in range(1000)]
+    assert world.attempt() < 1
+    assert len(world.sent) <= 12
+
+
+def test_all_callers_stay_away_for_as_long_as_one_was_told() -> None:
+    """And a caller who does not ask first is caught by the same test."""
+
+    def too_early(world: World, held_off: Callable[[], Any] | None) -> bool:
+        world.troubles = [Busy("u", 60.0)]
+        world.attempt()
+        world.attempt(held_off)
+        return len(world.sent) > 1
+
+    async def deaf() -> float:
+        return 0.0
+
+    assert not too_early(World(), None)
+    assert too_early(World(), deaf)
+
+
+def test_pauses_get_longer_while_it_is_away_and_begin_anew_when_it_is_back() -> None:
+    """1, 2, 4 … 30 s, over as many attempts as it takes; none is used up."""
+    world = World()
+    world.troubles = [Away("gone") for _ in range(8)]
+    pauses = []
+    while (found := world.attempt()) != [2.0]:
+        pauses.append(found)
+        world.now += found
+    expected = [1, 2, 4, 8, 16, 30, 30, 30]
+    assert len(pauses) == len(expected)
+    assert all(
+        least <= pause <= least * 1.11 for least, pause in zip(expected, pauses, strict=True)
+    )
+    world.troubles = [Away("gone")]
+    assert world.attempt() <= 1.1
+
+
+def test_callers_who_miss_it_together_count_once() -> None:
+    """Eight requests at once to an endpoint that is away do not make the pause 30 s."""
+    absences = Absences(lambda: 7.0)
+    assert [absences.pause(5.0) for _ in range(8)] == [1.0] * 8
+    assert absences.pause(8.0) == 2.0
+    absences.over()
+    assert absences.pause(9.0) == 1.0
+
+
+def test_what_else_is_raised_is_for_the_caller() -> None:
+    """Nobody waits for it."""
+    world = World()
+    world.troubles = [ZeroDivisionError()]
+    with pytest.raises(ZeroDivisionError):
+        world.attempt()
+    assert world.until == 0.0
