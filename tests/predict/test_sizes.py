@@ -157,9 +157,8 @@ def _attempts(
     """What the last attempt of a chunk found, and how many died before."""
     table = pa.table({"x": pa.array(range(rows), pa.int64())})
     manifest: Any = SimpleNamespace(
-        run=f"{folder}", features=["x"], batch_size=1 << 19, rows_per_second=1e9, call_seconds=None,
-        timeout=None,
-        asynchronous=False,
+        run=f"{folder}", features_of=lambda table: table, batch_size=1 << 19,
+        rows_per_second=1e9, call_seconds=None, timeout=None, asynchronous=False,
     )  # fmt: skip
 
     async def predict(batch: pa.Table) -> list[int]:
