@@ -121,10 +121,15 @@ def _before(folder: Path) -> Manifest | None:
 def _planned(
     request: Request, run: str, model: Loaded, found: InputRef, decision: Decision
 ) -> Manifest:
-    """Return the plan: that of the same command before, or a new one without chunks as yet."""
+    """Return the plan: that of the same command before, or a new one without chunks as yet.
+
+    The place of a token is no part of what a run is, so the one that was named last counts.
+    """
     new = _manifest(request, run, model, found, decision)
     before = _before(new.folder)
-    return _asked(new if before is None else replace(before, input=found), request)
+    if before is not None:
+        new = replace(before, model=model.reference, input=found)
+    return _asked(new, request)
 
 
 def _sized(manifest: Manifest, measured: Measured | None, batch_size: int | None) -> Manifest:
