@@ -194,7 +194,7 @@ def _line_by_line(
     at = window.tell()
     block, good = Block(first, 0, b""), list[bytes]()
     end = at
-    for span in records(window, "csv", width, at, quotes):
+    for span in records(window, quotes, at):
         raw = window.cut(span.offset, span.bytes)
         end = span.offset + span.bytes
         window.seek(end)

@@ -216,9 +216,7 @@ class CsvFile:
     def _part(self, block: Block) -> None:
         """Find the records that pandas takes for more or fewer than one each: they are bad."""
         raw, quotes = BytesIO(block.raw), self._reader.marks
-        spans = list(
-            records(raw, "csv", len(self.names), 0, OpenQuotes(raw, len(self.names), quotes))
-        )
+        spans = list(records(raw, OpenQuotes(raw, len(self.names), quotes)))
         good = block.good
         kept: list[bytes] = []
 
