@@ -6,12 +6,12 @@ from typing import Any, Final, Literal, TypeAlias
 
 import pyarrow as pa
 
+from peers.predict.column_metadata import TYPE
 from peers.predict.models.signature import Feature, Kind
 
 TypeName: TypeAlias = Literal[
     "text", "integer", "number", "boolean", "category", "timestamp", "date", "json"
 ]
-TYPE: Final = b"peers.type"
 
 ARROW: Final[dict[TypeName, pa.DataType]] = {
     "text": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_(),

@@ -26,12 +26,11 @@ from peers.predict.column_kinds import (
     plural,
     wanted_type,
 )
+from peers.predict.column_metadata import GUESSED, INDEX
 from peers.predict.errors import InputError
 from peers.predict.models.signature import Feature, Signature
 
 _SHOWN: Final = 12
-GUESSED: Final = b"peers.guessed"
-INDEX: Final = b"peers.index"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from peers.predict.column_metadata import GUESSED, INDEX, READER, YES
 from peers.predict.inputs import text_blocks
 from peers.predict.inputs.records import Marks, OpenQuotes, Span, records
 from peers.predict.inputs.text_blocks import Block, csv_blocks
@@ -27,7 +28,6 @@ from peers.predict.inputs.typed_values import Converted, from_texts
 _EXTREMES: Final = (b"9223372036854775808", b"18446744073709551615")
 """Numbers that pandas 2 takes for gaps when it is asked to tell gaps apart."""
 _IS_PANDAS_2: Final = pd.__version__.startswith("2.")
-_GUESSED: Final = {b"peers.guessed": b"1"}
 _FIXED: Final = {Kind.FLOAT: np.float64, Kind.TEXT: TEXT, Kind.RAW_TEXT: TEXT}
 """What pandas is told, where the type of a block alone could be another one."""
 
@@ -103,14 +103,14 @@ class CsvFile:
         kinds = self._kinds()
         listed = []
         for column, name in enumerate(self.names):
-            metadata = dict(_GUESSED)
+            metadata = {GUESSED: YES}
             if column == 0 and self._header.has_index:
-                metadata[b"peers.index"] = b"1"
+                metadata[INDEX] = YES
             listed.append(pa.field(name, kinds[column].arrow, metadata=metadata))
         for column, kind in kinds.items():
             if kind is Kind.RAW_TEXT and column != self._id:
                 self._reader.keep_texts(column, ())
-        return pa.schema(listed, {b"peers.reader": b"csv"})
+        return pa.schema(listed, {READER: b"csv"})
 
     def is_as_drafted(self) -> bool:
         """Whether the types that the first block had are those of the whole file."""

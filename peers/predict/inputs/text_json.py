@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from peers.predict.column_metadata import AS_JSON, GUESSED, READER, YES, is_json
 from peers.predict.errors import InputError
-from peers.predict.inputs.json_columns import AS_JSON, is_json, json_text
+from peers.predict.inputs.json_columns import json_text
 from peers.predict.inputs.text_documents import JsonBlock, json_blocks, layout_of
 from peers.predict.inputs.text_window import Window
 from peers.predict.inputs.typed_values import from_values
@@ -19,7 +20,6 @@ _INT64: Final = (-(1 << 63), (1 << 63) - 1)
 _UINT64_MAX: Final = (1 << 64) - 1
 _EXACT: Final = 1 << 53
 _SHOWN: Final = 100
-_GUESSED: Final = {b"peers.guessed": b"1"}
 _SAID: Final[dict[type, str]] = {
     bool: "truth value", int: "number", float: "number", str: "text", list: "list", dict: "object",
 }  # fmt: skip
@@ -85,7 +85,7 @@ class JsonFile:
             column.field(name, is_id=name == self._id_column)
             for name, column in self._columns.items()
         ]
-        return pa.schema(listed, {b"peers.reader": b"json"})
+        return pa.schema(listed, {READER: b"json"})
 
     def is_as_drafted(self) -> bool:
         """Whether the types that the first block had are those of the whole file."""
@@ -140,7 +140,7 @@ class _Column:
         kind = self._kind(is_id=is_id)
         if kind is None:
             return pa.field(name, pa.string(), metadata=AS_JSON)
-        return pa.field(name, kind, metadata=None if self._sorts() else _GUESSED)
+        return pa.field(name, kind, metadata=None if self._sorts() else {GUESSED: YES})
 
     def note(self, name: str) -> str | None:
         """Return the sentence about its type, if it needs one."""
