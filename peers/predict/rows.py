@@ -16,16 +16,17 @@ from peers.predict.errors import EndpointError, RowError, RunStopped
 from peers.predict.fitness import plain_text
 from peers.predict.isolate import Isolated, isolate, require_answers
 from peers.predict.spec import Manifest, load_manifest
-from peers.predict.texts import told
+from peers.predict.texts import name_of_row, told
 
 if TYPE_CHECKING:
     from peers.predict.results import Predictions
 
 _SHOWN: Final = 100
-"""Characters."""
+"""Characters of a prediction in a task's result."""
 _UNWITNESSED_ATTEMPTS: Final = 10
+"""Of a row for which an endpoint fails, where no other row shows whether the endpoint works."""
 _LONGEST_WAIT: Final = 60.0
-"""Characters: the scheduler keeps only the end of a longer message, without the row's name."""
+"""Seconds between these attempts."""
 
 PredictFor: TypeAlias = Callable[[Manifest, pa.Table], "Awaitable[Predictions]"]
 
@@ -87,13 +88,14 @@ def _file_of(task: RowArgs) -> tuple[str, str]:
 async def _run_one_file(tasks: Sequence[RowArgs], predict: PredictFor) -> dict[int, Any]:
     """By row number: a table with its prediction, or why there is none."""
     manifest = load_manifest(tasks[0]["manifest"])
-    named = {task["row"]: _name(task) for task in tasks}
+    named = {task["row"]: name_of_row(task) for task in tasks}
     try:
         brake.require_going(manifest)
     except RunStopped as stop:
         return {task["row"]: stop for task in tasks}
+    # no attempt finds it otherwise
     found: dict[int, Any] = {
-        task["row"]: Reject(f"{_name(task)}: {task['problem']}")  # no attempt finds it otherwise
+        task["row"]: Reject(f"{name_of_row(task)}: {task['problem']}")
         for task in tasks
         if task["problem"] is not None
     }
@@ -158,7 +160,7 @@ def _outcome(task: RowArgs, attempt: int, found: Mapping[int, Any]) -> Any:
         return result_of(one)
     if isinstance(one, Reject | Retry):
         return one
-    message = f"{_name(task)}: {told(one)}"
+    message = f"{name_of_row(task)}: {told(one)}"
     # the scheduler's own limit is larger where attempts may end for no fault of the row
     is_last = attempt >= manifest.max_attempts
     error: Exception = Reject(message) if is_last else RowError(message)
@@ -173,8 +175,3 @@ def _shown(prediction: pa.Table) -> Any:
     if value is None or isinstance(value, bool | int):
         return value
     return plain_text(value)[:_SHOWN]
-
-
-def _name(task: RowArgs) -> str:
-    id_ = "" if task["id"] is None else f" (id {task['id']!r})"
-    return f"row {task['row']}{id_} of {task['input']}"

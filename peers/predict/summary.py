@@ -13,7 +13,7 @@ from peers.predict.kinds import ASSEMBLE
 from peers.predict.record import CHUNKS, ROWS, Turn
 from peers.predict.row_tasks import RowTasks
 from peers.predict.spec import Manifest
-from peers.predict.texts import in_one_line
+from peers.predict.texts import in_one_line, name_of_row
 from peers.predict.time_limit import TIMEOUT
 
 if TYPE_CHECKING:
@@ -194,8 +194,7 @@ def _error(letter: dict[str, Any], args: dict[str, Any]) -> str:
         message = "the model took longer than --timeout allows"
     if message.startswith("row "):
         return message
-    of = f"row {args['row']}" + ("" if args["id"] is None else f" (id {args['id']!r})")
-    return f"{of} of {args['input']}: {message}"
+    return f"{name_of_row(args)}: {message}"
 
 
 def _message(letter: dict[str, Any]) -> str:

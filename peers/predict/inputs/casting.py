@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from peers.predict.errors import InputError
+from peers.predict.texts import shortened
 
 _SHOWN: Final = 100
 """Characters of a value in a reason."""
@@ -108,4 +109,4 @@ def _plain(type_: pa.DataType) -> pa.DataType:
 
 def _shown(value: pa.Scalar) -> str:
     shown = str(value.as_py()) if not kinds.is_timestamp(value.type) else str(value)
-    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+    return shortened(shown, _SHOWN)

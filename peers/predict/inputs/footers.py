@@ -20,7 +20,7 @@ from peers.predict.inputs.forward import streaming
 class Footer:
     """A file as it was when it was looked through.
 
-    `groups`: the rows of each row group. `gaps`: columns of whole numbers and of truth values in
+    `groups`: the rows of each row group. `gaps`: columns of whole numbers and of booleans in
     which a value is missing; pandas makes others of these.
     """
 
@@ -63,7 +63,7 @@ def _footer(path: Path, size: int, mtime_ns: int) -> Footer:
 
 
 def _with_gaps(file: pq.ParquetFile) -> Iterator[str]:
-    """The columns of whole numbers and truth values in which a value is missing."""
+    """The columns of whole numbers and booleans in which a value is missing."""
     columns = {
         column.path: place
         for place, column in enumerate(file.schema)

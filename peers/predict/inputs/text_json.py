@@ -15,13 +15,14 @@ from peers.predict.inputs.json_columns import json_text
 from peers.predict.inputs.text_documents import JsonBlock, json_blocks, layout_of
 from peers.predict.inputs.text_window import Window
 from peers.predict.inputs.typed_values import from_values
+from peers.predict.texts import shortened
 
 _INT64: Final = (-(1 << 63), (1 << 63) - 1)
 _UINT64_MAX: Final = (1 << 64) - 1
 _EXACT: Final = 1 << 53
 _SHOWN: Final = 100
 _SAID: Final[dict[type, str]] = {
-    bool: "truth value", int: "number", float: "number", str: "text", list: "list", dict: "object",
+    bool: "boolean", int: "number", float: "number", str: "text", list: "list", dict: "object",
 }  # fmt: skip
 _SPLIT: Final = frozenset({"columns", "data"})
 
@@ -172,7 +173,7 @@ class _Column:
         return (
             f"JSON, because {few:,} of {few + by_name[most]:,} values "
             f"{'is' if few == 1 else 'are'} no {most}; the first is row {row}: "
-            f"{repr(value)[:_SHOWN]}"
+            f"{shortened(repr(value), _SHOWN)}"
         )
 
     def _sorts(self) -> set[type]:

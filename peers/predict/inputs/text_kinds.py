@@ -56,7 +56,7 @@ class Witnesses:
 
     What pandas infers depends on the sorts of values that there are, and on which sort comes first:
     the first one of each sort says it all. Once there is a text that is neither a number nor a
-    truth value, nothing that follows changes the type.
+    boolean, nothing that follows changes the type.
     """
 
     def __init__(self, reader: PandasReader) -> None:

@@ -37,19 +37,6 @@ class Model(Protocol):
         """The same for models that are asynchronous."""
 
 
-def counted(predictions: Predictions, rows: int, name: str) -> Predictions:
-    """These predictions, if there is one for each row; else ModelError."""
-    shape = getattr(predictions, "shape", None)
-    count = len(predictions) if shape != () else None  # a numpy scalar in an array has no length
-    if count == rows:
-        return predictions
-    returned = "one value" if count is None else f"{count} result{'' if count == 1 else 's'}"
-    raise ModelError(
-        f"{name} returned {returned} for {rows} row{'' if rows == 1 else 's'}",
-        "It must return exactly one result for each row, in the order of the rows.",
-    )
-
-
 def threads() -> int:
     """How many threads a model may use: OMP_NUM_THREADS, else 1; the workers share the cores."""
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2": nested levels

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 from peers.predict.errors import ModelError, RowError
-from peers.predict.models.base import Predictions, counted
+from peers.predict.models.base import Predictions
 from peers.predict.models.signature import Signature
+from peers.predict.results import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
