@@ -191,9 +191,9 @@ def _warm_up() -> None:
     command still looks through its input.
     """
     pa.array(np.zeros(1))  # pyarrow looks for pandas once, which takes half a second to import
-    named = _named_model()
-    if named is not None:
-        with contextlib.suppress(Exception, SystemExit):  # the command, which tries it, says why
+    with contextlib.suppress(Exception, SystemExit):  # the command, which tries it, says why
+        named = _named_model()
+        if named is not None:
             _load(named, _trust())
 
 
