@@ -201,7 +201,7 @@ def _without_index(metadata: Mapping[bytes, bytes] | None) -> dict[bytes, bytes]
 def _decided(
     there: pa.Field, feature: Feature, question: Question
 ) -> tuple[pa.Field, str, str | None]:
-    """The field as it is settled, where its type comes from, and a warning."""
+    """Return the field as it is settled, where its type comes from, and a warning."""
     asked = question.types.get(there.name)
     if asked is not None:
         if not fits_name(feature, asked):

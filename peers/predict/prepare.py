@@ -208,7 +208,7 @@ def _asked(manifest: Manifest, request: Request) -> Manifest:
 
 
 def _run_id(request: Request, output: Path, model: ModelRef, digest: str) -> str:
-    """The same for the same work: then what is done already is found."""
+    """Return the same id for the same work: then what is done already is found."""
     identity = [
         asdict(replace(model, access=NO_ACCESS)), digest,  # a token may move
         str(output), request.query, request.id_column,
@@ -230,7 +230,7 @@ def make_folder(folder: Path) -> None:
 
 
 def save(manifest: Manifest) -> None:
-    """Writes the manifest, whole or not at all."""
+    """Write the manifest, whole or not at all."""
     text = manifest.to_json()
     if manifest.path.exists() and manifest.path.read_text(encoding="utf-8") == text:
         return

@@ -47,7 +47,7 @@ class RowArgs(TypedDict):
 
 
 async def run_rows(tasks: Sequence[RowArgs], predict: PredictFor) -> list[Any]:
-    """A result or an exception for each; what the model raises becomes that of the rows to blame.
+    """Return a result or an exception for each; what the model raises is that of the rows to blame.
 
     Raises what Peers itself raises: that holds for all.
     """
@@ -67,7 +67,7 @@ async def run_rows(tasks: Sequence[RowArgs], predict: PredictFor) -> list[Any]:
 
 
 def result_of(prediction: pa.Table) -> dict[str, Any]:
-    """The result of a row's task: JSON has no dates, no bytes, no NaN and one kind of number."""
+    """Return the result of a row's task: JSON lacks dates, bytes, NaN and kinds of numbers."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, prediction.schema) as writer:
         writer.write_table(prediction)
@@ -76,7 +76,7 @@ def result_of(prediction: pa.Table) -> dict[str, Any]:
 
 
 def decoded(result: Mapping[str, str]) -> pa.Table:
-    """The prediction of a row that stood alone, as a table of it alone, in its own type."""
+    """Return the prediction of a row that stood alone, as a table of it alone, in its own type."""
     with pa.ipc.open_stream(base64.b64decode(result["arrow"])) as reader:
         return reader.read_all()
 
@@ -86,7 +86,7 @@ def _file_of(task: RowArgs) -> tuple[str, str]:
 
 
 async def _run_one_file(tasks: Sequence[RowArgs], predict: PredictFor) -> dict[int, Any]:
-    """By row number: a table with its prediction, or why there is none."""
+    """Return, by row number, a table with its prediction, or why there is none."""
     manifest = load_manifest(tasks[0]["manifest"])
     named = {task["row"]: name_of_row(task) for task in tasks}
     try:
@@ -131,7 +131,7 @@ async def _run_one_file(tasks: Sequence[RowArgs], predict: PredictFor) -> dict[i
 def _fitted(
     manifest: Manifest, batch: Isolated, rows: Sequence[int], named: dict[int, str]
 ) -> dict[int, Any]:
-    """By row number: a table with what the model returned, or why the output cannot hold it."""
+    """Return, by row number, a table with the prediction, or why the output cannot hold it."""
     members = [place for some, _ in batch.good for place in some]
     fitted = outputs.fit(
         manifest.folder, outputs.asked_of(manifest), [one for _, one in batch.good]
@@ -147,7 +147,7 @@ def _fitted(
 
 
 def _patient(error: Exception, *, is_witnessed: bool) -> Exception:
-    """An endpoint that fails for a row is given time where nobody knows whether it is the row."""
+    """Return the error, or a later attempt where nobody knows whether the row is to blame."""
     attempt = current_batch()[0].attempt
     if not isinstance(error, EndpointError) or is_witnessed or attempt >= _UNWITNESSED_ATTEMPTS:
         return error
@@ -169,7 +169,7 @@ def _outcome(task: RowArgs, attempt: int, found: Mapping[int, Any]) -> Any:
 
 
 def _shown(prediction: pa.Table) -> Any:
-    """For people who look at the task; lists and dicts may be large."""
+    """Return the prediction for people who look at the task; lists and dicts may be large."""
     (row,) = prediction.to_pylist()
     value = row["prediction"] if list(row) == ["prediction"] else row
     if value is None or isinstance(value, bool | int):

@@ -74,7 +74,7 @@ class Summary:
     dead_tasks: list[dict[str, Any]]
 
     def as_json(self) -> dict[str, Any]:
-        """The figures for programs."""
+        """Return the figures for programs."""
         return asdict(self)
 
     def exit_code(self) -> int:
@@ -198,7 +198,7 @@ def _error(letter: dict[str, Any], args: dict[str, Any]) -> str:
 
 
 def _message(letter: dict[str, Any]) -> str:
-    """What was said, or the type of an error that says nothing."""
+    """Return what was said, or the type of an error that says nothing."""
     return str(letter["error_message"]).strip() or str(letter["error_type"])
 
 

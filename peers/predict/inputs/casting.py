@@ -52,7 +52,7 @@ def cast(column: pa.ChunkedArray, name: str, wanted: pa.DataType) -> tuple[pa.Ar
 
 
 def _lossless(have: pa.Array, wanted: pa.DataType) -> tuple[pa.Array, list[int]]:
-    """The values, null where they cannot be converted, and the places of these."""
+    """Return the values, null where they cannot be converted, and the places of these."""
     try:
         found = _converted(have, wanted)
         same = _is_same(have, found)
@@ -79,7 +79,7 @@ def _converted(have: pa.Array, wanted: pa.DataType) -> pa.Array:
 
 
 def _is_same(have: pa.Array, found: pa.Array) -> pa.Array | None:
-    """Whether each value comes back from its new type as it was; None if that is no question."""
+    """Return whether each value comes back from its new type as it was; None: no need to ask."""
     if have.type == found.type or not _is_measured(have.type) or not _is_measured(found.type):
         return None
     if kinds.is_decimal(have.type) and kinds.is_integer(found.type):

@@ -134,7 +134,7 @@ def records(stream: Seekable, quotes: OpenQuotes, start: int = 0) -> Iterator[Sp
 
 
 def fields(record: bytes, marks: Marks = Marks()) -> list[bytes] | None:  # noqa: B008  # immutable
-    """The fields of a CSV's record, as pandas sees them; None: a quote is never closed."""
+    """Return the fields of a CSV's record, as pandas sees them; None: a quote is never closed."""
     found = _matched(record, marks)
     if found is None:
         return None
@@ -143,7 +143,7 @@ def fields(record: bytes, marks: Marks = Marks()) -> list[bytes] | None:  # noqa
 
 
 def has_bare_return(record: bytes, marks: Marks) -> bool:
-    """Whether a carriage return stands in it outside of quotes: pandas ends a record there."""
+    """Return whether a carriage return is outside of quotes: pandas ends a record there."""
     if b"\r" not in record.removesuffix(b"\n").removesuffix(b"\r"):
         return False
     return any(b"\r" in (each[2] or each[3] or b"") for each in _matched(record, marks) or ())

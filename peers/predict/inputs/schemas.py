@@ -105,7 +105,7 @@ def _pandas(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any] | None:
 
 
 def _index_columns(metadata: Mapping[bytes, bytes] | None) -> set[str]:
-    """The columns that hold an index; one that is a range is described, and has no column."""
+    """Return the columns that hold an index; a range is described, and has no column."""
     noted = _pandas(metadata) or {}
     return {name for name in noted.get("index_columns", []) if isinstance(name, str)}
 
@@ -127,7 +127,7 @@ def _check_names(path: Path, schema: pa.Schema, partition: Mapping[str, pa.Array
 
 
 def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """The type that holds the values of both; None if they are of different kinds."""
+    """Return the type that holds the values of both; None if they are of different kinds."""
     if kinds.is_null(one) or kinds.is_null(other):
         return other if kinds.is_null(one) else one
     if kinds.is_dictionary(one) != kinds.is_dictionary(other):

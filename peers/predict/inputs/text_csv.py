@@ -113,7 +113,7 @@ class CsvFile:
         return pa.schema(listed, {READER: b"csv"})
 
     def is_as_drafted(self) -> bool:
-        """Whether the types that the first block had are those of the whole file."""
+        """Return whether the types that the first block had are those of the whole file."""
         return self._draft == self._kinds()
 
     def notes(self) -> dict[str, str]:
@@ -183,7 +183,7 @@ class CsvFile:
         return kinds
 
     def _inferred(self, block: Block) -> tuple[dict[int, pa.Array], bool]:
-        """The columns as pandas infers them from the block; or all as texts, which says more."""
+        """Return the columns as pandas infers them from the block; or as texts, which say more."""
         everything = dict.fromkeys(range(len(self.names)), TEXT)
         if not (_IS_PANDAS_2 and any(number in block.raw for number in _EXTREMES)):
             own = {} if self._id is None else {self._id: TEXT}

@@ -89,7 +89,7 @@ class JsonFile:
         return pa.schema(listed, {READER: b"json"})
 
     def is_as_drafted(self) -> bool:
-        """Whether the types that the first block had are those of the whole file."""
+        """Return whether the types that the first block had are those of the whole file."""
         return self._draft is not None and self._draft.equals(self.schema(), check_metadata=True)
 
     def notes(self) -> dict[str, str]:
@@ -180,7 +180,7 @@ class _Column:
         return {sort for sort, count in self._counts.items() if count} - {type(None)}
 
     def _kind(self, *, is_id: bool) -> pa.DataType | None:
-        """The type; None: none but JSON's own."""
+        """Return the type; None: none but JSON's own."""
         sorts = self._sorts()
         if is_id and sorts and not (sorts == {int} and self._whole() is not None):
             return pa.float64() if sorts == {float} else pa.string()

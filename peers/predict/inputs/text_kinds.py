@@ -100,7 +100,7 @@ class Witnesses:
         return False
 
     def _has_doubts(self, doubles: pa.Array) -> bool:
-        """Whether the texts of these doubles may be of sorts that the doubles do not show.
+        """Return whether the texts of these doubles may be of sorts that the doubles do not show.
 
         When a column has numbers beyond an int64, pandas passes over what follows a minus sign; so
         3 beside -0.5 makes texts of it, and 3.5 doubles.

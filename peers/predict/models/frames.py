@@ -47,7 +47,7 @@ def argument(table: pa.Table, signature: Signature) -> Any:
 
 
 def _is_other(kind: pa.DataType) -> bool:
-    """Whether values of this type are not numbers, so that an array of them holds objects."""
+    """Return whether an array of this type holds objects, as its values are no numbers."""
     return not (is_number(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind))
 
 
@@ -115,7 +115,7 @@ def _objects(values: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _with_gap(values: pd.Series[Any], gap: str) -> pd.Series[Any]:
-    """The model's encoder knows None where the reader gives NaN, or the other way round."""
+    """Return the values with the gap that the model's encoder knows: NaN or None."""
     if values.dtype.kind in "iufbmM" or not values.isna().any():
         return values
     if values.dtype != object and gap == "nan":
@@ -125,7 +125,7 @@ def _with_gap(values: pd.Series[Any], gap: str) -> pd.Series[Any]:
 
 
 def _categorical(values: pd.Series[Any], categories: Sequence[Any]) -> pd.Series[Any]:
-    """The model's categories, and behind them those that it does not know, of which it may say so.
+    """Return categories: the model's own, and behind them those that it does not know.
 
     XGBoost raises for them, others take them for gaps.
     """

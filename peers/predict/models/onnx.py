@@ -59,7 +59,7 @@ class OnnxModel:
         self._output = self._choose([output.name for output in self._session.get_outputs()], method)
 
     def predict(self, table: pa.Table) -> Predictions:
-        """The output's rows; maps (such as of probabilities by class) become dicts."""
+        """Return the output's rows; maps (such as of probabilities by class) become dicts."""
         (result,) = self._session.run([self._output], self._feed(table))
         if not isinstance(result, (list, np.ndarray)):
             raise ModelError(f"The output {self._output} of {self._name} is no list or tensor")
@@ -68,7 +68,7 @@ class OnnxModel:
         return results.counted(result, table.num_rows, f"{self._name} ({self._output})")
 
     async def predict_async(self, table: pa.Table) -> Predictions:
-        """A session computes, and never waits."""
+        """Return the same: a session computes, and never waits."""
         return self.predict(table)
 
     def _feed(self, table: pa.Table) -> dict[str, Any]:
