@@ -22,7 +22,7 @@ def unified(
 ) -> tuple[pa.Schema, dict[str, str]]:
     """Return the schema of all files together, and notes on the columns that differ in them.
 
-    A column that a file lacks is null there; numbers become as wide as need be. Raises InputError
+    A column that a file lacks is null there; numbers become as wide as needed. Raises InputError
     naming file and column where two types have nothing in common.
     """
     metadata = files[0][1].metadata
