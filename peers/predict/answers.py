@@ -56,7 +56,7 @@ class Answers:
     def _read(self) -> dict[str, Any]:
         try:
             found: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):  # not there, or unreadable: it is asked again
             return {}
         return found
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from peers import Reject, Snooze, current_batch, current_task, task
+from peers import Reject, Retry, Snooze, current_batch, current_task, task
 from peers.predict import brake, kinds, models, suspects
 from peers.predict.answers import Answers
 from peers.predict.assemble import assemble_run
 from peers.predict.chunk import run_chunk
-from peers.predict.errors import ModelError, RunStopped, StorageFailed
+from peers.predict.errors import ModelError, RunStopped
 from peers.predict.remote import one_at_a_time, predict_remotely
 from peers.predict.rows import RowArgs, run_rows
 from peers.predict.sizes import MOST_DEATHS
@@ -75,7 +75,7 @@ async def remote_row(tasks: list[RowArgs]) -> list[Any]:
 def chunk(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[str, object]:
     """Predict a range of rows of the input."""
     del input  # for people who look at the task
-    run, part = _manifest(manifest), Chunk(chunk, first, rows)
+    run, part = load_manifest(manifest), Chunk(chunk, first, rows)
     strict = _Strict(run, current_task())
 
     async def predict(table: pa.Table) -> Predictions:
@@ -95,7 +95,7 @@ def chunk(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[
 async def remote(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[str, object]:
     """Predict a range of rows, for a model that is waited for."""
     del input
-    run, part = _manifest(manifest), Chunk(chunk, first, rows)
+    run, part = load_manifest(manifest), Chunk(chunk, first, rows)
 
     answers = Answers(run.folder, part.number) if run.model.kind == "http" else None
 
@@ -110,7 +110,7 @@ async def remote(manifest: str, input: str, chunk: int, first: int, rows: int) -
 
     try:
         done = await _unless_stopped(run, part, run_chunk(run, part, predict, hand_over))
-    except Snooze:
+    except (Snooze, Retry):  # the next attempt asks for what is missing only
         if answers is not None:
             answers.keep()
         raise
@@ -127,22 +127,10 @@ def assemble(
     manifest: str, turn: int, stage: int = 1, overwrite: bool = False
 ) -> dict[str, object]:
     """Write the output, out of the parts."""
-    run = _manifest(manifest)
+    run = load_manifest(manifest)
     brake.require_going(run)
     alone = remote_row if run.asynchronous else row
     return assemble_run(assemble, alone, run, turn, stage, overwrite=overwrite)
-
-
-def _manifest(path: str) -> Manifest:
-    """Load a manifest. Raises StorageFailed if it is not there: the command writes it again."""
-    try:
-        return load_manifest(path)
-    except OSError as error:
-        raise StorageFailed(
-            f"the run's manifest {path} cannot be read: {error.strerror}",
-            "The folder must be on a path that all hosts of the peers share. If it was deleted, "
-            "run the same command again.",
-        ) from error
 
 
 async def _unless_stopped(

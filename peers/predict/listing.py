@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.predict import kinds
+from peers.predict.errors import StorageFailed
 from peers.predict.record import fetch
 from peers.predict.spec import Manifest, load_manifest, output_of
 from peers.predict.summary import summarize
@@ -68,7 +69,7 @@ def trusted_manifest(path: str, run: str) -> Manifest | None:
     """
     try:
         manifest = load_manifest(path)
-    except (OSError, ValueError, TypeError, KeyError):
+    except StorageFailed:
         return None
     return manifest if manifest.run == run and manifest.path == Path(path) else None
 

@@ -14,7 +14,7 @@ from typing import Final
 from peers.predict import decisions, inputs, outputs, whole_columns
 from peers.predict.candidate import Candidate, Loaded
 from peers.predict.column_types import Decision, Question, decide
-from peers.predict.errors import InputError, OutputError
+from peers.predict.errors import InputError, OutputError, StorageFailed
 from peers.predict.models.signature import Signature
 from peers.predict.request import Request
 from peers.predict.sizes import (
@@ -114,7 +114,7 @@ def _before(folder: Path) -> Manifest | None:
     """Return the plan that the same command has made before: its chunks stay as they are."""
     try:
         return load_manifest(str(folder / MANIFEST_NAME))
-    except (OSError, ValueError, TypeError, KeyError):
+    except StorageFailed:
         return None
 
 

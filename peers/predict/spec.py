@@ -11,6 +11,8 @@ from typing import Any, Final, Literal, TypeAlias
 
 import pyarrow as pa
 
+from peers.predict.errors import StorageFailed
+
 ModelKind: TypeAlias = Literal["onnx", "sklearn", "callable", "http"]
 EndpointProtocol: TypeAlias = Literal["v1", "mlflow", "v2", "openai"]
 
@@ -222,9 +224,18 @@ def output_of(manifest: str) -> str:
 def load_manifest(path: str) -> Manifest:
     """Return the manifest in this file; the last few stay in memory while the file is the same.
 
-    Raises OSError.
+    Raises StorageFailed if it is not there, damaged, or of another version of Peers: the command
+    writes it again.
     """
-    return _load(path, Path(path).stat().st_mtime_ns)
+    try:
+        return _load(path, Path(path).stat().st_mtime_ns)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"it holds no manifest ({error})"
+        raise StorageFailed(
+            f"the run's manifest {path} cannot be read: {reason}",
+            "The folder must be on a path that all hosts of the peers share. If it was deleted, "
+            "run the same command again.",
+        ) from error
 
 
 @lru_cache(maxsize=16)

@@ -30,6 +30,8 @@ _REMEDY: Final = (
     "--header-file for lines of 'Name: value'."
 )
 _HIDDEN: Final = "***"
+_SHORTEST_SECRET: Final = 4
+"""Characters."""
 
 
 def access_of(
@@ -107,10 +109,14 @@ class Credentials:
         return self.headers() != before
 
     def hidden(self, text: str) -> str:
-        """Return the text without the secrets: an endpoint may repeat what it was sent."""
+        """Return the text without the secrets: an endpoint may repeat what it was sent.
+
+        What is as short as a tenant's number is no secret, and stands in every other message.
+        """
         for value in (self._headers or {}).values():
             for part in {value, *value.split()[1:]}:
-                text = text.replace(part, _HIDDEN)
+                if len(part) >= _SHORTEST_SECRET:
+                    text = text.replace(part, _HIDDEN)
         return text
 
 

@@ -57,6 +57,10 @@ class V2Protocol:
         declared = answer.json.get("inputs") if isinstance(answer.json, dict) else None
         self._inputs = [Tensor.read(each, self._model_url) for each in declared or []]
 
+    def forget_inputs(self) -> None:
+        """Ask for the metadata again the next time."""
+        self._inputs = None
+
     def signature(self) -> Signature:
         """Return the inputs that the metadata name, or as many numbers as the only one has."""
         only = self._matrix_input()

@@ -41,6 +41,9 @@ class WireProtocol(Protocol):
     async def ask_for_inputs(self, get: Get) -> None:
         """Learn from the endpoint what it takes, if the protocol has a way and it is not known."""
 
+    def forget_inputs(self) -> None:
+        """Ask again the next time."""
+
     def request(self, table: pa.Table) -> Request:
         """Return the request for these rows. Raises RowError for values that cannot be sent."""
 
@@ -61,6 +64,9 @@ class SimpleProtocol:
     async def ask_for_inputs(self, get: Get) -> None:
         """Do nothing: there is no way to ask."""
         del get
+
+    def forget_inputs(self) -> None:
+        """Do nothing: there is nothing to forget."""
 
 
 def protocol_of(url: str) -> EndpointProtocol:

@@ -95,7 +95,8 @@ def _checked_url(url: str) -> str:
         parts = urlsplit(url)
         complete = bool(parts.hostname) and (parts.port or 1) > 0  # a bad port raises here
     except ValueError as error:
-        raise ModelError(f"{url} is not a URL: {error}") from None
+        shown = f"https://***@{url.rpartition('@')[2]}" if "@" in url else url
+        raise ModelError(f"{shown} is not a URL: {error}") from None
     if not complete:
         raise ModelError(f"{url} is not a URL: it names no host")
     if parts.username is not None or parts.password is not None:
