@@ -94,6 +94,8 @@ def decide(
         decided, source, warning = _decided(schema.field(name), feature, question)
         fields.append(decided)
         note = notes.get(name, "") if name_of(decided) == name_of(schema.field(name)) else ""
+        if source == "model":  # what the model was fitted on can't be had otherwise by --types
+            note = note.partition("; --types")[0]
         columns.append(Column(name, name_of(decided), source, note))
         if warning is not None:
             why = notes.get(name)
