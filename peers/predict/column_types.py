@@ -154,7 +154,7 @@ def _chosen(signature: Signature, schema: pa.Schema, question: Question) -> list
         what = "one column of texts" if signature.form == "texts" else f"{wanted} columns"
         raise InputError(
             f"{question.model} takes {what}, and the input has {len(free)}: {_listed(free)}",
-            "Leave out columns that are not features. --id-column names one to keep beside"
+            "Leave out columns that are not features. --id-column and --carry keep some beside"
             + (", --types COLUMN=text the one of texts." if signature.form == "texts" else "."),
         )
     return free
