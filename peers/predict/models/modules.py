@@ -63,6 +63,11 @@ def see_current_directory() -> None:
 
 
 def _not_importable(module: str, error: Exception) -> ModelError:
+    if module.endswith(".py"):
+        return ModelError(
+            f"{module} is the name of a file, not of a module",
+            "Write it as Python imports it from here, such as shop.models:score.",
+        )
     return ModelError(
         f"The module {module} cannot be imported: {type(error).__name__}: {error}",
         f"It is looked for in {Path.cwd()}, and among what is installed.",
