@@ -93,6 +93,8 @@ def decide(
         decided, source, warning = _decided(schema.field(name), feature, question)
         fields.append(decided)
         note = notes.get(name, "") if name_of(decided) == name_of(schema.field(name)) else ""
+        if source == "model":  # what the model was fitted on can't be had otherwise by --types
+            note = note.partition("; --types")[0]
         columns.append(Column(name, name_of(decided), source, note))
         if warning is not None:
             why = notes.get(name)
@@ -151,7 +153,7 @@ def _chosen(signature: Signature, schema: pa.Schema, question: Question) -> list
         what = "one column of texts" if signature.form == "texts" else f"{wanted} columns"
         raise InputError(
             f"{question.model} takes {what}, and the input has {len(free)}: {_listed(free)}",
-            "Leave out columns that are not features. --id-column names one to keep beside"
+            "Leave out columns that are not features. --id-column and --carry keep some beside"
             + (", --types COLUMN=text the one of texts." if signature.form == "texts" else "."),
         )
     return free

@@ -139,8 +139,9 @@ def _look_for_peers(connect: Connect, manifest: Manifest) -> Callable[[], None]:
             nobody = not record.live_peers(connection, kind)
         if nobody:
             say(
-                f"no live peer runs {kind}: start one with `peers run --app {kinds.APP} --queues "
-                f"{kinds.QUEUE}=2`, or use --workers 2; the run waits for it"
+                f"no live peer runs {kind}: start one on the same database (also --embedded) with "
+                f"`peers run --app {kinds.APP} --queues {kinds.QUEUE}=2`, or use --workers 2; the "
+                "run waits for it"
             )
 
     return look

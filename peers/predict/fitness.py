@@ -18,7 +18,10 @@ def unfit_rows(rows: Rows, manifest: Manifest) -> dict[int, str]:
     unfit = dict(rows.bad)
     for name in manifest.required:
         for index in _missing(rows.table.column(name)):
-            unfit.setdefault(index, f"the feature {name!r} has no value (NaN or null)")
+            unfit.setdefault(
+                index,
+                f"the feature {name!r} has no value (NaN or null); --allow-nan sends it anyway",
+            )
     return unfit
 
 

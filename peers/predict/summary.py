@@ -126,7 +126,8 @@ class Summary:
             )
         elif self.dead_rows:
             said.append(
-                "Fix the cause, then run the same command with --retry-dead to retry these rows."
+                "Fix the cause, then run the same command with --retry-dead to retry these rows; "
+                "if the model, the input or an option has changed, with --overwrite."
             )
         said += [
             f"  task {task['task_id']} is dead: {in_one_line(_message(task), _LONG)}"

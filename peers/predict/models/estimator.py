@@ -15,6 +15,7 @@ from peers.predict.errors import ModelError
 from peers.predict.models.base import Predictions, needed, threads
 from peers.predict.models.fitted import signature_of
 from peers.predict.models.frames import argument
+from peers.predict.models.modules import see_current_directory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,6 +69,7 @@ def _load(path: Path) -> Any:
     with needed("scikit-learn", f"The model {path.name}"):
         import joblib
         import sklearn as _  # noqa: F401
+    see_current_directory()  # a pipeline may hold functions of a module beside it
     try:
         # from an open file: parts in other files, which no digest covers, are refused
         with path.open("rb") as stream, warnings.catch_warnings(record=True) as seen:
@@ -76,11 +78,22 @@ def _load(path: Path) -> Any:
     except Exception as error:
         raise ModelError(
             f"The model {path} cannot be loaded: {type(error).__name__}: {error}",
-            "It must be what joblib.dump wrote, and what it is made of must be installed here.",
+            _hint(error),
         ) from error
     for text in sorted({str(warning.message) for warning in seen}):
         _log.warning("loading %s: %s", path, text)
     return loaded
+
+
+def _hint(error: Exception) -> str:
+    if isinstance(error, AttributeError) and "main__'" in str(error):
+        return (
+            "It was defined in the notebook or script that wrote the model, which holds only its "
+            "name. Move it to a module, import it from there, and write the model again."
+        )
+    if isinstance(error, ModuleNotFoundError):
+        return f"The module is looked for in {Path.cwd()}, and among what is installed."
+    return "It must be what joblib.dump wrote, and what it is made of must be installed here."
 
 
 def _method(estimator: Any, method: str, name: str) -> Any:
