@@ -154,3 +154,24 @@ def test_probabilities_by_class_can_be_written_whatever_the_classes(tmp_path: Pa
     model = models.load(models.resolve(str(path), "predict_proba"), Trust())
     found = model.predict(pa.table({"x": [0.0, 1.0]}))
     assert found == [{"proba_3": 1.0, "proba_5": 0.0}, {"proba_3": 0.0, "proba_5": 1.0}]
+
+
+def test_weights_that_a_model_in_onnx_keeps_elsewhere_are_of_its_digest(tmp_path: Path) -> None:
+    """Whatever that file is called: other weights are another model."""
+    onnx = pytest.importorskip("onnx")
+    values, place = onnx.helper.make_tensor_value_info, tmp_path / "model.onnx"
+    digests = []
+    for name, weight in (("w.bin", 1.0), ("w.bin", 2.0), ("w" * 200, 1.0), ("w" * 200, 2.0)):
+        weights = onnx.numpy_helper.from_array(np.full((1, 2), weight, np.float32), "w")
+        ends = [values(one, onnx.TensorProto.FLOAT, [None, None]) for one in "xy"]
+        node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
+        graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:], [weights])
+        (tmp_path / name).unlink(missing_ok=True)
+        onnx.save_model(
+            onnx.helper.make_model(graph), place, save_as_external_data=True, location=name,
+            size_threshold=0,
+        )  # fmt: skip
+        digests.append((place.read_bytes(), models.resolve(str(place), None).digest))
+    assert digests[0][0] == digests[1][0]
+    assert digests[2][0] == digests[3][0]
+    assert len({digest for _, digest in digests}) == len(digests)
