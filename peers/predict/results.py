@@ -120,8 +120,11 @@ def by_class(result: Any, classes: Any) -> Any:
         return named
     if classes is None or np.shape(result) != (len(result), len(classes)):
         return result
+    names = [f"{_PROBABILITY}{one}" for one in classes]
+    if np.ndim(classes[0]) or len(set(names)) < len(names):
+        return result  # of a chain, which has classes for each label, or of 1 beside "1"
     array = np.asarray(result)
-    return {f"{_PROBABILITY}{one}": array[:, place] for place, one in enumerate(classes)}
+    return {name: array[:, place] for place, name in enumerate(names)}
 
 
 def named_by_class(result: Any) -> Any:

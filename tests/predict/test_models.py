@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.multioutput import ClassifierChain
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
@@ -154,6 +155,22 @@ def test_probabilities_by_class_can_be_written_whatever_the_classes(tmp_path: Pa
     model = models.load(models.resolve(str(path), "predict_proba"), Trust())
     found = model.predict(pa.table({"x": [0.0, 1.0]}))
     assert found == [{"proba_3": 1.0, "proba_5": 0.0}, {"proba_3": 0.0, "proba_5": 1.0}]
+
+
+def _loaded(estimator: Any, folder: Path, method: str | None = None) -> models.Model:
+    path = folder / "model.joblib"
+    joblib.dump(estimator, path)
+    return models.load(models.resolve(str(path), method), Trust((folder,)))
+
+
+def test_probabilities_of_a_chain_are_all_there(tmp_path: Path) -> None:
+    """It has classes for each label: all of them have one name."""
+    rows = np.array([[0.0], [1.0], [2.0], [3.0]])
+    chain = ClassifierChain(DecisionTreeClassifier(max_depth=1))
+    chain.fit(rows, [[0, 1], [1, 0], [0, 0], [1, 1]])
+    model = _loaded(chain, tmp_path, "predict_proba")
+    found = np.asarray(model.predict(pa.table({"x": rows[:, 0]})))
+    assert found.tolist() == chain.predict_proba(rows).tolist()
 
 
 def test_weights_that_a_model_in_onnx_keeps_elsewhere_are_of_its_digest(tmp_path: Path) -> None:
