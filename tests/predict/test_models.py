@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.base import BaseEstimator
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.multioutput import ClassifierChain
 from sklearn.pipeline import make_pipeline
@@ -157,10 +158,32 @@ def test_probabilities_by_class_can_be_written_whatever_the_classes(tmp_path: Pa
     assert found == [{"proba_3": 1.0, "proba_5": 0.0}, {"proba_3": 0.0, "proba_5": 1.0}]
 
 
+class Wrapped(BaseEstimator):  # type: ignore[misc]
+    """An estimator of one's own, which says nothing of what the one in it was fitted on."""
+
+    def __init__(self, inner: Any = None) -> None:
+        self.inner = inner
+
+    def predict(self, rows: Any) -> Any:
+        """What the inner one says."""
+        return self.inner.predict(rows)
+
+
 def _loaded(estimator: Any, folder: Path, method: str | None = None) -> models.Model:
     path = folder / "model.joblib"
     joblib.dump(estimator, path)
     return models.load(models.resolve(str(path), method), Trust((folder,)))
+
+
+def test_a_wrapper_of_what_was_fitted_on_a_data_frame_gets_one(tmp_path: Path) -> None:
+    """Else columns in another order would be taken for one another, without a word."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [0.0, 1.0, 2.0, 3.0], "b": [9.0, 8.0, 7.0, 6.0]})
+    model = _loaded(Wrapped(DecisionTreeClassifier().fit(frame, [0, 1, 0, 1])), tmp_path)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    assert np.asarray(model.predict(table)).tolist() == [0, 1, 0, 1]
+    with pytest.raises(ValueError, match="feature names"):
+        model.predict(table.select(["b", "a"]))
 
 
 def test_probabilities_of_a_chain_are_all_there(tmp_path: Path) -> None:
