@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn.base import BaseEstimator
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import AdaBoostRegressor, BaggingClassifier, RandomForestClassifier
 from sklearn.multioutput import ClassifierChain
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -194,6 +194,27 @@ def test_probabilities_of_a_chain_are_all_there(tmp_path: Path) -> None:
     model = _loaded(chain, tmp_path, "predict_proba")
     found = np.asarray(model.predict(pa.table({"x": rows[:, 0]})))
     assert found.tolist() == chain.predict_proba(rows).tolist()
+
+
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+def test_an_ensemble_is_asked_by_its_members_not_by_their_template(
+    library: str, tmp_path: Path
+) -> None:
+    """The template beside them was never fitted, and knows nothing."""
+    made = pytest.importorskip(library)
+    prefix = {"lightgbm": "LGBM", "xgboost": "XGB"}[library]
+    classifier = getattr(made, f"{prefix}Classifier")(n_estimators=2)
+    regressor = getattr(made, f"{prefix}Regressor")(n_estimators=2)
+    rows = np.random.default_rng(1).random((60, 3))
+    labels = (rows[:, 0] > 0.5).astype(int)
+    for estimator in (
+        BaggingClassifier(classifier, n_estimators=2, max_features=2),
+        AdaBoostRegressor(regressor, n_estimators=2),
+    ):
+        estimator.fit(rows, labels)
+        model = _loaded(estimator, tmp_path)
+        table = pa.table({str(place): rows[:, place] for place in range(3)})
+        assert np.asarray(model.predict(table)).tolist() == estimator.predict(rows).tolist()
 
 
 def test_weights_that_a_model_in_onnx_keeps_elsewhere_are_of_its_digest(tmp_path: Path) -> None:
