@@ -73,6 +73,7 @@ def predictions_of(result: Any, rows: int, model: str) -> Predictions:
     """Return what a model returned as predictions of so many rows. Raises ModelError."""
     if isinstance(result, Columns):
         return result
+    _refuse_reordered(result, model)
     named = _named_columns(result)
     if named is not None:
         return columns_of(named, rows, model)
@@ -93,6 +94,7 @@ def columns_of(named: Mapping[Any, Any], rows: int, model: str) -> Columns:
     columns = {}
     for key, found in named.items():
         name, values = str(key), _values(found)
+        _refuse_reordered(found, f"{model}, in its column {name!r},")
         if values is None:
             raise ModelError(
                 f"{model} returned a {type(found).__name__} in its column {name!r}",
@@ -130,8 +132,11 @@ def by_class(result: Any, classes: Any) -> Any:
         return named
     if classes is None or np.shape(result) != (len(result), len(classes)):
         return result
+    names = [f"{_PROBABILITY}{one}" for one in classes]
+    if np.ndim(classes[0]) or len(set(names)) < len(names):
+        return result  # of a chain, which has classes for each label, or of 1 beside "1"
     array = np.asarray(result)
-    return {f"{_PROBABILITY}{one}": array[:, place] for place, one in enumerate(classes)}
+    return {name: array[:, place] for place, name in enumerate(names)}
 
 
 def named_by_class(result: Any) -> Any:
@@ -174,6 +179,16 @@ def _is_frame(result: Any) -> bool:
 
 def _of_pandas(result: Any) -> bool:
     return type(result).__module__.partition(".")[0] == "pandas"
+
+
+def _refuse_reordered(result: Any, model: str) -> None:
+    """Of pandas, the rows 0, 1, … as the model got them, but sorted in another way."""
+    index = getattr(result, "index", None) if _of_pandas(result) else None
+    if getattr(getattr(index, "dtype", None), "kind", "") != "i":
+        return
+    places, rows = np.asarray(index), np.arange(len(result))
+    if not np.array_equal(places, rows) and np.array_equal(np.sort(places), rows):
+        raise ModelError(f"{model} returned rows in another order, by their index", _HINT)
 
 
 def _is_array(one: Any) -> bool:

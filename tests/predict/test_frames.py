@@ -42,6 +42,9 @@ def _objects(*values: Any) -> pd.Series[Any]:
         (_table(pa.string(), [None], "query", nulls="all"), _objects(None)),
         (_table(pa.string(), ['{"a": [1]}', None], "json", type="json"),
          _objects({"a": [1]}, None)),
+        # of a column with numbers, texts and gaps, rows that happen to lack the texts
+        (_table(pa.string(), ["7", None], "json", type="json"), _objects(7, None)),
+        (_table(pa.string(), ["1", "2"], "json", type="json"), _objects(1, 2)),
     ],
 )  # fmt: skip
 def test_a_chunk_looks_as_it_would_in_the_whole(table: pa.Table, expected: pd.Series[Any]) -> None:

@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.base import BaseEstimator
+from sklearn.ensemble import AdaBoostRegressor, BaggingClassifier, RandomForestClassifier
+from sklearn.multioutput import ClassifierChain
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
@@ -154,3 +156,83 @@ def test_probabilities_by_class_can_be_written_whatever_the_classes(tmp_path: Pa
     model = models.load(models.resolve(str(path), "predict_proba"), Trust())
     found = model.predict(pa.table({"x": [0.0, 1.0]}))
     assert found == [{"proba_3": 1.0, "proba_5": 0.0}, {"proba_3": 0.0, "proba_5": 1.0}]
+
+
+class Wrapped(BaseEstimator):  # type: ignore[misc]
+    """An estimator of one's own, which says nothing of what the one in it was fitted on."""
+
+    def __init__(self, inner: Any = None) -> None:
+        self.inner = inner
+
+    def predict(self, rows: Any) -> Any:
+        """What the inner one says."""
+        return self.inner.predict(rows)
+
+
+def _loaded(estimator: Any, folder: Path, method: str | None = None) -> models.Model:
+    path = folder / "model.joblib"
+    joblib.dump(estimator, path)
+    return models.load(models.resolve(str(path), method), Trust((folder,)))
+
+
+def test_a_wrapper_of_what_was_fitted_on_a_data_frame_gets_one(tmp_path: Path) -> None:
+    """Else columns in another order would be taken for one another, without a word."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [0.0, 1.0, 2.0, 3.0], "b": [9.0, 8.0, 7.0, 6.0]})
+    model = _loaded(Wrapped(DecisionTreeClassifier().fit(frame, [0, 1, 0, 1])), tmp_path)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    assert np.asarray(model.predict(table)).tolist() == [0, 1, 0, 1]
+    with pytest.raises(ValueError, match="feature names"):
+        model.predict(table.select(["b", "a"]))
+
+
+def test_probabilities_of_a_chain_are_all_there(tmp_path: Path) -> None:
+    """It has classes for each label: all of them have one name."""
+    rows = np.array([[0.0], [1.0], [2.0], [3.0]])
+    chain = ClassifierChain(DecisionTreeClassifier(max_depth=1))
+    chain.fit(rows, [[0, 1], [1, 0], [0, 0], [1, 1]])
+    model = _loaded(chain, tmp_path, "predict_proba")
+    found = np.asarray(model.predict(pa.table({"x": rows[:, 0]})))
+    assert found.tolist() == chain.predict_proba(rows).tolist()
+
+
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+def test_an_ensemble_is_asked_by_its_members_not_by_their_template(
+    library: str, tmp_path: Path
+) -> None:
+    """The template beside them was never fitted, and knows nothing."""
+    made = pytest.importorskip(library)
+    prefix = {"lightgbm": "LGBM", "xgboost": "XGB"}[library]
+    classifier = getattr(made, f"{prefix}Classifier")(n_estimators=2)
+    regressor = getattr(made, f"{prefix}Regressor")(n_estimators=2)
+    rows = np.random.default_rng(1).random((60, 3))
+    labels = (rows[:, 0] > 0.5).astype(int)
+    for estimator in (
+        BaggingClassifier(classifier, n_estimators=2, max_features=2),
+        AdaBoostRegressor(regressor, n_estimators=2),
+    ):
+        estimator.fit(rows, labels)
+        model = _loaded(estimator, tmp_path)
+        table = pa.table({str(place): rows[:, place] for place in range(3)})
+        assert np.asarray(model.predict(table)).tolist() == estimator.predict(rows).tolist()
+
+
+def test_weights_that_a_model_in_onnx_keeps_elsewhere_are_of_its_digest(tmp_path: Path) -> None:
+    """Whatever that file is called: other weights are another model."""
+    onnx = pytest.importorskip("onnx")
+    values, place = onnx.helper.make_tensor_value_info, tmp_path / "model.onnx"
+    digests = []
+    for name, weight in (("w.bin", 1.0), ("w.bin", 2.0), ("w" * 200, 1.0), ("w" * 200, 2.0)):
+        weights = onnx.numpy_helper.from_array(np.full((1, 2), weight, np.float32), "w")
+        ends = [values(one, onnx.TensorProto.FLOAT, [None, None]) for one in "xy"]
+        node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
+        graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:], [weights])
+        (tmp_path / name).unlink(missing_ok=True)
+        onnx.save_model(
+            onnx.helper.make_model(graph), place, save_as_external_data=True, location=name,
+            size_threshold=0,
+        )  # fmt: skip
+        digests.append((place.read_bytes(), models.resolve(str(place), None).digest))
+    assert digests[0][0] == digests[1][0]
+    assert digests[2][0] == digests[3][0]
+    assert len({digest for _, digest in digests}) == len(digests)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
+import os
+import re
 from io import BufferedReader
 from pathlib import Path
 from typing import Final
@@ -10,6 +13,8 @@ from typing import Final
 _DIGEST_BYTES: Final = 32
 _ONNX_COMPANIONS: Final = (".data", "_data")
 """What exporters append to a model's name for weights that they keep outside of it."""
+_ONNX_LOCATION: Final = re.compile(rb"\x0a\x08location\x12([\x01-\x7f]|[\x80-\xff][\x01-\x1f])")
+"""How ONNX names any other file of weights: an entry of two texts, the second by its length."""
 
 
 def of_text(text: str) -> str:
@@ -29,10 +34,28 @@ def of_file(path: Path) -> str:
 
 
 def of_onnx(path: Path) -> str:
-    """The digest of an ONNX file, and of the weights beside it that go by its name."""
-    beside = [path.with_name(path.name + suffix) for suffix in _ONNX_COMPANIONS]
+    """The digest of an ONNX file, and of the weights that it keeps in others. Raises OSError."""
+    names = {path.name + suffix for suffix in _ONNX_COMPANIONS} | _locations(path)
+    beside = [path.parent / name for name in sorted(names)]
     weights = [of_file(file) for file in beside if file.is_file()]
     return of_text(" ".join([of_file(path), *weights])) if weights else of_file(path)
+
+
+def _locations(path: Path) -> set[str]:
+    """The names of files in an ONNX file, wherever in it, and perhaps of some that are none."""
+    with path.open("rb") as stream:
+        if not os.fstat(stream.fileno()).st_size:
+            return set()
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as contents:
+            texts = [
+                contents[found.end() : found.end() + _varint(found[1])]
+                for found in _ONNX_LOCATION.finditer(contents)
+            ]
+    return {text.decode(errors="replace") for text in texts if b"\0" not in text}
+
+
+def _varint(text: bytes) -> int:
+    return sum((byte & 0x7F) << 7 * place for place, byte in enumerate(text))
 
 
 def of_callable(name: str, source: Path) -> str:

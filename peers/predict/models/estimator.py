@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from peers.predict import results
 from peers.predict.errors import ModelError
+from peers.predict.models import boosting
 from peers.predict.models.base import Predictions, needed, threads
 from peers.predict.models.fitted import signature_of
 from peers.predict.models.frames import argument
@@ -39,11 +41,19 @@ class EstimatorModel:
         self._name = f"{path.name} ({type(estimator).__name__})"
         self._method = _method(estimator, method or _DEFAULT_METHOD, self._name)
         self._is_proba = method == "predict_proba"
-        self.signature = signature = signature_of(estimator)
+        parts = list(_parts(estimator, set()))
+        signature = signature_of(estimator)
+        if (
+            signature.features is None
+            and signature.form == "matrix"
+            and any(map(_has_names, parts))
+        ):
+            signature = replace(signature, form="frame")  # one that holds, but does not say it
+        self.signature = signature
         if signature.form == "frame":
             with needed("pandas", f"{self._name} was trained on a data frame and"):
                 import pandas as _  # noqa: F401
-        for part in _parts(estimator, set()):
+        for part in parts:
             _bound_threads(part)
 
     def predict(self, table: pa.Table) -> Predictions:
@@ -124,6 +134,16 @@ def _parts(value: Any, seen: set[int]) -> Iterator[Any]:
         yield value
         for one in vars(value).values():
             yield from _parts(one, seen)
+
+
+def _has_names(part: Any) -> bool:
+    """Whether it was fitted on a data frame."""
+    if not boosting.is_known(part):
+        return "feature_names_in_" in vars(part)
+    try:
+        return boosting.names_of(part) is not None
+    except Exception:  # noqa: BLE001  # one that was never fitted: a template
+        return False
 
 
 def _bound_threads(part: Any) -> None:

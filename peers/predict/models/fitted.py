@@ -14,6 +14,7 @@ from peers.predict.models.signature import Feature, Form, Kind, Signature, merge
 
 _WRAPPED: Final = ("best_estimator_", "estimator_", "regressor_")
 _SAME_ROWS: Final = ("Voting", "Stacking", "OneVsRest", "MultiOutput")
+_SOME_COLUMNS: Final = ("Bagging", "AdaBoost")
 _EMPTY: Final = Feature(takes_gaps=True)
 
 
@@ -122,7 +123,9 @@ def _steps(steps: Sequence[Any]) -> list[Any]:
 
 
 def _has_model(step: Any, name: str) -> bool:
-    return hasattr(vars(step).get(name) if hasattr(step, "__dict__") else None, "get_params")
+    own = vars(step) if hasattr(step, "__dict__") else {}
+    # beside several, the one is a template that was never fitted: of bagging, forests, AdaBoost
+    return "estimators_" not in own and hasattr(own.get(name), "get_params")
 
 
 def _is_identity(step: Any) -> bool:
@@ -135,6 +138,8 @@ def _step(step: Any, count: int) -> list[_Column]:
     """Return what one step takes in each column."""
     if type(step).__name__ == "ColumnTransformer":
         return _by_column(step, count)
+    if type(step).__name__.startswith(_SOME_COLUMNS):  # each has its own choice and order of them
+        return [_together(c for one in step.estimators_ for c in _inside(one))] * count
     parts = _members(step)
     if parts:
         chains = [_chain([one], count) for one in parts]
@@ -150,6 +155,10 @@ def _step(step: Any, count: int) -> list[_Column]:
     if len(getattr(step, "statistics_", ())) == count:
         return _imputed(step)
     return [_other(step)] * count
+
+
+def _inside(step: Any) -> list[_Column]:
+    return _chain([step], getattr(step, "n_features_in_", 1))
 
 
 def _members(step: Any) -> list[Any]:

@@ -74,7 +74,7 @@ def _column(
     if feature is not None and feature.categories is not None:
         return _categorical(values, feature.categories)
     if is_json(field):
-        return _objects(values).map(json.loads, na_action="ignore")
+        return _from_json(values)
     if isinstance(values.dtype, np.dtype) or reader in BY_VALUES:
         values = _as_whole_column(values, field, reader)
     if feature is not None and feature.gap is not None:
@@ -112,6 +112,14 @@ def _objects(values: pd.Series[Any]) -> pd.Series[Any]:
     """With None where there is nothing."""
     objects = values.astype(object)
     return objects.where(objects.notna(), None)
+
+
+def _from_json(values: pd.Series[Any]) -> pd.Series[Any]:
+    """Values of several kinds, whatever these rows have of them: pandas must not find a dtype."""
+    import pandas as pd
+
+    found = [None if text is None else json.loads(text) for text in _objects(values)]
+    return pd.Series(found, index=values.index, dtype=object)
 
 
 def _with_gap(values: pd.Series[Any], gap: str) -> pd.Series[Any]:
