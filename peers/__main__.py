@@ -22,6 +22,7 @@ def main() -> int:
     _open_standard_streams()
     from peers import cli
 
+    cli.load(sys.argv[1:])
     try:
         signal.signal(signal.SIGINT, before)
         return cli.main()

@@ -12,7 +12,6 @@ from pydantic import SecretStr
 
 from peers import db, schema
 from peers.cli.exact_json import JsonLoader
-from peers.embedded import EmbeddedError, EmbeddedPostgres
 from peers.errors import ConfigError, DatabaseUnreachable, translated
 from peers.settings import Settings
 
@@ -61,6 +60,8 @@ def located(args: argparse.Namespace) -> Iterator[Settings]:
         _ = settings.url  # raises where nothing is configured
         yield settings.model_copy(update={"embedded": False})
         return
+    from peers.embedded import EmbeddedPostgres
+
     with embedded_errors():
         postgres = EmbeddedPostgres()
         url = SecretStr(postgres.start())
@@ -73,6 +74,8 @@ def located(args: argparse.Namespace) -> Iterator[Settings]:
 @contextmanager
 def embedded_errors() -> Iterator[None]:
     """What is wrong with the embedded server, as an error of a database that cannot be reached."""
+    from peers.embedded import EmbeddedError
+
     try:
         yield
     except EmbeddedError as error:
