@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from peers.predict.errors import PredictError
-from peers.predict.kinds import APP, NAMED_MODEL, QUEUE
+from peers.predict.kinds import APP, NAMED_MODEL, QUEUE, TRIAL_SOCKET
+from peers.predict.trial_fork import invitation
 
 _PATIENCE: Final = 30.0
 _PR_SET_PDEATHSIG: Final = 1
@@ -36,8 +38,21 @@ class Fleet:
     batch_wait: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class OwnPeer:
+    """One that was started. `trials`: where a process that loads the model calls, if it can."""
+
+    process: subprocess.Popen[bytes]
+    trials: socket.socket | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self.process.poll() is not None
+
+
 @contextmanager
-def own_peer(url: str, wanted: Fleet) -> Iterator[subprocess.Popen[bytes]]:
+def own_peer(url: str, wanted: Fleet) -> Iterator[OwnPeer]:
     """A peer of our own, drained at the end of the block.
 
     It trusts the model, since the user named it on the command line, and loads it while the command
@@ -49,9 +64,18 @@ def own_peer(url: str, wanted: Fleet) -> Iterator[subprocess.Popen[bytes]]:
     if url:
         environment["PEERS_DATABASE_URL"] = url
     environment.pop("PEERS_EMBEDDED", None)
+    with invitation() as found:
+        if found is not None:
+            environment[TRIAL_SOCKET] = found[1]
+        with _running(wanted.workers, environment) as process:
+            yield OwnPeer(process, None if found is None else found[0])
+
+
+@contextmanager
+def _running(workers: int, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "peers", "run", "--app", APP,
-         "--queues", f"{QUEUE}={wanted.workers}", "--log-level", "error"],
+         "--queues", f"{QUEUE}={workers}", "--log-level", "error"],
         env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is for us: we stop the peer then
         preexec_fn=_stop_with_starter,  # noqa: PLW1509  # we have no threads
@@ -67,9 +91,9 @@ def own_peer(url: str, wanted: Fleet) -> Iterator[subprocess.Popen[bytes]]:
             process.wait()
 
 
-def still_there(process: subprocess.Popen[bytes]) -> None:
+def still_there(peer: OwnPeer) -> None:
     """Raises PredictError if our own peer has ended."""
-    code = process.poll()
+    code = peer.process.poll()
     if code is not None:
         raise PredictError(
             f"the peer that --workers started ended with code {code}",

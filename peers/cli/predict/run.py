@@ -16,12 +16,12 @@ from peers.cli.predict.database import connecting, require_extra
 from peers.model import BATCH_WAIT_MAX
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from peers.cli.parser import Commands
     from peers.db import Connection
+    from peers.predict.fleet import OwnPeer
     from peers.predict.inputs import TextOptions
     from peers.predict.request import Request
     from peers.predict.summary import Summary
@@ -225,9 +225,7 @@ def _predict(args: argparse.Namespace) -> int:
     return summary.exit_code()
 
 
-def _own_peer(
-    args: argparse.Namespace, url: str
-) -> AbstractContextManager[subprocess.Popen[bytes]]:
+def _own_peer(args: argparse.Namespace, url: str) -> AbstractContextManager[OwnPeer]:
     """Start a peer before anything that takes time to import: it does so meanwhile."""
     from peers.predict.fleet import Fleet, own_peer
 
@@ -237,7 +235,7 @@ def _own_peer(
 def _summary(
     args: argparse.Namespace,
     connect: Callable[[], AbstractContextManager[Connection]],
-    peer: subprocess.Popen[bytes] | None,
+    peer: OwnPeer | None,
 ) -> Summary:
     from peers.predict.command import How, predict
 
