@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final, get_args
 
 from peers import events, log_output, schema
@@ -13,9 +14,12 @@ from peers.cli.output import readable
 from peers.cli.parser import add_command, text
 from peers.cli.summary import Summary
 from peers.settings import Settings
+from peers.workers.environment import Environment
+from peers.workers.fork_server_start import Order, started_early
 
 if TYPE_CHECKING:
     import argparse
+    from contextlib import AbstractContextManager
 
     from peers.cli.parser import Commands
 
@@ -84,12 +88,20 @@ def _open_log(args: argparse.Namespace) -> None:
 
 
 def _work(args: argparse.Namespace) -> int:
-    from peers.peer import Peer
+    with located(args) as settings, _importing(settings):
+        from peers.peer import Peer  # it takes its time to import
 
-    with located(args) as settings:
         peer = Peer(settings)
         with connection_to(settings, args, pooled=False) as connection:
             if settings.embedded:
                 schema.migrate(connection)
             schema.require(connection)
         return peer.run()
+
+
+def _importing(settings: Settings) -> AbstractContextManager[None]:
+    """Have the app imported, which takes the longest, while the peer itself is loaded."""
+    if settings.app is None or not settings.preload:
+        return nullcontext()
+    log = (settings.log_format, settings.log_level)
+    return started_early(Order(settings.app, log, Environment.of(settings).of_slot(0)))
