@@ -72,7 +72,7 @@ def started_early(order: Order) -> Iterator[None]:
         for early in [early for early in _early if early[0] == order]:
             _early.remove(early)
             started = early[1]
-            started.socket.close()
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(started.process.pid, signal.SIGKILL)
             started.process.wait()
+            started.socket.close()  # not before: it would complain that nobody listens
