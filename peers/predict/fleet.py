@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -84,11 +85,17 @@ def _running(workers: int, environment: dict[str, str]) -> Iterator[subprocess.P
         yield process
     finally:
         process.terminate()
-        try:
-            process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
+        _wait(process)  # Popen.wait would look now and then
+        if process.poll() is None:
             process.kill()
             process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        pidfd = os.pidfd_open(process.pid)
+        select.select([pidfd], [], [], _PATIENCE)
+        os.close(pidfd)
 
 
 def still_there(peer: OwnPeer) -> None:
