@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from peers.cli.database import settings_of, wants_embedded
 from peers.cli.parser import add_command
+from peers.cli.place import settings_of, wants_embedded
 
 if TYPE_CHECKING:
     import argparse

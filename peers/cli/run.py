@@ -7,11 +7,10 @@ import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final, get_args
 
-from peers import events, log_output, schema
-from peers.cli.database import connection_to, located, settings_of
-from peers.cli.failures import explained
+from peers import events, log_output
 from peers.cli.output import readable
 from peers.cli.parser import add_command, text
+from peers.cli.place import located, settings_of
 from peers.cli.summary import Summary
 from peers.settings import Settings
 from peers.workers.environment import Environment
@@ -65,6 +64,8 @@ def _run(args: argparse.Namespace) -> int:
         with Summary():
             return _work(args)
     except Exception as error:  # noqa: BLE001  # told in the log, whatever it is
+        from peers.cli.failures import explained
+
         ours = explained(error)
         if ours is None:
             events.peer_failed(
@@ -89,7 +90,10 @@ def _open_log(args: argparse.Namespace) -> None:
 
 def _work(args: argparse.Namespace) -> int:
     with located(args) as settings, _importing(settings):
-        from peers.peer import Peer  # it takes its time to import
+        # these take their time to import
+        from peers import schema
+        from peers.cli.database import connection_to
+        from peers.peer import Peer
 
         peer = Peer(settings)
         with connection_to(settings, args, pooled=False) as connection:
