@@ -44,7 +44,7 @@ _ROWS_AT_ONCE: Final = 1000
 
 
 def _batch_wait() -> timedelta:
-    """The peer's setting, which a worker is told in seconds; elsewhere nothing depends on it."""
+    """Return the peer's setting, which a worker is told in seconds; elsewhere it has no effect."""
     try:
         return timedelta(seconds=float(os.environ.get("PEERS_PREDICT_BATCH_WAIT", "0")))
     except ValueError:
@@ -56,7 +56,7 @@ def _batch_wait() -> timedelta:
     backoff=_BACKOFF, backoff_cap=_BACKOFF_CAP,
 )  # fmt: skip
 def row(tasks: list[RowArgs]) -> list[Any]:
-    """Rows that spoilt their batch, or are suspected to."""
+    """Predict rows that spoilt their batch, or are suspected to."""
     return _at_once(run_rows(tasks, _predict_for))
 
 
@@ -65,7 +65,7 @@ def row(tasks: list[RowArgs]) -> list[Any]:
     backoff=_BACKOFF, backoff_cap=_BACKOFF_CAP,
 )  # fmt: skip
 async def remote_row(tasks: list[RowArgs]) -> list[Any]:
-    """The same for a model that is waited for."""
+    """Predict rows that stand alone, for a model that is waited for."""
     return await run_rows(tasks, _predict_remotely_for)
 
 
@@ -74,7 +74,7 @@ async def remote_row(tasks: list[RowArgs]) -> list[Any]:
     backoff_cap=_BACKOFF_CAP,
 )  # fmt: skip
 def chunk(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[str, object]:
-    """A range of rows of the input."""
+    """Predict a range of rows of the input."""
     del input  # for people who look at the task
     run, part = _manifest(manifest), Chunk(chunk, first, rows)
     strict = _Strict(run, current_task())
@@ -94,7 +94,7 @@ def chunk(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[
     backoff_cap=timedelta(minutes=1),
 )  # fmt: skip
 async def remote(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[str, object]:
-    """A range of rows, for a model that is waited for."""
+    """Predict a range of rows, for a model that is waited for."""
     del input
     run, part = _manifest(manifest), Chunk(chunk, first, rows)
 
@@ -127,7 +127,7 @@ async def remote(manifest: str, input: str, chunk: int, first: int, rows: int) -
 def assemble(
     manifest: str, turn: int, stage: int = 1, overwrite: bool = False
 ) -> dict[str, object]:
-    """The output, out of the parts."""
+    """Write the output, out of the parts."""
     run = _manifest(manifest)
     brake.require_going(run)
     alone = remote_row if run.asynchronous else row
@@ -163,7 +163,7 @@ async def _unless_stopped(
 
 
 def _model(manifest: Manifest) -> Model:
-    """Warm after the first time."""
+    """Return the run's model, which stays loaded after the first time."""
     return _load(manifest.model, _trust())
 
 
@@ -212,7 +212,7 @@ def _load_named() -> tuple[ModelRef, Model]:
 
 @lru_cache(maxsize=4)
 def _load(reference: ModelRef, trust: models.Trust) -> Model:
-    """One that is warm is what its digest says, whatever became of its file."""
+    """Load a model; it stays what its digest says, whatever becomes of its file."""
     return models.load(reference, trust)
 
 
@@ -237,7 +237,7 @@ class _Strict:
             self._model = _model(manifest)
 
     def predict(self, table: pa.Table) -> Predictions:
-        """Predictions of these rows. Raises Reject, such as for a wrong number of results."""
+        """Predict these rows. Raises Reject, such as for a wrong number of results."""
         try:
             with self._signals.lent(), limited(self._task, self._timeout), traced(self._timeout):
                 return self._model.predict(table)
@@ -251,7 +251,7 @@ def _signals_of(_reference: ModelRef) -> TimerSignals:
 
 
 def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine that never waits, without an event loop."""
+    """Run a coroutine that never waits, without an event loop."""
     try:
         coroutine.send(None)
     except StopIteration as end:

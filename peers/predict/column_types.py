@@ -26,12 +26,11 @@ from peers.predict.column_kinds import (
     plural,
     wanted_type,
 )
+from peers.predict.column_metadata import GUESSED, INDEX
 from peers.predict.errors import InputError
 from peers.predict.models.signature import Feature, Signature
 
 _SHOWN: Final = 12
-GUESSED: Final = b"peers.guessed"
-INDEX: Final = b"peers.index"
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +201,7 @@ def _without_index(metadata: Mapping[bytes, bytes] | None) -> dict[bytes, bytes]
 def _decided(
     there: pa.Field, feature: Feature, question: Question
 ) -> tuple[pa.Field, str, str | None]:
-    """The field as it is settled, where its type comes from, and a warning."""
+    """Return the field as it is settled, where its type comes from, and a warning."""
     asked = question.types.get(there.name)
     if asked is not None:
         if not fits_name(feature, asked):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def unfit_rows(rows: Rows, manifest: Manifest) -> dict[int, str]:
-    """Index in the chunk → why this row cannot be predicted."""
+    """Return why rows cannot be predicted, by their index in the chunk."""
     unfit = dict(rows.bad)
     for name in manifest.required:
         for index in _missing(rows.table.column(name)):
@@ -33,12 +33,12 @@ def _missing(column: pa.ChunkedArray) -> list[int]:
 
 
 def plain_id(value: object) -> object:
-    """An id as jsonb holds it, for people: the output has it as it is in the input."""
+    """Return an id as jsonb holds it, for people; the output has it as it is in the input."""
     if value is None or isinstance(value, int):
         return value
     return plain_text(value)
 
 
 def plain_text(value: object) -> str:
-    """A text that jsonb can hold."""
+    """Return a text that jsonb can hold."""
     return str(value).replace("\0", "\N{SYMBOL FOR NULL}").encode(errors="replace").decode()

@@ -125,10 +125,15 @@ def _before(folder: Path) -> Manifest | None:
 def _planned(
     request: Request, run: str, model: Loaded, found: InputRef, decision: Decision
 ) -> Manifest:
-    """Return the plan: that of the same command before, or a new one without chunks as yet."""
+    """Return the plan: that of the same command before, or a new one without chunks as yet.
+
+    The place of a token is no part of what a run is, so the one that was named last counts.
+    """
     new = _manifest(request, run, model, found, decision)
     before = _before(new.folder)
-    return _asked(new if before is None else replace(before, input=found), request)
+    if before is not None:
+        new = replace(before, model=model.reference, input=found)
+    return _asked(new, request)
 
 
 def _sized(manifest: Manifest, measured: Measured | None, batch_size: int | None) -> Manifest:
@@ -207,7 +212,7 @@ def _asked(manifest: Manifest, request: Request) -> Manifest:
 
 
 def _run_id(request: Request, output: Path, model: ModelRef, digest: str) -> str:
-    """The same for the same work: then what is done already is found."""
+    """Return the same id for the same work: then what is done already is found."""
     identity = [
         asdict(replace(model, access=NO_ACCESS)), digest,  # a token may move
         str(output), request.query, request.id_column,
@@ -229,7 +234,7 @@ def make_folder(folder: Path) -> None:
 
 
 def save(manifest: Manifest) -> None:
-    """Writes the manifest, whole or not at all."""
+    """Write the manifest, whole or not at all."""
     text = manifest.to_json()
     if manifest.path.exists() and manifest.path.read_text(encoding="utf-8") == text:
         return

@@ -187,12 +187,12 @@ class Manifest:
         return table.select(self.features)
 
     def to_json(self) -> str:
-        """The manifest as JSON text."""
+        """Return the manifest as JSON text."""
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """The manifest that `to_json` wrote."""
+        """Return the manifest that `to_json` wrote."""
         fields: dict[str, Any] = json.loads(text)
         model = _model_ref(fields.pop("model"))
         source = fields.pop("input")
@@ -210,7 +210,7 @@ def _model_ref(fields: dict[str, Any]) -> ModelRef:
 
 
 def parts_folder(output: Path) -> Path:
-    """Where the runs that write `output` keep their parts, one folder each."""
+    """Return where the runs that write `output` keep their parts, one folder each."""
     return output.with_name(f"{output.name}{PARTS_SUFFIX}")
 
 
@@ -220,7 +220,7 @@ def output_of(manifest: str) -> str:
 
 
 def load_manifest(path: str) -> Manifest:
-    """The manifest in this file; the last few stay in memory for as long as the file is the same.
+    """Return the manifest in this file; the last few stay in memory while the file is the same.
 
     Raises OSError.
     """

@@ -71,7 +71,7 @@ class Draft:
 
 
 def has_draft(path: Path, schema: pa.Schema, rows: int, digest: str) -> bool:
-    """Whether a whole one is there, of this input and with these columns."""
+    """Return whether a whole draft of this input is there, with these columns."""
     try:
         with pq.ParquetFile(path) as file:
             found, metadata = file.schema_arrow, file.metadata
@@ -88,7 +88,7 @@ def has_draft(path: Path, schema: pa.Schema, rows: int, digest: str) -> bool:
 
 
 def _kept(kind: pa.DataType) -> pa.DataType:
-    """The type that Parquet keeps: of categories, it has their values."""
+    """Return the type that Parquet keeps: of categories, it has their values."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 

@@ -46,7 +46,7 @@ class EstimatorModel:
             _bound_threads(part)
 
     def predict(self, table: pa.Table) -> Predictions:
-        """What the method returns for the rows; `results` says which columns that is."""
+        """Return what the method returns for the rows; `results` says which columns that is."""
         result = self._method(self.argument(table))
         if isinstance(result, list) and all(isinstance(one, np.ndarray) for one in result):
             result = tuple(result)  # one array for each output
@@ -56,11 +56,11 @@ class EstimatorModel:
         return results.predictions_of(result, table.num_rows, self._name)
 
     async def predict_async(self, table: pa.Table) -> Predictions:
-        """An estimator computes, and never waits."""
+        """Return the same: an estimator computes, and never waits."""
         return self.predict(table)
 
     def argument(self, table: pa.Table) -> Any:
-        """What the method gets for these rows."""
+        """Return what the method gets for these rows."""
         return argument(table, self.signature)
 
 
@@ -98,7 +98,7 @@ def _method(estimator: Any, method: str, name: str) -> Any:
 
 
 def _parts(value: Any, seen: set[int]) -> Iterator[Any]:
-    """The estimators in an estimator, fitted ones too, which get_params(deep=True) leaves out."""
+    """Yield all estimators in one, fitted ones too, which get_params(deep=True) leaves out."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, np.ndarray):  # such as the trees of gradient boosting

@@ -43,11 +43,11 @@ class HttpModel:
         return self._protocol.signature()
 
     def predict(self, table: pa.Table) -> Predictions:
-        """The same outside of event loops."""
+        """Return the same, outside of event loops."""
         return asyncio.run(self.predict_async(table))
 
     async def predict_async(self, table: pa.Table) -> Predictions:
-        """What the endpoint answers for the rows; of OpenAI's protocol, for a single one.
+        """Return what the endpoint answers for the rows; of OpenAI's protocol, for a single one.
 
         Raises what Transport.post raises, and RowError for values that cannot be sent.
         """

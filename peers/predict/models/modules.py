@@ -49,7 +49,7 @@ def import_unchanged(module: str, source: Path) -> ModuleType:
     if _imported.setdefault(module, before) != digests.of_file(source):
         raise ModelError(
             f"{source} has changed after this worker imported it",
-            "Restart the peers, so that they import it anew.",
+            "Restart the peers, so that they import it again.",
         )
     return imported
 

@@ -33,7 +33,7 @@ def resolve(
     text: str, method: str | None, protocol: EndpointProtocol | None = None,
     access: Access = NO_ACCESS,
 ) -> ModelRef:  # fmt: skip
-    """The reference of the model that `text` names, by its form; nothing is loaded.
+    """Return the reference of the model that `text` names, by its form; nothing is loaded.
 
     `method` is a method of the estimator, or an output of an ONNX model or an endpoint of version
     2. Raises ModelError for an unknown form, for what is not there or unreadable, and for a method,
