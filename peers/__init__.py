@@ -53,7 +53,7 @@ __all__ = [
     "submit",
     "task",
 ]
-_PLACES = ("peers.client", "peers.context", "peers.errors", "peers.model")
+_PLACES = ("peers.errors", "peers.context", "peers.model", "peers.client")
 
 
 if not TYPE_CHECKING:  # for a type checker, any name would exist

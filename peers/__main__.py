@@ -4,6 +4,7 @@ It loads nothing before Ctrl-C and closed standard streams are taken care of: th
 of a second to import.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -14,22 +15,35 @@ _INTERRUPTED: Final = 130
 _STANDARD: Final = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
 
-def main() -> int:
-    """Run one command and return its exit code."""
+def main() -> NoReturn:
+    """Run one command and end with its exit code."""
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:  # else it is ignored, as under nohup
         signal.signal(signal.SIGINT, _interrupted)
     _open_standard_streams()
     from peers import cli
 
+    cli.load(sys.argv[1:])
     try:
         signal.signal(signal.SIGINT, before)
-        return cli.main()
+        code = cli.main()
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        code = _INTERRUPTED
     finally:
         if before is signal.default_int_handler:  # while the interpreter ends, too
             signal.signal(signal.SIGINT, _interrupted)
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End, and do not take the interpreter apart: with all that is imported that takes 0.1 s."""
+    import logging
+
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _interrupted(_signal: int, _frame: FrameType | None) -> NoReturn:
@@ -54,4 +68,4 @@ def _open_standard_streams() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

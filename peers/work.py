@@ -64,10 +64,7 @@ class Work:
         pace = Pace()
         self._outbox = Outbox(self._done)
         log = (settings.log_format, settings.log_level)
-        environment = Environment(
-            sum(settings.queues.values()), settings.worker_threads, settings.gpus,
-            settings.predict_trust, settings.predict_batch_wait.total_seconds(),
-        )  # fmt: skip
+        environment = Environment.of(settings)
         limits = Limits(settings.worker_max_tasks, settings.worker_max_memory)
         self.crew = Crew(
             app, log, environment, selector, pace, self, limits, preload=settings.preload

@@ -8,30 +8,14 @@ configuration; 130 after Ctrl-C, 141 when nobody reads the output any more.
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import psycopg
-
-from peers.cli import (
-    act,
-    dead,
-    demo,
-    embedded,
-    explain,
-    look,
-    output,
-    predict,
-    run,
-    schema,
-    submit,
-    systemd,
-)
-from peers.cli.failures import explained
+from peers.cli import output
 from peers.cli.parser import Parser, version
-from peers.errors import PeersError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +23,24 @@ if TYPE_CHECKING:
 _USAGE: Final = 2
 _INTERRUPTED: Final = 130
 _BROKEN_PIPE: Final = 141
+
+GROUPS: Final = {
+    "demo": ("demo",),
+    "run": ("run",),
+    "schema": ("migrate", "check", "config", "prune"),
+    "submit": ("submit",),
+    "look": ("status",),
+    "explain": ("explain",),
+    "act": ("cancel", "change", "pause", "resume"),
+    "dead": ("dead",),
+    "embedded": ("db",),
+    "systemd": ("systemd",),
+    "predict": ("predict",),
+}
+"""The modules and their commands: only that of the command that was typed is imported."""
+
+_BY_WORDS: Final = ("demo", "predict")
+"""What these declare depends on what was typed."""
 
 _EPILOGUE: Final = """\
 A first look:          peers demo
@@ -63,14 +65,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _BROKEN_PIPE
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except (PeersError, psycopg.Error, OSError) as error:
+    except Exception as error:
+        from peers.cli.failures import explained  # it takes its time to import
+
         ours = explained(error)
-        assert ours is not None
+        if ours is None:
+            raise
         output.complain(ours)
         if isinstance(error, OSError):
             _drop_output()
         return ours.exit_code
     return code
+
+
+def load(words: Sequence[str]) -> dict[str, Any]:
+    """Import the module of the command that was typed; all of them if none was."""
+    chosen = [group for group, names in GROUPS.items() if words[:1] and words[0] in names]
+    return {group: importlib.import_module(f"peers.cli.{group}") for group in chosen or GROUPS}
 
 
 def _dispatch(words: list[str]) -> int:
@@ -96,10 +107,9 @@ def _parser(words: list[str]) -> Parser:
     )
     parser.add_argument("--version", action="version", version=version())
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    demo.register(commands, chosen="demo" in words)
-    for group in (run, schema, submit, look, explain, act, dead, embedded, systemd):
-        group.register(commands)
-    predict.register(commands, words)
+    for group, module in load(words).items():
+        options = {"words": words} if group in _BY_WORDS else {}
+        module.register(commands, **options)
     return parser
 
 

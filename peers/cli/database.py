@@ -1,4 +1,4 @@
-"""The database that a command works on: configured, or the embedded one."""
+"""The connection of a command to its database."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 import psycopg
+from psycopg.adapt import Loader
 from psycopg.rows import dict_row
-from pydantic import SecretStr
 
 from peers import db, schema
-from peers.cli.exact_json import JsonLoader
-from peers.embedded import EmbeddedError, EmbeddedPostgres
-from peers.errors import ConfigError, DatabaseUnreachable, translated
-from peers.settings import Settings
+from peers.cli.exact_json import Json
+from peers.cli.place import located
+from peers.errors import translated
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
     from typing import LiteralString
 
+    from psycopg.abc import Buffer
+
     from peers.db import Connection
+    from peers.settings import Settings
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -30,53 +32,12 @@ _TRIES: Final = 5
 _AGAIN: Final = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
-    """The settings, with those flags that the command has. Raises ConfigError."""
-    return Settings(
-        config=args.config, **{name: getattr(args, name) for name in args.setting_flags}
-    )
+class JsonLoader(Loader):
+    """Takes json and jsonb from the database as they are."""
 
-
-def wants_embedded(args: argparse.Namespace, settings: Settings) -> bool:
-    """Whether flags or settings ask for the embedded database. Raises ConfigError for both."""
-    if args.embedded or args.database_url is not None:
-        return bool(args.embedded)
-    if settings.embedded and settings.has_database:
-        raise ConfigError(
-            "both a database and the embedded one are configured",
-            "`peers config` shows by whom; leave one out, or say --embedded or --database-url.",
-        )
-    return settings.embedded
-
-
-@contextmanager
-def located(args: argparse.Namespace) -> Iterator[Settings]:
-    """The settings with a database; an embedded server is held meanwhile.
-
-    `embedded` then says what it is. Raises ConfigError when no database is configured,
-    DatabaseUnreachable when the embedded one cannot be started.
-    """
-    settings = settings_of(args)
-    if not wants_embedded(args, settings):
-        _ = settings.url  # raises where nothing is configured
-        yield settings.model_copy(update={"embedded": False})
-        return
-    with embedded_errors():
-        postgres = EmbeddedPostgres()
-        url = SecretStr(postgres.start())
-    try:
-        yield settings.model_copy(update={"embedded": True, "database_url": url})
-    finally:
-        postgres.close()
-
-
-@contextmanager
-def embedded_errors() -> Iterator[None]:
-    """What is wrong with the embedded server, as an error of a database that cannot be reached."""
-    try:
-        yield
-    except EmbeddedError as error:
-        raise DatabaseUnreachable(str(error)) from error
+    def load(self, data: Buffer) -> Json:
+        """Return the text."""
+        return Json(bytes(data).decode())
 
 
 @contextmanager

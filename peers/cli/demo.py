@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from peers.cli.database import settings_of, wants_embedded
 from peers.cli.parser import add_command
+from peers.cli.place import settings_of, wants_embedded
 
 if TYPE_CHECKING:
     import argparse
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from peers.cli.parser import Commands
 
 
-def register(commands: Commands, *, chosen: bool) -> None:
-    """Declares `demo`; its own arguments only when it is `chosen`."""
+def register(commands: Commands, words: list[str]) -> None:
+    """Declares `demo`; its own arguments only when it was typed."""
     parser = add_command(
         commands,
         "demo",
@@ -23,7 +23,7 @@ def register(commands: Commands, *, chosen: bool) -> None:
         "the main job, end to end, on real input; with nothing configured",
         conflict_handler="resolve",  # it has a --database-url of its own too
     )
-    if chosen:
+    if "demo" in words:
         from peers import demo
 
         demo.add_arguments(parser)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from peers.cli import output
-from peers.cli.database import embedded_errors, settings_of, wants_embedded
 from peers.cli.parser import add_command, add_group
+from peers.cli.place import embedded_errors, settings_of, wants_embedded
 from peers.embedded import EmbeddedPostgres
 from peers.errors import ConfigError
 

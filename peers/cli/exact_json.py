@@ -8,13 +8,8 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 from uuid import UUID
-
-from psycopg.adapt import Loader
-
-if TYPE_CHECKING:
-    from psycopg.abc import Buffer
 
 _INDENT: Final = "  "
 
@@ -27,14 +22,6 @@ class Json(str):
     def parsed(self) -> Any:
         """Return the value in Python's types, for documents of our own making."""
         return json.loads(self)
-
-
-class JsonLoader(Loader):
-    """Takes json and jsonb from the database as they are."""
-
-    def load(self, data: Buffer) -> Json:
-        """Return the text."""
-        return Json(bytes(data).decode())
 
 
 class TooDeepError(Exception):

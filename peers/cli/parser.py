@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from peers.cli.exact_json import TooDeepError, exact
 from peers.model import CONTRACT_VERSION, NAME_MAX_LENGTH
-from peers.settings import values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,6 +104,8 @@ def advice(args: argparse.Namespace, words: str) -> str:
     """A command to type next, on the same database as this one; without its password."""
     place = ["--embedded"] if args.embedded else []
     if args.database_url is not None:
+        from peers.settings import values  # it takes its time to import
+
         place += ["--database-url", values.redact(args.database_url)]
     if args.config is not None:
         place += ["--config", str(args.config)]
@@ -151,6 +152,8 @@ def task_ids(value: str) -> list[int]:
 
 def duration(value: str) -> timedelta:
     """Such as "90s" or "1h30m"."""
+    from peers.settings import values
+
     try:
         return values.duration(value)
     except (ValueError, OverflowError):

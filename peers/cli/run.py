@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final, get_args
 
-from peers import events, log_output, schema
-from peers.cli.database import connection_to, located, settings_of
-from peers.cli.failures import explained
+from peers import events, log_output
 from peers.cli.output import readable
 from peers.cli.parser import add_command, text
+from peers.cli.place import located, settings_of
 from peers.cli.summary import Summary
 from peers.settings import Settings
+from peers.workers.environment import Environment
+from peers.workers.fork_server_start import Order, started_early
 
 if TYPE_CHECKING:
     import argparse
+    from contextlib import AbstractContextManager
 
     from peers.cli.parser import Commands
 
@@ -61,6 +64,8 @@ def _run(args: argparse.Namespace) -> int:
         with Summary():
             return _work(args)
     except Exception as error:  # noqa: BLE001  # told in the log, whatever it is
+        from peers.cli.failures import explained
+
         ours = explained(error)
         if ours is None:
             events.peer_failed(
@@ -84,12 +89,23 @@ def _open_log(args: argparse.Namespace) -> None:
 
 
 def _work(args: argparse.Namespace) -> int:
-    from peers.peer import Peer
+    with located(args) as settings, _importing(settings):
+        # these take their time to import
+        from peers import schema
+        from peers.cli.database import connection_to
+        from peers.peer import Peer
 
-    with located(args) as settings:
         peer = Peer(settings)
         with connection_to(settings, args, pooled=False) as connection:
             if settings.embedded:
                 schema.migrate(connection)
             schema.require(connection)
         return peer.run()
+
+
+def _importing(settings: Settings) -> AbstractContextManager[None]:
+    """Have the app imported, which takes the longest, while the peer itself is loaded."""
+    if settings.app is None or not settings.preload:
+        return nullcontext()
+    log = (settings.log_format, settings.log_level)
+    return started_early(Order(settings.app, log, Environment.of(settings).of_slot(0)))

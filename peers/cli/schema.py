@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from peers import kernel, log_output, schema
 from peers.cli import output
-from peers.cli.database import connected, connection_to, located, persistently, settings_of
+from peers.cli.database import connected, connection_to, persistently
 from peers.cli.parser import add_command, advice, duration
+from peers.cli.place import located, settings_of
 
 if TYPE_CHECKING:
     import argparse

@@ -8,14 +8,14 @@ import json
 import os
 from collections.abc import Coroutine
 from datetime import timedelta
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from peers import Reject, Retry, Snooze, current_batch, current_task, task
-from peers.predict import brake, kinds, models, suspects
+from peers.predict import brake, candidate, kinds, models, suspects
 from peers.predict.answers import Answers
 from peers.predict.assemble import assemble_run
 from peers.predict.chunk import run_chunk
@@ -26,6 +26,7 @@ from peers.predict.sizes import MOST_DEATHS
 from peers.predict.spec import Chunk, Manifest, ModelRef, load_manifest
 from peers.predict.time_limit import limited, traced
 from peers.predict.timer_signals import TimerSignals
+from peers.predict.trial_fork import invited, serve_in_fork
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,13 +164,18 @@ def _trust() -> models.Trust:
 @cache
 def _named_model() -> ModelRef | None:
     """Return the model that the command named which has started this peer, if one has."""
-    text = os.environ.get(kinds.NAMED_MODEL)
-    if text is None:
+    if kinds.NAMED_MODEL not in os.environ:
         return None
     try:
-        return models.resolve(*json.loads(text))
+        return _resolve_named()
     except ModelError:
         return None  # the command says why
+
+
+@cache
+def _resolve_named() -> ModelRef:
+    """Raises KeyError if no command has named one."""
+    return models.resolve(*json.loads(os.environ[kinds.NAMED_MODEL]))
 
 
 def _warm_up() -> None:
@@ -178,11 +184,18 @@ def _warm_up() -> None:
     That is done once where workers are forked, which then share the model's memory, and while the
     command still looks through its input.
     """
+    command = invited()  # to load the model takes a process that may die of it
     pa.array(np.zeros(1))  # pyarrow looks for pandas once, which takes half a second to import
     with contextlib.suppress(Exception, SystemExit):  # the command, which tries it, says why
-        named = _named_model()
-        if named is not None:
-            _load(named, _trust())
+        _load_named()
+    if command is not None:
+        serve_in_fork(command, partial(candidate.serve, load=_load_named))
+
+
+def _load_named() -> tuple[ModelRef, Model]:
+    """Load what the command has named; what goes wrong goes wrong each time."""
+    named = _resolve_named()
+    return named, _load(named, _trust())
 
 
 @lru_cache(maxsize=4)
@@ -235,4 +248,5 @@ def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("a model that computes must not wait")
 
 
-_warm_up()
+if models.TRUST_VARIABLE in os.environ:  # each worker has it; the command imports this module, too
+    _warm_up()

@@ -9,22 +9,25 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 from peers import PeersError
 from peers.predict import models
 from peers.predict.errors import ModelError
+from peers.predict.fleet import OwnPeer
+from peers.predict.models import Model
 from peers.predict.models.signature import Signature
 from peers.predict.request import Request
 from peers.predict.sizes import Measured
 from peers.predict.spec import Chunk, Manifest, ModelRef
 from peers.predict.time_limit import GRACE
 from peers.predict.trial import Killed, Tried, measure_model, try_model
+from peers.predict.trial_fork import ForkedProcess, accepted
 
 _FAREWELL: Final = 5.0
 """Seconds that a process gets to end by itself: threads of a model might keep it for ever."""
@@ -46,24 +49,41 @@ _Trial: TypeAlias = "tuple[Manifest, Sequence[Chunk], Sequence[int]]"
 
 
 class Candidate:
-    """The process. Its methods raise what goes wrong in it, and ModelError when it dies."""
+    """The process. Its methods raise what goes wrong in it, and ModelError when it dies.
 
-    def __init__(self, request: Request) -> None:
+    It is a fork of the process that loads the model for our own `peer`, if we have one. When that
+    fork dies another process loads the model anew, to say what is wrong or to go on.
+    """
+
+    def __init__(self, request: Request, peer: OwnPeer | None = None) -> None:
         self._request = request
         self._is_loaded = False
-        self._start()
+        self._connection: Connection | None = None
+        self._process: SpawnProcess | ForkedProcess | None = None
+        is_remote = "://" in request.model  # there is next to nothing to load
+        self._peer = None if peer is None or peer.trials is None or is_remote else peer
+        if self._peer is None:
+            self._start()
 
     def __enter__(self) -> Candidate:
         return self
 
     def __exit__(self, *_: object) -> None:
         if not self._is_loaded:  # nobody needs the model: the run is known, or cannot be made
-            self._process.kill()
+            self._kill()
         self._end()
 
     def loaded(self) -> Loaded:
         """What the model is, once it is loaded."""
-        found = self._answer()
+        if self._peer is not None:
+            found = self._fork_of(self._peer)
+            self._peer = None
+            if found is None:
+                self._end()
+                self._start()
+                found = self._answer()
+        else:
+            found = self._answer()
         if not isinstance(found, Loaded):
             raise self._died()
         self._is_loaded = True
@@ -81,7 +101,12 @@ class Candidate:
             is_remote = manifest.model.kind == "http"
             found = self._answer(None if is_remote else manifest.timeout)
             if found is None:
-                raise self._died()
+                if isinstance(self._process, SpawnProcess):
+                    raise self._died()
+                self._end()
+                self._start()
+                self.loaded()
+                continue
             if not isinstance(found, Killed):
                 tried: Tried = found
                 return tried
@@ -97,24 +122,50 @@ class Candidate:
         """
         self._pipe.send(manifest)
         if not self._pipe.poll(_MEASURED_WITHIN):
-            self._process.kill()  # bad rows are found in the run
+            self._kill()  # bad rows are found in the run
         found = self._answer()
         measured: Measured | None = None if found is None else found[0]
         return measured
 
+    def _fork_of(self, peer: OwnPeer) -> Any:
+        """Return what a fork says of the model; None if there is none, or it dies."""
+        assert peer.trials is not None
+        pipe = accepted(peer.trials, lambda: peer.is_over)
+        if pipe is None:
+            return None
+        self._connection = pipe
+        try:
+            self._process = ForkedProcess(pipe.recv().pid)
+        except (EOFError, OSError):
+            return None
+        return self._answer()
+
     def _start(self) -> None:
         context = get_context("spawn")  # no lock and no connection of ours is in it
-        self._pipe, theirs = context.Pipe()
+        self._connection, theirs = context.Pipe()
         # no daemon: models may start processes
-        self._process: SpawnProcess = context.Process(target=_run, args=(theirs, self._request))
+        self._process = context.Process(target=_run, args=(theirs, self._request))
         self._process.start()
         theirs.close()
 
+    @property
+    def _pipe(self) -> Connection:
+        assert self._connection is not None
+        return self._connection
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+
     def _end(self) -> None:
-        self._pipe.close()
-        self._process.join(_FAREWELL)
-        self._process.kill()
-        self._process.join()
+        if self._connection is not None:
+            self._connection.close()
+        if self._process is not None:
+            self._process.join(_FAREWELL)
+            self._process.kill()
+            self._process.join()
+            self._process.close()
+        self._connection = self._process = None
 
     def _answer(self, timeout: float | None = None) -> Any:
         """What it says at last; Killed with its row if a trial killed it, None if it just died.
@@ -137,9 +188,10 @@ class Candidate:
 
     def _kill_unless_heard(self, seconds: float) -> None:
         if not self._pipe.poll(seconds):
-            self._process.kill()
+            self._kill()
 
     def _died(self) -> ModelError:
+        assert self._process is not None
         self._process.join(_FAREWELL)
         return ModelError(
             f"the process that loads and tries the model {self._request.model} ended: "
@@ -149,10 +201,20 @@ class Candidate:
 
 
 def _run(pipe: Connection, request: Request) -> None:
+    def load() -> tuple[ModelRef, Model]:
+        reference = models.resolve(request.model, request.method, request.protocol, request.access)
+        return reference, models.load(
+            reference, models.Trust.from_environment().with_named(reference)
+        )
+
+    serve(pipe, load)
+
+
+def serve(pipe: Connection, load: Callable[[], tuple[ModelRef, Model]]) -> NoReturn:
+    """Load a model, try it as the command at the other end of the pipe asks, and end."""
     os.dup2(_STDERR, _STDOUT)
     try:
-        reference = models.resolve(request.model, request.method, request.protocol, request.access)
-        model = models.load(reference, models.Trust.from_environment().with_named(reference))
+        reference, model = load()
         pipe.send(Loaded(reference, model.asynchronous, model.signature))
         while True:
             asked = pipe.recv()
@@ -161,7 +223,7 @@ def _run(pipe: Connection, request: Request) -> None:
                 continue
             manifest, chunks, killers = asked
             pipe.send(try_model(model, manifest, chunks, killers, trying=pipe.send))
-    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         pass  # nobody asks any more; the parent has the interrupt, too, and says so
     except (PeersError, OSError) as error:
         pipe.send(error)

@@ -17,8 +17,6 @@ from peers.predict.summary import Summary, summarize
 from peers.predict.watch import say, through_outages, watch
 
 if TYPE_CHECKING:
-    import subprocess
-
     from peers.predict.record import Connection
 
 Connect: TypeAlias = "Callable[[], AbstractContextManager[Connection]]"
@@ -35,7 +33,7 @@ class How:
     `retry_dead`: rows that are dead get another chance first.
     """
 
-    peer: subprocess.Popen[bytes] | None = None
+    peer: fleet.OwnPeer | None = None
     retry_dead: bool = False
 
 
@@ -45,7 +43,7 @@ def predict(connect: Connect, request: Request, how: How) -> Summary:
     The same request again does only what is missing. Raises PredictError and its kinds.
     """
     outputs.refuse_sources(request.output, input=request.input, model=request.model)
-    plan = prepare(request)
+    plan = prepare(request, how.peer)
     manifest = plan.manifest
     with connect() as connection:
         done = _begin(connection, plan, request, how)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from peers.predict.errors import PredictError
-from peers.predict.kinds import APP, NAMED_MODEL, QUEUE
+from peers.predict.kinds import APP, NAMED_MODEL, QUEUE, TRIAL_SOCKET
+from peers.predict.trial_fork import invitation
 
 _PATIENCE: Final = 30.0
 _PR_SET_PDEATHSIG: Final = 1
@@ -36,8 +39,21 @@ class Fleet:
     batch_wait: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class OwnPeer:
+    """One that was started. `trials`: where a process that loads the model calls, if it can."""
+
+    process: subprocess.Popen[bytes]
+    trials: socket.socket | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self.process.poll() is not None
+
+
 @contextmanager
-def own_peer(url: str, wanted: Fleet) -> Iterator[subprocess.Popen[bytes]]:
+def own_peer(url: str, wanted: Fleet) -> Iterator[OwnPeer]:
     """A peer of our own, drained at the end of the block.
 
     It trusts the model, since the user named it on the command line, and loads it while the command
@@ -49,9 +65,18 @@ def own_peer(url: str, wanted: Fleet) -> Iterator[subprocess.Popen[bytes]]:
     if url:
         environment["PEERS_DATABASE_URL"] = url
     environment.pop("PEERS_EMBEDDED", None)
+    with invitation() as found:
+        if found is not None:
+            environment[TRIAL_SOCKET] = found[1]
+        with _running(wanted.workers, environment) as process:
+            yield OwnPeer(process, None if found is None else found[0])
+
+
+@contextmanager
+def _running(workers: int, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "peers", "run", "--app", APP,
-         "--queues", f"{QUEUE}={wanted.workers}", "--log-level", "error"],
+         "--queues", f"{QUEUE}={workers}", "--log-level", "error"],
         env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is for us: we stop the peer then
         preexec_fn=_stop_with_starter,  # noqa: PLW1509  # we have no threads
@@ -60,16 +85,22 @@ def own_peer(url: str, wanted: Fleet) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.terminate()
-        try:
-            process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
+        _wait(process)  # Popen.wait would look now and then
+        if process.poll() is None:
             process.kill()
             process.wait()
 
 
-def still_there(process: subprocess.Popen[bytes]) -> None:
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        pidfd = os.pidfd_open(process.pid)
+        select.select([pidfd], [], [], _PATIENCE)
+        os.close(pidfd)
+
+
+def still_there(peer: OwnPeer) -> None:
     """Raises PredictError if our own peer has ended."""
-    code = process.poll()
+    code = peer.process.poll()
     if code is not None:
         raise PredictError(
             f"the peer that --workers started ended with code {code}",

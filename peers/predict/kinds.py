@@ -14,6 +14,8 @@ ASSEMBLE: Final = "peers.predict.assemble"
 APP: Final = "peers.predict.app"
 NAMED_MODEL: Final = "_PEERS_PREDICT_NAMED_MODEL"
 """No setting: it tells a peer of our own which model the command names, as [model, method]."""
+TRIAL_SOCKET: Final = "_PEERS_PREDICT_TRIAL_SOCKET"
+"""No setting either: where the command waits for a fork of the process that loads its model."""
 
 _LONGEST_NAME: Final = 200
 

@@ -15,6 +15,7 @@ from peers.predict import decisions, inputs, outputs, whole_columns
 from peers.predict.candidate import Candidate, Loaded
 from peers.predict.column_types import Decision, Question, decide
 from peers.predict.errors import InputError, OutputError, StorageFailed
+from peers.predict.fleet import OwnPeer
 from peers.predict.models.signature import Signature
 from peers.predict.request import Request
 from peers.predict.sizes import (
@@ -59,18 +60,21 @@ class Trial:
     signature: Signature
 
 
-def prepare(request: Request) -> Plan:
+def prepare(request: Request, peer: OwnPeer | None = None) -> Plan:
     """Check everything that can be checked before anything is submitted, and write the manifest.
 
     What was decided of the columns is printed. Raises ModelError, InputError or OutputError, which
     name what does not fit and what to do.
     """
-    tried = try_out(request, announced=decisions.announce)
+    tried = try_out(request, peer, announced=decisions.announce)
     save(tried.plan.manifest)
     return tried.plan
 
 
-def try_out(request: Request, announced: Callable[[Decision], None] = lambda _: None) -> Trial:
+def try_out(
+    request: Request, peer: OwnPeer | None = None,
+    announced: Callable[[Decision], None] = lambda _: None,
+) -> Trial:  # fmt: skip
     """Have the model predict a few rows of the input, whose columns have the types of the run.
 
     `announced` is told what was decided before the input is converted and the model tried.
@@ -81,7 +85,7 @@ def try_out(request: Request, announced: Callable[[Decision], None] = lambda _: 
     if source.query is not None:
         make_folder(parts_folder(output))
     with (
-        Candidate(request) as candidate,
+        Candidate(request, peer) as candidate,
         inputs.survey(source, parts_folder(output)) as survey,
     ):
         _check_id_column(request, survey.schema.names)

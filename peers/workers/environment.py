@@ -8,7 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from peers.settings import Settings
 
 _THREADS: Final = (
     "OMP_NUM_THREADS",
@@ -37,6 +40,14 @@ class Environment:
     gpus: tuple[str, ...] = ()
     predict_trust: tuple[str, ...] = ()
     predict_batch_wait: float = 0.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Environment:
+        """Return what the settings say."""
+        return cls(
+            sum(settings.queues.values()), settings.worker_threads, settings.gpus,
+            settings.predict_trust, settings.predict_batch_wait.total_seconds(),
+        )  # fmt: skip
 
     def gpu(self, slot: int) -> str | None:
         """The GPU of this slot: nothing else tells the environments of slots apart."""

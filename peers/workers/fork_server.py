@@ -11,8 +11,6 @@ import os
 import selectors
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ from peers.frames import (
     from_fork_server,
     split,
 )
+from peers.workers.fork_server_start import Order, start
 from peers.workers.missing import Purpose
 from peers.workers.process import Ends, WorkerProcess, describe_exit
 
@@ -84,20 +83,8 @@ class ForkServer:
         self._due = time.monotonic() + IMPORT_WITHIN
         self._pidfd = -1
         self._closed = False
-        self._socket, theirs = socket.socketpair()
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "peers.worker.fork_server",
-                     str(theirs.fileno()), str(os.getpid()), app, *log],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,
-                    env=environment,
-                )  # fmt: skip
-            except OSError:
-                self._socket.close()
-                raise
+        started = start(Order(app, log, environment))
+        self._socket, self._process = started.socket, started.process
         self.pid = self._process.pid
         try:
             self._socket.setblocking(False)

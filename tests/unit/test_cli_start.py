@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import shlex
 import signal
@@ -9,10 +10,11 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from peers.cli import GROUPS, load
 from tests.support.cli import PATIENCE, PROJECT, command, environment, state, submit, until
 
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ STARTS = {
 
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize(
-    "module", ["peers.cli", "psycopg", "pydantic_core", "pydantic_settings", "peers.cli.predict"]
+    "module", ["peers.cli", "psycopg", "pydantic_core", "pydantic_settings", "peers.cli.schema"]
 )
 def test_ctrl_c_while_it_loads_is_quiet(module: str, start: str) -> None:
     """Exit code 130 and no traceback, whatever is being imported."""
@@ -147,3 +149,13 @@ def test_the_public_names_are_all_there() -> None:
     assert set(peers.__all__) <= set(dir(peers))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = peers.nonsense  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_command_is_found_in_the_module_that_declares_it(group: str) -> None:
+    """Only that module is imported when the command is typed."""
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers()
+    options: dict[str, Any] = {"words": []} if group in {"demo", "predict"} else {}
+    load([GROUPS[group][0]])[group].register(commands, **options)
+    assert tuple(commands.choices) == GROUPS[group]

@@ -1,14 +1,12 @@
-"""The database of a prediction, and whether predictions are installed."""
+"""The database of a prediction."""
 
 from __future__ import annotations
 
-import importlib.util
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from peers import schema
 from peers.cli.database import connection_to
-from peers.errors import PeersError
 
 if TYPE_CHECKING:
     import argparse
@@ -35,12 +33,3 @@ def connecting(
             yield connection
 
     return connect
-
-
-def require_extra() -> None:
-    """Raise PeersError if the extra for predictions is not installed."""
-    if importlib.util.find_spec("pyarrow") is None:  # importing it here would take its time
-        raise PeersError(
-            "predictions need more than the core of Peers (there is no pyarrow)",
-            "Install the extra: pip install 'peers[predict]'.",
-        )

@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from peers.cli import output
-from peers.cli.database import located
 from peers.cli.parser import add_command, duration, name, text
-from peers.cli.predict.database import connecting, require_extra
+from peers.cli.place import located
+from peers.cli.predict.extra import require_extra
 from peers.model import BATCH_WAIT_MAX
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from peers.cli.parser import Commands
     from peers.db import Connection
+    from peers.predict.fleet import OwnPeer
     from peers.predict.inputs import TextOptions
     from peers.predict.request import Request
     from peers.predict.summary import Summary
+    from peers.settings import Settings
 
 
 TYPE_NAMES: Final = (
@@ -208,8 +209,12 @@ def _predict(args: argparse.Namespace) -> int:
         return _dry_run(args)
     with ExitStack() as stack:
         settings = stack.enter_context(located(args))
-        connect = connecting(settings, args)
-        peer = None if args.workers is None else stack.enter_context(_own_peer(args, settings.url))
+        peer = None
+        if args.workers is not None:
+            if settings.embedded:  # its schema may have to be brought up to date first
+                _connecting(settings, args)
+            peer = stack.enter_context(_own_peer(args, settings.url))
+        connect = _connecting(settings, args)
         summary = _summary(args, connect, peer)
     from peers.predict.summary import TOO_MANY_DEAD
 
@@ -225,9 +230,15 @@ def _predict(args: argparse.Namespace) -> int:
     return summary.exit_code()
 
 
-def _own_peer(
-    args: argparse.Namespace, url: str
-) -> AbstractContextManager[subprocess.Popen[bytes]]:
+def _connecting(
+    settings: Settings, args: argparse.Namespace
+) -> Callable[[], AbstractContextManager[Connection]]:
+    from peers.cli.predict.database import connecting  # it takes its time to import
+
+    return connecting(settings, args)
+
+
+def _own_peer(args: argparse.Namespace, url: str) -> AbstractContextManager[OwnPeer]:
     """Start a peer before anything that takes time to import: it does so meanwhile."""
     from peers.predict.fleet import Fleet, own_peer
 
@@ -237,7 +248,7 @@ def _own_peer(
 def _summary(
     args: argparse.Namespace,
     connect: Callable[[], AbstractContextManager[Connection]],
-    peer: subprocess.Popen[bytes] | None,
+    peer: OwnPeer | None,
 ) -> Summary:
     from peers.predict.command import How, predict
 

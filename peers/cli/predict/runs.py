@@ -6,14 +6,14 @@ import argparse
 from typing import TYPE_CHECKING, Final
 
 from peers.cli import output
-from peers.cli.database import located
 from peers.cli.parser import add_command, duration, name, positive
-from peers.cli.predict.database import connecting, require_extra
+from peers.cli.place import located
+from peers.cli.predict.database import connecting
+from peers.cli.predict.extra import require_extra
 
 if TYPE_CHECKING:
     from peers.cli.parser import Commands
 
-NAMES: Final = frozenset({"status", "list", "cancel", "clean"})
 _LISTED: Final = 50
 _KILO: Final = 1024
 
