@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from peers.predict.errors import OutputConflict
 from peers.predict.outputs.agreed import OutputType, agreed, single_column
 from peers.predict.outputs.durable import discard_unfinished, replaced
+from peers.predict.outputs.encoding import writer_options
 from peers.predict.outputs.fitting import shaped
 from peers.predict.outputs.ownership import RUN_KEY, leave_receipt, refuse_foreign
 from peers.predict.outputs.parts import (
@@ -22,7 +23,6 @@ from peers.predict.outputs.parts import (
     kept_columns,
     kept_schema,
     read_part,
-    with_dictionary,
 )
 from peers.predict.outputs.texts import copy_text, header, is_text, lines, text_path
 from peers.predict.outputs.values import read_values
@@ -147,8 +147,7 @@ class _Whole:
 
 def _write_parquet(whole: _Whole, path: Path) -> None:
     schema = whole.schema.with_metadata({RUN_KEY: whole.manifest.run.encode()})
-    options = {"write_page_checksum": True, "use_dictionary": with_dictionary(schema)}
-    with pq.ParquetWriter(path, schema, **options) as writer:
+    with pq.ParquetWriter(path, schema, **writer_options(schema)) as writer:
         for table in _grouped(whole.table(number) for number in range(whole.manifest.chunks)):
             writer.write_table(table.cast(schema), row_group_size=_ROW_GROUP)
 
