@@ -1,8 +1,9 @@
-"""The output, out of the parts and of the rows that stood alone; one part in memory at a time."""
+"""The output, out of the parts and of the rows that stood alone; two parts in memory at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
@@ -148,8 +149,23 @@ class _Whole:
 def _write_parquet(whole: _Whole, path: Path) -> None:
     schema = whole.schema.with_metadata({RUN_KEY: whole.manifest.run.encode()})
     with pq.ParquetWriter(path, schema, **writer_options(schema)) as writer:
-        for table in _grouped(whole.table(number) for number in range(whole.manifest.chunks)):
+        for table in _grouped(_read_ahead(whole)):
             writer.write_table(table.cast(schema), row_group_size=_ROW_GROUP)
+
+
+def _read_ahead(whole: _Whole) -> Iterator[pa.Table]:
+    """Yield the chunks' rows; the next part is read while one is written.
+
+    Both happen in C, and the core of another worker is idle by now.
+    """
+    with ThreadPoolExecutor(1, "read-ahead") as reader:
+        following: Future[pa.Table] | None = None
+        for number in range(whole.manifest.chunks):
+            ready, following = following, reader.submit(whole.table, number)
+            if ready is not None:
+                yield ready.result()
+        if following is not None:
+            yield following.result()
 
 
 def _grouped(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
