@@ -22,7 +22,7 @@ begin
                    when coalesce(r.reject, false) or l.attempt >= l.max_attempts then 'dead'
                    else 'scheduled'
                end::peers.task_state as state,
-               coalesce(r.snooze, false) as snoozed,
+               coalesce(r.snooze, false) and not l.cancel_requested as snoozed,
                _now + case
                           when r.retry_in is null then peers.backoff(l.attempt, l.backoff_base, l.backoff_cap)
                           else least(greatest(r.retry_in, 0), _longest_wait)::double precision * interval '1 second'

@@ -57,11 +57,13 @@ def paragraph(line: str) -> None:
 
 
 def table(
-    headings: Sequence[str], rows: Sequence[Sequence[object]], width_max: int | None = None
-) -> None:
+    headings: Sequence[str], rows: Sequence[Sequence[object]], width_max: int | None = None,
+    *, whole: Sequence[str] = (), paths: Sequence[str] = (),
+) -> None:  # fmt: skip
     """Aligned columns on stdout, numbers to the right; long texts are cut to fit into the width.
 
-    The width is that of the terminal.
+    The width is that of the terminal. Columns in `whole` are never cut, because people copy from
+    them; those in `paths` lose their beginning, because the end tells them apart.
     """
     width_max = width_max or terminal_width()
     cells = [[_cell(value) for value in row] for row in rows]
@@ -69,7 +71,7 @@ def table(
     numbers = [all(isinstance(row[i], int) for row in rows) for i in range(len(headings))]
     least = [
         max((len(row[i]) for row in cells), default=0)
-        if number
+        if number or headings[i] in whole
         else _NARROWEST  # a cut number lies
         for i, number in enumerate(numbers)
     ]
@@ -78,6 +80,10 @@ def table(
         if not spare:
             break
         widths[max(spare, key=widths.__getitem__)] -= 1
+    ends = [i for i, heading in enumerate(headings) if heading in paths]
+    for row in cells:
+        for i in ends:
+            row[i] = _end(row[i], widths[i])
     for line in [list(headings), *cells]:
         print(
             _GAP.join(
@@ -94,6 +100,10 @@ def _cell(value: object) -> str:
 def cut(line: str, width: int) -> str:
     """The line, or as much of it as fits."""
     return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def _end(line: str, width: int) -> str:
+    return line if len(line) <= width else "…" + line[len(line) - width + 1 :]
 
 
 def one_line(written: str) -> str:

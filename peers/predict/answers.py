@@ -1,4 +1,4 @@
-"""Answers that a chunk had when it gave its slot back: nobody asks an endpoint for them twice."""
+"""Keep what an endpoint answered when a chunk gives its slot back, so that it is asked once."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class Answers:
             temporary.write_text(text, encoding="utf-8")
 
     def discard(self) -> None:
-        """The chunk is done."""
+        """Remove the file: the chunk is done."""
         self._path.unlink(missing_ok=True)
 
     def _read(self) -> dict[str, Any]:
         try:
             found: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):  # not there, or unreadable: it is asked again
             return {}
         return found
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from peers import Reject, Snooze, current_batch, current_task, task
+from peers import Reject, Retry, Snooze, current_batch, current_task, task
 from peers.predict import brake, kinds, models, suspects
 from peers.predict.answers import Answers
 from peers.predict.assemble import assemble_run
 from peers.predict.chunk import run_chunk
-from peers.predict.errors import ModelError, RunStopped, StorageFailed
+from peers.predict.errors import ModelError, RunStopped
 from peers.predict.remote import one_at_a_time, predict_remotely
 from peers.predict.rows import RowArgs, run_rows
 from peers.predict.sizes import MOST_DEATHS
@@ -43,7 +43,7 @@ _ROWS_AT_ONCE: Final = 1000
 
 
 def _batch_wait() -> timedelta:
-    """The peer's setting, which a worker is told in seconds; elsewhere nothing depends on it."""
+    """Return the peer's setting, which a worker is told in seconds; elsewhere it has no effect."""
     try:
         return timedelta(seconds=float(os.environ.get("PEERS_PREDICT_BATCH_WAIT", "0")))
     except ValueError:
@@ -55,7 +55,7 @@ def _batch_wait() -> timedelta:
     backoff=_BACKOFF, backoff_cap=_BACKOFF_CAP,
 )  # fmt: skip
 def row(tasks: list[RowArgs]) -> list[Any]:
-    """Rows that spoilt their batch, or are suspected to."""
+    """Predict rows that spoilt their batch, or are suspected to."""
     return _at_once(run_rows(tasks, _predict_for))
 
 
@@ -64,7 +64,7 @@ def row(tasks: list[RowArgs]) -> list[Any]:
     backoff=_BACKOFF, backoff_cap=_BACKOFF_CAP,
 )  # fmt: skip
 async def remote_row(tasks: list[RowArgs]) -> list[Any]:
-    """The same for a model that is waited for."""
+    """Predict rows that stand alone, for a model that is waited for."""
     return await run_rows(tasks, _predict_remotely_for)
 
 
@@ -73,9 +73,9 @@ async def remote_row(tasks: list[RowArgs]) -> list[Any]:
     backoff_cap=_BACKOFF_CAP,
 )  # fmt: skip
 def chunk(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[str, object]:
-    """A range of rows of the input."""
+    """Predict a range of rows of the input."""
     del input  # for people who look at the task
-    run, part = _manifest(manifest), Chunk(chunk, first, rows)
+    run, part = load_manifest(manifest), Chunk(chunk, first, rows)
     strict = _Strict(run, current_task())
 
     async def predict(table: pa.Table) -> Predictions:
@@ -93,9 +93,9 @@ def chunk(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[
     backoff_cap=timedelta(minutes=1),
 )  # fmt: skip
 async def remote(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[str, object]:
-    """A range of rows, for a model that is waited for."""
+    """Predict a range of rows, for a model that is waited for."""
     del input
-    run, part = _manifest(manifest), Chunk(chunk, first, rows)
+    run, part = load_manifest(manifest), Chunk(chunk, first, rows)
 
     answers = Answers(run.folder, part.number) if run.model.kind == "http" else None
 
@@ -110,7 +110,7 @@ async def remote(manifest: str, input: str, chunk: int, first: int, rows: int) -
 
     try:
         done = await _unless_stopped(run, part, run_chunk(run, part, predict, hand_over))
-    except Snooze:
+    except (Snooze, Retry):  # the next attempt asks for what is missing only
         if answers is not None:
             answers.keep()
         raise
@@ -126,23 +126,11 @@ async def remote(manifest: str, input: str, chunk: int, first: int, rows: int) -
 def assemble(
     manifest: str, turn: int, stage: int = 1, overwrite: bool = False
 ) -> dict[str, object]:
-    """The output, out of the parts."""
-    run = _manifest(manifest)
+    """Write the output, out of the parts."""
+    run = load_manifest(manifest)
     brake.require_going(run)
     alone = remote_row if run.asynchronous else row
     return assemble_run(assemble, alone, run, turn, stage, overwrite=overwrite)
-
-
-def _manifest(path: str) -> Manifest:
-    """Load a manifest. Raises StorageFailed if it is not there: the command writes it again."""
-    try:
-        return load_manifest(path)
-    except OSError as error:
-        raise StorageFailed(
-            f"the run's manifest {path} cannot be read: {error.strerror}",
-            "The folder must be on a path that all hosts of the peers share. If it was deleted, "
-            "run the same command again.",
-        ) from error
 
 
 async def _unless_stopped(
@@ -162,7 +150,7 @@ async def _unless_stopped(
 
 
 def _model(manifest: Manifest) -> Model:
-    """Warm after the first time."""
+    """Return the run's model, which stays loaded after the first time."""
     return _load(manifest.model, _trust())
 
 
@@ -191,15 +179,15 @@ def _warm_up() -> None:
     command still looks through its input.
     """
     pa.array(np.zeros(1))  # pyarrow looks for pandas once, which takes half a second to import
-    named = _named_model()
-    if named is not None:
-        with contextlib.suppress(Exception, SystemExit):  # the command, which tries it, says why
+    with contextlib.suppress(Exception, SystemExit):  # the command, which tries it, says why
+        named = _named_model()
+        if named is not None:
             _load(named, _trust())
 
 
 @lru_cache(maxsize=4)
 def _load(reference: ModelRef, trust: models.Trust) -> Model:
-    """One that is warm is what its digest says, whatever became of its file."""
+    """Load a model; it stays what its digest says, whatever becomes of its file."""
     return models.load(reference, trust)
 
 
@@ -224,7 +212,7 @@ class _Strict:
             self._model = _model(manifest)
 
     def predict(self, table: pa.Table) -> Predictions:
-        """Predictions of these rows. Raises Reject, such as for a wrong number of results."""
+        """Predict these rows. Raises Reject, such as for a wrong number of results."""
         try:
             with self._signals.lent(), limited(self._task, self._timeout), traced(self._timeout):
                 return self._model.predict(table)
@@ -238,7 +226,7 @@ def _signals_of(_reference: ModelRef) -> TimerSignals:
 
 
 def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine that never waits, without an event loop."""
+    """Run a coroutine that never waits, without an event loop."""
     try:
         coroutine.send(None)
     except StopIteration as end:

@@ -27,7 +27,7 @@ def assemble_run(
     """Write the output, or leave that to a successor which waits for the rows that stand alone.
 
     The first stage has chunks for parents, the second one the tasks of the rows. Raises Reject for
-    what no further attempt mends.
+    what no further attempt can change.
     """
     try:
         chunks = range(manifest.chunks)

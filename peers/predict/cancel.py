@@ -55,7 +55,7 @@ def _cancel_all(connection: Connection, run: str) -> int:
 
 
 def _cancel_each(connection: Connection, live: list[LiveTask]) -> None:
-    """The assembling tasks come first: they were submitted last, and others hang on nothing."""
+    """Cancel the assembling tasks first: they were submitted last, and no task waits for them."""
     for task in live:
         if task.is_told:
             continue

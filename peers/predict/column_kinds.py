@@ -6,12 +6,12 @@ from typing import Any, Final, Literal, TypeAlias
 
 import pyarrow as pa
 
+from peers.predict.column_metadata import TYPE
 from peers.predict.models.signature import Feature, Kind
 
 TypeName: TypeAlias = Literal[
     "text", "integer", "number", "boolean", "category", "timestamp", "date", "json"
 ]
-TYPE: Final = b"peers.type"
 
 ARROW: Final[dict[TypeName, pa.DataType]] = {
     "text": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_(),
@@ -50,7 +50,7 @@ def kind_of(type_: pa.DataType) -> Kind:
 
 
 def is_text(type_: pa.DataType) -> bool:
-    """Whether its values are texts."""
+    """Return whether its values are texts."""
     return type_ in _TEXTS
 
 
@@ -101,13 +101,13 @@ _CATEGORY_KINDS: Final[dict[type[Any], Kind]] = {
 
 
 def fits(feature: Feature, kind: Kind) -> bool:
-    """Whether values of this kind are of the kind that the model was fitted on."""
+    """Return whether values of this kind are of the kind that the model was fitted on."""
     wanted = inner_kind(feature)
     return "anything" in {wanted, kind} or wanted == kind or {wanted, kind} <= _NUMERIC
 
 
 def fits_name(feature: Feature, asked: TypeName) -> bool:
-    """Whether a type that the user asked for is of the kind that the model was fitted on."""
+    """Return whether a type that the user asked for is of the kind that the model was fitted on."""
     return (asked != "json" and fits(feature, _OF_NAME[asked])) or inner_kind(feature) == "anything"
 
 

@@ -26,12 +26,11 @@ from peers.predict.column_kinds import (
     plural,
     wanted_type,
 )
+from peers.predict.column_metadata import GUESSED, INDEX
 from peers.predict.errors import InputError
 from peers.predict.models.signature import Feature, Signature
 
 _SHOWN: Final = 12
-GUESSED: Final = b"peers.guessed"
-INDEX: Final = b"peers.index"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +93,8 @@ def decide(
         decided, source, warning = _decided(schema.field(name), feature, question)
         fields.append(decided)
         note = notes.get(name, "") if name_of(decided) == name_of(schema.field(name)) else ""
+        if source == "model":  # what the model was fitted on can't be had otherwise by --types
+            note = note.partition("; --types")[0]
         columns.append(Column(name, name_of(decided), source, note))
         if warning is not None:
             why = notes.get(name)
@@ -152,7 +153,7 @@ def _chosen(signature: Signature, schema: pa.Schema, question: Question) -> list
         what = "one column of texts" if signature.form == "texts" else f"{wanted} columns"
         raise InputError(
             f"{question.model} takes {what}, and the input has {len(free)}: {_listed(free)}",
-            "Leave out columns that are not features. --id-column names one to keep beside"
+            "Leave out columns that are not features. --id-column and --carry keep some beside"
             + (", --types COLUMN=text the one of texts." if signature.form == "texts" else "."),
         )
     return free
@@ -202,7 +203,7 @@ def _without_index(metadata: Mapping[bytes, bytes] | None) -> dict[bytes, bytes]
 def _decided(
     there: pa.Field, feature: Feature, question: Question
 ) -> tuple[pa.Field, str, str | None]:
-    """The field as it is settled, where its type comes from, and a warning."""
+    """Return the field as it is settled, where its type comes from, and a warning."""
     asked = question.types.get(there.name)
     if asked is not None:
         if not fits_name(feature, asked):

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from peers.predict import fleet, kinds, outputs, record, resume, submission
-from peers.predict.errors import NoSuchRun, OutputError, PredictError
+from peers.predict.errors import NoSuchRun, OutputError
 from peers.predict.prepare import Plan, prepare
 from peers.predict.request import Request
 from peers.predict.spec import Manifest, load_manifest
@@ -122,13 +122,7 @@ def manifest_of(connection: Connection, name: str) -> Manifest:
     found = record.find(connection, name)
     if found is None:
         raise NoSuchRun(f"there is no run {name!r}", "`peers predict list` shows all runs.")
-    try:
-        return load_manifest(found[0])
-    except OSError as error:
-        raise PredictError(
-            f"the manifest {found[0]} of run {found[1]} cannot be read: {error.strerror}",
-            "The command that started the run writes it again.",
-        ) from error
+    return load_manifest(found[0])
 
 
 def _look_for_peers(connect: Connect, manifest: Manifest) -> Callable[[], None]:
@@ -145,8 +139,9 @@ def _look_for_peers(connect: Connect, manifest: Manifest) -> Callable[[], None]:
             nobody = not record.live_peers(connection, kind)
         if nobody:
             say(
-                f"no live peer runs {kind}: start one with `peers run --app {kinds.APP} --queues "
-                f"{kinds.QUEUE}=2`, or use --workers 2; the run waits for it"
+                f"no live peer runs {kind}: start one on the same database (also --embedded) with "
+                f"`peers run --app {kinds.APP} --queues {kinds.QUEUE}=2`, or use --workers 2; the "
+                "run waits for it"
             )
 
     return look

@@ -34,13 +34,13 @@ class Done:
     """The rows that have a prediction, in order; once they are known."""
 
     def add(self, batch: Isolated) -> None:
-        """Takes in a batch."""
+        """Take in a batch."""
         self.found += batch.good
         self.doubtful |= batch.bad.keys()
         self.batches += batch.calls
 
     def fitted(self, manifest: Manifest) -> pa.Table:
-        """All predictions as columns of the output, in the order of `indices`.
+        """Return all predictions as columns of the output, in the order of `indices`.
 
         What cannot stand beside the run's others is left out: that is a problem of its row. Raises
         OutputError.

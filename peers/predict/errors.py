@@ -42,7 +42,7 @@ class StorageFailed(OutputError):
 
 
 class OutputConflict(OutputError):
-    """One that no further attempt mends: other contents, or parts that do not fit together."""
+    """An output that no further attempt can write: other contents, or parts that do not fit."""
 
 
 class RunStopped(Reject):
@@ -54,4 +54,4 @@ class RowError(PredictError):
 
 
 class EndpointError(PredictError):
-    """An endpoint fails; whether for the sake of a row, other rows must tell."""
+    """An endpoint that fails; only other rows show whether a row is to blame."""

@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 
 def unfit_rows(rows: Rows, manifest: Manifest) -> dict[int, str]:
-    """Index in the chunk → why this row cannot be predicted."""
+    """Return why rows cannot be predicted, by their index in the chunk."""
     unfit = dict(rows.bad)
     for name in manifest.required:
         for index in _missing(rows.table.column(name)):
-            unfit.setdefault(index, f"the feature {name!r} has no value (NaN or null)")
+            unfit.setdefault(
+                index,
+                f"the feature {name!r} has no value (NaN or null); --allow-nan sends it anyway",
+            )
     return unfit
 
 
@@ -39,12 +42,12 @@ def _has_nan(array: pa.Array) -> bool:
 
 
 def plain_id(value: object) -> object:
-    """An id as jsonb holds it, for people: the output has it as it is in the input."""
+    """Return an id as jsonb holds it, for people; the output has it as it is in the input."""
     if value is None or isinstance(value, int):
         return value
     return plain_text(value)
 
 
 def plain_text(value: object) -> str:
-    """A text that jsonb can hold."""
+    """Return a text that jsonb can hold."""
     return str(value).replace("\0", "\N{SYMBOL FOR NULL}").encode(errors="replace").decode()

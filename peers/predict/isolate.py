@@ -27,7 +27,7 @@ class Exit(Exception):  # noqa: N818 - a name says what is the matter
 
 
 def as_exception(error: Exception | SystemExit) -> Exception:
-    """What a model raised, as an outcome of a row."""
+    """Return what a model raised, as an outcome of a row."""
     return error if isinstance(error, Exception) else Exit(told(error))
 
 
@@ -40,7 +40,7 @@ class Isolated:
     calls: int = 0
 
     def add(self, indices: Sequence[int], predictions: Predictions) -> None:
-        """Takes in what a call returned; an exception may stand for a row."""
+        """Take in what a call returned; an exception may stand for a row."""
         if not isinstance(predictions, list) or not any(
             isinstance(one, Exception) for one in predictions
         ):

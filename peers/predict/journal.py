@@ -62,7 +62,7 @@ class Journal:
         self._write("null")
 
     def close(self) -> None:
-        """The chunk is done."""
+        """Remove the file: the chunk is done."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -74,7 +74,7 @@ class Journal:
             os.close(self._file)
 
     def _write(self, running: str) -> None:
-        # whole in one call, and never shorter than before; no fsync: it shall outlive the process,
+        # whole in one call, and never shorter than before; no fsync: it must outlive the process,
         # not the machine
         text = f'{{"running": {running}, "killers": {self._killers_text}}}'
         self._length = max(self._length, -(-len(text) // _LENGTH) * _LENGTH)

@@ -19,7 +19,7 @@ _LONGEST_NAME: Final = 200
 
 
 def chunk_key(run: str, number: int, turn: int = 1) -> str:
-    """The idempotency key of a chunk's task; of another turn, if its part has to be made anew."""
+    """Return the key of a chunk's task; of another turn, if its part has to be made again."""
     return f"peers.predict/{run}/chunk/{number}" + (f"/{turn}" if turn > 1 else "")
 
 
@@ -29,7 +29,7 @@ def row_key(run: str, row: int, turn: int = 1) -> str:
 
 
 def assemble_key(run: str, turn: int, stage: int) -> str:
-    """The idempotency key of the run's assembling tasks: two stages in a turn, several turns."""
+    """Return the key of an assembling task of the run: two stages in a turn, several turns."""
     return f"peers.predict/{run}/assemble/{turn}/{stage}"
 
 

@@ -40,7 +40,5 @@ class DeadLimit:
         return self.text
 
 
-NO_ROWS: Final = DeadLimit("0")
-"""The default of --max-dead."""
 HALF: Final = DeadLimit("50%")
 """The default of --stop-after-dead."""

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from psycopg.rows import dict_row
-
 from peers.predict import kinds
+from peers.predict.errors import StorageFailed
+from peers.predict.record import fetch
 from peers.predict.spec import Manifest, load_manifest, output_of
 from peers.predict.summary import summarize
 
@@ -58,8 +58,7 @@ class ListedRun:
 
 def list_runs(connection: Connection, limit: int | None) -> tuple[int, list[ListedRun]]:
     """Return how many runs there are, and the newest ones."""
-    with connection.cursor(row_factory=dict_row) as cursor:
-        found = cursor.execute(_RUNS.encode(), {"kind": kinds.ASSEMBLE, "limit": limit}).fetchall()
+    found = fetch(connection, _RUNS, kind=kinds.ASSEMBLE, limit=limit)
     return (found[0]["total"] if found else 0), [_listed(connection, row) for row in found]
 
 
@@ -70,7 +69,7 @@ def trusted_manifest(path: str, run: str) -> Manifest | None:
     """
     try:
         manifest = load_manifest(path)
-    except (OSError, ValueError, TypeError, KeyError):
+    except StorageFailed:
         return None
     return manifest if manifest.run == run and manifest.path == Path(path) else None
 

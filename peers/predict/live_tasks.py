@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from peers.predict import kinds
+from peers.predict.record import CHUNKS, ROWS
 
 if TYPE_CHECKING:
     from peers.predict.record import Connection
 
-_KINDS: Final = [kinds.CHUNK, kinds.REMOTE, kinds.ROW, kinds.REMOTE_ROW, kinds.ASSEMBLE]
+_KINDS: Final = [*CHUNKS, *ROWS, kinds.ASSEMBLE]
 
 # Reads what is live instead of every task there ever was. A stale row's task is over.
 _LIVE: Final = """

@@ -14,7 +14,7 @@ from typing import Final
 from peers.predict import decisions, inputs, outputs, whole_columns
 from peers.predict.candidate import Candidate, Loaded
 from peers.predict.column_types import Decision, Question, decide
-from peers.predict.errors import InputError, OutputError
+from peers.predict.errors import InputError, OutputError, StorageFailed
 from peers.predict.models.signature import Signature
 from peers.predict.request import Request
 from peers.predict.sizes import (
@@ -114,17 +114,22 @@ def _before(folder: Path) -> Manifest | None:
     """Return the plan that the same command has made before: its chunks stay as they are."""
     try:
         return load_manifest(str(folder / MANIFEST_NAME))
-    except (OSError, ValueError, TypeError, KeyError):
+    except StorageFailed:
         return None
 
 
 def _planned(
     request: Request, run: str, model: Loaded, found: InputRef, decision: Decision
 ) -> Manifest:
-    """Return the plan: that of the same command before, or a new one without chunks as yet."""
+    """Return the plan: that of the same command before, or a new one without chunks as yet.
+
+    The place of a token is no part of what a run is, so the one that was named last counts.
+    """
     new = _manifest(request, run, model, found, decision)
     before = _before(new.folder)
-    return _asked(new if before is None else replace(before, input=found), request)
+    if before is not None:
+        new = replace(before, model=model.reference, input=found)
+    return _asked(new, request)
 
 
 def _sized(manifest: Manifest, measured: Measured | None, batch_size: int | None) -> Manifest:
@@ -203,7 +208,7 @@ def _asked(manifest: Manifest, request: Request) -> Manifest:
 
 
 def _run_id(request: Request, output: Path, model: ModelRef, digest: str) -> str:
-    """The same for the same work: then what is done already is found."""
+    """Return the same id for the same work: then what is done already is found."""
     identity = [
         asdict(replace(model, access=NO_ACCESS)), digest,  # a token may move
         str(output), request.query, request.id_column,
@@ -225,7 +230,7 @@ def make_folder(folder: Path) -> None:
 
 
 def save(manifest: Manifest) -> None:
-    """Writes the manifest, whole or not at all."""
+    """Write the manifest, whole or not at all."""
     text = manifest.to_json()
     if manifest.path.exists() and manifest.path.read_text(encoding="utf-8") == text:
         return

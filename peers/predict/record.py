@@ -136,19 +136,19 @@ def turns(connection: Connection, run: str) -> list[Turn]:
     keys = [
         assemble_key(run, turn, stage) for turn in range(1, MOST_TURNS + 1) for stage in _STAGES
     ]
-    return [Turn(**row) for row in _rows(connection, _TURNS, keys=keys)]
+    return [Turn(**row) for row in fetch(connection, _TURNS, keys=keys)]
 
 
 def find(connection: Connection, name: str) -> tuple[str, str] | None:
     """Return the manifest's path and the id of the newest run of this name or id."""
-    found = _rows(connection, _NAMED, kind=kinds.ASSEMBLE, name=name)
+    found = fetch(connection, _NAMED, kind=kinds.ASSEMBLE, name=name)
     return (found[0]["manifest"], found[0]["run"]) if found else None
 
 
 def rival(connection: Connection, manifest: Manifest) -> str | None:
     """Return another run that is under way and is going to write the same output, by any path."""
     ours = os.path.realpath(manifest.output)
-    for found in _rows(connection, _RIVALS, kind=kinds.ASSEMBLE, run=manifest.run):
+    for found in fetch(connection, _RIVALS, kind=kinds.ASSEMBLE, run=manifest.run):
         if os.path.realpath(output_of(found["manifest"])) == ours:
             return str(found["run"])
     return None
@@ -170,7 +170,7 @@ def states(
 
 def trouble(connection: Connection, found: Sequence[Turn], endpoint: str) -> str | None:
     """Return why what will be tried again failed last, or why an endpoint is not called."""
-    held_off = _rows(connection, _HELD_OFF, name=kinds.hold_off_name(endpoint))
+    held_off = fetch(connection, _HELD_OFF, name=kinds.hold_off_name(endpoint))
     failed = held_off or _work(connection, _TROUBLE, found, (*CHUNKS, *ROWS))
     return failed[0]["why"] if failed else None
 
@@ -190,7 +190,7 @@ def lost(connection: Connection, found: Sequence[Turn]) -> list[int]:
 
 def live_peers(connection: Connection, kind: str) -> int:
     """Count the live peers that can run tasks of this kind."""
-    [row] = _rows(connection, _ALIVE, queue=QUEUE, kind=kind)
+    [row] = fetch(connection, _ALIVE, queue=QUEUE, kind=kind)
     return int(row["peers"])
 
 
@@ -198,9 +198,10 @@ def _work(
     connection: Connection, query: str, found: Sequence[Turn], of: Sequence[str], **values: object
 ) -> list[dict[str, Any]]:
     ids = [turn.id for turn in found]
-    return _rows(connection, _WORK + query, turns=ids, kinds=list(of), **values)
+    return fetch(connection, _WORK + query, turns=ids, kinds=list(of), **values)
 
 
-def _rows(connection: Connection, query: str, **values: object) -> list[dict[str, Any]]:
+def fetch(connection: Connection, query: str, **values: object) -> list[dict[str, Any]]:
+    """Return the rows of a query, by the names of their columns."""
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(query.encode(), values).fetchall()

@@ -32,7 +32,7 @@ _OPEN: Final = nullcontext()
 
 @cache
 def one_at_a_time(_ref: str) -> asyncio.Semaphore:
-    """For rows alone of this model, which come on top of what a run may have at once."""
+    """Return what lets one request at a time through, for rows of this model that stand alone."""
     return asyncio.Semaphore(1)
 
 
@@ -45,7 +45,7 @@ async def predict_remotely(
     model: Model, manifest: Manifest, table: pa.Table, task: CurrentTask,
     gate: AbstractAsyncContextManager[Any] = _OPEN, answers: Answers | None = None,
 ) -> Predictions:  # fmt: skip
-    """Predictions of these rows, on behalf of `task`; each request is made within `gate`.
+    """Predict these rows on behalf of `task`; each request is made within `gate`.
 
     `answers`: those of earlier attempts are not asked for again. Raises Reject for a model that
     breaks its contract, EndpointError for one that fails or takes too long, Snooze for one that
@@ -61,7 +61,7 @@ async def predict_remotely(
 
 
 async def _repeated(once: Callable[[], Awaitable[Predictions]]) -> Predictions:
-    """It may fail now and then, for no fault of a row."""
+    """Make the call; repeat it if it fails, as it may now and then for no fault of a row."""
     for pause in _PAUSES:
         try:
             return await once()
@@ -102,7 +102,7 @@ class _Endpoint:
     answers: Answers | None
 
     async def predict(self, table: pa.Table) -> Predictions:
-        """Predictions of these rows, in one request."""
+        """Predict these rows, in one request."""
         key = "" if self.answers is None else key_of(table)
         if self.answers is not None and (earlier := self.answers.recall(key)) is not None:
             return earlier
@@ -114,7 +114,7 @@ class _Endpoint:
         return found
 
     async def predict_one_by_one(self, table: pa.Table) -> Predictions:
-        """Predictions of these rows, in a request for each; an error stands for a row without.
+        """Predict these rows, in a request for each; an error stands for a row without.
 
         Raises EndpointError if it fails for the first row: it may fail for all.
         """
@@ -131,7 +131,7 @@ class _Endpoint:
         return predictions
 
     async def held_off(self) -> float:
-        """For how many seconds it is to be left alone; without a database nobody knows."""
+        """Return for how many seconds to leave it alone; without a database nobody knows."""
         try:
             return await self.task.held_off_async(self._name)
         except DatabaseUnreachable:

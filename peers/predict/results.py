@@ -82,10 +82,10 @@ def predictions_of(result: Any, rows: int, model: str) -> Predictions:
             result.close()  # else Python would warn that nobody awaited it
         awaited = " (declare it with async def)" if isinstance(result, Awaitable) else ""
         raise ModelError(
-            f"{model} returned a {type(result).__name__}{awaited} for {_counted(rows, 'row')}",
+            f"{model} returned a {type(result).__name__}{awaited} for {_number_of(rows, 'row')}",
             "It must return a list with one result for each row, in the order of the rows.",
         )
-    return _checked(values, rows, model)
+    return counted(values, rows, model)
 
 
 def columns_of(named: Mapping[Any, Any], rows: int, model: str) -> Columns:
@@ -100,10 +100,20 @@ def columns_of(named: Mapping[Any, Any], rows: int, model: str) -> Columns:
             )
         if name in columns:
             raise ModelError(f"{model} returned two columns with the name {name!r}", "Rename one.")
-        columns[name] = _checked(values, rows, f"{model}, in its column {name!r},")
+        columns[name] = counted(values, rows, f"{model}, in its column {name!r},")
     if not columns:
         raise ModelError(f"{model} returned no columns", _HINT)
     return Columns(columns, rows)
+
+
+def counted(values: Any, rows: int, model: str) -> Any:
+    """Return these values. Raises ModelError unless there is one for each row."""
+    shape = getattr(values, "shape", None)
+    count = len(values) if shape != () else None  # a numpy scalar in an array has no length
+    if count == rows:
+        return values
+    returned = "one value" if count is None else _number_of(count, "result")
+    raise ModelError(f"{model} returned {returned} for {_number_of(rows, 'row')}", _HINT)
 
 
 def by_class(result: Any, classes: Any) -> Any:
@@ -214,16 +224,7 @@ def _of_series(series: Any) -> list[Any] | np.ndarray[Any, Any] | pa.Array | Non
     return [None if gap else value for value, gap in zip(series, gaps, strict=True)]
 
 
-def _checked(values: Any, rows: int, model: str) -> Any:
-    shape = getattr(values, "shape", None)
-    count = len(values) if shape != () else None  # a numpy scalar in an array has no length
-    if count == rows:
-        return values
-    returned = "one value" if count is None else _counted(count, "result")
-    raise ModelError(f"{model} returned {returned} for {_counted(rows, 'row')}", _HINT)
-
-
-def _counted(count: int, what: str) -> str:
+def _number_of(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from peers.predict import brake, outputs, record, submission
+from peers.predict.errors import StorageFailed
 from peers.predict.row_tasks import RowTasks
 from peers.predict.row_turns import begin_turn
 from peers.predict.spec import Manifest, load_manifest
@@ -98,7 +100,7 @@ def say_what_is_new(connection: Connection, manifest: Manifest) -> None:
         return
     try:
         before = load_manifest(found[0])
-    except OSError:
+    except StorageFailed:
         changes = ["its manifest is gone"]
     else:
         changes = list(_changes(before, manifest)) or ["other options were given"]
@@ -112,7 +114,7 @@ def _changes(before: Manifest, now: Manifest) -> list[str]:
     return [
         f"the {what} has changed"
         for what, old, new in (
-            ("model", before.model, now.model),
+            ("model", before.model, replace(now.model, access=before.model.access)),
             ("input", before.input.digest, now.input.digest),
             ("output's path", before.output, now.output),
         )

@@ -8,10 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from psycopg.rows import dict_row
-
 from peers.predict.errors import RunStopped
-from peers.predict.record import ROWS
+from peers.predict.record import ROWS, fetch
 
 if TYPE_CHECKING:
     from peers.predict.record import Connection
@@ -79,6 +77,7 @@ class RowTasks:
         return [row["row"] for row in self._rows(_CANCELLED, since=since)]
 
     def _rows(self, query: str, **values: object) -> list[dict[str, Any]]:
-        given = {"kinds": list(ROWS), "run": self.run, "stopped": RunStopped.__name__, **values}
-        with self.connection.cursor(row_factory=dict_row) as cursor:
-            return cursor.execute(query.encode(), given).fetchall()
+        return fetch(
+            self.connection, query, kinds=list(ROWS), run=self.run, stopped=RunStopped.__name__,
+            **values,
+        )  # fmt: skip

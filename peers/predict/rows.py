@@ -16,16 +16,17 @@ from peers.predict.errors import EndpointError, RowError, RunStopped
 from peers.predict.fitness import plain_text
 from peers.predict.isolate import Isolated, isolate, require_answers
 from peers.predict.spec import Manifest, load_manifest
-from peers.predict.texts import told
+from peers.predict.texts import name_of_row, told
 
 if TYPE_CHECKING:
     from peers.predict.results import Predictions
 
 _SHOWN: Final = 100
-"""Characters."""
+"""Characters of a prediction in a task's result."""
 _UNWITNESSED_ATTEMPTS: Final = 10
+"""Of a row for which an endpoint fails, where no other row shows whether the endpoint works."""
 _LONGEST_WAIT: Final = 60.0
-"""Characters: the scheduler keeps only the end of a longer message, without the row's name."""
+"""Seconds between these attempts."""
 
 PredictFor: TypeAlias = Callable[[Manifest, pa.Table], "Awaitable[Predictions]"]
 
@@ -46,7 +47,7 @@ class RowArgs(TypedDict):
 
 
 async def run_rows(tasks: Sequence[RowArgs], predict: PredictFor) -> list[Any]:
-    """A result or an exception for each; what the model raises becomes that of the rows to blame.
+    """Return a result or an exception for each; what the model raises is that of the rows to blame.
 
     Raises what Peers itself raises: that holds for all.
     """
@@ -66,7 +67,7 @@ async def run_rows(tasks: Sequence[RowArgs], predict: PredictFor) -> list[Any]:
 
 
 def result_of(prediction: pa.Table) -> dict[str, Any]:
-    """The result of a row's task: JSON has no dates, no bytes, no NaN and one kind of number."""
+    """Return the result of a row's task: JSON lacks dates, bytes, NaN and kinds of numbers."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, prediction.schema) as writer:
         writer.write_table(prediction)
@@ -75,7 +76,7 @@ def result_of(prediction: pa.Table) -> dict[str, Any]:
 
 
 def decoded(result: Mapping[str, str]) -> pa.Table:
-    """The prediction of a row that stood alone, as a table of it alone, in its own type."""
+    """Return the prediction of a row that stood alone, as a table of it alone, in its own type."""
     with pa.ipc.open_stream(base64.b64decode(result["arrow"])) as reader:
         return reader.read_all()
 
@@ -85,15 +86,16 @@ def _file_of(task: RowArgs) -> tuple[str, str]:
 
 
 async def _run_one_file(tasks: Sequence[RowArgs], predict: PredictFor) -> dict[int, Any]:
-    """By row number: a table with its prediction, or why there is none."""
+    """Return, by row number, a table with its prediction, or why there is none."""
     manifest = load_manifest(tasks[0]["manifest"])
-    named = {task["row"]: _name(task) for task in tasks}
+    named = {task["row"]: name_of_row(task) for task in tasks}
     try:
         brake.require_going(manifest)
     except RunStopped as stop:
         return {task["row"]: stop for task in tasks}
+    # no attempt finds it otherwise
     found: dict[int, Any] = {
-        task["row"]: Reject(f"{_name(task)}: {task['problem']}")  # no attempt finds it otherwise
+        task["row"]: Reject(f"{name_of_row(task)}: {task['problem']}")
         for task in tasks
         if task["problem"] is not None
     }
@@ -129,7 +131,7 @@ async def _run_one_file(tasks: Sequence[RowArgs], predict: PredictFor) -> dict[i
 def _fitted(
     manifest: Manifest, batch: Isolated, rows: Sequence[int], named: dict[int, str]
 ) -> dict[int, Any]:
-    """By row number: a table with what the model returned, or why the output cannot hold it."""
+    """Return, by row number, a table with the prediction, or why the output cannot hold it."""
     members = [place for some, _ in batch.good for place in some]
     fitted = outputs.fit(
         manifest.folder, outputs.asked_of(manifest), [one for _, one in batch.good]
@@ -145,7 +147,7 @@ def _fitted(
 
 
 def _patient(error: Exception, *, is_witnessed: bool) -> Exception:
-    """An endpoint that fails for a row is given time where nobody knows whether it is the row."""
+    """Return the error, or a later attempt where nobody knows whether the row is to blame."""
     attempt = current_batch()[0].attempt
     if not isinstance(error, EndpointError) or is_witnessed or attempt >= _UNWITNESSED_ATTEMPTS:
         return error
@@ -158,7 +160,7 @@ def _outcome(task: RowArgs, attempt: int, found: Mapping[int, Any]) -> Any:
         return result_of(one)
     if isinstance(one, Reject | Retry):
         return one
-    message = f"{_name(task)}: {told(one)}"
+    message = f"{name_of_row(task)}: {told(one)}"
     # the scheduler's own limit is larger where attempts may end for no fault of the row
     is_last = attempt >= manifest.max_attempts
     error: Exception = Reject(message) if is_last else RowError(message)
@@ -167,14 +169,9 @@ def _outcome(task: RowArgs, attempt: int, found: Mapping[int, Any]) -> Any:
 
 
 def _shown(prediction: pa.Table) -> Any:
-    """For people who look at the task; lists and dicts may be large."""
+    """Return the prediction for people who look at the task; lists and dicts may be large."""
     (row,) = prediction.to_pylist()
     value = row["prediction"] if list(row) == ["prediction"] else row
     if value is None or isinstance(value, bool | int):
         return value
     return plain_text(value)[:_SHOWN]
-
-
-def _name(task: RowArgs) -> str:
-    id_ = "" if task["id"] is None else f" (id {task['id']!r})"
-    return f"row {task['row']}{id_} of {task['input']}"

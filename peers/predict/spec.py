@@ -11,6 +11,8 @@ from typing import Any, Final, Literal, TypeAlias
 
 import pyarrow as pa
 
+from peers.predict.errors import StorageFailed
+
 ModelKind: TypeAlias = Literal["onnx", "sklearn", "callable", "http"]
 EndpointProtocol: TypeAlias = Literal["v1", "mlflow", "v2", "openai"]
 
@@ -187,12 +189,12 @@ class Manifest:
         return table.select(self.features)
 
     def to_json(self) -> str:
-        """The manifest as JSON text."""
+        """Return the manifest as JSON text."""
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """The manifest that `to_json` wrote."""
+        """Return the manifest that `to_json` wrote."""
         fields: dict[str, Any] = json.loads(text)
         model = _model_ref(fields.pop("model"))
         source = fields.pop("input")
@@ -210,7 +212,7 @@ def _model_ref(fields: dict[str, Any]) -> ModelRef:
 
 
 def parts_folder(output: Path) -> Path:
-    """Where the runs that write `output` keep their parts, one folder each."""
+    """Return where the runs that write `output` keep their parts, one folder each."""
     return output.with_name(f"{output.name}{PARTS_SUFFIX}")
 
 
@@ -220,11 +222,20 @@ def output_of(manifest: str) -> str:
 
 
 def load_manifest(path: str) -> Manifest:
-    """The manifest in this file; the last few stay in memory for as long as the file is the same.
+    """Return the manifest in this file; the last few stay in memory while the file is the same.
 
-    Raises OSError.
+    Raises StorageFailed if it is not there, damaged, or of another version of Peers: the command
+    writes it again.
     """
-    return _load(path, Path(path).stat().st_mtime_ns)
+    try:
+        return _load(path, Path(path).stat().st_mtime_ns)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"it holds no manifest ({error})"
+        raise StorageFailed(
+            f"the run's manifest {path} cannot be read: {reason}",
+            "The folder must be on a path that all hosts of the peers share. If it was deleted, "
+            "run the same command again.",
+        ) from error
 
 
 @lru_cache(maxsize=16)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
-
-from psycopg.rows import dict_row
+from typing import TYPE_CHECKING, Final
 
 from peers.predict import record
 from peers.predict.errors import StorageFailed
@@ -46,20 +44,15 @@ class StorageFailures:
     def __init__(self, connection: Connection, manifest: Manifest) -> None:
         self._connection = connection
         self._run = manifest.run
-        self._since: int = self._row(_NEWEST)["id"]
+        [newest] = record.fetch(connection, _NEWEST)
+        self._since: int = newest["id"]
 
     def raise_if_lasting(self) -> None:
         """Raise StorageFailed if tasks fail for want of storage, and have for some time."""
         turns = [turn.id for turn in record.turns(self._connection, self._run)]
-        found = self._row(
-            _FAILURES, turns=turns, since=self._since, error_type=StorageFailed.__name__,
-            assemble=ASSEMBLE,
+        [found] = record.fetch(
+            self._connection, _FAILURES, turns=turns, since=self._since,
+            error_type=StorageFailed.__name__, assemble=ASSEMBLE,
         )  # fmt: skip
         if found["failures"] >= _FEWEST and found["seconds"] >= _LASTING:
             raise StorageFailed(f"run {self._run} cannot go on: {found['message']}")
-
-    def _row(self, query: str, **values: object) -> dict[str, Any]:
-        with self._connection.cursor(row_factory=dict_row) as cursor:
-            row = cursor.execute(query.encode(), values).fetchone()
-        assert row is not None
-        return row

@@ -13,7 +13,7 @@ from peers.predict.kinds import ASSEMBLE
 from peers.predict.record import CHUNKS, ROWS, Turn
 from peers.predict.row_tasks import RowTasks
 from peers.predict.spec import Manifest
-from peers.predict.texts import in_one_line
+from peers.predict.texts import in_one_line, name_of_row
 from peers.predict.time_limit import TIMEOUT
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Summary:
     dead_tasks: list[dict[str, Any]]
 
     def as_json(self) -> dict[str, Any]:
-        """The figures for programs."""
+        """Return the figures for programs."""
         return asdict(self)
 
     def exit_code(self) -> int:
@@ -126,7 +126,8 @@ class Summary:
             )
         elif self.dead_rows:
             said.append(
-                "Fix the cause, then run the same command with --retry-dead to retry these rows."
+                "Fix the cause, then run the same command with --retry-dead to retry these rows; "
+                "if the model, the input or an option has changed, with --overwrite."
             )
         said += [
             f"  task {task['task_id']} is dead: {in_one_line(_message(task), _LONG)}"
@@ -194,12 +195,11 @@ def _error(letter: dict[str, Any], args: dict[str, Any]) -> str:
         message = "the model took longer than --timeout allows"
     if message.startswith("row "):
         return message
-    of = f"row {args['row']}" + ("" if args["id"] is None else f" (id {args['id']!r})")
-    return f"{of} of {args['input']}: {message}"
+    return f"{name_of_row(args)}: {message}"
 
 
 def _message(letter: dict[str, Any]) -> str:
-    """What was said, or the type of an error that says nothing."""
+    """Return what was said, or the type of an error that says nothing."""
     return str(letter["error_message"]).strip() or str(letter["error_type"])
 
 

@@ -50,12 +50,12 @@ class Alone(NamedTuple):
     suspects: list[Suspect]
 
     def as_note(self) -> str:
-        """What is kept with the chunk's part, for the assembling task."""
+        """Return what is kept with the chunk's part, for the assembling task."""
         return json.dumps(self)
 
     @classmethod
     def of_part(cls, folder: Path, chunk: int) -> Alone | None:
-        """Those of a finished part; None if there are none. Raises OutputError without the part."""
+        """Return those of a finished part, or None. Raises OutputError without the part."""
         note = outputs.note_of_part(folder, chunk)
         if not note:
             return None
@@ -66,7 +66,7 @@ class Alone(NamedTuple):
 def submit(
     task: Task[..., Any], manifest: Manifest, chunk: int, values: str, doubts: Sequence[Doubt]
 ) -> Alone:
-    """Gives each of these rows a task; one that has it already keeps it."""
+    """Give each of these rows a task; one that has it already keeps it."""
     suspects: list[Suspect] = []
     turns = row_turns(manifest.folder)
     options = task.options(
@@ -101,7 +101,7 @@ def submit(
 
 
 def submit_again(task: Task[..., Any], manifest: Manifest, alone: Alone) -> Alone:
-    """The same rows, with tasks for those whose tasks are gone."""
+    """Return the same rows, with tasks for those whose tasks are gone."""
     doubts = [Doubt(suspect.row, suspect.id, suspect.problem) for suspect in alone.suspects]
     again = submit(task, manifest, alone.chunk, alone.values, doubts)
     if again != alone:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 _CUT: Final = " … "
 
@@ -28,3 +29,9 @@ def told(error: BaseException, most: int = 4000) -> str:
     except Exception:  # noqa: BLE001  # an error of a model may be anything
         text = ""
     return f"{name}: {shortened(text, most)}" if text else name
+
+
+def name_of_row(args: Mapping[str, Any]) -> str:
+    """Return what messages call the row of a task with these args."""
+    id_ = "" if args["id"] is None else f" (id {args['id']!r})"
+    return f"row {args['row']}{id_} of {args['input']}"

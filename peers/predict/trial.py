@@ -56,7 +56,7 @@ def try_model(
     killers: Collection[int],
     trying: Callable[[int | None], None],
 ) -> Tried:
-    """What the model returns; PredictError if it can predict none of a few rows.
+    """Return what the model takes and returns. Raises PredictError if it can predict no row.
 
     `killers`: rows that have killed a process which tried them; `trying` is told each row
     before, and None after it. A remote model need only not refuse: it may be busy, and peers wait

@@ -23,7 +23,7 @@ def import_app(app: str) -> Broken | None:
         told = describe(error)
         trace = told.traceback if has_own_frames else None
         return Broken(f"{told.error_type}: {told.message}", trace or "")
-    # what the app is made of stays: no collection shall walk over it while a handler waits
+    # what the app is made of stays: no collection may walk over it while a handler waits
     gc.collect()
     gc.freeze()
     return None

@@ -143,7 +143,10 @@ class Channel:
         self.send(Call(_NO_REPLY, ticket, verb, json.dumps(payload).encode()))
 
     def _read(self) -> bool:
-        data = self._socket.recv(_READ_SIZE)
+        try:
+            data = self._socket.recv(_READ_SIZE)
+        except ConnectionResetError:  # the parent went with something of ours unread
+            return False
         self._buffer += data
         return bool(data)
 

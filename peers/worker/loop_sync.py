@@ -143,7 +143,7 @@ class SyncLoop:
             self._spare_others()
 
     def _run_batch(self, tasks: list[Assigned]) -> None:
-        self._flush()  # nothing that is finished shall die with what comes next
+        self._flush()  # nothing that is finished may be lost with what comes next
         # args are checked by what is the user's, and may hang or kill, too
         now = time.monotonic_ns()
         self._page.start(tasks[0].ticket, now, tasks[-1].ticket - tasks[0].ticket + 1)

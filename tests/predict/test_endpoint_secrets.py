@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +194,27 @@ def test_there_is_one_bearer_token() -> None:
         access_of([], None, "/a", "B", None)
     with pytest.raises(ModelError, match="no name"):
         access_of([], None, None, None, "../token")
+
+
+def test_the_place_that_was_named_last_counts(endpoint: Endpoint, tmp_path: Path) -> None:
+    """A token that moved is no reason for another run, and its old place is asked no more."""
+    source, output = tmp_path / "rows.csv", tmp_path / "out.parquet"
+    source.write_text("x\n1\n2\n")
+    code = f"""if True:
+        from pathlib import Path
+        from peers.predict.models.access import access_of
+        from peers.predict.prepare import prepare
+        from peers.predict.request import Request
+        for place in ("old", "new"):
+            token = Path("{tmp_path}", place)
+            token.write_text("{SECRET}")
+            access = access_of([], None, str(token), None, None)
+            request = Request("{endpoint.url}", "{source}", Path("{output}"), access=access)
+            manifest = prepare(request).manifest
+            token.unlink()
+            print(manifest.run, *(secret.place for secret in manifest.model.access.secrets))
+    """
+    said = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE)
+    (first, old), (again, new) = map(str.split, said.stdout.decode().splitlines())
+    assert first == again
+    assert (old, new) == (str(tmp_path / "old"), str(tmp_path / "new"))

@@ -17,7 +17,7 @@ from sqlalchemy import URL
 from peers.predict import inputs
 from peers.predict.errors import InputError, OutputError
 from peers.predict.inputs.query import snapshot
-from peers.predict.inputs.records import records
+from peers.predict.inputs.records import Marks, OpenQuotes, records
 from tests.predict.planned import planned
 
 SIZES = (1, 3, 10_000)
@@ -214,7 +214,7 @@ class Counting(io.BytesIO):
 def test_a_file_of_stray_quotes_is_not_read_again_and_again(line: bytes) -> None:
     """The lines read are a small multiple of those that are there."""
     stream = Counting(line * 5000)
-    found = list(records(stream, "csv", 2))
+    found = list(records(stream, OpenQuotes(stream, 2, Marks())))
     assert sum(span.bytes for span in found) == 5000 * len(line)
     assert stream.lines < 4 * 5000
 

@@ -354,7 +354,9 @@ def test_a_snooze_of_a_task_that_is_to_stop_ends_it(db: Connection, peer: Peer) 
     [claim] = peer.claim()
     run(db, "select peers.cancel(%s)", task_id)
     assert peer.fail(claim, snooze=True, retry_in=60) == {}
-    assert state(db, task_id) == "cancelled"
+    ended = row(db, "select state, attempt, stopped_because from peers.task where id = %s", task_id)
+    assert (ended["state"], ended["attempt"]) == ("cancelled", 1)
+    assert "snoozed" not in (ended["stopped_because"] or "")
     assert problems(db) == []
 
 

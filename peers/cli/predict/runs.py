@@ -84,6 +84,8 @@ def _list(args: argparse.Namespace) -> int:
             )
             for run in found
         ],
+        whole=("RUN",),
+        paths=("OUTPUT",),
     )  # fmt: skip
     if total > len(found):
         output.say(f"… and {total - len(found):,} more: --limit {total} shows all")
@@ -122,6 +124,7 @@ def _clean(args: argparse.Namespace) -> int:
         output.table(
             ("NAME", "RUN", "STATE", "SIZE", "FOLDER"),
             [(run.name, run.run, run.state, _size(run.bytes), run.folder) for run in cleaned],
+            whole=("RUN",),
         )
     verb = "would be freed" if args.dry_run else "freed"
     output.say(f"{_size(freed)} {verb}, in {output.count(len(cleaned), 'run')}")

@@ -67,7 +67,7 @@ def _run(
     connection: psycopg.Connection[Any], command: list[str], environment: dict[str, str],
     material: Material,
 ) -> dict[str, Any]:  # fmt: skip
-    """The run with its two accidents; its summary."""
+    """Make the run with its two accidents; return its summary."""
     with _peer(environment) as victim, _peer(environment):
         _say(f"two peers; {' '.join(command[1:])}")
         first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from peers.predict.errors import InputError
+from peers.predict.texts import shortened
 
 _SHOWN: Final = 100
 """Characters of a value in a reason."""
@@ -51,7 +52,7 @@ def cast(column: pa.ChunkedArray, name: str, wanted: pa.DataType) -> tuple[pa.Ar
 
 
 def _lossless(have: pa.Array, wanted: pa.DataType) -> tuple[pa.Array, list[int]]:
-    """The values, null where they cannot be converted, and the places of these."""
+    """Return the values, null where they cannot be converted, and the places of these."""
     try:
         found = _converted(have, wanted)
         same = _is_same(have, found)
@@ -78,7 +79,7 @@ def _converted(have: pa.Array, wanted: pa.DataType) -> pa.Array:
 
 
 def _is_same(have: pa.Array, found: pa.Array) -> pa.Array | None:
-    """Whether each value comes back from its new type as it was; None if that is no question."""
+    """Return whether each value comes back from its new type as it was; None: no need to ask."""
     if have.type == found.type or not _is_measured(have.type) or not _is_measured(found.type):
         return None
     if kinds.is_decimal(have.type) and kinds.is_integer(found.type):
@@ -108,4 +109,4 @@ def _plain(type_: pa.DataType) -> pa.DataType:
 
 def _shown(value: pa.Scalar) -> str:
     shown = str(value.as_py()) if not kinds.is_timestamp(value.type) else str(value)
-    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+    return shortened(shown, _SHOWN)

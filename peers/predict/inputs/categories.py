@@ -107,10 +107,10 @@ def _batches(files: Sequence[DataFile], names: Sequence[str]) -> Iterator[pa.Rec
     for data in files:
         with unchanged(data):
             try:
-                file = streaming(data.path)
-                present = [name for name in names if name in file.schema_arrow.names]
-                if present:
-                    yield from file.iter_batches(_AT_ONCE, columns=present, use_threads=False)
+                with streaming(data.path) as file:
+                    present = [name for name in names if name in file.schema_arrow.names]
+                    if present:
+                        yield from file.iter_batches(_AT_ONCE, columns=present, use_threads=False)
             except (pa.ArrowException, OSError) as error:
                 raise InputError(f"{data.path} cannot be read: {error}") from error
 

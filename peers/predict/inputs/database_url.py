@@ -77,5 +77,5 @@ def _parsed(url: str) -> dict[str, str]:
 
 
 def _is_plausible(found: Mapping[str, str]) -> bool:
-    """Whether no part of a password has become a part of the host or the port."""
+    """Return whether no part of a password has become a part of the host or the port."""
     return "@" not in found.get("host", "") and not re.search(r"[^\d,]", found.get("port", ""))

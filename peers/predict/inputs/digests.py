@@ -45,11 +45,6 @@ class Digest:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def digest_of(path: Path) -> str:
-    """Return the digest of one file's contents."""
-    return Digest([path]).result()
-
-
 def _block(path: Path, start: int) -> bytes:
     # twice as fast as BLAKE2b where the processor has instructions for it, as nearly all have
     found = hashlib.sha256(f"{start}:".encode())

@@ -54,14 +54,14 @@ def format_of(path: Path) -> InputFormat:
 
 
 def plain_suffix(path: Path) -> str:
-    """The suffix that tells the format, before one that tells how the file is compressed."""
+    """Return the suffix that tells the format, before one that tells how the file is compressed."""
     is_compressed = path.suffix.lower() in _COMPRESSED
     return (Path(path.stem) if is_compressed else path).suffix.lower()
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[BufferedReader]:
-    """The file, for reading. Raises InputError with the reason."""
+    """Open the file for reading. Raises InputError with the reason."""
     try:
         stream = path.open("rb")
     except OSError as error:
@@ -75,7 +75,7 @@ def opened(path: Path) -> Iterator[BufferedReader]:
 
 @contextmanager
 def unchanged(source: DataFile) -> Iterator[BufferedReader]:
-    """The file as it was planned, when the block begins and when it ends; else InputChanged."""
+    """Open the file. Raises InputChanged if it is not as planned when the block begins and ends."""
     path = Path(source.path)
     if not path.exists() and path.parent.exists():  # else it may be a folder that is not mounted
         raise _changed(source, "it is gone")

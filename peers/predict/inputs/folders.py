@@ -116,7 +116,7 @@ def _matches(pattern: str) -> Iterator[Part]:
 
 
 def _keys(path: PurePath) -> Keys:
-    """The keys in the names of the folders of this path, the nearest one counting."""
+    """Return the keys in the names of the folders of this path, the nearest one counting."""
     found: dict[str, str | None] = {}
     for folder in path.parent.parts:
         key, is_one, value = folder.partition("=")

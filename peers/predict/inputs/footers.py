@@ -20,7 +20,7 @@ from peers.predict.inputs.forward import streaming
 class Footer:
     """A file as it was when it was looked through.
 
-    `groups`: the rows of each row group. `gaps`: columns of whole numbers and of truth values in
+    `groups`: the rows of each row group. `gaps`: columns of whole numbers and of booleans in
     which a value is missing; pandas makes others of these.
     """
 
@@ -31,7 +31,7 @@ class Footer:
     gaps: frozenset[str]
 
     def has_gap(self, name: str) -> bool:
-        """Whether a value of this column is missing in the file, or all are."""
+        """Return whether a value of this column is missing in the file, or all are."""
         place = self.schema.get_field_index(name)
         return place < 0 or name in self.gaps or pa.types.is_null(self.schema.field(place).type)
 
@@ -63,7 +63,7 @@ def _footer(path: Path, size: int, mtime_ns: int) -> Footer:
 
 
 def _with_gaps(file: pq.ParquetFile) -> Iterator[str]:
-    """The columns of whole numbers and truth values in which a value is missing."""
+    """Yield the columns of whole numbers and booleans in which a value is missing."""
     columns = {
         column.path: place
         for place, column in enumerate(file.schema)

@@ -67,7 +67,7 @@ class ForwardReader:
             batch = self._next()
 
     def _is_ahead(self, first: int, batch: pa.RecordBatch) -> bool:
-        """Whether this row comes soonest by reading on."""
+        """Return whether this row comes soonest by reading on."""
         head = self._heads[bisect_right(self._heads, first) - 1]
         return self._begin <= first and head <= self._begin + batch.num_rows
 

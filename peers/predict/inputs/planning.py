@@ -120,7 +120,7 @@ def chunks(source: InputRef, size: int) -> list[Chunk]:
 
 
 def _parquet(place: str, scratch: Path) -> list[Part] | None:
-    """The files of a Parquet input; None if it is of another format."""
+    """Return the files of a Parquet input; None if it is of another format."""
     parts = parts_of(place)
     if parts is not None:
         require_outside(place, scratch)

@@ -67,7 +67,7 @@ def snapshot(url: str, query: str, target: Path, id_column: str | None = None) -
 def _described(
     connection: psycopg.Connection[Any], query: str, id_column: str | None
 ) -> list[Column]:
-    """The columns, before anything is executed."""
+    """Return the query's columns, before anything is executed."""
     pgconn = connection.pgconn
     found = pgconn.prepare(b"", query.encode())
     if found.status == ExecStatus.COMMAND_OK:

@@ -10,12 +10,12 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.types as kinds
 
+from peers.predict.column_metadata import PARTITION
 from peers.predict.errors import InputError
 from peers.predict.inputs import categories
 from peers.predict.inputs.casting import Problems, cast
 from peers.predict.inputs.files import unchanged
 from peers.predict.inputs.forward import ForwardReader
-from peers.predict.inputs.schemas import PARTITION
 from peers.predict.spec import Chunk, DataFile, InputRef
 
 PROBLEM: Final = "peers.problem"
@@ -63,7 +63,7 @@ def read(source: InputRef, chunk: Chunk, columns: Sequence[str]) -> Rows:
 
 
 def _ranges(source: InputRef, chunk: Chunk) -> Iterator[tuple[DataFile, int, int]]:
-    """Where in which files the chunk's rows are: (file, first row in it, how many)."""
+    """Yield where the chunk's rows are: (file, first row in it, how many)."""
     begin, end = chunk.first, chunk.first + chunk.rows
     for file in source.files:
         first, last = max(begin, 0), min(end, file.rows)
@@ -97,7 +97,7 @@ def _piece(source: InputRef, file: DataFile, first: int, count: int, schema: pa.
 def _conformed(
     source: InputRef, column: pa.ChunkedArray, wanted: pa.Field
 ) -> tuple[pa.ChunkedArray, Problems]:
-    """The column in the type that was decided, and which values have none there."""
+    """Return the column in the type that was decided, and which values have none there."""
     if kinds.is_dictionary(wanted.type):
         assert source.categories is not None
         known = categories.kept(source.categories)[wanted.name]

@@ -1,4 +1,4 @@
-"""Where the records of a text file begin: by bytes, in one streaming pass."""
+"""Where the records of a CSV begin: by bytes, in one streaming pass."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from peers.predict.errors import InputError
-
-TextFormat = Literal["csv", "jsonl"]
 
 LONGEST: Final = 64 << 20
 """Bytes of a record; it has to fit into memory."""
 
 
 class Seekable(Protocol):
-    """What lines are read from."""
+    """A stream that lines are read from."""
 
     def readline(self, limit: int, /) -> bytes:
         """Return the next line with its end, or its first `limit` bytes."""
@@ -114,36 +112,29 @@ class OpenQuotes:
         return len(line)
 
 
-def records(
-    stream: Seekable, format: TextFormat, width: int | None = None, start: int = 0,
-    quotes: OpenQuotes | None = None,
-) -> Iterator[Span]:  # fmt: skip
-    """The records from the offset `start` on, without blank lines.
+def records(stream: Seekable, quotes: OpenQuotes, start: int = 0) -> Iterator[Span]:
+    """Yield the records from the offset `start` on, without blank lines.
 
-    A CSV's record may go on over lines within quotes; with all of them it must have `width` fields
-    (None: any number). Else a quote is astray, and the first line stands for a bad record alone: it
-    takes none of those that follow along. `quotes`: those of an earlier call on the same stream.
-    Raises InputError for a record beyond 64 MiB.
+    A record may go on over lines within quotes; with all of them it must have as many fields as
+    `quotes` was told. Else a quote is astray, and the first line stands for a bad record alone: it
+    takes none of those that follow along. Raises InputError for a record beyond 64 MiB.
     """
     stream.seek(start)
     at = start
-    quotes = quotes or OpenQuotes(stream, width, Marks())
     while line := stream.readline(LONGEST + 1):
-        size = len(line)
-        if size > LONGEST:
+        if len(line) > LONGEST:
             raise InputError(
                 f"the record at byte {at} is longer than {LONGEST >> 20} MiB",
                 "Each line must be a record.",
             )
-        if format == "csv":
-            size = quotes.size(line, at)
-        if line not in {b"\n", b"\r\n"} if format == "csv" else line.strip():
+        size = quotes.size(line, at)
+        if line not in {b"\n", b"\r\n"}:
             yield Span(at, size)
         at += size
 
 
 def fields(record: bytes, marks: Marks = Marks()) -> list[bytes] | None:  # noqa: B008  # immutable
-    """The fields of a CSV's record, as pandas sees them; None: a quote is never closed."""
+    """Return the fields of a CSV's record, as pandas sees them; None: a quote is never closed."""
     found = _matched(record, marks)
     if found is None:
         return None
@@ -152,7 +143,7 @@ def fields(record: bytes, marks: Marks = Marks()) -> list[bytes] | None:  # noqa
 
 
 def has_bare_return(record: bytes, marks: Marks) -> bool:
-    """Whether a carriage return stands in it outside of quotes: pandas ends a record there."""
+    """Return whether a carriage return is outside of quotes: pandas ends a record there."""
     if b"\r" not in record.removesuffix(b"\n").removesuffix(b"\r"):
         return False
     return any(b"\r" in (each[2] or each[3] or b"") for each in _matched(record, marks) or ())

@@ -11,22 +11,10 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.types as kinds
 
+from peers.predict.column_metadata import INDEX, NULLS, PARTITION, READER, YES
 from peers.predict.errors import InputError
 
-INDEX: Final = b"peers.index"
-"""Metadata of a field that is an index of pandas: no feature, unless the model names it."""
-NULLS: Final = b"peers.nulls"
-"""Metadata of a field of whole numbers or truth values that has a gap somewhere in the input.
-
-`pandas.read_parquet` of the whole input makes doubles or objects of such a column. A chunk of it
-may have no gap, and must look the same.
-"""
-PARTITION: Final = b"peers.partition"
-"""Metadata of a field whose values come from the names of folders."""
-READER: Final = b"peers.reader"
-"""Metadata of a schema: which reader of pandas gives the same columns."""
 _PANDAS: Final = b"pandas"
-_YES: Final = b"1"
 
 
 def unified(
@@ -34,7 +22,7 @@ def unified(
 ) -> tuple[pa.Schema, dict[str, str]]:
     """Return the schema of all files together, and notes on the columns that differ in them.
 
-    A column that a file lacks is null there; numbers become as wide as need be. Raises InputError
+    A column that a file lacks is null there; numbers become as wide as needed. Raises InputError
     naming file and column where two types have nothing in common.
     """
     metadata = files[0][1].metadata
@@ -58,7 +46,7 @@ def unified(
                 notes[field.name] = f"{wide}, because files differ: {path.name} has {field.type}"
     for name, values in partition.items():
         type_ = pa.dictionary(pa.int32(), values.type)
-        fields[name] = pa.field(name, type_, metadata={PARTITION: _YES})
+        fields[name] = pa.field(name, type_, metadata={PARTITION: YES})
         notes[name] = "category, from the names of the folders"
     return pa.schema(list(fields.values()), metadata=metadata), notes
 
@@ -68,9 +56,9 @@ def marked(schema: pa.Schema, gaps: Collection[str], reader: str) -> pa.Schema:
     index = _index_columns(schema.metadata)
     fields = []
     for field in schema:
-        added = {INDEX: _YES} if field.name in index else {}
+        added = {INDEX: YES} if field.name in index else {}
         if field.name in gaps:
-            added[NULLS] = _YES
+            added[NULLS] = YES
         fields.append(_noted(field, added).with_nullable(True))
     return pa.schema(fields, metadata={**(schema.metadata or {}), READER: reader.encode()})
 
@@ -117,7 +105,7 @@ def _pandas(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any] | None:
 
 
 def _index_columns(metadata: Mapping[bytes, bytes] | None) -> set[str]:
-    """The columns that hold an index; one that is a range is described, and has no column."""
+    """Return the columns that hold an index; a range is described, and has no column."""
     noted = _pandas(metadata) or {}
     return {name for name in noted.get("index_columns", []) if isinstance(name, str)}
 
@@ -139,7 +127,7 @@ def _check_names(path: Path, schema: pa.Schema, partition: Mapping[str, pa.Array
 
 
 def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """The type that holds the values of both; None if they are of different kinds."""
+    """Return the type that holds the values of both; None if they are of different kinds."""
     if kinds.is_null(one) or kinds.is_null(other):
         return other if kinds.is_null(one) else one
     if kinds.is_dictionary(one) != kinds.is_dictionary(other):

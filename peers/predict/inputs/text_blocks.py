@@ -93,7 +93,7 @@ def count_fields(block: Block, width: int, marks: Marks) -> None:
 
 
 def _simple_records(raw: bytes, first: int, width: int, marks: Marks) -> Block | None:
-    """The records that end in it, if there are no quotes and as many separators as there should be.
+    """Return the records that end in it, if it has no quotes and the right number of separators.
 
     If one record has too many, another one has too few: it lacks its last field, which whoever
     reads it finds out at no cost.
@@ -112,7 +112,7 @@ def _simple_records(raw: bytes, first: int, width: int, marks: Marks) -> Block |
 def _well_records(
     raw: bytes, first: int, width: int, marks: Marks, *, is_last: bool
 ) -> Block | None:
-    """The records that end in it; None: there is something odd."""
+    """Return the records that end in it; None: there is something odd."""
     has_quotes = marks.quote in raw
     if b"\0" in raw or (not raw.endswith(b"\n") and is_last and has_quotes):
         return None
@@ -141,7 +141,7 @@ def _well_records(
 def _are_all_well(
     raw: bytes, text: _Bytes, lines: npt.NDArray[Any], separators: npt.NDArray[Any], width: int
 ) -> bool:
-    """Whether each line has as many fields as it should, none is blank, and all are UTF-8."""
+    """Return whether no line is blank or not UTF-8, and each has as many fields as it should."""
     begins = np.append(0, lines[:-1] + 1)
     if width == 1:
         heads = text[np.minimum(begins, len(text) - 1)]
@@ -194,7 +194,7 @@ def _line_by_line(
     at = window.tell()
     block, good = Block(first, 0, b""), list[bytes]()
     end = at
-    for span in records(window, "csv", width, at, quotes):
+    for span in records(window, quotes, at):
         raw = window.cut(span.offset, span.bytes)
         end = span.offset + span.bytes
         window.seek(end)
@@ -227,7 +227,7 @@ def _problem(raw: bytes, width: int, marks: Marks) -> str | None:
 
 
 def _in_utf8(raw: bytes, block: Block, marks: Marks) -> bytes:
-    """The record with a line end; fields that are not UTF-8 are emptied, and noted."""
+    """Return the record with a line end; fields that are not UTF-8 are emptied, and noted."""
     try:
         raw.decode()
     except UnicodeDecodeError:

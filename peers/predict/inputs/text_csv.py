@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from peers.predict.column_metadata import GUESSED, INDEX, READER, YES
 from peers.predict.inputs import text_blocks
 from peers.predict.inputs.records import Marks, OpenQuotes, Span, records
 from peers.predict.inputs.text_blocks import Block, csv_blocks
@@ -27,7 +28,6 @@ from peers.predict.inputs.typed_values import Converted, from_texts
 _EXTREMES: Final = (b"9223372036854775808", b"18446744073709551615")
 """Numbers that pandas 2 takes for gaps when it is asked to tell gaps apart."""
 _IS_PANDAS_2: Final = pd.__version__.startswith("2.")
-_GUESSED: Final = {b"peers.guessed": b"1"}
 _FIXED: Final = {Kind.FLOAT: np.float64, Kind.TEXT: TEXT, Kind.RAW_TEXT: TEXT}
 """What pandas is told, where the type of a block alone could be another one."""
 
@@ -103,17 +103,17 @@ class CsvFile:
         kinds = self._kinds()
         listed = []
         for column, name in enumerate(self.names):
-            metadata = dict(_GUESSED)
+            metadata = {GUESSED: YES}
             if column == 0 and self._header.has_index:
-                metadata[b"peers.index"] = b"1"
+                metadata[INDEX] = YES
             listed.append(pa.field(name, kinds[column].arrow, metadata=metadata))
         for column, kind in kinds.items():
             if kind is Kind.RAW_TEXT and column != self._id:
                 self._reader.keep_texts(column, ())
-        return pa.schema(listed, {b"peers.reader": b"csv"})
+        return pa.schema(listed, {READER: b"csv"})
 
     def is_as_drafted(self) -> bool:
-        """Whether the types that the first block had are those of the whole file."""
+        """Return whether the types that the first block had are those of the whole file."""
         return self._draft == self._kinds()
 
     def notes(self) -> dict[str, str]:
@@ -183,7 +183,7 @@ class CsvFile:
         return kinds
 
     def _inferred(self, block: Block) -> tuple[dict[int, pa.Array], bool]:
-        """The columns as pandas infers them from the block; or all as texts, which says more."""
+        """Return the columns as pandas infers them from the block; or as texts, which say more."""
         everything = dict.fromkeys(range(len(self.names)), TEXT)
         if not (_IS_PANDAS_2 and any(number in block.raw for number in _EXTREMES)):
             own = {} if self._id is None else {self._id: TEXT}
@@ -216,9 +216,7 @@ class CsvFile:
     def _part(self, block: Block) -> None:
         """Find the records that pandas takes for more or fewer than one each: they are bad."""
         raw, quotes = BytesIO(block.raw), self._reader.marks
-        spans = list(
-            records(raw, "csv", len(self.names), 0, OpenQuotes(raw, len(self.names), quotes))
-        )
+        spans = list(records(raw, OpenQuotes(raw, len(self.names), quotes)))
         good = block.good
         kept: list[bytes] = []
 

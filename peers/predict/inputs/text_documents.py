@@ -153,7 +153,7 @@ def _has_document(head: bytes) -> bool:
 
 
 def _values(path: Path, window: Window, *, is_array: bool) -> Iterator[Any]:
-    """The elements of the array, or the documents."""
+    """Yield the elements of the array, or the documents."""
     text = _Text(path, window)
     if is_array:
         text.take("[")

@@ -9,8 +9,8 @@ from typing import Any, Final, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from peers.predict.errors import OutputError
 from peers.predict.inputs.reading import PROBLEM
+from peers.predict.outputs.durable import storage_failed
 
 PROBLEM_FIELD: Final = pa.field(PROBLEM, pa.string())
 _DIGEST: Final = b"peers.input"
@@ -64,14 +64,11 @@ class Draft:
                 )  # fmt: skip
             self._writer.write_table(table)
         except OSError as error:
-            raise OutputError(
-                f"{self._path} cannot be written: {error.strerror or error}",
-                "Make room or correct the rights, and run the command again.",
-            ) from error
+            raise storage_failed(self._path, error) from error
 
 
 def has_draft(path: Path, schema: pa.Schema, rows: int, digest: str) -> bool:
-    """Whether a whole one is there, of this input and with these columns."""
+    """Return whether a whole draft of this input is there, with these columns."""
     try:
         with pq.ParquetFile(path) as file:
             found, metadata = file.schema_arrow, file.metadata
@@ -88,7 +85,7 @@ def has_draft(path: Path, schema: pa.Schema, rows: int, digest: str) -> bool:
 
 
 def _kept(kind: pa.DataType) -> pa.DataType:
-    """The type that Parquet keeps: of categories, it has their values."""
+    """Return the type that Parquet keeps: of categories, it has their values."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 

@@ -15,7 +15,7 @@ _PLAIN_ID: Final = "^(0|-?[1-9][0-9]{0,18})$"
 
 
 def fits(values: pa.Array, kind: Kind, block: Block, *, is_id: bool) -> bool:
-    """Whether the values are surely what they would be if the whole file were of this kind."""
+    """Return whether the values are what they would be if the whole file were of this kind."""
     found = values.type
     if pa.types.is_null(found) or not len(values):
         return kind not in {Kind.INT, Kind.UINT, Kind.RAW_TEXT} or is_id or not len(values)
@@ -40,7 +40,7 @@ def fits(values: pa.Array, kind: Kind, block: Block, *, is_id: bool) -> bool:
 
 
 def _are_exact(values: pa.Array, block: Block) -> bool:
-    """Whether these whole numbers are the doubles that their texts are."""
+    """Return whether these whole numbers are the doubles that their texts are."""
     if values.type != pa.int64():
         return False
     bounds = pc.min_max(values).as_py()
@@ -50,7 +50,7 @@ def _are_exact(values: pa.Array, block: Block) -> bool:
 
 
 def are_plain(ids: pa.Array) -> bool:
-    """Whether the ids are whole numbers as one writes them, and no texts of digits such as 007."""
+    """Return whether the ids are whole numbers as one writes them, and no texts such as 007."""
     if pc.all(pc.match_substring_regex(ids, _PLAIN_ID)).as_py() not in {True, None}:
         return False
     try:
@@ -61,5 +61,5 @@ def are_plain(ids: pa.Array) -> bool:
 
 
 def is_text(values: pa.Array) -> bool:
-    """Whether these are texts."""
+    """Return whether these values are texts."""
     return bool(pa.types.is_large_string(values.type) or pa.types.is_string(values.type))

@@ -29,7 +29,7 @@ class Header:
 
 def read_header(path: Path, window: Window, marks: Marks, options: TextOptions) -> Header:
     """Read the header. Raises InputError where there is none that fits the file."""
-    spans = records(window, "csv", None, 0, OpenQuotes(window, None, marks))
+    spans = records(window, OpenQuotes(window, None, marks))
     head = next(spans, Span(0, 0))
     raw = window.cut(head.offset, head.bytes)
     written = _written(path, raw, marks)
@@ -91,7 +91,7 @@ def _check_separator(path: Path, names: list[str], separator: str) -> None:
 def _check_width(path: Path, window: Window, start: int, width: int, marks: Marks) -> None:
     """Refuse a file whose rows all have a field more than its header, as R writes it."""
     widths: set[int] = set()
-    spans = records(window, "csv", width + 1, start, OpenQuotes(window, width + 1, marks))
+    spans = records(window, OpenQuotes(window, width + 1, marks), start)
     for number, span in enumerate(spans):
         found = fields(window.cut(span.offset, span.bytes), marks)
         widths.add(0 if found is None else len(found))

@@ -9,19 +9,20 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from peers.predict.column_metadata import AS_JSON, GUESSED, READER, YES, is_json
 from peers.predict.errors import InputError
-from peers.predict.inputs.json_columns import AS_JSON, is_json, json_text
+from peers.predict.inputs.json_columns import json_text
 from peers.predict.inputs.text_documents import JsonBlock, json_blocks, layout_of
 from peers.predict.inputs.text_window import Window
 from peers.predict.inputs.typed_values import from_values
+from peers.predict.texts import shortened
 
 _INT64: Final = (-(1 << 63), (1 << 63) - 1)
 _UINT64_MAX: Final = (1 << 64) - 1
 _EXACT: Final = 1 << 53
 _SHOWN: Final = 100
-_GUESSED: Final = {b"peers.guessed": b"1"}
 _SAID: Final[dict[type, str]] = {
-    bool: "truth value", int: "number", float: "number", str: "text", list: "list", dict: "object",
+    bool: "boolean", int: "number", float: "number", str: "text", list: "list", dict: "object",
 }  # fmt: skip
 _SPLIT: Final = frozenset({"columns", "data"})
 
@@ -85,10 +86,10 @@ class JsonFile:
             column.field(name, is_id=name == self._id_column)
             for name, column in self._columns.items()
         ]
-        return pa.schema(listed, {b"peers.reader": b"json"})
+        return pa.schema(listed, {READER: b"json"})
 
     def is_as_drafted(self) -> bool:
-        """Whether the types that the first block had are those of the whole file."""
+        """Return whether the types that the first block had are those of the whole file."""
         return self._draft is not None and self._draft.equals(self.schema(), check_metadata=True)
 
     def notes(self) -> dict[str, str]:
@@ -140,7 +141,7 @@ class _Column:
         kind = self._kind(is_id=is_id)
         if kind is None:
             return pa.field(name, pa.string(), metadata=AS_JSON)
-        return pa.field(name, kind, metadata=None if self._sorts() else _GUESSED)
+        return pa.field(name, kind, metadata=None if self._sorts() else {GUESSED: YES})
 
     def note(self, name: str) -> str | None:
         """Return the sentence about its type, if it needs one."""
@@ -172,14 +173,14 @@ class _Column:
         return (
             f"JSON, because {few:,} of {few + by_name[most]:,} values "
             f"{'is' if few == 1 else 'are'} no {most}; the first is row {row}: "
-            f"{repr(value)[:_SHOWN]}"
+            f"{shortened(repr(value), _SHOWN)}"
         )
 
     def _sorts(self) -> set[type]:
         return {sort for sort, count in self._counts.items() if count} - {type(None)}
 
     def _kind(self, *, is_id: bool) -> pa.DataType | None:
-        """The type; None: none but JSON's own."""
+        """Return the type; None: none but JSON's own."""
         sorts = self._sorts()
         if is_id and sorts and not (sorts == {int} and self._whole() is not None):
             return pa.float64() if sorts == {float} else pa.string()

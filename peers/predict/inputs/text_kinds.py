@@ -56,7 +56,7 @@ class Witnesses:
 
     What pandas infers depends on the sorts of values that there are, and on which sort comes first:
     the first one of each sort says it all. Once there is a text that is neither a number nor a
-    truth value, nothing that follows changes the type.
+    boolean, nothing that follows changes the type.
     """
 
     def __init__(self, reader: PandasReader) -> None:
@@ -100,7 +100,7 @@ class Witnesses:
         return False
 
     def _has_doubts(self, doubles: pa.Array) -> bool:
-        """Whether the texts of these doubles may be of sorts that the doubles do not show.
+        """Return whether the texts of these doubles may be of sorts that the doubles do not show.
 
         When a column has numbers beyond an int64, pandas passes over what follows a minus sign; so
         3 beside -0.5 makes texts of it, and 3.5 doubles.

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from peers.predict.inputs.text_blocks import Block
 from peers.predict.inputs.text_options import TextOptions
 from peers.predict.inputs.text_pandas import TEXT, PandasReader
+from peers.predict.texts import shortened
 
 _TRUTHS: Final = ["True", "TRUE", "true", "False", "FALSE", "false"]
 _FEW: Final = 0.1
@@ -81,7 +82,7 @@ class Misfits:
         row, value = count.first
         return (
             f"text, because {others:,} of {values:,} values {'is' if others == 1 else 'are'} no "
-            f"{of}; the first is row {row}: {value[:_SHOWN]!r}; "
+            f"{of}; the first is row {row}: {shortened(value, _SHOWN)!r}; "
             f"--types {name}={of} makes such rows dead letters"
         )
 

@@ -36,7 +36,7 @@ class PandasReader:
         self._own_gaps[column] = gaps
 
     def shows_missing(self, column: int) -> bool:
-        """Whether a field that a record lacks becomes a gap."""
+        """Return whether a field that a record lacks becomes a gap."""
         return "" in self._own_gaps.get(column, self.options.gaps)
 
     def names(self, header: bytes) -> list[str]:

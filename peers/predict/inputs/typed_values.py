@@ -13,9 +13,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from peers.predict.inputs.json_columns import is_json, json_text
+from peers.predict.column_metadata import is_json
+from peers.predict.inputs.json_columns import json_text
 from peers.predict.inputs.text_options import TextOptions
 from peers.predict.inputs.text_pandas import PandasReader
+from peers.predict.texts import shortened
 
 _SHOWN: Final = 100
 """Characters of a value in a reason."""
@@ -82,9 +84,7 @@ def from_values(values: Sequence[Any], field: pa.Field) -> Converted:
 
 def misfit(field: pa.Field, value: Any) -> str:
     """Return the sentence about a value that its column cannot hold."""
-    shown = repr(value)
-    if len(shown) > _SHOWN:
-        shown = f"{shown[:_SHOWN]}…"
+    shown = shortened(repr(value), _SHOWN)
     return f"the column {field.name!r} holds {shown}, which is no {said(field)}"
 
 
@@ -98,7 +98,7 @@ def said(field: pa.Field) -> str:
     if pa.types.is_floating(kind):
         return "number"
     if pa.types.is_boolean(kind):
-        return "truth value"
+        return "boolean"
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return "text"
     return str(kind)
@@ -210,7 +210,7 @@ def _one_value(value: Any, field: pa.Field, reader: PandasReader) -> Any:
             raise ValueError
         return values.cast(kind)[0].as_py()
     if isinstance(value, bool) != pa.types.is_boolean(kind) or isinstance(value, list | dict):
-        raise TypeError  # a number is no truth value: 0 and 1 may be followed by 2
+        raise TypeError  # a number is no boolean: 0 and 1 may be followed by 2
     if isinstance(value, int) and pa.types.is_floating(kind):
         return float(value)
     return pa.scalar(value).cast(kind).as_py()

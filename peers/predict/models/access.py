@@ -30,13 +30,15 @@ _REMEDY: Final = (
     "--header-file for lines of 'Name: value'."
 )
 _HIDDEN: Final = "***"
+_SHORTEST_SECRET: Final = 4
+"""Characters."""
 
 
 def access_of(
     headers: Sequence[str], header_file: str | None, token_file: str | None, token_env: str | None,
     token_credential: str | None,
 ) -> Access:  # fmt: skip
-    """What a command line says. Raises ModelError for a secret on it, and for two tokens."""
+    """Return what a command line says. Raises ModelError for a secret on it, and for two tokens."""
     secrets: list[Secret] = []
     if token_file is not None:
         secrets.append(Secret("file", _absolute(token_file), "token"))
@@ -96,21 +98,25 @@ class Credentials:
         self._headers: dict[str, str] | None = None
 
     def headers(self) -> dict[str, str]:
-        """The headers that have them. Raises ModelError, which says what cannot be read."""
+        """Return the headers with the secrets. Raises ModelError that says what cannot be read."""
         if self._headers is None:
             self._headers = dict(header for one in self._secrets for header in _read(one))
         return self._headers
 
     def reread(self) -> bool:
-        """Read them again; whether they are others now."""
+        """Read the secrets again; return whether they have changed."""
         before, self._headers = self._headers, None
         return self.headers() != before
 
     def hidden(self, text: str) -> str:
-        """The text without them: an endpoint may repeat what it was sent."""
+        """Return the text without the secrets: an endpoint may repeat what it was sent.
+
+        What is as short as a tenant's number is no secret, and stands in every other message.
+        """
         for value in (self._headers or {}).values():
             for part in {value, *value.split()[1:]}:
-                text = text.replace(part, _HIDDEN)
+                if len(part) >= _SHORTEST_SECRET:
+                    text = text.replace(part, _HIDDEN)
         return text
 
 

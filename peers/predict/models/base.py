@@ -27,31 +27,18 @@ class Model(Protocol):
         """What the model says of its columns."""
 
     def predict(self, table: pa.Table) -> Predictions:
-        """One prediction for each row.
+        """Return one prediction for each row.
 
         Raises RowError or whatever the model does where a row is unfit, and ModelError where the
         number of results is not that of the rows.
         """
 
     async def predict_async(self, table: pa.Table) -> Predictions:
-        """The same for models that are asynchronous."""
-
-
-def counted(predictions: Predictions, rows: int, name: str) -> Predictions:
-    """These predictions, if there is one for each row; else ModelError."""
-    shape = getattr(predictions, "shape", None)
-    count = len(predictions) if shape != () else None  # a numpy scalar in an array has no length
-    if count == rows:
-        return predictions
-    returned = "one value" if count is None else f"{count} result{'' if count == 1 else 's'}"
-    raise ModelError(
-        f"{name} returned {returned} for {rows} row{'' if rows == 1 else 's'}",
-        "It must return exactly one result for each row, in the order of the rows.",
-    )
+        """Return the same, for models that are asynchronous."""
 
 
 def threads() -> int:
-    """How many threads a model may use: OMP_NUM_THREADS, else 1; the workers share the cores."""
+    """Return how many threads a model may use: OMP_NUM_THREADS, or 1: workers share the cores."""
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2": nested levels
     return int(first) if first.isdecimal() and int(first) > 0 else 1
 

@@ -16,17 +16,17 @@ _XGBOOST: Final[dict[str, Kind]] = {
 
 
 def is_known(model: Any) -> bool:
-    """Whether it is LightGBM's or XGBoost's: an estimator, or a booster alone."""
+    """Return whether the model is LightGBM's or XGBoost's: an estimator, or a booster alone."""
     return library_of(model) in {"lightgbm", "xgboost"}
 
 
 def library_of(model: Any) -> str:
-    """The package that the model's class is of."""
+    """Return the package that the model's class is of."""
     return type(model).__module__.partition(".")[0]
 
 
 def names_of(model: Any) -> list[str] | None:
-    """The names it was fitted with; None if it had none. LightGBM's have _ instead of blanks."""
+    """Return the names it was fitted with, or None. LightGBM's have _ instead of blanks."""
     if library_of(model) == "lightgbm":
         names = _lightgbm(model).feature_name()
         return None if names == [f"Column_{place}" for place in range(len(names))] else names
@@ -35,14 +35,14 @@ def names_of(model: Any) -> list[str] | None:
 
 
 def count_of(model: Any) -> int:
-    """How many features it takes."""
+    """Return how many features it takes."""
     if library_of(model) == "lightgbm":
         return int(_lightgbm(model).num_feature())
     return int(_xgboost(model).num_features())
 
 
 def features_of(model: Any, count: int) -> list[Feature]:
-    """Numbers, and categories as the model knows them; gaps are values like others to both."""
+    """Return numbers, and categories as the model knows them; gaps are values to both."""
     known = _known_categories(model, count)
     numbers = _numbers(model, count)
     return [
@@ -80,7 +80,7 @@ def _known_categories(model: Any, count: int) -> dict[int, tuple[Any, ...]]:
 
 
 def _categorical_places(booster: Any) -> list[int]:
-    """Where the categories are, as the model's text says it: [categorical_feature: 1,4]."""
+    """Return where the categories are, as the model's text says it: [categorical_feature: 1,4]."""
     text: str = booster.model_to_string(num_iteration=1)
     for line in text.splitlines():
         if line.startswith("[categorical_feature: "):

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Whether its values are numbers that fit into an array of doubles."""
+    """Return whether its values are numbers that fit into an array of doubles."""
     checks = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
     return any(check(kind) for check in checks)
 
 
 def matrix(table: pa.Table, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
-    """The table as an array of shape (rows, columns), row by row in memory; nulls become NaN.
+    """Return the table as an array of shape (rows, columns), row by row; nulls become NaN.
 
     Without `dtype` its type is the smallest that holds those of all columns. Raises RowError where
     a value doesn't fit.
@@ -39,7 +39,7 @@ def matrix(table: pa.Table, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
 
 
 def exact(column: pa.ChunkedArray, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A column as an array of whole numbers, booleans or texts. RowError for what doesn't fit."""
+    """Return a column as whole numbers, booleans or texts. Raises RowError for what doesn't fit."""
     if column.null_count:
         raise RowError(f"A value is missing, and the model takes {dtype.name}, which has no NaN")
     if dtype.kind == "O":
@@ -60,7 +60,7 @@ def _narrowed(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _plain(table: pa.Table) -> pa.Table:
-    """The table with numbers only that a tensor can hold."""
+    """Return the table with numbers only that a tensor can hold."""
     for place, field in enumerate(table.schema):
         if pa.types.is_boolean(field.type):
             table = table.set_column(place, field.name, table.column(place).cast(pa.uint8()))

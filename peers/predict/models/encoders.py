@@ -17,7 +17,7 @@ _KINDS: Final[dict[str, Kind]] = {
 
 
 def encoded(encoder: Any, values: Any) -> Feature:
-    """A column of an encoder: the kind of its categories, and whether a gap is one of them."""
+    """Return an encoder's column: the kind of its categories, and whether a gap is one of them."""
     listed = np.asarray(values).tolist()
     known = [one for one in listed if one is not None and not is_nan(one)]
     has_nan, has_none = any(map(is_nan, listed)), None in listed
@@ -32,7 +32,7 @@ def encoded(encoder: Any, values: Any) -> Feature:
 
 
 def histogram(model: Any, count: int) -> list[Feature]:
-    """HistGradientBoosting: numbers, and categories as its own encoder knows them."""
+    """Return HistGradientBoosting's: numbers, and categories as its own encoder knows them."""
     mask = [bool(one) for one in model.is_categorical_]
     parts = getattr(getattr(model, "_preprocessor", None), "named_transformers_", {})
     known = iter(getattr(parts.get("encoder"), "categories_", ()))
@@ -64,5 +64,5 @@ def _kind_of(values: Any, known: Sequence[Any]) -> Kind:
 
 
 def is_nan(value: Any) -> bool:
-    """Whether it is the number that stands for a missing value."""
+    """Return whether it is the number that stands for a missing value."""
     return isinstance(value, float) and value != value

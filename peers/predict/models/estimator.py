@@ -15,6 +15,7 @@ from peers.predict.errors import ModelError
 from peers.predict.models.base import Predictions, needed, threads
 from peers.predict.models.fitted import signature_of
 from peers.predict.models.frames import argument
+from peers.predict.models.modules import see_current_directory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,7 +47,7 @@ class EstimatorModel:
             _bound_threads(part)
 
     def predict(self, table: pa.Table) -> Predictions:
-        """What the method returns for the rows; `results` says which columns that is."""
+        """Return what the method returns for the rows; `results` says which columns that is."""
         result = self._method(self.argument(table))
         if isinstance(result, list) and all(isinstance(one, np.ndarray) for one in result):
             result = tuple(result)  # one array for each output
@@ -56,11 +57,11 @@ class EstimatorModel:
         return results.predictions_of(result, table.num_rows, self._name)
 
     async def predict_async(self, table: pa.Table) -> Predictions:
-        """An estimator computes, and never waits."""
+        """Return the same: an estimator computes, and never waits."""
         return self.predict(table)
 
     def argument(self, table: pa.Table) -> Any:
-        """What the method gets for these rows."""
+        """Return what the method gets for these rows."""
         return argument(table, self.signature)
 
 
@@ -68,6 +69,7 @@ def _load(path: Path) -> Any:
     with needed("scikit-learn", f"The model {path.name}"):
         import joblib
         import sklearn as _  # noqa: F401
+    see_current_directory()  # a pipeline may hold functions of a module beside it
     try:
         # from an open file: parts in other files, which no digest covers, are refused
         with path.open("rb") as stream, warnings.catch_warnings(record=True) as seen:
@@ -76,11 +78,22 @@ def _load(path: Path) -> Any:
     except Exception as error:
         raise ModelError(
             f"The model {path} cannot be loaded: {type(error).__name__}: {error}",
-            "It must be what joblib.dump wrote, and what it is made of must be installed here.",
+            _hint(error),
         ) from error
     for text in sorted({str(warning.message) for warning in seen}):
         _log.warning("loading %s: %s", path, text)
     return loaded
+
+
+def _hint(error: Exception) -> str:
+    if isinstance(error, AttributeError) and "main__'" in str(error):
+        return (
+            "It was defined in the notebook or script that wrote the model, which holds only its "
+            "name. Move it to a module, import it from there, and write the model again."
+        )
+    if isinstance(error, ModuleNotFoundError):
+        return f"The module is looked for in {Path.cwd()}, and among what is installed."
+    return "It must be what joblib.dump wrote, and what it is made of must be installed here."
 
 
 def _method(estimator: Any, method: str, name: str) -> Any:
@@ -98,7 +111,7 @@ def _method(estimator: Any, method: str, name: str) -> Any:
 
 
 def _parts(value: Any, seen: set[int]) -> Iterator[Any]:
-    """The estimators in an estimator, fitted ones too, which get_params(deep=True) leaves out."""
+    """Yield all estimators in one, fitted ones too, which get_params(deep=True) leaves out."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, np.ndarray):  # such as the trees of gradient boosting

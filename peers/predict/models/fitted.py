@@ -62,13 +62,13 @@ def features_of(estimator: Any, count: int) -> list[Feature]:
 
 
 def wants_texts(estimator: Any) -> bool:
-    """Whether it takes one column of texts as such, not as a table of one column."""
+    """Return whether it takes one column of texts as such, not as a table of one column."""
     first = next(iter(_steps([estimator])), None)
     return first is not None and bool(_tag(first, "string")) and not _tag(first, "two_d_array")
 
 
 def _chain(steps: Sequence[Any], count: int) -> list[_Column]:
-    """What a chain of steps takes, each of which gets what the one before returns."""
+    """Return what a chain of steps takes, each of which gets what the one before returns."""
     found = [_Column(Feature(), passes_values=True, passes_gaps=True)] * count
     for step in _steps(steps):
         if not any(column.passes_values or column.passes_gaps for column in found):
@@ -106,7 +106,7 @@ def _together(columns: Iterable[_Column]) -> _Column:
 
 
 def _steps(steps: Sequence[Any]) -> list[Any]:
-    """The steps of pipelines within pipelines, without what does nothing."""
+    """Return the steps of pipelines within pipelines, without what does nothing."""
     flat: list[Any] = []
     for step in steps:
         inner = next((getattr(step, name) for name in _WRAPPED if _has_model(step, name)), None)
@@ -132,7 +132,7 @@ def _is_identity(step: Any) -> bool:
 
 
 def _step(step: Any, count: int) -> list[_Column]:
-    """What one step takes in each column."""
+    """Return what one step takes in each column."""
     if type(step).__name__ == "ColumnTransformer":
         return _by_column(step, count)
     parts = _members(step)
@@ -153,7 +153,7 @@ def _step(step: Any, count: int) -> list[_Column]:
 
 
 def _members(step: Any) -> list[Any]:
-    """The estimators that get the same rows as the one that holds them."""
+    """Return the estimators that get the same rows as the one that holds them."""
     if type(step).__name__ == "FeatureUnion":
         return [one for _, one in step.transformer_list if not isinstance(one, str)]
     if hasattr(step, "calibrated_classifiers_"):

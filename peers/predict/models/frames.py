@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from peers.predict.column_metadata import ALL, BY_VALUES, NULLS, READER, is_json
 from peers.predict.inputs import plain_rows
 from peers.predict.models.columns import is_number, matrix
 from peers.predict.models.signature import Feature, Signature
 
 if TYPE_CHECKING:
     import pandas as pd
-
-NULLS: Final = b"peers.nulls"
-READER: Final = b"peers.reader"
-_BY_VALUES: Final = (b"json", b"query")
-"""Readers that hand Python's values to pandas, which finds a type for them."""
-TYPE: Final = b"peers.type"
 
 
 def argument(table: pa.Table, signature: Signature) -> Any:
@@ -52,7 +47,7 @@ def argument(table: pa.Table, signature: Signature) -> Any:
 
 
 def _is_other(kind: pa.DataType) -> bool:
-    """Whether values of this type are not numbers, so that an array of them holds objects."""
+    """Return whether an array of this type holds objects, as its values are no numbers."""
     return not (is_number(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind))
 
 
@@ -76,12 +71,11 @@ def frame(table: pa.Table, features: Mapping[str, Feature], names: Sequence[str]
 def _column(
     values: pd.Series[Any], field: pa.Field, feature: Feature | None, reader: bytes
 ) -> pd.Series[Any]:
-    metadata = field.metadata or {}
     if feature is not None and feature.categories is not None:
         return _categorical(values, feature.categories)
-    if metadata.get(TYPE) == b"json":
+    if is_json(field):
         return _objects(values).map(json.loads, na_action="ignore")
-    if isinstance(values.dtype, np.dtype) or reader in _BY_VALUES:
+    if isinstance(values.dtype, np.dtype) or reader in BY_VALUES:
         values = _as_whole_column(values, field, reader)
     if feature is not None and feature.gap is not None:
         return _with_gap(values, feature.gap)
@@ -91,7 +85,7 @@ def _column(
 def _as_whole_column(values: pd.Series[Any], field: pa.Field, reader: bytes) -> pd.Series[Any]:
     has_gaps = NULLS in (field.metadata or {})
     kind = values.dtype.kind
-    if reader in _BY_VALUES and (field.metadata or {}).get(NULLS) == b"all":
+    if reader in BY_VALUES and (field.metadata or {}).get(NULLS) == ALL:
         return _objects(values)
     if reader == b"query" and kind == "M" and _is_pandas_2():
         return values.dt.as_unit("ns")
@@ -121,7 +115,7 @@ def _objects(values: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _with_gap(values: pd.Series[Any], gap: str) -> pd.Series[Any]:
-    """The model's encoder knows None where the reader gives NaN, or the other way round."""
+    """Return the values with the gap that the model's encoder knows: NaN or None."""
     if values.dtype.kind in "iufbmM" or not values.isna().any():
         return values
     if values.dtype != object and gap == "nan":
@@ -131,7 +125,7 @@ def _with_gap(values: pd.Series[Any], gap: str) -> pd.Series[Any]:
 
 
 def _categorical(values: pd.Series[Any], categories: Sequence[Any]) -> pd.Series[Any]:
-    """The model's categories, and behind them those that it does not know, of which it may say so.
+    """Return categories: the model's own, and behind them those that it does not know.
 
     XGBoost raises for them, others take them for gaps.
     """

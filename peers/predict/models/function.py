@@ -43,13 +43,13 @@ class FunctionModel:
         self.signature = Signature(form=_form(name, self._function))
 
     def predict(self, table: pa.Table) -> Predictions:
-        """What it returns, checked to be of the right length."""
+        """Return what the function returns. Raises ModelError for another number of results."""
         if self.asynchronous:
             return asyncio.run(self.predict_async(table))
         return self._checked(self._function(argument(table, self.signature)), table.num_rows)
 
     async def predict_async(self, table: pa.Table) -> Predictions:
-        """The same, awaited."""
+        """Return the same, awaited."""
         result = self._function(argument(table, self.signature))
         if self.asynchronous:
             result = await result
@@ -79,7 +79,7 @@ def _callable(name: str, module: ModuleType, attribute: str) -> Any:
 
 
 def _form(name: str, function: Any) -> Form:
-    """What it asks for by the annotation of its first parameter."""
+    """Return what it asks for by the annotation of its first parameter."""
     plain = function if inspect.isroutine(function) else type(function).__call__
     try:
         hints = get_type_hints(plain)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, assert_never
 
-from peers.predict.errors import EndpointError
+from peers.predict.errors import EndpointError, ModelError
 from peers.predict.models.base import Predictions, needed
 from peers.predict.models.protocol_mlflow import MlflowProtocol
 from peers.predict.models.protocol_openai import OpenAIProtocol
@@ -43,18 +43,22 @@ class HttpModel:
         return self._protocol.signature()
 
     def predict(self, table: pa.Table) -> Predictions:
-        """The same outside of event loops."""
+        """Return the same, outside of event loops."""
         return asyncio.run(self.predict_async(table))
 
     async def predict_async(self, table: pa.Table) -> Predictions:
-        """What the endpoint answers for the rows; of OpenAI's protocol, for a single one.
+        """Return what the endpoint answers for the rows; of OpenAI's protocol, for a single one.
 
         Raises what Transport.post raises, and RowError for values that cannot be sent.
         """
         await self._protocol.ask_for_inputs(self._transport.get)
         request = self._protocol.request(table)
-        answer = await self._transport.post(request.url, request.body)
-        return self._protocol.predictions(answer, table)
+        try:
+            answer = await self._transport.post(request.url, request.body)
+            return self._protocol.predictions(answer, table)
+        except ModelError:
+            self._protocol.forget_inputs()  # another version may have been deployed meanwhile
+            raise
 
     async def _ask_soon(self) -> None:
         try:

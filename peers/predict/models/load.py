@@ -19,7 +19,7 @@ from peers.predict.spec import ModelRef
 
 
 def load(ref: ModelRef, trust: Trust) -> Model:
-    """The model, ready to predict.
+    """Load a model, so that it is ready to predict.
 
     Raises ModelError if it is code and not trusted, is no longer what was planned, or cannot be
     loaded.

@@ -21,7 +21,7 @@ def find_source(module: str) -> Path:
 
     Raises ModelError if there is no such module, or it has no file.
     """
-    _see_current_directory()
+    see_current_directory()
     try:
         spec = importlib.util.find_spec(module)
     except Exception as error:
@@ -49,12 +49,12 @@ def import_unchanged(module: str, source: Path) -> ModuleType:
     if _imported.setdefault(module, before) != digests.of_file(source):
         raise ModelError(
             f"{source} has changed after this worker imported it",
-            "Restart the peers, so that they import it anew.",
+            "Restart the peers, so that they import it again.",
         )
     return imported
 
 
-def _see_current_directory() -> None:
+def see_current_directory() -> None:
     """As `python -m` does, and with it each worker of `peers run`; a console script doesn't."""
     current = os.getcwd()  # noqa: PTH109  # sys.path holds texts
     if current not in sys.path and "" not in sys.path:
@@ -63,6 +63,11 @@ def _see_current_directory() -> None:
 
 
 def _not_importable(module: str, error: Exception) -> ModelError:
+    if module.endswith(".py"):
+        return ModelError(
+            f"{module} is the name of a file, not of a module",
+            "Write it as Python imports it from here, such as shop.models:score.",
+        )
     return ModelError(
         f"The module {module} cannot be imported: {type(error).__name__}: {error}",
         f"It is looked for in {Path.cwd()}, and among what is installed.",

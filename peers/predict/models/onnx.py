@@ -9,8 +9,8 @@ import numpy as np
 
 from peers.predict import results
 from peers.predict.errors import ModelError
-from peers.predict.models import columns as pick
-from peers.predict.models.base import Predictions, counted, needed, threads
+from peers.predict.models.base import Predictions, needed, threads
+from peers.predict.models.columns import matrix
 from peers.predict.models.signature import Feature, Kind, Signature
 
 if TYPE_CHECKING:
@@ -59,25 +59,25 @@ class OnnxModel:
         self._output = self._choose([output.name for output in self._session.get_outputs()], method)
 
     def predict(self, table: pa.Table) -> Predictions:
-        """The output's rows; maps (such as of probabilities by class) become dicts."""
+        """Return the output's rows; maps (such as of probabilities by class) become dicts."""
         (result,) = self._session.run([self._output], self._feed(table))
         if not isinstance(result, (list, np.ndarray)):
             raise ModelError(f"The output {self._output} of {self._name} is no list or tensor")
         if isinstance(result, list):  # of maps, whose keys may be numbers of classes
             result = [results.named_by_class(one) for one in result]
-        return counted(result, table.num_rows, f"{self._name} ({self._output})")
+        return results.counted(result, table.num_rows, f"{self._name} ({self._output})")
 
     async def predict_async(self, table: pa.Table) -> Predictions:
-        """A session computes, and never waits."""
+        """Return the same: a session computes, and never waits."""
         return self.predict(table)
 
     def _feed(self, table: pa.Table) -> dict[str, Any]:
         if self._stacked:
             (only,) = self._inputs
-            return {only.name: pick.matrix(table, _TYPES[only.type])}
+            return {only.name: matrix(table, _TYPES[only.type])}
         feed = {}
         for one in self._inputs:
-            column = pick.matrix(table.select([one.name]), _TYPES[one.type])
+            column = matrix(table.select([one.name]), _TYPES[one.type])
             feed[one.name] = column if len(one.shape) == _MATRIX else column[:, 0]
         return feed
 

@@ -30,7 +30,7 @@ class Absences:
         self._noted_at = float("-inf")
 
     def pause(self, asked_at: float) -> float:
-        """For how long to leave it alone after a call that was made at this time, in vain.
+        """Return for how long to leave it alone after a call that was made at this time, in vain.
 
         Calls that were made together count once.
         """
@@ -40,7 +40,7 @@ class Absences:
         return float(min(_FIRST_PAUSE * 2.0 ** (self._count - 1), _LONGEST_PAUSE))
 
     def over(self) -> None:
-        """It has answered."""
+        """Start to count again: the endpoint has answered."""
         self._count = 0
 
 

@@ -22,11 +22,11 @@ class MlflowProtocol(SimpleProtocol):
     """A data frame out, predictions back."""
 
     def request(self, table: pa.Table) -> Request:
-        """The names of the columns once, and a list of values for each row."""
+        """Return the names of the columns once, and a list of values for each row."""
         data = [list(row.values()) for row in rows_of(table)]
         split = {"columns": table.column_names, "data": data}
         return Request(self.url, encoded({"dataframe_split": split}))
 
     def predictions(self, answer: Answer, table: pa.Table) -> Predictions:
-        """The list of predictions."""
+        """Return the list of predictions."""
         return listed_predictions(answer, table.num_rows, self.url, sent="dataframe_split")

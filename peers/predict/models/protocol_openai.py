@@ -32,14 +32,14 @@ class OpenAIProtocol(SimpleProtocol):
     """One request for each row."""
 
     def signature(self) -> Signature:
-        """The columns of a batch file; `method` need not be there."""
+        """Return the columns of a batch file; `method` need not be there."""
         return Signature(
             tuple(Feature(name) for name in _NEEDED),
             optional=(Feature("method", takes_gaps=True),),
         )
 
     def request(self, table: pa.Table) -> Request:
-        """The only row's. Raises RowError unless it is a POST to a path of a JSON object."""
+        """Return the only row's. Raises RowError unless it POSTs a JSON object to a path."""
         row = _only(table)
         path, body = row["url"], row["body"]
         if str(row.get("method") or "POST").upper() != "POST":
@@ -59,7 +59,7 @@ class OpenAIProtocol(SimpleProtocol):
         return Request(base + path, encoded(body))
 
     def predictions(self, answer: Answer, table: pa.Table) -> Predictions:
-        """The line of the output file."""
+        """Return the line of the output file."""
         custom_id = _only(table)["custom_id"]
         digest = hashlib.blake2b(str(custom_id).encode(), digest_size=_ID_BYTES).hexdigest()
         line = {

@@ -22,9 +22,9 @@ class V1Protocol(SimpleProtocol):
     """Instances out, predictions back."""
 
     def request(self, table: pa.Table) -> Request:
-        """All rows as objects."""
+        """Return all rows as objects."""
         return Request(self.url, encoded({"instances": rows_of(table)}))
 
     def predictions(self, answer: Answer, table: pa.Table) -> Predictions:
-        """The list of predictions."""
+        """Return the list of predictions."""
         return listed_predictions(answer, table.num_rows, self.url, sent="instances")

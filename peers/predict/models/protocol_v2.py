@@ -42,7 +42,7 @@ class V2Protocol:
         self._inputs: list[Tensor] | None = None
 
     async def ask_for_inputs(self, get: Get) -> None:
-        """The model's metadata. A server that has none is told the types of the columns."""
+        """Ask for the model's metadata. A server that has none is told the types of the columns."""
         if self._inputs is not None:
             return
         try:
@@ -57,8 +57,12 @@ class V2Protocol:
         declared = answer.json.get("inputs") if isinstance(answer.json, dict) else None
         self._inputs = [Tensor.read(each, self._model_url) for each in declared or []]
 
+    def forget_inputs(self) -> None:
+        """Ask for the metadata again the next time."""
+        self._inputs = None
+
     def signature(self) -> Signature:
-        """The inputs that the metadata name, or as many numbers as the only one has."""
+        """Return the inputs that the metadata name, or as many numbers as the only one has."""
         only = self._matrix_input()
         if only is not None:
             one, width = _feature(only, None), only.shape[1]
@@ -67,7 +71,7 @@ class V2Protocol:
         return Signature(tuple(_feature(one, one.name) for one in inputs) or None)
 
     def request(self, table: pa.Table) -> Request:
-        """All rows as tensors."""
+        """Return all rows as tensors."""
         inputs: list[dict[str, Any]]
         only, declared = self._matrix_input(), {one.name: one for one in self._inputs or []}
         kinds = {datatype_of(field.type) for field in table.schema}
@@ -86,7 +90,7 @@ class V2Protocol:
         return Request(self._model_url + _INFER, encoded({"inputs": inputs, **wanted}))
 
     def predictions(self, answer: Answer, table: pa.Table) -> Predictions:
-        """The output's rows; of several outputs a dict for each row."""
+        """Return the output's rows; of several outputs a dict for each row."""
         outputs = answer.json.get("outputs") if isinstance(answer.json, dict) else None
         if not isinstance(outputs, list) or not outputs:
             raise ModelError(
@@ -113,7 +117,7 @@ class V2Protocol:
         return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
 
     def _matrix_input(self) -> Tensor | None:
-        """The only input, if it takes all columns as a matrix."""
+        """Return the only input, if it takes all columns as a matrix."""
         if self._inputs is None or len(self._inputs) != 1:
             return None
         [only] = self._inputs

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 from peers.predict.errors import ModelError, RowError
-from peers.predict.models.base import Predictions, counted
+from peers.predict.models.base import Predictions
 from peers.predict.models.signature import Signature
+from peers.predict.results import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,16 +36,19 @@ class WireProtocol(Protocol):
     """How rows are put to an endpoint, and how it answers."""
 
     def signature(self) -> Signature:
-        """What the model takes, as far as the protocol or the endpoint says."""
+        """Return what the model takes, as far as the protocol or the endpoint says."""
 
     async def ask_for_inputs(self, get: Get) -> None:
         """Learn from the endpoint what it takes, if the protocol has a way and it is not known."""
 
+    def forget_inputs(self) -> None:
+        """Ask again the next time."""
+
     def request(self, table: pa.Table) -> Request:
-        """The request for these rows. Raises RowError for values that cannot be sent."""
+        """Return the request for these rows. Raises RowError for values that cannot be sent."""
 
     def predictions(self, answer: Answer, table: pa.Table) -> Predictions:
-        """One for each row, an exception for one that has none. Raises ModelError."""
+        """Return one for each row, an exception for one that has none. Raises ModelError."""
 
 
 class SimpleProtocol:
@@ -54,12 +58,15 @@ class SimpleProtocol:
         self.url = url
 
     def signature(self) -> Signature:
-        """Whatever columns there are."""
+        """Return that it takes whatever columns there are."""
         return Signature()
 
     async def ask_for_inputs(self, get: Get) -> None:
-        """There is no way to ask."""
+        """Do nothing: there is no way to ask."""
         del get
+
+    def forget_inputs(self) -> None:
+        """Do nothing: there is nothing to forget."""
 
 
 def protocol_of(url: str) -> EndpointProtocol:
@@ -71,7 +78,7 @@ def protocol_of(url: str) -> EndpointProtocol:
 
 
 def listed_predictions(answer: Answer, rows: int, url: str, *, sent: str) -> Predictions:
-    """The list `predictions` of an answer; {"error": …} in it stands for a row that has none."""
+    """Return the list `predictions` of an answer; {"error": …} in it is a row without one."""
     body = answer.json
     if not isinstance(body, dict) or "predictions" not in body:
         raise ModelError(

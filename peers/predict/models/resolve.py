@@ -33,7 +33,7 @@ def resolve(
     text: str, method: str | None, protocol: EndpointProtocol | None = None,
     access: Access = NO_ACCESS,
 ) -> ModelRef:  # fmt: skip
-    """The reference of the model that `text` names, by its form; nothing is loaded.
+    """Return the reference of the model that `text` names, by its form; nothing is loaded.
 
     `method` is a method of the estimator, or an output of an ONNX model or an endpoint of version
     2. Raises ModelError for an unknown form, for what is not there or unreadable, and for a method,
@@ -95,7 +95,8 @@ def _checked_url(url: str) -> str:
         parts = urlsplit(url)
         complete = bool(parts.hostname) and (parts.port or 1) > 0  # a bad port raises here
     except ValueError as error:
-        raise ModelError(f"{url} is not a URL: {error}") from None
+        shown = f"https://***@{url.rpartition('@')[2]}" if "@" in url else url
+        raise ModelError(f"{shown} is not a URL: {error}") from None
     if not complete:
         raise ModelError(f"{url} is not a URL: it names no host")
     if parts.username is not None or parts.password is not None:

@@ -41,7 +41,7 @@ class Tensor(NamedTuple):
 
     @classmethod
     def read(cls, fields: Any, url: str) -> Tensor:
-        """The tensor of an object of the metadata. Raises ModelError."""
+        """Return the tensor of an object of the metadata. Raises ModelError."""
         try:
             shape = tuple(int(size) for size in fields["shape"])
             found = cls(str(fields["name"]), str(fields["datatype"]).upper(), shape)
@@ -53,14 +53,14 @@ class Tensor(NamedTuple):
 
 
 def datatype_of(type_: pa.DataType) -> str:
-    """The datatype for a column when the model has not said what it takes."""
+    """Return the datatype for a column when the model has not said what it takes."""
     return next((name for fits, name in _ARROW if fits(type_)), BYTES)
 
 
 def column_input(
     name: str, column: pa.ChunkedArray, datatype: str, *, wide: bool
 ) -> dict[str, Any]:
-    """A column as a tensor of shape [rows], or [rows, 1] if `wide`. Raises RowError."""
+    """Return a column as a tensor of shape [rows], or [rows, 1] if `wide`. Raises RowError."""
     data = [element(value, datatype, name) for value in column.to_pylist()]
     made: dict[str, Any] = {
         "name": name, "shape": [len(data), 1] if wide else [len(data)], "datatype": datatype,
@@ -72,7 +72,7 @@ def column_input(
 
 
 def matrix_input(name: str, table: pa.Table, datatype: str) -> dict[str, Any]:
-    """All columns as one tensor of shape [rows, columns], row by row. Raises RowError."""
+    """Return all columns as one tensor of shape [rows, columns], row by row. Raises RowError."""
     columns = [
         [element(value, datatype, column_name) for value in column.to_pylist()]
         for column_name, column in zip(table.column_names, table.columns, strict=True)
@@ -83,7 +83,7 @@ def matrix_input(name: str, table: pa.Table, datatype: str) -> dict[str, Any]:
 
 
 def element(value: Any, datatype: str, name: str) -> Any:
-    """A value as an element of a tensor. Raises RowError for one that does not fit."""
+    """Return a value as an element of a tensor. Raises RowError for one that does not fit."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise RowError(f"the column {name!r} has no value, and a tensor has no place for that")
     if datatype == BYTES:
@@ -120,7 +120,7 @@ def _whole(value: Any) -> int:
 
 
 def output_rows(output: Any, rows: int, url: str) -> list[Any] | NDArray[Any]:
-    """A tensor of an answer by rows: values for [rows] and [rows, 1], else lists. ModelError."""
+    """Return an answer's tensor by rows: values for [rows] and [rows, 1], or lists. ModelError."""
     try:
         name, datatype = str(output["name"]), str(output["datatype"]).upper()
         shape, data = [int(size) for size in output["shape"]], output["data"]
@@ -147,7 +147,7 @@ def output_rows(output: Any, rows: int, url: str) -> list[Any] | NDArray[Any]:
 
 
 def _checked(values: list[Any], dtype: np.dtype[Any]) -> list[Any]:
-    """The values, none of which becomes another in an array of this type. Raises ValueError."""
+    """Return the values. Raises ValueError if an array of this type would alter one."""
     if dtype.kind in "iub":
         wrong = [one for one in values if not isinstance(one, int) or one != dtype.type(one)]
         if wrong:

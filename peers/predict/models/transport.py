@@ -78,11 +78,11 @@ class Transport:
         self._rows_fault = rows_fault
 
     async def get(self, url: str) -> Answer:
-        """What a GET answers. Raises what `post` raises."""
+        """Return what a GET answers. Raises what `post` raises."""
         return await self._answer("GET", url, None)
 
     async def post(self, url: str, body: bytes) -> Answer:
-        """What a POST of this JSON answers.
+        """Return what a POST of this JSON answers.
 
         Raises Busy for 429, and for 503 that says when to return; Away when it cannot be reached
         (502, 503, 504 too); RowError when it refuses the rows, or so many (400, 413, 422);
@@ -103,7 +103,7 @@ class Transport:
             raise ModelError(f"{url} answered something that is no JSON: {text}") from error
 
     async def _send(self, method: str, url: str, body: bytes | None) -> httpx.Response:
-        """The answer; after a redirection, that of the place where it leads."""
+        """Return the answer; after a redirection, that of the place where it leads."""
         place = url
         for _ in range(_MOST_REDIRECTS):
             response = await self._send_to(method, place, body)
@@ -156,7 +156,7 @@ class Transport:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds that Retry-After asks for; None without it.
+    """Return the seconds that Retry-After asks for; None without it.
 
     A date counts from the answer's own Date: host clocks drift.
     """
@@ -177,7 +177,7 @@ def origin(url: str) -> tuple[str, str | None, int | None]:
 
 
 def _client() -> httpx.AsyncClient:
-    """One for each event loop, so that connections are kept."""
+    """Return the client of this event loop, so that connections are kept."""
     import httpx
 
     loop = asyncio.get_running_loop()

@@ -18,6 +18,7 @@ from typing import Final
 import pyarrow as pa
 
 from peers.predict.errors import OutputConflict, OutputError
+from peers.predict.outputs.durable import discard, storage_failed
 from peers.predict.outputs.widening import common_type
 from peers.predict.results import PREDICTION
 
@@ -96,11 +97,9 @@ def agree(folder: Path, before: Agreed, wider: OutputType) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror}", "Make room or correct the rights."
-        ) from error
+        raise storage_failed(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        discard(temporary)
     return True
 
 

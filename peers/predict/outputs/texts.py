@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 
-from peers.predict.errors import OutputError
+from peers.predict.outputs.durable import discard, storage_failed
 from peers.predict.outputs.rendering import csv_header, csv_lines, json_lines
 
 Lines = Callable[[pa.Table], Iterator[memoryview]]
@@ -42,7 +42,7 @@ def text_path(folder: Path, number: int, output: Path) -> Path:
 
 
 def write_text(path: Path, output: Path, table: pa.Table) -> dict[str, Any]:
-    """Write the rows' lines, and return by what they are recognized. Raises OutputError.
+    """Write the rows' lines, and return by what they are recognized. Raises StorageFailed.
 
     They need not survive a loss of power: lines that are not what they should be are made anew.
     """
@@ -55,12 +55,9 @@ def write_text(path: Path, output: Path, table: pa.Table) -> dict[str, Any]:
                 size, checksum = size + len(content), zlib.crc32(content, checksum)
         temporary.replace(path)
     except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror or error}",
-            "Make room or correct the rights, and run the command again.",
-        ) from error
+        raise storage_failed(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        discard(temporary)
     return {"bytes": size, "crc32": checksum}
 
 
