@@ -8,15 +8,17 @@ Cases: ten rows and many with a logistic regression of 8 features; a tenth of th
 of 200 trees. Arms, in alternation, each a process tree of its own that starts cold:
 
     pandas   one process: pandas.read_parquet, predict, to_parquet
-    pool     ProcessPoolExecutor with two processes: read a row group, predict, write a part
+    pool     ProcessPoolExecutor with two processes: read a row group, predict, write a part; then
+             join the parts in their order into one file, as peers does
     peers    peers predict --workers 2
     ray      Ray Data with two actors; the time to start Ray is not counted
 
 "cold": seconds from the start of the command to its end. "run": the work alone. Of peers it is what
 the database says, from the first start of a task to the output; of the others from when the models
-are loaded. "cpu": user and system time of all processes of the tree (not of Postgres' or Ray's
-servers). "peak": memory of all processes that began since, servers included. All predictions of
-every round are compared with the model's own.
+are loaded. "parts": of the pool, the same without joining its parts. "cpu": user and system
+time of all processes of the tree (not of Postgres' or Ray's servers). "peak": memory of all
+processes that began since, servers included. All predictions of every round are compared with the
+model's own.
 """
 
 from __future__ import annotations
@@ -70,6 +72,7 @@ class Measured:
     run: float
     cpu: float
     peak: int
+    parts: float
 
 
 def main() -> None:
@@ -187,7 +190,7 @@ def _timed(words: Sequence[object], environment: dict[str, str]) -> Measured:
     said = json.loads(answer.stdout)
     return Measured(
         round(cold - said.get("not_counted", 0.0), 2), round(said["seconds"], 2), round(cpu, 2),
-        footprint.mib,
+        footprint.mib, round(said.get("parts", said["seconds"]), 2),
     )  # fmt: skip
 
 
@@ -205,7 +208,9 @@ def compare(expected: np.ndarray[Any, Any], output: Path) -> None:
 
 def report(figures: dict[str, dict[str, list[Measured]]]) -> None:
     """Medians, ratios to the pool of the same round, and the JSON."""
-    print("case    arm     cold s   run s   cpu s  peak MiB  cold/pool  run/pool  cpu/pool")
+    print(
+        "case    arm     cold s   run s   cpu s  peak MiB  parts s  cold/pool  run/pool  cpu/pool"
+    )
     for case, arms in figures.items():
         for arm, rounds in arms.items():
             middle = [_median([getattr(one, name) for one in rounds]) for name in _COLUMNS]
@@ -214,8 +219,9 @@ def report(figures: dict[str, dict[str, list[Measured]]]) -> None:
                 ratios = "  ".join(
                     f"{_median(_ratios(rounds, arms['pool'], name)):9.2f}" for name in _COLUMNS[:3]
                 )
-            cold, run_, cpu, peak = middle
-            print(f"{case:7} {arm:7} {cold:6.2f}  {run_:6.2f}  {cpu:6.2f}  {peak:8,.0f}  {ratios}")
+            cold, run_, cpu, peak, parts = middle
+            figures_ = f"{cold:6.2f}  {run_:6.2f}  {cpu:6.2f}  {peak:8,.0f}  {parts:7.2f}"
+            print(f"{case:7} {arm:7} {figures_}  {ratios}")
     plain = {
         case: {arm: [[getattr(one, name) for name in _COLUMNS] for one in rounds]
                for arm, rounds in arms.items()}
@@ -224,7 +230,7 @@ def report(figures: dict[str, dict[str, list[Measured]]]) -> None:
     print(json.dumps(plain))
 
 
-_COLUMNS: Final = ("cold", "run", "cpu", "peak")
+_COLUMNS: Final = ("cold", "run", "cpu", "peak", "parts")
 
 
 def _ratios(rounds: list[Measured], others: list[Measured], name: str) -> list[float]:

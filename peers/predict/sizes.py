@@ -42,7 +42,10 @@ _FEWEST_ROWS: Final = 256
 _FEWEST_CHUNKS: Final = 16
 """Of a large input: some for each worker, so that all end at about the same time."""
 _MOST_CHUNKS: Final = 4000
-_MOST_ROWS: Final = 250_000
+_MOST_ROWS: Final = 125_000
+"""Of a large input, so that it takes no more memory than 2 million rows. Larger chunks are no
+faster: 2 million rows of 8 doubles take 0.44 s of CPU time with 125,000 or 250,000.
+"""
 _SMALL: Final = 64
 _MEDIUM: Final = 4096
 _MANY_DEATHS: Final = 64

@@ -40,6 +40,7 @@ def test_a_chunk_is_about_a_second_of_work_within_bounds() -> None:
     assert chunk_rows(10**5, at(10**9, row_bytes=1 << 20), None) == 32
     assert chunk_rows(10**5, at(10), None) == 100
     assert chunk_rows(2_000_000, at(10**7), None) == 125_000
+    assert chunk_rows(20_000_000, at(10**7), None) == 125_000  # no more memory than that
     assert chunk_rows(3000, at(10**7), None) == 2048
     assert chunk_rows(10, at(10**7), None) == 2048
     assert chunk_rows(10**9, at(10**7), None) == 250_000

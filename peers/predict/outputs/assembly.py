@@ -1,8 +1,9 @@
-"""The output, out of the parts and of the rows that stood alone; one part in memory at a time."""
+"""The output, out of the parts and of the rows that stood alone; two parts in memory at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 from peers.predict.errors import OutputConflict
 from peers.predict.outputs.agreed import OutputType, agreed, single_column
 from peers.predict.outputs.durable import discard_unfinished, replaced
+from peers.predict.outputs.encoding import writer_options
 from peers.predict.outputs.fitting import shaped
 from peers.predict.outputs.ownership import RUN_KEY, leave_receipt, refuse_foreign
 from peers.predict.outputs.parts import (
@@ -22,7 +24,6 @@ from peers.predict.outputs.parts import (
     kept_columns,
     kept_schema,
     read_part,
-    with_dictionary,
 )
 from peers.predict.outputs.texts import copy_text, header, is_text, lines, text_path
 from peers.predict.outputs.values import read_values
@@ -147,10 +148,24 @@ class _Whole:
 
 def _write_parquet(whole: _Whole, path: Path) -> None:
     schema = whole.schema.with_metadata({RUN_KEY: whole.manifest.run.encode()})
-    options = {"write_page_checksum": True, "use_dictionary": with_dictionary(schema)}
-    with pq.ParquetWriter(path, schema, **options) as writer:
-        for table in _grouped(whole.table(number) for number in range(whole.manifest.chunks)):
+    with pq.ParquetWriter(path, schema, **writer_options(schema)) as writer:
+        for table in _grouped(_read_ahead(whole)):
             writer.write_table(table.cast(schema), row_group_size=_ROW_GROUP)
+
+
+def _read_ahead(whole: _Whole) -> Iterator[pa.Table]:
+    """Yield the chunks' rows; the next part is read while one is written.
+
+    Both happen in C, and the core of another worker is idle by now.
+    """
+    with ThreadPoolExecutor(1, "read-ahead") as reader:
+        following: Future[pa.Table] | None = None
+        for number in range(whole.manifest.chunks):
+            ready, following = following, reader.submit(whole.table, number)
+            if ready is not None:
+                yield ready.result()
+        if following is not None:
+            yield following.result()
 
 
 def _grouped(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from peers.predict.errors import OutputConflict
 from peers.predict.outputs.durable import replaced
+from peers.predict.outputs.encoding import writer_options
 from peers.predict.outputs.fitting import Asked
 from peers.predict.outputs.texts import is_text, text_path, write_text
 from peers.predict.spec import Chunk, Manifest
@@ -88,12 +89,7 @@ def _write(path: Path, table: pa.Table, note: str, text: dict[str, Any] | None) 
     try:
         with replaced(path) as temporary:
             noted = table.replace_schema_metadata({_NOTE: note, _TEXT: json.dumps(text)})
-            pq.write_table(
-                noted,
-                temporary,
-                write_page_checksum=True,
-                use_dictionary=with_dictionary(noted.schema),
-            )
+            pq.write_table(noted, temporary, **writer_options(noted.schema))
     except pa.ArrowException as error:
         raise OutputConflict(
             f"{path} cannot hold the model's predictions: {error}",
@@ -102,22 +98,13 @@ def _write(path: Path, table: pa.Table, note: str, text: dict[str, Any] | None) 
     return path
 
 
-def with_dictionary(schema: pa.Schema) -> bool | list[str]:
-    """Return the columns that dictionaries make smaller; numbers only take longer to write."""
-    if any(pa.types.is_nested(field.type) for field in schema):
-        return True
-    numbers = (pa.types.is_primitive, pa.types.is_decimal)
-    return [field.name for field in schema if not any(check(field.type) for check in numbers)]
-
-
 def read_part(folder: Path, number: int, columns: list[str] | None = None) -> pa.Table:
     """A chunk's part, or these columns of it. Raises OutputConflict when it is not there."""
     path = part_path(folder, number)
     try:
-        return pq.read_table(
-            path, columns=columns, partitioning=None, use_threads=False,
-            page_checksum_verification=True,
-        )  # fmt: skip
+        # pyarrow.dataset, through which read_table goes, costs as much again
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return file.read(columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise OutputConflict(
             f"the finished part {path} is missing or damaged: {error}",
