@@ -17,19 +17,20 @@ from peers import current_batch, current_task, task
 from tests.peers.ledger import recorded
 
 _LOOK_AGAIN = 0.005
+_SIBLINGS_LOOK_AGAIN = 5 * _LOOK_AGAIN  # forty of them must not keep the loop busy
 _KEPT: list[Any] = []
 
 
-async def _gate(gate: str) -> None:
+async def _gate(gate: str, look_again: float = _LOOK_AGAIN) -> None:
     while not Path(gate).exists():  # noqa: ASYNC110, ASYNC240  # a gate is a file, and quick to ask
-        await asyncio.sleep(_LOOK_AGAIN)
+        await asyncio.sleep(look_again)
 
 
 @task("spoilt.sibling", max_attempts=1)
 async def sibling(gate: str) -> dict[str, Any]:
     """Has a task of its own, uses a thread, and waits."""
     with recorded():
-        await asyncio.create_task(_gate(gate))
+        await asyncio.create_task(_gate(gate, _SIBLINGS_LOOK_AGAIN))
         await asyncio.to_thread(time.sleep, 0)
         return {"token": current_task().token}
 
@@ -43,7 +44,8 @@ def _exit() -> None:
 
 
 def _in_thread(function: Callable[[], object]) -> None:
-    threading.Timer(10 * _LOOK_AGAIN, function).start()
+    # half way between two looks of the siblings, which began together: none of them has the loop
+    threading.Timer(2.5 * _SIBLINGS_LOOK_AGAIN, function).start()
 
 
 def _cancel_all() -> None:

@@ -110,6 +110,12 @@ class PeerProcess:
         self.process.terminate()
         return self.wait()
 
+    def catches(self, number: int) -> bool:
+        """Whether the peer has a handler for this signal by now."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        [mask] = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
+        return bool(int(mask, 16) >> (number - 1) & 1)
+
     def workers(self) -> list[int]:
         """The pids of its living workers."""
         return self._children(b"\0peers.worker\0")

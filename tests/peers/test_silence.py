@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 import socket
 import threading
 import time
@@ -109,7 +110,8 @@ def test_sigterm_ends_a_start_that_waits_for_the_database(stage: Stage, network:
 def test_sigterm_ends_a_start_that_waits_for_the_app(stage: Stage) -> None:
     """An app that takes long to import does not keep a peer from ending, with 0."""
     peer = stage.launch("tests.peers.app_slow")
-    until(peer.fork_servers, "the import")
+    until(peer.fork_servers, "the import")  # which may begin before the peer itself is loaded
+    until(lambda: peer.catches(signal.SIGTERM), "the peer's own handler")
     began = time.monotonic()
     assert peer.terminate() == 0
     assert time.monotonic() - began < HEEDED
