@@ -42,7 +42,6 @@ def predict(connect: Connect, request: Request, how: How) -> Summary:
 
     The same request again does only what is missing. Raises PredictError and its kinds.
     """
-    outputs.refuse_sources(request.output, input=request.input, model=request.model)
     plan = prepare(request, how.peer)
     manifest = plan.manifest
     with connect() as connection:

@@ -6,7 +6,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -81,6 +82,7 @@ def try_out(
     """
     output = request.output.absolute()
     outputs.check_output(output)
+    outputs.refuse_sources(output, input=request.input, model=request.model)
     source = _source(request)
     if source.query is not None:
         make_folder(parts_folder(output))
@@ -95,10 +97,7 @@ def try_out(
         decision = decide(model.signature, survey.schema, _question(request), survey.notes)
         announced(decision)
         run = _run_id(request, output, model.reference, survey.digest)
-        folder = parts_folder(output) / run
-        is_new = not folder.exists()
-        try:
-            make_folder(folder)
+        with _kept_if_submitted(parts_folder(output) / run) as folder:
             found = whole_columns.noted(survey.settle(decision.schema, folder))
             manifest = _planned(request, run, model, found, decision)
             ends = inputs.chunks(found, sample_rows(len(found.schema)))
@@ -106,12 +105,21 @@ def try_out(
             outputs.start_with(folder, tried.output)
             if not manifest.chunks:
                 manifest = _sized(manifest, candidate.measured(manifest), request.batch_size)
-        except BaseException:
-            if is_new:  # nothing was submitted: leave nothing behind
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
     chunks = inputs.chunks(manifest.input, manifest.chunk_rows)
     return Trial(Plan(manifest, chunks), decision, model.signature)
+
+
+@contextmanager
+def _kept_if_submitted(folder: Path) -> Iterator[Path]:
+    """Make the run's folder; a new one goes when the block fails: nothing was submitted."""
+    is_new = not folder.exists()
+    try:
+        make_folder(folder)
+        yield folder
+    except BaseException:
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _before(folder: Path) -> Manifest | None:

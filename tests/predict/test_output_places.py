@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,29 @@ def test_an_output_in_an_input_folder_is_refused(inside: str, tmp_path: Path) ->
         with pytest.raises(OutputError, match="would become part of the input"):
             outputs.refuse_sources(output, input=str(folder), model="module:callable")
     outputs.refuse_sources(tmp_path / "out.parquet", input=str(folder), model="module:callable")
+
+
+@pytest.mark.parametrize(
+    ("place", "output", "is_refused"),
+    [
+        ("data", "data/out.parquet", True),
+        ("data", "data/deep/out.parquet", True),
+        ("data/*.parquet", "data/out.parquet", True),
+        ("*/*.parquet", "data/out.parquet", True),
+        ("data/part-*.parquet", "data/out.parquet", False),
+        ("data", "out.parquet", False),
+        ("data", "data.parquet", False),
+    ],
+)
+def test_an_output_is_no_part_of_its_own_input(
+    place: str, output: str, is_refused: bool, tmp_path: Path
+) -> None:
+    """The next run would read it: the same command must find the same input again."""
+    (tmp_path / "data" / "deep").mkdir(parents=True)
+    (tmp_path / "data" / "part-1.parquet").write_bytes(CONTENT)
+    refusal = pytest.raises(OutputError, match="would become part of the input")
+    with refusal if is_refused else nullcontext():
+        outputs.refuse_sources(tmp_path / output, input=str(tmp_path / place), model="m:f")
 
 
 def test_an_output_among_the_parts_of_a_run_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from peers.predict import inputs
 from peers.predict.errors import InputChanged, InputError
-from peers.predict.spec import Chunk, DataFile, InputRef, parts_folder
+from peers.predict.spec import Chunk, DataFile, InputRef
 from tests.peers.harness import Stage
 from tests.predict.as_pandas import assert_reads_as_pandas
 from tests.predict.planned import planned
@@ -74,33 +74,6 @@ def test_partitions_that_pandas_wrote(tmp_path: Path) -> None:
     )
     written.to_parquet(tmp_path / "data", partition_cols=["kind"])
     assert_reads_as_pandas(tmp_path / "data", 1, pd.read_parquet(tmp_path / "data"))
-
-
-@pytest.mark.parametrize(
-    ("place", "output", "is_refused"),
-    [
-        ("data", "data/out.parquet", True),
-        ("data", "data/deep/out.parquet", True),
-        ("data/*.parquet", "data/out.parquet", True),
-        ("*/*.parquet", "data/out.parquet", True),
-        ("data/part-*.parquet", "data/out.parquet", False),
-        ("data", "out.parquet", False),
-        ("data", "data.parquet", False),
-    ],
-)
-def test_an_output_is_no_part_of_its_own_input(
-    place: str, output: str, is_refused: bool, tmp_path: Path
-) -> None:
-    """The next run would read it: the same command must find the same input again."""
-    (tmp_path / "data").mkdir()
-    pq.write_table(pa.table({"x": [1]}), tmp_path / "data" / "part-1.parquet")
-    source, scratch = inputs.Source(str(tmp_path / place)), parts_folder(tmp_path / output)
-    if is_refused:
-        with pytest.raises(InputError, match="a part of the input"), inputs.survey(source, scratch):
-            pass
-    else:
-        with inputs.survey(source, scratch) as survey:
-            assert survey.rows == 1
 
 
 def test_links_are_followed_once(tmp_path: Path) -> None:

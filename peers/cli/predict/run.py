@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from peers.cli import output
-from peers.cli.parser import add_command, duration, name, text
+from peers.cli.parser import add_command, duration, name, positive, text
 from peers.cli.place import located
 from peers.cli.predict.extra import require_extra
 from peers.model import BATCH_WAIT_MAX
@@ -146,13 +146,6 @@ def _declare_endpoint(group: argparse._ArgumentGroup) -> None:
         ("--header-file", "FILE", "a file of lines 'Name: value' that are secret"),
     ):
         group.add_argument(flag, type=text, metavar=metavar, help=f"{what}; each worker reads it")
-
-
-def positive(value: str) -> int:
-    """A whole number from 1 on."""
-    if not value.isdecimal() or int(value) < 1:
-        raise argparse.ArgumentTypeError(f'must be a whole number from 1 on, not "{value}"')
-    return int(value)
 
 
 def dead_limit(value: str) -> str:

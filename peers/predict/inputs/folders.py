@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from glob import glob, has_magic
 from pathlib import Path, PurePath
 from typing import Final, TypeAlias
@@ -54,18 +53,6 @@ def parts_of(place: str) -> list[Part] | None:
     for part in found:
         _require_parquet(part.path, f"{what} {place}")
     return found
-
-
-def require_outside(place: str, scratch: Path) -> None:
-    """Raise InputError if what is written beside `scratch` would be input, the next time."""
-    path = Path(place).expanduser().absolute()
-    output = scratch.absolute().with_suffix("")  # it is the output's name with one more
-    is_inside = path.is_dir() and output.resolve().is_relative_to(path.resolve())
-    if is_inside or (not path.exists() and fnmatch(str(output), str(path))):
-        raise InputError(
-            f"the output would be a part of the input {place}",
-            "Name an --output elsewhere: the same command must find the same input again.",
-        )
 
 
 def partitions(parts: Sequence[Part]) -> dict[str, pa.Array]:

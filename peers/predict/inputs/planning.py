@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from peers.predict.errors import InputError
 from peers.predict.inputs.files import format_of
-from peers.predict.inputs.folders import Part, parts_of, require_outside
+from peers.predict.inputs.folders import Part, parts_of
 from peers.predict.inputs.footers import footer_of
 from peers.predict.inputs.parquet_survey import ParquetSurvey
 from peers.predict.inputs.text_options import TextOptions
@@ -62,7 +62,7 @@ def survey(source: Source, scratch: Path) -> Iterator[Survey]:
     Raises InputError.
     """
     if source.query is None:
-        parts = _parquet(source.place, scratch)
+        parts = _parquet(source.place)
         if parts is None:
             from peers.predict.inputs.text_survey import TextSurvey  # no peer needs it
 
@@ -119,24 +119,22 @@ def chunks(source: InputRef, size: int) -> list[Chunk]:
     return found
 
 
-def _parquet(place: str, scratch: Path) -> list[Part] | None:
+def _parquet(place: str) -> list[Part] | None:
     """Return the files of a Parquet input; None if it is of another format."""
     parts = parts_of(place)
     if parts is not None:
-        require_outside(place, scratch)
-    else:
-        path = _path(place)
-        if path.exists() and not path.is_file():
-            raise InputError(
-                f"the input {place} is no file", "Peers read it again and again: write one first."
-            )
-        if "://" in place and not path.exists():
-            raise InputError(
-                f"the input {place.partition('://')[0]}://… is no file on a path of this machine",
-                "Copy it to one that all hosts of the peers share, or mount it there.",
-            )
-        parts = [Part(path)] if format_of(path) == "parquet" else None
-    return parts
+        return parts
+    path = _path(place)
+    if path.exists() and not path.is_file():
+        raise InputError(
+            f"the input {place} is no file", "Peers read it again and again: write one first."
+        )
+    if "://" in place and not path.exists():
+        raise InputError(
+            f"the input {place.partition('://')[0]}://… is no file on a path of this machine",
+            "Copy it to one that all hosts of the peers share, or mount it there.",
+        )
+    return [Part(path)] if format_of(path) == "parquet" else None
 
 
 def _path(place: str) -> Path:

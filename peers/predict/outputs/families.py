@@ -12,6 +12,8 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from peers.predict.texts import shortened
+
 NOTHING: Final = "nothing"
 NUMBER: Final = "number"
 UNKNOWN: Final = "unknown"
@@ -107,8 +109,7 @@ def many_of(family: str) -> str:
 
 def shown(value: Any) -> str:
     """Return a value as an error shows it."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return shortened(repr(value), _SHOWN)
 
 
 _PLAIN: Final = (

@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from peers.predict.column_metadata import is_json
 from peers.predict.outputs.families import plain_type
-from peers.predict.outputs.widening import converted
+from peers.predict.outputs.widening import PER_SECOND, converted
 
 _AT_ONCE: Final = 65_536
 _TEXT: Final = pa.large_string()
-_PER_SECOND: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
 def csv_header(names: list[str]) -> bytes:
@@ -67,8 +67,7 @@ def _json_line(batch: pa.RecordBatch) -> pa.Array:
         parts.append(("{" if place == 0 else ", ") + json.dumps(field.name, ensure_ascii=False))
         parts.append(": ")
         column = batch.column(place)
-        is_json = (field.metadata or {}).get(b"peers.type") == b"json"
-        parts.append(_or_null(column.cast(_TEXT)) if is_json else _json(_plain(column)))
+        parts.append(_or_null(column.cast(_TEXT)) if is_json(field) else _json(_plain(column)))
     return _joined([*parts, "}\n"])
 
 
@@ -183,7 +182,7 @@ def _texts(array: pa.Array) -> pa.Array:
         )
     if types.is_duration(array.type):
         counts = array.view(pa.int64()).to_pylist()
-        per_second = _PER_SECOND[array.type.unit]
+        per_second = PER_SECOND[array.type.unit]
         return pa.array(
             [None if count is None else _duration(count, per_second) for count in counts], _TEXT
         )

@@ -5,14 +5,12 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Final
 
 from peers.predict.errors import OutputError
 from peers.predict.outputs.durable import destination
 from peers.predict.spec import MANIFEST_NAME, PARTS_SUFFIX
-
-_WILDCARDS: Final = "*?["
 
 
 def refuse_sources(output: Path, *, input: str, model: str) -> None:
@@ -35,6 +33,12 @@ def refuse_sources(output: Path, *, input: str, model: str) -> None:
                     f"part of the {what}",
                     "Name an --output outside of it.",
                 )
+        if _matches(output, name):
+            raise OutputError(
+                f"the output {output} matches the pattern {name}, and would become part of the "
+                f"{what}",
+                "Name an --output elsewhere: the same command must find the same input again.",
+            )
     for folder in destination(output.absolute()).resolve().parents:
         if folder.parent.name.endswith(PARTS_SUFFIX) and (folder / MANIFEST_NAME).exists():
             raise OutputError(
@@ -48,8 +52,14 @@ def _files(name: str) -> Iterator[Path]:
     path = Path(name).expanduser()
     if _exists(path):
         yield path
-    elif any(sign in name for sign in _WILDCARDS):
+    elif glob.has_magic(name):
         yield from map(Path, glob.iglob(str(path), recursive=True))  # noqa: PTH207  # takes absolute patterns
+
+
+def _matches(output: Path, name: str) -> bool:
+    """Whether a pattern will stand for the output as well, once it is written."""
+    path = Path(name).expanduser().absolute()
+    return glob.has_magic(name) and not _exists(path) and fnmatch(str(output.absolute()), str(path))
 
 
 def _exists(path: Path) -> bool:

@@ -17,7 +17,7 @@ from peers.predict.outputs.families import family_of_type, plain_type
 
 _EXACT: Final = 2**53
 _UNITS: Final = ("s", "ms", "us", "ns")
-_PER_SECOND: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+PER_SECOND: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _MOST_NANOSECONDS: Final = 2**63 - 1
 _MOST_DIGITS: Final = 76
 _DIGITS_128: Final = 38
@@ -120,7 +120,7 @@ def is_wide(array: pa.Array) -> bool:
     if kind in (pa.int64(), pa.uint64()):
         return _is_beyond(array, _EXACT)
     if types.is_timestamp(kind) or types.is_duration(kind):
-        most = _MOST_NANOSECONDS * _PER_SECOND[kind.unit] // _PER_SECOND["ns"]
+        most = _MOST_NANOSECONDS * PER_SECOND[kind.unit] // PER_SECOND["ns"]
         return kind.unit != "ns" and _is_beyond(array.view(pa.int64()), most)
     return False
 
