@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -116,10 +117,19 @@ def test_types_and_values_are_those_of_pandas(table: list[list[str]], block: int
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.csv"
         written(path, table)
-        before = text_blocks.BLOCK
-        text_blocks.BLOCK = block
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(text_blocks, "BLOCK", block)
             ours = read(path)
-        finally:
-            text_blocks.BLOCK = before
         same(ours, pd.read_csv(path, low_memory=False))
+
+
+@pytest.mark.parametrize("second", ["3", "3.5", "-1"])
+@pytest.mark.parametrize("third", ["-0.5", "-2.5", "1e300"])
+def test_beside_a_number_of_64_bits_doubles_do_not_show_what_pandas_infers(
+    second: str, third: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block of 3 and -0.5 is of doubles, but the column is of texts."""
+    path = tmp_path / "rows.csv"
+    written(path, [["9223372036854775808", second, third], ["1"] * 3])
+    monkeypatch.setattr(text_blocks, "BLOCK", 10)
+    same(read(path), pd.read_csv(path, low_memory=False))
