@@ -183,6 +183,18 @@ def test_types_come_from_the_metadata_of_the_model(endpoint: Endpoint) -> None:
     assert [asked.method for asked in endpoint.asked] == ["GET", "POST"]
 
 
+def test_a_model_that_was_deployed_anew_is_asked_for_its_inputs_again(endpoint: Endpoint) -> None:
+    """A warm worker learns of it by the first error."""
+    endpoint.respond = Server([tensor("x", "FP64", [-1])], [])
+    model = model_of(f"{endpoint.base}/v2/models/m")
+    table = pa.table({"x": [1, 2]})
+    with pytest.raises(ModelError):
+        asyncio.run(model.predict_async(table))
+    endpoint.respond = Server([tensor("x", "INT64", [-1, 1])], SCORES)
+    asyncio.run(model.predict_async(table))
+    assert endpoint.asked[-1].body["inputs"] == [tensor("x", "INT64", [2, 1], [1, 2])]
+
+
 def test_a_matrix_is_sent_to_a_model_that_takes_one(endpoint: Endpoint) -> None:
     """All columns in one tensor, row by row; as many as it says."""
     endpoint.respond = Server([tensor("features", "FP32", [-1, 3])], SCORES)

@@ -101,6 +101,14 @@ def test_an_endpoint_that_repeats_a_secret_does_not_spread_it(
     assert "***" in str(caught.value)
 
 
+def test_a_short_value_is_no_secret(endpoint: Endpoint, tmp_path: Path) -> None:
+    """Else a tenant's number would be hidden in every message that has the digit."""
+    endpoint.respond = lambda _: (400, {}, {"error": f"row 17 of 21: {NEWER}"})
+    headers = written(tmp_path / "headers", f"X-Tenant: 1\nX-Api-Key: {NEWER}")
+    with pytest.raises((PredictError, RowError), match=r"row 17 of 21: \*\*\*"):
+        ask(endpoint, access_of([], headers, None, None, None))
+
+
 @pytest.mark.parametrize(
     "header",
     [

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +21,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from peers.predict import outputs
-from peers.predict.errors import OutputError
+from peers.predict.errors import OutputError, StorageFailed
 from peers.predict.outputs import Extra
 from peers.predict.outputs.ownership import leave_receipt
-from peers.predict.spec import Chunk, InputRef, Manifest, ModelRef, schema_text
+from peers.predict.outputs.texts import write_text
+from peers.predict.spec import Chunk, InputRef, Manifest, ModelRef, load_manifest, schema_text
 
 SIZE = 10
 CHUNKS = 5
@@ -274,3 +276,28 @@ def test_a_place_where_nothing_can_be_written_is_refused(name: str, tmp_path: Pa
     """Before anything is done."""
     with pytest.raises(OutputError):
         outputs.check_output(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", '{"model": 1}', "\x00"])
+def test_a_manifest_that_cannot_be_read_is_said(content: str | None, tmp_path: Path) -> None:
+    """Missing, damaged, or of another version: in words, and never with a traceback."""
+    path = tmp_path / "manifest.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(StorageFailed, match=r"manifest\.json cannot be read"):
+        load_manifest(str(path))
+
+
+def test_whatever_of_a_run_cannot_be_written_counts_as_failed_storage(tmp_path: Path) -> None:
+    """The command ends for that, and waits for other errors."""
+    gone = a_manifest(tmp_path / "gone", ".csv")
+    shutil.rmtree(gone.folder)
+    table = pa.table({"row": pa.array([0], pa.int64()), "prediction": [1.5]})
+    kind = outputs.type_of(gone, [1.5])
+    for write in (
+        lambda: write_text(gone.folder / "chunk-000000.csv", Path(gone.output), table),
+        lambda: outputs.start_with(gone.folder, kind),
+        lambda: outputs.write_part(gone, 0, table.select(["row"]), table.select(["prediction"])),
+    ):
+        with pytest.raises(StorageFailed, match="cannot be written"):
+            write()
