@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,8 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
 
+from peers.cli.predict.run import TYPE_NAMES
+from peers.predict.column_kinds import TypeName
 from peers.predict.column_types import Decision, Question, decide
 from peers.predict.errors import InputError
 from peers.predict.models import Signature
@@ -242,3 +244,8 @@ def test_texts_for_a_vectorizer_are_found_among_the_columns(tmp_path: Path) -> N
     assert decide(signature, schema, Question("m"), {}).features == ("words",)
     with pytest.raises(InputError, match="one column of texts"):
         decide(signature, _guessed(a=pa.string(), b=pa.string()), Question("m"), {})
+
+
+def test_the_command_line_knows_every_type() -> None:
+    """It lists them without importing what decides."""
+    assert get_args(TypeName) == TYPE_NAMES
