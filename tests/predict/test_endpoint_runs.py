@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from psycopg import sql
@@ -15,8 +16,9 @@ from tests.peers.harness import Stage
 from tests.predict.endpoint import Asked, Endpoint, Reply, double
 from tests.predict.runs import APP, MODELS, numbers, predict, results, start
 
-SECRET = "tok-8f3a1c55"
-OTHER_SECRET = "key-77d02b9e"
+# of this run of the tests alone: the arguments of all processes of the machine are searched
+SECRET = f"tok-{uuid4().hex}"
+OTHER_SECRET = f"key-{uuid4().hex}"
 SNOOZED = (
     "select count(*) > 0 from peers.task where kind = 'peers.predict.remote'"
     " and state = 'scheduled' and stopped_because like '%%snoozed%%'"
