@@ -2,14 +2,16 @@
 
 The kernel kills the workers of a peer that is killed, but not what they have started. Each worker
 leads a process group of its own, and what its handlers start is in it unless it leaves on purpose.
-On standard input the peer names the groups: a line `+PID` when a worker starts, `-PID` when it and
-its group have ended. The kernel closes that pipe when the peer dies, whatever it dies of.
+The arguments are the groups that there are at the start; on standard input the peer names what
+changes: a line `+PID` when a worker starts, `-PID` when it and its group have ended. The kernel
+closes that pipe when the peer dies, whatever it dies of.
 
 This file imports a little of the standard library and nothing of Peers, so that it takes a few MB.
 """
 
 import os
 import signal
+import sys
 from contextlib import suppress
 
 
@@ -18,7 +20,7 @@ def main() -> None:
     # a signal to everything of the peer's must not end the one that cleans up behind it
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
-    groups: set[int] = set()
+    groups = {int(group) for group in sys.argv[1:]}
     rest = b""
     while data := os.read(0, 1 << 12):
         *lines, rest = (rest + data).split(b"\n")

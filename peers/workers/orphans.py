@@ -70,9 +70,10 @@ class OrphanKiller:
 
     def _start(self) -> None:
         # A session of its own: Ctrl-C on a terminal is for the peer. It holds nothing of ours but
-        # the end of one pipe, neither a log's nor a folder.
+        # the end of one pipe, neither a log's nor a folder. The groups that there are stand in its
+        # arguments, so that it knows them at once: the peer may be killed in the next moment.
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", kill_orphans.__file__],
+            [sys.executable, "-I", "-S", kill_orphans.__file__, *map(str, sorted(self._groups))],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True, cwd="/",
         )  # fmt: skip
@@ -82,8 +83,6 @@ class OrphanKiller:
         self._process = process
         self._pidfd = os.pidfd_open(process.pid)
         self._selector.register(self._pidfd, selectors.EVENT_READ, self._bury)
-        for group in self._groups:
-            self._tell(b"+%d\n" % group)
 
     def _tell(self, line: bytes) -> None:
         """Say it, in one piece: a pipe takes a short line whole or not at all."""

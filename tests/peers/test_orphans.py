@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from peers.workers import kill_orphans
 from tests.peers.harness import PeerProcess, Stage, group_members, until, workers_end
 
 APP = "tests.peers.app_programs"
@@ -91,3 +94,14 @@ def test_signals_to_everything_of_the_peer_do_not_end_its_orphan_killer(stage: S
     assert len(peer.events("orphan_killer_missing")) == 1
     peer.kill()
     until_gone(group)
+
+
+def test_an_orphan_killer_knows_the_groups_before_it_reads_a_line() -> None:
+    """A peer that is killed right after it started another one leaves nothing either."""
+    left_behind = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    subprocess.run(
+        [sys.executable, "-I", "-S", kill_orphans.__file__, str(left_behind.pid)],
+        stdin=subprocess.DEVNULL,
+        check=True,
+    )
+    assert left_behind.wait(60) == -signal.SIGKILL
