@@ -5,7 +5,7 @@ BIN       := $(VENV)/bin
 OLD_VENV  := .venv-sqlalchemy-2.0
 PANDAS_VENV := .venv-pandas-2
 STAMP     := $(VENV)/.installed
-SQL_STYLE := tests.lint.sql_style
+SQL_STYLE := tools.sqlstyle
 
 # The interpreter that builds the environment: `make venv PYTHON=/path/to/python3.12` to choose one.
 # Left empty, it is the first of these that is 3.11 or newer.
@@ -47,7 +47,7 @@ test-sqlalchemy-2.0: $(STAMP) ## submit from sessions and connections of SQLAlch
 	@$(OLD_VENV)/bin/python -m pytest tests/unit/test_client.py tests/unit/test_pooler.py $(TEST_ARGS)
 
 chaos: $(STAMP) ## 10,000 tasks in a random graph, a peer killed every second (ARGS=…)
-	@$(BIN)/python -m tests.peers.chaos $(ARGS)
+	@$(BIN)/python -m tests.e2e.chaos $(ARGS)
 
 bench: $(STAMP) ## measure throughput and latency (minutes; not a test)
 	@$(BIN)/python -m benchmarks.throughput $(ARGS)

@@ -33,7 +33,8 @@ from benchmarks import forest
 from benchmarks.footprint import Footprint, running
 from benchmarks.poison import KILLS, RAISES, PoisonedForest, poisoned
 from benchmarks.throughput import server
-from peers import db, schema
+from peers.database import schema
+from peers.database.connection import connect
 
 _PATIENCE: Final = 120
 _MODEL: Final = "poisoned.joblib"
@@ -117,7 +118,7 @@ def jobs(folder: Path, well: Callable[[Job], Became]) -> Iterator[tuple[Job, Bec
 
 def on_peers(folder: Path, others: frozenset[int]) -> Iterator[Became]:
     """Each job with a peer of its own: its workers start cold."""
-    with server(None) as url, db.connect(url, application_name="bench") as connection:
+    with server(None) as url, connect(url, application_name="bench") as connection:
         schema.migrate(connection)
         for job, became in jobs(folder, lambda job: by_peers(folder, url, others, job)):
             yield became or by_peers(folder, url, others, job)

@@ -43,7 +43,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.footprint import Footprint, running
 from benchmarks.throughput import server
-from peers import db, schema
+from peers.database import schema
+from peers.database.connection import connect
 
 WORKERS: Final = 2
 _FEATURES: Final = 8
@@ -170,7 +171,7 @@ def run(arm: str, model: Path, source: Path, output: Path) -> Measured:
         ]
         return _timed(words, os.environ.copy())
     with server(None) as url:
-        with db.connect(url, application_name="bench") as connection:
+        with connect(url, application_name="bench") as connection:
             schema.migrate(connection)
         words = [sys.executable, "-m", "peers", "predict", "--model", model, "--input", source]
         words += ["--output", output / "out.parquet", "--workers", str(WORKERS), "--json"]

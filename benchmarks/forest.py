@@ -39,7 +39,8 @@ import pyarrow.parquet as pq
 
 from benchmarks import forest_control
 from benchmarks.throughput import PATIENCE, server
-from peers import db, schema
+from peers.database import schema
+from peers.database.connection import connect
 
 TREES: Final = 640
 BATCH: Final = 256
@@ -67,7 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="peers-forest-") as place:
         folder = Path(place)
         truth = make(folder, options.rows)
-        with server(None) as url, db.connect(url, application_name="bench") as connection:
+        with server(None) as url, connect(url, application_name="bench") as connection:
             schema.migrate(connection)
             for number in range(1, options.rounds + 1):
                 for arm in options.arms:

@@ -19,8 +19,8 @@ import time
 from typing import Final
 
 from benchmarks.throughput import PATIENCE, server
-from peers import db, schema
-from peers.db import Connection
+from peers.database import schema
+from peers.database.connection import Connection, connect
 
 _IDLE: Final = (0.02, 0.1)
 """Seconds between two inserts."""
@@ -37,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     with (
         server(options.database_url) as url,
-        db.connect(url, application_name="bench") as connection,
+        connect(url, application_name="bench") as connection,
     ):
         schema.migrate(connection)
         # an hour between two polls: only the doorbell can be so quick

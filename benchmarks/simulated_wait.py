@@ -23,8 +23,8 @@ from typing import Any, Final
 from benchmarks import wait_control
 from benchmarks.throughput import PATIENCE, await_empty, server
 from benchmarks.waits import SECONDS
-from peers import db, schema
-from peers.db import Connection
+from peers.database import schema
+from peers.database.connection import Connection, connect
 
 MOST_PROCESSES: Final = 8
 _READY: Final = "select count(*) filter (where alive) from peers.peer_status"
@@ -47,7 +47,7 @@ def main() -> None:
     for ways in map(int, options.ways.split(",")):
         with (
             server(options.database_url) as url,
-            db.connect(url, application_name="bench") as connection,
+            connect(url, application_name="bench") as connection,
         ):
             schema.migrate(connection)
             figures.append(measure(connection, url, options.tasks, ways))

@@ -21,10 +21,10 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Final
 
-from peers import db, kernel, schema
-from peers.db import Connection
+from peers.database import functions, schema
+from peers.database.connection import Connection, connect
 from peers.embedded import throwaway
-from peers.model import KindPolicy
+from peers.types import KindPolicy
 
 KIND: Final = "bench.noop"
 BATCH: Final = 500
@@ -42,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     with (
         server(options.database_url) as url,
-        db.connect(url, application_name="bench") as connection,
+        connect(url, application_name="bench") as connection,
     ):
         schema.migrate(connection)
         sql, peers = [], []
@@ -92,14 +92,14 @@ def run_sql(connection: Connection, tasks: int) -> float:
     """Claim and complete batches on one connection: what the kernel costs by itself."""
     submit(connection, tasks)
     lease, queues = timedelta(minutes=5), {"default": 1}
-    peer_id = kernel.join(connection, "bench", os.getpid(), queues, [KindPolicy(KIND)], lease)
-    while claimed := kernel.claim(connection, peer_id, "default", BATCH):
+    peer_id = functions.join(connection, "bench", os.getpid(), queues, [KindPolicy(KIND)], lease)
+    while claimed := functions.claim(connection, peer_id, "default", BATCH):
         token = str(claimed[0].token).encode()
         outcomes = b",".join(
             b'{"task_id":%d,"token":"%s","result":1}' % (task.task_id, token) for task in claimed
         )
-        kernel.complete(connection, peer_id, b"[%s]" % outcomes)
-    kernel.leave(connection, peer_id)
+        functions.complete(connection, peer_id, b"[%s]" % outcomes)
+    functions.leave(connection, peer_id)
     return rate(connection, tasks)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         Retry,
         Snooze,
     )
-    from peers.model import ParentFailure, TaskState
+    from peers.types import ParentFailure, TaskState
 
 __all__ = [
     "ArgsInvalid",
@@ -53,7 +53,7 @@ __all__ = [
     "submit",
     "task",
 ]
-_PLACES = ("peers.errors", "peers.context", "peers.model", "peers.client")
+_PLACES = ("peers.errors", "peers.context", "peers.types", "peers.client")
 
 
 if not TYPE_CHECKING:  # for a type checker, any name would exist

@@ -1,6 +1,6 @@
 """Every event that a peer can log: its name, its sentence and its fields, in this one file.
 
-Events go to the logger "peers"; peers.log_output says what they look like. Durations are seconds.
+Events go to the logger "peers"; peers.logs.log_output formats them. Durations are in seconds.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from peers.errors import ArgsInvalid
-from peers.model import (
+from peers.signatures import Signature, innermost, name_of, of_keywords, of_rows
+from peers.types import (
     BATCH_SIZE_MAX,
     BATCH_WAIT_MAX,
     DEFAULT_MAX_ATTEMPTS,
@@ -24,7 +25,6 @@ from peers.model import (
     TIMEOUT_MAX,
     TIMEOUT_MIN,
 )
-from peers.signatures import Signature, innermost, name_of, of_keywords, of_rows
 
 DEFAULT_BACKOFF: Final = timedelta(seconds=1)
 DEFAULT_BACKOFF_CAP: Final = timedelta(hours=1)

@@ -27,13 +27,13 @@ _BROKEN_PIPE: Final = 141
 GROUPS: Final = {
     "demo": ("demo",),
     "run": ("run",),
-    "schema": ("migrate", "check", "config", "prune"),
+    "admin": ("migrate", "check", "config", "prune"),
     "submit": ("submit",),
-    "look": ("status",),
+    "status": ("status",),
     "explain": ("explain",),
-    "act": ("cancel", "change", "pause", "resume"),
+    "tasks": ("cancel", "change", "pause", "resume"),
     "dead": ("dead",),
-    "embedded": ("db",),
+    "db": ("db",),
     "systemd": ("systemd",),
     "predict": ("predict",),
 }

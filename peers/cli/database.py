@@ -10,9 +10,10 @@ import psycopg
 from psycopg.adapt import Loader
 from psycopg.rows import dict_row
 
-from peers import db, schema
 from peers.cli.exact_json import Json
 from peers.cli.place import located
+from peers.database import schema
+from peers.database.connection import Backoff, connect
 from peers.errors import translated
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from psycopg.abc import Buffer
 
-    from peers.db import Connection
+    from peers.database.connection import Connection
     from peers.settings import Settings
 
 T = TypeVar("T")
@@ -61,7 +62,7 @@ def connection_to(
 
     PgBouncer knows the time zone of each client; other settings would be left to the next one.
     """
-    with db.connect(settings.url, application_name=args.command, pooled=pooled) as connection:
+    with connect(settings.url, application_name=args.command, pooled=pooled) as connection:
         connection.execute("set timezone to 'UTC'")
         yield connection
 
@@ -87,7 +88,7 @@ def persistently(
 
     A transaction, since only in one a verb has the isolation level that it needs (db.connect).
     """
-    backoff = db.Backoff()
+    backoff = Backoff()
     for tries_left in reversed(range(_TRIES)):
         try:
             with connection.transaction():

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from peers import kernel
 from peers.cli import output
-from peers.cli.act import each
 from peers.cli.database import connected, persistently, rows
 from peers.cli.exact_json import Json, written
 from peers.cli.parser import add_command, add_group, advice, json_object, name, positive, task_id
+from peers.cli.tasks import each
+from peers.database import functions
 from peers.errors import NotDead
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from peers.cli.parser import Commands
-    from peers.db import Connection
+    from peers.database.connection import Connection
 
 _LISTED: Final = 50
 _ARGS_SHOWN: Final = 2000
@@ -125,7 +125,7 @@ def _show(args: argparse.Namespace) -> int:
 
 def _no_letter(connection: Connection, args: argparse.Namespace) -> NotDead:
     """Raises TaskNotFound when there is no such task at all."""
-    sentence = kernel.explain(connection, args.id)
+    sentence = functions.explain(connection, args.id)
     return NotDead(
         f"task {args.id} is no dead letter. {sentence}",
         f"`{advice(args, 'dead list')}` lists them.",
@@ -178,11 +178,13 @@ def _print_failure(failure: dict[str, Any]) -> None:
 
 def _retry(args: argparse.Namespace) -> int:
     new_args = None if args.args is None else written(args.args).encode()
-    return _act(args, "retried", lambda connection, task: kernel.retry(connection, task, new_args))
+    return _act(
+        args, "retried", lambda connection, task: functions.retry(connection, task, new_args)
+    )
 
 
 def _discard(args: argparse.Namespace) -> int:
-    return _act(args, "discarded", kernel.discard)
+    return _act(args, "discarded", functions.discard)
 
 
 def _act(args: argparse.Namespace, done: str, verb: Callable[[Connection, int], int]) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from peers import kernel
 from peers.cli import output
 from peers.cli.database import connected, rows
 from peers.cli.output import span
 from peers.cli.parser import add_command, advice, task_id
+from peers.database import functions
 
 if TYPE_CHECKING:
     import argparse
@@ -36,7 +36,7 @@ def register(commands: Commands) -> None:
 
 def _explain(args: argparse.Namespace) -> int:
     with connected(args) as connection:
-        sentence = kernel.explain(connection, args.id)
+        sentence = functions.explain(connection, args.id)
         task = {row["name"]: row["value"] for row in rows(connection, _TASK, id=args.id)}
         failures = rows(connection, _FAILURES, id=args.id)
     if args.json:

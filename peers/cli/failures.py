@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psycopg
 
-from peers import db
+from peers.database.connection import is_connection_lost
 from peers.errors import DatabaseUnreachable, PeersError
 
 
@@ -21,7 +21,7 @@ def explained(error: BaseException) -> PeersError | None:
 
 def _of_the_database(error: psycopg.Error) -> PeersError:
     sentence = str(error).strip() or type(error).__name__
-    if db.is_connection_lost(error):
+    if is_connection_lost(error):
         return DatabaseUnreachable(
             f"the connection to the database was lost: {sentence}",
             "What was under way may have been done or not: look before you repeat it.",

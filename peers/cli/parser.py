@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from peers.cli.exact_json import TooDeepError, exact
-from peers.model import CONTRACT_VERSION, NAME_MAX_LENGTH
+from peers.types import CONTRACT_VERSION, NAME_MAX_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Callable

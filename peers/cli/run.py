@@ -7,14 +7,15 @@ import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final, get_args
 
-from peers import events, log_output
+from peers import events
 from peers.cli.output import readable
 from peers.cli.parser import add_command, text
 from peers.cli.place import located, settings_of
 from peers.cli.summary import Summary
+from peers.logs import log_output
+from peers.pool.environment import Environment
+from peers.pool.fork_server_start import Order, started_early
 from peers.settings import Settings
-from peers.workers.environment import Environment
-from peers.workers.fork_server_start import Order, started_early
 
 if TYPE_CHECKING:
     import argparse
@@ -91,9 +92,9 @@ def _open_log(args: argparse.Namespace) -> None:
 def _work(args: argparse.Namespace) -> int:
     with located(args) as settings, _importing(settings):
         # these take their time to import
-        from peers import schema
         from peers.cli.database import connection_to
-        from peers.peer import Peer
+        from peers.database import schema
+        from peers.peer.loop import Peer
 
         peer = Peer(settings)
         with connection_to(settings, args, pooled=False) as connection:

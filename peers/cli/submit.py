@@ -20,11 +20,11 @@ from peers.cli.parser import (
 )
 from peers.client.submission import Options, document
 from peers.client.transport import SUBMIT, send_text
-from peers.model import ParentFailure
+from peers.types import ParentFailure
 
 if TYPE_CHECKING:
     from peers.cli.parser import Commands
-    from peers.db import Connection
+    from peers.database.connection import Connection
 
 _STDIN: Final = "-"
 _OPTIONS: Final = (

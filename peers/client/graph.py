@@ -9,13 +9,13 @@ from peers.client.submission import Document, Options, document
 from peers.client.task import Task
 from peers.client.transport import SUBMIT_GRAPH, is_asynchronous, send, send_async
 from peers.errors import BadGraph, BadTask
-from peers.model import IDEMPOTENCY_KEY_MAX_LENGTH
+from peers.types import IDEMPOTENCY_KEY_MAX_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from peers.client.transport import Asynchronous, Synchronous
-    from peers.model import ParentFailure
+    from peers.types import ParentFailure
 
 _KEY_MAX_LENGTH: Final = IDEMPOTENCY_KEY_MAX_LENGTH - len("/") - len("9999999999")
 """Whatever the number of a task that stands behind it."""

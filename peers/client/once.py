@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import psycopg
 
-from peers.db import Backoff, Connection, is_connection_lost
+from peers.database.connection import Backoff, Connection, is_connection_lost
 from peers.errors import DatabaseUnreachable, PeersError
 
 if TYPE_CHECKING:

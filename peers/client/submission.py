@@ -12,7 +12,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from peers.errors import ArgsInvalid, BadTask
 from peers.handlers import registry
-from peers.model import (
+from peers.types import (
     IDEMPOTENCY_KEY_MAX_LENGTH,
     JSON_MAX_BYTES,
     MAX_ATTEMPTS_MAX,

@@ -13,7 +13,7 @@ from peers.client.submission import Document, OptionFields, Options, Span, docum
 from peers.client.transport import SUBMIT, is_asynchronous, send, send_async
 from peers.errors import ArgsInvalid
 from peers.handlers import DEFAULT_BACKOFF, DEFAULT_BACKOFF_CAP, Handler, register
-from peers.model import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
+from peers.types import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
 
 if TYPE_CHECKING:
     from peers.client.transport import Asynchronous, Synchronous

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session, scoped_session
 
     from peers.client.once import LazyConnection
-    from peers.db import Connection
+    from peers.database.connection import Connection
 
     Synchronous: TypeAlias = (
         Session
@@ -244,14 +244,12 @@ def _for_psycopg(sql: LiteralString) -> LiteralString:
 
 def _send_alone(verb: Verb[T], document: str) -> T:
     """On a short-lived connection, in a transaction of its own that may be tried again."""
-    from peers import db
     from peers.client.once import LazyConnection, submit_once
+    from peers.database.connection import connect
     from peers.settings import Settings
 
     url = Settings().url
-    connection = LazyConnection(
-        lambda: db.connect(url, application_name="peers: submit", pooled=True)
-    )
+    connection = LazyConnection(lambda: connect(url, application_name="peers: submit", pooled=True))
     try:
         return submit_once(
             connection, _transaction, lambda own: verb.answer(_execute(own, verb.sql, document))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from peers import schema
+from peers.database import schema
 from peers.demo.options import URL_VARIABLE
 from peers.embedded import EmbeddedPostgres
 

@@ -15,18 +15,20 @@ import numpy as np
 import pyarrow as pa
 
 from peers import Reject, Retry, Snooze, current_batch, current_task, task
-from peers.predict import brake, candidate, kinds, models, suspects
-from peers.predict.answers import Answers
-from peers.predict.assemble import assemble_run
-from peers.predict.chunk import run_chunk
+from peers.predict import kinds, models
 from peers.predict.errors import ModelError, RunStopped
-from peers.predict.remote import one_at_a_time, predict_remotely
-from peers.predict.rows import RowArgs, run_rows
+from peers.predict.models import model_process
+from peers.predict.models.model_process_fork import invited, serve_in_fork
+from peers.predict.models.time_limit import limited, traced
+from peers.predict.models.timer_signals import TimerSignals
 from peers.predict.sizes import MOST_DEATHS
 from peers.predict.spec import Chunk, Manifest, ModelRef, load_manifest
-from peers.predict.time_limit import limited, traced
-from peers.predict.timer_signals import TimerSignals
-from peers.predict.trial_fork import invited, serve_in_fork
+from peers.predict.tasks import brake, isolated_rows
+from peers.predict.tasks.answers import Answers
+from peers.predict.tasks.assemble import assemble_run
+from peers.predict.tasks.chunk import run_chunk
+from peers.predict.tasks.remote import one_at_a_time, predict_remotely
+from peers.predict.tasks.rows import RowArgs, run_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,9 +84,9 @@ def chunk(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[
     async def predict(table: pa.Table) -> Predictions:
         return strict.predict(table)
 
-    async def hand_over(values: str, doubts: Sequence[suspects.Doubt]) -> suspects.Alone:
+    async def hand_over(values: str, doubts: Sequence[isolated_rows.Doubt]) -> isolated_rows.Alone:
         brake.require_going(run)
-        return suspects.submit(row, run, part.number, values, doubts)
+        return isolated_rows.submit(row, run, part.number, values, doubts)
 
     return _at_once(_unless_stopped(run, part, run_chunk(run, part, predict, hand_over)))
 
@@ -103,10 +105,10 @@ async def remote(manifest: str, input: str, chunk: int, first: int, rows: int) -
     async def predict(table: pa.Table) -> Predictions:
         return await predict_remotely(_model(run), run, table, current_task(), answers=answers)
 
-    async def hand_over(values: str, doubts: Sequence[suspects.Doubt]) -> suspects.Alone:
+    async def hand_over(values: str, doubts: Sequence[isolated_rows.Doubt]) -> isolated_rows.Alone:
         brake.require_going(run)
         return await asyncio.to_thread(
-            suspects.submit, remote_row, run, part.number, values, doubts
+            isolated_rows.submit, remote_row, run, part.number, values, doubts
         )
 
     try:
@@ -189,7 +191,7 @@ def _warm_up() -> None:
     with contextlib.suppress(Exception, SystemExit):  # the command, which tries it, says why
         _load_named()
     if command is not None:
-        serve_in_fork(command, partial(candidate.serve, load=_load_named))
+        serve_in_fork(command, partial(model_process.serve, load=_load_named))
 
 
 def _load_named() -> tuple[ModelRef, Model]:

@@ -9,7 +9,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from peers.predict import stopwatch
+from peers.predict.models import stopwatch
 
 SAMPLE_ROWS: Final = 16_384
 REMOTE_BATCH_SIZE: Final = 256

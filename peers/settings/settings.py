@@ -24,7 +24,6 @@ from pydantic_settings import (
 )
 
 from peers.errors import ConfigError
-from peers.model import BATCH_WAIT_MAX, DEFAULT_QUEUE
 from peers.settings.sources import PREFIX, gather, refuse_unknown_variables, sentence
 from peers.settings.values import (
     between,
@@ -38,6 +37,7 @@ from peers.settings.values import (
     switch,
     words,
 )
+from peers.types import BATCH_WAIT_MAX, DEFAULT_QUEUE
 
 _LIBPQ: Final = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGSERVICE")
 _BEATS_PER_LEASE: Final = 3

@@ -9,7 +9,7 @@ from typing import Final
 
 from pydantic import AfterValidator, SecretStr, TypeAdapter, ValidationError
 
-from peers.model import NAME_MAX_LENGTH
+from peers.types import NAME_MAX_LENGTH
 
 _SLOTS_MAX: Final = 10_000
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import importlib
 
-from peers.frames import Broken, KindDeclared
 from peers.handlers import registry
+from peers.protocol.messages import Broken, KindDeclared
 from peers.worker.describe import describe
 from peers.worker.imports import keep_own_frames
 

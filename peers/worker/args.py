@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from peers.frames import Assigned
 from peers.handlers import registry
+from peers.protocol.messages import Assigned
 
 
 def checked(task: Assigned) -> Any:

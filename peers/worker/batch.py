@@ -13,7 +13,7 @@ from typing import Any
 
 from peers.context import CurrentTask
 from peers.errors import Reject, ResultInvalid, Retry
-from peers.frames import Assigned, Completed, Failed
+from peers.protocol.messages import Assigned, Completed, Failed
 from peers.worker.args import checked
 from peers.worker.outcome import completed, failed, stopped
 

@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 
 from peers import errors
 from peers.context import CurrentTask
-from peers.frames import (
+from peers.protocol.messages import (
     Assigned,
     Call,
     Completed,

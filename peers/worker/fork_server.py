@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Final, NamedTuple
 
-from peers.frames import Forked, FromForkServer, NotForked, Preloaded, Unforkable, encode
+from peers.protocol.messages import Forked, FromForkServer, NotForked, Preloaded, Unforkable, encode
 from peers.worker import logs
 from peers.worker.app import import_app
 from peers.worker.channel import Channel

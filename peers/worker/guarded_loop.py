@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
 
-from peers.page import Page
+from peers.protocol.running_marker import Page
 
 _ENDS: Final = (SystemExit, KeyboardInterrupt)
 _NOT_FOR_HANDLERS: Final = (

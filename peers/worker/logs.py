@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from peers import events, log_output
+from peers import events
 from peers.context import batch_size, current
-from peers.log_queue import QueueHandler
+from peers.logs import log_output
+from peers.logs.log_queue import QueueHandler
 
 # What a handler logs just before it crashes shall be found. When stderr stands still, this is how
 # long the first line waits; the following ones do not.

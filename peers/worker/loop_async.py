@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from peers.context import CurrentTask, enter, enter_batch
-from peers.frames import (
+from peers.handlers import registry
+from peers.protocol.messages import (
     Assigned,
     Begin,
     Cancel,
@@ -24,8 +25,7 @@ from peers.frames import (
     ToWorker,
     Unfit,
 )
-from peers.handlers import registry
-from peers.page import Page
+from peers.protocol.running_marker import Page
 from peers.worker.args import checked
 from peers.worker.batch import Batch
 from peers.worker.channel import Channel, give_up

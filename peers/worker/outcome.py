@@ -11,9 +11,9 @@ from typing import Any, Final
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from peers.errors import Reject, ResultInvalid, Retry, Snooze, seconds_until_retry
-from peers.frames import Assigned, Completed, Failed
-from peers.model import JSON_MAX_BYTES
+from peers.protocol.messages import Assigned, Completed, Failed
 from peers.signatures import bytes_without_form
+from peers.types import JSON_MAX_BYTES
 from peers.worker.describe import clean, describe
 from peers.worker.fitness import is_exhausted
 

@@ -7,8 +7,8 @@ import signal
 import sys
 from typing import NoReturn
 
-from peers.frames import Begin, Hello
-from peers.page import Page
+from peers.protocol.messages import Begin, Hello
+from peers.protocol.running_marker import Page
 from peers.worker.app import declared
 from peers.worker.channel import Channel
 from peers.worker.loop_async import AsyncLoop

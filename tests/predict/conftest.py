@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.peers.harness import Stage
+from tests.e2e.harness import Stage
 from tests.predict.endpoint import Endpoint
 
 ROWS = 3000

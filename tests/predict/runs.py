@@ -12,7 +12,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.peers.harness import Stage
+from tests.e2e.harness import Stage
 from tests.predict import models_for_tests
 from tests.predict.conftest import ROWS
 

@@ -19,9 +19,9 @@ from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
 
 from peers.cli.predict.run import TYPE_NAMES
-from peers.predict.column_kinds import TypeName
-from peers.predict.column_types import Decision, Question, decide
 from peers.predict.errors import InputError
+from peers.predict.inputs.column_kinds import TypeName
+from peers.predict.inputs.column_types import Decision, Question, decide
 from peers.predict.models import Signature
 from peers.predict.models.fitted import signature_of
 from peers.predict.models.signature import Feature

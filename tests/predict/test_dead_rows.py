@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from peers.predict import brake
 from peers.predict.errors import RunStopped
-from peers.predict.limits import DeadLimit
-from peers.predict.tally import Tally
+from peers.predict.outputs.tally import Tally
+from peers.predict.run.limits import DeadLimit
+from peers.predict.tasks import brake
 from peers.predict.texts import in_one_line
-from tests.peers.harness import Stage
+from tests.e2e.harness import Stage
 from tests.predict.runs import (
     APP,
     MODELS,

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from peers.predict.column_types import Question, decide
 from peers.predict.errors import InputError, ModelError, RowError
+from peers.predict.inputs.column_types import Question, decide
 from peers.predict.models import Model, Trust, load, resolve
 from peers.predict.models.protocols import protocol_of
 from tests.predict.endpoint import Asked, Endpoint, Reply

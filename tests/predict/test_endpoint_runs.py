@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from psycopg import sql
 
-from tests.peers.harness import Stage
+from tests.e2e.harness import Stage
 from tests.predict.endpoint import Asked, Endpoint, Reply, double
 from tests.predict.runs import APP, MODELS, numbers, predict, results, start
 

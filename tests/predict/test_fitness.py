@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from peers.predict.fitness import unfit_rows
 from peers.predict.inputs import Rows
+from peers.predict.tasks.row_checks import unfit_rows
 from tests.predict.test_outputs import a_manifest
 
 NAN, INF = math.nan, math.inf

@@ -14,9 +14,9 @@ import pytest
 
 from peers import Reject, Retry
 from peers.predict.errors import EndpointError, RowError
-from peers.predict.isolate import Isolated, isolate, require_answers
-from peers.predict.journal import Batch, Journal
 from peers.predict.sizes import MOST_DEATHS
+from peers.predict.tasks.isolate import Isolated, isolate, require_answers
+from peers.predict.tasks.journal import Batch, Journal
 
 Isolate = Callable[..., Awaitable[Isolated]]
 

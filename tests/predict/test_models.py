@@ -19,8 +19,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from peers.predict import models
-from peers.predict.column_types import Question, decide
 from peers.predict.errors import InputError, ModelError, RowError
+from peers.predict.inputs.column_types import Question, decide
 from peers.predict.models import Trust
 from tests.predict.conftest import Forest
 

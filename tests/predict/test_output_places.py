@@ -12,7 +12,7 @@ import pytest
 from peers.predict import outputs
 from peers.predict.errors import OutputError, StorageFailed
 from peers.predict.outputs.durable import discard_unfinished, replaced
-from tests.peers.harness import Stage
+from tests.e2e.harness import Stage
 from tests.predict.runs import MODELS, numbers, predict
 
 CONTENT = b"the only copy"

@@ -15,12 +15,12 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from peers.predict import models
-from peers.predict.column_types import Question, decide
 from peers.predict.errors import InputError, ModelError, OutputError
+from peers.predict.inputs.column_types import Question, decide
 from peers.predict.models import Trust
 from peers.predict.outputs import check_carried, type_of
 from peers.predict.outputs.fitting import Asked, fitted_to
-from peers.predict.results import by_class, predictions_of
+from peers.predict.outputs.results import by_class, predictions_of
 from peers.predict.spec import schema_text
 from tests.predict.test_outputs import a_manifest
 

@@ -18,8 +18,8 @@ import pytest
 
 from peers.predict import outputs
 from peers.predict.outputs.durable import replaced
-from peers.predict.rows import decoded, result_of
 from peers.predict.spec import Manifest, schema_text
+from peers.predict.tasks.rows import decoded, result_of
 from tests.predict.test_outputs import a_manifest, fitted, write_part
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tests.peers.harness import Stage
+from tests.e2e.harness import Stage
 from tests.predict.conftest import ROWS
 from tests.predict.runs import numbers, predict, results
 

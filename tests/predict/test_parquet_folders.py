@@ -15,7 +15,7 @@ import pytest
 from peers.predict import inputs
 from peers.predict.errors import InputChanged, InputError
 from peers.predict.spec import Chunk, DataFile, InputRef
-from tests.peers.harness import Stage
+from tests.e2e.harness import Stage
 from tests.predict.as_pandas import assert_reads_as_pandas
 from tests.predict.planned import planned
 from tests.predict.runs import MODELS, predict, results

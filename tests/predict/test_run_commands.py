@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from peers.predict.cleaning import clean
 from peers.predict.errors import RunState
-from tests.peers.harness import Stage
+from peers.predict.run.cleaning import clean
+from tests.e2e.harness import Stage
 from tests.predict.conftest import ROWS
 from tests.predict.runs import (
     CHUNK_DONE,

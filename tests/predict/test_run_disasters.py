@@ -14,7 +14,7 @@ import pytest
 from psycopg import sql
 
 from peers.embedded import EmbeddedPostgres, throwaway
-from tests.peers.harness import Stage
+from tests.e2e.harness import Stage
 from tests.predict import models_for_tests
 from tests.predict.conftest import ROWS
 from tests.predict.endpoint import Endpoint

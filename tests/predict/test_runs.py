@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.peers.harness import Stage
+from tests.e2e.harness import Stage
 from tests.predict import models_for_tests
 from tests.predict.conftest import ROWS, Forest
 from tests.predict.endpoint import Endpoint

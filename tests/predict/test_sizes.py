@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import csv
 
-from peers.predict import batches as batches_module
-from peers.predict import stopwatch
-from peers.predict.batches import run_batches
-from peers.predict.done import Done
-from peers.predict.journal import Journal
+from peers.predict.models import stopwatch
 from peers.predict.sizes import MOST_DEATHS, Measured, Pace, batch_rows, chunk_rows, measure
+from peers.predict.tasks import batches as batches_module
+from peers.predict.tasks.batches import run_batches
+from peers.predict.tasks.done import Done
+from peers.predict.tasks.journal import Journal
 from tests.predict.runs import MODELS, numbers
 
 

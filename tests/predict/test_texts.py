@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from peers.predict.answers import Answers, key_of
 from peers.predict.errors import RowError
-from peers.predict.isolate import as_exception
+from peers.predict.tasks.answers import Answers, key_of
+from peers.predict.tasks.isolate import as_exception
 from peers.predict.texts import shortened, told
-from tests.peers.harness import Stage
+from tests.e2e.harness import Stage
 from tests.predict.runs import MODELS, numbers, predict
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from peers.predict.timer_signals import TimerSignals
-from tests.peers.harness import Stage
+from peers.predict.models.timer_signals import TimerSignals
+from tests.e2e.harness import Stage
 from tests.predict.runs import MODELS, numbers, predict, results
 
 TIMERS = [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.peers.harness import Stage
+from tests.e2e.harness import Stage
 from tests.predict.runs import MODELS, SOURCES, numbers, predict, results
 
 _ORIGIN = """

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from peers import db, kernel, schema
+from peers.database import functions, schema
+from peers.database.connection import connect
 from peers.errors import ConfigError
-from peers.model import KindPolicy
+from peers.types import KindPolicy
 from tests.support.server import open_connection
 from tests.support.world import (
     Peer,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import LiteralString
 
-    from peers.db import Connection
+    from peers.database.connection import Connection
     from tests.support.server import Connection as Session
     from tests.support.server import Databases
 
@@ -108,7 +109,7 @@ def odd_url(request: pytest.FixtureRequest, databases: Databases) -> Iterator[st
 
 def test_a_whole_life_in_a_database_as_people_have_them(odd_url: str) -> None:
     """Whatever its encoding, collation and settings: all verbs do their work, in SQL and Python."""
-    with db.connect(odd_url, application_name="test") as connection:
+    with connect(odd_url, application_name="test") as connection:
         schema.migrate(connection)
         schema.migrate(connection)
         live_in_python(connection)
@@ -123,31 +124,31 @@ def test_a_whole_life_in_a_database_as_people_have_them(odd_url: str) -> None:
 def live_in_python(connection: Connection) -> None:
     """The same through the kernel; what the database cannot hold fails its own task, in words."""
     policies = [KindPolicy("I", backoff_base=0.5), KindPolicy("i", max_attempts=1)]
-    peer = kernel.join(connection, "h", 1, {"default": 8}, policies, timedelta(seconds=30))
-    first = kernel.submit(connection, "I", b'{"n": 1.5}', timeout=timedelta(seconds=2.5))
-    second = kernel.submit(connection, "i", depends_on=[first])
-    kernel.submit(connection, "Nobody", scheduled_at=datetime(2026, 1, 1, tzinfo=UTC))
-    [task] = kernel.claim(connection, peer, "default", 5)
+    peer = functions.join(connection, "h", 1, {"default": 8}, policies, timedelta(seconds=30))
+    first = functions.submit(connection, "I", b'{"n": 1.5}', timeout=timedelta(seconds=2.5))
+    second = functions.submit(connection, "i", depends_on=[first])
+    functions.submit(connection, "Nobody", scheduled_at=datetime(2026, 1, 1, tzinfo=UTC))
+    [task] = functions.claim(connection, peer, "default", 5)
     assert (task.task_id, task.args, task.timeout) == (first, b'{"n": 1.5}', 2.5)
     outcome = b'[{"task_id": %d, "token": "%s", "result": {"n": 1.5}}]'
-    assert kernel.complete(connection, peer, outcome % (first, str(task.token).encode())) == []
-    assert kernel.parent_results(connection, second)[0].result == b'{"n": 1.5}'
-    [task] = kernel.claim(connection, peer, "default", 5)
+    assert functions.complete(connection, peer, outcome % (first, str(task.token).encode())) == []
+    assert functions.parent_results(connection, second)[0].result == b'{"n": 1.5}'
+    [task] = functions.claim(connection, peer, "default", 5)
     failure = {"task_id": second, "token": task.token, "error_type": f"E{HOSTILE}"}
     failure |= {"error_message": HOSTILE, "traceback": HOSTILE, "retry_in": float("inf")}
-    assert kernel.fail(connection, peer, [failure]) == []
+    assert functions.fail(connection, peer, [failure]) == []
     [(message,)] = connection.execute("select error_message from peers.dead_letter").fetchall()
     for character, escape in (("€", "\\u20ac"), ("\0", "\\x00"), ("\udcff", "\\udcff")):
         assert (character in message) != (escape in message)
-    assert "Dead" in kernel.explain(connection, second)
-    assert kernel.unrunnable(connection)[0].oldest_ready_at.tzinfo is not None
-    assert 0 < kernel.hold_off(connection, "x", timedelta(seconds=1.5), HOSTILE) <= 1.5
-    assert kernel.held_off(connection, "x") > 0
-    assert kernel.check(connection) == []
-    kernel.discard(connection, second)
-    kernel.leave(connection, peer)
+    assert "Dead" in functions.explain(connection, second)
+    assert functions.unrunnable(connection)[0].oldest_ready_at.tzinfo is not None
+    assert 0 < functions.hold_off(connection, "x", timedelta(seconds=1.5), HOSTILE) <= 1.5
+    assert functions.held_off(connection, "x") > 0
+    assert functions.check(connection) == []
+    functions.discard(connection, second)
+    functions.leave(connection, peer)
     connection.execute("select peers.cancel(id) from peers.task")
-    assert kernel.prune(connection, timedelta(0)).deleted == 3
+    assert functions.prune(connection, timedelta(0)).deleted == 3
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "WIN1252", "EUC_JP"])
@@ -157,7 +158,7 @@ def test_an_encoding_that_need_not_be_readable_is_refused(
     """Where one row could stop every claim, peers migrate says so, and how to make a database."""
     with (
         databases.empty(f"encoding '{encoding}' {PLAIN}") as url,
-        db.connect(url, application_name="test") as connection,
+        connect(url, application_name="test") as connection,
     ):
         with pytest.raises(ConfigError, match=f"encoding {encoding}.*createdb --encoding UTF8"):
             schema.migrate(connection)

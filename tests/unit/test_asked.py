@@ -9,29 +9,29 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from peers import db
-from peers.asked import answer
 from peers.client.once import LazyConnection
+from peers.database.connection import connect
+from peers.database.rows import Claimed
 from peers.errors import BadTask, DatabaseUnreachable
-from peers.model import Claimed
+from peers.peer.request_verbs import answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from peers.db import Connection
+    from peers.database.connection import Connection
 
 
 @pytest.fixture
 def connection(database_url: str) -> Iterator[LazyConnection]:
     """A connection as a peer has it."""
 
-    def connect() -> Connection:
-        connection = db.connect(database_url, application_name="test")
+    def make() -> Connection:
+        connection = connect(database_url, application_name="test")
         connection.execute("set statement_timeout to '20s'")
         connection.execute("set lock_timeout to '250ms'")
         return connection
 
-    connection = LazyConnection(connect)
+    connection = LazyConnection(make)
     yield connection
     connection.close()
 

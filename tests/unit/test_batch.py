@@ -11,14 +11,14 @@ from uuid import uuid4
 import pytest
 
 from peers.context import CurrentTask
-from peers.frames import Assigned, Completed, Failed
+from peers.database.rows import Claimed
 from peers.handlers import Handler, register
-from peers.lane import Lane, Lease
-from peers.model import Claimed
-from peers.pace import Pace
+from peers.pool import crash as verdicts
+from peers.pool.crash import Death, Out, judge
+from peers.pool.durations import Pace
+from peers.pool.local_queue import Lane, Lease
+from peers.protocol.messages import Assigned, Completed, Failed
 from peers.worker.batch import Batch, Part
-from peers.workers import death as verdicts
-from peers.workers.death import Death, Out, judge
 
 KIND = "unit.batch"
 SIZES = [1, 2, 3, 64, 257]

@@ -12,12 +12,12 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from peers import chores as module
-from peers import kernel
-from peers.chores import Chores
-from peers.deadline import BoundedConnection, Bounds
+from peers.database import functions
+from peers.database.deadlines import BoundedConnection, Bounds
 from peers.errors import DatabaseUnreachable
 from peers.events import name_of
+from peers.peer import maintenance as module
+from peers.peer.maintenance import Chores
 
 PATIENCE = 30.0
 
@@ -32,7 +32,7 @@ class Database:
         self.errors: dict[str, Exception] = {}
         self.tries = 0
         for verb in ("promote", "reclaim", "unrunnable", "prune"):
-            monkeypatch.setattr(kernel, verb, self._verb(verb))
+            monkeypatch.setattr(functions, verb, self._verb(verb))
 
     def connect(self, _duty: str, _bounds: Bounds) -> BoundedConnection:
         """A connection that can be cut."""

@@ -101,7 +101,7 @@ STARTS = {
 
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize(
-    "module", ["peers.cli", "psycopg", "pydantic_core", "pydantic_settings", "peers.cli.schema"]
+    "module", ["peers.cli", "psycopg", "pydantic_core", "pydantic_settings", "peers.cli.admin"]
 )
 def test_ctrl_c_while_it_loads_is_quiet(module: str, start: str) -> None:
     """Exit code 130 and no traceback, whatever is being imported."""

@@ -18,9 +18,11 @@ from sqlalchemy import URL, Engine, create_engine, select
 from sqlalchemy.orm import Session
 
 import peers
-from peers import client, context, db, tables
+from peers import client, context
 from peers.client.once import LazyConnection
 from peers.client.transport import _transaction
+from peers.database import tables
+from peers.database.connection import connect
 from tests.support.world import Peer
 
 if TYPE_CHECKING:
@@ -245,7 +247,7 @@ class Parent:
         """One frame there and back."""
         assert ticket == 5
         self.verbs.append(verb)
-        connection = LazyConnection(lambda: db.connect(self.url, application_name="test"))
+        connection = LazyConnection(lambda: connect(self.url, application_name="test"))
         try:
             body = json.dumps(payload).encode()
             return json.loads(client.relay(connection, _transaction, verb, body))
@@ -506,7 +508,7 @@ def test_a_decorator_without_its_kind_says_what_to_write() -> None:
 
 def test_a_graph_that_was_submitted_takes_no_more(database_url: str) -> None:
     """A task added after the block would be lost in silence."""
-    with db.connect(database_url, application_name="test") as connection:
+    with connect(database_url, application_name="test") as connection:
         with peers.graph(connection) as gathered:
             first = gathered.add("some.kind")
             gathered.add("some.kind", after=first)

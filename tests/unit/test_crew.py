@@ -15,11 +15,11 @@ from unittest.mock import Mock
 
 import pytest
 
-from peers.pace import Pace
-from peers.workers.crew import Crew
-from peers.workers.environment import Environment
-from peers.workers.process import WorkerProcess
-from peers.workers.sink import Sink
+from peers.pool.durations import Pace
+from peers.pool.environment import Environment
+from peers.pool.outcome_listener import Sink
+from peers.pool.pool import Crew
+from peers.pool.process import WorkerProcess
 
 PATIENCE = 60.0
 
@@ -43,7 +43,7 @@ def test_a_death_and_what_the_socket_still_says_may_come_in_any_order(
 ) -> None:
     """Both are ready in one turn; whichever is taken first, the crew goes on with a new worker."""
     crew = Crew(
-        "tests.peers.app_batches", ("text", "error"), Environment(), selector, Pace(), Mock(Sink)
+        "tests.e2e.app_batches", ("text", "error"), Environment(), selector, Pace(), Mock(Sink)
     )
     crew.start(PATIENCE)
     try:
@@ -83,14 +83,14 @@ def test_a_machine_without_room_for_a_worker_ends_nobody(
     longer each time, and starts one as soon as there is room.
     """
     crew = Crew(
-        "tests.peers.app_batches", ("text", "error"), Environment(), selector, Pace(), Mock(Sink)
+        "tests.e2e.app_batches", ("text", "error"), Environment(), selector, Pace(), Mock(Sink)
     )
     crew._suspects["default"] = Counter({False: 1})  # it wants a worker for suspects
     crew._orphans.ensure()
     before = open_descriptors()
     with monkeypatch.context() as patched:
         refusal = OSError(number, os.strerror(number))
-        patched.setattr(f"peers.workers.process.{place}", Mock(side_effect=refusal))
+        patched.setattr(f"peers.pool.process.{place}", Mock(side_effect=refusal))
         for _ in range(3):
             crew.tick(float("inf"))
             assert processes(selector) == []
@@ -111,7 +111,7 @@ def test_a_peer_that_has_no_descriptor_left_goes_on(selector: selectors.DefaultS
     nothing stays open.
     """
     crew = Crew(
-        "tests.peers.app_batches", ("text", "error"), Environment(), selector, Pace(), Mock(Sink)
+        "tests.e2e.app_batches", ("text", "error"), Environment(), selector, Pace(), Mock(Sink)
     )
     crew._suspects["default"] = Counter({False: 1})
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -9,8 +9,8 @@ import time
 import psycopg
 import pytest
 
-from peers import db
-from peers.deadline import BoundedConnection, Bounds, NoAnswer
+from peers.database.connection import connect, is_connection_lost
+from peers.database.deadlines import BoundedConnection, Bounds, NoAnswer
 from peers.errors import DatabaseUnreachable
 
 LEASES = (1.0, 2.0, 30.0, 600.0, 86400.0)
@@ -32,7 +32,7 @@ def test_the_bounds_leave_time_for_what_comes_after(lease: float) -> None:
 @pytest.fixture
 def bounded(database_url: str) -> BoundedConnection:
     """A connection whose statements get half a second from the server."""
-    return db.connect(database_url, application_name="test", bounds=Bounds(0.2, 0.5, PATIENCE * 2))
+    return connect(database_url, application_name="test", bounds=Bounds(0.2, 0.5, PATIENCE * 2))
 
 
 def test_the_server_ends_what_takes_too_long(bounded: BoundedConnection, database_url: str) -> None:
@@ -52,7 +52,7 @@ def test_an_answer_that_does_not_come_is_not_waited_for(database_url: str, how: 
     """Whether the usual bound is over, a signal came, or time is up: the connection is closed, and
     counts as lost.
     """
-    connection = db.connect(database_url, application_name="test")
+    connection = connect(database_url, application_name="test")
     connection.answer_within = 0.3 if how == "limit" else PATIENCE * 3
     connection.latest = time.monotonic() if how == "latest" else float("inf")
     if how == "cut":
@@ -62,12 +62,12 @@ def test_an_answer_that_does_not_come_is_not_waited_for(database_url: str, how: 
         connection.execute("select pg_sleep(%s)", (PATIENCE * 3,))
     assert time.monotonic() - began < PATIENCE
     assert connection.closed
-    assert db.is_connection_lost(caught.value)
+    assert is_connection_lost(caught.value)
 
 
 def test_a_cut_concerns_only_what_runs(database_url: str) -> None:
     """What begins later, the last words of a peer, has its own time."""
-    with db.connect(database_url, application_name="test") as connection:
+    with connect(database_url, application_name="test") as connection:
         connection.answer_within = PATIENCE
         connection.cut(0.0)
         connection.execute("select pg_sleep(0.3)")
@@ -77,7 +77,7 @@ def test_a_session_works_whatever_encoding_and_isolation_its_role_defaults_to(
     database_url: str,
 ) -> None:
     """Text is UTF-8, transactions are READ COMMITTED."""
-    with db.connect(database_url, application_name="test") as connection:
+    with connect(database_url, application_name="test") as connection:
         [row] = connection.execute(
             "select current_setting('client_encoding'),"
             " current_setting('default_transaction_isolation')"
@@ -90,7 +90,7 @@ def test_a_server_that_accepts_and_says_nothing_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         began = time.monotonic()
         with pytest.raises(DatabaseUnreachable):
-            db.connect(
+            connect(
                 f"host=127.0.0.1 port={deaf.getsockname()[1]} user=x dbname=x",
                 application_name="test", patience=0.1,
             )  # fmt: skip

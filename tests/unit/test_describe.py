@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from peers.context import CurrentTask
 from peers.errors import Retry
-from peers.frames import Assigned, Completed, Failed, Outcomes, encode, split, to_parent
 from peers.handlers import Handler, register
+from peers.protocol.messages import Assigned, Completed, Failed, Outcomes, encode, split, to_parent
 from peers.worker.batch import Batch, Part
 from peers.worker.describe import LONGEST_MESSAGE, LONGEST_TRACEBACK, LONGEST_TYPE, describe
 from peers.worker.outcome import completed, failed

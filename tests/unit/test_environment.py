@@ -7,8 +7,8 @@ import os
 import pytest
 
 from peers.errors import ConfigError
+from peers.pool.environment import Environment
 from peers.settings import Settings
-from peers.workers.environment import Environment
 
 
 def test_workers_take_turns_on_the_gpus_and_share_the_cores() -> None:

@@ -10,8 +10,9 @@ from uuid import UUID
 
 import pytest
 
-from peers import events, log_output
+from peers import events
 from peers.cli.summary import Summary
+from peers.logs import log_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from peers.workers.fork_server_start import Order, start, started_early
+from peers.pool.fork_server_start import Order, start, started_early
 
 ORDER = Order("json", ("text", "info"), dict(os.environ))
 OTHER = Order("json", ("text", "info"), {**os.environ, "CUDA_VISIBLE_DEVICES": "1"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from peers.frames import (
+from peers.protocol.messages import (
     HEAD,
     Assigned,
     Begin,

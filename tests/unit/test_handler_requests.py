@@ -11,13 +11,13 @@ from uuid import uuid4
 
 import pytest
 
-from peers import handler_requests
 from peers.client.once import LazyConnection
-from peers.db import Connection
+from peers.database.connection import Connection
+from peers.database.rows import Claimed
 from peers.errors import BadTask, DatabaseUnreachable
-from peers.handler_requests import Answer, HandlerRequests, Request
-from peers.lane import Lease
-from peers.model import Claimed
+from peers.peer import handler_requests
+from peers.peer.handler_requests import Answer, HandlerRequests, Request
+from peers.pool.local_queue import Lease
 
 PATIENCE = 60.0
 LARGE = b"x" * (1 << 20)

@@ -11,7 +11,7 @@ import pytest
 
 from peers.errors import ArgsInvalid
 from peers.handlers import Handler, register, registry
-from peers.model import MAX_ATTEMPTS_MAX, PRIORITY_MAX
+from peers.types import MAX_ATTEMPTS_MAX, PRIORITY_MAX
 
 
 def fit(function: Callable[..., Any], **args: Any) -> dict[str, Any]:

@@ -12,21 +12,16 @@ from uuid import UUID, uuid4
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from peers import db, errors, kernel, schema
-from peers.model import (
-    CONTRACT_VERSION,
-    Claimed,
-    Heartbeat,
-    KindPolicy,
-    ParentFailure,
-    TaskState,
-    Unsettled,
-)
+from peers import errors
+from peers.database import functions, schema
+from peers.database.connection import Backoff, connect, is_connection_lost
+from peers.database.rows import Claimed, HeartbeatReply, Unsettled
+from peers.types import CONTRACT_VERSION, KindPolicy, ParentFailure, TaskState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from peers.db import Connection
+    from peers.database.connection import Connection
 
 LEASE = timedelta(seconds=30)
 
@@ -34,7 +29,7 @@ LEASE = timedelta(seconds=30)
 @pytest.fixture
 def connection(database_url: str) -> Iterator[Connection]:
     """A connection as a peer has it."""
-    connection = db.connect(database_url, application_name="test")
+    connection = connect(database_url, application_name="test")
     yield connection
     connection.close()
 
@@ -43,7 +38,7 @@ def connection(database_url: str) -> Iterator[Connection]:
 def peer(connection: Connection) -> UUID:
     """A peer that runs kinds a and b."""
     policies = [KindPolicy("a", max_attempts=2, timeout=2.5, backoff_base=0), KindPolicy("b")]
-    return kernel.join(connection, "vega", 42, {"default": 8}, policies, LEASE)
+    return functions.join(connection, "vega", 42, {"default": 8}, policies, LEASE)
 
 
 def outcomes(*tasks: Claimed) -> bytes:
@@ -62,8 +57,8 @@ def test_every_function_has_the_parameters_of_its_namesake(connection: Connectio
         ).fetchall()
     )
     checked = 0
-    for name, function in inspect.getmembers(kernel, inspect.isfunction):
-        if function.__module__ == kernel.__name__ and not name.startswith("_"):
+    for name, function in inspect.getmembers(functions, inspect.isfunction):
+        if function.__module__ == functions.__name__ and not name.startswith("_"):
             ours = list(inspect.signature(function).parameters)
             assert ours == ["connection", *(in_sql[name] or [])], name
             checked += 1
@@ -72,112 +67,114 @@ def test_every_function_has_the_parameters_of_its_namesake(connection: Connectio
 
 def test_a_task_goes_from_submission_to_its_result(connection: Connection, peer: UUID) -> None:
     """Args and results are bytes all the way, whatever their language."""
-    parent = kernel.submit(connection, "a", '{"name": "Zoë"}'.encode(), priority=5)
-    child = kernel.submit(connection, "b", depends_on=[parent], on_parent_failure=ParentFailure.RUN)
-    [task] = kernel.claim(connection, peer, "default", 10)
+    parent = functions.submit(connection, "a", '{"name": "Zoë"}'.encode(), priority=5)
+    child = functions.submit(
+        connection, "b", depends_on=[parent], on_parent_failure=ParentFailure.RUN
+    )
+    [task] = functions.claim(connection, peer, "default", 10)
     assert task == Claimed(parent, task.token, 1, "a", '{"name": "Zoë"}'.encode(), 2.5, 5)
-    assert kernel.complete(connection, peer, outcomes(task)) == []
-    assert kernel.complete(connection, peer, outcomes(task)) == [
+    assert functions.complete(connection, peer, outcomes(task)) == []
+    assert functions.complete(connection, peer, outcomes(task)) == [
         Unsettled(parent, task.token, "already")
     ]
-    [task] = kernel.claim(connection, peer, "default", 10)
+    [task] = functions.claim(connection, peer, "default", 10)
     assert (task.task_id, task.timeout) == (child, None)
-    [result] = kernel.parent_results(connection, child)
+    [result] = functions.parent_results(connection, child)
     assert result == (parent, "a", TaskState.COMPLETED, '{"ok": "é"}'.encode())
 
 
 def test_one_claim_is_one_batch_under_one_token(connection: Connection, peer: UUID) -> None:
     """In the order of becoming ready; another claim finds nothing left."""
-    ids = [kernel.submit(connection, "b", metadata=b'{"m": 1}') for _ in range(20)]
-    batch = kernel.claim(connection, peer, "default", 20)
+    ids = [functions.submit(connection, "b", metadata=b'{"m": 1}') for _ in range(20)]
+    batch = functions.claim(connection, peer, "default", 20)
     assert [task.task_id for task in batch] == ids
     assert len({task.token for task in batch}) == 1
-    assert kernel.claim(connection, peer, "default", 20) == []
+    assert functions.claim(connection, peer, "default", 20) == []
 
 
 def test_failures_of_any_shape_are_recorded(connection: Connection, peer: UUID) -> None:
     """A failed attempt is tried again at once where it says so, a rejected one is dead."""
-    task_id = kernel.submit(connection, "a")
-    [task] = kernel.claim(connection, peer, "default", 1)
+    task_id = functions.submit(connection, "a")
+    [task] = functions.claim(connection, peer, "default", 1)
     failure = {"task_id": task_id, "token": task.token, "error_type": "E", "retry_in": 0}
-    assert kernel.fail(connection, peer, [failure]) == []
-    [task] = kernel.claim(connection, peer, "default", 1)
+    assert functions.fail(connection, peer, [failure]) == []
+    [task] = functions.claim(connection, peer, "default", 1)
     assert task.attempt == 2
-    kernel.fail(connection, peer, [failure | {"token": str(task.token), "reject": True}])
-    assert kernel.explain(connection, task_id).startswith("Dead")
-    assert kernel.retry(connection, task_id, b'{"again": true}') == task_id
-    [task] = kernel.claim(connection, peer, "default", 1)
+    functions.fail(connection, peer, [failure | {"token": str(task.token), "reject": True}])
+    assert functions.explain(connection, task_id).startswith("Dead")
+    assert functions.retry(connection, task_id, b'{"again": true}') == task_id
+    [task] = functions.claim(connection, peer, "default", 1)
     assert (task.attempt, task.args) == (1, b'{"again": true}')
-    kernel.fail(connection, peer, [failure | {"token": task.token, "reject": True}])
-    assert kernel.discard(connection, task_id) == task_id
+    functions.fail(connection, peer, [failure | {"token": task.token, "reject": True}])
+    assert functions.discard(connection, task_id) == task_id
 
 
 def test_the_heartbeat_tells_whom_to_stop(connection: Connection, peer: UUID) -> None:
     """Pairs of task and token, and whether the peer is still a member."""
-    kernel.submit(connection, "a")
-    [task] = kernel.claim(connection, peer, "default", 1)
-    assert kernel.heartbeat(connection, peer).cancelled == frozenset()
-    assert kernel.cancel(connection, task.task_id) == TaskState.RUNNING
-    beat = kernel.heartbeat(connection, peer)
-    assert beat == Heartbeat(CONTRACT_VERSION, True, frozenset({(task.task_id, task.token)}))
-    assert not kernel.heartbeat(connection, uuid4()).alive
-    assert kernel.progress(connection, peer, task.task_id, task.token, 1, None)
-    assert not kernel.progress(connection, peer, task.task_id, uuid4(), 1, 2)
+    functions.submit(connection, "a")
+    [task] = functions.claim(connection, peer, "default", 1)
+    assert functions.heartbeat(connection, peer).cancelled == frozenset()
+    assert functions.cancel(connection, task.task_id) == TaskState.RUNNING
+    beat = functions.heartbeat(connection, peer)
+    assert beat == HeartbeatReply(CONTRACT_VERSION, True, frozenset({(task.task_id, task.token)}))
+    assert not functions.heartbeat(connection, uuid4()).alive
+    assert functions.progress(connection, peer, task.task_id, task.token, 1, None)
+    assert not functions.progress(connection, peer, task.task_id, uuid4(), 1, 2)
 
 
 def test_leases_are_given_back(connection: Connection, peer: UUID) -> None:
     """By name, by reconciling, by leaving; each says how many."""
     for _ in range(3):
-        kernel.submit(connection, "a")
-    first, second, third = (kernel.claim(connection, peer, "default", 1)[0] for _ in range(3))
-    assert kernel.release(connection, peer, [first.task_id], [first.token]) == 1
-    assert kernel.release(connection, peer, [], []) == 0
-    assert kernel.reconcile(connection, peer, [third.token]) == 1
+        functions.submit(connection, "a")
+    first, second, third = (functions.claim(connection, peer, "default", 1)[0] for _ in range(3))
+    assert functions.release(connection, peer, [first.task_id], [first.token]) == 1
+    assert functions.release(connection, peer, [], []) == 0
+    assert functions.reconcile(connection, peer, [third.token]) == 1
     assert second.token != third.token
-    assert kernel.leave(connection, peer) == 1
+    assert functions.leave(connection, peer) == 1
     with pytest.raises(errors.PeerLost, match="Stop its handlers, then join again"):
-        kernel.claim(connection, peer, "default", 1)
+        functions.claim(connection, peer, "default", 1)
 
 
 def test_a_lost_peer_is_reclaimed_from(connection: Connection, peer: UUID) -> None:
     """The answer names the task, the peer and its host."""
-    kernel.submit(connection, "a")
-    [task] = kernel.claim(connection, peer, "default", 1)
-    other = kernel.join(connection, "deneb", 1, {"default": 1}, [KindPolicy("a")], LEASE)
+    functions.submit(connection, "a")
+    [task] = functions.claim(connection, peer, "default", 1)
+    other = functions.join(connection, "deneb", 1, {"default": 1}, [KindPolicy("a")], LEASE)
     for shift in ("20 seconds", "40 seconds"):
         connection.execute(
             "insert into peers.clock (shift) values (%s) on conflict (one_row)"
             " do update set shift = excluded.shift",
             (shift,),
         )
-        kernel.heartbeat(connection, other)
-    assert kernel.reclaim(connection, other) == [(task.task_id, 1, peer, "vega")]
+        functions.heartbeat(connection, other)
+    assert functions.reclaim(connection, other) == [(task.task_id, 1, peer, "vega")]
 
 
 def test_waiting_tasks_are_changed_promoted_and_pruned(connection: Connection, peer: UUID) -> None:
     """Times are datetimes with a zone, durations timedeltas, and None changes nothing."""
-    task_id = kernel.submit(connection, "a", scheduled_at=datetime(2100, 1, 1, tzinfo=UTC))
-    assert kernel.promote(connection) == 0
+    task_id = functions.submit(connection, "a", scheduled_at=datetime(2100, 1, 1, tzinfo=UTC))
+    assert functions.promote(connection) == 0
     past = datetime(2020, 1, 1, tzinfo=UTC)
-    kernel.change(connection, task_id, 3, past, b'{"x": 1}', 7, timedelta(seconds=9))
-    kernel.change(connection, task_id)
-    [task] = kernel.claim(connection, peer, "default", 5)
+    functions.change(connection, task_id, 3, past, b'{"x": 1}', 7, timedelta(seconds=9))
+    functions.change(connection, task_id)
+    [task] = functions.claim(connection, peer, "default", 5)
     assert (task.priority, task.args, task.timeout) == (3, b'{"x": 1}', 9.0)
-    kernel.complete(connection, peer, outcomes(task))
-    assert kernel.prune(connection, timedelta(0)) == (1, 1, True)
+    functions.complete(connection, peer, outcomes(task))
+    assert functions.prune(connection, timedelta(0)) == (1, 1, True)
 
 
 def test_queues_are_paused_and_unrunnable_kinds_are_told(connection: Connection) -> None:
     """The alarm has a count and an age."""
-    task_id = kernel.submit(connection, "nobody", queue="q")
-    [alarm] = kernel.unrunnable(connection)
+    task_id = functions.submit(connection, "nobody", queue="q")
+    [alarm] = functions.unrunnable(connection)
     assert (alarm.queue, alarm.kind, alarm.tasks) == ("q", "nobody", 1)
     assert alarm.oldest_ready_at.tzinfo is not None
-    kernel.pause(connection, "q")
-    assert "paused" in kernel.explain(connection, task_id)
-    kernel.resume(connection, "q")
-    assert "paused" not in kernel.explain(connection, task_id)
-    assert kernel.check(connection) == []
+    functions.pause(connection, "q")
+    assert "paused" in functions.explain(connection, task_id)
+    functions.resume(connection, "q")
+    assert "paused" not in functions.explain(connection, task_id)
+    assert functions.check(connection) == []
 
 
 CYCLE = (
@@ -185,15 +182,15 @@ CYCLE = (
 )
 NUL = b'{"x": "\\u0000"}'
 REFUSALS: list[tuple[type[errors.PeersError], str, Callable[[Connection], object]]] = [
-    (errors.CycleError, "a -> b -> a|b -> a -> b", lambda c: kernel.submit_graph(c, CYCLE)),
-    (errors.NotDead, "not a dead letter", lambda c: kernel.retry(c, kernel.submit(c, "a"))),
-    (errors.ContractMismatch, "version 2", lambda c: kernel.join(c, "h", 1, {}, [], LEASE, 2)),
-    (errors.BadGraph, "no task 999", lambda c: kernel.submit(c, "a", depends_on=[999])),
-    (errors.TaskNotFound, "no task 999", lambda c: kernel.cancel(c, 999)),
-    (errors.BadTask, "JSON object such as", lambda c: kernel.submit(c, "a", b"[]")),
-    (errors.BadTask, "must be -32768 to 32767", lambda c: kernel.submit(c, "a", priority=40000)),
-    (errors.BadTask, "u0000 cannot be converted", lambda c: kernel.submit(c, "a", NUL)),
-    (errors.PeerLost, "join again", lambda c: kernel.claim(c, uuid4(), "default", 1)),
+    (errors.CycleError, "a -> b -> a|b -> a -> b", lambda c: functions.submit_graph(c, CYCLE)),
+    (errors.NotDead, "not a dead letter", lambda c: functions.retry(c, functions.submit(c, "a"))),
+    (errors.ContractMismatch, "version 2", lambda c: functions.join(c, "h", 1, {}, [], LEASE, 2)),
+    (errors.BadGraph, "no task 999", lambda c: functions.submit(c, "a", depends_on=[999])),
+    (errors.TaskNotFound, "no task 999", lambda c: functions.cancel(c, 999)),
+    (errors.BadTask, "JSON object such as", lambda c: functions.submit(c, "a", b"[]")),
+    (errors.BadTask, "must be -32768 to 32767", lambda c: functions.submit(c, "a", priority=40000)),
+    (errors.BadTask, "u0000 cannot be converted", lambda c: functions.submit(c, "a", NUL)),
+    (errors.PeerLost, "join again", lambda c: functions.claim(c, uuid4(), "default", 1)),
 ]
 
 
@@ -243,9 +240,9 @@ def test_a_session_is_read_committed_whatever_the_database_says(
     connection.execute(
         f'alter database "{name}" set default_transaction_isolation to serializable'.encode()
     )
-    with db.connect(database_url, application_name="test") as other:
+    with connect(database_url, application_name="test") as other:
         assert other.autocommit
-        assert kernel.cancel(other, kernel.submit(other, "a")) == TaskState.CANCELLED
+        assert functions.cancel(other, functions.submit(other, "a")) == TaskState.CANCELLED
 
 
 @pytest.mark.parametrize(
@@ -266,7 +263,7 @@ def test_a_wrong_url_is_explained_without_its_password(
 ) -> None:
     """The error names the place and the remedy, and repeats no secret."""
     with pytest.raises(kind, match=message) as caught:
-        db.connect(url, application_name="test")
+        connect(url, application_name="test")
     assert "s3cret" not in str(caught.value)
     assert "PEERS_DATABASE_URL" in str(caught.value)
 
@@ -275,7 +272,7 @@ def test_a_missing_database_or_role_is_a_wrong_setting(database_url: str) -> Non
     """Waiting would not help, so it is no DatabaseUnreachable."""
     for wrong in (" dbname=h3_absent", " user=h3_absent"):
         with pytest.raises(errors.ConfigError, match="refuses us"):
-            db.connect(_with(database_url, wrong), application_name="test")
+            connect(_with(database_url, wrong), application_name="test")
 
 
 def _with(url: str, option: str) -> str:
@@ -287,29 +284,29 @@ def test_a_broken_connection_counts_as_lost_and_a_refusal_does_not(
     connection: Connection, database_url: str
 ) -> None:
     """Killed, closed, or suddenly read-only as after a failover: connect again."""
-    with db.connect(database_url, application_name="test") as victim:
-        kernel.contract_version(victim)
+    with connect(database_url, application_name="test") as victim:
+        functions.contract_version(victim)
         connection.execute("select pg_terminate_backend(%s)", (victim.info.backend_pid,))
         with pytest.raises(Exception, match="terminat") as caught:
-            kernel.contract_version(victim)
-        assert db.is_connection_lost(caught.value)
+            functions.contract_version(victim)
+        assert is_connection_lost(caught.value)
         with pytest.raises(Exception, match="closed") as caught:
-            kernel.contract_version(victim)
-        assert db.is_connection_lost(caught.value)
+            functions.contract_version(victim)
+        assert is_connection_lost(caught.value)
     connection.execute("set default_transaction_read_only to on")
     with pytest.raises(Exception, match="read-only") as caught:
-        kernel.submit(connection, "a")
-    assert db.is_connection_lost(caught.value)
+        functions.submit(connection, "a")
+    assert is_connection_lost(caught.value)
     with pytest.raises(Exception, match="syntax") as caught:
         connection.execute("selec")
-    assert not db.is_connection_lost(caught.value)
+    assert not is_connection_lost(caught.value)
 
 
 def test_waits_between_tries_grow_to_a_cap_with_full_jitter() -> None:
     """Each is a random part of a span that doubles; a success starts afresh."""
-    longest = db.Backoff(base=0.1, cap=5.0, luck=lambda: 1.0)
+    longest = Backoff(base=0.1, cap=5.0, luck=lambda: 1.0)
     waits = [longest.next() for _ in range(8)]
     assert waits == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0])
     longest.reset()
     assert longest.next() == pytest.approx(0.1)
-    assert db.Backoff(luck=lambda: 0.0).next() == 0.0
+    assert Backoff(luck=lambda: 0.0).next() == 0.0

@@ -10,11 +10,11 @@ from uuid import uuid4
 
 import pytest
 
-from peers.frames import KindDeclared
-from peers.lane import Bin, Lane, Lease
-from peers.model import Claimed
-from peers.pace import FIRST_CLAIMED, MOST_BYTES, MOST_CLAIMED, Pace, claim_size
-from peers.workers.dispatch import hand_out
+from peers.database.rows import Claimed
+from peers.pool.dispatch import hand_out
+from peers.pool.durations import FIRST_CLAIMED, MOST_BYTES, MOST_CLAIMED, Pace, claim_size
+from peers.pool.local_queue import Bin, Lane, Lease
+from peers.protocol.messages import KindDeclared
 
 _ids = count(1)
 PLAIN = Bin(asynchronous=False)

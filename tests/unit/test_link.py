@@ -11,12 +11,12 @@ from typing import cast
 import psycopg
 import pytest
 
-from peers import link as module
-from peers.db import Backoff
-from peers.deadline import BoundedConnection
+from peers.database import reconnecting as module
+from peers.database.connection import Backoff
+from peers.database.deadlines import BoundedConnection
+from peers.database.reconnecting import Link
 from peers.errors import ConfigError, DatabaseUnreachable, NotPermitted, PeerLost
 from peers.events import fields_of, name_of
-from peers.link import Link
 
 PATIENCE = 30.0
 SHORT = 0.01

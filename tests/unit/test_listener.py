@@ -12,12 +12,12 @@ from typing import Any, cast
 import psycopg
 import pytest
 
-from peers import wake as module
-from peers.db import Backoff
-from peers.deadline import BoundedConnection
+from peers.database.connection import Backoff
+from peers.database.deadlines import BoundedConnection
 from peers.errors import DatabaseUnreachable
 from peers.events import name_of
-from peers.wake import Doorbell
+from peers.peer import listener as module
+from peers.peer.listener import Doorbell
 
 PATIENCE = 30.0
 SHORT = 0.02

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from peers import events
-from peers.log_output import Json, Text, is_journal
+from peers.logs.log_output import Json, Text, is_journal
 from tests.support.cli import PATIENCE, environment
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from peers import events
-from peers.log_output import Json
-from peers.log_queue import MOST_BYTES, MOST_LINES, QueueHandler
+from peers.logs.log_output import Json
+from peers.logs.log_queue import MOST_BYTES, MOST_LINES, QueueHandler
 from tests.support.cli import PATIENCE, environment, until
 
 if TYPE_CHECKING:

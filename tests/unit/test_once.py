@@ -12,11 +12,12 @@ from uuid import UUID, uuid4
 import pytest
 
 import peers
-from peers import asked, db
 from peers.client import once
 from peers.client.once import Abandoned, LazyConnection
+from peers.database.connection import connect
+from peers.database.rows import Claimed
 from peers.errors import BadTask, DatabaseUnreachable, PeerLost
-from peers.model import Claimed
+from peers.peer import request_verbs
 from tests.support.commits import CommitProxy, Cut
 from tests.support.server import Connection
 from tests.support.world import Peer, rows, submit
@@ -43,7 +44,7 @@ def handler(db: Connection) -> tuple[UUID, Claimed]:
 
 def connected(url: str) -> LazyConnection:
     """As a peer's thread has it."""
-    return LazyConnection(lambda: db.connect(url, application_name="test"))
+    return LazyConnection(lambda: connect(url, application_name="test"))
 
 
 def children(db: Connection) -> list[int]:
@@ -67,7 +68,7 @@ def test_a_commit_that_is_cut_off_submits_once(
     """
     proxy.cuts = iter(cuts)
     connection, (document, ids) = connected(proxy.url), WAYS[verb]
-    answer = asked.answer(connection, *handler, verb, json.dumps(document).encode())
+    answer = request_verbs.answer(connection, *handler, verb, json.dumps(document).encode())
     connection.close()
     assert sorted(ids(json.loads(answer))) == children(db)
     assert next(proxy.cuts, None) is None, "every cut took place"
@@ -94,7 +95,7 @@ def test_without_the_question_the_same_cut_is_seen(
     monkeypatch.setattr(once, "await_end", lambda *_: fate)
     proxy.cuts = iter([Cut.AFTER if fate == "aborted" else Cut.BEFORE])
     connection = connected(proxy.url)
-    answer = asked.answer(connection, *handler, "submit", b'{"kind": "child"}')
+    answer = request_verbs.answer(connection, *handler, "submit", b'{"kind": "child"}')
     connection.close()
     assert [json.loads(answer)] != children(db)
 
@@ -110,7 +111,7 @@ def test_a_fate_that_nobody_can_tell_is_told(
     proxy.cuts = iter([Cut.AFTER])
     connection = connected(proxy.url)
     with pytest.raises(DatabaseUnreachable, match="fate is unknown"):
-        asked.answer(connection, *handler, "submit", b'{"kind": "child"}')
+        request_verbs.answer(connection, *handler, "submit", b'{"kind": "child"}')
     connection.close()
     assert proxy.commits == 1
     assert len(children(db)) == 1
@@ -123,7 +124,7 @@ def test_a_connection_that_breaks_every_time_ends_in_an_error(
     proxy.cuts = itertools.repeat(Cut.BEFORE)
     connection = connected(proxy.url)
     with pytest.raises(DatabaseUnreachable, match="nothing was submitted"):
-        asked.answer(connection, *handler, "submit", b'{"kind": "child"}')
+        request_verbs.answer(connection, *handler, "submit", b'{"kind": "child"}')
     connection.close()
     assert children(db) == []
 
@@ -145,7 +146,7 @@ def test_a_deadlock_of_a_handlers_submission_is_tried_again(
     )
     db.execute("create trigger v after insert on peers.task execute function be_a_victim()")
     connection = connected(database_url)
-    answer = asked.answer(connection, *handler, "submit_graph", json.dumps(GRAPH).encode())
+    answer = request_verbs.answer(connection, *handler, "submit_graph", json.dumps(GRAPH).encode())
     connection.close()
     assert sorted(json.loads(answer).values()) == children(db)
 
@@ -159,10 +160,10 @@ def test_without_its_lease_a_handler_submits_nothing(
     others = [(peer_id, task._replace(token=uuid4())), (uuid4(), task)]
     for who in others:
         with pytest.raises(PeerLost, match=f"task {task.task_id} .* nothing was submitted"):
-            asked.answer(connection, *who, "submit", b'{"kind": "child"}')
+            request_verbs.answer(connection, *who, "submit", b'{"kind": "child"}')
     Peer(db, peer_id).release((task.task_id, task.token))
     with pytest.raises(PeerLost):
-        asked.answer(connection, *handler, "submit", b'{"kind": "child"}')
+        request_verbs.answer(connection, *handler, "submit", b'{"kind": "child"}')
     connection.close()
     assert children(db) == []
 
@@ -174,7 +175,7 @@ def test_a_child_may_wait_for_the_task_that_submits_it(
     peer_id, task = handler
     connection = connected(database_url)
     document = json.dumps({"kind": "child", "depends_on": [task.task_id]}).encode()
-    child = json.loads(asked.answer(connection, *handler, "submit", document))
+    child = json.loads(request_verbs.answer(connection, *handler, "submit", document))
     connection.close()
     assert Peer(db, peer_id).complete((task.task_id, task.token)) == {}
     state = rows(db, "select state::text from peers.task where id = %s", child)
@@ -200,7 +201,7 @@ def test_a_refused_submission_is_over(
     """Nobody waits for the end of its transaction."""
     connection = connected(database_url)
     with pytest.raises(BadTask):
-        asked.answer(connection, *handler, "submit", b'{"kind": ""}')
+        request_verbs.answer(connection, *handler, "submit", b'{"kind": ""}')
     assert connection.transaction is None
     connection.close()
     assert children(db) == []

@@ -12,8 +12,8 @@ from unittest.mock import Mock
 import pytest
 
 from peers import events
-from peers.workers import orphans
-from peers.workers.orphans import OrphanKiller
+from peers.pool import orphans
+from peers.pool.orphans import OrphanKiller
 
 PATIENCE = 60.0
 

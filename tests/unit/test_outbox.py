@@ -11,12 +11,12 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from peers import kernel
-from peers.db import Connection, is_connection_lost
+from peers.database import functions
+from peers.database.connection import Connection, is_connection_lost
+from peers.database.rows import Claimed, Unsettled, Verdict
 from peers.errors import BadTask, from_database
-from peers.lane import Lease
-from peers.model import Claimed, Unsettled, Verdict
-from peers.outbox import MOST_SETTLED, Outbox
+from peers.peer.outbox import MOST_SETTLED, Outbox
+from peers.pool.local_queue import Lease
 
 PEER = uuid4()
 CONNECTION = cast("Connection", None)
@@ -37,9 +37,9 @@ class Database:
         """By task: how every verb but those in `takes` ends, if it is among the batch."""
         self.takes: set[str] = set()
         self.statements = 0
-        monkeypatch.setattr(kernel, "complete", self.complete)
-        monkeypatch.setattr(kernel, "fail", self.fail)
-        monkeypatch.setattr(kernel, "release", self.release)
+        monkeypatch.setattr(functions, "complete", self.complete)
+        monkeypatch.setattr(functions, "fail", self.fail)
+        monkeypatch.setattr(functions, "release", self.release)
 
     def complete(self, _connection: object, _peer: UUID, document: bytes) -> list[Unsettled]:
         """Settles; refuses the whole document if it has the word poison."""
@@ -272,7 +272,7 @@ def test_an_outcome_that_is_refused_becomes_a_plain_failure(database: Database) 
     for lease in (result, failure):
         database.refuses[lease.task.task_id] = an_error("P0001", said)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel, "fail", lambda _c, _p, batch: _only_plain(database, batch))
+        patch.setattr(functions, "fail", lambda _c, _p, batch: _only_plain(database, batch))
         outbox.flush(CONNECTION, PEER)
     assert set(done) == {result, failure}
     for recorded in database.failed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from peers.pace import CLAIM_SECONDS, MOST_CLAIMED, Pace, claim_size
+from peers.pool.durations import CLAIM_SECONDS, MOST_CLAIMED, Pace, claim_size
 
 
 def test_a_kind_that_never_ran_counts_as_slow() -> None:

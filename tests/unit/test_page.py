@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from peers.page import PAGE_SIZE, Page, Running
+from peers.protocol.running_marker import PAGE_SIZE, Page, Running
 
 READS = 300_000
 PATIENCE = 60.0

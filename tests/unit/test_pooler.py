@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
 import peers
-from peers import db as connections
+from peers.database.connection import connect
 from peers.embedded import places
 from peers.embedded.accounts import server_account
 from tests.support.cli import PATIENCE, Here, join, until
@@ -254,7 +254,7 @@ def test_what_is_set_for_a_session_would_reach_others(
     pooled: str, others: Callable[[], None]
 ) -> None:
     """The check sees it when a connection of ours is not made for a pooler (a broken variant)."""
-    with connections.connect(pooled, application_name="careless"):
+    with connect(pooled, application_name="careless"):
         with pytest.raises(AssertionError):
             others()
         with psycopg.connect(pooled, autocommit=True, prepare_threshold=None) as admin:

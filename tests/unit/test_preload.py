@@ -16,11 +16,11 @@ from unittest.mock import Mock
 import pytest
 
 from peers import events
-from peers.pace import Pace
-from peers.workers import fork_server
-from peers.workers.crew import Crew
-from peers.workers.environment import Environment
-from peers.workers.sink import Sink
+from peers.pool import fork_server
+from peers.pool.durations import Pace
+from peers.pool.environment import Environment
+from peers.pool.outcome_listener import Sink
+from peers.pool.pool import Crew
 from tests.unit.test_crew import open_descriptors, processes
 
 PATIENCE = 60.0
@@ -137,13 +137,13 @@ def test_a_machine_without_room_for_a_fork_ends_nobody(
     workers: Workers, monkeypatch: pytest.MonkeyPatch, lost: Mock, place: str, number: int
 ) -> None:
     """Nothing is left behind, and there is a worker as soon as there is room."""
-    monkeypatch.setattr("peers.workers.starter._SHORTEST_WAIT", 0.01)
+    monkeypatch.setattr("peers.pool.starter._SHORTEST_WAIT", 0.01)
     workers.kill_worker()
     workers.until(lambda: workers.pids() != [])
     before = open_descriptors()
     refusal = Mock(side_effect=OSError(number, os.strerror(number)))
     with monkeypatch.context() as patched:
-        patched.setattr(f"peers.workers.process.{place}", refusal)
+        patched.setattr(f"peers.pool.process.{place}", refusal)
         gone = workers.kill_worker()
         for _ in range(3):
             called = refusal.call_count

@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peers.frames import Completed, Failed
-from peers.lane import Lane, Lease
-from peers.model import Claimed
-from peers.pace import Pace
-from peers.suspects import Suspects
-from peers.workers.death import Death, Out, suspect_all
-from peers.workers.missing import to_start
-from peers.workers.retirement import Limits, Retirement, may_retire, resident
-from peers.workers.worker import Worker
+from peers.database.rows import Claimed
+from peers.pool.crash import Death, Out, suspect_all
+from peers.pool.durations import Pace
+from peers.pool.handle import Worker
+from peers.pool.isolation import Suspects
+from peers.pool.local_queue import Lane, Lease
+from peers.pool.missing import to_start
+from peers.pool.retirement import Limits, Retirement, may_retire, resident
+from peers.protocol.messages import Completed, Failed
 
 _ids = count(1)
 DONE = Completed(1, 0.1, b"null")

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from peers import db, schema
+from peers.database import schema
+from peers.database.connection import connect
 from peers.errors import ConfigError, NotPermitted, PeersError, SchemaMissing, SchemaNewer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from peers.db import Connection
+    from peers.database.connection import Connection
 
 EVERYTHING = """
     select 'function', p.oid::regprocedure::text, md5(prosrc || coalesce(proconfig::text, '')
@@ -38,7 +39,7 @@ EVERYTHING = """
 
 
 def _open(url: str) -> Iterator[Connection]:
-    connection = db.connect(url, application_name="test")
+    connection = connect(url, application_name="test")
     yield connection
     connection.close()
 

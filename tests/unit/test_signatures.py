@@ -19,8 +19,8 @@ from typing_extensions import TypedDict
 from peers import handlers
 from peers.client.submission import Options, document
 from peers.errors import ArgsInvalid, ResultInvalid
-from peers.frames import Assigned
 from peers.handlers import Handler
+from peers.protocol.messages import Assigned
 from peers.worker.args import checked
 from peers.worker.outcome import completed
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from peers.errors import Reject, ResultInvalid, Retry, Snooze
-from peers.frames import Assigned
+from peers.protocol.messages import Assigned
 from peers.worker.outcome import completed, failed
 
 TASK = Assigned(7, 1, b"token", 1, "kind", b"{}", None)

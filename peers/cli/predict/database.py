@@ -5,15 +5,15 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from peers import schema
 from peers.cli.database import connection_to
+from peers.database import schema
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from peers.db import Connection
+    from peers.database.connection import Connection
     from peers.settings import Settings
 
 

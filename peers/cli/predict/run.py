@@ -13,18 +13,18 @@ from peers.cli import output
 from peers.cli.parser import add_command, duration, name, positive, text
 from peers.cli.place import located
 from peers.cli.predict.extra import require_extra
-from peers.model import BATCH_WAIT_MAX
+from peers.types import BATCH_WAIT_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from peers.cli.parser import Commands
-    from peers.db import Connection
-    from peers.predict.fleet import OwnPeer
+    from peers.database.connection import Connection
     from peers.predict.inputs import TextOptions
-    from peers.predict.request import Request
-    from peers.predict.summary import Summary
+    from peers.predict.run.own_peer import OwnPeer
+    from peers.predict.run.request import Request
+    from peers.predict.run.summary import Summary
     from peers.settings import Settings
 
 
@@ -150,7 +150,7 @@ def _declare_endpoint(group: argparse._ArgumentGroup) -> None:
 
 def dead_limit(value: str) -> str:
     """Return a number of rows, or a share of them, as a text."""
-    from peers.predict.limits import DeadLimit
+    from peers.predict.run.limits import DeadLimit
 
     try:
         return DeadLimit(value).text
@@ -209,7 +209,7 @@ def _predict(args: argparse.Namespace) -> int:
             peer = stack.enter_context(_own_peer(args, settings.url))
         connect = _connecting(settings, args)
         summary = _summary(args, connect, peer)
-    from peers.predict.summary import TOO_MANY_DEAD
+    from peers.predict.run.summary import TOO_MANY_DEAD
 
     if args.json:
         output.document(summary.as_json())
@@ -233,7 +233,7 @@ def _connecting(
 
 def _own_peer(args: argparse.Namespace, url: str) -> AbstractContextManager[OwnPeer]:
     """Start a peer before anything that takes time to import: it does so meanwhile."""
-    from peers.predict.fleet import Fleet, own_peer
+    from peers.predict.run.own_peer import Fleet, own_peer
 
     return own_peer(url, Fleet(args.workers, args.model, args.method, args.batch_wait))
 
@@ -243,7 +243,7 @@ def _summary(
     connect: Callable[[], AbstractContextManager[Connection]],
     peer: OwnPeer | None,
 ) -> Summary:
-    from peers.predict.command import How, predict
+    from peers.predict.run.command import How, predict
 
     if args.workers is None and args.batch_wait is not None:
         output.say("--batch-wait is for --workers: peers that run have PEERS_PREDICT_BATCH_WAIT")
@@ -251,7 +251,7 @@ def _summary(
 
 
 def _dry_run(args: argparse.Namespace) -> int:
-    from peers.predict.preview import dry_run
+    from peers.predict.run.preview import dry_run
 
     preview = dry_run(_request(args))
     if args.json:
@@ -263,7 +263,7 @@ def _dry_run(args: argparse.Namespace) -> int:
 
 def _request(args: argparse.Namespace) -> Request:
     from peers.predict.models.access import access_of
-    from peers.predict.request import Request
+    from peers.predict.run.request import Request
 
     return Request(
         model=args.model, method=args.method, input=args.input, query=args.query,

@@ -17,7 +17,7 @@ from typing import Any, Final
 import psycopg
 import pyarrow.parquet as pq
 
-from peers import schema
+from peers.database import schema
 from peers.embedded import throwaway
 from peers.predict.demo.data import Material, prepare
 from peers.predict.demo.model import FOREST_VARIABLE

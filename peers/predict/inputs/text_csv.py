@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from peers.predict.column_metadata import GUESSED, INDEX, READER, YES
 from peers.predict.inputs import text_blocks
+from peers.predict.inputs.column_metadata import GUESSED, INDEX, READER, YES
 from peers.predict.inputs.records import Marks, OpenQuotes, Span, records
 from peers.predict.inputs.text_blocks import Block, csv_blocks
 from peers.predict.inputs.text_fits import are_plain, fits, is_text

@@ -1,8 +1,8 @@
 """The models that can be run, one module for each kind; who uses them sees `Model` only."""
 
 from peers.predict.models.base import Model, Predictions
+from peers.predict.models.endpoint_backoff import Absences, predict_patiently
 from peers.predict.models.load import load
-from peers.predict.models.patience import Absences, predict_patiently
 from peers.predict.models.resolve import resolve
 from peers.predict.models.signature import Signature
 from peers.predict.models.transport import Away, Busy

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from peers.predict.errors import ModelError
-from peers.predict.results import Predictions as Predictions
+from peers.predict.outputs.results import Predictions as Predictions
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from peers.predict import results
 from peers.predict.errors import ModelError
 from peers.predict.models import boosting
 from peers.predict.models.base import Predictions, needed, threads
 from peers.predict.models.fitted import signature_of
 from peers.predict.models.frames import argument
 from peers.predict.models.modules import see_current_directory
+from peers.predict.outputs import results
 
 if TYPE_CHECKING:
     import pyarrow as pa

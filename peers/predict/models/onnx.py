@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from peers.predict import results
 from peers.predict.errors import ModelError
 from peers.predict.models.base import Predictions, needed, threads
 from peers.predict.models.columns import matrix
 from peers.predict.models.signature import Feature, Kind, Signature
+from peers.predict.outputs import results
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from peers.predict.errors import ModelError, RowError
 from peers.predict.models.base import Predictions
 from peers.predict.models.signature import Signature
-from peers.predict.results import counted
+from peers.predict.outputs.results import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from peers.predict.errors import OutputConflict, OutputError
 from peers.predict.outputs.durable import discard, storage_failed
+from peers.predict.outputs.results import PREDICTION
 from peers.predict.outputs.widening import common_type
-from peers.predict.results import PREDICTION
 
 _WIDE: Final = {b"peers.wide": b"1"}
 _SINGLE: Final = {b"peers.single": b"1"}

@@ -25,9 +25,9 @@ from peers.predict.outputs.parts import (
     kept_schema,
     read_part,
 )
+from peers.predict.outputs.results import PREDICTION
 from peers.predict.outputs.texts import copy_text, header, is_text, lines, text_path
 from peers.predict.outputs.values import read_values
-from peers.predict.results import PREDICTION
 from peers.predict.spec import Manifest
 
 _ROW_GROUP: Final = 131_072

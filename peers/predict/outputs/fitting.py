@@ -14,8 +14,8 @@ from peers.predict.errors import OutputConflict
 from peers.predict.outputs.agreed import OutputType, agree, agreed, single_column
 from peers.predict.outputs.column import Column
 from peers.predict.outputs.families import NOTHING, family_of_value, many_of, one_of, shown
+from peers.predict.outputs.results import PREDICTION, Columns, Predictions
 from peers.predict.outputs.widening import converted
-from peers.predict.results import PREDICTION, Columns, Predictions
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from peers.predict.errors import InputError, OutputError
 from peers.predict.outputs.agreed import OutputType
 from peers.predict.outputs.fitting import fitted_to
 from peers.predict.outputs.parts import ID, ROW, asked_of
-from peers.predict.results import PREDICTION, Columns, Predictions
+from peers.predict.outputs.results import PREDICTION, Columns, Predictions
 from peers.predict.spec import Manifest
 
 _HINT = "A model must return numbers, texts, lists or dicts with something in them."

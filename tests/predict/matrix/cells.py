@@ -15,13 +15,14 @@ import pandas as pd
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from peers.predict import inputs, models, whole_columns
-from peers.predict.column_types import Question, decide
+from peers.predict import inputs, models
 from peers.predict.errors import PredictError
-from peers.predict.fitness import unfit_rows
+from peers.predict.inputs import whole_columns
+from peers.predict.inputs.column_types import Question, decide
 from peers.predict.models.frames import frame as frame_of
-from peers.predict.results import Columns
+from peers.predict.outputs.results import Columns
 from peers.predict.spec import Chunk, Manifest, ModelRef
+from peers.predict.tasks.row_checks import unfit_rows
 from tests.predict.matrix.formats import Format, Written
 from tests.predict.matrix.learners import Fitted, Learner, Unfit
 from tests.predict.matrix.oddities import Oddity

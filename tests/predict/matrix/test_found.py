@@ -20,7 +20,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from peers.predict import inputs, models
 from peers.predict.models import Signature
-from tests.peers.harness import Stage
+from tests.e2e.harness import Stage
 from tests.predict.matrix.cells import planned
 from tests.predict.matrix.formats import Written
 from tests.predict.runs import predict, results

@@ -1,0 +1,103 @@
+"""`peers migrate`, `check`, `config`, `prune`: the schema, its health, and what is configured."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from peers.cli import output
+from peers.cli.database import connected, connection_to, persistently
+from peers.cli.parser import add_command, advice, duration
+from peers.cli.place import located, settings_of
+from peers.database import functions, schema
+from peers.logs import log_output
+
+if TYPE_CHECKING:
+    import argparse
+
+    from peers.cli.parser import Commands
+
+
+def register(commands: Commands) -> None:
+    """Declares the commands of this file."""
+    migrate = add_command(
+        commands, "migrate", _migrate, "create the schema, or bring it up to date", reads=True
+    )
+    migrate.add_argument("--dry-run", action="store_true", help="only list what would be applied")
+    check = add_command(
+        commands, "check", _check, "recount what the triggers keep; exit code 1: wrong", reads=True
+    )
+    check.add_argument("--repair", action="store_true", help="repair what is wrong")
+    add_command(commands, "config", _config, "the effective settings and who set them", reads=True)
+    prune = add_command(commands, "prune", _prune, "delete tasks that ended long ago")
+    prune.add_argument(
+        "--older-than",
+        type=duration,
+        metavar="DURATION",
+        required=True,
+        help="such as 30d: how long ago they must have ended",
+    )
+
+
+def _migrate(args: argparse.Namespace) -> int:
+    with located(args) as settings, connection_to(settings, args) as connection:
+        log_output.configure(settings.log_format, settings.log_level)
+        files = schema.migrate(connection, args.dry_run)
+    if args.json:
+        output.document({"dry_run": args.dry_run, "files": files})
+        return 0
+    for file in files:
+        print(file)
+    number = output.count(len(files), "file")
+    output.say(
+        f"{number} would be applied, nothing was"
+        if args.dry_run
+        else f"{number} applied: the schema is up to date"
+    )
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    with connected(args) as connection:
+        problems = persistently(functions.check, connection, args.repair)
+    if args.json:
+        output.document({"problems": [problem._asdict() for problem in problems]})
+    elif problems:
+        output.table(
+            ("TASK", "MENDED", "PROBLEM"),
+            [(each.task_id, "yes" if each.mended else "no", each.problem) for each in problems],
+        )
+    if all(problem.mended for problem in problems):
+        output.say(
+            f"{output.count(len(problems), 'problem')} mended" if problems else "all is well"
+        )
+        return 0
+    remedy = advice(args, "check --repair")
+    output.say(f"{output.count(len(problems), 'problem')}; `{remedy}` mends them")
+    return 1
+
+
+def _config(args: argparse.Namespace) -> int:
+    settings = settings_of(args)
+    origins = settings.origins()
+    if args.json:
+        output.document(
+            {each.name: {"value": each.value, "origin": each.origin} for each in origins}
+        )
+        return 0
+    output.table(("SETTING", "VALUE", "SET BY"), origins, sys.maxsize)  # a URL cut is no URL
+    if settings.database_url is None and settings.has_database:
+        output.say("The database is named by libpq's own variables (PGHOST, PGSERVICE …).")
+    return 0
+
+
+def _prune(args: argparse.Namespace) -> int:
+    deleted = 0
+    with connected(args) as connection:
+        while True:
+            step = persistently(functions.prune, connection, args.older_than)
+            deleted += step.deleted
+            if step.finished:
+                break
+    print(f"deleted {output.count(deleted, 'task')}")
+    return 0

@@ -1,0 +1,221 @@
+"""`peers status`: what is going on, and what to type next."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any, Final
+
+from peers.cli import output
+from peers.cli.database import connected, rows
+from peers.cli.output import count, span
+from peers.cli.parser import add_command, advice, version
+from peers.database import functions
+
+if TYPE_CHECKING:
+    import argparse
+    from datetime import datetime
+
+    from peers.cli.parser import Commands
+    from peers.database.connection import Connection
+
+    Rows = list[dict[str, Any]]
+
+_MOST_RUNNING: Final = 50
+_SHORT_ID: Final = 8
+_ATTENTION: Final = 1
+
+_COUNTS: Final = ("ready", "scheduled", "running", "blocked", "dead")
+_NOW: Final = "select peers.now() as now"
+_QUEUES: Final = """
+    select queue, ready, scheduled, running, blocked, dead,
+           oldest_ready as oldest_ready_seconds, paused
+    from peers.queue_status order by queue"""
+# Counting all that was completed would read the whole table: there is no index on what changes. The
+# newest tasks are neighbours; 20,000 take 15 ms.
+_COUNTED: Final = 20_000
+_COMPLETED: Final = """
+    select t.queue, count(*) as completed
+    from (select queue, state, finished_at from peers.task order by id desc limit %(newest)s) t
+    where t.state = 'completed' and t.finished_at > (select peers.now() - interval '1 hour')
+    group by t.queue"""
+_PEERS: Final = """
+    select peer_id, host, pid, queues, kinds, running, alive, last_heartbeat,
+           peers.now() - last_heartbeat as last_heartbeat_ago_seconds, joined_at, lost_at,
+           case when alive then peers.now() else last_heartbeat end - joined_at as up_seconds
+    from peers.peer_status order by alive desc, host, pid"""
+_RUNNING: Final = """
+    select task_id, kind, queue, peer_id, host, pid, attempt, max_attempts, since,
+           peers.now() - since as for_seconds, lease_expires_at, times_out_at,
+           progress_done, progress_total, cancel_requested
+    from peers.running order by since, task_id"""
+
+
+def register(commands: Commands) -> None:
+    """Declare `status`."""
+    status = add_command(
+        commands,
+        "status",
+        _status,
+        "queues, peers, and what needs attention; exit code 1: something does",
+        reads=True,
+        epilog="COMPLETED counts what was completed within the last hour, of the newest "
+        f"{_COUNTED:,} tasks. Each line that begins with ! needs attention.",
+    )
+    status.add_argument(
+        "--running", action="store_true", help="also the tasks that run now, the longest first"
+    )
+
+
+def _status(args: argparse.Namespace) -> int:
+    with connected(args) as connection:
+        found = _look(connection, running=args.running)
+    alarms = _alarms(args, found)
+    code = _ATTENTION if alarms else 0
+    if args.json:
+        output.document({**found, "alarms": alarms})
+        return code
+    _print_queues(found["queues"])
+    print()
+    _print_peers(found["peers"])
+    if args.running:
+        print()
+        _print_running(found["running"])
+    if alarms:
+        print()
+    for alarm in alarms:
+        output.paragraph(f"! {output.readable(alarm)}")
+    return code
+
+
+def _look(connection: Connection, *, running: bool) -> dict[str, Any]:
+    unrunnable = functions.unrunnable(connection)
+    found: dict[str, Any] = {
+        "time": rows(connection, _NOW)[0]["now"],
+        "version": version(),
+        "server_version": connection.info.parameter_status("server_version"),
+        "database": connection.info.dbname,
+        "queues": _queues(connection),
+        "peers": rows(connection, _PEERS),
+        "unrunnable": [kind._asdict() for kind in unrunnable],
+    }
+    found["dead"] = sum(queue["dead"] for queue in found["queues"])
+    if running:
+        found["running"] = rows(connection, _RUNNING)
+    return found
+
+
+def _queues(connection: Connection) -> Rows:
+    """Return a row for each queue where something waits, runs, died or was completed lately."""
+    completed = {
+        row["queue"]: row["completed"] for row in rows(connection, _COMPLETED, newest=_COUNTED)
+    }
+    found = rows(connection, _QUEUES)
+    idle = completed.keys() - {row["queue"] for row in found}
+    nothing = dict.fromkeys(_COUNTS, 0) | {"oldest_ready_seconds": None, "paused": False}
+    found += [{"queue": queue, **nothing} for queue in idle]
+    for row in found:
+        row["completed_last_hour"] = completed.get(row["queue"], 0)
+    return sorted(found, key=lambda row: str(row["queue"]))
+
+
+def _print_queues(queues: Rows) -> None:
+    if not queues:
+        print("no queues: nothing waits, runs or was completed within the last hour")
+        return
+    output.table(
+        ("QUEUE", "READY", "SCHEDULED", "RUNNING", "BLOCKED", "DEAD", "COMPLETED", "OLDEST", ""),
+        [
+            (
+                queue["queue"],
+                *(queue[key] for key in (*_COUNTS, "completed_last_hour")),
+                span(queue["oldest_ready_seconds"]) if queue["oldest_ready_seconds"] else "",
+                "paused" if queue["paused"] else "",
+            )
+            for queue in queues
+        ],
+    )
+
+
+def _print_peers(peers: Rows) -> None:
+    if not peers:
+        print("no peers")
+        return
+    output.table(
+        ("PEER", "STATE", "HOST", "PID", "RUNNING", "HEARTBEAT", "UP", "QUEUES", "KINDS"),
+        [
+            (
+                str(peer["peer_id"])[:_SHORT_ID],
+                "alive" if peer["alive"] else "lost",
+                peer["host"],
+                peer["pid"],
+                peer["running"],
+                f"{span(peer['last_heartbeat_ago_seconds'])} ago",
+                span(peer["up_seconds"]),
+                ",".join(f"{name}={slots}" for name, slots in peer["queues"].parsed().items()),
+                len(peer["kinds"]),
+            )
+            for peer in peers
+        ],
+    )
+
+
+def _print_running(tasks: Rows) -> None:
+    if not tasks:
+        print("nothing runs")
+        return
+    output.table(
+        ("TASK", "KIND", "QUEUE", "FOR", "ATTEMPT", "PROGRESS", "PEER", "HOST"),
+        [
+            (
+                task["task_id"],
+                task["kind"],
+                task["queue"],
+                span(task["for_seconds"]),
+                f"{task['attempt']}/{task['max_attempts']}",
+                _progress(task),
+                str(task["peer_id"])[:_SHORT_ID],
+                task["host"],
+            )
+            for task in tasks[:_MOST_RUNNING]
+        ],
+    )
+    if len(tasks) > _MOST_RUNNING:
+        print(f"… and {len(tasks) - _MOST_RUNNING:,} more: --json shows all")
+
+
+def _progress(task: dict[str, Any]) -> str:
+    if task["cancel_requested"]:
+        return "cancelling"
+    done, total = task["progress_done"], task["progress_total"]
+    return "" if done is None else f"{done}" if total is None else f"{done}/{total}"
+
+
+def _alarms(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
+    """What needs attention, each with what to type next."""
+    alarms = [_unrunnable(kind, found["time"]) for kind in found["unrunnable"]]
+    alive = any(peer["alive"] for peer in found["peers"])
+    expired = sum(not peer["alive"] and peer["running"] for peer in found["peers"])
+    if expired:
+        remedy = (
+            "any live peer will reclaim them soon" if alive else "start a peer: peers run --app …"
+        )
+        alarms.append(f"{count(expired, 'task')} held by lost peers: {remedy}")
+    paused = [queue["queue"] for queue in found["queues"] if queue["paused"]]
+    alarms += [
+        f'queue "{queue}" is paused: {advice(args, f"resume {shlex.quote(queue)}")}'
+        for queue in paused
+    ]
+    waiting = sum(queue["ready"] + queue["scheduled"] for queue in found["queues"])
+    if waiting and not alive and not found["unrunnable"]:
+        alarms.append(f"no live peer, and {count(waiting, 'task')} waiting: peers run --app …")
+    if found["dead"]:
+        alarms.append(f"{count(found['dead'], 'dead letter')}: {advice(args, 'dead list')}")
+    return alarms
+
+
+def _unrunnable(kind: dict[str, Any], now: datetime) -> str:
+    tasks, waiting = count(kind["tasks"], "task"), span(now - kind["oldest_ready_at"])
+    return (
+        f'no live peer runs kind "{kind["kind"]}" in queue "{kind["queue"]}"; '
+        f"{tasks} ready for {waiting}: peers run --app …"
+    )

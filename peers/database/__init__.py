@@ -1,0 +1,1 @@
+"""Connections to Postgres, the functions and tables there, and the schema itself."""

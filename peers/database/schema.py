@@ -1,0 +1,225 @@
+"""The schema of a database: apply sql/, and tell whether what is there fits this package."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import psycopg
+
+from peers import events
+from peers.database import functions
+from peers.database.connection import Backoff
+from peers.errors import (
+    ConfigError,
+    NotPermitted,
+    PeersError,
+    SchemaMissing,
+    SchemaNewer,
+    translated,
+)
+from peers.types import CONTRACT_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from peers.database.connection import Connection
+
+OLDEST_SERVER: Final = 150_000
+_FIRST_VERSION: Final = 1
+_TABLES: Final = re.compile(r"10_.*\.sql")
+_MIGRATION: Final = re.compile(r"(\d{4})_.*\.sql")
+_TRIES: Final = 5
+_RAISED: Final = "00000"  # a notice of the files themselves, not "… already exists, skipping"
+_LOCKED: Final = (
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+)
+
+
+class Step(NamedTuple):
+    """A file to apply. One that changes tables has a version, and is applied once."""
+
+    version: int | None
+    file: Path
+
+
+def folder() -> Path:
+    """Where the SQL files are: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    for place in (package / "sql", package.parent / "sql"):
+        if place.is_dir():
+            return place
+    raise ConfigError(f"the SQL files are missing beside {package}", "Install the package again.")
+
+
+def steps(sql: Path | None = None) -> list[Step]:
+    """Every file in the order in which it is applied: the story, migrations after the tables."""
+    sql = sql or folder()
+    ordered: list[Step] = []
+    for file in sorted(sql.glob("[0-9][0-9]_*.sql")):
+        tables = _TABLES.fullmatch(file.name) is not None
+        ordered.append(Step(_FIRST_VERSION if tables else None, file))
+        if tables:
+            ordered.extend(_migrations(sql / "migrations"))
+    return ordered
+
+
+def _migrations(place: Path) -> Iterator[Step]:
+    for file in sorted(place.glob("*.sql")):
+        number = _MIGRATION.fullmatch(file.name)
+        if number is None:
+            raise ConfigError(f"{file} is no migration", "Its name must look like 0002_reason.sql.")
+        yield Step(int(number[1]), file)
+
+
+def installed_version(connection: Connection) -> int | None:
+    """The last change of tables that the database has seen; None without a Peers schema.
+
+    Raises NotPermitted for a role that may not look.
+    """
+    with translated():
+        [(there,)] = connection.execute("select to_regclass('peers.migration')").fetchall()
+        if there is None:
+            return None
+        query = "select max(version) from peers.migration"
+        version: int | None = connection.execute(query).fetchall()[0][0]
+        return version
+
+
+def require(connection: Connection) -> None:
+    """Makes sure that this package can work with the database.
+
+    Raises SchemaMissing for a database without our schema or with an older one, SchemaNewer for a
+    newer one; each says what to run.
+    """
+    version = functions.contract_version(connection)
+    if version < CONTRACT_VERSION:
+        raise SchemaMissing(
+            f"the database speaks contract version {version}, this package {CONTRACT_VERSION}",
+            "Run `peers migrate` (it needs the owner's role).",
+        )
+    _refuse_newer("contract version", version, CONTRACT_VERSION)
+
+
+def migrate(connection: Connection, dry_run: bool = False) -> list[str]:
+    """Applies the schema in one transaction; answers the names of the files, in order.
+
+    Table changes are applied once each, everything else whole. With `dry_run` nothing is applied.
+    Applications that work at the same time are not stopped for long: a lock that doesn't come is
+    given up and tried again.
+
+    Raises SchemaNewer, NotPermitted, or ConfigError for a server older than 15 and for a database
+    whose encoding has characters without a place in Unicode.
+    """
+    backoff = Backoff(base=0.5)
+    tries = _TRIES
+    while True:
+        try:
+            return _migrate(connection, dry_run)
+        except NotPermitted as error:
+            raise NotPermitted(
+                error.message,
+                "Migrate as the owner of the schema peers, or at first as one who may create it.",
+            ) from error
+        except _LOCKED as error:
+            tries -= 1
+            if tries == 0:
+                raise PeersError(
+                    f"the schema is in use, {_TRIES} tries to lock it failed: {error}",
+                    "Nothing was changed. Look for long transactions in pg_stat_activity.",
+                ) from error
+            time.sleep(backoff.next())
+
+
+def _migrate(connection: Connection, dry_run: bool) -> list[str]:
+    if connection.info.server_version < OLDEST_SERVER:
+        raise ConfigError(
+            f"the server is Postgres {connection.info.server_version // 10_000}",
+            f"Peers needs Postgres {OLDEST_SERVER // 10_000} or newer.",
+        )
+    with translated(), connection.transaction():
+        connection.execute(
+            "select set_config('lock_timeout', '2s', true),"
+            # migrations may change tasks, which is refused to sessions: see peers.refuse_change()
+            " set_config('search_path', 'pg_catalog, peers, pg_temp', true),"
+            " pg_advisory_xact_lock(hashtextextended('peers: migrate', 0))"
+        )
+        _refuse_encoding(connection)
+        pending = _pending(connection)
+        if not dry_run:
+            for step in pending:
+                _apply(connection, step)
+        return [step.file.name for step in pending]
+
+
+def _refuse_encoding(connection: Connection) -> None:
+    """Raise ConfigError unless whatever the database holds can be read as UTF-8.
+
+    Else one row that cannot be would stop every claim. UTF8 can, and so can the encodings with one
+    byte a character that have no gaps (LATIN1 …). SQL_ASCII takes any bytes for text.
+    """
+    [(encoding, longest)] = connection.execute(
+        "select pg_encoding_to_char(encoding)::text, pg_encoding_max_length(encoding)"
+        " from pg_database where datname = current_database()"
+    ).fetchall()
+    if encoding == "UTF8":
+        return
+    if longest == 1:
+        every = "select convert_to(chr(n), 'UTF8') from generate_series(1, 255) n"
+        with contextlib.suppress(psycopg.errors.DataError), connection.transaction():
+            connection.execute(every)
+            return
+    raise ConfigError(
+        f"the database has the encoding {encoding}, in which text need not be readable as UTF-8",
+        "Create it with UTF8: createdb --encoding UTF8 --template template0 --locale C NAME.",
+    )
+
+
+def _pending(connection: Connection) -> list[Step]:
+    every = steps()
+    installed = installed_version(connection)
+    if installed is not None:
+        newest = max(step.version or 0 for step in every)
+        _refuse_newer("schema version", installed, newest)
+        _refuse_newer("contract version", functions.contract_version(connection), CONTRACT_VERSION)
+    return [step for step in every if step.version is None or step.version > (installed or 0)]
+
+
+def _apply(connection: Connection, step: Step) -> None:
+    def relay(notice: psycopg.errors.Diagnostic) -> None:
+        if notice.sqlstate == _RAISED:
+            events.migration_notice(file=step.file.name, notice=str(notice.message_primary))
+
+    connection.add_notice_handler(relay)
+    try:
+        connection.execute(step.file.read_bytes())
+    except psycopg.errors.InsufficientPrivilege:
+        raise
+    except (
+        psycopg.ProgrammingError
+    ) as error:  # a column or a function that is there in another form
+        raise ConfigError(
+            f"{step.file.name} does not fit the schema peers that is there: {error}",
+            "Nothing was changed. A schema of a version before the first release cannot be "
+            "upgraded: DROP SCHEMA peers CASCADE (with all its tasks), then migrate again.",
+        ) from error
+    finally:
+        connection.remove_notice_handler(relay)
+    if step.version is not None:
+        connection.execute(
+            "insert into peers.migration (version, name) values (%s, %s) on conflict do nothing",
+            (step.version, step.file.name),
+        )
+
+
+def _refuse_newer(what: str, theirs: int, ours: int) -> None:
+    if theirs > ours:
+        raise SchemaNewer(
+            f"the database has {what} {theirs}, this package knows {ours}",
+            "Install the newer release of peers on this host.",
+        )

@@ -1,0 +1,1 @@
+"""The peer process: claim tasks, hand them to workers, record their outcomes."""

@@ -1,0 +1,326 @@
+"""The tasks of this peer: claimed, handed out, settled, given back."""
+
+from __future__ import annotations
+
+import random
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+from uuid import UUID
+
+from peers import events
+from peers.database import functions
+from peers.database.connection import Connection
+from peers.database.reconnecting import Link
+from peers.errors import PeersError
+from peers.peer.handler_requests import HandlerRequests, Request
+from peers.peer.outbox import MOST_SETTLED, Failure, Outbox
+from peers.peer.request_verbs import answer
+from peers.pool.durations import Pace
+from peers.pool.environment import Environment
+from peers.pool.isolation import Suspects
+from peers.pool.local_queue import Lane, Lease
+from peers.pool.pool import Crew
+from peers.pool.retirement import Limits
+from peers.settings import Settings
+
+# Outcomes are collected for this long while more keep coming.
+_SETTLE_WITHIN: Final = 0.01
+# Claimed work that waits longer than this for a worker is given back: another peer may be idle.
+_RELEASE_AFTER: Final = 5.0
+# Parts of a divided batch wait for a new worker, which may take its time to start. When none starts
+# at all they are given back, and who claims them begins the search anew.
+_ABANDON_AFTER: Final = 60.0
+_LOOK_EVERY: Final = 1.0
+_RECONCILE_EVERY: Final = 60.0
+_POLL_JITTER: Final = 0.25
+
+
+class Work:
+    """Every lease of the peer is in exactly one place: a lane, a worker, or the outbox.
+
+    Methods that talk to the database raise `DatabaseUnreachable` and leave things for another try.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        app: str,
+        selector: selectors.BaseSelector,
+        link: Link,
+        connect_for_requests: Callable[[], Connection],
+    ) -> None:
+        self.peer_id: UUID | None = None
+        self.asked_to_stop = False
+        self._settings = settings
+        self._selector = selector
+        self._link = link
+        self._held: dict[int, Lease] = {}
+        self._oldest_outcome = 0.0
+        self._reconcile_at = 0.0
+        self._look_at = 0.0
+        pace = Pace()
+        self._outbox = Outbox(self._done)
+        log = (settings.log_format, settings.log_level)
+        environment = Environment.of(settings)
+        limits = Limits(settings.worker_max_tasks, settings.worker_max_memory)
+        self.crew = Crew(
+            app, log, environment, selector, pace, self, limits, preload=settings.preload
+        )
+        self.requests = HandlerRequests(
+            connect_for_requests,
+            selector,
+            lambda c, asked: answer(c, asked.peer_id, asked.lease.task, asked.verb, asked.body),
+        )
+        self._lanes = {
+            name: Lane(name, slots, pace, self.crew.kinds)
+            for name, slots in settings.queues.items()
+        }
+
+    # ------------------------------------------------------------------------------ turn by turn
+
+    @property
+    def in_workers(self) -> int:
+        """How many tasks the workers have."""
+        return sum(lane.in_workers for lane in self._lanes.values())
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing runs and nothing waits to be recorded."""
+        divided = any(lane.divided() for lane in self._lanes.values())
+        return self.in_workers == 0 and not self._outbox.waits and not divided
+
+    def next_due(self) -> float:
+        """When (monotonic) there is something to do even if nothing happens."""
+        if not self._link.up:  # nothing can be recorded or claimed, however long it has been due
+            return min(self.crew.next_deadline(), self._link.again_at)
+        if self._outbox:
+            return self._settle_at()
+        due = [self.crew.next_deadline(), self._outbox.next_due()]
+        now = time.monotonic()
+        due += [lane.next_ripe(now) for lane in self._lanes.values() if lane.free_slots > 0]
+        if not self.asked_to_stop:
+            due += [lane.ask_at for lane in self._lanes.values() if lane.wanted()]
+        return min(due)
+
+    def hand_out(self) -> None:
+        """Give the workers what they can take."""
+        for lane in self._lanes.values():
+            self.crew.hand_out(lane)
+
+    def claim(self) -> None:
+        """Claim what the slots will soon need, and hand it out. Raises `PeerLost`."""
+        now = time.monotonic()
+        for lane in self._lanes.values():
+            wanted = lane.wanted()
+            if wanted and now >= lane.ask_at and not self.asked_to_stop:
+                self._link.attempt(
+                    f"claims from queue {lane.queue}", partial(self._claim_for, lane, wanted)
+                )
+
+    def _claim_for(self, lane: Lane, wanted: int) -> None:
+        peer_id = self.peer_id
+        if peer_id is None:
+            return
+        tasks = self._link.do(lambda c: functions.claim(c, peer_id, lane.queue, wanted))
+        now = time.monotonic()
+        if len(tasks) < wanted:
+            poll = self._settings.poll_interval.total_seconds()
+            lane.ask_at = now + poll * (1 + random.uniform(-_POLL_JITTER, _POLL_JITTER))
+        leases = [
+            Lease(task, str(task.token).encode(), lane.queue, now, task.priority) for task in tasks
+        ]
+        for lease in leases:
+            self._held[lease.task.task_id] = lease
+        lane.claimed(leases)
+        self.crew.hand_out(lane)
+
+    def settle(self) -> None:
+        """Record outcomes: at once when no more are coming, in batches while they do."""
+        now = time.monotonic()
+        if not self._outbox and self._outbox.next_due() > now:
+            return
+        if now < self._settle_at() or (
+            now < self._oldest_outcome + _SETTLE_WITHIN
+            and len(self._outbox) < MOST_SETTLED
+            and self._selector.select(0)
+        ):
+            return
+        self.flush()
+
+    def _settle_at(self) -> float:
+        """When (monotonic) to record what there is: a full house has no need of quick answers."""
+        at_work = [lane for lane in self._lanes.values() if lane.in_workers]
+        if at_work and all(lane.free_slots <= 0 for lane in at_work):
+            return self._oldest_outcome + _SETTLE_WITHIN
+        return 0.0
+
+    def flush(self, *, last: bool = False) -> None:
+        """Record outcomes now; `last`: also those that are put off."""
+        peer_id = self.peer_id
+        if peer_id is not None:
+            self._link.do(lambda c: self._outbox.flush(c, peer_id, last=last))
+
+    def keep_house(self) -> None:
+        """Now and then: give back what waits too long, and what a lost answer left behind."""
+        now = time.monotonic()
+        if now >= self._reconcile_at:
+            self.reconcile()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_EVERY
+        for lane in self._lanes.values():
+            late = [lease for lease in lane if now - lease.claimed_at > _RELEASE_AFTER]
+            waiting = lane.suspected() if lane.in_workers else lane.divided()
+            late += [one for one in waiting if now - one.claimed_at > _ABANDON_AFTER]
+            self._give_back(lane, late)
+
+    def reconcile(self) -> None:
+        """Name the leases that we know of; others, from claims never answered, are given back."""
+        self._reconcile_at = time.monotonic() + _RECONCILE_EVERY
+        peer_id = self.peer_id
+        if peer_id is None:
+            return
+        tokens = list({lease.task.token for lease in self._held.values()})
+        released = self._link.do(lambda c: functions.reconcile(c, peer_id, tokens))
+        if released:
+            events.reconciled(released=released)
+
+    # -------------------------------------------------------------------------- asked from outside
+
+    def look(self) -> None:
+        """The doorbell rang: it is worth asking for work."""
+        for lane in self._lanes.values():
+            lane.ask_at = 0.0
+
+    def cancel(self, task_id: int, token: UUID) -> None:
+        """Stop a task that somebody cancelled."""
+        lease = self._held.get(task_id)
+        if lease is None or lease.task.token != token or lease.cancelled:
+            return
+        lease.cancelled = True
+        events.task_cancelled(task_id=task_id, kind=lease.task.kind, attempt=lease.task.attempt)
+        if not self.crew.cancel(lease, self._settings.cancel_grace.total_seconds()):
+            lane = self._lanes[lease.queue]
+            waiting = [*lane, *lane.divided()]
+            self._give_back(lane, [one for one in waiting if one is lease])
+
+    def release_backlog(self) -> None:
+        """Give back everything that no worker has had."""
+        for lane in self._lanes.values():
+            self._give_back(lane, list(lane))
+
+    def stop_all(self) -> None:
+        """Stop every handler now and give everything back; no attempt counts."""
+        self.crew.kill_all()
+        self.crew.bury_all()
+        self.release_backlog()
+        for lane in self._lanes.values():
+            self._give_back(lane, lane.divided())
+
+    def stop_started(self, by: str) -> None:
+        """Stop what still runs, since the peer ends; the log and the tasks' rows say so."""
+        started = self.crew.started(time.monotonic())
+        for lease, _ in started:
+            lease.stopped_because = f"stopped by {by} on host {socket.gethostname()}"
+        self.stop_all()
+        self.requests.await_quiet()  # a submission keeps its task from being released
+        for lease, seconds in started:
+            task = lease.task
+            if lease.stopped_because is not None:  # else it was just over
+                events.task_stopped(
+                    task_id=task.task_id, kind=task.kind, attempt=task.attempt, seconds=seconds
+                )
+
+    def abandon(self) -> None:
+        """The leases are gone: stop every handler, forget everything."""
+        self.stop_all()
+        self._held.clear()
+
+    def _give_back(self, lane: Lane, leases: list[Lease]) -> None:
+        if leases:
+            lane.drop(leases)
+            self.aborted(leases)
+
+    # ------------------------------------------------------------ what the workers tell (crew.Sink)
+
+    def completed(self, lease: Lease, result: bytes) -> None:
+        """A handler returned."""
+        self._note_outcome()
+        lease.stopped_because = None
+        self._outbox.completed(lease, result)
+
+    def failed(self, lease: Lease, failure: Failure) -> None:
+        """An attempt failed."""
+        self._note_outcome()
+        lease.stopped_because = None
+        self.requests.forget([lease])
+        self._outbox.failed(lease, failure)
+        task = lease.task
+        if failure.get("snooze"):
+            events.task_snoozed(
+                task_id=task.task_id, kind=task.kind, reason=str(failure["error_message"])
+            )
+        elif failure["error_type"] != "cancelled":  # that was told when it was asked for
+            events.task_failed(
+                task_id=task.task_id, kind=task.kind, attempt=task.attempt,
+                error_type=str(failure["error_type"]), error_message=str(failure["error_message"]),
+            )  # fmt: skip
+
+    def divided(self, parts: list[list[Lease]]) -> None:
+        """A batch killed its worker: its parts are called one by one."""
+        for part in parts:
+            first = part[0]
+            events.batch_divided(
+                kind=first.task.kind, tasks=len(part), first_task_id=first.task.task_id
+            )
+            self.aborted([lease for lease in part if lease.cancelled])
+            left = [lease for lease in part if not lease.cancelled]
+            self.requests.forget(left)
+            self._lanes[first.queue].divide([left] if left else [], time.monotonic())
+
+    def suspected(self, parts: list[Suspects]) -> None:
+        """One of them spoilt its worker: they run again apart from all others."""
+        for part in parts:
+            self.requests.forget(part.leases)
+            self.aborted([lease for lease in part.leases if lease.cancelled])
+            part.calls = [
+                left for call in part.calls if (left := [one for one in call if not one.cancelled])
+            ]
+            if part.calls:
+                first, number = part.leases[0], len(part.leases)
+                events.suspects_isolated(tasks=number, first_task_id=first.task.task_id)
+                self._lanes[first.queue].suspect(part, time.monotonic())
+
+    def unstarted(self, leases: list[Lease]) -> None:
+        """Given back by a worker that did not start them."""
+        self.aborted([lease for lease in leases if lease.cancelled])
+        for name, lane in self._lanes.items():
+            lane.put_back([one for one in leases if one.queue == name and not one.cancelled])
+        if self.asked_to_stop:
+            self.release_backlog()
+
+    def aborted(self, leases: list[Lease]) -> None:
+        """Stopped, or never started: the attempt does not count."""
+        if leases:
+            self._note_outcome()
+            self.requests.forget(leases)
+            self._outbox.aborted(leases)
+
+    def asked(
+        self, lease: Lease, verb: str, body: bytes, reply: Callable[[bytes | PeersError], None]
+    ) -> None:
+        """A handler asks the scheduler."""
+        assert self.peer_id is not None
+        self.requests.ask(Request(self.peer_id, lease, verb, body, reply))
+
+    def _note_outcome(self) -> None:
+        if not self._outbox:
+            self._oldest_outcome = time.monotonic()
+
+    def _done(self, lease: Lease) -> None:
+        if self._held.get(lease.task.task_id) is lease:
+            del self._held[lease.task.task_id]

@@ -1,0 +1,113 @@
+"""What a handler may ask of the scheduler, and how its peer answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, TypeVar
+from uuid import UUID
+
+import psycopg
+
+from peers.client import relay
+from peers.database import functions
+from peers.database.connection import Connection, is_connection_lost
+from peers.database.rows import Claimed
+from peers.errors import BadTask, DatabaseUnreachable
+
+if TYPE_CHECKING:
+    from peers.client.once import LazyConnection
+
+T = TypeVar("T")
+
+BODY_MAX_BYTES: Final = 256 << 20
+"""Of one request: jsonb holds no more in one array."""
+_LIMIT_EXCEEDED: Final = "54"  # a class of SQLSTATEs
+_TOO_LARGE: Final = "Submit it in several parts; a part may be after tasks of an earlier one."
+
+
+def answer(
+    connection: LazyConnection, peer_id: UUID, task: Claimed, verb: str, body: bytes
+) -> bytes:
+    """Do what the handler of `task` asks; `body` and the answer are JSON.
+
+    parents: null → [{"id", "kind", "state", "result"}, …]. progress: {"done", "total"} → bool.
+    hold_off: {"name", "seconds", "reason"} → seconds. held_off: {"name"} → seconds.
+    submit, submit_graph: what the client sends → what it expects; once, and only while the lease
+    of `task` holds.
+    Raises what the database refuses, `BadTask` for what makes no sense (a handler may say
+    anything, and the peer must outlive it), and `DatabaseUnreachable` for what may be over soon.
+    """
+    try:
+        return _answer(connection, peer_id, task, verb, body)
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
+        raise BadTask(f"{verb}: cannot be understood ({error!r})") from error
+    except psycopg.errors.LockNotAvailable as error:
+        raise DatabaseUnreachable(
+            f"{verb}: another session has locked a row that this needs", "Try again."
+        ) from error
+    except psycopg.Error as error:
+        if is_connection_lost(error) or connection.is_broken:
+            connection.close()
+        elif (error.sqlstate or "").startswith(_LIMIT_EXCEEDED):
+            raise BadTask(f"{verb}: {error}", _TOO_LARGE) from error
+        elif not isinstance(error, psycopg.OperationalError):
+            raise BadTask(f"{verb}: {error}") from error
+        # a deadlock, a full disk, a statement that took too long, …
+        raise DatabaseUnreachable(f"{verb}: {error}", "Try again.") from error
+
+
+def _answer(
+    connection: LazyConnection, peer_id: UUID, task: Claimed, verb: str, body: bytes
+) -> bytes:
+    if len(body) > BODY_MAX_BYTES:
+        raise BadTask(f"{verb}: {len(body)} bytes of JSON exceed {BODY_MAX_BYTES}", _TOO_LARGE)
+    match verb:
+        case "parents":
+            found = _repeatably(connection, lambda c: functions.parent_results(c, task.task_id))
+            return b"[" + b",".join(
+                b'{"id":%d,"kind":%s,"state":"%s","result":%s}'
+                % (p.parent_id, json.dumps(p.kind).encode(), p.state.encode(), p.result or b"null")
+                for p in found
+            ) + b"]"  # fmt: skip
+        case "progress":
+            told = json.loads(body)
+            done, total = told["done"], told["total"]
+            noted = _repeatably(
+                connection,
+                lambda c: functions.progress(c, peer_id, task.task_id, task.token, done, total),
+            )
+            return json.dumps(noted).encode()
+        case "hold_off":
+            told = json.loads(body)
+            name, span, reason = told["name"], timedelta(seconds=told["seconds"]), told["reason"]
+            left = _repeatably(connection, lambda c: functions.hold_off(c, name, span, reason))
+            return json.dumps(left).encode()
+        case "held_off":
+            name = json.loads(body)["name"]
+            return json.dumps(
+                _repeatably(connection, lambda c: functions.held_off(c, name))
+            ).encode()
+        case "submit" | "submit_graph":
+            return relay(
+                connection,
+                lambda c: functions.hold_lease(c, peer_id, task.task_id, task.token),
+                verb,
+                body,
+            )
+        case _:
+            raise BadTask(
+                f"a handler asked for {verb!r}, which its peer does not know; is the peer older?"
+            )
+
+
+def _repeatably(connection: LazyConnection, work: Callable[[Connection], T]) -> T:
+    """Do what may be done twice; on a new connection if this one was lost while it was idle."""
+    try:
+        return work(connection.get())
+    except psycopg.Error as error:
+        if not is_connection_lost(error) or connection.was_cut:
+            raise
+        connection.close()
+        return work(connection.get())

@@ -1,0 +1,1 @@
+"""What runs in the workers: chunks, single rows, and the assembly of the output."""

@@ -1,0 +1,1 @@
+"""What crosses between a peer and its workers: messages, and one page of shared memory."""

@@ -1,0 +1,87 @@
+"""The states, policies and bounds of a task: plain values that every part of Peers uses.
+
+Durations are seconds, as a float.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    pass
+
+CONTRACT_VERSION: Final = 1
+"""The version of the SQL functions that this package calls."""
+
+JSON_MAX_BYTES: Final = 1 << 20
+"""args, result and metadata: 1 MiB of JSON text each."""
+
+NAME_MAX_LENGTH: Final = 200
+"""Kinds and queues: 1 to 200 characters."""
+
+IDEMPOTENCY_KEY_MAX_LENGTH: Final = 500
+
+PRIORITY_MIN: Final = -(1 << 15)
+PRIORITY_MAX: Final = (1 << 15) - 1
+DEFAULT_PRIORITY: Final = 100
+"""Smaller runs first."""
+
+DEFAULT_QUEUE: Final = "default"
+
+MAX_ATTEMPTS_MAX: Final = 1000
+DEFAULT_MAX_ATTEMPTS: Final = 5
+"""For a kind whose handler declares none."""
+
+BATCH_SIZE_MAX: Final = 1000
+BATCH_WAIT_MAX: Final = 4.0
+"""Seconds; what has been claimed and waits for 5 s is given back."""
+
+TIMEOUT_MIN: Final = 0.001
+TIMEOUT_MAX: Final = 30 * 86400.0
+
+
+class TaskState(StrEnum):
+    """Where a task is in its life."""
+
+    BLOCKED = "blocked"
+    SCHEDULED = "scheduled"
+    READY = "ready"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+class ParentFailure(StrEnum):
+    """What a parent's death or cancellation does to the child."""
+
+    HOLD = "hold"
+    CANCEL = "cancel"
+    RUN = "run"
+
+
+@dataclass(frozen=True, slots=True)
+class KindPolicy:
+    """What a handler declares about its kind; None leaves a value to the database's default."""
+
+    kind: str
+    max_attempts: int | None = None
+    timeout: float | None = None
+    backoff_base: float | None = None
+    backoff_cap: float | None = None
+
+    def as_json(self) -> dict[str, str | int | None]:
+        """One element of the document that peers.join takes."""
+        return {
+            "kind": self.kind,
+            "max_attempts": self.max_attempts,
+            "timeout": _interval(self.timeout),
+            "backoff_base": _interval(self.backoff_base),
+            "backoff_cap": _interval(self.backoff_cap),
+        }
+
+
+def _interval(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds:.6f} seconds"

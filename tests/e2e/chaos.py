@@ -1,0 +1,157 @@
+"""A random graph on three peers, one of which is killed every second: nothing lost, nothing twice.
+
+    python -m tests.e2e.chaos [--tasks 10000] [--seed N] [--every SECONDS] [--broken-fence]
+
+The last line has the figures, from the database's journal and from the ledger that the handlers
+keep outside of it. Exit 1 if they are not clean. With --broken-fence the SQL is patched so that
+whoever says that a task is done is believed, a peer is stopped past its lease, and the exit code
+must be 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tests.e2e.audit import Audit
+from tests.e2e.disasters import LEASE, NO_FENCE, stop_past_the_lease
+from tests.e2e.harness import Stage
+from tests.support.server import Databases, any_server
+from tests.support.world import apply_patches, run, value
+
+PEERS: Final = 3
+_PARENTS: Final = (0, 1, 1, 2, 3, 5)
+_REACH: Final = 200
+"""A node's parents are among so many before it."""
+_FATES: Final = ("completes",) * 30 + ("fails first",) * 2 + ("rejected",)
+_POLICIES: Final = ("run",) * 9 + ("cancel",)
+_LONGEST_NODE: Final = 0.01
+_PATIENCE: Final = 120.0
+"""Seconds without any task coming to an end, after which the run has failed."""
+
+_UNENDED: Final = (
+    "select count(*) from peers.task where state not in ('completed', 'dead', 'cancelled')"
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    audit: Audit
+    submitted: int
+    kills: int
+    seconds: float
+    problems: int
+
+    @property
+    def clean(self) -> bool:
+        """Whether every promise was kept."""
+        return self.audit.clean and self.audit.tasks == self.submitted and self.problems == 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.audit} kills={self.kills} problems={self.problems} seconds={self.seconds:.0f}"
+        )
+
+
+def random_graph(luck: random.Random, size: int) -> list[dict[str, Any]]:
+    """Nodes as peers.submit_graph takes them; a node's parents come before it."""
+    nodes: list[dict[str, Any]] = []
+    for n in range(size):
+        near = range(max(0, n - _REACH), n)
+        parents = luck.sample(near, min(len(near), luck.choice(_PARENTS)))
+        args = {"n": n, "seconds": luck.uniform(0, _LONGEST_NODE), "fate": luck.choice(_FATES)}
+        nodes.append({
+            "name": str(n), "kind": "graph.node", "args": args, "max_attempts": 1000,
+            "after": [str(parent) for parent in parents],
+            "on_parent_failure": luck.choice(_POLICIES),
+        })  # fmt: skip
+    return nodes
+
+
+def unleash(stage: Stage, luck: random.Random, tasks: int, every: float) -> Outcome:
+    """Works off a random graph while a random peer is killed and replaced again and again."""
+    began = time.monotonic()
+    graph = json.dumps(random_graph(luck, tasks))
+    run(stage.db, "select count(*) from peers.submit_graph(%s::jsonb)", graph)
+    living = [stage.launch(slots=2, **LEASE) for _ in range(PEERS)]
+    stage.until_true("select exists (select from peers.task where finished_at is not null)")
+    kills, left, moved_at = 0, tasks, time.monotonic()
+    while left:
+        living.pop(luck.randrange(PEERS)).kill()
+        kills += 1
+        living.append(stage.launch(slots=2, **LEASE))
+        pause_until = time.monotonic() + every
+        while left and time.monotonic() < pause_until:
+            now_left = value(stage.db, _UNENDED)
+            if now_left < left:
+                left, moved_at = now_left, time.monotonic()
+            if time.monotonic() - moved_at > _PATIENCE:
+                return _conclude(stage, tasks, kills, began)
+            time.sleep(min(every, 0.05))
+    for peer in living:
+        peer.joined()
+        assert peer.terminate() == 0, peer.log.read_text()
+    return _conclude(stage, tasks, kills, began)
+
+
+def _conclude(stage: Stage, submitted: int, kills: int, began: float) -> Outcome:
+    problems = len(stage.rows("select * from peers.check()"))
+    return Outcome(stage.audit(), submitted, kills, time.monotonic() - began, problems)
+
+
+def without_a_fence(stage: Stage) -> Outcome:
+    """The disaster that the fence is for, without the fence."""
+    began = time.monotonic()
+    apply_patches(stage.db, [NO_FENCE])
+    stop_past_the_lease(stage)
+    return _conclude(stage, 1, 0, began)
+
+
+@contextmanager
+def any_stage() -> Iterator[Stage]:
+    """A stage on whichever server is to be had."""
+    with any_server() as (url, origin), tempfile.TemporaryDirectory() as folder:
+        databases = Databases(url)
+        try:
+            databases.make_template()
+            print(f"server_version {databases.server_version} ({origin})")
+            with databases.clone() as database, Stage(database, Path(folder)) as stage:
+                yield stage
+        finally:
+            databases.close()
+
+
+def main() -> int:
+    """The exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tasks", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    parser.add_argument("--every", type=float, default=1.0, help="seconds between two kills")
+    parser.add_argument("--broken-fence", action="store_true")
+    args = parser.parse_args()
+    print(f"seed {args.seed}", flush=True)
+    with any_stage() as stage:
+        if args.broken_fence:
+            outcome = without_a_fence(stage)
+        else:
+            outcome = unleash(stage, random.Random(args.seed), args.tasks, args.every)
+        for name in ("lost", "twice", "early", "foreign"):
+            if found := getattr(outcome.audit, name):
+                print(f"{name}: {found[:20]}")
+        print(outcome)
+    return 0 if outcome.clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

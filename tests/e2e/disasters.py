@@ -1,0 +1,47 @@
+"""Disasters that more than one suite stages."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Final
+
+from tests.e2e import ledger
+from tests.e2e.harness import PeerProcess, Stage, until
+from tests.support.world import Patch
+
+LEASE: Final = {"lease_timeout": "2s"}
+
+NO_FENCE: Final = Patch(
+    "50_settle.sql",
+    "where l.task_id = o.task_id and l.token = o.token and l.peer_id = _peer_id\n"
+    "                offset 0",
+    "where l.task_id = o.task_id\n                offset 0",
+)
+"""Whoever says that a task is done is believed."""
+
+
+def stop_past_the_lease(stage: Stage) -> tuple[PeerProcess, int]:
+    """A peer is stopped in the middle of a task until another one runs it; then its own handler
+    ends, and the peer goes on while the second run is still under way. The stopped peer, the task.
+    """
+    stopped = stage.peer(**LEASE)
+    task_id = stage.submit("held", {"gate": stage.gate()})
+    stage.until_started(task_id)
+    stopped.send(signal.SIGSTOP)
+    stage.peer(**LEASE)
+    stage.until_started(task_id, times=2)
+    first, second = stage.started(task_id)
+    assert first.token != second.token
+    os.kill(second.pid, signal.SIGSTOP)
+    stage.open(stage.gate())
+    end = (*first.lease, "end")
+    until(
+        lambda: end in {(*e.lease, e.event) for e in ledger.read(stage.ledger)},
+        "the end of the first run",
+    )
+    stopped.send(signal.SIGCONT)
+    stopped.joined(times=2)
+    os.kill(second.pid, signal.SIGCONT)
+    stage.until_state("completed", task_id)
+    return stopped, task_id

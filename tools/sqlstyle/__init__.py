@@ -1,0 +1,1 @@
+"""Check the house style of the SQL files."""
