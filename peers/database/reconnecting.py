@@ -30,7 +30,7 @@ class _Duty:
     again_at: float = 0.0
 
 
-class Link:
+class ReconnectingConnection:
     """At most one connection. After a loss the next try comes after a jittered wait.
 
     `on_return` is called with every new connection but the first, `wake` from another thread when a

@@ -14,16 +14,16 @@ from uuid import UUID
 from peers import events
 from peers.database import functions
 from peers.database.connection import Connection
-from peers.database.reconnecting import Link
+from peers.database.reconnecting import ReconnectingConnection
 from peers.errors import PeersError
 from peers.peer.handler_requests import HandlerRequests, Request
 from peers.peer.outbox import MOST_SETTLED, Failure, Outbox
 from peers.peer.request_verbs import answer
-from peers.pool.durations import Pace
+from peers.pool.durations import DurationEstimate
 from peers.pool.environment import Environment
 from peers.pool.isolation import Suspects
-from peers.pool.local_queue import Lane, Lease
-from peers.pool.pool import Crew
+from peers.pool.local_queue import Lease, LocalQueue
+from peers.pool.pool import WorkerPool
 from peers.pool.retirement import Limits
 from peers.settings import Settings
 
@@ -40,7 +40,7 @@ _POLL_JITTER: Final = 0.25
 
 
 class Work:
-    """Every lease of the peer is in exactly one place: a lane, a worker, or the outbox.
+    """Every lease of the peer is in exactly one place: a local_queue, a worker, or the outbox.
 
     Methods that talk to the database raise `DatabaseUnreachable` and leave things for another try.
     """
@@ -50,33 +50,33 @@ class Work:
         settings: Settings,
         app: str,
         selector: selectors.BaseSelector,
-        link: Link,
+        connection: ReconnectingConnection,
         connect_for_requests: Callable[[], Connection],
     ) -> None:
         self.peer_id: UUID | None = None
         self.asked_to_stop = False
         self._settings = settings
         self._selector = selector
-        self._link = link
+        self._connection = connection
         self._held: dict[int, Lease] = {}
         self._oldest_outcome = 0.0
         self._reconcile_at = 0.0
         self._look_at = 0.0
-        pace = Pace()
+        durations = DurationEstimate()
         self._outbox = Outbox(self._done)
         log = (settings.log_format, settings.log_level)
         environment = Environment.of(settings)
         limits = Limits(settings.worker_max_tasks, settings.worker_max_memory)
-        self.crew = Crew(
-            app, log, environment, selector, pace, self, limits, preload=settings.preload
+        self.pool = WorkerPool(
+            app, log, environment, selector, durations, self, limits, preload=settings.preload
         )
         self.requests = HandlerRequests(
             connect_for_requests,
             selector,
             lambda c, asked: answer(c, asked.peer_id, asked.lease.task, asked.verb, asked.body),
         )
-        self._lanes = {
-            name: Lane(name, slots, pace, self.crew.kinds)
+        self._queues = {
+            name: LocalQueue(name, slots, durations, self.pool.kinds)
             for name, slots in settings.queues.items()
         }
 
@@ -85,58 +85,70 @@ class Work:
     @property
     def in_workers(self) -> int:
         """How many tasks the workers have."""
-        return sum(lane.in_workers for lane in self._lanes.values())
+        return sum(local_queue.in_workers for local_queue in self._queues.values())
 
     @property
     def finished(self) -> bool:
         """Whether nothing runs and nothing waits to be recorded."""
-        divided = any(lane.divided() for lane in self._lanes.values())
+        divided = any(local_queue.divided() for local_queue in self._queues.values())
         return self.in_workers == 0 and not self._outbox.waits and not divided
 
     def next_due(self) -> float:
         """When (monotonic) there is something to do even if nothing happens."""
-        if not self._link.up:  # nothing can be recorded or claimed, however long it has been due
-            return min(self.crew.next_deadline(), self._link.again_at)
+        if (
+            not self._connection.up
+        ):  # nothing can be recorded or claimed, however long it has been due
+            return min(self.pool.next_deadline(), self._connection.again_at)
         if self._outbox:
             return self._settle_at()
-        due = [self.crew.next_deadline(), self._outbox.next_due()]
+        due = [self.pool.next_deadline(), self._outbox.next_due()]
         now = time.monotonic()
-        due += [lane.next_ripe(now) for lane in self._lanes.values() if lane.free_slots > 0]
+        due += [
+            local_queue.next_ripe(now)
+            for local_queue in self._queues.values()
+            if local_queue.free_slots > 0
+        ]
         if not self.asked_to_stop:
-            due += [lane.ask_at for lane in self._lanes.values() if lane.wanted()]
+            due += [
+                local_queue.ask_at for local_queue in self._queues.values() if local_queue.wanted()
+            ]
         return min(due)
 
     def hand_out(self) -> None:
         """Give the workers what they can take."""
-        for lane in self._lanes.values():
-            self.crew.hand_out(lane)
+        for local_queue in self._queues.values():
+            self.pool.hand_out(local_queue)
 
     def claim(self) -> None:
         """Claim what the slots will soon need, and hand it out. Raises `PeerLost`."""
         now = time.monotonic()
-        for lane in self._lanes.values():
-            wanted = lane.wanted()
-            if wanted and now >= lane.ask_at and not self.asked_to_stop:
-                self._link.attempt(
-                    f"claims from queue {lane.queue}", partial(self._claim_for, lane, wanted)
+        for local_queue in self._queues.values():
+            wanted = local_queue.wanted()
+            if wanted and now >= local_queue.ask_at and not self.asked_to_stop:
+                self._connection.attempt(
+                    f"claims from queue {local_queue.queue}",
+                    partial(self._claim_for, local_queue, wanted),
                 )
 
-    def _claim_for(self, lane: Lane, wanted: int) -> None:
+    def _claim_for(self, local_queue: LocalQueue, wanted: int) -> None:
         peer_id = self.peer_id
         if peer_id is None:
             return
-        tasks = self._link.do(lambda c: functions.claim(c, peer_id, lane.queue, wanted))
+        tasks = self._connection.do(
+            lambda c: functions.claim(c, peer_id, local_queue.queue, wanted)
+        )
         now = time.monotonic()
         if len(tasks) < wanted:
             poll = self._settings.poll_interval.total_seconds()
-            lane.ask_at = now + poll * (1 + random.uniform(-_POLL_JITTER, _POLL_JITTER))
+            local_queue.ask_at = now + poll * (1 + random.uniform(-_POLL_JITTER, _POLL_JITTER))
         leases = [
-            Lease(task, str(task.token).encode(), lane.queue, now, task.priority) for task in tasks
+            Lease(task, str(task.token).encode(), local_queue.queue, now, task.priority)
+            for task in tasks
         ]
         for lease in leases:
             self._held[lease.task.task_id] = lease
-        lane.claimed(leases)
-        self.crew.hand_out(lane)
+        local_queue.claimed(leases)
+        self.pool.hand_out(local_queue)
 
     def settle(self) -> None:
         """Record outcomes: at once when no more are coming, in batches while they do."""
@@ -153,8 +165,8 @@ class Work:
 
     def _settle_at(self) -> float:
         """When (monotonic) to record what there is: a full house has no need of quick answers."""
-        at_work = [lane for lane in self._lanes.values() if lane.in_workers]
-        if at_work and all(lane.free_slots <= 0 for lane in at_work):
+        at_work = [local_queue for local_queue in self._queues.values() if local_queue.in_workers]
+        if at_work and all(local_queue.free_slots <= 0 for local_queue in at_work):
             return self._oldest_outcome + _SETTLE_WITHIN
         return 0.0
 
@@ -162,9 +174,9 @@ class Work:
         """Record outcomes now; `last`: also those that are put off."""
         peer_id = self.peer_id
         if peer_id is not None:
-            self._link.do(lambda c: self._outbox.flush(c, peer_id, last=last))
+            self._connection.do(lambda c: self._outbox.flush(c, peer_id, last=last))
 
-    def keep_house(self) -> None:
+    def maintain(self) -> None:
         """Now and then: give back what waits too long, and what a lost answer left behind."""
         now = time.monotonic()
         if now >= self._reconcile_at:
@@ -172,11 +184,11 @@ class Work:
         if now < self._look_at:
             return
         self._look_at = now + _LOOK_EVERY
-        for lane in self._lanes.values():
-            late = [lease for lease in lane if now - lease.claimed_at > _RELEASE_AFTER]
-            waiting = lane.suspected() if lane.in_workers else lane.divided()
+        for local_queue in self._queues.values():
+            late = [lease for lease in local_queue if now - lease.claimed_at > _RELEASE_AFTER]
+            waiting = local_queue.suspected() if local_queue.in_workers else local_queue.divided()
             late += [one for one in waiting if now - one.claimed_at > _ABANDON_AFTER]
-            self._give_back(lane, late)
+            self._give_back(local_queue, late)
 
     def reconcile(self) -> None:
         """Name the leases that we know of; others, from claims never answered, are given back."""
@@ -185,7 +197,7 @@ class Work:
         if peer_id is None:
             return
         tokens = list({lease.task.token for lease in self._held.values()})
-        released = self._link.do(lambda c: functions.reconcile(c, peer_id, tokens))
+        released = self._connection.do(lambda c: functions.reconcile(c, peer_id, tokens))
         if released:
             events.reconciled(released=released)
 
@@ -193,8 +205,8 @@ class Work:
 
     def look(self) -> None:
         """The doorbell rang: it is worth asking for work."""
-        for lane in self._lanes.values():
-            lane.ask_at = 0.0
+        for local_queue in self._queues.values():
+            local_queue.ask_at = 0.0
 
     def cancel(self, task_id: int, token: UUID) -> None:
         """Stop a task that somebody cancelled."""
@@ -203,27 +215,27 @@ class Work:
             return
         lease.cancelled = True
         events.task_cancelled(task_id=task_id, kind=lease.task.kind, attempt=lease.task.attempt)
-        if not self.crew.cancel(lease, self._settings.cancel_grace.total_seconds()):
-            lane = self._lanes[lease.queue]
-            waiting = [*lane, *lane.divided()]
-            self._give_back(lane, [one for one in waiting if one is lease])
+        if not self.pool.cancel(lease, self._settings.cancel_grace.total_seconds()):
+            local_queue = self._queues[lease.queue]
+            waiting = [*local_queue, *local_queue.divided()]
+            self._give_back(local_queue, [one for one in waiting if one is lease])
 
     def release_backlog(self) -> None:
         """Give back everything that no worker has had."""
-        for lane in self._lanes.values():
-            self._give_back(lane, list(lane))
+        for local_queue in self._queues.values():
+            self._give_back(local_queue, list(local_queue))
 
     def stop_all(self) -> None:
         """Stop every handler now and give everything back; no attempt counts."""
-        self.crew.kill_all()
-        self.crew.bury_all()
+        self.pool.kill_all()
+        self.pool.bury_all()
         self.release_backlog()
-        for lane in self._lanes.values():
-            self._give_back(lane, lane.divided())
+        for local_queue in self._queues.values():
+            self._give_back(local_queue, local_queue.divided())
 
     def stop_started(self, by: str) -> None:
         """Stop what still runs, since the peer ends; the log and the tasks' rows say so."""
-        started = self.crew.started(time.monotonic())
+        started = self.pool.started(time.monotonic())
         for lease, _ in started:
             lease.stopped_because = f"stopped by {by} on host {socket.gethostname()}"
         self.stop_all()
@@ -240,12 +252,12 @@ class Work:
         self.stop_all()
         self._held.clear()
 
-    def _give_back(self, lane: Lane, leases: list[Lease]) -> None:
+    def _give_back(self, local_queue: LocalQueue, leases: list[Lease]) -> None:
         if leases:
-            lane.drop(leases)
+            local_queue.drop(leases)
             self.aborted(leases)
 
-    # ------------------------------------------------------------ what the workers tell (crew.Sink)
+    # ------------------------------------------------- what the workers report (OutcomeListener)
 
     def completed(self, lease: Lease, result: bytes) -> None:
         """A handler returned."""
@@ -280,7 +292,7 @@ class Work:
             self.aborted([lease for lease in part if lease.cancelled])
             left = [lease for lease in part if not lease.cancelled]
             self.requests.forget(left)
-            self._lanes[first.queue].divide([left] if left else [], time.monotonic())
+            self._queues[first.queue].divide([left] if left else [], time.monotonic())
 
     def suspected(self, parts: list[Suspects]) -> None:
         """One of them spoilt its worker: they run again apart from all others."""
@@ -293,13 +305,13 @@ class Work:
             if part.calls:
                 first, number = part.leases[0], len(part.leases)
                 events.suspects_isolated(tasks=number, first_task_id=first.task.task_id)
-                self._lanes[first.queue].suspect(part, time.monotonic())
+                self._queues[first.queue].suspect(part, time.monotonic())
 
     def unstarted(self, leases: list[Lease]) -> None:
         """Given back by a worker that did not start them."""
         self.aborted([lease for lease in leases if lease.cancelled])
-        for name, lane in self._lanes.items():
-            lane.put_back([one for one in leases if one.queue == name and not one.cancelled])
+        for name, local_queue in self._queues.items():
+            local_queue.put_back([one for one in leases if one.queue == name and not one.cancelled])
         if self.asked_to_stop:
             self.release_backlog()
 

@@ -23,7 +23,7 @@ CANCEL = "cancel"
 _RETRY_CAP: Final = 30.0
 
 
-class Doorbell:
+class Listener:
     """Calls `ring` for each hint, with its payload; `wake`, from another thread, when it may do so.
 
     It connects in the background: the main loop need not wait for a hint.

@@ -22,15 +22,15 @@ from peers import events
 from peers.database import functions
 from peers.database.background import Background
 from peers.database.connection import Backoff
-from peers.database.reconnecting import Link
+from peers.database.reconnecting import ReconnectingConnection
 from peers.database.rows import HeartbeatReply
 from peers.errors import ConfigError, ContractMismatch, DatabaseUnreachable, PeerLost
 from peers.peer.connections import Connections, close_all
 from peers.peer.heartbeat import Heartbeat, Watch, boottime
 from peers.peer.leases import Work
-from peers.peer.listener import CANCEL, Doorbell
-from peers.peer.maintenance import Chores
-from peers.peer.systemd import Notifier, Waker, stand_back, stop_signals
+from peers.peer.listener import CANCEL, Listener
+from peers.peer.maintenance import Maintenance
+from peers.peer.systemd import SystemdNotifier, Waker, stand_back, stop_signals
 from peers.settings import Settings
 from peers.types import CONTRACT_VERSION, KindPolicy
 
@@ -63,25 +63,25 @@ class Peer:
         self._patience = Backoff(base=_LOOK_AGAIN, cap=min(_LONGEST_WAIT, self._lease / 12))
         self._selector = selectors.DefaultSelector()
         self._waker = Waker(self._selector)
-        self._notifier = Notifier()
+        self._notifier = SystemdNotifier()
         self._connections = connections = Connections(settings)
         self._heartbeat = Heartbeat(
             connections.heartbeat, settings.lease_timeout, settings.heartbeat_interval,
             Watch(self._on_beat, self._on_expiry, self._on_silence),
         )  # fmt: skip
-        self._link = Link(
+        self._connection = ReconnectingConnection(
             connections.main, self._on_return, self._waker.wake, self._heartbeat.turned
         )
         self._work = Work(
-            settings, settings.app, self._selector, self._link,
+            settings, settings.app, self._selector, self._connection,
             # a large graph takes its time: these connections have bounds of their own
             lambda: connections.make("requests", None),
         )  # fmt: skip
         self._beats: queue.SimpleQueue[tuple[UUID, HeartbeatReply]] = queue.SimpleQueue()
-        self._doorbell = Doorbell(
+        self._listener = Listener(
             connections.doorbell, self._selector, self._on_ring, self._waker.wake
         )
-        self._chores = Chores(
+        self._chores = Maintenance(
             connections.make, lambda: self._work.peer_id,
             settings.lease_timeout, settings.prune_after,
         )  # fmt: skip
@@ -93,7 +93,7 @@ class Peer:
         `DatabaseUnreachable` when there is no database at the start.
         """
         failed = True
-        with stop_signals(self._selector, self._link.cut, self._on_stop):
+        with stop_signals(self._selector, self._connection.cut, self._on_stop):
             try:
                 self._start()
                 while not self._finished():
@@ -117,7 +117,7 @@ class Peer:
                 )
                 time.sleep(wait)
             except DatabaseUnreachable:
-                pass  # the link has told of it, and tries again
+                pass  # the connection has told of it, and tries again
         if well:
             self._patience.reset()
 
@@ -125,7 +125,7 @@ class Peer:
         now = time.monotonic()
         longest = min(_LONGEST_WAIT, self._lease / _TURNS_PER_LEASE)
         due = min(self._work.next_due(), self._drain_until, now + longest)
-        if self._work.peer_id is None or self._heartbeat.fenced or self._link.puts_off:
+        if self._work.peer_id is None or self._heartbeat.fenced or self._connection.puts_off:
             due = max(due, now + _LOOK_AGAIN)  # what is due cannot be done: no reason to spin
         self._hear(max(0.0, due - now))
         with contextlib.suppress(queue.Empty):
@@ -137,24 +137,24 @@ class Peer:
             key.data()
 
     def _tend_workers(self) -> None:
-        self._work.crew.tick(time.monotonic())
+        self._work.pool.tick(time.monotonic())
         if not self._heartbeat.fenced:
             self._work.hand_out()  # slots that got free shall not wait for a commit
 
     def _use_database(self) -> None:
-        if not self._link.restore():
+        if not self._connection.restore():
             return
         try:
             if self._work.peer_id is None:
                 self._try_to_join()
                 return
-            self._link.attempt("outcomes", self._work.settle)
+            self._connection.attempt("outcomes", self._work.settle)
             if self._heartbeat.fenced:
                 self._probe()
             else:
                 self._work.claim()
-            self._link.attempt("housekeeping", self._work.keep_house)
-            self._doorbell.ensure()
+            self._connection.attempt("housekeeping", self._work.maintain)
+            self._listener.ensure()
         except PeerLost as error:
             self._lose(str(error))
 
@@ -162,7 +162,7 @@ class Peer:
         """Nothing else tells meanwhile whether it is the database that is away."""
         if time.monotonic() >= self._probe_at:
             self._probe_at = time.monotonic() + _PROBE_EVERY
-            self._link.attempt("a question", self._check_contract)
+            self._connection.attempt("a question", self._check_contract)
 
     # -------------------------------------------------------------------------- joining and leaving
 
@@ -175,10 +175,10 @@ class Peer:
             opening.give_up()
             return
         main, beats = opening.take()
-        self._link.adopt(main)
+        self._connection.adopt(main)
         self._heartbeat.adopt(beats)
-        self._work.crew.start(_IMPORT_PATIENCE, lambda: self._stops > 0)
-        if not self._work.crew.asynchronous:
+        self._work.pool.start(_IMPORT_PATIENCE, lambda: self._stops > 0)
+        if not self._work.pool.asynchronous:
             stand_back()
 
     def _try_to_join(self) -> None:
@@ -186,22 +186,22 @@ class Peer:
         if self._work.asked_to_stop:
             return
         try:
-            self._link.attempt(
+            self._connection.attempt(
                 "joining", self._join, ContractMismatch if self._joined else ConfigError
             )
         except ContractMismatch:
             if not self._joined:
                 raise
-            self._link.attempt("a question", self._check_contract)
+            self._connection.attempt("a question", self._check_contract)
 
     def _join(self) -> None:
-        settings, kinds = self._settings, self._work.crew.kinds
+        settings, kinds = self._settings, self._work.pool.kinds
         joined_at, host, pid = boottime(), socket.gethostname(), os.getpid()
         policies = [
             KindPolicy(k.kind, k.max_attempts, k.timeout, k.backoff_base, k.backoff_cap)
             for k in kinds.values()
         ]
-        peer_id = self._link.do(
+        peer_id = self._connection.do(
             lambda c: functions.join(
                 c, host, pid, settings.queues, policies, settings.lease_timeout
             )
@@ -228,7 +228,7 @@ class Peer:
         self._heartbeat.pause()
         self._work.abandon()
         with contextlib.suppress(DatabaseUnreachable):
-            self._link.attempt("giving back expired leases", self._give_up)
+            self._connection.attempt("giving back expired leases", self._give_up)
         self._work.peer_id = None
         if lost is not None:
             events.peer_lost(peer_id=lost, reason=reason)
@@ -237,11 +237,11 @@ class Peer:
         self._work.flush(last=True)
         peer_id = self._work.peer_id
         if peer_id is not None:
-            self._link.do(lambda c: functions.leave(c, peer_id))
+            self._connection.do(lambda c: functions.leave(c, peer_id))
 
     def _leave(self, *, failed: bool) -> None:
         """Stop everything and give back what we hold. What fails keeps nothing else from it."""
-        self._link.end_by(min(self._drain_until, time.monotonic()))
+        self._connection.end_by(min(self._drain_until, time.monotonic()))
         by = "a peer that failed" if failed else "a draining peer"
 
         def stop_tasks() -> None:
@@ -250,7 +250,8 @@ class Peer:
         for step in (
             *([stop_tasks] if failed or not self._work.finished else []), self._work.requests.stop,
             self._chores.stop, self._give_back, self._heartbeat.stop, self._say_goodbye,
-            self._work.crew.stop, self._doorbell.close, self._link.close, self._notifier.close,
+            self._work.pool.stop, self._listener.close, self._connection.close,
+            self._notifier.close,
         ):  # fmt: skip
             try:
                 step()
@@ -258,13 +259,13 @@ class Peer:
                 events.leave_failed(step=step.__qualname__, error=repr(error))
 
     def _give_back(self) -> None:
-        if self._work.peer_id is not None and self._link.reopen(_LAST_CONNECT):
+        if self._work.peer_id is not None and self._connection.reopen(_LAST_CONNECT):
             self._work.flush(last=True)
 
     def _say_goodbye(self) -> None:
         peer_id = self._work.peer_id
         if peer_id is not None:
-            released = self._link.do(lambda c: functions.leave(c, peer_id))
+            released = self._connection.do(lambda c: functions.leave(c, peer_id))
             events.peer_left(peer_id=peer_id, released=released)
 
     def _on_stop(self) -> None:
@@ -281,11 +282,11 @@ class Peer:
             return
         timeout = self._settings.drain_timeout.total_seconds()
         self._drain_until = time.monotonic() + timeout
-        self._link.end_by(self._drain_until)
+        self._connection.end_by(self._drain_until)
         self._notifier.stopping()
         self._work.asked_to_stop = True
         self._work.release_backlog()
-        self._work.crew.recall()
+        self._work.pool.recall()
         events.draining(running=self._work.in_workers, timeout=timeout)
 
     def _finished(self) -> bool:
@@ -298,7 +299,7 @@ class Peer:
 
     def _on_return(self) -> None:
         """The database is back: what it answered last may never have reached us."""
-        self._link.attempt("reconciling", self._work.reconcile)
+        self._connection.attempt("reconciling", self._work.reconcile)
         self._work.look()
 
     def _on_ring(self, payload: str) -> None:
@@ -317,14 +318,14 @@ class Peer:
         Killed first, told then: whoever reads the log may have stopped to.
         """
         tasks, peer_id = self._work.in_workers, self._work.peer_id
-        self._work.crew.kill_all()
+        self._work.pool.kill_all()
         self._waker.wake()
         if peer_id is not None:
             events.fenced(peer_id=peer_id, tasks=tasks, seconds_silent=silent)
 
     def _on_silence(self, silent: float) -> None:
         """In the heartbeat's thread: an outage is no reason to be restarted, other silence is."""
-        if silent < self._lease or not self._link.up:
+        if silent < self._lease or not self._connection.up:
             self._notifier.alive()
 
     def _heed(self, peer_id: UUID, beat: HeartbeatReply) -> None:
@@ -343,7 +344,7 @@ class Peer:
             self._work.cancel(task_id, token)
 
     def _check_contract(self) -> None:
-        self._follow_contract(self._link.do(functions.contract_version))
+        self._follow_contract(self._connection.do(functions.contract_version))
 
     def _follow_contract(self, theirs: int) -> None:
         """After a migration under our feet we end, for our supervisor to start the new release."""

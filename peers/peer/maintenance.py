@@ -36,7 +36,7 @@ _CONNECTION: Final = ""
 Connect = Callable[[str, Bounds], BoundedConnection]
 
 
-class Chores:
+class Maintenance:
     """Timers, and two threads with a connection each: none that is stuck may stop the others.
 
     Promote and reclaim are short and let tasks go on; prune and alarms may take minutes.

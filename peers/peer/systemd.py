@@ -15,7 +15,7 @@ from peers import events
 _READ_SIZE: Final = 4096
 
 
-class Notifier:
+class SystemdNotifier:
     """Speaks sd_notify(3) to systemd; says nothing where there is none."""
 
     def __init__(self, address: str | None = None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from peers.pool.isolation import Suspects, half
-from peers.pool.local_queue import Lane, Lease
+from peers.pool.local_queue import Lease, LocalQueue
 
 
 @dataclass(slots=True, eq=False)
@@ -17,7 +17,7 @@ class Out:
     """
 
     lease: Lease
-    lane: Lane
+    local_queue: LocalQueue
     expected: float
     call: int
     is_first: bool = False
@@ -29,7 +29,7 @@ class Death:
     """How a worker ended, and what follows for what it had been given.
 
     `reason`: why its parent killed it; None if it did not. `divided`: parts of a batch, to be
-    called again one by one under the same leases. `suspects`: what is to run again apart, by lanes.
+    called again one by one under the same leases. `suspects`: what is to run again apart, by queue.
     """
 
     exit_signal: str | None
@@ -76,15 +76,15 @@ def judge(
     death.divided.extend(siblings.values())
 
 
-def calls_of(outs: Iterable[Out]) -> dict[Lane, list[list[Lease]]]:
-    """Return the leases of each call, by their lane."""
+def calls_of(outs: Iterable[Out]) -> dict[LocalQueue, list[list[Lease]]]:
+    """Return the leases of each call, by their local_queue."""
     calls: dict[int, list[Out]] = {}
     for out in outs:
         calls.setdefault(out.call, []).append(out)
-    lanes: dict[Lane, list[list[Lease]]] = {}
+    local_queues: dict[LocalQueue, list[list[Lease]]] = {}
     for call in calls.values():
-        lanes.setdefault(call[0].lane, []).append([out.lease for out in call])
-    return lanes
+        local_queues.setdefault(call[0].local_queue, []).append([out.lease for out in call])
+    return local_queues
 
 
 def suspect_all(death: Death, outs: Mapping[int, Out]) -> None:

@@ -26,7 +26,7 @@ _RISE: Final = 0.5
 _FALL: Final = 0.1
 
 
-class Pace:
+class DurationEstimate:
     """A running estimate of the seconds that one handler call of each kind takes.
 
     It rises fast and falls slowly: to take a slow kind for a quick one is the worse mistake.

@@ -10,8 +10,8 @@ from collections.abc import Collection
 from typing import Final
 
 from peers.pool.crash import Death, Out, judge, suspect_all
-from peers.pool.durations import FRAME_SECONDS, Pace
-from peers.pool.local_queue import Lane, Lease
+from peers.pool.durations import FRAME_SECONDS, DurationEstimate
+from peers.pool.local_queue import Lease, LocalQueue
 from peers.pool.process import WorkerProcess, describe_exit
 from peers.protocol.messages import Assigned, Begin, Cancel, Recall, Run, Stop
 from peers.protocol.running_marker import Running
@@ -34,7 +34,7 @@ _HOGGED: Final = "was stopped: it kept its worker's event loop to itself, where 
 _tickets = itertools.count(1)
 
 
-class Worker:
+class WorkerHandle:
     """A worker process and the parent's books about it."""
 
     def __init__(self, process: WorkerProcess, slot: int, purpose: bool | None = None) -> None:
@@ -51,7 +51,7 @@ class Worker:
         self.garbled = False
         self.asynchronous = False
         self.out: dict[int, Out] = {}
-        self.lane: Lane | None = None
+        self.local_queue: LocalQueue | None = None
         """The queue that a sync worker is busy with."""
         self.expected = 0.0
         """Seconds that what is out is expected to take."""
@@ -69,21 +69,21 @@ class Worker:
         self.ready = True
         self.process.send(Begin(asynchronous))
 
-    def budget(self, lane: Lane) -> float:
-        """How many seconds of this lane's tasks it should be given now; 0: none."""
+    def budget(self, local_queue: LocalQueue) -> float:
+        """How many seconds of this local_queue's tasks it should be given now; 0: none."""
         if not self.ready or self._condemned is not None or self._recalled:
             return 0.0
         if self.retiring or self.purpose is not None:
             return 0.0
         if self.asynchronous:  # also beyond its allowance, until another can take its place
-            return float("inf") if lane.free_slots > 0 else 0.0
+            return float("inf") if local_queue.free_slots > 0 else 0.0
         if self.allowance <= 0:
             return 0.0
-        if self.lane is None:
-            return FRAME_SECONDS if lane.free_slots > 0 else 0.0
-        if self.lane is lane and self.expected < FRAME_SECONDS:
+        if self.local_queue is None:
+            return FRAME_SECONDS if local_queue.free_slots > 0 else 0.0
+        if self.local_queue is local_queue and self.expected < FRAME_SECONDS:
             return 2 * FRAME_SECONDS - self.expected
-        if self.lane is lane and self.wants_one:
+        if self.local_queue is local_queue and self.wants_one:
             return FRAME_SECONDS
         return 0.0
 
@@ -100,7 +100,14 @@ class Worker:
         """
         return len(self._calls) == 1 and self.expected < 2 * FRAME_SECONDS
 
-    def give(self, lane: Lane, leases: list[Lease], pace: Pace, *, together: bool = False) -> None:
+    def give(
+        self,
+        local_queue: LocalQueue,
+        leases: list[Lease],
+        durations: DurationEstimate,
+        *,
+        together: bool = False,
+    ) -> None:
         """Send it these leases; `together`: for one call of a batch handler."""
         tasks = []
         call = next(_tickets)
@@ -108,16 +115,18 @@ class Worker:
         self._calls_given += 1 if together else len(leases)
         self.tasks_given += len(leases)
         if self.asynchronous:
-            lane.running += 1 if together else len(leases)
-        elif self.lane is None:
-            self.lane = lane
-            lane.running += 1
-        lane.in_workers += len(leases)
+            local_queue.running += 1 if together else len(leases)
+        elif self.local_queue is None:
+            self.local_queue = local_queue
+            local_queue.running += 1
+        local_queue.in_workers += len(leases)
         for lease in leases:
             ticket, task = next(_tickets), lease.task
             lease.ticket = ticket
-            expected = pace.seconds(task.kind)
-            self.out[ticket] = Out(lease, lane, expected, call if together else ticket, is_first)
+            expected = durations.seconds(task.kind)
+            self.out[ticket] = Out(
+                lease, local_queue, expected, call if together else ticket, is_first
+            )
             is_first = is_first and together
             self._calls[self.out[ticket].call] += 1
             self.expected += expected
@@ -145,16 +154,16 @@ class Worker:
             return None
         self._kill_at.pop(ticket, None)
         self.expected = self.expected - out.expected if self.out else 0.0
-        out.lane.in_workers -= 1
+        out.local_queue.in_workers -= 1
         self._calls[out.call] -= 1
         over = not self._calls[out.call]
         if over:
             del self._calls[out.call]
         if self.asynchronous:
-            out.lane.running -= over
-        elif not self.out and self.lane is not None:
-            self.lane.running -= 1
-            self.lane = None
+            out.local_queue.running -= over
+        elif not self.out and self.local_queue is not None:
+            self.local_queue.running -= 1
+            self.local_queue = None
         return out
 
     def found_fresh(self, out: Out) -> bool:

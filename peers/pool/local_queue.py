@@ -9,7 +9,13 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from peers.database.rows import Claimed
-from peers.pool.durations import FIRST_CLAIMED, MOST_BYTES, MOST_CLAIMED, Pace, claim_size
+from peers.pool.durations import (
+    FIRST_CLAIMED,
+    MOST_BYTES,
+    MOST_CLAIMED,
+    DurationEstimate,
+    claim_size,
+)
 from peers.pool.isolation import Suspects
 from peers.protocol.messages import KindDeclared
 
@@ -32,7 +38,7 @@ class Lease:
     """Why its handler was stopped by this peer itself."""
 
 
-class Bin(NamedTuple):
+class BatchKey(NamedTuple):
     """What may share a frame: sync handlers, async ones, or the tasks of one batch handler.
 
     Batches are of one `kind` and `timeout`, up to `size` tasks, and wait to be full for `wait` s.
@@ -45,7 +51,7 @@ class Bin(NamedTuple):
     wait: float = 0.0
 
 
-class Lane:
+class LocalQueue:
     """The backlog of a queue, smallest priority first, and its slots.
 
     `running` is kept by whoever hands out: the handlers (or the workers busy with a frame) of this
@@ -53,7 +59,7 @@ class Lane:
     """
 
     def __init__(
-        self, queue: str, slots: int, pace: Pace, kinds: Mapping[str, KindDeclared]
+        self, queue: str, slots: int, durations: DurationEstimate, kinds: Mapping[str, KindDeclared]
     ) -> None:
         self.queue = queue
         self.slots = slots
@@ -67,14 +73,14 @@ class Lane:
         """Of batches that killed their worker: each is a call of its own."""
         self.suspects: deque[Suspects] = deque()
         """They wait for a worker of their own, and keep their slots meanwhile."""
-        self._pace = pace
+        self._durations = durations
         self._kinds = kinds
         self._mix: Counter[str] = Counter()
         self._most = max(slots, MOST_CLAIMED)
         """How many tasks may be at hand, judged by their args."""
         self._most_at_once = FIRST_CLAIMED
         """How many to claim in one statement; while slots are free the next one follows."""
-        self._backlog: dict[Bin, list[Lease]] = {}
+        self._backlog: dict[BatchKey, list[Lease]] = {}
         self._overdue: set[str] = set()
         """Batch kinds that have waited long enough, if only for a worker."""
 
@@ -119,7 +125,7 @@ class Lane:
 
     def put_back(self, leases: Iterable[Lease]) -> None:
         """Line leases up by their priority, behind those of the same one."""
-        new: dict[Bin, list[Lease]] = {}
+        new: dict[BatchKey, list[Lease]] = {}
         for lease in leases:
             new.setdefault(self._bin(lease.task), []).append(lease)
         for where, more in new.items():
@@ -142,7 +148,7 @@ class Lane:
 
     # ------------------------------------------------------------------------------------ going out
 
-    def next_bin(self, without: set[Bin]) -> Bin | None:
+    def next_bin(self, without: set[BatchKey]) -> BatchKey | None:
         """Where the most urgent lease lies; None: nowhere."""
         heads = [
             (backlog[0].priority, backlog[0].claimed_at, where)
@@ -151,7 +157,7 @@ class Lane:
         ]
         return min(heads, key=lambda head: head[:2])[2] if heads else None
 
-    def urgency(self, where: Bin) -> int:
+    def urgency(self, where: BatchKey) -> int:
         """The smallest priority in there."""
         return self._backlog[where][0].priority
 
@@ -164,16 +170,16 @@ class Lane:
         ]
         return min(heads)[::-1] if heads else None
 
-    def bins(self, asynchronous: bool) -> list[Bin]:
+    def bins(self, asynchronous: bool) -> list[BatchKey]:
         """Those that this kind of worker runs."""
         return [where for where in self._backlog if where.asynchronous is asynchronous]
 
-    def overdue(self, where: Bin) -> None:
+    def overdue(self, where: BatchKey) -> None:
         """What is in there is ripe, and no worker is free: what comes next need not wait again."""
         if where.kind is not None:
             self._overdue.add(where.kind)
 
-    def ripe_at(self, where: Bin) -> float:
+    def ripe_at(self, where: BatchKey) -> float:
         """When (monotonic) this bin may be handed out: batches wait to be full."""
         backlog = self._backlog[where]
         if len(backlog) >= where.size or where.kind in self._overdue:
@@ -185,7 +191,7 @@ class Lane:
         times = [self.ripe_at(where) for where, backlog in self._backlog.items() if backlog]
         return min((at for at in times if at > now), default=float("inf"))
 
-    def take(self, where: Bin, budget: float, most: int) -> list[Lease]:
+    def take(self, where: BatchKey, budget: float, most: int) -> list[Lease]:
         """The next leases that take about `budget` seconds together, up to `most`.
 
         And no more than what a frame should carry.
@@ -193,18 +199,18 @@ class Lane:
         backlog = self._backlog[where]
         count, room = 0, MOST_BYTES
         for lease in backlog[:most]:
-            budget -= self._pace.seconds(lease.task.kind)
+            budget -= self._durations.seconds(lease.task.kind)
             room -= len(lease.task.args)
             if budget < 0 or (room < 0 and count):
                 break
             count += 1
         return self._take(where, count)
 
-    def take_batch(self, where: Bin, budget: float) -> list[Lease]:
+    def take_batch(self, where: BatchKey, budget: float) -> list[Lease]:
         """The next batch; empty if it takes longer than `budget` seconds."""
         assert where.kind is not None
         count = min(where.size, len(self._backlog[where]))
-        if count * self._pace.seconds(where.kind) > budget:
+        if count * self._durations.seconds(where.kind) > budget:
             return []
         self._overdue.discard(where.kind)
         return self._take(where, count)
@@ -238,25 +244,25 @@ class Lane:
 
     # -------------------------------------------------------------------------------------- inside
 
-    def _take(self, where: Bin, count: int) -> list[Lease]:
+    def _take(self, where: BatchKey, count: int) -> list[Lease]:
         backlog = self._backlog[where]
         taken = backlog[:count]
         del backlog[:count]
         self._forget_empty(where)
         return taken
 
-    def _forget_empty(self, where: Bin) -> None:
+    def _forget_empty(self, where: BatchKey) -> None:
         """There may be a bin for each timeout that a task ever had."""
         if not self._backlog[where]:
             del self._backlog[where]
 
-    def _bin(self, task: Claimed) -> Bin:
+    def _bin(self, task: Claimed) -> BatchKey:
         declared = self._kinds.get(task.kind)
         if declared is None:
-            return Bin(False)
+            return BatchKey(False)
         if declared.batch_size is None:
-            return Bin(declared.asynchronous)
-        return Bin(
+            return BatchKey(declared.asynchronous)
+        return BatchKey(
             declared.asynchronous, task.kind, task.timeout,
             declared.batch_size, declared.batch_wait,
         )  # fmt: skip
@@ -264,8 +270,8 @@ class Lane:
     def _seconds(self) -> float:
         """What a task of this queue takes on average, judged by the last claim."""
         if not self._mix:
-            return self._pace.seconds("")
-        total = sum(count * self._pace.seconds(kind) for kind, count in self._mix.items())
+            return self._durations.seconds("")
+        total = sum(count * self._durations.seconds(kind) for kind, count in self._mix.items())
         return total / self._mix.total()
 
     def _full_batches(self, usual: int) -> int:

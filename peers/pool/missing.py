@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
-from peers.pool.handle import Worker
+from peers.pool.handle import WorkerHandle
 
 _STARTING_AT_ONCE: Final = os.cpu_count() or 1
 _MOST_ISOLATED: Final = 8
@@ -19,7 +19,7 @@ Purpose: TypeAlias = bool | None
 
 
 def to_start(
-    workers: Sequence[Worker], ordinary: int, suspects: Mapping[str, Counter[bool]],
+    workers: Sequence[WorkerHandle], ordinary: int, suspects: Mapping[str, Counter[bool]],
     asked: Sequence[Purpose] = (),
 ) -> list[Purpose]:  # fmt: skip
     """Return the purposes of the workers to start now; what is starting reports by itself.
@@ -39,7 +39,7 @@ def to_start(
 
 
 def _isolated(
-    workers: Sequence[Worker],
+    workers: Sequence[WorkerHandle],
     suspects: Mapping[str, Counter[bool]],
     asked: Sequence[Purpose],
 ) -> Iterator[Purpose]:
@@ -55,7 +55,7 @@ def _isolated(
         yield from [mode] * more
 
 
-def unused_isolated(workers: Iterable[Worker]) -> list[Worker]:
+def unused_isolated(workers: Iterable[WorkerHandle]) -> list[WorkerHandle]:
     """Return the workers for suspects that have been given none yet."""
     return [
         worker

@@ -10,7 +10,7 @@ from peers.pool.isolation import Suspects
 from peers.pool.local_queue import Lease
 
 
-class Sink(Protocol):
+class OutcomeListener(Protocol):
     """Who is told what becomes of leases."""
 
     def completed(self, lease: Lease, result: bytes) -> None:

@@ -13,14 +13,14 @@ from peers import events
 from peers.errors import ConfigError, PeerLost, PeersError
 from peers.pool.crash import Death, Out, calls_of
 from peers.pool.dispatch import hand_out
-from peers.pool.durations import Pace
+from peers.pool.durations import DurationEstimate
 from peers.pool.environment import Environment
-from peers.pool.handle import Worker
+from peers.pool.handle import WorkerHandle
 from peers.pool.isolation import Suspects
-from peers.pool.local_queue import Lane, Lease
+from peers.pool.local_queue import Lease, LocalQueue
 from peers.pool.missing import Purpose, to_start, unused_isolated
 from peers.pool.orphans import OrphanKiller
-from peers.pool.outcome_listener import Sink
+from peers.pool.outcome_listener import OutcomeListener
 from peers.pool.retirement import Limits, Retirement, may_retire
 from peers.pool.starter import Hooks, Starter
 from peers.protocol.messages import (
@@ -32,14 +32,14 @@ from peers.protocol.messages import (
     KindDeclared,
     Outcomes,
     Reply,
-    Returned,
+    Requeued,
     Stop,
     ToParent,
     Unfit,
 )
 
 
-class Crew:
+class WorkerPool:
     """The workers: one for all async handlers, and one for each slot if there are sync handlers."""
 
     def __init__(
@@ -48,8 +48,8 @@ class Crew:
         log: tuple[str, str],
         environment: Environment,
         selector: selectors.BaseSelector,
-        pace: Pace,
-        sink: Sink,
+        durations: DurationEstimate,
+        listener: OutcomeListener,
         limits: Limits = Limits(),  # noqa: B008 - frozen
         *,
         preload: bool = False,
@@ -59,10 +59,10 @@ class Crew:
         self._app = app
         self._environment = environment
         self._selector = selector
-        self._pace = pace
-        self._sink = sink
+        self._durations = durations
+        self._listener = listener
         self._orphans = OrphanKiller(selector)
-        self._workers: list[Worker] = []
+        self._workers: list[WorkerHandle] = []
         self._retirement = Retirement(limits)
         self._suspects: dict[str, Counter[bool]] = {}
         """How many parts wait in each queue for a worker of their own."""
@@ -136,14 +136,16 @@ class Crew:
 
     # ------------------------------------------------------------------------------- handing out
 
-    def hand_out(self, lane: Lane) -> None:
-        """Give the workers what they can take of this lane's backlog, smallest priority first."""
-        for worker in hand_out(lane, self._workers, self._pace):
+    def hand_out(self, local_queue: LocalQueue) -> None:
+        """Give the workers what they can take of this queue's backlog, smallest priority first."""
+        for worker in hand_out(local_queue, self._workers, self._durations):
             self._select_for(worker)
-        if lane.suspects:
-            self._suspects[lane.queue] = Counter(part.asynchronous for part in lane.suspects)
+        if local_queue.suspects:
+            self._suspects[local_queue.queue] = Counter(
+                part.asynchronous for part in local_queue.suspects
+            )
         else:
-            self._suspects.pop(lane.queue, None)
+            self._suspects.pop(local_queue.queue, None)
 
     def recall(self) -> None:
         """Ask for everything that was handed out and not started."""
@@ -184,7 +186,7 @@ class Crew:
             ordinary += self._environment.slots
         return to_start(self._workers, ordinary, self._suspects, self._starter.asked)
 
-    def _retire(self, worker: Worker, reason: str, *, recall: bool = False) -> None:
+    def _retire(self, worker: WorkerHandle, reason: str, *, recall: bool = False) -> None:
         """Let it finish what it has begun, and have another take its place."""
         if not worker.retiring and may_retire(worker, self._workers):
             events.worker_retired(
@@ -192,7 +194,7 @@ class Crew:
             )
             worker.retire(recall=recall)
 
-    def _select_for(self, worker: Worker) -> None:
+    def _select_for(self, worker: WorkerHandle) -> None:
         """Wait for the socket to take more, only while there is more."""
         mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.process.has_unsent else 0)
         key = self._selector.get_key(worker.process)
@@ -201,7 +203,7 @@ class Crew:
 
     # --------------------------------------------------------------------- what workers have to say
 
-    def _exchange(self, worker: Worker) -> None:
+    def _exchange(self, worker: WorkerHandle) -> None:
         # its death may have come before its last words in the same turn: then both were heard
         if worker.garbled or worker not in self._workers:
             return
@@ -215,15 +217,15 @@ class Crew:
             worker.process.kill()
         self._select_for(worker)
 
-    def _take(self, worker: Worker, message: ToParent) -> None:
+    def _take(self, worker: WorkerHandle, message: ToParent) -> None:
         match message:
             case Outcomes(outcomes):
                 spoilt = [self._settle(worker, outcome) for outcome in outcomes]
                 self._run_isolated(worker, [out for out in spoilt if out is not None])
-            case Returned(tickets):
+            case Requeued(tickets):
                 outs = [worker.take_back(ticket) for ticket in tickets]
                 worker.recalled()
-                self._sink.unstarted([out.lease for out in outs if out is not None])
+                self._listener.unstarted([out.lease for out in outs if out is not None])
             case Unfit(reason):
                 self._retire(worker, reason, recall=True)
             case Call():
@@ -241,13 +243,13 @@ class Crew:
             )
         self._starter.back_off(message.error)
 
-    def _settle(self, worker: Worker, outcome: Completed | Failed) -> Out | None:
+    def _settle(self, worker: WorkerHandle, outcome: Completed | Failed) -> Out | None:
         """Pass an outcome on; or return what failed because others had exhausted its worker."""
         out = worker.take_back(outcome.ticket)
         if out is None:
             return None
         task = out.lease.task
-        self._pace.note(task.kind, outcome.seconds)
+        self._durations.note(task.kind, outcome.seconds)
         why = self._retirement.reason(worker, task.kind, outcome, time.monotonic())
         if why is not None:
             self._retire(worker, why, recall=True)
@@ -255,23 +257,23 @@ class Crew:
             events.task_completed(
                 task_id=task.task_id, kind=task.kind, attempt=task.attempt, seconds=outcome.seconds
             )
-            self._sink.completed(out.lease, outcome.result)
+            self._listener.completed(out.lease, outcome.result)
             return None
         if outcome.exhausted and not worker.found_fresh(out):
             return out
         failure = msgspec.structs.asdict(outcome)
         del failure["ticket"], failure["seconds"], failure["exhausted"]
-        self._sink.failed(out.lease, failure)
+        self._listener.failed(out.lease, failure)
         return None
 
-    def _run_isolated(self, worker: Worker, spoilt: list[Out]) -> None:
+    def _run_isolated(self, worker: WorkerHandle, spoilt: list[Out]) -> None:
         """Run these again where nobody else is; in halves what has been apart already."""
         for calls in calls_of(spoilt).values():
             part = Suspects(calls, worker.asynchronous)
             divided = worker.purpose is not None and len(calls) > 1
-            self._sink.suspected(part.halves() if divided else [part])
+            self._listener.suspected(part.halves() if divided else [part])
 
-    def _answer(self, worker: Worker, call: Call) -> None:
+    def _answer(self, worker: WorkerHandle, call: Call) -> None:
         def reply(answer: bytes | PeersError) -> None:
             if not call.call or worker not in self._workers:
                 return
@@ -287,10 +289,10 @@ class Crew:
         if out is None:  # a thread that its handler left behind: it must not wait for ever
             reply(PeerLost("the task that asks for this is not running any more"))
         else:
-            self._sink.asked(out.lease, call.verb, call.body, reply)
+            self._listener.asked(out.lease, call.verb, call.body, reply)
 
-    def _welcome(self, worker: Worker, kinds: list[KindDeclared]) -> None:
-        self.kinds.clear()  # lanes look into it
+    def _welcome(self, worker: WorkerHandle, kinds: list[KindDeclared]) -> None:
+        self.kinds.clear()  # local_queues look into it
         self.kinds.update({kind.kind: kind for kind in kinds})
         self.asynchronous = frozenset(kind.kind for kind in kinds if kind.asynchronous)
         asynchronous = worker.purpose
@@ -305,7 +307,7 @@ class Crew:
         self._starter.worked()
         events.worker_started(worker_pid=worker.process.pid, asynchronous=worker.asynchronous)
 
-    def _bury(self, worker: Worker) -> None:
+    def _bury(self, worker: WorkerHandle) -> None:
         if worker not in self._workers:
             return
         self._exchange(worker)  # its last words count
@@ -321,14 +323,14 @@ class Crew:
                 self._starter.died_importing = True
                 self._starter.wait()
         for lease, failure in death.failed:
-            self._sink.failed(lease, failure)
-        self._sink.divided(death.divided)
-        self._sink.suspected(death.suspects)
-        self._sink.unstarted(death.unstarted)
-        self._sink.aborted(death.aborted)
+            self._listener.failed(lease, failure)
+        self._listener.divided(death.divided)
+        self._listener.suspected(death.suspects)
+        self._listener.unstarted(death.unstarted)
+        self._listener.aborted(death.aborted)
 
 
-def _tell_death(worker: Worker, death: Death) -> None:
+def _tell_death(worker: WorkerHandle, death: Death) -> None:
     """An end that the peer wanted is no error."""
     pid = worker.process.pid
     task_ids = [lease.task.task_id for lease, _ in death.failed]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from peers.pool.handle import Worker
+from peers.pool.handle import WorkerHandle
 from peers.protocol.messages import Completed, Failed
 
 _MOST_KINDS_IN_A_ROW: Final = 3
@@ -42,20 +42,20 @@ class Retirement:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._kinds: dict[Worker, Counter[str]] = {}
+        self._kinds: dict[WorkerHandle, Counter[str]] = {}
         self._suspect_at = 0.0
         self._look_at = 0.0
 
-    def begin(self, worker: Worker) -> None:
+    def begin(self, worker: WorkerHandle) -> None:
         """Take in a worker that is ready."""
         worker.most_tasks = self._limits.max_tasks
 
-    def bury(self, worker: Worker) -> None:
+    def bury(self, worker: WorkerHandle) -> None:
         """Forget a worker that is gone."""
         self._kinds.pop(worker, None)
 
     def reason(
-        self, worker: Worker, kind: str, outcome: Completed | Failed, now: float
+        self, worker: WorkerHandle, kind: str, outcome: Completed | Failed, now: float
     ) -> str | None:
         """Return why the worker should run nothing more after this outcome; None: it may go on."""
         if isinstance(outcome, Completed):
@@ -72,7 +72,7 @@ class Retirement:
         self._suspect_at = now + _SUSPECT_EVERY
         return f"{len(kinds)} kinds failed there in a row: {', '.join(kinds)}"
 
-    def look(self, workers: Sequence[Worker], now: float) -> list[tuple[Worker, str]]:
+    def look(self, workers: Sequence[WorkerHandle], now: float) -> list[tuple[WorkerHandle, str]]:
         """Return who has run enough tasks or holds too much memory, and why it should retire."""
         found = []
         if self._limits.max_tasks is not None:
@@ -91,7 +91,7 @@ class Retirement:
         return found
 
 
-def may_retire(worker: Worker, workers: Sequence[Worker]) -> bool:
+def may_retire(worker: WorkerHandle, workers: Sequence[WorkerHandle]) -> bool:
     """Return whether another may replace it now: loops that still finish must not pile up."""
     loops = sum(other.asynchronous and other.retiring for other in workers)
     return not worker.asynchronous or loops < _MOST_RETIRING_LOOPS

@@ -14,7 +14,7 @@ from peers import events
 from peers.database.connection import Backoff
 from peers.pool.environment import Environment
 from peers.pool.fork_server import Asked
-from peers.pool.handle import Worker
+from peers.pool.handle import WorkerHandle
 from peers.pool.missing import Purpose
 from peers.pool.orphans import OrphanKiller
 from peers.pool.preload import Preload
@@ -29,8 +29,8 @@ _LONGEST_WAIT: Final = 30.0
 class Hooks:
     """What to call from the selector."""
 
-    on_words: Callable[[Worker], None]
-    on_death: Callable[[Worker], None]
+    on_words: Callable[[WorkerHandle], None]
+    on_death: Callable[[WorkerHandle], None]
     on_broken: Callable[[Broken], None]
 
 
@@ -43,7 +43,7 @@ class Starter:
         log: tuple[str, str],
         environment: Environment,
         selector: selectors.BaseSelector,
-        workers: list[Worker],
+        workers: list[WorkerHandle],
         orphans: OrphanKiller,
         hooks: Hooks,
         *,
@@ -89,7 +89,7 @@ class Starter:
         if not self._preload.ask(slot, purpose):
             environment = self._environment.of_slot(slot)
             process = WorkerProcess.start(self._app, self._log, environment)
-            self._take_in(Worker(process, slot, purpose))
+            self._take_in(WorkerHandle(process, slot, purpose))
 
     def next_deadline(self) -> float:
         """When to call `start` at the latest, even if none is missing."""
@@ -99,7 +99,7 @@ class Starter:
         """Start none any more."""
         self._preload.close()
 
-    def _take_in(self, worker: Worker) -> None:
+    def _take_in(self, worker: WorkerHandle) -> None:
         self._orphans.began(worker.process.pid)
         read = selectors.EVENT_READ
         on_words, on_death = self._hooks.on_words, self._hooks.on_death
@@ -119,7 +119,7 @@ class Starter:
     def forked(self, asked: Asked, process: WorkerProcess) -> None:
         """A worker is there."""
         try:
-            self._take_in(Worker(process, asked.slot, asked.purpose))
+            self._take_in(WorkerHandle(process, asked.slot, asked.purpose))
         except OSError as error:
             self.not_forked(str(error))
 
@@ -135,7 +135,7 @@ class Starter:
         """A fork server died while it imported the app."""
         self.died_importing = True
 
-    def forget(self, worker: Worker) -> None:
+    def forget(self, worker: WorkerHandle) -> None:
         """Listen to it no more."""
         for registered in (worker.process, worker.process.pidfd):
             with contextlib.suppress(KeyError):

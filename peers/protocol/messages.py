@@ -121,7 +121,7 @@ class Outcomes(msgspec.Struct, array_like=True, frozen=True, tag=2):
     outcomes: list[Completed | Failed]
 
 
-class Returned(msgspec.Struct, array_like=True, frozen=True, tag=3):
+class Requeued(msgspec.Struct, array_like=True, frozen=True, tag=3):
     """From a worker: tickets that it was asked to give back and had not started."""
 
     tickets: list[int]
@@ -165,7 +165,7 @@ class NotForked(msgspec.Struct, array_like=True, frozen=True, tag=4):
 
 
 ToWorker = Begin | Run | Recall | Cancel | Reply | Stop
-ToParent = Hello | Broken | Outcomes | Returned | Call | Unfit
+ToParent = Hello | Broken | Outcomes | Requeued | Call | Unfit
 FromForkServer = Preloaded | Broken | Unforkable | Forked | NotForked
 
 _encoder = msgspec.msgpack.Encoder()

@@ -19,7 +19,7 @@ from peers.protocol.messages import (
     Failed,
     Recall,
     Reply,
-    Returned,
+    Requeued,
     Run,
     Stop,
     ToWorker,
@@ -82,7 +82,7 @@ class AsyncLoop:
                     for task in tasks:
                         self._start(task)
             case Recall():
-                self._channel.send(Returned([]))  # everything is started as it comes
+                self._channel.send(Requeued([]))  # everything is started as it comes
             case Cancel(ticket):
                 if ticket in self._running:
                     self._cancel(ticket, self._running[ticket])

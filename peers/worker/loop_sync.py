@@ -19,7 +19,7 @@ from peers.protocol.messages import (
     Failed,
     Recall,
     Reply,
-    Returned,
+    Requeued,
     Run,
     Stop,
     ToWorker,
@@ -104,7 +104,7 @@ class SyncLoop:
                     tickets += [task.ticket for task in tasks]
         if stopped:
             self._inbox.append(None)
-        self._channel.send(Returned(tickets))
+        self._channel.send(Requeued(tickets))
 
     def _next(self) -> Assigned | list[Assigned] | None:
         while True:

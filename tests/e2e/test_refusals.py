@@ -177,10 +177,10 @@ def test_a_peer_that_ends_by_a_fault_of_its_own_leaves_first(stage: Stage) -> No
 FAULT = """
 import signal, sys
 if sys.argv[:1] == ["-m"]:
-    from peers.workers.crew import Crew
-    tick = Crew.tick
+    from peers.pool.pool import WorkerPool
+    tick = WorkerPool.tick
     broken = []
-    Crew.tick = lambda self, now: 1 / 0 if broken else tick(self, now)
+    WorkerPool.tick = lambda self, now: 1 / 0 if broken else tick(self, now)
     signal.signal(signal.SIGUSR1, lambda *_: broken.append(1))
 """
 

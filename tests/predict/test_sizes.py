@@ -20,7 +20,14 @@ import pytest
 from pyarrow import csv
 
 from peers.predict.models import stopwatch
-from peers.predict.sizes import MOST_DEATHS, Measured, Pace, batch_rows, chunk_rows, measure
+from peers.predict.sizes import (
+    MOST_DEATHS,
+    Measured,
+    Pace,
+    batch_rows,
+    chunk_rows,
+    measure,
+)
 from peers.predict.tasks import batches as batches_module
 from peers.predict.tasks.batches import run_batches
 from peers.predict.tasks.done import Done

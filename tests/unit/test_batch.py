@@ -15,8 +15,8 @@ from peers.database.rows import Claimed
 from peers.handlers import Handler, register
 from peers.pool import crash as verdicts
 from peers.pool.crash import Death, Out, judge
-from peers.pool.durations import Pace
-from peers.pool.local_queue import Lane, Lease
+from peers.pool.durations import DurationEstimate
+from peers.pool.local_queue import Lease, LocalQueue
 from peers.protocol.messages import Assigned, Completed, Failed
 from peers.worker.batch import Batch, Part
 
@@ -121,7 +121,7 @@ def wrong_after_deaths(judge: Judge, size: int, culprits: int, seed: int) -> str
     """The same for poison that kills: each part goes to a fresh worker until all is judged."""
     tickets = count(1)
     poison = set(random.Random(seed).sample(range(size), min(culprits, size)))
-    lane = Lane("default", 1, Pace(), {})
+    local_queue = LocalQueue("default", 1, DurationEstimate(), {})
     leases = [
         Lease(Claimed(n, uuid4(), 1, KIND, b"{}", None, 100), b"", "default", 0.0, 100)
         for n in range(size)
@@ -135,8 +135,8 @@ def wrong_after_deaths(judge: Judge, size: int, culprits: int, seed: int) -> str
             continue
         deaths += 1
         first = next(tickets)
-        outs = {first: Out(part[0], lane, 0.0, first)}
-        outs |= {next(tickets): Out(lease, lane, 0.0, first) for lease in part[1:]}
+        outs = {first: Out(part[0], local_queue, 0.0, first)}
+        outs |= {next(tickets): Out(lease, local_queue, 0.0, first) for lease in part[1:]}
         death = Death("SIGSEGV", None)
         judge(death, outs, range(first, first + len(part)), float("inf"), "crash", "it died")
         failed |= {lease.task.task_id for lease, _ in death.failed}
@@ -168,12 +168,12 @@ def test_a_judge_who_blames_all_is_caught(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_waits_behind_a_death_has_not_been_started() -> None:
     """It keeps its lease and is handed out again; what was finished before is given back."""
-    lane = Lane("default", 1, Pace(), {})
+    local_queue = LocalQueue("default", 1, DurationEstimate(), {})
     leases = [
         Lease(Claimed(n, uuid4(), 1, KIND, b"{}", None, 100), b"", "default", 0.0, 100)
         for n in range(3)
     ]
-    outs = {n + 1: Out(lease, lane, 0.0, n + 1) for n, lease in enumerate(leases)}
+    outs = {n + 1: Out(lease, local_queue, 0.0, n + 1) for n, lease in enumerate(leases)}
     death = Death("SIGKILL", None)
     judge(death, outs, range(2, 3), 3, "crash", "it died")
     assert [lease for lease, _ in death.failed] == [leases[1]]

@@ -185,8 +185,9 @@ def run(script: str, stderr: int, **more: str) -> None:
     )  # fmt: skip
 
 
-LOGS = "from peers import events, log_output; log_output.configure('auto', patience=0.0);" + (
-    "events.reconciled(released=3)"
+LOGS = (
+    "from peers import events; from peers.logs import log_output;"
+    "log_output.configure('auto', patience=0.0);" + ("events.reconciled(released=3)")
 )
 
 

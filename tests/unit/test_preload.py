@@ -17,11 +17,11 @@ import pytest
 
 from peers import events
 from peers.pool import fork_server
-from peers.pool.durations import Pace
+from peers.pool.durations import DurationEstimate
 from peers.pool.environment import Environment
-from peers.pool.outcome_listener import Sink
-from peers.pool.pool import Crew
-from tests.unit.test_crew import open_descriptors, processes
+from peers.pool.outcome_listener import OutcomeListener
+from peers.pool.pool import WorkerPool
+from tests.unit.test_worker_pool import open_descriptors, processes
 
 PATIENCE = 60.0
 APP = "tests.unit.app_prints"
@@ -43,31 +43,37 @@ def lost(monkeypatch: pytest.MonkeyPatch) -> Mock:
 
 
 class Workers:
-    """A crew with workers that are forked, and its turns."""
+    """A pool with workers that are forked, and its turns."""
 
     def __init__(self, selector: selectors.DefaultSelector, slots: int = 1) -> None:
         self.selector = selector
-        self.crew = Crew(
-            APP, ("text", "error"), Environment(slots), selector, Pace(), Mock(Sink), preload=True
+        self.pool = WorkerPool(
+            APP,
+            ("text", "error"),
+            Environment(slots),
+            selector,
+            DurationEstimate(),
+            Mock(OutcomeListener),
+            preload=True,
         )
-        self.crew.start(PATIENCE)
+        self.pool.start(PATIENCE)
         self.until(lambda: len(self.pids()) == slots)
 
     def pids(self) -> list[int]:
-        """Those of the workers that the crew listens to."""
+        """Those of the workers that the pool listens to."""
         return [process.pid for process in processes(self.selector)]
 
     def server(self) -> int:
         """The pid of the fork server."""
-        [server] = self.crew._starter._preload._servers.values()
+        [server] = self.pool._starter._preload._servers.values()
         return server.pid
 
     def turn(self) -> None:
         """What the main loop does."""
-        within = min(self.crew.next_deadline() - time.monotonic(), 0.05)
+        within = min(self.pool.next_deadline() - time.monotonic(), 0.05)
         for key, _ in self.selector.select(max(0.0, within)):
             key.data()
-        self.crew.tick(time.monotonic())
+        self.pool.tick(time.monotonic())
 
     def until(self, holds: Callable[[], bool]) -> None:
         """Make turns until it does."""
@@ -77,7 +83,7 @@ class Workers:
             self.turn()
 
     def kill_worker(self) -> int:
-        """Kill the only worker, and wait until the crew knows."""
+        """Kill the only worker, and wait until the pool knows."""
         [pid] = self.pids()
         os.kill(pid, signal.SIGKILL)
         self.until(lambda: pid not in self.pids())
@@ -89,7 +95,7 @@ def workers(selector: selectors.DefaultSelector) -> Iterator[Workers]:
     """One worker."""
     made = Workers(selector)
     yield made
-    made.crew.stop()
+    made.pool.stop()
     assert list(selector.get_map()) == []
 
 
@@ -101,7 +107,7 @@ def test_what_an_import_prints_is_printed_once(
     """Though the forks have a copy of what was not written yet, and write it when they end."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     made = Workers(selector, slots=3)
-    made.crew.stop()
+    made.pool.stop()
     assert capfd.readouterr().out == "imported\n"
 
 
@@ -114,7 +120,7 @@ def test_a_fork_server_that_stands_still_is_given_up(
     os.kill(server, signal.SIGSTOP)
     workers.kill_worker()
     workers.until(lambda: workers.pids() != [])
-    workers.until(lambda: all(worker.ready for worker in workers.crew._workers))
+    workers.until(lambda: all(worker.ready for worker in workers.pool._workers))
     assert "0.2 s" in lost.call_args.kwargs["reason"]
     with pytest.raises(ProcessLookupError):
         os.kill(server, 0)
@@ -125,7 +131,7 @@ def test_a_fork_server_that_dies_with_requests(workers: Workers, lost: Mock) -> 
     server = workers.server()
     os.kill(server, signal.SIGSTOP)
     workers.kill_worker()
-    workers.until(lambda: workers.crew._starter.asked != [])
+    workers.until(lambda: workers.pool._starter.asked != [])
     os.kill(server, signal.SIGKILL)
     workers.until(lambda: workers.pids() != [])
     assert "SIGKILL" in lost.call_args.kwargs["reason"]
@@ -147,10 +153,10 @@ def test_a_machine_without_room_for_a_fork_ends_nobody(
         gone = workers.kill_worker()
         for _ in range(3):
             called = refusal.call_count
-            workers.crew._starter.start_at = 0.0
+            workers.pool._starter.start_at = 0.0
             workers.until(lambda: refusal.call_count > called)  # noqa: B023
             assert workers.pids() == []
-    workers.crew._starter.start_at = 0.0
+    workers.pool._starter.start_at = 0.0
     workers.until(lambda: workers.pids() != [])
     assert gone not in workers.pids()
     assert open_descriptors() == before

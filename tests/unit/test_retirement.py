@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from peers.database.rows import Claimed
 from peers.pool.crash import Death, Out, suspect_all
-from peers.pool.durations import Pace
-from peers.pool.handle import Worker
+from peers.pool.durations import DurationEstimate
+from peers.pool.handle import WorkerHandle
 from peers.pool.isolation import Suspects
-from peers.pool.local_queue import Lane, Lease
+from peers.pool.local_queue import Lease, LocalQueue
 from peers.pool.missing import to_start
 from peers.pool.retirement import Limits, Retirement, may_retire, resident
 from peers.protocol.messages import Completed, Failed
@@ -28,11 +28,11 @@ _ids = count(1)
 DONE = Completed(1, 0.1, b"null")
 
 
-def a_worker(**traits: object) -> Worker:
+def a_worker(**traits: object) -> WorkerHandle:
     """As much of a worker as is looked at."""
     usual = {"retiring": False, "ready": True, "purpose": None, "asynchronous": False,
              "tasks_given": 0, "allowance": 1}  # fmt: skip
-    return Mock(Worker, **{**usual, **traits})
+    return Mock(WorkerHandle, **{**usual, **traits})
 
 
 def a_lease() -> Lease:
@@ -156,9 +156,9 @@ def test_halving_ends_with_the_culprit_alone(sizes: list[int], data: st.DataObje
 
 def test_the_suspects_of_a_loop_are_those_of_all_queues() -> None:
     """Each queue keeps its own, and calls stay whole."""
-    lanes = [Lane(name, 9, Pace(), {}) for name in "ab"]
+    local_queues = [LocalQueue(name, 9, DurationEstimate(), {}) for name in "ab"]
     outs = {
-        number: Out(a_lease(), lanes[number // 4 % 2], 0.1, call=number // 4)
+        number: Out(a_lease(), local_queues[number // 4 % 2], 0.1, call=number // 4)
         for number in range(20)
     }
     death = Death("SIGKILL", None)
@@ -170,14 +170,14 @@ def test_the_suspects_of_a_loop_are_those_of_all_queues() -> None:
 
 def test_suspects_keep_their_slots_while_they_wait() -> None:
     """So newcomers get those that are left; what is dropped frees its own."""
-    lane = Lane("default", 5, Pace(), {})
+    local_queue = LocalQueue("default", 5, DurationEstimate(), {})
     part = Suspects([[a_lease()], [a_lease()], [a_lease()]], asynchronous=True)
-    lane.suspect(part, 1.0)
-    assert lane.free_slots == 2
-    assert lane.divided() == lane.suspected() == part.leases
-    lane.drop(part.calls[0])
-    assert lane.free_slots == 3
-    lane.drop(part.leases)
-    assert (lane.free_slots, list(lane.suspects)) == (5, [])
-    lane.suspect(Suspects([[a_lease()], [a_lease()]], asynchronous=False), 1.0)
-    assert lane.free_slots == 4
+    local_queue.suspect(part, 1.0)
+    assert local_queue.free_slots == 2
+    assert local_queue.divided() == local_queue.suspected() == part.leases
+    local_queue.drop(part.calls[0])
+    assert local_queue.free_slots == 3
+    local_queue.drop(part.leases)
+    assert (local_queue.free_slots, list(local_queue.suspects)) == (5, [])
+    local_queue.suspect(Suspects([[a_lease()], [a_lease()]], asynchronous=False), 1.0)
+    assert local_queue.free_slots == 4

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import pytest
 
-from peers.pool.durations import CLAIM_SECONDS, MOST_CLAIMED, Pace, claim_size
+from peers.pool.durations import CLAIM_SECONDS, MOST_CLAIMED, DurationEstimate, claim_size
 
 
 def test_a_kind_that_never_ran_counts_as_slow() -> None:
     """So its first tasks are taken one a slot."""
-    assert claim_size(4, Pace().seconds("new")) == 4
+    assert claim_size(4, DurationEstimate().seconds("new")) == 4
 
 
 def test_the_estimate_rises_fast_and_falls_slowly() -> None:
     """One slow call moves it by half the way, one quick call by a tenth."""
-    pace = Pace()
-    pace.note("a", 0.010)
-    assert pace.seconds("a") == 0.010
-    pace.note("a", 0.110)
-    assert pace.seconds("a") == pytest.approx(0.060)
-    pace.note("a", 0.010)
-    assert pace.seconds("a") == pytest.approx(0.055)
+    durations = DurationEstimate()
+    durations.note("a", 0.010)
+    assert durations.seconds("a") == 0.010
+    durations.note("a", 0.110)
+    assert durations.seconds("a") == pytest.approx(0.060)
+    durations.note("a", 0.010)
+    assert durations.seconds("a") == pytest.approx(0.055)
 
 
 def test_kinds_are_judged_apart() -> None:
     """A slow kind does not make a quick one slow."""
-    pace = Pace()
-    pace.note("slow", 10.0)
-    pace.note("quick", 0.0)
-    assert (pace.seconds("slow"), pace.seconds("quick")) == (10.0, 0.0)
+    durations = DurationEstimate()
+    durations.note("slow", 10.0)
+    durations.note("quick", 0.0)
+    assert (durations.seconds("slow"), durations.seconds("quick")) == (10.0, 0.0)
 
 
 @pytest.mark.parametrize("slots", [1, 8, 5000])

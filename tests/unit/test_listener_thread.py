@@ -17,7 +17,7 @@ from peers.database.deadlines import BoundedConnection
 from peers.errors import DatabaseUnreachable
 from peers.events import name_of
 from peers.peer import listener as module
-from peers.peer.listener import Doorbell
+from peers.peer.listener import Listener
 
 PATIENCE = 30.0
 SHORT = 0.02
@@ -68,7 +68,7 @@ def test_a_listener_that_is_cut_off_again_and_again_waits_longer_and_longer(
     server = Server()
     server.refuses = refuses
     with selectors.DefaultSelector() as selector:
-        bell = Doorbell(server.connect, selector, lambda _: None, lambda: None)
+        bell = Listener(server.connect, selector, lambda _: None, lambda: None)
         give_up = time.monotonic() + PATIENCE
         while len(server.connected) < 5:
             assert time.monotonic() < give_up

@@ -14,7 +14,7 @@ import pytest
 from peers.database import reconnecting as module
 from peers.database.connection import Backoff
 from peers.database.deadlines import BoundedConnection
-from peers.database.reconnecting import Link
+from peers.database.reconnecting import ReconnectingConnection
 from peers.errors import ConfigError, DatabaseUnreachable, NotPermitted, PeerLost
 from peers.events import fields_of, name_of
 
@@ -42,7 +42,7 @@ class World:
         self.made: list[FakeConnection] = []
         self.returns = 0
         self.refuses: Exception | None = None
-        self.link = Link(self._connect, self._returned, lambda: None)
+        self.link = ReconnectingConnection(self._connect, self._returned, lambda: None)
         self.link.adopt(self._connect())
 
     def _connect(self) -> BoundedConnection:

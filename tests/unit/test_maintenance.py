@@ -1,4 +1,4 @@
-"""Chores: none that is stuck or refused stops the others, and stopping waits for none."""
+"""Maintenance: none that is stuck or refused stops the others, and stopping waits for none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from peers.database.deadlines import BoundedConnection, Bounds
 from peers.errors import DatabaseUnreachable
 from peers.events import name_of
 from peers.peer import maintenance as module
-from peers.peer.maintenance import Chores
+from peers.peer.maintenance import Maintenance
 
 PATIENCE = 30.0
 
@@ -74,14 +74,16 @@ def database(monkeypatch: pytest.MonkeyPatch) -> Database:
     return Database(monkeypatch)
 
 
-def some_chores(database: Database) -> Chores:
+def some_chores(database: Database) -> Maintenance:
     """Not started yet."""
     identity: UUID = uuid4()
-    return Chores(database.connect, lambda: identity, timedelta(seconds=0.1), timedelta(days=1))
+    return Maintenance(
+        database.connect, lambda: identity, timedelta(seconds=0.1), timedelta(days=1)
+    )
 
 
 @pytest.fixture
-def chores(database: Database) -> Iterator[Chores]:
+def chores(database: Database) -> Iterator[Maintenance]:
     """Of a peer with a short lease."""
     made = some_chores(database)
     made.start()
@@ -109,7 +111,9 @@ def test_a_chore_that_is_refused_is_put_off_alone(database: Database, error: Exc
     database.until("promote", database.calls.count("promote") + 3)
 
 
-def test_stopping_does_not_wait_for_a_chore_that_hangs(database: Database, chores: Chores) -> None:
+def test_stopping_does_not_wait_for_a_chore_that_hangs(
+    database: Database, chores: Maintenance
+) -> None:
     """Its statement is cut."""
     assert database.pruning.wait(PATIENCE)
     began = time.monotonic()

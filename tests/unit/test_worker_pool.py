@@ -1,4 +1,4 @@
-"""The crew's bookkeeping, with real worker processes and no database."""
+"""The pool's bookkeeping, with real worker processes and no database."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from peers.pool.durations import Pace
+from peers.pool.durations import DurationEstimate
 from peers.pool.environment import Environment
-from peers.pool.outcome_listener import Sink
-from peers.pool.pool import Crew
+from peers.pool.outcome_listener import OutcomeListener
+from peers.pool.pool import WorkerPool
 from peers.pool.process import WorkerProcess
 
 PATIENCE = 60.0
@@ -32,7 +32,7 @@ def selector() -> Iterator[selectors.DefaultSelector]:
 
 
 def processes(selector: selectors.DefaultSelector) -> list[WorkerProcess]:
-    """Those that the crew listens to."""
+    """Those that the pool listens to."""
     watched = [key.fileobj for key in selector.get_map().values()]
     return [process for process in watched if isinstance(process, WorkerProcess)]
 
@@ -41,11 +41,16 @@ def processes(selector: selectors.DefaultSelector) -> list[WorkerProcess]:
 def test_a_death_and_what_the_socket_still_says_may_come_in_any_order(
     selector: selectors.DefaultSelector, death_first: bool
 ) -> None:
-    """Both are ready in one turn; whichever is taken first, the crew goes on with a new worker."""
-    crew = Crew(
-        "tests.e2e.app_batches", ("text", "error"), Environment(), selector, Pace(), Mock(Sink)
+    """Both are ready in one turn; whichever is taken first, the pool goes on with a new worker."""
+    pool = WorkerPool(
+        "tests.e2e.app_batches",
+        ("text", "error"),
+        Environment(),
+        selector,
+        DurationEstimate(),
+        Mock(OutcomeListener),
     )
-    crew.start(PATIENCE)
+    pool.start(PATIENCE)
     try:
         [victim] = processes(selector)
         os.kill(victim.pid, signal.SIGKILL)
@@ -55,11 +60,11 @@ def test_a_death_and_what_the_socket_still_says_may_come_in_any_order(
         for key in sorted(ready, key=lambda key: (key.fileobj is victim) == death_first):
             key.data()
         assert processes(selector) == []
-        crew.tick(float("inf"))
+        pool.tick(float("inf"))
         assert victim not in processes(selector)
         assert len(processes(selector)) >= 1
     finally:
-        crew.stop()
+        pool.stop()
 
 
 def open_descriptors() -> set[int]:
@@ -79,41 +84,51 @@ def open_descriptors() -> set[int]:
 def test_a_machine_without_room_for_a_worker_ends_nobody(
     selector: selectors.DefaultSelector, monkeypatch: pytest.MonkeyPatch, place: str, number: int
 ) -> None:
-    """When a worker cannot be started, whatever is refused, the crew leaves nothing behind, waits
+    """When a worker cannot be started, whatever is refused, the pool leaves nothing behind, waits
     longer each time, and starts one as soon as there is room.
     """
-    crew = Crew(
-        "tests.e2e.app_batches", ("text", "error"), Environment(), selector, Pace(), Mock(Sink)
+    pool = WorkerPool(
+        "tests.e2e.app_batches",
+        ("text", "error"),
+        Environment(),
+        selector,
+        DurationEstimate(),
+        Mock(OutcomeListener),
     )
-    crew._suspects["default"] = Counter({False: 1})  # it wants a worker for suspects
-    crew._orphans.ensure()
+    pool._suspects["default"] = Counter({False: 1})  # it wants a worker for suspects
+    pool._orphans.ensure()
     before = open_descriptors()
     with monkeypatch.context() as patched:
         refusal = OSError(number, os.strerror(number))
         patched.setattr(f"peers.pool.process.{place}", Mock(side_effect=refusal))
         for _ in range(3):
-            crew.tick(float("inf"))
+            pool.tick(float("inf"))
             assert processes(selector) == []
             assert open_descriptors() == before
-        assert crew.next_deadline() < float("inf")
-    crew.tick(float("inf"))
+        assert pool.next_deadline() < float("inf")
+    pool.tick(float("inf"))
     try:
         assert len(processes(selector)) == 1
-        crew.kill_all()
-        crew.bury_all()
+        pool.kill_all()
+        pool.bury_all()
         assert open_descriptors() == before
     finally:
-        crew.stop()
+        pool.stop()
 
 
 def test_a_peer_that_has_no_descriptor_left_goes_on(selector: selectors.DefaultSelector) -> None:
     """At the real limit, at each number of descriptors that are left: nothing is raised, and
     nothing stays open.
     """
-    crew = Crew(
-        "tests.e2e.app_batches", ("text", "error"), Environment(), selector, Pace(), Mock(Sink)
+    pool = WorkerPool(
+        "tests.e2e.app_batches",
+        ("text", "error"),
+        Environment(),
+        selector,
+        DurationEstimate(),
+        Mock(OutcomeListener),
     )
-    crew._suspects["default"] = Counter({False: 1})
+    pool._suspects["default"] = Counter({False: 1})
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = [os.open(os.devnull, os.O_RDONLY) for _ in range(12)]
     highest = max(held)
@@ -121,7 +136,7 @@ def test_a_peer_that_has_no_descriptor_left_goes_on(selector: selectors.DefaultS
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
         for _ in range(8):
             before = open_descriptors()
-            crew.tick(float("inf"))
+            pool.tick(float("inf"))
             if processes(selector):
                 break
             assert open_descriptors() == before
@@ -130,5 +145,5 @@ def test_a_peer_that_has_no_descriptor_left_goes_on(selector: selectors.DefaultS
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         for fd in held:
             os.close(fd)
-        crew.kill_all()
-        crew.bury_all()
+        pool.kill_all()
+        pool.bury_all()

@@ -19,7 +19,7 @@ from peers.protocol.messages import (
     Outcomes,
     Recall,
     Reply,
-    Returned,
+    Requeued,
     Run,
     Stop,
     ToParent,
@@ -50,7 +50,7 @@ TO_PARENT: list[ToParent] = [
     Outcomes(
         [Completed(1, 0.25, b'{"a": 1}'), Failed(2, 0.5, "ValueError", "no", "tb", 1.5, True)]
     ),
-    Returned([1, 2, 3]),
+    Requeued([1, 2, 3]),
     Call(0, 1, "progress", b"{}"),
 ]
 

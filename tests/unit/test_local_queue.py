@@ -12,13 +12,19 @@ import pytest
 
 from peers.database.rows import Claimed
 from peers.pool.dispatch import hand_out
-from peers.pool.durations import FIRST_CLAIMED, MOST_BYTES, MOST_CLAIMED, Pace, claim_size
-from peers.pool.local_queue import Bin, Lane, Lease
+from peers.pool.durations import (
+    FIRST_CLAIMED,
+    MOST_BYTES,
+    MOST_CLAIMED,
+    DurationEstimate,
+    claim_size,
+)
+from peers.pool.local_queue import BatchKey, Lease, LocalQueue
 from peers.protocol.messages import KindDeclared
 
 _ids = count(1)
-PLAIN = Bin(asynchronous=False)
-ASYNC = Bin(asynchronous=True)
+PLAIN = BatchKey(asynchronous=False)
+ASYNC = BatchKey(asynchronous=True)
 KINDS = {
     "a": KindDeclared("a", False, 5, None, 1.0, 1.0),
     "b": KindDeclared("b", True, 5, None, 1.0, 1.0),
@@ -33,127 +39,127 @@ def a_lease(kind: str = "a", priority: int = 100) -> Lease:
     return Lease(task, str(token).encode(), "default", 0.0, priority)
 
 
-def a_lane(slots: int = 2, **seconds: float) -> Lane:
-    """A lane that knows how long these kinds take."""
-    pace = Pace()
+def a_lane(slots: int = 2, **seconds: float) -> LocalQueue:
+    """A local_queue that knows how long these kinds take."""
+    durations = DurationEstimate()
     for kind, took in seconds.items():
-        pace.note(kind, took)
-    return Lane("default", slots, pace, KINDS)
+        durations.note(kind, took)
+    return LocalQueue("default", slots, durations, KINDS)
 
 
 def test_smaller_priorities_come_first_and_equals_keep_their_order() -> None:
     """Also when they come in several claims, and when some are put back."""
-    lane = a_lane(a=0.0)
+    local_queue = a_lane(a=0.0)
     late, first, urgent = a_lease(priority=100), a_lease(priority=100), a_lease(priority=1)
-    lane.claimed([first])
-    lane.claimed([urgent, late])
-    assert list(lane) == [urgent, first, late]
-    taken = lane.take(PLAIN, 1.0, 2)
+    local_queue.claimed([first])
+    local_queue.claimed([urgent, late])
+    assert list(local_queue) == [urgent, first, late]
+    taken = local_queue.take(PLAIN, 1.0, 2)
     assert taken == [urgent, first]
-    lane.put_back(taken)
-    assert next(iter(lane)) is urgent
+    local_queue.put_back(taken)
+    assert next(iter(local_queue)) is urgent
 
 
 def test_sync_and_async_tasks_are_lined_up_apart() -> None:
     """Each kind of worker finds its own next task."""
-    lane = a_lane(a=0.0, b=0.0)
+    local_queue = a_lane(a=0.0, b=0.0)
     sync_one, async_one = a_lease("a"), a_lease("b")
-    lane.claimed([sync_one, async_one])
-    assert lane.next_bin(set()) == PLAIN
-    assert lane.next_bin({PLAIN}) == ASYNC
-    assert lane.take(ASYNC, 1.0, 5) == [async_one]
-    assert lane.next_bin({PLAIN}) is None
-    assert len(lane) == 1
+    local_queue.claimed([sync_one, async_one])
+    assert local_queue.next_bin(set()) == PLAIN
+    assert local_queue.next_bin({PLAIN}) == ASYNC
+    assert local_queue.take(ASYNC, 1.0, 5) == [async_one]
+    assert local_queue.next_bin({PLAIN}) is None
+    assert len(local_queue) == 1
 
 
 def test_a_frame_takes_no_more_than_its_budget() -> None:
     """By the time that the kinds are expected to take, and by number."""
-    lane = a_lane(a=0.01)
-    lane.claimed([a_lease() for _ in range(10)])
-    assert len(lane.take(PLAIN, 0.035, 10)) == 3
-    assert len(lane.take(PLAIN, 1.0, 2)) == 2
-    assert lane.take(PLAIN, 0.001, 10) == []
-    assert len(lane) == 5
+    local_queue = a_lane(a=0.01)
+    local_queue.claimed([a_lease() for _ in range(10)])
+    assert len(local_queue.take(PLAIN, 0.035, 10)) == 3
+    assert len(local_queue.take(PLAIN, 1.0, 2)) == 2
+    assert local_queue.take(PLAIN, 0.001, 10) == []
+    assert len(local_queue) == 5
 
 
 def test_dropped_leases_are_gone() -> None:
     """And only those."""
-    lane = a_lane()
+    local_queue = a_lane()
     keep, drop = a_lease(), a_lease()
-    lane.claimed([keep, drop])
-    lane.drop([drop])
-    assert list(lane) == [keep]
+    local_queue.claimed([keep, drop])
+    local_queue.drop([drop])
+    assert list(local_queue) == [keep]
 
 
 def test_an_empty_lane_wants_a_task_for_each_slot_at_least() -> None:
     """And more when its last claim was of quick kinds."""
     assert a_lane(slots=3).wanted() == 3
-    lane = a_lane(slots=3, quick=0.001)
-    lane.claimed([a_lease("quick")])
-    lane.take(PLAIN, 1.0, 1)
-    assert lane.wanted() == claim_size(3, 0.001)
+    local_queue = a_lane(slots=3, quick=0.001)
+    local_queue.claimed([a_lease("quick")])
+    local_queue.take(PLAIN, 1.0, 1)
+    assert local_queue.wanted() == claim_size(3, 0.001)
 
 
 def test_what_is_in_the_workers_counts_as_being_at_hand() -> None:
-    """A lane whose slots are busy with slow tasks wants nothing more."""
-    lane = a_lane(slots=2)
-    lane.in_workers = lane.running = 2
-    assert lane.wanted() == 0
-    assert lane.free_slots == 0
+    """A local_queue whose slots are busy with slow tasks wants nothing more."""
+    local_queue = a_lane(slots=2)
+    local_queue.in_workers = local_queue.running = 2
+    assert local_queue.wanted() == 0
+    assert local_queue.free_slots == 0
 
 
 def test_a_slot_that_would_stand_idle_is_reason_enough_to_ask() -> None:
     """Though most of what should be at hand is there."""
-    lane = a_lane(slots=4)
-    lane.in_workers = lane.running = 3
-    assert lane.wanted() == 1
+    local_queue = a_lane(slots=4)
+    local_queue.in_workers = local_queue.running = 3
+    assert local_queue.wanted() == 1
 
 
 def test_tasks_of_a_batch_kind_ripen_when_they_are_enough_or_have_waited() -> None:
     """Three fill a batch of this kind; two wait until the older one was claimed two seconds ago."""
-    lane = a_lane(c=0.0)
+    local_queue = a_lane(c=0.0)
     leases = [a_lease("c") for _ in range(4)]
-    lane.claimed(leases[:2])
-    where = lane.next_bin(set())
-    assert where == Bin(False, "c", None, 3, 2.0)
-    assert lane.ripe_at(where) == 2.0
-    assert lane.next_ripe(1.0) == 2.0
-    assert lane.next_ripe(2.0) == float("inf"), "what is ripe rings no alarm"
-    lane.claimed(leases[2:])
-    assert lane.ripe_at(where) == 0.0
-    assert lane.take_batch(where, float("inf")) == leases[:3]
-    assert list(lane) == leases[3:]
+    local_queue.claimed(leases[:2])
+    where = local_queue.next_bin(set())
+    assert where == BatchKey(False, "c", None, 3, 2.0)
+    assert local_queue.ripe_at(where) == 2.0
+    assert local_queue.next_ripe(1.0) == 2.0
+    assert local_queue.next_ripe(2.0) == float("inf"), "what is ripe rings no alarm"
+    local_queue.claimed(leases[2:])
+    assert local_queue.ripe_at(where) == 0.0
+    assert local_queue.take_batch(where, float("inf")) == leases[:3]
+    assert list(local_queue) == leases[3:]
 
 
 def test_enough_is_claimed_to_fill_a_batch_for_each_slot() -> None:
     """However slow the kind is: else its batches would never be full."""
-    lane = a_lane(slots=4, c=10.0)
-    lane.claimed([a_lease("c")])
-    assert lane.wanted() == 4 * 3 - 1
+    local_queue = a_lane(slots=4, c=10.0)
+    local_queue.claimed([a_lease("c")])
+    assert local_queue.wanted() == 4 * 3 - 1
 
 
 def test_parts_of_a_batch_stay_together_and_are_not_given_back_as_late() -> None:
     """Iterating shows what could be given back; a divided batch has been started and is not."""
-    lane = a_lane(c=0.0)
+    local_queue = a_lane(c=0.0)
     leases = [a_lease("c") for _ in range(4)]
-    lane.divide([leases[:2], leases[2:]], 5.0)
-    assert list(lane) == []
-    assert lane.divided() == leases
-    lane.drop([leases[0]])
-    assert list(lane.parts[False]) == [[leases[1]], leases[2:]]
+    local_queue.divide([leases[:2], leases[2:]], 5.0)
+    assert list(local_queue) == []
+    assert local_queue.divided() == leases
+    local_queue.drop([leases[0]])
+    assert list(local_queue.parts[False]) == [[leases[1]], leases[2:]]
 
 
 def test_a_batch_that_waits_to_be_full_is_filled() -> None:
     """However few are missing, and though the last look brought nothing; of other kinds that come
     along there are no more than would be claimed anyway.
     """
-    lane = a_lane(slots=1, c=0.001)
-    lane.claimed([a_lease("c"), a_lease("c")])
-    assert lane.wanted() >= 1
-    lane.claimed([])
-    assert lane.wanted() >= 1
-    lane.claimed([a_lease("c")])
-    assert lane.ripe_at(Bin(False, "c", None, 3, 2.0)) == 0.0
+    local_queue = a_lane(slots=1, c=0.001)
+    local_queue.claimed([a_lease("c"), a_lease("c")])
+    assert local_queue.wanted() >= 1
+    local_queue.claimed([])
+    assert local_queue.wanted() >= 1
+    local_queue.claimed([a_lease("c")])
+    assert local_queue.ripe_at(BatchKey(False, "c", None, 3, 2.0)) == 0.0
     mixed = a_lane(slots=1, a=1.0, c=1.0)
     mixed.claimed([a_lease("c"), *(a_lease("a") for _ in range(9))])
     assert mixed.wanted() == 0, "nine slow ones are too many as it is"
@@ -161,10 +167,10 @@ def test_a_batch_that_waits_to_be_full_is_filled() -> None:
 
 def test_no_more_is_wanted_than_one_claim_may_bring() -> None:
     """Whatever slots times batches come to; the first one is small, for nobody knows the args."""
-    lane = a_lane(slots=4000, c=0.001)
-    assert lane.wanted() == FIRST_CLAIMED
-    lane.claimed([a_lease("c")])
-    assert lane.wanted() == MOST_CLAIMED
+    local_queue = a_lane(slots=4000, c=0.001)
+    assert local_queue.wanted() == FIRST_CLAIMED
+    local_queue.claimed([a_lease("c")])
+    assert local_queue.wanted() == MOST_CLAIMED
 
 
 @pytest.mark.parametrize("slots", [1, 8, 1000, 1001, 5000, 10_000])
@@ -172,26 +178,26 @@ def test_no_more_is_wanted_than_one_claim_may_bring() -> None:
 @pytest.mark.parametrize("seconds", [0.0, 0.001, 60.0])
 def test_claims_go_on_until_every_slot_has_a_task(slots: int, kind: str, seconds: float) -> None:
     """However many slots there are, and however few tasks one statement may bring."""
-    lane = a_lane(slots=slots, **{kind: seconds})
+    local_queue = a_lane(slots=slots, **{kind: seconds})
     claims = 0
-    while wanted := lane.wanted():
-        lane.claimed([a_lease(kind) for _ in range(wanted)])
+    while wanted := local_queue.wanted():
+        local_queue.claimed([a_lease(kind) for _ in range(wanted)])
         claims += 1
-    assert slots <= len(lane) <= max(slots, MOST_CLAIMED)
-    assert claims <= 1 + len(lane) / MOST_CLAIMED + 1
+    assert slots <= len(local_queue) <= max(slots, MOST_CLAIMED)
+    assert claims <= 1 + len(local_queue) / MOST_CLAIMED + 1
 
 
 def test_what_is_claimed_at_once_is_bounded_by_the_size_of_args() -> None:
     """Of tasks with 1 MiB of args no claim brings more than a few, however many slots are free; and
     no frame carries more.
     """
-    lane = a_lane(slots=5000, b=60.0)
+    local_queue = a_lane(slots=5000, b=60.0)
     large = [a_lease("b") for _ in range(20)]
     for lease in large:
         lease.task = lease.task._replace(args=b"x" * (1 << 20))
-    lane.claimed(large)
-    assert lane.wanted() == 16
-    assert len(lane.take(ASYNC, float("inf"), 500)) == 16
+    local_queue.claimed(large)
+    assert local_queue.wanted() == 16
+    assert len(local_queue.take(ASYNC, float("inf"), 500)) == 16
     huge = a_lease("b")
     huge.task = huge.task._replace(args=b"x" * (MOST_BYTES + 1))
     only = a_lane(slots=2, b=60.0)
@@ -201,11 +207,11 @@ def test_what_is_claimed_at_once_is_bounded_by_the_size_of_args() -> None:
 
 def test_no_frame_has_more_tasks_than_a_frame_should() -> None:
     """Also for a loop that has room for thousands: it gets several."""
-    lane = a_lane(slots=5000, b=60.0)
-    lane.claimed([a_lease("b") for _ in range(1200)])
+    local_queue = a_lane(slots=5000, b=60.0)
+    local_queue.claimed([a_lease("b") for _ in range(1200)])
     desk: Any = Desk()
-    desk.asynchronous, desk.budget = True, lambda _lane: float("inf")
-    list(hand_out(lane, [desk], Pace()))
+    desk.asynchronous, desk.budget = True, lambda _queue: float("inf")
+    list(hand_out(local_queue, [desk], DurationEstimate()))
     assert [len(frame) for frame in desk.had] == [500, 500, 200]
 
 
@@ -213,29 +219,29 @@ def test_what_has_waited_once_need_not_wait_again() -> None:
     """A batch that is ripe and finds no worker is given back in the end; when it comes again, it
     goes at once. The next one waits as usual.
     """
-    lane = a_lane(c=0.0)
-    lane.claimed([a_lease("c")])
-    where = lane.next_bin(set())
+    local_queue = a_lane(c=0.0)
+    local_queue.claimed([a_lease("c")])
+    where = local_queue.next_bin(set())
     assert where is not None
-    lane.overdue(where)
-    lane.drop(list(lane))
-    lane.claimed([a_lease("c")])
-    assert lane.ripe_at(where) == 0.0
-    assert len(lane.take_batch(where, float("inf"))) == 1
-    lane.claimed([a_lease("c")])
-    assert lane.ripe_at(where) == 2.0
+    local_queue.overdue(where)
+    local_queue.drop(list(local_queue))
+    local_queue.claimed([a_lease("c")])
+    assert local_queue.ripe_at(where) == 0.0
+    assert len(local_queue.take_batch(where, float("inf"))) == 1
+    local_queue.claimed([a_lease("c")])
+    assert local_queue.ripe_at(where) == 2.0
 
 
 def test_a_lane_forgets_where_nothing_lies_any_more() -> None:
     """Each timeout that a task of a batch kind ever had would be walked over for ever."""
-    lane = a_lane(c=0.0)
+    local_queue = a_lane(c=0.0)
     for timeout in range(1, 100):
         lease = a_lease("c")
-        lane.claimed([replace(lease, task=lease.task._replace(timeout=float(timeout)))])
-        where = lane.next_bin(set())
+        local_queue.claimed([replace(lease, task=lease.task._replace(timeout=float(timeout)))])
+        where = local_queue.next_bin(set())
         assert where is not None
-        lane.take_batch(where, float("inf"))
-    assert lane.bins(asynchronous=False) == []
+        local_queue.take_batch(where, float("inf"))
+    assert local_queue.bins(asynchronous=False) == []
 
 
 class Desk:
@@ -254,42 +260,49 @@ class Desk:
     def expected(self) -> float:
         return float(len(self.out))
 
-    def budget(self, lane: Lane) -> float:
-        return 0.1 if len(self.out) <= 1 and lane.free_slots > 0 else 0.0
+    def budget(self, local_queue: LocalQueue) -> float:
+        return 0.1 if len(self.out) <= 1 and local_queue.free_slots > 0 else 0.0
 
-    def give(self, lane: Lane, leases: list[Lease], pace: Pace, *, together: bool) -> None:
-        del lane, pace, together
+    def give(
+        self,
+        local_queue: LocalQueue,
+        leases: list[Lease],
+        durations: DurationEstimate,
+        *,
+        together: bool,
+    ) -> None:
+        del local_queue, durations, together
         self.out += leases
         self.had.append(leases)
 
 
-def handed_out(lane: Lane, *, turns: int) -> list[list[Lease]]:
+def handed_out(local_queue: LocalQueue, *, turns: int) -> list[list[Lease]]:
     """What a worker gets that is done with one task in each turn."""
     desk: Any = Desk()
     for _ in range(turns):
-        list(hand_out(lane, [desk], Pace()))
+        list(hand_out(local_queue, [desk], DurationEstimate()))
         del desk.out[:1]
     return list(desk.had)
 
 
 def test_a_part_waits_for_nothing_that_is_less_urgent() -> None:
     """It goes before all that is no more urgent, alone; what is more urgent goes before it."""
-    lane = a_lane(slots=1)
+    local_queue = a_lane(slots=1)
     less, more = [a_lease(priority=200) for _ in range(50)], [a_lease(priority=1)]
     part = [a_lease("c", priority=100), a_lease("c", priority=100)]
-    lane.claimed(less)
+    local_queue.claimed(less)
     desk: Any = Desk()
-    list(hand_out(lane, [desk], Pace()))
+    list(hand_out(local_queue, [desk], DurationEstimate()))
     assert len(desk.had) == 2, "it has one, and one ahead"
-    lane.divide([part], 0.0)
-    lane.claimed(more)
+    local_queue.divide([part], 0.0)
+    local_queue.claimed(more)
     for _ in range(3):
-        list(hand_out(lane, [desk], Pace()))
+        list(hand_out(local_queue, [desk], DurationEstimate()))
         del desk.out[:1]
     assert part not in desk.had[:2]
     assert desk.had[2] == more
     for _ in range(3):
-        list(hand_out(lane, [desk], Pace()))
+        list(hand_out(local_queue, [desk], DurationEstimate()))
         del desk.out[:1]
     assert desk.had[3] == part
 
@@ -297,8 +310,8 @@ def test_a_part_waits_for_nothing_that_is_less_urgent() -> None:
 def test_a_batch_that_waits_keeps_its_slot_from_less_urgent_tasks_only() -> None:
     """Else a queue would stand still for what is no more important."""
     for priority, taken in ((100, 1), (200, 0)):
-        lane = a_lane(slots=1)
+        local_queue = a_lane(slots=1)
         waiting = a_lease("c", priority=100)
         waiting.claimed_at = time.monotonic()
-        lane.claimed([waiting, a_lease("a", priority=priority)])
-        assert len(handed_out(lane, turns=1)) == taken
+        local_queue.claimed([waiting, a_lease("a", priority=priority)])
+        assert len(handed_out(local_queue, turns=1)) == taken
