@@ -80,28 +80,30 @@ class CurrentTask:
             raise ValueError(f"kill_after() takes more than 0 seconds, not {seconds}")
         self._scheduler.limit(self.ticket, seconds)
 
-    def hold_off(self, name: str, seconds: float, reason: str | None = None) -> float:
+    def start_cooldown(self, name: str, seconds: float, reason: str | None = None) -> float:
         """Keep all peers from calling the outside system `name` for up to a day (blocks).
 
-        Answers for how many seconds that is: an earlier hold-off may last longer.
+        Answers for how many seconds that is: an earlier cooldown may last longer.
         """
         told = {"name": name, "seconds": seconds, "reason": reason}
-        return float(self.call("hold_off", told))
+        return float(self.call("start_cooldown", told))
 
-    async def hold_off_async(self, name: str, seconds: float, reason: str | None = None) -> float:
-        """`hold_off()` for an async handler."""
-        return await asyncio.to_thread(self.hold_off, name, seconds, reason)
+    async def start_cooldown_async(
+        self, name: str, seconds: float, reason: str | None = None
+    ) -> float:
+        """`start_cooldown()` for an async handler."""
+        return await asyncio.to_thread(self.start_cooldown, name, seconds, reason)
 
-    def held_off(self, name: str) -> float:
+    def cooldown_left(self, name: str) -> float:
         """For how many seconds `name` is still to be left alone; 0.0: call it (blocks: one query).
 
-        Ask before each call of a system that somebody may have held off.
+        Ask before each call of a system that somebody may have put into a cooldown.
         """
-        return float(self.call("held_off", {"name": name}))
+        return float(self.call("cooldown_left", {"name": name}))
 
-    async def held_off_async(self, name: str) -> float:
-        """`held_off()` for an async handler."""
-        return await asyncio.to_thread(self.held_off, name)
+    async def cooldown_left_async(self, name: str) -> float:
+        """`cooldown_left()` for an async handler."""
+        return await asyncio.to_thread(self.cooldown_left, name)
 
     def call(self, verb: str, payload: object) -> Any:
         """Ask the scheduler through the parent, and wait."""

@@ -56,8 +56,8 @@ class Snooze(Retry):
     """Raised by a handler: run again after `in_`, and use the slot for others until then.
 
     The attempt does not count. For a task that cannot do anything yet, such as one whose outside
-    system is held off. `in_` is a timedelta or seconds, 0 to 365 days. Raises `ValueError` for any
-    other time.
+    system is in a cooldown. `in_` is a timedelta or seconds, 0 to 365 days. Raises `ValueError` for
+    any other time.
     """
 
     def __init__(self, in_: timedelta | float, message: str = "") -> None:

@@ -316,9 +316,9 @@ def pruned(*, deleted: int) -> None:
     """Old tasks are gone."""
 
 
-@_event(logging.ERROR, "%(chore)s failed: %(error)s")
-def chore_failed(*, chore: str, error: str) -> None:
-    """The database refused a chore, or could not be reached for it; it comes round again."""
+@_event(logging.ERROR, "%(job)s failed: %(error)s")
+def maintenance_failed(*, job: str, error: str) -> None:
+    """The database refused a maintenance job, or was not reachable. The job runs again later."""
 
 
 @_event(logging.WARNING, "%(file)s: %(notice)s")

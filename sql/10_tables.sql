@@ -89,7 +89,7 @@ create table if not exists peers.dependency (
     parent_id bigint not null,
     child_id bigint not null,
     on_parent_failure peers.parent_failure_policy not null default 'hold',
-    spent boolean not null default false,
+    waived boolean not null default false,
     added_later boolean not null default false,
     created_xid xid8 not null default pg_current_xact_id(),
     -- serves the release of children: the edges of the parents that have just ended
@@ -110,13 +110,13 @@ comment on table peers.dependency is
 comment on column peers.dependency.parent_id is 'The task that is waited for.';
 comment on column peers.dependency.child_id is 'The task that waits.';
 comment on column peers.dependency.on_parent_failure is 'What the parent''s death or cancellation does to the child.';
-comment on column peers.dependency.spent is
+comment on column peers.dependency.waived is
     'The parent failed and the edge said run: it counts no longer, for good. Kept by the scheduler.';
 comment on column peers.dependency.added_later is
     'The child was there before this edge''s transaction. Kept by the scheduler.';
 comment on column peers.dependency.created_xid is 'The transaction that inserted the edge.';
 
--- The rooms. Narrow, short-lived rows; emptied often, so vacuumed often.
+-- One narrow table for each state. Its rows are short-lived, so it is vacuumed often.
 
 create table if not exists peers.ready (
     queue text collate "C" not null,
@@ -318,21 +318,20 @@ comment on column peers.paused_queue.queue is 'The queue.';
 comment on column peers.paused_queue.paused_at is 'Since when.';
 comment on column peers.paused_queue.paused_by is 'By whom.';
 
-create table if not exists peers.hold_off (
+create table if not exists peers.cooldown (
     name text primary key
         constraint name_has_1_to_200_characters check (length(name) between 1 and 200),
-    held_at timestamptz not null,
-    resume_at timestamptz not null,
+    started_at timestamptz not null,
+    ends_at timestamptz not null,
     reason text
 );
 
-comment on table peers.hold_off is
-    'Outside systems (such as the URL of a model) that asked to be left alone, and until when. Handlers ask '
-    'before they call.';
-comment on column peers.hold_off.name is 'What the handlers agreed to call it.';
-comment on column peers.hold_off.held_at is 'When the last hold-off was asked for.';
-comment on column peers.hold_off.resume_at is 'Nobody may call it before this time.';
-comment on column peers.hold_off.reason is 'Why, in the words of the outside system.';
+comment on table peers.cooldown is
+    'Outside systems (such as the URL of a model) that nobody may call for a while. Handlers ask before they call.';
+comment on column peers.cooldown.name is 'The name on which the handlers agreed.';
+comment on column peers.cooldown.started_at is 'When the last cooldown was started.';
+comment on column peers.cooldown.ends_at is 'Nobody may call the system before this time.';
+comment on column peers.cooldown.reason is 'Why, in the words of the outside system.';
 
 create table if not exists peers.edge_turn ();
 -- a publication of all tables needs to tell rows apart, even those of a table that has none
@@ -342,16 +341,16 @@ comment on table peers.edge_turn is
     'Always empty. A transaction that adds edges into older tasks locks it until it ends: only one at a time may, '
     'because two could close a cycle together.';
 
-create table if not exists peers.prune_place (
+create table if not exists peers.prune_cursor (
     one_row boolean primary key default true check (one_row),
     after_id bigint not null
 );
 
-insert into peers.prune_place (after_id) values (0) on conflict do nothing;
+insert into peers.prune_cursor (after_id) values (0) on conflict do nothing;
 
-comment on table peers.prune_place is 'Where the next prune continues.';
-comment on column peers.prune_place.one_row is 'Always true: there is one place.';
-comment on column peers.prune_place.after_id is 'The last task that was looked at.';
+comment on table peers.prune_cursor is 'Where the next prune continues.';
+comment on column peers.prune_cursor.one_row is 'Always true: there is one place.';
+comment on column peers.prune_cursor.after_id is 'The last task that was looked at.';
 
 create table if not exists peers.migration (
     version integer primary key,

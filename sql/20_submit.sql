@@ -3,7 +3,7 @@
 -- The doorbell: an empty hint that there is something to claim. At most one a transaction is delivered, and
 -- a lost one costs the peers one poll. PREPARE TRANSACTION refuses a transaction that has sent one: it can be left
 -- out by `set peers.notify = off`, for a session, a role, a database or (set local) a transaction.
-create or replace function peers._ring(_payload text default '') returns void
+create or replace function peers._notify(_payload text default '') returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -89,7 +89,7 @@ $$;
 
 -- Names the first thing that is wrong with a task's values, its bound and the remedy; null: nothing is.
 -- Up to 100 bytes of jsonb hold 7 numbers at most, and so less than 1 MiB of text.
-create or replace function peers._complaint(
+create or replace function peers._validate_task(
     _kind text, _args jsonb, _queue text, _max_attempts integer, _timeout interval,
     _idempotency_key text, _metadata jsonb, _scheduled_at timestamptz default null
 ) returns text
@@ -125,7 +125,7 @@ end
 $$;
 
 -- Lets new tasks wait for their time: those that are still ready. A task that was made due meanwhile comes into
--- the room ready instead.
+-- the table ready instead.
 create or replace function peers._schedule(_ids bigint[], _now timestamptz) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -148,19 +148,19 @@ begin
     where t.id = any (_ids) and t.state = 'ready'
     order by t.id;
     if found then
-        perform peers._ring();
+        perform peers._notify();
     end if;
 end
 $$;
 
--- After an INSERT into peers.task: refuse what is malformed or forged, then put the tasks into their rooms.
+-- After an INSERT into peers.task: refuse what is malformed or forged, then insert a row into the table of its state.
 create or replace function peers.enqueue() returns trigger
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
     _now timestamptz := peers.now();
-    _complaint text;
+    _validate_task text;
     _later bigint[];
 begin
     -- ordinary rows are told by a look: a call for each of them would cost a quarter of the insertion
@@ -180,15 +180,15 @@ begin
                     and t.max_attempts is null and t.timeout is null and t.idempotency_key is null
                     and t.metadata is null and (t.kind || t.queue) !~ '[^ -~]'
                then null
-               else peers._complaint(t.kind, t.args, t.queue, t.max_attempts, t.timeout,
+               else peers._validate_task(t.kind, t.args, t.queue, t.max_attempts, t.timeout,
                                      t.idempotency_key, t.metadata, t.scheduled_at)
            end as complaint
-    into _complaint
+    into _validate_task
     from new_tasks t
     order by complaint nulls last
     limit 1;
-    if _complaint is not null then
-        raise exception 'peers.task: %', _complaint using errcode = 'PE009';
+    if _validate_task is not null then
+        raise exception 'peers.task: %', _validate_task using errcode = 'PE009';
     end if;
 
     -- Other triggers of this statement, and verbs that it calls, can come before this one: a task may be
@@ -199,7 +199,7 @@ begin
     where t.scheduled_at <= greatest(_now, t.created_at)
     order by t.id;
     if found then
-        perform peers._ring();
+        perform peers._notify();
     end if;
 
     -- a time that is no later than the submission is none, wherever the clock has gone since (as in 35, 60, 85)
@@ -211,7 +211,7 @@ begin
 end
 $$;
 
-comment on function peers.enqueue() is 'Trigger: checks submitted tasks and puts them into their rooms.';
+comment on function peers.enqueue() is 'Trigger: checks submitted tasks and inserts a row into the table of its state.';
 
 create or replace trigger enqueue after insert on peers.task
     referencing new table as new_tasks

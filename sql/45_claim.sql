@@ -1,9 +1,9 @@
--- Claim: from the room ready to a lease.
+-- Claim: from the table ready to a lease.
 
 -- Where the next tasks lie: how many of the first _wanted are of which kind, and the place of the last of them,
 -- [priority, position]. Read without locks, so it only says where to begin. exhaustive: a claim of these
 -- shares that comes back short has seen all there is.
-create or replace function peers._shares(
+create or replace function peers._plan_claim(
     _queue text, _kinds text[], _wanted integer,
     out kinds text[], out shares integer[], out exhaustive boolean, out last bigint[]
 )
@@ -59,7 +59,7 @@ $$;
 -- Takes up to max_tasks ready tasks of one queue, of the kinds that the peer can run, by priority and then in
 -- the order of becoming ready.
 --
--- The first pass takes what it can where the best tasks lie (_shares). If it comes back short, because others
+-- The first pass takes what it can where the best tasks lie (_plan_claim). If it comes back short, because others
 -- hold those or because rows were stale, further passes take what there is. A task whose row an application
 -- has locked is passed over and keeps its place; a row whose task was pruned is dropped like a stale one.
 create or replace function peers.claim(peer_id uuid, queue text, max_tasks integer)
@@ -82,11 +82,11 @@ declare
     _widest constant integer := 250;
     _now timestamptz := peers.now();
     _token uuid := gen_random_uuid();
-    _kinds text[] := peers._admit(claim.peer_id);
+    _kinds text[] := peers._require_live_peer(claim.peer_id);
     _wanted integer := claim.max_tasks;
     _limit integer;
     _offered text[];
-    _shares integer[];
+    _plan_claim integer[];
     _exhaustive boolean;
     _end constant bigint[] := array[32767, 9223372036854775807];
     _last bigint[];  -- how far this pass goes: [priority, position]
@@ -107,19 +107,19 @@ begin
     if _kinds is null or exists (select from peers.paused_queue p where p.queue = claim.queue) then
         return;
     end if;
-    select s.kinds, s.shares, s.exhaustive, coalesce(s.last, _end) into _offered, _shares, _exhaustive, _last
-    from peers._shares(claim.queue, _kinds, _wanted) s;
+    select s.kinds, s.shares, s.exhaustive, coalesce(s.last, _end) into _offered, _plan_claim, _exhaustive, _last
+    from peers._plan_claim(claim.queue, _kinds, _wanted) s;
 
     _limit := _wanted;
     loop
-        -- lock tasks, then their rows of the room; what somebody else has locked does not count for the limits
+        -- lock tasks, then their rows in ready; what somebody else has locked does not count for the limits
         select count(*), array_agg(r.spot) filter (where r.valid is not true), array_agg(r.spot) filter (where r.valid),
                array_agg(r.task_id) filter (where r.valid), array_agg(r.position) filter (where r.valid),
                bool_or(r.suspect)
         into _seen, _stale, _valid, _tasks, _positions, _suspect
         from (
             select r.spot, r.task_id, r.position, r.valid, r.suspect
-            from unnest(_offered, _shares) o(kind, share)
+            from unnest(_offered, _plan_claim) o(kind, share)
             cross join lateral (
                 select r.ctid as spot, r.task_id, r.priority, r.position, t.valid, t.suspect
                 from peers.ready r
@@ -192,13 +192,13 @@ begin
         exit when _wanted = 0 or (_exhaustive and _seen < _limit);
         _total := _total + _seen;
         if _total >= _most_rows or clock_timestamp() > _until then
-            perform peers._ring();  -- so that the peers soon go on
+            perform peers._notify();  -- so that the peers soon go on
             exit;
         end if;
         -- stale rows come by the thousand: a claim of two tasks must not work them off two at a time
         _limit := greatest(_wanted, case when _tasks is null then least(8 * _limit, _widest) else 0 end);
         _offered := _kinds;
-        _shares := array_fill(_limit, array[cardinality(_kinds)]);
+        _plan_claim := array_fill(_limit, array[cardinality(_kinds)]);
         _exhaustive := true;
         _last := _end;
     end loop;

@@ -66,7 +66,7 @@ begin
     insert into peers.ready (queue, kind, priority, task_id)
     select m.queue, m.kind, m.priority, m.id from moved m where m.state = 'ready' order by m.id;
     if found then
-        perform peers._ring();
+        perform peers._notify();
     end if;
 end
 $$;

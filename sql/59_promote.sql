@@ -13,7 +13,7 @@ begin
     insert into peers.ready (queue, kind, priority, task_id)
     select p.queue, p.kind, p.priority, p.id from promoted p order by p.scheduled_at, p.id;
     if found then
-        perform peers._ring();
+        perform peers._notify();
     end if;
 end
 $$;

@@ -51,7 +51,7 @@ comment on column peers.peer_status.alive is 'Its lease has not expired.';
 comment on column peers.peer_status.joined_at is 'When it joined.';
 comment on column peers.peer_status.lost_at is 'When its tasks were reclaimed.';
 
--- The kinds in the room ready, found by jumping from one to the next in its primary key.
+-- The kinds in the table ready, found by jumping from one to the next in its primary key.
 create or replace function peers._ready_kinds() returns table (queue text, kind text)
     language plpgsql stable
     set search_path = pg_catalog, peers, pg_temp

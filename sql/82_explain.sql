@@ -50,7 +50,7 @@ begin
                              || case when p.state = 'dead' then ', peers.retry(' || p.id || ') or peers.discard('
                                                                 || p.id || ') decides' else '' end as what
                 from peers.dependency d join peers.task p on p.id = d.parent_id
-                where d.child_id = _task.id and not d.spent and p.state <> 'completed'
+                where d.child_id = _task.id and not d.waived and p.state <> 'completed'
                 order by p.id limit _most_named
             ) w)
         || case when _task.pending_parents > _most_named then ', ...' else '' end || '.';
@@ -89,7 +89,7 @@ begin
     return 'Cancelled at ' || _task.finished_at || coalesce(
         (select ', because its parent ' || p.id || ' (' || p.kind || ') is ' || p.state
          from peers.dependency d join peers.task p on p.id = d.parent_id
-         where d.child_id = _task.id and p.state in ('dead', 'cancelled') and not d.spent
+         where d.child_id = _task.id and p.state in ('dead', 'cancelled') and not d.waived
          order by p.finished_at limit 1), '') || '.';
 end
 $$;

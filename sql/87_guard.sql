@@ -27,7 +27,8 @@ create or replace trigger refuse_truncate before truncate on peers.kind execute 
 create or replace trigger refuse_truncate before truncate on peers.paused_queue
     execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.edge_turn execute function peers.refuse_truncate();
-create or replace trigger refuse_truncate before truncate on peers.prune_place execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.prune_cursor
+    execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.migration execute function peers.refuse_truncate();
 
 -- Only the verbs change what the scheduler keeps. All of our functions run under one search_path, which no

@@ -60,7 +60,7 @@ begin
         peers.leave(uuid), peers.promote(integer), peers.progress(uuid, bigint, uuid, bigint, bigint),
         peers.hold_lease(uuid, bigint, uuid),
         peers.parent_results(bigint), peers.prune(interval, integer), peers.unrunnable(),
-        peers.hold_off(text, interval, text), peers.held_off(text)
+        peers.start_cooldown(text, interval, text), peers.cooldown_left(text)
         to peers_worker;
 
     -- an operator looks at everything and acts through the verbs
@@ -71,7 +71,7 @@ begin
         peers.cancel(bigint), peers.change(bigint, integer, timestamptz, jsonb, integer, interval),
         peers.retry(bigint, jsonb), peers.discard(bigint), peers.pause(text), peers.resume(text),
         peers.prune(interval, integer), peers.check(boolean), peers.parent_results(bigint),
-        peers.hold_off(text, interval, text), peers.held_off(text), peers.lift_hold_off(text)
+        peers.start_cooldown(text, interval, text), peers.cooldown_left(text), peers.end_cooldown(text)
         to peers_operator;
 end
 $$;

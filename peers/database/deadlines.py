@@ -48,9 +48,9 @@ class Bounds(NamedTuple):
         return cls(min(lease / 12, 5), min(lease / 3, 30), min(lease * 0.4, 40))
 
 
-SHORT_CHORES: Final = Bounds(2, 8, 10)
+SHORT_MAINTENANCE: Final = Bounds(2, 8, 10)
 """Promote and reclaim: 1,000 tasks at a time."""
-LONG_CHORES: Final = Bounds(2, 120, 150)
+LONG_MAINTENANCE: Final = Bounds(2, 120, 150)
 """Prune and alarms: 10,000 tasks at a time, or a look at every kind, on a cold disk."""
 
 

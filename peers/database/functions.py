@@ -243,22 +243,24 @@ def hold_lease(connection: Connection, peer_id: UUID, task_id: int, token: UUID)
     return transaction
 
 
-def hold_off(connection: Connection, name: str, span: timedelta, reason: str | None) -> float:
+def start_cooldown(
+    connection: Connection, name: str, duration: timedelta, reason: str | None
+) -> float:
     """Keeps all peers from calling an outside system; for how many seconds from now."""
     left: timedelta = _value(
         connection,
-        "select peers.hold_off(%s, %s, %s)",
+        "select peers.start_cooldown(%s, %s, %s)",
         name,
-        span,
+        duration,
         _storable(connection, reason),
         binary=True,
     )
     return left.total_seconds()
 
 
-def held_off(connection: Connection, name: str) -> float:
+def cooldown_left(connection: Connection, name: str) -> float:
     """For how many seconds an outside system is still to be left alone; 0.0: it may be called."""
-    left: timedelta = _value(connection, "select peers.held_off(%s)", name, binary=True)
+    left: timedelta = _value(connection, "select peers.cooldown_left(%s)", name, binary=True)
     return left.total_seconds()
 
 

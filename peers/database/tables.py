@@ -74,7 +74,7 @@ dependency: Final = Table(
     Column("parent_id", BigInteger, primary_key=True),
     Column("child_id", BigInteger, primary_key=True),
     Column("on_parent_failure", _POLICY, nullable=False),
-    Column("spent", Boolean, nullable=False),
+    Column("waived", Boolean, nullable=False),
 )
 
 failure: Final = Table(

@@ -28,9 +28,9 @@ class Connections:
         """For the heartbeat."""
         return self.make("heartbeat", Bounds.of_heartbeat(self._lease))
 
-    def doorbell(self) -> BoundedConnection:
+    def listener(self) -> BoundedConnection:
         """For LISTEN."""
-        return self.make("doorbell", Bounds.of_main_loop(self._lease))
+        return self.make("listener", Bounds.of_main_loop(self._lease))
 
     def make(self, duty: str, bounds: Bounds | None) -> BoundedConnection:
         """For this duty, which pg_stat_activity shows as the application's name."""

@@ -204,7 +204,7 @@ class Work:
     # -------------------------------------------------------------------------- asked from outside
 
     def look(self) -> None:
-        """The doorbell rang: it is worth asking for work."""
+        """The listener rang: it is worth asking for work."""
         for local_queue in self._queues.values():
             local_queue.ask_at = 0.0
 

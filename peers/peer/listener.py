@@ -1,4 +1,4 @@
-"""The doorbell: LISTEN on a connection of its own, seen by the main loop's selector.
+"""The listener: LISTEN on a connection of its own, seen by the main loop's selector.
 
 Only a hint. Without it (a pooler that cannot LISTEN, a lost connection) polling finds the work.
 """

@@ -79,9 +79,9 @@ class Peer:
         )  # fmt: skip
         self._beats: queue.SimpleQueue[tuple[UUID, HeartbeatReply]] = queue.SimpleQueue()
         self._listener = Listener(
-            connections.doorbell, self._selector, self._on_ring, self._waker.wake
+            connections.listener, self._selector, self._on_ring, self._waker.wake
         )
-        self._chores = Maintenance(
+        self._maintenance = Maintenance(
             connections.make, lambda: self._work.peer_id,
             settings.lease_timeout, settings.prune_after,
         )  # fmt: skip
@@ -210,7 +210,7 @@ class Peer:
         if self._heartbeat.fenced:
             self._work.stop_all()
         self._heartbeat.start(peer_id, joined_at)
-        self._chores.start()
+        self._maintenance.start()
         self._joined = True
         self._notifier.ready(f"joined as {peer_id}")
         events.peer_joined(
@@ -249,7 +249,7 @@ class Peer:
 
         for step in (
             *([stop_tasks] if failed or not self._work.finished else []), self._work.requests.stop,
-            self._chores.stop, self._give_back, self._heartbeat.stop, self._say_goodbye,
+            self._maintenance.stop, self._give_back, self._heartbeat.stop, self._say_goodbye,
             self._work.pool.stop, self._listener.close, self._connection.close,
             self._notifier.close,
         ):  # fmt: skip

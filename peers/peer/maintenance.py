@@ -19,7 +19,7 @@ from peers import events
 from peers.database import functions
 from peers.database.background import Background
 from peers.database.connection import Backoff, Connection, is_connection_lost
-from peers.database.deadlines import LONG_CHORES, SHORT_CHORES, BoundedConnection, Bounds
+from peers.database.deadlines import LONG_MAINTENANCE, SHORT_MAINTENANCE, BoundedConnection, Bounds
 from peers.database.functions import PROMOTE_MAX_TASKS, RECLAIM_MAX_TASKS
 from peers.errors import DatabaseUnreachable, PeersError
 
@@ -31,7 +31,7 @@ _RETRY_CAP: Final = 5.0
 _STOP_WITHIN: Final = 2.0
 _LOOK_AGAIN: Final = 0.1
 _CONNECTION: Final = ""
-"""Stands where the name of a chore may: what keeps all of them waiting."""
+"""Stands where the name of a job may: what keeps all of them waiting."""
 
 Connect = Callable[[str, Bounds], BoundedConnection]
 
@@ -49,8 +49,8 @@ class Maintenance:
         self._peer_id = peer_id
         self._prune_after = prune_after
         self._alarmed: set[tuple[str, str]] = set()
-        self._short = _Hand(lambda: connect("chores", SHORT_CHORES))
-        self._long = _Hand(lambda: connect("long chores", LONG_CHORES), keeps=False)
+        self._short = _Hand(lambda: connect("maintenance", SHORT_MAINTENANCE))
+        self._long = _Hand(lambda: connect("long maintenance", LONG_MAINTENANCE), keeps=False)
         # One thread each: a connection serves one statement at a time. Late is better than never.
         self._scheduler = BackgroundScheduler(
             executors={"short": ThreadPoolExecutor(1), "long": ThreadPoolExecutor(1)},
@@ -79,10 +79,10 @@ class Maintenance:
         for hand in hands:
             hand.idle.wait(max(0.0, deadline - time.monotonic()))
 
-    def _every(self, seconds: float, name: str, chore: Callable[[Connection], None]) -> None:
+    def _every(self, seconds: float, name: str, job: Callable[[Connection], None]) -> None:
         hand = self._short if name == "short" else self._long
         spread = seconds * (1 + random.uniform(-_JITTER, _JITTER))
-        self._scheduler.add_job(lambda: hand.do(chore), "interval", seconds=spread, executor=name)
+        self._scheduler.add_job(lambda: hand.do(job), "interval", seconds=spread, executor=name)
 
     def _promote(self, connection: Connection) -> None:
         while functions.promote(connection) >= PROMOTE_MAX_TASKS and not self._short.stopping:
@@ -125,9 +125,9 @@ class _Again:
 
 
 class _Hand:
-    """Does chores in the thread that calls it, one after the other, with one connection.
+    """Does maintenance in the thread that calls it, one after the other, with one connection.
 
-    `keeps`: between two chores, too.
+    `keeps`: between two maintenance, too.
     """
 
     def __init__(self, connect: Callable[[], BoundedConnection], *, keeps: bool = True) -> None:
@@ -144,15 +144,15 @@ class _Hand:
         """Whether it takes no more."""
         return self._stop.is_set()
 
-    def do(self, chore: Callable[[Connection], None]) -> None:
+    def do(self, job: Callable[[Connection], None]) -> None:
         """Do it, unless it was refused, or the connection lost, a moment ago."""
-        name = chore.__name__.strip("_")
+        name = job.__name__.strip("_")
         reasons = [self._put_off[key] for key in (name, _CONNECTION) if key in self._put_off]
         if self.stopping or any(reason.at > time.monotonic() for reason in reasons):
             return
         self.idle.clear()
         try:
-            chore(self._connected())
+            job(self._connected())
         except (psycopg.Error, PeersError, OSError, RuntimeError) as error:
             self._drop()
             self._fail(name, error)
@@ -192,7 +192,7 @@ class _Hand:
         again.at = time.monotonic() + again.backoff.next()
         # the main loop tells of an outage, too: here it is told once
         if not self.stopping and not (lost and known):
-            events.chore_failed(chore=name, error=str(error).strip())
+            events.maintenance_failed(job=name, error=str(error).strip())
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

@@ -33,7 +33,7 @@ def answer(
     """Do what the handler of `task` asks; `body` and the answer are JSON.
 
     parents: null → [{"id", "kind", "state", "result"}, …]. progress: {"done", "total"} → bool.
-    hold_off: {"name", "seconds", "reason"} → seconds. held_off: {"name"} → seconds.
+    start_cooldown: {"name", "seconds", "reason"} → seconds. cooldown_left: {"name"} → seconds.
     submit, submit_graph: what the client sends → what it expects; once, and only while the lease
     of `task` holds.
     Raises what the database refuses, `BadTask` for what makes no sense (a handler may say
@@ -79,15 +79,21 @@ def _answer(
                 lambda c: functions.progress(c, peer_id, task.task_id, task.token, done, total),
             )
             return json.dumps(noted).encode()
-        case "hold_off":
+        case "start_cooldown":
             told = json.loads(body)
-            name, span, reason = told["name"], timedelta(seconds=told["seconds"]), told["reason"]
-            left = _repeatably(connection, lambda c: functions.hold_off(c, name, span, reason))
+            name, duration, reason = (
+                told["name"],
+                timedelta(seconds=told["seconds"]),
+                told["reason"],
+            )
+            left = _repeatably(
+                connection, lambda c: functions.start_cooldown(c, name, duration, reason)
+            )
             return json.dumps(left).encode()
-        case "held_off":
+        case "cooldown_left":
             name = json.loads(body)["name"]
             return json.dumps(
-                _repeatably(connection, lambda c: functions.held_off(c, name))
+                _repeatably(connection, lambda c: functions.cooldown_left(c, name))
             ).encode()
         case "submit" | "submit_graph":
             return relay(

@@ -35,7 +35,7 @@ def assemble_key(run: str, turn: int, stage: int) -> str:
     return f"peers.predict/{run}/assemble/{turn}/{stage}"
 
 
-def hold_off_name(endpoint: str) -> str:
+def cooldown_name(endpoint: str) -> str:
     """Under which all peers leave an endpoint alone: its URL, or what tells it from others."""
     if len(endpoint) <= _LONGEST_NAME:
         return endpoint

@@ -1,4 +1,4 @@
-"""Handlers that tell of what surrounds them: their worker's environment, the hold-offs of all."""
+"""Handlers that tell of what surrounds them: their worker's environment, the cooldowns of all."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def environment(names: list[str]) -> dict[str, str | None]:
 @task("holds.off", max_attempts=1)
 def holds_off(name: str, seconds: float) -> float:
     """Has everybody leave an outside system alone."""
-    return current_task().hold_off(name, seconds, "busy")
+    return current_task().start_cooldown(name, seconds, "busy")
 
 
-@task("is.held.off")
-def is_held_off(name: str) -> float:
+@task("cools.down")
+def cools_down(name: str) -> float:
     """For how long it is to be left alone."""
-    return current_task().held_off(name)
+    return current_task().cooldown_left(name)
 
 
 @task("async.holds.off", max_attempts=1)
 async def async_holds_off(name: str, seconds: float) -> list[float]:
     """Both, on the loop."""
-    held = await current_task().hold_off_async(name, seconds)
-    return [held, await current_task().held_off_async(name)]
+    held = await current_task().start_cooldown_async(name, seconds)
+    return [held, await current_task().cooldown_left_async(name)]

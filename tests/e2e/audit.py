@@ -159,7 +159,7 @@ def _early_by_ledger(
     edges = rows(
         db,
         "select parent_id, child_id from peers.dependency d join peers.task p on p.id = d.parent_id"
-        " where p.state = 'completed' and not d.spent",
+        " where p.state = 'completed' and not d.waived",
     )
     never = len(entries)
     return {

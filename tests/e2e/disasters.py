@@ -13,7 +13,7 @@ from tests.support.world import Patch
 LEASE: Final = {"lease_timeout": "2s"}
 
 NO_FENCE: Final = Patch(
-    "50_settle.sql",
+    "50_complete.sql",
     "where l.task_id = o.task_id and l.token = o.token and l.peer_id = _peer_id\n"
     "                offset 0",
     "where l.task_id = o.task_id\n                offset 0",

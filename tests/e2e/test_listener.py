@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.e2e.harness import Stage
 
 HUSH = """
-    create or replace function peers._ring(_payload text default '') returns void language plpgsql
+    create or replace function peers._notify(_payload text default '') returns void language plpgsql
         set search_path = pg_catalog, peers, pg_temp
     as $$ begin end $$
 """

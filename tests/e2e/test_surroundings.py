@@ -1,4 +1,4 @@
-"""What a handler meets in a real worker: its share of the machine, and the hold-offs of all."""
+"""What a handler meets in a real worker: its share of the machine, and the cooldowns of all."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ def test_what_one_peer_is_told_the_others_heed(stage: Stage) -> None:
     assert 50 < still <= held <= 60
     first.terminate()
     stage.peer(APP)
-    assert 0 < result(stage, "is.held.off", name="http://a") <= 60
-    assert result(stage, "is.held.off", name="http://c") == 0
+    assert 0 < result(stage, "cools.down", name="http://a") <= 60
+    assert result(stage, "cools.down", name="http://c") == 0
 
 
 @pytest.mark.parametrize("seconds", [1e300, 0, 86_401])
-def test_an_impossible_hold_off_fails_the_task_alone(stage: Stage, seconds: float) -> None:
+def test_an_impossible_cooldown_fails_the_task_alone(stage: Stage, seconds: float) -> None:
     """The handler gets an error; its peer goes on under the same identity."""
     peer = stage.peer(APP)
     task_id = stage.submit("holds.off", {"name": "http://a", "seconds": seconds})
     stage.until_state("dead", task_id)
     assert stage.failures(task_id)[0]["error_type"] == "BadTask"
-    assert result(stage, "is.held.off", name="http://a") == 0
+    assert result(stage, "cools.down", name="http://a") == 0
     assert len(peer.events("peer_joined")) == 1

@@ -53,7 +53,7 @@ def test_a_run_whose_endpoint_is_away_holds_no_slot(
         assert results(other) == [(row, row * 2.0) for row in range(100)]
         assert stage.row("select count(*) from peers.task where state = 'dead'")["count"] == 0
         endpoint.respond = double
-        stage.db.execute("select peers.lift_hold_off(name) from peers.hold_off")
+        stage.db.execute("select peers.end_cooldown(name) from peers.cooldown")
         stage.db.execute(
             "select peers.change(id, scheduled_at => peers.now()) from peers.task"
             " where state = 'scheduled'"

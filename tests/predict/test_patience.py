@@ -13,7 +13,7 @@ from peers.predict.models import Absences, Away, Busy, predict_patiently
 
 
 class World:
-    """A time that only sleeping moves, a hold-off that all callers share, and an endpoint."""
+    """A time that only sleeping moves, a cooldown that all callers share, and an endpoint."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -26,11 +26,11 @@ class World:
         """It passes."""
         self.now += seconds
 
-    async def held_off(self) -> float:
+    async def cooldown_left(self) -> float:
         """For how long nobody may call."""
         return max(0.0, self.until - self.now)
 
-    async def hold_off(self, seconds: float, reason: str) -> None:
+    async def start_cooldown(self, seconds: float, reason: str) -> None:
         """Nobody may call for so long."""
         assert reason
         self.until = max(self.until, self.now + seconds)
@@ -43,10 +43,14 @@ class World:
             raise self.troubles.pop(0)
         return [2.0]
 
-    def attempt(self, held_off: Callable[[], Any] | None = None) -> Any:
+    def attempt(self, cooldown_left: Callable[[], Any] | None = None) -> Any:
         """A caller: predictions, or for how long it wants to be snoozed."""
         waiting = predict_patiently(
-            self.call, held_off or self.held_off, self.hold_off, self.absences, self.sleep
+            self.call,
+            cooldown_left or self.cooldown_left,
+            self.start_cooldown,
+            self.absences,
+            self.sleep,
         )
         try:
             return asyncio.run(waiting)
@@ -74,10 +78,10 @@ def test_moments_do_not_add_up_to_a_slot_that_is_kept() -> None:
 def test_all_callers_stay_away_for_as_long_as_one_was_told() -> None:
     """And a caller who does not ask first is caught by the same test."""
 
-    def too_early(world: World, held_off: Callable[[], Any] | None) -> bool:
+    def too_early(world: World, cooldown_left: Callable[[], Any] | None) -> bool:
         world.troubles = [Busy("u", 60.0)]
         world.attempt()
-        world.attempt(held_off)
+        world.attempt(cooldown_left)
         return len(world.sent) > 1
 
     async def deaf() -> float:

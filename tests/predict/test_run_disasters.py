@@ -212,7 +212,7 @@ def test_a_command_outlives_a_restart_of_the_database(
 def test_a_date_that_has_passed_is_no_reason_to_give_rows_up(
     stage: Stage, endpoint: Endpoint, tmp_path: Path
 ) -> None:
-    """An endpoint that says "at once" while it is busy, and whose URL is longer than a hold-off's
+    """An endpoint that says "at once" while it is busy, and whose URL is longer than a cooldown's
     name may be, is asked again until it answers.
     """
     source, output = numbers(tmp_path, rows=300), tmp_path / "out.parquet"

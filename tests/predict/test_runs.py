@@ -114,7 +114,7 @@ def test_an_endpoint_that_is_busy_is_left_alone_and_asked_again(
     endpoint: Endpoint,
     tmp_path: Path,
 ) -> None:
-    """A 429 becomes a hold-off in the database and costs no attempt, and so does a time without
+    """A 429 becomes a cooldown in the database and costs no attempt, and so does a time without
     endpoint; every row is predicted, and there are no more requests at once than asked for.
     """
     source, output = numbers(tmp_path), tmp_path / "out.parquet"
@@ -124,7 +124,7 @@ def test_an_endpoint_that_is_busy_is_left_alone_and_asked_again(
     summary, _ = predict(stage, *words)
     assert (summary["predicted"], summary["dead"], summary["retries"]) == (ROWS, 0, 0)
     assert results(output) == [(row, row * 2.0) for row in range(ROWS)]
-    [held] = stage.rows("select * from peers.hold_off")
+    [held] = stage.rows("select * from peers.cooldown")
     assert held["name"] == endpoint.url
     overlaps = """
         select count(*) from peers.task a join peers.task b on a.id < b.id

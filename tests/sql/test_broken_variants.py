@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 SUBMIT: Final = "20_submit.sql"
 SUBMIT_GRAPH: Final = "25_submit_graph.sql"
 CLAIM: Final = "45_claim.sql"
-SETTLE: Final = "50_settle.sql"
-GRAPH: Final = "30_graph.sql"
-RELEASE: Final = "35_release.sql"
+SETTLE: Final = "50_complete.sql"
+GRAPH: Final = "30_dependencies.sql"
+RELEASE: Final = "35_unblock.sql"
 
 _SIBLINGS = """exists (
                             select from peers.dependency d join peers.task p on p.id = d.parent_id
-                            where d.child_id = t.id and p.state <> 'completed' and not d.spent
+                            where d.child_id = t.id and p.state <> 'completed' and not d.waived
                         )"""
 
 
@@ -97,13 +97,13 @@ VARIANTS = {
         scenarios.a_cancellation_while_its_task_is_claimed,
         [
             Patch(
-                "60_dead.sql",
+                "60_operate.sql",
                 "select t.* into _task from peers.task t where t.id = _id for no key update;",
                 "select t.* into _task from peers.task t where t.id = _id;"
                 " perform from peers.task t where t.id = _id for no key update;"
                 " found := _task.id is not null;",
             ),
-            Patch("60_dead.sql", "perform peers._lock_family(cancel.id);", "null;"),
+            Patch("60_operate.sql", "perform peers._lock_family(cancel.id);", "null;"),
         ],
     ),
     "edges into older tasks take no turns": Variant(
@@ -135,12 +135,12 @@ VARIANTS = {
     ),
     "a cancelled task is locked before those below it": Variant(
         scenarios.a_cancellation_against_a_new_child,
-        [Patch("60_dead.sql", "perform peers._lock_family(cancel.id);", "null;")],
+        [Patch("60_operate.sql", "perform peers._lock_family(cancel.id);", "null;")],
         psycopg.errors.DeadlockDetected,
     ),
     "who just came back may judge": Variant(
         scenarios.nobody_judges_after_an_outage,
-        [Patch("57_return.sql", " and p.steady_since + p.lease_timeout <= _now", "")],
+        [Patch("57_requeue.sql", " and p.steady_since + p.lease_timeout <= _now", "")],
     ),
     "settling waits for locked tasks": Variant(
         scenarios.settling_does_not_wait_for_an_application,
@@ -180,14 +180,14 @@ VARIANTS = {
         scenarios.a_completed_row_counts_once,
         [Patch(RELEASE, "except select b.id from before_rows b where b.state = 'completed'", "")],
     ),
-    "an edge that says run is not marked spent": Variant(
+    "an edge that says run is not marked waived": Variant(
         scenarios.a_spent_edge_stays_spent,
         [
             Patch(
                 RELEASE,
-                "update peers.dependency d set spent = true\n"
+                "update peers.dependency d set waived = true\n"
                 "        where d.parent_id = any (_failed) and d.on_parent_failure = 'run'"
-                " and not d.spent\n        returning d.child_id, d.created_xid",
+                " and not d.waived\n        returning d.child_id, d.created_xid",
                 "select d.child_id, d.created_xid from peers.dependency d\n"
                 "        where d.parent_id = any (_failed) and d.on_parent_failure = 'run'",
             )

@@ -202,8 +202,8 @@ def test_what_a_parents_end_does(
     if when == "after":
         end(peer, parent, how)
     assert state(db, child) == EXPECTED[policy, how]
-    spent = value(db, "select spent from peers.dependency")
-    assert spent is (policy == "run")
+    waived = value(db, "select waived from peers.dependency")
+    assert waived is (policy == "run")
     assert problems(db) == []
 
 
@@ -361,7 +361,7 @@ def test_an_edge_twice_is_refused_or_ignored_on_request(db: Connection) -> None:
     assert pending(db, child) == 1
 
 
-@pytest.mark.parametrize("field", ["spent", "added_later", "created_xid"])
+@pytest.mark.parametrize("field", ["waived", "added_later", "created_xid"])
 def test_edges_forge_nothing(db: Connection, field: str) -> None:
     """What the scheduler keeps on an edge cannot be inserted."""
     parent, child = submit(db), submit(db)

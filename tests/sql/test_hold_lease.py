@@ -91,7 +91,7 @@ SCENARIOS: list[Callable[[World], None]] = [
     a_lease_that_is_gone_submits_nothing,
     a_lease_that_ends_meanwhile_submits_nothing,
 ]
-LEASE = "40_lease.sql"
+LEASE = "40_peers.sql"
 _CHECK = (
     "where l.task_id = hold_lease.task_id and l.token = hold_lease.token"
     " and l.peer_id = hold_lease.peer_id;\n    if not"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LOCK_NOT_AVAILABLE: Final = "55P03"
 TABLES: Final = [
     "task", "dependency", "ready", "scheduled", "blocked", "lease", "dead", "failure", "peer",
-    "kind", "paused_queue", "hold_off", "prune_place", "clock",
+    "kind", "paused_queue", "cooldown", "prune_cursor", "clock",
 ]  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def furnish(world: World) -> tuple[Peer, list[Claim]]:
     run(db, "insert into peers.clock (shift) values ('0 s') on conflict do nothing")
     run(db, "update peers.clock set shift = shift + interval '2 s'")
     run(db, "select peers.pause('elsewhere')")
-    run(db, "select peers.hold_off('a', '1 hour')")
+    run(db, "select peers.start_cooldown('a', '1 hour')")
     run(db, "select * from peers.prune('1 day')")
     assert later
     assert {
@@ -85,8 +85,8 @@ def verbs(peer: Peer, claims: list[Claim]) -> dict[str, Callable[[], object]]:
         "promote": lambda: promote(db),
         "parent_results": lambda: rows(db, "select * from peers.parent_results(2)"),
         "unrunnable": lambda: rows(db, "select * from peers.unrunnable()"),
-        "hold_off": lambda: value(db, "select peers.hold_off('a', '2 hours')"),
-        "held_off": lambda: value(db, "select peers.held_off('a')"),
+        "start_cooldown": lambda: value(db, "select peers.start_cooldown('a', '2 hours')"),
+        "cooldown_left": lambda: value(db, "select peers.cooldown_left('a')"),
         "prune": lambda: rows(db, "select * from peers.prune('0 s')"),
         "join": lambda: value(db, join),
         "leave": peer.leave,
@@ -106,7 +106,7 @@ def test_no_verb_of_a_peer_waits_for_long(world: World, table: str) -> None:
                 call()
             except psycopg.errors.LockNotAvailable:
                 assert (verb, table) in {
-                    ("heartbeat", "peer"), ("hold_off", "hold_off"), ("prune", "dependency"),
+                    ("heartbeat", "peer"), ("start_cooldown", "cooldown"), ("prune", "dependency"),
                     ("prune", "failure"),
                 }  # fmt: skip
     assert problems(world.db) == []

@@ -28,14 +28,14 @@ VERBS = {
     "progress": "select peers.progress(gen_random_uuid(), 1, gen_random_uuid(), 1, 2)",
     "parent_results": "select * from peers.parent_results(1)",
     "unrunnable": "select * from peers.unrunnable()",
-    "hold_off": "select peers.hold_off('a', '1 s')",
-    "held_off": "select peers.held_off('a')",
+    "start_cooldown": "select peers.start_cooldown('a', '1 s')",
+    "cooldown_left": "select peers.cooldown_left('a')",
     "prune": "select * from peers.prune('1 day')",
     "cancel": "select peers.cancel(1)",
     "change": "select peers.change(1, priority => 5)",
     "pause": "select peers.pause('q')",
     "resume": "select peers.resume('q')",
-    "lift_hold_off": "select peers.lift_hold_off('a')",
+    "end_cooldown": "select peers.end_cooldown('a')",
     "check": "select * from peers.check()",
     "explain": "select peers.explain(1)",
     "submit": "select peers.submit('a')",
@@ -47,11 +47,12 @@ EVERYBODY = {"contract_version", "now"}
 SUBMITTING = {"submit", "submit_graph"}
 PEER = {
     "join", "heartbeat", "complete", "fail", "release", "reconcile", "reclaim", "leave",
-    "promote", "progress", "parent_results", "unrunnable", "prune", "hold_off", "held_off",
+    "promote", "progress", "parent_results", "unrunnable", "prune",
+    "start_cooldown", "cooldown_left",
 }  # fmt: skip
 OPERATING = {
     "cancel", "change", "pause", "resume", "prune", "check", "explain", "unrunnable",
-    "parent_results", "hold_off", "held_off", "lift_hold_off",
+    "parent_results", "start_cooldown", "cooldown_left", "end_cooldown",
 }  # fmt: skip
 ALLOWED = {
     "peers_submitter": EVERYBODY | SUBMITTING,

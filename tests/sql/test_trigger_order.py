@@ -168,7 +168,7 @@ def parents_have_ended(db: Connection, *task_ids: int) -> bool:
     """Whether nothing that these tasks wait for is unfinished."""
     waiting = (
         "select count(*) from peers.dependency d join peers.task p on p.id = d.parent_id"
-        " where d.child_id = any (%s) and not d.spent and p.state <> 'completed'"
+        " where d.child_id = any (%s) and not d.waived and p.state <> 'completed'"
     )
     return bool(value(db, waiting, [*task_ids]) == 0)
 

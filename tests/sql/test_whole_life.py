@@ -52,7 +52,7 @@ def live(session: Session, word: str = "Zoë") -> None:
     assert rows(session, "select result from peers.parent_results(%s)", child) == [
         {"result": {"name": word}}
     ]
-    run(session, "select peers.hold_off('a', '5 s')")
+    run(session, "select peers.start_cooldown('a', '5 s')")
     for _ in range(3):
         peer.advance_steadily(10)
     assert [each["task_id"] for each in peer.reclaim()] == [child]
@@ -142,8 +142,8 @@ def live_in_python(connection: Connection) -> None:
         assert (character in message) != (escape in message)
     assert "Dead" in functions.explain(connection, second)
     assert functions.unrunnable(connection)[0].oldest_ready_at.tzinfo is not None
-    assert 0 < functions.hold_off(connection, "x", timedelta(seconds=1.5), HOSTILE) <= 1.5
-    assert functions.held_off(connection, "x") > 0
+    assert 0 < functions.start_cooldown(connection, "x", timedelta(seconds=1.5), HOSTILE) <= 1.5
+    assert functions.cooldown_left(connection, "x") > 0
     assert functions.check(connection) == []
     functions.discard(connection, second)
     functions.leave(connection, peer)

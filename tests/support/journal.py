@@ -120,7 +120,7 @@ join peers.dependency d on d.child_id = start.task_id
 where start.after = 'running' and not exists (
     select from journal.transition done
     where done.task_id = d.parent_id and done.step < start.step
-      and (done.after = 'completed' or d.spent and done.after in ('dead', 'cancelled'))
+      and (done.after = 'completed' or d.waived and done.after in ('dead', 'cancelled'))
 )
 union all
 select t.id, 'is ' || t.state || ' but its last transition is to ' || last.after

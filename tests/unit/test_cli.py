@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def test_migrate_creates_the_schema_and_says_what_it_applied(empty_database_url: str) -> None:
     """A dry run changes nothing; then the files are applied in order, and the schema is of use."""
     dry = peers("migrate", "--dry-run", url=empty_database_url)
-    assert (dry.code, dry.out.splitlines()[0]) == (0, "00_story.sql")
+    assert (dry.code, dry.out.splitlines()[0]) == (0, "00_schema.sql")
     assert peers("status", url=empty_database_url).code == 78
     real = peers("migrate", "--json", url=empty_database_url)
     assert real.document == {"dry_run": False, "files": dry.out.splitlines()}

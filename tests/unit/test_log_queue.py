@@ -222,7 +222,7 @@ def test_nobody_waits_behind_many_lines(pipe: Pipe) -> None:
 
 SCRIPT = """
 import logging, os, sys
-from peers import log_output
+from peers.logs import log_output
 log_output.configure("json", patience=%s)
 log = logging.getLogger("shop")
 for number in range(%d):

@@ -67,14 +67,14 @@ class Database:
 
 @pytest.fixture
 def database(monkeypatch: pytest.MonkeyPatch) -> Database:
-    """With chores that come round quickly."""
+    """With maintenance that come round quickly."""
     monkeypatch.setattr(module, "_PROMOTE_EVERY", 0.02)
     monkeypatch.setattr(module, "_ALARM_EVERY", 0.02)
     monkeypatch.setattr(module, "_PRUNE_EVERY", 0.02)
     return Database(monkeypatch)
 
 
-def some_chores(database: Database) -> Maintenance:
+def some_maintenance(database: Database) -> Maintenance:
     """Not started yet."""
     identity: UUID = uuid4()
     return Maintenance(
@@ -83,15 +83,15 @@ def some_chores(database: Database) -> Maintenance:
 
 
 @pytest.fixture
-def chores(database: Database) -> Iterator[Maintenance]:
+def maintenance(database: Database) -> Iterator[Maintenance]:
     """Of a peer with a short lease."""
-    made = some_chores(database)
+    made = some_maintenance(database)
     made.start()
     yield made
     made.stop()
 
 
-@pytest.mark.usefixtures("chores")
+@pytest.mark.usefixtures("maintenance")
 def test_a_prune_that_hangs_stops_neither_promote_nor_reclaim(database: Database) -> None:
     """They have a thread and a connection of their own."""
     assert database.pruning.wait(PATIENCE)
@@ -100,7 +100,7 @@ def test_a_prune_that_hangs_stops_neither_promote_nor_reclaim(database: Database
     database.until("reclaim", reclaimed + 3)
 
 
-@pytest.mark.usefixtures("chores")
+@pytest.mark.usefixtures("maintenance")
 @pytest.mark.parametrize("error", [psycopg.errors.LockNotAvailable("locked"), OSError(24, "files")])
 def test_a_chore_that_is_refused_is_put_off_alone(database: Database, error: Exception) -> None:
     """Promote is refused each time: reclaim comes round as ever, promote less and less often."""
@@ -112,12 +112,12 @@ def test_a_chore_that_is_refused_is_put_off_alone(database: Database, error: Exc
 
 
 def test_stopping_does_not_wait_for_a_chore_that_hangs(
-    database: Database, chores: Maintenance
+    database: Database, maintenance: Maintenance
 ) -> None:
     """Its statement is cut."""
     assert database.pruning.wait(PATIENCE)
     began = time.monotonic()
-    chores.stop()
+    maintenance.stop()
     assert time.monotonic() - began < PATIENCE / 3
     calls = len(database.calls)
     time.sleep(0.1)
@@ -131,16 +131,16 @@ def test_an_outage_is_told_once_and_tried_with_patience(
     round again.
     """
     database.errors["connect"] = DatabaseUnreachable("nobody there")
-    chores = some_chores(database)
-    chores.start()
+    maintenance = some_maintenance(database)
+    maintenance.start()
     try:
         give_up = time.monotonic() + PATIENCE
         while database.tries < 6:
             assert time.monotonic() < give_up
             time.sleep(0.005)
-        told = [record for record in caplog.records if name_of(record) == "chore_failed"]
+        told = [record for record in caplog.records if name_of(record) == "maintenance_failed"]
         assert 1 <= len(told) <= 2
         del database.errors["connect"]
         database.until("promote", 3)
     finally:
-        chores.stop()
+        maintenance.stop()

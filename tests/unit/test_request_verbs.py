@@ -43,24 +43,24 @@ def ask(connection: LazyConnection, verb: str, body: str) -> float:
 
 
 @pytest.mark.parametrize("seconds", ["1e300", "-1e300", "Infinity", "NaN", "null", '"long"', "0"])
-def test_a_hold_off_of_no_sense_is_the_handlers_error(
+def test_a_cooldown_of_no_sense_is_the_handlers_error(
     connection: LazyConnection, seconds: str
 ) -> None:
     """Whatever number it gives: BadTask, and the connection is as good as before."""
     with pytest.raises(BadTask):
-        ask(connection, "hold_off", f'{{"name": "a", "seconds": {seconds}, "reason": null}}')
-    assert ask(connection, "held_off", '{"name": "a"}') == 0
+        ask(connection, "start_cooldown", f'{{"name": "a", "seconds": {seconds}, "reason": null}}')
+    assert ask(connection, "cooldown_left", '{"name": "a"}') == 0
 
 
-def test_a_locked_hold_off_does_not_stop_the_loop(
+def test_a_locked_cooldown_does_not_stop_the_loop(
     connection: LazyConnection, database_url: str
 ) -> None:
     """Somebody who holds the row in an open transaction costs an error, not the peer's leases."""
     told = '{"name": "a", "seconds": 60, "reason": "busy"}'
-    assert ask(connection, "hold_off", told) > 0
+    assert ask(connection, "start_cooldown", told) > 0
     with psycopg.connect(database_url) as other:
-        other.execute("select from peers.hold_off for update")
-        with pytest.raises(DatabaseUnreachable, match="hold_off: another session"):
-            ask(connection, "hold_off", told)
-        assert ask(connection, "held_off", '{"name": "a"}') > 0
-    assert ask(connection, "hold_off", told) > 0
+        other.execute("select from peers.cooldown for update")
+        with pytest.raises(DatabaseUnreachable, match="start_cooldown: another session"):
+            ask(connection, "start_cooldown", told)
+        assert ask(connection, "cooldown_left", '{"name": "a"}') > 0
+    assert ask(connection, "start_cooldown", told) > 0

@@ -93,7 +93,7 @@ def test_a_dry_run_names_the_files_and_does_nothing(empty: Connection) -> None:
     """The names come in the order of application."""
     named = schema.migrate(empty, dry_run=True)
     assert named == sorted(named)
-    assert named[0] == "00_story.sql"
+    assert named[0] == "00_schema.sql"
     assert schema.installed_version(empty) is None
 
 
@@ -112,7 +112,7 @@ def test_a_fresh_database_gets_every_migration(empty: Connection, extended: Path
     (extended / "migrations" / "0002_a_column.sql").write_text(
         "alter table peers.task add column colour text;"
     )
-    assert schema.migrate(empty)[:3] == ["00_story.sql", "10_tables.sql", "0002_a_column.sql"]
+    assert schema.migrate(empty)[:3] == ["00_schema.sql", "10_tables.sql", "0002_a_column.sql"]
     assert schema.installed_version(empty) == 2
 
 

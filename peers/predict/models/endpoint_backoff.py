@@ -46,20 +46,20 @@ class Absences:
 
 async def predict_patiently(
     call: Callable[[], Awaitable[Predictions]],
-    held_off: Callable[[], Awaitable[float]],
-    hold_off: Callable[[float, str], Awaitable[None]],
+    cooldown_left: Callable[[], Awaitable[float]],
+    start_cooldown: Callable[[float, str], Awaitable[None]],
     absences: Absences,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Predictions:
     """Make the call as soon as the endpoint takes requests.
 
-    `held_off` returns how many seconds all callers have to stay away, 0 if they need not;
-    `hold_off(seconds, reason)` tells the others. Raises peers.Snooze when that takes longer than a
-    moment: the slot is for others until then, and no attempt is used up.
+    `cooldown_left` returns how many seconds all callers have to stay away, 0 if they need not;
+    `start_cooldown(seconds, reason)` tells the others. Raises peers.Snooze when that takes longer
+    than a moment: the slot is for others until then, and no attempt is used up.
     """
-    waited, reason = 0.0, "the endpoint is held off"
+    waited, reason = 0.0, "the endpoint is in a cooldown"
     while True:
-        while (seconds := await held_off()) > 0:
+        while (seconds := await cooldown_left()) > 0:
             # jitter: those who wait together need not come back at the same instant
             pause = seconds * (1 + random.uniform(0, _JITTER))
             if waited + pause > _LONGEST_IN_SLOT:
@@ -71,10 +71,10 @@ async def predict_patiently(
             found = await call()
         except Busy as busy:
             reason = str(busy)
-            await hold_off(busy.seconds, reason)
+            await start_cooldown(busy.seconds, reason)
         except Away as away:
             reason = str(away)
-            await hold_off(absences.pause(asked_at), reason)
+            await start_cooldown(absences.pause(asked_at), reason)
         else:
             absences.over()
             return found

@@ -89,8 +89,8 @@ _TROUBLE: Final = """
       and f.attempt = t.attempt - case t.state when 'running' then 1 else 0 end
     order by f.id desc limit 1
 """
-_HELD_OFF: Final = """
-    select reason as why from peers.hold_off where name = %(name)s and resume_at > peers.now()
+_COOLDOWN: Final = """
+    select reason as why from peers.cooldown where name = %(name)s and ends_at > peers.now()
 """
 _DEAD: Final = """
     select d.task_id, d.error_type, d.error_message, d.args, d.exit_signal
@@ -170,8 +170,8 @@ def states(
 
 def trouble(connection: Connection, found: Sequence[Turn], endpoint: str) -> str | None:
     """Return why what will be tried again failed last, or why an endpoint is not called."""
-    held_off = fetch(connection, _HELD_OFF, name=kinds.hold_off_name(endpoint))
-    failed = held_off or _work(connection, _TROUBLE, found, (*CHUNKS, *ROWS))
+    cooldown_left = fetch(connection, _COOLDOWN, name=kinds.cooldown_name(endpoint))
+    failed = cooldown_left or _work(connection, _TROUBLE, found, (*CHUNKS, *ROWS))
     return failed[0]["why"] if failed else None
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from peers import DatabaseUnreachable, Reject, Snooze
 from peers.predict import models
 from peers.predict.errors import EndpointError, ModelError, RowError
-from peers.predict.kinds import hold_off_name
+from peers.predict.kinds import cooldown_name
 from peers.predict.models.time_limit import limited
 from peers.predict.tasks.answers import Answers, key_of
 
@@ -108,7 +108,9 @@ class _Endpoint:
             return earlier
         call = partial(_repeated, partial(_once, self.model, self.manifest, table, self.gate))
         absences = _absences_of(self.manifest.model.ref)
-        found = await models.predict_patiently(call, self.held_off, self.hold_off, absences)
+        found = await models.predict_patiently(
+            call, self.cooldown_left, self.start_cooldown, absences
+        )
         if self.answers is not None:
             self.answers.note(key, found)
         return found
@@ -130,21 +132,21 @@ class _Endpoint:
                 predictions.append(error)
         return predictions
 
-    async def held_off(self) -> float:
+    async def cooldown_left(self) -> float:
         """Return for how many seconds to leave it alone; without a database nobody knows."""
         try:
-            return await self.task.held_off_async(self._name)
+            return await self.task.cooldown_left_async(self._name)
         except DatabaseUnreachable:
             return 0.0
 
-    async def hold_off(self, seconds: float, reason: str) -> None:
+    async def start_cooldown(self, seconds: float, reason: str) -> None:
         """Have it left alone by all; without a database, at least by this task."""
         try:
-            await self.task.hold_off_async(self._name, seconds, reason)
+            await self.task.start_cooldown_async(self._name, seconds, reason)
         except DatabaseUnreachable as error:
             raise Snooze(in_=seconds, message=reason) from error
 
     @property
     def _name(self) -> str:
-        """What it goes by among the hold-offs."""
-        return hold_off_name(self.manifest.model.ref)
+        """What it goes by among the cooldowns."""
+        return cooldown_name(self.manifest.model.ref)

@@ -7,7 +7,7 @@
 -- the price of a disabled plan is so high that compiling, 0.2 s a call, seems worth it.
 
 -- Names the first thing that is wrong with a kind's policy; null: nothing is. Months have no fixed length.
-create or replace function peers._policy_complaint(
+create or replace function peers._validate_policy(
     _kind text, _max_attempts integer, _timeout interval, _backoff_base interval, _backoff_cap interval
 ) returns text
     language plpgsql immutable
@@ -37,9 +37,9 @@ create or replace function peers._check_joining(_queues jsonb, _kinds jsonb, _le
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _complaint text;
+    _validate_task text;
 begin
-    _complaint := case
+    _validate_task := case
         when jsonb_typeof(_queues) is distinct from 'object' or _queues = '{}'
              or jsonb_path_exists(_queues, '$.* ? (@.type() != "number" || @ < 1 || @ > 1000000)')
             then 'queues must be a JSON object of slots, 1 to 1000000 each, such as {"default": 8}'
@@ -54,7 +54,7 @@ begin
             select c.complaint
             from jsonb_to_recordset(_kinds)
                 k(kind text, max_attempts integer, timeout interval, backoff_base interval, backoff_cap interval)
-            cross join lateral peers._policy_complaint(
+            cross join lateral peers._validate_policy(
                 k.kind, k.max_attempts, k.timeout, coalesce(k.backoff_base, '1 second'),
                 coalesce(k.backoff_cap, '1 hour')
             ) c(complaint)
@@ -62,8 +62,8 @@ begin
             limit 1
         )
     end;
-    if _complaint is not null then
-        raise exception 'peers.join: %', _complaint using errcode = 'PE009';
+    if _validate_task is not null then
+        raise exception 'peers.join: %', _validate_task using errcode = 'PE009';
     end if;
 end
 $$;
@@ -161,7 +161,7 @@ comment on function peers.heartbeat is
 -- Answers what a peer can run. A claim by a peer that is being given up at the same moment would leave leases
 -- without a peer: the lock makes the two follow one another (and lets the heartbeat pass). Null: somebody else
 -- has the row locked, who is not waited for.
-create or replace function peers._admit(_peer_id uuid) returns text[]
+create or replace function peers._require_live_peer(_peer_id uuid) returns text[]
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$

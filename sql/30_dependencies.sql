@@ -1,7 +1,7 @@
 -- Dependencies. One trigger counts up as edges are inserted, one counts down as parents end; both take whole
--- batches. An edge counts while its parent is neither completed nor the edge spent.
+-- batches. An edge counts while its parent is neither completed nor the edge waived.
 --
--- The functions that take a batch fix their plans as the peers' do (40_lease): every lookup goes by an index, and
+-- The functions that take a batch fix their plans as the peers' do (40_peers): every lookup goes by an index, and
 -- what a batch has counted comes from a map instead of a join. A plan that was made for three edges, or
 -- before the tables were analyzed, took 100 s for 8,000 edges.
 
@@ -64,7 +64,7 @@ $$;
 -- An edge can hold its child back, or cancel it at once: into an older task only its submitter may add one, or who
 -- may cancel it anyway. And until an edge is committed nobody can claim or settle its parent: only its submitter
 -- may wait for a task, or who may claim or cancel it anyway. A member of the submitter's role counts as it.
-create or replace function peers._refuse_strangers(_parents bigint[], _older bigint[]) returns void
+create or replace function peers._check_edge_owner(_parents bigint[], _older bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -117,7 +117,7 @@ begin
         return;
     end if;
     if exists (select from peers.task p where p.id = any (_parents) and p.state in ('dead', 'cancelled')) then
-        _below := array(select t.id from peers._touched('{}', '{}', _older) t);
+        _below := array(select t.id from peers._affected('{}', '{}', _older) t);
     end if;
     perform from peers.task t
     where t.id = any (_parents || _older || _below) and t.created_xid <> pg_current_xact_id()
@@ -145,16 +145,16 @@ begin
         return null;
     end if;
     perform peers._require_read_committed();
-    if exists (select from new_edges e where e.spent or e.added_later or e.created_xid <> pg_current_xact_id()) then
-        raise exception 'peers.dependency: spent, added_later and created_xid are kept by the scheduler; leave them out'
-            using errcode = 'PE009';
+    if exists (select from new_edges e where e.waived or e.added_later or e.created_xid <> pg_current_xact_id()) then
+        raise exception 'peers.dependency: the scheduler keeps waived, added_later and created_xid'
+            using errcode = 'PE009', hint = 'Leave these columns out of the INSERT.';
     end if;
     select array_agg(e.parent_id), array_agg(e.child_id) into _parents, _children from new_edges e;
 
     _older := array(
         select t.id from peers.task t where t.id = any (_children) and t.created_xid <> pg_current_xact_id()
     );
-    perform peers._refuse_strangers(_parents, _older);
+    perform peers._check_edge_owner(_parents, _older);
     if _older <> '{}' then
         -- a table that no other role may lock: an advisory lock could be taken by anybody who knows its key
         lock table peers.edge_turn in share row exclusive mode;
@@ -224,7 +224,7 @@ declare
     _counts jsonb;
 begin
     if _failed then
-        update peers.dependency d set spent = true
+        update peers.dependency d set waived = true
         from unnest(_parents, _children) e(parent, child)
         cross join lateral (
             select from peers.task p where p.id = e.parent and p.state in ('dead', 'cancelled') offset 0
@@ -238,7 +238,7 @@ begin
         from unnest(_parents, _children) e(parent, child)
         join peers.dependency d on d.parent_id = e.parent and d.child_id = e.child
         join peers.task p on p.id = e.parent
-        where p.state <> 'completed' and not d.spent
+        where p.state <> 'completed' and not d.waived
         group by e.child
     ) h;
     with waiting as (

@@ -4,20 +4,20 @@
 --                 The narrow rooms beside it (ready, scheduled, blocked, lease, dead) hold the task in that
 --                 state, so that those who look for work never walk the wide table.
 --   20_submit     an INSERT into peers.task is a submission. A trigger checks it and puts it into its room.
---   25_submit_graph, 27_kahn: a whole graph at once, sorted first.
---   30_graph      an INSERT into peers.dependency makes a child wait. A trigger counts the parents that hold
+--   25_submit_graph, 27_topological_sort: a whole graph at once, sorted first.
+--   30_dependencies      an INSERT into peers.dependency makes a child wait. A trigger counts the parents that hold
 --                 it (pending_parents) and refuses cycles.
---   35_release    another trigger counts down as parents end; the child whose counter reaches 0 is released.
---   40_lease      a peer joins and sends heartbeats, which renew all of its leases.
+--   35_unblock    another trigger counts down as parents end; the child whose counter reaches 0 is released.
+--   40_peers      a peer joins and sends heartbeats, which renew all of its leases.
 --   45_claim      it claims ready tasks with FOR UPDATE SKIP LOCKED. A claim is a lease with a random token.
---   50_settle     an outcome counts only from the peer that holds the lease under the same token: completed,
+--   50_complete     an outcome counts only from the peer that holds the lease under the same token: completed,
 --   55_fail       or failed: tried again later (backoff with full jitter), dead, or cancelled.
---   57_return     what was not run comes back: released by its peer, or reclaimed from one whose heartbeat
+--   57_requeue     what was not run comes back: released by its peer, or reclaimed from one whose heartbeat
 --                 has expired, by any other.
---   58_hold_off   an outside system that asks to be left alone is left alone by all peers.
+--   58_cooldown   an outside system that asks to be left alone is left alone by all peers.
 --   59_promote    what is due becomes ready.
---   60_dead       dead letters: retry or discard them. And what operators change: cancel, change, pause.
---   80_views, 82_explain: what people read. 85_upkeep: prune and check. 87_guard: what is
+--   60_operate       dead letters: retry or discard them. And what operators change: cancel, change, pause.
+--   80_views, 82_explain: what people read. 85_maintenance: prune and check. 87_guard: what is
 --   refused outside the verbs. 90_roles: who may do what.
 --
 -- Three rules hold everywhere, and the comments do not repeat them:

@@ -22,7 +22,7 @@ $$;
 
 -- What the end of the given parents changes below them: the children whose counter falls, and the doomed, all
 -- that ends cancelled with a parent, down to the last descendant.
-create or replace function peers._touched(_completed bigint[], _dead bigint[], _cancelled bigint[])
+create or replace function peers._affected(_completed bigint[], _dead bigint[], _cancelled bigint[])
 returns table (id bigint, doomed boolean)
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -38,29 +38,29 @@ begin
     with recursive doom(id) as (
         (
             select d.child_id from peers.dependency d
-            where d.parent_id = any (_dead) and d.on_parent_failure = 'cancel' and not d.spent
+            where d.parent_id = any (_dead) and d.on_parent_failure = 'cancel' and not d.waived
             union all
             select d.child_id from peers.dependency d
-            where d.parent_id = any (_cancelled) and d.on_parent_failure in ('hold', 'cancel') and not d.spent
+            where d.parent_id = any (_cancelled) and d.on_parent_failure in ('hold', 'cancel') and not d.waived
         )
         union
         select d.child_id from doom join peers.dependency d on d.parent_id = doom.id
-        where not d.spent and d.on_parent_failure in ('hold', 'cancel')
+        where not d.waived and d.on_parent_failure in ('hold', 'cancel')
     )
     select doom.id, true from doom
     union all
-    select d.child_id, false from peers.dependency d where not d.spent and d.parent_id = any (_completed)
+    select d.child_id, false from peers.dependency d where not d.waived and d.parent_id = any (_completed)
     union all
     select d.child_id, false from peers.dependency d
     where d.parent_id = any (_dead || _cancelled || array(select doom.id from doom))
-      and d.on_parent_failure = 'run' and not d.spent;
+      and d.on_parent_failure = 'run' and not d.waived;
 end
 $$;
 
 -- Locks what the end of the given parents touches, in the order of ids, and answers the doomed. The parents
 -- are locked already, so that no edge can be added to them; but what is doomed further down may still grow
 -- until it is locked: look again until nothing new turns up.
-create or replace function peers._lock_touched(_completed bigint[], _dead bigint[], _cancelled bigint[])
+create or replace function peers._lock_affected(_completed bigint[], _dead bigint[], _cancelled bigint[])
 returns bigint[]
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -74,7 +74,7 @@ begin
         select coalesce(array_agg(distinct t.id) filter (where t.doomed), '{}'),
                array(select unnest(array_agg(t.id)) except select unnest(_locked) order by 1)
         into _doomed, _new
-        from peers._touched(_completed, _dead, _cancelled) t;
+        from peers._affected(_completed, _dead, _cancelled) t;
         exit when _new = '{}';
         perform from peers.task t where t.id = any (_new) order by t.id for no key update;
         exit when _doomed = '{}';
@@ -97,7 +97,7 @@ begin
     where t.id = any (_ids)
       and t.pending_parents <> (_fallen -> t.id::text)::integer + (
           select count(*) from peers.dependency d join peers.task p on p.id = d.parent_id
-          where d.child_id = t.id and p.state <> 'completed' and not d.spent
+          where d.child_id = t.id and p.state <> 'completed' and not d.waived
       )
     order by t.id limit 1;
     if _uncounted is not null then
@@ -109,7 +109,7 @@ $$;
 
 -- Locks a task that is about to be cancelled together with what is cancelled with it, in the order of ids: who adds
 -- edges locks in this order too, and a task can have a larger id than those below it. What is hung below
--- meanwhile is locked later, by _lock_touched.
+-- meanwhile is locked later, by _lock_affected.
 create or replace function peers._lock_family(_id bigint) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -122,7 +122,7 @@ begin
     perform peers._require_read_committed();
     if exists (select from peers.task t where t.id = _id and t.state <> 'running') then
         perform from peers.task t
-        where t.id = any (_id || array(select f.id from peers._touched('{}', '{}', array[_id]) f))
+        where t.id = any (_id || array(select f.id from peers._affected('{}', '{}', array[_id]) f))
         order by t.id for no key update;
     end if;
 end
@@ -140,19 +140,19 @@ declare
     _own bigint[];  -- of edges that this transaction has inserted
     _fallen jsonb;
 begin
-    with spent as (
-        update peers.dependency d set spent = true
-        where d.parent_id = any (_failed) and d.on_parent_failure = 'run' and not d.spent
+    with waived as (
+        update peers.dependency d set waived = true
+        where d.parent_id = any (_failed) and d.on_parent_failure = 'run' and not d.waived
         returning d.child_id, d.created_xid
     )
     select array_agg(f.child_id), array_agg(f.child_id) filter (where f.own), jsonb_object_agg(f.child_id, f.parents)
     into _children, _own, _fallen
     from (
         select e.child_id, count(*) as parents, bool_or(e.created_xid = pg_current_xact_id()) as own
-        from (select s.child_id, s.created_xid from spent s
+        from (select s.child_id, s.created_xid from waived s
               union all
               select d.child_id, d.created_xid
-              from peers.dependency d where d.parent_id = any (_completed) and not d.spent) e
+              from peers.dependency d where d.parent_id = any (_completed) and not d.waived) e
         group by e.child_id
     ) f;
     if _children is null then
@@ -182,7 +182,7 @@ begin
     insert into peers.ready (queue, kind, priority, task_id)
     select c.queue, c.kind, c.priority, c.id from counted c where c.state = 'ready' order by c.id;
     if found then
-        perform peers._ring();
+        perform peers._notify();
     end if;
 end
 $$;
@@ -200,7 +200,7 @@ create or replace function peers._end_parents(_completed bigint[], _dead bigint[
 as $$
 begin
     if exists (select from peers.dependency d where d.parent_id = any (_completed || _dead || _cancelled)) then
-        perform peers._cancel_waiting(peers._lock_touched(_completed, _dead, _cancelled));
+        perform peers._cancel_waiting(peers._lock_affected(_completed, _dead, _cancelled));
         perform peers._count_down(_completed, _dead || _cancelled);
     end if;
 end

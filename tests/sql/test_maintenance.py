@@ -296,7 +296,7 @@ BY_HAND = {
              "update peers.task set priority = 1, metadata = '{}'", "delete from peers.task",
              "insert into peers.task (kind, idempotency_key) values ('a', 'k')"
              " on conflict (idempotency_key) do update set priority = 1"],
-    "dependency": ["update peers.dependency set spent = true", "delete from peers.dependency"],
+    "dependency": ["update peers.dependency set waived = true", "delete from peers.dependency"],
     "ready": ["update peers.ready set priority = 1", "delete from peers.ready"],
     "scheduled": ["update peers.scheduled set due_at = now()", "delete from peers.scheduled"],
     "blocked": ["update peers.blocked set queue = 'q'", "delete from peers.blocked"],

@@ -1,4 +1,4 @@
--- What comes back to the room ready: released, or reclaimed from the lost.
+-- Tasks that go back to ready: released by their peer, or reclaimed from a lost one.
 
 -- `_reasons` maps "task token" to why the peer stopped it.
 create or replace function peers._give_back(_leases peers.lease[], _reasons jsonb) returns void
@@ -23,7 +23,7 @@ begin
     insert into peers.ready (queue, kind, priority, task_id)
     select g.queue, g.kind, g.priority, g.id from given_back g where g.state = 'ready' order by g.id;
     if found then
-        perform peers._ring();
+        perform peers._notify();
     end if;
 end
 $$;

@@ -23,15 +23,15 @@ create or replace function peers.retry(id bigint, args jsonb default null) retur
 as $$
 declare
     _task peers.task := peers._lock_task(retry.id);
-    _complaint text;
+    _validate_task text;
 begin
     if _task.state <> 'dead' then
         raise exception 'task % is %, not a dead letter', _task.id, _task.state
             using errcode = 'PE004', hint = 'peers.dead_letter lists those that can be retried.';
     end if;
-    _complaint := peers._complaint(_task.kind, retry.args, _task.queue, null, null, null, null);
-    if _complaint is not null then
-        raise exception 'peers.retry(%): %', _task.id, _complaint using errcode = 'PE009';
+    _validate_task := peers._validate_task(_task.kind, retry.args, _task.queue, null, null, null, null);
+    if _validate_task is not null then
+        raise exception 'peers.retry(%): %', _task.id, _validate_task using errcode = 'PE009';
     end if;
     delete from peers.dead d where d.task_id = _task.id;
     update peers.task t
@@ -40,7 +40,7 @@ begin
     where t.id = _task.id;
     insert into peers.ready (queue, kind, priority, task_id)
     values (_task.queue, _task.kind, _task.priority, _task.id);
-    perform peers._ring();
+    perform peers._notify();
     return _task.id;
 end
 $$;
@@ -82,7 +82,7 @@ begin
     _task := peers._lock_task(cancel.id);
     if _task.state = 'running' then
         update peers.lease l set cancel_requested = true where l.task_id = _task.id;
-        perform peers._ring('cancel');
+        perform peers._notify('cancel');
     else
         perform peers._cancel_waiting(array[_task.id]);
     end if;
@@ -109,7 +109,7 @@ declare
     _now timestamptz := peers.now();
     _task peers.task := peers._lock_task(change.id);
     _before peers.task;
-    _complaint text := peers._complaint(_task.kind, change.args, _task.queue, change.max_attempts,
+    _validate_task text := peers._validate_task(_task.kind, change.args, _task.queue, change.max_attempts,
                                         change.timeout, null, null, change.scheduled_at);
 begin
     if _task.state not in ('blocked', 'scheduled', 'ready') then
@@ -117,10 +117,10 @@ begin
             using errcode = 'PE002',
             hint = 'A task can be changed while it waits; a dead letter by peers.retry(id, args).';
     elsif change.priority not between -32768 and 32767 then
-        _complaint := 'priority must be -32768 to 32767 (smaller runs first), not ' || change.priority;
+        _validate_task := 'priority must be -32768 to 32767 (smaller runs first), not ' || change.priority;
     end if;
-    if _complaint is not null then
-        raise exception 'peers.change(%): %', _task.id, _complaint using errcode = 'PE009';
+    if _validate_task is not null then
+        raise exception 'peers.change(%): %', _task.id, _validate_task using errcode = 'PE009';
     end if;
 
     _before := _task;
@@ -145,7 +145,7 @@ begin
     select _task.scheduled_at, _task.id
     where _task.state = 'scheduled'
       and (_before.state, _before.scheduled_at) is distinct from ('scheduled', _task.scheduled_at);
-    perform peers._ring();
+    perform peers._notify();
 end
 $$;
 
@@ -175,7 +175,7 @@ create or replace function peers.resume(queue text) returns void
 as $$
 begin
     delete from peers.paused_queue p where p.queue = resume.queue;
-    perform peers._ring();
+    perform peers._notify();
 end
 $$;
 

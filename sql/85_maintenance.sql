@@ -26,7 +26,7 @@ begin
         raise exception 'max_tasks must be 1 or more, not %',
             coalesce(prune.max_tasks::text, 'null') using errcode = 'PE009';
     end if;
-    select p.after_id into _after from peers.prune_place p for no key update skip locked;
+    select p.after_id into _after from peers.prune_cursor p for no key update skip locked;
     if not found then
         return query select 0::bigint, 0::bigint, true;
         return;
@@ -59,9 +59,9 @@ begin
     delete from peers.task t where t.id = any (_ids);
 
     finished := _looked_at < prune.max_tasks;
-    update peers.prune_place p set after_id = case when finished then 0 else _last end;
+    update peers.prune_cursor p set after_id = case when finished then 0 else _last end;
     if finished then
-        -- rows that outlived their task, and peers whose loss and hold-offs whose end are old news
+        -- rows that outlived their task, and peers whose loss and cooldowns whose end are old news
         delete from peers.ready r where r.ctid = any (array(
             select r.ctid from peers.ready r
             where not exists (select from peers.task t where t.id = r.task_id) for update skip locked
@@ -75,8 +75,8 @@ begin
             where p.lost_at < _now - interval '1 day'
               and not exists (select from peers.lease l where l.peer_id = p.id) for update skip locked
         ));
-        delete from peers.hold_off h where h.name = any (array(
-            select h.name from peers.hold_off h where h.resume_at < _now - interval '1 day' for update skip locked
+        delete from peers.cooldown h where h.name = any (array(
+            select h.name from peers.cooldown h where h.ends_at < _now - interval '1 day' for update skip locked
         ));
     end if;
     looked_at := _looked_at;
@@ -101,7 +101,7 @@ begin
     with counted as (
         select d.child_id, count(*) as parents
         from peers.dependency d join peers.task p on p.id = d.parent_id
-        where p.state <> 'completed' and not d.spent and (_only is null or d.child_id = any (_only))
+        where p.state <> 'completed' and not d.waived and (_only is null or d.child_id = any (_only))
         group by d.child_id
     ), task as (
         select t.id, t.state, t.pending_parents, coalesce(c.parents, 0) as parents, t.kind, t.queue, t.priority,
@@ -152,7 +152,8 @@ begin
 end
 $$;
 
--- Puts locked tasks right: the count from the edges, the state from the count, the rooms from the state.
+-- Repairs locked tasks: the count from the edges, the state from the count, the rows of the narrow tables from the
+-- state.
 create or replace function peers._mend(_ids bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -176,7 +177,7 @@ begin
         select i.id,
                exists (select from peers.lease l where l.task_id = i.id) as leased,
                (select count(*) from peers.dependency d join peers.task p on p.id = d.parent_id
-                where d.child_id = i.id and p.state <> 'completed' and not d.spent) as parents
+                where d.child_id = i.id and p.state <> 'completed' and not d.waived) as parents
         from unnest(_ids) i(id)
     ) c
     where t.id = c.id;
@@ -195,7 +196,7 @@ begin
     insert into peers.ready (queue, kind, priority, task_id)
     select t.queue, t.kind, t.priority, t.id
     from peers.task t where t.id = any (_ids) and t.state = 'ready' order by t.id;
-    perform peers._ring();
+    perform peers._notify();
 end
 $$;
 

@@ -73,7 +73,7 @@ begin
     else
         cycle := array(
             select _nodes[c.place]
-            from unnest(peers._walk_back(_sources, _targets, _waiting)) with ordinality c(place, step) order by c.step
+            from unnest(peers._find_cycle(_sources, _targets, _waiting)) with ordinality c(place, step) order by c.step
         );
     end if;
 end
@@ -81,7 +81,7 @@ $$;
 
 -- Every node that Kahn's algorithm could not rank has a parent of the same sort: going from parent to parent
 -- must come back to a node that was passed already.
-create or replace function peers._walk_back(_sources integer[], _targets integer[], _waiting integer[])
+create or replace function peers._find_cycle(_sources integer[], _targets integer[], _waiting integer[])
 returns integer[]
     language plpgsql immutable
     set search_path = pg_catalog, peers, pg_temp

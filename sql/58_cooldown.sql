@@ -1,0 +1,81 @@
+-- Cooldowns: all peers together stop calling an outside system for a while, because it asked them to.
+
+-- If the database's clock was set back, a cooldown can start in the future. It would then last for too long, so
+-- it counts as one that starts now. The first reader stores that.
+create or replace function peers._correct_future_cooldown(_name text, _now timestamptz) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    update peers.cooldown c set started_at = _now, ends_at = _now + (c.ends_at - c.started_at)
+    where c.name = any (array(
+        select f.name from peers.cooldown f
+        where f.name = _name and f.started_at > _now + interval '1 second' for no key update skip locked
+    ));
+end
+$$;
+
+create or replace function peers.start_cooldown(name text, duration interval, reason text default null)
+    returns interval
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+    set lock_timeout = '1s'
+as $$
+declare
+    _now timestamptz := peers.now();
+    _longest constant interval := '1 day';
+    _left interval;
+begin
+    if length(name) not between 1 and 200 or name is null then
+        raise exception 'the name of a cooldown must have 1 to 200 characters, not %', coalesce(length(name), 0)
+            using errcode = 'PE009', hint = 'Name the system that is called, such as its URL.';
+    end if;
+    if duration is null or duration <= '0' or duration > _longest then
+        raise exception 'a cooldown must last for more than 0 and at most %, not %', _longest, duration
+            using errcode = 'PE009', hint = 'Start another cooldown when it has ended, if it is needed.';
+    end if;
+    perform peers._correct_future_cooldown(start_cooldown.name, _now);
+    insert into peers.cooldown as t (name, started_at, ends_at, reason)
+    values (start_cooldown.name, _now, _now + duration, left(start_cooldown.reason, 1000))
+    on conflict on constraint cooldown_pkey do update
+        set started_at = excluded.started_at,
+            ends_at = greatest(t.ends_at, excluded.ends_at),
+            reason = case when excluded.ends_at >= t.ends_at then excluded.reason else t.reason end
+    returning t.ends_at - _now into _left;
+    return _left;
+end
+$$;
+
+comment on function peers.start_cooldown is
+    'Stops all peers from calling the outside system of this name for this duration. A cooldown that started '
+    'earlier and ends later stays. Returns how long the cooldown lasts from now.';
+
+create or replace function peers.cooldown_left(name text) returns interval
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _now timestamptz := peers.now();
+begin
+    perform peers._correct_future_cooldown(cooldown_left.name, _now);
+    return coalesce((
+        select t.ends_at - _now from peers.cooldown t where t.name = cooldown_left.name and t.ends_at > _now
+    ), interval '0');
+end
+$$;
+
+comment on function peers.cooldown_left is
+    'Returns for how long nobody may call the outside system of this name. 0: it may be called.';
+
+create or replace function peers.end_cooldown(name text) returns boolean
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    delete from peers.cooldown c where c.name = end_cooldown.name and c.ends_at > peers.now();
+    return found;
+end
+$$;
+
+comment on function peers.end_cooldown is
+    'Ends the cooldown of this name. Handlers that wait for it ask again within seconds. False: there was none.';
