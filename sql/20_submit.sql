@@ -160,7 +160,7 @@ create or replace function peers.enqueue() returns trigger
 as $$
 declare
     _now timestamptz := peers.now();
-    _validate_task text;
+    _problem text;
     _later bigint[];
 begin
     -- ordinary rows are told by a look: a call for each of them would cost a quarter of the insertion
@@ -183,12 +183,12 @@ begin
                else peers._validate_task(t.kind, t.args, t.queue, t.max_attempts, t.timeout,
                                      t.idempotency_key, t.metadata, t.scheduled_at)
            end as complaint
-    into _validate_task
+    into _problem
     from new_tasks t
     order by complaint nulls last
     limit 1;
-    if _validate_task is not null then
-        raise exception 'peers.task: %', _validate_task using errcode = 'PE009';
+    if _problem is not null then
+        raise exception 'peers.task: %', _problem using errcode = 'PE009';
     end if;
 
     -- Other triggers of this statement, and verbs that it calls, can come before this one: a task may be

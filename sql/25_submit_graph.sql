@@ -8,7 +8,7 @@ as $$
 declare
     _fields constant text[] := '{name, kind, args, queue, priority, scheduled_at, max_attempts, timeout,
                                  idempotency_key, metadata, after, depends_on, on_parent_failure}';
-    _validate_task text;
+    _problem text;
 begin
     if jsonb_typeof(_graph) is distinct from 'array' then
         raise exception 'a graph is a JSON array of nodes, not %', coalesce('a JSON ' || jsonb_typeof(_graph), 'null')
@@ -18,7 +18,7 @@ begin
     end if;
 
     select 'node ' || n.place || coalesce(' "' || left(n.node ->> 'name', 200) || '" ', ' ') || c.complaint
-    into _validate_task
+    into _problem
     from jsonb_array_elements(_graph) with ordinality n(node, place)
     cross join lateral (
         select case
@@ -54,14 +54,14 @@ begin
     limit 1;
 
     -- sets, whose time no plan can make quadratic
-    if _validate_task is null then
-        select 'more than one node has the name "' || left(node ->> 'name', 200) || '"' into _validate_task
+    if _problem is null then
+        select 'more than one node has the name "' || left(node ->> 'name', 200) || '"' into _problem
         from jsonb_array_elements(_graph) node group by node ->> 'name' having count(*) > 1 limit 1;
     end if;
-    if _validate_task is null then
+    if _problem is null then
         select 'node "' || left(node ->> 'name', 200) || '" is after ' || left(unknown.parent::text, 200)
                || ', which is not in the graph'
-        into _validate_task
+        into _problem
         from (
             select parent
             from jsonb_array_elements(_graph) node, jsonb_array_elements(nullif(node -> 'after', 'null')) parent
@@ -72,8 +72,8 @@ begin
         join jsonb_array_elements(_graph) node on node -> 'after' @> unknown.parent
         limit 1;
     end if;
-    if _validate_task is not null then
-        raise exception 'bad graph: %', _validate_task using errcode = 'PE007';
+    if _problem is not null then
+        raise exception 'bad graph: %', _problem using errcode = 'PE007';
     end if;
 end
 $$;

@@ -37,9 +37,9 @@ create or replace function peers._check_joining(_queues jsonb, _kinds jsonb, _le
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _validate_task text;
+    _problem text;
 begin
-    _validate_task := case
+    _problem := case
         when jsonb_typeof(_queues) is distinct from 'object' or _queues = '{}'
              or jsonb_path_exists(_queues, '$.* ? (@.type() != "number" || @ < 1 || @ > 1000000)')
             then 'queues must be a JSON object of slots, 1 to 1000000 each, such as {"default": 8}'
@@ -62,8 +62,8 @@ begin
             limit 1
         )
     end;
-    if _validate_task is not null then
-        raise exception 'peers.join: %', _validate_task using errcode = 'PE009';
+    if _problem is not null then
+        raise exception 'peers.join: %', _problem using errcode = 'PE009';
     end if;
 end
 $$;

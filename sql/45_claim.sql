@@ -86,7 +86,7 @@ declare
     _wanted integer := claim.max_tasks;
     _limit integer;
     _offered text[];
-    _plan_claim integer[];
+    _shares integer[];
     _exhaustive boolean;
     _end constant bigint[] := array[32767, 9223372036854775807];
     _last bigint[];  -- how far this pass goes: [priority, position]
@@ -107,7 +107,7 @@ begin
     if _kinds is null or exists (select from peers.paused_queue p where p.queue = claim.queue) then
         return;
     end if;
-    select s.kinds, s.shares, s.exhaustive, coalesce(s.last, _end) into _offered, _plan_claim, _exhaustive, _last
+    select s.kinds, s.shares, s.exhaustive, coalesce(s.last, _end) into _offered, _shares, _exhaustive, _last
     from peers._plan_claim(claim.queue, _kinds, _wanted) s;
 
     _limit := _wanted;
@@ -119,7 +119,7 @@ begin
         into _seen, _stale, _valid, _tasks, _positions, _suspect
         from (
             select r.spot, r.task_id, r.position, r.valid, r.suspect
-            from unnest(_offered, _plan_claim) o(kind, share)
+            from unnest(_offered, _shares) o(kind, share)
             cross join lateral (
                 select r.ctid as spot, r.task_id, r.priority, r.position, t.valid, t.suspect
                 from peers.ready r
@@ -198,7 +198,7 @@ begin
         -- stale rows come by the thousand: a claim of two tasks must not work them off two at a time
         _limit := greatest(_wanted, case when _tasks is null then least(8 * _limit, _widest) else 0 end);
         _offered := _kinds;
-        _plan_claim := array_fill(_limit, array[cardinality(_kinds)]);
+        _shares := array_fill(_limit, array[cardinality(_kinds)]);
         _exhaustive := true;
         _last := _end;
     end loop;

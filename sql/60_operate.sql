@@ -23,15 +23,15 @@ create or replace function peers.retry(id bigint, args jsonb default null) retur
 as $$
 declare
     _task peers.task := peers._lock_task(retry.id);
-    _validate_task text;
+    _problem text;
 begin
     if _task.state <> 'dead' then
         raise exception 'task % is %, not a dead letter', _task.id, _task.state
             using errcode = 'PE004', hint = 'peers.dead_letter lists those that can be retried.';
     end if;
-    _validate_task := peers._validate_task(_task.kind, retry.args, _task.queue, null, null, null, null);
-    if _validate_task is not null then
-        raise exception 'peers.retry(%): %', _task.id, _validate_task using errcode = 'PE009';
+    _problem := peers._validate_task(_task.kind, retry.args, _task.queue, null, null, null, null);
+    if _problem is not null then
+        raise exception 'peers.retry(%): %', _task.id, _problem using errcode = 'PE009';
     end if;
     delete from peers.dead d where d.task_id = _task.id;
     update peers.task t
@@ -109,7 +109,7 @@ declare
     _now timestamptz := peers.now();
     _task peers.task := peers._lock_task(change.id);
     _before peers.task;
-    _validate_task text := peers._validate_task(_task.kind, change.args, _task.queue, change.max_attempts,
+    _problem text := peers._validate_task(_task.kind, change.args, _task.queue, change.max_attempts,
                                         change.timeout, null, null, change.scheduled_at);
 begin
     if _task.state not in ('blocked', 'scheduled', 'ready') then
@@ -117,10 +117,10 @@ begin
             using errcode = 'PE002',
             hint = 'A task can be changed while it waits; a dead letter by peers.retry(id, args).';
     elsif change.priority not between -32768 and 32767 then
-        _validate_task := 'priority must be -32768 to 32767 (smaller runs first), not ' || change.priority;
+        _problem := 'priority must be -32768 to 32767 (smaller runs first), not ' || change.priority;
     end if;
-    if _validate_task is not null then
-        raise exception 'peers.change(%): %', _task.id, _validate_task using errcode = 'PE009';
+    if _problem is not null then
+        raise exception 'peers.change(%): %', _task.id, _problem using errcode = 'PE009';
     end if;
 
     _before := _task;
