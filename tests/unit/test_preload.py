@@ -131,7 +131,7 @@ def test_a_fork_server_that_dies_with_requests(workers: Workers, lost: Mock) -> 
     server = workers.server()
     os.kill(server, signal.SIGSTOP)
     workers.kill_worker()
-    workers.until(lambda: workers.pool._starter.asked != [])
+    workers.until(lambda: workers.pool._starter.requested != [])
     os.kill(server, signal.SIGKILL)
     workers.until(lambda: workers.pids() != [])
     assert "SIGKILL" in lost.call_args.kwargs["reason"]
@@ -192,8 +192,8 @@ def test_other_orphans_are_not_for_the_peer() -> None:
 def why_not(code: str, **variables: str) -> str:
     """What there is to say against a fork after this code."""
     lines = [
-        "from peers.worker.forkable import open_files, why_not",
-        "before = open_files()", code, "print(why_not(before), flush=True)",
+        "from peers.worker.forkable import open_files, reason_not_to_fork",
+        "before = open_files()", code, "print(reason_not_to_fork(before), flush=True)",
         "import os; os._exit(0)",
     ]  # fmt: skip
     done = subprocess.run(
