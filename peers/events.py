@@ -251,7 +251,7 @@ def batch_bisected(*, kind: str, tasks: int, first_task_id: int) -> None:
 
 
 @_event(logging.ERROR, "worker %(worker_pid)d sent garbage (%(error)s): killing it")
-def worker_sent_garbage(*, worker_pid: int, error: str) -> None:
+def worker_message_invalid(*, worker_pid: int, error: str) -> None:
     """A worker sent bytes that are not a message, because user code wrote into its socket."""
 
 
@@ -278,7 +278,7 @@ def signal_received(*, signal: str) -> None:
 
 
 @_event(logging.ERROR, "a worker cannot start (%(error)s); trying again in %(retry_in).1f s")
-def worker_broken(*, error: str, retry_in: float) -> None:
+def worker_start_failed(*, error: str, retry_in: float) -> None:
     """The app cannot be imported, or the machine has no room for another process."""
 
 

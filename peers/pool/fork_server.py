@@ -7,7 +7,6 @@ that does not answer in time.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import selectors
 import signal
@@ -21,7 +20,12 @@ import msgspec
 
 from peers.pool.fork_server_start import ForkServerOptions, start
 from peers.pool.isolation import WorkerRole
-from peers.pool.process import WorkerConnection, WorkerProcess, describe_exit
+from peers.pool.process import (
+    WorkerConnection,
+    WorkerProcess,
+    adopt_orphans,
+    describe_exit,
+)
 from peers.protocol.messages import (
     Forked,
     FromForkServer,
@@ -35,7 +39,6 @@ from peers.protocol.messages import (
 
 _READ_SIZE: Final = 1 << 16
 _REQUEST: Final = b"f"
-_PR_SET_CHILD_SUBREAPER: Final = 36
 IMPORT_WITHIN: Final = 60.0
 ANSWER_WITHIN: Final = 5.0
 """Seconds for a fork, which takes milliseconds unless the fork server is stopped or swapped out."""
@@ -242,11 +245,3 @@ class ForkServer:
         signal_name, _ = describe_exit(code)
         how = f"was killed by {signal_name}" if signal_name else f"exited with code {code}"
         self._listener.lost(self, f"it {how}")
-
-
-def adopt_orphans(adopt: bool) -> None:
-    """Let the kernel make this process the parent of its descendants' orphans, or not.
-
-    Only while a worker is forked: the peer does not wait for processes that handlers leave behind.
-    """
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(adopt))

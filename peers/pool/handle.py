@@ -15,10 +15,11 @@ from peers.pool.isolation import WorkerRole
 from peers.pool.lease import Lease
 from peers.pool.local_queue import LocalQueue
 from peers.pool.process import WorkerProcess, describe_exit
-from peers.protocol.messages import Assign, AssignedTask, Begin, Cancel, Recall, Stop
+from peers.protocol.messages import Assign, Begin, Cancel, Recall, Stop
 
 _STOP_WITHIN: Final = 5.0
 """How long a worker that was told to stop may take to exit."""
+
 _execution_ids = itertools.count(1)
 
 
@@ -119,7 +120,7 @@ class WorkerHandle:
             self.expected_seconds += lease.expected_seconds
             # bisecting a batch until each task is called alone takes twice as many calls
             self._deadlines.add(lease, calls=2 * len(leases) if as_batch else 1)
-        self.process.send(Assign([_assigned_task(lease) for lease in leases], as_batch))
+        self.process.send(Assign([lease.to_message() for lease in leases], as_batch))
 
     def take_back(self, execution_id: int) -> Lease | None:
         """Return the lease of an execution that is over here; None if it was over already."""
@@ -127,7 +128,7 @@ class WorkerHandle:
         if lease is None:
             return None
         self._deadlines.remove(execution_id)
-        self.expected_seconds = self.expected_seconds - lease.expected_seconds
+        self.expected_seconds -= lease.expected_seconds
         if not self.leases:
             self.expected_seconds = 0.0  # not what rounding leaves of it
         self._calls[lease.batch_id] -= 1
@@ -249,11 +250,3 @@ class WorkerHandle:
         if not self.leases:
             return range(0)
         return range(first, first + self._calls[self.leases[first].batch_id])
-
-
-def _assigned_task(lease: Lease) -> AssignedTask:
-    task = lease.task
-    return AssignedTask(
-        lease.execution_id, task.task_id, lease.token, task.attempt, task.kind, task.args,
-        task.timeout,
-    )  # fmt: skip

@@ -7,6 +7,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from peers.database.rows import Claimed
+from peers.protocol.messages import AssignedTask
 
 if TYPE_CHECKING:
     from peers.pool.local_queue import LocalQueue
@@ -40,6 +41,14 @@ class Lease:
 
     def __post_init__(self) -> None:
         self.token = str(self.task.token).encode()
+
+    def to_message(self) -> AssignedTask:
+        """Return the task as it is sent to a worker."""
+        task = self.task
+        return AssignedTask(
+            self.execution_id, task.task_id, self.token, task.attempt, task.kind, task.args,
+            task.timeout,
+        )  # fmt: skip
 
 
 by_priority: Final = attrgetter("task.priority")

@@ -49,8 +49,6 @@ class LocalQueue:
         for backlog in self._backlog.values():
             yield from backlog
 
-    # ------------------------------------------------------------------------------------- counters
-
     @property
     def in_workers(self) -> int:
         """Return how many tasks the workers have."""
@@ -217,8 +215,6 @@ class LocalQueue:
         """Return the leases that wait to run again, as parts of a batch or in isolation."""
         parts = [lease for parts in self._parts.values() for part in parts for lease in part]
         return parts + self.isolated_leases()
-
-    # --------------------------------------------------------------------------------- all of them
 
     def drop(self, unwanted: Iterable[Lease]) -> None:
         """Forget these leases, wherever they wait."""

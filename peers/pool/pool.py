@@ -182,7 +182,7 @@ class WorkerPool:
             for message in worker.process.receive():
                 self._handle(worker, message)
         except msgspec.MsgspecError as error:
-            events.worker_sent_garbage(worker_pid=worker.process.pid, error=str(error))
+            events.worker_message_invalid(worker_pid=worker.process.pid, error=str(error))
             worker.sent_garbage = True
             worker.process.kill()
         self._select_for(worker)

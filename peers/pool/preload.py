@@ -15,10 +15,10 @@ from typing import Final, Protocol
 from peers import events
 from peers.database.connection import Backoff
 from peers.pool.environment import Environment
-from peers.pool.fork_server import ForkServer, WorkerRequest, adopt_orphans
+from peers.pool.fork_server import ForkServer, WorkerRequest
 from peers.pool.isolation import WorkerRole
 from peers.pool.orphans import OrphanKiller
-from peers.pool.process import WorkerProcess
+from peers.pool.process import WorkerProcess, adopt_orphans
 from peers.protocol.messages import ImportFailed
 
 _SHORTEST_WAIT: Final = 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -18,6 +19,7 @@ from peers.protocol.running_marker import MARKER_SIZE, RunningMarker
 _READ_SIZE: Final = 1 << 18
 _SOCKET_BUFFER: Final = 1 << 20
 _EXIT_WITHIN: Final = 2.0
+_PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 class WorkerConnection:
@@ -182,3 +184,11 @@ def describe_exit(code: int) -> tuple[str | None, int | None]:
         return signal.Signals(-code).name, None
     except ValueError:
         return f"signal {-code}", None
+
+
+def adopt_orphans(adopt: bool) -> None:
+    """Let the kernel make this process the parent of its descendants' orphans, or not.
+
+    Only while a worker is forked: the peer does not wait for processes that handlers leave behind.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(adopt))

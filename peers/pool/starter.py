@@ -145,7 +145,7 @@ class Starter:
 
     def back_off(self, error: str) -> None:
         """Log that a worker could not start, and wait before the next start."""
-        events.worker_broken(error=error, retry_in=self.wait())
+        events.worker_start_failed(error=error, retry_in=self.wait())
 
     def wait(self) -> float:
         """Wait longer than the last time before the next start; return for how many seconds."""

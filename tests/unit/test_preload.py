@@ -21,6 +21,7 @@ from peers.pool.durations import DurationEstimate
 from peers.pool.environment import Environment
 from peers.pool.outcome_listener import OutcomeListener
 from peers.pool.pool import WorkerPool
+from peers.pool.process import adopt_orphans
 from tests.unit.test_worker_pool import open_descriptors, processes
 
 PATIENCE = 60.0
@@ -167,8 +168,8 @@ def test_a_process_that_is_not_ours_is_not_taken_for_a_worker(
     workers: Workers, lost: Mock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the system does not give us the worker, it is ended, and workers import the app."""
-    monkeypatch.setattr(fork_server, "adopt_orphans", Mock())
-    fork_server.adopt_orphans(False)
+    monkeypatch.setattr("peers.pool.fork_server.adopt_orphans", Mock())
+    adopt_orphans(False)
     workers.kill_worker()
     workers.until(lambda: workers.pids() != [])
     assert "parent" in lost.call_args.kwargs["reason"]
