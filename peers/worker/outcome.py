@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from pydantic_core import PydanticSerializationError, to_jsonable_python
-
 from peers.errors import Reject, ResultInvalid, Retry, Snooze, seconds_until_retry
+from peers.handlers import find
 from peers.protocol.messages import Assigned, Completed, Failed
-from peers.signatures import bytes_without_form
 from peers.types import JSON_MAX_BYTES
+from peers.values import find_unwritable, jsonable, path_text
 from peers.worker.describe import clean, describe
 from peers.worker.fitness import is_exhausted
 
@@ -29,43 +27,47 @@ _LONE_SURROGATE: Final = re.compile(
 )
 
 
-def _plain(value: object) -> Any:
-    """Dates, UUIDs, dataclasses, models … become what args of these types are read from."""
+def _jsonable(value: object) -> Any:
+    """Return JSON for dates, UUIDs, dataclasses, models and the like."""
     if isinstance(value, bytes | bytearray | memoryview | set | frozenset | Iterator):
-        raise TypeError(f"{type(value).__name__} has no form in JSON that leads back to it")
-    complaint = _complaint_about(type(value))  # type: ignore[arg-type]  # a class is hashable
-    if complaint is not None:
-        raise TypeError(f"{type(value).__name__}: {complaint}")
-    return to_jsonable_python(value, bytes_mode="base64")
+        raise TypeError(
+            f"{type(value).__name__} has no JSON form that can be read back; annotate what the "
+            "handler returns"
+        )
+    if hasattr(type(value), "__pydantic_core_schema__"):
+        from peers.values.pydantic_types import reason_against  # pydantic is there already
 
-
-@functools.lru_cache(maxsize=1000)
-def _complaint_about(kind: type) -> str | None:
-    """Return why no result of this class can be kept, whatever is in it at the time."""
-    schema = getattr(kind, "__pydantic_core_schema__", None)
-    return next(bytes_without_form(schema, base64=False), None)
+        kind: Any = type(value)
+        reason = reason_against(kind)
+        if reason is not None:
+            raise TypeError(f"{type(value).__name__}: {reason}")
+    return jsonable(value)
 
 
 _encode_json: Final = json.JSONEncoder(
-    allow_nan=False, separators=(",", ":"), default=_plain
+    allow_nan=False, separators=(",", ":"), default=_jsonable
 ).encode
 
 
 def completed(task: Assigned, seconds: float, result: Any) -> Completed:
-    """The outcome of a handler that returned `result`.
+    """Return the outcome of a handler that returned `result`.
 
-    Raises `ResultInvalid` when it is not JSON, or too large, or nothing that jsonb can hold; and
-    what the result's own methods raise.
+    Raises `ResultInvalid` when it does not fit its annotation, has no JSON form, is too large, or
+    is something that jsonb cannot hold; and whatever the result's own methods raise.
     """
+    handler = find(task.kind)
+    if handler is not None:
+        result = handler.dump_result(result)
     if result is None:
         return Completed(task.ticket, seconds, b"null")
     try:
         if type(result) is int:  # as many are; an encoder takes its time to set up
             return Completed(task.ticket, seconds, str(result).encode())
         text = _encode_json(result)
-    except (TypeError, ValueError, RecursionError, PydanticSerializationError) as error:
-        reason = clean(str(error), _LONGEST_REASON)
-        raise ResultInvalid(f"the result of {task.kind} is not JSON: {reason}") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ResultInvalid(
+            f"the result of {task.kind} is not JSON: {_reason(result, error)}"
+        ) from None
     if text.count("[") + text.count("{") > _DEEPEST and _depth(text) > _DEEPEST:
         raise ResultInvalid(f"the result of {task.kind} is nested more than {_DEEPEST} levels deep")
     if "\\u" in text:
@@ -77,6 +79,15 @@ def completed(task: Assigned, seconds: float, result: Any) -> Completed:
             "store it elsewhere and return a reference"
         )
     return Completed(task.ticket, seconds, body)
+
+
+def _reason(result: Any, error: Exception) -> str:
+    """Return why the result cannot be written, and where."""
+    found = None if isinstance(error, RecursionError) else find_unwritable(result)
+    if found is None or isinstance(error, TypeError):
+        return clean(str(error), _LONGEST_REASON)
+    path, reason = found
+    return clean(f"{path_text('result', path)}: {reason}", _LONGEST_REASON)
 
 
 def _depth(text: str) -> int:
