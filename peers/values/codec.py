@@ -131,14 +131,15 @@ def _find_unwritable(value: object, path: Path) -> tuple[Path, str] | None:
             f"got {type_text(value)} where the annotation does not say bytes; annotate it as "
             "bytes, or pass text"
         )
-    for key, part in _parts(value):
+    for key, part in parts_of(value):
         found = _find_unwritable(part, (*path, key))
         if found is not None:
             return found
     return None
 
 
-def _parts(value: object) -> Iterator[tuple[str | int, object]]:
+def parts_of(value: object) -> Iterator[tuple[str | int, object]]:
+    """Yield the parts of a mapping or of a collection, each with its key."""
     if isinstance(value, Mapping):
         for key, part in value.items():
             yield str(key), part

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from peers.values.codec import NULL, Codec, ConversionError, error_at, find_unwritable
+from peers.values.codec import NULL, Codec, ConversionError, error_at, find_unwritable, parts_of
 
 
 class AnyCodec(Codec):
@@ -44,7 +44,14 @@ def jsonable(value: object) -> Any:
 
     try:
         return to_jsonable_python(value, bytes_mode="base64")
-    except (PydanticSerializationError, ValueError, RecursionError) as error:
+    except PydanticSerializationError as error:
+        for key, part in parts_of(value):
+            try:
+                jsonable(part)
+            except ConversionError as inner:
+                raise inner.within(key) from None
+        raise ConversionError(f"cannot be written as JSON: {error}") from None
+    except (ValueError, RecursionError) as error:  # it contains itself, say
         raise ConversionError(f"cannot be written as JSON: {error}") from None
 
 

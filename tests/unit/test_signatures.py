@@ -274,7 +274,8 @@ def test_bytes_may_be_given_in_either_alphabet_of_base64() -> None:
     ("annotation", "why"),
     [
         (Model, "ConfigDict"), (list[Model], "ConfigDict"), (PydanticData, "ConfigDict"),
-        (Model | None, "ConfigDict"), (bytes | str, "told apart"), (bytes | datetime.date, "told apart"),
+        (Model | None, "ConfigDict"), (bytes | str, "told apart"),
+        (bytes | datetime.date, "told apart"),
         (bytearray, "annotate it as bytes"), (memoryview | None, "annotate it as bytes"),
     ],
 )  # fmt: skip

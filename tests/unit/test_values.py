@@ -192,7 +192,10 @@ EXACT: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "model with an alias": (Dog, DOGS),
     "list of models": (list[Dog], st.lists(DOGS, max_size=3)),
     "dict of sets": (dict[str, set[dt.date]], st.dictionaries(TEXTS, st.sets(DATES), max_size=3)),
-    "Optional[Customer]": (Optional[Customer], st.none() | CUSTOMERS),
+    "Optional[Customer]": (
+        Optional[Customer],  # noqa: UP045
+        st.none() | CUSTOMERS,
+    ),
     "int | float | str": (int | float | str, INTS | FLOATS | TEXTS),
     "float | int": (float | int, FLOATS | INTS),
     "bool | int": (bool | int, st.booleans() | INTS),
@@ -256,7 +259,7 @@ class Ambiguous(pydantic.BaseModel):
     when: str | dt.date
 
 
-GOOD = Customer("Ada", dt.date(1815, 12, 10))
+DAY = dt.date(2026, 1, 1)
 NAN = float("nan")
 
 REFUSED: list[tuple[Any, Any, str]] = [
@@ -268,11 +271,12 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (float, NAN, "args: JSON has no nan; pass None or a finite number"),
     (list[float], [1.0, float("inf")], r"args\[1\]: JSON has no inf"),
     (Any, {"a": [1, NAN]}, r"args\.a\[1\]: JSON has no nan"),
+    (Any, {"a": [object()]}, r"args\.a\[0\]: cannot be written as JSON: .*object"),
     (Any, {"a": b"x"}, r"args\.a: got bytes .* annotate it as bytes"),
     (float, 10**400, "args: .* too large"),
     (bool, 1, "args: expected bool, got int"),
     (str, 1, "args: expected str, got int"),
-    (str, dt.date(2026, 1, 1), "args: expected str, got date"),
+    (str, DAY, "args: expected str, got date"),
     (str, None, "args: expected str, got None"),
     (dt.date, "yesterday", 'args: expected date, got str of another form.*"2026-11-23"'),
     (dt.date, dt.datetime(2026, 1, 1), "args: expected date, got datetime"),  # noqa: DTZ001
@@ -297,11 +301,12 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (Customer, {"name": "x"}, r"args\.birthday: missing; it has no default \(expected date\)"),
     (Customer, {"name": 1, "birthday": 2}, r"args\.name: .*args\.birthday: expected date, got int"),
     (Customer, {"name": "x", "birthday": "2026-01-01", "z": 1}, r"args\.z: unknown; the names are"),
-    (Customer, BigCustomer("x", dt.date(2026, 1, 1)), "args: .*BigCustomer.* read back as Customer"),
+    (Customer, BigCustomer("x", DAY), "args: .*BigCustomer.* read back as Customer"),
     (Customer, 5, "args: expected Customer, got int"),
-    (Customer, dataclasses.replace(GOOD, birthday=5), r"args\.birthday: expected date, got int"),
+    (Customer, Customer("Ada", 5),  # type: ignore[arg-type]
+     r"args\.birthday: expected date, got int"),
     (Strict, {"n": -1}, "args: Strict refused its fields: .*not be negative"),
-    (list[Tree], [Tree(dt.date(2026, 1, 1), [Tree(5)])], r"args\[0\]\.children\[0\]\.day: expected"),  # type: ignore[arg-type]
+    (list[Tree], [Tree(DAY, [Tree(5)])], r"args\[0\]\.children\[0\]\.day: expected"),  # type: ignore[arg-type]
     (Line, {"amount": "x"}, r"args\.amount: expected Decimal"),
     (Line, {"amount": 1, "note": 2}, r"args\.note: expected str, got int"),
     (Point, (1, 2, 3), "args: expected Point of 2 items, got 3"),
@@ -311,7 +316,7 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (Dog, {"theWeight": "x"}, r"args\.theWeight: "),
     (Dog, Dog.model_construct(weight=-1), r"args\.(theWeight|weight): "),
     (Ambiguous, Ambiguous(when=dt.date(2026, 1, 1)), r"args\.when: date would be read back"),
-    (str | dt.date, dt.date(2026, 1, 1), "args: date cannot be told apart .*annotate one type"),
+    (str | dt.date, DAY, "args: date cannot be told apart .*annotate one type"),
     (set[int] | list[int], {1}, "args: set cannot be told apart"),
     (Color | str, Color.RED, "args: Color cannot be told apart"),
     (Customer | None, {"name": "x"}, r"args\.birthday: missing"),
@@ -379,15 +384,15 @@ from peers.handlers import Handler, register
 @dataclass
 class Customer:
     birthday: date
-def handler(n: int, x, tags: list[str] = [], more: dict[str, Any] | None = None, c: Customer | None = None) -> Customer: ...
+def handler(n: int, x, tags: list[str] = [], c: Customer | None = None) -> dict[str, Customer]: ...
 handler = Handler("k", handler)
 handler.resolve()
 handler.load_args(handler.dump_args({"n": 1, "x": {}, "c": Customer(date(2026, 1, 1))}))
-print(sorted({name.partition(".")[0] for name in sys.modules} & {"pydantic", "pydantic_settings", "sqlalchemy"}))
+print("pydantic" in sys.modules)
 """
 
 
 def test_a_worker_whose_handlers_have_no_models_does_not_import_pydantic() -> None:
     """It would take 0.1 s and 10 MB of each worker."""
     done = subprocess.run([sys.executable, "-c", PLAIN], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "False"
