@@ -173,6 +173,32 @@ def test_a_required_arg_without_json_form_is_refused_when_it_is_declared() -> No
         submitted({"n": 1, "other": 1})
 
 
+@dataclass
+class Positive:
+    """A dataclass that checks itself."""
+
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n <= 0:
+            raise ValueError("n must be positive")
+
+
+def test_what_the_worker_could_not_read_is_refused_at_submit() -> None:
+    """An object may have been changed since it was checked."""
+
+    def handler(it: Positive) -> Positive:
+        return it
+
+    handler_of_positive = declared(handler)
+    value = Positive(1)
+    value.n = -1
+    with pytest.raises(ArgsInvalid, match=r"args\.it: Positive refused .* must be positive"):
+        submitted({"it": value})
+    with pytest.raises(ResultInvalid, match=r"result: Positive refused .* must be positive"):
+        handler_of_positive.dump_result(value)
+
+
 async def _async_result() -> Customer: ...  # type: ignore[empty-body]
 def _batch_result(rows: list[Any]) -> list[Customer]: ...  # type: ignore[empty-body]
 def _sync_result() -> Customer: ...  # type: ignore[empty-body]

@@ -253,6 +253,12 @@ class Strict:
             raise ValueError("n must not be negative")
 
 
+class Count(pydantic.BaseModel):
+    """A model with a number."""
+
+    n: int
+
+
 class Ambiguous(pydantic.BaseModel):
     """A model with a field that JSON cannot tell apart."""
 
@@ -315,6 +321,8 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (Cat, {"born": "2026-01-01", "kind": "dog"}, r"args\.kind: .*cat"),
     (Dog, {"theWeight": "x"}, r"args\.theWeight: "),
     (Dog, Dog.model_construct(weight=-1), r"args\.(theWeight|weight): "),
+    (Count, {"n": "1"}, r"args\.n: .*integer, got str"),
+    (list[Count], [{"n": True}], r"args\[0\]\.n: .*integer, got bool"),
     (Ambiguous, Ambiguous(when=dt.date(2026, 1, 1)), r"args\.when: date would be read back"),
     (str | dt.date, DAY, "args: date cannot be told apart .*annotate one type"),
     (set[int] | list[int], {1}, "args: set cannot be told apart"),
