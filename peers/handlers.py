@@ -1,4 +1,4 @@
-"""Handlers and their registry: which function runs which kind, and under which policy."""
+"""Handlers and their registry: which function runs which kind, with which policy."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ DEFAULT_BACKOFF_CAP: Final = timedelta(hours=1)
 class Handler:
     """A function that runs the tasks of one kind, and the policy that it declares for them.
 
-    With a `batch_size` it takes a list with the args of up to as many tasks, and returns as many
-    results; it is called for fewer when no more have come within `batch_wait`.
+    With a `batch_size` the function takes a list with the args of up to that many tasks, and
+    returns one result for each. It is called with fewer when no more come within `batch_wait`.
 
     Raises `ValueError` when a value is out of bounds.
     """
@@ -99,7 +99,7 @@ class Handler:
 
     @property
     def is_async(self) -> bool:
-        """Whether it runs on the event loop of an async worker."""
+        """Return whether it runs on the event loop of an async worker."""
         return inspect.iscoroutinefunction(self.function)
 
     def dump_args(self, args: Mapping[str, Any]) -> dict[str, Any]:

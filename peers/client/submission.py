@@ -125,8 +125,11 @@ def document(kind: str, args: Mapping[str, object], options: Options) -> Documen
     if not 1 <= len(kind) <= NAME_MAX_LENGTH:
         raise BadTask(f"kind must have 1 to {NAME_MAX_LENGTH} characters, not {len(kind)}")
     handler = registry().get(kind)
-    plain = _jsonable("args", args) if handler is None else handler.dump_args(args)
-    _require_size("args", plain)
+    if handler is None:
+        plain = plain_json("args", args)
+    else:
+        plain = handler.dump_args(args)
+        _require_size("args", plain)
     fields: Document = {
         "kind": kind,
         "args": plain,
@@ -139,28 +142,21 @@ def document(kind: str, args: Mapping[str, object], options: Options) -> Documen
         "depends_on": list(options.depends_on) or None,
         "on_parent_failure": str(options.on_parent_failure),
         "idempotency_key": options.idempotency_key,
-        "metadata": _metadata(options.metadata),
+        "metadata": None if options.metadata is None else plain_json("metadata", options.metadata),
     }
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _metadata(given: Mapping[str, object] | None) -> dict[str, Any] | None:
-    if given is None:
-        return None
-    plain = _jsonable("metadata", given)
-    _require_size("metadata", plain)
-    return plain
+def plain_json(name: str, value: Mapping[str, object]) -> dict[str, Any]:
+    """Return the value as plain JSON types. Dates, paths, UUIDs and models are written as text.
 
-
-def _jsonable(name: str, value: Mapping[str, object]) -> dict[str, Any]:
-    """Return a copy of JSON types. Dates, paths, UUIDs, models and the like become JSON.
-
-    Bytes become base64, which the handler reads if it annotates the argument as bytes.
+    Bytes become base64. An argument that is annotated as bytes reads it. Raises ArgsInvalid.
     """
     try:
         plain: dict[str, Any] = jsonable(dict(value))
     except ConversionError as error:
         raise ArgsInvalid(error.describe(name)) from error
+    _require_size(name, plain)
     return plain
 
 

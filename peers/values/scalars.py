@@ -1,4 +1,4 @@
-"""Single values that JSON writes as text or as a number: dates, UUIDs, Decimals, enums, bytes …"""
+"""Single values that JSON writes as text or as a number, such as dates, enums and bytes."""
 
 from __future__ import annotations
 
