@@ -17,6 +17,7 @@
 --   58_cooldown   an outside system that asks to be left alone is left alone by all peers.
 --   59_promote    what is due becomes ready.
 --   60_operate       dead letters: retry or discard them. And what operators change: cancel, change, pause.
+--   62_results    a program that waits for a task's result is notified of its end.
 --   80_views, 82_explain: what people read. 85_maintenance: prune and check. 87_guard: what is
 --   refused outside the verbs. 90_roles: who may do what.
 --

@@ -60,8 +60,8 @@ def submits_with_key(key: str) -> dict[str, Any]:
     with recorded():
         me = current_task()
         with peers.graph(idempotency_key=key) as graph:
-            first = graph.add("child", parent=me.id)
-            last = graph.add("child", after=first, parent=me.id)
+            first = graph.add("child", {"parent": me.id})
+            last = graph.add("child", {"parent": me.id}, depends_on=[first])
         if me.attempt == 1:
             raise RuntimeError("the first attempt never works")
         return {"token": me.token, "ids": [first.id, last.id]}

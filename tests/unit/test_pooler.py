@@ -125,7 +125,7 @@ def test_submit_and_graph_work_on_their_own(
     for _ in range(OFTEN):
         peers.submit("a")
         with peers.graph() as graph:
-            graph.add("c", after=graph.add("b"))
+            graph.add("c", depends_on=[graph.add("b")])
     assert count(db) == 3 * OFTEN
 
 
@@ -135,7 +135,7 @@ def submit_sync(target: Any, commit: Callable[[], object]) -> None:
     for _ in range(OFTEN):
         task.submit_in(target)
         with peers.graph(target) as graph:
-            graph.add("c", after=graph.add("b"))
+            graph.add("c", depends_on=[graph.add("b")])
         commit()
 
 
@@ -195,7 +195,7 @@ def test_an_application_submits_asynchronously(
         for _ in range(OFTEN):
             await task.submit_in(target)
             async with peers.graph(target) as graph:
-                graph.add("c", after=graph.add("b"))
+                graph.add("c", depends_on=[graph.add("b")])
             await target.commit()
             others()
 
