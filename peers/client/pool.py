@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import select
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from peers.errors import DatabaseUnreachable, PeersError
 if TYPE_CHECKING:
     from peers.database.connection import Connection
 
+_NAME: Final = "peers client"
 _WAIT_FOR_FREE: Final = 30.0
 _FIRST_SLICE: Final = 0.02
 _LONGEST_SLICE: Final = 0.25
@@ -31,6 +33,18 @@ class _Opener(BoundedConnection):
     ) -> BoundedConnection:
         """Return a new connection."""
         return open_connection()
+
+
+class _RaisedAnyway(logging.Filter):
+    """Drops what psycopg_pool logs about our pools: whoever needs a connection gets the error."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is about another pool."""
+        about = record.args if isinstance(record.args, tuple) else ()
+        return not any(each == _NAME or isinstance(each, BoundedConnection) for each in about)
+
+
+logging.getLogger("psycopg.pool").addFilter(_RaisedAnyway())
 
 
 class Pool:
@@ -49,7 +63,7 @@ class Pool:
             max_size=max_size,
             num_workers=1,
             reconnect_timeout=0.0,  # the next request tries again
-            name="peers",
+            name=_NAME,
             open=True,
         )
 

@@ -101,8 +101,10 @@ class ResultWaiter:
             thread.join(_CLOSE_TIMEOUT)
 
     def _run(self) -> None:
-        while self._take_new():
+        while True:
             try:
+                if not self._take_new():
+                    return
                 if self._connection is None:
                     self._connection = self._open()
                 self._poll()
@@ -110,9 +112,9 @@ class ResultWaiter:
             except PeersError as error:
                 self._handle(error)
             except psycopg.Error as error:
-                lost = is_connection_lost(error) or self._connection is None
-                lost = lost or self._connection.closed  # type: ignore[union-attr]
-                self._handle(DatabaseUnreachable(str(error)) if lost else PeersError(str(error)))
+                is_lost = self._connection is None or self._connection.closed
+                is_lost = is_lost or is_connection_lost(error)
+                self._handle(DatabaseUnreachable(str(error)) if is_lost else PeersError(str(error)))
             except Exception as error:  # noqa: BLE001  # the callers would wait for ever
                 self._handle(PeersError(f"waiting for results failed: {error!r}"))
 

@@ -40,7 +40,10 @@ def submit_children(children: int) -> list[int]:
     """A graph of tasks that nobody runs; each says whose it is."""
     me = current_task()
     with peers.graph() as graph:
-        nodes = [graph.add("child", n=n, parent=me.id, token=me.token) for n in range(children)]
+        nodes = [
+            graph.add("child", {"n": n, "parent": me.id, "token": me.token})
+            for n in range(children)
+        ]
     return [node.id for node in nodes]
 
 

@@ -123,7 +123,7 @@ def test_a_connection_that_breaks_every_time_ends_in_an_error(
     """The tries are bounded, and nothing was submitted."""
     proxy.cuts = itertools.repeat(Cut.BEFORE)
     connection = connected(proxy.url)
-    with pytest.raises(DatabaseUnreachable, match="nothing was (submitted|committed)"):
+    with pytest.raises(DatabaseUnreachable, match="nothing was committed"):
         request_verbs.answer(connection, *handler, "submit", b'{"kind": "child"}')
     connection.close()
     assert children(db) == []
@@ -159,9 +159,7 @@ def test_without_its_lease_a_handler_submits_nothing(
     connection = connected(database_url)
     others = [(peer_id, task._replace(token=uuid4())), (uuid4(), task)]
     for who in others:
-        with pytest.raises(
-            PeerLost, match=f"task {task.task_id} .* nothing was (submitted|committed)"
-        ):
+        with pytest.raises(PeerLost, match=f"task {task.task_id} .* nothing was committed"):
             request_verbs.answer(connection, *who, "submit", b'{"kind": "child"}')
     Peer(db, peer_id).release((task.task_id, task.token))
     with pytest.raises(PeerLost):
