@@ -39,10 +39,11 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 V = TypeVar("V")
 
 
-class Task(Generic[P, R]):
+class Task(Generic[P, R_co]):
     """A handler with its kind. A call runs the function here and now; `submit` queues a task."""
 
     def __init__(self, handler: Handler, bound: Options = Options()) -> None:  # noqa: B008 - frozen
@@ -55,9 +56,9 @@ class Task(Generic[P, R]):
         """Return the kind under which the handler is registered."""
         return self.handler.kind
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Run the function, without the scheduler."""
-        result: R = self.handler.function(*args, **kwargs)
+        result: R_co = self.handler.function(*args, **kwargs)
         return result
 
     def __repr__(self) -> str:
@@ -122,7 +123,7 @@ class Task(Generic[P, R]):
         self: Task[P, Coroutine[Any, Any, V]], id: int, timeout: float | None = None
     ) -> V: ...
     @overload
-    def result(self, id: int, timeout: float | None = None) -> R: ...
+    def result(self, id: int, timeout: float | None = None) -> R_co: ...
     def result(self, id: int, timeout: float | None = None) -> Any:
         """Wait until a task of this kind has ended and return what its handler returned.
 
@@ -136,7 +137,7 @@ class Task(Generic[P, R]):
         self: Task[P, Coroutine[Any, Any, V]], id: int, timeout: float | None = None
     ) -> V: ...
     @overload
-    async def result_async(self, id: int, timeout: float | None = None) -> R: ...
+    async def result_async(self, id: int, timeout: float | None = None) -> R_co: ...
     async def result_async(self, id: int, timeout: float | None = None) -> Any:
         """Do the same as `result` without blocking the event loop."""
         return read_result(await wait_async(id, timeout), self)
@@ -168,7 +169,7 @@ class Task(Generic[P, R]):
         return {**bound.arguments, **kwargs}
 
 
-class BatchTask(Task[..., R]):
+class BatchTask(Task[..., R_co]):
     """A handler that runs many tasks in one call. Each task has a result of its own."""
 
     def result(self, id: int, timeout: float | None = None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -91,13 +92,13 @@ def test_get_of_no_task() -> None:
         peers.get(999)
 
 
-def test_a_session_s_own_styles_change_nothing(db: Connection, database_url: str) -> None:
+def test_a_session_s_own_styles_change_nothing(database_url: str) -> None:
     """Times are read the same whatever the role's DateStyle, IntervalStyle and time zone are."""
-    id = double.options(timeout=90).submit(n=1)
+    task_id = double.options(timeout=90).submit(n=1)
     with psycopg.connect(database_url) as own:
         own.execute("set datestyle to 'SQL, DMY'; set intervalstyle to 'sql_standard'")
         own.execute("set timezone to 'Asia/Kathmandu'")
-        assert peers.get_in(own, id) == peers.get(id)
+        assert peers.get_in(own, task_id) == peers.get(task_id)
 
 
 def test_find_by_each_filter(peer: Peer) -> None:
@@ -121,8 +122,8 @@ def test_find_by_each_filter(peer: Peer) -> None:
     assert ids() == everything
     by_state = [cancelled, blocked, scheduled, ready, running, dead, done]
     states = ["cancelled", "blocked", "scheduled", "ready", "running", "dead", "completed"]
-    for state, id in zip(states, by_state, strict=True):
-        assert ids(state=state) == [id], state
+    for state, task_id in zip(states, by_state, strict=True):
+        assert ids(state=state) == [task_id], state
     assert ids(kind="b") == [cancelled, scheduled, running]
     assert ids(kind="b", state=peers.TaskState.RUNNING) == [running]
     assert ids(queue="other") == [ready]
@@ -158,14 +159,14 @@ def test_bad_arguments_are_named(
 
 def test_cancel_and_change_what_waits() -> None:
     """Cancel returns the new state, change leaves what it is not given."""
-    id = double.options(priority=5).submit(n=1)
-    peers.change(id, args={"n": 2}, max_attempts=7, timeout=1.5)
-    found = peers.get(id)
+    task_id = double.options(priority=5).submit(n=1)
+    peers.change(task_id, args={"n": 2}, max_attempts=7, timeout=1.5)
+    found = peers.get(task_id)
     assert (found.args, found.priority, found.max_attempts) == ({"n": 2}, 5, 7)
     assert found.timeout == timedelta(seconds=1.5)
-    assert peers.cancel(id) is peers.TaskState.CANCELLED
+    assert peers.cancel(task_id) is peers.TaskState.CANCELLED
     with pytest.raises(peers.ChildStarted):
-        peers.change(id, priority=1)
+        peers.change(task_id, priority=1)
 
 
 def test_retry_and_discard_take_one_or_several(db: Connection, peer: Peer) -> None:
@@ -187,10 +188,10 @@ def test_retry_and_discard_take_one_or_several(db: Connection, peer: Peer) -> No
 
 def test_pause_and_resume(peer: Peer) -> None:
     """A paused queue gives nothing to claim, and explain says so."""
-    id = peers.submit("a")
+    task_id = peers.submit("a")
     peers.pause("default")
     assert peer.claim() == []
-    assert "paused" in peers.explain(id)
+    assert "paused" in peers.explain(task_id)
     peers.resume("default")
     assert len(peer.claim()) == 1
 
@@ -200,10 +201,10 @@ def test_pause_and_resume(peer: Peer) -> None:
 
 def test_result_of_each_end(peer: Peer) -> None:
     """The value of a completed task; an exception for what failed or was cancelled."""
-    id = double.submit(n=4)
+    task_id = double.submit(n=4)
     complete(peer, 8)
-    assert double.result(id) == 8
-    assert peers.result(id) == 8
+    assert double.result(task_id) == 8
+    assert peers.result(task_id) == 8
     dead = double.submit(n=4)
     bury(peer)
     with pytest.raises(peers.TaskFailed, match=rf"task {dead} .* OSError: disk full") as raised:
@@ -220,20 +221,20 @@ def test_result_of_each_end(peer: Peer) -> None:
 
 def test_a_result_of_another_kind_is_refused(peer: Peer) -> None:
     """Its type would be a lie."""
-    id = peers.submit("a")
+    task_id = peers.submit("a")
     complete(peer)
-    with pytest.raises(peers.BadTask, match=f"task {id} is of kind a, not test.double"):
-        double.result(id)
+    with pytest.raises(peers.BadTask, match=f"task {task_id} is of kind a, not test.double"):
+        double.result(task_id)
 
 
 def test_a_timeout_ends_the_wait_only(db: Connection) -> None:
     """The task goes on."""
-    id = double.submit(n=4)
+    task_id = double.submit(n=4)
     began = time.monotonic()
-    with pytest.raises(TimeoutError, match=rf"task {id} has not ended within 0.2 s"):
-        double.result(id, timeout=0.2)
+    with pytest.raises(TimeoutError, match=rf"task {task_id} has not ended within 0.2 s"):
+        double.result(task_id, timeout=0.2)
     assert 0.2 <= time.monotonic() - began < 1
-    assert states(db, id) == ["ready"]
+    assert states(db, task_id) == ["ready"]
 
 
 @pytest.fixture
@@ -243,20 +244,18 @@ def _slow_polls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_slow_polls")
-def test_the_end_of_an_awaited_task_wakes_its_waiter(db: Connection, peer: Peer) -> None:
+def test_the_end_of_an_awaited_task_wakes_its_waiter(peer: Peer) -> None:
     """Complete, death and cancellation notify; without that each would take 30 s here."""
     double.submit(n=1)
     ends: list[Callable[[], object]] = [
-        lambda: complete(peer, 2), lambda: bury(peer), lambda: peers.cancel(id)
+        lambda: complete(peer, 2), lambda: bury(peer), lambda: peers.cancel(task_id)
     ]  # fmt: skip
     for end in ends:
-        id = peers.find(limit=1)[0].id
+        task_id = peers.find(limit=1)[0].id
         timer = later(lambda end=end: end())  # type: ignore[misc]
         began = time.monotonic()
-        try:
-            peers.result(id, timeout=20)
-        except (peers.TaskFailed, peers.TaskCancelled):
-            pass
+        with contextlib.suppress(peers.TaskFailed, peers.TaskCancelled):
+            peers.result(task_id, timeout=20)
         assert time.monotonic() - began < 10
         timer.join()
         double.submit(n=1)
@@ -267,10 +266,10 @@ def test_only_awaited_tasks_notify(db: Connection, peer: Peer) -> None:
     db.execute("listen peers_results")
     double.submit(n=1)
     complete(peer)
-    id = double.submit(n=1)
-    db.execute("select peers.await_results(%s)", ([id],))
+    task_id = double.submit(n=1)
+    db.execute("select peers.await_results(%s)", ([task_id],))
     complete(peer)
-    assert [each.payload for each in db.notifies(timeout=0.5)] == [str(id)]
+    assert [each.payload for each in db.notifies(timeout=0.5)] == [str(task_id)]
 
 
 def test_many_wait_on_one_connection(db: Connection, peer: Peer, database_url: str) -> None:
@@ -279,8 +278,10 @@ def test_many_wait_on_one_connection(db: Connection, peer: Peer, database_url: s
         ids = [client.submit(double, n=n) for n in range(100)]
         results: list[int] = []
         threads = [
-            threading.Thread(target=lambda id=id: results.append(client.result(id, 20)))
-            for id in ids
+            threading.Thread(
+                target=lambda task_id=task_id: results.append(client.result(task_id, 20))
+            )
+            for task_id in ids
         ]
         for thread in threads:
             thread.start()
@@ -296,7 +297,7 @@ def test_many_wait_on_one_connection(db: Connection, peer: Peer, database_url: s
 
 def test_results_survive_a_lost_connection(db: Connection, peer: Peer) -> None:
     """Who waits does not notice that the database has closed the connection."""
-    id = double.submit(n=1)
+    task_id = double.submit(n=1)
 
     def interrupt() -> None:
         db.execute(
@@ -307,7 +308,7 @@ def test_results_survive_a_lost_connection(db: Connection, peer: Peer) -> None:
         complete(peer, 2)
 
     timer = later(interrupt, 0.5)
-    assert double.result(id, timeout=20) == 2
+    assert double.result(task_id, timeout=20) == 2
     timer.join()
 
 
@@ -318,10 +319,10 @@ def test_the_async_forms(peer: Peer) -> None:
     """Each has its twin; results of async handlers are values, not coroutines."""
 
     async def main() -> None:
-        id = await double_async.submit_async(n=4)
-        waiting = asyncio.create_task(double_async.result_async(id, 20))
+        task_id = await double_async.submit_async(n=4)
+        waiting = asyncio.create_task(double_async.result_async(task_id, 20))
         await asyncio.sleep(0)
-        assert (await peers.get_async(id)).args == {"n": 4}
+        assert (await peers.get_async(task_id)).args == {"n": 4}
         await asyncio.to_thread(complete, peer, 8)
         assert await waiting == 8
         other = await peers.submit_async("a", {"n": 1})
@@ -342,15 +343,15 @@ def test_async_client(peer: Peer, database_url: str) -> None:
 
     async def main() -> int:
         async with peers.AsyncClient(database_url) as client:
-            id = await client.submit(double, n=4)
+            task_id = await client.submit(double, n=4)
             await asyncio.to_thread(complete, peer, 8)
-            assert await client.result(id, 20, task=double) == 8
+            assert await client.result(task_id, 20, task=double) == 8
             async with client.graph() as graph:
                 graph.add(double.options(queue="other"), 1)
-            assert (await client.get(id)).state == "completed"
-            waits = [asyncio.create_task(client.result(id, 20)) for _ in range(200)]
+            assert (await client.get(task_id)).state == "completed"
+            waits = [asyncio.create_task(client.result(task_id, 20)) for _ in range(200)]
             assert await asyncio.gather(*waits) == [8] * 200
-            return id
+            return task_id
 
     assert asyncio.run(main()) != asyncio.run(main())
 
@@ -360,8 +361,8 @@ def test_a_cancelled_wait_is_forgotten(database_url: str) -> None:
 
     async def main() -> None:
         async with peers.AsyncClient(database_url) as client:
-            id = await client.submit(double, n=1)
-            wait = asyncio.create_task(client.result(id))
+            task_id = await client.submit(double, n=1)
+            wait = asyncio.create_task(client.result(task_id))
             await asyncio.sleep(0.2)
             wait.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -377,10 +378,10 @@ def test_a_cancelled_wait_is_forgotten(database_url: str) -> None:
 def test_inside_transactions(database_url: str) -> None:
     """What is not committed yet is found in its own transaction, and nowhere else."""
     with psycopg.connect(database_url) as own:
-        id = double.submit_in(own, 4)
-        assert peers.get_in(own, id).args == {"n": 4}
+        task_id = double.submit_in(own, 4)
+        assert peers.get_in(own, task_id).args == {"n": 4}
         assert peers.find() == []
-        assert peers.cancel_in(own, id) == "cancelled"
+        assert peers.cancel_in(own, task_id) == "cancelled"
 
     async def main() -> None:
         async with await psycopg.AsyncConnection.connect(database_url) as own:
@@ -409,14 +410,14 @@ def in_handler(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
 
 def test_a_handler_uses_its_peer(in_handler: Parent, peer: Peer) -> None:
     """Every operation works there, and result too."""
-    id = double.submit(n=4)
-    assert peers.get(id).args == {"n": 4}
-    assert [task.id for task in peers.find(state="ready")] == [id]
+    task_id = double.submit(n=4)
+    assert peers.get(task_id).args == {"n": 4}
+    assert [task.id for task in peers.find(state="ready")] == [task_id]
     with pytest.raises(peers.TaskNotFound):
         peers.get(999)
     with pytest.raises(TimeoutError):
-        peers.result(id, 0.1)
+        peers.result(task_id, 0.1)
     complete(peer, 8)
-    assert double.result(id, 20) == 8
-    assert asyncio.run(double.result_async(id, 20)) == 8
+    assert double.result(task_id, 20) == 8
+    assert asyncio.run(double.result_async(task_id, 20)) == 8
     assert set(in_handler.verbs) == {"submit", "get", "find ready", "outcomes"}
