@@ -68,3 +68,16 @@ $$;
 
 comment on function peers.now() is
     'Returns the scheduler''s time: the database''s clock now, not at the start of the transaction.';
+
+create table if not exists peers.migration (
+    version integer primary key,
+    name text not null,
+    applied_at timestamptz not null default now(),
+    applied_by name not null default session_user
+);
+
+comment on table peers.migration is 'The table changes that were applied to this database, each of them once.';
+comment on column peers.migration.version is 'The change''s number; 1 is the first installation.';
+comment on column peers.migration.name is 'The file that made the change.';
+comment on column peers.migration.applied_at is 'When it was applied.';
+comment on column peers.migration.applied_by is 'The database role that applied it.';

@@ -160,9 +160,9 @@ comment on function peers.heartbeat is
     'handlers and join again. Also returns the tasks that it is asked to cancel. It waits at most a second for a lock; '
     'after that it raises 55P03 and nothing was renewed.';
 
--- Returns the kinds that a peer can run, and raises PE010 if its heartbeat has expired. It locks the peer's row, because
--- a claim at the same moment as a reclaim would leave leases without a peer. The lock does not block a heartbeat.
--- Null: another session has the row locked, and a claim does not wait for it.
+-- Returns the kinds that a peer can run, and raises PE010 if its heartbeat has expired. It locks the peer's row:
+-- without the lock, a claim at the same moment as a reclaim would leave leases without a peer. A heartbeat does not
+-- wait for this lock. Null: another session has the row locked, and a claim does not wait for it.
 create or replace function peers._require_live_peer(_peer_id uuid) returns text[]
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
