@@ -190,7 +190,7 @@ class PeerLost(PeersError):
 
 
 class GraphNotFound(NotFound):
-    """There is no such graph: it never existed, or it was pruned."""
+    """PE011: there is no such graph; it never existed, or it was pruned."""
 
 
 # ------------------------------------------------------------------------ what `result` raises
@@ -221,6 +221,7 @@ _BY_SQLSTATE: dict[str, type[PeersError]] = {
     "PE008": TaskNotFound,
     "PE009": BadTask,
     "PE010": PeerLost,
+    "PE011": GraphNotFound,
     "22003": BadTask,  # numeric_value_out_of_range
     "22007": BadTask,  # invalid_datetime_format
     "22008": BadTask,  # datetime_field_overflow

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from peers.client.node import Node
+from peers.client.records import SubmittedGraph
 from peers.client.statements import SUBMIT_GRAPH, Request
-from peers.client.submission import Document, OptionFields, Options, document
+from peers.client.submission import Document, OptionFields, Options, document, plain_json
 from peers.client.targets import is_async_target
 from peers.client.task import Task
 from peers.client.transport import perform, perform_async, perform_in, perform_in_async
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_KEY_MAX_LENGTH: Final = IDEMPOTENCY_KEY_MAX_LENGTH - len("/") - len("9999999999")
-"""The key of each task is the graph's with a number behind it."""
 
 
 class Perform(Protocol):
@@ -56,12 +54,13 @@ class GraphOptions:
                 f"not {len(self.name)}"
             )
         key = self.idempotency_key
-        if key is not None and not 1 <= len(key) <= _KEY_MAX_LENGTH:
+        if key is not None and not 1 <= len(key) <= IDEMPOTENCY_KEY_MAX_LENGTH:
             raise BadTask(
-                f"the idempotency_key of a graph must have 1 to {_KEY_MAX_LENGTH} characters, "
-                f"not {len(key)}",
-                "The key of each of its tasks is made of it and a number.",
+                f"the idempotency_key of a graph must have 1 to {IDEMPOTENCY_KEY_MAX_LENGTH} "
+                f"characters, not {len(key)}"
             )
+        if self.metadata is not None:
+            plain_json("metadata", self.metadata)
 
 
 class GraphBuilder:
@@ -70,14 +69,21 @@ class GraphBuilder:
     def __init__(self, options: GraphOptions) -> None:
         self._options = options
         self._documents: list[Document] = []
-        self._ids: dict[str, int] | None = None
+        self._submitted: SubmittedGraph | None = None
+
+    @property
+    def id(self) -> int:
+        """Return the graph's id. Raises BadGraph before the submission, and without any task."""
+        if self._submitted is None:
+            raise BadGraph("the graph has not been submitted", "Its id is known after its block.")
+        return self._submitted.id
 
     @property
     def ids(self) -> dict[str, int]:
         """Return the ids by the names of the nodes. Raises BadGraph before the submission."""
-        if self._ids is None and self._documents:
+        if self._submitted is None and self._documents:
             raise BadGraph("the graph has not been submitted yet", "Ids are known after its block.")
-        return self._ids or {}
+        return {} if self._submitted is None else self._submitted.tasks
 
     @overload
     def add(self, task: Task[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Node: ...
@@ -96,7 +102,7 @@ class GraphBuilder:
         `add(load.after(extract), day="monday")`, or `add("load", {"day": "monday"},
         depends_on=[extract])`. Raises ArgsInvalid, BadTask, BadGraph.
         """
-        if self._ids is not None:
+        if self._submitted is not None:
             raise BadGraph("the graph has been submitted already", "Add tasks within its block.")
         if isinstance(task, Task):
             kind, options, values = task.kind, task.bound, task.by_name(*args, **kwargs)
@@ -108,10 +114,6 @@ class GraphBuilder:
         siblings = [each for each in options.depends_on if self._has(each)]
         older = [each for each in options.depends_on if not self._has(each)]
         options = replace(options, depends_on=older)
-        if self._options.idempotency_key is not None and options.idempotency_key is None:
-            options = replace(
-                options, idempotency_key=f"{self._options.idempotency_key}/{node.name}"
-            )
         fields = document(kind, values, options)
         after = [each.name for each in siblings if isinstance(each, Node)]
         self._documents.append({"name": node.name, "after": after, **fields})
@@ -120,8 +122,16 @@ class GraphBuilder:
     def _has(self, parent: object) -> bool:
         return isinstance(parent, Node) and parent.graph is self
 
-    def _request(self) -> Request[dict[str, int]]:
-        return Request(SUBMIT_GRAPH, self._documents)
+    def _request(self) -> Request[SubmittedGraph]:
+        options = self._options
+        fields = {
+            "nodes": self._documents,
+            "name": options.name,
+            "idempotency_key": options.idempotency_key,
+            "metadata": options.metadata and plain_json("metadata", options.metadata),
+        }
+        given = {name: value for name, value in fields.items() if value is not None}
+        return Request(SUBMIT_GRAPH, given)
 
 
 class Graph(GraphBuilder):
@@ -136,7 +146,7 @@ class Graph(GraphBuilder):
 
     def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
         if kind is None and self._documents:
-            self._ids = self._perform(self._request())
+            self._submitted = self._perform(self._request())
 
 
 class AsyncGraph(GraphBuilder):
@@ -151,7 +161,7 @@ class AsyncGraph(GraphBuilder):
 
     async def __aexit__(self, kind: type[BaseException] | None, *_error: object) -> None:
         if kind is None and self._documents:
-            self._ids = await self._perform(self._request())
+            self._submitted = await self._perform(self._request())
 
 
 @overload
@@ -179,17 +189,17 @@ def graph(
 ) -> Graph | AsyncGraph:
     """Return a graph to fill in a `with` block, submitted at its end in one transaction.
 
-    Without a target it is committed at once (inside a running handler: by its peer). With a
+    After the block, `id` is the graph's id, for `graph_status` and its verbs. Without a target the
+    graph is committed at once (inside a running handler: by its peer). With a
     SQLAlchemy session or connection, a psycopg one, or Django's connection, it is part of that
     transaction. An async target needs `async with`; `graph_async` is the async form without one.
 
     name: 1 to 200 characters; names need not be unique. metadata: a JSON object.
 
-    With an idempotency_key (1 to 489 characters) the same block run again returns the same ids and
-    inserts nothing. Each task is known by the key and its place in the block, so the block must add
-    the same tasks in the same order. A task's own idempotency_key comes first. A handler, which may
-    run again after it has submitted, should pass one: graph(idempotency_key="nightly-2026-11-26"),
-    or one made of current_task().id. It holds as long as the tasks' rows exist (until they are
+    With an idempotency_key (1 to 500 characters) the same block run again returns the same ids and
+    inserts nothing. The block must add the same tasks in the same order. A handler, which may run
+    again after it has submitted, should pass one: graph(idempotency_key="nightly-2026-11-26"), or
+    one made of current_task().id. It holds as long as the graph exists (until its tasks are
     pruned). Raises BadTask.
     """
     options = GraphOptions(name, idempotency_key, metadata)

@@ -56,7 +56,7 @@ class TaskRecord:
             timeout=None if timeout is None else timedelta(seconds=timeout),
             idempotency_key=row["idempotency_key"],
             metadata=row["metadata"],
-            graph_id=row.get("graph_id"),
+            graph_id=row["graph_id"],
             pending_parents=row["pending_parents"],
             attempt=row["attempt"],
             submitter=row["submitter"],
@@ -74,6 +74,9 @@ class GraphStatus:
 
     id: int
     name: str
+    idempotency_key: str | None
+    metadata: dict[str, Any] | None
+    submitter: str
     created_at: datetime
     paused: bool
     tasks: int
@@ -85,8 +88,10 @@ class GraphStatus:
     dead: int
     cancelled: int
     done_share: float
-    """The share of its tasks that have ended, 0 to 1."""
+    """The share of its tasks that are completed or cancelled, 0 to 1."""
     oldest_running_since: datetime | None
+    last_change: datetime | None
+    """When a task was last submitted, claimed or ended."""
     finished_at: datetime | None
     eta: datetime | None
     """When it will end at its present pace; None: unknown."""
@@ -97,6 +102,9 @@ class GraphStatus:
         return cls(
             id=row["graph_id"],
             name=row["name"],
+            idempotency_key=row["idempotency_key"],
+            metadata=row["metadata"],
+            submitter=row["submitter"],
             created_at=_time(row["created_at"]),
             paused=row["paused"],
             tasks=row["tasks"],
@@ -109,9 +117,23 @@ class GraphStatus:
             cancelled=row["cancelled"],
             done_share=row["done_share"],
             oldest_running_since=_time_or_none(row["oldest_running_since"]),
+            last_change=_time_or_none(row["last_change"]),
             finished_at=_time_or_none(row["finished_at"]),
             eta=_time_or_none(row["eta"]),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SubmittedGraph:
+    """The ids of a graph and of its tasks, by the names of their nodes."""
+
+    id: int
+    tasks: dict[str, int]
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> SubmittedGraph:
+        """Read what the statement `submit_graph` returns."""
+        return cls(row["graph"], row["tasks"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, LiteralString, TypeVar
 
-from peers.client.records import GraphStatus, Outcome, TaskRecord
+from peers.client.records import GraphStatus, Outcome, SubmittedGraph, TaskRecord
 from peers.errors import GraphNotFound, TaskNotFound
 from peers.types import TaskState
 
@@ -51,21 +51,27 @@ SUBMIT: Final = Statement(
         max_attempts => (d ->> 'max_attempts')::integer, timeout => (d ->> 'timeout')::interval,
         depends_on => array(select jsonb_array_elements_text(d -> 'depends_on')::bigint),
         on_parent_failure => (d ->> 'on_parent_failure')::peers.parent_failure_policy,
-        idempotency_key => d ->> 'idempotency_key', metadata => d -> 'metadata'))::text
+        idempotency_key => d ->> 'idempotency_key', metadata => d -> 'metadata',
+        graph_id => (d ->> 'graph')::bigint))::text
     from (select cast(:document as jsonb)) as request(d)
     """,
     int,
 )
 
-SUBMIT_GRAPH: Final[Statement[dict[str, int]]] = Statement(
+SUBMIT_GRAPH: Final = Statement(
     "submit_graph",
     """
-    select json_object_agg(name, task_id)::text from peers.submit_graph((
-        select jsonb_agg(n - 'delay' || jsonb_build_object('scheduled_at', coalesce(
-            n -> 'scheduled_at', to_jsonb(peers.now() + (n ->> 'delay')::interval))))
-        from jsonb_array_elements(cast(:document as jsonb)) as node(n)))
+    select json_build_object(
+        'graph', min(g.graph_id), 'tasks', json_object_agg(g.name, g.task_id))::text
+    from (select cast(:document as jsonb)) as request(d)
+    cross join lateral peers.submit_graph(
+        graph => (select jsonb_agg(n - 'delay' || jsonb_build_object('scheduled_at', coalesce(
+                      n -> 'scheduled_at', to_jsonb(peers.now() + (n ->> 'delay')::interval))))
+                  from jsonb_array_elements(d -> 'nodes') as node(n)),
+        name => d ->> 'name', idempotency_key => d ->> 'idempotency_key',
+        metadata => d -> 'metadata') g
     """,
-    dict,
+    SubmittedGraph.from_json,
 )
 
 # ----------------------------------------------------------------------------------------- reading

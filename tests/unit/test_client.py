@@ -433,15 +433,6 @@ def test_a_keyed_graph_in_an_async_transaction(database_url: str, db: Connection
     assert len(db.execute("select from peers.task").fetchall()) == 1
 
 
-@pytest.mark.parametrize("length", [0, 490])
-def test_the_key_of_a_graph_leaves_room_for_the_numbers_of_its_tasks(length: int) -> None:
-    """1 to 489 characters; what is refused is refused before the block runs."""
-    with pytest.raises(peers.BadTask, match="1 to 489 characters"):
-        peers.graph(idempotency_key="k" * length)
-    graph = peers.graph(idempotency_key="k" * 489)
-    assert graph.add("child").name == "1"
-
-
 def test_a_graph_belongs_to_the_application_s_transaction(engine: Engine, db: Connection) -> None:
     """Rolled back with it."""
     with Session(engine) as session:

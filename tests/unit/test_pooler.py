@@ -9,6 +9,7 @@ import subprocess
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -137,7 +138,7 @@ def test_results_are_polled(
 ) -> None:
     """Notifications do not arrive there, so none are asked for; every operation works."""
     db.execute("set default_transaction_isolation to 'read committed'")
-    peer = Peer(db, join(db, "a"))
+    peer = Peer(db, UUID(join(db, "a")))
     asked: list[object] = []
     monkeypatch.setattr(ResultWaiter, "_register", lambda _self, ids: asked.append(ids))
     with peers.Client(pooled) as client:

@@ -391,6 +391,91 @@ def test_inside_transactions(database_url: str) -> None:
     asyncio.run(main())
 
 
+# ------------------------------------------------------------------------------------------ graphs
+
+
+def test_a_graph_has_an_identity(peer: Peer) -> None:
+    """Its id is known after the block, and each operation on graphs takes it."""
+    with peers.graph(name="nightly", metadata={"day": 1}) as graph:
+        with pytest.raises(peers.BadGraph, match="has not been submitted"):
+            _ = graph.id
+        first = graph.add("a")
+        second = graph.add("b", depends_on=[first])
+    status = peers.graph_status(graph.id)
+    assert (status.id, status.name, status.metadata) == (graph.id, "nightly", {"day": 1})
+    assert (status.tasks, status.ready, status.blocked, status.done_share) == (2, 1, 1, 0)
+    assert status.created_at.tzinfo is UTC
+    alone = peers.submit("a")
+    assert peers.get(first.id).graph_id == graph.id
+    assert peers.get(alone).graph_id is None
+    assert [task.id for task in peers.find(graph=graph.id)] == [second.id, first.id]
+    assert [task.id for task in peers.find(graph=graph.id, state="blocked")] == [second.id]
+    assert peers.pause_graph(graph.id) == 1
+    assert [claim.task_id for claim in peer.claim()] == [alone]
+    assert peers.resume_graph(graph.id) == 1
+    bury(peer)
+    assert peers.retry_graph(graph.id) == 1
+    third = peers.submit("a", graph=graph.id)
+    assert peers.cancel_graph(graph.id) == 3
+    assert peers.get(third).state == "cancelled"
+    status = peers.graph_status(graph.id)
+    assert (status.cancelled, status.done_share) == (3, 1)
+    assert status.finished_at is not None
+
+
+@pytest.mark.parametrize("verb", ["graph_status", "cancel_graph", "pause_graph", "retry_graph"])
+def test_a_graph_that_is_not_there(verb: str) -> None:
+    """Every operation says so."""
+    with pytest.raises(peers.GraphNotFound):
+        getattr(peers, verb)(999)
+
+
+def test_a_key_makes_one_graph(db: Connection) -> None:
+    """The same block run again has the same ids; its tasks have no keys of their own."""
+
+    def submit() -> tuple[int, list[int]]:
+        with peers.graph(name="nightly", idempotency_key="2026-11-26") as graph:
+            first = graph.add("a")
+            nodes = [first, graph.add(double.after(first), 1)]
+        return graph.id, [node.id for node in nodes]
+
+    assert submit() == submit()
+    assert peers.graph_status(submit()[0]).idempotency_key == "2026-11-26"
+    assert (
+        db.execute("select idempotency_key from peers.task").fetchall()
+        == [{"idempotency_key": None}] * 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": ""}, "name of a graph must have 1 to 200 characters"),
+        ({"idempotency_key": "x" * 501}, "must have 1 to 500 characters, not 501"),
+    ],
+)
+def test_bad_options_of_a_graph(options: dict[str, Any], message: str) -> None:
+    """Before the block."""
+    with pytest.raises(peers.BadTask, match=message):
+        peers.graph(**options)
+
+
+def test_a_node_cannot_be_in_another_graph() -> None:
+    """graph=… adds a task to a graph that exists."""
+    graph = peers.graph()
+    with pytest.raises(peers.BadGraph, match="cannot be in another graph"):
+        graph.add("a", graph=3)
+
+
+def test_a_node_is_a_parent_of_later_tasks(db: Connection) -> None:
+    """Once its graph was submitted; before that its id is unknown."""
+    with peers.graph() as graph:
+        node = graph.add("a")
+        with pytest.raises(peers.BadGraph, match="not been submitted yet"):
+            double.after(node).submit(n=1)
+    assert states(db, double.after([node]).submit(n=1)) == ["blocked"]
+
+
 # -------------------------------------------------------------------------------- inside a handler
 
 
