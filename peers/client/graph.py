@@ -108,8 +108,6 @@ class GraphBuilder:
             kind, options, values = task.kind, task.bound, task.by_name(*args, **kwargs)
         else:
             kind, options, values = task, Options(**kwargs), dict(*args)
-        if options.graph is not None:
-            raise BadGraph("a task of this block cannot be in another graph", "Leave out graph=….")
         node = Node(self, str(len(self._documents) + 1))
         siblings = [each for each in options.depends_on if self._has(each)]
         older = [each for each in options.depends_on if not self._has(each)]

@@ -52,7 +52,7 @@ SUBMIT: Final = Statement(
         depends_on => array(select jsonb_array_elements_text(d -> 'depends_on')::bigint),
         on_parent_failure => (d ->> 'on_parent_failure')::peers.parent_failure_policy,
         idempotency_key => d ->> 'idempotency_key', metadata => d -> 'metadata',
-        graph_id => (d ->> 'graph')::bigint))::text
+        graph_id => (d ->> 'graph_id')::bigint))::text
     from (select cast(:document as jsonb)) as request(d)
     """,
     int,

@@ -155,7 +155,7 @@ def document(kind: str, args: Mapping[str, object], options: Options) -> Documen
         "on_parent_failure": str(options.on_parent_failure),
         "idempotency_key": options.idempotency_key,
         "metadata": None if options.metadata is None else plain_json("metadata", options.metadata),
-        "graph": options.graph,
+        "graph_id": options.graph,
     }
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -478,13 +478,6 @@ def test_bad_options_of_a_graph(options: dict[str, Any], message: str) -> None:
         peers.graph(**options)
 
 
-def test_a_node_cannot_be_in_another_graph() -> None:
-    """graph=… adds a task to a graph that exists."""
-    graph = peers.graph()
-    with pytest.raises(peers.BadGraph, match="cannot be in another graph"):
-        graph.add("a", graph=3)
-
-
 def test_a_node_is_a_parent_of_later_tasks(db: Connection) -> None:
     """Once its graph was submitted; before that its id is unknown."""
     with peers.graph() as graph:

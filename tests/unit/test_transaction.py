@@ -22,9 +22,7 @@ from tests.support.commits import CommitProxy, Cut
 from tests.support.server import Connection
 from tests.support.world import Peer, rows, submit
 
-GRAPH = {
-    "nodes": [{"name": "1", "kind": "child"}, {"name": "2", "kind": "child", "after": ["1"]}]
-}
+GRAPH = {"nodes": [{"name": "1", "kind": "child"}, {"name": "2", "kind": "child", "after": ["1"]}]}
 
 
 @pytest.fixture
