@@ -1,7 +1,7 @@
 """The exceptions of Peers.
 
-A message says what is wrong, the bound and, in its last sentence, the remedy. The command line exits
-with `exit_code`. No database driver is imported here, because workers need these classes too and
+A message says what is wrong, the bound and, in its last sentence, the remedy. `exit_code` is that
+of the command line. No database driver is imported here, because workers need these classes too and
 never connect to the database.
 """
 
@@ -77,8 +77,8 @@ class Snooze(Retry):
     """Raised by a handler: run the task again after `in_`, and free the slot until then.
 
     The attempt does not count. Use it for a task that cannot do anything yet, for instance because
-    an external system has a cooldown. `in_` is a timedelta or seconds, 0 to 365 days. Raises `ValueError` for
-    any other time.
+    an external system has a cooldown. `in_` is a timedelta or seconds, 0 to 365 days. Raises
+    `ValueError` for any other time.
     """
 
     def __init__(self, in_: timedelta | float, message: str = "") -> None:
@@ -86,7 +86,7 @@ class Snooze(Retry):
 
 
 def seconds_until_retry(in_: object) -> float | None:
-    """Return the seconds of `Retry.in_`. Raises `ValueError` for another value or a longer time."""
+    """Return the seconds of `Retry.in_`. Raises `ValueError` when it is out of bounds."""
     if in_ is None:
         return None
     try:  # a Decimal, say, has no form on the way to the parent

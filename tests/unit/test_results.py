@@ -221,8 +221,9 @@ def test_result_of_each_end(peer: Peer) -> None:
     peers.cancel(cancelled)
     with pytest.raises(peers.TaskCancelled, match=f"task {cancelled}"):
         double.result(cancelled)
-    with pytest.raises(peers.TaskNotFound):
-        double.result(10**9)
+    for no_id in (10**9, 10**30, -1):
+        with pytest.raises(peers.TaskNotFound, match=f"no task {no_id}"):
+            double.result(no_id)
 
 
 def test_a_result_has_the_handler_s_type(peer: Peer, database_url: str) -> None:
