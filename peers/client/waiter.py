@@ -138,10 +138,10 @@ class ResultWaiter:
                 self._forget_cancelled()
                 is_over = self._is_closed or (not self._awaited and time.monotonic() >= deadline)
                 if is_over:
-                    self._disconnect()  # before another thread can start
-                    self._thread = None
+                    self._disconnect()
+                    self._fail_all(PeersError("the client was closed", "Make another one."))
+                    self._thread = None  # from here on another one may start
             if is_over:
-                self._fail_all(PeersError("the client was closed", "Make another one."))
                 return False
             if self._awaited:
                 return True
