@@ -1,4 +1,4 @@
-"""What is submitted: a kind, its args and its options, checked and put into one JSON document."""
+"""A submission: a kind, its args and its options, checked and written as one JSON document."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias, TypedDict
 
+from peers.client.node import Node
 from peers.errors import ArgsInvalid, BadTask
 from peers.handlers import registry
 from peers.types import (
@@ -39,6 +40,7 @@ _OPTION_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "depends_on": ((Sequence, Set), "the ids of tasks"),
     "idempotency_key": ((str,), "a string"),
     "metadata": ((Mapping,), "a JSON object"),
+    "graph": ((int,), "the id of a graph"),
 }
 
 Document: TypeAlias = dict[str, Any]
@@ -54,20 +56,23 @@ class OptionFields(TypedDict, total=False):
     delay: Span
     max_attempts: int
     timeout: Span
-    depends_on: Sequence[int]
+    depends_on: Sequence[int | Node]
     on_parent_failure: ParentFailure | str
     idempotency_key: str
     metadata: Mapping[str, object]
+    graph: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How a task is submitted; None leaves a value to the kind's handler, else to the database.
+    """How a task is submitted. None takes the value of the kind's handler, or the default.
 
-    queue, idempotency_key: 1 to 200 and 1 to 500 characters. priority: smaller runs first.
-    scheduled_at: not before, with a time zone; delay: the same, counted from now by the database's
-    clock. max_attempts: 1 to 1000. timeout: 1 ms to 30 days. depends_on: ids of parents.
-    on_parent_failure: "hold", "cancel" or "run". metadata: a JSON object of at most 1 MiB.
+    queue: 1 to 200 characters. priority: a smaller one runs first. scheduled_at: the task starts no
+    earlier, with a time zone. delay: the same, counted from now by the database's clock.
+    max_attempts: 1 to 1000. timeout: of one attempt, 1 ms to 30 days. depends_on: the parents, as
+    ids or as nodes of a graph. on_parent_failure: "hold", "cancel" or "run". idempotency_key: 1 to
+    500 characters. metadata: a JSON object of at most 1 MiB. graph: the id of a graph that the task
+    is added to.
 
     Raises BadTask, which names the option and its bound.
     """
@@ -78,18 +83,22 @@ class Options:
     delay: Span | None = None
     max_attempts: int | None = None
     timeout: Span | None = None
-    depends_on: Sequence[int] = ()
+    depends_on: Sequence[int | Node] = ()
     on_parent_failure: ParentFailure | str = ParentFailure.HOLD
     idempotency_key: str | None = None
     metadata: Mapping[str, object] | None = None
+    graph: int | None = None
 
     def __post_init__(self) -> None:
         for name, (kinds, say) in _OPTION_TYPES.items():
             value = getattr(self, name)
             if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
                 raise BadTask(f"{name} must be {say}, not {value!r}")
-        if not all(isinstance(parent, int) for parent in self.depends_on):
-            raise BadTask(f"depends_on must hold the ids of tasks, not {list(self.depends_on)!r}")
+        if not all(isinstance(parent, int | Node) for parent in self.depends_on):
+            raise BadTask(
+                f"depends_on must hold ids of tasks or nodes of a graph, not "
+                f"{list(self.depends_on)!r}"
+            )
         _bounded("queue", _length(self.queue), 1, NAME_MAX_LENGTH, " characters")
         _bounded("priority", self.priority, PRIORITY_MIN, PRIORITY_MAX)
         _bounded("max_attempts", self.max_attempts, 1, MAX_ATTEMPTS_MAX)
@@ -103,7 +112,7 @@ class Options:
                 "Give it one, such as datetime.UTC, or use delay=….",
             )
         if self.scheduled_at is not None and self.delay is not None:
-            raise BadTask("scheduled_at and delay exclude each other", "Give one of them.")
+            raise BadTask("scheduled_at and delay exclude each other", "Pass one of them.")
         if self.on_parent_failure not in list(ParentFailure):
             raise BadTask(
                 f'on_parent_failure must be "hold", "cancel" or "run", not '
@@ -112,15 +121,15 @@ class Options:
 
 
 def seconds(span: Span | None) -> float | None:
-    """A duration in seconds."""
+    """Return a duration in seconds."""
     return span.total_seconds() if isinstance(span, timedelta) else span
 
 
 def document(kind: str, args: Mapping[str, object], options: Options) -> Document:
-    """Return the document to send.
+    """Return the document of a submission.
 
-    If the kind's handler is known here, its annotations check the args and write them as JSON.
-    Raises `ArgsInvalid` and `BadTask`.
+    If the kind's handler is known in this process, its annotations check the args and write them
+    as JSON. Raises ArgsInvalid, BadTask, BadGraph.
     """
     if not 1 <= len(kind) <= NAME_MAX_LENGTH:
         raise BadTask(f"kind must have 1 to {NAME_MAX_LENGTH} characters, not {len(kind)}")
@@ -139,10 +148,14 @@ def document(kind: str, args: Mapping[str, object], options: Options) -> Documen
         "delay": _interval(options.delay),
         "max_attempts": options.max_attempts,
         "timeout": _interval(options.timeout),
-        "depends_on": list(options.depends_on) or None,
+        "depends_on": [
+            parent.id if isinstance(parent, Node) else parent for parent in options.depends_on
+        ]
+        or None,
         "on_parent_failure": str(options.on_parent_failure),
         "idempotency_key": options.idempotency_key,
         "metadata": None if options.metadata is None else plain_json("metadata", options.metadata),
+        "graph_id": options.graph,
     }
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -107,8 +107,14 @@ def submits() -> dict[str, Any]:
         alone = noop.submit(n=1)
         with peers.graph() as graph:
             first = graph.add(noop, n=2)
-            last = graph.add(noop, after=[first], n=3)
-        return {**_token(), "alone": alone, "first": first.id, "last": last.id}
+            last = graph.add(noop.after(first), n=3)
+        found = [task.id for task in peers.find(graph=graph.id)]
+        later = noop.options(delay=3600).submit(n=4)
+        cancelled = peers.cancel(later)
+        return {
+            **_token(), "alone": alone, "first": first.id, "last": last.id, "found": found,
+            "cancelled": cancelled,
+        }  # fmt: skip
 
 
 @task("cooperative")
