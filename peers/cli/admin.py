@@ -69,7 +69,7 @@ def _check(args: argparse.Namespace) -> int:
         )
     if all(problem.repaired for problem in problems):
         output.say(
-            f"{output.count(len(problems), 'problem')} mended" if problems else "all is well"
+            f"{output.count(len(problems), 'problem')} repaired" if problems else "all is well"
         )
         return 0
     remedy = advice(args, "check --repair")

@@ -30,7 +30,7 @@ def test_migrate_creates_the_schema_and_says_what_it_applied(empty_database_url:
 
 
 def test_check_finds_what_is_wrong_and_mends_it(database_url: str, db: Connection) -> None:
-    """Exit code 1 while a problem remains, 0 once it is mended."""
+    """Exit code 1 while a problem remains, 0 once it is repaired."""
     assert peers("check", url=database_url).code == 0
     task = submit(db, "a")
     db.execute("set session_replication_role = replica")
@@ -40,8 +40,8 @@ def test_check_finds_what_is_wrong_and_mends_it(database_url: str, db: Connectio
     assert [(each["task_id"], each["repaired"]) for each in found.document["problems"]] == [
         (task, False)
     ]
-    mended = peers("check", "--repair", url=database_url)
-    assert (mended.code, "pending_parents is 3" in mended.out) == (0, True)
+    repaired = peers("check", "--repair", url=database_url)
+    assert (repaired.code, "pending_parents is 3" in repaired.out) == (0, True)
     assert peers("check", url=database_url).code == 0
 
 
