@@ -79,7 +79,7 @@ def empty_database_url(databases: Databases) -> Iterator[str]:
 
 @pytest.fixture
 def connect(database_url: str) -> Iterator[Callable[[], Connection]]:
-    """Makes further connections to this test's database; they are closed at its end."""
+    """Make further connections to this test's database; they are closed at its end."""
     made: list[Connection] = []
 
     def connection() -> Connection:
