@@ -152,7 +152,7 @@ class Databases:
             self._drop(name)
 
     def close(self) -> None:
-        """Drops the template, and ends."""
+        """Drop the template, and ends."""
         self._drop(self._template)
         self._admin.close()
 

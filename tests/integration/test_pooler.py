@@ -22,10 +22,10 @@ from peers.client.waiter import ResultWaiter
 from peers.database.connection import connect
 from peers.embedded import places
 from peers.embedded.accounts import server_account
+from tests.integration.test_client import sqlalchemy_url
 from tests.support.cli import PATIENCE, Here, join, until
 from tests.support.cli import peers as command
 from tests.support.world import Peer
-from tests.unit.test_client import sqlalchemy_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,8 +16,8 @@ import peers
 from peers import context
 from peers.client import waiter
 from peers.client.client import Client
+from tests.integration.test_client import Parent
 from tests.support.world import Peer, states
-from tests.unit.test_client import Parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

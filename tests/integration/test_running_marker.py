@@ -24,7 +24,7 @@ _SOURCES = Path(__file__).parents[2]
 _SPIN = f"""
 import sys
 from itertools import cycle
-from tests.unit.test_running_marker import {{kind}}
+from tests.integration.test_running_marker import {{kind}}
 marker = {{kind}}(int(sys.argv[1]), writable=True)
 print("spins", flush=True)
 for number in cycle(range(1, 1 << 20)):

@@ -22,10 +22,10 @@ from peers.pool.environment import Environment
 from peers.pool.outcome_listener import OutcomeListener
 from peers.pool.pool import WorkerPool
 from peers.pool.process import adopt_orphans
-from tests.unit.test_worker_pool import open_descriptors, processes
+from tests.integration.test_worker_pool import open_descriptors, processes
 
 PATIENCE = 60.0
-APP = "tests.unit.app_prints"
+APP = "tests.integration.app_prints"
 
 
 @pytest.fixture
