@@ -12,7 +12,7 @@ import psycopg
 
 from peers import events
 from peers.database import functions
-from peers.database.connection import Backoff
+from peers.database.backoff import Backoff
 from peers.errors import (
     ConfigError,
     NotPermitted,

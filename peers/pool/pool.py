@@ -212,7 +212,7 @@ class WorkerPool:
             for message in worker.process.receive():
                 self._take(worker, message)
         except msgspec.MsgspecError as error:
-            events.worker_garbled(worker_pid=worker.process.pid, error=str(error))
+            events.worker_message_invalid(worker_pid=worker.process.pid, error=str(error))
             worker.garbled = True
             worker.process.kill()
         self._select_for(worker)

@@ -12,7 +12,7 @@ import time
 from typing import Final, Protocol
 
 from peers import events
-from peers.database.connection import Backoff
+from peers.database.backoff import Backoff
 from peers.pool.environment import Environment
 from peers.pool.fork_server import Asked, ForkServer, adopt_orphans
 from peers.pool.missing import Purpose

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from peers import events
-from peers.database.connection import Backoff
+from peers.database.backoff import Backoff
 from peers.pool.environment import Environment
 from peers.pool.fork_server import Asked
 from peers.pool.handle import WorkerHandle
@@ -143,7 +143,7 @@ class Starter:
 
     def back_off(self, error: str) -> None:
         """Log that one could not start, and wait."""
-        events.worker_broken(error=error, retry_in=self.wait())
+        events.worker_start_failed(error=error, retry_in=self.wait())
 
     def wait(self) -> float:
         """Wait longer than the last time; return for how many seconds."""

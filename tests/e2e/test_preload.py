@@ -227,7 +227,7 @@ def test_an_app_that_is_replaced_on_disk(stage: Stage, tmp_path: Path) -> None:
     peer.await_event("fork_server_lost")
     assert result() == "old"
     os.kill(peer.workers()[0], signal.SIGKILL)
-    assert "nothing_of_this_name" in peer.await_event("worker_broken")["error"]
+    assert "nothing_of_this_name" in peer.await_event("worker_start_failed")["error"]
     app.write_text(code.format("new"))
     assert result() == "new"
     assert len(peer.events("peer_joined")) == 1

@@ -138,7 +138,7 @@ def test_no_verb_that_fails_ends_a_peer(stage: Stage) -> None:
     peer = stage.peer(APP, slots=1, lease_timeout="2s", poll_interval="100ms", prune_after="0s")
     for verb, arguments in VERBS.items():
         stage.db.execute(f"alter function peers.{verb}({arguments}) rename to {verb}_")
-    told = ("database_refused", "maintenance_failed", "heartbeat_lost")
+    told = ("database_refused", "maintenance_failed", "heartbeat_failed")
     stage.submit("even", {"n": 1})
     for event in told:
         peer.await_event(event)

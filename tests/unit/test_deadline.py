@@ -56,7 +56,7 @@ def test_an_answer_that_does_not_come_is_not_waited_for(database_url: str, how: 
     connection.answer_within = 0.3 if how == "limit" else PATIENCE * 3
     connection.latest = time.monotonic() if how == "latest" else float("inf")
     if how == "cut":
-        threading.Timer(0.2, connection.cut, (0.1,)).start()
+        threading.Timer(0.2, connection.interrupt, (0.1,)).start()
     began = time.monotonic()
     with pytest.raises(NoAnswer) as caught:
         connection.execute("select pg_sleep(%s)", (PATIENCE * 3,))
@@ -69,7 +69,7 @@ def test_a_cut_concerns_only_what_runs(database_url: str) -> None:
     """What begins later, the last words of a peer, has its own time."""
     with connect(database_url, application_name="test") as connection:
         connection.answer_within = PATIENCE
-        connection.cut(0.0)
+        connection.interrupt(0.0)
         connection.execute("select pg_sleep(0.3)")
 
 
@@ -92,6 +92,6 @@ def test_a_server_that_accepts_and_says_nothing_is_given_up() -> None:
         with pytest.raises(DatabaseUnreachable):
             connect(
                 f"host=127.0.0.1 port={deaf.getsockname()[1]} user=x dbname=x",
-                application_name="test", patience=0.1,
+                application_name="test", connect_timeout=0.1,
             )  # fmt: skip
         assert time.monotonic() - began < PATIENCE

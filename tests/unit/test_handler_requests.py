@@ -16,7 +16,7 @@ from peers.database.connection import Connection
 from peers.database.rows import Claimed
 from peers.errors import BadTask, DatabaseUnreachable
 from peers.peer import handler_requests
-from peers.peer.handler_requests import Answer, HandlerRequests, Request
+from peers.peer.handler_requests import HandlerRequests, Reply, Request
 from peers.pool.local_queue import Lease
 
 PATIENCE = 60.0
@@ -30,7 +30,7 @@ class Loop:
         self.selector = selectors.DefaultSelector()
         self.refuses: Exception | None = None
         self.connected = 0
-        self.answers: dict[str, Answer] = {}
+        self.answers: dict[str, Reply] = {}
         self.requests = HandlerRequests(self._connect, self.selector, answering)
 
     def _connect(self) -> Connection:
@@ -44,12 +44,12 @@ class Loop:
     def ask(self, name: str, lease: Lease, verb: str = "parents", body: bytes = b"null") -> None:
         """A handler asks."""
 
-        def reply(answer: Answer) -> None:
+        def reply(answer: Reply) -> None:
             assert threading.current_thread() is threading.main_thread()
             assert name not in self.answers, "twice"
             self.answers[name] = answer
 
-        self.requests.ask(Request(uuid4(), lease, verb, body, reply))
+        self.requests.submit(Request(uuid4(), lease, verb, body, reply))
 
     def until(self, holds: Callable[[], object]) -> None:
         """Turn until that is so."""
@@ -61,7 +61,7 @@ class Loop:
 
 
 class Database:
-    """Answers what it is asked; what waits at its gate takes long."""
+    """Replys what it is asked; what waits at its gate takes long."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -186,7 +186,7 @@ def test_quiet_is_when_the_transaction_that_was_cut_off_is_over(
         assert aborted.wait(PATIENCE)
 
     monkeypatch.setattr(handler_requests, "await_end", await_end)
-    monkeypatch.setattr(handler_requests, "_GIVE_UP_WITHIN", PATIENCE)
+    monkeypatch.setattr(handler_requests, "_ABORT_WITHIN", PATIENCE)
     lease = a_lease()
     loop.ask("it", lease, "begins")
     loop.until(lambda: database.seen)
@@ -249,7 +249,7 @@ def test_more_than_memory_should_hold_is_refused(
     loop: Loop, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What waits is bounded, and who comes then may try again."""
-    monkeypatch.setattr(handler_requests, "_MOST_WAITING", len(LARGE))
+    monkeypatch.setattr(handler_requests, "_WAITING_BYTES_MAX", len(LARGE))
     for n in range(4):
         loop.ask(f"{n}", a_lease(), "submit_graph", LARGE)
         loop.until(lambda: database.seen)

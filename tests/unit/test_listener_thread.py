@@ -12,7 +12,7 @@ from typing import Any, cast
 import psycopg
 import pytest
 
-from peers.database.connection import Backoff
+from peers.database.backoff import Backoff
 from peers.database.deadlines import BoundedConnection
 from peers.errors import DatabaseUnreachable
 from peers.events import name_of
@@ -78,7 +78,7 @@ def test_a_listener_that_is_cut_off_again_and_again_waits_longer_and_longer(
         bell.close()
     first, last = server.connected[0], server.connected[-1]
     assert last - first >= SHORT * (1 + 2 + 4 + 8) * 0.9
-    told = [record for record in caplog.records if name_of(record) == "listener_lost"]
+    told = [record for record in caplog.records if name_of(record) == "listener_failed"]
     assert len(told) >= 1
     if refuses is not None:
         assert len(told) == 1

@@ -103,7 +103,7 @@ def test_a_reader_that_stands_still_stops_nobody_and_what_is_lost_is_counted(pip
     assert MANY - dropped >= MOST_LINES
     numbers = [int(line["message"].split()[1]) for line in pipe.lines if line["event"] == "log"]
     assert numbers == sorted(numbers)
-    assert pipe.lines[-1]["message"].startswith(f"{dropped} lines of this log were dropped")
+    assert pipe.lines[-1]["message"].startswith(f"dropped {dropped} lines of this log")
     pipe.logger.warning("after it")
     until(lambda: pipe.ends_with("after it"), "the log goes on")
 

@@ -40,7 +40,9 @@ class Database:
         if "connect" in self.errors:
             raise self.errors["connect"]
         made: Any = type(
-            "Connection", (), {"close": lambda _: None, "cut": lambda _, _within: self.cut.set()}
+            "Connection",
+            (),
+            {"close": lambda _: None, "interrupt": lambda _, _within: self.cut.set()},
         )()
         return cast("BoundedConnection", made)
 
@@ -69,7 +71,7 @@ class Database:
 def database(monkeypatch: pytest.MonkeyPatch) -> Database:
     """With maintenance that come round quickly."""
     monkeypatch.setattr(module, "_PROMOTE_EVERY", 0.02)
-    monkeypatch.setattr(module, "_ALARM_EVERY", 0.02)
+    monkeypatch.setattr(module, "_CHECK_KINDS_EVERY", 0.02)
     monkeypatch.setattr(module, "_PRUNE_EVERY", 0.02)
     return Database(monkeypatch)
 

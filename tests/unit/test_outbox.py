@@ -15,7 +15,7 @@ from peers.database import functions
 from peers.database.connection import Connection, is_connection_lost
 from peers.database.rows import Claimed, Unsettled, Verdict
 from peers.errors import BadTask, from_database
-from peers.peer.outbox import MOST_SETTLED, Outbox
+from peers.peer.outbox import BATCH_MAX, Outbox
 from peers.pool.local_queue import Lease
 
 PEER = uuid4()
@@ -109,18 +109,18 @@ def an_outbox() -> tuple[Outbox, list[Lease]]:
 def test_everything_is_recorded_in_batches(database: Database) -> None:
     """Completions, failures and releases, each lease once."""
     outbox, done = an_outbox()
-    completed, failed, aborted = [a_lease() for _ in range(MOST_SETTLED + 1)], a_lease(), a_lease()
+    completed, failed, aborted = [a_lease() for _ in range(BATCH_MAX + 1)], a_lease(), a_lease()
     for lease in completed:
         outbox.completed(lease, b"1")
     outbox.failed(failed, {"error_type": "E"})
-    outbox.aborted([aborted])
-    assert len(outbox) == MOST_SETTLED + 3
+    outbox.released([aborted])
+    assert len(outbox) == BATCH_MAX + 3
     outbox.flush(CONNECTION, PEER)
     assert len(database.completed) == 2
     assert [failure["task_id"] for failure in database.failed] == [failed.task.task_id]
     assert database.released == [aborted.task.task_id]
     assert done == [*completed, failed, aborted]
-    assert not outbox.waits
+    assert not outbox.is_pending
 
 
 def test_what_a_broken_connection_did_not_take_is_kept(database: Database) -> None:
@@ -128,7 +128,7 @@ def test_what_a_broken_connection_did_not_take_is_kept(database: Database) -> No
     outbox, done = an_outbox()
     outbox.completed(a_lease(), b"1")
     outbox.failed(a_lease(), {"error_type": "E"})
-    outbox.aborted([a_lease()])
+    outbox.released([a_lease()])
     database.broken = True
     with pytest.raises(psycopg.OperationalError):
         outbox.flush(CONNECTION, PEER)
@@ -159,11 +159,11 @@ def test_what_is_busy_is_offered_again_later(database: Database) -> None:
     outbox.completed(lease, b"1")
     database.verdicts = {lease.task.task_id: "busy"}
     outbox.flush(CONNECTION, PEER)
-    assert (done, outbox.waits, len(outbox)) == ([], True, 0)
+    assert (done, outbox.is_pending, len(outbox)) == ([], True, 0)
     database.verdicts = {}
     while not done:
         outbox.flush(CONNECTION, PEER)
-    assert not outbox.waits
+    assert not outbox.is_pending
 
 
 def test_a_result_that_is_too_large_becomes_a_failure(database: Database) -> None:
@@ -186,7 +186,7 @@ def test_an_outcome_that_is_void_is_over(database: Database, verdict: Verdict) -
     outbox.completed(lease, b"1")
     database.verdicts = {lease.task.task_id: verdict}
     outbox.flush(CONNECTION, PEER)
-    assert (done, outbox.waits) == ([lease], False)
+    assert (done, outbox.is_pending) == ([lease], False)
 
 
 def test_a_batch_of_large_results_is_bounded_by_its_size(database: Database) -> None:
@@ -240,7 +240,7 @@ def test_no_error_of_postgres_for_one_outcome_keeps_another_out(
             elif outcome == "failed":
                 outbox.failed(lease, {"error_type": "E", "error_message": "m"})
             else:
-                outbox.aborted([lease])
+                outbox.released([lease])
         error = an_error(kind.sqlstate)
         database.refuses = {culprit.task.task_id: error}
         if is_connection_lost(error) or kind.sqlstate in _SESSION_OVER:
@@ -305,7 +305,7 @@ def test_what_is_refused_even_so_is_kept_and_offered_less_and_less_often(
     outbox.completed(lease, b"1")
     database.refuses = {lease.task.task_id: an_error("P0001")}
     outbox.flush(CONNECTION, PEER)
-    assert (done, len(outbox), outbox.waits) == ([], 0, False)
+    assert (done, len(outbox), outbox.is_pending) == ([], 0, False)
     first = outbox.next_due() - time.monotonic()
     tried = database.statements
     outbox.flush(CONNECTION, PEER)
@@ -318,7 +318,7 @@ def test_what_is_refused_even_so_is_kept_and_offered_less_and_less_often(
 def test_a_database_that_takes_nothing_is_not_asked_for_each_outcome(database: Database) -> None:
     """A full disk is no outcome's fault: after a few the flush ends, and everything is kept."""
     outbox, done = an_outbox()
-    leases = [a_lease() for _ in range(MOST_SETTLED)]
+    leases = [a_lease() for _ in range(BATCH_MAX)]
     for lease in leases:
         outbox.completed(lease, b"1")
     full = an_error("53100", "no space left on device")
@@ -326,7 +326,7 @@ def test_a_database_that_takes_nothing_is_not_asked_for_each_outcome(database: D
     with pytest.raises(psycopg.errors.DiskFull):
         outbox.flush(CONNECTION, PEER)
     assert database.statements < 10
-    assert (done, outbox.waits) == ([], True)
+    assert (done, outbox.is_pending) == ([], True)
     database.refuses = {}
     outbox.flush(CONNECTION, PEER, last=True)
     assert set(done) == set(leases)

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from peers.database import reconnecting as module
-from peers.database.connection import Backoff
+from peers.database.backoff import Backoff
 from peers.database.deadlines import BoundedConnection
 from peers.database.reconnecting import ReconnectingConnection
 from peers.errors import ConfigError, DatabaseUnreachable, NotPermitted, PeerLost
@@ -43,7 +43,7 @@ class World:
         self.returns = 0
         self.refuses: Exception | None = None
         self.link = ReconnectingConnection(self._connect, self._returned, lambda: None)
-        self.link.adopt(self._connect())
+        self.link.use(self._connect())
 
     def _connect(self) -> BoundedConnection:
         if self.refuses is not None:
@@ -106,7 +106,7 @@ def test_what_may_be_over_in_a_moment_does_not_end_the_connection(
     """A full disk, a lock, a deadlock: the duty is put off, the connection stays."""
     error = psycopg.errors.lookup(sqlstate)("not now")
     world.link.attempt("a claim", lambda: world.link.do(raises(error)))
-    assert world.link.up
+    assert world.link.is_up
     assert len(world.made) == 1
 
 
@@ -143,7 +143,7 @@ def test_an_error_that_nobody_expected_gets_a_new_session(
     world.until_up()
     assert len(world.made) == 2
     told = [fields_of(record) for record in caplog.records]
-    assert [fields["retry_in"] for fields in told if "duty" in fields] == [SHORT]
+    assert [fields["retry_in"] for fields in told if "job" in fields] == [SHORT]
 
 
 def test_what_is_not_about_the_statement_comes_through(world: World) -> None:
@@ -166,7 +166,7 @@ def test_connecting_does_not_stop_the_loop(world: World) -> None:
         began = time.monotonic()
         assert not world.link.restore()
         assert time.monotonic() - began < PATIENCE / 10
-        if world.link.again_at < float("inf"):
-            waits.add(world.link.again_at)
+        if world.link.reconnect_at < float("inf"):
+            waits.add(world.link.reconnect_at)
     world.refuses = None
     world.until_up()

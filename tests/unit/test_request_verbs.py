@@ -13,7 +13,7 @@ from peers.client.once import LazyConnection
 from peers.database.connection import connect
 from peers.database.rows import Claimed
 from peers.errors import BadTask, DatabaseUnreachable
-from peers.peer.request_verbs import answer
+from peers.peer.request_verbs import execute
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +39,7 @@ def connection(database_url: str) -> Iterator[LazyConnection]:
 def ask(connection: LazyConnection, verb: str, body: str) -> float:
     """Ask as the handler of a task would."""
     task = Claimed(1, uuid4(), 1, "a", b"{}", None, 100)
-    return float(json.loads(answer(connection, uuid4(), task, verb, body.encode())))
+    return float(json.loads(execute(connection, uuid4(), task, verb, body.encode())))
 
 
 @pytest.mark.parametrize("seconds", ["1e300", "-1e300", "Infinity", "NaN", "null", '"long"', "0"])
