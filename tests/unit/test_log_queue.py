@@ -14,7 +14,7 @@ import pytest
 
 from peers import events
 from peers.logs.log_output import Json
-from peers.logs.log_queue import MOST_BYTES, MOST_LINES, QueueHandler
+from peers.logs.log_queue import BYTES_MAX, LINES_MAX, QueueHandler
 from tests.support.cli import PATIENCE, environment, until
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def test_a_reader_that_stands_still_stops_nobody_and_what_is_lost_is_counted(pip
     until(lambda: pipe.ends_with("log_dropped"), "the number of those that are lost")
     assert pipe.told == MANY
     [dropped] = pipe.dropped
-    assert MANY - dropped >= MOST_LINES
+    assert MANY - dropped >= LINES_MAX
     numbers = [int(line["message"].split()[1]) for line in pipe.lines if line["event"] == "log"]
     assert numbers == sorted(numbers)
     assert pipe.lines[-1]["message"].startswith(f"dropped {dropped} lines of this log")
@@ -113,7 +113,7 @@ def test_long_lines_do_not_fill_the_memory(pipe: Pipe) -> None:
     line = "x" * (1 << 20)
     for _ in range(100):
         pipe.logger.warning(line)
-    assert pipe.handler._bytes <= MOST_BYTES
+    assert pipe.handler._bytes <= BYTES_MAX
     pipe.drain()
     until(lambda: pipe.told == 100, "every line is there or counted")
 
