@@ -1,4 +1,4 @@
-"""`peers run`: one peer, until it is told to stop."""
+"""Run one peer until it is stopped: `peers run`."""
 
 from __future__ import annotations
 
@@ -55,18 +55,18 @@ def _help(setting: SettingReference) -> str:
 
 
 def _run(args: argparse.Namespace) -> int:
-    """Run the peer. Its last line, if it fails, is one of its log, which never blocks."""
+    """Run the peer. If it fails, the log says why in its last line, and never blocks."""
     try:
         _open_log(args)
         with Summary():
             return _work(args)
-    except Exception as error:  # noqa: BLE001  # told in the log, whatever it is
+    except Exception as error:  # noqa: BLE001  # every error is logged
         from peers.cli.failures import explained
 
         ours = explained(error)
         if ours is None:
             events.peer_failed(
-                error=f"this is a fault of Peers: {error!r}", hint=None, exc_info=error
+                error=f"this is a bug in Peers: {error!r}", hint=None, exc_info=error
             )
             return 1
         hint = ours.hint and readable(ours.hint).rstrip()
@@ -75,19 +75,19 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _open_log(args: argparse.Namespace) -> None:
-    # Settings that cannot be read are told in the form that was asked for, if any was.
-    asked = str(args.log_format or os.environ.get("PEERS_LOG_FORMAT", "")).lower()
+    # Report settings that cannot be read in the requested form, if there is one.
+    form = str(args.log_format or os.environ.get("PEERS_LOG_FORMAT", "")).lower()
     forms: tuple[log_output.Form, ...] = get_args(log_output.Form)
-    log_output.configure(next((f for f in forms if f == asked), "auto"), patience=0.0)
+    log_output.configure(next((f for f in forms if f == form), "auto"), patience=0.0)
     settings = settings_of(args)
     log_output.configure(settings.log_format, settings.log_level, patience=0.0)
-    # Its warnings tell of timers that come late, which harms nobody.
+    # Its warnings are about late timers, which are harmless.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
 
 
 def _work(args: argparse.Namespace) -> int:
     with located(args) as settings, _importing(settings):
-        # these take their time to import
+        # these take long to import
         from peers.cli.database import connection_to
         from peers.database import schema
         from peers.peer.loop import Peer
@@ -101,7 +101,7 @@ def _work(args: argparse.Namespace) -> int:
 
 
 def _importing(settings: Settings) -> AbstractContextManager[None]:
-    """Have the app imported, which takes the longest, while the peer itself is loaded."""
+    """Start to import the app, which takes longest, while the peer itself is loaded."""
     if settings.app is None or not settings.preload:
         return nullcontext()
     log = (settings.log_format, settings.log_level)

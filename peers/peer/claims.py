@@ -17,7 +17,7 @@ _POLL_JITTER: Final = 0.25
 
 
 class Claims:
-    """Asks the database for tasks: at once after a notification, else at every poll interval."""
+    """Asks the database for tasks: after each notification, and at every poll interval."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ _FENCE_AT: Final = 0.85
 _FENCE_CHECK_MIN: Final = 0.05
 """Seconds between two checks of the fence, at least."""
 _TURN_WITHIN: Final = 1 / 3
-"""The share of a lease within which the main loop must make a turn. Else no heartbeat is sent."""
+"""The share of a lease within which the main loop must make a turn, or heartbeats stop."""
 _LOG_AGAIN_AFTER: Final = 60.0
 _STOP_WITHIN: Final = 1.0
 

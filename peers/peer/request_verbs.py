@@ -73,12 +73,7 @@ def _execute(
         )
     match verb:
         case "parents":
-            found = _repeatably(connection, lambda c: functions.parent_results(c, task.task_id))
-            return b"[" + b",".join(
-                b'{"id":%d,"kind":%s,"state":"%s","result":%s}'
-                % (p.parent_id, json.dumps(p.kind).encode(), p.state.encode(), p.result or b"null")
-                for p in found
-            ) + b"]"  # fmt: skip
+            return _parents(connection, task)
         case "progress":
             given = json.loads(body)
             done, total = given["done"], given["total"]
@@ -111,6 +106,15 @@ def _execute(
                 f"this peer does not know the request {verb!r} of a handler",
                 "Restart the peer: its release may be older than the worker's.",
             )
+
+
+def _parents(connection: LazyConnection, task: Claimed) -> bytes:
+    parents = _repeatably(connection, lambda c: functions.parent_results(c, task.task_id))
+    return b"[" + b",".join(
+        b'{"id":%d,"kind":%s,"state":"%s","result":%s}'
+        % (p.parent_id, json.dumps(p.kind).encode(), p.state.encode(), p.result or b"null")
+        for p in parents
+    ) + b"]"  # fmt: skip
 
 
 def _repeatably(connection: LazyConnection, work: Callable[[Connection], T]) -> T:
