@@ -11,7 +11,8 @@ from typing import Final
 from peers.database import functions
 from peers.database.reconnecting import ReconnectingConnection
 from peers.peer.state import PeerState
-from peers.pool.local_queue import Lease, LocalQueue
+from peers.pool.lease import Lease
+from peers.pool.local_queue import LocalQueue
 
 _POLL_JITTER: Final = 0.25
 
@@ -37,19 +38,20 @@ class Claims:
         """Return when (monotonic) the next claim is due."""
         if self._state.draining:
             return float("inf")
-        return min((q.ask_at for q in self._queues.values() if q.wanted()), default=float("inf"))
+        due = [q.next_claim_at for q in self._queues.values() if q.wanted()]
+        return min(due, default=float("inf"))
 
     def poll_now(self) -> None:
         """Make claims due now: tasks may be ready."""
         for local_queue in self._queues.values():
-            local_queue.ask_at = 0.0
+            local_queue.claim_now()
 
     def claim_due(self) -> None:
         """Claim what the slots will soon need. Raises `PeerLost`."""
         now = time.monotonic()
         for local_queue in self._queues.values():
             wanted = local_queue.wanted()
-            if wanted and now >= local_queue.ask_at and not self._state.draining:
+            if wanted and now >= local_queue.next_claim_at and not self._state.draining:
                 self._connection.attempt(
                     f"claims from queue {local_queue.queue}",
                     partial(self._claim, local_queue, wanted),
@@ -65,9 +67,5 @@ class Claims:
         now = time.monotonic()
         if len(tasks) < wanted:  # the queue is empty
             jitter = random.uniform(-_POLL_JITTER, _POLL_JITTER)
-            local_queue.ask_at = now + self._poll_interval * (1 + jitter)
-        leases = [
-            Lease(task, str(task.token).encode(), local_queue.queue, now, task.priority)
-            for task in tasks
-        ]
-        self._on_claimed(local_queue, leases)
+            local_queue.postpone_claim(now + self._poll_interval * (1 + jitter))
+        self._on_claimed(local_queue, [Lease(task, local_queue, now) for task in tasks])

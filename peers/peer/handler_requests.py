@@ -26,7 +26,7 @@ from peers.client.once import LazyConnection, await_end
 from peers.database.connection import Connection
 from peers.errors import DatabaseUnreachable, PeersError
 from peers.peer.wakeup import Waker
-from peers.pool.local_queue import Lease
+from peers.pool.lease import Lease
 
 Reply: TypeAlias = bytes | PeersError
 Execute: TypeAlias = Callable[[LazyConnection, "Request"], bytes]

@@ -21,16 +21,17 @@ from peers.peer.request_verbs import execute
 from peers.peer.state import PeerState
 from peers.pool.durations import DurationEstimate
 from peers.pool.environment import Environment
-from peers.pool.local_queue import Lease, LocalQueue
+from peers.pool.lease import Lease
+from peers.pool.local_queue import LocalQueue
 from peers.pool.pool import WorkerPool
 from peers.pool.retirement import Limits
 from peers.settings import Settings
+from peers.types import RELEASE_AFTER
 
-# A claimed task that waits longer than this for a worker is released: another peer may be idle.
-_RELEASE_AFTER: Final = 5.0
-# Parts of a divided batch wait for a new worker, which may be slow to start. If none starts at all
-# they are released, and the peer that claims them begins to bisect again.
+# Parts of a bisected batch wait for a new worker, which may be slow to start. If none starts at all
+# they are released, and the peer that claims them begins with the whole batch.
 _RELEASE_PARTS_AFTER: Final = 60.0
+assert _RELEASE_PARTS_AFTER > RELEASE_AFTER
 _CHECK_EVERY: Final = 1.0
 _RECONCILE_EVERY: Final = 60.0
 
@@ -66,7 +67,7 @@ class Leases:
         durations = DurationEstimate()
         self.pool = WorkerPool(
             app, (settings.log_format, settings.log_level), Environment.of(settings), selector,
-            durations, Outcomes(state, self._queues, self._recorder, self.requests),
+            durations, Outcomes(state, self._recorder, self.requests),
             Limits(settings.worker_max_tasks, settings.worker_max_memory),
             preload=settings.preload,
         )  # fmt: skip
@@ -86,8 +87,8 @@ class Leases:
     @property
     def is_idle(self) -> bool:
         """Tell whether nothing runs and nothing waits to be recorded."""
-        divided = any(local_queue.divided() for local_queue in self._queues.values())
-        return self.in_workers == 0 and not self._recorder.is_pending and not divided
+        to_rerun = any(local_queue.leases_to_rerun() for local_queue in self._queues.values())
+        return self.in_workers == 0 and not self._recorder.is_pending and not to_rerun
 
     def next_due(self) -> float:
         """Return when (monotonic) there is something to do even if nothing happens."""
@@ -97,7 +98,7 @@ class Leases:
         if self._recorder.is_collecting:  # that is soon, so do not compute the rest
             return due
         now = time.monotonic()
-        batches = [q.next_ripe(now) for q in self._queues.values() if q.free_slots > 0]
+        batches = [q.next_due(now) for q in self._queues.values() if q.free_slots > 0]
         return min(due, self.pool.next_deadline(), self._claims.due_at(), *batches)
 
     def hand_out(self) -> None:
@@ -130,8 +131,13 @@ class Leases:
             return
         self._check_at = now + _CHECK_EVERY
         for local_queue in self._queues.values():
-            late = [lease for lease in local_queue if now - lease.claimed_at > _RELEASE_AFTER]
-            parts = local_queue.suspected() if local_queue.in_workers else local_queue.divided()
+            late = [lease for lease in local_queue if now - lease.claimed_at > RELEASE_AFTER]
+            # Parts wait for a busy worker. Isolated tasks need a worker of their own.
+            parts = (
+                local_queue.isolated_leases()
+                if local_queue.in_workers
+                else local_queue.leases_to_rerun()
+            )
             late += [lease for lease in parts if now - lease.claimed_at > _RELEASE_PARTS_AFTER]
             self._release(local_queue, late)
 
@@ -156,9 +162,8 @@ class Leases:
         lease.cancelled = True
         events.task_cancelled(task_id=task_id, kind=lease.task.kind, attempt=lease.task.attempt)
         if not self.pool.cancel(lease, self._cancel_grace):
-            local_queue = self._queues[lease.queue]
-            waiting = [*local_queue, *local_queue.divided()]
-            self._release(local_queue, [one for one in waiting if one is lease])
+            waiting = [*lease.local_queue, *lease.local_queue.leases_to_rerun()]
+            self._release(lease.local_queue, [one for one in waiting if one is lease])
 
     def release_backlog(self) -> None:
         """Release every task that no worker has had."""
@@ -168,10 +173,10 @@ class Leases:
     def stop_all(self) -> None:
         """Stop every handler now and release every task: no attempt counts."""
         self.pool.kill_all()
-        self.pool.bury_all()
+        self.pool.reap_all()
         self.release_backlog()
         for local_queue in self._queues.values():
-            self._release(local_queue, local_queue.divided())
+            self._release(local_queue, local_queue.leases_to_rerun())
 
     def stop_started(self, by: str) -> None:
         """Stop every handler because the peer ends; say so in the log and in the tasks' rows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from peers import events
 from peers.errors import PeersError
@@ -11,8 +11,8 @@ from peers.peer.handler_requests import HandlerRequests, Request
 from peers.peer.outbox import Failure
 from peers.peer.recorder import Recorder
 from peers.peer.state import PeerState
-from peers.pool.isolation import Suspects
-from peers.pool.local_queue import Lease, LocalQueue
+from peers.pool.isolation import IsolatedGroup
+from peers.pool.lease import Lease
 
 
 class Outcomes:
@@ -21,12 +21,10 @@ class Outcomes:
     def __init__(
         self,
         state: PeerState,
-        queues: Mapping[str, LocalQueue],
         recorder: Recorder,
         requests: HandlerRequests,
     ) -> None:
         self._state = state
-        self._queues = queues
         self._recorder = recorder
         self._requests = requests
 
@@ -51,8 +49,8 @@ class Outcomes:
                 error_type=str(failure["error_type"]), error_message=str(failure["error_message"]),
             )  # fmt: skip
 
-    def divided(self, parts: list[list[Lease]]) -> None:
-        """Run the parts of a batch that ended its worker one by one."""
+    def bisected(self, parts: list[list[Lease]]) -> None:
+        """Call each part of a batch that crashed its worker again."""
         for part in parts:
             first = part[0]
             events.batch_bisected(
@@ -61,31 +59,30 @@ class Outcomes:
             remaining = self._without_cancelled(part)
             self._requests.forget(remaining)
             if remaining:
-                self._queues[first.queue].divide([remaining], time.monotonic())
+                first.local_queue.add_parts([remaining], time.monotonic())
 
-    def suspected(self, parts: list[Suspects]) -> None:
-        """Run each part in isolation: one of its tasks has ended or exhausted its worker."""
-        for part in parts:
-            self._requests.forget(part.leases)
-            self.aborted([lease for lease in part.leases if lease.cancelled])
-            part.calls = [
-                left for call in part.calls if (left := [one for one in call if not one.cancelled])
-            ]
-            if part.calls:
-                first, number = part.leases[0], len(part.leases)
+    def isolated(self, groups: list[IsolatedGroup]) -> None:
+        """Run each group again in a worker of its own: one task crashed or exhausted a worker."""
+        for group in groups:
+            self._requests.forget(group.leases)
+            self.released([lease for lease in group.leases if lease.cancelled])
+            remaining = [[one for one in batch if not one.cancelled] for batch in group.batches]
+            group.batches = [batch for batch in remaining if batch]
+            if group.batches:
+                first, number = group.leases[0], len(group.leases)
                 events.tasks_isolated(tasks=number, first_task_id=first.task.task_id)
-                self._queues[first.queue].suspect(part, time.monotonic())
+                first.local_queue.isolate(group, time.monotonic())
 
-    def unstarted(self, leases: list[Lease]) -> None:
-        """Queue leases again that a worker has not started."""
+    def requeued(self, leases: list[Lease]) -> None:
+        """Queue leases again that a worker has not started; release them in a drain."""
         remaining = self._without_cancelled(leases)
         if self._state.draining:
-            self.aborted(remaining)
+            self.released(remaining)
             return
-        for name, local_queue in self._queues.items():
-            local_queue.put_back([lease for lease in remaining if lease.queue == name])
+        for local_queue in {id(one.local_queue): one.local_queue for one in remaining}.values():
+            local_queue.requeue(one for one in remaining if one.local_queue is local_queue)
 
-    def aborted(self, leases: list[Lease]) -> None:
+    def released(self, leases: list[Lease]) -> None:
         """Release leases that never started or were stopped: the attempt does not count."""
         if leases:
             self._requests.forget(leases)
@@ -99,5 +96,5 @@ class Outcomes:
         self._requests.submit(Request(self._state.peer_id, lease, verb, body, reply))
 
     def _without_cancelled(self, leases: list[Lease]) -> list[Lease]:
-        self.aborted([lease for lease in leases if lease.cancelled])
+        self.released([lease for lease in leases if lease.cancelled])
         return [lease for lease in leases if not lease.cancelled]

@@ -10,7 +10,8 @@ from typing import Final
 from peers.database.reconnecting import ReconnectingConnection
 from peers.peer.outbox import BATCH_MAX, Failure, Outbox
 from peers.peer.state import PeerState
-from peers.pool.local_queue import Lease, LocalQueue
+from peers.pool.lease import Lease
+from peers.pool.local_queue import LocalQueue
 
 # Outcomes are collected for this long while more keep coming.
 _COLLECT_SECONDS: Final = 0.01

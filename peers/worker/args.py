@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 
 from peers.handlers import registry
-from peers.protocol.messages import Assigned
+from peers.protocol.messages import AssignedTask
 
 
-def checked(task: Assigned) -> Any:
+def checked(task: AssignedTask) -> Any:
     """The args by the signature of the task's handler. Raises what a check of them raises."""
     try:
         plain = msgspec.json.decode(task.args)

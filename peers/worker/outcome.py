@@ -11,7 +11,7 @@ from typing import Any, Final
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from peers.errors import Reject, ResultInvalid, Retry, Snooze, seconds_until_retry
-from peers.protocol.messages import Assigned, Completed, Failed
+from peers.protocol.messages import AssignedTask, Completed, Failed
 from peers.signatures import bytes_without_form
 from peers.types import JSON_MAX_BYTES
 from peers.worker.describe import clean, describe
@@ -51,17 +51,17 @@ _encode_json: Final = json.JSONEncoder(
 ).encode
 
 
-def completed(task: Assigned, seconds: float, result: Any) -> Completed:
+def completed(task: AssignedTask, seconds: float, result: Any) -> Completed:
     """The outcome of a handler that returned `result`.
 
     Raises `ResultInvalid` when it is not JSON, or too large, or nothing that jsonb can hold; and
     what the result's own methods raise.
     """
     if result is None:
-        return Completed(task.ticket, seconds, b"null")
+        return Completed(task.execution_id, seconds, b"null")
     try:
         if type(result) is int:  # as many are; an encoder takes its time to set up
-            return Completed(task.ticket, seconds, str(result).encode())
+            return Completed(task.execution_id, seconds, str(result).encode())
         text = _encode_json(result)
     except (TypeError, ValueError, RecursionError, PydanticSerializationError) as error:
         reason = clean(str(error), _LONGEST_REASON)
@@ -76,7 +76,7 @@ def completed(task: Assigned, seconds: float, result: Any) -> Completed:
             f"the result of {task.kind} has {len(body)} bytes, at most {JSON_MAX_BYTES} are kept; "
             "store it elsewhere and return a reference"
         )
-    return Completed(task.ticket, seconds, body)
+    return Completed(task.execution_id, seconds, body)
 
 
 def _depth(text: str) -> int:
@@ -91,7 +91,7 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def _refuse_odd_characters(task: Assigned, text: str) -> None:
+def _refuse_odd_characters(task: AssignedTask, text: str) -> None:
     if "\\u0000" in text and _NUL.search(text):
         raise ResultInvalid(
             f"the result of {task.kind} contains a NUL character, which jsonb cannot hold"
@@ -103,7 +103,7 @@ def _refuse_odd_characters(task: Assigned, text: str) -> None:
         )
 
 
-def failed(task: Assigned, seconds: float, error: BaseException) -> Failed:
+def failed(task: AssignedTask, seconds: float, error: BaseException) -> Failed:
     """The outcome of a handler that raised `error`, or whose args or result did not fit.
 
     Raises nothing, whatever the error is.
@@ -111,7 +111,7 @@ def failed(task: Assigned, seconds: float, error: BaseException) -> Failed:
     told = describe(error)
     retry_in, complaint = _retry_in(error)
     return Failed(
-        ticket=task.ticket,
+        execution_id=task.execution_id,
         seconds=seconds,
         error_type=told.error_type,
         error_message=told.message + complaint,
@@ -136,6 +136,6 @@ def _retry_in(error: BaseException) -> tuple[float | None, str]:
         return None, " (its in_ was set to what is no time; the backoff of the kind counts)"
 
 
-def stopped(task: Assigned, seconds: float, traceback: str | None = None) -> Failed:
+def stopped(task: AssignedTask, seconds: float, traceback: str | None = None) -> Failed:
     """The outcome of a task that somebody cancelled."""
-    return Failed(task.ticket, seconds, "cancelled", "stopped on request", traceback)
+    return Failed(task.execution_id, seconds, "cancelled", "stopped on request", traceback)

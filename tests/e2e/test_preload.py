@@ -55,7 +55,7 @@ def test_four_workers_take_one_import(stage: Stage) -> None:
     assert [one["session"] for one in told] == [one["pid"] for one in told]
     for generator in (0, 1):
         assert len({one["random"][generator] for one in told}) == 4
-    assert {(one["sockets"], one["pages"], one["pipes"]) for one in told} == {
+    assert {(one["sockets"], one["markers"], one["pipes"]) for one in told} == {
         (1, 2, 0)
     }  # mmap has its own
     assert peer.terminate() == 0

@@ -28,7 +28,7 @@ def selector() -> Iterator[selectors.DefaultSelector]:
 @pytest.fixture
 def missing(monkeypatch: pytest.MonkeyPatch) -> Mock:
     """What is told when there is none; another may be started at once."""
-    monkeypatch.setattr(orphans, "_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(orphans, "_RESTART_AFTER", 0.0)
     told = Mock()
     monkeypatch.setattr(events, "orphan_killer_missing", told)
     return told

@@ -21,6 +21,7 @@ from peers.pool.durations import DurationEstimate
 from peers.pool.environment import Environment
 from peers.pool.outcome_listener import OutcomeListener
 from peers.pool.pool import WorkerPool
+from peers.pool.process import adopt_orphans
 from tests.unit.test_worker_pool import open_descriptors, processes
 
 PATIENCE = 60.0
@@ -131,7 +132,7 @@ def test_a_fork_server_that_dies_with_requests(workers: Workers, lost: Mock) -> 
     server = workers.server()
     os.kill(server, signal.SIGSTOP)
     workers.kill_worker()
-    workers.until(lambda: workers.pool._starter.asked != [])
+    workers.until(lambda: workers.pool._starter.requested != [])
     os.kill(server, signal.SIGKILL)
     workers.until(lambda: workers.pids() != [])
     assert "SIGKILL" in lost.call_args.kwargs["reason"]
@@ -167,8 +168,8 @@ def test_a_process_that_is_not_ours_is_not_taken_for_a_worker(
     workers: Workers, lost: Mock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the system does not give us the worker, it is ended, and workers import the app."""
-    monkeypatch.setattr(fork_server, "adopt_orphans", Mock())
-    fork_server.adopt_orphans(False)
+    monkeypatch.setattr("peers.pool.fork_server.adopt_orphans", Mock())
+    adopt_orphans(False)
     workers.kill_worker()
     workers.until(lambda: workers.pids() != [])
     assert "parent" in lost.call_args.kwargs["reason"]
@@ -192,8 +193,8 @@ def test_other_orphans_are_not_for_the_peer() -> None:
 def why_not(code: str, **variables: str) -> str:
     """What there is to say against a fork after this code."""
     lines = [
-        "from peers.worker.forkable import open_files, why_not",
-        "before = open_files()", code, "print(why_not(before), flush=True)",
+        "from peers.worker.forkable import open_files, reason_not_to_fork",
+        "before = open_files()", code, "print(reason_not_to_fork(before), flush=True)",
         "import os; os._exit(0)",
     ]  # fmt: skip
     done = subprocess.run(

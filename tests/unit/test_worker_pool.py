@@ -17,6 +17,7 @@ import pytest
 
 from peers.pool.durations import DurationEstimate
 from peers.pool.environment import Environment
+from peers.pool.isolation import WorkerRole
 from peers.pool.outcome_listener import OutcomeListener
 from peers.pool.pool import WorkerPool
 from peers.pool.process import WorkerProcess
@@ -95,7 +96,7 @@ def test_a_machine_without_room_for_a_worker_ends_nobody(
         DurationEstimate(),
         Mock(OutcomeListener),
     )
-    pool._suspects["default"] = Counter({False: 1})  # it wants a worker for suspects
+    pool._isolated["default"] = Counter({WorkerRole.ISOLATED_SYNC: 1})  # it wants a worker
     pool._orphans.ensure()
     before = open_descriptors()
     with monkeypatch.context() as patched:
@@ -110,7 +111,7 @@ def test_a_machine_without_room_for_a_worker_ends_nobody(
     try:
         assert len(processes(selector)) == 1
         pool.kill_all()
-        pool.bury_all()
+        pool.reap_all()
         assert open_descriptors() == before
     finally:
         pool.stop()
@@ -128,7 +129,7 @@ def test_a_peer_that_has_no_descriptor_left_goes_on(selector: selectors.DefaultS
         DurationEstimate(),
         Mock(OutcomeListener),
     )
-    pool._suspects["default"] = Counter({False: 1})
+    pool._isolated["default"] = Counter({WorkerRole.ISOLATED_SYNC: 1})
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = [os.open(os.devnull, os.O_RDONLY) for _ in range(12)]
     highest = max(held)
@@ -146,4 +147,4 @@ def test_a_peer_that_has_no_descriptor_left_goes_on(selector: selectors.DefaultS
         for fd in held:
             os.close(fd)
         pool.kill_all()
-        pool.bury_all()
+        pool.reap_all()
