@@ -49,7 +49,7 @@ def test_a_task_whose_worker_died_is_tried_again(shared: Stage, how: str) -> Non
 
 
 def test_tasks_of_the_same_assignment_neither_fail_nor_count(stage: Stage) -> None:
-    """Of quick tasks that are assigned with a killer in the middle, only that fails; every other one
+    """Of quick tasks with a killer in the middle, only the killer fails; every other one
     completes, and none has an attempt that counts against it.
     """
     stage.peer(slots=1)

@@ -190,3 +190,14 @@ def test_tasks_behind_a_crash_have_not_started() -> None:
     )
     assert worker_exit.requeued == [leases[2]]
     assert worker_exit.released == [leases[0]]
+
+
+def test_the_rest_of_a_batch_that_crashed_stays_under_its_lease() -> None:
+    """Some of the batch were not in the call that crashed: they are called again, apart from it."""
+    leases = leases_of_a_batch(4)
+    assign(leases, count(1))
+    worker_exit = WorkerExit("SIGKILL", None)
+    worker_exit.sort(leases, range(1, 2), float("inf"))
+    assert [lease for lease, _ in worker_exit.failed] == leases[:1]
+    assert worker_exit.bisected == [leases[1:]]
+    assert worker_exit.released == []
