@@ -38,7 +38,6 @@ def event(level: int, sentence: str) -> Callable[[Callable[P, None]], Callable[P
                 extra = {_NAME: signature.__name__, _FIELDS: fields}
                 _logger.log(level, sentence, fields, extra=extra, exc_info=raised)
 
-        emit.level, emit.sentence = level, sentence  # type: ignore[attr-defined]
         return emit
 
     return decorate
