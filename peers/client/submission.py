@@ -6,9 +6,7 @@ import json
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias, TypedDict
-
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from typing import Any, Final, TypeAlias, TypedDict
 
 from peers.errors import ArgsInvalid, BadTask
 from peers.handlers import registry
@@ -23,6 +21,7 @@ from peers.types import (
     TIMEOUT_MIN,
     ParentFailure,
 )
+from peers.values import ConversionError, find_unwritable, jsonable, path_text
 
 Span: TypeAlias = timedelta | float
 """A duration: a timedelta, or seconds."""
@@ -118,20 +117,19 @@ def seconds(span: Span | None) -> float | None:
 
 
 def document(kind: str, args: Mapping[str, object], options: Options) -> Document:
-    """The document to send.
+    """Return the document to send.
 
-    The args are checked against the signature of the kind's handler if it is known here, in the
-    form in which the handler will get them. Raises ArgsInvalid, BadTask.
+    If the kind's handler is known here, its annotations check the args and write them as JSON.
+    Raises `ArgsInvalid` and `BadTask`.
     """
     if not 1 <= len(kind) <= NAME_MAX_LENGTH:
         raise BadTask(f"kind must have 1 to {NAME_MAX_LENGTH} characters, not {len(kind)}")
-    plain = _plain("args", args)
     handler = registry().get(kind)
-    if handler is not None and not _keeps_bytes(args, handler.check(plain)):
-        raise ArgsInvalid(
-            f"args of {kind} have bytes where its handler does not say so",
-            "Annotate the argument as bytes, or pass text.",
-        )
+    if handler is None:
+        plain = plain_json("args", args)
+    else:
+        plain = handler.dump_args(args)
+        _require_size("args", plain)
     fields: Document = {
         "kind": kind,
         "args": plain,
@@ -144,39 +142,40 @@ def document(kind: str, args: Mapping[str, object], options: Options) -> Documen
         "depends_on": list(options.depends_on) or None,
         "on_parent_failure": str(options.on_parent_failure),
         "idempotency_key": options.idempotency_key,
-        "metadata": None if options.metadata is None else _plain("metadata", options.metadata),
+        "metadata": None if options.metadata is None else plain_json("metadata", options.metadata),
     }
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _plain(name: str, value: Mapping[str, object]) -> dict[str, Any]:
-    """The value as plain JSON types; dates, paths, UUIDs, models and the like as pydantic does.
+def plain_json(name: str, value: Mapping[str, object]) -> dict[str, Any]:
+    """Return the value as plain JSON types. Dates, paths, UUIDs and models are written as text.
 
-    Bytes become base64, which an argument that is annotated as bytes is read from.
+    Bytes become base64. An argument that is annotated as bytes reads it. Raises ArgsInvalid.
     """
     try:
-        plain: dict[str, Any] = to_jsonable_python(dict(value), bytes_mode="base64")
-        text = json.dumps(plain, allow_nan=False, ensure_ascii=False)
-        size = len(text.encode())
-    except (PydanticSerializationError, ValueError, RecursionError) as error:
-        raise ArgsInvalid(f"{name} cannot be written as JSON: {error}") from error
+        plain: dict[str, Any] = jsonable(dict(value))
+    except ConversionError as error:
+        raise ArgsInvalid(error.describe(name)) from error
+    _require_size(name, plain)
+    return plain
+
+
+_encode_json: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
+
+
+def _require_size(name: str, plain: dict[str, Any]) -> None:
+    try:
+        size = len(_encode_json(plain).encode())
+    except (ValueError, RecursionError) as error:
+        found = find_unwritable(plain)
+        where = name if found is None else path_text(name, found[0])
+        reason = f"cannot be written as JSON: {error}" if found is None else found[1]
+        raise ArgsInvalid(f"{where}: {reason}") from error
     if size > JSON_MAX_BYTES:
         raise ArgsInvalid(
             f"{name} must be at most 1 MiB ({JSON_MAX_BYTES} bytes) of JSON, not {size}",
             "Store large data elsewhere and pass a reference to it.",
         )
-    return plain
-
-
-def _keeps_bytes(given: object, checked: object) -> bool:
-    """Return whether bytes are bytes again for the handler, not the base64 in between."""
-    if isinstance(given, bytes | bytearray):
-        return isinstance(checked, bytes)
-    if isinstance(given, Mapping) and isinstance(checked, Mapping):
-        return all(_keeps_bytes(one, checked.get(name)) for name, one in given.items())
-    if isinstance(given, list | tuple) and isinstance(checked, list | tuple):
-        return all(map(_keeps_bytes, given, checked))
-    return True
 
 
 def _length(text: str | None) -> int | None:

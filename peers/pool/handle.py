@@ -89,10 +89,7 @@ class WorkerHandle:
 
     @property
     def wants_one(self) -> bool:
-        """Return whether it should get its next task before the one that it has is done.
-
-        So it need not wait for an answer between two tasks. Nothing should wait behind a slow one.
-        """
+        """Return whether to assign the next task early, so that it need not wait between two."""
         return len(self._calls) == 1 and self.expected_seconds < 2 * ASSIGNMENT_SECONDS
 
     def assign(

@@ -16,7 +16,7 @@ from peers.bisect import halves
 from peers.context import CurrentTask
 from peers.errors import Reject, ResultInvalid, Retry
 from peers.protocol.messages import AssignedTask, Completed, Failed
-from peers.worker.args import checked
+from peers.worker.args import load_args
 from peers.worker.outcome import completed, failed, stopped
 
 Outcome = Completed | Failed
@@ -36,7 +36,7 @@ class Member:
     def args(self) -> Any:
         """Return the args; new ones for each call, as the handler may have changed them."""
         args, self.first = self.first, None
-        return checked(self.task) if args is None else args
+        return load_args(self.task) if args is None else args
 
 
 class Part:
@@ -83,7 +83,7 @@ class Batch:
         self, task: AssignedTask, make_current: Callable[[AssignedTask], CurrentTask]
     ) -> Member | None:
         try:
-            args = checked(task)
+            args = load_args(task)
         except BaseException as error:  # noqa: BLE001  # whatever is wrong with its args, it is this task's failure
             self._outcomes.append(failed(task, 0.0, error))
             return None

@@ -29,7 +29,7 @@ class Poisoned(Exception):  # noqa: N818 - a name says what is the matter
 
 
 def handler(rows: list[dict[str, int]]) -> list[int]:
-    """Never called: the tests call for it."""
+    """Never called: the tests return or raise in its place."""
     return [row["n"] for row in rows]
 
 
@@ -62,12 +62,12 @@ def assigned(size: int) -> list[AssignedTask]:
 
 
 def current(task: AssignedTask) -> CurrentTask:
-    """Nothing but who it is."""
+    """A current task that can send no requests."""
     return CurrentTask(task.task_id, KIND, 1, "token", None, task.execution_id, None)  # type: ignore[arg-type]  # it asks nobody
 
 
 def wrong_after_raising(kind: type[Batch], size: int, bad_tasks: int, seed: int) -> str | None:
-    """What is not as it should be; None when only the bad tasks failed, within the bound."""
+    """What is wrong; None when only the bad tasks failed, within the bound."""
     poison = set(random.Random(seed).sample(range(size), min(bad_tasks, size)))
     outcomes, calls = run_batch(kind(assigned(size), current), poison)
     if outcomes.keys() != set(range(1, size + 1)):
@@ -109,7 +109,7 @@ class Forgetful(Batch):
 
 @pytest.mark.parametrize("broken", [NotBisected, Forgetful])
 def test_broken_ways_to_bisect_are_caught(broken: type[Batch]) -> None:
-    """By the same test."""
+    """The same check finds what is wrong."""
     assert any(wrong_after_raising(broken, size, 1, seed) for size in SIZES for seed in range(5))
 
 
@@ -136,7 +136,7 @@ def assign(leases: list[Lease], ids: Iterator[int]) -> range:
 
 
 def wrong_after_crashes(sort: Sort, size: int, bad_tasks: int, seed: int) -> str | None:
-    """The same for poison that kills: each part goes to a fresh worker until all have ended."""
+    """The same for poison that crashes: each part goes to a fresh worker until all have ended."""
     ids = count(1)
     poison = set(random.Random(seed).sample(range(size), min(bad_tasks, size)))
     waiting, done, failed, crashes = [leases_of_a_batch(size)], set[int](), set[int](), 0

@@ -1,4 +1,4 @@
-"""A fork server that is started before anybody needs it."""
+"""A fork server that is started before it is needed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ OPTIONS = ForkServerOptions("json", ("text", "info"), dict(os.environ))
 OTHER = ForkServerOptions("json", ("text", "info"), {**os.environ, "CUDA_VISIBLE_DEVICES": "1"})
 
 
-def test_it_is_given_to_who_asks_for_the_same() -> None:
-    """Once; who wants another app or environment gets another process."""
+def test_start_takes_the_early_server_with_the_same_options() -> None:
+    """Once. Other options, or a second start, get another process."""
     with started_early(OPTIONS):
         started = [start(OTHER), start(OPTIONS), start(OPTIONS)]
         assert len({one.process.pid for one in started}) == 3
@@ -23,8 +23,8 @@ def test_it_is_given_to_who_asks_for_the_same() -> None:
         one.socket.close()
 
 
-def test_it_ends_if_nobody_has_asked_for_it() -> None:
-    """Such as when the database cannot be reached."""
+def test_an_early_server_that_is_not_taken_is_killed() -> None:
+    """For example, when the database cannot be reached."""
     before = _children()  # such as the tests' own database
     with started_early(OPTIONS):
         (child,) = _children() - before

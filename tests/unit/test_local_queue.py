@@ -51,7 +51,7 @@ def a_queue(slots: int = 2, **seconds: float) -> LocalQueue:
 
 
 def test_smaller_priorities_come_first_and_equals_keep_their_order() -> None:
-    """Also when they come in several claims, and when some are put back."""
+    """Also when they come in several claims, and when some are requeued."""
     local_queue = a_queue(a=0.0)
     late, first, urgent = a_lease(priority=100), a_lease(priority=100), a_lease(priority=1)
     local_queue.claimed([first])
@@ -63,7 +63,7 @@ def test_smaller_priorities_come_first_and_equals_keep_their_order() -> None:
     assert next(iter(local_queue)) is urgent
 
 
-def test_sync_and_async_tasks_are_lined_up_apart() -> None:
+def test_sync_and_async_tasks_have_backlogs_of_their_own() -> None:
     """Each kind of worker finds its own next task."""
     local_queue = a_queue(a=0.0, b=0.0)
     sync_one, async_one = a_lease("a"), a_lease("b")
@@ -76,7 +76,7 @@ def test_sync_and_async_tasks_are_lined_up_apart() -> None:
 
 
 def test_an_assignment_takes_no_more_than_its_budget() -> None:
-    """By the time that the kinds are expected to take, and by number."""
+    """By the expected duration of the kinds, and by number."""
     local_queue = a_queue(a=0.01)
     local_queue.claimed([a_lease() for _ in range(10)])
     assert len(local_queue.take(PLAIN, 0.035, 10)) == 3
@@ -111,8 +111,8 @@ def test_tasks_in_workers_count_as_held() -> None:
     assert local_queue.free_slots == 0
 
 
-def test_a_slot_that_would_stand_idle_is_reason_enough_to_ask() -> None:
-    """Though most of what it should hold is there."""
+def test_an_idle_slot_is_reason_enough_to_claim() -> None:
+    """Though the queue holds most of what it should."""
     local_queue = a_queue(slots=4)
     local_queue.started(3, slots=3)
     assert local_queue.wanted() == 1
@@ -135,14 +135,14 @@ def test_a_batch_is_due_when_it_is_full_or_has_waited() -> None:
 
 
 def test_enough_is_claimed_to_fill_a_batch_for_each_slot() -> None:
-    """However slow the kind is: else its batches would never be full."""
+    """However slow the kind is, or its batches would never be full."""
     local_queue = a_queue(slots=4, c=10.0)
     local_queue.claimed([a_lease("c")])
     assert local_queue.wanted() == 4 * 3 - 1
 
 
 def test_parts_of_a_batch_stay_together_and_are_not_given_back_as_late() -> None:
-    """Iterating shows what could be given back; a bisected batch has been started and is not."""
+    """Iterating yields what could be released. A bisected batch has started, so it is not in it."""
     local_queue = a_queue(c=0.0)
     leases = [a_lease("c") for _ in range(4)]
     local_queue.add_parts([leases[:2], leases[2:]], 5.0)
@@ -153,7 +153,7 @@ def test_parts_of_a_batch_stay_together_and_are_not_given_back_as_late() -> None
 
 
 def test_a_batch_that_waits_to_be_full_is_filled() -> None:
-    """However few are missing, and though the last look brought nothing; of other kinds that come
+    """However few are missing, and though the last claim brought nothing. Of other kinds that come
     along there are no more than would be claimed anyway.
     """
     local_queue = a_queue(slots=1, c=0.001)
@@ -169,7 +169,7 @@ def test_a_batch_that_waits_to_be_full_is_filled() -> None:
 
 
 def test_no_more_is_wanted_than_one_claim_may_bring() -> None:
-    """Whatever slots times batches come to; the first one is small, for nobody knows the args."""
+    """However many slots and batches there are. The first claim is small: args may be large."""
     local_queue = a_queue(slots=4000, c=0.001)
     assert local_queue.wanted() == FIRST_CLAIM_MAX_TASKS
     local_queue.claimed([a_lease("c")])
@@ -190,7 +190,7 @@ def test_claims_go_on_until_every_slot_has_a_task(slots: int, kind: str, seconds
     assert claims <= 1 + len(local_queue) / CLAIM_MAX_TASKS + 1
 
 
-def test_what_is_claimed_at_once_is_bounded_by_the_size_of_args() -> None:
+def test_a_claim_is_limited_by_the_size_of_args() -> None:
     """Of tasks with 1 MiB of args no claim brings more than a few, however many slots are free; and
     no assignment carries more.
     """
@@ -209,7 +209,7 @@ def test_what_is_claimed_at_once_is_bounded_by_the_size_of_args() -> None:
 
 
 def test_no_assignment_has_more_tasks_than_it_should() -> None:
-    """Also for a loop that has room for thousands: it gets several."""
+    """An async worker with room for thousands gets several assignments."""
     local_queue = a_queue(slots=5000, b=60.0)
     local_queue.claimed([a_lease("b") for _ in range(1200)])
     desk: Any = Desk()
@@ -218,7 +218,7 @@ def test_no_assignment_has_more_tasks_than_it_should() -> None:
     assert [len(tasks) for tasks in desk.had] == [500, 500, 200]
 
 
-def test_what_has_waited_once_need_not_wait_again() -> None:
+def test_a_batch_that_has_waited_once_need_not_wait_again() -> None:
     """A batch that is due and finds no worker is released in the end; when it comes again, it is
     due at once. The next one waits as usual.
     """
@@ -235,8 +235,8 @@ def test_what_has_waited_once_need_not_wait_again() -> None:
     assert local_queue.due_at(key) == 2.0
 
 
-def test_a_queue_forgets_where_nothing_lies_any_more() -> None:
-    """Each timeout that a task of a batch kind ever had would be walked over for ever."""
+def test_a_queue_forgets_keys_without_leases() -> None:
+    """Otherwise it would keep a key for each timeout that a task of a batch kind ever had."""
     local_queue = a_queue(c=0.0)
     for timeout in range(1, 100):
         lease = a_lease("c")
@@ -248,7 +248,7 @@ def test_a_queue_forgets_where_nothing_lies_any_more() -> None:
 
 
 class Desk:
-    """As much of a worker as handing out needs; it finishes a task when told."""
+    """As much of a worker as `hand_out` needs. The tests finish its tasks."""
 
     asynchronous = False
     wants_one = True
@@ -273,7 +273,7 @@ class Desk:
 
 
 def handed_out(local_queue: LocalQueue, *, turns: int) -> list[list[Lease]]:
-    """What a worker gets that is done with one task in each turn."""
+    """The assignments of a worker that finishes one task in each turn."""
     desk: Any = Desk()
     for _ in range(turns):
         list(hand_out(local_queue, [desk], DurationEstimate()))
@@ -281,8 +281,8 @@ def handed_out(local_queue: LocalQueue, *, turns: int) -> list[list[Lease]]:
     return list(desk.had)
 
 
-def test_a_part_waits_for_nothing_that_is_less_urgent() -> None:
-    """It goes before all that is no more urgent, alone; what is more urgent goes before it."""
+def test_a_part_goes_before_less_urgent_tasks() -> None:
+    """It goes before everything that is no more urgent, alone. More urgent tasks go before it."""
     local_queue = a_queue(slots=1)
     less, more = [a_lease(priority=200) for _ in range(50)], [a_lease(priority=1)]
     part = [a_lease("c", priority=100), a_lease("c", priority=100)]
@@ -303,8 +303,8 @@ def test_a_part_waits_for_nothing_that_is_less_urgent() -> None:
     assert desk.had[3] == part
 
 
-def test_a_batch_that_waits_keeps_its_slot_from_less_urgent_tasks_only() -> None:
-    """Else a queue would stand still for what is no more important."""
+def test_a_waiting_batch_keeps_its_slot_from_less_urgent_tasks_only() -> None:
+    """Tasks of the same priority take the slot: a queue must not stop for them."""
     for priority, taken in ((100, 1), (200, 0)):
         local_queue = a_queue(slots=1)
         waiting = a_lease("c", priority=100)

@@ -1,4 +1,4 @@
-"""What crosses between a peer and its workers."""
+"""The messages between a peer and its workers."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ TO_PARENT: list[ToParent] = [
 ]
 
 
-def test_every_message_comes_out_as_it_went_in() -> None:
-    """In both directions, bytes and None included."""
+def test_every_message_is_decoded_as_it_was_encoded() -> None:
+    """In both directions, with bytes and None."""
     for to_a_worker in TO_WORKER:
         [body] = split(bytearray(encode(to_a_worker)))
         assert to_worker.decode(body) == to_a_worker

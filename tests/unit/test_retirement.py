@@ -31,7 +31,7 @@ DONE = Completed(1, 0.1, b"null")
 
 
 def a_worker(**traits: object) -> WorkerHandle:
-    """As much of a worker as is looked at."""
+    """A worker handle with the attributes that these rules read."""
     usual = {"retiring": False, "ready": True, "role": ORDINARY, "asynchronous": False,
              "tasks_assigned": 0, "allowance": 1}  # fmt: skip
     return Mock(WorkerHandle, **{**usual, **traits})
@@ -81,20 +81,20 @@ def test_when_everything_fails_workers_do_not_come_and_go() -> None:
 
 
 @pytest.mark.parametrize("error_type", ["Retry", "Reject", "ArgsInvalid", "ResultInvalid"])
-def test_what_handlers_say_on_purpose_is_no_sign_of_a_bad_worker(error_type: str) -> None:
-    """Any number of kinds may do so."""
+def test_deliberate_failures_do_not_retire_a_worker(error_type: str) -> None:
+    """However many kinds fail like this."""
     rules, worker = Retirement(Limits()), a_worker()
     assert [rules.reason(worker, kind, failure(error_type), 0.0) for kind in "abcdef"] == [None] * 6
 
 
 def test_exhaustion_retires_at_once() -> None:
-    """With what was said of it."""
+    """And the reason names the error."""
     reason = Retirement(Limits()).reason(a_worker(), "a", failure("OSError", exhausted=True), 0.0)
     assert reason == "OSError: message"
 
 
-def test_memory_is_looked_at_once_a_second() -> None:
-    """Only of workers that have run something: one that begins beyond the limit is of some use."""
+def test_memory_is_measured_once_a_second() -> None:
+    """Only of workers that have had a task: one that starts above the limit must run something."""
     rules = Retirement(Limits(max_memory=1 << 20))
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         assert 0 < resident(child.pid) < 1 << 30
@@ -108,8 +108,8 @@ def test_memory_is_looked_at_once_a_second() -> None:
     assert resident(child.pid) == 0
 
 
-def test_loops_that_still_finish_do_not_pile_up() -> None:
-    """The fifth goes on until one of them has ended; sync workers have their slot."""
+def test_retiring_loops_do_not_pile_up() -> None:
+    """The fifth retires only when one of them has exited. Sync workers may always retire."""
     loop = a_worker(asynchronous=True)
     retiring = [a_worker(asynchronous=True, retiring=True) for _ in range(4)]
     assert may_retire(loop, [loop, *retiring[:3]])
@@ -120,8 +120,8 @@ def test_loops_that_still_finish_do_not_pile_up() -> None:
 # --------------------------------------------------------------------------------------- starting
 
 
-def test_who_retires_is_replaced_while_it_finishes() -> None:
-    """And workers for isolated groups come on top, each for one group, up to a bound."""
+def test_a_retiring_worker_is_replaced_while_it_finishes() -> None:
+    """Workers for isolated groups come on top, one for each group, up to a limit."""
     ordinary = [a_worker(), a_worker(retiring=True)]
     assert workers_to_start(ordinary, 1, {}) == []
     assert workers_to_start(ordinary[1:], 1, {}) == [ORDINARY]
@@ -179,7 +179,7 @@ def test_a_loop_that_died_without_a_handler_isolates_the_tasks_of_all_queues() -
 
 
 def test_isolated_groups_keep_their_slots_while_they_wait() -> None:
-    """So newcomers get the slots that are left; what is dropped frees its own."""
+    """New tasks get the other slots. Dropping a group frees its slots."""
     local_queue = a_queue(slots=5)
     group = IsolatedGroup([[a_lease()], [a_lease()], [a_lease()]], asynchronous=True)
     local_queue.isolate(group, 1.0)

@@ -38,7 +38,7 @@ for number in cycle(range(1, 1 << 20)):
 
 
 class UnsealedMarker(RunningMarker):
-    """As it was: the fields are packed byte by byte, and nothing tells whether they are whole."""
+    """A broken variant: fields are packed byte by byte, and nothing shows that they are whole."""
 
     _FIELDS = struct.Struct("=QQQ")
 
@@ -55,7 +55,7 @@ class UnsealedMarker(RunningMarker):
 
 @contextmanager
 def spinning(kind: type[RunningMarker]) -> Iterator[RunningMarker]:
-    """What a process writes as fast as it can."""
+    """A marker that another process writes as fast as it can."""
     fd = os.memfd_create("marker")
     os.ftruncate(fd, MARKER_SIZE)
     code = _SPIN.format(kind=kind.__name__)
@@ -127,7 +127,7 @@ def test_a_marker_tells_which_call_runs_and_which_ran_last(marker: RunningMarker
 
 
 def test_only_its_worker_writes_a_marker() -> None:
-    """A handler that writes into descriptors that are not its own cannot destroy the record."""
+    """A handler that writes into a wrong descriptor cannot destroy the marker."""
     fd = os.memfd_create("marker", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, MARKER_SIZE)

@@ -1,4 +1,4 @@
-"""The pool's bookkeeping, with real worker processes and no database."""
+"""The worker pool with real worker processes and no database."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ PATIENCE = 60.0
 
 @pytest.fixture
 def selector() -> Iterator[selectors.DefaultSelector]:
-    """Closed in the end."""
+    """A selector that is closed after the test."""
     with selectors.DefaultSelector() as made:
         yield made
 
 
 def processes(selector: selectors.DefaultSelector) -> list[WorkerProcess]:
-    """Those that the pool listens to."""
+    """The worker processes in the pool's selector."""
     watched = [key.fileobj for key in selector.get_map().values()]
     return [process for process in watched if isinstance(process, WorkerProcess)]
 
 
 @pytest.mark.parametrize("death_first", [True, False])
-def test_a_death_and_what_the_socket_still_says_may_come_in_any_order(
+def test_an_exit_and_the_last_messages_may_be_handled_in_any_order(
     selector: selectors.DefaultSelector, death_first: bool
 ) -> None:
-    """Both are ready in one turn; whichever is taken first, the pool goes on with a new worker."""
+    """Both are ready in one turn. Whichever is handled first, the pool starts a new worker."""
     pool = WorkerPool(
         "tests.e2e.app_batches",
         ("text", "error"),
@@ -69,7 +69,7 @@ def test_a_death_and_what_the_socket_still_says_may_come_in_any_order(
 
 
 def open_descriptors() -> set[int]:
-    """Those of this process, without taking one to look."""
+    """The open descriptors of this process; looking for them opens none."""
     found = set()
     for fd in range(1024):
         with contextlib.suppress(OSError):
@@ -82,7 +82,7 @@ def open_descriptors() -> set[int]:
     "place", ["socket.socketpair", "os.memfd_create", "subprocess.Popen", "os.pidfd_open"]
 )
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EAGAIN, errno.ENOMEM])
-def test_a_machine_without_room_for_a_worker_ends_nobody(
+def test_a_pool_survives_a_machine_without_room_for_a_worker(
     selector: selectors.DefaultSelector, monkeypatch: pytest.MonkeyPatch, place: str, number: int
 ) -> None:
     """When a worker cannot be started, whatever is refused, the pool leaves nothing behind, waits
@@ -117,7 +117,7 @@ def test_a_machine_without_room_for_a_worker_ends_nobody(
         pool.stop()
 
 
-def test_a_peer_that_has_no_descriptor_left_goes_on(selector: selectors.DefaultSelector) -> None:
+def test_a_pool_survives_without_any_descriptor_left(selector: selectors.DefaultSelector) -> None:
     """At the real limit, at each number of descriptors that are left: nothing is raised, and
     nothing stays open.
     """
