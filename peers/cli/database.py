@@ -13,7 +13,8 @@ from psycopg.rows import dict_row
 from peers.cli.exact_json import Json
 from peers.cli.place import located
 from peers.database import schema
-from peers.database.connection import Backoff, connect
+from peers.database.backoff import Backoff
+from peers.database.connection import connect
 from peers.errors import translated
 
 if TYPE_CHECKING:

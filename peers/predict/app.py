@@ -29,6 +29,7 @@ from peers.predict.tasks.assemble import assemble_run
 from peers.predict.tasks.chunk import run_chunk
 from peers.predict.tasks.remote import one_at_a_time, predict_remotely
 from peers.predict.tasks.rows import RowArgs, run_rows
+from peers.predict.variables import batch_wait, in_worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,16 +46,8 @@ _BACKOFF_CAP: Final = timedelta(seconds=2)
 _ROWS_AT_ONCE: Final = 1000
 
 
-def _batch_wait() -> timedelta:
-    """Return the peer's setting, which a worker is told in seconds; elsewhere it has no effect."""
-    try:
-        return timedelta(seconds=float(os.environ.get("PEERS_PREDICT_BATCH_WAIT", "0")))
-    except ValueError:
-        return timedelta(0)
-
-
 @task(
-    kinds.ROW, queue=kinds.QUEUE, batch_size=_ROWS_AT_ONCE, batch_wait=_batch_wait(),
+    kinds.ROW, queue=kinds.QUEUE, batch_size=_ROWS_AT_ONCE, batch_wait=batch_wait(),
     backoff=_BACKOFF, backoff_cap=_BACKOFF_CAP,
 )  # fmt: skip
 def row(tasks: list[RowArgs]) -> list[Any]:
@@ -63,7 +56,7 @@ def row(tasks: list[RowArgs]) -> list[Any]:
 
 
 @task(
-    kinds.REMOTE_ROW, queue=kinds.QUEUE, batch_size=_ROWS_AT_ONCE, batch_wait=_batch_wait(),
+    kinds.REMOTE_ROW, queue=kinds.QUEUE, batch_size=_ROWS_AT_ONCE, batch_wait=batch_wait(),
     backoff=_BACKOFF, backoff_cap=_BACKOFF_CAP,
 )  # fmt: skip
 async def remote_row(tasks: list[RowArgs]) -> list[Any]:
@@ -250,5 +243,5 @@ def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("a model that computes must not wait")
 
 
-if models.TRUST_VARIABLE in os.environ:  # each worker has it; the command imports this module, too
+if in_worker():  # the command imports this module, too
     _warm_up()

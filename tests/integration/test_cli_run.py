@@ -74,9 +74,25 @@ def test_every_setting_of_a_peer_is_a_flag_of_run() -> None:
     for flag in (
         "--app", "--queues", "--lease-timeout", "--heartbeat-interval", "--poll-interval",
         "--drain-timeout", "--cancel-grace", "--prune-after", "--log-format", "--log-level",
-        "--database-url", "--config", "--embedded",
+        "--worker-env", "--database-url", "--config", "--embedded",
     ):  # fmt: skip
         assert f"{flag} " in found.out
+
+
+def test_the_configuration_shows_the_variables_of_workers_and_hides_secrets() -> None:
+    """With their origin, as for every setting."""
+    shown = peers("config", "--json", env={"PEERS_WORKER_ENV": "API_KEY=s3cret A=b"})
+    worker_env = shown.document["worker_env"]
+    assert worker_env == {"value": "API_KEY='***' A=b", "origin": "PEERS_WORKER_ENV"}
+
+
+def test_variables_of_workers_are_a_flag_that_can_be_repeated() -> None:
+    """Each occurrence counts: the second one is refused here, without its value."""
+    found = peers("run", "--app", "shop", "--worker-env", "A=b c", "--worker-env", "s3cret")
+    assert found.code == 78
+    assert "worker_env is" in found.err
+    assert "must look like NAME=VALUE" in found.err
+    assert "s3cret" not in found.err
 
 
 def test_the_embedded_database_serves_when_asked(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Bounds on what is waited for, on both sides of a connection."""
+"""Limits on statements, on both sides of a connection."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ PATIENCE = 20.0
 
 
 @pytest.mark.parametrize("lease", LEASES)
-def test_the_bounds_leave_time_for_what_comes_after(lease: float) -> None:
-    """The server has its say before we hang up; a step of the main loop takes no more than a third
-    of a lease; and after a beat that is not answered there is time for another before the fence.
+def test_the_bounds_leave_time_for_the_next_step(lease: float) -> None:
+    """The server reports its limit before we close; a step of the main loop takes at most a third
+    of a lease; after a heartbeat without a reply there is time for another before the fence.
     """
     main, beat = Bounds.of_main_loop(lease), Bounds.of_heartbeat(lease)
     for bounds in (main, beat):
@@ -31,12 +31,14 @@ def test_the_bounds_leave_time_for_what_comes_after(lease: float) -> None:
 
 @pytest.fixture
 def bounded(database_url: str) -> BoundedConnection:
-    """A connection whose statements get half a second from the server."""
+    """Make a connection whose statements get half a second from the server."""
     return connect(database_url, application_name="test", bounds=Bounds(0.2, 0.5, PATIENCE * 2))
 
 
-def test_the_server_ends_what_takes_too_long(bounded: BoundedConnection, database_url: str) -> None:
-    """Be it work or a wait for a lock: the connection is good for more."""
+def test_the_server_ends_a_statement_that_takes_too_long(
+    bounded: BoundedConnection, database_url: str
+) -> None:
+    """It works too long, or waits for a lock: the connection can be used again."""
     with bounded:
         with pytest.raises(psycopg.errors.QueryCanceled):
             bounded.execute("select pg_sleep(60)")
@@ -48,15 +50,15 @@ def test_the_server_ends_what_takes_too_long(bounded: BoundedConnection, databas
 
 
 @pytest.mark.parametrize("how", ["limit", "cut", "latest"])
-def test_an_answer_that_does_not_come_is_not_waited_for(database_url: str, how: str) -> None:
-    """Whether the usual bound is over, a signal came, or time is up: the connection is closed, and
+def test_a_reply_that_does_not_come_ends_the_connection(database_url: str, how: str) -> None:
+    """The limit is reached, a signal came, or the deadline is over: the connection is closed, and
     counts as lost.
     """
     connection = connect(database_url, application_name="test")
     connection.answer_within = 0.3 if how == "limit" else PATIENCE * 3
     connection.latest = time.monotonic() if how == "latest" else float("inf")
     if how == "cut":
-        threading.Timer(0.2, connection.cut, (0.1,)).start()
+        threading.Timer(0.2, connection.interrupt, (0.1,)).start()
     began = time.monotonic()
     with pytest.raises(NoAnswer) as caught:
         connection.execute("select pg_sleep(%s)", (PATIENCE * 3,))
@@ -65,11 +67,11 @@ def test_an_answer_that_does_not_come_is_not_waited_for(database_url: str, how: 
     assert is_connection_lost(caught.value)
 
 
-def test_a_cut_concerns_only_what_runs(database_url: str) -> None:
-    """What begins later, the last words of a peer, has its own time."""
+def test_an_interrupt_affects_only_the_running_statement(database_url: str) -> None:
+    """A later statement, such as the release of tasks, has its own time."""
     with connect(database_url, application_name="test") as connection:
         connection.answer_within = PATIENCE
-        connection.cut(0.0)
+        connection.interrupt(0.0)
         connection.execute("select pg_sleep(0.3)")
 
 
@@ -85,13 +87,13 @@ def test_a_session_works_whatever_encoding_and_isolation_its_role_defaults_to(
         assert row == ("UTF8", "read committed")
 
 
-def test_a_server_that_accepts_and_says_nothing_is_given_up() -> None:
+def test_connecting_to_a_silent_server_ends_in_time() -> None:
     """Connecting ends within the patience (libpq takes 2 s for less), as with no server at all."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         began = time.monotonic()
         with pytest.raises(DatabaseUnreachable):
             connect(
                 f"host=127.0.0.1 port={deaf.getsockname()[1]} user=x dbname=x",
-                application_name="test", patience=0.1,
+                application_name="test", connect_timeout=0.1,
             )  # fmt: skip
         assert time.monotonic() - began < PATIENCE

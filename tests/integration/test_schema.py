@@ -135,14 +135,14 @@ def test_a_schema_from_before_the_first_release_is_named(installed: Connection, 
     named.
     """
     installed.execute(older.encode())
-    with pytest.raises(ConfigError, match=r"(?s)sql does not fit .* DROP SCHEMA"):
+    with pytest.raises(ConfigError, match=r"(?s)sql does not fit .*DROP SCHEMA"):
         schema.migrate(installed)
 
 
 def test_a_misnamed_migration_is_refused(empty: Connection, extended: Path) -> None:
     """The error says how it must be named."""
     (extended / "migrations" / "fix.sql").write_text("")
-    with pytest.raises(ConfigError, match=r"fix\.sql is no migration\. Its name must look like"):
+    with pytest.raises(ConfigError, match=r"fix\.sql is not a migration\. Give it a name like"):
         schema.migrate(empty)
 
 
@@ -171,7 +171,7 @@ def test_a_newer_contract_is_refused_and_no_schema_is_explained(
         "create or replace function peers.contract_version() returns integer"
         " language sql immutable as 'select 2'"
     )
-    with pytest.raises(SchemaNewer, match="contract version 2, this package knows 1"):
+    with pytest.raises(SchemaNewer, match="contract version 2, and this package supports 1"):
         schema.require(installed)
 
 

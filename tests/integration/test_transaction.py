@@ -68,7 +68,7 @@ def test_a_commit_that_is_cut_off_submits_once(
     """
     proxy.cuts = iter(cuts)
     connection, (document, ids) = connected(proxy.url), WAYS[verb]
-    answer = request_verbs.answer(connection, *handler, verb, json.dumps(document).encode())
+    answer = request_verbs.execute(connection, *handler, verb, json.dumps(document).encode())
     connection.close()
     assert sorted(ids(json.loads(answer))) == children(db)
     assert next(proxy.cuts, None) is None, "every cut took place"
@@ -95,7 +95,7 @@ def test_without_the_question_the_same_cut_is_seen(
     monkeypatch.setattr(transaction, "await_end", lambda *_: fate)
     proxy.cuts = iter([Cut.AFTER if fate == "aborted" else Cut.BEFORE])
     connection = connected(proxy.url)
-    answer = request_verbs.answer(connection, *handler, "submit", b'{"kind": "child"}')
+    answer = request_verbs.execute(connection, *handler, "submit", b'{"kind": "child"}')
     connection.close()
     assert [json.loads(answer)] != children(db)
 
@@ -111,7 +111,7 @@ def test_a_fate_that_nobody_can_tell_is_told(
     proxy.cuts = iter([Cut.AFTER])
     connection = connected(proxy.url)
     with pytest.raises(DatabaseUnreachable, match="fate is unknown"):
-        request_verbs.answer(connection, *handler, "submit", b'{"kind": "child"}')
+        request_verbs.execute(connection, *handler, "submit", b'{"kind": "child"}')
     connection.close()
     assert proxy.commits == 1
     assert len(children(db)) == 1
@@ -120,11 +120,11 @@ def test_a_fate_that_nobody_can_tell_is_told(
 def test_a_connection_that_breaks_every_time_ends_in_an_error(
     db: Connection, proxy: CommitProxy, handler: tuple[UUID, Claimed]
 ) -> None:
-    """The tries are bounded, and nothing was submitted."""
+    """The tries are bounded, and nothing was committed."""
     proxy.cuts = itertools.repeat(Cut.BEFORE)
     connection = connected(proxy.url)
     with pytest.raises(DatabaseUnreachable, match="nothing was committed"):
-        request_verbs.answer(connection, *handler, "submit", b'{"kind": "child"}')
+        request_verbs.execute(connection, *handler, "submit", b'{"kind": "child"}')
     connection.close()
     assert children(db) == []
 
@@ -146,7 +146,7 @@ def test_a_deadlock_of_a_handlers_submission_is_tried_again(
     )
     db.execute("create trigger v after insert on peers.task execute function be_a_victim()")
     connection = connected(database_url)
-    answer = request_verbs.answer(connection, *handler, "submit_graph", json.dumps(GRAPH).encode())
+    answer = request_verbs.execute(connection, *handler, "submit_graph", json.dumps(GRAPH).encode())
     connection.close()
     assert sorted(json.loads(answer)["tasks"].values()) == children(db)
 
@@ -159,11 +159,11 @@ def test_without_its_lease_a_handler_submits_nothing(
     connection = connected(database_url)
     others = [(peer_id, task._replace(token=uuid4())), (uuid4(), task)]
     for who in others:
-        with pytest.raises(PeerLost, match=f"task {task.task_id} .* nothing was submitted"):
-            request_verbs.answer(connection, *who, "submit", b'{"kind": "child"}')
+        with pytest.raises(PeerLost, match=f"task {task.task_id} .* nothing was committed"):
+            request_verbs.execute(connection, *who, "submit", b'{"kind": "child"}')
     Peer(db, peer_id).release((task.task_id, task.token))
     with pytest.raises(PeerLost):
-        request_verbs.answer(connection, *handler, "submit", b'{"kind": "child"}')
+        request_verbs.execute(connection, *handler, "submit", b'{"kind": "child"}')
     connection.close()
     assert children(db) == []
 
@@ -175,7 +175,7 @@ def test_a_child_may_wait_for_the_task_that_submits_it(
     peer_id, task = handler
     connection = connected(database_url)
     document = json.dumps({"kind": "child", "depends_on": [task.task_id]}).encode()
-    child = json.loads(request_verbs.answer(connection, *handler, "submit", document))
+    child = json.loads(request_verbs.execute(connection, *handler, "submit", document))
     connection.close()
     assert Peer(db, peer_id).complete((task.task_id, task.token)) == {}
     state = rows(db, "select state::text from peers.task where id = %s", child)
@@ -201,7 +201,7 @@ def test_a_refused_submission_is_over(
     """Nobody waits for the end of its transaction."""
     connection = connected(database_url)
     with pytest.raises(BadTask):
-        request_verbs.answer(connection, *handler, "submit", b'{"kind": ""}')
+        request_verbs.execute(connection, *handler, "submit", b'{"kind": ""}')
     assert connection.transaction is None
     connection.close()
     assert children(db) == []

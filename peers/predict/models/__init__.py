@@ -6,10 +6,9 @@ from peers.predict.models.load import load
 from peers.predict.models.resolve import resolve
 from peers.predict.models.signature import Signature
 from peers.predict.models.transport import Away, Busy
-from peers.predict.models.trust import TRUST_VARIABLE, Trust
+from peers.predict.models.trust import Trust
 
 __all__ = [
-    "TRUST_VARIABLE",
     "Absences",
     "Away",
     "Busy",

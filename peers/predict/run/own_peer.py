@@ -18,10 +18,10 @@ from typing import Any, Final
 from peers.predict.errors import PredictError
 from peers.predict.kinds import APP, NAMED_MODEL, QUEUE, TRIAL_SOCKET
 from peers.predict.models.model_process_fork import invitation
+from peers.predict.variables import BATCH_WAIT
 
 _PATIENCE: Final = 30.0
 _PR_SET_PDEATHSIG: Final = 1
-_BATCH_WAIT: Final = "PEERS_PREDICT_BATCH_WAIT"
 
 _prctl: Any = ctypes.CDLL(None).prctl
 
@@ -30,13 +30,15 @@ _prctl: Any = ctypes.CDLL(None).prctl
 class Fleet:
     """The peer that is wanted: so many workers, for this model.
 
-    `batch_wait` in seconds, None: what is set.
+    `worker_env`: environment variables of the workers, one line as in PEERS_WORKER_ENV.
+    `batch_wait` in seconds wins over them; None leaves it to them.
     """
 
     workers: int
     model: str
     method: str | None = None
     batch_wait: float | None = None
+    worker_env: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +61,25 @@ def own_peer(url: str, wanted: Fleet) -> Iterator[OwnPeer]:
     It trusts the model, since the user named it on the command line, and loads it while the command
     still looks through the input. The kernel stops it if we die.
     """
-    environment = {**os.environ, NAMED_MODEL: json.dumps([wanted.model, wanted.method])}
-    if wanted.batch_wait is not None:
-        environment[_BATCH_WAIT] = str(wanted.batch_wait)
-    if url:
-        environment["PEERS_DATABASE_URL"] = url
-    environment.pop("PEERS_EMBEDDED", None)
+    environment = environment_of(url, wanted)
     with invitation() as found:
         if found is not None:
             environment[TRIAL_SOCKET] = found[1]
         with _running(wanted.workers, environment) as process:
             yield OwnPeer(process, None if found is None else found[0])
+
+
+def environment_of(url: str, wanted: Fleet) -> dict[str, str]:
+    """Return the environment of the peer: ours, and what the command was told."""
+    environment = {**os.environ, NAMED_MODEL: json.dumps([wanted.model, wanted.method])}
+    worker_env = [wanted.worker_env] if wanted.worker_env else []
+    if wanted.batch_wait is not None:
+        worker_env.append(f"{BATCH_WAIT}={wanted.batch_wait}s")  # the last assignment wins
+    environment["PEERS_WORKER_ENV"] = " ".join(worker_env)
+    if url:
+        environment["PEERS_DATABASE_URL"] = url
+    environment.pop("PEERS_EMBEDDED", None)
+    return environment
 
 
 @contextmanager
