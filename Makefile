@@ -16,7 +16,7 @@ ARGS      ?=
 TEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo predict-demo predict-matrix test test-sqlalchemy-2.0 chaos bench bench-predict lint format clean
+.PHONY: help venv demo predict-demo predict-matrix test test-sqlalchemy-2.0 chaos bench bench-predict lint format docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,8 +69,11 @@ format: $(STAMP) ## rewrite the Python code in the house style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+docs: $(STAMP) ## build docs/ as a site in site/; broken links are errors
+	$(BIN)/zensical build --clean --strict
+
 clean: ## remove the environment and everything the tools left behind
-	rm -rf $(VENV) $(OLD_VENV) build dist .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLD_VENV) build dist site .cache .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Built once, and again whenever the dependencies change. The recipe is one shell, so that each
