@@ -105,7 +105,8 @@ def running_peer(words: list[str], url: str, folder: Path) -> Iterator[None]:
         yield
     finally:
         peer.send_signal(signal.SIGTERM)
-        assert peer.wait(PATIENCE) == 0
+        code = peer.wait(PATIENCE)
+    assert code == 0
 
 
 def await_ended(db: Connection) -> None:
