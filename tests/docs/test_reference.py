@@ -8,7 +8,7 @@ import peers
 from peers import errors
 from tests.support.cli import PROJECT
 from tests.support.server import Connection
-from tools.docs import cli_reference, settings_reference, sql_reference
+from tools.docs import cli_reference, events_reference, settings_reference, sql_reference
 
 DOCS = PROJECT / "docs"
 _AGAIN = "out of date: run `python -m tools.docs`"
@@ -27,6 +27,23 @@ def test_the_command_line_reference_is_up_to_date() -> None:
 def test_the_settings_reference_is_up_to_date() -> None:
     """docs/settings.md has every setting with its default."""
     assert (DOCS / "settings.md").read_text() == settings_reference.page(), _AGAIN
+
+
+def test_the_events_reference_is_up_to_date() -> None:
+    """docs/events.md has every event with its sentence."""
+    assert (DOCS / "events.md").read_text() == events_reference.page(), _AGAIN
+
+
+def test_pages_name_only_events_that_are_logged() -> None:
+    """An "event `name`" of a page is in the reference."""
+    known = set(re.findall(r"^\| `(\w+)`", (DOCS / "events.md").read_text(), re.MULTILINE))
+    named = {
+        name
+        for page in DOCS.rglob("*.md")
+        for name in re.findall(r"\bevent\s+`(\w+)`", page.read_text())
+    }
+    assert len(named) > 3
+    assert named - known == set()
 
 
 def test_the_python_page_names_the_whole_api() -> None:

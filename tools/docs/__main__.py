@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from peers.embedded import EmbeddedPostgres, throwaway
-from tools.docs import cli_reference, settings_reference, sql_reference
+from tools.docs import cli_reference, events_reference, settings_reference, sql_reference
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -27,7 +27,11 @@ def main() -> int:
 
 
 def _without_database() -> dict[str, str]:
-    return {"cli.md": cli_reference.page(), "settings.md": settings_reference.page()}
+    return {
+        "cli.md": cli_reference.page(),
+        "events.md": events_reference.page(),
+        "settings.md": settings_reference.page(),
+    }
 
 
 def _sql_page(postgres: EmbeddedPostgres) -> str:
