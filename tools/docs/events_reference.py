@@ -78,6 +78,7 @@ def _sentence(record: logging.LogRecord) -> str:
 
 
 def _purpose(function: Callable[..., Any]) -> str:
-    """Return what the docstring says beside "Report that"."""
-    text = inspect.cleandoc(function.__doc__ or "").replace("\n", " ").removeprefix("Report that ")
+    """Return the docstring in one line, without its "Report that"."""
+    text = " ".join((function.__doc__ or "").split())
+    text = text.removeprefix("Report ").removeprefix("that ")
     return text[:1].upper() + text[1:]

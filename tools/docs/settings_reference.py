@@ -29,8 +29,19 @@ hides passwords.
 def page() -> str:
     """Return the page."""
     rows = [
-        (code(each.variable), code(each.placeholder), each.default, each.bounds, each.description)
+        (
+            code(each.variable),
+            code(each.placeholder),
+            _default(each.default),
+            each.bounds,
+            each.description,
+        )
         for each in reference()
     ]
     head = ("variable", "value", "default", "bounds", "meaning")
     return notice("peers/settings") + _INTRODUCTION + table(head, rows)
+
+
+def _default(text: str) -> str:
+    """Return a default that has angle brackets as code: in Markdown they would begin a tag."""
+    return code(text) if "<" in text else text

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, LiteralString, NamedTuple
 
 import psycopg
+from psycopg.rows import tuple_row
 
 from tools.docs.markdown import code, notice, table
 
@@ -133,7 +134,7 @@ def _types(connection: psycopg.Connection[Any]) -> dict[str, str]:
 
 
 def _rows(connection: psycopg.Connection[Any], query: LiteralString) -> list[tuple[Any, ...]]:
-    with psycopg.Cursor(connection) as cursor:
+    with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
         return cursor.execute(query, {"roles": list(_ROLES)}).fetchall()
 
 
