@@ -52,6 +52,13 @@ def test_files_that_a_page_names_are_there(page: Path) -> None:
     assert [place for place in places if not place.exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_functions_are_in_the_files_that_a_page_names(page: Path) -> None:
+    """`peers.claim` in `sql/45_claim.sql` is defined there."""
+    for function, file in re.findall(r"`peers\.(\w+)` in\s+`(sql/\w+\.sql)`", page.read_text()):
+        assert f"function peers.{function}(" in (PROJECT / file).read_text(), (function, file)
+
+
 def test_every_page_is_one_click_from_the_index() -> None:
     """docs/index.md links every other page of docs/."""
     index = PROJECT / "docs" / "index.md"
