@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from pathlib import Path
 
 import pytest
 
+import peers
 from tests.support.cli import PROJECT
+from tests.support.server import sql_files
 
 PAGES = [
     PROJECT / "README.md",
@@ -57,6 +60,21 @@ def test_functions_are_in_the_files_that_a_page_names(page: Path) -> None:
     """`peers.claim` in `sql/45_claim.sql` is defined there."""
     for function, file in re.findall(r"`peers\.(\w+)` in\s+`(sql/\w+\.sql)`", page.read_text()):
         assert f"function peers.{function}(" in (PROJECT / file).read_text(), (function, file)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_names_that_a_page_mentions_exist(page: Path) -> None:
+    """`peers.claim` is a function, table, view or type of the schema, or a name of the package."""
+    sql = "".join(file.read_text() for file in sql_files())
+    known = {
+        *re.findall(r"(?:function|table|view|type)(?: if not exists)? peers\.(\w+)", sql),
+        *re.findall(r"current_setting\('peers\.(\w+)'", sql),
+        *peers.__all__,
+        *(module.name for module in pkgutil.iter_modules(peers.__path__)),
+    }
+    text = _FENCE.sub("", page.read_text())
+    named = set(re.findall(r"`(?:SELECT |TABLE |FROM |await )?peers\.(\w+)(?!\w*@)", text))
+    assert named - known - {"env", "toml", "service"} == set()
 
 
 def test_every_page_is_one_click_from_the_index() -> None:

@@ -51,8 +51,18 @@ def page(connection: psycopg.Connection[Any]) -> str:
             for text in _described(sort, name, functions, relations, types)
         ]
         if texts:
-            parts += [f"\n## {file.name}\n", *texts]
+            parts += [f"\n## {file.name}\n\n{_lead(file)}\n", *texts]
     return "".join(parts)
+
+
+def _lead(file: Path) -> str:
+    """Return the first paragraph of the comment at the head of a file."""
+    lines = []
+    for line in file.read_text().splitlines():
+        if not line.startswith("-- "):
+            break
+        lines.append(line.removeprefix("-- "))
+    return "\n".join(lines)
 
 
 def _described(
