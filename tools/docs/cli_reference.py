@@ -108,4 +108,5 @@ def _spelling(action: argparse.Action) -> str:
 
 
 def _help(action: argparse.Action) -> str:
-    return (action.help or "").replace("%%", "%")
+    """Return the help text, with what Markdown would take for emphasis or a tag escaped."""
+    return (action.help or "").replace("%%", "%").replace("*", r"\*").replace("<", "&lt;")
