@@ -21,7 +21,7 @@ TEST_WORKERS ?= $(shell echo $$(( 2 * $$(nproc) )))
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo predict-demo predict-matrix test test-fast test-sqlalchemy-2.0 chaos bench bench-predict lint format lock release clean
+.PHONY: help venv demo predict-demo predict-matrix test test-fast test-sqlalchemy-2.0 chaos bench bench-predict lint format docs lock release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ format: $(STAMP) ## rewrite the Python code in the house style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+docs: $(STAMP) ## build docs/ as a site in site/; broken links are errors
+	$(BIN)/zensical build --clean --strict
+
 lock: ## renew requirements-dev.lock: the newest versions that pyproject.toml allows
 	@test -x $(BIN)/uv || $(MAKE) --no-print-directory venv || test -x $(BIN)/uv
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
@@ -94,7 +97,7 @@ release: $(STAMP) ## build the wheel and the sdist into dist/, check them, and r
 	    bin/python -I -m peers db stop && rm -rf "$$data"
 
 clean: ## remove the environment and everything the tools left behind
-	rm -rf $(VENV) $(OLD_VENV) build dist .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLD_VENV) build dist site .cache .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Built once, and again whenever the dependencies change: the locked versions, each with its hash.

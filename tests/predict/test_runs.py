@@ -14,7 +14,7 @@ from tests.predict import models_for_tests
 from tests.predict.conftest import ROWS, Forest
 from tests.predict.endpoint import Endpoint
 from tests.predict.runs import APP, CHUNK_DONE, MODELS, numbers, predict, results, start
-from tests.test_readme import as_url
+from tests.support.server import as_url
 
 
 def test_an_estimator_predicts_what_it_predicts_sequentially(
