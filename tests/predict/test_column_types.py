@@ -24,7 +24,7 @@ from peers.predict.inputs.column_kinds import TypeName
 from peers.predict.inputs.column_types import Decision, Question, decide
 from peers.predict.models import Signature
 from peers.predict.models.fitted import signature_of
-from peers.predict.models.signature import Feature
+from peers.predict.signature import Feature
 
 _GUESSED = {b"peers.guessed": b"1"}
 _FRAME = pd.DataFrame(

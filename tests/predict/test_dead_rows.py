@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from peers.predict.dead_limit import DeadLimit
 from peers.predict.errors import RunStopped
-from peers.predict.outputs.tally import Tally
-from peers.predict.run.limits import DeadLimit
-from peers.predict.tasks import brake
-from peers.predict.texts import in_one_line
+from peers.predict.tasks import failure_limit
+from peers.predict.tasks.row_counts import RowCounts
+from peers.predict.texts import one_line
 from tests.e2e.harness import Stage
 from tests.predict.runs import (
     APP,
@@ -135,10 +135,13 @@ def test_a_run_that_was_stopped_goes_on_when_the_cause_is_fixed(
 def test_who_allows_many_dead_rows_is_not_stopped_by_a_default(tmp_path: Path) -> None:
     """A limit that was given counts as it is; a share needs a thousand rows to mean anything."""
     manifest = a_manifest(tmp_path)  # of 50 rows
-    tally = Tally(manifest.folder)
+    tally = RowCounts(manifest.folder)
 
     def is_stopped(max_dead: str, stop: str | None) -> bool:
-        return brake.excess(replace(manifest, max_dead=max_dead, stop_after_dead=stop)) is not None
+        return (
+            failure_limit.limit_exceeded(replace(manifest, max_dead=max_dead, stop_after_dead=stop))
+            is not None
+        )
 
     tally.note_chunk(0, 400)
     tally.mark_dead(range(599))
@@ -153,17 +156,17 @@ def test_who_allows_many_dead_rows_is_not_stopped_by_a_default(tmp_path: Path) -
     assert (tally.dead(), tally.predicted()) == (200, 400)
     tally.mark_dead(range(2000))
     with pytest.raises(RunStopped, match="2,000 of the 2,400 rows"):
-        brake.require_going(manifest)
+        failure_limit.raise_if_stopped(manifest)
     tally.forget_dead()
     with pytest.raises(RunStopped, match="2,000 of the 2,400 rows"):  # until somebody lifts it
-        brake.require_going(manifest)
-    brake.lift(manifest, forget_dead=False)
-    brake.require_going(manifest)
+        failure_limit.raise_if_stopped(manifest)
+    failure_limit.lift(manifest, forget_dead=False)
+    failure_limit.raise_if_stopped(manifest)
 
 
 def test_counting_twice_changes_nothing(tmp_path: Path) -> None:
     """Attempts may be repeated by other workers at any time."""
-    for tally in (Tally(tmp_path), Tally(tmp_path)):
+    for tally in (RowCounts(tmp_path), RowCounts(tmp_path)):
         tally.mark_dead([3, 5, 4_000_000])
         tally.note_chunk(2, 77)
         tally.note_chunk(0, 5)
@@ -175,8 +178,8 @@ def test_counting_twice_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_long_error_keeps_its_head_and_its_tail() -> None:
     """The type and the row stand in front, the reason often at the end."""
-    assert in_one_line("as it is", 8) == "as it is"
-    short = in_one_line("ValueError: " + "x" * 5000 + "\n  the reason", 60)
+    assert one_line("as it is", 8) == "as it is"
+    short = one_line("ValueError: " + "x" * 5000 + "\n  the reason", 60)
     assert len(short) == 60
     assert short.startswith("ValueError: xxx")
     assert short.endswith("xxx the reason")

@@ -17,7 +17,7 @@ from peers.predict.errors import InputError, ModelError, RowError
 from peers.predict.inputs.column_types import Question, decide
 from peers.predict.models import Model, Trust, load, resolve
 from peers.predict.models.protocols import protocol_of
-from tests.predict.endpoint import Asked, Endpoint, Reply
+from tests.predict.endpoint import Endpoint, Reply, RequestedColumns
 
 ZONE = datetime.timezone(datetime.timedelta(hours=2))
 ODD = pa.table(
@@ -98,7 +98,7 @@ def test_infinity_has_no_form(endpoint: Endpoint) -> None:
         ask(endpoint.url, pa.table({"x": [float("inf")]}))
 
 
-def mlflow_server(asked: Asked) -> Reply:
+def mlflow_server(asked: RequestedColumns) -> Reply:
     """As `mlflow models serve` does it: exactly one known key, else 400."""
     assert asked.path == "/invocations"
     assert asked.headers["content-type"] == "application/json"
@@ -130,7 +130,7 @@ class Server:
         self.inputs = inputs
         self.outputs = outputs
 
-    def __call__(self, asked: Asked) -> Reply:
+    def __call__(self, asked: RequestedColumns) -> Reply:
         """Metadata for a GET, tensors for a POST."""
         if asked.method == "GET":
             assert asked.path == "/v2/models/m"
@@ -360,7 +360,7 @@ def test_a_batch_file_needs_its_columns(endpoint: Endpoint) -> None:
     model = model_of(endpoint.base, "openai")
     question = Question(model="m", beside=["custom_id"])
     for names, chosen in (
-        (["body", "custom_id", "extra", "url"], ("custom_id", "url", "body")),
+        (["body", "custom_id", "isolated", "url"], ("custom_id", "url", "body")),
         (["body", "custom_id", "method", "url"], ("custom_id", "url", "body", "method")),
     ):
         schema = pa.schema([(name, pa.string()) for name in names])

@@ -16,7 +16,7 @@ from peers.predict.errors import ModelError, PredictError, RowError
 from peers.predict.models import Trust, load, resolve
 from peers.predict.models.access import access_of
 from peers.predict.spec import Access
-from tests.predict.endpoint import Asked, Endpoint, Reply, double
+from tests.predict.endpoint import Endpoint, Reply, RequestedColumns, double
 
 SECRET = "tok-8f3a1c55"
 NEWER = "tok-0b44e9d2"
@@ -35,7 +35,7 @@ def written(path: Path, text: str) -> str:
     return str(path)
 
 
-def authorized(asked: Asked) -> Reply:
+def authorized(asked: RequestedColumns) -> Reply:
     """Doubles x for who says the secret; repeats what it was told to all others."""
     if asked.headers.get("authorization") == f"Bearer {SECRET}":
         return double(asked)

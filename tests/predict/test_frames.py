@@ -13,7 +13,7 @@ from peers.predict import models
 from peers.predict.errors import ModelError
 from peers.predict.models import Trust
 from peers.predict.models.frames import frame
-from peers.predict.models.signature import Feature
+from peers.predict.signature import Feature
 
 MODULE = "tests.predict.callables_for_tests"
 

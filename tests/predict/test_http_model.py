@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from peers.predict.errors import EndpointError, ModelError, RowError
-from peers.predict.models import Away, Busy, Trust, load, resolve
+from peers.predict.models import Busy, Trust, Unavailable, load, resolve
 from peers.predict.models.access import access_of
 from peers.predict.models.transport import retry_after
 from peers.predict.spec import Access
@@ -40,7 +40,7 @@ def test_rows_go_out_and_predictions_come_back_in_order(endpoint: Endpoint) -> N
         (429, {"retry-after": "7"}, {}, Busy, "in 7 s"),
         (429, {}, {}, Busy, "in 1 s"),
         (503, {"retry-after": "2"}, {}, Busy, "in 2 s"),
-        (503, {}, {}, Away, "503"),
+        (503, {}, {}, Unavailable, "503"),
         (500, {}, {"why": "broken"}, EndpointError, "broken"),
         (400, {}, {"why": "bad row"}, RowError, "bad row"),
         (404, {}, {}, ModelError, "404"),

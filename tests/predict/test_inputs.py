@@ -211,7 +211,7 @@ def three_rows(path: Path) -> tuple[InputRef, Chunk]:
     return source, chunk
 
 
-@pytest.mark.parametrize("how", ["grown", "rewritten", "replaced"])
+@pytest.mark.parametrize("how", ["grown", "rewritten", "atomic_write"])
 def test_an_input_that_changes_under_way_is_noticed(how: str, tmp_path: Path) -> None:
     """By its size, its time or its identity; the remedy says how to go on."""
     path = tmp_path / "rows.parquet"

@@ -14,14 +14,14 @@ import pytest
 
 from peers import Reject, Retry
 from peers.predict.errors import EndpointError, RowError
-from peers.predict.sizes import MOST_DEATHS
-from peers.predict.tasks.isolate import Isolated, isolate, require_answers
-from peers.predict.tasks.journal import Batch, Journal
+from peers.predict.tasks.batch_marker import Batch, BatchMarker
+from peers.predict.tasks.isolate import BatchOutcome, isolate, retry_if_endpoint_fails
+from peers.predict.tasks.sizes import MOST_DEATHS
 
-Isolate = Callable[..., Awaitable[Isolated]]
+Isolate = Callable[..., Awaitable[BatchOutcome]]
 
 
-def blamed(run: Isolate, rows: int, culprits: set[int], *, as_array: bool) -> Isolated:
+def blamed(run: Isolate, rows: int, culprits: set[int], *, as_array: bool) -> BatchOutcome:
     """What `run` finds out about a model that raises for any batch with a culprit in it."""
 
     async def call(indices: Sequence[int]) -> Any:
@@ -29,7 +29,7 @@ def blamed(run: Isolate, rows: int, culprits: set[int], *, as_array: bool) -> Is
             raise ValueError(f"{len(indices)} rows")
         return np.array(indices) * 2 if as_array else [index * 2 for index in indices]
 
-    found: Isolated = asyncio.run(run(list(range(rows)), call))  # type: ignore[arg-type]
+    found: BatchOutcome = asyncio.run(run(list(range(rows)), call))  # type: ignore[arg-type]
     return found
 
 
@@ -52,9 +52,9 @@ def holds(run: Isolate, seed: int) -> bool:
     )
 
 
-async def blames_the_batch(indices: Sequence[int], call: Any) -> Isolated:
+async def blames_the_batch(indices: Sequence[int], call: Any) -> BatchOutcome:
     """A broken variant: what cannot be predicted together is not tried apart."""
-    found = Isolated(calls=1)
+    found = BatchOutcome(calls=1)
     try:
         found.add(indices, await call(indices))
     except ValueError as error:
@@ -62,9 +62,9 @@ async def blames_the_batch(indices: Sequence[int], call: Any) -> Isolated:
     return found
 
 
-async def one_by_one(indices: Sequence[int], call: Any) -> Isolated:
+async def one_by_one(indices: Sequence[int], call: Any) -> BatchOutcome:
     """Another: right, at the price of batching."""
-    found = Isolated()
+    found = BatchOutcome()
     for index in indices:
         single = await isolate([index], call)
         found.good += single.good
@@ -112,19 +112,19 @@ def test_what_is_said_of_the_model_is_not_blamed_on_rows() -> None:
         asyncio.run(isolate([0, 1, 2, 3], refuses_few, down))
 
 
-def test_a_journal_has_room_for_as_many_killers_as_a_chunk_has_attempts(tmp_path: Any) -> None:
+def test_a_journal_has_room_for_as_many_crashed_as_a_chunk_has_attempts(tmp_path: Any) -> None:
     """Each attempt of a chunk dies of another batch; the last one knows them all."""
     batches = [Batch(number * 1_000_000, 1_000_000) for number in range(MOST_DEATHS)]
     for batch in batches:
-        journal = Journal(tmp_path, 3)
-        journal.reopen(died=True)
-        journal.entered(batch).__enter__()
-        del journal
-    journal = Journal(tmp_path, 3)
-    assert journal.reopen(died=False) == tuple(batches[:-1])
-    assert journal.reopen(died=True) == tuple(batches)
-    journal.close()
-    assert Journal(tmp_path, 3).reopen(died=True) == ()
+        marker = BatchMarker(tmp_path, 3)
+        marker.reopen(died=True)
+        marker.entered(batch).__enter__()
+        del marker
+    marker = BatchMarker(tmp_path, 3)
+    assert marker.reopen(died=False) == tuple(batches[:-1])
+    assert marker.reopen(died=True) == tuple(batches)
+    marker.close()
+    assert BatchMarker(tmp_path, 3).reopen(died=True) == ()
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,6 @@ def test_an_endpoint_is_down_only_if_no_row_gets_an_answer(answers: Any, is_down
         return [answers for _ in indices]
 
     with pytest.raises(Retry) if is_down else nullcontext():
-        asyncio.run(require_answers(range(100), call, EndpointError("500")))
-    asyncio.run(require_answers([], call, EndpointError("500")))
-    asyncio.run(require_answers(range(100), call, ValueError("not the endpoint's")))
+        asyncio.run(retry_if_endpoint_fails(range(100), call, EndpointError("500")))
+    asyncio.run(retry_if_endpoint_fails([], call, EndpointError("500")))
+    asyncio.run(retry_if_endpoint_fails(range(100), call, ValueError("not the endpoint's")))

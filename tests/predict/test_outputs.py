@@ -22,9 +22,9 @@ import pytest
 
 from peers.predict import outputs
 from peers.predict.errors import OutputError, StorageFailed
-from peers.predict.outputs import Extra
-from peers.predict.outputs.ownership import leave_receipt
-from peers.predict.outputs.texts import write_text
+from peers.predict.outputs import IsolatedPredictions
+from peers.predict.outputs.ownership import record_output_digest
+from peers.predict.outputs.text_parts import write_text
 from peers.predict.spec import Chunk, InputRef, Manifest, ModelRef, load_manifest, schema_text
 
 SIZE = 10
@@ -58,7 +58,7 @@ def write_part(
 
 def fitted(manifest: Manifest, predictions: Any) -> pa.Table:
     """Predictions as columns, if all of them fit."""
-    found = outputs.fit(manifest.folder, outputs.asked_of(manifest), [predictions])
+    found = outputs.fit(manifest.folder, outputs.requested_columns(manifest), [predictions])
     assert found.problems == {}
     return found.table
 
@@ -71,16 +71,20 @@ def write_parts(manifest: Manifest, alone: set[int], value: Any = lambda row: ro
         write_part(manifest, number, rows, ids, [value(row) for row in rows])
 
 
-def alone(manifest: Manifest, predictions: dict[int, Any], size: int = SIZE) -> dict[int, Extra]:
+def alone(
+    manifest: Manifest, predictions: dict[int, Any], size: int = SIZE
+) -> dict[int, IsolatedPredictions]:
     """Rows that stood alone, by chunk, as the assembling task hands them over."""
-    found: dict[int, Extra] = {}
+    found: dict[int, IsolatedPredictions] = {}
     for chunk in sorted({row // size for row in predictions}):
         rows = [row for row in predictions if row // size == chunk]
         ids = pa.table({"id": [f"id{row}" for row in rows]})
-        values = outputs.write_values(
-            manifest.folder, chunk, rows, outputs.Values(ids, ids.slice(0, 0))
+        values = outputs.write_isolated_values(
+            manifest.folder, chunk, rows, outputs.IsolatedValues(ids, ids.slice(0, 0))
         )
-        found[chunk] = Extra(rows, values, [fitted(manifest, [predictions[row]]) for row in rows])
+        found[chunk] = IsolatedPredictions(
+            rows, values, [fitted(manifest, [predictions[row]]) for row in rows]
+        )
     return found
 
 
@@ -106,8 +110,8 @@ def test_rows_that_stood_alone_take_their_places(suffix: str, tmp_path: Path) ->
     dead = {13, 25}
     single = {0, 9, 10, 19, *range(20, 30), 49} | dead
     write_parts(manifest, single)
-    extra = alone(manifest, {row: row * 2 for row in sorted(single - dead)})
-    written = outputs.assemble(manifest, extra, dead=len(dead))
+    isolated = alone(manifest, {row: row * 2 for row in sorted(single - dead)})
+    written = outputs.assemble(manifest, isolated, dead=len(dead))
     expected = [
         {"row": row, "id": f"id{row}", "prediction": row * 2}
         for row in range(SIZE * CHUNKS)
@@ -117,7 +121,7 @@ def test_rows_that_stood_alone_take_their_places(suffix: str, tmp_path: Path) ->
     assert written.rows == len(expected)
     before = written.path.read_bytes()
     assert outputs.is_written_by(manifest)
-    outputs.assemble(manifest, extra, dead=len(dead))
+    outputs.assemble(manifest, isolated, dead=len(dead))
     assert written.path.read_bytes() == before
 
 
@@ -166,7 +170,7 @@ def test_killed_between_receipt_and_output_the_output_stays_ours(tmp_path: Path)
     outputs.assemble(manifest, {}, dead=1)
     new = tmp_path / "new"
     new.write_text("what the next assembling task was about to put there")
-    leave_receipt(manifest, new)
+    record_output_digest(manifest, new)
     assert outputs.is_written_by(manifest)
     outputs.assemble(manifest, alone(manifest, {12: 24}))
     assert outputs.is_written_by(manifest)
@@ -296,7 +300,7 @@ def test_whatever_of_a_run_cannot_be_written_counts_as_failed_storage(tmp_path: 
     kind = outputs.type_of(gone, [1.5])
     for write in (
         lambda: write_text(gone.folder / "chunk-000000.csv", Path(gone.output), table),
-        lambda: outputs.start_with(gone.folder, kind),
+        lambda: outputs.set_first_type(gone.folder, kind),
         lambda: outputs.write_part(gone, 0, table.select(["row"]), table.select(["prediction"])),
     ):
         with pytest.raises(StorageFailed, match="cannot be written"):

@@ -19,17 +19,17 @@ from peers.predict.errors import InputError, ModelError, OutputError
 from peers.predict.inputs.column_types import Question, decide
 from peers.predict.models import Trust
 from peers.predict.outputs import check_carried, type_of
-from peers.predict.outputs.fitting import Asked, fitted_to
-from peers.predict.outputs.results import by_class, predictions_of
+from peers.predict.outputs.fitting import RequestedColumns, fitted_to
+from peers.predict.predictions import by_class, predictions_of
 from peers.predict.spec import schema_text
 from tests.predict.test_outputs import a_manifest
 
 sparse = pytest.importorskip("scipy.sparse")
-ALL = Asked((), ("row", "id"))
+ALL = RequestedColumns((), ("row", "id"))
 Scored = namedtuple("Scored", ["label", "score"])  # as models have them
 
 
-def columns_of(result: Any, rows: int = 2, asked: Asked = ALL) -> dict[str, list[Any]]:
+def columns_of(result: Any, rows: int = 2, asked: RequestedColumns = ALL) -> dict[str, list[Any]]:
     """The output's columns of what a model returned."""
     found = fitted_to(None, asked, [predictions_of(result, rows, "the model")])[1]
     assert found.problems == {}
@@ -134,9 +134,9 @@ def test_probabilities_have_the_names_of_their_classes() -> None:
 
 def test_columns_are_chosen_and_the_whole_result_can_be_one() -> None:
     """In the order in which they are named."""
-    assert list(columns_of(TWO, asked=Asked(("b", "a"), ()))) == ["b", "a"]
-    assert columns_of(TWO, asked=Asked(("b",), ())) == {"b": ["x", "y"]}
-    whole = columns_of(TWO, asked=Asked(("prediction",), ()))
+    assert list(columns_of(TWO, asked=RequestedColumns(("b", "a"), ()))) == ["b", "a"]
+    assert columns_of(TWO, asked=RequestedColumns(("b",), ())) == {"b": ["x", "y"]}
+    whole = columns_of(TWO, asked=RequestedColumns(("prediction",), ()))
     assert whole == {"prediction": [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]}
 
 

@@ -14,9 +14,9 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import create_engine
 
 from peers.predict import inputs
+from peers.predict.column_metadata import NULLS, READER
 from peers.predict.errors import InputError
 from peers.predict.inputs import query as queries
-from peers.predict.inputs.column_metadata import NULLS, READER
 from peers.predict.inputs.query import snapshot
 from tests.predict.as_pandas import frame
 from tests.predict.test_inputs_hostile import url_of

@@ -19,19 +19,19 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import csv
 
-from peers.predict.models import stopwatch
-from peers.predict.sizes import (
+from peers.predict.tasks import batches as batches_module
+from peers.predict.tasks import stopwatch
+from peers.predict.tasks.batch_marker import BatchMarker
+from peers.predict.tasks.batches import run_batches
+from peers.predict.tasks.chunk_predictions import ChunkPredictions
+from peers.predict.tasks.sizes import (
     MOST_DEATHS,
+    BatchSizer,
     Measured,
-    Pace,
     batch_rows,
     chunk_rows,
     measure,
 )
-from peers.predict.tasks import batches as batches_module
-from peers.predict.tasks.batches import run_batches
-from peers.predict.tasks.done import Done
-from peers.predict.tasks.journal import Journal
 from tests.predict.runs import MODELS, numbers
 
 
@@ -71,7 +71,7 @@ def test_batches_become_as_large_as_their_time_allows(
     call_seconds: float, row_seconds: float, rate: float | None
 ) -> None:
     """Whatever was measured before: a call soon takes about 50 ms, or has one row."""
-    pace = Pace(rate, None, None)
+    pace = BatchSizer(rate, None, None)
     for _ in range(30):
         pace.took(pace.rows, call_seconds + pace.rows * row_seconds)
     took = call_seconds + pace.rows * row_seconds
@@ -81,7 +81,7 @@ def test_batches_become_as_large_as_their_time_allows(
 
 def test_a_call_stays_far_below_its_time_limit() -> None:
     """And one that is short because its chunk ends teaches nothing."""
-    pace = Pace(1000.0, 0.5, 0.1)
+    pace = BatchSizer(1000.0, 0.5, 0.1)
     assert pace.rows == 10
     pace.took(3, 0.000_1)
     assert pace.rows == 10
@@ -142,7 +142,7 @@ def test_calls_are_longer_where_each_costs_much_by_itself() -> None:
     """Up to half a second: such as those of a large forest."""
     assert Measured(1e4, 8.0, row_seconds=0.004).call_seconds == pytest.approx(0.2)
     assert Measured(1e4, 8.0, row_seconds=4.0).call_seconds == 0.5
-    assert Pace(1e4, 0.2, None).rows == 2000
+    assert BatchSizer(1e4, 0.2, None).rows == 2000
 
 
 def test_a_call_that_the_machine_delays_does_not_make_a_model_slow() -> None:
@@ -161,7 +161,7 @@ class _Died(BaseException):
 
 def _attempts(
     patch: pytest.MonkeyPatch, folder: Path, rows: int, kills: Callable[[int, int], bool]
-) -> tuple[Done, int]:
+) -> tuple[ChunkPredictions, int]:
     """What the last attempt of a chunk found, and how many died before."""
     table = pa.table({"x": pa.array(range(rows), pa.int64())})
     manifest: Any = SimpleNamespace(
@@ -179,12 +179,12 @@ def _attempts(
     deaths = 0
     while deaths <= MOST_DEATHS:
         batches_module._pace.cache_clear()  # another process
-        done = Done()
-        journal = Journal(folder, 1)
+        done = ChunkPredictions()
+        marker = BatchMarker(folder, 1)
         task = SimpleNamespace(attempt=deaths + 1, progress=lambda *_: None)
         patch.setattr(batches_module, "current_task", lambda task=task: task)
         try:
-            asyncio.run(run_batches(manifest, table, predict, journal, done))
+            asyncio.run(run_batches(manifest, table, predict, marker, done))
         except _Died:
             deaths += 1
         else:
@@ -206,11 +206,11 @@ def test_few_rows_are_suspected_for_each_that_kills_its_worker(
         rows,
         lambda first, stop: any(first <= one < stop for one in culprits),
     )
-    assert done.doubtful >= set(culprits)
-    assert len(done.doubtful) <= 64 * len(culprits)
+    assert done.to_isolate >= set(culprits)
+    assert len(done.to_isolate) <= 64 * len(culprits)
     assert deaths <= len(culprits) + 2
     predicted = [index for indices, _ in done.found for index in indices]
-    assert sorted([*predicted, *done.doubtful]) == list(range(rows))
+    assert sorted([*predicted, *done.to_isolate]) == list(range(rows))
 
 
 def test_a_model_that_always_kills_its_worker_needs_fewer_attempts_than_a_chunk_has(
@@ -219,7 +219,7 @@ def test_a_model_that_always_kills_its_worker_needs_fewer_attempts_than_a_chunk_
     """Every row is suspected then."""
     done, deaths = _attempts(monkeypatch, tmp_path, 250_000, lambda *_: True)
     assert deaths <= MOST_DEATHS
-    assert len(done.doubtful) == 250_000
+    assert len(done.to_isolate) == 250_000
 
 
 def planned(source: Path, output: Path, **options: object) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from peers.predict.kinds import APP, CHUNK, QUEUE
 _MODEL: Final = "peers.predict.demo.model:predict"
 _ROWS: Final = 40_000
 _TREES: Final = 100
-_PATIENCE: Final = 300.0
+_TIMEOUT: Final = 300.0
 _LEASE: Final = "4s"
 _DONE: Final = f"select count(*) from peers.task where kind = '{CHUNK}' and state = 'completed'"  # noqa: S608 - our own name
 
@@ -79,7 +79,7 @@ def _run(
             f"killed one peer and the command after {_done(connection)} chunks; once more the same"
         )
         again = subprocess.run(
-            command, env=environment, stdout=subprocess.PIPE, timeout=_PATIENCE, check=True
+            command, env=environment, stdout=subprocess.PIPE, timeout=_TIMEOUT, check=True
         )
     summary: dict[str, Any] = json.loads(again.stdout)
     return summary
@@ -88,7 +88,7 @@ def _run(
 def _await_half(
     connection: psycopg.Connection[Any], command: subprocess.Popen[bytes], material: Material
 ) -> None:
-    give_up = time.monotonic() + _PATIENCE
+    give_up = time.monotonic() + _TIMEOUT
     while True:
         [(chunks,)] = connection.execute(
             "select count(*) from peers.task where kind = %s", [CHUNK]

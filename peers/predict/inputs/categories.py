@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as kinds
 
+from peers.predict.atomic_files import atomic_write
 from peers.predict.errors import InputError
 from peers.predict.inputs.files import unchanged
 from peers.predict.inputs.forward import streaming
-from peers.predict.outputs.durable import replaced
 from peers.predict.spec import DataFile
 
 CATEGORIES: Final = "categories.arrow"
@@ -68,7 +68,7 @@ def keep(categories: dict[str, pa.Array], folder: Path) -> str:
         for values in categories.values()
     ]
     table = pa.table(columns, names=list(categories))
-    with replaced(path) as temporary, pa.ipc.new_file(temporary, table.schema) as writer:
+    with atomic_write(path) as temporary, pa.ipc.new_file(temporary, table.schema) as writer:
         writer.write_table(table)
     kept.cache_clear()
     return str(path)

@@ -6,8 +6,8 @@ from typing import Any, Final, Literal, TypeAlias
 
 import pyarrow as pa
 
-from peers.predict.inputs.column_metadata import TYPE
-from peers.predict.models.signature import Feature, Kind
+from peers.predict.column_metadata import TYPE
+from peers.predict.signature import Feature, Kind
 
 TypeName: TypeAlias = Literal[
     "text", "integer", "number", "boolean", "category", "timestamp", "date", "json"

@@ -14,6 +14,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from peers.predict.column_metadata import GUESSED, INDEX
 from peers.predict.errors import InputError
 from peers.predict.inputs.column_kinds import (
     TypeName,
@@ -27,8 +28,7 @@ from peers.predict.inputs.column_kinds import (
     plural,
     wanted_type,
 )
-from peers.predict.inputs.column_metadata import GUESSED, INDEX
-from peers.predict.models.signature import Feature, Signature
+from peers.predict.signature import Feature, Signature
 
 _SHOWN: Final = 12
 

@@ -15,7 +15,7 @@ from psycopg.adapt import Loader
 from psycopg.pq import Format
 from psycopg.types.string import TextLoader
 
-from peers.predict.inputs.column_metadata import AS_JSON
+from peers.predict.column_metadata import AS_JSON
 
 _KNOWN: Final[dict[str, pa.DataType]] = {
     "bool": pa.bool_(),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from peers.predict.inputs.column_metadata import is_json
+from peers.predict.column_metadata import is_json
 
 
 def json_text(value: Any) -> str:

@@ -16,10 +16,10 @@ from psycopg.errors import SyntaxError as SqlSyntaxError
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus
 
+from peers.predict.atomic_files import atomic_write
 from peers.predict.errors import InputError
 from peers.predict.inputs.database_types import Column, column_of, read_as_texts
 from peers.predict.inputs.database_url import conninfo_of, hidden
-from peers.predict.outputs.durable import replaced
 
 _FIRST: Final = 100
 _MOST: Final = 10_000
@@ -126,7 +126,7 @@ def _write(batches: Iterator[pa.RecordBatch], columns: Sequence[Column], target:
     texts = [c.field.name for c in columns if pa.types.is_string(c.field.type)]
     rows = 0
     with (
-        replaced(target) as temporary,
+        atomic_write(target) as temporary,
         # of numbers, dictionaries are tried in vain
         pq.ParquetWriter(temporary, first.schema, use_dictionary=texts) as writer,
     ):

@@ -10,10 +10,10 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.types as kinds
 
+from peers.predict.column_metadata import PARTITION
 from peers.predict.errors import InputError
 from peers.predict.inputs import categories
 from peers.predict.inputs.casting import Problems, cast
-from peers.predict.inputs.column_metadata import PARTITION
 from peers.predict.inputs.files import unchanged
 from peers.predict.inputs.forward import ForwardReader
 from peers.predict.spec import Chunk, DataFile, InputRef

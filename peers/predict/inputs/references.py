@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.types as kinds
 
+from peers.predict.column_metadata import PARTITION
 from peers.predict.inputs import categories
-from peers.predict.inputs.column_metadata import PARTITION
 from peers.predict.inputs.files import data_file
 from peers.predict.spec import DataFile, InputRef, schema_text
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.types as kinds
 
+from peers.predict.column_metadata import INDEX, NULLS, PARTITION, READER, YES
 from peers.predict.errors import InputError
-from peers.predict.inputs.column_metadata import INDEX, NULLS, PARTITION, READER, YES
 
 _PANDAS: Final = b"pandas"
 

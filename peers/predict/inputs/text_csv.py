@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from peers.predict.column_metadata import GUESSED, INDEX, READER, YES
 from peers.predict.inputs import text_blocks
-from peers.predict.inputs.column_metadata import GUESSED, INDEX, READER, YES
 from peers.predict.inputs.records import Marks, OpenQuotes, Span, records
 from peers.predict.inputs.text_blocks import Block, csv_blocks
 from peers.predict.inputs.text_fits import are_plain, fits, is_text
@@ -75,7 +75,7 @@ class CsvFile:
         """
         values, is_inferred = self._inferred(block)
         self._known = None
-        doubtful: list[int] = []
+        to_isolate: list[int] = []
         for column, array in values.items():
             if column == self._id:
                 self._has_plain_ids &= are_plain(array)
@@ -83,12 +83,12 @@ class CsvFile:
             if is_text(array):
                 self._witnesses[column].add_texts(_lazily(array))
             elif self._witnesses[column].add(array):
-                doubtful.append(column)
+                to_isolate.append(column)
             self._misfits.count(column, array, block)
         for foreign in block.foreign.values():
             self._foreign.update(foreign)
-        if doubtful:
-            texts = self._read(block, dict.fromkeys(doubtful, TEXT), doubtful)
+        if to_isolate:
+            texts = self._read(block, dict.fromkeys(to_isolate, TEXT), to_isolate)
             for column, array in texts.items():
                 self._witnesses[column].add_texts(_lazily(array))
         if self._draft is None:

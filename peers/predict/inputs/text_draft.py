@@ -9,8 +9,8 @@ from typing import Any, Final, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from peers.predict.atomic_files import storage_failed
 from peers.predict.inputs.reading import PROBLEM
-from peers.predict.outputs.durable import storage_failed
 
 PROBLEM_FIELD: Final = pa.field(PROBLEM, pa.string())
 _DIGEST: Final = b"peers.input"

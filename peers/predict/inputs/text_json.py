@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from peers.predict.column_metadata import AS_JSON, GUESSED, READER, YES, is_json
 from peers.predict.errors import InputError
-from peers.predict.inputs.column_metadata import AS_JSON, GUESSED, READER, YES, is_json
 from peers.predict.inputs.json_columns import json_text
 from peers.predict.inputs.text_documents import JsonBlock, json_blocks, layout_of
 from peers.predict.inputs.text_window import Window

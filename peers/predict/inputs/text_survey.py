@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
+from peers.predict.atomic_files import atomic_write
 from peers.predict.errors import InputChanged, InputError
 from peers.predict.inputs.files import SNAPSHOT, format_of, plain_suffix
 from peers.predict.inputs.reading import PROBLEM
@@ -21,7 +22,6 @@ from peers.predict.inputs.text_json import JsonFile
 from peers.predict.inputs.text_options import TextOptions
 from peers.predict.inputs.text_stream import TextStream, open_text
 from peers.predict.inputs.text_window import Window
-from peers.predict.outputs.durable import replaced
 from peers.predict.spec import InputRef
 
 _RANDOM_BYTES: Final = 8
@@ -81,7 +81,7 @@ class TextSurvey:
         target = folder / SNAPSHOT
         schema = schema.append(PROBLEM_FIELD)
         if not has_draft(target, schema, self.rows, self.digest):
-            with replaced(target) as temporary:
+            with atomic_write(target) as temporary:
                 if self._has_draft and self._is_as_drafted(schema):
                     self._draft.replace(temporary)
                     self._has_draft = False

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from peers.predict.inputs.column_metadata import is_json
+from peers.predict.column_metadata import is_json
 from peers.predict.inputs.json_columns import json_text
 from peers.predict.inputs.text_options import TextOptions
 from peers.predict.inputs.text_pandas import PandasReader

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from peers.predict.inputs.column_metadata import ALL, BY_VALUES, NULLS, READER, YES
+from peers.predict.column_metadata import ALL, BY_VALUES, NULLS, READER, YES
 from peers.predict.inputs.forward import streaming
 from peers.predict.spec import InputRef, schema_text
 

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from peers.predict.errors import ModelError
-from peers.predict.outputs.results import Predictions as Predictions
+from peers.predict.predictions import Predictions as Predictions
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from peers.predict.models.signature import Signature
+    from peers.predict.signature import Signature
 
 
 class Model(Protocol):

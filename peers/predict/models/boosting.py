@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from peers.predict.models.signature import Feature, Kind
+from peers.predict.signature import Feature, Kind
 
 _SHOWN: Final = 5
 _XGBOOST: Final[dict[str, Kind]] = {

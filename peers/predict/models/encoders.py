@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from peers.predict.models.signature import Feature, Kind
+from peers.predict.signature import Feature, Kind
 
 _SHOWN: Final = 5
 _KINDS: Final[dict[str, Kind]] = {

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from peers import Snooze
-from peers.predict.models.transport import Away, Busy
+from peers.predict.models.transport import Busy, Unavailable
 
 if TYPE_CHECKING:
     from peers.predict.models.base import Predictions
@@ -21,7 +21,7 @@ _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 30.0
 
 
-class Absences:
+class Backoff:
     """How often in a row an endpoint was away, as this process sees it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -44,11 +44,11 @@ class Absences:
         self._count = 0
 
 
-async def predict_patiently(
+async def predict_with_backoff(
     call: Callable[[], Awaitable[Predictions]],
     cooldown_left: Callable[[], Awaitable[float]],
     start_cooldown: Callable[[float, str], Awaitable[None]],
-    absences: Absences,
+    backoff: Backoff,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Predictions:
     """Make the call as soon as the endpoint takes requests.
@@ -66,15 +66,15 @@ async def predict_patiently(
                 raise Snooze(in_=pause, message=reason)
             waited += pause
             await sleep(pause)
-        asked_at = absences.clock()
+        asked_at = backoff.clock()
         try:
             found = await call()
         except Busy as busy:
             reason = str(busy)
             await start_cooldown(busy.seconds, reason)
-        except Away as away:
+        except Unavailable as away:
             reason = str(away)
-            await start_cooldown(absences.pause(asked_at), reason)
+            await start_cooldown(backoff.pause(asked_at), reason)
         else:
-            absences.over()
+            backoff.over()
             return found

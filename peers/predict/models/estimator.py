@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from peers.predict import predictions
 from peers.predict.errors import ModelError
 from peers.predict.models import boosting
 from peers.predict.models.base import Predictions, needed, threads
 from peers.predict.models.fitted import signature_of
 from peers.predict.models.frames import argument
 from peers.predict.models.modules import see_current_directory
-from peers.predict.outputs import results
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,8 +63,8 @@ class EstimatorModel:
             result = tuple(result)  # one array for each output
         if self._is_proba:
             classes = getattr(self._estimator, "classes_", None)
-            result = results.by_class(result, classes)
-        return results.predictions_of(result, table.num_rows, self._name)
+            result = predictions.by_class(result, classes)
+        return predictions.predictions_of(result, table.num_rows, self._name)
 
     async def predict_async(self, table: pa.Table) -> Predictions:
         """Return the same: an estimator computes, and never waits."""

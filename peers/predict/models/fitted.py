@@ -10,7 +10,7 @@ import numpy as np
 
 from peers.predict.models import boosting
 from peers.predict.models.encoders import encoded, histogram, is_nan
-from peers.predict.models.signature import Feature, Form, Kind, Signature, merged
+from peers.predict.signature import Feature, Form, Kind, Signature, merged
 
 _WRAPPED: Final = ("best_estimator_", "estimator_", "regressor_")
 _SAME_ROWS: Final = ("Voting", "Stacking", "OneVsRest", "MultiOutput")

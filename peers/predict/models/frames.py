@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from peers.predict.column_metadata import ALL, BY_VALUES, NULLS, READER, is_json
 from peers.predict.inputs import plain_rows
-from peers.predict.inputs.column_metadata import ALL, BY_VALUES, NULLS, READER, is_json
 from peers.predict.models.columns import is_number, matrix
-from peers.predict.models.signature import Feature, Signature
+from peers.predict.signature import Feature, Signature
 
 if TYPE_CHECKING:
     import pandas as pd

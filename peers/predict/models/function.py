@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, get_origin, get_type_hints
 
 from peers.predict.errors import ModelError
 from peers.predict.models.frames import argument
-from peers.predict.models.signature import Form, Signature
-from peers.predict.outputs.results import Predictions, predictions_of
+from peers.predict.predictions import Predictions, predictions_of
+from peers.predict.signature import Form, Signature
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,8 +11,8 @@ from peers.predict.models.protocol_mlflow import MlflowProtocol
 from peers.predict.models.protocol_openai import OpenAIProtocol
 from peers.predict.models.protocol_v1 import V1Protocol
 from peers.predict.models.protocol_v2 import V2Protocol
-from peers.predict.models.signature import Signature
-from peers.predict.models.transport import BAD_INPUT, BAD_REQUEST, Away, Busy, Transport
+from peers.predict.models.transport import BAD_INPUT, BAD_REQUEST, Busy, Transport, Unavailable
+from peers.predict.signature import Signature
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from peers.predict.models.protocols import WireProtocol
     from peers.predict.spec import ModelRef
 
-_PATIENCE = 5.0
+_TIMEOUT = 5.0
 """Seconds for the inputs of a model, when the columns are chosen."""
 
 
@@ -62,9 +62,9 @@ class HttpModel:
 
     async def _ask_soon(self) -> None:
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_TIMEOUT):
                 await self._protocol.ask_for_inputs(self._transport.get)
-        except (Busy, Away, EndpointError, TimeoutError):
+        except (Busy, Unavailable, EndpointError, TimeoutError):
             pass  # the peers wait for it together, and ask then
 
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from peers.predict import predictions
 from peers.predict.errors import ModelError
 from peers.predict.models.base import Predictions, needed, threads
 from peers.predict.models.columns import matrix
-from peers.predict.models.signature import Feature, Kind, Signature
-from peers.predict.outputs import results
+from peers.predict.signature import Feature, Kind, Signature
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,8 +64,8 @@ class OnnxModel:
         if not isinstance(result, (list, np.ndarray)):
             raise ModelError(f"The output {self._output} of {self._name} is no list or tensor")
         if isinstance(result, list):  # of maps, whose keys may be numbers of classes
-            result = [results.named_by_class(one) for one in result]
-        return results.counted(result, table.num_rows, f"{self._name} ({self._output})")
+            result = [predictions.named_by_class(one) for one in result]
+        return predictions.counted(result, table.num_rows, f"{self._name} ({self._output})")
 
     async def predict_async(self, table: pa.Table) -> Predictions:
         """Return the same: a session computes, and never waits."""

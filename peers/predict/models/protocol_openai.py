@@ -15,7 +15,7 @@ from peers.predict.errors import RowError
 from peers.predict.inputs import plain_rows
 from peers.predict.models.json_values import encoded
 from peers.predict.models.protocols import Request, SimpleProtocol
-from peers.predict.models.signature import Feature, Signature
+from peers.predict.signature import Feature, Signature
 
 if TYPE_CHECKING:
     import pyarrow as pa

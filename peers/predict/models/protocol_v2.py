@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 from peers.predict.errors import ModelError, RowError
 from peers.predict.models.json_values import encoded
 from peers.predict.models.protocols import Get, Request
-from peers.predict.models.signature import Feature, Kind, Signature
 from peers.predict.models.tensors import (
     BYTES,
     Tensor,
@@ -20,6 +19,7 @@ from peers.predict.models.tensors import (
     matrix_input,
     output_rows,
 )
+from peers.predict.signature import Feature, Kind, Signature
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from peers.predict.errors import ModelError, RowError
 from peers.predict.models.base import Predictions
-from peers.predict.models.signature import Signature
-from peers.predict.outputs.results import counted
+from peers.predict.predictions import counted
+from peers.predict.signature import Signature
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from peers.predict.errors import EndpointError, ModelError, RowError
 from peers.predict.models.access import Credentials
-from peers.predict.texts import shortened, told
+from peers.predict.texts import error_text, shortened
 
 if TYPE_CHECKING:
     import httpx
@@ -51,7 +51,7 @@ class Busy(Exception):  # noqa: N818 - a name says what is the matter
         self.seconds = seconds
 
 
-class Away(Exception):  # noqa: N818 - a name says what is the matter
+class Unavailable(Exception):  # noqa: N818 - a name says what is the matter
     """The endpoint cannot be reached, or what stands before it says that it is not there."""
 
 
@@ -84,7 +84,7 @@ class Transport:
     async def post(self, url: str, body: bytes) -> Answer:
         """Return what a POST of this JSON answers.
 
-        Raises Busy for 429, and for 503 that says when to return; Away when it cannot be reached
+        Raises Busy for 429, and for 503 that says when to return; Unavailable when it cannot be reached
         (502, 503, 504 too); RowError when it refuses the rows, or so many (400, 413, 422);
         EndpointError when it fails (another 5xx, 408, 425, or an answer that breaks off), be it for
         a row or not; else ModelError. None of them names a secret.
@@ -124,7 +124,7 @@ class Transport:
         try:
             return await _client().request(method, url, content=body, headers=headers)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise Away(f"{url} cannot be reached: {self._told(error)}") from error
+            raise Unavailable(f"{url} cannot be reached: {self._told(error)}") from error
         except httpx.HTTPError as error:
             raise EndpointError(f"{url} does not answer: {self._told(error)}") from error
 
@@ -140,7 +140,7 @@ class Transport:
         if status in self._rows_fault:
             raise RowError(said)
         if status in _AWAY:
-            raise Away(said)
+            raise Unavailable(said)
         if status >= _SERVER_ERROR or status in _NOT_NOW:
             raise EndpointError(said)
         if status in _ELSEWHERE:
@@ -152,7 +152,7 @@ class Transport:
         return shortened(self._credentials.hidden(response.text), _SHOWN)
 
     def _told(self, error: Exception) -> str:
-        return self._credentials.hidden(told(error, _SHOWN))
+        return self._credentials.hidden(error_text(error, _SHOWN))
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from peers.predict.atomic_files import atomic_write, remove_leftovers
 from peers.predict.errors import OutputConflict
-from peers.predict.outputs.agreed import OutputType, agreed, single_column
-from peers.predict.outputs.durable import discard_unfinished, replaced
 from peers.predict.outputs.encoding import writer_options
 from peers.predict.outputs.fitting import shaped
-from peers.predict.outputs.ownership import RUN_KEY, leave_receipt, refuse_foreign
+from peers.predict.outputs.isolated_values import read_isolated_values
+from peers.predict.outputs.output_type import OutputType, current_type, single_column
+from peers.predict.outputs.ownership import RUN_KEY, record_output_digest, refuse_foreign_output
 from peers.predict.outputs.parts import (
     ROW,
     about_part,
@@ -25,9 +26,8 @@ from peers.predict.outputs.parts import (
     kept_schema,
     read_part,
 )
-from peers.predict.outputs.results import PREDICTION
-from peers.predict.outputs.texts import copy_text, header, is_text, lines, text_path
-from peers.predict.outputs.values import read_values
+from peers.predict.outputs.text_parts import copy_text, header, is_text, lines, text_path
+from peers.predict.predictions import PREDICTION
 from peers.predict.spec import Manifest
 
 _ROW_GROUP: Final = 131_072
@@ -35,7 +35,7 @@ _ROW_GROUP: Final = 131_072
 _ROW_GROUP_BYTES: Final = 64 << 20
 
 
-class Extra(NamedTuple):
+class IsolatedPredictions(NamedTuple):
     """Rows of a chunk that stood alone: their numbers, the file of their values, a prediction each.
 
     A prediction is a table with one row.
@@ -56,28 +56,32 @@ class Written:
 
 
 def assemble(
-    manifest: Manifest, extra: Mapping[int, Extra], *, dead: int = 0, overwrite: bool = False
+    manifest: Manifest,
+    isolated: Mapping[int, IsolatedPredictions],
+    *,
+    dead: int = 0,
+    overwrite: bool = False,
 ) -> Written:
     """Writes the output in the order of the rows, whole or not at all; again gives the same.
 
-    `extra`: by chunk; `dead`: how many rows have no prediction. Raises OutputConflict when the
+    `isolated`: by chunk; `dead`: how many rows have no prediction. Raises OutputConflict when the
     output exists and is not this run's, a part is missing, a row comes twice or is unaccounted for;
     OutputError when the disk is full.
     """
     output = Path(manifest.output)
     if not overwrite:
-        refuse_foreign(manifest)
-    final = agreed(manifest.folder).type or single_column()
-    whole = _Whole(manifest, extra, final, _Counted(manifest.input.rows - dead))
-    discard_unfinished(output)
-    with replaced(output) as temporary:
+        refuse_foreign_output(manifest)
+    final = current_type(manifest.folder).type or single_column()
+    whole = _Whole(manifest, isolated, final, _Counted(manifest.input.rows - dead))
+    remove_leftovers(output)
+    with atomic_write(output) as temporary:
         try:
             (_write_text if is_text(output) else _write_parquet)(whole, temporary)
         except pa.ArrowException as error:
             raise OutputConflict(f"{output} cannot hold the predictions: {error}") from error
         whole.counted.require_all()
         size = temporary.stat().st_size
-        leave_receipt(manifest, temporary)
+        record_output_digest(manifest, temporary)
     return Written(whole.counted.rows, size, output)
 
 
@@ -109,7 +113,7 @@ class _Counted:
 @dataclass(frozen=True)
 class _Whole:
     manifest: Manifest
-    extra: Mapping[int, Extra]
+    isolated: Mapping[int, IsolatedPredictions]
     final: OutputType
     counted: _Counted
 
@@ -127,8 +131,8 @@ class _Whole:
         except (KeyError, pa.ArrowException) as error:
             raise OutputConflict(f"the part of chunk {number} is not the run's: {error}") from error
         tables = [self._beside(before, shaped(part.drop_columns(kept.names), self.final))]
-        if number in self.extra:
-            tables.append(self._alone(self.extra[number]))
+        if number in self.isolated:
+            tables.append(self._alone(self.isolated[number]))
         table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
         numbers = table.column(ROW).to_numpy()
         if len(tables) > 1:
@@ -137,10 +141,10 @@ class _Whole:
         self.counted.take(numbers)
         return table
 
-    def _alone(self, extra: Extra) -> pa.Table:
-        values = read_values(self.manifest.folder, extra.values, extra.rows)
-        found = pa.concat_tables([shaped(one, self.final) for one in extra.predictions])
-        return self._beside(kept_columns(self.manifest, extra.rows, values.rows), found)
+    def _alone(self, isolated: IsolatedPredictions) -> pa.Table:
+        values = read_isolated_values(self.manifest.folder, isolated.values, isolated.rows)
+        found = pa.concat_tables([shaped(one, self.final) for one in isolated.predictions])
+        return self._beside(kept_columns(self.manifest, isolated.rows, values.rows), found)
 
     def _beside(self, kept: pa.Table, found: pa.Table) -> pa.Table:
         return pa.Table.from_arrays([*kept.columns, *found.columns], schema=self.schema)
@@ -205,7 +209,7 @@ def _copied(whole: _Whole, number: int, stream: BinaryIO) -> bool:
     """Whether the chunk's own lines are final, and were copied."""
     manifest = whole.manifest
     about = about_part(manifest.folder, number)
-    if number in whole.extra or about.text is None or not about.schema.equals(whole.schema):
+    if number in whole.isolated or about.text is None or not about.schema.equals(whole.schema):
         return False
     path = text_path(manifest.folder, number, Path(manifest.output))
     if not copy_text(path, about.text, stream):

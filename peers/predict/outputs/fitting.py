@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 
 from peers.predict.errors import OutputConflict
-from peers.predict.outputs.agreed import OutputType, agree, agreed, single_column
 from peers.predict.outputs.column import Column
 from peers.predict.outputs.families import NOTHING, family_of_value, many_of, one_of, shown
-from peers.predict.outputs.results import PREDICTION, Columns, Predictions
+from peers.predict.outputs.output_type import OutputType, current_type, single_column, widen_type
 from peers.predict.outputs.widening import converted
+from peers.predict.predictions import PREDICTION, Columns, Predictions
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestedColumns:
     """What the user wants. `chosen`: columns of the model; none: all. `taken`: names of others."""
 
     chosen: tuple[str, ...]
@@ -35,20 +35,20 @@ class Fitted:
     problems: dict[int, str]
 
 
-def fit(folder: Path, asked: Asked, batches: Sequence[Predictions]) -> Fitted:
+def fit(folder: Path, asked: RequestedColumns, batches: Sequence[Predictions]) -> Fitted:
     """Bring predictions into the run's types, which are widened for them where nothing is lost.
 
     Places count through all batches. Raises OutputError.
     """
     while True:
-        before = agreed(folder)
+        before = current_type(folder)
         wider, fitted = fitted_to(before.type, asked, batches)
-        if wider is None or wider == before.type or agree(folder, before, wider):
+        if wider is None or wider == before.type or widen_type(folder, before, wider):
             return fitted
 
 
 def fitted_to(
-    now: OutputType | None, asked: Asked, batches: Sequence[Predictions]
+    now: OutputType | None, asked: RequestedColumns, batches: Sequence[Predictions]
 ) -> tuple[OutputType | None, Fitted]:
     """Return the type that this one is widened to, and the predictions in it.
 
@@ -87,13 +87,13 @@ def shaped(table: pa.Table, final: OutputType) -> pa.Table:
 
     Raises OutputConflict: they are not the run's.
     """
-    extra = [
+    isolated = [
         field.name
         for field in table.schema
         if field.name not in final.columns and not pa.types.is_null(field.type)
     ]
-    if extra:
-        raise OutputConflict(f"the column {extra[0]!r} of a part is not the run's")
+    if isolated:
+        raise OutputConflict(f"the column {isolated[0]!r} of a part is not the run's")
     columns = {}
     for name, kind in final.columns.items():
         if name not in table.column_names:
@@ -109,7 +109,7 @@ def shaped(table: pa.Table, final: OutputType) -> pa.Table:
     return pa.table(columns)
 
 
-def _first_type(asked: Asked, batches: Sequence[Predictions]) -> OutputType | None:
+def _first_type(asked: RequestedColumns, batches: Sequence[Predictions]) -> OutputType | None:
     """Return the columns by what was seen first; None if that is nothing but null."""
     for batch in batches:
         if isinstance(batch, Columns):
@@ -135,7 +135,7 @@ def _are_texts(keys: Any) -> bool:
     return all(isinstance(key, str) for key in keys)
 
 
-def _chosen(asked: Asked, names: Sequence[str]) -> OutputType:
+def _chosen(asked: RequestedColumns, names: Sequence[str]) -> OutputType:
     names = asked.chosen or [name for name in names if name not in asked.taken]
     return OutputType(dict.fromkeys(names, pa.null()), frozenset(), is_single=False)
 
@@ -145,7 +145,7 @@ def _whole(batch: Predictions) -> Any:
 
 
 def _by_name(
-    batch: Predictions, start: int, asked: Asked, others: str, problems: dict[int, str]
+    batch: Predictions, start: int, asked: RequestedColumns, others: str, problems: dict[int, str]
 ) -> dict[str, Any]:
     """Return the columns of a batch; what is no row with columns becomes a problem."""
     if isinstance(batch, Columns):
@@ -171,7 +171,7 @@ def _by_name(
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def _wanted(names: dict[str, Any], asked: Asked) -> list[str]:
+def _wanted(names: dict[str, Any], asked: RequestedColumns) -> list[str]:
     return [
         name
         for name in names

@@ -8,13 +8,13 @@ import os
 from pathlib import Path
 from typing import Final
 
+from peers.predict.atomic_files import atomic_write, destination
 from peers.predict.errors import OutputConflict, OutputError
-from peers.predict.outputs.durable import destination, replaced
 from peers.predict.spec import Manifest
 
 RUN_KEY: Final = b"peers.run"
 _SUFFIXES: Final = (".parquet", ".csv", ".jsonl")
-RECEIPT_NAME: Final = "written.json"
+OUTPUT_DIGEST_NAME: Final = "written.json"
 
 
 def check_output(output: Path) -> None:
@@ -38,7 +38,7 @@ def check_output(output: Path) -> None:
             )
 
 
-def refuse_foreign(manifest: Manifest) -> None:
+def refuse_foreign_output(manifest: Manifest) -> None:
     """Raise OutputConflict if the output exists, and is not as this run wrote it."""
     output = Path(manifest.output)
     if output.exists() and not is_written_by(manifest):
@@ -51,24 +51,24 @@ def refuse_foreign(manifest: Manifest) -> None:
 def is_written_by(manifest: Manifest) -> bool:
     """Return whether the output is there and is what this run wrote last."""
     output = Path(manifest.output)
-    receipts = _receipts(manifest)
-    return bool(receipts) and output.is_file() and digest_of(output) in receipts
+    digests = _output_digests(manifest)
+    return bool(digests) and output.is_file() and digest_of(output) in digests
 
 
-def leave_receipt(manifest: Manifest, written: Path) -> None:
+def record_output_digest(manifest: Manifest, written: Path) -> None:
     """Note what the run is about to put in the place of its output.
 
     What is there stays known as well, if it is the run's: it is there until then.
     """
     before = [digest_of(Path(manifest.output))] if is_written_by(manifest) else []
     digests = [*before, digest_of(written)]
-    with replaced(manifest.folder / RECEIPT_NAME) as temporary:
+    with atomic_write(manifest.folder / OUTPUT_DIGEST_NAME) as temporary:
         temporary.write_text(json.dumps({"digests": digests}), encoding="utf-8")
 
 
-def _receipts(manifest: Manifest) -> list[str]:
+def _output_digests(manifest: Manifest) -> list[str]:
     try:
-        text = (manifest.folder / RECEIPT_NAME).read_text(encoding="utf-8")
+        text = (manifest.folder / OUTPUT_DIGEST_NAME).read_text(encoding="utf-8")
         digests: list[str] = json.loads(text)["digests"]
     except (OSError, ValueError, KeyError, TypeError):
         return []  # there is none, or none that we wrote whole

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from peers.predict.atomic_files import atomic_write
 from peers.predict.errors import OutputConflict
-from peers.predict.outputs.durable import replaced
 from peers.predict.outputs.encoding import writer_options
-from peers.predict.outputs.fitting import Asked
-from peers.predict.outputs.texts import is_text, text_path, write_text
+from peers.predict.outputs.fitting import RequestedColumns
+from peers.predict.outputs.text_parts import is_text, text_path, write_text
 from peers.predict.spec import Chunk, Manifest
 
 ROW: Final = "row"
@@ -32,9 +32,9 @@ class Part(NamedTuple):
     text: dict[str, Any] | None
 
 
-def asked_of(manifest: Manifest) -> Asked:
+def requested_columns(manifest: Manifest) -> RequestedColumns:
     """Return what the run's user wants of the model's columns."""
-    return Asked(manifest.columns, tuple(kept_schema(manifest).names))
+    return RequestedColumns(manifest.columns, tuple(kept_schema(manifest).names))
 
 
 def kept_schema(manifest: Manifest) -> pa.Schema:
@@ -87,7 +87,7 @@ def annotate_part(folder: Path, number: int, note: str) -> None:
 
 def _write(path: Path, table: pa.Table, note: str, text: dict[str, Any] | None) -> Path:
     try:
-        with replaced(path) as temporary:
+        with atomic_write(path) as temporary:
             noted = table.replace_schema_metadata({_NOTE: note, _TEXT: json.dumps(text)})
             pq.write_table(noted, temporary, **writer_options(noted.schema))
     except pa.ArrowException as error:

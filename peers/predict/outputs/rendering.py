@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from peers.predict.inputs.column_metadata import is_json
+from peers.predict.column_metadata import is_json
 from peers.predict.outputs.families import plain_type
 from peers.predict.outputs.widening import PER_SECOND, converted
 

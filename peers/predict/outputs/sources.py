@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
+from peers.predict.atomic_files import destination
 from peers.predict.errors import OutputError
-from peers.predict.outputs.durable import destination
 from peers.predict.spec import MANIFEST_NAME, PARTS_SUFFIX
 
 

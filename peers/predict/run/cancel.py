@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from peers.predict.run.command import Connect
     from peers.predict.run.record import Connection
 
-_PATIENCE: Final = 120.0
+_TIMEOUT: Final = 120.0
 """Seconds. A peer that is gone loses its tasks when its lease expires."""
 _LOOK_AGAIN: Final = 0.1
 
@@ -39,7 +39,7 @@ def cancel(connect: Connect, name: str) -> tuple[Summary, int]:
 def _cancel_all(connection: Connection, run: str) -> int:
     """Cancel until nothing is left: tasks that still run may submit others."""
     ended: set[int] = set()
-    give_up = time.monotonic() + _PATIENCE
+    give_up = time.monotonic() + _TIMEOUT
     while live := live_tasks(connection, run):
         ended |= {task.id for task in live}
         _cancel_each(connection, live)

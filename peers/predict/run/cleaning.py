@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.predict.errors import RunState
-from peers.predict.outputs import RECEIPT_NAME
+from peers.predict.outputs import OUTPUT_DIGEST_NAME
 from peers.predict.run.command import manifest_of
 from peers.predict.run.listing import ListedRun, list_runs, trusted_manifest
 from peers.predict.run.live_tasks import live_tasks
@@ -20,7 +20,7 @@ from peers.predict.spec import MANIFEST_NAME
 if TYPE_CHECKING:
     from peers.predict.run.record import Connection
 
-_KEPT: Final = frozenset({MANIFEST_NAME, RECEIPT_NAME})
+_KEPT: Final = frozenset({MANIFEST_NAME, OUTPUT_DIGEST_NAME})
 """A few KiB, by which `status` and the same command still know the run and its output."""
 
 

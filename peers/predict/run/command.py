@@ -28,7 +28,7 @@ _AGAIN_FOR_THE_LOST: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class How:
+class RunOptions:
     """What makes no difference to the output. `peer`: our own, which was started for the run.
 
     `retry_dead`: rows that are dead get another chance first.
@@ -38,7 +38,7 @@ class How:
     retry_dead: bool = False
 
 
-def predict(connect: Connect, request: Request, how: How) -> Summary:
+def predict(connect: Connect, request: Request, options: RunOptions) -> Summary:
     """Have the prediction made by the peers that run, or by one of our own.
 
     The same request again does only what is missing. Raises PredictError and its kinds.
@@ -63,18 +63,20 @@ def predict(connect: Connect, request: Request, how: How) -> Summary:
         raise
 
 
-def _begin(connection: Connection, plan: Plan, request: Request, how: How) -> Summary | None:
+def _begin(
+    connection: Connection, plan: Plan, request: Request, options: RunOptions
+) -> Summary | None:
     """Submit what is missing; return the summary if nothing is."""
     manifest = plan.manifest
     resume.say_what_is_new(connection, manifest)
     if not request.overwrite:
-        outputs.refuse_foreign(manifest)
-    rival = record.rival(connection, manifest)
-    if rival is not None:
+        outputs.refuse_foreign_output(manifest)
+    conflicting = record.conflicting_run(connection, manifest)
+    if conflicting is not None:
         raise OutputError(
-            f"run {rival} is not over, and writes {manifest.output} too",
-            f"Wait for it (peers predict status {rival} --watch), end it (peers predict cancel "
-            f"{rival}), or name another --output.",
+            f"run {conflicting} is not over, and writes {manifest.output} too",
+            f"Wait for it (peers predict status {conflicting} --watch), end it (peers predict cancel "
+            f"{conflicting}), or name another --output.",
         )
     if submission.submit(connection, plan, overwrite=request.overwrite):
         return None

@@ -33,7 +33,7 @@ _NAMED: Final = """
     where t.kind = %(kind)s and %(name)s in (t.metadata ->> 'name', t.metadata ->> 'run')
     order by t.id desc limit 1
 """
-_RIVALS: Final = """
+_CONFLICTING: Final = """
     select t.metadata ->> 'run' as run, t.args ->> 'manifest' as manifest
     from peers.task t
     where t.kind = %(kind)s and t.state not in ('completed', 'dead', 'cancelled')
@@ -58,7 +58,7 @@ _TALLY: Final = """
            count(*) filter (where state = 'cancelled') as cancelled,
            count(*) filter (where state in ('blocked', 'scheduled', 'ready', 'running')) as live,
            coalesce(sum((result ->> 'rows')::bigint), 0)::bigint as rows,
-           coalesce(sum((result ->> 'suspects')::bigint), 0)::bigint as suspects,
+           coalesce(sum((result ->> 'isolated')::bigint), 0)::bigint as isolated,
            coalesce(sum((result ->> 'batches')::bigint), 0)::bigint as batches,
            coalesce(sum((result ->> 'rows')::bigint)
                         filter (where finished_at > peers.now() - interval '30 s'), 0)::bigint
@@ -145,10 +145,10 @@ def find(connection: Connection, name: str) -> tuple[str, str] | None:
     return (found[0]["manifest"], found[0]["run"]) if found else None
 
 
-def rival(connection: Connection, manifest: Manifest) -> str | None:
+def conflicting_run(connection: Connection, manifest: Manifest) -> str | None:
     """Return another run that is under way and is going to write the same output, by any path."""
     ours = os.path.realpath(manifest.output)
-    for found in fetch(connection, _RIVALS, kind=kinds.ASSEMBLE, run=manifest.run):
+    for found in fetch(connection, _CONFLICTING, kind=kinds.ASSEMBLE, run=manifest.run):
         if os.path.realpath(output_of(found["manifest"])) == ours:
             return str(found["run"])
     return None

@@ -14,8 +14,8 @@ from peers.predict.run.row_tasks import RowTasks
 from peers.predict.run.summary import Summary, summarize
 from peers.predict.run.watch import say
 from peers.predict.spec import Manifest, load_manifest
-from peers.predict.tasks import brake
-from peers.predict.tasks.row_turns import begin_turn
+from peers.predict.tasks import failure_limit
+from peers.predict.tasks.row_submissions import begin_submission
 
 if TYPE_CHECKING:
     from peers.predict.run.prepare import Plan
@@ -30,7 +30,11 @@ def go_on(
     summary = summarize(connection, manifest)
     assert summary is not None
     turns = record.turns(connection, manifest.run)
-    if summary.stopped is not None and not retry_dead and brake.excess(manifest) is not None:
+    if (
+        summary.stopped is not None
+        and not retry_dead
+        and failure_limit.limit_exceeded(manifest) is not None
+    ):
         return summary
     is_resumed = _resume_rows(connection, manifest, turns[0], summary, retry_dead=retry_dead)
     if summary.state == "running" and not is_resumed:
@@ -67,9 +71,9 @@ def _resume_rows(
     if retry_dead and (again or cancelled):
         say(f"trying {len(again) + len(cancelled):,} dead rows again")
     if cancelled:
-        begin_turn(manifest.folder, cancelled)
+        begin_submission(manifest.folder, cancelled)
     if is_stopped or retry_dead:
-        brake.lift(manifest, forget_dead=retry_dead)
+        failure_limit.lift(manifest, forget_dead=retry_dead)
     submission.retry(connection, again)
     return bool(again or cancelled or is_stopped)
 

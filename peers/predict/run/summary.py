@@ -14,8 +14,8 @@ from peers.predict.run import record
 from peers.predict.run.record import CHUNKS, ROWS, Turn
 from peers.predict.run.row_tasks import RowTasks
 from peers.predict.spec import Manifest
-from peers.predict.tasks import brake
-from peers.predict.texts import in_one_line, name_of_row
+from peers.predict.tasks import failure_limit
+from peers.predict.texts import one_line, row_label
 
 if TYPE_CHECKING:
     from peers.predict.run.record import Connection
@@ -90,7 +90,7 @@ class Summary:
     def progress(self) -> str:
         """Return how far it is, in a line."""
         eta = "" if self.eta_seconds is None else f", about {_span(self.eta_seconds)} to go"
-        trouble = "" if self.trouble is None else f"; trouble: {in_one_line(self.trouble, _SHORT)}"
+        trouble = "" if self.trouble is None else f"; trouble: {one_line(self.trouble, _SHORT)}"
         dead = f", {self.dead:,} dead" if self.dead else ""
         pace = f"{self.rows_per_second:,.0f} rows/s"
         return f"{self.handled:,} of {self.rows:,} rows{dead}, {pace}{eta}{trouble}"
@@ -115,7 +115,7 @@ class Summary:
 
     def _dead_lines(self) -> list[str]:
         said = [
-            f"  task {dead.task_id}: {in_one_line(dead.error, _LONG)}"
+            f"  task {dead.task_id}: {one_line(dead.error, _LONG)}"
             for dead in self.dead_rows[:_SHOWN]
         ]
         if self.dead > _SHOWN:
@@ -131,7 +131,7 @@ class Summary:
                 "if the model, the input or an option has changed, with --overwrite."
             )
         said += [
-            f"  task {task['task_id']} is dead: {in_one_line(_message(task), _LONG)}"
+            f"  task {task['task_id']} is dead: {one_line(_message(task), _LONG)}"
             for task in self.dead_tasks
         ]
         if self.dead_tasks:
@@ -148,12 +148,12 @@ def summarize(connection: Connection, manifest: Manifest) -> Summary | None:
     alone = record.tally(connection, turns, ROWS)
     written = turns[-1].written
     dead_tasks = record.dead_letters(connection, turns, (*CHUNKS, ASSEMBLE), _SHOWN)
-    stopped = None if written else brake.stop_reason(manifest)
+    stopped = None if written else failure_limit.stop_reason(manifest)
     state = _state(turns[-1], chunks, dead_tasks, is_stopped=stopped is not None)
     own_rows = RowTasks(connection, manifest.run)
     dead_rows = own_rows.letters(_NAMED)
     dead = int(written["dead"]) if written else own_rows.dead() + int(alone["cancelled"])
-    ended = chunks["rows"] - chunks["suspects"] + alone["completed"] + dead
+    ended = chunks["rows"] - chunks["isolated"] + alone["completed"] + dead
     handled = ended + chunks["under_way"]
     predicted = written["predicted"] if written else max(0, ended - dead)
     seconds = _seconds(turns, chunks)
@@ -167,7 +167,7 @@ def summarize(connection: Connection, manifest: Manifest) -> Summary | None:
         rows_per_second=round(pace, 1),
         eta_seconds=round(left / pace, 1) if pace and state == "running" else None,
         trouble=None if written else record.trouble(connection, turns, manifest.model.ref),
-        stopped=stopped, max_dead=brake.allowed(manifest), output=manifest.output,
+        stopped=stopped, max_dead=failure_limit.allowed_dead_rows(manifest), output=manifest.output,
         dead_rows=list(map(_dead_row, dead_rows)),
         dead_tasks=[task for task in dead_tasks if task["error_type"] != RunStopped.__name__],
     )  # fmt: skip
@@ -196,7 +196,7 @@ def _error(letter: dict[str, Any], args: dict[str, Any]) -> str:
         message = "the model took longer than --timeout allows"
     if message.startswith("row "):
         return message
-    return f"{name_of_row(args)}: {message}"
+    return f"{row_label(args)}: {message}"
 
 
 def _message(letter: dict[str, Any]) -> str:

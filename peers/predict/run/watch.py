@@ -12,7 +12,7 @@ import psycopg
 
 from peers import DatabaseUnreachable
 from peers.predict.errors import PredictError
-from peers.predict.run.storage import StorageFailures
+from peers.predict.run.storage_failures import StorageFailures
 from peers.predict.run.summary import Summary, summarize
 from peers.predict.spec import Manifest
 
@@ -106,7 +106,7 @@ def _bar(manifest: Manifest, summary: Summary, stream: TextIO) -> Any:
     except ImportError:
         return None
 
-    class Pace(progress.ProgressColumn):
+    class BatchSizer(progress.ProgressColumn):
         """Rows a second, once there is something to tell it by."""
 
         def render(self, task: progress.Task) -> str:
@@ -116,7 +116,7 @@ def _bar(manifest: Manifest, summary: Summary, stream: TextIO) -> Any:
         progress.TextColumn(manifest.name or manifest.run),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
-        Pace(),
+        BatchSizer(),
         progress.TimeRemainingColumn(),
         progress.TextColumn("{task.fields[trouble]}", markup=False),
         console=Console(file=stream),

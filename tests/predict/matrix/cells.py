@@ -20,9 +20,9 @@ from peers.predict.errors import PredictError
 from peers.predict.inputs import whole_columns
 from peers.predict.inputs.column_types import Question, decide
 from peers.predict.models.frames import frame as frame_of
-from peers.predict.outputs.results import Columns
+from peers.predict.predictions import Columns
 from peers.predict.spec import Chunk, Manifest, ModelRef
-from peers.predict.tasks.row_checks import unfit_rows
+from peers.predict.tasks.row_checks import invalid_rows
 from tests.predict.matrix.formats import Format, Written
 from tests.predict.matrix.learners import Fitted, Learner, Unfit
 from tests.predict.matrix.oddities import Oddity
@@ -177,4 +177,4 @@ def _tables(manifest: Manifest, chunks: list[Chunk]) -> Iterator[tuple[pa.Table,
 
 def _table(manifest: Manifest, chunk: Chunk) -> tuple[pa.Table, dict[int, str]]:
     rows = inputs.read(manifest.input, chunk, list(manifest.features))
-    return manifest.features_of(rows.table), unfit_rows(rows, manifest)
+    return manifest.features_of(rows.table), invalid_rows(rows, manifest)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 
-from peers.predict.outputs.durable import discard, storage_failed
+from peers.predict.atomic_files import discard, storage_failed
 from peers.predict.outputs.rendering import csv_header, csv_lines, json_lines
 
 Lines = Callable[[pa.Table], Iterator[memoryview]]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from peers.predict.inputs import Rows
-from peers.predict.tasks.row_checks import unfit_rows
+from peers.predict.tasks.row_checks import invalid_rows
 from tests.predict.test_outputs import a_manifest
 
 NAN, INF = math.nan, math.inf
@@ -32,4 +32,4 @@ def test_gaps_are_found_in_each_piece_of_a_column(
     piece = pa.array([None if one is None else numpy(one) for one in [NAN, *values]], kind)[1:]
     column = pa.chunked_array([pa.array(np.ones(3, numpy)), piece, piece])
     gaps = [place for place, one in enumerate(column.to_pylist()) if one is None or one != one]
-    assert sorted(unfit_rows(Rows(pa.table({"x": column})), manifest)) == gaps
+    assert sorted(invalid_rows(Rows(pa.table({"x": column})), manifest)) == gaps

@@ -12,42 +12,44 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from peers.predict.atomic_files import atomic_write
 from peers.predict.errors import OutputConflict
-from peers.predict.outputs.durable import replaced
 
 _ROW: Final = "peers.row"
-_WITNESS: Final = "peers.witness"
+_KNOWN_GOOD: Final = "peers.known_good"
 _DIGEST_BYTES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Values:
+class IsolatedValues:
     """Rows that stand alone, and what is known of others in their chunk.
 
-    `witnesses`: rows that were predicted, by which an endpoint shows whether it answers at all.
+    `known_good`: rows that were predicted, by which an endpoint shows whether it answers at all.
     """
 
     rows: pa.Table
-    witnesses: pa.Table
+    known_good: pa.Table
 
 
-def write_values(folder: Path, chunk: int, numbers: Sequence[int], values: Values) -> str:
+def write_isolated_values(
+    folder: Path, chunk: int, numbers: Sequence[int], values: IsolatedValues
+) -> str:
     """Keeps these rows of the input; the name of the file, the same for the same rows.
 
     Raises OutputError.
     """
     digest = hashlib.blake2b(repr(list(numbers)).encode(), digest_size=_DIGEST_BYTES).hexdigest()
     name = f"chunk-{chunk:06d}.alone-{digest}.parquet"
-    rows, witnesses = values.rows.num_rows, values.witnesses.num_rows
-    table = pa.concat_tables([values.rows, values.witnesses])
-    table = table.append_column(_ROW, pa.array([*numbers, *[None] * witnesses], pa.int64()))
-    table = table.append_column(_WITNESS, pa.array([False] * rows + [True] * witnesses))
-    with replaced(folder / name) as temporary:
+    rows, known_good = values.rows.num_rows, values.known_good.num_rows
+    table = pa.concat_tables([values.rows, values.known_good])
+    table = table.append_column(_ROW, pa.array([*numbers, *[None] * known_good], pa.int64()))
+    table = table.append_column(_KNOWN_GOOD, pa.array([False] * rows + [True] * known_good))
+    with atomic_write(folder / name) as temporary:
         pq.write_table(table, temporary, write_page_checksum=True)
     return name
 
 
-def read_values(folder: Path, name: str, numbers: Sequence[int]) -> Values:
+def read_isolated_values(folder: Path, name: str, numbers: Sequence[int]) -> IsolatedValues:
     """These rows of the file, in this order. Raises OutputConflict when it has not all of them."""
     try:
         table = pq.read_table(
@@ -63,7 +65,7 @@ def read_values(folder: Path, name: str, numbers: Sequence[int]) -> Values:
     if places.null_count:
         raise OutputConflict(f"{folder / name} lacks a row that stands alone")
     plain = table.select([column for column in table.column_names if column not in _OURS])
-    return Values(plain.take(places), plain.filter(table.column(_WITNESS)))
+    return IsolatedValues(plain.take(places), plain.filter(table.column(_KNOWN_GOOD)))
 
 
-_OURS: Final = frozenset({_ROW, _WITNESS})
+_OURS: Final = frozenset({_ROW, _KNOWN_GOOD})

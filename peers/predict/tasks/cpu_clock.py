@@ -1,27 +1,27 @@
-"""Seconds that a call takes by itself, however busy the machine is."""
+"""Measure how long a call takes by itself, however busy the machine is."""
 
 from __future__ import annotations
 
 import time
 from typing import Final
 
-_OF_THIS_THREAD: Final = "/proc/thread-self/schedstat"
-"""Nanoseconds on a core, and waiting for one."""
+_SCHEDSTAT: Final = "/proc/thread-self/schedstat"
+"""Two nanosecond counts of this thread: time on a core, and time waiting for one."""
 _NANO: Final = 1e-9
 
 
 def seconds() -> float:
     """Return a time that stands still while this thread waits for a core.
 
-    Other processes must not make a model look slow: its batches and chunks would become small, and
-    what each costs by itself would slow the run down even more.
+    Other processes must not make a model look slow. Its batches and chunks would become small, and
+    the fixed cost of each would slow the run down even more.
     """
     return time.perf_counter() - _waiting()
 
 
 def _waiting() -> float:
     try:
-        with open(_OF_THIS_THREAD, encoding="ascii") as file:
+        with open(_SCHEDSTAT, encoding="ascii") as file:
             return int(file.read().split()[1]) * _NANO
     except (OSError, ValueError, IndexError):
         return 0.0  # a kernel without these figures

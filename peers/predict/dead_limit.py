@@ -1,4 +1,4 @@
-"""Limits for dead rows: a number, or a share."""
+"""Limits for dead rows: a number of rows or a share of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ALL: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class DeadLimit:
-    """At most so many rows, such as "5", or so many of a hundred, such as "0.1%"."""
+    """The most rows that may be dead: a number such as "5", or a share such as "0.1%"."""
 
     text: str
 
@@ -27,11 +27,11 @@ class DeadLimit:
 
     @property
     def is_share(self) -> bool:
-        """Whether it depends on how many rows there are."""
+        """Whether the limit is a share of the rows."""
         return self.text.endswith("%")
 
     def rows(self, of: int) -> int:
-        """Return how many rows of these it allows."""
+        """Return how many of these rows may be dead."""
         if not self.is_share:
             return int(self.text)
         return int(Fraction(self.text.removesuffix("%").strip()) * of / _ALL)
@@ -40,5 +40,4 @@ class DeadLimit:
         return self.text
 
 
-HALF: Final = DeadLimit("50%")
-"""The default of --stop-after-dead."""
+DEFAULT_STOP_AFTER_DEAD: Final = DeadLimit("50%")

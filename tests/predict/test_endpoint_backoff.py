@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from peers import Snooze
-from peers.predict.models import Absences, Away, Busy, predict_patiently
+from peers.predict.models import Backoff, Busy, Unavailable, predict_with_backoff
 
 
 class World:
@@ -20,7 +20,7 @@ class World:
         self.until = 0.0
         self.sent: list[float] = []
         self.troubles: list[Exception] = []
-        self.absences = Absences(lambda: self.now)
+        self.backoff = Backoff(lambda: self.now)
 
     async def sleep(self, seconds: float) -> None:
         """It passes."""
@@ -45,11 +45,11 @@ class World:
 
     def attempt(self, cooldown_left: Callable[[], Any] | None = None) -> Any:
         """A caller: predictions, or for how long it wants to be snoozed."""
-        waiting = predict_patiently(
+        waiting = predict_with_backoff(
             self.call,
             cooldown_left or self.cooldown_left,
             self.start_cooldown,
-            self.absences,
+            self.backoff,
             self.sleep,
         )
         try:
@@ -94,7 +94,7 @@ def test_all_callers_stay_away_for_as_long_as_one_was_told() -> None:
 def test_pauses_get_longer_while_it_is_away_and_begin_anew_when_it_is_back() -> None:
     """1, 2, 4 … 30 s, over as many attempts as it takes; none is used up."""
     world = World()
-    world.troubles = [Away("gone") for _ in range(8)]
+    world.troubles = [Unavailable("gone") for _ in range(8)]
     pauses = []
     while (found := world.attempt()) != [2.0]:
         pauses.append(found)
@@ -104,17 +104,17 @@ def test_pauses_get_longer_while_it_is_away_and_begin_anew_when_it_is_back() -> 
     assert all(
         least <= pause <= least * 1.11 for least, pause in zip(expected, pauses, strict=True)
     )
-    world.troubles = [Away("gone")]
+    world.troubles = [Unavailable("gone")]
     assert world.attempt() <= 1.1
 
 
 def test_callers_who_miss_it_together_count_once() -> None:
     """Eight requests at once to an endpoint that is away do not make the pause 30 s."""
-    absences = Absences(lambda: 7.0)
-    assert [absences.pause(5.0) for _ in range(8)] == [1.0] * 8
-    assert absences.pause(8.0) == 2.0
-    absences.over()
-    assert absences.pause(9.0) == 1.0
+    backoff = Backoff(lambda: 7.0)
+    assert [backoff.pause(5.0) for _ in range(8)] == [1.0] * 8
+    assert backoff.pause(8.0) == 2.0
+    backoff.over()
+    assert backoff.pause(9.0) == 1.0
 
 
 def test_what_else_is_raised_is_for_the_caller() -> None:

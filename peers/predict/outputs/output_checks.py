@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peers.predict.errors import InputError, OutputError
-from peers.predict.outputs.agreed import OutputType
 from peers.predict.outputs.fitting import fitted_to
-from peers.predict.outputs.parts import ID, ROW, asked_of
-from peers.predict.outputs.results import PREDICTION, Columns, Predictions
+from peers.predict.outputs.output_type import OutputType
+from peers.predict.outputs.parts import ID, ROW, requested_columns
+from peers.predict.predictions import PREDICTION, Columns, Predictions
 from peers.predict.spec import Manifest
 
 _HINT = "A model must return numbers, texts, lists or dicts with something in them."
@@ -36,7 +36,7 @@ def type_of(manifest: Manifest, predictions: Predictions) -> OutputType | None:
 
     Raises OutputError for what cannot be written, and for columns that the model does not return.
     """
-    asked = asked_of(manifest)
+    asked = requested_columns(manifest)
     names = _names(predictions)
     wanted = [name for name in asked.chosen if name not in (names or [PREDICTION])]
     if wanted and asked.chosen != (PREDICTION,) and _is_something(predictions):

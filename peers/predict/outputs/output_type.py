@@ -17,10 +17,10 @@ from typing import Final
 
 import pyarrow as pa
 
+from peers.predict.atomic_files import discard, storage_failed
 from peers.predict.errors import OutputConflict, OutputError
-from peers.predict.outputs.durable import discard, storage_failed
-from peers.predict.outputs.results import PREDICTION
 from peers.predict.outputs.widening import common_type
+from peers.predict.predictions import PREDICTION
 
 _WIDE: Final = {b"peers.wide": b"1"}
 _SINGLE: Final = {b"peers.single": b"1"}
@@ -59,14 +59,14 @@ def single_column(kind: pa.DataType | None = None) -> OutputType:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreed:
+class VersionedType:
     """What is agreed on now, and how many times that was said; `type`: None while nobody knows."""
 
     version: int
     type: OutputType | None
 
 
-def agreed(folder: Path) -> Agreed:
+def current_type(folder: Path) -> VersionedType:
     """Return what the run's chunks agree on now. Raises OutputError."""
     version, found = 0, None
     while True:
@@ -74,14 +74,14 @@ def agreed(folder: Path) -> Agreed:
         try:
             content = path.read_bytes()
         except FileNotFoundError:
-            return Agreed(version, found)
+            return VersionedType(version, found)
         except OSError as error:
             raise OutputError(f"{path} cannot be read: {error.strerror}") from error
         found = OutputType.of_schema(pa.ipc.read_schema(pa.py_buffer(content)))
         version += 1
 
 
-def agree(folder: Path, before: Agreed, wider: OutputType) -> bool:
+def widen_type(folder: Path, before: VersionedType, wider: OutputType) -> bool:
     """Have all chunks agree on a wider type; False: another chunk has widened it meanwhile.
 
     Raises OutputError.
@@ -103,17 +103,17 @@ def agree(folder: Path, before: Agreed, wider: OutputType) -> bool:
     return True
 
 
-def start_with(folder: Path, seen: OutputType | None) -> None:
+def set_first_type(folder: Path, seen: OutputType | None) -> None:
     """Start with what the trial saw; an earlier trial of the same run counts more.
 
     Raises OutputConflict if the model has changed so much that its predictions are of no type in
     common with those that the run has.
     """
-    before = agreed(folder)
+    before = current_type(folder)
     if seen is None:
         return
     if before.type is None:
-        agree(folder, before, seen)
+        widen_type(folder, before, seen)
     elif not _fit_together(before.type, seen):
         raise OutputConflict(
             f"the model returns {_told(seen)}, where the run's predictions so far are "

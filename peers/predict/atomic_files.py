@@ -17,7 +17,7 @@ _RANDOM_BYTES: Final = 8
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary file to write, which takes the place of `path` at the end of the block.
 
     A symbolic link stays: the file that it leads to is replaced. Raises StorageFailed when that
@@ -42,7 +42,7 @@ def destination(path: Path) -> Path:
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
-def discard_unfinished(path: Path) -> None:
+def remove_leftovers(path: Path) -> None:
     """Remove what earlier writers of `path` left behind when they were killed."""
     target = destination(path)
     ours = re.compile(re.escape(f".{target.name}.") + f"[0-9a-f]{{{2 * _RANDOM_BYTES}}}")
