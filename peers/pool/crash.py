@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from peers.pool.isolation import Suspects, half
+from peers.bisect import halves
+from peers.pool.isolation import Suspects
 from peers.pool.local_queue import Lease, LocalQueue
 
 
@@ -67,7 +68,7 @@ def judge(
             death.aborted.append(out.lease)
     for suspects in culprits.values():
         if len(suspects) > 1:
-            death.divided.extend(half(suspects))
+            death.divided.extend(halves(suspects))
             continue
         death.failed.append((suspects[0], {
             "error_type": error_type, "error_message": message,

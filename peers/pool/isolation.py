@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
+
+from peers.bisect import halves
 
 if TYPE_CHECKING:
     from peers.pool.local_queue import Lease
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -35,13 +35,7 @@ class Suspects:
     def halves(self) -> list[Suspects]:
         """Divide the calls, or the tasks of the only one."""
         if len(self.calls) > 1:
-            halves = half(self.calls)
+            parts = halves(self.calls)
         else:
-            halves = [[part] for part in half(self.calls[0])]
-        return [Suspects(calls, self.asynchronous) for calls in halves]
-
-
-def half(whole: list[T]) -> list[list[T]]:
-    """Return the first half and the rest."""
-    middle = (len(whole) + 1) // 2
-    return [part for part in (whole[:middle], whole[middle:]) if part]
+            parts = [[part] for part in halves(self.calls[0])]
+        return [Suspects(calls, self.asynchronous) for calls in parts]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peers.bisect import halves
 from peers.context import CurrentTask
 from peers.errors import Reject, ResultInvalid, Retry
 from peers.protocol.messages import Assigned, Completed, Failed
@@ -125,8 +126,7 @@ class Batch:
         if len(part.members) == 1 or issubclass(type(error), Retry | Reject):
             self._fail(part, error, describe)
             return
-        middle = (len(part.members) + 1) // 2
-        self._waiting += [part.members[middle:], part.members[:middle]]
+        self._waiting += reversed(halves(part.members))  # the first half is next
 
     def stopped(self, part: Part, error: BaseException, describe: Callable[..., Failed]) -> None:
         """The call was stopped for the sake of those that somebody cancelled; the rest goes on."""
