@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from peers import events
 from peers.cli.output import readable
@@ -15,31 +15,21 @@ from peers.cli.summary import Summary
 from peers.logs import log_output
 from peers.pool.environment import Environment
 from peers.pool.fork_server_start import Order, started_early
-from peers.settings import Settings
+from peers.settings import Settings, reference
 
 if TYPE_CHECKING:
     import argparse
     from contextlib import AbstractContextManager
 
     from peers.cli.parser import Commands
+    from peers.settings import SettingReference
 
-_APART: Final = ("database_url", "embedded")  # every command has these
-_SHAPES: Final = {
-    "app": "MODULE",
-    "queues": "NAME=SLOTS,…",
-    "preload": "on|off",
-    "worker_threads": "N",
-    "worker_max_tasks": "N",
-    "worker_max_memory": "BYTES",
-    "gpus": "0,1,…",
-    "predict_trust": "FOLDER,MODULE,…",
-    "log_format": "auto|text|json",
-    "log_level": "debug|info|warning|error",
-}
+_OF_EVERY_COMMAND: Final = ("database_url", "embedded")
+_REPEATABLE: Final = ("worker_env",)
 
 
 def register(commands: Commands) -> None:
-    """Declares `run`, with a flag for every setting."""
+    """Declare `run`, with a flag for every setting."""
     parser = add_command(
         commands,
         "run",
@@ -47,15 +37,21 @@ def register(commands: Commands) -> None:
         "run a peer: SIGTERM or Ctrl-C drains it, a second one stops it now",
     )
     group = parser.add_argument_group("the peer", "Flags win over PEERS_… variables and files.")
-    for name, field in Settings.model_fields.items():
-        if name not in _APART:
-            group.add_argument(
-                f"--{name.replace('_', '-')}",
-                type=text,
-                metavar=_SHAPES.get(name, "DURATION"),
-                help=field.description,
-            )
+    for setting in reference():
+        if setting.name in _OF_EVERY_COMMAND:
+            continue
+        several: dict[str, Any] = {"action": "append"} if setting.name in _REPEATABLE else {}
+        group.add_argument(
+            setting.flag, type=text, metavar=setting.placeholder, help=_help(setting), **several
+        )
     parser.set_defaults(setting_flags=tuple(Settings.model_fields))
+
+
+def _help(setting: SettingReference) -> str:
+    bounds = f"{setting.bounds}; " if setting.bounds else ""
+    repeat = "; repeat the flag for several" if setting.name in _REPEATABLE else ""
+    text = f"{setting.description}{repeat} ({bounds}default: {setting.default})"
+    return text.replace("%", "%%")
 
 
 def _run(args: argparse.Namespace) -> int:

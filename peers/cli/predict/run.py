@@ -206,7 +206,7 @@ def _predict(args: argparse.Namespace) -> int:
         if args.workers is not None:
             if settings.embedded:  # its schema may have to be brought up to date first
                 _connecting(settings, args)
-            peer = stack.enter_context(_own_peer(args, settings.url))
+            peer = stack.enter_context(_own_peer(args, settings))
         connect = _connecting(settings, args)
         summary = _summary(args, connect, peer)
     from peers.predict.run.summary import TOO_MANY_DEAD
@@ -231,7 +231,7 @@ def _connecting(
     return connecting(settings, args)
 
 
-def _own_peer(args: argparse.Namespace, url: str) -> AbstractContextManager[OwnPeer]:
+def _own_peer(args: argparse.Namespace, settings: Settings) -> AbstractContextManager[OwnPeer]:
     """Start a peer before anything that takes time to import: it does so meanwhile."""
     from peers.predict.run.own_peer import OwnPeerOptions, own_peer
 

@@ -11,8 +11,8 @@ from typing import Final
 from peers import ConfigError
 from peers.predict.errors import ModelError
 from peers.predict.spec import ModelRef
+from peers.predict.variables import TRUST
 
-TRUST_VARIABLE: Final = "PEERS_PREDICT_TRUST"
 _MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
@@ -31,7 +31,7 @@ class Trust:
         """
         folders: list[Path] = []
         modules: list[str] = []
-        entries = os.environ.get(TRUST_VARIABLE, "").split(",")
+        entries = os.environ.get(TRUST, "").split(",")
         for entry in filter(None, map(str.strip, entries)):
             if Path(entry).is_absolute():
                 folders.append(Path(entry))
@@ -39,8 +39,8 @@ class Trust:
                 modules.append(entry)
             else:
                 raise ConfigError(
-                    f"{TRUST_VARIABLE}: '{entry}' is neither an absolute folder nor a module",
-                    f'Write it like {TRUST_VARIABLE}="/srv/models,shop.models".',
+                    f"{TRUST}: '{entry}' is neither an absolute folder nor a module",
+                    f'Write it like {TRUST}="/srv/models,shop.models".',
                 )
         return cls(tuple(folders), tuple(modules))
 
@@ -78,4 +78,4 @@ class Trust:
         )
 
     def _with(self, entry: Path | str) -> str:
-        return f'{TRUST_VARIABLE}="{",".join(filter(None, [self.as_text(), str(entry)]))}"'
+        return f'{TRUST}="{",".join(filter(None, [self.as_text(), str(entry)]))}"'

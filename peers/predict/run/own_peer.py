@@ -21,7 +21,6 @@ from peers.predict.run.model_process_fork import listening_socket
 
 _STOP_TIMEOUT: Final = 30.0
 _PR_SET_PDEATHSIG: Final = 1
-_BATCH_WAIT: Final = "PEERS_PREDICT_BATCH_WAIT"
 
 _prctl: Any = ctypes.CDLL(None).prctl
 
@@ -37,6 +36,7 @@ class OwnPeerOptions:
     model: str
     method: str | None = None
     batch_wait: float | None = None
+    worker_env: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,19 @@ def own_peer(url: str, options: OwnPeerOptions) -> Iterator[OwnPeer]:
             environment[MODEL_PROCESS_SOCKET] = found[1]
         with _running(options.workers, environment) as process:
             yield OwnPeer(process, None if found is None else found[0])
+
+
+def environment_of(url: str, wanted: Fleet) -> dict[str, str]:
+    """Return the environment of the peer: ours, and what the command was told."""
+    environment = {**os.environ, NAMED_MODEL: json.dumps([wanted.model, wanted.method])}
+    worker_env = [wanted.worker_env] if wanted.worker_env else []
+    if wanted.batch_wait is not None:
+        worker_env.append(f"{BATCH_WAIT}={wanted.batch_wait}s")  # the last assignment wins
+    environment["PEERS_WORKER_ENV"] = " ".join(worker_env)
+    if url:
+        environment["PEERS_DATABASE_URL"] = url
+    environment.pop("PEERS_EMBEDDED", None)
+    return environment
 
 
 @contextmanager
