@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Each batch of a chunk may have a row that kills the worker and costs an attempt; peers die as well.
+# Each batch of a chunk may have a row that kills the worker and costs an attempt. Peers die, too.
 _CHUNK_ATTEMPTS: Final = MAX_CRASHES + 36
 _BACKOFF: Final = timedelta(milliseconds=100)
 _BACKOFF_CAP: Final = timedelta(seconds=2)
@@ -60,7 +60,9 @@ async def remote_row(tasks: list[RowArgs]) -> list[Any]:
     kinds.CHUNK, queue=kinds.QUEUE, max_attempts=_CHUNK_ATTEMPTS, backoff=_BACKOFF,
     backoff_cap=_BACKOFF_CAP,
 )  # fmt: skip
-def chunk(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[str, object]:
+def chunk(
+    manifest: str, graph: int, input: str, chunk: int, first: int, rows: int
+) -> dict[str, object]:
     """Predict a range of rows of the input."""
     del input  # it is for readers of the task's args
     run, part = load_manifest(manifest), Chunk(chunk, first, rows)
@@ -71,7 +73,7 @@ def chunk(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[
 
     async def submit_isolated(values: str, rows: Sequence[RowToIsolate]) -> IsolatedRows:
         failure_limit.raise_if_stopped(run)
-        return isolated_rows.submit(row, run, part.number, values, rows)
+        return isolated_rows.submit(row, run, graph, part.number, values, rows)
 
     return _run_to_end(_unless_stopped(run, part, run_chunk(run, part, predict, submit_isolated)))
 
@@ -80,7 +82,9 @@ def chunk(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[
     kinds.REMOTE, queue=kinds.QUEUE, max_attempts=_CHUNK_ATTEMPTS, backoff=_BACKOFF,
     backoff_cap=timedelta(minutes=1),
 )  # fmt: skip
-async def remote(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[str, object]:
+async def remote(
+    manifest: str, graph: int, input: str, chunk: int, first: int, rows: int
+) -> dict[str, object]:
     """Predict a range of rows with a remote model."""
     del input
     run, part = load_manifest(manifest), Chunk(chunk, first, rows)
@@ -92,7 +96,7 @@ async def remote(manifest: str, input: str, chunk: int, first: int, rows: int) -
     async def submit_isolated(values: str, rows: Sequence[RowToIsolate]) -> IsolatedRows:
         failure_limit.raise_if_stopped(run)
         return await asyncio.to_thread(
-            isolated_rows.submit, remote_row, run, part.number, values, rows
+            isolated_rows.submit, remote_row, run, graph, part.number, values, rows
         )
 
     try:
@@ -111,13 +115,13 @@ async def remote(manifest: str, input: str, chunk: int, first: int, rows: int) -
     backoff_cap=_BACKOFF_CAP,
 )  # fmt: skip
 def assemble(
-    manifest: str, submission: int, stage: int = 1, overwrite: bool = False
+    manifest: str, graph: int, submission: int, stage: int = 1, overwrite: bool = False
 ) -> dict[str, object]:
     """Assemble the output from the parts."""
     run = load_manifest(manifest)
     failure_limit.raise_if_stopped(run)
     row_task = remote_row if run.asynchronous else row
-    return assemble_run(assemble, row_task, run, submission, stage, overwrite=overwrite)
+    return assemble_run(assemble, row_task, run, graph, submission, stage, overwrite=overwrite)
 
 
 async def _unless_stopped(

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from peers.predict.column_metadata import ALL, BY_VALUES, NULLS, READER, is_json
-from peers.predict.inputs import plain_rows
 from peers.predict.models.columns import is_number, matrix
+from peers.predict.models.plain_rows import plain_rows
 from peers.predict.signature import Feature, Signature
 
 if TYPE_CHECKING:

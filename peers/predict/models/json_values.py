@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from peers.predict.errors import RowError
-from peers.predict.inputs import plain_rows
+from peers.predict.models.plain_rows import plain_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa

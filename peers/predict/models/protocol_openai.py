@@ -12,8 +12,8 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.predict.errors import RowError
-from peers.predict.inputs import plain_rows
 from peers.predict.models.json_values import encoded
+from peers.predict.models.plain_rows import plain_rows
 from peers.predict.models.protocols import Request, SimpleProtocol
 from peers.predict.signature import Feature, Signature
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 from peers.predict.errors import PredictError
 from peers.predict.kinds import APP, MODEL_PROCESS_SOCKET, NAMED_MODEL, QUEUE
 from peers.predict.run.model_process_fork import listening_socket
+from peers.predict.variables import BATCH_WAIT
 
 _STOP_TIMEOUT: Final = 30.0
 _PR_SET_PDEATHSIG: Final = 1
@@ -29,7 +30,8 @@ _prctl: Any = ctypes.CDLL(None).prctl
 class OwnPeerOptions:
     """How many workers the peer has, and which model they load.
 
-    `batch_wait`: seconds; None: the environment decides.
+    `worker_env`: environment variables of the workers, one line as in PEERS_WORKER_ENV.
+    `batch_wait`: seconds, which win over them; None leaves it to them.
     """
 
     workers: int
@@ -68,12 +70,7 @@ def own_peer(url: str, options: OwnPeerOptions) -> Iterator[OwnPeer]:
     The peer trusts the model, since the user named it on the command line. It loads the model while
     the command still reads the input. The kernel stops the peer if this process dies.
     """
-    environment = {**os.environ, NAMED_MODEL: json.dumps([options.model, options.method])}
-    if options.batch_wait is not None:
-        environment[_BATCH_WAIT] = str(options.batch_wait)
-    if url:
-        environment["PEERS_DATABASE_URL"] = url
-    environment.pop("PEERS_EMBEDDED", None)
+    environment = environment_of(url, options)
     with listening_socket() as found:
         if found is not None:
             environment[MODEL_PROCESS_SOCKET] = found[1]
@@ -81,12 +78,12 @@ def own_peer(url: str, options: OwnPeerOptions) -> Iterator[OwnPeer]:
             yield OwnPeer(process, None if found is None else found[0])
 
 
-def environment_of(url: str, wanted: Fleet) -> dict[str, str]:
-    """Return the environment of the peer: ours, and what the command was told."""
-    environment = {**os.environ, NAMED_MODEL: json.dumps([wanted.model, wanted.method])}
-    worker_env = [wanted.worker_env] if wanted.worker_env else []
-    if wanted.batch_wait is not None:
-        worker_env.append(f"{BATCH_WAIT}={wanted.batch_wait}s")  # the last assignment wins
+def environment_of(url: str, options: OwnPeerOptions) -> dict[str, str]:
+    """Return the environment of the peer: that of this process, and the options of the command."""
+    environment = {**os.environ, NAMED_MODEL: json.dumps([options.model, options.method])}
+    worker_env = [options.worker_env] if options.worker_env else []
+    if options.batch_wait is not None:
+        worker_env.append(f"{BATCH_WAIT}={options.batch_wait}s")  # the last assignment wins
     environment["PEERS_WORKER_ENV"] = " ".join(worker_env)
     if url:
         environment["PEERS_DATABASE_URL"] = url

@@ -16,6 +16,7 @@ from peers.predict import inputs, outputs
 from peers.predict.errors import InputError, OutputError, StorageFailed
 from peers.predict.inputs import decisions, whole_columns
 from peers.predict.inputs.column_types import Decision, Question, decide
+from peers.predict.run.chunk_sizes import REMOTE_BATCH_SIZE, chunk_rows, remote_chunk_rows
 from peers.predict.run.model_process import ModelProcess
 from peers.predict.run.own_peer import OwnPeer
 from peers.predict.run.request import Request
@@ -33,7 +34,6 @@ from peers.predict.spec import (
 from peers.predict.tasks.batch_sizes import max_batch_rows
 from peers.predict.tasks.measure import Measurement, sample_rows
 from peers.predict.tasks.model_server import Loaded
-from peers.predict.run.chunk_sizes import REMOTE_BATCH_SIZE, chunk_rows, remote_chunk_rows
 
 _REMOTE_CONCURRENCY: Final = 8
 _REMOTE_TIMEOUT: Final = 60.0
@@ -141,7 +141,9 @@ def _make_manifest(
     return _with_options(new, request)
 
 
-def _with_sizes(manifest: Manifest, measured: Measurement | None, batch_size: int | None) -> Manifest:
+def _with_sizes(
+    manifest: Manifest, measured: Measurement | None, batch_size: int | None
+) -> Manifest:
     """Return the manifest with sizes of chunks and batches; `batch_size`: the user's limit."""
     rows = manifest.input.rows
     if manifest.asynchronous:
@@ -164,7 +166,7 @@ def _source(request: Request) -> inputs.Source:
     if is_url != (request.query is not None):
         raise InputError(
             "--query needs the URL of a database as --input, and such an input needs --query",
-            "Write --input 'postgresql://…' --query 'select …', or name a file and leave out --query.",
+            "Write --input 'postgresql://…' --query 'select …', or --input FILE without --query.",
         )
     return inputs.Source(request.input, request.query, request.id_column, request.text)
 

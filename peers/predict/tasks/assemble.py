@@ -22,8 +22,8 @@ _ENDED = frozenset({TaskState.COMPLETED, TaskState.DEAD, TaskState.CANCELLED})
 
 
 def assemble_run(
-    task: Task[..., Any], row: Task[..., Any], manifest: Manifest, submission: int, stage: int,
-    *, overwrite: bool,
+    task: Task[..., Any], row: Task[..., Any], manifest: Manifest, graph_id: int,
+    submission: int, stage: int, *, overwrite: bool,
 ) -> dict[str, object]:  # fmt: skip
     """Write the output, or submit a second stage that waits for the isolated rows.
 
@@ -35,7 +35,7 @@ def assemble_run(
         found = [isolated_rows.IsolatedRows.of_part(manifest.folder, chunk) for chunk in chunks]
         isolated = [one for one in found if one is not None]
         if isolated and stage == 1:
-            return _wait_for(task, row, manifest, submission, isolated, overwrite=overwrite)
+            return _wait_for(task, row, manifest, graph_id, submission, isolated, overwrite=overwrite)
         parents = {parent.id: parent for parent in current_task().parents()} if isolated else {}
         return _write(manifest, isolated, parents, overwrite=overwrite)
     except OutputConflict as error:
@@ -43,10 +43,10 @@ def assemble_run(
 
 
 def _wait_for(
-    task: Task[..., Any], row: Task[..., Any], manifest: Manifest, submission: int,
+    task: Task[..., Any], row: Task[..., Any], manifest: Manifest, graph_id: int, submission: int,
     isolated: list[IsolatedRows], *, overwrite: bool,
 ) -> dict[str, object]:  # fmt: skip
-    isolated = [isolated_rows.resubmit(row, manifest, each) for each in isolated]
+    isolated = [isolated_rows.resubmit(row, manifest, graph_id, each) for each in isolated]
     tasks = [row.task_id for each in isolated for row in each.rows]
     successor = task.options(
         queue=QUEUE,
@@ -54,7 +54,9 @@ def _wait_for(
         on_parent_failure=ParentFailure.RUN,
         idempotency_key=assemble_key(manifest.run, submission, stage=2),
         metadata={"run": manifest.run, "name": manifest.name},
-    ).submit(manifest=str(manifest.path), submission=submission, stage=2, overwrite=overwrite)
+        graph=graph_id,
+    ).submit(manifest=str(manifest.path), graph=graph_id, submission=submission, stage=2,
+             overwrite=overwrite)  # fmt: skip
     return {"continued": successor, "isolated": len(tasks)}
 
 

@@ -79,9 +79,7 @@ def _batch_sizer(
     return BatchSizer(rows_per_second, call_seconds, timeout)
 
 
-def _batches(
-    rows: int, to_isolate: Sequence[Batch], size: Callable[[], int]
-) -> Iterator[Batch]:
+def _batches(rows: int, to_isolate: Sequence[Batch], size: Callable[[], int]) -> Iterator[Batch]:
     """Cut a chunk into batches; the batches that killed a worker keep their bounds."""
     first = 0
     waiting = list(to_isolate)

@@ -64,9 +64,10 @@ class IsolatedRows(NamedTuple):
 
 
 def submit(
-    task: Task[..., Any], manifest: Manifest, chunk: int, values: str, rows: Sequence[RowToIsolate]
+    task: Task[..., Any], manifest: Manifest, graph_id: int, chunk: int, values: str,
+    rows: Sequence[RowToIsolate],
 ) -> IsolatedRows:
-    """Submit a task for each of these rows; a row that has a task keeps it."""
+    """Submit a task of the run's graph for each of these rows; a row that has a task keeps it."""
     isolated: list[IsolatedRow] = []
     submissions = row_submissions(manifest.folder)
     options = task.options(
@@ -74,6 +75,7 @@ def submit(
         priority=_PRIORITY,
         max_attempts=_REMOTE_ATTEMPTS if manifest.model.kind == "http" else manifest.max_attempts,
         metadata={"run": manifest.run, "name": manifest.name},
+        graph=graph_id,
     )
     for start in range(0, len(rows), _ROWS_PER_SUBMISSION):
         some = rows[start : start + _ROWS_PER_SUBMISSION]
@@ -100,10 +102,12 @@ def submit(
     return IsolatedRows(chunk, values, isolated)
 
 
-def resubmit(task: Task[..., Any], manifest: Manifest, isolated: IsolatedRows) -> IsolatedRows:
+def resubmit(
+    task: Task[..., Any], manifest: Manifest, graph_id: int, isolated: IsolatedRows
+) -> IsolatedRows:
     """Submit tasks for those of these rows whose tasks are gone; return all of them."""
     rows = [RowToIsolate(row.row, row.id, row.problem) for row in isolated.rows]
-    found = submit(task, manifest, isolated.chunk, isolated.values, rows)
+    found = submit(task, manifest, graph_id, isolated.chunk, isolated.values, rows)
     if found != isolated:
         outputs.annotate_part(manifest.folder, isolated.chunk, found.to_json())
     return found

@@ -1,4 +1,4 @@
-"""The side of the model's process: load the model, and run the smoke test that the command asks for.
+"""Serve the command in the model's process: load the model, and run the smoke test.
 
 Where a process of the workers loads the same model, a fork of it serves the command. So a command
 with its own peer does not import and load everything a second time. A process that must not be

@@ -31,7 +31,7 @@ _OPEN: Final = nullcontext()
 
 @cache
 def one_at_a_time(_ref: str) -> asyncio.Semaphore:
-    """Return the semaphore that lets one request at a time through, for isolated rows of this model."""
+    """Return the semaphore that serializes the requests for isolated rows of this model."""
     return asyncio.Semaphore(1)
 
 

@@ -1,4 +1,4 @@
-"""Predict isolated rows. They are tasks of a batch handler, so the scheduler finds the failing ones."""
+"""Predict isolated rows: tasks of a batch handler, so the scheduler finds the failing ones."""
 
 from __future__ import annotations
 

@@ -115,9 +115,7 @@ def _why_invalid(manifest: Manifest, chunk: Chunk) -> str:
     return invalid_rows(rows, manifest)[0]
 
 
-def _predict_row(
-    model: models.Model, manifest: Manifest, row: pa.Table
-) -> SmokeTested | Exception:
+def _predict_row(model: models.Model, manifest: Manifest, row: pa.Table) -> SmokeTested | Exception:
     unknown = SmokeTested(manifest.features, None)
     try:
         if manifest.model.kind == "http":
