@@ -106,7 +106,7 @@ begin
     set max_attempts = excluded.max_attempts, timeout = excluded.timeout, backoff_base = excluded.backoff_base,
         backoff_cap = excluded.backoff_cap, declared_at = excluded.declared_at;
 
-    insert into peers.peer (host, pid, queues, kinds, lease_timeout, joined_at, heartbeat_at, steady_since)
+    insert into peers.peer (host, pid, queues, kinds, lease_timeout, joined_at, heartbeat_at, healthy_since)
     values (left(host, 255), pid, queues,
             array(select distinct k ->> 'kind' from jsonb_array_elements(kinds) k order by 1),
             lease_timeout, _now, _now, _now)
@@ -120,7 +120,7 @@ comment on function peers.join is
     '"max_attempts", "timeout", "backoff_base", "backoff_cap"}]. Returns its id.';
 
 -- Whether a peer's leases hold: the one place that says so. A heartbeat from the future, after the clock was set
--- back, counts as one of now; reclaim notes it as that (_note_future_heartbeats).
+-- back, counts as one of now; reclaim notes it as that (_correct_future_heartbeats).
 create or replace function peers._is_alive(_peer peers.peer, _now timestamptz) returns boolean
     language plpgsql immutable
     set search_path = pg_catalog, peers, pg_temp
@@ -142,7 +142,7 @@ begin
     update peers.peer p
     set heartbeat_at = _now,
         -- a clock that was set back may leave it in the future
-        steady_since = case when peers._is_alive(p, _now) then least(p.steady_since, _now) else _now end
+        healthy_since = case when peers._is_alive(p, _now) then least(p.healthy_since, _now) else _now end
     where p.id = heartbeat.peer_id and p.lost_at is null;
     return query
         select peers.contract_version(), found,

@@ -83,14 +83,14 @@ as $$
 declare
     _tasks bigint[];
     _tokens uuid[];
-    _settled bigint[];
+    _recorded bigint[];
 begin
     select array_agg(f.task_id), array_agg(f.token) into _tasks, _tokens
     from jsonb_to_recordset(fail.failures) f(task_id bigint, token uuid)
     where f.task_id is not null and f.token is not null;
-    _settled := peers._settle_what_is_free(fail.peer_id, _tasks, _tokens, 'fail', fail.failures);
-    if cardinality(_settled) < cardinality(_tasks) then
-        return query select * from peers._verdicts(fail.peer_id, _tasks, _tokens, _settled, false);
+    _recorded := peers._record_without_waiting(fail.peer_id, _tasks, _tokens, 'fail', fail.failures);
+    if cardinality(_recorded) < cardinality(_tasks) then
+        return query select * from peers._why_not_recorded(fail.peer_id, _tasks, _tokens, _recorded, false);
     end if;
 end
 $$;

@@ -1,7 +1,7 @@
 -- Tasks that go back to ready: released by their peer, or reclaimed from a lost one.
 
 -- `_reasons` maps "task token" to why the peer stopped it.
-create or replace function peers._give_back(_leases peers.lease[], _reasons jsonb) returns void
+create or replace function peers._release_leases(_leases peers.lease[], _reasons jsonb) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -44,7 +44,7 @@ begin
     select jsonb_object_agg(r.task_id || ' ' || r.token, r.reason) into _reasons
     from unnest(release.task_ids, release.tokens, release.reasons) r(task_id, token, reason)
     where r.task_id is not null and r.token is not null and r.reason is not null;
-    return cardinality(peers._settle_what_is_free(
+    return cardinality(peers._record_without_waiting(
         release.peer_id, release.task_ids, release.tokens, 'release', _reasons
     ));
 end
@@ -105,7 +105,7 @@ $$;
 
 -- Where the database's clock was set back, a heartbeat can lie in the future, and its peer would seem alive
 -- until then. It counts as a heartbeat of now, noted once: a peer that is gone is lost one lease later.
-create or replace function peers._note_future_heartbeats(_now timestamptz) returns void
+create or replace function peers._correct_future_heartbeats(_now timestamptz) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -136,15 +136,15 @@ declare
     _most_rounds constant integer := 10;  -- where every task is free, but none of what its end locks
     _now timestamptz := peers.now();
     _leases peers.lease[];
-    _settled bigint[];
+    _recorded bigint[];
     _left integer := reclaim.max_tasks;
     _after bigint := -9223372036854775808;
 begin
     perform peers._require_read_committed();
-    perform peers._note_future_heartbeats(_now);
+    perform peers._correct_future_heartbeats(_now);
     if not exists (
         select from peers.peer p
-        where p.id = reclaim.peer_id and peers._is_alive(p, _now) and p.steady_since + p.lease_timeout <= _now
+        where p.id = reclaim.peer_id and peers._is_alive(p, _now) and p.healthy_since + p.lease_timeout <= _now
     ) then
         return;
     end if;
@@ -156,13 +156,13 @@ begin
 
     for _round in 1 .. _most_rounds loop
         _leases := array(select l from peers._lock_lost_leases(_after, _left) l);
-        _settled := peers._settle_lost(_leases);
+        _recorded := peers._record_lost(_leases);
         return query
             select l.task_id, l.attempt, l.peer_id, p.host
             from unnest(_leases) l left join peers.peer p on p.id = l.peer_id
-            where l.task_id = any (_settled);
+            where l.task_id = any (_recorded);
         exit when cardinality(_leases) < _left;
-        _left := _left - cardinality(_settled);
+        _left := _left - cardinality(_recorded);
         exit when _left = 0;
         _after := (_leases[cardinality(_leases)]).task_id;
     end loop;
@@ -170,12 +170,12 @@ end
 $$;
 
 -- Records the leases of lost peers as failures of type lost; answers the tasks for which it could.
-create or replace function peers._settle_lost(_leases peers.lease[]) returns bigint[]
+create or replace function peers._record_lost(_leases peers.lease[]) returns bigint[]
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _settled bigint[] := '{}';
+    _recorded bigint[] := '{}';
     _of_peer record;
 begin
     for _of_peer in
@@ -188,11 +188,11 @@ begin
         from unnest(_leases) l left join peers.peer p on p.id = l.peer_id
         group by l.peer_id
     loop
-        _settled := _settled || peers._settle_what_is_free(
+        _recorded := _recorded || peers._record_without_waiting(
             _of_peer.peer_id, _of_peer.task_ids, _of_peer.tokens, 'fail', _of_peer.reports, true
         );
     end loop;
-    return _settled;
+    return _recorded;
 end
 $$;
 
@@ -216,7 +216,7 @@ begin
     select array_agg(l.task_id), array_agg(l.token) into _tasks, _tokens
     from peers.lease l where l.peer_id = leave.peer_id;
     _released := cardinality(
-        peers._settle_what_is_free(leave.peer_id, _tasks, _tokens, 'release', null, true)
+        peers._record_without_waiting(leave.peer_id, _tasks, _tokens, 'release', null, true)
     );
     -- whoever has its row locked does not keep it here: it expires like that of a peer that was killed
     perform from peers.peer p where p.id = leave.peer_id for update skip locked;

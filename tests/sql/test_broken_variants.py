@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from tests.support.world import World
 
-SUBMIT: Final = "20_submit.sql"
+VALIDATE: Final = "20_validate.sql"
+ENQUEUE: Final = "21_enqueue.sql"
+SUBMIT: Final = "24_submit.sql"
 SUBMIT_GRAPH: Final = "25_submit_graph.sql"
 CLAIM: Final = "45_claim.sql"
 SETTLE: Final = "50_complete.sql"
@@ -83,7 +85,7 @@ VARIANTS = {
                 " order by t.id for no key update;",
                 "",
             ),
-            Patch(RELEASE, "t.pending_parents > (_fallen -> t.id::text)::integer", _SIBLINGS),
+            Patch(RELEASE, "t.pending_parents > (_decrements -> t.id::text)::integer", _SIBLINGS),
         ],
     ),
     "parents are not locked by a new edge": Variant(
@@ -103,7 +105,7 @@ VARIANTS = {
                 " perform from peers.task t where t.id = _id for no key update;"
                 " found := _task.id is not null;",
             ),
-            Patch("60_operate.sql", "perform peers._lock_family(cancel.id);", "null;"),
+            Patch("60_operate.sql", "perform peers._lock_with_descendants(array[cancel.id]);", "null;"),
         ],
     ),
     "edges into older tasks take no turns": Variant(
@@ -111,14 +113,14 @@ VARIANTS = {
         [
             Patch(
                 GRAPH,
-                "lock table peers.edge_turn in share row exclusive mode;",
+                "lock table peers.dependency_lock in share row exclusive mode;",
                 "",
             )
         ],
     ),
     "submission assumes that its trigger is first": Variant(
         scenarios.an_edge_before_the_trigger_of_its_childs_submission,
-        [Patch(SUBMIT, "t.id = any (_ids) and t.state = 'ready' and ", "t.id = any (_ids) and ")],
+        [Patch(ENQUEUE, "t.id = any (_ids) and t.state = 'ready' and ", "t.id = any (_ids) and ")],
     ),
     "keys go in by the order of the nodes": Variant(
         scenarios.graphs_with_the_same_keys,
@@ -135,12 +137,12 @@ VARIANTS = {
     ),
     "a cancelled task is locked before those below it": Variant(
         scenarios.a_cancellation_against_a_new_child,
-        [Patch("60_operate.sql", "perform peers._lock_family(cancel.id);", "null;")],
+        [Patch("60_operate.sql", "perform peers._lock_with_descendants(array[cancel.id]);", "null;")],
         psycopg.errors.DeadlockDetected,
     ),
     "who just came back may judge": Variant(
         scenarios.nobody_judges_after_an_outage,
-        [Patch("57_requeue.sql", " and p.steady_since + p.lease_timeout <= _now", "")],
+        [Patch("57_requeue.sql", " and p.healthy_since + p.lease_timeout <= _now", "")],
     ),
     "settling waits for locked tasks": Variant(
         scenarios.settling_does_not_wait_for_an_application,
@@ -168,7 +170,11 @@ VARIANTS = {
     ),
     "the search_path of submission is not pinned": Variant(
         scenarios.a_session_with_another_search_path,
-        [Patch(SUBMIT, "set search_path = pg_catalog, peers, pg_temp", "", times=10)],
+        [
+            Patch(VALIDATE, "set search_path = pg_catalog, peers, pg_temp", "", times=4),
+            Patch(ENQUEUE, "set search_path = pg_catalog, peers, pg_temp", "", times=3),
+            Patch(SUBMIT, "set search_path = pg_catalog, peers, pg_temp", "", times=3),
+        ],
         psycopg.errors.RaiseException,
     ),
     "the search_path of edges is not pinned": Variant(

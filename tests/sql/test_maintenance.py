@@ -216,10 +216,10 @@ def test_check_finds_and_mends(db: Connection, peer: Peer, case: str) -> None:
     damage(db, statement)
     [task_id] = column(db, "select id from peers.task")
     [found] = rows(db, "select * from peers.check()")
-    assert (found["task_id"], found["mended"]) == (task_id, False)
+    assert (found["task_id"], found["repaired"]) == (task_id, False)
     assert words in found["problem"]
     [found] = rows(db, "select * from peers.check(repair => true)")
-    assert (found["task_id"], found["mended"]) == (task_id, True)
+    assert (found["task_id"], found["repaired"]) == (task_id, True)
     assert problems(db) == []
     assert state(db, task_id) == mended_state
     if mended_state == "ready":

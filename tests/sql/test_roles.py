@@ -286,10 +286,10 @@ def test_nobody_but_the_owner_takes_the_turn_of_late_edges(
     parent, child = submit(one), submit(one)
     modes = ("row exclusive", "share update exclusive", "share", "share row exclusive")
     for mode in (*modes, "exclusive", "access exclusive"):
-        lock = f"lock table peers.edge_turn in {mode} mode"
+        lock = f"lock table peers.dependency_lock in {mode} mode"
         assert refusal(two, lock)[0] == "42501", mode
     with two.transaction():
-        run(two, "lock table peers.edge_turn in access share mode")
+        run(two, "lock table peers.dependency_lock in access share mode")
         run(two, "select pg_advisory_xact_lock(hashtextextended(k, 0)) from unnest(array["
             "'peers: edge into an older task', 'peers: migrate']) k")  # fmt: skip
         run(one, "set lock_timeout = '2 s'")
