@@ -40,6 +40,7 @@ _OPTION_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "depends_on": ((Sequence, Set), "the ids of tasks"),
     "idempotency_key": ((str,), "a string"),
     "metadata": ((Mapping,), "a JSON object"),
+    "graph": ((int,), "the id of a graph"),
 }
 
 Document: TypeAlias = dict[str, Any]
@@ -59,6 +60,7 @@ class OptionFields(TypedDict, total=False):
     on_parent_failure: ParentFailure | str
     idempotency_key: str
     metadata: Mapping[str, object]
+    graph: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,7 @@ class Options:
     scheduled_at: not before, with a time zone; delay: the same, counted from now by the database's
     clock. max_attempts: 1 to 1000. timeout: 1 ms to 30 days. depends_on: ids of parents.
     on_parent_failure: "hold", "cancel" or "run". metadata: a JSON object of at most 1 MiB.
+    graph: the id of a graph that the task joins.
 
     Raises BadTask, which names the option and its bound.
     """
@@ -83,6 +86,7 @@ class Options:
     on_parent_failure: ParentFailure | str = ParentFailure.HOLD
     idempotency_key: str | None = None
     metadata: Mapping[str, object] | None = None
+    graph: int | None = None
 
     def __post_init__(self) -> None:
         for name, (kinds, say) in _OPTION_TYPES.items():
@@ -145,6 +149,7 @@ def document(kind: str, args: Mapping[str, object], options: Options) -> Documen
         "on_parent_failure": str(options.on_parent_failure),
         "idempotency_key": options.idempotency_key,
         "metadata": None if options.metadata is None else _plain("metadata", options.metadata),
+        "graph_id": options.graph,
     }
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -65,7 +65,8 @@ SUBMIT: Verb[int] = Verb(
         max_attempts => (d ->> 'max_attempts')::integer, timeout => (d ->> 'timeout')::interval,
         depends_on => array(select jsonb_array_elements_text(d -> 'depends_on')::bigint),
         on_parent_failure => (d ->> 'on_parent_failure')::peers.parent_failure_policy,
-        idempotency_key => d ->> 'idempotency_key', metadata => d -> 'metadata')
+        idempotency_key => d ->> 'idempotency_key', metadata => d -> 'metadata',
+        graph_id => (d ->> 'graph_id')::bigint)
     from (select cast(:document as jsonb)) as submission(d)
     """,
     lambda rows: int(rows[0][0]),

@@ -135,7 +135,7 @@ def test_a_run_that_was_stopped_goes_on_when_the_cause_is_fixed(
 def test_who_allows_many_dead_rows_is_not_stopped_by_a_default(tmp_path: Path) -> None:
     """A limit that was given counts as it is; a share needs a thousand rows to mean anything."""
     manifest = a_manifest(tmp_path)  # of 50 rows
-    tally = RowCounts(manifest.folder)
+    counts = RowCounts(manifest.folder)
 
     def is_stopped(max_dead: str, stop: str | None) -> bool:
         return (
@@ -143,37 +143,37 @@ def test_who_allows_many_dead_rows_is_not_stopped_by_a_default(tmp_path: Path) -
             is not None
         )
 
-    tally.note_chunk(0, 400)
-    tally.mark_dead(range(599))
+    counts.record_chunk(0, 400)
+    counts.mark_dead(range(599))
     assert not is_stopped("0", None)  # 999 rows were tried
     assert is_stopped("0", "10")
-    tally.mark_dead(range(700))
+    counts.mark_dead(range(700))
     assert is_stopped("0", None)
     assert not is_stopped("0", "100%")
     assert is_stopped("1000", "10")
     assert not is_stopped("1000", None)
-    tally.mark_alive(range(500))
-    assert (tally.dead(), tally.predicted()) == (200, 400)
-    tally.mark_dead(range(2000))
+    counts.mark_alive(range(500))
+    assert (counts.dead(), counts.predicted()) == (200, 400)
+    counts.mark_dead(range(2000))
     with pytest.raises(RunStopped, match="2,000 of the 2,400 rows"):
         failure_limit.raise_if_stopped(manifest)
-    tally.forget_dead()
+    counts.forget_dead()
     with pytest.raises(RunStopped, match="2,000 of the 2,400 rows"):  # until somebody lifts it
         failure_limit.raise_if_stopped(manifest)
-    failure_limit.lift(manifest, forget_dead=False)
+    failure_limit.clear(manifest, forget_dead=False)
     failure_limit.raise_if_stopped(manifest)
 
 
 def test_counting_twice_changes_nothing(tmp_path: Path) -> None:
     """Attempts may be repeated by other workers at any time."""
-    for tally in (RowCounts(tmp_path), RowCounts(tmp_path)):
-        tally.mark_dead([3, 5, 4_000_000])
-        tally.note_chunk(2, 77)
-        tally.note_chunk(0, 5)
-    assert (tally.dead(), tally.predicted()) == (3, 82)
-    tally.forget_dead()
-    tally.mark_alive([3])
-    assert tally.dead() == 0
+    for counts in (RowCounts(tmp_path), RowCounts(tmp_path)):
+        counts.mark_dead([3, 5, 4_000_000])
+        counts.record_chunk(2, 77)
+        counts.record_chunk(0, 5)
+    assert (counts.dead(), counts.predicted()) == (3, 82)
+    counts.forget_dead()
+    counts.mark_alive([3])
+    assert counts.dead() == 0
 
 
 def test_a_long_error_keeps_its_head_and_its_tail() -> None:

@@ -211,8 +211,8 @@ def test_the_place_that_was_named_last_counts(endpoint: Endpoint, tmp_path: Path
     code = f"""if True:
         from pathlib import Path
         from peers.predict.models.access import access_of
-        from peers.predict.prepare import prepare
-        from peers.predict.request import Request
+        from peers.predict.run.prepare import prepare
+        from peers.predict.run.request import Request
         for place in ("old", "new"):
             token = Path("{tmp_path}", place)
             token.write_text("{SECRET}")

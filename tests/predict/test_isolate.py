@@ -15,8 +15,8 @@ import pytest
 from peers import Reject, Retry
 from peers.predict.errors import EndpointError, RowError
 from peers.predict.tasks.batch_marker import Batch, BatchMarker
+from peers.predict.tasks.batch_sizes import MAX_CRASHES
 from peers.predict.tasks.isolate import BatchOutcome, isolate, retry_if_endpoint_fails
-from peers.predict.tasks.sizes import MOST_DEATHS
 
 Isolate = Callable[..., Awaitable[BatchOutcome]]
 
@@ -41,12 +41,12 @@ def holds(run: Isolate, seed: int) -> bool:
     found = blamed(run, rows, culprits, as_array=bool(seed % 2))
     pairs = [
         (index, value)
-        for some, values in found.good
+        for some, values in found.predictions
         for index, value in zip(some, list(values), strict=True)
     ]
     most = 1 + len(culprits) * 2 * math.ceil(math.log2(rows)) if rows > 1 else 1
     return (
-        found.bad.keys() == culprits
+        found.errors.keys() == culprits
         and pairs == [(row, row * 2) for row in range(rows) if row not in culprits]
         and found.calls <= most
     )
@@ -58,7 +58,7 @@ async def blames_the_batch(indices: Sequence[int], call: Any) -> BatchOutcome:
     try:
         found.add(indices, await call(indices))
     except ValueError as error:
-        found.bad = dict.fromkeys(indices, error)
+        found.errors = dict.fromkeys(indices, error)
     return found
 
 
@@ -67,8 +67,8 @@ async def one_by_one(indices: Sequence[int], call: Any) -> BatchOutcome:
     found = BatchOutcome()
     for index in indices:
         single = await isolate([index], call)
-        found.good += single.good
-        found.bad |= single.bad
+        found.predictions += single.predictions
+        found.errors |= single.errors
         found.calls += single.calls
     return found
 
@@ -88,8 +88,8 @@ def test_an_exception_in_the_place_of_a_prediction_is_its_rows_alone() -> None:
         return [ValueError("odd") if index % 2 else index for index in indices]
 
     found = asyncio.run(isolate([0, 1, 2, 3], call))
-    assert found.bad.keys() == {1, 3}
-    assert found.good == [([0, 2], [0, 2])]
+    assert found.errors.keys() == {1, 3}
+    assert found.predictions == [([0, 2], [0, 2])]
     assert found.calls == 1
 
 
@@ -112,19 +112,21 @@ def test_what_is_said_of_the_model_is_not_blamed_on_rows() -> None:
         asyncio.run(isolate([0, 1, 2, 3], refuses_few, down))
 
 
-def test_a_journal_has_room_for_as_many_crashed_as_a_chunk_has_attempts(tmp_path: Any) -> None:
+def test_a_marker_has_room_for_the_crashed_batches_of_all_attempts(
+    tmp_path: Any,
+) -> None:
     """Each attempt of a chunk dies of another batch; the last one knows them all."""
-    batches = [Batch(number * 1_000_000, 1_000_000) for number in range(MOST_DEATHS)]
+    batches = [Batch(number * 1_000_000, 1_000_000) for number in range(MAX_CRASHES)]
     for batch in batches:
         marker = BatchMarker(tmp_path, 3)
-        marker.reopen(died=True)
-        marker.entered(batch).__enter__()
+        marker.crashed_batches(died=True)
+        marker.running(batch).__enter__()
         del marker
     marker = BatchMarker(tmp_path, 3)
-    assert marker.reopen(died=False) == tuple(batches[:-1])
-    assert marker.reopen(died=True) == tuple(batches)
-    marker.close()
-    assert BatchMarker(tmp_path, 3).reopen(died=True) == ()
+    assert marker.crashed_batches(died=False) == tuple(batches[:-1])
+    assert marker.crashed_batches(died=True) == tuple(batches)
+    marker.remove()
+    assert BatchMarker(tmp_path, 3).crashed_batches(died=True) == ()
 
 
 @pytest.mark.parametrize(

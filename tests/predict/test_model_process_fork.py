@@ -14,7 +14,7 @@ from tests.predict.runs import MODELS, SOURCES, numbers, predict, results
 _ORIGIN = """
 import threading, sys
 from multiprocessing import Pipe
-from peers.predict.trial_fork import Forked, serve_in_fork
+from peers.predict.tasks.model_server import Forked, serve_in_fork
 
 ours, theirs = Pipe()
 {before}
@@ -69,7 +69,7 @@ def test_a_model_is_loaded_once_by_a_command_with_a_peer_of_its_own(
     ("model", "says"),
     [
         ("tests.predict.model_that_dies:predict", "SIGKILL"),
-        (f"{MODELS}:kills", "none of the 5 rows"),
+        (f"{MODELS}:kills", "failed for all 5 rows"),
         ("nowhere.module:f", "nowhere"),
     ],
 )

@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peers.predict import outputs
+from peers.predict.outputs import text_parts
 from peers.predict.outputs.rendering import csv_header, csv_lines, json_lines
 from peers.predict.spec import Manifest, schema_text
 from tests.predict.test_outputs import (
@@ -145,7 +146,7 @@ def test_lines_of_chunks_are_copied_and_not_made_again(
     """But for those of chunks with rows alone, of an earlier type, or that were damaged since."""
     manifest = a_manifest(tmp_path, suffix)
     write_parts(manifest, {12}, lambda row: row)
-    damaged = texts.text_path(manifest.folder, 3, Path(manifest.output))
+    damaged = text_parts.text_path(manifest.folder, 3, Path(manifest.output))
     damaged.write_bytes(damaged.read_bytes().replace(b"id31", b"id13"))
     made = rendered(monkeypatch)
     isolated = alone(manifest, {12: 12})
@@ -165,7 +166,7 @@ def test_lines_of_chunks_are_copied_and_not_made_again(
 def rendered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows are made into lines from now on, each time."""
     made: list[int] = []
-    lines = texts.lines
+    lines = text_parts.lines
 
     def noted(output: Path, table: pa.Table) -> Iterator[memoryview]:
         made.append(table.num_rows)

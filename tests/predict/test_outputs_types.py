@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from peers.predict.errors import OutputConflict
 from peers.predict.outputs.fitting import RequestedColumns, fit, fitted_to, shaped
-from peers.predict.outputs.output_type import OutputType, set_first_type
+from peers.predict.outputs.output_type import OutputType, current_type, set_first_type
 
 ANY = RequestedColumns((), ("row", "id"))
 UTC = datetime.UTC

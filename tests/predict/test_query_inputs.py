@@ -18,6 +18,7 @@ from peers.predict.column_metadata import NULLS, READER
 from peers.predict.errors import InputError
 from peers.predict.inputs import query as queries
 from peers.predict.inputs.query import snapshot
+from peers.predict.models.plain_rows import plain_rows
 from tests.predict.as_pandas import frame
 from tests.predict.test_inputs_hostile import url_of
 
@@ -109,7 +110,7 @@ def test_what_pandas_has_no_dtype_for_is_a_text(
     query = "select " + ", ".join(f'{sql} as "{name}"' for name, (sql, _) in listed.items())
     table = read(url, query, tmp_path)
     assert table.to_pylist() == [{name: text for name, (_, text) in listed.items()}]
-    [row] = inputs.plain_rows(table)
+    [row] = plain_rows(table)
     assert (row["json"], row["jsonb"]) == ({"a": [1.1, None]}, {"b": 2**53 + 1})
 
 

@@ -17,27 +17,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from peers.predict.tasks.sizes import (
-    MOST_DEATHS,
-    BatchSizer,
-    Measured,
-    batch_rows,
-    chunk_rows,
-    measure,
-)
 from pyarrow import csv
 
+from peers.predict.run.chunk_sizes import chunk_rows
 from peers.predict.tasks import batches as batches_module
 from peers.predict.tasks import cpu_clock
 from peers.predict.tasks.batch_marker import BatchMarker
+from peers.predict.tasks.batch_sizes import MAX_CRASHES, BatchSizer, max_batch_rows
 from peers.predict.tasks.batches import run_batches
 from peers.predict.tasks.chunk_predictions import ChunkPredictions
+from peers.predict.tasks.measure import Measurement, measure
 from tests.predict.runs import MODELS, numbers
 
 
-def at(rate: float, row_bytes: float = 64.0) -> Measured:
+def at(rate: float, row_bytes: float = 64.0) -> Measurement:
     """A model of this speed."""
-    return Measured(rate, row_bytes)
+    return Measurement(rate, row_bytes)
 
 
 def test_a_chunk_is_about_a_second_of_work_within_bounds() -> None:
@@ -59,9 +54,9 @@ def test_a_chunk_is_about_a_second_of_work_within_bounds() -> None:
 
 def test_a_batch_fits_into_memory_and_what_the_user_says() -> None:
     """The user's bound comes first."""
-    assert batch_rows(at(10**7, row_bytes=64), None) == (1 << 25) // 64
-    assert batch_rows(at(10**7, row_bytes=1 << 30), None) == 1
-    assert batch_rows(at(10**7), 7) == 7
+    assert max_batch_rows(at(10**7, row_bytes=64), None) == (1 << 25) // 64
+    assert max_batch_rows(at(10**7, row_bytes=1 << 30), None) == 1
+    assert max_batch_rows(at(10**7), 7) == 7
 
 
 @pytest.mark.parametrize("call_seconds", [0.0, 0.01, 0.3])
@@ -71,22 +66,22 @@ def test_batches_become_as_large_as_their_time_allows(
     call_seconds: float, row_seconds: float, rate: float | None
 ) -> None:
     """Whatever was measured before: a call soon takes about 50 ms, or has one row."""
-    pace = BatchSizer(rate, None, None)
+    sizer = BatchSizer(rate, None, None)
     for _ in range(30):
-        pace.took(pace.rows, call_seconds + pace.rows * row_seconds)
-    took = call_seconds + pace.rows * row_seconds
-    assert took <= 0.1 or pace.rows == 1
+        sizer.record_call(sizer.rows, call_seconds + sizer.rows * row_seconds)
+    took = call_seconds + sizer.rows * row_seconds
+    assert took <= 0.1 or sizer.rows == 1
     assert took >= 0.025
 
 
 def test_a_call_stays_far_below_its_time_limit() -> None:
     """And one that is short because its chunk ends teaches nothing."""
-    pace = BatchSizer(1000.0, 0.5, 0.1)
-    assert pace.rows == 10
-    pace.took(3, 0.000_1)
-    assert pace.rows == 10
-    pace.took(3, 0.1)
-    assert pace.rows == 1
+    sizer = BatchSizer(1000.0, 0.5, 0.1)
+    assert sizer.rows == 10
+    sizer.record_call(3, 0.000_1)
+    assert sizer.rows == 10
+    sizer.record_call(3, 0.1)
+    assert sizer.rows == 1
 
 
 def test_a_model_is_measured_until_a_call_takes_long_enough() -> None:
@@ -140,8 +135,8 @@ def test_what_a_call_costs_by_itself_does_not_make_a_model_slow(
 
 def test_calls_are_longer_where_each_costs_much_by_itself() -> None:
     """Up to half a second: such as those of a large forest."""
-    assert Measured(1e4, 8.0, row_seconds=0.004).call_seconds == pytest.approx(0.2)
-    assert Measured(1e4, 8.0, row_seconds=4.0).call_seconds == 0.5
+    assert Measurement(1e4, 8.0, row_seconds=0.004).call_seconds == pytest.approx(0.2)
+    assert Measurement(1e4, 8.0, row_seconds=4.0).call_seconds == 0.5
     assert BatchSizer(1e4, 0.2, None).rows == 2000
 
 
@@ -177,8 +172,8 @@ def _attempts(
         return found
 
     deaths = 0
-    while deaths <= MOST_DEATHS:
-        batches_module._pace.cache_clear()  # another process
+    while deaths <= MAX_CRASHES:
+        batches_module._batch_sizer.cache_clear()  # another process
         done = ChunkPredictions()
         marker = BatchMarker(folder, 1)
         task = SimpleNamespace(attempt=deaths + 1, progress=lambda *_: None)
@@ -209,7 +204,7 @@ def test_few_rows_are_suspected_for_each_that_kills_its_worker(
     assert done.to_isolate >= set(culprits)
     assert len(done.to_isolate) <= 64 * len(culprits)
     assert deaths <= len(culprits) + 2
-    predicted = [index for indices, _ in done.found for index in indices]
+    predicted = [index for indices, _ in done.batches_found for index in indices]
     assert sorted([*predicted, *done.to_isolate]) == list(range(rows))
 
 
@@ -218,7 +213,7 @@ def test_a_model_that_always_kills_its_worker_needs_fewer_attempts_than_a_chunk_
 ) -> None:
     """Every row is suspected then."""
     done, deaths = _attempts(monkeypatch, tmp_path, 250_000, lambda *_: True)
-    assert deaths <= MOST_DEATHS
+    assert deaths <= MAX_CRASHES
     assert len(done.to_isolate) == 250_000
 
 
@@ -228,8 +223,8 @@ def planned(source: Path, output: Path, **options: object) -> dict[str, Any]:
     code = f"""if True:
         import json
         from pathlib import Path
-        from peers.predict.prepare import prepare
-        from peers.predict.request import Request
+        from peers.predict.run.prepare import prepare
+        from peers.predict.run.request import Request
         plan = prepare(Request("{MODELS}:double", "{source}", Path("{output}"), **{given}))
         manifest = plan.manifest
         print(json.dumps({{

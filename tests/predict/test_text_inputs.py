@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from peers.predict import inputs
 from peers.predict.errors import InputError
 from peers.predict.inputs import text_blocks
 from peers.predict.inputs.text_options import NA_VALUES, TextOptions
 from peers.predict.inputs.text_pandas import PandasReader
 from peers.predict.inputs.text_survey import TextSurvey
+from peers.predict.models.plain_rows import plain_rows
 
 
 def looked_through(path: Path, **options: Any) -> TextSurvey:
@@ -242,7 +242,7 @@ def test_json_stays_what_it_is(
     field = survey.schema.field("x")
     assert (field.type, (field.metadata or {}).get(b"peers.type")) == (kind, is_json)
     table = settled(survey).select(["n", "x"]).cast(survey.schema.remove_metadata())
-    found = inputs.plain_rows(pa.table(table.columns, schema=survey.schema))
+    found = plain_rows(pa.table(table.columns, schema=survey.schema))
     assert [(type(row["x"]), row["x"]) for row in found] == [
         (float if kind == pa.float64() and value is not None else type(value), value)
         for value in values

@@ -81,25 +81,25 @@ def test_a_row_that_died_without_a_text_names_the_type(stage: Stage, tmp_path: P
 def test_answers_that_are_kept_are_what_they_were(tmp_path: Path, predictions: Any) -> None:
     """In type and value, for the next attempt and the one after it; each is taken once."""
     first = ResponseCache(tmp_path, 1)
-    first.note("a", predictions)
-    first.keep()
-    ResponseCache(tmp_path, 1).keep()  # it was snoozed again, without asking for anything
+    first.add("a", predictions)
+    first.save()
+    ResponseCache(tmp_path, 1).save()  # it was snoozed again, without asking for anything
     third = ResponseCache(tmp_path, 1)
-    found = third.recall("a")
+    found = third.take("a")
     assert type(found) is type(predictions)
     np.testing.assert_array_equal(np.array(found), np.array(predictions))
     assert getattr(found, "dtype", None) == getattr(predictions, "dtype", None)
-    assert third.recall("a") is None
-    third.discard()
-    assert ResponseCache(tmp_path, 1).recall("a") is None
+    assert third.take("a") is None
+    third.delete()
+    assert ResponseCache(tmp_path, 1).take("a") is None
 
 
 def test_an_error_in_the_place_of_an_answer_is_kept(tmp_path: Path) -> None:
     """As that of its row."""
     answers = ResponseCache(tmp_path, 1)
-    answers.note("a", [1, RowError("too dark"), 3])
-    answers.keep()
-    found = ResponseCache(tmp_path, 1).recall("a")
+    answers.add("a", [1, RowError("too dark"), 3])
+    answers.save()
+    found = ResponseCache(tmp_path, 1).take("a")
     assert isinstance(found, list)
     assert (found[0], str(found[1]), type(found[1])) == (1, "too dark", RowError)
 

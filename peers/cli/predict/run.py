@@ -234,8 +234,11 @@ def _connecting(
 def _own_peer(args: argparse.Namespace, settings: Settings) -> AbstractContextManager[OwnPeer]:
     """Start a peer before anything that takes time to import: it does so meanwhile."""
     from peers.predict.run.own_peer import OwnPeerOptions, own_peer
+    from peers.settings import join_variables
 
-    return own_peer(url, OwnPeerOptions(args.workers, args.model, args.method, args.batch_wait))
+    worker_env = join_variables(settings.worker_env)
+    options = OwnPeerOptions(args.workers, args.model, args.method, args.batch_wait, worker_env)
+    return own_peer(settings.url, options)
 
 
 def _summary(

@@ -84,8 +84,8 @@ class Transport:
     async def post(self, url: str, body: bytes) -> Answer:
         """Return what a POST of this JSON answers.
 
-        Raises Busy for 429, and for 503 that says when to return; Unavailable when it cannot be reached
-        (502, 503, 504 too); RowError when it refuses the rows, or so many (400, 413, 422);
+        Raises Busy for 429, and for 503 that says when to return; Unavailable when it cannot be
+        reached (502, 503, 504 too); RowError when it refuses the rows, or so many (400, 413, 422);
         EndpointError when it fails (another 5xx, 408, 425, or an answer that breaks off), be it for
         a row or not; else ModelError. None of them names a secret.
         """

@@ -7,4 +7,5 @@ import sys
 
 def say(sentence: str) -> None:
     """Print a sentence on stderr."""
-    print(sentence, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{sentence}\n")
+    sys.stderr.flush()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CHUNKS: Final = (kinds.CHUNK, kinds.REMOTE)
 ROWS: Final = (kinds.ROW, kinds.REMOTE_ROW)
 
-# ------------------------------------------------------------------------------------ the run's graph
+# ---------------------------------------------------------------------------------- the run's graph
 
 _CREATE: Final = """
     insert into peers.graph (name, idempotency_key, metadata)
@@ -81,7 +81,7 @@ def live_tasks(connection: Connection, graph: int) -> list[LiveTask]:
     return [LiveTask(**row) for row in fetch(connection, _LIVE, graph=graph)]
 
 
-# ------------------------------------------------------------------------------------ assembling tasks
+# --------------------------------------------------------------------------------- assembling tasks
 
 _ASSEMBLIES: Final = """
     select id, (args ->> 'submission')::integer as submission, (args ->> 'stage')::integer as stage,
@@ -141,7 +141,7 @@ def live_assemblies(connection: Connection, *, other_than: str) -> list[dict[str
     )
 
 
-# ------------------------------------------------------------------------------------ chunks and rows
+# ---------------------------------------------------------------------------------- chunks and rows
 
 # The last task counts if a chunk or a row was submitted more than once.
 _WORK: Final = """
@@ -209,7 +209,7 @@ def lost_rows(connection: Connection, graph: int) -> list[int]:
     return [row["task_id"] for row in _work(connection, _LOST, graph, ROWS)]
 
 
-# ---------------------------------------------------------------------------------------- dead letters
+# ------------------------------------------------------------------------------------- dead letters
 
 _DEAD_TASKS: Final = """
     select d.task_id, d.error_type, d.error_message, d.args, d.exit_signal
@@ -291,7 +291,7 @@ def rows_to_retry(connection: Connection, graph: int, *, with_dead: bool) -> lis
     return [row["task_id"] for row in found]
 
 
-# -------------------------------------------------------------------------------------------- failures
+# ----------------------------------------------------------------------------------------- failures
 
 _LAST_FAILURE: Final = """
     select coalesce(nullif(f.error_message, ''), f.error_type) as why
@@ -345,7 +345,7 @@ def storage_failures(
     return found
 
 
-# ----------------------------------------------------------------------------------------------- peers
+# -------------------------------------------------------------------------------------------- peers
 
 _LIVE_PEERS: Final = """
     select count(*) as peers from peers.peer_status

@@ -65,7 +65,7 @@ class Run:
             graph = queries.create_graph(connection, name, manifest.run, metadata)
             if graph is None:
                 run = cls.open(connection, manifest)
-                if run._assemblies():
+                if queries.assemblies(connection, run.graph):
                     return None
             else:
                 run = cls(connection, manifest, graph)
@@ -210,9 +210,7 @@ class Run:
         predicted = written["isolated"] - written["dead"]
         is_settled = not ended.keys() - {"completed", "dead", "cancelled"}
         return (
-            is_settled
-            and ended["completed"] == predicted
-            and outputs.is_written_by(self.manifest)
+            is_settled and ended["completed"] == predicted and outputs.is_written_by(self.manifest)
         )
 
     def _lost_parts(self) -> list[int]:

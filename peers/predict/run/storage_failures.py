@@ -28,6 +28,4 @@ class StorageFailures:
             self._run.connection, self._run.graph, StorageFailed.__name__, since=self._since
         )
         if found["failures"] >= _MIN_FAILURES and found["seconds"] >= _MIN_SECONDS:
-            raise StorageFailed(
-                f"run {self._run.manifest.run} cannot continue: {found['message']}"
-            )
+            raise StorageFailed(f"run {self._run.manifest.run} cannot continue: {found['message']}")

@@ -35,7 +35,9 @@ def assemble_run(
         found = [isolated_rows.IsolatedRows.of_part(manifest.folder, chunk) for chunk in chunks]
         isolated = [one for one in found if one is not None]
         if isolated and stage == 1:
-            return _wait_for(task, row, manifest, graph_id, submission, isolated, overwrite=overwrite)
+            return _wait_for(
+                task, row, manifest, graph_id, submission, isolated, overwrite=overwrite
+            )
         parents = {parent.id: parent for parent in current_task().parents()} if isolated else {}
         return _write(manifest, isolated, parents, overwrite=overwrite)
     except OutputConflict as error:

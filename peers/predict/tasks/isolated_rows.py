@@ -64,7 +64,11 @@ class IsolatedRows(NamedTuple):
 
 
 def submit(
-    task: Task[..., Any], manifest: Manifest, graph_id: int, chunk: int, values: str,
+    task: Task[..., Any],
+    manifest: Manifest,
+    graph_id: int,
+    chunk: int,
+    values: str,
     rows: Sequence[RowToIsolate],
 ) -> IsolatedRows:
     """Submit a task of the run's graph for each of these rows; a row that has a task keeps it."""
