@@ -1,4 +1,4 @@
-"""Files that are complete and on disk, or not there at all."""
+"""Write files atomically: they are complete and on disk, or not there at all."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _RANDOM_BYTES: Final = 8
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary file to write, which takes the place of `path` at the end of the block.
+    """Yield a temporary file to write, which replaces `path` at the end of the block.
 
-    A symbolic link stays: the file that it leads to is replaced. Raises StorageFailed when that
-    fails, such as for a full disk; `path` is then as it was.
+    A symbolic link stays; its target is replaced. Raises StorageFailed when writing fails, for
+    instance because the disk is full. `path` is then unchanged.
     """
     target = destination(path)
     # process ids repeat on other hosts and in containers, and two peers may overlap
@@ -38,12 +38,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def destination(path: Path) -> Path:
-    """Return where `path` leads to; a link may dangle, or lead to another file system."""
+    """Return the target of `path`; a link may dangle, or lead to another file system."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what earlier writers of `path` left behind when they were killed."""
+    """Remove the temporary files of earlier writers of `path` that were killed."""
     target = destination(path)
     ours = re.compile(re.escape(f".{target.name}.") + f"[0-9a-f]{{{2 * _RANDOM_BYTES}}}")
     for temporary in target.parent.iterdir():
@@ -56,14 +56,14 @@ def storage_failed(path: Path, error: OSError) -> StorageFailed:
     reason = os.strerror(error.errno) if error.errno else str(error)
     return StorageFailed(
         f"{path} cannot be written: {reason}",
-        f"What is finished stays. Make {path.parent} writable, with enough free space and quota, "
+        f"Finished work is kept. Make {path.parent} writable, with enough free space and quota, "
         "then run the same command again.",
     )
 
 
 def discard(temporary: Path) -> None:
-    """Remove a temporary file; a folder that cannot be written to keeps it."""
-    with contextlib.suppress(OSError):  # the reason for it is being raised already
+    """Remove a temporary file if the folder can be written to."""
+    with contextlib.suppress(OSError):  # an error that says why is being raised already
         temporary.unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""What a model may return, and how it becomes columns of the output.
+"""Turn what a model returns into columns of the output.
 
 One value for each row, in a column named `prediction`:
 
@@ -11,15 +11,15 @@ Several columns:
   structured array: columns by their names;
 - a tuple of arrays: `prediction_0`, `prediction_1` …, or the field names of a named tuple. A tuple
   of anything but arrays is a list;
-- a list of dicts that all have the same keys in the rows first tried: a column for each key. A key
+- a list of dicts that all have the same keys in the smoke test: a column for each key. A key
   that appears later is a further column, and is null elsewhere;
 - `predict_proba` of an estimator: `proba_<class>` for each class; with several outputs
   `proba_<output>_<class>`.
 
-`--columns a,b` keeps these only. `--columns prediction`, of a model without a column of that name,
+`--columns a,b` keeps only these. `--columns prediction`, for a model without such a column,
 keeps each row's whole result in one column: a struct in Parquet, JSON in CSV and JSON Lines.
 
-All chunks of a run share one type for each column: see `outputs.agreed`.
+All chunks of a run share one type for each column: see `outputs.output_type`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _HINT: Final = "It must return exactly one result for each row, in the order of 
 
 
 class Columns:
-    """Predictions by column, each with a value for each row."""
+    """Predictions as columns, each with a value for each row."""
 
     __slots__ = ("_rows", "values")
 
@@ -66,11 +66,11 @@ class Columns:
 
 
 Predictions: TypeAlias = "list[Any] | np.ndarray[Any, Any] | pa.Array | Columns"
-"""One for each row, in order. In a list, an exception stands for a row that has none."""
+"""One for each row, in order. An exception in a list is the error of its row."""
 
 
 def predictions_of(result: Any, rows: int, model: str) -> Predictions:
-    """Return what a model returned as predictions of so many rows. Raises ModelError."""
+    """Return a model's result as predictions for this number of rows. Raises ModelError."""
     if isinstance(result, Columns):
         return result
     _refuse_reordered(result, model)
@@ -80,7 +80,7 @@ def predictions_of(result: Any, rows: int, model: str) -> Predictions:
     values = _values(result)
     if values is None:
         if inspect.iscoroutine(result):
-            result.close()  # else Python would warn that nobody awaited it
+            result.close()  # or Python would warn that it was never awaited
         awaited = " (declare it with async def)" if isinstance(result, Awaitable) else ""
         raise ModelError(
             f"{model} returned a {type(result).__name__}{awaited} for {_number_of(rows, 'row')}",
@@ -90,7 +90,7 @@ def predictions_of(result: Any, rows: int, model: str) -> Predictions:
 
 
 def columns_of(named: Mapping[Any, Any], rows: int, model: str) -> Columns:
-    """Return these columns. Raises ModelError unless each has a value for each row."""
+    """Return the columns. Raises ModelError unless each has a value for each row."""
     columns = {}
     for key, found in named.items():
         name, values = str(key), _values(found)
@@ -109,7 +109,7 @@ def columns_of(named: Mapping[Any, Any], rows: int, model: str) -> Columns:
 
 
 def counted(values: Any, rows: int, model: str) -> Any:
-    """Return these values. Raises ModelError unless there is one for each row."""
+    """Return the values. Raises ModelError unless there is one for each row."""
     shape = getattr(values, "shape", None)
     count = len(values) if shape != () else None  # a numpy scalar in an array has no length
     if count == rows:
@@ -119,7 +119,7 @@ def counted(values: Any, rows: int, model: str) -> Any:
 
 
 def by_class(result: Any, classes: Any) -> Any:
-    """Return probabilities, an array or one for each output, as columns with names of classes."""
+    """Return probabilities as columns named by class; `result`: an array, or one per output."""
     if isinstance(result, tuple):
         named: dict[str, Any] = {}
         for number, one in enumerate(result):
@@ -134,20 +134,20 @@ def by_class(result: Any, classes: Any) -> Any:
         return result
     names = [f"{_PROBABILITY}{one}" for one in classes]
     if np.ndim(classes[0]) or len(set(names)) < len(names):
-        return result  # of a chain, which has classes for each label, or of 1 beside "1"
+        return result  # a chain has classes for each label; 1 and "1" give the same name
     array = np.asarray(result)
     return {name: array[:, place] for place, name in enumerate(names)}
 
 
 def named_by_class(result: Any) -> Any:
-    """Return a map of probabilities with the same names."""
+    """Return a dict of probabilities with the same names."""
     if not isinstance(result, dict):
         return result
     return {f"{_PROBABILITY}{key}": value for key, value in result.items()}
 
 
 def _named_columns(result: Any) -> Mapping[Any, Any] | None:
-    """Return the columns of what has several; None for one value for each row."""
+    """Return the columns of a result that has several; None for one value per row."""
     if isinstance(result, Mapping):
         return result
     if _is_frame(result):
@@ -162,7 +162,9 @@ def _named_columns(result: Any) -> Mapping[Any, Any] | None:
     if isinstance(result, tuple) and result and all(_is_array(one) for one in result):
         names = getattr(result, "_fields", [f"{PREDICTION}_{n}" for n in range(len(result))])
         return dict(zip(names, result, strict=True))
-    if hasattr(result, "columns") and hasattr(result, "__arrow_c_stream__"):  # of polars …
+    if hasattr(result, "columns") and hasattr(
+        result, "__arrow_c_stream__"
+    ):  # such as a frame of polars
         return _named_columns(pa.table(result))
     return None
 
@@ -182,7 +184,7 @@ def _of_pandas(result: Any) -> bool:
 
 
 def _refuse_reordered(result: Any, model: str) -> None:
-    """Of pandas, the rows 0, 1, … as the model got them, but sorted in another way."""
+    """Raise ModelError for a pandas result whose index shows that the rows were reordered."""
     index = getattr(result, "index", None) if _of_pandas(result) else None
     if getattr(getattr(index, "dtype", None), "kind", "") != "i":
         return
@@ -198,7 +200,7 @@ def _is_array(one: Any) -> bool:
 
 
 def _values(result: Any) -> list[Any] | np.ndarray[Any, Any] | pa.Array | None:
-    """Return one value for each row as a list, a numpy or an Arrow array; None for no sequence."""
+    """Return one value for each row as a list or array; None if the result is not a sequence."""
     if isinstance(result, pa.ChunkedArray):
         return result.combine_chunks() if result.num_chunks != 1 else result.chunk(0)
     if isinstance(result, pa.Array):
@@ -210,7 +212,7 @@ def _values(result: Any) -> list[Any] | np.ndarray[Any, Any] | pa.Array | None:
     if hasattr(result, "detach"):  # a tensor of torch
         result = result.detach().cpu()
     if isinstance(result, np.ma.MaskedArray):
-        values: list[Any] = result.tolist()  # what is masked is None
+        values: list[Any] = result.tolist()  # masked values become None
         return values
     if hasattr(result, "__array__"):
         return _plain_array(np.asarray(result))

@@ -1,4 +1,4 @@
-"""What a model says of its inputs: names, kinds of values, categories, gaps."""
+"""What a model says about its inputs: names, kinds of values, categories, missing values."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ _NUMERIC: Final = frozenset({"number", "integer", "boolean"})
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """What a model was fitted on in one column.
+    """A column that a model was fitted on.
 
-    `name`: None where it knows columns by their place only. `known`: the first values that an
-    encoder knows, for messages. `categories`: all of them, in the order in which a data frame must
-    have them. `gap`: how the model knows a missing value, if it knows one in texts.
+    `name`: None if the model knows columns only by position. `known`: the first values that an
+    encoder knows, for messages. `categories`: all of them, in the order that a data frame must
+    have. `missing_as`: the missing value that the model's encoder knows in texts, if any.
     """
 
     name: str | None = None
     kind: Kind = "anything"
-    takes_gaps: bool | None = None
+    accepts_missing: bool | None = None
     known: tuple[Any, ...] = ()
     categories: tuple[Any, ...] | None = None
-    gap: Literal["nan", "none"] | None = None
+    missing_as: Literal["nan", "none"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The features in the model's order; None: it takes whatever columns there are.
+    """The features in the model's order; None: the model takes any columns.
 
-    `rest`: what holds for columns of which nothing else is known. `form`: what the rows become: a
-    list of dicts, a data frame, an array, one column of texts, an Arrow table, or arrays by name.
-    `is_estimator`: it raises for gaps that it does not take. `blanks_are_underscores`: the model
-    renamed columns when it was fitted. `optional`: features that come after the others if the input
-    has them.
+    `rest`: the feature for columns that are not listed. `form`: the form of the rows: a list of
+    dicts, a data frame, an array, one column of texts, an Arrow table, or arrays by name.
+    `is_estimator`: the model raises for missing values that it does not accept.
+    `blanks_are_underscores`: the model renamed columns when it was fitted. `optional`: features
+    that follow the others if the input has them.
     """
 
     features: tuple[Feature, ...] | None = None
@@ -56,7 +56,7 @@ class Signature:
 
 
 def merged(features: Iterable[Feature]) -> Feature:
-    """Return what several parts of a model that take the same column want together."""
+    """Return a feature that suits all parts of a model that take the same column."""
     result: Feature | None = None
     for one in features:
         result = one if result is None else _both(result, one)
@@ -71,10 +71,10 @@ def _both(left: Feature, right: Feature) -> Feature:
         kind = right.kind
     else:
         kind = "number" if {left.kind, right.kind} <= _NUMERIC else "anything"
-    gaps = (left.takes_gaps, right.takes_gaps)
+    gaps = (left.accepts_missing, right.accepts_missing)
     best = left if left.known or left.categories else right
     return replace(
         best,
         kind=kind,
-        takes_gaps=False if False in gaps else None if None in gaps else True,
+        accepts_missing=False if False in gaps else None if None in gaps else True,
     )

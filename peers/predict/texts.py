@@ -22,7 +22,7 @@ def one_line(text: str, most: int) -> str:
 
 
 def error_text(error: BaseException, most: int = 4000) -> str:
-    """Return the error's type, and its text if it has one."""
+    """Return the error's type and, if it has one, its text."""
     name = type(error).__name__
     try:
         text = str(error).strip()

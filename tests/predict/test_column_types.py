@@ -109,7 +109,7 @@ def test_a_pipeline_says_whether_gaps_may_come(
     signature = signature_of(model.fit(_FRAME[[column]], _LABELS))
     assert signature.features is not None
     (one,) = signature.features
-    assert (one.kind, one.takes_gaps) == (kind, gaps)
+    assert (one.kind, one.accepts_missing) == (kind, gaps)
 
 
 @pytest.mark.parametrize("library", ["LightGBM", "XGBoost", "scikit-learn"])
@@ -231,7 +231,7 @@ def test_where_nobody_knows_whether_gaps_may_come_the_user_says_so() -> None:
     assert decide(Signature(), schema, Question("m"), {}).required == ("x",)
     assert decide(Signature(), schema, Question("m", allow_nan=True), {}).required == ()
     assert _decided([Feature("x")], schema).required == ()
-    assert _decided([Feature("x", takes_gaps=False)], schema).required == ("x",)
+    assert _decided([Feature("x", accepts_missing=False)], schema).required == ("x",)
 
 
 def test_texts_for_a_vectorizer_are_found_among_the_columns(tmp_path: Path) -> None:

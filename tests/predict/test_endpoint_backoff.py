@@ -113,7 +113,7 @@ def test_callers_who_miss_it_together_count_once() -> None:
     backoff = Backoff(lambda: 7.0)
     assert [backoff.pause(5.0) for _ in range(8)] == [1.0] * 8
     assert backoff.pause(8.0) == 2.0
-    backoff.over()
+    backoff.reset()
     assert backoff.pause(9.0) == 1.0
 
 

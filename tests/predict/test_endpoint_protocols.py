@@ -74,7 +74,7 @@ def test_the_form_of_a_url_says_its_protocol(path: str, protocol: str) -> None:
 
 def test_only_an_endpoint_takes_a_protocol() -> None:
     """A callable has none, and a method is an output of version 2."""
-    with pytest.raises(ModelError, match="no endpoint"):
+    with pytest.raises(ModelError, match="not an endpoint"):
         resolve("json:loads", None, "v2")
     with pytest.raises(ModelError, match="--method"):
         resolve("http://host/predict", "probabilities")

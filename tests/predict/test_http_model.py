@@ -47,8 +47,8 @@ def test_rows_go_out_and_predictions_come_back_in_order(endpoint: Endpoint) -> N
         (408, {}, {}, EndpointError, "408"),
         (200, {}, {"predictions": [1]}, ModelError, "1 result for 3 rows"),
         (200, {}, ["what"], ModelError, "something else"),
-        (200, {}, {"predictions": "no"}, ModelError, "no list"),
-        (302, {"location": "/elsewhere"}, {}, ModelError, "leads to /elsewhere"),
+        (200, {}, {"predictions": "no"}, ModelError, "not a list"),
+        (302, {"location": "/elsewhere"}, {}, ModelError, "redirects to /elsewhere"),
         (400, {}, {"why": "a" * 5000 + "the point"}, RowError, "the point"),
     ],
 )

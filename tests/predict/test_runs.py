@@ -259,7 +259,7 @@ def test_a_callable_that_drops_rows_is_told_so(stage: Stage, tmp_path: Path) -> 
         ({"--output": "nowhere/out.parquet"}, "nowhere"),
         ({"--output": "taken.parquet"}, "taken.parquet.parts"),
         ({"--id-column": "key"}, "no column 'key'"),
-        ({"--method": "predict"}, "means nothing"),
+        ({"--method": "predict"}, "does not apply"),
         ({"--query": "select 1"}, "a query needs a database"),
     ],
 )

@@ -123,9 +123,9 @@ def _check_names(question: Question, schema: pa.Schema) -> None:
 
 def _must_have_values(signature: Signature, feature: Feature) -> bool:
     """An estimator that says nothing of gaps may fill them itself, and says so where it doesn't."""
-    if feature.takes_gaps is None:
+    if feature.accepts_missing is None:
         return not signature.is_estimator
-    return not feature.takes_gaps
+    return not feature.accepts_missing
 
 
 # ------------------------------------------------------------------------------- which columns

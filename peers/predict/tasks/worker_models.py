@@ -39,13 +39,17 @@ class LocalModel:
         self._task = task
         self._timeout = manifest.timeout
         self._signals = _signals_of(manifest.model)
-        with self._signals.lent():
+        with self._signals.restored():
             self._model = model_of(manifest)
 
     def predict(self, table: pa.Table) -> Predictions:
         """Predict these rows. Raises Reject, for instance for a wrong number of results."""
         try:
-            with self._signals.lent(), limited(self._task, self._timeout), traced(self._timeout):
+            with (
+                self._signals.restored(),
+                limited(self._task, self._timeout),
+                traced(self._timeout),
+            ):
                 return self._model.predict(table)
         except ModelError as error:
             raise Reject(str(error)) from error
