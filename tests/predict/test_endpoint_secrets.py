@@ -200,7 +200,7 @@ def test_there_is_one_bearer_token() -> None:
     """Two would be a guess; and a credential is a name, not a path."""
     with pytest.raises(ModelError, match="one bearer token"):
         access_of([], None, "/a", "B", None)
-    with pytest.raises(ModelError, match="no name"):
+    with pytest.raises(ModelError, match="not a name"):
         access_of([], None, None, None, "../token")
 
 

@@ -151,14 +151,14 @@ def test_rows_keep_their_columns_over_batches() -> None:
         {"a": None, "b": None, "c": False},
     ]
     assert found.problems.keys() == {2, 3, 4}
-    assert "'id', a name that the output has already" in found.problems[4]
+    assert "'id', a name that the output uses already" in found.problems[4]
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"columns": ("score", "a")}, "no column 'score'.*It returns a, b"),
-        ({"carry": ("a",)}, "'a', a name that the output has already"),
+        ({"carry": ("a",)}, "'a', a name that the output uses already"),
     ],
 )
 def test_the_trial_refuses_columns_that_are_not_there(
@@ -178,7 +178,7 @@ def test_the_trial_refuses_columns_that_are_not_there(
 @pytest.mark.parametrize(
     ("carry", "said"),
     [
-        (["nowhere"], "no column 'nowhere' to carry along.*It has x, id, row"),
+        (["nowhere"], "no column 'nowhere' for --carry.*It has x, id, row"),
         (["row"], "two columns with the name 'row'"),
         (["id"], "two columns with the name 'id'"),
     ],

@@ -229,7 +229,7 @@ def test_a_changed_input_is_a_new_run_and_says_so(stage: Stage, tmp_path: Path) 
     first, _ = predict(stage, *words)
     numbers(tmp_path, rows=700)
     _, said = predict(stage, *words, code=1)
-    assert "exists with other contents" in said
+    assert "did not write its contents" in said
     assert "--overwrite" in said
     second, said = predict(stage, *words, "--overwrite")
     assert "the input has changed since run nightly" in said

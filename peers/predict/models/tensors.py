@@ -135,7 +135,7 @@ def output_rows(output: Any, rows: int, url: str) -> list[Any] | NDArray[Any]:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelError(
             f"{url} answered a tensor that cannot be understood ({type(error).__name__}: {error})",
-            "It needs name, datatype, shape, and as many values in data. Binary data is unsupported.",
+            "It needs name, datatype, shape and values in data; binary data is unsupported.",
         ) from error
     if not shape or shape[0] != rows:
         raise ModelError(

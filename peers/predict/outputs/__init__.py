@@ -1,4 +1,4 @@
-"""Outputs: a part for each chunk, and the whole that is assembled of them."""
+"""Outputs: each chunk writes a part, and the parts are assembled into the output."""
 
 from peers.predict.atomic_files import atomic_write
 from peers.predict.outputs.assembly import IsolatedPredictions, Written, assemble

@@ -1,4 +1,4 @@
-"""Predictions as columns of the types on which a run's chunks agree; what does not fit is named."""
+"""Fit predictions into the run's output type; report the values that do not fit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from peers.predict.predictions import PREDICTION, Columns, Predictions
 
 @dataclass(frozen=True, slots=True)
 class RequestedColumns:
-    """What the user wants. `chosen`: columns of the model; none: all. `taken`: names of others."""
+    """The user's choice. `chosen`: the model's columns; none: all. `taken`: other columns' names."""
 
     chosen: tuple[str, ...]
     taken: tuple[str, ...]
@@ -28,7 +28,7 @@ class RequestedColumns:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """Predictions that fit, with their places in order, and by place what the others are."""
+    """The predictions that fit, with their positions in order, and problems by position."""
 
     table: pa.Table
     places: np.ndarray[Any, Any]
@@ -36,9 +36,9 @@ class Fitted:
 
 
 def fit(folder: Path, asked: RequestedColumns, batches: Sequence[Predictions]) -> Fitted:
-    """Bring predictions into the run's types, which are widened for them where nothing is lost.
+    """Fit predictions into the run's output type, and widen it for them if nothing is lost.
 
-    Places count through all batches. Raises OutputError.
+    Positions count through all batches. Raises OutputError.
     """
     while True:
         before = current_type(folder)
@@ -50,10 +50,7 @@ def fit(folder: Path, asked: RequestedColumns, batches: Sequence[Predictions]) -
 def fitted_to(
     now: OutputType | None, asked: RequestedColumns, batches: Sequence[Predictions]
 ) -> tuple[OutputType | None, Fitted]:
-    """Return the type that this one is widened to, and the predictions in it.
-
-    None: nothing but null was seen.
-    """
+    """Return the widened type, and the predictions in it; None if all values are null."""
     known = now or _first_type(asked, batches)
     target = known or single_column()
     rows = sum(map(len, batches))
@@ -83,17 +80,17 @@ def fitted_to(
 
 
 def shaped(table: pa.Table, final: OutputType) -> pa.Table:
-    """Return columns that were fitted earlier in the type that was agreed on last.
+    """Return columns that were fitted earlier, in the final output type.
 
-    Raises OutputConflict: they are not the run's.
+    Raises OutputConflict if they are not this run's.
     """
-    isolated = [
+    unknown = [
         field.name
         for field in table.schema
         if field.name not in final.columns and not pa.types.is_null(field.type)
     ]
-    if isolated:
-        raise OutputConflict(f"the column {isolated[0]!r} of a part is not the run's")
+    if unknown:
+        raise OutputConflict(f"the column {unknown[0]!r} of a part is not this run's")
     columns = {}
     for name, kind in final.columns.items():
         if name not in table.column_names:
@@ -110,7 +107,7 @@ def shaped(table: pa.Table, final: OutputType) -> pa.Table:
 
 
 def _first_type(asked: RequestedColumns, batches: Sequence[Predictions]) -> OutputType | None:
-    """Return the columns by what was seen first; None if that is nothing but null."""
+    """Return the columns of the first prediction; None if all of them are null."""
     for batch in batches:
         if isinstance(batch, Columns):
             if asked.chosen == (PREDICTION,) and PREDICTION not in batch.values:
@@ -147,7 +144,7 @@ def _whole(batch: Predictions) -> Any:
 def _by_name(
     batch: Predictions, start: int, asked: RequestedColumns, others: str, problems: dict[int, str]
 ) -> dict[str, Any]:
-    """Return the columns of a batch; what is no row with columns becomes a problem."""
+    """Return the columns of a batch; a value that is not a row of columns becomes a problem."""
     if isinstance(batch, Columns):
         named = {name: batch.values[name] for name in _wanted(batch.values, asked)}
         if not asked.chosen and (clash := set(batch.values) & set(asked.taken)):
@@ -161,7 +158,7 @@ def _by_name(
             if not asked.chosen and (clash := set(value) & set(asked.taken)):
                 problems[start + place] = _clash(clash)
         elif (family := family_of_value(value)) != NOTHING:
-            what = "a dict with keys that are no texts" if family == "dict" else one_of(family)
+            what = "a dict with keys that are not texts" if family == "dict" else one_of(family)
             problems[start + place] = (
                 f"the model returned {what} ({shown(value)}) where its other predictions are "
                 f"{others}, of which each key is a column"
@@ -181,6 +178,6 @@ def _wanted(names: dict[str, Any], asked: RequestedColumns) -> list[str]:
 
 def _clash(names: set[str]) -> str:
     return (
-        f"the model returned a column {min(names)!r}, a name that the output has already for "
+        f"the model returned a column {min(names)!r}, a name that the output uses already for "
         "another: choose columns by --columns"
     )

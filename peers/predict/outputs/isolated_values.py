@@ -1,4 +1,4 @@
-"""The values of rows that stand alone, beside the parts: nobody searches the input for them."""
+"""Store the values of isolated rows beside the parts, so that the input is not read again."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _DIGEST_BYTES: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class IsolatedValues:
-    """Rows that stand alone, and what is known of others in their chunk.
+    """The values of isolated rows, and of some other rows of their chunk.
 
-    `known_good`: rows that were predicted, by which an endpoint shows whether it answers at all.
+    `known_good`: rows that were predicted. They show whether an endpoint works at all.
     """
 
     rows: pa.Table
@@ -34,12 +34,12 @@ class IsolatedValues:
 def write_isolated_values(
     folder: Path, chunk: int, numbers: Sequence[int], values: IsolatedValues
 ) -> str:
-    """Keeps these rows of the input; the name of the file, the same for the same rows.
+    """Write these rows of the input to a file; return its name, the same for the same rows.
 
     Raises OutputError.
     """
     digest = hashlib.blake2b(repr(list(numbers)).encode(), digest_size=_DIGEST_BYTES).hexdigest()
-    name = f"chunk-{chunk:06d}.alone-{digest}.parquet"
+    name = f"chunk-{chunk:06d}.isolated-{digest}.parquet"
     rows, known_good = values.rows.num_rows, values.known_good.num_rows
     table = pa.concat_tables([values.rows, values.known_good])
     table = table.append_column(_ROW, pa.array([*numbers, *[None] * known_good], pa.int64()))
@@ -50,20 +50,20 @@ def write_isolated_values(
 
 
 def read_isolated_values(folder: Path, name: str, numbers: Sequence[int]) -> IsolatedValues:
-    """These rows of the file, in this order. Raises OutputConflict when it has not all of them."""
+    """Return these rows of the file, in this order. Raises OutputConflict if one is missing."""
     try:
         table = pq.read_table(
             folder / name, partitioning=None, use_threads=False, page_checksum_verification=True
         )
     except (OSError, pa.ArrowException) as error:
         raise OutputConflict(
-            f"{folder / name}, which has the values of rows that stand alone, is missing or "
+            f"{folder / name}, which has the values of isolated rows, is missing or "
             f"damaged: {error}",
-            "Give the run another --run NAME to do it afresh.",
+            "Give the run another --run NAME to start it again.",
         ) from error
     places: Any = pc.index_in(pa.array(numbers, pa.int64()), table.column(_ROW).combine_chunks())
     if places.null_count:
-        raise OutputConflict(f"{folder / name} lacks a row that stands alone")
+        raise OutputConflict(f"{folder / name} lacks an isolated row")
     plain = table.select([column for column in table.column_names if column not in _OURS])
     return IsolatedValues(plain.take(places), plain.filter(table.column(_KNOWN_GOOD)))
 

@@ -1,4 +1,4 @@
-"""What the trial saw of the model's predictions: refused in words, or where the run starts from."""
+"""Check the smoke test's predictions, and derive the run's first output type from them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _HINT = "A model must return numbers, texts, lists or dicts with something in th
 
 
 def check_carried(carry: Sequence[str], columns: Sequence[str], *, has_id: bool) -> None:
-    """Raises InputError for columns that cannot be carried along."""
+    """Raise InputError for columns that cannot be copied into the output (--carry)."""
     missing = [name for name in carry if name not in columns]
     if missing:
         raise InputError(
-            f"the input has no column {missing[0]!r} to carry along",
+            f"the input has no column {missing[0]!r} for --carry",
             f"It has {', '.join(columns)}: correct --carry.",
         )
     taken = [ROW, *([ID] if has_id else [])]
@@ -32,9 +32,10 @@ def check_carried(carry: Sequence[str], columns: Sequence[str], *, has_id: bool)
 
 
 def type_of(manifest: Manifest, predictions: Predictions) -> OutputType | None:
-    """Return the output's columns by the predictions of a trial; None if all of them are null.
+    """Return the output type for these predictions; None if all of them are null.
 
-    Raises OutputError for what cannot be written, and for columns that the model does not return.
+    Raises OutputError for values that cannot be written, and for columns that the model does not
+    return.
     """
     asked = requested_columns(manifest)
     names = _names(predictions)
@@ -49,8 +50,8 @@ def type_of(manifest: Manifest, predictions: Predictions) -> OutputType | None:
     clash = [name for name in columns if name in asked.taken]
     if clash:
         raise OutputError(
-            f"the model returns a column {clash[0]!r}, a name that the output has already",
-            "Choose others by --columns, or carry a column of another name.",
+            f"the model returns a column {clash[0]!r}, a name that the output uses already",
+            "Choose other columns with --columns, or carry a column with another name.",
         )
     if fitted.problems and not len(fitted.places):
         raise OutputError(next(iter(fitted.problems.values())), _HINT)

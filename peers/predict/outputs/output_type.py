@@ -1,10 +1,10 @@
-"""The output's columns and types, on which all chunks of a run agree.
+"""The columns and types of the output, which all chunks of a run share.
 
-They start as the trial saw them. A chunk that finds another type widens them where that loses
-nothing: null to anything, whole numbers to floating-point ones while all of them are exact, a dict
-with more keys, finer units of time. Each widening is a file of its own in the run's folder, made by
-whoever comes first; others start again from there. A value that does not fit is its row's problem
-at once, so that the parts always fit together in the end.
+They start with the types of the smoke test. A chunk that finds another type widens the shared one
+if that loses nothing: null to anything, integers to floating-point numbers while all are exact, a
+dict with more keys, finer units of time. Each version is a file in the run's folder. The first
+chunk that writes a version wins; others start again from it. A value that does not fit is a problem
+of its row at once, so that the parts always fit together in the end.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class OutputType:
     is_single: bool
 
     def as_schema(self) -> pa.Schema:
-        """Return them as an Arrow schema."""
+        """Return the columns as an Arrow schema."""
         fields = [
             pa.field(name, kind, metadata=_WIDE if name in self.wide else None)
             for name, kind in self.columns.items()
@@ -47,7 +47,7 @@ class OutputType:
 
     @classmethod
     def of_schema(cls, schema: pa.Schema) -> OutputType:
-        """Return what `as_schema` gave."""
+        """Return the columns in a schema that `as_schema` made."""
         wide = frozenset(field.name for field in schema if field.metadata)
         columns = {field.name: field.type for field in schema}
         return cls(columns, wide, is_single=bool(schema.metadata))
@@ -60,14 +60,14 @@ def single_column(kind: pa.DataType | None = None) -> OutputType:
 
 @dataclass(frozen=True, slots=True)
 class VersionedType:
-    """What is agreed on now, and how many times that was said; `type`: None while nobody knows."""
+    """The shared type and its version; `type`: None while it is unknown."""
 
     version: int
     type: OutputType | None
 
 
 def current_type(folder: Path) -> VersionedType:
-    """Return what the run's chunks agree on now. Raises OutputError."""
+    """Return the shared type of the run. Raises OutputError."""
     version, found = 0, None
     while True:
         path = _path(folder, version + 1)
@@ -82,7 +82,7 @@ def current_type(folder: Path) -> VersionedType:
 
 
 def widen_type(folder: Path, before: VersionedType, wider: OutputType) -> bool:
-    """Have all chunks agree on a wider type; False: another chunk has widened it meanwhile.
+    """Replace the shared type by a wider one; return False if another chunk was first.
 
     Raises OutputError.
     """
@@ -93,7 +93,7 @@ def widen_type(folder: Path, before: VersionedType, wider: OutputType) -> bool:
             stream.write(wider.as_schema().serialize())
             stream.flush()
             os.fsync(stream.fileno())
-        os.link(temporary, path)  # never replaces a file
+        os.link(temporary, path)  # fails if the file exists
     except FileExistsError:
         return False
     except OSError as error:
@@ -104,10 +104,10 @@ def widen_type(folder: Path, before: VersionedType, wider: OutputType) -> bool:
 
 
 def set_first_type(folder: Path, seen: OutputType | None) -> None:
-    """Start with what the trial saw; an earlier trial of the same run counts more.
+    """Set the shared type to that of the smoke test, unless the run has one already.
 
-    Raises OutputConflict if the model has changed so much that its predictions are of no type in
-    common with those that the run has.
+    Raises OutputConflict if the model has changed so much that its predictions have no common type
+    with those of the run.
     """
     before = current_type(folder)
     if seen is None:
@@ -116,9 +116,9 @@ def set_first_type(folder: Path, seen: OutputType | None) -> None:
         widen_type(folder, before, seen)
     elif not _fit_together(before.type, seen):
         raise OutputConflict(
-            f"the model returns {_told(seen)}, where the run's predictions so far are "
-            f"{_told(before.type)}",
-            "Give the run another --run NAME to do it afresh.",
+            f"the model returns {_description(seen)}, but the run's predictions so far are "
+            f"{_description(before.type)}",
+            "Give the run another --run NAME to start it again.",
         )
 
 
@@ -129,7 +129,7 @@ def _fit_together(before: OutputType, seen: OutputType) -> bool:
     )
 
 
-def _told(type_: OutputType) -> str:
+def _description(type_: OutputType) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in type_.columns.items())
 
 

@@ -1,4 +1,4 @@
-"""Tell whose an output is, so that no other work is overwritten by mistake."""
+"""Recognize a run's own output by its digest, so that no other file is overwritten by mistake."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ OUTPUT_DIGEST_NAME: Final = "written.json"
 
 
 def check_output(output: Path) -> None:
-    """Raise OutputError for a place where nothing can be written, and for unknown formats."""
+    """Raise OutputError if the output cannot be written, or has an unknown format."""
     if output.suffix.lower() not in _SUFFIXES:
         raise OutputError(
-            f"the format of the output {output} is unknown", f"Known are {', '.join(_SUFFIXES)}."
+            f"the format of the output {output} is unknown",
+            f"The known formats are {', '.join(_SUFFIXES)}.",
         )
     target = destination(output)
     if target.is_symlink():
-        raise OutputError(f"the output {output} is a symbolic link that leads to itself")
+        raise OutputError(f"the output {output} is a symbolic link to itself")
     if target.is_dir():
         raise OutputError(f"the output {output} is a folder", "Name a file.")
     if not target.parent.is_dir():
-        raise OutputError(f"the folder {target.parent} of the output is missing", "Make it first.")
+        raise OutputError(
+            f"the folder {target.parent} of the output is missing", "Create it first."
+        )
     for folder in {output.parent, target.parent}:
         if not os.access(folder, os.W_OK):
             raise OutputError(
@@ -39,26 +42,26 @@ def check_output(output: Path) -> None:
 
 
 def refuse_foreign_output(manifest: Manifest) -> None:
-    """Raise OutputConflict if the output exists, and is not as this run wrote it."""
+    """Raise OutputConflict if the output exists and this run did not write it."""
     output = Path(manifest.output)
     if output.exists() and not is_written_by(manifest):
         raise OutputConflict(
-            f"{output} exists with other contents than this run's",
+            f"{output} exists, and this run did not write its contents",
             "Move it away, name another --output, or use --overwrite.",
         )
 
 
 def is_written_by(manifest: Manifest) -> bool:
-    """Return whether the output is there and is what this run wrote last."""
+    """Return whether the output exists as this run wrote it last."""
     output = Path(manifest.output)
     digests = _output_digests(manifest)
     return bool(digests) and output.is_file() and digest_of(output) in digests
 
 
 def record_output_digest(manifest: Manifest, written: Path) -> None:
-    """Note what the run is about to put in the place of its output.
+    """Record the digest of the file that will replace the output.
 
-    What is there stays known as well, if it is the run's: it is there until then.
+    The digest of the present output stays as well, if it is the run's, until it is replaced.
     """
     before = [digest_of(Path(manifest.output))] if is_written_by(manifest) else []
     digests = [*before, digest_of(written)]
@@ -71,7 +74,7 @@ def _output_digests(manifest: Manifest) -> list[str]:
         text = (manifest.folder / OUTPUT_DIGEST_NAME).read_text(encoding="utf-8")
         digests: list[str] = json.loads(text)["digests"]
     except (OSError, ValueError, KeyError, TypeError):
-        return []  # there is none, or none that we wrote whole
+        return []  # missing, or not written completely
     return digests
 
 

@@ -1,4 +1,4 @@
-"""A chunk's final lines, beside its part: outputs in CSV and JSON Lines are joined by copying."""
+"""Write a chunk's lines beside its part, so that CSV and JSON Lines are assembled by copying."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ _LINES: Final[dict[str, Lines]] = {".csv": csv_lines, ".jsonl": json_lines}
 
 
 def is_text(output: Path) -> bool:
-    """Return whether the output is made of lines."""
+    """Return whether the output is a text file."""
     return output.suffix.lower() in _LINES
 
 
 def header(output: Path, names: list[str]) -> bytes:
-    """Return what comes before the lines."""
+    """Return the header of the output."""
     return csv_header(names) if output.suffix.lower() == ".csv" else b""
 
 
 def lines(output: Path, table: pa.Table) -> Iterator[memoryview]:
-    """Yield the rows' lines, many at once."""
+    """Yield blocks of lines for the rows."""
     return _LINES[output.suffix.lower()](table)
 
 
 def text_path(folder: Path, number: int, output: Path) -> Path:
-    """Return where the lines of a chunk lie."""
+    """Return the path of a chunk's lines."""
     return folder / f"chunk-{number:06d}{output.suffix.lower()}"
 
 
 def write_text(path: Path, output: Path, table: pa.Table) -> dict[str, Any]:
-    """Write the rows' lines, and return by what they are recognized. Raises StorageFailed.
+    """Write the rows' lines, and return their size and digest. Raises StorageFailed.
 
-    They need not survive a loss of power: lines that are not what they should be are made anew.
+    They need not survive a loss of power: damaged lines are rendered again.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     size, checksum = 0, 0
@@ -62,7 +62,7 @@ def write_text(path: Path, output: Path, table: pa.Table) -> dict[str, Any]:
 
 
 def copy_text(path: Path, known: dict[str, Any], target: BinaryIO) -> bool:
-    """Append a chunk's lines to the output; False, and nothing, if they are not what they were."""
+    """Append a chunk's lines to the output; return False without a change if they are damaged."""
     try:
         source = path.open("rb")
     except OSError:
@@ -90,7 +90,7 @@ def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
                 break
             left -= copied
     except OSError:
-        pass  # not on this file system
+        pass  # this file system does not support it
     if left:
         source.seek(size - left)
         target.seek(0, os.SEEK_END)
