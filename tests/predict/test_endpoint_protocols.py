@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from peers.predict.errors import InputError, ModelError, RowError
-from peers.predict.inputs.column_types import Question, decide
+from peers.predict.inputs.column_types import ColumnOptions, decide
 from peers.predict.models import Model, Trust, load, resolve
 from peers.predict.models.protocols import protocol_of
 from tests.predict.endpoint import Endpoint, Reply, RequestedColumns
@@ -358,7 +358,7 @@ def test_a_url_of_a_row_that_is_not_there_is_its_rows_fault(
 def test_a_batch_file_needs_its_columns(endpoint: Endpoint) -> None:
     """The method may be left out; what else is there is not sent."""
     model = model_of(endpoint.base, "openai")
-    question = Question(model="m", beside=["custom_id"])
+    question = ColumnOptions(model="m", beside=["custom_id"])
     for names, chosen in (
         (["body", "custom_id", "isolated", "url"], ("custom_id", "url", "body")),
         (["body", "custom_id", "method", "url"], ("custom_id", "url", "body", "method")),
@@ -367,4 +367,4 @@ def test_a_batch_file_needs_its_columns(endpoint: Endpoint) -> None:
         assert decide(model.signature, schema, question, {}).features == chosen
     schema = pa.schema([("url", pa.string()), ("body", pa.string())])
     with pytest.raises(InputError, match="lacks custom_id"):
-        decide(model.signature, schema, Question(model="m"), {})
+        decide(model.signature, schema, ColumnOptions(model="m"), {})

@@ -20,7 +20,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from peers.predict import models
 from peers.predict.errors import InputError, ModelError, RowError
-from peers.predict.inputs.column_types import Question, decide
+from peers.predict.inputs.column_types import ColumnOptions, decide
 from peers.predict.models import Trust
 from tests.predict.conftest import Forest
 
@@ -41,7 +41,7 @@ def chosen(
     model: models.Model, columns: dict[str, pa.DataType], beside: Sequence[str] = ()
 ) -> list[str]:
     """The columns that the model gets of such an input."""
-    question = Question("the model", beside=beside)
+    question = ColumnOptions("the model", beside=beside)
     return list(decide(model.signature, pa.schema(columns.items()), question, {}).features)
 
 

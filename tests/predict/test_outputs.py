@@ -234,7 +234,7 @@ def test_a_missing_part_and_a_repeated_or_missing_row_are_errors(tmp_path: Path)
     """Nothing is written then."""
     manifest = a_manifest(tmp_path)
     write_parts(manifest, {12})
-    with pytest.raises(OutputError, match="have 49 rows where 50"):
+    with pytest.raises(OutputError, match="have 49 rows, but 50"):
         outputs.assemble(manifest, {})
     write_parts(manifest, set())
     with pytest.raises(OutputError, match="twice"):

@@ -16,7 +16,7 @@ from sklearn.linear_model import LinearRegression
 
 from peers.predict import models
 from peers.predict.errors import InputError, ModelError, OutputError
-from peers.predict.inputs.column_types import Question, decide
+from peers.predict.inputs.column_types import ColumnOptions, decide
 from peers.predict.models import Trust
 from peers.predict.outputs import check_carried, type_of
 from peers.predict.outputs.fitting import RequestedColumns, fitted_to
@@ -195,7 +195,7 @@ def test_what_is_carried_is_no_feature_where_the_model_takes_fewer(tmp_path: Pat
     joblib.dump(LinearRegression().fit([[0.0], [1.0]], [0, 1]), tmp_path / "line.joblib")
     trust = Trust((tmp_path,), ("tests.predict.models_with_columns",))
     source = pa.schema([("x", pa.float64()), ("id", pa.string()), ("name", pa.string())])
-    carried = Question("m", beside=["id"], carry=["name"])
+    carried = ColumnOptions("m", beside=["id"], carry=["name"])
     line = models.load(models.resolve(str(tmp_path / "line.joblib"), None), trust)
     decision = decide(line.signature, source, carried, {})
     assert (decision.features, decision.schema.names) == (("x",), ["x", "id", "name"])
@@ -203,4 +203,4 @@ def test_what_is_carried_is_no_feature_where_the_model_takes_fewer(tmp_path: Pat
     labelled = models.load(named, trust)
     assert decide(labelled.signature, source, carried, {}).features == ("x", "name")
     with pytest.raises(InputError, match="has 2: x, name"):
-        decide(line.signature, source, Question("m", beside=["id"]), {})
+        decide(line.signature, source, ColumnOptions("m", beside=["id"]), {})

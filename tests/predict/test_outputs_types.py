@@ -133,13 +133,13 @@ def is_same(found: Any, value: Any) -> bool:
         ([["a"], [b"\x00"]], {1: "bytes .* where .* are texts"}),
         ([[{"a": 1}], [5]], {1: r"a number \(5\) where .* are dicts, of which each key"}),
         ([[{"a": 1}], [{"a": "x"}]], {1: r"a text \('x'\) in the column 'a' where"}),
-        ([[2**60 + 1], [0.5]], {1: "0.5, which cannot stand beside .* without loss"}),
-        ([[0.5], [2**60 + 1]], {1: "1152921504606846977, which cannot stand"}),
+        ([[2**60 + 1], [0.5]], {1: "0.5, which cannot be stored with .* without loss"}),
+        ([[0.5], [2**60 + 1]], {1: "1152921504606846977, which cannot be stored"}),
         ([[NAIVE], [datetime.date(2020, 1, 1)]], {1: "a date .* where"}),
         ([[datetime.date(2020, 1, 1)], [NAIVE]], {1: "a timestamp"}),
         ([[1, "x", object()]], {1: "a text", 2: "<object .*which the output cannot hold"}),
         ([[{}]], {0: "a dict without keys, which Parquet cannot hold"}),
-        ([[["a"]], [[{}]]], {1: "a dict without keys|cannot stand beside"}),
+        ([[["a"]], [[{}]]], {1: "a dict without keys|cannot be stored with"}),
     ],
 )
 def test_what_does_not_fit_is_said_in_words(batches: list[Any], said: dict[int, str]) -> None:

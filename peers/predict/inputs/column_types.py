@@ -1,7 +1,7 @@
-"""Decide which columns a model gets, and one type for each: the model's own word comes first.
+"""Decide which columns a model gets, and the type of each for the whole input.
 
-After the model comes --types, then the schema of the input, and only then what a text file seems to
-hold. What is decided holds for the whole input.
+The model's own declaration comes first, then --types, then the schema of the input. The types that
+are inferred from a text file come last.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ _SHOWN: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What the user said of the columns. `beside`: ids, which are no features.
+class ColumnOptions:
+    """The user's options for columns. `beside`: ids, which are not features.
 
-    `carry`: columns that the output has, too; they are no features where the model takes fewer.
+    `carry`: columns that are copied into the output. They are not features if the model takes
+    fewer columns.
     """
 
     model: str
@@ -59,9 +60,9 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the model gets. `features`: the input's names, in the model's order.
+    """The columns that the model gets. `features`: the input's names, in the model's order.
 
-    `schema`: the fields to settle, features first. `required`: features that must have a value in
+    `schema`: the fields to read, features first. `required`: features that must have a value in
     each row.
     """
 
@@ -73,15 +74,15 @@ class Decision:
 
 
 def decide(
-    signature: Signature, schema: pa.Schema, question: Question, notes: Mapping[str, str]
+    signature: Signature, schema: pa.Schema, options: ColumnOptions, notes: Mapping[str, str]
 ) -> Decision:
-    """Return which columns the model gets, in which types, and which others are kept beside.
+    """Return the columns and types that the model gets, and the other columns that are read.
 
-    `notes`: why a text file's column has its type. Raises InputError naming a column that is
-    missing, too much, or of another kind than the model was fitted on.
+    `notes`: why a text file's column has its type. Raises InputError, which names a column that is
+    missing, superfluous, or of another kind than the model was fitted on.
     """
-    _check_names(question, schema)
-    chosen = _chosen(signature, schema, question)
+    _check_names(options, schema)
+    chosen = _chosen(signature, schema, options)
     wanted = signature.features or (signature.rest,) * len(chosen)
     optional = [one for one in signature.optional if one.name in schema.names]
     chosen, wanted = [*chosen, *(str(one.name) for one in optional)], (*wanted, *optional)
@@ -90,30 +91,30 @@ def decide(
     warnings: list[str] = []
     required: list[str] = []
     for name, feature in zip(chosen, wanted, strict=True):
-        decided, source, warning = _decided(schema.field(name), feature, question)
+        decided, source, warning = _decided(schema.field(name), feature, options)
         fields.append(decided)
         note = notes.get(name, "") if name_of(decided) == name_of(schema.field(name)) else ""
-        if source == "model":  # what the model was fitted on can't be had otherwise by --types
+        if source == "model":  # --types cannot change what the model was fitted on
             note = note.partition("; --types")[0]
         columns.append(Column(name, name_of(decided), source, note))
         if warning is not None:
             why = notes.get(name)
             warnings.append(f"{warning} ({why})" if why else warning)
-        if not question.allow_nan and _must_have_values(signature, feature):
+        if not options.allow_nan and _must_have_values(signature, feature):
             required.append(name)
-    for name in dict.fromkeys((*question.beside, *question.carry)):
+    for name in dict.fromkeys((*options.beside, *options.carry)):
         if name in schema.names and name not in chosen:
-            decided, source, _ = _decided(schema.field(name), Feature(), question)
+            decided, source, _ = _decided(schema.field(name), Feature(), options)
             fields.append(decided)
             columns.append(Column(name, name_of(decided), source, "not a feature"))
     settled = pa.schema(fields, metadata=_without_index(schema.metadata))
-    unused = [name for name in question.types if name not in settled.names]
+    unused = [name for name in options.types if name not in settled.names]
     warnings += [f"--types {name}: the model does not take this column" for name in unused]
     return Decision(tuple(chosen), settled, tuple(required), tuple(columns), tuple(warnings))
 
 
-def _check_names(question: Question, schema: pa.Schema) -> None:
-    unknown = [name for name in question.types if name not in schema.names]
+def _check_names(options: ColumnOptions, schema: pa.Schema) -> None:
+    unknown = [name for name in options.types if name not in schema.names]
     if unknown:
         raise InputError(
             f"--types names {_listed(unknown)}, which the input lacks",
@@ -122,7 +123,7 @@ def _check_names(question: Question, schema: pa.Schema) -> None:
 
 
 def _must_have_values(signature: Signature, feature: Feature) -> bool:
-    """An estimator that says nothing of gaps may fill them itself, and says so where it doesn't."""
+    """Return whether a missing value is an error; an estimator may fill it itself."""
     if feature.accepts_missing is None:
         return not signature.is_estimator
     return not feature.accepts_missing
@@ -131,14 +132,14 @@ def _must_have_values(signature: Signature, feature: Feature) -> bool:
 # ------------------------------------------------------------------------------- which columns
 
 
-def _chosen(signature: Signature, schema: pa.Schema, question: Question) -> list[str]:
+def _chosen(signature: Signature, schema: pa.Schema, options: ColumnOptions) -> list[str]:
     names = signature.names
     if names is not None and signature.form != "texts":
-        return _by_name(signature, names, schema.names, question.model)
+        return _by_name(signature, names, schema.names, options.model)
     free = [
         one.name
         for one in schema
-        if one.name not in question.beside and INDEX not in (one.metadata or {})
+        if one.name not in options.beside and INDEX not in (one.metadata or {})
     ]
     if not free:
         raise InputError("The input has no columns for the model", "Add those of the features.")
@@ -146,22 +147,26 @@ def _chosen(signature: Signature, schema: pa.Schema, question: Question) -> list
         return free
     wanted = len(signature.features)
     if len(free) > wanted:
-        free = [name for name in free if name not in question.carry]
+        free = [name for name in free if name not in options.carry]
     if signature.form == "texts" and len(free) > 1:
-        free = [name for name in free if _is_text(name, schema, question)] or free
+        free = [name for name in free if _is_text(name, schema, options)] or free
     if len(free) != wanted:
         what = "one column of texts" if signature.form == "texts" else f"{wanted} columns"
         raise InputError(
-            f"{question.model} takes {what}, and the input has {len(free)}: {_listed(free)}",
-            "Leave out columns that are not features. --id-column and --carry keep some beside"
-            + (", --types COLUMN=text the one of texts." if signature.form == "texts" else "."),
+            f"{options.model} takes {what}, but the input has {len(free)}: {_listed(free)}",
+            "Remove columns that are not features; --id-column and --carry keep them as well"
+            + (
+                ", and --types COLUMN=text chooses the column of texts."
+                if signature.form == "texts"
+                else "."
+            ),
         )
     return free
 
 
-def _is_text(name: str, schema: pa.Schema, question: Question) -> bool:
-    if "text" in question.types.values():
-        return question.types.get(name) == "text"
+def _is_text(name: str, schema: pa.Schema, options: ColumnOptions) -> bool:
+    if "text" in options.types.values():
+        return options.types.get(name) == "text"
     return kind_of(schema.field(name).type) == "text"
 
 
@@ -176,21 +181,21 @@ def _by_name(
             alike = [one for one in there if re.sub(r"\s", "_", one) == name]
         if len(alike) > 1:
             raise InputError(
-                f"{model} takes a column {name!r}, and the input has {_listed(alike)}",
-                "LightGBM writes _ for blanks. Rename the columns of the input, so that one fits.",
+                f"{model} takes a column {name!r}, but the input has {_listed(alike)}",
+                "LightGBM writes _ for blanks. Rename the columns of the input so that one matches.",
             )
         (found if alike else missing).append(alike[0] if alike else name)
     if missing:
         raise InputError(
             f"The input lacks {_listed(missing)}, which {model} takes; it has "
             f"{_listed(there) or 'no columns'}",
-            "Name the columns as they were when the model was trained.",
+            "Give the columns the names that they had when the model was trained.",
         )
     return found
 
 
 def _without_index(metadata: Mapping[bytes, bytes] | None) -> dict[bytes, bytes] | None:
-    """An index column that is a feature must come as a column."""
+    """Return the metadata without the index, so that an index column stays a column."""
     if metadata is None or b"pandas" not in metadata:
         return dict(metadata) if metadata else None
     pandas = {**json.loads(metadata[b"pandas"]), "index_columns": []}
@@ -201,14 +206,14 @@ def _without_index(metadata: Mapping[bytes, bytes] | None) -> dict[bytes, bytes]
 
 
 def _decided(
-    there: pa.Field, feature: Feature, question: Question
+    there: pa.Field, feature: Feature, options: ColumnOptions
 ) -> tuple[pa.Field, str, str | None]:
-    """Return the field as it is settled, where its type comes from, and a warning."""
-    asked = question.types.get(there.name)
+    """Return the field with its final type, the source of the type, and a warning."""
+    asked = options.types.get(there.name)
     if asked is not None:
         if not fits_name(feature, asked):
             raise InputError(
-                f"--types {there.name}={asked} contradicts {question.model}, which was fitted on "
+                f"--types {there.name}={asked} contradicts {options.model}, which was fitted on "
                 f"{described(feature)} in this column",
                 f"Leave {there.name} out of --types.",
             )
@@ -218,53 +223,53 @@ def _decided(
         return there, "file" if is_guessed else "schema", None
     kind = kind_of(there.type)
     if is_guessed:
-        return _guessed(there, feature, question)
+        return _guessed(there, feature, options)
     if (kind == "anything" and not pa.types.is_null(there.type)) or not fits(feature, kind):
-        raise _differs(there, feature, question)
+        raise _differs(there, feature, options)
     if inner_kind(feature) in {"number", "integer", "boolean"}:
         there = _plain_number(there)
-    return there, "model", _doubt(there, feature, question)
+    return there, "model", _doubt(there, feature, options)
 
 
 def _guessed(
-    there: pa.Field, feature: Feature, question: Question
+    there: pa.Field, feature: Feature, options: ColumnOptions
 ) -> tuple[pa.Field, str, str | None]:
-    """A column of a text file: it is read as what the model was fitted on."""
+    """Return a text file's column in the type that the model was fitted on, and a warning."""
     wanted, kind = inner_kind(feature), kind_of(there.type)
     if wanted == "text" and kind != "text":
         return field_of(there, "text"), "model", None
     if pa.types.is_null(there.type) or fits(feature, kind):
-        return there, "model", _doubt(there, feature, question)
+        return there, "model", _doubt(there, feature, options)
     return (
         field_of(there, wanted_type(feature)),
         "model",
-        f"{question.model} was fitted on {described(feature)}, and the input holds {plural(kind)} "
-        f"in the column {there.name!r}: rows whose value is none of the former are dead",
+        f"{options.model} was fitted on {described(feature)}, but the input holds {plural(kind)} "
+        f"in the column {there.name!r}: rows whose value cannot be converted will be dead",
     )
 
 
 def _plain_number(there: pa.Field) -> pa.Field:
-    """Decimals as doubles, and the values of a dictionary of numbers."""
+    """Return decimals as doubles, and a dictionary of numbers as its values."""
     type_ = there.type.value_type if pa.types.is_dictionary(there.type) else there.type
     return there.with_type(pa.float64() if pa.types.is_decimal(type_) else type_)
 
 
-def _doubt(there: pa.Field, feature: Feature, question: Question) -> str | None:
+def _doubt(there: pa.Field, feature: Feature, options: ColumnOptions) -> str | None:
     kind = kind_of(there.type)
     if inner_kind(feature) == "boolean" and kind in {"number", "integer"}:
         return (
-            f"{question.model} was fitted on booleans, and the input holds {plural(kind)} in the "
+            f"{options.model} was fitted on booleans, but the input holds {plural(kind)} in the "
             f"column {there.name!r}"
         )
     return None
 
 
-def _differs(there: pa.Field, feature: Feature, question: Question) -> InputError:
+def _differs(there: pa.Field, feature: Feature, options: ColumnOptions) -> InputError:
     remedy = f"Convert the column {there.name!r}"
     if inner_kind(feature) != "anything":
-        remedy += f", or say --types {there.name}={wanted_type(feature)}"
+        remedy += f", or use --types {there.name}={wanted_type(feature)}"
     return InputError(
-        f"{question.model} was fitted on {described(feature)}, and the input holds "
+        f"{options.model} was fitted on {described(feature)}, but the input holds "
         f"{plural(kind_of(there.type))} in the column {there.name!r} ({there.type})",
         f"{remedy}.",
     )

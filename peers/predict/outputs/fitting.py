@@ -20,7 +20,7 @@ from peers.predict.predictions import PREDICTION, Columns, Predictions
 
 @dataclass(frozen=True, slots=True)
 class RequestedColumns:
-    """The user's choice. `chosen`: the model's columns; none: all. `taken`: other columns' names."""
+    """The user's choice. `chosen`: the model's columns; none: all. `taken`: names of others."""
 
     chosen: tuple[str, ...]
     taken: tuple[str, ...]

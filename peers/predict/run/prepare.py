@@ -15,7 +15,7 @@ from typing import Final
 from peers.predict import inputs, outputs
 from peers.predict.errors import InputError, OutputError, StorageFailed
 from peers.predict.inputs import decisions, whole_columns
-from peers.predict.inputs.column_types import Decision, Question, decide
+from peers.predict.inputs.column_types import ColumnOptions, Decision, decide
 from peers.predict.run.chunk_sizes import REMOTE_BATCH_SIZE, chunk_rows, remote_chunk_rows
 from peers.predict.run.model_process import ModelProcess
 from peers.predict.run.own_peer import OwnPeer
@@ -91,11 +91,11 @@ def make_tested_plan(
         has_id = request.id_column is not None
         outputs.check_carried(request.carry, survey.schema.names, has_id=has_id)
         model = process.loaded()
-        decision = decide(model.signature, survey.schema, _question(request), survey.notes)
+        decision = decide(model.signature, survey.schema, _column_options(request), survey.notes)
         on_decision(decision)
         run = _run_id(request, output, model.reference, survey.digest)
         with _removed_on_failure(parts_folder(output) / run) as folder:
-            found = whole_columns.noted(survey.settle(decision.schema, folder))
+            found = whole_columns.with_missing_values(survey.settle(decision.schema, folder))
             manifest = _make_manifest(request, run, model, found, decision)
             ends = inputs.chunks(found, sample_rows(len(found.schema)))
             tested = process.smoke_test(manifest, [ends[0], *ends[1:][-1:]])
@@ -171,10 +171,10 @@ def _source(request: Request) -> inputs.Source:
     return inputs.Source(request.input, request.query, request.id_column, request.text)
 
 
-def _question(request: Request) -> Question:
+def _column_options(request: Request) -> ColumnOptions:
     name = request.model.rpartition("/")[2]
     beside = [request.id_column] if request.id_column is not None else []
-    return Question(name, request.types, beside, request.carry, request.allow_nan)
+    return ColumnOptions(name, request.types, beside, request.carry, request.allow_nan)
 
 
 def _check_id_column(request: Request, columns: Sequence[str]) -> None:
