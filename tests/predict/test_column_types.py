@@ -21,7 +21,8 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEnc
 from peers.cli.predict.run import TYPE_NAMES
 from peers.predict.errors import InputError
 from peers.predict.inputs.column_kinds import TypeName
-from peers.predict.inputs.column_types import ColumnOptions, Decision, decide
+from peers.predict.inputs.column_options import ColumnOptions
+from peers.predict.inputs.column_types import Decision, decide
 from peers.predict.models import Signature
 from peers.predict.models.fitted import signature_of
 from peers.predict.signature import Feature

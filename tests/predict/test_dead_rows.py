@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -66,6 +67,8 @@ def test_an_exit_code_of_0_promises_all_rows_but_the_allowed_ones(
     assert first.returncode == 5, first.stderr
     assert "3 rows are dead, more than --max-dead 0 allows" in first.stderr
     assert "run the same command with --retry-dead" in first.stdout
+    assert first.stdout.count("dead rows: ") == 1, first.stdout  # one reason for all three
+    assert re.search(r"3 dead rows: ValueError: .* \(first: row 7, task \d+\)", first.stdout)
     assert len(results(output)) == 297
     predict(stage, "status", "tried", code=5)
     for limit, code in (("2", 5), ("3", 0), ("0.9%", 5), ("1%", 0)):
@@ -183,3 +186,21 @@ def test_a_long_error_keeps_its_head_and_its_tail() -> None:
     assert len(short) == 60
     assert short.startswith("ValueError: xxx")
     assert short.endswith("xxx the reason")
+
+
+def test_missing_values_are_announced_before_the_run(stage: Stage, tmp_path: Path) -> None:
+    """With their number, where rows without a value will be dead; not where they are sent."""
+    source, output = tmp_path / "gaps.csv", tmp_path / "out.parquet"
+    source.write_text("id,x\na,1\nb,\nc,3\nd,\n")
+    words = words_for(source, output, "--max-dead", 2)
+    announced = "2 of 4 values are missing in the column 'x': these rows will be dead"
+    shown, _ = predict(stage, *words, "--dry-run")
+    assert shown["missing"] == {"x": 2}
+    shown, _ = predict(stage, *words, "--dry-run", "--allow-nan")
+    assert shown["missing"] == {}
+    summary, said = predict(stage, *words)
+    assert announced in said
+    assert summary["dead"] == 2
+    [reason] = summary["dead_reasons"]
+    assert (reason["rows"], reason["first_row"]) == (2, 1)
+    assert reason["reason"].startswith("the feature 'x' has no value")

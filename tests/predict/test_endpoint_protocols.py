@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 
 from peers.predict.errors import InputError, ModelError, RowError
-from peers.predict.inputs.column_types import ColumnOptions, decide
+from peers.predict.inputs.column_options import ColumnOptions
+from peers.predict.inputs.column_types import decide
 from peers.predict.models import Model, Trust, load, resolve
 from peers.predict.models.protocols import protocol_of
 from tests.predict.endpoint import Endpoint, Reply, RequestedColumns

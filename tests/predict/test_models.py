@@ -20,7 +20,8 @@ from sklearn.tree import DecisionTreeClassifier
 
 from peers.predict import models
 from peers.predict.errors import InputError, ModelError, RowError
-from peers.predict.inputs.column_types import ColumnOptions, decide
+from peers.predict.inputs.column_options import ColumnOptions
+from peers.predict.inputs.column_types import decide
 from peers.predict.models import Trust
 from tests.predict.conftest import Forest
 

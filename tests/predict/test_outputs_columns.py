@@ -16,7 +16,8 @@ from sklearn.linear_model import LinearRegression
 
 from peers.predict import models
 from peers.predict.errors import InputError, ModelError, OutputError
-from peers.predict.inputs.column_types import ColumnOptions, decide
+from peers.predict.inputs.column_options import ColumnOptions
+from peers.predict.inputs.column_types import decide
 from peers.predict.models import Trust
 from peers.predict.outputs import check_carried, type_of
 from peers.predict.outputs.fitting import RequestedColumns, fitted_to

@@ -92,7 +92,7 @@ def _refuse_options(source: Source) -> None:
     if source.text != TextOptions():
         raise InputError(
             "options such as --csv-separator, --encoding and --na-values are for CSV and JSON",
-            "Leave them out: Parquet files and databases have types and missing values of their own.",
+            "Leave them out: Parquet and databases have their own types and missing values.",
         )
 
 

@@ -82,7 +82,7 @@ class OpenQuotes:
         """From here on a search finds nothing."""
 
     def size(self, line: bytes, at: int) -> int:
-        """Return the bytes of the record that begins with this line, or the line if it has no end."""
+        """Return the size of the record that begins with this line; the line's if it has no end."""
         if self._marks.quote not in line or self._patterns.closed.fullmatch(line):
             return len(line)
         size = self._searched(line, at)

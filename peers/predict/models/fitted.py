@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -197,10 +197,10 @@ def _imputed(step: Any) -> list[_Column]:
         is_text = isinstance(value, str)
         kind: Kind = "number" if statistics.dtype.kind in "fiu" else "anything"
         kind = "text" if is_text and step.strategy != "constant" else kind
-        missing_as = "none" if missing is None else "nan" if kind != "number" else None
-        feature = Feature(
-            kind=kind, accepts_missing=fills or None, missing_as=missing_as if fills else None
-        )  # type: ignore[arg-type]
+        missing_as: Literal["nan", "none"] | None = None
+        if fills:
+            missing_as = "none" if missing is None else "nan" if kind != "number" else None
+        feature = Feature(kind=kind, accepts_missing=fills or None, missing_as=missing_as)
         columns.append(_Column(feature, passes_values=True, passes_missing=not fills))
     return columns
 

@@ -14,9 +14,11 @@ from typing import Final
 
 from peers.predict import inputs, outputs
 from peers.predict.errors import InputError, OutputError, StorageFailed
-from peers.predict.inputs import decisions, whole_columns
-from peers.predict.inputs.column_types import ColumnOptions, Decision, decide
+from peers.predict.inputs import decisions, missing_values, whole_columns
+from peers.predict.inputs.column_options import ColumnOptions
+from peers.predict.inputs.column_types import Decision, decide
 from peers.predict.run.chunk_sizes import REMOTE_BATCH_SIZE, chunk_rows, remote_chunk_rows
+from peers.predict.run.messages import say
 from peers.predict.run.model_process import ModelProcess
 from peers.predict.run.own_peer import OwnPeer
 from peers.predict.run.request import Request
@@ -56,15 +58,20 @@ class TestedPlan:
     plan: Plan
     decision: Decision
     signature: Signature
+    missing: dict[str, int]
+    """How many values are missing in columns whose rows need a value."""
 
 
 def prepare(request: Request, peer: OwnPeer | None = None) -> Plan:
     """Make a plan, check all that can be checked before submission, and write the manifest.
 
-    The types of the columns are printed. Raises ModelError, InputError or OutputError, which say
-    what does not fit and what to do.
+    Print the types of the columns and missing values. Raises ModelError, InputError or OutputError,
+    which say what does not fit and what to do.
     """
     tested = make_tested_plan(request, peer, on_decision=decisions.announce)
+    rows = tested.plan.manifest.input.rows
+    for line in missing_values.warnings(tested.missing, rows):
+        say(line)
     save(tested.plan.manifest)
     return tested.plan
 
@@ -103,7 +110,8 @@ def make_tested_plan(
             if not manifest.chunks:
                 manifest = _with_sizes(manifest, process.measure(manifest), request.batch_size)
     chunks = inputs.chunks(manifest.input, manifest.chunk_rows)
-    return TestedPlan(Plan(manifest, chunks), decision, model.signature)
+    missing = missing_values.missing_values(manifest.input, manifest.required)
+    return TestedPlan(Plan(manifest, chunks), decision, model.signature, missing)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import pyarrow as pa
 from peers.predict import inputs, outputs
 from peers.predict.inputs.column_types import Decision
 from peers.predict.inputs.decisions import lines
+from peers.predict.inputs.missing_values import warnings
 from peers.predict.models.frames import argument
 from peers.predict.run.prepare import TestedPlan, make_tested_plan
 from peers.predict.run.request import Request
@@ -29,6 +30,7 @@ class Preview:
 
     rows: int
     decision: Decision
+    missing: dict[str, int]
     first: str
     values: list[dict[str, Any]]
 
@@ -36,6 +38,7 @@ class Preview:
         """Yield the lines for people."""
         yield f"{self.rows:,} rows. Columns for the model:"
         yield from lines(self.decision)
+        yield from warnings(self.missing, self.rows)
         yield f"The first rows, as the model gets them:\n{self.first}"
         yield "Nothing was submitted (--dry-run)."
 
@@ -47,6 +50,7 @@ class Preview:
             "columns": [asdict(column) for column in self.decision.columns],
             "required": list(self.decision.required),
             "warnings": list(self.decision.warnings),
+            "missing": self.missing,
             "first": self.values,
         }
 
@@ -72,6 +76,7 @@ def _preview(tested: TestedPlan) -> Preview:
     return Preview(
         manifest.input.rows,
         tested.decision,
+        tested.missing,
         _shown(table, tested.signature),
         [{name: _plain(value) for name, value in row.items()} for row in table.to_pylist()],
     )

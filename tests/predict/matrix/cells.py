@@ -18,7 +18,8 @@ from threadpoolctl import threadpool_limits
 from peers.predict import inputs, models
 from peers.predict.errors import PredictError
 from peers.predict.inputs import whole_columns
-from peers.predict.inputs.column_types import ColumnOptions, decide
+from peers.predict.inputs.column_options import ColumnOptions
+from peers.predict.inputs.column_types import decide
 from peers.predict.models.frames import frame as frame_of
 from peers.predict.predictions import Columns
 from peers.predict.spec import Chunk, Manifest, ModelRef
