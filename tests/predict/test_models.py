@@ -113,7 +113,7 @@ def test_wrong_columns_are_named(forest: Forest) -> None:
     """By their number, and by their types."""
     model = models.load(models.resolve(str(forest.model), None), trusting(forest))
     columns = {f"p{n}": pa.float64() for n in range(64)}
-    with pytest.raises(InputError, match="takes 64 columns, and the input has 65"):
+    with pytest.raises(InputError, match="takes 64 columns, but the input has 65"):
         chosen(model, {**columns, "id": pa.string()})
     with pytest.raises(InputError, match="holds texts in the column 'p3'"):
         chosen(model, {**columns, "p3": pa.string()})

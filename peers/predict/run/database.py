@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import psycopg
+from psycopg.rows import dict_row
 
 from peers import DatabaseUnreachable
 from peers.predict.run.messages import say
@@ -32,3 +33,9 @@ def through_outages(connect: Connect, act: Callable[[Connection], T]) -> T:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             say(f"the database is unreachable ({reason}); trying again until it is back")
             time.sleep(_RECONNECT_SECONDS)
+
+
+def fetch(connection: Connection, query: str, **values: object) -> list[dict[str, Any]]:
+    """Return the rows of a query as dicts."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query.encode(), values).fetchall()

@@ -17,7 +17,7 @@ import psycopg
 
 from peers.predict import kinds, outputs
 from peers.predict.errors import PredictError, RunState
-from peers.predict.run import queries, submission
+from peers.predict.run import failure_queries, queries, submission
 from peers.predict.run.messages import say
 from peers.predict.run.summary import Summary, summarize
 from peers.predict.run.watch import watch
@@ -188,7 +188,7 @@ class Run:
         is_stopped, is_cancelled = summary.stopped is not None, summary.state == "cancelled"
         again: list[int] = []
         if retry_dead or is_stopped:
-            again = queries.rows_to_retry(self.connection, self.graph, with_dead=retry_dead)
+            again = failure_queries.rows_to_retry(self.connection, self.graph, with_dead=retry_dead)
         cancelled: list[int] = []
         if retry_dead or is_cancelled:
             cancelled = queries.cancelled_rows(self.connection, self.graph)

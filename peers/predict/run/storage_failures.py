@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from peers.predict.errors import StorageFailed
-from peers.predict.run import queries
+from peers.predict.run import failure_queries
 
 if TYPE_CHECKING:
     from peers.predict.run.run import Run
@@ -20,11 +20,11 @@ class StorageFailures:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._since = queries.newest_failure(run.connection)
+        self._since = failure_queries.newest_failure(run.connection)
 
     def raise_if_lasting(self) -> None:
         """Raise StorageFailed if tasks have failed to write again and again for some time."""
-        found = queries.storage_failures(
+        found = failure_queries.storage_failures(
             self._run.connection, self._run.graph, StorageFailed.__name__, since=self._since
         )
         if found["failures"] >= _MIN_FAILURES and found["seconds"] >= _MIN_SECONDS:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peers.predict.errors import RunStopped
 from peers.predict.models.time_limit import TIMEOUT
-from peers.predict.run import queries
+from peers.predict.run import failure_queries, queries
 from peers.predict.run.queries import CHUNKS, ROWS, Assembly
 from peers.predict.spec import Manifest
 from peers.predict.tasks import failure_limit
@@ -163,10 +163,10 @@ def summarize(
     chunks = queries.counts(connection, graph, CHUNKS)
     isolated = queries.counts(connection, graph, ROWS)
     written = assemblies[-1].written
-    dead_tasks = queries.dead_tasks(connection, graph, _SHOWN_TASKS)
+    dead_tasks = failure_queries.dead_tasks(connection, graph, _SHOWN_TASKS)
     stopped = None if written else failure_limit.stop_reason(manifest)
     state = _state(assemblies[-1], chunks, dead_tasks, is_stopped=stopped is not None)
-    dead = queries.count_dead_rows(connection, graph) + int(isolated["cancelled"])
+    dead = failure_queries.count_dead_rows(connection, graph) + int(isolated["cancelled"])
     if written:
         dead = int(written["dead"])
     ended = chunks["rows"] - chunks["isolated"] + isolated["completed"] + dead
@@ -175,8 +175,9 @@ def summarize(
     seconds = _seconds(assemblies, chunks)
     rate = _rate(chunks, handled, seconds) if state == "running" else _ratio(handled, seconds)
     left = manifest.input.rows - handled
-    reasons = queries.dead_reasons(connection, graph, _SHOWN_REASONS) if with_dead else []
-    dead_rows = queries.dead_rows(connection, graph, _DEAD_ROWS_IN_JSON) if with_dead else []
+    reasons = failure_queries.dead_reasons(connection, graph, _SHOWN_REASONS) if with_dead else []
+    letters = failure_queries.dead_rows(connection, graph, _DEAD_ROWS_IN_JSON) if with_dead else []
+    trouble = failure_queries.last_failure(connection, graph, manifest.model.ref)
     return Summary(
         run=manifest.run, name=manifest.name, state=state, rows=manifest.input.rows,
         handled=handled, predicted=predicted,
@@ -184,9 +185,9 @@ def summarize(
         retries=chunks["retries"] + isolated["retries"], seconds=round(seconds, 3),
         rows_per_second=round(rate, 1),
         eta_seconds=round(left / rate, 1) if rate and state == "running" else None,
-        trouble=None if written else queries.last_failure(connection, graph, manifest.model.ref),
+        trouble=None if written else trouble,
         stopped=stopped, max_dead=failure_limit.allowed_dead_rows(manifest), output=manifest.output,
-        dead_reasons=list(map(_dead_reason, reasons)), dead_rows=list(map(_dead_row, dead_rows)),
+        dead_reasons=list(map(_dead_reason, reasons)), dead_rows=list(map(_dead_row, letters)),
         dead_tasks=[task for task in dead_tasks if task["error_type"] != RunStopped.__name__],
     )  # fmt: skip
 
