@@ -168,6 +168,10 @@ class PeerLost(PeersError):
     """PE010: the peer is unknown, or its lease has expired: stop its handlers and join again."""
 
 
+class GraphNotFound(NotFound):
+    """PE011: there is no such graph; it never existed, or it was pruned."""
+
+
 _BY_SQLSTATE: dict[str, type[PeersError]] = {
     "PE001": CycleError,
     "PE002": ChildStarted,
@@ -179,6 +183,7 @@ _BY_SQLSTATE: dict[str, type[PeersError]] = {
     "PE008": TaskNotFound,
     "PE009": BadTask,
     "PE010": PeerLost,
+    "PE011": GraphNotFound,
     "22003": BadTask,  # numeric_value_out_of_range
     "22007": BadTask,  # invalid_datetime_format
     "22008": BadTask,  # datetime_field_overflow

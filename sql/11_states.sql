@@ -1,5 +1,5 @@
--- One narrow table for each state in which somebody looks for tasks. Queueing then does not churn the wide table
--- peers.task. Rows of these tables are short-lived, so they are vacuumed often.
+-- One narrow table for each state that is queried often, so that queueing does not bloat the wide table peers.task.
+-- Rows of these tables are short-lived, so they are vacuumed often.
 
 create table if not exists peers.ready (
     queue text collate "C" not null,

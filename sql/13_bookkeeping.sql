@@ -19,17 +19,4 @@ comment on table peers.prune_cursor is 'Where the next prune continues.';
 comment on column peers.prune_cursor.one_row is 'Always true, so that there is only one row.';
 comment on column peers.prune_cursor.after_id is 'The last task that prune examined.';
 
-create table if not exists peers.migration (
-    version integer primary key,
-    name text not null,
-    applied_at timestamptz not null default now(),
-    applied_by name not null default session_user
-);
-
-comment on table peers.migration is 'The table changes that were applied to this database, each of them once.';
-comment on column peers.migration.version is 'The change''s number; 1 is the first installation.';
-comment on column peers.migration.name is 'The file that made the change.';
-comment on column peers.migration.applied_at is 'When it was applied.';
-comment on column peers.migration.applied_by is 'The database role that applied it.';
-
 insert into peers.migration (version, name) values (1, '10_task.sql') on conflict do nothing;

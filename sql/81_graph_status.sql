@@ -1,7 +1,7 @@
 -- The progress of graphs.
 
--- The tasks of each graph are counted when somebody asks, by an index. Counters would be one hot row for each graph,
--- which all of its outcomes would wait for. A condition on the graph is applied before anything is counted.
+-- A query counts the tasks of each graph by an index. Stored counters would be one hot row for each graph, and all of
+-- its outcomes would wait for that row. Conditions on the graph are applied before its tasks are counted.
 create or replace view peers.graph_status as
 select g.id as graph_id, g.name, g.idempotency_key, g.metadata, g.submitter, g.created_at,
        g.paused_at is not null as paused, g.paused_at,

@@ -193,7 +193,7 @@ DAMAGE = {
     ),
     "a blocked task that nothing holds": (
         "insert into peers.task (kind, state) values ('a', 'blocked')",
-        "no parent holds it",
+        "it waits for no parent",
         "ready",
     ),
     "a wrong counter": (
@@ -276,14 +276,14 @@ def test_a_lease_of_a_task_that_is_gone(db: Connection, peer: Peer) -> None:
     peer.claim()
     damage(db, "delete from peers.task")
     [found] = rows(db, "select * from peers.check(true)")
-    assert "gone" in found["problem"]
+    assert "there is a lease, but no task" in found["problem"]
     assert value(db, "select count(*) from peers.lease") == 0
 
 
 def test_truncate_is_refused(db: Connection) -> None:
     """TRUNCATE bypasses the triggers: PE005 names the table."""
     submit(db)
-    tables = "task dependency ready scheduled blocked lease dead peer failure"
+    tables = "task graph dependency ready scheduled blocked lease dead peer failure"
     for table in tables.split():
         sqlstate, words = refusal(db, f"truncate peers.{table}")
         assert sqlstate == "PE005", table
@@ -337,7 +337,8 @@ def test_the_guard_knows_every_column_of_a_task(db: Connection) -> None:
     """All but metadata, which is the application's own."""
     guarded = (
         "select attname::text from pg_trigger t join pg_attribute a on a.attrelid = t.tgrelid"
-        " and a.attnum = any (t.tgattr) where tgname = 'refuse_change' order by 1"
+        " and a.attnum = any (t.tgattr) where tgname = 'refuse_change'"
+        " and tgrelid = 'peers.task'::regclass order by 1"
     )
     every = (
         "select attname::text from pg_attribute where attrelid = 'peers.task'::regclass"

@@ -230,7 +230,7 @@ MALFORMED = {
         "interval '1000000 months -30000000 days 1 s'",
         "days or smaller units",
     ),
-    "timeout with a part below 0": ("timeout", "interval '10 days -1 s'", "none below 0"),
+    "timeout with a part below 0": ("timeout", "interval '10 days -1 s'", "not negative"),
     "never": ("scheduled_at", "'infinity'::timestamptz", "years 1900 and 9000"),
     "for ever": ("scheduled_at", "'-infinity'::timestamptz", "years 1900 and 9000"),
     "before the common era": ("scheduled_at", "'4000-01-01 BC'::timestamptz", "1900 and 9000"),
