@@ -10,7 +10,8 @@ database, needs these classes too.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,26 @@ class PeersError(Exception):
         if self.hint is None:
             return self.message
         return f"{self.message.rstrip('.')}. {self.hint}"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed attempt of a task. Times are in UTC."""
+
+    attempt: int
+    error_type: str
+    error_message: str
+    traceback: str | None
+    exit_signal: str | None
+    exit_code: int | None
+    host: str | None
+    started_at: datetime
+    failed_at: datetime
+    retry_at: datetime | None
+    """When the next attempt is due; None: there is none."""
+
+    def __str__(self) -> str:
+        return f"{self.error_type}: {self.error_message}"
 
 
 # ------------------------------------------------------------------------- what handlers may raise
@@ -172,6 +193,23 @@ class GraphNotFound(NotFound):
     """PE011: there is no such graph; it never existed, or it was pruned."""
 
 
+# ------------------------------------------------------------------------ what `result` raises
+
+
+class TaskFailed(PeersError):
+    """The task is dead. `failure` is its last failed attempt, if that is known."""
+
+    def __init__(
+        self, message: str, hint: str | None = None, failure: Failure | None = None
+    ) -> None:
+        super().__init__(message, hint)
+        self.failure = failure
+
+
+class TaskCancelled(PeersError):
+    """The task was cancelled or discarded, so it has no result."""
+
+
 _BY_SQLSTATE: dict[str, type[PeersError]] = {
     "PE001": CycleError,
     "PE002": ChildStarted,
@@ -204,9 +242,11 @@ _HINTS: dict[type[PeersError], str] = {
 def from_database(error: BaseException) -> PeersError | None:
     """The error of ours that a driver's error stands for; None if it is not about Peers.
 
-    Takes psycopg's errors and SQLAlchemy's wrapping of them.
+    Takes psycopg's errors, and SQLAlchemy's and Django's wrapping of them.
     """
     cause: Any = getattr(error, "orig", None) or error
+    if not hasattr(cause, "sqlstate") and hasattr(error.__cause__, "sqlstate"):
+        cause = error.__cause__
     sqlstate = getattr(cause, "sqlstate", None)
     if not isinstance(sqlstate, str):
         return None

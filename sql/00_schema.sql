@@ -18,6 +18,7 @@
 --               a peer whose heartbeat expired.
 --   58, 59      cooldowns for external systems; promotion of scheduled tasks that are due.
 --   60, 62      what operators do with tasks, queues and graphs: retry, discard, cancel, change, pause, resume.
+--   63          a program that waits for a task's result is notified of its end.
 --   80 to 90    views, peers.explain, maintenance (prune, check), what is refused, and the roles.
 --
 -- Three rules hold everywhere:

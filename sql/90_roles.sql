@@ -38,6 +38,8 @@ begin
     grant usage on schema peers to peers_submitter, peers_worker, peers_operator, peers_reader;
     grant execute on function peers.contract_version(), peers.now()
         to peers_submitter, peers_worker, peers_operator, peers_reader;
+    grant execute on function peers.await_results(bigint[])
+        to peers_submitter, peers_worker, peers_operator, peers_reader;
 
     -- A submitter inserts, and cannot set what the scheduler keeps. It may read the state of a task, but neither its
     -- contents nor its key. ON CONFLICT DO NOTHING needs no right to read the key, as long as it names no column.

@@ -75,14 +75,10 @@ def submit(
         roll_ups = []
         for package, members in per_package.items():
             parents = [g.add(index_file.options(queue=queue), path=str(path)) for path in members]
-            roll_up = g.add(
-                index_package.options(queue=queue),
-                package=package,
-                after=parents,
-                on_parent_failure="run",  # a file that does not parse must not stop its package
-            )
-            roll_ups.append(roll_up)
-        end = g.add(report.options(queue=queue), after=roll_ups)
+            # a file that does not parse must not stop its package
+            roll_up = index_package.options(queue=queue).after(parents, on_parent_failure="run")
+            roll_ups.append(g.add(roll_up, package=package))
+        end = g.add(report.options(queue=queue).after(roll_ups))
 
     ids = g.ids.values()
     return Submitted(queue, min(ids), max(ids), end.id, len(files), len(per_package))

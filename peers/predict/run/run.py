@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
+import peers
 from peers.predict import kinds, outputs
 from peers.predict.errors import PredictError, RunState
 from peers.predict.run import failure_queries, queries, submission
@@ -118,9 +119,9 @@ class Run:
         dead += [assembly.id for assembly in before if assembly.state == "dead"]
         again = {*lost, *(one["chunk"] for one in chunks if one["state"] in {"dead", "cancelled"})}
         live = [one["id"] for one in chunks if one["state"] in _LIVE and one["chunk"] not in again]
-        self.connection.execute("select peers.discard(id) from unnest(%s::bigint[]) id", [dead])
+        peers.discard_in(self.connection, dead)
         if again and last.state in _LIVE:  # it does not wait for the new chunks
-            self.connection.execute("select peers.cancel(%s)", [last.id])
+            peers.cancel_in(self.connection, last.id)
         if not (again or dead) and last.state in _LIVE:
             return
         if last.submission >= _MAX_SUBMISSIONS:
@@ -170,7 +171,7 @@ class Run:
         if task.cancel_requested:
             return
         try:
-            self.connection.execute("select peers.cancel(%s)", [task.id])
+            peers.cancel_in(self.connection, task.id)
         except psycopg.errors.DeadlockDetected:
             return  # the next round cancels it
 
@@ -178,7 +179,7 @@ class Run:
         return queries.assemblies(self.connection, self.graph)
 
     def _retry(self, ids: Sequence[int]) -> None:
-        self.connection.execute("select peers.retry(id) from unnest(%s::bigint[]) id", [list(ids)])
+        peers.retry_in(self.connection, ids)
 
     def _resume_rows(self, summary: Summary, *, retry_dead: bool) -> bool:
         """Retry rows that a stop or a cancellation ended, and dead rows if `retry_dead`.

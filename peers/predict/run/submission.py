@@ -31,17 +31,21 @@ def submit(
             chunk = plan.chunks[number]
             # --concurrency is a shape of the graph: so many chains of chunks
             after = [nodes[-limit]] if limit and len(nodes) >= limit else []
+            chunk_options = options.options(
+                idempotency_key=chunk_key(manifest.run, number, submission)
+            )
             nodes.append(g.add(
-                options.options(idempotency_key=chunk_key(manifest.run, number, submission)),
-                after=after, on_parent_failure=ParentFailure.RUN if after else None,
+                chunk_options.after(
+                    after, on_parent_failure=ParentFailure.RUN if after else None
+                ),
                 manifest=str(manifest.path), graph=graph_id, input=manifest.source,
                 chunk=chunk.number, first=chunk.first, rows=chunk.rows,
             ))  # fmt: skip
         g.add(
             app.assemble.options(
                 idempotency_key=assemble_key(manifest.run, submission, stage=1), queue=QUEUE,
-                metadata=metadata, graph=graph_id,
+                metadata=metadata, graph=graph_id, depends_on=[*nodes, *parents],
             ),
-            after=[*nodes, *parents], manifest=str(manifest.path), graph=graph_id,
-            submission=submission, overwrite=overwrite, stage=1,
+            manifest=str(manifest.path), graph=graph_id, submission=submission,
+            overwrite=overwrite, stage=1,
         )  # fmt: skip

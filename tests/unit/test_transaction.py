@@ -12,8 +12,8 @@ from uuid import UUID, uuid4
 import pytest
 
 import peers
-from peers.client import once
-from peers.client.once import Abandoned, LazyConnection
+from peers.client import transaction
+from peers.client.transaction import Abandoned, LazyConnection
 from peers.database.connection import connect
 from peers.database.rows import Claimed
 from peers.errors import BadTask, DatabaseUnreachable, PeerLost
@@ -92,7 +92,7 @@ def test_without_the_question_the_same_cut_is_seen(
     fate: str,
 ) -> None:
     """Whoever guesses instead of asking submits twice, or answers ids that do not exist."""
-    monkeypatch.setattr(once, "await_end", lambda *_: fate)
+    monkeypatch.setattr(transaction, "await_end", lambda *_: fate)
     proxy.cuts = iter([Cut.AFTER if fate == "aborted" else Cut.BEFORE])
     connection = connected(proxy.url)
     answer = request_verbs.answer(connection, *handler, "submit", b'{"kind": "child"}')
@@ -107,7 +107,7 @@ def test_a_fate_that_nobody_can_tell_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While the transaction is neither committed nor aborted nothing is tried again."""
-    monkeypatch.setattr(once, "await_end", lambda *_: "in progress")
+    monkeypatch.setattr(transaction, "await_end", lambda *_: "in progress")
     proxy.cuts = iter([Cut.AFTER])
     connection = connected(proxy.url)
     with pytest.raises(DatabaseUnreachable, match="fate is unknown"):
@@ -123,7 +123,7 @@ def test_a_connection_that_breaks_every_time_ends_in_an_error(
     """The tries are bounded, and nothing was submitted."""
     proxy.cuts = itertools.repeat(Cut.BEFORE)
     connection = connected(proxy.url)
-    with pytest.raises(DatabaseUnreachable, match="nothing was submitted"):
+    with pytest.raises(DatabaseUnreachable, match="nothing was committed"):
         request_verbs.answer(connection, *handler, "submit", b'{"kind": "child"}')
     connection.close()
     assert children(db) == []
@@ -159,7 +159,7 @@ def test_without_its_lease_a_handler_submits_nothing(
     connection = connected(database_url)
     others = [(peer_id, task._replace(token=uuid4())), (uuid4(), task)]
     for who in others:
-        with pytest.raises(PeerLost, match=f"task {task.task_id} .* nothing was submitted"):
+        with pytest.raises(PeerLost, match=f"task {task.task_id} .* nothing was committed"):
             request_verbs.answer(connection, *who, "submit", b'{"kind": "child"}')
     Peer(db, peer_id).release((task.task_id, task.token))
     with pytest.raises(PeerLost):
