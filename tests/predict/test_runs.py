@@ -101,7 +101,7 @@ def test_a_run_goes_on_after_command_and_peer_were_killed(
     finished = stage.row("select id, finished_at from peers.task where state = 'completed'")
     stage.open(str(stage.folder / "gate"))
     with start(stage, *words) as second:
-        assert any("going on with run" in line for line in second.stderr or [])
+        assert any("continuing run" in line for line in second.stderr or [])
         stage.launch(APP, "predict=2", **settings)
         summary = json.loads(second.communicate(timeout=100)[0])
     assert (summary["predicted"], summary["dead"], summary["missing"]) == (ROWS, 0, 0)
@@ -254,7 +254,7 @@ def test_a_callable_that_drops_rows_is_told_so(stage: Stage, tmp_path: Path) -> 
         ({"--model": "nowhere.module:f"}, "nowhere"),
         ({"--model": "broken.joblib"}, "cannot be loaded"),
         ({"--model": "tests.predict.model_that_dies:predict"}, "SIGKILL"),
-        ({"--model": f"{MODELS}:kills"}, "none of the 5 rows"),
+        ({"--model": f"{MODELS}:kills"}, "failed for all 5 rows"),
         ({"--input": "missing.parquet"}, "missing.parquet"),
         ({"--output": "nowhere/out.parquet"}, "nowhere"),
         ({"--output": "taken.parquet"}, "taken.parquet.parts"),
