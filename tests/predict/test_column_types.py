@@ -219,11 +219,11 @@ def test_an_index_and_the_ids_are_no_features() -> None:
     """Unless the model names them."""
     index = pa.field("key", pa.int64(), metadata={b"peers.index": b"1"})
     schema = pa.schema([index, ("id", pa.string()), ("x", pa.float64())])
-    decision = decide(Signature(), schema, ColumnOptions("m", beside=["id"]), {})
+    decision = decide(Signature(), schema, ColumnOptions("m", ids=["id"]), {})
     assert decision.features == ("x",)
     assert decision.schema.names == ["x", "id"]
     named = Signature((Feature("id"), Feature("key")), form="frame")
-    assert decide(named, schema, ColumnOptions("m", beside=["id"]), {}).features == ("id", "key")
+    assert decide(named, schema, ColumnOptions("m", ids=["id"]), {}).features == ("id", "key")
 
 
 def test_where_nobody_knows_whether_gaps_may_come_the_user_says_so() -> None:

@@ -359,7 +359,7 @@ def test_a_url_of_a_row_that_is_not_there_is_its_rows_fault(
 def test_a_batch_file_needs_its_columns(endpoint: Endpoint) -> None:
     """The method may be left out; what else is there is not sent."""
     model = model_of(endpoint.base, "openai")
-    question = ColumnOptions(model="m", beside=["custom_id"])
+    question = ColumnOptions(model="m", ids=["custom_id"])
     for names, chosen in (
         (["body", "custom_id", "isolated", "url"], ("custom_id", "url", "body")),
         (["body", "custom_id", "method", "url"], ("custom_id", "url", "body", "method")),

@@ -42,7 +42,7 @@ def chosen(
     model: models.Model, columns: dict[str, pa.DataType], beside: Sequence[str] = ()
 ) -> list[str]:
     """The columns that the model gets of such an input."""
-    question = ColumnOptions("the model", beside=beside)
+    question = ColumnOptions("the model", ids=beside)
     return list(decide(model.signature, pa.schema(columns.items()), question, {}).features)
 
 

@@ -196,7 +196,7 @@ def test_what_is_carried_is_no_feature_where_the_model_takes_fewer(tmp_path: Pat
     joblib.dump(LinearRegression().fit([[0.0], [1.0]], [0, 1]), tmp_path / "line.joblib")
     trust = Trust((tmp_path,), ("tests.predict.models_with_columns",))
     source = pa.schema([("x", pa.float64()), ("id", pa.string()), ("name", pa.string())])
-    carried = ColumnOptions("m", beside=["id"], carry=["name"])
+    carried = ColumnOptions("m", ids=["id"], carry=["name"])
     line = models.load(models.resolve(str(tmp_path / "line.joblib"), None), trust)
     decision = decide(line.signature, source, carried, {})
     assert (decision.features, decision.schema.names) == (("x",), ["x", "id", "name"])
@@ -204,4 +204,4 @@ def test_what_is_carried_is_no_feature_where_the_model_takes_fewer(tmp_path: Pat
     labelled = models.load(named, trust)
     assert decide(labelled.signature, source, carried, {}).features == ("x", "name")
     with pytest.raises(InputError, match="has 2: x, name"):
-        decide(line.signature, source, ColumnOptions("m", beside=["id"]), {})
+        decide(line.signature, source, ColumnOptions("m", ids=["id"]), {})

@@ -69,14 +69,14 @@ def name_of(field: pa.Field) -> str:
     return str(field.type) if kind in {"anything", "time"} else kind
 
 
-def field_of(field: pa.Field, asked: TypeName) -> pa.Field:
+def field_of(field: pa.Field, requested: TypeName) -> pa.Field:
     """Return the field in the requested type; unchanged if its type is of this kind."""
     metadata = {key: value for key, value in (field.metadata or {}).items() if key != TYPE}
-    if name_of(field) == asked:
+    if name_of(field) == requested:
         return field
-    if asked == "json":
-        metadata[TYPE] = asked.encode()
-    return pa.field(field.name, ARROW[asked], metadata=metadata or None)
+    if requested == "json":
+        metadata[TYPE] = requested.encode()
+    return pa.field(field.name, ARROW[requested], metadata=metadata or None)
 
 
 def wanted_type(feature: Feature) -> TypeName:
@@ -106,9 +106,11 @@ def fits(feature: Feature, kind: Kind) -> bool:
     return "anything" in {wanted, kind} or wanted == kind or {wanted, kind} <= _NUMERIC
 
 
-def fits_name(feature: Feature, asked: TypeName) -> bool:
+def fits_name(feature: Feature, requested: TypeName) -> bool:
     """Return whether a requested type fits the feature that the model was fitted on."""
-    return (asked != "json" and fits(feature, _OF_NAME[asked])) or inner_kind(feature) == "anything"
+    return (requested != "json" and fits(feature, _OF_NAME[requested])) or inner_kind(
+        feature
+    ) == "anything"
 
 
 def described(feature: Feature) -> str:

@@ -13,7 +13,7 @@ _SHOWN: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class ColumnOptions:
-    """The user's options for columns. `beside`: ids, which are not features.
+    """The user's options for columns. `ids`: columns of ids, which are not features.
 
     `carry`: columns that are copied into the output. They are not features if the model takes
     fewer columns.
@@ -21,7 +21,7 @@ class ColumnOptions:
 
     model: str
     types: Mapping[str, TypeName] = field(default_factory=dict)
-    beside: Sequence[str] = ()
+    ids: Sequence[str] = ()
     carry: Sequence[str] = ()
     allow_nan: bool = False
 

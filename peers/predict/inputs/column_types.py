@@ -74,7 +74,7 @@ def decide(
             warnings.append(f"{warning} ({why})" if why else warning)
         if not options.allow_nan and _must_have_values(signature, feature):
             required.append(name)
-    for name in dict.fromkeys((*options.beside, *options.carry)):
+    for name in dict.fromkeys((*options.ids, *options.carry)):
         if name in schema.names and name not in chosen:
             decided, source, _ = feature_type(schema.field(name), Feature(), options)
             fields.append(decided)

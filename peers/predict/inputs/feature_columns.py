@@ -22,7 +22,7 @@ def feature_columns(signature: Signature, schema: pa.Schema, options: ColumnOpti
     free = [
         one.name
         for one in schema
-        if one.name not in options.beside and INDEX not in (one.metadata or {})
+        if one.name not in options.ids and INDEX not in (one.metadata or {})
     ]
     if not free:
         raise InputError("The input has no columns for the model", "Add those of the features.")

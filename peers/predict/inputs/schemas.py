@@ -59,7 +59,7 @@ def marked(schema: pa.Schema, gaps: Collection[str], reader: str) -> pa.Schema:
         added = {INDEX: YES} if field.name in index else {}
         if field.name in gaps:
             added[NULLS] = YES
-        fields.append(_noted(field, added).with_nullable(True))
+        fields.append(_with_metadata(field, added).with_nullable(True))
     return pa.schema(fields, metadata={**(schema.metadata or {}), READER: reader.encode()})
 
 
@@ -69,22 +69,24 @@ def decided(own: pa.Schema, wanted: pa.Schema) -> pa.Schema:
     Pandas' metadata about the dtype of a column stays if its type does. No column becomes an index.
     """
     metadata = {**(own.metadata or {}), **(wanted.metadata or {})}
-    noted = _pandas(metadata)
-    if noted is not None:
+    found = _pandas(metadata)
+    if found is not None:
         same = {one.name for one in wanted if _is_same_kind(one.type, own.field(one.name).type)}
-        noted["index_columns"] = []
-        for column in noted["columns"]:
+        found["index_columns"] = []
+        for column in found["columns"]:
             name = column.get("field_name", column["name"])
             if name not in same:
                 column["numpy_type"] = "object"  # which to_pandas() ignores
             if column["name"] is None:  # the name of an unnamed index
                 column["name"] = name
-        metadata[_PANDAS] = json.dumps(noted).encode()
-    fields = [_noted(own.field(one.name), one.metadata).with_type(one.type) for one in wanted]
+        metadata[_PANDAS] = json.dumps(found).encode()
+    fields = [
+        _with_metadata(own.field(one.name), one.metadata).with_type(one.type) for one in wanted
+    ]
     return pa.schema(fields, metadata=metadata)
 
 
-def _noted(field: pa.Field, added: Mapping[bytes, bytes] | None) -> pa.Field:
+def _with_metadata(field: pa.Field, added: Mapping[bytes, bytes] | None) -> pa.Field:
     return field.with_metadata({**(field.metadata or {}), **(added or {})})
 
 
@@ -98,15 +100,15 @@ def _pandas(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any] | None:
     text = (metadata or {}).get(_PANDAS)
     if text is None:
         return None
-    noted: dict[str, Any] = json.loads(text)
-    noted.setdefault("columns", [])
-    return noted
+    found: dict[str, Any] = json.loads(text)
+    found.setdefault("columns", [])
+    return found
 
 
 def _index_columns(metadata: Mapping[bytes, bytes] | None) -> set[str]:
     """Return the columns that hold an index; a range has no column."""
-    noted = _pandas(metadata) or {}
-    return {name for name in noted.get("index_columns", []) if isinstance(name, str)}
+    found = _pandas(metadata) or {}
+    return {name for name in found.get("index_columns", []) if isinstance(name, str)}
 
 
 def _check_names(path: Path, schema: pa.Schema, partition: Mapping[str, pa.Array]) -> None:

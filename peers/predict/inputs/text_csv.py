@@ -140,14 +140,14 @@ class CsvFile:
         """Return the block's values in these fields, and why some rows cannot be read."""
         columns = [self.names.index(name) for name in schema.names]
         kinds = self._kinds()
-        asked = {
+        requested = {
             column for column, field in zip(columns, schema, strict=True)
             if field.type != kinds[column].arrow
         }  # fmt: skip
         types = {
-            column: TEXT if column in asked or column == self._id else _FIXED[kinds[column]]
+            column: TEXT if column in requested or column == self._id else _FIXED[kinds[column]]
             for column in columns
-            if column in asked or column == self._id or kinds[column] in _FIXED
+            if column in requested or column == self._id or kinds[column] in _FIXED
         }
         values = self._read(block, types, columns)
         for column, found in values.items():

@@ -36,8 +36,8 @@ def of_file(path: Path) -> str:
 def of_onnx(path: Path) -> str:
     """Return the digest of an ONNX file and of its weights in other files. Raises OSError."""
     names = {path.name + suffix for suffix in _ONNX_COMPANIONS} | _locations(path)
-    beside = [path.parent / name for name in sorted(names)]
-    weights = [of_file(file) for file in beside if file.is_file()]
+    companions = [path.parent / name for name in sorted(names)]
+    weights = [of_file(file) for file in companions if file.is_file()]
     return of_text(" ".join([of_file(path), *weights])) if weights else of_file(path)
 
 

@@ -164,11 +164,11 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
     A date is compared with the answer's own Date, since host clocks drift.
     """
-    asked = headers.get("retry-after", "").strip()
-    if asked.isdecimal():
-        return float(asked)
+    header = headers.get("retry-after", "").strip()
+    if header.isdecimal():
+        return float(header)
     try:
-        until, now = parsedate_to_datetime(asked), parsedate_to_datetime(headers.get("date", ""))
+        until, now = parsedate_to_datetime(header), parsedate_to_datetime(headers.get("date", ""))
         return max(0.0, (until - now).total_seconds())
     except (TypeError, ValueError):
         return None

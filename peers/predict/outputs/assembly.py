@@ -133,7 +133,7 @@ class _Whole:
             raise OutputConflict(
                 f"the part of chunk {number} is not this run's: {error}"
             ) from error
-        tables = [self._beside(before, shaped(part.drop_columns(kept.names), self.final))]
+        tables = [self._row_table(before, shaped(part.drop_columns(kept.names), self.final))]
         if number in self.isolated:
             tables.append(self._isolated(self.isolated[number]))
         table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
@@ -147,9 +147,9 @@ class _Whole:
     def _isolated(self, isolated: IsolatedPredictions) -> pa.Table:
         values = read_isolated_values(self.manifest.folder, isolated.values, isolated.rows)
         found = pa.concat_tables([shaped(one, self.final) for one in isolated.predictions])
-        return self._beside(kept_columns(self.manifest, isolated.rows, values.rows), found)
+        return self._row_table(kept_columns(self.manifest, isolated.rows, values.rows), found)
 
-    def _beside(self, kept: pa.Table, found: pa.Table) -> pa.Table:
+    def _row_table(self, kept: pa.Table, found: pa.Table) -> pa.Table:
         return pa.Table.from_arrays([*kept.columns, *found.columns], schema=self.schema)
 
 

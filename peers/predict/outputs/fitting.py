@@ -35,23 +35,23 @@ class Fitted:
     problems: dict[int, str]
 
 
-def fit(folder: Path, asked: RequestedColumns, batches: Sequence[Predictions]) -> Fitted:
+def fit(folder: Path, requested: RequestedColumns, batches: Sequence[Predictions]) -> Fitted:
     """Fit predictions into the run's output type, and widen it for them if nothing is lost.
 
     Positions count through all batches. Raises OutputError.
     """
     while True:
         before = current_type(folder)
-        wider, fitted = fitted_to(before.type, asked, batches)
+        wider, fitted = fitted_to(before.type, requested, batches)
         if wider is None or wider == before.type or widen_type(folder, before, wider):
             return fitted
 
 
 def fitted_to(
-    now: OutputType | None, asked: RequestedColumns, batches: Sequence[Predictions]
+    now: OutputType | None, requested: RequestedColumns, batches: Sequence[Predictions]
 ) -> tuple[OutputType | None, Fitted]:
     """Return the widened type, and the predictions in it; None if all values are null."""
-    known = now or _first_type(asked, batches)
+    known = now or _first_type(requested, batches)
     target = known or single_column()
     rows = sum(map(len, batches))
     columns: dict[str, list[tuple[int, Any]]] = {name: [] for name in target.columns}
@@ -59,7 +59,7 @@ def fitted_to(
     start = 0
     for batch in batches:
         named = {PREDICTION: _whole(batch)} if target.is_single else _by_name(
-            batch, start, asked, many_of("dict"), problems
+            batch, start, requested, many_of("dict"), problems
         )  # fmt: skip
         for name, values in named.items():
             columns.setdefault(name, []).append((start, values))
@@ -106,13 +106,13 @@ def shaped(table: pa.Table, final: OutputType) -> pa.Table:
     return pa.table(columns)
 
 
-def _first_type(asked: RequestedColumns, batches: Sequence[Predictions]) -> OutputType | None:
+def _first_type(requested: RequestedColumns, batches: Sequence[Predictions]) -> OutputType | None:
     """Return the columns of the first prediction; None if all of them are null."""
     for batch in batches:
         if isinstance(batch, Columns):
-            if asked.chosen == (PREDICTION,) and PREDICTION not in batch.values:
+            if requested.chosen == (PREDICTION,) and PREDICTION not in batch.values:
                 return single_column()
-            return _chosen(asked, list(batch.values))
+            return _chosen(requested, list(batch.values))
         if not isinstance(batch, list):
             return single_column()
         values = [one for one in batch if family_of_value(one) != NOTHING]
@@ -122,9 +122,9 @@ def _first_type(asked: RequestedColumns, batches: Sequence[Predictions]) -> Outp
             return single_column()
         if any(one.keys() != values[0].keys() for one in values):
             return single_column()
-        if asked.chosen == (PREDICTION,) and PREDICTION not in values[0]:
+        if requested.chosen == (PREDICTION,) and PREDICTION not in values[0]:
             return single_column()
-        return _chosen(asked, list(values[0]))
+        return _chosen(requested, list(values[0]))
     return None
 
 
@@ -132,8 +132,8 @@ def _are_texts(keys: Any) -> bool:
     return all(isinstance(key, str) for key in keys)
 
 
-def _chosen(asked: RequestedColumns, names: Sequence[str]) -> OutputType:
-    names = asked.chosen or [name for name in names if name not in asked.taken]
+def _chosen(requested: RequestedColumns, names: Sequence[str]) -> OutputType:
+    names = requested.chosen or [name for name in names if name not in requested.taken]
     return OutputType(dict.fromkeys(names, pa.null()), frozenset(), is_single=False)
 
 
@@ -142,12 +142,16 @@ def _whole(batch: Predictions) -> Any:
 
 
 def _by_name(
-    batch: Predictions, start: int, asked: RequestedColumns, others: str, problems: dict[int, str]
+    batch: Predictions,
+    start: int,
+    requested: RequestedColumns,
+    others: str,
+    problems: dict[int, str],
 ) -> dict[str, Any]:
     """Return the columns of a batch; a value that is not a row of columns becomes a problem."""
     if isinstance(batch, Columns):
-        named = {name: batch.values[name] for name in _wanted(batch.values, asked)}
-        if not asked.chosen and (clash := set(batch.values) & set(asked.taken)):
+        named = {name: batch.values[name] for name in _wanted(batch.values, requested)}
+        if not requested.chosen and (clash := set(batch.values) & set(requested.taken)):
             problems |= dict.fromkeys(range(start, start + len(batch)), _clash(clash))
         return named
     rows: list[dict[str, Any]] = []
@@ -155,7 +159,7 @@ def _by_name(
         row: dict[str, Any] = {}
         if isinstance(value, dict) and _are_texts(value):
             row = value
-            if not asked.chosen and (clash := set(value) & set(asked.taken)):
+            if not requested.chosen and (clash := set(value) & set(requested.taken)):
                 problems[start + place] = _clash(clash)
         elif (family := family_of_value(value)) != NOTHING:
             what = "a dict with keys that are not texts" if family == "dict" else one_of(family)
@@ -164,15 +168,15 @@ def _by_name(
                 f"{others}, of which each key is a column"
             )
         rows.append(row)
-    names = _wanted({name: None for row in rows for name in row}, asked)
+    names = _wanted({name: None for row in rows for name in row}, requested)
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def _wanted(names: dict[str, Any], asked: RequestedColumns) -> list[str]:
+def _wanted(names: dict[str, Any], requested: RequestedColumns) -> list[str]:
     return [
         name
         for name in names
-        if (name in asked.chosen if asked.chosen else name not in asked.taken)
+        if (name in requested.chosen if requested.chosen else name not in requested.taken)
     ]
 
 

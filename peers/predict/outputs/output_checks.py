@@ -37,17 +37,17 @@ def type_of(manifest: Manifest, predictions: Predictions) -> OutputType | None:
     Raises OutputError for values that cannot be written, and for columns that the model does not
     return.
     """
-    asked = requested_columns(manifest)
+    requested = requested_columns(manifest)
     names = _names(predictions)
-    wanted = [name for name in asked.chosen if name not in (names or [PREDICTION])]
-    if wanted and asked.chosen != (PREDICTION,) and _is_something(predictions):
+    wanted = [name for name in requested.chosen if name not in (names or [PREDICTION])]
+    if wanted and requested.chosen != (PREDICTION,) and _is_something(predictions):
         raise OutputError(
             f"the model returns no column {wanted[0]!r}",
             f"It returns {', '.join(names or [PREDICTION])}: correct --columns.",
         )
-    found, fitted = fitted_to(None, asked, [predictions])
-    columns = asked.chosen or names or [PREDICTION]
-    clash = [name for name in columns if name in asked.taken]
+    found, fitted = fitted_to(None, requested, [predictions])
+    columns = requested.chosen or names or [PREDICTION]
+    clash = [name for name in columns if name in requested.taken]
     if clash:
         raise OutputError(
             f"the model returns a column {clash[0]!r}, a name that the output uses already",

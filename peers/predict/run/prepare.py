@@ -181,8 +181,8 @@ def _source(request: Request) -> inputs.Source:
 
 def _column_options(request: Request) -> ColumnOptions:
     name = request.model.rpartition("/")[2]
-    beside = [request.id_column] if request.id_column is not None else []
-    return ColumnOptions(name, request.types, beside, request.carry, request.allow_nan)
+    ids = [request.id_column] if request.id_column is not None else []
+    return ColumnOptions(name, request.types, ids, request.carry, request.allow_nan)
 
 
 def _check_id_column(request: Request, columns: Sequence[str]) -> None:
