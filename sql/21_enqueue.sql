@@ -78,10 +78,10 @@ begin
                then null
                else peers._validate_task(t.kind, t.args, t.queue, t.max_attempts, t.timeout,
                                      t.idempotency_key, t.metadata, t.scheduled_at)
-           end as complaint
+           end as problem
     into _problem
     from new_tasks t
-    order by complaint nulls last
+    order by problem nulls last
     limit 1;
     if _problem is not null then
         raise exception 'peers.task: %', _problem using errcode = 'PE009';

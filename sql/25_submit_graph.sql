@@ -18,7 +18,7 @@ begin
                 '"after": ["a"]}]';
     end if;
 
-    select 'node ' || n.place || coalesce(' "' || left(n.node ->> 'name', 200) || '" ', ' ') || c.complaint
+    select 'node ' || n.place || coalesce(' "' || left(n.node ->> 'name', 200) || '" ', ' ') || c.problem
     into _problem
     from jsonb_array_elements(_graph) with ordinality n(node, place)
     cross join lateral (
@@ -52,8 +52,8 @@ begin
             else (select 'has an unknown field "' || left(field, 200) || '"'
                   from jsonb_object_keys(n.node) field where field <> all (_fields) limit 1)
         end
-    ) c(complaint)
-    where c.complaint is not null
+    ) c(problem)
+    where c.problem is not null
     order by n.place
     limit 1;
 

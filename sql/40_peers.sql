@@ -53,14 +53,14 @@ begin
         when _lease_timeout is null or _lease_timeout not between interval '1 second' and interval '1 day'
             then 'lease_timeout must be 1 second to 1 day, not ' || coalesce(_lease_timeout::text, 'null')
         else (
-            select c.complaint
+            select c.problem
             from jsonb_to_recordset(_kinds)
                 k(kind text, max_attempts integer, timeout interval, backoff_base interval, backoff_cap interval)
             cross join lateral peers._validate_policy(
                 k.kind, k.max_attempts, k.timeout, coalesce(k.backoff_base, '1 second'),
                 coalesce(k.backoff_cap, '1 hour')
-            ) c(complaint)
-            where c.complaint is not null
+            ) c(problem)
+            where c.problem is not null
             limit 1
         )
     end;

@@ -120,6 +120,8 @@ create or replace function peers._find_problems(_only bigint[] default null)
 returns table (task_id bigint, problem text, pending_parents bigint)
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
+    -- ready and scheduled have no index on the task: only a hash table avoids reading them once for each task
+    set work_mem = '1GB'
 as $$
 begin
     return query
@@ -143,13 +145,13 @@ begin
             when t.state = 'blocked' and t.parents = 0 then 'state is blocked, but it waits for no parent'
             when t.state in ('scheduled', 'ready') and t.parents > 0
                 then 'state is ' || t.state || ', but it waits for parents'
-            when t.state = 'ready' and not exists (
-                     select from peers.ready r
-                     where r.task_id = t.id and r.priority = t.priority and r.kind = t.kind and r.queue = t.queue)
+            when t.state = 'ready'
+                 and (t.id, t.priority, t.kind, t.queue) not in (
+                     select r.task_id, r.priority, r.kind, r.queue from peers.ready r)
                  and not exists (select from peers.graph g where g.id = t.graph_id and g.paused_at is not null)
                 then 'state is ready, but peers.ready has no matching row'
-            when t.state = 'scheduled' and not exists (
-                     select from peers.scheduled s where s.task_id = t.id and s.due_at = t.scheduled_at)
+            when t.state = 'scheduled'
+                 and (t.id, t.scheduled_at) not in (select s.task_id, s.due_at from peers.scheduled s)
                 then 'state is scheduled, but peers.scheduled has no matching row'
             when t.state = 'running' and not exists (select from peers.lease l where l.task_id = t.id)
                 then 'state is running, but there is no lease'

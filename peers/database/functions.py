@@ -1,9 +1,10 @@
-"""Call the functions of the database: one typed function for each, with the same name and arguments.
+"""Call the functions of the database: one typed function for each, under the same name.
 
-The first argument is the connection. An error of the database is raised as a class of peers.errors.
-A lost connection stays psycopg's error (see `is_connection_lost` of peers.database.connection).
-JSON is passed as bytes, so that args and results are never parsed here. Times and intervals are
-read in binary form, which no DateStyle or IntervalStyle changes.
+The first argument is the connection, and the others are the same as in SQL. An error of the
+database is raised as a class of peers.errors. A lost connection stays psycopg's error (see
+`is_connection_lost` of peers.database.connection). JSON is passed as bytes, so that args and
+results are never parsed here. Times and intervals are read in binary form, which no DateStyle or
+IntervalStyle changes.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from peers.database.rows import (
     Problem,
     Pruned,
     Reclaimed,
-    Unrunnable,
     Unrecorded,
+    Unrunnable,
 )
 from peers.errors import translated
 from peers.types import (

@@ -210,9 +210,9 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_check_finds_and_mends(db: Connection, peer: Peer, case: str) -> None:
-    """Each damage is listed with its task, is left alone without repair, and mended with it."""
-    statement, words, mended_state = DAMAGE[case]
+def test_check_finds_and_repairs(db: Connection, peer: Peer, case: str) -> None:
+    """Each damage is listed with its task, is left alone without repair, and repaired with it."""
+    statement, words, repaired_state = DAMAGE[case]
     damage(db, statement)
     [task_id] = column(db, "select id from peers.task")
     [found] = rows(db, "select * from peers.check()")
@@ -221,8 +221,8 @@ def test_check_finds_and_mends(db: Connection, peer: Peer, case: str) -> None:
     [found] = rows(db, "select * from peers.check(repair => true)")
     assert (found["task_id"], found["repaired"]) == (task_id, True)
     assert problems(db) == []
-    assert state(db, task_id) == mended_state
-    if mended_state == "ready":
+    assert state(db, task_id) == repaired_state
+    if repaired_state == "ready":
         [claim] = peer.claim()
         assert (claim.task_id, claim.attempt) == (task_id, 1)
 

@@ -81,8 +81,8 @@ def keyed_graph(db: Connection, size: int) -> Callable[[], object]:
 
 
 def graph_cancellation(db: Connection, size: int) -> Callable[[], object]:
-    """A graph in which each node has two parents is paused, resumed and cancelled."""
-    nodes = [{"name": f"n{n}", "kind": "a", "after": [*{f"n{n - 1}", f"n{n // 2}"}] if n % 4 else []}
+    """A graph of short chains is paused, resumed and cancelled."""
+    nodes = [{"name": f"n{n}", "kind": "a", "after": [f"n{n - 1}"] if n % 4 else []}
              for n in range(size)]  # fmt: skip
     run(db, GRAPH, json.dumps(nodes))
     made = value(db, "select max(id) from peers.graph")
