@@ -6,9 +6,7 @@ import json
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias, TypedDict
-
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from typing import Any, Final, TypeAlias, TypedDict
 
 from peers.client.node import Node
 from peers.errors import ArgsInvalid, BadTask
@@ -24,6 +22,7 @@ from peers.types import (
     TIMEOUT_MIN,
     ParentFailure,
 )
+from peers.values import ConversionError, find_unwritable, jsonable, path_text
 
 Span: TypeAlias = timedelta | float
 """A duration: a timedelta, or seconds."""
@@ -129,18 +128,17 @@ def seconds(span: Span | None) -> float | None:
 def document(kind: str, args: Mapping[str, object], options: Options) -> Document:
     """Return the document of a submission.
 
-    If the kind's handler is known in this process, the args are checked against its signature, in
-    the form in which the handler will get them. Raises ArgsInvalid, BadTask, BadGraph.
+    If the kind's handler is known in this process, its annotations check the args and write them
+    as JSON. Raises ArgsInvalid, BadTask, BadGraph.
     """
     if not 1 <= len(kind) <= NAME_MAX_LENGTH:
         raise BadTask(f"kind must have 1 to {NAME_MAX_LENGTH} characters, not {len(kind)}")
-    plain = plain_json("args", args)
     handler = registry().get(kind)
-    if handler is not None and not _keeps_bytes(args, handler.check(plain)):
-        raise ArgsInvalid(
-            f"args of {kind} contain bytes where its handler has no annotation bytes",
-            "Annotate the argument as bytes, or pass text.",
-        )
+    if handler is None:
+        plain = plain_json("args", args)
+    else:
+        plain = handler.dump_args(args)
+        _require_size("args", plain)
     fields: Document = {
         "kind": kind,
         "args": plain,
@@ -168,28 +166,29 @@ def plain_json(name: str, value: Mapping[str, object]) -> dict[str, Any]:
     Bytes become base64. An argument that is annotated as bytes reads it. Raises ArgsInvalid.
     """
     try:
-        plain: dict[str, Any] = to_jsonable_python(dict(value), bytes_mode="base64")
-        text = json.dumps(plain, allow_nan=False, ensure_ascii=False)
-        size = len(text.encode())
-    except (PydanticSerializationError, ValueError, RecursionError) as error:
-        raise ArgsInvalid(f"{name} cannot be written as JSON: {error}") from error
+        plain: dict[str, Any] = jsonable(dict(value))
+    except ConversionError as error:
+        raise ArgsInvalid(error.describe(name)) from error
+    _require_size(name, plain)
+    return plain
+
+
+_encode_json: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
+
+
+def _require_size(name: str, plain: dict[str, Any]) -> None:
+    try:
+        size = len(_encode_json(plain).encode())
+    except (ValueError, RecursionError) as error:
+        found = find_unwritable(plain)
+        where = name if found is None else path_text(name, found[0])
+        reason = f"cannot be written as JSON: {error}" if found is None else found[1]
+        raise ArgsInvalid(f"{where}: {reason}") from error
     if size > JSON_MAX_BYTES:
         raise ArgsInvalid(
             f"{name} must be at most 1 MiB ({JSON_MAX_BYTES} bytes) of JSON, not {size}",
             "Store large data elsewhere and pass a reference to it.",
         )
-    return plain
-
-
-def _keeps_bytes(given: object, checked: object) -> bool:
-    """Return whether the handler gets bytes wherever bytes were given, instead of base64."""
-    if isinstance(given, bytes | bytearray):
-        return isinstance(checked, bytes)
-    if isinstance(given, Mapping) and isinstance(checked, Mapping):
-        return all(_keeps_bytes(one, checked.get(name)) for name, one in given.items())
-    if isinstance(given, list | tuple) and isinstance(checked, list | tuple):
-        return all(map(_keeps_bytes, given, checked))
-    return True
 
 
 def _length(text: str | None) -> int | None:

@@ -197,9 +197,7 @@ def read_result(outcome: Outcome, task: Task[..., Any] | None) -> Any:
         return outcome.value()
     if outcome.kind != task.kind:
         raise BadTask(f"task {outcome.id} is of kind {outcome.kind}, not {task.kind}")
-    load = getattr(task.handler, "load_result", None)
-    value = outcome.value()
-    return value if load is None else load(value)
+    return task.handler.load_result(outcome.value())
 
 
 class _Policy(TypedDict, total=False):

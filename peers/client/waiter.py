@@ -32,6 +32,7 @@ _REGISTER_AGAIN_AFTER: Final = 20.0
 """Seconds; peers.await_results is valid for a minute."""
 _ANSWER_WITHIN: Final = 30.0
 _CLOSE_TIMEOUT: Final = 1.0
+_LARGEST_ID: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,9 @@ class ResultWaiter:
         self._backoff = Backoff(cap=2.0)
 
     def wait_for(self, task_id: int) -> Future[Outcome]:
-        """Return a future of the task's outcome. Cancel it to stop waiting."""
+        """Return a future of the task's outcome. Cancel it to stop waiting. Raises TaskNotFound."""
+        if type(task_id) is not int or not 0 < task_id <= _LARGEST_ID:
+            raise _not_found(task_id)  # the statement would fail, for all who wait
         future: Future[Outcome] = Future()
         with self._lock:
             if self._is_closed:
@@ -88,17 +91,21 @@ class ResultWaiter:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="peers results", daemon=True)
                 self._thread.start()
-        os.eventfd_write(self._wake, 1)
+            os.eventfd_write(self._wake, 1)
         return future
 
     def close(self) -> None:
         """Stop waiting: the futures that are left fail."""
         with self._lock:
+            if self._is_closed:
+                return
             self._is_closed = True
             thread = self._thread
-        os.eventfd_write(self._wake, 1)
+            os.eventfd_write(self._wake, 1)
         if thread is not None:
             thread.join(_CLOSE_TIMEOUT)
+        if thread is None or not thread.is_alive():
+            os.close(self._wake)
 
     def _run(self) -> None:
         while True:
@@ -131,10 +138,10 @@ class ResultWaiter:
                 self._forget_cancelled()
                 is_over = self._is_closed or (not self._awaited and time.monotonic() >= deadline)
                 if is_over:
-                    self._disconnect()  # before another thread can start
-                    self._thread = None
+                    self._disconnect()
+                    self._fail_all(PeersError("the client was closed", "Make another one."))
+                    self._thread = None  # from here on another one may start
             if is_over:
-                self._fail_all(PeersError("the client was closed", "Make another one."))
                 return False
             if self._awaited:
                 return True
@@ -173,8 +180,7 @@ class ResultWaiter:
         for task_id in due:
             outcome = outcomes.get(task_id)
             if outcome is None:
-                hint = "It never existed, or it was pruned."
-                self._finish(task_id, TaskNotFound(f"there is no task {task_id}", hint))
+                self._finish(task_id, _not_found(task_id))
             elif outcome.has_ended:
                 self._finish(task_id, outcome)
         self._schedule([task_id for task_id in due if task_id in self._awaited], now)
@@ -266,3 +272,7 @@ class ResultWaiter:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+
+def _not_found(task_id: object) -> TaskNotFound:
+    return TaskNotFound(f"there is no task {task_id}", "It never existed, or it was pruned.")

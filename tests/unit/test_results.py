@@ -37,6 +37,12 @@ async def double_async(n: int) -> int:
     return 2 * n
 
 
+@peers.task("test.due")
+def due(days: int) -> datetime:
+    """Return a time, for which JSON has no type."""
+    return datetime(2026, 11, 26, tzinfo=UTC) + timedelta(days=days)
+
+
 @pytest.fixture(autouse=True)
 def _configured(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEERS_DATABASE_URL", database_url)
@@ -45,7 +51,7 @@ def _configured(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def peer(db: Connection) -> Peer:
     """A peer that runs the kinds of this file."""
-    return Peer.join(db, double.kind, double_async.kind, "a", "b")
+    return Peer.join(db, double.kind, double_async.kind, due.kind, "a", "b")
 
 
 def complete(peer: Peer, result: object = None) -> None:
@@ -215,8 +221,21 @@ def test_result_of_each_end(peer: Peer) -> None:
     peers.cancel(cancelled)
     with pytest.raises(peers.TaskCancelled, match=f"task {cancelled}"):
         double.result(cancelled)
-    with pytest.raises(peers.TaskNotFound):
-        double.result(10**9)
+    for no_id in (10**9, 10**30, -1):
+        with pytest.raises(peers.TaskNotFound, match=f"no task {no_id}"):
+            double.result(no_id)
+
+
+def test_a_result_has_the_handler_s_type(peer: Peer, database_url: str) -> None:
+    """By every way; without the handler it is JSON."""
+    task_id = due.submit(days=1)
+    complete(peer, "2026-11-27T00:00:00Z")
+    expected = datetime(2026, 11, 27, tzinfo=UTC)
+    assert due.result(task_id) == expected
+    assert asyncio.run(due.result_async(task_id)) == expected
+    with Client(database_url) as client:
+        assert client.result(task_id, task=due) == expected
+        assert client.result(task_id) == "2026-11-27T00:00:00Z"
 
 
 def test_a_result_of_another_kind_is_refused(peer: Peer) -> None:

@@ -22,7 +22,7 @@ from tests.support.commits import CommitProxy, Cut
 from tests.support.server import Connection
 from tests.support.world import Peer, rows, submit
 
-GRAPH = [{"name": "1", "kind": "child"}, {"name": "2", "kind": "child", "after": ["1"]}]
+GRAPH = {"nodes": [{"name": "1", "kind": "child"}, {"name": "2", "kind": "child", "after": ["1"]}]}
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def children(db: Connection) -> list[int]:
 
 WAYS: dict[str, tuple[Any, Callable[[Any], list[int]]]] = {
     "submit": ({"kind": "child"}, lambda answer: [answer]),
-    "submit_graph": (GRAPH, lambda answer: list(answer.values())),
+    "submit_graph": (GRAPH, lambda answer: list(answer["tasks"].values())),
 }
 
 
@@ -148,7 +148,7 @@ def test_a_deadlock_of_a_handlers_submission_is_tried_again(
     connection = connected(database_url)
     answer = request_verbs.answer(connection, *handler, "submit_graph", json.dumps(GRAPH).encode())
     connection.close()
-    assert sorted(json.loads(answer).values()) == children(db)
+    assert sorted(json.loads(answer)["tasks"].values()) == children(db)
 
 
 def test_without_its_lease_a_handler_submits_nothing(
@@ -159,7 +159,7 @@ def test_without_its_lease_a_handler_submits_nothing(
     connection = connected(database_url)
     others = [(peer_id, task._replace(token=uuid4())), (uuid4(), task)]
     for who in others:
-        with pytest.raises(PeerLost, match=f"task {task.task_id} .* nothing was committed"):
+        with pytest.raises(PeerLost, match=f"task {task.task_id} .* nothing was submitted"):
             request_verbs.answer(connection, *who, "submit", b'{"kind": "child"}')
     Peer(db, peer_id).release((task.task_id, task.token))
     with pytest.raises(PeerLost):
