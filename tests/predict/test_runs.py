@@ -260,7 +260,7 @@ def test_a_callable_that_drops_rows_is_told_so(stage: Stage, tmp_path: Path) -> 
         ({"--output": "taken.parquet"}, "taken.parquet.parts"),
         ({"--id-column": "key"}, "no column 'key'"),
         ({"--method": "predict"}, "does not apply"),
-        ({"--query": "select 1"}, "a query needs a database"),
+        ({"--query": "select 1"}, "--query needs the URL of a database"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_submitted(

@@ -108,9 +108,9 @@ def fits(feature: Feature, kind: Kind) -> bool:
 
 def fits_name(feature: Feature, requested: TypeName) -> bool:
     """Return whether a requested type fits the feature that the model was fitted on."""
-    return (requested != "json" and fits(feature, _OF_NAME[requested])) or inner_kind(
-        feature
-    ) == "anything"
+    if inner_kind(feature) == "anything":
+        return True
+    return requested != "json" and fits(feature, _OF_NAME[requested])
 
 
 def described(feature: Feature) -> str:

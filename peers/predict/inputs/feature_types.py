@@ -28,8 +28,8 @@ def feature_type(
     if requested is not None:
         if not fits_name(feature, requested):
             raise InputError(
-                f"--types {field.name}={requested} contradicts {options.model}, which was fitted on "
-                f"{described(feature)} in this column",
+                f"--types {field.name}={requested} contradicts {options.model}, which was fitted "
+                f"on {described(feature)} in this column",
                 f"Leave {field.name} out of --types.",
             )
         return field_of(field, requested), "--types", None
