@@ -62,4 +62,5 @@ def _nulls(metadata: pq.FileMetaData, place: int) -> int | None:
     statistics = [group.column(place).statistics for group in groups]
     if not all(one is not None and one.has_null_count for one in statistics):
         return None
-    return sum(one.null_count for one in statistics)
+    nulls: int = sum(one.null_count for one in statistics)
+    return nulls
