@@ -164,7 +164,7 @@ def test_an_output_that_was_edited_is_not_ours_any_more(tmp_path: Path) -> None:
 
 
 def test_killed_between_receipt_and_output_the_output_stays_ours(tmp_path: Path) -> None:
-    """The receipt comes first, and is true of the output before as well as of the one after."""
+    """The digest is written first, and holds for the output before and for the one after."""
     manifest = a_manifest(tmp_path, ".csv")
     write_parts(manifest, {12})
     outputs.assemble(manifest, {}, dead=1)

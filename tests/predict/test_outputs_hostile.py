@@ -104,9 +104,9 @@ def test_a_torn_receipt_says_nothing(torn: str, tmp_path: Path) -> None:
     manifest = of_format(a_manifest(tmp_path), ".csv", 1)
     write_part(manifest, 0, [0], ["a"], [1])
     outputs.assemble(manifest, {})
-    receipt = manifest.folder / "written.json"
-    whole = receipt.read_text()
-    receipt.write_text(torn)
+    digests = manifest.folder / "written.json"
+    whole = digests.read_text()
+    digests.write_text(torn)
     assert not outputs.is_written_by(manifest)
-    receipt.write_text(whole)
+    digests.write_text(whole)
     assert outputs.is_written_by(manifest)

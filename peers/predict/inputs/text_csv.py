@@ -18,7 +18,7 @@ from peers.predict.inputs.records import Marks, OpenQuotes, Span, records
 from peers.predict.inputs.text_blocks import Block, csv_blocks
 from peers.predict.inputs.text_fits import are_plain, fits, is_text
 from peers.predict.inputs.text_header import Header, read_header
-from peers.predict.inputs.text_kinds import Kind, Witnesses
+from peers.predict.inputs.text_kinds import Kind, TypeSamples
 from peers.predict.inputs.text_misfits import Misfits, lost_zeros
 from peers.predict.inputs.text_options import TextOptions
 from peers.predict.inputs.text_pandas import TEXT, MismatchError, PandasReader
@@ -52,7 +52,7 @@ class CsvFile:
             self._reader.keep_texts(self._id, [""])
         self._has_plain_ids = True
         self._witnesses = {
-            column: Witnesses(self._reader)
+            column: TypeSamples(self._reader)
             for column in range(len(self.names))
             if column != self._id
         }

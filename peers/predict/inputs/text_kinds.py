@@ -51,7 +51,7 @@ _ARROW: Final = {
 }  # fmt: skip
 
 
-class Witnesses:
+class TypeSamples:
     """A few values of a column, in order, from which pandas infers the same type as from all.
 
     The type depends on the sorts of values, and on which sort comes first. So the first value of
