@@ -77,6 +77,12 @@ def test_an_exit_code_of_0_promises_all_rows_but_the_allowed_ones(
         assert (f"--max-dead {limit}" in said) == bool(code)
     predict(stage, "status", "tried")
     assert stage.row("select count(*) from peers.task where kind ~ 'assemble'")["count"] == 2
+    joined = stage.row(
+        "select count(distinct graph_id) as graphs, bool_and(graph_id is not null) as every "
+        "from peers.task"
+    )
+    assert (joined["graphs"], joined["every"]) == (1, True)  # chunks, rows and both assemblies
+    assert stage.row("select name from peers.graph")["name"] == "tried"
 
 
 def test_a_run_in_which_nearly_every_row_is_dead_stops_by_itself(
