@@ -167,7 +167,7 @@ def test_who_allows_many_dead_rows_is_not_stopped_by_a_default(tmp_path: Path) -
     with pytest.raises(RunStopped, match="2,000 of the 2,400 rows"):
         failure_limit.raise_if_stopped(manifest)
     counts.forget_dead()
-    with pytest.raises(RunStopped, match="2,000 of the 2,400 rows"):  # until somebody lifts it
+    with pytest.raises(RunStopped, match="2,000 of the 2,400 rows"):  # until it is cleared
         failure_limit.raise_if_stopped(manifest)
     failure_limit.clear(manifest, forget_dead=False)
     failure_limit.raise_if_stopped(manifest)

@@ -91,7 +91,7 @@ def test_all_callers_stay_away_for_as_long_as_one_was_told() -> None:
     assert too_early(World(), deaf)
 
 
-def test_pauses_get_longer_while_it_is_away_and_begin_anew_when_it_is_back() -> None:
+def test_pauses_get_longer_while_it_is_away_and_begin_again_when_it_is_back() -> None:
     """1, 2, 4 … 30 s, over as many attempts as it takes; none is used up."""
     world = World()
     world.troubles = [Unavailable("gone") for _ in range(8)]

@@ -184,7 +184,7 @@ def test_types_come_from_the_metadata_of_the_model(endpoint: Endpoint) -> None:
     assert [asked.method for asked in endpoint.asked] == ["GET", "POST"]
 
 
-def test_a_model_that_was_deployed_anew_is_asked_for_its_inputs_again(endpoint: Endpoint) -> None:
+def test_a_model_that_was_deployed_again_is_asked_for_its_inputs_again(endpoint: Endpoint) -> None:
     """A warm worker learns of it by the first error."""
     endpoint.respond = Server([tensor("x", "FP64", [-1])], [])
     model = model_of(f"{endpoint.base}/v2/models/m")

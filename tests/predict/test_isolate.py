@@ -21,11 +21,11 @@ from peers.predict.tasks.isolate import BatchOutcome, isolate, retry_if_endpoint
 Isolate = Callable[..., Awaitable[BatchOutcome]]
 
 
-def blamed(run: Isolate, rows: int, culprits: set[int], *, as_array: bool) -> BatchOutcome:
-    """What `run` finds out about a model that raises for any batch with a culprit in it."""
+def blamed(run: Isolate, rows: int, bad_rows: set[int], *, as_array: bool) -> BatchOutcome:
+    """What `run` finds out about a model that raises for any batch with a bad row in it."""
 
     async def call(indices: Sequence[int]) -> Any:
-        if culprits & set(indices):
+        if bad_rows & set(indices):
             raise ValueError(f"{len(indices)} rows")
         return np.array(indices) * 2 if as_array else [index * 2 for index in indices]
 
@@ -34,20 +34,20 @@ def blamed(run: Isolate, rows: int, culprits: set[int], *, as_array: bool) -> Ba
 
 
 def holds(run: Isolate, seed: int) -> bool:
-    """The culprits alone are blamed, the others predicted once and in order, in few calls."""
+    """The bad_rows alone are blamed, the others predicted once and in order, in few calls."""
     dice = random.Random(seed)
     rows = dice.randint(1, 300)
-    culprits = set(dice.sample(range(rows), dice.randint(0, min(5, rows))))
-    found = blamed(run, rows, culprits, as_array=bool(seed % 2))
+    bad_rows = set(dice.sample(range(rows), dice.randint(0, min(5, rows))))
+    found = blamed(run, rows, bad_rows, as_array=bool(seed % 2))
     pairs = [
         (index, value)
         for some, values in found.predictions
         for index, value in zip(some, list(values), strict=True)
     ]
-    most = 1 + len(culprits) * 2 * math.ceil(math.log2(rows)) if rows > 1 else 1
+    most = 1 + len(bad_rows) * 2 * math.ceil(math.log2(rows)) if rows > 1 else 1
     return (
-        found.errors.keys() == culprits
-        and pairs == [(row, row * 2) for row in range(rows) if row not in culprits]
+        found.errors.keys() == bad_rows
+        and pairs == [(row, row * 2) for row in range(rows) if row not in bad_rows]
         and found.calls <= most
     )
 
@@ -139,7 +139,7 @@ def test_a_marker_has_room_for_the_crashed_batches_of_all_attempts(
     ],
 )
 def test_an_endpoint_is_down_only_if_no_row_gets_an_answer(answers: Any, is_down: bool) -> None:
-    """Any other answer, be it that a row is bad, shows that it works; without rows nobody knows."""
+    """Any other answer, even that a row is bad, shows that it works; without rows it is unknown."""
 
     async def call(indices: Sequence[int]) -> Any:
         if isinstance(answers, Exception):

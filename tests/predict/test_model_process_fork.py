@@ -1,4 +1,4 @@
-"""The trial of a model in a fork of the process that has loaded it for the workers."""
+"""The smoke test of a model in a fork of the process that has loaded it for the workers."""
 
 from __future__ import annotations
 

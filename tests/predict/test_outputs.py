@@ -1,4 +1,4 @@
-"""Outputs: the parts and the rows that stood alone become one file, whole or not at all."""
+"""Outputs: the parts and the rows that were isolated become one file, whole or not at all."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def fitted(manifest: Manifest, predictions: Any) -> pa.Table:
 
 
 def write_parts(manifest: Manifest, alone: set[int], value: Any = lambda row: row * 2) -> None:
-    """Every row but those alone; the third chunk is whole of rows that stand alone."""
+    """Every row but those alone; the third chunk is whole of rows that are isolated."""
     for number in range(CHUNKS):
         rows = [r for r in range(number * SIZE, (number + 1) * SIZE) if r not in alone]
         ids = pa.array([f"id{row}" for row in rows], pa.string())
@@ -74,7 +74,7 @@ def write_parts(manifest: Manifest, alone: set[int], value: Any = lambda row: ro
 def alone(
     manifest: Manifest, predictions: dict[int, Any], size: int = SIZE
 ) -> dict[int, IsolatedPredictions]:
-    """Rows that stood alone, by chunk, as the assembling task hands them over."""
+    """Rows that were isolated, by chunk, as the assembling task hands them over."""
     found: dict[int, IsolatedPredictions] = {}
     for chunk in sorted({row // size for row in predictions}):
         rows = [row for row in predictions if row // size == chunk]
@@ -202,7 +202,7 @@ def test_a_flipped_bit_in_a_part_is_noticed(tmp_path: Path) -> None:
     assert noticed > 100
 
 
-def test_a_part_that_is_damaged_anywhere_is_made_anew(tmp_path: Path) -> None:
+def test_a_part_that_is_damaged_anywhere_is_made_again(tmp_path: Path) -> None:
     """Who looks for finished rows sees what the assembling task would see."""
     manifest = a_manifest(tmp_path)
     write_parts(manifest, set())

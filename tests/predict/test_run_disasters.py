@@ -67,7 +67,7 @@ def test_rows_that_are_mended_are_put_in(stage: Stage, how: str, tmp_path: Path)
     assert "done already" in said
 
 
-def test_lost_and_damaged_parts_are_made_anew(stage: Stage, tmp_path: Path) -> None:
+def test_lost_and_damaged_parts_are_made_again(stage: Stage, tmp_path: Path) -> None:
     """And no others, by the same command; also when the output went with them."""
     source, output = numbers(tmp_path), tmp_path / "out.parquet"
     words = words_for("double", source, output, "--batch-size", 50)

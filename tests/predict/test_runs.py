@@ -165,7 +165,7 @@ def test_an_endpoint_that_fails_for_all_rows_is_not_blamed_on_them(
 
 def test_what_is_finished_outlives_its_tasks(stage: Stage, tmp_path: Path) -> None:
     """When the database has forgotten a run, the same command assembles the parts that are there,
-    makes those anew that are damaged, and has only the rest predicted.
+    makes those again that are damaged, and has only the rest predicted.
     """
     source, output = numbers(tmp_path, {100: -1}), tmp_path / "out.parquet"
     words = ["--model", f"{MODELS}:double", "--input", source, "--output", output]

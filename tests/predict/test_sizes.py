@@ -1,4 +1,4 @@
-"""How large chunks and batches are, and which rows are suspected when a worker dies of one."""
+"""How large chunks and batches are, and which rows are isolated when a worker dies of one."""
 
 from __future__ import annotations
 
@@ -188,22 +188,22 @@ def _attempts(
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_few_rows_are_suspected_for_each_that_kills_its_worker(
+def test_few_rows_are_isolated_for_each_that_kills_its_worker(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However large the batches were: at most 64 for each, in a death for each and two more."""
     dice = random.Random(seed)
     rows = dice.choice([1, 60, 65, 300, 3750, 4097, 20_000, 60_000])
-    culprits = dice.sample(range(rows), min(rows, dice.randint(1, 6)))
+    bad_rows = dice.sample(range(rows), min(rows, dice.randint(1, 6)))
     done, deaths = _attempts(
         monkeypatch,
         tmp_path,
         rows,
-        lambda first, stop: any(first <= one < stop for one in culprits),
+        lambda first, stop: any(first <= one < stop for one in bad_rows),
     )
-    assert done.to_isolate >= set(culprits)
-    assert len(done.to_isolate) <= 64 * len(culprits)
-    assert deaths <= len(culprits) + 2
+    assert done.to_isolate >= set(bad_rows)
+    assert len(done.to_isolate) <= 64 * len(bad_rows)
+    assert deaths <= len(bad_rows) + 2
     predicted = [index for indices, _ in done.batches_found for index in indices]
     assert sorted([*predicted, *done.to_isolate]) == list(range(rows))
 
@@ -211,7 +211,7 @@ def test_few_rows_are_suspected_for_each_that_kills_its_worker(
 def test_a_model_that_always_kills_its_worker_needs_fewer_attempts_than_a_chunk_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every row is suspected then."""
+    """Every row is isolated then."""
     done, deaths = _attempts(monkeypatch, tmp_path, 250_000, lambda *_: True)
     assert deaths <= MAX_CRASHES
     assert len(done.to_isolate) == 250_000
