@@ -102,8 +102,8 @@ def test_who_names_a_run_that_is_not_there_is_told_so(stage: Stage) -> None:
 
 
 def test_only_the_folder_of_a_run_is_cleaned(stage: Stage, tmp_path: Path) -> None:
-    """Not one that a task merely names, nor an output that another program has put there, nor what a
-    link leads to.
+    """Not one that a task merely names, nor an output of another program, nor what a link
+    leads to.
     """
     manifest = a_manifest(tmp_path)
     manifest.path.write_text(manifest.to_json())

@@ -20,7 +20,8 @@ from peers.predict import kinds, outputs
 from peers.predict.errors import PredictError, RunState
 from peers.predict.run import failure_queries, queries, submission
 from peers.predict.run.messages import say
-from peers.predict.run.summary import Summary, summarize
+from peers.predict.run.summarize import summarize
+from peers.predict.run.summary import Summary
 from peers.predict.run.watch import watch
 from peers.predict.tasks import failure_limit
 from peers.predict.tasks.row_submissions import begin_submission

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from peers.predict.errors import NoSuchRun, RunState, StorageFailed
 from peers.predict.outputs import OUTPUT_DIGEST_NAME
 from peers.predict.run import queries
-from peers.predict.run.summary import summarize
+from peers.predict.run.summarize import summarize
 from peers.predict.spec import MANIFEST_NAME, Manifest, load_manifest, output_of
 
 if TYPE_CHECKING:
