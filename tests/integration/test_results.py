@@ -490,6 +490,23 @@ def test_bad_options_of_a_graph(options: dict[str, Any], message: str) -> None:
         peers.graph(**options)
 
 
+def test_nodes_join_a_graph_that_exists(db: Connection) -> None:
+    """graph=… adds a node to that graph; no other graph is made if all nodes have one."""
+    with peers.graph(name="first") as first:
+        first.add("a")
+    with peers.graph() as later:
+        node = later.add("b", graph=first.id)
+        later.add("c", graph=first.id, depends_on=[node])
+    assert later.id == first.id
+    assert db.execute("select name from peers.graph").fetchall() == [{"name": "first"}]
+    with peers.graph() as mixed:
+        joined = mixed.add("d", graph=first.id)
+        own = mixed.add("e")
+    of = "select id, graph_id from peers.task where id = any (%s) order by id"
+    graphs = {row["id"]: row["graph_id"] for row in db.execute(of, [[joined.id, own.id]])}
+    assert graphs[joined.id] == first.id != graphs[own.id]
+
+
 def test_a_node_is_a_parent_of_later_tasks(db: Connection) -> None:
     """Once its graph was submitted; before that its id is unknown."""
     with peers.graph() as graph:

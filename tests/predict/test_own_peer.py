@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from peers.pool.environment import Environment
-from peers.predict.run.own_peer import Fleet, environment_of
+from peers.predict.run.own_peer import OwnPeerOptions, environment_of
 from peers.settings import Settings
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ def test_its_workers_get_the_variables_of_the_command_and_its_flag_wins(
     """They come from the settings of the command, whose --config the peer does not read."""
     given = "PEERS_PREDICT_TRUST=/srv/models PEERS_PREDICT_BATCH_WAIT=1s A='b c'"
     monkeypatch.setenv("PEERS_EMBEDDED", "on")
-    environment = environment_of("host=x", Fleet(1, "m", batch_wait=0.25, worker_env=given))
+    environment = environment_of(
+        "host=x", OwnPeerOptions(1, "m", batch_wait=0.25, worker_env=given)
+    )
     for name in set(os.environ) - set(environment):
         monkeypatch.delenv(name)
     for name, value in environment.items():

@@ -8,9 +8,9 @@ from peers.errors import PeersError
 
 
 def require_extra() -> None:
-    """Raise PeersError if the extra for predictions is not installed."""
+    """Raise PeersError if the isolated for predictions is not installed."""
     if importlib.util.find_spec("pyarrow") is None:  # importing it here would take its time
         raise PeersError(
             "predictions need more than the core of Peers (there is no pyarrow)",
-            "Install the extra: pip install 'peers[predict]'.",
+            "Install the isolated: pip install 'peers[predict]'.",
         )

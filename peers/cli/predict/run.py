@@ -150,7 +150,7 @@ def _declare_endpoint(group: argparse._ArgumentGroup) -> None:
 
 def dead_limit(value: str) -> str:
     """Return a number of rows, or a share of them, as a text."""
-    from peers.predict.run.limits import DeadLimit
+    from peers.predict.dead_limit import DeadLimit
 
     try:
         return DeadLimit(value).text
@@ -233,12 +233,12 @@ def _connecting(
 
 def _own_peer(args: argparse.Namespace, settings: Settings) -> AbstractContextManager[OwnPeer]:
     """Start a peer before anything that takes time to import: it does so meanwhile."""
-    from peers.predict.run.own_peer import Fleet, own_peer
+    from peers.predict.run.own_peer import OwnPeerOptions, own_peer
     from peers.settings import join_variables
 
     worker_env = join_variables(settings.worker_env)
-    fleet = Fleet(args.workers, args.model, args.method, args.batch_wait, worker_env)
-    return own_peer(settings.url, fleet)
+    options = OwnPeerOptions(args.workers, args.model, args.method, args.batch_wait, worker_env)
+    return own_peer(settings.url, options)
 
 
 def _summary(
@@ -246,11 +246,11 @@ def _summary(
     connect: Callable[[], AbstractContextManager[Connection]],
     peer: OwnPeer | None,
 ) -> Summary:
-    from peers.predict.run.command import How, predict
+    from peers.predict.run.command import RunOptions, predict
 
     if args.workers is None and args.batch_wait is not None:
         output.say("--batch-wait is for --workers: peers that run have PEERS_PREDICT_BATCH_WAIT")
-    return predict(connect, _request(args), How(peer, args.retry_dead))
+    return predict(connect, _request(args), RunOptions(peer, args.retry_dead))
 
 
 def _dry_run(args: argparse.Namespace) -> int:
