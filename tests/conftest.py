@@ -29,6 +29,7 @@ def _is_worker(config: pytest.Config) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     """Prepare what the processes inherit that the tests start."""
     run.restore_interrupts()
+    run.keep_bytecode()
     if not _is_worker(config):
         run.mark()  # its workers inherit the mark
 

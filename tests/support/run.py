@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Final
@@ -50,3 +51,13 @@ def restore_interrupts() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def keep_bytecode() -> None:
+    """Compile each module once, not in every process that a test starts.
+
+    Container images often set PYTHONDONTWRITEBYTECODE, which suits one long-lived process. Tests
+    start thousands of short ones, and pytest itself rewrites every test module again.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
