@@ -237,7 +237,7 @@ def test_a_missing_part_and_a_repeated_or_missing_row_are_errors(tmp_path: Path)
     with pytest.raises(OutputError, match="have 49 rows, but 50"):
         outputs.assemble(manifest, {})
     write_parts(manifest, set())
-    with pytest.raises(OutputError, match="twice"):
+    with pytest.raises(OutputError, match="row 12 is duplicated"):
         outputs.assemble(manifest, alone(manifest, {12: 1}))
     outputs.part_path(manifest.folder, 2).unlink()
     with pytest.raises(OutputError, match="chunk-000002"):
