@@ -51,6 +51,14 @@ def forest(tmp_path_factory: pytest.TempPathFactory) -> Forest:
     )  # fmt: skip
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _forked_commands() -> Iterator[None]:
+    from tests.predict.runs import end_forked_commands
+
+    yield
+    end_forked_commands()
+
+
 @pytest.fixture
 def stage(database_url: str, tmp_path: Path) -> Iterator[Stage]:
     """A database and no peer yet."""

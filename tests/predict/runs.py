@@ -6,7 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import pyarrow as pa
@@ -15,10 +18,16 @@ import pyarrow.parquet as pq
 from tests.e2e.harness import Stage
 from tests.predict import models_for_tests
 from tests.predict.conftest import ROWS
+from tests.support.forked_commands import ForkedCommands
 
 APP: Final = "peers.predict.app"
 MODELS: Final = "tests.predict.models_for_tests"
 SOURCES: Final = Path(__file__).parents[2]
+_IMPORTED: Final = (
+    "pandas", "peers.cli.failures", "peers.cli.predict.database", "peers.cli.predict.runs",
+    "peers.predict.run.command", "peers.predict.run.own_peer",
+)  # fmt: skip
+_exit_stack: Final = ExitStack()
 CHUNK_DONE: Final = "select count(*) >= 1 from peers.task where kind = %s and state = 'completed'"
 
 
@@ -35,21 +44,36 @@ def environment(stage: Stage) -> dict[str, str]:
 
 def start(stage: Stage, *words: object) -> subprocess.Popen[str]:
     """The command, under way. Dead rows are fine, unless --max-dead is among the words."""
-    if words[0] not in {"status", "list", "cancel", "clean"} and "--max-dead" not in words:
-        words = (*words, "--max-dead", "100%")
     return subprocess.Popen(
-        [sys.executable, "-m", "peers", "predict", *map(str, words), "--json"],
+        [sys.executable, "-m", "peers", *_words(words)],
         env=environment(stage), cwd=SOURCES, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
 def predict(stage: Stage, *words: object, code: int = 0) -> tuple[dict[str, Any], str]:
-    """The command's summary, and what it said."""
-    with start(stage, *words) as process:
-        out, said = process.communicate(timeout=100)
-    assert process.returncode == code, said
+    """The command's summary, and what it said; as for `start`, but for commands that end."""
+    returned, out, said = _forked_commands().run(_words(words), environment(stage))
+    assert returned == code, said
     return (json.loads(out) if out else {}), said
+
+
+def end_forked_commands() -> None:
+    """At the end of the session."""
+    _exit_stack.close()
+    _forked_commands.cache_clear()
+
+
+@cache
+def _forked_commands() -> ForkedCommands:
+    folder = Path(_exit_stack.enter_context(TemporaryDirectory()))
+    return _exit_stack.enter_context(ForkedCommands(_IMPORTED, folder))
+
+
+def _words(words: tuple[object, ...]) -> list[str]:
+    if words[0] not in {"status", "list", "cancel", "clean"} and "--max-dead" not in words:
+        words = (*words, "--max-dead", "100%")
+    return ["predict", *map(str, words), "--json"]
 
 
 def numbers(folder: Path, poisons: dict[int, float] | None = None, rows: int = ROWS) -> Path:
