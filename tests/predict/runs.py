@@ -53,15 +53,19 @@ def start(stage: Stage, *words: object) -> subprocess.Popen[str]:
 
 def predict(stage: Stage, *words: object, code: int = 0) -> tuple[dict[str, Any], str]:
     """The command's summary, and what it said; as for `start`, but for commands that end."""
-    returned, out, said = _forked_commands().run(_words(words), environment(stage))
+    try:
+        returned, out, said = _forked_commands().run(_words(words), environment(stage))
+    except TimeoutError:
+        end_forked_commands()  # the next command gets another one
+        raise
     assert returned == code, said
     return (json.loads(out) if out else {}), said
 
 
 def end_forked_commands() -> None:
     """At the end of the session."""
-    _exit_stack.close()
     _forked_commands.cache_clear()
+    _exit_stack.close()
 
 
 @cache

@@ -105,7 +105,7 @@ def test_an_output_among_the_parts_of_a_run_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "out.parquet.parts" / "abc"
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{}")
-    with pytest.raises(OutputError, match="the folder of a run.s parts"):
+    with pytest.raises(OutputError, match="the folder of a run"):
         outputs.refuse_sources(folder / "input.parquet", input="x.csv", model="m:f")
 
 
