@@ -24,17 +24,20 @@ from tests.support.world import column, rows, submit
 
 DEADLINE: Final = float(os.environ.get("PEERS_TEST_DEADLINE", "60"))
 """Seconds that anything awaited may take on the slowest machine."""
-_LOOK_AGAIN: Final = 0.01
+_LOOK_AGAIN: Final = 0.005
+_LOOK_AGAIN_AT_LEAST: Final = 0.05
+_SHARE: Final = 0.1
 _SOURCES: Final = Path(__file__).parents[2]
 _COMMAND: Final = [sys.executable, "-m", "peers", "run"]
 
 
 def until(holds: Callable[[], object], what: str, deadline: float = DEADLINE) -> None:
-    """Ask again and again."""
-    give_up = time.monotonic() + deadline
+    """Ask again and again, at first often: asking costs the time of those that are waited for."""
+    began = time.monotonic()
     while not holds():
-        assert time.monotonic() < give_up, f"waited {deadline:g} s in vain for {what}"
-        time.sleep(_LOOK_AGAIN)
+        waited = time.monotonic() - began
+        assert waited < deadline, f"waited {deadline:g} s in vain for {what}"
+        time.sleep(min(max(_LOOK_AGAIN, _SHARE * waited), _LOOK_AGAIN_AT_LEAST))
 
 
 def workers_end(pids: list[int], deadline: float = DEADLINE) -> None:
