@@ -23,6 +23,7 @@ import pytest
 from peers.embedded import EmbeddedError, EmbeddedPostgres, binaries, places, throwaway, watchdog
 from peers.embedded.accounts import server_account
 from peers.embedded.places import Area
+from tests.support.server import temporary_files_in_memory
 
 DEADLINE_SECONDS = 90.0
 SOURCES = Path(__file__).parents[2]
@@ -121,7 +122,8 @@ def dispose(folder: Path) -> None:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """An empty folder that the server's account can enter (pytest's own is closed to it)."""
-    path = places.temporary_folder()
+    with temporary_files_in_memory():
+        path = places.temporary_folder()
     yield path
     dispose(path)
 

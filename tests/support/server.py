@@ -77,13 +77,13 @@ def _embedded() -> Iterator[str]:
     from peers.embedded import throwaway
 
     with ExitStack() as stack:
-        with _temporary_files_in_memory():
+        with temporary_files_in_memory():
             postgres = stack.enter_context(throwaway(settings=_EMBEDDED_SETTINGS))
         yield postgres.url("postgres")
 
 
 @contextmanager
-def _temporary_files_in_memory() -> Iterator[None]:
+def temporary_files_in_memory() -> Iterator[None]:
     """Where the machine has room for it."""
     usual = tempfile.tempdir
     if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _MEMORY_NEEDED:
