@@ -1,4 +1,4 @@
-"""The connection of a command to its database."""
+"""Connect a command to its database, and run queries."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _AGAIN: Final = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFa
 
 
 class JsonLoader(Loader):
-    """Takes json and jsonb from the database as they are."""
+    """Read json and jsonb as text."""
 
     def load(self, data: Buffer) -> Json:
         """Return the text."""
@@ -43,9 +43,9 @@ class JsonLoader(Loader):
 
 @contextmanager
 def connected(args: argparse.Namespace) -> Iterator[Connection]:
-    """A connection for one command, to a database whose schema fits.
+    """Yield a connection to a database whose schema matches this package.
 
-    Times come in UTC. An embedded database without a schema gets it: it is nobody else's.
+    Times are in UTC. The schema is installed into an embedded database that lacks it.
     """
     with located(args) as settings, connection_to(settings, args) as connection:
         if settings.embedded and schema.installed_version(connection) is None:
@@ -58,9 +58,9 @@ def connected(args: argparse.Namespace) -> Iterator[Connection]:
 def connection_to(
     settings: Settings, args: argparse.Namespace, *, pooled: bool = True
 ) -> Iterator[Connection]:
-    """A connection for one command, whatever schema there is; it may lead through a pooler.
+    """Yield a connection, whatever schema the database has. It may go through a pooler.
 
-    PgBouncer knows the time zone of each client; other settings would be left to the next one.
+    PgBouncer keeps the time zone for each client; other settings would leak to the next client.
     """
     with connect(settings.url, application_name=args.command, pooled=pooled) as connection:
         connection.execute("set timezone to 'UTC'")
@@ -68,10 +68,7 @@ def connection_to(
 
 
 def rows(connection: Connection, query: LiteralString, **values: object) -> list[dict[str, Any]]:
-    """Return what a view or function of the schema shows, by the names of its columns.
-
-    JSON comes as its text: see exact_json.
-    """
+    """Return the rows of a query as dictionaries; JSON as text (see exact_json)."""
     with translated(), connection.cursor(row_factory=dict_row) as cursor:
         for name in ("json", "jsonb"):
             cursor.adapters.register_loader(name, JsonLoader)
@@ -84,9 +81,9 @@ def persistently(
     *arguments: P.args,
     **options: P.kwargs,
 ) -> T:
-    """Call a verb in a transaction of its own, and again when it met another one head-on.
+    """Call a function in its own transaction, and again after a deadlock or serialization failure.
 
-    A transaction, since only in one a verb has the isolation level that it needs (db.connect).
+    Only within a transaction does it have the isolation level that it needs.
     """
     backoff = Backoff()
     for tries_left in reversed(range(_TRIES)):

@@ -1,4 +1,4 @@
-"""`peers dead`: look at dead letters, run them again, or accept them."""
+"""`peers dead`: list, show, retry or discard dead letters."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ _SHOW: Final = """
 
 
 def register(commands: Commands) -> None:
-    """Declares `dead` and its commands."""
-    group = add_group(commands, "dead", "the dead letters: tasks that failed for good")
-    listing = add_command(group, "list", _list, "list dead letters, the newest first", reads=True)
-    listing.add_argument("--kind", type=name, metavar="KIND", help="only these")
-    listing.add_argument("--queue", type=name, metavar="QUEUE", help="only these")
+    """Declare `dead` and its commands."""
+    group = add_group(commands, "dead", "dead letters: tasks that failed for good")
+    listing = add_command(group, "list", _list, "list dead letters, newest first", reads=True)
+    listing.add_argument("--kind", type=name, metavar="KIND", help="only this one")
+    listing.add_argument("--queue", type=name, metavar="QUEUE", help="only this one")
     listing.add_argument(
         "--limit",
         type=positive,
@@ -58,12 +58,12 @@ def register(commands: Commands) -> None:
         metavar="N",
         help=f"show at most N (default: {_LISTED})",
     )
-    show = add_command(group, "show", _show, "one dead letter with all its failures", reads=True)
+    show = add_command(group, "show", _show, "show one dead letter with all its failures", reads=True)
     show.add_argument("id", type=task_id, metavar="ID")
-    retry = add_command(group, "retry", _retry, "run dead letters again, with fresh attempts")
-    retry.add_argument("--args", type=json_object, metavar="JSON", help="instead of their args")
+    retry = add_command(group, "retry", _retry, "retry dead letters with fresh attempts")
+    retry.add_argument("--args", type=json_object, metavar="JSON", help="new args")
     discard = add_command(
-        group, "discard", _discard, "accept deaths: the tasks end cancelled, held children too"
+        group, "discard", _discard, "discard dead letters (they and the children that they hold end cancelled)"
     )
     for command in (retry, discard):
         command.add_argument("ids", type=task_id, nargs="*", metavar="ID")
@@ -104,7 +104,7 @@ def _list(args: argparse.Namespace) -> int:
     )
     if total > len(found):
         output.say(f"… and {total - len(found):,} more: --limit {total} shows all")
-    output.say(f"hint: `{advice(args, 'dead show ID')}` has the tracebacks; then retry or discard.")
+    output.say(f"hint: `{advice(args, 'dead show ID')}` shows the tracebacks.")
     return 0
 
 
@@ -124,10 +124,10 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _no_letter(connection: Connection, args: argparse.Namespace) -> NotDead:
-    """Raises TaskNotFound when there is no such task at all."""
+    """Raise TaskNotFound if there is no such task."""
     sentence = functions.explain(connection, args.id)
     return NotDead(
-        f"task {args.id} is no dead letter. {sentence}",
+        f"task {args.id} is not a dead letter. {sentence}",
         f"`{advice(args, 'dead list')}` lists them.",
     )
 
@@ -159,7 +159,7 @@ def _short(document: Json | None) -> str:
 
 
 def _print_failure(failure: dict[str, Any]) -> None:
-    """One failed attempt, as peers.dead_letter has it in `failures`."""
+    """Print one failed attempt, an element of `failures` in peers.dead_letter."""
     details = [
         f"failed {datetime.fromisoformat(failure['failed_at']):{_TIME}}",
         f"on {failure['host'] or 'an unknown host'}, pid {failure['pid']}",
@@ -188,10 +188,10 @@ def _discard(args: argparse.Namespace) -> int:
 
 
 def _act(args: argparse.Namespace, done: str, verb: Callable[[Connection, int], int]) -> int:
-    """Each in a transaction of its own: what was done stays done, and locks are short."""
+    """Apply the function to each task in its own transaction, so that locks are short."""
     bulk = args.all or args.kind is not None
     if bulk == bool(args.ids):
-        args.parser.error("name the tasks by their ids, or by --kind, or say --all")
+        args.parser.error("name the tasks: ids, --kind KIND or --all")
     count = 0
     with connected(args) as connection:
         ids = args.ids
@@ -203,7 +203,7 @@ def _act(args: argparse.Namespace, done: str, verb: Callable[[Connection, int], 
             try:
                 persistently(verb, connection, id)
             except NotDead:
-                if not bulk:  # in bulk, somebody else was faster
+                if not bulk:  # in bulk, another session was faster
                     raise
             else:
                 count += 1

@@ -1,4 +1,4 @@
-"""`peers demo`: the demonstration is a guest, imported only when it is asked for."""
+"""`peers demo`: the demonstration, which is imported only for this command."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def register(commands: Commands, words: list[str]) -> None:
-    """Declares `demo`; its own arguments only when it was typed."""
+    """Declare `demo`, and its own options only if it was typed."""
     parser = add_command(
         commands,
         "demo",
         _demo,
-        "the main job, end to end, on real input; with nothing configured",
+        "run the demo on real input, with nothing configured",
         conflict_handler="resolve",  # it has a --database-url of its own too
     )
     if "demo" in words:
@@ -30,7 +30,7 @@ def register(commands: Commands, words: list[str]) -> None:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    """Hands over the database that is configured; without one the demo takes the embedded one."""
+    """Pass on the configured database; without one, the demo uses the embedded one."""
     from peers import demo
 
     settings = settings_of(args)

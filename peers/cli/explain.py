@@ -1,4 +1,4 @@
-"""`peers explain`: why a task is not running, or what became of it."""
+"""`peers explain`: say why a task is not running, or how it ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FAILURES: Final = """
 def register(commands: Commands) -> None:
     """Declare `explain`."""
     explain = add_command(
-        commands, "explain", _explain, "why a task is not running, or what became of it", reads=True
+        commands, "explain", _explain, "say why a task is not running, or how it ended", reads=True
     )
     explain.add_argument("id", type=task_id, metavar="ID")
 

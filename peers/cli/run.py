@@ -1,4 +1,4 @@
-"""`peers run`: one peer, until it is told to stop."""
+"""`peers run`: run one peer until it is stopped."""
 
 from __future__ import annotations
 
@@ -39,14 +39,16 @@ _SHAPES: Final = {
 
 
 def register(commands: Commands) -> None:
-    """Declares `run`, with a flag for every setting."""
+    """Declare `run`, with a flag for every setting."""
     parser = add_command(
         commands,
         "run",
         _run,
-        "run a peer: SIGTERM or Ctrl-C drains it, a second one stops it now",
+        "run a peer (SIGTERM or Ctrl-C drains it, a second one stops it at once)",
     )
-    group = parser.add_argument_group("the peer", "Flags win over PEERS_… variables and files.")
+    group = parser.add_argument_group(
+        "the peer", "Options override PEERS_… variables, which override files."
+    )
     for name, field in Settings.model_fields.items():
         if name not in _APART:
             group.add_argument(
@@ -59,18 +61,18 @@ def register(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    """Run the peer. Its last line, if it fails, is one of its log, which never blocks."""
+    """Run the peer; if it fails, log the error as its last line."""
     try:
         _open_log(args)
         with Summary():
             return _work(args)
-    except Exception as error:  # noqa: BLE001  # told in the log, whatever it is
+    except Exception as error:  # noqa: BLE001  # every error is logged
         from peers.cli.failures import explained
 
         ours = explained(error)
         if ours is None:
             events.peer_failed(
-                error=f"this is a fault of Peers: {error!r}", hint=None, exc_info=error
+                error=f"this is a bug in Peers: {error!r}", hint=None, exc_info=error
             )
             return 1
         hint = ours.hint and readable(ours.hint).rstrip()
@@ -79,19 +81,19 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _open_log(args: argparse.Namespace) -> None:
-    # Settings that cannot be read are told in the form that was asked for, if any was.
+    # Errors in the settings are logged in the format that was asked for, if any was.
     asked = str(args.log_format or os.environ.get("PEERS_LOG_FORMAT", "")).lower()
     forms: tuple[log_output.Form, ...] = get_args(log_output.Form)
     log_output.configure(next((f for f in forms if f == asked), "auto"), patience=0.0)
     settings = settings_of(args)
     log_output.configure(settings.log_format, settings.log_level, patience=0.0)
-    # Its warnings tell of timers that come late, which harms nobody.
+    # It warns about timers that are late, which does no harm.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
 
 
 def _work(args: argparse.Namespace) -> int:
     with located(args) as settings, _importing(settings):
-        # these take their time to import
+        # these are slow to import
         from peers.cli.database import connection_to
         from peers.database import schema
         from peers.peer.loop import Peer
@@ -105,7 +107,7 @@ def _work(args: argparse.Namespace) -> int:
 
 
 def _importing(settings: Settings) -> AbstractContextManager[None]:
-    """Have the app imported, which takes the longest, while the peer itself is loaded."""
+    """Import the app, which takes longest, while the peer itself is loaded."""
     if settings.app is None or not settings.preload:
         return nullcontext()
     log = (settings.log_format, settings.log_level)

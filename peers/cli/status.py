@@ -1,4 +1,4 @@
-"""`peers status`: what is going on, and what to type next."""
+"""`peers status`: show queues, peers and problems, and what to type next."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _QUEUES: Final = """
     select queue, ready, scheduled, running, blocked, dead,
            oldest_ready as oldest_ready_seconds, paused
     from peers.queue_status order by queue"""
-# Counting all that was completed would read the whole table: there is no index on what changes. The
-# newest tasks are neighbours; 20,000 take 15 ms.
+# Counting all completed tasks would read the whole table, which has no index on the state. The
+# newest 20,000 tasks are stored together and take 15 ms.
 _COUNTED: Final = 20_000
 _COMPLETED: Final = """
     select t.queue, count(*) as completed
@@ -56,13 +56,13 @@ def register(commands: Commands) -> None:
         commands,
         "status",
         _status,
-        "queues, peers, and what needs attention; exit code 1: something does",
+        "show queues, peers and problems (exit code 1 if there is a problem)",
         reads=True,
-        epilog="COMPLETED counts what was completed within the last hour, of the newest "
-        f"{_COUNTED:,} tasks. Each line that begins with ! needs attention.",
+        epilog="COMPLETED counts the tasks completed within the last hour, among the newest "
+        f"{_COUNTED:,} tasks. A line that begins with ! is a problem.",
     )
     status.add_argument(
-        "--running", action="store_true", help="also the tasks that run now, the longest first"
+        "--running", action="store_true", help="also list the running tasks, longest first"
     )
 
 
@@ -105,7 +105,7 @@ def _look(connection: Connection, *, running: bool) -> dict[str, Any]:
 
 
 def _queues(connection: Connection) -> Rows:
-    """Return a row for each queue where something waits, runs, died or was completed lately."""
+    """Return a row for each queue with tasks, or with tasks completed lately."""
     completed = {
         row["queue"]: row["completed"] for row in rows(connection, _COMPLETED, newest=_COUNTED)
     }
@@ -120,7 +120,7 @@ def _queues(connection: Connection) -> Rows:
 
 def _print_queues(queues: Rows) -> None:
     if not queues:
-        print("no queues: nothing waits, runs or was completed within the last hour")
+        print("no tasks wait or run, and none was completed within the last hour")
         return
     output.table(
         ("QUEUE", "READY", "SCHEDULED", "RUNNING", "BLOCKED", "DEAD", "COMPLETED", "OLDEST", ""),
@@ -191,7 +191,7 @@ def _progress(task: dict[str, Any]) -> str:
 
 
 def _alarms(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
-    """What needs attention, each with what to type next."""
+    """Return the problems, each with what to type next."""
     alarms = [_unrunnable(kind, found["time"]) for kind in found["unrunnable"]]
     alive = any(peer["alive"] for peer in found["peers"])
     expired = sum(not peer["alive"] and peer["running"] for peer in found["peers"])

@@ -1,4 +1,4 @@
-"""`peers cancel`, `change`, `pause`, `resume`: what operators do to tasks and queues."""
+"""`peers cancel`, `change`, `pause`, `resume`: change tasks and queues."""
 
 from __future__ import annotations
 
@@ -20,28 +20,44 @@ if TYPE_CHECKING:
 
 
 def register(commands: Commands) -> None:
-    """Declares the commands of this file."""
-    cancel = add_command(commands, "cancel", _cancel, "end tasks; a running one is told to stop")
+    """Declare the commands of this file."""
+    cancel = add_command(
+        commands, "cancel", _cancel, "cancel tasks (the handler of a running task is stopped)"
+    )
     cancel.add_argument("ids", type=task_id, nargs="+", metavar="ID")
     change = add_command(commands, "change", _change, "change a task that has not started")
     change.add_argument("id", type=task_id, metavar="ID")
     change.add_argument("--priority", type=int, metavar="N", help="smaller runs first")
     when = change.add_mutually_exclusive_group()
-    when.add_argument("--in", type=duration, dest="delay", metavar="DURATION", help="not before")
     when.add_argument(
-        "--at", type=instant, dest="scheduled_at", metavar="TIME", help="not before; ISO 8601"
+        "--in",
+        type=duration,
+        dest="delay",
+        metavar="DURATION",
+        help="do not run before this much time",
     )
-    change.add_argument("--args", type=json_object, metavar="JSON", help="instead of its args")
+    when.add_argument(
+        "--at",
+        type=instant,
+        dest="scheduled_at",
+        metavar="TIME",
+        help="do not run before this time (ISO 8601)",
+    )
+    change.add_argument("--args", type=json_object, metavar="JSON", help="new args")
     change.add_argument("--max-attempts", type=int, metavar="N")
-    change.add_argument("--timeout", type=duration, metavar="DURATION", help="for each attempt")
-    pause = add_command(commands, "pause", _pause, "claim nothing more from a queue")
+    change.add_argument(
+        "--timeout", type=duration, metavar="DURATION", help="timeout of each attempt"
+    )
+    pause = add_command(
+        commands, "pause", _pause, "stop claiming from a queue (running tasks go on)"
+    )
     pause.add_argument("queue", type=name, metavar="QUEUE")
-    resume = add_command(commands, "resume", _resume, "claim from a paused queue again")
+    resume = add_command(commands, "resume", _resume, "resume claiming from a paused queue")
     resume.add_argument("queue", type=name, metavar="QUEUE")
 
 
 def each(ids: Sequence[int], act: Callable[[int], None]) -> int:
-    """Does it to every task, whatever becomes of the others; the exit code of the first error."""
+    """Apply `act` to every task, even after an error; return the exit code of the first error."""
     code = 0
     for task in ids:
         try:
@@ -58,8 +74,8 @@ def _cancel(args: argparse.Namespace) -> int:
         def cancel(id: int) -> None:
             state = persistently(functions.cancel, connection, id)
             if state is TaskState.COMPLETED:
-                raise PeersError(f"task {id} is completed: there is nothing to cancel")
-            told = ": its peer is told to stop it" if state is TaskState.RUNNING else ""
+                raise PeersError(f"task {id} is completed and cannot be cancelled")
+            told = ": its handler is being stopped" if state is TaskState.RUNNING else ""
             print(f"task {id} is {state}{told}")
 
         return each(args.ids, cancel)
@@ -75,10 +91,10 @@ def _change(args: argparse.Namespace) -> int:
         args.timeout,
     )
     if all(value is None for value in given):
-        args.parser.error("say what to change, such as --priority 10")
+        args.parser.error("name what to change, such as --priority 10")
     new_args = None if args.args is None else written(args.args).encode()
     with connected(args) as connection:
-        if args.delay is not None:  # counted by the database's clock, like every time
+        if args.delay is not None:  # by the database's clock
             query = "select peers.now() + %(delay)s as due_at"
             args.scheduled_at = rows(connection, query, delay=args.delay)[0]["due_at"]
         persistently(
@@ -106,7 +122,7 @@ def _pause(args: argparse.Namespace) -> int:
         known = rows(connection, seen, queue=args.queue) or rows(
             connection, served, queue=args.queue
         )
-    print(f'queue "{args.queue}" is paused; what runs, runs on')
+    print(f'queue "{args.queue}" is paused; running tasks go on')
     if not known:
         output.say(
             f'No peer serves a queue "{args.queue}", and no task waits in it. Check the name.'
