@@ -58,12 +58,17 @@ def register(commands: Commands) -> None:
         metavar="N",
         help=f"show at most N (default: {_LISTED})",
     )
-    show = add_command(group, "show", _show, "show one dead letter with all its failures", reads=True)
+    show = add_command(
+        group, "show", _show, "show one dead letter with all its failures", reads=True
+    )
     show.add_argument("id", type=task_id, metavar="ID")
     retry = add_command(group, "retry", _retry, "retry dead letters with fresh attempts")
     retry.add_argument("--args", type=json_object, metavar="JSON", help="new args")
     discard = add_command(
-        group, "discard", _discard, "discard dead letters (they and the children that they hold end cancelled)"
+        group,
+        "discard",
+        _discard,
+        "discard dead letters (they and the children that they hold end cancelled)",
     )
     for command in (retry, discard):
         command.add_argument("ids", type=task_id, nargs="*", metavar="ID")

@@ -68,8 +68,8 @@ def add_command(
         setting_flags=("database_url", "embedded"),
     )
     if reads:
-        parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    group = parser.add_argument_group("the database")
+        parser.add_argument("--json", action="store_true", help="print one JSON document to stdout")
+    group = parser.add_argument_group("database")
     place = group.add_mutually_exclusive_group()
     place.add_argument(
         "--database-url",
@@ -81,13 +81,13 @@ def add_command(
         "--embedded",
         action="store_true",
         default=None,
-        help="use the private Postgres of this machine",
+        help="use the embedded Postgres",
     )
     group.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
-        help="settings in TOML (default: /etc/peers/peers.toml)",
+        help="settings file in TOML (default: /etc/peers/peers.toml)",
     )
     return parser
 
