@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,17 +44,19 @@ def open_database(url: str | None) -> Iterator[Database]:
                 f"using the embedded Postgres {embedded.server_version} in {embedded.data} "
                 "(--database-url names another database)"
             )
-            yield Database(embedded.url(), connection, sentence, "peers db psql")
+            psql = shlex.join([sys.executable, "-m", "peers", "db", "psql"])
+            yield Database(embedded.url(), connection, sentence, psql)
         return
     with psycopg.connect(url, autocommit=True) as connection:
         if schema.installed_version(connection) is None:
             schema.migrate(connection)
         schema.require(connection)
-        shown = _without_password(url)
+        shown = without_password(url)
         sentence = f"database: {shown or 'named by libpq variables (PGHOST, PGSERVICE …)'}"
-        yield Database(url, connection, sentence, f"psql '{shown}'")
+        yield Database(url, connection, sentence, shlex.join(["psql", shown]))
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """Return the connection string without its password."""
     parameters: dict[str, Any] = conninfo_to_dict(url)
     return make_conninfo(**parameters) if parameters.pop("password", None) else url
