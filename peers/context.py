@@ -1,4 +1,4 @@
-"""What a running handler can know and ask of its own task: `current_task()`."""
+"""The task that a handler is running: `current_task()`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any, Final, Protocol
 
 
 class Scheduler(Protocol):
-    """The way from a handler to the scheduler: through its worker's parent."""
+    """The way from a handler to the scheduler, through the worker's parent process."""
 
     def call(self, ticket: int, verb: str, payload: object) -> Any:
-        """Ask and wait for the answer."""
+        """Send a request and return the answer."""
 
     def tell(self, ticket: int, verb: str, payload: object) -> None:
-        """Say without waiting."""
+        """Send a message that has no answer."""
 
     def limit(self, ticket: int, seconds: float | None) -> None:
-        """Have the worker killed if its handler runs on for so long; None: no longer."""
+        """Have the worker killed when its handler runs on for `seconds`; None: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class CurrentTask:
     """The task that a handler is running.
 
     `deadline` is on the scale of `time.monotonic()`, in seconds; None: there is no timeout.
-    `cancelled` turns true when somebody cancels the task: a handler that runs long should look at
-    it and return. (`id`, `token`) is unique for each attempt, and what an outside system can use to
-    recognise a repetition.
+    `cancelled` becomes true when the task is cancelled. A handler that runs long should check it
+    and return. (`id`, `token`) is unique for each attempt: an external system can recognise a
+    repetition by it.
     """
 
     id: int
@@ -55,58 +55,58 @@ class CurrentTask:
     cancelled: bool = False
 
     def parents(self) -> list[Parent]:
-        """The parents with their results, in the order of their ids (blocks: one query).
+        """Return the parents with their results, in the order of their ids (blocks: one query).
 
         Raises `DatabaseUnreachable` when the peer has no database at the moment.
         """
         return [Parent(**parent) for parent in self.call("parents", None)]
 
     async def parents_async(self) -> list[Parent]:
-        """`parents()` for an async handler."""
+        """Return the same as `parents()`, for an async handler."""
         return await asyncio.to_thread(self.parents)
 
     def progress(self, done: int, total: int | None = None) -> None:
-        """Tell how far the handler is, for people who look at `peers.running`. Never blocks."""
+        """Report how far the handler is, shown by the view `peers.running`. Never blocks."""
         self._scheduler.tell(self.ticket, "progress", {"done": done, "total": total})
 
     def kill_after(self, seconds: float | None) -> None:
         """Have the worker killed unless the handler calls this again within `seconds`; None: never.
 
-        For calls that may hang and listen to nothing, such as those of a library in C: the attempt
-        fails with a timeout, as `timeout` does for the whole handler. In an async handler only time
-        counts in which it keeps the event loop to itself. Never blocks.
+        Use it for calls that may hang and cannot be interrupted, such as those of a C library. The
+        attempt fails with a timeout, as with `timeout`, which covers the whole handler. In an async
+        handler, only time counts in which it blocks the event loop. Never blocks itself.
         """
         if seconds is not None and not seconds > 0:
             raise ValueError(f"kill_after() takes more than 0 seconds, not {seconds}")
         self._scheduler.limit(self.ticket, seconds)
 
     def start_cooldown(self, name: str, seconds: float, reason: str | None = None) -> float:
-        """Keep all peers from calling the outside system `name` for up to a day (blocks).
+        """Start a cooldown of the external system `name`, for up to a day (blocks: one query).
 
-        Answers for how many seconds that is: an earlier cooldown may last longer.
+        Returns its seconds: an earlier cooldown may last longer.
         """
-        told = {"name": name, "seconds": seconds, "reason": reason}
-        return float(self.call("start_cooldown", told))
+        request = {"name": name, "seconds": seconds, "reason": reason}
+        return float(self.call("start_cooldown", request))
 
     async def start_cooldown_async(
         self, name: str, seconds: float, reason: str | None = None
     ) -> float:
-        """`start_cooldown()` for an async handler."""
+        """Do the same as `start_cooldown()`, for an async handler."""
         return await asyncio.to_thread(self.start_cooldown, name, seconds, reason)
 
     def cooldown_left(self, name: str) -> float:
-        """For how many seconds `name` is still to be left alone; 0.0: call it (blocks: one query).
+        """Return the seconds that the cooldown of `name` still lasts; 0.0: there is none.
 
-        Ask before each call of a system that somebody may have put into a cooldown.
+        Call it before each call of a system that may have a cooldown (blocks: one query).
         """
         return float(self.call("cooldown_left", {"name": name}))
 
     async def cooldown_left_async(self, name: str) -> float:
-        """`cooldown_left()` for an async handler."""
+        """Return the same as `cooldown_left()`, for an async handler."""
         return await asyncio.to_thread(self.cooldown_left, name)
 
     def call(self, verb: str, payload: object) -> Any:
-        """Ask the scheduler through the parent, and wait."""
+        """Send a request to the scheduler and return the answer (blocks)."""
         return self._scheduler.call(self.ticket, verb, payload)
 
 
@@ -115,26 +115,26 @@ _batch: Final[ContextVar[Sequence[CurrentTask]]] = ContextVar("peers_current_bat
 
 
 def current() -> CurrentTask | None:
-    """The task that is being run here, or the first of a batch; None outside of a handler."""
+    """Return the task that runs here, or the first of a batch; None outside of a handler."""
     batch = _batch.get()
     return batch[0] if batch else _current.get()
 
 
 def current_task() -> CurrentTask:
-    """The task that is being run here.
+    """Return the task that runs here.
 
     Raises `RuntimeError` outside of a handler, and in a batch handler, which has many.
     """
     task = _current.get()
     if task is None and _batch.get():
-        raise RuntimeError("a batch handler runs many tasks at once: see current_batch()")
+        raise RuntimeError("a batch handler runs many tasks at once: use current_batch()")
     if task is None:
         raise RuntimeError("current_task() is only known inside a handler that a peer is running")
     return task
 
 
 def current_batch() -> Sequence[CurrentTask]:
-    """The tasks that the batch handler was called with, in the same order.
+    """Return the tasks that the batch handler was called with, in the same order.
 
     Raises `RuntimeError` outside of a batch handler.
     """
@@ -147,7 +147,7 @@ def current_batch() -> Sequence[CurrentTask]:
 
 
 def batch_size() -> int:
-    """How many tasks the batch handler here was called with; 0 outside of one."""
+    """Return how many tasks the batch handler was called with; 0 outside of one."""
     return len(_batch.get())
 
 

@@ -1,16 +1,17 @@
-"""Everything that Peers raises on purpose.
+"""The exceptions of Peers.
 
-A message names the thing, the bound and, as its last sentence, the remedy. The command line turns
-`exit_code` into its own. No driver is imported here: the worker process, which never talks to the
-database, needs these classes too.
+A message says what is wrong, the bound and, in its last sentence, the remedy. `exit_code` is that
+of the command line. No database driver is imported here, because workers need these classes too and
+never connect to the database.
 """
 
-# ruff: noqa: N818 - a name says what is the matter; "Error" behind each would say nothing more
+# ruff: noqa: N818 - the names say what is wrong; the suffix "Error" would add nothing
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class PeersError(Exception):
-    """The base of all; `hint` is the remedy, where the message doesn't hold it already."""
+    """The base class. `hint` is the remedy, unless the message says it already."""
 
     exit_code = 1
 
@@ -34,6 +35,26 @@ class PeersError(Exception):
         return f"{self.message.rstrip('.')}. {self.hint}"
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed attempt of a task. Times are in UTC."""
+
+    attempt: int
+    error_type: str
+    error_message: str
+    traceback: str | None
+    exit_signal: str | None
+    exit_code: int | None
+    host: str | None
+    started_at: datetime
+    failed_at: datetime
+    retry_at: datetime | None
+    """When the next attempt is due; None: there is none."""
+
+    def __str__(self) -> str:
+        return f"{self.error_type}: {self.error_message}"
+
+
 # ------------------------------------------------------------------------- what handlers may raise
 
 
@@ -41,7 +62,7 @@ _RETRY_MAX = 365 * 86400.0
 
 
 class Retry(PeersError):
-    """Raised by a handler: fail this attempt, and try again after `in_` instead of the backoff.
+    """Raised by a handler: this attempt has failed; retry after `in_` instead of the backoff.
 
     `in_` is a timedelta or seconds, 0 to 365 days; None keeps the kind's backoff. The attempt
     counts. Raises `ValueError` for any other time.
@@ -53,11 +74,11 @@ class Retry(PeersError):
 
 
 class Snooze(Retry):
-    """Raised by a handler: run again after `in_`, and use the slot for others until then.
+    """Raised by a handler: run the task again after `in_`, and free the slot until then.
 
-    The attempt does not count. For a task that cannot do anything yet, such as one whose outside
-    system is in a cooldown. `in_` is a timedelta or seconds, 0 to 365 days. Raises `ValueError` for
-    any other time.
+    The attempt does not count. Use it for a task that cannot do anything yet, for instance because
+    an external system has a cooldown. `in_` is a timedelta or seconds, 0 to 365 days. Raises
+    `ValueError` for any other time.
     """
 
     def __init__(self, in_: timedelta | float, message: str = "") -> None:
@@ -65,7 +86,7 @@ class Snooze(Retry):
 
 
 def seconds_until_retry(in_: object) -> float | None:
-    """Return the seconds of `Retry.in_`. Raises `ValueError` for what is no time, or too long."""
+    """Return the seconds of `Retry.in_`. Raises `ValueError` when it is out of bounds."""
     if in_ is None:
         return None
     try:  # a Decimal, say, has no form on the way to the parent
@@ -78,21 +99,21 @@ def seconds_until_retry(in_: object) -> float | None:
 
 
 class Reject(PeersError):
-    """Raised by a handler: no further attempt can help, the task is dead at once."""
+    """Raised by a handler: the task is dead at once, because no further attempt can help."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
 
 
 class ArgsInvalid(PeersError):
-    """The arguments do not fit the handler's signature, are no JSON, or exceed 1 MiB."""
+    """The args do not fit the handler's signature, cannot be written as JSON, or exceed 1 MiB."""
 
 
 class ResultInvalid(PeersError):
-    """What the handler returned is no JSON, or exceeds 1 MiB."""
+    """The handler's result cannot be written as JSON, or exceeds 1 MiB."""
 
 
-# ------------------------------------------------------------------------------ what keeps us out
+# ------------------------------------------------------------------- settings and the database
 
 
 class ConfigError(PeersError):
@@ -102,7 +123,7 @@ class ConfigError(PeersError):
 
 
 class NotPermitted(ConfigError):
-    """The database role may not do this."""
+    """The database role lacks a right."""
 
 
 class SchemaMissing(ConfigError):
@@ -120,7 +141,7 @@ class DatabaseUnreachable(PeersError):
 
 
 class NotFound(PeersError):
-    """What was asked for is not there."""
+    """Something does not exist."""
 
     exit_code = 4
 
@@ -145,15 +166,15 @@ class NotDead(PeersError):
 
 
 class Refused(PeersError):
-    """PE005: the statement would bypass what keeps the scheduler consistent."""
+    """PE005: the statement would make the scheduler's tables inconsistent."""
 
 
 class ContractMismatch(ConfigError):
-    """PE006: this package and the database speak different versions of the contract."""
+    """PE006: this package and the database have different versions of the contract."""
 
 
 class BadGraph(PeersError):
-    """PE007: a graph is malformed, or names a task that is not there."""
+    """PE007: a graph is malformed, or names a task that does not exist."""
 
 
 class TaskNotFound(NotFound):
@@ -161,11 +182,32 @@ class TaskNotFound(NotFound):
 
 
 class BadTask(PeersError):
-    """PE009: a value is out of its bounds."""
+    """PE009: a value is out of bounds."""
 
 
 class PeerLost(PeersError):
     """PE010: the peer is unknown, or its lease has expired: stop its handlers and join again."""
+
+
+class GraphNotFound(NotFound):
+    """PE011: there is no such graph; it never existed, or it was pruned."""
+
+
+# ------------------------------------------------------------------------ what `result` raises
+
+
+class TaskFailed(PeersError):
+    """The task is dead. `failure` is its last failed attempt, if that is known."""
+
+    def __init__(
+        self, message: str, hint: str | None = None, failure: Failure | None = None
+    ) -> None:
+        super().__init__(message, hint)
+        self.failure = failure
+
+
+class TaskCancelled(PeersError):
+    """The task was cancelled or discarded, so it has no result."""
 
 
 _BY_SQLSTATE: dict[str, type[PeersError]] = {
@@ -179,6 +221,7 @@ _BY_SQLSTATE: dict[str, type[PeersError]] = {
     "PE008": TaskNotFound,
     "PE009": BadTask,
     "PE010": PeerLost,
+    "PE011": GraphNotFound,
     "22003": BadTask,  # numeric_value_out_of_range
     "22007": BadTask,  # invalid_datetime_format
     "22008": BadTask,  # datetime_field_overflow
@@ -191,17 +234,19 @@ _BY_SQLSTATE: dict[str, type[PeersError]] = {
 }
 
 _HINTS: dict[type[PeersError], str] = {
-    NotPermitted: "Connect as a role that may, or have it granted one of the peers_… roles.",
+    NotPermitted: "Connect as another role, or grant it one of the peers_… roles.",
     SchemaMissing: "Run `peers migrate` (it needs the owner's role).",
 }
 
 
 def from_database(error: BaseException) -> PeersError | None:
-    """The error of ours that a driver's error stands for; None if it is not about Peers.
+    """Return the exception of Peers for an error of a driver; None if it is not about Peers.
 
-    Takes psycopg's errors and SQLAlchemy's wrapping of them.
+    Takes psycopg's errors, and SQLAlchemy's and Django's wrapping of them.
     """
     cause: Any = getattr(error, "orig", None) or error
+    if not hasattr(cause, "sqlstate") and hasattr(error.__cause__, "sqlstate"):
+        cause = error.__cause__
     sqlstate = getattr(cause, "sqlstate", None)
     if not isinstance(sqlstate, str):
         return None
@@ -210,7 +255,9 @@ def from_database(error: BaseException) -> PeersError | None:
         return None
     diagnostics = cause.diag
     message = diagnostics.message_primary or str(cause)
-    if kind is SchemaMissing and "peers" not in message:  # an application's trigger misses its own
+    if (
+        kind is SchemaMissing and "peers" not in message
+    ):  # it is a table of the application's trigger
         return None
     if kind is BadTask and diagnostics.message_detail:
         message = f"{message} ({diagnostics.message_detail.rstrip('.')})"
@@ -219,7 +266,7 @@ def from_database(error: BaseException) -> PeersError | None:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raises what the database refused as an error of ours; the driver's own is its cause."""
+    """Raise what the database refused as an exception of Peers, caused by the driver's own."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Handlers and their registry: which function runs which kind, and under which policy."""
+"""Handlers and their registry: which function runs which kind, with which policy."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Final
 
-from peers.errors import ArgsInvalid
-from peers.signatures import Signature, innermost, name_of, of_keywords, of_rows
+from peers.errors import ArgsInvalid, ResultInvalid
+from peers.signatures import Signature, innermost, name_of, of_keywords, of_rows, result_of
 from peers.types import (
     BATCH_SIZE_MAX,
     BATCH_WAIT_MAX,
@@ -25,6 +25,7 @@ from peers.types import (
     TIMEOUT_MAX,
     TIMEOUT_MIN,
 )
+from peers.values import Codec, ConversionError
 
 DEFAULT_BACKOFF: Final = timedelta(seconds=1)
 DEFAULT_BACKOFF_CAP: Final = timedelta(hours=1)
@@ -34,8 +35,8 @@ DEFAULT_BACKOFF_CAP: Final = timedelta(hours=1)
 class Handler:
     """A function that runs the tasks of one kind, and the policy that it declares for them.
 
-    With a `batch_size` it takes a list with the args of up to as many tasks, and returns as many
-    results; it is called for fewer when no more have come within `batch_wait`.
+    With a `batch_size` the function takes a list with the args of up to that many tasks, and
+    returns one result for each. It is called with fewer when no more come within `batch_wait`.
 
     Raises `ValueError` when a value is out of bounds.
     """
@@ -51,7 +52,8 @@ class Handler:
     batch_size: int | None = None
     batch_wait: timedelta = timedelta(0)
     _signature: Signature = field(init=False, repr=False, compare=False)
-    _is_settled: bool = field(init=False, repr=False, compare=False, default=False)
+    _result: Codec | None = field(init=False, repr=False, compare=False, default=None)
+    _is_resolved: bool = field(init=False, repr=False, compare=False, default=False)
 
     def __post_init__(self) -> None:
         for name, text in (("kind", self.kind), ("queue", self.queue)):
@@ -97,31 +99,82 @@ class Handler:
 
     @property
     def is_async(self) -> bool:
-        """Whether it runs on the event loop of an async worker."""
+        """Return whether it runs on the event loop of an async worker."""
         return inspect.iscoroutinefunction(self.function)
 
-    def check(self, args: Mapping[str, Any]) -> Any:
-        """The args as the function's annotations want them: by name, or an element of its list.
+    def dump_args(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the args as JSON types, once it is sure that `load_args` can read them.
 
-        Raises `ArgsInvalid` when one is missing, unknown or of another type.
+        Raises `ArgsInvalid` when one is missing, unknown or of another type than its annotation.
         """
-        self.settle()
+        self.resolve()
+        codec = self._signature.args
         try:
-            return self._signature.check(args)
-        except ValueError as error:
-            raise ArgsInvalid(f"args do not fit {self.kind}: {error}") from None
+            dumped: dict[str, Any] = codec.dump(args)
+            if not codec.is_plain:
+                codec.load(dumped)
+        except (ConversionError, RecursionError) as error:
+            raise self._args_invalid(error) from None
+        return dumped
 
-    def settle(self) -> None:
-        """Look once more for what was not there yet when the function was declared.
+    def load_args(self, data: Mapping[str, Any]) -> Any:
+        """Return the args as the function takes them: by name, or as an element of its list.
+
+        Raises `ArgsInvalid`, as `dump_args` does.
+        """
+        if not self._is_resolved:
+            self.resolve()
+        try:
+            return self._signature.args.load(data)
+        except (ConversionError, RecursionError) as error:
+            raise self._args_invalid(error) from None
+
+    def _args_invalid(self, error: ConversionError | RecursionError) -> ArgsInvalid:
+        return ArgsInvalid(f"args do not fit {self.kind}: {_describe(error, 'args')}")
+
+    def dump_result(self, value: Any) -> Any:
+        """Return a task's result as JSON types, once it is sure that `load_result` can read it.
+
+        A result whose annotation JSON has itself is returned as it is, unchecked. Raises
+        `ResultInvalid`.
+        """
+        if not self._is_resolved:
+            self.resolve()
+        if self._result is None:
+            return value
+        try:
+            dumped = self._result.dump(value)
+            self._result.load(dumped)
+        except (ConversionError, RecursionError) as error:
+            raise self._result_invalid(error) from None
+        return dumped
+
+    def load_result(self, data: Any) -> Any:
+        """Return a task's result as its handler returned it. Raises `ResultInvalid`."""
+        self.resolve()
+        try:
+            return data if self._result is None else self._result.load(data)
+        except (ConversionError, RecursionError) as error:
+            raise self._result_invalid(error) from None
+
+    def _result_invalid(self, error: ConversionError | RecursionError) -> ResultInvalid:
+        return ResultInvalid(
+            f"the result of {self.kind} does not fit its annotation: {_describe(error, 'result')}"
+        )
+
+    def resolve(self) -> None:
+        """Resolve the result's annotation, and those of args that name a class below the function.
 
         Warns of each argument that cannot be checked, because its annotation cannot be resolved.
         """
-        if self._is_settled:
+        if self._is_resolved:
             return
-        object.__setattr__(self, "_is_settled", True)
+        object.__setattr__(self, "_is_resolved", True)
+        result = result_of(self.function, is_batch=self.batch_size is not None)
+        object.__setattr__(self, "_result", result)
         if not self._signature.unresolved:
             return
-        self._read_signature()  # a class that stands below the handler is there by now
+        self._read_signature()
         taken = (
             "is not checked" if self.batch_size is None else "is taken as a list of JSON objects"
         )
@@ -139,6 +192,12 @@ class Handler:
         object.__setattr__(self, "_signature", read(self.function))
 
 
+def _describe(error: ConversionError | RecursionError, root: str) -> str:
+    if isinstance(error, ConversionError):
+        return error.describe(root)
+    return f"{root}: nested too deeply; pass fewer levels"
+
+
 def _is_storable(text: str) -> bool:
     return "\0" not in text and text.encode(errors="replace") == text.encode(errors="surrogatepass")
 
@@ -152,9 +211,9 @@ _registry: dict[str, Handler] = {}
 
 
 def register(handler: Handler) -> None:
-    """Make `handler` the one for its kind.
+    """Make `handler` the handler of its kind.
 
-    Raises `ValueError` when another function already is.
+    Raises `ValueError` when the kind has another function already.
     """
     other = _registry.get(handler.kind)
     if other is not None and name_of(other.function) != name_of(handler.function):
@@ -166,5 +225,10 @@ def register(handler: Handler) -> None:
 
 
 def registry() -> Mapping[str, Handler]:
-    """All handlers, by kind."""
+    """Return all handlers, by kind."""
     return MappingProxyType(_registry)
+
+
+def find(kind: str) -> Handler | None:
+    """Return the handler of a kind, or None."""
+    return _registry.get(kind)

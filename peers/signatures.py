@@ -1,7 +1,7 @@
-"""What a handler takes, read from its signature.
+"""What a handler takes and returns, read from its signature.
 
-Only the annotations of what a task can carry are looked at; that of the result never is. A name
-that is there for type checkers only cannot be resolved: such an argument is not checked.
+A name that exists for type checkers only cannot be resolved at run time. An argument with such an
+annotation is not checked.
 """
 
 from __future__ import annotations
@@ -9,44 +9,25 @@ from __future__ import annotations
 import inspect
 import typing
 from collections import abc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Final, NotRequired, get_args, get_origin
+from typing import Any, Final, get_args, get_origin
 
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError, with_config
-from typing_extensions import TypedDict
+from peers.values import Codec, Fields, UnsupportedTypeError, codec_of
 
-# JSON has no bytes. As base64 they come through whatever they are; as text, only if they are UTF-8.
-BASE64: Final = ConfigDict(val_json_bytes="base64", ser_json_bytes="base64")
-_ELEMENT: Final = "element"
-_NEVER: Final = (bytearray, memoryview)
+_OBJECT: Final = codec_of(dict[str, Any])
+_ANY: Final = codec_of(Any)
+_LISTS: Final = (list, abc.Sequence)
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What args must be, and the annotations that could not be resolved, by the argument."""
+    """How the args of a task are written and read."""
 
     unresolved: Mapping[str, str]
-    _args: TypeAdapter[Any]
-    _field: str | None = None
-    """Where in what the adapter takes the args are; None: they are all of it."""
-
-    def check(self, args: Mapping[str, Any]) -> Any:
-        """Return the args as the annotations want them. Raises `ValueError`, which names each."""
-        try:
-            checked = self._args.validate_python(
-                args if self._field is None else {self._field: args}
-            )
-        except ValidationError as error:
-            within = 0 if self._field is None else 1
-            raise ValueError(
-                "; ".join(
-                    f"{'.'.join(map(str, e['loc'][within:])) or 'args'}: {e['msg']}"
-                    for e in error.errors()
-                )
-            ) from None
-        return checked if self._field is None else checked[self._field]
+    """The annotations that could not be resolved, by argument."""
+    args: Codec | Fields
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -66,32 +47,35 @@ def innermost(function: Any) -> Any:
 
 
 def of_keywords(function: Callable[..., Any]) -> Signature:
-    """Read what a handler takes that is called with args by name.
+    """Read the signature of a handler that is called with args by name.
 
-    Raises `TypeError` when it takes positional-only arguments, which a JSON object cannot carry,
-    or bytes in a form that does not come through.
+    Raises `TypeError` for positional-only arguments, which a JSON object cannot carry, and for a
+    required argument that JSON cannot hold.
     """
-    fields: dict[str, Any] = {}
+    codecs: dict[str, Codec] = {}
+    required: set[str] = set()
     unresolved: dict[str, str] = {}
-    extra: Any = "forbid"
+    takes_more = False
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
-            extra = "allow"
+            takes_more = True
         elif parameter.kind is parameter.POSITIONAL_ONLY:
             raise TypeError(
                 f"{name_of(function)}: args come by name, but {parameter.name!r} is positional-only"
             )
         elif parameter.kind is not parameter.VAR_POSITIONAL:
-            annotation = _resolved(function, parameter)
-            if annotation is None:
-                unresolved[parameter.name], annotation = str(parameter.annotation), Any
-            required = parameter.default is parameter.empty
-            fields[parameter.name] = annotation if required else NotRequired[annotation]
-    return Signature(unresolved, _checked(function, _adapter(fields, extra)))
+            codec = _codec_of(function, parameter.annotation)
+            if codec is None:
+                unresolved[parameter.name], codec = str(parameter.annotation), _ANY
+            codecs[parameter.name] = codec
+            if parameter.default is parameter.empty:
+                required.add(parameter.name)
+                _require_json(function, parameter.name, codec)
+    return Signature(unresolved, Fields(codecs, frozenset(required), takes_more=takes_more))
 
 
 def of_rows(function: Callable[..., Any]) -> Signature:
-    """Read what one element is of the list that a batch handler takes.
+    """Read the signature of a batch handler: an element of the list that it takes.
 
     An element that cannot be resolved is taken as a JSON object. Raises `TypeError` when the
     handler does not take one list.
@@ -104,30 +88,70 @@ def of_rows(function: Callable[..., Any]) -> Signature:
             "as `rows: list[dict[str, Any]]`"
         )
     parameter = parameters[0]
-    annotation = _resolved(function, parameter)
-    if annotation is None:
-        return Signature({parameter.name: str(parameter.annotation)}, TypeAdapter(dict[str, Any]))
+    try:
+        annotation = _resolve(function, parameter.annotation)
+    except _UnresolvedError:
+        return Signature({parameter.name: str(parameter.annotation)}, _OBJECT)
     if annotation is Any or annotation is list:
-        return Signature({}, TypeAdapter(dict[str, Any]))
-    if get_origin(annotation) not in (list, abc.Sequence) or len(get_args(annotation)) != 1:
+        return Signature({}, _OBJECT)
+    if get_origin(annotation) not in _LISTS or len(get_args(annotation)) != 1:
         raise TypeError(
             f"{name_of(function)}: {parameter.name!r} must be a list of something that a "
             f"JSON object fits, such as list[dict[str, Any]], not {annotation!r}"
         )
-    adapter = _adapter({_ELEMENT: get_args(annotation)[0]}, "forbid")
-    return Signature({}, _checked(function, adapter), _ELEMENT)
+    element = _codec_of(function, get_args(annotation)[0])
+    if element is None:
+        return Signature({parameter.name: str(parameter.annotation)}, _OBJECT)
+    if dict not in element.json_types:
+        raise TypeError(
+            f"{name_of(function)}: {parameter.name!r} is a list of {element.name}, but the args of "
+            "a task are a JSON object; take a list of dicts, dataclasses or models"
+        )
+    return Signature({}, element)
 
 
-def _adapter(fields: dict[str, Any], extra: Any) -> TypeAdapter[Any]:
-    typed_dict: Any = TypedDict  # of fields that are known at run time only
-    shape = typed_dict("shape", fields)
-    config = ConfigDict(extra=extra, arbitrary_types_allowed=True, **BASE64)
-    return TypeAdapter(with_config(config)(shape))
+def _require_json(function: Callable[..., Any], name: str, codec: Codec) -> None:
+    if not codec.json_types:
+        raise TypeError(
+            f"{name_of(function)}: {name!r} is a {codec.name}, which has no JSON form; take what "
+            "the handler can make it from"
+        )
 
 
-def _resolved(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
-    """Evaluate an annotation; None if it, or a type that it is made of, is not there."""
-    if parameter.annotation is parameter.empty:
+def result_of(function: Callable[..., Any], *, is_batch: bool) -> Codec | None:
+    """Return the codec of a task's result.
+
+    None: JSON has its type itself, or its annotation is missing, cannot be resolved or has no JSON
+    form. Such a result is stored as it is, unchecked.
+    """
+    try:
+        resolved = _resolve(function, inspect.signature(function).return_annotation)
+        if is_batch:
+            is_list = get_origin(resolved) in _LISTS and len(get_args(resolved)) == 1
+            resolved = get_args(resolved)[0] if is_list else Any
+        codec = codec_of(resolved)
+    except (_UnresolvedError, NameError, UnsupportedTypeError):
+        return None
+    return None if codec.is_plain or not codec.json_types else codec
+
+
+class _UnresolvedError(Exception):
+    """An annotation cannot be evaluated."""
+
+
+def _codec_of(function: Callable[..., Any], annotation: Any) -> Codec | None:
+    """Return the codec; None if the annotation, or a type that it is made of, is not there."""
+    try:
+        return codec_of(_resolve(function, annotation))
+    except (_UnresolvedError, NameError):
+        return None
+    except UnsupportedTypeError as error:
+        raise TypeError(f"{name_of(function)}: {error}") from None
+
+
+def _resolve(function: Callable[..., Any], annotation: Any) -> Any:
+    """Evaluate an annotation. Raises `_UnresolvedError`."""
+    if annotation is inspect.Parameter.empty:
         return Any
     inner = innermost(function)
     code = getattr(inner, "__code__", None)
@@ -137,59 +161,9 @@ def _resolved(function: Callable[..., Any], parameter: inspect.Parameter) -> Any
             name: cell.cell_contents
             for name, cell in zip(getattr(code, "co_freevars", ()), cells, strict=False)
         }
-        annotation = typing.get_type_hints(
-            SimpleNamespace(__annotations__={"it": parameter.annotation}),
+        return typing.get_type_hints(
+            SimpleNamespace(__annotations__={"it": annotation}),
             getattr(inner, "__globals__", {}), closure, include_extras=True,
         )["it"]  # fmt: skip
     except Exception:  # noqa: BLE001  # whatever an annotation does when it is evaluated
-        return None
-    try:
-        _adapter({"it": annotation}, "forbid").validate_python({})
-    except (NameError, PydanticUserError):  # of a model with fields that are not there
-        return None
-    except ValueError:
-        pass  # of course: there is nothing in it
-    return type(None) if annotation is None else annotation
-
-
-# ------------------------------------------------------------------------------------------ bytes
-
-
-def _checked(function: Callable[..., Any], adapter: TypeAdapter[Any]) -> TypeAdapter[Any]:
-    complaint = next(bytes_without_form(adapter.core_schema, base64=True), None)
-    if complaint is not None:
-        raise TypeError(f"{name_of(function)}: {complaint}")
-    return adapter
-
-
-def bytes_without_form(schema: Any, *, base64: bool) -> Iterator[str]:
-    """Yield why bytes that are annotated somewhere in a pydantic schema would not come through.
-
-    `base64`: whether the types around it say that bytes are written as base64.
-    """
-    if isinstance(schema, list | tuple):
-        for part in schema:
-            yield from bytes_without_form(part, base64=base64)
-    if not isinstance(schema, dict):
-        return
-    kind, config = schema.get("type"), schema.get("config")
-    if kind == "model" or (kind == "dataclass" and config is not None):
-        base64 = dict(config or {}).items() >= dict(BASE64).items()
-    if kind == "bytes" and not base64:
-        yield (
-            "bytes in a model only come through as base64; give it model_config = "
-            'ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")'
-        )
-    if kind == "is-instance" and schema.get("cls") in _NEVER:
-        yield f"{schema['cls'].__name__} has no form in JSON; annotate it as bytes"
-    if kind == "union" and any(_is_bytes(choice) for choice in schema["choices"]):
-        yield "bytes or something else cannot be told apart in JSON; take bytes, or bytes | None"
-    for key, part in schema.items():
-        if key not in ("metadata", "config", "cls"):
-            yield from bytes_without_form(part, base64=base64)
-
-
-def _is_bytes(choice: Any) -> bool:
-    """Return whether a choice of a union, a schema or a schema with its label, is bytes."""
-    schema = choice[0] if isinstance(choice, tuple) else choice
-    return isinstance(schema, dict) and schema.get("type") == "bytes"
+        raise _UnresolvedError from None

@@ -1,41 +1,43 @@
--- Peers: a task scheduler without a leader, told in the order it is read and applied.
+-- Peers: a task scheduler that runs inside Postgres. There is no leader and no server of its own: identical peer
+-- processes share one database, and each of these files is one part of what they do there.
 --
---   10_tables     the nouns. A row in peers.task is one unit of work and carries its `state`, always true.
---                 The narrow rooms beside it (ready, scheduled, blocked, lease, dead) hold the task in that
---                 state, so that those who look for work never walk the wide table.
---   20_submit     an INSERT into peers.task is a submission. A trigger checks it and puts it into its room.
---   25_submit_graph, 27_topological_sort: a whole graph at once, sorted first.
---   30_dependencies      an INSERT into peers.dependency makes a child wait. A trigger counts the parents that hold
---                 it (pending_parents) and refuses cycles.
---   35_unblock    another trigger counts down as parents end; the child whose counter reaches 0 is released.
---   40_peers      a peer joins and sends heartbeats, which renew all of its leases.
---   45_claim      it claims ready tasks with FOR UPDATE SKIP LOCKED. A claim is a lease with a random token.
---   50_complete     an outcome counts only from the peer that holds the lease under the same token: completed,
---   55_fail       or failed: tried again later (backoff with full jitter), dead, or cancelled.
---   57_requeue     what was not run comes back: released by its peer, or reclaimed from one whose heartbeat
---                 has expired, by any other.
---   58_cooldown   an outside system that asks to be left alone is left alone by all peers.
---   59_promote    what is due becomes ready.
---   60_operate       dead letters: retry or discard them. And what operators change: cancel, change, pause.
---   80_views, 82_explain: what people read. 85_maintenance: prune and check. 87_guard: what is
---   refused outside the verbs. 90_roles: who may do what.
+-- A row in peers.task is one unit of work, and its column `state` says what it is doing. The states that are queried
+-- often have a narrow table as well (ready, scheduled, blocked, lease, dead).
 --
--- Three rules hold everywhere, and the comments do not repeat them:
---   * The lock on a task's row guards every transition of that task. Claim and settle never wait for it
---     (SKIP LOCKED): an application that keeps a transaction open must not stop the peers.
---   * Only claim and promote (and prune, what outlived its task) delete from the rooms ready and scheduled.
---     Who changes a task leaves its old row there; a row counts only while the task says the same (state,
---     queue, kind, priority; or scheduled_at).
---   * Locks are taken from parents to children, and in the order of ids among equals.
+--   10 to 13    the tables: tasks and graphs, one table for each state, peers, bookkeeping.
+--   20 to 27    submission. An INSERT into peers.task submits; a trigger checks it and inserts it into the table of its
+--               state. peers.submit and peers.submit_graph (which sorts the graph first) do the same in one call.
+--   30, 35      dependencies. An INSERT into peers.dependency makes a child wait. A trigger counts its parents in
+--               pending_parents and refuses cycles. When parents end, another trigger counts down; a child whose
+--               count reaches 0 becomes ready.
+--   40, 45      a peer joins, sends heartbeats, and claims ready tasks with FOR UPDATE SKIP LOCKED. A claim is a lease
+--               with a random token. The peer's heartbeat renews all of its leases.
+--   50, 55      an outcome is recorded only from the peer that holds the lease, under its token: the task completes, or
+--               its attempt fails and the task is retried (backoff with full jitter), dies, or is cancelled.
+--   57          a task that was not run becomes ready again: its peer released it, or another peer reclaimed it from
+--               a peer whose heartbeat expired.
+--   58, 59      cooldowns for external systems; promotion of scheduled tasks that are due.
+--   60, 62      what operators do with tasks, queues and graphs: retry, discard, cancel, change, pause, resume.
+--   63          a program that waits for a task's result is notified of its end.
+--   80 to 90    views, peers.explain, maintenance (prune, check), what is refused, and the roles.
 --
--- Every file can be applied again at any time: tables are created once, functions are replaced.
+-- Three rules hold everywhere:
+--   * The lock on a task's row guards every transition of that task. A peer's claims and outcomes never wait for it
+--     (SKIP LOCKED), because an application that keeps a transaction open must not stop the peers.
+--   * Changing a task does not delete its old row in ready or scheduled. A row is valid only while its columns match
+--     the task (state, queue, kind, priority; or scheduled_at) and the task's graph is not paused. Otherwise it is
+--     stale, and the next claim or promote drops it.
+--   * Sessions that wait lock graphs first, then parents before children, then by ascending id.
+--
+-- Each file can be applied again at any time: tables are created once, functions are replaced.
 
 create schema if not exists peers;
 
 comment on schema peers is
-    'Peers, a leaderless task scheduler: INSERT INTO peers.task submits, peers.queue_status and '
-    'peers.dead_letter show, TABLE peers.manual lists every verb. SET peers.notify = off leaves the notifications '
-    'to the peers out, for PREPARE TRANSACTION; they find the tasks by polling.';
+    'Peers, a task scheduler without a leader. INSERT INTO peers.task submits a task; peers.queue_status, '
+    'peers.graph_status and peers.dead_letter show the state; TABLE peers.manual lists every function. '
+    'SET peers.notify = off stops notifications to the peers, which PREPARE TRANSACTION does not allow; peers then '
+    'find the tasks by polling.';
 
 create or replace function peers.contract_version() returns integer
     language sql immutable
@@ -43,18 +45,18 @@ create or replace function peers.contract_version() returns integer
 as $$ select 1 $$;
 
 comment on function peers.contract_version() is
-    'The version of the functions that a peer calls. A peer joins only under its own version (else PE006).';
+    'Returns the version of the functions that a peer calls. A peer that expects another version cannot join (PE006).';
 
--- One clock for everybody: the database's. Tests move it by the row in peers.clock, which only the owner
--- may write; a setting would let any session move time for itself.
+-- Everything uses one clock: the database's. Tests move it with the row in peers.clock, which only the owner may write.
+-- A setting would let any session move its own time.
 create table if not exists peers.clock (
     one_row boolean primary key default true check (one_row),
     shift interval not null
 );
 
-comment on table peers.clock is 'Empty in production. A test moves the time of the whole scheduler with one row.';
-comment on column peers.clock.one_row is 'Always true: there is one clock.';
-comment on column peers.clock.shift is 'What peers.now() adds to the time of the database.';
+comment on table peers.clock is 'Empty in production. A test inserts one row to move the scheduler''s time.';
+comment on column peers.clock.one_row is 'Always true, so that there is only one row.';
+comment on column peers.clock.shift is 'What peers.now() adds to the database''s time.';
 
 create or replace function peers.now() returns timestamptz
     language plpgsql volatile security definer
@@ -66,4 +68,17 @@ end
 $$;
 
 comment on function peers.now() is
-    'The scheduler''s time: the database''s clock (of the moment, not of the transaction''s start).';
+    'Returns the scheduler''s time: the database''s clock now, not at the start of the transaction.';
+
+create table if not exists peers.migration (
+    version integer primary key,
+    name text not null,
+    applied_at timestamptz not null default now(),
+    applied_by name not null default session_user
+);
+
+comment on table peers.migration is 'The table changes that were applied to this database, each of them once.';
+comment on column peers.migration.version is 'The change''s number; 1 is the first installation.';
+comment on column peers.migration.name is 'The file that made the change.';
+comment on column peers.migration.applied_at is 'When it was applied.';
+comment on column peers.migration.applied_by is 'The database role that applied it.';

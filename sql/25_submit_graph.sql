@@ -1,7 +1,8 @@
--- Whole graphs in one call. The names are checked and the nodes sorted with Kahn's algorithm first, so that
--- ids grow from parent to child: that alone proves to the edge trigger that there is no cycle.
+-- peers.submit_graph: a whole graph in one call. It checks the nodes and sorts them with Kahn's algorithm before it
+-- inserts them. Ids then grow from parent to child, which proves to the trigger on edges that there is no cycle.
 
-create or replace function peers._check_graph(_graph jsonb) returns void
+-- Refuses nodes that are malformed, names that are repeated, and parents that are not in the graph.
+create or replace function peers._validate_nodes(_graph jsonb) returns void
     language plpgsql immutable
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -17,7 +18,7 @@ begin
                 '"after": ["a"]}]';
     end if;
 
-    select 'node ' || n.place || coalesce(' "' || left(n.node ->> 'name', 200) || '" ', ' ') || c.complaint
+    select 'node ' || n.place || coalesce(' "' || left(n.node ->> 'name', 200) || '" ', ' ') || c.problem
     into _problem
     from jsonb_array_elements(_graph) with ordinality n(node, place)
     cross join lateral (
@@ -27,7 +28,7 @@ begin
             when jsonb_typeof(n.node -> 'kind') is distinct from 'string' then 'has no "kind" (a string)'
             when exists (select from unnest('{queue, scheduled_at, idempotency_key}'::text[]) text_field
                          where jsonb_typeof(n.node -> text_field) not in ('string', 'null'))
-                then 'has a "queue", a "scheduled_at" or an "idempotency_key" that is not a string'
+                then 'has a "queue", "scheduled_at" or "idempotency_key" that is not a string'
             when jsonb_typeof(n.node -> 'timeout') not in ('string', 'number', 'null')
                  or jsonb_path_exists(n.node, '$.timeout ? (@.type() == "number" && (@ < 0 || @ > 2592000))')
                 then 'has a "timeout" that is not an interval or a number of seconds, at most 30 days'
@@ -48,12 +49,12 @@ begin
             else (select 'has an unknown field "' || left(field, 200) || '"'
                   from jsonb_object_keys(n.node) field where field <> all (_fields) limit 1)
         end
-    ) c(complaint)
-    where c.complaint is not null
+    ) c(problem)
+    where c.problem is not null
     order by n.place
     limit 1;
 
-    -- sets, whose time no plan can make quadratic
+    -- set operations (group by, except): no plan can make their time quadratic
     if _problem is null then
         select 'more than one node has the name "' || left(node ->> 'name', 200) || '"' into _problem
         from jsonb_array_elements(_graph) node group by node ->> 'name' having count(*) > 1 limit 1;
@@ -78,12 +79,13 @@ begin
 end
 $$;
 
--- Inserts the nodes, with ids in the order of their ranks, and returns the ids by their place in the array. A
--- node whose idempotency_key is there already stands for the task that has it.
+-- Inserts the nodes as tasks of a graph, with ids in the order of their ranks, and returns the ids in the order of
+-- the array. A node whose idempotency_key a task already has stands for that task.
 --
--- The keys go in by their own order: two graphs with the same keys wait for one another, and do not deadlock.
--- The tasks that have a key are locked, so that prune leaves them; one that it deleted before makes room.
-create or replace function peers._insert_nodes(_graph jsonb, _ranked bigint[]) returns bigint[]
+-- Rows are inserted in the order of their keys, so that two graphs with the same keys wait for each other and do not
+-- deadlock. The tasks that already have a key are locked, so that prune cannot delete them. If prune deleted one
+-- just before, the key is free and the node is inserted in the next round.
+create or replace function peers._insert_nodes(_graph jsonb, _ranked bigint[], _graph_id bigint) returns bigint[]
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
@@ -115,14 +117,15 @@ begin
 
     loop
         insert into peers.task (id, kind, args, queue, priority, scheduled_at, max_attempts, timeout,
-                                idempotency_key, metadata)
+                                idempotency_key, metadata, graph_id)
         overriding system value
         select _ids[n.place], n.node ->> 'kind', coalesce(nullif(n.node -> 'args', 'null'), '{}'),
                coalesce(n.node ->> 'queue', 'default'),
                coalesce((n.node ->> 'priority')::smallint, 100),
                coalesce((n.node ->> 'scheduled_at')::timestamptz, pg_catalog.now()),
                (n.node ->> 'max_attempts')::smallint, (n.node ->> 'timeout')::interval,
-               n.node ->> 'idempotency_key', nullif(n.node -> 'metadata', 'null')
+               n.node ->> 'idempotency_key', nullif(n.node -> 'metadata', 'null'),
+               _graph_id
         from jsonb_array_elements(_graph) with ordinality n(node, place)
         where _missing is null or n.node ->> 'idempotency_key' = any (_missing)
         order by n.node ->> 'idempotency_key' collate "C" nulls last, _ids[n.place]
@@ -147,13 +150,37 @@ begin
         from jsonb_array_elements(_graph) with ordinality n(node, place)
         order by n.place
     );
-    perform peers._refuse_strange_keys(_ids);
+    perform peers._check_key_owner(_ids);
     return _ids;
 end
 $$;
 
-create or replace function peers.submit_graph(graph jsonb)
-returns table (name text, task_id bigint)
+-- Returns the ids that the nodes of a known graph got when it was submitted under its idempotency_key.
+create or replace function peers._known_nodes(_graph_id bigint, _nodes jsonb, _names text[])
+returns setof peers.submitted_node
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _unknown text;
+begin
+    select n.name into _unknown
+    from unnest(_names) with ordinality n(name, place)
+    where _nodes is null or not _nodes ? n.name
+    order by n.place limit 1;
+    if _unknown is not null then
+        raise exception 'bad graph: graph % was submitted under this idempotency_key without a node "%"',
+            _graph_id, left(_unknown, 200)
+            using errcode = 'PE007',
+            hint = format('Submit other nodes under another key, or add tasks with graph_id => %s.', _graph_id);
+    end if;
+    return query select n.name, (_nodes ->> n.name)::bigint, _graph_id from unnest(_names) n(name);
+end
+$$;
+
+create or replace function peers.submit_graph(
+    graph jsonb, name text default null, idempotency_key text default null, metadata jsonb default null
+) returns setof peers.submitted_node
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -166,16 +193,17 @@ declare
     _ranked bigint[];
     _cycle bigint[];
     _ids bigint[];
+    _created record;
 begin
-    perform peers._check_graph(submit_graph.graph);
+    perform peers._validate_nodes(submit_graph.graph);
     select array_agg(n.node ->> 'name' order by n.place),
            array_agg(coalesce(n.node ->> 'on_parent_failure', 'hold') order by n.place),
            jsonb_object_agg(n.node ->> 'name', n.place)
     into _names, _policies, _places
     from jsonb_array_elements(submit_graph.graph) with ordinality n(node, place);
 
-    -- The edges between nodes, as places in the array; an "after" may name a parent twice. The places come from
-    -- a map: a join could be planned for a small graph and then take 16 s for one of 10,000.
+    -- The edges between nodes, as places in the array. An "after" may name a parent twice. The places come from a
+    -- map, because a join that was planned for a small graph took 16 s for one of 10,000 nodes.
     select array_agg(e.parent), array_agg(e.child) into _parents, _children
     from (
         select distinct (_places ->> parent.name)::bigint as parent, child.place as child
@@ -183,15 +211,26 @@ begin
         cross join lateral jsonb_array_elements_text(nullif(child.node -> 'after', 'null')) parent(name)
     ) e;
 
-    select k.ranked, k.cycle into _ranked, _cycle from peers._kahn(_parents, _children) k;
+    select k.ranked, k.cycle into _ranked, _cycle from peers._topological_sort(_parents, _children) k;
     if _cycle is not null then
         raise exception 'dependency cycle: %',
-            peers._path(array(select _names[c.place] from unnest(_cycle) with ordinality c(place, step)
+            peers._describe_path(array(select _names[c.place] from unnest(_cycle) with ordinality c(place, step)
                               order by c.step))
             using errcode = 'PE001', hint = 'Remove one of these edges.';
     end if;
 
-    _ids := peers._insert_nodes(submit_graph.graph, _ranked);
+    select c.id, c.known, c.nodes into _created
+    from peers._create_graph(submit_graph.name, submit_graph.idempotency_key, submit_graph.metadata) c;
+    if _created.known then
+        return query select * from peers._known_nodes(_created.id, _created.nodes, _names);
+        return;
+    end if;
+    _ids := peers._insert_nodes(submit_graph.graph, _ranked, _created.id);
+    if submit_graph.idempotency_key is not null then
+        update peers.graph g
+        set nodes = (select coalesce(jsonb_object_agg(n.name, n.id), '{}') from unnest(_names, _ids) n(name, id))
+        where g.id = _created.id;
+    end if;
 
     insert into peers.dependency (parent_id, child_id, on_parent_failure)
     select distinct on (e.parent_id, e.child_id) e.parent_id, e.child_id, e.policy
@@ -204,11 +243,13 @@ begin
     ) e(parent_id, child_id, policy)
     on conflict (parent_id, child_id) do nothing;
 
-    return query select n.name, n.id from unnest(_names, _ids) n(name, id);
+    return query select n.name, n.id, _created.id from unnest(_names, _ids) n(name, id);
 end
 $$;
 
 comment on function peers.submit_graph is
     'Submits a whole graph: an array of nodes {"name", "kind", "after": [names], ...}. The other fields are those '
-    'of peers.submit; on_parent_failure holds for all edges into the node. A node whose idempotency_key exists '
-    'stands for the task that has it, which must be the caller''s own. Returns the id of each name.';
+    'of peers.submit; on_parent_failure applies to all edges into the node. A node whose idempotency_key a task of '
+    'the caller already has stands for that task. name, idempotency_key and metadata are those of the graph. If the '
+    'caller already has a graph with this idempotency_key, nothing is inserted and the ids of that graph are '
+    'returned. Returns for each node its name, its task_id and the graph_id.';

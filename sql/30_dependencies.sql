@@ -1,11 +1,12 @@
--- Dependencies. One trigger counts up as edges are inserted, one counts down as parents end; both take whole
--- batches. An edge counts while its parent is neither completed nor the edge waived.
+-- Dependencies. The trigger in this file counts a child's parents as edges are inserted; the one in 35_unblock counts
+-- down as parents end. Both handle whole batches. An edge counts while its parent is not completed and the edge is
+-- not waived.
 --
--- The functions that take a batch fix their plans as the peers' do (40_peers): every lookup goes by an index, and
--- what a batch has counted comes from a map instead of a join. A plan that was made for three edges, or
--- before the tables were analyzed, took 100 s for 8,000 edges.
+-- The functions that handle a batch pin their plans, as those of the peers do (40_peers): every lookup uses an index,
+-- and the counts of a batch come from a map instead of a join. A plan that was made for three edges, or before the
+-- tables were analyzed, took 100 s for 8,000 edges.
 
--- Edges and verbs read after locking, in a new statement. Under REPEATABLE READ or SERIALIZABLE that
+-- Edges and verbs lock rows and then read them in a new statement. Under REPEATABLE READ or SERIALIZABLE that
 -- statement would still see the old state, and children would wait for ever.
 create or replace function peers._require_read_committed() returns void
     language plpgsql
@@ -16,19 +17,19 @@ begin
         raise exception 'dependencies and verbs need READ COMMITTED, this transaction is %',
             upper(current_setting('transaction_isolation'))
             using errcode = 'PE003',
-            hint = 'BEGIN ISOLATION LEVEL READ COMMITTED; a plain INSERT of tasks works under any level.';
+            hint = 'Use BEGIN ISOLATION LEVEL READ COMMITTED. A plain INSERT of tasks works under any level.';
     end if;
 end
 $$;
 
 -- Refuses the edges just inserted if they close a cycle.
 --
--- Tasks that this transaction created are seen by nobody else, and no path leads from them back to older
--- tasks unless this transaction makes one. So as long as all of its edges go into its own tasks and from
--- smaller to larger ids, there is nothing to look at. Otherwise the part of the graph that can be reached from
--- the new edges is sorted. Edges into older tasks could close a cycle together with another transaction's:
--- these go one at a time, under a lock taken before anything is read.
-create or replace function peers._refuse_cycles(_parents bigint[], _children bigint[]) returns void
+-- No other session can see the tasks that this transaction created, and no path leads from them back to older tasks
+-- unless this transaction makes one. So nothing needs a check while all of its edges go into its own tasks and from
+-- smaller to larger ids. Otherwise this sorts the part of the graph that can be reached from the new edges. An edge
+-- into an older task could close a cycle together with an edge of another transaction. Such transactions run one
+-- after another: each takes a lock before it reads anything.
+create or replace function peers._check_cycles(_parents bigint[], _children bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -53,17 +54,18 @@ begin
     )
     select k.cycle into _cycle
     from (select array_agg(edge.parent_id) as parents, array_agg(edge.child_id) as children from edge) e
-    cross join lateral peers._kahn(e.parents, e.children) k;
+    cross join lateral peers._topological_sort(e.parents, e.children) k;
     if _cycle is not null then
-        raise exception 'dependency cycle: %', peers._path(_cycle::text[])
+        raise exception 'dependency cycle: %', peers._describe_path(_cycle::text[])
             using errcode = 'PE001', hint = 'Remove one of these edges.';
     end if;
 end
 $$;
 
--- An edge can hold its child back, or cancel it at once: into an older task only its submitter may add one, or who
--- may cancel it anyway. And until an edge is committed nobody can claim or settle its parent: only its submitter
--- may wait for a task, or who may claim or cancel it anyway. A member of the submitter's role counts as it.
+-- Checks that the caller may add these edges. An edge can delay or cancel its child, so only the child's submitter and
+-- roles that may cancel it can add an edge into an older task. Until an edge is committed no peer can claim or
+-- complete its parent, so only the parent's submitter and roles that may claim or cancel it can add an edge from it.
+-- A member of the submitter's role has the submitter's rights.
 create or replace function peers._check_edge_owner(_parents bigint[], _older bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -100,10 +102,10 @@ begin
 end
 $$;
 
--- Locks the ends of new edges, in the order of ids whatever they are: a cancellation that comes from above locks
--- in this order too. Nobody else can see this transaction's own tasks, so only older ones need a lock. Edges
--- into older tasks that are to be cancelled at once end what is below them as well.
-create or replace function peers._lock_ends(_parents bigint[], _older bigint[]) returns void
+-- Locks the parents and children of new edges in the order of their ids, as a cancellation does. No other session can
+-- see this transaction's own tasks, so only older tasks need a lock. If an edge cancels an older task at once, the
+-- task's descendants can end as well, so these are locked too.
+create or replace function peers._lock_edge_ends(_parents bigint[], _older bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -125,7 +127,7 @@ begin
 end
 $$;
 
--- After an INSERT into peers.dependency: check the edges, then let the children wait.
+-- After an INSERT into peers.dependency: checks the edges, then blocks the children.
 create or replace function peers.count_parents() returns trigger
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -146,7 +148,7 @@ begin
     end if;
     perform peers._require_read_committed();
     if exists (select from new_edges e where e.waived or e.added_later or e.created_xid <> pg_current_xact_id()) then
-        raise exception 'peers.dependency: the scheduler keeps waived, added_later and created_xid'
+        raise exception 'peers.dependency: waived, added_later and created_xid are kept by the scheduler'
             using errcode = 'PE009', hint = 'Leave these columns out of the INSERT.';
     end if;
     select array_agg(e.parent_id), array_agg(e.child_id) into _parents, _children from new_edges e;
@@ -156,8 +158,8 @@ begin
     );
     perform peers._check_edge_owner(_parents, _older);
     if _older <> '{}' then
-        -- a table that no other role may lock: an advisory lock could be taken by anybody who knows its key
-        lock table peers.edge_turn in share row exclusive mode;
+        -- a table that no other role may lock; any role could take an advisory lock
+        lock table peers.dependency_lock in share row exclusive mode;
         update peers.dependency d set added_later = true
         from unnest(_parents, _children) e(parent, child)
         cross join lateral (
@@ -165,11 +167,11 @@ begin
         ) older
         where d.parent_id = e.parent and d.child_id = e.child;
     end if;
-    perform peers._lock_ends(_parents, _older);
+    perform peers._lock_edge_ends(_parents, _older);
 
-    perform peers._refuse_bad_ends(_parents, _children);
-    perform peers._refuse_cycles(_parents, _children);
-    perform peers._hold_back(_parents, _children);
+    perform peers._check_edge_ends(_parents, _children);
+    perform peers._check_cycles(_parents, _children);
+    perform peers._block_children(_parents, _children);
     return null;
 end
 $$;
@@ -181,7 +183,8 @@ create or replace trigger count_parents after insert on peers.dependency
     referencing new table as new_edges
     for each statement execute function peers.count_parents();
 
-create or replace function peers._refuse_bad_ends(_parents bigint[], _children bigint[]) returns void
+-- Refuses edges whose tasks do not exist, or whose child has started or ended.
+create or replace function peers._check_edge_ends(_parents bigint[], _children bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -195,9 +198,9 @@ begin
         select t.id from peers.task t where t.id = any (_parents || _children)
     ) e(id) order by e.id limit 1;
     if _missing is not null then
-        raise exception 'bad graph: there is no task % to depend on or to wait', _missing
+        raise exception 'bad graph: there is no task %, which an edge names', _missing
             using errcode = 'PE007',
-            hint = 'Insert the tasks before their edges; a pruned task can be depended on no more.';
+            hint = 'Insert the tasks before their edges. A task that was pruned can no longer be a parent.';
     end if;
     select t.id, t.state, t.attempt into _started from peers.task t
     where t.id = any (_children) and (t.attempt > 0 or t.state not in ('blocked', 'scheduled', 'ready'))
@@ -206,13 +209,13 @@ begin
         raise exception 'task % cannot wait for another parent: it is % (attempt %)',
             _started.id, _started.state, _started.attempt
             using errcode = 'PE002',
-            hint = 'Add edges before the child starts, best in the transaction that inserts it.';
+            hint = 'Add edges before the child starts, preferably in the transaction that inserts it.';
     end if;
 end
 $$;
 
--- Counts the new edges and applies at once what an already failed parent means.
-create or replace function peers._hold_back(_parents bigint[], _children bigint[]) returns void
+-- Counts the new edges and blocks their children. Where a parent has already failed, applies the edge's policy.
+create or replace function peers._block_children(_parents bigint[], _children bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$

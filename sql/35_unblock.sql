@@ -1,6 +1,6 @@
--- How a parent's end reaches its children.
+-- What happens to the children when a parent ends.
 
--- Ends waiting or dead tasks in cancelled. The trigger below then does the same to what hangs on them.
+-- Cancels tasks that are waiting or dead. The trigger below then applies the policies of their children.
 create or replace function peers._cancel_waiting(_ids bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -20,10 +20,10 @@ begin
 end
 $$;
 
--- What the end of the given parents changes below them: the children whose counter falls, and the doomed, all
--- that ends cancelled with a parent, down to the last descendant.
+-- Returns the tasks that change when the given parents end: the children whose pending_parents falls, and (to_cancel)
+-- all descendants that are cancelled together with a parent.
 create or replace function peers._affected(_completed bigint[], _dead bigint[], _cancelled bigint[])
-returns table (id bigint, doomed boolean)
+returns table (id bigint, to_cancel boolean)
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
@@ -35,7 +35,7 @@ returns table (id bigint, doomed boolean)
 as $$
 begin
     return query
-    with recursive doom(id) as (
+    with recursive lost(id) as (
         (
             select d.child_id from peers.dependency d
             where d.parent_id = any (_dead) and d.on_parent_failure = 'cancel' and not d.waived
@@ -44,49 +44,50 @@ begin
             where d.parent_id = any (_cancelled) and d.on_parent_failure in ('hold', 'cancel') and not d.waived
         )
         union
-        select d.child_id from doom join peers.dependency d on d.parent_id = doom.id
+        select d.child_id from lost join peers.dependency d on d.parent_id = lost.id
         where not d.waived and d.on_parent_failure in ('hold', 'cancel')
     )
-    select doom.id, true from doom
+    select lost.id, true from lost
     union all
     select d.child_id, false from peers.dependency d where not d.waived and d.parent_id = any (_completed)
     union all
     select d.child_id, false from peers.dependency d
-    where d.parent_id = any (_dead || _cancelled || array(select doom.id from doom))
+    where d.parent_id = any (_dead || _cancelled || array(select lost.id from lost))
       and d.on_parent_failure = 'run' and not d.waived;
 end
 $$;
 
--- Locks what the end of the given parents touches, in the order of ids, and answers the doomed. The parents
--- are locked already, so that no edge can be added to them; but what is doomed further down may still grow
--- until it is locked: look again until nothing new turns up.
+-- Locks the tasks that change when the given parents end, in the order of ids, and returns those to cancel. The
+-- parents are already locked, so that no edge can be added to them. Further down, edges can still be added until the
+-- descendants are locked: so it repeats the search until it finds nothing new.
 create or replace function peers._lock_affected(_completed bigint[], _dead bigint[], _cancelled bigint[])
 returns bigint[]
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _doomed bigint[];
+    _to_cancel bigint[];
     _new bigint[];
     _locked bigint[] := '{}';
 begin
     loop
-        select coalesce(array_agg(distinct t.id) filter (where t.doomed), '{}'),
+        select coalesce(array_agg(distinct t.id) filter (where t.to_cancel), '{}'),
                array(select unnest(array_agg(t.id)) except select unnest(_locked) order by 1)
-        into _doomed, _new
+        into _to_cancel, _new
         from peers._affected(_completed, _dead, _cancelled) t;
         exit when _new = '{}';
         perform from peers.task t where t.id = any (_new) order by t.id for no key update;
-        exit when _doomed = '{}';
+        exit when _to_cancel = '{}';
         _locked := _locked || _new;
     end loop;
-    return _doomed;
+    return _to_cancel;
 end
 $$;
 
--- An edge that was inserted by a statement which is not over may not have been counted up yet: a verb that this
--- statement calls, or another trigger of it, must not count it down. `_fallen` says by how much each falls.
-create or replace function peers._refuse_uncounted(_ids bigint[], _fallen jsonb) returns void
+-- Refuses to count down an edge that was not counted up yet. That happens when the statement that inserts the edge also
+-- ends its parent: by a verb that it calls, or by another trigger. `_decrements` maps each child to the number of
+-- parents that end.
+create or replace function peers._check_counted(_ids bigint[], _decrements jsonb) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -95,22 +96,25 @@ declare
 begin
     select t.id into _uncounted from peers.task t
     where t.id = any (_ids)
-      and t.pending_parents <> (_fallen -> t.id::text)::integer + (
+      and t.pending_parents <> (_decrements -> t.id::text)::integer + (
           select count(*) from peers.dependency d join peers.task p on p.id = d.parent_id
           where d.child_id = t.id and p.state <> 'completed' and not d.waived
       )
     order by t.id limit 1;
     if _uncounted is not null then
         raise exception 'a parent of task % was ended by the statement that adds the edge', _uncounted
-            using errcode = 'PE002', hint = 'End it in a statement of its own, before or after.';
+            using errcode = 'PE002', hint = 'End the parent in a separate statement.';
     end if;
 end
 $$;
 
--- Locks a task that is about to be cancelled together with what is cancelled with it, in the order of ids: who adds
--- edges locks in this order too, and a task can have a larger id than those below it. What is hung below
--- meanwhile is locked later, by _lock_affected.
-create or replace function peers._lock_family(_id bigint) returns void
+-- Locks tasks that are about to be cancelled, together with the descendants that are cancelled with them, in the order
+-- of ids. Sessions that add edges lock in the same order, and a task can have a larger id than its descendants.
+-- Edges that are added in the meantime are found later, by _lock_affected.
+--
+-- A peer that completes a running task of the set may wait for one of the children that are locked here, while this
+-- waits for the running task. The peer gives up first (lock_timeout of _record_without_waiting) and tries again.
+create or replace function peers._lock_with_descendants(_ids bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
@@ -118,18 +122,20 @@ create or replace function peers._lock_family(_id bigint) returns void
     set enable_seqscan = off
     set enable_bitmapscan = off
 as $$
+declare
+    _waiting bigint[];
 begin
     perform peers._require_read_committed();
-    if exists (select from peers.task t where t.id = _id and t.state <> 'running') then
-        perform from peers.task t
-        where t.id = any (_id || array(select f.id from peers._affected('{}', '{}', array[_id]) f))
-        order by t.id for no key update;
-    end if;
+    _waiting := array(select t.id from peers.task t where t.id = any (_ids) and t.state <> 'running');
+    perform from peers.task t
+    where t.id = any (_ids || array(select f.id from peers._affected('{}', '{}', _waiting) f))
+    order by t.id for no key update;
 end
 $$;
 
--- Counts the children of the given parents down and releases those that reach 0. The counts come from a map,
--- not from a join, which leaves the planner one way only, for two children as for ten thousand.
+-- Subtracts the ended parents from their children's pending_parents, and unblocks the children that reach 0. The
+-- numbers come from a map instead of a join, so that the planner has only one choice, for two children as for ten
+-- thousand.
 create or replace function peers._count_down(_completed bigint[], _failed bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -137,8 +143,8 @@ as $$
 declare
     _now timestamptz := peers.now();
     _children bigint[];
-    _own bigint[];  -- of edges that this transaction has inserted
-    _fallen jsonb;
+    _own bigint[];  -- the children of edges that this transaction has inserted
+    _decrements jsonb;
 begin
     with waived as (
         update peers.dependency d set waived = true
@@ -146,7 +152,7 @@ begin
         returning d.child_id, d.created_xid
     )
     select array_agg(f.child_id), array_agg(f.child_id) filter (where f.own), jsonb_object_agg(f.child_id, f.parents)
-    into _children, _own, _fallen
+    into _children, _own, _decrements
     from (
         select e.child_id, count(*) as parents, bool_or(e.created_xid = pg_current_xact_id()) as own
         from (select s.child_id, s.created_xid from waived s
@@ -159,14 +165,15 @@ begin
         return;
     end if;
     if _own is not null then
-        perform peers._refuse_uncounted(_own, _fallen);
+        perform peers._check_counted(_own, _decrements);
     end if;
 
     with counted as (
         update peers.task t
-        set pending_parents = t.pending_parents - (_fallen -> t.id::text)::integer,
+        set pending_parents = t.pending_parents - (_decrements -> t.id::text)::integer,
             state = case
-                        when t.state <> 'blocked' or t.pending_parents > (_fallen -> t.id::text)::integer then t.state
+                        when t.state <> 'blocked' or t.pending_parents > (_decrements -> t.id::text)::integer
+                            then t.state
                         when t.scheduled_at > greatest(_now, t.created_at) then 'scheduled'
                         else 'ready'
                     end
@@ -187,8 +194,8 @@ begin
 end
 $$;
 
--- Releases, holds or cancels the children of parents that have just ended.
-create or replace function peers._end_parents(_completed bigint[], _dead bigint[], _cancelled bigint[]) returns void
+-- Unblocks, holds or cancels the children of parents that have just ended.
+create or replace function peers._update_children(_completed bigint[], _dead bigint[], _cancelled bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
@@ -206,8 +213,8 @@ begin
 end
 $$;
 
--- After an UPDATE of peers.task: whatever has just ended releases, holds or cancels its children.
-create or replace function peers.release_children() returns trigger
+-- After an UPDATE of peers.task: unblocks, holds or cancels the children of the tasks that have just ended.
+create or replace function peers.unblock_children() returns trigger
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -226,18 +233,18 @@ begin
     _cancelled := array(select a.id from after_rows a where a.state = 'cancelled'
                         except select b.id from before_rows b where b.state = 'cancelled');
     if _completed || _dead || _cancelled <> '{}' then
-        perform peers._end_parents(_completed, _dead, _cancelled);
+        perform peers._update_children(_completed, _dead, _cancelled);
     end if;
     return null;
 end
 $$;
 
-comment on function peers.release_children() is
-    'Trigger: when tasks end, counts their children down and releases, holds or cancels them.';
+comment on function peers.unblock_children() is
+    'Trigger: when tasks end, unblocks, holds or cancels their children.';
 
-create or replace trigger release_children after update on peers.task
+create or replace trigger unblock_children after update on peers.task
     referencing old table as before_rows new table as after_rows
-    for each statement execute function peers.release_children();
+    for each statement execute function peers.unblock_children();
 
 create or replace function peers.parent_results(child_id bigint)
 returns table (parent_id bigint, kind text, state peers.task_state, result jsonb)
@@ -247,12 +254,12 @@ as $$
 declare
     _too_large bigint;
 begin
-    -- null would be taken for what it returned
+    -- to return null in its place would look like the parent's result
     select p.id into _too_large
     from peers.dependency d join peers.task p on p.id = d.parent_id
     where d.child_id = parent_results.child_id
       and (pg_column_size(p.result) > 1000 or pg_column_compression(p.result) is not null)
-      and peers._written_size(p.result) > 1048576
+      and peers._text_size(p.result) > 1048576
     order by p.id limit 1;
     if _too_large is not null then
         raise exception 'the result of parent % exceeds 1 MiB (1048576 bytes) of text', _too_large
@@ -267,5 +274,5 @@ end
 $$;
 
 comment on function peers.parent_results is
-    'The parents of a task with their states and results; the result of one that is not completed is null. '
-    'Refuses (PE009) a result that was put there past the verbs and is too large to be sent.';
+    'Returns the parents of a task with their states and results. The result of a parent that is not completed is '
+    'null. A result that is too large to be sent, because it was not written by a verb, is refused (PE009).';

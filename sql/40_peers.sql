@@ -1,12 +1,13 @@
--- Peers and their leases. Whoever sends heartbeats keeps its leases; whoever stops loses them.
+-- Peers and their leases. A peer keeps its leases while it sends heartbeats, and loses them when it stops.
 --
--- The functions that a peer calls all the time fix their plans (`set enable_... = off`): their batches are
--- small and every lookup goes by a primary key, but a plan that was made and kept while a table was empty
--- would read the whole of it once it is full. They plan once a session (force_generic_plan): there is no
--- better plan to be found for other arguments. And they are not compiled (`set jit = off`): before Postgres 18
--- the price of a disabled plan is so high that compiling, 0.2 s a call, seems worth it.
+-- The functions that a peer calls often pin their plans (`set enable_... = off`). Their batches are small and every
+-- lookup uses a primary key, but a plan that was made while a table was empty would read the whole table once it is
+-- full. They plan once for each session (force_generic_plan), because other arguments need no other plan. They are not
+-- compiled (`set jit = off`): before Postgres 18 a disabled plan has such a high cost that Postgres would compile it,
+-- at 0.2 s for each call.
 
--- Names the first thing that is wrong with a kind's policy; null: nothing is. Months have no fixed length.
+-- Returns the first thing that is wrong with a kind's policy. Null: nothing is wrong. Months are refused because they
+-- have no fixed length.
 create or replace function peers._validate_policy(
     _kind text, _max_attempts integer, _timeout interval, _backoff_base interval, _backoff_cap interval
 ) returns text
@@ -32,6 +33,7 @@ begin
 end
 $$;
 
+-- Refuses a peer whose queues, kinds or lease_timeout are malformed.
 create or replace function peers._check_joining(_queues jsonb, _kinds jsonb, _lease_timeout interval) returns void
     language plpgsql immutable
     set search_path = pg_catalog, peers, pg_temp
@@ -51,14 +53,14 @@ begin
         when _lease_timeout is null or _lease_timeout not between interval '1 second' and interval '1 day'
             then 'lease_timeout must be 1 second to 1 day, not ' || coalesce(_lease_timeout::text, 'null')
         else (
-            select c.complaint
+            select c.problem
             from jsonb_to_recordset(_kinds)
                 k(kind text, max_attempts integer, timeout interval, backoff_base interval, backoff_cap interval)
             cross join lateral peers._validate_policy(
                 k.kind, k.max_attempts, k.timeout, coalesce(k.backoff_base, '1 second'),
                 coalesce(k.backoff_cap, '1 hour')
-            ) c(complaint)
-            where c.complaint is not null
+            ) c(problem)
+            where c.problem is not null
             limit 1
         )
     end;
@@ -81,13 +83,13 @@ declare
 begin
     perform peers._require_read_committed();
     if contract_version is distinct from peers.contract_version() then
-        raise exception 'this peer speaks contract version %, the database version %',
+        raise exception 'this peer needs contract version %, the database has version %',
             contract_version, peers.contract_version()
             using errcode = 'PE006',
-            hint = 'Run `peers migrate` with the newer of the two, then start peers of the same version.';
+            hint = 'Run `peers migrate` with the newer of the two versions, then start peers of that version.';
     end if;
     perform peers._check_joining(queues, kinds, lease_timeout);
-    -- only what has changed: whoever has a kind's row locked is not waited for without need
+    -- writes only what has changed, so that it rarely waits for a session that has a kind's row locked
     insert into peers.kind (kind, max_attempts, timeout, backoff_base, backoff_cap, declared_at)
     select d.kind, d.max_attempts, d.timeout, d.backoff_base, d.backoff_cap, _now
     from (
@@ -106,7 +108,7 @@ begin
     set max_attempts = excluded.max_attempts, timeout = excluded.timeout, backoff_base = excluded.backoff_base,
         backoff_cap = excluded.backoff_cap, declared_at = excluded.declared_at;
 
-    insert into peers.peer (host, pid, queues, kinds, lease_timeout, joined_at, heartbeat_at, steady_since)
+    insert into peers.peer (host, pid, queues, kinds, lease_timeout, joined_at, heartbeat_at, healthy_since)
     values (left(host, 255), pid, queues,
             array(select distinct k ->> 'kind' from jsonb_array_elements(kinds) k order by 1),
             lease_timeout, _now, _now, _now)
@@ -119,8 +121,8 @@ comment on function peers.join is
     'Registers a peer process: its queues {"default": 8}, the kinds that it can run with their policies [{"kind", '
     '"max_attempts", "timeout", "backoff_base", "backoff_cap"}]. Returns its id.';
 
--- Whether a peer's leases hold: the one place that says so. A heartbeat from the future, after the clock was set
--- back, counts as one of now; reclaim notes it as that (_note_future_heartbeats).
+-- Returns whether a peer's leases are valid. A heartbeat can lie in the future after the clock was set back. It counts
+-- as a heartbeat of now, and reclaim corrects it (_correct_future_heartbeats).
 create or replace function peers._is_alive(_peer peers.peer, _now timestamptz) returns boolean
     language plpgsql immutable
     set search_path = pg_catalog, peers, pg_temp
@@ -141,8 +143,8 @@ declare
 begin
     update peers.peer p
     set heartbeat_at = _now,
-        -- a clock that was set back may leave it in the future
-        steady_since = case when peers._is_alive(p, _now) then least(p.steady_since, _now) else _now end
+        -- it can lie in the future after the clock was set back
+        healthy_since = case when peers._is_alive(p, _now) then least(p.healthy_since, _now) else _now end
     where p.id = heartbeat.peer_id and p.lost_at is null;
     return query
         select peers.contract_version(), found,
@@ -154,13 +156,13 @@ end
 $$;
 
 comment on function peers.heartbeat is
-    'Renews a peer and with it all of its leases. alive = false: it was lost meanwhile, its leases are gone, it '
-    'must stop its handlers and join again. Also answers what it is asked to cancel. Nobody is waited for longer than '
-    'a second (55P03): it was not renewed then.';
+    'Renews a peer and all of its leases. alive = false: the peer was lost and its leases are gone; it must stop its '
+    'handlers and join again. Also returns the tasks that it is asked to cancel. It waits at most a second for a lock; '
+    'after that it raises 55P03 and nothing was renewed.';
 
--- Answers what a peer can run. A claim by a peer that is being given up at the same moment would leave leases
--- without a peer: the lock makes the two follow one another (and lets the heartbeat pass). Null: somebody else
--- has the row locked, who is not waited for.
+-- Returns the kinds that a peer can run, and raises PE010 if its heartbeat has expired. It locks the peer's row:
+-- without the lock, a claim at the same moment as a reclaim would leave leases without a peer. A heartbeat does not
+-- wait for this lock. Null: another session has the row locked, and a claim does not wait for it.
 create or replace function peers._require_live_peer(_peer_id uuid) returns text[]
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -171,7 +173,7 @@ declare
 begin
     select p.kinds into _kinds from peers.peer p
     where p.id = _peer_id
-      and p.lost_at is null and p.heartbeat_at + p.lease_timeout > _now  -- _is_alive; a call costs a claim of one 2 %
+      and p.lost_at is null and p.heartbeat_at + p.lease_timeout > _now  -- inlined: 2 % of a small claim
     for key share skip locked;
     if not found and not exists (
         select from peers.peer p where p.id = _peer_id and peers._is_alive(p, _now)
@@ -190,7 +192,7 @@ create or replace function peers.progress(
     set search_path = pg_catalog, peers, pg_temp
 as $$
 begin
-    -- told again soon enough: somebody who holds the row is not waited for
+    -- does not wait for a session that has the row locked: the handler reports again soon
     perform from peers.lease l
     where l.task_id = progress.task_id and l.token = progress.token and l.peer_id = progress.peer_id
     for no key update skip locked;
@@ -201,11 +203,12 @@ end
 $$;
 
 comment on function peers.progress is
-    'A handler tells how far it is; seen in peers.running. False: it was not noted, for the lease is gone or locked.';
+    'Records how far a handler is; peers.running shows it. False: not recorded, because the lease is gone or '
+    'locked.';
 
--- What a handler submits must not exist twice for one attempt, nor without its attempt: the submitting
--- transaction keeps the task's row locked, so that it can commit only while the lease holds. Whoever would
--- end the lease meanwhile (settle, reclaim) passes over the row and comes again.
+-- The tasks that a handler submits must exist once, and only if its attempt still holds the lease. So the submitting
+-- transaction keeps the task's row locked until it commits. A session that would end the lease in the meantime
+-- (complete, fail, reclaim) skips the locked row and tries again later.
 create or replace function peers.hold_lease(peer_id uuid, task_id bigint, token uuid) returns xid8
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -213,17 +216,17 @@ as $$
 begin
     perform peers._require_read_committed();
     perform from peers.task t where t.id = hold_lease.task_id for share;
-    -- in a new statement: whoever had the row locked may have ended the lease
+    -- in a new statement: the session that had the row locked may have ended the lease
     perform from peers.lease l
     where l.task_id = hold_lease.task_id and l.token = hold_lease.token and l.peer_id = hold_lease.peer_id;
     if not found then
-        raise exception 'task % is not leased to this peer any more: nothing was submitted', hold_lease.task_id
-            using errcode = 'PE010', hint = 'Its next attempt submits instead.';
+        raise exception 'task % is no longer leased to this peer: nothing was submitted', hold_lease.task_id
+            using errcode = 'PE010', hint = 'The task''s next attempt submits instead.';
     end if;
     return pg_current_xact_id();
 end
 $$;
 
 comment on function peers.hold_lease is
-    'Keeps the lease of a running task until the end of the transaction, in which its handler submits. Answers the '
-    'transaction, so that a COMMIT without an answer can be asked about. Raises PE010 when the lease is gone.';
+    'Keeps the lease of a running task until the end of the transaction in which its handler submits tasks. Returns '
+    'the transaction''s id, so that a peer can check a COMMIT whose reply was lost. Raises PE010 if the lease is gone.';

@@ -1,8 +1,8 @@
--- Claim: from the table ready to a lease.
+-- peers.claim: moves tasks from the table ready to leases.
 
--- Where the next tasks lie: how many of the first _wanted are of which kind, and the place of the last of them,
--- [priority, position]. Read without locks, so it only says where to begin. exhaustive: a claim of these
--- shares that comes back short has seen all there is.
+-- Returns where the next tasks are: how many of the first _wanted tasks are of each kind, and the position of the last
+-- one, [priority, position]. It reads without locks, so the claim only uses it as a starting point. exhaustive: if a
+-- claim of these shares gets less than it wanted, there is nothing more.
 create or replace function peers._plan_claim(
     _queue text, _kinds text[], _wanted integer,
     out kinds text[], out shares integer[], out exhaustive boolean, out last bigint[]
@@ -38,10 +38,10 @@ begin
 end
 $$;
 
--- Args that were inserted past the triggers can be too large to be written out, as which they would be sent:
--- these tasks die instead of stopping every claim. One whose death has to wait stays leased, unknown to its
--- peer, until that reconciles.
-create or replace function peers._reject_unwritable(_peer_id uuid, _tasks bigint[], _token uuid) returns void
+-- Rejects claimed tasks whose args are too large to be sent; only an INSERT without triggers can produce such args.
+-- They die, because an error here would stop every claim. If a task cannot be rejected now, it stays leased until its
+-- peer calls peers.reconcile.
+create or replace function peers._reject_oversized(_peer_id uuid, _tasks bigint[], _token uuid) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -56,12 +56,16 @@ begin
 end
 $$;
 
--- Takes up to max_tasks ready tasks of one queue, of the kinds that the peer can run, by priority and then in
--- the order of becoming ready.
+-- Leases up to max_tasks ready tasks of one queue, of the kinds that the peer can run, by priority and then in the
+-- order in which they became ready.
 --
--- The first pass takes what it can where the best tasks lie (_plan_claim). If it comes back short, because others
--- hold those or because rows were stale, further passes take what there is. A task whose row an application
--- has locked is passed over and keeps its place; a row whose task was pruned is dropped like a stale one.
+-- The first pass takes tasks from where _plan_claim found the best ones. If it gets less than it wanted, because other
+-- sessions hold those tasks or because rows were stale, further passes take what there is. A task whose row another
+-- session has locked is skipped and keeps its place. A row whose task was pruned is dropped like a stale row.
+--
+-- The row of a task of a paused graph is dropped too, and peers.resume_graph inserts it again. That is safe only while
+-- this transaction holds a share lock on the graph, so that no resume can run at the same time: it might not see the
+-- task yet. If the graph's row cannot be locked at once, the row in ready is left alone.
 create or replace function peers.claim(peer_id uuid, queue text, max_tasks integer)
 returns table (
     task_id bigint, token uuid, attempt smallint, kind text, args jsonb, timeout interval, priority smallint
@@ -76,10 +80,10 @@ returns table (
     set enable_mergejoin = off
 as $$
 declare
-    -- These bound how long one call works off stale rows. The caller's time limit would roll back a longer one.
+    -- These limit how long one call drops stale rows. A call that exceeds the caller's timeout would be rolled back.
     _most_rows constant integer := 10000;
     _until constant timestamptz := clock_timestamp() + interval '100 milliseconds';
-    _widest constant integer := 250;
+    _largest_pass constant integer := 250;
     _now timestamptz := peers.now();
     _token uuid := gen_random_uuid();
     _kinds text[] := peers._require_live_peer(claim.peer_id);
@@ -89,15 +93,16 @@ declare
     _shares integer[];
     _exhaustive boolean;
     _end constant bigint[] := array[32767, 9223372036854775807];
-    _last bigint[];  -- how far this pass goes: [priority, position]
+    _last bigint[];  -- where this pass ends: [priority, position]
+    _any_graph_paused boolean;
     _seen integer;
     _total integer := 0;
     _stale tid[];
     _valid tid[];
     _tasks bigint[];
     _positions bigint[];
-    _suspect boolean;
-    _unwritable bigint[] := '{}';
+    _maybe_oversized boolean;
+    _oversized bigint[] := '{}';
 begin
     perform peers._require_read_committed();
     if _wanted is null or _wanted not between 1 and _most_rows then
@@ -107,33 +112,43 @@ begin
     if _kinds is null or exists (select from peers.paused_queue p where p.queue = claim.queue) then
         return;
     end if;
+    _any_graph_paused := exists (select from peers.graph g where g.paused_at is not null);
     select s.kinds, s.shares, s.exhaustive, coalesce(s.last, _end) into _offered, _shares, _exhaustive, _last
     from peers._plan_claim(claim.queue, _kinds, _wanted) s;
 
     _limit := _wanted;
     loop
-        -- lock tasks, then their rows in ready; what somebody else has locked does not count for the limits
+        -- lock tasks, then their rows in ready; what another session has locked does not count for the limits
         select count(*), array_agg(r.spot) filter (where r.valid is not true), array_agg(r.spot) filter (where r.valid),
                array_agg(r.task_id) filter (where r.valid), array_agg(r.position) filter (where r.valid),
-               bool_or(r.suspect)
-        into _seen, _stale, _valid, _tasks, _positions, _suspect
+               bool_or(r.maybe_oversized)
+        into _seen, _stale, _valid, _tasks, _positions, _maybe_oversized
         from (
-            select r.spot, r.task_id, r.position, r.valid, r.suspect
+            select r.spot, r.task_id, r.position, r.valid, r.maybe_oversized
             from unnest(_offered, _shares) o(kind, share)
             cross join lateral (
-                select r.ctid as spot, r.task_id, r.priority, r.position, t.valid, t.suspect
+                select r.ctid as spot, r.task_id, r.priority, r.position, t.valid and paused.id is null as valid,
+                       t.maybe_oversized
                 from peers.ready r
                 left join lateral (
-                    select t.id, t.state = 'ready' and t.priority = r.priority and t.kind = r.kind
+                    select t.id, t.graph_id, t.state = 'ready' and t.priority = r.priority and t.kind = r.kind
                                  and t.queue = claim.queue as valid,
-                           pg_column_size(t.args) > 1000 or pg_column_compression(t.args) is not null as suspect
+                           pg_column_size(t.args) > 1000 or pg_column_compression(t.args) is not null
+                               as maybe_oversized
                     from peers.task t where t.id = r.task_id
                     for no key update skip locked
                 ) t on true
                 left join peers.task known on known.id = r.task_id
+                left join lateral (
+                    select g.id from peers.graph g
+                    where _any_graph_paused and g.id = t.graph_id and g.paused_at is not null
+                    for share skip locked
+                ) paused on true
                 where r.queue = claim.queue and r.kind = o.kind
                   and (r.priority, r.position) <= (_last[1], _last[2])
                   and (t.id is not null or known.id is null)
+                  and (not _any_graph_paused or t.graph_id is null or paused.id is not null
+                       or not exists (select from peers.graph g where g.id = t.graph_id and g.paused_at is not null))
                 order by r.priority, r.position
                 limit o.share
                 for update of r skip locked
@@ -142,22 +157,22 @@ begin
             limit _limit
         ) r;
 
-        if cardinality(_tasks) > _wanted then  -- of a pass that was wide for the sake of stale rows
+        if cardinality(_tasks) > _wanted then  -- this pass was larger, to drop stale rows
             _valid := _valid[:_wanted];
             _tasks := _tasks[:_wanted];
             _positions := _positions[:_wanted];
         end if;
         delete from peers.ready r where r.ctid = any (_stale || _valid);
 
-        if _suspect then
-            _unwritable := array(
+        if _maybe_oversized then
+            _oversized := array(
                 select t.id from peers.task t
-                where t.id = any (_tasks) and peers._written_size(t.args) > 1048576
+                where t.id = any (_tasks) and peers._text_size(t.args) > 1048576
             );
         end if;
         return query
             with picked as materialized (
-                -- a task can have two rows: one from before it waited for parents, one from its release
+                -- a task can have two rows, such as one from before it waited for parents and one from after that
                 select distinct on (t.id)
                        t.id, (t.attempt + 1)::smallint as attempt, t.kind, t.args, t.priority, p.position,
                        coalesce(t.max_attempts, k.max_attempts, 5) as max_attempts,
@@ -181,22 +196,22 @@ begin
             )
             select p.id, _token, p.attempt, p.kind, p.args, p.timeout, p.priority
             from picked p
-            where p.id <> all (_unwritable)
+            where p.id <> all (_oversized)
             order by p.priority, p.position;
 
-        if _unwritable <> '{}' then
-            perform peers._reject_unwritable(claim.peer_id, _unwritable, _token);
-            _unwritable := '{}';
+        if _oversized <> '{}' then
+            perform peers._reject_oversized(claim.peer_id, _oversized, _token);
+            _oversized := '{}';
         end if;
         _wanted := _wanted - coalesce(cardinality(_tasks), 0);
         exit when _wanted = 0 or (_exhaustive and _seen < _limit);
         _total := _total + _seen;
         if _total >= _most_rows or clock_timestamp() > _until then
-            perform peers._notify();  -- so that the peers soon go on
+            perform peers._notify();  -- so that the peers call again soon
             exit;
         end if;
-        -- stale rows come by the thousand: a claim of two tasks must not work them off two at a time
-        _limit := greatest(_wanted, case when _tasks is null then least(8 * _limit, _widest) else 0 end);
+        -- there can be thousands of stale rows: a claim of two tasks must not drop them two at a time
+        _limit := greatest(_wanted, case when _tasks is null then least(8 * _limit, _largest_pass) else 0 end);
         _offered := _kinds;
         _shares := array_fill(_limit, array[cardinality(_kinds)]);
         _exhaustive := true;
@@ -206,5 +221,5 @@ end
 $$;
 
 comment on function peers.claim is
-    'Leases up to max_tasks ready tasks of a queue to a peer. No rows: there is nothing that it could run, or the '
-    'call had 10,000 stale rows, or 0.1 s of them, to work off; then it notifies the peers, to be called again.';
+    'Leases up to max_tasks ready tasks of a queue to a peer. No rows: there is nothing that the peer can run, or '
+    'the call spent its limit (10,000 rows or 0.1 s) on stale rows. In that case it notifies the peers to call again.';

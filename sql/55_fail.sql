@@ -1,16 +1,16 @@
--- What becomes of an attempt that failed: tried again, dead, or cancelled; or that was snoozed by its handler.
+-- A failed attempt: the task is retried, dies, or is cancelled. A handler can also snooze its task.
 
--- Records the failures of leases that were just taken, and moves their tasks on. A report says for its task:
--- error_type, error_message, traceback, exit_signal, exit_code; retry_in (seconds, instead of the backoff),
--- reject (dead at once) and snooze (the attempt does not count, and is no failure). Texts are cut at what a page
--- of the view dead_letter can take.
+-- Records the failures of leases that were just taken, and changes the state of their tasks. A report has error_type,
+-- error_message, traceback, exit_signal, exit_code, retry_in (seconds, instead of the backoff), reject (dead at once)
+-- and snooze (the attempt does not count and is not a failure). Texts are shortened so that 100 failures fit into one
+-- row of the view dead_letter.
 create or replace function peers._record_failures(_leases peers.lease[], _reports jsonb) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
     _now timestamptz := peers.now();
-    _longest_wait constant integer := 365 * 86400;  -- for a retry_in that no interval could hold
+    _longest_wait constant integer := 365 * 86400;  -- a larger retry_in could overflow an interval
 begin
     with verdict as materialized (
         select distinct on (l.task_id)
@@ -83,20 +83,20 @@ as $$
 declare
     _tasks bigint[];
     _tokens uuid[];
-    _settled bigint[];
+    _recorded bigint[];
 begin
     select array_agg(f.task_id), array_agg(f.token) into _tasks, _tokens
     from jsonb_to_recordset(fail.failures) f(task_id bigint, token uuid)
     where f.task_id is not null and f.token is not null;
-    _settled := peers._settle_what_is_free(fail.peer_id, _tasks, _tokens, 'fail', fail.failures);
-    if cardinality(_settled) < cardinality(_tasks) then
-        return query select * from peers._verdicts(fail.peer_id, _tasks, _tokens, _settled, false);
+    _recorded := peers._record_without_waiting(fail.peer_id, _tasks, _tokens, 'fail', fail.failures);
+    if cardinality(_recorded) < cardinality(_tasks) then
+        return query select * from peers._why_not_recorded(fail.peer_id, _tasks, _tokens, _recorded, false);
     end if;
 end
 $$;
 
 comment on function peers.fail is
-    'Settles failed attempts [{"task_id", "token", "error_type", "error_message", "traceback", "exit_signal", '
-    '"exit_code", "retry_in" (seconds, instead of the backoff), "reject" (dead at once), "snooze" (no failure: the '
-    'attempt does not count)}]. Answers only those that were not settled, each with its verdict: stale, already or '
+    'Records failed attempts: [{"task_id", "token", "error_type", "error_message", "traceback", "exit_signal", '
+    '"exit_code", "retry_in" (seconds, instead of the backoff), "reject" (dead at once), "snooze" (not a failure: the '
+    'attempt does not count)}]. Returns only those that were not recorded, each with a verdict: stale, already or '
     'busy.';

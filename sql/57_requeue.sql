@@ -1,14 +1,14 @@
--- Tasks that go back to ready: released by their peer, or reclaimed from a lost one.
+-- Tasks that become ready again: their peer released them, or another peer reclaimed them from a lost one.
 
--- `_reasons` maps "task token" to why the peer stopped it.
-create or replace function peers._give_back(_leases peers.lease[], _reasons jsonb) returns void
+-- Makes the tasks of leases that were just taken ready again. `_reasons` maps "task token" to why the peer stopped it.
+create or replace function peers._release_leases(_leases peers.lease[], _reasons jsonb) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
     _now timestamptz := peers.now();
 begin
-    with given_back as (
+    with released as (
         update peers.task t
         set state = case when l.cancel_requested then 'cancelled' else 'ready' end::peers.task_state,
             finished_at = case when l.cancel_requested then _now end,
@@ -21,7 +21,7 @@ begin
         returning t.id, t.state, t.queue, t.kind, t.priority
     )
     insert into peers.ready (queue, kind, priority, task_id)
-    select g.queue, g.kind, g.priority, g.id from given_back g where g.state = 'ready' order by g.id;
+    select r.queue, r.kind, r.priority, r.id from released r where r.state = 'ready' order by r.id;
     if found then
         perform peers._notify();
     end if;
@@ -44,16 +44,16 @@ begin
     select jsonb_object_agg(r.task_id || ' ' || r.token, r.reason) into _reasons
     from unnest(release.task_ids, release.tokens, release.reasons) r(task_id, token, reason)
     where r.task_id is not null and r.token is not null and r.reason is not null;
-    return cardinality(peers._settle_what_is_free(
+    return cardinality(peers._record_without_waiting(
         release.peer_id, release.task_ids, release.tokens, 'release', _reasons
     ));
 end
 $$;
 
 comment on function peers.release is
-    'Gives leases back whose handlers never started, or whose peer stopped them itself: the attempt does not '
-    'count. reasons: why each was stopped; null, or none at all: it was not. Answers how many; what is busy stays '
-    'leased.';
+    'Gives back leases whose handlers never started, or whose handlers the peer stopped itself. The attempt does not '
+    'count. reasons: why each handler was stopped; null or missing: it was not stopped. Returns how many leases it '
+    'released. A task that another session has locked stays leased.';
 
 create or replace function peers.reconcile(peer_id uuid, tokens uuid[]) returns integer
     language plpgsql security definer
@@ -74,11 +74,11 @@ end
 $$;
 
 comment on function peers.reconcile is
-    'A peer says which tokens it knows, while no claim of its own is under way; leases under others, whose claim '
-    'was never answered, are released. Answers how many.';
+    'Releases the leases that a peer does not know, because the reply to its claim was lost. tokens: all that the peer '
+    'knows. Call it while no claim of the peer is in progress. Returns how many.';
 
--- The leases beyond _after whose peer is lost or gone and whose task nobody has locked, locked now: what is
--- locked by others does not count for the limit, so that it cannot hide what is free behind it.
+-- Locks and returns the leases after task _after whose peer is lost or gone. Tasks that another session has locked are
+-- skipped and do not count for the limit, so that they cannot hide the free ones behind them.
 create or replace function peers._lock_lost_leases(_after bigint, _most integer) returns setof peers.lease
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -103,14 +103,14 @@ begin
 end
 $$;
 
--- Where the database's clock was set back, a heartbeat can lie in the future, and its peer would seem alive
--- until then. It counts as a heartbeat of now, noted once: a peer that is gone is lost one lease later.
-create or replace function peers._note_future_heartbeats(_now timestamptz) returns void
+-- After the database's clock was set back, a heartbeat can lie in the future, and its peer would seem alive until then.
+-- Such a heartbeat is set to now, once. If its peer is gone, the peer is lost one lease_timeout later.
+create or replace function peers._correct_future_heartbeats(_now timestamptz) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _skew constant interval := '1 second';  -- a heartbeat that was sent while this call looks
+    _skew constant interval := '1 second';  -- a heartbeat may be sent while this call runs
 begin
     update peers.peer p set heartbeat_at = _now
     where p.id = any (array(
@@ -121,8 +121,8 @@ begin
 end
 $$;
 
--- A peer that is behind itself must not judge others: after an outage of the database everybody's heartbeat is
--- old. So it reclaims only when its own came without a gap for one lease.
+-- After an outage of the database the heartbeats of all peers are old. So a peer reclaims from others only after its
+-- own heartbeats have come without a gap for one lease_timeout.
 create or replace function peers.reclaim(peer_id uuid, max_tasks integer default 1000)
 returns table (task_id bigint, attempt smallint, lost_peer_id uuid, host text)
     language plpgsql security definer
@@ -133,18 +133,18 @@ returns table (task_id bigint, attempt smallint, lost_peer_id uuid, host text)
     set enable_bitmapscan = off
 as $$
 declare
-    _most_rounds constant integer := 10;  -- where every task is free, but none of what its end locks
+    _most_rounds constant integer := 10;  -- each task may be free while a row that its outcome locks is not
     _now timestamptz := peers.now();
     _leases peers.lease[];
-    _settled bigint[];
+    _recorded bigint[];
     _left integer := reclaim.max_tasks;
     _after bigint := -9223372036854775808;
 begin
     perform peers._require_read_committed();
-    perform peers._note_future_heartbeats(_now);
+    perform peers._correct_future_heartbeats(_now);
     if not exists (
         select from peers.peer p
-        where p.id = reclaim.peer_id and peers._is_alive(p, _now) and p.steady_since + p.lease_timeout <= _now
+        where p.id = reclaim.peer_id and peers._is_alive(p, _now) and p.healthy_since + p.lease_timeout <= _now
     ) then
         return;
     end if;
@@ -156,26 +156,26 @@ begin
 
     for _round in 1 .. _most_rounds loop
         _leases := array(select l from peers._lock_lost_leases(_after, _left) l);
-        _settled := peers._settle_lost(_leases);
+        _recorded := peers._record_lost(_leases);
         return query
             select l.task_id, l.attempt, l.peer_id, p.host
             from unnest(_leases) l left join peers.peer p on p.id = l.peer_id
-            where l.task_id = any (_settled);
+            where l.task_id = any (_recorded);
         exit when cardinality(_leases) < _left;
-        _left := _left - cardinality(_settled);
+        _left := _left - cardinality(_recorded);
         exit when _left = 0;
         _after := (_leases[cardinality(_leases)]).task_id;
     end loop;
 end
 $$;
 
--- Records the leases of lost peers as failures of type lost; answers the tasks for which it could.
-create or replace function peers._settle_lost(_leases peers.lease[]) returns bigint[]
+-- Records the leases of lost peers as failures of type lost. Returns the tasks for which it did.
+create or replace function peers._record_lost(_leases peers.lease[]) returns bigint[]
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _settled bigint[] := '{}';
+    _recorded bigint[] := '{}';
     _of_peer record;
 begin
     for _of_peer in
@@ -188,17 +188,18 @@ begin
         from unnest(_leases) l left join peers.peer p on p.id = l.peer_id
         group by l.peer_id
     loop
-        _settled := _settled || peers._settle_what_is_free(
+        _recorded := _recorded || peers._record_without_waiting(
             _of_peer.peer_id, _of_peer.task_ids, _of_peer.tokens, 'fail', _of_peer.reports, true
         );
     end loop;
-    return _settled;
+    return _recorded;
 end
 $$;
 
 comment on function peers.reclaim is
-    'Takes the leases of peers whose heartbeat has expired: each is a failure of type lost, and runs again at '
-    'once if it has attempts left. Nothing happens until the caller itself has been steady for one lease.';
+    'Takes back the leases of peers whose heartbeat has expired. Each is recorded as a failure of type lost, and the '
+    'task is ready again at once if it has attempts left. Does nothing until the caller''s own heartbeats have come '
+    'without a gap for one lease_timeout.';
 
 create or replace function peers.leave(peer_id uuid) returns integer
     language plpgsql security definer
@@ -216,9 +217,9 @@ begin
     select array_agg(l.task_id), array_agg(l.token) into _tasks, _tokens
     from peers.lease l where l.peer_id = leave.peer_id;
     _released := cardinality(
-        peers._settle_what_is_free(leave.peer_id, _tasks, _tokens, 'release', null, true)
+        peers._record_without_waiting(leave.peer_id, _tasks, _tokens, 'release', null, true)
     );
-    -- whoever has its row locked does not keep it here: it expires like that of a peer that was killed
+    -- if another session has the peer's row locked, the row stays and expires like that of a killed peer
     perform from peers.peer p where p.id = leave.peer_id for update skip locked;
     if found and exists (select from peers.lease l where l.peer_id = leave.peer_id) then
         update peers.peer p set lost_at = peers.now() where p.id = leave.peer_id;
@@ -230,5 +231,5 @@ end
 $$;
 
 comment on function peers.leave is
-    'Removes a peer and releases the leases that it still holds; returns how many. A lease whose task is locked is '
-    'left for other peers to reclaim.';
+    'Removes a peer and releases the leases that it still holds. Returns how many. Other peers reclaim a lease whose '
+    'task is locked now.';

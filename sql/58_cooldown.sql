@@ -1,4 +1,4 @@
--- Cooldowns: all peers together stop calling an outside system for a while, because it asked them to.
+-- Cooldowns: all peers stop calling an external system for a while, because it asked them to.
 
 -- If the database's clock was set back, a cooldown can start in the future. It would then last for too long, so
 -- it counts as one that starts now. The first reader stores that.
@@ -28,11 +28,11 @@ declare
 begin
     if length(name) not between 1 and 200 or name is null then
         raise exception 'the name of a cooldown must have 1 to 200 characters, not %', coalesce(length(name), 0)
-            using errcode = 'PE009', hint = 'Name the system that is called, such as its URL.';
+            using errcode = 'PE009', hint = 'Use the name of the external system, such as its URL.';
     end if;
     if duration is null or duration <= '0' or duration > _longest then
         raise exception 'a cooldown must last for more than 0 and at most %, not %', _longest, duration
-            using errcode = 'PE009', hint = 'Start another cooldown when it has ended, if it is needed.';
+            using errcode = 'PE009', hint = 'If it is not enough, start another cooldown when this one has ended.';
     end if;
     perform peers._correct_future_cooldown(start_cooldown.name, _now);
     insert into peers.cooldown as t (name, started_at, ends_at, reason)
@@ -47,8 +47,8 @@ end
 $$;
 
 comment on function peers.start_cooldown is
-    'Stops all peers from calling the outside system of this name for this duration. A cooldown that started '
-    'earlier and ends later stays. Returns how long the cooldown lasts from now.';
+    'Stops all peers from calling the external system of this name for this duration. A cooldown that ends later is '
+    'kept. Returns how long the cooldown lasts from now.';
 
 create or replace function peers.cooldown_left(name text) returns interval
     language plpgsql security definer
@@ -65,7 +65,7 @@ end
 $$;
 
 comment on function peers.cooldown_left is
-    'Returns for how long nobody may call the outside system of this name. 0: it may be called.';
+    'Returns for how long no handler may call the external system of this name. 0: it may be called.';
 
 create or replace function peers.end_cooldown(name text) returns boolean
     language plpgsql security definer
@@ -78,4 +78,4 @@ end
 $$;
 
 comment on function peers.end_cooldown is
-    'Ends the cooldown of this name. Handlers that wait for it ask again within seconds. False: there was none.';
+    'Ends the cooldown of this name. Handlers that wait for it check again within seconds. False: there was none.';

@@ -1,5 +1,6 @@
--- What is due becomes ready.
+-- peers.promote: scheduled tasks that are due become ready.
 
+-- Moves rows of scheduled to ready. A row without an id is stale and is only deleted.
 create or replace function peers._make_ready(_spots tid[], _ids bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -54,7 +55,7 @@ begin
     begin
         perform peers._make_ready(_spots, _due);
     exception when others then
-        -- such as an application's trigger that refuses one of them: it must not keep the others
+        -- one by one: an application's trigger that refuses one task must not stop the others
         for i in 1 .. cardinality(_spots) loop
             begin
                 perform peers._make_ready(_spots[i:i], _due[i:i]);
@@ -69,4 +70,5 @@ end
 $$;
 
 comment on function peers.promote is
-    'Moves what is due from scheduled to ready. Answers how many rows it worked off; call again while it is max_tasks.';
+    'Moves tasks that are due from scheduled to ready. Returns how many rows it handled; call again while that is '
+    'max_tasks.';

@@ -1,5 +1,6 @@
--- What operators do: to dead letters, to waiting and running tasks, to queues.
+-- What operators do with tasks and queues: retry, discard, cancel, change, pause, resume.
 
+-- Locks a task and returns it. Raises PE008 if there is none.
 create or replace function peers._lock_task(_id bigint) returns peers.task
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -11,9 +12,29 @@ begin
     select t.* into _task from peers.task t where t.id = _id for no key update;
     if not found then
         raise exception 'there is no task %', _id
-            using errcode = 'PE008', hint = 'It never existed, or it was pruned after it ended.';
+            using errcode = 'PE008', hint = 'It never existed, or it ended and was pruned.';
     end if;
     return _task;
+end
+$$;
+
+-- Makes dead tasks ready with new attempts. The caller has locked them.
+create or replace function peers._retry(_ids bigint[], _args jsonb default null) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    delete from peers.dead d where d.task_id = any (_ids);
+    with retried as (
+        update peers.task t
+        set state = 'ready', attempt = 0, scheduled_at = peers.now(), started_at = null, finished_at = null,
+            args = coalesce(_args, t.args)
+        where t.id = any (_ids)
+        returning t.id, t.queue, t.kind, t.priority
+    )
+    insert into peers.ready (queue, kind, priority, task_id)
+    select r.queue, r.kind, r.priority, r.id from retried r order by r.id;
+    perform peers._notify();
 end
 $$;
 
@@ -27,27 +48,20 @@ declare
 begin
     if _task.state <> 'dead' then
         raise exception 'task % is %, not a dead letter', _task.id, _task.state
-            using errcode = 'PE004', hint = 'peers.dead_letter lists those that can be retried.';
+            using errcode = 'PE004', hint = 'The view peers.dead_letter lists the tasks that can be retried.';
     end if;
     _problem := peers._validate_task(_task.kind, retry.args, _task.queue, null, null, null, null);
     if _problem is not null then
         raise exception 'peers.retry(%): %', _task.id, _problem using errcode = 'PE009';
     end if;
-    delete from peers.dead d where d.task_id = _task.id;
-    update peers.task t
-    set state = 'ready', attempt = 0, scheduled_at = peers.now(), started_at = null, finished_at = null,
-        args = coalesce(retry.args, t.args)
-    where t.id = _task.id;
-    insert into peers.ready (queue, kind, priority, task_id)
-    values (_task.queue, _task.kind, _task.priority, _task.id);
-    perform peers._notify();
+    perform peers._retry(array[_task.id], retry.args);
     return _task.id;
 end
 $$;
 
 comment on function peers.retry is
-    'A dead letter runs again with fresh attempts, optionally with other args; the children that it holds flow '
-    'once it completes. In bulk: SELECT peers.retry(task_id) FROM peers.dead_letter WHERE kind = ''x''.';
+    'Runs a dead letter again with new attempts, optionally with other args. The children that wait for it run once '
+    'it completes. For many: SELECT peers.retry(task_id) FROM peers.dead_letter WHERE kind = ''x''.';
 
 create or replace function peers.discard(id bigint) returns bigint
     language plpgsql security definer
@@ -56,7 +70,7 @@ as $$
 declare
     _task peers.task;
 begin
-    perform peers._lock_family(discard.id);
+    perform peers._lock_with_descendants(array[discard.id]);
     _task := peers._lock_task(discard.id);
     if _task.state <> 'dead' then
         raise exception 'task % is %, not a dead letter', _task.id, _task.state
@@ -68,7 +82,36 @@ end
 $$;
 
 comment on function peers.discard is
-    'Accepts a death: the task ends cancelled, its failures stay to be read, held descendants are cancelled.';
+    'Gives up a dead letter: the task is cancelled, and so are the descendants that wait for it. Its failures are '
+    'kept.';
+
+-- Cancels tasks that the caller has locked, and asks the peers of running ones to stop them. Returns how many of them
+-- it cancelled or asked to stop.
+create or replace function peers._cancel(_ids bigint[]) returns bigint
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _asked bigint;
+    _waiting bigint[];
+begin
+    with asked as (
+        update peers.lease l set cancel_requested = true
+        where l.task_id = any (_ids) and not l.cancel_requested
+        returning l.task_id
+    )
+    select count(*) into _asked from asked;
+    if _asked > 0 then
+        perform peers._notify('cancel');
+    end if;
+    _waiting := array(
+        select t.id from peers.task t
+        where t.id = any (_ids) and t.state in ('blocked', 'scheduled', 'ready', 'dead')
+    );
+    perform peers._cancel_waiting(_waiting);
+    return _asked + cardinality(_waiting);
+end
+$$;
 
 create or replace function peers.cancel(id bigint) returns peers.task_state
     language plpgsql security definer
@@ -78,21 +121,17 @@ as $$
 declare
     _task peers.task;
 begin
-    perform peers._lock_family(cancel.id);
+    perform peers._lock_with_descendants(array[cancel.id]);
     _task := peers._lock_task(cancel.id);
-    if _task.state = 'running' then
-        update peers.lease l set cancel_requested = true where l.task_id = _task.id;
-        perform peers._notify('cancel');
-    else
-        perform peers._cancel_waiting(array[_task.id]);
-    end if;
+    perform peers._cancel(array[_task.id]);
     return (select t.state from peers.task t where t.id = _task.id);
 end
 $$;
 
 comment on function peers.cancel is
-    'Ends a task. Waiting or dead: cancelled now, and with it the descendants that wait for it. Running: its peer '
-    'is told to stop the handler, unless it completes first. Answers the state it is in now.';
+    'Cancels a task. A waiting or dead task is cancelled now, and so are the descendants that wait for it. The peer of '
+    'a running task is asked to stop the handler; the task is cancelled unless it completes first. Returns the state '
+    'that the task is in now.';
 
 create or replace function peers.change(
     id bigint,
@@ -113,9 +152,9 @@ declare
                                         change.timeout, null, null, change.scheduled_at);
 begin
     if _task.state not in ('blocked', 'scheduled', 'ready') then
-        raise exception 'task % is % and cannot be changed any more', _task.id, _task.state
+        raise exception 'task % is % and can no longer be changed', _task.id, _task.state
             using errcode = 'PE002',
-            hint = 'A task can be changed while it waits; a dead letter by peers.retry(id, args).';
+            hint = 'A task can be changed while it waits. peers.retry(id, args) changes the args of a dead letter.';
     elsif change.priority not between -32768 and 32767 then
         _problem := 'priority must be -32768 to 32767 (smaller runs first), not ' || change.priority;
     end if;
@@ -137,7 +176,7 @@ begin
                 end
     where t.id = _task.id
     returning t.* into _task;
-    -- a new row where the old one counts no more; that one is dropped when it is met
+    -- a new row where the change makes the old row stale; claim or promote drops that one
     insert into peers.ready (queue, kind, priority, task_id)
     select _task.queue, _task.kind, _task.priority, _task.id
     where _task.state = 'ready' and (_before.state, _before.priority) is distinct from ('ready', _task.priority);
@@ -150,8 +189,8 @@ end
 $$;
 
 comment on function peers.change is
-    'Changes a task that waits (blocked, scheduled, ready); null leaves a value as it is. A new priority puts it '
-    'at the tail of that priority.';
+    'Changes a task that waits (blocked, scheduled or ready). Null leaves a value as it is. A task with a new priority '
+    'goes to the tail of that priority.';
 
 create or replace function peers.pause(queue text) returns void
     language plpgsql security definer
@@ -167,7 +206,7 @@ begin
 end
 $$;
 
-comment on function peers.pause is 'Stops claims from a queue. What runs, runs on.';
+comment on function peers.pause is 'Stops claims from a queue. Tasks that are running continue.';
 
 create or replace function peers.resume(queue text) returns void
     language plpgsql security definer

@@ -1,4 +1,4 @@
--- Why is this task not running? In words.
+-- peers.explain: why a task is not running, in a sentence.
 
 create or replace function peers._explain_stopped(_task peers.task) returns text
     language plpgsql stable
@@ -9,6 +9,19 @@ begin
 end
 $$;
 
+-- Returns how to resume the task's graph, if the graph is paused.
+create or replace function peers._explain_paused_graph(_task peers.task) returns text
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return (
+        select 'its graph ' || g.id || ' ("' || g.name || '") is paused: peers.resume_graph(' || g.id || ').'
+        from peers.graph g where g.id = _task.graph_id and g.paused_at is not null
+    );
+end
+$$;
+
 create or replace function peers._explain_ready(_task peers.task) returns text
     language plpgsql stable
     set search_path = pg_catalog, peers, pg_temp
@@ -16,7 +29,11 @@ as $$
 declare
     _able bigint;
     _stopped constant text := peers._explain_stopped(_task);
+    _paused_graph constant text := peers._explain_paused_graph(_task);
 begin
+    if _paused_graph is not null then
+        return 'Ready, but ' || _paused_graph || _stopped;
+    end if;
     if exists (select from peers.paused_queue p where p.queue = _task.queue) then
         return 'Ready, but the queue "' || _task.queue || '" is paused: peers.resume(''' || _task.queue || ''').'
             || _stopped;
@@ -26,11 +43,11 @@ begin
       and _task.kind = any (p.kinds) and p.queues ? _task.queue;
     if _able = 0 then
         return 'Ready, but no live peer runs kind "' || _task.kind || '" in queue "' || _task.queue
-            || '": start one whose app has a handler for it (peers.peer_status lists the peers).'
+            || '": start a peer whose app has a handler for it (peers.peer_status lists the peers).'
             || _stopped;
     end if;
     return 'Ready: ' || _able || ' live ' || case when _able = 1 then 'peer' else 'peers' end
-        || ' can run it, and it waits for its turn (priority ' || _task.priority || ', smaller runs first).'
+        || ' can run it, and it waits for its turn (priority ' || _task.priority || '; smaller numbers run first).'
         || _stopped;
 end
 $$;
@@ -47,8 +64,8 @@ begin
         || (select string_agg(w.what, ', ' order by w.id)
             from (
                 select p.id, 'task ' || p.id || ' (' || p.kind || ') is ' || p.state
-                             || case when p.state = 'dead' then ', peers.retry(' || p.id || ') or peers.discard('
-                                                                || p.id || ') decides' else '' end as what
+                             || case when p.state = 'dead' then ' (call peers.retry(' || p.id || ') or peers.discard('
+                                                                || p.id || '))' else '' end as what
                 from peers.dependency d join peers.task p on p.id = d.parent_id
                 where d.child_id = _task.id and not d.waived and p.state <> 'completed'
                 order by p.id limit _most_named
@@ -65,11 +82,12 @@ begin
     return coalesce((
         select 'Running since ' || r.since || ', attempt ' || r.attempt || ' of ' || r.max_attempts
             || ', on host ' || coalesce(r.host, '(unknown)') || ' (peer ' || r.peer_id || ')'
-            || case when r.cancel_requested then '; it has been asked to stop' else '' end
+            || case when r.cancel_requested then '; its peer was asked to stop it' else '' end
             || case when coalesce(r.lease_expires_at, '-infinity') < peers.now()
-                    then '. That peer''s heartbeat has expired: any other peer will reclaim it' else '' end || '.'
+                    then '. That peer''s heartbeat has expired, and another peer will reclaim the task'
+                    else '' end || '.'
         from peers.running r where r.task_id = _task.id
-    ), 'Running, but no peer holds it: SELECT * FROM peers.check(repair => true) makes it ready again.');
+    ), 'Running, but it has no lease: SELECT * FROM peers.check(repair => true) makes it ready again.');
 end
 $$;
 
@@ -84,7 +102,7 @@ begin
         return 'Dead since ' || _task.finished_at || ' after attempt ' || _task.attempt || coalesce(
             (select ': ' || f.error_type || ': ' || f.error_message from peers.failure f
              where f.task_id = _task.id order by f.id desc limit 1), '')
-            || '. peers.retry(' || _task.id || ') runs it again, peers.discard(' || _task.id || ') accepts it.';
+            || '. peers.retry(' || _task.id || ') runs it again, peers.discard(' || _task.id || ') gives it up.';
     end if;
     return 'Cancelled at ' || _task.finished_at || coalesce(
         (select ', because its parent ' || p.id || ' (' || p.kind || ') is ' || p.state
@@ -104,7 +122,7 @@ begin
     select t.* into _task from peers.task t where t.id = explain.id;
     if not found then
         raise exception 'there is no task %', explain.id
-            using errcode = 'PE008', hint = 'It never existed, or it was pruned after it ended.';
+            using errcode = 'PE008', hint = 'It never existed, or it ended and was pruned.';
     end if;
     return case
         when _task.state = 'ready' then peers._explain_ready(_task)
@@ -118,11 +136,12 @@ begin
         when _task.state = 'scheduled' then
             'Scheduled: due at ' || _task.scheduled_at || '.' || peers._explain_stopped(_task)
         else peers._explain_ended(_task)
-    end;
+    end || case when _task.state in ('blocked', 'scheduled', 'dead')
+                then coalesce(' Also, ' || peers._explain_paused_graph(_task), '') else '' end;
 end
 $$;
 
-comment on function peers.explain is 'Says in words why a task is not running, or what became of it.';
+comment on function peers.explain is 'Says why a task is not running, or how it ended.';
 
 create or replace view peers.manual as
 select p.proname::text as verb, pg_get_function_arguments(p.oid) as arguments,
@@ -131,7 +150,7 @@ from pg_proc p
 where p.pronamespace = 'peers'::regnamespace and p.proname !~ '^_' and p.prorettype <> 'trigger'::regtype
 order by p.proname;
 
-comment on view peers.manual is 'Every verb with its arguments and what it does.';
-comment on column peers.manual.verb is 'The function in the schema peers.';
+comment on view peers.manual is 'Every function that users and peers may call, with its arguments and what it does.';
+comment on column peers.manual.verb is 'The function''s name in the schema peers.';
 comment on column peers.manual.arguments is 'Its arguments with their defaults.';
 comment on column peers.manual.description is 'What it does.';

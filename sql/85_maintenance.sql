@@ -1,8 +1,45 @@
--- Upkeep: prune what ended long ago, check what the triggers keep.
+-- Maintenance: peers.prune deletes what ended long ago, peers.check recounts what the triggers keep.
 
--- Walks the primary key from where the last call stopped. It skips what is locked, and keeps whatever an
--- unfinished or dead child still needs. One prunes at a time, and whoever comes meanwhile has nothing to do: its
--- maintenance must not wait for a transaction that somebody keeps open.
+-- Deletes the rows that nothing needs any more: rows whose task is gone, old graphs without tasks, peers that were lost
+-- a day ago, cooldowns that ended a day ago. Graphs are locked first and checked in a new statement, because a task may
+-- have been submitted to one in the meantime; an INSERT of a task holds a lock on its graph.
+create or replace function peers._prune_leftovers(_now timestamptz, _graphs_before timestamptz) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+as $$
+declare
+    _graphs bigint[];
+begin
+    delete from peers.ready r where r.ctid = any (array(
+        select r.ctid from peers.ready r
+        where not exists (select from peers.task t where t.id = r.task_id) for update skip locked
+    ));
+    delete from peers.scheduled s where s.ctid = any (array(
+        select s.ctid from peers.scheduled s
+        where not exists (select from peers.task t where t.id = s.task_id) for update skip locked
+    ));
+    delete from peers.peer p where p.id = any (array(
+        select p.id from peers.peer p
+        where p.lost_at < _now - interval '1 day'
+          and not exists (select from peers.lease l where l.peer_id = p.id) for update skip locked
+    ));
+    delete from peers.cooldown c where c.name = any (array(
+        select c.name from peers.cooldown c where c.ends_at < _now - interval '1 day' for update skip locked
+    ));
+    _graphs := array(
+        select g.id from peers.graph g
+        where g.created_at < _graphs_before and not exists (select from peers.task t where t.graph_id = g.id)
+        order by g.id for update skip locked
+    );
+    delete from peers.graph g
+    where g.id = any (_graphs) and not exists (select from peers.task t where t.graph_id = g.id);
+end
+$$;
+
+-- Walks the primary key from where the last call stopped. It skips locked tasks, and keeps every task that an
+-- unfinished or dead child still needs. Only one session prunes at a time. A second one does nothing, so that its
+-- maintenance does not wait for a transaction that stays open.
 create or replace function peers.prune(older_than interval, max_tasks integer default 10000)
 returns table (looked_at bigint, deleted bigint, finished boolean)
     language plpgsql security definer
@@ -12,6 +49,7 @@ returns table (looked_at bigint, deleted bigint, finished boolean)
 as $$
 declare
     _now timestamptz := peers.now();
+    _ended_before timestamptz;
     _after bigint;
     _last bigint;
     _ids bigint[];
@@ -20,12 +58,13 @@ begin
     perform peers._require_read_committed();
     if prune.older_than is null or prune.older_than < interval '0' then
         raise exception 'older_than must be an interval of 0 or more, not %', coalesce(prune.older_than::text, 'null')
-            using errcode = 'PE009', hint = 'Such as peers.prune(''30 days'').';
+            using errcode = 'PE009', hint = 'For example: peers.prune(''30 days'').';
     end if;
     if prune.max_tasks is null or prune.max_tasks < 1 then
         raise exception 'max_tasks must be 1 or more, not %',
             coalesce(prune.max_tasks::text, 'null') using errcode = 'PE009';
     end if;
+    _ended_before := _now - least(prune.older_than, interval '1000 years');
     select p.after_id into _after from peers.prune_cursor p for no key update skip locked;
     if not found then
         return query select 0::bigint, 0::bigint, true;
@@ -38,14 +77,14 @@ begin
         select t.id from peers.task t
         where t.id > _after and t.id <= _last
           and t.state in ('completed', 'cancelled')
-          and t.finished_at < _now - least(prune.older_than, interval '1000 years')
+          and t.finished_at < _ended_before
           and not exists (
               select from peers.dependency d join peers.task c on c.id = d.child_id
               where d.parent_id = t.id and c.state not in ('completed', 'cancelled')
           )
         order by t.id for update skip locked
     );
-    -- an edge that was committed while they were being locked: look again, now that nobody can add one
+    -- again, now that no session can add an edge: one may have been committed before the tasks were locked
     _ids := array(
         select i.id from unnest(_ids) i(id)
         where not exists (
@@ -61,23 +100,7 @@ begin
     finished := _looked_at < prune.max_tasks;
     update peers.prune_cursor p set after_id = case when finished then 0 else _last end;
     if finished then
-        -- rows that outlived their task, and peers whose loss and cooldowns whose end are old news
-        delete from peers.ready r where r.ctid = any (array(
-            select r.ctid from peers.ready r
-            where not exists (select from peers.task t where t.id = r.task_id) for update skip locked
-        ));
-        delete from peers.scheduled s where s.ctid = any (array(
-            select s.ctid from peers.scheduled s
-            where not exists (select from peers.task t where t.id = s.task_id) for update skip locked
-        ));
-        delete from peers.peer p where p.id = any (array(
-            select p.id from peers.peer p
-            where p.lost_at < _now - interval '1 day'
-              and not exists (select from peers.lease l where l.peer_id = p.id) for update skip locked
-        ));
-        delete from peers.cooldown h where h.name = any (array(
-            select h.name from peers.cooldown h where h.ends_at < _now - interval '1 day' for update skip locked
-        ));
+        perform peers._prune_leftovers(_now, _ended_before);
     end if;
     looked_at := _looked_at;
     deleted := cardinality(_ids);
@@ -86,15 +109,19 @@ end
 $$;
 
 comment on function peers.prune is
-    'Deletes completed and cancelled tasks that ended before older_than and that no unfinished or dead child '
-    'needs, with their edges, failures and idempotency keys. One call looks at max_tasks and remembers its place: '
-    'call again until finished. While another transaction prunes, it looks at nothing and has finished.';
+    'Deletes completed and cancelled tasks that ended longer ago than older_than, with their edges, failures and '
+    'idempotency keys; a task that an unfinished or dead child needs is kept. Then deletes graphs that were created '
+    'longer ago than older_than and have no task. One call examines max_tasks tasks and remembers its place: call '
+    'again until finished. While another session prunes, it does nothing and returns finished.';
 
--- Everything that is not as the triggers keep it, found in one statement and so in one state of the database.
-create or replace function peers._problems(_only bigint[] default null)
+-- Returns every difference from what the triggers keep. One statement finds them all, so it sees one state of the
+-- database.
+create or replace function peers._find_problems(_only bigint[] default null)
 returns table (task_id bigint, problem text, pending_parents bigint)
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
+    -- ready and scheduled have no index on the task: only a hash table avoids reading them once for each task
+    set work_mem = '1GB'
 as $$
 begin
     return query
@@ -105,7 +132,7 @@ begin
         group by d.child_id
     ), task as (
         select t.id, t.state, t.pending_parents, coalesce(c.parents, 0) as parents, t.kind, t.queue, t.priority,
-               t.scheduled_at
+               t.scheduled_at, t.graph_id
         from peers.task t left join counted c on c.child_id = t.id
         where _only is null or t.id = any (_only)
     )
@@ -115,15 +142,16 @@ begin
         select case
             when t.pending_parents <> t.parents and t.state not in ('completed', 'cancelled')
                 then 'pending_parents is ' || t.pending_parents || ', counted ' || t.parents
-            when t.state = 'blocked' and t.parents = 0 then 'state is blocked, but no parent holds it'
+            when t.state = 'blocked' and t.parents = 0 then 'state is blocked, but it waits for no parent'
             when t.state in ('scheduled', 'ready') and t.parents > 0
-                then 'state is ' || t.state || ', but parents hold it'
-            when t.state = 'ready' and not exists (
-                     select from peers.ready r
-                     where r.task_id = t.id and r.priority = t.priority and r.kind = t.kind and r.queue = t.queue)
+                then 'state is ' || t.state || ', but it waits for parents'
+            when t.state = 'ready'
+                 and (t.id, t.priority, t.kind, t.queue) not in (
+                     select r.task_id, r.priority, r.kind, r.queue from peers.ready r)
+                 and not exists (select from peers.graph g where g.id = t.graph_id and g.paused_at is not null)
                 then 'state is ready, but peers.ready has no matching row'
-            when t.state = 'scheduled' and not exists (
-                     select from peers.scheduled s where s.task_id = t.id and s.due_at = t.scheduled_at)
+            when t.state = 'scheduled'
+                 and (t.id, t.scheduled_at) not in (select s.task_id, s.due_at from peers.scheduled s)
                 then 'state is scheduled, but peers.scheduled has no matching row'
             when t.state = 'running' and not exists (select from peers.lease l where l.task_id = t.id)
                 then 'state is running, but there is no lease'
@@ -141,26 +169,37 @@ begin
     ) p(problem)
     where p.problem is not null
     union all
-    select l.task_id, 'a lease of a task that is gone', 0
+    select t.id, 'belongs to graph ' || t.graph_id || ', which does not exist', 0
+    from peers.task t
+    where t.graph_id is not null and not exists (select from peers.graph g where g.id = t.graph_id)
+      and (_only is null or t.id = any (_only))
+    union all
+    select l.task_id, 'there is a lease, but no task', 0
     from peers.lease l
     where not exists (select from peers.task t where t.id = l.task_id) and (_only is null or l.task_id = any (_only))
     union all
-    select d.child_id, 'waits for task ' || d.parent_id || ', which is gone', 0
+    select d.child_id, 'waits for task ' || d.parent_id || ', which does not exist', 0
     from peers.dependency d
     where not exists (select from peers.task t where t.id = d.parent_id) and (_only is null or d.child_id = any (_only))
     order by 1, 2;
 end
 $$;
 
--- Repairs locked tasks: the count from the edges, the state from the count, the rows of the narrow tables from the
--- state.
-create or replace function peers._mend(_ids bigint[]) returns void
+-- Repairs tasks that the caller has locked. The count comes from the edges, the state from the count, and the rows of
+-- the narrow tables from the state. A graph that does not exist is created again.
+create or replace function peers._repair(_ids bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
     _now timestamptz := peers.now();
 begin
+    insert into peers.graph (id, name)
+    overriding system value
+    select distinct t.graph_id, 'graph ' || t.graph_id
+    from peers.task t where t.id = any (_ids) and t.graph_id is not null
+    order by t.graph_id
+    on conflict (id) do nothing;
     delete from peers.dependency d
     where d.child_id = any (_ids) and not exists (select from peers.task t where t.id = d.parent_id);
     update peers.task t
@@ -201,28 +240,28 @@ end
 $$;
 
 create or replace function peers.check(repair boolean default false)
-returns table (task_id bigint, problem text, mended boolean)
+returns table (task_id bigint, problem text, repaired boolean)
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
 as $$
 declare
     _tasks bigint[];
-    _problems text[];
+    _find_problems text[];
     _still bigint[];
 begin
     perform peers._require_read_committed();
-    select array_agg(p.task_id), array_agg(p.problem) into _tasks, _problems from peers._problems() p;
+    select array_agg(p.task_id), array_agg(p.problem) into _tasks, _find_problems from peers._find_problems() p;
     if "check".repair and _tasks is not null then
         perform from peers.task t where t.id = any (_tasks) order by t.id for no key update;
-        -- what another transaction was just changing may have been right all along
-        _still := array(select distinct p.task_id from peers._problems(_tasks) p);
-        perform peers._mend(_still);
+        -- a task that another transaction was changing may be right by now
+        _still := array(select distinct p.task_id from peers._find_problems(_tasks) p);
+        perform peers._repair(_still);
     end if;
-    return query select f.id, f.what, "check".repair from unnest(_tasks, _problems) f(id, what);
+    return query select f.id, f.what, "check".repair from unnest(_tasks, _find_problems) f(id, what);
 end
 $$;
 
 comment on function peers.check is
-    'Recounts what the triggers keep and lists every difference; with repair => true mends them. For after a '
-    'restore, or after session_replication_role = replica. Nothing is listed when all is well.';
+    'Recounts what the triggers keep and returns every difference; repair => true repairs them. Call it after a '
+    'restore, or after session_replication_role = replica. No rows: everything is consistent.';

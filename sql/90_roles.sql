@@ -1,5 +1,5 @@
--- Who may do what. The roles are optional: an application that connects as the owner needs none of them.
--- They belong to the whole server; a migration without CREATEROLE leaves them out and says so.
+-- The roles, and what each may do. They are optional: an application that connects as the owner needs none of them.
+-- Roles belong to the whole server. A migration without CREATEROLE does not create them and says so.
 
 do $$
 begin
@@ -17,8 +17,8 @@ begin
     end if;
 exception
     when insufficient_privilege then
-        raise notice 'the roles peers_submitter, peers_worker, peers_operator and peers_reader are left out: '
-            'creating them needs CREATEROLE';
+        raise notice 'the roles peers_submitter, peers_worker, peers_operator and peers_reader were not created: '
+            'that needs CREATEROLE';
     when duplicate_object or unique_violation then
         null;  -- another database of this server is being migrated at the same moment
 end
@@ -38,18 +38,22 @@ begin
     grant usage on schema peers to peers_submitter, peers_worker, peers_operator, peers_reader;
     grant execute on function peers.contract_version(), peers.now()
         to peers_submitter, peers_worker, peers_operator, peers_reader;
+    grant execute on function peers.await_results(bigint[])
+        to peers_submitter, peers_worker, peers_operator, peers_reader;
 
-    -- A submitter inserts and forges nothing; it may ask for the state of a task, not for what is in it. Nor for
-    -- its key: ON CONFLICT DO NOTHING needs no right to read it, as long as it names no column.
-    grant insert (kind, args, queue, priority, scheduled_at, max_attempts, timeout, idempotency_key, metadata)
+    -- A submitter inserts, and cannot set what the scheduler keeps. It may read the state of a task, but neither its
+    -- contents nor its key. ON CONFLICT DO NOTHING needs no right to read the key, as long as it names no column.
+    grant insert (kind, args, queue, priority, scheduled_at, max_attempts, timeout, idempotency_key, metadata, graph_id)
         on peers.task to peers_submitter;
+    grant insert (name, idempotency_key, metadata) on peers.graph to peers_submitter;
+    grant select (id) on peers.graph to peers_submitter;
     grant select (id, state) on peers.task to peers_submitter;
     grant insert (parent_id, child_id, on_parent_failure) on peers.dependency to peers_submitter;
     grant select (parent_id, child_id) on peers.dependency to peers_submitter;
     grant execute on function
         peers.submit(text, jsonb, text, integer, timestamptz, integer, interval, bigint[],
-                     peers.parent_failure_policy, text, jsonb),
-        peers.submit_graph(jsonb)
+                     peers.parent_failure_policy, text, jsonb, bigint),
+        peers.submit_graph(jsonb, text, text, jsonb)
         to peers_submitter, peers_worker, peers_operator;
 
     -- a worker calls the verbs of a peer, and touches no table
@@ -63,13 +67,14 @@ begin
         peers.start_cooldown(text, interval, text), peers.cooldown_left(text)
         to peers_worker;
 
-    -- an operator looks at everything and acts through the verbs
+    -- an operator reads everything and acts through the verbs
     grant select on all tables in schema peers to peers_operator, peers_reader;
     grant execute on function peers.explain(bigint), peers.unrunnable(), peers.readable(jsonb)
         to peers_operator, peers_reader;
     grant execute on function
         peers.cancel(bigint), peers.change(bigint, integer, timestamptz, jsonb, integer, interval),
         peers.retry(bigint, jsonb), peers.discard(bigint), peers.pause(text), peers.resume(text),
+        peers.cancel_graph(bigint), peers.pause_graph(bigint), peers.resume_graph(bigint), peers.retry_graph(bigint),
         peers.prune(interval, integer), peers.check(boolean), peers.parent_results(bigint),
         peers.start_cooldown(text, interval, text), peers.cooldown_left(text), peers.end_cooldown(text)
         to peers_operator;

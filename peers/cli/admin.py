@@ -75,9 +75,9 @@ def _check(args: argparse.Namespace) -> int:
     elif problems:
         output.table(
             ("TASK", "REPAIRED", "PROBLEM"),
-            [(each.task_id, "yes" if each.mended else "no", each.problem) for each in problems],
+            [(each.task_id, "yes" if each.repaired else "no", each.problem) for each in problems],
         )
-    if all(problem.mended for problem in problems):
+    if all(problem.repaired for problem in problems):
         output.say(
             f"{output.count(len(problems), 'problem')} repaired" if problems else "all is well"
         )

@@ -18,8 +18,9 @@ from peers.cli.parser import (
     task_ids,
     text,
 )
+from peers.client.statements import SUBMIT
 from peers.client.submission import Options, document
-from peers.client.transport import SUBMIT, send_text
+from peers.client.transport import perform_text
 from peers.types import ParentFailure
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def _submit(args: argparse.Namespace) -> int:
     body = written(submission)
 
     def send(connection: Connection) -> int:
-        return send_text(SUBMIT, body, connection)
+        return perform_text(connection, SUBMIT, body)
 
     with connected(args) as connection:
         print(persistently(send, connection))

@@ -2,151 +2,231 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from peers.client.submission import Document, Options, document
+from peers.client.node import Node
+from peers.client.records import SubmittedGraph
+from peers.client.statements import SUBMIT_GRAPH, Request
+from peers.client.submission import Document, OptionFields, Options, document, plain_json
+from peers.client.targets import is_async_target
 from peers.client.task import Task
-from peers.client.transport import SUBMIT_GRAPH, is_asynchronous, send, send_async
+from peers.client.transport import perform, perform_async, perform_in, perform_in_async
 from peers.errors import BadGraph, BadTask
-from peers.types import IDEMPOTENCY_KEY_MAX_LENGTH
+from peers.types import IDEMPOTENCY_KEY_MAX_LENGTH, NAME_MAX_LENGTH
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from peers.client.targets import AsyncTarget, SyncTarget
 
-    from peers.client.transport import Asynchronous, Synchronous
-    from peers.types import ParentFailure
+P = ParamSpec("P")
+T = TypeVar("T")
 
-_KEY_MAX_LENGTH: Final = IDEMPOTENCY_KEY_MAX_LENGTH - len("/") - len("9999999999")
-"""Whatever the number of a task that stands behind it."""
+
+class Perform(Protocol):
+    """A way to perform requests."""
+
+    def __call__(self, request: Request[T], /) -> T:
+        """Perform the request."""
+        ...
+
+
+class PerformAsync(Protocol):
+    """An async way to perform requests."""
+
+    def __call__(self, request: Request[T], /) -> Coroutine[Any, Any, T]:
+        """Perform the request."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """A task of a graph; its `id` is known once the graph has been submitted."""
+class GraphOptions:
+    """How a graph is submitted: see `graph`. Raises BadTask."""
 
-    nodes: Nodes
-    name: str
+    name: str | None = None
+    idempotency_key: str | None = None
+    metadata: Mapping[str, object] | None = None
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not 1 <= len(self.name) <= NAME_MAX_LENGTH:
+            raise BadTask(
+                f"the name of a graph must have 1 to {NAME_MAX_LENGTH} characters, "
+                f"not {len(self.name)}"
+            )
+        key = self.idempotency_key
+        if key is not None and not 1 <= len(key) <= IDEMPOTENCY_KEY_MAX_LENGTH:
+            raise BadTask(
+                f"the idempotency_key of a graph must have 1 to {IDEMPOTENCY_KEY_MAX_LENGTH} "
+                f"characters, not {len(key)}"
+            )
+        if self.metadata is not None:
+            plain_json("metadata", self.metadata)
+
+
+class GraphBuilder:
+    """The tasks that have been added to a graph so far."""
+
+    def __init__(self, options: GraphOptions) -> None:
+        self._options = options
+        self._documents: list[Document] = []
+        self._submitted: SubmittedGraph | None = None
 
     @property
     def id(self) -> int:
-        """The task's id. Raises BadGraph before the graph was submitted."""
-        return self.nodes.ids[self.name]
-
-
-class Nodes:
-    """The tasks that a graph has gathered so far."""
-
-    def __init__(self, idempotency_key: str | None = None) -> None:
-        if idempotency_key is not None and not 1 <= len(idempotency_key) <= _KEY_MAX_LENGTH:
-            raise BadTask(
-                f"the idempotency_key of a graph must have 1 to {_KEY_MAX_LENGTH} characters, "
-                f"not {len(idempotency_key)}",
-                "Each of its tasks gets it with its own number behind.",
-            )
-        self._key = idempotency_key
-        self._documents: list[Document] = []
-        self._ids: dict[str, int] | None = None
+        """Return the graph's id. Raises BadGraph before the submission, and without any task."""
+        if self._submitted is None:
+            raise BadGraph("the graph has not been submitted", "Its id is known after its block.")
+        return self._submitted.id
 
     @property
     def ids(self) -> dict[str, int]:
-        """The ids by the names of the nodes. Raises BadGraph before the graph was submitted."""
-        if self._ids is None and self._documents:
+        """Return the ids by the names of the nodes. Raises BadGraph before the submission."""
+        if self._submitted is None and self._documents:
             raise BadGraph("the graph has not been submitted yet", "Ids are known after its block.")
-        return self._ids or {}
+        return {} if self._submitted is None else self._submitted.tasks
 
+    @overload
+    def add(self, task: Task[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Node: ...
+    @overload
     def add(
         self,
-        task: Task[..., Any] | str,
+        kind: str,
+        args: Mapping[str, object] | None = None,
         /,
-        *,
-        after: Iterable[Node | int] | Node | int = (),
-        on_parent_failure: ParentFailure | str | None = None,
-        **args: object,
-    ) -> Node:
-        """Adds a task by its handler or its kind, after nodes of this graph and ids of older tasks.
+        **options: Unpack[OptionFields],
+    ) -> Node: ...
+    def add(self, task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> Node:
+        """Add a task: a handler with its args, or a kind with args and options like `submit`.
 
-        on_parent_failure holds for all of its parents: "hold", "cancel" or "run". Other options go
-        with `task.options(…)`. Raises ArgsInvalid, BadTask, BadGraph.
+        The parents are an option, so that a handler's own args may have any names:
+        `add(load.after(extract), day="monday")`, or `add("load", {"day": "monday"},
+        depends_on=[extract])`. Raises ArgsInvalid, BadTask, BadGraph.
         """
-        if self._ids is not None:
+        if self._submitted is not None:
             raise BadGraph("the graph has been submitted already", "Add tasks within its block.")
-        parents = [after] if isinstance(after, Node | int) else after
-        kind, options = (task.kind, task.bound) if isinstance(task, Task) else (task, Options())
-        if on_parent_failure is not None:
-            options = replace(options, on_parent_failure=on_parent_failure)
-        within: list[str] = []
-        older: list[int] = list(options.depends_on)
-        for parent in parents:
-            if isinstance(parent, int):
-                older.append(parent)
-            elif not isinstance(parent, Node):
-                raise BadGraph(f"after must hold nodes of a graph or ids of tasks, not {parent!r}")
-            elif parent.nodes is self:
-                within.append(parent.name)
-            else:
-                older.append(parent.id)
+        if isinstance(task, Task):
+            kind, options, values = task.kind, task.bound, task.by_name(*args, **kwargs)
+        else:
+            kind, options, values = task, Options(**kwargs), dict(*args)
         node = Node(self, str(len(self._documents) + 1))
+        siblings = [each for each in options.depends_on if self._has(each)]
+        older = [each for each in options.depends_on if not self._has(each)]
         options = replace(options, depends_on=older)
-        if self._key is not None and options.idempotency_key is None:
-            options = replace(options, idempotency_key=f"{self._key}/{node.name}")
-        fields = document(kind, args, options)
-        self._documents.append({"name": node.name, "after": within, **fields})
+        fields = document(kind, values, options)
+        after = [each.name for each in siblings if isinstance(each, Node)]
+        self._documents.append({"name": node.name, "after": after, **fields})
         return node
 
+    def _has(self, parent: object) -> bool:
+        return isinstance(parent, Node) and parent.graph is self
 
-class Graph(Nodes):
-    """The end of its `with` block submits everything, an exception nothing."""
+    def _request(self) -> Request[SubmittedGraph]:
+        options = self._options
+        fields = {
+            "nodes": self._documents,
+            "name": options.name,
+            "idempotency_key": options.idempotency_key,
+            "metadata": options.metadata and plain_json("metadata", options.metadata),
+        }
+        given = {name: value for name, value in fields.items() if value is not None}
+        return Request(SUBMIT_GRAPH, given)
 
-    def __init__(
-        self, target: Synchronous | None = None, idempotency_key: str | None = None
-    ) -> None:
-        super().__init__(idempotency_key)
-        self._target = target
+
+class Graph(GraphBuilder):
+    """A graph for a `with` block. The end of the block submits it, an exception submits nothing."""
+
+    def __init__(self, perform: Perform, options: GraphOptions) -> None:
+        super().__init__(options)
+        self._perform = perform
 
     def __enter__(self) -> Graph:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
         if kind is None and self._documents:
-            self._ids = send(SUBMIT_GRAPH, self._documents, self._target)
+            self._submitted = self._perform(self._request())
 
 
-class AsyncGraph(Nodes):
-    """The same for an `async with` block, in an async session or connection."""
+class AsyncGraph(GraphBuilder):
+    """A graph for an `async with` block."""
 
-    def __init__(self, target: Asynchronous, idempotency_key: str | None = None) -> None:
-        super().__init__(idempotency_key)
-        self._target = target
+    def __init__(self, perform: PerformAsync, options: GraphOptions) -> None:
+        super().__init__(options)
+        self._perform = perform
 
     async def __aenter__(self) -> AsyncGraph:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_error: object) -> None:
         if kind is None and self._documents:
-            self._ids = await send_async(SUBMIT_GRAPH, self._documents, self._target)
+            self._submitted = await self._perform(self._request())
 
 
 @overload
-def graph(target: Synchronous | None = None, *, idempotency_key: str | None = None) -> Graph: ...
-@overload
-def graph(target: Asynchronous, *, idempotency_key: str | None = None) -> AsyncGraph: ...
 def graph(
-    target: Synchronous | Asynchronous | None = None, *, idempotency_key: str | None = None
+    target: SyncTarget | None = None,
+    *,
+    name: str | None = None,
+    idempotency_key: str | None = None,
+    metadata: Mapping[str, object] | None = None,
+) -> Graph: ...
+@overload
+def graph(
+    target: AsyncTarget,
+    *,
+    name: str | None = None,
+    idempotency_key: str | None = None,
+    metadata: Mapping[str, object] | None = None,
+) -> AsyncGraph: ...
+def graph(
+    target: SyncTarget | AsyncTarget | None = None,
+    *,
+    name: str | None = None,
+    idempotency_key: str | None = None,
+    metadata: Mapping[str, object] | None = None,
 ) -> Graph | AsyncGraph:
-    """A graph to fill in a block, submitted at its end in one transaction and one round trip.
+    """Return a graph to fill in a `with` block, submitted at its end in one transaction.
 
-    Without a target it is committed at once (inside a running handler: through the peer); with a
-    SQLAlchemy session or connection, or a psycopg one, it is part of that transaction. The async
-    ones need `async with`.
+    After the block, `id` is the graph's id, for `graph_status` and its verbs. Without a target the
+    graph is committed at once (inside a running handler: by its peer). With a
+    SQLAlchemy session or connection, a psycopg one, or Django's connection, it is part of that
+    transaction. An async target needs `async with`; `graph_async` is the async form without one.
 
-    With an idempotency_key (1 to 489 characters) the same block run again yields the same ids and
-    inserts nothing: each task is known by the key and its place in the block, so the block must add
-    the same tasks in the same order. A task's own idempotency_key comes first. A handler, which may
-    run again after it has submitted, should give one: graph(idempotency_key="nightly-2026-11-26"),
-    or one made of current_task().id. It holds as long as the tasks' rows exist (until they are
+    name: 1 to 200 characters; names need not be unique. metadata: a JSON object.
+
+    With an idempotency_key (1 to 500 characters) the same block run again returns the same ids and
+    inserts nothing. The block must add the same tasks in the same order. A handler, which may run
+    again after it has submitted, should pass one: graph(idempotency_key="nightly-2026-11-26"), or
+    one made of current_task().id. It holds as long as the graph exists (until its tasks are
     pruned). Raises BadTask.
     """
-    if target is not None and is_asynchronous(target):
-        return AsyncGraph(target, idempotency_key)
-    return Graph(target, idempotency_key)
+    options = GraphOptions(name, idempotency_key, metadata)
+    if target is None:
+        return Graph(perform, options)
+    if is_async_target(target):
+        return AsyncGraph(_in_async(target), options)
+    return Graph(_in(target), options)
+
+
+def graph_async(
+    *,
+    name: str | None = None,
+    idempotency_key: str | None = None,
+    metadata: Mapping[str, object] | None = None,
+) -> AsyncGraph:
+    """Return a graph to fill in an `async with` block. See `graph`."""
+    return AsyncGraph(perform_async, GraphOptions(name, idempotency_key, metadata))
+
+
+def _in(target: SyncTarget) -> Perform:
+    def perform_here(request: Request[T], /) -> T:
+        return perform_in(target, request)
+
+    return perform_here
+
+
+def _in_async(target: AsyncTarget) -> PerformAsync:
+    async def perform_here(request: Request[T], /) -> T:
+        return await perform_in_async(target, request)
+
+    return perform_here

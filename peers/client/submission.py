@@ -1,4 +1,4 @@
-"""What is submitted: a kind, its args and its options, checked and put into one JSON document."""
+"""A submission: a kind, its args and its options, checked and written as one JSON document."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, Final, TypeAlias, TypedDict
 
-from pydantic_core import PydanticSerializationError, to_jsonable_python
-
+from peers.client.node import Node
 from peers.errors import ArgsInvalid, BadTask
 from peers.handlers import registry
 from peers.types import (
@@ -23,6 +22,7 @@ from peers.types import (
     TIMEOUT_MIN,
     ParentFailure,
 )
+from peers.values import ConversionError, find_unwritable, jsonable, path_text
 
 Span: TypeAlias = timedelta | float
 """A duration: a timedelta, or seconds."""
@@ -40,6 +40,7 @@ _OPTION_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "depends_on": ((Sequence, Set), "the ids of tasks"),
     "idempotency_key": ((str,), "a string"),
     "metadata": ((Mapping,), "a JSON object"),
+    "graph": ((int,), "the id of a graph"),
 }
 
 Document: TypeAlias = dict[str, Any]
@@ -55,20 +56,23 @@ class OptionFields(TypedDict, total=False):
     delay: Span
     max_attempts: int
     timeout: Span
-    depends_on: Sequence[int]
+    depends_on: Sequence[int | Node]
     on_parent_failure: ParentFailure | str
     idempotency_key: str
     metadata: Mapping[str, object]
+    graph: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How a task is submitted; None leaves a value to the kind's handler, else to the database.
+    """How a task is submitted. None takes the value of the kind's handler, or the default.
 
-    queue, idempotency_key: 1 to 200 and 1 to 500 characters. priority: smaller runs first.
-    scheduled_at: not before, with a time zone; delay: the same, counted from now by the database's
-    clock. max_attempts: 1 to 1000. timeout: 1 ms to 30 days. depends_on: ids of parents.
-    on_parent_failure: "hold", "cancel" or "run". metadata: a JSON object of at most 1 MiB.
+    queue: 1 to 200 characters. priority: a smaller one runs first. scheduled_at: the task starts no
+    earlier, with a time zone. delay: the same, counted from now by the database's clock.
+    max_attempts: 1 to 1000. timeout: of one attempt, 1 ms to 30 days. depends_on: the parents, as
+    ids or as nodes of a graph. on_parent_failure: "hold", "cancel" or "run". idempotency_key: 1 to
+    500 characters. metadata: a JSON object of at most 1 MiB. graph: the id of a graph that the task
+    is added to.
 
     Raises BadTask, which names the option and its bound.
     """
@@ -79,18 +83,22 @@ class Options:
     delay: Span | None = None
     max_attempts: int | None = None
     timeout: Span | None = None
-    depends_on: Sequence[int] = ()
+    depends_on: Sequence[int | Node] = ()
     on_parent_failure: ParentFailure | str = ParentFailure.HOLD
     idempotency_key: str | None = None
     metadata: Mapping[str, object] | None = None
+    graph: int | None = None
 
     def __post_init__(self) -> None:
         for name, (kinds, say) in _OPTION_TYPES.items():
             value = getattr(self, name)
             if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
                 raise BadTask(f"{name} must be {say}, not {value!r}")
-        if not all(isinstance(parent, int) for parent in self.depends_on):
-            raise BadTask(f"depends_on must hold the ids of tasks, not {list(self.depends_on)!r}")
+        if not all(isinstance(parent, int | Node) for parent in self.depends_on):
+            raise BadTask(
+                f"depends_on must hold ids of tasks or nodes of a graph, not "
+                f"{list(self.depends_on)!r}"
+            )
         _bounded("queue", _length(self.queue), 1, NAME_MAX_LENGTH, " characters")
         _bounded("priority", self.priority, PRIORITY_MIN, PRIORITY_MAX)
         _bounded("max_attempts", self.max_attempts, 1, MAX_ATTEMPTS_MAX)
@@ -104,7 +112,7 @@ class Options:
                 "Give it one, such as datetime.UTC, or use delay=….",
             )
         if self.scheduled_at is not None and self.delay is not None:
-            raise BadTask("scheduled_at and delay exclude each other", "Give one of them.")
+            raise BadTask("scheduled_at and delay exclude each other", "Pass one of them.")
         if self.on_parent_failure not in list(ParentFailure):
             raise BadTask(
                 f'on_parent_failure must be "hold", "cancel" or "run", not '
@@ -113,25 +121,24 @@ class Options:
 
 
 def seconds(span: Span | None) -> float | None:
-    """A duration in seconds."""
+    """Return a duration in seconds."""
     return span.total_seconds() if isinstance(span, timedelta) else span
 
 
 def document(kind: str, args: Mapping[str, object], options: Options) -> Document:
-    """The document to send.
+    """Return the document of a submission.
 
-    The args are checked against the signature of the kind's handler if it is known here, in the
-    form in which the handler will get them. Raises ArgsInvalid, BadTask.
+    If the kind's handler is known in this process, its annotations check the args and write them
+    as JSON. Raises ArgsInvalid, BadTask, BadGraph.
     """
     if not 1 <= len(kind) <= NAME_MAX_LENGTH:
         raise BadTask(f"kind must have 1 to {NAME_MAX_LENGTH} characters, not {len(kind)}")
-    plain = _plain("args", args)
     handler = registry().get(kind)
-    if handler is not None and not _keeps_bytes(args, handler.check(plain)):
-        raise ArgsInvalid(
-            f"args of {kind} have bytes where its handler does not say so",
-            "Annotate the argument as bytes, or pass text.",
-        )
+    if handler is None:
+        plain = plain_json("args", args)
+    else:
+        plain = handler.dump_args(args)
+        _require_size("args", plain)
     fields: Document = {
         "kind": kind,
         "args": plain,
@@ -141,42 +148,47 @@ def document(kind: str, args: Mapping[str, object], options: Options) -> Documen
         "delay": _interval(options.delay),
         "max_attempts": options.max_attempts,
         "timeout": _interval(options.timeout),
-        "depends_on": list(options.depends_on) or None,
+        "depends_on": [
+            parent.id if isinstance(parent, Node) else parent for parent in options.depends_on
+        ]
+        or None,
         "on_parent_failure": str(options.on_parent_failure),
         "idempotency_key": options.idempotency_key,
-        "metadata": None if options.metadata is None else _plain("metadata", options.metadata),
+        "metadata": None if options.metadata is None else plain_json("metadata", options.metadata),
+        "graph_id": options.graph,
     }
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _plain(name: str, value: Mapping[str, object]) -> dict[str, Any]:
-    """The value as plain JSON types; dates, paths, UUIDs, models and the like as pydantic does.
+def plain_json(name: str, value: Mapping[str, object]) -> dict[str, Any]:
+    """Return the value as plain JSON types. Dates, paths, UUIDs and models are written as text.
 
-    Bytes become base64, which an argument that is annotated as bytes is read from.
+    Bytes become base64. An argument that is annotated as bytes reads it. Raises ArgsInvalid.
     """
     try:
-        plain: dict[str, Any] = to_jsonable_python(dict(value), bytes_mode="base64")
-        text = json.dumps(plain, allow_nan=False, ensure_ascii=False)
-        size = len(text.encode())
-    except (PydanticSerializationError, ValueError, RecursionError) as error:
-        raise ArgsInvalid(f"{name} cannot be written as JSON: {error}") from error
+        plain: dict[str, Any] = jsonable(dict(value))
+    except ConversionError as error:
+        raise ArgsInvalid(error.describe(name)) from error
+    _require_size(name, plain)
+    return plain
+
+
+_encode_json: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
+
+
+def _require_size(name: str, plain: dict[str, Any]) -> None:
+    try:
+        size = len(_encode_json(plain).encode())
+    except (ValueError, RecursionError) as error:
+        found = find_unwritable(plain)
+        where = name if found is None else path_text(name, found[0])
+        reason = f"cannot be written as JSON: {error}" if found is None else found[1]
+        raise ArgsInvalid(f"{where}: {reason}") from error
     if size > JSON_MAX_BYTES:
         raise ArgsInvalid(
             f"{name} must be at most 1 MiB ({JSON_MAX_BYTES} bytes) of JSON, not {size}",
             "Store large data elsewhere and pass a reference to it.",
         )
-    return plain
-
-
-def _keeps_bytes(given: object, checked: object) -> bool:
-    """Return whether bytes are bytes again for the handler, not the base64 in between."""
-    if isinstance(given, bytes | bytearray):
-        return isinstance(checked, bytes)
-    if isinstance(given, Mapping) and isinstance(checked, Mapping):
-        return all(_keeps_bytes(one, checked.get(name)) for name, one in given.items())
-    if isinstance(given, list | tuple) and isinstance(checked, list | tuple):
-        return all(map(_keeps_bytes, given, checked))
-    return True
 
 
 def _length(text: str | None) -> int | None:

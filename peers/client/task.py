@@ -1,29 +1,50 @@
-"""`@task`: a function that is also a kind of task and can be submitted."""
+"""`@task`: the function that runs a kind of task, and that can be submitted."""
+
+# ruff: noqa: ASYNC109 - the sync and the async form take the same arguments
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypedDict, TypeVar, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    ParamSpec,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
-from peers.client.submission import Document, OptionFields, Options, Span, document
-from peers.client.transport import SUBMIT, is_asynchronous, send, send_async
-from peers.errors import ArgsInvalid
+from peers.client import operations
+from peers.client.node import Node
+from peers.client.results import wait, wait_async
+from peers.client.statements import SUBMIT, Request
+from peers.client.submission import OptionFields, Options, Span, document
+from peers.client.targets import is_async_target
+from peers.client.transport import perform, perform_async, perform_in, perform_in_async
+from peers.errors import ArgsInvalid, BadTask
 from peers.handlers import DEFAULT_BACKOFF, DEFAULT_BACKOFF_CAP, Handler, register
 from peers.types import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
 
 if TYPE_CHECKING:
-    from peers.client.transport import Asynchronous, Synchronous
+    from peers.client.records import Outcome
+    from peers.client.targets import AsyncTarget, SyncTarget
+    from peers.types import ParentFailure
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+V = TypeVar("V")
 
 
-class Task(Generic[P, R]):
-    """A handler with its kind. Calling it runs the function here and now; `submit` queues it."""
+class Task(Generic[P, R_co]):
+    """A handler with its kind. A call runs the function here and now; `submit` queues a task."""
 
     def __init__(self, handler: Handler, bound: Options = Options()) -> None:  # noqa: B008 - frozen
         self.handler = handler
@@ -32,59 +53,107 @@ class Task(Generic[P, R]):
 
     @property
     def kind(self) -> str:
-        """The kind under which it is registered."""
+        """Return the kind under which the handler is registered."""
         return self.handler.kind
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Runs the function, without the scheduler."""
-        result: R = self.handler.function(*args, **kwargs)
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Run the function, without the scheduler."""
+        result: R_co = self.handler.function(*args, **kwargs)
         return result
 
     def __repr__(self) -> str:
         return f"<Task {self.kind}>"
 
-    def options(self, **changes: Unpack[OptionFields]) -> Task[P, R]:
-        """A copy with these options for what it submits; see Options. Raises BadTask."""
-        return Task(self.handler, replace(self.bound, **changes))
+    def options(self, **changes: Unpack[OptionFields]) -> Self:
+        """Return a copy that submits with these options; see Options. Raises BadTask."""
+        return type(self)(self.handler, replace(self.bound, **changes))
+
+    def after(
+        self,
+        *parents: Node | int | Iterable[Node | int],
+        on_parent_failure: ParentFailure | str | None = None,
+    ) -> Self:
+        """Return a copy that submits tasks which wait for these parents too.
+
+        Parents are nodes of a graph or ids of tasks, or lists of them. on_parent_failure: "hold",
+        "cancel" or "run", for all parents of the task. Raises BadTask.
+        """
+        found = list(self.bound.depends_on)
+        for parent in parents:
+            found += [parent] if isinstance(parent, Node | int) else parent
+        bound = replace(self.bound, depends_on=found)
+        if on_parent_failure is not None:
+            bound = replace(bound, on_parent_failure=on_parent_failure)
+        return type(self)(self.handler, bound)
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> int:
-        """Submits one task, committed at once; answers its id.
+        """Submit a task, committed at once, and return its id.
 
-        Uses a connection of its own, from the PEERS_* settings; inside a running handler it goes
-        through the peer. Raises ArgsInvalid, BadTask, ConfigError, DatabaseUnreachable.
+        Uses the default client, whose database the PEERS_* settings name; inside a running handler
+        the peer submits it. Raises ArgsInvalid, BadTask, ConfigError, DatabaseUnreachable.
         """
-        return send(SUBMIT, self.document(*args, **kwargs))
+        return perform(self.request(*args, **kwargs))
+
+    async def submit_async(self, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Submit a task without blocking the event loop, and return its id."""
+        return await perform_async(self.request(*args, **kwargs))
 
     @overload
-    def submit_in(self, target: Synchronous, /, *args: P.args, **kwargs: P.kwargs) -> int: ...
+    def submit_in(self, target: SyncTarget, /, *args: P.args, **kwargs: P.kwargs) -> int: ...
     @overload
     def submit_in(
-        self, target: Asynchronous, /, *args: P.args, **kwargs: P.kwargs
-    ) -> Awaitable[int]: ...
+        self, target: AsyncTarget, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, int]: ...
     def submit_in(
-        self, target: Synchronous | Asynchronous, /, *args: P.args, **kwargs: P.kwargs
-    ) -> int | Awaitable[int]:
-        """Submits one task inside the target's transaction; answers its id.
+        self, target: SyncTarget | AsyncTarget, /, *args: P.args, **kwargs: P.kwargs
+    ) -> int | Coroutine[Any, Any, int]:
+        """Submit a task inside the target's transaction, and return its id.
 
-        The target is a SQLAlchemy Session or Connection, or a psycopg connection or cursor; the
-        async ones answer an awaitable. The task exists once the transaction commits.
+        The target is a SQLAlchemy Session or Connection, a psycopg connection or cursor, or
+        Django's connection. With an async one the call is awaited. The task exists once the
+        transaction commits. Raises ArgsInvalid, BadTask, and what the database refuses.
         """
-        submission = self.document(*args, **kwargs)
-        if is_asynchronous(target):
-            return send_async(SUBMIT, submission, target)
-        return send(SUBMIT, submission, target)
+        request = self.request(*args, **kwargs)
+        if is_async_target(target):
+            return perform_in_async(target, request)
+        return perform_in(target, request)
 
-    def document(self, *args: P.args, **kwargs: P.kwargs) -> Document:
-        """The checked JSON document that a submission sends. Raises ArgsInvalid."""
-        return document(self.kind, self._by_name(args, kwargs), self.bound)
+    @overload
+    def result(
+        self: Task[P, Coroutine[Any, Any, V]], id: int, timeout: float | None = None
+    ) -> V: ...
+    @overload
+    def result(self, id: int, timeout: float | None = None) -> R_co: ...
+    def result(self, id: int, timeout: float | None = None) -> Any:
+        """Wait until a task of this kind has ended and return what its handler returned.
 
-    def _by_name(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, Any]:
+        timeout: in seconds. Raises TaskFailed, TaskCancelled, TaskNotFound, TimeoutError, and
+        BadTask for a task of another kind.
+        """
+        return read_result(wait(id, timeout), self)
+
+    @overload
+    async def result_async(
+        self: Task[P, Coroutine[Any, Any, V]], id: int, timeout: float | None = None
+    ) -> V: ...
+    @overload
+    async def result_async(self, id: int, timeout: float | None = None) -> R_co: ...
+    async def result_async(self, id: int, timeout: float | None = None) -> Any:
+        """Do the same as `result` without blocking the event loop."""
+        return read_result(await wait_async(id, timeout), self)
+
+    def request(self, *args: P.args, **kwargs: P.kwargs) -> Request[int]:
+        """Return the checked request of a submission. Raises ArgsInvalid."""
+        return Request(SUBMIT, document(self.kind, self.by_name(*args, **kwargs), self.bound))
+
+    def by_name(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
+        """Return the args of a call by their names. Raises ArgsInvalid."""
         if not args:
             return dict(kwargs)
         if self.handler.batch_size is not None:
             raise ArgsInvalid(
                 f"{self.kind} is submitted task by task, with args by name",
-                "Its list is made of them by the peer that runs it.",
+                "The peer that runs it makes the list.",
             )
         try:
             bound = inspect.signature(self.handler.function).bind_partial(*args)
@@ -98,6 +167,37 @@ class Task(Generic[P, R]):
             if name in bound.arguments and name in kwargs:
                 raise ArgsInvalid(f'{self.kind} got "{name}" twice')
         return {**bound.arguments, **kwargs}
+
+
+class BatchTask(Task[..., R_co]):
+    """A handler that runs many tasks in one call. Each task has a result of its own."""
+
+    def result(self, id: int, timeout: float | None = None) -> Any:
+        """Wait until a task of this kind has ended and return its result as JSON."""
+        return read_result(wait(id, timeout), self)
+
+    async def result_async(self, id: int, timeout: float | None = None) -> Any:
+        """Do the same as `result` without blocking the event loop."""
+        return read_result(await wait_async(id, timeout), self)
+
+
+def submission(task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> Request[int]:
+    """Return the request that submits a handler with its args, or a kind, args and options."""
+    if isinstance(task, Task):
+        return task.request(*args, **kwargs)
+    return operations.submit(task, *args, **kwargs)
+
+
+def read_result(outcome: Outcome, task: Task[..., Any] | None) -> Any:
+    """Return a task's result as its handler returned it, or as JSON without a handler.
+
+    Raises TaskFailed, TaskCancelled, BadTask.
+    """
+    if task is None:
+        return outcome.value()
+    if outcome.kind != task.kind:
+        raise BadTask(f"task {outcome.id} is of kind {outcome.kind}, not {task.kind}")
+    return task.handler.load_result(outcome.value())
 
 
 class _Policy(TypedDict, total=False):
@@ -116,7 +216,7 @@ def task(
 @overload
 def task(
     kind: str, *, batch_size: int, batch_wait: Span = 0, **policy: Unpack[_Policy]
-) -> Callable[[Callable[[list[Any]], R]], Task[..., R]]: ...
+) -> Callable[[Callable[[list[Any]], R]], BatchTask[R]]: ...
 def task(
     kind: str,
     *,
@@ -128,23 +228,23 @@ def task(
     backoff_cap: Span = DEFAULT_BACKOFF_CAP,
     batch_size: int | None = None,
     batch_wait: Span = 0,
-) -> Callable[[Callable[P, R]], Task[P, R]] | Callable[[Callable[P, R]], Task[..., R]]:
-    """Makes a function, plain or async, the handler of a kind.
+) -> Callable[[Callable[..., Any]], Any]:
+    """Make a function, plain or async, the handler of a kind.
 
-    With a batch_size it is called with a list of the args of up to as many tasks, at once or when
-    the first of them has waited for batch_wait, and returns a result, or an exception, for each, in
-    the same order. When it raises, or takes its worker along, it is called again with halves, until
-    the tasks that cannot be done stand alone; only these fail. Retry and Reject are for all of a
-    call. The timeout is that of a call.
+    With a batch_size it is called with a list: the args of up to as many tasks. The call begins
+    when the list is full, or when its first task has waited for batch_wait. It returns a result, or
+    an exception, for each task, in the same order. When it raises, or its worker dies, the batch is
+    bisected until the failing tasks are isolated; only these fail. Retry and Reject concern all
+    tasks of the call, and so does the timeout.
 
     Durations are timedeltas or seconds. The wait after a failed attempt is a random part of
-    backoff * 2^(attempt - 1), at most of backoff_cap. Raises ValueError for values out of bounds
+    backoff * 2^(attempt - 1), at most backoff_cap. Raises ValueError for values out of bounds
     and for a kind that another function has already.
     """
     if not isinstance(kind, str):
         raise TypeError(f'write @task("some.kind") above the function, not {kind!r}')
 
-    def decorate(function: Callable[P, R]) -> Task[P, R]:
+    def decorate(function: Callable[..., Any]) -> Task[..., Any]:
         handler = Handler(
             kind,
             function,
@@ -158,20 +258,10 @@ def task(
             batch_wait=_timedelta(batch_wait),
         )
         register(handler)
-        return Task(handler)
+        return Task(handler) if batch_size is None else BatchTask(handler)
 
     return decorate
 
 
 def _timedelta(span: Span) -> timedelta:
     return span if isinstance(span, timedelta) else timedelta(seconds=span)
-
-
-def submit(
-    kind: str, args: Mapping[str, object] | None = None, **options: Unpack[OptionFields]
-) -> int:
-    """Submits one task by the name of its kind; answers its id. For options, see Options.
-
-    Raises ArgsInvalid, BadTask, ConfigError, DatabaseUnreachable.
-    """
-    return send(SUBMIT, document(kind, args or {}, Options(**options)))

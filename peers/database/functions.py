@@ -1,9 +1,10 @@
-"""The verbs of the database, one typed function each: same name, same order of arguments.
+"""Call the functions of the database: one typed function for each, under the same name.
 
-The first argument is the connection. What the database refuses is raised as one of peers.errors; a
-lost connection stays psycopg's error (see `is_connection_lost` of peers.database.connection). JSON
-goes in and comes out as bytes, so that args and results pass through without being parsed. Times
-and intervals come in binary form, which no DateStyle or IntervalStyle changes.
+The first argument is the connection, and the others are the same as in SQL. An error of the
+database is raised as a class of peers.errors. A lost connection stays psycopg's error (see
+`is_connection_lost` of peers.database.connection). JSON is passed as bytes, so that args and
+results are never parsed here. Times and intervals are read in binary form, which no DateStyle or
+IntervalStyle changes.
 """
 
 from __future__ import annotations
@@ -20,16 +21,13 @@ from peers.database.rows import (
     Problem,
     Pruned,
     Reclaimed,
+    Unrecorded,
     Unrunnable,
-    Unsettled,
 )
 from peers.errors import translated
 from peers.types import (
     CONTRACT_VERSION,
-    DEFAULT_PRIORITY,
-    DEFAULT_QUEUE,
     KindPolicy,
-    ParentFailure,
     TaskState,
 )
 
@@ -59,13 +57,13 @@ def _value(
 
 
 _CODECS: Final = {"WIN1256": "cp1256", "WIN866": "cp866", "KOI8R": "koi8-r", "KOI8U": "koi8-u"}
-"""Where Python has another name for an encoding of Postgres that peers.schema accepts."""
+"""Python's names for those encodings of Postgres that it calls otherwise."""
 
 
 def _storable(connection: Connection, value: object) -> object:
-    r"""Replace what the database cannot hold of a text by escapes such as \u20ac.
+    r"""Replace the characters of a text that the database cannot store by escapes such as \u20ac.
 
-    Numbers that JSON has no form for become texts, which the verbs take.
+    Numbers that JSON cannot express become texts, which the functions accept.
     """
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
@@ -77,7 +75,7 @@ def _storable(connection: Connection, value: object) -> object:
     return escaped.replace("\0", "\\x00")
 
 
-# ------------------------------------------------------------------------------- the peer's verbs
+# ------------------------------------------------------------------------------ what peers call
 
 
 def join(
@@ -89,9 +87,9 @@ def join(
     lease_timeout: timedelta,
     contract_version: int = CONTRACT_VERSION,
 ) -> UUID:
-    """A peer comes: its queues with their slots, its kinds with their policies. Its identity.
+    """Add a peer, with the slots of its queues and the policies of its kinds, and return its id.
 
-    Raises ContractMismatch when the database speaks another version.
+    Raises ContractMismatch if the database has another version of the contract.
     """
     identity: UUID = _value(
         connection,
@@ -107,7 +105,7 @@ def join(
 
 
 def heartbeat(connection: Connection, peer_id: UUID) -> HeartbeatReply:
-    """Renews the peer and all of its leases."""
+    """Renew the peer and all of its leases."""
     [(version, alive, tasks, tokens)] = _rows(
         connection, "select * from peers.heartbeat(%s)", peer_id
     )
@@ -115,9 +113,9 @@ def heartbeat(connection: Connection, peer_id: UUID) -> HeartbeatReply:
 
 
 def claim(connection: Connection, peer_id: UUID, queue: str, max_tasks: int) -> list[Claimed]:
-    """Leases up to max_tasks (1 to 10,000) ready tasks, in the order in which they shall start.
+    """Lease up to max_tasks (1 to 10,000) ready tasks, in the order in which they are to start.
 
-    Raises PeerLost when the peer's own lease has expired.
+    Raises PeerLost if the peer's heartbeat has expired.
     """
     rows = _rows(
         connection,
@@ -131,26 +129,28 @@ def claim(connection: Connection, peer_id: UUID, queue: str, max_tasks: int) -> 
     return list(map(Claimed._make, rows))
 
 
-def complete(connection: Connection, peer_id: UUID, outcomes: bytes) -> list[Unsettled]:
-    """Settles the JSON array [{"task_id", "token", "result"}, …]; answers what was not settled."""
+def complete(connection: Connection, peer_id: UUID, outcomes: bytes) -> list[Unrecorded]:
+    """Complete tasks, given as a JSON array [{"task_id", "token", "result"}, …].
+
+    Returns the outcomes that were not recorded.
+    """
     rows = _rows(
         connection,
         "select * from peers.complete(%s, convert_from(%b, 'UTF8')::jsonb)",
         peer_id,
         outcomes,
     )
-    return list(map(Unsettled._make, rows))
+    return list(map(Unrecorded._make, rows))
 
 
 def fail(
     connection: Connection, peer_id: UUID, failures: Sequence[Mapping[str, object]]
-) -> list[Unsettled]:
-    """Settles failed attempts; answers what was not settled.
+) -> list[Unrecorded]:
+    """Record failed attempts, and return those that were not recorded.
 
-    Each has task_id and token, and what is known of error_type, error_message, traceback,
-    exit_signal, exit_code, retry_in (seconds, instead of the backoff), reject (dead at once) and
-    snooze (the attempt does not count).
-    Characters that the database cannot hold are recorded as escapes.
+    Each has task_id, token and, if known, error_type, error_message, traceback, exit_signal,
+    exit_code, retry_in (seconds, instead of the backoff), reject (dead at once) and snooze (the
+    attempt does not count). Characters that the database cannot store are recorded as escapes.
     """
     storable = [
         {name: _storable(connection, value) for name, value in failure.items()}
@@ -162,7 +162,7 @@ def fail(
         peer_id,
         json.dumps(storable, default=str),
     )
-    return list(map(Unsettled._make, rows))
+    return list(map(Unrecorded._make, rows))
 
 
 def release(
@@ -172,9 +172,9 @@ def release(
     tokens: Sequence[UUID],
     reasons: Sequence[str | None] = (),
 ) -> int:
-    """Gives leases back, uncounted; answers how many. What is busy stays leased.
+    """Give leases back and return how many. The attempts do not count; locked tasks stay leased.
 
-    `reasons`: why the peer stopped each of them; None: it was not started.
+    reasons: why the peer stopped each of them; None: it was not started.
     """
     count: int = _value(
         connection,
@@ -188,9 +188,9 @@ def release(
 
 
 def reconcile(connection: Connection, peer_id: UUID, tokens: Sequence[UUID]) -> int:
-    """Releases the peer's leases under other tokens than these; answers how many.
+    """Release the peer's leases under other tokens than these, and return how many.
 
-    Only while no claim of this peer is under way.
+    Call it only while no claim of this peer is in progress.
     """
     count: int = _value(connection, "select peers.reconcile(%s, %s::uuid[])", peer_id, list(tokens))
     return count
@@ -199,19 +199,19 @@ def reconcile(connection: Connection, peer_id: UUID, tokens: Sequence[UUID]) -> 
 def reclaim(
     connection: Connection, peer_id: UUID, max_tasks: int = RECLAIM_MAX_TASKS
 ) -> list[Reclaimed]:
-    """Takes back the leases of peers whose heartbeat has expired."""
+    """Take back the leases of peers whose heartbeat has expired."""
     rows = _rows(connection, "select * from peers.reclaim(%s, %s)", peer_id, max_tasks)
     return list(map(Reclaimed._make, rows))
 
 
 def leave(connection: Connection, peer_id: UUID) -> int:
-    """The peer goes; answers how many leases were released."""
+    """Remove the peer, and return how many leases were released."""
     count: int = _value(connection, "select peers.leave(%s)", peer_id)
     return count
 
 
 def promote(connection: Connection, max_tasks: int = PROMOTE_MAX_TASKS) -> int:
-    """Moves what is due to ready; call again while it answers max_tasks."""
+    """Make scheduled tasks that are due ready. Call again while it returns max_tasks."""
     count: int | None = _value(connection, "select peers.promote(%s)", max_tasks)
     return count or 0
 
@@ -219,8 +219,8 @@ def promote(connection: Connection, max_tasks: int = PROMOTE_MAX_TASKS) -> int:
 def progress(
     connection: Connection, peer_id: UUID, task_id: int, token: UUID, done: int, total: int | None
 ) -> bool:
-    """Notes how far a handler is; False: its lease is gone."""
-    noted: bool = _value(
+    """Record how far a handler is. Return False if its lease is gone or locked."""
+    recorded: bool = _value(
         connection,
         "select peers.progress(%s, %s, %s, %s, %s)",
         peer_id,
@@ -229,13 +229,13 @@ def progress(
         done,
         total,
     )
-    return noted
+    return recorded
 
 
 def hold_lease(connection: Connection, peer_id: UUID, task_id: int, token: UUID) -> str:
-    """Keeps the lease until the transaction ends; the transaction's id.
+    """Keep the lease until the transaction ends, and return the transaction's id.
 
-    Raises PeerLost when the lease is gone.
+    Raises PeerLost if the lease is gone.
     """
     transaction: str = _value(
         connection, "select peers.hold_lease(%s, %s, %s)::text", peer_id, task_id, token
@@ -246,7 +246,7 @@ def hold_lease(connection: Connection, peer_id: UUID, task_id: int, token: UUID)
 def start_cooldown(
     connection: Connection, name: str, duration: timedelta, reason: str | None
 ) -> float:
-    """Keeps all peers from calling an outside system; for how many seconds from now."""
+    """Stop calls of an external system, and return how many seconds the cooldown lasts."""
     left: timedelta = _value(
         connection,
         "select peers.start_cooldown(%s, %s, %s)",
@@ -259,13 +259,13 @@ def start_cooldown(
 
 
 def cooldown_left(connection: Connection, name: str) -> float:
-    """For how many seconds an outside system is still to be left alone; 0.0: it may be called."""
+    """Return for how many seconds no handler may call an external system; 0.0: it may call."""
     left: timedelta = _value(connection, "select peers.cooldown_left(%s)", name, binary=True)
     return left.total_seconds()
 
 
 def parent_results(connection: Connection, child_id: int) -> list[ParentResult]:
-    """The parents of a task with their states and results, by id."""
+    """Return the parents of a task with their states and results, ordered by id."""
     rows = _rows(
         connection,
         "select parent_id, kind, state::text, convert_to(result::text, 'UTF8')"
@@ -279,60 +279,11 @@ def parent_results(connection: Connection, child_id: int) -> list[ParentResult]:
     ]
 
 
-# -------------------------------------------------------------------------------- submitting
-
-
-def submit(
-    connection: Connection,
-    kind: str,
-    args: bytes = b"{}",
-    queue: str = DEFAULT_QUEUE,
-    priority: int = DEFAULT_PRIORITY,
-    scheduled_at: datetime | None = None,
-    max_attempts: int | None = None,
-    timeout: timedelta | None = None,
-    depends_on: Sequence[int] = (),
-    on_parent_failure: ParentFailure = ParentFailure.HOLD,
-    idempotency_key: str | None = None,
-    metadata: bytes | None = None,
-) -> int:
-    """Submits one task; answers its id, or that of the task with the same idempotency key."""
-    task_id: int = _value(
-        connection,
-        "select peers.submit(%s, convert_from(%b, 'UTF8')::jsonb, %s, %s::integer, %s,"
-        " %s::integer, %s, %s::bigint[], %s::text::peers.parent_failure_policy, %s,"
-        " convert_from(%b, 'UTF8')::jsonb)",
-        kind,
-        args,
-        queue,
-        priority,
-        scheduled_at,
-        max_attempts,
-        timeout,
-        list(depends_on),
-        on_parent_failure.value,
-        idempotency_key,
-        metadata,
-    )
-    return task_id
-
-
-def submit_graph(connection: Connection, graph: bytes) -> dict[str, int]:
-    """Submits the nodes of a JSON array in one transaction; answers the id of each name."""
-    return dict(
-        _rows(
-            connection,
-            "select * from peers.submit_graph(convert_from(%b, 'UTF8')::jsonb)",
-            graph,
-        )
-    )
-
-
 # ------------------------------------------------------------------------------ what operators do
 
 
 def cancel(connection: Connection, id: int) -> TaskState:
-    """Ends a task, or has a running one told to stop; answers the state that it is in now."""
+    """Cancel a task, or ask the peer of a running one to stop it. Return its state now."""
     return TaskState(_value(connection, "select peers.cancel(%s)", id))
 
 
@@ -345,7 +296,7 @@ def change(
     max_attempts: int | None = None,
     timeout: timedelta | None = None,
 ) -> None:
-    """Changes a task that waits; None leaves a value as it is."""
+    """Change a task that waits. None leaves a value as it is."""
     _rows(
         connection,
         "select peers.change(%s, %s::integer, %s, convert_from(%b, 'UTF8')::jsonb,"
@@ -360,7 +311,7 @@ def change(
 
 
 def retry(connection: Connection, id: int, args: bytes | None = None) -> int:
-    """A dead letter runs again with fresh attempts, optionally with other args."""
+    """Run a dead letter again with new attempts, optionally with other args."""
     task_id: int = _value(
         connection, "select peers.retry(%s, convert_from(%b, 'UTF8')::jsonb)", id, args
     )
@@ -368,47 +319,73 @@ def retry(connection: Connection, id: int, args: bytes | None = None) -> int:
 
 
 def discard(connection: Connection, id: int) -> int:
-    """Accepts a death: the task ends cancelled, and held descendants with it."""
+    """Give up a dead letter: cancel it and the descendants that wait for it."""
     task_id: int = _value(connection, "select peers.discard(%s)", id)
     return task_id
 
 
 def explain(connection: Connection, id: int) -> str:
-    """Why a task is not running, or what became of it, in words."""
+    """Return a sentence that says why a task is not running, or how it ended."""
     text: str = _value(connection, "select peers.explain(%s)", id)
     return text
 
 
 def pause(connection: Connection, queue: str) -> None:
-    """Stops claims from a queue."""
+    """Stop claims from a queue."""
     _rows(connection, "select peers.pause(%s)", queue)
 
 
 def resume(connection: Connection, queue: str) -> None:
-    """Allows claims from a paused queue again."""
+    """Allow claims from a paused queue again."""
     _rows(connection, "select peers.resume(%s)", queue)
+
+
+def cancel_graph(connection: Connection, id: int) -> int:
+    """Cancel all tasks of a graph that have not ended, and return how many."""
+    return _changed_tasks(connection, "select peers.cancel_graph(%s)", id)
+
+
+def pause_graph(connection: Connection, id: int) -> int:
+    """Stop claims of a graph's tasks, and return how many of them are ready."""
+    return _changed_tasks(connection, "select peers.pause_graph(%s)", id)
+
+
+def resume_graph(connection: Connection, id: int) -> int:
+    """Allow claims of a paused graph's tasks again, and return how many of them are ready."""
+    return _changed_tasks(connection, "select peers.resume_graph(%s)", id)
+
+
+def retry_graph(connection: Connection, id: int) -> int:
+    """Run all dead letters of a graph again with new attempts, and return how many."""
+    return _changed_tasks(connection, "select peers.retry_graph(%s)", id)
+
+
+def _changed_tasks(connection: Connection, query: LiteralString, graph_id: int) -> int:
+    """Call one of the functions above. Raises GraphNotFound if there is no such graph."""
+    count: int = _value(connection, query, graph_id)
+    return count
 
 
 def prune(
     connection: Connection, older_than: timedelta, max_tasks: int = PRUNE_MAX_TASKS
 ) -> Pruned:
-    """Deletes what ended before older_than and is needed by no child; one bounded step."""
+    """Delete tasks that ended longer ago than older_than, in one step of limited size."""
     [row] = _rows(connection, "select * from peers.prune(%s, %s)", older_than, max_tasks)
     return Pruned._make(row)
 
 
 def check(connection: Connection, repair: bool = False) -> list[Problem]:
-    """Recounts what the triggers keep; lists each difference, and mends it on request."""
+    """Recount what the triggers keep. Return each difference, and repair it on request."""
     return list(map(Problem._make, _rows(connection, "select * from peers.check(%s)", repair)))
 
 
 def unrunnable(connection: Connection) -> list[Unrunnable]:
-    """The kinds with ready tasks in a queue that no live peer can run."""
+    """Return the kinds with ready tasks in a queue that no live peer can run."""
     rows = _rows(connection, "select * from peers.unrunnable()", binary=True)
     return list(map(Unrunnable._make, rows))
 
 
 def contract_version(connection: Connection) -> int:
-    """The version of the contract that the database speaks."""
+    """Return the version of the contract that the database has."""
     version: int = _value(connection, "select peers.contract_version()")
     return version

@@ -1,4 +1,4 @@
-"""The rows that the functions of the database return. Durations are in seconds."""
+"""Define the rows that the functions of the database return. Durations are in seconds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Claimed(NamedTuple):
     attempt: int
     kind: str
     args: bytes
-    """JSON text of an object, never parsed by the parent process."""
+    """JSON text of an object. The parent process never parses it."""
     timeout: float | None
     priority: int
 
@@ -27,11 +27,11 @@ class Claimed(NamedTuple):
 Verdict = Literal["stale", "already", "busy", "too large"]
 
 
-class Unsettled(NamedTuple):
+class Unrecorded(NamedTuple):
     """An outcome that was not recorded, and why.
 
-    stale: the lease is gone. already: this very outcome was recorded before. busy: ask again in a
-    moment. too large: the result exceeds 1 MiB, fail the task instead.
+    stale: the lease is gone. already: this outcome was recorded before. busy: try again in a
+    moment. too large: the result exceeds 1 MiB; fail the task instead.
     """
 
     task_id: int
@@ -40,16 +40,16 @@ class Unsettled(NamedTuple):
 
 
 class HeartbeatReply(NamedTuple):
-    """What the database answers to a beat; `alive` is False when the leases are gone."""
+    """The database's reply to a heartbeat. `alive` is False if the leases are gone."""
 
     contract_version: int
     alive: bool
     cancelled: frozenset[tuple[int, UUID]]
-    """(task_id, token) of what runs here and shall stop."""
+    """(task_id, token) of the running tasks that this peer is to stop."""
 
 
 class Reclaimed(NamedTuple):
-    """A lease that was taken back from a peer that stopped sending heartbeats."""
+    """A lease that was taken back from a peer whose heartbeat expired."""
 
     task_id: int
     attempt: int
@@ -58,7 +58,7 @@ class Reclaimed(NamedTuple):
 
 
 class ParentResult(NamedTuple):
-    """A parent of a task; `result` is JSON text, None unless the parent is completed."""
+    """A parent of a task. `result` is JSON text, or None if the parent is not completed."""
 
     parent_id: int
     kind: str
@@ -67,7 +67,7 @@ class ParentResult(NamedTuple):
 
 
 class Unrunnable(NamedTuple):
-    """A kind with ready tasks in a queue, and no live peer that serves both."""
+    """A kind with ready tasks in a queue that no live peer serves for that kind."""
 
     queue: str
     kind: str
@@ -76,7 +76,7 @@ class Unrunnable(NamedTuple):
 
 
 class Pruned(NamedTuple):
-    """What one call of prune did; call again until it has `finished`."""
+    """The result of one call of prune. Call again until it has `finished`."""
 
     looked_at: int
     deleted: int
@@ -88,4 +88,4 @@ class Problem(NamedTuple):
 
     task_id: int
     problem: str
-    mended: bool
+    repaired: bool

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 OLDEST_SERVER: Final = 150_000
 _FIRST_VERSION: Final = 1
-_TABLES: Final = re.compile(r"10_.*\.sql")
+_TABLES: Final = re.compile(r"1\d_.*\.sql")
 _MIGRATION: Final = re.compile(r"(\d{4})_.*\.sql")
 _TRIES: Final = 5
 _RAISED: Final = "00000"  # a notice of the files themselves, not "… already exists, skipping"
@@ -60,13 +60,16 @@ def folder() -> Path:
 def steps(sql: Path | None = None) -> list[Step]:
     """Every file in the order in which it is applied: the story, migrations after the tables."""
     sql = sql or folder()
-    ordered: list[Step] = []
-    for file in sorted(sql.glob("[0-9][0-9]_*.sql")):
-        tables = _TABLES.fullmatch(file.name) is not None
-        ordered.append(Step(_FIRST_VERSION if tables else None, file))
-        if tables:
-            ordered.extend(_migrations(sql / "migrations"))
-    return ordered
+    files = sorted(sql.glob("[0-9][0-9]_*.sql"))
+    tables = [file for file in files if _TABLES.fullmatch(file.name)]
+    before = [file for file in files if file < tables[0]]
+    after = [file for file in files if file > tables[-1]]
+    return [
+        *(Step(None, file) for file in before),
+        *(Step(_FIRST_VERSION, file) for file in tables),
+        *_migrations(sql / "migrations"),
+        *(Step(None, file) for file in after),
+    ]
 
 
 def _migrations(place: Path) -> Iterator[Step]:

@@ -1,7 +1,7 @@
-"""The tables and views that people read, typed for SQLAlchemy: for reports and joins.
+"""Describe the tables and views that people read for SQLAlchemy, for reports and joins.
 
-For reading. Tasks are submitted by `@task` or an INSERT of the columns that CONTRACT names, and
-changed by verbs only.
+They are for reading. `@task` or an INSERT submits tasks; only the functions of the database change
+them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
+    Double,
     Enum,
     Integer,
     Interval,
@@ -28,7 +29,7 @@ from peers.types import ParentFailure, TaskState
 
 metadata: Final = MetaData(schema="peers")
 
-_INSTANT: Final = DateTime(timezone=True)
+_TIME: Final = DateTime(timezone=True)
 _STATE: Final = Enum(
     TaskState,
     name="task_state",
@@ -53,17 +54,18 @@ task: Final = Table(
     Column("args", JSONB, nullable=False),
     Column("queue", Text, nullable=False),
     Column("priority", SmallInteger, nullable=False),
-    Column("scheduled_at", _INSTANT, nullable=False),
+    Column("scheduled_at", _TIME, nullable=False),
     Column("max_attempts", SmallInteger),
     Column("timeout", Interval),
     Column("idempotency_key", Text),
+    Column("graph_id", BigInteger),
     Column("metadata", JSONB),
     Column("pending_parents", Integer, nullable=False),
     Column("attempt", SmallInteger, nullable=False),
     Column("submitter", Text, nullable=False),
-    Column("created_at", _INSTANT, nullable=False),
-    Column("started_at", _INSTANT),
-    Column("finished_at", _INSTANT),
+    Column("created_at", _TIME, nullable=False),
+    Column("started_at", _TIME),
+    Column("finished_at", _TIME),
     Column("result", JSONB),
     Column("stopped_because", Text),
 )
@@ -92,9 +94,9 @@ failure: Final = Table(
     Column("peer_id", Uuid, nullable=False),
     Column("host", Text),
     Column("pid", Integer),
-    Column("started_at", _INSTANT, nullable=False),
-    Column("failed_at", _INSTANT, nullable=False),
-    Column("retry_at", _INSTANT),
+    Column("started_at", _TIME, nullable=False),
+    Column("failed_at", _TIME, nullable=False),
+    Column("retry_at", _TIME),
 )
 
 dead_letter: Final = Table(
@@ -105,7 +107,7 @@ dead_letter: Final = Table(
     Column("queue", Text),
     Column("args", JSONB),
     Column("attempts", Integer),
-    Column("died_at", _INSTANT),
+    Column("died_at", _TIME),
     Column("error_type", Text),
     Column("error_message", Text),
     Column("traceback", Text),
@@ -116,7 +118,7 @@ dead_letter: Final = Table(
     Column("failures", JSONB),
     Column("metadata", JSONB),
     Column("submitter", Text),
-    Column("created_at", _INSTANT),
+    Column("created_at", _TIME),
 )
 
 running: Final = Table(
@@ -130,9 +132,9 @@ running: Final = Table(
     Column("pid", Integer),
     Column("attempt", SmallInteger),
     Column("max_attempts", SmallInteger),
-    Column("since", _INSTANT),
-    Column("lease_expires_at", _INSTANT),
-    Column("times_out_at", _INSTANT),
+    Column("since", _TIME),
+    Column("lease_expires_at", _TIME),
+    Column("times_out_at", _TIME),
     Column("progress_done", BigInteger),
     Column("progress_total", BigInteger),
     Column("cancel_requested", Boolean),
@@ -149,6 +151,45 @@ queue_status: Final = Table(
     Column("dead", BigInteger),
     Column("oldest_ready", Interval),
     Column("paused", Boolean),
+    Column("ready_in_paused_graphs", BigInteger),
+)
+
+graph: Final = Table(
+    "graph",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("idempotency_key", Text),
+    Column("metadata", JSONB),
+    Column("submitter", Text, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+    Column("paused_at", _TIME),
+)
+
+graph_status: Final = Table(
+    "graph_status",
+    metadata,
+    Column("graph_id", BigInteger, primary_key=True),
+    Column("name", Text),
+    Column("idempotency_key", Text),
+    Column("metadata", JSONB),
+    Column("submitter", Text),
+    Column("created_at", _TIME),
+    Column("paused", Boolean),
+    Column("paused_at", _TIME),
+    Column("tasks", BigInteger),
+    Column("blocked", BigInteger),
+    Column("scheduled", BigInteger),
+    Column("ready", BigInteger),
+    Column("running", BigInteger),
+    Column("completed", BigInteger),
+    Column("dead", BigInteger),
+    Column("cancelled", BigInteger),
+    Column("done_share", Double),
+    Column("oldest_running_since", _TIME),
+    Column("last_change", _TIME),
+    Column("finished_at", _TIME),
+    Column("eta", _TIME),
 )
 
 peer_status: Final = Table(
@@ -160,8 +201,8 @@ peer_status: Final = Table(
     Column("queues", JSONB),
     Column("kinds", ARRAY(Text)),
     Column("running", BigInteger),
-    Column("last_heartbeat", _INSTANT),
+    Column("last_heartbeat", _TIME),
     Column("alive", Boolean),
-    Column("joined_at", _INSTANT),
-    Column("lost_at", _INSTANT),
+    Column("joined_at", _TIME),
+    Column("lost_at", _TIME),
 )

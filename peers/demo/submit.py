@@ -67,7 +67,7 @@ def submit(
         for package, members in packages.items():
             parents = [g.add(in_queue, path=str(path)) for path in members]
             # "run": a file that does not parse must not stop its package
-            after = index_package.options(queue=queue, depends_on=parents, on_parent_failure="run")
-            indexed.append(g.add(after, package=package))
-        last = g.add(report.options(queue=queue, depends_on=indexed))
+            child = index_package.options(queue=queue).after(parents, on_parent_failure="run")
+            indexed.append(g.add(child, package=package))
+        last = g.add(report.options(queue=queue).after(indexed))
     return Submitted(g.id, queue, last.id, len(files), len(packages))

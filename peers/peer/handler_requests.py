@@ -21,7 +21,7 @@ from uuid import UUID
 
 import psycopg
 
-from peers.client.once import LazyConnection, await_end
+from peers.client.transaction import LazyConnection, await_end
 from peers.database.connection import Connection
 from peers.errors import DatabaseUnreachable, PeersError
 from peers.pool.local_queue import Lease

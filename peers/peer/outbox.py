@@ -14,7 +14,7 @@ from peers import events
 from peers.database import functions
 from peers.database.connection import Connection, is_connection_lost
 from peers.database.pooler import SYMPTOMS as POOLER_SYMPTOMS
-from peers.database.rows import Unsettled
+from peers.database.rows import Unrecorded
 from peers.errors import BadTask, NotPermitted, SchemaMissing
 from peers.pool.local_queue import Lease
 
@@ -179,7 +179,7 @@ class Outbox:
         if self._in_a_row >= _GIVE_UP_AFTER:
             raise error
 
-    def _conclude(self, batch: list[_Outcome], unsettled: list[Unsettled]) -> None:
+    def _conclude(self, batch: list[_Outcome], unsettled: list[Unrecorded]) -> None:
         verdicts = {(task_id, token): verdict for task_id, token, verdict in unsettled}
         for outcome in batch:
             lease = outcome.lease
@@ -198,10 +198,10 @@ class Outbox:
                 self._done(lease)
 
 
-Verb: TypeAlias = Callable[[Connection, UUID, list[_Outcome]], list[Unsettled]]
+Verb: TypeAlias = Callable[[Connection, UUID, list[_Outcome]], list[Unrecorded]]
 
 
-def _complete(connection: Connection, peer_id: UUID, batch: list[_Outcome]) -> list[Unsettled]:
+def _complete(connection: Connection, peer_id: UUID, batch: list[_Outcome]) -> list[Unrecorded]:
     document = b",".join(
         b'{"task_id":%d,"token":"%s","result":%s}'
         % (outcome.lease.task.task_id, outcome.lease.token, outcome.result)
@@ -210,7 +210,7 @@ def _complete(connection: Connection, peer_id: UUID, batch: list[_Outcome]) -> l
     return functions.complete(connection, peer_id, b"[%s]" % document)
 
 
-def _fail(connection: Connection, peer_id: UUID, batch: list[_Outcome]) -> list[Unsettled]:
+def _fail(connection: Connection, peer_id: UUID, batch: list[_Outcome]) -> list[Unrecorded]:
     failures = [
         {
             "task_id": outcome.lease.task.task_id,
@@ -222,7 +222,7 @@ def _fail(connection: Connection, peer_id: UUID, batch: list[_Outcome]) -> list[
     return functions.fail(connection, peer_id, failures)
 
 
-def _release(connection: Connection, peer_id: UUID, batch: list[_Outcome]) -> list[Unsettled]:
+def _release(connection: Connection, peer_id: UUID, batch: list[_Outcome]) -> list[Unrecorded]:
     tasks = [outcome.lease.task for outcome in batch]
     reasons = [outcome.lease.stopped_because for outcome in batch]
     ids, tokens = [task.task_id for task in tasks], [task.token for task in tasks]

@@ -10,14 +10,14 @@ from uuid import UUID
 
 import psycopg
 
-from peers.client import relay
+from peers.client.transport import perform_for_handler
 from peers.database import functions
 from peers.database.connection import Connection, is_connection_lost
 from peers.database.rows import Claimed
 from peers.errors import BadTask, DatabaseUnreachable
 
 if TYPE_CHECKING:
-    from peers.client.once import LazyConnection
+    from peers.client.transaction import LazyConnection
 
 T = TypeVar("T")
 
@@ -34,8 +34,8 @@ def answer(
 
     parents: null → [{"id", "kind", "state", "result"}, …]. progress: {"done", "total"} → bool.
     start_cooldown: {"name", "seconds", "reason"} → seconds. cooldown_left: {"name"} → seconds.
-    submit, submit_graph: what the client sends → what it expects; once, and only while the lease
-    of `task` holds.
+    Any statement of the client: what the client sends → what it expects; once, and only while the
+    lease of `task` holds.
     Raises what the database refuses, `BadTask` for what makes no sense (a handler may say
     anything, and the peer must outlive it), and `DatabaseUnreachable` for what may be over soon.
     """
@@ -95,16 +95,12 @@ def _answer(
             return json.dumps(
                 _repeatably(connection, lambda c: functions.cooldown_left(c, name))
             ).encode()
-        case "submit" | "submit_graph":
-            return relay(
+        case _:
+            return perform_for_handler(
                 connection,
                 lambda c: functions.hold_lease(c, peer_id, task.task_id, task.token),
                 verb,
                 body,
-            )
-        case _:
-            raise BadTask(
-                f"a handler asked for {verb!r}, which its peer does not know; is the peer older?"
             )
 
 

@@ -1,1 +1,1 @@
-"""The child process that runs user code. It dies alone: its parent holds the leases, not it."""
+"""The child process that runs user code. Its death costs no lease: its parent holds them."""

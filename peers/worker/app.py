@@ -17,7 +17,7 @@ def import_app(app: str) -> Broken | None:
         for module in app.split(","):
             importlib.import_module(module)
         for handler in registry().values():
-            handler.settle()
+            handler.resolve()
     except BaseException as error:  # noqa: BLE001  # whatever user code raises, the parent is told
         has_own_frames = keep_own_frames(error)
         told = describe(error)

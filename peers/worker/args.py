@@ -1,4 +1,4 @@
-"""From a task's args, as they came, to what its handler takes."""
+"""From the args of a task, as they are stored, to what its handler takes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from peers.handlers import registry
 from peers.protocol.messages import Assigned
 
 
-def checked(task: Assigned) -> Any:
-    """The args by the signature of the task's handler. Raises what a check of them raises."""
+def load_args(task: Assigned) -> Any:
+    """Return the args as the handler's annotations say. Raises `ArgsInvalid`."""
     try:
-        plain = msgspec.json.decode(task.args)
-    except msgspec.MsgspecError:  # jsonb knows larger numbers than a double
-        plain = json.loads(task.args)
-    return registry()[task.kind].check(plain)
+        data = msgspec.json.decode(task.args)
+    except msgspec.MsgspecError:  # jsonb holds numbers that no double can hold
+        data = json.loads(task.args)
+    return registry()[task.kind].load_args(data)

@@ -14,7 +14,7 @@ from typing import Any
 from peers.context import CurrentTask
 from peers.errors import Reject, ResultInvalid, Retry
 from peers.protocol.messages import Assigned, Completed, Failed
-from peers.worker.args import checked
+from peers.worker.args import load_args
 from peers.worker.outcome import completed, failed, stopped
 
 Outcome = Completed | Failed
@@ -34,7 +34,7 @@ class Member:
     def args(self) -> Any:
         """Made anew for each further call: the handler may have changed what it was given."""
         args, self.first = self.first, None
-        return checked(self.task) if args is None else args
+        return load_args(self.task) if args is None else args
 
 
 class Part:
@@ -74,7 +74,7 @@ class Batch:
 
     def _admit(self, task: Assigned, enter: Callable[[Assigned], CurrentTask]) -> Member | None:
         try:
-            args = checked(task)
+            args = load_args(task)
         except BaseException as error:  # noqa: BLE001  # whatever is wrong with its args, it is this task's failure
             self._outcomes.append(failed(task, 0.0, error))
             return None

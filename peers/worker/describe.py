@@ -1,10 +1,9 @@
-"""Describe what a handler raised. Describing never raises, and what it makes is bounded.
+"""Describe what a handler raised. Describing never raises, and a description has a bounded size.
 
-An exception is the user's object. Its text, its class, its notes and what it names as its cause may
-be anything: properties that raise, a hundred megabytes, a circle. So the built-in attributes are
-read by the accessors of BaseException itself, and everything else behind a guard. Python's own
-`traceback` module is asked for frames only: of a SyntaxError with odd fields it raises itself, or
-underlines a billion columns.
+An exception is the user's object. Its text, its class, its notes and its causes may be anything:
+properties that raise, a hundred megabytes, a circle. So the built-in attributes are read by the
+accessors of BaseException itself, and everything else inside a try. Python's own `traceback` module
+formats frames only: for a SyntaxError with odd fields it raises, or underlines a billion columns.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ LONGEST_MESSAGE: Final = 8_000
 LONGEST_TRACEBACK: Final = 64_000
 LONGEST_TYPE: Final = 500
 _MOST_RELATED: Final = 32
-"""Exceptions that are told of one: causes, contexts and members of groups, all together."""
+"""The most exceptions in one description: causes, contexts and members of groups together."""
 _MOST_NOTES: Final = 20
 _LONGEST_NOTE: Final = 1_000
 _FIRST_FRAMES: Final = 20
@@ -46,7 +45,7 @@ _name_of: Final = type.__dict__["__qualname__"].__get__
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """Texts that a column takes: no NUL, no lone surrogate, none longer than its bound."""
+    """Texts that Postgres stores: without NUL and lone surrogates, none longer than its bound."""
 
     error_type: str
     message: str
@@ -58,18 +57,18 @@ def describe(error: BaseException) -> Description:
     error_type = type_name(error)
     return Description(
         error_type,
-        _guarded(lambda: _message(error), _no_words(error_type)),
+        _guarded(lambda: _message(error), _no_text(error_type)),
         _guarded(lambda: clean("".join(_chain(error, [_MOST_RELATED])), LONGEST_TRACEBACK), None),
     )
 
 
 def type_name(error: BaseException) -> str:
-    """Return the class as it is imported; builtins and our own by their name alone."""
+    """Return the name by which the class is imported; of builtins and our own only the name."""
     return _guarded(lambda: clean(_type_name(type(error)), LONGEST_TYPE), "Exception")
 
 
 def related(error: BaseException) -> Iterator[BaseException]:
-    """Yield `error`, its causes and contexts, and members of groups: each once, up to a bound."""
+    """Yield `error`, its causes and contexts, and members of groups, each once, up to a bound."""
     waiting, seen = [error], {id(error)}
     while waiting and len(seen) <= _MOST_RELATED:
         one = waiting.pop(0)
@@ -81,9 +80,11 @@ def related(error: BaseException) -> Iterator[BaseException]:
 
 
 def clean(text: str, longest: int) -> str:
-    """Return what a text column takes; of a long text the end, which says most."""
+    """Return a text that Postgres stores; of a long text the end, which says most."""
     length = str.__len__(text)
-    text = str.__getitem__(text, slice(max(0, length - longest), None))  # also of an odd subclass
+    text = str.__getitem__(
+        text, slice(max(0, length - longest), None)
+    )  # a subclass may override both
     text = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
     if length > longest or len(text) > longest:
         text = "…" + text[-longest:]
@@ -104,8 +105,8 @@ def _type_name(kind: type) -> str:
     return f"{module}.{name}"
 
 
-def _no_words(error_type: str) -> str:
-    return f"an error of type {error_type}, whose text cannot be had"
+def _no_text(error_type: str) -> str:
+    return f"an error of type {error_type}, whose text cannot be read"
 
 
 def _message(error: BaseException) -> str:
@@ -117,9 +118,9 @@ def _message(error: BaseException) -> str:
 
 
 def _chain(error: BaseException, left: list[int], indent: str = "") -> Iterator[str]:
-    """Yield the causes of `error`, the first one first, and itself, as Python prints them.
+    """Yield the causes of `error`, the first one first, and `error` itself, as Python prints them.
 
-    `left` is how many more exceptions may be told.
+    `left` holds how many more exceptions may be described.
     """
     links: list[tuple[BaseException, str]] = []
     seen: set[int] = set()
@@ -144,7 +145,7 @@ def _exception(error: BaseException, left: list[int], indent: str) -> Iterator[s
         lines = _guarded(lambda: _frames(user_frames), "") or _plain_frames(user_frames)
         yield _indented("Traceback (most recent call last):\n" + lines, indent)
     kind = type_name(error)
-    message = _guarded(lambda: _message(error), _no_words(kind))
+    message = _guarded(lambda: _message(error), _no_text(kind))
     yield _indented(f"{kind}: {message}\n" if message else f"{kind}\n", indent)
     nothing: list[str] = []
     for line in _guarded(lambda: _source_of(error), nothing):
@@ -167,7 +168,7 @@ def _some_members(error: BaseException) -> tuple[BaseException, ...]:
 
 
 def _source_of(error: BaseException) -> list[str]:
-    """Return the line that is no Python."""
+    """Return the line that is not valid Python."""
     text = error.text if issubclass(type(error), SyntaxError) else None  # type: ignore[attr-defined]
     return [f"    {clean(text, _LONGEST_NOTE).strip()}\n"] if isinstance(text, str) else []
 
@@ -180,7 +181,7 @@ def _notes(error: BaseException) -> list[str]:
 
 
 def _first_of_user(frames: TracebackType | None) -> TracebackType | None:
-    """Return the traceback from the user's code on; the frames of the worker say nothing."""
+    """Return the traceback from the user's code on, without the frames of the worker."""
     while frames is not None and _is_ours(frames.tb_frame.f_globals.get("__package__")):
         frames = frames.tb_next
     return frames
@@ -209,9 +210,9 @@ def _frames(frames: TracebackType | None) -> str:
 
 
 def _is_readable(file: str) -> bool:
-    """Return whether a line of it can be shown without reading a device, a pipe or a giant.
+    """Return whether its lines can be shown without reading a device, a pipe or a huge file.
 
-    A file that is not there is not read; its lines may come from the loader of its module.
+    A file that does not exist is not read; its lines may come from the loader of its module.
     """
     try:
         found = Path(file).stat()

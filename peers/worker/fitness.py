@@ -1,8 +1,8 @@
-"""Tell whether this process is still fit to run handlers.
+"""Check whether this process can still run handlers.
 
-A handler may use up what all that come after it need (descriptors, memory, threads), or close the
-standard streams, whose numbers the next file or socket would get. Then a worker fails task after
-task through no fault of theirs, so its parent replaces it.
+A handler may use up what the following handlers need: descriptors, memory or threads. It may also
+close the standard streams, whose numbers the next file or socket would get. Such a worker fails one
+task after another, whatever they do, so its parent replaces it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _STREAMS: Final = (0, 1, 2)
 
 def is_exhausted(error: BaseException) -> bool:
     """Return whether `error` says that the process ran out of descriptors, memory or threads."""
-    with contextlib.suppress(BaseException):  # of the user's: it tells nothing
+    with contextlib.suppress(BaseException):  # the user's exception may raise from any attribute
         return any(_is_of_exhaustion(one) for one in related(error))
     return False
 
@@ -38,7 +38,7 @@ def _is_of_exhaustion(error: BaseException) -> bool:
 
 
 class StandardStreams:
-    """Standard input, output and error: whether somebody has closed one of them."""
+    """A check of standard input, output and error: whether a handler has closed one of them."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
@@ -46,7 +46,7 @@ class StandardStreams:
             self._poll.register(fd, 0)
 
     def are_open(self) -> bool:
-        """Return whether none is closed; open /dev/null in its place, so that no file gets it."""
+        """Return whether none is closed. Open /dev/null in place of a closed one."""
         closed = [fd for fd, event in self._poll.poll(0) if event & select.POLLNVAL]
         for fd in closed:
             with contextlib.suppress(OSError):

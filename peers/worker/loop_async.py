@@ -26,7 +26,7 @@ from peers.protocol.messages import (
     Unfit,
 )
 from peers.protocol.running_marker import Page
-from peers.worker.args import checked
+from peers.worker.args import load_args
 from peers.worker.batch import Batch
 from peers.worker.channel import Channel, give_up
 from peers.worker.fitness import CLOSED_STREAMS, StandardStreams
@@ -144,7 +144,7 @@ class AsyncLoop:
         try:
             with _handling(call):
                 async with limit:
-                    result = await registry()[task.kind].function(**checked(task))
+                    result = await registry()[task.kind].function(**load_args(task))
             outcome: Completed | Failed = completed(task, time.monotonic() - started, result)
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is the task's failure
             describe = partial(_describe, limit=limit, cancelled=current.cancelled)

@@ -26,7 +26,7 @@ from peers.protocol.messages import (
     Unfit,
 )
 from peers.protocol.running_marker import Page
-from peers.worker.args import checked
+from peers.worker.args import load_args
 from peers.worker.batch import Batch
 from peers.worker.channel import Channel
 from peers.worker.fitness import CLOSED_STREAMS, StandardStreams
@@ -124,7 +124,7 @@ class SyncLoop:
         self._mark_cancelled()
         enter(current)
         try:
-            result = registry()[task.kind].function(**checked(task))
+            result = registry()[task.kind].function(**load_args(task))
             finished = time.monotonic_ns()
             outcome: Completed | Failed = completed(task, (finished - started) / 1e9, result)
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is the task's failure

@@ -1,86 +1,97 @@
-"""From what a handler did to what its parent is told."""
+"""Turn what a handler returned or raised into the outcome that the parent records."""
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from pydantic_core import PydanticSerializationError, to_jsonable_python
-
 from peers.errors import Reject, ResultInvalid, Retry, Snooze, seconds_until_retry
+from peers.handlers import find
 from peers.protocol.messages import Assigned, Completed, Failed
-from peers.signatures import bytes_without_form
 from peers.types import JSON_MAX_BYTES
+from peers.values import find_unwritable, jsonable, path_text
 from peers.worker.describe import clean, describe
 from peers.worker.fitness import is_exhausted
 
 _LONGEST_REASON: Final = 1_000
 
-# Postgres refuses what is nested too deeply for its stack with an error that tells of no row.
+# Postgres refuses JSON that is nested too deeply for its stack, and its error names no row.
 _DEEPEST: Final = 1000
 _STRING_OR_BRACKET: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{\]}]')
-# an odd number of backslashes: an even one is text that only looks like it
+# after an even number of backslashes: after an odd number it is text that looks like an escape
 _NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _LONE_SURROGATE: Final = re.compile(
     r"(?<!\\)(?:\\\\)*(?:\\ud[89ab]..(?!\\ud[c-f])|(?<!\\ud[89ab]..)\\ud[c-f])"
 )
 
 
-def _plain(value: object) -> Any:
-    """Dates, UUIDs, dataclasses, models … become what args of these types are read from."""
+def _jsonable(value: object) -> Any:
+    """Return JSON for dates, UUIDs, dataclasses, models and the like."""
     if isinstance(value, bytes | bytearray | memoryview | set | frozenset | Iterator):
-        raise TypeError(f"{type(value).__name__} has no form in JSON that leads back to it")
-    complaint = _complaint_about(type(value))  # type: ignore[arg-type]  # a class is hashable
-    if complaint is not None:
-        raise TypeError(f"{type(value).__name__}: {complaint}")
-    return to_jsonable_python(value, bytes_mode="base64")
+        raise TypeError(
+            f"{type(value).__name__} has no JSON form that can be read back; annotate what the "
+            "handler returns"
+        )
+    if hasattr(type(value), "__pydantic_core_schema__"):
+        from peers.values.pydantic_types import reason_against  # pydantic is there already
 
-
-@functools.lru_cache(maxsize=1000)
-def _complaint_about(kind: type) -> str | None:
-    """Return why no result of this class can be kept, whatever is in it at the time."""
-    schema = getattr(kind, "__pydantic_core_schema__", None)
-    return next(bytes_without_form(schema, base64=False), None)
+        kind: Any = type(value)
+        reason = reason_against(kind)
+        if reason is not None:
+            raise TypeError(f"{type(value).__name__}: {reason}")
+    return jsonable(value)
 
 
 _encode_json: Final = json.JSONEncoder(
-    allow_nan=False, separators=(",", ":"), default=_plain
+    allow_nan=False, separators=(",", ":"), default=_jsonable
 ).encode
 
 
 def completed(task: Assigned, seconds: float, result: Any) -> Completed:
-    """The outcome of a handler that returned `result`.
+    """Return the outcome of a handler that returned `result`.
 
-    Raises `ResultInvalid` when it is not JSON, or too large, or nothing that jsonb can hold; and
-    what the result's own methods raise.
+    Raises `ResultInvalid` when it does not fit its annotation, has no JSON form, is too large, or
+    is something that jsonb cannot hold; and whatever the result's own methods raise.
     """
+    handler = find(task.kind)
+    if handler is not None:
+        result = handler.dump_result(result)
     if result is None:
         return Completed(task.ticket, seconds, b"null")
     try:
-        if type(result) is int:  # as many are; an encoder takes its time to set up
+        if type(result) is int:  # many results are; setting up an encoder takes longer
             return Completed(task.ticket, seconds, str(result).encode())
         text = _encode_json(result)
-    except (TypeError, ValueError, RecursionError, PydanticSerializationError) as error:
-        reason = clean(str(error), _LONGEST_REASON)
-        raise ResultInvalid(f"the result of {task.kind} is not JSON: {reason}") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ResultInvalid(
+            f"the result of {task.kind} is not JSON: {_reason(result, error)}"
+        ) from None
     if text.count("[") + text.count("{") > _DEEPEST and _depth(text) > _DEEPEST:
         raise ResultInvalid(f"the result of {task.kind} is nested more than {_DEEPEST} levels deep")
     if "\\u" in text:
-        _refuse_odd_characters(task, text)
+        _refuse_bad_characters(task, text)
     body = text.encode()
     if len(body) > JSON_MAX_BYTES:
         raise ResultInvalid(
-            f"the result of {task.kind} has {len(body)} bytes, at most {JSON_MAX_BYTES} are kept; "
+            f"the result of {task.kind} may have at most {JSON_MAX_BYTES} bytes, not {len(body)}; "
             "store it elsewhere and return a reference"
         )
     return Completed(task.ticket, seconds, body)
 
 
+def _reason(result: Any, error: Exception) -> str:
+    """Return why the result cannot be written, and where."""
+    found = None if isinstance(error, RecursionError) else find_unwritable(result)
+    if found is None or isinstance(error, TypeError):
+        return clean(str(error), _LONGEST_REASON)
+    path, reason = found
+    return clean(f"{path_text('result', path)}: {reason}", _LONGEST_REASON)
+
+
 def _depth(text: str) -> int:
-    """Return how deep lists and objects are nested in a JSON text."""
+    """Return how many levels of lists and objects a JSON text has."""
     deepest = depth = 0
     for found in _STRING_OR_BRACKET.finditer(text):
         if found[0] in "[{":
@@ -91,7 +102,7 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def _refuse_odd_characters(task: Assigned, text: str) -> None:
+def _refuse_bad_characters(task: Assigned, text: str) -> None:
     if "\\u0000" in text and _NUL.search(text):
         raise ResultInvalid(
             f"the result of {task.kind} contains a NUL character, which jsonb cannot hold"
@@ -104,18 +115,18 @@ def _refuse_odd_characters(task: Assigned, text: str) -> None:
 
 
 def failed(task: Assigned, seconds: float, error: BaseException) -> Failed:
-    """The outcome of a handler that raised `error`, or whose args or result did not fit.
+    """Return the outcome of a handler that raised `error`, or whose args or result did not fit.
 
     Raises nothing, whatever the error is.
     """
-    told = describe(error)
-    retry_in, complaint = _retry_in(error)
+    description = describe(error)
+    retry_in, remark = _retry_in(error)
     return Failed(
         ticket=task.ticket,
         seconds=seconds,
-        error_type=told.error_type,
-        error_message=told.message + complaint,
-        traceback=told.traceback,
+        error_type=description.error_type,
+        error_message=description.message + remark,
+        traceback=description.traceback,
         retry_in=retry_in,
         reject=issubclass(type(error), Reject),
         exhausted=is_exhausted(error),
@@ -124,18 +135,18 @@ def failed(task: Assigned, seconds: float, error: BaseException) -> Failed:
 
 
 def _retry_in(error: BaseException) -> tuple[float | None, str]:
-    """Return after how many seconds to try again, and a complaint about them.
+    """Return the seconds until the next attempt, and a remark if they are invalid.
 
-    Retry refuses what is no such time, but its attribute may have been set afterwards.
+    Retry refuses invalid seconds, but its attribute may have been set afterwards.
     """
     if not issubclass(type(error), Retry):
         return None, ""
     try:
         return seconds_until_retry(error.in_), ""  # type: ignore[attr-defined]  # it is a Retry
-    except BaseException:  # noqa: BLE001  # a property, or a number that has a will of its own
-        return None, " (its in_ was set to what is no time; the backoff of the kind counts)"
+    except BaseException:  # noqa: BLE001  # a property or a number of the user may raise anything
+        return None, " (its in_ was set to an invalid time, so the backoff of the kind applies)"
 
 
 def stopped(task: Assigned, seconds: float, traceback: str | None = None) -> Failed:
-    """The outcome of a task that somebody cancelled."""
+    """Return the outcome of a task that was cancelled while it ran."""
     return Failed(task.ticket, seconds, "cancelled", "stopped on request", traceback)

@@ -107,7 +107,7 @@ def submits() -> dict[str, Any]:
         alone = noop.submit(n=1)
         with peers.graph() as graph:
             first = graph.add(noop, n=2)
-            last = graph.add(noop, after=[first], n=3)
+            last = graph.add(noop.after(first), n=3)
         return {**_token(), "alone": alone, "first": first.id, "last": last.id}
 
 

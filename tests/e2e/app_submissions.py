@@ -40,7 +40,10 @@ def submit_children(children: int) -> list[int]:
     """A graph of tasks that nobody runs; each says whose it is."""
     me = current_task()
     with peers.graph() as graph:
-        nodes = [graph.add("child", n=n, parent=me.id, token=me.token) for n in range(children)]
+        nodes = [
+            graph.add("child", {"n": n, "parent": me.id, "token": me.token})
+            for n in range(children)
+        ]
     return [node.id for node in nodes]
 
 
@@ -60,8 +63,8 @@ def submits_with_key(key: str) -> dict[str, Any]:
     with recorded():
         me = current_task()
         with peers.graph(idempotency_key=key) as graph:
-            first = graph.add("child", parent=me.id)
-            last = graph.add("child", after=first, parent=me.id)
+            first = graph.add("child", {"parent": me.id})
+            last = graph.add("child", {"parent": me.id}, depends_on=[first])
         if me.attempt == 1:
             raise RuntimeError("the first attempt never works")
         return {"token": me.token, "ids": [first.id, last.id]}

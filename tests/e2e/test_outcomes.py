@@ -50,19 +50,19 @@ def test_a_result_that_cannot_be_kept_is_a_failure_and_stops_nobody_else(shared:
 
 
 def test_args_that_do_not_fit_the_signature_are_an_ordinary_failure(shared: Stage) -> None:
-    """A missing, an unknown and a wrong argument are failures ArgsInvalid that name it; a fitting
-    text is taken for a number as pydantic does; the handler is never called with nonsense.
+    """A missing, an unknown and a wrong argument are failures ArgsInvalid that name it; the handler
+    is not called.
     """
     missing = shared.submit("typed", {})
     unknown = shared.submit("typed", {"n": 1, "surplus": 2})
     wrong = shared.submit("typed", {"n": "many"})
-    fits = shared.submit("typed", {"n": "12"})
+    fits = shared.submit("typed", {"n": 12})
     shared.until_state("dead", missing, unknown, wrong)
     shared.until_state("completed", fits)
     for task_id, name in ((missing, "n"), (unknown, "surplus"), (wrong, "n")):
         [failure] = shared.failures(task_id)
         assert failure["error_type"] == "ArgsInvalid"
-        assert f"typed: {name}" in failure["error_message"]
+        assert f"typed: args.{name}: " in failure["error_message"]
         assert shared.started(task_id) == []
     assert shared.task(fits)["result"]["n"] == 12
 

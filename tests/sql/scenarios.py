@@ -110,6 +110,120 @@ def a_cancellation_while_its_task_is_claimed(world: World) -> None:
     assert peer.heartbeat()["cancelled_tokens"] == [claim.token]
 
 
+# ----------------------------------------------------------------------------------------- graphs
+
+
+def new_graph(db: Connection) -> int:
+    """Create a graph; its id."""
+    return int(value(db, "insert into peers.graph (name) values ('g') returning id"))
+
+
+def a_paused_graph_is_not_claimed(world: World) -> None:
+    """A task that becomes ready while its graph is paused starts after resume, not before."""
+    graph = new_graph(world.db)
+    parent = submit(world.db, graph_id=graph)
+    child = submit(world.db, graph_id=graph, depends_on=[parent])
+    peer = world.peer()
+    [claim] = peer.claim()
+    run(world.db, "select peers.pause_graph(%s)", graph)
+    assert peer.complete(claim) == {}
+    assert peer.claim() == []
+    run(world.db, "select peers.resume_graph(%s)", graph)
+    assert ids(peer.claim()) == [child]
+
+
+def a_task_becomes_ready_while_its_graph_is_resumed(world: World) -> None:
+    """The resume cannot see the task, and a claim still sees the pause: the task is not lost."""
+    graph = new_graph(world.db)
+    parent = submit(world.db, graph_id=graph)
+    child = submit(world.db, graph_id=graph, depends_on=[parent])
+    peer, claimer, operator = world.peer(), world.peer(), world.connect()
+    [claim] = peer.claim()
+    run(world.db, "select peers.pause_graph(%s)", graph)
+    with operator.transaction():
+        with peer.db.transaction():
+            assert peer.complete(claim) == {}
+            run(operator, "select peers.resume_graph(%s)", graph)
+        assert claimer.claim() == []
+    assert ids(claimer.claim()) == [child], "the task is ready, and no claim finds it"
+
+
+def a_graph_is_resumed_while_a_claim_drops_its_rows(world: World) -> None:
+    """The resume waits for the claim, and then puts back what the claim has dropped."""
+    graph = new_graph(world.db)
+    parent = submit(world.db, graph_id=graph)
+    child = submit(world.db, graph_id=graph, depends_on=[parent])
+    peer, operator = world.peer(), world.connect()
+    [claim] = peer.claim()
+    run(world.db, "select peers.pause_graph(%s)", graph)
+    assert peer.complete(claim) == {}
+    with peer.db.transaction():
+        assert peer.claim() == []
+        work = world.background(value, operator, "select peers.resume_graph(%s)", graph)
+        world.until_waiting(operator)
+    assert result(work) == 1
+    assert ids(peer.claim()) == [child]
+
+
+def a_graph_is_pruned_while_a_task_is_submitted_to_it(world: World) -> None:
+    """Prune leaves a graph whose first task is not committed yet."""
+    graph = new_graph(world.db)
+    advance(world.db, "1 s")
+    application = world.connect()
+    with application.transaction():
+        task = submit(application, graph_id=graph)
+        run(world.db, "select * from peers.prune('0 s')")
+    assert problems(world.db) == []
+    assert value(world.db, "select graph_id from peers.task where id = %s", task) == graph
+    assert value(world.db, "select tasks from peers.graph_status") == 1
+
+
+def a_graph_is_cancelled_against_a_late_edge(world: World) -> None:
+    """Who adds an edge between two tasks of a graph that is being cancelled waits for it."""
+    graph = new_graph(world.db)
+    low, gap, high = (submit(world.db, graph_id=graph) for _ in range(3))
+    holder, operator, application = world.connect(), world.connect(), world.connect()
+    with holder.transaction():
+        run(holder, "select from peers.task where id = %s for update", gap)
+        cancelling = world.background(run, operator, "select peers.cancel_graph(%s)", graph)
+        world.until_waiting(operator)
+        adding = world.background(refusal, application, EDGE, high, low)
+        world.until_waiting(application)
+    result(cancelling)
+    assert result(adding)[0] == "PE002"  # the child is cancelled
+    assert column(world.db, "select distinct state from peers.task") == ["cancelled"]
+    assert problems(world.db) == []
+
+
+def graphs_are_cancelled_while_their_tasks_complete(world: World) -> None:
+    """Peers complete parents and an operator cancels the graph, again and again: no deadlock."""
+    rounds, width = 8, 12
+    peers, operator = [world.peer() for _ in range(2)], world.connect()
+    for _ in range(rounds):
+        graph = new_graph(world.db)
+        parents = [submit(world.db, graph_id=graph) for _ in range(width)]
+        children = [submit(world.db, "b", graph_id=graph) for _ in range(width)]
+        run(
+            world.db,
+            "insert into peers.dependency (parent_id, child_id)"
+            " select p, c from unnest(%s::bigint[]) p, unnest(%s::bigint[]) c",
+            parents,
+            children,
+        )
+        halves = [peer.claim(width // 2) for peer in peers]
+        work = [
+            world.background(_settle_all, peer, half)
+            for peer, half in zip(peers, halves, strict=True)
+        ]
+        cancelling = world.background(value, operator, "select peers.cancel_graph(%s)", graph)
+        for each in work:
+            result(each)
+        result(cancelling)
+        left = "select count(*) from peers.task where state not in ('completed', 'cancelled')"
+        assert value(world.db, left) == 0
+    assert problems(world.db) == []
+
+
 # ---------------------------------------------------------------------------------------- the fence
 
 

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 
     from tests.support.world import World
 
-SUBMIT: Final = "20_submit.sql"
+VALIDATE: Final = "20_validate.sql"
+ENQUEUE: Final = "21_enqueue.sql"
+SUBMIT: Final = "24_submit.sql"
 SUBMIT_GRAPH: Final = "25_submit_graph.sql"
 CLAIM: Final = "45_claim.sql"
 SETTLE: Final = "50_complete.sql"
 GRAPH: Final = "30_dependencies.sql"
 RELEASE: Final = "35_unblock.sql"
+GRAPH_TABLE: Final = "22_graph.sql"
 
 _SIBLINGS = """exists (
                             select from peers.dependency d join peers.task p on p.id = d.parent_id
@@ -38,7 +41,7 @@ class Variant(NamedTuple):
 
 VARIANTS = {
     "claim waits for locked rows": Variant(
-        scenarios.claims_do_not_wait, [Patch(CLAIM, " skip locked", "", times=2)]
+        scenarios.claims_do_not_wait, [Patch(CLAIM, " skip locked", "", times=3)]
     ),
     "the limit over all kinds is gone": Variant(
         scenarios.a_claim_takes_no_more_than_asked,
@@ -83,7 +86,7 @@ VARIANTS = {
                 " order by t.id for no key update;",
                 "",
             ),
-            Patch(RELEASE, "t.pending_parents > (_fallen -> t.id::text)::integer", _SIBLINGS),
+            Patch(RELEASE, "t.pending_parents > (_decrements -> t.id::text)::integer", _SIBLINGS),
         ],
     ),
     "parents are not locked by a new edge": Variant(
@@ -93,17 +96,17 @@ VARIANTS = {
         scenarios.an_edge_while_its_child_is_claimed,
         [Patch(GRAPH, "order by t.id for no key update", "order by t.id")],
     ),
-    "a cancellation reads before it locks": Variant(
+    "a cancellation does not lock its task": Variant(
         scenarios.a_cancellation_while_its_task_is_claimed,
         [
             Patch(
                 "60_operate.sql",
-                "select t.* into _task from peers.task t where t.id = _id for no key update;",
-                "select t.* into _task from peers.task t where t.id = _id;"
-                " perform from peers.task t where t.id = _id for no key update;"
-                " found := _task.id is not null;",
+                "from peers.task t where t.id = _id for no key update;",
+                "from peers.task t where t.id = _id;",
             ),
-            Patch("60_operate.sql", "perform peers._lock_family(cancel.id);", "null;"),
+            Patch(
+                "60_operate.sql", "perform peers._lock_with_descendants(array[cancel.id]);", "null;"
+            ),
         ],
     ),
     "edges into older tasks take no turns": Variant(
@@ -111,14 +114,14 @@ VARIANTS = {
         [
             Patch(
                 GRAPH,
-                "lock table peers.edge_turn in share row exclusive mode;",
+                "lock table peers.dependency_lock in share row exclusive mode;",
                 "",
             )
         ],
     ),
     "submission assumes that its trigger is first": Variant(
         scenarios.an_edge_before_the_trigger_of_its_childs_submission,
-        [Patch(SUBMIT, "t.id = any (_ids) and t.state = 'ready' and ", "t.id = any (_ids) and ")],
+        [Patch(ENQUEUE, "t.id = any (_ids) and t.state = 'ready' and ", "t.id = any (_ids) and ")],
     ),
     "keys go in by the order of the nodes": Variant(
         scenarios.graphs_with_the_same_keys,
@@ -135,12 +138,16 @@ VARIANTS = {
     ),
     "a cancelled task is locked before those below it": Variant(
         scenarios.a_cancellation_against_a_new_child,
-        [Patch("60_operate.sql", "perform peers._lock_family(cancel.id);", "null;")],
+        [
+            Patch(
+                "60_operate.sql", "perform peers._lock_with_descendants(array[cancel.id]);", "null;"
+            )
+        ],
         psycopg.errors.DeadlockDetected,
     ),
     "who just came back may judge": Variant(
         scenarios.nobody_judges_after_an_outage,
-        [Patch("57_requeue.sql", " and p.steady_since + p.lease_timeout <= _now", "")],
+        [Patch("57_requeue.sql", " and p.healthy_since + p.lease_timeout <= _now", "")],
     ),
     "settling waits for locked tasks": Variant(
         scenarios.settling_does_not_wait_for_an_application,
@@ -168,7 +175,11 @@ VARIANTS = {
     ),
     "the search_path of submission is not pinned": Variant(
         scenarios.a_session_with_another_search_path,
-        [Patch(SUBMIT, "set search_path = pg_catalog, peers, pg_temp", "", times=10)],
+        [
+            Patch(VALIDATE, "set search_path = pg_catalog, peers, pg_temp", "", times=4),
+            Patch(ENQUEUE, "set search_path = pg_catalog, peers, pg_temp", "", times=3),
+            Patch(SUBMIT, "set search_path = pg_catalog, peers, pg_temp", "", times=3),
+        ],
         psycopg.errors.RaiseException,
     ),
     "the search_path of edges is not pinned": Variant(
@@ -192,6 +203,52 @@ VARIANTS = {
                 "        where d.parent_id = any (_failed) and d.on_parent_failure = 'run'",
             )
         ],
+    ),
+    "a claim knows nothing of paused graphs": Variant(
+        scenarios.a_paused_graph_is_not_claimed,
+        [
+            Patch(
+                CLAIM,
+                "exists (select from peers.graph g where g.paused_at is not null);",
+                "false;",
+            )
+        ],
+    ),
+    "a claim drops the rows of a paused graph without a lock": Variant(
+        scenarios.a_task_becomes_ready_while_its_graph_is_resumed,
+        [
+            Patch(
+                CLAIM,
+                "                    for share skip locked\n                ) paused on true",
+                "                ) paused on true",
+            )
+        ],
+    ),
+    "a claim's lock on a paused graph lets a resume pass": Variant(
+        scenarios.a_task_becomes_ready_while_its_graph_is_resumed,
+        [Patch(CLAIM, "for share skip locked", "for key share skip locked")],
+    ),
+    "a submission does not lock its graph": Variant(
+        scenarios.a_graph_is_pruned_while_a_task_is_submitted_to_it,
+        [
+            Patch(
+                GRAPH_TABLE,
+                "where g.id = any (_ids) order by g.id for key share;",
+                "where g.id = any (_ids);",
+            )
+        ],
+    ),
+    "a graph is cancelled in another order": Variant(
+        scenarios.a_graph_is_cancelled_against_a_late_edge,
+        [
+            Patch(
+                RELEASE,
+                "peers._affected('{}', '{}', _waiting) f))\n    order by t.id for no key update;",
+                "peers._affected('{}', '{}', _waiting) f))\n"
+                "    order by t.id desc for no key update;",
+            )
+        ],
+        psycopg.errors.DeadlockDetected,
     ),
     "any isolation level will do": Variant(
         scenarios.settling_under_an_old_snapshot,

@@ -60,13 +60,13 @@ def test_every_function_pins_its_search_path(db: Connection) -> None:
 
 
 def test_no_index_hinders_a_hot_update(db: Connection) -> None:
-    """No index of peers.task mentions a column that changes in a task's life."""
+    """No index of peers.task mentions a column that changes after the submission."""
     query = (
         "select attname::text from pg_index i join pg_attribute a"
         " on a.attrelid = i.indrelid and a.attnum = any (i.indkey)"
         " where i.indrelid = 'peers.task'::regclass order by 1"
     )
-    assert column(db, query) == ["id", "idempotency_key"]
+    assert column(db, query) == ["graph_id", "id", "idempotency_key"]
 
 
 def test_every_table_can_be_published(db: Connection) -> None:

@@ -80,7 +80,7 @@ def test_retry_gives_fresh_attempts(db: Connection, peer: Peer) -> None:
 
 
 def test_retry_with_other_args(db: Connection, peer: Peer) -> None:
-    """A dead letter can be mended: the next attempt gets the new args."""
+    """A dead letter can be repaired: the next attempt gets the new args."""
     task_id = make_dead(peer, args={"path": "wrong"})
     run(db, """select peers.retry(%s, '{"path": "right"}')""", task_id)
     [claim] = peer.claim()

@@ -24,7 +24,7 @@ from tests.support.world import (
     value,
 )
 
-GONE = "is not leased to this peer any more: nothing was submitted"
+GONE = "is no longer leased to this peer: nothing was submitted"
 
 
 def hold(db: Connection, peer: UUID, claim: Claim) -> None:
@@ -111,8 +111,8 @@ VARIANTS = {
     ),
     "the lease is looked at before the lock": (
         a_lease_that_ends_meanwhile_submits_nothing,
-        Patch(LEASE, "if not found then\n        raise exception 'task % is not", "if false then\n"
-              "        raise exception 'task % is not"),
+        Patch(LEASE, "if not found then\n        raise exception 'task % is no longer",
+              "if false then\n        raise exception 'task % is no longer"),
     ),
 }  # fmt: skip
 

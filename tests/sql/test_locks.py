@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LOCK_NOT_AVAILABLE: Final = "55P03"
 TABLES: Final = [
     "task", "dependency", "ready", "scheduled", "blocked", "lease", "dead", "failure", "peer",
-    "kind", "paused_queue", "cooldown", "prune_cursor", "clock",
+    "kind", "paused_queue", "cooldown", "prune_cursor", "clock", "graph",
 ]  # fmt: skip
 
 
@@ -54,6 +54,10 @@ def furnish(world: World) -> tuple[Peer, list[Claim]]:
     run(db, "insert into peers.clock (shift) values ('0 s') on conflict do nothing")
     run(db, "update peers.clock set shift = shift + interval '2 s'")
     run(db, "select peers.pause('elsewhere')")
+    graph = value(db, "insert into peers.graph (name) values ('g') returning id")
+    submit(db, graph_id=graph)
+    run(db, "select peers.pause_graph(%s)", graph)
+    submit(db, graph_id=graph)
     run(db, "select peers.start_cooldown('a', '1 hour')")
     run(db, "select * from peers.prune('1 day')")
     assert later

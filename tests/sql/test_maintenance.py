@@ -193,7 +193,7 @@ DAMAGE = {
     ),
     "a blocked task that nothing holds": (
         "insert into peers.task (kind, state) values ('a', 'blocked')",
-        "no parent holds it",
+        "it waits for no parent",
         "ready",
     ),
     "a wrong counter": (
@@ -210,19 +210,19 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_check_finds_and_mends(db: Connection, peer: Peer, case: str) -> None:
-    """Each damage is listed with its task, is left alone without repair, and mended with it."""
-    statement, words, mended_state = DAMAGE[case]
+def test_check_finds_and_repairs(db: Connection, peer: Peer, case: str) -> None:
+    """Each damage is listed with its task, is left alone without repair, and repaired with it."""
+    statement, words, repaired_state = DAMAGE[case]
     damage(db, statement)
     [task_id] = column(db, "select id from peers.task")
     [found] = rows(db, "select * from peers.check()")
-    assert (found["task_id"], found["mended"]) == (task_id, False)
+    assert (found["task_id"], found["repaired"]) == (task_id, False)
     assert words in found["problem"]
     [found] = rows(db, "select * from peers.check(repair => true)")
-    assert (found["task_id"], found["mended"]) == (task_id, True)
+    assert (found["task_id"], found["repaired"]) == (task_id, True)
     assert problems(db) == []
-    assert state(db, task_id) == mended_state
-    if mended_state == "ready":
+    assert state(db, task_id) == repaired_state
+    if repaired_state == "ready":
         [claim] = peer.claim()
         assert (claim.task_id, claim.attempt) == (task_id, 1)
 
@@ -276,14 +276,14 @@ def test_a_lease_of_a_task_that_is_gone(db: Connection, peer: Peer) -> None:
     peer.claim()
     damage(db, "delete from peers.task")
     [found] = rows(db, "select * from peers.check(true)")
-    assert "gone" in found["problem"]
+    assert "there is a lease, but no task" in found["problem"]
     assert value(db, "select count(*) from peers.lease") == 0
 
 
 def test_truncate_is_refused(db: Connection) -> None:
     """TRUNCATE bypasses the triggers: PE005 names the table."""
     submit(db)
-    tables = "task dependency ready scheduled blocked lease dead peer failure"
+    tables = "task graph dependency ready scheduled blocked lease dead peer failure"
     for table in tables.split():
         sqlstate, words = refusal(db, f"truncate peers.{table}")
         assert sqlstate == "PE005", table
@@ -337,7 +337,8 @@ def test_the_guard_knows_every_column_of_a_task(db: Connection) -> None:
     """All but metadata, which is the application's own."""
     guarded = (
         "select attname::text from pg_trigger t join pg_attribute a on a.attrelid = t.tgrelid"
-        " and a.attnum = any (t.tgattr) where tgname = 'refuse_change' order by 1"
+        " and a.attnum = any (t.tgattr) where tgname = 'refuse_change'"
+        " and tgrelid = 'peers.task'::regclass order by 1"
     )
     every = (
         "select attname::text from pg_attribute where attrelid = 'peers.task'::regclass"

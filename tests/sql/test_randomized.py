@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tests.support.server import Connection
 
 TASKS = 300
+GRAPHS = 8
 SHARE_OF_FAULTS = 0.4
 FAULTS = ["fail", "reject", "release", "vanish", "zombie", "leave", "late", "theft"]
 BATCH = 7
@@ -133,6 +134,12 @@ class Actor:
         return fresh
 
     def _operate(self) -> None:
+        for graph in column(self.db, "select id from peers.graph where paused_at is not null"):
+            run(self.db, "select peers.resume_graph(%s)", graph)
+        if self.luck.random() < 0.3:
+            verb = self.luck.choice(["pause", "pause", "pause", "retry", "cancel"])
+            run(self.db, f"select peers.{verb}_graph(%s)", self.luck.randint(1, GRAPHS))
+            self.faults[f"{verb} graph"] += 1
         for task_id in column(self.db, "select task_id from peers.dead_letter"):
             verb = self.luck.choice(["retry", "retry", "discard"])
             try:
@@ -156,16 +163,18 @@ UNFINISHED = "select count(*) from peers.task where state not in ('completed', '
 def submit_random_graph(db: Connection, luck: random.Random) -> None:
     """Tasks with up to three older parents each, under random policies and times."""
     with db.transaction():
+        run(db, "insert into peers.graph (name) select 'g' from generate_series(1, %s)", GRAPHS)
         for number in range(1, TASKS + 1):
             parents = luck.sample(
                 range(max(1, number - 40), number), k=min(number - 1, luck.randint(0, 3))
             )
             run(
                 db,
-                "insert into peers.task (kind, priority, max_attempts, scheduled_at)"
-                " values ('a', %s, 3, now() + %s * interval '1 s')",
+                "insert into peers.task (kind, priority, max_attempts, scheduled_at, graph_id)"
+                " values ('a', %s, 3, now() + %s * interval '1 s', %s)",
                 luck.randint(90, 110),
                 luck.choice([0, 0, 0, 30]),
+                luck.choice([None, luck.randint(1, GRAPHS)]),
             )
             for parent in parents:
                 run(
@@ -205,6 +214,7 @@ def test_every_task_ends_once_and_none_before_its_parents(world: World, seed: in
     assert value(world.db, "select count(*) from peers.lease") == 0
     assert {*FAULTS, "reclaimed"} <= faults.keys()
     assert faults["retry"] + faults["discard"] > 0
+    assert faults["pause graph"] > 0
 
 
 @pytest.mark.parametrize("fence", ["the token is not compared", "the peer is not compared"])

@@ -35,6 +35,10 @@ VERBS = {
     "change": "select peers.change(1, priority => 5)",
     "pause": "select peers.pause('q')",
     "resume": "select peers.resume('q')",
+    "cancel_graph": "select peers.cancel_graph(1)",
+    "pause_graph": "select peers.pause_graph(1)",
+    "resume_graph": "select peers.resume_graph(1)",
+    "retry_graph": "select peers.retry_graph(1)",
     "end_cooldown": "select peers.end_cooldown('a')",
     "check": "select * from peers.check()",
     "explain": "select peers.explain(1)",
@@ -53,6 +57,7 @@ PEER = {
 OPERATING = {
     "cancel", "change", "pause", "resume", "prune", "check", "explain", "unrunnable",
     "parent_results", "start_cooldown", "cooldown_left", "end_cooldown",
+    "cancel_graph", "pause_graph", "resume_graph", "retry_graph",
 }  # fmt: skip
 ALLOWED = {
     "peers_submitter": EVERYBODY | SUBMITTING,
@@ -195,6 +200,38 @@ def test_public_has_nothing(db: Connection) -> None:
     )
 
 
+def test_a_submitter_adds_tasks_to_graphs_of_its_own(db: Connection) -> None:
+    """A graph of another role refuses them, whatever the way; its key too. A member may."""
+    run(db, "create role alice login; grant peers_submitter to alice")
+    run(db, "create role bob login; grant peers_submitter to bob")
+    try:
+        run(db, "set session authorization alice")
+        mine = value(db, "insert into peers.graph (name) values ('mine') returning id")
+        keyed = value(db, SUBMIT_UNDER_KEY)
+        assert submit(db, graph_id=mine)
+        run(db, "set session authorization bob")
+        for statement in (
+            f"insert into peers.task (kind, graph_id) values ('a', {mine})",
+            f"select peers.submit('a', graph_id => {mine})",
+        ):
+            sqlstate, words = refusal(db, statement)
+            assert sqlstate == "PE005"
+            assert f"graph {mine} belongs to another role" in words
+        sqlstate, words = refusal(db, SUBMIT_UNDER_KEY)
+        assert (sqlstate, f"of graph {keyed} belongs to another role" in words) == ("PE009", True)
+        assert refusal(db, "insert into peers.graph (name, paused_at) values ('a', now())")[0] \
+            == "42501"  # fmt: skip
+        run(db, "reset session authorization")
+        run(db, "grant alice to bob")
+        run(db, "set session authorization bob")
+        assert submit(db, graph_id=mine)
+    finally:
+        run(db, "reset session authorization")
+        run(db, "drop owned by alice, bob; drop role alice, bob")
+
+
+SUBMIT_UNDER_KEY = """select graph_id from peers.submit_graph('[{"name": "x", "kind": "a"}]',
+    idempotency_key => 'k')"""
 EDGE = "insert into peers.dependency (parent_id, child_id) values (%s, %s)"
 
 
@@ -286,10 +323,10 @@ def test_nobody_but_the_owner_takes_the_turn_of_late_edges(
     parent, child = submit(one), submit(one)
     modes = ("row exclusive", "share update exclusive", "share", "share row exclusive")
     for mode in (*modes, "exclusive", "access exclusive"):
-        lock = f"lock table peers.edge_turn in {mode} mode"
+        lock = f"lock table peers.dependency_lock in {mode} mode"
         assert refusal(two, lock)[0] == "42501", mode
     with two.transaction():
-        run(two, "lock table peers.edge_turn in access share mode")
+        run(two, "lock table peers.dependency_lock in access share mode")
         run(two, "select pg_advisory_xact_lock(hashtextextended(k, 0)) from unnest(array["
             "'peers: edge into an older task', 'peers: migrate']) k")  # fmt: skip
         run(one, "set lock_timeout = '2 s'")

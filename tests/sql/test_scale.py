@@ -80,6 +80,16 @@ def keyed_graph(db: Connection, size: int) -> Callable[[], object]:
     return lambda: run(db, GRAPH, json.dumps(nodes))
 
 
+def graph_cancellation(db: Connection, size: int) -> Callable[[], object]:
+    """A graph of short chains is paused, resumed and cancelled."""
+    nodes = [{"name": f"n{n}", "kind": "a", "after": [f"n{n - 1}"] if n % 4 else []}
+             for n in range(size)]  # fmt: skip
+    run(db, GRAPH, json.dumps(nodes))
+    made = value(db, "select max(id) from peers.graph")
+    verbs = "select peers.pause_graph(%s), peers.resume_graph(%s), peers.cancel_graph(%s)"
+    return lambda: run(db, verbs, made, made, made)
+
+
 def many_names(db: Connection, size: int) -> Callable[[], object]:
     """A graph without any edge."""
     nodes = [{"name": f"n{n}", "kind": "a"} for n in range(size * 5)]
@@ -103,8 +113,8 @@ def numbers(db: Connection, size: int) -> Callable[[], object]:
     return lambda: run(db, "insert into peers.task (kind, args) values ('a', %s::jsonb)", args)
 
 
-CASES = [one_statement, late_edge, late_edges, cancellation, graph, keyed_graph, many_names,
-         later_ones, numbers]  # fmt: skip
+CASES = [one_statement, late_edge, late_edges, cancellation, graph, keyed_graph,
+         graph_cancellation, many_names, later_ones, numbers]  # fmt: skip
 
 
 def forget_everything(db: Connection) -> None:

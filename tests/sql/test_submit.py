@@ -230,7 +230,7 @@ MALFORMED = {
         "interval '1000000 months -30000000 days 1 s'",
         "days or smaller units",
     ),
-    "timeout with a part below 0": ("timeout", "interval '10 days -1 s'", "none below 0"),
+    "timeout with a part below 0": ("timeout", "interval '10 days -1 s'", "not negative"),
     "never": ("scheduled_at", "'infinity'::timestamptz", "years 1900 and 9000"),
     "for ever": ("scheduled_at", "'-infinity'::timestamptz", "years 1900 and 9000"),
     "before the common era": ("scheduled_at", "'4000-01-01 BC'::timestamptz", "1900 and 9000"),
@@ -339,18 +339,18 @@ def test_args_of_just_1_mib_are_accepted(db: Connection) -> None:
     assert column(db, "select octet_length(args::text) from peers.task") == [MEBIBYTE, MEBIBYTE]
 
 
-def test_written_size_is_the_size_of_the_text_and_never_fails(db: Connection) -> None:
-    """_written_size is exact up to 1 MiB and large beyond, compressed or not, for any JSON."""
+def test_text_size_is_the_size_of_the_text_and_never_fails(db: Connection) -> None:
+    """_text_size is exact up to 1 MiB and large beyond, compressed or not, for any JSON."""
     exact = ["'1e131071'", "'null'", "'\"\"'", "'[1.50, {}, \"ä\"]'", "repeat('[1,', 900) || '1'"
              " || repeat(']', 900)", "'[1' || repeat(', -9e99', 10000) || ']'"]  # fmt: skip
     for value_ in exact:
-        measured = "select peers._written_size(v) = octet_length(v::text)"
+        measured = "select peers._text_size(v) = octet_length(v::text)"
         assert value(db, f"{measured} from (select ({value_})::jsonb) a(v)"), value_
     run(db, "create table kept (v jsonb)")
     for case, large in LARGE_ONLY_AS_TEXT.items():
-        assert value(db, f"select peers._written_size({large})") > MEBIBYTE, case
+        assert value(db, f"select peers._text_size({large})") > MEBIBYTE, case
         run(db, f"insert into kept select {large}")
-    assert value(db, "select min(peers._written_size(v)) from kept") > MEBIBYTE
+    assert value(db, "select min(peers._text_size(v)) from kept") > MEBIBYTE
 
 
 def test_an_idempotency_key_makes_one_task(db: Connection) -> None:

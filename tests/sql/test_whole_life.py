@@ -122,12 +122,18 @@ def test_a_whole_life_in_a_database_as_people_have_them(odd_url: str) -> None:
 
 
 def live_in_python(connection: Connection) -> None:
-    """The same through the kernel; what the database cannot hold fails its own task, in words."""
+    """The same in Python; what the database cannot hold fails its own task, in words."""
     policies = [KindPolicy("I", backoff_base=0.5), KindPolicy("i", max_attempts=1)]
     peer = functions.join(connection, "h", 1, {"default": 8}, policies, timedelta(seconds=30))
-    first = functions.submit(connection, "I", b'{"n": 1.5}', timeout=timedelta(seconds=2.5))
-    second = functions.submit(connection, "i", depends_on=[first])
-    functions.submit(connection, "Nobody", scheduled_at=datetime(2026, 1, 1, tzinfo=UTC))
+    [(first,)] = connection.execute(
+        "select peers.submit('I', '{\"n\": 1.5}', timeout => %s)", [timedelta(seconds=2.5)]
+    ).fetchall()
+    [(second,)] = connection.execute(
+        "select peers.submit('i', depends_on => array[%s::bigint])", [first]
+    ).fetchall()
+    connection.execute(
+        "select peers.submit('Nobody', scheduled_at => %s)", [datetime(2026, 1, 1, tzinfo=UTC)]
+    )
     [task] = functions.claim(connection, peer, "default", 5)
     assert (task.task_id, task.args, task.timeout) == (first, b'{"n": 1.5}', 2.5)
     outcome = b'[{"task_id": %d, "token": "%s", "result": {"n": 1.5}}]'

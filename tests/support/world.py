@@ -58,6 +58,7 @@ def submit(db: Connection, kind: str = "a", **options: object) -> int:
     types = {"args": "jsonb", "depends_on": "bigint[]", "scheduled_at": "timestamptz"}
     types |= {"timeout": "interval", "metadata": "jsonb", "priority": "integer"}
     types |= {"max_attempts": "integer", "on_parent_failure": "peers.parent_failure_policy"}
+    types |= {"graph_id": "bigint"}
     named = "".join(f", {name} => %s::{types.get(name, 'text')}" for name in options)
     task_id: int = value(db, f"select peers.submit(%s{named})", kind, *options.values())
     return task_id

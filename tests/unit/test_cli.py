@@ -37,7 +37,7 @@ def test_check_finds_what_is_wrong_and_mends_it(database_url: str, db: Connectio
     db.execute("update peers.task set pending_parents = 3 where id = %s", (task,))
     found = peers("check", "--json", url=database_url)
     assert found.code == 1
-    assert [(each["task_id"], each["mended"]) for each in found.document["problems"]] == [
+    assert [(each["task_id"], each["repaired"]) for each in found.document["problems"]] == [
         (task, False)
     ]
     mended = peers("check", "--repair", url=database_url)

@@ -308,7 +308,7 @@ def test_a_retry_that_was_set_to_no_time_says_so() -> None:
     """It is a failure like others, after which the backoff of the kind counts."""
     told = assert_told(caught(_retry_set_to(float("inf"))))
     assert told.retry_in is None
-    assert "no time" in told.error_message
+    assert "invalid time" in told.error_message
 
 
 def test_the_class_of_an_error_is_what_it_is_and_not_what_it_says() -> None:

@@ -15,7 +15,7 @@ from psycopg.conninfo import make_conninfo
 from peers import errors
 from peers.database import functions, schema
 from peers.database.connection import Backoff, connect, is_connection_lost
-from peers.database.rows import Claimed, HeartbeatReply, Unsettled
+from peers.database.rows import Claimed, HeartbeatReply, Unrecorded
 from peers.types import CONTRACT_VERSION, KindPolicy, ParentFailure, TaskState
 
 if TYPE_CHECKING:
@@ -39,6 +39,21 @@ def peer(connection: Connection) -> UUID:
     """A peer that runs kinds a and b."""
     policies = [KindPolicy("a", max_attempts=2, timeout=2.5, backoff_base=0), KindPolicy("b")]
     return functions.join(connection, "vega", 42, {"default": 8}, policies, LEASE)
+
+
+def submit(connection: Connection, kind: str, args: bytes = b"{}", **options: object) -> int:
+    """Submit a task with named options, and return its id."""
+    named = "".join(f", {name} => %s" for name in options)
+    query = f"select peers.submit(%s, convert_from(%b, 'UTF8')::jsonb{named})"
+    with errors.translated():
+        rows = connection.execute(query.encode(), [kind, args, *options.values()]).fetchall()
+    return int(rows[0][0])
+
+
+def submit_graph(connection: Connection, graph: bytes) -> None:
+    """Submit the nodes of a JSON array."""
+    with errors.translated():
+        connection.execute("select peers.submit_graph(convert_from(%b, 'UTF8')::jsonb)", [graph])
 
 
 def outcomes(*tasks: Claimed) -> bytes:
@@ -67,15 +82,13 @@ def test_every_function_has_the_parameters_of_its_namesake(connection: Connectio
 
 def test_a_task_goes_from_submission_to_its_result(connection: Connection, peer: UUID) -> None:
     """Args and results are bytes all the way, whatever their language."""
-    parent = functions.submit(connection, "a", '{"name": "Zoë"}'.encode(), priority=5)
-    child = functions.submit(
-        connection, "b", depends_on=[parent], on_parent_failure=ParentFailure.RUN
-    )
+    parent = submit(connection, "a", '{"name": "Zoë"}'.encode(), priority=5)
+    child = submit(connection, "b", depends_on=[parent], on_parent_failure=ParentFailure.RUN.value)
     [task] = functions.claim(connection, peer, "default", 10)
     assert task == Claimed(parent, task.token, 1, "a", '{"name": "Zoë"}'.encode(), 2.5, 5)
     assert functions.complete(connection, peer, outcomes(task)) == []
     assert functions.complete(connection, peer, outcomes(task)) == [
-        Unsettled(parent, task.token, "already")
+        Unrecorded(parent, task.token, "already")
     ]
     [task] = functions.claim(connection, peer, "default", 10)
     assert (task.task_id, task.timeout) == (child, None)
@@ -85,7 +98,7 @@ def test_a_task_goes_from_submission_to_its_result(connection: Connection, peer:
 
 def test_one_claim_is_one_batch_under_one_token(connection: Connection, peer: UUID) -> None:
     """In the order of becoming ready; another claim finds nothing left."""
-    ids = [functions.submit(connection, "b", metadata=b'{"m": 1}') for _ in range(20)]
+    ids = [submit(connection, "b", metadata='{"m": 1}') for _ in range(20)]
     batch = functions.claim(connection, peer, "default", 20)
     assert [task.task_id for task in batch] == ids
     assert len({task.token for task in batch}) == 1
@@ -94,7 +107,7 @@ def test_one_claim_is_one_batch_under_one_token(connection: Connection, peer: UU
 
 def test_failures_of_any_shape_are_recorded(connection: Connection, peer: UUID) -> None:
     """A failed attempt is tried again at once where it says so, a rejected one is dead."""
-    task_id = functions.submit(connection, "a")
+    task_id = submit(connection, "a")
     [task] = functions.claim(connection, peer, "default", 1)
     failure = {"task_id": task_id, "token": task.token, "error_type": "E", "retry_in": 0}
     assert functions.fail(connection, peer, [failure]) == []
@@ -111,7 +124,7 @@ def test_failures_of_any_shape_are_recorded(connection: Connection, peer: UUID) 
 
 def test_the_heartbeat_tells_whom_to_stop(connection: Connection, peer: UUID) -> None:
     """Pairs of task and token, and whether the peer is still a member."""
-    functions.submit(connection, "a")
+    submit(connection, "a")
     [task] = functions.claim(connection, peer, "default", 1)
     assert functions.heartbeat(connection, peer).cancelled == frozenset()
     assert functions.cancel(connection, task.task_id) == TaskState.RUNNING
@@ -125,7 +138,7 @@ def test_the_heartbeat_tells_whom_to_stop(connection: Connection, peer: UUID) ->
 def test_leases_are_given_back(connection: Connection, peer: UUID) -> None:
     """By name, by reconciling, by leaving; each says how many."""
     for _ in range(3):
-        functions.submit(connection, "a")
+        submit(connection, "a")
     first, second, third = (functions.claim(connection, peer, "default", 1)[0] for _ in range(3))
     assert functions.release(connection, peer, [first.task_id], [first.token]) == 1
     assert functions.release(connection, peer, [], []) == 0
@@ -138,7 +151,7 @@ def test_leases_are_given_back(connection: Connection, peer: UUID) -> None:
 
 def test_a_lost_peer_is_reclaimed_from(connection: Connection, peer: UUID) -> None:
     """The answer names the task, the peer and its host."""
-    functions.submit(connection, "a")
+    submit(connection, "a")
     [task] = functions.claim(connection, peer, "default", 1)
     other = functions.join(connection, "deneb", 1, {"default": 1}, [KindPolicy("a")], LEASE)
     for shift in ("20 seconds", "40 seconds"):
@@ -153,7 +166,7 @@ def test_a_lost_peer_is_reclaimed_from(connection: Connection, peer: UUID) -> No
 
 def test_waiting_tasks_are_changed_promoted_and_pruned(connection: Connection, peer: UUID) -> None:
     """Times are datetimes with a zone, durations timedeltas, and None changes nothing."""
-    task_id = functions.submit(connection, "a", scheduled_at=datetime(2100, 1, 1, tzinfo=UTC))
+    task_id = submit(connection, "a", scheduled_at=datetime(2100, 1, 1, tzinfo=UTC))
     assert functions.promote(connection) == 0
     past = datetime(2020, 1, 1, tzinfo=UTC)
     functions.change(connection, task_id, 3, past, b'{"x": 1}', 7, timedelta(seconds=9))
@@ -164,9 +177,28 @@ def test_waiting_tasks_are_changed_promoted_and_pruned(connection: Connection, p
     assert functions.prune(connection, timedelta(0)) == (1, 1, True)
 
 
+def test_graphs_are_paused_resumed_retried_and_cancelled(
+    connection: Connection, peer: UUID
+) -> None:
+    """Each function returns how many tasks it changed."""
+    [(graph,)] = connection.execute(
+        "insert into peers.graph (name) values ('g') returning id"
+    ).fetchall()
+    for _ in range(3):
+        submit(connection, "a", graph_id=graph)
+    [task] = functions.claim(connection, peer, "default", 1)
+    failure = {"task_id": task.task_id, "token": task.token, "error_type": "E", "reject": True}
+    functions.fail(connection, peer, [failure])
+    assert functions.pause_graph(connection, graph) == 2
+    assert functions.claim(connection, peer, "default", 3) == []
+    assert functions.resume_graph(connection, graph) == 2
+    assert functions.retry_graph(connection, graph) == 1
+    assert functions.cancel_graph(connection, graph) == 3
+
+
 def test_queues_are_paused_and_unrunnable_kinds_are_told(connection: Connection) -> None:
     """The alarm has a count and an age."""
-    task_id = functions.submit(connection, "nobody", queue="q")
+    task_id = submit(connection, "nobody", queue="q")
     [alarm] = functions.unrunnable(connection)
     assert (alarm.queue, alarm.kind, alarm.tasks) == ("q", "nobody", 1)
     assert alarm.oldest_ready_at.tzinfo is not None
@@ -182,14 +214,15 @@ CYCLE = (
 )
 NUL = b'{"x": "\\u0000"}'
 REFUSALS: list[tuple[type[errors.PeersError], str, Callable[[Connection], object]]] = [
-    (errors.CycleError, "a -> b -> a|b -> a -> b", lambda c: functions.submit_graph(c, CYCLE)),
-    (errors.NotDead, "not a dead letter", lambda c: functions.retry(c, functions.submit(c, "a"))),
+    (errors.CycleError, "a -> b -> a|b -> a -> b", lambda c: submit_graph(c, CYCLE)),
+    (errors.GraphNotFound, "no graph 999", lambda c: functions.pause_graph(c, 999)),
+    (errors.NotDead, "not a dead letter", lambda c: functions.retry(c, submit(c, "a"))),
     (errors.ContractMismatch, "version 2", lambda c: functions.join(c, "h", 1, {}, [], LEASE, 2)),
-    (errors.BadGraph, "no task 999", lambda c: functions.submit(c, "a", depends_on=[999])),
+    (errors.BadGraph, "no task 999", lambda c: submit(c, "a", depends_on=[999])),
     (errors.TaskNotFound, "no task 999", lambda c: functions.cancel(c, 999)),
-    (errors.BadTask, "JSON object such as", lambda c: functions.submit(c, "a", b"[]")),
-    (errors.BadTask, "must be -32768 to 32767", lambda c: functions.submit(c, "a", priority=40000)),
-    (errors.BadTask, "u0000 cannot be converted", lambda c: functions.submit(c, "a", NUL)),
+    (errors.BadTask, "JSON object such as", lambda c: submit(c, "a", b"[]")),
+    (errors.BadTask, "must be -32768 to 32767", lambda c: submit(c, "a", priority=40000)),
+    (errors.BadTask, "u0000 cannot be converted", lambda c: submit(c, "a", NUL)),
     (errors.PeerLost, "join again", lambda c: functions.claim(c, uuid4(), "default", 1)),
 ]
 
@@ -220,7 +253,7 @@ def test_every_sqlstate_of_the_shipped_sql_has_a_class() -> None:
     states = set()
     for step in schema.steps():
         states.update(re.findall(r"errcode = '(PE\d{3})'", step.file.read_text()))
-    assert len(states) == 10
+    assert len(states) == 11
     for state in sorted(states):
         error = RaisedError()
         error.sqlstate = state
@@ -242,7 +275,7 @@ def test_a_session_is_read_committed_whatever_the_database_says(
     )
     with connect(database_url, application_name="test") as other:
         assert other.autocommit
-        assert functions.cancel(other, functions.submit(other, "a")) == TaskState.CANCELLED
+        assert functions.cancel(other, submit(other, "a")) == TaskState.CANCELLED
 
 
 @pytest.mark.parametrize(
@@ -295,7 +328,7 @@ def test_a_broken_connection_counts_as_lost_and_a_refusal_does_not(
         assert is_connection_lost(caught.value)
     connection.execute("set default_transaction_read_only to on")
     with pytest.raises(Exception, match="read-only") as caught:
-        functions.submit(connection, "a")
+        submit(connection, "a")
     assert is_connection_lost(caught.value)
     with pytest.raises(Exception, match="syntax") as caught:
         connection.execute("selec")

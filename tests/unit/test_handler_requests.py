@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from peers.client.once import LazyConnection
+from peers.client.transaction import LazyConnection
 from peers.database.connection import Connection
 from peers.database.rows import Claimed
 from peers.errors import BadTask, DatabaseUnreachable

@@ -16,7 +16,7 @@ from peers.types import MAX_ATTEMPTS_MAX, PRIORITY_MAX
 
 def fit(function: Callable[..., Any], **args: Any) -> dict[str, Any]:
     """The args as the function gets them."""
-    checked: dict[str, Any] = Handler("k", function).check(args)
+    checked: dict[str, Any] = Handler("k", function).load_args(args)
     return checked
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from peers.database import functions
 from peers.database.connection import Connection, is_connection_lost
-from peers.database.rows import Claimed, Unsettled, Verdict
+from peers.database.rows import Claimed, Unrecorded, Verdict
 from peers.errors import BadTask, from_database
 from peers.peer.outbox import MOST_SETTLED, Outbox
 from peers.pool.local_queue import Lease
@@ -41,19 +41,19 @@ class Database:
         monkeypatch.setattr(functions, "fail", self.fail)
         monkeypatch.setattr(functions, "release", self.release)
 
-    def complete(self, _connection: object, _peer: UUID, document: bytes) -> list[Unsettled]:
+    def complete(self, _connection: object, _peer: UUID, document: bytes) -> list[Unrecorded]:
         """Settles; refuses the whole document if it has the word poison."""
         self._answer("complete", [each["task_id"] for each in json.loads(document)])
         if b"poison" in document:
             raise BadTask("jsonb cannot hold poison")
         self.completed.append(document)
         if self.too_large is not None:
-            return [Unsettled(self.too_large, self.tokens[self.too_large], "too large")]
+            return [Unrecorded(self.too_large, self.tokens[self.too_large], "too large")]
         return self._unsettled()
 
     def fail(
         self, _connection: object, _peer: UUID, failures: list[dict[str, Any]]
-    ) -> list[Unsettled]:
+    ) -> list[Unrecorded]:
         """Settles."""
         self._answer("fail", [each["task_id"] for each in failures])
         self.failed += failures
@@ -80,8 +80,8 @@ class Database:
             if verb not in self.takes and task_id in self.refuses:
                 raise self.refuses[task_id]
 
-    def _unsettled(self) -> list[Unsettled]:
-        return [Unsettled(task, self.tokens[task], said) for task, said in self.verdicts.items()]
+    def _unsettled(self) -> list[Unrecorded]:
+        return [Unrecorded(task, self.tokens[task], said) for task, said in self.verdicts.items()]
 
     tokens: dict[int, UUID] = {}  # noqa: RUF012  # ids are unique across tests
 
@@ -287,7 +287,7 @@ def test_an_outcome_that_is_refused_becomes_a_plain_failure(database: Database) 
     assert "reject" not in by_task[result.task.task_id]
 
 
-def _only_plain(database: Database, batch: list[dict[str, Any]]) -> list[Unsettled]:
+def _only_plain(database: Database, batch: list[dict[str, Any]]) -> list[Unrecorded]:
     if any(failure["error_type"] != "OutcomeRefused" for failure in batch):
         raise an_error("22P05", "nein, zu teuer: 5 €")
     database.failed += batch

@@ -6,8 +6,10 @@ import asyncio
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -16,11 +18,13 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
 import peers
+from peers.client.waiter import ResultWaiter
 from peers.database.connection import connect
 from peers.embedded import places
 from peers.embedded.accounts import server_account
 from tests.support.cli import PATIENCE, Here, join, until
 from tests.support.cli import peers as command
+from tests.support.world import Peer
 from tests.unit.test_client import sqlalchemy_url
 
 if TYPE_CHECKING:
@@ -125,8 +129,32 @@ def test_submit_and_graph_work_on_their_own(
     for _ in range(OFTEN):
         peers.submit("a")
         with peers.graph() as graph:
-            graph.add("c", after=graph.add("b"))
+            graph.add("c", depends_on=[graph.add("b")])
     assert count(db) == 3 * OFTEN
+
+
+def test_results_are_polled(
+    pooled: str, db: Connection, others: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Notifications do not arrive there, so none are asked for; every operation works."""
+    db.execute("set default_transaction_isolation to 'read committed'")
+    peer = Peer(db, UUID(join(db, "a")))
+    asked: list[object] = []
+    monkeypatch.setattr(ResultWaiter, "_register", lambda _self, ids: asked.append(ids))
+    with peers.Client(pooled) as client:
+        for number in range(OFTEN):
+            task_id = client.submit("a", {"n": number})
+            timer = threading.Timer(0.1, lambda: peer.complete(*peer.claim(), result="done"))
+            timer.start()
+            assert client.result(task_id, 20) == "done"
+            timer.join()
+            assert client.get(task_id).state == "completed"
+            assert len(client.find(limit=1, state="completed")) == 1
+            others()
+        waiter = client._waiter
+        assert waiter is not None
+        assert not waiter._is_listening
+    assert asked == []
 
 
 def submit_sync(target: Any, commit: Callable[[], object]) -> None:
@@ -135,7 +163,7 @@ def submit_sync(target: Any, commit: Callable[[], object]) -> None:
     for _ in range(OFTEN):
         task.submit_in(target)
         with peers.graph(target) as graph:
-            graph.add("c", after=graph.add("b"))
+            graph.add("c", depends_on=[graph.add("b")])
         commit()
 
 
@@ -195,7 +223,7 @@ def test_an_application_submits_asynchronously(
         for _ in range(OFTEN):
             await task.submit_in(target)
             async with peers.graph(target) as graph:
-                graph.add("c", after=graph.add("b"))
+                graph.add("c", depends_on=[graph.add("b")])
             await target.commit()
             others()
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from peers.client.once import LazyConnection
+from peers.client.transaction import LazyConnection
 from peers.database.connection import connect
 from peers.database.rows import Claimed
 from peers.errors import BadTask, DatabaseUnreachable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import functools
 import json
 import warnings
@@ -21,7 +22,7 @@ from peers.client.submission import Options, document
 from peers.errors import ArgsInvalid, ResultInvalid
 from peers.handlers import Handler
 from peers.protocol.messages import Assigned
-from peers.worker.args import checked
+from peers.worker.args import load_args
 from peers.worker.outcome import completed
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ ALL_BYTES = bytes(range(256))
 def settled(function: Callable[..., Any], **options: Any) -> Handler:
     """The handler after the import of its module."""
     handler = Handler(KIND, function, **options)
-    handler.settle()
+    handler.resolve()
     return handler
 
 
@@ -118,11 +119,11 @@ def test_what_cannot_be_resolved_is_not_checked_and_said_at_import(how: str) -> 
     with pytest.warns(UserWarning, match=r"_.*'thing' is not checked") as told:
         handler = settled(UNRESOLVED[how])
     assert len(told) == 1
-    assert handler.check({"thing": [1, {"a": None}], "n": "2"})["n"] == 2
+    assert handler.load_args({"thing": [1, {"a": None}], "n": 2})["n"] == 2
     with pytest.raises(ArgsInvalid, match="n:"):
-        handler.check({"thing": 1, "n": "many"})
+        handler.load_args({"thing": 1, "n": "many"})
     with pytest.raises(ArgsInvalid, match="other"):
-        handler.check({"thing": 1, "other": 2})
+        handler.load_args({"thing": 1, "other": 2})
 
 
 def test_what_a_task_does_not_carry_is_never_evaluated() -> None:
@@ -132,7 +133,7 @@ def test_what_a_task_does_not_carry_is_never_evaluated() -> None:
         """Returns something."""
 
     with warnings.catch_warnings(action="error"):
-        assert settled(handler).check({"n": "1", "more": 2}) == {"n": 1, "more": 2}
+        assert settled(handler).load_args({"n": 1, "more": 2}) == {"n": 1, "more": 2}
 
 
 @pytest.mark.parametrize("how", ["list[Unknown]", "Unknown", "list[dict[str, Unknown]]"])
@@ -145,7 +146,7 @@ def test_a_batch_whose_elements_cannot_be_resolved_takes_objects(how: str) -> No
     handler.__annotations__["rows"] = how
     with pytest.warns(UserWarning, match="'rows' is taken as a list of JSON objects"):
         found = settled(handler, batch_size=2)
-    assert found.check({"n": 1}) == {"n": 1}
+    assert found.load_args({"n": 1}) == {"n": 1}
 
 
 def test_a_class_below_its_handler_is_known_when_the_import_is_over() -> None:
@@ -155,10 +156,10 @@ def test_a_class_below_its_handler_is_known_when_the_import_is_over() -> None:
     handler = Handler(KIND, namespace["handler"])
     exec("class Later(pydantic.BaseModel):\n    n: int", namespace)
     with warnings.catch_warnings(action="error"):
-        handler.settle()
-    assert handler.check({"thing": {"n": "1"}})["thing"].n == 1
+        handler.resolve()
+    assert handler.load_args({"thing": {"n": 1}})["thing"].n == 1
     with pytest.raises(ArgsInvalid, match=r"thing\.n"):
-        handler.check({"thing": {"n": "many"}})
+        handler.load_args({"thing": {"n": "many"}})
 
 
 def test_a_type_of_a_function_around_it_is_known() -> None:
@@ -171,7 +172,7 @@ def test_a_type_of_a_function_around_it_is_known() -> None:
         return Local.model_validate(thing).n
 
     with warnings.catch_warnings(action="error"):
-        assert settled(handler).check({"thing": {"n": 3}})["thing"].n == 3
+        assert settled(handler).load_args({"thing": {"n": 3}})["thing"].n == 3
 
 
 @pytest.mark.parametrize("text", ["\0", "\ud800", "a\udfff"])
@@ -243,7 +244,7 @@ def round_trip(annotation: Any, value: Any) -> Any:
     handlers._registry[KIND] = Handler(KIND, handler)
     sent = document(KIND, {"it": value}, Options())
     text = json.dumps(sent["args"]).encode()
-    return checked(Assigned(1, 1, b"t", 1, KIND, text, None))["it"]
+    return load_args(Assigned(1, 1, b"t", 1, KIND, text, None))["it"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -264,16 +265,17 @@ def test_bytes_may_be_given_in_either_alphabet_of_base64() -> None:
 
     found = settled(handler)
     for text in ("-_-_", "+/+/"):
-        assert found.check({"data": text}) == {"data": b"\xfb\xff\xbf"}
+        assert found.load_args({"data": text}) == {"data": b"\xfb\xff\xbf"}
     with pytest.raises(ArgsInvalid, match="base64"):
-        found.check({"data": "no base64!"})
+        found.load_args({"data": "no base64!"})
 
 
 @pytest.mark.parametrize(
     ("annotation", "why"),
     [
         (Model, "ConfigDict"), (list[Model], "ConfigDict"), (PydanticData, "ConfigDict"),
-        (Model | None, "ConfigDict"), (bytes | str, "told apart"), (bytes | int, "told apart"),
+        (Model | None, "ConfigDict"), (bytes | str, "told apart"),
+        (bytes | datetime.date, "told apart"),
         (bytearray, "annotate it as bytes"), (memoryview | None, "annotate it as bytes"),
     ],
 )  # fmt: skip

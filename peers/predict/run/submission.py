@@ -70,17 +70,16 @@ def _submit(
                 metadata=metadata,
             )  # fmt: skip
             nodes.append(g.add(
-                options, after=after, on_parent_failure=ParentFailure.RUN if after else None,
+                options.after(after, on_parent_failure=ParentFailure.RUN if after else None),
                 manifest=str(manifest.path), input=manifest.source, chunk=chunk.number,
                 first=chunk.first, rows=chunk.rows,
             ))  # fmt: skip
         g.add(
             app.assemble.options(
                 idempotency_key=assemble_key(manifest.run, turn, stage=1), queue=QUEUE,
-                metadata=metadata,
+                metadata=metadata, depends_on=[*nodes, *parents],
             ),
-            after=[*nodes, *parents], manifest=str(manifest.path), turn=turn, overwrite=overwrite,
-            stage=1,
+            manifest=str(manifest.path), turn=turn, overwrite=overwrite, stage=1,
         )  # fmt: skip
 
 

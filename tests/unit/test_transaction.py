@@ -12,8 +12,8 @@ from uuid import UUID, uuid4
 import pytest
 
 import peers
-from peers.client import once
-from peers.client.once import Abandoned, LazyConnection
+from peers.client import transaction
+from peers.client.transaction import Abandoned, LazyConnection
 from peers.database.connection import connect
 from peers.database.rows import Claimed
 from peers.errors import BadTask, DatabaseUnreachable, PeerLost
@@ -22,7 +22,7 @@ from tests.support.commits import CommitProxy, Cut
 from tests.support.server import Connection
 from tests.support.world import Peer, rows, submit
 
-GRAPH = [{"name": "1", "kind": "child"}, {"name": "2", "kind": "child", "after": ["1"]}]
+GRAPH = {"nodes": [{"name": "1", "kind": "child"}, {"name": "2", "kind": "child", "after": ["1"]}]}
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def children(db: Connection) -> list[int]:
 
 WAYS: dict[str, tuple[Any, Callable[[Any], list[int]]]] = {
     "submit": ({"kind": "child"}, lambda answer: [answer]),
-    "submit_graph": (GRAPH, lambda answer: list(answer.values())),
+    "submit_graph": (GRAPH, lambda answer: list(answer["tasks"].values())),
 }
 
 
@@ -92,7 +92,7 @@ def test_without_the_question_the_same_cut_is_seen(
     fate: str,
 ) -> None:
     """Whoever guesses instead of asking submits twice, or answers ids that do not exist."""
-    monkeypatch.setattr(once, "await_end", lambda *_: fate)
+    monkeypatch.setattr(transaction, "await_end", lambda *_: fate)
     proxy.cuts = iter([Cut.AFTER if fate == "aborted" else Cut.BEFORE])
     connection = connected(proxy.url)
     answer = request_verbs.answer(connection, *handler, "submit", b'{"kind": "child"}')
@@ -107,7 +107,7 @@ def test_a_fate_that_nobody_can_tell_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While the transaction is neither committed nor aborted nothing is tried again."""
-    monkeypatch.setattr(once, "await_end", lambda *_: "in progress")
+    monkeypatch.setattr(transaction, "await_end", lambda *_: "in progress")
     proxy.cuts = iter([Cut.AFTER])
     connection = connected(proxy.url)
     with pytest.raises(DatabaseUnreachable, match="fate is unknown"):
@@ -123,7 +123,7 @@ def test_a_connection_that_breaks_every_time_ends_in_an_error(
     """The tries are bounded, and nothing was submitted."""
     proxy.cuts = itertools.repeat(Cut.BEFORE)
     connection = connected(proxy.url)
-    with pytest.raises(DatabaseUnreachable, match="nothing was submitted"):
+    with pytest.raises(DatabaseUnreachable, match="nothing was committed"):
         request_verbs.answer(connection, *handler, "submit", b'{"kind": "child"}')
     connection.close()
     assert children(db) == []
@@ -148,7 +148,7 @@ def test_a_deadlock_of_a_handlers_submission_is_tried_again(
     connection = connected(database_url)
     answer = request_verbs.answer(connection, *handler, "submit_graph", json.dumps(GRAPH).encode())
     connection.close()
-    assert sorted(json.loads(answer).values()) == children(db)
+    assert sorted(json.loads(answer)["tasks"].values()) == children(db)
 
 
 def test_without_its_lease_a_handler_submits_nothing(

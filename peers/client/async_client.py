@@ -1,0 +1,119 @@
+"""The client for asyncio."""
+
+# ruff: noqa: ASYNC109 - the sync and the async form take the same arguments
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
+
+from peers.client import operations
+from peers.client.client import DEFAULT_MAX_CONNECTIONS, Client
+from peers.client.forms import as_async_method
+from peers.client.graph import AsyncGraph, GraphOptions
+from peers.client.task import read_result, submission
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping
+
+    from peers.client.statements import Request
+    from peers.client.submission import OptionFields
+    from peers.client.task import Task
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """A `Client` whose methods are awaited, for any number of event loops.
+
+    A request runs in a thread, on the connections of a Client: a submission whose connection breaks
+    is then handled by the same code. Waiting for results takes no thread for each task. A request
+    that has begun is finished even when the task that awaits it is cancelled.
+    """
+
+    def __init__(
+        self,
+        database_url: str,
+        *,
+        max_connections: int = DEFAULT_MAX_CONNECTIONS,
+        application_name: str = "peers client",
+    ) -> None:
+        self._client = Client(
+            database_url, max_connections=max_connections, application_name=application_name
+        )
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections. Calls of `result` that still wait raise PeersError."""
+        await asyncio.to_thread(self._client.close)
+
+    get = as_async_method(operations.get)
+    find = as_async_method(operations.find)
+    explain = as_async_method(operations.explain)
+    cancel = as_async_method(operations.cancel)
+    retry = as_async_method(operations.retry)
+    discard = as_async_method(operations.discard)
+    change = as_async_method(operations.change)
+    pause = as_async_method(operations.pause)
+    resume = as_async_method(operations.resume)
+    graph_status = as_async_method(operations.graph_status)
+    cancel_graph = as_async_method(operations.cancel_graph)
+    pause_graph = as_async_method(operations.pause_graph)
+    resume_graph = as_async_method(operations.resume_graph)
+    retry_graph = as_async_method(operations.retry_graph)
+
+    async def perform(self, request: Request[T]) -> T:
+        """Perform a request, in a transaction of its own if it changes something."""
+        return await self._client.perform_async(request)
+
+    @overload
+    async def submit(self, task: Task[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> int: ...
+    @overload
+    async def submit(
+        self,
+        kind: str,
+        args: Mapping[str, object] | None = None,
+        /,
+        **options: Unpack[OptionFields],
+    ) -> int: ...
+    async def submit(self, task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> int:
+        """Submit a task and return its id: a handler with its args, or a kind, args and options.
+
+        Raises ArgsInvalid, BadTask, BadGraph, DatabaseUnreachable.
+        """
+        return await self.perform(submission(task, *args, **kwargs))
+
+    @overload
+    async def result(self, id: int, timeout: float | None = None) -> Any: ...
+    @overload
+    async def result(
+        self, id: int, timeout: float | None = None, *, task: Task[..., Coroutine[Any, Any, R]]
+    ) -> R: ...
+    @overload
+    async def result(self, id: int, timeout: float | None = None, *, task: Task[..., R]) -> R: ...
+    async def result(
+        self, id: int, timeout: float | None = None, *, task: Task[..., Any] | None = None
+    ) -> Any:
+        """Wait until a task has ended, for at most `timeout` seconds, and return its result.
+
+        With its handler as `task`, the result has the type that the handler returns, else it is
+        JSON. Raises TaskFailed, TaskCancelled, TaskNotFound, TimeoutError.
+        """
+        return read_result(await self._client.wait_async(id, timeout), task)
+
+    def graph(
+        self,
+        *,
+        name: str | None = None,
+        idempotency_key: str | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> AsyncGraph:
+        """Return a graph to fill in an `async with` block. See `peers.graph`."""
+        return AsyncGraph(self.perform, GraphOptions(name, idempotency_key, metadata))

@@ -1,0 +1,284 @@
+"""The client of an application: its connections, and one method for each operation."""
+
+# ruff: noqa: ASYNC109 - the sync and the async form take the same arguments
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import json
+import os
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, overload
+
+from peers.client import operations
+from peers.client.forms import as_method
+from peers.client.graph import Graph, GraphOptions
+from peers.client.pool import Pool
+from peers.client.task import read_result, submission
+from peers.client.transaction import LazyConnection, read_again_after_loss, run_once
+from peers.client.transport import perform_text
+from peers.client.waiter import ResultWaiter
+from peers.database.connection import connect
+from peers.errors import PeersError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping
+
+    from peers.client.records import Outcome
+    from peers.client.statements import Request
+    from peers.client.submission import OptionFields
+    from peers.client.task import Task
+    from peers.database.connection import Connection
+    from peers.database.deadlines import BoundedConnection
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+DEFAULT_MAX_CONNECTIONS: Final = 10
+
+
+class Client:
+    """Submits tasks and looks after them, on a pool of connections.
+
+    One client serves all threads of a process, and goes on working in a child process after a fork.
+    It connects at its first use. Use it in a `with` block or close it; at exit it is closed.
+
+    database_url: an empty one leaves everything to libpq's own variables (PGHOST, PGSERVICE …).
+    max_connections: how many requests can be under way at once. Waiting for results takes one
+    connection more. application_name: what pg_stat_activity shows.
+    """
+
+    def __init__(
+        self,
+        database_url: str,
+        *,
+        max_connections: int = DEFAULT_MAX_CONNECTIONS,
+        application_name: str = "peers client",
+    ) -> None:
+        if max_connections < 1:
+            raise ValueError(f"max_connections must be at least 1, not {max_connections}")
+        self._url = database_url
+        self._max_connections = max_connections
+        self._application_name = application_name
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._pool: Pool | None = None
+        self._waiter: ResultWaiter | None = None
+        self._threads: ThreadPoolExecutor | None = None
+        _clients.add(self)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections. Calls of `result` that still wait raise PeersError."""
+        with self._lock:
+            self._is_closed = True
+            pool, waiter, threads = self._pool, self._waiter, self._threads
+            self._pool = self._waiter = self._threads = None
+        if waiter is not None:
+            waiter.close()
+        if threads is not None:
+            threads.shutdown(wait=False)
+        if pool is not None:
+            pool.close()
+
+    # ------------------------------------------------------------------------------ operations
+
+    get = as_method(operations.get)
+    find = as_method(operations.find)
+    explain = as_method(operations.explain)
+    cancel = as_method(operations.cancel)
+    retry = as_method(operations.retry)
+    discard = as_method(operations.discard)
+    change = as_method(operations.change)
+    pause = as_method(operations.pause)
+    resume = as_method(operations.resume)
+    graph_status = as_method(operations.graph_status)
+    cancel_graph = as_method(operations.cancel_graph)
+    pause_graph = as_method(operations.pause_graph)
+    resume_graph = as_method(operations.resume_graph)
+    retry_graph = as_method(operations.retry_graph)
+
+    @overload
+    def submit(self, task: Task[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> int: ...
+    @overload
+    def submit(
+        self,
+        kind: str,
+        args: Mapping[str, object] | None = None,
+        /,
+        **options: Unpack[OptionFields],
+    ) -> int: ...
+    def submit(self, task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> int:
+        """Submit a task and return its id: a handler with its args, or a kind, args and options.
+
+        Raises ArgsInvalid, BadTask, BadGraph, DatabaseUnreachable.
+        """
+        return self.perform(submission(task, *args, **kwargs))
+
+    @overload
+    def result(self, id: int, timeout: float | None = None) -> Any: ...
+    @overload
+    def result(
+        self, id: int, timeout: float | None = None, *, task: Task[..., Coroutine[Any, Any, R]]
+    ) -> R: ...
+    @overload
+    def result(self, id: int, timeout: float | None = None, *, task: Task[..., R]) -> R: ...
+    def result(
+        self, id: int, timeout: float | None = None, *, task: Task[..., Any] | None = None
+    ) -> Any:
+        """Wait until a task has ended, for at most `timeout` seconds, and return its result.
+
+        With its handler as `task`, the result has the type that the handler returns, else it is
+        JSON. Raises TaskFailed, TaskCancelled, TaskNotFound, TimeoutError.
+        """
+        return read_result(self.wait(id, timeout), task)
+
+    def graph(
+        self,
+        *,
+        name: str | None = None,
+        idempotency_key: str | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> Graph:
+        """Return a graph to fill in a `with` block, submitted at its end. See `peers.graph`."""
+        return Graph(self.perform, GraphOptions(name, idempotency_key, metadata))
+
+    # ------------------------------------------------------------------------- how it performs
+
+    def perform(self, request: Request[T]) -> T:
+        """Perform a request, in a transaction of its own if it changes something."""
+        statement, document = request.statement, json.dumps(request.document)
+        pool = self._open_pool()
+        connection = LazyConnection(pool.take, pool.discard)
+
+        def work(current: Connection) -> T:
+            return perform_text(current, statement, document)
+
+        try:
+            if statement.is_read_only:
+                return read_again_after_loss(connection, work)
+            return run_once(connection, _begin, work)
+        finally:
+            used = connection.detach()
+            if used is not None:
+                pool.give_back(used)
+
+    async def perform_async(self, request: Request[T]) -> T:
+        """Perform a request in a thread. One that has begun is finished even when cancelled."""
+        with self._lock:
+            self._require_open()
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(self._max_connections, "peers client")
+            threads = self._threads
+        return await asyncio.get_running_loop().run_in_executor(threads, self.perform, request)
+
+    def wait(self, id: int, timeout: float | None) -> Outcome:
+        """Return the outcome of a task once it has ended. Raises TaskNotFound, TimeoutError."""
+        future = self._open_waiter().wait_for(id)
+        try:
+            return future.result(timeout)
+        except TimeoutError:
+            raise _not_ended(id, timeout) from None
+        finally:
+            future.cancel()
+
+    async def wait_async(self, id: int, timeout: float | None) -> Outcome:
+        """Await the outcome of a task. Raises TaskNotFound, TimeoutError."""
+        future = asyncio.wrap_future(self._open_waiter().wait_for(id))
+        try:
+            return await asyncio.wait_for(future, timeout)
+        except TimeoutError:
+            raise _not_ended(id, timeout) from None
+
+    def _open_pool(self) -> Pool:
+        with self._lock:
+            self._require_open()
+            if self._pool is None:
+                self._pool = Pool(self._connect, self._max_connections)
+            return self._pool
+
+    def _open_waiter(self) -> ResultWaiter:
+        with self._lock:
+            self._require_open()
+            if self._waiter is None:
+                self._waiter = ResultWaiter(self._connect)
+            return self._waiter
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise PeersError("the client is closed", "Make another one.")
+
+    def _connect(self) -> BoundedConnection:
+        return connect(self._url, application_name=self._application_name, pooled=True)
+
+    def forget_connections(self) -> None:
+        """Leave the connections to the parent process, after a fork. New ones are made at need."""
+        _left_to_parent.append((self._pool, self._waiter, self._threads))
+        self._lock = threading.Lock()  # another thread of the parent may have held it
+        self._pool = self._waiter = self._threads = None
+
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+_left_to_parent: Final[list[object]] = []
+"""What a child process must neither use nor close: the sockets are its parent's."""
+
+
+def _begin(connection: Connection) -> str:
+    [[transaction]] = connection.execute("select pg_current_xact_id()::text")
+    return str(transaction)
+
+
+def _not_ended(id: int, timeout: float | None) -> TimeoutError:
+    return TimeoutError(f"task {id} has not ended within {timeout:g} s")
+
+
+def _after_fork() -> None:
+    global _default_lock  # noqa: PLW0603
+    _default_lock = threading.Lock()
+    for client in list(_clients):
+        client.forget_connections()
+
+
+@atexit.register
+def _at_exit() -> None:
+    for client in list(_clients):
+        client.close()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+# --------------------------------------------------------------------------- the default client
+
+_default: tuple[dict[str, str], Client] | None = None
+_default_lock = threading.Lock()
+
+
+def default_client() -> Client:
+    """Return the client of the module's functions, for the database that the settings name.
+
+    It is made at its first use, and again when an environment variable of the settings or of libpq
+    has changed.
+    """
+    global _default
+    environment = {
+        name: value for name, value in os.environ.items() if name.startswith(("PEERS_", "PG"))
+    }
+    with _default_lock:
+        if _default is not None and _default[0] == environment:
+            return _default[1]
+        from peers.settings import Settings
+
+        client = Client(Settings().url, application_name="peers submit")
+        before, _default = _default, (environment, client)
+    if before is not None:
+        before[1].close()
+    return client

@@ -1,0 +1,175 @@
+"""The operations of the client. Each function checks its arguments and returns a request.
+
+`peers.client.forms` makes the functions that users call of them: `get`, `get_async`, `get_in`,
+`Client.get` and `AsyncClient.get` share one definition and one docstring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Unpack
+
+from peers.client import statements
+from peers.client.statements import Request, find_statement
+from peers.client.submission import OptionFields, Options, document, plain_json, seconds
+from peers.errors import BadTask
+from peers.types import TaskState
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from peers.client.records import GraphStatus, TaskRecord
+    from peers.client.submission import Span
+
+FIND_LIMIT_MAX: Final = 1000
+
+
+def submit(
+    kind: str, args: Mapping[str, object] | None = None, **options: Unpack[OptionFields]
+) -> Request[int]:
+    """Submit a task by the name of its kind and return its id. For the options, see Options.
+
+    Raises ArgsInvalid, BadTask, BadGraph.
+    """
+    return Request(statements.SUBMIT, document(kind, args or {}, Options(**options)))
+
+
+def get(id: int) -> Request[TaskRecord]:
+    """Return the task with this id, with its result and its last failure. Raises TaskNotFound."""
+    return Request(statements.GET, {"id": id})
+
+
+def find(
+    *,
+    kind: str | None = None,
+    state: TaskState | str | None = None,
+    queue: str | None = None,
+    graph: int | None = None,
+    metadata: Mapping[str, object] | None = None,
+    limit: int = 100,
+    before: int | None = None,
+) -> Request[list[TaskRecord]]:
+    """Return the tasks that match all of these filters, the newest first.
+
+    metadata: what the task's own metadata contains. limit: 1 to 1000. before: only tasks with a
+    smaller id, for the next page: `find(before=tasks[-1].id)`. Completed and cancelled tasks are
+    found by reading tasks from the newest one on: filter by graph where you can. Raises BadTask.
+    """
+    if not 1 <= limit <= FIND_LIMIT_MAX:
+        raise BadTask(f"limit must be 1 to {FIND_LIMIT_MAX}, not {limit}", "Ask page by page.")
+    if state is not None and state not in list(TaskState):
+        raise BadTask(f"state must be one of {', '.join(TaskState)}, not {state!r}")
+    wanted = None if state is None else TaskState(state)
+    filters = {
+        "kind": kind, "state": wanted, "queue": queue, "graph": graph,
+        "metadata": None if metadata is None else plain_json("metadata", metadata),
+        "limit": limit, "before": before,
+    }  # fmt: skip
+    given = {name: value for name, value in filters.items() if value is not None}
+    return Request(find_statement(wanted, in_graph=graph is not None), given)
+
+
+def explain(id: int) -> Request[str]:
+    """Return in words why a task is not running, or how it ended. Raises TaskNotFound."""
+    return Request(statements.EXPLAIN, {"id": id})
+
+
+def cancel(id: int) -> Request[TaskState]:
+    """Cancel a task and return its state.
+
+    A task that waits is cancelled at once, together with the tasks that wait for it. A running
+    task stays running until its peer has stopped the handler. Raises TaskNotFound.
+    """
+    return Request(statements.CANCEL, {"id": id})
+
+
+def retry(ids: int | Iterable[int], args: Mapping[str, object] | None = None) -> Request[int]:
+    """Run dead tasks again with fresh attempts, and return how many.
+
+    args: replaces the args of each of them. Either all of the tasks are retried or none. Raises
+    TaskNotFound, NotDead, BadTask.
+    """
+    request: dict[str, Any] = {"ids": _ids(ids)}
+    if args is not None:
+        request["args"] = plain_json("args", args)
+    return Request(statements.RETRY, request)
+
+
+def discard(ids: int | Iterable[int]) -> Request[int]:
+    """Give dead tasks up and return how many: they end cancelled, and so do tasks held by them.
+
+    Either all of them are discarded or none. Raises TaskNotFound, NotDead.
+    """
+    return Request(statements.DISCARD, {"ids": _ids(ids)})
+
+
+def change(
+    id: int,
+    *,
+    priority: int | None = None,
+    scheduled_at: datetime | None = None,
+    args: Mapping[str, object] | None = None,
+    max_attempts: int | None = None,
+    timeout: Span | None = None,
+) -> Request[None]:
+    """Change a task that waits; None leaves a value as it is. For the values, see Options.
+
+    Raises TaskNotFound, BadTask, and ChildStarted when the task has started or ended.
+    """
+    Options(
+        priority=priority, scheduled_at=scheduled_at, max_attempts=max_attempts, timeout=timeout
+    )
+    values = {
+        "id": id, "priority": priority, "max_attempts": max_attempts,
+        "scheduled_at": None if scheduled_at is None else scheduled_at.isoformat(),
+        "args": None if args is None else plain_json("args", args),
+        "timeout": None if timeout is None else f"{seconds(timeout):.6f} seconds",
+    }  # fmt: skip
+    given = {name: value for name, value in values.items() if value is not None}
+    return Request(statements.CHANGE, given)
+
+
+def pause(queue: str) -> Request[None]:
+    """Stop claims from a queue. Running tasks go on. Raises BadTask."""
+    return Request(statements.PAUSE, {"queue": queue})
+
+
+def resume(queue: str) -> Request[None]:
+    """Allow claims from a paused queue again."""
+    return Request(statements.RESUME, {"queue": queue})
+
+
+def graph_status(graph: int) -> Request[GraphStatus]:
+    """Return how far a graph is. Raises GraphNotFound."""
+    return Request(statements.GRAPH_STATUS, {"graph": graph})
+
+
+def cancel_graph(graph: int) -> Request[int]:
+    """Cancel the tasks of a graph that have not ended, and return how many.
+
+    Raises GraphNotFound.
+    """
+    return Request(statements.CANCEL_GRAPH, {"graph": graph})
+
+
+def pause_graph(graph: int) -> Request[int]:
+    """Stop claims of a graph's tasks, and return how many tasks wait. Raises GraphNotFound."""
+    return Request(statements.PAUSE_GRAPH, {"graph": graph})
+
+
+def resume_graph(graph: int) -> Request[int]:
+    """Allow claims of a paused graph's tasks again, and return how many. Raises GraphNotFound."""
+    return Request(statements.RESUME_GRAPH, {"graph": graph})
+
+
+def retry_graph(graph: int) -> Request[int]:
+    """Run all dead tasks of a graph again, and return how many. Raises GraphNotFound."""
+    return Request(statements.RETRY_GRAPH, {"graph": graph})
+
+
+def _ids(ids: int | Iterable[int]) -> list[int]:
+    """Return the ids in order: all statements lock tasks in the order of their ids."""
+    found = [ids] if isinstance(ids, int) else sorted(set(ids))
+    if not all(type(each) is int for each in found):
+        raise BadTask(f"ids must be the ids of tasks, not {found!r}")
+    return found

@@ -1,0 +1,82 @@
+"""Waiting for the result of a task, with the default client or from a handler."""
+
+# ruff: noqa: ASYNC109 - the sync and the async form take the same arguments
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from peers.client.statements import OUTCOMES, Request
+from peers.client.transport import perform
+from peers.context import current
+from peers.errors import TaskNotFound
+
+if TYPE_CHECKING:
+    from peers.client.records import Outcome
+
+_FIRST_PAUSE: Final = 0.01
+_LONGEST_PAUSE: Final = 1.0
+_GROWTH: Final = 1.2
+
+
+def result(id: int, timeout: float | None = None) -> Any:
+    """Wait until a task has ended, for at most `timeout` seconds, and return its result as JSON.
+
+    `some_task.result(id)` returns the type that the handler returns. Inside a handler it asks the
+    peer again and again, and the handler's slot stays occupied meanwhile: make the task a parent
+    instead where you can. Raises TaskFailed, TaskCancelled, TaskNotFound, TimeoutError.
+    """
+    return wait(id, timeout).value()
+
+
+async def result_async(id: int, timeout: float | None = None) -> Any:
+    """Do the same as `result` without blocking the event loop."""
+    return (await wait_async(id, timeout)).value()
+
+
+def wait(id: int, timeout: float | None) -> Outcome:
+    """Return the outcome of a task once it has ended."""
+    if current() is None:
+        from peers.client.client import default_client
+
+        return default_client().wait(id, timeout)
+    for pause in _pauses(id, timeout):
+        outcome = _look(id)
+        if outcome.has_ended:
+            return outcome
+        time.sleep(pause)
+    raise AssertionError("the pauses end with an exception")
+
+
+async def wait_async(id: int, timeout: float | None) -> Outcome:
+    """Await the outcome of a task."""
+    if current() is None:
+        from peers.client.client import default_client
+
+        return await default_client().wait_async(id, timeout)
+    for pause in _pauses(id, timeout):
+        outcome = await asyncio.to_thread(_look, id)
+        if outcome.has_ended:
+            return outcome
+        await asyncio.sleep(pause)
+    raise AssertionError("the pauses end with an exception")
+
+
+def _look(id: int) -> Outcome:
+    for outcome in perform(Request(OUTCOMES, {"ids": [id]})):
+        return outcome
+    raise TaskNotFound(f"there is no task {id}", "It never existed, or it was pruned.")
+
+
+def _pauses(id: int, timeout: float | None) -> Iterator[float]:
+    """Yield the seconds to sleep between two looks. Raises TimeoutError when time is up."""
+    give_up = None if timeout is None else time.monotonic() + timeout
+    pause = _FIRST_PAUSE
+    yield pause
+    while give_up is None or time.monotonic() < give_up:
+        pause = min(_LONGEST_PAUSE, pause * _GROWTH)
+        yield pause if give_up is None else max(0.0, min(pause, give_up - time.monotonic()))
+    raise TimeoutError(f"task {id} has not ended within {timeout:g} s")

@@ -1,0 +1,275 @@
+"""The SQL of the client: each statement takes one JSON document and returns one, as text.
+
+JSON on both sides works in every place in the same way: in a psycopg, SQLAlchemy or Django
+connection, whatever types and row classes an application has registered there, and from a handler
+through its peer. The SQL contains no percent sign, because `%(document)s` is filled in by drivers.
+"""
+
+# ruff: noqa: S608 - every part is a literal of this file
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, LiteralString, TypeVar
+
+from peers.client.records import GraphStatus, Outcome, SubmittedGraph, TaskRecord
+from peers.errors import GraphNotFound, TaskNotFound
+from peers.types import TaskState
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement(Generic[T]):
+    """SQL with the parameter `:document`, and a function that reads the JSON that it returns."""
+
+    name: str
+    sql: LiteralString
+    read: Callable[[Any], T]
+    is_read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Generic[T]):
+    """A statement with its document."""
+
+    statement: Statement[T]
+    document: Any
+
+
+# ------------------------------------------------------------------------------------ submitting
+
+SUBMIT: Final = Statement(
+    "submit",
+    """
+    select to_json(peers.submit(
+        kind => d ->> 'kind', args => d -> 'args', queue => d ->> 'queue',
+        priority => (d ->> 'priority')::integer,
+        scheduled_at => coalesce((d ->> 'scheduled_at')::timestamptz,
+                                 peers.now() + (d ->> 'delay')::interval),
+        max_attempts => (d ->> 'max_attempts')::integer, timeout => (d ->> 'timeout')::interval,
+        depends_on => array(select jsonb_array_elements_text(d -> 'depends_on')::bigint),
+        on_parent_failure => (d ->> 'on_parent_failure')::peers.parent_failure_policy,
+        idempotency_key => d ->> 'idempotency_key', metadata => d -> 'metadata',
+        graph_id => (d ->> 'graph_id')::bigint))::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
+    int,
+)
+
+SUBMIT_GRAPH: Final = Statement(
+    "submit_graph",
+    """
+    select json_build_object(
+        'graph', min(g.graph_id), 'tasks', json_object_agg(g.name, g.task_id))::text
+    from (select cast(:document as jsonb)) as request(d)
+    cross join lateral peers.submit_graph(
+        graph => (select jsonb_agg(n - 'delay' || jsonb_build_object('scheduled_at', coalesce(
+                      n -> 'scheduled_at', to_jsonb(peers.now() + (n ->> 'delay')::interval))))
+                  from jsonb_array_elements(d -> 'nodes') as node(n)),
+        name => d ->> 'name', idempotency_key => d ->> 'idempotency_key',
+        metadata => d -> 'metadata') g
+    """,
+    SubmittedGraph.from_json,
+)
+
+# ----------------------------------------------------------------------------------------- reading
+
+_TASK: Final = """
+    to_jsonb(t) - 'token' - 'created_xid' || jsonb_build_object(
+        'timeout', extract(epoch from t.timeout),
+        'failure', (select to_jsonb(f) from peers.failure f
+                    where f.task_id = t.id order by f.id desc limit 1))
+"""
+
+_FIND: Final = (
+    "select coalesce(jsonb_agg(found.task order by found.id desc), '[]')::text from ("
+    "select t.id,"
+    + _TASK
+    + """as task
+    from (select cast(:document as jsonb)) as request(d), peers.task t
+    where t.id < coalesce((d ->> 'before')::bigint, 9223372036854775807)
+      and (d ->> 'kind' is null or t.kind = d ->> 'kind')
+      and (d ->> 'queue' is null or t.queue = d ->> 'queue')
+      and (d ->> 'state' is null or t.state = (d ->> 'state')::peers.task_state)
+      and (d -> 'metadata' is null or t.metadata @> (d -> 'metadata'))
+    """
+)
+_FIND_END: Final = """
+    order by t.id desc limit (select (d ->> 'limit')::bigint from
+        (select cast(:document as jsonb)) as bound(d))) as found
+"""
+
+# No index mentions a state (each claim would have to maintain it). These tables hold the tasks in
+# these states, and little else.
+_IN_STATE: Final[dict[str, LiteralString]] = {
+    "blocked": " and t.id in (select n.task_id from peers.blocked n)",
+    "scheduled": " and t.id in (select n.task_id from peers.scheduled n)",
+    "ready": " and t.id in (select n.task_id from peers.ready n)",
+    "running": " and t.id in (select n.task_id from peers.lease n)",
+    "dead": " and t.id in (select n.task_id from peers.dead n)",
+}
+_IN_GRAPH: Final = " and t.graph_id = (d ->> 'graph')::bigint"
+
+
+def _task(row: Any) -> TaskRecord:
+    if row is None:
+        raise TaskNotFound("there is no such task", "It never existed, or it was pruned.")
+    return TaskRecord.from_json(row)
+
+
+def _tasks(rows: Any) -> list[TaskRecord]:
+    return [TaskRecord.from_json(row) for row in rows]
+
+
+def _outcomes(rows: Any) -> list[Outcome]:
+    return [Outcome.from_json(row) for row in rows]
+
+
+def _find(state: str | None, *, in_graph: bool) -> Statement[list[TaskRecord]]:
+    name = " ".join(["find", *filter(None, [state, "graph" if in_graph else None])])
+    sql = _FIND + _IN_STATE.get(state or "", "") + (_IN_GRAPH if in_graph else "") + _FIND_END
+    return Statement(name, sql, _tasks, is_read_only=True)
+
+
+_FINDS: Final = {
+    (state, in_graph): _find(state, in_graph=in_graph)
+    for state in (None, *_IN_STATE)
+    for in_graph in (False, True)
+}
+
+
+def find_statement(state: TaskState | None, *, in_graph: bool) -> Statement[list[TaskRecord]]:
+    """Return the statement that finds tasks in this state fastest."""
+    return _FINDS[state.value if state is not None and state.value in _IN_STATE else None, in_graph]
+
+
+GET: Final = Statement(
+    "get",
+    "select ("
+    + _TASK
+    + """)::text from peers.task t
+    where t.id = cast(cast(:document as jsonb) ->> 'id' as bigint)
+    """,
+    _task,
+    is_read_only=True,
+)
+
+OUTCOMES: Final = Statement(
+    "outcomes",
+    """
+    select coalesce(jsonb_agg(jsonb_build_object(
+        'id', t.id, 'kind', t.kind, 'state', t.state,
+        'result', case when t.state = 'completed' then t.result end,
+        'failure', case when t.state in ('dead', 'cancelled') then (
+            select to_jsonb(f) from peers.failure f
+            where f.task_id = t.id order by f.id desc limit 1) end)), '[]')::text
+    from peers.task t
+    where t.id = any (array(
+        select jsonb_array_elements_text(cast(:document as jsonb) -> 'ids')::bigint))
+    """,
+    _outcomes,
+    is_read_only=True,
+)
+
+EXPLAIN: Final = Statement(
+    "explain",
+    "select to_json(peers.explain((cast(:document as jsonb) ->> 'id')::bigint))::text",
+    str,
+    is_read_only=True,
+)
+
+
+def _graph_status(row: Any) -> GraphStatus:
+    if row is None:
+        raise GraphNotFound("there is no such graph", "It never existed, or it was pruned.")
+    return GraphStatus.from_json(row)
+
+
+GRAPH_STATUS: Final = Statement(
+    "graph_status",
+    """
+    select to_jsonb(s)::text from peers.graph_status s
+    where s.graph_id = (cast(:document as jsonb) ->> 'graph')::bigint
+    """,
+    _graph_status,
+    is_read_only=True,
+)
+
+# ---------------------------------------------------------------------------------------- changing
+
+
+def _nothing(_: Any) -> None:
+    return None
+
+
+CANCEL: Final = Statement(
+    "cancel",
+    "select to_json(peers.cancel((cast(:document as jsonb) ->> 'id')::bigint))::text",
+    TaskState,
+)
+RETRY: Final = Statement(
+    "retry",
+    """
+    select to_json(count(peers.retry(i.id::bigint, d -> 'args')))::text
+    from (select cast(:document as jsonb)) as request(d),
+         jsonb_array_elements_text(d -> 'ids') as i(id)
+    """,
+    int,
+)
+DISCARD: Final = Statement(
+    "discard",
+    """
+    select to_json(count(peers.discard(i.id::bigint)))::text
+    from jsonb_array_elements_text(cast(:document as jsonb) -> 'ids') as i(id)
+    """,
+    int,
+)
+CHANGE: Final = Statement(
+    "change",
+    """
+    select to_json(peers.change((d ->> 'id')::bigint, (d ->> 'priority')::integer,
+        (d ->> 'scheduled_at')::timestamptz, d -> 'args', (d ->> 'max_attempts')::integer,
+        (d ->> 'timeout')::interval)::text)::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
+    _nothing,
+)
+PAUSE: Final = Statement(
+    "pause",
+    "select to_json(peers.pause(cast(:document as jsonb) ->> 'queue')::text)::text",
+    _nothing,
+)
+RESUME: Final = Statement(
+    "resume",
+    "select to_json(peers.resume(cast(:document as jsonb) ->> 'queue')::text)::text",
+    _nothing,
+)
+CANCEL_GRAPH: Final = Statement(
+    "cancel_graph",
+    "select to_json(peers.cancel_graph((cast(:document as jsonb) ->> 'graph')::bigint))::text",
+    int,
+)
+RETRY_GRAPH: Final = Statement(
+    "retry_graph",
+    "select to_json(peers.retry_graph((cast(:document as jsonb) ->> 'graph')::bigint))::text",
+    int,
+)
+PAUSE_GRAPH: Final = Statement(
+    "pause_graph",
+    "select to_json(peers.pause_graph((cast(:document as jsonb) ->> 'graph')::bigint))::text",
+    int,
+)
+RESUME_GRAPH: Final = Statement(
+    "resume_graph",
+    "select to_json(peers.resume_graph((cast(:document as jsonb) ->> 'graph')::bigint))::text",
+    int,
+)
+
+_ALL: Final[list[Statement[Any]]] = [
+    SUBMIT, SUBMIT_GRAPH, *_FINDS.values(), GET, OUTCOMES, EXPLAIN, GRAPH_STATUS, CANCEL, RETRY,
+    DISCARD, CHANGE, PAUSE, RESUME, CANCEL_GRAPH, RETRY_GRAPH, PAUSE_GRAPH, RESUME_GRAPH,
+]  # fmt: skip
+STATEMENTS: Final = {statement.name: statement for statement in _ALL}
+"""All of them by name: a handler sends the name to its peer."""

@@ -1,0 +1,119 @@
+-- An INSERT (or COPY) into peers.task submits tasks. A trigger checks them and inserts them into the table of their
+-- state.
+
+-- Notifies the peers that there may be something to claim. It is only a hint, at most one for each transaction: a
+-- peer that misses it finds the tasks by polling. PREPARE TRANSACTION refuses a transaction that has notified.
+-- `set peers.notify = off` leaves the notification out: for a session, a role, a database or (set local) one
+-- transaction.
+create or replace function peers._notify(_payload text default '') returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    if current_setting('peers.notify', true) in ('off', 'false', 'no', '0') then
+        return;
+    end if;
+    perform pg_notify('peers', _payload);
+end
+$$;
+
+-- Moves new tasks that are still ready and whose time is later to scheduled. A task whose time was changed to now
+-- in the meantime goes into the table ready.
+create or replace function peers._schedule(_ids bigint[], _now timestamptz) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+as $$
+begin
+    with scheduled as (
+        update peers.task t set state = 'scheduled'
+        where t.id = any (_ids) and t.state = 'ready' and t.scheduled_at > greatest(_now, t.created_at)
+        returning t.id, t.scheduled_at
+    )
+    insert into peers.scheduled (due_at, task_id)
+    select s.scheduled_at, s.id from scheduled s;
+    insert into peers.ready (queue, kind, priority, task_id)
+    select t.queue, t.kind, t.priority, t.id
+    from peers.task t
+    where t.id = any (_ids) and t.state = 'ready'
+    order by t.id;
+    if found then
+        perform peers._notify();
+    end if;
+end
+$$;
+
+-- After an INSERT into peers.task: refuses malformed or forged rows, then inserts a row into the table of each
+-- task's state.
+create or replace function peers.enqueue() returns trigger
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _now timestamptz := peers.now();
+    _problem text;
+    _later bigint[];
+    _graphs bigint[];
+begin
+    -- Ordinary rows are recognized here: a function call for each row would make the INSERT a quarter slower.
+    select case
+               when t.state <> 'ready' or t.attempt <> 0 or t.pending_parents <> 0 or t.token is not null
+                    or t.submitter <> session_user or t.created_at <> pg_catalog.now()
+                    or t.created_xid <> pg_current_xact_id()
+                    or t.started_at is not null or t.finished_at is not null or t.result is not null
+                    or t.stopped_because is not null
+               then 'state, attempt, pending_parents, submitter, created_at, created_xid, started_at, '
+                    'finished_at, token, result and stopped_because are kept by the scheduler; leave them '
+                    'out of the INSERT'
+               when length(t.kind) between 1 and 200 and length(t.queue) between 1 and 200
+                    and jsonb_typeof(t.args) = 'object'
+                    and (pg_column_size(t.args #> '{}') <= 100  -- 7 numbers at most
+                         or pg_column_size(t.args #> '{}') <= 4096 and octet_length(t.args::text) <= 1048576)
+                    and t.scheduled_at between '1900-01-01 00:00:00+00' and '9000-01-01 00:00:00+00'
+                    and t.max_attempts is null and t.timeout is null and t.idempotency_key is null
+                    and t.metadata is null and (t.kind || t.queue) !~ '[^ -~]'
+               then null
+               else peers._validate_task(t.kind, t.args, t.queue, t.max_attempts, t.timeout,
+                                     t.idempotency_key, t.metadata, t.scheduled_at)
+           end as problem
+    into _problem
+    from new_tasks t
+    order by problem nulls last
+    limit 1;
+    if _problem is not null then
+        raise exception 'peers.task: %', _problem using errcode = 'PE009';
+    end if;
+    _graphs := array(select distinct t.graph_id from new_tasks t where t.graph_id is not null);
+    if _graphs <> '{}' then
+        perform peers._lock_graphs(_graphs);
+    end if;
+
+    -- Other triggers of this statement, and verbs that it calls, can run before this trigger: a task may already
+    -- be blocked, cancelled or changed. Its row in ready is then stale, as after any change.
+    insert into peers.ready (queue, kind, priority, task_id)
+    select t.queue, t.kind, t.priority, t.id
+    from new_tasks t
+    where t.scheduled_at <= greatest(_now, t.created_at)
+    order by t.id;
+    if found then
+        perform peers._notify();
+    end if;
+
+    -- A scheduled_at that is not later than created_at means "now", even if the clock was set back since.
+    _later := array(select t.id from new_tasks t where t.scheduled_at > greatest(_now, t.created_at));
+    if _later <> '{}' then
+        perform peers._schedule(_later, _now);
+    end if;
+    return null;
+end
+$$;
+
+comment on function peers.enqueue() is
+    'Trigger: checks submitted tasks and inserts a row into the table of their state.';
+
+create or replace trigger enqueue after insert on peers.task
+    referencing new table as new_tasks
+    for each statement execute function peers.enqueue();
