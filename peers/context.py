@@ -12,13 +12,13 @@ from typing import Any, Final, Protocol
 class Scheduler(Protocol):
     """The way from a handler to the scheduler, through the worker's parent process."""
 
-    def call(self, ticket: int, verb: str, payload: object) -> Any:
+    def call(self, execution_id: int, verb: str, payload: object) -> Any:
         """Send a request and return the answer."""
 
-    def tell(self, ticket: int, verb: str, payload: object) -> None:
+    def tell(self, execution_id: int, verb: str, payload: object) -> None:
         """Send a message that has no answer."""
 
-    def limit(self, ticket: int, seconds: float | None) -> None:
+    def limit(self, execution_id: int, seconds: float | None) -> None:
         """Have the worker killed when its handler runs on for `seconds`; None: never."""
 
 
@@ -50,7 +50,7 @@ class CurrentTask:
     attempt: int
     token: str
     deadline: float | None
-    ticket: int = field(repr=False)
+    execution_id: int = field(repr=False)
     _scheduler: Scheduler = field(repr=False)
     cancelled: bool = False
 
@@ -67,7 +67,7 @@ class CurrentTask:
 
     def progress(self, done: int, total: int | None = None) -> None:
         """Report how far the handler is, shown by the view `peers.running`. Never blocks."""
-        self._scheduler.tell(self.ticket, "progress", {"done": done, "total": total})
+        self._scheduler.tell(self.execution_id, "progress", {"done": done, "total": total})
 
     def kill_after(self, seconds: float | None) -> None:
         """Have the worker killed unless the handler calls this again within `seconds`; None: never.
@@ -78,7 +78,7 @@ class CurrentTask:
         """
         if seconds is not None and not seconds > 0:
             raise ValueError(f"kill_after() takes more than 0 seconds, not {seconds}")
-        self._scheduler.limit(self.ticket, seconds)
+        self._scheduler.limit(self.execution_id, seconds)
 
     def start_cooldown(self, name: str, seconds: float, reason: str | None = None) -> float:
         """Start a cooldown of the external system `name`, for up to a day (blocks: one query).
@@ -107,7 +107,7 @@ class CurrentTask:
 
     def call(self, verb: str, payload: object) -> Any:
         """Send a request to the scheduler and return the answer (blocks)."""
-        return self._scheduler.call(self.ticket, verb, payload)
+        return self._scheduler.call(self.execution_id, verb, payload)
 
 
 _current: Final[ContextVar[CurrentTask | None]] = ContextVar("peers_current_task", default=None)

@@ -239,20 +239,20 @@ def worker_retired(*, worker_pid: int, reason: str, tasks: int) -> None:
     logging.WARNING,
     "running %(tasks)d tasks in isolation: one of them ended or exhausted their worker",
 )
-def suspects_isolated(*, tasks: int, first_task_id: int) -> None:
-    """Workers of their own find out which task it was; no attempt counts meanwhile."""
+def tasks_isolated(*, tasks: int, first_task_id: int) -> None:
+    """Workers of their own find out which task it was; no attempt is used up meanwhile."""
 
 
 @_event(
     logging.WARNING, "calling %(kind)s again with %(tasks)d tasks of a batch that ended its worker"
 )
-def batch_divided(*, kind: str, tasks: int, first_task_id: int) -> None:
-    """Which task it was is found out by halving."""
+def batch_bisected(*, kind: str, tasks: int, first_task_id: int) -> None:
+    """A batch crashed its worker, and is bisected to find the task that did it."""
 
 
 @_event(logging.ERROR, "worker %(worker_pid)d sent garbage (%(error)s): killing it")
-def worker_garbled(*, worker_pid: int, error: str) -> None:
-    """A worker sent something that is no message: user code wrote into its socket."""
+def worker_message_invalid(*, worker_pid: int, error: str) -> None:
+    """A worker sent bytes that are not a message, because user code wrote into its socket."""
 
 
 @_event(
@@ -278,7 +278,7 @@ def signal_received(*, signal: str) -> None:
 
 
 @_event(logging.ERROR, "a worker cannot start (%(error)s); trying again in %(retry_in).1f s")
-def worker_broken(*, error: str, retry_in: float) -> None:
+def worker_start_failed(*, error: str, retry_in: float) -> None:
     """The app cannot be imported, or the machine has no room for another process."""
 
 

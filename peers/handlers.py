@@ -169,12 +169,13 @@ class Handler:
         """
         if self._is_resolved:
             return
-        object.__setattr__(self, "_is_resolved", True)
         result = result_of(self.function, is_batch=self.batch_size is not None)
         object.__setattr__(self, "_result", result)
+        if self._signature.unresolved:
+            self._read_signature()
+        object.__setattr__(self, "_is_resolved", True)  # last, for other threads rely on it
         if not self._signature.unresolved:
             return
-        self._read_signature()
         taken = (
             "is not checked" if self.batch_size is None else "is taken as a list of JSON objects"
         )

@@ -36,7 +36,10 @@ DEFAULT_MAX_ATTEMPTS: Final = 5
 
 BATCH_SIZE_MAX: Final = 1000
 BATCH_WAIT_MAX: Final = 4.0
-"""Seconds; what has been claimed and waits for 5 s is given back."""
+"""Seconds that a task may wait for its batch to be full."""
+RELEASE_AFTER: Final = 5.0
+"""Seconds after which a peer releases a claimed task that no worker could start."""
+assert BATCH_WAIT_MAX < RELEASE_AFTER, "a task must not be released while it waits for its batch"
 
 TIMEOUT_MIN: Final = 0.001
 TIMEOUT_MAX: Final = 30 * 86400.0

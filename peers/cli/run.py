@@ -14,7 +14,7 @@ from peers.cli.place import located, settings_of
 from peers.cli.summary import Summary
 from peers.logs import log_output
 from peers.pool.environment import Environment
-from peers.pool.fork_server_start import Order, started_early
+from peers.pool.fork_server_start import ForkServerOptions, started_early
 from peers.settings import Settings
 
 if TYPE_CHECKING:
@@ -111,4 +111,4 @@ def _importing(settings: Settings) -> AbstractContextManager[None]:
     if settings.app is None or not settings.preload:
         return nullcontext()
     log = (settings.log_format, settings.log_level)
-    return started_early(Order(settings.app, log, Environment.of(settings).of_slot(0)))
+    return started_early(ForkServerOptions(settings.app, log, Environment.of(settings).of_slot(0)))

@@ -24,7 +24,7 @@ import psycopg
 from peers.client.transaction import LazyConnection, await_end
 from peers.database.connection import Connection
 from peers.errors import DatabaseUnreachable, PeersError
-from peers.pool.local_queue import Lease
+from peers.pool.lease import Lease
 
 Answer: TypeAlias = bytes | PeersError
 Answering: TypeAlias = Callable[[LazyConnection, "Request"], bytes]

@@ -21,19 +21,20 @@ from peers.peer.outbox import MOST_SETTLED, Failure, Outbox
 from peers.peer.request_verbs import answer
 from peers.pool.durations import DurationEstimate
 from peers.pool.environment import Environment
-from peers.pool.isolation import Suspects
-from peers.pool.local_queue import Lease, LocalQueue
+from peers.pool.isolation import IsolatedGroup
+from peers.pool.lease import Lease
+from peers.pool.local_queue import LocalQueue
 from peers.pool.pool import WorkerPool
 from peers.pool.retirement import Limits
 from peers.settings import Settings
+from peers.types import RELEASE_AFTER
 
 # Outcomes are collected for this long while more keep coming.
 _SETTLE_WITHIN: Final = 0.01
-# Claimed work that waits longer than this for a worker is given back: another peer may be idle.
-_RELEASE_AFTER: Final = 5.0
-# Parts of a divided batch wait for a new worker, which may take its time to start. When none starts
-# at all they are given back, and who claims them begins the search anew.
+# Parts of a bisected batch wait for a new worker, which may take long to start. When none starts
+# at all they are released, and the next claim begins with the whole batch.
 _ABANDON_AFTER: Final = 60.0
+assert _ABANDON_AFTER > RELEASE_AFTER
 _LOOK_EVERY: Final = 1.0
 _RECONCILE_EVERY: Final = 60.0
 _POLL_JITTER: Final = 0.25
@@ -90,8 +91,8 @@ class Work:
     @property
     def finished(self) -> bool:
         """Whether nothing runs and nothing waits to be recorded."""
-        divided = any(local_queue.divided() for local_queue in self._queues.values())
-        return self.in_workers == 0 and not self._outbox.waits and not divided
+        to_rerun = any(local_queue.leases_to_rerun() for local_queue in self._queues.values())
+        return self.in_workers == 0 and not self._outbox.waits and not to_rerun
 
     def next_due(self) -> float:
         """When (monotonic) there is something to do even if nothing happens."""
@@ -104,13 +105,15 @@ class Work:
         due = [self.pool.next_deadline(), self._outbox.next_due()]
         now = time.monotonic()
         due += [
-            local_queue.next_ripe(now)
+            local_queue.next_due(now)
             for local_queue in self._queues.values()
             if local_queue.free_slots > 0
         ]
         if not self.asked_to_stop:
             due += [
-                local_queue.ask_at for local_queue in self._queues.values() if local_queue.wanted()
+                local_queue.next_claim_at
+                for local_queue in self._queues.values()
+                if local_queue.wanted()
             ]
         return min(due)
 
@@ -124,7 +127,7 @@ class Work:
         now = time.monotonic()
         for local_queue in self._queues.values():
             wanted = local_queue.wanted()
-            if wanted and now >= local_queue.ask_at and not self.asked_to_stop:
+            if wanted and now >= local_queue.next_claim_at and not self.asked_to_stop:
                 self._connection.attempt(
                     f"claims from queue {local_queue.queue}",
                     partial(self._claim_for, local_queue, wanted),
@@ -140,11 +143,9 @@ class Work:
         now = time.monotonic()
         if len(tasks) < wanted:
             poll = self._settings.poll_interval.total_seconds()
-            local_queue.ask_at = now + poll * (1 + random.uniform(-_POLL_JITTER, _POLL_JITTER))
-        leases = [
-            Lease(task, str(task.token).encode(), local_queue.queue, now, task.priority)
-            for task in tasks
-        ]
+            jitter = random.uniform(-_POLL_JITTER, _POLL_JITTER)
+            local_queue.postpone_claim(now + poll * (1 + jitter))
+        leases = [Lease(task, local_queue, now) for task in tasks]
         for lease in leases:
             self._held[lease.task.task_id] = lease
         local_queue.claimed(leases)
@@ -185,8 +186,12 @@ class Work:
             return
         self._look_at = now + _LOOK_EVERY
         for local_queue in self._queues.values():
-            late = [lease for lease in local_queue if now - lease.claimed_at > _RELEASE_AFTER]
-            waiting = local_queue.suspected() if local_queue.in_workers else local_queue.divided()
+            late = [lease for lease in local_queue if now - lease.claimed_at > RELEASE_AFTER]
+            waiting = (
+                local_queue.isolated_leases()
+                if local_queue.in_workers
+                else local_queue.leases_to_rerun()
+            )
             late += [one for one in waiting if now - one.claimed_at > _ABANDON_AFTER]
             self._give_back(local_queue, late)
 
@@ -206,7 +211,7 @@ class Work:
     def look(self) -> None:
         """The listener rang: it is worth asking for work."""
         for local_queue in self._queues.values():
-            local_queue.ask_at = 0.0
+            local_queue.claim_now()
 
     def cancel(self, task_id: int, token: UUID) -> None:
         """Stop a task that somebody cancelled."""
@@ -216,9 +221,8 @@ class Work:
         lease.cancelled = True
         events.task_cancelled(task_id=task_id, kind=lease.task.kind, attempt=lease.task.attempt)
         if not self.pool.cancel(lease, self._settings.cancel_grace.total_seconds()):
-            local_queue = self._queues[lease.queue]
-            waiting = [*local_queue, *local_queue.divided()]
-            self._give_back(local_queue, [one for one in waiting if one is lease])
+            waiting = [*lease.local_queue, *lease.local_queue.leases_to_rerun()]
+            self._give_back(lease.local_queue, [one for one in waiting if one is lease])
 
     def release_backlog(self) -> None:
         """Give back everything that no worker has had."""
@@ -228,10 +232,10 @@ class Work:
     def stop_all(self) -> None:
         """Stop every handler now and give everything back; no attempt counts."""
         self.pool.kill_all()
-        self.pool.bury_all()
+        self.pool.reap_all()
         self.release_backlog()
         for local_queue in self._queues.values():
-            self._give_back(local_queue, local_queue.divided())
+            self._give_back(local_queue, local_queue.leases_to_rerun())
 
     def stop_started(self, by: str) -> None:
         """Stop what still runs, since the peer ends; the log and the tasks' rows say so."""
@@ -255,7 +259,7 @@ class Work:
     def _give_back(self, local_queue: LocalQueue, leases: list[Lease]) -> None:
         if leases:
             local_queue.drop(leases)
-            self.aborted(leases)
+            self.released(leases)
 
     # ------------------------------------------------- what the workers report (OutcomeListener)
 
@@ -282,41 +286,45 @@ class Work:
                 error_type=str(failure["error_type"]), error_message=str(failure["error_message"]),
             )  # fmt: skip
 
-    def divided(self, parts: list[list[Lease]]) -> None:
-        """A batch killed its worker: its parts are called one by one."""
+    def bisected(self, parts: list[list[Lease]]) -> None:
+        """Call each part of a batch that crashed its worker again."""
         for part in parts:
             first = part[0]
-            events.batch_divided(
+            events.batch_bisected(
                 kind=first.task.kind, tasks=len(part), first_task_id=first.task.task_id
             )
-            self.aborted([lease for lease in part if lease.cancelled])
+            self.released([lease for lease in part if lease.cancelled])
             left = [lease for lease in part if not lease.cancelled]
             self.requests.forget(left)
-            self._queues[first.queue].divide([left] if left else [], time.monotonic())
+            first.local_queue.add_parts([left] if left else [], time.monotonic())
 
-    def suspected(self, parts: list[Suspects]) -> None:
-        """One of them spoilt its worker: they run again apart from all others."""
-        for part in parts:
-            self.requests.forget(part.leases)
-            self.aborted([lease for lease in part.leases if lease.cancelled])
-            part.calls = [
-                left for call in part.calls if (left := [one for one in call if not one.cancelled])
+    def isolated(self, groups: list[IsolatedGroup]) -> None:
+        """Run these again, each group in a worker of its own."""
+        for group in groups:
+            self.requests.forget(group.leases)
+            self.released([lease for lease in group.leases if lease.cancelled])
+            group.batches = [
+                left
+                for batch in group.batches
+                if (left := [one for one in batch if not one.cancelled])
             ]
-            if part.calls:
-                first, number = part.leases[0], len(part.leases)
-                events.suspects_isolated(tasks=number, first_task_id=first.task.task_id)
-                self._queues[first.queue].suspect(part, time.monotonic())
+            if group.batches:
+                first, number = group.leases[0], len(group.leases)
+                events.tasks_isolated(tasks=number, first_task_id=first.task.task_id)
+                first.local_queue.isolate(group, time.monotonic())
 
-    def unstarted(self, leases: list[Lease]) -> None:
-        """Given back by a worker that did not start them."""
-        self.aborted([lease for lease in leases if lease.cancelled])
-        for name, local_queue in self._queues.items():
-            local_queue.put_back([one for one in leases if one.queue == name and not one.cancelled])
+    def requeued(self, leases: list[Lease]) -> None:
+        """Assign again what a worker did not start."""
+        self.released([lease for lease in leases if lease.cancelled])
+        for local_queue in self._queues.values():
+            local_queue.requeue(
+                one for one in leases if one.local_queue is local_queue and not one.cancelled
+            )
         if self.asked_to_stop:
             self.release_backlog()
 
-    def aborted(self, leases: list[Lease]) -> None:
-        """Stopped, or never started: the attempt does not count."""
+    def released(self, leases: list[Lease]) -> None:
+        """Give back leases that were stopped or never started: the attempt does not count."""
         if leases:
             self._note_outcome()
             self.requests.forget(leases)

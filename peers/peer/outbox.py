@@ -16,7 +16,7 @@ from peers.database.connection import Connection, is_connection_lost
 from peers.database.pooler import SYMPTOMS as POOLER_SYMPTOMS
 from peers.database.rows import Unrecorded
 from peers.errors import BadTask, NotPermitted, SchemaMissing
-from peers.pool.local_queue import Lease
+from peers.pool.lease import Lease
 
 MOST_SETTLED: Final = 500
 _MOST_BYTES: Final = 16 << 20

@@ -1,1 +1,1 @@
-"""The parent's side of the workers: start them, hand out tasks, see them die, replace them."""
+"""The parent's side of the workers: start them, assign tasks, notice exits, replace them."""

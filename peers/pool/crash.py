@@ -1,93 +1,133 @@
-"""What a worker's death means for what it had been given: who is guilty, and what goes on."""
+"""Decide what a worker's exit means for its leases: which failed, and what becomes of others."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
-from peers.pool.isolation import Suspects, half
-from peers.pool.local_queue import Lease, LocalQueue
+from peers.bisect import halves
+from peers.pool.isolation import IsolatedGroup
+from peers.pool.lease import Lease
+from peers.pool.local_queue import LocalQueue
+
+CANCELLED: Final = "cancelled"
+CRASH: Final = "crash"
+_WROTE_INTO_SOCKET: Final = (
+    "the worker process was killed while it ran this task: something wrote into its connection to "
+    "the peer, which must be left alone"
+)
 
 
-@dataclass(slots=True, eq=False)
-class Out:
-    """A lease that a worker has been given and has not answered.
+class KillReason(NamedTuple):
+    """Why the peer killed a worker: because of this task, whose attempt failed like this."""
 
-    Those of one batch have the same `call`; else it is the lease's own ticket.
-    """
-
-    lease: Lease
-    local_queue: LocalQueue
-    expected: float
-    call: int
-    is_first: bool = False
-    """Whether the worker had been given nothing before this call."""
+    execution_id: int
+    error_type: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
-class Death:
-    """How a worker ended, and what follows for what it had been given.
+class WorkerExit:
+    """How a worker ended, and what follows for the leases that it had.
 
-    `reason`: why its parent killed it; None if it did not. `divided`: parts of a batch, to be
-    called again one by one under the same leases. `suspects`: what is to run again apart, by queue.
+    `kill`: why the peer killed it; None: it did not, or because the worker `sent_garbage`.
+    `bisected`: parts of a batch, each to be called again, under the same leases. `isolated`: to
+    run again in workers of their own. `requeued`: had not started, so they can be assigned again.
+    `released`: may have started, and were stopped through no fault of their own.
     """
 
     exit_signal: str | None
     exit_code: int | None
-    reason: str | None = None
+    kill: KillReason | None = None
+    sent_garbage: bool = False
     failed: list[tuple[Lease, dict[str, object]]] = field(default_factory=list)
-    divided: list[list[Lease]] = field(default_factory=list)
-    suspects: list[Suspects] = field(default_factory=list)
-    unstarted: list[Lease] = field(default_factory=list)
-    aborted: list[Lease] = field(default_factory=list)
+    bisected: list[list[Lease]] = field(default_factory=list)
+    isolated: list[IsolatedGroup] = field(default_factory=list)
+    requeued: list[Lease] = field(default_factory=list)
+    released: list[Lease] = field(default_factory=list)
 
+    def sort(
+        self, leases: list[Lease], crashed: Collection[int] | None, unstarted_from: float
+    ) -> None:
+        """Decide what becomes of each lease.
 
-def judge(
-    death: Death, outs: Mapping[int, Out], guilty: Container[int], unstarted_from: float,
-    error_type: str, message: str,
-) -> None:  # fmt: skip
-    """Fill in what becomes of `outs`: tickets from `unstarted_from` on had not been started.
+        `crashed`: the execution ids of the handler call that ended the worker; None: it may be any
+        call. Executions from `unstarted_from` on had not started.
+        """
+        if crashed is None and len(leases) > 1:
+            for batches in batches_by_queue(leases).values():
+                self.isolated.extend(IsolatedGroup(batches, asynchronous=True).halves())
+            return
+        if crashed is None:
+            crashed = [lease.execution_id for lease in leases]
+        crashed_batches = _by_batch(lease for lease in leases if lease.execution_id in crashed)
+        siblings: dict[int, list[Lease]] = {}
+        for lease in leases:
+            if lease.execution_id in crashed:
+                continue
+            if lease.batch_id in crashed_batches:  # stays under its lease, like the bisected ones
+                siblings.setdefault(lease.batch_id, []).append(lease)
+            elif lease.execution_id >= unstarted_from:
+                self.requeued.append(lease)
+            else:
+                self.released.append(lease)
+        for batch in crashed_batches.values():
+            if len(batch) > 1:  # any of them may have done it
+                self.bisected.extend(halves(batch))
+            else:
+                self.failed.append((batch[0], self._failure()))
+        self.bisected.extend(siblings.values())
 
-    Of a guilty call with several tasks nobody knows which one it was: it is halved. What was in the
-    same batch but not in the guilty call stays under its lease, too.
-    """
-    culprits: dict[int, list[Lease]] = {}
-    for number, out in outs.items():
-        if number in guilty:
-            culprits.setdefault(out.call, []).append(out.lease)
-    siblings: dict[int, list[Lease]] = {}
-    for number, out in outs.items():
-        if number in guilty:
-            continue
-        if out.call in culprits:
-            siblings.setdefault(out.call, []).append(out.lease)
-        elif number >= unstarted_from:
-            death.unstarted.append(out.lease)
+    def _failure(self) -> dict[str, object]:
+        """Return the failure of the task that ended the worker."""
+        if self.kill is not None:
+            _, error_type, message = self.kill
+        elif self.sent_garbage:
+            error_type, message = CRASH, _WROTE_INTO_SOCKET
         else:
-            death.aborted.append(out.lease)
-    for suspects in culprits.values():
-        if len(suspects) > 1:
-            death.divided.extend(half(suspects))
-            continue
-        death.failed.append((suspects[0], {
+            signal = self.exit_signal
+            how = f"was killed by {signal}" if signal else f"exited with code {self.exit_code}"
+            error_type, message = CRASH, f"the worker process {how} while it ran this task"
+        return {
             "error_type": error_type, "error_message": message,
-            "exit_signal": death.exit_signal, "exit_code": death.exit_code,
-        }))  # fmt: skip
-    death.divided.extend(siblings.values())
+            "exit_signal": self.exit_signal, "exit_code": self.exit_code,
+        }  # fmt: skip
 
 
-def calls_of(outs: Iterable[Out]) -> dict[LocalQueue, list[list[Lease]]]:
-    """Return the leases of each call, by their local_queue."""
-    calls: dict[int, list[Out]] = {}
-    for out in outs:
-        calls.setdefault(out.call, []).append(out)
-    local_queues: dict[LocalQueue, list[list[Lease]]] = {}
-    for call in calls.values():
-        local_queues.setdefault(call[0].local_queue, []).append([out.lease for out in call])
-    return local_queues
+def batches_by_queue(leases: Iterable[Lease]) -> dict[LocalQueue, list[list[Lease]]]:
+    """Return the leases of each handler call, by their local queue."""
+    queues: dict[LocalQueue, list[list[Lease]]] = {}
+    for batch in _by_batch(leases).values():
+        queues.setdefault(batch[0].local_queue, []).append(batch)
+    return queues
 
 
-def suspect_all(death: Death, outs: Mapping[int, Out]) -> None:
-    """Suspect every call: the loop died while no handler had it, so it may have been any."""
-    for calls in calls_of(outs.values()).values():
-        death.suspects.extend(Suspects(calls, asynchronous=True).halves())
+def crashed_executions(
+    leases: Mapping[int, Lease], call: range, kill: KillReason | None, *, asynchronous: bool
+) -> Collection[int] | None:
+    """Return the execution ids of the call that ended a worker; None: it may be any of `leases`.
+
+    `call`: the call that ran (async) or that started last (sync) when the worker ended. A sync
+    worker may have ended after that call was over: then its outcome was lost with the worker.
+    """
+    if kill is not None:
+        if kill.error_type == CANCELLED:
+            return (kill.execution_id,)
+        if kill.execution_id in call:
+            return call
+        lease = leases.get(kill.execution_id)
+        batch_id = kill.execution_id if lease is None else lease.batch_id
+        return [number for number, one in leases.items() if one.batch_id == batch_id]
+    if asynchronous and not any(number in leases for number in call):
+        return (
+            None  # the loop died while no handler had it: in a handler's thread, or out of memory
+        )
+    return call
+
+
+def _by_batch(leases: Iterable[Lease]) -> dict[int, list[Lease]]:
+    batches: dict[int, list[Lease]] = {}
+    for lease in leases:
+        batches.setdefault(lease.batch_id, []).append(lease)
+    return batches

@@ -1,122 +1,129 @@
-"""Which worker gets what: frames of a local_queue's backlog, sized to what is soon done."""
+"""Decide which worker is assigned which tasks: as many as it can finish soon."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
 
-from peers.pool.durations import MOST_IN_FRAME, DurationEstimate
+from peers.pool.batch_key import BatchKey
+from peers.pool.durations import ASSIGNMENT_MAX_TASKS, DurationEstimate
 from peers.pool.handle import WorkerHandle
-from peers.pool.local_queue import BatchKey, LocalQueue
-from peers.pool.missing import unused_isolated
+from peers.pool.local_queue import LocalQueue
+from peers.pool.scaling import unused_isolated_workers
 
 
 def hand_out(
     local_queue: LocalQueue, workers: Sequence[WorkerHandle], durations: DurationEstimate
 ) -> Iterator[WorkerHandle]:
-    """Give the workers what they can take, smallest priority first; yields who was given some.
+    """Assign the workers what they can take, smallest priority first; yield who was assigned some.
 
-    A part of a divided batch goes before all that is no more urgent, to a worker that has nothing
-    else; while it waits for one, nothing less urgent is given to those that could run it.
+    A part of a bisected batch goes before everything that is no more urgent, to a worker that has
+    no other task. While it waits for a worker, nothing less urgent is assigned to the workers that
+    could run it.
     """
-    yield from _give_suspects(local_queue, workers, durations)
+    yield from _assign_isolated(local_queue, workers, durations)
     now = time.monotonic()
-    unripe: list[int] = []
+    waiting_batches: list[int] = []
+    """The priorities of the batches that wait to be full."""
     blocked: set[BatchKey] = set()
-    full: set[bool] = set()
+    blocked_parts: set[bool] = set()
     while True:
-        where, part = local_queue.next_bin(blocked), local_queue.next_part(full)
-        urgencies = [local_queue.urgency(where)] if where is not None else []
-        urgencies += [part[1]] if part is not None else []
-        # what is less urgent must not take the slot of a batch that waits to be full
-        local_queue.reserved = sum(priority < min(urgencies, default=0) for priority in unripe)
-        if part is not None and (where is None or part[1] <= local_queue.urgency(where)):
-            worker = _give_part(local_queue, part[0], workers, durations)
+        key, part = local_queue.next_key(blocked), local_queue.next_part(blocked_parts)
+        # less urgent tasks must not take the slot of a batch that waits to be full
+        next_priority = _next_priority(local_queue, key, part)
+        local_queue.reserve(sum(priority < next_priority for priority in waiting_batches))
+        if part is not None and (key is None or part[1] <= local_queue.priority(key)):
+            worker = _assign_part(local_queue, part[0], workers, durations)
             if worker is None:
-                full.add(part[0])
-                blocked.update(local_queue.bins(part[0]))
-        elif where is None:
+                blocked_parts.add(part[0])
+                blocked.update(local_queue.keys(part[0]))
+        elif key is None:
             break
-        elif local_queue.ripe_at(where) > now:
-            unripe.append(local_queue.urgency(where))
-            blocked.add(where)
+        elif local_queue.due_at(key) > now:
+            waiting_batches.append(local_queue.priority(key))
+            blocked.add(key)
             continue
         else:
-            worker = _give_frame(local_queue, where, workers, durations)
+            worker = _assign_backlog(local_queue, key, workers, durations)
             if worker is None:
-                local_queue.overdue(where)
-                blocked.add(where)
+                local_queue.mark_overdue(key)
+                blocked.add(key)
         if worker is not None:
             yield worker
-    local_queue.reserved = 0
+    local_queue.reserve(0)
 
 
-def _give_suspects(
+def _next_priority(
+    local_queue: LocalQueue, key: BatchKey | None, part: tuple[bool, int] | None
+) -> int:
+    """Return the priority of what comes next; 0 if there is nothing left."""
+    priorities = [local_queue.priority(key)] if key is not None else []
+    if part is not None:
+        priorities.append(part[1])
+    return min(priorities, default=0)
+
+
+def _assign_isolated(
     local_queue: LocalQueue, workers: Sequence[WorkerHandle], durations: DurationEstimate
 ) -> Iterator[WorkerHandle]:
-    """Give each part of suspects to a worker that has had nothing and will get nothing else.
+    """Assign each isolated group to a worker that has had no task and will get no other.
 
-    They have kept their slots, so that nobody has to wait for a free one.
+    The groups have kept their slots, so none has to wait for a free slot.
     """
-    for part in list(local_queue.suspects):
-        fresh = (
-            w for w in unused_isolated(workers) if w.ready and w.asynchronous is part.asynchronous
-        )
+    for group in local_queue.isolated:
+        fresh = (w for w in unused_isolated_workers(workers) if w.ready and w.role is group.role)
         worker = next(fresh, None)
         if worker is None:
             continue
-        local_queue.suspects.remove(part)
-        for call in part.calls:
-            worker.give(local_queue, call, durations, together=local_queue.is_batch(call[0]))
+        for batch in local_queue.take_isolated(group):
+            worker.assign(batch, durations, as_batch=local_queue.is_batch(batch[0]))
         worker.retire()
         yield worker
 
 
-def _give_part(
-    local_queue: LocalQueue,
-    asynchronous: bool,
-    workers: Sequence[WorkerHandle],
+def _assign_part(
+    local_queue: LocalQueue, asynchronous: bool, workers: Sequence[WorkerHandle],
     durations: DurationEstimate,
-) -> WorkerHandle | None:
-    """Give the next part of a divided batch to a worker that can take it now; None: none can."""
-    worker, _ = _roomiest(local_queue, asynchronous, workers)
-    if worker is None or (worker.out and not asynchronous):
+) -> WorkerHandle | None:  # fmt: skip
+    """Assign the next part of a bisected batch to a worker that can take it now; None: none can."""
+    worker, _ = _least_busy(local_queue, asynchronous, workers)
+    if worker is None or (worker.leases and not asynchronous):
         return None
-    worker.give(local_queue, local_queue.parts[asynchronous].popleft(), durations, together=True)
+    worker.assign(local_queue.take_part(asynchronous), durations, as_batch=True)
     return worker
 
 
-def _roomiest(
+def _least_busy(
     local_queue: LocalQueue, asynchronous: bool, workers: Sequence[WorkerHandle]
 ) -> tuple[WorkerHandle | None, float]:
-    """The worker that is soonest ready for more, and for how many seconds of it."""
+    """Return the worker that is ready for more the soonest, and for how many seconds of it."""
     worker, budget = None, 0.0
     for candidate in workers:
         room = candidate.budget(local_queue) if candidate.asynchronous is asynchronous else 0.0
-        # an idle one comes before one that is still busy with its last frame
-        if room > 0 and (worker is None or candidate.expected < worker.expected):
+        # an idle one comes before one that is still busy with its last assignment
+        if room > 0 and (worker is None or candidate.expected_seconds < worker.expected_seconds):
             worker, budget = candidate, room
     return worker, budget
 
 
-def _give_frame(
-    local_queue: LocalQueue,
-    where: BatchKey,
-    workers: Sequence[WorkerHandle],
+def _assign_backlog(
+    local_queue: LocalQueue, key: BatchKey, workers: Sequence[WorkerHandle],
     durations: DurationEstimate,
-) -> WorkerHandle | None:
-    """Give one frame to the worker that has the most room for it; None: none has."""
-    worker, budget = _roomiest(local_queue, where.asynchronous, workers)
+) -> WorkerHandle | None:  # fmt: skip
+    """Assign tasks with this key to the worker that has the most room for them; None: none has."""
+    worker, budget = _least_busy(local_queue, key.asynchronous, workers)
     if worker is None:
         return None
-    if where.kind is not None:
-        leases = local_queue.take_batch(where, budget if worker.out else float("inf"))
+    if key.kind is not None:
+        leases = local_queue.take_batch(key, budget if worker.leases else float("inf"))
     else:
-        most = min(local_queue.free_slots, MOST_IN_FRAME) if where.asynchronous else MOST_IN_FRAME
-        leases = local_queue.take(where, budget, min(most, max(1, worker.allowance)))
-        if not leases and (worker.wants_one or not worker.out):
-            leases = local_queue.take(where, float("inf"), 1)  # it takes longer than a frame
+        most = min(ASSIGNMENT_MAX_TASKS, max(1, worker.allowance))
+        if key.asynchronous:
+            most = min(most, local_queue.free_slots)
+        leases = local_queue.take(key, budget, most)
+        if not leases and (worker.wants_one or not worker.leases):
+            leases = local_queue.take(key, float("inf"), 1)  # it takes longer than the budget
     if not leases:
         return None
-    worker.give(local_queue, leases, durations, together=where.kind is not None)
+    worker.assign(leases, durations, as_batch=key.kind is not None)
     return worker

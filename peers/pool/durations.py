@@ -1,7 +1,7 @@
-"""How long handlers take, and what follows for the size of batches.
+"""Estimate how long handlers take, and derive the sizes of claims and assignments from it.
 
-The point is to claim no more than what the workers finish soon: what is claimed and not started
-keeps urgent work waiting, and is lost for a lease when the peer dies.
+A peer should claim no more than its workers finish soon. Tasks that are claimed and not started
+delay urgent work, and when the peer dies they wait until its lease has expired.
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ from typing import Final
 
 CLAIM_SECONDS: Final = 0.25
 """A claim is sized to what the slots of its queue finish in this time."""
+CLAIM_MAX_TASKS: Final = 1000
+"""In one statement. The backlog of a queue holds no more, unless the queue has more slots."""
+FIRST_CLAIM_MAX_TASKS: Final = 100
+"""While the size of the args is unknown: 1,000 tasks with 1 MiB of args would be a GB."""
 
-FRAME_SECONDS: Final = 0.02
-"""What a worker is given at once; it gets the next frame while it works on the last one."""
+ASSIGNMENT_SECONDS: Final = 0.02
+"""An assignment is sized to what a worker finishes in this time. It gets the next one meanwhile."""
+ASSIGNMENT_MAX_TASKS: Final = 500
 
-MOST_CLAIMED: Final = 1000
-"""In one statement; and what is at hand at most, unless there are more slots."""
-FIRST_CLAIMED: Final = 100
-"""At most, while nobody knows how large the args are: 1,000 of 1 MiB would be a GB."""
-MOST_IN_FRAME: Final = 500
-MOST_BYTES: Final = 16 << 20
-"""Of args in one claim, judged by the claim before, and in one frame."""
+ARGS_MAX_BYTES: Final = 16 << 20
+"""The args of one claim, judged by the claim before, and of one assignment."""
+
+assert ASSIGNMENT_SECONDS < CLAIM_SECONDS
+assert FIRST_CLAIM_MAX_TASKS <= CLAIM_MAX_TASKS
+assert ASSIGNMENT_MAX_TASKS <= CLAIM_MAX_TASKS
 
 _RISE: Final = 0.5
 _FALL: Final = 0.1
@@ -29,14 +33,14 @@ _FALL: Final = 0.1
 class DurationEstimate:
     """A running estimate of the seconds that one handler call of each kind takes.
 
-    It rises fast and falls slowly: to take a slow kind for a quick one is the worse mistake.
+    It rises fast and falls slowly, because taking a slow kind for a quick one is the worse mistake.
     """
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
 
     def note(self, kind: str, seconds: float) -> None:
-        """A call of `kind` took `seconds`."""
+        """Take in that a call of `kind` took `seconds`."""
         known = self._seconds.get(kind)
         if known is None:
             self._seconds[kind] = seconds
@@ -45,11 +49,11 @@ class DurationEstimate:
             self._seconds[kind] = known + weight * (seconds - known)
 
     def seconds(self, kind: str) -> float:
-        """What a call is expected to take; a kind that never ran counts as slow."""
+        """Return how long a call is expected to take; a kind that never ran counts as slow."""
         return self._seconds.get(kind, CLAIM_SECONDS)
 
 
 def claim_size(slots: int, seconds: float) -> int:
-    """How many tasks of `seconds` each a queue with `slots` should have at hand."""
-    each = CLAIM_SECONDS / max(seconds, CLAIM_SECONDS / MOST_CLAIMED)
-    return max(slots, min(MOST_CLAIMED, int(slots * each)))
+    """Return how many tasks of `seconds` each the peer should hold for a queue with `slots`."""
+    each = CLAIM_SECONDS / max(seconds, CLAIM_SECONDS / CLAIM_MAX_TASKS)
+    return max(slots, min(CLAIM_MAX_TASKS, int(slots * each)))

@@ -1,12 +1,12 @@
-"""The parent's side of a fork server: the process that has imported the app, to fork workers from.
+"""The parent's side of a fork server: a process that has imported the app and forks workers.
 
-It is never waited for: what is asked of it is answered through the selector, or it is given up.
+The parent never blocks on it. It reads answers when the selector says so, and gives up a server
+that does not answer in time.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import selectors
 import signal
@@ -18,13 +18,18 @@ from typing import Final, Protocol
 
 import msgspec
 
-from peers.pool.fork_server_start import Order, start
-from peers.pool.missing import Purpose
-from peers.pool.process import Ends, WorkerProcess, describe_exit
+from peers.pool.fork_server_start import ForkServerOptions, start
+from peers.pool.isolation import WorkerRole
+from peers.pool.process import (
+    WorkerConnection,
+    WorkerProcess,
+    adopt_orphans,
+    describe_exit,
+)
 from peers.protocol.messages import (
-    Broken,
     Forked,
     FromForkServer,
+    ImportFailed,
     NotForked,
     Preloaded,
     Unforkable,
@@ -34,38 +39,37 @@ from peers.protocol.messages import (
 
 _READ_SIZE: Final = 1 << 16
 _REQUEST: Final = b"f"
-_PR_SET_CHILD_SUBREAPER: Final = 36
 IMPORT_WITHIN: Final = 60.0
 ANSWER_WITHIN: Final = 5.0
-"""Seconds for a fork, which takes milliseconds: else the fork server is stopped, or swapped out."""
+"""Seconds for a fork, which takes milliseconds unless the fork server is stopped or swapped out."""
 
 
 @dataclass(slots=True, eq=False)
-class Asked:
-    """A worker that was asked for and is not there yet; `ends` once the request was sent."""
+class WorkerRequest:
+    """A requested worker that does not exist yet; has a `connection` once the request was sent."""
 
     slot: int
-    purpose: Purpose
-    ends: Ends | None = None
+    role: WorkerRole
+    connection: WorkerConnection | None = None
 
 
-class Owner(Protocol):
-    """Who is told what a fork server says. Each is called from the selector or from `watch`."""
+class ForkServerListener(Protocol):
+    """Learns what a fork server does. Its methods are called from the selector or from `watch`."""
 
-    def forked(self, asked: Asked, process: WorkerProcess) -> None:
+    def forked(self, request: WorkerRequest, process: WorkerProcess) -> None:
         """Take over a worker."""
 
     def not_forked(self, error: str) -> None:
-        """There is no room for another process at the moment."""
+        """Learn that the machine has no room for another process at the moment."""
 
-    def broken(self, server: ForkServer, message: Broken) -> None:
-        """The app cannot be imported; the server ends."""
+    def import_failed(self, server: ForkServer, message: ImportFailed) -> None:
+        """Learn that the app cannot be imported; the server exits."""
 
     def unforkable(self, server: ForkServer, reason: str) -> None:
-        """Workers have to import the app themselves; the server can become one, or end."""
+        """Learn that workers have to import the app themselves; the server can become one."""
 
     def lost(self, server: ForkServer, reason: str) -> None:
-        """The server is dead, or was given up. Nobody has what was `asked` of it."""
+        """Learn that the server is dead or was given up, and its requests with it."""
 
 
 class ForkServer:
@@ -73,50 +77,50 @@ class ForkServer:
 
     def __init__(
         self, app: str, log: tuple[str, str], environment: dict[str, str],
-        selector: selectors.BaseSelector, owner: Owner,
+        selector: selectors.BaseSelector, listener: ForkServerListener,
     ) -> None:  # fmt: skip
         self.ready = False
-        self.asked: deque[Asked] = deque()
-        self._owner = owner
+        self.requests: deque[WorkerRequest] = deque()
+        self._listener = listener
         self._selector = selector
         self._incoming = bytearray()
         self._due = time.monotonic() + IMPORT_WITHIN
         self._pidfd = -1
         self._closed = False
-        started = start(Order(app, log, environment))
+        started = start(ForkServerOptions(app, log, environment))
         self._socket, self._process = started.socket, started.process
         self.pid = self._process.pid
         try:
             self._socket.setblocking(False)
             self._pidfd = os.pidfd_open(self.pid)
-            selector.register(self._socket, selectors.EVENT_READ, self._listen)
-            selector.register(self._pidfd, selectors.EVENT_READ, self._died)
+            selector.register(self._socket, selectors.EVENT_READ, self._read)
+            selector.register(self._pidfd, selectors.EVENT_READ, self._on_exit)
         except OSError:
             self.close()
             raise
 
     @property
     def is_forking(self) -> bool:
-        """Whether it has requests that it has not answered."""
-        return bool(self.asked) and self.asked[0].ends is not None
+        """Return whether it has requests that it has not answered."""
+        return bool(self.requests) and self.requests[0].connection is not None
 
-    def ask(self, slot: int, purpose: Purpose) -> None:
-        """Ask for a worker: now, or when the app is imported."""
-        self.asked.append(Asked(slot, purpose))
+    def request(self, slot: int, role: WorkerRole) -> None:
+        """Add a request for a worker, to be sent when the app is imported."""
+        self.requests.append(WorkerRequest(slot, role))
 
-    def send(self) -> None:
-        """Send what was asked for. Raises `OSError`; what it did not take is forgotten."""
+    def send_requests(self) -> None:
+        """Send the requests. Raises `OSError`, and drops the requests that were not sent."""
         if not self.ready:
             return
         if not self.is_forking:
             self._due = time.monotonic() + ANSWER_WITHIN
-        unsent = [asked for asked in self.asked if asked.ends is None]
-        for number, asked in enumerate(unsent):
+        unsent = [request for request in self.requests if request.connection is None]
+        for number, request in enumerate(unsent):
             try:
-                asked.ends = self._send()
+                request.connection = self._send()
             except OSError:
                 for lost in unsent[number:]:
-                    self.asked.remove(lost)
+                    self.requests.remove(lost)
                 raise
 
     def watch(self, now: float) -> None:
@@ -124,65 +128,66 @@ class ForkServer:
         if now > self.next_deadline():
             did = "answered a request" if self.ready else "imported the app"
             limit = ANSWER_WITHIN if self.ready else IMPORT_WITHIN
-            self._owner.lost(self, f"it has not {did} within {limit:g} s")
+            self._listener.lost(self, f"it has not {did} within {limit:g} s")
 
     def next_deadline(self) -> float:
-        """When (monotonic) it will have taken too long."""
-        return self._due if self.asked or not self.ready else float("inf")
+        """Return when (monotonic) it will have taken too long."""
+        return self._due if self.requests or not self.ready else float("inf")
 
     def close(self) -> int:
-        """End it, and what it has started; return its exit code. Workers live on.
+        """Kill it and what it has started, except for workers; return its exit code.
 
-        A worker that it has forked without telling gets another parent, and ends.
+        A worker that it has forked and not reported gets another parent, and exits.
         """
         if self.is_forking:
             adopt_orphans(False)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        self._let_go()
+        self._release()
         return self._process.wait()
 
-    def become_worker(self) -> tuple[Asked, WorkerProcess]:
-        """Make the worker of this process that was asked for first, so that its import counts.
+    def become_worker(self) -> tuple[WorkerRequest, WorkerProcess]:
+        """Let this process be the worker that was requested first, so that its import is of use.
 
-        Raises `OSError`; then it is still to be closed.
+        Raises `OSError`; then the server must still be closed.
         """
-        ends = self._send()
+        connection = self._send()
         try:
-            process = WorkerProcess(ends, self.pid, self._process)
+            process = WorkerProcess(connection, self.pid, self._process)
         except OSError:
-            ends.close_ours()
+            connection.close_ours()
             raise
-        asked = self.asked.popleft()
-        self._let_go()
-        return asked, process
+        request = self.requests.popleft()
+        self._release()
+        return request, process
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         for registered in (self._socket, self._pidfd):
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(registered)
         self._socket.close()
         if self._pidfd >= 0:
             os.close(self._pidfd)
-        for asked in self.asked:
-            if asked.ends is not None:
-                asked.ends.close_ours()
-        self.asked.clear()
+        for request in self.requests:
+            if request.connection is not None:
+                request.connection.close_ours()
+        self.requests.clear()
         self._closed = True
 
-    def _send(self) -> Ends:
-        ends = Ends()
+    def _send(self) -> WorkerConnection:
+        connection = WorkerConnection()
         adopt_orphans(True)
         try:
-            socket.send_fds(self._socket, [_REQUEST], [ends.theirs.fileno(), ends.page_fd])
+            fds = [connection.theirs.fileno(), connection.marker_fd]
+            socket.send_fds(self._socket, [_REQUEST], fds)
         except OSError:
-            ends.close_ours()
+            connection.close_ours()
             raise
         finally:
-            ends.close_theirs()
-        return ends
+            connection.close_theirs()
+        return connection
 
-    def _listen(self) -> None:
+    def _read(self) -> None:
         with contextlib.suppress(OSError):  # empty, or closed by another event of the same turn
             while data := self._socket.recv(_READ_SIZE):
                 self._incoming += data
@@ -190,61 +195,53 @@ class ForkServer:
             for body in split(self._incoming):
                 if self._closed:
                     return
-                self._take(from_fork_server.decode(body))
+                self._handle(from_fork_server.decode(body))
         except msgspec.MsgspecError as error:
-            self._owner.lost(self, f"it sent garbage ({error})")
+            self._listener.lost(self, f"it sent garbage ({error})")
 
-    def _take(self, message: FromForkServer) -> None:
+    def _handle(self, message: FromForkServer) -> None:
         match message:
             case Preloaded():
                 self.ready = True
                 try:
-                    self.send()
+                    self.send_requests()
                 except OSError as error:
-                    self._owner.not_forked(str(error))
+                    self._listener.not_forked(str(error))
             case Forked(pid):
                 self._adopt(pid)
             case NotForked(error):
-                asked = self._answered()
-                assert asked.ends is not None
-                asked.ends.close_ours()
-                self._owner.not_forked(error)
-            case Broken():
-                self._owner.broken(self, message)
+                request = self._answered()
+                assert request.connection is not None
+                request.connection.close_ours()
+                self._listener.not_forked(error)
+            case ImportFailed():
+                self._listener.import_failed(self, message)
             case Unforkable(reason):
-                self._owner.unforkable(self, reason)
+                self._listener.unforkable(self, reason)
 
-    def _answered(self) -> Asked:
+    def _answered(self) -> WorkerRequest:
         self._due = time.monotonic() + ANSWER_WITHIN
-        return self.asked.popleft()
+        return self.requests.popleft()
 
     def _adopt(self, pid: int) -> None:
-        asked = self._answered()
-        assert asked.ends is not None
+        request = self._answered()
+        assert request.connection is not None
         try:
-            process = WorkerProcess(asked.ends, pid)
+            process = WorkerProcess(request.connection, pid)
         except ChildProcessError:
-            asked.ends.close_ours()
-            self._owner.lost(self, "the system did not make the peer the parent of its workers")
+            request.connection.close_ours()
+            self._listener.lost(self, "the system did not make the peer the parent of its workers")
         except OSError as error:
-            asked.ends.close_ours()
-            self._owner.not_forked(str(error))
+            request.connection.close_ours()
+            self._listener.not_forked(str(error))
         else:
-            self._owner.forked(asked, process)
+            self._listener.forked(request, process)
 
-    def _died(self) -> None:
-        self._listen()  # its last words may say why
+    def _on_exit(self) -> None:
+        self._read()  # it may have sent the reason
         if self._closed:
             return
         code = self._process.wait()
         signal_name, _ = describe_exit(code)
         how = f"was killed by {signal_name}" if signal_name else f"exited with code {code}"
-        self._owner.lost(self, f"it {how}")
-
-
-def adopt_orphans(adopt: bool) -> None:
-    """Be the process to which the kernel gives the children of those below it that end, or not.
-
-    Only while a worker is forked: what handlers leave behind is not for the peer to wait for.
-    """
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(adopt))
+        self._listener.lost(self, f"it {how}")

@@ -1,6 +1,6 @@
-"""The start of a fork server, and of one that will be needed: it imports while the peer loads.
+"""Start a fork server, also before it is needed: then it imports the app while the peer loads.
 
-Nothing is imported here that takes time.
+This module imports nothing that takes long to import.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What a fork server is started for. `log`: form and level."""
+class ForkServerOptions:
+    """What a fork server is started with. `log`: form and level."""
 
     app: str
     log: tuple[str, str]
@@ -27,21 +27,21 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
-    """The process, and our end of what connects us."""
+class StartedForkServer:
+    """The process, and our end of its control socket."""
 
     process: subprocess.Popen[bytes]
     socket: socket.socket
 
 
-_early: Final[list[tuple[Order, Started]]] = []
-"""Those that nobody has asked for yet."""
+_early: Final[list[tuple[ForkServerOptions, StartedForkServer]]] = []
+"""Servers that were started early and not taken yet."""
 
 
-def start(order: Order) -> Started:
-    """Start one, or return the one that was started early. Raises `OSError`."""
+def start(options: ForkServerOptions) -> StartedForkServer:
+    """Start a fork server, or take the one that was started early. Raises `OSError`."""
     for early in _early:
-        if early[0] == order:
+        if early[0] == options:
             _early.remove(early)
             return early[1]
     ours, theirs = socket.socketpair()
@@ -49,30 +49,30 @@ def start(order: Order) -> Started:
         try:
             process = subprocess.Popen(
                 [sys.executable, "-m", "peers.worker.fork_server",
-                 str(theirs.fileno()), str(os.getpid()), order.app, *order.log],
+                 str(theirs.fileno()), str(os.getpid()), options.app, *options.log],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
-                env=order.environment,
+                env=options.environment,
             )  # fmt: skip
         except OSError:
             ours.close()
             raise
-    return Started(process, ours)
+    return StartedForkServer(process, ours)
 
 
 @contextmanager
-def started_early(order: Order) -> Iterator[None]:
-    """Have one import the app already; it is ended if nobody has asked for it within the block."""
-    with contextlib.suppress(OSError):  # who needs it will tell that there is no room
-        _early.append((order, start(order)))
+def started_early(options: ForkServerOptions) -> Iterator[None]:
+    """Start a fork server early; kill it unless `start` has taken it when the block ends."""
+    with contextlib.suppress(OSError):  # a later `start` reports that there is no room
+        _early.append((options, start(options)))
     try:
         yield
     finally:
-        for early in [early for early in _early if early[0] == order]:
+        for early in [early for early in _early if early[0] == options]:
             _early.remove(early)
             started = early[1]
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(started.process.pid, signal.SIGKILL)
             started.process.wait()
-            started.socket.close()  # not before: it would complain that nobody listens
+            started.socket.close()  # not before: or it prints a traceback when it writes

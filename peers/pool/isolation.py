@@ -1,47 +1,53 @@
-"""Calls one of which did something to its worker, and how the culprit is found."""
+"""Tasks that run again in a worker of their own, to find the one that crashed or exhausted one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from enum import Enum
 
-if TYPE_CHECKING:
-    from peers.pool.local_queue import Lease
+from peers.bisect import halves
+from peers.pool.lease import Lease
 
-T = TypeVar("T")
+
+class WorkerRole(Enum):
+    """What a worker is started for."""
+
+    ORDINARY = "whatever comes"
+    ISOLATED_SYNC = "one isolated group, of sync handlers"
+    ISOLATED_ASYNC = "one isolated group, of async handlers"
 
 
 @dataclass(slots=True, eq=False)
-class Suspects:
-    """Calls one of which did something to its worker, and nobody knows which.
+class IsolatedGroup:
+    """Batches one of which crashed or exhausted its worker; it is not known which.
 
-    They run again under their leases, apart from all others, in a worker of their own. If that
-    goes wrong again, in halves: so innocent ones complete, and the culprit is alone in the end.
+    They keep their leases and run again in a fresh worker that gets nothing else. If that worker
+    ends the same way, the group is bisected. So the other tasks complete, and the one that does it
+    is isolated in the end. A task of an ordinary handler is a batch of one.
     """
 
-    calls: list[list[Lease]]
+    batches: list[list[Lease]]
     asynchronous: bool
 
     @property
+    def role(self) -> WorkerRole:
+        """Return the role of the workers that can run it."""
+        return WorkerRole.ISOLATED_ASYNC if self.asynchronous else WorkerRole.ISOLATED_SYNC
+
+    @property
     def leases(self) -> list[Lease]:
-        """Return those of all calls."""
-        return [lease for call in self.calls for lease in call]
+        """Return the leases of all batches."""
+        return [lease for batch in self.batches for lease in batch]
 
     @property
     def slots(self) -> int:
-        """Return how many slots they take while they run."""
-        return len(self.calls) if self.asynchronous else 1
+        """Return how many slots the group takes while it runs."""
+        return len(self.batches) if self.asynchronous else 1
 
-    def halves(self) -> list[Suspects]:
-        """Divide the calls, or the tasks of the only one."""
-        if len(self.calls) > 1:
-            halves = half(self.calls)
+    def halves(self) -> list[IsolatedGroup]:
+        """Return two groups of half the batches, or of half the tasks of the only batch."""
+        if len(self.batches) > 1:
+            parts = halves(self.batches)
         else:
-            halves = [[part] for part in half(self.calls[0])]
-        return [Suspects(calls, self.asynchronous) for calls in halves]
-
-
-def half(whole: list[T]) -> list[list[T]]:
-    """Return the first half and the rest."""
-    middle = (len(whole) + 1) // 2
-    return [part for part in (whole[:middle], whole[middle:]) if part]
+            parts = [[half] for half in halves(self.batches[0])]
+        return [IsolatedGroup(batches, self.asynchronous) for batches in parts]

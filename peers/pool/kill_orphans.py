@@ -1,12 +1,12 @@
-"""Kill what a peer's workers started once the peer is gone; run as a script, by the peer.
+"""Kill what a peer's workers started once the peer is gone. The peer runs this file as a script.
 
-The kernel kills the workers of a peer that is killed, but not what they have started. Each worker
-leads a process group of its own, and what its handlers start is in it unless it leaves on purpose.
-The arguments are the groups that there are at the start; on standard input the peer names what
+When a peer is killed the kernel kills its workers, but not the processes that they have started.
+Each worker leads a process group, and the processes that its handlers start are in it unless they
+leave it on purpose. The arguments are the groups at the start. On standard input the peer sends the
 changes: a line `+PID` when a worker starts, `-PID` when it and its group have ended. The kernel
-closes that pipe when the peer dies, whatever it dies of.
+closes that pipe when the peer dies, whatever the cause.
 
-This file imports a little of the standard library and nothing of Peers, so that it takes a few MB.
+This file imports little of the standard library and nothing of Peers, so that it takes a few MB.
 """
 
 import os
@@ -17,7 +17,7 @@ from contextlib import suppress
 
 def main() -> None:
     """Read until the peer is gone, then kill the groups that are left."""
-    # a signal to everything of the peer's must not end the one that cleans up behind it
+    # a signal to all processes of the peer must not end the one that cleans up after them
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     groups = {int(group) for group in sys.argv[1:]}

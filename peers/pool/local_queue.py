@@ -1,61 +1,24 @@
-"""One queue on this peer: what it has claimed and not started, and how much to claim."""
+"""One queue on this peer: its slots, and the tasks that are claimed and not yet assigned."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from operator import attrgetter
-from typing import NamedTuple
 
 from peers.database.rows import Claimed
-from peers.pool.durations import (
-    FIRST_CLAIMED,
-    MOST_BYTES,
-    MOST_CLAIMED,
-    DurationEstimate,
-    claim_size,
-)
-from peers.pool.isolation import Suspects
+from peers.pool.batch_key import BatchKey
+from peers.pool.claim_sizer import ClaimSizer
+from peers.pool.durations import ARGS_MAX_BYTES, DurationEstimate
+from peers.pool.isolation import IsolatedGroup
+from peers.pool.lease import Lease, by_priority
 from peers.protocol.messages import KindDeclared
-
-
-@dataclass(slots=True, eq=False)
-class Lease:
-    """A claimed task, as its peer keeps it until it is settled."""
-
-    task: Claimed
-    token: bytes
-    """The text of task.token."""
-    queue: str
-    claimed_at: float
-    """On the scale of `time.monotonic()`."""
-    priority: int
-    cancelled: bool = False
-    ticket: int = 0
-    """Under which a worker was last given it."""
-    stopped_because: str | None = None
-    """Why its handler was stopped by this peer itself."""
-
-
-class BatchKey(NamedTuple):
-    """What may share a frame: sync handlers, async ones, or the tasks of one batch handler.
-
-    Batches are of one `kind` and `timeout`, up to `size` tasks, and wait to be full for `wait` s.
-    """
-
-    asynchronous: bool
-    kind: str | None = None
-    timeout: float | None = None
-    size: int = 0
-    wait: float = 0.0
 
 
 class LocalQueue:
     """The backlog of a queue, smallest priority first, and its slots.
 
-    `running` is kept by whoever hands out: the handlers (or the workers busy with a frame) of this
-    queue. `in_workers` counts the tasks that are out.
+    It keeps its own counters: workers report what they `started` and `finished`, dispatch
+    `reserve`s slots, and the peer says when the next claim is worth a query.
     """
 
     def __init__(
@@ -63,26 +26,21 @@ class LocalQueue:
     ) -> None:
         self.queue = queue
         self.slots = slots
-        self.running = 0
-        self.reserved = 0
-        """Slots that are kept free for more urgent batches, while these wait to be full."""
-        self.in_workers = 0
-        self.ask_at = 0.0
-        """Not before this time (monotonic) is it worth asking for more: the queue was empty."""
-        self.parts: dict[bool, deque[list[Lease]]] = {False: deque(), True: deque()}
-        """Of batches that killed their worker: each is a call of its own."""
-        self.suspects: deque[Suspects] = deque()
-        """They wait for a worker of their own, and keep their slots meanwhile."""
         self._durations = durations
         self._kinds = kinds
-        self._mix: Counter[str] = Counter()
-        self._most = max(slots, MOST_CLAIMED)
-        """How many tasks may be at hand, judged by their args."""
-        self._most_at_once = FIRST_CLAIMED
-        """How many to claim in one statement; while slots are free the next one follows."""
+        self._sizer = ClaimSizer(slots, durations, kinds)
+        self._running = 0
+        """How many slots are occupied: by async handlers, and by workers that run sync ones."""
+        self._in_workers = 0
+        self._reserved = 0
+        self._next_claim_at = 0.0
         self._backlog: dict[BatchKey, list[Lease]] = {}
         self._overdue: set[str] = set()
-        """Batch kinds that have waited long enough, if only for a worker."""
+        """Batch kinds that have waited to be full long enough, and now wait only for a worker."""
+        self._parts: dict[bool, deque[list[Lease]]] = {False: deque(), True: deque()}
+        """Parts of bisected batches, sync and async: each is called on its own."""
+        self._isolated: deque[IsolatedGroup] = deque()
+        """They wait for a worker of their own, and occupy their slots meanwhile."""
 
     def __len__(self) -> int:
         return sum(map(len, self._backlog.values()))
@@ -92,208 +50,201 @@ class LocalQueue:
             yield from backlog
 
     @property
-    def free_slots(self) -> int:
-        """How many more handlers may run at once."""
-        suspects = sum(part.slots for part in self.suspects) if self.suspects else 0
-        return self.slots - self.running - self.reserved - suspects
+    def in_workers(self) -> int:
+        """Return how many tasks the workers have."""
+        return self._in_workers
 
-    # ------------------------------------------------------------------------------------ coming in
+    @property
+    def free_slots(self) -> int:
+        """Return how many more handlers may run at once."""
+        isolated = sum(group.slots for group in self._isolated) if self._isolated else 0
+        return self.slots - self._running - self._reserved - isolated
+
+    def started(self, tasks: int, slots: int) -> None:
+        """Count tasks that a worker was assigned, and the slots that they occupy from now on."""
+        self._in_workers += tasks
+        self._running += slots
+
+    def finished(self, tasks: int, slots: int) -> None:
+        """Count tasks that a worker has no more, and the slots that are free again."""
+        self._in_workers -= tasks
+        self._running -= slots
+
+    def reserve(self, slots: int) -> None:
+        """Keep these slots free for urgent batches that wait to be full."""
+        self._reserved = slots
+
+    # -------------------------------------------------------------------------------------- claims
+
+    @property
+    def next_claim_at(self) -> float:
+        """Return when (monotonic) a claim may bring something again."""
+        return self._next_claim_at
+
+    def postpone_claim(self, until: float) -> None:
+        """Do not claim before this time (monotonic): the queue is empty."""
+        self._next_claim_at = until
+
+    def claim_now(self) -> None:
+        """Let the next claim happen at once: there may be new tasks."""
+        self._next_claim_at = 0.0
 
     def wanted(self) -> int:
-        """How many tasks to claim with the next statement; 0: there is enough at hand."""
-        usual = claim_size(self.slots, self._seconds())
-        size = min(max(usual, self._full_batches(usual)), self._most)
-        missing = size - len(self) - self.in_workers
-        # a few at a time would cost a round trip each, but no slot shall stand idle for want of it
-        idle = len(self) < self.slots - self.running
-        # where tasks are so slow that each worker has one, the next shall be here when it is done
-        bare = not len(self) and self.in_workers <= self.slots
-        enough = missing if missing * 2 >= size or idle or bare else 0
-        room = self._most - len(self) - self.in_workers  # for the bytes of their args
-        return min(max(0, enough, min(room, self._unfilled(usual))), self._most_at_once)
+        """Return how many tasks to claim with the next statement; 0: the peer holds enough."""
+        return self._sizer.wanted(self._backlog, self._in_workers, self._running)
 
     def claimed(self, leases: list[Lease]) -> None:
         """Take in a new claim."""
-        if not leases:
-            return  # it says nothing of those that may come
-        self._mix = Counter(lease.task.kind for lease in leases)
-        size = sum(len(lease.task.args) for lease in leases)
-        fitting = len(leases) * MOST_BYTES // max(size, 1)
-        self._most = max(self.slots, fitting)
-        self._most_at_once = max(1, min(MOST_CLAIMED, fitting))
-        self.put_back(leases)
+        if leases:  # an empty claim says nothing about the tasks to come
+            self._sizer.learn(leases)
+            self.requeue(leases)
 
-    def put_back(self, leases: Iterable[Lease]) -> None:
-        """Line leases up by their priority, behind those of the same one."""
+    # ------------------------------------------------------------------------------------- backlog
+
+    def requeue(self, leases: Iterable[Lease]) -> None:
+        """Put leases into the backlog, behind those of the same priority."""
         new: dict[BatchKey, list[Lease]] = {}
         for lease in leases:
-            new.setdefault(self._bin(lease.task), []).append(lease)
-        for where, more in new.items():
-            backlog = self._backlog.setdefault(where, [])
+            new.setdefault(self._key(lease.task), []).append(lease)
+        for key, more in new.items():
+            backlog = self._backlog.setdefault(key, [])
             backlog.extend(more)
-            backlog.sort(key=attrgetter("priority"))  # nearly sorted: a pass over it
+            backlog.sort(key=by_priority)  # nearly sorted already, so this is quick
 
-    def divide(self, parts: Iterable[list[Lease]], now: float) -> None:
-        """Take in parts of a batch, to be called again one by one under the same leases."""
-        for part in parts:
-            for lease in part:
-                lease.claimed_at = now
-            self.parts[self._bin(part[0].task).asynchronous].append(part)
-
-    def suspect(self, part: Suspects, now: float) -> None:
-        """Take in calls that are to run in isolation, under the same leases."""
-        for lease in part.leases:
-            lease.claimed_at = now
-        self.suspects.append(part)
-
-    # ------------------------------------------------------------------------------------ going out
-
-    def next_bin(self, without: set[BatchKey]) -> BatchKey | None:
-        """Where the most urgent lease lies; None: nowhere."""
+    def next_key(self, without: set[BatchKey]) -> BatchKey | None:
+        """Return the key of the most urgent lease; None: there is none."""
         heads = [
-            (backlog[0].priority, backlog[0].claimed_at, where)
-            for where, backlog in self._backlog.items()
-            if backlog and where not in without
+            (backlog[0].task.priority, backlog[0].claimed_at, key)
+            for key, backlog in self._backlog.items()
+            if backlog and key not in without
         ]
         return min(heads, key=lambda head: head[:2])[2] if heads else None
 
-    def urgency(self, where: BatchKey) -> int:
-        """The smallest priority in there."""
-        return self._backlog[where][0].priority
+    def keys(self, asynchronous: bool) -> list[BatchKey]:
+        """Return the keys whose leases async workers (or sync ones) can run."""
+        return [key for key in self._backlog if key.asynchronous is asynchronous]
 
-    def next_part(self, without: set[bool]) -> tuple[bool, int] | None:
-        """Which part of a divided batch is most urgent: its mode and its priority; None: none."""
-        heads = [
-            (min(lease.priority for lease in parts[0]), mode)
-            for mode, parts in self.parts.items()
-            if parts and mode not in without
-        ]
-        return min(heads)[::-1] if heads else None
+    def priority(self, key: BatchKey) -> int:
+        """Return the smallest priority of the leases with this key."""
+        return self._backlog[key][0].task.priority
 
-    def bins(self, asynchronous: bool) -> list[BatchKey]:
-        """Those that this kind of worker runs."""
-        return [where for where in self._backlog if where.asynchronous is asynchronous]
-
-    def overdue(self, where: BatchKey) -> None:
-        """What is in there is ripe, and no worker is free: what comes next need not wait again."""
-        if where.kind is not None:
-            self._overdue.add(where.kind)
-
-    def ripe_at(self, where: BatchKey) -> float:
-        """When (monotonic) this bin may be handed out: batches wait to be full."""
-        backlog = self._backlog[where]
-        if len(backlog) >= where.size or where.kind in self._overdue:
+    def due_at(self, key: BatchKey) -> float:
+        """Return when (monotonic) these leases may be assigned: batches wait to be full."""
+        backlog = self._backlog[key]
+        if len(backlog) >= key.size or key.kind in self._overdue:
             return 0.0
-        return min(lease.claimed_at for lease in backlog) + where.wait
+        return min(lease.claimed_at for lease in backlog) + key.wait
 
-    def next_ripe(self, now: float) -> float:
-        """When the next batch has waited long enough."""
-        times = [self.ripe_at(where) for where, backlog in self._backlog.items() if backlog]
+    def next_due(self, now: float) -> float:
+        """Return when the next batch has waited long enough to be full."""
+        times = [self.due_at(key) for key, backlog in self._backlog.items() if backlog]
         return min((at for at in times if at > now), default=float("inf"))
 
-    def take(self, where: BatchKey, budget: float, most: int) -> list[Lease]:
-        """The next leases that take about `budget` seconds together, up to `most`.
+    def mark_overdue(self, key: BatchKey) -> None:
+        """Note that this batch is due and has no free worker: it need not wait to be full again."""
+        if key.kind is not None:
+            self._overdue.add(key.kind)
 
-        And no more than what a frame should carry.
+    def take(self, key: BatchKey, budget: float, most: int) -> list[Lease]:
+        """Take the next leases, up to `most`, that take about `budget` seconds together.
+
+        Their args fit in one assignment.
         """
-        backlog = self._backlog[where]
-        count, room = 0, MOST_BYTES
+        backlog = self._backlog[key]
+        count, room = 0, ARGS_MAX_BYTES
         for lease in backlog[:most]:
             budget -= self._durations.seconds(lease.task.kind)
             room -= len(lease.task.args)
             if budget < 0 or (room < 0 and count):
                 break
             count += 1
-        return self._take(where, count)
+        return self._take(key, count)
 
-    def take_batch(self, where: BatchKey, budget: float) -> list[Lease]:
-        """The next batch; empty if it takes longer than `budget` seconds."""
-        assert where.kind is not None
-        count = min(where.size, len(self._backlog[where]))
-        if count * self._durations.seconds(where.kind) > budget:
+    def take_batch(self, key: BatchKey, budget: float) -> list[Lease]:
+        """Take the next batch; none if it takes longer than `budget` seconds."""
+        assert key.kind is not None
+        count = min(key.size, len(self._backlog[key]))
+        if count * self._durations.seconds(key.kind) > budget:
             return []
-        self._overdue.discard(where.kind)
-        return self._take(where, count)
+        self._overdue.discard(key.kind)
+        return self._take(key, count)
+
+    # ------------------------------------------------------------- bisected and isolated tasks
+
+    @property
+    def isolated(self) -> tuple[IsolatedGroup, ...]:
+        """Return the groups that wait for a worker of their own."""
+        return tuple(self._isolated)
+
+    def add_parts(self, parts: Iterable[list[Lease]], now: float) -> None:
+        """Take in parts of a batch that crashed: each is called again, under the same leases."""
+        for part in parts:
+            for lease in part:
+                lease.claimed_at = now
+            self._parts[self._key(part[0].task).asynchronous].append(part)
+
+    def next_part(self, without: set[bool]) -> tuple[bool, int] | None:
+        """Return whether the most urgent part is async, and its priority; None: there is none."""
+        heads = [
+            (min(lease.task.priority for lease in parts[0]), asynchronous)
+            for asynchronous, parts in self._parts.items()
+            if parts and asynchronous not in without
+        ]
+        return min(heads)[::-1] if heads else None
+
+    def take_part(self, asynchronous: bool) -> list[Lease]:
+        """Take the next part."""
+        return self._parts[asynchronous].popleft()
+
+    def isolate(self, group: IsolatedGroup, now: float) -> None:
+        """Take in a group that is to run again in a worker of its own, under the same leases."""
+        for lease in group.leases:
+            lease.claimed_at = now
+        self._isolated.append(group)
+
+    def take_isolated(self, group: IsolatedGroup) -> list[list[Lease]]:
+        """Take a group out, and return its batches."""
+        self._isolated.remove(group)
+        return group.batches
+
+    def isolated_leases(self) -> list[Lease]:
+        """Return the leases that wait to run in isolation."""
+        return [lease for group in self._isolated for lease in group.leases]
+
+    def leases_to_rerun(self) -> list[Lease]:
+        """Return the leases that wait to run again, as parts of a batch or in isolation."""
+        parts = [lease for parts in self._parts.values() for part in parts for lease in part]
+        return parts + self.isolated_leases()
 
     def drop(self, unwanted: Iterable[Lease]) -> None:
-        """Forget these leases."""
+        """Forget these leases, wherever they wait."""
         gone = set(map(id, unwanted))
-        for where, backlog in list(self._backlog.items()):
-            self._backlog[where] = [lease for lease in backlog if id(lease) not in gone]
-            self._forget_empty(where)
-        for mode, parts in self.parts.items():
+        for key, backlog in list(self._backlog.items()):
+            self._backlog[key] = [lease for lease in backlog if id(lease) not in gone]
+            self._forget_if_empty(key)
+        for asynchronous, parts in self._parts.items():
             left = ([lease for lease in part if id(lease) not in gone] for part in parts)
-            self.parts[mode] = deque(part for part in left if part)
-        for suspects in self.suspects:
-            left = ([lease for lease in call if id(lease) not in gone] for call in suspects.calls)
-            suspects.calls = [call for call in left if call]
-        self.suspects = deque(suspects for suspects in self.suspects if suspects.calls)
-
-    def divided(self) -> list[Lease]:
-        """Return the leases of the parts that wait for their call, and those of suspects."""
-        parts = [lease for parts in self.parts.values() for part in parts for lease in part]
-        return parts + self.suspected()
-
-    def suspected(self) -> list[Lease]:
-        """Return the leases that wait to run in isolation."""
-        return [lease for suspects in self.suspects for lease in suspects.leases]
+            self._parts[asynchronous] = deque(part for part in left if part)
+        for group in self._isolated:
+            left = ([lease for lease in batch if id(lease) not in gone] for batch in group.batches)
+            group.batches = [batch for batch in left if batch]
+        self._isolated = deque(group for group in self._isolated if group.batches)
 
     def is_batch(self, lease: Lease) -> bool:
-        """Return whether its handler takes a list of tasks."""
-        return self._bin(lease.task).kind is not None
+        """Return whether the lease's handler takes a list of tasks."""
+        return self._key(lease.task).kind is not None
 
-    # -------------------------------------------------------------------------------------- inside
-
-    def _take(self, where: BatchKey, count: int) -> list[Lease]:
-        backlog = self._backlog[where]
+    def _take(self, key: BatchKey, count: int) -> list[Lease]:
+        backlog = self._backlog[key]
         taken = backlog[:count]
         del backlog[:count]
-        self._forget_empty(where)
+        self._forget_if_empty(key)
         return taken
 
-    def _forget_empty(self, where: BatchKey) -> None:
-        """There may be a bin for each timeout that a task ever had."""
-        if not self._backlog[where]:
-            del self._backlog[where]
+    def _forget_if_empty(self, key: BatchKey) -> None:
+        # there may be a key for each timeout that a task ever had
+        if not self._backlog[key]:
+            del self._backlog[key]
 
-    def _bin(self, task: Claimed) -> BatchKey:
-        declared = self._kinds.get(task.kind)
-        if declared is None:
-            return BatchKey(False)
-        if declared.batch_size is None:
-            return BatchKey(declared.asynchronous)
-        return BatchKey(
-            declared.asynchronous, task.kind, task.timeout,
-            declared.batch_size, declared.batch_wait,
-        )  # fmt: skip
-
-    def _seconds(self) -> float:
-        """What a task of this queue takes on average, judged by the last claim."""
-        if not self._mix:
-            return self._durations.seconds("")
-        total = sum(count * self._durations.seconds(kind) for kind, count in self._mix.items())
-        return total / self._mix.total()
-
-    def _full_batches(self, usual: int) -> int:
-        """How many tasks to have for a full batch for each slot, if the last claim was of such."""
-        size = max(map(self._batch_size, self._mix), default=0)
-        return self._mixed(self.slots * size, usual)
-
-    def _unfilled(self, usual: int) -> int:
-        """How many tasks to claim for batches that wait to be full."""
-        missing = sum(max(0, where.size - len(backlog)) for where, backlog in self._backlog.items())
-        single = sum(len(backlog) for where, backlog in self._backlog.items() if not where.size)
-        return self._mixed(missing, usual - single)
-
-    def _mixed(self, batched: int, single: int) -> int:
-        """How many tasks to claim for so many of batch kinds, judged by the mix of the last claim.
-
-        With them come others, of which there shall be no more than `single`.
-        """
-        others = sum(count for kind, count in self._mix.items() if not self._batch_size(kind))
-        share = others / max(1, self._mix.total())
-        return batched if not others else max(0, min(batched, int(single / share)))
-
-    def _batch_size(self, kind: str) -> int:
-        declared = self._kinds.get(kind)
-        return (declared.batch_size or 0) if declared is not None else 0
+    def _key(self, task: Claimed) -> BatchKey:
+        return BatchKey.of(task, self._kinds.get(task.kind))

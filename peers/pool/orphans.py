@@ -13,15 +13,15 @@ from typing import IO, Final
 from peers import events
 from peers.pool import kill_orphans
 
-_AGAIN_AFTER: Final = 1.0
-"""Seconds between two starts at least."""
-_LAST_MOMENT: Final = 2.0
+_RESTART_AFTER: Final = 1.0
+"""The shortest time between two starts."""
+_EXIT_WITHIN: Final = 2.0
 
 
 class OrphanKiller:
-    """One small process for each peer, told which process groups the workers lead.
+    """One small process for each peer, which knows the process groups that the workers lead.
 
-    It outlives the peer by the moment that its work takes. When it dies it is replaced.
+    It outlives the peer until it has killed what is left of them. When it dies it is replaced.
     """
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
@@ -30,28 +30,28 @@ class OrphanKiller:
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: IO[bytes] | None = None
         self._pidfd = -1
-        self._again_at = 0.0
+        self._start_at = 0.0
 
     @property
     def pid(self) -> int | None:
-        """Its pid; None: there is none at the moment."""
+        """Return its pid; None if there is no process at the moment."""
         return None if self._process is None else self._process.pid
 
     def began(self, group: int) -> None:
-        """A worker leads this group now."""
+        """Tell it that a worker leads this process group now."""
         self._groups.add(group)
-        self._tell(b"+%d\n" % group)
+        self._send(b"+%d\n" % group)
 
     def ended(self, group: int) -> None:
-        """Nothing of this group is left; its number may be another's soon."""
+        """Tell it that nothing of this group is left: the kernel may use its number again."""
         self._groups.discard(group)
-        self._tell(b"-%d\n" % group)
+        self._send(b"-%d\n" % group)
 
     def ensure(self) -> None:
-        """Start the process if there is none. What goes wrong is told, and tried again later."""
-        if self._process is not None or time.monotonic() < self._again_at:
+        """Start the process if there is none; log a failure, and try again later."""
+        if self._process is not None or time.monotonic() < self._start_at:
             return
-        self._again_at = time.monotonic() + _AGAIN_AFTER
+        self._start_at = time.monotonic() + _RESTART_AFTER
         try:
             self._start()
         except OSError as error:
@@ -59,19 +59,19 @@ class OrphanKiller:
             events.orphan_killer_missing(reason=str(error))
 
     def close(self) -> None:
-        """End it. What is left of the groups that have not `ended` is killed."""
+        """Close it. It kills what is left of the groups that have not `ended`."""
         if self._process is not None:
             process = self._forget()
             try:
-                process.wait(_LAST_MOMENT)
-            except subprocess.TimeoutExpired:  # somebody has stopped it
+                process.wait(_EXIT_WITHIN)
+            except subprocess.TimeoutExpired:  # it was stopped by a signal
                 process.kill()
                 process.wait()
 
     def _start(self) -> None:
-        # A session of its own: Ctrl-C on a terminal is for the peer. It holds nothing of ours but
-        # the end of one pipe, neither a log's nor a folder. The groups that there are stand in its
-        # arguments, so that it knows them at once: the peer may be killed in the next moment.
+        # A session of its own, so that Ctrl-C on a terminal reaches the peer only. It holds the end
+        # of one pipe and nothing else of ours, neither a log nor a folder. Its arguments are the
+        # groups of this moment, so that it knows them even if the peer is killed in the next one.
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", kill_orphans.__file__, *map(str, sorted(self._groups))],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -82,21 +82,21 @@ class OrphanKiller:
         os.set_blocking(self._pipe.fileno(), False)
         self._process = process
         self._pidfd = os.pidfd_open(process.pid)
-        self._selector.register(self._pidfd, selectors.EVENT_READ, self._bury)
+        self._selector.register(self._pidfd, selectors.EVENT_READ, self._reap)
 
-    def _tell(self, line: bytes) -> None:
-        """Say it, in one piece: a pipe takes a short line whole or not at all."""
+    def _send(self, line: bytes) -> None:
+        """Send a line; a pipe takes a short line whole or not at all."""
         if self._process is None or self._pipe is None:
             return
         try:
             os.write(self._pipe.fileno(), line)
-        except BlockingIOError:  # it does not read: the next one is told everything
+        except BlockingIOError:  # it does not read: the next process gets all groups
             self._process.kill()
-        except OSError:  # it is dead, and will be buried in a moment
+        except OSError:  # it is dead, and will be reaped in a moment
             pass
 
-    def _bury(self) -> None:
-        """It is dead."""
+    def _reap(self) -> None:
+        """Log that it is dead; `ensure` starts another."""
         code = self._forget().wait()
         events.orphan_killer_missing(reason=f"it ended with {code}")
 

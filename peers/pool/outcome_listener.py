@@ -1,4 +1,4 @@
-"""Who is told what becomes of the leases that workers were given."""
+"""The interface that the worker pool reports to."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from collections.abc import Callable
 from typing import Protocol
 
 from peers.errors import PeersError
-from peers.pool.isolation import Suspects
-from peers.pool.local_queue import Lease
+from peers.pool.isolation import IsolatedGroup
+from peers.pool.lease import Lease
 
 
 class OutcomeListener(Protocol):
-    """Who is told what becomes of leases."""
+    """Learns what became of the leases that workers were assigned."""
 
     def completed(self, lease: Lease, result: bytes) -> None:
-        """The handler returned; `result` is JSON."""
+        """Take the result of a handler, as JSON."""
 
     def failed(self, lease: Lease, failure: dict[str, object]) -> None:
-        """The attempt failed; `failure` has the fields that peers.fail takes."""
+        """Take the failure of an attempt, with the fields that peers.fail takes."""
 
-    def divided(self, parts: list[list[Lease]]) -> None:
-        """Parts of a batch that killed its worker: call each again, under the same leases."""
+    def bisected(self, parts: list[list[Lease]]) -> None:
+        """Take the parts of a batch that crashed its worker: each is to be called again."""
 
-    def suspected(self, parts: list[Suspects]) -> None:
-        """Calls one of which spoilt a worker: each part is to run in a fresh one, apart."""
+    def isolated(self, groups: list[IsolatedGroup]) -> None:
+        """Take groups that are to run again, each in a fresh worker of its own."""
 
-    def unstarted(self, leases: list[Lease]) -> None:
-        """They were not started: they can be handed out again under the same lease."""
+    def requeued(self, leases: list[Lease]) -> None:
+        """Take back leases that did not start: they can be assigned again."""
 
-    def aborted(self, leases: list[Lease]) -> None:
-        """They may have been started, and were stopped without a fault of theirs."""
+    def released(self, leases: list[Lease]) -> None:
+        """Take back leases that may have started, and were stopped through no fault of theirs."""
 
     def asked(
         self, lease: Lease, verb: str, body: bytes, reply: Callable[[bytes | PeersError], None]
     ) -> None:
-        """A handler asks the scheduler; `reply` is called later, in the main loop."""
+        """Take a handler's request; `reply` is called later, in the main loop."""

@@ -1,8 +1,9 @@
-"""Which workers are forked from a process that has imported the app, and from which one.
+"""Fork workers from a process that has imported the app, if that is possible.
 
-There is one fork server for each environment that a worker can have: all have the same one unless
-they have GPUs of their own. One that dies or does not answer is replaced when a worker is needed,
-after a while; until then workers import the app themselves, as they do when a fork would not work.
+There is one fork server for each environment that a worker can have. All workers have the same one,
+unless they have GPUs of their own. A fork server that dies or does not answer is replaced after a
+while, when a worker is needed. Until then, and where a fork would not work, workers import the app
+themselves.
 """
 
 from __future__ import annotations
@@ -14,30 +15,30 @@ from typing import Final, Protocol
 from peers import events
 from peers.database.connection import Backoff
 from peers.pool.environment import Environment
-from peers.pool.fork_server import Asked, ForkServer, adopt_orphans
-from peers.pool.missing import Purpose
+from peers.pool.fork_server import ForkServer, WorkerRequest
+from peers.pool.isolation import WorkerRole
 from peers.pool.orphans import OrphanKiller
-from peers.pool.process import WorkerProcess
-from peers.protocol.messages import Broken
+from peers.pool.process import WorkerProcess, adopt_orphans
+from peers.protocol.messages import ImportFailed
 
 _SHORTEST_WAIT: Final = 1.0
 _LONGEST_WAIT: Final = 60.0
 
 
-class Owner(Protocol):
-    """Who is told of workers, from the selector or from `watch`."""
+class PreloadListener(Protocol):
+    """Learns of forked workers. Its methods are called from the selector or from `watch`."""
 
-    def forked(self, asked: Asked, process: WorkerProcess) -> None:
-        """Take over a worker that was asked for."""
+    def forked(self, request: WorkerRequest, process: WorkerProcess) -> None:
+        """Take over a worker that was requested."""
 
     def not_forked(self, error: str) -> None:
-        """There is no room for another process at the moment."""
+        """Learn that the machine has no room for another process at the moment."""
 
-    def broken(self, message: Broken) -> None:
-        """The app cannot be imported."""
+    def import_failed(self, message: ImportFailed) -> None:
+        """Learn that the app cannot be imported."""
 
     def importer_died(self) -> None:
-        """A fork server died while it imported the app."""
+        """Learn that a fork server died while it imported the app."""
 
 
 class Preload:
@@ -45,7 +46,8 @@ class Preload:
 
     def __init__(
         self, app: str, log: tuple[str, str], environment: Environment,
-        selector: selectors.BaseSelector, orphans: OrphanKiller, owner: Owner, *, enabled: bool,
+        selector: selectors.BaseSelector, orphans: OrphanKiller, listener: PreloadListener, *,
+        enabled: bool,
     ) -> None:  # fmt: skip
         self.enabled = enabled
         self._app = app
@@ -53,31 +55,31 @@ class Preload:
         self._environment = environment
         self._selector = selector
         self._orphans = orphans
-        self._owner = owner
+        self._listener = listener
         self._servers: dict[str | None, ForkServer] = {}
-        """By the GPU that their workers have."""
-        self._again_at = 0.0
+        """By the GPU of their workers."""
+        self._start_at = 0.0
         self._backoff = Backoff(base=_SHORTEST_WAIT, cap=_LONGEST_WAIT)
 
     @property
-    def asked(self) -> list[Asked]:
-        """The workers that were asked for and are not there yet."""
-        return [asked for server in self._servers.values() for asked in server.asked]
+    def requests(self) -> list[WorkerRequest]:
+        """Return the requests for workers that do not exist yet."""
+        return [request for server in self._servers.values() for request in server.requests]
 
-    def ask(self, slot: int, purpose: Purpose) -> bool:
-        """Ask for a worker; False: it has to be started otherwise. Raises `OSError`."""
+    def request(self, slot: int, role: WorkerRole) -> bool:
+        """Request a worker; return False if it has to be started otherwise. Raises `OSError`."""
         if not self.enabled:
             return False
         gpu = self._environment.gpu(slot)
         if gpu not in self._servers:
-            if time.monotonic() < self._again_at:
+            if time.monotonic() < self._start_at:
                 return False
             environment = self._environment.of_slot(slot)
             server = ForkServer(self._app, self._log, environment, self._selector, self)
             self._orphans.began(server.pid)
             self._servers[gpu] = server
-        self._servers[gpu].ask(slot, purpose)
-        self._servers[gpu].send()
+        self._servers[gpu].request(slot, role)
+        self._servers[gpu].send_requests()
         return True
 
     def watch(self, now: float) -> None:
@@ -86,54 +88,54 @@ class Preload:
             server.watch(now)
 
     def next_deadline(self) -> float:
-        """When to `watch` again at the latest."""
+        """Return when (monotonic) to `watch` again at the latest."""
         return min((s.next_deadline() for s in self._servers.values()), default=float("inf"))
 
     def close(self) -> None:
-        """End them all."""
+        """End all fork servers."""
         for server in list(self._servers.values()):
             self._close(server)
 
-    # -------------------------------------------------------------------- what fork servers tell
+    # ----------------------------------------------------------------- what fork servers report
 
-    def forked(self, asked: Asked, process: WorkerProcess) -> None:
-        """A worker is there."""
+    def forked(self, request: WorkerRequest, process: WorkerProcess) -> None:
+        """Pass on a new worker."""
         self._backoff.reset()
-        self._rest()
-        self._owner.forked(asked, process)
+        self._update_subreaper()
+        self._listener.forked(request, process)
 
     def not_forked(self, error: str) -> None:
-        """The system has no room for a worker."""
-        self._rest()
-        self._owner.not_forked(error)
+        """Pass on that the machine has no room for a worker."""
+        self._update_subreaper()
+        self._listener.not_forked(error)
 
-    def broken(self, server: ForkServer, message: Broken) -> None:
-        """The app cannot be imported: the next one that is asked for tries again."""
+    def import_failed(self, server: ForkServer, message: ImportFailed) -> None:
+        """Pass on that the app cannot be imported; the next fork server tries again."""
         self._close(server)
-        self._owner.broken(message)
+        self._listener.import_failed(message)
 
     def unforkable(self, server: ForkServer, reason: str) -> None:
-        """A fork would not work as the app is: that does not change in the life of this peer."""
+        """Let workers import the app for the rest of this peer's life: a fork would not work."""
         if self.enabled:
             events.app_not_preloaded(reason=reason)
         self.enabled = False
         try:
-            asked, process = server.become_worker()
+            request, process = server.become_worker()
         except OSError:  # no room for it: another is started later
             self._close(server)
             return
         self._forget(server)
-        self._owner.forked(asked, process)
+        self._listener.forked(request, process)
 
     def lost(self, server: ForkServer, reason: str) -> None:
-        """One is dead, or as good as dead."""
+        """Replace a server that is dead or does not answer, after a while."""
         seconds = self._backoff.next()
-        self._again_at = time.monotonic() + seconds
+        self._start_at = time.monotonic() + seconds
         events.fork_server_lost(server_pid=server.pid, reason=reason, retry_in=seconds)
         was_ready = server.ready
         self._close(server)
         if not was_ready:
-            self._owner.importer_died()
+            self._listener.importer_died()
 
     def _close(self, server: ForkServer) -> None:
         server.close()
@@ -142,7 +144,7 @@ class Preload:
 
     def _forget(self, server: ForkServer) -> None:
         self._servers = {gpu: one for gpu, one in self._servers.items() if one is not server}
-        self._rest()
+        self._update_subreaper()
 
-    def _rest(self) -> None:
+    def _update_subreaper(self) -> None:
         adopt_orphans(any(server.is_forking for server in self._servers.values()))

@@ -1,8 +1,9 @@
-"""One worker process, seen from its parent, which never blocks on it."""
+"""One worker process, as its parent sees it. The parent never blocks on it."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -13,17 +14,18 @@ from collections.abc import Iterator
 from typing import Final
 
 from peers.protocol.messages import ToParent, ToWorker, encode, split, to_parent
-from peers.protocol.running_marker import PAGE_SIZE, Page
+from peers.protocol.running_marker import MARKER_SIZE, RunningMarker
 
 _READ_SIZE: Final = 1 << 18
 _SOCKET_BUFFER: Final = 1 << 20
-_LAST_MOMENT: Final = 2.0
+_EXIT_WITHIN: Final = 2.0
+_PR_SET_CHILD_SUBREAPER: Final = 36
 
 
-class Ends:
-    """What connects a worker with its parent: a socket, and the page on which it notes what runs.
+class WorkerConnection:
+    """What connects a worker with its parent: a socket, and the running marker.
 
-    `theirs` and `page_fd` are the worker's ends, to be closed once it has them. Raises `OSError`,
+    `theirs` and `marker_fd` are the worker's ends, to be closed once it has them. Raises `OSError`,
     and leaves nothing behind.
     """
 
@@ -32,43 +34,46 @@ class Ends:
             self.ours, self.theirs = socket.socketpair()
             undo.callback(self.ours.close)
             undo.callback(self.theirs.close)
-            self.page_fd = os.memfd_create("peers-page", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-            undo.callback(os.close, self.page_fd)
-            os.ftruncate(self.page_fd, PAGE_SIZE)
-            self.page = Page(self.page_fd, writable=False)
-            undo.callback(self.page.close)
+            self.marker_fd = os.memfd_create("peers-marker", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            undo.callback(os.close, self.marker_fd)
+            os.ftruncate(self.marker_fd, MARKER_SIZE)
+            self.marker = RunningMarker(self.marker_fd, writable=False)
+            undo.callback(self.marker.close)
             self.ours.setblocking(False)
             self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
             undo.pop_all()
 
     def close_theirs(self) -> None:
-        """The worker has its ends, or will never have them."""
+        """Close the worker's ends: it has them now, or will never have them."""
         self.theirs.close()
-        os.close(self.page_fd)
+        os.close(self.marker_fd)
 
     def close_ours(self) -> None:
-        """There is no worker, or none any more."""
+        """Close our ends: there is no worker, or it is dead."""
         self.ours.close()
-        self.page.close()
+        self.marker.close()
 
 
 class WorkerProcess:
-    """A child in a session of its own, a socket to it, and the page on which it notes what runs.
+    """A child in a session of its own, and our connection to it.
 
-    `pidfd` turns readable when it dies; `fileno()` when it has something to say.
+    `pidfd` becomes readable when it exits, `fileno()` when it has sent something.
 
-    Raises `OSError` when the machine has no room for it, or it is no child of ours; then it is
-    killed. `ends` stay the caller's until it is there.
+    Raises `OSError` when the machine has no room for it, or it is not our child; then it is killed,
+    and the caller still has to close `connection`.
     """
 
     def __init__(
-        self, ends: Ends, pid: int, process: subprocess.Popen[bytes] | None = None
+        self,
+        connection: WorkerConnection,
+        pid: int,
+        process: subprocess.Popen[bytes] | None = None,
     ) -> None:
         self.pid = pid
-        self.page = ends.page
+        self.marker = connection.marker
         self._process = process
-        self._ends = ends
-        self._socket = ends.ours
+        self._connection = connection
+        self._socket = connection.ours
         self._incoming = bytearray()
         self._outgoing = bytearray()
         self.pidfd = -1
@@ -83,33 +88,34 @@ class WorkerProcess:
 
     @classmethod
     def start(cls, app: str, log: tuple[str, str], environment: dict[str, str]) -> WorkerProcess:
-        """Start one that imports the app itself. Raises `OSError`, and leaves nothing behind."""
-        ends = Ends()
+        """Start a worker that imports the app. Raises `OSError`, and leaves nothing behind."""
+        connection = WorkerConnection()
         try:
-            # A session of its own: Ctrl-C on a terminal is for the peer, and what a handler started
-            # dies with its worker.
+            # A session of its own: so Ctrl-C on a terminal reaches the peer only, and the processes
+            # that a handler has started are killed with its worker.
             process = subprocess.Popen(
                 [sys.executable, "-m", "peers.worker",
-                 str(ends.theirs.fileno()), str(ends.page_fd), str(os.getpid()), app, *log],
+                 str(connection.theirs.fileno()), str(connection.marker_fd), str(os.getpid()),
+                 app, *log],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(ends.theirs.fileno(), ends.page_fd),
+                pass_fds=(connection.theirs.fileno(), connection.marker_fd),
                 start_new_session=True,
                 env=environment,
             )  # fmt: skip
-            return cls(ends, process.pid, process)
+            return cls(connection, process.pid, process)
         except OSError:
-            ends.close_ours()
+            connection.close_ours()
             raise
         finally:
-            ends.close_theirs()
+            connection.close_theirs()
 
     def fileno(self) -> int:
-        """The socket's descriptor, for a selector."""
+        """Return the socket's descriptor, for a selector."""
         return self._socket.fileno()
 
     @property
     def has_unsent(self) -> bool:
-        """Whether messages wait for the socket to take them: then select for writing too."""
+        """Return whether bytes wait for the socket to take them: then select for writing, too."""
         return bool(self._outgoing)
 
     def send(self, message: ToWorker) -> None:
@@ -118,17 +124,18 @@ class WorkerProcess:
         self.push()
 
     def push(self) -> None:
-        """Send on what was kept."""
-        with contextlib.suppress(OSError):  # full, closed, or no memory: it is tried again, or dies
+        """Send the rest that was kept."""
+        with contextlib.suppress(
+            OSError
+        ):  # full, closed, or no memory: tried again, unless it dies
             while self._outgoing:
                 sent = self._socket.send(self._outgoing)
                 del self._outgoing[:sent]
 
     def receive(self) -> Iterator[ToParent]:
-        """What has come; nothing more when the worker is dead (its pidfd tells).
+        """Yield the messages that have come; none when the worker is dead (see `pidfd`).
 
-        Raises `msgspec.DecodeError` when the worker does not speak our language: a handler wrote
-        into the socket.
+        Raises `msgspec.DecodeError` for anything else: a handler has written into the socket.
         """
         with contextlib.suppress(OSError):  # empty, closed, or no memory
             while data := self._socket.recv(_READ_SIZE):
@@ -137,20 +144,20 @@ class WorkerProcess:
                     yield to_parent.decode(body)
 
     def kill(self) -> None:
-        """Kill it and what it started. Safe from any thread, and more than once."""
+        """Kill it and the processes that it has started; safe from any thread, and repeatedly."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
     def reap(self) -> int:
-        """The exit code of a dead worker (negative: the signal); closes everything.
+        """Return the exit code of a dead worker (negative: the signal), and close everything.
 
-        One that was told to stop has a moment to do so.
+        A worker that was told to stop has a moment to do so.
         """
-        if not has_ended(self.pidfd, _LAST_MOMENT):
+        if not has_ended(self.pidfd, _EXIT_WITHIN):
             self.kill()
         code = self._wait()
-        self.kill()  # what its handlers started may have outlived it
-        self._ends.close_ours()
+        self.kill()  # processes that its handlers started may still run
+        self._connection.close_ours()
         os.close(self.pidfd)
         return code
 
@@ -158,7 +165,7 @@ class WorkerProcess:
         _, status = os.waitpid(self.pid, 0)
         code = os.waitstatus_to_exitcode(status)
         if self._process is not None:
-            self._process.returncode = code  # else it would complain that nobody has waited for it
+            self._process.returncode = code  # or Popen would warn that nobody has waited for it
         return code
 
 
@@ -170,10 +177,18 @@ def has_ended(pidfd: int, within: float) -> bool:
 
 
 def describe_exit(code: int) -> tuple[str | None, int | None]:
-    """(signal name, None) of a process that was killed, (None, exit code) of one that ended."""
+    """Return the signal that killed a process, or its exit code; the other one is None."""
     if code >= 0:
         return None, code
     try:
         return signal.Signals(-code).name, None
     except ValueError:
         return f"signal {-code}", None
+
+
+def adopt_orphans(adopt: bool) -> None:
+    """Let the kernel make this process the parent of its descendants' orphans, or not.
+
+    Only while a worker is forked: the peer does not wait for processes that handlers leave behind.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(adopt))

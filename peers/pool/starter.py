@@ -1,4 +1,4 @@
-"""Starting workers, and waiting where that is impossible at the moment."""
+"""Start workers, and back off when that is impossible at the moment."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from typing import Final
 from peers import events
 from peers.database.connection import Backoff
 from peers.pool.environment import Environment
-from peers.pool.fork_server import Asked
+from peers.pool.fork_server import WorkerRequest
 from peers.pool.handle import WorkerHandle
-from peers.pool.missing import Purpose
+from peers.pool.isolation import WorkerRole
 from peers.pool.orphans import OrphanKiller
 from peers.pool.preload import Preload
 from peers.pool.process import WorkerProcess
-from peers.protocol.messages import Broken
+from peers.protocol.messages import ImportFailed
 
 _SHORTEST_WAIT: Final = 0.2
 _LONGEST_WAIT: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Hooks:
-    """What to call from the selector."""
+class WorkerCallbacks:
+    """What the selector calls for a worker."""
 
-    on_words: Callable[[WorkerHandle], None]
-    on_death: Callable[[WorkerHandle], None]
-    on_broken: Callable[[Broken], None]
+    on_message: Callable[[WorkerHandle], None]
+    on_exit: Callable[[WorkerHandle], None]
+    on_import_failed: Callable[[ImportFailed], None]
 
 
 class Starter:
-    """Adds processes to the workers, and has the selector listen to them."""
+    """Adds new processes to `workers`, and registers them with the selector."""
 
     def __init__(
         self,
@@ -45,12 +45,12 @@ class Starter:
         selector: selectors.BaseSelector,
         workers: list[WorkerHandle],
         orphans: OrphanKiller,
-        hooks: Hooks,
+        callbacks: WorkerCallbacks,
         *,
         preload: bool,
     ) -> None:
         self.start_at = 0.0
-        """Not before this time (monotonic) is it worth starting another."""
+        """When (monotonic) to try the next start."""
         self.died_importing = False
         """Whether a process has died while it imported the app."""
         self._app = app
@@ -59,98 +59,100 @@ class Starter:
         self._selector = selector
         self._workers = workers
         self._orphans = orphans
-        self._hooks = hooks
+        self._callbacks = callbacks
         self._backoff = Backoff(base=_SHORTEST_WAIT, cap=_LONGEST_WAIT)
         self._preload = Preload(app, log, environment, selector, orphans, self, enabled=preload)
 
     @property
-    def asked(self) -> list[Purpose]:
-        """What the workers are for that were asked for and are not there yet."""
-        return [asked.purpose for asked in self._preload.asked]
+    def requested(self) -> list[WorkerRole]:
+        """Return the roles of the workers that were requested and do not exist yet."""
+        return [request.role for request in self._preload.requests]
 
-    def start(self, missing: Sequence[Purpose], now: float) -> None:
-        """Start these; where the machine has no room for one, try again later."""
+    def start(self, roles: Sequence[WorkerRole], now: float) -> None:
+        """Start workers with these roles; if the machine has no room for one, try again later."""
         self._preload.watch(now)
         if now < self.start_at:
             return
-        for purpose in missing:
+        for role in roles:
             try:
-                self.spawn(purpose)
+                self.start_one(role)
             except OSError as error:  # no descriptor, no memory, EAGAIN of fork
                 self.back_off(f"{type(error).__name__}: {error}")
                 return
 
-    def spawn(self, purpose: Purpose = None) -> None:
-        """Start one now, or ask for it. Raises `OSError`, and leaves nothing behind."""
+    def start_one(self, role: WorkerRole = WorkerRole.ORDINARY) -> None:
+        """Start a worker now, or request it. Raises `OSError`, and leaves nothing behind."""
         taken = {worker.slot for worker in self._workers}
-        taken.update(asked.slot for asked in self._preload.asked)
+        taken.update(request.slot for request in self._preload.requests)
         slot = next(number for number in itertools.count() if number not in taken)
         self._orphans.ensure()
-        if not self._preload.ask(slot, purpose):
+        if not self._preload.request(slot, role):
             environment = self._environment.of_slot(slot)
             process = WorkerProcess.start(self._app, self._log, environment)
-            self._take_in(WorkerHandle(process, slot, purpose))
+            self._register(WorkerHandle(process, slot, role))
 
     def next_deadline(self) -> float:
-        """When to call `start` at the latest, even if none is missing."""
+        """Return when (monotonic) to call `start` at the latest, even if no worker is missing."""
         return self._preload.next_deadline()
 
     def close(self) -> None:
-        """Start none any more."""
+        """End the fork servers."""
         self._preload.close()
 
-    def _take_in(self, worker: WorkerHandle) -> None:
+    def _register(self, worker: WorkerHandle) -> None:
         self._orphans.began(worker.process.pid)
         read = selectors.EVENT_READ
-        on_words, on_death = self._hooks.on_words, self._hooks.on_death
+        on_message, on_exit = self._callbacks.on_message, self._callbacks.on_exit
         try:
-            self._selector.register(worker.process, read, lambda: on_words(worker))
-            self._selector.register(worker.process.pidfd, read, lambda: on_death(worker))
+            self._selector.register(worker.process, read, lambda: on_message(worker))
+            self._selector.register(worker.process.pidfd, read, lambda: on_exit(worker))
         except OSError:
-            self.forget(worker)
+            self.unregister(worker)
             worker.process.kill()
             worker.process.reap()
             self._orphans.ended(worker.process.pid)
             raise
         self._workers.append(worker)
 
-    # ------------------------------------------------------------------- what fork servers tell
-
-    def forked(self, asked: Asked, process: WorkerProcess) -> None:
-        """A worker is there."""
-        try:
-            self._take_in(WorkerHandle(process, asked.slot, asked.purpose))
-        except OSError as error:
-            self.not_forked(str(error))
-
-    def not_forked(self, error: str) -> None:
-        """The system has no room for one."""
-        self.back_off(error)
-
-    def broken(self, message: Broken) -> None:
-        """The app cannot be imported."""
-        self._hooks.on_broken(message)
-
-    def importer_died(self) -> None:
-        """A fork server died while it imported the app."""
-        self.died_importing = True
-
-    def forget(self, worker: WorkerHandle) -> None:
-        """Listen to it no more."""
+    def unregister(self, worker: WorkerHandle) -> None:
+        """Remove a worker from the selector."""
         for registered in (worker.process, worker.process.pidfd):
             with contextlib.suppress(KeyError):
                 self._selector.unregister(registered)
 
+    # ----------------------------------------------------------------- what fork servers report
+
+    def forked(self, request: WorkerRequest, process: WorkerProcess) -> None:
+        """Take over a worker that was requested."""
+        try:
+            self._register(WorkerHandle(process, request.slot, request.role))
+        except OSError as error:
+            self.not_forked(str(error))
+
+    def not_forked(self, error: str) -> None:
+        """Back off: the machine has no room for a worker."""
+        self.back_off(error)
+
+    def import_failed(self, message: ImportFailed) -> None:
+        """Report that the app cannot be imported."""
+        self._callbacks.on_import_failed(message)
+
+    def importer_died(self) -> None:
+        """Note that a fork server died while it imported the app."""
+        self.died_importing = True
+
+    # -------------------------------------------------------------------------------- backing off
+
     def back_off(self, error: str) -> None:
-        """Log that one could not start, and wait."""
-        events.worker_broken(error=error, retry_in=self.wait())
+        """Log that a worker could not start, and wait before the next start."""
+        events.worker_start_failed(error=error, retry_in=self.wait())
 
     def wait(self) -> float:
-        """Wait longer than the last time; return for how many seconds."""
+        """Wait longer than the last time before the next start; return for how many seconds."""
         seconds = self._backoff.next()
         self.start_at = time.monotonic() + seconds
         return seconds
 
-    def worked(self) -> None:
-        """Begin with a short wait after the next failure: one has started."""
+    def succeeded(self) -> None:
+        """Begin with a short wait after the next failure, because a worker has started."""
         self._backoff.reset()

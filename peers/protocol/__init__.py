@@ -1,1 +1,1 @@
-"""What crosses between a peer and its workers: messages, and one page of shared memory."""
+"""What crosses between a peer and its workers: messages, and the running marker."""

@@ -1,8 +1,11 @@
-"""What crosses between a peer and its workers: msgpack frames over a Unix socket.
+"""The messages between a peer and its workers: msgpack over a Unix socket.
 
-Args and results stay the JSON text that they are in the database; the parent passes them on as
-bytes and never parses them. A `ticket` is the parent's own number for one assignment: a task that
-is run again under a new lease gets a new one, so that a late answer cannot be mistaken for it.
+Args and results stay the JSON text that they are in the database. The parent passes them on as
+bytes and never parses them.
+
+An `execution_id` is the parent's own number for one task that it assigned to one worker. A task
+that is assigned again gets a new one, so a late outcome cannot be taken for one of the new
+execution. The tasks of an assignment have consecutive execution ids.
 """
 
 from __future__ import annotations
@@ -13,15 +16,19 @@ from typing import Final
 
 import msgspec
 
-# A mark before each frame: what user code writes into a wrong descriptor is no length.
-HEAD: Final = struct.Struct("!II")
+# Each message starts with a mark and its length. What user code writes into a wrong descriptor has
+# no mark, so it is not taken for a length.
+HEADER: Final = struct.Struct("!II")
 _MARK: Final = 0x50656572
 
 
-class Assigned(msgspec.Struct, array_like=True, frozen=True):
+# -------------------------------------------------------------------------- parts of messages
+
+
+class AssignedTask(msgspec.Struct, array_like=True, frozen=True):
     """One task for a worker."""
 
-    ticket: int
+    execution_id: int
     task_id: int
     token: bytes
     attempt: int
@@ -33,15 +40,15 @@ class Assigned(msgspec.Struct, array_like=True, frozen=True):
 class Completed(msgspec.Struct, array_like=True, frozen=True, tag=0):
     """The handler returned; `result` is JSON."""
 
-    ticket: int
+    execution_id: int
     seconds: float
     result: bytes
 
 
 class Failed(msgspec.Struct, array_like=True, frozen=True, tag=1):
-    """The handler raised, or the args did not fit it."""
+    """The handler raised, or its args were invalid."""
 
-    ticket: int
+    execution_id: int
     seconds: float
     error_type: str
     error_message: str
@@ -49,48 +56,13 @@ class Failed(msgspec.Struct, array_like=True, frozen=True, tag=1):
     retry_in: float | None = None
     reject: bool = False
     exhausted: bool = False
-    """The process ran out of descriptors, memory or threads; others may have used them up."""
+    """The process ran out of descriptors, memory or threads. Another task may have used them up."""
     snooze: bool = False
-    """It is no failure: the task runs again after `retry_in`, and the attempt does not count."""
-
-
-class Begin(msgspec.Struct, array_like=True, frozen=True, tag=0):
-    """To a worker that said hello: run one handler at a time, or async ones on a loop."""
-
-    asynchronous: bool
-
-
-class Run(msgspec.Struct, array_like=True, frozen=True, tag=1):
-    """To a worker: run these in this order, or `together` in one call of their batch handler."""
-
-    tasks: list[Assigned]
-    together: bool = False
-
-
-class Recall(msgspec.Struct, array_like=True, frozen=True, tag=2):
-    """To a worker: give back what has not been started."""
-
-
-class Cancel(msgspec.Struct, array_like=True, frozen=True, tag=3):
-    """To a worker: stop this one (an async handler), or let it know (a sync one)."""
-
-    ticket: int
-
-
-class Reply(msgspec.Struct, array_like=True, frozen=True, tag=4):
-    """To a worker: the answer to its `Call`; JSON, or the error: its class, message and hint."""
-
-    call: int
-    body: bytes
-    error: tuple[str, str, str | None] | None = None
-
-
-class Stop(msgspec.Struct, array_like=True, frozen=True, tag=5):
-    """To a worker: there is no more to do; exit."""
+    """Not a failure: the task runs again after `retry_in`, and the attempt does not count."""
 
 
 class KindDeclared(msgspec.Struct, array_like=True, frozen=True):
-    """A handler as its worker registered it; durations in seconds."""
+    """A handler as the app registered it; durations in seconds."""
 
     kind: str
     asynchronous: bool
@@ -102,71 +74,115 @@ class KindDeclared(msgspec.Struct, array_like=True, frozen=True):
     batch_wait: float = 0.0
 
 
+# ------------------------------------------------------------------------------------- to a worker
+
+
+class Begin(msgspec.Struct, array_like=True, frozen=True, tag=0):
+    """Answer a worker's Hello: run one handler at a time, or async handlers on an event loop."""
+
+    asynchronous: bool
+
+
+class Assign(msgspec.Struct, array_like=True, frozen=True, tag=1):
+    """Run these tasks in this order, or as one batch in one call of their batch handler."""
+
+    tasks: list[AssignedTask]
+    as_batch: bool = False
+
+
+class Recall(msgspec.Struct, array_like=True, frozen=True, tag=2):
+    """Give back the tasks that have not started."""
+
+
+class Cancel(msgspec.Struct, array_like=True, frozen=True, tag=3):
+    """Stop this task's handler (async), or tell it that the task was cancelled (sync)."""
+
+    execution_id: int
+
+
+class Reply(msgspec.Struct, array_like=True, frozen=True, tag=4):
+    """Answer a HandlerRequest with JSON, or with an error: its class, message and hint."""
+
+    request_id: int
+    body: bytes
+    error: tuple[str, str, str | None] | None = None
+
+
+class Stop(msgspec.Struct, array_like=True, frozen=True, tag=5):
+    """Exit: there are no more tasks."""
+
+
+# ----------------------------------------------------------------------------------- from a worker
+
+
 class Hello(msgspec.Struct, array_like=True, frozen=True, tag=0):
-    """From a worker: the app is imported; these kinds it can run."""
+    """The app is imported, and has handlers for these kinds."""
 
     kinds: list[KindDeclared]
 
 
-class Broken(msgspec.Struct, array_like=True, frozen=True, tag=1):
-    """From a worker or a fork server: the app cannot be imported."""
+class ImportFailed(msgspec.Struct, array_like=True, frozen=True, tag=1):
+    """The app cannot be imported. A fork server sends this, too."""
 
     error: str
     traceback: str
 
 
 class Outcomes(msgspec.Struct, array_like=True, frozen=True, tag=2):
-    """From a worker: what became of some tasks."""
+    """Some tasks ended."""
 
     outcomes: list[Completed | Failed]
 
 
-class Requeued(msgspec.Struct, array_like=True, frozen=True, tag=3):
-    """From a worker: tickets that it was asked to give back and had not started."""
+class Recalled(msgspec.Struct, array_like=True, frozen=True, tag=3):
+    """Answer a Recall: these had not started, and will not start here."""
 
-    tickets: list[int]
+    execution_ids: list[int]
 
 
-class Call(msgspec.Struct, array_like=True, frozen=True, tag=4):
-    """From a handler to the scheduler, through the parent; `body` is JSON. Call 0: no reply."""
+class HandlerRequest(msgspec.Struct, array_like=True, frozen=True, tag=4):
+    """A handler asks the scheduler; `body` is JSON. `request_id` 0: it expects no reply."""
 
-    call: int
-    ticket: int
+    request_id: int
+    execution_id: int
     verb: str
     body: bytes
 
 
 class Unfit(msgspec.Struct, array_like=True, frozen=True, tag=5):
-    """From a worker: it should run no more handlers than it has begun."""
+    """Assign no more tasks: this worker should be replaced."""
 
     reason: str
 
 
+# ------------------------------------------------------------------------------ from a fork server
+
+
 class Preloaded(msgspec.Struct, array_like=True, frozen=True, tag=0):
-    """From a fork server: the app is imported, and workers can be forked from here."""
+    """The app is imported, and workers can be forked from this process."""
 
 
 class Unforkable(msgspec.Struct, array_like=True, frozen=True, tag=2):
-    """From a fork server: the app is imported, but a copy of this process would not work."""
+    """The app is imported, but a fork of this process would not work."""
 
     reason: str
 
 
 class Forked(msgspec.Struct, array_like=True, frozen=True, tag=3):
-    """From a fork server: this worker has been started, and its parent is the peer."""
+    """A worker has started, and the peer is its parent."""
 
     pid: int
 
 
 class NotForked(msgspec.Struct, array_like=True, frozen=True, tag=4):
-    """From a fork server: the system has no room for the worker that was asked for."""
+    """The machine has no room for the worker that was requested."""
 
     error: str
 
 
-ToWorker = Begin | Run | Recall | Cancel | Reply | Stop
-ToParent = Hello | Broken | Outcomes | Requeued | Call | Unfit
-FromForkServer = Preloaded | Broken | Unforkable | Forked | NotForked
+ToWorker = Begin | Assign | Recall | Cancel | Reply | Stop
+ToParent = Hello | ImportFailed | Outcomes | Recalled | HandlerRequest | Unfit
+FromForkServer = Preloaded | ImportFailed | Unforkable | Forked | NotForked
 
 _encoder = msgspec.msgpack.Encoder()
 to_worker: Final = msgspec.msgpack.Decoder(ToWorker)
@@ -175,28 +191,29 @@ from_fork_server: Final = msgspec.msgpack.Decoder(FromForkServer)
 
 
 def encode(message: ToWorker | ToParent | FromForkServer) -> bytes:
-    """One frame: a mark and its length (4 bytes each, network order), then the message."""
+    """Return the message with its header: a mark and its length, 4 bytes each, network order."""
     body = _encoder.encode(message)
-    return HEAD.pack(_MARK, len(body)) + body
+    return HEADER.pack(_MARK, len(body)) + body
 
 
 def split(buffer: bytearray) -> Iterator[bytes]:
-    """Take the whole frames off the front of `buffer`; what is left of it waits for more bytes.
+    """Take the complete messages off the front of `buffer`, and yield them without their headers.
 
-    Raises `msgspec.DecodeError` when what comes next is no frame.
+    What is left of the buffer waits for more bytes. Raises `msgspec.DecodeError` when the next
+    bytes are not a message.
     """
     start = 0
     try:
-        while len(buffer) - start >= HEAD.size:
-            mark, length = HEAD.unpack_from(buffer, start)
+        while len(buffer) - start >= HEADER.size:
+            mark, length = HEADER.unpack_from(buffer, start)
             if mark != _MARK:
-                raise msgspec.DecodeError("what was sent is no frame")
-            end = start + HEAD.size + length
+                raise msgspec.DecodeError("the bytes received are not a message")
+            end = start + HEADER.size + length
             if len(buffer) < end:
                 break
             with memoryview(buffer) as whole:  # a slice of the buffer itself would be a second copy
-                body = bytes(whole[start + HEAD.size : end])
+                body = bytes(whole[start + HEADER.size : end])
             start = end
             yield body
-    finally:  # also when the caller takes only the first
+    finally:  # also when the caller takes only the first message
         del buffer[:start]

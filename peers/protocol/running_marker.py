@@ -1,7 +1,7 @@
-"""The page of memory on which a worker notes what it runs, for its parent to read at any time.
+"""A few words of shared memory in which a worker marks what it runs, for its parent to read.
 
-Also when the worker is dead, or holds the GIL: that is how the parent knows who overran, who
-crashed the worker, and what had not been started.
+The parent can read the marker when the worker is dead or holds the GIL. From it the parent knows
+which handler ran too long, which one crashed the worker, and which tasks had not started.
 """
 
 from __future__ import annotations
@@ -12,103 +12,111 @@ import mmap
 import struct
 from typing import Final, NamedTuple
 
-# Native and aligned: each field is one word, which is stored whole, and the seals come last.
+from peers.types import BATCH_SIZE_MAX
+
+# Native and aligned: the CPU stores each field, one word, as a whole. The seals come last.
 _NOTE: Final = struct.Struct("@QQQQQ")
 _SEAL: Final = struct.Struct("@Q")
 _RUNNING_AT: Final = _NOTE.size - _SEAL.size
-_NOBODY: Final = 0
+_IDLE: Final = 0
 _SPAN_BITS: Final = 10
+assert 1 << _SPAN_BITS > BATCH_SIZE_MAX
 _TRIES: Final = 8
-"""How often to read again what was written meanwhile; a step of a loop takes longer than a read."""
+"""How often to read a note that changes meanwhile. A step of an event loop takes longer."""
 
-_DUE_AT: Final = _NOTE.size
-_DUE: Final = struct.Struct("@Q")
+_KILL_AT: Final = struct.Struct("@Q")
+_KILL_AT_OFFSET: Final = _NOTE.size
 _NEVER: Final = 0
 
-PAGE_SIZE: Final = _NOTE.size + _DUE.size
+MARKER_SIZE: Final = _NOTE.size + _KILL_AT.size
 
 _F_SEAL_FUTURE_WRITE: Final = 0x10  # of linux/fcntl.h; Python has no name for it
 
 
 class Running(NamedTuple):
-    """The call that has the worker: its tickets begin with `ticket` (0: there is none).
+    """The handler call that runs: its first execution id (0: none runs) and how many ids it spans.
 
-    `span`: no ticket of the call is `ticket + span` or more. `since` is on the scale of
-    `time.monotonic()`.
+    `since` is on the scale of `time.monotonic()`.
     """
 
-    ticket: int
+    execution_id: int
     span: int
     since: float
 
+    @property
+    def execution_ids(self) -> range:
+        """Return the execution ids of the call; empty when none runs."""
+        return range(self.execution_id, self.execution_id + self.span)
 
-class Page:
-    """The last call that was started, and whether it has the worker now.
 
-    The worker writes while its parent reads, and neither waits for the other. So a seal made of the
-    three fields is written behind them, twice: one stays, the other is taken away when nobody runs.
-    A reader takes only fields that fit their seal, and that are still the same when read again.
-    Where there are none, nobody runs as far as it knows: an overrun is seen at the next look, and
-    no call is ever blamed for the time of another. (Without a seal, and packed byte by byte, one
-    in 1,500 async handlers was killed for an overrun that had not happened.)
+class RunningMarker:
+    """The handler call that was started last, and whether it still runs.
 
-    The word behind the note says when the call should be killed. It is cleared before the note of
-    another call is written, and read after the note, so that no call is killed for another's time.
+    The worker writes while its parent reads, and neither waits for the other. So a seal made of
+    the three fields is written behind them, twice. One seal stays; the other is cleared when no
+    handler runs. The parent takes only fields that match their seal and are the same when read
+    again. If there are none, the parent assumes that no handler runs: it sees an overrun at the
+    next look, and never blames a call for the time of another. (Without a seal, and packed byte by
+    byte, one in 1,500 async handlers was killed for an overrun that had not happened.)
+
+    The word behind the note says when to kill the call. It is cleared before the note of another
+    call is written, and read after the note, so that no call is killed for the time of another.
     """
 
     def __init__(self, fd: int, *, writable: bool) -> None:
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        self._memory = mmap.mmap(fd, PAGE_SIZE, prot=protection)
+        self._memory = mmap.mmap(fd, MARKER_SIZE, prot=protection)
         if writable:
-            # A handler that writes into descriptors that are not its own must not change it: from
-            # now on only this mapping can. (Before Linux 5.1, or without a memfd: anybody can.)
+            # A handler that writes into a wrong descriptor must not change the marker: from now on
+            # only this mapping can. (Before Linux 5.1, or without a memfd, every writer can.)
             with contextlib.suppress(OSError):
                 fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _F_SEAL_FUTURE_WRITE)
 
-    def start(self, ticket: int, now_ns: int, span: int = 1) -> None:
-        """A handler is started or has the loop again; `now_ns` is `time.monotonic_ns()`."""
-        seal = ticket << _SPAN_BITS ^ span ^ now_ns
-        _DUE.pack_into(self._memory, _DUE_AT, _NEVER)
-        _NOTE.pack_into(self._memory, 0, ticket, span, now_ns, seal, seal)
+    def start(self, execution_id: int, now_ns: int, span: int = 1) -> None:
+        """Mark a handler that starts, or gets the event loop back, at `time.monotonic_ns()`."""
+        seal = execution_id << _SPAN_BITS ^ span ^ now_ns
+        _KILL_AT.pack_into(self._memory, _KILL_AT_OFFSET, _NEVER)
+        _NOTE.pack_into(self._memory, 0, execution_id, span, now_ns, seal, seal)
 
-    def rest(self) -> None:
-        """Nobody runs."""
-        _SEAL.pack_into(self._memory, _RUNNING_AT, _NOBODY)
+    def clear(self) -> None:
+        """Mark that no handler runs."""
+        _SEAL.pack_into(self._memory, _RUNNING_AT, _IDLE)
 
-    def limit(self, due_ns: int | None) -> None:
-        """Have the call that was started last killed at this time; None: it may run on."""
-        _DUE.pack_into(self._memory, _DUE_AT, _NEVER if due_ns is None else due_ns)
+    def set_kill_at(self, kill_at_ns: int | None) -> None:
+        """Ask the parent to kill the worker at this time if the call still runs; None: never."""
+        kill_at = _NEVER if kill_at_ns is None else kill_at_ns
+        _KILL_AT.pack_into(self._memory, _KILL_AT_OFFSET, kill_at)
 
-    def due(self) -> float:
-        """When (monotonic) the call that `running` returned before is to be killed."""
-        due_ns: int = _DUE.unpack_from(self._memory, _DUE_AT)[0]
-        return float("inf") if due_ns == _NEVER else due_ns / 1e9
+    def kill_at(self) -> float:
+        """Return when (monotonic) to kill the call that `running` returned before."""
+        kill_at_ns: int = _KILL_AT.unpack_from(self._memory, _KILL_AT_OFFSET)[0]
+        return float("inf") if kill_at_ns == _NEVER else kill_at_ns / 1e9
 
     def running(self) -> Running:
-        """The call that has the worker now."""
+        """Return the handler call that runs now."""
         for _ in range(_TRIES):
             note = _NOTE.unpack_from(self._memory)
-            ticket, span, now_ns, _, seal = note
-            if seal == _NOBODY:
+            execution_id, span, now_ns, _, seal = note
+            if seal == _IDLE:
                 break
-            if _fits(note, seal) and _NOTE.unpack_from(self._memory) == note:
-                return Running(ticket, span, now_ns / 1e9)
+            if _matches(note, seal) and _NOTE.unpack_from(self._memory) == note:
+                return Running(execution_id, span, now_ns / 1e9)
         return Running(0, 0, 0.0)
 
     def last_started(self) -> range | None:
-        """The tickets of the last call that a dead worker had started; empty: it started none.
+        """Return the execution ids of the last call that a dead worker started; empty: none.
 
         None: the note cannot be read.
         """
         note = _NOTE.unpack_from(self._memory)
-        ticket, span, _, seal, _ = note
-        return range(ticket, ticket + span) if _fits(note, seal) else None
+        execution_id, span, _, seal, _ = note
+        return range(execution_id, execution_id + span) if _matches(note, seal) else None
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Release the memory."""
         self._memory.close()
 
 
-def _fits(note: tuple[int, ...], seal: int) -> bool:
-    ticket, span, now_ns, *_ = note
-    return seal == ticket << _SPAN_BITS ^ span ^ now_ns
+def _matches(note: tuple[int, ...], seal: int) -> bool:
+    execution_id, span, now_ns, *_ = note
+    return seal == execution_id << _SPAN_BITS ^ span ^ now_ns

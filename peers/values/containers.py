@@ -169,30 +169,33 @@ class DictCodec(Codec):
     def _dump_key(self, key: Any) -> str:
         try:
             name = self._key.dump(key)
-            if self._is_text:
-                return str(name)
-            if not isinstance(name, str):
-                name = json.dumps(name, allow_nan=False)
-            if self._key.matches(key) and not same(self._load_key(name), key):
-                raise ConversionError(
-                    f"{type_text(key)} cannot be told apart from another type of key"
-                )
         except ConversionError as error:
-            raise ConversionError(*(f"its key: {reason}" for _, reason in error.faults)) from None
+            raise _key_error(error) from None
+        if self._is_text:
+            return str(name)
+        if not isinstance(name, str):
+            name = json.dumps(name, allow_nan=False)
+        if self._key.matches(key) and not same(self._load_key(name), key):
+            raise ConversionError(
+                f"its key: {type_text(key)} cannot be told apart from another type of "
+                f"{self._key.name}; annotate one type"
+            )
         return name
 
     def _load_key(self, name: str) -> Any:
-        """Return the key; the name of a number, a bool or None is its JSON text."""
+        """Return the key. The name of a number, a bool or None is its JSON text."""
         try:
             return self._key.load(name)
         except ConversionError as error:
             if not self._key.json_types - {str, dict, list}:
-                raise ConversionError(
-                    *(f"its key: {reason}" for _, reason in error.faults)
-                ) from None
+                raise _key_error(error) from None
         try:
             return self._key.load(json.loads(name))
         except ConversionError as error:
-            raise ConversionError(*(f"its key: {reason}" for _, reason in error.faults)) from None
+            raise _key_error(error) from None
         except ValueError:
             raise ConversionError(f"its key: expected {self._key.name}, got str") from None
+
+
+def _key_error(error: ConversionError) -> ConversionError:
+    return ConversionError(*(f"its key: {reason}" for _, reason in error.faults))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import math
 from typing import Any
 
@@ -35,16 +37,21 @@ class AnyCodec(Codec):
         return data
 
 
+@functools.cache
+def _pydantic_core() -> Any:
+    """Import it at the first use: a worker may need it for no value at all."""
+    return importlib.import_module("pydantic_core")
+
+
 def jsonable(value: object) -> Any:
     """Return a copy of JSON types; dates, UUIDs, models and the like become text and objects.
 
     Bytes become base64. Raises `ConversionError` for a type that has no JSON form.
     """
-    from pydantic_core import PydanticSerializationError, to_jsonable_python
-
+    core = _pydantic_core()
     try:
-        return to_jsonable_python(value, bytes_mode="base64")
-    except PydanticSerializationError as error:
+        return core.to_jsonable_python(value, bytes_mode="base64")
+    except core.PydanticSerializationError as error:
         for key, part in parts_of(value):
             try:
                 jsonable(part)

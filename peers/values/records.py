@@ -84,21 +84,22 @@ class Fields:
             return self._one_by_one(data, "load")
         if not self._converted:
             return data
-        loaded = dict(data)
+        loaded: dict[str, Any] = {}
         found = ConversionError()
         for name, codec, attribute in self._converted:
-            if name not in loaded:
+            if name not in data:
                 continue
             if codec is None:
-                loaded[name] = getattr(checked, attribute)
+                if type(data[name]) is not float:  # an int, or a list that may hold one
+                    loaded[name] = getattr(checked, attribute)
                 continue
             try:
-                loaded[name] = codec.load(loaded[name])
+                loaded[name] = codec.load(data[name])
             except ConversionError as error:
                 found.faults += error.within(name).faults
         if found.faults:
             raise found
-        return loaded
+        return {**data, **loaded} if loaded else data
 
     def _one_by_one(
         self, values: Mapping[str, Any], verb: Literal["dump", "load"]

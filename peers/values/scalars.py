@@ -126,6 +126,7 @@ SCALARS: Final[dict[type, ScalarCodec]] = {
     Decimal: ScalarCodec(
         Decimal, _write_decimal, _read_decimal, 'a number, or text such as "12.50"', numbers=True
     ),
+    complex: ScalarCodec(complex, str, complex, 'text such as "1+2j"'),
     bytes: ScalarCodec(bytes, _write_bytes, _read_bytes, "their base64 text", rank=7),
 }  # fmt: skip
 

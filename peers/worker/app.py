@@ -1,4 +1,4 @@
-"""Import the app, and tell what it declares or what is wrong with it."""
+"""Import the app, and report the kinds that it declares or why it cannot be imported."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import gc
 import importlib
 
 from peers.handlers import registry
-from peers.protocol.messages import Broken, KindDeclared
+from peers.protocol.messages import ImportFailed, KindDeclared
 from peers.worker.describe import describe
 from peers.worker.imports import keep_own_frames
 
 
-def import_app(app: str) -> Broken | None:
-    """Import these modules, separated by commas; return what is wrong with them."""
+def import_app(app: str) -> ImportFailed | None:
+    """Import these modules, separated by commas; return why one cannot be imported."""
     try:
         for module in app.split(","):
             importlib.import_module(module)
         for handler in registry().values():
             handler.resolve()
-    except BaseException as error:  # noqa: BLE001  # whatever user code raises, the parent is told
+    except BaseException as error:  # noqa: BLE001  # whatever user code raises, the parent reports it
         has_own_frames = keep_own_frames(error)
         told = describe(error)
         trace = told.traceback if has_own_frames else None
-        return Broken(f"{told.error_type}: {told.message}", trace or "")
-    # what the app is made of stays: no collection may walk over it while a handler waits
+        return ImportFailed(f"{told.error_type}: {told.message}", trace or "")
+    # the app's own objects stay: no collection should walk over them while a handler waits
     gc.collect()
     gc.freeze()
     return None
 
 
-def declared() -> list[KindDeclared]:
-    """Return the handlers of the app as the peer wants to know them."""
+def declared_kinds() -> list[KindDeclared]:
+    """Return the handlers of the app in the form that the peer takes."""
     return [
         KindDeclared(
             kind=handler.kind,

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 
 from peers.handlers import registry
-from peers.protocol.messages import Assigned
+from peers.protocol.messages import AssignedTask
 
 
-def load_args(task: Assigned) -> Any:
+def load_args(task: AssignedTask) -> Any:
     """Return the args as the handler's annotations say. Raises `ArgsInvalid`."""
     try:
         data = msgspec.json.decode(task.args)

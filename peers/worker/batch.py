@@ -1,7 +1,8 @@
-"""The calls that a batch takes: all of its tasks at once, and halves of what fails.
+"""Run a batch: call its handler with all tasks, and bisect what raises.
 
-So one task that cannot be done does not take the others along: the culprits are cornered, each in
-about 2·log₂(n) calls more, all under the same attempt and token.
+So a task that fails does not fail the other tasks of its batch. A call that raises is bisected
+until the failing tasks are isolated, each in about 2·log₂(n) further calls. All calls have the
+same attempt and token.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peers.bisect import halves
 from peers.context import CurrentTask
 from peers.errors import Reject, ResultInvalid, Retry
-from peers.protocol.messages import Assigned, Completed, Failed
+from peers.protocol.messages import AssignedTask, Completed, Failed
 from peers.worker.args import load_args
 from peers.worker.outcome import completed, failed, stopped
 
@@ -24,78 +26,85 @@ _TEXTS = (str, bytes, bytearray, memoryview)
 
 @dataclass(slots=True)
 class Member:
-    """A task of a batch, its args as the handler wants them, and what the handler may know."""
+    """A task of a batch, its args as the handler takes them, and its `current_task()`."""
 
-    task: Assigned
+    task: AssignedTask
     current: CurrentTask
     first: Any
     """The args for the first call; None after that."""
 
     def args(self) -> Any:
-        """Made anew for each further call: the handler may have changed what it was given."""
+        """Return the args; new ones for each call, as the handler may have changed them."""
         args, self.first = self.first, None
         return load_args(self.task) if args is None else args
 
 
 class Part:
-    """Tasks for one call."""
+    """The tasks of one call."""
 
     def __init__(self, members: list[Member]) -> None:
+        first, last = members[0].task, members[-1].task
         self.members = members
-        self.ticket = members[0].task.ticket
-        self.span = members[-1].task.ticket - self.ticket + 1
+        self.kind = first.kind
+        self.timeout = first.timeout
+        self.execution_id = first.execution_id
+        self.span = last.execution_id - first.execution_id + 1
         self.started_ns = time.monotonic_ns()
-        for member in members:  # the timeout is that of one call
+        for member in members:  # each call has the whole timeout
             if member.task.timeout is not None:
                 member.current.deadline = self.started_ns / 1e9 + member.task.timeout
 
     @property
     def args(self) -> list[Any]:
-        """What the handler is called with."""
+        """Return the list that the handler is called with."""
         return [member.args() for member in self.members]
 
     @property
     def tasks(self) -> list[CurrentTask]:
-        """What `current_batch()` answers."""
+        """Return what `current_batch()` returns."""
         return [member.current for member in self.members]
 
     def seconds(self) -> float:
-        """Since the call started, each task's share."""
+        """Return each task's share of the time since the call started."""
         return (time.monotonic_ns() - self.started_ns) / 1e9 / len(self.members)
 
 
 class Batch:
-    """Parts that wait for their call, and outcomes that wait to be told."""
+    """The parts that wait for their call, and the outcomes that wait to be sent."""
 
-    def __init__(self, tasks: list[Assigned], enter: Callable[[Assigned], CurrentTask]) -> None:
+    def __init__(
+        self, tasks: list[AssignedTask], make_current: Callable[[AssignedTask], CurrentTask]
+    ) -> None:
         self._outcomes: list[Outcome] = []
-        members = [m for task in tasks if (m := self._admit(task, enter)) is not None]
+        members = [m for task in tasks if (m := self._admit(task, make_current)) is not None]
         self._waiting = [members] if members else []
 
-    def _admit(self, task: Assigned, enter: Callable[[Assigned], CurrentTask]) -> Member | None:
+    def _admit(
+        self, task: AssignedTask, make_current: Callable[[AssignedTask], CurrentTask]
+    ) -> Member | None:
         try:
             args = load_args(task)
         except BaseException as error:  # noqa: BLE001  # whatever is wrong with its args, it is this task's failure
             self._outcomes.append(failed(task, 0.0, error))
             return None
-        return Member(task, enter(task), args)
+        return Member(task, make_current(task), args)
 
     @property
     def tasks(self) -> list[CurrentTask]:
-        """What waits for its call."""
+        """Return the tasks that wait for their call."""
         return [member.current for part in self._waiting for member in part]
 
-    def drop(self, ticket: int) -> Outcome | None:
-        """A task that waits for its call is cancelled: what to tell of it; None: no such."""
+    def remove(self, execution_id: int) -> Outcome | None:
+        """Take a cancelled task out of those that wait; return its outcome, None if not there."""
         for part in self._waiting:
             for member in part:
-                if member.task.ticket == ticket:
+                if member.task.execution_id == execution_id:
                     part.remove(member)
                     return stopped(member.task, 0.0)
         return None
 
     def next(self) -> Part | None:
-        """What to call next, without what somebody has cancelled; None: the batch is over."""
+        """Return the tasks of the next call, without cancelled ones; None when all are done."""
         while self._waiting:
             part = self._waiting.pop()
             self._outcomes += [stopped(m.task, 0.0) for m in part if m.current.cancelled]
@@ -105,12 +114,12 @@ class Batch:
         return None
 
     def returned(self, part: Part, results: Any) -> None:
-        """The call returned; raises nothing, whatever that is."""
+        """Take what the handler returned. Raises nothing, whatever that is."""
         seconds = part.seconds()
         try:
             found = _results_of(part, results)
         except BaseException as error:  # noqa: BLE001  # whatever a handler returns, and however it behaves
-            # not divided: alone, a task may well get a "result" that was meant for another
+            # not bisected: a task that is called alone may get a "result" that was for another one
             self._fail(part, error)
             return
         self._outcomes += [
@@ -121,15 +130,14 @@ class Batch:
     def raised(
         self, part: Part, error: BaseException, describe: Callable[..., Failed] = failed
     ) -> None:
-        """The call raised: divide what it was called with, or fail each task if that is final."""
+        """Bisect a part whose call raised; fail its tasks if it is one, or the error is final."""
         if len(part.members) == 1 or issubclass(type(error), Retry | Reject):
             self._fail(part, error, describe)
             return
-        middle = (len(part.members) + 1) // 2
-        self._waiting += [part.members[middle:], part.members[:middle]]
+        self._waiting += reversed(halves(part.members))  # the first half is next
 
     def stopped(self, part: Part, error: BaseException, describe: Callable[..., Failed]) -> None:
-        """The call was stopped for the sake of those that somebody cancelled; the rest goes on."""
+        """Fail the cancelled tasks for which a call was stopped; call again with the others."""
         seconds = part.seconds()
         self._outcomes += [
             describe(member.task, seconds, error)
@@ -147,7 +155,7 @@ class Batch:
         self._outcomes += [describe(member.task, seconds, error) for member in part.members]
 
     def take_outcomes(self) -> list[Outcome]:
-        """What has become of tasks since the last time."""
+        """Return the outcomes since the last call of this method."""
         outcomes, self._outcomes = self._outcomes, []
         return outcomes
 
@@ -157,30 +165,30 @@ _MISCOUNTED = "{} was called with {} tasks and returned {} results; it must be o
 
 
 def _results_of(part: Part, results: Any) -> list[Any]:
-    """A result for each task of the part. Raises `ResultInvalid` if there is no such list."""
-    kind, size = part.members[0].task.kind, len(part.members)
+    """Return a result for each task of the part. Raises `ResultInvalid` if that is impossible."""
+    size = len(part.members)
     found = _listed(results)
     if found is None:
-        raise ResultInvalid(_NO_LIST.format(kind, size, type(results).__name__))
+        raise ResultInvalid(_NO_LIST.format(part.kind, size, type(results).__name__))
     if len(found) != size:
-        raise ResultInvalid(_MISCOUNTED.format(kind, size, len(found)))
+        raise ResultInvalid(_MISCOUNTED.format(part.kind, size, len(found)))
     return found
 
 
 def _listed(results: Any) -> list[Any] | None:
-    """The results in a list; None for what has no order, or is no list of results."""
-    if getattr(results, "ndim", 0) == 1 and hasattr(results, "tolist"):  # of numpy, pandas …
+    """Return the results as a list; None if they have no order, or are not a list of results."""
+    if getattr(results, "ndim", 0) == 1 and hasattr(results, "tolist"):  # numpy, pandas …
         results = results.tolist()
     if not isinstance(results, Sequence) or isinstance(results, _TEXTS):
         return None
     return list(results)
 
 
-def _outcome(task: Assigned, seconds: float, result: Any) -> Outcome:
-    """A batch handler may return an exception in the place of a result."""
-    if issubclass(type(result), BaseException):  # not by what it says that it is
+def _outcome(task: AssignedTask, seconds: float, result: Any) -> Outcome:
+    """Return a task's outcome; a batch handler may return an exception in place of a result."""
+    if issubclass(type(result), BaseException):  # `isinstance` would believe a __class__ that lies
         return failed(task, seconds, result)
     try:
         return completed(task, seconds, result)
-    except BaseException as error:  # noqa: BLE001  # also what its own methods raise
+    except BaseException as error:  # noqa: BLE001  # also what methods of the result raise
         return failed(task, seconds, error)

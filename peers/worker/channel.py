@@ -16,10 +16,10 @@ from typing import Any, Final, NoReturn
 from peers import errors
 from peers.context import CurrentTask
 from peers.protocol.messages import (
-    Assigned,
-    Call,
+    AssignedTask,
     Completed,
     Failed,
+    HandlerRequest,
     Outcomes,
     Reply,
     ToParent,
@@ -30,13 +30,13 @@ from peers.protocol.messages import (
 )
 
 _READ_SIZE: Final = 1 << 16
-_FRAME_BYTES: Final = 1 << 20
-"""Of outcomes: the parent holds a frame several times over while it takes it in."""
+_OUTCOMES_BYTES: Final = 1 << 20
+"""The size of an Outcomes message: the parent holds it several times over while it decodes it."""
 _NO_REPLY: Final = 0
 
 
-class _Waiting:
-    """A call of a handler whose answer has not come yet."""
+class _PendingRequest:
+    """A handler's request whose reply has not come yet."""
 
     def __init__(self) -> None:
         self.answered = threading.Event()
@@ -44,54 +44,54 @@ class _Waiting:
 
 
 class Channel:
-    """Sends from any thread; receives on one: first in the main thread, then in a reader thread."""
+    """Sends from any thread; receives in one: first in the main thread, then in a reader thread."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._sending = threading.Lock()
         self._buffer = bytearray()
-        self._waiting: dict[int, _Waiting] = {}
-        self._calls = count(_NO_REPLY + 1)
+        self._pending: dict[int, _PendingRequest] = {}
+        self._request_ids = count(_NO_REPLY + 1)
         self.limit: Callable[[int, float | None], None] = _no_limit
         """Set by the loop that runs the handlers."""
 
     def send(self, message: ToParent) -> None:
-        """Send one message; blocks while the parent does not read.
+        """Send one message; block while the parent does not read.
 
-        Ends the process when that is impossible: a handler has closed the socket, and who can say
-        no more would keep its tasks for ever.
+        Exits the process when the socket is broken, because a handler has closed it: a worker that
+        cannot send outcomes would keep its tasks for ever.
         """
-        frame = encode(message)
+        data = encode(message)
         with self._sending:
             try:
-                self._socket.sendall(frame)
+                self._socket.sendall(data)
             except OSError:
-                give_up()
+                exit_disconnected()
 
-    def tell_outcomes(self, outcomes: list[Completed | Failed]) -> None:
-        """Send these outcomes, in frames that do not fill the parent's memory."""
+    def send_outcomes(self, outcomes: list[Completed | Failed]) -> None:
+        """Send these outcomes, in messages that do not fill the parent's memory."""
         try:
-            self._tell_outcomes(outcomes)
-        except BaseException:  # noqa: BLE001  # no memory, say; untold, they would run for ever
-            give_up()
+            self._send_outcomes(outcomes)
+        except BaseException:  # noqa: BLE001  # such as MemoryError; without an outcome a task would run for ever
+            exit_disconnected()
 
-    def _tell_outcomes(self, outcomes: list[Completed | Failed]) -> None:
-        frame: list[Completed | Failed] = []
+    def _send_outcomes(self, outcomes: list[Completed | Failed]) -> None:
+        chunk: list[Completed | Failed] = []
         size = 0
         for outcome in outcomes:
-            frame.append(outcome)
+            chunk.append(outcome)
             if isinstance(outcome, Completed):
                 size += len(outcome.result)
             else:
                 size += len(outcome.error_message) + len(outcome.traceback or "")
-            if size > _FRAME_BYTES:
-                self.send(Outcomes(frame))
-                frame, size = [], 0
-        if frame:
-            self.send(Outcomes(frame))
+            if size > _OUTCOMES_BYTES:
+                self.send(Outcomes(chunk))
+                chunk, size = [], 0
+        if chunk:
+            self.send(Outcomes(chunk))
 
     def receive(self) -> ToWorker | None:
-        """The next message, before the reader runs; None at the end."""
+        """Return the next message, before the reader runs; None at the end."""
         while True:
             for body in split(self._buffer):
                 message: ToWorker = to_worker.decode(body)
@@ -99,86 +99,86 @@ class Channel:
             if not self._read():
                 return None
 
-    def current_task(self, task: Assigned, started: float) -> CurrentTask:
-        """What the handler of `task` may know, and its way to the scheduler."""
+    def current_task(self, task: AssignedTask, started: float) -> CurrentTask:
+        """Return what the handler of `task` gets from `current_task()`."""
         return CurrentTask(
             id=task.task_id,
             kind=task.kind,
             attempt=task.attempt,
             token=task.token.decode(),
             deadline=None if task.timeout is None else started + task.timeout,
-            ticket=task.ticket,
+            execution_id=task.execution_id,
             _scheduler=self,
         )
 
-    def start_reader(self, take: Callable[[ToWorker], None]) -> None:
-        """Read in a thread from now on and hand everything but replies to `take`."""
+    def start_reader(self, handle: Callable[[ToWorker], None]) -> None:
+        """Read in a thread from now on, and pass everything but replies to `handle`."""
 
         def read() -> None:
             try:
-                self._read_all(take)
-            except BaseException:  # noqa: BLE001  # a deaf worker would keep its tasks for ever
-                give_up()
+                self._read_all(handle)
+            except BaseException:  # noqa: BLE001  # a worker that reads nothing would keep its tasks for ever
+                exit_disconnected()
 
         threading.Thread(target=read, name="reader", daemon=True).start()
 
-    def call(self, ticket: int, verb: str, payload: object) -> Any:
-        """Ask the scheduler through the parent and wait for the answer.
+    def call(self, execution_id: int, verb: str, payload: object) -> Any:
+        """Send a request to the scheduler through the parent, and wait for its reply.
 
         Raises `DatabaseUnreachable` when the parent cannot answer now, and what the database
-        refuses as the error of ours that a direct call would raise.
+        refuses as the same error of Peers that a direct call raises.
         """
-        call, waiting = next(self._calls), _Waiting()
-        self._waiting[call] = waiting
-        self.send(Call(call, ticket, verb, json.dumps(payload).encode()))
-        waiting.answered.wait()
-        reply = waiting.reply
+        request_id, pending = next(self._request_ids), _PendingRequest()
+        self._pending[request_id] = pending
+        self.send(HandlerRequest(request_id, execution_id, verb, json.dumps(payload).encode()))
+        pending.answered.wait()
+        reply = pending.reply
         assert reply is not None
         if reply.error is not None:
             raise _error(*reply.error)
         return json.loads(reply.body)
 
-    def tell(self, ticket: int, verb: str, payload: object) -> None:
-        """Say something to the scheduler without waiting."""
-        self.send(Call(_NO_REPLY, ticket, verb, json.dumps(payload).encode()))
+    def tell(self, execution_id: int, verb: str, payload: object) -> None:
+        """Send a request to the scheduler without waiting for a reply."""
+        self.send(HandlerRequest(_NO_REPLY, execution_id, verb, json.dumps(payload).encode()))
 
     def _read(self) -> bool:
         try:
             data = self._socket.recv(_READ_SIZE)
-        except ConnectionResetError:  # the parent went with something of ours unread
+        except ConnectionResetError:  # the parent died with unread messages of ours
             return False
         self._buffer += data
         return bool(data)
 
-    def _read_all(self, take: Callable[[ToWorker], None]) -> None:
+    def _read_all(self, handle: Callable[[ToWorker], None]) -> None:
         while True:
             for body in split(self._buffer):
                 message = to_worker.decode(body)
                 if isinstance(message, Reply):
-                    waiting = self._waiting.pop(message.call)
-                    waiting.reply = message
-                    waiting.answered.set()
+                    pending = self._pending.pop(message.request_id)
+                    pending.reply = message
+                    pending.answered.set()
                 else:
-                    take(message)
+                    handle(message)
             if not self._read():
                 os._exit(0)  # the parent is gone, and with it the leases
 
 
-def _no_limit(_ticket: int, _seconds: float | None) -> None:
+def _no_limit(_execution_id: int, _seconds: float | None) -> None:
     raise AssertionError("no handler runs before there is a loop")
 
 
-def give_up() -> NoReturn:
-    """Say why, if that is possible, and end the process."""
+def exit_disconnected() -> NoReturn:
+    """Log why the worker cannot talk to its parent, if that is possible, and exit the process."""
     with contextlib.suppress(BaseException):
-        # not to stderr itself, which may stand still
-        words = "the worker and its peer do not reach each other"
-        logging.getLogger("peers").error(words, exc_info=sys.exc_info())
+        # not to stderr itself, whose reader may have stopped
+        sentence = "the worker and its peer do not reach each other"
+        logging.getLogger("peers").error(sentence, exc_info=sys.exc_info())
     os._exit(1)
 
 
 def _error(kind: str, message: str, hint: str | None) -> errors.PeersError:
-    """What the parent met, as the same class."""
+    """Return the error that the parent met, of the same class."""
     known = getattr(errors, kind, errors.PeersError)
     if not issubclass(known, errors.PeersError):
         known = errors.PeersError

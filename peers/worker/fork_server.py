@@ -1,11 +1,13 @@
-"""Start of a fork server: `python -m peers.worker.fork_server CONTROL PARENT APP FORM LEVEL`.
+"""Start a fork server: `python -m peers.worker.fork_server CONTROL PARENT APP FORM LEVEL`.
 
-It imports the app once, and then forks a worker for each request of the peer: a byte on CONTROL (an
-inherited socket) with the worker's own socket and page. A worker is forked twice, so that its
-parent is the peer, who is to learn how it ends: the process between the two ends at once, and the
-kernel hands its child to the peer, which is a subreaper at that moment. PARENT is the peer's pid.
+It imports the app once. Then it forks a worker for each request of the peer: a byte on CONTROL (an
+inherited socket) with the worker's own socket and running marker. PARENT is the peer's pid.
 
-Where a fork would not work, this process itself becomes the one worker that it is asked for.
+A worker is forked twice, so that the peer becomes its parent and learns how it ends. The process
+between the two forks exits at once, and the kernel gives its child to the peer, which is a
+subreaper at that moment.
+
+Where a fork would not work, this process itself becomes the first worker that is requested.
 """
 
 from __future__ import annotations
@@ -20,75 +22,76 @@ from peers.protocol.messages import Forked, FromForkServer, NotForked, Preloaded
 from peers.worker import logs
 from peers.worker.app import import_app
 from peers.worker.channel import Channel
-from peers.worker.forkable import fork, open_files, why_not
-from peers.worker.lifetime import die_with, rename
-from peers.worker.work import end, work
+from peers.worker.forkable import fork, open_files, reason_not_to_fork
+from peers.worker.lifetime import die_with_parent, set_command_line
+from peers.worker.work import exit_now, work
 
 _LONGEST_PID: Final = 20
-_LOOK_AGAIN: Final = 0.0005
-# Generators that all forks would share; Python itself sees to `random`, and ssl to its own.
+_POLL_SECONDS: Final = 0.0005
+# Generators that all forks would share. Python reseeds `random`, and ssl its own generator.
 _GENERATORS: Final = ("numpy.random", "torch")
 
 
 class _Request(NamedTuple):
-    """The descriptors of a worker that is asked for."""
+    """The descriptors of a requested worker."""
 
     socket: int
-    page: int
+    marker: int
 
 
 def main(control_fd: int, parent: int, app: str) -> None:
-    """Import the app and fork workers until the peer is gone; each of them comes back from here."""
-    die_with(parent)
+    """Import the app and fork workers until the peer is gone; each worker returns from here."""
+    die_with_parent(parent)
     control = socket.socket(fileno=control_fd)
     before = open_files()
-    broken = import_app(app)
-    if broken is not None:
-        _say(control, broken)
+    failure = import_app(app)
+    if failure is not None:
+        _send(control, failure)
         return
     logs.pause()
-    reason = why_not(before)
+    reason = reason_not_to_fork(before)
     if reason is None:
-        _say(control, Preloaded())
+        _send(control, Preloaded())
         request = _fork_workers(control)
         if request is not None:
-            die_with(parent)
+            die_with_parent(parent)
             _reseed()
     else:
-        _say(control, Unforkable(reason))
+        _send(control, Unforkable(reason))
         request = _receive(control)
         control.close()
     if request is not None:
-        rename("-m", "peers.worker", app)
+        set_command_line("-m", "peers.worker", app)
         logs.resume()
-        work(Channel(socket.socket(fileno=request.socket)), request.page)
+        work(Channel(socket.socket(fileno=request.socket)), request.marker)
 
 
 def _fork_workers(control: socket.socket) -> _Request | None:
-    """Fork a worker for each request; return twice and more: in each of them, with its request.
+    """Fork a worker for each request.
 
-    None: in the fork server itself, when the peer is gone.
+    Returns several times: in each worker, with its request; in the fork server, with None when the
+    peer is gone.
     """
     while (request := _receive(control)) is not None:
-        sys.stdout.flush()  # what the app has printed is printed once
+        sys.stdout.flush()  # or each fork would print again what the app has printed
         sys.stderr.flush()
         answer = _fork(control)
         if answer is None:
             return request
         for fd in request:
             os.close(fd)
-        _say(control, answer)
+        _send(control, answer)
     return None
 
 
 def _receive(control: socket.socket) -> _Request | None:
-    """Wait for a request; None: the peer is gone, or wants no more."""
+    """Wait for a request; return None when the peer is gone, or needs no more workers."""
     data, fds, _, _ = socket.recv_fds(control, 1, 2)
     return _Request(*fds) if data else None
 
 
 def _fork(control: socket.socket) -> Forked | NotForked | None:
-    """Fork a worker, and return its pid; None: this is the worker."""
+    """Fork a worker and return its pid; return None in the worker."""
     try:
         read, write = os.pipe()
     except OSError as error:
@@ -100,7 +103,7 @@ def _fork(control: socket.socket) -> Forked | NotForked | None:
         os.close(write)
         return NotForked(str(error))
     if not between:
-        _leave_child(write)
+        _fork_again(write)
         os.close(read)
         control.close()
         return None
@@ -113,8 +116,8 @@ def _fork(control: socket.socket) -> Forked | NotForked | None:
     return Forked(int(pid))
 
 
-def _leave_child(write: int) -> None:
-    """Fork once more; only the child comes back, as the leader of a session, and the peer's own."""
+def _fork_again(write: int) -> None:
+    """Fork once more; return only in the worker, which leads a session and belongs to the peer."""
     between = os.getpid()
     try:
         child = fork()
@@ -122,13 +125,14 @@ def _leave_child(write: int) -> None:
         os._exit(error.errno or 1)
     if child:
         os._exit(0)
-    # From now on the peer may kill the worker by its group, so it must lead one before it is told.
+    # The peer may kill the worker by its process group as soon as it knows the pid, so the worker
+    # must lead a group before.
     os.setsid()
     os.write(write, b"%d" % os.getpid())
     os.close(write)
-    # The kernel would take the death of the process between for that of the peer.
+    # The kernel would take the exit of the process between for the death of the peer.
     while os.getppid() == between:
-        time.sleep(_LOOK_AGAIN)
+        time.sleep(_POLL_SECONDS)
 
 
 def _reseed() -> None:
@@ -138,11 +142,11 @@ def _reseed() -> None:
             sys.modules[name].seed()
 
 
-def _say(control: socket.socket, message: FromForkServer) -> None:
+def _send(control: socket.socket, message: FromForkServer) -> None:
     control.sendall(encode(message))
 
 
 if __name__ == "__main__":
     logs.configure(*sys.argv[4:])  # type: ignore[arg-type]  # the parent has checked them
     main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
-    end()
+    exit_now()

@@ -1,7 +1,7 @@
-"""The event loop that async handlers share: none of them can end it, or stop what is another's.
+"""The event loop that async handlers share: no handler can end it, or stop another handler.
 
-A handler may start tasks of its own that call `sys.exit`, stop the loop or cancel everything that
-they find. In a script that is their right; here it would take all others along.
+A handler may start tasks that call `sys.exit`, stop the loop or cancel every task they find. A
+script may do so; here it would stop all other handlers of the worker.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
 
-from peers.protocol.running_marker import Page
+from peers.protocol.running_marker import RunningMarker
 
 _ENDS: Final = (SystemExit, KeyboardInterrupt)
 _NOT_FOR_HANDLERS: Final = (
@@ -27,29 +27,28 @@ _NOT_FOR_HANDLERS: Final = (
 
 
 @dataclass(slots=True, eq=False)
-class Call:
-    """What a coroutine runs at the moment: the first ticket, and how far its tickets reach."""
+class HandlerCall:
+    """The handler call that a coroutine runs: its first execution id, and how many ids it spans."""
 
-    ticket: int
+    execution_id: int
     span: int = 1
     active: bool = False
-    """Whether the handler has it, so that cancelling reaches the handler."""
+    """Whether the handler's own code runs, so that cancelling the coroutine reaches the handler."""
     main: asyncio.Task[None] | None = None
     exit: BaseException | None = None
-    """What was raised in a task or callback of the handler, and would have ended the worker."""
-
+    """What a task or callback of the handler raised that would have ended the worker."""
     limit_ns: int | None = None
-    """How long it may keep the loop to itself; None: the parent has no such limit."""
+    """How long the call may keep the loop to itself (`kill_after`); None: without a limit."""
 
-    def due_ns(self, now_ns: int) -> int | None:
-        """Return until when it may have the loop that it gets now."""
+    def kill_at_ns(self, now_ns: int) -> int | None:
+        """Return until when the call may keep the loop that it gets now."""
         return None if self.limit_ns is None else now_ns + self.limit_ns
 
-    def __contains__(self, ticket: int) -> bool:
-        return self.ticket <= ticket < self.ticket + self.span
+    def __contains__(self, execution_id: int) -> bool:
+        return self.execution_id <= execution_id < self.execution_id + self.span
 
     def end(self, error: BaseException) -> None:
-        """End the handler: something that it started wants the process to end."""
+        """End the handler, because a task that it started wants to end the process."""
         if self.active and self.exit is None and self.main is not None:
             self.exit = error
             self.main.get_loop().call_soon(self.main.cancel)
@@ -59,57 +58,59 @@ class Call:
         return self.exit or error
 
 
-calling: Final[ContextVar[Call | None]] = ContextVar("peers_call", default=None)
-"""The call on whose behalf code runs; tasks and callbacks inherit it from whoever makes them."""
+current_call: Final[ContextVar[HandlerCall | None]] = ContextVar("peers_call", default=None)
+"""The handler call that this code runs for. Tasks and callbacks inherit it from their creator."""
 
 
 class HandlerExited(RuntimeError):  # noqa: N818 - a name says what is the matter
-    """A task that a handler had started wanted the process to end; its cause says how."""
+    """A task that a handler had started tried to end the process; the cause says how."""
 
 
-class Watched(Coroutine[Any, Any, Any]):
-    """A coroutine that leaves its call on the page while it has the loop.
+class MarkedCoroutine(Coroutine[Any, Any, Any]):
+    """A coroutine that sets the running marker to its call while it has the loop.
 
-    So the parent can tell who crashed the worker, and who does not yield.
+    So the parent can tell which handler crashed the worker, and which one does not yield.
     """
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], call: Call, page: Page) -> None:
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, Any], call: HandlerCall, marker: RunningMarker
+    ) -> None:
         self._coroutine = coroutine
         self._call = call
-        self._page = page
+        self._marker = marker
 
     def send(self, value: Any, /) -> Any:
         """Run it to its next await."""
-        self._take_loop()
+        self._mark()
         try:
             return self._coroutine.send(value)
         except _ENDS as error:
             raise self._exited(error) from error
         finally:
-            self._page.rest()
+            self._marker.clear()
 
     def throw(self, error: Any, *_: Any) -> Any:
         """Raise in it, and run it to its next await."""
-        self._take_loop()
+        self._mark()
         try:
             return self._coroutine.throw(error)
         except _ENDS as exit_:
             raise self._exited(exit_) from exit_
         finally:
-            self._page.rest()
+            self._marker.clear()
 
-    def _take_loop(self) -> None:
+    def _mark(self) -> None:
         now_ns = time.monotonic_ns()
-        self._page.start(self._call.ticket, now_ns, self._call.span)
+        self._marker.start(self._call.execution_id, now_ns, self._call.span)
         if self._call.limit_ns is not None:
-            self._page.limit(self._call.due_ns(now_ns))
+            self._marker.set_kill_at(self._call.kill_at_ns(now_ns))
 
     def close(self) -> None:
-        """Close what is watched."""
+        """Close the coroutine."""
         self._coroutine.close()
 
     def _exited(self, error: BaseException) -> HandlerExited:
-        """Keep it from asyncio, which lets these two through to the end of the process."""
+        """Return an error in place of the two that asyncio lets through to end the process."""
         self._call.end(error)
         return HandlerExited(f"a task of a handler raised {type(error).__name__}")
 
@@ -117,30 +118,30 @@ class Watched(Coroutine[Any, Any, Any]):
         return self._coroutine.__await__()
 
     def __getattr__(self, name: str) -> Any:
-        """Return its name or state, for libraries that look into tasks."""
+        """Return the coroutine's name or state, for libraries that inspect tasks."""
         return getattr(self._coroutine, name)
 
 
 class HandlerTask(asyncio.Task[Any]):
-    """A task of a handler, which no other handler can cancel while that one runs."""
+    """A task of a handler. No other handler can cancel it while its own handler runs."""
 
-    call: Call | None = None
+    call: HandlerCall | None = None
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """Cancel it; False when it is over, or another handler's."""
-        asking, call = calling.get(), self.call
+        """Cancel the task; return False when it has ended, or belongs to another handler."""
+        asking, call = current_call.get(), self.call
         is_foreign = asking is not None and call is not None and asking is not call
         if is_foreign and call is not None and (call.active or call.main is self):
-            return False  # `main` also before its first turn
+            return False  # `main` also before it runs for the first time
         return super().cancel(msg)
 
 
 class GuardedLoop:
-    """An event loop, run until `stop()` of this class is called."""
+    """An event loop that runs until `stop()` of this class is called."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, marker: RunningMarker) -> None:
         self.loop = asyncio.new_event_loop()
-        self._page = page
+        self._marker = marker
         self._stopped = False
         self.loop.set_task_factory(self._make_task)
         for name in _NOT_FOR_HANDLERS:
@@ -152,8 +153,8 @@ class GuardedLoop:
         while not self._stopped:
             try:
                 self.loop.run_forever()
-            except _ENDS as error:  # of a callback: tasks are watched
-                call = _call_of(error.__traceback__)
+            except _ENDS as error:  # from a callback: marked coroutines do not let these through
+                call = _call_of_callback(error.__traceback__)
                 if call is not None:
                     call.end(error)
 
@@ -162,9 +163,10 @@ class GuardedLoop:
         self._stopped = True
         self.loop.stop()
 
-    def start(self, coroutine: Coroutine[Any, Any, None], call: Call) -> asyncio.Task[None]:
+    def start(self, coroutine: Coroutine[Any, Any, None], call: HandlerCall) -> asyncio.Task[None]:
         """Start the coroutine that runs the handler of `call`."""
-        task: asyncio.Task[None] = self.loop.create_task(Watched(coroutine, call, self._page))
+        marked = MarkedCoroutine(coroutine, call, self._marker)
+        task: asyncio.Task[None] = self.loop.create_task(marked)
         if isinstance(task, HandlerTask):
             task.call = call
         call.main = task
@@ -173,10 +175,10 @@ class GuardedLoop:
     def _make_task(
         self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
     ) -> asyncio.Task[Any]:
-        """Make every task; those of a handler are watched as the handler itself is."""
-        call = calling.get()
+        """Make a task; mark the tasks that a handler starts like the handler itself."""
+        call = current_call.get()
         if call is not None and isinstance(coroutine, Coroutine):
-            coroutine = Watched(coroutine, call, self._page)
+            coroutine = MarkedCoroutine(coroutine, call, self._marker)
         task = HandlerTask(coroutine, loop=loop, **options)
         task.call = call
         return task
@@ -185,24 +187,24 @@ class GuardedLoop:
         original: Callable[..., Any] = getattr(self.loop, name)
 
         def guarded(*arguments: Any, **options: Any) -> Any:
-            if calling.get() is not None:
+            if current_call.get() is not None:
                 raise RuntimeError(
-                    f"a handler must not call {name}() of the event loop: others run on it"
+                    f"a handler must not call {name}() of the event loop: other handlers run on it"
                 )
             return original(*arguments, **options)
 
         try:
             setattr(self.loop, name, guarded)
         except AttributeError:
-            return  # a loop in C, of a policy that the app has set, has no place for it
+            return  # a loop written in C (the app has set its policy) takes no attributes
 
 
-def _call_of(frames: TracebackType | None) -> Call | None:
-    """Return the call on whose behalf a callback ran that raised."""
+def _call_of_callback(frames: TracebackType | None) -> HandlerCall | None:
+    """Return the handler call for which the callback ran that raised."""
     while frames is not None:
-        if frames.tb_frame.f_code is asyncio.Handle._run.__code__:  # noqa: SLF001 - nothing else tells
+        if frames.tb_frame.f_code is asyncio.Handle._run.__code__:  # noqa: SLF001 - there is no public way
             handle = frames.tb_frame.f_locals["self"]
-            call: Call | None = handle._context.get(calling)  # noqa: SLF001
+            call: HandlerCall | None = handle._context.get(current_call)  # noqa: SLF001
             return call
         frames = frames.tb_next
     return None

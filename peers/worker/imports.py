@@ -1,4 +1,4 @@
-"""What an app that cannot be imported has to say: its own frames, not those of the import."""
+"""Shorten the traceback of an app that cannot be imported to the app's own frames."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _BEFORE_THE_APP: Final = (*_IMPORTLIB, str(_WORKER), str(_WORKER.with_name("hand
 
 
 def keep_own_frames(error: BaseException) -> bool:
-    """Take the frames before the app's own out of its traceback, and those of nested imports.
+    """Remove the frames before the app's own from the traceback, and those of nested imports.
 
-    False: nothing is left to show, as for a module that is not there. A SyntaxError has a place
-    even so.
+    Return whether there is something left to show. Nothing is left for a module that does not
+    exist. A SyntaxError names a place even without frames.
     """
     seen: set[int] = set()
     chain: BaseException | None = error

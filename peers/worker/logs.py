@@ -1,4 +1,4 @@
-"""What handlers log: in the peer's own form, each line with the task that it comes from."""
+"""Log what handlers log in the peer's own form, each line with the task that it comes from."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from peers.context import batch_size, current
 from peers.logs import log_output
 from peers.logs.log_queue import QueueHandler
 
-# What a handler logs just before it crashes shall be found. When stderr stands still, this is how
-# long the first line waits; the following ones do not.
+# A line that a handler logs just before it crashes should reach the log. When the reader of stderr
+# has stopped, the first line waits this long; the following lines do not.
 _PATIENCE: Final = 0.25
 
 _writers: Final[list[QueueHandler]] = []
-"""Also when the app has put something else in their place."""
+"""Kept here, because the app may replace the handlers of the root logger."""
 
 
 def configure(form: log_output.Form, level: log_output.Level) -> None:
-    """Send the log of this process to stderr, from `level` on; an app may then have its own way.
+    """Send the log of this process to stderr, from `level` on; the app may change that.
 
-    A reader of stderr that stands still does not keep handlers from going on.
+    A reader of stderr that has stopped does not stop the handlers.
     """
     log_output.configure(form, level, patience=_PATIENCE)
     root = logging.getLogger()
@@ -34,13 +34,13 @@ def configure(form: log_output.Form, level: log_output.Level) -> None:
 
 
 def pause() -> None:
-    """End the thread that writes the log, so that this process can be forked."""
+    """Stop the thread that writes the log, so that this process can be forked."""
     for writer in _writers:
         writer.pause()
 
 
 def resume() -> None:
-    """Write the log in a thread again."""
+    """Start a thread that writes the log again."""
     for writer in _writers:
         writer.resume()
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from peers.errors import Reject, ResultInvalid, Retry, Snooze, seconds_until_retry
 from peers.handlers import find
-from peers.protocol.messages import Assigned, Completed, Failed
+from peers.protocol.messages import AssignedTask, Completed, Failed
 from peers.types import JSON_MAX_BYTES
 from peers.values import find_unwritable, jsonable, path_text
 from peers.worker.describe import clean, describe
@@ -49,7 +49,7 @@ _encode_json: Final = json.JSONEncoder(
 ).encode
 
 
-def completed(task: Assigned, seconds: float, result: Any) -> Completed:
+def completed(task: AssignedTask, seconds: float, result: Any) -> Completed:
     """Return the outcome of a handler that returned `result`.
 
     Raises `ResultInvalid` when it does not fit its annotation, has no JSON form, is too large, or
@@ -59,10 +59,10 @@ def completed(task: Assigned, seconds: float, result: Any) -> Completed:
     if handler is not None:
         result = handler.dump_result(result)
     if result is None:
-        return Completed(task.ticket, seconds, b"null")
+        return Completed(task.execution_id, seconds, b"null")
     try:
         if type(result) is int:  # many results are; setting up an encoder takes longer
-            return Completed(task.ticket, seconds, str(result).encode())
+            return Completed(task.execution_id, seconds, str(result).encode())
         text = _encode_json(result)
     except (TypeError, ValueError, RecursionError) as error:
         raise ResultInvalid(
@@ -78,7 +78,7 @@ def completed(task: Assigned, seconds: float, result: Any) -> Completed:
             f"the result of {task.kind} may have at most {JSON_MAX_BYTES} bytes, not {len(body)}; "
             "store it elsewhere and return a reference"
         )
-    return Completed(task.ticket, seconds, body)
+    return Completed(task.execution_id, seconds, body)
 
 
 def _reason(result: Any, error: Exception) -> str:
@@ -102,7 +102,7 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def _refuse_bad_characters(task: Assigned, text: str) -> None:
+def _refuse_bad_characters(task: AssignedTask, text: str) -> None:
     if "\\u0000" in text and _NUL.search(text):
         raise ResultInvalid(
             f"the result of {task.kind} contains a NUL character, which jsonb cannot hold"
@@ -114,7 +114,7 @@ def _refuse_bad_characters(task: Assigned, text: str) -> None:
         )
 
 
-def failed(task: Assigned, seconds: float, error: BaseException) -> Failed:
+def failed(task: AssignedTask, seconds: float, error: BaseException) -> Failed:
     """Return the outcome of a handler that raised `error`, or whose args or result did not fit.
 
     Raises nothing, whatever the error is.
@@ -122,7 +122,7 @@ def failed(task: Assigned, seconds: float, error: BaseException) -> Failed:
     description = describe(error)
     retry_in, remark = _retry_in(error)
     return Failed(
-        ticket=task.ticket,
+        execution_id=task.execution_id,
         seconds=seconds,
         error_type=description.error_type,
         error_message=description.message + remark,
@@ -147,6 +147,6 @@ def _retry_in(error: BaseException) -> tuple[float | None, str]:
         return None, " (its in_ was set to an invalid time, so the backoff of the kind applies)"
 
 
-def stopped(task: Assigned, seconds: float, traceback: str | None = None) -> Failed:
+def stopped(task: AssignedTask, seconds: float, traceback: str | None = None) -> Failed:
     """Return the outcome of a task that was cancelled while it ran."""
-    return Failed(task.ticket, seconds, "cancelled", "stopped on request", traceback)
+    return Failed(task.execution_id, seconds, "cancelled", "stopped on request", traceback)

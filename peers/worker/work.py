@@ -8,27 +8,27 @@ import sys
 from typing import NoReturn
 
 from peers.protocol.messages import Begin, Hello
-from peers.protocol.running_marker import Page
-from peers.worker.app import declared
+from peers.protocol.running_marker import RunningMarker
+from peers.worker.app import declared_kinds
 from peers.worker.channel import Channel
 from peers.worker.loop_async import AsyncLoop
 from peers.worker.loop_sync import SyncLoop
 
 
-def work(channel: Channel, page_fd: int) -> None:
-    """Say hello, and run what the parent sends until it says stop."""
-    page = Page(page_fd, writable=True)
-    channel.send(Hello(declared()))
-    # nobody interrupts a worker from outside; a handler that does (`_thread.interrupt_main`) would
-    # hit whoever runs at that moment
+def work(channel: Channel, marker_fd: int) -> None:
+    """Say hello, and run the tasks that the parent sends until it says stop."""
+    marker = RunningMarker(marker_fd, writable=True)
+    channel.send(Hello(declared_kinds()))
+    # Nobody interrupts a worker from outside. A handler that does (`_thread.interrupt_main`) would
+    # hit whichever handler runs at that moment.
     signal.signal(signal.SIGINT, lambda *_: None)
     begin = channel.receive()
     if isinstance(begin, Begin):
-        (AsyncLoop if begin.asynchronous else SyncLoop)(channel, page).run()
+        (AsyncLoop if begin.asynchronous else SyncLoop)(channel, marker).run()
 
 
-def end() -> NoReturn:
-    """End the process: threads and exit handlers of user code must not keep it."""
+def exit_now() -> NoReturn:
+    """Exit without waiting for threads and exit handlers of user code."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

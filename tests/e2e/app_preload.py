@@ -73,7 +73,7 @@ def who(gate: str) -> dict[str, Any]:
             "random": [random.random(), float(numpy.random.random())],
             "beats": _beats - before,
             "sockets": sum("socket:" in what for what in opened),
-            "pages": sum("peers-page" in what for what in opened),
+            "markers": sum("peers-marker" in what for what in opened),
             "pipes": sum("pipe:" in what for what in opened),
         }
 

@@ -26,7 +26,7 @@ async def _gate(gate: str, look_again: float = _LOOK_AGAIN) -> None:
         await asyncio.sleep(look_again)
 
 
-@task("spoilt.sibling", max_attempts=1)
+@task("damaged.sibling", max_attempts=1)
 async def sibling(gate: str) -> dict[str, Any]:
     """Has a task of its own, uses a thread, and waits."""
     with recorded():
@@ -101,15 +101,15 @@ async def _do(how: str) -> None:  # noqa: C901, PLR0915 - one case for each evil
     raise RuntimeError("nothing came of it")
 
 
-@task("spoilt.culprit", max_attempts=1)
-async def culprit(how: str, gate: str) -> None:
+@task("damaged.crasher", max_attempts=1)
+async def crasher(how: str, gate: str) -> None:
     """Waits for the gate, and does what ends a process that runs nothing else."""
     with recorded():
         await _gate(gate)
         await _do(how)
 
 
-@task("spoilt.rows", max_attempts=1, batch_size=8, batch_wait=2)
+@task("damaged.rows", max_attempts=1, batch_size=8, batch_wait=2)
 async def rows(elements: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Many in one call; one of them has the process killed while the loop is idle."""
     if any(element["kills"] for element in elements):

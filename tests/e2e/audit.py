@@ -44,8 +44,8 @@ create trigger journal after insert or update on peers.task
 SILENT_KIND: Final = "returns"
 """The only handler whose result does not hold the token that it ran under."""
 
-ISOLATED_KINDS: Final = ("hog", "spoilt.%")
-"""Handlers that may be run again under their lease: in a worker of their own, to find a culprit."""
+ISOLATED_KINDS: Final = ("hog", "damaged.%")
+"""Handlers that may be run again under their lease: in isolation, to find the one that crashed."""
 
 # Something came of an attempt that was not given back: it completed, or left a failure.
 _OUTCOMES_TWICE: Final = """

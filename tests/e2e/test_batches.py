@@ -48,20 +48,20 @@ def warm_up(stage: Stage, kind: str) -> None:
     stage.until_state("completed", *ids)
 
 
-def assert_cornered(stage: Stage, ids: list[int], culprits: dict[int, str], error: str) -> None:
-    """Only the culprits failed, at each of their attempts; the others took one attempt each."""
-    good = [task_id for n, task_id in enumerate(ids) if n not in culprits]
+def assert_isolated(stage: Stage, ids: list[int], bad_tasks: dict[int, str], error: str) -> None:
+    """Only the bad tasks failed, at each of their attempts; the others took one attempt each."""
+    good = [task_id for n, task_id in enumerate(ids) if n not in bad_tasks]
     stage.until_state("completed", *good)
-    stage.until_state("dead", *(ids[n] for n in culprits))
+    stage.until_state("dead", *(ids[n] for n in bad_tasks))
     tasks = {row["id"]: row for row in stage.rows("select * from peers.task")}
     for n, task_id in enumerate(ids):
-        assert tasks[task_id]["attempt"] == (2 if n in culprits else 1), n
-        assert n in culprits or tasks[task_id]["result"]["n"] == n
-    for n in culprits:
+        assert tasks[task_id]["attempt"] == (2 if n in bad_tasks else 1), n
+        assert n in bad_tasks or tasks[task_id]["result"]["n"] == n
+    for n in bad_tasks:
         failures = stage.failures(ids[n])
         assert [failure["error_type"] for failure in failures] == [error] * 2
     others = "select count(*) from peers.failure where task_id <> all (%s)"
-    assert stage.row(others, [ids[n] for n in culprits])["count"] == 0
+    assert stage.row(others, [ids[n] for n in bad_tasks])["count"] == 0
     assert stage.rows("select * from peers.check()") == []
 
 
@@ -96,7 +96,7 @@ def test_poison_is_cornered_and_takes_nobody_along(
     paused(stage)
     ids = submit_rows(stage, kind, SIZE, {37: how})
     resumed(stage)
-    assert_cornered(stage, ids, {37: how}, error)
+    assert_isolated(stage, ids, {37: how}, error)
     extra = len(app_batches.calls(stage.ledger)) - before - 1
     attempts = 2  # the second one is made alone, or with what else is there
     assert 2 <= extra <= 2 * ceil(log2(SIZE)) + attempts + 2
@@ -146,7 +146,7 @@ def test_an_outcome_may_be_an_exception_of_one_task(stage: Stage) -> None:
 
 
 def test_retry_of_the_whole_call_is_not_divided(stage: Stage) -> None:
-    """Retry is said on purpose and holds for each task of the call: no search for a culprit."""
+    """Retry is said on purpose and holds for each task of the call: no search for one task."""
     stage.peer(APP, slots=1)
     warm_up(stage, "batch")
     before = len(app_batches.calls(stage.ledger))
@@ -206,7 +206,7 @@ def test_args_that_are_dangerous_to_look_at_are_cornered(
 
 
 def test_a_handler_may_change_what_it_is_given(stage: Stage) -> None:
-    """Further calls have the args as they were submitted: only the culprit fails, of its own."""
+    """Further calls have the args as they were submitted: only the bad task fails, of its own."""
     stage.peer(APP, slots=1)
     paused(stage)
     ids = submit_rows(stage, "batch.altered", 8, {5: "raise"})
@@ -233,7 +233,7 @@ def test_a_result_that_raises_when_it_is_written_fails_its_task_alone(
 def test_what_an_async_part_does_is_not_blamed_on_the_part_before(
     stage: Stage, poison: str, error: str
 ) -> None:
-    """Two culprits in one batch; the row between them completes."""
+    """Two bad tasks in one batch; the row between them completes."""
     stage.peer(APP, slots=1)
     paused(stage)
     ids = submit_rows(stage, "batch.steps", 4, {0: "raise", 2: poison})
@@ -253,7 +253,7 @@ def test_what_a_handlers_own_asyncio_tasks_do_is_its_own(stage: Stage) -> None:
     bystander = stage.submit("gated.async", {"gate": gate})
     stage.until_state("running", bystander)
     ids = submit_rows(stage, "batch.gathered", 16, {5: "kill"})
-    assert_cornered(stage, ids, {5: "kill"}, "crash")
+    assert_isolated(stage, ids, {5: "kill"}, "crash")
     stage.open(gate)
     stage.until_state("completed", bystander)
     assert stage.task(bystander)["result"] == "CORO_RUNNING"
@@ -294,7 +294,7 @@ def test_parts_of_a_batch_do_not_starve_behind_less_urgent_tasks(stage: Stage) -
         " returning id"
     )
     ids = submit_rows(stage, "batch", 8, {3: "kill"}, priority=1)
-    assert_cornered(stage, ids, {3: "kill"}, "crash")
+    assert_isolated(stage, ids, {3: "kill"}, "crash")
     assert stage.row("select count(*) from peers.task where state = 'ready'")["count"] > 0
 
 

@@ -28,13 +28,13 @@ def shared(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def submit_siblings(stage: Stage, how: str) -> tuple[list[int], int, str]:
-    """Siblings that all run, with one attempt each, and then the culprit; the siblings' gate."""
-    gate, signal = stage.gate(f"siblings of {how}"), stage.gate(f"culprit {how}")
-    siblings = [stage.submit("spoilt.sibling", {"gate": gate}) for _ in range(SIBLINGS)]
-    culprit = stage.submit("spoilt.culprit", {"how": how, "gate": signal})
-    stage.until_started(*siblings, culprit)
+    """Siblings that all run, with one attempt each, and then the crasher; the siblings' gate."""
+    gate, signal = stage.gate(f"siblings of {how}"), stage.gate(f"crasher {how}")
+    siblings = [stage.submit("damaged.sibling", {"gate": gate}) for _ in range(SIBLINGS)]
+    crasher = stage.submit("damaged.crasher", {"how": how, "gate": signal})
+    stage.until_started(*siblings, crasher)
     stage.open(signal)
-    return siblings, culprit, gate
+    return siblings, crasher, gate
 
 
 @pytest.mark.parametrize("how", IN_PROCESS)
@@ -42,27 +42,27 @@ def test_a_handler_that_would_end_the_loop_fails_alone(shared: Stage, how: str) 
     """Exits, interrupts, and whatever else ends a loop or all that is on it: the handler's own
     attempt fails, and its siblings do not even notice.
     """
-    siblings, culprit, gate = submit_siblings(shared, how)
-    shared.until_state("dead", culprit)
+    siblings, crasher, gate = submit_siblings(shared, how)
+    shared.until_state("dead", crasher)
     shared.open(gate)
     shared.until_state("completed", *siblings)
     assert {shared.task(one)["attempt"] for one in siblings} == {1}
     assert {len(shared.started(one)) for one in siblings} == {1}
-    assert len(shared.failures(culprit)) == 1
+    assert len(shared.failures(crasher)) == 1
 
 
-def test_of_all_that_died_with_their_loop_only_the_culprit_is_charged(shared: Stage) -> None:
+def test_of_all_that_died_with_their_loop_only_the_crasher_fails(shared: Stage) -> None:
     """A thread kills the process while no handler has the loop, and 41 may have been it. They run
-    again apart, by halves, until the culprit is alone: it fails, and the others complete at their
-    first attempt, though they only end when it is over. Newcomers do not wait for that.
+    again in isolation, by halves, until the crasher is alone: it fails, and the others complete at
+    their first attempt, though they only end when it is over. Newcomers do not wait for that.
     """
-    siblings, culprit, gate = submit_siblings(shared, "kills itself from a thread")
+    siblings, crasher, gate = submit_siblings(shared, "kills itself from a thread")
     shared.open(shared.gate("open"))
-    newcomer = shared.submit("spoilt.sibling", {"gate": shared.gate("open")})
+    newcomer = shared.submit("damaged.sibling", {"gate": shared.gate("open")})
     shared.until_state("completed", newcomer)
-    assert shared.task(culprit)["state"] == "running", "the search is quicker than this test"
-    shared.until_state("dead", culprit)
-    [failure] = shared.failures(culprit)
+    assert shared.task(crasher)["state"] == "running", "the search is quicker than this test"
+    shared.until_state("dead", crasher)
+    [failure] = shared.failures(crasher)
     assert (failure["error_type"], failure["exit_signal"]) == ("crash", "SIGKILL")
     shared.open(gate)
     shared.until_state("completed", *siblings)
@@ -70,15 +70,15 @@ def test_of_all_that_died_with_their_loop_only_the_culprit_is_charged(shared: St
     assert shared.rows("select 1 from peers.failure where task_id = any (%s)", siblings) == []
 
 
-def test_a_batch_among_the_suspects_is_divided_as_well(stage: Stage) -> None:
+def test_a_batch_among_the_isolated_is_bisected_as_well(stage: Stage) -> None:
     """One of the tasks of a batch kills the process from a thread: it is found among its batch, and
     the others, and a handler that ran beside them, complete at their first attempt.
     """
     stage.peer("tests.e2e.app_siblings", slots=4)
-    sibling = stage.submit("spoilt.sibling", {"gate": stage.gate()})
+    sibling = stage.submit("damaged.sibling", {"gate": stage.gate()})
     stage.until_started(sibling)
     with stage.db.transaction():
-        batch = [stage.submit("spoilt.rows", {"kills": number == 5}) for number in range(8)]
+        batch = [stage.submit("damaged.rows", {"kills": number == 5}) for number in range(8)]
     killer = batch.pop(5)
     stage.until_state("dead", killer)
     stage.until_state("completed", *batch)
@@ -91,7 +91,7 @@ def test_a_batch_among_the_suspects_is_divided_as_well(stage: Stage) -> None:
 
 
 def test_all_of_this_has_left_the_books_in_order(shared: Stage) -> None:
-    """Nothing lost, no outcome twice, no worker for suspects left over."""
+    """Nothing lost, no outcome twice, no worker for isolated tasks left over."""
     shared.until_ended()
     shared.assert_clean()
     until(lambda: len(shared.peers[0].workers()) == 1, "the end of the workers apart")

@@ -55,7 +55,7 @@ def test_four_workers_take_one_import(stage: Stage) -> None:
     assert [one["session"] for one in told] == [one["pid"] for one in told]
     for generator in (0, 1):
         assert len({one["random"][generator] for one in told}) == 4
-    assert {(one["sockets"], one["pages"], one["pipes"]) for one in told} == {
+    assert {(one["sockets"], one["markers"], one["pipes"]) for one in told} == {
         (1, 2, 0)
     }  # mmap has its own
     assert peer.terminate() == 0
@@ -227,7 +227,7 @@ def test_an_app_that_is_replaced_on_disk(stage: Stage, tmp_path: Path) -> None:
     peer.await_event("fork_server_lost")
     assert result() == "old"
     os.kill(peer.workers()[0], signal.SIGKILL)
-    assert "nothing_of_this_name" in peer.await_event("worker_broken")["error"]
+    assert "nothing_of_this_name" in peer.await_event("worker_start_failed")["error"]
     app.write_text(code.format("new"))
     assert result() == "new"
     assert len(peer.events("peer_joined")) == 1

@@ -48,8 +48,8 @@ def test_a_task_whose_worker_died_is_tried_again(shared: Stage, how: str) -> Non
     assert [failure["error_type"] for failure in shared.failures(task_id)] == ["crash"]
 
 
-def test_those_behind_and_before_it_in_the_frame_neither_fail_nor_count(stage: Stage) -> None:
-    """Of a frame of quick tasks with a killer in the middle, only the killer fails; every other one
+def test_tasks_of_the_same_assignment_neither_fail_nor_count(stage: Stage) -> None:
+    """Of quick tasks with a killer in the middle, only the killer fails; every other one
     completes, and none has an attempt that counts against it.
     """
     stage.peer(slots=1)

@@ -1,9 +1,9 @@
-"""Cornering the poison of a batch: by its worker when a call raises, by the peer when it kills."""
+"""Isolating the bad tasks of a batch: by its worker if they raise, by the peer if they crash."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from math import ceil, log2
 from uuid import uuid4
@@ -13,11 +13,11 @@ import pytest
 from peers.context import CurrentTask
 from peers.database.rows import Claimed
 from peers.handlers import Handler, register
-from peers.pool import crash as verdicts
-from peers.pool.crash import Death, Out, judge
+from peers.pool.crash import WorkerExit
 from peers.pool.durations import DurationEstimate
-from peers.pool.local_queue import Lease, LocalQueue
-from peers.protocol.messages import Assigned, Completed, Failed
+from peers.pool.lease import Lease
+from peers.pool.local_queue import LocalQueue
+from peers.protocol.messages import AssignedTask, Completed, Failed
 from peers.worker.batch import Batch, Part
 
 KIND = "unit.batch"
@@ -29,7 +29,7 @@ class Poisoned(Exception):  # noqa: N818 - a name says what is the matter
 
 
 def handler(rows: list[dict[str, int]]) -> list[int]:
-    """Never called: the tests call for it."""
+    """Never called: the tests return or raise in its place."""
     return [row["n"] for row in rows]
 
 
@@ -39,7 +39,7 @@ def _known() -> None:
 
 
 def run_batch(batch: Batch, poison: set[int]) -> tuple[dict[int, Completed | Failed], int]:
-    """Every outcome by its ticket, and the number of calls."""
+    """Every outcome by its execution id, and the number of calls."""
     outcomes: dict[int, Completed | Failed] = {}
     calls = 0
     while (part := batch.next()) is not None:
@@ -49,28 +49,30 @@ def run_batch(batch: Batch, poison: set[int]) -> tuple[dict[int, Completed | Fai
         else:
             batch.returned(part, [member["n"] for member in part.args])
         for outcome in batch.take_outcomes():
-            assert outcome.ticket not in outcomes, "an outcome was told twice"
-            outcomes[outcome.ticket] = outcome
+            assert outcome.execution_id not in outcomes, "a task has two outcomes"
+            outcomes[outcome.execution_id] = outcome
     return outcomes, calls
 
 
-def assigned(size: int) -> list[Assigned]:
-    """Tasks whose ticket is their number + 1."""
-    return [Assigned(n + 1, n + 1, b"token", 1, KIND, b'{"n": %d}' % n, None) for n in range(size)]
+def assigned(size: int) -> list[AssignedTask]:
+    """Tasks whose execution id is their number + 1."""
+    return [
+        AssignedTask(n + 1, n + 1, b"token", 1, KIND, b'{"n": %d}' % n, None) for n in range(size)
+    ]
 
 
-def current(task: Assigned) -> CurrentTask:
-    """Nothing but who it is."""
-    return CurrentTask(task.task_id, KIND, 1, "token", None, task.ticket, None)  # type: ignore[arg-type]  # it asks nobody
+def current(task: AssignedTask) -> CurrentTask:
+    """A current task that can send no requests."""
+    return CurrentTask(task.task_id, KIND, 1, "token", None, task.execution_id, None)  # type: ignore[arg-type]  # it asks nobody
 
 
-def wrong_after_raising(kind: type[Batch], size: int, culprits: int, seed: int) -> str | None:
-    """What is not as it should be; None when only the culprits failed, within the bound."""
-    poison = set(random.Random(seed).sample(range(size), min(culprits, size)))
+def wrong_after_raising(kind: type[Batch], size: int, bad_tasks: int, seed: int) -> str | None:
+    """What is wrong; None when only the bad tasks failed, within the bound."""
+    poison = set(random.Random(seed).sample(range(size), min(bad_tasks, size)))
     outcomes, calls = run_batch(kind(assigned(size), current), poison)
     if outcomes.keys() != set(range(1, size + 1)):
         return "tasks were lost"
-    failed = {ticket - 1 for ticket, one in outcomes.items() if isinstance(one, Failed)}
+    failed = {execution_id - 1 for execution_id, one in outcomes.items() if isinstance(one, Failed)}
     if failed != poison:
         return f"{failed} failed, and not {poison}"
     bound = 1 + len(poison) * 2 * ceil(log2(size)) if size > 1 else 1
@@ -78,14 +80,14 @@ def wrong_after_raising(kind: type[Batch], size: int, culprits: int, seed: int) 
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("culprits", [0, 1, 3])
-def test_what_raises_is_cornered_in_few_calls(size: int, culprits: int) -> None:
-    """Exactly the culprits fail, everybody is told once, in about 2·log₂(n) calls for each."""
-    assert wrong_after_raising(Batch, size, culprits, seed=size) is None
+@pytest.mark.parametrize("bad_tasks", [0, 1, 3])
+def test_tasks_that_raise_are_isolated_in_few_calls(size: int, bad_tasks: int) -> None:
+    """Exactly the bad tasks fail, each task has one outcome, in about 2·log₂(n) calls for each."""
+    assert wrong_after_raising(Batch, size, bad_tasks, seed=size) is None
 
 
-class Undivided(Batch):
-    """A broken variant: one takes all along."""
+class NotBisected(Batch):
+    """A broken variant: one bad task fails all."""
 
     def raised(self, part: Part, error: BaseException, describe: object = None) -> None:
         del describe
@@ -105,77 +107,97 @@ class Forgetful(Batch):
         self._waiting += [half for half in halves if half]
 
 
-@pytest.mark.parametrize("broken", [Undivided, Forgetful])
-def test_broken_ways_to_divide_are_caught(broken: type[Batch]) -> None:
-    """By the same test."""
+@pytest.mark.parametrize("broken", [NotBisected, Forgetful])
+def test_broken_ways_to_bisect_are_caught(broken: type[Batch]) -> None:
+    """The same check finds what is wrong."""
     assert any(wrong_after_raising(broken, size, 1, seed) for size in SIZES for seed in range(5))
 
 
 # --------------------------------------------------------------------------------- it kills
 
 
-Judge = Callable[..., None]
+Sort = Callable[[WorkerExit, list[Lease], range, float], None]
 
 
-def wrong_after_deaths(judge: Judge, size: int, culprits: int, seed: int) -> str | None:
-    """The same for poison that kills: each part goes to a fresh worker until all is judged."""
-    tickets = count(1)
-    poison = set(random.Random(seed).sample(range(size), min(culprits, size)))
+def leases_of_a_batch(size: int) -> list[Lease]:
+    """Claimed tasks whose id is their number."""
     local_queue = LocalQueue("default", 1, DurationEstimate(), {})
-    leases = [
-        Lease(Claimed(n, uuid4(), 1, KIND, b"{}", None, 100), b"", "default", 0.0, 100)
-        for n in range(size)
+    return [
+        Lease(Claimed(n, uuid4(), 1, KIND, b"{}", None, 100), local_queue, 0.0) for n in range(size)
     ]
-    waiting, done, failed, deaths = [leases], set[int](), set[int](), 0
+
+
+def assign(leases: list[Lease], ids: Iterator[int]) -> range:
+    """Give them the execution ids of one batch."""
+    for lease in leases:
+        lease.execution_id = next(ids)
+        lease.batch_id = leases[0].execution_id
+    return range(leases[0].execution_id, leases[-1].execution_id + 1)
+
+
+def wrong_after_crashes(sort: Sort, size: int, bad_tasks: int, seed: int) -> str | None:
+    """The same for poison that crashes: each part goes to a fresh worker until all have ended."""
+    ids = count(1)
+    poison = set(random.Random(seed).sample(range(size), min(bad_tasks, size)))
+    waiting, done, failed, crashes = [leases_of_a_batch(size)], set[int](), set[int](), 0
     while waiting:
         part = waiting.pop()
         numbers = {lease.task.task_id for lease in part}
         if not numbers & poison:
             done |= numbers
             continue
-        deaths += 1
-        first = next(tickets)
-        outs = {first: Out(part[0], local_queue, 0.0, first)}
-        outs |= {next(tickets): Out(lease, local_queue, 0.0, first) for lease in part[1:]}
-        death = Death("SIGSEGV", None)
-        judge(death, outs, range(first, first + len(part)), float("inf"), "crash", "it died")
-        failed |= {lease.task.task_id for lease, _ in death.failed}
-        waiting += death.divided
-        if death.aborted or death.unstarted:
-            return "innocents were given back"
+        crashes += 1
+        worker_exit = WorkerExit("SIGSEGV", None)
+        sort(worker_exit, part, assign(part, ids), float("inf"))
+        failed |= {lease.task.task_id for lease, _ in worker_exit.failed}
+        waiting += worker_exit.bisected
+        if worker_exit.released or worker_exit.requeued:
+            return "other tasks were given back"
     if failed != poison or done != set(range(size)) - poison:
         return f"{failed} failed, and not {poison}; {len(done)} were done"
     bound = len(poison) * (ceil(log2(size)) + 1) if size > 1 else len(poison)
-    return None if deaths <= bound else f"{deaths} workers died, and at most {bound} need to"
+    return None if crashes <= bound else f"{crashes} workers crashed, and at most {bound} need to"
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("culprits", [0, 1, 3])
-def test_what_kills_is_cornered_in_few_deaths(size: int, culprits: int) -> None:
-    """Exactly the culprits fail; a worker dies log₂(n) + 1 times for each at most."""
-    assert wrong_after_deaths(judge, size, culprits, seed=size) is None
+@pytest.mark.parametrize("bad_tasks", [0, 1, 3])
+def test_tasks_that_crash_are_isolated_in_few_crashes(size: int, bad_tasks: int) -> None:
+    """Exactly these fail; a worker crashes log₂(n) + 1 times for each at most."""
+    assert wrong_after_crashes(WorkerExit.sort, size, bad_tasks, seed=size) is None
 
 
-def test_a_judge_who_blames_all_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broken variant: whoever was in the call is guilty of its death."""
+def test_failing_all_tasks_of_the_call_is_caught() -> None:
+    """A broken variant: every task of the call fails."""
 
-    def harsh(death: Death, outs: dict[int, Out], *_: object) -> None:
-        death.failed.extend((out.lease, {}) for out in outs.values())
+    def harsh(worker_exit: WorkerExit, leases: list[Lease], *_: object) -> None:
+        worker_exit.failed.extend((lease, {}) for lease in leases)
 
-    monkeypatch.setattr(verdicts, "judge", harsh)
-    assert wrong_after_deaths(verdicts.judge, 64, 1, seed=1)
+    assert wrong_after_crashes(harsh, 64, 1, seed=1)
 
 
-def test_what_waits_behind_a_death_has_not_been_started() -> None:
-    """It keeps its lease and is handed out again; what was finished before is given back."""
-    local_queue = LocalQueue("default", 1, DurationEstimate(), {})
-    leases = [
-        Lease(Claimed(n, uuid4(), 1, KIND, b"{}", None, 100), b"", "default", 0.0, 100)
-        for n in range(3)
-    ]
-    outs = {n + 1: Out(lease, local_queue, 0.0, n + 1) for n, lease in enumerate(leases)}
-    death = Death("SIGKILL", None)
-    judge(death, outs, range(2, 3), 3, "crash", "it died")
-    assert [lease for lease, _ in death.failed] == [leases[1]]
-    assert death.unstarted == [leases[2]]
-    assert death.aborted == [leases[0]]
+def test_tasks_behind_a_crash_have_not_started() -> None:
+    """They keep their leases and are assigned again; what was finished before is released."""
+    leases = leases_of_a_batch(3)
+    ids = count(1)
+    for lease in leases:
+        assign([lease], ids)
+    worker_exit = WorkerExit("SIGKILL", None)
+    worker_exit.sort(leases, range(2, 3), 3)
+    [(failed, failure)] = worker_exit.failed
+    assert failed is leases[1]
+    assert failure["error_message"] == (
+        "the worker process was killed by SIGKILL while it ran this task"
+    )
+    assert worker_exit.requeued == [leases[2]]
+    assert worker_exit.released == [leases[0]]
+
+
+def test_the_rest_of_a_batch_that_crashed_stays_under_its_lease() -> None:
+    """Some of the batch were not in the call that crashed: they are called again, apart from it."""
+    leases = leases_of_a_batch(4)
+    assign(leases, count(1))
+    worker_exit = WorkerExit("SIGKILL", None)
+    worker_exit.sort(leases, range(1, 2), float("inf"))
+    assert [lease for lease, _ in worker_exit.failed] == leases[:1]
+    assert worker_exit.bisected == [leases[1:]]
+    assert worker_exit.released == []

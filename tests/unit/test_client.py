@@ -244,9 +244,9 @@ class Parent:
         self.url = url
         self.verbs: list[str] = []
 
-    def call(self, ticket: int, verb: str, payload: object) -> Any:
+    def call(self, execution_id: int, verb: str, payload: object) -> Any:
         """One frame there and back."""
-        assert ticket == 5
+        assert execution_id == 5
         self.verbs.append(verb)
         connection = LazyConnection(lambda: connect(self.url, application_name="test"))
         try:
@@ -255,13 +255,13 @@ class Parent:
         finally:
             connection.close()
 
-    def tell(self, ticket: int, verb: str, payload: object) -> None:
+    def tell(self, execution_id: int, verb: str, payload: object) -> None:
         """Not used here."""
-        raise NotImplementedError(ticket, verb, payload)
+        raise NotImplementedError(execution_id, verb, payload)
 
-    def limit(self, ticket: int, seconds: float | None) -> None:
+    def limit(self, execution_id: int, seconds: float | None) -> None:
         """Not used here."""
-        raise NotImplementedError(ticket, seconds)
+        raise NotImplementedError(execution_id, seconds)
 
 
 def test_from_a_handler_through_its_peer(
@@ -272,7 +272,7 @@ def test_from_a_handler_through_its_peer(
     parent = Parent(database_url)
     context.enter(
         context.CurrentTask(
-            id=1, kind="k", attempt=1, token="t", deadline=None, ticket=5, _scheduler=parent
+            id=1, kind="k", attempt=1, token="t", deadline=None, execution_id=5, _scheduler=parent
         )
     )
     try:

@@ -24,12 +24,20 @@ from hypothesis import strategies as st
 from peers.context import CurrentTask
 from peers.errors import Retry
 from peers.handlers import Handler, register
-from peers.protocol.messages import Assigned, Completed, Failed, Outcomes, encode, split, to_parent
+from peers.protocol.messages import (
+    AssignedTask,
+    Completed,
+    Failed,
+    Outcomes,
+    encode,
+    split,
+    to_parent,
+)
 from peers.worker.batch import Batch, Part
 from peers.worker.describe import LONGEST_MESSAGE, LONGEST_TRACEBACK, LONGEST_TYPE, describe
 from peers.worker.outcome import completed, failed
 
-TASK = Assigned(7, 1, b"token", 1, "kind", b"{}", None)
+TASK = AssignedTask(7, 1, b"token", 1, "kind", b"{}", None)
 LARGE = 100 << 20
 
 
@@ -376,7 +384,7 @@ def test_a_result_that_cannot_be_kept_is_one_failure(what: str) -> None:
 def a_call() -> tuple[Batch, Part]:
     """Three tasks in one call of their batch handler."""
     register(Handler("unit.describe", _takes_rows, batch_size=3))
-    tasks = [Assigned(n, n, b"t", 1, "unit.describe", b"{}", None) for n in (1, 2, 3)]
+    tasks = [AssignedTask(n, n, b"t", 1, "unit.describe", b"{}", None) for n in (1, 2, 3)]
     batch = Batch(tasks, lambda task: CurrentTask(task.task_id, task.kind, 1, "t", None, 1, Mock()))
     part = batch.next()
     assert part is not None

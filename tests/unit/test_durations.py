@@ -1,14 +1,14 @@
-"""How batches are sized."""
+"""How durations are estimated, and claims are sized by them."""
 
 from __future__ import annotations
 
 import pytest
 
-from peers.pool.durations import CLAIM_SECONDS, MOST_CLAIMED, DurationEstimate, claim_size
+from peers.pool.durations import CLAIM_MAX_TASKS, CLAIM_SECONDS, DurationEstimate, claim_size
 
 
 def test_a_kind_that_never_ran_counts_as_slow() -> None:
-    """So its first tasks are taken one a slot."""
+    """So the first claim brings one of its tasks for each slot."""
     assert claim_size(4, DurationEstimate().seconds("new")) == 4
 
 
@@ -23,7 +23,7 @@ def test_the_estimate_rises_fast_and_falls_slowly() -> None:
     assert durations.seconds("a") == pytest.approx(0.055)
 
 
-def test_kinds_are_judged_apart() -> None:
+def test_each_kind_has_its_own_estimate() -> None:
     """A slow kind does not make a quick one slow."""
     durations = DurationEstimate()
     durations.note("slow", 10.0)
@@ -40,6 +40,6 @@ def test_a_claim_fills_the_slots_and_no_more_than_is_soon_finished(
     finish in CLAIM_SECONDS, and no more than the most that one statement may claim.
     """
     size = claim_size(slots, seconds)
-    assert slots <= size <= max(slots, MOST_CLAIMED)
+    assert slots <= size <= max(slots, CLAIM_MAX_TASKS)
     if size > slots:
         assert size * seconds <= slots * CLAIM_SECONDS + seconds

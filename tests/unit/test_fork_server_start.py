@@ -1,19 +1,19 @@
-"""A fork server that is started before anybody needs it."""
+"""A fork server that is started before it is needed."""
 
 from __future__ import annotations
 
 import os
 
-from peers.pool.fork_server_start import Order, start, started_early
+from peers.pool.fork_server_start import ForkServerOptions, start, started_early
 
-ORDER = Order("json", ("text", "info"), dict(os.environ))
-OTHER = Order("json", ("text", "info"), {**os.environ, "CUDA_VISIBLE_DEVICES": "1"})
+OPTIONS = ForkServerOptions("json", ("text", "info"), dict(os.environ))
+OTHER = ForkServerOptions("json", ("text", "info"), {**os.environ, "CUDA_VISIBLE_DEVICES": "1"})
 
 
-def test_it_is_given_to_who_asks_for_the_same() -> None:
-    """Once; who wants another app or environment gets another process."""
-    with started_early(ORDER):
-        started = [start(OTHER), start(ORDER), start(ORDER)]
+def test_start_takes_the_early_server_with_the_same_options() -> None:
+    """Once. Other options, or a second start, get another process."""
+    with started_early(OPTIONS):
+        started = [start(OTHER), start(OPTIONS), start(OPTIONS)]
         assert len({one.process.pid for one in started}) == 3
         assert started[1].process.pid < started[0].process.pid < started[2].process.pid
     for one in started:
@@ -23,10 +23,10 @@ def test_it_is_given_to_who_asks_for_the_same() -> None:
         one.socket.close()
 
 
-def test_it_ends_if_nobody_has_asked_for_it() -> None:
-    """Such as when the database cannot be reached."""
+def test_an_early_server_that_is_not_taken_is_killed() -> None:
+    """For example, when the database cannot be reached."""
     before = _children()  # such as the tests' own database
-    with started_early(ORDER):
+    with started_early(OPTIONS):
         (child,) = _children() - before
     assert child not in _children()
 

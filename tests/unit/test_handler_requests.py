@@ -17,7 +17,9 @@ from peers.database.rows import Claimed
 from peers.errors import BadTask, DatabaseUnreachable
 from peers.peer import handler_requests
 from peers.peer.handler_requests import Answer, HandlerRequests, Request
-from peers.pool.local_queue import Lease
+from peers.pool.durations import DurationEstimate
+from peers.pool.lease import Lease
+from peers.pool.local_queue import LocalQueue
 
 PATIENCE = 60.0
 LARGE = b"x" * (1 << 20)
@@ -103,7 +105,7 @@ def loop(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
 def a_lease() -> Lease:
     """A task that runs."""
     task = Claimed(1, uuid4(), 1, "a", b"{}", None, 100)
-    return Lease(task, b"", "default", 0.0, 100)
+    return Lease(task, LocalQueue("default", 1, DurationEstimate(), {}), 0.0)
 
 
 def threads() -> list[str]:

@@ -21,7 +21,7 @@ from peers.client.submission import Options, document
 from peers.context import CurrentTask, current_task, enter
 from peers.errors import ArgsInvalid, ResultInvalid
 from peers.handlers import Handler
-from peers.protocol.messages import Assigned
+from peers.protocol.messages import AssignedTask
 from peers.values.codec import same
 from peers.worker.args import load_args
 from peers.worker.outcome import completed
@@ -75,10 +75,10 @@ def declared(function: Callable[..., Any], **options: Any) -> Handler:
     return handler
 
 
-def submitted(args: Mapping[str, Any]) -> Assigned:
+def submitted(args: Mapping[str, Any]) -> AssignedTask:
     """A task as its worker gets it."""
     text = json.dumps(document(KIND, args, Options())["args"]).encode()
-    return Assigned(1, 1, b"t", 1, KIND, text, None)
+    return AssignedTask(1, 1, b"t", 1, KIND, text, None)
 
 
 def test_a_handler_gets_the_values_that_were_submitted() -> None:
@@ -123,7 +123,7 @@ def test_every_wrong_field_is_named_at_submit_and_in_the_worker() -> None:
     with pytest.raises(ArgsInvalid, match=expected):
         submitted(wrong)
     with pytest.raises(ArgsInvalid, match=expected):
-        load_args(Assigned(1, 1, b"t", 1, KIND, json.dumps(wrong).encode(), None))
+        load_args(AssignedTask(1, 1, b"t", 1, KIND, json.dumps(wrong).encode(), None))
 
 
 @pytest.mark.parametrize("element", [Row, Customer, Model])
@@ -209,7 +209,7 @@ def test_a_result_comes_back_as_it_was_returned(function: Callable[..., Any]) ->
     """By the annotation of the function, or of an element of what a batch handler returns."""
     batch_size = 2 if function is _batch_result else None
     handler = declared(function, batch_size=batch_size)
-    task = Assigned(1, 1, b"t", 1, KIND, b"{}", None)
+    task = AssignedTask(1, 1, b"t", 1, KIND, b"{}", None)
     stored = json.loads(completed(task, 0.1, Customer("Ada", DAY)).result)
     assert handler.load_result(stored) == Customer("Ada", DAY)
     with pytest.raises(ResultInvalid, match=r"result\.birthday: expected date, got int"):
@@ -228,7 +228,7 @@ def test_a_result_that_json_has_itself_is_not_checked(annotation: str | None) ->
     function.__annotations__["return"] = annotation
     with warnings.catch_warnings(action="error"):
         handler = declared(function)
-        task = Assigned(1, 1, b"t", 1, KIND, b"{}", None)
+        task = AssignedTask(1, 1, b"t", 1, KIND, b"{}", None)
         stored = json.loads(completed(task, 0.1, {"a": "b", "day": DAY}).result)
     assert handler.load_result(stored) == {"a": "b", "day": "2026-11-23"}
 

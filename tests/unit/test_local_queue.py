@@ -11,15 +11,18 @@ from uuid import uuid4
 import pytest
 
 from peers.database.rows import Claimed
+from peers.pool.batch_key import BatchKey
 from peers.pool.dispatch import hand_out
 from peers.pool.durations import (
-    FIRST_CLAIMED,
-    MOST_BYTES,
-    MOST_CLAIMED,
+    ARGS_MAX_BYTES,
+    CLAIM_MAX_TASKS,
+    FIRST_CLAIM_MAX_TASKS,
     DurationEstimate,
     claim_size,
 )
-from peers.pool.local_queue import BatchKey, Lease, LocalQueue
+from peers.pool.isolation import WorkerRole
+from peers.pool.lease import Lease
+from peers.pool.local_queue import LocalQueue
 from peers.protocol.messages import KindDeclared
 
 _ids = count(1)
@@ -36,11 +39,11 @@ def a_lease(kind: str = "a", priority: int = 100) -> Lease:
     """A claimed task."""
     token = uuid4()
     task = Claimed(next(_ids), token, 1, kind, b"{}", None, priority)
-    return Lease(task, str(token).encode(), "default", 0.0, priority)
+    return Lease(task, LocalQueue("default", 1, DurationEstimate(), KINDS), 0.0)
 
 
-def a_lane(slots: int = 2, **seconds: float) -> LocalQueue:
-    """A local_queue that knows how long these kinds take."""
+def a_queue(slots: int = 2, **seconds: float) -> LocalQueue:
+    """A queue that knows how long these kinds take."""
     durations = DurationEstimate()
     for kind, took in seconds.items():
         durations.note(kind, took)
@@ -48,33 +51,33 @@ def a_lane(slots: int = 2, **seconds: float) -> LocalQueue:
 
 
 def test_smaller_priorities_come_first_and_equals_keep_their_order() -> None:
-    """Also when they come in several claims, and when some are put back."""
-    local_queue = a_lane(a=0.0)
+    """Also when they come in several claims, and when some are requeued."""
+    local_queue = a_queue(a=0.0)
     late, first, urgent = a_lease(priority=100), a_lease(priority=100), a_lease(priority=1)
     local_queue.claimed([first])
     local_queue.claimed([urgent, late])
     assert list(local_queue) == [urgent, first, late]
     taken = local_queue.take(PLAIN, 1.0, 2)
     assert taken == [urgent, first]
-    local_queue.put_back(taken)
+    local_queue.requeue(taken)
     assert next(iter(local_queue)) is urgent
 
 
-def test_sync_and_async_tasks_are_lined_up_apart() -> None:
+def test_sync_and_async_tasks_have_backlogs_of_their_own() -> None:
     """Each kind of worker finds its own next task."""
-    local_queue = a_lane(a=0.0, b=0.0)
+    local_queue = a_queue(a=0.0, b=0.0)
     sync_one, async_one = a_lease("a"), a_lease("b")
     local_queue.claimed([sync_one, async_one])
-    assert local_queue.next_bin(set()) == PLAIN
-    assert local_queue.next_bin({PLAIN}) == ASYNC
+    assert local_queue.next_key(set()) == PLAIN
+    assert local_queue.next_key({PLAIN}) == ASYNC
     assert local_queue.take(ASYNC, 1.0, 5) == [async_one]
-    assert local_queue.next_bin({PLAIN}) is None
+    assert local_queue.next_key({PLAIN}) is None
     assert len(local_queue) == 1
 
 
-def test_a_frame_takes_no_more_than_its_budget() -> None:
-    """By the time that the kinds are expected to take, and by number."""
-    local_queue = a_lane(a=0.01)
+def test_an_assignment_takes_no_more_than_its_budget() -> None:
+    """By the expected duration of the kinds, and by number."""
+    local_queue = a_queue(a=0.01)
     local_queue.claimed([a_lease() for _ in range(10)])
     assert len(local_queue.take(PLAIN, 0.035, 10)) == 3
     assert len(local_queue.take(PLAIN, 1.0, 2)) == 2
@@ -84,93 +87,93 @@ def test_a_frame_takes_no_more_than_its_budget() -> None:
 
 def test_dropped_leases_are_gone() -> None:
     """And only those."""
-    local_queue = a_lane()
+    local_queue = a_queue()
     keep, drop = a_lease(), a_lease()
     local_queue.claimed([keep, drop])
     local_queue.drop([drop])
     assert list(local_queue) == [keep]
 
 
-def test_an_empty_lane_wants_a_task_for_each_slot_at_least() -> None:
+def test_an_empty_queue_wants_a_task_for_each_slot_at_least() -> None:
     """And more when its last claim was of quick kinds."""
-    assert a_lane(slots=3).wanted() == 3
-    local_queue = a_lane(slots=3, quick=0.001)
+    assert a_queue(slots=3).wanted() == 3
+    local_queue = a_queue(slots=3, quick=0.001)
     local_queue.claimed([a_lease("quick")])
     local_queue.take(PLAIN, 1.0, 1)
     assert local_queue.wanted() == claim_size(3, 0.001)
 
 
-def test_what_is_in_the_workers_counts_as_being_at_hand() -> None:
-    """A local_queue whose slots are busy with slow tasks wants nothing more."""
-    local_queue = a_lane(slots=2)
-    local_queue.in_workers = local_queue.running = 2
+def test_tasks_in_workers_count_as_held() -> None:
+    """A queue whose slots are busy with slow tasks wants nothing more."""
+    local_queue = a_queue(slots=2)
+    local_queue.started(2, slots=2)
     assert local_queue.wanted() == 0
     assert local_queue.free_slots == 0
 
 
-def test_a_slot_that_would_stand_idle_is_reason_enough_to_ask() -> None:
-    """Though most of what should be at hand is there."""
-    local_queue = a_lane(slots=4)
-    local_queue.in_workers = local_queue.running = 3
+def test_an_idle_slot_is_reason_enough_to_claim() -> None:
+    """Though the queue holds most of what it should."""
+    local_queue = a_queue(slots=4)
+    local_queue.started(3, slots=3)
     assert local_queue.wanted() == 1
 
 
-def test_tasks_of_a_batch_kind_ripen_when_they_are_enough_or_have_waited() -> None:
+def test_a_batch_is_due_when_it_is_full_or_has_waited() -> None:
     """Three fill a batch of this kind; two wait until the older one was claimed two seconds ago."""
-    local_queue = a_lane(c=0.0)
+    local_queue = a_queue(c=0.0)
     leases = [a_lease("c") for _ in range(4)]
     local_queue.claimed(leases[:2])
-    where = local_queue.next_bin(set())
-    assert where == BatchKey(False, "c", None, 3, 2.0)
-    assert local_queue.ripe_at(where) == 2.0
-    assert local_queue.next_ripe(1.0) == 2.0
-    assert local_queue.next_ripe(2.0) == float("inf"), "what is ripe rings no alarm"
+    key = local_queue.next_key(set())
+    assert key == BatchKey(False, "c", None, 3, 2.0)
+    assert local_queue.due_at(key) == 2.0
+    assert local_queue.next_due(1.0) == 2.0
+    assert local_queue.next_due(2.0) == float("inf"), "a batch that is due needs no timer"
     local_queue.claimed(leases[2:])
-    assert local_queue.ripe_at(where) == 0.0
-    assert local_queue.take_batch(where, float("inf")) == leases[:3]
+    assert local_queue.due_at(key) == 0.0
+    assert local_queue.take_batch(key, float("inf")) == leases[:3]
     assert list(local_queue) == leases[3:]
 
 
 def test_enough_is_claimed_to_fill_a_batch_for_each_slot() -> None:
-    """However slow the kind is: else its batches would never be full."""
-    local_queue = a_lane(slots=4, c=10.0)
+    """However slow the kind is, or its batches would never be full."""
+    local_queue = a_queue(slots=4, c=10.0)
     local_queue.claimed([a_lease("c")])
     assert local_queue.wanted() == 4 * 3 - 1
 
 
 def test_parts_of_a_batch_stay_together_and_are_not_given_back_as_late() -> None:
-    """Iterating shows what could be given back; a divided batch has been started and is not."""
-    local_queue = a_lane(c=0.0)
+    """Iterating yields what could be released. A bisected batch has started, so it is not in it."""
+    local_queue = a_queue(c=0.0)
     leases = [a_lease("c") for _ in range(4)]
-    local_queue.divide([leases[:2], leases[2:]], 5.0)
+    local_queue.add_parts([leases[:2], leases[2:]], 5.0)
     assert list(local_queue) == []
-    assert local_queue.divided() == leases
+    assert local_queue.leases_to_rerun() == leases
     local_queue.drop([leases[0]])
-    assert list(local_queue.parts[False]) == [[leases[1]], leases[2:]]
+    assert list(local_queue._parts[False]) == [[leases[1]], leases[2:]]
 
 
 def test_a_batch_that_waits_to_be_full_is_filled() -> None:
-    """However few are missing, and though the last look brought nothing; of other kinds that come
+    """However few are missing, and though the last claim brought nothing. Of other kinds that come
     along there are no more than would be claimed anyway.
     """
-    local_queue = a_lane(slots=1, c=0.001)
+    local_queue = a_queue(slots=1, c=0.001)
     local_queue.claimed([a_lease("c"), a_lease("c")])
     assert local_queue.wanted() >= 1
     local_queue.claimed([])
     assert local_queue.wanted() >= 1
     local_queue.claimed([a_lease("c")])
-    assert local_queue.ripe_at(BatchKey(False, "c", None, 3, 2.0)) == 0.0
-    mixed = a_lane(slots=1, a=1.0, c=1.0)
+    assert local_queue.due_at(BatchKey(False, "c", None, 3, 2.0)) == 0.0
+    mixed = a_queue(slots=1, a=1.0, c=1.0)
     mixed.claimed([a_lease("c"), *(a_lease("a") for _ in range(9))])
     assert mixed.wanted() == 0, "nine slow ones are too many as it is"
 
 
 def test_no_more_is_wanted_than_one_claim_may_bring() -> None:
-    """Whatever slots times batches come to; the first one is small, for nobody knows the args."""
-    local_queue = a_lane(slots=4000, c=0.001)
-    assert local_queue.wanted() == FIRST_CLAIMED
+    """However many slots and batches there are. The first claim is small: args may be large."""
+    local_queue = a_queue(slots=4000, c=0.001)
+    assert local_queue.wanted() == FIRST_CLAIM_MAX_TASKS
     local_queue.claimed([a_lease("c")])
-    assert local_queue.wanted() == MOST_CLAIMED
+    assert local_queue.wanted() == CLAIM_MAX_TASKS
 
 
 @pytest.mark.parametrize("slots", [1, 8, 1000, 1001, 5000, 10_000])
@@ -178,20 +181,20 @@ def test_no_more_is_wanted_than_one_claim_may_bring() -> None:
 @pytest.mark.parametrize("seconds", [0.0, 0.001, 60.0])
 def test_claims_go_on_until_every_slot_has_a_task(slots: int, kind: str, seconds: float) -> None:
     """However many slots there are, and however few tasks one statement may bring."""
-    local_queue = a_lane(slots=slots, **{kind: seconds})
+    local_queue = a_queue(slots=slots, **{kind: seconds})
     claims = 0
     while wanted := local_queue.wanted():
         local_queue.claimed([a_lease(kind) for _ in range(wanted)])
         claims += 1
-    assert slots <= len(local_queue) <= max(slots, MOST_CLAIMED)
-    assert claims <= 1 + len(local_queue) / MOST_CLAIMED + 1
+    assert slots <= len(local_queue) <= max(slots, CLAIM_MAX_TASKS)
+    assert claims <= 1 + len(local_queue) / CLAIM_MAX_TASKS + 1
 
 
-def test_what_is_claimed_at_once_is_bounded_by_the_size_of_args() -> None:
+def test_a_claim_is_limited_by_the_size_of_args() -> None:
     """Of tasks with 1 MiB of args no claim brings more than a few, however many slots are free; and
-    no frame carries more.
+    no assignment carries more.
     """
-    local_queue = a_lane(slots=5000, b=60.0)
+    local_queue = a_queue(slots=5000, b=60.0)
     large = [a_lease("b") for _ in range(20)]
     for lease in large:
         lease.task = lease.task._replace(args=b"x" * (1 << 20))
@@ -199,118 +202,111 @@ def test_what_is_claimed_at_once_is_bounded_by_the_size_of_args() -> None:
     assert local_queue.wanted() == 16
     assert len(local_queue.take(ASYNC, float("inf"), 500)) == 16
     huge = a_lease("b")
-    huge.task = huge.task._replace(args=b"x" * (MOST_BYTES + 1))
-    only = a_lane(slots=2, b=60.0)
+    huge.task = huge.task._replace(args=b"x" * (ARGS_MAX_BYTES + 1))
+    only = a_queue(slots=2, b=60.0)
     only.claimed([huge])
     assert only.take(ASYNC, float("inf"), 500) == [huge], "one goes in any case"
 
 
-def test_no_frame_has_more_tasks_than_a_frame_should() -> None:
-    """Also for a loop that has room for thousands: it gets several."""
-    local_queue = a_lane(slots=5000, b=60.0)
+def test_no_assignment_has_more_tasks_than_it_should() -> None:
+    """An async worker with room for thousands gets several assignments."""
+    local_queue = a_queue(slots=5000, b=60.0)
     local_queue.claimed([a_lease("b") for _ in range(1200)])
     desk: Any = Desk()
     desk.asynchronous, desk.budget = True, lambda _queue: float("inf")
     list(hand_out(local_queue, [desk], DurationEstimate()))
-    assert [len(frame) for frame in desk.had] == [500, 500, 200]
+    assert [len(tasks) for tasks in desk.had] == [500, 500, 200]
 
 
-def test_what_has_waited_once_need_not_wait_again() -> None:
-    """A batch that is ripe and finds no worker is given back in the end; when it comes again, it
-    goes at once. The next one waits as usual.
+def test_a_batch_that_has_waited_once_need_not_wait_again() -> None:
+    """A batch that is due and finds no worker is released in the end; when it comes again, it is
+    due at once. The next one waits as usual.
     """
-    local_queue = a_lane(c=0.0)
+    local_queue = a_queue(c=0.0)
     local_queue.claimed([a_lease("c")])
-    where = local_queue.next_bin(set())
-    assert where is not None
-    local_queue.overdue(where)
+    key = local_queue.next_key(set())
+    assert key is not None
+    local_queue.mark_overdue(key)
     local_queue.drop(list(local_queue))
     local_queue.claimed([a_lease("c")])
-    assert local_queue.ripe_at(where) == 0.0
-    assert len(local_queue.take_batch(where, float("inf"))) == 1
+    assert local_queue.due_at(key) == 0.0
+    assert len(local_queue.take_batch(key, float("inf"))) == 1
     local_queue.claimed([a_lease("c")])
-    assert local_queue.ripe_at(where) == 2.0
+    assert local_queue.due_at(key) == 2.0
 
 
-def test_a_lane_forgets_where_nothing_lies_any_more() -> None:
-    """Each timeout that a task of a batch kind ever had would be walked over for ever."""
-    local_queue = a_lane(c=0.0)
+def test_a_queue_forgets_keys_without_leases() -> None:
+    """Otherwise it would keep a key for each timeout that a task of a batch kind ever had."""
+    local_queue = a_queue(c=0.0)
     for timeout in range(1, 100):
         lease = a_lease("c")
         local_queue.claimed([replace(lease, task=lease.task._replace(timeout=float(timeout)))])
-        where = local_queue.next_bin(set())
-        assert where is not None
-        local_queue.take_batch(where, float("inf"))
-    assert local_queue.bins(asynchronous=False) == []
+        key = local_queue.next_key(set())
+        assert key is not None
+        local_queue.take_batch(key, float("inf"))
+    assert local_queue.keys(asynchronous=False) == []
 
 
 class Desk:
-    """As much of a worker as handing out needs; done with what it has when told."""
+    """As much of a worker as `hand_out` needs. The tests finish its tasks."""
 
     asynchronous = False
     wants_one = True
-    purpose = None
+    role = WorkerRole.ORDINARY
     allowance = 1000
 
     def __init__(self) -> None:
-        self.out: list[Lease] = []
+        self.leases: list[Lease] = []
         self.had: list[list[Lease]] = []
 
     @property
-    def expected(self) -> float:
-        return float(len(self.out))
+    def expected_seconds(self) -> float:
+        return float(len(self.leases))
 
     def budget(self, local_queue: LocalQueue) -> float:
-        return 0.1 if len(self.out) <= 1 and local_queue.free_slots > 0 else 0.0
+        return 0.1 if len(self.leases) <= 1 and local_queue.free_slots > 0 else 0.0
 
-    def give(
-        self,
-        local_queue: LocalQueue,
-        leases: list[Lease],
-        durations: DurationEstimate,
-        *,
-        together: bool,
-    ) -> None:
-        del local_queue, durations, together
-        self.out += leases
+    def assign(self, leases: list[Lease], durations: DurationEstimate, *, as_batch: bool) -> None:
+        del durations, as_batch
+        self.leases += leases
         self.had.append(leases)
 
 
 def handed_out(local_queue: LocalQueue, *, turns: int) -> list[list[Lease]]:
-    """What a worker gets that is done with one task in each turn."""
+    """The assignments of a worker that finishes one task in each turn."""
     desk: Any = Desk()
     for _ in range(turns):
         list(hand_out(local_queue, [desk], DurationEstimate()))
-        del desk.out[:1]
+        del desk.leases[:1]
     return list(desk.had)
 
 
-def test_a_part_waits_for_nothing_that_is_less_urgent() -> None:
-    """It goes before all that is no more urgent, alone; what is more urgent goes before it."""
-    local_queue = a_lane(slots=1)
+def test_a_part_goes_before_less_urgent_tasks() -> None:
+    """It goes before everything that is no more urgent, alone. More urgent tasks go before it."""
+    local_queue = a_queue(slots=1)
     less, more = [a_lease(priority=200) for _ in range(50)], [a_lease(priority=1)]
     part = [a_lease("c", priority=100), a_lease("c", priority=100)]
     local_queue.claimed(less)
     desk: Any = Desk()
     list(hand_out(local_queue, [desk], DurationEstimate()))
     assert len(desk.had) == 2, "it has one, and one ahead"
-    local_queue.divide([part], 0.0)
+    local_queue.add_parts([part], 0.0)
     local_queue.claimed(more)
     for _ in range(3):
         list(hand_out(local_queue, [desk], DurationEstimate()))
-        del desk.out[:1]
+        del desk.leases[:1]
     assert part not in desk.had[:2]
     assert desk.had[2] == more
     for _ in range(3):
         list(hand_out(local_queue, [desk], DurationEstimate()))
-        del desk.out[:1]
+        del desk.leases[:1]
     assert desk.had[3] == part
 
 
-def test_a_batch_that_waits_keeps_its_slot_from_less_urgent_tasks_only() -> None:
-    """Else a queue would stand still for what is no more important."""
+def test_a_waiting_batch_keeps_its_slot_from_less_urgent_tasks_only() -> None:
+    """Tasks of the same priority take the slot: a queue must not stop for them."""
     for priority, taken in ((100, 1), (200, 0)):
-        local_queue = a_lane(slots=1)
+        local_queue = a_queue(slots=1)
         waiting = a_lease("c", priority=100)
         waiting.claimed_at = time.monotonic()
         local_queue.claimed([waiting, a_lease("a", priority=priority)])

@@ -1,4 +1,4 @@
-"""What crosses between a peer and its workers."""
+"""The messages between a peer and its workers."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import msgspec
 import pytest
 
 from peers.protocol.messages import (
-    HEAD,
-    Assigned,
+    HEADER,
+    Assign,
+    AssignedTask,
     Begin,
-    Broken,
-    Call,
     Cancel,
     Completed,
     Failed,
+    HandlerRequest,
     Hello,
+    ImportFailed,
     KindDeclared,
     Outcomes,
     Recall,
+    Recalled,
     Reply,
-    Requeued,
-    Run,
     Stop,
     ToParent,
     ToWorker,
@@ -32,10 +32,10 @@ from peers.protocol.messages import (
 
 TO_WORKER: list[ToWorker] = [
     Begin(asynchronous=True),
-    Run(
+    Assign(
         [
-            Assigned(1, 2, b"t", 3, "kind", b'{"x": "\xc3\xbc"}', 0.5),
-            Assigned(2, 3, b"u", 1, "k", b"{}", None),
+            AssignedTask(1, 2, b"t", 3, "kind", b'{"x": "\xc3\xbc"}', 0.5),
+            AssignedTask(2, 3, b"u", 1, "k", b"{}", None),
         ]
     ),
     Recall(),
@@ -46,17 +46,17 @@ TO_WORKER: list[ToWorker] = [
 ]
 TO_PARENT: list[ToParent] = [
     Hello([KindDeclared("kind", False, 5, None, 1.0, 3600.0)]),
-    Broken("ImportError: x", "traceback"),
+    ImportFailed("ImportError: x", "traceback"),
     Outcomes(
         [Completed(1, 0.25, b'{"a": 1}'), Failed(2, 0.5, "ValueError", "no", "tb", 1.5, True)]
     ),
-    Requeued([1, 2, 3]),
-    Call(0, 1, "progress", b"{}"),
+    Recalled([1, 2, 3]),
+    HandlerRequest(0, 1, "progress", b"{}"),
 ]
 
 
-def test_every_message_comes_out_as_it_went_in() -> None:
-    """In both directions, bytes and None included."""
+def test_every_message_is_decoded_as_it_was_encoded() -> None:
+    """In both directions, with bytes and None."""
     for to_a_worker in TO_WORKER:
         [body] = split(bytearray(encode(to_a_worker)))
         assert to_worker.decode(body) == to_a_worker
@@ -65,7 +65,7 @@ def test_every_message_comes_out_as_it_went_in() -> None:
         assert to_parent.decode(body) == to_the_parent
 
 
-def test_frames_may_come_in_any_pieces() -> None:
+def test_messages_may_come_in_any_pieces() -> None:
     """A stream cut at every byte gives the same messages, and leaves nothing behind."""
     stream = b"".join(map(encode, TO_WORKER))
     buffer = bytearray()
@@ -77,8 +77,8 @@ def test_frames_may_come_in_any_pieces() -> None:
     assert buffer == b""
 
 
-def test_who_takes_only_the_first_frame_leaves_the_others_and_not_the_first() -> None:
-    """Leaving the iteration early neither loses a frame nor gives one twice."""
+def test_taking_only_the_first_message_leaves_exactly_the_others() -> None:
+    """Leaving the iteration early neither loses a message nor yields one twice."""
     buffer = bytearray(encode(Begin(False)) + encode(Stop()) + encode(Recall())[:3])
     for body in split(buffer):
         assert to_worker.decode(body) == Begin(False)
@@ -87,7 +87,7 @@ def test_who_takes_only_the_first_frame_leaves_the_others_and_not_the_first() ->
     assert len(buffer) == 3
 
 
-def test_what_is_no_message_is_an_error_of_one_kind() -> None:
+def test_what_is_not_a_message_is_an_error_of_one_type() -> None:
     """Garbage, an unknown tag and a message for the other direction alike."""
     for body in (b"\xc1", b"\x91\x63", b"", split_one(TO_WORKER[1])):
         with pytest.raises(msgspec.MsgspecError):
@@ -95,15 +95,15 @@ def test_what_is_no_message_is_an_error_of_one_kind() -> None:
 
 
 @pytest.mark.parametrize("garbage", [b"some text for a wrong descriptor", b"\0" * 8, b"\xff" * 64])
-def test_what_is_no_frame_is_noticed_at_once(garbage: bytes) -> None:
-    """It is not taken for a length that would be waited for; frames before it are taken."""
+def test_bytes_that_are_not_a_message_are_noticed_at_once(garbage: bytes) -> None:
+    """They are not taken for a length to wait for; the messages before them are read."""
     buffer = bytearray(encode(Stop()) + garbage)
-    frames = split(buffer)
-    assert to_worker.decode(next(frames)) == Stop()
+    messages = split(buffer)
+    assert to_worker.decode(next(messages)) == Stop()
     with pytest.raises(msgspec.DecodeError):
-        next(frames)
+        next(messages)
 
 
 def split_one(message: ToWorker) -> bytes:
-    """The body of its frame."""
-    return encode(message)[HEAD.size :]
+    """Its body, without the header."""
+    return encode(message)[HEADER.size :]

@@ -1,4 +1,4 @@
-"""The parent's books about the process that kills what workers leave behind."""
+"""The parent's side of the process that kills what workers leave behind."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ PATIENCE = 60.0
 
 @pytest.fixture
 def selector() -> Iterator[selectors.DefaultSelector]:
-    """Closed in the end."""
+    """A selector that is closed after the test."""
     with selectors.DefaultSelector() as made:
         yield made
 
 
 @pytest.fixture
 def missing(monkeypatch: pytest.MonkeyPatch) -> Mock:
-    """What is told when there is none; another may be started at once."""
-    monkeypatch.setattr(orphans, "_AGAIN_AFTER", 0.0)
+    """The log events of a missing process; another may be started at once."""
+    monkeypatch.setattr(orphans, "_RESTART_AFTER", 0.0)
     told = Mock()
     monkeypatch.setattr(events, "orphan_killer_missing", told)
     return told
@@ -43,19 +43,19 @@ def group() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def turn(selector: selectors.DefaultSelector) -> None:
-    """Take what has happened."""
+    """Make one turn of the main loop."""
     for key, _ in selector.select(PATIENCE):
         key.data()
 
 
-def test_without_room_for_it_the_peer_goes_on(
+def test_a_peer_survives_without_room_for_the_process(
     selector: selectors.DefaultSelector,
     missing: Mock,
     group: subprocess.Popen[bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """No process, no descriptor, no room in the selector: that is told, and the next try knows all
-    groups.
+    """No process, no descriptor, no room in the selector: each is logged, and the next process
+    knows all groups.
     """
     killer = OrphanKiller(selector)
     for owner, name in ((subprocess, "Popen"), (os, "pidfd_open"), (selector, "register")):
@@ -70,10 +70,10 @@ def test_without_room_for_it_the_peer_goes_on(
     assert list(selector.get_map()) == []
 
 
-def test_one_that_does_not_listen_is_replaced(
+def test_a_process_that_does_not_read_is_replaced(
     selector: selectors.DefaultSelector, missing: Mock, group: subprocess.Popen[bytes]
 ) -> None:
-    """A pipe that is full keeps nobody waiting; the next one is told what counts."""
+    """A full pipe does not block the peer. The next process gets the current groups."""
     killer = OrphanKiller(selector)
     killer.ensure()
     [key] = selector.get_map().values()

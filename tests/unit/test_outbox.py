@@ -16,7 +16,9 @@ from peers.database.connection import Connection, is_connection_lost
 from peers.database.rows import Claimed, Unrecorded, Verdict
 from peers.errors import BadTask, from_database
 from peers.peer.outbox import MOST_SETTLED, Outbox
-from peers.pool.local_queue import Lease
+from peers.pool.durations import DurationEstimate
+from peers.pool.lease import Lease
+from peers.pool.local_queue import LocalQueue
 
 PEER = uuid4()
 CONNECTION = cast("Connection", None)
@@ -97,7 +99,7 @@ def a_lease() -> Lease:
     task_id, token = next(_ids), uuid4()
     Database.tokens[task_id] = token
     task = Claimed(task_id, token, 1, "kind", b"{}", None, 100)
-    return Lease(task, str(token).encode(), "default", 0.0, 100)
+    return Lease(task, LocalQueue("default", 1, DurationEstimate(), {}), 0.0)
 
 
 def an_outbox() -> tuple[Outbox, list[Lease]]:

@@ -21,6 +21,7 @@ from peers.pool.durations import DurationEstimate
 from peers.pool.environment import Environment
 from peers.pool.outcome_listener import OutcomeListener
 from peers.pool.pool import WorkerPool
+from peers.pool.process import adopt_orphans
 from tests.unit.test_worker_pool import open_descriptors, processes
 
 PATIENCE = 60.0
@@ -29,21 +30,21 @@ APP = "tests.unit.app_prints"
 
 @pytest.fixture
 def selector() -> Iterator[selectors.DefaultSelector]:
-    """Closed in the end."""
+    """A selector that is closed after the test."""
     with selectors.DefaultSelector() as made:
         yield made
 
 
 @pytest.fixture
 def lost(monkeypatch: pytest.MonkeyPatch) -> Mock:
-    """What is told of fork servers that are gone."""
+    """The log events of lost fork servers."""
     told = Mock()
     monkeypatch.setattr(events, "fork_server_lost", told)
     return told
 
 
 class Workers:
-    """A pool with workers that are forked, and its turns."""
+    """A pool whose workers are forked, and its main loop."""
 
     def __init__(self, selector: selectors.DefaultSelector, slots: int = 1) -> None:
         self.selector = selector
@@ -60,7 +61,7 @@ class Workers:
         self.until(lambda: len(self.pids()) == slots)
 
     def pids(self) -> list[int]:
-        """Those of the workers that the pool listens to."""
+        """The pids of the workers in the pool's selector."""
         return [process.pid for process in processes(self.selector)]
 
     def server(self) -> int:
@@ -69,14 +70,14 @@ class Workers:
         return server.pid
 
     def turn(self) -> None:
-        """What the main loop does."""
+        """Do what one turn of the main loop does."""
         within = min(self.pool.next_deadline() - time.monotonic(), 0.05)
         for key, _ in self.selector.select(max(0.0, within)):
             key.data()
         self.pool.tick(time.monotonic())
 
     def until(self, holds: Callable[[], bool]) -> None:
-        """Make turns until it does."""
+        """Make turns until the condition holds."""
         give_up = time.monotonic() + PATIENCE
         while not holds():
             assert time.monotonic() < give_up
@@ -104,17 +105,17 @@ def test_what_an_import_prints_is_printed_once(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Though the forks have a copy of what was not written yet, and write it when they end."""
+    """Though each fork has a copy of the unwritten buffer, and writes it when it exits."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     made = Workers(selector, slots=3)
     made.pool.stop()
     assert capfd.readouterr().out == "imported\n"
 
 
-def test_a_fork_server_that_stands_still_is_given_up(
+def test_a_fork_server_that_does_not_answer_is_given_up(
     workers: Workers, lost: Mock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker that is needed is started otherwise, and nobody waits for the one that was asked."""
+    """The worker is started without it, and nothing waits for the request."""
     monkeypatch.setattr(fork_server, "ANSWER_WITHIN", 0.2)
     server = workers.server()
     os.kill(server, signal.SIGSTOP)
@@ -127,11 +128,11 @@ def test_a_fork_server_that_stands_still_is_given_up(
 
 
 def test_a_fork_server_that_dies_with_requests(workers: Workers, lost: Mock) -> None:
-    """It had not answered: they are started otherwise."""
+    """The workers are started without it."""
     server = workers.server()
     os.kill(server, signal.SIGSTOP)
     workers.kill_worker()
-    workers.until(lambda: workers.pool._starter.asked != [])
+    workers.until(lambda: workers.pool._starter.requested != [])
     os.kill(server, signal.SIGKILL)
     workers.until(lambda: workers.pids() != [])
     assert "SIGKILL" in lost.call_args.kwargs["reason"]
@@ -139,10 +140,10 @@ def test_a_fork_server_that_dies_with_requests(workers: Workers, lost: Mock) -> 
 
 @pytest.mark.parametrize("place", ["socket.socketpair", "os.memfd_create", "os.pidfd_open"])
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EAGAIN, errno.ENOMEM])
-def test_a_machine_without_room_for_a_fork_ends_nobody(
+def test_a_pool_survives_a_machine_without_room_for_a_fork(
     workers: Workers, monkeypatch: pytest.MonkeyPatch, lost: Mock, place: str, number: int
 ) -> None:
-    """Nothing is left behind, and there is a worker as soon as there is room."""
+    """Nothing stays open, and a worker starts as soon as there is room."""
     monkeypatch.setattr("peers.pool.starter._SHORTEST_WAIT", 0.01)
     workers.kill_worker()
     workers.until(lambda: workers.pids() != [])
@@ -163,20 +164,20 @@ def test_a_machine_without_room_for_a_fork_ends_nobody(
     assert lost.call_count == 0
 
 
-def test_a_process_that_is_not_ours_is_not_taken_for_a_worker(
+def test_a_fork_that_is_not_our_child_is_not_used_as_a_worker(
     workers: Workers, lost: Mock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the system does not give us the worker, it is ended, and workers import the app."""
-    monkeypatch.setattr(fork_server, "adopt_orphans", Mock())
-    fork_server.adopt_orphans(False)
+    """If the kernel does not make us its parent it is killed, and workers import the app."""
+    monkeypatch.setattr("peers.pool.fork_server.adopt_orphans", Mock())
+    adopt_orphans(False)
     workers.kill_worker()
     workers.until(lambda: workers.pids() != [])
     assert "parent" in lost.call_args.kwargs["reason"]
 
 
 @pytest.mark.usefixtures("workers")
-def test_other_orphans_are_not_for_the_peer() -> None:
-    """What a handler leaves behind gets another parent, as always."""
+def test_the_peer_does_not_adopt_other_orphans() -> None:
+    """A process that a handler leaves behind gets another parent, as usual."""
     shell = ["sh", "-c", "sleep 1000 >&- 2>&- & echo $!"]
     orphan = int(subprocess.run(shell, stdout=subprocess.PIPE, check=True).stdout)
     try:
@@ -190,10 +191,10 @@ def test_other_orphans_are_not_for_the_peer() -> None:
 
 
 def why_not(code: str, **variables: str) -> str:
-    """What there is to say against a fork after this code."""
+    """The reason not to fork after this code."""
     lines = [
-        "from peers.worker.forkable import open_files, why_not",
-        "before = open_files()", code, "print(why_not(before), flush=True)",
+        "from peers.worker.forkable import open_files, reason_not_to_fork",
+        "before = open_files()", code, "print(reason_not_to_fork(before), flush=True)",
         "import os; os._exit(0)",
     ]  # fmt: skip
     done = subprocess.run(
@@ -215,8 +216,8 @@ def why_not(code: str, **variables: str) -> str:
         "import os; copy = os.dup(2)",
     ],
 )
-def test_what_does_not_matter_to_a_fork(code: str) -> None:
-    """Definitions, what is over, and pools of threads that see to forks themselves."""
+def test_code_after_which_a_fork_works(code: str) -> None:
+    """Definitions, things that have ended, and thread pools that handle forks themselves."""
     assert why_not(code, OPENBLAS_NUM_THREADS="4", OMP_NUM_THREADS="4") == "None"
 
 
@@ -235,6 +236,6 @@ def test_what_does_not_matter_to_a_fork(code: str) -> None:
         ("import concurrent.futures as c; e = c.ThreadPoolExecutor(1); e.submit(int)", "thread"),
     ],
 )  # fmt: skip
-def test_what_a_fork_would_lose_or_share(code: str, reason: str) -> None:
-    """Each of them is told."""
+def test_code_after_which_a_fork_would_lose_or_share_something(code: str, reason: str) -> None:
+    """The reason names it."""
     assert reason in why_not(code)

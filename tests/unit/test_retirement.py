@@ -1,4 +1,4 @@
-"""When a worker retires, which ones are missing, and how suspects are divided."""
+"""When a worker retires, which workers are missing, and how isolated groups are bisected."""
 
 from __future__ import annotations
 
@@ -15,31 +15,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peers.database.rows import Claimed
-from peers.pool.crash import Death, Out, suspect_all
+from peers.pool.crash import WorkerExit
 from peers.pool.durations import DurationEstimate
 from peers.pool.handle import WorkerHandle
-from peers.pool.isolation import Suspects
-from peers.pool.local_queue import Lease, LocalQueue
-from peers.pool.missing import to_start
+from peers.pool.isolation import IsolatedGroup, WorkerRole
+from peers.pool.lease import Lease
+from peers.pool.local_queue import LocalQueue
 from peers.pool.retirement import Limits, Retirement, may_retire, resident
+from peers.pool.scaling import workers_to_start
 from peers.protocol.messages import Completed, Failed
 
 _ids = count(1)
+ORDINARY, SYNC, ASYNC = WorkerRole
 DONE = Completed(1, 0.1, b"null")
 
 
 def a_worker(**traits: object) -> WorkerHandle:
-    """As much of a worker as is looked at."""
-    usual = {"retiring": False, "ready": True, "purpose": None, "asynchronous": False,
-             "tasks_given": 0, "allowance": 1}  # fmt: skip
+    """A worker handle with the attributes that these rules read."""
+    usual = {"retiring": False, "ready": True, "role": ORDINARY, "asynchronous": False,
+             "tasks_assigned": 0, "allowance": 1}  # fmt: skip
     return Mock(WorkerHandle, **{**usual, **traits})
 
 
-def a_lease() -> Lease:
+def a_queue(name: str = "default", slots: int = 9) -> LocalQueue:
+    """A queue without tasks."""
+    return LocalQueue(name, slots, DurationEstimate(), {})
+
+
+def a_lease(local_queue: LocalQueue | None = None) -> Lease:
     """A claimed task."""
-    token = uuid4()
-    task = Claimed(next(_ids), token, 1, "k", b"{}", None, 100)
-    return Lease(task, str(token).encode(), "default", 0.0, 100)
+    task = Claimed(next(_ids), uuid4(), 1, "k", b"{}", None, 100)
+    return Lease(task, a_queue() if local_queue is None else local_queue, 0.0)
 
 
 def failure(error_type: str = "ValueError", *, exhausted: bool = False) -> Failed:
@@ -75,35 +81,35 @@ def test_when_everything_fails_workers_do_not_come_and_go() -> None:
 
 
 @pytest.mark.parametrize("error_type", ["Retry", "Reject", "ArgsInvalid", "ResultInvalid"])
-def test_what_handlers_say_on_purpose_is_no_sign_of_a_bad_worker(error_type: str) -> None:
-    """Any number of kinds may do so."""
+def test_deliberate_failures_do_not_retire_a_worker(error_type: str) -> None:
+    """However many kinds fail like this."""
     rules, worker = Retirement(Limits()), a_worker()
     assert [rules.reason(worker, kind, failure(error_type), 0.0) for kind in "abcdef"] == [None] * 6
 
 
 def test_exhaustion_retires_at_once() -> None:
-    """With what was said of it."""
+    """And the reason names the error."""
     reason = Retirement(Limits()).reason(a_worker(), "a", failure("OSError", exhausted=True), 0.0)
     assert reason == "OSError: message"
 
 
-def test_memory_is_looked_at_once_a_second() -> None:
-    """Only of workers that have run something: one that begins beyond the limit is of some use."""
+def test_memory_is_measured_once_a_second() -> None:
+    """Only of workers that have had a task: one that starts above the limit must run something."""
     rules = Retirement(Limits(max_memory=1 << 20))
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         assert 0 < resident(child.pid) < 1 << 30
         process = Mock(pid=os.getpid())
-        fresh, used = a_worker(process=process), a_worker(process=process, tasks_given=1)
-        [(found, reason)] = rules.look([fresh, used], 5.0)
+        fresh, used = a_worker(process=process), a_worker(process=process, tasks_assigned=1)
+        [(found, reason)] = rules.due([fresh, used], 5.0)
         assert found is used
         assert "MiB" in reason
-        assert rules.look([used], 5.5) == []
-        assert len(rules.look([used], 6.5)) == 1
+        assert rules.due([used], 5.5) == []
+        assert len(rules.due([used], 6.5)) == 1
     assert resident(child.pid) == 0
 
 
-def test_loops_that_still_finish_do_not_pile_up() -> None:
-    """The fifth goes on until one of them has ended; sync workers have their slot."""
+def test_retiring_loops_do_not_pile_up() -> None:
+    """The fifth retires only when one of them has exited. Sync workers may always retire."""
     loop = a_worker(asynchronous=True)
     retiring = [a_worker(asynchronous=True, retiring=True) for _ in range(4)]
     assert may_retire(loop, [loop, *retiring[:3]])
@@ -114,70 +120,74 @@ def test_loops_that_still_finish_do_not_pile_up() -> None:
 # --------------------------------------------------------------------------------------- starting
 
 
-def test_who_retires_is_replaced_while_it_finishes() -> None:
-    """And workers for suspects come on top, each for one part, up to a bound."""
+def test_a_retiring_worker_is_replaced_while_it_finishes() -> None:
+    """Workers for isolated groups come on top, one for each group, up to a limit."""
     ordinary = [a_worker(), a_worker(retiring=True)]
-    assert to_start(ordinary, 1, {}) == []
-    assert to_start(ordinary[1:], 1, {}) == [None]
-    waiting = {"q": Counter({True: 1})}
-    assert to_start(ordinary, 1, waiting) == [True]
-    assert to_start([*ordinary, a_worker(purpose=True)], 1, waiting) == []
-    assert to_start([*ordinary, a_worker(purpose=False)], 1, waiting) == [True]
-    busy = [a_worker(purpose=True, retiring=True, tasks_given=9) for _ in range(8)]
-    assert to_start([*ordinary, *busy[:7]], 1, waiting) == [True]
-    assert to_start([*ordinary, *busy], 1, waiting) == []
+    assert workers_to_start(ordinary, 1, {}) == []
+    assert workers_to_start(ordinary[1:], 1, {}) == [ORDINARY]
+    waiting = {"q": Counter({ASYNC: 1})}
+    assert workers_to_start(ordinary, 1, waiting) == [ASYNC]
+    assert workers_to_start([*ordinary, a_worker(role=ASYNC)], 1, waiting) == []
+    assert workers_to_start([*ordinary, a_worker(role=SYNC)], 1, waiting) == [ASYNC]
+    busy = [a_worker(role=ASYNC, retiring=True, tasks_assigned=9) for _ in range(8)]
+    assert workers_to_start([*ordinary, *busy[:7]], 1, waiting) == [ASYNC]
+    assert workers_to_start([*ordinary, *busy], 1, waiting) == []
 
 
-# --------------------------------------------------------------------------------------- suspects
+# -------------------------------------------------------------------------------------- isolation
 
 
 @settings(database=None, max_examples=60, deadline=None)
 @given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=70), data=st.data())
-def test_halving_ends_with_the_culprit_alone(sizes: list[int], data: st.DataObject) -> None:
-    """Of any number of calls, batches among them: each part that dies is divided without losing a
-    lease, until one is alone; and all others have been in a part that lived.
+def test_bisecting_ends_with_the_bad_task_alone(sizes: list[int], data: st.DataObject) -> None:
+    """Of any number of batches: each group whose worker dies is bisected without losing a lease,
+    until one task is alone; and all others have been in a group that lived.
     """
-    calls = [[a_lease() for _ in range(size)] for size in sizes]
-    leases = [lease for call in calls for lease in call]
-    culprit = data.draw(st.sampled_from(leases))
-    parts, lived, deaths = [Suspects(calls, asynchronous=True)], [], 0
-    while parts:
-        part = parts.pop()
-        if culprit not in part.leases:
-            lived += part.leases
-        elif len(part.leases) > 1:
+    batches = [[a_lease() for _ in range(size)] for size in sizes]
+    leases = [lease for batch in batches for lease in batch]
+    bad = data.draw(st.sampled_from(leases))
+    groups, lived, deaths = [IsolatedGroup(batches, asynchronous=True)], [], 0
+    while groups:
+        group = groups.pop()
+        if bad not in group.leases:
+            lived += group.leases
+        elif len(group.leases) > 1:
             deaths += 1
-            halves = part.halves()
-            assert sorted(map(id, part.leases)) == sorted(id(x) for h in halves for x in h.leases)
-            parts += halves
-    assert sorted(map(id, lived)) == sorted(id(one) for one in leases if one is not culprit)
-    assert deaths <= len(calls).bit_length() + 3
+            halves = group.halves()
+            assert sorted(map(id, group.leases)) == sorted(id(x) for h in halves for x in h.leases)
+            groups += halves
+    assert sorted(map(id, lived)) == sorted(id(one) for one in leases if one is not bad)
+    assert deaths <= len(batches).bit_length() + 3
 
 
-def test_the_suspects_of_a_loop_are_those_of_all_queues() -> None:
-    """Each queue keeps its own, and calls stay whole."""
-    local_queues = [LocalQueue(name, 9, DurationEstimate(), {}) for name in "ab"]
-    outs = {
-        number: Out(a_lease(), local_queues[number // 4 % 2], 0.1, call=number // 4)
-        for number in range(20)
-    }
-    death = Death("SIGKILL", None)
-    suspect_all(death, outs)
-    assert len(death.suspects) == 4
-    found = [id(lease) for part in death.suspects for lease in part.leases]
-    assert sorted(found) == sorted(id(out.lease) for out in outs.values())
+def test_a_loop_that_died_without_a_handler_isolates_the_tasks_of_all_queues() -> None:
+    """Each queue keeps its own, and batches stay whole."""
+    queues = [a_queue(name) for name in "ab"]
+    leases = []
+    for number in range(20):
+        lease = a_lease(queues[number // 4 % 2])
+        lease.execution_id, lease.batch_id = number + 1, number // 4 * 4 + 1
+        leases.append(lease)
+    worker_exit = WorkerExit("SIGKILL", None)
+    worker_exit.sort(leases, None, float("inf"))
+    assert len(worker_exit.isolated) == 4
+    for group in worker_exit.isolated:
+        assert len({lease.local_queue for lease in group.leases}) == 1
+        assert all(len(batch) == 4 for batch in group.batches)
+    found = [id(lease) for group in worker_exit.isolated for lease in group.leases]
+    assert sorted(found) == sorted(map(id, leases))
 
 
-def test_suspects_keep_their_slots_while_they_wait() -> None:
-    """So newcomers get those that are left; what is dropped frees its own."""
-    local_queue = LocalQueue("default", 5, DurationEstimate(), {})
-    part = Suspects([[a_lease()], [a_lease()], [a_lease()]], asynchronous=True)
-    local_queue.suspect(part, 1.0)
+def test_isolated_groups_keep_their_slots_while_they_wait() -> None:
+    """New tasks get the other slots. Dropping a group frees its slots."""
+    local_queue = a_queue(slots=5)
+    group = IsolatedGroup([[a_lease()], [a_lease()], [a_lease()]], asynchronous=True)
+    local_queue.isolate(group, 1.0)
     assert local_queue.free_slots == 2
-    assert local_queue.divided() == local_queue.suspected() == part.leases
-    local_queue.drop(part.calls[0])
+    assert local_queue.leases_to_rerun() == local_queue.isolated_leases() == group.leases
+    local_queue.drop(group.batches[0])
     assert local_queue.free_slots == 3
-    local_queue.drop(part.leases)
-    assert (local_queue.free_slots, list(local_queue.suspects)) == (5, [])
-    local_queue.suspect(Suspects([[a_lease()], [a_lease()]], asynchronous=False), 1.0)
+    local_queue.drop(group.leases)
+    assert (local_queue.free_slots, local_queue.isolated) == (5, ())
+    local_queue.isolate(IsolatedGroup([[a_lease()], [a_lease()]], asynchronous=False), 1.0)
     assert local_queue.free_slots == 4

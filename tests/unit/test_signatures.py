@@ -21,7 +21,7 @@ from peers import handlers
 from peers.client.submission import Options, document
 from peers.errors import ArgsInvalid, ResultInvalid
 from peers.handlers import Handler
-from peers.protocol.messages import Assigned
+from peers.protocol.messages import AssignedTask
 from peers.worker.args import load_args
 from peers.worker.outcome import completed
 
@@ -244,7 +244,7 @@ def round_trip(annotation: Any, value: Any) -> Any:
     handlers._registry[KIND] = Handler(KIND, handler)
     sent = document(KIND, {"it": value}, Options())
     text = json.dumps(sent["args"]).encode()
-    return load_args(Assigned(1, 1, b"t", 1, KIND, text, None))["it"]
+    return load_args(AssignedTask(1, 1, b"t", 1, KIND, text, None))["it"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -303,7 +303,7 @@ def test_bytes_that_the_handler_would_get_as_text_are_refused(value: Any, annota
 @pytest.mark.parametrize("data", [b"", b"text", ALL_BYTES])
 def test_bytes_in_results_are_refused_by_their_class(data: bytes) -> None:
     """By no class that leaves it open, whatever the bytes are; what says base64 is kept."""
-    task = Assigned(1, 1, b"t", 1, KIND, b"{}", None)
+    task = AssignedTask(1, 1, b"t", 1, KIND, b"{}", None)
     for refused in (data, [data], {"a": bytearray(data)}, Model.model_construct(data=data)):
         with pytest.raises(ResultInvalid):
             completed(task, 0.0, refused)

@@ -165,6 +165,7 @@ EXACT: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "NewType": (UserId, INTS),
     "Annotated for others": (Annotated[dt.date, "a note"], DATES),
     "Annotated for pydantic": (Short, st.text("abc", min_size=1, max_size=5)),
+    "complex": (complex, st.complex_numbers(allow_nan=False, allow_infinity=False)),
     "IPv4Address": (IPv4Address, st.ip_addresses(v=4)),
     "Any": (Any, JSON),
     "list": (list, st.lists(JSON, max_size=3)),

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from peers.errors import Reject, ResultInvalid, Retry, Snooze
-from peers.protocol.messages import Assigned
+from peers.protocol.messages import AssignedTask
 from peers.worker.outcome import completed, failed
 
-TASK = Assigned(7, 1, b"token", 1, "kind", b"{}", None)
+TASK = AssignedTask(7, 1, b"token", 1, "kind", b"{}", None)
 
 
 def caught(error: BaseException) -> BaseException:

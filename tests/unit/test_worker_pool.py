@@ -1,4 +1,4 @@
-"""The pool's bookkeeping, with real worker processes and no database."""
+"""The worker pool with real worker processes and no database."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 
 from peers.pool.durations import DurationEstimate
 from peers.pool.environment import Environment
+from peers.pool.isolation import WorkerRole
 from peers.pool.outcome_listener import OutcomeListener
 from peers.pool.pool import WorkerPool
 from peers.pool.process import WorkerProcess
@@ -26,22 +27,22 @@ PATIENCE = 60.0
 
 @pytest.fixture
 def selector() -> Iterator[selectors.DefaultSelector]:
-    """Closed in the end."""
+    """A selector that is closed after the test."""
     with selectors.DefaultSelector() as made:
         yield made
 
 
 def processes(selector: selectors.DefaultSelector) -> list[WorkerProcess]:
-    """Those that the pool listens to."""
+    """The worker processes in the pool's selector."""
     watched = [key.fileobj for key in selector.get_map().values()]
     return [process for process in watched if isinstance(process, WorkerProcess)]
 
 
 @pytest.mark.parametrize("death_first", [True, False])
-def test_a_death_and_what_the_socket_still_says_may_come_in_any_order(
+def test_an_exit_and_the_last_messages_may_be_handled_in_any_order(
     selector: selectors.DefaultSelector, death_first: bool
 ) -> None:
-    """Both are ready in one turn; whichever is taken first, the pool goes on with a new worker."""
+    """Both are ready in one turn. Whichever is handled first, the pool starts a new worker."""
     pool = WorkerPool(
         "tests.e2e.app_batches",
         ("text", "error"),
@@ -68,7 +69,7 @@ def test_a_death_and_what_the_socket_still_says_may_come_in_any_order(
 
 
 def open_descriptors() -> set[int]:
-    """Those of this process, without taking one to look."""
+    """The open descriptors of this process; looking for them opens none."""
     found = set()
     for fd in range(1024):
         with contextlib.suppress(OSError):
@@ -81,7 +82,7 @@ def open_descriptors() -> set[int]:
     "place", ["socket.socketpair", "os.memfd_create", "subprocess.Popen", "os.pidfd_open"]
 )
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EAGAIN, errno.ENOMEM])
-def test_a_machine_without_room_for_a_worker_ends_nobody(
+def test_a_pool_survives_a_machine_without_room_for_a_worker(
     selector: selectors.DefaultSelector, monkeypatch: pytest.MonkeyPatch, place: str, number: int
 ) -> None:
     """When a worker cannot be started, whatever is refused, the pool leaves nothing behind, waits
@@ -95,7 +96,7 @@ def test_a_machine_without_room_for_a_worker_ends_nobody(
         DurationEstimate(),
         Mock(OutcomeListener),
     )
-    pool._suspects["default"] = Counter({False: 1})  # it wants a worker for suspects
+    pool._isolated["default"] = Counter({WorkerRole.ISOLATED_SYNC: 1})  # it wants a worker
     pool._orphans.ensure()
     before = open_descriptors()
     with monkeypatch.context() as patched:
@@ -110,13 +111,13 @@ def test_a_machine_without_room_for_a_worker_ends_nobody(
     try:
         assert len(processes(selector)) == 1
         pool.kill_all()
-        pool.bury_all()
+        pool.reap_all()
         assert open_descriptors() == before
     finally:
         pool.stop()
 
 
-def test_a_peer_that_has_no_descriptor_left_goes_on(selector: selectors.DefaultSelector) -> None:
+def test_a_pool_survives_without_any_descriptor_left(selector: selectors.DefaultSelector) -> None:
     """At the real limit, at each number of descriptors that are left: nothing is raised, and
     nothing stays open.
     """
@@ -128,7 +129,7 @@ def test_a_peer_that_has_no_descriptor_left_goes_on(selector: selectors.DefaultS
         DurationEstimate(),
         Mock(OutcomeListener),
     )
-    pool._suspects["default"] = Counter({False: 1})
+    pool._isolated["default"] = Counter({WorkerRole.ISOLATED_SYNC: 1})
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = [os.open(os.devnull, os.O_RDONLY) for _ in range(12)]
     highest = max(held)
@@ -146,4 +147,4 @@ def test_a_peer_that_has_no_descriptor_left_goes_on(selector: selectors.DefaultS
         for fd in held:
             os.close(fd)
         pool.kill_all()
-        pool.bury_all()
+        pool.reap_all()

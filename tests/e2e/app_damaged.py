@@ -52,8 +52,8 @@ def _told() -> dict[str, Any]:
     return {"token": current_task().token, "pid": os.getpid()}
 
 
-@task("spoilt.by")
-def spoils(what: str) -> dict[str, Any]:
+@task("damaged.by")
+def damages(what: str) -> dict[str, Any]:
     """Completes, and leaves its worker without something that others need."""
     with recorded():
         told = _told()
@@ -61,10 +61,10 @@ def spoils(what: str) -> dict[str, Any]:
     return told
 
 
-@task("spoilt.async.by")
-async def spoils_async(what: str) -> dict[str, Any]:
+@task("damaged.async.by")
+async def damages_async(what: str) -> dict[str, Any]:
     """The same on a loop."""
-    return spoils(what)
+    return damages(what)
 
 
 def _need(what: str) -> None:
@@ -80,7 +80,7 @@ def _need(what: str) -> None:
             pass
 
 
-@task("spoilt.needs", max_attempts=1)
+@task("damaged.needs", max_attempts=1)
 def needs(what: str) -> dict[str, Any]:
     """Needs what others may have used up; has only one attempt."""
     with recorded():
@@ -88,13 +88,13 @@ def needs(what: str) -> dict[str, Any]:
         return _told()
 
 
-@task("spoilt.async.needs", max_attempts=1)
+@task("damaged.async.needs", max_attempts=1)
 async def needs_async(what: str) -> dict[str, Any]:
     """The same on a loop."""
     return needs(what)
 
 
-@task("spoilt.wrapped", max_attempts=1)
+@task("damaged.wrapped", max_attempts=1)
 def needs_wrapped() -> dict[str, Any]:
     """Tells in its own words that it could not have a descriptor."""
     try:
@@ -103,13 +103,13 @@ def needs_wrapped() -> dict[str, Any]:
         raise ValueError("there was no file") from error
 
 
-@task("spoilt.exhausts", max_attempts=2, backoff=_AT_ONCE)
+@task("damaged.exhausts", max_attempts=2, backoff=_AT_ONCE)
 def exhausts() -> None:
     """Wants more memory than any worker has."""
     bytearray(1 << 50)
 
 
-@task("spoilt.async.exhausts", max_attempts=2, backoff=_AT_ONCE)
+@task("damaged.async.exhausts", max_attempts=2, backoff=_AT_ONCE)
 async def exhausts_async() -> None:
     """The same on a loop."""
     exhausts()

@@ -1,4 +1,4 @@
-"""A handler that spoils its process: the process is replaced, and others do not pay."""
+"""A handler that damages its process: it is replaced, and other tasks do not fail."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 from tests.e2e.harness import Stage, until
 from tests.support.server import Databases
 
-APP = "tests.e2e.app_spoilt"
+APP = "tests.e2e.app_damaged"
 
 
 @pytest.fixture(scope="module")
 def shared(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """A stage with one peer of one slot."""
-    with databases.clone() as url, Stage(url, tmp_path_factory.mktemp("spoilt")) as made:
+    with databases.clone() as url, Stage(url, tmp_path_factory.mktemp("damaged")) as made:
         made.peer(APP)
         yield made
 
@@ -25,28 +25,28 @@ def shared(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.mark.parametrize("what", ["descriptors", "memory", "streams"])
 @pytest.mark.parametrize("mode", ["", "async."])
-def test_who_comes_after_one_that_spoilt_its_worker_does_not_pay(
+def test_tasks_after_one_that_damaged_its_worker_do_not_fail(
     shared: Stage, mode: str, what: str
 ) -> None:
     """Where one handler leaves its process without descriptors, memory or standard streams, those
     behind it, with one attempt each, complete at that attempt in another process.
     """
-    spoiler = shared.submit(f"spoilt.{mode}by", {"what": what})
-    shared.until_state("completed", spoiler)
-    behind = [shared.submit(f"spoilt.{mode}needs", {"what": what}) for _ in range(3)]
+    damager = shared.submit(f"damaged.{mode}by", {"what": what})
+    shared.until_state("completed", damager)
+    behind = [shared.submit(f"damaged.{mode}needs", {"what": what}) for _ in range(3)]
     shared.until_state("completed", *behind)
     assert [shared.task(one)["attempt"] for one in behind] == [1, 1, 1]
-    spoilt = shared.task(spoiler)["result"]["pid"]
-    assert spoilt not in {shared.task(one)["result"]["pid"] for one in behind}
-    until(lambda: spoilt not in shared.peers[0].workers(), "the end of the spoilt worker")
+    damaged = shared.task(damager)["result"]["pid"]
+    assert damaged not in {shared.task(one)["result"]["pid"] for one in behind}
+    until(lambda: damaged not in shared.peers[0].workers(), "the end of the damaged worker")
     assert shared.peers[0].events("worker_died") == []
 
 
 def test_what_is_behind_an_error_counts_as_well(shared: Stage) -> None:
     """A handler that wraps the OSError in an error of its own is spared like any other."""
-    spoiler = shared.submit("spoilt.by", {"what": "descriptors"})
-    shared.until_state("completed", spoiler)
-    wrapped = shared.submit("spoilt.wrapped")
+    damager = shared.submit("damaged.by", {"what": "descriptors"})
+    shared.until_state("completed", damager)
+    wrapped = shared.submit("damaged.wrapped")
     shared.until_state("completed", wrapped)
     assert shared.task(wrapped)["attempt"] == 1
 
@@ -54,9 +54,9 @@ def test_what_is_behind_an_error_counts_as_well(shared: Stage) -> None:
 @pytest.mark.parametrize("mode", ["", "async."])
 def test_who_exhausts_even_a_fresh_worker_has_itself_to_blame(shared: Stage, mode: str) -> None:
     """It is dead after its own attempts, each with its failure; there is no endless search."""
-    before = shared.submit(f"spoilt.{mode}needs", {"what": "nothing"})
+    before = shared.submit(f"damaged.{mode}needs", {"what": "nothing"})
     shared.until_state("completed", before)
-    task_id = shared.submit(f"spoilt.{mode}exhausts")
+    task_id = shared.submit(f"damaged.{mode}exhausts")
     shared.until_state("dead", task_id)
     assert [failure["error_type"] for failure in shared.failures(task_id)] == ["MemoryError"] * 2
 

@@ -1,0 +1,111 @@
+"""When the handlers of a worker must have ended, and for which of them the peer kills it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from peers.pool.crash import CANCELLED, CRASH, KillReason
+from peers.pool.durations import ASSIGNMENT_SECONDS
+from peers.pool.lease import Lease
+from peers.protocol.running_marker import Running, RunningMarker
+
+RECALL_AFTER: Final = 0.1
+"""A handler that runs longer delays the tasks behind it: these are recalled."""
+assert RECALL_AFTER > 2 * ASSIGNMENT_SECONDS, "a usual assignment must not be recalled"
+_ASYNC_GRACE: Final = 2.0
+"""How long an async handler that was stopped may take to yield."""
+
+_OVERRAN_ITS_OWN: Final = "did not return within the time that it had set with kill_after()"
+_HOGGED: Final = "was stopped: it kept its worker's event loop to itself, where another had to stop"
+
+
+class Deadlines:
+    """The timeouts and cancellations of the tasks that a worker has.
+
+    `leases` are those tasks by their execution ids, kept by the worker's handle.
+    """
+
+    def __init__(self, marker: RunningMarker, leases: Mapping[int, Lease]) -> None:
+        self.asynchronous = False
+        self._marker = marker
+        self._leases = leases
+        self._kill_at: dict[int, tuple[float, KillReason]] = {}
+        """For cancelled tasks, and for async ones with a timeout."""
+
+    def add(self, lease: Lease, calls: int) -> None:
+        """Set the deadline of an async task that may take up to `calls` handler calls."""
+        timeout = lease.task.timeout
+        if self.asynchronous and timeout is not None:
+            due = time.monotonic() + timeout * calls + _ASYNC_GRACE
+            reason = KillReason(lease.execution_id, "timeout", _overran(timeout))
+            self._kill_at[lease.execution_id] = (due, reason)
+
+    def add_cancelled(self, execution_id: int, grace: float) -> None:
+        """Set the deadline of a cancelled task, unless its own one comes before."""
+        reason = KillReason(execution_id, CANCELLED, "stopped on request")
+        cancel = (time.monotonic() + grace, reason)
+        self._kill_at[execution_id] = min(cancel, self._kill_at.get(execution_id, cancel))
+
+    def remove(self, execution_id: int) -> None:
+        """Forget a task that has ended."""
+        self._kill_at.pop(execution_id, None)
+
+    def overrun(self, running: Running, now: float) -> KillReason | None:
+        """Return why to kill the worker for the handler that runs; None: it may run on."""
+        execution_id, _, since = running
+        lease = self._leases.get(execution_id)
+        if lease is None:
+            return None
+        timeout = lease.task.timeout
+        grace = _ASYNC_GRACE if self.asynchronous else 0.0
+        if timeout is not None and now - since > timeout + grace:
+            return KillReason(execution_id, "timeout", _overran(timeout))
+        if now > self._marker.kill_at() + grace:
+            return KillReason(execution_id, "timeout", _OVERRAN_ITS_OWN)
+        return None
+
+    def is_slow(self, running: Running, now: float) -> bool:
+        """Return whether a handler has run so long that others should not wait for it."""
+        return running.execution_id in self._leases and now - running.since > RECALL_AFTER
+
+    def missed(self, running: Running, now: float) -> KillReason | None:
+        """Return why to kill the worker for a task that has missed its deadline; None: none has."""
+        for execution_id, (due, reason) in self._kill_at.items():
+            runs = execution_id in running.execution_ids
+            # a sync task that waits behind another handler is not worth killing that one
+            if now <= due or not (self.asynchronous or runs):
+                continue
+            # an async handler that does not yield keeps the others from being stopped
+            if self.asynchronous and not runs and running.execution_id in self._leases:
+                return KillReason(running.execution_id, CRASH, _HOGGED)
+            return reason
+        return None
+
+    def next(self, *, recall: bool) -> float:
+        """Return when (monotonic) one of the methods above may return something new.
+
+        `recall`: whether there are tasks to recall from behind a slow handler.
+        """
+        running = self._marker.running()
+        lease = self._leases.get(running.execution_id)
+        if self.asynchronous:
+            due = min((due for due, _ in self._kill_at.values()), default=float("inf"))
+            return due if lease is None else min(due, self._marker.kill_at() + _ASYNC_GRACE)
+        due = min(
+            (due for number, (due, _) in self._kill_at.items() if number in running.execution_ids),
+            default=float("inf"),
+        )
+        if lease is None:
+            return due
+        due = min(due, self._marker.kill_at())
+        if recall:
+            due = min(due, running.since + RECALL_AFTER)
+        if lease.task.timeout is not None:
+            due = min(due, running.since + lease.task.timeout)
+        return due
+
+
+def _overran(timeout: float) -> str:
+    return f"ran longer than its timeout of {timeout:g} s"

@@ -1,0 +1,119 @@
+"""Report to the peer what workers send about their tasks, and what their exits mean."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from peers import events
+from peers.errors import PeerLost, PeersError
+from peers.pool.crash import WorkerExit, batches_by_queue
+from peers.pool.durations import DurationEstimate
+from peers.pool.handle import WorkerHandle
+from peers.pool.isolation import IsolatedGroup, WorkerRole
+from peers.pool.lease import Lease
+from peers.pool.outcome_listener import OutcomeListener
+from peers.pool.retirement import Retirement
+from peers.protocol.messages import Completed, Failed, HandlerRequest, Reply
+
+_NOT_OF_THE_FAILURE = ("execution_id", "seconds", "exhausted")
+
+
+class OutcomeReporter:
+    """Turns outcomes of executions into outcomes of leases."""
+
+    def __init__(
+        self, listener: OutcomeListener, durations: DurationEstimate, retirement: Retirement,
+        workers: Sequence[WorkerHandle],
+    ) -> None:  # fmt: skip
+        self._listener = listener
+        self._durations = durations
+        self._retirement = retirement
+        self._workers = workers
+
+    def outcomes(self, worker: WorkerHandle, outcomes: list[Completed | Failed]) -> None:
+        """Report these outcomes; run again what failed because others had exhausted the worker."""
+        exhausted = [
+            lease for each in outcomes if (lease := self._outcome(worker, each)) is not None
+        ]
+        for batches in batches_by_queue(exhausted).values():
+            group = IsolatedGroup(batches, worker.asynchronous)
+            was_isolated = worker.role is not WorkerRole.ORDINARY
+            bisect = was_isolated and len(batches) > 1
+            self._listener.isolated(group.halves() if bisect else [group])
+
+    def _outcome(self, worker: WorkerHandle, outcome: Completed | Failed) -> Lease | None:
+        """Report an outcome; or return a lease that failed because others exhausted its worker."""
+        lease = worker.take_back(outcome.execution_id)
+        if lease is None:
+            return None
+        task = lease.task
+        self._durations.note(task.kind, outcome.seconds)
+        reason = self._retirement.reason(worker, task.kind, outcome, time.monotonic())
+        if reason is not None:
+            self._retirement.retire(worker, reason, self._workers, recall=True)
+        if isinstance(outcome, Completed):
+            events.task_completed(
+                task_id=task.task_id, kind=task.kind, attempt=task.attempt, seconds=outcome.seconds
+            )
+            self._listener.completed(lease, outcome.result)
+            return None
+        if outcome.exhausted and not worker.was_fresh_for(lease):
+            return lease
+        failure = msgspec.structs.asdict(outcome)
+        for name in _NOT_OF_THE_FAILURE:
+            del failure[name]
+        self._listener.failed(lease, failure)
+        return None
+
+    def recalled(self, worker: WorkerHandle, execution_ids: list[int]) -> None:
+        """Report the tasks that a worker has given back, which it had not started."""
+        leases = [worker.take_back(execution_id) for execution_id in execution_ids]
+        worker.recalled()
+        self._listener.requeued([lease for lease in leases if lease is not None])
+
+    def asked(
+        self, worker: WorkerHandle, request: HandlerRequest,
+        send: Callable[[WorkerHandle, Reply], None],
+    ) -> None:  # fmt: skip
+        """Pass a handler's request on, and send the reply if the worker still exists by then."""
+
+        def reply(answer: bytes | PeersError) -> None:
+            if not request.request_id or worker not in self._workers:
+                return
+            if isinstance(answer, bytes):
+                send(worker, Reply(request.request_id, answer))
+            else:
+                error = (type(answer).__name__, answer.message, answer.hint)
+                send(worker, Reply(request.request_id, b"null", error))
+
+        lease = worker.leases.get(request.execution_id)
+        if lease is None:  # a thread that its handler left behind, which must not wait for ever
+            reply(PeerLost("the task that asks for this is not running any more"))
+        else:
+            self._listener.asked(lease, request.verb, request.body, reply)
+
+    def exited(self, worker_exit: WorkerExit) -> None:
+        """Report what a worker's exit means for its leases."""
+        for lease, failure in worker_exit.failed:
+            self._listener.failed(lease, failure)
+        self._listener.bisected(worker_exit.bisected)
+        self._listener.isolated(worker_exit.isolated)
+        self._listener.requeued(worker_exit.requeued)
+        self._listener.released(worker_exit.released)
+
+
+def log_exit(worker: WorkerHandle, worker_exit: WorkerExit) -> None:
+    """Log an exit, unless the peer told the worker to stop."""
+    pid = worker.process.pid
+    task_ids = [lease.task.task_id for lease, _ in worker_exit.failed]
+    if worker_exit.kill is not None:
+        reason = worker_exit.kill.message
+        events.worker_killed(worker_pid=pid, reason=reason, task_ids=task_ids)
+    elif not worker.stopping:
+        events.worker_died(
+            worker_pid=pid, exit_signal=worker_exit.exit_signal, exit_code=worker_exit.exit_code,
+            task_ids=task_ids,
+        )  # fmt: skip
