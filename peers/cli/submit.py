@@ -18,8 +18,9 @@ from peers.cli.parser import (
     task_ids,
     text,
 )
+from peers.client.options import Options
 from peers.client.statements import SUBMIT
-from peers.client.submission import Options, document
+from peers.client.submission import document
 from peers.client.transport import perform_text
 from peers.types import ParentFailure
 

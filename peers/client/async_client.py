@@ -16,8 +16,8 @@ from peers.client.task import read_result, submission
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
+    from peers.client.options import OptionFields
     from peers.client.statements import Request
-    from peers.client.submission import OptionFields
     from peers.client.task import Task
 
 P = ParamSpec("P")

@@ -27,9 +27,9 @@ from peers.errors import PeersError
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
+    from peers.client.options import OptionFields
     from peers.client.records import Outcome
     from peers.client.statements import Request
-    from peers.client.submission import OptionFields
     from peers.client.task import Task
     from peers.database.connection import Connection
     from peers.database.deadlines import BoundedConnection

@@ -10,16 +10,17 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from peers.client import statements
+from peers.client.options import OptionFields, Options, seconds
 from peers.client.statements import Request, find_statement
-from peers.client.submission import OptionFields, Options, document, plain_json, seconds
+from peers.client.submission import document, plain_json
 from peers.errors import BadTask
 from peers.types import TaskState
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from peers.client.options import Span
     from peers.client.records import GraphStatus, TaskRecord
-    from peers.client.submission import Span
 
 FIND_LIMIT_MAX: Final = 1000
 

@@ -509,7 +509,7 @@ def in_handler(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     parent = Parent(database_url)
     context.enter(
         context.CurrentTask(
-            id=1, kind="k", attempt=1, token="t", deadline=None, ticket=5, _scheduler=parent
+            id=1, kind="k", attempt=1, token="t", deadline=None, execution_id=5, _scheduler=parent
         )
     )
     yield parent
