@@ -242,8 +242,6 @@ def _not_ended(id: int, timeout: float | None) -> TimeoutError:
 
 
 def _after_fork() -> None:
-    global _default_lock  # noqa: PLW0603
-    _default_lock = threading.Lock()
     for client in list(_clients):
         client.forget_connections()
 
@@ -255,30 +253,3 @@ def _at_exit() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-# --------------------------------------------------------------------------- the default client
-
-_default: tuple[dict[str, str], Client] | None = None
-_default_lock = threading.Lock()
-
-
-def default_client() -> Client:
-    """Return the client of the module's functions, for the database that the settings name.
-
-    It is made at its first use, and again when an environment variable of the settings or of libpq
-    has changed.
-    """
-    global _default
-    environment = {
-        name: value for name, value in os.environ.items() if name.startswith(("PEERS_", "PG"))
-    }
-    with _default_lock:
-        if _default is not None and _default[0] == environment:
-            return _default[1]
-        from peers.settings import Settings
-
-        client = Client(Settings().url, application_name="peers submit")
-        before, _default = _default, (environment, client)
-    if before is not None:
-        before[1].close()
-    return client

@@ -40,7 +40,7 @@ async def result_async(id: int, timeout: float | None = None) -> Any:
 def wait(id: int, timeout: float | None) -> Outcome:
     """Return the outcome of a task once it has ended."""
     if current() is None:
-        from peers.client.client import default_client
+        from peers.client.default import default_client
 
         return default_client().wait(id, timeout)
     for pause in _pauses(id, timeout):
@@ -54,7 +54,7 @@ def wait(id: int, timeout: float | None) -> Outcome:
 async def wait_async(id: int, timeout: float | None) -> Outcome:
     """Await the outcome of a task."""
     if current() is None:
-        from peers.client.client import default_client
+        from peers.client.default import default_client
 
         return await default_client().wait_async(id, timeout)
     for pause in _pauses(id, timeout):

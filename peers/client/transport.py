@@ -30,7 +30,7 @@ def perform(request: Request[T]) -> T:
     if running is not None:
         answer = running.call(request.statement.name, request.document)
         return request.statement.read(answer)
-    from peers.client.client import default_client
+    from peers.client.default import default_client
 
     return default_client().perform(request)
 
@@ -39,7 +39,7 @@ async def perform_async(request: Request[T]) -> T:
     """Perform a request without blocking the event loop."""
     if current() is not None:
         return await asyncio.to_thread(perform, request)
-    from peers.client.client import default_client
+    from peers.client.default import default_client
 
     return await default_client().perform_async(request)
 

@@ -108,7 +108,13 @@ def submits() -> dict[str, Any]:
         with peers.graph() as graph:
             first = graph.add(noop, n=2)
             last = graph.add(noop.after(first), n=3)
-        return {**_token(), "alone": alone, "first": first.id, "last": last.id}
+        found = [task.id for task in peers.find(graph=graph.id)]
+        later = noop.options(delay=3600).submit(n=4)
+        cancelled = peers.cancel(later)
+        return {
+            **_token(), "alone": alone, "first": first.id, "last": last.id, "found": found,
+            "cancelled": cancelled,
+        }  # fmt: skip
 
 
 @task("cooperative")

@@ -181,13 +181,15 @@ def test_a_handler_knows_its_own_task(shared: Stage) -> None:
 
 
 def test_a_handler_submits_through_its_peer(shared: Stage) -> None:
-    """Submit and graph() inside a handler need no connection: the peer submits for it."""
+    """Inside a handler no operation needs a connection: the peer performs it."""
     task_id = shared.submit("submits")
     shared.until_state("completed", task_id)
     made = shared.task(task_id)["result"]
     shared.until_state("completed", made["alone"], made["first"], made["last"])
     edge = shared.row("select parent_id from peers.dependency where child_id = %s", made["last"])
     assert edge["parent_id"] == made["first"]
+    assert made["found"] == [made["last"], made["first"]]
+    assert made["cancelled"] == "cancelled"
 
 
 def test_progress_is_seen_while_the_handler_runs(shared: Stage) -> None:

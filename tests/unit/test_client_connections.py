@@ -17,7 +17,8 @@ import pytest
 
 import peers
 from peers.client import pool
-from peers.client.client import Client, default_client
+from peers.client.client import Client
+from peers.client.default import default_client
 from tests.support.commits import CommitProxy, Cut
 
 if TYPE_CHECKING:
