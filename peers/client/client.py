@@ -102,6 +102,7 @@ class Client:
     pause = as_method(operations.pause)
     resume = as_method(operations.resume)
     graph_status = as_method(operations.graph_status)
+    find_graphs = as_method(operations.find_graphs)
     cancel_graph = as_method(operations.cancel_graph)
     pause_graph = as_method(operations.pause_graph)
     resume_graph = as_method(operations.resume_graph)

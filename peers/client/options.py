@@ -133,9 +133,9 @@ def options_document(kind: str, options: Options) -> Document:
         "queue": options.queue,
         "priority": options.priority,
         "scheduled_at": options.scheduled_at and options.scheduled_at.isoformat(),
-        "delay": _interval(options.delay),
+        "delay": interval(options.delay),
         "max_attempts": options.max_attempts,
-        "timeout": _interval(options.timeout),
+        "timeout": interval(options.timeout),
         "depends_on": [
             parent.id if isinstance(parent, Node) else parent for parent in options.depends_on
         ]
@@ -151,7 +151,8 @@ def _length(text: str | None) -> int | None:
     return None if text is None else len(text)
 
 
-def _interval(span: Span | None) -> str | None:
+def interval(span: Span | None) -> str | None:
+    """Return a duration as SQL reads it."""
     return None if span is None else f"{seconds(span):.6f} seconds"
 
 
