@@ -33,6 +33,7 @@ GROUPS: Final = {
     "explain": ("explain",),
     "tasks": ("cancel", "change", "pause", "resume"),
     "dead": ("dead",),
+    "graph": ("graph",),
     "db": ("db",),
     "systemd": ("systemd",),
     "predict": ("predict",),
@@ -81,7 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def load(words: Sequence[str]) -> dict[str, Any]:
-    """Import the module of the command that was typed; all of them if none was."""
+    """Import the module of the command that was typed, or all of them if none was.
+
+    --version needs none of them.
+    """
+    if words[:1] == ["--version"]:
+        return {}
     chosen = [group for group, names in GROUPS.items() if words[:1] and words[0] in names]
     return {group: importlib.import_module(f"peers.cli.{group}") for group in chosen or GROUPS}
 

@@ -1,28 +1,24 @@
-"""Connect a command to its database, and run queries."""
+"""Connect a command to its database, and perform the client's operations there."""
 
 from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
 import psycopg
-from psycopg.adapt import Loader
-from psycopg.rows import dict_row
 
-from peers.cli.exact_json import Json
+from peers.cli.exact_json import written
 from peers.cli.place import located
+from peers.client.transport import perform_text
 from peers.database import schema
 from peers.database.connection import Backoff, connect
-from peers.errors import translated
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
-    from typing import LiteralString
 
-    from psycopg.abc import Buffer
-
+    from peers.client.statements import Request
     from peers.database.connection import Connection
     from peers.settings import Settings
 
@@ -31,14 +27,6 @@ P = ParamSpec("P")
 
 _TRIES: Final = 5
 _AGAIN: Final = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
-
-
-class JsonLoader(Loader):
-    """Read json and jsonb as text."""
-
-    def load(self, data: Buffer) -> Json:
-        """Return the text."""
-        return Json(bytes(data).decode())
 
 
 @contextmanager
@@ -67,12 +55,13 @@ def connection_to(
         yield connection
 
 
-def rows(connection: Connection, query: LiteralString, **values: object) -> list[dict[str, Any]]:
-    """Return the rows of a query as dictionaries; JSON as text (see exact_json)."""
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
-        for name in ("json", "jsonb"):
-            cursor.adapters.register_loader(name, JsonLoader)
-        return cursor.execute(query, values).fetchall()
+def perform(connection: Connection, request: Request[T], **exact: object) -> T:
+    """Perform an operation of the client in its own transaction.
+
+    `exact` replaces fields of the request with JSON whose numbers keep every digit.
+    """
+    document = written({**request.document, **exact})
+    return persistently(perform_text, connection, request.statement, document)
 
 
 def persistently(

@@ -5,12 +5,21 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from peers.cli import output
-from peers.cli.database import connected, persistently, rows
-from peers.cli.exact_json import Json, written
-from peers.cli.parser import add_command, add_group, advice, json_object, name, positive, task_id
+from peers.cli import output, queries
+from peers.cli.database import connected, perform
+from peers.cli.exact_json import Json
+from peers.cli.parser import (
+    add_command,
+    add_group,
+    advice,
+    graph_id,
+    json_object,
+    name,
+    positive,
+    task_id,
+)
 from peers.cli.tasks import each
-from peers.database import functions
+from peers.client import operations
 from peers.errors import NotDead
 
 if TYPE_CHECKING:
@@ -18,31 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from peers.cli.parser import Commands
+    from peers.client.statements import Request
     from peers.database.connection import Connection
 
 _LISTED: Final = 50
 _ARGS_SHOWN: Final = 2000
 _TIME: Final = "%Y-%m-%d %H:%M:%S %Z"
-
-_IDS: Final = """
-    select task_id from peers.dead
-    where %(kind)s::text is null or kind = %(kind)s order by task_id"""
-_LIST: Final = """
-    with newest as materialized (
-        select task_id, died_at, count(*) over () as total from peers.dead
-        where (%(kind)s::text is null or kind = %(kind)s)
-          and (%(queue)s::text is null or queue = %(queue)s)
-        order by died_at desc, task_id desc limit %(limit)s
-    )
-    select n.total, d.task_id, d.kind, d.queue, d.attempts, d.died_at,
-           peers.now() - d.died_at as died_ago_seconds, d.error_type, d.error_message,
-           d.exit_signal, d.peer, d.host, d.held_children
-    from newest n
-    cross join lateral (select * from peers.dead_letter l where l.task_id = n.task_id) d
-    order by n.died_at desc, n.task_id desc"""
-_SHOW: Final = """
-    select d.*, peers.now() - d.died_at as died_ago_seconds
-    from peers.dead_letter d where d.task_id = %(id)s"""
 
 
 def register(commands: Commands) -> None:
@@ -51,6 +41,7 @@ def register(commands: Commands) -> None:
     listing = add_command(group, "list", _list, "list dead letters, newest first", reads=True)
     listing.add_argument("--kind", type=name, metavar="KIND", help="only this one")
     listing.add_argument("--queue", type=name, metavar="QUEUE", help="only this one")
+    listing.add_argument("--graph", type=graph_id, metavar="ID", help="only this one")
     listing.add_argument(
         "--limit",
         type=positive,
@@ -73,16 +64,18 @@ def register(commands: Commands) -> None:
     for command in (retry, discard):
         command.add_argument("ids", type=task_id, nargs="*", metavar="ID")
         bulk = command.add_mutually_exclusive_group()
-        bulk.add_argument("--kind", type=name, metavar="KIND", help="all dead letters of a kind")
+        bulk.add_argument("--kind", type=name, metavar="KIND", help="all of this kind")
         bulk.add_argument("--all", action="store_true", help="all dead letters")
+        command.add_argument("--graph", type=graph_id, metavar="ID", help="of this graph")
 
 
-# ------------------------------------------------------------------------------------- looking
+# ------------------------------------------------------------------------------------- reading
 
 
 def _list(args: argparse.Namespace) -> int:
     with connected(args) as connection:
-        found = rows(connection, _LIST, kind=args.kind, queue=args.queue, limit=args.limit)
+        _require_graph(connection, args)
+        found = queries.dead_letters(connection, args.kind, args.queue, args.graph, args.limit)
     total = found[0]["total"] if found else 0
     for letter in found:
         del letter["total"]
@@ -115,10 +108,9 @@ def _list(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     with connected(args) as connection:
-        letters = rows(connection, _SHOW, id=args.id)
-        if not letters:
+        letter = queries.dead_letter(connection, args.id)
+        if letter is None:
             raise _no_letter(connection, args)
-    [letter] = letters
     if args.json:
         output.document(letter)
         return 0
@@ -130,7 +122,7 @@ def _show(args: argparse.Namespace) -> int:
 
 def _no_letter(connection: Connection, args: argparse.Namespace) -> NotDead:
     """Raise TaskNotFound if there is no such task."""
-    sentence = functions.explain(connection, args.id)
+    sentence = perform(connection, operations.explain(args.id))
     return NotDead(
         f"task {args.id} is not a dead letter. {sentence}",
         f"`{advice(args, 'dead list')}` lists them.",
@@ -173,40 +165,44 @@ def _print_failure(failure: dict[str, Any]) -> None:
     ]
     print()
     print(output.one_line(f"attempt {failure['attempt']} {', '.join(filter(None, details))}"))
-    said = failure["traceback"] or f"{failure['error_type']}: {failure['error_message']}"
-    for line in output.readable(said).splitlines():
+    text = failure["traceback"] or f"{failure['error_type']}: {failure['error_message']}"
+    for line in output.readable(text).splitlines():
         print(f"    {line}".rstrip())
 
 
-# -------------------------------------------------------------------------------------- acting
+# -------------------------------------------------------------------------------------- changing
 
 
 def _retry(args: argparse.Namespace) -> int:
-    new_args = None if args.args is None else written(args.args).encode()
-    return _act(
-        args, "retried", lambda connection, task: functions.retry(connection, task, new_args)
-    )
+    exact = {} if args.args is None else {"args": args.args}
+    return _act(args, "retried", operations.retry, exact)
 
 
 def _discard(args: argparse.Namespace) -> int:
-    return _act(args, "discarded", functions.discard)
+    return _act(args, "discarded", operations.discard, {})
 
 
-def _act(args: argparse.Namespace, done: str, verb: Callable[[Connection, int], int]) -> int:
-    """Apply the function to each task in its own transaction, so that locks are short."""
-    bulk = args.all or args.kind is not None
+def _act(
+    args: argparse.Namespace,
+    done: str,
+    operation: Callable[[int], Request[int]],
+    exact: dict[str, Any],
+) -> int:
+    """Perform the operation on each task in its own transaction, so that locks are short."""
+    bulk = args.all or args.kind is not None or args.graph is not None
     if bulk == bool(args.ids):
-        args.parser.error("name the tasks: ids, --kind KIND or --all")
+        args.parser.error("name the tasks: ids, --kind KIND, --graph ID or --all")
+    if args.all and args.graph is not None:
+        args.parser.error("--graph and --all exclude each other")
     count = 0
     with connected(args) as connection:
-        ids = args.ids
-        if bulk:
-            ids = [row["task_id"] for row in rows(connection, _IDS, kind=args.kind)]
+        _require_graph(connection, args)
+        ids = args.ids or queries.dead_ids(connection, args.kind, args.graph)
 
         def act(id: int) -> None:
             nonlocal count
             try:
-                persistently(verb, connection, id)
+                perform(connection, operation(id), **exact)
             except NotDead:
                 if not bulk:  # in bulk, another session was faster
                     raise
@@ -216,3 +212,9 @@ def _act(args: argparse.Namespace, done: str, verb: Callable[[Connection, int], 
         code = each(ids, act)
     print(f"{done} {output.count(count, 'dead letter')}")
     return code
+
+
+def _require_graph(connection: Connection, args: argparse.Namespace) -> None:
+    """Raise GraphNotFound if --graph names none. Its list of dead letters would just be empty."""
+    if args.graph is not None:
+        queries.graph(connection, args.graph)

@@ -15,7 +15,7 @@ from peers.types import CONTRACT_VERSION, NAME_MAX_LENGTH
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    # argparse has no public name for what add_subparsers() answers
+    # argparse has no public name for what add_subparsers() returns
     Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # noqa: SLF001
     Command: TypeAlias = Callable[[argparse.Namespace], int]
 
@@ -123,7 +123,7 @@ def text(value: str) -> str:
 
 
 def name(value: str) -> str:
-    """Return the name of a kind or queue."""
+    """Return the name of a kind, queue or graph."""
     if not 1 <= len(value) <= NAME_MAX_LENGTH:
         raise argparse.ArgumentTypeError(
             f"must have 1 to {NAME_MAX_LENGTH} characters, not {len(value)}"
@@ -135,6 +135,13 @@ def task_id(value: str) -> int:
     """Return a task id."""
     if not value.isdecimal() or not 1 <= int(value) <= _BIGINT_MAX:
         raise argparse.ArgumentTypeError(f'a task id is a number from 1 on, not "{value}"')
+    return int(value)
+
+
+def graph_id(value: str) -> int:
+    """Return the id of a graph."""
+    if not value.isdecimal() or not 1 <= int(value) <= _BIGINT_MAX:
+        raise argparse.ArgumentTypeError(f'a graph id is a number from 1 on, not "{value}"')
     return int(value)
 
 

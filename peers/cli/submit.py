@@ -6,11 +6,12 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from peers.cli.database import connected, persistently
-from peers.cli.exact_json import TooDeepError, written
+from peers.cli.database import connected, perform
+from peers.cli.exact_json import TooDeepError
 from peers.cli.parser import (
     add_command,
     duration,
+    graph_id,
     instant,
     json_object,
     json_or_text,
@@ -18,15 +19,12 @@ from peers.cli.parser import (
     task_ids,
     text,
 )
-from peers.client.options import Options
-from peers.client.statements import SUBMIT
-from peers.client.submission import document
-from peers.client.transport import perform_text
+from peers.client.options import Options, options_document
+from peers.client.statements import SUBMIT, Request
 from peers.types import ParentFailure
 
 if TYPE_CHECKING:
     from peers.cli.parser import Commands
-    from peers.database.connection import Connection
 
 _STDIN: Final = "-"
 _OPTIONS: Final = (
@@ -40,6 +38,7 @@ _OPTIONS: Final = (
     "on_parent_failure",
     "idempotency_key",
     "metadata",
+    "graph",
 )
 
 
@@ -117,6 +116,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--metadata", type=json_object, metavar="JSON", help="JSON object for your own use"
     )
+    group.add_argument("--graph", type=graph_id, metavar="ID", help="add the task to this graph")
 
 
 def _args(value: str) -> dict[str, Any]:
@@ -125,18 +125,12 @@ def _args(value: str) -> dict[str, Any]:
 
 def _submit(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
-    metadata = given.pop("metadata", None)
-    submission = document(args.kind, {}, Options(**given))
-    submission["args"] = {**args.args, **_pairs(args)}
-    if metadata is not None:
-        submission["metadata"] = metadata
-    body = written(submission)
-
-    def send(connection: Connection) -> int:
-        return perform_text(connection, SUBMIT, body)
-
+    exact = {"args": {**args.args, **_pairs(args)}}
+    if "metadata" in given:
+        exact["metadata"] = given.pop("metadata")
+    request = Request(SUBMIT, options_document(args.kind, Options(**given)))
     with connected(args) as connection:
-        print(persistently(send, connection))
+        print(perform(connection, request, **exact))
     return 0
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peers.cli import output
-from peers.cli.database import connected, persistently, rows
-from peers.cli.exact_json import written
+from peers.cli import output, queries
+from peers.cli.database import connected, perform
 from peers.cli.parser import add_command, duration, instant, json_object, name, task_id
-from peers.database import functions
+from peers.client import operations
 from peers.errors import PeersError
 from peers.types import TaskState
 
@@ -72,56 +71,31 @@ def _cancel(args: argparse.Namespace) -> int:
     with connected(args) as connection:
 
         def cancel(id: int) -> None:
-            state = persistently(functions.cancel, connection, id)
+            state = perform(connection, operations.cancel(id))
             if state is TaskState.COMPLETED:
                 raise PeersError(f"task {id} is completed and cannot be cancelled")
-            told = ": its handler is being stopped" if state is TaskState.RUNNING else ""
-            print(f"task {id} is {state}{told}")
+            note = ": its handler is being stopped" if state is TaskState.RUNNING else ""
+            print(f"task {id} is {state}{note}")
 
         return each(args.ids, cancel)
 
 
 def _change(args: argparse.Namespace) -> int:
-    given = (
-        args.priority,
-        args.delay,
-        args.scheduled_at,
-        args.args,
-        args.max_attempts,
-        args.timeout,
-    )
-    if all(value is None for value in given):
+    names = ("priority", "delay", "scheduled_at", "max_attempts", "timeout")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    exact = {} if args.args is None else {"args": args.args}
+    if not given and not exact:
         args.parser.error("name what to change, such as --priority 10")
-    new_args = None if args.args is None else written(args.args).encode()
     with connected(args) as connection:
-        if args.delay is not None:  # by the database's clock
-            query = "select peers.now() + %(delay)s as due_at"
-            args.scheduled_at = rows(connection, query, delay=args.delay)[0]["due_at"]
-        persistently(
-            functions.change,
-            connection,
-            args.id,
-            args.priority,
-            args.scheduled_at,
-            new_args,
-            args.max_attempts,
-            args.timeout,
-        )
+        perform(connection, operations.change(args.id, **given), **exact)
     print(f"task {args.id} is changed")
     return 0
 
 
 def _pause(args: argparse.Namespace) -> int:
     with connected(args) as connection:
-        persistently(functions.pause, connection, args.queue)
-        seen = (
-            "select from peers.queue_status"
-            " where queue = %(queue)s and running + ready + scheduled + blocked > 0"
-        )
-        served = "select from peers.peer_status where alive and queues ? %(queue)s"
-        known = rows(connection, seen, queue=args.queue) or rows(
-            connection, served, queue=args.queue
-        )
+        perform(connection, operations.pause(args.queue))
+        known = queries.is_known_queue(connection, args.queue)
     print(f'queue "{args.queue}" is paused; running tasks go on')
     if not known:
         output.say(
@@ -132,8 +106,7 @@ def _pause(args: argparse.Namespace) -> int:
 
 def _resume(args: argparse.Namespace) -> int:
     with connected(args) as connection:
-        query = "select from peers.paused_queue where queue = %(queue)s"
-        paused = rows(connection, query, queue=args.queue)
-        persistently(functions.resume, connection, args.queue)
+        paused = queries.is_paused(connection, args.queue)
+        perform(connection, operations.resume(args.queue))
     print(f'queue "{args.queue}" {"is resumed" if paused else "was not paused"}')
     return 0
