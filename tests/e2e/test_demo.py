@@ -21,13 +21,12 @@ from peers.demo.submit import Submitted
 from peers.demo.verify import verify
 from peers.embedded import throwaway
 from tests.support import journal
-from tests.support.world import rows, run
+from tests.support.world import Peer, rows, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.support.server import Connection
-    from tests.support.world import World
 
 ROOT = Path(__file__).parents[2]
 BIG_FILE = Path(argparse.__file__)  # some 50 ms of parsing
@@ -171,7 +170,7 @@ def test_without_a_database_it_brings_its_own() -> None:
         (["--peers", "1"], 2, "--no-kill"),
         (["--peers", "0"], 2, "from 1 to 16"),
         (["--files", "many"], 2, "from 1 to 100000"),
-        (["--source", "/does/not/exist"], 2, "is no folder"),
+        (["--source", "/does/not/exist"], 2, "is not a folder"),
         (["--database-url", "postgresql://localhost:1/none"], 3, "cannot be reached"),
     ],
 )
@@ -205,10 +204,10 @@ class Ran(NamedTuple):
 
 
 @pytest.fixture
-def ran(world: World, db: Connection) -> Ran:
+def ran(db: Connection) -> Ran:
     """A graph that has ended as it should."""
     tasks = rows(db, GRAPH)
-    peer = world.peer("a")
+    peer = Peer.join(db)
     entries = []
     for _ in tasks:
         [claim] = peer.claim()
