@@ -40,8 +40,8 @@ GROUPS: Final = {
 }
 """The modules and their commands. Only the module of the typed command is imported."""
 
-_BY_WORDS: Final = ("demo", "predict")
-"""What these declare depends on the typed words."""
+_BY_WORDS: Final = ("predict",)
+"""What this declares depends on the typed words."""
 
 _EPILOGUE: Final = """\
 Try it:                peers demo

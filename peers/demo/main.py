@@ -1,4 +1,4 @@
-"""The steps of the demo, from the database to the report."""
+"""The steps of the demo, from the submission to the report."""
 
 from __future__ import annotations
 
@@ -12,78 +12,61 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import psycopg
-
-from peers import PeersError
+from peers import cancel_graph_in
 from peers.demo import ledger, submit
-from peers.demo.database import Database, open_database
 from peers.demo.processes import LEASE_SECONDS, running_peers
 from peers.demo.report import report
 from peers.demo.verify import verify
 from peers.demo.watch import DemoError, say, watch
-from peers.embedded import EmbeddedError
 
 if TYPE_CHECKING:
     import argparse
 
+    import psycopg
+
     from peers.demo.submit import Submitted
 
-_FAILED, _USAGE, _UNREACHABLE, _INTERRUPTED = 1, 2, 3, 130
 
+def run(
+    args: argparse.Namespace, connection: psycopg.Connection[Any], url: str, place: str, psql: str
+) -> int:
+    """Run the demo and return the exit code.
 
-def run(args: argparse.Namespace) -> int:
-    """Run the demo and return its exit code."""
-    if args.peers == 1 and not args.no_kill:
-        return _fail(
-            "nobody could take over from a single peer: use --no-kill or --peers 2", _USAGE
-        )
+    0: every task ended, no outcome counted twice, and the killed peer's work was reclaimed. 1: one
+    of these is not true, and a sentence on stderr names it.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: the peers stop too
-    try:
-        with open_database(args.database_url) as database:
-            return _run(args, database)
-    except psycopg.OperationalError as error:
-        return _fail(f"the database cannot be reached: {error}", _UNREACHABLE)
-    except PeersError as error:
-        return _fail(str(error), error.exit_code)
-    except (DemoError, EmbeddedError, psycopg.Error) as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        return _fail("stopped; all peers have ended", _INTERRUPTED)
-
-
-def _run(args: argparse.Namespace, database: Database) -> int:
-    say(database.sentence)
-    submitted = _submit(args, database)
-    try:
-        with (
-            TemporaryDirectory() as folder,
-            running_peers(args.peers, database.url, submitted.queue, Path(folder)) as peers,
-        ):
-            say(f"{args.peers} peers are starting; their leases last {LEASE_SECONDS} s")
-            file = Path(folder, "ledger")
-            watch(database.connection, submitted, peers, file, kill=not args.no_kill)
-            figures = verify(database.connection, submitted, ledger.read(file))
-            figures["peers"] = args.peers
-            report(sys.stderr if args.json else sys.stdout, database, submitted, figures)
-            if args.keep:
-                say("\nDatabase and peers run until you press Enter or Ctrl-C.")
-                with suppress(KeyboardInterrupt):
-                    sys.stdin.readline()
-    finally:
-        with suppress(psycopg.Error):  # after Ctrl-C: no unfinished work stays in the database
-            database.connection.execute("select peers.cancel_graph(%s)", [submitted.graph_id])
+    say(f"using {place}")
+    submitted = _submit(args, connection)
+    out = sys.stderr if args.json else sys.stdout
+    with TemporaryDirectory() as folder:
+        try:
+            with running_peers(args.peers, url, submitted.queue, Path(folder)) as peers:
+                say(f"{args.peers} peers are starting; their leases last {LEASE_SECONDS} s")
+                file = Path(folder, "ledger")
+                watch(connection, submitted, peers, file, kill=not args.no_kill)
+                figures = verify(connection, submitted, ledger.read(file))
+                figures["peers"] = args.peers
+                report(out, connection, url, submitted, figures, psql)
+                if args.keep:
+                    say("\nDatabase and peers run until you press Enter or Ctrl-C.")
+                    with suppress(KeyboardInterrupt):
+                        sys.stdin.readline()
+        except BaseException:  # Ctrl-C too: no unfinished work stays in the database
+            cancel_graph_in(connection, submitted.graph_id)
+            raise
     if args.json:
         print(json.dumps(figures), flush=True)
     return _check(figures, kill=not args.no_kill)
 
 
-def _submit(args: argparse.Namespace, database: Database) -> Submitted:
+def _submit(args: argparse.Namespace, connection: psycopg.Connection[Any]) -> Submitted:
     root = args.source or submit.library()
     files = submit.sources(root, args.files)
     if not files:
-        raise DemoError(f"there are no Python files below {root}; name a folder with --source")
+        raise DemoError(f"there are no Python files below {root}", "Name a folder with --source.")
     started = time.monotonic()
-    submitted = submit.submit(database.connection, files, root, f"demo-{secrets.token_hex(4)}")
+    submitted = submit.submit(connection, files, root, f"demo-{secrets.token_hex(4)}")
     say(
         f"submitted {submitted.tasks} tasks in one transaction, {time.monotonic() - started:.1f} s:"
         f" {submitted.files} files of {root}, {submitted.packages} packages, one report"
@@ -100,9 +83,6 @@ def _check(figures: dict[str, Any], *, kill: bool) -> int:
             "no lease was reclaimed: the work was over before a peer could be killed. Use more "
             "--files, or --no-kill"
         )
-    return max([0, *map(_fail, broken)])
-
-
-def _fail(sentence: str, exit_code: int = _FAILED) -> int:
-    say(f"peers demo: {sentence}")
-    return exit_code
+    for sentence in broken:
+        say(f"peers: {sentence}")
+    return 1 if broken else 0

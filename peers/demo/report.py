@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from peers import get_in
+
 if TYPE_CHECKING:
-    from peers.demo.database import Database
+    import psycopg
+
     from peers.demo.submit import Submitted
 
 _PACKAGES_SHOWN: Final = 8
-_REPORT: Final = "select result from peers.task where id = %s"
 
 
-def report(out: TextIO, database: Database, submitted: Submitted, figures: dict[str, Any]) -> None:
+def report(
+    out: TextIO, connection: psycopg.Connection[Any], url: str, submitted: Submitted,
+    figures: dict[str, Any], psql: str,
+) -> None:  # fmt: skip
     """Print all parts to `out`."""
 
     def say(line: str) -> None:
         print(line, file=out, flush=True)
 
-    [(library,)] = database.connection.execute(_REPORT, [submitted.report_id]).fetchall()
+    library = get_in(connection, submitted.report_id).result
     say(_library(library) if library else "\nThere is no report: its task did not complete.")
-    command = ["dead", "list", "--queue", submitted.queue]
+    command = ["dead", "list", "--graph", str(submitted.graph_id)]
     say(f"\nDead letters (`peers {' '.join(command)}`); the tasks that depend on them still ran:")
     subprocess.run(
-        [sys.executable, "-m", "peers", *command, "--database-url", database.url],
-        stdout=out, check=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "peers", *command],
+        env={**os.environ, "PEERS_DATABASE_URL": url, "PEERS_EMBEDDED": "off"},
+        stdout=out,
+        check=True,
+    )
     say(
         "\n{tasks} tasks: {completed} completed, {dead} dead, {seconds:.1f} s on {peers} peers\n"
         "the database compared with the handlers' own record: {lost} lost, {duplicates} "
@@ -36,7 +44,7 @@ def report(out: TextIO, database: Database, submitted: Submitted, figures: dict[
     )
     say(
         f"\nThis run is graph {submitted.graph_id}. To look around:\n"
-        f"  {database.psql_command}\n"
+        f"  {psql}\n"
         "      \\x on\n"
         "      table peers.graph_status; table peers.dead_letter; table peers.peer_status;\n"
         f"      select peers.explain({submitted.report_id});"

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
+from peers import PeersError, graph_status_in
 from peers.demo import ledger
 from peers.demo.kill import kill_one
 
@@ -22,11 +23,10 @@ if TYPE_CHECKING:
 _LOOK_EVERY: Final = 0.1
 _LINE_EVERY: Final = 2.0
 _STUCK_AFTER: Final = 60.0
-_ENDED: Final = "select completed + dead + cancelled from peers.graph_status where graph_id = %s"
 
 
-class DemoError(Exception):
-    """The demo cannot go on; the message says why."""
+class DemoError(PeersError):
+    """The demo cannot continue."""
 
 
 def say(sentence: str) -> None:
@@ -46,7 +46,8 @@ def watch(
     next_line, ended = 0.0, -1
     while ended < submitted.tasks:
         before = ended
-        [(ended,)] = connection.execute(_ENDED, [submitted.graph_id]).fetchall()
+        status = graph_status_in(connection, submitted.graph_id)
+        ended = status.completed + status.dead + status.cancelled
         now = time.monotonic()
         last_end = now if ended != before else last_end
         if now >= next_line or ended == submitted.tasks:

@@ -8,19 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from peers.cli.parser import advice
-from peers.demo.database import without_password
 
 ODD = ["/srv/with space", "/srv/it's", '/srv/"$(x)"']
-
-
-@pytest.mark.parametrize("folder", ODD)
-def test_the_demo_shows_no_password(folder: str) -> None:
-    """What it prints for psql connects to the same place, without the password."""
-    shown = without_password(make_conninfo(host=folder, user="a", password="secret"))
-    assert conninfo_to_dict(shown) == {"host": folder, "user": "a"}
 
 
 def given(**flags: Any) -> argparse.Namespace:

@@ -156,6 +156,6 @@ def test_a_command_is_found_in_the_module_that_declares_it(group: str) -> None:
     """Only that module is imported when the command is typed."""
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers()
-    options: dict[str, Any] = {"words": []} if group in {"demo", "predict"} else {}
+    options: dict[str, Any] = {"words": []} if group == "predict" else {}
     load([GROUPS[group][0]])[group].register(commands, **options)
     assert tuple(commands.choices) == GROUPS[group]
