@@ -47,7 +47,7 @@ def run(
                 watch(connection, submitted, peers, file, kill=not args.no_kill)
                 figures = verify(connection, submitted, ledger.read(file))
                 figures["peers"] = args.peers
-                report(out, connection, url, submitted, figures, psql)
+                report(out, connection, submitted, figures, psql)
                 if args.keep:
                     say("\nDatabase and peers run until you press Enter or Ctrl-C.")
                     with suppress(KeyboardInterrupt):

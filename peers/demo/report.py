@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from peers import get_in
+from peers import find_in, get_in
 
 if TYPE_CHECKING:
     import psycopg
@@ -18,7 +15,7 @@ _PACKAGES_SHOWN: Final = 8
 
 
 def report(
-    out: TextIO, connection: psycopg.Connection[Any], url: str, submitted: Submitted,
+    out: TextIO, connection: psycopg.Connection[Any], submitted: Submitted,
     figures: dict[str, Any], psql: str,
 ) -> None:  # fmt: skip
     """Print all parts to `out`."""
@@ -28,14 +25,9 @@ def report(
 
     library = get_in(connection, submitted.report_id).result
     say(_library(library) if library else "\nThere is no report: its task did not complete.")
-    command = ["dead", "list", "--graph", str(submitted.graph_id)]
-    say(f"\nDead letters (`peers {' '.join(command)}`); the tasks that depend on them still ran:")
-    subprocess.run(
-        [sys.executable, "-m", "peers", *command],
-        env={**os.environ, "PEERS_DATABASE_URL": url, "PEERS_EMBEDDED": "off"},
-        stdout=out,
-        check=True,
-    )
+    say("\nDead letters; the tasks that depend on them still ran:")
+    for task in find_in(connection, graph=submitted.graph_id, state="dead"):
+        say(f"  task {task.id}, {task.args.get('path', task.kind)}\n    {task.failure}")
     say(
         "\n{tasks} tasks: {completed} completed, {dead} dead, {seconds:.1f} s on {peers} peers\n"
         "the database compared with the handlers' own record: {lost} lost, {duplicates} "
