@@ -113,7 +113,7 @@ def _parser(words: list[str]) -> Parser:
         epilog=_EPILOGUE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=version())
+    parser.add_argument("--version", action="version", version=version(), help="print the version")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for group, module in load(words).items():
         options = {"words": words} if group in _BY_WORDS else {}

@@ -39,9 +39,9 @@ def register(commands: Commands) -> None:
     """Declare `dead` and its commands."""
     group = add_group(commands, "dead", "dead letters: tasks that failed for good")
     listing = add_command(group, "list", _list, "list dead letters, newest first", reads=True)
-    listing.add_argument("--kind", type=name, metavar="KIND", help="only this one")
-    listing.add_argument("--queue", type=name, metavar="QUEUE", help="only this one")
-    listing.add_argument("--graph", type=graph_id, metavar="ID", help="only this one")
+    listing.add_argument("--kind", type=name, metavar="KIND", help="only this kind")
+    listing.add_argument("--queue", type=name, metavar="QUEUE", help="only this queue")
+    listing.add_argument("--graph", type=graph_id, metavar="ID", help="only tasks of this graph")
     listing.add_argument(
         "--limit",
         type=positive,
@@ -52,9 +52,9 @@ def register(commands: Commands) -> None:
     show = add_command(
         group, "show", _show, "show one dead letter with all its failures", reads=True
     )
-    show.add_argument("id", type=task_id, metavar="ID")
+    show.add_argument("id", type=task_id, metavar="ID", help="id of a dead task")
     retry = add_command(group, "retry", _retry, "retry dead letters with fresh attempts")
-    retry.add_argument("--args", type=json_object, metavar="JSON", help="new args")
+    retry.add_argument("--args", type=json_object, metavar="JSON", help="replace the args of each")
     discard = add_command(
         group,
         "discard",
@@ -62,11 +62,16 @@ def register(commands: Commands) -> None:
         "discard dead letters (they and the children that they hold end cancelled)",
     )
     for command in (retry, discard):
-        command.add_argument("ids", type=task_id, nargs="*", metavar="ID")
+        command.add_argument("ids", type=task_id, nargs="*", metavar="ID", help="id of a dead task")
         bulk = command.add_mutually_exclusive_group()
-        bulk.add_argument("--kind", type=name, metavar="KIND", help="all of this kind")
+        bulk.add_argument("--kind", type=name, metavar="KIND", help="all dead letters of this kind")
         bulk.add_argument("--all", action="store_true", help="all dead letters")
-        command.add_argument("--graph", type=graph_id, metavar="ID", help="of this graph")
+        command.add_argument(
+            "--graph",
+            type=graph_id,
+            metavar="ID",
+            help="all dead letters of this graph (with --kind: that have both)",
+        )
 
 
 # ------------------------------------------------------------------------------------- reading

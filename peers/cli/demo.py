@@ -21,7 +21,14 @@ _FILES_MAX: Final = 100_000
 def register(commands: Commands) -> None:
     """Declare `demo`."""
     summary = "index Python's library on several peers, and kill one of them"
-    parser = add_command(commands, "demo", _demo, summary, reads=True)
+    parser = add_command(
+        commands,
+        "demo",
+        _demo,
+        summary,
+        reads=True,
+        epilog="It uses the embedded Postgres unless a database is configured.",
+    )
     parser.add_argument(
         "--peers",
         type=_number(_PEERS_MAX),

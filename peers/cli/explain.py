@@ -21,7 +21,7 @@ def register(commands: Commands) -> None:
     explain = add_command(
         commands, "explain", _explain, "say why a task is not running, or how it ended", reads=True
     )
-    explain.add_argument("id", type=task_id, metavar="ID")
+    explain.add_argument("id", type=task_id, metavar="ID", help="id of a task")
 
 
 def _explain(args: argparse.Namespace) -> int:

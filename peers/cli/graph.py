@@ -40,7 +40,7 @@ def register(commands: Commands) -> None:
     )
     show = add_command(group, "show", _show, "show the progress of one graph", reads=True)
     changes: dict[str, tuple[Command, str]] = {
-        "cancel": (_cancel, "cancel all tasks of a graph that have not ended"),
+        "cancel": (_cancel, "cancel all unfinished tasks of a graph, its dead letters included"),
         "pause": (_pause, "stop claiming tasks of a graph (running tasks go on)"),
         "resume": (_resume, "resume claiming tasks of a paused graph"),
         "retry": (_retry, "retry all dead letters of a graph with fresh attempts"),
@@ -50,7 +50,7 @@ def register(commands: Commands) -> None:
             "graph",
             type=_id_or_name,
             metavar="GRAPH",
-            help="its id, or its name (of several graphs with this name, the newest)",
+            help="id or name of the graph (several have this name: the newest one)",
         )
 
 

@@ -68,7 +68,7 @@ def register(commands: Commands) -> None:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("options of the task")
-    group.add_argument("--queue", type=name, metavar="NAME", help='(default: "default")')
+    group.add_argument("--queue", type=name, metavar="NAME", help='its queue (default: "default")')
     group.add_argument(
         "--priority", type=int, metavar="N", help="smaller runs first (default: 100)"
     )
@@ -88,7 +88,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="do not run before this time (ISO 8601)",
     )
     group.add_argument(
-        "--max-attempts", type=int, metavar="N", help="(default: what the handler declares)"
+        "--max-attempts",
+        type=int,
+        metavar="N",
+        help="attempts before the task is dead (default: what the handler declares)",
     )
     group.add_argument(
         "--timeout", type=duration, metavar="DURATION", help="timeout of each attempt"
@@ -104,7 +107,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--on-parent-failure",
         choices=[str(policy) for policy in ParentFailure],
-        help="if a parent dies: hold (default), cancel or run",
+        help="if a parent dies: wait until it is retried (hold, the default), cancel this task, or "
+        "run it",
     )
     group.add_argument(
         "--key",

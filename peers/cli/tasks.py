@@ -23,9 +23,9 @@ def register(commands: Commands) -> None:
     cancel = add_command(
         commands, "cancel", _cancel, "cancel tasks (the handler of a running task is stopped)"
     )
-    cancel.add_argument("ids", type=task_id, nargs="+", metavar="ID")
+    cancel.add_argument("ids", type=task_id, nargs="+", metavar="ID", help="id of a task")
     change = add_command(commands, "change", _change, "change a task that has not started")
-    change.add_argument("id", type=task_id, metavar="ID")
+    change.add_argument("id", type=task_id, metavar="ID", help="id of a task")
     change.add_argument("--priority", type=int, metavar="N", help="smaller runs first")
     when = change.add_mutually_exclusive_group()
     when.add_argument(
@@ -42,17 +42,19 @@ def register(commands: Commands) -> None:
         metavar="TIME",
         help="do not run before this time (ISO 8601)",
     )
-    change.add_argument("--args", type=json_object, metavar="JSON", help="new args")
-    change.add_argument("--max-attempts", type=int, metavar="N")
+    change.add_argument("--args", type=json_object, metavar="JSON", help="replace the args")
+    change.add_argument(
+        "--max-attempts", type=int, metavar="N", help="attempts before the task is dead"
+    )
     change.add_argument(
         "--timeout", type=duration, metavar="DURATION", help="timeout of each attempt"
     )
     pause = add_command(
         commands, "pause", _pause, "stop claiming from a queue (running tasks go on)"
     )
-    pause.add_argument("queue", type=name, metavar="QUEUE")
+    pause.add_argument("queue", type=name, metavar="QUEUE", help="name of a queue")
     resume = add_command(commands, "resume", _resume, "resume claiming from a paused queue")
-    resume.add_argument("queue", type=name, metavar="QUEUE")
+    resume.add_argument("queue", type=name, metavar="QUEUE", help="name of a queue")
 
 
 def each(ids: Sequence[int], act: Callable[[int], None]) -> int:

@@ -165,7 +165,7 @@ def find_graphs(
 
 
 def cancel_graph(graph: int) -> Request[int]:
-    """Cancel the tasks of a graph that have not ended, and return how many.
+    """Cancel the unfinished tasks of a graph, dead ones included, and return how many.
 
     Raises GraphNotFound.
     """

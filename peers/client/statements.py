@@ -292,8 +292,9 @@ RESUME_GRAPH: Final = Statement(
 )
 
 _ALL: Final[list[Statement[Any]]] = [
-    SUBMIT, SUBMIT_GRAPH, *_FINDS.values(), GET, OUTCOMES, EXPLAIN, GRAPH_STATUS, FIND_GRAPHS, CANCEL,
-    RETRY, DISCARD, CHANGE, PAUSE, RESUME, CANCEL_GRAPH, RETRY_GRAPH, PAUSE_GRAPH, RESUME_GRAPH,
+    SUBMIT, SUBMIT_GRAPH, *_FINDS.values(), GET, OUTCOMES, EXPLAIN, GRAPH_STATUS, FIND_GRAPHS,
+    CANCEL, RETRY, DISCARD, CHANGE, PAUSE, RESUME,
+    CANCEL_GRAPH, RETRY_GRAPH, PAUSE_GRAPH, RESUME_GRAPH,
 ]  # fmt: skip
 STATEMENTS: Final = {statement.name: statement for statement in _ALL}
 """All of them by name: a handler sends the name to its peer."""
