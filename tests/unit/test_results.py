@@ -453,7 +453,7 @@ def test_a_graph_has_an_identity(peer: Peer) -> None:
     assert status.finished_at is not None
 
 
-def test_graphs_are_found_by_name_and_page_by_page(peer: Peer) -> None:
+def test_graphs_are_found_by_name_and_page_by_page() -> None:
     """The newest comes first; filters are combined."""
     ids = []
     for name in ("nightly", "hourly", "nightly"):
