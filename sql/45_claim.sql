@@ -127,28 +127,28 @@ begin
             select r.spot, r.task_id, r.position, r.valid, r.maybe_oversized
             from unnest(_offered, _shares) o(kind, share)
             cross join lateral (
-                select r.ctid as spot, r.task_id, r.priority, r.position, t.valid and paused.id is null as valid,
+                select r.ctid as spot, r.task_id, r.priority, r.position, t.valid and t.graph_locked is null as valid,
                        t.maybe_oversized
                 from peers.ready r
                 left join lateral (
-                    select t.id, t.graph_id, t.state = 'ready' and t.priority = r.priority and t.kind = r.kind
+                    select t.id, t.state = 'ready' and t.priority = r.priority and t.kind = r.kind
                                  and t.queue = claim.queue as valid,
                            pg_column_size(t.args) > 1000 or pg_column_compression(t.args) is not null
-                               as maybe_oversized
+                               as maybe_oversized,
+                           case when _any_graph_paused and t.graph_id is not null and exists (
+                                    select from peers.graph g where g.id = t.graph_id and g.paused_at is not null)
+                                then exists (
+                                    select from peers.graph g where g.id = t.graph_id and g.paused_at is not null
+                                    for share skip locked)
+                           end as graph_locked  -- null: the graph is not paused
                     from peers.task t where t.id = r.task_id
                     for no key update skip locked
                 ) t on true
                 left join peers.task known on known.id = r.task_id
-                left join lateral (
-                    select g.id from peers.graph g
-                    where _any_graph_paused and g.id = t.graph_id and g.paused_at is not null
-                    for share skip locked
-                ) paused on true
                 where r.queue = claim.queue and r.kind = o.kind
                   and (r.priority, r.position) <= (_last[1], _last[2])
                   and (t.id is not null or known.id is null)
-                  and (not _any_graph_paused or t.graph_id is null or paused.id is not null
-                       or not exists (select from peers.graph g where g.id = t.graph_id and g.paused_at is not null))
+                  and t.graph_locked is not false
                 order by r.priority, r.position
                 limit o.share
                 for update of r skip locked

@@ -40,6 +40,7 @@ create or replace function peers.notify_results() returns trigger
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
     set enable_seqscan = off
+    set jit = off
 as $$
 declare
     _ended text;

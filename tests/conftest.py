@@ -1,55 +1,53 @@
-"""What every suite shares: a database of its own for each test, cloned from a template."""
+"""What every suite shares: a database for each test, cloned from a template.
+
+Tests run in one process or in several (pytest-xdist). Each process has a server of its own, so
+that roles, prepared transactions and whatever else belongs to a whole server do not meet.
+"""
 
 from __future__ import annotations
 
-import os
-import secrets
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from tests.support import run
 from tests.support.server import Connection, Databases, any_server, open_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_MARK: Final = "TEST_RUN_OF_PEERS"
-_SURVIVORS_END_WITHIN: Final = 20.0
+_SERVERS: Final = "servers of the tests"
 
 _used_servers: list[str] = []
 _survivors: list[str] = []
 
 
-def pytest_configure() -> None:
-    """Mark every process that the tests will start, and what these start."""
-    os.environ[_MARK] = secrets.token_hex(8)
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare what the processes inherit that the tests start."""
+    run.restore_interrupts()
+    if not _is_worker(config):
+        run.mark()  # its workers inherit the mark
+
+
+@pytest.hookimpl(trylast=True)  # xdist has ended its workers before
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """A process that outlives the tests is a failure of theirs."""
-    give_up = time.monotonic() + _SURVIVORS_END_WITHIN
-    while (found := _marked()) and time.monotonic() < give_up:
-        time.sleep(0.1)
-    _survivors.extend(found)
-    if found and exitstatus == pytest.ExitCode.OK:
+    """Fail the run if a process outlives the tests."""
+    if _is_worker(session.config):
+        session.config.workeroutput[_SERVERS] = _used_servers  # type: ignore[attr-defined]
+        return
+    _survivors.extend(run.survivors())
+    if _survivors and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def _marked() -> list[str]:
-    mark, found = f"{_MARK}={os.environ[_MARK]}".encode(), []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            marked = mark in (folder / "environ").read_bytes().split(b"\0")
-            command = (
-                (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            )
-        except OSError:  # it has ended, or is another user's
-            continue
-        if marked and int(folder.name) != os.getpid():
-            found.append(f"{folder.name}: {command}")
-    return found
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:  # noqa: ARG001  # xdist passes both
+    """Take over what a worker of xdist tells at its end."""
+    _used_servers.extend(getattr(node, "workeroutput", {}).get(_SERVERS, []))
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +79,7 @@ def empty_database_url(databases: Databases) -> Iterator[str]:
 
 @pytest.fixture
 def connect(database_url: str) -> Iterator[Callable[[], Connection]]:
-    """Makes further connections to this test's database; they are closed at its end."""
+    """Make further connections to this test's database; they are closed at its end."""
     made: list[Connection] = []
 
     def connection() -> Connection:
@@ -100,8 +98,8 @@ def db(connect: Callable[[], Connection]) -> Connection:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Says which server the tests ran on, and what they left behind."""
-    for line in _used_servers:
+    """Say which server the tests ran on, and what they left behind."""
+    for line in dict.fromkeys(_used_servers):
         terminalreporter.write_line(line)
     for line in _survivors:
         terminalreporter.write_line(f"still running after the tests: {line}", red=True)

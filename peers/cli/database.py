@@ -12,7 +12,8 @@ from peers.cli.exact_json import written
 from peers.cli.place import located
 from peers.client.transport import perform_text
 from peers.database import schema
-from peers.database.connection import Backoff, connect
+from peers.database.backoff import Backoff
+from peers.database.connection import connect
 
 if TYPE_CHECKING:
     import argparse

@@ -1,11 +1,11 @@
-"""`peers run`: run one peer until it is stopped."""
+"""Run one peer until it is stopped: `peers run`."""
 
 from __future__ import annotations
 
 import logging
 import os
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from peers import events
 from peers.cli.output import readable
@@ -15,27 +15,17 @@ from peers.cli.summary import Summary
 from peers.logs import log_output
 from peers.pool.environment import Environment
 from peers.pool.fork_server_start import ForkServerOptions, started_early
-from peers.settings import Settings
+from peers.settings import Settings, reference
 
 if TYPE_CHECKING:
     import argparse
     from contextlib import AbstractContextManager
 
     from peers.cli.parser import Commands
+    from peers.settings import SettingReference
 
-_APART: Final = ("database_url", "embedded")  # every command has these
-_SHAPES: Final = {
-    "app": "MODULE",
-    "queues": "NAME=SLOTS,…",
-    "preload": "on|off",
-    "worker_threads": "N",
-    "worker_max_tasks": "N",
-    "worker_max_memory": "BYTES",
-    "gpus": "0,1,…",
-    "predict_trust": "FOLDER,MODULE,…",
-    "log_format": "auto|text|json",
-    "log_level": "debug|info|warning|error",
-}
+_OF_EVERY_COMMAND: Final = ("database_url", "embedded")
+_REPEATABLE: Final = ("worker_env",)
 
 
 def register(commands: Commands) -> None:
@@ -44,24 +34,28 @@ def register(commands: Commands) -> None:
         commands,
         "run",
         _run,
-        "run a peer (SIGTERM or Ctrl-C drains it, a second one stops it at once)",
+        "run a peer: SIGTERM or Ctrl-C drains it, a second one stops it now",
     )
-    group = parser.add_argument_group(
-        "the peer", "Options override PEERS_… variables, which override files."
-    )
-    for name, field in Settings.model_fields.items():
-        if name not in _APART:
-            group.add_argument(
-                f"--{name.replace('_', '-')}",
-                type=text,
-                metavar=_SHAPES.get(name, "DURATION"),
-                help=field.description,
-            )
+    group = parser.add_argument_group("the peer", "Flags win over PEERS_… variables and files.")
+    for setting in reference():
+        if setting.name in _OF_EVERY_COMMAND:
+            continue
+        several: dict[str, Any] = {"action": "append"} if setting.name in _REPEATABLE else {}
+        group.add_argument(
+            setting.flag, type=text, metavar=setting.placeholder, help=_help(setting), **several
+        )
     parser.set_defaults(setting_flags=tuple(Settings.model_fields))
 
 
+def _help(setting: SettingReference) -> str:
+    bounds = f"{setting.bounds}; " if setting.bounds else ""
+    repeat = "; repeat the flag for several" if setting.name in _REPEATABLE else ""
+    text = f"{setting.description}{repeat} ({bounds}default: {setting.default})"
+    return text.replace("%", "%%")
+
+
 def _run(args: argparse.Namespace) -> int:
-    """Run the peer; if it fails, log the error as its last line."""
+    """Run the peer. If it fails, the log says why in its last line, and never blocks."""
     try:
         _open_log(args)
         with Summary():
@@ -81,19 +75,19 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _open_log(args: argparse.Namespace) -> None:
-    # Errors in the settings are logged in the format that was asked for, if any was.
-    asked = str(args.log_format or os.environ.get("PEERS_LOG_FORMAT", "")).lower()
+    # Report settings that cannot be read in the requested form, if there is one.
+    form = str(args.log_format or os.environ.get("PEERS_LOG_FORMAT", "")).lower()
     forms: tuple[log_output.Form, ...] = get_args(log_output.Form)
-    log_output.configure(next((f for f in forms if f == asked), "auto"), patience=0.0)
+    log_output.configure(next((f for f in forms if f == form), "auto"), patience=0.0)
     settings = settings_of(args)
     log_output.configure(settings.log_format, settings.log_level, patience=0.0)
-    # It warns about timers that are late, which does no harm.
+    # Its warnings are about late timers, which are harmless.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
 
 
 def _work(args: argparse.Namespace) -> int:
     with located(args) as settings, _importing(settings):
-        # these are slow to import
+        # these take long to import
         from peers.cli.database import connection_to
         from peers.database import schema
         from peers.peer.loop import Peer
@@ -107,7 +101,7 @@ def _work(args: argparse.Namespace) -> int:
 
 
 def _importing(settings: Settings) -> AbstractContextManager[None]:
-    """Import the app, which takes longest, while the peer itself is loaded."""
+    """Start to import the app, which takes longest, while the peer itself is loaded."""
     if settings.app is None or not settings.preload:
         return nullcontext()
     log = (settings.log_format, settings.log_level)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import psycopg
 
-from peers.database.connection import Backoff, Connection, is_connection_lost
+from peers.database.backoff import Backoff
+from peers.database.connection import Connection, is_connection_lost
 from peers.errors import DatabaseUnreachable, PeersError
 
 if TYPE_CHECKING:

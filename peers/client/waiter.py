@@ -20,7 +20,8 @@ import psycopg
 
 from peers.client.statements import OUTCOMES, Request
 from peers.client.transport import perform_in
-from peers.database.connection import Backoff, is_connection_lost
+from peers.database.backoff import Backoff
+from peers.database.connection import is_connection_lost
 from peers.errors import DatabaseUnreachable, PeersError, TaskNotFound
 
 if TYPE_CHECKING:

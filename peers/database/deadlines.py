@@ -1,8 +1,7 @@
-"""Bounds on what a peer waits for in the database, so that SIGTERM and the lease come first.
+"""Limit how long a peer waits for the database, so that it reacts to SIGTERM and keeps its lease.
 
-The server's own bounds end a statement that waits for a lock or works too long. The bound on the
-answer ends one that a server (or the network before it) never answers: the connection is closed,
-and counts as lost.
+The server's own limits end a statement that waits for a lock or works too long. The limit on the
+reply covers a server or network that is silent: the connection is closed, and counts as lost.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _LAST_MOMENT: Final = 1.0
-"""Seconds that a statement gets which begins when time is already up: to give back, to leave."""
+"""Seconds for a statement that begins after the deadline, to release tasks and to leave."""
 
 
 class Bounds(NamedTuple):
-    """Seconds that a statement may take.
+    """The seconds that a statement may take.
 
-    `lock` and `statement` are kept by the server (lock_timeout, statement_timeout), `answer` by us.
-    It is the longest, so that a server that is well has its say.
+    The server keeps `lock` (lock_timeout) and `statement` (statement_timeout). We keep `answer`. It
+    is the longest of the three, so that a healthy server can report its own limit.
     """
 
     lock: float
@@ -36,50 +35,50 @@ class Bounds(NamedTuple):
 
     @classmethod
     def of_main_loop(cls, lease: float) -> Bounds:
-        """No step of the main loop may take a third of a lease, or there is no heartbeat.
+        """Return bounds below a third of a lease: a longer step would stop the heartbeat.
 
-        A step may meet the server's bound twice: with a batch, and with the first one alone.
+        A step may reach the server's limit twice: with a batch, then with its first outcome alone.
         """
         return cls(min(lease / 12, 5), min(lease / 6, 20), min(lease / 4, 30))
 
     @classmethod
     def of_heartbeat(cls, lease: float) -> Bounds:
-        """One that is not answered leaves time for another before the fence at 0.85 of a lease."""
+        """Return bounds that leave time for a second heartbeat before the fence (0.85 lease)."""
         return cls(min(lease / 12, 5), min(lease / 3, 30), min(lease * 0.4, 40))
 
 
 SHORT_MAINTENANCE: Final = Bounds(2, 8, 10)
-"""Promote and reclaim: 1,000 tasks at a time."""
+"""For promote and reclaim, which change up to 1,000 tasks at a time."""
 LONG_MAINTENANCE: Final = Bounds(2, 120, 150)
-"""Prune and alarms: 10,000 tasks at a time, or a look at every kind, on a cold disk."""
+"""For prune (10,000 tasks at a time) and the check for unrunnable kinds, on a cold disk."""
 
 
 class NoAnswer(psycopg.OperationalError):
-    """The database did not answer in time. Whether the statement was done, nobody knows."""
+    """The database did not reply in time. The statement may or may not have taken effect."""
 
 
 class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection that is closed, with `NoAnswer`, when an answer takes too long.
+    """A connection that closes and raises `NoAnswer` when a reply takes too long.
 
-    No thread watches it: psycopg looks up from its wait every 0.1 s, for signals, and asks here.
+    This needs no thread: psycopg interrupts its wait every 0.1 s for signals, and calls us then.
     """
 
     answer_within: float = float("inf")
     """Seconds."""
     latest: float = float("inf")
-    """When (monotonic) everything should be over: what begins later gets a last moment."""
-    _cut_at: float = 0.0
+    """The deadline (monotonic) of all statements. One that begins later gets a last moment."""
+    _interrupt_at: float = 0.0
 
-    def cut(self, within: float) -> None:
-        """Wait for the statement that runs now no longer than `within` seconds.
+    def interrupt(self, within: float) -> None:
+        """Wait no longer than `within` seconds for the statement that runs now.
 
-        Safe from a signal handler and from any thread. Statements that begin later are not
-        concerned; nothing is cancelled in the server, so that no commit is.
+        This is safe in a signal handler and from any thread, and has no effect on later statements.
+        It cancels nothing in the server, because that might cancel a commit.
         """
-        self._cut_at = time.monotonic() + within
+        self._interrupt_at = time.monotonic() + within
 
     def wait(self, gen: PQGen[Result], *args: Any, **options: Any) -> Result:
-        """Wait for an answer, within the bound. Every statement passes through here."""
+        """Wait for a reply, within the bounds. psycopg calls this for every statement."""
         try:
             return super().wait(self._bounded(gen), *args, **options)
         except NoAnswer:
@@ -93,16 +92,16 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
             while True:
                 ready = yield wait
                 if not ready:  # nothing came for 0.1 s
-                    self._look_at_clock(began)
+                    self._check_time(began)
                 wait = gen.send(ready)
         except StopIteration as end:
             result: Result = end.value
             return result
 
-    def _look_at_clock(self, began: float) -> None:
+    def _check_time(self, began: float) -> None:
         now = time.monotonic()
         due = min(began + self.answer_within, max(self.latest, began + _LAST_MOMENT))
-        if began < self._cut_at:
-            due = min(due, self._cut_at)
+        if began < self._interrupt_at:
+            due = min(due, self._interrupt_at)
         if now >= due:
-            raise NoAnswer(f"the database did not answer for {now - began:.1f} s")
+            raise NoAnswer(f"the database did not reply for {now - began:.1f} s")

@@ -1,210 +1,183 @@
-"""The main loop's connection: lost and found again, without keeping the loop waiting for long."""
+"""Keep the main loop's connection: reconnect in the background, and put off what fails."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import psycopg
 
 from peers import events
-from peers.database.background import Background
-from peers.database.connection import Backoff, is_connection_lost
+from peers.database.background import BackgroundConnector
+from peers.database.backoff import Backoff, RetryTimer
+from peers.database.connection import is_connection_lost
 from peers.database.deadlines import BoundedConnection
 from peers.database.pooler import refuse_symptom
 from peers.errors import DatabaseUnreachable, PeerLost, PeersError
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
-CUT_AFTER: Final = 0.5
-"""A statement that runs when a signal comes may take so many seconds more."""
-
-
-@dataclass(slots=True)
-class _Duty:
-    """What the database has refused is put off, and longer each time."""
-
-    backoff: Backoff
-    again_at: float = 0.0
+STOP_WITHIN: Final = 0.5
+"""Seconds that a statement may go on after a signal."""
 
 
 class ReconnectingConnection:
-    """At most one connection. After a loss the next try comes after a jittered wait.
+    """At most one connection, which is made again after a loss.
 
-    `on_return` is called with every new connection but the first, `wake` from another thread when a
-    try to connect is over, `progress` before each duty: the loop does not hang if several in a turn
-    take their time.
+    It calls `on_reconnect` with every new connection but the first, `wake` from another thread when
+    a try to connect has ended, and `on_progress` before each job, so that the main loop does not
+    count as stuck when several jobs in a turn take their time.
     """
 
     def __init__(
         self,
         connect: Callable[[], BoundedConnection],
-        on_return: Callable[[], None],
+        on_reconnect: Callable[[], None],
         wake: Callable[[], None],
-        progress: Callable[[], None] = lambda: None,
+        on_progress: Callable[[], None] = lambda: None,
     ) -> None:
-        self._progress = progress
-        self._connect = connect
-        self._on_return = on_return
-        self._wake = wake
+        self._on_progress = on_progress
+        self._on_reconnect = on_reconnect
         self._connection: BoundedConnection | None = None
-        self._attempt: Background[BoundedConnection] | None = None
-        self._backoff = Backoff()
-        self._duties: dict[str, _Duty] = {}
-        self._answers = 0
-        self._returning = False
-        self._latest = float("inf")
+        self._connector = BackgroundConnector(connect, wake, Backoff())
+        self._jobs: dict[str, RetryTimer] = {}
+        self._statements = 0
+        self._reconnecting = False
+        self._deadline = float("inf")
         self._lost_at = 0.0
-        self.again_at = float("inf")
-        """When (monotonic) the next try is due."""
 
     @property
-    def up(self) -> bool:
-        """Whether there is a connection, as far as we know."""
+    def is_up(self) -> bool:
+        """Tell whether there is a connection, as far as we know."""
         return self._connection is not None
 
     @property
-    def puts_off(self) -> bool:
-        """Whether the database has refused something that is due again in a moment."""
-        now = time.monotonic()
-        return any(duty.again_at > now for duty in self._duties.values())
+    def reconnect_at(self) -> float:
+        """Return when (monotonic) the next try to connect is due."""
+        return self._connector.due_at
 
-    # ----------------------------------------------------------------------------- up and down
+    @property
+    def is_backing_off(self) -> bool:
+        """Tell whether a job that the database has refused waits for its next try."""
+        return any(not retry.is_due for retry in self._jobs.values())
 
-    def adopt(self, connection: BoundedConnection) -> None:
-        """Use this connection, the first one."""
-        connection.latest = self._latest
+    # ---------------------------------------------------------------------------- connecting
+
+    def use(self, connection: BoundedConnection) -> None:
+        """Use this connection until it is lost."""
+        connection.latest = self._deadline
         self._connection = connection
 
     def restore(self) -> bool:
-        """Connect again if that is due; answers whether there is a connection now."""
-        if self._connection is not None:
-            return True
-        if self._attempt is None and time.monotonic() >= self.again_at:
-            self._begin_attempt()
-        return self._attempt is not None and self._attempt.over and self._end_attempt()
+        """Reconnect if that is due; tell whether there is a connection now. This does not block."""
+        if self._connection is None:
+            self._reconnect(self._connector.poll)
+        return self.is_up
 
     def reopen(self, within: float) -> bool:
-        """Connect now if there is no connection, and wait for that; for the last words."""
-        if self._connection is None and self._attempt is None:
-            self._begin_attempt()
-        if self._attempt is not None and self._attempt.wait(within):
-            self._end_attempt()
-        return self._connection is not None
+        """Reconnect now, and wait for it; tell whether there is a connection."""
+        if self._connection is None:
+            self._reconnect(lambda: self._connector.wait(within))
+        return self.is_up
 
     def close(self) -> None:
-        """Hang up."""
-        if self._attempt is not None:
-            self._attempt.give_up()
-        self._hang_up()
+        """Close the connection, and give up a try to connect."""
+        self._connector.cancel()
+        self._disconnect()
 
-    def cut(self) -> None:
-        """Have what runs now end soon. Safe from a signal handler."""
+    def interrupt(self) -> None:
+        """End the running statement soon. This is safe in a signal handler."""
         if self._connection is not None:
-            self._connection.cut(CUT_AFTER)
+            self._connection.interrupt(STOP_WITHIN)
 
-    def end_by(self, latest: float) -> None:
-        """All should be over at that time (monotonic): later statements get a last moment."""
-        self._latest = latest
+    def set_deadline(self, deadline: float) -> None:
+        """Expect an end at this time (monotonic): later statements get a last moment each."""
+        self._deadline = deadline
         if self._connection is not None:
-            self._connection.latest = latest
+            self._connection.latest = deadline
 
-    def _begin_attempt(self) -> None:
-        self.again_at = float("inf")
+    def _reconnect(self, attempt: Callable[[], BoundedConnection | None]) -> None:
         try:
-            self._attempt = Background(
-                self._connect, lambda connection: connection.close(), self._wake
-            )
-        except RuntimeError as error:  # no thread
-            self._wait(str(error))
-
-    def _end_attempt(self) -> bool:
-        assert self._attempt is not None
-        attempt, self._attempt = self._attempt, None
+            connection = attempt()
+        except (PeersError, psycopg.Error, OSError, RuntimeError) as error:
+            self._report_loss(error)
+            return
+        if connection is None:
+            return
+        self.use(connection)
+        events.database_reconnected(seconds=time.monotonic() - self._lost_at)
+        # A database that accepts connections may still refuse to work: keep the backoff meanwhile.
+        self._reconnecting = True
         try:
-            self.adopt(attempt.take())
-        except (PeersError, psycopg.Error) as error:
-            self._wait(str(error).strip())
-            return False
-        events.database_back(seconds=time.monotonic() - self._lost_at)
-        self._returning = True  # that it can be reached does not mean that it works
-        try:
-            self._on_return()
+            self._on_reconnect()
         finally:
-            self._returning = False
-        return self._connection is not None
+            self._reconnecting = False
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
             self._lost_at = time.monotonic()
 
-    def _wait(self, reason: str) -> None:
-        wait = self._backoff.next()
-        self.again_at = time.monotonic() + wait
-        events.database_lost(reason=reason, retry_in=wait)
+    def _report_loss(self, error: Exception) -> None:
+        events.database_lost(reason=str(error).strip(), retry_in=self._connector.failed())
 
-    # -------------------------------------------------------------------------------- using it
+    # ----------------------------------------------------------------------------- using it
 
-    def do(self, work: Callable[[BoundedConnection], Answer]) -> Answer:
-        """Do something with the connection.
+    def do(self, work: Callable[[BoundedConnection], Result]) -> Result:
+        """Call `work` with the connection.
 
-        Raises `DatabaseUnreachable` when there is none, or it breaks: then nobody knows whether it
-        was done. So too for what may be over in a moment: a lock, a deadlock, a full disk.
+        Raises `DatabaseUnreachable` when there is no connection or it breaks; then nobody knows
+        whether the statement took effect. Raises it also for errors that may pass in a moment: a
+        lock, a deadlock, a full disk.
         """
         if self._connection is None:
             raise DatabaseUnreachable("the database cannot be reached at the moment")
         try:
-            answer = work(self._connection)
+            result = work(self._connection)
         except psycopg.Error as error:
             if is_connection_lost(error):
-                self._hang_up()
-                self._wait(str(error).strip())
-                raise DatabaseUnreachable(f"lost the database: {error}") from error
+                self._disconnect()
+                self._report_loss(error)
+                raise DatabaseUnreachable(f"the connection was lost: {error}") from error
             if isinstance(error, psycopg.OperationalError):
-                raise DatabaseUnreachable(f"the database is not able to: {error}") from error
+                raise DatabaseUnreachable(f"the database failed: {error}") from error
             raise
-        self._answers += 1
-        if not self._returning:
-            self._backoff.reset()
-        return answer
+        self._statements += 1
+        if not self._reconnecting:
+            self._connector.succeeded()
+        return result
 
     def attempt(
-        self, duty: str, work: Callable[[], None], fatal: type[PeersError] = PeerLost
+        self, job: str, work: Callable[[], None], fatal: type[PeersError] = PeerLost
     ) -> None:
-        """Do something that uses the connection. What the database refuses is told and put off.
+        """Do a job that uses the connection. Log and put off a job that the database refuses.
 
-        Other duties are not concerned. Raises `PeerLost` and `fatal`, `DatabaseUnreachable` when
-        the connection is lost, and `ConfigError` when a pooler shows itself.
+        Other jobs go on meanwhile. Raises `PeerLost` and `fatal`, `DatabaseUnreachable` when the
+        connection is lost, and `ConfigError` when the error shows that a pooler is in between.
         """
-        known = self._duties.get(duty)
-        if known is None:
-            known = self._duties[duty] = _Duty(Backoff())
-        if time.monotonic() < known.again_at:
+        retry = self._jobs.setdefault(job, RetryTimer(Backoff()))
+        if not retry.is_due:
             return
-        self._progress()
-        answers = self._answers
+        self._on_progress()
+        statements = self._statements
         try:
             work()
         except (PeerLost, fatal):
             raise
         except (psycopg.Error, PeersError) as error:
             refuse_symptom(error)
-            if not self.up and isinstance(error, DatabaseUnreachable):
-                raise  # and it was told
-            self._put_off(known, duty, error)
+            if not self.is_up and isinstance(error, DatabaseUnreachable):
+                raise  # `do` has logged it
+            self._put_off(job, retry, error)
         else:
-            if self._answers > answers:
-                known.backoff.reset()
+            if self._statements > statements:
+                retry.succeeded()
 
-    def _put_off(self, known: _Duty, duty: str, error: Exception) -> None:
+    def _put_off(self, job: str, retry: RetryTimer, error: Exception) -> None:
         if not isinstance(error, DatabaseUnreachable):
-            # the session itself may be the reason: a plan that outlived a migration, for one
-            self._hang_up()
-            self.again_at = time.monotonic()
-        wait = known.backoff.next()
-        known.again_at = time.monotonic() + wait
-        events.database_refused(duty=duty, error=str(error).strip(), retry_in=wait)
+            # The session may be the cause, such as a prepared plan that a migration invalidated.
+            self._disconnect()
+            self._connector.retry_now()
+        events.database_refused(job=job, error=str(error).strip(), retry_in=retry.failed())

@@ -1,4 +1,4 @@
-"""The schema of a database: apply sql/, and tell whether what is there fits this package."""
+"""Apply the SQL files to a database, and check that its schema fits this package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import psycopg
 
 from peers import events
 from peers.database import functions
-from peers.database.connection import Backoff
+from peers.database.backoff import Backoff
 from peers.errors import (
     ConfigError,
     NotPermitted,
@@ -33,7 +33,7 @@ _FIRST_VERSION: Final = 1
 _TABLES: Final = re.compile(r"1\d_.*\.sql")
 _MIGRATION: Final = re.compile(r"(\d{4})_.*\.sql")
 _TRIES: Final = 5
-_RAISED: Final = "00000"  # a notice of the files themselves, not "… already exists, skipping"
+_RAISED: Final = "00000"  # a notice that the files raise, not "… already exists, skipping"
 _LOCKED: Final = (
     psycopg.errors.LockNotAvailable,
     psycopg.errors.DeadlockDetected,
@@ -42,23 +42,23 @@ _LOCKED: Final = (
 
 
 class Step(NamedTuple):
-    """A file to apply. One that changes tables has a version, and is applied once."""
+    """A file to apply. A file that changes tables has a version, and is applied once."""
 
     version: int | None
     file: Path
 
 
 def folder() -> Path:
-    """Where the SQL files are: inside an installed package, or beside it in a checkout."""
+    """Find the folder of the SQL files: in an installed package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
     for place in (package / "sql", package.parent / "sql"):
         if place.is_dir():
             return place
-    raise ConfigError(f"the SQL files are missing beside {package}", "Install the package again.")
+    raise ConfigError(f"the SQL files are missing in {package}", "Install the package again.")
 
 
 def steps(sql: Path | None = None) -> list[Step]:
-    """Every file in the order in which it is applied: the story, migrations after the tables."""
+    """List every file in the order of its application: by name, migrations after the tables."""
     sql = sql or folder()
     files = sorted(sql.glob("[0-9][0-9]_*.sql"))
     tables = [file for file in files if _TABLES.fullmatch(file.name)]
@@ -76,14 +76,16 @@ def _migrations(place: Path) -> Iterator[Step]:
     for file in sorted(place.glob("*.sql")):
         number = _MIGRATION.fullmatch(file.name)
         if number is None:
-            raise ConfigError(f"{file} is no migration", "Its name must look like 0002_reason.sql.")
+            raise ConfigError(
+                f"{file} is not a migration", "Give it a name like 0002_reason.sql, or remove it."
+            )
         yield Step(int(number[1]), file)
 
 
 def installed_version(connection: Connection) -> int | None:
-    """The last change of tables that the database has seen; None without a Peers schema.
+    """Return the version of the database's tables, or None without a Peers schema.
 
-    Raises NotPermitted for a role that may not look.
+    Raises NotPermitted for a role that may not read it.
     """
     with translated():
         [(there,)] = connection.execute("select to_regclass('peers.migration')").fetchall()
@@ -95,29 +97,29 @@ def installed_version(connection: Connection) -> int | None:
 
 
 def require(connection: Connection) -> None:
-    """Makes sure that this package can work with the database.
+    """Check that this package can work with the database.
 
-    Raises SchemaMissing for a database without our schema or with an older one, SchemaNewer for a
-    newer one; each says what to run.
+    Raises SchemaMissing for a database with no Peers schema or an older one, SchemaNewer for a
+    newer one. Each error says what to run.
     """
     version = functions.contract_version(connection)
     if version < CONTRACT_VERSION:
         raise SchemaMissing(
-            f"the database speaks contract version {version}, this package {CONTRACT_VERSION}",
-            "Run `peers migrate` (it needs the owner's role).",
+            f"the database has contract version {version}, this package needs {CONTRACT_VERSION}",
+            "Run `peers migrate` as the owner of the schema.",
         )
     _refuse_newer("contract version", version, CONTRACT_VERSION)
 
 
 def migrate(connection: Connection, dry_run: bool = False) -> list[str]:
-    """Applies the schema in one transaction; answers the names of the files, in order.
+    """Apply the schema in one transaction, and return the names of the files, in order.
 
-    Table changes are applied once each, everything else whole. With `dry_run` nothing is applied.
-    Applications that work at the same time are not stopped for long: a lock that doesn't come is
-    given up and tried again.
+    Each table change is applied once, all other files each time. `dry_run` applies nothing. To
+    block running applications only briefly, this gives up a lock that it does not get soon, and
+    tries again.
 
-    Raises SchemaNewer, NotPermitted, or ConfigError for a server older than 15 and for a database
-    whose encoding has characters without a place in Unicode.
+    Raises SchemaNewer and NotPermitted, and ConfigError for a server older than 15 and for a
+    database whose text may not convert to UTF-8.
     """
     backoff = Backoff(base=0.5)
     tries = _TRIES
@@ -127,14 +129,15 @@ def migrate(connection: Connection, dry_run: bool = False) -> list[str]:
         except NotPermitted as error:
             raise NotPermitted(
                 error.message,
-                "Migrate as the owner of the schema peers, or at first as one who may create it.",
+                "Migrate as the owner of the schema peers, or first as a role that may create it.",
             ) from error
         except _LOCKED as error:
             tries -= 1
             if tries == 0:
                 raise PeersError(
-                    f"the schema is in use, {_TRIES} tries to lock it failed: {error}",
-                    "Nothing was changed. Look for long transactions in pg_stat_activity.",
+                    f"the schema is in use: {_TRIES} tries to lock it failed: {error}",
+                    "Nothing was changed. End long transactions (see pg_stat_activity), and run it "
+                    "again.",
                 ) from error
             time.sleep(backoff.next())
 
@@ -142,13 +145,13 @@ def migrate(connection: Connection, dry_run: bool = False) -> list[str]:
 def _migrate(connection: Connection, dry_run: bool) -> list[str]:
     if connection.info.server_version < OLDEST_SERVER:
         raise ConfigError(
-            f"the server is Postgres {connection.info.server_version // 10_000}",
-            f"Peers needs Postgres {OLDEST_SERVER // 10_000} or newer.",
+            f"the server is Postgres {connection.info.server_version // 10_000}, which is too old",
+            f"Use Postgres {OLDEST_SERVER // 10_000} or newer.",
         )
     with translated(), connection.transaction():
         connection.execute(
             "select set_config('lock_timeout', '2s', true),"
-            # migrations may change tasks, which is refused to sessions: see peers.refuse_change()
+            # Migrations may change tasks, which peers.refuse_change() forbids to other sessions.
             " set_config('search_path', 'pg_catalog, peers, pg_temp', true),"
             " pg_advisory_xact_lock(hashtextextended('peers: migrate', 0))"
         )
@@ -161,10 +164,10 @@ def _migrate(connection: Connection, dry_run: bool) -> list[str]:
 
 
 def _refuse_encoding(connection: Connection) -> None:
-    """Raise ConfigError unless whatever the database holds can be read as UTF-8.
+    """Raise ConfigError unless all text that the database can hold converts to UTF-8.
 
-    Else one row that cannot be would stop every claim. UTF8 can, and so can the encodings with one
-    byte a character that have no gaps (LATIN1 …). SQL_ASCII takes any bytes for text.
+    Otherwise one row could stop every claim. Allowed are UTF8 and the single-byte encodings without
+    gaps (LATIN1 …). SQL_ASCII accepts any bytes as text.
     """
     [(encoding, longest)] = connection.execute(
         "select pg_encoding_to_char(encoding)::text, pg_encoding_max_length(encoding)"
@@ -178,8 +181,8 @@ def _refuse_encoding(connection: Connection) -> None:
             connection.execute(every)
             return
     raise ConfigError(
-        f"the database has the encoding {encoding}, in which text need not be readable as UTF-8",
-        "Create it with UTF8: createdb --encoding UTF8 --template template0 --locale C NAME.",
+        f"the database has the encoding {encoding}, whose text may not convert to UTF-8",
+        "Create one with UTF8: createdb --encoding UTF8 --template template0 --locale C NAME.",
     )
 
 
@@ -203,13 +206,11 @@ def _apply(connection: Connection, step: Step) -> None:
         connection.execute(step.file.read_bytes())
     except psycopg.errors.InsufficientPrivilege:
         raise
-    except (
-        psycopg.ProgrammingError
-    ) as error:  # a column or a function that is there in another form
+    except psycopg.ProgrammingError as error:  # such as a column that has another type
         raise ConfigError(
-            f"{step.file.name} does not fit the schema peers that is there: {error}",
-            "Nothing was changed. A schema of a version before the first release cannot be "
-            "upgraded: DROP SCHEMA peers CASCADE (with all its tasks), then migrate again.",
+            f"{step.file.name} does not fit the existing schema peers: {error}",
+            "Nothing was changed. A schema from before the first release cannot be upgraded: run "
+            "DROP SCHEMA peers CASCADE, which deletes all its tasks, then migrate again.",
         ) from error
     finally:
         connection.remove_notice_handler(relay)
@@ -223,6 +224,6 @@ def _apply(connection: Connection, step: Step) -> None:
 def _refuse_newer(what: str, theirs: int, ours: int) -> None:
     if theirs > ours:
         raise SchemaNewer(
-            f"the database has {what} {theirs}, this package knows {ours}",
+            f"the database has {what} {theirs}, and this package supports {ours}",
             "Install the newer release of peers on this host.",
         )

@@ -1,7 +1,7 @@
-"""A private Postgres for people who have none.
+"""Run a private Postgres, for people who have none.
 
-It listens on a Unix socket only, is shared by every process that names the same data folder, and
-stops by itself when the last of them is gone, even by SIGKILL.
+It listens on a Unix socket only. All processes that name the same data folder share it. It stops by
+itself when the last of them has ended, even by SIGKILL.
 """
 
 from peers.embedded.errors import EmbeddedError

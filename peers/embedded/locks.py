@@ -1,4 +1,4 @@
-"""Wait for a lock, but not for ever."""
+"""Wait for a lock, for a limited time."""
 
 import fcntl
 import os
@@ -10,21 +10,25 @@ from pathlib import Path
 from peers.embedded import watchdog
 from peers.embedded.errors import EmbeddedError
 
-# Longer than anybody who is well holds one: initdb, a start or the harshest stop on a slow machine.
+# Longer than a healthy process holds a lock: for initdb, a start or a slow stop.
 LOCK_SECONDS = 300.0
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[int]:
-    """Hold the lock exclusively; gives its descriptor, and a program that inherits that keeps it.
+    """Hold the lock exclusively, and yield its descriptor, which a program may inherit.
 
-    Raises EmbeddedError if the file cannot be locked, or not in time.
+    The lock is held until all copies of the descriptor are closed.
+
+    Raises EmbeddedError if the file cannot be locked in time.
     """
     descriptor = _lock_in_time(path)
     try:
         yield descriptor
     finally:
-        os.close(descriptor)  # never LOCK_UN, which would take it from those who inherited it
+        os.close(
+            descriptor
+        )  # not LOCK_UN, which would also unlock it for programs that inherited it
 
 
 def _lock_in_time(path: Path) -> int:
@@ -41,6 +45,6 @@ def _lock_in_time(path: Path) -> int:
             time.sleep(watchdog.POLL_SECONDS)
         except OSError as error:
             raise EmbeddedError(
-                f"{path} cannot be locked: {error.strerror}. Run the command as the user whom the "
-                "folder belongs to, or name a folder of your own."
+                f"{path} cannot be locked: {error.strerror}. Run the command as the owner of the "
+                "folder, or name a folder of your own in PEERS_EMBEDDED_DATA."
             ) from error

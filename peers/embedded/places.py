@@ -1,4 +1,4 @@
-"""Where the embedded Postgres keeps its data, its locks and its socket."""
+"""Choose where the embedded Postgres keeps its data, its locks and its socket."""
 
 import hashlib
 import os
@@ -17,8 +17,8 @@ SUPERUSER = "postgres"
 PORT = 5432
 # A Unix socket's whole path, `FOLDER/.s.PGSQL.5432`, has to fit into 107 bytes.
 SOCKET_FOLDER_BYTES = 107 - len(f"/.s.PGSQL.{PORT}")
-# Always there, and the same for every process of this host. What we make in the two folders open to
-# all is checked to be ours.
+# It exists on every host, and every process sees the same one. It is open to all users, as is
+# LAST_RESORT, so we check that a folder in them is ours.
 SHORT_FOLDER = Path("/tmp")  # noqa: S108
 ROOT_HOME = Path("/var/lib/peers")
 LAST_RESORT = Path("/var/tmp")  # noqa: S108
@@ -47,20 +47,23 @@ class Area:
 
     @property
     def sockets(self) -> Path:
-        """The socket's folder: in the area if its path is short and libpq reads it as one host."""
+        """The folder of the socket: in the area if that path is short and has no comma.
+
+        libpq takes a comma in a host for the end of its name.
+        """
         inside = os.fsencode(self.root / "run")
         if len(inside) <= SOCKET_FOLDER_BYTES and b"," not in inside:
             return self.root / "run"
         return SHORT_FOLDER / self.name
 
     def url(self, database: str) -> str:
-        """The libpq URL of a database in the area's server; the same in every process."""
-        # the port is spelled out, else PGPORT of the user's environment would count
+        """Return the libpq URL of a database in the area's server, the same in every process."""
+        # without a port, libpq would use PGPORT of the user's environment
         where = urlencode({"host": str(self.sockets), "port": PORT}, quote_via=quote, safe="")
         return f"postgresql://{SUPERUSER}@/{quote(database, safe='')}?{where}"
 
     def fixed_settings(self) -> dict[str, str]:
-        """The server settings that the area decides and nobody may override."""
+        """Return the server settings that the area decides. Users cannot override them."""
         quoted = str(self.sockets).replace('"', '""')
         return {
             "cluster_name": self.guarded.title,
@@ -71,14 +74,14 @@ class Area:
         }
 
     def account(self) -> Account:
-        """Whom this area's server runs as; an existing data directory decides."""
+        """Return the account of this area's server. An existing data directory decides."""
         try:
             return server_account(self.data.stat().st_uid)
         except FileNotFoundError:
             return server_account()
 
     def create(self) -> None:
-        """Make the area, or check that the one that is there is of use."""
+        """Make the area, or check that an existing one is usable."""
         try:
             make_folder(self.root, PASSABLE if os.geteuid() == ROOT else PRIVATE)
         except OSError as error:
@@ -101,13 +104,13 @@ class Area:
             )
 
     def create_sockets(self) -> None:
-        """Make the socket's folder and clear away what a crash left; no server may run."""
+        """Make the socket's folder, and remove the remains of a crash. No server may run."""
         account, folder = self.account(), self.sockets
         folder.mkdir(PRIVATE, exist_ok=True)
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (os.geteuid(), account.uid):
             raise EmbeddedError(
-                f"{folder}, where the embedded Postgres wants its socket, belongs to somebody else "
+                f"{folder}, where the embedded Postgres needs its socket, belongs to another user "
                 f"(uid {found.st_uid}). Remove it, or name a shorter folder in {DATA_VARIABLE}."
             )
         give(folder, account)
@@ -116,13 +119,13 @@ class Area:
 
 
 def default_area() -> Area:
-    """The area that PEERS_EMBEDDED_DATA names, else `embedded` in our home."""
+    """Return the area that PEERS_EMBEDDED_DATA names, or `embedded` in our home."""
     named = os.environ.get(DATA_VARIABLE)
     return Area(Path(named)) if named else Area(home() / "embedded")
 
 
 def home() -> Path:
-    """Find the folder for everything that we keep on this host; made if it is missing."""
+    """Find the folder for everything that Peers keeps on this host. Make it if it is missing."""
     account = server_account()
     for folder in _possible_homes():
         if _usable(folder, account):
@@ -155,7 +158,7 @@ def _usable(folder: Path, account: Account) -> bool:
 
 
 def temporary_folder() -> Path:
-    """Make a new folder for a server that is thrown away, where the server's account can enter."""
+    """Make a folder for a throwaway server. The server's account can enter it."""
     account = server_account()
     usual = Path(tempfile.gettempdir())
     parent = usual if account.can_enter(usual) else LAST_RESORT
@@ -165,7 +168,7 @@ def temporary_folder() -> Path:
 
 
 def make_folder(folder: Path, mode: int) -> None:
-    """Make the folder and those above it that are missing, whatever the umask; leave the rest."""
+    """Make the folder and its missing parents with this mode, whatever the umask."""
     for missing in reversed([folder, *folder.parents]):
         if not missing.exists():
             missing.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The face of the embedded Postgres."""
+"""Use the embedded Postgres: start, stop, restart, find its URL."""
 
 import fcntl
 import os
@@ -22,17 +22,17 @@ RESTART_SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 class EmbeddedPostgres:
     """One process's use of a private Postgres.
 
-    All uses of the same data folder, in whatever processes, share one server. It starts with the
-    first and stops with the last, be it closed or killed. A use that is never closed lasts as long
-    as its process; after a fork, until both parent and child have closed it or ended.
+    All uses of the same data folder share one server, also from several processes. It starts with
+    the first use and stops when the last one is closed or its process has ended. After a fork, a
+    use lasts until both parent and child have closed it or ended.
 
     Args:
-        data: the folder for everything of this server; by default the one that PEERS_EMBEDDED_DATA
-            names, else a folder in the user's home (as root: /var/lib/peers/embedded).
-        version: a major version such as "16"; by default the data directory's, else the first.
-        durable: False to survive crashes of the server, but not of the machine: faster, for tests.
-        settings: server settings by name. They, and `durable`, count when this use is the one that
-            starts the server.
+        data: the folder for all files of this server (default: PEERS_EMBEDDED_DATA, or a folder in
+            the user's home, or for root /var/lib/peers/embedded).
+        version: a major version such as "16" (default: the data directory's, or the first found).
+        durable: False is faster, for tests: data survive a crash of the server, not of the machine.
+        settings: server settings by name. They and `durable` have an effect only if this use starts
+            the server.
 
     Every method may raise EmbeddedError.
 
@@ -47,22 +47,22 @@ class EmbeddedPostgres:
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self._area = Area(data) if data is not None else default_area()
-        refused = sorted(self._area.fixed_settings().keys() & (settings or {}).keys())
-        if refused:
+        reserved = sorted(self._area.fixed_settings().keys() & (settings or {}).keys())
+        if reserved:
             raise EmbeddedError(
-                f"The embedded Postgres decides on {', '.join(refused)} itself: "
+                f"The embedded Postgres sets {', '.join(reserved)} itself: "
                 "leave it out of `settings`."
             )
         self._version = version
         self._durable = durable
-        self._settings = {**({} if durable else server.FORGETFUL), **(settings or {})}
+        self._settings = {**({} if durable else server.NOT_DURABLE), **(settings or {})}
         self._use: int | None = None
         self._server_version: str | None = None
 
     def start(self) -> str:
-        """Use the server, starting it if it does not run; gives the URL of its database `peers`.
+        """Start the server if it does not run, and return the URL of its database `peers`.
 
-        Calling it again is how to have a server that crashed or was stopped back.
+        Call this again to restart a server that has crashed or was stopped.
         """
         self._area.create()
         with locked(self._area.gate):
@@ -78,13 +78,13 @@ class EmbeddedPostgres:
         return self.url()
 
     def close(self) -> None:
-        """End this use; the server stops in the background if it was the last."""
+        """End this use. If it was the last, the server stops in the background."""
         if self._use is not None:
             os.close(self._use)  # never LOCK_UN, which would take the lock from a forked child too
             self._use = None
 
     def stop(self) -> bool:
-        """Stop the server now, for everybody, and await its end; tells whether it was running."""
+        """Stop the server for all its users, wait for its end, and tell whether it was running."""
         if not os.access(self._area.root, os.F_OK):
             return False
         with locked(self._area.gate):
@@ -93,9 +93,9 @@ class EmbeddedPostgres:
         return was_running
 
     def restart(self, mode: Literal["fast", "immediate"] = "fast") -> None:
-        """Stop the server and start it again, same socket, same data; "immediate" is a crash."""
+        """Restart the server with the same socket and data. "immediate" simulates a crash."""
         if self._use is None:
-            raise EmbeddedError("Only a server in use can be restarted: call start() first.")
+            raise EmbeddedError("Only a started server can be restarted: call start() first.")
         with locked(self._area.gate):
             server.stop(self._area, RESTART_SIGNALS[mode])
             self._bring_up()
@@ -106,12 +106,12 @@ class EmbeddedPostgres:
         self._server_version = server.bring_up(self._area, self._version, self._settings)
 
     def url(self, database: str = "peers") -> str:
-        """The libpq URL of a database, whether the server runs or not."""
+        """Return the libpq URL of a database, whether the server runs or not."""
         return self._area.url(database)
 
     @property
     def data(self) -> Path:
-        """The folder of everything of this server."""
+        """The folder of all files of this server."""
         return self._area.root
 
     @property
@@ -121,19 +121,19 @@ class EmbeddedPostgres:
 
     @property
     def log(self) -> Path:
-        """The server's log since its last start; the one before is in `server.log.old`."""
+        """The server's log since its last start. The log before it is `server.log.old`."""
         return self._area.log
 
     @property
     def pid(self) -> int | None:
-        """The postmaster's pid, None if it does not run."""
+        """The postmaster's pid, or None if it does not run."""
         return watchdog.postmaster(self._area.guarded)
 
     @property
     def server_version(self) -> str:
         """The version of the running server, such as 18.4."""
         if self._server_version is None:
-            raise EmbeddedError("The version is that of a server in use: call start() first.")
+            raise EmbeddedError("Only a started server has a version: call start() first.")
         return self._server_version
 
     @cached_property
@@ -142,7 +142,7 @@ class EmbeddedPostgres:
         return cluster.installation(self._area, self._version).bin
 
     def psql(self) -> Path | None:
-        """Find a psql: beside the server's programs, else on PATH."""
+        """Find a psql: beside the server's programs, or on PATH."""
         beside = self.bin / "psql"
         if os.access(beside, os.X_OK):
             return beside
@@ -166,7 +166,7 @@ class EmbeddedPostgres:
 def throwaway(
     *, version: str | None = None, settings: Mapping[str, str] | None = None
 ) -> Iterator[EmbeddedPostgres]:
-    """Use a server of one's own in a temporary folder; both are gone afterwards."""
+    """Start a server in a temporary folder, and remove both at the end."""
     folder = temporary_folder()
     postgres = EmbeddedPostgres(folder, version=version, durable=False, settings=settings)
     try:

@@ -1,4 +1,4 @@
-"""Start the server of an area, await its answer, stop it; callers hold the gate."""
+"""Start and stop the server of an area. Callers hold the gate."""
 
 import signal
 import subprocess
@@ -27,12 +27,12 @@ DEFAULTS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
-# A throwaway cluster may forget everything when the machine (not the server) goes down.
-FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
+# A throwaway cluster may lose its data when the machine (not the server) crashes.
+NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 
 
 def guard(area: Area) -> None:
-    """See to it that a watchdog is on duty; the caller holds the gate and the users' lock."""
+    """Start a watchdog unless there is one. The caller also holds the users' lock."""
     if watchdog.is_locked(area.guarded.watchdog):
         return
     with area.log.open("ab") as log:
@@ -53,10 +53,9 @@ def guard(area: Area) -> None:
 
 
 def bring_up(area: Area, version: str | None, settings: Mapping[str, str]) -> str:
-    """See to it that the server runs and has the database `peers`; gives its version, such as 18.4.
+    """Start the server unless it runs, create the database `peers`, return the version ("18.4").
 
-    The caller holds the gate. An earlier server that answers is left as it is; one that is dying is
-    helped to its end first.
+    A running server that replies stays as it is. One that is shutting down is stopped first.
     """
     deadline = time.monotonic() + START_SECONDS
     launched = False
@@ -73,7 +72,7 @@ def bring_up(area: Area, version: str | None, settings: Mapping[str, str]) -> st
         except psycopg.OperationalError as error:
             if time.monotonic() >= deadline:
                 raise EmbeddedError(
-                    f"The embedded Postgres in {area.root} runs, but has not answered for "
+                    f"The embedded Postgres in {area.root} runs, but has not replied for "
                     f"{START_SECONDS:g} s: {error} Stop it with `peers db stop`.{log_tail(area)}"
                 ) from error
             if watchdog.is_orphaned(area.guarded):
@@ -87,8 +86,8 @@ def _launch(area: Area, version: str | None, settings: Mapping[str, str]) -> Non
     account = area.account()
     found = binaries.usable_by(account, installation(area, version))
     area.create_sockets()
-    # Nothing of this server runs, so what a crash left here can only mislead: after a reboot, its
-    # pid may be that of somebody else's Postgres.
+    # No process of this server runs, so a postmaster.pid is the remains of a crash. After a reboot,
+    # its pid may belong to another Postgres.
     (area.data / "postmaster.pid").unlink(missing_ok=True)
     effective = {**DEFAULTS, **settings, **area.fixed_settings()}
     command = [str(found.bin / "postgres"), "-D", area.guarded.data]
@@ -97,7 +96,7 @@ def _launch(area: Area, version: str | None, settings: Mapping[str, str]) -> Non
     if area.log.exists():
         area.log.replace(area.log.with_suffix(".log.old"))
     with area.log.open("ab") as log, locked(Path(area.guarded.server)) as inherited:
-        # by way of a shell, so that the server is nobody's child and nobody has to reap it
+        # the shell ends at once, so that the server is not our child and we need not reap it
         subprocess.run(
             ["/bin/sh", "-c", '"$@" &', "sh", *command],
             stdin=subprocess.DEVNULL,
@@ -111,7 +110,7 @@ def _launch(area: Area, version: str | None, settings: Mapping[str, str]) -> Non
 
 
 def _prepare(area: Area) -> str:
-    """Connect, create the database `peers` if it is missing, give the server's version."""
+    """Connect, create the database `peers` if it is missing, return the server's version."""
     with psycopg.connect(
         area.url("postgres"), connect_timeout=CONNECT_SECONDS, autocommit=True
     ) as connection:
@@ -125,13 +124,13 @@ def stop(area: Area, first: signal.Signals = signal.SIGINT) -> None:
     """Stop the server and wait until its last process is gone."""
     if not watchdog.stop_server(area.guarded, first):
         raise EmbeddedError(
-            f"The embedded Postgres in {area.root} does not end, not even by SIGKILL: look at it "
+            f"The embedded Postgres in {area.root} does not end, even after SIGKILL: inspect it "
             f"with `ps -fp {','.join(map(str, watchdog.server_processes(area.guarded)))}`."
         )
 
 
 def log_tail(area: Area) -> str:
-    """The last lines of the server's log, with a heading; empty if there are none."""
+    """Return the last lines of the server's log with a heading, or "" if there are none."""
     with suppress(FileNotFoundError):
         lines = area.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         if lines:

@@ -1,16 +1,16 @@
 """Stop the embedded server when its last user is gone; run as a script, in its own session.
 
-Three locks carry the whole protocol. They are flock(2) locks, so the kernel releases them when
-their holder dies, whatever it dies of:
+The protocol uses three locks. They are flock(2) locks, so the kernel releases them when their
+holder ends for whatever reason:
 
-- `users`: every user holds it shared; the watchdog waits for it exclusively, and having got it
-  knows that nobody is left and that nobody can come until it lets go.
-- `watchdog`: held by the one watchdog on duty.
-- `server`: inherited by every process of the server (and by initdb), so it is free exactly when all
-  of them are gone, orphans of a killed postmaster included.
+- `users`: every user holds it shared, and the watchdog waits for it exclusively. Once the watchdog
+  has it, there are no users, and no new one can come until the watchdog releases it.
+- `watchdog`: the one active watchdog holds it.
+- `server`: every process of the server (and initdb) inherits it. So it is free exactly when all of
+  them have ended, including children of a killed postmaster.
 
-This file imports a little of the standard library and nothing of Peers: as a script it costs a few
-MB and does not load the application. The rest of the package imports it from here.
+This file imports little of the standard library and nothing of Peers, so that the watchdog needs
+only a few MB and does not load the application.
 """
 
 import fcntl
@@ -24,18 +24,18 @@ from typing import NamedTuple
 
 POLL_SECONDS = 0.02
 SIGNAL_AGAIN_SECONDS = 1.0
-# How a stop becomes harsher, and how many seconds each signal gets (a fast shutdown writes a
-# checkpoint). All are safe for the data: after the last two, the next start recovers from the log.
+# The signals that stop a server, each with its seconds (a fast shutdown writes a checkpoint). All
+# are safe for the data: after the last two, the next start recovers from the write-ahead log.
 ESCALATION = ((signal.SIGINT, 60.0), (signal.SIGQUIT, 20.0), (signal.SIGKILL, 20.0))
 
 
 class Guarded(NamedTuple):
-    """One embedded server, by what identifies it to the kernel."""
+    """The files and names that identify one embedded server."""
 
     users: str
     """path of the lock that users share"""
     watchdog: str
-    """path of the lock of the watchdog on duty"""
+    """path of the lock of the active watchdog"""
     server: str
     """path of the lock that the server's processes inherit"""
     data: str
@@ -47,8 +47,8 @@ class Guarded(NamedTuple):
 def open_lock(path: str, operation: int, missing: int = os.O_CREAT) -> int:
     """Open the file and lock it, until the descriptor (close-on-exec) is closed.
 
-    Raises BlockingIOError if the operation has LOCK_NB and somebody else is in the way. A missing
-    file is made; with `missing=0` it is a FileNotFoundError.
+    Make a missing file, or raise FileNotFoundError with `missing=0`. Raises BlockingIOError if the
+    operation has LOCK_NB and another process holds the lock.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | missing, 0o600)
     try:
@@ -60,7 +60,7 @@ def open_lock(path: str, operation: int, missing: int = os.O_CREAT) -> int:
 
 
 def is_locked(path: str) -> bool:
-    """Tell whether somebody holds the lock exclusively; a missing file is a free lock."""
+    """Tell whether a process holds the lock exclusively. A missing file is a free lock."""
     try:
         os.close(open_lock(path, fcntl.LOCK_SH | fcntl.LOCK_NB, missing=0))
     except BlockingIOError:
@@ -80,9 +80,10 @@ class Process(NamedTuple):
 
 
 def server_processes(server: Guarded) -> dict[int, Process]:
-    """Find the server's processes by pid.
+    """Return the server's processes by pid.
 
-    By command line, since that is readable in every container; /proc/PID/cwd needs CAP_SYS_PTRACE.
+    It reads command lines, which is possible in every container. /proc/PID/cwd would need
+    CAP_SYS_PTRACE.
     """
     title = b"postgres: " + os.fsencode(server.title) + b": "
     launch = b"/postgres\0-D\0" + os.fsencode(server.data) + b"\0"
@@ -98,30 +99,30 @@ def server_processes(server: Guarded) -> dict[int, Process]:
 
 
 def _parent(folder: Path) -> int:
-    # the command's name, in parentheses, may itself hold spaces and parentheses
+    # the command's name is in parentheses, and may hold spaces and parentheses itself
     return int((folder / "stat").read_bytes().rpartition(b")")[2].split()[1])
 
 
 def postmaster(server: Guarded) -> int | None:
-    """Give the pid of the postmaster, if there is one."""
+    """Return the pid of the postmaster, or None if there is none."""
     found = server_processes(server)
     roots = (pid for pid, process in found.items() if process.parent not in found)
     return next((pid for pid in roots if not found[pid].titled), None)
 
 
 def is_orphaned(server: Guarded) -> bool:
-    """Tell whether all that is left is children of a postmaster that was killed."""
+    """Tell whether only children of a killed postmaster are left."""
     found = server_processes(server)
     return bool(found) and all(process.titled for process in found.values())
 
 
 def is_running(server: Guarded) -> bool:
-    """Tell whether any process of the server lives, be it starting, dying or orphaned."""
+    """Tell whether any process of the server lives, also one that is starting or stopping."""
     return is_locked(server.server) or bool(server_processes(server))
 
 
 def stop_server(server: Guarded, first: signal.Signals = signal.SIGINT) -> bool:
-    """Stop the server, beginning with the given signal; false if even SIGKILL did not end it."""
+    """Stop the server, starting with this signal. Return False if even SIGKILL did not end it."""
     steps = [number for number, _ in ESCALATION]
     return any(
         _signal_until_gone(server, number, seconds)
@@ -136,7 +137,7 @@ def _signal_until_gone(server: Guarded, number: signal.Signals, seconds: float) 
         now = time.monotonic()
         if now >= deadline:
             return False
-        if now >= next_signal:  # again and again: a server that is just starting may not listen yet
+        if now >= next_signal:  # again: a server that is just starting may miss a signal
             next_signal = now + SIGNAL_AGAIN_SECONDS
             _signal_roots(server, number)
         time.sleep(POLL_SECONDS)
@@ -147,19 +148,19 @@ def _signal_roots(server: Guarded, number: signal.Signals) -> None:
     found = server_processes(server)
     for pid, process in found.items():
         if process.parent in found:
-            continue  # the postmaster sees to its children
+            continue  # the postmaster stops its children
         with suppress(ProcessLookupError):
             os.kill(pid, number)
 
 
 def main(arguments: list[str]) -> int:
-    """Take up duty, go to the background, wait for the last user's end, stop the server.
+    """Become the watchdog: go to the background, wait for the last user's end, stop the server.
 
-    Exits 0 as soon as a watchdog is on duty, be it this one or another.
+    The process in the foreground exits with 0 as soon as this or another watchdog is active.
     """
     server = Guarded(*arguments)
     try:
-        duty = open_lock(server.watchdog, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        active = open_lock(server.watchdog, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return 0
     users = open_lock(server.users, fcntl.LOCK_SH, missing=0)
@@ -167,8 +168,8 @@ def main(arguments: list[str]) -> int:
         os._exit(0)  # the background process shares both locks
     fcntl.flock(users, fcntl.LOCK_EX)
     stopped = stop_server(server)
-    # In this order: whom `users` lets in must not take the one who is leaving for one on duty.
-    os.close(duty)
+    # Release `watchdog` first: a user who gets `users` must not mistake us for an active watchdog.
+    os.close(active)
     os.close(users)
     return 0 if stopped else 1
 

@@ -1,1 +1,1 @@
-"""Where the log goes, and how it never blocks who writes to it."""
+"""Format the log, and write it without blocking."""

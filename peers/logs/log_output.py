@@ -1,9 +1,9 @@
-"""What the log looks like, and where it goes.
+"""Configure the log and format its lines.
 
-On a terminal an event reads as a sentence with its other fields behind it, and so it does in the
-journal, with the priority that journald expects. Elsewhere it is one JSON object a line: time,
-level, logger, event ("log" for what is none of peers.events), message, and the fields. A field that
-user code adds (`extra={…}`) under a name that is taken gets `extra_` before it.
+On a terminal and in the journal, an event is a sentence, followed by its other fields. Elsewhere it
+is one JSON object a line: time, level, logger, event ("log" if it is none of peers.events),
+message, and the fields. A field of user code (`extra={…}`) whose name is taken gets `extra_` before
+it.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _PRIORITIES: Final = (
 
 
 def configure(form: Form = "auto", level: Level = "info", *, patience: float | None = None) -> None:
-    """Send the log of this process to stderr; that of other libraries from warning on.
+    """Send the log of this process to stderr, and that of other libraries from warning on.
 
     "auto" is text on a terminal and in the journal, JSON lines elsewhere. With `patience` (see
-    QueueHandler) the log never blocks, and what Python itself would write to stderr goes there too:
-    warnings, exceptions that end threads or are ignored.
+    QueueHandler) the log never blocks. It then also receives what Python itself would write to
+    stderr: warnings, and exceptions that end threads or are ignored.
     """
     handler: logging.Handler
     if patience is None:
@@ -62,7 +62,7 @@ def configure(form: Form = "auto", level: Level = "info", *, patience: float | N
 
 
 def is_journal(descriptor: int) -> bool:
-    """Whether this is the stream that systemd connected to its journal."""
+    """Tell whether this is the stream that systemd has connected to its journal."""
     try:
         found = os.fstat(descriptor)
     except OSError:
@@ -71,7 +71,7 @@ def is_journal(descriptor: int) -> bool:
 
 
 def last_words(message: str, hint: str | None) -> None:
-    """Say why this process ends: an event in JSON, a plain sentence for people."""
+    """Log why this process ends: as an event in JSON, as a plain sentence for people."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, QueueHandler) and isinstance(handler.formatter, Text):
             hints = [f"hint: {hint}"] if hint else []
@@ -81,7 +81,7 @@ def last_words(message: str, hint: str | None) -> None:
 
 
 class _Form(logging.Formatter):
-    """Never raises, whatever user code logs: its arguments may be of any kind."""
+    """A formatter that never raises: user code may log arguments of any kind."""
 
     def __init__(self, *, journal: bool) -> None:
         super().__init__()
@@ -89,29 +89,29 @@ class _Form(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         lines = self.write(record, _message(record), _traceback(record))
-        return self.prioritised(record.levelno, lines)
+        return self.add_priority(record.levelno, lines)
 
     def write(self, record: logging.LogRecord, message: str, trace: str) -> str:
         raise NotImplementedError
 
-    def prioritised(self, level: int, lines: str) -> str:
-        """Each line is an entry of its own in the journal."""
+    def add_priority(self, level: int, lines: str) -> str:
+        """Mark each line with its priority: the journal makes an entry of each."""
         if not self._journal:
             return lines
-        sign = next(sign for least, sign in _PRIORITIES if level >= least)
-        return "\n".join(sign + line for line in lines.split("\n"))
+        priority = next(text for least, text in _PRIORITIES if level >= least)
+        return "\n".join(priority + line for line in lines.split("\n"))
 
 
 class Text(_Form):
-    """A sentence, and behind it the fields that it doesn't mention."""
+    """Formats a record as a sentence, followed by the fields that it does not mention."""
 
     def write(self, record: logging.LogRecord, message: str, trace: str) -> str:
-        """The sentence is one line; a traceback follows it."""
-        said = _described(record.msg)
+        """Return the sentence as one line, followed by a traceback."""
+        sentence = _described(record.msg)
         rest = [
             f"{name}={_described(value)}"
             for name, value in _fields(record)
-            if f"%({name})" not in said
+            if f"%({name})" not in sentence
         ]
         when = "" if self._journal else f"{self.formatTime(record)} "
         line = f"{when}{record.levelname:<7} {message}"
@@ -119,16 +119,16 @@ class Text(_Form):
             line = f"{line}  [{' '.join(rest)}]"
         return "\n".join([_printable(line), *map(_printable, trace.splitlines())])
 
-    def plain(self, words: str) -> str:
-        """Words that are no record."""
-        return self.prioritised(logging.ERROR, "\n".join(map(_printable, words.splitlines())))
+    def plain(self, text: str) -> str:
+        """Format text that is no record."""
+        return self.add_priority(logging.ERROR, "\n".join(map(_printable, text.splitlines())))
 
 
 class Json(_Form):
-    """One JSON object."""
+    """Formats a record as one JSON object."""
 
     def write(self, record: logging.LogRecord, message: str, trace: str) -> str:
-        """The object's own names come first, and win."""
+        """Return the object. Its own names come first, and win over those of fields."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -149,13 +149,13 @@ class Json(_Form):
 
 
 def _event(record: logging.LogRecord) -> str:
-    """Ours, or the one that user code names."""
+    """Return the name of our event, or one that user code gives."""
     named = events.name_of(record) or getattr(record, "event", None)
     return named if isinstance(named, str) else "log"
 
 
 def _fields(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
-    """The event's fields, or the task's; and what the caller added as `extra`."""
+    """Yield the fields of the event or task, and those that the caller added as `extra`."""
     ours: Mapping[str, object] = events.fields_of(record)
     yield from ours.items()
     for name, value in record.__dict__.items():
@@ -175,7 +175,7 @@ def _traceback(record: logging.LogRecord) -> str:
     if record.exc_info and record.exc_info[0] is not None:
         try:
             parts.append("".join(traceback.format_exception(*record.exc_info)).rstrip())
-        except Exception as error:  # noqa: BLE001  # so may an exception's
+        except Exception as error:  # noqa: BLE001  # an exception's __str__ may raise as well
             parts.append(f"{record.exc_info[0].__name__} (not shown: {type(error).__name__})")
     if record.stack_info:
         parts.append(str(record.stack_info))
@@ -185,7 +185,7 @@ def _traceback(record: logging.LogRecord) -> str:
 def _described(value: object) -> str:
     try:
         return str(value)
-    except Exception as error:  # noqa: BLE001  # and so may a field's
+    except Exception as error:  # noqa: BLE001  # a field's __str__ may raise as well
         return f"({type(value).__name__} that cannot be written: {type(error).__name__})"
 
 
@@ -194,7 +194,7 @@ def _dumped(line: dict[str, Any]) -> str:
 
 
 def _plain(value: object) -> object:
-    """The value if JSON has it, else its description."""
+    """Return the value if JSON can hold it, or its description."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     try:
@@ -205,14 +205,14 @@ def _plain(value: object) -> object:
 
 
 def _printable(line: str) -> str:
-    """What user code says must not end the line, nor command the terminal."""
+    """Escape characters that would end the line or control the terminal."""
     if line.isprintable():
         return line
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def _log_thread(args: threading.ExceptHookArgs) -> None:
-    """A thread ended by an exception: Python would write it to stderr, and wait for that."""
+    """Log an exception that ended a thread. Python would block while it writes that to stderr."""
     if args.exc_type is SystemExit or args.exc_value is None:
         return
     name = "a thread" if args.thread is None else f"thread {args.thread.name}"
@@ -221,7 +221,7 @@ def _log_thread(args: threading.ExceptHookArgs) -> None:
 
 
 def _log_unraisable(args: sys.UnraisableHookArgs) -> None:
-    """An exception was ignored, such as one of a destructor."""
+    """Log an exception that Python ignores, such as one of a destructor."""
     exc_info = (args.exc_type, args.exc_value or args.exc_type(), args.exc_traceback)
-    said = args.err_msg or "an exception was ignored"
-    logging.getLogger("peers").error("%s", said, exc_info=exc_info)
+    message = args.err_msg or "an exception was ignored"
+    logging.getLogger("peers").error("%s", message, exc_info=exc_info)

@@ -1,7 +1,7 @@
-"""A log that never blocks: lines wait in a bounded queue, and one thread writes them.
+"""Write a log that never blocks: lines wait in a bounded queue, and one thread writes them.
 
-Whatever reads stderr may stand still (a stuck journald or log driver, a pager). The heartbeat and
-the fence must not wait for it, so lines that find no room are dropped and counted.
+The reader of stderr may stop reading (a stuck journald or log driver, a pager). The heartbeat and
+the fence must not wait for it, so lines that do not fit into the queue are dropped and counted.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MOST_LINES: Final = 10_000
-MOST_BYTES: Final = 16 << 20
-"""Lines may be long: a traceback has up to 64 kB, and user code logs what it likes."""
+LINES_MAX: Final = 10_000
+BYTES_MAX: Final = 16 << 20
+"""Lines may be long: a traceback has up to 64 kB, and user code may log anything."""
 FLUSH_SECONDS: Final = 1.0
-"""How long the end of a process waits for lines that are not written yet."""
-_FEW_LINES: Final = 16
-"""Behind more lines nobody waits: a reader that is slow would make its writers as slow."""
+"""The seconds that the end of a process waits for lines that are not written yet."""
+_WAIT_LINES_MAX: Final = 16
+"""With more lines in the queue no caller waits, or a slow reader would slow its writers down."""
 
 
 class _Line(NamedTuple):
     text: bytes
     stands_for: int
-    """How many lines are lost when this one cannot be written."""
+    """The number of lines that are lost when this one cannot be written."""
 
 
 class QueueHandler(logging.Handler):
-    """Format in the caller, write in a thread.
+    """Formats records in the caller, and writes them in a thread.
 
-    After the first line that was dropped all lines are, until everything before them is written.
-    Then the line that `notice` makes of their number is written: a gap is one line, in its place.
+    After a dropped line all later lines are dropped too, until everything before them is written.
+    Then `notice` makes one line of their number, in the place of the gap.
 
-    `patience` is how many seconds a caller waits for its line to be written, as long as lines get
-    written at all. User code wants to find the line that it logged just before it crashed; the peer
-    itself does not wait.
+    `patience` is the number of seconds that a caller waits for its line to be written, as long as
+    any line gets written. So the last line before a crash of user code is not lost. The peer itself
+    does not wait.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class QueueHandler(logging.Handler):
         self._failing = False
         self._closed = False
         self._has_writer = False
-        # the lock that logging holds while it emits, and makes anew in a forked child
+        # logging holds this lock while it emits, and replaces it in a forked child
         assert self.lock is not None
         self._filled = threading.Condition(self.lock)
         self._written = threading.Condition(self.lock)
@@ -72,31 +72,31 @@ class QueueHandler(logging.Handler):
         self.put(self.format(record))
 
     def put(self, text: str) -> None:
-        """Put these lines into the queue, or drop them."""
+        """Put text into the queue, or drop it."""
         line = (text + "\n").encode(errors="backslashreplace")
         with self._filled:
-            if not self._has_writer:  # as in a forked child, which may wait
+            if not self._has_writer:  # such as in a forked child, which may block
                 self._write(line)
                 return
-            full = len(self._lines) >= MOST_LINES or self._bytes + len(line) > MOST_BYTES
+            full = len(self._lines) >= LINES_MAX or self._bytes + len(line) > BYTES_MAX
             if self._closed or (self._dropped and not self._failing) or (full and self._lines):
                 self._dropped += 1
                 return
             self._append(_Line(line, 1))
-            if self._patience and not self._stuck and len(self._lines) < _FEW_LINES:
+            if self._patience and not self._stuck and len(self._lines) < _WAIT_LINES_MAX:
                 number = self._put
                 self._await(lambda: self._done >= number, self._patience)
 
     def flush(self) -> None:
-        """Wait until everything is written, but not for long."""
+        """Wait for a moment until everything is written."""
         with self._written:
             if self._has_writer:
                 self._await(self._is_idle, FLUSH_SECONDS)
 
     def pause(self) -> None:
-        """End the writer before a fork: until `resume`, callers write their lines themselves.
+        """End the writer before a fork. Until `resume`, callers write their lines themselves.
 
-        It goes on if it cannot write what there is, because whatever reads the log stands still.
+        The writer goes on if it cannot empty the queue, because the reader has stopped reading.
         """
         self.flush()
         with self._filled:
@@ -112,7 +112,7 @@ class QueueHandler(logging.Handler):
             self._writer = self._start_writer()
 
     def close(self) -> None:
-        """Take no more lines; those that wait are still written."""
+        """Take no more lines. Waiting lines are still written."""
         with self._filled:
             self._closed = True
             self._filled.notify()
@@ -134,7 +134,9 @@ class QueueHandler(logging.Handler):
         return self._done >= self._put and (self._failing or not self._dropped)
 
     def _await(self, holds: Callable[[], bool], seconds: float) -> None:
-        if threading.current_thread() is not self._writer:  # a destructor that runs there may log
+        if (
+            threading.current_thread() is not self._writer
+        ):  # a destructor may log in the writer itself
             self._stuck = not self._written.wait_for(holds, seconds)
 
     def _write_all(self) -> None:
@@ -144,12 +146,12 @@ class QueueHandler(logging.Handler):
                 self._done += 1
                 self._stuck = False
                 self._failing = not written
-                if not written:  # a closed descriptor, a reader that is gone, a full disk
+                if not written:  # a closed descriptor, no reader, a full disk
                     self._dropped += line.stands_for
                 self._written.notify_all()
 
     def _next(self) -> _Line | None:
-        """Wait for the next line; None at the end."""
+        """Wait for the next line. Return None at the end."""
         with self._filled:
             while not self._lines:
                 if self._dropped and not self._failing:
@@ -165,7 +167,7 @@ class QueueHandler(logging.Handler):
             return line
 
     def _write(self, text: bytes) -> bool:
-        """Write to the descriptor itself: the lock of sys.stderr may be held by user code."""
+        """Write to the descriptor: user code may hold the lock of sys.stderr."""
         left = memoryview(text)
         while left:
             try:

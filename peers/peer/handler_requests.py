@@ -1,15 +1,16 @@
-"""What handlers ask of the scheduler, answered outside of the main loop.
+"""Execute what handlers request from the scheduler, outside of the main loop.
 
-A graph of 150,000 tasks takes the database half a minute, and the main loop, which would wait for
-it, holds the leases of all others. So two threads answer, each with a connection of its own: one
-what is quick, one what is large, so that nobody's progress waits behind somebody's graph. Threads
-and connections exist only while there is something to do, and a little longer.
+A graph of 150,000 tasks takes the database half a minute. The main loop must not wait for it, since
+it holds the leases of all tasks. So two threads execute requests, each on a connection of its own:
+one takes small requests, one takes large ones, so that no small request waits behind a graph. A
+thread and its connection exist only while there are requests, and a little longer.
+
+`peers.peer.request_verbs` knows what each request means.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import selectors
 import threading
@@ -24,172 +25,169 @@ import psycopg
 from peers.client.transaction import LazyConnection, await_end
 from peers.database.connection import Connection
 from peers.errors import DatabaseUnreachable, PeersError
+from peers.peer.wakeup import Waker
 from peers.pool.lease import Lease
 
-Answer: TypeAlias = bytes | PeersError
-Answering: TypeAlias = Callable[[LazyConnection, "Request"], bytes]
+Reply: TypeAlias = bytes | PeersError
+Execute: TypeAlias = Callable[[LazyConnection, "Request"], bytes]
 
 _IDLE_SECONDS: Final = 2.0
-_FAIL_FOR: Final = 1.0
+_FAIL_FAST_SECONDS: Final = 1.0
 _LARGE_BYTES: Final = 32 << 10
-"""A graph of a few hundred tasks, which takes the database about 50 ms."""
-_MOST_WAITING: Final = 512 << 20
-"""Bytes of requests that wait in this process."""
-_GIVE_UP_WITHIN: Final = 2.0
-"""Seconds. The server looks for a cut connection twice a second, and then aborts."""
+"""About a graph of a few hundred tasks, which takes the database about 50 ms."""
+_WAITING_BYTES_MAX: Final = 512 << 20
+"""Bytes of large requests that wait in this process."""
+_ABORT_WITHIN: Final = 2.0
+"""Seconds. The server checks twice a second whether a connection was cut, and then aborts."""
 
-# A half-open connection must not keep a task's row locked, nor a cut one run on.
-_ALWAYS: Final = {
+# A half-open connection must not keep a task's row locked. A cut one must not go on working.
+_COMMON: Final = {
     "idle_in_transaction_session_timeout": "5s",
     "client_connection_check_interval": "500ms",
 }
-_QUICK: Final = {"statement_timeout": "10s", "lock_timeout": "250ms"}
+_SMALL: Final = {"statement_timeout": "10s", "lock_timeout": "250ms"}
 _LARGE: Final = {"statement_timeout": "15min", "lock_timeout": "1min"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """What a handler asks; `reply` is called in the main loop, once.
+    """What a handler requests. The main loop calls `reply` once.
 
-    Not for a progress that a later one overtook.
+    A progress that a later one has replaced gets no reply.
     """
 
     peer_id: UUID
     lease: Lease
     verb: str
     body: bytes
-    reply: Callable[[Answer], None]
+    reply: Callable[[Reply], None]
 
 
 class HandlerRequests:
-    """The main loop's side: it takes requests, and has the answers delivered by its selector."""
+    """Takes requests from the main loop, and delivers the replies through its selector."""
 
     def __init__(
         self,
         connect: Callable[[], Connection],
         selector: selectors.BaseSelector,
-        answering: Answering,
+        execute: Execute,
     ) -> None:
-        self._selector = selector
-        self._answers: queue.SimpleQueue[tuple[Request, Answer]] = queue.SimpleQueue()
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        selector.register(self._bell, selectors.EVENT_READ, self._take_answers)
-        self._quick = _Thread("requests", _Session(connect, _QUICK), answering, self._deliver)
-        self._large = _Thread("large requests", _Session(connect, _LARGE), answering, self._deliver)
+        self._replies: queue.SimpleQueue[tuple[Request, Reply]] = queue.SimpleQueue()
+        self._waker = Waker(selector, self._dispatch_replies)
+        self._small = _RequestThread("requests", _Connect(connect, _SMALL), execute, self._deliver)
+        self._large = _RequestThread(
+            "large requests", _Connect(connect, _LARGE), execute, self._deliver
+        )
 
-    def ask(self, request: Request) -> None:
-        """Have a request answered."""
-        thread = self._large if len(request.body) > _LARGE_BYTES else self._quick
-        if thread is self._large and thread.waiting_bytes > _MOST_WAITING:
-            request.reply(
-                DatabaseUnreachable("too many submissions wait in this peer", "Try again.")
-            )
+    def submit(self, request: Request) -> None:
+        """Execute a request in the background."""
+        thread = self._large if len(request.body) > _LARGE_BYTES else self._small
+        if thread is self._large and thread.waiting_bytes > _WAITING_BYTES_MAX:
+            reason = f"more than {_WAITING_BYTES_MAX >> 20} MiB of submissions wait in this peer"
+            request.reply(DatabaseUnreachable(reason, "Try again later."))
             return
         try:
             thread.put(request)
         except RuntimeError as error:  # the machine has no room for another thread
-            request.reply(
-                DatabaseUnreachable(f"no thread can be started to answer: {error}", "Try again.")
-            )
+            reason = f"this peer cannot start a thread for the request: {error}"
+            request.reply(DatabaseUnreachable(reason, "Try again later."))
 
     def forget(self, leases: Collection[Lease]) -> None:
-        """Give up what the handlers of these tasks asked: they were stopped, or have failed."""
-        for thread in (self._quick, self._large):
+        """Abort the requests of these tasks: they were stopped, or have failed."""
+        for thread in (self._small, self._large):
             thread.forget(leases)
 
     def await_quiet(self) -> None:
-        """Wait until what was given up is over in the database: its tasks can be released then."""
-        for thread in (self._quick, self._large):
-            thread.await_quiet(_GIVE_UP_WITHIN)
+        """Wait until the database has ended aborted requests, so that tasks can be released."""
+        for thread in (self._small, self._large):
+            thread.await_quiet(_ABORT_WITHIN)
 
     def stop(self) -> None:
-        """Answer nothing any more."""
-        ended = [thread.stop(_GIVE_UP_WITHIN) for thread in (self._quick, self._large)]
-        self._selector.unregister(self._bell)
+        """End the threads. Deliver no more replies."""
+        ended = [thread.stop(_ABORT_WITHIN) for thread in (self._small, self._large)]
+        self._waker.unregister()
         if all(ended):
-            os.close(self._bell)
+            self._waker.close()
 
-    def _deliver(self, request: Request, answer: Answer) -> None:
-        """From a thread."""
-        self._answers.put((request, answer))
-        os.eventfd_write(self._bell, 1)
+    def _deliver(self, request: Request, reply: Reply) -> None:
+        """Pass a reply from a thread to the main loop."""
+        self._replies.put((request, reply))
+        self._waker.wake()
 
-    def _take_answers(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._bell)
+    def _dispatch_replies(self) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
-                request, answer = self._answers.get_nowait()
-                request.reply(answer)
+                request, reply = self._replies.get_nowait()
+                request.reply(reply)
 
 
-class _Session:
-    """Connects with these bounds. After a failure it fails at once for a moment.
+class _Connect:
+    """Connects, and sets these limits for the session. After a failure it fails fast for a moment.
 
-    Else each of many handlers would wait for its own try while the database is away.
+    Otherwise each of many handlers would wait for a try of its own while the database is away.
     """
 
-    def __init__(self, connect: Callable[[], Connection], bounds: dict[str, str]) -> None:
+    def __init__(self, connect: Callable[[], Connection], limits: dict[str, str]) -> None:
         self._connect = connect
-        self._bounds = _ALWAYS | bounds
+        self._limits = _COMMON | limits
         self._failure: PeersError | None = None
-        self._again_at = 0.0
+        self._fails_until = 0.0
 
     def __call__(self) -> Connection:
-        if self._failure is not None and time.monotonic() < self._again_at:
+        if self._failure is not None and time.monotonic() < self._fails_until:
             raise type(self._failure)(self._failure.message, self._failure.hint)
         try:
             connection = self._connect()
         except PeersError as error:
-            self._failure, self._again_at = error, time.monotonic() + _FAIL_FOR
+            self._failure, self._fails_until = error, time.monotonic() + _FAIL_FAST_SECONDS
             raise
-        for name, value in self._bounds.items():
-            # not every system can look for a cut connection
+        for name, value in self._limits.items():
+            # client_connection_check_interval does not exist on every operating system
             with contextlib.suppress(psycopg.errors.InvalidParameterValue):
                 connection.execute("select set_config(%s, %s, false)", (name, value))
         return connection
 
 
-class _Thread:
-    """Answers one request after the other, in a thread that ends when there is no more."""
+class _RequestThread:
+    """Executes one request after the other, in a thread that ends when there are no more."""
 
     def __init__(
         self,
         name: str,
         connect: Callable[[], Connection],
-        answering: Answering,
-        deliver: Callable[[Request, Answer], None],
+        execute: Execute,
+        deliver: Callable[[Request, Reply], None],
     ) -> None:
         self._name = name
         self._connection = LazyConnection(connect)
-        self._answering = answering
+        self._execute = execute
         self._deliver = deliver
         self._changed = threading.Condition()
         self._waiting: dict[object, Request] = {}
-        self._under_way: Request | None = None
-        self._giving_up = False
+        self._running: Request | None = None
+        self._aborting = False
         self._thread: threading.Thread | None = None
         self._stopping = False
 
     @property
     def waiting_bytes(self) -> int:
-        """How much waits."""
+        """Return the size of the requests that wait."""
         with self._changed:
             return sum(len(request.body) for request in self._waiting.values())
 
     def put(self, request: Request) -> None:
-        """Line it up; of a task's progress only the latest counts. Raises RuntimeError."""
-        latest = request.verb == "progress"
+        """Queue a request; a task's newer progress replaces an older one. Raises RuntimeError."""
+        replaces = request.verb == "progress"
         with self._changed:
             if self._thread is None and not self._stopping:
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 thread.start()
                 self._thread = thread
-            self._waiting[(request.lease, "progress") if latest else request] = request
+            self._waiting[(request.lease, "progress") if replaces else request] = request
             self._changed.notify_all()
 
     def forget(self, leases: Collection[Lease]) -> None:
-        """Drop what these tasks asked, and cut off what is under way for one of them."""
+        """Drop waiting requests of these tasks, and abort a running one."""
         if self._thread is None:
             return
         gone = set(leases)
@@ -197,46 +195,46 @@ class _Thread:
             for key, request in list(self._waiting.items()):
                 if request.lease in gone:
                     del self._waiting[key]
-                    self._deliver(request, DatabaseUnreachable("the task has ended meanwhile"))
-            if self._under_way is not None and self._under_way.lease in gone:
-                self._giving_up = True
+                    self._deliver(request, DatabaseUnreachable("the task has ended"))
+            if self._running is not None and self._running.lease in gone:
+                self._aborting = True
                 self._connection.cut()
 
-    def await_quiet(self, patience: float) -> None:
-        """Wait until nothing that was cut off is under way."""
+    def await_quiet(self, timeout: float) -> None:
+        """Wait until no aborted request is running."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._giving_up, patience)
+            self._changed.wait_for(lambda: not self._aborting, timeout)
 
-    def stop(self, patience: float) -> bool:
-        """End the thread; answer whether it has ended."""
+    def stop(self, timeout: float) -> bool:
+        """End the thread; tell whether it has ended in time."""
         with self._changed:
             self._stopping = True
-            if self._under_way is not None:
+            if self._running is not None:
                 self._connection.cut()
             self._changed.notify_all()
             thread = self._thread
         if thread is not None:
-            thread.join(patience)
+            thread.join(timeout)
         return thread is None or not thread.is_alive()
 
     def _run(self) -> None:
         while (request := self._next()) is not None:
-            answer: Answer
+            reply: Reply
             try:
-                answer = self._answering(self._connection, request)
+                reply = self._execute(self._connection, request)
             except PeersError as error:
-                answer = error
-            except Exception as error:  # noqa: BLE001  # a handler that waits must hear something
-                answer = PeersError(f"{request.verb}: {error!r}")
+                reply = error
+            except Exception as error:  # noqa: BLE001  # the handler waits for a reply
+                reply = PeersError(f"{request.verb}: {error!r}")
             if self._connection.was_cut:
                 self._await_abort()
-            self._deliver(request, answer)
+            self._deliver(request, reply)
 
     def _next(self) -> Request | None:
         with self._changed:
-            self._under_way = None
-            self._giving_up = False
-            if self._connection.was_cut:  # too late: its request was over
+            self._running = None
+            self._aborting = False
+            if self._connection.was_cut:  # it was cut after its request had ended
                 self._connection.renew()
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._waiting or self._stopping, _IDLE_SECONDS)
@@ -244,13 +242,13 @@ class _Thread:
                 self._thread = None
                 self._connection.close()
                 return None
-            self._under_way = self._waiting.pop(next(iter(self._waiting)))
-            return self._under_way
+            self._running = self._waiting.pop(next(iter(self._waiting)))
+            return self._running
 
     def _await_abort(self) -> None:
-        """The connection was cut off; who waits for `await_quiet` wants the transaction to end."""
+        """Wait for the end of the transaction whose connection was cut, for `await_quiet`."""
         self._connection.renew()
         if self._connection.transaction is not None:
             with contextlib.suppress(PeersError):
-                await_end(self._connection, _GIVE_UP_WITHIN)
+                await_end(self._connection, _ABORT_WITHIN)
             self._connection.transaction = None

@@ -1,8 +1,8 @@
-"""The heartbeat: a thread of its own, with a connection of its own.
+"""Send the heartbeat, from a thread and on a connection of its own.
 
-It proves two things at once: that this process reaches the database, and that its main loop turns.
-When either stays away too long the lease will end, and the peer fences itself: its workers are
-killed before another peer can take their tasks.
+A heartbeat shows two things: that this process reaches the database, and that its main loop works.
+When either fails for too long, the lease will end. Then the peer fences itself: it kills its
+workers before another peer can reclaim their tasks.
 """
 
 from __future__ import annotations
@@ -17,52 +17,54 @@ from uuid import UUID
 
 from peers import events
 from peers.database import functions
-from peers.database.connection import Backoff
+from peers.database.backoff import Backoff
 from peers.database.deadlines import BoundedConnection
 from peers.database.rows import HeartbeatReply
 
-# Workers are killed when this much of the lease is over: the rest is for the killing.
 _FENCE_AT: Final = 0.85
-_GUARD_EVERY: Final = 0.05
-# The main loop must have turned within this part of a lease, or there is no beat.
+"""The share of a lease after which the workers are killed. The rest is for the killing."""
+_FENCE_CHECK_MIN: Final = 0.05
+"""Seconds between two checks of the fence, at least."""
 _TURN_WITHIN: Final = 1 / 3
-_TELL_AGAIN: Final = 60.0
+"""The share of a lease within which the main loop must make a turn, or heartbeats stop."""
+_LOG_AGAIN_AFTER: Final = 60.0
 _STOP_WITHIN: Final = 1.0
 
 
 def boottime() -> float:
-    """Seconds on a clock that no one sets, and that goes on while the machine sleeps."""
+    """Return seconds on a clock that nobody can set and that counts while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
-    """What the heartbeat calls, from its own thread."""
+class HeartbeatCallbacks:
+    """Functions that the heartbeat calls, from its own threads."""
 
-    on_beat: Callable[[UUID, HeartbeatReply], None]
+    on_reply: Callable[[UUID, HeartbeatReply], None]
+    """After each heartbeat that the database has answered."""
     on_expiry: Callable[[float], None]
-    """With the seconds since the last renewal."""
+    """When the lease is nearly over, with the seconds since its last renewal."""
     on_silence: Callable[[float], None]
-    """There was no answer, with the seconds since the last renewal; the next try follows."""
+    """After each heartbeat without an answer, with the seconds since the last renewal."""
 
 
 class Heartbeat:
-    """Renews the peer's lease until it is stopped."""
+    """Renews the peer's lease until `stop`."""
 
     def __init__(
         self,
         connect: Callable[[], BoundedConnection],
         lease: timedelta,
         interval: timedelta,
-        watch: Watch,
+        callbacks: HeartbeatCallbacks,
     ) -> None:
         self._connect = connect
         self._lease = lease.total_seconds()
         self._interval = interval.total_seconds()
-        self._watch = watch
+        self._callbacks = callbacks
         self._connection: BoundedConnection | None = None
         self._silent_since: float | None = None
-        self._told_at = 0.0
+        self._logged_at = 0.0
         self._backoff = Backoff(cap=min(5.0, self._interval / 2))
         self._peer_id: UUID | None = None
         self._renewed_at = boottime()
@@ -70,13 +72,13 @@ class Heartbeat:
         self._fenced = False
         self._stalled = False
         self._stopping = False
-        self._called = threading.Event()
+        self._send_early = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-        self._guard = threading.Thread(target=self._stand_guard, name="fence", daemon=True)
+        self._fence_thread = threading.Thread(target=self._watch_fence, name="fence", daemon=True)
 
-    def adopt(self, connection: BoundedConnection) -> None:
-        """Use this connection, until it is lost. Before `start`."""
+    def use(self, connection: BoundedConnection) -> None:
+        """Use this connection until it is lost. Call this before `start`."""
         self._connection = connection
 
     def start(self, peer_id: UUID, joined_at: float) -> None:
@@ -86,64 +88,64 @@ class Heartbeat:
         self._peer_id = peer_id
         if not self._thread.is_alive():
             self._thread.start()
-            self._guard.start()
+            self._fence_thread.start()
 
     def stop(self) -> None:
-        """No beat after this."""
+        """Send no more heartbeats."""
         self._stopping = True
         self._ended.set()
-        self._called.set()
+        self._send_early.set()
         connection = self._connection
         if self._thread.is_alive():
             if connection is not None:
-                connection.cut(0.0)
+                connection.interrupt(0.0)
             self._thread.join(_STOP_WITHIN)
         elif connection is not None:
             connection.close()
 
     def pause(self) -> None:
-        """The identity is gone: there is nothing to renew until `start` gives another."""
+        """Send none until `start` gives a new identity."""
         self._peer_id = None
 
-    def turned(self) -> None:
-        """The main loop has turned."""
+    def note_turn(self) -> None:
+        """Note that the main loop makes progress."""
         self._turned_at = boottime()
 
-    def beat_now(self) -> None:
-        """There is news: do not wait for the next beat."""
-        self._called.set()
+    def send_now(self) -> None:
+        """Send the next heartbeat at once: its reply has news."""
+        self._send_early.set()
 
     @property
     def fenced(self) -> bool:
-        """Whether the lease ran out (or nearly), so that the workers had to be killed."""
+        """Tell whether the workers were killed because the lease was nearly over."""
         return self._fenced
 
     def unfence(self) -> None:
-        """The lease turned out to hold, and the workers are buried."""
+        """Go on: the lease still holds, and the killed workers are cleared away."""
         self._fenced = False
 
-    def _stand_guard(self) -> None:
-        """In a thread of its own, since the others may hang in the database: fence in time."""
-        while not self._ended.wait(max(_GUARD_EVERY, self._fence_time() - boottime())):
-            self._check()
+    def _watch_fence(self) -> None:
+        """Fence in time. This has a thread of its own, because others may hang in the database."""
+        while not self._ended.wait(max(_FENCE_CHECK_MIN, self._fence_time() - boottime())):
+            self._fence_if_due()
 
-    def _check(self) -> None:
+    def _fence_if_due(self) -> None:
         if not self._fenced and self._peer_id is not None and boottime() > self._fence_time():
             self._fenced = True
-            self._watch.on_expiry(boottime() - self._renewed_at)
+            self._callbacks.on_expiry(boottime() - self._renewed_at)
 
     def _fence_time(self) -> float:
         return self._renewed_at + self._lease * _FENCE_AT
 
     def _run(self) -> None:
         while not self._stopping:
-            beats = self._peer_id is not None and self._main_loop_turns()
-            self._called.wait(self._beat() if beats else self._interval / 4)
-            self._called.clear()
+            sends = self._peer_id is not None and self._main_loop_works()
+            self._send_early.wait(self._send() if sends else self._interval / 4)
+            self._send_early.clear()
         if self._connection is not None:
             self._connection.close()
 
-    def _main_loop_turns(self) -> bool:
+    def _main_loop_works(self) -> bool:
         still = boottime() - self._turned_at
         if still > self._lease * _TURN_WITHIN:
             if not self._stalled:
@@ -153,8 +155,8 @@ class Heartbeat:
             self._stalled = False
         return not self._stalled
 
-    def _beat(self) -> float:
-        """Renew; answers how long to wait before the next one."""
+    def _send(self) -> float:
+        """Send a heartbeat; return how long to wait before the next one."""
         peer_id = self._peer_id
         sent_at = boottime()
         if peer_id is None:
@@ -162,32 +164,32 @@ class Heartbeat:
         try:
             if self._connection is None:
                 self._connection = self._connect()
-            beat = functions.heartbeat(self._connection, peer_id)
-        except Exception as error:  # noqa: BLE001  # told; a thread that died would tell nobody
-            return self._fall_silent(error)
+            reply = functions.heartbeat(self._connection, peer_id)
+        except Exception as error:  # noqa: BLE001  # logged; the thread must not die
+            return self._note_silence(error)
         self._backoff.reset()
         if peer_id == self._peer_id:
-            if beat.alive:
-                # counted from before it was sent: the database's lease began no earlier
+            if reply.alive:
+                # The database's lease begins no earlier than the heartbeat was sent.
                 self._renewed_at = sent_at
-            self._watch.on_beat(peer_id, beat)
+            self._callbacks.on_reply(peer_id, reply)
         if self._silent_since is not None:
-            events.heartbeat_back(seconds=boottime() - self._silent_since)
+            events.heartbeat_recovered(seconds=boottime() - self._silent_since)
             self._silent_since = None
         return self._interval
 
-    def _fall_silent(self, error: Exception) -> float:
-        """There was no answer; answers how long to wait before the next try."""
+    def _note_silence(self, error: Exception) -> float:
+        """Log that there was no answer; return how long to wait before the next try."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
         now, wait = boottime(), self._backoff.next()
         if self._stopping:
             return wait
-        self._watch.on_silence(now - self._renewed_at)
-        if self._silent_since is None or now - self._told_at >= _TELL_AGAIN:
-            self._told_at = now
-            events.heartbeat_lost(reason=str(error).strip() or repr(error), retry_in=wait)
+        self._callbacks.on_silence(now - self._renewed_at)
+        if self._silent_since is None or now - self._logged_at >= _LOG_AGAIN_AFTER:
+            self._logged_at = now
+            events.heartbeat_failed(reason=str(error).strip() or repr(error), retry_in=wait)
         if self._silent_since is None:
             self._silent_since = now
         return wait

@@ -1,6 +1,7 @@
-"""The listener: LISTEN on a connection of its own, seen by the main loop's selector.
+"""LISTEN for notifications of new tasks, on a connection that the main loop's selector watches.
 
-Only a hint. Without it (a pooler that cannot LISTEN, a lost connection) polling finds the work.
+Notifications are only hints. Without them (behind a pooler that cannot LISTEN, or after a loss)
+polling finds the tasks.
 """
 
 from __future__ import annotations
@@ -13,65 +14,57 @@ from typing import Final
 import psycopg
 
 from peers import events
-from peers.database.background import Background
-from peers.database.connection import Backoff
+from peers.database.background import BackgroundConnector
+from peers.database.backoff import Backoff
 from peers.database.deadlines import BoundedConnection
 from peers.errors import PeersError
 
-CANCEL = "cancel"
-"""The payload that says: somebody was asked to stop."""
-_RETRY_CAP: Final = 30.0
+CANCEL: Final = "cancel"
+"""The payload of a notification that a running task was cancelled."""
+_RETRY_MAX: Final = 30.0
 
 
 class Listener:
-    """Calls `ring` for each hint, with its payload; `wake`, from another thread, when it may do so.
+    """Calls `on_notify` for each notification, with its payload.
 
-    It connects in the background: the main loop need not wait for a hint.
+    It connects in the background, because the main loop need not wait for hints. It calls `wake`
+    from another thread when a try to connect has ended.
     """
 
     def __init__(
         self,
         connect: Callable[[], BoundedConnection],
         selector: selectors.BaseSelector,
-        ring: Callable[[str], None],
+        on_notify: Callable[[str], None],
         wake: Callable[[], None],
     ) -> None:
         self._connect = connect
         self._selector = selector
-        self._ring = ring
-        self._wake = wake
+        self._on_notify = on_notify
+        self._connector = BackgroundConnector(self._listen, wake, Backoff(base=1.0, cap=_RETRY_MAX))
         self._connection: BoundedConnection | None = None
-        self._attempt: Background[BoundedConnection] | None = None
         self._fd = -1
-        self._backoff = Backoff(base=1.0, cap=_RETRY_CAP)
-        self._again_at = 0.0
         self._opened_at = 0.0
-        self._told = False
+        self._logged = False
 
     def ensure(self) -> None:
-        """Listen, unless a try has failed a moment ago."""
+        """Connect if there is no connection and a try is due."""
         if self._connection is not None:
             return
         try:
-            if self._attempt is None and time.monotonic() >= self._again_at:
-                self._attempt = Background(
-                    self._listen, lambda connection: connection.close(), self._wake
-                )
-            if self._attempt is not None and self._attempt.over:
-                attempt, self._attempt = self._attempt, None
-                self._open(attempt.take())
+            connection = self._connector.poll()
+            if connection is not None:
+                self._open(connection)
         except (psycopg.Error, PeersError, OSError, RuntimeError) as error:
-            self._fail(str(error).strip())
+            self._note_failure(error)
 
     def close(self) -> None:
-        """Listen no more."""
-        if self._attempt is not None:
-            self._attempt.give_up()
-            self._attempt = None
-        self._hang_up()
+        """Stop listening."""
+        self._connector.cancel()
+        self._disconnect()
 
     def _listen(self) -> BoundedConnection:
-        """In the background."""
+        """Connect and LISTEN, in the background."""
         connection = self._connect()
         try:
             connection.execute("listen peers")
@@ -81,39 +74,38 @@ class Listener:
         return connection
 
     def _open(self, connection: BoundedConnection) -> None:
-        self._fd = connection.fileno()  # a broken connection does not know it any more
+        self._fd = connection.fileno()  # kept: a broken connection no longer knows it
         try:
-            self._selector.register(self._fd, selectors.EVENT_READ, self._hear)
+            self._selector.register(self._fd, selectors.EVENT_READ, self._receive)
         except OSError:
             connection.close()
             raise
         self._connection = connection
         self._opened_at = time.monotonic()
-        self._told = False
-        self._ring("")  # what came while nobody listened
+        self._logged = False
+        self._on_notify("")  # tasks may have come while nobody listened
 
-    def _fail(self, reason: str) -> None:
-        wait = self._backoff.next()
-        self._again_at = time.monotonic() + wait
-        if not self._told:
-            self._told = True
-            events.listener_lost(reason=reason, retry_in=wait)
+    def _note_failure(self, error: Exception) -> None:
+        wait = self._connector.failed()
+        if not self._logged:
+            self._logged = True
+            events.listener_failed(reason=str(error).strip(), retry_in=wait)
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             self._selector.unregister(self._fd)
             connection.close()
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         assert self._connection is not None
         try:
             for notify in self._connection.notifies(timeout=0):
-                self._ring(notify.payload)
+                self._on_notify(notify.payload)
         except psycopg.Error as error:
-            self._hang_up()
-            if time.monotonic() - self._opened_at > _RETRY_CAP:
-                self._backoff.reset()  # it had worked
-                self._again_at = 0.0
+            self._disconnect()
+            if time.monotonic() - self._opened_at > _RETRY_MAX:  # it had worked for a while
+                self._connector.succeeded()
+                self._connector.retry_now()
             else:
-                self._fail(str(error).strip())
+                self._note_failure(error)

@@ -1,4 +1,4 @@
-"""What a handler may ask of the scheduler, and how its peer answers."""
+"""Define what each request of a handler means."""
 
 from __future__ import annotations
 
@@ -22,30 +22,36 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BODY_MAX_BYTES: Final = 256 << 20
-"""Of one request: jsonb holds no more in one array."""
+"""The largest request: jsonb holds no more in one array."""
 _LIMIT_EXCEEDED: Final = "54"  # a class of SQLSTATEs
-_TOO_LARGE: Final = "Submit it in several parts; a part may be after tasks of an earlier one."
+_TOO_LARGE: Final = (
+    "Submit it in several parts. Tasks of a part can depend on tasks of an earlier part."
+)
 
 
-def answer(
+def execute(
     connection: LazyConnection, peer_id: UUID, task: Claimed, verb: str, body: bytes
 ) -> bytes:
-    """Do what the handler of `task` asks; `body` and the answer are JSON.
+    """Execute a request of the handler of `task`. `body` and the reply are JSON.
 
-    parents: null → [{"id", "kind", "state", "result"}, …]. progress: {"done", "total"} → bool.
-    start_cooldown: {"name", "seconds", "reason"} → seconds. cooldown_left: {"name"} → seconds.
-    Any statement of the client: what the client sends → what it expects; once, and only while the
-    lease of `task` holds.
-    Raises what the database refuses, `BadTask` for what makes no sense (a handler may say
-    anything, and the peer must outlive it), and `DatabaseUnreachable` for what may be over soon.
+    parents: null → [{"id", "kind", "state", "result"}, …]
+    progress: {"done", "total"} → bool
+    start_cooldown: {"name", "seconds", "reason"} → seconds
+    cooldown_left: {"name"} → seconds
+    Any statement of the client: what the client sends → what it expects, at most once, and only
+    while the lease of `task` holds.
+
+    Raises what the database refuses, `BadTask` for a request that makes no sense (a handler may
+    send anything, and the peer must survive it), and `DatabaseUnreachable` for errors that may
+    pass.
     """
     try:
-        return _answer(connection, peer_id, task, verb, body)
+        return _execute(connection, peer_id, task, verb, body)
     except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
-        raise BadTask(f"{verb}: cannot be understood ({error!r})") from error
+        raise BadTask(f"{verb}: the request is malformed ({error!r})") from error
     except psycopg.errors.LockNotAvailable as error:
         raise DatabaseUnreachable(
-            f"{verb}: another session has locked a row that this needs", "Try again."
+            f"{verb}: another session has locked a row that this needs", "Try again later."
         ) from error
     except psycopg.Error as error:
         if is_connection_lost(error) or connection.is_broken:
@@ -54,47 +60,40 @@ def answer(
             raise BadTask(f"{verb}: {error}", _TOO_LARGE) from error
         elif not isinstance(error, psycopg.OperationalError):
             raise BadTask(f"{verb}: {error}") from error
-        # a deadlock, a full disk, a statement that took too long, …
-        raise DatabaseUnreachable(f"{verb}: {error}", "Try again.") from error
+        # such as a deadlock, a full disk, a statement that took too long
+        raise DatabaseUnreachable(f"{verb}: {error}", "Try again later.") from error
 
 
-def _answer(
+def _execute(
     connection: LazyConnection, peer_id: UUID, task: Claimed, verb: str, body: bytes
 ) -> bytes:
     if len(body) > BODY_MAX_BYTES:
-        raise BadTask(f"{verb}: {len(body)} bytes of JSON exceed {BODY_MAX_BYTES}", _TOO_LARGE)
+        raise BadTask(
+            f"{verb}: {len(body)} bytes of JSON exceed the limit of {BODY_MAX_BYTES}", _TOO_LARGE
+        )
     match verb:
         case "parents":
-            found = _repeatably(connection, lambda c: functions.parent_results(c, task.task_id))
-            return b"[" + b",".join(
-                b'{"id":%d,"kind":%s,"state":"%s","result":%s}'
-                % (p.parent_id, json.dumps(p.kind).encode(), p.state.encode(), p.result or b"null")
-                for p in found
-            ) + b"]"  # fmt: skip
+            return _parents(connection, task)
         case "progress":
-            told = json.loads(body)
-            done, total = told["done"], told["total"]
-            noted = _repeatably(
+            given = json.loads(body)
+            done, total = given["done"], given["total"]
+            recorded = _repeatably(
                 connection,
                 lambda c: functions.progress(c, peer_id, task.task_id, task.token, done, total),
             )
-            return json.dumps(noted).encode()
+            return json.dumps(recorded).encode()
         case "start_cooldown":
-            told = json.loads(body)
-            name, duration, reason = (
-                told["name"],
-                timedelta(seconds=told["seconds"]),
-                told["reason"],
-            )
-            left = _repeatably(
+            given = json.loads(body)
+            name, reason = given["name"], given["reason"]
+            duration = timedelta(seconds=given["seconds"])
+            seconds = _repeatably(
                 connection, lambda c: functions.start_cooldown(c, name, duration, reason)
             )
-            return json.dumps(left).encode()
+            return json.dumps(seconds).encode()
         case "cooldown_left":
             name = json.loads(body)["name"]
-            return json.dumps(
-                _repeatably(connection, lambda c: functions.cooldown_left(c, name))
-            ).encode()
+            seconds = _repeatably(connection, lambda c: functions.cooldown_left(c, name))
+            return json.dumps(seconds).encode()
         case _:
             return perform_for_handler(
                 connection,
@@ -104,8 +103,17 @@ def _answer(
             )
 
 
+def _parents(connection: LazyConnection, task: Claimed) -> bytes:
+    parents = _repeatably(connection, lambda c: functions.parent_results(c, task.task_id))
+    return b"[" + b",".join(
+        b'{"id":%d,"kind":%s,"state":"%s","result":%s}'
+        % (p.parent_id, json.dumps(p.kind).encode(), p.state.encode(), p.result or b"null")
+        for p in parents
+    ) + b"]"  # fmt: skip
+
+
 def _repeatably(connection: LazyConnection, work: Callable[[Connection], T]) -> T:
-    """Do what may be done twice; on a new connection if this one was lost while it was idle."""
+    """Do idempotent work, on a new connection if this one was lost while it was idle."""
     try:
         return work(connection.get())
     except psycopg.Error as error:

@@ -1,13 +1,14 @@
-"""The environment of a worker process: its share of the machine, and what it may trust.
+"""Compose the environment of a worker process.
 
-BLAS, OpenMP and CUDA read it once, when they are loaded; so it must be right from the start.
+BLAS, OpenMP and CUDA read it once, when they are loaded, so it must be complete when the process
+starts.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -20,49 +21,54 @@ _THREADS: Final = (
     "NUMEXPR_NUM_THREADS",
 )
 _GPUS: Final = "CUDA_VISIBLE_DEVICES"
-_TRUST: Final = "PEERS_PREDICT_TRUST"
-_BATCH_WAIT: Final = "PEERS_PREDICT_BATCH_WAIT"
+_WORKER_ENV: Final = "PEERS_WORKER_ENV"
+_WORKER: Final = "_PEERS_WORKER"
+"""Tells modules that both workers and other processes import where they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What the workers of a peer get beyond its own environment.
+    """What the workers of a peer get beyond the peer's own environment.
 
-    `threads`: None shares the cores out among `slots` workers, unless the peer's own environment
-    says how many, such as OMP_NUM_THREADS=4. `gpus`: each worker gets one of them in turn, whatever
-    CUDA_VISIBLE_DEVICES the peer has; if there are none, that one stays. `predict_trust` and
-    `predict_batch_wait` (seconds) are what counts in the end: a flag that trusts less than the
-    environment must not be undone by it.
+    `threads`: None divides the cores by the `slots` workers, unless the peer's own environment sets
+    OMP_NUM_THREADS or its like. `gpus`: each worker gets one of them in turn, whatever
+    CUDA_VISIBLE_DEVICES the peer has; without any, that variable stays as it is. `variables` win
+    over the peer's own environment; `threads` and `gpus` win over both.
     """
 
     slots: int = 1
     threads: int | None = None
     gpus: tuple[str, ...] = ()
-    predict_trust: tuple[str, ...] = ()
-    predict_batch_wait: float = 0.0
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, settings: Settings) -> Environment:
-        """Return what the settings say."""
+        """Return the environment that the settings describe."""
         return cls(
             sum(settings.queues.values()), settings.worker_threads, settings.gpus,
-            settings.predict_trust, settings.predict_batch_wait.total_seconds(),
+            settings.worker_env,
         )  # fmt: skip
 
     def gpu(self, slot: int) -> str | None:
-        """The GPU of this slot: nothing else tells the environments of slots apart."""
+        """Return the GPU of this slot. Nothing else differs between the slots' environments."""
         return self.gpus[slot % len(self.gpus)] if self.gpus else None
 
     def of_slot(self, slot: int, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """The whole environment of the worker in this slot, counted from 0."""
+        """Return the whole environment of the worker in this slot, counted from 0."""
         share = max(1, len(os.sched_getaffinity(0)) // max(1, self.slots))
-        told = {
-            _TRUST: ",".join(self.predict_trust),
-            _BATCH_WAIT: str(self.predict_batch_wait),
-        }
+        own = dict(self.variables)
+        if own:  # settings that are read in a worker accept the same variables
+            own.setdefault(_WORKER_ENV, _joined(own))
         if self.threads:
-            told |= dict.fromkeys(_THREADS, str(self.threads))
+            own |= dict.fromkeys(_THREADS, str(self.threads))
         gpu = self.gpu(slot)
         if gpu is not None:
-            told[_GPUS] = gpu
-        return {**dict.fromkeys(_THREADS, str(share)), **inherited, **told}
+            own[_GPUS] = gpu
+        own[_WORKER] = "1"
+        return {**dict.fromkeys(_THREADS, str(share)), **inherited, **own}
+
+
+def _joined(variables: dict[str, str]) -> str:
+    from peers.settings import join_variables  # it takes its time to import
+
+    return join_variables(variables)

@@ -13,7 +13,7 @@ import time
 from typing import Final, Protocol
 
 from peers import events
-from peers.database.connection import Backoff
+from peers.database.backoff import Backoff
 from peers.pool.environment import Environment
 from peers.pool.fork_server import ForkServer, WorkerRequest
 from peers.pool.isolation import WorkerRole

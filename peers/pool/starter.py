@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from peers import events
-from peers.database.connection import Backoff
+from peers.database.backoff import Backoff
 from peers.pool.environment import Environment
 from peers.pool.fork_server import WorkerRequest
 from peers.pool.handle import WorkerHandle

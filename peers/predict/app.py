@@ -3,123 +3,111 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import os
 from collections.abc import Coroutine
 from datetime import timedelta
-from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import numpy as np
 import pyarrow as pa
 
-from peers import Reject, Retry, Snooze, current_batch, current_task, task
-from peers.predict import kinds, models
-from peers.predict.errors import ModelError, RunStopped
-from peers.predict.models import model_process
-from peers.predict.models.model_process_fork import invited, serve_in_fork
-from peers.predict.models.time_limit import limited, traced
-from peers.predict.models.timer_signals import TimerSignals
-from peers.predict.sizes import MOST_DEATHS
-from peers.predict.spec import Chunk, Manifest, ModelRef, load_manifest
-from peers.predict.tasks import brake, isolated_rows
-from peers.predict.tasks.answers import Answers
+from peers import Retry, Snooze, current_batch, current_task, task
+from peers.predict import kinds
+from peers.predict.errors import RunStopped
+from peers.predict.spec import Chunk, Manifest, load_manifest
+from peers.predict.tasks import failure_limit, isolated_rows
 from peers.predict.tasks.assemble import assemble_run
+from peers.predict.tasks.batch_sizes import MAX_CRASHES
 from peers.predict.tasks.chunk import run_chunk
 from peers.predict.tasks.remote import one_at_a_time, predict_remotely
+from peers.predict.tasks.response_cache import ResponseCache
 from peers.predict.tasks.rows import RowArgs, run_rows
+from peers.predict.tasks.worker_models import LocalModel, model_of, warm_up
+from peers.predict.variables import batch_wait, in_worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from peers import CurrentTask
-    from peers.predict.models import Model, Predictions
+    from peers.predict.models import Predictions
+    from peers.predict.tasks.isolated_rows import IsolatedRows, RowToIsolate
 
 T = TypeVar("T")
 
-# Each batch of a chunk may hold a row that takes the worker and an attempt along; peers die, too.
-_CHUNK_ATTEMPTS: Final = MOST_DEATHS + 36
+# Each batch of a chunk may have a row that kills the worker and costs an attempt. Peers die, too.
+_CHUNK_ATTEMPTS: Final = MAX_CRASHES + 36
 _BACKOFF: Final = timedelta(milliseconds=100)
 _BACKOFF_CAP: Final = timedelta(seconds=2)
-_ROWS_AT_ONCE: Final = 1000
-
-
-def _batch_wait() -> timedelta:
-    """Return the peer's setting, which a worker is told in seconds; elsewhere it has no effect."""
-    try:
-        return timedelta(seconds=float(os.environ.get("PEERS_PREDICT_BATCH_WAIT", "0")))
-    except ValueError:
-        return timedelta(0)
+_ROWS_PER_BATCH: Final = 1000
 
 
 @task(
-    kinds.ROW, queue=kinds.QUEUE, batch_size=_ROWS_AT_ONCE, batch_wait=_batch_wait(),
+    kinds.ROW, queue=kinds.QUEUE, batch_size=_ROWS_PER_BATCH, batch_wait=batch_wait(),
     backoff=_BACKOFF, backoff_cap=_BACKOFF_CAP,
 )  # fmt: skip
 def row(tasks: list[RowArgs]) -> list[Any]:
-    """Predict rows that spoilt their batch, or are suspected to."""
-    return _at_once(run_rows(tasks, _predict_for))
+    """Predict isolated rows."""
+    return _run_to_end(run_rows(tasks, _predict_rows))
 
 
 @task(
-    kinds.REMOTE_ROW, queue=kinds.QUEUE, batch_size=_ROWS_AT_ONCE, batch_wait=_batch_wait(),
+    kinds.REMOTE_ROW, queue=kinds.QUEUE, batch_size=_ROWS_PER_BATCH, batch_wait=batch_wait(),
     backoff=_BACKOFF, backoff_cap=_BACKOFF_CAP,
 )  # fmt: skip
 async def remote_row(tasks: list[RowArgs]) -> list[Any]:
-    """Predict rows that stand alone, for a model that is waited for."""
-    return await run_rows(tasks, _predict_remotely_for)
+    """Predict isolated rows with a remote model."""
+    return await run_rows(tasks, _predict_rows_remotely)
 
 
 @task(
     kinds.CHUNK, queue=kinds.QUEUE, max_attempts=_CHUNK_ATTEMPTS, backoff=_BACKOFF,
     backoff_cap=_BACKOFF_CAP,
 )  # fmt: skip
-def chunk(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[str, object]:
+def chunk(
+    manifest: str, graph: int, input: str, chunk: int, first: int, rows: int
+) -> dict[str, object]:
     """Predict a range of rows of the input."""
-    del input  # for people who look at the task
+    del input  # it is for readers of the task's args
     run, part = load_manifest(manifest), Chunk(chunk, first, rows)
-    strict = _Strict(run, current_task())
+    model = LocalModel(run, current_task())
 
     async def predict(table: pa.Table) -> Predictions:
-        return strict.predict(table)
+        return model.predict(table)
 
-    async def hand_over(values: str, doubts: Sequence[isolated_rows.Doubt]) -> isolated_rows.Alone:
-        brake.require_going(run)
-        return isolated_rows.submit(row, run, part.number, values, doubts)
+    async def submit_isolated(values: str, rows: Sequence[RowToIsolate]) -> IsolatedRows:
+        failure_limit.raise_if_stopped(run)
+        return isolated_rows.submit(row, run, graph, part.number, values, rows)
 
-    return _at_once(_unless_stopped(run, part, run_chunk(run, part, predict, hand_over)))
+    return _run_to_end(_unless_stopped(run, part, run_chunk(run, part, predict, submit_isolated)))
 
 
 @task(
     kinds.REMOTE, queue=kinds.QUEUE, max_attempts=_CHUNK_ATTEMPTS, backoff=_BACKOFF,
     backoff_cap=timedelta(minutes=1),
 )  # fmt: skip
-async def remote(manifest: str, input: str, chunk: int, first: int, rows: int) -> dict[str, object]:
-    """Predict a range of rows, for a model that is waited for."""
+async def remote(
+    manifest: str, graph: int, input: str, chunk: int, first: int, rows: int
+) -> dict[str, object]:
+    """Predict a range of rows with a remote model."""
     del input
     run, part = load_manifest(manifest), Chunk(chunk, first, rows)
-
-    answers = Answers(run.folder, part.number) if run.model.kind == "http" else None
+    cache = ResponseCache(run.folder, part.number) if run.model.kind == "http" else None
 
     async def predict(table: pa.Table) -> Predictions:
-        return await predict_remotely(_model(run), run, table, current_task(), answers=answers)
+        return await predict_remotely(model_of(run), run, table, current_task(), cache=cache)
 
-    async def hand_over(values: str, doubts: Sequence[isolated_rows.Doubt]) -> isolated_rows.Alone:
-        brake.require_going(run)
+    async def submit_isolated(values: str, rows: Sequence[RowToIsolate]) -> IsolatedRows:
+        failure_limit.raise_if_stopped(run)
         return await asyncio.to_thread(
-            isolated_rows.submit, remote_row, run, part.number, values, doubts
+            isolated_rows.submit, remote_row, run, graph, part.number, values, rows
         )
 
     try:
-        done = await _unless_stopped(run, part, run_chunk(run, part, predict, hand_over))
-    except (Snooze, Retry):  # the next attempt asks for what is missing only
-        if answers is not None:
-            answers.keep()
+        result = await _unless_stopped(run, part, run_chunk(run, part, predict, submit_isolated))
+    except (Snooze, Retry):  # the next attempt makes the missing requests only
+        if cache is not None:
+            cache.save()
         raise
-    if answers is not None:
-        answers.discard()
-    return done
+    if cache is not None:
+        cache.delete()
+    return result
 
 
 @task(
@@ -127,128 +115,46 @@ async def remote(manifest: str, input: str, chunk: int, first: int, rows: int) -
     backoff_cap=_BACKOFF_CAP,
 )  # fmt: skip
 def assemble(
-    manifest: str, turn: int, stage: int = 1, overwrite: bool = False
+    manifest: str, graph: int, submission: int, stage: int = 1, overwrite: bool = False
 ) -> dict[str, object]:
-    """Write the output, out of the parts."""
+    """Assemble the output from the parts."""
     run = load_manifest(manifest)
-    brake.require_going(run)
-    alone = remote_row if run.asynchronous else row
-    return assemble_run(assemble, alone, run, turn, stage, overwrite=overwrite)
+    failure_limit.raise_if_stopped(run)
+    row_task = remote_row if run.asynchronous else row
+    return assemble_run(assemble, row_task, run, graph, submission, stage, overwrite=overwrite)
 
 
 async def _unless_stopped(
     run: Manifest, part: Chunk, work: Coroutine[Any, Any, dict[str, object]]
 ) -> dict[str, object]:
-    """Do the work of a chunk, and count its rows; leave it out if the run is stopped."""
+    """Do the work of a chunk and count its rows; skip it if the run is stopped."""
     try:
-        brake.require_going(run)
-        return brake.count_chunk(run, part.number, await work)
+        failure_limit.raise_if_stopped(run)
+        return failure_limit.record_chunk(run, part.number, await work)
     except RunStopped:
-        return brake.skipped()
+        return failure_limit.skipped_result()
     finally:
         work.close()
 
 
-# ------------------------------------------------------------------------------------- the models
+async def _predict_rows(manifest: Manifest, table: pa.Table) -> Predictions:
+    return LocalModel(manifest, current_batch()[0]).predict(table)
 
 
-def _model(manifest: Manifest) -> Model:
-    """Return the run's model, which stays loaded after the first time."""
-    return _load(manifest.model, _trust())
+async def _predict_rows_remotely(manifest: Manifest, table: pa.Table) -> Predictions:
+    gate = one_at_a_time(manifest.model.ref)
+    return await predict_remotely(model_of(manifest), manifest, table, current_batch()[0], gate)
 
 
-def _trust() -> models.Trust:
-    """Return what this worker trusts: who names a model on the command line trusts it."""
-    trust, named = models.Trust.from_environment(), _named_model()
-    return trust if named is None else trust.with_named(named)
-
-
-@cache
-def _named_model() -> ModelRef | None:
-    """Return the model that the command named which has started this peer, if one has."""
-    if kinds.NAMED_MODEL not in os.environ:
-        return None
-    try:
-        return _resolve_named()
-    except ModelError:
-        return None  # the command says why
-
-
-@cache
-def _resolve_named() -> ModelRef:
-    """Raises KeyError if no command has named one."""
-    return models.resolve(*json.loads(os.environ[kinds.NAMED_MODEL]))
-
-
-def _warm_up() -> None:
-    """Import and load what each worker needs before there is a task.
-
-    That is done once where workers are forked, which then share the model's memory, and while the
-    command still looks through its input.
-    """
-    command = invited()  # to load the model takes a process that may die of it
-    pa.array(np.zeros(1))  # pyarrow looks for pandas once, which takes half a second to import
-    with contextlib.suppress(Exception, SystemExit):  # the command, which tries it, says why
-        _load_named()
-    if command is not None:
-        serve_in_fork(command, partial(model_process.serve, load=_load_named))
-
-
-def _load_named() -> tuple[ModelRef, Model]:
-    """Load what the command has named; what goes wrong goes wrong each time."""
-    named = _resolve_named()
-    return named, _load(named, _trust())
-
-
-@lru_cache(maxsize=4)
-def _load(reference: ModelRef, trust: models.Trust) -> Model:
-    """Load a model; it stays what its digest says, whatever becomes of its file."""
-    return models.load(reference, trust)
-
-
-async def _predict_for(manifest: Manifest, table: pa.Table) -> Predictions:
-    return _Strict(manifest, current_batch()[0]).predict(table)
-
-
-async def _predict_remotely_for(manifest: Manifest, table: pa.Table) -> Predictions:
-    return await predict_remotely(
-        _model(manifest), manifest, table, current_batch()[0], one_at_a_time(manifest.model.ref)
-    )
-
-
-class _Strict:
-    """A model that computes: in time, and without a second chance if it breaks its contract."""
-
-    def __init__(self, manifest: Manifest, task: CurrentTask) -> None:
-        self._task = task
-        self._timeout = manifest.timeout
-        self._signals = _signals_of(manifest.model)
-        with self._signals.lent():
-            self._model = _model(manifest)
-
-    def predict(self, table: pa.Table) -> Predictions:
-        """Predict these rows. Raises Reject, such as for a wrong number of results."""
-        try:
-            with self._signals.lent(), limited(self._task, self._timeout), traced(self._timeout):
-                return self._model.predict(table)
-        except ModelError as error:
-            raise Reject(str(error)) from error
-
-
-@cache
-def _signals_of(_reference: ModelRef) -> TimerSignals:
-    return TimerSignals()
-
-
-def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:
+def _run_to_end(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine that never waits, without an event loop."""
     try:
         coroutine.send(None)
     except StopIteration as end:
         value: T = end.value
         return value
-    raise AssertionError("a model that computes must not wait")
+    raise AssertionError("a model that computes in this process must not wait")
 
 
-if models.TRUST_VARIABLE in os.environ:  # each worker has it; the command imports this module, too
-    _warm_up()
+if in_worker():  # the command imports this module as well
+    warm_up()

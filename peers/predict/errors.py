@@ -1,6 +1,6 @@
-"""What the prediction runner raises on purpose."""
+"""The errors of predictions."""
 
-# ruff: noqa: N818 - a name says what is the matter
+# ruff: noqa: N818 - the names say what happened
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from peers import PeersError, Reject
 
 
 class PredictError(PeersError):
-    """The base of all."""
+    """The base class of all errors of predictions."""
 
 
 class NoSuchRun(PredictError):
-    """There is no run of this name or id."""
+    """There is no run with this name or id."""
 
     exit_code = 4
 
 
 class RunState(PredictError):
-    """A run is in a state in which this cannot be done."""
+    """The state of a run does not allow this."""
 
 
 class ModelError(PredictError):
-    """A model whose format is unknown, or that cannot be loaded, is not trusted, or has changed."""
+    """A model has an unknown format, cannot be loaded, is not trusted, or has changed."""
 
 
 class InputError(PredictError):
-    """An input that is missing or unreadable, or lacks what the model wants."""
+    """An input is missing or unreadable, or lacks what the model needs."""
 
 
 class InputChanged(InputError):
-    """The input is not what it was when the run was planned."""
+    """The input has changed since the run was planned."""
 
 
 class OutputError(PredictError):
-    """An output that exists with other contents, or cannot be written."""
+    """An output exists with other contents, or cannot be written."""
 
 
 class StorageFailed(OutputError):
@@ -42,16 +42,16 @@ class StorageFailed(OutputError):
 
 
 class OutputConflict(OutputError):
-    """An output that no further attempt can write: other contents, or parts that do not fit."""
+    """No further attempt can write the output: it has other contents, or parts do not fit."""
 
 
 class RunStopped(Reject):
-    """The run was stopped because too many of its rows are dead; no fault of this task."""
+    """The run was stopped because too many of its rows are dead. This task is not to blame."""
 
 
 class RowError(PredictError):
-    """One row that cannot be predicted: it cannot be read, or lacks a value."""
+    """A row cannot be predicted: it cannot be read, or lacks a value."""
 
 
 class EndpointError(PredictError):
-    """An endpoint that fails; only other rows show whether a row is to blame."""
+    """An endpoint failed. Only other rows can show whether a row is to blame."""

@@ -1,4 +1,4 @@
-"""The names that tasks of a run go by."""
+"""The names of a run's tasks: kinds, queue and idempotency keys."""
 
 from __future__ import annotations
 
@@ -13,30 +13,35 @@ REMOTE_ROW: Final = "peers.predict.remote_row"
 ASSEMBLE: Final = "peers.predict.assemble"
 APP: Final = "peers.predict.app"
 NAMED_MODEL: Final = "_PEERS_PREDICT_NAMED_MODEL"
-"""No setting: it tells a peer of our own which model the command names, as [model, method]."""
-TRIAL_SOCKET: Final = "_PEERS_PREDICT_TRIAL_SOCKET"
-"""No setting either: where the command waits for a fork of the process that loads its model."""
+"""Internal: tells a peer that the command starts which model it will use, as [model, method]."""
+MODEL_PROCESS_SOCKET: Final = "_PEERS_PREDICT_MODEL_PROCESS_SOCKET"
+"""Internal: the socket where the command waits for a fork of the process that loads the model."""
 
 _LONGEST_NAME: Final = 200
 
 
-def chunk_key(run: str, number: int, turn: int = 1) -> str:
-    """Return the key of a chunk's task; of another turn, if its part has to be made again."""
-    return f"peers.predict/{run}/chunk/{number}" + (f"/{turn}" if turn > 1 else "")
+def graph_key(run: str) -> str:
+    """Return the idempotency key of the run's graph."""
+    return f"peers.predict/{run}"
 
 
-def row_key(run: str, row: int, turn: int = 1) -> str:
-    """Return the key of a row that stands alone; of another turn, after it was cancelled."""
-    return f"peers.predict/{run}/row/{row}" + (f"/{turn}" if turn > 1 else "")
+def chunk_key(run: str, number: int, submission: int = 1) -> str:
+    """Return the key of a chunk's task; a part that is lost needs a later submission."""
+    return f"peers.predict/{run}/chunk/{number}" + (f"/{submission}" if submission > 1 else "")
 
 
-def assemble_key(run: str, turn: int, stage: int) -> str:
-    """Return the key of an assembling task of the run: two stages in a turn, several turns."""
-    return f"peers.predict/{run}/assemble/{turn}/{stage}"
+def row_key(run: str, row: int, submission: int = 1) -> str:
+    """Return the key of an isolated row's task; a cancelled row needs a later submission."""
+    return f"peers.predict/{run}/row/{row}" + (f"/{submission}" if submission > 1 else "")
+
+
+def assemble_key(run: str, submission: int, stage: int) -> str:
+    """Return the key of an assembling task: each submission has up to two stages."""
+    return f"peers.predict/{run}/assemble/{submission}/{stage}"
 
 
 def cooldown_name(endpoint: str) -> str:
-    """Under which all peers leave an endpoint alone: its URL, or what tells it from others."""
+    """Return the name of an endpoint's cooldown: its URL, shortened with a digest if it is long."""
     if len(endpoint) <= _LONGEST_NAME:
         return endpoint
     digest = hashlib.blake2b(endpoint.encode(), digest_size=16).hexdigest()

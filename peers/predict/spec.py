@@ -1,4 +1,4 @@
-"""What a run is: plain values that fit into JSON."""
+"""The data classes that describe a run: plain values that JSON can hold."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ PARTS_SUFFIX: Final = ".parts"
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """Where a secret lies; the secret itself is in no manifest, row, log or command line."""
+    """Where a secret is stored. The secret itself is in no manifest, row, log or command line."""
 
-    lies_in: Literal["file", "environment", "credential"]
+    stored_in: Literal["file", "environment", "credential"]
     place: str
     holds: Literal["token", "headers"]
 
     @property
-    def called(self) -> str:
-        """What people call it."""
-        return f"{_LIES_IN[self.lies_in]} {self.place}"
+    def label(self) -> str:
+        """The name of the secret in messages."""
+        return f"{_STORED_IN[self.stored_in]} {self.place}"
 
 
-_LIES_IN: Final = {
+_STORED_IN: Final = {
     "file": "file", "environment": "environment variable", "credential": "credential of systemd",
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What an endpoint is told with each request: headers (name, value), and secrets."""
+    """What each request to an endpoint carries: headers (name, value), and secrets."""
 
     headers: tuple[tuple[str, str], ...] = ()
     secrets: tuple[Secret, ...] = ()
@@ -53,10 +53,10 @@ NO_ACCESS: Final = Access()
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """Which model: its place, what it was when the run was planned, and what to call on it.
+    """A reference to a model: where it is, its digest when the run was planned, and its method.
 
-    `ref` is an absolute path, `module:callable` or a URL; `digest` is of its contents. `protocol`
-    and `access` are an endpoint's.
+    `ref` is an absolute path, `module:callable` or a URL. `digest` is that of its contents.
+    `protocol` and `access` are those of an endpoint.
     """
 
     kind: ModelKind
@@ -68,7 +68,7 @@ class ModelRef:
 
 
 Partition: TypeAlias = "tuple[tuple[str, str | int | None], ...]"
-"""Columns whose one value for a whole file its folders' names say: (("year", 2024), …)."""
+"""Columns with one value for a whole file, from the names of its folders: (("year", 2024), …)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class DataFile:
     partition: Partition = ()
 
     def __post_init__(self) -> None:
-        """JSON gives lists, and a file must have a hash."""
+        """Convert lists, which JSON gives, to tuples, which have a hash."""
         object.__setattr__(self, "partition", tuple(map(tuple, self.partition)))
 
 
@@ -91,8 +91,8 @@ class InputRef:
     """The rows of an input: Parquet files, in order, and the columns as the run reads them.
 
     The files are the user's own, or a snapshot of a text file or a query in the run's folder.
-    `digest`: of what the user named. `arrow_schema`: base64 of a serialized Arrow schema.
-    `categories`: the file that has those of dictionary columns, if there are any.
+    `digest`: that of the user's input. `arrow_schema`: base64 of a serialized Arrow schema.
+    `categories`: the file with the categories of dictionary columns, if there are any.
     """
 
     digest: str
@@ -108,7 +108,7 @@ class InputRef:
 
 
 def schema_text(schema: pa.Schema) -> str:
-    """Return the schema as InputRef holds it."""
+    """Return the schema as text, the form that InputRef has."""
     return base64.b64encode(schema.serialize().to_pybytes()).decode()
 
 
@@ -134,45 +134,45 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything that the tasks of a run have in common."""
+    """The values that all tasks of a run share."""
 
     run: str
     name: str | None
     model: ModelRef
     input: InputRef
     source: str
-    """What the user named as the input, passwords hidden."""
+    """The input as the user named it, with passwords hidden."""
     id_column: str | None
     features: tuple[str, ...]
     output: str
     batch_size: int
-    """The most rows in a call of the model; how many there are is decided by time."""
+    """The most rows in a call of the model; the actual number depends on how long calls take."""
     chunk_rows: int
     rows_per_second: float | None
-    """Of one worker, as measured before the run; None: nothing was measured."""
+    """The rate of one worker, as measured before the run; None: it was not measured."""
     call_seconds: float | None
     """How long a call of the model should take, by the same measurement."""
     max_attempts: int
     timeout: float | None
     """Seconds that a call of the model may take."""
     asynchronous: bool
-    """Whether the model is waited for."""
+    """Whether the model has to be awaited, as a remote one has."""
     required: tuple[str, ...]
-    """Features that must have a value in each row: the model does not take gaps in them."""
+    """Features that must have a value in each row: the model does not accept missing ones."""
     chunks: int
     concurrency: int | None
     columns: tuple[str, ...] = ()
-    """Of the model's columns, those that the output has; none: all."""
+    """The model's columns that go into the output; none: all."""
     carry: tuple[str, ...] = ()
-    """Columns of the input that the output has unchanged."""
+    """Columns of the input that are copied into the output."""
     max_dead: str = "0"
     """How many rows may be dead for exit code 0: see DeadLimit."""
     stop_after_dead: str | None = None
-    """More dead rows than this stop the run; None: the default."""
+    """How many rows may be dead before the run is stopped; None: the default."""
 
     @property
     def folder(self) -> Path:
-        """Where the run keeps its parts: beside its output."""
+        """The folder of the run's parts, beside its output."""
         return parts_folder(Path(self.output)) / self.run
 
     @property
@@ -181,7 +181,7 @@ class Manifest:
         return self.folder / MANIFEST_NAME
 
     def features_of(self, table: pa.Table) -> pa.Table:
-        """Return the features, with all that the plan says of these columns in the schema."""
+        """Return the features, with the metadata of the run's schema."""
         schema = _features_schema(self.input.arrow_schema, self.features)
         columns = [table.column(name) for name in self.features]
         if all(column.type == type_ for column, type_ in zip(columns, schema.types, strict=True)):
@@ -212,25 +212,25 @@ def _model_ref(fields: dict[str, Any]) -> ModelRef:
 
 
 def parts_folder(output: Path) -> Path:
-    """Return where the runs that write `output` keep their parts, one folder each."""
+    """Return the folder that has a folder for each run that writes `output`."""
     return output.with_name(f"{output.name}{PARTS_SUFFIX}")
 
 
 def output_of(manifest: str) -> str:
-    """Return the output of the run whose manifest lies here, also when it is gone."""
+    """Return the output of the run with this manifest, from the path alone."""
     return str(Path(manifest).parent.parent).removesuffix(PARTS_SUFFIX)
 
 
 def load_manifest(path: str) -> Manifest:
-    """Return the manifest in this file; the last few stay in memory while the file is the same.
+    """Return the manifest in this file. The last few stay in memory while their files are the same.
 
-    Raises StorageFailed if it is not there, damaged, or of another version of Peers: the command
-    writes it again.
+    Raises StorageFailed if the file is missing, damaged, or of another version of Peers. The
+    command writes it again.
     """
     try:
         return _load(path, Path(path).stat().st_mtime_ns)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"it holds no manifest ({error})"
+        reason = error.strerror if isinstance(error, OSError) else f"it is not a manifest ({error})"
         raise StorageFailed(
             f"the run's manifest {path} cannot be read: {reason}",
             "The folder must be on a path that all hosts of the peers share. If it was deleted, "

@@ -1,4 +1,4 @@
-"""Texts for people: short enough for a line, and never without the point."""
+"""Shorten texts for people without losing their beginning or end."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def shortened(text: str, most: int) -> str:
     return f"{text[: most - len(_CUT) - tail]}{_CUT}{text[len(text) - tail :]}"
 
 
-def in_one_line(text: str, most: int) -> str:
+def one_line(text: str, most: int) -> str:
     """Return the text without line breaks, and shortened."""
     return shortened(" ".join(text.split()), most)
 
 
-def told(error: BaseException, most: int = 4000) -> str:
-    """Return the error's type, and its text if it has one."""
+def error_text(error: BaseException, most: int = 4000) -> str:
+    """Return the error's type and, if it has one, its text."""
     name = type(error).__name__
     try:
         text = str(error).strip()
@@ -31,7 +31,7 @@ def told(error: BaseException, most: int = 4000) -> str:
     return f"{name}: {shortened(text, most)}" if text else name
 
 
-def name_of_row(args: Mapping[str, Any]) -> str:
-    """Return what messages call the row of a task with these args."""
+def row_label(args: Mapping[str, Any]) -> str:
+    """Return the name of a row in messages, from the args of its task."""
     id_ = "" if args["id"] is None else f" (id {args['id']!r})"
     return f"row {args['row']}{id_} of {args['input']}"

@@ -1,4 +1,4 @@
-"""The settings, each with its default and its bounds."""
+"""Define each setting with its type, bounds, default and description."""
 
 from __future__ import annotations
 
@@ -24,23 +24,26 @@ from pydantic_settings import (
 )
 
 from peers.errors import ConfigError
-from peers.settings.sources import PREFIX, gather, refuse_unknown_variables, sentence
+from peers.settings.forms import Form, Span
+from peers.settings.sources import PREFIX, explain, gather, refuse_unknown_variables
 from peers.settings.values import (
-    between,
+    SLOTS_MAX,
     check_queues,
     check_size,
-    duration,
+    check_variables,
     lower,
     parse_queues,
+    parse_variables,
     show,
+    show_variables,
     size,
     switch,
     words,
 )
-from peers.types import BATCH_WAIT_MAX, DEFAULT_QUEUE
+from peers.types import DEFAULT_QUEUE
 
 _LIBPQ: Final = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGSERVICE")
-_BEATS_PER_LEASE: Final = 3
+_HEARTBEATS_PER_LEASE: Final = 3
 _DAY: Final = timedelta(days=1)
 _CENTURY: Final = timedelta(days=36_525)
 
@@ -50,7 +53,7 @@ def _default_queues() -> dict[str, int]:
 
 
 class Origin(NamedTuple):
-    """A setting as it is shown: `origin` says who set it."""
+    """A setting as `peers config` shows it. `origin` says who set it."""
 
     name: str
     value: str
@@ -58,93 +61,107 @@ class Origin(NamedTuple):
 
 
 class Settings(BaseSettings):
-    """The effective settings. Keyword arguments are flags and win; None is a flag not given.
+    """The effective settings of a process.
 
-    Raises ConfigError, which names the setting, where its value came from, the bound, the remedy.
+    Keyword arguments are flags, which win over all other sources; None is a flag that is not given.
+    Raises ConfigError, which names the setting, the origin of its value, the bound and the remedy.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, validate_default=False
+    )
 
-    database_url: SecretStr | None = Field(
-        None, description="database URL (default: libpq's environment variables)"
+    database_url: Annotated[SecretStr | None, Form("URL", default="libpq's variables")] = Field(
+        None, description="URL of the database"
     )
-    app: str | None = Field(None, description="the module that holds the handlers")
+    app: Annotated[str | None, Form("MODULE", default="none")] = Field(
+        None, description="module that holds the handlers; `peers run` needs it"
+    )
     queues: Annotated[
-        dict[str, int], NoDecode, BeforeValidator(parse_queues), AfterValidator(check_queues)
-    ] = Field(default_factory=_default_queues, description="queues and their slots")
-    lease_timeout: Annotated[
-        timedelta, BeforeValidator(duration), between(timedelta(seconds=1), _DAY)
-    ] = Field(timedelta(seconds=30), description="how long leases outlive the last heartbeat")
+        dict[str, int], NoDecode, BeforeValidator(parse_queues), AfterValidator(check_queues),
+        Form("NAME=SLOTS,…", f"1 to {SLOTS_MAX} slots for each queue", "default=<number of cores>"),
+    ] = Field(
+        default_factory=_default_queues,
+        description="queues that the peer serves, and how many tasks of each it runs at once",
+    )  # fmt: skip
+    lease_timeout: Annotated[timedelta, Span(timedelta(seconds=1), _DAY)] = Field(
+        timedelta(seconds=30),
+        description="how long after its last heartbeat a peer keeps its tasks; then other peers "
+        "reclaim them",
+    )
     heartbeat_interval: Annotated[
-        timedelta, BeforeValidator(duration), between(timedelta(milliseconds=100), _DAY)
+        timedelta, Span(timedelta(milliseconds=100), _DAY, "a third of lease_timeout")
     ] = Field(
-        default_factory=lambda data: data["lease_timeout"] / _BEATS_PER_LEASE,
-        description="at most a third of lease_timeout, which is the default",
+        default_factory=lambda data: data["lease_timeout"] / _HEARTBEATS_PER_LEASE,
+        description="time between two heartbeats; at most a third of lease_timeout",
     )
-    poll_interval: Annotated[
-        timedelta,
-        BeforeValidator(duration),
-        between(timedelta(milliseconds=10), timedelta(hours=1)),
-    ] = Field(timedelta(seconds=1), description="how often an idle peer looks for work")
-    drain_timeout: Annotated[timedelta, BeforeValidator(duration), between(timedelta(0), _DAY)] = (
-        Field(timedelta(seconds=30), description="how long running tasks may go on after SIGTERM")
-    )
-    cancel_grace: Annotated[timedelta, BeforeValidator(duration), between(timedelta(0), _DAY)] = (
+    poll_interval: Annotated[timedelta, Span(timedelta(milliseconds=10), timedelta(hours=1))] = (
         Field(
-            timedelta(seconds=5), description="how long a handler has to stop before it is killed"
+            timedelta(seconds=1),
+            description="how often an idle peer asks for tasks when no notification comes",
         )
     )
-    prune_after: (
-        Annotated[timedelta, BeforeValidator(duration), between(timedelta(0), _CENTURY)] | None
-    ) = Field(None, description="how long after their end tasks are deleted (default: never)")
-    log_format: Annotated[Literal["auto", "json", "text"], BeforeValidator(lower)] = Field(
-        "auto", description="auto: text on a terminal and in the journal, JSON lines elsewhere"
+    drain_timeout: Annotated[timedelta, Span(timedelta(0), _DAY)] = Field(
+        timedelta(seconds=30),
+        description="how long running tasks may go on after SIGTERM; then they are stopped and "
+        "released",
     )
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = (
-        Field("info", description="the lowest level that is logged")
+    cancel_grace: Annotated[timedelta, Span(timedelta(0), _DAY)] = Field(
+        timedelta(seconds=5),
+        description="how long a cancelled handler has to stop before its worker is killed",
     )
-    preload: Annotated[bool, BeforeValidator(switch)] = Field(
-        True, description="import the app once and fork the workers (off: each imports it itself)"
+    prune_after: Annotated[timedelta | None, Span(timedelta(0), _CENTURY, "never")] = Field(
+        None, description="how long after their end completed and cancelled tasks are deleted"
     )
-    worker_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
-        None,
-        description="threads of BLAS and OpenMP in a worker (default: cores divided by slots)",
-    )
-    worker_max_tasks: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="tasks that a worker runs before another replaces it (default: no limit)"
-    )
-    worker_max_memory: Annotated[int, BeforeValidator(size), AfterValidator(check_size)] | None = (
-        Field(
-            None,
-            description="resident memory, such as 2G, beyond which a worker is replaced "
-            "(default: no limit)",
-        )
-    )
-    gpus: Annotated[tuple[str, ...], NoDecode, BeforeValidator(words)] = Field(
-        (), description="GPUs (such as 0,1), one for each worker in turn"
-    )
-    predict_trust: Annotated[tuple[str, ...], NoDecode, BeforeValidator(words)] = Field(
-        (), description="folders and modules from which predictions may load models that are code"
-    )
-    predict_batch_wait: Annotated[
-        timedelta,
-        BeforeValidator(duration),
-        between(timedelta(0), timedelta(seconds=BATCH_WAIT_MAX)),
+    log_format: Annotated[
+        Literal["auto", "json", "text"], BeforeValidator(lower), Form("auto|text|json")
     ] = Field(
-        timedelta(milliseconds=50),
-        description="how long single rows wait for others, to share one call of the model",
+        "auto",
+        description="form of the log; auto is text on a terminal and in the journal, JSON lines "
+        "elsewhere",
     )
-    embedded: bool = Field(False, description="use the private Postgres of this machine")
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], BeforeValidator(lower),
+        Form("debug|info|warning|error"),
+    ] = Field("info", description="lowest level that is logged")  # fmt: skip
+    preload: Annotated[bool, BeforeValidator(switch), Form("on|off", default="on")] = Field(
+        True, description="import the app once and fork the workers; off: each worker imports it"
+    )
+    worker_threads: Annotated[
+        int | None, Field(ge=1, le=1024), Form("N", "1 to 1024", "cores divided by slots")
+    ] = Field(None, description="threads of BLAS and OpenMP in each worker")
+    worker_max_tasks: Annotated[int | None, Field(ge=1), Form("N", "1 or more", "no limit")] = (
+        Field(None, description="tasks after which a worker is replaced")
+    )
+    worker_max_memory: Annotated[
+        int | None, BeforeValidator(size), AfterValidator(check_size),
+        Form("BYTES", "16M or more", "no limit"),
+    ] = Field(
+        None, description="resident memory, such as 2G, above which a worker is replaced"
+    )  # fmt: skip
+    worker_env: Annotated[
+        dict[str, str], NoDecode, BeforeValidator(parse_variables),
+        AfterValidator(check_variables), Form("NAME=VALUE", default="none"),
+    ] = Field(
+        default_factory=dict, repr=False,
+        description="environment variables of the workers, beside those of the peer",
+    )  # fmt: skip
+    gpus: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(words), Form("0,1,…", default="none")
+    ] = Field((), description="GPUs, one for each worker in turn (CUDA_VISIBLE_DEVICES)")
+    embedded: Annotated[bool, BeforeValidator(switch), Form("on|off", default="off")] = Field(
+        False, description="use the private Postgres of this machine"
+    )
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     def __init__(self, *, config: Path | None = None, **flags: object) -> None:
-        refuse_unknown_variables(list(type(self).model_fields))
         values, origins = gather(type(self), config, flags)
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise sentence(error, list(type(self).model_fields), values, origins) from None
+            raise explain(error, type(self), values, origins) from None
+        refuse_unknown_variables(type(self), self.worker_env)
         self._origins.update(origins)
 
     @classmethod
@@ -156,43 +173,48 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Validates what was gathered, and reads nothing on its own."""
+        """Validate the gathered values only. `gather` has read the sources."""
         del settings_cls, env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)
 
     @model_validator(mode="after")
-    def _beats_often_enough(self) -> Settings:
-        longest = self.lease_timeout / _BEATS_PER_LEASE
+    def _check_heartbeat_interval(self) -> Settings:
+        longest = self.lease_timeout / _HEARTBEATS_PER_LEASE
         if self.heartbeat_interval > longest:
             raise ValueError(
                 f"heartbeat_interval is {show(self.heartbeat_interval)}, but may be at most "
                 f"{show(longest)}, a third of lease_timeout ({show(self.lease_timeout)}); "
-                "lower it, raise lease_timeout, or leave it out"
+                "lower it, raise lease_timeout, or leave heartbeat_interval out"
             )
         return self
 
     @property
     def has_database(self) -> bool:
-        """Whether a database is named, be it by libpq's own variables."""
+        """Tell whether a setting or one of libpq's own variables names a database."""
         return self.database_url is not None or any(os.environ.get(name) for name in _LIBPQ)
 
     @property
     def url(self) -> str:
-        """The database's URL; empty when libpq's own variables name it.
+        """Return the database's URL, or "" when libpq's own variables name it.
 
-        Raises ConfigError when nothing does.
+        Raises ConfigError when no database is named.
         """
         if not self.has_database:
             raise ConfigError(
                 "no database is configured",
-                "Set PEERS_DATABASE_URL=postgresql://user@host/database (or libpq's PGHOST, "
-                "PGSERVICE …); --embedded uses a private one on this machine.",
+                "Set PEERS_DATABASE_URL=postgresql://user@host/database (or libpq's PGHOST or "
+                "PGSERVICE), or use a private one on this machine with --embedded.",
             )
         return self.database_url.get_secret_value() if self.database_url else ""
 
     def origins(self) -> list[Origin]:
-        """Every setting with its value, passwords hidden, and who set it."""
+        """Return every setting with its value, with secrets hidden, and who set it."""
         return [
-            Origin(name, show(getattr(self, name)), self._origins.get(name, "default"))
+            Origin(name, self._shown(name), self._origins.get(name, "default"))
             for name in type(self).model_fields
         ]
+
+    def _shown(self, name: str) -> str:
+        if name == "worker_env":
+            return show_variables(self.worker_env)
+        return show(getattr(self, name))

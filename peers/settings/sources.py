@@ -1,8 +1,9 @@
-"""Where settings come from, and what is said when they cannot be used."""
+"""Read the sources of settings, and explain values that cannot be used."""
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
 import re
 import tomllib
@@ -15,12 +16,15 @@ from peers.errors import ConfigError
 from peers.settings.values import show
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from pydantic import ValidationError
     from pydantic_settings import BaseSettings
 
 CONFIG_FILE: Final = Path("/etc/peers/peers.toml")
 PREFIX: Final = "PEERS_"
 _OF_OTHERS: Final = ("PEERS_TEST_", "PEERS_EMBEDDED_")
+_SECRET: Final = ("database_url", "worker_env")
 # What Kubernetes sets for a Service named peers (or peers-db), and Docker for a link of that name.
 _OF_SERVICES: Final = re.compile(
     r"""PEERS_(?:[A-Z0-9_]+_)?(?:
@@ -35,33 +39,54 @@ _OF_SERVICES: Final = re.compile(
 )
 
 
-def _variable(field: str) -> str:
+def variable(field: str) -> str:
+    """Return the environment variable of a setting."""
     return PREFIX + field.upper()
 
 
-def _did_you_mean(name: str, known: list[str]) -> str:
+def _did_you_mean(name: str, known: Collection[str]) -> str:
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
     return f"Did you mean {nearest[0]}? Known are {', '.join(known)}."
 
 
-def refuse_unknown_variables(fields: list[str]) -> None:
-    """Raises ConfigError for a PEERS_ variable that nobody would read."""
-    known = [_variable(field) for field in fields]
+def refuse_unknown_variables(settings: type[BaseSettings], worker_env: Collection[str]) -> None:
+    """Refuse a PEERS_ variable that nothing reads: it is probably misspelt.
+
+    Variables of a guest and those that `worker_env` names are for the workers.
+    Raises ConfigError.
+    """
+    known = [variable(field) for field in settings.model_fields]
     for name in sorted(os.environ):
-        of_others = name.startswith(_OF_OTHERS) or _OF_SERVICES.fullmatch(
-            f"{name}={os.environ[name]}"
-        )
-        if name.startswith(PREFIX) and name not in known and not of_others:
+        if not name.startswith(PREFIX) or name in known or name in worker_env:
+            continue
+        if name.startswith(_OF_OTHERS) or _OF_SERVICES.fullmatch(f"{name}={os.environ[name]}"):
+            continue
+        of_guest = _variables_of_guest(name)
+        if name not in of_guest:
             raise ConfigError(
                 f"the environment variable {name} is no setting of Peers",
-                _did_you_mean(name, known),
+                _did_you_mean(name, of_guest or known),
             )
+
+
+def _variables_of_guest(name: str) -> Collection[str]:
+    """Return the variables that the guest with this variable's prefix reads.
+
+    A guest is a package peers.<guest> on top of the scheduler. Its module `variables` names what it
+    reads from the environment of workers: PEERS_<GUEST>_….
+    """
+    guest = name.removeprefix(PREFIX).partition("_")[0].lower()
+    try:
+        found: Mapping[str, str] = importlib.import_module(f"peers.{guest}.variables").VARIABLES
+    except ImportError:
+        return ()
+    return found
 
 
 def gather(
     settings: type[BaseSettings], config: Path | None, flags: dict[str, object]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The raw value of each field from the first source that has one, and that source's name."""
+    """Return each field's raw value from the first source that has one, and that source's name."""
     given = {name: value for name, value in flags.items() if value is not None}
     credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
     sources: list[tuple[str, dict[str, Any]]] = [
@@ -78,7 +103,7 @@ def gather(
         for name, value in found.items():
             if name not in values:
                 values[name] = value
-                origins[name] = f"{_variable(name)}" if origin == "environment" else origin
+                origins[name] = variable(name) if origin == "environment" else origin
     return values, origins
 
 
@@ -91,7 +116,10 @@ def _read(fields: list[str], config: Path | None) -> dict[str, Any]:
             return {}
         raise ConfigError(f"there is no configuration file {file}", "Correct --config.") from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"the configuration file {file} cannot be read: {error}") from error
+        raise ConfigError(
+            f"the configuration file {file} cannot be read: {error}",
+            "Make it readable for this user, and correct its TOML.",
+        ) from error
     for name in found:
         if name not in fields:
             raise ConfigError(
@@ -100,20 +128,25 @@ def _read(fields: list[str], config: Path | None) -> dict[str, Any]:
     return found
 
 
-def sentence(
-    error: ValidationError, fields: list[str], values: dict[str, Any], origins: dict[str, str]
+def explain(
+    error: ValidationError,
+    settings: type[BaseSettings],
+    values: dict[str, Any],
+    origins: dict[str, str],
 ) -> ConfigError:
-    """The first complaint, in words; the value is shown unless it is a secret."""
+    """Return the first error as a sentence. It shows the value unless that may be a secret."""
     first = error.errors(include_url=False)[0]
     reason = str(first.get("ctx", {}).get("error", first["msg"][:1].lower() + first["msg"][1:]))
-    if not first["loc"]:  # a complaint about several settings names them itself
+    if not first["loc"]:  # an error about several settings names them itself
         return ConfigError(reason)
     name = str(first["loc"][0])
-    if name not in fields:
+    if name not in settings.model_fields:
         return ConfigError(
-            f'"{name}" is no setting of Peers',
-            _did_you_mean(name, fields),
+            f'"{name}" is no setting of Peers', _did_you_mean(name, settings.model_fields)
         )
-    shown = "***" if name == "database_url" else show(values.get(name))
+    shown = "***" if name in _SECRET else show(values.get(name))
     reason = reason.replace("input should", "must")
-    return ConfigError(f'{name} is "{shown}" ({origins.get(name, "default")}): {reason}')
+    return ConfigError(
+        f'{name} is "{shown}" ({origins.get(name, "default")}): {reason}',
+        "Correct the value, or remove it to use the default.",
+    )

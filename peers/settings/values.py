@@ -1,36 +1,40 @@
-"""The forms in which settings are given, read and shown."""
+"""Parse, check and show the values of settings."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
-from pydantic import AfterValidator, SecretStr, TypeAdapter, ValidationError
+from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from peers.types import NAME_MAX_LENGTH
 
-_SLOTS_MAX: Final = 10_000
+SLOTS_MAX: Final = 10_000
+MEMORY_MIN: Final = 16 << 20
+"""Bytes. A worker needs about this much to start."""
+
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _AMOUNT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*")
 _DURATION: Final = re.compile(rf"(?:{_AMOUNT.pattern})+")
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _SIZE_UNITS: Final = ("", "K", "M", "G", "T")
-_SIZE_MIN: Final = 16 << 20
 _PASSWORD_IN_URL: Final = re.compile(r"(//[^:/@]*:).*@")  # to the last @, to be on the safe side
 _PASSWORD_OPTION: Final = re.compile(r"((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)")
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SECRET_NAME: Final = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL|AUTH|COOKIE|DSN", re.IGNORECASE)
+_HIDDEN: Final = "***"
 
 
-def redact(url: str) -> str:
-    """The database URL without its passwords, fit to be shown."""
-    return _PASSWORD_OPTION.sub(r"\1***", _PASSWORD_IN_URL.sub(r"\1***@", url))
+# ------------------------------------------------------------------------------------------ parsing
 
 
 def duration(value: object) -> timedelta:
-    """Seconds, "500ms", "30s", "1h30m", or ISO 8601 ("PT30S")."""
+    """Parse seconds, "500ms", "30s", "1h30m", or ISO 8601 ("PT30S")."""
     with suppress(TypeError, ValueError):
-        value = float(value)  # type: ignore[arg-type]  # what is no number is tried as ISO 8601
+        value = float(value)  # type: ignore[arg-type]  # text that is no number is tried as ISO 8601
     try:
         if isinstance(value, str) and _DURATION.fullmatch(value.strip()):
             amounts = _AMOUNT.findall(value)
@@ -41,7 +45,7 @@ def duration(value: object) -> timedelta:
 
 
 def size(value: object) -> object:
-    """Bytes, "512M", "2G", "1.5GiB": units are powers of 1024. A number is taken as it is."""
+    """Parse bytes, "512M", "2G" or "1.5GiB" (powers of 1024). Return a number unchanged."""
     if not isinstance(value, str):
         return value
     found = _SIZE.fullmatch(value.strip())
@@ -52,40 +56,22 @@ def size(value: object) -> object:
 
 
 def switch(value: object) -> object:
-    """Reads "on", "off" and what else pydantic takes for one of them."""
+    """Parse "on", "off" and the other spellings that pydantic knows."""
     try:
         return TypeAdapter(bool).validate_python(value)
     except ValidationError:
         raise ValueError('must be "on" or "off"') from None
 
 
-def check_size(value: int) -> int:
-    """Refuse what is less than a worker needs to start."""
-    if value < _SIZE_MIN:
-        raise ValueError("must be 16M or more")
-    return value
-
-
 def words(value: object) -> object:
-    """Reads "0,1"; a list is taken as it is."""
+    """Parse a list with commas, such as "0,1". Return a list unchanged."""
     if not isinstance(value, str):
         return value
     return tuple(word for part in value.split(",") if (word := part.strip()))
 
 
-def between(low: timedelta, high: timedelta) -> AfterValidator:
-    """A check that a duration lies within these bounds, which its complaint names."""
-
-    def check(value: timedelta) -> timedelta:
-        if not low <= value <= high:
-            raise ValueError(f"must be {show(low)} to {show(high)}")
-        return value
-
-    return AfterValidator(check)
-
-
 def parse_queues(value: object) -> object:
-    """Reads "default=8,media=2"; a table is taken as it is."""
+    """Parse "default=8,media=2". Return a table unchanged."""
     if not isinstance(value, str):
         return value
     queues: dict[str, str] = {}
@@ -99,25 +85,80 @@ def parse_queues(value: object) -> object:
     return queues
 
 
+def parse_variables(value: object) -> object:
+    """Parse environment variables: NAME=VALUE, in the list of a flag, a line, or a table.
+
+    A line is split like a shell's, so that quotes keep spaces: "A=1 B='two words'".
+    """
+    if isinstance(value, dict):
+        return {name: _variable_text(name, each) for name, each in value.items()}
+    if not isinstance(value, str | list | tuple):
+        raise ValueError("must be a table of variables, such as {TZ = 'UTC'}")
+    try:
+        assignments = shlex.split(value) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError("has a quote that is not closed; close it") from None
+    variables: dict[str, str] = {}
+    for assignment in map(str, assignments):
+        name, equals, text = assignment.partition("=")
+        if not equals:  # it may be part of a secret with a space in it: do not repeat it
+            raise ValueError("must look like NAME=VALUE; quote a value that has spaces in it")
+        variables[name] = text
+    return variables
+
+
+def _variable_text(name: object, value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f'gives {name} a value that is no text; write it in quotes: "1"')
+    return str(value)
+
+
+# ----------------------------------------------------------------------------------------- checking
+
+
+def check_size(value: int) -> int:
+    """Refuse less memory than a worker needs to start."""
+    if value < MEMORY_MIN:
+        raise ValueError("must be 16M or more")
+    return value
+
+
 def check_queues(queues: dict[str, int]) -> dict[str, int]:
-    """Refuses no queues at all, and names and numbers of slots that are out of bounds."""
+    """Refuse a table without queues, and names and numbers of slots out of bounds."""
     if not queues:
         raise ValueError('must name at least one queue, such as "default=8"')
     for name, slots in queues.items():
         if not 1 <= len(name) <= NAME_MAX_LENGTH:
-            raise ValueError(f"has a queue name of {len(name)} characters; 1 to {NAME_MAX_LENGTH}")
-        if not 1 <= slots <= _SLOTS_MAX:
-            raise ValueError(f'gives queue "{name}" {slots} slots; 1 to {_SLOTS_MAX} are possible')
+            raise ValueError(
+                f"has a queue name of {len(name)} characters; use 1 to {NAME_MAX_LENGTH}"
+            )
+        if not 1 <= slots <= SLOTS_MAX:
+            raise ValueError(f'gives queue "{name}" {slots} slots; use 1 to {SLOTS_MAX}')
     return queues
 
 
+def check_variables(variables: dict[str, str]) -> dict[str, str]:
+    """Refuse names and values that no environment can hold."""
+    for name, value in variables.items():
+        if not _VARIABLE.fullmatch(name):
+            raise ValueError(
+                f'has a variable named "{name}"; use letters, digits and _, not a digit first'
+            )
+        if "\0" in value:
+            raise ValueError(f"gives {name} a value with a NUL character; remove it")
+    return variables
+
+
 def lower(value: object) -> object:
-    """So that INFO means info."""
+    """Return text in lower case, so that INFO means info."""
     return value.lower() if isinstance(value, str) else value
 
 
+# ------------------------------------------------------------------------------------------ showing
+
+
 def show(value: object) -> str:
-    """A setting's value, in the form in which it can be given."""
+    """Return a setting's value in the form in which it can be given, with secrets hidden."""
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
         unit = next((u for u in ("d", "h", "m") if seconds and seconds % _UNITS[u] == 0), "s")
@@ -131,3 +172,23 @@ def show(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "" if value is None else str(value)
+
+
+def show_variables(variables: dict[str, str]) -> str:
+    """Return environment variables as one line, with secrets hidden."""
+    return join_variables(
+        {
+            name: _HIDDEN if _SECRET_NAME.search(name) else redact(value)
+            for name, value in variables.items()
+        }
+    )
+
+
+def join_variables(variables: dict[str, str]) -> str:
+    """Return environment variables as one line that `parse_variables` reads."""
+    return " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+
+
+def redact(url: str) -> str:
+    """Return the database URL without its passwords."""
+    return _PASSWORD_OPTION.sub(rf"\1{_HIDDEN}", _PASSWORD_IN_URL.sub(rf"\1{_HIDDEN}@", url))

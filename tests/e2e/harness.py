@@ -30,7 +30,7 @@ _COMMAND: Final = [sys.executable, "-m", "peers", "run"]
 
 
 def until(holds: Callable[[], object], what: str, deadline: float = DEADLINE) -> None:
-    """Asks again and again."""
+    """Ask again and again."""
     give_up = time.monotonic() + deadline
     while not holds():
         assert time.monotonic() < give_up, f"waited {deadline:g} s in vain for {what}"
@@ -38,7 +38,7 @@ def until(holds: Callable[[], object], what: str, deadline: float = DEADLINE) ->
 
 
 def workers_end(pids: list[int], deadline: float = DEADLINE) -> None:
-    """Waits until none of these processes lives."""
+    """Wait until none of these processes lives."""
     until(lambda: not any(_lives(pid) for pid in pids), f"the end of the workers {pids}", deadline)
 
 
@@ -93,7 +93,7 @@ class PeerProcess:
         return UUID(self.await_event("peer_joined", times)["peer_id"])
 
     def send(self, number: signal.Signals) -> None:
-        """Sends a signal to the peer alone, not to its workers."""
+        """Send a signal to the peer alone, not to its workers."""
         os.kill(self.pid, number)
 
     def kill(self) -> None:
@@ -106,7 +106,7 @@ class PeerProcess:
         return self.process.wait(DEADLINE)
 
     def terminate(self) -> int:
-        """Lets it drain; its exit code."""
+        """Let it drain; its exit code."""
         self.process.terminate()
         return self.wait()
 
@@ -189,11 +189,11 @@ class Stage:
     def launch(
         self, app: str = "tests.e2e.app", slots: int | str = 1, **settings: object
     ) -> PeerProcess:
-        """Starts a peer and does not wait for it."""
+        """Start a peer and does not wait for it."""
         return self.launch_in(self.environment(app, slots, **settings))
 
     def launch_in(self, environment: dict[str, str], stderr: int | None = None) -> PeerProcess:
-        """Starts a peer in this environment; `stderr`: where its log goes, if not to a file."""
+        """Start a peer in this environment; `stderr`: where its log goes, if not to a file."""
         peer = PeerProcess(environment, self.folder / f"peer-{len(self.peers)}.log", stderr)
         self.peers.append(peer)
         return peer
@@ -201,13 +201,13 @@ class Stage:
     def peer(
         self, app: str = "tests.e2e.app", slots: int | str = 1, **settings: object
     ) -> PeerProcess:
-        """Starts a peer that has joined."""
+        """Start a peer that has joined."""
         peer = self.launch(app, slots, **settings)
         peer.joined()
         return peer
 
     def submit(self, kind: str, args: dict[str, object] | None = None, **options: object) -> int:
-        """Submits one task by SQL."""
+        """Submit one task by SQL."""
         return submit(self.db, kind, args=args or {}, **options)
 
     def gate(self, name: str = "gate") -> str:
@@ -215,7 +215,7 @@ class Stage:
         return str(self.folder / name)
 
     def open(self, gate: str) -> None:
-        """Lets the handlers at this gate go on."""
+        """Let the handlers at this gate go on."""
         Path(gate).touch()
 
     def rows(self, query: str, *arguments: object) -> list[dict[str, Any]]:
@@ -296,7 +296,7 @@ class Stage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends everything that was started here."""
+        """End everything that was started here."""
         for peer in self.peers:
             if peer.process.poll() is None:
                 peer.kill()

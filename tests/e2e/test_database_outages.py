@@ -128,7 +128,7 @@ def test_the_database_is_gone_for_longer_than_a_lease(
     postgres.stop()
     workers_end(pids)
     for peer in peers:
-        peer.await_event("fenced")
+        peer.await_event("peer_fenced")
     postgres.start()
     own.open(own.gate())
     own.until_state("completed", *ids)
@@ -185,7 +185,7 @@ def test_processes_of_the_server_that_hang_are_left_behind(own: Stage) -> None:
         for pid in backends:
             os.kill(pid, signal.SIGCONT)
     assert own.task(running)["attempt"] == 1
-    assert peer.events("fenced") == []
+    assert peer.events("peer_fenced") == []
     own.assert_clean()
 
 

@@ -22,7 +22,7 @@ def test_sigterm_lets_finish_what_runs_and_gives_back_what_waits(stage: Stage) -
         waiting = [stage.submit("nap", {"seconds": 0.002}) for _ in range(20)]
     stage.until_started(running)
     peer.process.terminate()
-    peer.await_event("draining")
+    peer.await_event("peer_draining")
     stage.until_true("select not exists (select from peers.lease where task_id <> %s)", running)
     late = stage.submit("noop")
     stage.open(stage.gate())
@@ -48,7 +48,7 @@ def test_a_second_sigterm_gives_everything_back_now(stage: Stage, kind: str) -> 
     task_id = stage.submit(kind, {"gate": stage.gate()})
     stage.until_started(task_id)
     peer.process.terminate()
-    peer.await_event("draining")
+    peer.await_event("peer_draining")
     peer.process.terminate()
     assert peer.wait() == 0
     task = stage.task(task_id)
@@ -70,7 +70,7 @@ def test_a_drain_that_had_to_stop_a_task_says_which(stage: Stage, how: str) -> N
     behind = [stage.submit("held", {"gate": stage.gate()}) for _ in range(3)]
     peer.process.terminate()
     if how == "second signal":
-        peer.await_event("draining")
+        peer.await_event("peer_draining")
         peer.process.terminate()
     assert peer.wait() == 0
     told = {event["task_id"]: event for event in peer.events("task_stopped")}
@@ -99,7 +99,7 @@ def test_ctrl_c_drains_as_well(stage: Stage) -> None:
     task_id = stage.submit("held", {"gate": stage.gate()})
     stage.until_started(task_id)
     peer.send(signal.SIGINT)
-    peer.await_event("draining")
+    peer.await_event("peer_draining")
     stage.open(stage.gate())
     assert peer.wait() == 0
     assert stage.task(task_id)["state"] == "completed"

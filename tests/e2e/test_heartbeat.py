@@ -12,7 +12,7 @@ import pytest
 from peers.database import functions
 from peers.database.connection import connect
 from peers.database.rows import HeartbeatReply
-from peers.peer.heartbeat import Heartbeat, Watch, boottime
+from peers.peer.heartbeat import Heartbeat, HeartbeatCallbacks, boottime
 from peers.types import KindPolicy
 from tests.support.server import Connection
 
@@ -28,7 +28,7 @@ class Heard:
         self.many = threading.Event()
         self.expired = threading.Event()
 
-    def on_beat(self, _peer: UUID, beat: HeartbeatReply) -> None:
+    def on_reply(self, _peer: UUID, beat: HeartbeatReply) -> None:
         """An answer came."""
         assert beat.alive
         self.beats += 1
@@ -58,10 +58,11 @@ def heartbeat(database_url: str, heard: Heard) -> Iterator[Callable[[], Heartbea
             peer_id = functions.join(connection, "here", 1, {"default": 1}, kinds, LEASE)
         beating = Heartbeat(
             lambda: connect(database_url, application_name="test heartbeat"),
-            LEASE, LEASE / 6, Watch(heard.on_beat, heard.on_expiry, lambda _silent: None),
+            LEASE, LEASE / 6,
+            HeartbeatCallbacks(heard.on_reply, heard.on_expiry, lambda _silent: None),
         )  # fmt: skip
         made.append(beating)
-        beating.turned()
+        beating.note_turn()
         beating.start(peer_id, joined_at)
         return beating
 
@@ -88,7 +89,7 @@ def test_a_beat_without_a_turning_loop_would_go_on_for_ever(
     heartbeat: Callable[[], Heartbeat], heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The broken variant: when the loop is not asked for, a hung peer keeps its leases."""
-    monkeypatch.setattr(Heartbeat, "_main_loop_turns", lambda _self: True)
+    monkeypatch.setattr(Heartbeat, "_main_loop_works", lambda _self: True)
     heartbeat()
     assert heard.many.wait(PATIENCE)
     assert not heard.expired.is_set()

@@ -39,7 +39,7 @@ def test_a_peer_killed_in_the_middle_of_a_task(stage: Stage) -> None:
     assert str(lost) in failure["error_message"]
     assert socket.gethostname() in failure["error_message"]
     assert stage.task(task_id)["attempt"] == 2
-    assert second.await_event("reclaimed")["lost_peer_id"] == str(lost)
+    assert second.await_event("task_reclaimed")["lost_peer_id"] == str(lost)
     stage.assert_clean()
 
 

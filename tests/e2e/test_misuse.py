@@ -115,7 +115,7 @@ def test_an_operator_who_locks_the_row_of_a_peer_does_not_break_it(stage: Stage)
     stage.until_started(task_id)
     with stage.connect() as operator, operator.transaction():
         operator.execute("select from peers.peer for update")
-        peer.await_event("fenced")
+        peer.await_event("peer_fenced")
     stage.open(stage.gate())
     stage.until_state("completed", task_id)
     assert peer.process.poll() is None

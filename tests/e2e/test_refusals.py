@@ -138,7 +138,7 @@ def test_no_verb_that_fails_ends_a_peer(stage: Stage) -> None:
     peer = stage.peer(APP, slots=1, lease_timeout="2s", poll_interval="100ms", prune_after="0s")
     for verb, arguments in VERBS.items():
         stage.db.execute(f"alter function peers.{verb}({arguments}) rename to {verb}_")
-    told = ("database_refused", "maintenance_failed", "heartbeat_lost")
+    told = ("database_refused", "maintenance_failed", "heartbeat_failed")
     stage.submit("even", {"n": 1})
     for event in told:
         peer.await_event(event)
@@ -167,7 +167,7 @@ def test_a_peer_that_ends_by_a_fault_of_its_own_leaves_first(stage: Stage) -> No
     assert peer.wait() == 1
     [failed] = peer.events("peer_failed")
     assert "ZeroDivisionError" in failed["error"]
-    assert "in _tend_workers" in failed["traceback"]
+    assert "in _serve_workers" in failed["traceback"]
     task = stage.task(task_id)
     assert (task["state"], task["attempt"]) == ("ready", 0)
     assert stage.rows("select id from peers.peer") == []

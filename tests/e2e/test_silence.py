@@ -56,9 +56,9 @@ def test_sigterm_is_heeded_while_the_database_says_nothing(stage: Stage, network
     stage.until_started(task_id)
     with network.silence():
         time.sleep(0.2)  # it polls: now it waits
-        assert seconds_to(peer, "draining") < HEEDED
+        assert seconds_to(peer, "peer_draining") < HEEDED
         assert peer.wait() == 0
-        assert time.time() - _time_of(peer, "draining") < 1 + HEEDED
+        assert time.time() - _time_of(peer, "peer_draining") < 1 + HEEDED
 
 
 @pytest.mark.parametrize("table", ["task", "peer", "lease"])
@@ -71,9 +71,9 @@ def test_sigterm_is_heeded_while_somebody_has_a_table_locked(stage: Stage, table
             "select exists (select from pg_stat_activity where wait_event_type = 'Lock'"
             " and datname = current_database())"
         )
-        assert seconds_to(peer, "draining") < HEEDED
+        assert seconds_to(peer, "peer_draining") < HEEDED
         assert peer.wait() == 0
-        assert time.time() - _time_of(peer, "draining") < 1 + HEEDED
+        assert time.time() - _time_of(peer, "peer_draining") < 1 + HEEDED
 
 
 def test_a_table_that_is_locked_for_longer_than_a_lease(stage: Stage) -> None:
@@ -91,7 +91,7 @@ def test_a_table_that_is_locked_for_longer_than_a_lease(stage: Stage) -> None:
     stage.until_state("completed", running, waiting)
     assert stage.task(running)["attempt"] == 1
     assert len(peer.events("peer_joined")) == 1
-    assert peer.events("fenced") == []
+    assert peer.events("peer_fenced") == []
     stage.assert_clean()
 
 
@@ -186,14 +186,14 @@ def test_a_heartbeat_that_falls_silent_is_told_and_not_hidden_from_the_watchdog(
         )
         network.most = 0
         _cut(stage, "heartbeat")
-        peer.await_event("fenced")
+        peer.await_event("peer_fenced")
         until(lambda: not _alive(supervisor, within=1.5), "the watchdog to starve")
-        assert len(peer.events("heartbeat_lost")) == 1
+        assert len(peer.events("heartbeat_failed")) == 1
         assert peer.process.poll() is None
         network.cut()
         until(lambda: _alive(supervisor), "mercy in a real outage")
         network.most = 1000
-        peer.await_event("heartbeat_back")
+        peer.await_event("heartbeat_recovered")
     task_id = stage.submit("noop")
     stage.until_state("completed", task_id)
 

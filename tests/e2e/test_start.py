@@ -115,7 +115,7 @@ def test_a_migration_and_sigterm_are_one_drain(stage: Stage, first: str) -> None
     stage.until_started(running)
     if first == "signal":
         peer.process.terminate()
-        peer.await_event("draining")
+        peer.await_event("peer_draining")
     stage.db.execute(CONTRACT.format(2))
     peer.await_event("contract_changed")
     if first == "migration":

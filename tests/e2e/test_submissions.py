@@ -69,7 +69,7 @@ def test_a_graph_that_takes_longer_than_a_lease_stops_nobody(stage: Stage) -> No
     assert [each["id"] for each in made] == sorted(stage.task(task_id)["result"]["ids"])
     assert len(made) == LARGE
     assert stage.task(task_id)["attempt"] == 1
-    for name in ("fenced", "peer_lost", "database_lost"):
+    for name in ("peer_fenced", "peer_lost", "database_lost"):
         assert peer.events(name) == []
     stage.until_true(
         "select not exists (select from pg_stat_activity"

@@ -18,7 +18,7 @@ def result(stage: Stage, kind: str, **args: Any) -> Any:
     return stage.task(task_id)["result"]
 
 
-def test_a_worker_has_its_share_and_the_effective_trust(
+def test_a_worker_has_its_share_and_the_variables_of_the_settings(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Threads and GPU are those of the settings, whatever the environment of the peer says; an
@@ -27,12 +27,17 @@ def test_a_worker_has_its_share_and_the_effective_trust(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-z")
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    stage.peer(APP, worker_threads=3, gpus="GPU-a,GPU-b", predict_trust="/srv/models, shop.models")
+    monkeypatch.setenv("SHOP_REGION", "north")
+    stage.peer(
+        APP, worker_threads=3, gpus="GPU-a,GPU-b",
+        worker_env="PEERS_PREDICT_TRUST=/srv/models,shop.models SHOP_REGION='south sea'",
+    )  # fmt: skip
     expected = {
         "CUDA_VISIBLE_DEVICES": "GPU-b",
         "OPENBLAS_NUM_THREADS": "3",
         "OMP_NUM_THREADS": "3",
         "PEERS_PREDICT_TRUST": "/srv/models,shop.models",
+        "SHOP_REGION": "south sea",
     }
     assert result(stage, "environment", names=list(expected)) == expected
 

@@ -208,7 +208,7 @@ def test_the_gil_does_not_hold_up_the_heartbeat(stage: Stage) -> None:
     stage.until_state("completed", task_id)
     assert stage.task(task_id)["attempt"] == 1
     assert stage.task(task_id)["result"]["seconds"] > 2.6
-    assert other.events("reclaimed") == []
+    assert other.events("task_reclaimed") == []
     stage.assert_clean()
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from peers.predict import inputs
-from peers.predict.inputs.column_metadata import NULLS
+from peers.predict.column_metadata import NULLS
 from tests.predict.planned import planned
 
 

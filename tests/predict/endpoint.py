@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 Reply = tuple[int, dict[str, str], Any]
 
 
-class Asked(NamedTuple):
+class RequestedColumns(NamedTuple):
     """A request as it came."""
 
     method: str
@@ -25,8 +25,8 @@ class Endpoint:
     def __init__(self, port: int = 0) -> None:
         self.answers: list[Reply] = []
         self.requests = 0
-        self.asked: list[Asked] = []
-        self.respond: Callable[[Asked], Reply] = double
+        self.asked: list[RequestedColumns] = []
+        self.respond: Callable[[RequestedColumns], Reply] = double
         """What it does where nothing else was said."""
         self.chunked = False
         self.poison: float | None = None
@@ -36,7 +36,7 @@ class Endpoint:
         self.base = f"http://127.0.0.1:{self.port}"
         self.url = f"{self.base}/predict"
 
-    def reply(self, asked: Asked) -> Reply:
+    def reply(self, asked: RequestedColumns) -> Reply:
         """The answer to a request."""
         self.requests += 1
         self.asked.append(asked)
@@ -47,7 +47,7 @@ class Endpoint:
         return status, headers, answer
 
 
-def double(asked: Asked) -> Reply:
+def double(asked: RequestedColumns) -> Reply:
     """Protocol V1: twice x."""
     return 200, {}, {"predictions": [row["x"] * 2 for row in asked.body["instances"]]}
 
@@ -66,7 +66,9 @@ def _handler(endpoint: Endpoint) -> type[BaseHTTPRequestHandler]:
 
         def _answer(self, body: Any) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
-            status, more, answer = endpoint.reply(Asked(self.command, self.path, headers, body))
+            status, more, answer = endpoint.reply(
+                RequestedColumns(self.command, self.path, headers, body)
+            )
             text = json.dumps(answer).encode()
             self.send_response(status)
             for name, value in more.items():

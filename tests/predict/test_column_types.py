@@ -21,10 +21,11 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEnc
 from peers.cli.predict.options import TYPE_NAMES
 from peers.predict.errors import InputError
 from peers.predict.inputs.column_kinds import TypeName
-from peers.predict.inputs.column_types import Decision, Question, decide
+from peers.predict.inputs.column_options import ColumnOptions
+from peers.predict.inputs.column_types import Decision, decide
 from peers.predict.models import Signature
 from peers.predict.models.fitted import signature_of
-from peers.predict.models.signature import Feature
+from peers.predict.signature import Feature
 
 _GUESSED = {b"peers.guessed": b"1"}
 _FRAME = pd.DataFrame(
@@ -47,7 +48,7 @@ def _decided(
     features: list[Feature], schema: pa.Schema, types: dict[str, Any] | None = None, **said: Any
 ) -> Decision:
     signature = Signature(tuple(features), form="frame", is_estimator=True)
-    return decide(signature, schema, Question("m.joblib", types or {}, **said), {})
+    return decide(signature, schema, ColumnOptions("m.joblib", types or {}, **said), {})
 
 
 def _kinds(model: Any, columns: list[str]) -> dict[str, str]:
@@ -109,7 +110,7 @@ def test_a_pipeline_says_whether_gaps_may_come(
     signature = signature_of(model.fit(_FRAME[[column]], _LABELS))
     assert signature.features is not None
     (one,) = signature.features
-    assert (one.kind, one.takes_gaps) == (kind, gaps)
+    assert (one.kind, one.accepts_missing) == (kind, gaps)
 
 
 @pytest.mark.parametrize("library", ["LightGBM", "XGBoost", "scikit-learn"])
@@ -127,7 +128,7 @@ def test_a_boosted_model_knows_its_categories(library: str) -> None:
         model = HistGradientBoostingClassifier(max_iter=2, categorical_features="from_dtype")
     signature = signature_of(model.fit(frame, labels))
     schema = pa.schema([("key", pa.int64()), ("zip", pa.string()), ("a b", pa.float64())])
-    decision = decide(signature, schema, Question("m"), {})
+    decision = decide(signature, schema, ColumnOptions("m"), {})
     assert decision.features == ("a b", "zip")
     assert signature.features is not None
     assert signature.features[1].categories == ("01067", "10115", "80331")
@@ -139,7 +140,7 @@ def test_a_name_that_fits_two_columns_is_refused() -> None:
     signature = Signature((Feature("a_b"),), form="frame", blanks_are_underscores=True)
     schema = pa.schema([("a b", pa.float64()), ("a\tb", pa.float64())])
     with pytest.raises(InputError, match="'a_b'"):
-        decide(signature, schema, Question("m"), {})
+        decide(signature, schema, ColumnOptions("m"), {})
 
 
 # ------------------------------------------------------------------------------ who decides
@@ -218,20 +219,20 @@ def test_an_index_and_the_ids_are_no_features() -> None:
     """Unless the model names them."""
     index = pa.field("key", pa.int64(), metadata={b"peers.index": b"1"})
     schema = pa.schema([index, ("id", pa.string()), ("x", pa.float64())])
-    decision = decide(Signature(), schema, Question("m", beside=["id"]), {})
+    decision = decide(Signature(), schema, ColumnOptions("m", ids=["id"]), {})
     assert decision.features == ("x",)
     assert decision.schema.names == ["x", "id"]
     named = Signature((Feature("id"), Feature("key")), form="frame")
-    assert decide(named, schema, Question("m", beside=["id"]), {}).features == ("id", "key")
+    assert decide(named, schema, ColumnOptions("m", ids=["id"]), {}).features == ("id", "key")
 
 
 def test_where_nobody_knows_whether_gaps_may_come_the_user_says_so() -> None:
     """A callable's rows have values, unless --allow-nan; an estimator raises itself."""
     schema = pa.schema([("x", pa.float64())])
-    assert decide(Signature(), schema, Question("m"), {}).required == ("x",)
-    assert decide(Signature(), schema, Question("m", allow_nan=True), {}).required == ()
+    assert decide(Signature(), schema, ColumnOptions("m"), {}).required == ("x",)
+    assert decide(Signature(), schema, ColumnOptions("m", allow_nan=True), {}).required == ()
     assert _decided([Feature("x")], schema).required == ()
-    assert _decided([Feature("x", takes_gaps=False)], schema).required == ("x",)
+    assert _decided([Feature("x", accepts_missing=False)], schema).required == ("x",)
 
 
 def test_texts_for_a_vectorizer_are_found_among_the_columns(tmp_path: Path) -> None:
@@ -241,9 +242,9 @@ def test_texts_for_a_vectorizer_are_found_among_the_columns(tmp_path: Path) -> N
     signature = signature_of(model)
     assert signature.form == "texts"
     schema = _guessed(n=pa.int64(), words=pa.string())
-    assert decide(signature, schema, Question("m"), {}).features == ("words",)
+    assert decide(signature, schema, ColumnOptions("m"), {}).features == ("words",)
     with pytest.raises(InputError, match="one column of texts"):
-        decide(signature, _guessed(a=pa.string(), b=pa.string()), Question("m"), {})
+        decide(signature, _guessed(a=pa.string(), b=pa.string()), ColumnOptions("m"), {})
 
 
 def test_the_command_line_knows_every_type() -> None:

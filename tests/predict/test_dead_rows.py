@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from peers.predict.dead_limit import DeadLimit
 from peers.predict.errors import RunStopped
-from peers.predict.outputs.tally import Tally
-from peers.predict.run.limits import DeadLimit
-from peers.predict.tasks import brake
-from peers.predict.texts import in_one_line
+from peers.predict.tasks import failure_limit
+from peers.predict.tasks.row_counts import RowCounts
+from peers.predict.texts import one_line
 from tests.e2e.harness import Stage
 from tests.predict.runs import (
     APP,
@@ -66,6 +67,8 @@ def test_an_exit_code_of_0_promises_all_rows_but_the_allowed_ones(
     assert first.returncode == 5, first.stderr
     assert "3 rows are dead, more than --max-dead 0 allows" in first.stderr
     assert "run the same command with --retry-dead" in first.stdout
+    assert first.stdout.count("dead rows: ") == 1, first.stdout  # one reason for all three
+    assert re.search(r"3 dead rows: ValueError: .* \(first: row 7, task \d+\)", first.stdout)
     assert len(results(output)) == 297
     predict(stage, "status", "tried", code=5)
     for limit, code in (("2", 5), ("3", 0), ("0.9%", 5), ("1%", 0)):
@@ -74,6 +77,12 @@ def test_an_exit_code_of_0_promises_all_rows_but_the_allowed_ones(
         assert (f"--max-dead {limit}" in said) == bool(code)
     predict(stage, "status", "tried")
     assert stage.row("select count(*) from peers.task where kind ~ 'assemble'")["count"] == 2
+    joined = stage.row(
+        "select count(distinct graph_id) as graphs, bool_and(graph_id is not null) as every "
+        "from peers.task"
+    )
+    assert (joined["graphs"], joined["every"]) == (1, True)  # chunks, rows and both assemblies
+    assert stage.row("select name from peers.graph")["name"] == "tried"
 
 
 def test_a_run_in_which_nearly_every_row_is_dead_stops_by_itself(
@@ -135,48 +144,69 @@ def test_a_run_that_was_stopped_goes_on_when_the_cause_is_fixed(
 def test_who_allows_many_dead_rows_is_not_stopped_by_a_default(tmp_path: Path) -> None:
     """A limit that was given counts as it is; a share needs a thousand rows to mean anything."""
     manifest = a_manifest(tmp_path)  # of 50 rows
-    tally = Tally(manifest.folder)
+    counts = RowCounts(manifest.folder)
 
     def is_stopped(max_dead: str, stop: str | None) -> bool:
-        return brake.excess(replace(manifest, max_dead=max_dead, stop_after_dead=stop)) is not None
+        return (
+            failure_limit.limit_exceeded(replace(manifest, max_dead=max_dead, stop_after_dead=stop))
+            is not None
+        )
 
-    tally.note_chunk(0, 400)
-    tally.mark_dead(range(599))
+    counts.record_chunk(0, 400)
+    counts.mark_dead(range(599))
     assert not is_stopped("0", None)  # 999 rows were tried
     assert is_stopped("0", "10")
-    tally.mark_dead(range(700))
+    counts.mark_dead(range(700))
     assert is_stopped("0", None)
     assert not is_stopped("0", "100%")
     assert is_stopped("1000", "10")
     assert not is_stopped("1000", None)
-    tally.mark_alive(range(500))
-    assert (tally.dead(), tally.predicted()) == (200, 400)
-    tally.mark_dead(range(2000))
+    counts.mark_alive(range(500))
+    assert (counts.dead(), counts.predicted()) == (200, 400)
+    counts.mark_dead(range(2000))
     with pytest.raises(RunStopped, match="2,000 of the 2,400 rows"):
-        brake.require_going(manifest)
-    tally.forget_dead()
-    with pytest.raises(RunStopped, match="2,000 of the 2,400 rows"):  # until somebody lifts it
-        brake.require_going(manifest)
-    brake.lift(manifest, forget_dead=False)
-    brake.require_going(manifest)
+        failure_limit.raise_if_stopped(manifest)
+    counts.forget_dead()
+    with pytest.raises(RunStopped, match="2,000 of the 2,400 rows"):  # until it is cleared
+        failure_limit.raise_if_stopped(manifest)
+    failure_limit.clear(manifest, forget_dead=False)
+    failure_limit.raise_if_stopped(manifest)
 
 
 def test_counting_twice_changes_nothing(tmp_path: Path) -> None:
     """Attempts may be repeated by other workers at any time."""
-    for tally in (Tally(tmp_path), Tally(tmp_path)):
-        tally.mark_dead([3, 5, 4_000_000])
-        tally.note_chunk(2, 77)
-        tally.note_chunk(0, 5)
-    assert (tally.dead(), tally.predicted()) == (3, 82)
-    tally.forget_dead()
-    tally.mark_alive([3])
-    assert tally.dead() == 0
+    for counts in (RowCounts(tmp_path), RowCounts(tmp_path)):
+        counts.mark_dead([3, 5, 4_000_000])
+        counts.record_chunk(2, 77)
+        counts.record_chunk(0, 5)
+    assert (counts.dead(), counts.predicted()) == (3, 82)
+    counts.forget_dead()
+    counts.mark_alive([3])
+    assert counts.dead() == 0
 
 
 def test_a_long_error_keeps_its_head_and_its_tail() -> None:
     """The type and the row stand in front, the reason often at the end."""
-    assert in_one_line("as it is", 8) == "as it is"
-    short = in_one_line("ValueError: " + "x" * 5000 + "\n  the reason", 60)
+    assert one_line("as it is", 8) == "as it is"
+    short = one_line("ValueError: " + "x" * 5000 + "\n  the reason", 60)
     assert len(short) == 60
     assert short.startswith("ValueError: xxx")
     assert short.endswith("xxx the reason")
+
+
+def test_missing_values_are_announced_before_the_run(stage: Stage, tmp_path: Path) -> None:
+    """With their number, where rows without a value will be dead; not where they are sent."""
+    source, output = tmp_path / "gaps.csv", tmp_path / "out.parquet"
+    source.write_text("id,x\na,1\nb,\nc,3\nd,\n")
+    words = words_for(source, output, "--max-dead", 2)
+    announced = "2 of 4 values are missing in the column 'x': these rows will be dead"
+    shown, _ = predict(stage, *words, "--dry-run")
+    assert shown["missing"] == {"x": 2}
+    shown, _ = predict(stage, *words, "--dry-run", "--allow-nan")
+    assert shown["missing"] == {}
+    summary, said = predict(stage, *words)
+    assert announced in said
+    assert summary["dead"] == 2
+    [reason] = summary["dead_reasons"]
+    assert (reason["rows"], reason["first_row"]) == (2, 1)
+    assert reason["reason"].startswith("the feature 'x' has no value")

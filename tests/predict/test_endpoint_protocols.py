@@ -14,10 +14,11 @@ import pyarrow as pa
 import pytest
 
 from peers.predict.errors import InputError, ModelError, RowError
-from peers.predict.inputs.column_types import Question, decide
+from peers.predict.inputs.column_options import ColumnOptions
+from peers.predict.inputs.column_types import decide
 from peers.predict.models import Model, Trust, load, resolve
 from peers.predict.models.protocols import protocol_of
-from tests.predict.endpoint import Asked, Endpoint, Reply
+from tests.predict.endpoint import Endpoint, Reply, RequestedColumns
 
 ZONE = datetime.timezone(datetime.timedelta(hours=2))
 ODD = pa.table(
@@ -74,7 +75,7 @@ def test_the_form_of_a_url_says_its_protocol(path: str, protocol: str) -> None:
 
 def test_only_an_endpoint_takes_a_protocol() -> None:
     """A callable has none, and a method is an output of version 2."""
-    with pytest.raises(ModelError, match="no endpoint"):
+    with pytest.raises(ModelError, match="not an endpoint"):
         resolve("json:loads", None, "v2")
     with pytest.raises(ModelError, match="--method"):
         resolve("http://host/predict", "probabilities")
@@ -98,7 +99,7 @@ def test_infinity_has_no_form(endpoint: Endpoint) -> None:
         ask(endpoint.url, pa.table({"x": [float("inf")]}))
 
 
-def mlflow_server(asked: Asked) -> Reply:
+def mlflow_server(asked: RequestedColumns) -> Reply:
     """As `mlflow models serve` does it: exactly one known key, else 400."""
     assert asked.path == "/invocations"
     assert asked.headers["content-type"] == "application/json"
@@ -130,7 +131,7 @@ class Server:
         self.inputs = inputs
         self.outputs = outputs
 
-    def __call__(self, asked: Asked) -> Reply:
+    def __call__(self, asked: RequestedColumns) -> Reply:
         """Metadata for a GET, tensors for a POST."""
         if asked.method == "GET":
             assert asked.path == "/v2/models/m"
@@ -183,7 +184,7 @@ def test_types_come_from_the_metadata_of_the_model(endpoint: Endpoint) -> None:
     assert [asked.method for asked in endpoint.asked] == ["GET", "POST"]
 
 
-def test_a_model_that_was_deployed_anew_is_asked_for_its_inputs_again(endpoint: Endpoint) -> None:
+def test_a_model_that_was_deployed_again_is_asked_for_its_inputs_again(endpoint: Endpoint) -> None:
     """A warm worker learns of it by the first error."""
     endpoint.respond = Server([tensor("x", "FP64", [-1])], [])
     model = model_of(f"{endpoint.base}/v2/models/m")
@@ -358,13 +359,13 @@ def test_a_url_of_a_row_that_is_not_there_is_its_rows_fault(
 def test_a_batch_file_needs_its_columns(endpoint: Endpoint) -> None:
     """The method may be left out; what else is there is not sent."""
     model = model_of(endpoint.base, "openai")
-    question = Question(model="m", beside=["custom_id"])
+    question = ColumnOptions(model="m", ids=["custom_id"])
     for names, chosen in (
-        (["body", "custom_id", "extra", "url"], ("custom_id", "url", "body")),
+        (["body", "custom_id", "isolated", "url"], ("custom_id", "url", "body")),
         (["body", "custom_id", "method", "url"], ("custom_id", "url", "body", "method")),
     ):
         schema = pa.schema([(name, pa.string()) for name in names])
         assert decide(model.signature, schema, question, {}).features == chosen
     schema = pa.schema([("url", pa.string()), ("body", pa.string())])
     with pytest.raises(InputError, match="lacks custom_id"):
-        decide(model.signature, schema, Question(model="m"), {})
+        decide(model.signature, schema, ColumnOptions(model="m"), {})

@@ -13,7 +13,7 @@ import pytest
 from psycopg import sql
 
 from tests.e2e.harness import Stage
-from tests.predict.endpoint import Asked, Endpoint, Reply, double
+from tests.predict.endpoint import Endpoint, Reply, RequestedColumns, double
 from tests.predict.runs import APP, MODELS, numbers, predict, results, start
 
 # of this run of the tests alone: the arguments of all processes of the machine are searched
@@ -89,7 +89,7 @@ def test_a_batch_file_goes_in_and_a_batch_file_comes_out(
     """
     answered: Counter[str] = Counter()
 
-    def complete(asked: Asked) -> Reply:
+    def complete(asked: RequestedColumns) -> Reply:
         assert asked.path == "/v1/chat/completions"
         content = asked.body["messages"][0]["content"]
         assert ("temperature" in asked.body) is bool(int(content) % 2)
@@ -150,7 +150,7 @@ def test_a_secret_is_in_no_table_file_log_or_argument(
     (vault / "headers").write_text(f"X-Api-Key: {OTHER_SECRET}\n")
     arguments: list[str] = []
 
-    def reply(asked: Asked) -> Reply:
+    def reply(asked: RequestedColumns) -> Reply:
         if not arguments:
             arguments.append(command_lines())
         told = (asked.headers.get("authorization"), asked.headers.get("x-api-key"))

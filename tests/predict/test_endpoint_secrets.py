@@ -16,7 +16,7 @@ from peers.predict.errors import ModelError, PredictError, RowError
 from peers.predict.models import Trust, load, resolve
 from peers.predict.models.access import access_of
 from peers.predict.spec import Access
-from tests.predict.endpoint import Asked, Endpoint, Reply, double
+from tests.predict.endpoint import Endpoint, Reply, RequestedColumns, double
 
 SECRET = "tok-8f3a1c55"
 NEWER = "tok-0b44e9d2"
@@ -35,7 +35,7 @@ def written(path: Path, text: str) -> str:
     return str(path)
 
 
-def authorized(asked: Asked) -> Reply:
+def authorized(asked: RequestedColumns) -> Reply:
     """Doubles x for who says the secret; repeats what it was told to all others."""
     if asked.headers.get("authorization") == f"Bearer {SECRET}":
         return double(asked)
@@ -200,7 +200,7 @@ def test_there_is_one_bearer_token() -> None:
     """Two would be a guess; and a credential is a name, not a path."""
     with pytest.raises(ModelError, match="one bearer token"):
         access_of([], None, "/a", "B", None)
-    with pytest.raises(ModelError, match="no name"):
+    with pytest.raises(ModelError, match="not a name"):
         access_of([], None, None, None, "../token")
 
 
@@ -211,8 +211,8 @@ def test_the_place_that_was_named_last_counts(endpoint: Endpoint, tmp_path: Path
     code = f"""if True:
         from pathlib import Path
         from peers.predict.models.access import access_of
-        from peers.predict.prepare import prepare
-        from peers.predict.request import Request
+        from peers.predict.run.prepare import prepare
+        from peers.predict.run.request import Request
         for place in ("old", "new"):
             token = Path("{tmp_path}", place)
             token.write_text("{SECRET}")

@@ -13,7 +13,7 @@ from peers.predict import models
 from peers.predict.errors import ModelError
 from peers.predict.models import Trust
 from peers.predict.models.frames import frame
-from peers.predict.models.signature import Feature
+from peers.predict.signature import Feature
 
 MODULE = "tests.predict.callables_for_tests"
 
@@ -70,8 +70,8 @@ def test_the_models_own_categories_and_gaps_come_before_the_readers() -> None:
     found = frame(table, known, ["x"])["x"]
     assert found.cat.codes.tolist() == [1, -1, 2]
     assert found.cat.categories.tolist() == ["a", "b", "z"]
-    assert frame(table, {"x": Feature("x", "text", gap="none")}, ["x"])["x"][1] is None
-    assert frame(table, {"x": Feature("x", "text", gap="nan")}, ["x"])["x"].isna()[1]
+    assert frame(table, {"x": Feature("x", "text", missing_as="none")}, ["x"])["x"][1] is None
+    assert frame(table, {"x": Feature("x", "text", missing_as="nan")}, ["x"])["x"].isna()[1]
 
 
 def test_a_model_gets_the_names_that_it_knows() -> None:
@@ -96,5 +96,5 @@ def test_a_callable_gets_what_its_annotation_asks_for(name: str, kind: str) -> N
 
 def test_an_annotation_that_nobody_can_fulfil_is_refused() -> None:
     """Naming those that are known."""
-    with pytest.raises(ModelError, match=r"asks for .*Series"):
+    with pytest.raises(ModelError, match=r"takes .*Series"):
         models.load(models.resolve(f"{MODULE}:of_a_series", None), Trust((), (MODULE,)))

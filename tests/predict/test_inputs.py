@@ -211,7 +211,7 @@ def three_rows(path: Path) -> tuple[InputRef, Chunk]:
     return source, chunk
 
 
-@pytest.mark.parametrize("how", ["grown", "rewritten", "replaced"])
+@pytest.mark.parametrize("how", ["grown", "rewritten", "atomic_write"])
 def test_an_input_that_changes_under_way_is_noticed(how: str, tmp_path: Path) -> None:
     """By its size, its time or its identity; the remedy says how to go on."""
     path = tmp_path / "rows.parquet"
@@ -232,10 +232,10 @@ def test_an_input_that_changes_under_way_is_noticed(how: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("rows.xlsx", b"x", "Known are"),
+        ("rows.xlsx", b"x", "The known formats are"),
         ("rows.csv", b"", "header"),
         ("rows.csv", b"a,b\n", "no rows"),
-        ("rows.parquet", b"PAR1 and then nothing", "no Parquet"),
+        ("rows.parquet", b"PAR1 and then nothing", "cannot be read as a Parquet file"),
         ("rows.jsonl", b"\n\n", "no rows"),
     ],
 )

@@ -18,6 +18,7 @@ from peers.predict import inputs
 from peers.predict.errors import InputError, OutputError
 from peers.predict.inputs.query import snapshot
 from peers.predict.inputs.records import Marks, OpenQuotes, records
+from peers.predict.models.plain_rows import plain_rows
 from tests.predict.planned import planned
 
 SIZES = (1, 3, 10_000)
@@ -243,7 +244,7 @@ def test_lists_and_objects_of_json_stay_what_they_are(tmp_path: Path) -> None:
     found = [
         row
         for chunk in chunks
-        for row in inputs.plain_rows(inputs.read(source, chunk, ["id", "v", "late"]).table)
+        for row in plain_rows(inputs.read(source, chunk, ["id", "v", "late"]).table)
     ]
     assert [(row["id"], row["v"]) for row in found] == [(one["id"], one["v"]) for one in records_]
     assert [row["late"] for row in found] == [None] * (WELL - 1) + [7]

@@ -20,7 +20,8 @@ from sklearn.tree import DecisionTreeClassifier
 
 from peers.predict import models
 from peers.predict.errors import InputError, ModelError, RowError
-from peers.predict.inputs.column_types import Question, decide
+from peers.predict.inputs.column_options import ColumnOptions
+from peers.predict.inputs.column_types import decide
 from peers.predict.models import Trust
 from tests.predict.conftest import Forest
 
@@ -41,7 +42,7 @@ def chosen(
     model: models.Model, columns: dict[str, pa.DataType], beside: Sequence[str] = ()
 ) -> list[str]:
     """The columns that the model gets of such an input."""
-    question = Question("the model", beside=beside)
+    question = ColumnOptions("the model", ids=beside)
     return list(decide(model.signature, pa.schema(columns.items()), question, {}).features)
 
 
@@ -88,7 +89,7 @@ def test_code_is_loaded_only_from_where_the_operator_trusts_it(
         models.load(reference, Trust())
     link = tmp_path / "digits.joblib"
     link.symlink_to(forest.model)
-    with pytest.raises(ModelError, match="leads to"):
+    with pytest.raises(ModelError, match="a link to"):
         models.load(models.resolve(str(link), None), Trust((tmp_path,)))
     callable_ = models.resolve(f"{MODULE}:double", None)
     with pytest.raises(ModelError, match="not trusted"):
@@ -112,7 +113,7 @@ def test_wrong_columns_are_named(forest: Forest) -> None:
     """By their number, and by their types."""
     model = models.load(models.resolve(str(forest.model), None), trusting(forest))
     columns = {f"p{n}": pa.float64() for n in range(64)}
-    with pytest.raises(InputError, match="takes 64 columns, and the input has 65"):
+    with pytest.raises(InputError, match="takes 64 columns, but the input has 65"):
         chosen(model, {**columns, "id": pa.string()})
     with pytest.raises(InputError, match="holds texts in the column 'p3'"):
         chosen(model, {**columns, "p3": pa.string()})

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from peers.predict import outputs
+from peers.predict.atomic_files import atomic_write, remove_leftovers
 from peers.predict.errors import OutputError, StorageFailed
-from peers.predict.outputs.durable import discard_unfinished, replaced
 from tests.e2e.harness import Stage
 from tests.predict.runs import MODELS, numbers, predict
 
@@ -133,8 +133,8 @@ def test_a_symbolic_link_stays_one(is_dangling: bool, place: str, tmp_path: Path
         outputs.check_output(link)
         left = target.with_name(f".{target.name}.{'0' * 16}")
         left.write_bytes(b"of a writer that was killed")
-        discard_unfinished(link)
-        with replaced(link) as temporary:
+        remove_leftovers(link)
+        with atomic_write(link) as temporary:
             temporary.write_bytes(b"after")
             assert temporary.stat().st_dev == folder.stat().st_dev
         assert link.is_symlink()
@@ -161,7 +161,7 @@ def test_a_link_that_leads_nowhere_is_refused(leads_to: str, says: str, tmp_path
 def test_a_folder_that_vanishes_is_a_failure_of_storage(tmp_path: Path) -> None:
     """The error names the file, the reason and the folder to look after."""
     expected = pytest.raises(StorageFailed, match=r"gone/x cannot be written: No such .*/gone w")
-    with expected, replaced(tmp_path / "gone" / "x") as temporary:
+    with expected, atomic_write(tmp_path / "gone" / "x") as temporary:
         temporary.write_bytes(b"")
 
 

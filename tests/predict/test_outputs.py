@@ -1,4 +1,4 @@
-"""Outputs: the parts and the rows that stood alone become one file, whole or not at all."""
+"""Outputs: the parts and the rows that were isolated become one file, whole or not at all."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ import pytest
 
 from peers.predict import outputs
 from peers.predict.errors import OutputError, StorageFailed
-from peers.predict.outputs import Extra
-from peers.predict.outputs.ownership import leave_receipt
-from peers.predict.outputs.texts import write_text
+from peers.predict.outputs import IsolatedPredictions
+from peers.predict.outputs.ownership import record_output_digest
+from peers.predict.outputs.text_parts import write_text
 from peers.predict.spec import Chunk, InputRef, Manifest, ModelRef, load_manifest, schema_text
 
 SIZE = 10
@@ -58,29 +58,33 @@ def write_part(
 
 def fitted(manifest: Manifest, predictions: Any) -> pa.Table:
     """Predictions as columns, if all of them fit."""
-    found = outputs.fit(manifest.folder, outputs.asked_of(manifest), [predictions])
+    found = outputs.fit(manifest.folder, outputs.requested_columns(manifest), [predictions])
     assert found.problems == {}
     return found.table
 
 
 def write_parts(manifest: Manifest, alone: set[int], value: Any = lambda row: row * 2) -> None:
-    """Every row but those alone; the third chunk is whole of rows that stand alone."""
+    """Every row but those alone; the third chunk is whole of rows that are isolated."""
     for number in range(CHUNKS):
         rows = [r for r in range(number * SIZE, (number + 1) * SIZE) if r not in alone]
         ids = pa.array([f"id{row}" for row in rows], pa.string())
         write_part(manifest, number, rows, ids, [value(row) for row in rows])
 
 
-def alone(manifest: Manifest, predictions: dict[int, Any], size: int = SIZE) -> dict[int, Extra]:
-    """Rows that stood alone, by chunk, as the assembling task hands them over."""
-    found: dict[int, Extra] = {}
+def alone(
+    manifest: Manifest, predictions: dict[int, Any], size: int = SIZE
+) -> dict[int, IsolatedPredictions]:
+    """Rows that were isolated, by chunk, as the assembling task hands them over."""
+    found: dict[int, IsolatedPredictions] = {}
     for chunk in sorted({row // size for row in predictions}):
         rows = [row for row in predictions if row // size == chunk]
         ids = pa.table({"id": [f"id{row}" for row in rows]})
-        values = outputs.write_values(
-            manifest.folder, chunk, rows, outputs.Values(ids, ids.slice(0, 0))
+        values = outputs.write_isolated_values(
+            manifest.folder, chunk, rows, outputs.IsolatedValues(ids, ids.slice(0, 0))
         )
-        found[chunk] = Extra(rows, values, [fitted(manifest, [predictions[row]]) for row in rows])
+        found[chunk] = IsolatedPredictions(
+            rows, values, [fitted(manifest, [predictions[row]]) for row in rows]
+        )
     return found
 
 
@@ -106,8 +110,8 @@ def test_rows_that_stood_alone_take_their_places(suffix: str, tmp_path: Path) ->
     dead = {13, 25}
     single = {0, 9, 10, 19, *range(20, 30), 49} | dead
     write_parts(manifest, single)
-    extra = alone(manifest, {row: row * 2 for row in sorted(single - dead)})
-    written = outputs.assemble(manifest, extra, dead=len(dead))
+    isolated = alone(manifest, {row: row * 2 for row in sorted(single - dead)})
+    written = outputs.assemble(manifest, isolated, dead=len(dead))
     expected = [
         {"row": row, "id": f"id{row}", "prediction": row * 2}
         for row in range(SIZE * CHUNKS)
@@ -117,7 +121,7 @@ def test_rows_that_stood_alone_take_their_places(suffix: str, tmp_path: Path) ->
     assert written.rows == len(expected)
     before = written.path.read_bytes()
     assert outputs.is_written_by(manifest)
-    outputs.assemble(manifest, extra, dead=len(dead))
+    outputs.assemble(manifest, isolated, dead=len(dead))
     assert written.path.read_bytes() == before
 
 
@@ -160,13 +164,13 @@ def test_an_output_that_was_edited_is_not_ours_any_more(tmp_path: Path) -> None:
 
 
 def test_killed_between_receipt_and_output_the_output_stays_ours(tmp_path: Path) -> None:
-    """The receipt comes first, and is true of the output before as well as of the one after."""
+    """The digest is written first, and holds for the output before and for the one after."""
     manifest = a_manifest(tmp_path, ".csv")
     write_parts(manifest, {12})
     outputs.assemble(manifest, {}, dead=1)
     new = tmp_path / "new"
     new.write_text("what the next assembling task was about to put there")
-    leave_receipt(manifest, new)
+    record_output_digest(manifest, new)
     assert outputs.is_written_by(manifest)
     outputs.assemble(manifest, alone(manifest, {12: 24}))
     assert outputs.is_written_by(manifest)
@@ -198,7 +202,7 @@ def test_a_flipped_bit_in_a_part_is_noticed(tmp_path: Path) -> None:
     assert noticed > 100
 
 
-def test_a_part_that_is_damaged_anywhere_is_made_anew(tmp_path: Path) -> None:
+def test_a_part_that_is_damaged_anywhere_is_made_again(tmp_path: Path) -> None:
     """Who looks for finished rows sees what the assembling task would see."""
     manifest = a_manifest(tmp_path)
     write_parts(manifest, set())
@@ -230,7 +234,7 @@ def test_a_missing_part_and_a_repeated_or_missing_row_are_errors(tmp_path: Path)
     """Nothing is written then."""
     manifest = a_manifest(tmp_path)
     write_parts(manifest, {12})
-    with pytest.raises(OutputError, match="have 49 rows where 50"):
+    with pytest.raises(OutputError, match="have 49 rows, but 50"):
         outputs.assemble(manifest, {})
     write_parts(manifest, set())
     with pytest.raises(OutputError, match="twice"):
@@ -296,7 +300,7 @@ def test_whatever_of_a_run_cannot_be_written_counts_as_failed_storage(tmp_path: 
     kind = outputs.type_of(gone, [1.5])
     for write in (
         lambda: write_text(gone.folder / "chunk-000000.csv", Path(gone.output), table),
-        lambda: outputs.start_with(gone.folder, kind),
+        lambda: outputs.set_first_type(gone.folder, kind),
         lambda: outputs.write_part(gone, 0, table.select(["row"]), table.select(["prediction"])),
     ):
         with pytest.raises(StorageFailed, match="cannot be written"):

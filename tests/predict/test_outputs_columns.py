@@ -16,20 +16,21 @@ from sklearn.linear_model import LinearRegression
 
 from peers.predict import models
 from peers.predict.errors import InputError, ModelError, OutputError
-from peers.predict.inputs.column_types import Question, decide
+from peers.predict.inputs.column_options import ColumnOptions
+from peers.predict.inputs.column_types import decide
 from peers.predict.models import Trust
 from peers.predict.outputs import check_carried, type_of
-from peers.predict.outputs.fitting import Asked, fitted_to
-from peers.predict.outputs.results import by_class, predictions_of
+from peers.predict.outputs.fitting import RequestedColumns, fitted_to
+from peers.predict.predictions import by_class, predictions_of
 from peers.predict.spec import schema_text
 from tests.predict.test_outputs import a_manifest
 
 sparse = pytest.importorskip("scipy.sparse")
-ALL = Asked((), ("row", "id"))
+ALL = RequestedColumns((), ("row", "id"))
 Scored = namedtuple("Scored", ["label", "score"])  # as models have them
 
 
-def columns_of(result: Any, rows: int = 2, asked: Asked = ALL) -> dict[str, list[Any]]:
+def columns_of(result: Any, rows: int = 2, asked: RequestedColumns = ALL) -> dict[str, list[Any]]:
     """The output's columns of what a model returned."""
     found = fitted_to(None, asked, [predictions_of(result, rows, "the model")])[1]
     assert found.problems == {}
@@ -134,9 +135,9 @@ def test_probabilities_have_the_names_of_their_classes() -> None:
 
 def test_columns_are_chosen_and_the_whole_result_can_be_one() -> None:
     """In the order in which they are named."""
-    assert list(columns_of(TWO, asked=Asked(("b", "a"), ()))) == ["b", "a"]
-    assert columns_of(TWO, asked=Asked(("b",), ())) == {"b": ["x", "y"]}
-    whole = columns_of(TWO, asked=Asked(("prediction",), ()))
+    assert list(columns_of(TWO, asked=RequestedColumns(("b", "a"), ()))) == ["b", "a"]
+    assert columns_of(TWO, asked=RequestedColumns(("b",), ())) == {"b": ["x", "y"]}
+    whole = columns_of(TWO, asked=RequestedColumns(("prediction",), ()))
     assert whole == {"prediction": [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]}
 
 
@@ -151,14 +152,14 @@ def test_rows_keep_their_columns_over_batches() -> None:
         {"a": None, "b": None, "c": False},
     ]
     assert found.problems.keys() == {2, 3, 4}
-    assert "'id', a name that the output has already" in found.problems[4]
+    assert "'id', a name that the output uses already" in found.problems[4]
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"columns": ("score", "a")}, "no column 'score'.*It returns a, b"),
-        ({"carry": ("a",)}, "'a', a name that the output has already"),
+        ({"carry": ("a",)}, "'a', a name that the output uses already"),
     ],
 )
 def test_the_trial_refuses_columns_that_are_not_there(
@@ -178,7 +179,7 @@ def test_the_trial_refuses_columns_that_are_not_there(
 @pytest.mark.parametrize(
     ("carry", "said"),
     [
-        (["nowhere"], "no column 'nowhere' to carry along.*It has x, id, row"),
+        (["nowhere"], "no column 'nowhere' for --carry.*It has x, id, row"),
         (["row"], "two columns with the name 'row'"),
         (["id"], "two columns with the name 'id'"),
     ],
@@ -195,7 +196,7 @@ def test_what_is_carried_is_no_feature_where_the_model_takes_fewer(tmp_path: Pat
     joblib.dump(LinearRegression().fit([[0.0], [1.0]], [0, 1]), tmp_path / "line.joblib")
     trust = Trust((tmp_path,), ("tests.predict.models_with_columns",))
     source = pa.schema([("x", pa.float64()), ("id", pa.string()), ("name", pa.string())])
-    carried = Question("m", beside=["id"], carry=["name"])
+    carried = ColumnOptions("m", ids=["id"], carry=["name"])
     line = models.load(models.resolve(str(tmp_path / "line.joblib"), None), trust)
     decision = decide(line.signature, source, carried, {})
     assert (decision.features, decision.schema.names) == (("x",), ["x", "id", "name"])
@@ -203,4 +204,4 @@ def test_what_is_carried_is_no_feature_where_the_model_takes_fewer(tmp_path: Pat
     labelled = models.load(named, trust)
     assert decide(labelled.signature, source, carried, {}).features == ("x", "name")
     with pytest.raises(InputError, match="has 2: x, name"):
-        decide(line.signature, source, Question("m", beside=["id"]), {})
+        decide(line.signature, source, ColumnOptions("m", ids=["id"]), {})

@@ -1,4 +1,4 @@
-"""Outputs under strain: writers that overlap, values that JSON lacks, receipts that were torn."""
+"""Outputs under strain: writers that overlap, values that JSON lacks, digests that were torn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from peers.predict import outputs
-from peers.predict.outputs.durable import replaced
+from peers.predict.atomic_files import atomic_write
 from peers.predict.spec import Manifest, schema_text
 from peers.predict.tasks.rows import decoded, result_of
 from tests.predict.test_outputs import a_manifest, fitted, write_part
@@ -26,9 +26,9 @@ from tests.predict.test_outputs import a_manifest, fitted, write_part
 def test_writers_that_overlap_do_not_share_a_file(tmp_path: Path) -> None:
     """Peers on other hosts may have the same process id: each has a temporary file of its own."""
     path = tmp_path / "part"
-    with replaced(path) as mine:
+    with atomic_write(path) as mine:
         mine.write_text("whole")
-        with replaced(path) as theirs:
+        with atomic_write(path) as theirs:
             assert theirs != mine
             theirs.write_text("whole")
         assert path.read_text() == "whole"
@@ -84,10 +84,10 @@ def test_rows_alone_are_as_exact_as_the_others(
     write_part(manifest, 0, [1], column[1:2], predictions[1:2])
     rows = [0, 2]
     ids_alone = pa.table({"id": column.take(rows)})
-    known = outputs.Values(ids_alone, ids_alone.slice(0, 0))
-    values = outputs.write_values(manifest.folder, 0, rows, known)
+    known = outputs.IsolatedValues(ids_alone, ids_alone.slice(0, 0))
+    values = outputs.write_isolated_values(manifest.folder, 0, rows, known)
     found = [decoded(encoded(fitted(manifest, predictions[row : row + 1]))) for row in rows]
-    alone = {0: outputs.Extra(rows, values, found)}
+    alone = {0: outputs.IsolatedPredictions(rows, values, found)}
     table = pq.read_table(outputs.assemble(manifest, alone).path)
     assert table.schema == expected.schema
     assert str(table.to_pydict()) == str(expected.to_pydict())
@@ -104,9 +104,9 @@ def test_a_torn_receipt_says_nothing(torn: str, tmp_path: Path) -> None:
     manifest = of_format(a_manifest(tmp_path), ".csv", 1)
     write_part(manifest, 0, [0], ["a"], [1])
     outputs.assemble(manifest, {})
-    receipt = manifest.folder / "written.json"
-    whole = receipt.read_text()
-    receipt.write_text(torn)
+    digests = manifest.folder / "written.json"
+    whole = digests.read_text()
+    digests.write_text(torn)
     assert not outputs.is_written_by(manifest)
-    receipt.write_text(whole)
+    digests.write_text(whole)
     assert outputs.is_written_by(manifest)

@@ -17,7 +17,7 @@ MODELS = "tests.predict.models_with_columns"
 def test_a_model_of_many_moods_loses_only_the_rows_that_do_not_fit(
     stage: Stage, tmp_path: Path
 ) -> None:
-    """The trial sees null, the first chunk whole numbers and fractions, the second fractions."""
+    """The smoke test sees null, the first chunk integers and fractions, the second fractions."""
     output = tmp_path / "out.parquet"
     words = ["--model", f"{MODELS}:moody", "--input", numbers(tmp_path), "--output", output]
     summary, _ = predict(stage, *words, "--id-column", "id", "--workers", 2)

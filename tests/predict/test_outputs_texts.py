@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peers.predict import outputs
-from peers.predict.outputs import texts
+from peers.predict.outputs import text_parts
 from peers.predict.outputs.rendering import csv_header, csv_lines, json_lines
 from peers.predict.spec import Manifest, schema_text
 from tests.predict.test_outputs import (
@@ -146,18 +146,18 @@ def test_lines_of_chunks_are_copied_and_not_made_again(
     """But for those of chunks with rows alone, of an earlier type, or that were damaged since."""
     manifest = a_manifest(tmp_path, suffix)
     write_parts(manifest, {12}, lambda row: row)
-    damaged = texts.text_path(manifest.folder, 3, Path(manifest.output))
+    damaged = text_parts.text_path(manifest.folder, 3, Path(manifest.output))
     damaged.write_bytes(damaged.read_bytes().replace(b"id31", b"id13"))
     made = rendered(monkeypatch)
-    extra = alone(manifest, {12: 12})
-    path = outputs.assemble(manifest, extra).path
+    isolated = alone(manifest, {12: 12})
+    path = outputs.assemble(manifest, isolated).path
     assert made == [SIZE, SIZE]  # the second and the fourth
     assert read(path) == [
         {"row": row, "id": f"id{row}", "prediction": row} for row in range(SIZE * CHUNKS)
     ]
     write_part(manifest, 4, range(40, 50), [f"id{row}" for row in range(40, 50)], [0.5] * SIZE)
     made.clear()
-    path = outputs.assemble(manifest, extra).path
+    path = outputs.assemble(manifest, isolated).path
     assert made == [SIZE] * 4  # whole numbers are others' 1.0 now
     assert b"0.0" in path.read_bytes()
     assert [row["prediction"] for row in read(path)] == [*map(float, range(40)), *[0.5] * SIZE]
@@ -166,7 +166,7 @@ def test_lines_of_chunks_are_copied_and_not_made_again(
 def rendered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows are made into lines from now on, each time."""
     made: list[int] = []
-    lines = texts.lines
+    lines = text_parts.lines
 
     def noted(output: Path, table: pa.Table) -> Iterator[memoryview]:
         made.append(table.num_rows)
@@ -208,9 +208,15 @@ def test_carried_columns_keep_their_types_also_of_rows_alone(suffix: str, tmp_pa
         manifest, 0, [0, 2], None, [{"p": 1, "q": "x"}, {"p": 2, "q": "y"}], kept.take([0, 2])
     )
     rows = kept.slice(1, 1)
-    values = outputs.write_values(manifest.folder, 0, [1], outputs.Values(rows, rows.slice(0, 0)))
-    found = outputs.fit(manifest.folder, outputs.asked_of(manifest), [[{"p": 0.5, "q": None}]])
-    path = outputs.assemble(manifest, {0: outputs.Extra([1], values, [found.table])}).path
+    values = outputs.write_isolated_values(
+        manifest.folder, 0, [1], outputs.IsolatedValues(rows, rows.slice(0, 0))
+    )
+    found = outputs.fit(
+        manifest.folder, outputs.requested_columns(manifest), [[{"p": 0.5, "q": None}]]
+    )
+    path = outputs.assemble(
+        manifest, {0: outputs.IsolatedPredictions([1], values, [found.table])}
+    ).path
     if suffix == ".parquet":
         table = pa.parquet.read_table(path)
         assert table.column_names == ["row", "id", "kind", "when", "p", "q"]

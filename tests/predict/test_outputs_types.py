@@ -20,10 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peers.predict.errors import OutputConflict
-from peers.predict.outputs.agreed import OutputType, agreed, start_with
-from peers.predict.outputs.fitting import Asked, fit, fitted_to, shaped
+from peers.predict.outputs.fitting import RequestedColumns, fit, fitted_to, shaped
+from peers.predict.outputs.output_type import OutputType, current_type, set_first_type
 
-ANY = Asked((), ("row", "id"))
+ANY = RequestedColumns((), ("row", "id"))
 UTC = datetime.UTC
 NAIVE = datetime.datetime(2020, 1, 1, 5)  # noqa: DTZ001  # as models have them
 
@@ -133,13 +133,13 @@ def is_same(found: Any, value: Any) -> bool:
         ([["a"], [b"\x00"]], {1: "bytes .* where .* are texts"}),
         ([[{"a": 1}], [5]], {1: r"a number \(5\) where .* are dicts, of which each key"}),
         ([[{"a": 1}], [{"a": "x"}]], {1: r"a text \('x'\) in the column 'a' where"}),
-        ([[2**60 + 1], [0.5]], {1: "0.5, which cannot stand beside .* without loss"}),
-        ([[0.5], [2**60 + 1]], {1: "1152921504606846977, which cannot stand"}),
+        ([[2**60 + 1], [0.5]], {1: "0.5, which cannot be stored with .* without loss"}),
+        ([[0.5], [2**60 + 1]], {1: "1152921504606846977, which cannot be stored"}),
         ([[NAIVE], [datetime.date(2020, 1, 1)]], {1: "a date .* where"}),
         ([[datetime.date(2020, 1, 1)], [NAIVE]], {1: "a timestamp"}),
         ([[1, "x", object()]], {1: "a text", 2: "<object .*which the output cannot hold"}),
         ([[{}]], {0: "a dict without keys, which Parquet cannot hold"}),
-        ([[["a"]], [[{}]]], {1: "a dict without keys|cannot stand beside"}),
+        ([[["a"]], [[{}]]], {1: "a dict without keys|cannot be stored with"}),
     ],
 )
 def test_what_does_not_fit_is_said_in_words(batches: list[Any], said: dict[int, str]) -> None:
@@ -182,7 +182,7 @@ def test_chunks_at_once_agree_on_a_type(tmp_path: Path) -> None:
     """Half of them return whole numbers beyond 2**53, half fractions: whoever comes first; every
     other row is named, and all parts fit together.
     """
-    start_with(tmp_path, fitted_to(None, ANY, [[1]])[0])
+    set_first_type(tmp_path, fitted_to(None, ANY, [[1]])[0])
     batches = [[2**53 + 1 + n] if n % 2 else [n + 0.5] for n in range(8)]
     found: dict[int, Any] = {}
 
@@ -194,7 +194,7 @@ def test_chunks_at_once_agree_on_a_type(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    final = agreed(tmp_path).type
+    final = current_type(tmp_path).type
     assert final is not None
     good = [number for number in range(8) if 0 not in found[number].problems]
     assert good in ([0, 2, 4, 6], [1, 3, 5, 7])
@@ -208,11 +208,11 @@ def test_chunks_at_once_agree_on_a_type(tmp_path: Path) -> None:
 @pytest.mark.parametrize("later", [["n/a"], [{"a": 1}], [[1]]])
 def test_a_model_that_changed_altogether_is_another_run(later: list[Any], tmp_path: Path) -> None:
     """Such as an endpoint that answers in texts since: else every further row would be dead."""
-    start_with(tmp_path, fitted_to(None, ANY, [[1]])[0])
+    set_first_type(tmp_path, fitted_to(None, ANY, [[1]])[0])
     with pytest.raises(OutputConflict, match=r"(?s)run's predictions so far are .*int64.*--run"):
-        start_with(tmp_path, fitted_to(None, ANY, [later])[0])
-    start_with(tmp_path, fitted_to(None, ANY, [[0.5]])[0])
-    start_with(tmp_path, None)
-    known = agreed(tmp_path).type
+        set_first_type(tmp_path, fitted_to(None, ANY, [later])[0])
+    set_first_type(tmp_path, fitted_to(None, ANY, [[0.5]])[0])
+    set_first_type(tmp_path, None)
+    known = current_type(tmp_path).type
     assert known is not None
     assert known.columns == {"prediction": pa.int64()}

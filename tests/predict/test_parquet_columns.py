@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from peers.predict import inputs
-from peers.predict.inputs.column_metadata import INDEX, READER
+from peers.predict.column_metadata import INDEX, READER
 from tests.predict.as_pandas import assert_reads_as_pandas
 from tests.predict.planned import planned
 

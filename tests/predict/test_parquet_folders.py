@@ -89,10 +89,10 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
 def test_what_can_be_read_once_only_is_refused(tmp_path: Path) -> None:
     """Before it is waited for; and what lies elsewhere is told so."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="is no file"):
+    with pytest.raises(InputError, match="is not a file"):
         planned(tmp_path / "pipe", 1)
     with (
-        pytest.raises(InputError, match="is no file on a path of this machine"),
+        pytest.raises(InputError, match="is not a file on a path of this machine"),
         inputs.survey(inputs.Source("s3://bucket/rows.parquet"), tmp_path),
     ):
         pass
@@ -139,9 +139,9 @@ def test_a_plan_of_partitions_goes_through_json(tmp_path: Path) -> None:
     [
         ("b.parquet", b"", "no bytes"),
         ("b.parquet", b"x,y\n1,2\n", "begins with"),
-        ("b.csv", b"x\n1\n", "Parquet files alone"),
+        ("b.csv", b"x\n1\n", "only Parquet files"),
         ("README.md", b"about these", "unknown"),
-        ("b.parquet", b"PAR1 and then nothing", "no Parquet file that can be read"),
+        ("b.parquet", b"PAR1 and then nothing", "cannot be read as a Parquet file"),
     ],
 )
 def test_a_folder_with_something_else_in_it_is_refused(
@@ -173,7 +173,7 @@ def test_a_column_that_is_in_the_files_and_in_their_folders_names(tmp_path: Path
     """Is refused: which of them is meant cannot be known; pandas refuses it, too."""
     (tmp_path / "data" / "x=3").mkdir(parents=True)
     pq.write_table(pa.table({"x": [1]}), tmp_path / "data" / "x=3" / "a.parquet")
-    with pytest.raises(InputError, match="a column 'x', and so have the names"):
+    with pytest.raises(InputError, match="a column 'x', which the names"):
         planned(tmp_path / "data", 1)
 
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from peers.predict import inputs
+from peers.predict.column_metadata import NULLS
 from peers.predict.errors import InputError
-from peers.predict.inputs.column_metadata import NULLS
 from peers.predict.spec import Chunk, InputRef
 from tests.predict.planned import planned
 

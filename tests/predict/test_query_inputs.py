@@ -14,10 +14,11 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import create_engine
 
 from peers.predict import inputs
+from peers.predict.column_metadata import NULLS, READER
 from peers.predict.errors import InputError
 from peers.predict.inputs import query as queries
-from peers.predict.inputs.column_metadata import NULLS, READER
 from peers.predict.inputs.query import snapshot
+from peers.predict.models.plain_rows import plain_rows
 from tests.predict.as_pandas import frame
 from tests.predict.test_inputs_hostile import url_of
 
@@ -109,7 +110,7 @@ def test_what_pandas_has_no_dtype_for_is_a_text(
     query = "select " + ", ".join(f'{sql} as "{name}"' for name, (sql, _) in listed.items())
     table = read(url, query, tmp_path)
     assert table.to_pylist() == [{name: text for name, (_, text) in listed.items()}]
-    [row] = inputs.plain_rows(table)
+    [row] = plain_rows(table)
     assert (row["json"], row["jsonb"]) == ({"a": [1.1, None]}, {"b": 2**53 + 1})
 
 
@@ -134,9 +135,9 @@ def test_no_digit_is_lost(url: str, tmp_path: Path) -> None:
         ("select 1 as x; select 2 as y", "several statements"),
         ("select 1 as x; drop table t", "several statements"),
         ("", "returns no columns"),
-        ("show work_mem", "no SELECT"),
-        ("explain select 1", "no SELECT"),
-        ("insert into kept values (1) returning n", "no SELECT"),
+        ("show work_mem", "not a SELECT"),
+        ("explain select 1", "not a SELECT"),
+        ("insert into kept values (1) returning n", "not a SELECT"),
         ("with w as (insert into kept values (1) returning n) select * from w", "modifying"),
         ("select nextval('numbers')", "read-only"),
         ("select n from kept where n = %s", "no value here"),

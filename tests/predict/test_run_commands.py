@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from peers.predict.errors import RunState
-from peers.predict.run.cleaning import clean
+from peers.predict.run.runs import clean
 from tests.e2e.harness import Stage
 from tests.predict.conftest import ROWS
 from tests.predict.runs import (
@@ -102,8 +102,8 @@ def test_who_names_a_run_that_is_not_there_is_told_so(stage: Stage) -> None:
 
 
 def test_only_the_folder_of_a_run_is_cleaned(stage: Stage, tmp_path: Path) -> None:
-    """Not one that a task merely names, nor an output that somebody has put there, nor what a
-    link leads to.
+    """Not one that a task merely names, nor an output of another program, nor what a link
+    leads to.
     """
     manifest = a_manifest(tmp_path)
     manifest.path.write_text(manifest.to_json())
@@ -126,10 +126,13 @@ def test_only_the_folder_of_a_run_is_cleaned(stage: Stage, tmp_path: Path) -> No
     with pytest.raises(RunState, match="is under way"):
         cleaned()
     stage.db.execute("select peers.cancel(id) from peers.task where state = 'ready'")
-    forged = assembling(stage, "abc", foreign / "manifest.json")
-    stage.db.execute("select peers.cancel(%s)", [forged])
+    names = (
+        "update peers.graph set metadata = metadata || jsonb_build_object('manifest', %s::text) "
+        "where name = 'abc'"
+    )
+    stage.db.execute(names, [str(foreign / "manifest.json")])  # as any role can for a new graph
     assert cleaned() == []
-    stage.db.execute("select peers.cancel(%s)", [assembling(stage, "abc", manifest.path)])
+    stage.db.execute(names, [str(manifest.path)])
     [found] = cleaned()
     assert found.bytes >= 500
     assert {path.name for path in manifest.folder.iterdir()} == {"manifest.json", "deep"}
@@ -137,11 +140,20 @@ def test_only_the_folder_of_a_run_is_cleaned(stage: Stage, tmp_path: Path) -> No
     assert (foreign / "precious").exists()
 
 
-def assembling(stage: Stage, run: str, manifest: Path) -> int:
-    """A task by which the database knows a run."""
-    args = {"manifest": str(manifest), "turn": 1, "stage": 1}
-    return stage.submit(
-        "peers.predict.assemble", args, metadata=json.dumps({"run": run}), queue="predict"
+def assembling(stage: Stage, run: str, manifest: Path) -> None:
+    """A graph with a task, by which the database knows a run."""
+    about = json.dumps({"run": run, "name": None, "manifest": str(manifest)})
+    graph = stage.db.execute(
+        "insert into peers.graph (name, idempotency_key, metadata) values (%s, %s, %s) "
+        "returning id",
+        [run, f"peers.predict/{run}", about],
+    ).fetchone()
+    assert graph is not None
+    args = json.dumps({"manifest": str(manifest), "submission": 1, "stage": 1})
+    stage.db.execute(
+        "insert into peers.task (kind, args, queue, graph_id) "
+        "values ('peers.predict.assemble', %s, 'predict', %s)",
+        [args, graph["id"]],
     )
 
 
@@ -171,7 +183,7 @@ def test_a_full_disk_ends_the_command_with_its_reason(stage: Stage, tmp_path: Pa
         env={**environment(stage), "FOLDER": str(folder), "KEEP": str(keep)}, cwd=SOURCES,
         text=True, capture_output=True, check=False, timeout=110,
     )  # fmt: skip
-    if done.returncode in {1, 99} and "cannot go on" not in done.stderr:
+    if done.returncode in {1, 99} and "cannot continue" not in done.stderr:
         pytest.skip(f"no file system of one's own can be mounted here: {done.stderr}")
     assert done.returncode == 10, done.stderr
     assert "cannot be written: No space left on device" in done.stderr

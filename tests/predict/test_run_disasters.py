@@ -67,7 +67,7 @@ def test_rows_that_are_mended_are_put_in(stage: Stage, how: str, tmp_path: Path)
     assert "done already" in said
 
 
-def test_lost_and_damaged_parts_are_made_anew(stage: Stage, tmp_path: Path) -> None:
+def test_lost_and_damaged_parts_are_made_again(stage: Stage, tmp_path: Path) -> None:
     """And no others, by the same command; also when the output went with them."""
     source, output = numbers(tmp_path), tmp_path / "out.parquet"
     words = words_for("double", source, output, "--batch-size", 50)
@@ -78,7 +78,7 @@ def test_lost_and_damaged_parts_are_made_anew(stage: Stage, tmp_path: Path) -> N
     found[4].write_bytes(found[4].read_bytes()[:-20])
     output.unlink()
     again, said = predict(stage, *words)
-    assert "2 parts have to be made again" in said
+    assert "2 lost parts will be made again" in said
     assert results(output) == DOUBLES
     assert (again["predicted"], again["missing"]) == (ROWS, 0)
     anew = "select count(*) from peers.task where idempotency_key ~ '/chunk/[24]/2$'"
@@ -103,7 +103,7 @@ def test_a_run_that_was_cancelled_goes_on(stage: Stage, kind: str, tmp_path: Pat
     done = stage.rows("select id from peers.task where state = 'completed'")
     assert done
     summary, said = predict(stage, *words)
-    assert "going on with run" in said
+    assert "continuing run" in said
     assert (summary["predicted"], summary["missing"]) == (ROWS, 0)
     assert results(output) == DOUBLES
     assert stage.row("select max(attempt) from peers.task where state = 'completed'")["max"] == 1
@@ -116,7 +116,7 @@ def test_two_runs_do_not_write_one_output(stage: Stage, tmp_path: Path) -> None:
         stage.until_true(CHUNK_DONE, "peers.predict.chunk")
         words = ["--model", f"{MODELS}:double", "--input", source, "--output", output]
         _, said = predict(stage, *words, "--id-column", "id", code=1)
-        assert "is not over, and writes" in said
+        assert "is under way and will write" in said
         stage.open(str(stage.folder / "gate"))
         first.communicate(timeout=100)
     assert results(output) == DOUBLES
@@ -205,7 +205,7 @@ def test_a_command_outlives_a_restart_of_the_database(
         stage.open(str(stage.folder / "gate"))
         _, said = command.communicate(timeout=100)
     assert command.returncode == 0, said
-    assert "the database is away" in said
+    assert "the database is unreachable" in said
     assert results(output) == DOUBLES
 
 

@@ -14,7 +14,7 @@ from tests.predict import models_for_tests
 from tests.predict.conftest import ROWS, Forest
 from tests.predict.endpoint import Endpoint
 from tests.predict.runs import APP, CHUNK_DONE, MODELS, numbers, predict, results, start
-from tests.test_readme import as_url
+from tests.support.server import as_url
 
 
 def test_an_estimator_predicts_what_it_predicts_sequentially(
@@ -101,7 +101,7 @@ def test_a_run_goes_on_after_command_and_peer_were_killed(
     finished = stage.row("select id, finished_at from peers.task where state = 'completed'")
     stage.open(str(stage.folder / "gate"))
     with start(stage, *words) as second:
-        assert any("going on with run" in line for line in second.stderr or [])
+        assert any("continuing run" in line for line in second.stderr or [])
         stage.launch(APP, "predict=2", **settings)
         summary = json.loads(second.communicate(timeout=100)[0])
     assert (summary["predicted"], summary["dead"], summary["missing"]) == (ROWS, 0, 0)
@@ -165,7 +165,7 @@ def test_an_endpoint_that_fails_for_all_rows_is_not_blamed_on_them(
 
 def test_what_is_finished_outlives_its_tasks(stage: Stage, tmp_path: Path) -> None:
     """When the database has forgotten a run, the same command assembles the parts that are there,
-    makes those anew that are damaged, and has only the rest predicted.
+    makes those again that are damaged, and has only the rest predicted.
     """
     source, output = numbers(tmp_path, {100: -1}), tmp_path / "out.parquet"
     words = ["--model", f"{MODELS}:double", "--input", source, "--output", output]
@@ -229,7 +229,7 @@ def test_a_changed_input_is_a_new_run_and_says_so(stage: Stage, tmp_path: Path) 
     first, _ = predict(stage, *words)
     numbers(tmp_path, rows=700)
     _, said = predict(stage, *words, code=1)
-    assert "exists with other contents" in said
+    assert "did not write its contents" in said
     assert "--overwrite" in said
     second, said = predict(stage, *words, "--overwrite")
     assert "the input has changed since run nightly" in said
@@ -254,13 +254,13 @@ def test_a_callable_that_drops_rows_is_told_so(stage: Stage, tmp_path: Path) -> 
         ({"--model": "nowhere.module:f"}, "nowhere"),
         ({"--model": "broken.joblib"}, "cannot be loaded"),
         ({"--model": "tests.predict.model_that_dies:predict"}, "SIGKILL"),
-        ({"--model": f"{MODELS}:kills"}, "none of the 5 rows"),
+        ({"--model": f"{MODELS}:kills"}, "failed for all 5 rows"),
         ({"--input": "missing.parquet"}, "missing.parquet"),
         ({"--output": "nowhere/out.parquet"}, "nowhere"),
         ({"--output": "taken.parquet"}, "taken.parquet.parts"),
         ({"--id-column": "key"}, "no column 'key'"),
-        ({"--method": "predict"}, "means nothing"),
-        ({"--query": "select 1"}, "a query needs a database"),
+        ({"--method": "predict"}, "does not apply"),
+        ({"--query": "select 1"}, "--query needs the URL of a database"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_submitted(

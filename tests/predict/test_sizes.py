@@ -1,4 +1,4 @@
-"""How large chunks and batches are, and which rows are suspected when a worker dies of one."""
+"""How large chunks and batches are, and which rows are isolated when a worker dies of one."""
 
 from __future__ import annotations
 
@@ -19,25 +19,20 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import csv
 
-from peers.predict.models import stopwatch
-from peers.predict.sizes import (
-    MOST_DEATHS,
-    Measured,
-    Pace,
-    batch_rows,
-    chunk_rows,
-    measure,
-)
+from peers.predict.run.chunk_sizes import chunk_rows
 from peers.predict.tasks import batches as batches_module
+from peers.predict.tasks import cpu_clock
+from peers.predict.tasks.batch_marker import BatchMarker
+from peers.predict.tasks.batch_sizes import MAX_CRASHES, BatchSizer, max_batch_rows
 from peers.predict.tasks.batches import run_batches
-from peers.predict.tasks.done import Done
-from peers.predict.tasks.journal import Journal
+from peers.predict.tasks.chunk_predictions import ChunkPredictions
+from peers.predict.tasks.measure import Measurement, measure
 from tests.predict.runs import MODELS, numbers
 
 
-def at(rate: float, row_bytes: float = 64.0) -> Measured:
+def at(rate: float, row_bytes: float = 64.0) -> Measurement:
     """A model of this speed."""
-    return Measured(rate, row_bytes)
+    return Measurement(rate, row_bytes)
 
 
 def test_a_chunk_is_about_a_second_of_work_within_bounds() -> None:
@@ -59,9 +54,9 @@ def test_a_chunk_is_about_a_second_of_work_within_bounds() -> None:
 
 def test_a_batch_fits_into_memory_and_what_the_user_says() -> None:
     """The user's bound comes first."""
-    assert batch_rows(at(10**7, row_bytes=64), None) == (1 << 25) // 64
-    assert batch_rows(at(10**7, row_bytes=1 << 30), None) == 1
-    assert batch_rows(at(10**7), 7) == 7
+    assert max_batch_rows(at(10**7, row_bytes=64), None) == (1 << 25) // 64
+    assert max_batch_rows(at(10**7, row_bytes=1 << 30), None) == 1
+    assert max_batch_rows(at(10**7), 7) == 7
 
 
 @pytest.mark.parametrize("call_seconds", [0.0, 0.01, 0.3])
@@ -71,22 +66,22 @@ def test_batches_become_as_large_as_their_time_allows(
     call_seconds: float, row_seconds: float, rate: float | None
 ) -> None:
     """Whatever was measured before: a call soon takes about 50 ms, or has one row."""
-    pace = Pace(rate, None, None)
+    sizer = BatchSizer(rate, None, None)
     for _ in range(30):
-        pace.took(pace.rows, call_seconds + pace.rows * row_seconds)
-    took = call_seconds + pace.rows * row_seconds
-    assert took <= 0.1 or pace.rows == 1
+        sizer.record_call(sizer.rows, call_seconds + sizer.rows * row_seconds)
+    took = call_seconds + sizer.rows * row_seconds
+    assert took <= 0.1 or sizer.rows == 1
     assert took >= 0.025
 
 
 def test_a_call_stays_far_below_its_time_limit() -> None:
     """And one that is short because its chunk ends teaches nothing."""
-    pace = Pace(1000.0, 0.5, 0.1)
-    assert pace.rows == 10
-    pace.took(3, 0.000_1)
-    assert pace.rows == 10
-    pace.took(3, 0.1)
-    assert pace.rows == 1
+    sizer = BatchSizer(1000.0, 0.5, 0.1)
+    assert sizer.rows == 10
+    sizer.record_call(3, 0.000_1)
+    assert sizer.rows == 10
+    sizer.record_call(3, 0.1)
+    assert sizer.rows == 1
 
 
 def test_a_model_is_measured_until_a_call_takes_long_enough() -> None:
@@ -110,10 +105,10 @@ def test_a_busy_machine_does_not_make_a_model_look_slow() -> None:
         for _ in range(6 * len(os.sched_getaffinity(0)))
     ]
     try:
-        began, stopped_at, used = time.perf_counter(), stopwatch.seconds(), time.process_time()
+        began, stopped_at, used = time.perf_counter(), cpu_clock.seconds(), time.process_time()
         while time.process_time() < used + 0.3:
             pass
-        assert stopwatch.seconds() - stopped_at < 0.45
+        assert cpu_clock.seconds() - stopped_at < 0.45
         assert time.perf_counter() - began > 0.45, "the machine was not busy"
     finally:
         for other in others:
@@ -140,9 +135,9 @@ def test_what_a_call_costs_by_itself_does_not_make_a_model_slow(
 
 def test_calls_are_longer_where_each_costs_much_by_itself() -> None:
     """Up to half a second: such as those of a large forest."""
-    assert Measured(1e4, 8.0, row_seconds=0.004).call_seconds == pytest.approx(0.2)
-    assert Measured(1e4, 8.0, row_seconds=4.0).call_seconds == 0.5
-    assert Pace(1e4, 0.2, None).rows == 2000
+    assert Measurement(1e4, 8.0, row_seconds=0.004).call_seconds == pytest.approx(0.2)
+    assert Measurement(1e4, 8.0, row_seconds=4.0).call_seconds == 0.5
+    assert BatchSizer(1e4, 0.2, None).rows == 2000
 
 
 def test_a_call_that_the_machine_delays_does_not_make_a_model_slow() -> None:
@@ -161,7 +156,7 @@ class _Died(BaseException):
 
 def _attempts(
     patch: pytest.MonkeyPatch, folder: Path, rows: int, kills: Callable[[int, int], bool]
-) -> tuple[Done, int]:
+) -> tuple[ChunkPredictions, int]:
     """What the last attempt of a chunk found, and how many died before."""
     table = pa.table({"x": pa.array(range(rows), pa.int64())})
     manifest: Any = SimpleNamespace(
@@ -177,14 +172,14 @@ def _attempts(
         return found
 
     deaths = 0
-    while deaths <= MOST_DEATHS:
-        batches_module._pace.cache_clear()  # another process
-        done = Done()
-        journal = Journal(folder, 1)
+    while deaths <= MAX_CRASHES:
+        batches_module._batch_sizer.cache_clear()  # another process
+        done = ChunkPredictions()
+        marker = BatchMarker(folder, 1)
         task = SimpleNamespace(attempt=deaths + 1, progress=lambda *_: None)
         patch.setattr(batches_module, "current_task", lambda task=task: task)
         try:
-            asyncio.run(run_batches(manifest, table, predict, journal, done))
+            asyncio.run(run_batches(manifest, table, predict, marker, done))
         except _Died:
             deaths += 1
         else:
@@ -193,33 +188,33 @@ def _attempts(
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_few_rows_are_suspected_for_each_that_kills_its_worker(
+def test_few_rows_are_isolated_for_each_that_kills_its_worker(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However large the batches were: at most 64 for each, in a death for each and two more."""
     dice = random.Random(seed)
     rows = dice.choice([1, 60, 65, 300, 3750, 4097, 20_000, 60_000])
-    culprits = dice.sample(range(rows), min(rows, dice.randint(1, 6)))
+    bad_rows = dice.sample(range(rows), min(rows, dice.randint(1, 6)))
     done, deaths = _attempts(
         monkeypatch,
         tmp_path,
         rows,
-        lambda first, stop: any(first <= one < stop for one in culprits),
+        lambda first, stop: any(first <= one < stop for one in bad_rows),
     )
-    assert done.doubtful >= set(culprits)
-    assert len(done.doubtful) <= 64 * len(culprits)
-    assert deaths <= len(culprits) + 2
-    predicted = [index for indices, _ in done.found for index in indices]
-    assert sorted([*predicted, *done.doubtful]) == list(range(rows))
+    assert done.to_isolate >= set(bad_rows)
+    assert len(done.to_isolate) <= 64 * len(bad_rows)
+    assert deaths <= len(bad_rows) + 2
+    predicted = [index for indices, _ in done.batches_found for index in indices]
+    assert sorted([*predicted, *done.to_isolate]) == list(range(rows))
 
 
 def test_a_model_that_always_kills_its_worker_needs_fewer_attempts_than_a_chunk_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every row is suspected then."""
+    """Every row is isolated then."""
     done, deaths = _attempts(monkeypatch, tmp_path, 250_000, lambda *_: True)
-    assert deaths <= MOST_DEATHS
-    assert len(done.doubtful) == 250_000
+    assert deaths <= MAX_CRASHES
+    assert len(done.to_isolate) == 250_000
 
 
 def planned(source: Path, output: Path, **options: object) -> dict[str, Any]:
@@ -228,8 +223,8 @@ def planned(source: Path, output: Path, **options: object) -> dict[str, Any]:
     code = f"""if True:
         import json
         from pathlib import Path
-        from peers.predict.prepare import prepare
-        from peers.predict.request import Request
+        from peers.predict.run.prepare import prepare
+        from peers.predict.run.request import Request
         plan = prepare(Request("{MODELS}:double", "{source}", Path("{output}"), **{given}))
         manifest = plan.manifest
         print(json.dumps({{

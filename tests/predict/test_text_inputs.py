@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from peers.predict import inputs
 from peers.predict.errors import InputError
 from peers.predict.inputs import text_blocks
 from peers.predict.inputs.text_options import NA_VALUES, TextOptions
 from peers.predict.inputs.text_pandas import PandasReader
 from peers.predict.inputs.text_survey import TextSurvey
+from peers.predict.models.plain_rows import plain_rows
 
 
 def looked_through(path: Path, **options: Any) -> TextSurvey:
@@ -108,7 +108,7 @@ def test_a_csv_is_what_pandas_makes_of_it(
         (b"a\tb\n1\t2\n", "--csv-separator tab"),
         ("a,é\n1,2\n".encode("latin-1"), "--encoding latin-1"),
         ("a,b\n1,2\n".encode("utf-16-le"), "--encoding utf-16-le"),
-        (b"a,b\n0,1,2\n1,3,4\n", "3 fields, and its header 2"),
+        (b"a,b\n0,1,2\n1,3,4\n", "3 fields, but its header has 2"),
         (b"a\r1\r2\r", "carriage return"),
         (b"\n\n", "is empty"),
     ],
@@ -162,14 +162,14 @@ def test_a_value_that_is_not_of_the_type_asked_for_is_a_bad_row(tmp_path: Path) 
     survey = looked_through(path)
     assert survey.schema.field("x").type == pa.string()
     assert survey.notes["x"] == (
-        "text, because 1 of 2,002 values is no number; the first is row 2000: 'V0001'; "
-        "--types x=number makes such rows dead letters"
+        "text, because 1 of 2,002 values is not of the type number; the first is row 2000: "
+        "'V0001'; --types x=number makes these rows dead"
     )
     table = settled(survey, x=pa.float64())
     assert table.column("x").to_pylist() == [n / 10 for n in range(2000)] + [None, None, 7.25]
     whys = table.column("peers.problem").to_pylist()
     assert [(row, why) for row, why in enumerate(whys) if why] == [
-        (2000, "the column 'x' holds 'V0001', which is no number")
+        (2000, "the column 'x' holds 'V0001', which is not a number")
     ]
 
 
@@ -242,7 +242,7 @@ def test_json_stays_what_it_is(
     field = survey.schema.field("x")
     assert (field.type, (field.metadata or {}).get(b"peers.type")) == (kind, is_json)
     table = settled(survey).select(["n", "x"]).cast(survey.schema.remove_metadata())
-    found = inputs.plain_rows(pa.table(table.columns, schema=survey.schema))
+    found = plain_rows(pa.table(table.columns, schema=survey.schema))
     assert [(type(row["x"]), row["x"]) for row in found] == [
         (float if kind == pa.float64() and value is not None else type(value), value)
         for value in values
@@ -285,8 +285,8 @@ def test_objects_printed_over_many_lines_are_rows(tmp_path: Path) -> None:
     ("content", "says"),
     [
         ('[{"a": 1}, {"a": 2', "beyond character"),
-        ('[{"a": 1} {"a": 2}]', "should stand where"),
-        ('[{"a": 1}] 7', "something behind"),
+        ('[{"a": 1} {"a": 2}]', "expected"),
+        ('[{"a": 1}] 7', "something follows"),
         ("[]", "no rows"),
         (json.dumps({"x": {"0": 1}, "y": {"0": 2}}), "single JSON object"),
         (json.dumps({"columns": ["x"], "data": [[1]]}, indent=1), "single JSON object"),

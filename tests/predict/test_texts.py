@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from peers.predict.errors import RowError
-from peers.predict.tasks.answers import Answers, key_of
 from peers.predict.tasks.isolate import as_exception
-from peers.predict.texts import shortened, told
+from peers.predict.tasks.response_cache import ResponseCache, request_key
+from peers.predict.texts import error_text, shortened
 from tests.e2e.harness import Stage
 from tests.predict.runs import MODELS, numbers, predict
 
@@ -36,7 +36,7 @@ class Mute(Exception):  # noqa: N818 - what it is
 )
 def test_an_error_is_told_by_its_type(error: BaseException, text: str) -> None:
     """Whether or not it has a text."""
-    assert told(error) == text
+    assert error_text(error) == text
 
 
 def test_the_exit_of_a_model_is_told() -> None:
@@ -80,26 +80,26 @@ def test_a_row_that_died_without_a_text_names_the_type(stage: Stage, tmp_path: P
 )
 def test_answers_that_are_kept_are_what_they_were(tmp_path: Path, predictions: Any) -> None:
     """In type and value, for the next attempt and the one after it; each is taken once."""
-    first = Answers(tmp_path, 1)
-    first.note("a", predictions)
-    first.keep()
-    Answers(tmp_path, 1).keep()  # it was snoozed again, without asking for anything
-    third = Answers(tmp_path, 1)
-    found = third.recall("a")
+    first = ResponseCache(tmp_path, 1)
+    first.add("a", predictions)
+    first.save()
+    ResponseCache(tmp_path, 1).save()  # it was snoozed again, without asking for anything
+    third = ResponseCache(tmp_path, 1)
+    found = third.take("a")
     assert type(found) is type(predictions)
     np.testing.assert_array_equal(np.array(found), np.array(predictions))
     assert getattr(found, "dtype", None) == getattr(predictions, "dtype", None)
-    assert third.recall("a") is None
-    third.discard()
-    assert Answers(tmp_path, 1).recall("a") is None
+    assert third.take("a") is None
+    third.delete()
+    assert ResponseCache(tmp_path, 1).take("a") is None
 
 
 def test_an_error_in_the_place_of_an_answer_is_kept(tmp_path: Path) -> None:
     """As that of its row."""
-    answers = Answers(tmp_path, 1)
-    answers.note("a", [1, RowError("too dark"), 3])
-    answers.keep()
-    found = Answers(tmp_path, 1).recall("a")
+    answers = ResponseCache(tmp_path, 1)
+    answers.add("a", [1, RowError("too dark"), 3])
+    answers.save()
+    found = ResponseCache(tmp_path, 1).take("a")
     assert isinstance(found, list)
     assert (found[0], str(found[1]), type(found[1])) == (1, "too dark", RowError)
 
@@ -107,4 +107,8 @@ def test_an_error_in_the_place_of_an_answer_is_kept(tmp_path: Path) -> None:
 def test_a_key_tells_rows_apart() -> None:
     """By their values, wherever they lie in memory."""
     table = pa.table({"x": [1.0, 2.0, 1.0]})
-    assert key_of(table.slice(0, 1)) == key_of(table.slice(2, 1)) != key_of(table.slice(1, 1))
+    assert (
+        request_key(table.slice(0, 1))
+        == request_key(table.slice(2, 1))
+        != request_key(table.slice(1, 1))
+    )

@@ -56,14 +56,14 @@ def test_a_timer_that_a_model_leaves_behind_ends_with_its_call(number: int, time
     def handler(*_: object) -> None:
         raise TimeoutError
 
-    with signals.lent():
+    with signals.restored():
         signal.signal(number, handler)
         signal.setitimer(timer, 3600)
     assert signal.getitimer(timer) == (0, 0)
     assert signal.getsignal(number) == before
-    with TimerSignals().lent():
+    with TimerSignals().restored():
         assert signal.getsignal(number) == before
-    with contextlib.suppress(ZeroDivisionError), signals.lent():
+    with contextlib.suppress(ZeroDivisionError), signals.restored():
         assert signal.getsignal(number) is handler
         raise ZeroDivisionError
     assert signal.getsignal(number) == before
@@ -75,7 +75,7 @@ def test_in_a_thread_signals_are_left_alone() -> None:
 
     def borrow() -> None:
         try:
-            with TimerSignals().lent():
+            with TimerSignals().restored():
                 pass
         except BaseException as error:  # noqa: BLE001  # told below
             failures.append(error)

@@ -1,4 +1,4 @@
-"""What the SQL tests share."""
+"""Fixtures that the SQL tests share."""
 
 from __future__ import annotations
 

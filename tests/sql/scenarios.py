@@ -74,7 +74,7 @@ def claims_do_not_wait(world: World) -> None:
 
 
 def a_claim_takes_no_more_than_asked(world: World) -> None:
-    """Whatever is locked at the head of the room, max_tasks is the most, over all kinds."""
+    """Whatever is locked at the head of the queue, a claim takes at most max_tasks."""
     run(
         world.db,
         "insert into peers.task (kind) select (array['a', 'b'])[1 + n % 2]"
@@ -185,11 +185,11 @@ def a_graph_is_cancelled_against_a_late_edge(world: World) -> None:
     holder, operator, application = world.connect(), world.connect(), world.connect()
     with holder.transaction():
         run(holder, "select from peers.task where id = %s for update", gap)
-        cancelling = world.background(run, operator, "select peers.cancel_graph(%s)", graph)
+        cancelling = world.background(refusal, operator, "select peers.cancel_graph(%s)", graph)
         world.until_waiting(operator)
         adding = world.background(refusal, application, EDGE, high, low)
         world.until_waiting(application)
-    result(cancelling)
+    assert result(cancelling)[0] == ""
     assert result(adding)[0] == "PE002"  # the child is cancelled
     assert column(world.db, "select distinct state from peers.task") == ["cancelled"]
     assert problems(world.db) == []
@@ -212,7 +212,7 @@ def graphs_are_cancelled_while_their_tasks_complete(world: World) -> None:
         )
         halves = [peer.claim(width // 2) for peer in peers]
         work = [
-            world.background(_settle_all, peer, half)
+            world.background(_complete_all, peer, half)
             for peer, half in zip(peers, halves, strict=True)
         ]
         cancelling = world.background(value, operator, "select peers.cancel_graph(%s)", graph)
@@ -227,7 +227,7 @@ def graphs_are_cancelled_while_their_tasks_complete(world: World) -> None:
 # ---------------------------------------------------------------------------------------- the fence
 
 
-def a_former_lease_settles_nothing(world: World) -> None:
+def a_former_lease_records_nothing(world: World) -> None:
     """After reclaim and a new claim by the same and by another peer, old outcomes are void."""
     submit(world.db, max_attempts=9)
     slow, steady = world.peer(), world.peer()
@@ -244,7 +244,7 @@ def a_former_lease_settles_nothing(world: World) -> None:
 
 
 def a_leaked_token_is_of_no_use(world: World) -> None:
-    """Another peer cannot settle under a token that it got to know."""
+    """Another peer cannot record an outcome under a token that it knows."""
     submit(world.db)
     owner, thief = world.peer(), world.peer()
     [claim] = owner.claim()
@@ -279,11 +279,11 @@ def a_claim_and_a_reclaim_of_its_peer_follow_one_another(world: World) -> None:
     assert problems(world.db) == []
 
 
-# ----------------------------------------------------------------------------------------- settling
+# ----------------------------------------------------------------------------------------- outcomes
 
 
-def settling_does_not_wait_for_an_application(world: World) -> None:
-    """Complete, fail and release answer at once while somebody holds the task's row."""
+def an_outcome_does_not_wait_for_an_application(world: World) -> None:
+    """Complete, fail and release return at once while another session has the task locked."""
     for _ in range(3):
         submit(world.db)
     peer, application = world.peer(), world.connect()
@@ -293,7 +293,7 @@ def settling_does_not_wait_for_an_application(world: World) -> None:
         for verb, claim in ((peer.complete, one), (peer.fail, two)):
             work = world.background(verb, claim)
             world.until_waiting_or_done(peer.db, work)
-            assert work.done(), "settling waited for an application's transaction"
+            assert work.done(), "an outcome waited for an application's transaction"
             assert result(work) == {claim.pair: "busy"}
         giving = world.background(peer.release, three)
         world.until_waiting_or_done(peer.db, giving)
@@ -302,7 +302,7 @@ def settling_does_not_wait_for_an_application(world: World) -> None:
 
 
 def a_death_does_not_wait_for_an_application(world: World) -> None:
-    """A death that cancels descendants is told busy while somebody holds one of them."""
+    """A death that cancels descendants gets busy while another session has one of them locked."""
     parent = submit(world.db, max_attempts=1)
     child = submit(world.db, depends_on=[parent], on_parent_failure="cancel")
     grandchild = submit(world.db, depends_on=[child])
@@ -312,15 +312,15 @@ def a_death_does_not_wait_for_an_application(world: World) -> None:
         run(application, "select from peers.task where id = %s for update", grandchild)
         work = world.background(peer.fail, claim)
         moment = world.background(run, world.connect(), "select pg_sleep(2)")  # the wait's bound
-        world.until(lambda: work.done() or moment.done(), "the settling or two seconds")
-        assert work.done(), "settling waited for an application's transaction"
+        world.until(lambda: work.done() or moment.done(), "the outcome or two seconds")
+        assert work.done(), "an outcome waited for an application's transaction"
     for pair in result(work):
         assert peer.fail(pair) == {}
     assert state_of(world.db, grandchild) == "cancelled"
 
 
 def parents_that_complete_at_the_same_time(world: World) -> None:
-    """The settlings of two parents overlap, unseen by each other: the child is released."""
+    """Two parents complete in overlapping transactions: the child is unblocked."""
     parents = [submit(world.db), submit(world.db)]
     child = submit(world.db, depends_on=parents)
     first, second = world.peer(), world.peer()
@@ -336,7 +336,7 @@ def parents_that_complete_at_the_same_time(world: World) -> None:
 
 
 def an_edge_while_its_parent_completes(world: World) -> None:
-    """An edge is inserted before the settling of its parent commits: the child is not stranded."""
+    """An edge is inserted before its parent's completion commits: the child is not stranded."""
     parent = submit(world.db)
     peer, application = world.peer(), world.connect()
     [claim] = peer.claim()
@@ -349,7 +349,7 @@ def an_edge_while_its_parent_completes(world: World) -> None:
 
 
 def a_parent_completes_while_its_edge_is_not_committed(world: World) -> None:
-    """The settling of a parent with an edge on its way is told busy, and then counts that edge."""
+    """A parent with an uncommitted edge gets busy, and its completion then counts that edge."""
     parent = submit(world.db)
     peer, application = world.peer(), world.connect()
     [claim] = peer.claim()
@@ -377,7 +377,7 @@ def an_edge_while_its_child_is_claimed(world: World) -> None:
 
 
 def a_parent_dies_while_its_edge_is_inserted(world: World) -> None:
-    """Whoever comes second applies the policy: the child does not wait for a cancelled parent."""
+    """The second session applies the policy: the child does not wait for a cancelled parent."""
     parent = submit(world.db)
     operator, application = world.connect(), world.connect()
     with operator.transaction():
@@ -467,7 +467,7 @@ def a_completed_row_counts_once(world: World) -> None:
     assert_nothing_stranded(world)
 
 
-def a_spent_edge_stays_spent(world: World) -> None:
+def a_waived_edge_stays_waived(world: World) -> None:
     """A parent that fails, is retried and completes lets its `run` child go once, not twice."""
     parent, other = submit(world.db), submit(world.db)
     child = submit(world.db, depends_on=[parent, other], on_parent_failure="run")
@@ -482,8 +482,8 @@ def a_spent_edge_stays_spent(world: World) -> None:
     assert_nothing_stranded(world)
 
 
-def settling_under_an_old_snapshot(world: World) -> None:
-    """A REPEATABLE READ session that cannot see an edge must not settle its parent."""
+def a_completion_under_an_old_snapshot(world: World) -> None:
+    """A REPEATABLE READ session that cannot see an edge must not complete its parent."""
     parent = submit(world.db)
     peer = world.peer()
     [claim] = peer.claim()
@@ -529,7 +529,7 @@ def a_session_with_another_search_path(world: World) -> None:
 
 
 def batches_with_shared_children(world: World) -> None:
-    """Parents of the same children settle in opposite orders, again and again: nobody deadlocks."""
+    """Parents of the same children complete in opposite orders, many times, without a deadlock."""
     rounds, width = 12, 24
     peers = [world.peer() for _ in range(2)]
     for _ in range(rounds):
@@ -545,7 +545,7 @@ def batches_with_shared_children(world: World) -> None:
         halves = [peer.claim(width // 2) for peer in peers]
         halves[1].reverse()
         work = [
-            world.background(_settle_all, peer, half)
+            world.background(_complete_all, peer, half)
             for peer, half in zip(peers, halves, strict=True)
         ]
         for each in work:
@@ -556,7 +556,7 @@ def batches_with_shared_children(world: World) -> None:
     assert problems(world.db) == []
 
 
-def _settle_all(peer: Peer, claims: list[Claim]) -> None:
+def _complete_all(peer: Peer, claims: list[Claim]) -> None:
     left = [claim.pair for claim in claims]
     while left:
         verdicts = peer.complete(*left)
@@ -565,7 +565,7 @@ def _settle_all(peer: Peer, claims: list[Claim]) -> None:
 
 
 def children_are_locked_in_the_order_of_their_ids(world: World) -> None:
-    """A settling that waits for the child with the smaller id does not hold the larger one."""
+    """A completion that waits for the child with the smaller id does not hold the larger one."""
     seen = False
     while not seen:  # the wait ends by itself after a moment; what is seen then tells nothing
         low, high = submit(world.db, "b"), submit(world.db, "b")
@@ -582,7 +582,7 @@ def children_are_locked_in_the_order_of_their_ids(world: World) -> None:
             free = column(probe, lock, high) == [high]
             seen = not work.done() and world.is_waiting(peer.db)
             assert free or not seen, "it holds the larger child while it waits for the smaller one"
-        _settle_all(peer, [claim for pair in result(work) if pair == claim.pair])
+        _complete_all(peer, [claim for pair in result(work) if pair == claim.pair])
     assert problems(world.db) == []
 
 
@@ -607,7 +607,7 @@ def graphs_with_the_same_keys(world: World) -> None:
 
 
 def a_keyed_task_is_pruned_while_its_key_is_submitted(world: World) -> None:
-    """submit_graph makes the task anew, and returns no id of what prune has deleted."""
+    """submit_graph inserts the task again, and returns no id that prune has deleted."""
     old = submit(world.db, idempotency_key="a")
     run(world.db, "select peers.cancel(%s)", old)
     holder, application = world.connect(), world.connect()

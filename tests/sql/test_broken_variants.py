@@ -20,7 +20,7 @@ ENQUEUE: Final = "21_enqueue.sql"
 SUBMIT: Final = "24_submit.sql"
 SUBMIT_GRAPH: Final = "25_submit_graph.sql"
 CLAIM: Final = "45_claim.sql"
-SETTLE: Final = "50_complete.sql"
+OUTCOMES: Final = "50_complete.sql"
 GRAPH: Final = "30_dependencies.sql"
 RELEASE: Final = "35_unblock.sql"
 GRAPH_TABLE: Final = "22_graph.sql"
@@ -56,10 +56,10 @@ VARIANTS = {
         psycopg.errors.UniqueViolation,
     ),
     "the token is not compared": Variant(
-        scenarios.a_former_lease_settles_nothing,
+        scenarios.a_former_lease_records_nothing,
         [
             Patch(
-                SETTLE,
+                OUTCOMES,
                 "where l.task_id = o.task_id and l.token = o.token and l.peer_id = _peer_id\n"
                 "                offset 0",
                 "where l.task_id = o.task_id and l.peer_id = _peer_id offset 0",
@@ -70,7 +70,7 @@ VARIANTS = {
         scenarios.a_leaked_token_is_of_no_use,
         [
             Patch(
-                SETTLE,
+                OUTCOMES,
                 "where l.task_id = o.task_id and l.token = o.token and l.peer_id = _peer_id\n"
                 "                offset 0",
                 "where l.task_id = o.task_id and l.token = o.token offset 0",
@@ -149,19 +149,19 @@ VARIANTS = {
         scenarios.nobody_judges_after_an_outage,
         [Patch("57_requeue.sql", " and p.healthy_since + p.lease_timeout <= _now", "")],
     ),
-    "settling waits for locked tasks": Variant(
-        scenarios.settling_does_not_wait_for_an_application,
+    "an outcome waits for locked tasks": Variant(
+        scenarios.an_outcome_does_not_wait_for_an_application,
         [
             Patch(
-                SETTLE,
+                OUTCOMES,
                 "where t.id = o.task_id for no key update skip locked",
                 "where t.id = o.task_id for no key update",
             )
         ],
     ),
-    "a death waits for whatever it dooms": Variant(
+    "a death waits for the tasks that it cancels": Variant(
         scenarios.a_death_does_not_wait_for_an_application,
-        [Patch(SETTLE, "    set lock_timeout = '200ms'\n", "")],
+        [Patch(OUTCOMES, "    set lock_timeout = '200ms'\n", "")],
     ),
     "children are locked in another order": Variant(
         scenarios.children_are_locked_in_the_order_of_their_ids,
@@ -192,7 +192,7 @@ VARIANTS = {
         [Patch(RELEASE, "except select b.id from before_rows b where b.state = 'completed'", "")],
     ),
     "an edge that says run is not marked waived": Variant(
-        scenarios.a_spent_edge_stays_spent,
+        scenarios.a_waived_edge_stays_waived,
         [
             Patch(
                 RELEASE,
@@ -219,8 +219,8 @@ VARIANTS = {
         [
             Patch(
                 CLAIM,
-                "                    for share skip locked\n                ) paused on true",
-                "                ) paused on true",
+                "\n                                    for share skip locked)",
+                ")",
             )
         ],
     ),
@@ -248,10 +248,9 @@ VARIANTS = {
                 "    order by t.id desc for no key update;",
             )
         ],
-        psycopg.errors.DeadlockDetected,
     ),
     "any isolation level will do": Variant(
-        scenarios.settling_under_an_old_snapshot,
+        scenarios.a_completion_under_an_old_snapshot,
         [Patch(GRAPH, "not in ('read committed', 'read uncommitted')", "= 'none'")],
     ),
 }

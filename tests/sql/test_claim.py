@@ -157,7 +157,7 @@ def test_an_absurd_number_of_tasks_is_refused(peer: Peer, max_tasks: int) -> Non
 
 
 def test_a_claim_marks_the_task_and_leases_it(db: Connection, peer: Peer) -> None:
-    """After a claim the task is running under the lease's token, and has left the room ready."""
+    """After a claim the task is running under the lease's token, and has no row in ready."""
     task_id = submit(db, timeout="5 s")
     [claim] = peer.claim()
     task = row(db, "select * from peers.task where id = %s", task_id)
@@ -180,7 +180,7 @@ def test_tokens_never_repeat(db: Connection, peer: Peer) -> None:
 
 
 def test_two_claimers_never_get_the_same_task(world: World) -> None:
-    """Concurrent claims share the room: every task goes to exactly one of them."""
+    """Concurrent claims share the queue: every task goes to exactly one of them."""
     total, peers = 3000, [world.peer() for _ in range(4)]
     submit_many(world.db, "a", total)
 

@@ -115,7 +115,7 @@ def test_the_pair_counts_not_its_halves(db: Connection, peer: Peer) -> None:
 
 @pytest.mark.parametrize("verb", ["complete", "fail"])
 def test_a_wrong_pair_beside_the_right_one_is_told(db: Connection, peer: Peer, verb: str) -> None:
-    """A batch with two tokens for a task settles by the right one and names the other stale."""
+    """A batch with two tokens for a task records the right one and reports the other as stale."""
     submit(db)
     [claim] = peer.claim()
     wrong = (claim.task_id, unknown_token())
@@ -145,7 +145,7 @@ def test_good_outcomes_of_a_batch_count_beside_bad_ones(db: Connection, peer: Pe
 
 
 def test_a_task_that_somebody_has_locked_is_busy(world: World) -> None:
-    """Settling never waits for an application's transaction: busy, and later it goes."""
+    """An outcome never waits for an application's transaction: busy now, recorded later."""
     locked, free = submit(world.db), submit(world.db)
     peer, application = world.peer(), world.connect()
     claims = {claim.task_id: claim for claim in peer.claim()}
@@ -159,7 +159,7 @@ def test_a_task_that_somebody_has_locked_is_busy(world: World) -> None:
 
 
 def test_a_locked_child_makes_its_parents_busy_and_no_others(world: World) -> None:
-    """Who holds a child delays those parents' settling alone."""
+    """A session that locks a child delays only the outcomes of that child's parents."""
     parent, other = submit(world.db), submit(world.db)
     child = submit(world.db, depends_on=[parent])
     free = submit(world.db, depends_on=[other])
@@ -422,7 +422,7 @@ def test_a_failure_follows_the_policy_of_its_kind(world: World) -> None:
 def test_a_batch_that_is_refused_leaves_no_half_state(
     db: Connection, peer: Peer, verb: str
 ) -> None:
-    """Where an application's trigger raises for one of a batch, none of it is settled."""
+    """If an application's trigger raises for one outcome of a batch, none is recorded."""
     for _ in range(3):
         submit(db)
     claims = peer.claim()
@@ -447,7 +447,7 @@ def test_a_batch_that_is_refused_leaves_no_half_state(
 
 
 def test_a_batch_without_ids_is_refused_or_told(db: Connection, peer: Peer) -> None:
-    """A report that names no task does not settle anything."""
+    """A report that names no task records nothing."""
     submit(db)
     [claim] = peer.claim()
     nameless = json.dumps([{"token": str(claim.token)}, {"task_id": claim.task_id}, {}])

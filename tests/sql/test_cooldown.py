@@ -1,4 +1,4 @@
-"""Cooldowns: what one peer was told, all peers heed, for as long as the longest of them."""
+"""Cooldowns: all peers respect a cooldown that one of them starts; the longest one counts."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_fan_in_waits_for_the_last_parent(db: Connection, peer: Peer) -> None:
 
 
 def test_fan_in_within_one_batch(db: Connection, peer: Peer) -> None:
-    """Parents that are settled together count as many as they are."""
+    """Parents that complete together count as many as they are."""
     parents = [submit(db) for _ in range(50)]
     child = submit(db, depends_on=parents)
     claims = peer.claim()
@@ -251,7 +251,7 @@ def test_a_held_child_is_cancelled_by_discard(db: Connection, peer: Peer) -> Non
     assert problems(db) == []
 
 
-def test_a_spent_edge_never_counts_again(db: Connection, peer: Peer) -> None:
+def test_a_waived_edge_never_counts_again(db: Connection, peer: Peer) -> None:
     """run: after retry and completion of the parent, the child is not counted down once more."""
     parent, other = submit(db), submit(db)
     child = submit(db, depends_on=[parent, other], on_parent_failure="run")

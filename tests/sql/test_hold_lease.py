@@ -74,7 +74,7 @@ def a_lease_that_is_gone_submits_nothing(world: World) -> None:
 
 
 def a_lease_that_ends_meanwhile_submits_nothing(world: World) -> None:
-    """Whoever waits for the one that ends the lease finds it gone."""
+    """A session that waits for the end of the lease finds it gone."""
     peer, claim = running(world)
     handler = world.connect()
     with peer.db.transaction():
@@ -101,7 +101,7 @@ VARIANTS = {
         a_lease_outlives_a_submission,
         Patch(LEASE, "hold_lease.task_id for share", "hold_lease.task_id"),
     ),
-    "the lock lets a settle pass": (
+    "the lock lets an outcome pass": (
         a_lease_outlives_a_submission,
         Patch(LEASE, "hold_lease.task_id for share", "hold_lease.task_id for key share"),
     ),
@@ -133,7 +133,7 @@ def test_without_its_safeguard_the_submission_fails(world: World, name: str) -> 
 
 
 def test_many_submissions_of_one_task_do_not_wait_for_one_another(world: World) -> None:
-    """A handler may submit from several threads; the settle that met them comes again."""
+    """A handler may submit from several threads; an outcome that met a lock comes again."""
     peer, claim = running(world)
     first, second = world.connect(), world.connect()
     with first.transaction(), second.transaction():

@@ -212,7 +212,7 @@ def test_locked_leases_do_not_hide_free_ones(world: World) -> None:
 
 
 def test_locked_descendants_do_not_hide_free_leases(world: World) -> None:
-    """Lost tasks whose end has to wait for somebody are left; those behind them are taken."""
+    """Lost tasks whose outcome would have to wait are skipped; those behind them are taken."""
     dying = [submit(world.db, max_attempts=1) for _ in range(6)]
     child = submit(world.db, "c", depends_on=dying, on_parent_failure="cancel")
     free = [submit(world.db) for _ in range(2)]

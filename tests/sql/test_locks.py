@@ -1,4 +1,4 @@
-"""Whatever somebody has locked, no verb that a peer calls waits for it without a bound."""
+"""Whatever another session has locked, no function that a peer calls waits without a bound."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def furnish(world: World) -> tuple[Peer, list[Claim]]:
     """A database in which every table has rows; a peer, and what it has claimed."""
     db = world.db
     for _ in range(6):
-        doomed = submit(db, max_attempts=1, priority=1)
-        submit(db, "b", depends_on=[doomed], on_parent_failure="cancel")
-        submit(db, "b", depends_on=[doomed], on_parent_failure="run")
+        failing = submit(db, max_attempts=1, priority=1)
+        submit(db, "b", depends_on=[failing], on_parent_failure="cancel")
+        submit(db, "b", depends_on=[failing], on_parent_failure="run")
     peer, lost, steady = world.peer(), world.peer(), world.peer("x")
     for _ in range(3):
         assert lost.claim(1)

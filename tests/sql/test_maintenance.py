@@ -175,7 +175,7 @@ def damage(db: Connection, statement: str) -> None:
 
 
 DAMAGE = {
-    "a task without its room": (
+    "a ready task without its row": (
         "insert into peers.task (kind) values ('a')",
         "peers.ready has no matching row",
         "ready",
@@ -201,7 +201,7 @@ DAMAGE = {
         "pending_parents is 3, counted 0",
         "ready",
     ),
-    "a dead task without its room": (
+    "a dead task without its row": (
         "insert into peers.task (kind, state) values ('a', 'dead')",
         "peers.dead has no row",
         "dead",

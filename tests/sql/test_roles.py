@@ -236,7 +236,7 @@ EDGE = "insert into peers.dependency (parent_id, child_id) values (%s, %s)"
 
 
 @pytest.fixture
-def strangers(db: Connection, connect: Callable[[], Connection]) -> Iterator[list[Connection]]:
+def two_submitters(db: Connection, connect: Callable[[], Connection]) -> Iterator[list[Connection]]:
     """Sessions of two applications, each under a role of its own that may submit."""
     names = [f"peers_test_{secrets.token_hex(4)}_{which}" for which in ("one", "two")]
     sessions = []
@@ -262,10 +262,10 @@ def graph_after(*parents: int) -> str:
 
 
 def test_a_submitter_holds_up_tasks_of_its_own_only(
-    db: Connection, peer: Peer, strangers: list[Connection]
+    db: Connection, peer: Peer, two_submitters: list[Connection]
 ) -> None:
     """An open transaction with edges from everybody's tasks is refused, and locks none of them."""
-    one, two = strangers
+    one, two = two_submitters
     theirs = [submit(one) for _ in range(3)]
     ours = [submit(db) for _ in range(3)]
     with two.transaction():
@@ -291,10 +291,10 @@ def test_a_submitter_holds_up_tasks_of_its_own_only(
 
 @pytest.mark.parametrize("right", ["peers_worker", "peers_operator"])
 def test_workers_and_operators_wait_for_any_task(
-    db: Connection, strangers: list[Connection], right: str
+    db: Connection, two_submitters: list[Connection], right: str
 ) -> None:
     """Who may claim or cancel a task anyway may wait for it."""
-    one, two = strangers
+    one, two = two_submitters
     parent = submit(one)
     run(db, f"grant {right} to {role_of(two)}")
     assert state(db, submit(two, depends_on=[parent])) == "blocked"
@@ -303,10 +303,10 @@ def test_workers_and_operators_wait_for_any_task(
 
 
 def test_a_submitter_makes_no_task_of_others_wait(
-    db: Connection, strangers: list[Connection]
+    db: Connection, two_submitters: list[Connection]
 ) -> None:
     """An edge into another role's task is refused."""
-    one, two = strangers
+    one, two = two_submitters
     theirs = submit(one)
     sqlstate, words = refusal(two, EDGE, submit(two), theirs)
     assert sqlstate == "PE005"
@@ -315,10 +315,10 @@ def test_a_submitter_makes_no_task_of_others_wait(
 
 
 def test_nobody_but_the_owner_takes_the_turn_of_late_edges(
-    db: Connection, strangers: list[Connection]
+    db: Connection, two_submitters: list[Connection]
 ) -> None:
     """No role can lock what serializes late edges, by table or by advisory lock."""
-    one, two = strangers
+    one, two = two_submitters
     run(db, f"grant peers_worker, peers_operator, peers_reader to {role_of(two)}")
     parent, child = submit(one), submit(one)
     modes = ("row exclusive", "share update exclusive", "share", "share row exclusive")
@@ -335,11 +335,11 @@ def test_nobody_but_the_owner_takes_the_turn_of_late_edges(
 
 
 @pytest.mark.parametrize("way", ["submit", "submit_graph"])
-def test_nobody_submits_under_a_strangers_key(
-    db: Connection, strangers: list[Connection], way: str
+def test_nobody_submits_under_a_two_submitters_key(
+    db: Connection, two_submitters: list[Connection], way: str
 ) -> None:
-    """Where a stranger has taken the key, submission says so instead of returning its task."""
-    one, two = strangers
+    """If another role has the key, submission says so instead of returning its task."""
+    one, two = two_submitters
 
     def under(session: Connection, key: str) -> tuple[str, str]:
         if way == "submit":
@@ -360,10 +360,10 @@ def test_nobody_submits_under_a_strangers_key(
 
 
 def test_a_submitter_needs_no_right_to_read_keys(
-    db: Connection, strangers: list[Connection]
+    db: Connection, two_submitters: list[Connection]
 ) -> None:
     """A plain ON CONFLICT DO NOTHING works; one that names the column would read keys."""
-    [one, _] = strangers
+    [one, _] = two_submitters
     insert = "insert into peers.task (kind, idempotency_key) values ('a', 'k') on conflict"
     for _ in range(2):
         run(one, f"{insert} do nothing")

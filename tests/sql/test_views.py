@@ -224,7 +224,7 @@ EXTREMES = {
 
 @pytest.mark.parametrize("case", EXTREMES)
 def test_no_value_of_one_row_makes_a_view_fail(db: Connection, peer: Peer, case: str) -> None:
-    """Whatever somebody has put there by hand, views, alarms and explanations can be read."""
+    """Whatever was written by hand, views, alarms and explanations can be read."""
     tasks = one_of_each(db, peer)
     submit(db, "nobody")
     with db.transaction():

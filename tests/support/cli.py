@@ -57,7 +57,7 @@ def peers(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Runs `peers WORDS` to its end."""
+    """Run `peers WORDS` to its end."""
     done = subprocess.run(
         command(*words),
         input=stdin,
@@ -72,7 +72,7 @@ def peers(
 
 
 class Here:
-    """Runs commands in the process of the test: ten times as fast as `peers`.
+    """Run commands in the process of the test: ten times as fast as `peers`.
 
     Not for `run` and `migrate`, which configure the log of their process.
     """
@@ -95,7 +95,7 @@ class Here:
 
 
 def until(true: Callable[[], object], what: str) -> None:
-    """Waits for it, generously."""
+    """Wait for it, generously."""
     deadline = time.monotonic() + PATIENCE
     while not true():
         assert time.monotonic() < deadline, f"still not so: {what}"
@@ -120,7 +120,7 @@ def submit(db: Connection, kind: str, after: tuple[int, ...] = ()) -> int:
 
 
 def bury(db: Connection, peer: str, error: str = "no such file") -> list[int]:
-    """Claims what is ready, and rejects it: dead letters."""
+    """Claim what is ready, and rejects it: dead letters."""
     claimed = db.execute("select * from peers.claim(%s, 'default', 100)", (peer,)).fetchall()
     failures = [
         {

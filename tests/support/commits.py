@@ -26,7 +26,7 @@ class Cut(Enum):
 
 
 class CommitProxy:
-    """Passes everything on, but what `cuts` says of the COMMITs that come: one entry each."""
+    """Pass everything on, except what `cuts` says of the COMMITs that come: one entry each."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self._server = conninfo_to_dict(url)

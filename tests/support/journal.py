@@ -60,7 +60,7 @@ create trigger aa_journal_of_updates after update on peers.task
 
 
 def install(db: Connection) -> None:
-    """Starts the journal of a database."""
+    """Start the journal of a database."""
     run(db, _INSTALL)
 
 

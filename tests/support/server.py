@@ -8,10 +8,11 @@ import socket
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class Databases:
             self._drop(name)
 
     def close(self) -> None:
-        """Drops the template, and ends."""
+        """Drop the template, and ends."""
         self._drop(self._template)
         self._admin.close()
 
@@ -166,3 +167,9 @@ class Databases:
 
     def _run(self, statement: LiteralString, *names: str) -> None:
         self._admin.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+def as_url(conninfo: str) -> str:
+    """Return what may be libpq's own form as a URL, which SQLAlchemy needs."""
+    parts = {name: str(value) for name, value in conninfo_to_dict(conninfo).items()}
+    return f"postgresql:///?{urlencode(parts)}"

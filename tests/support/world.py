@@ -47,7 +47,7 @@ def value(db: Connection, query: str, *arguments: object) -> Any:
 
 
 def run(db: Connection, statement: str, *arguments: object) -> None:
-    """Executes a statement whose answer does not matter."""
+    """Execute a statement whose answer does not matter."""
     db.execute(statement, arguments or None)
 
 
@@ -75,7 +75,7 @@ def states(db: Connection, *task_ids: int) -> list[str]:
 
 
 def advance(db: Connection, span: str) -> None:
-    """Moves the scheduler's clock forward."""
+    """Move the scheduler's clock forward."""
     run(
         db,
         "insert into peers.clock (shift) values (%s::interval)"
@@ -136,14 +136,14 @@ class Peer:
         return row(self.db, "select * from peers.heartbeat(%s)", self.id)
 
     def claim(self, max_tasks: int = 100, queue: str = "default") -> list[Claim]:
-        """Claims."""
+        """Claim."""
         found = rows(self.db, "select * from peers.claim(%s, %s, %s)", self.id, queue, max_tasks)
         return [Claim(**each) for each in found]
 
     def complete(
         self, *claims: Claim | tuple[int, UUID], result: object = None
     ) -> dict[tuple[int, UUID], str]:
-        """Settles all with one result; the verdicts of what was not settled."""
+        """Settle all with one result; the verdicts of what was not settled."""
         outcomes = [
             {"task_id": task_id, "token": str(token), "result": result}
             for task_id, token in pairs(claims)
@@ -153,7 +153,7 @@ class Peer:
     def fail(
         self, *claims: Claim | tuple[int, UUID], **report: object
     ) -> dict[tuple[int, UUID], str]:
-        """Settles all as failed with one report; the verdicts of what was not settled."""
+        """Settle all as failed with one report; the verdicts of what was not settled."""
         failures = [
             {"task_id": task_id, "token": str(token), "error_type": "Oops", **report}
             for task_id, token in pairs(claims)
@@ -165,7 +165,7 @@ class Peer:
         return {(each["task_id"], each["token"]): each["verdict"] for each in unsettled}
 
     def release(self, *claims: Claim | tuple[int, UUID]) -> int:
-        """Gives back; how many."""
+        """Give back; how many."""
         ids = [task_id for task_id, _ in pairs(claims)]
         tokens = [token for _, token in pairs(claims)]
         count: int = value(
@@ -174,22 +174,22 @@ class Peer:
         return count
 
     def reconcile(self, *tokens: UUID) -> int:
-        """Releases what is held under other tokens; how many."""
+        """Release what is held under other tokens; how many."""
         query = "select peers.reconcile(%s, %s::uuid[])"
         count: int = value(self.db, query, self.id, list(tokens))
         return count
 
     def reclaim(self, max_tasks: int = 1000) -> list[dict[str, Any]]:
-        """Takes back from peers that expired."""
+        """Take back from peers that expired."""
         return rows(self.db, "select * from peers.reclaim(%s, %s)", self.id, max_tasks)
 
     def leave(self) -> int:
-        """Goes; how many leases were released."""
+        """Leave; how many leases were released."""
         count: int = value(self.db, "select peers.leave(%s)", self.id)
         return count
 
     def advance_steadily(self, seconds: int) -> None:
-        """Moves the clock in steps of a third of the lease, with a heartbeat after each."""
+        """Move the clock in steps of a third of the lease, with a heartbeat after each."""
         for _ in range(0, seconds, 10):
             advance(self.db, "10 s")
             self.heartbeat()
@@ -201,7 +201,7 @@ def pairs(claims: Iterable[Claim | tuple[int, UUID]]) -> list[tuple[int, UUID]]:
 
 
 def promote(db: Connection) -> int:
-    """Moves what is due to ready."""
+    """Move what is due to ready."""
     count: int = value(db, "select peers.promote()")
     return count
 
@@ -226,7 +226,7 @@ class World:
     def background(
         self, work: Callable[..., Result], *arguments: Any, **options: Any
     ) -> Future[Result]:
-        """Runs `work` in a thread."""
+        """Run `work` in a thread."""
         return self.pool.submit(work, *arguments, **options)
 
     def is_waiting(self, session: Connection) -> bool:
@@ -235,15 +235,15 @@ class World:
         return bool(value(self.db, query, session.info.backend_pid))
 
     def until_waiting(self, session: Connection) -> None:
-        """Returns as soon as that session waits for a lock."""
+        """Return as soon as that session waits for a lock."""
         self.until(lambda: self.is_waiting(session), "a session to wait for a lock")
 
     def until_waiting_or_done(self, session: Connection, work: Future[Any]) -> None:
-        """Returns as soon as that session waits for a lock, or has finished its work."""
+        """Return as soon as that session waits for a lock, or has finished its work."""
         self.until(lambda: work.done() or self.is_waiting(session), "a session to wait or finish")
 
     def until(self, holds: Callable[[], bool], what: str) -> None:
-        """Asks again and again, at most for DEADLINE seconds."""
+        """Ask again and again, at most for DEADLINE seconds."""
         deadline = time.monotonic() + DEADLINE
         while not holds():
             assert time.monotonic() < deadline, f"waited {DEADLINE} s in vain for {what}"
@@ -274,7 +274,7 @@ class Patch:
 
 
 def apply_patches(db: Connection, patches: Iterable[Patch]) -> None:
-    """Applies the shipped files with these changes."""
+    """Apply the shipped files with these changes."""
     texts: dict[str, str] = {}
     for patch in patches:
         text = texts.get(patch.file) or (SQL_FOLDER / patch.file).read_text()

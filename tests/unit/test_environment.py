@@ -32,32 +32,36 @@ def test_a_setting_of_peers_is_above_the_environment_and_that_above_the_share() 
     assert [of["CUDA_VISIBLE_DEVICES"] for of in told] == ["0", "1"]
 
 
-@pytest.mark.parametrize("flag", [(), ("/srv/less",)])
-def test_a_flag_that_trusts_less_is_not_undone_by_the_environment(flag: tuple[str, ...]) -> None:
-    """The effective setting is what a worker trusts, also when it is nothing."""
-    given = {"PEERS_PREDICT_TRUST": "/srv/more,shop.models"}
-    got = Environment(predict_trust=flag).of_slot(0, given)
-    assert got["PEERS_PREDICT_TRUST"] == ",".join(flag)
+def test_variables_of_the_settings_win_over_the_environment_but_not_over_other_settings() -> None:
+    """A flag that trusts less than the environment is not undone by it; GPUs stay one each."""
+    given = {"PEERS_PREDICT_TRUST": "/srv/more", "CUDA_VISIBLE_DEVICES": "0,1", "TZ": "UTC"}
+    own = {"PEERS_PREDICT_TRUST": "", "CUDA_VISIBLE_DEVICES": "0,1", "OMP_NUM_THREADS": "9"}
+    got = Environment(1, gpus=("1",), variables=own).of_slot(0, given)
+    assert (got["PEERS_PREDICT_TRUST"], got["TZ"]) == ("", "UTC")
+    assert (got["CUDA_VISIBLE_DEVICES"], got["OMP_NUM_THREADS"]) == ("1", "9")
+    assert Environment(1, threads=3, variables=own).of_slot(0, {})["OMP_NUM_THREADS"] == "3"
 
 
-def test_a_worker_is_told_the_effective_batch_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In seconds, however it was said; no longer than a batch may wait."""
-    monkeypatch.setenv("PEERS_PREDICT_BATCH_WAIT", "250ms")
-    wait = Settings().predict_batch_wait.total_seconds()
-    got = Environment(predict_batch_wait=wait).of_slot(0, {"PEERS_PREDICT_BATCH_WAIT": "250ms"})
-    assert got["PEERS_PREDICT_BATCH_WAIT"] == "0.25"
-    monkeypatch.setenv("PEERS_PREDICT_BATCH_WAIT", "5s")
-    with pytest.raises(ConfigError, match="predict_batch_wait"):
-        Settings()
+def test_settings_that_a_handler_reads_accept_the_variables_of_its_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A name with the prefix of Peers that only worker_env knows is no misspelt setting there."""
+    own = {"PEERS_SHOP_REGION": "north sea", "A": "it's"}
+    for name, value in Environment(1, variables=own).of_slot(0, {}).items():
+        monkeypatch.setenv(name, value)
+    assert Settings().worker_env == own
+
+
+def test_secrets_of_workers_are_not_in_a_description_of_their_environment() -> None:
+    """It may end up in a log or a traceback."""
+    assert "s3cret" not in repr(Environment(1, variables={"API_TOKEN": "s3cret"}))
 
 
 def test_settings_are_lists_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Comma lists from the environment; no fewer than one thread."""
     monkeypatch.setenv("PEERS_GPUS", "0, 1")
-    monkeypatch.setenv("PEERS_PREDICT_TRUST", "/srv/models,shop.models")
     settings = Settings()
     assert settings.gpus == ("0", "1")
-    assert settings.predict_trust == ("/srv/models", "shop.models")
     shown = {origin.name: origin.value for origin in settings.origins()}
     assert shown["gpus"] == "0,1"
     monkeypatch.setenv("PEERS_WORKER_THREADS", "0")

@@ -35,13 +35,13 @@ def _logging_as_before() -> Iterator[None]:
 def test_a_json_line_has_the_sentence_and_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     """One object a line, on stderr alone, whose fields keep their types where JSON has them."""
     log_output.configure("json")
-    events.reclaimed(task_id=7, attempt=2, lost_peer_id=PEER, lost_host="vega")
+    events.task_reclaimed(task_id=7, attempt=2, lost_peer_id=PEER, lost_host="vega")
     out, err = capsys.readouterr()
     line = json.loads(err)
     assert out == ""
-    assert line["event"] == "reclaimed"
+    assert line["event"] == "task_reclaimed"
     assert line["level"] == "warning"
-    assert line["message"] == "task 7 was reclaimed from a lost peer on host vega"
+    assert line["message"] == "reclaimed task 7 from a lost peer on host vega"
     assert (line["task_id"], line["attempt"], line["lost_peer_id"]) == (7, 2, str(PEER))
     assert datetime.fromisoformat(line["time"]).tzinfo is not None
 
@@ -51,9 +51,9 @@ def test_text_adds_the_fields_that_the_sentence_leaves_out(
 ) -> None:
     """Nothing is said twice, nothing is lost."""
     log_output.configure("text")
-    events.reclaimed(task_id=7, attempt=2, lost_peer_id=PEER, lost_host=None)
+    events.task_reclaimed(task_id=7, attempt=2, lost_peer_id=PEER, lost_host=None)
     err = capsys.readouterr().err
-    assert err.count("7 was") == 1
+    assert err.count("task 7") == 1
     assert "WARNING" in err
     assert f"[attempt=2 lost_peer_id={PEER}]" in err
 
@@ -61,7 +61,7 @@ def test_text_adds_the_fields_that_the_sentence_leaves_out(
 def test_no_terminal_means_json(capsys: pytest.CaptureFixture[str]) -> None:
     """The form "auto" writes for machines unless somebody is looking."""
     log_output.configure("auto")
-    events.pruned(deleted=3)
+    events.tasks_pruned(deleted=3)
     assert json.loads(capsys.readouterr().err)["deleted"] == 3
 
 

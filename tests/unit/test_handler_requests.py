@@ -1,4 +1,4 @@
-"""What handlers ask is answered outside of the main loop, and by nobody when nobody asks."""
+"""Requests of handlers: executed outside of the main loop, by threads that exist while needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from peers.database.connection import Connection
 from peers.database.rows import Claimed
 from peers.errors import BadTask, DatabaseUnreachable
 from peers.peer import handler_requests
-from peers.peer.handler_requests import Answer, HandlerRequests, Request
+from peers.peer.handler_requests import HandlerRequests, Reply, Request
 from peers.pool.durations import DurationEstimate
 from peers.pool.lease import Lease
 from peers.pool.local_queue import LocalQueue
@@ -26,13 +26,13 @@ LARGE = b"x" * (1 << 20)
 
 
 class Loop:
-    """As much of a main loop as answers need, and handlers whose answers are kept."""
+    """A small main loop, and handlers whose replies are kept."""
 
     def __init__(self, answering: Callable[[LazyConnection, Request], bytes]) -> None:
         self.selector = selectors.DefaultSelector()
         self.refuses: Exception | None = None
         self.connected = 0
-        self.answers: dict[str, Answer] = {}
+        self.answers: dict[str, Reply] = {}
         self.requests = HandlerRequests(self._connect, self.selector, answering)
 
     def _connect(self) -> Connection:
@@ -44,17 +44,17 @@ class Loop:
         return connection
 
     def ask(self, name: str, lease: Lease, verb: str = "parents", body: bytes = b"null") -> None:
-        """A handler asks."""
+        """Submit a request of a handler."""
 
-        def reply(answer: Answer) -> None:
+        def reply(answer: Reply) -> None:
             assert threading.current_thread() is threading.main_thread()
             assert name not in self.answers, "twice"
             self.answers[name] = answer
 
-        self.requests.ask(Request(uuid4(), lease, verb, body, reply))
+        self.requests.submit(Request(uuid4(), lease, verb, body, reply))
 
     def until(self, holds: Callable[[], object]) -> None:
-        """Turn until that is so."""
+        """Make turns until that holds."""
         give_up = time.monotonic() + PATIENCE
         while not holds():
             assert time.monotonic() < give_up, "waited in vain"
@@ -63,14 +63,14 @@ class Loop:
 
 
 class Database:
-    """Answers what it is asked; what waits at its gate takes long."""
+    """A database that replies. Some requests wait at its gate."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.seen: list[tuple[str, bytes]] = []
 
     def answer(self, connection: LazyConnection, request: Request) -> bytes:
-        """What a request gets."""
+        """Execute a request."""
         connection.get()
         self.seen.append((request.verb, request.body[:10]))
         if request.verb == "begins":
@@ -87,13 +87,13 @@ class Database:
 
 @pytest.fixture
 def database() -> Database:
-    """That of a test."""
+    """Make a database."""
     return Database()
 
 
 @pytest.fixture
 def loop(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
-    """A loop whose threads end soon."""
+    """Make a loop whose threads end soon."""
     monkeypatch.setattr(handler_requests, "_IDLE_SECONDS", 0.05)
     made = Loop(database.answer)
     yield made
@@ -103,18 +103,18 @@ def loop(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
 
 
 def a_lease() -> Lease:
-    """A task that runs."""
+    """Make the lease of a running task."""
     task = Claimed(1, uuid4(), 1, "a", b"{}", None, 100)
     return Lease(task, LocalQueue("default", 1, DurationEstimate(), {}), 0.0)
 
 
 def threads() -> list[str]:
-    """Those that answer requests."""
+    """List the threads that execute requests."""
     return [thread.name for thread in threading.enumerate() if "requests" in thread.name]
 
 
-def test_what_is_quick_does_not_wait_behind_what_is_large(loop: Loop, database: Database) -> None:
-    """Small requests are answered, however many, while a graph is under way and another waits."""
+def test_small_requests_do_not_wait_behind_large_ones(loop: Loop, database: Database) -> None:
+    """Many small requests get replies while one graph is running and another waits."""
     for name in ("first", "second"):
         loop.ask(name, a_lease(), "submit_graph", LARGE)
     for n in range(100):
@@ -126,7 +126,7 @@ def test_what_is_quick_does_not_wait_behind_what_is_large(loop: Loop, database: 
     assert set(loop.answers.values()) == {b"null", LARGE[:10]}
 
 
-def test_threads_and_connections_are_there_only_while_they_are_needed(
+def test_threads_and_connections_exist_only_while_they_are_needed(
     loop: Loop, database: Database
 ) -> None:
     """An idle peer has neither; each comes back when it is needed again."""
@@ -140,10 +140,8 @@ def test_threads_and_connections_are_there_only_while_they_are_needed(
         assert loop.connected == 2 * round_
 
 
-def test_of_a_progress_that_is_told_again_and_again_only_the_latest_waits(
-    loop: Loop, database: Database
-) -> None:
-    """A handler that tells it in a tight loop must not fill its peer's memory."""
+def test_a_newer_progress_replaces_one_that_waits(loop: Loop, database: Database) -> None:
+    """A handler that reports it in a tight loop must not fill its peer's memory."""
     loop.ask("before", a_lease(), "waits")
     mine, other = a_lease(), a_lease()
     loop.until(lambda: database.seen)
@@ -156,11 +154,11 @@ def test_of_a_progress_that_is_told_again_and_again_only_the_latest_waits(
 
 
 @pytest.mark.parametrize("verb", ["parents", "submit_graph"])
-def test_what_a_stopped_handler_asked_is_given_up(
+def test_requests_of_a_stopped_handler_are_aborted(
     loop: Loop, database: Database, verb: str
 ) -> None:
-    """What waits is not begun, what is under way is cut off; whoever still listens (a thread that
-    an async handler left behind) is told, and others' requests go on.
+    """A waiting request does not start, and a running one is cut off. It gets a reply all the same
+    (a thread of an async handler may wait for it), and requests of other tasks go on.
     """
     stopped, other = a_lease(), a_lease()
     loop.ask("under way", stopped, "submit_graph", LARGE)
@@ -177,10 +175,10 @@ def test_what_a_stopped_handler_asked_is_given_up(
     loop.requests.await_quiet()
 
 
-def test_quiet_is_when_the_transaction_that_was_cut_off_is_over(
+def test_quiet_means_that_the_aborted_transaction_has_ended(
     loop: Loop, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not as soon as the connection is closed: until the server notices, the task is locked."""
+    """Closing the connection is not enough: until the server notices, the task is locked."""
     aborting, aborted = threading.Event(), threading.Event()
 
     def await_end(*_: object) -> None:
@@ -188,7 +186,7 @@ def test_quiet_is_when_the_transaction_that_was_cut_off_is_over(
         assert aborted.wait(PATIENCE)
 
     monkeypatch.setattr(handler_requests, "await_end", await_end)
-    monkeypatch.setattr(handler_requests, "_GIVE_UP_WITHIN", PATIENCE)
+    monkeypatch.setattr(handler_requests, "_ABORT_WITHIN", PATIENCE)
     lease = a_lease()
     loop.ask("it", lease, "begins")
     loop.until(lambda: database.seen)
@@ -204,9 +202,9 @@ def test_quiet_is_when_the_transaction_that_was_cut_off_is_over(
     assert not waiting.is_alive()
 
 
-def test_every_request_gets_one_answer_whatever_goes_wrong(loop: Loop) -> None:
-    """Errors of ours as they are, and a fault of ours as an error too: nobody waits for ever, and
-    what comes next is answered.
+def test_every_request_gets_one_reply_whatever_goes_wrong(loop: Loop) -> None:
+    """Errors of Peers are passed on, and bugs as errors too: no handler waits for ever, and the
+    next request gets its reply.
     """
     for name in ("bad", "odd", "parents"):
         loop.ask(name, a_lease(), name)
@@ -216,8 +214,10 @@ def test_every_request_gets_one_answer_whatever_goes_wrong(loop: Loop) -> None:
     assert loop.answers["parents"] == b"null"
 
 
-def test_without_a_thread_the_loop_goes_on(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that has no room for another thread costs the handler an error, nobody else."""
+def test_the_loop_goes_on_when_no_thread_can_start(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The handler gets an error, and other handlers get their replies."""
     with monkeypatch.context() as broken:
         broken.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("no thread")))
         loop.ask("first", a_lease())
@@ -227,8 +227,8 @@ def test_without_a_thread_the_loop_goes_on(loop: Loop, monkeypatch: pytest.Monke
     assert loop.answers["second"] == b"null"
 
 
-def test_while_the_database_is_away_nobody_waits_for_his_own_try(loop: Loop) -> None:
-    """One try tells all that ask within a moment; then it is tried again."""
+def test_one_failed_try_to_connect_is_enough_for_all_requests_of_a_moment(loop: Loop) -> None:
+    """Requests within a moment fail with it. Later ones try again."""
     loop.refuses = DatabaseUnreachable("it is away")
     for n in range(50):
         loop.ask(f"first {n}", a_lease())
@@ -247,11 +247,11 @@ def test_while_the_database_is_away_nobody_waits_for_his_own_try(loop: Loop) -> 
     loop.until(answered)
 
 
-def test_more_than_memory_should_hold_is_refused(
+def test_requests_beyond_the_limit_of_memory_are_refused(
     loop: Loop, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What waits is bounded, and who comes then may try again."""
-    monkeypatch.setattr(handler_requests, "_MOST_WAITING", len(LARGE))
+    """The size of waiting requests is limited. A refused handler may try again."""
+    monkeypatch.setattr(handler_requests, "_WAITING_BYTES_MAX", len(LARGE))
     for n in range(4):
         loop.ask(f"{n}", a_lease(), "submit_graph", LARGE)
         loop.until(lambda: database.seen)

@@ -1,4 +1,4 @@
-"""Maintenance: none that is stuck or refused stops the others, and stopping waits for none."""
+"""Maintenance: a job that hangs or fails stops neither the other jobs nor the end of the peer."""
 
 from __future__ import annotations
 
@@ -23,29 +23,31 @@ PATIENCE = 30.0
 
 
 class Database:
-    """Counts what is asked of it; prune hangs until the connection is cut."""
+    """A database that counts calls. Prune hangs until its statement is interrupted."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[str] = []
         self.pruning = threading.Event()
-        self.cut = threading.Event()
+        self.interrupted = threading.Event()
         self.errors: dict[str, Exception] = {}
         self.tries = 0
         for verb in ("promote", "reclaim", "unrunnable", "prune"):
             monkeypatch.setattr(functions, verb, self._verb(verb))
 
     def connect(self, _duty: str, _bounds: Bounds) -> BoundedConnection:
-        """A connection that can be cut."""
+        """Make a connection that can be interrupted."""
         self.tries += 1
         if "connect" in self.errors:
             raise self.errors["connect"]
         made: Any = type(
-            "Connection", (), {"close": lambda _: None, "cut": lambda _, _within: self.cut.set()}
+            "Connection",
+            (),
+            {"close": lambda _: None, "interrupt": lambda _, _within: self.interrupted.set()},
         )()
         return cast("BoundedConnection", made)
 
     def until(self, verb: str, times: int) -> None:
-        """Until it was asked so often."""
+        """Wait until the verb was called so often."""
         give_up = time.monotonic() + PATIENCE
         while self.calls.count(verb) < times:
             assert time.monotonic() < give_up, (verb, self.calls)
@@ -58,7 +60,7 @@ class Database:
                 raise self.errors[verb]
             if verb == "prune":
                 self.pruning.set()
-                assert self.cut.wait(PATIENCE)
+                assert self.interrupted.wait(PATIENCE)
                 raise psycopg.OperationalError("cut")
             return 0 if verb == "promote" else []
 
@@ -67,15 +69,15 @@ class Database:
 
 @pytest.fixture
 def database(monkeypatch: pytest.MonkeyPatch) -> Database:
-    """With maintenance that come round quickly."""
+    """A database for maintenance with short intervals."""
     monkeypatch.setattr(module, "_PROMOTE_EVERY", 0.02)
-    monkeypatch.setattr(module, "_ALARM_EVERY", 0.02)
+    monkeypatch.setattr(module, "_CHECK_KINDS_EVERY", 0.02)
     monkeypatch.setattr(module, "_PRUNE_EVERY", 0.02)
     return Database(monkeypatch)
 
 
 def some_maintenance(database: Database) -> Maintenance:
-    """Not started yet."""
+    """Make maintenance, without starting it."""
     identity: UUID = uuid4()
     return Maintenance(
         database.connect, lambda: identity, timedelta(seconds=0.1), timedelta(days=1)
@@ -84,7 +86,7 @@ def some_maintenance(database: Database) -> Maintenance:
 
 @pytest.fixture
 def maintenance(database: Database) -> Iterator[Maintenance]:
-    """Of a peer with a short lease."""
+    """Start maintenance for a peer with a short lease."""
     made = some_maintenance(database)
     made.start()
     yield made
@@ -102,8 +104,8 @@ def test_a_prune_that_hangs_stops_neither_promote_nor_reclaim(database: Database
 
 @pytest.mark.usefixtures("maintenance")
 @pytest.mark.parametrize("error", [psycopg.errors.LockNotAvailable("locked"), OSError(24, "files")])
-def test_a_chore_that_is_refused_is_put_off_alone(database: Database, error: Exception) -> None:
-    """Promote is refused each time: reclaim comes round as ever, promote less and less often."""
+def test_a_job_that_fails_is_put_off_alone(database: Database, error: Exception) -> None:
+    """Promote fails each time: reclaim runs as usual, promote less and less often."""
     database.errors["promote"] = error
     database.until("reclaim", 12)
     assert database.calls.count("promote") < database.calls.count("reclaim")
@@ -111,10 +113,10 @@ def test_a_chore_that_is_refused_is_put_off_alone(database: Database, error: Exc
     database.until("promote", database.calls.count("promote") + 3)
 
 
-def test_stopping_does_not_wait_for_a_chore_that_hangs(
+def test_stopping_does_not_wait_for_a_job_that_hangs(
     database: Database, maintenance: Maintenance
 ) -> None:
-    """Its statement is cut."""
+    """Its statement is interrupted."""
     assert database.pruning.wait(PATIENCE)
     began = time.monotonic()
     maintenance.stop()
@@ -124,12 +126,10 @@ def test_stopping_does_not_wait_for_a_chore_that_hangs(
     assert len(database.calls) == calls
 
 
-def test_an_outage_is_told_once_and_tried_with_patience(
+def test_an_outage_is_logged_once_and_retried_with_a_backoff(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By each of the two threads, not at each turn of a timer; when it is over, everything comes
-    round again.
-    """
+    """Each of the two threads logs it once, not at each run. After the outage every job runs."""
     database.errors["connect"] = DatabaseUnreachable("nobody there")
     maintenance = some_maintenance(database)
     maintenance.start()

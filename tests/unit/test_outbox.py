@@ -1,4 +1,4 @@
-"""Outcomes on their way to the database: none is lost, none keeps another out."""
+"""The outbox: no outcome is lost, and none prevents another from being recorded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peers.database import functions
 from peers.database.connection import Connection, is_connection_lost
 from peers.database.rows import Claimed, Unrecorded, Verdict
 from peers.errors import BadTask, from_database
-from peers.peer.outbox import MOST_SETTLED, Outbox
+from peers.peer.outbox import BATCH_MAX, Outbox
 from peers.pool.durations import DurationEstimate
 from peers.pool.lease import Lease
 from peers.pool.local_queue import LocalQueue
@@ -26,7 +26,7 @@ _ids = count(1)
 
 
 class Database:
-    """Takes outcomes down, with a verdict for some, and a dislike for one text."""
+    """A database that records outcomes, with verdicts for some, and that refuses one text."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.completed: list[bytes] = []
@@ -44,7 +44,7 @@ class Database:
         monkeypatch.setattr(functions, "release", self.release)
 
     def complete(self, _connection: object, _peer: UUID, document: bytes) -> list[Unrecorded]:
-        """Settles; refuses the whole document if it has the word poison."""
+        """Record results; refuse the whole document if it has the word poison."""
         self._answer("complete", [each["task_id"] for each in json.loads(document)])
         if b"poison" in document:
             raise BadTask("jsonb cannot hold poison")
@@ -56,7 +56,7 @@ class Database:
     def fail(
         self, _connection: object, _peer: UUID, failures: list[dict[str, Any]]
     ) -> list[Unrecorded]:
-        """Settles."""
+        """Record failures."""
         self._answer("fail", [each["task_id"] for each in failures])
         self.failed += failures
         return self._unsettled()
@@ -69,7 +69,7 @@ class Database:
         _tokens: list[UUID],
         _reasons: list[str | None],
     ) -> int:
-        """Gives back."""
+        """Release leases."""
         self._answer("release", task_ids)
         self.released += task_ids
         return len(task_ids)
@@ -90,12 +90,12 @@ class Database:
 
 @pytest.fixture
 def database(monkeypatch: pytest.MonkeyPatch) -> Database:
-    """The verbs of a database that this test controls."""
+    """Replace the functions of the database."""
     return Database(monkeypatch)
 
 
 def a_lease() -> Lease:
-    """A claimed task."""
+    """Make the lease of a claimed task."""
     task_id, token = next(_ids), uuid4()
     Database.tokens[task_id] = token
     task = Claimed(task_id, token, 1, "kind", b"{}", None, 100)
@@ -103,7 +103,7 @@ def a_lease() -> Lease:
 
 
 def an_outbox() -> tuple[Outbox, list[Lease]]:
-    """An outbox, and the leases that it is done with."""
+    """Make an outbox, and the list of leases that it has recorded."""
     done: list[Lease] = []
     return Outbox(done.append), done
 
@@ -111,26 +111,26 @@ def an_outbox() -> tuple[Outbox, list[Lease]]:
 def test_everything_is_recorded_in_batches(database: Database) -> None:
     """Completions, failures and releases, each lease once."""
     outbox, done = an_outbox()
-    completed, failed, aborted = [a_lease() for _ in range(MOST_SETTLED + 1)], a_lease(), a_lease()
+    completed, failed, aborted = [a_lease() for _ in range(BATCH_MAX + 1)], a_lease(), a_lease()
     for lease in completed:
         outbox.completed(lease, b"1")
     outbox.failed(failed, {"error_type": "E"})
-    outbox.aborted([aborted])
-    assert len(outbox) == MOST_SETTLED + 3
+    outbox.released([aborted])
+    assert len(outbox) == BATCH_MAX + 3
     outbox.flush(CONNECTION, PEER)
     assert len(database.completed) == 2
     assert [failure["task_id"] for failure in database.failed] == [failed.task.task_id]
     assert database.released == [aborted.task.task_id]
     assert done == [*completed, failed, aborted]
-    assert not outbox.waits
+    assert not outbox.is_pending
 
 
-def test_what_a_broken_connection_did_not_take_is_kept(database: Database) -> None:
-    """Nothing is forgotten, and all of it is offered again."""
+def test_outcomes_survive_a_broken_connection(database: Database) -> None:
+    """All of them are tried again."""
     outbox, done = an_outbox()
     outbox.completed(a_lease(), b"1")
     outbox.failed(a_lease(), {"error_type": "E"})
-    outbox.aborted([a_lease()])
+    outbox.released([a_lease()])
     database.broken = True
     with pytest.raises(psycopg.OperationalError):
         outbox.flush(CONNECTION, PEER)
@@ -154,18 +154,18 @@ def test_a_result_that_jsonb_refuses_becomes_a_failure_of_its_own_task(database:
     assert done == [*good, bad]
 
 
-def test_what_is_busy_is_offered_again_later(database: Database) -> None:
-    """Until then it waits, and its lease is not done with."""
+def test_a_busy_outcome_is_tried_again_later(database: Database) -> None:
+    """Until then it waits, and its lease is kept."""
     outbox, done = an_outbox()
     lease = a_lease()
     outbox.completed(lease, b"1")
     database.verdicts = {lease.task.task_id: "busy"}
     outbox.flush(CONNECTION, PEER)
-    assert (done, outbox.waits, len(outbox)) == ([], True, 0)
+    assert (done, outbox.is_pending, len(outbox)) == ([], True, 0)
     database.verdicts = {}
     while not done:
         outbox.flush(CONNECTION, PEER)
-    assert not outbox.waits
+    assert not outbox.is_pending
 
 
 def test_a_result_that_is_too_large_becomes_a_failure(database: Database) -> None:
@@ -181,14 +181,14 @@ def test_a_result_that_is_too_large_becomes_a_failure(database: Database) -> Non
 
 
 @pytest.mark.parametrize("verdict", ["stale", "already"])
-def test_an_outcome_that_is_void_is_over(database: Database, verdict: Verdict) -> None:
-    """Nobody will ever take it: the lease is done with."""
+def test_a_stale_outcome_is_dropped(database: Database, verdict: Verdict) -> None:
+    """The lease was lost, so that the outcome can never be recorded."""
     outbox, done = an_outbox()
     lease = a_lease()
     outbox.completed(lease, b"1")
     database.verdicts = {lease.task.task_id: verdict}
     outbox.flush(CONNECTION, PEER)
-    assert (done, outbox.waits) == ([lease], False)
+    assert (done, outbox.is_pending) == ([lease], False)
 
 
 def test_a_batch_of_large_results_is_bounded_by_its_size(database: Database) -> None:
@@ -217,19 +217,19 @@ assert len(_EVERY_ERROR) > 200
 
 
 def an_error(sqlstate: str, message: str = "no") -> Exception:
-    """What a verb raises for this SQLSTATE."""
+    """Return the error that psycopg raises for this SQLSTATE."""
     error = psycopg.errors.lookup(sqlstate)(message)
     ours = from_database(error)
     return ours if ours is not None else error
 
 
 @pytest.mark.parametrize("outcome", ["completed", "failed", "aborted"])
-def test_no_error_of_postgres_for_one_outcome_keeps_another_out(
+def test_no_error_for_one_outcome_prevents_another_from_being_recorded(
     database: Database, outcome: str
 ) -> None:
-    """Whatever SQLSTATE it is that one outcome meets: the others of its batch are recorded, and it
-    is failed, or kept and offered again. Only what breaks the connection, or tells that the session
-    is no longer ours, is left to the caller, with everything kept.
+    """For every SQLSTATE: the others of the batch are recorded, and the outcome becomes a failure,
+    or is kept and tried again. Only errors of the connection or session are raised, and then every
+    outcome is kept.
     """
     for kind in _EVERY_ERROR:
         assert kind.sqlstate is not None
@@ -242,7 +242,7 @@ def test_no_error_of_postgres_for_one_outcome_keeps_another_out(
             elif outcome == "failed":
                 outbox.failed(lease, {"error_type": "E", "error_message": "m"})
             else:
-                outbox.aborted([lease])
+                outbox.released([lease])
         error = an_error(kind.sqlstate)
         database.refuses = {culprit.task.task_id: error}
         if is_connection_lost(error) or kind.sqlstate in _SESSION_OVER:
@@ -260,8 +260,8 @@ def test_no_error_of_postgres_for_one_outcome_keeps_another_out(
 
 
 def test_an_outcome_that_is_refused_becomes_a_plain_failure(database: Database) -> None:
-    """It says what the database said, in ASCII and within bounds; what could not be recorded of the
-    first one (a time that no interval holds, a text) is gone, that the task was rejected is not.
+    """It has the database's message, in ASCII and within bounds. It drops what could not be
+    recorded (a time that no interval holds, a text), and keeps that the task was rejected.
     """
     outbox, done = an_outbox()
     result, failure = a_lease(), a_lease()
@@ -296,18 +296,18 @@ def _only_plain(database: Database, batch: list[dict[str, Any]]) -> list[Unrecor
     return []
 
 
-def test_what_is_refused_even_so_is_kept_and_offered_less_and_less_often(
+def test_an_outcome_that_is_refused_again_is_kept_and_tried_less_and_less_often(
     database: Database,
 ) -> None:
-    """A trigger that raises at every update of a task: its outcome does not hold up the end of a
-    drain, and is not offered all the time.
+    """A trigger raises at every update of a task: its outcome does not delay the end of a drain,
+    and is not tried all the time.
     """
     outbox, done = an_outbox()
     lease = a_lease()
     outbox.completed(lease, b"1")
     database.refuses = {lease.task.task_id: an_error("P0001")}
     outbox.flush(CONNECTION, PEER)
-    assert (done, len(outbox), outbox.waits) == ([], 0, False)
+    assert (done, len(outbox), outbox.is_pending) == ([], 0, False)
     first = outbox.next_due() - time.monotonic()
     tried = database.statements
     outbox.flush(CONNECTION, PEER)
@@ -317,10 +317,12 @@ def test_what_is_refused_even_so_is_kept_and_offered_less_and_less_often(
     assert first < 2 < outbox.next_due() - time.monotonic() < 61
 
 
-def test_a_database_that_takes_nothing_is_not_asked_for_each_outcome(database: Database) -> None:
-    """A full disk is no outcome's fault: after a few the flush ends, and everything is kept."""
+def test_a_database_that_refuses_everything_is_not_tried_for_each_outcome(
+    database: Database,
+) -> None:
+    """A full disk is the cause: after a few tries the flush ends, and every outcome is kept."""
     outbox, done = an_outbox()
-    leases = [a_lease() for _ in range(MOST_SETTLED)]
+    leases = [a_lease() for _ in range(BATCH_MAX)]
     for lease in leases:
         outbox.completed(lease, b"1")
     full = an_error("53100", "no space left on device")
@@ -328,14 +330,14 @@ def test_a_database_that_takes_nothing_is_not_asked_for_each_outcome(database: D
     with pytest.raises(psycopg.errors.DiskFull):
         outbox.flush(CONNECTION, PEER)
     assert database.statements < 10
-    assert (done, outbox.waits) == ([], True)
+    assert (done, outbox.is_pending) == ([], True)
     database.refuses = {}
     outbox.flush(CONNECTION, PEER, last=True)
     assert set(done) == set(leases)
 
 
-def test_rights_that_were_taken_away_do_not_fail_what_completed(database: Database) -> None:
-    """Nor does a function that a migration takes away for a moment: the results are kept."""
+def test_missing_rights_do_not_fail_completed_tasks(database: Database) -> None:
+    """A function that a migration replaces does not either: the results are kept."""
     for sqlstate in ("42501", "42883"):
         outbox, done = an_outbox()
         lease = a_lease()

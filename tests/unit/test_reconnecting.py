@@ -1,4 +1,4 @@
-"""The main loop's connection: what is put off, and for how long."""
+"""The main loop's connection: what it retries, and after which wait."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from peers.database import reconnecting as module
-from peers.database.connection import Backoff
+from peers.database.backoff import Backoff
 from peers.database.deadlines import BoundedConnection
 from peers.database.reconnecting import ReconnectingConnection
 from peers.errors import ConfigError, DatabaseUnreachable, NotPermitted, PeerLost
@@ -23,7 +23,7 @@ SHORT = 0.01
 
 
 class FakeConnection:
-    """Is closed, or not."""
+    """A connection that notes whether it was closed."""
 
     latest = 0.0
 
@@ -31,19 +31,19 @@ class FakeConnection:
         self.closed = False
 
     def close(self) -> None:
-        """Hangs up."""
+        """Close it."""
         self.closed = True
 
 
 class World:
-    """A link, and a database behind it that takes connections."""
+    """A reconnecting connection, and a database that accepts or refuses connections."""
 
     def __init__(self) -> None:
         self.made: list[FakeConnection] = []
         self.returns = 0
         self.refuses: Exception | None = None
-        self.link = ReconnectingConnection(self._connect, self._returned, lambda: None)
-        self.link.adopt(self._connect())
+        self.connection = ReconnectingConnection(self._connect, self._returned, lambda: None)
+        self.connection.use(self._connect())
 
     def _connect(self) -> BoundedConnection:
         if self.refuses is not None:
@@ -53,25 +53,25 @@ class World:
 
     def _returned(self) -> None:
         self.returns += 1
-        self.link.do(lambda _: None)  # as the peer asks which leases it has
+        self.connection.do(lambda _: None)  # as the peer asks which leases it has
 
     def until_up(self) -> None:
-        """Turns until there is a connection."""
+        """Restore until there is a connection."""
         give_up = time.monotonic() + PATIENCE
-        while not self.link.restore():
+        while not self.connection.restore():
             assert time.monotonic() < give_up
             time.sleep(SHORT / 10)
 
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    """Its waits are not random: each is the whole span."""
+    """Make a connection whose waits are not random, but the whole span."""
     monkeypatch.setattr(module, "Backoff", functools.partial(Backoff, base=SHORT, luck=lambda: 1.0))
     return World()
 
 
 def raises(error: Exception) -> Callable[..., None]:
-    """Work that ends so."""
+    """Return work that raises this error."""
 
     def work(*_: object) -> None:
         raise error
@@ -79,20 +79,20 @@ def raises(error: Exception) -> Callable[..., None]:
     return work
 
 
-def test_a_database_that_is_reached_and_cannot_work_is_left_alone_longer_and_longer(
+def test_a_database_that_accepts_connections_but_fails_is_retried_less_and_less_often(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each claim ends the connection, and connecting goes well each time, as does the first
-    question: the waits still double. Work that was done begins with the shortest again.
+    """Each claim ends the connection, and connecting succeeds each time, as does the reconcile: the
+    waits still double. A statement that succeeds resets them.
     """
     gone = raises(psycopg.OperationalError("server closed the connection"))
     for _ in range(5):
         with pytest.raises(DatabaseUnreachable):
-            world.link.do(gone)
+            world.connection.do(gone)
         world.until_up()
-    world.link.do(lambda _: None)
+    world.connection.do(lambda _: None)
     with pytest.raises(DatabaseUnreachable):
-        world.link.do(gone)
+        world.connection.do(gone)
     events = [record for record in caplog.records if name_of(record) == "database_lost"]
     waits = [fields_of(event)["retry_in"] for event in events]
     assert waits == [SHORT, SHORT * 2, SHORT * 4, SHORT * 8, SHORT * 16, SHORT]
@@ -100,29 +100,27 @@ def test_a_database_that_is_reached_and_cannot_work_is_left_alone_longer_and_lon
 
 
 @pytest.mark.parametrize("sqlstate", ["53100", "53200", "55P03", "57014", "40P01", "40001"])
-def test_what_may_be_over_in_a_moment_does_not_end_the_connection(
-    world: World, sqlstate: str
-) -> None:
-    """A full disk, a lock, a deadlock: the duty is put off, the connection stays."""
+def test_a_transient_error_does_not_end_the_connection(world: World, sqlstate: str) -> None:
+    """A full disk, a lock, a deadlock: the job is put off, and the connection stays."""
     error = psycopg.errors.lookup(sqlstate)("not now")
-    world.link.attempt("a claim", lambda: world.link.do(raises(error)))
-    assert world.link.up
+    world.connection.attempt("a claim", lambda: world.connection.do(raises(error)))
+    assert world.connection.is_up
     assert len(world.made) == 1
 
 
-def test_a_duty_that_is_refused_keeps_no_other_from_being_done(world: World) -> None:
-    """It is tried less and less often; the others as always."""
+def test_a_job_that_is_refused_does_not_delay_other_jobs(world: World) -> None:
+    """It is tried less and less often, the others as usual."""
     tried, done = [], []
 
     def refused() -> None:
         tried.append(time.monotonic())
-        world.link.do(raises(psycopg.errors.DiskFull("no space left on device")))
+        world.connection.do(raises(psycopg.errors.DiskFull("no space left on device")))
 
     give_up = time.monotonic() + PATIENCE
     while len(tried) < 5:
         assert time.monotonic() < give_up
-        world.link.attempt("a claim", refused)
-        world.link.attempt("outcomes", lambda: world.link.do(lambda _: done.append(1)))
+        world.connection.attempt("a claim", refused)
+        world.connection.attempt("outcomes", lambda: world.connection.do(lambda _: done.append(1)))
     between = [after - before for before, after in itertools.pairwise(tried)]
     assert all(gap >= SHORT * 2**n * 0.9 for n, gap in enumerate(between)), between
     assert len(done) > len(tried)
@@ -134,39 +132,41 @@ def test_a_duty_that_is_refused_keeps_no_other_from_being_done(world: World) -> 
      psycopg.errors.UndefinedColumn("which?"), NotPermitted("no")],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
-def test_an_error_that_nobody_expected_gets_a_new_session(
+def test_an_unexpected_error_gets_a_new_session(
     world: World, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    """The session itself may be the reason: the duty is put off, and the connection made anew."""
-    world.link.attempt("a claim", raises(error))
+    """The session may be the cause: the job is put off, and the connection replaced."""
+    world.connection.attempt("a claim", raises(error))
     assert world.made[0].closed
     world.until_up()
     assert len(world.made) == 2
     told = [fields_of(record) for record in caplog.records]
-    assert [fields["retry_in"] for fields in told if "duty" in fields] == [SHORT]
+    assert [fields["retry_in"] for fields in told if "job" in fields] == [SHORT]
 
 
-def test_what_is_not_about_the_statement_comes_through(world: World) -> None:
-    """A lost peer must join again, and a pooler in between must be told."""
+def test_errors_about_the_peer_or_the_session_are_raised(world: World) -> None:
+    """A lost peer must join again, and a pooler in between must be reported."""
     with pytest.raises(PeerLost):
-        world.link.attempt("a claim", raises(PeerLost("gone")))
+        world.connection.attempt("a claim", raises(PeerLost("gone")))
     with pytest.raises(ConfigError, match="pooler"):
-        world.link.attempt("a claim", raises(psycopg.errors.InvalidSqlStatementName("_pg3_0")))
+        world.connection.attempt(
+            "a claim", raises(psycopg.errors.InvalidSqlStatementName("_pg3_0"))
+        )
 
 
-def test_connecting_does_not_stop_the_loop(world: World) -> None:
-    """Nor does a refusal: the link says when to look again."""
+def test_connecting_does_not_block_the_loop(world: World) -> None:
+    """A refusal does not either. The connection tells when the next try is due."""
     world.refuses = DatabaseUnreachable("nobody there")
     with pytest.raises(DatabaseUnreachable):
-        world.link.do(raises(psycopg.OperationalError("gone")))
+        world.connection.do(raises(psycopg.OperationalError("gone")))
     waits: set[float] = set()
     give_up = time.monotonic() + PATIENCE
     while len(waits) < 3:
         assert time.monotonic() < give_up
         began = time.monotonic()
-        assert not world.link.restore()
+        assert not world.connection.restore()
         assert time.monotonic() - began < PATIENCE / 10
-        if world.link.again_at < float("inf"):
-            waits.add(world.link.again_at)
+        if world.connection.reconnect_at < float("inf"):
+            waits.add(world.connection.reconnect_at)
     world.refuses = None
     world.until_up()

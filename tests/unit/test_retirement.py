@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections import Counter
 from itertools import count
 from unittest.mock import Mock
@@ -21,7 +18,7 @@ from peers.pool.handle import WorkerHandle
 from peers.pool.isolation import IsolatedGroup, WorkerRole
 from peers.pool.lease import Lease
 from peers.pool.local_queue import LocalQueue
-from peers.pool.retirement import Limits, Retirement, may_retire, resident
+from peers.pool.retirement import Limits, Retirement, may_retire
 from peers.pool.scaling import workers_to_start
 from peers.protocol.messages import Completed, Failed
 
@@ -91,21 +88,6 @@ def test_exhaustion_retires_at_once() -> None:
     """And the reason names the error."""
     reason = Retirement(Limits()).reason(a_worker(), "a", failure("OSError", exhausted=True), 0.0)
     assert reason == "OSError: message"
-
-
-def test_memory_is_measured_once_a_second() -> None:
-    """Only of workers that have had a task: one that starts above the limit must run something."""
-    rules = Retirement(Limits(max_memory=1 << 20))
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        assert 0 < resident(child.pid) < 1 << 30
-        process = Mock(pid=os.getpid())
-        fresh, used = a_worker(process=process), a_worker(process=process, tasks_assigned=1)
-        [(found, reason)] = rules.due([fresh, used], 5.0)
-        assert found is used
-        assert "MiB" in reason
-        assert rules.due([used], 5.5) == []
-        assert len(rules.due([used], 6.5)) == 1
-    assert resident(child.pid) == 0
 
 
 def test_retiring_loops_do_not_pile_up() -> None:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from peers.errors import ConfigError
-from peers.settings import Settings, redact, sources
+from peers.predict import variables
+from peers.settings import Settings, redact, reference, sources
+from peers.types import BATCH_WAIT_MAX
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,7 +105,7 @@ def test_queues_are_read_from_a_line_and_from_a_table(
         ("PEERS_POLL_INTERVAL", "0", "must be 0.01s to 1h"),
         ("PEERS_HEARTBEAT_INTERVAL", "11s", r"at most 10s, a third of lease_timeout \(30s\)"),
         ("PEERS_QUEUES", "default", '"default" does not say its slots'),
-        ("PEERS_QUEUES", "default=0", 'queue "default" 0 slots; 1 to 10000'),
+        ("PEERS_QUEUES", "default=0", 'queue "default" 0 slots; use 1 to 10000'),
         ("PEERS_QUEUES", "a=1,a=2", 'names the queue "a" twice'),
         ("PEERS_QUEUES", ",", "at least one queue"),
         ("PEERS_LOG_FORMAT", "xml", "must be 'auto', 'json' or 'text'"),
@@ -259,3 +261,104 @@ def test_a_worker_lives_for_ever_unless_told_otherwise() -> None:
     assert (settings.worker_max_tasks, settings.worker_max_memory) == (None, None)
     with pytest.raises(ConfigError, match="worker_max_tasks"):
         Settings(worker_max_tasks=0)
+
+
+def test_variables_of_workers_are_read_from_flags_a_line_and_a_table(
+    monkeypatch: Environment, tmp_path: Path
+) -> None:
+    """A value may hold commas, equals signs and, in quotes, spaces."""
+    expected = {"PEERS_PREDICT_TRUST": "/srv/models,shop.models", "A": "b=c", "B": "two words"}
+    file = tmp_path / "peers.toml"
+    file.write_text(
+        '[worker_env]\nPEERS_PREDICT_TRUST = "/srv/models,shop.models"\nA = "b=c"\n'
+        'B = "two words"\n'
+    )
+    assert Settings(config=file).worker_env == expected
+    line = "PEERS_PREDICT_TRUST=/srv/models,shop.models A=b=c B='two words'"
+    monkeypatch.setenv("PEERS_WORKER_ENV", line)
+    assert Settings(config=file).worker_env == expected
+    assert origin(Settings(config=file), "worker_env") == "PEERS_WORKER_ENV"
+    flags = Settings(worker_env=["A=1", "B=two words"])
+    assert flags.worker_env == {"A": "1", "B": "two words"}
+    assert origin(flags, "worker_env") == "flag"
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (["s3cret"], "must look like NAME=VALUE"),
+        ("A='s3cret", "a quote that is not closed"),
+        (["1A=s3cret"], 'a variable named "1A"; use letters, digits and _'),
+        ({"A": "s3cret\0"}, "gives A a value with a NUL character"),
+        ({"A": True}, "gives A a value that is no text"),
+        ({"A": ["s3cret"]}, "gives A a value that is no text"),
+    ],
+)
+def test_variables_of_workers_that_are_none_are_refused(given: object, complaint: str) -> None:
+    """The error says how they must look, and repeats no value, which may be a secret."""
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        Settings(worker_env=given)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_secrets_of_workers_are_shown_nowhere() -> None:
+    """A name that looks like a secret's hides the value, and a URL loses its password."""
+    given = {
+        "SHOP_API_KEY": "s3cret",
+        "db_password": "s3cret",
+        "URL": "http://u:s3cret@h/",
+        "A": "b c",
+    }
+    settings = Settings(worker_env=given)
+    shown = {each.name: each.value for each in settings.origins()}["worker_env"]
+    assert shown == "SHOP_API_KEY='***' db_password='***' URL='http://u:***@h/' A='b c'"
+    assert "s3cret" not in repr(settings)
+
+
+def test_variables_of_a_guest_pass_and_a_slip_among_them_does_not(monkeypatch: Environment) -> None:
+    """A peer hands them to its workers; it need not know what they mean."""
+    for name in variables.VARIABLES:
+        monkeypatch.setenv(name, "x")
+    Settings()
+    monkeypatch.setenv("PEERS_PREDICT_TRUTS", "x")
+    with pytest.raises(ConfigError, match=r"TRUTS is no setting.*mean PEERS_PREDICT_TRUST"):
+        Settings()
+
+
+def test_a_variable_that_is_named_for_workers_passes(monkeypatch: Environment) -> None:
+    """The operator has said that it is meant."""
+    monkeypatch.setenv("PEERS_SHOP_REGION", "north")
+    with pytest.raises(ConfigError, match="PEERS_SHOP_REGION is no setting"):
+        Settings()
+    Settings(worker_env=["PEERS_SHOP_REGION=south"])
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [("", 0.05), ("250ms", 0.25), ("0.25", 0.25), ("2s", 2), ("0", 0), ("4s", 4),
+     ("5s", None), ("soon", None), ("-1s", None)],
+)  # fmt: skip
+def test_the_wait_of_predictions_is_bounded(
+    monkeypatch: Environment, given: str, seconds: float | None
+) -> None:
+    """No longer than any batch may wait; the error names the variable and the bound."""
+    monkeypatch.setenv("PEERS_PREDICT_BATCH_WAIT", given)
+    assert variables.BATCH_WAIT_MAX.total_seconds() == BATCH_WAIT_MAX
+    if seconds is None:
+        with pytest.raises(ConfigError, match=r"PEERS_PREDICT_BATCH_WAIT.*0s to 4s"):
+            variables.batch_wait()
+    else:
+        assert variables.batch_wait().total_seconds() == seconds
+
+
+def test_every_setting_is_described_completely() -> None:
+    """Its name, form, default, variable, flag and sentence; the documentation is made from them."""
+    found = {each.name: each for each in reference()}
+    assert list(found) == list(Settings.model_fields)
+    for each in found.values():
+        assert all(part for name, part in each._asdict().items() if name != "bounds"), each
+        assert each.variable == f"PEERS_{each.name.upper()}"
+    lease = found["lease_timeout"]
+    assert (lease.placeholder, lease.default, lease.bounds) == ("DURATION", "30s", "1s to 1d")
+    assert found["heartbeat_interval"].default == "a third of lease_timeout"
+    assert found["worker_threads"].bounds == "1 to 1024"

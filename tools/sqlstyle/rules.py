@@ -84,7 +84,7 @@ def search_path(file: SqlFile) -> Iterator[Finding]:
 
 
 def static_sql(file: SqlFile) -> Iterator[Finding]:
-    """Function bodies hold static SQL: no EXECUTE of a text, however it was put together."""
+    """Find an EXECUTE of a text in a function body: its SQL must be static."""
     bodies = (token.body for statement in file.statements for token in statement.tokens)
     for body in bodies:
         words = (token for token in _flat(body) if token.kind is not Kind.STRING)
@@ -112,7 +112,7 @@ def repeatable(file: SqlFile) -> Iterator[Finding]:
 
 
 def named_query(file: SqlFile) -> Iterator[Finding]:
-    """The line above every CREATE INDEX is a comment that names the query it serves."""
+    """Find a CREATE INDEX without a comment above it that names the query it serves."""
     for statement in file.statements:
         if not statement.creation or statement.creation.thing.noun != "index":
             continue

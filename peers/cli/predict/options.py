@@ -138,7 +138,7 @@ def text_options(args: argparse.Namespace) -> TextOptions:
 
 def dead_limit(value: str) -> str:
     """Return a number or share of rows, as text."""
-    from peers.predict.run.limits import DeadLimit
+    from peers.predict.dead_limit import DeadLimit
 
     try:
         return DeadLimit(value).text

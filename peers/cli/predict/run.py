@@ -45,7 +45,7 @@ def _predict(args: argparse.Namespace) -> int:
         if args.workers is not None:
             if settings.embedded:  # its schema may need a migration first
                 _connecting(settings, args)
-            peer = stack.enter_context(_own_peer(args, settings.url))
+            peer = stack.enter_context(_own_peer(args, settings))
         connect = _connecting(settings, args)
         summary = _summary(args, connect, peer)
     from peers.predict.run.summary import TOO_MANY_DEAD
@@ -70,11 +70,14 @@ def _connecting(
     return connecting(settings, args)
 
 
-def _own_peer(args: argparse.Namespace, url: str) -> AbstractContextManager[OwnPeer]:
+def _own_peer(args: argparse.Namespace, settings: Settings) -> AbstractContextManager[OwnPeer]:
     """Start a peer first, so that it imports the app while this process imports the rest."""
-    from peers.predict.run.own_peer import Fleet, own_peer
+    from peers.predict.run.own_peer import OwnPeerOptions, own_peer
+    from peers.settings import join_variables
 
-    return own_peer(url, Fleet(args.workers, args.model, args.method, args.batch_wait))
+    worker_env = join_variables(settings.worker_env)
+    options = OwnPeerOptions(args.workers, args.model, args.method, args.batch_wait, worker_env)
+    return own_peer(settings.url, options)
 
 
 def _summary(
@@ -82,11 +85,11 @@ def _summary(
     connect: Callable[[], AbstractContextManager[Connection]],
     peer: OwnPeer | None,
 ) -> Summary:
-    from peers.predict.run.command import How, predict
+    from peers.predict.run.command import RunOptions, predict
 
     if args.workers is None and args.batch_wait is not None:
         output.say("--batch-wait needs --workers: other peers use PEERS_PREDICT_BATCH_WAIT")
-    return predict(connect, _request(args), How(peer, args.retry_dead))
+    return predict(connect, _request(args), RunOptions(peer, args.retry_dead))
 
 
 def _dry_run(args: argparse.Namespace) -> int:

@@ -72,7 +72,7 @@ def _status(args: argparse.Namespace) -> int:
 
 def _list(args: argparse.Namespace) -> int:
     require_extra()
-    from peers.predict.run.listing import list_runs
+    from peers.predict.run.runs import list_runs
 
     with located(args) as settings, connecting(settings, args)() as connection:
         total, found = list_runs(connection, args.limit)
@@ -101,7 +101,7 @@ def _list(args: argparse.Namespace) -> int:
 
 def _cancel(args: argparse.Namespace) -> int:
     require_extra()
-    from peers.predict.run.cancel import cancel
+    from peers.predict.run.command import cancel
 
     with located(args) as settings:
         summary, count = cancel(connecting(settings, args), args.name)
@@ -116,7 +116,7 @@ def _cancel(args: argparse.Namespace) -> int:
 
 def _clean(args: argparse.Namespace) -> int:
     require_extra()
-    from peers.predict.run.cleaning import clean
+    from peers.predict.run.runs import clean
 
     with located(args) as settings, connecting(settings, args)() as connection:
         cleaned = clean(

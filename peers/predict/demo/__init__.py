@@ -1,1 +1,1 @@
-"""A prediction from nothing: trained, poisoned, killed, resumed, and checked row by row."""
+"""A demo of a prediction that survives bad rows, a dying peer and a dying command."""

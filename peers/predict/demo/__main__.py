@@ -1,4 +1,4 @@
-"""`python -m peers.predict.demo`: ends with one line of JSON; exit code 1 if a row is not right."""
+"""`python -m peers.predict.demo`: print one line of JSON; exit code 1 if a row is wrong."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from peers.predict.kinds import APP, CHUNK, QUEUE
 _MODEL: Final = "peers.predict.demo.model:predict"
 _ROWS: Final = 40_000
 _TREES: Final = 100
-_PATIENCE: Final = 300.0
+_TIMEOUT: Final = 300.0
 _LEASE: Final = "4s"
 _DONE: Final = f"select count(*) from peers.task where kind = '{CHUNK}' and state = 'completed'"  # noqa: S608 - our own name
 
 
 def main() -> int:
-    """Train, write, predict, poison, kill, resume, verify."""
+    """Train a model, predict rows with poison among them, kill, resume, and verify."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=_ROWS)
     parser.add_argument("--trees", type=int, default=_TREES, help="of the forest")
@@ -67,7 +67,7 @@ def _run(
     connection: psycopg.Connection[Any], command: list[str], environment: dict[str, str],
     material: Material,
 ) -> dict[str, Any]:  # fmt: skip
-    """Make the run with its two accidents; return its summary."""
+    """Run the prediction, kill a peer and the command, and resume; return the summary."""
     with _peer(environment) as victim, _peer(environment):
         _say(f"two peers; {' '.join(command[1:])}")
         first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
@@ -76,10 +76,10 @@ def _run(
         first.kill()
         first.wait()
         _say(
-            f"killed one peer and the command after {_done(connection)} chunks; once more the same"
+            f"killed one peer and the command after {_done(connection)} chunks; same command again"
         )
         again = subprocess.run(
-            command, env=environment, stdout=subprocess.PIPE, timeout=_PATIENCE, check=True
+            command, env=environment, stdout=subprocess.PIPE, timeout=_TIMEOUT, check=True
         )
     summary: dict[str, Any] = json.loads(again.stdout)
     return summary
@@ -88,7 +88,7 @@ def _run(
 def _await_half(
     connection: psycopg.Connection[Any], command: subprocess.Popen[bytes], material: Material
 ) -> None:
-    give_up = time.monotonic() + _PATIENCE
+    give_up = time.monotonic() + _TIMEOUT
     while True:
         [(chunks,)] = connection.execute(
             "select count(*) from peers.task where kind = %s", [CHUNK]
@@ -106,7 +106,7 @@ def _done(connection: psycopg.Connection[Any]) -> int:
 
 
 def _verify(output: Path, material: Material, summary: dict[str, Any], rows: int) -> dict[str, Any]:
-    """Every prediction beside the sequential one."""
+    """Compare every prediction with the sequential one."""
     found = pq.read_table(output)
     ids = found.column("id").to_pylist()
     predicted = dict(zip(ids, found.column("prediction").to_pylist(), strict=True))

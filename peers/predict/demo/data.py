@@ -1,4 +1,4 @@
-"""The demo's forest, its input with three poisoned rows, and what should come out."""
+"""Make the demo's forest, its input with three poisoned rows, and the expected predictions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NOISE: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Files, and the truth: the sequential prediction of every row by its id."""
+    """The files, and the expected prediction of each row by its id."""
 
     forest: Path
     rows: Path
@@ -27,7 +27,7 @@ class Material:
 
 
 def prepare(folder: Path, rows: int, trees: int) -> Material:
-    """Trains on scikit-learn's digits, and writes resampled rows with noise to Parquet."""
+    """Train on scikit-learn's digits, and write resampled rows with noise to Parquet."""
     import joblib
     from sklearn.datasets import load_digits
     from sklearn.ensemble import RandomForestClassifier

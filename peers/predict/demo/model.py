@@ -1,4 +1,4 @@
-"""The demo's model: a forest, and two kinds of rows that no model should be asked about."""
+"""The demo's model: a forest, and two kinds of poisoned rows."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import numpy as np
 FOREST_VARIABLE: Final = "PREDICT_DEMO_FOREST"
 RAISES: Final = 1e6
 KILLS: Final = 2e6
-"""Values of the first feature: such a row makes the model raise, or kills its process."""
+"""Values of the first feature that make the model raise, or kill its process."""
 
 
 @lru_cache(maxsize=1)
 def forest() -> Any:
-    """The trained forest, loaded once in a worker."""
+    """Return the trained forest, which a worker loads once."""
     import joblib
 
     return joblib.load(os.environ[FOREST_VARIABLE])
 
 
 def predict(rows: list[dict[str, float]]) -> list[int]:
-    """The digit of each row."""
+    """Predict the digit of each row."""
     table = np.array([list(row.values()) for row in rows])
     if (table[:, 0] == KILLS).any():
         os.kill(os.getpid(), signal.SIGSEGV)

@@ -1,4 +1,4 @@
-"""Values of a column with a type of its own in another type: without loss, or a reason why not."""
+"""Cast the values of a typed column to another type without loss; say why a value cannot be."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Problems = dict[int, str]
 
 
 def check_cast(field: pa.Field, wanted: pa.DataType) -> None:
-    """Raise InputError where no value of the field can become one of the wanted type."""
+    """Raise InputError if no value of the field can be cast to the wanted type."""
     have = _plain(field.type)
     wanted = _plain(wanted)
     are_times = kinds.is_timestamp(have) and kinds.is_timestamp(wanted)
     if are_times and (have.tz is None) != (wanted.tz is None):
         raise InputError(
             f"the column {field.name!r} is {have}, which cannot become {wanted}: "
-            "a time without a zone is no instant",
-            "Give the column its zone in the input, or take the model's zone away.",
+            "a time without a zone is not an instant",
+            "Add the zone to the input's column, or train the model without a zone.",
         )
     try:
         _converted(pa.array([], have), wanted)
@@ -37,9 +37,9 @@ def check_cast(field: pa.Field, wanted: pa.DataType) -> None:
 
 
 def cast(column: pa.ChunkedArray, name: str, wanted: pa.DataType) -> tuple[pa.Array, Problems]:
-    """Return the column in the wanted type, and by index why a value has none; it is null then."""
+    """Return the cast column with null for values that do not fit, and the reasons by index."""
     have: pa.Array = column.combine_chunks()
-    if isinstance(have, pa.ChunkedArray):  # no chunk at all, in older versions
+    if isinstance(have, pa.ChunkedArray):  # older versions return no chunk at all
         have = pa.concat_arrays(have.chunks) if have.num_chunks else pa.array([], have.type)
     if kinds.is_dictionary(have.type):
         have = have.dictionary_decode()
@@ -52,7 +52,7 @@ def cast(column: pa.ChunkedArray, name: str, wanted: pa.DataType) -> tuple[pa.Ar
 
 
 def _lossless(have: pa.Array, wanted: pa.DataType) -> tuple[pa.Array, list[int]]:
-    """Return the values, null where they cannot be converted, and the places of these."""
+    """Return the values, with null for those that cannot be cast, and the positions of these."""
     try:
         found = _converted(have, wanted)
         same = _is_same(have, found)
@@ -73,19 +73,19 @@ def _lossless(have: pa.Array, wanted: pa.DataType) -> tuple[pa.Array, list[int]]
 
 def _converted(have: pa.Array, wanted: pa.DataType) -> pa.Array:
     if kinds.is_decimal(have.type) and kinds.is_floating(wanted):
-        # Arrow's own way is not always the nearest double; that of a text is
+        # Arrow does not always find the nearest double, except for a text
         return have.cast(pa.string()).cast(pa.float64()).cast(wanted)
     return have.cast(wanted)
 
 
 def _is_same(have: pa.Array, found: pa.Array) -> pa.Array | None:
-    """Return whether each value comes back from its new type as it was; None: no need to ask."""
+    """Return whether each value survives the cast and back; None: no check is needed."""
     if have.type == found.type or not _is_measured(have.type) or not _is_measured(found.type):
         return None
     if kinds.is_decimal(have.type) and kinds.is_integer(found.type):
-        return None  # Arrow itself refuses what is lost
+        return None  # Arrow itself refuses a loss
     back = found.cast(have.type, safe=False)
-    if kinds.is_float16(have.type):  # these are compared nowhere
+    if kinds.is_float16(have.type):  # these cannot be compared
         back, have = back.cast(pa.float32()), have.cast(pa.float32())
     same = pc.equal(back, have)
     if kinds.is_floating(have.type):
@@ -94,7 +94,7 @@ def _is_same(have: pa.Array, found: pa.Array) -> pa.Array | None:
 
 
 def _is_measured(type_: pa.DataType) -> bool:
-    """Numbers and times; a text that can be read as a number need not be spelt as that one."""
+    """Return whether to compare values: numbers and times, but not texts, whose spelling varies."""
     return bool(
         kinds.is_integer(type_)
         or kinds.is_floating(type_)

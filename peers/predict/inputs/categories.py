@@ -1,4 +1,4 @@
-"""Categories of an input: the same for all chunks, although row groups have their own."""
+"""Find the categories of an input, which all chunks share, although row groups have their own."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as kinds
 
+from peers.predict.atomic_files import atomic_write
 from peers.predict.errors import InputError
 from peers.predict.inputs.files import unchanged
 from peers.predict.inputs.forward import streaming
-from peers.predict.outputs.durable import replaced
 from peers.predict.spec import DataFile
 
 CATEGORIES: Final = "categories.arrow"
-"""In the run's folder."""
+"""The file in the run's folder."""
 _AT_ONCE: Final = 1 << 16
 
 
@@ -27,8 +27,8 @@ def gathered(
 ) -> dict[str, pa.Array]:
     """Return the categories of these columns over all files.
 
-    Those of dictionary columns are in their order of appearance, as pandas joins them; those of
-    other columns are sorted, as `astype("category")` does, and so are all if `ordered_by_value`.
+    Categories of dictionary columns are in their order of appearance, as pandas joins them. Those
+    of other columns, and all if `ordered_by_value`, are sorted, as `astype("category")` does.
     """
     found = {field.name: pa.array([], field.type.value_type) for field in fields}
     has_own: set[str] = set()
@@ -51,7 +51,7 @@ def of_partition(files: Sequence[DataFile], field: pa.Field) -> pa.Array:
 
 
 def place(folder: Path, fields: Sequence[pa.Field]) -> str | None:
-    """Return where the categories of these columns are kept already, if they are."""
+    """Return the file that has the categories of these columns already, if there is one."""
     path = folder / CATEGORIES
     if not fields or not path.exists():
         return None
@@ -61,14 +61,14 @@ def place(folder: Path, fields: Sequence[pa.Field]) -> str | None:
 
 
 def keep(categories: dict[str, pa.Array], folder: Path) -> str:
-    """Write the categories into the run's folder; the path of the file."""
+    """Write the categories into the run's folder; return the path of the file."""
     path = folder / CATEGORIES
     columns = [
         pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
         for values in categories.values()
     ]
     table = pa.table(columns, names=list(categories))
-    with replaced(path) as temporary, pa.ipc.new_file(temporary, table.schema) as writer:
+    with atomic_write(path) as temporary, pa.ipc.new_file(temporary, table.schema) as writer:
         writer.write_table(table)
     kept.cache_clear()
     return str(path)
@@ -76,7 +76,7 @@ def keep(categories: dict[str, pa.Array], folder: Path) -> str:
 
 @lru_cache(maxsize=4)
 def kept(path: str) -> dict[str, pa.Array]:
-    """Return what `keep` wrote. Raises InputError."""
+    """Return the categories that `keep` wrote. Raises InputError."""
     try:
         with pa.OSFile(path) as file, pa.ipc.open_file(file) as reader:
             table = reader.read_all()
@@ -88,7 +88,7 @@ def kept(path: str) -> dict[str, pa.Array]:
 def encoded(
     column: pa.ChunkedArray, categories: pa.Array, type_: pa.DictionaryType
 ) -> pa.ChunkedArray:
-    """Return the column as places in these categories."""
+    """Return the column as codes of these categories."""
     chunks = [_encoded(chunk, categories, is_ordered=type_.ordered) for chunk in column.chunks]
     return pa.chunked_array(chunks, type_)
 

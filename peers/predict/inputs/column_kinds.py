@@ -1,4 +1,4 @@
-"""Kinds of columns: of Arrow types, of the names that users have for types, and of models."""
+"""Map Arrow types, the type names of users, and the features of models to kinds of columns."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any, Final, Literal, TypeAlias
 
 import pyarrow as pa
 
-from peers.predict.inputs.column_metadata import TYPE
-from peers.predict.models.signature import Feature, Kind
+from peers.predict.column_metadata import TYPE
+from peers.predict.signature import Feature, Kind
 
 TypeName: TypeAlias = Literal[
     "text", "integer", "number", "boolean", "category", "timestamp", "date", "json"
@@ -35,7 +35,7 @@ _PLURAL: Final[dict[Kind, str]] = {
 
 
 def kind_of(type_: pa.DataType) -> Kind:
-    """Return the kind of the values of an Arrow type; those of a dictionary, where it has one."""
+    """Return the kind of the values of an Arrow type, or of its dictionary."""
     if pa.types.is_dictionary(type_):
         type_ = type_.value_type
     if pa.types.is_boolean(type_):
@@ -50,12 +50,12 @@ def kind_of(type_: pa.DataType) -> Kind:
 
 
 def is_text(type_: pa.DataType) -> bool:
-    """Return whether its values are texts."""
+    """Return whether the type's values are texts."""
     return type_ in _TEXTS
 
 
 def name_of(field: pa.Field) -> str:
-    """Return the type's name for people: one of --types where it fits, else Arrow's."""
+    """Return the type's name for people: one of --types if possible, otherwise Arrow's."""
     marked = (field.metadata or {}).get(TYPE)
     if marked is not None:
         return str(marked.decode())
@@ -69,23 +69,23 @@ def name_of(field: pa.Field) -> str:
     return str(field.type) if kind in {"anything", "time"} else kind
 
 
-def field_of(field: pa.Field, asked: TypeName) -> pa.Field:
-    """Return the field in the type that was asked for: its own, if that is of this kind."""
+def field_of(field: pa.Field, requested: TypeName) -> pa.Field:
+    """Return the field in the requested type; unchanged if its type is of this kind."""
     metadata = {key: value for key, value in (field.metadata or {}).items() if key != TYPE}
-    if name_of(field) == asked:
+    if name_of(field) == requested:
         return field
-    if asked == "json":
-        metadata[TYPE] = asked.encode()
-    return pa.field(field.name, ARROW[asked], metadata=metadata or None)
+    if requested == "json":
+        metadata[TYPE] = requested.encode()
+    return pa.field(field.name, ARROW[requested], metadata=metadata or None)
 
 
 def wanted_type(feature: Feature) -> TypeName:
-    """Return the type that texts become for this feature of a model."""
+    """Return the type that texts are converted to for this feature of a model."""
     return _AS.get(inner_kind(feature), "text")
 
 
 def inner_kind(feature: Feature) -> Kind:
-    """Return the kind of the feature's values; categories are of texts, or of numbers."""
+    """Return the kind of the feature's values; categories are texts or numbers."""
     if feature.kind != "category":
         return feature.kind
     types = {type(value) for value in feature.categories or ()}
@@ -101,22 +101,24 @@ _CATEGORY_KINDS: Final[dict[type[Any], Kind]] = {
 
 
 def fits(feature: Feature, kind: Kind) -> bool:
-    """Return whether values of this kind are of the kind that the model was fitted on."""
+    """Return whether values of this kind fit the feature that the model was fitted on."""
     wanted = inner_kind(feature)
     return "anything" in {wanted, kind} or wanted == kind or {wanted, kind} <= _NUMERIC
 
 
-def fits_name(feature: Feature, asked: TypeName) -> bool:
-    """Return whether a type that the user asked for is of the kind that the model was fitted on."""
-    return (asked != "json" and fits(feature, _OF_NAME[asked])) or inner_kind(feature) == "anything"
+def fits_name(feature: Feature, requested: TypeName) -> bool:
+    """Return whether a requested type fits the feature that the model was fitted on."""
+    if inner_kind(feature) == "anything":
+        return True
+    return requested != "json" and fits(feature, _OF_NAME[requested])
 
 
 def described(feature: Feature) -> str:
-    """Return what the model was fitted on, with examples where it keeps some."""
+    """Describe what the model was fitted on, with examples if it keeps some."""
     examples = ", ".join(repr(value) for value in feature.known)
     return _PLURAL[feature.kind] + (f" such as {examples}" if examples else "")
 
 
 def plural(kind: Kind) -> str:
-    """Return the kind's name for many values."""
+    """Return the plural name of the kind."""
     return _PLURAL[kind]

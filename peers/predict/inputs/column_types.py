@@ -1,50 +1,23 @@
-"""Decide which columns a model gets, and one type for each: the model's own word comes first.
+"""Decide which columns a model gets, and the type of each for the whole input.
 
-After the model comes --types, then the schema of the input, and only then what a text file seems to
-hold. What is decided holds for the whole input.
+The model's own declaration comes first, then --types, then the schema of the input. The types that
+are inferred from a text file come last.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import pyarrow as pa
 
 from peers.predict.errors import InputError
-from peers.predict.inputs.column_kinds import (
-    TypeName,
-    described,
-    field_of,
-    fits,
-    fits_name,
-    inner_kind,
-    kind_of,
-    name_of,
-    plural,
-    wanted_type,
-)
-from peers.predict.inputs.column_metadata import GUESSED, INDEX
-from peers.predict.models.signature import Feature, Signature
-
-_SHOWN: Final = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What the user said of the columns. `beside`: ids, which are no features.
-
-    `carry`: columns that the output has, too; they are no features where the model takes fewer.
-    """
-
-    model: str
-    types: Mapping[str, TypeName] = field(default_factory=dict)
-    beside: Sequence[str] = ()
-    carry: Sequence[str] = ()
-    allow_nan: bool = False
+from peers.predict.inputs.column_kinds import name_of
+from peers.predict.inputs.column_options import ColumnOptions, listed
+from peers.predict.inputs.feature_columns import feature_columns
+from peers.predict.inputs.feature_types import feature_type
+from peers.predict.signature import Feature, Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +32,9 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the model gets. `features`: the input's names, in the model's order.
+    """The columns that the model gets. `features`: the input's names, in the model's order.
 
-    `schema`: the fields to settle, features first. `required`: features that must have a value in
+    `schema`: the fields to read, features first. `required`: features that must have a value in
     each row.
     """
 
@@ -73,15 +46,15 @@ class Decision:
 
 
 def decide(
-    signature: Signature, schema: pa.Schema, question: Question, notes: Mapping[str, str]
+    signature: Signature, schema: pa.Schema, options: ColumnOptions, notes: Mapping[str, str]
 ) -> Decision:
-    """Return which columns the model gets, in which types, and which others are kept beside.
+    """Return the columns and types that the model gets, and the other columns that are read.
 
-    `notes`: why a text file's column has its type. Raises InputError naming a column that is
-    missing, too much, or of another kind than the model was fitted on.
+    `notes`: why a text file's column has its type. Raises InputError, which names a column that is
+    missing, superfluous, or of another kind than the model was fitted on.
     """
-    _check_names(question, schema)
-    chosen = _chosen(signature, schema, question)
+    _check_names(options, schema)
+    chosen = feature_columns(signature, schema, options)
     wanted = signature.features or (signature.rest,) * len(chosen)
     optional = [one for one in signature.optional if one.name in schema.names]
     chosen, wanted = [*chosen, *(str(one.name) for one in optional)], (*wanted, *optional)
@@ -90,186 +63,47 @@ def decide(
     warnings: list[str] = []
     required: list[str] = []
     for name, feature in zip(chosen, wanted, strict=True):
-        decided, source, warning = _decided(schema.field(name), feature, question)
+        decided, source, warning = feature_type(schema.field(name), feature, options)
         fields.append(decided)
         note = notes.get(name, "") if name_of(decided) == name_of(schema.field(name)) else ""
-        if source == "model":  # what the model was fitted on can't be had otherwise by --types
+        if source == "model":  # --types cannot change what the model was fitted on
             note = note.partition("; --types")[0]
         columns.append(Column(name, name_of(decided), source, note))
         if warning is not None:
             why = notes.get(name)
             warnings.append(f"{warning} ({why})" if why else warning)
-        if not question.allow_nan and _must_have_values(signature, feature):
+        if not options.allow_nan and _must_have_values(signature, feature):
             required.append(name)
-    for name in dict.fromkeys((*question.beside, *question.carry)):
+    for name in dict.fromkeys((*options.ids, *options.carry)):
         if name in schema.names and name not in chosen:
-            decided, source, _ = _decided(schema.field(name), Feature(), question)
+            decided, source, _ = feature_type(schema.field(name), Feature(), options)
             fields.append(decided)
             columns.append(Column(name, name_of(decided), source, "not a feature"))
     settled = pa.schema(fields, metadata=_without_index(schema.metadata))
-    unused = [name for name in question.types if name not in settled.names]
+    unused = [name for name in options.types if name not in settled.names]
     warnings += [f"--types {name}: the model does not take this column" for name in unused]
     return Decision(tuple(chosen), settled, tuple(required), tuple(columns), tuple(warnings))
 
 
-def _check_names(question: Question, schema: pa.Schema) -> None:
-    unknown = [name for name in question.types if name not in schema.names]
+def _check_names(options: ColumnOptions, schema: pa.Schema) -> None:
+    unknown = [name for name in options.types if name not in schema.names]
     if unknown:
         raise InputError(
-            f"--types names {_listed(unknown)}, which the input lacks",
-            f"It has {_listed(schema.names)}.",
+            f"--types names {listed(unknown)}, which the input lacks",
+            f"It has {listed(schema.names)}.",
         )
 
 
 def _must_have_values(signature: Signature, feature: Feature) -> bool:
-    """An estimator that says nothing of gaps may fill them itself, and says so where it doesn't."""
-    if feature.takes_gaps is None:
+    """Return whether a missing value is an error; an estimator may fill it itself."""
+    if feature.accepts_missing is None:
         return not signature.is_estimator
-    return not feature.takes_gaps
-
-
-# ------------------------------------------------------------------------------- which columns
-
-
-def _chosen(signature: Signature, schema: pa.Schema, question: Question) -> list[str]:
-    names = signature.names
-    if names is not None and signature.form != "texts":
-        return _by_name(signature, names, schema.names, question.model)
-    free = [
-        one.name
-        for one in schema
-        if one.name not in question.beside and INDEX not in (one.metadata or {})
-    ]
-    if not free:
-        raise InputError("The input has no columns for the model", "Add those of the features.")
-    if signature.features is None:
-        return free
-    wanted = len(signature.features)
-    if len(free) > wanted:
-        free = [name for name in free if name not in question.carry]
-    if signature.form == "texts" and len(free) > 1:
-        free = [name for name in free if _is_text(name, schema, question)] or free
-    if len(free) != wanted:
-        what = "one column of texts" if signature.form == "texts" else f"{wanted} columns"
-        raise InputError(
-            f"{question.model} takes {what}, and the input has {len(free)}: {_listed(free)}",
-            "Leave out columns that are not features. --id-column and --carry keep some beside"
-            + (", --types COLUMN=text the one of texts." if signature.form == "texts" else "."),
-        )
-    return free
-
-
-def _is_text(name: str, schema: pa.Schema, question: Question) -> bool:
-    if "text" in question.types.values():
-        return question.types.get(name) == "text"
-    return kind_of(schema.field(name).type) == "text"
-
-
-def _by_name(
-    signature: Signature, names: Sequence[str], there: Sequence[str], model: str
-) -> list[str]:
-    found: list[str] = []
-    missing: list[str] = []
-    for name in names:
-        alike = [name] if name in there else []
-        if not alike and signature.blanks_are_underscores:
-            alike = [one for one in there if re.sub(r"\s", "_", one) == name]
-        if len(alike) > 1:
-            raise InputError(
-                f"{model} takes a column {name!r}, and the input has {_listed(alike)}",
-                "LightGBM writes _ for blanks. Rename the columns of the input, so that one fits.",
-            )
-        (found if alike else missing).append(alike[0] if alike else name)
-    if missing:
-        raise InputError(
-            f"The input lacks {_listed(missing)}, which {model} takes; it has "
-            f"{_listed(there) or 'no columns'}",
-            "Name the columns as they were when the model was trained.",
-        )
-    return found
+    return not feature.accepts_missing
 
 
 def _without_index(metadata: Mapping[bytes, bytes] | None) -> dict[bytes, bytes] | None:
-    """An index column that is a feature must come as a column."""
+    """Return the metadata without the index, so that an index column stays a column."""
     if metadata is None or b"pandas" not in metadata:
         return dict(metadata) if metadata else None
     pandas = {**json.loads(metadata[b"pandas"]), "index_columns": []}
     return {**metadata, b"pandas": json.dumps(pandas).encode()}
-
-
-# ---------------------------------------------------------------------------------- which type
-
-
-def _decided(
-    there: pa.Field, feature: Feature, question: Question
-) -> tuple[pa.Field, str, str | None]:
-    """Return the field as it is settled, where its type comes from, and a warning."""
-    asked = question.types.get(there.name)
-    if asked is not None:
-        if not fits_name(feature, asked):
-            raise InputError(
-                f"--types {there.name}={asked} contradicts {question.model}, which was fitted on "
-                f"{described(feature)} in this column",
-                f"Leave {there.name} out of --types.",
-            )
-        return field_of(there, asked), "--types", None
-    is_guessed = GUESSED in (there.metadata or {})
-    if feature.kind == "anything":
-        return there, "file" if is_guessed else "schema", None
-    kind = kind_of(there.type)
-    if is_guessed:
-        return _guessed(there, feature, question)
-    if (kind == "anything" and not pa.types.is_null(there.type)) or not fits(feature, kind):
-        raise _differs(there, feature, question)
-    if inner_kind(feature) in {"number", "integer", "boolean"}:
-        there = _plain_number(there)
-    return there, "model", _doubt(there, feature, question)
-
-
-def _guessed(
-    there: pa.Field, feature: Feature, question: Question
-) -> tuple[pa.Field, str, str | None]:
-    """A column of a text file: it is read as what the model was fitted on."""
-    wanted, kind = inner_kind(feature), kind_of(there.type)
-    if wanted == "text" and kind != "text":
-        return field_of(there, "text"), "model", None
-    if pa.types.is_null(there.type) or fits(feature, kind):
-        return there, "model", _doubt(there, feature, question)
-    return (
-        field_of(there, wanted_type(feature)),
-        "model",
-        f"{question.model} was fitted on {described(feature)}, and the input holds {plural(kind)} "
-        f"in the column {there.name!r}: rows whose value is none of the former are dead",
-    )
-
-
-def _plain_number(there: pa.Field) -> pa.Field:
-    """Decimals as doubles, and the values of a dictionary of numbers."""
-    type_ = there.type.value_type if pa.types.is_dictionary(there.type) else there.type
-    return there.with_type(pa.float64() if pa.types.is_decimal(type_) else type_)
-
-
-def _doubt(there: pa.Field, feature: Feature, question: Question) -> str | None:
-    kind = kind_of(there.type)
-    if inner_kind(feature) == "boolean" and kind in {"number", "integer"}:
-        return (
-            f"{question.model} was fitted on booleans, and the input holds {plural(kind)} in the "
-            f"column {there.name!r}"
-        )
-    return None
-
-
-def _differs(there: pa.Field, feature: Feature, question: Question) -> InputError:
-    remedy = f"Convert the column {there.name!r}"
-    if inner_kind(feature) != "anything":
-        remedy += f", or say --types {there.name}={wanted_type(feature)}"
-    return InputError(
-        f"{question.model} was fitted on {described(feature)}, and the input holds "
-        f"{plural(kind_of(there.type))} in the column {there.name!r} ({there.type})",
-        f"{remedy}.",
-    )
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

@@ -1,4 +1,4 @@
-"""The Arrow types of a Postgres query's columns, by what the server says, not by their values."""
+"""Map the columns of a Postgres query to Arrow types, by the server's types, not by values."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from psycopg.adapt import Loader
 from psycopg.pq import Format
 from psycopg.types.string import TextLoader
 
-from peers.predict.inputs.column_metadata import AS_JSON
+from peers.predict.column_metadata import AS_JSON
 
 _KNOWN: Final[dict[str, pa.DataType]] = {
     "bool": pa.bool_(),
-    # whoever asks through pandas.read_sql has one type of whole numbers and one of others
+    # as with pandas.read_sql: one type for integers and one for other numbers
     "int2": pa.int64(), "int4": pa.int64(), "int8": pa.int64(), "oid": pa.int64(),
     "float4": pa.float64(), "float8": pa.float64(), "numeric": pa.float64(),
     "text": pa.string(), "varchar": pa.string(), "bpchar": pa.string(), "name": pa.string(),
@@ -28,7 +28,7 @@ _KNOWN: Final[dict[str, pa.DataType]] = {
     "timestamp": pa.timestamp("us"), "timestamptz": pa.timestamp("us", tz="UTC"),
     "interval": pa.duration("us"),
 }  # fmt: skip
-"""By their names in Postgres; the values of all others are texts, as the server writes them."""
+"""By their names in Postgres. Values of all other types are read as the server's texts."""
 _JSON: Final = ("json", "jsonb")
 
 Convert = Callable[[Any], Any]
@@ -36,7 +36,7 @@ Convert = Callable[[Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a query. `oid`: its type in Postgres; `convert`: what a value needs, if any."""
+    """A column of a query. `oid`: its type in Postgres. `convert`: a conversion, or None."""
 
     field: pa.Field
     oid: int
@@ -44,19 +44,19 @@ class Column:
     convert: Convert | None
 
     def array(self, values: Sequence[Any]) -> pa.Array:
-        """Return the values as the driver gives them in the column's type."""
+        """Return the driver's values in the column's type."""
         if self.convert is not None:
             values = [None if value is None else self.convert(value) for value in values]
         if self.oid == _FLOAT4:
-            # 0.1::float4 is 0.1 for whoever reads its text, as pandas.read_sql does
+            # 0.1::float4 reads as 0.1 from its text, as with pandas.read_sql
             return pa.array(values, pa.float32()).cast(pa.string()).cast(pa.float64())
         return pa.array(values, self.field.type)
 
 
 def column_of(name: str, oid: int, id_column: str | None) -> Column:
-    """Return the column of this type; numerics are doubles, but as ids texts.
+    """Return the column of this type; numerics become doubles, or texts if they are ids.
 
-    Types that Arrow lacks are texts, arrays of those that it has are lists.
+    Types that Arrow lacks become texts. Arrays of types that it has become lists.
     """
     info = adapters.types.get(oid)
     type_name = info.name if info is not None else ""
@@ -74,7 +74,7 @@ def column_of(name: str, oid: int, id_column: str | None) -> Column:
 
 
 def read_as_texts(context: AdaptContext, columns: Sequence[Column]) -> None:
-    """Have the driver give JSON, and what has no type here, as the server writes it."""
+    """Make the driver return JSON, and values of unknown types, as the server's texts."""
     assert context.adapters is not None
     for name in _JSON:
         context.adapters.register_loader(name, TextLoader)
@@ -95,7 +95,7 @@ class _JsonBinary(Loader):
 
 class _JsonbBinary(_JsonBinary):
     def load(self, data: Buffer) -> str:
-        """Return the text; before it stands the version of the format."""
+        """Return the text, which follows the version of the format."""
         if data[0] != 1:
             raise psycopg.NotSupportedError(f"unknown version of jsonb: {data[0]}")
         return bytes(data[1:]).decode()
@@ -107,7 +107,7 @@ def _digits(value: Decimal) -> str:
 
 def _each(convert: Convert) -> Convert:
     def converted(values: Any) -> Any:
-        if isinstance(values, list):  # there may be lists in it
+        if isinstance(values, list):  # it may contain lists
             return [converted(value) for value in values]
         return None if values is None else convert(values)
 

@@ -1,4 +1,4 @@
-"""The URL of a database, as libpq reads it, and without its passwords for people."""
+"""Convert the URL of a database to libpq's form, and hide its passwords in messages."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from urllib.parse import quote, urlencode
 from peers.predict.errors import InputError
 
 _DRIVER: Final = re.compile(r"^postgres(ql)?(\+\w+)?://")
-"""SQLAlchemy's URLs name a driver, which libpq does not know."""
+"""The driver in SQLAlchemy's URLs, which libpq does not know."""
 _SECRET: Final = re.compile("password|secret|key$")
 _HIDDEN: Final = "***"
 _PLACES: Final = ("user", "password", "host", "hostaddr", "port", "dbname")
 
 
 def conninfo_of(url: str) -> str:
-    """Return the URL as libpq takes it: it may have several hosts, a service or nothing at all.
+    """Return the URL in libpq's form: it may have several hosts, a service or nothing at all.
 
-    Raises InputError, which says nothing of the URL: a part of the password may stand anywhere.
+    Raises InputError, which does not show the URL: any part of it may be the password.
     """
     plain = _DRIVER.sub("postgresql://", url, count=1)
     _parsed(plain)
@@ -42,7 +42,7 @@ def hidden(url: str) -> str:
     }
     if "hostaddr" in found:
         others["hostaddr"] = found["hostaddr"]
-    if any("/" in host for host in hosts):  # a socket's folder has no place in a URL but here
+    if any("/" in host for host in hosts):  # a socket's folder can only be a parameter
         others |= {"host": found["host"], "port": found.get("port", "")}
         place = ""
     else:
@@ -60,17 +60,17 @@ def _with_port(host: str, port: str) -> str:
 
 
 def _parsed(url: str) -> dict[str, str]:
-    import psycopg  # not in each worker: they only read what was asked here
+    import psycopg  # imported here, since the workers do not need it
     from psycopg.conninfo import conninfo_to_dict
 
     found: dict[str, str] | None
     try:
         found = {key: str(value) for key, value in conninfo_to_dict(url).items()}
-    except psycopg.Error:  # whose sentence may hold the password
+    except psycopg.Error:  # the error's text may contain the password
         found = None
     if found is None or _DRIVER.match(url) is None or not _is_plausible(found):
         raise InputError(
-            "the input is no URL of a database",
+            "the input is not the URL of a database",
             "Write postgresql://user@host:5432/database; an @ in a password is written %40.",
         )
     return found

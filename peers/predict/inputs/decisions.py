@@ -1,4 +1,4 @@
-"""Say what was decided of the columns before anything is submitted."""
+"""Print the types of the columns before anything is submitted."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Final
 from peers.predict.inputs.column_types import Column, Decision
 
 _FEW: Final = 12
-"""Columns up to which each has a line of its own."""
+"""Up to this number of columns, each has a line."""
 
 
 def announce(decision: Decision) -> None:
-    """Print the decisions and the warnings on stderr."""
+    """Print the types and the warnings on stderr."""
     sys.stderr.writelines(f"{line}\n" for line in lines(decision))
     sys.stderr.flush()
 
 
 def lines(decision: Decision) -> Iterator[str]:
-    """Yield one line for each column, or for neighbours that are alike where there are many."""
+    """Yield a line for each column; if there are many, neighbours of the same type share a line."""
     groups = [[one] for one in decision.columns]
     if len(groups) > _FEW:
-        alike = groupby(decision.columns, key=lambda one: (one.type, one.source, one.note))
-        groups = [list(group) for _, group in alike]
+        same = groupby(decision.columns, key=lambda one: (one.type, one.source, one.note))
+        groups = [list(group) for _, group in same]
     width = max((len(_names(group)) for group in groups), default=0)
     for group in groups:
         first = group[0]

@@ -1,4 +1,4 @@
-"""The digest of an input's contents, computed by threads while other things are looked at."""
+"""Compute the digest of an input's contents in threads, while the command does other work."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Final
 from peers.predict.inputs.files import opened
 
 _BLOCK: Final = 64 << 20
-"""Bytes that one thread takes: a large file is shared between them."""
+"""Bytes per thread: several threads share a large file."""
 _PIECE: Final = 1 << 20
 _THREADS: Final = 4
 
 
 class Digest:
-    """Of files in their order, and of what else tells one input from another."""
+    """The digest of files in their order, and of other properties of the input."""
 
     def __init__(self, paths: Iterable[Path], identity: str = "") -> None:
-        """Begin to read the files. Raises InputError for one that cannot be opened."""
+        """Start to read the files. Raises InputError for a file that cannot be opened."""
         self._identity = identity
         self._pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "digest")
         self._blocks: list[Future[bytes]] = []
@@ -41,12 +41,12 @@ class Digest:
         return whole.hexdigest()
 
     def close(self) -> None:
-        """End what nobody waits for any more."""
+        """Stop the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _block(path: Path, start: int) -> bytes:
-    # twice as fast as BLAKE2b where the processor has instructions for it, as nearly all have
+    # twice as fast as BLAKE2b with the instructions that nearly all processors have
     found = hashlib.sha256(f"{start}:".encode())
     with opened(path) as stream:
         stream.seek(start)

@@ -1,4 +1,4 @@
-"""Files that are opened, known by their digest, and seen to stay as they are."""
+"""Open input files, recognize their formats, and check that they do not change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peers.predict.spec import DataFile, Partition
 InputFormat: TypeAlias = Literal["parquet", "csv", "jsonl"]
 
 SNAPSHOT: Final = "input.parquet"
-"""What a run keeps of a text or a query, in its folder."""
+"""The snapshot of a text file or a query in the run's folder."""
 _PARQUET: Final = b"PAR1"
 _ENCRYPTED: Final = b"PARE"
 _FORMATS: Final[dict[str, InputFormat]] = {
@@ -27,9 +27,9 @@ _COMPRESSED: Final = frozenset({".gz", ".bz2", ".xz", ".zst"})
 
 
 def format_of(path: Path) -> InputFormat:
-    """Return the format by the suffix; a Parquet file may have any that is none of ours.
+    """Return the format by the suffix; a Parquet file may have an unknown suffix.
 
-    Raises InputError for a file that is not what its name says, or unknown.
+    Raises InputError for an unknown format, and for contents that do not match the suffix.
     """
     found = _FORMATS.get(plain_suffix(path))
     with opened(path) as stream:
@@ -43,18 +43,19 @@ def format_of(path: Path) -> InputFormat:
         raise InputError(f"{path} is a Parquet file by its contents", "Name it *.parquet.")
     if found == "parquet" and head not in {_PARQUET, _ENCRYPTED}:
         raise InputError(
-            f"{path} is no Parquet file: it begins with {head!r}, not with {_PARQUET!r}",
-            "Name it by what it is, or write it again.",
+            f"{path} is not a Parquet file: it begins with {head!r}, not with {_PARQUET!r}",
+            "Give it the suffix of its format, or write it again.",
         )
     if found is None:
         raise InputError(
-            f"the format of {path} is unknown", f"Known are {', '.join(sorted(_FORMATS))}."
+            f"the format of {path} is unknown",
+            f"The known formats are {', '.join(sorted(_FORMATS))}.",
         )
     return found
 
 
 def plain_suffix(path: Path) -> str:
-    """Return the suffix that tells the format, before one that tells how the file is compressed."""
+    """Return the suffix of the format, without that of a compression."""
     is_compressed = path.suffix.lower() in _COMPRESSED
     return (Path(path.stem) if is_compressed else path).suffix.lower()
 
@@ -75,15 +76,15 @@ def opened(path: Path) -> Iterator[BufferedReader]:
 
 @contextmanager
 def unchanged(source: DataFile) -> Iterator[BufferedReader]:
-    """Open the file. Raises InputChanged if it is not as planned when the block begins and ends."""
+    """Open the file. Raises InputChanged if it differs from the plan before or after the block."""
     path = Path(source.path)
-    if not path.exists() and path.parent.exists():  # else it may be a folder that is not mounted
-        raise _changed(source, "it is gone")
+    if not path.exists() and path.parent.exists():  # otherwise the folder may not be mounted
+        raise _changed(source, "it no longer exists")
     with opened(path) as stream:
         _check(source, stream)
         yield stream
         _check(source, stream)
-        # a file that was replaced meanwhile was read whole, but is no longer the run's input
+        # a file that was replaced was read completely, but is no longer the run's input
         if os.fstat(stream.fileno()).st_nlink == 0:
             raise _changed(source, "it was replaced")
 
@@ -105,5 +106,5 @@ def _check(source: DataFile, stream: BufferedReader) -> None:
 def _changed(source: DataFile, how: str) -> InputChanged:
     return InputChanged(
         f"the input {source.path} has changed since the run was planned: {how}",
-        "Run the same command again: it starts a new run on what is there now.",
+        "Run the same command again: it starts a new run with the present input.",
     )

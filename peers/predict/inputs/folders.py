@@ -1,4 +1,4 @@
-"""Which Parquet files a folder or a pattern names, and what the names of their folders say."""
+"""Find the Parquet files of a folder or a pattern, and the partition values in folder names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Keys: TypeAlias = "dict[str, str | None]"
 
 _NO_VALUE: Final = "__HIVE_DEFAULT_PARTITION__"
 _IGNORED: Final = (".", "_")
-"""How the names of files and folders begin that are no data: _SUCCESS, _metadata, .crc."""
+"""Prefixes of files and folders that are not data: _SUCCESS, _metadata, .crc."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def parts_of(place: str) -> list[Part] | None:
     if not found:
         raise InputError(
             f"the {what} {place} holds no data",
-            "Names that begin with _ or . are left out, as pyarrow does.",
+            "Names that begin with _ or . are ignored, as pyarrow does.",
         )
     for part in found:
         _require_parquet(part.path, f"{what} {place}")
@@ -56,10 +56,10 @@ def parts_of(place: str) -> list[Part] | None:
 
 
 def partitions(parts: Sequence[Part]) -> dict[str, pa.Array]:
-    """Return for each key its values in all files, typed as pandas would.
+    """Return the values of each key in all files, with the types that pandas gives them.
 
-    They are whole numbers of 32 bits where all are, else texts; null where a folder says so, or
-    has no such key.
+    They are 32-bit integers if all are, otherwise texts. They are null if a folder says so, or has
+    no such key.
     """
     keys = dict.fromkeys(key for part in parts for key in part.keys)
     return {key: _typed([part.keys.get(key) for part in parts]) for key in keys}
@@ -78,7 +78,7 @@ def _walk(folder: Path) -> list[Path]:
     seen: set[tuple[int, int]] = set()
     for place, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
         there = Path(place).stat()
-        if (there.st_dev, there.st_ino) in seen:  # a link leads back to here
+        if (there.st_dev, there.st_ino) in seen:  # a link back to this folder
             folders.clear()
             continue
         seen.add((there.st_dev, there.st_ino))
@@ -92,7 +92,7 @@ def _refuse(error: OSError) -> None:
 
 
 def _matches(pattern: str) -> Iterator[Part]:
-    # Path.glob leaves out no hidden files, and knows no absolute patterns
+    # Path.glob includes hidden files, and does not support absolute patterns
     for name in glob(str(Path(pattern).expanduser()), recursive=True):  # noqa: PTH207
         path = Path(name)
         if path.name.startswith(_IGNORED):
@@ -103,7 +103,7 @@ def _matches(pattern: str) -> Iterator[Part]:
 
 
 def _keys(path: PurePath) -> Keys:
-    """Return the keys in the names of the folders of this path, the nearest one counting."""
+    """Return the keys in the folder names of this path; the innermost folder wins."""
     found: dict[str, str | None] = {}
     for folder in path.parent.parts:
         key, is_one, value = folder.partition("=")
@@ -118,10 +118,10 @@ def _require_parquet(path: Path, where: str) -> None:
     if is_empty:
         raise InputError(
             f"{path} in the {where} is empty: it has no bytes",
-            "Write it again, or remove it, or begin its name with _ to have it left out.",
+            "Write it again, remove it, or start its name with _ so that it is ignored.",
         )
     if format_of(path) != "parquet":
         raise InputError(
-            f"{path} in the {where} is no Parquet file",
-            "A folder or a pattern must name Parquet files alone; give files of texts one by one.",
+            f"{path} in the {where} is not a Parquet file",
+            "A folder or a pattern must contain only Parquet files. Pass text files one by one.",
         )

@@ -1,4 +1,4 @@
-"""What the footer of a Parquet file says: its columns, its rows and their groups."""
+"""Read the footer of a Parquet file: its columns, its rows and their groups."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from peers.predict.inputs.forward import streaming
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """A file as it was when it was looked through.
+    """A file as it was at the survey.
 
-    `groups`: the rows of each row group. `gaps`: columns of whole numbers and of booleans in
-    which a value is missing; pandas makes others of these.
+    `groups`: the rows of each row group. `gaps`: columns of integers and booleans in which a value
+    is missing; pandas changes their dtypes.
     """
 
     schema: pa.Schema
@@ -31,18 +31,18 @@ class Footer:
     gaps: frozenset[str]
 
     def has_gap(self, name: str) -> bool:
-        """Return whether a value of this column is missing in the file, or all are."""
+        """Return whether values of this column are missing in the file, some or all of them."""
         place = self.schema.get_field_index(name)
         return place < 0 or name in self.gaps or pa.types.is_null(self.schema.field(place).type)
 
     @property
     def rows(self) -> int:
-        """How many rows the file has."""
+        """The number of rows in the file."""
         return sum(self.groups)
 
 
 def footer_of(path: Path) -> Footer:
-    """Read the footer, once as long as the file stays as it is. Raises InputError."""
+    """Read the footer; an unchanged file is read once. Raises InputError."""
     with opened(path) as stream:
         there = os.fstat(stream.fileno())
     return _footer(path, there.st_size, there.st_mtime_ns)
@@ -58,12 +58,12 @@ def _footer(path: Path, size: int, mtime_ns: int) -> Footer:
             )
             gaps = frozenset(_with_gaps(file))
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is no Parquet file that can be read: {error}") from error
+        raise InputError(f"{path} cannot be read as a Parquet file: {error}") from error
     return Footer(schema, size, mtime_ns, groups, gaps)
 
 
 def _with_gaps(file: pq.ParquetFile) -> Iterator[str]:
-    """Yield the columns of whole numbers and booleans in which a value is missing."""
+    """Yield the columns of integers and booleans in which a value is missing."""
     columns = {
         column.path: place
         for place, column in enumerate(file.schema)

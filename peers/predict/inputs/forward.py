@@ -1,4 +1,4 @@
-"""Parquet can only be read forward: chunk after chunk, from where the one before ended."""
+"""Read a Parquet file forward, chunk after chunk: it cannot be read from the middle."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ import pyarrow.parquet as pq
 from peers.predict.errors import InputError
 
 _BUFFER: Final = 1 << 18
-"""Bytes that are read at once of each column; else its share of the row group would be held."""
+"""Bytes per read of a column. Otherwise its part of the row group would stay in memory."""
 
 
 def streaming(path: str, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
-    """Open a file of which only what is being decoded is held in memory.
+    """Open a file so that only the data being decoded is in memory.
 
-    By default pyarrow reads ahead, and keeps all that it has read until the file is closed: of 20
-    million rows of eight doubles 1.2 GB.
+    By default pyarrow reads ahead and keeps the data until the file is closed: 1.2 GB for 20
+    million rows of eight doubles.
     """
     return pq.ParquetFile(path, metadata=metadata, buffer_size=_BUFFER, pre_buffer=False)
 
 
 class ForwardReader:
-    """Rows of a Parquet file, a piece at a time in memory; each is decoded once going forward.
+    """Reads rows of a Parquet file piece by piece, and decodes each row once when going forward.
 
-    A worker's chunks come in the order of the input, nearly always. One that lies before the last
-    one, or beyond the row groups that come next, costs a new start from the head of its group.
+    A worker nearly always gets its chunks in the order of the input. A chunk that precedes the last
+    one, or is beyond the next row groups, costs a new start from the head of its group.
     """
 
     def __init__(self, path: str, columns: Collection[str]) -> None:
-        """Open the file, and read those of the columns that it has."""
+        """Open the file for reading these columns, as far as it has them."""
         self._path = path
         file = streaming(path)
         self._metadata = file.metadata
@@ -51,8 +51,8 @@ class ForwardReader:
     def rows(self, first: int, count: int) -> pa.Table:
         """Return these rows, counted from the head of the file.
 
-        Raises InputError if the file has fewer, pyarrow's errors if it cannot be decoded; what is
-        known of the place in the file is lost then.
+        Raises InputError if the file has fewer, and pyarrow's errors if it cannot be decoded. The
+        position in the file is then lost.
         """
         batch = self._batch
         if batch is None or not self._is_ahead(first, batch):
@@ -67,7 +67,7 @@ class ForwardReader:
             batch = self._next()
 
     def _is_ahead(self, first: int, batch: pa.RecordBatch) -> bool:
-        """Return whether this row comes soonest by reading on."""
+        """Return whether reading on is the fastest way to this row."""
         head = self._heads[bisect_right(self._heads, first) - 1]
         return self._begin <= first and head <= self._begin + batch.num_rows
 

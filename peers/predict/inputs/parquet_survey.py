@@ -1,4 +1,4 @@
-"""Parquet files that are looked through: the user's own, or a snapshot of a query."""
+"""Survey Parquet files: the user's own, or a snapshot of a query."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from peers.predict.inputs.references import reference_of
 from peers.predict.spec import DataFile, InputRef
 
 _AT_ONCE: Final = 8
-"""Footers that are read at once: they may lie on a network."""
+"""Footers that are read concurrently: they may be on a network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class _File:
 
 
 class ParquetSurvey:
-    """Files of one schema, in their order; `is_ours`: one that moves to where the run keeps it."""
+    """Files of one schema, in order; `is_ours`: a snapshot, which moves to the run's folder."""
 
     def __init__(
         self,
@@ -59,16 +59,16 @@ class ParquetSurvey:
         if PROBLEM in schema.names:
             raise InputError(
                 f"the input {_named(parts)} has a column {PROBLEM!r}, which Peers uses itself",
-                "Name it otherwise.",
+                "Rename it.",
             )
         self.schema = schemas.marked(schema, self._gaps(schema), reader)
-        # the types of what is read, and the values of partitions, belong to the contents
+        # the types, and the values of partitions, are part of the contents
         identity = str([sorted(part.keys.items()) for part in parts if part.keys])
         self._digest = Digest([part.path for part in parts], identity)
 
     @cached_property
     def digest(self) -> str:
-        """Of all contents. Raises InputChanged if a file was written to meanwhile."""
+        """The digest of all contents. Raises InputChanged if a file was written to meanwhile."""
         found = self._digest.result()
         for file in self._files:
             there = footer_of(file.part.path)
@@ -82,7 +82,7 @@ class ParquetSurvey:
     def settle(self, schema: pa.Schema, folder: Path) -> InputRef:
         """Return the input with these of its columns in these types.
 
-        A value that has none in the type of its column is found when its chunk is read.
+        Values that do not fit the type of their column are found when the chunk is read.
         """
         missing = [name for name in schema.names if name not in self.schema.names]
         if missing:
@@ -98,7 +98,7 @@ class ParquetSurvey:
         return reference_of(self.digest, fields, self._data_files(), folder)
 
     def close(self) -> None:
-        """End what still reads the files."""
+        """Stop reading the files."""
         self._digest.close()
 
     def _gaps(self, schema: pa.Schema) -> set[str]:
@@ -111,7 +111,7 @@ class ParquetSurvey:
         return {name for name in may_change if any(footer.has_gap(name) for footer in footers)}
 
     def _move(self, target: Path) -> None:
-        assert self.digest  # of the file where it still is
+        assert self.digest  # of the file in its present place
         (file,) = self._files
         if not target.exists():
             file.part.path.replace(target)
@@ -126,11 +126,11 @@ class ParquetSurvey:
 
 
 def _named(parts: Sequence[Part]) -> str:
-    return str(parts[0].path) if len(parts) == 1 else f"{parts[0].path} and what lies beside it"
+    return str(parts[0].path) if len(parts) == 1 else f"{parts[0].path} and the files beside it"
 
 
 def _with_wide_indices(schema: pa.Schema) -> pa.Schema:
-    """A column may have more categories than one of its files has."""
+    """Return the column's type with the widest index type: files have different categories."""
     fields = [
         field.with_type(pa.dictionary(pa.int32(), field.type.value_type, field.type.ordered))
         if kinds.is_dictionary(field.type)

@@ -1,4 +1,4 @@
-"""Look through an input once: what it is, its columns and how many rows it has."""
+"""Survey an input once: its format, its columns and its number of rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from peers.predict.spec import Chunk, InputRef
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What the user named: a file, a folder or a pattern, or the URL of a Postgres for `query`."""
+    """The user's input: a file, a folder or a pattern, or the URL of a Postgres for `query`."""
 
     place: str
     query: str | None = None
@@ -32,10 +32,10 @@ class Source:
 
 
 class Survey(Protocol):
-    """An input that was looked through.
+    """A surveyed input.
 
-    `schema`: its columns, by what it says of itself. `notes`: by column, a sentence where its type
-    needs a reason. `digest`: of the contents; it may be waited for.
+    `schema`: its columns, with its own types. `notes`: by column, why it has its type, if that is
+    not obvious. `digest`: of the contents; reading it may wait.
     """
 
     schema: pa.Schema
@@ -45,26 +45,27 @@ class Survey(Protocol):
     @property
     @abstractmethod
     def digest(self) -> str:
-        """Of the contents; it may have to be waited for."""
+        """The digest of the contents. Reading it may wait."""
 
     @abstractmethod
     def settle(self, schema: pa.Schema, folder: Path) -> InputRef:
         """Return the input with these of its columns in these types, to be read chunk by chunk.
 
-        What is no Parquet file of the user's is kept in `folder`, and read from there.
+        A text file or a query is written to a snapshot in `folder`, and read from there.
         """
 
 
 @contextmanager
 def survey(source: Source, scratch: Path) -> Iterator[Survey]:
-    """Look through the input; rows of a query or a text are kept in `scratch` until it is settled.
+    """Survey the input; rows of a query or a text file are stored in `scratch` meanwhile.
 
     Raises InputError.
     """
     if source.query is None:
         parts = _parquet(source.place)
         if parts is None:
-            from peers.predict.inputs.text_survey import TextSurvey  # no peer needs it
+            # imported here: the workers do not need it
+            from peers.predict.inputs.text_survey import TextSurvey
 
             path = _path(source.place)
             with closing(TextSurvey(path, source.id_column, scratch, source.text)) as text:
@@ -75,7 +76,8 @@ def survey(source: Source, scratch: Path) -> Iterator[Survey]:
             yield found
         return
     _refuse_options(source)
-    from peers.predict.inputs import query  # and the driver, which workers never need
+    # imported here with its driver, which workers do not need
+    from peers.predict.inputs import query
 
     rows = scratch / f"query-{uuid4().hex}.parquet"
     try:
@@ -90,15 +92,15 @@ def _refuse_options(source: Source) -> None:
     if source.text != TextOptions():
         raise InputError(
             "options such as --csv-separator, --encoding and --na-values are for CSV and JSON",
-            "Leave them out: Parquet and databases have types and gaps of their own.",
+            "Leave them out: Parquet and databases have their own types and missing values.",
         )
 
 
 def chunks(source: InputRef, size: int) -> list[Chunk]:
     """Cut the input into chunks of at most `size` rows.
 
-    Whoever reads a chunk decodes its row group from the head. So a row group that is larger than a
-    chunk is cut into even pieces, and several that are smaller make one, but none is cut for less.
+    Reading a chunk decodes its row group from the head. So a row group that is larger than a chunk
+    is cut into even pieces, and several smaller ones make one chunk without being cut.
     """
     cut: list[int] = []
     room = 0
@@ -127,11 +129,12 @@ def _parquet(place: str) -> list[Part] | None:
     path = _path(place)
     if path.exists() and not path.is_file():
         raise InputError(
-            f"the input {place} is no file", "Peers read it again and again: write one first."
+            f"the input {place} is not a file",
+            "Peers read the input several times: write it to a file first.",
         )
     if "://" in place and not path.exists():
         raise InputError(
-            f"the input {place.partition('://')[0]}://… is no file on a path of this machine",
+            f"the input {place.partition('://')[0]}://… is not a file on a path of this machine",
             "Copy it to one that all hosts of the peers share, or mount it there.",
         )
     return [Part(path)] if format_of(path) == "parquet" else None

@@ -1,4 +1,4 @@
-"""What a Postgres query answers, streamed into a file that chunks can refer to."""
+"""Stream the rows of a Postgres query into a file that chunks can refer to."""
 
 from __future__ import annotations
 
@@ -16,31 +16,33 @@ from psycopg.errors import SyntaxError as SqlSyntaxError
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus
 
+from peers.predict.atomic_files import atomic_write
 from peers.predict.errors import InputError
 from peers.predict.inputs.database_types import Column, column_of, read_as_texts
 from peers.predict.inputs.database_url import conninfo_of, hidden
-from peers.predict.outputs.durable import replaced
 
 _FIRST: Final = 100
 _MOST: Final = 10_000
-"""Rows that are fetched at once, if they are not large."""
+"""The most rows per fetch."""
 _BYTES: Final = 16 << 20
-"""Of the rows that are fetched at once, about."""
+"""About the most bytes per fetch."""
 _GROUP: Final = 1 << 16
-"""Rows of a row group, if they are not large."""
+"""The most rows of a row group."""
 _GROUP_BYTES: Final = 64 << 20
 _PARAMETER: Final = re.compile(r"%s|%\(\w+\)s|\$\d|(?<![:\w]):[a-z_]\w*")
-_NO_VALUES: Final = "Parameters such as %s, :x and $1 get no value here: write it into the query."
+_NO_VALUES: Final = (
+    "Parameters such as %s, :x and $1 have no value here: write the values into the query."
+)
 _WRONG_SQL: Final = "42"
-"""How the codes of errors begin that the query's words are to blame for."""
+"""Prefixes of SQLSTATEs that are the fault of the query."""
 
 
 def snapshot(url: str, query: str, target: Path, id_column: str | None = None) -> int:
-    """Write the query's rows to a Parquet file; how many.
+    """Write the query's rows to a Parquet file; return their number.
 
-    Read only, as of one moment, by a server-side cursor, never all rows in memory. Types are the
-    server's. The file is there whole or not at all.
-    Raises InputError with the database's sentence, OutputError when the disk is full.
+    They are read in one read-only snapshot with a server-side cursor, so memory stays bounded.
+    Types are the server's. The file is complete or missing. Raises InputError with the database's
+    message, and OutputError when the disk is full.
     """
     conninfo = conninfo_of(url)
     try:
@@ -59,7 +61,7 @@ def snapshot(url: str, query: str, target: Path, id_column: str | None = None) -
         raise InputError(f"the query on {hidden(url)} failed: {sentence}", hint) from error
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(
-            f"the query's rows do not fit one another: {error}",
+            f"the query's rows have no common type: {error}",
             "Cast the column to one type in the query.",
         ) from error
 
@@ -67,7 +69,7 @@ def snapshot(url: str, query: str, target: Path, id_column: str | None = None) -
 def _described(
     connection: psycopg.Connection[Any], query: str, id_column: str | None
 ) -> list[Column]:
-    """Return the query's columns, before anything is executed."""
+    """Return the query's columns without executing it."""
     pgconn = connection.pgconn
     found = pgconn.prepare(b"", query.encode())
     if found.status == ExecStatus.COMMAND_OK:
@@ -75,17 +77,18 @@ def _described(
     if found.status != ExecStatus.COMMAND_OK:
         error = error_from_result(found)
         if "multiple commands" in str(error):
-            raise InputError("the query has several statements", "Write one that selects.")
+            raise InputError("the query has several statements", "Write a single SELECT.")
         raise error
     if found.nparams:
         raise InputError(
-            f"the query has {found.nparams} parameters, and nothing gives them a value",
+            f"the query has {found.nparams} parameters, which have no values",
             "Write the values into the query.",
         )
     names = [(found.fname(place) or b"").decode() for place in range(found.nfields)]
     if not names:
         raise InputError(
-            "the query returns no columns", "Write one that selects some: select id, x from rows."
+            "the query returns no columns",
+            "Write one that selects columns, such as: select id, x from rows.",
         )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -96,17 +99,17 @@ def _described(
 def _batches(
     connection: psycopg.Connection[Any], query: str, columns: Sequence[Column]
 ) -> Iterator[pa.RecordBatch]:
-    # the driver needs half of the time for binary values, but knows not all types in that form
+    # binary values take the driver half of the time, but it does not know all types in that form
     binary = all(column.is_known for column in columns)
     schema = pa.schema([column.field for column in columns])
     with connection.cursor("peers_input", binary=binary) as cursor:
         read_as_texts(cursor, columns)
         try:
             cursor.execute(query.encode())
-        except SqlSyntaxError as error:  # it was none before, as it stood alone
+        except SqlSyntaxError as error:  # the query alone was valid, so the cursor is to blame
             raise InputError(
-                "the query cannot be read row by row: it is no SELECT, VALUES or TABLE",
-                "Write one that selects.",
+                "the query cannot be read row by row: it is not a SELECT, VALUES or TABLE",
+                "Write a single SELECT.",
             ) from error
         size = _FIRST
         while rows := cursor.fetchmany(size):
@@ -122,12 +125,12 @@ def _batches(
 def _write(batches: Iterator[pa.RecordBatch], columns: Sequence[Column], target: Path) -> int:
     first = next(batches, None)
     if first is None:
-        raise InputError("the query answers no rows", "There is nothing to predict.")
+        raise InputError("the query returns no rows", "There is nothing to predict.")
     texts = [c.field.name for c in columns if pa.types.is_string(c.field.type)]
     rows = 0
     with (
-        replaced(target) as temporary,
-        # of numbers, dictionaries are tried in vain
+        atomic_write(target) as temporary,
+        # dictionaries of numbers save nothing
         pq.ParquetWriter(temporary, first.schema, use_dictionary=texts) as writer,
     ):
         group: list[pa.RecordBatch] = []

@@ -10,21 +10,21 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.types as kinds
 
+from peers.predict.column_metadata import PARTITION
 from peers.predict.errors import InputError
 from peers.predict.inputs import categories
 from peers.predict.inputs.casting import Problems, cast
-from peers.predict.inputs.column_metadata import PARTITION
 from peers.predict.inputs.files import unchanged
 from peers.predict.inputs.forward import ForwardReader
 from peers.predict.spec import Chunk, DataFile, InputRef
 
 PROBLEM: Final = "peers.problem"
-"""The column of a snapshot that says why a row could not be read; its values are null then."""
+"""The column of a snapshot that says why a row could not be read. The row's values are null."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A chunk's rows; `bad`: index in the chunk → why it cannot be read.
+    """A chunk's rows; `bad`: why rows cannot be read, by their index in the chunk.
 
     Values that cannot be read are null.
     """
@@ -34,9 +34,9 @@ class Rows:
 
 
 def read(source: InputRef, chunk: Chunk, columns: Sequence[str]) -> Rows:
-    """Return the chunk's rows: these columns, in this order, in the types of the input's schema.
+    """Return these columns of the chunk, in this order, in the types of the input's schema.
 
-    Raises InputChanged when a file is not what was planned, InputError when it cannot be read.
+    Raises InputChanged if a file has changed since the plan, and InputError if it is unreadable.
     """
     names = [name for name in source.schema.names if name != PROBLEM]
     missing = [name for name in columns if name not in names]
@@ -63,7 +63,7 @@ def read(source: InputRef, chunk: Chunk, columns: Sequence[str]) -> Rows:
 
 
 def _ranges(source: InputRef, chunk: Chunk) -> Iterator[tuple[DataFile, int, int]]:
-    """Yield where the chunk's rows are: (file, first row in it, how many)."""
+    """Yield the places of the chunk's rows: (file, first row in it, number of rows)."""
     begin, end = chunk.first, chunk.first + chunk.rows
     for file in source.files:
         first, last = max(begin, 0), min(end, file.rows)
@@ -97,7 +97,7 @@ def _piece(source: InputRef, file: DataFile, first: int, count: int, schema: pa.
 def _conformed(
     source: InputRef, column: pa.ChunkedArray, wanted: pa.Field
 ) -> tuple[pa.ChunkedArray, Problems]:
-    """Return the column in the type that was decided, and which values have none there."""
+    """Return the column in its final type, and the values that do not fit it."""
     if kinds.is_dictionary(wanted.type):
         assert source.categories is not None
         known = categories.kept(source.categories)[wanted.name]
@@ -108,7 +108,7 @@ def _conformed(
 
 
 def _constant(source: InputRef, one: pa.Field, value: str | int | None, count: int) -> pa.Array:
-    """A column that the file lacks: the value that its folder's name gives it, or gaps."""
+    """Return a column that the file lacks: the value in its folder's name, or nulls."""
     if kinds.is_dictionary(one.type):
         values = pa.array([value], one.type.value_type).take(pa.array([0] * count, pa.int32()))
         return _conformed(source, pa.chunked_array([values]), one)[0]
@@ -119,7 +119,7 @@ def _constant(source: InputRef, one: pa.Field, value: str | int | None, count: i
 
 @lru_cache(maxsize=1)
 def _reader(file: DataFile, columns: tuple[str, ...]) -> ForwardReader:
-    """Neighbouring chunks go to the same worker again and again."""
+    """Return the open reader of a file: a worker often gets neighbouring chunks."""
     return ForwardReader(file.path, columns)
 
 

@@ -1,4 +1,4 @@
-"""Where the records of a CSV begin: by bytes, in one streaming pass."""
+"""Find where the records of a CSV begin, by bytes, in one streaming pass."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Final, NamedTuple, Protocol
 from peers.predict.errors import InputError
 
 LONGEST: Final = 64 << 20
-"""Bytes of a record; it has to fit into memory."""
+"""The most bytes of a record, which has to fit into memory."""
 
 
 class Seekable(Protocol):
-    """A stream that lines are read from."""
+    """A stream of lines."""
 
     def readline(self, limit: int, /) -> bytes:
         """Return the next line with its end, or its first `limit` bytes."""
@@ -26,14 +26,14 @@ class Seekable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A record: where it begins, and how many bytes it has with its end of line."""
+    """A record: where it begins, and its number of bytes with the line end."""
 
     offset: int
     bytes: int
 
 
 class Marks(NamedTuple):
-    """What separates the fields of a CSV, and what surrounds those that hold it."""
+    """The separator of a CSV's fields, and the quote around fields that contain it."""
 
     separator: bytes = b","
     quote: bytes = b'"'
@@ -41,10 +41,10 @@ class Marks(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Patterns:
-    """Quotes mean something at the start of a field only, for RFC 4180 as for pandas: 5" is a text.
+    """Patterns for quotes, which count only at the start of a field (RFC 4180): 5" is a text.
 
-    `field`: one field. `closed`: a whole line whose quotes are closed. `closing`: a line up to the
-    quote that closes one of an earlier line.
+    `field`: one field. `closed`: a line whose quotes are all closed. `closing`: a line up to the
+    quote that closes a quote of an earlier line.
     """
 
     field: re.Pattern[bytes]
@@ -69,8 +69,8 @@ def _patterns(marks: Marks) -> _Patterns:
 class OpenQuotes:
     """Finds where a quote closes that its line leaves open.
 
-    Whether one closes does not depend on where it was opened, so lines that were passed in vain are
-    not read for each of those that follow: a file of stray quotes takes no longer than another.
+    That does not depend on where the quote was opened. So lines that were searched without success
+    are not searched again: a file of unclosed quotes takes no longer than another.
     """
 
     def __init__(self, stream: Seekable, width: int | None, marks: Marks) -> None:
@@ -79,10 +79,10 @@ class OpenQuotes:
         self._marks = marks
         self._patterns = _patterns(marks)
         self._vain = range(0)
-        """Where a search may begin that finds nothing."""
+        """From here on a search finds nothing."""
 
     def size(self, line: bytes, at: int) -> int:
-        """Return the bytes of the record that begins with this line; its own if it has no end."""
+        """Return the size of the record that begins with this line; the line's if it has no end."""
         if self._marks.quote not in line or self._patterns.closed.fullmatch(line):
             return len(line)
         size = self._searched(line, at)
@@ -115,9 +115,9 @@ class OpenQuotes:
 def records(stream: Seekable, quotes: OpenQuotes, start: int = 0) -> Iterator[Span]:
     """Yield the records from the offset `start` on, without blank lines.
 
-    A record may go on over lines within quotes; with all of them it must have as many fields as
-    `quotes` was told. Else a quote is astray, and the first line stands for a bad record alone: it
-    takes none of those that follow along. Raises InputError for a record beyond 64 MiB.
+    A record may continue over several lines within quotes. It must then have the number of fields
+    in `quotes`. Otherwise a quote is misplaced, and only the first line is a bad record. Raises
+    InputError for a record beyond 64 MiB.
     """
     stream.seek(start)
     at = start
@@ -125,7 +125,7 @@ def records(stream: Seekable, quotes: OpenQuotes, start: int = 0) -> Iterator[Sp
         if len(line) > LONGEST:
             raise InputError(
                 f"the record at byte {at} is longer than {LONGEST >> 20} MiB",
-                "Each line must be a record.",
+                "Each record must be a line.",
             )
         size = quotes.size(line, at)
         if line not in {b"\n", b"\r\n"}:
@@ -134,7 +134,7 @@ def records(stream: Seekable, quotes: OpenQuotes, start: int = 0) -> Iterator[Sp
 
 
 def fields(record: bytes, marks: Marks = Marks()) -> list[bytes] | None:  # noqa: B008  # immutable
-    """Return the fields of a CSV's record, as pandas sees them; None: a quote is never closed."""
+    """Return the fields of a record, as pandas reads them; None if a quote is never closed."""
     found = _matched(record, marks)
     if found is None:
         return None
@@ -143,7 +143,7 @@ def fields(record: bytes, marks: Marks = Marks()) -> list[bytes] | None:  # noqa
 
 
 def has_bare_return(record: bytes, marks: Marks) -> bool:
-    """Return whether a carriage return is outside of quotes: pandas ends a record there."""
+    """Return whether a carriage return is outside of quotes, where pandas ends a record."""
     if b"\r" not in record.removesuffix(b"\n").removesuffix(b"\r"):
         return False
     return any(b"\r" in (each[2] or each[3] or b"") for each in _matched(record, marks) or ())

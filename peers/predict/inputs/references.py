@@ -1,4 +1,4 @@
-"""What a run keeps of its input: files, types and categories, by which any chunk can be read."""
+"""Make the reference to an input, from which any chunk can be read: files, types, categories."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.types as kinds
 
+from peers.predict.column_metadata import PARTITION
 from peers.predict.inputs import categories
-from peers.predict.inputs.column_metadata import PARTITION
 from peers.predict.inputs.files import data_file
 from peers.predict.spec import DataFile, InputRef, schema_text
 
@@ -17,7 +17,7 @@ from peers.predict.spec import DataFile, InputRef, schema_text
 def reference(digest: str, schema: pa.Schema, path: Path, rows: int) -> InputRef:
     """Return the reference of a text input, whose snapshot is in the run's folder.
 
-    Categories are sorted, as those of `pandas.read_csv` are.
+    Categories are sorted, as in `pandas.read_csv`.
     """
     files = (data_file(path, rows),)
     return reference_of(digest, schema, files, path.parent, ordered_by_value=True)
@@ -31,7 +31,7 @@ def reference_of(
     *,
     ordered_by_value: bool = False,
 ) -> InputRef:
-    """Return the reference of these Parquet files; the categories are kept in `folder`."""
+    """Return the reference of these Parquet files; the categories are stored in `folder`."""
     fields = [field for field in schema if kinds.is_dictionary(field.type)]
     path = categories.place(folder, fields)
     if fields and path is None:

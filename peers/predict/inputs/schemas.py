@@ -1,4 +1,4 @@
-"""One schema for all files of a Parquet input: what each column is in all of them."""
+"""Merge the schemas of all files of a Parquet input."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.types as kinds
 
+from peers.predict.column_metadata import INDEX, NULLS, PARTITION, READER, YES
 from peers.predict.errors import InputError
-from peers.predict.inputs.column_metadata import INDEX, NULLS, PARTITION, READER, YES
 
 _PANDAS: Final = b"pandas"
 
@@ -20,10 +20,10 @@ _PANDAS: Final = b"pandas"
 def unified(
     files: Sequence[tuple[Path, pa.Schema]], partition: Mapping[str, pa.Array]
 ) -> tuple[pa.Schema, dict[str, str]]:
-    """Return the schema of all files together, and notes on the columns that differ in them.
+    """Return the common schema of all files, and notes on the columns that differ.
 
-    A column that a file lacks is null there; numbers become as wide as needed. Raises InputError
-    naming file and column where two types have nothing in common.
+    A column that a file lacks is null there. Numbers become as wide as needed. Raises InputError,
+    which names file and column, if two types have nothing in common.
     """
     metadata = files[0][1].metadata
     fields: dict[str, pa.Field] = {}
@@ -52,40 +52,41 @@ def unified(
 
 
 def marked(schema: pa.Schema, gaps: Collection[str], reader: str) -> pa.Schema:
-    """Return the schema saying which fields are an index, which have gaps, and its reader."""
+    """Return the schema with metadata: index fields, fields with missing values, and its reader."""
     index = _index_columns(schema.metadata)
     fields = []
     for field in schema:
         added = {INDEX: YES} if field.name in index else {}
         if field.name in gaps:
             added[NULLS] = YES
-        fields.append(_noted(field, added).with_nullable(True))
+        fields.append(_with_metadata(field, added).with_nullable(True))
     return pa.schema(fields, metadata={**(schema.metadata or {}), READER: reader.encode()})
 
 
 def decided(own: pa.Schema, wanted: pa.Schema) -> pa.Schema:
-    """Return the fields that are wanted, in the wanted types, with all that is known of them.
+    """Return the wanted fields in the wanted types, with their metadata.
 
-    What pandas noted about the dtype of a column stays as long as its type does. No column becomes
-    an index.
+    Pandas' metadata about the dtype of a column stays if its type does. No column becomes an index.
     """
     metadata = {**(own.metadata or {}), **(wanted.metadata or {})}
-    noted = _pandas(metadata)
-    if noted is not None:
+    found = _pandas(metadata)
+    if found is not None:
         same = {one.name for one in wanted if _is_same_kind(one.type, own.field(one.name).type)}
-        noted["index_columns"] = []
-        for column in noted["columns"]:
+        found["index_columns"] = []
+        for column in found["columns"]:
             name = column.get("field_name", column["name"])
             if name not in same:
-                column["numpy_type"] = "object"  # which to_pandas() takes for nothing special
-            if column["name"] is None:  # that of an index without a name
+                column["numpy_type"] = "object"  # which to_pandas() ignores
+            if column["name"] is None:  # the name of an unnamed index
                 column["name"] = name
-        metadata[_PANDAS] = json.dumps(noted).encode()
-    fields = [_noted(own.field(one.name), one.metadata).with_type(one.type) for one in wanted]
+        metadata[_PANDAS] = json.dumps(found).encode()
+    fields = [
+        _with_metadata(own.field(one.name), one.metadata).with_type(one.type) for one in wanted
+    ]
     return pa.schema(fields, metadata=metadata)
 
 
-def _noted(field: pa.Field, added: Mapping[bytes, bytes] | None) -> pa.Field:
+def _with_metadata(field: pa.Field, added: Mapping[bytes, bytes] | None) -> pa.Field:
     return field.with_metadata({**(field.metadata or {}), **(added or {})})
 
 
@@ -99,15 +100,15 @@ def _pandas(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any] | None:
     text = (metadata or {}).get(_PANDAS)
     if text is None:
         return None
-    noted: dict[str, Any] = json.loads(text)
-    noted.setdefault("columns", [])
-    return noted
+    found: dict[str, Any] = json.loads(text)
+    found.setdefault("columns", [])
+    return found
 
 
 def _index_columns(metadata: Mapping[bytes, bytes] | None) -> set[str]:
-    """Return the columns that hold an index; a range is described, and has no column."""
-    noted = _pandas(metadata) or {}
-    return {name for name in noted.get("index_columns", []) if isinstance(name, str)}
+    """Return the columns that hold an index; a range has no column."""
+    found = _pandas(metadata) or {}
+    return {name for name in found.get("index_columns", []) if isinstance(name, str)}
 
 
 def _check_names(path: Path, schema: pa.Schema, partition: Mapping[str, pa.Array]) -> None:
@@ -121,8 +122,8 @@ def _check_names(path: Path, schema: pa.Schema, partition: Mapping[str, pa.Array
     both = [name for name in names if name in partition]
     if both:
         raise InputError(
-            f"{path} has a column {both[0]!r}, and so have the names of its folders",
-            "Only one of them can be meant: rename the folders or the column.",
+            f"{path} has a column {both[0]!r}, which the names of its folders have as well",
+            "Rename the folders or the column.",
         )
 
 
@@ -173,5 +174,5 @@ def _conflict(
 ) -> InputError:
     return InputError(
         f"the column {name!r} is {other[1]} in {other[0]}, and {one[1]} in {one[0]}",
-        "A column must have one type in all files: write one of them again.",
+        "A column must have one type in all files: write one of the files again.",
     )

@@ -1,4 +1,4 @@
-"""A CSV cut into blocks of whole records; those that cannot be read are told apart."""
+"""Cut a CSV into blocks of whole records, and find the records that cannot be read."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from peers.predict.inputs.records import (
 from peers.predict.inputs.text_window import Window
 
 BLOCK = 4 << 20
-"""Bytes that are looked at together."""
+"""Bytes of a block."""
 _ODD: Final = 256 << 10
-"""Bytes that are looked at line by line where something is odd, before the next try."""
+"""Bytes that are read line by line after an irregular record, before the next fast try."""
 
 _Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(slots=True)
 class Block:
-    """Records that follow one another.
+    """Consecutive records.
 
-    `first`: the row of the first one. `rows`: how many, with the bad ones. `raw`: the good ones.
-    `bad`: why the others cannot be read, by their index in the block. `foreign`: the columns of
-    good ones whose bytes are not in the file's encoding, by index; they are empty in `raw`.
-    `is_counted`: whether each good one has as many fields as it should; else all have together.
+    `first`: the row of the first record. `rows`: the number of records, with bad ones. `raw`: the
+    good records. `bad`: why the others cannot be read, by their index in the block. `foreign`: the
+    columns of good records that are not in the file's encoding, by index; they are empty in `raw`.
+    `is_counted`: whether the fields of each record were counted, or only those of the block.
     """
 
     first: int
@@ -46,15 +46,15 @@ class Block:
 
     @property
     def good(self) -> list[int]:
-        """The indexes of the records that `raw` holds."""
+        """The indexes of the records in `raw`."""
         return [index for index in range(self.rows) if index not in self.bad]
 
 
 def csv_blocks(window: Window, width: int, marks: Marks, size: int) -> Iterator[Block]:
-    """Cut what the window still holds; it stands behind the header.
+    """Cut the rest of the window, which is behind the header, into blocks.
 
-    A block in which each record is plainly well is counted at once, by its separators. Any other
-    one is gone through line by line, which finds the same records there.
+    The fields of a block of regular records are counted together, by its separators. Any other
+    block is read line by line, which finds the same records.
     """
     quotes = OpenQuotes(window, width, marks)
     first, most = 0, size
@@ -80,7 +80,7 @@ def csv_blocks(window: Window, width: int, marks: Marks, size: int) -> Iterator[
 
 
 def count_fields(block: Block, width: int, marks: Marks) -> None:
-    """Count the fields of each record of a block in which they were counted together only."""
+    """Count the fields of each record of a block whose fields were only counted together."""
     found = _well_records(block.raw, block.first, width, marks, is_last=True)
     if found is None:
         window = Window(BytesIO(block.raw))
@@ -93,10 +93,10 @@ def count_fields(block: Block, width: int, marks: Marks) -> None:
 
 
 def _simple_records(raw: bytes, first: int, width: int, marks: Marks) -> Block | None:
-    """Return the records that end in it, if it has no quotes and the right number of separators.
+    """Return the records that end in the block, if it has no quotes and enough separators.
 
-    If one record has too many, another one has too few: it lacks its last field, which whoever
-    reads it finds out at no cost.
+    If a record has too many fields, another one has too few. The reader notices that its last field
+    is missing, at no cost.
     """
     if width == 1 or marks.quote in raw or b"\0" in raw or not raw.isascii():
         return None
@@ -112,7 +112,7 @@ def _simple_records(raw: bytes, first: int, width: int, marks: Marks) -> Block |
 def _well_records(
     raw: bytes, first: int, width: int, marks: Marks, *, is_last: bool
 ) -> Block | None:
-    """Return the records that end in it; None: there is something odd."""
+    """Return the records that end in the block; None if one of them is irregular."""
     has_quotes = marks.quote in raw
     if b"\0" in raw or (not raw.endswith(b"\n") and is_last and has_quotes):
         return None
@@ -141,7 +141,7 @@ def _well_records(
 def _are_all_well(
     raw: bytes, text: _Bytes, lines: npt.NDArray[Any], separators: npt.NDArray[Any], width: int
 ) -> bool:
-    """Return whether no line is blank or not UTF-8, and each has as many fields as it should."""
+    """Return whether all lines are UTF-8, not blank, and have the right number of fields."""
     begins = np.append(0, lines[:-1] + 1)
     if width == 1:
         heads = text[np.minimum(begins, len(text) - 1)]
@@ -161,7 +161,7 @@ def _are_all_well(
 
 
 def _outside(text: _Bytes, marks: Marks) -> npt.NDArray[np.bool_] | None:
-    """Which bytes are outside of quotes; None: a quote opens or closes within a field."""
+    """Return which bytes are outside of quotes; None if a quote is within a field."""
     quotes = text == ord(marks.quote)
     inside = np.bitwise_xor.accumulate(quotes)
     places = np.flatnonzero(quotes)
@@ -198,7 +198,7 @@ def _line_by_line(
         raw = window.cut(span.offset, span.bytes)
         end = span.offset + span.bytes
         window.seek(end)
-        if width == 1 and not raw.strip():  # pandas takes it for a blank line
+        if width == 1 and not raw.strip():  # pandas treats it as a blank line
             continue
         why = _problem(raw, width, marks)
         if why is None:
@@ -215,19 +215,19 @@ def _line_by_line(
 def _problem(raw: bytes, width: int, marks: Marks) -> str | None:
     found = fields(raw, marks) if marks.quote in raw else None
     if marks.quote in raw and found is None:
-        return "a quote is never closed, or what it holds does not end where a field ends"
+        return "a quote is never closed, or is not closed at the end of a field"
     count = raw.count(marks.separator) + 1 if found is None else len(found)
     if count != width:
-        return f"it has {count} field{'s' * (count != 1)}, and the header {width}"
+        return f"it has {count} field{'s' * (count != 1)}, but the header has {width}"
     if has_bare_return(raw, marks):
-        return "a carriage return stands within it, outside of quotes"
+        return "it contains a carriage return outside of quotes"
     if b"\0" in raw:
-        return "a zero byte stands within it"
+        return "it contains a zero byte"
     return None
 
 
 def _in_utf8(raw: bytes, block: Block, marks: Marks) -> bytes:
-    """Return the record with a line end; fields that are not UTF-8 are emptied, and noted."""
+    """Return the record with a line end, without fields that are not UTF-8, and list these."""
     try:
         raw.decode()
     except UnicodeDecodeError:
@@ -252,5 +252,5 @@ def _is_utf8(value: bytes) -> bool:
 
 
 def _count(raw: bytes, mark: bytes) -> int:
-    """Five times as fast as bytes.count."""
+    """Count a byte with numpy, five times as fast as bytes.count."""
     return int(np.count_nonzero(np.frombuffer(raw, np.uint8) == ord(mark)))

@@ -1,4 +1,4 @@
-"""A CSV: the types of its columns by the whole file, and its values in those or other types."""
+"""Read a CSV: infer the types of its columns from the whole file, and convert its values."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from peers.predict.column_metadata import GUESSED, INDEX, READER, YES
 from peers.predict.inputs import text_blocks
-from peers.predict.inputs.column_metadata import GUESSED, INDEX, READER, YES
 from peers.predict.inputs.records import Marks, OpenQuotes, Span, records
 from peers.predict.inputs.text_blocks import Block, csv_blocks
 from peers.predict.inputs.text_fits import are_plain, fits, is_text
 from peers.predict.inputs.text_header import Header, read_header
-from peers.predict.inputs.text_kinds import Kind, Witnesses
+from peers.predict.inputs.text_kinds import Kind, TypeSamples
 from peers.predict.inputs.text_misfits import Misfits, lost_zeros
 from peers.predict.inputs.text_options import TextOptions
 from peers.predict.inputs.text_pandas import TEXT, MismatchError, PandasReader
@@ -26,14 +26,14 @@ from peers.predict.inputs.text_window import Window
 from peers.predict.inputs.typed_values import Converted, from_texts
 
 _EXTREMES: Final = (b"9223372036854775808", b"18446744073709551615")
-"""Numbers that pandas 2 takes for gaps when it is asked to tell gaps apart."""
+"""Numbers that pandas 2 treats as missing if it looks for missing values."""
 _IS_PANDAS_2: Final = pd.__version__.startswith("2.")
 _FIXED: Final = {Kind.FLOAT: np.float64, Kind.TEXT: TEXT, Kind.RAW_TEXT: TEXT}
-"""What pandas is told, where the type of a block alone could be another one."""
+"""The dtype for pandas, which would infer another one from a block alone."""
 
 
 class CsvFile:
-    """The columns of a CSV, learnt block by block; `rows` are counted with the bad ones."""
+    """The columns of a CSV, inferred block by block; `rows` includes bad ones."""
 
     def __init__(
         self,
@@ -52,30 +52,30 @@ class CsvFile:
             self._reader.keep_texts(self._id, [""])
         self._has_plain_ids = True
         self._witnesses = {
-            column: Witnesses(self._reader)
+            column: TypeSamples(self._reader)
             for column in range(len(self.names))
             if column != self._id
         }
         self._misfits = Misfits(self.names, options)
         self._draft: dict[int, Kind] | None = None
         self._known: dict[int, Kind] | None = None
-        """The kinds of what was learnt so far."""
+        """The kinds of the columns so far."""
         self._notes = dict(self._header.notes)
         self._foreign: Counter[int] = Counter()
 
     def blocks(self, window: Window) -> Iterator[Block]:
-        """Cut the file behind its header."""
+        """Cut the file behind its header into blocks."""
         window.seek(self._header.bytes)
         return csv_blocks(window, len(self.names), self._reader.marks, text_blocks.BLOCK)
 
     def learn(self, block: Block) -> pa.Table | None:
-        """Take in a block; return its values in the types that the first block had.
+        """Add a block; return its values in the types of the first block.
 
-        None: they do not fit those types, or might be others.
+        Return None if they do not fit those types, or might have others.
         """
         values, is_inferred = self._inferred(block)
         self._known = None
-        doubtful: list[int] = []
+        to_isolate: list[int] = []
         for column, array in values.items():
             if column == self._id:
                 self._has_plain_ids &= are_plain(array)
@@ -83,12 +83,12 @@ class CsvFile:
             if is_text(array):
                 self._witnesses[column].add_texts(_lazily(array))
             elif self._witnesses[column].add(array):
-                doubtful.append(column)
+                to_isolate.append(column)
             self._misfits.count(column, array, block)
         for foreign in block.foreign.values():
             self._foreign.update(foreign)
-        if doubtful:
-            texts = self._read(block, dict.fromkeys(doubtful, TEXT), doubtful)
+        if to_isolate:
+            texts = self._read(block, dict.fromkeys(to_isolate, TEXT), to_isolate)
             for column, array in texts.items():
                 self._witnesses[column].add_texts(_lazily(array))
         if self._draft is None:
@@ -99,7 +99,7 @@ class CsvFile:
         return self._drafted(block, values)
 
     def schema(self) -> pa.Schema:
-        """Return all columns in the types that pandas infers from the whole file."""
+        """Return all columns with the types that pandas infers from the whole file."""
         kinds = self._kinds()
         listed = []
         for column, name in enumerate(self.names):
@@ -113,11 +113,11 @@ class CsvFile:
         return pa.schema(listed, {READER: b"csv"})
 
     def is_as_drafted(self) -> bool:
-        """Return whether the types that the first block had are those of the whole file."""
+        """Return whether the types of the first block are those of the whole file."""
         return self._draft == self._kinds()
 
     def notes(self) -> dict[str, str]:
-        """Return a sentence for each column whose type or name needs one."""
+        """Return a note for each column whose type or name is not obvious."""
         kinds = {self.names[column]: kind for column, kind in self._kinds().items()}
         kept = {
             name: note
@@ -129,7 +129,7 @@ class CsvFile:
             self.names[
                 column
             ]: f"{count:,} value{'s' * (count != 1)} not in UTF-8: rows of a model "
-            "that wants them are bad; name the file's encoding, such as --encoding latin-1"
+            "that takes them are bad; name the file's encoding, such as --encoding latin-1"
             for column, count in self._foreign.items()
         }
         found = (kept, self._misfits.notes(texts), foreign)
@@ -140,14 +140,14 @@ class CsvFile:
         """Return the block's values in these fields, and why some rows cannot be read."""
         columns = [self.names.index(name) for name in schema.names]
         kinds = self._kinds()
-        asked = {
+        requested = {
             column for column, field in zip(columns, schema, strict=True)
             if field.type != kinds[column].arrow
         }  # fmt: skip
         types = {
-            column: TEXT if column in asked or column == self._id else _FIXED[kinds[column]]
+            column: TEXT if column in requested or column == self._id else _FIXED[kinds[column]]
             for column in columns
-            if column in asked or column == self._id or kinds[column] in _FIXED
+            if column in requested or column == self._id or kinds[column] in _FIXED
         }
         values = self._read(block, types, columns)
         for column, found in values.items():
@@ -171,7 +171,7 @@ class CsvFile:
             return pa.nulls(0, field.type), {}
         if is_text(values) and (field.type != pa.string() or column == self._id):
             return from_texts(values, field, self._reader)
-        return values.cast(field.type, safe=False), {}  # pandas rounds beyond 2^53, too
+        return values.cast(field.type, safe=False), {}  # pandas rounds beyond 2^53 as well
 
     def _kinds(self) -> dict[int, Kind]:
         if self._known is not None:
@@ -183,13 +183,13 @@ class CsvFile:
         return kinds
 
     def _inferred(self, block: Block) -> tuple[dict[int, pa.Array], bool]:
-        """Return the columns as pandas infers them from the block; or as texts, which say more."""
+        """Return the columns as pandas infers them from the block, or as texts where needed."""
         everything = dict.fromkeys(range(len(self.names)), TEXT)
         if not (_IS_PANDAS_2 and any(number in block.raw for number in _EXTREMES)):
             own = {} if self._id is None else {self._id: TEXT}
             try:
                 return self._read(block, own), True
-            except OverflowError:  # pandas 3 for numbers beyond 64 bits
+            except OverflowError:  # pandas 3 raises for numbers beyond 64 bits
                 pass
         return self._read(block, everything), False
 
@@ -214,7 +214,7 @@ class CsvFile:
         return values
 
     def _part(self, block: Block) -> None:
-        """Find the records that pandas takes for more or fewer than one each: they are bad."""
+        """Find the records that pandas reads as more or fewer than one: they are bad."""
         raw, quotes = BytesIO(block.raw), self._reader.marks
         spans = list(records(raw, OpenQuotes(raw, len(self.names), quotes)))
         good = block.good
@@ -230,7 +230,7 @@ class CsvFile:
                 kept.append(piece)
             except (MismatchError, pd.errors.ParserError):
                 if len(part) == 1:
-                    block.bad[part[0][0]] = "pandas reads it as more or fewer records than one"
+                    block.bad[part[0][0]] = "pandas reads it as more or fewer than one record"
                 else:
                     go(part[: len(part) // 2])
                     go(part[len(part) // 2 :])
@@ -251,7 +251,7 @@ class CsvFile:
 
 
 def spread(table: pa.Table, block: Block, bad: dict[int, str]) -> pa.Table:
-    """Return the block's rows: the table has its good ones; those that are bad have no values."""
+    """Return the block's rows with nulls for bad rows; the table has only good ones."""
     if not bad:
         return table
     places: list[int | None] = [None] * block.rows

@@ -1,4 +1,4 @@
-"""JSON cut into blocks of rows: one object a line, an array of objects, or documents in a row."""
+"""Cut JSON into blocks of rows: an object per line, an array of objects, or several documents."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Layout: TypeAlias = Literal["lines", "array", "documents"]
 _BLOCK: Final = 4 << 20
 """Bytes of lines that are read together."""
 _ROWS: Final = 10_000
-"""Rows of a block where there are no lines."""
+"""Rows of a block of a file without lines."""
 _HEAD: Final = 1 << 20
 _BLANK: Final = " \t\r\n"
-_NO_OBJECT: Final = "it is no JSON object"
+_NO_OBJECT: Final = "it is not a JSON object"
 _LINES: Final = msgspec.json.Decoder()
 _ONE: Final = json.JSONDecoder()
 
 
 @dataclass(slots=True)
 class JsonBlock:
-    """Rows that follow one another; a bad one is an empty object.
+    """Consecutive rows; a bad row is an empty object.
 
-    `first`: the row of the first one. `bad`: why some cannot be read, by their index in the block.
+    `first`: the row of the first one. `bad`: why rows cannot be read, by their index in the block.
     """
 
     first: int
@@ -42,12 +42,12 @@ class JsonBlock:
 
     @property
     def rows(self) -> int:
-        """How many rows."""
+        """The number of rows."""
         return len(self.records)
 
 
 def layout_of(window: Window) -> Layout:
-    """Tell how the file is laid out, by its beginning."""
+    """Find out the layout of the file from its beginning."""
     head, is_last = window.peek(_HEAD)
     body = head.lstrip()
     line, _, rest = body.partition(b"\n")
@@ -63,7 +63,7 @@ def layout_of(window: Window) -> Layout:
 
 
 def json_blocks(path: Path, window: Window, layout: Layout) -> Iterator[JsonBlock]:
-    """Cut what the window still holds. Raises InputError where a document breaks off."""
+    """Cut the rest of the window into blocks. Raises InputError for an incomplete document."""
     if layout == "lines":
         yield from _line_blocks(path, window)
         return
@@ -106,7 +106,7 @@ def _lines(first: int, raw: bytes) -> JsonBlock:
         if len(found) == len(lines):
             return _block(first, found)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass  # line by line, then, and by Python's own reader: it takes NaN
+        pass  # fall back to Python's reader, line by line: it accepts NaN
     block = JsonBlock(first, [])
     for index, line in enumerate(lines):
         record = _parsed(line)
@@ -130,9 +130,9 @@ def _parsed(raw: bytes) -> dict[str, Any] | str:
     except UnicodeDecodeError as error:
         return f"it is not UTF-8 ({error.reason} at byte {error.start} of the record)"
     except ValueError as error:
-        return f"it is no JSON ({error})"
+        return f"it is not JSON ({error})"
     except RecursionError:
-        return "it is no JSON that can be read: it is nested too deep"
+        return "it cannot be read as JSON: it is nested too deep"
     return record if isinstance(record, dict) else _NO_OBJECT
 
 
@@ -174,7 +174,7 @@ def _values(path: Path, window: Window, *, is_array: bool) -> Iterator[Any]:
 
 
 class _Text:
-    """The text of a document, a piece at a time."""
+    """The text of a document, read piece by piece."""
 
     def __init__(self, path: Path, window: Window) -> None:
         self._path, self._window = path, window
@@ -186,7 +186,7 @@ class _Text:
         self._is_whole = False
 
     def next(self) -> str:
-        """Return the next character that is no blank, without taking it; none at the end."""
+        """Return the next character that is not a blank, without reading it; empty at the end."""
         while True:
             while self._at < len(self._text) and self._text[self._at] in _BLANK:
                 self._at += 1
@@ -196,14 +196,14 @@ class _Text:
                 return ""
 
     def take(self, character: str) -> None:
-        """Take this character. Raises InputError for another one."""
+        """Read this character. Raises InputError for another one."""
         found = self.next()
         if found != character:
-            raise self.broken(f"{character!r} should stand where {found!r} does")
+            raise self.broken(f"expected {character!r} instead of {found!r}")
         self._at += 1
 
     def value(self) -> Any:
-        """Take the next value. Raises InputError where there is none."""
+        """Read the next value. Raises InputError if there is none."""
         size = 0
         while True:
             try:
@@ -220,20 +220,20 @@ class _Text:
                 return value
 
     def require_end(self) -> None:
-        """Raise InputError if there is anything behind the array."""
+        """Raise InputError if anything follows the array."""
         if self.next():
-            raise self.broken("there is something behind its end")
+            raise self.broken("something follows its end")
 
     def broken(self, why: str) -> InputError:
-        """Return the error about the place where one is."""
+        """Return an error that names the present position."""
         return InputError(
-            f"the input {self._path} is one JSON document that cannot be read beyond "
+            f"the input {self._path} is a JSON document that cannot be read beyond "
             f"character {self._passed + self._at}: {why}",
-            "Correct it, or write one object a line.",
+            "Correct it, or write one object per line.",
         )
 
     def _more(self, size: int = 0) -> bool:
-        """Go on until the text has more than `size` characters, if it can."""
+        """Read until the text has more than `size` characters, or the file ends."""
         before = len(self._text) - self._at
         self._passed += self._at
         pieces = [self._text[self._at :]]

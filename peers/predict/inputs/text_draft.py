@@ -1,4 +1,4 @@
-"""Rows of a text input, written as Parquet block by block."""
+"""Write the rows of a text input to Parquet, block by block."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any, Final, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from peers.predict.atomic_files import storage_failed
 from peers.predict.inputs.reading import PROBLEM
-from peers.predict.outputs.durable import storage_failed
 
 PROBLEM_FIELD: Final = pa.field(PROBLEM, pa.string())
 _DIGEST: Final = b"peers.input"
 
 
 class Draft:
-    """A Parquet file of the rows, and of the reasons of those that cannot be read."""
+    """A Parquet file with the rows, and the reasons why some cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._writer: pq.ParquetWriter | None = None
         self.is_whole = True
-        """Whether all blocks are in it."""
+        """Whether it has all blocks."""
 
     def __enter__(self) -> Self:
         return self
@@ -39,7 +39,7 @@ class Draft:
                     raise
 
     def write(self, table: pa.Table | None, bad: dict[int, str]) -> None:
-        """Append a block; None: it cannot be written, and nothing that follows is."""
+        """Append a block; None stops the draft: this block cannot be written."""
         if table is None:
             self.is_whole = False
         if table is None or not self.is_whole:
@@ -49,7 +49,7 @@ class Draft:
         self._to_disk(table.append_column(PROBLEM_FIELD, column))
 
     def finish(self, digest: str) -> None:
-        """Note in the file what it was made of: then it is whole."""
+        """Record the source in the file, which completes it."""
         if self._writer is not None:
             self._writer.add_key_value_metadata({_DIGEST: digest})
 
@@ -68,7 +68,7 @@ class Draft:
 
 
 def has_draft(path: Path, schema: pa.Schema, rows: int, digest: str) -> bool:
-    """Return whether a whole draft of this input is there, with these columns."""
+    """Return whether a complete draft of this input with these columns exists."""
     try:
         with pq.ParquetFile(path) as file:
             found, metadata = file.schema_arrow, file.metadata
@@ -85,7 +85,7 @@ def has_draft(path: Path, schema: pa.Schema, rows: int, digest: str) -> bool:
 
 
 def _kept(kind: pa.DataType) -> pa.DataType:
-    """Return the type that Parquet keeps: of categories, it has their values."""
+    """Return the type in the Parquet file: categories are stored as their values."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 

@@ -1,4 +1,4 @@
-"""Whether what pandas read of a block is what it would have read of it in the whole file."""
+"""Check that pandas read the same values from a block as it would read from the whole file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PLAIN_ID: Final = "^(0|-?[1-9][0-9]{0,18})$"
 
 
 def fits(values: pa.Array, kind: Kind, block: Block, *, is_id: bool) -> bool:
-    """Return whether the values are what they would be if the whole file were of this kind."""
+    """Return whether the values are the same if the whole file's column is of this kind."""
     found = values.type
     if pa.types.is_null(found) or not len(values):
         return kind not in {Kind.INT, Kind.UINT, Kind.RAW_TEXT} or is_id or not len(values)
@@ -40,17 +40,18 @@ def fits(values: pa.Array, kind: Kind, block: Block, *, is_id: bool) -> bool:
 
 
 def _are_exact(values: pa.Array, block: Block) -> bool:
-    """Return whether these whole numbers are the doubles that their texts are."""
+    """Return whether these integers are the doubles that pandas reads from their texts."""
     if values.type != pa.int64():
         return False
     bounds = pc.min_max(values).as_py()
     has_zero = bounds["min"] <= 0 <= bounds["max"]
     is_small = bounds["min"] >= -_EXACT and bounds["max"] <= _EXACT
-    return bool(is_small and not (has_zero and b"-0" in block.raw))  # -0 is another double than 0
+    # -0 and 0 are different doubles
+    return bool(is_small and not (has_zero and b"-0" in block.raw))
 
 
 def are_plain(ids: pa.Array) -> bool:
-    """Return whether the ids are whole numbers as one writes them, and no texts such as 007."""
+    """Return whether the ids are integers in their usual form, not texts such as 007."""
     if pc.all(pc.match_substring_regex(ids, _PLAIN_ID)).as_py() not in {True, None}:
         return False
     try:

@@ -1,4 +1,4 @@
-"""The header of a CSV: its columns, under the names that pandas gives them."""
+"""Read the header of a CSV, with the column names that pandas gives them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from peers.predict.inputs.text_window import Window
 
 _OTHERS: Final = {";": "';'", "\t": "tab", "|": "'|'", ",": "','"}
 _TRIED: Final = 100
-"""Records that are looked at for what all of them have in common."""
+"""Records that are checked for a common number of fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """`bytes`: where the records begin. `has_index`: the first column is an index of pandas."""
+    """The header. `bytes`: where the records begin. `has_index`: the first column is an index."""
 
     names: list[str]
     bytes: int
@@ -28,7 +28,7 @@ class Header:
 
 
 def read_header(path: Path, window: Window, marks: Marks, options: TextOptions) -> Header:
-    """Read the header. Raises InputError where there is none that fits the file."""
+    """Read the header. Raises InputError if it is missing or does not match the file."""
     spans = records(window, OpenQuotes(window, None, marks))
     head = next(spans, Span(0, 0))
     raw = window.cut(head.offset, head.bytes)
@@ -83,13 +83,13 @@ def _check_separator(path: Path, names: list[str], separator: str) -> None:
     decimal = " and, where it writes 0,5 for a half, --csv-decimal ','" if mark == ";" else ""
     raise InputError(
         f"the header of {path} is a single column, {names[0]!r}",
-        f"Fields are separated by {_OTHERS.get(separator, repr(separator))} unless told otherwise: "
+        f"The default separator is {_OTHERS.get(separator, repr(separator))}: "
         f"add --csv-separator {option}{decimal}.",
     )
 
 
 def _check_width(path: Path, window: Window, start: int, width: int, marks: Marks) -> None:
-    """Refuse a file whose rows all have a field more than its header, as R writes it."""
+    """Raise InputError if all rows have one field more than the header, as R writes them."""
     widths: set[int] = set()
     spans = records(window, OpenQuotes(window, width + 1, marks), start)
     for number, span in enumerate(spans):
@@ -99,7 +99,7 @@ def _check_width(path: Path, window: Window, start: int, width: int, marks: Mark
             break
     if widths == {width + 1}:
         raise InputError(
-            f"the rows of {path} have {width + 1} fields, and its header {width}",
-            "Name the first column in the header, too; or if each row ends in a separator, "
+            f"the rows of {path} have {width + 1} fields, but its header has {width}",
+            "Name the first column in the header as well. If each row ends in a separator, "
             "let the header end in one.",
         )

@@ -1,4 +1,4 @@
-"""JSON as a table: what `pandas.DataFrame(records)` makes of it, but exact."""
+"""Read JSON as a table, like `pandas.DataFrame(records)` but exactly."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from peers.predict.column_metadata import AS_JSON, GUESSED, READER, YES, is_json
 from peers.predict.errors import InputError
-from peers.predict.inputs.column_metadata import AS_JSON, GUESSED, READER, YES, is_json
 from peers.predict.inputs.json_columns import json_text
 from peers.predict.inputs.text_documents import JsonBlock, json_blocks, layout_of
 from peers.predict.inputs.text_window import Window
@@ -28,7 +28,7 @@ _SPLIT: Final = frozenset({"columns", "data"})
 
 
 class JsonFile:
-    """The columns of a JSON file, learnt block by block: each key of any row is one."""
+    """The columns of a JSON file, inferred block by block: one for each key of any row."""
 
     def __init__(self, path: Path, window: Window, id_column: str | None) -> None:
         self._path = path
@@ -41,18 +41,18 @@ class JsonFile:
 
     @property
     def names(self) -> list[str]:
-        """The columns, in the order in which they came."""
+        """The columns, in order of appearance."""
         return list(self._columns)
 
     def blocks(self, window: Window) -> Iterator[JsonBlock]:
-        """Cut the file."""
+        """Cut the file into blocks."""
         window.seek(0)
         return json_blocks(self._path, window, self._layout)
 
     def learn(self, block: JsonBlock) -> pa.Table | None:
-        """Take in a block; return its values in the types that the first block had.
+        """Add a block; return its values in the types of the first block.
 
-        None: they do not fit those types, or there are more columns.
+        Return None if they do not fit those types, or if there are new columns.
         """
         for record in block.records:
             if not record.keys() <= self._columns.keys():
@@ -73,14 +73,14 @@ class JsonFile:
         return None if None in arrays else pa.table(arrays, schema=self._draft)
 
     def schema(self) -> pa.Schema:
-        """Return all columns in types that hold each of their values, but for bad rows."""
+        """Return all columns with types that hold all of their values, except bad rows."""
         if self._only and (
             all(isinstance(value, dict) for value in self._only.values())
             or self._only.keys() >= _SPLIT
         ):
             raise InputError(
                 f"{self._path} is a single JSON object that holds columns, not rows",
-                "Write one object a row; from pandas: to_json(…, orient='records', lines=True).",
+                "Write one object per row; with pandas: to_json(…, orient='records', lines=True).",
             )
         listed = [
             column.field(name, is_id=name == self._id_column)
@@ -89,11 +89,11 @@ class JsonFile:
         return pa.schema(listed, {READER: b"json"})
 
     def is_as_drafted(self) -> bool:
-        """Return whether the types that the first block had are those of the whole file."""
+        """Return whether the types of the first block are those of the whole file."""
         return self._draft is not None and self._draft.equals(self.schema(), check_metadata=True)
 
     def notes(self) -> dict[str, str]:
-        """Return a sentence for each column whose type needs one."""
+        """Return a note for each column whose type is not obvious."""
         found = {name: column.note(name) for name, column in self._columns.items()}
         return {name: note for name, note in found.items() if note is not None}
 
@@ -117,7 +117,7 @@ class JsonFile:
 
 
 class _Column:
-    """What sorts of values a column has."""
+    """The sorts of values in a column."""
 
     def __init__(self, gaps: int) -> None:
         self._counts: Counter[type] = Counter({type(None): gaps} if gaps else {})
@@ -125,7 +125,7 @@ class _Column:
         self._low = self._high = 0
 
     def add(self, values: Sequence[Any], block: JsonBlock) -> None:
-        """Take in the values of a block; a bad row counts as a gap."""
+        """Add the values of a block; a bad row counts as a missing value."""
         sorts = Counter(map(type, values))
         self._counts.update(sorts)
         for sort in sorts.keys() - self._firsts.keys():
@@ -137,27 +137,27 @@ class _Column:
             self._high = max(self._high, *whole)
 
     def field(self, name: str, *, is_id: bool) -> pa.Field:
-        """Return the column's field: of JSON texts where no other type holds all its values."""
+        """Return the column's field; JSON texts if no other type holds all values."""
         kind = self._kind(is_id=is_id)
         if kind is None:
             return pa.field(name, pa.string(), metadata=AS_JSON)
         return pa.field(name, kind, metadata=None if self._sorts() else {GUESSED: YES})
 
     def note(self, name: str) -> str | None:
-        """Return the sentence about its type, if it needs one."""
+        """Return a note about its type, if it is not obvious."""
         sorts = self._sorts()
         if self._kind(is_id=False) is not None:
             is_rounded = max(-self._low, self._high) > _EXACT and (
                 float in sorts or self._counts[type(None)] > 0
             )
             return (
-                "numbers: a model that wants a data frame gets whole numbers beyond 2^53 rounded, "
+                "numbers: a model that takes a data frame gets integers beyond 2^53 rounded, "
                 f"as pandas does; --types {name}=text keeps their digits"
                 if is_rounded
                 else None
             )
         if sorts <= {int, float}:
-            return "JSON: whole numbers beyond 64 bits, which stay what they are"
+            return "JSON: integers beyond 64 bits, which stay exact"
         by_name: Counter[str] = Counter()
         for sort in sorts:
             by_name[_SAID[sort]] += self._counts[sort]
@@ -172,7 +172,7 @@ class _Column:
         )  # fmt: skip
         return (
             f"JSON, because {few:,} of {few + by_name[most]:,} values "
-            f"{'is' if few == 1 else 'are'} no {most}; the first is row {row}: "
+            f"{'is' if few == 1 else 'are'} not {most}; the first is row {row}: "
             f"{shortened(repr(value), _SHOWN)}"
         )
 
@@ -180,7 +180,7 @@ class _Column:
         return {sort for sort, count in self._counts.items() if count} - {type(None)}
 
     def _kind(self, *, is_id: bool) -> pa.DataType | None:
-        """Return the type; None: none but JSON's own."""
+        """Return the type; None if only JSON can hold the values."""
         sorts = self._sorts()
         if is_id and sorts and not (sorts == {int} and self._whole() is not None):
             return pa.float64() if sorts == {float} else pa.string()
@@ -202,7 +202,7 @@ class _Column:
 
 
 def _array(values: Sequence[Any], field: pa.Field) -> pa.Array | None:
-    """All at once; None: some do not fit, or not exactly."""
+    """Return all values as an array; None if one does not fit exactly."""
     sorts = set(map(type, values)) - {type(None)}
     try:
         if is_json(field):

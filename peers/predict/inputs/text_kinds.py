@@ -1,4 +1,4 @@
-"""The type of a CSV's column by all of its values: what pandas would infer from the whole file."""
+"""Infer the type of a CSV's column from all of its values, as pandas does for a whole file."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from peers.predict.inputs.text_pandas import PandasReader
 
 _INT64: Final = (-(1 << 63), (1 << 63) - 1)
 _DIGITS: Final = 400
-"""Of a number; more than any type holds, fewer than Python refuses."""
+"""The digits of a number: more than any type holds, fewer than Python refuses."""
 _UINT64_MAX: Final = (1 << 64) - 1
 _TRUTHS: Final = frozenset({"True", "TRUE", "true", "False", "FALSE", "false"})
 
 
 class Kind(Enum):
-    """What a column is; each has its Arrow type.
+    """The kind of a column; each has its Arrow type.
 
-    INT_WITH_GAPS: doubles, made of whole numbers. RAW_TEXT: texts whose gaps are texts, too, which
-    is pandas' way with numbers that no 64 bits hold. GAPS: nothing but gaps.
+    INT_WITH_GAPS: doubles from integers with missing values. RAW_TEXT: texts whose missing values
+    are texts as well, as pandas reads numbers beyond 64 bits. GAPS: all values are missing.
     """
 
     INT = "int64"
@@ -51,19 +51,19 @@ _ARROW: Final = {
 }  # fmt: skip
 
 
-class Witnesses:
-    """A few values of a column, in their order, of which pandas infers what it would of all.
+class TypeSamples:
+    """A few values of a column, in order, from which pandas infers the same type as from all.
 
-    What pandas infers depends on the sorts of values that there are, and on which sort comes first:
-    the first one of each sort says it all. Once there is a text that is neither a number nor a
-    boolean, nothing that follows changes the type.
+    The type depends on the sorts of values, and on which sort comes first. So the first value of
+    each sort is enough. After a text that is neither a number nor a boolean, no further value
+    changes the type.
     """
 
     def __init__(self, reader: PandasReader) -> None:
         self._reader = reader
         self._gap = min(reader.options.gaps, default=None)
         self._texts: dict[str, str] = {}
-        """By sort; in the order in which they came."""
+        """By sort, in order of appearance."""
         thousands = re.escape(reader.options.thousands or "")
         digits = f"[0-9{thousands}]"
         point = re.escape(reader.options.decimal)
@@ -74,17 +74,17 @@ class Witnesses:
 
     @property
     def is_text(self) -> bool:
-        """Whether it is a text whatever follows."""
+        """Whether the column is a text whatever follows."""
         return "text" in self._texts
 
     def add(self, values: pa.Array) -> bool:
-        """Note what pandas made of a block, which is not a text.
+        """Add values of a block that pandas did not read as texts.
 
-        Return whether that says too little: then the texts must be added instead.
+        Return True if these values are not enough: then the texts must be added instead.
         """
         if values.null_count:
             self._add_gap()
-        # a number that is no whole one, and has no sign, makes doubles of all that follow
+        # after an unsigned number that is not an integer, all numbers are doubles
         if values.null_count == len(values) or "number" in self._texts:
             if pa.types.is_boolean(values.type) and values.null_count < len(values):
                 self._texts.setdefault("truth", "True")
@@ -102,7 +102,7 @@ class Witnesses:
     def _has_doubts(self, doubles: pa.Array) -> bool:
         """Return whether the texts of these doubles may be of sorts that the doubles do not show.
 
-        When a column has numbers beyond an int64, pandas passes over what follows a minus sign; so
+        If a column has numbers beyond an int64, pandas ignores what follows a minus sign; so
         3 beside -0.5 makes texts of it, and 3.5 doubles.
         """
         given = pc.drop_null(doubles).to_numpy()
@@ -121,7 +121,7 @@ class Witnesses:
         return False
 
     def add_texts(self, values: Iterable[str | None]) -> None:
-        """Note the texts of a block that pandas read as such."""
+        """Add texts of a block."""
         for value in values:
             if self.is_text:
                 return
@@ -131,7 +131,7 @@ class Witnesses:
                 self._texts.setdefault(self._sort(value), value)
 
     def kind(self) -> Kind:
-        """Return what pandas infers from all that was added."""
+        """Return what pandas infers from the values so far."""
         sorts = self._texts.keys()
         if sorts <= {"gap"}:
             return Kind.GAPS
@@ -153,7 +153,7 @@ class Witnesses:
     def _text_or_bool(self, texts: list[str], found: pd.Series[Any]) -> Kind:
         if all(isinstance(value, bool) or value != value for value in found):
             return Kind.BOOL
-        # pandas 3 has Python's own numbers beyond 64 bits, which Arrow lacks
+        # pandas 3 has Python integers beyond 64 bits, which Arrow lacks
         if self._gap is None or any(isinstance(value, int) for value in found):
             return Kind.TEXT
         last = self._reader.one_column([*texts, self._gap]).iloc[-1]
@@ -173,7 +173,7 @@ class Witnesses:
             is_beyond = math.isinf(float(plain.replace(self._reader.options.decimal, ".")))
             sort = "beyond a double" if is_beyond else "number"
             return f"negative {sort}" if value.lstrip().startswith("-") else sort
-        # such as inf and its spellings, which pandas' versions know more or fewer of
+        # such as inf, whose spellings differ between versions of pandas
         is_number = self._reader.one_column([value]).dtype.kind == "f"
         return f"number {value.strip()}" if is_number else "text"
 

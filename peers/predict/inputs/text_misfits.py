@@ -1,4 +1,4 @@
-"""Why a column is what it is: the few values that make a text of it, zeros that are lost."""
+"""Explain a column's type: a few values that make it a text, and leading zeros that get lost."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from peers.predict.texts import shortened
 
 _TRUTHS: Final = ["True", "TRUE", "true", "False", "FALSE", "false"]
 _FEW: Final = 0.1
-"""Of the values."""
+"""The share of values that count as few."""
 _SHOWN: Final = 100
 _TRIED: Final = 256 << 10
-"""Bytes that are searched for numbers with zeros before them."""
+"""Bytes that are searched for numbers with leading zeros."""
 
 _Alike = Literal["number", "boolean"]
 
 
 @dataclass(slots=True)
 class _Count:
-    """How many values are alike, and the first one that is not."""
+    """The number of values of a sort, and the first value that is not."""
 
     alike: int = 0
     first: tuple[int, str] | None = None
 
 
 class Misfits:
-    """Counts, in columns that are texts, the values that are not."""
+    """Counts the values of text columns that are not texts."""
 
     def __init__(self, names: Sequence[str], options: TextOptions) -> None:
         self._names = names
@@ -45,7 +45,7 @@ class Misfits:
             name: {"number": _Count(), "boolean": _Count()} for name in names
         }
         self._plain: set[str] = set()
-        """Columns that are texts, and nothing else."""
+        """The columns that contain only texts."""
 
     def count(self, column: int, values: pa.Array, block: Block) -> None:
         """Count the values of a block, as pandas read them."""
@@ -69,7 +69,7 @@ class Misfits:
                 self._plain.add(name)
 
     def notes(self, texts: Sequence[str]) -> dict[str, str]:
-        """Return a sentence for each of these columns that is a text for the sake of few values."""
+        """Return a note for each column that is a text because of few values."""
         found = ((name, self._note(name)) for name in texts if name not in self._plain)
         return {name: note for name, note in found if note is not None}
 
@@ -81,9 +81,9 @@ class Misfits:
             return None
         row, value = count.first
         return (
-            f"text, because {others:,} of {values:,} values {'is' if others == 1 else 'are'} no "
-            f"{of}; the first is row {row}: {shortened(value, _SHOWN)!r}; "
-            f"--types {name}={of} makes such rows dead letters"
+            f"text, because {others:,} of {values:,} values {'is' if others == 1 else 'are'} "
+            f"not of the type {of}; the first is row {row}: {shortened(value, _SHOWN)!r}; "
+            f"--types {name}={of} makes these rows dead"
         )
 
     @staticmethod
@@ -108,7 +108,7 @@ class Misfits:
 def lost_zeros(
     block: Block, values: dict[int, pa.Array], reader: PandasReader, names: Sequence[str]
 ) -> dict[str, str]:
-    """Return a sentence for each column of whole numbers some of which are written as 0042."""
+    """Return a note for each column of integers with leading zeros, such as 0042."""
     whole = [column for column, found in values.items() if pa.types.is_integer(found.type)]
     if not whole or block.bad or reader.marks.quote in block.raw:
         return {}
@@ -120,7 +120,7 @@ def lost_zeros(
         if len(places):
             row = places[0].as_py()
             notes[names[column]] = (
-                f"whole numbers, as pandas reads them: row {row} holds "
+                f"integers, as pandas reads them: row {row} holds "
                 f"{texts[column][row].as_py()}; "
                 f"--types {names[column]}=text keeps its zeros"
             )

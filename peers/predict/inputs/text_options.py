@@ -1,4 +1,4 @@
-"""How a text file is written, where it does not say so of itself."""
+"""The options for reading a text file."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ NA_VALUES: Final = frozenset(
         "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
     }
 )  # fmt: skip
-"""The texts that `pandas.read_csv` takes for gaps."""
+"""The texts that mean a missing value for `pandas.read_csv`."""
 _NAMED: Final = {"\\t": "\t", "tab": "\t", "comma": ",", "semicolon": ";", "space": " "}
 _HIGHEST_BYTE: Final = 0x7F
 
 
 @dataclass(frozen=True, slots=True)
 class TextOptions:
-    r"""The options of `pandas.read_csv` that a file needs, under its names or nearly so.
+    r"""The options for a text file, named like those of `pandas.read_csv`.
 
     `separator` (sep; None: a comma, a tab for .tsv), `quote` (quotechar), `decimal`, `thousands`,
-    `encoding` (None: UTF-8, or what the file's byte order mark says), `na_values`: texts that are
-    gaps, beside pandas' own ones unless `default_na` (keep_default_na) is false.
+    `encoding` (None: by the byte order mark, or UTF-8), `na_values`: texts that mean a missing
+    value, in addition to pandas' own ones unless `default_na` (keep_default_na) is false.
     """
 
     separator: str | None = None
@@ -49,7 +49,7 @@ class TextOptions:
         if len(set(marks)) < len(marks):
             raise InputError(
                 "two of the CSV's separator, quote, decimal and thousands mark are the same",
-                "Give each a character of its own.",
+                "Use a different character for each.",
             )
         if self.encoding is not None:
             try:
@@ -57,7 +57,7 @@ class TextOptions:
             except LookupError as error:
                 raise InputError(
                     f"the encoding {self.encoding!r} is unknown",
-                    "Write one of Python's, such as utf-8, latin-1, cp1252 or utf-16.",
+                    "Use one of Python's encodings, such as utf-8, latin-1, cp1252 or utf-16.",
                 ) from error
 
     def _marks(self) -> dict[str, str]:
@@ -69,11 +69,11 @@ class TextOptions:
 
     @property
     def gaps(self) -> frozenset[str]:
-        """All texts that are gaps."""
+        """All texts that mean a missing value."""
         return frozenset(self.na_values) | (NA_VALUES if self.default_na else frozenset())
 
     def mixed_into(self, digest: str) -> str:
-        """Return the digest of the file as these options read it; its own for the defaults."""
+        """Return the digest of the file with these options; the file's own for the defaults."""
         if self == TextOptions():
             return digest
         text = digest + json.dumps(asdict(self), sort_keys=True)

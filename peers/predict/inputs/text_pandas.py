@@ -1,4 +1,4 @@
-"""Blocks of a CSV, read by pandas: its types, its numbers to the last bit, its gaps."""
+"""Read blocks of a CSV with pandas, to get its exact types, numbers and missing values."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from peers.predict.inputs.records import Marks
 from peers.predict.inputs.text_options import TextOptions
 
 TEXT: Final = pd.ArrowDtype(pa.large_string())
-"""What pandas reads as it stands, but for the gaps."""
+"""Types that pandas reads directly, except for missing values."""
 
 
 class MismatchError(ValueError):
-    """pandas finds another number of records in a block."""
+    """Pandas finds another number of records in a block."""
 
 
 class PandasReader:
@@ -32,11 +32,11 @@ class PandasReader:
         self._own_gaps: dict[int, Sequence[str]] = {}
 
     def keep_texts(self, column: int, gaps: Sequence[str]) -> None:
-        """Take only these texts for gaps in the column."""
+        """Treat only these texts as missing values of the column."""
         self._own_gaps[column] = gaps
 
     def shows_missing(self, column: int) -> bool:
-        """Return whether a field that a record lacks becomes a gap."""
+        """Return whether a field that a record lacks becomes a missing value."""
         return "" in self._own_gaps.get(column, self.options.gaps)
 
     def names(self, header: bytes) -> list[str]:
@@ -47,7 +47,7 @@ class PandasReader:
     def read(
         self, raw: bytes, rows: int, types: Mapping[int, Any], columns: Sequence[int] | None = None
     ) -> dict[int, pa.Array]:
-        """Return columns of these records in `types`; others in the type that pandas infers.
+        """Return columns of these records in `types`, and others in the types that pandas infers.
 
         Raises MismatchError; ValueError or OverflowError for values that do not fit.
         """
@@ -66,9 +66,9 @@ class PandasReader:
         return {column: _arrow(frame[column]) for column in wanted}
 
     def whole_numbers(self, raw: bytes, column: int) -> pa.Array:
-        """Return a column of whole numbers without gaps.
+        """Return a column of integers without missing values.
 
-        When pandas 2 tells gaps apart, it takes the lowest and the highest number for them.
+        If pandas 2 looks for missing values, it treats the lowest and the highest number as such.
         """
         return _arrow(
             pd.read_csv(
@@ -78,7 +78,7 @@ class PandasReader:
         )  # fmt: skip
 
     def one_column(self, texts: Sequence[str]) -> pd.Series[Any]:
-        """Return what pandas makes of a column of these texts."""
+        """Return the column that pandas reads from these texts."""
         q = self.options.quote
         raw = "\n".join(q + text.replace(q, q * 2) + q for text in texts) + "\n"
         return pd.read_csv(
@@ -88,7 +88,7 @@ class PandasReader:
         )[0]  # fmt: skip
 
     def doubles(self, texts: pa.Array) -> pa.Array:
-        """Return these texts as pandas reads numbers. Raises ValueError."""
+        """Return the numbers that pandas reads from these texts. Raises ValueError."""
         raw = "\n".join(texts.to_pylist()) + "\n"
         found = pd.read_csv(
             BytesIO(raw.encode()), header=None, names=[0], sep="\x01", dtype={0: np.float64},

@@ -1,4 +1,4 @@
-"""The bytes of a text file as UTF-8: decompressed, decoded, without a byte order mark."""
+"""Read a text file as UTF-8: decompressed, decoded, without a byte order mark."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BOMS: Final = (
     (codecs.BOM_UTF32_BE, "utf-32-be"), (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )  # fmt: skip
-"""UTF-32's before UTF-16's, which they begin with."""
+"""UTF-32 comes first: its marks begin with those of UTF-16."""
 _LONGEST_BOM: Final = 4
 _ARROW_CODECS: Final = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 _XZ: Final = ".xz"
@@ -30,10 +30,10 @@ _AT_ONCE: Final = 1 << 20
 
 
 class Readable(Protocol):
-    """What gives bytes; fewer than asked for only at its end or where it pleases."""
+    """A source of bytes, which may return fewer than requested."""
 
     def read(self, size: int, /) -> bytes:
-        """Return the next bytes, none at the end."""
+        """Return the next bytes; empty at the end."""
 
 
 class TextStream:
@@ -50,7 +50,7 @@ class TextStream:
         self._begin()
 
     def read(self, size: int = _AT_ONCE, /) -> bytes:
-        """Return some of the next bytes, none at the end. Raises InputError."""
+        """Return some of the next bytes; empty at the end. Raises InputError."""
         while True:
             raw, self._head = self._head or self._bytes(size), b""
             if self._decoder is None:
@@ -60,14 +60,14 @@ class TextStream:
             except UnicodeError as error:
                 raise InputError(
                     f"the input {self._path} is not in {self.encoding}: {error}",
-                    "Name the encoding that it is in with --encoding.",
+                    "Name its encoding with --encoding.",
                 ) from error
             if text or not raw:
-                # bytes that the encoding lacks come out as they are, and are no UTF-8
+                # bytes that the encoding lacks stay as they are, which is not UTF-8
                 return text.encode("utf-8", "surrogateescape")
 
     def digest(self) -> str:
-        """Return the digest of the whole file, which is read to its end for that."""
+        """Read the file to its end, and return the digest of all of it."""
         while self._raw.read(_AT_ONCE):
             pass
         return self._raw.hash.hexdigest()
@@ -92,13 +92,13 @@ class TextStream:
         except (OSError, EOFError, lzma.LZMAError, pa.ArrowException) as error:
             raise InputError(
                 f"the input {self._path} cannot be decompressed: {error}",
-                "It is damaged, or it is not what its suffix says.",
+                "It is damaged, or its suffix does not match its format.",
             ) from error
 
 
 @contextmanager
 def open_text(path: Path, encoding: str | None = None) -> Iterator[TextStream]:
-    """Open a text file, compressed as its suffix says, in `encoding` or that of its mark.
+    """Open a text file, decompressed by its suffix, in `encoding` or that of its byte order mark.
 
     Raises InputError.
     """
@@ -107,11 +107,11 @@ def open_text(path: Path, encoding: str | None = None) -> Iterator[TextStream]:
 
 
 class _Hashed(io.RawIOBase):
-    """A file that digests what is read of it."""
+    """A file that computes the digest of what is read."""
 
     def __init__(self, raw: io.BufferedReader) -> None:
         self._raw = raw
-        self.hash = hashlib.sha256()  # twice as fast as others
+        self.hash = hashlib.sha256()  # twice as fast as other algorithms
 
     def readable(self) -> bool:
         return True
@@ -128,7 +128,7 @@ class _Hashed(io.RawIOBase):
 
 
 class _Whole(io.RawIOBase):
-    """A decompressing stream of Arrow's that is asked for as much as it can give."""
+    """A decompressing stream of Arrow, read in the largest pieces that it returns."""
 
     def __init__(self, raw: _Hashed, codec: str) -> None:
         self._stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)

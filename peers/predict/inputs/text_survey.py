@@ -1,4 +1,4 @@
-"""A CSV or JSON file: looked through, then kept as Parquet in the types that were decided."""
+"""Survey a CSV or JSON file, then write it to Parquet in its final types."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
+from peers.predict.atomic_files import atomic_write
 from peers.predict.errors import InputChanged, InputError
 from peers.predict.inputs.files import SNAPSHOT, format_of, plain_suffix
 from peers.predict.inputs.reading import PROBLEM
@@ -21,14 +22,13 @@ from peers.predict.inputs.text_json import JsonFile
 from peers.predict.inputs.text_options import TextOptions
 from peers.predict.inputs.text_stream import TextStream, open_text
 from peers.predict.inputs.text_window import Window
-from peers.predict.outputs.durable import replaced
 from peers.predict.spec import InputRef
 
 _RANDOM_BYTES: Final = 8
 
 
 class _TextFile(Protocol):
-    """A CSV or a JSON file, whose blocks are of its own sort."""
+    """A CSV or a JSON file, with its own class of blocks."""
 
     def blocks(self, window: Window) -> Iterator[Any]: ...
     def learn(self, block: Any) -> pa.Table | None: ...
@@ -39,10 +39,10 @@ class _TextFile(Protocol):
 
 
 class TextSurvey:
-    """The file at `path`; its rows are kept under `scratch` until `close`.
+    """The file at `path`; its rows are stored under `scratch` until `close`.
 
-    The types of its columns are known at its end only. It is written down in those of its first
-    rows while it is looked through: if they turn out to be right, it need not be read again.
+    The types of its columns are known only at its end. The survey writes the rows in the types of
+    the first rows. If these are right in the end, the file need not be read again.
     """
 
     def __init__(
@@ -77,11 +77,11 @@ class TextSurvey:
             raise
 
     def settle(self, schema: pa.Schema, folder: Path) -> InputRef:
-        """Keep the file as a snapshot in `folder`, in these of its columns and these types."""
+        """Write a snapshot of the file to `folder`, with these columns in these types."""
         target = folder / SNAPSHOT
         schema = schema.append(PROBLEM_FIELD)
         if not has_draft(target, schema, self.rows, self.digest):
-            with replaced(target) as temporary:
+            with atomic_write(target) as temporary:
                 if self._has_draft and self._is_as_drafted(schema):
                     self._draft.replace(temporary)
                     self._has_draft = False
@@ -90,10 +90,10 @@ class TextSurvey:
         return reference(self.digest, schema, target, self.rows)
 
     def close(self) -> None:
-        """Let the scratch file go."""
+        """Remove the scratch file."""
         self._draft.unlink(missing_ok=True)
         if self._is_new:
-            with suppress(OSError):  # it is not empty: a run has begun
+            with suppress(OSError):  # not empty: a run has begun
                 self._draft.parent.rmdir()
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""A stream that can be gone back in, as far as what was not released."""
+"""A stream that can seek back to bytes that were not released."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ _AT_ONCE: Final = 1 << 20
 
 
 class Window:
-    """Bytes of a stream that are kept from `release` on; offsets count from the stream's start."""
+    """Keeps a stream's bytes from the last `release` on; offsets count from its start."""
 
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
         self._kept = b""
         self._first = 0
-        """The offset of the first byte that is kept."""
+        """The offset of the first byte in memory."""
         self._at = 0
         self._is_whole = False
-        """Whether the stream is at its end."""
+        """Whether the stream has ended."""
 
     def peek(self, size: int) -> tuple[bytes, bool]:
-        """Return `size` of the next bytes or more, and whether they are the last; go no further."""
+        """Return at least `size` of the next bytes, and whether they are the last; do not move."""
         begin = self._at - self._first
         self._fill(begin + size + 1)
         rest = self._kept[begin:]
-        # not to copy what is there anyway
+        # avoids a copy of bytes that are in memory
         found = rest if len(rest) <= 2 * size else rest[:size]
         return found, self._is_whole and len(found) == len(rest)
 
@@ -45,7 +45,7 @@ class Window:
         return found
 
     def seek(self, offset: int) -> None:
-        """Go to this offset, which was not released."""
+        """Go to this offset, which must not be released."""
         self._at = offset
 
     def tell(self) -> int:
@@ -53,18 +53,18 @@ class Window:
         return self._at
 
     def cut(self, offset: int, size: int) -> bytes:
-        """Return bytes that were read before and are still kept."""
+        """Return bytes that were read and not released."""
         begin = offset - self._first
         return self._kept[begin : begin + size]
 
     def release(self) -> None:
-        """Let what lies before the next byte go."""
+        """Free the bytes before the next one."""
         self._fill(self._at - self._first)
         self._kept = self._kept[self._at - self._first :]
         self._first = self._at
 
     def _fill(self, size: int) -> bool:
-        """Keep at least `size` bytes, if there are; return whether there are more than before."""
+        """Read until `size` bytes are in memory; return whether there are more than before."""
         pieces = [self._kept]
         before = kept = len(self._kept)
         while kept < size and not self._is_whole:

@@ -1,4 +1,4 @@
-"""Values of text files in a type that somebody asked for; a reason for each that is none."""
+"""Convert values of text files to a requested type; say why a value cannot be converted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from peers.predict.inputs.column_metadata import is_json
+from peers.predict.column_metadata import is_json
 from peers.predict.inputs.json_columns import json_text
 from peers.predict.inputs.text_options import TextOptions
 from peers.predict.inputs.text_pandas import PandasReader
@@ -26,15 +26,15 @@ _FALSE: Final = pa.array(["False", "FALSE", "false", "0"])
 _INT64: Final = (-(1 << 63), (1 << 63) - 1)
 
 Converted: TypeAlias = tuple[pa.Array, dict[int, str]]
-"""The values, and why some are none, by their index; they are null."""
+"""The values with null for those that cannot be converted, and the reasons by index."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Sort:
     """A sort of values.
 
-    `convert`: texts without gaps to values; raises one of _ERRORS if one of them is none.
-    `may_fit`: which of the texts are worth a try.
+    `convert`: converts texts, none of which is missing; raises one of _ERRORS if one does not fit.
+    `may_fit`: which of the texts may be converted.
     """
 
     convert: Callable[[pa.Array], pa.Array]
@@ -45,7 +45,7 @@ _ERRORS: Final = (pa.ArrowException, ValueError, TypeError, OverflowError)
 
 
 def from_texts(texts: pa.Array, field: pa.Field, reader: PandasReader) -> Converted:
-    """Convert texts of a CSV; nulls are gaps, and stay so."""
+    """Convert texts of a CSV; nulls stay null."""
     kind = field.type
     if pa.types.is_dictionary(kind):
         values, bad = from_texts(texts, field.with_type(kind.value_type), reader)
@@ -66,7 +66,7 @@ def from_texts(texts: pa.Array, field: pa.Field, reader: PandasReader) -> Conver
 
 
 def from_values(values: Sequence[Any], field: pa.Field) -> Converted:
-    """Convert values of JSON one by one; None is a gap, and stays so."""
+    """Convert values of JSON one by one; None becomes null."""
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     plain = pa.field(field.name, kind, metadata=field.metadata)
     convert = partial(_one_value, field=plain, reader=PandasReader(",", TextOptions(), 1))
@@ -83,29 +83,29 @@ def from_values(values: Sequence[Any], field: pa.Field) -> Converted:
 
 
 def misfit(field: pa.Field, value: Any) -> str:
-    """Return the sentence about a value that its column cannot hold."""
+    """Return the message for a value that its column cannot hold."""
     shown = shortened(repr(value), _SHOWN)
-    return f"the column {field.name!r} holds {shown}, which is no {said(field)}"
+    return f"the column {field.name!r} holds {shown}, which is not {value_name(field)}"
 
 
-def said(field: pa.Field) -> str:
-    """Return what the field's values are called in a sentence."""
+def value_name(field: pa.Field) -> str:
+    """Return the name of the field's values, with an article."""
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     if is_json(field):
         return "JSON"
     if pa.types.is_integer(kind):
-        return "whole number" if kind == pa.int64() else f"whole number of the type {kind}"
+        return "an integer" if kind == pa.int64() else f"an integer of the type {kind}"
     if pa.types.is_floating(kind):
-        return "number"
+        return "a number"
     if pa.types.is_boolean(kind):
-        return "boolean"
+        return "a boolean"
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return "text"
-    return str(kind)
+        return "a text"
+    return f"a {kind}"
 
 
 def _by_halves(texts: pa.Array, sort: _Sort) -> tuple[pa.Array, list[int]]:
-    """Convert all at once, if each fits; else each half. Return the indexes of those that fail."""
+    """Convert the texts, and bisect where it fails; return the indexes of those that do not fit."""
     failed: list[int] = []
     pieces: list[pa.Array | None] = []
     may_fit = sort.may_fit(texts)
@@ -122,7 +122,7 @@ def _by_halves(texts: pa.Array, sort: _Sort) -> tuple[pa.Array, list[int]]:
             go(first, count // 2)
             go(first + count // 2, count - count // 2)
 
-    if pc.any(pc.invert(may_fit)).as_py():  # many may fail: they are found at once
+    if pc.any(pc.invert(may_fit)).as_py():  # many may fail: find them at once
         places = pc.indices_nonzero(may_fit)
         others = pc.indices_nonzero(pc.invert(may_fit)).to_pylist()
         found, more = _by_halves(texts.take(places), _Sort(sort.convert, _any_fits))
@@ -187,7 +187,7 @@ def _are_times(texts: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _times(texts: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Times as ISO 8601 spells them; those with a zone need a type that has one."""
+    """Return times in ISO 8601; those with a zone need a type with a zone."""
     is_zoned = pa.types.is_timestamp(kind) and kind.tz is not None
     found = pd.to_datetime(pd.Series(texts.to_pylist()), format="ISO8601", utc=is_zoned)
     if found.dtype.kind != "M":
@@ -210,7 +210,7 @@ def _one_value(value: Any, field: pa.Field, reader: PandasReader) -> Any:
             raise ValueError
         return values.cast(kind)[0].as_py()
     if isinstance(value, bool) != pa.types.is_boolean(kind) or isinstance(value, list | dict):
-        raise TypeError  # a number is no boolean: 0 and 1 may be followed by 2
+        raise TypeError  # a number is not a boolean: 2 may follow 0 and 1
     if isinstance(value, int) and pa.types.is_floating(kind):
         return float(value)
     return pa.scalar(value).cast(kind).as_py()
@@ -218,5 +218,5 @@ def _one_value(value: Any, field: pa.Field, reader: PandasReader) -> Any:
 
 def _text(value: Any) -> str:
     text = value if isinstance(value, str) else json_text(value)
-    text.encode()  # JSON can spell half a character, which is none
+    text.encode()  # JSON can spell half a surrogate pair
     return text

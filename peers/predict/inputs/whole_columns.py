@@ -1,4 +1,4 @@
-"""What holds for a column as a whole: pandas makes floats of whole numbers with a gap anywhere."""
+"""Find missing values in whole columns: with one, pandas makes floats of integers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from peers.predict.inputs.column_metadata import ALL, BY_VALUES, NULLS, READER, YES
+from peers.predict.column_metadata import ALL, BY_VALUES, NULLS, READER, YES
 from peers.predict.inputs.forward import streaming
 from peers.predict.spec import InputRef, schema_text
 
 
-def noted(source: InputRef) -> InputRef:
-    """Return the input; its schema says which whole numbers and booleans have gaps.
+def with_missing_values(source: InputRef) -> InputRef:
+    """Return the input with missing values of integer and boolean columns in its schema's metadata.
 
-    And which columns have nothing else, where pandas would make Python's values of them. A Parquet
-    input of several files says so itself; one file, such as a snapshot, is asked.
+    For readers that pass Python values to pandas, columns without any value are marked as well. A
+    Parquet input of several files has the metadata already; a single file, such as a snapshot, is
+    read for it.
     """
     if len(source.files) != 1:
         return source
@@ -40,7 +41,7 @@ def noted(source: InputRef) -> InputRef:
 
 
 def _contents(file: pq.ParquetFile, name: str, place: int) -> tuple[bool, bool]:
-    """Return whether the column has a gap, and whether it has a value."""
+    """Return whether the column has a missing value, and whether it has a value."""
     has_gaps = has_values = False
     for rows, nulls in _counts(file, name, place):
         has_gaps, has_values = has_gaps or nulls > 0, has_values or nulls < rows
@@ -50,7 +51,7 @@ def _contents(file: pq.ParquetFile, name: str, place: int) -> tuple[bool, bool]:
 
 
 def _counts(file: pq.ParquetFile, name: str, place: int) -> Iterator[tuple[int, int]]:
-    """Yield rows and nulls of each row group; a piece at a time if the file does not count them."""
+    """Yield rows and nulls of each row group, or of pieces of it without counts in the file."""
     groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
     statistics = [group.column(place).statistics for group in groups]
     if all(one is not None and one.has_null_count for one in statistics):

@@ -1,7 +1,7 @@
-"""What an endpoint is told about who asks: headers, and secrets that are read where they lie.
+"""Read the headers and secrets that requests to an endpoint carry.
 
-A run stores only where a secret lies: a file, an environment variable, a credential of systemd.
-Each worker reads it there, and again when the endpoint says that it is not authorized.
+A run stores only where a secret is: a file, an environment variable, a credential of systemd. Each
+worker reads it there, and reads it again when the endpoint answers that it is not authorized.
 """
 
 from __future__ import annotations
@@ -30,15 +30,14 @@ _REMEDY: Final = (
     "--header-file for lines of 'Name: value'."
 )
 _HIDDEN: Final = "***"
-_SHORTEST_SECRET: Final = 4
-"""Characters."""
+_MIN_SECRET_LENGTH: Final = 4
 
 
 def access_of(
     headers: Sequence[str], header_file: str | None, token_file: str | None, token_env: str | None,
     token_credential: str | None,
 ) -> Access:  # fmt: skip
-    """Return what a command line says. Raises ModelError for a secret on it, and for two tokens."""
+    """Return the access that the options describe. Raises ModelError for secrets in plain text."""
     secrets: list[Secret] = []
     if token_file is not None:
         secrets.append(Secret("file", _absolute(token_file), "token"))
@@ -62,7 +61,7 @@ def _absolute(file: str) -> str:
 
 def _credential(name: str) -> str:
     if "/" in name or name in {".", ".."}:
-        raise ModelError(f"--token-credential {name} is no name of a credential of systemd")
+        raise ModelError(f"--token-credential {name} is not a name of a systemd credential")
     return name
 
 
@@ -71,7 +70,7 @@ def _plain_headers(lines: Sequence[str]) -> tuple[tuple[str, str], ...]:
     for name, value in headers:
         if _SECRET_NAME.search(name) or _SECRET_VALUE.match(value):
             raise ModelError(
-                f"--header {name} looks like a secret, which everybody on this host could read on "
+                f"--header {name} looks like a secret, which every user of this host could read on "
                 "the command line, and which would be stored with the run",
                 _REMEDY,
             )
@@ -79,7 +78,7 @@ def _plain_headers(lines: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 
 def refuse_secret_query(url: str) -> None:
-    """Raise ModelError for a URL whose query has what looks like a secret."""
+    """Raise ModelError if a parameter in the URL's query looks like a secret."""
     for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True):
         if _SECRET_NAME.search(name):
             raise ModelError(
@@ -98,7 +97,7 @@ class Credentials:
         self._headers: dict[str, str] | None = None
 
     def headers(self) -> dict[str, str]:
-        """Return the headers with the secrets. Raises ModelError that says what cannot be read."""
+        """Return the headers with the secrets. Raises ModelError if one cannot be read."""
         if self._headers is None:
             self._headers = dict(header for one in self._secrets for header in _read(one))
         return self._headers
@@ -109,13 +108,13 @@ class Credentials:
         return self.headers() != before
 
     def hidden(self, text: str) -> str:
-        """Return the text without the secrets: an endpoint may repeat what it was sent.
+        """Return the text with the secrets masked: an endpoint may repeat what it was sent.
 
-        What is as short as a tenant's number is no secret, and stands in every other message.
+        A value as short as a tenant's number is not a secret, and would occur in many messages.
         """
         for value in (self._headers or {}).values():
             for part in {value, *value.split()[1:]}:
-                if len(part) >= _SHORTEST_SECRET:
+                if len(part) >= _MIN_SECRET_LENGTH:
                     text = text.replace(part, _HIDDEN)
         return text
 
@@ -133,12 +132,12 @@ def _read(secret: Secret) -> list[tuple[str, str]]:
 
 
 def _text(secret: Secret) -> str:
-    if secret.lies_in == "environment":
+    if secret.stored_in == "environment":
         if secret.place not in os.environ:
             raise _unreadable(secret, "it is not set")
         return os.environ[secret.place]
     path = Path(secret.place)
-    if secret.lies_in == "credential":
+    if secret.stored_in == "credential":
         folder = os.environ.get("CREDENTIALS_DIRECTORY")
         if folder is None:
             raise _unreadable(secret, "CREDENTIALS_DIRECTORY is not set: systemd has passed none")
@@ -154,17 +153,17 @@ def _text(secret: Secret) -> str:
 
 def _unreadable(secret: Secret, why: str) -> ModelError:
     return ModelError(
-        f"the {secret.called} for the endpoint cannot be read: {why}",
-        "It must be there for this command and for every worker of the peers.",
+        f"the {secret.label} for the endpoint cannot be read: {why}",
+        "This command and every worker of the peers must be able to read it.",
     )
 
 
 def _header(line: str, where: str) -> tuple[str, str]:
-    """Name and value. Raises ModelError that does not repeat the value."""
+    """Return name and value. Raises ModelError, whose message does not repeat the value."""
     name, colon, value = line.partition(":")
     name, value = name.strip().lower(), value.strip()
     if not colon or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-        raise ModelError(f"{where} is no header", "Write it as 'Name: value', in ASCII.")
+        raise ModelError(f"{where} is not a header", "Write it as 'Name: value', in ASCII.")
     if name in _OURS:
         raise ModelError(f"{where}: {name} is set by the request itself", "Leave it out.")
     return name, value

@@ -1,10 +1,10 @@
-"""What LightGBM's and XGBoost's models were fitted on."""
+"""Find out what LightGBM's and XGBoost's models were fitted on."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from peers.predict.models.signature import Feature, Kind
+from peers.predict.signature import Feature, Kind
 
 _SHOWN: Final = 5
 _XGBOOST: Final[dict[str, Kind]] = {
@@ -16,17 +16,17 @@ _XGBOOST: Final[dict[str, Kind]] = {
 
 
 def is_known(model: Any) -> bool:
-    """Return whether the model is LightGBM's or XGBoost's: an estimator, or a booster alone."""
+    """Return whether the model is an estimator or a booster of LightGBM or XGBoost."""
     return library_of(model) in {"lightgbm", "xgboost"}
 
 
 def library_of(model: Any) -> str:
-    """Return the package that the model's class is of."""
+    """Return the package of the model's class."""
     return type(model).__module__.partition(".")[0]
 
 
 def names_of(model: Any) -> list[str] | None:
-    """Return the names it was fitted with, or None. LightGBM's have _ instead of blanks."""
+    """Return the names of its columns, or None. LightGBM replaces blanks by _."""
     if library_of(model) == "lightgbm":
         names = _lightgbm(model).feature_name()
         return None if names == [f"Column_{place}" for place in range(len(names))] else names
@@ -35,18 +35,18 @@ def names_of(model: Any) -> list[str] | None:
 
 
 def count_of(model: Any) -> int:
-    """Return how many features it takes."""
+    """Return how many features the model takes."""
     if library_of(model) == "lightgbm":
         return int(_lightgbm(model).num_feature())
     return int(_xgboost(model).num_features())
 
 
 def features_of(model: Any, count: int) -> list[Feature]:
-    """Return numbers, and categories as the model knows them; gaps are values to both."""
+    """Return the features: numbers, and categories as the model knows them; both may be missing."""
     known = _known_categories(model, count)
     numbers = _numbers(model, count)
     return [
-        Feature(kind=numbers[place], takes_gaps=True)
+        Feature(kind=numbers[place], accepts_missing=True)
         if (values := known.get(place)) is None
         else _category(values)
         for place in range(count)
@@ -54,7 +54,7 @@ def features_of(model: Any, count: int) -> list[Feature]:
 
 
 def _category(values: tuple[Any, ...]) -> Feature:
-    return Feature(kind="category", takes_gaps=True, known=values[:_SHOWN], categories=values)
+    return Feature(kind="category", accepts_missing=True, known=values[:_SHOWN], categories=values)
 
 
 def _numbers(model: Any, count: int) -> list[Kind]:
@@ -63,7 +63,7 @@ def _numbers(model: Any, count: int) -> list[Kind]:
 
 
 def _known_categories(model: Any, count: int) -> dict[int, tuple[Any, ...]]:
-    """By place. LightGBM keeps the lists of the columns that were categories, in their order."""
+    """Return categories by position. LightGBM stores lists for categorical columns only."""
     if library_of(model) == "lightgbm":
         booster = _lightgbm(model)
         lists = booster.pandas_categorical or []
@@ -80,7 +80,7 @@ def _known_categories(model: Any, count: int) -> dict[int, tuple[Any, ...]]:
 
 
 def _categorical_places(booster: Any) -> list[int]:
-    """Return where the categories are, as the model's text says it: [categorical_feature: 1,4]."""
+    """Return the categorical columns, from the model's text: [categorical_feature: 1,4]."""
     text: str = booster.model_to_string(num_iteration=1)
     for line in text.splitlines():
         if line.startswith("[categorical_feature: "):

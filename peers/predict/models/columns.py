@@ -1,4 +1,4 @@
-"""Tables as arrays of numbers."""
+"""Convert tables to arrays of numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Return whether its values are numbers that fit into an array of doubles."""
+    """Return whether values of this type are numbers that fit into an array of doubles."""
     checks = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
     return any(check(kind) for check in checks)
 
@@ -39,7 +39,7 @@ def matrix(table: pa.Table, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
 
 
 def exact(column: pa.ChunkedArray, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return a column as whole numbers, booleans or texts. Raises RowError for what doesn't fit."""
+    """Return a column as integers, booleans or texts. Raises RowError if a value doesn't fit."""
     if column.null_count:
         raise RowError(f"A value is missing, and the model takes {dtype.name}, which has no NaN")
     if dtype.kind == "O":
@@ -60,7 +60,7 @@ def _narrowed(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _plain(table: pa.Table) -> pa.Table:
-    """Return the table with numbers only that a tensor can hold."""
+    """Return the table with its columns as numbers that a tensor can hold."""
     for place, field in enumerate(table.schema):
         if pa.types.is_boolean(field.type):
             table = table.set_column(place, field.name, table.column(place).cast(pa.uint8()))

@@ -1,4 +1,4 @@
-"""Digests tell a model that has changed since its run was planned."""
+"""Compute digests of models, to notice a model that has changed since its run was planned."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from typing import Final
 
 _DIGEST_BYTES: Final = 32
 _ONNX_COMPANIONS: Final = (".data", "_data")
-"""What exporters append to a model's name for weights that they keep outside of it."""
+"""Suffixes of files that exporters write for weights outside of the model."""
 _ONNX_LOCATION: Final = re.compile(rb"\x0a\x08location\x12([\x01-\x7f]|[\x80-\xff][\x01-\x1f])")
-"""How ONNX names any other file of weights: an entry of two texts, the second by its length."""
+"""The entry that names another file of weights in ONNX; the last byte is the name's length."""
 
 
 def of_text(text: str) -> str:
-    """The digest of a text."""
+    """Return the digest of a text."""
     return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest()
 
 
 def of_stream(stream: BufferedReader) -> str:
-    """The digest of what is left in an open file."""
+    """Return the digest of the rest of an open file."""
     return hashlib.file_digest(stream, _blake2b).hexdigest()
 
 
 def of_file(path: Path) -> str:
-    """The digest of a file's contents. Raises OSError."""
+    """Return the digest of a file's contents. Raises OSError."""
     with path.open("rb") as stream:
         return of_stream(stream)
 
 
 def of_onnx(path: Path) -> str:
-    """The digest of an ONNX file, and of the weights that it keeps in others. Raises OSError."""
+    """Return the digest of an ONNX file and of its weights in other files. Raises OSError."""
     names = {path.name + suffix for suffix in _ONNX_COMPANIONS} | _locations(path)
-    beside = [path.parent / name for name in sorted(names)]
-    weights = [of_file(file) for file in beside if file.is_file()]
+    companions = [path.parent / name for name in sorted(names)]
+    weights = [of_file(file) for file in companions if file.is_file()]
     return of_text(" ".join([of_file(path), *weights])) if weights else of_file(path)
 
 
 def _locations(path: Path) -> set[str]:
-    """The names of files in an ONNX file, wherever in it, and perhaps of some that are none."""
+    """Return the names of files that an ONNX file mentions; some may not be files."""
     with path.open("rb") as stream:
         if not os.fstat(stream.fileno()).st_size:
             return set()
@@ -59,7 +59,7 @@ def _varint(text: bytes) -> int:
 
 
 def of_callable(name: str, source: Path) -> str:
-    """The digest of a callable's name and its module's source."""
+    """Return the digest of a callable's name and its module's source."""
     return of_text(f"{name} {of_file(source)}")
 
 

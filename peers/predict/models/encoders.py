@@ -1,4 +1,4 @@
-"""Categories that scikit-learn's encoders know, and what follows for the columns they encode."""
+"""Find the categories that scikit-learn's encoders know, and describe the encoded columns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from peers.predict.models.signature import Feature, Kind
+from peers.predict.signature import Feature, Kind
 
 _SHOWN: Final = 5
 _KINDS: Final[dict[str, Kind]] = {
@@ -17,22 +17,22 @@ _KINDS: Final[dict[str, Kind]] = {
 
 
 def encoded(encoder: Any, values: Any) -> Feature:
-    """Return an encoder's column: the kind of its categories, and whether a gap is one of them."""
+    """Return an encoder's column: the kind of its categories, and whether one means missing."""
     listed = np.asarray(values).tolist()
     known = [one for one in listed if one is not None and not is_nan(one)]
     has_nan, has_none = any(map(is_nan, listed)), None in listed
-    # a target encoder takes what it does not know for the average
+    # a target encoder uses the average for unknown values
     tolerant = getattr(encoder, "handle_unknown", "ignore") != "error"
     return Feature(
         kind=_kind_of(values, known),
-        takes_gaps=has_nan or has_none or tolerant,
+        accepts_missing=has_nan or has_none or tolerant,
         known=tuple(known[:_SHOWN]),
-        gap="nan" if has_nan else "none" if has_none else None,
+        missing_as="nan" if has_nan else "none" if has_none else None,
     )
 
 
 def histogram(model: Any, count: int) -> list[Feature]:
-    """Return HistGradientBoosting's: numbers, and categories as its own encoder knows them."""
+    """Return the columns of HistGradientBoosting: numbers, and categories of its own encoder."""
     mask = [bool(one) for one in model.is_categorical_]
     parts = getattr(getattr(model, "_preprocessor", None), "named_transformers_", {})
     known = iter(getattr(parts.get("encoder"), "categories_", ()))
@@ -41,12 +41,12 @@ def histogram(model: Any, count: int) -> list[Feature]:
 
 def _histogram_column(values: Any) -> Feature:
     if values is None:
-        return Feature(kind="number", takes_gaps=True)
+        return Feature(kind="number", accepts_missing=True)
     listed = tuple(one for one in values.tolist() if one is not None and not is_nan(one))
     kind = _kind_of(values, listed)
     if kind in {"number", "integer"}:
-        return Feature(kind=kind, takes_gaps=True, known=listed[:_SHOWN])
-    return Feature(kind="category", takes_gaps=True, known=listed[:_SHOWN], categories=listed)
+        return Feature(kind=kind, accepts_missing=True, known=listed[:_SHOWN])
+    return Feature(kind="category", accepts_missing=True, known=listed[:_SHOWN], categories=listed)
 
 
 def _kind_of(values: Any, known: Sequence[Any]) -> Kind:
@@ -64,5 +64,5 @@ def _kind_of(values: Any, known: Sequence[Any]) -> Kind:
 
 
 def is_nan(value: Any) -> bool:
-    """Return whether it is the number that stands for a missing value."""
+    """Return whether this is the number NaN."""
     return isinstance(value, float) and value != value

@@ -1,4 +1,4 @@
-"""Estimators of scikit-learn, LightGBM and XGBoost, as joblib or pickle wrote them."""
+"""Load and call estimators of scikit-learn, LightGBM and XGBoost from joblib or pickle files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from peers.predict import predictions
 from peers.predict.errors import ModelError
 from peers.predict.models import boosting
 from peers.predict.models.base import Predictions, needed, threads
 from peers.predict.models.fitted import signature_of
 from peers.predict.models.frames import argument
 from peers.predict.models.modules import see_current_directory
-from peers.predict.outputs import results
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,10 +28,10 @@ _METHODS: Final = ("predict", "predict_proba", "decision_function", "transform",
 
 
 class EstimatorModel:
-    """An estimator in a trusted file. The file is code: who makes this has checked it.
+    """An estimator in a trusted file. The file is code, so the caller has checked its trust.
 
-    One that was fitted on a data frame gets a data frame, whatever it is made of. Raises ModelError
-    if it can't be loaded, has no such method, or wants what is not here.
+    An estimator that was fitted on a data frame gets a data frame. Raises ModelError if it cannot
+    be loaded, has no such method, or needs a package that is missing.
     """
 
     asynchronous = False
@@ -48,7 +48,8 @@ class EstimatorModel:
             and signature.form == "matrix"
             and any(map(_has_names, parts))
         ):
-            signature = replace(signature, form="frame")  # one that holds, but does not say it
+            # a wrapper that holds such an estimator, but has no names itself
+            signature = replace(signature, form="frame")
         self.signature = signature
         if signature.form == "frame":
             with needed("pandas", f"{self._name} was trained on a data frame and"):
@@ -57,21 +58,21 @@ class EstimatorModel:
             _bound_threads(part)
 
     def predict(self, table: pa.Table) -> Predictions:
-        """Return what the method returns for the rows; `results` says which columns that is."""
+        """Return what the method returns for the rows; see `predictions` for the columns."""
         result = self._method(self.argument(table))
         if isinstance(result, list) and all(isinstance(one, np.ndarray) for one in result):
             result = tuple(result)  # one array for each output
         if self._is_proba:
             classes = getattr(self._estimator, "classes_", None)
-            result = results.by_class(result, classes)
-        return results.predictions_of(result, table.num_rows, self._name)
+            result = predictions.by_class(result, classes)
+        return predictions.predictions_of(result, table.num_rows, self._name)
 
     async def predict_async(self, table: pa.Table) -> Predictions:
-        """Return the same: an estimator computes, and never waits."""
+        """Return the same: an estimator computes and never waits."""
         return self.predict(table)
 
     def argument(self, table: pa.Table) -> Any:
-        """Return what the method gets for these rows."""
+        """Return the rows in the form that the method takes."""
         return argument(table, self.signature)
 
 
@@ -79,11 +80,11 @@ def _load(path: Path) -> Any:
     with needed("scikit-learn", f"The model {path.name}"):
         import joblib
         import sklearn as _  # noqa: F401
-    see_current_directory()  # a pipeline may hold functions of a module beside it
+    see_current_directory()  # a pipeline may use functions of a module beside it
     try:
-        # from an open file: parts in other files, which no digest covers, are refused
+        # an open file, so that parts in other files, which no digest covers, are refused
         with path.open("rb") as stream, warnings.catch_warnings(record=True) as seen:
-            warnings.simplefilter("always")  # first of all, that it is of another version
+            warnings.simplefilter("always")  # the first warning is that of another version
             loaded = joblib.load(stream)
     except Exception as error:
         raise ModelError(
@@ -102,14 +103,14 @@ def _hint(error: Exception) -> str:
             "name. Move it to a module, import it from there, and write the model again."
         )
     if isinstance(error, ModuleNotFoundError):
-        return f"The module is looked for in {Path.cwd()}, and among what is installed."
-    return "It must be what joblib.dump wrote, and what it is made of must be installed here."
+        return f"The module is searched in {Path.cwd()} and among the installed packages."
+    return "joblib.dump must have written it, and the packages that it needs must be installed."
 
 
 def _method(estimator: Any, method: str, name: str) -> Any:
     try:
         found = getattr(estimator, method, None)
-    except Exception as error:  # whatever a property of foreign code raises
+    except Exception as error:  # a property of foreign code may raise anything
         raise ModelError(f"{name} has no method {method}: {error}") from error
     if callable(found):
         return found
@@ -121,7 +122,7 @@ def _method(estimator: Any, method: str, name: str) -> Any:
 
 
 def _parts(value: Any, seen: set[int]) -> Iterator[Any]:
-    """Yield all estimators in one, fitted ones too, which get_params(deep=True) leaves out."""
+    """Yield all nested estimators, including fitted ones, which get_params(deep=True) omits."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, np.ndarray):  # such as the trees of gradient boosting
@@ -137,16 +138,16 @@ def _parts(value: Any, seen: set[int]) -> Iterator[Any]:
 
 
 def _has_names(part: Any) -> bool:
-    """Whether it was fitted on a data frame."""
+    """Return whether it was fitted on a data frame."""
     if not boosting.is_known(part):
         return "feature_names_in_" in vars(part)
     try:
         return boosting.names_of(part) is not None
-    except Exception:  # noqa: BLE001  # one that was never fitted: a template
+    except Exception:  # noqa: BLE001  # a template that was never fitted
         return False
 
 
 def _bound_threads(part: Any) -> None:
     wanted = getattr(part, "n_jobs", None)
-    if wanted is not None:  # -1 are all cores; who asked for none had better stay without threads
+    if wanted is not None:  # -1 means all cores; without the setting it must stay without threads
         part.n_jobs = threads() if wanted < 0 else min(wanted, threads())

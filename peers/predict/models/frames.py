@@ -1,8 +1,8 @@
-"""Data frames as the reader that people train with would have made them of the same rows.
+"""Make data frames with the dtypes that pandas gives when it reads the whole input.
 
-pandas decides a column's dtype by the whole column: whole numbers with a gap anywhere are floats.
-A chunk must look like the same rows of the whole, so the plan's schema says of a column whether it
-has gaps (`peers.nulls`), and which reader the schema stands for (`peers.reader`).
+pandas decides a column's dtype by the whole column: integers with a missing value anywhere become
+floats. A chunk must look like the same rows of the whole input. So the run's schema says for each
+column whether values are missing (`peers.nulls`), and which reader is imitated (`peers.reader`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from peers.predict.inputs import plain_rows
-from peers.predict.inputs.column_metadata import ALL, BY_VALUES, NULLS, READER, is_json
+from peers.predict.column_metadata import ALL, BY_VALUES, NULLS, READER, is_json
 from peers.predict.models.columns import is_number, matrix
-from peers.predict.models.signature import Feature, Signature
+from peers.predict.models.plain_rows import plain_rows
+from peers.predict.signature import Feature, Signature
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def argument(table: pa.Table, signature: Signature) -> Any:
     """Return these rows in the form that the model was fitted on.
 
-    Models of scikit-learn and its like tell a data frame from an array: by names they pick columns,
-    and by its dtypes they tell categories.
+    Models like those of scikit-learn treat data frames and arrays differently: they pick columns by
+    name, and recognize categories by dtype.
     """
     if signature.form == "rows":
         return plain_rows(table)
@@ -47,7 +47,7 @@ def argument(table: pa.Table, signature: Signature) -> Any:
 
 
 def _is_other(kind: pa.DataType) -> bool:
-    """Return whether an array of this type holds objects, as its values are no numbers."""
+    """Return whether an array of this type holds objects, since its values are not numbers."""
     return not (is_number(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind))
 
 
@@ -77,8 +77,8 @@ def _column(
         return _from_json(values)
     if isinstance(values.dtype, np.dtype) or reader in BY_VALUES:
         values = _as_whole_column(values, field, reader)
-    if feature is not None and feature.gap is not None:
-        return _with_gap(values, feature.gap)
+    if feature is not None and feature.missing_as is not None:
+        return _with_missing(values, feature.missing_as)
     return values
 
 
@@ -109,33 +109,33 @@ def _is_pandas_2() -> bool:
 
 
 def _objects(values: pd.Series[Any]) -> pd.Series[Any]:
-    """With None where there is nothing."""
+    """Return the values as objects, with None for missing ones."""
     objects = values.astype(object)
     return objects.where(objects.notna(), None)
 
 
 def _from_json(values: pd.Series[Any]) -> pd.Series[Any]:
-    """Values of several kinds, whatever these rows have of them: pandas must not find a dtype."""
+    """Return values of several kinds as objects: pandas must not infer a dtype from these rows."""
     import pandas as pd
 
     found = [None if text is None else json.loads(text) for text in _objects(values)]
     return pd.Series(found, index=values.index, dtype=object)
 
 
-def _with_gap(values: pd.Series[Any], gap: str) -> pd.Series[Any]:
-    """Return the values with the gap that the model's encoder knows: NaN or None."""
+def _with_missing(values: pd.Series[Any], missing_as: str) -> pd.Series[Any]:
+    """Return the values with the missing value that the model's encoder knows: NaN or None."""
     if values.dtype.kind in "iufbmM" or not values.isna().any():
         return values
-    if values.dtype != object and gap == "nan":
+    if values.dtype != object and missing_as == "nan":
         return values
     objects = values.astype(object)
-    return objects.where(objects.notna(), np.nan if gap == "nan" else None)
+    return objects.where(objects.notna(), np.nan if missing_as == "nan" else None)
 
 
 def _categorical(values: pd.Series[Any], categories: Sequence[Any]) -> pd.Series[Any]:
-    """Return categories: the model's own, and behind them those that it does not know.
+    """Return categories: first the model's own, then those that it does not know.
 
-    XGBoost raises for them, others take them for gaps.
+    XGBoost raises for unknown ones; others treat them as missing.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Any callable of a trusted module: rows in, results out."""
+"""Call any callable of a trusted module: it gets rows and returns results."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, get_origin, get_type_hints
 
 from peers.predict.errors import ModelError
 from peers.predict.models.frames import argument
-from peers.predict.models.signature import Form, Signature
-from peers.predict.outputs.results import Predictions, predictions_of
+from peers.predict.predictions import Predictions, predictions_of
+from peers.predict.signature import Form, Signature
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,12 +28,12 @@ _FOREIGN: Final = ("pandas", "pyarrow", "numpy", "polars")
 
 
 class FunctionModel:
-    """A function, or an instance, made once, of a class whose `__call__` is the function.
+    """A function, or one instance of a class with `__call__`.
 
-    It gets a list of dicts (column: Python value), or what the annotation of its first parameter
-    asks for. It returns a list with a result for each row, or what else `results` names; an
-    exception in a list stands for a row without one. `async def` makes it asynchronous.
-    Raises ModelError if it is not there or can't be called.
+    It gets a list of dicts (column: Python value), or the type that its first parameter is
+    annotated with. It returns a list with a result for each row, or any other form that
+    `predictions` lists. An exception in a list is the error of its row. `async def` makes it
+    asynchronous. Raises ModelError if it is missing or cannot be called.
     """
 
     def __init__(self, name: str, module: ModuleType, attribute: str) -> None:
@@ -49,7 +49,7 @@ class FunctionModel:
         return self._checked(self._function(argument(table, self.signature)), table.num_rows)
 
     async def predict_async(self, table: pa.Table) -> Predictions:
-        """Return the same, awaited."""
+        """Return the same, for asynchronous functions."""
         result = self._function(argument(table, self.signature))
         if self.asynchronous:
             result = await result
@@ -79,11 +79,11 @@ def _callable(name: str, module: ModuleType, attribute: str) -> Any:
 
 
 def _form(name: str, function: Any) -> Form:
-    """Return what it asks for by the annotation of its first parameter."""
+    """Return the form of rows that its first parameter is annotated with."""
     plain = function if inspect.isroutine(function) else type(function).__call__
     try:
         hints = get_type_hints(plain)
-    except Exception:  # noqa: BLE001  # names that cannot be looked up: then as without annotation
+    except Exception:  # noqa: BLE001  # a name cannot be resolved: treat it as unannotated
         hints = dict(getattr(plain, "__annotations__", {}))
     parameters = [one for one in inspect.signature(function).parameters if one in hints]
     if not parameters:
@@ -95,7 +95,7 @@ def _form(name: str, function: Any) -> Form:
     package = getattr(origin, "__module__", "").partition(".")[0]
     form = _FORMS.get(f"{package}.{getattr(origin, '__name__', '')}")
     if form is None and package in _FOREIGN:
-        raise ModelError(f"{name} asks for {wanted}, which rows cannot be given as", _KNOWN)
+        raise ModelError(f"{name} takes {wanted}, which rows cannot be converted to", _KNOWN)
     return form or "rows"
 
 

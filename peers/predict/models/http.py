@@ -1,4 +1,4 @@
-"""Models behind an HTTP endpoint, in any of the protocols that are known."""
+"""Call models behind an HTTP endpoint, in any of the known protocols."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from peers.predict.models.protocol_mlflow import MlflowProtocol
 from peers.predict.models.protocol_openai import OpenAIProtocol
 from peers.predict.models.protocol_v1 import V1Protocol
 from peers.predict.models.protocol_v2 import V2Protocol
-from peers.predict.models.signature import Signature
-from peers.predict.models.transport import BAD_INPUT, BAD_REQUEST, Away, Busy, Transport
+from peers.predict.models.transport import BAD_INPUT, BAD_REQUEST, Busy, Transport, Unavailable
+from peers.predict.signature import Signature
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from peers.predict.models.protocols import WireProtocol
     from peers.predict.spec import ModelRef
 
-_PATIENCE = 5.0
-"""Seconds for the inputs of a model, when the columns are chosen."""
+_TIMEOUT = 5.0
+"""Seconds for the request for the model's inputs, before the columns are chosen."""
 
 
 class HttpModel:
-    """An endpoint. Raises ModelError without httpx, or if a secret of it cannot be read."""
+    """An endpoint. Raises ModelError without httpx, or if one of its secrets cannot be read."""
 
     asynchronous = True
 
@@ -38,8 +38,8 @@ class HttpModel:
 
     @property
     def signature(self) -> Signature:
-        """What the model says that it takes, else whatever there is."""
-        asyncio.run(self._ask_soon())
+        """What the model says about its inputs; any columns if it says nothing."""
+        asyncio.run(self._ask_for_inputs())
         return self._protocol.signature()
 
     def predict(self, table: pa.Table) -> Predictions:
@@ -47,9 +47,9 @@ class HttpModel:
         return asyncio.run(self.predict_async(table))
 
     async def predict_async(self, table: pa.Table) -> Predictions:
-        """Return what the endpoint answers for the rows; of OpenAI's protocol, for a single one.
+        """Return the endpoint's predictions for the rows; with OpenAI's protocol, for a single row.
 
-        Raises what Transport.post raises, and RowError for values that cannot be sent.
+        Raises the errors of Transport.post, and RowError for values that cannot be sent.
         """
         await self._protocol.ask_for_inputs(self._transport.get)
         request = self._protocol.request(table)
@@ -57,15 +57,15 @@ class HttpModel:
             answer = await self._transport.post(request.url, request.body)
             return self._protocol.predictions(answer, table)
         except ModelError:
-            self._protocol.forget_inputs()  # another version may have been deployed meanwhile
+            self._protocol.forget_inputs()  # another version may have been deployed
             raise
 
-    async def _ask_soon(self) -> None:
+    async def _ask_for_inputs(self) -> None:
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_TIMEOUT):
                 await self._protocol.ask_for_inputs(self._transport.get)
-        except (Busy, Away, EndpointError, TimeoutError):
-            pass  # the peers wait for it together, and ask then
+        except (Busy, Unavailable, EndpointError, TimeoutError):
+            pass  # the peers back off together, and ask later
 
 
 def _protocol(ref: ModelRef) -> WireProtocol:

@@ -1,4 +1,4 @@
-"""Rows as JSON for a request: what JSON has no form for gets the usual one."""
+"""Convert rows to JSON for a request; values that JSON lacks get their usual forms."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from peers.predict.errors import RowError
-from peers.predict.inputs import plain_rows
+from peers.predict.models.plain_rows import plain_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 def rows_of(table: pa.Table) -> list[dict[str, Any]]:
-    """Return the rows; NaN, which JSON has not, becomes null like any missing value."""
+    """Return the rows; NaN, which JSON lacks, becomes null like any missing value."""
     rows = plain_rows(table)
     for row in rows:
         for name, value in row.items():
@@ -35,7 +35,7 @@ def encoded(value: Any) -> bytes:
 
 
 def plain(value: Any) -> Any:
-    """Return a decimal as a number, a time as ISO text, bytes as base64, all else as text."""
+    """Return a decimal as a number, a time as ISO text, bytes as base64, anything else as text."""
     match value:
         case Decimal():
             return int(value) if value.is_finite() and value % 1 == 0 else float(value)

@@ -1,4 +1,4 @@
-"""From a model's reference to the model."""
+"""Load a model by its reference."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from peers.predict.spec import ModelRef
 
 
 def load(ref: ModelRef, trust: Trust) -> Model:
-    """Load a model, so that it is ready to predict.
+    """Load a model.
 
-    Raises ModelError if it is code and not trusted, is no longer what was planned, or cannot be
-    loaded.
+    Raises ModelError if it is code that is not trusted, has changed since the run was planned, or
+    cannot be loaded.
     """
     match ref.kind:
         case "onnx":
@@ -56,5 +56,5 @@ def _check(ref: ModelRef, digest: Callable[[], str]) -> None:
     if found != ref.digest:
         raise ModelError(
             f"The model {ref.ref} has changed since the run was planned",
-            "Put it back as it was, or give the command again: it plans a new run with this model.",
+            "Restore the model, or run the command again: it plans a new run with this model.",
         )

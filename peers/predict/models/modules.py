@@ -1,4 +1,4 @@
-"""Python modules as models: where they are, and importing them."""
+"""Find and import the Python modules of models."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from peers.predict.errors import ModelError
 from peers.predict.models import digests
 
 _imported: dict[str, str] = {}
-"""The digest of each module's source when it was first used here: what the process really runs."""
+"""The digest of each module's source at its first use: the code that this process runs."""
 
 
 def find_source(module: str) -> Path:
-    """The file a module is made of. Imports the packages it is in, not the module itself.
+    """Return a module's file. Imports the packages around it, not the module itself.
 
     Raises ModelError if there is no such module, or it has no file.
     """
@@ -29,17 +29,18 @@ def find_source(module: str) -> Path:
     if spec is None:
         raise ModelError(
             f"There is no module {module}",
-            f"It is looked for in {Path.cwd()}, and among what is installed.",
+            f"It is searched in {Path.cwd()} and among the installed packages.",
         )
     if spec.origin is None or not Path(spec.origin).is_file():
-        raise ModelError(f"{module} is not made of a file, so changes in it could not be noticed")
+        raise ModelError(f"{module} has no source file, so changes in it could not be noticed")
     return Path(spec.origin)
 
 
 def import_unchanged(module: str, source: Path) -> ModuleType:
-    """The module, made of what is now in its file.
+    """Import the module from its present file, and return it.
 
-    Raises ModelError if it raises, or if this process imported it when the file was another.
+    Raises ModelError if the import fails, or if the file has changed since this process imported
+    the module.
     """
     before = digests.of_file(source)
     try:
@@ -55,11 +56,11 @@ def import_unchanged(module: str, source: Path) -> ModuleType:
 
 
 def see_current_directory() -> None:
-    """As `python -m` does, and with it each worker of `peers run`; a console script doesn't."""
+    """Add the current directory to the path, as `python -m` does; a console script doesn't."""
     current = os.getcwd()  # noqa: PTH109  # sys.path holds texts
     if current not in sys.path and "" not in sys.path:
         sys.path.insert(0, current)
-    importlib.invalidate_caches()  # a module may be newer than what was cached of its folder
+    importlib.invalidate_caches()  # a module may be newer than the cached contents of its folder
 
 
 def _not_importable(module: str, error: Exception) -> ModelError:
@@ -70,5 +71,5 @@ def _not_importable(module: str, error: Exception) -> ModelError:
         )
     return ModelError(
         f"The module {module} cannot be imported: {type(error).__name__}: {error}",
-        f"It is looked for in {Path.cwd()}, and among what is installed.",
+        f"It is searched in {Path.cwd()} and among the installed packages.",
     )

@@ -1,4 +1,4 @@
-"""ONNX models, run by onnxruntime. They are data, not code, so they need no trust."""
+"""Run ONNX models with onnxruntime. They are data, not code, so they need no trust."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from peers.predict import predictions
 from peers.predict.errors import ModelError
 from peers.predict.models.base import Predictions, needed, threads
 from peers.predict.models.columns import matrix
-from peers.predict.models.signature import Feature, Kind, Signature
-from peers.predict.outputs import results
+from peers.predict.signature import Feature, Kind, Signature
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,8 +38,8 @@ _TYPES: Final[dict[str, np.dtype[Any]]] = {
 class OnnxModel:
     """A model with one input of shape (rows, features), or several of one column each.
 
-    `method` names an output, or is predict (the first) or predict_proba. Raises ModelError if it
-    can't be loaded, or has other inputs or outputs.
+    `method` names an output, or is predict (the first output) or predict_proba. Raises ModelError
+    if the model cannot be loaded, or has other inputs or outputs.
     """
 
     asynchronous = False
@@ -59,16 +59,18 @@ class OnnxModel:
         self._output = self._choose([output.name for output in self._session.get_outputs()], method)
 
     def predict(self, table: pa.Table) -> Predictions:
-        """Return the output's rows; maps (such as of probabilities by class) become dicts."""
+        """Return the output's rows; maps, such as probabilities by class, become dicts."""
         (result,) = self._session.run([self._output], self._feed(table))
         if not isinstance(result, (list, np.ndarray)):
-            raise ModelError(f"The output {self._output} of {self._name} is no list or tensor")
-        if isinstance(result, list):  # of maps, whose keys may be numbers of classes
-            result = [results.named_by_class(one) for one in result]
-        return results.counted(result, table.num_rows, f"{self._name} ({self._output})")
+            raise ModelError(
+                f"The output {self._output} of {self._name} is neither a list nor a tensor"
+            )
+        if isinstance(result, list):  # a list of maps, whose keys may be numbers of classes
+            result = [predictions.named_by_class(one) for one in result]
+        return predictions.counted(result, table.num_rows, f"{self._name} ({self._output})")
 
     async def predict_async(self, table: pa.Table) -> Predictions:
-        """Return the same: a session computes, and never waits."""
+        """Return the same: a session computes and never waits."""
         return self.predict(table)
 
     def _feed(self, table: pa.Table) -> dict[str, Any]:
@@ -121,7 +123,7 @@ class OnnxModel:
 
 
 def _feature(one: Any, name: str | None) -> Feature:
-    """Whole numbers, booleans and texts have no NaN; of others only their user knows."""
+    """Return an input as a feature; integers, booleans and texts have no NaN, others may."""
     dtype = _TYPES[one.type]
     kind: Kind = {"f": "number", "O": "text", "b": "boolean"}.get(dtype.kind, "integer")  # type: ignore[assignment]
     return Feature(name, kind, None if dtype.kind == "f" else False)
@@ -134,7 +136,7 @@ def _session(path: Path) -> Any:
     options.intra_op_num_threads = threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
-    # idle threads that spin would take cores from the other workers
+    # idle threads that spin would take the cores of other workers
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     there = onnxruntime.get_available_providers()
     providers = [provider for provider in _PROVIDERS if provider in there]

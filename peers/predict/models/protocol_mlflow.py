@@ -1,4 +1,4 @@
-"""The protocol of MLflow's scoring server, from MLflow 2.0 on.
+"""Speak the protocol of MLflow's scoring server, from MLflow 2.0 on.
 
 A POST of {"dataframe_split": {"columns": [...], "data": [[...], …]}} to /invocations is answered by
 {"predictions": [...]}: values, or objects where the model returns a data frame.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class MlflowProtocol(SimpleProtocol):
-    """A data frame out, predictions back."""
+    """Sends a data frame, and receives predictions."""
 
     def request(self, table: pa.Table) -> Request:
         """Return the names of the columns once, and a list of values for each row."""

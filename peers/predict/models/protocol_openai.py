@@ -1,4 +1,4 @@
-"""Requests as a batch file of OpenAI's Batch API has them, and as vLLM's run-batch takes them.
+"""Send requests in the format of OpenAI's Batch API, which vLLM's run-batch takes as well.
 
 A row is {"custom_id", "method", "url", "body"}: its body is sent to the base URL and its url. Its
 prediction is the line of the batch's output file, as text: {"id", "custom_id", "response":
@@ -12,10 +12,10 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.predict.errors import RowError
-from peers.predict.inputs import plain_rows
 from peers.predict.models.json_values import encoded
+from peers.predict.models.plain_rows import plain_rows
 from peers.predict.models.protocols import Request, SimpleProtocol
-from peers.predict.models.signature import Feature, Signature
+from peers.predict.signature import Feature, Signature
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,33 +29,33 @@ _ID_BYTES: Final = 12
 
 
 class OpenAIProtocol(SimpleProtocol):
-    """One request for each row."""
+    """Sends one request for each row."""
 
     def signature(self) -> Signature:
-        """Return the columns of a batch file; `method` need not be there."""
+        """Return the columns of a batch file; `method` is optional."""
         return Signature(
             tuple(Feature(name) for name in _NEEDED),
-            optional=(Feature("method", takes_gaps=True),),
+            optional=(Feature("method", accepts_missing=True),),
         )
 
     def request(self, table: pa.Table) -> Request:
-        """Return the only row's. Raises RowError unless it POSTs a JSON object to a path."""
+        """Return the request of the only row. Raises RowError unless it POSTs a JSON object."""
         row = _only(table)
         path, body = row["url"], row["body"]
         if str(row.get("method") or "POST").upper() != "POST":
             raise RowError(f"the method is {row['method']}, and only POST can be sent")
         if not isinstance(path, str) or not path.startswith("/"):
             raise RowError(f"the url {path!r} must begin with /: it follows the model's URL")
-        if isinstance(body, str):  # of a file whose columns are texts
+        if isinstance(body, str):  # the columns of the file are texts
             try:
                 body = json.loads(body)
             except ValueError as error:
-                raise RowError(f"the body is no JSON: {error}") from error
+                raise RowError(f"the body is not JSON: {error}") from error
         if not isinstance(body, dict):
             raise RowError("the body must be a JSON object")
         base = self.url.rstrip("/")
         if base.endswith(_VERSION) and path.startswith(f"{_VERSION}/"):
-            base = base.removesuffix(_VERSION)  # clients are told the one, files have the other
+            base = base.removesuffix(_VERSION)  # responses and batch files name it differently
         return Request(base + path, encoded(body))
 
     def predictions(self, answer: Answer, table: pa.Table) -> Predictions:

@@ -1,4 +1,4 @@
-"""Version 1 of the protocol of TensorFlow Serving and KServe.
+"""Speak version 1 of the protocol of TensorFlow Serving and KServe.
 
 A POST of {"instances": [{column: value, …}, …]} is answered by {"predictions": [...]}, one for each
 instance, in order. An instance that has none may be answered by {"error": "why"} in its place.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class V1Protocol(SimpleProtocol):
-    """Instances out, predictions back."""
+    """Sends instances, and receives predictions."""
 
     def request(self, table: pa.Table) -> Request:
         """Return all rows as objects."""

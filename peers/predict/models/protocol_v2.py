@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2: KServe, Triton, Seldon's MLServer and others.
+"""Speak version 2 of the Open Inference Protocol: KServe, Triton, MLServer and others.
 
 A POST of tensors to /v2/models/NAME[/versions/V]/infer is answered by tensors. A GET without
 /infer says which inputs the model takes, and of which types.
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 from peers.predict.errors import ModelError, RowError
 from peers.predict.models.json_values import encoded
 from peers.predict.models.protocols import Get, Request
-from peers.predict.models.signature import Feature, Kind, Signature
 from peers.predict.models.tensors import (
     BYTES,
     Tensor,
@@ -20,6 +19,7 @@ from peers.predict.models.tensors import (
     matrix_input,
     output_rows,
 )
+from peers.predict.signature import Feature, Kind, Signature
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,7 +34,7 @@ _NO_METADATA: Final = (404, 405)
 
 
 class V2Protocol:
-    """Tensors: one for each column, or one with all of them. `output` names one of the answer."""
+    """Sends a tensor for each column, or one for all. `output` chooses a tensor of the response."""
 
     def __init__(self, url: str, output: str | None = None) -> None:
         self._model_url = url.rstrip("/").removesuffix(_INFER)
@@ -42,12 +42,12 @@ class V2Protocol:
         self._inputs: list[Tensor] | None = None
 
     async def ask_for_inputs(self, get: Get) -> None:
-        """Ask for the model's metadata. A server that has none is told the types of the columns."""
+        """Ask for the model's metadata. Without metadata the types of the columns are sent."""
         if self._inputs is not None:
             return
         try:
             answer = await get(self._model_url)
-        except RowError as error:  # no row was sent
+        except RowError as error:  # no row is to blame: none was sent
             raise ModelError(str(error)) from error
         except ModelError as error:
             if not any(f" answered {status}" in str(error) for status in _NO_METADATA):
@@ -58,11 +58,11 @@ class V2Protocol:
         self._inputs = [Tensor.read(each, self._model_url) for each in declared or []]
 
     def forget_inputs(self) -> None:
-        """Ask for the metadata again the next time."""
+        """Ask for the metadata again before the next request."""
         self._inputs = None
 
     def signature(self) -> Signature:
-        """Return the inputs that the metadata name, or as many numbers as the only one has."""
+        """Return the inputs in the metadata, or the numbers of a single matrix."""
         only = self._matrix_input()
         if only is not None:
             one, width = _feature(only, None), only.shape[1]
@@ -93,9 +93,7 @@ class V2Protocol:
         """Return the output's rows; of several outputs a dict for each row."""
         outputs = answer.json.get("outputs") if isinstance(answer.json, dict) else None
         if not isinstance(outputs, list) or not outputs:
-            raise ModelError(
-                f"{self._model_url} answered something else than outputs: {answer.text}"
-            )
+            raise ModelError(f"{self._model_url} answered without outputs: {answer.text}")
         found = {
             str(one.get("name")) if isinstance(one, dict) else "": output_rows(
                 one, table.num_rows, self._model_url
@@ -117,7 +115,7 @@ class V2Protocol:
         return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
 
     def _matrix_input(self) -> Tensor | None:
-        """Return the only input, if it takes all columns as a matrix."""
+        """Return the only input if it takes all columns as a matrix."""
         if self._inputs is None or len(self._inputs) != 1:
             return None
         [only] = self._inputs
@@ -126,7 +124,7 @@ class V2Protocol:
 
 
 def _feature(one: Tensor, name: str | None) -> Feature:
-    """Texts, whole numbers and booleans have no form for a gap; of others the user knows."""
+    """Return an input as a feature; texts, integers and booleans cannot be missing, others may."""
     kind: Kind = "integer"
     if one.datatype == BYTES:
         kind = "anything"  # texts or bytes

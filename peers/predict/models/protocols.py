@@ -1,4 +1,4 @@
-"""What the protocols of endpoints have in common, and which one a URL stands for."""
+"""The interface of endpoint protocols, and the choice of a protocol by URL."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from peers.predict.errors import ModelError, RowError
 from peers.predict.models.base import Predictions
-from peers.predict.models.signature import Signature
-from peers.predict.outputs.results import counted
+from peers.predict.predictions import counted
+from peers.predict.signature import Signature
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,39 +26,39 @@ Get: TypeAlias = "Callable[[str], Awaitable[Answer]]"
 
 
 class Request(NamedTuple):
-    """A POST: where to, and its JSON."""
+    """A POST: its URL and its JSON."""
 
     url: str
     body: bytes
 
 
 class WireProtocol(Protocol):
-    """How rows are put to an endpoint, and how it answers."""
+    """How rows are sent to an endpoint, and how its answers are read."""
 
     def signature(self) -> Signature:
-        """Return what the model takes, as far as the protocol or the endpoint says."""
+        """Return what the model takes, as far as it is known."""
 
     async def ask_for_inputs(self, get: Get) -> None:
-        """Learn from the endpoint what it takes, if the protocol has a way and it is not known."""
+        """Ask the endpoint what it takes, if the protocol allows that and it is not known."""
 
     def forget_inputs(self) -> None:
-        """Ask again the next time."""
+        """Ask again before the next request."""
 
     def request(self, table: pa.Table) -> Request:
         """Return the request for these rows. Raises RowError for values that cannot be sent."""
 
     def predictions(self, answer: Answer, table: pa.Table) -> Predictions:
-        """Return one for each row, an exception for one that has none. Raises ModelError."""
+        """Return a prediction for each row, an exception for a failed one. Raises ModelError."""
 
 
 class SimpleProtocol:
-    """A protocol that sends all columns to one URL, and has nothing to ask for first."""
+    """A protocol that sends all columns to one URL, and has no metadata to ask for."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def signature(self) -> Signature:
-        """Return that it takes whatever columns there are."""
+        """Return a signature that takes any columns."""
         return Signature()
 
     async def ask_for_inputs(self, get: Get) -> None:
@@ -70,7 +70,7 @@ class SimpleProtocol:
 
 
 def protocol_of(url: str) -> EndpointProtocol:
-    """Return what the URL's form says; where it says nothing, the protocol that is oldest here."""
+    """Return the protocol that the form of the URL indicates; v1 if it indicates none."""
     path = urlsplit(url).path
     if _MLFLOW.search(path):
         return "mlflow"
@@ -78,16 +78,16 @@ def protocol_of(url: str) -> EndpointProtocol:
 
 
 def listed_predictions(answer: Answer, rows: int, url: str, *, sent: str) -> Predictions:
-    """Return the list `predictions` of an answer; {"error": …} in it is a row without one."""
+    """Return the list `predictions` of an answer; {"error": …} in it is a failed row."""
     body = answer.json
     if not isinstance(body, dict) or "predictions" not in body:
         raise ModelError(
-            f"{url} answered something else than predictions: {answer.text}",
+            f"{url} answered without predictions: {answer.text}",
             f'The answer must be {{"predictions": [...]}}, one for each row of "{sent}".',
         )
     predictions = body["predictions"]
     if not isinstance(predictions, list):
-        raise ModelError(f"the predictions of {url} are no list: {answer.text}")
+        raise ModelError(f"the predictions of {url} are not a list: {answer.text}")
     return counted([_or_error(one) for one in predictions], rows, url)
 
 

@@ -1,4 +1,4 @@
-"""From what the user wrote to a model's reference."""
+"""Resolve the --model of the user to a reference."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def resolve(
     text: str, method: str | None, protocol: EndpointProtocol | None = None,
     access: Access = NO_ACCESS,
 ) -> ModelRef:  # fmt: skip
-    """Return the reference of the model that `text` names, by its form; nothing is loaded.
+    """Return the reference of the model that `text` names, by its form, without loading it.
 
     `method` is a method of the estimator, or an output of an ONNX model or an endpoint of version
-    2. Raises ModelError for an unknown form, for what is not there or unreadable, and for a method,
-    protocol or access where there can be none.
+    2. Raises ModelError for an unknown form, for a model that is missing or unreadable, and for a
+    method, protocol or access that this kind of model does not have.
     """
     if _URL.match(text):
         url = _checked_url(text)
         chosen = protocol or protocol_of(url)
         if chosen != "v2":
-            _refuse_method(method, "a model behind HTTP, but for an output of protocol v2")
+            _refuse_method(method, "a model behind HTTP, except for an output of protocol v2")
         return ModelRef("http", url, digests.of_text(text), method, chosen, access)
     if protocol is not None or access != NO_ACCESS:
         raise ModelError(
-            f"{text} is no endpoint, so it takes no protocol, header or token",
+            f"{text} is not an endpoint, so it takes no protocol, header or token",
             "Leave these options out, or name a URL as the model.",
         )
     path = Path(text).expanduser().absolute()
@@ -61,7 +61,7 @@ def resolve(
         raise ModelError(f"{text} is a folder, not a model", _KNOWN)
     if path.exists():
         raise ModelError(f"{text}: the format of this model is unknown", _KNOWN)
-    raise ModelError(f"{text} is neither a file nor any other model that is known", _KNOWN)
+    raise ModelError(f"{text} is neither a file nor any other known kind of model", _KNOWN)
 
 
 def _file(path: Path, method: str | None) -> ModelRef:
@@ -85,7 +85,7 @@ def _is_public(method: str) -> bool:
 def _refuse_method(method: str | None, what: str) -> None:
     if method is not None:
         raise ModelError(
-            f"--method {method} means nothing for {what}",
+            f"--method {method} does not apply to {what}",
             "It chooses a method of a scikit-learn estimator, or an output of an ONNX model.",
         )
 

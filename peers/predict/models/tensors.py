@@ -1,4 +1,4 @@
-"""Tensors of the Open Inference Protocol, as JSON: a column or a matrix out, predictions back."""
+"""Convert columns to tensors of the Open Inference Protocol as JSON, and tensors to predictions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ARROW: Final = (
 
 
 class Tensor(NamedTuple):
-    """An input as the model's metadata declare it; -1 in the shape is any number."""
+    """An input in the model's metadata; -1 in the shape is any number."""
 
     name: str
     datatype: str
@@ -41,7 +41,7 @@ class Tensor(NamedTuple):
 
     @classmethod
     def read(cls, fields: Any, url: str) -> Tensor:
-        """Return the tensor of an object of the metadata. Raises ModelError."""
+        """Return the tensor that an object in the metadata declares. Raises ModelError."""
         try:
             shape = tuple(int(size) for size in fields["shape"])
             found = cls(str(fields["name"]), str(fields["datatype"]).upper(), shape)
@@ -53,7 +53,7 @@ class Tensor(NamedTuple):
 
 
 def datatype_of(type_: pa.DataType) -> str:
-    """Return the datatype for a column when the model has not said what it takes."""
+    """Return the datatype for a column of a model without metadata."""
     return next((name for fits, name in _ARROW if fits(type_)), BYTES)
 
 
@@ -85,7 +85,9 @@ def matrix_input(name: str, table: pa.Table, datatype: str) -> dict[str, Any]:
 def element(value: Any, datatype: str, name: str) -> Any:
     """Return a value as an element of a tensor. Raises RowError for one that does not fit."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        raise RowError(f"the column {name!r} has no value, and a tensor has no place for that")
+        raise RowError(
+            f"the column {name!r} has no value, and a tensor cannot hold a missing value"
+        )
     if datatype == BYTES:
         return value if isinstance(value, str) else str(_as_text(value))
     try:
@@ -97,7 +99,7 @@ def element(value: Any, datatype: str, name: str) -> Any:
         else:
             found = float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise RowError(f"the column {name!r} holds {value!r}, which is no {datatype}") from error
+        raise RowError(f"the column {name!r} holds {value!r}, which is not a {datatype}") from error
     return found
 
 
@@ -120,7 +122,7 @@ def _whole(value: Any) -> int:
 
 
 def output_rows(output: Any, rows: int, url: str) -> list[Any] | NDArray[Any]:
-    """Return an answer's tensor by rows: values for [rows] and [rows, 1], or lists. ModelError."""
+    """Return a tensor by rows: values for [rows] and [rows, 1], or lists. Raises ModelError."""
     try:
         name, datatype = str(output["name"]), str(output["datatype"]).upper()
         shape, data = [int(size) for size in output["shape"]], output["data"]
@@ -133,12 +135,12 @@ def output_rows(output: Any, rows: int, url: str) -> list[Any] | NDArray[Any]:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelError(
             f"{url} answered a tensor that cannot be understood ({type(error).__name__}: {error})",
-            "It needs name, datatype, shape, and as many values in data; binary data are not read.",
+            "It needs name, datatype, shape and values in data; binary data is unsupported.",
         ) from error
     if not shape or shape[0] != rows:
         raise ModelError(
             f"{url} answered the output {name} of shape {shape} for {rows} rows",
-            "Its first size must be that of the rows.",
+            "Its first dimension must be the number of rows.",
         )
     if math.prod(shape[1:]) == 1:
         return values.tolist() if dtype is object else values
@@ -151,7 +153,7 @@ def _checked(values: list[Any], dtype: np.dtype[Any]) -> list[Any]:
     if dtype.kind in "iub":
         wrong = [one for one in values if not isinstance(one, int) or one != dtype.type(one)]
         if wrong:
-            raise ValueError(f"{wrong[0]!r} is no {dtype}")
+            raise ValueError(f"{wrong[0]!r} is not a {dtype}")
     return values
 
 

@@ -1,7 +1,7 @@
-"""An end to calls of a model that take too long.
+"""Limit the time of a call of the model.
 
-What computes and hangs listens to nothing mild: it may hold the GIL, block signals or use them for
-itself. So the process that started this one kills it; here is only said when.
+A model that hangs may hold the GIL, block signals or use them itself, so only SIGKILL ends it for
+sure. The parent process of the worker sends it; this module only sets the time.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from peers import CurrentTask
 
 TIMEOUT: Final = "timeout"
-"""The type of the scheduler's error for what it killed."""
+"""The error type of an attempt that the scheduler killed."""
 GRACE: Final = 0.2
-"""Seconds until the end, in which a thread in C writes to stderr where the model hangs."""
+"""Seconds between the trace on stderr, which shows where the model hangs, and the kill."""
 _STDERR: Final = 2
 
 
 @contextmanager
 def limited(task: CurrentTask, seconds: float | None) -> Iterator[None]:
-    """Have this worker killed when the block takes longer; None: it may take any time."""
+    """Have this worker killed if the block takes longer; None: without a limit."""
     if seconds is None:
         yield
         return
@@ -36,7 +36,7 @@ def limited(task: CurrentTask, seconds: float | None) -> Iterator[None]:
 
 @contextmanager
 def traced(seconds: float | None) -> Iterator[None]:
-    """Write to stderr where the block hangs when it takes longer; None: it may take any time."""
+    """Write a traceback to stderr if the block takes longer; None: without a limit."""
     if seconds is None:
         yield
         return

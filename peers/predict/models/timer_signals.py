@@ -1,7 +1,7 @@
-"""The signals of timers, lent to a model while it is called.
+"""Isolate a model's timer signals: its handlers and timers are set only while it is called.
 
-A worker is warm for many runs. A timer that a model leaves behind would end the next one, and so
-would a handler that raises.
+A worker serves many runs. A timer that a model leaves behind could end the next run's process, and
+a handler that raises could fail it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _TIMERS: Final = {
 
 
 class TimerSignals:
-    """The handlers that a model has set: it finds them again when it is called the next time."""
+    """The handlers that a model has set. They are restored for its next call."""
 
     def __init__(self) -> None:
         self._handlers: dict[signal.Signals, Any] = {}
 
     @contextmanager
-    def lent(self) -> Iterator[None]:
-        """While the model has them; then no timer runs, and the handlers are those of before.
+    def restored(self) -> Iterator[None]:
+        """Restore the model's handlers for the block; afterwards stop its timers and undo that.
 
-        Does nothing in a thread, where Python lets nobody set a handler.
+        It does nothing in a thread, where Python cannot set handlers.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -46,7 +46,7 @@ class TimerSignals:
         for number, timer in _TIMERS.items():
             signal.setitimer(timer, 0)
             now = signal.getsignal(number)
-            # None: a handler in C, which Python can neither keep nor set again
+            # None: a handler in C, which Python cannot restore
             if now is not None and now is not before[number]:
                 self._handlers[number] = now
                 signal.signal(number, signal.SIG_DFL if before[number] is None else before[number])

@@ -1,4 +1,4 @@
-"""Which models may be run though they are code: pickles, and callables of Python modules."""
+"""Decide which models may be loaded that are code: pickles, and callables of Python modules."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from typing import Final
 from peers import ConfigError
 from peers.predict.errors import ModelError
 from peers.predict.spec import ModelRef
+from peers.predict.variables import TRUST
 
-TRUST_VARIABLE: Final = "PEERS_PREDICT_TRUST"
 _MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What the operator trusts: everything beneath these folders, these modules and packages."""
+    """What the operator trusts: all files in these folders, and these modules and packages."""
 
     folders: tuple[Path, ...] = ()
     modules: tuple[str, ...] = ()
 
     @classmethod
     def from_environment(cls) -> Trust:
-        """PEERS_PREDICT_TRUST: absolute folders and names of modules, separated by commas.
+        """Read PEERS_PREDICT_TRUST: absolute folders and names of modules, separated by commas.
 
         Raises ConfigError for an entry that is neither.
         """
         folders: list[Path] = []
         modules: list[str] = []
-        entries = os.environ.get(TRUST_VARIABLE, "").split(",")
+        entries = os.environ.get(TRUST, "").split(",")
         for entry in filter(None, map(str.strip, entries)):
             if Path(entry).is_absolute():
                 folders.append(Path(entry))
@@ -39,13 +39,13 @@ class Trust:
                 modules.append(entry)
             else:
                 raise ConfigError(
-                    f"{TRUST_VARIABLE}: '{entry}' is neither an absolute folder nor a module",
-                    f'Write it like {TRUST_VARIABLE}="/srv/models,shop.models".',
+                    f"{TRUST}: '{entry}' is neither an absolute folder nor a module",
+                    f'Write it like {TRUST}="/srv/models,shop.models".',
                 )
         return cls(tuple(folders), tuple(modules))
 
     def with_named(self, reference: ModelRef) -> Trust:
-        """The same, and the model itself: who names one on the command line trusts it."""
+        """Return the same with the model itself: naming it on the command line trusts it."""
         if reference.kind == "sklearn":
             return replace(self, folders=(*self.folders, Path(reference.ref).resolve().parent))
         if reference.kind == "callable":
@@ -53,22 +53,22 @@ class Trust:
         return self
 
     def as_text(self) -> str:
-        """As PEERS_PREDICT_TRUST says it."""
+        """Return the value for PEERS_PREDICT_TRUST."""
         return ",".join([*map(str, self.folders), *self.modules])
 
     def check_file(self, path: Path) -> Path:
-        """Where this file really lies, all links followed; ModelError unless that is trusted."""
+        """Return the real path of this file. Raises ModelError unless it is trusted."""
         real = path.resolve()
         if any(real.is_relative_to(folder.resolve()) for folder in self.folders):
             return real
-        leads = "" if real == path else f" (it leads to {real})"
+        leads = "" if real == path else f" (a link to {real})"
         raise ModelError(
-            f"{path}{leads} is not beneath a trusted folder, and loading a pickle runs code",
+            f"{path}{leads} is not in a trusted folder, and loading a pickle runs code",
             f"If you trust it, add its folder on every peer and here: {self._with(real.parent)}",
         )
 
     def check_module(self, module: str) -> None:
-        """ModelError unless the module, or a package that it is in, is trusted by name."""
+        """Raise ModelError unless the module, or a package around it, is trusted by name."""
         if any(module == trusted or module.startswith(f"{trusted}.") for trusted in self.modules):
             return
         raise ModelError(
@@ -78,4 +78,4 @@ class Trust:
         )
 
     def _with(self, entry: Path | str) -> str:
-        return f'{TRUST_VARIABLE}="{",".join(filter(None, [self.as_text(), str(entry)]))}"'
+        return f'{TRUST}="{",".join(filter(None, [self.as_text(), str(entry)]))}"'

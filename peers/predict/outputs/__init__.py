@@ -1,41 +1,45 @@
-"""Outputs: a part for each chunk, and the whole that is assembled of them."""
+"""Outputs: each chunk writes a part, and the parts are assembled into the output."""
 
-from peers.predict.outputs.agreed import OutputType, start_with
-from peers.predict.outputs.assembly import Extra, Written, assemble
-from peers.predict.outputs.durable import replaced
-from peers.predict.outputs.fitting import Asked, Fitted, fit
+from peers.predict.atomic_files import atomic_write
+from peers.predict.outputs.assembly import IsolatedPredictions, Written, assemble
+from peers.predict.outputs.fitting import Fitted, RequestedColumns, fit
+from peers.predict.outputs.isolated_values import (
+    IsolatedValues,
+    read_isolated_values,
+    write_isolated_values,
+)
+from peers.predict.outputs.output_checks import check_carried, type_of
+from peers.predict.outputs.output_type import OutputType, set_first_type
 from peers.predict.outputs.ownership import (
-    RECEIPT_NAME,
+    OUTPUT_DIGEST_NAME,
     check_output,
     is_written_by,
-    refuse_foreign,
+    refuse_foreign_output,
 )
 from peers.predict.outputs.parts import (
     annotate_part,
-    asked_of,
     is_whole,
     kept_columns,
     note_of_part,
     part_path,
     read_part,
+    requested_columns,
     rows_of_part,
     write_part,
 )
-from peers.predict.outputs.seen import check_carried, type_of
 from peers.predict.outputs.sources import refuse_sources
-from peers.predict.outputs.values import Values, read_values, write_values
 
 __all__ = [
-    "RECEIPT_NAME",
-    "Asked",
-    "Extra",
+    "OUTPUT_DIGEST_NAME",
     "Fitted",
+    "IsolatedPredictions",
+    "IsolatedValues",
     "OutputType",
-    "Values",
+    "RequestedColumns",
     "Written",
     "annotate_part",
-    "asked_of",
     "assemble",
+    "atomic_write",
     "check_carried",
     "check_output",
     "fit",
@@ -44,14 +48,14 @@ __all__ = [
     "kept_columns",
     "note_of_part",
     "part_path",
+    "read_isolated_values",
     "read_part",
-    "read_values",
-    "refuse_foreign",
+    "refuse_foreign_output",
     "refuse_sources",
-    "replaced",
+    "requested_columns",
     "rows_of_part",
-    "start_with",
+    "set_first_type",
     "type_of",
+    "write_isolated_values",
     "write_part",
-    "write_values",
 ]

@@ -1,4 +1,4 @@
-"""Arrow arrays of values as models return them: one for each type that there is among them."""
+"""Convert values that models return to Arrow arrays, one for each type."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ _ERRORS: Final = (pa.ArrowException, OverflowError, TypeError, ValueError, Attri
 _CHECKED: Final = frozenset(
     {"bytes", "date", "timestamp", "instant", "time", "duration", "decimal"}
 )
-"""Families of which Arrow alters some within lists and dicts, such as a date among timestamps."""
+"""Families whose values Arrow may alter in lists and dicts, such as a date among timestamps."""
 
 
 class Group(NamedTuple):
-    """Values of one type, and their places."""
+    """Values of one type, and their positions."""
 
     places: np.ndarray[Any, Any]
     values: pa.Array
 
 
 class Found(NamedTuple):
-    """Groups of values; for each that has no type in Arrow: place → what it is."""
+    """Groups of values by type, and descriptions by position of values without an Arrow type."""
 
     groups: list[Group]
     problems: dict[int, str]
 
 
 def arrays_of(values: Any) -> Found:
-    """Return the values of a list, a numpy or an Arrow array by their types."""
+    """Return the values of a list, a numpy or an Arrow array, grouped by type."""
     places = np.arange(len(values))
     if isinstance(values, pa.Array):
         return Found([Group(places, _plain(values))], {})
@@ -82,7 +82,7 @@ def _of_list(values: list[Any]) -> Found:
             array = _exact(next(iter(families), NOTHING), values)
             return Found([Group(np.arange(len(values)), array)], {})
         except _ERRORS:
-            pass  # such as of whole numbers beyond 64 bits: looked at one by one
+            pass  # such as integers beyond 64 bits: convert one by one
     return _by_family(values)
 
 
@@ -130,7 +130,7 @@ def _of_family(family: str, places: Sequence[int], values: Sequence[Any]) -> Fou
 
 
 def _exact(family: str, values: list[Any]) -> pa.Array:
-    """Return an array of these values. Raises what Arrow does, and ValueError if it alters one."""
+    """Return an array of these values. Raises Arrow's errors, and ValueError if it alters one."""
     if family == NUMBER:
         return _plain(_numbers(values))
     if any(type(one).__module__.startswith("pandas") for one in values):
@@ -160,7 +160,7 @@ def _numbers(values: list[Any]) -> pa.Array:
 
 
 def _simple(value: Any) -> Any:
-    """Return the value as Arrow takes it, such as lists for arrays of several dimensions."""
+    """Return the value in a form for Arrow, such as lists for arrays of several dimensions."""
     if isinstance(value, np.ndarray):
         return value[()] if value.ndim == 0 else [_simple(one) for one in value]
     if isinstance(value, uuid.UUID):
@@ -185,7 +185,7 @@ def _families_within(value: Any) -> set[str]:
 
 
 def _same(found: Any, value: Any) -> bool:
-    """Return whether Arrow gives the value back; a key that a dict lacks is null there."""
+    """Return whether Arrow's value equals the original; missing keys of a dict are null there."""
     if isinstance(value, dict):
         return all(_same(one, value.get(key)) for key, one in found.items())
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The output, out of the parts and of the rows that stood alone; two parts in memory at a time."""
+"""Assemble the output from the parts and the isolated rows, with two parts in memory at a time."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from peers.predict.atomic_files import atomic_write, remove_leftovers
 from peers.predict.errors import OutputConflict
-from peers.predict.outputs.agreed import OutputType, agreed, single_column
-from peers.predict.outputs.durable import discard_unfinished, replaced
 from peers.predict.outputs.encoding import writer_options
 from peers.predict.outputs.fitting import shaped
-from peers.predict.outputs.ownership import RUN_KEY, leave_receipt, refuse_foreign
+from peers.predict.outputs.isolated_values import read_isolated_values
+from peers.predict.outputs.output_type import OutputType, current_type, single_column
+from peers.predict.outputs.ownership import RUN_KEY, record_output_digest, refuse_foreign_output
 from peers.predict.outputs.parts import (
     ROW,
     about_part,
@@ -25,20 +26,20 @@ from peers.predict.outputs.parts import (
     kept_schema,
     read_part,
 )
-from peers.predict.outputs.results import PREDICTION
-from peers.predict.outputs.texts import copy_text, header, is_text, lines, text_path
-from peers.predict.outputs.values import read_values
+from peers.predict.outputs.text_parts import copy_text, header, is_text, lines, text_path
+from peers.predict.predictions import PREDICTION
 from peers.predict.spec import Manifest
 
 _ROW_GROUP: Final = 131_072
-"""Rows: readers suffer from the many small row groups that parts would be."""
+"""Rows: many small row groups, such as one for each part, slow readers down."""
 _ROW_GROUP_BYTES: Final = 64 << 20
 
 
-class Extra(NamedTuple):
-    """Rows of a chunk that stood alone: their numbers, the file of their values, a prediction each.
+class IsolatedPredictions(NamedTuple):
+    """The isolated rows of a chunk that were predicted.
 
-    A prediction is a table with one row.
+    `rows`: their numbers. `values`: the file with their values. `predictions`: a table with one row
+    for each.
     """
 
     rows: list[int]
@@ -48,7 +49,7 @@ class Extra(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written."""
+    """The output as it was written."""
 
     rows: int
     bytes: int
@@ -56,33 +57,37 @@ class Written:
 
 
 def assemble(
-    manifest: Manifest, extra: Mapping[int, Extra], *, dead: int = 0, overwrite: bool = False
+    manifest: Manifest,
+    isolated: Mapping[int, IsolatedPredictions],
+    *,
+    dead: int = 0,
+    overwrite: bool = False,
 ) -> Written:
-    """Writes the output in the order of the rows, whole or not at all; again gives the same.
+    """Write the output in the order of the rows, atomically and reproducibly.
 
-    `extra`: by chunk; `dead`: how many rows have no prediction. Raises OutputConflict when the
-    output exists and is not this run's, a part is missing, a row comes twice or is unaccounted for;
-    OutputError when the disk is full.
+    `isolated`: by chunk. `dead`: how many rows have no prediction. Raises OutputConflict if the
+    output exists and is not this run's, a part is missing, or a row is duplicated or missing.
+    Raises OutputError if the disk is full.
     """
     output = Path(manifest.output)
     if not overwrite:
-        refuse_foreign(manifest)
-    final = agreed(manifest.folder).type or single_column()
-    whole = _Whole(manifest, extra, final, _Counted(manifest.input.rows - dead))
-    discard_unfinished(output)
-    with replaced(output) as temporary:
+        refuse_foreign_output(manifest)
+    final = current_type(manifest.folder).type or single_column()
+    whole = _Whole(manifest, isolated, final, _RowCheck(manifest.input.rows - dead))
+    remove_leftovers(output)
+    with atomic_write(output) as temporary:
         try:
             (_write_text if is_text(output) else _write_parquet)(whole, temporary)
         except pa.ArrowException as error:
             raise OutputConflict(f"{output} cannot hold the predictions: {error}") from error
         whole.counted.require_all()
         size = temporary.stat().st_size
-        leave_receipt(manifest, temporary)
+        record_output_digest(manifest, temporary)
     return Written(whole.counted.rows, size, output)
 
 
-class _Counted:
-    """Every row once, in order, and so many of them."""
+class _RowCheck:
+    """Checks that rows come once, in order, and in the expected number."""
 
     def __init__(self, wanted: int) -> None:
         self.rows, self._last, self._wanted = 0, -1, wanted
@@ -93,25 +98,25 @@ class _Counted:
         wrong = np.flatnonzero(np.diff(numbers, prepend=self._last) <= 0)
         if len(wrong):
             raise OutputConflict(
-                f"row {numbers[wrong[0]]} comes twice, or out of order: a part is not the run's"
+                f"row {numbers[wrong[0]]} is duplicated or out of order: a part is not this run's"
             )
         self.rows, self._last = self.rows + len(numbers), int(numbers[-1])
 
     def require_all(self) -> None:
         if self.rows != self._wanted:
             raise OutputConflict(
-                f"the parts have {self.rows} rows where {self._wanted} have a prediction: one is "
-                "not the run's",
-                "Give the run another --run NAME to do it afresh.",
+                f"the parts have {self.rows} rows, but {self._wanted} were predicted: a part is "
+                "not this run's",
+                "Give the run another --run NAME to start it again.",
             )
 
 
 @dataclass(frozen=True)
 class _Whole:
     manifest: Manifest
-    extra: Mapping[int, Extra]
+    isolated: Mapping[int, IsolatedPredictions]
     final: OutputType
-    counted: _Counted
+    counted: _RowCheck
 
     @property
     def schema(self) -> pa.Schema:
@@ -119,16 +124,18 @@ class _Whole:
         return pa.schema([*kept_schema(self.manifest), *fields])
 
     def table(self, number: int) -> pa.Table:
-        """Return a chunk's rows, those that stood alone in their places."""
+        """Return a chunk's rows, with the isolated rows in their places."""
         kept = kept_schema(self.manifest)
         part = read_part(self.manifest.folder, number).replace_schema_metadata(None)
         try:
             before = part.select(kept.names).cast(kept)
         except (KeyError, pa.ArrowException) as error:
-            raise OutputConflict(f"the part of chunk {number} is not the run's: {error}") from error
-        tables = [self._beside(before, shaped(part.drop_columns(kept.names), self.final))]
-        if number in self.extra:
-            tables.append(self._alone(self.extra[number]))
+            raise OutputConflict(
+                f"the part of chunk {number} is not this run's: {error}"
+            ) from error
+        tables = [self._row_table(before, shaped(part.drop_columns(kept.names), self.final))]
+        if number in self.isolated:
+            tables.append(self._isolated(self.isolated[number]))
         table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
         numbers = table.column(ROW).to_numpy()
         if len(tables) > 1:
@@ -137,12 +144,12 @@ class _Whole:
         self.counted.take(numbers)
         return table
 
-    def _alone(self, extra: Extra) -> pa.Table:
-        values = read_values(self.manifest.folder, extra.values, extra.rows)
-        found = pa.concat_tables([shaped(one, self.final) for one in extra.predictions])
-        return self._beside(kept_columns(self.manifest, extra.rows, values.rows), found)
+    def _isolated(self, isolated: IsolatedPredictions) -> pa.Table:
+        values = read_isolated_values(self.manifest.folder, isolated.values, isolated.rows)
+        found = pa.concat_tables([shaped(one, self.final) for one in isolated.predictions])
+        return self._row_table(kept_columns(self.manifest, isolated.rows, values.rows), found)
 
-    def _beside(self, kept: pa.Table, found: pa.Table) -> pa.Table:
+    def _row_table(self, kept: pa.Table, found: pa.Table) -> pa.Table:
         return pa.Table.from_arrays([*kept.columns, *found.columns], schema=self.schema)
 
 
@@ -154,9 +161,9 @@ def _write_parquet(whole: _Whole, path: Path) -> None:
 
 
 def _read_ahead(whole: _Whole) -> Iterator[pa.Table]:
-    """Yield the chunks' rows; the next part is read while one is written.
+    """Yield the chunks' rows, and read the next part while one is written.
 
-    Both happen in C, and the core of another worker is idle by now.
+    Both happen in C, and other workers are idle at this time.
     """
     with ThreadPoolExecutor(1, "read-ahead") as reader:
         following: Future[pa.Table] | None = None
@@ -194,7 +201,7 @@ def _write_text(whole: _Whole, path: Path) -> None:
 
 
 def _write_batch_lines(whole: _Whole, path: Path) -> None:
-    """Write the predictions as they are: each is a line of a batch's output file."""
+    """Write the predictions unchanged: each is a line of OpenAI's batch output file."""
     with path.open("w", encoding="utf-8") as stream:
         for number in range(whole.manifest.chunks):
             found = whole.table(number).column(PREDICTION).to_pylist()
@@ -202,10 +209,10 @@ def _write_batch_lines(whole: _Whole, path: Path) -> None:
 
 
 def _copied(whole: _Whole, number: int, stream: BinaryIO) -> bool:
-    """Whether the chunk's own lines are final, and were copied."""
+    """Copy the chunk's own lines if they are final; return whether they were."""
     manifest = whole.manifest
     about = about_part(manifest.folder, number)
-    if number in whole.extra or about.text is None or not about.schema.equals(whole.schema):
+    if number in whole.isolated or about.text is None or not about.schema.equals(whole.schema):
         return False
     path = text_path(manifest.folder, number, Path(manifest.output))
     if not copy_text(path, about.text, stream):

@@ -1,4 +1,4 @@
-"""One column of predictions: of values of several types, those stay that have one in common."""
+"""Build a column of predictions; values that do not fit the common type become problems."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class _Piece(NamedTuple):
 
 @dataclass
 class Column:
-    """A column of the output, while values are taken in.
+    """A column of the output, while it is built.
 
-    `wide`: see `widening`; `is_only`: errors need not name it.
+    `wide`: see `widening`. `is_only`: errors need not name the column.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Column:
     pieces: list[_Piece] = field(default_factory=list)
 
     def take_in(self, batches: Sequence[tuple[int, Any]]) -> None:
-        """Take in values, those of the commonest type first."""
+        """Add values, the most common type first."""
         by_type: dict[pa.DataType, list[Group]] = defaultdict(list)
         for start, values in batches:
             found = arrays_of(values)
@@ -66,10 +66,10 @@ class Column:
             self._take_in(piece)
 
     def whole(self, rows: int) -> pa.Array:
-        """Return the column, null where there was a problem."""
+        """Return the column, with null for each problem."""
         pieces = [_Piece(one.places, converted(one.values, self.kind)) for one in self.pieces]
         if len(pieces) == 1 and len(pieces[0].places) == rows:
-            return pieces[0].values  # a single type comes in order
+            return pieces[0].values  # values of a single type are in order
         places = np.full(rows, -1, dtype=np.int64)
         first = 0
         for piece in pieces:
@@ -114,7 +114,7 @@ class Column:
                 f"other predictions are {many_of(others)}"
             )
         return (
-            f"the model returned {shown(value)}{self._where()}, which cannot stand beside its "
+            f"the model returned {shown(value)}{self._where()}, which cannot be stored with its "
             f"other predictions, of the type {self.kind}, without loss"
         )
 

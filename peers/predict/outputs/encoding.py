@@ -1,4 +1,4 @@
-"""How columns are encoded in Parquet: small and soon written, with checksums."""
+"""Choose Parquet encodings that are small and fast, with checksums."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _NUMBERS: Final = (pa.types.is_primitive, pa.types.is_decimal)
 def writer_options(schema: pa.Schema) -> dict[str, Any]:
     """Return the options of pyarrow's writer for columns of these types.
 
-    Whole numbers are written as differences: 2 million row numbers with a class for each take
-    0.5 MB instead of 10, and are read three times as fast. Dictionaries make texts smaller; other
-    numbers only take longer to write with them.
+    Integers are written as differences: 2 million row numbers with a class for each take 0.5 MB
+    instead of 10, and are read three times as fast. Dictionaries make texts smaller; for other
+    numbers they only cost time.
     """
     leaves = [leaf for field in schema for leaf in _leaves(field.name, field.type)]
     whole = [path for path, kind in leaves if pa.types.is_integer(kind)]
@@ -30,7 +30,7 @@ def writer_options(schema: pa.Schema) -> dict[str, Any]:
 
 
 def _leaves(path: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
-    """The columns that Parquet makes of a column, by their paths."""
+    """Return the paths of the Parquet columns that store a column."""
     if pa.types.is_struct(kind):
         for child in kind:
             yield from _leaves(f"{path}.{child.name}", child.type)

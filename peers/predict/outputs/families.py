@@ -1,4 +1,4 @@
-"""Families of types: what may stand in one column of the output, and what people call it."""
+"""Group types into families that one output column can hold, and name them in messages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _NAMES: Final = {
 _CLASSES: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
     (type(None), NOTHING),
     ((bool, np.bool_), "boolean"),
-    (np.timedelta64, "duration"),  # numpy takes it for a whole number
+    (np.timedelta64, "duration"),  # before int: numpy treats it as an integer
     ((int, float, np.integer, np.floating, decimal.Decimal), NUMBER),
     ((str, uuid.UUID), "text"),
     ((bytes, bytearray, memoryview), "bytes"),
@@ -54,8 +54,8 @@ _CLASSES: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
 
 @lru_cache(maxsize=1024)
 def family_of_class(kind: Any) -> str:
-    """Return the family of Python values of this class; zones of timestamps are not seen."""
-    if kind.__name__ in {"NAType", "NaTType"}:  # of pandas
+    """Return the family of Python values of this class, ignoring zones of timestamps."""
+    if kind.__name__ in {"NAType", "NaTType"}:  # the missing values of pandas
         return NOTHING
     if issubclass(kind, enum.Enum) and not issubclass(kind, str | int):
         return UNKNOWN
@@ -98,17 +98,17 @@ def family_of_type(kind: pa.DataType) -> str:
 
 
 def one_of(family: str) -> str:
-    """Return the words for one value."""
+    """Return the name of one value of the family."""
     return _NAMES[family][0] if family in _NAMES else family
 
 
 def many_of(family: str) -> str:
-    """Return the words for several values."""
+    """Return the name of several values of the family."""
     return _NAMES[family][1] if family in _NAMES else family
 
 
 def shown(value: Any) -> str:
-    """Return a value as an error shows it."""
+    """Return a value in the form of error messages."""
     return shortened(repr(value), _SHOWN)
 
 
@@ -124,7 +124,7 @@ _PLAIN: Final = (
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type that stands for this one in outputs: Parquet gives it back as it is."""
+    """Return the equivalent of this type that Parquet preserves."""
     types = pa.types
     if types.is_dictionary(kind):
         return plain_type(kind.value_type)

@@ -1,4 +1,4 @@
-"""Predictions as columns of the types on which a run's chunks agree; what does not fit is named."""
+"""Fit predictions into the run's output type; report the values that do not fit."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 import pyarrow as pa
 
 from peers.predict.errors import OutputConflict
-from peers.predict.outputs.agreed import OutputType, agree, agreed, single_column
 from peers.predict.outputs.column import Column
 from peers.predict.outputs.families import NOTHING, family_of_value, many_of, one_of, shown
-from peers.predict.outputs.results import PREDICTION, Columns, Predictions
+from peers.predict.outputs.output_type import OutputType, current_type, single_column, widen_type
 from peers.predict.outputs.widening import converted
+from peers.predict.predictions import PREDICTION, Columns, Predictions
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What the user wants. `chosen`: columns of the model; none: all. `taken`: names of others."""
+class RequestedColumns:
+    """The user's choice. `chosen`: the model's columns; none: all. `taken`: names of others."""
 
     chosen: tuple[str, ...]
     taken: tuple[str, ...]
@@ -28,33 +28,30 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """Predictions that fit, with their places in order, and by place what the others are."""
+    """The predictions that fit, with their positions in order, and problems by position."""
 
     table: pa.Table
     places: np.ndarray[Any, Any]
     problems: dict[int, str]
 
 
-def fit(folder: Path, asked: Asked, batches: Sequence[Predictions]) -> Fitted:
-    """Bring predictions into the run's types, which are widened for them where nothing is lost.
+def fit(folder: Path, requested: RequestedColumns, batches: Sequence[Predictions]) -> Fitted:
+    """Fit predictions into the run's output type, and widen it for them if nothing is lost.
 
-    Places count through all batches. Raises OutputError.
+    Positions count through all batches. Raises OutputError.
     """
     while True:
-        before = agreed(folder)
-        wider, fitted = fitted_to(before.type, asked, batches)
-        if wider is None or wider == before.type or agree(folder, before, wider):
+        before = current_type(folder)
+        wider, fitted = fitted_to(before.type, requested, batches)
+        if wider is None or wider == before.type or widen_type(folder, before, wider):
             return fitted
 
 
 def fitted_to(
-    now: OutputType | None, asked: Asked, batches: Sequence[Predictions]
+    now: OutputType | None, requested: RequestedColumns, batches: Sequence[Predictions]
 ) -> tuple[OutputType | None, Fitted]:
-    """Return the type that this one is widened to, and the predictions in it.
-
-    None: nothing but null was seen.
-    """
-    known = now or _first_type(asked, batches)
+    """Return the widened type, and the predictions in it; None if all values are null."""
+    known = now or _first_type(requested, batches)
     target = known or single_column()
     rows = sum(map(len, batches))
     columns: dict[str, list[tuple[int, Any]]] = {name: [] for name in target.columns}
@@ -62,7 +59,7 @@ def fitted_to(
     start = 0
     for batch in batches:
         named = {PREDICTION: _whole(batch)} if target.is_single else _by_name(
-            batch, start, asked, many_of("dict"), problems
+            batch, start, requested, many_of("dict"), problems
         )  # fmt: skip
         for name, values in named.items():
             columns.setdefault(name, []).append((start, values))
@@ -83,17 +80,17 @@ def fitted_to(
 
 
 def shaped(table: pa.Table, final: OutputType) -> pa.Table:
-    """Return columns that were fitted earlier in the type that was agreed on last.
+    """Return columns that were fitted earlier, in the final output type.
 
-    Raises OutputConflict: they are not the run's.
+    Raises OutputConflict if they are not this run's.
     """
-    extra = [
+    unknown = [
         field.name
         for field in table.schema
         if field.name not in final.columns and not pa.types.is_null(field.type)
     ]
-    if extra:
-        raise OutputConflict(f"the column {extra[0]!r} of a part is not the run's")
+    if unknown:
+        raise OutputConflict(f"the column {unknown[0]!r} of a part is not this run's")
     columns = {}
     for name, kind in final.columns.items():
         if name not in table.column_names:
@@ -109,13 +106,13 @@ def shaped(table: pa.Table, final: OutputType) -> pa.Table:
     return pa.table(columns)
 
 
-def _first_type(asked: Asked, batches: Sequence[Predictions]) -> OutputType | None:
-    """Return the columns by what was seen first; None if that is nothing but null."""
+def _first_type(requested: RequestedColumns, batches: Sequence[Predictions]) -> OutputType | None:
+    """Return the columns of the first prediction; None if all of them are null."""
     for batch in batches:
         if isinstance(batch, Columns):
-            if asked.chosen == (PREDICTION,) and PREDICTION not in batch.values:
+            if requested.chosen == (PREDICTION,) and PREDICTION not in batch.values:
                 return single_column()
-            return _chosen(asked, list(batch.values))
+            return _chosen(requested, list(batch.values))
         if not isinstance(batch, list):
             return single_column()
         values = [one for one in batch if family_of_value(one) != NOTHING]
@@ -125,9 +122,9 @@ def _first_type(asked: Asked, batches: Sequence[Predictions]) -> OutputType | No
             return single_column()
         if any(one.keys() != values[0].keys() for one in values):
             return single_column()
-        if asked.chosen == (PREDICTION,) and PREDICTION not in values[0]:
+        if requested.chosen == (PREDICTION,) and PREDICTION not in values[0]:
             return single_column()
-        return _chosen(asked, list(values[0]))
+        return _chosen(requested, list(values[0]))
     return None
 
 
@@ -135,8 +132,8 @@ def _are_texts(keys: Any) -> bool:
     return all(isinstance(key, str) for key in keys)
 
 
-def _chosen(asked: Asked, names: Sequence[str]) -> OutputType:
-    names = asked.chosen or [name for name in names if name not in asked.taken]
+def _chosen(requested: RequestedColumns, names: Sequence[str]) -> OutputType:
+    names = requested.chosen or [name for name in names if name not in requested.taken]
     return OutputType(dict.fromkeys(names, pa.null()), frozenset(), is_single=False)
 
 
@@ -145,12 +142,16 @@ def _whole(batch: Predictions) -> Any:
 
 
 def _by_name(
-    batch: Predictions, start: int, asked: Asked, others: str, problems: dict[int, str]
+    batch: Predictions,
+    start: int,
+    requested: RequestedColumns,
+    others: str,
+    problems: dict[int, str],
 ) -> dict[str, Any]:
-    """Return the columns of a batch; what is no row with columns becomes a problem."""
+    """Return the columns of a batch; a value that is not a row of columns becomes a problem."""
     if isinstance(batch, Columns):
-        named = {name: batch.values[name] for name in _wanted(batch.values, asked)}
-        if not asked.chosen and (clash := set(batch.values) & set(asked.taken)):
+        named = {name: batch.values[name] for name in _wanted(batch.values, requested)}
+        if not requested.chosen and (clash := set(batch.values) & set(requested.taken)):
             problems |= dict.fromkeys(range(start, start + len(batch)), _clash(clash))
         return named
     rows: list[dict[str, Any]] = []
@@ -158,29 +159,29 @@ def _by_name(
         row: dict[str, Any] = {}
         if isinstance(value, dict) and _are_texts(value):
             row = value
-            if not asked.chosen and (clash := set(value) & set(asked.taken)):
+            if not requested.chosen and (clash := set(value) & set(requested.taken)):
                 problems[start + place] = _clash(clash)
         elif (family := family_of_value(value)) != NOTHING:
-            what = "a dict with keys that are no texts" if family == "dict" else one_of(family)
+            what = "a dict with keys that are not texts" if family == "dict" else one_of(family)
             problems[start + place] = (
                 f"the model returned {what} ({shown(value)}) where its other predictions are "
                 f"{others}, of which each key is a column"
             )
         rows.append(row)
-    names = _wanted({name: None for row in rows for name in row}, asked)
+    names = _wanted({name: None for row in rows for name in row}, requested)
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def _wanted(names: dict[str, Any], asked: Asked) -> list[str]:
+def _wanted(names: dict[str, Any], requested: RequestedColumns) -> list[str]:
     return [
         name
         for name in names
-        if (name in asked.chosen if asked.chosen else name not in asked.taken)
+        if (name in requested.chosen if requested.chosen else name not in requested.taken)
     ]
 
 
 def _clash(names: set[str]) -> str:
     return (
-        f"the model returned a column {min(names)!r}, a name that the output has already for "
+        f"the model returned a column {min(names)!r}, a name that the output uses already for "
         "another: choose columns by --columns"
     )

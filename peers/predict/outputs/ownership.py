@@ -1,4 +1,4 @@
-"""Tell whose an output is, so that no other work is overwritten by mistake."""
+"""Recognize a run's own output by its digest, so that no other file is overwritten by mistake."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ import os
 from pathlib import Path
 from typing import Final
 
+from peers.predict.atomic_files import atomic_write, destination
 from peers.predict.errors import OutputConflict, OutputError
-from peers.predict.outputs.durable import destination, replaced
 from peers.predict.spec import Manifest
 
 RUN_KEY: Final = b"peers.run"
 _SUFFIXES: Final = (".parquet", ".csv", ".jsonl")
-RECEIPT_NAME: Final = "written.json"
+OUTPUT_DIGEST_NAME: Final = "written.json"
 
 
 def check_output(output: Path) -> None:
-    """Raise OutputError for a place where nothing can be written, and for unknown formats."""
+    """Raise OutputError if the output cannot be written, or has an unknown format."""
     if output.suffix.lower() not in _SUFFIXES:
         raise OutputError(
-            f"the format of the output {output} is unknown", f"Known are {', '.join(_SUFFIXES)}."
+            f"the format of the output {output} is unknown",
+            f"The known formats are {', '.join(_SUFFIXES)}.",
         )
     target = destination(output)
     if target.is_symlink():
-        raise OutputError(f"the output {output} is a symbolic link that leads to itself")
+        raise OutputError(f"the output {output} is a symbolic link to itself")
     if target.is_dir():
         raise OutputError(f"the output {output} is a folder", "Name a file.")
     if not target.parent.is_dir():
-        raise OutputError(f"the folder {target.parent} of the output is missing", "Make it first.")
+        raise OutputError(
+            f"the folder {target.parent} of the output is missing", "Create it first."
+        )
     for folder in {output.parent, target.parent}:
         if not os.access(folder, os.W_OK):
             raise OutputError(
@@ -38,40 +41,40 @@ def check_output(output: Path) -> None:
             )
 
 
-def refuse_foreign(manifest: Manifest) -> None:
-    """Raise OutputConflict if the output exists, and is not as this run wrote it."""
+def refuse_foreign_output(manifest: Manifest) -> None:
+    """Raise OutputConflict if the output exists and this run did not write it."""
     output = Path(manifest.output)
     if output.exists() and not is_written_by(manifest):
         raise OutputConflict(
-            f"{output} exists with other contents than this run's",
+            f"{output} exists, and this run did not write its contents",
             "Move it away, name another --output, or use --overwrite.",
         )
 
 
 def is_written_by(manifest: Manifest) -> bool:
-    """Return whether the output is there and is what this run wrote last."""
+    """Return whether the output exists as this run wrote it last."""
     output = Path(manifest.output)
-    receipts = _receipts(manifest)
-    return bool(receipts) and output.is_file() and digest_of(output) in receipts
+    digests = _output_digests(manifest)
+    return bool(digests) and output.is_file() and digest_of(output) in digests
 
 
-def leave_receipt(manifest: Manifest, written: Path) -> None:
-    """Note what the run is about to put in the place of its output.
+def record_output_digest(manifest: Manifest, written: Path) -> None:
+    """Record the digest of the file that will replace the output.
 
-    What is there stays known as well, if it is the run's: it is there until then.
+    The digest of the present output stays as well, if it is the run's, until it is replaced.
     """
     before = [digest_of(Path(manifest.output))] if is_written_by(manifest) else []
     digests = [*before, digest_of(written)]
-    with replaced(manifest.folder / RECEIPT_NAME) as temporary:
+    with atomic_write(manifest.folder / OUTPUT_DIGEST_NAME) as temporary:
         temporary.write_text(json.dumps({"digests": digests}), encoding="utf-8")
 
 
-def _receipts(manifest: Manifest) -> list[str]:
+def _output_digests(manifest: Manifest) -> list[str]:
     try:
-        text = (manifest.folder / RECEIPT_NAME).read_text(encoding="utf-8")
+        text = (manifest.folder / OUTPUT_DIGEST_NAME).read_text(encoding="utf-8")
         digests: list[str] = json.loads(text)["digests"]
     except (OSError, ValueError, KeyError, TypeError):
-        return []  # there is none, or none that we wrote whole
+        return []  # missing, or not written completely
     return digests
 
 

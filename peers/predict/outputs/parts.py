@@ -1,4 +1,4 @@
-"""The part that a chunk leaves: row numbers, ids, carried columns and predictions, as Parquet."""
+"""Write and read a chunk's part: row numbers, ids, carried columns and predictions, as Parquet."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from peers.predict.atomic_files import atomic_write
 from peers.predict.errors import OutputConflict
-from peers.predict.outputs.durable import replaced
 from peers.predict.outputs.encoding import writer_options
-from peers.predict.outputs.fitting import Asked
-from peers.predict.outputs.texts import is_text, text_path, write_text
+from peers.predict.outputs.fitting import RequestedColumns
+from peers.predict.outputs.text_parts import is_text, text_path, write_text
 from peers.predict.spec import Chunk, Manifest
 
 ROW: Final = "row"
@@ -24,7 +24,7 @@ _TEXT: Final = b"peers.text"
 
 
 class Part(NamedTuple):
-    """What a part's metadata say. `text`: of its lines for the output; None without any."""
+    """The metadata of a part. `text`: describes its lines for the output; None without lines."""
 
     schema: pa.Schema
     rows: int
@@ -32,9 +32,9 @@ class Part(NamedTuple):
     text: dict[str, Any] | None
 
 
-def asked_of(manifest: Manifest) -> Asked:
-    """Return what the run's user wants of the model's columns."""
-    return Asked(manifest.columns, tuple(kept_schema(manifest).names))
+def requested_columns(manifest: Manifest) -> RequestedColumns:
+    """Return the columns of the model that the user chose."""
+    return RequestedColumns(manifest.columns, tuple(kept_schema(manifest).names))
 
 
 def kept_schema(manifest: Manifest) -> pa.Schema:
@@ -57,7 +57,7 @@ def kept_columns(manifest: Manifest, numbers: Any, rows: pa.Table) -> pa.Table:
 
 
 def part_path(folder: Path, number: int) -> Path:
-    """Where the part of a chunk lies."""
+    """Return the path of a chunk's part."""
     return folder / f"chunk-{number:06d}.parquet"
 
 
@@ -66,8 +66,8 @@ def write_part(
 ) -> Path:
     """Write a chunk's part and, in the same file, a note about the rows that are not in it.
 
-    So that attempts which overlap leave what one of them found, whole. For an output in CSV or JSON
-    Lines, its lines are in a file beside it. Raises OutputError.
+    In one file, overlapping attempts cannot mix their results. For an output in CSV or JSON Lines,
+    the lines are in a file beside it. Raises OutputError.
     """
     table = kept
     for field, column in zip(predictions.schema, predictions.columns, strict=True):
@@ -79,7 +79,7 @@ def write_part(
 
 
 def annotate_part(folder: Path, number: int, note: str) -> None:
-    """Another note for a finished part. Raises OutputError."""
+    """Replace the note of a finished part. Raises OutputError."""
     about = about_part(folder, number)
     if about.note != note:
         _write(part_path(folder, number), read_part(folder, number), note, about.text)
@@ -87,9 +87,9 @@ def annotate_part(folder: Path, number: int, note: str) -> None:
 
 def _write(path: Path, table: pa.Table, note: str, text: dict[str, Any] | None) -> Path:
     try:
-        with replaced(path) as temporary:
-            noted = table.replace_schema_metadata({_NOTE: note, _TEXT: json.dumps(text)})
-            pq.write_table(noted, temporary, **writer_options(noted.schema))
+        with atomic_write(path) as temporary:
+            annotated = table.replace_schema_metadata({_NOTE: note, _TEXT: json.dumps(text)})
+            pq.write_table(annotated, temporary, **writer_options(annotated.schema))
     except pa.ArrowException as error:
         raise OutputConflict(
             f"{path} cannot hold the model's predictions: {error}",
@@ -99,24 +99,24 @@ def _write(path: Path, table: pa.Table, note: str, text: dict[str, Any] | None) 
 
 
 def read_part(folder: Path, number: int, columns: list[str] | None = None) -> pa.Table:
-    """A chunk's part, or these columns of it. Raises OutputConflict when it is not there."""
+    """Return a chunk's part, or these columns of it. Raises OutputConflict if it is missing."""
     path = part_path(folder, number)
     try:
-        # pyarrow.dataset, through which read_table goes, costs as much again
+        # read_table goes through pyarrow.dataset, which doubles the time
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return file.read(columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise OutputConflict(
             f"the finished part {path} is missing or damaged: {error}",
-            "The same command makes it anew.",
+            "The same command makes it again.",
         ) from error
 
 
 def rows_of_part(folder: Path, chunk: Chunk) -> np.ndarray[Any, Any] | None:
-    """Which rows of the chunk, by their index, are in its finished part; None: there is none."""
+    """Return the indices of the rows in a chunk's finished part; None if there is no part."""
     try:
         part = read_part(folder, chunk.number)
-    except OutputConflict:  # not there, or damaged: it is made anew
+    except OutputConflict:  # missing or damaged: the chunk makes it again
         return None
     rows: np.ndarray[Any, Any] = part.column(ROW).to_numpy() - chunk.first
     fits = bool((np.diff(rows) > 0).all()) and (
@@ -126,7 +126,7 @@ def rows_of_part(folder: Path, chunk: Chunk) -> np.ndarray[Any, Any] | None:
 
 
 def is_whole(folder: Path, number: int) -> bool:
-    """Whether a chunk's part is there, and what was written."""
+    """Return whether a chunk's part exists and is undamaged."""
     try:
         read_part(folder, number)
     except OutputConflict:
@@ -135,12 +135,12 @@ def is_whole(folder: Path, number: int) -> bool:
 
 
 def note_of_part(folder: Path, number: int) -> str:
-    """The note that it was written with. Raises OutputConflict when it is not there."""
+    """Return the note of a part. Raises OutputConflict if the part is missing."""
     return about_part(folder, number).note
 
 
 def about_part(folder: Path, number: int) -> Part:
-    """Return what a part's metadata say. Raises OutputConflict when it is not there."""
+    """Return the metadata of a part. Raises OutputConflict if the part is missing."""
     try:
         found = pq.read_metadata(part_path(folder, number))
         schema = found.schema.to_arrow_schema()

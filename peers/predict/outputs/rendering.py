@@ -1,4 +1,4 @@
-"""Rows of the output as CSV and JSON Lines, a column at a time.
+"""Render rows of the output as CSV and JSON Lines, column by column.
 
 CSV: null is an empty field, an empty text is `""`; NaN and infinities are `nan`, `inf`, `-inf`;
 lists and dicts are JSON. JSON: null stands for NaN and infinities, which JSON lacks; decimals are
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from peers.predict.inputs.column_metadata import is_json
+from peers.predict.column_metadata import is_json
 from peers.predict.outputs.families import plain_type
 from peers.predict.outputs.widening import PER_SECOND, converted
 
@@ -31,12 +31,12 @@ def csv_header(names: list[str]) -> bytes:
 
 
 def csv_lines(table: pa.Table) -> Iterator[memoryview]:
-    """Yield the rows' lines, many at once."""
+    """Yield blocks of lines for the rows."""
     return _lines(table, _csv_line)
 
 
 def json_lines(table: pa.Table) -> Iterator[memoryview]:
-    """Yield the rows' lines, many at once."""
+    """Yield blocks of lines for the rows."""
     return _lines(table, _json_line)
 
 
@@ -109,7 +109,7 @@ def _field(name: str) -> bytes:
 
 
 def _json(array: pa.Array) -> pa.Array:
-    """Return JSON for each value; nothing is null in it."""
+    """Return JSON for each value of an array without nulls."""
     types = pa.types
     if types.is_struct(array.type):
         texts = _json_struct(array)
@@ -171,7 +171,7 @@ def _is_nested(kind: pa.DataType) -> bool:
 
 
 def _texts(array: pa.Array) -> pa.Array:
-    """Return the text of each value that is neither list nor struct; nulls stay."""
+    """Return the text of each value that is neither a list nor a struct; nulls stay."""
     types = pa.types
     if types.is_floating(array.type):
         return _floats(array)
@@ -193,7 +193,7 @@ def _texts(array: pa.Array) -> pa.Array:
 
 
 def _floats(array: pa.Array) -> pa.Array:
-    # the shortest digits of a float32 are another double's
+    # the shortest digits of a float32 read back as another double
     texts = array.cast(pa.float64()).cast(_TEXT)
     whole = pc.match_substring_regex(texts, r"^-?\d+$")
     if not pc.any(whole).as_py():
@@ -202,7 +202,7 @@ def _floats(array: pa.Array) -> pa.Array:
 
 
 def _duration(count: int, per_second: int) -> str:
-    """Return it as hours, which may be many, minutes and seconds: pandas and DuckDB read that."""
+    """Return a duration as hours:minutes:seconds, which pandas and DuckDB read."""
     seconds, fraction = divmod(abs(count), per_second)
     digits = len(str(per_second)) - 1
     after = f".{fraction:0{digits}d}" if fraction else ""

@@ -1,4 +1,4 @@
-"""Keep an output from replacing what it is made of, or what another run keeps."""
+"""Prevent an output from replacing its own input or model, or the files of a run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
+from peers.predict.atomic_files import destination
 from peers.predict.errors import OutputError
-from peers.predict.outputs.durable import destination
 from peers.predict.spec import MANIFEST_NAME, PARTS_SUFFIX
 
 
@@ -29,7 +29,7 @@ def refuse_sources(output: Path, *, input: str, model: str) -> None:
                 )
             if source.is_dir() and _is_within(output, source):
                 raise OutputError(
-                    f"the output {output} lies in the {what} folder {source}, and would become "
+                    f"the output {output} is in the {what} folder {source}, and would become "
                     f"part of the {what}",
                     "Name an --output outside of it.",
                 )
@@ -37,18 +37,18 @@ def refuse_sources(output: Path, *, input: str, model: str) -> None:
             raise OutputError(
                 f"the output {output} matches the pattern {name}, and would become part of the "
                 f"{what}",
-                "Name an --output elsewhere: the same command must find the same input again.",
+                "Name an --output elsewhere, so that the same command finds the same input.",
             )
     for folder in destination(output.absolute()).resolve().parents:
         if folder.parent.name.endswith(PARTS_SUFFIX) and (folder / MANIFEST_NAME).exists():
             raise OutputError(
-                f"the output {output} lies in {folder}, where a run keeps its parts",
+                f"the output {output} is in {folder}, the folder of a run's parts",
                 "Name an --output elsewhere.",
             )
 
 
 def _files(name: str) -> Iterator[Path]:
-    """The files and folders that a name stands for; none for a URL or `module:callable`."""
+    """Return the files and folders that a name matches; none for a URL or `module:callable`."""
     path = Path(name).expanduser()
     if _exists(path):
         yield path
@@ -57,7 +57,7 @@ def _files(name: str) -> Iterator[Path]:
 
 
 def _matches(output: Path, name: str) -> bool:
-    """Whether a pattern will stand for the output as well, once it is written."""
+    """Return whether a pattern matches the output once it is written."""
     path = Path(name).expanduser().absolute()
     return glob.has_magic(name) and not _exists(path) and fnmatch(str(output.absolute()), str(path))
 
@@ -65,12 +65,12 @@ def _matches(output: Path, name: str) -> bool:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # too long for a path, or with a NUL: it is something else
+    except (OSError, ValueError):  # too long for a path, or with a NUL: not a path
         return False
 
 
 def _is_same(output: Path, source: Path) -> bool:
-    """Whether both are one file: by any links, hard ones too, and in any spelling."""
+    """Return whether both paths are the same file, through symbolic and hard links."""
     try:
         return output.samefile(source)
     except OSError:  # the output does not exist yet

@@ -1,8 +1,7 @@
-"""Types in common, without loss.
+"""Find common types without loss.
 
-`wide` says of the values that there are already: some are whole numbers beyond 2**53 or timestamps
-and durations beyond the range of nanoseconds (the years 1677 to 2262), which a wider type cannot
-hold.
+`wide` says that some of the present values are integers beyond 2**53, or timestamps and durations
+beyond the range of nanoseconds (the years 1677 to 2262), which a wider type cannot hold.
 """
 
 from __future__ import annotations
@@ -25,10 +24,7 @@ _DIGITS_OF_INTEGERS: Final = {8: 3, 16: 5, 32: 10, 64: 20}
 
 
 def common_type(now: pa.DataType, new: pa.DataType, *, wide: bool) -> pa.DataType | None:
-    """Return the type that holds all values of `now` and, as far as there is one, those of `new`.
-
-    None: there is none.
-    """
+    """Return the common type of both that holds all values of `now`; None without one."""
     types = pa.types
     if now == new or types.is_null(new):
         return now
@@ -131,7 +127,7 @@ def _is_beyond(array: pa.Array, most: int) -> bool:
 
 
 def converted(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Return the array in this type. Raises pyarrow's errors where a value would be another."""
+    """Return the array in this type. Raises pyarrow's errors if a value would change."""
     types = pa.types
     if array.type == kind:
         return array
@@ -155,7 +151,7 @@ def converted(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Cast within a family only: Arrow would read "1" as a number, and round decimals."""
+    """Cast within a family only: otherwise Arrow would read "1" as a number, and round decimals."""
     types = pa.types
     both = (array.type, kind)
     rounds = any(map(types.is_floating, both)) and any(map(types.is_decimal, both))
@@ -182,7 +178,7 @@ def _converted_struct(array: pa.Array, kind: pa.DataType) -> pa.Array:
 def converted_where_possible(
     array: pa.Array, kind: pa.DataType
 ) -> list[tuple[int, pa.Array | None]]:
-    """Return pieces of the array in this type with their first place; None: one that cannot be."""
+    """Return pieces of the array in this type by their first position; None: it cannot be cast."""
     try:
         return [(0, converted(array, kind))]
     except (pa.ArrowException, ValueError):

@@ -1,145 +1,172 @@
-"""`peers predict`: prepare, submit what is missing, wait, sum up."""
+"""`peers predict` and `peers predict status`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Final, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 from peers.predict import kinds, outputs
-from peers.predict.errors import NoSuchRun, OutputError
-from peers.predict.run import own_peer, record, resume, submission
+from peers.predict.errors import OutputError, StorageFailed
+from peers.predict.run import queries
+from peers.predict.run.database import through_outages
+from peers.predict.run.messages import say
 from peers.predict.run.prepare import Plan, prepare
 from peers.predict.run.request import Request
-from peers.predict.run.summary import Summary, summarize
-from peers.predict.run.watch import say, through_outages, watch
+from peers.predict.run.run import Run, kind_of_chunks
+from peers.predict.run.runs import conflicting_run, manifest_of
+from peers.predict.run.summary import Summary
 from peers.predict.spec import Manifest, load_manifest
 
 if TYPE_CHECKING:
-    from peers.predict.run.record import Connection
+    from collections.abc import Iterator
 
-Connect: TypeAlias = "Callable[[], AbstractContextManager[Connection]]"
+    from peers.predict.run.database import Connect, Connection
+    from peers.predict.run.own_peer import OwnPeer
 
-_NOBODY_AFTER: Final = 10
-"""Looks without a live peer before we say so."""
-_AGAIN_FOR_THE_LOST: Final = 3
+_LOOKS_BEFORE_WARNING: Final = 10
+_RETRIES_OF_LOST_ROWS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class How:
-    """What makes no difference to the output. `peer`: our own, which was started for the run.
+class RunOptions:
+    """Options that make no difference to the output.
 
-    `retry_dead`: rows that are dead get another chance first.
+    `peer`: the peer that the command started for the run. `retry_dead`: retry dead rows first.
     """
 
-    peer: own_peer.OwnPeer | None = None
+    peer: OwnPeer | None = None
     retry_dead: bool = False
 
 
-def predict(connect: Connect, request: Request, how: How) -> Summary:
-    """Have the prediction made by the peers that run, or by one of our own.
+def predict(connect: Connect, request: Request, options: RunOptions) -> Summary:
+    """Prepare a run, submit what is missing of it, and wait until it is over.
 
-    The same request again does only what is missing. Raises PredictError and its kinds.
+    The same request again does only what is missing. Raises PredictError and its subclasses.
     """
-    plan = prepare(request, how.peer)
+    plan = prepare(request, options.peer)
     manifest = plan.manifest
     with connect() as connection:
-        done = _begin(connection, plan, request, how)
-    if done is not None:
-        return done
-    if how.peer is None:
-        look = _look_for_peers(connect, manifest)
+        summary = _begin(connection, plan, request, retry_dead=options.retry_dead)
+    if summary is not None:
+        return summary
+    if options.peer is None:
+        on_look = _warn_without_peers(connect, manifest)
     else:
-        look = partial(own_peer.still_there, how.peer)
+        on_look = options.peer.require_alive
     try:
-        return _to_the_end(connect, plan, request, look)
+        return _wait_to_the_end(connect, plan, request, on_look)
     except KeyboardInterrupt:
         say(
-            f"run {manifest.run} stays as it is: the same command goes on with it, and "
-            f"`peers predict cancel {manifest.run}` ends it"
+            f"run {manifest.run} continues without this command: run the same command again to "
+            f"watch it, or end it with `peers predict cancel {manifest.run}`"
         )
         raise
 
 
-def _begin(connection: Connection, plan: Plan, request: Request, how: How) -> Summary | None:
-    """Submit what is missing; return the summary if nothing is."""
-    manifest = plan.manifest
-    resume.say_what_is_new(connection, manifest)
-    if not request.overwrite:
-        outputs.refuse_foreign(manifest)
-    rival = record.rival(connection, manifest)
-    if rival is not None:
-        raise OutputError(
-            f"run {rival} is not over, and writes {manifest.output} too",
-            f"Wait for it (peers predict status {rival} --watch), end it (peers predict cancel "
-            f"{rival}), or name another --output.",
-        )
-    if submission.submit(connection, plan, overwrite=request.overwrite):
-        return None
-    return resume.go_on(connection, plan, overwrite=request.overwrite, retry_dead=how.retry_dead)
-
-
-def _to_the_end(
-    connect: Connect, plan: Plan, request: Request, look: Callable[[], None]
-) -> Summary:
-    """Watch until the run is over; rows that died with their peers get another chance."""
-    for _ in range(_AGAIN_FOR_THE_LOST):
-        summary = through_outages(connect, lambda c: watch(c, plan.manifest, look))
-        again = partial(_retry_the_lost, plan=plan, overwrite=request.overwrite)
-        if summary.state != "done" or not through_outages(connect, again):
-            return summary
-    return through_outages(connect, lambda c: watch(c, plan.manifest, look))
-
-
-def _retry_the_lost(connection: Connection, plan: Plan, *, overwrite: bool) -> bool:
-    """Retry rows whose attempts were used up by the death of peers: that is not their fault."""
-    lost = record.lost(connection, record.turns(connection, plan.manifest.run))
-    if lost:
-        say(f"{len(lost):,} rows died with their peers: trying them again")
-        submission.retry(connection, lost)
-        submission.go_on(connection, plan, [], overwrite=overwrite)
-    return bool(lost)
-
-
 def status(connect: Connect, name: str, *, wait: bool = False) -> Summary:
-    """Return how far the newest run of this name or id is; `wait` until it is over, showing that.
+    """Return the summary of the newest run with this name or id; `wait`: watch it to its end.
 
-    Raises PredictError if there is none.
+    Raises NoSuchRun.
     """
     with connect() as connection:
         manifest = manifest_of(connection, name)
-        summary = summarize(connection, manifest)
-    assert summary is not None
-    return through_outages(connect, lambda c: watch(c, manifest)) if wait else summary
+        summary = Run.open(connection, manifest).summary()
+    return through_outages(connect, lambda c: Run.open(c, manifest).watch()) if wait else summary
 
 
-def manifest_of(connection: Connection, name: str) -> Manifest:
-    """Return the manifest of the newest run of this name or id. Raises PredictError."""
-    found = record.find(connection, name)
-    if found is None:
-        raise NoSuchRun(f"there is no run {name!r}", "`peers predict list` shows all runs.")
-    return load_manifest(found[0])
+def cancel(connect: Connect, name: str) -> tuple[Summary, int]:
+    """Cancel the newest run with this name or id; return its summary and the number of tasks.
+
+    Raises NoSuchRun, RunState.
+    """
+    with connect() as connection:
+        return Run.open(connection, manifest_of(connection, name)).cancel()
 
 
-def _look_for_peers(connect: Connect, manifest: Manifest) -> Callable[[], None]:
-    """Return what says once that no peer is there to do the work."""
-    kind = kinds.REMOTE if manifest.asynchronous else kinds.CHUNK
+def _begin(
+    connection: Connection, plan: Plan, request: Request, *, retry_dead: bool
+) -> Summary | None:
+    """Submit what is missing; return the summary if nothing is."""
+    manifest = plan.manifest
+    _say_why_new(connection, manifest)
+    if not request.overwrite:
+        outputs.refuse_foreign_output(manifest)
+    other = conflicting_run(connection, manifest)
+    if other is not None:
+        raise OutputError(
+            f"run {other} is under way and will write {manifest.output} as well",
+            f"Wait for it (peers predict status {other} --watch), cancel it (peers predict cancel "
+            f"{other}), or name another --output.",
+        )
+    if Run.submit(connection, plan, overwrite=request.overwrite) is not None:
+        return None
+    run = Run.open(connection, manifest)
+    return run.resume(plan, overwrite=request.overwrite, retry_dead=retry_dead)
+
+
+def _wait_to_the_end(
+    connect: Connect, plan: Plan, request: Request, on_look: Callable[[], None]
+) -> Summary:
+    """Watch until the run is over; retry rows that died with their peers."""
+    manifest = plan.manifest
+
+    def retry_lost(connection: Connection) -> bool:
+        return Run.open(connection, manifest).retry_lost_rows(plan, overwrite=request.overwrite)
+
+    for _ in range(_RETRIES_OF_LOST_ROWS):
+        summary = through_outages(connect, lambda c: Run.open(c, manifest).watch(on_look))
+        if summary.state != "done" or not through_outages(connect, retry_lost):
+            return summary
+    return through_outages(connect, lambda c: Run.open(c, manifest).watch(on_look))
+
+
+def _say_why_new(connection: Connection, manifest: Manifest) -> None:
+    """Say that this is a new run, and why, if there is another one with the same name."""
+    if manifest.name is None:
+        return
+    found = queries.find_graph(connection, manifest.name)
+    if found is None or found["run"] == manifest.run:
+        return
+    try:
+        before = load_manifest(found["manifest"])
+    except StorageFailed:
+        changes = ["its manifest is gone"]
+    else:
+        changes = list(_changes(before, manifest)) or ["other options were given"]
+    say(
+        f"{' and '.join(changes)} since run {manifest.name} ({found['run']}): "
+        f"this is a new run ({manifest.run})"
+    )
+
+
+def _changes(before: Manifest, now: Manifest) -> Iterator[str]:
+    for what, old, new in (
+        ("model", before.model, replace(now.model, access=before.model.access)),
+        ("input", before.input.digest, now.input.digest),
+        ("output's path", before.output, now.output),
+    ):
+        if old != new:
+            yield f"the {what} has changed"
+
+
+def _warn_without_peers(connect: Connect, manifest: Manifest) -> Callable[[], None]:
+    """Return a function that says once, after several looks, that no peer can run the tasks."""
+    kind = kind_of_chunks(manifest)
     looks = 0
 
-    def look() -> None:
+    def on_look() -> None:
         nonlocal looks
         looks += 1
-        if looks != _NOBODY_AFTER:
+        if looks != _LOOKS_BEFORE_WARNING:
             return
         with connect() as connection:
-            nobody = not record.live_peers(connection, kind)
-        if nobody:
+            peers = queries.live_peers(connection, kind)
+        if not peers:
             say(
-                f"no live peer runs {kind}: start one on the same database (also --embedded) with "
-                f"`peers run --app {kinds.APP} --queues {kinds.QUEUE}=2`, or use --workers 2; the "
-                "run waits for it"
+                f"the run waits for a peer: no live peer runs {kind}. Start one on the same "
+                f"database (also --embedded) with `peers run --app {kinds.APP} --queues "
+                f"{kinds.QUEUE}=2`, or use --workers 2"
             )
 
-    return look
+    return on_look

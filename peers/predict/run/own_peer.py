@@ -1,4 +1,4 @@
-"""A peer of our own for the time of a run, for people who have none."""
+"""Start a peer for the time of a run (--workers), for users who run none."""
 
 from __future__ import annotations
 
@@ -16,60 +16,79 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from peers.predict.errors import PredictError
-from peers.predict.kinds import APP, NAMED_MODEL, QUEUE, TRIAL_SOCKET
-from peers.predict.models.model_process_fork import invitation
+from peers.predict.kinds import APP, MODEL_PROCESS_SOCKET, NAMED_MODEL, QUEUE
+from peers.predict.run.model_process_fork import listening_socket
+from peers.predict.variables import BATCH_WAIT
 
-_PATIENCE: Final = 30.0
+_STOP_TIMEOUT: Final = 30.0
 _PR_SET_PDEATHSIG: Final = 1
-_BATCH_WAIT: Final = "PEERS_PREDICT_BATCH_WAIT"
 
 _prctl: Any = ctypes.CDLL(None).prctl
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
-    """The peer that is wanted: so many workers, for this model.
+class OwnPeerOptions:
+    """How many workers the peer has, and which model they load.
 
-    `batch_wait` in seconds, None: what is set.
+    `worker_env`: environment variables of the workers, one line as in PEERS_WORKER_ENV.
+    `batch_wait`: seconds, which win over them; None leaves it to them.
     """
 
     workers: int
     model: str
     method: str | None = None
     batch_wait: float | None = None
+    worker_env: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class OwnPeer:
-    """One that was started. `trials`: where a process that loads the model calls, if it can."""
+    """A peer that we started. `socket`: where the process that loads the model connects."""
 
     process: subprocess.Popen[bytes]
-    trials: socket.socket | None = None
+    socket: socket.socket | None = None
 
     @property
-    def is_over(self) -> bool:
-        """Whether it has ended."""
+    def has_ended(self) -> bool:
+        """Whether the peer has ended."""
         return self.process.poll() is not None
+
+    def require_alive(self) -> None:
+        """Raise PredictError if the peer has ended."""
+        code = self.process.poll()
+        if code is not None:
+            raise PredictError(
+                f"the peer that --workers started ended with exit code {code}",
+                "Its log is above. Run the same command again to continue.",
+            )
 
 
 @contextmanager
-def own_peer(url: str, wanted: Fleet) -> Iterator[OwnPeer]:
-    """A peer of our own, drained at the end of the block.
+def own_peer(url: str, options: OwnPeerOptions) -> Iterator[OwnPeer]:
+    """Start a peer, and drain it at the end of the block.
 
-    It trusts the model, since the user named it on the command line, and loads it while the command
-    still looks through the input. The kernel stops it if we die.
+    The peer trusts the model, since the user named it on the command line. It loads the model while
+    the command still reads the input. The kernel stops the peer if this process dies.
     """
-    environment = {**os.environ, NAMED_MODEL: json.dumps([wanted.model, wanted.method])}
-    if wanted.batch_wait is not None:
-        environment[_BATCH_WAIT] = str(wanted.batch_wait)
+    environment = environment_of(url, options)
+    with listening_socket() as found:
+        if found is not None:
+            environment[MODEL_PROCESS_SOCKET] = found[1]
+        with _running(options.workers, environment) as process:
+            yield OwnPeer(process, None if found is None else found[0])
+
+
+def environment_of(url: str, options: OwnPeerOptions) -> dict[str, str]:
+    """Return the environment of the peer: that of this process, and the options of the command."""
+    environment = {**os.environ, NAMED_MODEL: json.dumps([options.model, options.method])}
+    worker_env = [options.worker_env] if options.worker_env else []
+    if options.batch_wait is not None:
+        worker_env.append(f"{BATCH_WAIT}={options.batch_wait}s")  # the last assignment wins
+    environment["PEERS_WORKER_ENV"] = " ".join(worker_env)
     if url:
         environment["PEERS_DATABASE_URL"] = url
     environment.pop("PEERS_EMBEDDED", None)
-    with invitation() as found:
-        if found is not None:
-            environment[TRIAL_SOCKET] = found[1]
-        with _running(wanted.workers, environment) as process:
-            yield OwnPeer(process, None if found is None else found[0])
+    return environment
 
 
 @contextmanager
@@ -78,14 +97,14 @@ def _running(workers: int, environment: dict[str, str]) -> Iterator[subprocess.P
         [sys.executable, "-m", "peers", "run", "--app", APP,
          "--queues", f"{QUEUE}={workers}", "--log-level", "error"],
         env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for us: we stop the peer then
-        preexec_fn=_stop_with_starter,  # noqa: PLW1509  # we have no threads
+        start_new_session=True,  # Ctrl-C goes to this process, which then stops the peer
+        preexec_fn=_stop_with_starter,  # noqa: PLW1509  # this process has no threads
     )  # fmt: skip
     try:
         yield process
     finally:
         process.terminate()
-        _wait(process)  # Popen.wait would look now and then
+        _wait(process)  # Popen.wait would poll
         if process.poll() is None:
             process.kill()
             process.wait()
@@ -94,20 +113,10 @@ def _running(workers: int, environment: dict[str, str]) -> Iterator[subprocess.P
 def _wait(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         pidfd = os.pidfd_open(process.pid)
-        select.select([pidfd], [], [], _PATIENCE)
+        select.select([pidfd], [], [], _STOP_TIMEOUT)
         os.close(pidfd)
 
 
-def still_there(peer: OwnPeer) -> None:
-    """Raises PredictError if our own peer has ended."""
-    code = peer.process.poll()
-    if code is not None:
-        raise PredictError(
-            f"the peer that --workers started ended with code {code}",
-            "Its log is above; the same command goes on where it stopped.",
-        )
-
-
 def _stop_with_starter() -> None:
-    """In the new process: be told to stop when we die, be it by SIGKILL."""
+    """Ask the kernel to stop the new process when its starter dies, even by SIGKILL."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

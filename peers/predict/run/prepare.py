@@ -1,4 +1,4 @@
-"""From a request to a run: find model and input, check that they fit, try a few rows."""
+"""Turn a request into a plan: find model and input, check that they fit, run the smoke test."""
 
 from __future__ import annotations
 
@@ -14,20 +14,15 @@ from typing import Final
 
 from peers.predict import inputs, outputs
 from peers.predict.errors import InputError, OutputError, StorageFailed
-from peers.predict.inputs import decisions, whole_columns
-from peers.predict.inputs.column_types import Decision, Question, decide
-from peers.predict.models.model_process import Candidate, Loaded
-from peers.predict.models.signature import Signature
+from peers.predict.inputs import decisions, missing_values, whole_columns
+from peers.predict.inputs.column_options import ColumnOptions
+from peers.predict.inputs.column_types import Decision, decide
+from peers.predict.run.chunk_sizes import REMOTE_BATCH_SIZE, chunk_rows, remote_chunk_rows
+from peers.predict.run.messages import say
+from peers.predict.run.model_process import ModelProcess
 from peers.predict.run.own_peer import OwnPeer
 from peers.predict.run.request import Request
-from peers.predict.sizes import (
-    REMOTE_BATCH_SIZE,
-    Measured,
-    batch_rows,
-    chunk_rows,
-    remote_chunk_rows,
-    sample_rows,
-)
+from peers.predict.signature import Signature
 from peers.predict.spec import (
     MANIFEST_NAME,
     NO_ACCESS,
@@ -38,6 +33,9 @@ from peers.predict.spec import (
     load_manifest,
     parts_folder,
 )
+from peers.predict.tasks.batch_sizes import max_batch_rows
+from peers.predict.tasks.measure import Measurement, sample_rows
+from peers.predict.tasks.model_server import Loaded
 
 _REMOTE_CONCURRENCY: Final = 8
 _REMOTE_TIMEOUT: Final = 60.0
@@ -54,32 +52,37 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """A plan whose model has predicted some rows, and what was decided of the columns for it."""
+class TestedPlan:
+    """A plan whose model has passed the smoke test, and the types that its columns have."""
 
     plan: Plan
     decision: Decision
     signature: Signature
+    missing: dict[str, int]
+    """How many values are missing in columns whose rows need a value."""
 
 
 def prepare(request: Request, peer: OwnPeer | None = None) -> Plan:
-    """Check everything that can be checked before anything is submitted, and write the manifest.
+    """Make a plan, check all that can be checked before submission, and write the manifest.
 
-    What was decided of the columns is printed. Raises ModelError, InputError or OutputError, which
-    name what does not fit and what to do.
+    Print the types of the columns and missing values. Raises ModelError, InputError or OutputError,
+    which say what does not fit and what to do.
     """
-    tried = try_out(request, peer, announced=decisions.announce)
-    save(tried.plan.manifest)
-    return tried.plan
+    tested = make_tested_plan(request, peer, on_decision=decisions.announce)
+    rows = tested.plan.manifest.input.rows
+    for line in missing_values.warnings(tested.missing, rows):
+        say(line)
+    save(tested.plan.manifest)
+    return tested.plan
 
 
-def try_out(
+def make_tested_plan(
     request: Request, peer: OwnPeer | None = None,
-    announced: Callable[[Decision], None] = lambda _: None,
-) -> Trial:  # fmt: skip
-    """Have the model predict a few rows of the input, whose columns have the types of the run.
+    on_decision: Callable[[Decision], None] = lambda _: None,
+) -> TestedPlan:  # fmt: skip
+    """Make a plan, and have the model predict a few rows of the input with the run's column types.
 
-    `announced` is told what was decided before the input is converted and the model tried.
+    `on_decision` gets the column types before the input is converted and the model is tested.
     """
     output = request.output.absolute()
     outputs.check_output(output)
@@ -88,31 +91,32 @@ def try_out(
     if source.query is not None:
         make_folder(parts_folder(output))
     with (
-        Candidate(request, peer) as candidate,
+        ModelProcess(request, peer) as process,
         inputs.survey(source, parts_folder(output)) as survey,
     ):
         _check_id_column(request, survey.schema.names)
         has_id = request.id_column is not None
         outputs.check_carried(request.carry, survey.schema.names, has_id=has_id)
-        model = candidate.loaded()
-        decision = decide(model.signature, survey.schema, _question(request), survey.notes)
-        announced(decision)
+        model = process.loaded()
+        decision = decide(model.signature, survey.schema, _column_options(request), survey.notes)
+        on_decision(decision)
         run = _run_id(request, output, model.reference, survey.digest)
-        with _kept_if_submitted(parts_folder(output) / run) as folder:
-            found = whole_columns.noted(survey.settle(decision.schema, folder))
-            manifest = _planned(request, run, model, found, decision)
+        with _removed_on_failure(parts_folder(output) / run) as folder:
+            found = whole_columns.with_missing_values(survey.settle(decision.schema, folder))
+            manifest = _make_manifest(request, run, model, found, decision)
             ends = inputs.chunks(found, sample_rows(len(found.schema)))
-            tried = candidate.try_out(manifest, [ends[0], *ends[1:][-1:]])
-            outputs.start_with(folder, tried.output)
+            tested = process.smoke_test(manifest, [ends[0], *ends[1:][-1:]])
+            outputs.set_first_type(folder, tested.output)
             if not manifest.chunks:
-                manifest = _sized(manifest, candidate.measured(manifest), request.batch_size)
+                manifest = _with_sizes(manifest, process.measure(manifest), request.batch_size)
     chunks = inputs.chunks(manifest.input, manifest.chunk_rows)
-    return Trial(Plan(manifest, chunks), decision, model.signature)
+    missing = missing_values.missing_values(manifest.input, manifest.required)
+    return TestedPlan(Plan(manifest, chunks), decision, model.signature, missing)
 
 
 @contextmanager
-def _kept_if_submitted(folder: Path) -> Iterator[Path]:
-    """Make the run's folder; a new one goes when the block fails: nothing was submitted."""
+def _removed_on_failure(folder: Path) -> Iterator[Path]:
+    """Make the run's folder; remove a new one if the block fails, since nothing was submitted."""
     is_new = not folder.exists()
     try:
         make_folder(folder)
@@ -123,35 +127,37 @@ def _kept_if_submitted(folder: Path) -> Iterator[Path]:
         raise
 
 
-def _before(folder: Path) -> Manifest | None:
-    """Return the plan that the same command has made before: its chunks stay as they are."""
+def _earlier_plan(folder: Path) -> Manifest | None:
+    """Return the manifest that the same command wrote before; its chunks must stay the same."""
     try:
         return load_manifest(str(folder / MANIFEST_NAME))
     except StorageFailed:
         return None
 
 
-def _planned(
+def _make_manifest(
     request: Request, run: str, model: Loaded, found: InputRef, decision: Decision
 ) -> Manifest:
-    """Return the plan: that of the same command before, or a new one without chunks as yet.
+    """Return the manifest: the one of the same command before, or a new one without chunks.
 
-    The place of a token is no part of what a run is, so the one that was named last counts.
+    A run is the same run wherever its token is stored, so the latest place of the token counts.
     """
-    new = _manifest(request, run, model, found, decision)
-    before = _before(new.folder)
-    if before is not None:
-        new = replace(before, model=model.reference, input=found)
-    return _asked(new, request)
+    new = _new_manifest(request, run, model, found, decision)
+    earlier = _earlier_plan(new.folder)
+    if earlier is not None:
+        new = replace(earlier, model=model.reference, input=found)
+    return _with_options(new, request)
 
 
-def _sized(manifest: Manifest, measured: Measured | None, batch_size: int | None) -> Manifest:
-    """Return the plan with its chunks and batches; `batch_size`: what the user bounds them to."""
+def _with_sizes(
+    manifest: Manifest, measured: Measurement | None, batch_size: int | None
+) -> Manifest:
+    """Return the manifest with sizes of chunks and batches; `batch_size`: the user's limit."""
     rows = manifest.input.rows
     if manifest.asynchronous:
         batch, size = manifest.batch_size, remote_chunk_rows(rows, manifest.batch_size)
     else:
-        batch = batch_rows(measured, batch_size)
+        batch = max_batch_rows(measured, batch_size)
         size = chunk_rows(rows, measured, batch_size)
     return replace(
         manifest,
@@ -167,16 +173,16 @@ def _source(request: Request) -> inputs.Source:
     is_url = _DATABASE.match(request.input) is not None
     if is_url != (request.query is not None):
         raise InputError(
-            "a query needs a database for its input, and a database a query",
-            "Write --input 'postgresql://…' --query 'select …', or --input with a file alone.",
+            "--query needs the URL of a database as --input, and such an input needs --query",
+            "Write --input 'postgresql://…' --query 'select …', or --input FILE without --query.",
         )
     return inputs.Source(request.input, request.query, request.id_column, request.text)
 
 
-def _question(request: Request) -> Question:
+def _column_options(request: Request) -> ColumnOptions:
     name = request.model.rpartition("/")[2]
-    beside = [request.id_column] if request.id_column is not None else []
-    return Question(name, request.types, beside, request.carry, request.allow_nan)
+    ids = [request.id_column] if request.id_column is not None else []
+    return ColumnOptions(name, request.types, ids, request.carry, request.allow_nan)
 
 
 def _check_id_column(request: Request, columns: Sequence[str]) -> None:
@@ -187,7 +193,7 @@ def _check_id_column(request: Request, columns: Sequence[str]) -> None:
         )
 
 
-def _manifest(
+def _new_manifest(
     request: Request, run: str, model: Loaded, found: InputRef, decision: Decision
 ) -> Manifest:
     reference = model.reference
@@ -206,8 +212,8 @@ def _manifest(
     )  # fmt: skip
 
 
-def _asked(manifest: Manifest, request: Request) -> Manifest:
-    """Return the plan with what may be another each time that the command is given."""
+def _with_options(manifest: Manifest, request: Request) -> Manifest:
+    """Return the manifest with the options that may differ each time the command is run."""
     is_remote, waits = manifest.model.kind == "http", manifest.asynchronous
     return replace(
         manifest,
@@ -221,9 +227,9 @@ def _asked(manifest: Manifest, request: Request) -> Manifest:
 
 
 def _run_id(request: Request, output: Path, model: ModelRef, digest: str) -> str:
-    """Return the same id for the same work: then what is done already is found."""
+    """Return the run's id: the same work has the same id, so that finished work is found."""
     identity = [
-        asdict(replace(model, access=NO_ACCESS)), digest,  # a token may move
+        asdict(replace(model, access=NO_ACCESS)), digest,  # the token may be stored elsewhere
         str(output), request.query, request.id_column,
         request.allow_nan, request.run, dict(request.types), request.columns, request.carry,
     ]  # fmt: skip
@@ -237,15 +243,15 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"the parts of the output cannot be put into {folder}: {error.strerror}",
+            f"the folder {folder} for parts of the output cannot be made: {error.strerror}",
             "Name another --output.",
         ) from error
 
 
 def save(manifest: Manifest) -> None:
-    """Write the manifest, whole or not at all."""
+    """Write the manifest atomically."""
     text = manifest.to_json()
     if manifest.path.exists() and manifest.path.read_text(encoding="utf-8") == text:
         return
-    with outputs.replaced(manifest.path) as temporary:
+    with outputs.atomic_write(manifest.path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`--dry-run`: the columns' types and the first rows as the model gets them; nothing is kept."""
+"""Show the types of the columns and the first rows as the model gets them (--dry-run)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import pyarrow as pa
 from peers.predict import inputs, outputs
 from peers.predict.inputs.column_types import Decision
 from peers.predict.inputs.decisions import lines
+from peers.predict.inputs.missing_values import warnings
 from peers.predict.models.frames import argument
-from peers.predict.models.signature import Signature
-from peers.predict.run.prepare import Trial, try_out
+from peers.predict.run.prepare import TestedPlan, make_tested_plan
 from peers.predict.run.request import Request
+from peers.predict.signature import Signature
 from peers.predict.spec import Chunk, Manifest
 
 _ROWS: Final = 5
@@ -25,54 +26,58 @@ _ROWS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a run would give to the model. `first`: its first rows, as they look in Python."""
+    """What a run would pass to the model. `first`: its first rows, as Python shows them."""
 
     rows: int
     decision: Decision
+    missing: dict[str, int]
     first: str
     values: list[dict[str, Any]]
 
     def lines(self) -> Iterator[str]:
-        """Yield what people read."""
-        yield f"{self.rows:,} rows. The model gets these columns:"
+        """Yield the lines for people."""
+        yield f"{self.rows:,} rows. Columns for the model:"
         yield from lines(self.decision)
+        yield from warnings(self.missing, self.rows)
         yield f"The first rows, as the model gets them:\n{self.first}"
         yield "Nothing was submitted (--dry-run)."
 
     def as_json(self) -> dict[str, object]:
-        """Return the same for programs."""
+        """Return the values for programs."""
         return {
             "rows": self.rows,
             "features": list(self.decision.features),
             "columns": [asdict(column) for column in self.decision.columns],
             "required": list(self.decision.required),
             "warnings": list(self.decision.warnings),
+            "missing": self.missing,
             "first": self.values,
         }
 
 
 def dry_run(request: Request) -> Preview:
-    """Do all that comes before submission, in a folder that is gone afterwards.
+    """Do everything that precedes submission, in a temporary folder.
 
     Raises ModelError, InputError or OutputError.
     """
     outputs.check_output(request.output.absolute())
     beside = request.output.absolute().parent
-    kept = Path(tempfile.mkdtemp(prefix=f".{request.output.name}.dry-run-", dir=beside))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{request.output.name}.dry-run-", dir=beside))
     try:
-        tried = try_out(replace(request, output=kept / request.output.name))
-        return _preview(tried)
+        tested = make_tested_plan(replace(request, output=temporary / request.output.name))
+        return _preview(tested)
     finally:
-        shutil.rmtree(kept, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _preview(tried: Trial) -> Preview:
-    manifest = tried.plan.manifest
-    table = _head(manifest, tried.plan.chunks[0])
+def _preview(tested: TestedPlan) -> Preview:
+    manifest = tested.plan.manifest
+    table = _head(manifest, tested.plan.chunks[0])
     return Preview(
         manifest.input.rows,
-        tried.decision,
-        _shown(table, tried.signature),
+        tested.decision,
+        tested.missing,
+        _shown(table, tested.signature),
         [{name: _plain(value) for name, value in row.items()} for row in table.to_pylist()],
     )
 

@@ -1,4 +1,4 @@
-"""What a user asks for, as the command line understood it."""
+"""The request of a user: the parsed command line."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from peers.predict.spec import DEFAULT_MAX_ATTEMPTS, NO_ACCESS, Access, Endpoint
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prediction to be made.
+    """A request for predictions.
 
     `model`: a file, `module:callable` or a URL. `input`: a file, or the URL of a Postgres for
-    `query`. batch_size: the most rows in a call of the model. timeout: seconds of such a call.
-    concurrency: requests at once to a model that is remote, over all peers. protocol, access: of an
-    endpoint. run: a name to find the run by. text: how an input of text is written.
-    allow_nan: missing values go also to a model that does not say whether it takes them. types: of
-    columns, by name.
-    columns: of the model's, none for all. carry: columns of the input that the output has, too.
-    max_dead, stop_after_dead: see DeadLimit.
+    `query`. `batch_size`: the most rows in a call of the model. `timeout`: seconds that such a call
+    may take. `concurrency`: concurrent requests to a remote model, over all peers. `protocol`,
+    `access`: of an endpoint. `run`: a name to find the run by. `text`: the format of a text input.
+    `allow_nan`: send missing values even to a model that does not say whether it takes them.
+    `types`: of columns, by name. `columns`: the columns of the model to keep; none: all. `carry`:
+    columns of the input to copy into the output. `max_dead`, `stop_after_dead`: see DeadLimit.
     """
 
     model: str

@@ -1,35 +1,18 @@
-"""Figures of what a run has done so far: for the progress line, the summary and --json."""
+"""The figures of a run: for the progress line, the summary and --json."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from peers.predict.errors import RunStopped
-from peers.predict.kinds import ASSEMBLE
-from peers.predict.models.time_limit import TIMEOUT
-from peers.predict.run import record
-from peers.predict.run.record import CHUNKS, ROWS, Turn
-from peers.predict.run.row_tasks import RowTasks
-from peers.predict.spec import Manifest
-from peers.predict.tasks import brake
-from peers.predict.texts import in_one_line, name_of_row
+from peers.predict.texts import one_line
 
-if TYPE_CHECKING:
-    from peers.predict.run.record import Connection
-
-_SHOWN: Final = 20
-_NAMED: Final = 1000
-"""Dead rows that --json names; there is a dead letter of each."""
 _SHORT: Final = 200
 _LONG: Final = 1000
-"""Characters of an error in a line."""
+"""The most characters of an error in a line."""
 TOO_MANY_DEAD: Final = 5
-"""Exit code: the output is there, but more rows are dead than --max-dead allows."""
-_WINDOW: Final = 30.0
-"""Seconds by which the pace is told: those of `recent` in the record."""
+"""The exit code if the output is complete, but more rows are dead than --max-dead allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +26,25 @@ class DeadRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
-    """A run.
+class DeadReason:
+    """A reason why rows are dead, how many they are, and the first of them."""
 
-    state: "running"; "stuck" when a chunk or the assembling task is dead, and nothing is under way;
-    "stopped" when too many rows died; "cancelled"; "done". `missing`: neither predicted nor dead, 0
-    in the end. `seconds`: from the first start to the output, by the database, without times of
-    more than a minute in which nothing ran. `eta_seconds`: to go, at the pace of the last half
-    minute. `trouble`: why something that will be tried again failed last. `stopped`: why the run
-    is being stopped, or was. `max_dead`: how many rows may be dead for exit code 0.
+    reason: str
+    rows: int
+    first_row: int
+    first_task_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The figures of a run.
+
+    `state`: "running"; "stuck" when a chunk or the assembling task is dead, and no chunk can still
+    end; "stopped" when too many rows died; "cancelled"; "done". `missing`: neither predicted nor
+    dead, 0 in the end. `seconds`: from the first start to the output, by the database's clock,
+    without pauses of more than a minute. `eta_seconds`: the remaining time, at the rate of the last
+    half minute. `trouble`: why a task that will be retried failed last. `stopped`: why the run is
+    being stopped, or was. `max_dead`: how many rows may be dead for exit code 0.
     """
 
     run: str
@@ -71,6 +64,7 @@ class Summary:
     stopped: str | None
     max_dead: int
     output: str
+    dead_reasons: list[DeadReason]
     dead_rows: list[DeadRow]
     dead_tasks: list[dict[str, Any]]
 
@@ -79,149 +73,75 @@ class Summary:
         return asdict(self)
 
     def exit_code(self) -> int:
-        """Return 0 for an output that is complete but for the dead rows that are allowed.
-
-        And for a run that is not over.
-        """
+        """Return 0 if the run is under way, or done with no more dead rows than allowed."""
         if self.state == "done":
             return TOO_MANY_DEAD if self.dead > self.max_dead else 0
         return 0 if self.state == "running" else 1
 
     def progress(self) -> str:
-        """Return how far it is, in a line."""
+        """Return the progress in a line."""
         eta = "" if self.eta_seconds is None else f", about {_span(self.eta_seconds)} to go"
-        trouble = "" if self.trouble is None else f"; trouble: {in_one_line(self.trouble, _SHORT)}"
+        trouble = "" if self.trouble is None else f"; trouble: {one_line(self.trouble, _SHORT)}"
         dead = f", {self.dead:,} dead" if self.dead else ""
-        pace = f"{self.rows_per_second:,.0f} rows/s"
-        return f"{self.handled:,} of {self.rows:,} rows{dead}, {pace}{eta}{trouble}"
+        rate = f"{self.rows_per_second:,.0f} rows/s"
+        return f"{self.handled:,} of {self.rows:,} rows{dead}, {rate}{eta}{trouble}"
 
     def lines(self) -> list[str]:
         """Return the figures for people."""
         name = f"{self.name} ({self.run})" if self.name else self.run
-        said = [
+        lines = [
             f"run {name}: {self.state}; {self.predicted:,} of {self.rows:,} rows predicted, "
             f"{self.dead:,} dead, {self.missing:,} missing",
             f"{self.batches:,} batches in {self.seconds:.1f} s: {self.rows_per_second:,.0f} rows/s"
             f"; {self.retries:,} retries",
         ]
         if self.state == "running":
-            said.append(self.progress())
+            lines.append(self.progress())
         if self.stopped is not None:
-            said.append(f"{'stopped' if self.state == 'stopped' else 'stopping'}: {self.stopped}")
-        said += self._dead_lines()
+            lines.append(f"{'stopped' if self.state == 'stopped' else 'stopping'}: {self.stopped}")
+        lines += [*self._dead_row_lines(), *self._dead_task_lines()]
         if self.state == "done":
-            said.append(f"output: {self.output}")
-        return said
+            lines.append(f"output: {self.output}")
+        return lines
 
-    def _dead_lines(self) -> list[str]:
-        said = [
-            f"  task {dead.task_id}: {in_one_line(dead.error, _LONG)}"
-            for dead in self.dead_rows[:_SHOWN]
+    def _dead_row_lines(self) -> list[str]:
+        lines = [
+            f"  {_count(each.rows, 'dead row')}: {one_line(each.reason, _LONG)} "
+            f"(first: row {each.first_row}, task {each.first_task_id})"
+            for each in self.dead_reasons
         ]
-        if self.dead > _SHOWN:
-            said.append(f"  … and {self.dead - _SHOWN:,} more: peers dead list")
+        explained = sum(each.rows for each in self.dead_reasons)
+        if self.dead_reasons and self.dead > explained:
+            lines.append(f"  … and {self.dead - explained:,} more: peers dead list")
         if self.stopped is not None:
-            said.append(
-                "Everything that was done is kept. Fix the cause, then run the same command with "
-                "--retry-dead; or raise --stop-after-dead to go on without these rows."
+            lines.append(
+                "Finished work is kept. Fix the cause, then run the same command with "
+                "--retry-dead; or raise --stop-after-dead to continue without these rows."
             )
-        elif self.dead_rows:
-            said.append(
-                "Fix the cause, then run the same command with --retry-dead to retry these rows; "
-                "if the model, the input or an option has changed, with --overwrite."
+        elif self.dead_reasons:
+            lines.append(
+                "Fix the cause, then run the same command with --retry-dead to retry these rows. "
+                "If the model, the input or an option has changed, add --overwrite."
             )
-        said += [
-            f"  task {task['task_id']} is dead: {in_one_line(_message(task), _LONG)}"
+        return lines
+
+    def _dead_task_lines(self) -> list[str]:
+        lines = [
+            f"  task {task['task_id']} is dead: {one_line(message_of(task), _LONG)}"
             for task in self.dead_tasks
         ]
-        if self.dead_tasks:
-            said.append("Fix the cause, then run the same command to do what is missing.")
-        return said
+        if lines:
+            lines.append("Fix the cause, then run the same command to do what is missing.")
+        return lines
 
 
-def summarize(connection: Connection, manifest: Manifest) -> Summary | None:
-    """Return what is known of the run now; None if it has not been submitted."""
-    turns = record.turns(connection, manifest.run)
-    if not turns:
-        return None
-    chunks = record.tally(connection, turns, CHUNKS)
-    alone = record.tally(connection, turns, ROWS)
-    written = turns[-1].written
-    dead_tasks = record.dead_letters(connection, turns, (*CHUNKS, ASSEMBLE), _SHOWN)
-    stopped = None if written else brake.stop_reason(manifest)
-    state = _state(turns[-1], chunks, dead_tasks, is_stopped=stopped is not None)
-    own_rows = RowTasks(connection, manifest.run)
-    dead_rows = own_rows.letters(_NAMED)
-    dead = int(written["dead"]) if written else own_rows.dead() + int(alone["cancelled"])
-    ended = chunks["rows"] - chunks["suspects"] + alone["completed"] + dead
-    handled = ended + chunks["under_way"]
-    predicted = written["predicted"] if written else max(0, ended - dead)
-    seconds = _seconds(turns, chunks)
-    pace = _pace(chunks, handled, seconds) if state == "running" else _ratio(handled, seconds)
-    left = manifest.input.rows - handled
-    return Summary(
-        run=manifest.run, name=manifest.name, state=state, rows=manifest.input.rows,
-        handled=handled, predicted=predicted,
-        dead=dead, missing=manifest.input.rows - predicted - dead, batches=chunks["batches"],
-        retries=chunks["retries"] + alone["retries"], seconds=round(seconds, 3),
-        rows_per_second=round(pace, 1),
-        eta_seconds=round(left / pace, 1) if pace and state == "running" else None,
-        trouble=None if written else record.trouble(connection, turns, manifest.model.ref),
-        stopped=stopped, max_dead=brake.allowed(manifest), output=manifest.output,
-        dead_rows=list(map(_dead_row, dead_rows)),
-        dead_tasks=[task for task in dead_tasks if task["error_type"] != RunStopped.__name__],
-    )  # fmt: skip
-
-
-def _state(
-    last: Turn, chunks: dict[str, Any], dead_tasks: Sequence[object], *, is_stopped: bool
-) -> str:
-    if last.written:
-        return "done"
-    if last.state == "cancelled" or (chunks["cancelled"] and not chunks["live"]):
-        return "cancelled"
-    if dead_tasks and not chunks["live"]:
-        return "stopped" if is_stopped else "stuck"
-    return "running"
-
-
-def _dead_row(letter: dict[str, Any]) -> DeadRow:
-    args = letter["args"]
-    return DeadRow(args["row"], args["id"], letter["task_id"], _error(letter, args))
-
-
-def _error(letter: dict[str, Any], args: dict[str, Any]) -> str:
-    message = _message(letter)
-    if letter["error_type"] == TIMEOUT:
-        message = "the model took longer than --timeout allows"
-    if message.startswith("row "):
-        return message
-    return f"{name_of_row(args)}: {message}"
-
-
-def _message(letter: dict[str, Any]) -> str:
-    """Return what was said, or the type of an error that says nothing."""
+def message_of(letter: dict[str, Any]) -> str:
+    """Return the error's message, or its type if the message is empty."""
     return str(letter["error_message"]).strip() or str(letter["error_type"])
 
 
-def _seconds(turns: Sequence[Turn], chunks: dict[str, Any]) -> float:
-    """Count until the output was first written; later turns add rows that were retried."""
-    if chunks["started"] is None:
-        return 0.0
-    ends = [turn.finished for turn in turns if turn.written and turn.finished]
-    # parts that were made again began after that
-    end = next((end for end in ends if end > chunks["started"] + chunks["idle"]), chunks["now"])
-    return max(0.0, float(end - chunks["started"] - chunks["idle"]))
-
-
-def _pace(chunks: dict[str, Any], handled: int, seconds: float) -> float:
-    if chunks["recent"]:
-        return float((chunks["recent"] + chunks["under_way"]) / min(_WINDOW, max(seconds, 0.001)))
-    return _ratio(handled, seconds)
-
-
-def _ratio(rows: int, seconds: float) -> float:
-    return rows / seconds if seconds else 0.0
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _span(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Wait for a run and show how far it is: a bar on a terminal, elsewhere a line now and then."""
+"""Wait for a run and show its progress: a bar on a terminal, otherwise a line now and then."""
 
 from __future__ import annotations
 
@@ -6,98 +6,65 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
-import psycopg
-
-from peers import DatabaseUnreachable
-from peers.predict.errors import PredictError
-from peers.predict.run.storage import StorageFailures
-from peers.predict.run.summary import Summary, summarize
-from peers.predict.spec import Manifest
+from peers.predict.run.storage_failures import StorageFailures
 
 if TYPE_CHECKING:
-    from peers.predict.run.record import Connection
+    from peers.predict.run.run import Run
+    from peers.predict.run.summary import Summary
+    from peers.predict.spec import Manifest
 
-T = TypeVar("T")
-
-_SHORTEST_NAP: Final = 0.02
-_LONGEST_NAP: Final = 1.0
-_NAP_PER_SECOND: Final = 0.05
-"""A long run is looked at less often, and so is one of many rows that stand alone: the workers
-need the cores.
+_MIN_PAUSE: Final = 0.02
+_MAX_PAUSE: Final = 1.0
+_PAUSE_PER_SECOND: Final = 0.05
+"""A long run is polled less often, and so is a run with many isolated rows, whose summary takes
+longer: the workers need the cores.
 """
-_NAPS_PER_LOOK: Final = 10
-_SAY_EVERY: Final = 5.0
-
-
-def say(sentence: str) -> None:
-    """Print a sentence on stderr: stdout is for the summary."""
-    print(sentence, file=sys.stderr, flush=True)
-
-
-def through_outages(
-    connect: Callable[[], AbstractContextManager[Connection]], act: Callable[[Connection], T]
-) -> T:
-    """Return what `act` returns; call it again on a new connection when one is lost."""
-    while True:
-        try:
-            with connect() as connection:
-                return act(connection)
-        except (psycopg.OperationalError, DatabaseUnreachable) as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            say(f"the database is away ({reason}); the run goes on when it is back")
-            time.sleep(_LONGEST_NAP)
+_PAUSES_PER_POLL: Final = 10
+_PRINT_INTERVAL: Final = 5.0
 
 
 def watch(
-    connection: Connection,
-    manifest: Manifest,
-    look: Callable[[], None] = lambda: None,
-    stream: TextIO = sys.stderr,
+    run: Run, on_look: Callable[[], None] = lambda: None, stream: TextIO = sys.stderr
 ) -> Summary:
-    """Wait until the run is done, or cannot go on; `look` is called now and then.
+    """Wait until the run is over or cannot continue; `on_look` is called at each look.
 
-    Raises PredictError when its tasks were deleted meanwhile, StorageFailed when they fail again
-    and again because they cannot write.
+    Raises PredictError when the run's tasks were deleted meanwhile, and StorageFailed when they
+    fail again and again because they cannot write.
     """
-    storage = StorageFailures(connection, manifest)
-    summary, took = _look(connection, manifest)
-    bar = _bar(manifest, summary, stream)
+    storage = StorageFailures(run)
+    summary, took = _look(run)
+    bar = _bar(run.manifest, summary, stream)
     with bar if isinstance(bar, AbstractContextManager) else nullcontext():
-        began = said_at = time.monotonic()
+        began = printed_at = time.monotonic()
         while summary.state == "running":
-            look()
+            on_look()
             if summary.trouble is not None:
                 storage.raise_if_lasting()
             waited = time.monotonic() - began
-            nap = min(_LONGEST_NAP, _SHORTEST_NAP + _NAP_PER_SECOND * waited)
-            if summary.handled == summary.rows:  # only the output is to be written
-                nap = _SHORTEST_NAP
-            time.sleep(max(nap, _NAPS_PER_LOOK * took))
-            summary, took = _look(connection, manifest)
+            pause = min(_MAX_PAUSE, _MIN_PAUSE + _PAUSE_PER_SECOND * waited)
+            if summary.handled == summary.rows:  # only the output is missing
+                pause = _MIN_PAUSE
+            time.sleep(max(pause, _PAUSES_PER_POLL * took))
+            summary, took = _look(run)
             if bar is not None:
                 bar.update(
                     bar.task_ids[0], completed=summary.handled, trouble=summary.trouble or ""
                 )
-            elif time.monotonic() - said_at > _SAY_EVERY:
-                said_at = time.monotonic()
+            elif time.monotonic() - printed_at > _PRINT_INTERVAL:
+                printed_at = time.monotonic()
                 print(summary.progress(), file=stream, flush=True)
-    return summary
+    return run.summary()
 
 
-def _look(connection: Connection, manifest: Manifest) -> tuple[Summary, float]:
+def _look(run: Run) -> tuple[Summary, float]:
     began = time.monotonic()
-    summary = summarize(connection, manifest)
-    if summary is None:
-        raise PredictError(
-            f"the tasks of run {manifest.run} were deleted", "Run the same command again."
-        )
-    return summary, time.monotonic() - began
+    return run.summary(with_dead=False), time.monotonic() - began
 
 
 def _bar(manifest: Manifest, summary: Summary, stream: TextIO) -> Any:
-    """A bar on a terminal; None elsewhere, or without rich."""
+    """Return a progress bar on a terminal; None elsewhere, or without the package rich."""
     if not stream.isatty():
         return None
     try:
@@ -106,8 +73,8 @@ def _bar(manifest: Manifest, summary: Summary, stream: TextIO) -> Any:
     except ImportError:
         return None
 
-    class Pace(progress.ProgressColumn):
-        """Rows a second, once there is something to tell it by."""
+    class Rate(progress.ProgressColumn):
+        """Rows per second, once they can be measured."""
 
         def render(self, task: progress.Task) -> str:
             return "" if task.speed is None else f"{task.speed:,.0f} rows/s"
@@ -116,12 +83,12 @@ def _bar(manifest: Manifest, summary: Summary, stream: TextIO) -> Any:
         progress.TextColumn(manifest.name or manifest.run),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
-        Pace(),
+        Rate(),
         progress.TimeRemainingColumn(),
         progress.TextColumn("{task.fields[trouble]}", markup=False),
         console=Console(file=stream),
     )
-    # what was done before says nothing of the pace
+    # rows that were done before say nothing about the rate
     bar.add_task(
         "rows", total=summary.rows, completed=summary.handled, trouble=summary.trouble or ""
     )

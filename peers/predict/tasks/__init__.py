@@ -1,1 +1,1 @@
-"""What runs in the workers: chunks, single rows, and the assembly of the output."""
+"""The code that runs in the workers: chunks, single rows, and the assembly of the output."""

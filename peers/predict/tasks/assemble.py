@@ -1,4 +1,4 @@
-"""The last task of a run: write the output when every row is accounted for."""
+"""Write the output of a run as its last task, when every row has an outcome."""
 
 from __future__ import annotations
 
@@ -15,66 +15,71 @@ from peers.predict.tasks.rows import decoded
 
 if TYPE_CHECKING:
     from peers import Parent
-    from peers.predict.tasks.isolated_rows import Alone
+    from peers.predict.tasks.isolated_rows import IsolatedRows
 
-_LONGEST_WAIT: Final = 60.0
+_MAX_WAIT: Final = 60.0
 _ENDED = frozenset({TaskState.COMPLETED, TaskState.DEAD, TaskState.CANCELLED})
 
 
 def assemble_run(
-    task: Task[..., Any], row: Task[..., Any], manifest: Manifest, turn: int, stage: int,
-    *, overwrite: bool,
+    task: Task[..., Any], row: Task[..., Any], manifest: Manifest, graph_id: int,
+    submission: int, stage: int, *, overwrite: bool,
 ) -> dict[str, object]:  # fmt: skip
-    """Write the output, or leave that to a successor which waits for the rows that stand alone.
+    """Write the output, or submit a second stage that waits for the isolated rows.
 
-    The first stage has chunks for parents, the second one the tasks of the rows. Raises Reject for
-    what no further attempt can change.
+    The parents of the first stage are the chunks, those of the second the rows' tasks. Raises
+    Reject for an error that no further attempt can fix.
     """
     try:
         chunks = range(manifest.chunks)
-        found = [isolated_rows.Alone.of_part(manifest.folder, chunk) for chunk in chunks]
-        alone = [one for one in found if one is not None]
-        if alone and stage == 1:
-            return _wait_for(task, row, manifest, turn, alone, overwrite=overwrite)
-        parents = {parent.id: parent for parent in current_task().parents()} if alone else {}
-        return _write(manifest, alone, parents, overwrite=overwrite)
+        found = [isolated_rows.IsolatedRows.of_part(manifest.folder, chunk) for chunk in chunks]
+        isolated = [one for one in found if one is not None]
+        if isolated and stage == 1:
+            return _wait_for(
+                task, row, manifest, graph_id, submission, isolated, overwrite=overwrite
+            )
+        parents = {parent.id: parent for parent in current_task().parents()} if isolated else {}
+        return _write(manifest, isolated, parents, overwrite=overwrite)
     except OutputConflict as error:
         raise Reject(str(error)) from error
 
 
 def _wait_for(
-    task: Task[..., Any], row: Task[..., Any], manifest: Manifest, turn: int, alone: list[Alone],
-    *, overwrite: bool,
+    task: Task[..., Any], row: Task[..., Any], manifest: Manifest, graph_id: int, submission: int,
+    isolated: list[IsolatedRows], *, overwrite: bool,
 ) -> dict[str, object]:  # fmt: skip
-    alone = [isolated_rows.submit_again(row, manifest, each) for each in alone]
-    tasks = [suspect.task_id for each in alone for suspect in each.suspects]
+    isolated = [isolated_rows.resubmit(row, manifest, graph_id, each) for each in isolated]
+    tasks = [row.task_id for each in isolated for row in each.rows]
     successor = task.options(
         queue=QUEUE,
         depends_on=tasks,
         on_parent_failure=ParentFailure.RUN,
-        idempotency_key=assemble_key(manifest.run, turn, stage=2),
+        idempotency_key=assemble_key(manifest.run, submission, stage=2),
         metadata={"run": manifest.run, "name": manifest.name},
-    ).submit(manifest=str(manifest.path), turn=turn, stage=2, overwrite=overwrite)
-    return {"continued": successor, "alone": len(tasks)}
+        graph=graph_id,
+    ).submit(manifest=str(manifest.path), graph=graph_id, submission=submission, stage=2,
+             overwrite=overwrite)  # fmt: skip
+    return {"continued": successor, "isolated": len(tasks)}
 
 
 def _write(
-    manifest: Manifest, alone: list[Alone], parents: Mapping[int, Parent], *, overwrite: bool
-) -> dict[str, object]:
-    extra: dict[int, outputs.Extra] = {}
+    manifest: Manifest, isolated: list[IsolatedRows], parents: Mapping[int, Parent],
+    *, overwrite: bool,
+) -> dict[str, object]:  # fmt: skip
+    predicted: dict[int, outputs.IsolatedPredictions] = {}
     dead = 0
-    for each in alone:
-        states = [_state(parents, suspect.task_id) for suspect in each.suspects]
-        done = [s for s, state in zip(each.suspects, states, strict=True) if state == "completed"]
-        dead += len(each.suspects) - len(done)
+    for each in isolated:
+        states = [_state(parents, row.task_id) for row in each.rows]
+        done = [r for r, state in zip(each.rows, states, strict=True) if state == "completed"]
+        dead += len(each.rows) - len(done)
         if done:
-            rows = [suspect.row for suspect in done]
-            predictions = [decoded(parents[suspect.task_id].result) for suspect in done]
-            extra[each.chunk] = outputs.Extra(rows, each.values, predictions)
-    written = outputs.assemble(manifest, extra, dead=dead, overwrite=overwrite)
+            rows = [row.row for row in done]
+            predictions = [decoded(parents[row.task_id].result) for row in done]
+            predicted[each.chunk] = outputs.IsolatedPredictions(rows, each.values, predictions)
+    written = outputs.assemble(manifest, predicted, dead=dead, overwrite=overwrite)
     return {
         "rows": manifest.input.rows, "predicted": written.rows,
-        "alone": sum(len(each.suspects) for each in alone), "dead": dead,
+        "isolated": sum(len(each.rows) for each in isolated), "dead": dead,
         "output": str(written.path), "bytes": written.bytes,
     }  # fmt: skip
 
@@ -82,10 +87,10 @@ def _write(
 def _state(parents: Mapping[int, Parent], task_id: int) -> str:
     parent = parents.get(task_id)
     if parent is None:
-        raise Reject(f"task {task_id}, of a row that stands alone, is gone")
+        raise Reject(f"task {task_id} of an isolated row no longer exists")
     if parent.state not in _ENDED:
-        patience = min(_LONGEST_WAIT, float(current_task().attempt))
+        wait = min(_MAX_WAIT, float(current_task().attempt))
         raise Retry(
-            in_=patience, message=f"task {task_id} is {parent.state}: somebody has retried it"
+            in_=wait, message=f"task {task_id} is {parent.state} again: it was retried meanwhile"
         )
     return parent.state

@@ -11,75 +11,78 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import pyarrow as pa
 
 from peers import current_task
-from peers.predict.models import stopwatch
-from peers.predict.sizes import Pace, most_after, most_alone
 from peers.predict.spec import Manifest
-from peers.predict.tasks.done import Done
-from peers.predict.tasks.isolate import isolate, require_answers
-from peers.predict.tasks.journal import Batch, Journal
+from peers.predict.tasks import cpu_clock
+from peers.predict.tasks.batch_marker import Batch, BatchMarker
+from peers.predict.tasks.batch_sizes import BatchSizer, max_batch_rows_after, max_isolated_rows
+from peers.predict.tasks.chunk_predictions import ChunkPredictions
+from peers.predict.tasks.isolate import isolate, retry_if_endpoint_fails
 
 if TYPE_CHECKING:
     from peers.predict.models import Predictions
 
 Predict: TypeAlias = Callable[[pa.Table], "Awaitable[Predictions]"]
 
-_SAY_EVERY: Final = 0.5
-"""Seconds: each time is a statement of the peer."""
+_PROGRESS_INTERVAL: Final = 0.5
+"""Seconds: each report is a statement of the peer."""
 
 
 async def run_batches(
-    manifest: Manifest, table: pa.Table, predict: Predict, journal: Journal, done: Done
-) -> None:
-    """Predict every row that has no problem, and take what comes out into `done`."""
+    manifest: Manifest, table: pa.Table, predict: Predict, marker: BatchMarker,
+    found: ChunkPredictions,
+) -> None:  # fmt: skip
+    """Predict every valid row and add the outcomes to `found`."""
     features = manifest.features_of(table)
-    fit = _Fit(table.num_rows, done.problems)
-    pace = _pace(manifest.run, manifest.rows_per_second, manifest.call_seconds, manifest.timeout)
+    valid = _ValidRows(table.num_rows, found.problems)
+    sizer = _batch_sizer(
+        manifest.run, manifest.rows_per_second, manifest.call_seconds, manifest.timeout
+    )
 
     async def call(indices: Sequence[int]) -> Predictions:
-        return await predict(_pick(features, indices))
+        return await predict(_take(features, indices))
 
     async def on_failure(error: Exception, rows: Sequence[int]) -> None:
-        # a row that is alone in its call cannot tell whether it is to blame
-        others = [index for index in fit.every() if len(rows) > 1 or index != rows[0]]
-        await require_answers(others, call, error)
+        # a single row cannot show by itself whether it or the endpoint is to blame
+        others = [index for index in valid.all() if len(rows) > 1 or index != rows[0]]
+        await retry_if_endpoint_fails(others, call, error)
 
-    said_at = time.monotonic()
-    killers = journal.reopen(died=current_task().attempt > 1)
-    most = most_after([batch.rows for batch in killers], manifest.batch_size)
-    alone = sorted(batch for batch in killers if batch.rows <= most_alone(len(killers)))
-    for batch in _batches(table.num_rows, alone, lambda: batch_rows(manifest, pace, most)):
-        indices = fit.between(batch.first, batch.first + batch.rows)
-        if batch in alone:
-            done.doubtful.update(indices)
+    reported_at = time.monotonic()
+    crashed = marker.crashed_batches(died=current_task().attempt > 1)
+    most = max_batch_rows_after([batch.rows for batch in crashed], manifest.batch_size)
+    to_isolate = sorted(batch for batch in crashed if batch.rows <= max_isolated_rows(len(crashed)))
+    for batch in _batches(table.num_rows, to_isolate, lambda: batch_rows(manifest, sizer, most)):
+        indices = valid.between(batch.first, batch.first + batch.rows)
+        if batch in to_isolate:
+            found.to_isolate.update(indices)
         elif indices:
-            began = stopwatch.seconds()
-            with journal.entered(batch):
-                found = await isolate(indices, call, on_failure)
-            if found.calls == 1:
-                pace.took(batch.rows, stopwatch.seconds() - began)
-            done.add(found)
-        if time.monotonic() - said_at > _SAY_EVERY:
-            said_at = time.monotonic()
+            began = cpu_clock.seconds()
+            with marker.running(batch):
+                outcome = await isolate(indices, call, on_failure)
+            if outcome.calls == 1:
+                sizer.record_call(batch.rows, cpu_clock.seconds() - began)
+            found.add(outcome)
+        if time.monotonic() - reported_at > _PROGRESS_INTERVAL:
+            reported_at = time.monotonic()
             current_task().progress(batch.first + batch.rows, table.num_rows)
 
 
-def batch_rows(manifest: Manifest, pace: Pace, most: int) -> int:
-    """Return the size of the next batch; requests to a model that is waited for are all alike."""
-    return most if manifest.asynchronous else min(pace.rows, most)
+def batch_rows(manifest: Manifest, sizer: BatchSizer, most: int) -> int:
+    """Return the size of the next batch; requests to a remote model all have the same size."""
+    return most if manifest.asynchronous else min(sizer.rows, most)
 
 
 @lru_cache(maxsize=4)
-def _pace(
+def _batch_sizer(
     _run: str, rows_per_second: float | None, call_seconds: float | None, timeout: float | None
-) -> Pace:
-    """Return what this worker has learnt of the run's model; other chunks go on with it."""
-    return Pace(rows_per_second, call_seconds, timeout)
+) -> BatchSizer:
+    """Return the run's sizer of this worker, which keeps what it learnt in earlier chunks."""
+    return BatchSizer(rows_per_second, call_seconds, timeout)
 
 
-def _batches(rows: int, alone: Sequence[Batch], size: Callable[[], int]) -> Iterator[Batch]:
-    """Cut a chunk into batches; those that killed a worker come as they were."""
+def _batches(rows: int, to_isolate: Sequence[Batch], size: Callable[[], int]) -> Iterator[Batch]:
+    """Cut a chunk into batches; the batches that killed a worker keep their bounds."""
     first = 0
-    waiting = list(alone)
+    waiting = list(to_isolate)
     while first < rows:
         while waiting and waiting[0].first < first:
             waiting.pop(0)
@@ -92,24 +95,24 @@ def _batches(rows: int, alone: Sequence[Batch], size: Callable[[], int]) -> Iter
         first += batch.rows
 
 
-class _Fit:
+class _ValidRows:
     """The rows that the model can be called with: those without a problem."""
 
     def __init__(self, rows: int, problems: dict[int, str]) -> None:
-        self._rows, self._unfit = rows, sorted(problems)
+        self._rows, self._invalid = rows, sorted(problems)
 
-    def every(self) -> Sequence[int]:
+    def all(self) -> Sequence[int]:
         return self.between(0, self._rows)
 
     def between(self, start: int, stop: int) -> Sequence[int]:
-        unfit = self._unfit[bisect_left(self._unfit, start) : bisect_left(self._unfit, stop)]
-        if not unfit:
+        first, last = bisect_left(self._invalid, start), bisect_left(self._invalid, stop)
+        invalid = set(self._invalid[first:last])
+        if not invalid:
             return range(start, stop)
-        without = set(unfit)
-        return [index for index in range(start, stop) if index not in without]
+        return [index for index in range(start, stop) if index not in invalid]
 
 
-def _pick(features: pa.Table, indices: Sequence[int]) -> pa.Table:
+def _take(features: pa.Table, indices: Sequence[int]) -> pa.Table:
     first, count = indices[0], len(indices)
     if indices[-1] - first + 1 == count:
         return features.slice(first, count)  # copies nothing

@@ -1,4 +1,4 @@
-"""A chunk of the input: predict its rows batch by batch, write its part, hand over the culprits."""
+"""Predict a chunk of the input batch by batch, write its part, and isolate the failing rows."""
 
 from __future__ import annotations
 
@@ -11,98 +11,101 @@ from peers import Reject
 from peers.predict import inputs, outputs
 from peers.predict.errors import InputChanged, OutputConflict
 from peers.predict.spec import Chunk, Manifest
+from peers.predict.tasks.batch_marker import BatchMarker
 from peers.predict.tasks.batches import Predict, run_batches
-from peers.predict.tasks.done import Done
-from peers.predict.tasks.isolated_rows import Alone, Doubt
-from peers.predict.tasks.journal import Journal
-from peers.predict.tasks.row_checks import plain_id, unfit_rows
+from peers.predict.tasks.chunk_predictions import ChunkPredictions
+from peers.predict.tasks.isolated_rows import IsolatedRows, RowToIsolate
+from peers.predict.tasks.row_checks import invalid_rows, json_id
 
-HandOver: TypeAlias = Callable[[str, Sequence[Doubt]], Awaitable[Alone]]
+SubmitIsolated: TypeAlias = Callable[[str, Sequence[RowToIsolate]], Awaitable[IsolatedRows]]
 
-_WITNESSES: Final = 4
-"""Rows that were predicted, for those that stand alone: they show whether a model works at all."""
+_KNOWN_GOOD_ROWS: Final = 4
+"""Predicted rows that are kept beside the isolated ones: they show whether a model works at all."""
 
 
 async def run_chunk(
-    manifest: Manifest, chunk: Chunk, predict: Predict, hand_over: HandOver
+    manifest: Manifest, chunk: Chunk, predict: Predict, submit_isolated: SubmitIsolated
 ) -> dict[str, object]:
-    """Predict a chunk and write its part; the task's result.
+    """Predict a chunk and write its part; return the task's result.
 
-    Rows that cannot be predicted, and those of a batch that an earlier attempt died of, are left to
-    tasks of their own. Raises Reject for what no further attempt mends, and what keeps this attempt
-    from ending.
+    Rows that cannot be predicted, and the rows of a batch that killed an earlier attempt, get tasks
+    of their own. Raises Reject for an error that no further attempt can fix, and any exception that
+    ends this attempt.
     """
     finished = outputs.rows_of_part(manifest.folder, chunk)
-    if finished is not None:  # by somebody whose outcome was never recorded, or is no longer
-        alone = Alone.of_part(manifest.folder, chunk.number)
-        if alone is not None:
-            doubts = [Doubt(each.row, each.id, each.problem) for each in alone.suspects]
-            alone = await hand_over(alone.values, doubts)
-            outputs.annotate_part(manifest.folder, chunk.number, alone.as_note())
-        return _result(chunk, Done(indices=finished), alone)
-    rows = _read(manifest, chunk)
-    done = Done(problems=unfit_rows(rows, manifest))
-    journal = Journal(manifest.folder, chunk.number)
-    await run_batches(manifest, rows.table, predict, journal, done)
+    if finished is not None:  # by an earlier attempt whose outcome was not recorded, or is gone
+        isolated = IsolatedRows.of_part(manifest.folder, chunk.number)
+        if isolated is not None:
+            rows = [RowToIsolate(row.row, row.id, row.problem) for row in isolated.rows]
+            isolated = await submit_isolated(isolated.values, rows)
+            outputs.annotate_part(manifest.folder, chunk.number, isolated.to_json())
+        return _result(chunk, ChunkPredictions(indices=finished), isolated)
+    read = _read(manifest, chunk)
+    found = ChunkPredictions(problems=invalid_rows(read, manifest))
+    marker = BatchMarker(manifest.folder, chunk.number)
+    await run_batches(manifest, read.table, predict, marker, found)
     try:
-        predictions = done.fitted(manifest)
-        alone = await _hand_over(manifest, chunk, rows.table, done, hand_over)
-        _write_part(manifest, chunk, rows.table, done, predictions, alone)
+        predictions = found.fit(manifest)
+        isolated = await _isolate(manifest, chunk, read.table, found, submit_isolated)
+        _write_part(manifest, chunk, read.table, found, predictions, isolated)
     except OutputConflict as error:
         raise Reject(str(error)) from error
-    journal.close()
-    return _result(chunk, done, alone)
+    marker.remove()
+    return _result(chunk, found, isolated)
 
 
-def _result(chunk: Chunk, done: Done, alone: Alone | None) -> dict[str, object]:
+def _result(
+    chunk: Chunk, found: ChunkPredictions, isolated: IsolatedRows | None
+) -> dict[str, object]:
     return {
-        "rows": chunk.rows, "predicted": len(done.indices),
-        "suspects": 0 if alone is None else len(alone.suspects),
-        "batches": done.batches,
+        "rows": chunk.rows, "predicted": len(found.indices),
+        "isolated": 0 if isolated is None else len(isolated.rows),
+        "batches": found.batches,
     }  # fmt: skip
 
 
 def _read(manifest: Manifest, chunk: Chunk) -> inputs.Rows:
-    beside = [*([manifest.id_column] if manifest.id_column else []), *manifest.carry]
+    others = [*([manifest.id_column] if manifest.id_column else []), *manifest.carry]
     try:
-        names = list(dict.fromkeys([*manifest.features, *beside]))
+        names = list(dict.fromkeys([*manifest.features, *others]))
         return inputs.read(manifest.input, chunk, names)
     except InputChanged as error:
         raise Reject(str(error)) from error
 
 
-async def _hand_over(
-    manifest: Manifest, chunk: Chunk, table: pa.Table, done: Done, hand_over: HandOver
-) -> Alone | None:  # fmt: skip
-    """Tasks for the rows that have no prediction; what they need is in a file of its own."""
-    indices = sorted({*done.doubtful, *done.problems})
+async def _isolate(
+    manifest: Manifest, chunk: Chunk, table: pa.Table, found: ChunkPredictions,
+    submit_isolated: SubmitIsolated,
+) -> IsolatedRows | None:  # fmt: skip
+    """Submit tasks for the rows without a prediction, and write the values they need to a file."""
+    indices = sorted({*found.to_isolate, *found.problems})
     if not indices:
         return None
     ids = table.column(manifest.id_column) if manifest.id_column else None
-    doubts = [
-        Doubt(
+    rows = [
+        RowToIsolate(
             chunk.first + index,
-            None if ids is None else plain_id(ids[index].as_py()),
-            done.problems.get(index),
+            None if ids is None else json_id(ids[index].as_py()),
+            found.problems.get(index),
         )
         for index in indices
     ]
-    witnesses = done.indices[:: max(1, -(-len(done.indices) // _WITNESSES))]
-    values = outputs.Values(
+    known_good = found.indices[:: max(1, -(-len(found.indices) // _KNOWN_GOOD_ROWS))]
+    values = outputs.IsolatedValues(
         table.take(pa.array(indices, pa.int64())),
-        table.take(pa.array(witnesses, pa.int64())),
+        table.take(pa.array(known_good, pa.int64())),
     )
-    rows = [chunk.first + index for index in indices]
-    file = outputs.write_values(manifest.folder, chunk.number, rows, values)
-    return await hand_over(file, doubts)
+    numbers = [chunk.first + index for index in indices]
+    file = outputs.write_isolated_values(manifest.folder, chunk.number, numbers, values)
+    return await submit_isolated(file, rows)
 
 
 def _write_part(
-    manifest: Manifest, chunk: Chunk, table: pa.Table, done: Done, predictions: pa.Table,
-    alone: Alone | None,
+    manifest: Manifest, chunk: Chunk, table: pa.Table, found: ChunkPredictions,
+    predictions: pa.Table, isolated: IsolatedRows | None,
 ) -> None:  # fmt: skip
-    if len(done.indices) != table.num_rows:
-        table = table.take(pa.array(done.indices))
-    kept = outputs.kept_columns(manifest, chunk.first + done.indices, table)
-    note = "" if alone is None else alone.as_note()
+    if len(found.indices) != table.num_rows:
+        table = table.take(pa.array(found.indices))
+    kept = outputs.kept_columns(manifest, chunk.first + found.indices, table)
+    note = "" if isolated is None else isolated.to_json()
     outputs.write_part(manifest, chunk.number, kept, predictions, note)

@@ -1,7 +1,7 @@
-"""A batch that fails is called again by halves, until the rows that spoil it stand alone.
+"""Bisect a batch that fails until the failing rows are isolated.
 
-About 2·log₂(n) calls more for one such row, all within the same attempt of the same task. What
-kills its process cannot be found out from within: see `journal`.
+It costs about 2·log₂(n) further calls for one failing row, all within the same attempt of the same
+task. A row that kills its process cannot be found from inside the process: see `batch_marker`.
 """
 
 from __future__ import annotations
@@ -11,59 +11,60 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from peers import PeersError, Retry
+from peers.bisect import halves
 from peers.predict.errors import EndpointError, RowError
-from peers.predict.texts import told
+from peers.predict.texts import error_text
 
 if TYPE_CHECKING:
-    from peers.predict.outputs.results import Predictions
+    from peers.predict.predictions import Predictions
 
 Call: TypeAlias = Callable[[Sequence[int]], "Awaitable[Predictions]"]
 
 _PROBES: Final = 4
 
 
-class Exit(Exception):  # noqa: N818 - a name says what is the matter
-    """A model wanted to end its process."""
+class ModelExit(Exception):  # noqa: N818 - the name says what happened
+    """The model tried to exit its process."""
 
 
 def as_exception(error: Exception | SystemExit) -> Exception:
-    """Return what a model raised, as an outcome of a row."""
-    return error if isinstance(error, Exception) else Exit(told(error))
+    """Return what a model raised, as the outcome of a row."""
+    return error if isinstance(error, Exception) else ModelExit(error_text(error))
 
 
 @dataclass(slots=True)
-class Isolated:
-    """What came of a batch: predictions of some of its rows, in order; why the others have none."""
+class BatchOutcome:
+    """The predictions of a batch's rows, in order, and the errors of the rows without one."""
 
-    good: list[tuple[Sequence[int], Predictions]] = field(default_factory=list)
-    bad: dict[int, Exception] = field(default_factory=dict)
+    predictions: list[tuple[Sequence[int], Predictions]] = field(default_factory=list)
+    errors: dict[int, Exception] = field(default_factory=dict)
     calls: int = 0
 
     def add(self, indices: Sequence[int], predictions: Predictions) -> None:
-        """Take in what a call returned; an exception may stand for a row."""
+        """Add what a call returned. An exception in the list is the error of its row."""
         if not isinstance(predictions, list) or not any(
             isinstance(one, Exception) for one in predictions
         ):
-            self.good.append((indices, predictions))
+            self.predictions.append((indices, predictions))
             return
         pairs = list(zip(indices, predictions, strict=True))
-        self.bad |= {int(index): one for index, one in pairs if isinstance(one, Exception)}
+        self.errors |= {int(index): one for index, one in pairs if isinstance(one, Exception)}
         kept = [(index, one) for index, one in pairs if not isinstance(one, Exception)]
-        self.good.append(([index for index, _ in kept], [one for _, one in kept]))
+        self.predictions.append(([index for index, _ in kept], [one for _, one in kept]))
 
 
 async def isolate(
     indices: Sequence[int],
     call: Call,
     on_failure: Callable[[Exception, Sequence[int]], Awaitable[None]] | None = None,
-) -> Isolated:
-    """Call the model with these rows, and with halves of those for which it raises.
+) -> BatchOutcome:
+    """Call the model with these rows; bisect the rows for which it raises.
 
-    `on_failure` is told the error of all rows together, and may raise if it is no row's fault. What
-    Peers itself raises is raised as it comes, but for RowError and EndpointError: it is said of the
-    model, or of the scheduler, not of rows.
+    `on_failure` gets the error of the whole batch. It may raise if no row is to blame. Errors of
+    Peers itself are raised unchanged, except RowError and EndpointError: they concern the model or
+    the scheduler, not rows.
     """
-    found = Isolated()
+    found = BatchOutcome()
     waiting = [indices]
     while waiting:
         part = waiting.pop()
@@ -73,23 +74,22 @@ async def isolate(
         except (Exception, SystemExit) as error:  # a model may raise anything
             if isinstance(error, PeersError) and not isinstance(error, RowError | EndpointError):
                 raise
-            fault = as_exception(error)
+            raised = as_exception(error)
             if part is indices and on_failure is not None:
-                await on_failure(fault, part)
+                await on_failure(raised, part)
             if len(part) == 1:
-                found.bad[int(part[0])] = fault
+                found.errors[int(part[0])] = raised
             else:
-                middle = (len(part) + 1) // 2
-                waiting += [part[middle:], part[:middle]]
+                waiting += reversed(halves(part))  # the first half comes first
         else:
             found.add(part, predictions)
     return found
 
 
-async def require_answers(rows: Sequence[int], call: Call, error: Exception) -> None:
-    """Raises Retry if `error` is an endpoint's that fails for these rows as well.
+async def retry_if_endpoint_fails(rows: Sequence[int], call: Call, error: Exception) -> None:
+    """Raise Retry if `error` is an endpoint's and the endpoint fails for these rows as well.
 
-    A few of them are tried, from all over; without any, nothing can be said.
+    It tries a few rows, evenly spaced. Without rows it returns.
     """
     if not isinstance(error, EndpointError) or not len(rows):
         return
@@ -98,8 +98,8 @@ async def require_answers(rows: Sequence[int], call: Call, error: Exception) -> 
             await call([row])
         except EndpointError:
             continue
-        except (Exception, SystemExit) as answer:
-            if isinstance(answer, PeersError) and not isinstance(answer, RowError):
+        except (Exception, SystemExit) as raised:
+            if isinstance(raised, PeersError) and not isinstance(raised, RowError):
                 raise
-        return  # it answers, if only that the row is bad
+        return  # the endpoint works, even if it says that this row is bad
     raise Retry(message=str(error)) from error

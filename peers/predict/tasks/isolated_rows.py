@@ -1,4 +1,4 @@
-"""Rows that a chunk could not predict, and the tasks of their own that they become."""
+"""Rows that a chunk could not predict: each becomes a task of its own."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from peers import Task, graph
 from peers.predict import outputs
 from peers.predict.kinds import QUEUE, row_key
 from peers.predict.spec import Manifest
-from peers.predict.tasks.row_turns import row_turns
+from peers.predict.tasks.row_submissions import row_submissions
 
-_AT_ONCE: Final = 500
+_ROWS_PER_SUBMISSION: Final = 500
 _PRIORITY: Final = 90
-"""Before the chunks that wait: else they would keep the run from ending."""
+"""Ahead of the waiting chunks, so that isolated rows do not delay the end of the run."""
 _REMOTE_ATTEMPTS: Final = 100
-"""An endpoint that fails says nothing of the row; `rows` rejects it for errors of its own."""
+"""A failing endpoint says nothing about the row. `rows` rejects it for errors of its own."""
 
 
-class Suspect(NamedTuple):
+class IsolatedRow(NamedTuple):
     """A row that has a task of its own."""
 
     task_id: int
@@ -31,10 +31,10 @@ class Suspect(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
-    """A row to be looked at alone: `row` counts from the start of the input.
+class RowToIsolate:
+    """A row that needs a task of its own. `row` counts from the start of the input.
 
-    `id`: as JSON holds it; `problem`: why it cannot be predicted, if that is known already.
+    `id`: the row's id, as JSON holds it. `problem`: why it cannot be predicted, if that is known.
     """
 
     row: int
@@ -42,68 +42,76 @@ class Doubt:
     problem: str | None = None
 
 
-class Alone(NamedTuple):
-    """The suspects of a chunk, and the file that has their values."""
+class IsolatedRows(NamedTuple):
+    """The isolated rows of a chunk, and the file that has their values."""
 
     chunk: int
     values: str
-    suspects: list[Suspect]
+    rows: list[IsolatedRow]
 
-    def as_note(self) -> str:
-        """Return what is kept with the chunk's part, for the assembling task."""
+    def to_json(self) -> str:
+        """Return the note that the chunk's part carries for the assembling task."""
         return json.dumps(self)
 
     @classmethod
-    def of_part(cls, folder: Path, chunk: int) -> Alone | None:
+    def of_part(cls, folder: Path, chunk: int) -> IsolatedRows | None:
         """Return those of a finished part, or None. Raises OutputError without the part."""
         note = outputs.note_of_part(folder, chunk)
         if not note:
             return None
-        chunk, values, fields = json.loads(note)
-        return cls(chunk, values, [Suspect(*each) for each in fields])
+        chunk, values, rows = json.loads(note)
+        return cls(chunk, values, [IsolatedRow(*row) for row in rows])
 
 
 def submit(
-    task: Task[..., Any], manifest: Manifest, chunk: int, values: str, doubts: Sequence[Doubt]
-) -> Alone:
-    """Give each of these rows a task; one that has it already keeps it."""
-    suspects: list[Suspect] = []
-    turns = row_turns(manifest.folder)
+    task: Task[..., Any],
+    manifest: Manifest,
+    graph_id: int,
+    chunk: int,
+    values: str,
+    rows: Sequence[RowToIsolate],
+) -> IsolatedRows:
+    """Submit a task of the run's graph for each of these rows; a row that has a task keeps it."""
+    isolated: list[IsolatedRow] = []
+    submissions = row_submissions(manifest.folder)
     options = task.options(
         queue=QUEUE,
         priority=_PRIORITY,
         max_attempts=_REMOTE_ATTEMPTS if manifest.model.kind == "http" else manifest.max_attempts,
         metadata={"run": manifest.run, "name": manifest.name},
+        graph=graph_id,
     )
-    for start in range(0, len(doubts), _AT_ONCE):
-        slice_ = doubts[start : start + _AT_ONCE]
+    for start in range(0, len(rows), _ROWS_PER_SUBMISSION):
+        some = rows[start : start + _ROWS_PER_SUBMISSION]
         with graph() as g:
             nodes = [
                 g.add(
                     options.options(
-                        idempotency_key=row_key(manifest.run, doubt.row, turns.get(doubt.row, 1))
+                        idempotency_key=row_key(manifest.run, row.row, submissions.get(row.row, 1))
                     ),
                     input=manifest.source,
-                    row=doubt.row,
-                    id=doubt.id,
+                    row=row.row,
+                    id=row.id,
                     manifest=str(manifest.path),
                     chunk=chunk,
                     values=values,
-                    problem=doubt.problem,
+                    problem=row.problem,
                 )
-                for doubt in slice_
+                for row in some
             ]
-        suspects += [
-            Suspect(node.id, doubt.row, doubt.id, doubt.problem)
-            for node, doubt in zip(nodes, slice_, strict=True)
+        isolated += [
+            IsolatedRow(node.id, row.row, row.id, row.problem)
+            for node, row in zip(nodes, some, strict=True)
         ]
-    return Alone(chunk, values, suspects)
+    return IsolatedRows(chunk, values, isolated)
 
 
-def submit_again(task: Task[..., Any], manifest: Manifest, alone: Alone) -> Alone:
-    """Return the same rows, with tasks for those whose tasks are gone."""
-    doubts = [Doubt(suspect.row, suspect.id, suspect.problem) for suspect in alone.suspects]
-    again = submit(task, manifest, alone.chunk, alone.values, doubts)
-    if again != alone:
-        outputs.annotate_part(manifest.folder, alone.chunk, again.as_note())
-    return again
+def resubmit(
+    task: Task[..., Any], manifest: Manifest, graph_id: int, isolated: IsolatedRows
+) -> IsolatedRows:
+    """Submit tasks for those of these rows whose tasks are gone; return all of them."""
+    rows = [RowToIsolate(row.row, row.id, row.problem) for row in isolated.rows]
+    found = submit(task, manifest, graph_id, isolated.chunk, isolated.values, rows)
+    if found != isolated:
+        outputs.annotate_part(manifest.folder, isolated.chunk, found.to_json())
+    return found

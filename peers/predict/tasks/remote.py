@@ -1,4 +1,4 @@
-"""Calls of a model that is waited for: bounded, repeated, and left alone by all peers together."""
+"""Call a remote model: with a time limit, with retries, and with a backoff that all peers share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from peers.predict import models
 from peers.predict.errors import EndpointError, ModelError, RowError
 from peers.predict.kinds import cooldown_name
 from peers.predict.models.time_limit import limited
-from peers.predict.tasks.answers import Answers, key_of
+from peers.predict.tasks.response_cache import ResponseCache, request_key
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,50 +24,49 @@ if TYPE_CHECKING:
     from peers.predict.spec import Manifest
 
 _PAUSES: Final = (0.2, 1.0)
-"""Seconds before an endpoint that failed is asked again, before rows are looked at one by one."""
-
+"""Seconds before a failed request is repeated. After that the batch is bisected."""
 
 _OPEN: Final = nullcontext()
 
 
 @cache
 def one_at_a_time(_ref: str) -> asyncio.Semaphore:
-    """Return what lets one request at a time through, for rows of this model that stand alone."""
+    """Return the semaphore that serializes the requests for isolated rows of this model."""
     return asyncio.Semaphore(1)
 
 
 @cache
-def _absences_of(_ref: str) -> models.Absences:
-    return models.Absences()
+def _backoff_of(_ref: str) -> models.Backoff:
+    return models.Backoff()
 
 
 async def predict_remotely(
     model: Model, manifest: Manifest, table: pa.Table, task: CurrentTask,
-    gate: AbstractAsyncContextManager[Any] = _OPEN, answers: Answers | None = None,
+    gate: AbstractAsyncContextManager[Any] = _OPEN, cache: ResponseCache | None = None,
 ) -> Predictions:  # fmt: skip
-    """Predict these rows on behalf of `task`; each request is made within `gate`.
+    """Predict these rows for `task`; each request is made within `gate`.
 
-    `answers`: those of earlier attempts are not asked for again. Raises Reject for a model that
-    breaks its contract, EndpointError for one that fails or takes too long, Snooze for one that
-    cannot be asked now, and whatever a callable raises.
+    A request whose response is in `cache` is not repeated. Raises Reject for a model that breaks
+    its contract, EndpointError for one that fails or takes too long, Snooze for one that is busy or
+    unavailable, and whatever a callable raises.
     """
     if manifest.model.kind != "http":
-        with limited(task, manifest.timeout):  # it may keep the loop to itself
+        with limited(task, manifest.timeout):  # a callable may block the event loop
             return await _repeated(partial(_once, model, manifest, table, gate))
-    endpoint = _Endpoint(model, manifest, task, gate, answers)
+    endpoint = _Endpoint(model, manifest, task, gate, cache)
     if manifest.model.protocol == "openai":
         return await endpoint.predict_one_by_one(table)
     return await endpoint.predict(table)
 
 
 async def _repeated(once: Callable[[], Awaitable[Predictions]]) -> Predictions:
-    """Make the call; repeat it if it fails, as it may now and then for no fault of a row."""
+    """Make the call; repeat it if it fails, since a network fails now and then."""
     for pause in _PAUSES:
         try:
             return await once()
         except EndpointError as error:
             if isinstance(error.__cause__, TimeoutError):
-                raise  # that took long enough
+                raise  # a repeated call would take as long
             await asyncio.sleep(pause)
     return await once()
 
@@ -85,7 +84,7 @@ async def _once(
         raise Reject(str(error)) from error
     except TimeoutError as error:
         if not limit.expired():
-            raise  # the model's own
+            raise  # raised by the model itself
         raise EndpointError(
             f"{manifest.model.ref} took longer than {manifest.timeout:g} s"
         ) from error
@@ -93,32 +92,32 @@ async def _once(
 
 @dataclass(frozen=True, slots=True)
 class _Endpoint:
-    """A model behind HTTP, which all peers leave alone together."""
+    """A model behind HTTP, with a cooldown that all peers share."""
 
     model: Model
     manifest: Manifest
     task: CurrentTask
     gate: AbstractAsyncContextManager[Any]
-    answers: Answers | None
+    cache: ResponseCache | None
 
     async def predict(self, table: pa.Table) -> Predictions:
         """Predict these rows, in one request."""
-        key = "" if self.answers is None else key_of(table)
-        if self.answers is not None and (earlier := self.answers.recall(key)) is not None:
+        key = "" if self.cache is None else request_key(table)
+        if self.cache is not None and (earlier := self.cache.take(key)) is not None:
             return earlier
         call = partial(_repeated, partial(_once, self.model, self.manifest, table, self.gate))
-        absences = _absences_of(self.manifest.model.ref)
-        found = await models.predict_patiently(
-            call, self.cooldown_left, self.start_cooldown, absences
+        backoff = _backoff_of(self.manifest.model.ref)
+        found = await models.predict_with_backoff(
+            call, self.cooldown_left, self.start_cooldown, backoff
         )
-        if self.answers is not None:
-            self.answers.note(key, found)
+        if self.cache is not None:
+            self.cache.add(key, found)
         return found
 
     async def predict_one_by_one(self, table: pa.Table) -> Predictions:
-        """Predict these rows, in a request for each; an error stands for a row without.
+        """Predict these rows with a request for each; a failed row is represented by its error.
 
-        Raises EndpointError if it fails for the first row: it may fail for all.
+        Raises EndpointError if the first request fails: the endpoint may fail for all.
         """
         predictions: list[Any] = []
         for row in range(table.num_rows):
@@ -133,14 +132,14 @@ class _Endpoint:
         return predictions
 
     async def cooldown_left(self) -> float:
-        """Return for how many seconds to leave it alone; without a database nobody knows."""
+        """Return the rest of the cooldown in seconds; 0 if the database is unreachable."""
         try:
             return await self.task.cooldown_left_async(self._name)
         except DatabaseUnreachable:
             return 0.0
 
     async def start_cooldown(self, seconds: float, reason: str) -> None:
-        """Have it left alone by all; without a database, at least by this task."""
+        """Start a cooldown for all peers; without a database, snooze at least this task."""
         try:
             await self.task.start_cooldown_async(self._name, seconds, reason)
         except DatabaseUnreachable as error:
@@ -148,5 +147,5 @@ class _Endpoint:
 
     @property
     def _name(self) -> str:
-        """What it goes by among the cooldowns."""
+        """The name of the cooldown."""
         return cooldown_name(self.manifest.model.ref)

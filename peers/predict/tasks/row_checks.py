@@ -1,4 +1,4 @@
-"""Which rows are fit for the model: readable, and without gaps that it does not take."""
+"""Find the rows that the model cannot take: unreadable ones, and ones with missing values."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from peers.predict.inputs import Rows
 
 
-def unfit_rows(rows: Rows, manifest: Manifest) -> dict[int, str]:
+def invalid_rows(rows: Rows, manifest: Manifest) -> dict[int, str]:
     """Return why rows cannot be predicted, by their index in the chunk."""
-    unfit = dict(rows.bad)
+    invalid = dict(rows.bad)
     for name in manifest.required:
         for index in _missing(rows.table.column(name)):
-            unfit.setdefault(
+            invalid.setdefault(
                 index,
                 f"the feature {name!r} has no value (NaN or null); --allow-nan sends it anyway",
             )
-    return unfit
+    return invalid
 
 
 def _missing(column: pa.ChunkedArray) -> list[int]:
@@ -35,19 +35,19 @@ def _missing(column: pa.ChunkedArray) -> list[int]:
 
 
 def _has_nan(array: pa.Array) -> bool:
-    """Whether one of these values, of which none is null, is NaN; a fifth of `is_null`'s time."""
+    """Return whether a value of an array without nulls is NaN, in a fifth of `is_null`'s time."""
     if not pa.types.is_floating(array.type) or not len(array):
         return False
     return bool(np.isnan(array.to_numpy().min()))
 
 
-def plain_id(value: object) -> object:
-    """Return an id as jsonb holds it, for people; the output has it as it is in the input."""
+def json_id(value: object) -> object:
+    """Return an id as jsonb can hold it, for display; the output has the original."""
     if value is None or isinstance(value, int):
         return value
-    return plain_text(value)
+    return json_text(value)
 
 
-def plain_text(value: object) -> str:
+def json_text(value: object) -> str:
     """Return a text that jsonb can hold."""
     return str(value).replace("\0", "\N{SYMBOL FOR NULL}").encode(errors="replace").decode()

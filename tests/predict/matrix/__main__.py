@@ -13,8 +13,7 @@ from tests.predict.matrix.cells import cells_of
 from tests.predict.matrix.formats import FORMATS, query_format
 from tests.predict.matrix.learners import LEARNERS
 from tests.predict.matrix.oddities import ODDITIES
-from tests.support.server import Databases, any_server
-from tests.test_readme import as_url
+from tests.support.server import Databases, any_server, as_url
 
 
 def main() -> int:

@@ -18,11 +18,12 @@ from threadpoolctl import threadpool_limits
 from peers.predict import inputs, models
 from peers.predict.errors import PredictError
 from peers.predict.inputs import whole_columns
-from peers.predict.inputs.column_types import Question, decide
+from peers.predict.inputs.column_options import ColumnOptions
+from peers.predict.inputs.column_types import decide
 from peers.predict.models.frames import frame as frame_of
-from peers.predict.outputs.results import Columns
+from peers.predict.predictions import Columns
 from peers.predict.spec import Chunk, Manifest, ModelRef
-from peers.predict.tasks.row_checks import unfit_rows
+from peers.predict.tasks.row_checks import invalid_rows
 from tests.predict.matrix.formats import Format, Written
 from tests.predict.matrix.learners import Fitted, Learner, Unfit
 from tests.predict.matrix.oddities import Oddity
@@ -155,11 +156,11 @@ def planned(
 ) -> tuple[Manifest, list[Chunk]]:
     """The run of such a model on the input, and its chunks."""
     kept = Path(tempfile.mkdtemp(dir=folder))
-    question = Question("the model", types)
+    question = ColumnOptions("the model", types)
     where = inputs.Source(source.place, source.query)
     with inputs.survey(where, kept) as survey:
         decision = decide(signature, survey.schema, question, {})
-        found = whole_columns.noted(survey.settle(decision.schema, kept))
+        found = whole_columns.with_missing_values(survey.settle(decision.schema, kept))
     manifest = Manifest(
         run="cell", name=None, model=ModelRef("sklearn", "m", "d"), input=found,
         source="in", id_column=None, features=decision.features, output=str(folder / "out.parquet"),
@@ -177,4 +178,4 @@ def _tables(manifest: Manifest, chunks: list[Chunk]) -> Iterator[tuple[pa.Table,
 
 def _table(manifest: Manifest, chunk: Chunk) -> tuple[pa.Table, dict[int, str]]:
     rows = inputs.read(manifest.input, chunk, list(manifest.features))
-    return manifest.features_of(rows.table), unfit_rows(rows, manifest)
+    return manifest.features_of(rows.table), invalid_rows(rows, manifest)

@@ -10,7 +10,7 @@ from tests.predict.matrix.cells import cells_of
 from tests.predict.matrix.formats import FORMATS, Format, query_format
 from tests.predict.matrix.learners import LEARNERS
 from tests.predict.matrix.oddities import ODDITIES, Oddity
-from tests.test_readme import as_url
+from tests.support.server import as_url
 
 _SHARE = 4
 """One in so many models is tried here with each input: all are by `make predict-matrix`."""

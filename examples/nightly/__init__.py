@@ -1,0 +1,1 @@
+"""A nightly pipeline as a graph."""

@@ -1,0 +1,1 @@
+"""Handlers whose tasks are submitted in plain SQL."""

@@ -1,0 +1,1 @@
+"""A web application whose photos get thumbnails."""

@@ -1,0 +1,15 @@
+"""Hold what all parts of a peer ask about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+
+@dataclass(slots=True)
+class PeerState:
+    """The identity of the peer, and whether it is draining. Only the main loop changes it."""
+
+    peer_id: UUID | None = None
+    """None before it has joined, and after it has lost its leases."""
+    draining: bool = False

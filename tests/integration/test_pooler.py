@@ -1,0 +1,290 @@
+"""Submitting, and every command, through PgBouncer in transaction mode."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
+
+import peers
+from peers.client.waiter import ResultWaiter
+from peers.database.connection import connect
+from peers.embedded import places
+from peers.embedded.accounts import server_account
+from tests.integration.test_client import sqlalchemy_url
+from tests.support.cli import PATIENCE, Here, join, until
+from tests.support.cli import peers as command
+from tests.support.world import Peer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.server import Connection, Databases
+
+PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="pgbouncer is not installed")
+
+SERVERS = 2
+OFTEN = 12  # more than the five executions after which psycopg prepares
+CONFIGURATION = """
+[databases]
+* = {server}
+[pgbouncer]
+pool_mode = transaction
+default_pool_size = {servers}
+listen_addr =
+unix_socket_dir = {folder}
+auth_type = any
+logfile = {folder}/log
+pidfile = {folder}/pid
+"""
+
+
+@pytest.fixture(scope="module")
+def pooler(databases: Databases) -> Iterator[Path]:
+    """The folder of the socket of a PgBouncer before the server under test."""
+    folder = places.temporary_folder()
+    server = conninfo_to_dict(databases._server_url)
+    line = make_conninfo(**{k: str(v) for k, v in server.items() if k != "dbname"})
+    (folder / "ini").write_text(CONFIGURATION.format(server=line, servers=SERVERS, folder=folder))
+    account = server_account()
+    places.give(folder, account)
+    assert PROGRAM is not None
+    process = subprocess.Popen(
+        [PROGRAM, "-q", str(folder / "ini")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd="/", user=account.uid if os.geteuid() == 0 else None,
+    )  # fmt: skip
+    try:
+        until(lambda: (folder / ".s.PGSQL.6432").exists() or process.poll() is not None, "it")
+        assert process.poll() is None, (folder / "log").read_text()
+        yield folder
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def pooled(pooler: Path, database_url: str) -> str:
+    """The test's database by way of the pooler; its default isolation level is no good for us."""
+    name = conninfo_to_dict(database_url)["dbname"]
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            psycopg.sql.SQL(
+                "alter database {} set default_transaction_isolation to 'repeatable read'"
+            ).format(psycopg.sql.Identifier(str(name)))
+        )
+    return make_conninfo(host=str(pooler), port=6432, user="app", dbname=name)
+
+
+@pytest.fixture
+def others(pooled: str) -> Iterator[Callable[[], None]]:
+    """Other clients of the pooler, who change servers all the time; call: each works as before."""
+    clients = [
+        psycopg.connect(pooled, autocommit=True, prepare_threshold=None) for _ in range(2 * SERVERS)
+    ]
+
+    def check() -> None:
+        for client in clients:
+            row = client.execute(
+                "select current_setting('default_transaction_isolation'),"
+                " current_setting('timezone'), count(*) from pg_prepared_statements"
+            ).fetchone()
+            assert row is not None
+            assert (row[0], row[2]) == ("repeatable read", 0)
+            zones.add(row[1])
+        assert len(zones) == 1, zones
+
+    zones: set[str] = set()
+    check()
+    yield check
+    check()
+    for client in clients:
+        client.close()
+
+
+def count(db: Connection) -> int:
+    """The tasks that there are."""
+    [row] = db.execute("select count(*) as n from peers.task").fetchall()
+    return int(row["n"])
+
+
+@pytest.mark.usefixtures("others")
+def test_submit_and_graph_work_on_their_own(
+    pooled: str, db: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As often as one likes, and under any default of the database."""
+    monkeypatch.setenv("PEERS_DATABASE_URL", pooled)
+    for _ in range(OFTEN):
+        peers.submit("a")
+        with peers.graph() as graph:
+            graph.add("c", depends_on=[graph.add("b")])
+    assert count(db) == 3 * OFTEN
+
+
+def test_results_are_polled(
+    pooled: str, db: Connection, others: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Notifications do not arrive there, so none are asked for; every operation works."""
+    db.execute("set default_transaction_isolation to 'read committed'")
+    peer = Peer(db, UUID(join(db, "a")))
+    asked: list[object] = []
+    monkeypatch.setattr(ResultWaiter, "_register", lambda _self, ids: asked.append(ids))
+    with peers.Client(pooled) as client:
+        for number in range(OFTEN):
+            task_id = client.submit("a", {"n": number})
+            timer = threading.Timer(0.1, lambda: peer.complete(*peer.claim(), result="done"))
+            timer.start()
+            assert client.result(task_id, 20) == "done"
+            timer.join()
+            assert client.get(task_id).state == "completed"
+            assert len(client.find(limit=1, state="completed")) == 1
+            others()
+        waiter = client._waiter
+        assert waiter is not None
+        assert not waiter._is_listening
+    assert asked == []
+
+
+def submit_sync(target: Any, commit: Callable[[], object]) -> None:
+    """Submits a task and a graph, again and again, each in a transaction."""
+    task = peers.task(f"pooler.{id(target)}")(lambda: None)
+    for _ in range(OFTEN):
+        task.submit_in(target)
+        with peers.graph(target) as graph:
+            graph.add("c", depends_on=[graph.add("b")])
+        commit()
+
+
+def read_committed(connection: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
+    """The application's transactions are such that it may submit edges."""
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    return connection
+
+
+def test_an_application_submits_in_its_psycopg_connection(
+    pooled: str, db: Connection, others: Callable[[], None]
+) -> None:
+    """Whose threshold for preparing is left as it is, and never counts for us."""
+    with read_committed(psycopg.connect(pooled)) as own:
+
+        def commit() -> None:
+            own.commit()
+            others()
+
+        submit_sync(own, commit)
+        assert own.prepare_threshold == 5
+    assert count(db) == 3 * OFTEN
+
+
+def test_an_application_submits_in_its_sqlalchemy_session(
+    pooled: str, db: Connection, others: Callable[[], None]
+) -> None:
+    """Session and Connection; statements of the application are none of our business."""
+    engine = create_engine(sqlalchemy_url(pooled), isolation_level="READ COMMITTED")
+    with Session(engine) as session:
+
+        def commit() -> None:
+            session.commit()
+            others()
+
+        submit_sync(session, commit)
+        driver = session.connection().connection.driver_connection
+        assert driver is not None
+        assert driver.prepare_threshold == 5
+    with engine.connect() as connection:
+        submit_sync(connection, connection.commit)
+        connection.execute(text("select 1"))
+    engine.dispose()
+    assert count(db) == 6 * OFTEN
+
+
+def test_an_application_submits_asynchronously(
+    pooled: str, db: Connection, others: Callable[[], None]
+) -> None:
+    """The same in psycopg's and SQLAlchemy's async connections."""
+    pytest.importorskip("greenlet", reason="SQLAlchemy's asyncio needs greenlet")
+    from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+    task = peers.task("pooler.async")(lambda: None)
+
+    async def often(target: Any) -> None:
+        for _ in range(OFTEN):
+            await task.submit_in(target)
+            async with peers.graph(target) as graph:
+                graph.add("c", depends_on=[graph.add("b")])
+            await target.commit()
+            others()
+
+    async def main() -> None:
+        async with await psycopg.AsyncConnection.connect(pooled) as own:
+            await own.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
+            await often(own)
+        engine = create_async_engine(sqlalchemy_url(pooled), isolation_level="READ COMMITTED")
+        async with AsyncSession(engine) as session:
+            await often(session)
+        async with engine.connect() as connection:
+            await often(connection)
+        await engine.dispose()
+
+    asyncio.run(main())
+    assert count(db) == 9 * OFTEN
+
+
+def test_every_command_works_through_a_pooler(
+    pooled: str,
+    db: Connection,
+    others: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """They do what they do, and leave nothing behind in the pooler's connections."""
+    assert command("migrate", url=pooled).code == 0
+    here = Here(pooled, monkeypatch, capsys)
+    db.execute("set default_transaction_isolation to 'read committed'")
+    peer = join(db, "a")
+    for words in (
+        ["submit", "a"], ["submit", "a", "--after", "1"], ["submit", "z"],
+        ["change", "2", "--priority", "7"], ["change", "2", "--in", "1s"], ["cancel", "2"],
+        ["pause", "default"], ["resume", "default"], ["check", "--repair"], ["explain", "1"],
+        ["status", "--running", "--json"], ["dead", "list"], ["dead", "retry", "--all"],
+    ):  # fmt: skip
+        found = here(*words)
+        assert found.code in (0, 1), (words, found)
+        assert "Traceback" not in found.err
+        others()
+    [claim] = db.execute("select task_id, token from peers.claim(%s, 'default', 9)", (peer,))
+    failure = {"task_id": claim["task_id"], "token": str(claim["token"]), "error_type": "E"}
+    db.execute(
+        "select from peers.fail(%s, %s::jsonb)",
+        (peer, psycopg.types.json.Jsonb([{**failure, "reject": True}])),
+    )
+    for words, code in (
+        (["dead", "show", "1"], 0), (["dead", "retry", "1"], 0), (["cancel", "1"], 0),
+        (["prune", "--older-than", "0s"], 0), (["explain", "1"], 4),
+    ):  # fmt: skip
+        assert here(*words).code == code, words
+    assert count(db) == 1
+
+
+def test_what_is_set_for_a_session_would_reach_others(
+    pooled: str, others: Callable[[], None]
+) -> None:
+    """The check sees it when a connection of ours is not made for a pooler (a broken variant)."""
+    with connect(pooled, application_name="careless"):
+        with pytest.raises(AssertionError):
+            others()
+        with psycopg.connect(pooled, autocommit=True, prepare_threshold=None) as admin:
+            for _ in range(OFTEN):  # for the fixture's last look
+                admin.execute("reset default_transaction_isolation")

@@ -1,0 +1,1 @@
+"""Generate the reference pages in docs/ from the code: `python -m tools.docs`."""
