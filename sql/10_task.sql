@@ -1,6 +1,6 @@
 -- What applications insert: tasks, the edges between them, and the graphs that tasks belong to.
 --
--- Files 10 to 19 create tables. They are applied once; a later change of a table is a numbered migration.
+-- Files 10 to 18 create tables. They are applied once; a later change of a table is a file 19_NNNN_reason.sql.
 
 do $$
 begin
