@@ -120,7 +120,8 @@ comment on column peers.dependency.child_id is 'The task that waits.';
 comment on column peers.dependency.on_parent_failure is
     'What happens to the child when the parent dies or is cancelled.';
 comment on column peers.dependency.waived is
-    'The parent failed and the policy is run: the child never waits for this edge again. Kept by the scheduler.';
+    'The parent was dead or cancelled at some time and the policy is run: the child never waits for this edge again. '
+    'Kept by the scheduler.';
 comment on column peers.dependency.added_later is
     'The child is older than the transaction that inserted the edge. Kept by the scheduler.';
 comment on column peers.dependency.created_xid is 'The transaction that inserted the edge.';
