@@ -16,8 +16,8 @@ from peers.client.task import read_result, submission
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
+    from peers.client.options import OptionFields
     from peers.client.statements import Request
-    from peers.client.submission import OptionFields
     from peers.client.task import Task
 
 P = ParamSpec("P")
@@ -64,6 +64,7 @@ class AsyncClient:
     pause = as_async_method(operations.pause)
     resume = as_async_method(operations.resume)
     graph_status = as_async_method(operations.graph_status)
+    find_graphs = as_async_method(operations.find_graphs)
     cancel_graph = as_async_method(operations.cancel_graph)
     pause_graph = as_async_method(operations.pause_graph)
     resume_graph = as_async_method(operations.resume_graph)

@@ -27,9 +27,9 @@ from peers.errors import PeersError
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
+    from peers.client.options import OptionFields
     from peers.client.records import Outcome
     from peers.client.statements import Request
-    from peers.client.submission import OptionFields
     from peers.client.task import Task
     from peers.database.connection import Connection
     from peers.database.deadlines import BoundedConnection
@@ -102,6 +102,7 @@ class Client:
     pause = as_method(operations.pause)
     resume = as_method(operations.resume)
     graph_status = as_method(operations.graph_status)
+    find_graphs = as_method(operations.find_graphs)
     cancel_graph = as_method(operations.cancel_graph)
     pause_graph = as_method(operations.pause_graph)
     resume_graph = as_method(operations.resume_graph)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from peers.client.node import Node
+from peers.client.options import Document, OptionFields, Options
 from peers.client.records import SubmittedGraph
 from peers.client.statements import SUBMIT_GRAPH, Request
-from peers.client.submission import Document, OptionFields, Options, document, plain_json
+from peers.client.submission import document, plain_json
 from peers.client.targets import is_async_target
 from peers.client.task import Task
 from peers.client.transport import perform, perform_async, perform_in, perform_in_async

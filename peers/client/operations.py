@@ -10,16 +10,17 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from peers.client import statements
+from peers.client.options import OptionFields, Options, interval
 from peers.client.statements import Request, find_statement
-from peers.client.submission import OptionFields, Options, document, plain_json, seconds
+from peers.client.submission import document, plain_json
 from peers.errors import BadTask
 from peers.types import TaskState
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from peers.client.options import Span
     from peers.client.records import GraphStatus, TaskRecord
-    from peers.client.submission import Span
 
 FIND_LIMIT_MAX: Final = 1000
 
@@ -55,8 +56,7 @@ def find(
     smaller id, for the next page: `find(before=tasks[-1].id)`. Completed and cancelled tasks are
     found by reading tasks from the newest one on: filter by graph where you can. Raises BadTask.
     """
-    if not 1 <= limit <= FIND_LIMIT_MAX:
-        raise BadTask(f"limit must be 1 to {FIND_LIMIT_MAX}, not {limit}", "Ask page by page.")
+    _require_limit(limit)
     if state is not None and state not in list(TaskState):
         raise BadTask(f"state must be one of {', '.join(TaskState)}, not {state!r}")
     wanted = None if state is None else TaskState(state)
@@ -108,6 +108,7 @@ def change(
     *,
     priority: int | None = None,
     scheduled_at: datetime | None = None,
+    delay: Span | None = None,
     args: Mapping[str, object] | None = None,
     max_attempts: int | None = None,
     timeout: Span | None = None,
@@ -117,13 +118,15 @@ def change(
     Raises TaskNotFound, BadTask, and ChildStarted when the task has started or ended.
     """
     Options(
-        priority=priority, scheduled_at=scheduled_at, max_attempts=max_attempts, timeout=timeout
-    )
+        priority=priority, scheduled_at=scheduled_at, delay=delay, max_attempts=max_attempts,
+        timeout=timeout,
+    )  # fmt: skip
     values = {
         "id": id, "priority": priority, "max_attempts": max_attempts,
         "scheduled_at": None if scheduled_at is None else scheduled_at.isoformat(),
         "args": None if args is None else plain_json("args", args),
-        "timeout": None if timeout is None else f"{seconds(timeout):.6f} seconds",
+        "delay": interval(delay),
+        "timeout": interval(timeout),
     }  # fmt: skip
     given = {name: value for name, value in values.items() if value is not None}
     return Request(statements.CHANGE, given)
@@ -144,8 +147,25 @@ def graph_status(graph: int) -> Request[GraphStatus]:
     return Request(statements.GRAPH_STATUS, {"graph": graph})
 
 
+def find_graphs(
+    *,
+    name: str | None = None,
+    paused: bool | None = None,
+    limit: int = 100,
+    before: int | None = None,
+) -> Request[list[GraphStatus]]:
+    """Return how far the graphs are that match all of these filters, the newest first.
+
+    limit: 1 to 1000. before: only graphs with a smaller id, for the next page. Raises BadTask.
+    """
+    _require_limit(limit)
+    filters = {"name": name, "paused": paused, "limit": limit, "before": before}
+    given = {name: value for name, value in filters.items() if value is not None}
+    return Request(statements.FIND_GRAPHS, given)
+
+
 def cancel_graph(graph: int) -> Request[int]:
-    """Cancel the tasks of a graph that have not ended, and return how many.
+    """Cancel the unfinished tasks of a graph, dead ones included, and return how many.
 
     Raises GraphNotFound.
     """
@@ -165,6 +185,11 @@ def resume_graph(graph: int) -> Request[int]:
 def retry_graph(graph: int) -> Request[int]:
     """Run all dead tasks of a graph again, and return how many. Raises GraphNotFound."""
     return Request(statements.RETRY_GRAPH, {"graph": graph})
+
+
+def _require_limit(limit: int) -> None:
+    if not 1 <= limit <= FIND_LIMIT_MAX:
+        raise BadTask(f"limit must be 1 to {FIND_LIMIT_MAX}, not {limit}", "Ask page by page.")
 
 
 def _ids(ids: int | Iterable[int]) -> list[int]:

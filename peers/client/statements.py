@@ -197,6 +197,30 @@ GRAPH_STATUS: Final = Statement(
     is_read_only=True,
 )
 
+
+def _graph_statuses(rows: Any) -> list[GraphStatus]:
+    return [GraphStatus.from_json(row) for row in rows]
+
+
+FIND_GRAPHS: Final = Statement(
+    "find_graphs",
+    """
+    select coalesce(jsonb_agg(to_jsonb(s) order by found.id desc), '[]')::text
+    from (
+        select g.id
+        from (select cast(:document as jsonb)) as request(d), peers.graph g
+        where g.id < coalesce((d ->> 'before')::bigint, 9223372036854775807)
+          and (d ->> 'name' is null or g.name = d ->> 'name')
+          and (d ->> 'paused' is null or (g.paused_at is not null) = (d ->> 'paused')::boolean)
+        order by g.id desc limit (select (d ->> 'limit')::bigint from
+            (select cast(:document as jsonb)) as bound(d))
+    ) as found
+    cross join lateral (select * from peers.graph_status v where v.graph_id = found.id) as s
+    """,
+    _graph_statuses,
+    is_read_only=True,
+)
+
 # ---------------------------------------------------------------------------------------- changing
 
 
@@ -230,8 +254,8 @@ CHANGE: Final = Statement(
     "change",
     """
     select to_json(peers.change((d ->> 'id')::bigint, (d ->> 'priority')::integer,
-        (d ->> 'scheduled_at')::timestamptz, d -> 'args', (d ->> 'max_attempts')::integer,
-        (d ->> 'timeout')::interval)::text)::text
+        coalesce((d ->> 'scheduled_at')::timestamptz, peers.now() + (d ->> 'delay')::interval),
+        d -> 'args', (d ->> 'max_attempts')::integer, (d ->> 'timeout')::interval)::text)::text
     from (select cast(:document as jsonb)) as request(d)
     """,
     _nothing,
@@ -268,8 +292,9 @@ RESUME_GRAPH: Final = Statement(
 )
 
 _ALL: Final[list[Statement[Any]]] = [
-    SUBMIT, SUBMIT_GRAPH, *_FINDS.values(), GET, OUTCOMES, EXPLAIN, GRAPH_STATUS, CANCEL, RETRY,
-    DISCARD, CHANGE, PAUSE, RESUME, CANCEL_GRAPH, RETRY_GRAPH, PAUSE_GRAPH, RESUME_GRAPH,
+    SUBMIT, SUBMIT_GRAPH, *_FINDS.values(), GET, OUTCOMES, EXPLAIN, GRAPH_STATUS, FIND_GRAPHS,
+    CANCEL, RETRY, DISCARD, CHANGE, PAUSE, RESUME,
+    CANCEL_GRAPH, RETRY_GRAPH, PAUSE_GRAPH, RESUME_GRAPH,
 ]  # fmt: skip
 STATEMENTS: Final = {statement.name: statement for statement in _ALL}
 """All of them by name: a handler sends the name to its peer."""

@@ -23,9 +23,10 @@ from typing import (
 
 from peers.client import operations
 from peers.client.node import Node
+from peers.client.options import OptionFields, Options, Span
 from peers.client.results import wait, wait_async
 from peers.client.statements import SUBMIT, Request
-from peers.client.submission import OptionFields, Options, Span, document
+from peers.client.submission import document
 from peers.client.targets import is_async_target
 from peers.client.transport import perform, perform_async, perform_in, perform_in_async
 from peers.errors import ArgsInvalid, BadTask

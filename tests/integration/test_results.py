@@ -453,6 +453,34 @@ def test_a_graph_has_an_identity(peer: Peer) -> None:
     assert status.finished_at is not None
 
 
+def test_graphs_are_found_by_name_and_page_by_page() -> None:
+    """The newest comes first; filters are combined."""
+    ids = []
+    for name in ("nightly", "hourly", "nightly"):
+        with peers.graph(name=name) as graph:
+            graph.add("a")
+        ids.append(graph.id)
+    assert [graph.id for graph in peers.find_graphs()] == ids[::-1]
+    assert [graph.id for graph in peers.find_graphs(name="nightly")] == [ids[2], ids[0]]
+    assert [graph.id for graph in peers.find_graphs(limit=1, before=ids[2])] == [ids[1]]
+    peers.pause_graph(ids[0])
+    assert [graph.id for graph in peers.find_graphs(paused=True)] == [ids[0]]
+    assert [graph.id for graph in peers.find_graphs(name="nightly", paused=False)] == [ids[2]]
+    with pytest.raises(peers.BadTask, match="limit must be 1 to 1000"):
+        peers.find_graphs(limit=0)
+
+
+def test_a_change_by_a_delay_counts_from_the_database_s_clock() -> None:
+    """It excludes a time, as at the submission."""
+    task = peers.submit("a")
+    peers.change(task, delay=3600)
+    found = peers.get(task)
+    assert found.state == "scheduled"
+    assert 3590 < (found.scheduled_at - found.created_at).total_seconds() < 3700
+    with pytest.raises(peers.BadTask, match="exclude each other"):
+        peers.change(task, delay=1, scheduled_at=found.scheduled_at)
+
+
 @pytest.mark.parametrize("verb", ["graph_status", "cancel_graph", "pause_graph", "retry_graph"])
 def test_a_graph_that_is_not_there(verb: str) -> None:
     """Every operation says so."""

@@ -17,7 +17,8 @@ import pydantic
 import pytest
 
 from peers import handlers
-from peers.client.submission import Options, document
+from peers.client.options import Options
+from peers.client.submission import document
 from peers.context import CurrentTask, current_task, enter
 from peers.errors import ArgsInvalid, ResultInvalid
 from peers.handlers import Handler
