@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 
 class Scheduler(Protocol):
-    """The way from a handler to the scheduler, through the worker's parent process."""
+    """The way from a handler to the scheduler, through the peer process."""
 
     def call(self, execution_id: int, verb: str, payload: object) -> Any:
         """Send a request and return the answer."""

@@ -1,6 +1,6 @@
 -- What applications insert: tasks, the edges between them, and the graphs that tasks belong to.
 --
--- Files 10 to 19 create tables. They are applied once; a later change of a table is a numbered migration.
+-- Files 10 to 18 create tables. They are applied once; a later change of a table is a file 19_NNNN_reason.sql.
 
 do $$
 begin
@@ -120,7 +120,8 @@ comment on column peers.dependency.child_id is 'The task that waits.';
 comment on column peers.dependency.on_parent_failure is
     'What happens to the child when the parent dies or is cancelled.';
 comment on column peers.dependency.waived is
-    'The parent failed and the policy is run: the child never waits for this edge again. Kept by the scheduler.';
+    'The parent was dead or cancelled at some time and the policy is run: the child never waits for this edge again. '
+    'Kept by the scheduler.';
 comment on column peers.dependency.added_later is
     'The child is older than the transaction that inserted the edge. Kept by the scheduler.';
 comment on column peers.dependency.created_xid is 'The transaction that inserted the edge.';

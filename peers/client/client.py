@@ -17,10 +17,10 @@ from peers.client import operations
 from peers.client.forms import as_method
 from peers.client.graph import Graph, GraphOptions
 from peers.client.pool import Pool
+from peers.client.result_thread import ResultThread
 from peers.client.task import read_result, submission
 from peers.client.transaction import LazyConnection, read_again_after_loss, run_once
 from peers.client.transport import perform_text
-from peers.client.waiter import ResultWaiter
 from peers.database.connection import connect
 from peers.errors import PeersError
 
@@ -67,7 +67,7 @@ class Client:
         self._lock = threading.Lock()
         self._is_closed = False
         self._pool: Pool | None = None
-        self._waiter: ResultWaiter | None = None
+        self._waiter: ResultThread | None = None
         self._threads: ThreadPoolExecutor | None = None
         _clients.add(self)
 
@@ -207,11 +207,11 @@ class Client:
                 self._pool = Pool(self._connect, self._max_connections)
             return self._pool
 
-    def _open_waiter(self) -> ResultWaiter:
+    def _open_waiter(self) -> ResultThread:
         with self._lock:
             self._require_open()
             if self._waiter is None:
-                self._waiter = ResultWaiter(self._connect)
+                self._waiter = ResultThread(self._connect)
             return self._waiter
 
     def _require_open(self) -> None:

@@ -1,4 +1,4 @@
-"""Waiting for the result of a task, with the default client or from a handler."""
+"""The functions `peers.result` and `result_async`: with the default client, or from a handler."""
 
 # ruff: noqa: ASYNC109 - the sync and the async form take the same arguments
 

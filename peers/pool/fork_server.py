@@ -1,6 +1,6 @@
-"""The parent's side of a fork server: a process that has imported the app and forks workers.
+"""The peer's side of a fork server: a process that has imported the app and forks workers.
 
-The parent never blocks on it. It reads answers when the selector says so, and gives up a server
+The peer never blocks on it. It reads answers when the selector says so, and gives up a server
 that does not answer in time.
 """
 

@@ -1,4 +1,4 @@
-"""The parent's side of the process that kills what workers leave behind when the peer is killed."""
+"""The peer's side of the process that kills what workers leave behind when the peer is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One worker process, as its parent sees it. The parent never blocks on it."""
+"""One worker process, as its peer sees it. The peer never blocks on it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 class WorkerConnection:
-    """What connects a worker with its parent: a socket, and the running marker.
+    """What connects a worker with its peer: a socket, and the running marker.
 
     `theirs` and `marker_fd` are the worker's ends, to be closed once it has them. Raises `OSError`,
     and leaves nothing behind.

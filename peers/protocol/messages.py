@@ -1,9 +1,9 @@
 """The messages between a peer and its workers: msgpack over a Unix socket.
 
-Args and results stay the JSON text that they are in the database. The parent passes them on as
+Args and results stay the JSON text that they are in the database. The peer passes them on as
 bytes and never parses them.
 
-An `execution_id` is the parent's own number for one task that it assigned to one worker. A task
+An `execution_id` is the peer's own number for one task that it assigned to one worker. A task
 that is assigned again gets a new one, so a late outcome cannot be taken for one of the new
 execution. The tasks of an assignment have consecutive execution ids.
 """

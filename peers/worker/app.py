@@ -18,7 +18,7 @@ def import_app(app: str) -> ImportFailed | None:
             importlib.import_module(module)
         for handler in registry().values():
             handler.resolve()
-    except BaseException as error:  # noqa: BLE001  # whatever user code raises, the parent reports it
+    except BaseException as error:  # noqa: BLE001  # whatever user code raises, the peer reports it
         has_own_frames = keep_own_frames(error)
         told = describe(error)
         trace = told.traceback if has_own_frames else None

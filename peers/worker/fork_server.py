@@ -147,6 +147,6 @@ def _send(control: socket.socket, message: FromForkServer) -> None:
 
 
 if __name__ == "__main__":
-    logs.configure(*sys.argv[4:])  # type: ignore[arg-type]  # the parent has checked them
+    logs.configure(*sys.argv[4:])  # type: ignore[arg-type]  # the peer has checked them
     main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
     exit_now()

@@ -69,7 +69,7 @@ class HandlerExited(RuntimeError):  # noqa: N818 - a name says what is the matte
 class MarkedCoroutine(Coroutine[Any, Any, Any]):
     """A coroutine that sets the running marker to its call while it has the loop.
 
-    So the parent can tell which handler crashed the worker, and which one does not yield.
+    So the peer can tell which handler crashed the worker, and which one does not yield.
     """
 
     def __init__(

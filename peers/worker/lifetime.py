@@ -15,7 +15,7 @@ _ARG_START: Final = 45
 
 
 def die_with_parent(parent: int) -> None:
-    """Let the kernel kill this process when its parent dies, even while a handler holds the GIL."""
+    """Let the kernel kill this process when its peer dies, even while a handler holds the GIL."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)

@@ -57,7 +57,7 @@ class SyncLoop:
         channel.limit = self._limit
 
     def run(self) -> None:
-        """Run tasks until the parent says stop."""
+        """Run tasks until the peer says stop."""
         self._channel.start_reader(self._handle)
         while (work := self._next()) is not None:
             if isinstance(work, AssignedTask):

@@ -1,4 +1,4 @@
-"""Turn what a handler returned or raised into the outcome that the parent records."""
+"""Turn what a handler returned or raised into the outcome that the peer records."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from peers.worker.loop_sync import SyncLoop
 
 
 def work(channel: Channel, marker_fd: int) -> None:
-    """Say hello, and run the tasks that the parent sends until it says stop."""
+    """Say hello, and run the tasks that the peer sends until it says stop."""
     marker = RunningMarker(marker_fd, writable=True)
     channel.send(Hello(declared_kinds()))
     # Nobody interrupts a worker from outside. A handler that does (`_thread.interrupt_main`) would

@@ -14,7 +14,7 @@ import pytest
 
 import peers
 from peers import context
-from peers.client import waiter
+from peers.client import result_thread
 from peers.client.client import Client
 from tests.integration.test_client import Parent
 from tests.support.world import Peer, states
@@ -258,8 +258,8 @@ def test_a_timeout_ends_the_wait_only(db: Connection) -> None:
 
 @pytest.fixture
 def _slow_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = waiter._Pace(first=30.0, longest=30.0, growth=1.0)
-    monkeypatch.setattr(waiter, "_LISTENING", slow)
+    slow = result_thread._Pace(first=30.0, longest=30.0, growth=1.0)
+    monkeypatch.setattr(result_thread, "_LISTENING", slow)
 
 
 @pytest.mark.usefixtures("_slow_polls")

@@ -1,4 +1,4 @@
-"""Waiting for results: one thread and one connection for all tasks that a process waits for.
+"""The thread that waits for results: one, with one connection, for all waits of a `Client`.
 
 The thread polls, with a pause that grows, and a notification makes it poll at once. Behind a pooler
 in transaction mode it only polls, because notifications do not arrive there.
@@ -60,7 +60,7 @@ class _Awaited:
     registered_at: float = float("-inf")
 
 
-class ResultWaiter:
+class ResultThread:
     """Tells when tasks end. The thread and its connection exist only while they are needed.
 
     A lost database only delays the results. The first failure to connect, though, is reported.
