@@ -51,12 +51,15 @@ def find(
 ) -> Request[list[TaskRecord]]:
     """Return the tasks that match all of these filters, the newest first.
 
-    metadata: what the task's own metadata contains. limit: 1 to 1000. before: only tasks with a
-    smaller id, for the next page: `find(before=tasks[-1].id)`. Completed and cancelled tasks are
-    found by reading tasks from the newest one on: filter by graph where you can. Raises BadTask.
+    metadata: a part of the task's own metadata. limit: 1 to 1000. before: only tasks with a smaller
+    id, for the next page: `find(before=tasks[-1].id)`. No index finds completed and cancelled
+    tasks; tasks are read from the newest one on, so filter by graph where you can. Raises BadTask.
     """
     if not 1 <= limit <= FIND_LIMIT_MAX:
-        raise BadTask(f"limit must be 1 to {FIND_LIMIT_MAX}, not {limit}", "Ask page by page.")
+        raise BadTask(
+            f"limit must be 1 to {FIND_LIMIT_MAX}, not {limit}",
+            "Read more tasks in pages, with before=tasks[-1].id.",
+        )
     if state is not None and state not in list(TaskState):
         raise BadTask(f"state must be one of {', '.join(TaskState)}, not {state!r}")
     wanted = None if state is None else TaskState(state)
@@ -70,7 +73,7 @@ def find(
 
 
 def explain(id: int) -> Request[str]:
-    """Return in words why a task is not running, or how it ended. Raises TaskNotFound."""
+    """Return a sentence: why a task is not running, or how it ended. Raises TaskNotFound."""
     return Request(statements.EXPLAIN, {"id": id})
 
 
@@ -96,7 +99,7 @@ def retry(ids: int | Iterable[int], args: Mapping[str, object] | None = None) ->
 
 
 def discard(ids: int | Iterable[int]) -> Request[int]:
-    """Give dead tasks up and return how many: they end cancelled, and so do tasks held by them.
+    """Discard dead tasks and return how many. They end cancelled, as do the tasks that they hold.
 
     Either all of them are discarded or none. Raises TaskNotFound, NotDead.
     """
