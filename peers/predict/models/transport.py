@@ -1,4 +1,4 @@
-"""Send requests to an endpoint, and tell what each kind of answer means for the rows."""
+"""Send requests to an endpoint, and decide what each kind of response means for the rows."""
 
 from __future__ import annotations
 
