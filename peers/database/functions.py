@@ -1,4 +1,4 @@
-"""Call the functions of the database: one typed function for each, under the same name.
+"""Call the functions of the database that peers and commands need, each under its own name.
 
 The first argument is the connection, and the others are the same as in SQL. An error of the
 database is raised as a class of peers.errors. A lost connection stays psycopg's error (see
@@ -338,32 +338,6 @@ def pause(connection: Connection, queue: str) -> None:
 def resume(connection: Connection, queue: str) -> None:
     """Allow claims from a paused queue again."""
     _rows(connection, "select peers.resume(%s)", queue)
-
-
-def cancel_graph(connection: Connection, id: int) -> int:
-    """Cancel all tasks of a graph that have not ended, and return how many."""
-    return _changed_tasks(connection, "select peers.cancel_graph(%s)", id)
-
-
-def pause_graph(connection: Connection, id: int) -> int:
-    """Stop claims of a graph's tasks, and return how many of them are ready."""
-    return _changed_tasks(connection, "select peers.pause_graph(%s)", id)
-
-
-def resume_graph(connection: Connection, id: int) -> int:
-    """Allow claims of a paused graph's tasks again, and return how many of them are ready."""
-    return _changed_tasks(connection, "select peers.resume_graph(%s)", id)
-
-
-def retry_graph(connection: Connection, id: int) -> int:
-    """Run all dead letters of a graph again with new attempts, and return how many."""
-    return _changed_tasks(connection, "select peers.retry_graph(%s)", id)
-
-
-def _changed_tasks(connection: Connection, query: LiteralString, graph_id: int) -> int:
-    """Call one of the functions above. Raises GraphNotFound if there is no such graph."""
-    count: int = _value(connection, query, graph_id)
-    return count
 
 
 def prune(

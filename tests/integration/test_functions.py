@@ -178,25 +178,6 @@ def test_waiting_tasks_are_changed_promoted_and_pruned(connection: Connection, p
     assert functions.prune(connection, timedelta(0)) == (1, 1, True)
 
 
-def test_graphs_are_paused_resumed_retried_and_cancelled(
-    connection: Connection, peer: UUID
-) -> None:
-    """Each function returns how many tasks it changed."""
-    [(graph,)] = connection.execute(
-        "insert into peers.graph (name) values ('g') returning id"
-    ).fetchall()
-    for _ in range(3):
-        submit(connection, "a", graph_id=graph)
-    [task] = functions.claim(connection, peer, "default", 1)
-    failure = {"task_id": task.task_id, "token": task.token, "error_type": "E", "reject": True}
-    functions.fail(connection, peer, [failure])
-    assert functions.pause_graph(connection, graph) == 2
-    assert functions.claim(connection, peer, "default", 3) == []
-    assert functions.resume_graph(connection, graph) == 2
-    assert functions.retry_graph(connection, graph) == 1
-    assert functions.cancel_graph(connection, graph) == 3
-
-
 def test_queues_are_paused_and_unrunnable_kinds_are_told(connection: Connection) -> None:
     """The alarm has a count and an age."""
     task_id = submit(connection, "nobody", queue="q")
@@ -216,7 +197,7 @@ CYCLE = (
 NUL = b'{"x": "\\u0000"}'
 REFUSALS: list[tuple[type[errors.PeersError], str, Callable[[Connection], object]]] = [
     (errors.CycleError, "a -> b -> a|b -> a -> b", lambda c: submit_graph(c, CYCLE)),
-    (errors.GraphNotFound, "no graph 999", lambda c: functions.pause_graph(c, 999)),
+    (errors.GraphNotFound, "no graph 999", lambda c: submit(c, "a", graph_id=999)),
     (errors.NotDead, "not a dead letter", lambda c: functions.retry(c, submit(c, "a"))),
     (errors.ContractMismatch, "version 2", lambda c: functions.join(c, "h", 1, {}, [], LEASE, 2)),
     (errors.BadGraph, "no task 999", lambda c: submit(c, "a", depends_on=[999])),
