@@ -39,7 +39,7 @@ class Deadlines:
         timeout = lease.task.timeout
         if self.asynchronous and timeout is not None:
             due = time.monotonic() + timeout * calls + _ASYNC_GRACE
-            reason = KillReason(lease.execution_id, "timeout", _overran(timeout))
+            reason = KillReason(lease.execution_id, "timeout", _exceeded(timeout))
             self._kill_at[lease.execution_id] = (due, reason)
 
     def add_cancelled(self, execution_id: int, grace: float) -> None:
@@ -52,7 +52,7 @@ class Deadlines:
         """Forget a task that has ended."""
         self._kill_at.pop(execution_id, None)
 
-    def overrun(self, running: Running, now: float) -> KillReason | None:
+    def exceeded(self, running: Running, now: float) -> KillReason | None:
         """Return why to kill the worker for the handler that runs; None: it may run on."""
         execution_id, _, since = running
         lease = self._leases.get(execution_id)
@@ -61,7 +61,7 @@ class Deadlines:
         timeout = lease.task.timeout
         grace = _ASYNC_GRACE if self.asynchronous else 0.0
         if timeout is not None and now - since > timeout + grace:
-            return KillReason(execution_id, "timeout", _overran(timeout))
+            return KillReason(execution_id, "timeout", _exceeded(timeout))
         if now > self._marker.kill_at() + grace:
             return KillReason(execution_id, "timeout", _EXCEEDED_KILL_AFTER)
         return None
@@ -107,5 +107,5 @@ class Deadlines:
         return due
 
 
-def _overran(timeout: float) -> str:
+def _exceeded(timeout: float) -> str:
     return f"ran longer than its timeout of {timeout:g} s"

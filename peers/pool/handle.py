@@ -200,7 +200,7 @@ class WorkerHandle:
         if not self.leases or self._killed_for is not None:
             return
         running = self.process.marker.running()
-        reason = self._deadlines.overrun(running, now)
+        reason = self._deadlines.exceeded(running, now)
         if reason is None:
             if len(self._calls) > 1 and self._deadlines.is_slow(running, now):
                 self.recall()

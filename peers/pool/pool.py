@@ -141,7 +141,7 @@ class WorkerPool:
     # ------------------------------------------------------------------------------ turn by turn
 
     def tick(self, now: float) -> None:
-        """Kill workers that overran, recall what waits behind slow handlers, start new workers."""
+        """Kill workers that exceeded a time limit, recall waiting tasks, start workers."""
         self._orphans.ensure()
         for worker in self._workers:
             worker.watch(now)
