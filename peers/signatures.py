@@ -1,4 +1,4 @@
-"""What a handler takes and returns, read from its signature.
+"""Read from a handler's signature what it takes and returns.
 
 A name that exists for type checkers only cannot be resolved at run time. An argument with such an
 annotation is not checked.
@@ -113,8 +113,8 @@ def of_rows(function: Callable[..., Any]) -> Signature:
 def _require_json(function: Callable[..., Any], name: str, codec: Codec) -> None:
     if not codec.json_types:
         raise TypeError(
-            f"{name_of(function)}: {name!r} is a {codec.name}, which has no JSON form; take what "
-            "the handler can make it from"
+            f"{name_of(function)}: {name!r} is a {codec.name}, which has no JSON form; take a "
+            "value from which the handler can make it"
         )
 
 
@@ -140,7 +140,7 @@ class _UnresolvedError(Exception):
 
 
 def _codec_of(function: Callable[..., Any], annotation: Any) -> Codec | None:
-    """Return the codec; None if the annotation, or a type that it is made of, is not there."""
+    """Return the codec; None if the annotation or a part of it cannot be resolved."""
     try:
         return codec_of(_resolve(function, annotation))
     except (_UnresolvedError, NameError):

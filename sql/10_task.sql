@@ -24,7 +24,7 @@ $$;
 comment on type peers.parent_failure_policy is
     'What happens to the child when its parent dies or is cancelled. hold: the child waits until the parent is '
     'retried, and is cancelled when the parent is cancelled or discarded. cancel: the child is cancelled. run: '
-    'the child runs all the same.';
+    'the child runs anyway.';
 
 -- A state change should be a HOT update, which writes no index entry. That needs free space in each page
 -- (fillfactor) and no index on a column that changes. Measured with 60,000 no-op tasks: at fillfactor 70 half

@@ -28,9 +28,9 @@ T = TypeVar("T")
 class AsyncClient:
     """A `Client` whose methods are awaited, for any number of event loops.
 
-    A request runs in a thread, on the connections of a Client: a submission whose connection breaks
-    is then handled by the same code. Waiting for results takes no thread for each task. A request
-    that has begun is finished even when the task that awaits it is cancelled.
+    A request runs in a thread, on the connections of a Client, so that one code handles broken
+    connections for both. One thread waits for the results of all tasks. A request that has begun is
+    finished even when the coroutine that awaits it is cancelled.
     """
 
     def __init__(
@@ -104,8 +104,8 @@ class AsyncClient:
     ) -> Any:
         """Wait until a task has ended, for at most `timeout` seconds, and return its result.
 
-        With its handler as `task`, the result has the type that the handler returns, else it is
-        JSON. Raises TaskFailed, TaskCancelled, TaskNotFound, TimeoutError.
+        With its handler as `task`, the result has the type that the handler returns; without it,
+        the result is JSON. Raises TaskFailed, TaskCancelled, TaskNotFound, TimeoutError.
         """
         return read_result(await self._client.wait_async(id, timeout), task)
 

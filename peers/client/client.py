@@ -17,6 +17,7 @@ from peers.client import operations
 from peers.client.forms import as_method
 from peers.client.graph import Graph, GraphOptions
 from peers.client.pool import Pool
+from peers.client.records import not_ended
 from peers.client.result_thread import ResultThread
 from peers.client.task import read_result, submission
 from peers.client.transaction import LazyConnection, read_again_after_loss, run_once
@@ -42,14 +43,14 @@ DEFAULT_MAX_CONNECTIONS: Final = 10
 
 
 class Client:
-    """Submits tasks and looks after them, on a pool of connections.
+    """Submits and manages tasks, on a pool of connections.
 
-    One client serves all threads of a process, and goes on working in a child process after a fork.
-    It connects at its first use. Use it in a `with` block or close it; at exit it is closed.
+    One client serves all threads of a process, and also works in a child process after a fork. It
+    connects at its first use. Use it in a `with` block or close it; at exit it is closed.
 
     database_url: an empty one leaves everything to libpq's own variables (PGHOST, PGSERVICE …).
-    max_connections: how many requests can be under way at once. Waiting for results takes one
-    connection more. application_name: what pg_stat_activity shows.
+    max_connections: how many requests can run at once. Waiting for results takes one more
+    connection. application_name: the name that pg_stat_activity shows.
     """
 
     def __init__(
@@ -138,8 +139,8 @@ class Client:
     ) -> Any:
         """Wait until a task has ended, for at most `timeout` seconds, and return its result.
 
-        With its handler as `task`, the result has the type that the handler returns, else it is
-        JSON. Raises TaskFailed, TaskCancelled, TaskNotFound, TimeoutError.
+        With its handler as `task`, the result has the type that the handler returns; without it,
+        the result is JSON. Raises TaskFailed, TaskCancelled, TaskNotFound, TimeoutError.
         """
         return read_result(self.wait(id, timeout), task)
 
@@ -188,7 +189,7 @@ class Client:
         try:
             return future.result(timeout)
         except TimeoutError:
-            raise _not_ended(id, timeout) from None
+            raise not_ended(id, timeout) from None
         finally:
             future.cancel()
 
@@ -198,7 +199,7 @@ class Client:
         try:
             return await asyncio.wait_for(future, timeout)
         except TimeoutError:
-            raise _not_ended(id, timeout) from None
+            raise not_ended(id, timeout) from None
 
     def _open_pool(self) -> Pool:
         with self._lock:
@@ -222,7 +223,7 @@ class Client:
         return connect(self._url, application_name=self._application_name, pooled=True)
 
     def forget_connections(self) -> None:
-        """Leave the connections to the parent process, after a fork. New ones are made at need."""
+        """Leave the connections to the parent process, after a fork; open new ones when needed."""
         _left_to_parent.append((self._pool, self._waiter, self._threads))
         self._lock = threading.Lock()  # another thread of the parent may have held it
         self._pool = self._waiter = self._threads = None
@@ -230,16 +231,12 @@ class Client:
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 _left_to_parent: Final[list[object]] = []
-"""What a child process must neither use nor close: the sockets are its parent's."""
+"""A child process must not use or close these: the sockets are its parent's."""
 
 
 def _begin(connection: Connection) -> str:
     [[transaction]] = connection.execute("select pg_current_xact_id()::text")
     return str(transaction)
-
-
-def _not_ended(id: int, timeout: float | None) -> TimeoutError:
-    return TimeoutError(f"task {id} has not ended within {timeout:g} s")
 
 
 def _after_fork() -> None:

@@ -52,9 +52,9 @@ def find(
 ) -> Request[list[TaskRecord]]:
     """Return the tasks that match all of these filters, the newest first.
 
-    metadata: what the task's own metadata contains. limit: 1 to 1000. before: only tasks with a
-    smaller id, for the next page: `find(before=tasks[-1].id)`. Completed and cancelled tasks are
-    found by reading tasks from the newest one on: filter by graph where you can. Raises BadTask.
+    metadata: a part of the task's own metadata. limit: 1 to 1000. before: only tasks with a smaller
+    id, for the next page: `find(before=tasks[-1].id)`. No index finds completed and cancelled
+    tasks; tasks are read from the newest one on, so filter by graph where you can. Raises BadTask.
     """
     _require_limit(limit)
     if state is not None and state not in list(TaskState):
@@ -70,7 +70,7 @@ def find(
 
 
 def explain(id: int) -> Request[str]:
-    """Return in words why a task is not running, or how it ended. Raises TaskNotFound."""
+    """Return a sentence: why a task is not running, or how it ended. Raises TaskNotFound."""
     return Request(statements.EXPLAIN, {"id": id})
 
 
@@ -96,7 +96,7 @@ def retry(ids: int | Iterable[int], args: Mapping[str, object] | None = None) ->
 
 
 def discard(ids: int | Iterable[int]) -> Request[int]:
-    """Give dead tasks up and return how many: they end cancelled, and so do tasks held by them.
+    """Discard dead tasks and return how many. They end cancelled, as do the tasks that they hold.
 
     Either all of them are discarded or none. Raises TaskNotFound, NotDead.
     """

@@ -25,7 +25,7 @@ _CLOSE_TIMEOUT: Final = 1.0
 
 
 class _Opener(BoundedConnection):
-    """Makes the connections of a psycopg_pool in our own way."""
+    """Makes psycopg_pool open its connections with our function."""
 
     @classmethod
     def connect(  # type: ignore[override]  # psycopg_pool passes what `kwargs` says
@@ -36,7 +36,7 @@ class _Opener(BoundedConnection):
 
 
 class _RaisedAnyway(logging.Filter):
-    """Drops what psycopg_pool logs about our pools: whoever needs a connection gets the error."""
+    """Drops what psycopg_pool logs about our pools: `take` raises the same errors."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the record is about another pool."""
@@ -48,7 +48,7 @@ logging.getLogger("psycopg.pool").addFilter(_RaisedAnyway())
 
 
 class Pool:
-    """A psycopg_pool that reports why it cannot connect, instead of letting its users wait.
+    """A psycopg_pool that raises the reason when it cannot connect, instead of a timeout.
 
     It belongs to one process: a child process after a fork needs a new one.
     """

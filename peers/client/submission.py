@@ -1,4 +1,4 @@
-"""A submission: a kind, its args and its options, checked and written as one JSON document."""
+"""Check a submission (a kind, its args and its options) and write it as one JSON document."""
 
 from __future__ import annotations
 

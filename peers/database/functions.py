@@ -1,4 +1,4 @@
-"""Call the functions of the database: one typed function for each, under the same name.
+"""Call the functions of the database that peers and commands need, each under its own name.
 
 The first argument is the connection, and the others are the same as in SQL. An error of the
 database is raised as a class of peers.errors. A lost connection stays psycopg's error (see

@@ -55,9 +55,10 @@ class RunningMarker:
     The worker writes while its peer reads, and neither waits for the other. So a seal made of
     the three fields is written behind them, twice. One seal stays; the other is cleared when no
     handler runs. The peer takes only fields that match their seal and are the same when read
-    again. If there are none, the peer assumes that no handler runs: it sees an overrun at the
-    next look, and never blames a call for the time of another. (Without a seal, and packed byte by
-    byte, one in 1,500 async handlers was killed for an overrun that had not happened.)
+    again. If there are none, the peer assumes that no handler runs. So it sees an exceeded
+    timeout at the next look, and never blames a call for the time of another. (Without a seal, and
+    packed byte by byte, one in 1,500 async handlers was killed without having exceeded its
+    timeout.)
 
     The word behind the note says when to kill the call. It is cleared before the note of another
     call is written, and read after the note, so that no call is killed for the time of another.

@@ -39,7 +39,7 @@ class _PendingRequest:
     """A handler's request whose reply has not come yet."""
 
     def __init__(self) -> None:
-        self.answered = threading.Event()
+        self.replied = threading.Event()
         self.reply: Reply | None = None
 
 
@@ -125,13 +125,13 @@ class Channel:
     def call(self, execution_id: int, verb: str, payload: object) -> Any:
         """Send a request to the scheduler through the peer, and wait for its reply.
 
-        Raises `DatabaseUnreachable` when the peer cannot answer now, and what the database
-        refuses as the same error of Peers that a direct call raises.
+        Raises `DatabaseUnreachable` when the peer cannot execute it now, and errors of the
+        database as the same exceptions of Peers that a direct call raises.
         """
         request_id, pending = next(self._request_ids), _PendingRequest()
         self._pending[request_id] = pending
         self.send(HandlerRequest(request_id, execution_id, verb, json.dumps(payload).encode()))
-        pending.answered.wait()
+        pending.replied.wait()
         reply = pending.reply
         assert reply is not None
         if reply.error is not None:
@@ -157,7 +157,7 @@ class Channel:
                 if isinstance(message, Reply):
                     pending = self._pending.pop(message.request_id)
                     pending.reply = message
-                    pending.answered.set()
+                    pending.replied.set()
                 else:
                     handle(message)
             if not self._read():
@@ -165,14 +165,14 @@ class Channel:
 
 
 def _no_limit(_execution_id: int, _seconds: float | None) -> None:
-    raise AssertionError("no handler runs before there is a loop")
+    raise AssertionError("no handler runs before the loop starts")
 
 
 def exit_disconnected() -> NoReturn:
     """Log why the worker cannot talk to its peer, if that is possible, and exit the process."""
     with contextlib.suppress(BaseException):
         # not to stderr itself, whose reader may have stopped
-        sentence = "the worker and its peer do not reach each other"
+        sentence = "the worker cannot exchange messages with its peer"
         logging.getLogger("peers").error(sentence, exc_info=sys.exc_info())
     os._exit(1)
 

@@ -75,12 +75,12 @@ def _fork_workers(control: socket.socket) -> _Request | None:
     while (request := _receive(control)) is not None:
         sys.stdout.flush()  # or each fork would print again what the app has printed
         sys.stderr.flush()
-        answer = _fork(control)
-        if answer is None:
+        reply = _fork(control)
+        if reply is None:
             return request
         for fd in request:
             os.close(fd)
-        _send(control, answer)
+        _send(control, reply)
     return None
 
 

@@ -29,7 +29,7 @@ from peers.protocol.running_marker import RunningMarker
 from peers.worker.args import load_args
 from peers.worker.batch import Batch, Part
 from peers.worker.channel import Channel, exit_disconnected
-from peers.worker.fitness import CLOSED_STREAMS, StandardStreams
+from peers.worker.exhaustion import CLOSED_STREAMS, StandardStreams
 from peers.worker.guarded_loop import GuardedLoop, HandlerCall, current_call
 from peers.worker.outcome import completed, failed, stopped
 

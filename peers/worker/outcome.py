@@ -13,7 +13,7 @@ from peers.protocol.messages import AssignedTask, Completed, Failed
 from peers.types import JSON_MAX_BYTES
 from peers.values import find_unwritable, jsonable, path_text
 from peers.worker.describe import clean, describe
-from peers.worker.fitness import is_exhausted
+from peers.worker.exhaustion import is_exhausted
 
 _LONGEST_REASON: Final = 1_000
 
@@ -61,7 +61,7 @@ def completed(task: AssignedTask, seconds: float, result: Any) -> Completed:
     if result is None:
         return Completed(task.execution_id, seconds, b"null")
     try:
-        if type(result) is int:  # many results are; setting up an encoder takes longer
+        if type(result) is int:  # a frequent result, for which the encoder is slower
             return Completed(task.execution_id, seconds, str(result).encode())
         text = _encode_json(result)
     except (TypeError, ValueError, RecursionError) as error:

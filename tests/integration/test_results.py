@@ -258,7 +258,7 @@ def test_a_timeout_ends_the_wait_only(db: Connection) -> None:
 
 @pytest.fixture
 def _slow_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = result_thread._Pace(first=30.0, longest=30.0, growth=1.0)
+    slow = result_thread._Pauses(first=30.0, longest=30.0, growth=1.0)
     monkeypatch.setattr(result_thread, "_LISTENING", slow)
 
 
