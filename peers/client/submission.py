@@ -178,7 +178,10 @@ _encode_json: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False).enco
 
 def _require_size(name: str, plain: dict[str, Any]) -> None:
     try:
-        size = len(_encode_json(plain).encode())
+        text = _encode_json(plain)
+        if "\\u0000" in text and (found := find_unwritable(plain)) is not None:
+            raise ArgsInvalid(f"{path_text(name, found[0])}: {found[1]}")
+        size = len(text.encode())
     except (ValueError, RecursionError) as error:
         found = find_unwritable(plain)
         where = name if found is None else path_text(name, found[0])

@@ -126,6 +126,29 @@ def test_every_wrong_field_is_named_at_submit_and_in_the_worker() -> None:
         load_args(AssignedTask(1, 1, b"t", 1, KIND, json.dumps(wrong).encode(), None))
 
 
+@pytest.mark.parametrize(
+    ("args", "path"),
+    [
+        ({"text": "a\0b"}, r"args\.text: the text holds a NUL"),
+        ({"text": "a", "more": {"b": ["c", "\0"]}}, r"args\.more\.b\[1\]: the text holds a NUL"),
+        ({"text": "a", "more": {"b\0": 1}}, r"args\.more: the key 'b\\x00': the text holds a NUL"),
+    ],
+)
+@pytest.mark.parametrize("kind", [KIND, "unit.of_another_program"])
+def test_a_text_that_jsonb_cannot_hold_is_named(args: dict[str, Any], path: str, kind: str) -> None:
+    """With a handler and without one; what only looks like a NUL comes through."""
+
+    def handler(text: str, more: dict[str, Any] | None = None) -> None:
+        """Takes text."""
+
+    declared(handler)
+    with pytest.raises(ArgsInvalid, match=path):
+        document(kind, args, Options())
+    with pytest.raises(ArgsInvalid, match=path.replace("args", "metadata", 1)):
+        document(kind, {"text": ""}, Options(metadata=args))
+    assert document(kind, {"text": r"\u0000"}, Options())["args"] == {"text": r"\u0000"}
+
+
 @pytest.mark.parametrize("element", [Row, Customer, Model])
 def test_a_batch_handler_gets_rows_of_its_type(element: Any) -> None:
     """A TypedDict, a dataclass and a model; tasks are submitted one by one, with args by name."""

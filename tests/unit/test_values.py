@@ -119,7 +119,9 @@ OFFSETS = st.integers(-23 * 60, 23 * 60).map(lambda m: dt.timezone(dt.timedelta(
 DATETIMES = st.datetimes() | st.datetimes(timezones=OFFSETS)
 DECIMALS = st.decimals(allow_nan=False, allow_infinity=False)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
+TEXTS = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=10
+)  # jsonb holds no others
 INTS = st.integers() | st.integers(10**30, 10**40)
 POINTS = st.builds(Point, INTS, DATES)
 LINES = st.fixed_dictionaries({"amount": DECIMALS}, optional={"note": TEXTS})
