@@ -83,8 +83,9 @@ _TASK: Final = """
                     where f.task_id = t.id order by f.id desc limit 1))
 """
 
+# json_agg, because an array in jsonb has at most 256 MiB; a text may have 1 GiB
 _FIND: Final = (
-    "select coalesce(jsonb_agg(found.task order by found.id desc), '[]')::text from ("
+    "select coalesce(json_agg(found.task order by found.id desc), '[]')::text from ("
     "select t.id,"
     + _TASK
     + """as task
@@ -159,7 +160,7 @@ GET: Final = Statement(
 OUTCOMES: Final = Statement(
     "outcomes",
     """
-    select coalesce(jsonb_agg(jsonb_build_object(
+    select coalesce(json_agg(json_build_object(
         'id', t.id, 'kind', t.kind, 'state', t.state,
         'result', case when t.state = 'completed' then t.result end,
         'failure', case when t.state in ('dead', 'cancelled') then (

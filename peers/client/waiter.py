@@ -32,6 +32,8 @@ _IDLE_SECONDS: Final = 5.0
 _REGISTER_AGAIN_AFTER: Final = 20.0
 """Seconds; peers.await_results is valid for a minute."""
 _ANSWER_WITHIN: Final = 30.0
+_MOST_AT_ONCE: Final = 100
+"""Tasks in one look: the result of each may have 1 MiB."""
 _CLOSE_TIMEOUT: Final = 1.0
 _LARGEST_ID: Final = (1 << 63) - 1
 
@@ -177,13 +179,15 @@ class ResultWaiter:
         due = [task_id for task_id, awaited in self._awaited.items() if awaited.poll_at <= now]
         if not due or self._connection is None:
             return
-        outcomes = {each.id: each for each in self._look(self._connection, due)}
-        for task_id in due:
-            outcome = outcomes.get(task_id)
-            if outcome is None:
-                self._finish(task_id, _not_found(task_id))
-            elif outcome.has_ended:
-                self._finish(task_id, outcome)
+        for start in range(0, len(due), _MOST_AT_ONCE):
+            ids = due[start : start + _MOST_AT_ONCE]
+            outcomes = {each.id: each for each in self._look(self._connection, ids)}
+            for task_id in ids:
+                outcome = outcomes.get(task_id)
+                if outcome is None:
+                    self._finish(task_id, _not_found(task_id))
+                elif outcome.has_ended:
+                    self._finish(task_id, outcome)
         self._schedule([task_id for task_id in due if task_id in self._awaited], now)
 
     @staticmethod

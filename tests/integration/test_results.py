@@ -325,6 +325,26 @@ def test_many_wait_on_one_connection(db: Connection, peer: Peer, database_url: s
         assert row["n"] <= 2
 
 
+def test_large_results_of_many_tasks_come_all(db: Connection, database_url: str) -> None:
+    """Together they are larger than an array in jsonb may be, which has at most 256 MiB."""
+    insert = "insert into peers.task (kind) select 'a' from generate_series(1, 270) returning id"
+    ids = [row["id"] for row in db.execute(insert)]
+    with db.transaction():
+        db.execute("set local session_replication_role to replica")
+        db.execute(
+            "update peers.task set state = 'completed', finished_at = now(), started_at = now(),"
+            " attempt = 1, result = to_jsonb(repeat('x', 1000000))"
+        )
+
+    async def main() -> set[int]:
+        async with peers.AsyncClient(database_url) as client:
+            found = await asyncio.gather(*(client.result(task_id, timeout=60) for task_id in ids))
+        return {len(each) for each in found}
+
+    assert asyncio.run(main()) == {1_000_000}
+    assert len(peers.find(limit=1000)) == 270
+
+
 def test_results_survive_a_lost_connection(db: Connection, peer: Peer) -> None:
     """Who waits does not notice that the database has closed the connection."""
     task_id = double.submit(n=1)
