@@ -17,10 +17,11 @@ from peers.client import operations
 from peers.client.forms import as_method
 from peers.client.graph import Graph, GraphOptions
 from peers.client.pool import Pool
+from peers.client.submission import id_of
 from peers.client.task import read_result, submission
 from peers.client.transaction import LazyConnection, read_again_after_loss, run_once
 from peers.client.transport import perform_text
-from peers.client.waiter import ResultWaiter
+from peers.client.waiter import ResultWaiter, outcomes_of, the_outcome
 from peers.database.connection import connect
 from peers.errors import PeersError
 
@@ -137,8 +138,9 @@ class Client:
     ) -> Any:
         """Wait until a task has ended, for at most `timeout` seconds, and return its result.
 
-        With its handler as `task`, the result has the type that the handler returns, else it is
-        JSON. Raises TaskFailed, TaskCancelled, TaskNotFound, TimeoutError.
+        With a timeout of 0 it looks once. With its handler as `task`, the result has the type that
+        the handler returns, else it is JSON. Raises TaskFailed, TaskCancelled, TaskNotFound,
+        TimeoutError.
         """
         return read_result(self.wait(id, timeout), task)
 
@@ -183,7 +185,9 @@ class Client:
 
     def wait(self, id: int, timeout: float | None) -> Outcome:
         """Return the outcome of a task once it has ended. Raises TaskNotFound, TimeoutError."""
-        future = self._open_waiter().wait_for(id)
+        if timeout is not None and timeout <= 0:
+            return _require_end(self.perform(outcomes_of(id)), id, timeout)
+        future = self._open_waiter().wait_for(id_of(id))
         try:
             return future.result(timeout)
         except TimeoutError:
@@ -193,7 +197,9 @@ class Client:
 
     async def wait_async(self, id: int, timeout: float | None) -> Outcome:
         """Await the outcome of a task. Raises TaskNotFound, TimeoutError."""
-        future = asyncio.wrap_future(self._open_waiter().wait_for(id))
+        if timeout is not None and timeout <= 0:
+            return _require_end(await self.perform_async(outcomes_of(id)), id, timeout)
+        future = asyncio.wrap_future(self._open_waiter().wait_for(id_of(id)))
         try:
             return await asyncio.wait_for(future, timeout)
         except TimeoutError:
@@ -235,6 +241,13 @@ _left_to_parent: Final[list[object]] = []
 def _begin(connection: Connection) -> str:
     [[transaction]] = connection.execute("select pg_current_xact_id()::text")
     return str(transaction)
+
+
+def _require_end(outcomes: list[Outcome], id: int, timeout: float) -> Outcome:
+    outcome = the_outcome(outcomes, id)
+    if not outcome.has_ended:
+        raise _not_ended(id, timeout)
+    return outcome
 
 
 def _not_ended(id: int, timeout: float | None) -> TimeoutError:

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from peers.client import statements
 from peers.client.statements import Request, find_statement
-from peers.client.submission import OptionFields, Options, document, plain_json, seconds
+from peers.client.submission import (
+    OptionFields,
+    Options,
+    document,
+    id_of,
+    plain_json,
+    seconds,
+)
 from peers.errors import BadTask
 from peers.types import TaskState
 
@@ -36,7 +43,7 @@ def submit(
 
 def get(id: int) -> Request[TaskRecord]:
     """Return the task with this id, with its result and its last failure. Raises TaskNotFound."""
-    return Request(statements.GET, {"id": id})
+    return Request(statements.GET, {"id": id_of(id)})
 
 
 def find(
@@ -55,15 +62,16 @@ def find(
     smaller id, for the next page: `find(before=tasks[-1].id)`. Completed and cancelled tasks are
     found by reading tasks from the newest one on: filter by graph where you can. Raises BadTask.
     """
-    if not 1 <= limit <= FIND_LIMIT_MAX:
+    if type(limit) is not int or not 1 <= limit <= FIND_LIMIT_MAX:
         raise BadTask(f"limit must be 1 to {FIND_LIMIT_MAX}, not {limit}", "Ask page by page.")
     if state is not None and state not in list(TaskState):
         raise BadTask(f"state must be one of {', '.join(TaskState)}, not {state!r}")
     wanted = None if state is None else TaskState(state)
     filters = {
-        "kind": kind, "state": wanted, "queue": queue, "graph": graph,
+        "kind": kind, "state": wanted, "queue": queue,
+        "graph": None if graph is None else id_of(graph, "graph"),
         "metadata": None if metadata is None else plain_json("metadata", metadata),
-        "limit": limit, "before": before,
+        "limit": limit, "before": None if before is None else id_of(before),
     }  # fmt: skip
     given = {name: value for name, value in filters.items() if value is not None}
     return Request(find_statement(wanted, in_graph=graph is not None), given)
@@ -71,7 +79,7 @@ def find(
 
 def explain(id: int) -> Request[str]:
     """Return in words why a task is not running, or how it ended. Raises TaskNotFound."""
-    return Request(statements.EXPLAIN, {"id": id})
+    return Request(statements.EXPLAIN, {"id": id_of(id)})
 
 
 def cancel(id: int) -> Request[TaskState]:
@@ -80,7 +88,7 @@ def cancel(id: int) -> Request[TaskState]:
     A task that waits is cancelled at once, together with the tasks that wait for it. A running
     task stays running until its peer has stopped the handler. Raises TaskNotFound.
     """
-    return Request(statements.CANCEL, {"id": id})
+    return Request(statements.CANCEL, {"id": id_of(id)})
 
 
 def retry(ids: int | Iterable[int], args: Mapping[str, object] | None = None) -> Request[int]:
@@ -120,7 +128,7 @@ def change(
         priority=priority, scheduled_at=scheduled_at, max_attempts=max_attempts, timeout=timeout
     )
     values = {
-        "id": id, "priority": priority, "max_attempts": max_attempts,
+        "id": id_of(id), "priority": priority, "max_attempts": max_attempts,
         "scheduled_at": None if scheduled_at is None else scheduled_at.isoformat(),
         "args": None if args is None else plain_json("args", args),
         "timeout": None if timeout is None else f"{seconds(timeout):.6f} seconds",
@@ -141,7 +149,7 @@ def resume(queue: str) -> Request[None]:
 
 def graph_status(graph: int) -> Request[GraphStatus]:
     """Return how far a graph is. Raises GraphNotFound."""
-    return Request(statements.GRAPH_STATUS, {"graph": graph})
+    return Request(statements.GRAPH_STATUS, {"graph": id_of(graph, "graph")})
 
 
 def cancel_graph(graph: int) -> Request[int]:
@@ -149,27 +157,26 @@ def cancel_graph(graph: int) -> Request[int]:
 
     Raises GraphNotFound.
     """
-    return Request(statements.CANCEL_GRAPH, {"graph": graph})
+    return Request(statements.CANCEL_GRAPH, {"graph": id_of(graph, "graph")})
 
 
 def pause_graph(graph: int) -> Request[int]:
     """Stop claims of a graph's tasks, and return how many tasks wait. Raises GraphNotFound."""
-    return Request(statements.PAUSE_GRAPH, {"graph": graph})
+    return Request(statements.PAUSE_GRAPH, {"graph": id_of(graph, "graph")})
 
 
 def resume_graph(graph: int) -> Request[int]:
     """Allow claims of a paused graph's tasks again, and return how many. Raises GraphNotFound."""
-    return Request(statements.RESUME_GRAPH, {"graph": graph})
+    return Request(statements.RESUME_GRAPH, {"graph": id_of(graph, "graph")})
 
 
 def retry_graph(graph: int) -> Request[int]:
     """Run all dead tasks of a graph again, and return how many. Raises GraphNotFound."""
-    return Request(statements.RETRY_GRAPH, {"graph": graph})
+    return Request(statements.RETRY_GRAPH, {"graph": id_of(graph, "graph")})
 
 
 def _ids(ids: int | Iterable[int]) -> list[int]:
     """Return the ids in order: all statements lock tasks in the order of their ids."""
-    found = [ids] if isinstance(ids, int) else sorted(set(ids))
-    if not all(type(each) is int for each in found):
-        raise BadTask(f"ids must be the ids of tasks, not {found!r}")
-    return found
+    if not isinstance(ids, Iterable):
+        return [id_of(ids)]
+    return sorted({id_of(each) for each in ids})

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.client.statements import OUTCOMES, Request
+from peers.client.submission import id_of
 from peers.client.transport import perform
 from peers.context import current
 from peers.errors import TaskNotFound
@@ -66,7 +67,7 @@ async def wait_async(id: int, timeout: float | None) -> Outcome:
 
 
 def _look(id: int) -> Outcome:
-    for outcome in perform(Request(OUTCOMES, {"ids": [id]})):
+    for outcome in perform(Request(OUTCOMES, {"ids": [id_of(id)]})):
         return outcome
     raise TaskNotFound(f"there is no task {id}", "It never existed, or it was pruned.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -118,6 +119,16 @@ class Options:
                 f'on_parent_failure must be "hold", "cancel" or "run", not '
                 f'"{self.on_parent_failure}"'
             )
+
+
+def id_of(value: object, what: str = "task") -> int:
+    """Return an id as an int; other integers, such as NumPy's, are taken too. Raises BadTask."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)  # type: ignore[arg-type]  # raises TypeError for others
+    except TypeError:
+        pass
+    raise BadTask(f"id must be the id of a {what}, a whole number, not {value!r}")
 
 
 def seconds(span: Span | None) -> float | None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import psycopg
 
 from peers.client.statements import OUTCOMES, Request
+from peers.client.submission import id_of
 from peers.client.transport import perform_in
 from peers.database.backoff import Backoff
 from peers.database.connection import is_connection_lost
@@ -84,7 +85,7 @@ class ResultWaiter:
 
     def wait_for(self, task_id: int) -> Future[Outcome]:
         """Return a future of the task's outcome. Cancel it to stop waiting. Raises TaskNotFound."""
-        if type(task_id) is not int or not 0 < task_id <= _LARGEST_ID:
+        if not 0 < task_id <= _LARGEST_ID:
             raise _not_found(task_id)  # the statement would fail, for all who wait
         future: Future[Outcome] = Future()
         with self._lock:
@@ -277,6 +278,18 @@ class ResultWaiter:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+
+def outcomes_of(id: int) -> Request[list[Outcome]]:
+    """Return the request for the outcome of one task. Raises BadTask."""
+    return Request(OUTCOMES, {"ids": [id_of(id)]})
+
+
+def the_outcome(outcomes: list[Outcome], id: int) -> Outcome:
+    """Return the only outcome. Raises TaskNotFound."""
+    for outcome in outcomes:
+        return outcome
+    raise _not_found(id)
 
 
 def _not_found(task_id: object) -> TaskNotFound:

@@ -143,7 +143,9 @@ def _find_unwritable(value: object, path: Path) -> tuple[Path, str] | None:
 def _reason_against(text: str) -> str | None:
     """Return why jsonb cannot hold a text."""
     if "\0" in text:
-        return "the text holds a NUL character, which jsonb cannot hold; pass bytes, or leave it out"
+        return (
+            "the text holds a NUL character, which jsonb cannot hold; pass bytes, or leave it out"
+        )
     try:
         text.encode()
     except UnicodeEncodeError:

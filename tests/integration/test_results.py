@@ -146,8 +146,19 @@ def test_find_by_each_filter(peer: Peer) -> None:
     [
         (lambda: peers.find(limit=0), "limit must be 1 to 1000"),
         (lambda: peers.find(state="done"), "state must be one of blocked, .*'done'"),
-        (lambda: peers.retry(["1"]), "ids must be the ids of tasks"),  # type: ignore[list-item]
+        (lambda: peers.retry(["1"]), "must be the id of a task, .*'1'"),  # type: ignore[list-item]
         (lambda: peers.change(1, priority=10**6), "priority must be -32768"),
+        (lambda: peers.find(limit="9"), "limit must be 1 to 1000"),  # type: ignore[arg-type]
+        (lambda: peers.find(graph="x"), "the id of a graph"),  # type: ignore[arg-type]
+        (lambda: peers.find(before="x"), "the id of a task"),  # type: ignore[arg-type]
+        (lambda: peers.get("1"), "id must be the id of a task, .*'1'"),  # type: ignore[arg-type]
+        (lambda: peers.explain(1.5), "the id of a task"),  # type: ignore[arg-type]
+        (lambda: peers.cancel(True), "the id of a task, .*True"),
+        (lambda: peers.change(None), "the id of a task, .*None"),  # type: ignore[arg-type]
+        (lambda: peers.discard(None), "the id of a task, .*None"),  # type: ignore[arg-type]
+        (lambda: peers.graph_status("1"), "the id of a graph"),  # type: ignore[arg-type]
+        (lambda: peers.result("1"), "id must be the id of a task"),  # type: ignore[arg-type]
+        (lambda: peers.result("1", timeout=0), "the id of a task"),  # type: ignore[arg-type]
         (lambda: peers.submit("a", graph="x"), "graph must be the id of a graph"),  # type: ignore[arg-type]
     ],
 )
@@ -254,6 +265,25 @@ def test_a_timeout_ends_the_wait_only(db: Connection) -> None:
         double.result(task_id, timeout=0.2)
     assert 0.2 <= time.monotonic() - began < 1
     assert states(db, task_id) == ["ready"]
+
+
+def test_a_timeout_of_zero_looks_once(peer: Peer, database_url: str) -> None:
+    """Who polls gets the result of a task that has ended, and a TimeoutError before."""
+    task_id = double.submit(n=4)
+    for timeout in (0, -1):
+        with pytest.raises(TimeoutError, match=f"task {task_id} has not ended within {timeout} s"):
+            peers.result(task_id, timeout=timeout)
+    with pytest.raises(peers.TaskNotFound, match="there is no task 999"):
+        peers.result(999, timeout=0)
+    complete(peer, 8)
+    assert peers.result(task_id, timeout=0) == double.result(task_id, timeout=-1) == 8
+
+    async def main() -> None:
+        async with peers.AsyncClient(database_url) as client:
+            assert await client.result(task_id, timeout=0) == 8
+        assert await double.result_async(task_id, timeout=0) == 8
+
+    asyncio.run(main())
 
 
 @pytest.fixture
