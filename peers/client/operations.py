@@ -38,7 +38,9 @@ def submit(
 
     Raises ArgsInvalid, BadTask, BadGraph.
     """
-    return Request(statements.SUBMIT, document(kind, args or {}, Options(**options)))
+    return Request(
+        statements.SUBMIT, document(kind, {} if args is None else args, Options(**options))
+    )
 
 
 def get(id: int) -> Request[TaskRecord]:

@@ -23,7 +23,7 @@ from peers.types import (
     TIMEOUT_MIN,
     ParentFailure,
 )
-from peers.values import ConversionError, find_unwritable, jsonable, path_text
+from peers.values import ConversionError, find_unwritable, jsonable, path_text, type_text
 
 Span: TypeAlias = timedelta | float
 """A duration: a timedelta, or seconds."""
@@ -142,8 +142,11 @@ def document(kind: str, args: Mapping[str, object], options: Options) -> Documen
     If the kind's handler is known in this process, its annotations check the args and write them
     as JSON. Raises ArgsInvalid, BadTask, BadGraph.
     """
+    if not isinstance(kind, str):
+        raise BadTask(f"kind must be a string, not {kind!r}")
     if not 1 <= len(kind) <= NAME_MAX_LENGTH:
         raise BadTask(f"kind must have 1 to {NAME_MAX_LENGTH} characters, not {len(kind)}")
+    _require_object("args", args)
     handler = registry().get(kind)
     if handler is None:
         plain = plain_json("args", args)
@@ -176,12 +179,18 @@ def plain_json(name: str, value: Mapping[str, object]) -> dict[str, Any]:
 
     Bytes become base64. An argument that is annotated as bytes reads it. Raises ArgsInvalid.
     """
+    _require_object(name, value)
     try:
         plain: dict[str, Any] = jsonable(dict(value))
     except ConversionError as error:
         raise ArgsInvalid(error.describe(name)) from error
     _require_size(name, plain)
     return plain
+
+
+def _require_object(name: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise ArgsInvalid(f"{name} must be a JSON object, such as a dict, not {type_text(value)}")
 
 
 _encode_json: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode

@@ -157,6 +157,7 @@ def test_find_by_each_filter(peer: Peer) -> None:
         (lambda: peers.change(None), "the id of a task, .*None"),  # type: ignore[arg-type]
         (lambda: peers.discard(None), "the id of a task, .*None"),  # type: ignore[arg-type]
         (lambda: peers.graph_status("1"), "the id of a graph"),  # type: ignore[arg-type]
+        (lambda: peers.submit(None), "kind must be a string"),  # type: ignore[arg-type]
         (lambda: peers.result("1"), "id must be the id of a task"),  # type: ignore[arg-type]
         (lambda: peers.result("1", timeout=0), "the id of a task"),  # type: ignore[arg-type]
         (lambda: peers.submit("a", graph="x"), "graph must be the id of a graph"),  # type: ignore[arg-type]
@@ -169,6 +170,33 @@ def test_bad_arguments_are_named(
     monkeypatch.setenv("PEERS_DATABASE_URL", "host=/nowhere")
     with pytest.raises(peers.BadTask, match=message):
         call()
+
+
+@pytest.mark.parametrize("bad", [[1], 5, "x", [], ""])
+def test_what_is_no_object_is_refused(monkeypatch: pytest.MonkeyPatch, bad: Any) -> None:
+    """Args and metadata are JSON objects; the error says which of them is none, and what it is."""
+    monkeypatch.setenv("PEERS_DATABASE_URL", "host=/nowhere")
+    is_none = f"must be a JSON object, such as a dict, not {type(bad).__name__}"
+    for call in (
+        lambda: peers.submit("a", bad),
+        lambda: peers.submit(double.kind, bad),
+        lambda: peers.change(1, args=bad),
+        lambda: peers.retry(1, args=bad),
+        lambda: peers.graph().add("a", bad),
+    ):
+        with pytest.raises(peers.ArgsInvalid, match=f"args {is_none}"):
+            call()
+    for call in (lambda: peers.find(metadata=bad), lambda: peers.graph(metadata=bad)):
+        with pytest.raises(peers.ArgsInvalid, match=f"metadata {is_none}"):
+            call()
+
+
+def test_a_node_may_have_no_args(db: Connection) -> None:
+    """None is the default, as in `submit`."""
+    with peers.graph() as graph:
+        graph.add("a", None)
+    assert peers.get(graph.ids["1"]).args == {}
+    assert states(db, graph.ids["1"]) == ["ready"]
 
 
 # ---------------------------------------------------------------------------------------- changing
@@ -530,6 +558,8 @@ def test_a_key_makes_one_graph(db: Connection) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"name": 5}, "name of a graph must be a string, not 5"),
+        ({"idempotency_key": 5}, "idempotency_key of a graph must be a string, not 5"),
         ({"name": ""}, "name of a graph must have 1 to 200 characters"),
         ({"idempotency_key": "x" * 501}, "must have 1 to 500 characters, not 501"),
     ],
