@@ -241,6 +241,23 @@ def test_a_result_comes_back_as_it_was_returned(function: Callable[..., Any]) ->
         handler.load_result({"name": "Ada", "birthday": "soon"})
 
 
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [("float", 1e300), ("dict[str, list[float]]", {"a": [1e22, 0.5]}), ("float | None", 1e16)],
+)
+def test_a_large_float_comes_back_as_a_float(annotation: str, value: Any) -> None:
+    """The database writes it without an exponent, as an int. What is no float is left alone."""
+
+    def function() -> Any:
+        """Returns a number."""
+
+    function.__annotations__["return"] = annotation
+    handler = declared(function)
+    stored = {"a": [int(1e22), 0.5]} if isinstance(value, dict) else int(value)
+    assert same(handler.load_result(stored), value)
+    assert handler.dump_result("other") == handler.load_result("other") == "other"
+
+
 @pytest.mark.parametrize("annotation", [None, "dict[str, int]", "Missing", "socket", "1 / 0"])
 def test_a_result_that_json_has_itself_is_not_checked(annotation: str | None) -> None:
     """Nor is one whose annotation says nothing: the work is done, and its result is kept."""
