@@ -103,11 +103,15 @@ _FIND_END: Final = """
 """
 
 # No index mentions a state (each claim would have to maintain it). These tables hold the tasks in
-# these states, and little else.
+# these states, and little else. Claims drop the rows that ready has for a paused graph's tasks.
 _IN_STATE: Final[dict[str, LiteralString]] = {
     "blocked": " and t.id in (select n.task_id from peers.blocked n)",
     "scheduled": " and t.id in (select n.task_id from peers.scheduled n)",
-    "ready": " and t.id in (select n.task_id from peers.ready n)",
+    "ready": """
+      and t.id in (select n.task_id from peers.ready n
+                   union all
+                   select p.id from peers.graph g join peers.task p on p.graph_id = g.id
+                   where g.paused_at is not null and p.state = 'ready')""",
     "running": " and t.id in (select n.task_id from peers.lease n)",
     "dead": " and t.id in (select n.task_id from peers.dead n)",
 }

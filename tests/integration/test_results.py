@@ -199,6 +199,19 @@ def test_a_node_may_have_no_args(db: Connection) -> None:
     assert states(db, graph.ids["1"]) == ["ready"]
 
 
+def test_find_the_ready_tasks_of_a_paused_graph() -> None:
+    """They are ready, though no table of ready tasks has them until the graph is resumed."""
+    with peers.graph() as graph:
+        first = graph.add("a")
+        graph.add("a", depends_on=[first])
+    other = peers.submit("a")
+    for pause_or_resume in (peers.pause_graph, peers.resume_graph):
+        pause_or_resume(graph.id)
+        assert [task.id for task in peers.find(state="ready")] == [other, first.id]
+        assert [task.id for task in peers.find(state="ready", graph=graph.id)] == [first.id]
+        assert peers.graph_status(graph.id).ready == 1
+
+
 # ---------------------------------------------------------------------------------------- changing
 
 
