@@ -108,6 +108,7 @@ class GraphBuilder:
         """
         if self._submitted is not None:
             raise BadGraph("the graph has been submitted already", "Add tasks within its block.")
+        values: Mapping[str, object]
         if isinstance(task, Task):
             kind, options, values = task.kind, task.bound, task.by_name(*args, **kwargs)
         else:

@@ -177,16 +177,21 @@ def test_what_is_no_object_is_refused(monkeypatch: pytest.MonkeyPatch, bad: Any)
     """Args and metadata are JSON objects; the error says which of them is none, and what it is."""
     monkeypatch.setenv("PEERS_DATABASE_URL", "host=/nowhere")
     is_none = f"must be a JSON object, such as a dict, not {type(bad).__name__}"
-    for call in (
+    in_args: list[Callable[[], object]] = [
         lambda: peers.submit("a", bad),
         lambda: peers.submit(double.kind, bad),
         lambda: peers.change(1, args=bad),
         lambda: peers.retry(1, args=bad),
         lambda: peers.graph().add("a", bad),
-    ):
+    ]
+    for call in in_args:
         with pytest.raises(peers.ArgsInvalid, match=f"args {is_none}"):
             call()
-    for call in (lambda: peers.find(metadata=bad), lambda: peers.graph(metadata=bad)):
+    in_metadata: list[Callable[[], object]] = [
+        lambda: peers.find(metadata=bad),
+        lambda: peers.graph(metadata=bad),
+    ]
+    for call in in_metadata:
         with pytest.raises(peers.ArgsInvalid, match=f"metadata {is_none}"):
             call()
 
