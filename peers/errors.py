@@ -227,6 +227,7 @@ _BY_SQLSTATE: dict[str, type[PeersError]] = {
     "22008": BadTask,  # datetime_field_overflow
     "22P02": BadTask,  # invalid_text_representation
     "22P05": BadTask,  # untranslatable_character
+    "54000": BadTask,  # program_limit_exceeded: an answer or a document is too large
     "42501": NotPermitted,  # insufficient_privilege
     "3F000": SchemaMissing,  # invalid_schema_name
     "42883": SchemaMissing,  # undefined_function

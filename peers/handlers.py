@@ -140,7 +140,7 @@ class Handler:
         """
         if not self._is_resolved:
             self.resolve()
-        if self._result is None:
+        if self._result is None or self._result.is_plain:
             return value
         try:
             dumped = self._result.dump(value)
@@ -155,6 +155,8 @@ class Handler:
         try:
             return data if self._result is None else self._result.load(data)
         except (ConversionError, RecursionError) as error:
+            if self._result is not None and self._result.is_plain:
+                return data  # it was not checked when it was stored
             raise self._result_invalid(error) from None
 
     def _result_invalid(self, error: ConversionError | RecursionError) -> ResultInvalid:

@@ -122,7 +122,8 @@ def result_of(function: Callable[..., Any], *, is_batch: bool) -> Codec | None:
     """Return the codec of a task's result.
 
     None: JSON has its type itself, or its annotation is missing, cannot be resolved or has no JSON
-    form. Such a result is stored as it is, unchecked.
+    form. Such a result is stored as it is, unchecked. A float has a codec, because a large one is
+    read from JSON as an int.
     """
     try:
         resolved = _resolve(function, inspect.signature(function).return_annotation)
@@ -132,7 +133,8 @@ def result_of(function: Callable[..., Any], *, is_batch: bool) -> Codec | None:
         codec = codec_of(resolved)
     except (_UnresolvedError, NameError, UnsupportedTypeError):
         return None
-    return None if codec.is_plain or not codec.json_types else codec
+    is_read_as_it_is = codec.is_plain and not codec.makes_floats
+    return None if is_read_as_it_is or not codec.json_types else codec
 
 
 class _UnresolvedError(Exception):

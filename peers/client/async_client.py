@@ -104,8 +104,9 @@ class AsyncClient:
     ) -> Any:
         """Wait until a task has ended, for at most `timeout` seconds, and return its result.
 
-        With its handler as `task`, the result has the type that the handler returns; without it,
-        the result is JSON. Raises TaskFailed, TaskCancelled, TaskNotFound, TimeoutError.
+        With a timeout of 0 it looks once. With its handler as `task`, the result has the type that
+        the handler returns; without it, the result is JSON. Raises TaskFailed, TaskCancelled,
+        TaskNotFound, TimeoutError.
         """
         return read_result(await self._client.wait_async(id, timeout), task)
 

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, overlo
 from peers.client import operations
 from peers.client.forms import as_method
 from peers.client.graph import Graph, GraphOptions
+from peers.client.options import id_of
 from peers.client.pool import Pool
-from peers.client.records import not_ended
+from peers.client.records import not_ended, task_not_found
 from peers.client.result_thread import ResultThread
+from peers.client.statements import OUTCOMES, Request
 from peers.client.task import read_result, submission
 from peers.client.transaction import LazyConnection, read_again_after_loss, run_once
 from peers.client.transport import perform_text
@@ -139,8 +141,9 @@ class Client:
     ) -> Any:
         """Wait until a task has ended, for at most `timeout` seconds, and return its result.
 
-        With its handler as `task`, the result has the type that the handler returns; without it,
-        the result is JSON. Raises TaskFailed, TaskCancelled, TaskNotFound, TimeoutError.
+        With a timeout of 0 it looks once. With its handler as `task`, the result has the type that
+        the handler returns; without it, the result is JSON. Raises TaskFailed, TaskCancelled,
+        TaskNotFound, TimeoutError.
         """
         return read_result(self.wait(id, timeout), task)
 
@@ -185,7 +188,9 @@ class Client:
 
     def wait(self, id: int, timeout: float | None) -> Outcome:
         """Return the outcome of a task once it has ended. Raises TaskNotFound, TimeoutError."""
-        future = self._open_waiter().wait_for(id)
+        if timeout is not None and timeout <= 0:
+            return _outcome_now(self.perform(_outcomes(id)), id, timeout)
+        future = self._open_waiter().wait_for(id_of(id))
         try:
             return future.result(timeout)
         except TimeoutError:
@@ -195,7 +200,9 @@ class Client:
 
     async def wait_async(self, id: int, timeout: float | None) -> Outcome:
         """Await the outcome of a task. Raises TaskNotFound, TimeoutError."""
-        future = asyncio.wrap_future(self._open_waiter().wait_for(id))
+        if timeout is not None and timeout <= 0:
+            return _outcome_now(await self.perform_async(_outcomes(id)), id, timeout)
+        future = asyncio.wrap_future(self._open_waiter().wait_for(id_of(id)))
         try:
             return await asyncio.wait_for(future, timeout)
         except TimeoutError:
@@ -237,6 +244,18 @@ _left_to_parent: Final[list[object]] = []
 def _begin(connection: Connection) -> str:
     [[transaction]] = connection.execute("select pg_current_xact_id()::text")
     return str(transaction)
+
+
+def _outcome_now(outcomes: list[Outcome], id: int, timeout: float) -> Outcome:
+    for outcome in outcomes:
+        if not outcome.has_ended:
+            raise not_ended(id, timeout)
+        return outcome
+    raise task_not_found(id)
+
+
+def _outcomes(id: int) -> Request[list[Outcome]]:
+    return Request(OUTCOMES, {"ids": [id_of(id)]})
 
 
 def _after_fork() -> None:

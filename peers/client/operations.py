@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from peers.client import statements
-from peers.client.options import OptionFields, Options, interval
+from peers.client.options import OptionFields, Options, id_of, interval
 from peers.client.statements import Request, find_statement
 from peers.client.submission import document, plain_json
 from peers.errors import BadTask
@@ -32,12 +32,14 @@ def submit(
 
     Raises ArgsInvalid, BadTask, BadGraph.
     """
-    return Request(statements.SUBMIT, document(kind, args or {}, Options(**options)))
+    return Request(
+        statements.SUBMIT, document(kind, {} if args is None else args, Options(**options))
+    )
 
 
 def get(id: int) -> Request[TaskRecord]:
     """Return the task with this id, with its result and its last failure. Raises TaskNotFound."""
-    return Request(statements.GET, {"id": id})
+    return Request(statements.GET, {"id": id_of(id)})
 
 
 def find(
@@ -61,9 +63,10 @@ def find(
         raise BadTask(f"state must be one of {', '.join(TaskState)}, not {state!r}")
     wanted = None if state is None else TaskState(state)
     filters = {
-        "kind": kind, "state": wanted, "queue": queue, "graph": graph,
+        "kind": kind, "state": wanted, "queue": queue,
+        "graph": None if graph is None else id_of(graph, "graph"),
         "metadata": None if metadata is None else plain_json("metadata", metadata),
-        "limit": limit, "before": before,
+        "limit": limit, "before": None if before is None else id_of(before),
     }  # fmt: skip
     given = {name: value for name, value in filters.items() if value is not None}
     return Request(find_statement(wanted, in_graph=graph is not None), given)
@@ -71,7 +74,7 @@ def find(
 
 def explain(id: int) -> Request[str]:
     """Return a sentence: why a task is not running, or how it ended. Raises TaskNotFound."""
-    return Request(statements.EXPLAIN, {"id": id})
+    return Request(statements.EXPLAIN, {"id": id_of(id)})
 
 
 def cancel(id: int) -> Request[TaskState]:
@@ -80,7 +83,7 @@ def cancel(id: int) -> Request[TaskState]:
     A task that waits is cancelled at once, together with the tasks that wait for it. A running
     task stays running until its peer has stopped the handler. Raises TaskNotFound.
     """
-    return Request(statements.CANCEL, {"id": id})
+    return Request(statements.CANCEL, {"id": id_of(id)})
 
 
 def retry(ids: int | Iterable[int], args: Mapping[str, object] | None = None) -> Request[int]:
@@ -122,7 +125,7 @@ def change(
         timeout=timeout,
     )  # fmt: skip
     values = {
-        "id": id, "priority": priority, "max_attempts": max_attempts,
+        "id": id_of(id), "priority": priority, "max_attempts": max_attempts,
         "scheduled_at": None if scheduled_at is None else scheduled_at.isoformat(),
         "args": None if args is None else plain_json("args", args),
         "delay": interval(delay),
@@ -144,7 +147,7 @@ def resume(queue: str) -> Request[None]:
 
 def graph_status(graph: int) -> Request[GraphStatus]:
     """Return how far a graph is. Raises GraphNotFound."""
-    return Request(statements.GRAPH_STATUS, {"graph": graph})
+    return Request(statements.GRAPH_STATUS, {"graph": id_of(graph, "graph")})
 
 
 def find_graphs(
@@ -169,32 +172,34 @@ def cancel_graph(graph: int) -> Request[int]:
 
     Raises GraphNotFound.
     """
-    return Request(statements.CANCEL_GRAPH, {"graph": graph})
+    return Request(statements.CANCEL_GRAPH, {"graph": id_of(graph, "graph")})
 
 
 def pause_graph(graph: int) -> Request[int]:
     """Stop claims of a graph's tasks, and return how many tasks wait. Raises GraphNotFound."""
-    return Request(statements.PAUSE_GRAPH, {"graph": graph})
+    return Request(statements.PAUSE_GRAPH, {"graph": id_of(graph, "graph")})
 
 
 def resume_graph(graph: int) -> Request[int]:
     """Allow claims of a paused graph's tasks again, and return how many. Raises GraphNotFound."""
-    return Request(statements.RESUME_GRAPH, {"graph": graph})
+    return Request(statements.RESUME_GRAPH, {"graph": id_of(graph, "graph")})
 
 
 def retry_graph(graph: int) -> Request[int]:
     """Run all dead tasks of a graph again, and return how many. Raises GraphNotFound."""
-    return Request(statements.RETRY_GRAPH, {"graph": graph})
+    return Request(statements.RETRY_GRAPH, {"graph": id_of(graph, "graph")})
 
 
 def _require_limit(limit: int) -> None:
-    if not 1 <= limit <= FIND_LIMIT_MAX:
-        raise BadTask(f"limit must be 1 to {FIND_LIMIT_MAX}, not {limit}", "Ask page by page.")
+    if type(limit) is not int or not 1 <= limit <= FIND_LIMIT_MAX:
+        raise BadTask(
+            f"limit must be 1 to {FIND_LIMIT_MAX}, not {limit!r}",
+            "Read more in pages, with before=….",
+        )
 
 
 def _ids(ids: int | Iterable[int]) -> list[int]:
     """Return the ids in order: all statements lock tasks in the order of their ids."""
-    found = [ids] if isinstance(ids, int) else sorted(set(ids))
-    if not all(type(each) is int for each in found):
-        raise BadTask(f"ids must be the ids of tasks, not {found!r}")
-    return found
+    if not isinstance(ids, Iterable):
+        return [id_of(ids)]
+    return sorted({id_of(each) for each in ids})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -116,6 +117,16 @@ class Options:
             )
 
 
+def id_of(value: object, what: str = "task") -> int:
+    """Return an id as an int; other integers, such as NumPy's, are taken too. Raises BadTask."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)  # type: ignore[arg-type]  # raises TypeError for others
+    except TypeError:
+        pass
+    raise BadTask(f"id must be the id of a {what}, a whole number, not {value!r}")
+
+
 def seconds(span: Span | None) -> float | None:
     """Return a duration in seconds."""
     return span.total_seconds() if isinstance(span, timedelta) else span
@@ -126,6 +137,8 @@ def options_document(kind: str, options: Options) -> Document:
 
     It imports nothing that is slow to import: `peers submit` needs no more than this.
     """
+    if not isinstance(kind, str):
+        raise BadTask(f"kind must be a string, not {kind!r}")
     if not 1 <= len(kind) <= NAME_MAX_LENGTH:
         raise BadTask(f"kind must have 1 to {NAME_MAX_LENGTH} characters, not {len(kind)}")
     fields: Document = {

@@ -33,6 +33,8 @@ _IDLE_SECONDS: Final = 5.0
 _REGISTER_AGAIN_AFTER: Final = 20.0
 """Seconds; peers.await_results is valid for a minute."""
 _ANSWER_WITHIN: Final = 30.0
+_MOST_AT_ONCE: Final = 100
+"""Tasks in one look: the result of each may have 1 MiB."""
 _CLOSE_TIMEOUT: Final = 1.0
 _LARGEST_ID: Final = (1 << 63) - 1
 
@@ -83,7 +85,7 @@ class ResultThread:
 
     def wait_for(self, task_id: int) -> Future[Outcome]:
         """Return a future of the task's outcome. Cancel it to stop waiting. Raises TaskNotFound."""
-        if type(task_id) is not int or not 0 < task_id <= _LARGEST_ID:
+        if not 0 < task_id <= _LARGEST_ID:
             raise task_not_found(task_id)  # the statement would fail, for all who wait
         future: Future[Outcome] = Future()
         with self._lock:
@@ -178,13 +180,15 @@ class ResultThread:
         due = [task_id for task_id, awaited in self._awaited.items() if awaited.poll_at <= now]
         if not due or self._connection is None:
             return
-        outcomes = {each.id: each for each in self._look(self._connection, due)}
-        for task_id in due:
-            outcome = outcomes.get(task_id)
-            if outcome is None:
-                self._finish(task_id, task_not_found(task_id))
-            elif outcome.has_ended:
-                self._finish(task_id, outcome)
+        for start in range(0, len(due), _MOST_AT_ONCE):
+            ids = due[start : start + _MOST_AT_ONCE]
+            outcomes = {each.id: each for each in self._look(self._connection, ids)}
+            for task_id in ids:
+                outcome = outcomes.get(task_id)
+                if outcome is None:
+                    self._finish(task_id, task_not_found(task_id))
+                elif outcome.has_ended:
+                    self._finish(task_id, outcome)
         self._schedule([task_id for task_id in due if task_id in self._awaited], now)
 
     @staticmethod

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from peers.client.options import id_of
 from peers.client.records import not_ended, task_not_found
 from peers.client.statements import OUTCOMES, Request
 from peers.client.transport import perform
@@ -66,7 +67,7 @@ async def wait_async(id: int, timeout: float | None) -> Outcome:
 
 
 def _look(id: int) -> Outcome:
-    for outcome in perform(Request(OUTCOMES, {"ids": [id]})):
+    for outcome in perform(Request(OUTCOMES, {"ids": [id_of(id)]})):
         return outcome
     raise task_not_found(id)
 

@@ -83,8 +83,9 @@ _TASK: Final = """
                     where f.task_id = t.id order by f.id desc limit 1))
 """
 
+# json_agg, because an array in jsonb has at most 256 MiB; a text may have 1 GiB
 _FIND: Final = (
-    "select coalesce(jsonb_agg(found.task order by found.id desc), '[]')::text from ("
+    "select coalesce(json_agg(found.task order by found.id desc), '[]')::text from ("
     "select t.id,"
     + _TASK
     + """as task
@@ -102,11 +103,15 @@ _FIND_END: Final = """
 """
 
 # No index mentions a state (each claim would have to maintain it). These tables hold the tasks in
-# these states, and little else.
+# these states, and little else. Claims drop the rows that ready has for a paused graph's tasks.
 _IN_STATE: Final[dict[str, LiteralString]] = {
     "blocked": " and t.id in (select n.task_id from peers.blocked n)",
     "scheduled": " and t.id in (select n.task_id from peers.scheduled n)",
-    "ready": " and t.id in (select n.task_id from peers.ready n)",
+    "ready": """
+      and t.id in (select n.task_id from peers.ready n
+                   union all
+                   select p.id from peers.graph g join peers.task p on p.graph_id = g.id
+                   where g.paused_at is not null and p.state = 'ready')""",
     "running": " and t.id in (select n.task_id from peers.lease n)",
     "dead": " and t.id in (select n.task_id from peers.dead n)",
 }
@@ -159,7 +164,7 @@ GET: Final = Statement(
 OUTCOMES: Final = Statement(
     "outcomes",
     """
-    select coalesce(jsonb_agg(jsonb_build_object(
+    select coalesce(json_agg(json_build_object(
         'id', t.id, 'kind', t.kind, 'state', t.state,
         'result', case when t.state = 'completed' then t.result end,
         'failure', case when t.state in ('dead', 'cancelled') then (

@@ -10,7 +10,7 @@ from peers.client.options import Document, Options, options_document
 from peers.errors import ArgsInvalid
 from peers.handlers import registry
 from peers.types import JSON_MAX_BYTES
-from peers.values import ConversionError, find_unwritable, jsonable, path_text
+from peers.values import ConversionError, find_unwritable, jsonable, path_text, type_text
 
 
 def document(kind: str, args: Mapping[str, object], options: Options) -> Document:
@@ -20,6 +20,7 @@ def document(kind: str, args: Mapping[str, object], options: Options) -> Documen
     as JSON. Raises ArgsInvalid, BadTask, BadGraph.
     """
     fields = options_document(kind, options)
+    _require_object("args", args)
     handler = registry().get(kind)
     if handler is None:
         fields["args"] = plain_json("args", args)
@@ -38,6 +39,7 @@ def plain_json(name: str, value: Mapping[str, object]) -> dict[str, Any]:
 
     Bytes become base64. An argument that is annotated as bytes reads it. Raises ArgsInvalid.
     """
+    _require_object(name, value)
     try:
         plain: dict[str, Any] = jsonable(dict(value))
     except ConversionError as error:
@@ -46,12 +48,20 @@ def plain_json(name: str, value: Mapping[str, object]) -> dict[str, Any]:
     return plain
 
 
+def _require_object(name: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise ArgsInvalid(f"{name} must be a JSON object, such as a dict, not {type_text(value)}")
+
+
 _encode_json: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
 
 
 def _require_size(name: str, plain: dict[str, Any]) -> None:
     try:
-        size = len(_encode_json(plain).encode())
+        text = _encode_json(plain)
+        if "\\u0000" in text and (found := find_unwritable(plain)) is not None:
+            raise ArgsInvalid(f"{path_text(name, found[0])}: {found[1]}")
+        size = len(text.encode())
     except (ValueError, RecursionError) as error:
         found = find_unwritable(plain)
         where = name if found is None else path_text(name, found[0])

@@ -71,7 +71,7 @@ def completed(task: AssignedTask, seconds: float, result: Any) -> Completed:
     if text.count("[") + text.count("{") > _DEEPEST and _depth(text) > _DEEPEST:
         raise ResultInvalid(f"the result of {task.kind} is nested more than {_DEEPEST} levels deep")
     if "\\u" in text:
-        _refuse_bad_characters(task, text)
+        _refuse_bad_characters(task, result, text)
     body = text.encode()
     if len(body) > JSON_MAX_BYTES:
         raise ResultInvalid(
@@ -102,16 +102,20 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def _refuse_bad_characters(task: AssignedTask, text: str) -> None:
-    if "\\u0000" in text and _NUL.search(text):
-        raise ResultInvalid(
-            f"the result of {task.kind} contains a NUL character, which jsonb cannot hold"
-        )
-    if "\\ud" in text and _LONE_SURROGATE.search(text):
-        raise ResultInvalid(
-            f"the result of {task.kind} contains half a character (a lone surrogate), which jsonb "
-            "cannot hold"
-        )
+def _refuse_bad_characters(task: AssignedTask, result: Any, text: str) -> None:
+    for escape, expression, what in (
+        ("\\u0000", _NUL, "a NUL character"),
+        ("\\ud", _LONE_SURROGATE, "half a character (a lone surrogate)"),
+    ):
+        if escape in text and expression.search(text):
+            found = find_unwritable(result)  # what is within a model, say, has no path
+            where = "" if found is None or not found[0] else f" at {path_text('result', found[0])}"
+            raise ResultInvalid(
+                clean(
+                    f"the result of {task.kind} contains {what}{where}, which jsonb cannot hold",
+                    _LONGEST_REASON,
+                )
+            )
 
 
 def failed(task: AssignedTask, seconds: float, error: BaseException) -> Failed:
