@@ -103,7 +103,7 @@ def make(folder: Path, rows: int) -> None:
 
 
 def jobs(folder: Path, well: Callable[[Job], Became]) -> Iterator[tuple[Job, Became | None]]:
-    """The four cases; the first has been run, because the last needs to know how long it takes."""
+    """Yield the four cases. The first is run before: the last needs to know how long it takes."""
     rows = folder / "rows.parquet"
     first = Job("all is well", rows)
     became = well(first)

@@ -127,7 +127,7 @@ def make_input(path: Path, rows: int) -> None:
 
 
 def truth(model: Path, source: Path) -> Iterator[np.ndarray[Any, Any]]:
-    """What the model says itself, a row group at a time."""
+    """Yield what the model itself predicts, one row group at a time."""
     import joblib
 
     loaded = joblib.load(model)

@@ -118,7 +118,7 @@ def run(arm: str, folder: Path, url: str, rows: int, number: int) -> float:
 
 
 def predict(folder: Path, url: str, source: Path, name: str, workers: int, batch: int) -> float:
-    """A run of `peers predict`; its seconds by the database."""
+    """Run `peers predict` and return its seconds by the database's clock."""
     environment = {**os.environ, "PEERS_DATABASE_URL": url, "PEERS_PREDICT_TRUST": str(folder)}
     with peer(environment, workers):
         model = folder / "forest.joblib"
@@ -146,7 +146,7 @@ def command(
 
 @contextmanager
 def peer(environment: dict[str, str], workers: int) -> Iterator[None]:
-    """A peer for one run."""
+    """Start a peer for one run."""
     process = subprocess.Popen(
         [sys.executable, "-m", "peers", "run", "--app", "peers.predict.app",
          f"--queues=predict={workers}", "--log-level=error"],
@@ -167,7 +167,7 @@ def compare(folder: Path, truth: np.ndarray[Any, Any], number: int) -> int:
 
 
 def report(rows: int, seconds: dict[str, list[float]], mismatched: int | None) -> None:
-    """The table, what batching gains, and the JSON."""
+    """Print the table, the gain of batching, and the JSON."""
     medians = {arm: statistics.median(values) for arm, values in seconds.items()}
     print(f"{rows:,} rows, a forest of {TREES} trees, batches of {BATCH}, medians")
     for arm, median in medians.items():

@@ -69,7 +69,7 @@ def sample(connection: Connection) -> float:
 
 
 def await_result(connection: Connection, task_id: int) -> int:
-    """The result of a task, once it is completed."""
+    """Return the result of a task, once it is completed."""
     give_up = time.monotonic() + PATIENCE
     while time.monotonic() < give_up:
         time.sleep(0.005)

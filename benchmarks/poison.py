@@ -22,7 +22,7 @@ class PoisonedForest:
         self.n_features_in_: int = forest.n_features_in_
 
     def predict(self, table: Any) -> Any:
-        """The digits of a matrix of pixels."""
+        """Return the digits of a matrix of pixels."""
         if (table[:, 0] == KILLS).any():
             os.kill(os.getpid(), signal.SIGSEGV)
         if (table[:, 0] == RAISES).any():
@@ -31,7 +31,7 @@ class PoisonedForest:
 
 
 def poisoned(rows: Path, value: float) -> Path:
-    """The input once more, with one bad row in the middle."""
+    """Write the input again, with one bad row in the middle."""
     table = pq.read_table(rows)
     column = table.column("pixel_0").to_numpy().copy()
     column[len(column) // 2] = value

@@ -61,7 +61,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def server(url: str | None) -> Iterator[str]:
-    """The given database, or a private server for this run."""
+    """Yield the given database, or a private server for this run."""
     if url is not None:
         yield url
         return

@@ -14,7 +14,7 @@ _EACH: Final = 200
 
 
 def efficiency(ways: int, *, sync: bool) -> float:
-    """The ideal time by the time taken, of `ways` processes or coroutines that only wait."""
+    """Return the ideal time by the time that `ways` processes or coroutines take to wait."""
     if not sync:
         return _EACH * SECONDS / asyncio.run(_coroutines(ways))
     with get_context("spawn").Pool(ways) as pool:

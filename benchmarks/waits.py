@@ -19,7 +19,7 @@ def exact_timers() -> None:
 
 @task("bench.wait")
 def wait() -> int:
-    """A simulated wait: a worker process sleeps."""
+    """Simulate a wait: a worker process sleeps."""
     time.sleep(SECONDS)
     return 1
 

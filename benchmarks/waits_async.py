@@ -12,6 +12,6 @@ SECONDS: Final = 0.0282
 
 @task("bench.wait.async")
 async def wait() -> int:
-    """A simulated wait: the loop has others to run meanwhile."""
+    """Simulate a wait: the loop has others to run meanwhile."""
     await asyncio.sleep(SECONDS)
     return 1

@@ -10,16 +10,16 @@ from typing import Any, Final, Protocol
 
 
 class Scheduler(Protocol):
-    """The way from a handler to the scheduler, through the worker's parent process."""
+    """The handler's connection to the scheduler, through the worker's peer."""
 
     def call(self, execution_id: int, verb: str, payload: object) -> Any:
-        """Send a request and return the answer."""
+        """Send a request and return the reply."""
 
     def tell(self, execution_id: int, verb: str, payload: object) -> None:
-        """Send a message that has no answer."""
+        """Send a message that has no reply."""
 
     def limit(self, execution_id: int, seconds: float | None) -> None:
-        """Have the worker killed when its handler runs on for `seconds`; None: never."""
+        """Have the worker killed when its handler runs for another `seconds`; None: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ class CurrentTask:
         """Have the worker killed unless the handler calls this again within `seconds`; None: never.
 
         Use it for calls that may hang and cannot be interrupted, such as those of a C library. The
-        attempt fails with a timeout, as with `timeout`, which covers the whole handler. In an async
-        handler, only time counts in which it blocks the event loop. Never blocks itself.
+        attempt fails with a timeout, as with `timeout`, which covers the whole handler. For an
+        async handler, only the time counts during which it blocks the event loop. Never blocks.
         """
         if seconds is not None and not seconds > 0:
             raise ValueError(f"kill_after() takes more than 0 seconds, not {seconds}")
@@ -83,7 +83,7 @@ class CurrentTask:
     def start_cooldown(self, name: str, seconds: float, reason: str | None = None) -> float:
         """Start a cooldown of the external system `name`, for up to a day (blocks: one query).
 
-        Returns its seconds: an earlier cooldown may last longer.
+        Returns how many seconds the cooldown lasts: an earlier one may end later.
         """
         request = {"name": name, "seconds": seconds, "reason": reason}
         return float(self.call("start_cooldown", request))
@@ -106,7 +106,7 @@ class CurrentTask:
         return await asyncio.to_thread(self.cooldown_left, name)
 
     def call(self, verb: str, payload: object) -> Any:
-        """Send a request to the scheduler and return the answer (blocks)."""
+        """Send a request to the scheduler and return the reply (blocks)."""
         return self._scheduler.call(self.execution_id, verb, payload)
 
 

@@ -1,7 +1,7 @@
 """The exceptions of Peers.
 
 A message says what is wrong, the bound and, in its last sentence, the remedy. `exit_code` is that
-of the command line. No database driver is imported here, because workers need these classes too and
+of the command line. This module imports no database driver, because workers need these classes and
 never connect to the database.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class PeersError(Exception):
-    """The base class. `hint` is the remedy, unless the message says it already."""
+    """The base class. `hint` is the remedy, unless the message already has it."""
 
     exit_code = 1
 
@@ -89,11 +89,11 @@ def seconds_until_retry(in_: object) -> float | None:
     """Return the seconds of `Retry.in_`. Raises `ValueError` when it is out of bounds."""
     if in_ is None:
         return None
-    try:  # a Decimal, say, has no form on the way to the parent
+    try:  # messages to the parent carry floats, so this converts a Decimal, for example
         seconds = in_.total_seconds() if isinstance(in_, timedelta) else float(in_)  # type: ignore[arg-type]
     except OverflowError:
         seconds = inf
-    if not 0 <= seconds <= _RETRY_MAX:  # nor is NaN
+    if not 0 <= seconds <= _RETRY_MAX:  # this refuses NaN as well
         raise ValueError(f"in_ must be 0 seconds to 365 days, not {in_}")
     return seconds
 
@@ -227,6 +227,7 @@ _BY_SQLSTATE: dict[str, type[PeersError]] = {
     "22008": BadTask,  # datetime_field_overflow
     "22P02": BadTask,  # invalid_text_representation
     "22P05": BadTask,  # untranslatable_character
+    "54000": BadTask,  # program_limit_exceeded: an answer or a document is too large
     "42501": NotPermitted,  # insufficient_privilege
     "3F000": SchemaMissing,  # invalid_schema_name
     "42883": SchemaMissing,  # undefined_function
@@ -257,7 +258,7 @@ def from_database(error: BaseException) -> PeersError | None:
     message = diagnostics.message_primary or str(cause)
     if (
         kind is SchemaMissing and "peers" not in message
-    ):  # it is a table of the application's trigger
+    ):  # it is about a table of the application, such as one that its trigger uses
         return None
     if kind is BadTask and diagnostics.message_detail:
         message = f"{message} ({diagnostics.message_detail.rstrip('.')})"
@@ -266,7 +267,7 @@ def from_database(error: BaseException) -> PeersError | None:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise what the database refused as an exception of Peers, caused by the driver's own."""
+    """Raise errors of the database as exceptions of Peers, with the driver's error as the cause."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Handlers and their registry: which function runs which kind, with which policy."""
+"""Handlers and their registry: the function that runs a kind, and its policy."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Handler:
         return inspect.iscoroutinefunction(self.function)
 
     def dump_args(self, args: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the args as JSON types, once it is sure that `load_args` can read them.
+        """Return the args as JSON types, after checking that `load_args` can read them.
 
         Raises `ArgsInvalid` when one is missing, unknown or of another type than its annotation.
         """
@@ -133,14 +133,14 @@ class Handler:
         return ArgsInvalid(f"args do not fit {self.kind}: {_describe(error, 'args')}")
 
     def dump_result(self, value: Any) -> Any:
-        """Return a task's result as JSON types, once it is sure that `load_result` can read it.
+        """Return a task's result as JSON types, after checking that `load_result` can read it.
 
         A result whose annotation JSON has itself is returned as it is, unchecked. Raises
         `ResultInvalid`.
         """
         if not self._is_resolved:
             self.resolve()
-        if self._result is None:
+        if self._result is None or self._result.is_plain:
             return value
         try:
             dumped = self._result.dump(value)
@@ -155,6 +155,8 @@ class Handler:
         try:
             return data if self._result is None else self._result.load(data)
         except (ConversionError, RecursionError) as error:
+            if self._result is not None and self._result.is_plain:
+                return data  # it was not checked when it was stored
             raise self._result_invalid(error) from None
 
     def _result_invalid(self, error: ConversionError | RecursionError) -> ResultInvalid:
@@ -173,7 +175,7 @@ class Handler:
         object.__setattr__(self, "_result", result)
         if self._signature.unresolved:
             self._read_signature()
-        object.__setattr__(self, "_is_resolved", True)  # last, for other threads rely on it
+        object.__setattr__(self, "_is_resolved", True)  # last, because other threads rely on it
         if not self._signature.unresolved:
             return
         taken = (
@@ -183,7 +185,7 @@ class Handler:
             code = getattr(innermost(self.function), "__code__", None)
             file, line = (code.co_filename, code.co_firstlineno) if code else (self.kind, 0)
             text = (
-                f"{name_of(self.function)}: {name!r} {taken}, for its annotation {annotation} "
+                f"{name_of(self.function)}: {name!r} {taken}, because its annotation {annotation} "
                 "cannot be resolved at run time; import what it names outside of TYPE_CHECKING"
             )
             warnings.warn_explicit(text, UserWarning, file, line)

@@ -1,4 +1,4 @@
-"""What a handler takes and returns, read from its signature.
+"""Read from a handler's signature what it takes and returns.
 
 A name that exists for type checkers only cannot be resolved at run time. An argument with such an
 annotation is not checked.
@@ -113,8 +113,8 @@ def of_rows(function: Callable[..., Any]) -> Signature:
 def _require_json(function: Callable[..., Any], name: str, codec: Codec) -> None:
     if not codec.json_types:
         raise TypeError(
-            f"{name_of(function)}: {name!r} is a {codec.name}, which has no JSON form; take what "
-            "the handler can make it from"
+            f"{name_of(function)}: {name!r} is a {codec.name}, which has no JSON form; take a "
+            "value from which the handler can make it"
         )
 
 
@@ -122,7 +122,8 @@ def result_of(function: Callable[..., Any], *, is_batch: bool) -> Codec | None:
     """Return the codec of a task's result.
 
     None: JSON has its type itself, or its annotation is missing, cannot be resolved or has no JSON
-    form. Such a result is stored as it is, unchecked.
+    form. Such a result is stored as it is, unchecked. A float has a codec, because a large one is
+    read from JSON as an int.
     """
     try:
         resolved = _resolve(function, inspect.signature(function).return_annotation)
@@ -132,7 +133,8 @@ def result_of(function: Callable[..., Any], *, is_batch: bool) -> Codec | None:
         codec = codec_of(resolved)
     except (_UnresolvedError, NameError, UnsupportedTypeError):
         return None
-    return None if codec.is_plain or not codec.json_types else codec
+    is_read_as_it_is = codec.is_plain and not codec.makes_floats
+    return None if is_read_as_it_is or not codec.json_types else codec
 
 
 class _UnresolvedError(Exception):
@@ -140,7 +142,7 @@ class _UnresolvedError(Exception):
 
 
 def _codec_of(function: Callable[..., Any], annotation: Any) -> Codec | None:
-    """Return the codec; None if the annotation, or a type that it is made of, is not there."""
+    """Return the codec; None if the annotation or a part of it cannot be resolved."""
     try:
         return codec_of(_resolve(function, annotation))
     except (_UnresolvedError, NameError):

@@ -5,6 +5,7 @@
 -- often have a narrow table as well (ready, scheduled, blocked, lease, dead).
 --
 --   10 to 13    the tables: tasks and graphs, one table for each state, peers, bookkeeping.
+--   19_NNNN     migrations: each changes tables of an earlier release, and is applied once.
 --   20 to 27    submission. An INSERT into peers.task submits; a trigger checks it and inserts it into the table of its
 --               state. peers.submit and peers.submit_graph (which sorts the graph first) do the same in one call.
 --   30, 35      dependencies. An INSERT into peers.dependency makes a child wait. A trigger counts its parents in

@@ -1,6 +1,6 @@
 -- What applications insert: tasks, the edges between them, and the graphs that tasks belong to.
 --
--- Files 10 to 19 create tables. They are applied once; a later change of a table is a numbered migration.
+-- Files 10 to 18 create tables. They are applied once; a later change of a table is a file 19_NNNN_reason.sql.
 
 do $$
 begin
@@ -24,7 +24,7 @@ $$;
 comment on type peers.parent_failure_policy is
     'What happens to the child when its parent dies or is cancelled. hold: the child waits until the parent is '
     'retried, and is cancelled when the parent is cancelled or discarded. cancel: the child is cancelled. run: '
-    'the child runs all the same.';
+    'the child runs anyway.';
 
 -- A state change should be a HOT update, which writes no index entry. That needs free space in each page
 -- (fillfactor) and no index on a column that changes. Measured with 60,000 no-op tasks: at fillfactor 70 half
@@ -120,7 +120,8 @@ comment on column peers.dependency.child_id is 'The task that waits.';
 comment on column peers.dependency.on_parent_failure is
     'What happens to the child when the parent dies or is cancelled.';
 comment on column peers.dependency.waived is
-    'The parent failed and the policy is run: the child never waits for this edge again. Kept by the scheduler.';
+    'The parent was dead or cancelled at some time and the policy is run: the child never waits for this edge again. '
+    'Kept by the scheduler.';
 comment on column peers.dependency.added_later is
     'The child is older than the transaction that inserted the edge. Kept by the scheduler.';
 comment on column peers.dependency.created_xid is 'The transaction that inserted the edge.';

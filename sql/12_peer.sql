@@ -1,4 +1,4 @@
--- What peers keep: themselves, the kinds that they can run, and what they must leave alone for now.
+-- What peers keep: themselves, the kinds that they can run, and the external systems that they must not call now.
 
 create table if not exists peers.peer (
     -- serves heartbeat and claim

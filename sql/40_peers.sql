@@ -220,8 +220,8 @@ begin
     perform from peers.lease l
     where l.task_id = hold_lease.task_id and l.token = hold_lease.token and l.peer_id = hold_lease.peer_id;
     if not found then
-        raise exception 'task % is no longer leased to this peer: nothing was submitted', hold_lease.task_id
-            using errcode = 'PE010', hint = 'The task''s next attempt submits instead.';
+        raise exception 'task % is no longer leased to this peer: nothing was committed', hold_lease.task_id
+            using errcode = 'PE010', hint = 'The next attempt of the task decides.';
     end if;
     return pg_current_xact_id();
 end

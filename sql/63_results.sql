@@ -35,7 +35,7 @@ comment on function peers.await_results is
     'empty when they are many. LISTEN first, then call this, then look at the tasks. Valid for a minute: call it '
     'again, and poll as well.';
 
--- It takes no lock and writes nothing, so the end of a task waits for nobody.
+-- It takes no lock and writes nothing, so the end of a task waits for no other session.
 create or replace function peers.notify_results() returns trigger
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp

@@ -1,4 +1,4 @@
-"""The command line: find the command, run it, turn what is raised into a sentence and an exit code.
+"""The command line: find the command, run it, and turn errors into a sentence and an exit code.
 
 Exit codes: 0 done, 1 failed (of status and check: something is wrong), 2 usage, 3 database
 unreachable, 4 not found, 5 an output that lacks more rows than `predict --max-dead` allows, 78 bad
@@ -33,21 +33,22 @@ GROUPS: Final = {
     "explain": ("explain",),
     "tasks": ("cancel", "change", "pause", "resume"),
     "dead": ("dead",),
+    "graph": ("graph",),
     "db": ("db",),
     "systemd": ("systemd",),
     "predict": ("predict",),
 }
-"""The modules and their commands: only that of the command that was typed is imported."""
+"""The modules and their commands. Only the module of the typed command is imported."""
 
-_BY_WORDS: Final = ("demo", "predict")
-"""What these declare depends on what was typed."""
+_BY_WORDS: Final = ("predict",)
+"""What this declares depends on the typed words."""
 
 _EPILOGUE: Final = """\
-A first look:          peers demo
+Try it:                peers demo
 A database:            export PEERS_DATABASE_URL=postgresql://user@host/database; peers migrate
 A peer:                peers run --app shop.tasks
 A task:                peers submit thumbs.make path=/srv/a.png
-What is going on:      peers status
+See what is happening: peers status
 """
 
 
@@ -55,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Wrong usage and --help raise SystemExit."""
     words = sys.argv[1:] if argv is None else list(argv)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal may know fewer characters than a task
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # the terminal may not have all characters of a task
             stream.reconfigure(errors="backslashreplace")
     try:
         code = _dispatch(words)
@@ -66,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except Exception as error:
-        from peers.cli.failures import explained  # it takes its time to import
+        from peers.cli.failures import explained  # it is slow to import
 
         ours = explained(error)
         if ours is None:
@@ -79,7 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def load(words: Sequence[str]) -> dict[str, Any]:
-    """Import the module of the command that was typed; all of them if none was."""
+    """Import the module of the command that was typed, or all of them if none was.
+
+    --version needs none of them.
+    """
+    if words[:1] == ["--version"]:
+        return {}
     chosen = [group for group, names in GROUPS.items() if words[:1] and words[0] in names]
     return {group: importlib.import_module(f"peers.cli.{group}") for group in chosen or GROUPS}
 
@@ -105,7 +113,7 @@ def _parser(words: list[str]) -> Parser:
         epilog=_EPILOGUE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=version())
+    parser.add_argument("--version", action="version", version=version(), help="print the version")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for group, module in load(words).items():
         options = {"words": words} if group in _BY_WORDS else {}
@@ -114,5 +122,5 @@ def _parser(words: list[str]) -> Parser:
 
 
 def _drop_output() -> None:
-    """So that the interpreter's last flush does not complain again."""
+    """Keep the interpreter's last flush from failing again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

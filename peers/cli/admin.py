@@ -1,4 +1,4 @@
-"""`peers migrate`, `check`, `config`, `prune`: the schema, its health, and what is configured."""
+"""`peers migrate`, `check`, `config`, `prune`: the schema, its health, and the settings."""
 
 from __future__ import annotations
 
@@ -19,23 +19,33 @@ if TYPE_CHECKING:
 
 
 def register(commands: Commands) -> None:
-    """Declares the commands of this file."""
-    migrate = add_command(
-        commands, "migrate", _migrate, "create the schema, or bring it up to date", reads=True
+    """Declare the commands of this file."""
+    migrate = add_command(commands, "migrate", _migrate, "create or update the schema", reads=True)
+    migrate.add_argument(
+        "--dry-run", action="store_true", help="only list the files that would be applied"
     )
-    migrate.add_argument("--dry-run", action="store_true", help="only list what would be applied")
     check = add_command(
-        commands, "check", _check, "recount what the triggers keep; exit code 1: wrong", reads=True
+        commands,
+        "check",
+        _check,
+        "compare stored counters and states with a recount (exit code 1 if they differ)",
+        reads=True,
     )
-    check.add_argument("--repair", action="store_true", help="repair what is wrong")
-    add_command(commands, "config", _config, "the effective settings and who set them", reads=True)
+    check.add_argument("--repair", action="store_true", help="repair the differences")
+    add_command(
+        commands,
+        "config",
+        _config,
+        "show the effective settings and where each comes from",
+        reads=True,
+    )
     prune = add_command(commands, "prune", _prune, "delete tasks that ended long ago")
     prune.add_argument(
         "--older-than",
         type=duration,
         metavar="DURATION",
         required=True,
-        help="such as 30d: how long ago they must have ended",
+        help="minimum time since their end, such as 30d",
     )
 
 
@@ -50,9 +60,9 @@ def _migrate(args: argparse.Namespace) -> int:
         print(file)
     number = output.count(len(files), "file")
     output.say(
-        f"{number} would be applied, nothing was"
+        f"{number} would be applied"
         if args.dry_run
-        else f"{number} applied: the schema is up to date"
+        else f"{number} applied; the schema is up to date"
     )
     return 0
 
@@ -64,7 +74,7 @@ def _check(args: argparse.Namespace) -> int:
         output.document({"problems": [problem._asdict() for problem in problems]})
     elif problems:
         output.table(
-            ("TASK", "MENDED", "PROBLEM"),
+            ("TASK", "REPAIRED", "PROBLEM"),
             [(each.task_id, "yes" if each.repaired else "no", each.problem) for each in problems],
         )
     if all(problem.repaired for problem in problems):
@@ -73,7 +83,7 @@ def _check(args: argparse.Namespace) -> int:
         )
         return 0
     remedy = advice(args, "check --repair")
-    output.say(f"{output.count(len(problems), 'problem')}; `{remedy}` mends them")
+    output.say(f"{output.count(len(problems), 'problem')}; `{remedy}` repairs them")
     return 1
 
 
@@ -85,9 +95,11 @@ def _config(args: argparse.Namespace) -> int:
             {each.name: {"value": each.value, "origin": each.origin} for each in origins}
         )
         return 0
-    output.table(("SETTING", "VALUE", "SET BY"), origins, sys.maxsize)  # a URL cut is no URL
+    output.table(
+        ("SETTING", "VALUE", "SET BY"), origins, sys.maxsize
+    )  # a shortened URL would be useless
     if settings.database_url is None and settings.has_database:
-        output.say("The database is named by libpq's own variables (PGHOST, PGSERVICE …).")
+        output.say("libpq's variables (PGHOST, PGSERVICE …) name the database.")
     return 0
 
 

@@ -1,29 +1,25 @@
-"""The connection of a command to its database."""
+"""Connect a command to its database, and perform the client's operations there."""
 
 from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
 import psycopg
-from psycopg.adapt import Loader
-from psycopg.rows import dict_row
 
-from peers.cli.exact_json import Json
+from peers.cli.exact_json import written
 from peers.cli.place import located
+from peers.client.transport import perform_text
 from peers.database import schema
 from peers.database.backoff import Backoff
 from peers.database.connection import connect
-from peers.errors import translated
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
-    from typing import LiteralString
 
-    from psycopg.abc import Buffer
-
+    from peers.client.statements import Request
     from peers.database.connection import Connection
     from peers.settings import Settings
 
@@ -34,19 +30,11 @@ _TRIES: Final = 5
 _AGAIN: Final = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 
 
-class JsonLoader(Loader):
-    """Takes json and jsonb from the database as they are."""
-
-    def load(self, data: Buffer) -> Json:
-        """Return the text."""
-        return Json(bytes(data).decode())
-
-
 @contextmanager
 def connected(args: argparse.Namespace) -> Iterator[Connection]:
-    """A connection for one command, to a database whose schema fits.
+    """Yield a connection to a database whose schema matches this package.
 
-    Times come in UTC. An embedded database without a schema gets it: it is nobody else's.
+    Times are in UTC. The schema is installed into an embedded database that lacks it.
     """
     with located(args) as settings, connection_to(settings, args) as connection:
         if settings.embedded and schema.installed_version(connection) is None:
@@ -59,24 +47,22 @@ def connected(args: argparse.Namespace) -> Iterator[Connection]:
 def connection_to(
     settings: Settings, args: argparse.Namespace, *, pooled: bool = True
 ) -> Iterator[Connection]:
-    """A connection for one command, whatever schema there is; it may lead through a pooler.
+    """Yield a connection, whatever schema the database has. It may go through a pooler.
 
-    PgBouncer knows the time zone of each client; other settings would be left to the next one.
+    PgBouncer keeps the time zone for each client; other settings would leak to the next client.
     """
     with connect(settings.url, application_name=args.command, pooled=pooled) as connection:
         connection.execute("set timezone to 'UTC'")
         yield connection
 
 
-def rows(connection: Connection, query: LiteralString, **values: object) -> list[dict[str, Any]]:
-    """Return what a view or function of the schema shows, by the names of its columns.
+def perform(connection: Connection, request: Request[T], **exact: object) -> T:
+    """Perform an operation of the client in its own transaction.
 
-    JSON comes as its text: see exact_json.
+    `exact` replaces fields of the request with JSON whose numbers keep every digit.
     """
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
-        for name in ("json", "jsonb"):
-            cursor.adapters.register_loader(name, JsonLoader)
-        return cursor.execute(query, values).fetchall()
+    document = written({**request.document, **exact})
+    return persistently(perform_text, connection, request.statement, document)
 
 
 def persistently(
@@ -85,9 +71,9 @@ def persistently(
     *arguments: P.args,
     **options: P.kwargs,
 ) -> T:
-    """Call a verb in a transaction of its own, and again when it met another one head-on.
+    """Call a function in its own transaction, and again after a deadlock or serialization failure.
 
-    A transaction, since only in one a verb has the isolation level that it needs (db.connect).
+    Only within a transaction does it have the isolation level that it needs.
     """
     backoff = Backoff()
     for tries_left in reversed(range(_TRIES)):

@@ -1,4 +1,4 @@
-"""`peers db`: the embedded database, or the one that is configured."""
+"""`peers db`: the embedded database, or the configured one."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 def register(commands: Commands) -> None:
-    """Declares `db` and its commands."""
-    group = add_group(commands, "db", "the embedded database, unless another one is configured")
-    add_command(group, "url", _url, "print the database's URL, password and all", reads=True)
+    """Declare `db` and its commands."""
+    group = add_group(commands, "db", "the embedded database, or the configured one")
+    add_command(group, "url", _url, "print the database's URL with its password", reads=True)
     add_command(
         group,
         "psql",
@@ -38,7 +38,7 @@ def register(commands: Commands) -> None:
         usage="peers db psql [options] [psql's arguments ...]",
         accepts=lambda _: True,
     )
-    add_command(group, "stop", _stop, "stop the embedded database, whoever uses it")
+    add_command(group, "stop", _stop, "stop the embedded database, even if it is in use")
 
 
 def _is_embedded(args: argparse.Namespace, settings: Settings) -> bool:
@@ -46,7 +46,7 @@ def _is_embedded(args: argparse.Namespace, settings: Settings) -> bool:
         return True
     if settings.has_database:
         return False
-    output.say("peers: no database is configured: this is the embedded one of this machine")
+    output.say("peers: no database is configured; this is the embedded one")
     return True
 
 
@@ -57,11 +57,11 @@ def _url(args: argparse.Namespace) -> int:
             postgres = EmbeddedPostgres()
             url, running = postgres.url(), postgres.pid is not None
         if not running:
-            output.say("It does not run: it starts with its first user and stops with its last.")
+            output.say("It is not running. It starts with its first user and stops with its last.")
     else:
         url, running = settings.url, None
         if not url:
-            output.say("The database is named by libpq's own variables (PGHOST, PGSERVICE …).")
+            output.say("libpq's variables (PGHOST, PGSERVICE …) name the database.")
     if args.json:
         output.document({"url": url, "embedded": embedded, "running": running})
     else:
@@ -78,12 +78,12 @@ def _psql(args: argparse.Namespace) -> int:
 
 
 def _own_words(words: list[str]) -> list[str]:
-    """Without the "--" that may part them from ours."""
+    """Return the words after a leading "--"."""
     return words[1:] if words[:1] == ["--"] else words
 
 
 def _look_around(psql: Path, url: str, words: list[str]) -> int:
-    """Runs psql until it ends. A password goes by its environment: everybody can read arguments."""
+    """Run psql. The password goes through the environment, because arguments are public."""
     if not psql.name:
         raise ConfigError(
             "there is no psql on this machine", "On Debian: apt-get install postgresql-client."

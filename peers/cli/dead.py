@@ -1,16 +1,25 @@
-"""`peers dead`: look at dead letters, run them again, or accept them."""
+"""`peers dead`: list, show, retry or discard dead letters."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from peers.cli import output
-from peers.cli.database import connected, persistently, rows
-from peers.cli.exact_json import Json, written
-from peers.cli.parser import add_command, add_group, advice, json_object, name, positive, task_id
+from peers.cli import output, queries
+from peers.cli.database import connected, perform
+from peers.cli.exact_json import Json
+from peers.cli.parser import (
+    add_command,
+    add_group,
+    advice,
+    graph_id,
+    json_object,
+    name,
+    positive,
+    task_id,
+)
 from peers.cli.tasks import each
-from peers.database import functions
+from peers.client import operations
 from peers.errors import NotDead
 
 if TYPE_CHECKING:
@@ -18,39 +27,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from peers.cli.parser import Commands
+    from peers.client.statements import Request
     from peers.database.connection import Connection
 
 _LISTED: Final = 50
 _ARGS_SHOWN: Final = 2000
 _TIME: Final = "%Y-%m-%d %H:%M:%S %Z"
 
-_IDS: Final = """
-    select task_id from peers.dead
-    where %(kind)s::text is null or kind = %(kind)s order by task_id"""
-_LIST: Final = """
-    with newest as materialized (
-        select task_id, died_at, count(*) over () as total from peers.dead
-        where (%(kind)s::text is null or kind = %(kind)s)
-          and (%(queue)s::text is null or queue = %(queue)s)
-        order by died_at desc, task_id desc limit %(limit)s
-    )
-    select n.total, d.task_id, d.kind, d.queue, d.attempts, d.died_at,
-           peers.now() - d.died_at as died_ago_seconds, d.error_type, d.error_message,
-           d.exit_signal, d.peer, d.host, d.held_children
-    from newest n
-    cross join lateral (select * from peers.dead_letter l where l.task_id = n.task_id) d
-    order by n.died_at desc, n.task_id desc"""
-_SHOW: Final = """
-    select d.*, peers.now() - d.died_at as died_ago_seconds
-    from peers.dead_letter d where d.task_id = %(id)s"""
-
 
 def register(commands: Commands) -> None:
-    """Declares `dead` and its commands."""
-    group = add_group(commands, "dead", "the dead letters: tasks that failed for good")
-    listing = add_command(group, "list", _list, "list dead letters, the newest first", reads=True)
-    listing.add_argument("--kind", type=name, metavar="KIND", help="only these")
-    listing.add_argument("--queue", type=name, metavar="QUEUE", help="only these")
+    """Declare `dead` and its commands."""
+    group = add_group(commands, "dead", "dead letters: tasks that failed for good")
+    listing = add_command(group, "list", _list, "list dead letters, newest first", reads=True)
+    listing.add_argument("--kind", type=name, metavar="KIND", help="only this kind")
+    listing.add_argument("--queue", type=name, metavar="QUEUE", help="only this queue")
+    listing.add_argument("--graph", type=graph_id, metavar="ID", help="only tasks of this graph")
     listing.add_argument(
         "--limit",
         type=positive,
@@ -58,26 +49,38 @@ def register(commands: Commands) -> None:
         metavar="N",
         help=f"show at most N (default: {_LISTED})",
     )
-    show = add_command(group, "show", _show, "one dead letter with all its failures", reads=True)
-    show.add_argument("id", type=task_id, metavar="ID")
-    retry = add_command(group, "retry", _retry, "run dead letters again, with fresh attempts")
-    retry.add_argument("--args", type=json_object, metavar="JSON", help="instead of their args")
+    show = add_command(
+        group, "show", _show, "show one dead letter with all its failures", reads=True
+    )
+    show.add_argument("id", type=task_id, metavar="ID", help="id of a dead task")
+    retry = add_command(group, "retry", _retry, "retry dead letters with fresh attempts")
+    retry.add_argument("--args", type=json_object, metavar="JSON", help="replace the args of each")
     discard = add_command(
-        group, "discard", _discard, "accept deaths: the tasks end cancelled, held children too"
+        group,
+        "discard",
+        _discard,
+        "discard dead letters (they and the children that they hold end cancelled)",
     )
     for command in (retry, discard):
-        command.add_argument("ids", type=task_id, nargs="*", metavar="ID")
+        command.add_argument("ids", type=task_id, nargs="*", metavar="ID", help="id of a dead task")
         bulk = command.add_mutually_exclusive_group()
-        bulk.add_argument("--kind", type=name, metavar="KIND", help="all dead letters of a kind")
+        bulk.add_argument("--kind", type=name, metavar="KIND", help="all dead letters of this kind")
         bulk.add_argument("--all", action="store_true", help="all dead letters")
+        command.add_argument(
+            "--graph",
+            type=graph_id,
+            metavar="ID",
+            help="all dead letters of this graph (with --kind: that have both)",
+        )
 
 
-# ------------------------------------------------------------------------------------- looking
+# ------------------------------------------------------------------------------------- reading
 
 
 def _list(args: argparse.Namespace) -> int:
     with connected(args) as connection:
-        found = rows(connection, _LIST, kind=args.kind, queue=args.queue, limit=args.limit)
+        _require_graph(connection, args)
+        found = queries.dead_letters(connection, args.kind, args.queue, args.graph, args.limit)
     total = found[0]["total"] if found else 0
     for letter in found:
         del letter["total"]
@@ -104,16 +107,15 @@ def _list(args: argparse.Namespace) -> int:
     )
     if total > len(found):
         output.say(f"… and {total - len(found):,} more: --limit {total} shows all")
-    output.say(f"hint: `{advice(args, 'dead show ID')}` has the tracebacks; then retry or discard.")
+    output.say(f"hint: `{advice(args, 'dead show ID')}` shows the tracebacks.")
     return 0
 
 
 def _show(args: argparse.Namespace) -> int:
     with connected(args) as connection:
-        letters = rows(connection, _SHOW, id=args.id)
-        if not letters:
+        letter = queries.dead_letter(connection, args.id)
+        if letter is None:
             raise _no_letter(connection, args)
-    [letter] = letters
     if args.json:
         output.document(letter)
         return 0
@@ -124,10 +126,10 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _no_letter(connection: Connection, args: argparse.Namespace) -> NotDead:
-    """Raises TaskNotFound when there is no such task at all."""
-    sentence = functions.explain(connection, args.id)
+    """Raise TaskNotFound if there is no such task."""
+    sentence = perform(connection, operations.explain(args.id))
     return NotDead(
-        f"task {args.id} is no dead letter. {sentence}",
+        f"task {args.id} is not a dead letter. {sentence}",
         f"`{advice(args, 'dead list')}` lists them.",
     )
 
@@ -159,7 +161,7 @@ def _short(document: Json | None) -> str:
 
 
 def _print_failure(failure: dict[str, Any]) -> None:
-    """One failed attempt, as peers.dead_letter has it in `failures`."""
+    """Print one failed attempt, an element of `failures` in peers.dead_letter."""
     details = [
         f"failed {datetime.fromisoformat(failure['failed_at']):{_TIME}}",
         f"on {failure['host'] or 'an unknown host'}, pid {failure['pid']}",
@@ -168,42 +170,46 @@ def _print_failure(failure: dict[str, Any]) -> None:
     ]
     print()
     print(output.one_line(f"attempt {failure['attempt']} {', '.join(filter(None, details))}"))
-    said = failure["traceback"] or f"{failure['error_type']}: {failure['error_message']}"
-    for line in output.readable(said).splitlines():
+    text = failure["traceback"] or f"{failure['error_type']}: {failure['error_message']}"
+    for line in output.readable(text).splitlines():
         print(f"    {line}".rstrip())
 
 
-# -------------------------------------------------------------------------------------- acting
+# -------------------------------------------------------------------------------------- changing
 
 
 def _retry(args: argparse.Namespace) -> int:
-    new_args = None if args.args is None else written(args.args).encode()
-    return _act(
-        args, "retried", lambda connection, task: functions.retry(connection, task, new_args)
-    )
+    exact = {} if args.args is None else {"args": args.args}
+    return _act(args, "retried", operations.retry, exact)
 
 
 def _discard(args: argparse.Namespace) -> int:
-    return _act(args, "discarded", functions.discard)
+    return _act(args, "discarded", operations.discard, {})
 
 
-def _act(args: argparse.Namespace, done: str, verb: Callable[[Connection, int], int]) -> int:
-    """Each in a transaction of its own: what was done stays done, and locks are short."""
-    bulk = args.all or args.kind is not None
+def _act(
+    args: argparse.Namespace,
+    done: str,
+    operation: Callable[[int], Request[int]],
+    exact: dict[str, Any],
+) -> int:
+    """Perform the operation on each task in its own transaction, so that locks are short."""
+    bulk = args.all or args.kind is not None or args.graph is not None
     if bulk == bool(args.ids):
-        args.parser.error("name the tasks by their ids, or by --kind, or say --all")
+        args.parser.error("name the tasks: ids, --kind KIND, --graph ID or --all")
+    if args.all and args.graph is not None:
+        args.parser.error("--graph and --all exclude each other")
     count = 0
     with connected(args) as connection:
-        ids = args.ids
-        if bulk:
-            ids = [row["task_id"] for row in rows(connection, _IDS, kind=args.kind)]
+        _require_graph(connection, args)
+        ids = args.ids or queries.dead_ids(connection, args.kind, args.graph)
 
         def act(id: int) -> None:
             nonlocal count
             try:
-                persistently(verb, connection, id)
+                perform(connection, operation(id), **exact)
             except NotDead:
-                if not bulk:  # in bulk, somebody else was faster
+                if not bulk:  # in bulk, another session was faster
                     raise
             else:
                 count += 1
@@ -211,3 +217,9 @@ def _act(args: argparse.Namespace, done: str, verb: Callable[[Connection, int], 
         code = each(ids, act)
     print(f"{done} {output.count(count, 'dead letter')}")
     return code
+
+
+def _require_graph(connection: Connection, args: argparse.Namespace) -> None:
+    """Raise GraphNotFound if --graph names none. Its list of dead letters would just be empty."""
+    if args.graph is not None:
+        queries.graph(connection, args.graph)

@@ -1,4 +1,4 @@
-"""JSON whose numbers keep every digit, read and written without going through Python's own types.
+"""JSON whose numbers keep every digit: they are never converted to Python numbers.
 
 jsonb knows numbers that a float rounds, and that Python refuses (1e10000 has too many digits for an
 int), and documents that are nested deeper than Python's parser goes.
@@ -20,18 +20,18 @@ class Json(str):
     __slots__ = ()
 
     def parsed(self) -> Any:
-        """Return the value in Python's types, for documents of our own making."""
+        """Return the value as Python types; for documents that Peers itself made."""
         return json.loads(self)
 
 
 class TooDeepError(Exception):
-    """JSON that is nested deeper than Python can follow."""
+    """JSON that is nested too deeply for Python."""
 
 
 def exact(text: str) -> Any:
-    """Parse JSON; each number stays its text.
+    """Parse JSON; each number stays text.
 
-    Raises TooDeepError, and ValueError for what is no JSON, such as NaN and Infinity.
+    Raises TooDeepError, and ValueError for what is not JSON, such as NaN and Infinity.
     """
     try:
         found = json.loads(text, parse_float=Json, parse_int=Json, parse_constant=_refuse)
@@ -42,7 +42,7 @@ def exact(text: str) -> Any:
 
 
 def written(value: object, indent: str = "") -> str:
-    """Return it as JSON: times are ISO 8601 in UTC, durations are seconds."""
+    """Return the value as JSON: times in ISO 8601 and UTC, durations in seconds."""
     if isinstance(value, Json):
         return str(value)
     if isinstance(value, dict):
@@ -73,8 +73,8 @@ def _converted(value: object) -> object:
         return value.total_seconds()
     if isinstance(value, UUID):
         return str(value)
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")  # whatever Python thinks
+    raise ValueError(f"{constant} is not JSON")  # although Python accepts it

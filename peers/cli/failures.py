@@ -1,4 +1,4 @@
-"""What is raised, in our words: a sentence, a remedy and an exit code."""
+"""Turn exceptions into a sentence, a remedy and an exit code."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from peers.errors import DatabaseUnreachable, PeersError
 
 
 def explained(error: BaseException) -> PeersError | None:
-    """Return the error to tell; None for what only a fault of ours can raise."""
+    """Return the error to print, or None for what only a bug in Peers can raise."""
     if isinstance(error, PeersError):
         return error
     if isinstance(error, psycopg.Error):
         return _of_the_database(error)
-    if isinstance(error, OSError):  # a full disk, a file that may not be read
-        return PeersError(f"cannot go on: {error}")
+    if isinstance(error, OSError):  # such as a full disk or an unreadable file
+        return PeersError(f"cannot write or read: {error}")
     return None
 
 
@@ -24,6 +24,6 @@ def _of_the_database(error: psycopg.Error) -> PeersError:
     if is_connection_lost(error):
         return DatabaseUnreachable(
             f"the connection to the database was lost: {sentence}",
-            "What was under way may have been done or not: look before you repeat it.",
+            "It is unknown whether the command took effect; check before you repeat it.",
         )
     return PeersError(f"the database says: {sentence}")

@@ -1,4 +1,4 @@
-"""How results and complaints are written: results on stdout, talk on stderr."""
+"""How commands print: results to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from peers.errors import PeersError
 
 WIDTH: Final = 80
-"""Of what is no terminal."""
+"""The width when stdout is not a terminal."""
 _GAP: Final = "  "
 _NARROWEST: Final = 6
 _MINUTE: Final = 60
@@ -25,29 +25,29 @@ _DAY: Final = 24 * _HOUR
 
 
 def say(sentence: str) -> None:
-    """Talk, on stderr."""
+    """Print a sentence to stderr."""
     print(sentence, file=sys.stderr)
 
 
 def complain(error: PeersError) -> None:
-    """An error and its remedy, on stderr."""
+    """Print an error and its remedy to stderr."""
     say(f"peers: {readable(error.message)}")
     if error.hint:
         say(f"hint: {readable(error.hint)}")
 
 
 def document(value: Mapping[str, object]) -> None:
-    """Print one JSON document on stdout: times are ISO 8601 in UTC, durations are seconds."""
+    """Print one JSON document: times in ISO 8601 and UTC, durations in seconds."""
     print(written(value))
 
 
 def terminal_width() -> int:
-    """Return the columns of the terminal; COLUMNS in the environment wins."""
+    """Return the width of the terminal in columns; the variable COLUMNS overrides it."""
     return shutil.get_terminal_size((WIDTH, 0)).columns
 
 
 def paragraph(line: str) -> None:
-    """Print a line, on a terminal as several that fit into its width; words stay whole."""
+    """Print a line; on a terminal, wrap it between words."""
     if sys.stdout.isatty():
         line = textwrap.fill(
             line, max(_NARROWEST, terminal_width()), subsequent_indent="  ",
@@ -60,10 +60,10 @@ def table(
     headings: Sequence[str], rows: Sequence[Sequence[object]], width_max: int | None = None,
     *, whole: Sequence[str] = (), paths: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """Aligned columns on stdout, numbers to the right; long texts are cut to fit into the width.
+    """Print aligned columns, numbers to the right; shorten long texts to fit the width.
 
-    The width is that of the terminal. Columns in `whole` are never cut, because people copy from
-    them; those in `paths` lose their beginning, because the end tells them apart.
+    `width_max` is the terminal's width by default. Columns in `whole` are never shortened, because
+    people copy from them. Columns in `paths` are shortened at their start: their ends differ.
     """
     width_max = width_max or terminal_width()
     cells = [[_cell(value) for value in row] for row in rows]
@@ -72,7 +72,7 @@ def table(
     least = [
         max((len(row[i]) for row in cells), default=0)
         if number or headings[i] in whole
-        else _NARROWEST  # a cut number lies
+        else _NARROWEST  # a shortened number would be a wrong number
         for i, number in enumerate(numbers)
     ]
     while sum(widths) + len(_GAP) * (len(widths) - 1) > width_max:
@@ -98,7 +98,7 @@ def _cell(value: object) -> str:
 
 
 def cut(line: str, width: int) -> str:
-    """The line, or as much of it as fits."""
+    """Return the line, shortened to the width."""
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
@@ -107,12 +107,12 @@ def _end(line: str, width: int) -> str:
 
 
 def one_line(written: str) -> str:
-    """Foreign text without line breaks or anything that a terminal might obey."""
+    """Return the text on one line, without control characters."""
     return " ".join(readable(written).split())
 
 
 def readable(written: str) -> str:
-    """Foreign text; what a terminal would obey is escaped, except line breaks and tabs."""
+    """Return the text with control characters escaped, except line breaks and tabs."""
     if written.isprintable():
         return written
     return "".join(
@@ -121,7 +121,7 @@ def readable(written: str) -> str:
 
 
 def span(length: timedelta) -> str:
-    """A duration in its two largest units: 850ms, 42s, 3m12s, 4h05m, 3d4h."""
+    """Return a duration in its two largest units: 850ms, 42s, 3m12s, 4h05m, 3d4h."""
     seconds = max(0.0, length.total_seconds())
     if seconds < 1:
         return f"{seconds * 1000:.0f}ms"
@@ -136,5 +136,5 @@ def span(length: timedelta) -> str:
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
-    """1 task, 2 tasks, 12,000 tasks."""
+    """Return a number with its noun: 1 task, 2 tasks, 12,000 tasks."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -1,4 +1,4 @@
-"""What all commands have in common: how they are declared, and the types of their arguments."""
+"""What all commands share: how they are declared, and the types of their arguments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peers.types import CONTRACT_VERSION, NAME_MAX_LENGTH
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    # argparse has no public name for what add_subparsers() answers
+    # argparse has no public name for what add_subparsers() returns
     Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # noqa: SLF001
     Command: TypeAlias = Callable[[argparse.Namespace], int]
 
@@ -24,18 +24,18 @@ _BIGINT_MAX: Final = (1 << 63) - 1
 
 
 class Parser(argparse.ArgumentParser):
-    """Wrong usage is told like every other error; options cannot be abbreviated."""
+    """Print usage errors like all other errors; do not allow abbreviated options."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Ends with exit code 2."""
+        """Print the message and exit with code 2."""
         self.exit(_USAGE, f"peers: {message}\nhint: `{self.prog} --help` shows how.\n")
 
 
 def version() -> str:
-    """The package's version, and that of the contract that it speaks."""
+    """Return the version of the package and of the SQL contract that it uses."""
     try:
         number = importlib.metadata.version("peers")
     except importlib.metadata.PackageNotFoundError:
@@ -53,9 +53,9 @@ def add_command(
     accepts: Callable[[str], bool] = lambda _: False,
     **options: Any,
 ) -> Parser:
-    """Declares a command with the flags that all have; `reads` gives it --json.
+    """Declare a command with the options that all commands have; `reads` adds --json.
 
-    `accepts` says which words that fit no argument go to `args.rest`; others are wrong usage.
+    Words that match no argument go to `args.rest` if `accepts` allows them, and are errors if not.
     """
     parser = commands.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", **options
@@ -68,8 +68,8 @@ def add_command(
         setting_flags=("database_url", "embedded"),
     )
     if reads:
-        parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    group = parser.add_argument_group("the database")
+        parser.add_argument("--json", action="store_true", help="print one JSON document to stdout")
+    group = parser.add_argument_group("database")
     place = group.add_mutually_exclusive_group()
     place.add_argument(
         "--database-url",
@@ -81,19 +81,19 @@ def add_command(
         "--embedded",
         action="store_true",
         default=None,
-        help="use the private Postgres of this machine",
+        help="use the embedded Postgres",
     )
     group.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
-        help="settings in TOML (default: /etc/peers/peers.toml)",
+        help="settings file in TOML (default: /etc/peers/peers.toml)",
     )
     return parser
 
 
 def add_group(commands: Commands, name: str, summary: str) -> Commands:
-    """Declares a command that only has commands of its own."""
+    """Declare a command that only has subcommands."""
     parser = commands.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
     )
@@ -101,10 +101,10 @@ def add_group(commands: Commands, name: str, summary: str) -> Commands:
 
 
 def advice(args: argparse.Namespace, words: str) -> str:
-    """A command to type next, on the same database as this one; without its password."""
+    """Return a command to type next, on the same database, without its password."""
     place = ["--embedded"] if args.embedded else []
     if args.database_url is not None:
-        from peers.settings import values  # it takes its time to import
+        from peers.settings import values  # it is slow to import
 
         place += ["--database-url", values.redact(args.database_url)]
     if args.config is not None:
@@ -116,14 +116,14 @@ def advice(args: argparse.Namespace, words: str) -> str:
 
 
 def text(value: str) -> str:
-    """Not empty, as a forgotten shell variable would be."""
+    """Return the text; refuse an empty one, such as an unset shell variable."""
     if not value:
         raise argparse.ArgumentTypeError("must not be empty")
     return value
 
 
 def name(value: str) -> str:
-    """The name of a kind or queue."""
+    """Return the name of a kind, queue or graph."""
     if not 1 <= len(value) <= NAME_MAX_LENGTH:
         raise argparse.ArgumentTypeError(
             f"must have 1 to {NAME_MAX_LENGTH} characters, not {len(value)}"
@@ -132,9 +132,16 @@ def name(value: str) -> str:
 
 
 def task_id(value: str) -> int:
-    """The id of a task."""
+    """Return a task id."""
     if not value.isdecimal() or not 1 <= int(value) <= _BIGINT_MAX:
         raise argparse.ArgumentTypeError(f'a task id is a number from 1 on, not "{value}"')
+    return int(value)
+
+
+def graph_id(value: str) -> int:
+    """Return the id of a graph."""
+    if not value.isdecimal() or not 1 <= int(value) <= _BIGINT_MAX:
+        raise argparse.ArgumentTypeError(f'a graph id is a number from 1 on, not "{value}"')
     return int(value)
 
 
@@ -146,12 +153,12 @@ def positive(value: str) -> int:
 
 
 def task_ids(value: str) -> list[int]:
-    """Ids with commas between them."""
+    """Return task ids that are separated by commas."""
     return [task_id(part.strip()) for part in value.split(",")]
 
 
 def duration(value: str) -> timedelta:
-    """Such as "90s" or "1h30m"."""
+    """Return a duration, such as "90s" or "1h30m"."""
     from peers.settings import values
 
     try:
@@ -163,7 +170,7 @@ def duration(value: str) -> timedelta:
 
 
 def instant(value: str) -> datetime:
-    """An ISO 8601 date and time; in this machine's time zone, unless it names another."""
+    """Return an ISO 8601 time, in this machine's time zone unless it names another."""
     try:
         return datetime.fromisoformat(value).astimezone()
     except (ValueError, OverflowError):
@@ -173,18 +180,18 @@ def instant(value: str) -> datetime:
 
 
 def json_object(value: str) -> dict[str, Any]:
-    """A JSON object, its numbers as they are written."""
+    """Return a JSON object whose numbers stay as they are written."""
     try:
         found = exact(value)
     except (ValueError, TooDeepError) as error:
-        raise argparse.ArgumentTypeError(f"is no JSON: {error}") from None
+        raise argparse.ArgumentTypeError(f"is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise argparse.ArgumentTypeError('must be a JSON object such as {"path": "/srv/a.png"}')
     return found
 
 
 def json_or_text(value: str) -> object:
-    """Return what the value says in JSON; itself if it is no JSON. Raises TooDeepError."""
+    """Return the value parsed as JSON, or the text if it is not JSON. Raises TooDeepError."""
     try:
         return exact(value)
     except ValueError:

@@ -1,6 +1,6 @@
-"""Where a command works: its settings, with the database that is configured, or the embedded one.
+"""Find the database of a command: the configured one or the embedded one.
 
-Without psycopg, which takes its time to import: `peers run` has more urgent things to start.
+This module does not import psycopg, which is slow to import, so that `peers run` starts quickly.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    """The settings, with those flags that the command has. Raises ConfigError."""
+    """Return the settings, with the options that the command has. Raises ConfigError."""
     return Settings(
         config=args.config, **{name: getattr(args, name) for name in args.setting_flags}
     )
 
 
 def wants_embedded(args: argparse.Namespace, settings: Settings) -> bool:
-    """Whether flags or settings ask for the embedded database. Raises ConfigError for both."""
+    """Return whether the embedded database is asked for. Raises ConfigError if both are."""
     if args.embedded or args.database_url is not None:
         return bool(args.embedded)
     if settings.embedded and settings.has_database:
@@ -39,10 +39,10 @@ def wants_embedded(args: argparse.Namespace, settings: Settings) -> bool:
 
 @contextmanager
 def located(args: argparse.Namespace) -> Iterator[Settings]:
-    """The settings with a database; an embedded server is held meanwhile.
+    """Yield the settings with a database; keep an embedded server running meanwhile.
 
-    `embedded` then says what it is. Raises ConfigError when no database is configured,
-    DatabaseUnreachable when the embedded one cannot be started.
+    `embedded` then says which of the two it is. Raises ConfigError when no database is configured,
+    and DatabaseUnreachable when the embedded one cannot start.
     """
     settings = settings_of(args)
     if not wants_embedded(args, settings):
@@ -62,7 +62,7 @@ def located(args: argparse.Namespace) -> Iterator[Settings]:
 
 @contextmanager
 def embedded_errors() -> Iterator[None]:
-    """What is wrong with the embedded server, as an error of a database that cannot be reached."""
+    """Turn errors of the embedded server into DatabaseUnreachable."""
     from peers.embedded import EmbeddedError
 
     try:

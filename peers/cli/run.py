@@ -78,9 +78,9 @@ def _open_log(args: argparse.Namespace) -> None:
     # Report settings that cannot be read in the requested form, if there is one.
     form = str(args.log_format or os.environ.get("PEERS_LOG_FORMAT", "")).lower()
     forms: tuple[log_output.Form, ...] = get_args(log_output.Form)
-    log_output.configure(next((f for f in forms if f == form), "auto"), patience=0.0)
+    log_output.configure(next((f for f in forms if f == form), "auto"), write_timeout=0.0)
     settings = settings_of(args)
-    log_output.configure(settings.log_format, settings.log_level, patience=0.0)
+    log_output.configure(settings.log_format, settings.log_level, write_timeout=0.0)
     # Its warnings are about late timers, which are harmless.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
 

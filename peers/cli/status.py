@@ -1,14 +1,15 @@
-"""`peers status`: what is going on, and what to type next."""
+"""`peers status`: show queues, peers and problems, and what to type next."""
 
 from __future__ import annotations
 
 import shlex
 from typing import TYPE_CHECKING, Any, Final
 
-from peers.cli import output
-from peers.cli.database import connected, rows
+from peers.cli import output, queries
+from peers.cli.database import connected, perform
 from peers.cli.output import count, span
 from peers.cli.parser import add_command, advice, version
+from peers.client import operations
 from peers.database import functions
 
 if TYPE_CHECKING:
@@ -22,32 +23,11 @@ if TYPE_CHECKING:
 
 _MOST_RUNNING: Final = 50
 _SHORT_ID: Final = 8
+_PAUSED_MAX: Final = 1000
+_PAUSED_SHOWN: Final = 5
 _ATTENTION: Final = 1
 
 _COUNTS: Final = ("ready", "scheduled", "running", "blocked", "dead")
-_NOW: Final = "select peers.now() as now"
-_QUEUES: Final = """
-    select queue, ready, scheduled, running, blocked, dead,
-           oldest_ready as oldest_ready_seconds, paused
-    from peers.queue_status order by queue"""
-# Counting all that was completed would read the whole table: there is no index on what changes. The
-# newest tasks are neighbours; 20,000 take 15 ms.
-_COUNTED: Final = 20_000
-_COMPLETED: Final = """
-    select t.queue, count(*) as completed
-    from (select queue, state, finished_at from peers.task order by id desc limit %(newest)s) t
-    where t.state = 'completed' and t.finished_at > (select peers.now() - interval '1 hour')
-    group by t.queue"""
-_PEERS: Final = """
-    select peer_id, host, pid, queues, kinds, running, alive, last_heartbeat,
-           peers.now() - last_heartbeat as last_heartbeat_ago_seconds, joined_at, lost_at,
-           case when alive then peers.now() else last_heartbeat end - joined_at as up_seconds
-    from peers.peer_status order by alive desc, host, pid"""
-_RUNNING: Final = """
-    select task_id, kind, queue, peer_id, host, pid, attempt, max_attempts, since,
-           peers.now() - since as for_seconds, lease_expires_at, times_out_at,
-           progress_done, progress_total, cancel_requested
-    from peers.running order by since, task_id"""
 
 
 def register(commands: Commands) -> None:
@@ -56,13 +36,13 @@ def register(commands: Commands) -> None:
         commands,
         "status",
         _status,
-        "queues, peers, and what needs attention; exit code 1: something does",
+        "show queues, peers and problems (exit code 1 if there is a problem)",
         reads=True,
-        epilog="COMPLETED counts what was completed within the last hour, of the newest "
-        f"{_COUNTED:,} tasks. Each line that begins with ! needs attention.",
+        epilog="COMPLETED counts the tasks completed within the last hour, among the newest "
+        f"{queries.NEWEST_COUNTED:,} tasks. A line that begins with ! is a problem.",
     )
     status.add_argument(
-        "--running", action="store_true", help="also the tasks that run now, the longest first"
+        "--running", action="store_true", help="also list the running tasks, longest first"
     )
 
 
@@ -90,37 +70,46 @@ def _status(args: argparse.Namespace) -> int:
 def _look(connection: Connection, *, running: bool) -> dict[str, Any]:
     unrunnable = functions.unrunnable(connection)
     found: dict[str, Any] = {
-        "time": rows(connection, _NOW)[0]["now"],
+        "time": queries.now(connection),
         "version": version(),
         "server_version": connection.info.parameter_status("server_version"),
         "database": connection.info.dbname,
         "queues": _queues(connection),
-        "peers": rows(connection, _PEERS),
+        "peers": queries.peers(connection),
         "unrunnable": [kind._asdict() for kind in unrunnable],
+        "paused_graphs": _paused_graphs(connection),
     }
     found["dead"] = sum(queue["dead"] for queue in found["queues"])
     if running:
-        found["running"] = rows(connection, _RUNNING)
+        found["running"] = queries.running(connection)
     return found
 
 
 def _queues(connection: Connection) -> Rows:
-    """Return a row for each queue where something waits, runs, died or was completed lately."""
-    completed = {
-        row["queue"]: row["completed"] for row in rows(connection, _COMPLETED, newest=_COUNTED)
-    }
-    found = rows(connection, _QUEUES)
+    """Return a row for each queue with tasks, or with tasks completed lately."""
+    completed = queries.completed_last_hour(connection)
+    found = queries.queues(connection)
     idle = completed.keys() - {row["queue"] for row in found}
-    nothing = dict.fromkeys(_COUNTS, 0) | {"oldest_ready_seconds": None, "paused": False}
+    nothing: dict[str, Any] = dict.fromkeys((*_COUNTS, "ready_in_paused_graphs"), 0)
+    nothing |= {"oldest_ready_seconds": None, "paused": False}
     found += [{"queue": queue, **nothing} for queue in idle]
     for row in found:
         row["completed_last_hour"] = completed.get(row["queue"], 0)
     return sorted(found, key=lambda row: str(row["queue"]))
 
 
+def _paused_graphs(connection: Connection) -> Rows:
+    """Return the paused graphs that have unfinished tasks."""
+    return [
+        {"graph_id": graph.id, "name": graph.name, "tasks": graph.tasks, "ready": graph.ready}
+        for graph in perform(connection, operations.find_graphs(paused=True, limit=_PAUSED_MAX))
+        if graph.finished_at is None and graph.tasks
+    ]
+
+
 def _print_queues(queues: Rows) -> None:
     if not queues:
-        print("no queues: nothing waits, runs or was completed within the last hour")
+        print("no tasks wait or run, and none was completed within the last hour")
         return
     output.table(
         ("QUEUE", "READY", "SCHEDULED", "RUNNING", "BLOCKED", "DEAD", "COMPLETED", "OLDEST", ""),
@@ -191,7 +180,7 @@ def _progress(task: dict[str, Any]) -> str:
 
 
 def _alarms(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
-    """What needs attention, each with what to type next."""
+    """Return the problems, each with what to type next."""
     alarms = [_unrunnable(kind, found["time"]) for kind in found["unrunnable"]]
     alive = any(peer["alive"] for peer in found["peers"])
     expired = sum(not peer["alive"] and peer["running"] for peer in found["peers"])
@@ -205,11 +194,23 @@ def _alarms(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
         f'queue "{queue}" is paused: {advice(args, f"resume {shlex.quote(queue)}")}'
         for queue in paused
     ]
+    alarms += _paused(args, found["paused_graphs"])
     waiting = sum(queue["ready"] + queue["scheduled"] for queue in found["queues"])
     if waiting and not alive and not found["unrunnable"]:
         alarms.append(f"no live peer, and {count(waiting, 'task')} waiting: peers run --app …")
     if found["dead"]:
         alarms.append(f"{count(found['dead'], 'dead letter')}: {advice(args, 'dead list')}")
+    return alarms
+
+
+def _paused(args: argparse.Namespace, graphs: Rows) -> list[str]:
+    alarms = []
+    for graph in graphs[:_PAUSED_SHOWN]:
+        remedy = advice(args, f"graph resume {graph['graph_id']}")
+        alarms.append(f'graph {graph["graph_id"]} "{graph["name"]}" is paused: {remedy}')
+    if len(graphs) > _PAUSED_SHOWN:
+        more = count(len(graphs) - _PAUSED_SHOWN, "more graph")
+        alarms.append(f"{more} paused: {advice(args, 'graph list --paused')}")
     return alarms
 
 

@@ -1,4 +1,4 @@
-"""`peers submit`: one task from a shell."""
+"""`peers submit`: submit one task from a shell."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from peers.cli.database import connected, persistently
-from peers.cli.exact_json import TooDeepError, written
+from peers.cli.database import connected, perform
+from peers.cli.exact_json import TooDeepError
 from peers.cli.parser import (
     add_command,
     duration,
+    graph_id,
     instant,
     json_object,
     json_or_text,
@@ -18,14 +19,12 @@ from peers.cli.parser import (
     task_ids,
     text,
 )
-from peers.client.statements import SUBMIT
-from peers.client.submission import Options, document
-from peers.client.transport import perform_text
+from peers.client.options import Options, options_document
+from peers.client.statements import SUBMIT, Request
 from peers.types import ParentFailure
 
 if TYPE_CHECKING:
     from peers.cli.parser import Commands
-    from peers.database.connection import Connection
 
 _STDIN: Final = "-"
 _OPTIONS: Final = (
@@ -39,11 +38,12 @@ _OPTIONS: Final = (
     "on_parent_failure",
     "idempotency_key",
     "metadata",
+    "graph",
 )
 
 
 def register(commands: Commands) -> None:
-    """Declares `submit`."""
+    """Declare `submit`."""
     parser = add_command(
         commands,
         "submit",
@@ -52,56 +52,75 @@ def register(commands: Commands) -> None:
         usage="peers submit KIND [key=value ...] [options]",
         accepts=lambda word: not word.startswith("-"),
     )
-    parser.add_argument("kind", type=name, metavar="KIND", help="what it is: a handler's name")
+    parser.add_argument("kind", type=name, metavar="KIND", help="the kind: the name of a handler")
     args = parser.add_argument_group(
-        "its args", "key=value: the value is JSON if it can be read as JSON, else a string."
+        "args", "key=value: the value is JSON if it parses as JSON, otherwise a string."
     )
     args.add_argument(
         "--args",
         type=_args,
         metavar="JSON",
         default={},
-        help="a JSON object, or - for standard input; key=value adds to it",
+        help="a JSON object, or - for standard input (key=value adds to it)",
     )
     _add_options(parser)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("its options")
-    group.add_argument("--queue", type=name, metavar="NAME", help='(default: "default")')
+    group = parser.add_argument_group("options of the task")
+    group.add_argument("--queue", type=name, metavar="NAME", help='its queue (default: "default")')
     group.add_argument(
         "--priority", type=int, metavar="N", help="smaller runs first (default: 100)"
     )
     when = group.add_mutually_exclusive_group()
-    when.add_argument("--in", type=duration, dest="delay", metavar="DURATION", help="not before")
     when.add_argument(
-        "--at", type=instant, dest="scheduled_at", metavar="TIME", help="not before; ISO 8601"
+        "--in",
+        type=duration,
+        dest="delay",
+        metavar="DURATION",
+        help="do not run before this much time",
+    )
+    when.add_argument(
+        "--at",
+        type=instant,
+        dest="scheduled_at",
+        metavar="TIME",
+        help="do not run before this time (ISO 8601)",
     )
     group.add_argument(
-        "--max-attempts", type=int, metavar="N", help="(default: what its handler says)"
+        "--max-attempts",
+        type=int,
+        metavar="N",
+        help="attempts before the task is dead (default: what the handler declares)",
     )
-    group.add_argument("--timeout", type=duration, metavar="DURATION", help="for each attempt")
+    group.add_argument(
+        "--timeout", type=duration, metavar="DURATION", help="timeout of each attempt"
+    )
     group.add_argument(
         "--after",
         type=task_ids,
         action="extend",
         dest="depends_on",
         metavar="ID",
-        help="wait for this task; more than one: again, or with commas",
+        help="wait for this task (repeat the option, or separate ids by commas)",
     )
     group.add_argument(
         "--on-parent-failure",
         choices=[str(policy) for policy in ParentFailure],
-        help="if a parent dies: hold (default), cancel or run",
+        help="if a parent dies: wait until it is retried (hold, the default), cancel this task, or "
+        "run it",
     )
     group.add_argument(
         "--key",
         type=text,
         dest="idempotency_key",
         metavar="KEY",
-        help="if a task has it already, that one's id is printed and nothing submitted",
+        help="idempotency key (if a task has it already, print that task's id)",
     )
-    group.add_argument("--metadata", type=json_object, metavar="JSON", help="for your own use")
+    group.add_argument(
+        "--metadata", type=json_object, metavar="JSON", help="JSON object for your own use"
+    )
+    group.add_argument("--graph", type=graph_id, metavar="ID", help="add the task to this graph")
 
 
 def _args(value: str) -> dict[str, Any]:
@@ -110,18 +129,12 @@ def _args(value: str) -> dict[str, Any]:
 
 def _submit(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
-    metadata = given.pop("metadata", None)
-    submission = document(args.kind, {}, Options(**given))
-    submission["args"] = {**args.args, **_pairs(args)}
-    if metadata is not None:
-        submission["metadata"] = metadata
-    body = written(submission)
-
-    def send(connection: Connection) -> int:
-        return perform_text(connection, SUBMIT, body)
-
+    exact = {"args": {**args.args, **_pairs(args)}}
+    if "metadata" in given:
+        exact["metadata"] = given.pop("metadata")
+    request = Request(SUBMIT, options_document(args.kind, Options(**given)))
     with connected(args) as connection:
-        print(persistently(send, connection))
+        print(perform(connection, request, **exact))
     return 0
 
 
@@ -130,7 +143,7 @@ def _pairs(args: argparse.Namespace) -> dict[str, object]:
     for word in args.rest:
         key, equals, value = word.partition("=")
         if not key or not equals:
-            args.parser.error(f'"{word}" is no key=value')
+            args.parser.error(f'"{word}" is not key=value')
         if key in pairs:
             args.parser.error(f'"{key}" is given twice')
         try:

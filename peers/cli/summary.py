@@ -1,6 +1,6 @@
-"""How much a peer has done, said once a minute.
+"""Log once a minute how many tasks a peer has run.
 
-A line for each task would be thousands a second; an operator wants to see that work gets done.
+One line for each task would be thousands of lines a second.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ EVERY_SECONDS: Final = 60.0
 
 
 class Summary:
-    """Logs `tasks_ended` while its block lasts, and at its end; nothing while nothing ends."""
+    """Log `tasks_ended` during the block and at its end, unless nothing has ended."""
 
     def __init__(self, every: float = EVERY_SECONDS) -> None:
         self._every = every

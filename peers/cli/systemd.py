@@ -1,4 +1,4 @@
-"""`peers systemd`: where the systemd units of this package are."""
+"""`peers systemd`: print where the systemd units are."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def register(commands: Commands) -> None:
 
 
 def folder() -> Path:
-    """Return the folder: inside an installed package, or beside it in a checkout."""
+    """Return the folder, inside an installed package or beside it in a checkout."""
     package = Path(__file__).parents[1]
     for place in (package, package.parent):
         if (place / "deploy" / "systemd").is_dir():

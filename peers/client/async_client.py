@@ -16,8 +16,8 @@ from peers.client.task import read_result, submission
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
+    from peers.client.options import OptionFields
     from peers.client.statements import Request
-    from peers.client.submission import OptionFields
     from peers.client.task import Task
 
 P = ParamSpec("P")
@@ -28,9 +28,9 @@ T = TypeVar("T")
 class AsyncClient:
     """A `Client` whose methods are awaited, for any number of event loops.
 
-    A request runs in a thread, on the connections of a Client: a submission whose connection breaks
-    is then handled by the same code. Waiting for results takes no thread for each task. A request
-    that has begun is finished even when the task that awaits it is cancelled.
+    A request runs in a thread, on the connections of a Client, so that one code handles broken
+    connections for both. One thread waits for the results of all tasks. A request that has begun is
+    finished even when the coroutine that awaits it is cancelled.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class AsyncClient:
     pause = as_async_method(operations.pause)
     resume = as_async_method(operations.resume)
     graph_status = as_async_method(operations.graph_status)
+    find_graphs = as_async_method(operations.find_graphs)
     cancel_graph = as_async_method(operations.cancel_graph)
     pause_graph = as_async_method(operations.pause_graph)
     resume_graph = as_async_method(operations.resume_graph)
@@ -103,8 +104,9 @@ class AsyncClient:
     ) -> Any:
         """Wait until a task has ended, for at most `timeout` seconds, and return its result.
 
-        With its handler as `task`, the result has the type that the handler returns, else it is
-        JSON. Raises TaskFailed, TaskCancelled, TaskNotFound, TimeoutError.
+        With a timeout of 0 it looks once. With its handler as `task`, the result has the type that
+        the handler returns; without it, the result is JSON. Raises TaskFailed, TaskCancelled,
+        TaskNotFound, TimeoutError.
         """
         return read_result(await self._client.wait_async(id, timeout), task)
 

@@ -16,20 +16,23 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, overlo
 from peers.client import operations
 from peers.client.forms import as_method
 from peers.client.graph import Graph, GraphOptions
+from peers.client.options import id_of
 from peers.client.pool import Pool
+from peers.client.records import not_ended, task_not_found
+from peers.client.result_thread import ResultThread
+from peers.client.statements import OUTCOMES, Request
 from peers.client.task import read_result, submission
 from peers.client.transaction import LazyConnection, read_again_after_loss, run_once
 from peers.client.transport import perform_text
-from peers.client.waiter import ResultWaiter
 from peers.database.connection import connect
 from peers.errors import PeersError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
+    from peers.client.options import OptionFields
     from peers.client.records import Outcome
     from peers.client.statements import Request
-    from peers.client.submission import OptionFields
     from peers.client.task import Task
     from peers.database.connection import Connection
     from peers.database.deadlines import BoundedConnection
@@ -42,14 +45,14 @@ DEFAULT_MAX_CONNECTIONS: Final = 10
 
 
 class Client:
-    """Submits tasks and looks after them, on a pool of connections.
+    """Submits and manages tasks, on a pool of connections.
 
-    One client serves all threads of a process, and goes on working in a child process after a fork.
-    It connects at its first use. Use it in a `with` block or close it; at exit it is closed.
+    One client serves all threads of a process, and also works in a child process after a fork. It
+    connects at its first use. Use it in a `with` block or close it; at exit it is closed.
 
     database_url: an empty one leaves everything to libpq's own variables (PGHOST, PGSERVICE …).
-    max_connections: how many requests can be under way at once. Waiting for results takes one
-    connection more. application_name: what pg_stat_activity shows.
+    max_connections: how many requests can run at once. Waiting for results takes one more
+    connection. application_name: the name that pg_stat_activity shows.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class Client:
         self._lock = threading.Lock()
         self._is_closed = False
         self._pool: Pool | None = None
-        self._waiter: ResultWaiter | None = None
+        self._waiter: ResultThread | None = None
         self._threads: ThreadPoolExecutor | None = None
         _clients.add(self)
 
@@ -102,6 +105,7 @@ class Client:
     pause = as_method(operations.pause)
     resume = as_method(operations.resume)
     graph_status = as_method(operations.graph_status)
+    find_graphs = as_method(operations.find_graphs)
     cancel_graph = as_method(operations.cancel_graph)
     pause_graph = as_method(operations.pause_graph)
     resume_graph = as_method(operations.resume_graph)
@@ -137,8 +141,9 @@ class Client:
     ) -> Any:
         """Wait until a task has ended, for at most `timeout` seconds, and return its result.
 
-        With its handler as `task`, the result has the type that the handler returns, else it is
-        JSON. Raises TaskFailed, TaskCancelled, TaskNotFound, TimeoutError.
+        With a timeout of 0 it looks once. With its handler as `task`, the result has the type that
+        the handler returns; without it, the result is JSON. Raises TaskFailed, TaskCancelled,
+        TaskNotFound, TimeoutError.
         """
         return read_result(self.wait(id, timeout), task)
 
@@ -183,21 +188,25 @@ class Client:
 
     def wait(self, id: int, timeout: float | None) -> Outcome:
         """Return the outcome of a task once it has ended. Raises TaskNotFound, TimeoutError."""
-        future = self._open_waiter().wait_for(id)
+        if timeout is not None and timeout <= 0:
+            return _outcome_now(self.perform(_outcomes(id)), id, timeout)
+        future = self._open_waiter().wait_for(id_of(id))
         try:
             return future.result(timeout)
         except TimeoutError:
-            raise _not_ended(id, timeout) from None
+            raise not_ended(id, timeout) from None
         finally:
             future.cancel()
 
     async def wait_async(self, id: int, timeout: float | None) -> Outcome:
         """Await the outcome of a task. Raises TaskNotFound, TimeoutError."""
-        future = asyncio.wrap_future(self._open_waiter().wait_for(id))
+        if timeout is not None and timeout <= 0:
+            return _outcome_now(await self.perform_async(_outcomes(id)), id, timeout)
+        future = asyncio.wrap_future(self._open_waiter().wait_for(id_of(id)))
         try:
             return await asyncio.wait_for(future, timeout)
         except TimeoutError:
-            raise _not_ended(id, timeout) from None
+            raise not_ended(id, timeout) from None
 
     def _open_pool(self) -> Pool:
         with self._lock:
@@ -206,11 +215,11 @@ class Client:
                 self._pool = Pool(self._connect, self._max_connections)
             return self._pool
 
-    def _open_waiter(self) -> ResultWaiter:
+    def _open_waiter(self) -> ResultThread:
         with self._lock:
             self._require_open()
             if self._waiter is None:
-                self._waiter = ResultWaiter(self._connect)
+                self._waiter = ResultThread(self._connect)
             return self._waiter
 
     def _require_open(self) -> None:
@@ -221,7 +230,7 @@ class Client:
         return connect(self._url, application_name=self._application_name, pooled=True)
 
     def forget_connections(self) -> None:
-        """Leave the connections to the parent process, after a fork. New ones are made at need."""
+        """Leave the connections to the parent process, after a fork; open new ones when needed."""
         _left_to_parent.append((self._pool, self._waiter, self._threads))
         self._lock = threading.Lock()  # another thread of the parent may have held it
         self._pool = self._waiter = self._threads = None
@@ -229,7 +238,7 @@ class Client:
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 _left_to_parent: Final[list[object]] = []
-"""What a child process must neither use nor close: the sockets are its parent's."""
+"""A child process must not use or close these: the sockets are its parent's."""
 
 
 def _begin(connection: Connection) -> str:
@@ -237,8 +246,16 @@ def _begin(connection: Connection) -> str:
     return str(transaction)
 
 
-def _not_ended(id: int, timeout: float | None) -> TimeoutError:
-    return TimeoutError(f"task {id} has not ended within {timeout:g} s")
+def _outcome_now(outcomes: list[Outcome], id: int, timeout: float) -> Outcome:
+    for outcome in outcomes:
+        if not outcome.has_ended:
+            raise not_ended(id, timeout)
+        return outcome
+    raise task_not_found(id)
+
+
+def _outcomes(id: int) -> Request[list[Outcome]]:
+    return Request(OUTCOMES, {"ids": [id_of(id)]})
 
 
 def _after_fork() -> None:

@@ -1,4 +1,4 @@
-"""The default client: the module's functions use it. Its database is that of the settings."""
+"""The default client, which the functions of the package use. Settings name its database."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ os.register_at_fork(after_in_child=_default.renew_lock)
 
 
 def default_client() -> Client:
-    """Return the client of the module's functions, for the database that the settings name.
+    """Return the client of the package's functions, for the database that the settings name.
 
     It is made at its first use, and again when an environment variable of the settings or of libpq
     has changed.

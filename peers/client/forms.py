@@ -1,4 +1,4 @@
-"""The forms of an operation: with the default client, async, inside a transaction, as a method."""
+"""Make the forms of an operation: default client, async, inside a transaction, and methods."""
 
 from __future__ import annotations
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from peers.client.node import Node
+from peers.client.options import Document, OptionFields, Options
 from peers.client.records import SubmittedGraph
 from peers.client.statements import SUBMIT_GRAPH, Request
-from peers.client.submission import Document, OptionFields, Options, document, plain_json
+from peers.client.submission import document, plain_json
 from peers.client.targets import is_async_target
 from peers.client.task import Task
 from peers.client.transport import perform, perform_async, perform_in, perform_in_async
@@ -48,6 +49,10 @@ class GraphOptions:
     metadata: Mapping[str, object] | None = None
 
     def __post_init__(self) -> None:
+        for field in ("name", "idempotency_key"):
+            text = getattr(self, field)
+            if text is not None and not isinstance(text, str):
+                raise BadTask(f"the {field} of a graph must be a string, not {text!r}")
         if self.name is not None and not 1 <= len(self.name) <= NAME_MAX_LENGTH:
             raise BadTask(
                 f"the name of a graph must have 1 to {NAME_MAX_LENGTH} characters, "
@@ -104,10 +109,11 @@ class GraphBuilder:
         """
         if self._submitted is not None:
             raise BadGraph("the graph has been submitted already", "Add tasks within its block.")
+        values: Mapping[str, object]
         if isinstance(task, Task):
             kind, options, values = task.kind, task.bound, task.by_name(*args, **kwargs)
         else:
-            kind, options, values = task, Options(**kwargs), dict(*args)
+            kind, options, values = task, Options(**kwargs), _only(*args)
         node = Node(self, str(len(self._documents) + 1))
         siblings = [each for each in options.depends_on if self._has(each)]
         older = [each for each in options.depends_on if not self._has(each)]
@@ -130,6 +136,10 @@ class GraphBuilder:
         }
         given = {name: value for name, value in fields.items() if value is not None}
         return Request(SUBMIT_GRAPH, given)
+
+
+def _only(args: Mapping[str, object] | None = None, /) -> Mapping[str, object]:
+    return {} if args is None else args
 
 
 class Graph(GraphBuilder):

@@ -10,16 +10,17 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from peers.client import statements
+from peers.client.options import OptionFields, Options, id_of, interval
 from peers.client.statements import Request, find_statement
-from peers.client.submission import OptionFields, Options, document, plain_json, seconds
+from peers.client.submission import document, plain_json
 from peers.errors import BadTask
 from peers.types import TaskState
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from peers.client.options import Span
     from peers.client.records import GraphStatus, TaskRecord
-    from peers.client.submission import Span
 
 FIND_LIMIT_MAX: Final = 1000
 
@@ -31,12 +32,14 @@ def submit(
 
     Raises ArgsInvalid, BadTask, BadGraph.
     """
-    return Request(statements.SUBMIT, document(kind, args or {}, Options(**options)))
+    return Request(
+        statements.SUBMIT, document(kind, {} if args is None else args, Options(**options))
+    )
 
 
 def get(id: int) -> Request[TaskRecord]:
     """Return the task with this id, with its result and its last failure. Raises TaskNotFound."""
-    return Request(statements.GET, {"id": id})
+    return Request(statements.GET, {"id": id_of(id)})
 
 
 def find(
@@ -51,27 +54,27 @@ def find(
 ) -> Request[list[TaskRecord]]:
     """Return the tasks that match all of these filters, the newest first.
 
-    metadata: what the task's own metadata contains. limit: 1 to 1000. before: only tasks with a
-    smaller id, for the next page: `find(before=tasks[-1].id)`. Completed and cancelled tasks are
-    found by reading tasks from the newest one on: filter by graph where you can. Raises BadTask.
+    metadata: a part of the task's own metadata. limit: 1 to 1000. before: only tasks with a smaller
+    id, for the next page: `find(before=tasks[-1].id)`. No index finds completed and cancelled
+    tasks; tasks are read from the newest one on, so filter by graph where you can. Raises BadTask.
     """
-    if not 1 <= limit <= FIND_LIMIT_MAX:
-        raise BadTask(f"limit must be 1 to {FIND_LIMIT_MAX}, not {limit}", "Ask page by page.")
+    _require_limit(limit)
     if state is not None and state not in list(TaskState):
         raise BadTask(f"state must be one of {', '.join(TaskState)}, not {state!r}")
     wanted = None if state is None else TaskState(state)
     filters = {
-        "kind": kind, "state": wanted, "queue": queue, "graph": graph,
+        "kind": kind, "state": wanted, "queue": queue,
+        "graph": None if graph is None else id_of(graph, "graph"),
         "metadata": None if metadata is None else plain_json("metadata", metadata),
-        "limit": limit, "before": before,
+        "limit": limit, "before": None if before is None else id_of(before),
     }  # fmt: skip
     given = {name: value for name, value in filters.items() if value is not None}
     return Request(find_statement(wanted, in_graph=graph is not None), given)
 
 
 def explain(id: int) -> Request[str]:
-    """Return in words why a task is not running, or how it ended. Raises TaskNotFound."""
-    return Request(statements.EXPLAIN, {"id": id})
+    """Return a sentence: why a task is not running, or how it ended. Raises TaskNotFound."""
+    return Request(statements.EXPLAIN, {"id": id_of(id)})
 
 
 def cancel(id: int) -> Request[TaskState]:
@@ -80,7 +83,7 @@ def cancel(id: int) -> Request[TaskState]:
     A task that waits is cancelled at once, together with the tasks that wait for it. A running
     task stays running until its peer has stopped the handler. Raises TaskNotFound.
     """
-    return Request(statements.CANCEL, {"id": id})
+    return Request(statements.CANCEL, {"id": id_of(id)})
 
 
 def retry(ids: int | Iterable[int], args: Mapping[str, object] | None = None) -> Request[int]:
@@ -96,7 +99,7 @@ def retry(ids: int | Iterable[int], args: Mapping[str, object] | None = None) ->
 
 
 def discard(ids: int | Iterable[int]) -> Request[int]:
-    """Give dead tasks up and return how many: they end cancelled, and so do tasks held by them.
+    """Discard dead tasks and return how many. They end cancelled, as do the tasks that they hold.
 
     Either all of them are discarded or none. Raises TaskNotFound, NotDead.
     """
@@ -108,6 +111,7 @@ def change(
     *,
     priority: int | None = None,
     scheduled_at: datetime | None = None,
+    delay: Span | None = None,
     args: Mapping[str, object] | None = None,
     max_attempts: int | None = None,
     timeout: Span | None = None,
@@ -117,13 +121,15 @@ def change(
     Raises TaskNotFound, BadTask, and ChildStarted when the task has started or ended.
     """
     Options(
-        priority=priority, scheduled_at=scheduled_at, max_attempts=max_attempts, timeout=timeout
-    )
+        priority=priority, scheduled_at=scheduled_at, delay=delay, max_attempts=max_attempts,
+        timeout=timeout,
+    )  # fmt: skip
     values = {
-        "id": id, "priority": priority, "max_attempts": max_attempts,
+        "id": id_of(id), "priority": priority, "max_attempts": max_attempts,
         "scheduled_at": None if scheduled_at is None else scheduled_at.isoformat(),
         "args": None if args is None else plain_json("args", args),
-        "timeout": None if timeout is None else f"{seconds(timeout):.6f} seconds",
+        "delay": interval(delay),
+        "timeout": interval(timeout),
     }  # fmt: skip
     given = {name: value for name, value in values.items() if value is not None}
     return Request(statements.CHANGE, given)
@@ -141,35 +147,59 @@ def resume(queue: str) -> Request[None]:
 
 def graph_status(graph: int) -> Request[GraphStatus]:
     """Return how far a graph is. Raises GraphNotFound."""
-    return Request(statements.GRAPH_STATUS, {"graph": graph})
+    return Request(statements.GRAPH_STATUS, {"graph": id_of(graph, "graph")})
+
+
+def find_graphs(
+    *,
+    name: str | None = None,
+    paused: bool | None = None,
+    limit: int = 100,
+    before: int | None = None,
+) -> Request[list[GraphStatus]]:
+    """Return how far the graphs are that match all of these filters, the newest first.
+
+    limit: 1 to 1000. before: only graphs with a smaller id, for the next page. Raises BadTask.
+    """
+    _require_limit(limit)
+    filters = {"name": name, "paused": paused, "limit": limit, "before": before}
+    given = {name: value for name, value in filters.items() if value is not None}
+    return Request(statements.FIND_GRAPHS, given)
 
 
 def cancel_graph(graph: int) -> Request[int]:
-    """Cancel the tasks of a graph that have not ended, and return how many.
+    """Cancel the unfinished tasks of a graph, dead ones included, and return how many.
 
     Raises GraphNotFound.
     """
-    return Request(statements.CANCEL_GRAPH, {"graph": graph})
+    return Request(statements.CANCEL_GRAPH, {"graph": id_of(graph, "graph")})
 
 
 def pause_graph(graph: int) -> Request[int]:
     """Stop claims of a graph's tasks, and return how many tasks wait. Raises GraphNotFound."""
-    return Request(statements.PAUSE_GRAPH, {"graph": graph})
+    return Request(statements.PAUSE_GRAPH, {"graph": id_of(graph, "graph")})
 
 
 def resume_graph(graph: int) -> Request[int]:
     """Allow claims of a paused graph's tasks again, and return how many. Raises GraphNotFound."""
-    return Request(statements.RESUME_GRAPH, {"graph": graph})
+    return Request(statements.RESUME_GRAPH, {"graph": id_of(graph, "graph")})
 
 
 def retry_graph(graph: int) -> Request[int]:
     """Run all dead tasks of a graph again, and return how many. Raises GraphNotFound."""
-    return Request(statements.RETRY_GRAPH, {"graph": graph})
+    return Request(statements.RETRY_GRAPH, {"graph": id_of(graph, "graph")})
+
+
+def _require_limit(limit: int) -> None:
+    if type(limit) is not int or not 1 <= limit <= FIND_LIMIT_MAX:
+        raise BadTask(
+            f"limit must be 1 to {FIND_LIMIT_MAX}, not {limit!r}",
+            "Read more in pages, with before=….",
+        )
 
 
 def _ids(ids: int | Iterable[int]) -> list[int]:
     """Return the ids in order: all statements lock tasks in the order of their ids."""
-    found = [ids] if isinstance(ids, int) else sorted(set(ids))
-    if not all(type(each) is int for each in found):
-        raise BadTask(f"ids must be the ids of tasks, not {found!r}")
-    return found
+    if not isinstance(ids, Iterable):
+        return [id_of(ids)]
+    return sorted({id_of(each) for each in ids})

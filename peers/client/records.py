@@ -1,4 +1,4 @@
-"""What the client returns: tasks, their failures, and the progress of graphs."""
+"""The records that the client returns: tasks, their failures, and the progress of graphs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from peers.errors import Failure, TaskCancelled, TaskFailed
+from peers.errors import Failure, TaskCancelled, TaskFailed, TaskNotFound
 from peers.types import TaskState
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class GraphStatus:
     """When a task was last submitted, claimed or ended."""
     finished_at: datetime | None
     eta: datetime | None
-    """When it will end at its present pace; None: unknown."""
+    """When it will end at its present rate; None: unknown."""
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> GraphStatus:
@@ -138,7 +138,7 @@ class SubmittedGraph:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How far a task is that a program waits for; `result` and `failure` once it has ended."""
+    """The state of a task that a program waits for; `result` and `failure` once it has ended."""
 
     id: int
     kind: str
@@ -179,6 +179,16 @@ class Outcome:
 
 
 _ENDED = frozenset({TaskState.COMPLETED, TaskState.DEAD, TaskState.CANCELLED})
+
+
+def task_not_found(id: object) -> TaskNotFound:
+    """Return the error for a task that is not in the database."""
+    return TaskNotFound(f"there is no task {id}", "It never existed, or it was pruned.")
+
+
+def not_ended(id: int, timeout: float | None) -> TimeoutError:
+    """Return the error for a task that has not ended in time."""
+    return TimeoutError(f"task {id} has not ended within {timeout:g} s")
 
 
 def _failure(row: Mapping[str, Any]) -> Failure:

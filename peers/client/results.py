@@ -1,4 +1,4 @@
-"""Waiting for the result of a task, with the default client or from a handler."""
+"""The functions `peers.result` and `result_async`: with the default client, or from a handler."""
 
 # ruff: noqa: ASYNC109 - the sync and the async form take the same arguments
 
@@ -9,10 +9,11 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from peers.client.options import id_of
+from peers.client.records import not_ended, task_not_found
 from peers.client.statements import OUTCOMES, Request
 from peers.client.transport import perform
 from peers.context import current
-from peers.errors import TaskNotFound
 
 if TYPE_CHECKING:
     from peers.client.records import Outcome
@@ -25,8 +26,8 @@ _GROWTH: Final = 1.2
 def result(id: int, timeout: float | None = None) -> Any:
     """Wait until a task has ended, for at most `timeout` seconds, and return its result as JSON.
 
-    `some_task.result(id)` returns the type that the handler returns. Inside a handler it asks the
-    peer again and again, and the handler's slot stays occupied meanwhile: make the task a parent
+    `some_task.result(id)` returns the type that the handler returns. Inside a handler this polls
+    through the peer, and the handler's slot stays occupied while it waits: make the task a parent
     instead where you can. Raises TaskFailed, TaskCancelled, TaskNotFound, TimeoutError.
     """
     return wait(id, timeout).value()
@@ -66,17 +67,17 @@ async def wait_async(id: int, timeout: float | None) -> Outcome:
 
 
 def _look(id: int) -> Outcome:
-    for outcome in perform(Request(OUTCOMES, {"ids": [id]})):
+    for outcome in perform(Request(OUTCOMES, {"ids": [id_of(id)]})):
         return outcome
-    raise TaskNotFound(f"there is no task {id}", "It never existed, or it was pruned.")
+    raise task_not_found(id)
 
 
 def _pauses(id: int, timeout: float | None) -> Iterator[float]:
-    """Yield the seconds to sleep between two looks. Raises TimeoutError when time is up."""
+    """Yield the seconds to sleep between two polls. Raises TimeoutError when time is up."""
     give_up = None if timeout is None else time.monotonic() + timeout
     pause = _FIRST_PAUSE
     yield pause
     while give_up is None or time.monotonic() < give_up:
         pause = min(_LONGEST_PAUSE, pause * _GROWTH)
         yield pause if give_up is None else max(0.0, min(pause, give_up - time.monotonic()))
-    raise TimeoutError(f"task {id} has not ended within {timeout:g} s")
+    raise not_ended(id, timeout)

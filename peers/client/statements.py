@@ -83,8 +83,9 @@ _TASK: Final = """
                     where f.task_id = t.id order by f.id desc limit 1))
 """
 
+# json_agg, because an array in jsonb has at most 256 MiB; a text may have 1 GiB
 _FIND: Final = (
-    "select coalesce(jsonb_agg(found.task order by found.id desc), '[]')::text from ("
+    "select coalesce(json_agg(found.task order by found.id desc), '[]')::text from ("
     "select t.id,"
     + _TASK
     + """as task
@@ -102,11 +103,15 @@ _FIND_END: Final = """
 """
 
 # No index mentions a state (each claim would have to maintain it). These tables hold the tasks in
-# these states, and little else.
+# these states, and little else. Claims drop the rows that ready has for a paused graph's tasks.
 _IN_STATE: Final[dict[str, LiteralString]] = {
     "blocked": " and t.id in (select n.task_id from peers.blocked n)",
     "scheduled": " and t.id in (select n.task_id from peers.scheduled n)",
-    "ready": " and t.id in (select n.task_id from peers.ready n)",
+    "ready": """
+      and t.id in (select n.task_id from peers.ready n
+                   union all
+                   select p.id from peers.graph g join peers.task p on p.graph_id = g.id
+                   where g.paused_at is not null and p.state = 'ready')""",
     "running": " and t.id in (select n.task_id from peers.lease n)",
     "dead": " and t.id in (select n.task_id from peers.dead n)",
 }
@@ -159,7 +164,7 @@ GET: Final = Statement(
 OUTCOMES: Final = Statement(
     "outcomes",
     """
-    select coalesce(jsonb_agg(jsonb_build_object(
+    select coalesce(json_agg(json_build_object(
         'id', t.id, 'kind', t.kind, 'state', t.state,
         'result', case when t.state = 'completed' then t.result end,
         'failure', case when t.state in ('dead', 'cancelled') then (
@@ -197,6 +202,30 @@ GRAPH_STATUS: Final = Statement(
     is_read_only=True,
 )
 
+
+def _graph_statuses(rows: Any) -> list[GraphStatus]:
+    return [GraphStatus.from_json(row) for row in rows]
+
+
+FIND_GRAPHS: Final = Statement(
+    "find_graphs",
+    """
+    select coalesce(jsonb_agg(to_jsonb(s) order by found.id desc), '[]')::text
+    from (
+        select g.id
+        from (select cast(:document as jsonb)) as request(d), peers.graph g
+        where g.id < coalesce((d ->> 'before')::bigint, 9223372036854775807)
+          and (d ->> 'name' is null or g.name = d ->> 'name')
+          and (d ->> 'paused' is null or (g.paused_at is not null) = (d ->> 'paused')::boolean)
+        order by g.id desc limit (select (d ->> 'limit')::bigint from
+            (select cast(:document as jsonb)) as bound(d))
+    ) as found
+    cross join lateral (select * from peers.graph_status v where v.graph_id = found.id) as s
+    """,
+    _graph_statuses,
+    is_read_only=True,
+)
+
 # ---------------------------------------------------------------------------------------- changing
 
 
@@ -230,8 +259,8 @@ CHANGE: Final = Statement(
     "change",
     """
     select to_json(peers.change((d ->> 'id')::bigint, (d ->> 'priority')::integer,
-        (d ->> 'scheduled_at')::timestamptz, d -> 'args', (d ->> 'max_attempts')::integer,
-        (d ->> 'timeout')::interval)::text)::text
+        coalesce((d ->> 'scheduled_at')::timestamptz, peers.now() + (d ->> 'delay')::interval),
+        d -> 'args', (d ->> 'max_attempts')::integer, (d ->> 'timeout')::interval)::text)::text
     from (select cast(:document as jsonb)) as request(d)
     """,
     _nothing,
@@ -268,8 +297,9 @@ RESUME_GRAPH: Final = Statement(
 )
 
 _ALL: Final[list[Statement[Any]]] = [
-    SUBMIT, SUBMIT_GRAPH, *_FINDS.values(), GET, OUTCOMES, EXPLAIN, GRAPH_STATUS, CANCEL, RETRY,
-    DISCARD, CHANGE, PAUSE, RESUME, CANCEL_GRAPH, RETRY_GRAPH, PAUSE_GRAPH, RESUME_GRAPH,
+    SUBMIT, SUBMIT_GRAPH, *_FINDS.values(), GET, OUTCOMES, EXPLAIN, GRAPH_STATUS, FIND_GRAPHS,
+    CANCEL, RETRY, DISCARD, CHANGE, PAUSE, RESUME,
+    CANCEL_GRAPH, RETRY_GRAPH, PAUSE_GRAPH, RESUME_GRAPH,
 ]  # fmt: skip
 STATEMENTS: Final = {statement.name: statement for statement in _ALL}
 """All of them by name: a handler sends the name to its peer."""

@@ -1,128 +1,16 @@
-"""A submission: a kind, its args and its options, checked and written as one JSON document."""
+"""Check a submission (a kind, its args and its options) and write it as one JSON document."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, Final, TypeAlias, TypedDict
+from collections.abc import Mapping
+from typing import Any, Final
 
-from peers.client.node import Node
-from peers.errors import ArgsInvalid, BadTask
+from peers.client.options import Document, Options, options_document
+from peers.errors import ArgsInvalid
 from peers.handlers import registry
-from peers.types import (
-    IDEMPOTENCY_KEY_MAX_LENGTH,
-    JSON_MAX_BYTES,
-    MAX_ATTEMPTS_MAX,
-    NAME_MAX_LENGTH,
-    PRIORITY_MAX,
-    PRIORITY_MIN,
-    TIMEOUT_MAX,
-    TIMEOUT_MIN,
-    ParentFailure,
-)
-from peers.values import ConversionError, find_unwritable, jsonable, path_text
-
-Span: TypeAlias = timedelta | float
-"""A duration: a timedelta, or seconds."""
-
-_DELAY_MAX = 100 * 365 * 86400.0
-
-_SPAN_TYPES = (timedelta, int, float)
-_OPTION_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
-    "queue": ((str,), "a string"),
-    "priority": ((int,), "a whole number"),
-    "scheduled_at": ((datetime,), "a datetime"),
-    "delay": (_SPAN_TYPES, "a timedelta or seconds"),
-    "max_attempts": ((int,), "a whole number"),
-    "timeout": (_SPAN_TYPES, "a timedelta or seconds"),
-    "depends_on": ((Sequence, Set), "the ids of tasks"),
-    "idempotency_key": ((str,), "a string"),
-    "metadata": ((Mapping,), "a JSON object"),
-    "graph": ((int,), "the id of a graph"),
-}
-
-Document: TypeAlias = dict[str, Any]
-"""A task as peers.submit and peers.submit_graph name its fields; plain JSON."""
-
-
-class OptionFields(TypedDict, total=False):
-    """The options of a submission, as keywords."""
-
-    queue: str
-    priority: int
-    scheduled_at: datetime
-    delay: Span
-    max_attempts: int
-    timeout: Span
-    depends_on: Sequence[int | Node]
-    on_parent_failure: ParentFailure | str
-    idempotency_key: str
-    metadata: Mapping[str, object]
-    graph: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How a task is submitted. None takes the value of the kind's handler, or the default.
-
-    queue: 1 to 200 characters. priority: a smaller one runs first. scheduled_at: the task starts no
-    earlier, with a time zone. delay: the same, counted from now by the database's clock.
-    max_attempts: 1 to 1000. timeout: of one attempt, 1 ms to 30 days. depends_on: the parents, as
-    ids or as nodes of a graph. on_parent_failure: "hold", "cancel" or "run". idempotency_key: 1 to
-    500 characters. metadata: a JSON object of at most 1 MiB. graph: the id of a graph that the task
-    is added to.
-
-    Raises BadTask, which names the option and its bound.
-    """
-
-    queue: str | None = None
-    priority: int | None = None
-    scheduled_at: datetime | None = None
-    delay: Span | None = None
-    max_attempts: int | None = None
-    timeout: Span | None = None
-    depends_on: Sequence[int | Node] = ()
-    on_parent_failure: ParentFailure | str = ParentFailure.HOLD
-    idempotency_key: str | None = None
-    metadata: Mapping[str, object] | None = None
-    graph: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, (kinds, say) in _OPTION_TYPES.items():
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
-                raise BadTask(f"{name} must be {say}, not {value!r}")
-        if not all(isinstance(parent, int | Node) for parent in self.depends_on):
-            raise BadTask(
-                f"depends_on must hold ids of tasks or nodes of a graph, not "
-                f"{list(self.depends_on)!r}"
-            )
-        _bounded("queue", _length(self.queue), 1, NAME_MAX_LENGTH, " characters")
-        _bounded("priority", self.priority, PRIORITY_MIN, PRIORITY_MAX)
-        _bounded("max_attempts", self.max_attempts, 1, MAX_ATTEMPTS_MAX)
-        _bounded("timeout", seconds(self.timeout), TIMEOUT_MIN, TIMEOUT_MAX, " seconds")
-        _bounded("delay", seconds(self.delay), 0, _DELAY_MAX, " seconds")
-        key_length = _length(self.idempotency_key)
-        _bounded("idempotency_key", key_length, 1, IDEMPOTENCY_KEY_MAX_LENGTH, " characters")
-        if self.scheduled_at is not None and self.scheduled_at.tzinfo is None:
-            raise BadTask(
-                f"scheduled_at {self.scheduled_at} has no time zone",
-                "Give it one, such as datetime.UTC, or use delay=….",
-            )
-        if self.scheduled_at is not None and self.delay is not None:
-            raise BadTask("scheduled_at and delay exclude each other", "Pass one of them.")
-        if self.on_parent_failure not in list(ParentFailure):
-            raise BadTask(
-                f'on_parent_failure must be "hold", "cancel" or "run", not '
-                f'"{self.on_parent_failure}"'
-            )
-
-
-def seconds(span: Span | None) -> float | None:
-    """Return a duration in seconds."""
-    return span.total_seconds() if isinstance(span, timedelta) else span
+from peers.types import JSON_MAX_BYTES
+from peers.values import ConversionError, find_unwritable, jsonable, path_text, type_text
 
 
 def document(kind: str, args: Mapping[str, object], options: Options) -> Document:
@@ -131,32 +19,18 @@ def document(kind: str, args: Mapping[str, object], options: Options) -> Documen
     If the kind's handler is known in this process, its annotations check the args and write them
     as JSON. Raises ArgsInvalid, BadTask, BadGraph.
     """
-    if not 1 <= len(kind) <= NAME_MAX_LENGTH:
-        raise BadTask(f"kind must have 1 to {NAME_MAX_LENGTH} characters, not {len(kind)}")
+    fields = options_document(kind, options)
+    _require_object("args", args)
     handler = registry().get(kind)
     if handler is None:
-        plain = plain_json("args", args)
+        fields["args"] = plain_json("args", args)
     else:
-        plain = handler.dump_args(args)
-        _require_size("args", plain)
-    fields: Document = {
-        "kind": kind,
-        "args": plain,
-        "queue": options.queue or (handler and handler.queue),
-        "priority": handler.priority if handler and options.priority is None else options.priority,
-        "scheduled_at": options.scheduled_at and options.scheduled_at.isoformat(),
-        "delay": _interval(options.delay),
-        "max_attempts": options.max_attempts,
-        "timeout": _interval(options.timeout),
-        "depends_on": [
-            parent.id if isinstance(parent, Node) else parent for parent in options.depends_on
-        ]
-        or None,
-        "on_parent_failure": str(options.on_parent_failure),
-        "idempotency_key": options.idempotency_key,
-        "metadata": None if options.metadata is None else plain_json("metadata", options.metadata),
-        "graph_id": options.graph,
-    }
+        fields["args"] = handler.dump_args(args)
+        _require_size("args", fields["args"])
+        fields.setdefault("queue", handler.queue)
+        fields.setdefault("priority", handler.priority)
+    if options.metadata is not None:
+        fields["metadata"] = plain_json("metadata", options.metadata)
     return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -165,6 +39,7 @@ def plain_json(name: str, value: Mapping[str, object]) -> dict[str, Any]:
 
     Bytes become base64. An argument that is annotated as bytes reads it. Raises ArgsInvalid.
     """
+    _require_object(name, value)
     try:
         plain: dict[str, Any] = jsonable(dict(value))
     except ConversionError as error:
@@ -173,12 +48,20 @@ def plain_json(name: str, value: Mapping[str, object]) -> dict[str, Any]:
     return plain
 
 
+def _require_object(name: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise ArgsInvalid(f"{name} must be a JSON object, such as a dict, not {type_text(value)}")
+
+
 _encode_json: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
 
 
 def _require_size(name: str, plain: dict[str, Any]) -> None:
     try:
-        size = len(_encode_json(plain).encode())
+        text = _encode_json(plain)
+        if "\\u0000" in text and (found := find_unwritable(plain)) is not None:
+            raise ArgsInvalid(f"{path_text(name, found[0])}: {found[1]}")
+        size = len(text.encode())
     except (ValueError, RecursionError) as error:
         found = find_unwritable(plain)
         where = name if found is None else path_text(name, found[0])
@@ -189,16 +72,3 @@ def _require_size(name: str, plain: dict[str, Any]) -> None:
             f"{name} must be at most 1 MiB ({JSON_MAX_BYTES} bytes) of JSON, not {size}",
             "Store large data elsewhere and pass a reference to it.",
         )
-
-
-def _length(text: str | None) -> int | None:
-    return None if text is None else len(text)
-
-
-def _interval(span: Span | None) -> str | None:
-    return None if span is None else f"{seconds(span):.6f} seconds"
-
-
-def _bounded(name: str, value: float | None, low: float, high: float, unit: str = "") -> None:
-    if value is not None and not low <= value <= high:
-        raise BadTask(f"{name} must be {low:g} to {high:.10g}{unit}, not {value:.10g}")

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 def is_async_target(target: SyncTarget | AsyncTarget) -> TypeIs[AsyncTarget]:
     """Return whether calls on the target have to be awaited.
 
-    Raises TypeError for what is no session, connection or cursor.
+    Raises TypeError if it is not a session, connection or cursor.
     """
     import psycopg
 

@@ -23,9 +23,10 @@ from typing import (
 
 from peers.client import operations
 from peers.client.node import Node
+from peers.client.options import OptionFields, Options, Span
 from peers.client.results import wait, wait_async
 from peers.client.statements import SUBMIT, Request
-from peers.client.submission import OptionFields, Options, Span, document
+from peers.client.submission import document
 from peers.client.targets import is_async_target
 from peers.client.transport import perform, perform_async, perform_in, perform_in_async
 from peers.errors import ArgsInvalid, BadTask
@@ -44,7 +45,7 @@ V = TypeVar("V")
 
 
 class Task(Generic[P, R_co]):
-    """A handler with its kind. A call runs the function here and now; `submit` queues a task."""
+    """A handler with its kind. A call runs the function directly; `submit` queues a task."""
 
     def __init__(self, handler: Handler, bound: Options = Options()) -> None:  # noqa: B008 - frozen
         self.handler = handler
@@ -231,15 +232,15 @@ def task(
 ) -> Callable[[Callable[..., Any]], Any]:
     """Make a function, plain or async, the handler of a kind.
 
-    With a batch_size it is called with a list: the args of up to as many tasks. The call begins
+    With a batch_size it is called with a list: the args of up to that many tasks. The call begins
     when the list is full, or when its first task has waited for batch_wait. It returns a result, or
     an exception, for each task, in the same order. When it raises, or its worker dies, the batch is
-    bisected until the failing tasks are isolated; only these fail. Retry and Reject concern all
-    tasks of the call, and so does the timeout.
+    bisected until the failing tasks are isolated; only these fail. Retry, Reject and the timeout
+    apply to all tasks of the call.
 
     Durations are timedeltas or seconds. The wait after a failed attempt is a random part of
     backoff * 2^(attempt - 1), at most backoff_cap. Raises ValueError for values out of bounds
-    and for a kind that another function has already.
+    and for a kind that already has another function.
     """
     if not isinstance(kind, str):
         raise TypeError(f'write @task("some.kind") above the function, not {kind!r}')

@@ -23,7 +23,7 @@ T = TypeVar("T")
 _TRIES: Final = 6
 _DEADLOCK_OR_SERIALIZATION: Final = frozenset({"40P01", "40001"})
 _FATE_TIMEOUT: Final = 30.0
-"""Seconds to ask about a COMMIT. A peer's sessions end half-open transactions well before."""
+"""Seconds to ask about a COMMIT. A peer's sessions end half-open transactions long before that."""
 
 
 class Abandoned(DatabaseUnreachable):
@@ -118,8 +118,8 @@ def run_once(
 
     A transaction whose connection breaks before the COMMIT, or that meets a deadlock, is run again.
     When the connection breaks during the COMMIT, the database is asked whether it was committed. So
-    a result means that the work was committed once, and an error that nothing was committed, unless
-    the error says that the fate is unknown. Raises `DatabaseUnreachable`, and what the database
+    a result means that the work was committed once. An error means that nothing was committed,
+    unless it says that the outcome is unknown. Raises `DatabaseUnreachable`, and what the database
     refuses.
     """
     backoff = Backoff()
@@ -187,7 +187,7 @@ def _nothing_committed(error: psycopg.Error) -> DatabaseUnreachable:
 
 
 def _was_committed(connection: LazyConnection) -> bool:
-    """Ask the database whether the transaction was committed, after a COMMIT without an answer.
+    """Ask the database whether the transaction was committed, after a COMMIT without a reply.
 
     Raises `DatabaseUnreachable` when that stays unknown.
     """
@@ -196,8 +196,8 @@ def _was_committed(connection: LazyConnection) -> bool:
         return status == "committed"
     connection.transaction = None
     raise DatabaseUnreachable(
-        "lost the database during a COMMIT, and its fate is unknown",
-        "A submission with an idempotency key can be repeated safely.",
+        "lost the database during a COMMIT: it is unknown whether it took effect",
+        "Repeat the call only if its submission has an idempotency key; or look for the task.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The ways of a request to the database.
+"""Send a request to the database.
 
 A request is performed inside the caller's transaction, on a connection of the default client, or,
 from a running handler, by the peer that runs it.
@@ -25,11 +25,11 @@ T = TypeVar("T")
 
 
 def perform(request: Request[T]) -> T:
-    """Perform a request: inside a handler through its peer, elsewhere with the default client."""
+    """Perform a request: inside a handler through its peer, otherwise with the default client."""
     running = current()
     if running is not None:
-        answer = running.call(request.statement.name, request.document)
-        return request.statement.read(answer)
+        reply = running.call(request.statement.name, request.document)
+        return request.statement.read(reply)
     from peers.client.default import default_client
 
     return default_client().perform(request)
@@ -80,24 +80,25 @@ async def perform_in_async(target: AsyncTarget, request: Request[T]) -> T:
 def perform_for_handler(
     connection: LazyConnection, begin: Callable[[Connection], str], name: str, document: bytes
 ) -> bytes:
-    """Perform what a handler asked its peer for, exactly once, and return JSON.
+    """Perform a handler's request in its peer, exactly once, and return JSON.
 
-    `begin` begins the transaction, see `run_once`. The peer's parent process neither reads nor
-    writes the JSON: that of a large graph would keep its other threads from running. Raises
-    BadTask for an unknown name.
+    `begin` begins the transaction, see `run_once`. The peer's parent process does not parse the
+    JSON: that of a large graph would keep its other threads from running. Raises BadTask for an
+    unknown name.
     """
     statement = STATEMENTS.get(name)
     if statement is None:
         raise BadTask(
-            f"a handler asked for {name!r}, which its peer does not know; is the peer older?"
+            f"the peer does not know the request {name!r} of a handler",
+            "Run peers and apps with the same version of Peers.",
         )
     inner = statement.sql.replace(":document", "convert_from(%(document)b, 'UTF8')")
     sql: LiteralString = "select convert_to((:inner), 'UTF8')".replace(":inner", inner)
 
     def work(current: Connection) -> bytes:
         with translated():
-            [[answer]] = current.execute(sql, {"document": document}, binary=True)
-        return b"null" if answer is None else bytes(answer)
+            [[reply]] = current.execute(sql, {"document": document}, binary=True)
+        return b"null" if reply is None else bytes(reply)
 
     from peers.client.transaction import run_once
 

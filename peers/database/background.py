@@ -40,7 +40,7 @@ class Background(Generic[Result]):
 
     @property
     def has_ended(self) -> bool:
-        """Tell whether `result` can be called."""
+        """Return whether `result` can be called."""
         return self._ended.is_set()
 
     def wait(self, timeout: float) -> bool:

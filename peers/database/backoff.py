@@ -45,7 +45,7 @@ class RetryTimer:
 
     @property
     def is_due(self) -> bool:
-        """Tell whether the next try is due."""
+        """Return whether the next try is due."""
         return time.monotonic() >= self.due_at
 
     def failed(self) -> float:

@@ -1,4 +1,4 @@
-"""Connect to Postgres, and tell whether a connection is lost."""
+"""Connect to Postgres, and recognize a lost connection."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _LOST: Final = frozenset(
         "57P02",  # crash_shutdown
         "57P03",  # cannot_connect_now
         "57P05",  # idle_session_timeout
-        "25006",  # read_only_sql_transaction: after a failover the old primary still answers
+        "25006",  # read_only_sql_transaction: after a failover the old primary still replies
     }
 )
 
@@ -119,7 +119,7 @@ def _begin_session(
 
 
 def is_connection_lost(error: BaseException) -> bool:
-    """Tell whether a statement failed because its connection is lost."""
+    """Return whether a statement failed because its connection is lost."""
     if isinstance(error, DatabaseUnreachable):
         return True
     if not isinstance(error, psycopg.Error):

@@ -1,4 +1,4 @@
-"""Call the functions of the database: one typed function for each, under the same name.
+"""Call the functions of the database that peers and commands need, each under its own name.
 
 The first argument is the connection, and the others are the same as in SQL. An error of the
 database is raised as a class of peers.errors. A lost connection stays psycopg's error (see
@@ -33,7 +33,6 @@ from peers.types import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from datetime import datetime
     from uuid import UUID
 
     from peers.database.connection import Connection
@@ -279,91 +278,7 @@ def parent_results(connection: Connection, child_id: int) -> list[ParentResult]:
     ]
 
 
-# ------------------------------------------------------------------------------ what operators do
-
-
-def cancel(connection: Connection, id: int) -> TaskState:
-    """Cancel a task, or ask the peer of a running one to stop it. Return its state now."""
-    return TaskState(_value(connection, "select peers.cancel(%s)", id))
-
-
-def change(
-    connection: Connection,
-    id: int,
-    priority: int | None = None,
-    scheduled_at: datetime | None = None,
-    args: bytes | None = None,
-    max_attempts: int | None = None,
-    timeout: timedelta | None = None,
-) -> None:
-    """Change a task that waits. None leaves a value as it is."""
-    _rows(
-        connection,
-        "select peers.change(%s, %s::integer, %s, convert_from(%b, 'UTF8')::jsonb,"
-        " %s::integer, %s)",
-        id,
-        priority,
-        scheduled_at,
-        args,
-        max_attempts,
-        timeout,
-    )
-
-
-def retry(connection: Connection, id: int, args: bytes | None = None) -> int:
-    """Run a dead letter again with new attempts, optionally with other args."""
-    task_id: int = _value(
-        connection, "select peers.retry(%s, convert_from(%b, 'UTF8')::jsonb)", id, args
-    )
-    return task_id
-
-
-def discard(connection: Connection, id: int) -> int:
-    """Give up a dead letter: cancel it and the descendants that wait for it."""
-    task_id: int = _value(connection, "select peers.discard(%s)", id)
-    return task_id
-
-
-def explain(connection: Connection, id: int) -> str:
-    """Return a sentence that says why a task is not running, or how it ended."""
-    text: str = _value(connection, "select peers.explain(%s)", id)
-    return text
-
-
-def pause(connection: Connection, queue: str) -> None:
-    """Stop claims from a queue."""
-    _rows(connection, "select peers.pause(%s)", queue)
-
-
-def resume(connection: Connection, queue: str) -> None:
-    """Allow claims from a paused queue again."""
-    _rows(connection, "select peers.resume(%s)", queue)
-
-
-def cancel_graph(connection: Connection, id: int) -> int:
-    """Cancel all tasks of a graph that have not ended, and return how many."""
-    return _changed_tasks(connection, "select peers.cancel_graph(%s)", id)
-
-
-def pause_graph(connection: Connection, id: int) -> int:
-    """Stop claims of a graph's tasks, and return how many of them are ready."""
-    return _changed_tasks(connection, "select peers.pause_graph(%s)", id)
-
-
-def resume_graph(connection: Connection, id: int) -> int:
-    """Allow claims of a paused graph's tasks again, and return how many of them are ready."""
-    return _changed_tasks(connection, "select peers.resume_graph(%s)", id)
-
-
-def retry_graph(connection: Connection, id: int) -> int:
-    """Run all dead letters of a graph again with new attempts, and return how many."""
-    return _changed_tasks(connection, "select peers.retry_graph(%s)", id)
-
-
-def _changed_tasks(connection: Connection, query: LiteralString, graph_id: int) -> int:
-    """Call one of the functions above. Raises GraphNotFound if there is no such graph."""
-    count: int = _value(connection, query, graph_id)
-    return count
+# ----------------------------------------------------------------------- maintenance and checks
 
 
 def prune(

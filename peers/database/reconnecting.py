@@ -49,7 +49,7 @@ class ReconnectingConnection:
 
     @property
     def is_up(self) -> bool:
-        """Tell whether there is a connection, as far as we know."""
+        """Return whether there is a connection, as far as we know."""
         return self._connection is not None
 
     @property
@@ -59,7 +59,7 @@ class ReconnectingConnection:
 
     @property
     def is_backing_off(self) -> bool:
-        """Tell whether a job that the database has refused waits for its next try."""
+        """Return whether a job that the database has refused waits for its next try."""
         return any(not retry.is_due for retry in self._jobs.values())
 
     # ---------------------------------------------------------------------------- connecting
@@ -70,13 +70,13 @@ class ReconnectingConnection:
         self._connection = connection
 
     def restore(self) -> bool:
-        """Reconnect if that is due; tell whether there is a connection now. This does not block."""
+        """Reconnect if that is due; return whether there is a connection. This does not block."""
         if self._connection is None:
             self._reconnect(self._connector.poll)
         return self.is_up
 
     def reopen(self, within: float) -> bool:
-        """Reconnect now, and wait for it; tell whether there is a connection."""
+        """Reconnect now, and wait for it; return whether there is a connection."""
         if self._connection is None:
             self._reconnect(lambda: self._connector.wait(within))
         return self.is_up
@@ -128,8 +128,8 @@ class ReconnectingConnection:
     def do(self, work: Callable[[BoundedConnection], Result]) -> Result:
         """Call `work` with the connection.
 
-        Raises `DatabaseUnreachable` when there is no connection or it breaks; then nobody knows
-        whether the statement took effect. Raises it also for errors that may pass in a moment: a
+        Raises `DatabaseUnreachable` when there is no connection or it breaks; then it is unknown
+        whether the statement took effect. Also raises it for errors that may pass in a moment: a
         lock, a deadlock, a full disk.
         """
         if self._connection is None:

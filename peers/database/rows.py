@@ -19,7 +19,7 @@ class Claimed(NamedTuple):
     attempt: int
     kind: str
     args: bytes
-    """JSON text of an object. The parent process never parses it."""
+    """JSON text of an object. The peer process never parses it."""
     timeout: float | None
     priority: int
 

@@ -24,14 +24,13 @@ from peers.errors import (
 from peers.types import CONTRACT_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from peers.database.connection import Connection
 
 OLDEST_SERVER: Final = 150_000
 _FIRST_VERSION: Final = 1
-_TABLES: Final = re.compile(r"1\d_.*\.sql")
-_MIGRATION: Final = re.compile(r"(\d{4})_.*\.sql")
+_TABLES: Final = re.compile(r"1[0-8]_\w+\.sql")
+_MIGRATION: Final = re.compile(r"19_(\d{4})_\w+\.sql")
+_OTHERS: Final = re.compile(r"[02-9]\d_\w+\.sql")
 _TRIES: Final = 5
 _RAISED: Final = "00000"  # a notice that the files raise, not "… already exists, skipping"
 _LOCKED: Final = (
@@ -58,28 +57,35 @@ def folder() -> Path:
 
 
 def steps(sql: Path | None = None) -> list[Step]:
-    """List every file in the order of its application: by name, migrations after the tables."""
-    sql = sql or folder()
-    files = sorted(sql.glob("[0-9][0-9]_*.sql"))
-    tables = [file for file in files if _TABLES.fullmatch(file.name)]
-    before = [file for file in files if file < tables[0]]
-    after = [file for file in files if file > tables[-1]]
-    return [
-        *(Step(None, file) for file in before),
-        *(Step(_FIRST_VERSION, file) for file in tables),
-        *_migrations(sql / "migrations"),
-        *(Step(None, file) for file in after),
-    ]
+    """List every file in the order of its application, which is the order of the names.
 
-
-def _migrations(place: Path) -> Iterator[Step]:
-    for file in sorted(place.glob("*.sql")):
-        number = _MIGRATION.fullmatch(file.name)
-        if number is None:
+    Raises ConfigError for a name that says neither when nor how often to apply the file.
+    """
+    files = sorted((sql or folder()).glob("[!.]*.sql"))
+    every = [Step(_version(file), file) for file in files]
+    migrations = [step for step in every if _MIGRATION.fullmatch(step.file.name)]
+    for number, step in enumerate(migrations, start=_FIRST_VERSION + 1):
+        if step.version != number:
             raise ConfigError(
-                f"{file} is not a migration", "Give it a name like 0002_reason.sql, or remove it."
+                f"{step.file} should be migration {number:04}",
+                "Number migrations from 0002 on, without gaps, each number once.",
             )
-        yield Step(int(number[1]), file)
+    return every
+
+
+def _version(file: Path) -> int | None:
+    """Return the version of the tables that a file makes, or None for a file without tables."""
+    if migration := _MIGRATION.fullmatch(file.name):
+        return int(migration[1])
+    if _TABLES.fullmatch(file.name):
+        return _FIRST_VERSION
+    if _OTHERS.fullmatch(file.name):
+        return None
+    raise ConfigError(
+        f"{file} would never be applied: its name has the wrong form",
+        "Name a change of a table 19_NNNN_reason.sql and any other file NN_subject.sql, or remove"
+        " it.",
+    )
 
 
 def installed_version(connection: Connection) -> int | None:

@@ -1,56 +1,47 @@
-"""The accident: halfway, one peer is killed while it holds work."""
+"""Kill one peer while it holds leases."""
 
 from __future__ import annotations
 
+import signal
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from uuid import UUID
+    from collections.abc import Sequence
 
-    from peers.demo.fleet import Fleet, Member
-    from peers.demo.watch import Holding, Watch
+    import psycopg
 
-_LOOK_AGAIN_SECONDS = 0.02
+    from peers.demo.processes import PeerProcess
 
-
-class Killed(NamedTuple):
-    """The victim, and how many leases it took with it."""
-
-    member: Member
-    peer_id: UUID
-    leases: int
+_LOOK_AGAIN: Final = 0.02
+_LEASES: Final = """
+    select pid, array_agg(task_id order by task_id) from peers.running
+    where queue = %s and pid is not null group by pid order by count(*) desc
+"""
 
 
-def kill_one(fleet: Fleet, watch: Watch) -> Killed | None:
-    """Kill the peer that holds most; None if nobody holds anything just now.
-
-    The victim is stopped first, so that it cannot settle between the look and the kill.
-    """
-    for holding in watch.holdings():
-        member = fleet.by_pid(holding.pid)
-        if member is None:
+def kill_one(
+    connection: psycopg.Connection[Any], queue: str, peers: Sequence[PeerProcess]
+) -> str | None:
+    """Kill the peer that holds most leases; return a sentence, or None if no peer holds any."""
+    for pid in _leases(connection, queue):
+        peer = next((p for p in peers if p.process.pid == pid and p.alive), None)
+        if peer is None:
             continue
-        member.pause()
-        leases = len(_settled(watch, holding.pid))
+        # stopped first, so that it cannot record an outcome between the look and the kill
+        peer.process.send_signal(signal.SIGSTOP)
+        leases, before = _leases(connection, queue).get(pid), None
+        while leases != before:  # a statement that it had sent may still be running
+            time.sleep(_LOOK_AGAIN)
+            leases, before = _leases(connection, queue).get(pid), leases
         if leases:
-            member.kill()
-            watch.mark_killed(holding.peer_id)
-            return Killed(member, holding.peer_id, leases)
-        member.resume()
+            peer.killed = True
+            peer.process.kill()  # SIGKILL: the kernel kills its workers with it
+            peer.process.wait()
+            return f"peer {peer.number} (pid {pid}) holds {len(leases)} leases: killed it"
+        peer.process.send_signal(signal.SIGCONT)
     return None
 
 
-def _settled(watch: Watch, pid: int) -> frozenset[int]:
-    """What a stopped peer holds, once the statement that it may have sent is through."""
-    before = _held(watch.holdings(), pid)
-    while True:
-        time.sleep(_LOOK_AGAIN_SECONDS)
-        now = _held(watch.holdings(), pid)
-        if now == before:
-            return now
-        before = now
-
-
-def _held(holdings: list[Holding], pid: int) -> frozenset[int]:
-    return next((holding.task_ids for holding in holdings if holding.pid == pid), frozenset())
+def _leases(connection: psycopg.Connection[Any], queue: str) -> dict[int, list[int]]:
+    return dict(connection.execute(_LEASES, [queue]).fetchall())

@@ -1,27 +1,30 @@
-"""A record of what ran, outside of the database, so that the database need not be believed.
+"""A record of every run, kept outside the database.
 
-A handler that reached its end appends one line. What was recorded there and what the database says
-must agree: that is how the demo counts what ran twice.
+A handler that reaches its end appends one line. The demo compares this record with what the
+database says, and so finds tasks that ran twice.
 """
+
+from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, ParamSpec, TypeVar
 
 from peers import current_task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# How a peer and its workers are told where the ledger is, and which peer they are.
-FILE_VARIABLE = "DEMO_LEDGER"
-PEER_VARIABLE = "DEMO_PEER"
+FILE_VARIABLE: Final = "DEMO_LEDGER"
+PEER_VARIABLE: Final = "DEMO_PEER"
 
 
 class Entry(NamedTuple):
-    """A handler reached its end: for which task, under which lease, on which peer of the demo."""
+    """One run of a handler to its end: the task, its lease, and the number of the peer."""
 
     task_id: int
     token: str
@@ -30,7 +33,7 @@ class Entry(NamedTuple):
 
 
 def recorded(handler: Callable[P, R]) -> Callable[P, R]:
-    """The handler, which enters itself into the ledger (if there is one) before it returns."""
+    """Return the handler; if there is a ledger, it appends an entry before it returns."""
 
     @functools.wraps(handler)
     def with_entry(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -38,27 +41,25 @@ def recorded(handler: Callable[P, R]) -> Callable[P, R]:
         file = os.environ.get(FILE_VARIABLE)
         if file is not None:
             task = current_task()
-            peer = int(os.environ.get(PEER_VARIABLE, "0"))
-            _append(file, Entry(task.id, task.token, task.attempt, peer))
+            line = f"{task.id} {task.token} {task.attempt} {os.environ.get(PEER_VARIABLE, '0')}\n"
+            _append(file, line)
         return result
 
     return with_entry
 
 
 def read(file: Path) -> list[Entry]:
-    """All entries in the order in which they were made, without a line that is being written."""
-    *lines, _unfinished = file.read_text().split("\n")
-    entries = []
-    for line in lines:
-        task_id, token, attempt, peer = line.split()
-        entries.append(Entry(int(task_id), token, int(attempt), int(peer)))
-    return entries
+    """Return all entries in order; a line that is still being written is left out."""
+    lines = (line.split() for line in file.read_text().split("\n")[:-1])
+    return [
+        Entry(int(task), token, int(attempt), int(peer)) for task, token, attempt, peer in lines
+    ]
 
 
-def _append(file: str, entry: Entry) -> None:
-    """One write with O_APPEND: lines of several processes never mix, and none is lost by a kill."""
+def _append(file: str, line: str) -> None:
+    # one write with O_APPEND: lines of several processes never mix, and a kill loses none
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND)
     try:
-        os.write(descriptor, (" ".join(map(str, entry)) + "\n").encode())
+        os.write(descriptor, line.encode())
     finally:
         os.close(descriptor)

@@ -1,111 +1,75 @@
-"""Looking at the run while it goes on: how far it is, and who holds what."""
+"""Watch the run until every task has ended."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+import sys
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
 
-from peers.demo.figures import LOST
-from peers.demo.handlers import index_file
+from peers import PeersError, graph_status_in
+from peers.demo import ledger
+from peers.demo.kill import kill_one
 
 if TYPE_CHECKING:
-    from uuid import UUID
+    from collections.abc import Sequence
+    from pathlib import Path
 
     import psycopg
 
+    from peers.demo.processes import PeerProcess
     from peers.demo.submit import Submitted
 
-_STATES = """
-select kind, state::text, count(*)
-from peers.task
-where id between %(first)s and %(last)s and queue = %(queue)s
-group by kind, state
-"""
-_RECLAIMED = """
-select count(*), count(*) filter (where f.peer_id = %(peer_id)s)
-from peers.failure f join peers.task t on t.id = f.task_id
-where t.id between %(first)s and %(last)s and t.queue = %(queue)s and f.error_type = %(lost)s
-"""
-_HOLDINGS = """
-select r.pid, r.peer_id, r.task_id
-from peers.running r
-where r.task_id between %(first)s and %(last)s and r.queue = %(queue)s and r.pid is not null
-"""
-ENDED = ("completed", "dead", "cancelled")
+_LOOK_EVERY: Final = 0.1
+_LINE_EVERY: Final = 2.0
+_STUCK_AFTER: Final = 60.0
 
 
-@dataclass(frozen=True)
-class Tally:
-    """How far the run is. `reclaimed_from_killed`: the leases that the killed peer had."""
-
-    total: int
-    files: int
-    completed: int
-    dead: int
-    ended: int
-    files_ended: int
-    reclaimed: int
-    reclaimed_from_killed: int
+class DemoError(PeersError):
+    """The demo cannot continue."""
 
 
-class Holding(NamedTuple):
-    """The leases of one peer."""
-
-    pid: int
-    peer_id: UUID
-    task_ids: frozenset[int]
+def say(sentence: str) -> None:
+    """Print a sentence to stderr."""
+    print(sentence, file=sys.stderr, flush=True)
 
 
-class Watch:
-    """One run, seen from the database."""
+def watch(
+    connection: psycopg.Connection[Any], submitted: Submitted, peers: Sequence[PeerProcess],
+    file: Path, *, kill: bool,
+) -> None:  # fmt: skip
+    """Return when every task has ended; with `kill`, kill a peer when half of them have.
 
-    def __init__(self, connection: psycopg.Connection[Any], submitted: Submitted) -> None:
-        self._connection = connection
-        self._submitted = submitted
-        self._killed: UUID | None = None
+    Raises DemoError when a peer ends by itself, or when no task ends for a minute.
+    """
+    started = last_end = time.monotonic()
+    next_line, ended = 0.0, -1
+    while ended < submitted.tasks:
+        before = ended
+        status = graph_status_in(connection, submitted.graph_id)
+        ended = status.completed + status.dead + status.cancelled
+        now = time.monotonic()
+        last_end = now if ended != before else last_end
+        if now >= next_line or ended == submitted.tasks:
+            next_line = now + _LINE_EVERY
+            runs = Counter(entry.peer for entry in ledger.read(file))
+            shares = (
+                f"peer {p.number}: {runs[p.number]}{'' if p.alive else ' (killed)'}" for p in peers
+            )
+            say(f"{ended}/{submitted.tasks} · {' · '.join(shares)} · {now - started:.0f} s")
+        if kill and 2 * ended >= submitted.tasks:
+            killed = kill_one(connection, submitted.queue, peers)
+            kill = killed is None
+            say(killed or "no peer holds a lease at this moment")
+        _check_peers(peers, stuck=now - last_end > _STUCK_AFTER)
+        time.sleep(_LOOK_EVERY)
 
-    def mark_killed(self, peer_id: UUID) -> None:
-        """From now on, count what is reclaimed from this peer."""
-        self._killed = peer_id
 
-    def tally(self) -> Tally:
-        """Count."""
-        where = self._submitted.where
-        by_state: Counter[str] = Counter()
-        files_ended = 0
-        for kind, state, count in self._connection.execute(_STATES, where):
-            by_state[state] += count
-            files_ended += count if kind == index_file.kind and state in ENDED else 0
-        parameters = {**where, "lost": LOST, "peer_id": self._killed}
-        [(reclaimed, from_killed)] = self._connection.execute(_RECLAIMED, parameters).fetchall()
-        return Tally(
-            total=self._submitted.total,
-            files=self._submitted.files,
-            completed=by_state["completed"],
-            dead=by_state["dead"],
-            ended=sum(by_state[state] for state in ENDED),
-            files_ended=files_ended,
-            reclaimed=reclaimed,
-            reclaimed_from_killed=from_killed,
-        )
-
-    def holdings(self) -> list[Holding]:
-        """Who holds leases now; who holds most comes first."""
-        held: defaultdict[tuple[int, UUID], set[int]] = defaultdict(set)
-        for pid, peer_id, task_id in self._connection.execute(_HOLDINGS, self._submitted.where):
-            held[pid, peer_id].add(task_id)
-        holdings = [Holding(*peer, frozenset(task_ids)) for peer, task_ids in held.items()]
-        return sorted(holdings, key=lambda holding: len(holding.task_ids), reverse=True)
-
-    def cancel_rest(self) -> None:
-        """Cancel what has not ended, so that no unfinished work stays behind."""
-        self._connection.execute(
-            """
-            select peers.cancel(t.id) from peers.task t
-            where t.id between %(first)s and %(last)s and t.queue = %(queue)s
-              and t.state in ('ready', 'scheduled', 'running', 'blocked')
-            order by t.id
-            """,
-            self._submitted.where,
-        )
+def _check_peers(peers: Sequence[PeerProcess], *, stuck: bool) -> None:
+    for peer in peers:
+        if not peer.alive and not peer.killed:
+            code, log = peer.process.returncode, peer.log_tail()
+            raise DemoError(f"peer {peer.number} ended with exit code {code}. Its log:\n{log}")
+    if stuck:
+        logs = "\n".join(peer.log_tail() for peer in peers)
+        raise DemoError(f"no task ended for {_STUCK_AFTER:g} s. The peers' logs:\n{logs}")

@@ -35,7 +35,7 @@ class Account(NamedTuple):
         return options
 
     def can(self, command: list[str]) -> bool:
-        """Tell whether this account can run the command and it succeeds."""
+        """Return whether this account can run the command and it succeeds."""
         try:
             done = subprocess.run(
                 command,
@@ -50,7 +50,7 @@ class Account(NamedTuple):
         return done.returncode == 0
 
     def can_enter(self, folder: Path) -> bool:
-        """Tell whether this account may enter the folder and each one above it."""
+        """Return whether this account may enter the folder and each one above it."""
         return self.can(["/bin/sh", "-c", 'cd "$1"', "sh", str(folder)])
 
 

@@ -84,7 +84,7 @@ class EmbeddedPostgres:
             self._use = None
 
     def stop(self) -> bool:
-        """Stop the server for all its users, wait for its end, and tell whether it was running."""
+        """Stop the server for all its users, wait for its end, return whether it was running."""
         if not os.access(self._area.root, os.F_OK):
             return False
         with locked(self._area.gate):

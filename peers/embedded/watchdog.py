@@ -60,7 +60,7 @@ def open_lock(path: str, operation: int, missing: int = os.O_CREAT) -> int:
 
 
 def is_locked(path: str) -> bool:
-    """Tell whether a process holds the lock exclusively. A missing file is a free lock."""
+    """Return whether a process holds the lock exclusively. A missing file is a free lock."""
     try:
         os.close(open_lock(path, fcntl.LOCK_SH | fcntl.LOCK_NB, missing=0))
     except BlockingIOError:
@@ -111,13 +111,13 @@ def postmaster(server: Guarded) -> int | None:
 
 
 def is_orphaned(server: Guarded) -> bool:
-    """Tell whether only children of a killed postmaster are left."""
+    """Return whether only children of a killed postmaster are left."""
     found = server_processes(server)
     return bool(found) and all(process.titled for process in found.values())
 
 
 def is_running(server: Guarded) -> bool:
-    """Tell whether any process of the server lives, also one that is starting or stopping."""
+    """Return whether any process of the server lives, also one that is starting or stopping."""
     return is_locked(server.server) or bool(server_processes(server))
 
 

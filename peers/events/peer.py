@@ -35,7 +35,7 @@ def peer_draining(*, running: int, timeout: float) -> None:
 
 @event(logging.INFO, "left the peers of this database; released %(released)d tasks")
 def peer_left(*, peer_id: UUID, released: int) -> None:
-    """Report that the peer has ended in order. Other peers can run the released tasks at once."""
+    """Report that the peer has shut down. Other peers can run the released tasks at once."""
 
 
 @event(logging.ERROR, "%(error)s")
@@ -45,7 +45,7 @@ def peer_failed(*, error: str, hint: str | None, exc_info: BaseException | None 
 
 @event(logging.INFO, "received %(signal)s")
 def signal_received(*, signal: str) -> None:
-    """Report that the peer was told to stop."""
+    """Report that a signal has asked the peer to stop."""
 
 
 @event(
@@ -112,7 +112,7 @@ def system_error(*, error: str, retry_in: float, traceback: str) -> None:
     " when the lease expires",
 )
 def shutdown_step_failed(*, step: str, error: str) -> None:
-    """Report that the peer did not end in order. There is nothing to do: the lease expires."""
+    """Report that the shutdown is incomplete. There is nothing to do: the lease expires."""
 
 
 # ------------------------------------------------------------------------------- its database

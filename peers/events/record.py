@@ -25,8 +25,8 @@ counts: Final[Counter[str]] = Counter()
 def event(level: int, sentence: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
     """Make an event: the function's name is the event's name, its keywords are the fields.
 
-    The docstring tells an operator more than the sentence. `exc_info` is no field, but an exception
-    whose traceback the log shows.
+    The docstring explains the event to operators. `exc_info` is not a field but an exception, whose
+    traceback the log shows.
     """
 
     def decorate(signature: Callable[P, None]) -> Callable[P, None]:
@@ -64,5 +64,5 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def add_fields(record: logging.LogRecord, fields: Mapping[str, object]) -> None:
-    """Add fields to a log record that is no event."""
+    """Add fields to a log record that is not an event."""
     record.__dict__.setdefault(_FIELDS, dict(fields))

@@ -24,7 +24,7 @@ def task_completed(*, task_id: int, kind: str, attempt: int, seconds: float) -> 
 def task_failed(
     *, task_id: int, kind: str, attempt: int, error_type: str, error_message: str
 ) -> None:
-    """Report a failed attempt. `peers explain ID` tells whether the task is retried or dead."""
+    """Report a failed attempt. `peers explain ID` says whether the task is retried or dead."""
 
 
 @event(logging.DEBUG, "task %(task_id)d (%(kind)s) was snoozed by its handler: %(reason)s")
@@ -77,7 +77,7 @@ def leases_reconciled(*, released: int) -> None:
     "running %(tasks)d tasks in isolation, because one of them ended or exhausted its worker",
 )
 def tasks_isolated(*, tasks: int, first_task_id: int) -> None:
-    """Report that workers of their own find out which task it was. No attempt counts meanwhile."""
+    """Report that tasks run in workers of their own to find that one. No attempt counts so far."""
 
 
 @event(

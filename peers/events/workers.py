@@ -51,7 +51,7 @@ def worker_message_invalid(*, worker_pid: int, error: str) -> None:
     "a worker cannot start (%(error)s): no tasks run in its slot; trying again in %(retry_in).1f s",
 )
 def worker_start_failed(*, error: str, retry_in: float) -> None:
-    """Report that the app cannot be imported, or that the machine has no room for a process."""
+    """Report that the app cannot be imported, or the system refuses to start another process."""
 
 
 @event(

@@ -39,18 +39,20 @@ _PRIORITIES: Final = (
 )  # fmt: skip
 
 
-def configure(form: Form = "auto", level: Level = "info", *, patience: float | None = None) -> None:
+def configure(
+    form: Form = "auto", level: Level = "info", *, write_timeout: float | None = None
+) -> None:
     """Send the log of this process to stderr, and that of other libraries from warning on.
 
-    "auto" is text on a terminal and in the journal, JSON lines elsewhere. With `patience` (see
+    "auto" is text on a terminal and in the journal, JSON lines elsewhere. With `write_timeout` (see
     QueueHandler) the log never blocks. It then also receives what Python itself would write to
     stderr: warnings, and exceptions that end threads or are ignored.
     """
     handler: logging.Handler
-    if patience is None:
+    if write_timeout is None:
         handler = logging.StreamHandler(sys.stderr)
     else:
-        handler = QueueHandler(_STDERR, events.dropped_record, patience)
+        handler = QueueHandler(_STDERR, events.dropped_record, write_timeout)
         logging.captureWarnings(capture=True)
         threading.excepthook = _log_thread
         sys.unraisablehook = _log_unraisable
@@ -62,7 +64,7 @@ def configure(form: Form = "auto", level: Level = "info", *, patience: float | N
 
 
 def is_journal(descriptor: int) -> bool:
-    """Tell whether this is the stream that systemd has connected to its journal."""
+    """Return whether this is the stream that systemd has connected to its journal."""
     try:
         found = os.fstat(descriptor)
     except OSError:

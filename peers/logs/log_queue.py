@@ -38,18 +38,21 @@ class QueueHandler(logging.Handler):
     After a dropped line all later lines are dropped too, until everything before them is written.
     Then `notice` makes one line of their number, in the place of the gap.
 
-    `patience` is the number of seconds that a caller waits for its line to be written, as long as
-    any line gets written. So the last line before a crash of user code is not lost. The peer itself
-    does not wait.
+    `write_timeout` is the number of seconds that a caller waits for its line to be written, as long
+    as lines are written at all. So the last line before a crash of user code is not lost. The peer
+    itself does not wait.
     """
 
     def __init__(
-        self, descriptor: int, notice: Callable[[int], logging.LogRecord], patience: float = 0.0
+        self,
+        descriptor: int,
+        notice: Callable[[int], logging.LogRecord],
+        write_timeout: float = 0.0,
     ) -> None:
         super().__init__()
         self._descriptor = descriptor
         self._notice = notice
-        self._patience = patience
+        self._write_timeout = write_timeout
         self._lines: deque[_Line] = deque()
         self._bytes = 0
         self._dropped = 0
@@ -83,9 +86,9 @@ class QueueHandler(logging.Handler):
                 self._dropped += 1
                 return
             self._append(_Line(line, 1))
-            if self._patience and not self._stuck and len(self._lines) < _WAIT_LINES_MAX:
+            if self._write_timeout and not self._stuck and len(self._lines) < _WAIT_LINES_MAX:
                 number = self._put
-                self._await(lambda: self._done >= number, self._patience)
+                self._await(lambda: self._done >= number, self._write_timeout)
 
     def flush(self) -> None:
         """Wait for a moment until everything is written."""

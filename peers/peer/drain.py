@@ -33,7 +33,7 @@ class Drain:
 
     @property
     def was_signalled(self) -> bool:
-        """Tell whether a signal has asked the peer to stop."""
+        """Return whether a signal has asked the peer to stop."""
         return self._signals > 0
 
     def on_signal(self) -> None:
@@ -45,10 +45,10 @@ class Drain:
             self.begin()
 
     def begin(self) -> None:
-        """Claim nothing more, and release what no worker has had. Do nothing the second time.
+        """Claim nothing more, and release tasks that no worker has had. Do nothing the second time.
 
-        An outdated contract calls this without a signal, so that a signal that comes as well is
-        the first one and does not cut the drain short.
+        An outdated contract calls this without a signal. A later signal then counts as the first
+        one, and does not cut the drain short.
         """
         if self._state.draining:
             return
@@ -61,7 +61,7 @@ class Drain:
         events.peer_draining(running=self._leases.in_workers, timeout=self._timeout)
 
     def is_finished(self) -> bool:
-        """Tell whether the peer may end: nothing runs, or there is no more time, or no lease."""
+        """Return whether the peer may end: nothing runs, or there is no more time, or no lease."""
         if not self._state.draining:
             return False
         no_more_time = time.monotonic() >= self.deadline

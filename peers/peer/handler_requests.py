@@ -5,7 +5,7 @@ it holds the leases of all tasks. So two threads execute requests, each on a con
 one takes small requests, one takes large ones, so that no small request waits behind a graph. A
 thread and its connection exist only while there are requests, and a little longer.
 
-`peers.peer.request_verbs` knows what each request means.
+`peers.peer.request_verbs` defines what each request does.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _WAITING_BYTES_MAX: Final = 512 << 20
 _ABORT_WITHIN: Final = 2.0
 """Seconds. The server checks twice a second whether a connection was cut, and then aborts."""
 
-# A half-open connection must not keep a task's row locked. A cut one must not go on working.
+# A half-open connection must not keep a task's row locked. A cut one must stop working.
 _COMMON: Final = {
     "idle_in_transaction_session_timeout": "5s",
     "client_connection_check_interval": "500ms",
@@ -51,9 +51,9 @@ _LARGE: Final = {"statement_timeout": "15min", "lock_timeout": "1min"}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """What a handler requests. The main loop calls `reply` once.
+    """A handler's request. The main loop calls `reply` once.
 
-    A progress that a later one has replaced gets no reply.
+    A progress report that a later one has replaced gets no reply.
     """
 
     peer_id: UUID
@@ -88,7 +88,7 @@ class HandlerRequests:
             return
         try:
             thread.put(request)
-        except RuntimeError as error:  # the machine has no room for another thread
+        except RuntimeError as error:  # the system refuses another thread
             reason = f"this peer cannot start a thread for the request: {error}"
             request.reply(DatabaseUnreachable(reason, "Try again later."))
 
@@ -124,7 +124,7 @@ class HandlerRequests:
 class _Connect:
     """Connects, and sets these limits for the session. After a failure it fails fast for a moment.
 
-    Otherwise each of many handlers would wait for a try of its own while the database is away.
+    Otherwise each of many handlers would wait for its own try while the database is unreachable.
     """
 
     def __init__(self, connect: Callable[[], Connection], limits: dict[str, str]) -> None:
@@ -176,7 +176,7 @@ class _RequestThread:
             return sum(len(request.body) for request in self._waiting.values())
 
     def put(self, request: Request) -> None:
-        """Queue a request; a task's newer progress replaces an older one. Raises RuntimeError."""
+        """Queue a request; a new progress replaces the task's older one. Raises RuntimeError."""
         replaces = request.verb == "progress"
         with self._changed:
             if self._thread is None and not self._stopping:
@@ -206,7 +206,7 @@ class _RequestThread:
             self._changed.wait_for(lambda: not self._aborting, timeout)
 
     def stop(self, timeout: float) -> bool:
-        """End the thread; tell whether it has ended in time."""
+        """End the thread; return whether it has ended in time."""
         with self._changed:
             self._stopping = True
             if self._running is not None:

@@ -22,7 +22,7 @@ from peers.database.deadlines import BoundedConnection
 from peers.database.rows import HeartbeatReply
 
 _FENCE_AT: Final = 0.85
-"""The share of a lease after which the workers are killed. The rest is for the killing."""
+"""The share of a lease after which the workers are killed. Killing them takes some of the rest."""
 _FENCE_CHECK_MIN: Final = 0.05
 """Seconds between two checks of the fence, at least."""
 _TURN_WITHIN: Final = 1 / 3
@@ -41,11 +41,11 @@ class HeartbeatCallbacks:
     """Functions that the heartbeat calls, from its own threads."""
 
     on_reply: Callable[[UUID, HeartbeatReply], None]
-    """After each heartbeat that the database has answered."""
+    """After each heartbeat to which the database has replied."""
     on_expiry: Callable[[float], None]
     """When the lease is nearly over, with the seconds since its last renewal."""
     on_silence: Callable[[float], None]
-    """After each heartbeat without an answer, with the seconds since the last renewal."""
+    """After each heartbeat without a reply, with the seconds since the last renewal."""
 
 
 class Heartbeat:
@@ -112,16 +112,16 @@ class Heartbeat:
         self._turned_at = boottime()
 
     def send_now(self) -> None:
-        """Send the next heartbeat at once: its reply has news."""
+        """Send the next heartbeat at once: its reply has new cancellations."""
         self._send_early.set()
 
     @property
     def fenced(self) -> bool:
-        """Tell whether the workers were killed because the lease was nearly over."""
+        """Return whether the workers were killed because the lease was nearly over."""
         return self._fenced
 
     def unfence(self) -> None:
-        """Go on: the lease still holds, and the killed workers are cleared away."""
+        """Continue: the lease still holds, and the killed workers have been reaped."""
         self._fenced = False
 
     def _watch_fence(self) -> None:
@@ -179,7 +179,7 @@ class Heartbeat:
         return self._interval
 
     def _note_silence(self, error: Exception) -> float:
-        """Log that there was no answer; return how long to wait before the next try."""
+        """Log that there was no reply; return how long to wait before the next try."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -39,7 +39,7 @@ _RECONCILE_EVERY: Final = 60.0
 class Leases:
     """Every lease of the peer is in exactly one place: a local queue, a worker, or the outbox.
 
-    Methods that talk to the database raise `DatabaseUnreachable` and leave things for another try.
+    Methods that use the database raise `DatabaseUnreachable`; what they did not do can be retried.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Leases:
         self.requests = HandlerRequests(
             connect_for_requests,
             selector,
-            lambda c, asked: execute(c, asked.peer_id, asked.lease.task, asked.verb, asked.body),
+            lambda c, r: execute(c, r.peer_id, r.lease.task, r.verb, r.body),
         )
         durations = DurationEstimate()
         self.pool = WorkerPool(
@@ -86,7 +86,7 @@ class Leases:
 
     @property
     def is_idle(self) -> bool:
-        """Tell whether nothing runs and nothing waits to be recorded."""
+        """Return whether nothing runs and nothing waits to be recorded."""
         to_rerun = any(local_queue.leases_to_rerun() for local_queue in self._queues.values())
         return self.in_workers == 0 and not self._recorder.is_pending and not to_rerun
 
@@ -102,7 +102,7 @@ class Leases:
         return min(due, self.pool.next_deadline(), self._claims.due_at(), *batches)
 
     def hand_out(self) -> None:
-        """Give the workers what they can take."""
+        """Assign the workers as many tasks as they can take."""
         for local_queue in self._queues.values():
             self.pool.hand_out(local_queue)
 
@@ -115,7 +115,7 @@ class Leases:
         self._recorder.record_due()
 
     def record_all(self) -> None:
-        """Record every outcome now, with those that are put off: there may be no other time."""
+        """Record every outcome now, with those that are put off: there may be no later chance."""
         self._recorder.record(last=True)
 
     def poll_now(self) -> None:
@@ -142,7 +142,7 @@ class Leases:
             self._release(local_queue, late)
 
     def reconcile(self) -> None:
-        """Tell the database which leases we hold. It releases others, from lost claim replies."""
+        """Report which leases we hold. The database releases others, from lost claim replies."""
         self._reconcile_at = time.monotonic() + _RECONCILE_EVERY
         peer_id = self._state.peer_id
         if peer_id is None:

@@ -1,4 +1,4 @@
-"""Run a peer: claim tasks, hand them to workers, record their outcomes, until told to stop.
+"""Run a peer: claim tasks, assign them to workers, record their outcomes, until it must stop.
 
 This process holds the leases. It never runs user code and never blocks for long: it waits for
 workers with a selector, and `peers.database.deadlines` limits each statement. It logs what the
@@ -37,7 +37,7 @@ _IMPORT_TIMEOUT: Final = 60.0
 _WAIT_MAX: Final = 1.0
 _TURNS_PER_LEASE: Final = 6  # at least: the heartbeat requires one within a third of a lease
 _RETRY_AFTER: Final = 0.05
-"""Seconds between two turns when what is due cannot be done yet."""
+"""Seconds between two turns when a step that is due cannot be done yet."""
 _EXIT_OUTDATED: Final = 1
 
 
@@ -82,11 +82,11 @@ class Peer:
         )
 
     def run(self) -> int:
-        """Join, work until told to stop, leave, and return the exit code.
+        """Join, work until a signal or a migration ends it, leave, and return the exit code.
 
         It is 1 after a migration to another contract, so that a service manager restarts the peer.
-        Raises `ConfigError` for what a restart cannot repair, `DatabaseUnreachable` when there is
-        no database at the start.
+        Raises `ConfigError` for errors that a restart cannot repair, `DatabaseUnreachable` when
+        there is no database at the start.
         """
         failed = True
         with stop_signals(self._selector, self._connection.interrupt, self._drain.on_signal):
@@ -124,7 +124,7 @@ class Peer:
         wait_max = min(_WAIT_MAX, self._lease / _TURNS_PER_LEASE)
         due = min(self._leases.next_due(), self._drain.deadline, now + wait_max)
         if not self._can_claim() or self._connection.is_backing_off:
-            due = max(due, now + _RETRY_AFTER)  # what is due cannot be done: do not spin
+            due = max(due, now + _RETRY_AFTER)  # a step that is due cannot be done: do not spin
         self._dispatch_events(max(0.0, due - now))
         with contextlib.suppress(queue.Empty):
             while True:

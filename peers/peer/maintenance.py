@@ -69,7 +69,7 @@ class Maintenance:
             self._every(_PRUNE_EVERY, "long", self._prune)
 
     def start(self) -> None:
-        """Start the timers unless they run already."""
+        """Start the timers unless they already run."""
         if not self._scheduler.running:
             self._scheduler.start()
 
@@ -140,7 +140,7 @@ class _JobThread:
 
     @property
     def stopping(self) -> bool:
-        """Tell whether it takes no more jobs."""
+        """Return whether it takes no more jobs."""
         return self._stop.is_set()
 
     def do(self, job: Callable[[Connection], None]) -> None:

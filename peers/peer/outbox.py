@@ -59,7 +59,7 @@ class _Outcome:
 
     @property
     def is_release(self) -> bool:
-        """Tell whether it releases the lease, so that the attempt does not count."""
+        """Return whether it releases the lease, so that the attempt does not count."""
         return self.result is None and self.failure is None
 
 
@@ -84,19 +84,19 @@ class Outbox:
 
     @property
     def is_pending(self) -> bool:
-        """Tell whether an outcome waits that the database has not refused for good."""
+        """Return whether an outcome waits that the database has not refused for good."""
         return bool(len(self) or any(not outcome.refused for outcome in self._put_off))
 
     def completed(self, lease: Lease, result: bytes) -> None:
-        """Take in a result, which is JSON."""
+        """Add a result, which is JSON."""
         self._completed.append(_Outcome(lease, result=result))
 
     def failed(self, lease: Lease, failure: Failure) -> None:
-        """Take in a failed attempt."""
+        """Add a failed attempt."""
         self._failed.append(_Outcome(lease, failure=failure))
 
     def released(self, leases: list[Lease]) -> None:
-        """Take in leases to release: their attempts do not count."""
+        """Add leases to release: their attempts do not count."""
         self._released += map(_Outcome, leases)
 
     def next_due(self) -> float:
@@ -104,7 +104,7 @@ class Outbox:
         return min((outcome.due for outcome in self._put_off), default=float("inf"))
 
     def flush(self, connection: Connection, peer_id: UUID, *, last: bool = False) -> None:
-        """Record what there is. When this raises, the remaining outcomes stay for another try.
+        """Record all outcomes. When this raises, the remaining outcomes stay for another try.
 
         `last`: there will be no other try, so that busy and refused outcomes are tried now.
         """
@@ -144,7 +144,7 @@ class Outbox:
     ) -> None:  # fmt: skip
         """Record a batch from the front of `waiting`, one by one if the whole batch is refused."""
         try:
-            unsettled = verb(connection, peer_id, batch)
+            unrecorded = verb(connection, peer_id, batch)
         except Exception as error:  # an outcome may hold anything, and the peer must survive it
             if is_connection_lost(error) or isinstance(error, _SESSION_ERRORS):
                 raise
@@ -158,7 +158,7 @@ class Outbox:
             return
         self._transient_errors = 0
         del waiting[: len(batch)]
-        self._conclude(batch, unsettled)
+        self._conclude(batch, unrecorded)
 
     def _refuse(self, outcome: _Outcome, error: Exception) -> None:
         """Replace or put off an outcome that was refused alone. Raises if all would be refused."""
@@ -181,8 +181,8 @@ class Outbox:
         if self._transient_errors >= _TRANSIENT_ERRORS_MAX:
             raise error
 
-    def _conclude(self, batch: list[_Outcome], unsettled: list[Unrecorded]) -> None:
-        verdicts = {(task_id, token): verdict for task_id, token, verdict in unsettled}
+    def _conclude(self, batch: list[_Outcome], unrecorded: list[Unrecorded]) -> None:
+        verdicts = {(task_id, token): verdict for task_id, token, verdict in unrecorded}
         for outcome in batch:
             lease = outcome.lease
             verdict = verdicts.get((lease.task.task_id, lease.task.token)) if verdicts else None

@@ -16,7 +16,7 @@ from peers.pool.lease import Lease
 
 
 class Outcomes:
-    """The OutcomeListener of the worker pool: it passes each lease on to where it belongs next."""
+    """The OutcomeListener of the worker pool: records, queues again or releases each lease."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Outcomes:
             self._requests.forget(leases)
             self._recorder.released(leases)
 
-    def asked(
+    def requested(
         self, lease: Lease, verb: str, body: bytes, reply: Callable[[bytes | PeersError], None]
     ) -> None:
         """Execute what a handler requests from the scheduler."""

@@ -20,7 +20,7 @@ _COLLECT_SECONDS: Final = 0.01
 class Recorder:
     """Collects outcomes and records them. It calls `on_recorded` for each lease that is done.
 
-    Methods that talk to the database raise `DatabaseUnreachable` and keep the outcomes.
+    Methods that use the database raise `DatabaseUnreachable` and keep the outcomes.
     """
 
     def __init__(
@@ -40,26 +40,26 @@ class Recorder:
 
     @property
     def is_pending(self) -> bool:
-        """Tell whether an outcome waits that the database has not refused for good."""
+        """Return whether an outcome waits that the database has not refused for good."""
         return self._outbox.is_pending
 
     @property
     def is_collecting(self) -> bool:
-        """Tell whether outcomes wait that have not been put off."""
+        """Return whether outcomes wait that have not been put off."""
         return bool(self._outbox)
 
     def completed(self, lease: Lease, result: bytes) -> None:
-        """Take in a result, which is JSON."""
+        """Add a result, which is JSON."""
         self._note_arrival()
         self._outbox.completed(lease, result)
 
     def failed(self, lease: Lease, failure: Failure) -> None:
-        """Take in a failed attempt."""
+        """Add a failed attempt."""
         self._note_arrival()
         self._outbox.failed(lease, failure)
 
     def released(self, leases: list[Lease]) -> None:
-        """Take in leases to give back: their attempts do not count."""
+        """Add leases to release: their attempts do not count."""
         self._note_arrival()
         self._outbox.released(leases)
 
@@ -83,7 +83,7 @@ class Recorder:
             self._connection.do(lambda c: self._outbox.flush(c, peer_id, last=last))
 
     def _collected_at(self) -> float:
-        """Return when to record: while every slot is busy, nobody waits for the outcomes."""
+        """Return when to record: while every slot is busy, collect outcomes for a moment."""
         busy = [local_queue for local_queue in self._queues.values() if local_queue.in_workers]
         if busy and all(local_queue.free_slots <= 0 for local_queue in busy):
             return self._oldest_at + _COLLECT_SECONDS

@@ -1,4 +1,4 @@
-"""Define what each request of a handler means."""
+"""Execute the requests of handlers."""
 
 from __future__ import annotations
 
@@ -41,9 +41,8 @@ def execute(
     Any statement of the client: what the client sends → what it expects, at most once, and only
     while the lease of `task` holds.
 
-    Raises what the database refuses, `BadTask` for a request that makes no sense (a handler may
-    send anything, and the peer must survive it), and `DatabaseUnreachable` for errors that may
-    pass.
+    Raises what the database refuses, `BadTask` for a malformed request (a handler may send
+    anything, and the peer must survive it), and `DatabaseUnreachable` for errors that may pass.
     """
     try:
         return _execute(connection, peer_id, task, verb, body)

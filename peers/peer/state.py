@@ -1,4 +1,4 @@
-"""Hold what all parts of a peer ask about it."""
+"""The state of a peer that all its parts read."""
 
 from __future__ import annotations
 

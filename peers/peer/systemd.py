@@ -1,4 +1,4 @@
-"""Tell systemd about readiness, the watchdog and the end; share the CPU with the workers."""
+"""Notify systemd of readiness, progress and the end; let workers have the CPU first."""
 
 from __future__ import annotations
 

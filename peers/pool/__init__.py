@@ -1,1 +1,1 @@
-"""The parent's side of the workers: start them, assign tasks, notice exits, replace them."""
+"""The peer's side of the workers: start them, assign tasks, notice exits, replace them."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ClaimSizer:
-    """What one queue's last claim says about the size of its next one."""
+    """Derives the size of a queue's next claim from its last one."""
 
     def __init__(
         self, slots: int, durations: DurationEstimate, kinds: Mapping[str, KindDeclared]
@@ -37,7 +37,7 @@ class ClaimSizer:
         """How many to claim in one statement. While slots are free, another claim follows."""
 
     def learn(self, leases: list[Lease]) -> None:
-        """Take in what a claim brought."""
+        """Learn from the tasks that a claim brought."""
         self._mix = Counter(lease.task.kind for lease in leases)
         size = sum(len(lease.task.args) for lease in leases)
         fitting = len(leases) * ARGS_MAX_BYTES // max(size, 1)
@@ -58,8 +58,8 @@ class ClaimSizer:
         # where tasks are so slow that each worker has one, the next should be here when it is done
         has_no_next = not waiting and in_workers <= self._slots
         enough = missing if missing * 2 >= size or has_idle_slot or has_no_next else 0
-        room = self._most_held - waiting - in_workers  # for the bytes of their args
-        batched = min(room, self._missing_for_batches(backlog, usual))
+        fitting = self._most_held - waiting - in_workers  # by the bytes of their args
+        batched = min(fitting, self._missing_for_batches(backlog, usual))
         return min(max(0, enough, batched), self._most_at_once)
 
     def _seconds(self) -> float:

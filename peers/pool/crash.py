@@ -1,4 +1,4 @@
-"""Decide what a worker's exit means for its leases: which failed, and what becomes of others."""
+"""Decide what happens to a worker's leases when it exits: which failed, and which run again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CANCELLED: Final = "cancelled"
 CRASH: Final = "crash"
 _WROTE_INTO_SOCKET: Final = (
     "the worker process was killed while it ran this task: something wrote into its connection to "
-    "the peer, which must be left alone"
+    "the peer, which handlers must not use"
 )
 
 
@@ -121,7 +121,7 @@ def crashed_executions(
         return [number for number, one in leases.items() if one.batch_id == batch_id]
     if asynchronous and not any(number in leases for number in call):
         return (
-            None  # the loop died while no handler had it: in a handler's thread, or out of memory
+            None  # it died while no handler had the loop: in a handler's thread, or out of memory
         )
     return call
 

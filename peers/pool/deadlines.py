@@ -1,4 +1,4 @@
-"""When the handlers of a worker must have ended, and for which of them the peer kills it."""
+"""Decide when the handlers of a worker must have ended, and when the peer kills it for one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from peers.pool.lease import Lease
 from peers.protocol.running_marker import Running, RunningMarker
 
 RECALL_AFTER: Final = 0.1
-"""A handler that runs longer delays the tasks behind it: these are recalled."""
+"""A handler that runs longer delays the tasks behind it, so these are recalled."""
 assert RECALL_AFTER > 2 * ASSIGNMENT_SECONDS, "a usual assignment must not be recalled"
 _ASYNC_GRACE: Final = 2.0
 """How long an async handler that was stopped may take to yield."""
 
-_OVERRAN_ITS_OWN: Final = "did not return within the time that it had set with kill_after()"
-_HOGGED: Final = "was stopped: it kept its worker's event loop to itself, where another had to stop"
+_EXCEEDED_KILL_AFTER: Final = "did not return within the time that it had set with kill_after()"
+_BLOCKED_LOOP: Final = "was stopped: it blocked the event loop, so another could not be stopped"
 
 
 class Deadlines:
@@ -39,7 +39,7 @@ class Deadlines:
         timeout = lease.task.timeout
         if self.asynchronous and timeout is not None:
             due = time.monotonic() + timeout * calls + _ASYNC_GRACE
-            reason = KillReason(lease.execution_id, "timeout", _overran(timeout))
+            reason = KillReason(lease.execution_id, "timeout", _exceeded(timeout))
             self._kill_at[lease.execution_id] = (due, reason)
 
     def add_cancelled(self, execution_id: int, grace: float) -> None:
@@ -52,7 +52,7 @@ class Deadlines:
         """Forget a task that has ended."""
         self._kill_at.pop(execution_id, None)
 
-    def overrun(self, running: Running, now: float) -> KillReason | None:
+    def exceeded(self, running: Running, now: float) -> KillReason | None:
         """Return why to kill the worker for the handler that runs; None: it may run on."""
         execution_id, _, since = running
         lease = self._leases.get(execution_id)
@@ -61,9 +61,9 @@ class Deadlines:
         timeout = lease.task.timeout
         grace = _ASYNC_GRACE if self.asynchronous else 0.0
         if timeout is not None and now - since > timeout + grace:
-            return KillReason(execution_id, "timeout", _overran(timeout))
+            return KillReason(execution_id, "timeout", _exceeded(timeout))
         if now > self._marker.kill_at() + grace:
-            return KillReason(execution_id, "timeout", _OVERRAN_ITS_OWN)
+            return KillReason(execution_id, "timeout", _EXCEEDED_KILL_AFTER)
         return None
 
     def is_slow(self, running: Running, now: float) -> bool:
@@ -79,7 +79,7 @@ class Deadlines:
                 continue
             # an async handler that does not yield keeps the others from being stopped
             if self.asynchronous and not runs and running.execution_id in self._leases:
-                return KillReason(running.execution_id, CRASH, _HOGGED)
+                return KillReason(running.execution_id, CRASH, _BLOCKED_LOOP)
             return reason
         return None
 
@@ -107,5 +107,5 @@ class Deadlines:
         return due
 
 
-def _overran(timeout: float) -> str:
+def _exceeded(timeout: float) -> str:
     return f"ran longer than its timeout of {timeout:g} s"

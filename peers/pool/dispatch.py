@@ -15,7 +15,7 @@ from peers.pool.scaling import unused_isolated_workers
 def hand_out(
     local_queue: LocalQueue, workers: Sequence[WorkerHandle], durations: DurationEstimate
 ) -> Iterator[WorkerHandle]:
-    """Assign the workers what they can take, smallest priority first; yield who was assigned some.
+    """Assign tasks to workers, smallest priority first; yield each worker that was assigned some.
 
     A part of a bisected batch goes before everything that is no more urgent, to a worker that has
     no other task. While it waits for a worker, nothing less urgent is assigned to the workers that
@@ -96,13 +96,13 @@ def _assign_part(
 def _least_busy(
     local_queue: LocalQueue, asynchronous: bool, workers: Sequence[WorkerHandle]
 ) -> tuple[WorkerHandle | None, float]:
-    """Return the worker that is ready for more the soonest, and for how many seconds of it."""
+    """Return the worker that will be idle first, and how many seconds of tasks it can take."""
     worker, budget = None, 0.0
-    for candidate in workers:
-        room = candidate.budget(local_queue) if candidate.asynchronous is asynchronous else 0.0
+    for other in workers:
+        seconds = other.budget(local_queue) if other.asynchronous is asynchronous else 0.0
         # an idle one comes before one that is still busy with its last assignment
-        if room > 0 and (worker is None or candidate.expected_seconds < worker.expected_seconds):
-            worker, budget = candidate, room
+        if seconds > 0 and (worker is None or other.expected_seconds < worker.expected_seconds):
+            worker, budget = other, seconds
     return worker, budget
 
 
@@ -110,7 +110,7 @@ def _assign_backlog(
     local_queue: LocalQueue, key: BatchKey, workers: Sequence[WorkerHandle],
     durations: DurationEstimate,
 ) -> WorkerHandle | None:  # fmt: skip
-    """Assign tasks with this key to the worker that has the most room for them; None: none has."""
+    """Assign tasks with this key to the least busy worker; None: no worker can take any."""
     worker, budget = _least_busy(local_queue, key.asynchronous, workers)
     if worker is None:
         return None

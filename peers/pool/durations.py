@@ -40,7 +40,7 @@ class DurationEstimate:
         self._seconds: dict[str, float] = {}
 
     def note(self, kind: str, seconds: float) -> None:
-        """Take in that a call of `kind` took `seconds`."""
+        """Update the estimate: a call of `kind` took `seconds`."""
         known = self._seconds.get(kind)
         if known is None:
             self._seconds[kind] = seconds

@@ -23,7 +23,7 @@ _THREADS: Final = (
 _GPUS: Final = "CUDA_VISIBLE_DEVICES"
 _WORKER_ENV: Final = "PEERS_WORKER_ENV"
 _WORKER: Final = "_PEERS_WORKER"
-"""Tells modules that both workers and other processes import where they are."""
+"""Set in workers only, so that modules can find out whether they run in one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,6 @@ class Environment:
 
 
 def _joined(variables: dict[str, str]) -> str:
-    from peers.settings import join_variables  # it takes its time to import
+    from peers.settings import join_variables  # imported late, because it is slow to import
 
     return join_variables(variables)

@@ -13,21 +13,21 @@ from peers.pool.starter import Starter
 
 def start_first_worker(
     app: str, starter: Starter, workers: Sequence[WorkerHandle], selector: selectors.BaseSelector,
-    patience: float, stopped: Callable[[], bool],
+    import_timeout: float, stopped: Callable[[], bool],
 ) -> bool:  # fmt: skip
     """Start a worker and wait until it is ready; return False when `stopped` before that.
 
-    Raises `ConfigError` when the app takes longer to import than `patience`, or its import ends the
-    process, and `PeersError` when the machine has no room for a process.
+    Raises `ConfigError` when importing the app takes longer than `import_timeout`, or ends the
+    process, and `PeersError` when the system refuses another process.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + import_timeout
     while not any(worker.ready for worker in workers):
         if stopped():
             return False
         if not workers and not starter.requested:
             _start(app, starter)
         if time.monotonic() > deadline:
-            raise ConfigError(f"importing the app {app!r} took longer than {patience:g} s")
+            raise ConfigError(f"importing the app {app!r} took longer than {import_timeout:g} s")
         for key, _ in selector.select(max(0.0, deadline - time.monotonic())):
             key.data()
     return True
@@ -42,5 +42,5 @@ def _start(app: str, starter: Starter) -> None:
     except OSError as error:
         raise PeersError(
             f"a worker cannot start: {error}",
-            "Free memory, processes or descriptors of this machine or account.",
+            "Free memory, processes or descriptors on this machine, or raise the account's limits.",
         ) from error

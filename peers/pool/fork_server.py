@@ -1,7 +1,7 @@
-"""The parent's side of a fork server: a process that has imported the app and forks workers.
+"""The peer's side of a fork server: a process that has imported the app and forks workers.
 
-The parent never blocks on it. It reads answers when the selector says so, and gives up a server
-that does not answer in time.
+The peer never blocks on it. It reads replies when the selector says so, and gives up a server
+that does not reply in time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from peers.protocol.messages import (
 _READ_SIZE: Final = 1 << 16
 _REQUEST: Final = b"f"
 IMPORT_WITHIN: Final = 60.0
-ANSWER_WITHIN: Final = 5.0
+REPLY_WITHIN: Final = 5.0
 """Seconds for a fork, which takes milliseconds unless the fork server is stopped or swapped out."""
 
 
@@ -54,26 +54,26 @@ class WorkerRequest:
 
 
 class ForkServerListener(Protocol):
-    """Learns what a fork server does. Its methods are called from the selector or from `watch`."""
+    """Reacts to a fork server. Its methods are called from the selector or from `watch`."""
 
     def forked(self, request: WorkerRequest, process: WorkerProcess) -> None:
         """Take over a worker."""
 
     def not_forked(self, error: str) -> None:
-        """Learn that the machine has no room for another process at the moment."""
+        """Note that the system refuses another process at the moment."""
 
     def import_failed(self, server: ForkServer, message: ImportFailed) -> None:
-        """Learn that the app cannot be imported; the server exits."""
+        """Note that the app cannot be imported; the server exits."""
 
     def unforkable(self, server: ForkServer, reason: str) -> None:
-        """Learn that workers have to import the app themselves; the server can become one."""
+        """Note that workers have to import the app themselves; the server can become one."""
 
     def lost(self, server: ForkServer, reason: str) -> None:
-        """Learn that the server is dead or was given up, and its requests with it."""
+        """Note that the server is dead or was given up, and its requests with it."""
 
 
 class ForkServer:
-    """One fork server process. Raises `OSError` when the machine has no room for it."""
+    """One fork server process. Raises `OSError` when the system refuses another process."""
 
     def __init__(
         self, app: str, log: tuple[str, str], environment: dict[str, str],
@@ -101,7 +101,7 @@ class ForkServer:
 
     @property
     def is_forking(self) -> bool:
-        """Return whether it has requests that it has not answered."""
+        """Return whether there are requests without a reply."""
         return bool(self.requests) and self.requests[0].connection is not None
 
     def request(self, slot: int, role: WorkerRole) -> None:
@@ -113,7 +113,7 @@ class ForkServer:
         if not self.ready:
             return
         if not self.is_forking:
-            self._due = time.monotonic() + ANSWER_WITHIN
+            self._due = time.monotonic() + REPLY_WITHIN
         unsent = [request for request in self.requests if request.connection is None]
         for number, request in enumerate(unsent):
             try:
@@ -126,8 +126,8 @@ class ForkServer:
     def watch(self, now: float) -> None:
         """Give it up when it has taken too long."""
         if now > self.next_deadline():
-            did = "answered a request" if self.ready else "imported the app"
-            limit = ANSWER_WITHIN if self.ready else IMPORT_WITHIN
+            did = "replied to a request" if self.ready else "imported the app"
+            limit = REPLY_WITHIN if self.ready else IMPORT_WITHIN
             self._listener.lost(self, f"it has not {did} within {limit:g} s")
 
     def next_deadline(self) -> float:
@@ -147,7 +147,7 @@ class ForkServer:
         return self._process.wait()
 
     def become_worker(self) -> tuple[WorkerRequest, WorkerProcess]:
-        """Let this process be the worker that was requested first, so that its import is of use.
+        """Let this process be the worker that was requested first, so that its import is used.
 
         Raises `OSError`; then the server must still be closed.
         """
@@ -210,7 +210,7 @@ class ForkServer:
             case Forked(pid):
                 self._adopt(pid)
             case NotForked(error):
-                request = self._answered()
+                request = self._take_request()
                 assert request.connection is not None
                 request.connection.close_ours()
                 self._listener.not_forked(error)
@@ -219,12 +219,13 @@ class ForkServer:
             case Unforkable(reason):
                 self._listener.unforkable(self, reason)
 
-    def _answered(self) -> WorkerRequest:
-        self._due = time.monotonic() + ANSWER_WITHIN
+    def _take_request(self) -> WorkerRequest:
+        """Return the request to which the server has replied."""
+        self._due = time.monotonic() + REPLY_WITHIN
         return self.requests.popleft()
 
     def _adopt(self, pid: int) -> None:
-        request = self._answered()
+        request = self._take_request()
         assert request.connection is not None
         try:
             process = WorkerProcess(request.connection, pid)

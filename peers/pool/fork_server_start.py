@@ -64,7 +64,7 @@ def start(options: ForkServerOptions) -> StartedForkServer:
 @contextmanager
 def started_early(options: ForkServerOptions) -> Iterator[None]:
     """Start a fork server early; kill it unless `start` has taken it when the block ends."""
-    with contextlib.suppress(OSError):  # a later `start` reports that there is no room
+    with contextlib.suppress(OSError):  # a later `start` reports it
         _early.append((options, start(options)))
     try:
         yield
@@ -75,4 +75,4 @@ def started_early(options: ForkServerOptions) -> Iterator[None]:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(started.process.pid, signal.SIGKILL)
             started.process.wait()
-            started.socket.close()  # not before: or it prints a traceback when it writes
+            started.socket.close()  # not earlier, or the process prints a traceback when it writes

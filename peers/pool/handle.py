@@ -18,7 +18,7 @@ from peers.pool.process import WorkerProcess, describe_exit
 from peers.protocol.messages import Assign, Begin, Cancel, Recall, Stop
 
 _STOP_WITHIN: Final = 5.0
-"""How long a worker that was told to stop may take to exit."""
+"""How long a worker that was asked to stop may take to exit."""
 
 _execution_ids = itertools.count(1)
 
@@ -38,7 +38,7 @@ class WorkerHandle:
         self.retiring = False
         """It finishes what it has begun, and is assigned nothing more."""
         self.stopping = False
-        """It has finished, and was told to exit."""
+        """It has finished, and was asked to exit."""
         self.sent_garbage = False
         self.most_tasks: int | None = None
         self.tasks_assigned = 0
@@ -59,7 +59,7 @@ class WorkerHandle:
     # ---------------------------------------------------------------------------------- assigning
 
     def begin(self, asynchronous: bool) -> None:
-        """Answer its hello: it may run handlers now."""
+        """Reply to its hello: it may run handlers now."""
         self.asynchronous = self._deadlines.asynchronous = asynchronous
         self.ready = True
         self.process.send(Begin(asynchronous))
@@ -127,7 +127,7 @@ class WorkerHandle:
         self._deadlines.remove(execution_id)
         self.expected_seconds -= lease.expected_seconds
         if not self.leases:
-            self.expected_seconds = 0.0  # not what rounding leaves of it
+            self.expected_seconds = 0.0  # without the error of rounding
         self._calls[lease.batch_id] -= 1
         call_is_over = not self._calls[lease.batch_id]
         if call_is_over:
@@ -172,7 +172,7 @@ class WorkerHandle:
         return True
 
     def _stop(self, now: float) -> None:
-        """Tell it to exit, and kill it if it takes too long."""
+        """Ask it to exit, and kill it if it takes too long."""
         if not self.stopping:
             self.stopping = True
             self._stop_by = now + _STOP_WITHIN
@@ -194,13 +194,13 @@ class WorkerHandle:
         ]
 
     def watch(self, now: float) -> None:
-        """Kill it when a handler has overrun; recall what waits behind a slow handler."""
+        """Kill it when a handler exceeds its time; recall tasks that wait behind a slow handler."""
         if self.retiring and not self.leases and self.ready:
             self._stop(now)
         if not self.leases or self._killed_for is not None:
             return
         running = self.process.marker.running()
-        reason = self._deadlines.overrun(running, now)
+        reason = self._deadlines.exceeded(running, now)
         if reason is None:
             if len(self._calls) > 1 and self._deadlines.is_slow(running, now):
                 self.recall()

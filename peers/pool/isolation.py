@@ -1,4 +1,4 @@
-"""Tasks that run again in a worker of their own, to find the one that crashed or exhausted one."""
+"""Run tasks again in workers of their own, to find the one that crashed or exhausted its worker."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class IsolatedGroup:
     """Batches one of which crashed or exhausted its worker; it is not known which.
 
     They keep their leases and run again in a fresh worker that gets nothing else. If that worker
-    ends the same way, the group is bisected. So the other tasks complete, and the one that does it
-    is isolated in the end. A task of an ordinary handler is a batch of one.
+    ends the same way, the group is bisected. So the other tasks complete, and the one that ends its
+    worker is isolated in the end. A task of an ordinary handler is a batch of one.
     """
 
     batches: list[list[Lease]]

@@ -94,7 +94,7 @@ class LocalQueue:
         return self._sizer.wanted(self._backlog, self._in_workers, self._running)
 
     def claimed(self, leases: list[Lease]) -> None:
-        """Take in a new claim."""
+        """Add the leases of a new claim."""
         if leases:  # an empty claim says nothing about the tasks to come
             self._sizer.learn(leases)
             self.requeue(leases)
@@ -151,11 +151,11 @@ class LocalQueue:
         Their args fit in one assignment.
         """
         backlog = self._backlog[key]
-        count, room = 0, ARGS_MAX_BYTES
+        count, bytes_left = 0, ARGS_MAX_BYTES
         for lease in backlog[:most]:
             budget -= self._durations.seconds(lease.task.kind)
-            room -= len(lease.task.args)
-            if budget < 0 or (room < 0 and count):
+            bytes_left -= len(lease.task.args)
+            if budget < 0 or (bytes_left < 0 and count):
                 break
             count += 1
         return self._take(key, count)
@@ -177,7 +177,7 @@ class LocalQueue:
         return tuple(self._isolated)
 
     def add_parts(self, parts: Iterable[list[Lease]], now: float) -> None:
-        """Take in parts of a batch that crashed: each is called again, under the same leases."""
+        """Add parts of a batch that crashed: each is called again, under the same leases."""
         for part in parts:
             for lease in part:
                 lease.claimed_at = now
@@ -197,7 +197,7 @@ class LocalQueue:
         return self._parts[asynchronous].popleft()
 
     def isolate(self, group: IsolatedGroup, now: float) -> None:
-        """Take in a group that is to run again in a worker of its own, under the same leases."""
+        """Add a group to run again in a worker of its own, under the same leases."""
         for lease in group.leases:
             lease.claimed_at = now
         self._isolated.append(group)

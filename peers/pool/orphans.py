@@ -1,4 +1,4 @@
-"""The parent's side of the process that kills what workers leave behind when the peer is killed."""
+"""The peer's side of the process that kills what workers leave behind when the peer is killed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EXIT_WITHIN: Final = 2.0
 class OrphanKiller:
     """One small process for each peer, which knows the process groups that the workers lead.
 
-    It outlives the peer until it has killed what is left of them. When it dies it is replaced.
+    It outlives the peer until it has killed what is left of these. When it dies it is replaced.
     """
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
@@ -38,12 +38,12 @@ class OrphanKiller:
         return None if self._process is None else self._process.pid
 
     def began(self, group: int) -> None:
-        """Tell it that a worker leads this process group now."""
+        """Add a process group, which a new worker leads."""
         self._groups.add(group)
         self._send(b"+%d\n" % group)
 
     def ended(self, group: int) -> None:
-        """Tell it that nothing of this group is left: the kernel may use its number again."""
+        """Remove a group of which no process is left: the kernel may use its number again."""
         self._groups.discard(group)
         self._send(b"-%d\n" % group)
 
@@ -107,7 +107,7 @@ class OrphanKiller:
             self._pipe.close()
             self._pipe = None
         if self._pidfd >= 0:
-            with contextlib.suppress(KeyError):  # the selector had no room for it
+            with contextlib.suppress(KeyError):  # it could not be registered
                 self._selector.unregister(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1

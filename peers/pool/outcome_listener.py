@@ -11,7 +11,7 @@ from peers.pool.lease import Lease
 
 
 class OutcomeListener(Protocol):
-    """Learns what became of the leases that workers were assigned."""
+    """Receives the outcomes of the leases that workers were assigned."""
 
     def completed(self, lease: Lease, result: bytes) -> None:
         """Take the result of a handler, as JSON."""
@@ -31,7 +31,7 @@ class OutcomeListener(Protocol):
     def released(self, leases: list[Lease]) -> None:
         """Take back leases that may have started, and were stopped through no fault of theirs."""
 
-    def asked(
+    def requested(
         self, lease: Lease, verb: str, body: bytes, reply: Callable[[bytes | PeersError], None]
     ) -> None:
         """Take a handler's request; `reply` is called later, in the main loop."""

@@ -74,26 +74,26 @@ class OutcomeReporter:
         worker.recalled()
         self._listener.requeued([lease for lease in leases if lease is not None])
 
-    def asked(
+    def requested(
         self, worker: WorkerHandle, request: HandlerRequest,
         send: Callable[[WorkerHandle, Reply], None],
     ) -> None:  # fmt: skip
         """Pass a handler's request on, and send the reply if the worker still exists by then."""
 
-        def reply(answer: bytes | PeersError) -> None:
+        def reply(body: bytes | PeersError) -> None:
             if not request.request_id or worker not in self._workers:
                 return
-            if isinstance(answer, bytes):
-                send(worker, Reply(request.request_id, answer))
+            if isinstance(body, bytes):
+                send(worker, Reply(request.request_id, body))
             else:
-                error = (type(answer).__name__, answer.message, answer.hint)
+                error = (type(body).__name__, body.message, body.hint)
                 send(worker, Reply(request.request_id, b"null", error))
 
         lease = worker.leases.get(request.execution_id)
         if lease is None:  # a thread that its handler left behind, which must not wait for ever
-            reply(PeerLost("the task that asks for this is not running any more"))
+            reply(PeerLost("the task of this request is no longer running"))
         else:
-            self._listener.asked(lease, request.verb, request.body, reply)
+            self._listener.requested(lease, request.verb, request.body, reply)
 
     def exited(self, worker_exit: WorkerExit) -> None:
         """Report what a worker's exit means for its leases."""

@@ -75,14 +75,14 @@ class WorkerPool:
 
     # --------------------------------------------------------------------- starting and stopping
 
-    def start(self, patience: float, stopped: Callable[[], bool] = lambda: False) -> None:
+    def start(self, import_timeout: float, stopped: Callable[[], bool] = lambda: False) -> None:
         """Start one worker and learn from it what the app can run; return early when `stopped`.
 
         Raises `ConfigError` when the app cannot be imported or declares no handler, and
-        `PeersError` when the machine has no room for a process.
+        `PeersError` when the system refuses another process.
         """
         is_ready = start_first_worker(
-            self._app, self._starter, self._workers, self._selector, patience, stopped
+            self._app, self._starter, self._workers, self._selector, import_timeout, stopped
         )
         if is_ready and not self.kinds:
             raise ConfigError(
@@ -141,7 +141,7 @@ class WorkerPool:
     # ------------------------------------------------------------------------------ turn by turn
 
     def tick(self, now: float) -> None:
-        """Kill workers that overran, recall what waits behind slow handlers, start new workers."""
+        """Kill workers that exceeded a time limit, recall waiting tasks, start workers."""
         self._orphans.ensure()
         for worker in self._workers:
             worker.watch(now)
@@ -196,7 +196,7 @@ class WorkerPool:
             case Unfit(reason):
                 self._retirement.retire(worker, reason, self._workers, recall=True)
             case HandlerRequest():
-                self._reporter.asked(worker, message, self._send)
+                self._reporter.requested(worker, message, self._send)
             case Hello(kinds):
                 self._begin(worker, kinds)
             case ImportFailed():
@@ -206,7 +206,7 @@ class WorkerPool:
         if not self.kinds:
             raise ConfigError(
                 f"the app {self._app!r} cannot be imported: {message.error}",
-                f"--app (PEERS_APP) names a module that is found from here.\n{message.traceback}",
+                f"Correct the module, or --app (PEERS_APP).\n{message.traceback}",
             )
         self._starter.back_off(message.error)
 

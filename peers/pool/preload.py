@@ -1,7 +1,7 @@
 """Fork workers from a process that has imported the app, if that is possible.
 
 There is one fork server for each environment that a worker can have. All workers have the same one,
-unless they have GPUs of their own. A fork server that dies or does not answer is replaced after a
+unless they have GPUs of their own. A fork server that dies or does not reply is replaced after a
 while, when a worker is needed. Until then, and where a fork would not work, workers import the app
 themselves.
 """
@@ -26,19 +26,19 @@ _LONGEST_WAIT: Final = 60.0
 
 
 class PreloadListener(Protocol):
-    """Learns of forked workers. Its methods are called from the selector or from `watch`."""
+    """Reacts to forked workers. Its methods are called from the selector or from `watch`."""
 
     def forked(self, request: WorkerRequest, process: WorkerProcess) -> None:
         """Take over a worker that was requested."""
 
     def not_forked(self, error: str) -> None:
-        """Learn that the machine has no room for another process at the moment."""
+        """Note that the system refuses another process at the moment."""
 
     def import_failed(self, message: ImportFailed) -> None:
-        """Learn that the app cannot be imported."""
+        """Note that the app cannot be imported."""
 
     def importer_died(self) -> None:
-        """Learn that a fork server died while it imported the app."""
+        """Note that a fork server died while it imported the app."""
 
 
 class Preload:
@@ -105,7 +105,7 @@ class Preload:
         self._listener.forked(request, process)
 
     def not_forked(self, error: str) -> None:
-        """Pass on that the machine has no room for a worker."""
+        """Pass on that the system refuses another process."""
         self._update_subreaper()
         self._listener.not_forked(error)
 
@@ -121,14 +121,14 @@ class Preload:
         self.enabled = False
         try:
             request, process = server.become_worker()
-        except OSError:  # no room for it: another is started later
+        except OSError:  # no descriptor is free: another worker is started later
             self._close(server)
             return
         self._forget(server)
         self._listener.forked(request, process)
 
     def lost(self, server: ForkServer, reason: str) -> None:
-        """Replace a server that is dead or does not answer, after a while."""
+        """Replace a server that is dead or does not reply, after a while."""
         seconds = self._backoff.next()
         self._start_at = time.monotonic() + seconds
         events.fork_server_lost(server_pid=server.pid, reason=reason, retry_in=seconds)

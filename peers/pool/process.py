@@ -1,4 +1,4 @@
-"""One worker process, as its parent sees it. The parent never blocks on it."""
+"""One worker process, as its peer sees it. The peer never blocks on it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 class WorkerConnection:
-    """What connects a worker with its parent: a socket, and the running marker.
+    """What connects a worker with its peer: a socket, and the running marker.
 
     `theirs` and `marker_fd` are the worker's ends, to be closed once it has them. Raises `OSError`,
     and leaves nothing behind.
@@ -59,8 +59,8 @@ class WorkerProcess:
 
     `pidfd` becomes readable when it exits, `fileno()` when it has sent something.
 
-    Raises `OSError` when the machine has no room for it, or it is not our child; then it is killed,
-    and the caller still has to close `connection`.
+    Raises `OSError` when no descriptor is free, or it is not our child; then it is killed, and the
+    caller still has to close `connection`.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class WorkerProcess:
     def reap(self) -> int:
         """Return the exit code of a dead worker (negative: the signal), and close everything.
 
-        A worker that was told to stop has a moment to do so.
+        A worker that was asked to stop has a moment to do so.
         """
         if not has_ended(self.pidfd, _EXIT_WITHIN):
             self.kill()

@@ -45,12 +45,12 @@ def _isolated(
         role for role in requested if role is not WorkerRole.ORDINARY
     )
     existing = sum(worker.role is not WorkerRole.ORDINARY for worker in workers)
-    room = _MOST_ISOLATED - existing - unused.total()
+    allowed = _MOST_ISOLATED - existing - unused.total()
     unused.update(worker.role for worker in unused_isolated_workers(workers))
     for role in (WorkerRole.ISOLATED_SYNC, WorkerRole.ISOLATED_ASYNC):
         waiting = sum(counts[role] for counts in isolated.values()) - unused[role]
-        more = max(0, min(waiting, room))
-        room -= more
+        more = max(0, min(waiting, allowed))
+        allowed -= more
         yield from [role] * more
 
 

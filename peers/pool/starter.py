@@ -69,7 +69,7 @@ class Starter:
         return [request.role for request in self._preload.requests]
 
     def start(self, roles: Sequence[WorkerRole], now: float) -> None:
-        """Start workers with these roles; if the machine has no room for one, try again later."""
+        """Start workers with these roles; if the system refuses a process, try again later."""
         self._preload.watch(now)
         if now < self.start_at:
             return
@@ -130,7 +130,7 @@ class Starter:
             self.not_forked(str(error))
 
     def not_forked(self, error: str) -> None:
-        """Back off: the machine has no room for a worker."""
+        """Back off: the system refuses another process."""
         self.back_off(error)
 
     def import_failed(self, message: ImportFailed) -> None:

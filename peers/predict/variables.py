@@ -44,5 +44,5 @@ def batch_wait() -> timedelta:
 
 
 def in_worker() -> bool:
-    """Tell whether this process is a worker of a peer."""
+    """Return whether this process is a worker of a peer."""
     return _WORKER in os.environ

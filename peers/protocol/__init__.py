@@ -1,1 +1,1 @@
-"""What crosses between a peer and its workers: messages, and the running marker."""
+"""The data that a peer and its workers exchange: messages, and the running marker."""

@@ -1,9 +1,9 @@
 """The messages between a peer and its workers: msgpack over a Unix socket.
 
-Args and results stay the JSON text that they are in the database. The parent passes them on as
+Args and results stay the JSON text that they are in the database. The peer passes them on as
 bytes and never parses them.
 
-An `execution_id` is the parent's own number for one task that it assigned to one worker. A task
+An `execution_id` is the peer's own number for one task that it assigned to one worker. A task
 that is assigned again gets a new one, so a late outcome cannot be taken for one of the new
 execution. The tasks of an assignment have consecutive execution ids.
 """
@@ -78,7 +78,7 @@ class KindDeclared(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Begin(msgspec.Struct, array_like=True, frozen=True, tag=0):
-    """Answer a worker's Hello: run one handler at a time, or async handlers on an event loop."""
+    """Reply to a worker's Hello: run one handler at a time, or async handlers on an event loop."""
 
     asynchronous: bool
 
@@ -95,13 +95,13 @@ class Recall(msgspec.Struct, array_like=True, frozen=True, tag=2):
 
 
 class Cancel(msgspec.Struct, array_like=True, frozen=True, tag=3):
-    """Stop this task's handler (async), or tell it that the task was cancelled (sync)."""
+    """Stop this task's handler (async), or set its `cancelled` (sync)."""
 
     execution_id: int
 
 
 class Reply(msgspec.Struct, array_like=True, frozen=True, tag=4):
-    """Answer a HandlerRequest with JSON, or with an error: its class, message and hint."""
+    """Reply to a HandlerRequest with JSON, or with an error: its class, message and hint."""
 
     request_id: int
     body: bytes
@@ -122,7 +122,7 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, tag=0):
 
 
 class ImportFailed(msgspec.Struct, array_like=True, frozen=True, tag=1):
-    """The app cannot be imported. A fork server sends this, too."""
+    """The app cannot be imported. A fork server sends this as well."""
 
     error: str
     traceback: str
@@ -135,7 +135,7 @@ class Outcomes(msgspec.Struct, array_like=True, frozen=True, tag=2):
 
 
 class Recalled(msgspec.Struct, array_like=True, frozen=True, tag=3):
-    """Answer a Recall: these had not started, and will not start here."""
+    """Reply to a Recall: these had not started, and will not start here."""
 
     execution_ids: list[int]
 
@@ -175,7 +175,7 @@ class Forked(msgspec.Struct, array_like=True, frozen=True, tag=3):
 
 
 class NotForked(msgspec.Struct, array_like=True, frozen=True, tag=4):
-    """The machine has no room for the worker that was requested."""
+    """The system refused to start the process of the requested worker."""
 
     error: str
 

@@ -1,6 +1,6 @@
-"""A few words of shared memory in which a worker marks what it runs, for its parent to read.
+"""A few words of shared memory in which a worker marks what it runs, for its peer to read.
 
-The parent can read the marker when the worker is dead or holds the GIL. From it the parent knows
+The peer can read the marker when the worker is dead or holds the GIL. From it the peer knows
 which handler ran too long, which one crashed the worker, and which tasks had not started.
 """
 
@@ -52,12 +52,13 @@ class Running(NamedTuple):
 class RunningMarker:
     """The handler call that was started last, and whether it still runs.
 
-    The worker writes while its parent reads, and neither waits for the other. So a seal made of
+    The worker writes while its peer reads, and neither waits for the other. So a seal made of
     the three fields is written behind them, twice. One seal stays; the other is cleared when no
-    handler runs. The parent takes only fields that match their seal and are the same when read
-    again. If there are none, the parent assumes that no handler runs: it sees an overrun at the
-    next look, and never blames a call for the time of another. (Without a seal, and packed byte by
-    byte, one in 1,500 async handlers was killed for an overrun that had not happened.)
+    handler runs. The peer takes only fields that match their seal and are the same when read
+    again. If there are none, the peer assumes that no handler runs. So it sees an exceeded
+    timeout at the next look, and never blames a call for the time of another. (Without a seal, and
+    packed byte by byte, one in 1,500 async handlers was killed without having exceeded its
+    timeout.)
 
     The word behind the note says when to kill the call. It is cleared before the note of another
     call is written, and read after the note, so that no call is killed for the time of another.
@@ -83,7 +84,7 @@ class RunningMarker:
         _SEAL.pack_into(self._memory, _RUNNING_AT, _IDLE)
 
     def set_kill_at(self, kill_at_ns: int | None) -> None:
-        """Ask the parent to kill the worker at this time if the call still runs; None: never."""
+        """Ask the peer to kill the worker at this time if the call still runs; None: never."""
         kill_at = _NEVER if kill_at_ns is None else kill_at_ns
         _KILL_AT.pack_into(self._memory, _KILL_AT_OFFSET, kill_at)
 

@@ -190,7 +190,7 @@ class Settings(BaseSettings):
 
     @property
     def has_database(self) -> bool:
-        """Tell whether a setting or one of libpq's own variables names a database."""
+        """Return whether a setting or one of libpq's own variables names a database."""
         return self.database_url is not None or any(os.environ.get(name) for name in _LIBPQ)
 
     @property

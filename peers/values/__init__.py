@@ -16,6 +16,7 @@ from peers.values.codec import (
     UnsupportedTypeError,
     find_unwritable,
     path_text,
+    type_text,
 )
 from peers.values.plain import jsonable
 from peers.values.records import Fields
@@ -31,6 +32,7 @@ __all__ = [
     "jsonable",
     "load",
     "path_text",
+    "type_text",
 ]
 
 

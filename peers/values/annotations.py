@@ -75,7 +75,7 @@ class UnsupportedCodec(Codec):
         """Return the error."""
         return ConversionError(
             f"expected {self.name}, got {type_text(value)}; {self.name} has no JSON form, so pass "
-            "what the handler can make it from"
+            "a value from which the handler can make it"
         )
 
 

@@ -111,7 +111,7 @@ def error_at(path: Path, reason: str) -> ConversionError:
 
 
 def find_unwritable(value: object) -> tuple[Path, str] | None:
-    """Return the path of the first part that JSON cannot hold, and the reason."""
+    """Return the path of the first part that jsonb cannot hold, and the reason."""
     try:
         return _find_unwritable(value, ())
     except RecursionError:  # it contains itself, which the encoder reports
@@ -122,19 +122,34 @@ def _find_unwritable(value: object, path: Path) -> tuple[Path, str] | None:
     if isinstance(value, float) and not math.isfinite(value):
         return path, f"JSON has no {value}; pass None or a finite number"
     if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return path, "the text holds half a character (a lone surrogate); pass valid Unicode"
+        reason = _reason_against(value)
+        if reason is not None:
+            return path, reason
     if isinstance(value, bytes | bytearray | memoryview):
         return path, (
             f"got {type_text(value)} where the annotation does not say bytes; annotate it as "
             "bytes, or pass text"
         )
     for key, part in parts_of(value):
+        reason = _reason_against(key) if isinstance(key, str) else None
+        if reason is not None:
+            return path, f"the key {key!r}: {reason}"
         found = _find_unwritable(part, (*path, key))
         if found is not None:
             return found
+    return None
+
+
+def _reason_against(text: str) -> str | None:
+    """Return why jsonb cannot hold a text."""
+    if "\0" in text:
+        return (
+            "the text holds a NUL character, which jsonb cannot hold; pass bytes, or leave it out"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "the text holds half a character (a lone surrogate); pass valid Unicode"
     return None
 
 

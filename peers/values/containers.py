@@ -183,11 +183,11 @@ class DictCodec(Codec):
         return name
 
     def _load_key(self, name: str) -> Any:
-        """Return the key. The name of a number, a bool or None is its JSON text."""
+        """Return the key. The name of what is no text in JSON is its JSON text."""
         try:
             return self._key.load(name)
         except ConversionError as error:
-            if not self._key.json_types - {str, dict, list}:
+            if not self._key.json_types - {str}:
                 raise _key_error(error) from None
         try:
             return self._key.load(json.loads(name))

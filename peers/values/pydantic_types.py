@@ -130,6 +130,9 @@ def _changed(value: Any, loaded: Any) -> Iterator[ConversionError]:
             if not field.exclude:
                 for error in _changed(getattr(value, name, None), getattr(loaded, name, None)):
                     yield error.within(name)
+        for name, part in (value.model_extra or {}).items():
+            for error in _changed(part, (loaded.model_extra or {}).get(name)):
+                yield error.within(name)
     elif not same(value, loaded):
         yield ConversionError(
             f"{type_text(value)} would be read back as another value ({type_text(loaded)}); "

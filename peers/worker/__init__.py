@@ -1,1 +1,1 @@
-"""The child process that runs user code. Its death costs no lease: its parent holds them."""
+"""The child process that runs user code. Its death costs no lease: its peer holds them."""

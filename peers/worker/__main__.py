@@ -17,7 +17,7 @@ from peers.worker.work import exit_now, work
 
 
 def main(socket_fd: int, marker_fd: int, parent: int, app: str) -> None:
-    """Import the app and work for the parent until it says stop."""
+    """Import the app and work for the peer until it says stop."""
     die_with_parent(parent)
     channel = Channel(socket.socket(fileno=socket_fd))
     failure = import_app(app)
@@ -28,6 +28,6 @@ def main(socket_fd: int, marker_fd: int, parent: int, app: str) -> None:
 
 
 if __name__ == "__main__":
-    logs.configure(*sys.argv[5:])  # type: ignore[arg-type]  # the parent has checked them
+    logs.configure(*sys.argv[5:])  # type: ignore[arg-type]  # the peer has checked them
     main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
     exit_now()

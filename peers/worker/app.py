@@ -18,12 +18,12 @@ def import_app(app: str) -> ImportFailed | None:
             importlib.import_module(module)
         for handler in registry().values():
             handler.resolve()
-    except BaseException as error:  # noqa: BLE001  # whatever user code raises, the parent reports it
+    except BaseException as error:  # noqa: BLE001  # whatever user code raises, the peer reports it
         has_own_frames = keep_own_frames(error)
-        told = describe(error)
-        trace = told.traceback if has_own_frames else None
-        return ImportFailed(f"{told.error_type}: {told.message}", trace or "")
-    # the app's own objects stay: no collection should walk over them while a handler waits
+        described = describe(error)
+        trace = described.traceback if has_own_frames else None
+        return ImportFailed(f"{described.error_type}: {described.message}", trace or "")
+    # the app's own objects stay, so garbage collections in handlers should not visit them
     gc.collect()
     gc.freeze()
     return None

@@ -1,4 +1,4 @@
-"""From the args of a task, as they are stored, to what its handler takes."""
+"""Convert the stored args of a task to the values that its handler takes."""
 
 from __future__ import annotations
 

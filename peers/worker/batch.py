@@ -1,8 +1,7 @@
-"""Run a batch: call its handler with all tasks, and bisect what raises.
+"""Run a batch: call its handler with all tasks, and bisect a call that raises.
 
-So a task that fails does not fail the other tasks of its batch. A call that raises is bisected
-until the failing tasks are isolated, each in about 2·log₂(n) further calls. All calls have the
-same attempt and token.
+So a task that fails does not fail the other tasks of its batch. Isolating one failing task takes
+about 2·log₂(n) further calls. All calls have the same attempt and token.
 """
 
 from __future__ import annotations
@@ -76,10 +75,10 @@ class Batch:
         self, tasks: list[AssignedTask], make_current: Callable[[AssignedTask], CurrentTask]
     ) -> None:
         self._outcomes: list[Outcome] = []
-        members = [m for task in tasks if (m := self._admit(task, make_current)) is not None]
+        members = [m for task in tasks if (m := self._member_of(task, make_current)) is not None]
         self._waiting = [members] if members else []
 
-    def _admit(
+    def _member_of(
         self, task: AssignedTask, make_current: Callable[[AssignedTask], CurrentTask]
     ) -> Member | None:
         try:
@@ -95,7 +94,7 @@ class Batch:
         return [member.current for part in self._waiting for member in part]
 
     def remove(self, execution_id: int) -> Outcome | None:
-        """Take a cancelled task out of those that wait; return its outcome, None if not there."""
+        """Remove a cancelled task that waits; return its outcome, or None if it does not wait."""
         for part in self._waiting:
             for member in part:
                 if member.task.execution_id == execution_id:
@@ -114,7 +113,7 @@ class Batch:
         return None
 
     def returned(self, part: Part, results: Any) -> None:
-        """Take what the handler returned. Raises nothing, whatever that is."""
+        """Add outcomes for what the handler returned. Raises nothing, whatever that is."""
         seconds = part.seconds()
         try:
             found = _results_of(part, results)

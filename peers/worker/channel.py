@@ -1,4 +1,4 @@
-"""A worker's end of the socket to its parent."""
+"""A worker's end of the socket to its peer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from peers.protocol.messages import (
 
 _READ_SIZE: Final = 1 << 16
 _OUTCOMES_BYTES: Final = 1 << 20
-"""The size of an Outcomes message: the parent holds it several times over while it decodes it."""
+"""The size of an Outcomes message: the peer holds it several times over while it decodes it."""
 _NO_REPLY: Final = 0
 
 
@@ -39,7 +39,7 @@ class _PendingRequest:
     """A handler's request whose reply has not come yet."""
 
     def __init__(self) -> None:
-        self.answered = threading.Event()
+        self.replied = threading.Event()
         self.reply: Reply | None = None
 
 
@@ -56,7 +56,7 @@ class Channel:
         """Set by the loop that runs the handlers."""
 
     def send(self, message: ToParent) -> None:
-        """Send one message; block while the parent does not read.
+        """Send one message; block while the peer does not read.
 
         Exits the process when the socket is broken, because a handler has closed it: a worker that
         cannot send outcomes would keep its tasks for ever.
@@ -69,7 +69,7 @@ class Channel:
                 exit_disconnected()
 
     def send_outcomes(self, outcomes: list[Completed | Failed]) -> None:
-        """Send these outcomes, in messages that do not fill the parent's memory."""
+        """Send these outcomes, in messages that do not fill the peer's memory."""
         try:
             self._send_outcomes(outcomes)
         except BaseException:  # noqa: BLE001  # such as MemoryError; without an outcome a task would run for ever
@@ -123,15 +123,15 @@ class Channel:
         threading.Thread(target=read, name="reader", daemon=True).start()
 
     def call(self, execution_id: int, verb: str, payload: object) -> Any:
-        """Send a request to the scheduler through the parent, and wait for its reply.
+        """Send a request to the scheduler through the peer, and wait for its reply.
 
-        Raises `DatabaseUnreachable` when the parent cannot answer now, and what the database
-        refuses as the same error of Peers that a direct call raises.
+        Raises `DatabaseUnreachable` when the peer cannot execute it now, and errors of the
+        database as the same exceptions of Peers that a direct call raises.
         """
         request_id, pending = next(self._request_ids), _PendingRequest()
         self._pending[request_id] = pending
         self.send(HandlerRequest(request_id, execution_id, verb, json.dumps(payload).encode()))
-        pending.answered.wait()
+        pending.replied.wait()
         reply = pending.reply
         assert reply is not None
         if reply.error is not None:
@@ -145,7 +145,7 @@ class Channel:
     def _read(self) -> bool:
         try:
             data = self._socket.recv(_READ_SIZE)
-        except ConnectionResetError:  # the parent died with unread messages of ours
+        except ConnectionResetError:  # the peer died with unread messages of ours
             return False
         self._buffer += data
         return bool(data)
@@ -157,28 +157,28 @@ class Channel:
                 if isinstance(message, Reply):
                     pending = self._pending.pop(message.request_id)
                     pending.reply = message
-                    pending.answered.set()
+                    pending.replied.set()
                 else:
                     handle(message)
             if not self._read():
-                os._exit(0)  # the parent is gone, and with it the leases
+                os._exit(0)  # the peer is gone, and with it the leases
 
 
 def _no_limit(_execution_id: int, _seconds: float | None) -> None:
-    raise AssertionError("no handler runs before there is a loop")
+    raise AssertionError("no handler runs before the loop starts")
 
 
 def exit_disconnected() -> NoReturn:
-    """Log why the worker cannot talk to its parent, if that is possible, and exit the process."""
+    """Log why the worker cannot talk to its peer, if that is possible, and exit the process."""
     with contextlib.suppress(BaseException):
         # not to stderr itself, whose reader may have stopped
-        sentence = "the worker and its peer do not reach each other"
+        sentence = "the worker cannot exchange messages with its peer"
         logging.getLogger("peers").error(sentence, exc_info=sys.exc_info())
     os._exit(1)
 
 
 def _error(kind: str, message: str, hint: str | None) -> errors.PeersError:
-    """Return the error that the parent met, of the same class."""
+    """Return the error that the peer met, of the same class."""
     known = getattr(errors, kind, errors.PeersError)
     if not issubclass(known, errors.PeersError):
         known = errors.PeersError

@@ -1,9 +1,9 @@
 """Describe what a handler raised. Describing never raises, and a description has a bounded size.
 
 An exception is the user's object. Its text, its class, its notes and its causes may be anything:
-properties that raise, a hundred megabytes, a circle. So the built-in attributes are read by the
-accessors of BaseException itself, and everything else inside a try. Python's own `traceback` module
-formats frames only: for a SyntaxError with odd fields it raises, or underlines a billion columns.
+properties that raise, a hundred megabytes, a cycle. So the built-in attributes are read by the
+accessors of BaseException itself, and everything else inside a try. Python's `traceback` module is
+used for frames only: for a SyntaxError with odd fields it raises, or underlines a billion columns.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def related(error: BaseException) -> Iterator[BaseException]:
 
 
 def clean(text: str, longest: int) -> str:
-    """Return a text that Postgres stores; of a long text the end, which says most."""
+    """Return a text that Postgres can store; of a long text only the end, which says most."""
     length = str.__len__(text)
     text = str.__getitem__(
         text, slice(max(0, length - longest), None)

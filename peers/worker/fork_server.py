@@ -75,12 +75,12 @@ def _fork_workers(control: socket.socket) -> _Request | None:
     while (request := _receive(control)) is not None:
         sys.stdout.flush()  # or each fork would print again what the app has printed
         sys.stderr.flush()
-        answer = _fork(control)
-        if answer is None:
+        reply = _fork(control)
+        if reply is None:
             return request
         for fd in request:
             os.close(fd)
-        _send(control, answer)
+        _send(control, reply)
     return None
 
 
@@ -147,6 +147,6 @@ def _send(control: socket.socket, message: FromForkServer) -> None:
 
 
 if __name__ == "__main__":
-    logs.configure(*sys.argv[4:])  # type: ignore[arg-type]  # the parent has checked them
+    logs.configure(*sys.argv[4:])  # type: ignore[arg-type]  # the peer has checked them
     main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
     exit_now()

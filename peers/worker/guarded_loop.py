@@ -1,7 +1,7 @@
 """The event loop that async handlers share: no handler can end it, or stop another handler.
 
-A handler may start tasks that call `sys.exit`, stop the loop or cancel every task they find. A
-script may do so; here it would stop all other handlers of the worker.
+A handler may start tasks that call `sys.exit`, stop the loop or cancel every task they find. That
+is harmless in a script. Here it would stop all other handlers of the worker.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class HandlerCall:
     exit: BaseException | None = None
     """What a task or callback of the handler raised that would have ended the worker."""
     limit_ns: int | None = None
-    """How long the call may keep the loop to itself (`kill_after`); None: without a limit."""
+    """How long the call may block the loop (`kill_after`); None: without a limit."""
 
     def kill_at_ns(self, now_ns: int) -> int | None:
-        """Return until when the call may keep the loop that it gets now."""
+        """Return until when the call may block the loop that it gets now."""
         return None if self.limit_ns is None else now_ns + self.limit_ns
 
     def __contains__(self, execution_id: int) -> bool:
@@ -62,14 +62,14 @@ current_call: Final[ContextVar[HandlerCall | None]] = ContextVar("peers_call", d
 """The handler call that this code runs for. Tasks and callbacks inherit it from their creator."""
 
 
-class HandlerExited(RuntimeError):  # noqa: N818 - a name says what is the matter
+class HandlerExited(RuntimeError):  # noqa: N818 - the name says what happened
     """A task that a handler had started tried to end the process; the cause says how."""
 
 
 class MarkedCoroutine(Coroutine[Any, Any, Any]):
     """A coroutine that sets the running marker to its call while it has the loop.
 
-    So the parent can tell which handler crashed the worker, and which one does not yield.
+    So the peer can tell which handler crashed the worker, and which one does not yield.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How long a process of a peer lives, and which command line it shows."""
+"""End a process together with its peer, and set the command line that it shows."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _ARG_START: Final = 45
 
 
 def die_with_parent(parent: int) -> None:
-    """Let the kernel kill this process when its parent dies, even while a handler holds the GIL."""
+    """Let the kernel kill this process when its peer dies, even while a handler holds the GIL."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
 
 
 def set_command_line(*arguments: str) -> None:
-    """Show this process with these arguments, if there is room for them.
+    """Show this process with these arguments, if they are not longer than the old ones.
 
-    A fork has the command line of the process that it comes from. People and tests need to tell
-    workers and fork servers apart.
+    A fork has the command line of its origin. People and tests need to distinguish workers from
+    fork servers.
     """
     fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
     start, end = int(fields[_ARG_START]), int(fields[_ARG_START + 1])

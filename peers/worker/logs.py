@@ -1,4 +1,4 @@
-"""Log what handlers log in the peer's own form, each line with the task that it comes from."""
+"""Format the log lines of handlers like the peer's own, each with the task that it comes from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from peers.logs.log_queue import QueueHandler
 
 # A line that a handler logs just before it crashes should reach the log. When the reader of stderr
 # has stopped, the first line waits this long; the following lines do not.
-_PATIENCE: Final = 0.25
+_WRITE_TIMEOUT: Final = 0.25
 
 _writers: Final[list[QueueHandler]] = []
 """Kept here, because the app may replace the handlers of the root logger."""
@@ -23,7 +23,7 @@ def configure(form: log_output.Form, level: log_output.Level) -> None:
 
     A reader of stderr that has stopped does not stop the handlers.
     """
-    log_output.configure(form, level, patience=_PATIENCE)
+    log_output.configure(form, level, write_timeout=_WRITE_TIMEOUT)
     root = logging.getLogger()
     root.setLevel(level.upper())
     logging.captureWarnings(capture=True)

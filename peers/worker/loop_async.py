@@ -29,7 +29,7 @@ from peers.protocol.running_marker import RunningMarker
 from peers.worker.args import load_args
 from peers.worker.batch import Batch, Part
 from peers.worker.channel import Channel, exit_disconnected
-from peers.worker.fitness import CLOSED_STREAMS, StandardStreams
+from peers.worker.exhaustion import CLOSED_STREAMS, StandardStreams
 from peers.worker.guarded_loop import GuardedLoop, HandlerCall, current_call
 from peers.worker.outcome import completed, failed, stopped
 
@@ -46,7 +46,7 @@ class _Execution:
 
 
 class AsyncLoop:
-    """Starts every task as soon as it comes; the parent limits how many come."""
+    """Starts every task as soon as it comes; the peer limits how many come."""
 
     def __init__(self, channel: Channel, marker: RunningMarker) -> None:
         self._channel = channel
@@ -59,7 +59,7 @@ class AsyncLoop:
         channel.limit = self._limit
 
     def run(self) -> None:
-        """Run tasks until the parent says stop."""
+        """Run tasks until the peer says stop."""
         self._channel.start_reader(self._pass_on)
         self._guarded.run()
 
@@ -67,7 +67,7 @@ class AsyncLoop:
         self._loop.call_soon_threadsafe(self._handle_or_exit, message)
 
     def _handle_or_exit(self, message: ToWorker) -> None:
-        """Handle a message. If that fails, exit: the parent would wait for its tasks for ever."""
+        """Handle a message. If that fails, exit: the peer would wait for its tasks for ever."""
         try:
             self._handle(message)
         except BaseException:  # noqa: BLE001  # such as MemoryError

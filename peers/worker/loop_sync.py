@@ -29,11 +29,11 @@ from peers.protocol.running_marker import RunningMarker
 from peers.worker.args import load_args
 from peers.worker.batch import Batch
 from peers.worker.channel import Channel
-from peers.worker.fitness import CLOSED_STREAMS, StandardStreams
+from peers.worker.exhaustion import CLOSED_STREAMS, StandardStreams
 from peers.worker.outcome import completed, failed
 
-# Outcomes of quick handlers are sent together. A crash loses, and so repeats, no more than what
-# finished within this time.
+# Outcomes of quick handlers are sent together. A crash loses only the outcomes of this time, and
+# their tasks are repeated.
 _FLUSH_AFTER_NS: Final = 5_000_000
 # Before a handler that takes longer than this, outcomes are sent at once.
 _SLOW_NS: Final = 1_000_000
@@ -57,7 +57,7 @@ class SyncLoop:
         channel.limit = self._limit
 
     def run(self) -> None:
-        """Run tasks until the parent says stop."""
+        """Run tasks until the peer says stop."""
         self._channel.start_reader(self._handle)
         while (work := self._next()) is not None:
             if isinstance(work, AssignedTask):
@@ -147,7 +147,7 @@ class SyncLoop:
 
     def _run_batch(self, tasks: list[AssignedTask]) -> None:
         self._flush()  # a crash of what comes next must not lose a finished outcome
-        # checking args runs user code, which may hang or crash, too
+        # checking args runs user code, which may also hang or crash
         now = time.monotonic_ns()
         first, last = tasks[0].execution_id, tasks[-1].execution_id
         self._marker.start(first, now, last - first + 1)
@@ -174,7 +174,7 @@ class SyncLoop:
             self._spare_others()
 
     def _spare_others(self) -> None:
-        """Return the tasks that wait: they would fail here, too, and another worker replaces us."""
+        """Return the tasks that wait: they would fail here too, and another worker replaces us."""
         self._flush()
         self._return_unstarted()
 

@@ -1,4 +1,4 @@
-"""Turn what a handler returned or raised into the outcome that the parent records."""
+"""Turn what a handler returned or raised into the outcome that the peer records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peers.protocol.messages import AssignedTask, Completed, Failed
 from peers.types import JSON_MAX_BYTES
 from peers.values import find_unwritable, jsonable, path_text
 from peers.worker.describe import clean, describe
-from peers.worker.fitness import is_exhausted
+from peers.worker.exhaustion import is_exhausted
 
 _LONGEST_REASON: Final = 1_000
 
@@ -61,7 +61,7 @@ def completed(task: AssignedTask, seconds: float, result: Any) -> Completed:
     if result is None:
         return Completed(task.execution_id, seconds, b"null")
     try:
-        if type(result) is int:  # many results are; setting up an encoder takes longer
+        if type(result) is int:  # a frequent result, for which the encoder is slower
             return Completed(task.execution_id, seconds, str(result).encode())
         text = _encode_json(result)
     except (TypeError, ValueError, RecursionError) as error:
@@ -71,7 +71,7 @@ def completed(task: AssignedTask, seconds: float, result: Any) -> Completed:
     if text.count("[") + text.count("{") > _DEEPEST and _depth(text) > _DEEPEST:
         raise ResultInvalid(f"the result of {task.kind} is nested more than {_DEEPEST} levels deep")
     if "\\u" in text:
-        _refuse_bad_characters(task, text)
+        _refuse_bad_characters(task, result, text)
     body = text.encode()
     if len(body) > JSON_MAX_BYTES:
         raise ResultInvalid(
@@ -102,16 +102,20 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def _refuse_bad_characters(task: AssignedTask, text: str) -> None:
-    if "\\u0000" in text and _NUL.search(text):
-        raise ResultInvalid(
-            f"the result of {task.kind} contains a NUL character, which jsonb cannot hold"
-        )
-    if "\\ud" in text and _LONE_SURROGATE.search(text):
-        raise ResultInvalid(
-            f"the result of {task.kind} contains half a character (a lone surrogate), which jsonb "
-            "cannot hold"
-        )
+def _refuse_bad_characters(task: AssignedTask, result: Any, text: str) -> None:
+    for escape, expression, what in (
+        ("\\u0000", _NUL, "a NUL character"),
+        ("\\ud", _LONE_SURROGATE, "half a character (a lone surrogate)"),
+    ):
+        if escape in text and expression.search(text):
+            found = find_unwritable(result)  # what is within a model, say, has no path
+            where = "" if found is None or not found[0] else f" at {path_text('result', found[0])}"
+            raise ResultInvalid(
+                clean(
+                    f"the result of {task.kind} contains {what}{where}, which jsonb cannot hold",
+                    _LONGEST_REASON,
+                )
+            )
 
 
 def failed(task: AssignedTask, seconds: float, error: BaseException) -> Failed:

@@ -1,4 +1,4 @@
-"""What a worker does once the app is imported."""
+"""Run the tasks of a worker, once the app is imported."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from peers.worker.loop_sync import SyncLoop
 
 
 def work(channel: Channel, marker_fd: int) -> None:
-    """Say hello, and run the tasks that the parent sends until it says stop."""
+    """Send Hello, and run the tasks that the peer sends until it sends Stop."""
     marker = RunningMarker(marker_fd, writable=True)
     channel.send(Hello(declared_kinds()))
-    # Nobody interrupts a worker from outside. A handler that does (`_thread.interrupt_main`) would
-    # hit whichever handler runs at that moment.
+    # The peer never interrupts a worker. A handler that does (`_thread.interrupt_main`) could
+    # interrupt any handler that runs at that moment.
     signal.signal(signal.SIGINT, lambda *_: None)
     begin = channel.receive()
     if isinstance(begin, Begin):

@@ -12,14 +12,16 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from uuid import UUID
+from uuid import uuid4
 
 import pytest
 
-from peers.demo import figures, ledger
+from peers.demo import ledger
+from peers.demo.submit import Submitted
+from peers.demo.verify import verify
 from peers.embedded import throwaway
 from tests.support import journal
-from tests.support.world import rows
+from tests.support.world import Peer, rows, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,7 +170,7 @@ def test_without_a_database_it_brings_its_own() -> None:
         (["--peers", "1"], 2, "--no-kill"),
         (["--peers", "0"], 2, "from 1 to 16"),
         (["--files", "many"], 2, "from 1 to 100000"),
-        (["--source", "/does/not/exist"], 2, "is no folder"),
+        (["--source", "/does/not/exist"], 2, "is not a folder"),
         (["--database-url", "postgresql://localhost:1/none"], 3, "cannot be reached"),
     ],
 )
@@ -181,46 +183,71 @@ def test_what_it_cannot_do_is_told(
     assert sentence in played.stderr
 
 
-PEER = UUID(int=1)
+GRAPH = """
+    select * from peers.submit_graph(
+        '[{"name": "parent", "kind": "a"}, {"name": "child", "kind": "a", "after": ["parent"]}]',
+        name => 'demo')
+"""
 
 
-def a_task(id: int, token: str, *, started: float = 2.0, finished: float = 3.0) -> figures.Task:
-    """A completed task."""
-    return figures.Task(id, "demo.index_file", "completed", token, 1.0, started, finished)
+class Ran(NamedTuple):
+    """A parent and its child, completed one after the other, and what the ledger has of them."""
+
+    submitted: Submitted
+    parent: ledger.Entry
+    child: ledger.Entry
+
+    def figures(self, db: Connection, *entries: ledger.Entry) -> tuple[int, int]:
+        """Return the duplicates and the early children, by this ledger."""
+        figures = verify(db, self.submitted, entries)
+        return figures["duplicates"], figures["early"]
 
 
-def test_a_run_that_was_repeated_under_another_lease_is_no_duplicate() -> None:
-    """At least once is the promise: only an outcome must not come twice."""
-    runs = [ledger.Entry(1, "a", 1, 1), ledger.Entry(1, "b", 2, 2)]
-    lost = figures.Failure(1, "a", figures.LOST, PEER)
-    assert figures.duplicates([a_task(1, "b")], [lost], runs) == 0
+@pytest.fixture
+def ran(db: Connection) -> Ran:
+    """A graph that has ended as it should."""
+    tasks = rows(db, GRAPH)
+    peer = Peer.join(db)
+    entries = []
+    for _ in tasks:
+        [claim] = peer.claim()
+        assert peer.complete(claim) == {}
+        entries.append(ledger.Entry(claim.task_id, str(claim.token), 1, 1))
+    submitted = Submitted(tasks[0]["graph_id"], "default", entries[1].task_id, 0, 1)
+    return Ran(submitted, *entries)
 
 
-@pytest.mark.parametrize(
-    ("failures", "runs"),
-    [
-        pytest.param([], [("a", 1), ("a", 1)], id="run to the end twice under one lease"),
-        pytest.param([], [("b", 1)], id="completed without a run"),
-        pytest.param(["a"], [("a", 1)], id="completed and failed under one lease"),
-        pytest.param(["b", "b"], [("a", 1)], id="failed twice under one lease"),
-    ],
-)
-def test_duplicates_are_found(failures: list[str], runs: list[tuple[str, int]]) -> None:
-    """Each way in which an outcome can be there twice, or out of nothing, is counted."""
-    entries = [ledger.Entry(1, token, attempt, 1) for token, attempt in runs]
-    failed = [figures.Failure(1, token, "ValueError", PEER) for token in failures]
-    assert figures.duplicates([a_task(1, "a")], failed, entries) == 1
+def test_a_run_that_was_repeated_under_another_lease_is_no_duplicate(
+    ran: Ran, db: Connection
+) -> None:
+    """At least once is the promise: only an outcome must not count twice."""
+    lost = ran.parent._replace(token=str(uuid4()))
+    assert ran.figures(db, lost, ran.parent, ran.child) == (0, 0)
 
 
-def test_an_early_child_is_found_by_the_clock_and_by_the_ledger() -> None:
+def test_each_kind_of_duplicate_is_counted(ran: Ran, db: Connection) -> None:
+    """A lease that ran to its end twice, a completion without a run, a lease with two outcomes."""
+    assert ran.figures(db, ran.parent, ran.child) == (0, 0)
+    assert ran.figures(db, ran.parent, ran.parent, ran.child) == (1, 0)
+    assert ran.figures(db, ran.child) == (1, 0)
+    run(
+        db,
+        "insert into peers.failure (task_id, attempt, token, error_type, error_message, peer_id,"
+        " started_at, failed_at) values (%s, 1, %s, 'ValueError', '', gen_random_uuid(), now(),"
+        " now())",
+        ran.parent.task_id,
+        ran.parent.token,
+    )
+    assert ran.figures(db, ran.parent, ran.child) == (1, 0)
+
+
+def test_an_early_child_is_found_by_the_clock_and_by_the_ledger(ran: Ran, db: Connection) -> None:
     """A child that started before its parent ended is counted, whichever of the two shows it."""
-    edge = [(1, 2)]
-    parent, child = a_task(1, "p"), a_task(2, "c", started=3.0, finished=4.0)
-    in_order = [ledger.Entry(1, "p", 1, 1), ledger.Entry(2, "c", 1, 1)]
-    assert figures.early([parent, child], edge, in_order) == 0
-    assert figures.early([parent, child], edge, in_order[::-1]) == 1
-    hasty = a_task(2, "c", started=2.5, finished=4.0)
-    assert figures.early([parent, hasty], edge, in_order) == 1
+    assert ran.figures(db, ran.child, ran.parent) == (0, 1)
+    run(db, "set search_path = pg_catalog, peers, pg_temp")
+    early = "update peers.task set started_at = created_at - interval '1 s' where id = %s"
+    run(db, early, ran.child.task_id)
+    assert ran.figures(db, ran.parent, ran.child) == (0, 1)
 
 
 def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_cancel_of_what_runs_tells_its_peer(database_url: str, db: Connection) -
     peer, task = join(db, "a"), submit(db, "a")
     db.execute("select * from peers.claim(%s, 'default', 1)", (peer,))
     found = peers("cancel", str(task), url=database_url)
-    assert (found.code, found.out) == (0, f"task {task} is running: its peer is told to stop it\n")
+    assert (found.code, found.out) == (0, f"task {task} is running: its handler is being stopped\n")
 
 
 def test_change_changes_only_what_is_named(database_url: str, db: Connection) -> None:

@@ -48,18 +48,22 @@ PREDICT = ["predict", "--model", "m:f", "--input", "status", "--output", "o.csv"
         (["status", "extra"], ["unknown argument: extra"]),
         (["explain", "abc"], ["a task id is a number", '"abc"']),
         (["explain", "9" * 30], ["a task id is a number"]),
-        (["submit", "a", "novalue"], ['"novalue" is no key=value', "peers submit --help"]),
+        (["submit", "a", "novalue"], ['"novalue" is not key=value', "peers submit --help"]),
         (["submit", "a", "x=1", "x=2"], ['"x" is given twice']),
         (["submit", "a", "--args", "[1]"], ["must be a JSON object"]),
-        (["submit", "a", "--args", "{"], ["is no JSON"]),
+        (["submit", "a", "--args", "{"], ["is not JSON"]),
         (["submit", ""], ["1 to 200 characters, not 0"]),
         (["submit", "a", "--in", "soon"], ["must be a duration", '"soon"']),
         (["submit", "a", "--at", "noon"], ["must be a time", '"noon"']),
         (["submit", "a", "--in", "1s", "--at", "2026-11-23"], ["not allowed with"]),
-        (["change", "1"], ["say what to change"]),
-        (["dead", "retry"], ["by their ids, or by --kind"]),
-        (["dead", "retry", "1", "--all"], ["by their ids, or by --kind"]),
+        (["change", "1"], ["name what to change"]),
+        (["dead", "retry"], ["--kind KIND, --graph ID or --all"]),
+        (["dead", "retry", "1", "--all"], ["--kind KIND, --graph ID or --all"]),
+        (["dead", "retry", "--all", "--graph", "1"], ["exclude each other"]),
         (["dead"], ["required: COMMAND"]),
+        (["graph", "show", "9" * 30], ["a graph id is a number"]),
+        (["graph", "pause", ""], ["1 to 200 characters, not 0"]),
+        (["submit", "a", "--graph", "nightly"], ["a graph id is a number", '"nightly"']),
         (["prune"], ["--older-than"]),
         (["predict", "--model", "m:f"], ["--input", "--output", "required"]),
         (["predict", "status"], ["NAME", "required"]),
@@ -302,7 +306,7 @@ def test_a_full_disk_is_told() -> None:
             timeout=PATIENCE, check=False,
         )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr == b"peers: cannot go on: [Errno 28] No space left on device\n"
+    assert done.stderr == b"peers: cannot write or read: [Errno 28] No space left on device\n"
 
 
 def test_ctrl_c_ends_a_waiting_command_quietly(

@@ -140,6 +140,23 @@ def test_the_command_loads_nothing_before_it_is_ready_for_ctrl_c() -> None:
     assert set(done.stdout.split()) <= {"peers", *sys.stdlib_module_names}
 
 
+def test_what_starts_often_imports_little() -> None:
+    """`peers --version` imports no command, and `peers submit` nothing that only handlers need."""
+    script = "import sys\nfrom peers.cli import main\n{}\nprint(*sys.modules)"
+
+    def imported(call: str) -> set[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", script.format(call)], env=environment(), capture_output=True,
+            text=True, timeout=PATIENCE, check=True,
+        )  # fmt: skip
+        return set(done.stdout.split())
+
+    assert not imported("from contextlib import suppress\nwith suppress(SystemExit):"
+                        " main(['--version'])") & {"psycopg", "pydantic", "msgspec"}  # fmt: skip
+    assert not imported("import peers.cli.submit") & {"msgspec", "peers.handlers", "sqlalchemy"}
+    assert "psycopg" not in imported("import peers.cli.run")
+
+
 def test_the_public_names_are_all_there() -> None:
     """They are imported when they are asked for; no other name is."""
     import peers
@@ -156,6 +173,6 @@ def test_a_command_is_found_in_the_module_that_declares_it(group: str) -> None:
     """Only that module is imported when the command is typed."""
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers()
-    options: dict[str, Any] = {"words": []} if group in {"demo", "predict"} else {}
+    options: dict[str, Any] = {"words": []} if group == "predict" else {}
     load([GROUPS[group][0]])[group].register(commands, **options)
     assert tuple(commands.choices) == GROUPS[group]

@@ -19,6 +19,7 @@ import peers
 from peers.client import pool
 from peers.client.client import Client
 from peers.client.default import default_client
+from peers.client.statements import Request, Statement
 from tests.support.commits import CommitProxy, Cut
 
 if TYPE_CHECKING:
@@ -83,6 +84,27 @@ def test_threads_share_a_bounded_pool(db: Connection, client: Client) -> None:
         thread.join(30)
     assert len(set(ids)) == 160 == count(db)
     assert len(pids(db)) <= 3
+
+
+def test_threads_get_a_connection_in_the_order_in_which_they_came(database_url: str) -> None:
+    """One that waits for longer than the pool's patience is not overtaken by those after it."""
+    done: list[int] = []
+    sleep = Statement("sleep", "select null from pg_sleep(0.05)", lambda _: None, is_read_only=True)
+    with Client(database_url, max_connections=1) as client:
+        client.submit("a")
+
+        def work(number: int) -> None:
+            for _ in range(3):
+                client.perform(Request(sleep, {}))
+                done.append(number)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert len(done) == 60
+    assert set(done[:25]) == set(range(20))  # none had a third turn before another's first
 
 
 def test_a_restarted_database_costs_nothing(

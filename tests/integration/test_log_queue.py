@@ -213,7 +213,7 @@ def test_nobody_waits_behind_many_lines(pipe: Pipe) -> None:
     """A slow reader does not slow its writers down."""
     for _ in range(20):
         pipe.logger.warning("x" * (1 << 16))
-    pipe.handler._patience = 1_000.0
+    pipe.handler._write_timeout = 1_000.0
     another = threading.Thread(target=lambda: pipe.logger.warning("x"), daemon=True)
     another.start()
     another.join(PATIENCE)
@@ -223,7 +223,7 @@ def test_nobody_waits_behind_many_lines(pipe: Pipe) -> None:
 SCRIPT = """
 import logging, os, sys
 from peers.logs import log_output
-log_output.configure("json", patience=%s)
+log_output.configure("json", write_timeout=%s)
 log = logging.getLogger("shop")
 for number in range(%d):
     log.warning("%%s", "x" * 100)
@@ -246,7 +246,7 @@ def test_a_process_whose_log_is_stuck_still_ends(end: str) -> None:
 
 @pytest.mark.parametrize("end", ["os._exit(3)", "os.kill(os.getpid(), 9)", "os.abort()"])
 def test_what_was_logged_before_a_crash_is_found(end: str) -> None:
-    """With patience the line is written before the caller goes on."""
+    """With a write timeout the line is written before the caller goes on."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT % (60, 3, end)], env=environment(), capture_output=True,
         timeout=PATIENCE, check=False,

@@ -27,7 +27,7 @@ def run(script: str, stderr: int, **more: str) -> None:
 
 LOGS = (
     "from peers import events; from peers.logs import log_output;"
-    "log_output.configure('auto', patience=0.0);" + "events.leases_reconciled(released=3)"
+    "log_output.configure('auto', write_timeout=0.0);" + "events.leases_reconciled(released=3)"
 )
 
 

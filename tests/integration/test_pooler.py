@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
 import peers
-from peers.client.waiter import ResultWaiter
+from peers.client.result_thread import ResultThread
 from peers.database.connection import connect
 from peers.embedded import places
 from peers.embedded.accounts import server_account
@@ -140,7 +140,7 @@ def test_results_are_polled(
     db.execute("set default_transaction_isolation to 'read committed'")
     peer = Peer(db, UUID(join(db, "a")))
     asked: list[object] = []
-    monkeypatch.setattr(ResultWaiter, "_register", lambda _self, ids: asked.append(ids))
+    monkeypatch.setattr(ResultThread, "_register", lambda _self, ids: asked.append(ids))
     with peers.Client(pooled) as client:
         for number in range(OFTEN):
             task_id = client.submit("a", {"n": number})

@@ -116,7 +116,7 @@ def test_a_fork_server_that_does_not_answer_is_given_up(
     workers: Workers, lost: Mock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker is started without it, and nothing waits for the request."""
-    monkeypatch.setattr(fork_server, "ANSWER_WITHIN", 0.2)
+    monkeypatch.setattr(fork_server, "REPLY_WITHIN", 0.2)
     server = workers.server()
     os.kill(server, signal.SIGSTOP)
     workers.kill_worker()

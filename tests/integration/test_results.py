@@ -14,7 +14,7 @@ import pytest
 
 import peers
 from peers import context
-from peers.client import waiter
+from peers.client import result_thread
 from peers.client.client import Client
 from tests.integration.test_client import Parent
 from tests.support.world import Peer, states
@@ -146,8 +146,20 @@ def test_find_by_each_filter(peer: Peer) -> None:
     [
         (lambda: peers.find(limit=0), "limit must be 1 to 1000"),
         (lambda: peers.find(state="done"), "state must be one of blocked, .*'done'"),
-        (lambda: peers.retry(["1"]), "ids must be the ids of tasks"),  # type: ignore[list-item]
+        (lambda: peers.retry(["1"]), "must be the id of a task, .*'1'"),  # type: ignore[list-item]
         (lambda: peers.change(1, priority=10**6), "priority must be -32768"),
+        (lambda: peers.find(limit="9"), "limit must be 1 to 1000"),  # type: ignore[arg-type]
+        (lambda: peers.find(graph="x"), "the id of a graph"),  # type: ignore[arg-type]
+        (lambda: peers.find(before="x"), "the id of a task"),  # type: ignore[arg-type]
+        (lambda: peers.get("1"), "id must be the id of a task, .*'1'"),  # type: ignore[arg-type]
+        (lambda: peers.explain(1.5), "the id of a task"),  # type: ignore[arg-type]
+        (lambda: peers.cancel(True), "the id of a task, .*True"),
+        (lambda: peers.change(None), "the id of a task, .*None"),  # type: ignore[arg-type]
+        (lambda: peers.discard(None), "the id of a task, .*None"),  # type: ignore[arg-type]
+        (lambda: peers.graph_status("1"), "the id of a graph"),  # type: ignore[arg-type]
+        (lambda: peers.submit(None), "kind must be a string"),  # type: ignore[arg-type]
+        (lambda: peers.result("1"), "id must be the id of a task"),  # type: ignore[arg-type]
+        (lambda: peers.result("1", timeout=0), "the id of a task"),  # type: ignore[arg-type]
         (lambda: peers.submit("a", graph="x"), "graph must be the id of a graph"),  # type: ignore[arg-type]
     ],
 )
@@ -158,6 +170,51 @@ def test_bad_arguments_are_named(
     monkeypatch.setenv("PEERS_DATABASE_URL", "host=/nowhere")
     with pytest.raises(peers.BadTask, match=message):
         call()
+
+
+@pytest.mark.parametrize("bad", [[1], 5, "x", [], ""])
+def test_what_is_no_object_is_refused(monkeypatch: pytest.MonkeyPatch, bad: Any) -> None:
+    """Args and metadata are JSON objects; the error says which of them is none, and what it is."""
+    monkeypatch.setenv("PEERS_DATABASE_URL", "host=/nowhere")
+    is_none = f"must be a JSON object, such as a dict, not {type(bad).__name__}"
+    in_args: list[Callable[[], object]] = [
+        lambda: peers.submit("a", bad),
+        lambda: peers.submit(double.kind, bad),
+        lambda: peers.change(1, args=bad),
+        lambda: peers.retry(1, args=bad),
+        lambda: peers.graph().add("a", bad),
+    ]
+    for call in in_args:
+        with pytest.raises(peers.ArgsInvalid, match=f"args {is_none}"):
+            call()
+    in_metadata: list[Callable[[], object]] = [
+        lambda: peers.find(metadata=bad),
+        lambda: peers.graph(metadata=bad),
+    ]
+    for call in in_metadata:
+        with pytest.raises(peers.ArgsInvalid, match=f"metadata {is_none}"):
+            call()
+
+
+def test_a_node_may_have_no_args(db: Connection) -> None:
+    """None is the default, as in `submit`."""
+    with peers.graph() as graph:
+        graph.add("a", None)
+    assert peers.get(graph.ids["1"]).args == {}
+    assert states(db, graph.ids["1"]) == ["ready"]
+
+
+def test_find_the_ready_tasks_of_a_paused_graph() -> None:
+    """They are ready, though no table of ready tasks has them until the graph is resumed."""
+    with peers.graph() as graph:
+        first = graph.add("a")
+        graph.add("a", depends_on=[first])
+    other = peers.submit("a")
+    for pause_or_resume in (peers.pause_graph, peers.resume_graph):
+        pause_or_resume(graph.id)
+        assert [task.id for task in peers.find(state="ready")] == [other, first.id]
+        assert [task.id for task in peers.find(state="ready", graph=graph.id)] == [first.id]
+        assert peers.graph_status(graph.id).ready == 1
 
 
 # ---------------------------------------------------------------------------------------- changing
@@ -256,10 +313,29 @@ def test_a_timeout_ends_the_wait_only(db: Connection) -> None:
     assert states(db, task_id) == ["ready"]
 
 
+def test_a_timeout_of_zero_looks_once(peer: Peer, database_url: str) -> None:
+    """Who polls gets the result of a task that has ended, and a TimeoutError before."""
+    task_id = double.submit(n=4)
+    for timeout in (0, -1):
+        with pytest.raises(TimeoutError, match=f"task {task_id} has not ended within {timeout} s"):
+            peers.result(task_id, timeout=timeout)
+    with pytest.raises(peers.TaskNotFound, match="there is no task 999"):
+        peers.result(999, timeout=0)
+    complete(peer, 8)
+    assert peers.result(task_id, timeout=0) == double.result(task_id, timeout=-1) == 8
+
+    async def main() -> None:
+        async with peers.AsyncClient(database_url) as client:
+            assert await client.result(task_id, timeout=0) == 8
+        assert await double.result_async(task_id, timeout=0) == 8
+
+    asyncio.run(main())
+
+
 @pytest.fixture
 def _slow_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = waiter._Pace(first=30.0, longest=30.0, growth=1.0)
-    monkeypatch.setattr(waiter, "_LISTENING", slow)
+    slow = result_thread._Pauses(first=30.0, longest=30.0, growth=1.0)
+    monkeypatch.setattr(result_thread, "_LISTENING", slow)
 
 
 @pytest.mark.usefixtures("_slow_polls")
@@ -323,6 +399,26 @@ def test_many_wait_on_one_connection(db: Connection, peer: Peer, database_url: s
             thread.join(20)
         assert sorted(results) == ids
         assert row["n"] <= 2
+
+
+def test_large_results_of_many_tasks_come_all(db: Connection, database_url: str) -> None:
+    """Together they are larger than an array in jsonb may be, which has at most 256 MiB."""
+    insert = "insert into peers.task (kind) select 'a' from generate_series(1, 270) returning id"
+    ids = [row["id"] for row in db.execute(insert)]
+    with db.transaction():
+        db.execute("set local session_replication_role to replica")
+        db.execute(
+            "update peers.task set state = 'completed', finished_at = now(), started_at = now(),"
+            " attempt = 1, result = to_jsonb(repeat('x', 1000000))"
+        )
+
+    async def main() -> set[int]:
+        async with peers.AsyncClient(database_url) as client:
+            found = await asyncio.gather(*(client.result(task_id, timeout=60) for task_id in ids))
+        return {len(each) for each in found}
+
+    assert asyncio.run(main()) == {1_000_000}
+    assert len(peers.find(limit=1000)) == 270
 
 
 def test_results_survive_a_lost_connection(db: Connection, peer: Peer) -> None:
@@ -453,6 +549,34 @@ def test_a_graph_has_an_identity(peer: Peer) -> None:
     assert status.finished_at is not None
 
 
+def test_graphs_are_found_by_name_and_page_by_page() -> None:
+    """The newest comes first; filters are combined."""
+    ids = []
+    for name in ("nightly", "hourly", "nightly"):
+        with peers.graph(name=name) as graph:
+            graph.add("a")
+        ids.append(graph.id)
+    assert [graph.id for graph in peers.find_graphs()] == ids[::-1]
+    assert [graph.id for graph in peers.find_graphs(name="nightly")] == [ids[2], ids[0]]
+    assert [graph.id for graph in peers.find_graphs(limit=1, before=ids[2])] == [ids[1]]
+    peers.pause_graph(ids[0])
+    assert [graph.id for graph in peers.find_graphs(paused=True)] == [ids[0]]
+    assert [graph.id for graph in peers.find_graphs(name="nightly", paused=False)] == [ids[2]]
+    with pytest.raises(peers.BadTask, match="limit must be 1 to 1000"):
+        peers.find_graphs(limit=0)
+
+
+def test_a_change_by_a_delay_counts_from_the_database_s_clock() -> None:
+    """It excludes a time, as at the submission."""
+    task = peers.submit("a")
+    peers.change(task, delay=3600)
+    found = peers.get(task)
+    assert found.state == "scheduled"
+    assert 3590 < (found.scheduled_at - found.created_at).total_seconds() < 3700
+    with pytest.raises(peers.BadTask, match="exclude each other"):
+        peers.change(task, delay=1, scheduled_at=found.scheduled_at)
+
+
 @pytest.mark.parametrize("verb", ["graph_status", "cancel_graph", "pause_graph", "retry_graph"])
 def test_a_graph_that_is_not_there(verb: str) -> None:
     """Every operation says so."""
@@ -480,6 +604,8 @@ def test_a_key_makes_one_graph(db: Connection) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"name": 5}, "name of a graph must be a string, not 5"),
+        ({"idempotency_key": 5}, "idempotency_key of a graph must be a string, not 5"),
         ({"name": ""}, "name of a graph must have 1 to 200 characters"),
         ({"idempotency_key": "x" * 501}, "must have 1 to 500 characters, not 501"),
     ],

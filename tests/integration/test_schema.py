@@ -58,10 +58,9 @@ def installed(database_url: str) -> Iterator[Connection]:
 
 @pytest.fixture
 def extended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the SQL files with room for migrations, which this package takes for its own."""
+    """A copy of the SQL files, which this package takes for its own."""
     copy = tmp_path / "sql"
     shutil.copytree(schema.folder(), copy)
-    (copy / "migrations").mkdir(exist_ok=True)
     monkeypatch.setattr(schema, "folder", lambda: copy)
     return copy
 
@@ -90,7 +89,7 @@ def test_the_files_are_plain_ascii() -> None:
 
 
 def test_a_dry_run_names_the_files_and_does_nothing(empty: Connection) -> None:
-    """The names come in the order of application."""
+    """The files are applied in the order of their names."""
     named = schema.migrate(empty, dry_run=True)
     assert named == sorted(named)
     assert named[0] == "00_schema.sql"
@@ -99,22 +98,39 @@ def test_a_dry_run_names_the_files_and_does_nothing(empty: Connection) -> None:
 
 def test_a_migration_is_applied_once(installed: Connection, extended: Path) -> None:
     """By number, after the tables and before the functions, and never again."""
-    file = extended / "migrations" / "0002_a_column.sql"
+    file = extended / "19_0002_a_column.sql"
     file.write_text("alter table peers.task add column colour text;")
     applied = schema.migrate(installed)
-    assert applied.index("0002_a_column.sql") < applied.index("20_validate.sql")
+    assert applied.index("19_0002_a_column.sql") < applied.index("20_validate.sql")
     assert schema.installed_version(installed) == 2
-    assert "0002_a_column.sql" not in schema.migrate(installed)
+    assert "19_0002_a_column.sql" not in schema.migrate(installed)
 
 
 def test_a_fresh_database_gets_every_migration(empty: Connection, extended: Path) -> None:
     """The tables as first released, then what changed since."""
-    (extended / "migrations" / "0002_a_column.sql").write_text(
-        "alter table peers.task add column colour text;"
+    (extended / "19_0002_a_column.sql").write_text("alter table peers.task add column colour text;")
+    (extended / "19_0003_its_type.sql").write_text(
+        "alter table peers.task alter column colour type char(6);"
     )
     applied = schema.migrate(empty)
-    assert applied.index("0002_a_column.sql") == applied.index("13_bookkeeping.sql") + 1
+    first = applied.index("13_bookkeeping.sql") + 1
+    assert applied[first : first + 2] == ["19_0002_a_column.sql", "19_0003_its_type.sql"]
+    assert schema.installed_version(empty) == 3
+
+
+def test_psql_applies_migrations_too(empty: Connection, extended: Path) -> None:
+    """`cat sql/[0-9]*.sql` has every file in the right order, and `migrate` then has none to do."""
+    (extended / "19_0002_a_column.sql").write_text(
+        "alter table peers.task add column colour text;"
+        " insert into peers.migration (version, name) values (2, '19_0002_a_column.sql')"
+        " on conflict do nothing;"
+    )
+    files = sorted(extended.glob("[0-9]*.sql"), key=lambda file: file.name)
+    assert files == [step.file for step in schema.steps()]
+    for file in files:
+        empty.execute(file.read_bytes())
     assert schema.installed_version(empty) == 2
+    assert "19_0002_a_column.sql" not in schema.migrate(empty)
 
 
 def test_a_broken_file_changes_nothing(empty: Connection, extended: Path) -> None:
@@ -139,11 +155,38 @@ def test_a_schema_from_before_the_first_release_is_named(installed: Connection, 
         schema.migrate(installed)
 
 
-def test_a_misnamed_migration_is_refused(empty: Connection, extended: Path) -> None:
-    """The error says how it must be named."""
-    (extended / "migrations" / "fix.sql").write_text("")
-    with pytest.raises(ConfigError, match=r"fix\.sql is not a migration\. Give it a name like"):
+@pytest.mark.parametrize("name", ["0002_fix.sql", "fix.sql", "19_2_fix.sql", "19_fix.sql"])
+def test_a_file_that_would_not_be_applied_is_refused(
+    empty: Connection, extended: Path, name: str
+) -> None:
+    """It is not silently ignored: the error says how it must be named."""
+    (extended / name).write_text("")
+    with pytest.raises(ConfigError, match=rf"{name} would never .* Name a .* 19_NNNN_reason\.sql"):
         schema.migrate(empty)
+
+
+@pytest.mark.parametrize(
+    ("names", "wrong"),
+    [
+        (["19_0001_a.sql"], "19_0001_a.sql should be migration 0002"),
+        (["19_0002_a.sql", "19_0002_b.sql"], "19_0002_b.sql should be migration 0003"),
+        (["19_0002_a.sql", "19_0004_b.sql"], "19_0004_b.sql should be migration 0003"),
+    ],
+)
+def test_migrations_are_counted(
+    empty: Connection, extended: Path, names: list[str], wrong: str
+) -> None:
+    """Two branches that add the same number are noticed when they are merged."""
+    for name in names:
+        (extended / name).write_text("")
+    with pytest.raises(ConfigError, match=wrong):
+        schema.migrate(empty)
+
+
+def test_an_editors_hidden_file_is_no_migration(extended: Path) -> None:
+    """Such as the lock that Emacs leaves beside a file that it edits."""
+    (extended / ".#10_task.sql").write_text("")
+    assert all(step.file.name[0].isdigit() for step in schema.steps())
 
 
 @pytest.mark.parametrize(

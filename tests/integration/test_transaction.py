@@ -110,7 +110,7 @@ def test_a_fate_that_nobody_can_tell_is_told(
     monkeypatch.setattr(transaction, "await_end", lambda *_: "in progress")
     proxy.cuts = iter([Cut.AFTER])
     connection = connected(proxy.url)
-    with pytest.raises(DatabaseUnreachable, match="fate is unknown"):
+    with pytest.raises(DatabaseUnreachable, match="unknown whether it took effect"):
         request_verbs.execute(connection, *handler, "submit", b'{"kind": "child"}')
     connection.close()
     assert proxy.commits == 1
@@ -159,7 +159,7 @@ def test_without_its_lease_a_handler_submits_nothing(
     connection = connected(database_url)
     others = [(peer_id, task._replace(token=uuid4())), (uuid4(), task)]
     for who in others:
-        with pytest.raises(PeerLost, match=f"task {task.task_id} .* nothing was committed"):
+        with pytest.raises(PeerLost, match=f"task {task.task_id} .* nothing was submitted"):
             request_verbs.execute(connection, *who, "submit", b'{"kind": "child"}')
     Peer(db, peer_id).release((task.task_id, task.token))
     with pytest.raises(PeerLost):

@@ -28,5 +28,5 @@ def planned(
             for field in survey.schema
             if columns is None or field.name in columns
         ]
-        source = survey.settle(pa.schema(fields), kept)
+        source = survey.with_types(pa.schema(fields), kept)
     return source, inputs.chunks(source, size)

@@ -18,7 +18,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
 
-from peers.cli.predict.run import TYPE_NAMES
+from peers.cli.predict.options import TYPE_NAMES
 from peers.predict.errors import InputError
 from peers.predict.inputs.column_kinds import TypeName
 from peers.predict.inputs.column_options import ColumnOptions

@@ -66,7 +66,7 @@ def read(path: Path, **asked: pa.DataType) -> pd.DataFrame:
         schema = pa.schema(
             [pa.field(field.name, asked.get(field.name, field.type)) for field in survey.schema]
         )
-        (file,) = survey.settle(schema, Path(folder)).files
+        (file,) = survey.with_types(schema, Path(folder)).files
         survey.close()
         table = pq.read_table(file.path)
     assert table.column("peers.problem").null_count == table.num_rows

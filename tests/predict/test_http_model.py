@@ -46,7 +46,7 @@ def test_rows_go_out_and_predictions_come_back_in_order(endpoint: Endpoint) -> N
         (404, {}, {}, ModelError, "404"),
         (408, {}, {}, EndpointError, "408"),
         (200, {}, {"predictions": [1]}, ModelError, "1 result for 3 rows"),
-        (200, {}, ["what"], ModelError, "without predictions"),
+        (200, {}, ["what"], ModelError, "no predictions"),
         (200, {}, {"predictions": "no"}, ModelError, "not a list"),
         (302, {"location": "/elsewhere"}, {}, ModelError, "redirects to /elsewhere"),
         (400, {}, {"why": "a" * 5000 + "the point"}, RowError, "the point"),

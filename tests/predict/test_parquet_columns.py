@@ -159,7 +159,7 @@ def test_a_text_column_can_be_read_as_categories(tmp_path: Path) -> None:
     pq.write_table(pa.table({"c": ["z", "b", None, "a", "b"]}), path)
     with inputs.survey(inputs.Source(str(path)), tmp_path) as survey:
         wanted = pa.schema([("c", pa.dictionary(pa.int8(), pa.string()))])
-        source = survey.settle(wanted, tmp_path)
+        source = survey.with_types(wanted, tmp_path)
     truth = pd.read_parquet(path).astype("category")
     for chunk in inputs.chunks(source, 2):
         part = truth.iloc[chunk.first : chunk.first + chunk.rows].reset_index(drop=True)

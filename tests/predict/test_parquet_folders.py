@@ -115,10 +115,10 @@ def test_a_plan_can_be_made_again_from_its_own_types(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     write_partitions(folder)
     with inputs.survey(inputs.Source(str(folder)), tmp_path) as survey:
-        source = survey.settle(survey.schema, tmp_path)
+        source = survey.with_types(survey.schema, tmp_path)
         assert source.categories is not None
         before = Path(source.categories).stat()
-        assert survey.settle(source.schema, tmp_path) == source
+        assert survey.with_types(source.schema, tmp_path) == source
         assert Path(source.categories).stat() == before
 
 

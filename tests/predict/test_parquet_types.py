@@ -89,7 +89,7 @@ def test_files_that_contradict_each_other_are_refused(one: Any, other: Any, tmp_
 def settled(path: Path, **types: pa.DataType) -> tuple[InputRef, list[Chunk]]:
     """The input with these columns in these types, in one chunk."""
     with inputs.survey(inputs.Source(str(path)), path.parent) as survey:
-        source = survey.settle(pa.schema(list(types.items())), path.parent)
+        source = survey.with_types(pa.schema(list(types.items())), path.parent)
     return source, inputs.chunks(source, 1000)
 
 

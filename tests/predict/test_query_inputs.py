@@ -66,7 +66,7 @@ def read(url: str, query: str, folder: Path, id_column: str | None = None) -> pa
     """All rows of the query, as one chunk."""
     with inputs.survey(inputs.Source(url, query, id_column), folder) as survey:
         assert survey.schema.metadata[READER] == b"query"
-        source = survey.settle(survey.schema, folder)
+        source = survey.with_types(survey.schema, folder)
     [chunk] = inputs.chunks(source, 1_000_000)
     rows = inputs.read(source, chunk, source.schema.names)
     assert not rows.bad

@@ -146,7 +146,7 @@ def test_a_row_that_makes_an_endpoint_fail_takes_no_other_along(
     assert (summary["predicted"], summary["dead"], summary["missing"]) == (ROWS - 1, 1, 0)
     [dead] = summary["dead_rows"]
     assert (dead["row"], dead["id"]) == (1234, "r1234")
-    assert "answered 500" in dead["error"]
+    assert "returned 500" in dead["error"]
     assert "cannot be helped" in dead["error"]
     assert endpoint.requests < ROWS / 32 + 60
 

@@ -37,7 +37,7 @@ def settled(survey: TextSurvey, **types: pa.DataType) -> pa.Table:
         pa.field(field.name, types[field.name]) if field.name in types else field
         for field in survey.schema
     ]
-    (file,) = survey.settle(pa.schema(fields), folder).files
+    (file,) = survey.with_types(pa.schema(fields), folder).files
     return pq.read_table(file.path)
 
 

@@ -24,7 +24,7 @@ from tests.support.world import (
     value,
 )
 
-GONE = "is no longer leased to this peer: nothing was submitted"
+GONE = "is no longer leased to this peer: nothing was committed"
 
 
 def hold(db: Connection, peer: UUID, claim: Claim) -> None:

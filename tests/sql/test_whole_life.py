@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+import peers
 from peers.database import functions, schema
 from peers.database.connection import connect
 from peers.errors import ConfigError
@@ -146,12 +147,12 @@ def live_in_python(connection: Connection) -> None:
     [(message,)] = connection.execute("select error_message from peers.dead_letter").fetchall()
     for character, escape in (("€", "\\u20ac"), ("\0", "\\x00"), ("\udcff", "\\udcff")):
         assert (character in message) != (escape in message)
-    assert "Dead" in functions.explain(connection, second)
+    assert "Dead" in peers.explain_in(connection, second)
     assert functions.unrunnable(connection)[0].oldest_ready_at.tzinfo is not None
     assert 0 < functions.start_cooldown(connection, "x", timedelta(seconds=1.5), HOSTILE) <= 1.5
     assert functions.cooldown_left(connection, "x") > 0
     assert functions.check(connection) == []
-    functions.discard(connection, second)
+    peers.discard_in(connection, second)
     functions.leave(connection, peer)
     connection.execute("select peers.cancel(id) from peers.task")
     assert functions.prune(connection, timedelta(0)).deleted == 3

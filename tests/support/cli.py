@@ -1,4 +1,4 @@
-"""The command line as people use it: a process, its words, its environment, its exit code."""
+"""Run the command line as users do: a process with arguments, an environment and an exit code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATIENCE = 60.0
 
 
 class Answer(NamedTuple):
-    """What a command said, and its exit code."""
+    """The output of a command, and its exit code."""
 
     code: int
     out: str
@@ -30,12 +30,12 @@ class Answer(NamedTuple):
 
     @property
     def document(self) -> Any:
-        """Its stdout, which is one JSON document."""
+        """Return stdout, which is one JSON document."""
         return json.loads(self.out)
 
 
 def environment(url: str | None = None, more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of the tests without settings for Peers or libpq, plus these."""
+    """Return the environment of the tests without settings for Peers or libpq, plus `more`."""
     plain = {
         name: value for name, value in os.environ.items() if not name.startswith(("PEERS_", "PG"))
     }
@@ -46,7 +46,7 @@ def environment(url: str | None = None, more: Mapping[str, str] | None = None) -
 
 
 def command(*words: str) -> list[str]:
-    """What to run for `peers WORDS`."""
+    """Return the command line for `peers WORDS`."""
     return [sys.executable, "-m", "peers", *words]
 
 
@@ -95,7 +95,7 @@ class Here:
 
 
 def until(true: Callable[[], object], what: str) -> None:
-    """Wait for it, generously."""
+    """Wait until it is true, for at most a minute."""
     deadline = time.monotonic() + PATIENCE
     while not true():
         assert time.monotonic() < deadline, f"still not so: {what}"
@@ -103,7 +103,7 @@ def until(true: Callable[[], object], what: str) -> None:
 
 
 def join(db: Connection, *kinds: str, queue: str = "default") -> str:
-    """A peer that we pretend to be; its identity."""
+    """Join as a peer, and return its id."""
     [row] = db.execute(
         "select peers.join('web1', 42, %s::jsonb, %s::jsonb, '30 s', 1) as peer",
         (json.dumps({queue: 4}), json.dumps([{"kind": kind} for kind in kinds])),
@@ -112,7 +112,7 @@ def join(db: Connection, *kinds: str, queue: str = "default") -> str:
 
 
 def submit(db: Connection, kind: str, after: tuple[int, ...] = ()) -> int:
-    """A task of this kind, a child of those; its id."""
+    """Submit a task of this kind, a child of `after`, and return its id."""
     [row] = db.execute(
         "select peers.submit(%s, depends_on => %s::bigint[]) as id", (kind, list(after))
     )
@@ -120,7 +120,7 @@ def submit(db: Connection, kind: str, after: tuple[int, ...] = ()) -> int:
 
 
 def bury(db: Connection, peer: str, error: str = "no such file") -> list[int]:
-    """Claim what is ready, and rejects it: dead letters."""
+    """Claim and reject all ready tasks, which makes them dead letters."""
     claimed = db.execute("select * from peers.claim(%s, 'default', 100)", (peer,)).fetchall()
     failures = [
         {
@@ -138,6 +138,6 @@ def bury(db: Connection, peer: str, error: str = "no such file") -> list[int]:
 
 
 def state(db: Connection, id: int) -> str:
-    """The task's state."""
+    """Return the task's state."""
     [row] = db.execute("select state::text from peers.task where id = %s", (id,))
     return str(row["state"])

@@ -1,4 +1,4 @@
-"""Between a client and its server: a proxy that loses COMMITs."""
+"""A proxy between a client and its server that loses COMMITs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PORT: Final = 5432
 
 
 class Cut(Enum):
-    """Where the next COMMIT that passes is lost."""
+    """Where the next COMMIT is lost."""
 
     BEFORE = "the server never sees it"
     DURING = "the client is cut off while the server commits"
@@ -26,7 +26,7 @@ class Cut(Enum):
 
 
 class CommitProxy:
-    """Pass everything on, except what `cuts` says of the COMMITs that come: one entry each."""
+    """Passes everything on; each entry of `cuts` loses one COMMIT."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self._server = conninfo_to_dict(url)
@@ -48,7 +48,7 @@ class CommitProxy:
             while True:
                 client, _ = self._listener.accept()
                 server = self._connect()
-                deaf = threading.Event()  # the next answer is the last, and not passed on
+                deaf = threading.Event()  # the next reply is the last, and not passed on
                 for work in (self._to_server, self._to_client):
                     arguments = (client, server, deaf)
                     threading.Thread(target=work, args=arguments, daemon=True).start()

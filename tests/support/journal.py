@@ -1,6 +1,6 @@
 """A log of every transition of every task, kept by a trigger that only tests install.
 
-"Nothing lost, nothing twice" is never read off the task table alone.
+The table of tasks alone cannot show that nothing was lost and nothing ran twice.
 """
 
 from __future__ import annotations
@@ -65,26 +65,26 @@ def install(db: Connection) -> None:
 
 
 def transitions(db: Connection) -> list[dict[str, Any]]:
-    """All transitions (task_id, before, after, token, attempt) in their order."""
+    """Return all transitions (task_id, before, after, token, attempt), in order."""
     return rows(db, "select * from journal.transition order by step")
 
 
 def violations(db: Connection, ledger: list[Outcome]) -> list[str]:
-    """What the journal and the ledger say against the promises.
+    """Return the violations of the promises that the journal and the ledger show.
 
-    The ledger has every outcome of which a peer was told that it is recorded as completed.
+    The ledger has every outcome that the database reported to a peer as recorded.
     """
     found = [_sentence(each) for each in rows(db, _VIOLATIONS)]
     query = "select task_id, token from journal.transition where after = 'completed'"
     recorded = {(each["task_id"], each["token"]) for each in rows(db, query)}
     leased = {tuple(each.values()) for each in rows(db, "select * from journal.lease")}
-    told = Counter((task, token) for task, token, _ in ledger)
+    reported = Counter((task, token) for task, token, _ in ledger)
     found += [
         f"{outcome} was reported by a peer without the lease" for outcome in {*ledger} - leased
     ]
-    found += [f"{pair} was recorded twice" for pair, times in told.items() if times > 1]
-    found += [f"{pair} is recorded, as was told, nowhere" for pair in told.keys() - recorded]
-    found += [f"{pair} was completed by nobody" for pair in recorded - told.keys()]
+    found += [f"{pair} was recorded twice" for pair, times in reported.items() if times > 1]
+    found += [f"{pair} was reported, but not recorded" for pair in reported.keys() - recorded]
+    found += [f"{pair} was recorded, but not reported" for pair in recorded - reported.keys()]
     return found
 
 

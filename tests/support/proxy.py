@@ -1,4 +1,4 @@
-"""A network between a peer and its database that can fall silent: it accepts, and says nothing."""
+"""A proxy between a peer and its database that can fall silent: it accepts and sends nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHUNK: Final = 1 << 16
 
 
 class Proxy:
-    """Passes on what clients and a Postgres server say to one another, in a thread.
+    """Passes on the bytes between clients and a Postgres server, in a thread.
 
     While it is `silent` it accepts connections and bytes, and passes nothing on. More connections
     than `most` it ends at once.

@@ -17,6 +17,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
+from peers.database import schema
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import LiteralString
@@ -49,8 +51,8 @@ def open_connection(url: str) -> Connection:
 
 
 def sql_files() -> list[Path]:
-    """The shipped SQL in the order in which it is applied."""
-    return sorted(SQL_FOLDER.glob("[0-9][0-9]_*.sql"))
+    """Return the shipped SQL in the order in which it is applied, migrations included."""
+    return [step.file for step in schema.steps(SQL_FOLDER)]
 
 
 @contextmanager

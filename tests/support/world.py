@@ -1,4 +1,4 @@
-"""What a SQL test acts with: peers, sessions that wait for one another, the clock, the journal."""
+"""Helpers of the SQL tests: peers, sessions that wait for one another, the clock, the journal."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ Result = TypeVar("Result")
 
 
 def rows(db: Connection, query: str, *arguments: object) -> list[dict[str, Any]]:
-    """What a query answers."""
+    """Return the rows of a query."""
     return db.execute(query, arguments or None).fetchall()
 
 
 def row(db: Connection, query: str, *arguments: object) -> dict[str, Any]:
-    """The one row that a query answers."""
+    """Return the only row of a query."""
     [only] = rows(db, query, *arguments)
     return only
 
 
 def column(db: Connection, query: str, *arguments: object) -> list[Any]:
-    """The first column of what a query answers."""
+    """Return the first column of a query's rows."""
     return [next(iter(each.values())) for each in rows(db, query, *arguments)]
 
 
 def value(db: Connection, query: str, *arguments: object) -> Any:
-    """The one value that a query answers."""
+    """Return the only value of a query."""
     [only] = column(db, query, *arguments)
     return only
 
 
 def run(db: Connection, statement: str, *arguments: object) -> None:
-    """Execute a statement whose answer does not matter."""
+    """Execute a statement, and ignore its rows."""
     db.execute(statement, arguments or None)
 
 
 def submit(db: Connection, kind: str = "a", **options: object) -> int:
-    """peers.submit with named arguments; ids may be given as `depends_on=[…]`."""
+    """Call peers.submit with named arguments, and return the task's id."""
     if "args" in options:
         options["args"] = json.dumps(options["args"])
     types = {"args": "jsonb", "depends_on": "bigint[]", "scheduled_at": "timestamptz"}
@@ -65,12 +65,12 @@ def submit(db: Connection, kind: str = "a", **options: object) -> int:
 
 
 def state(db: Connection, task_id: int) -> str:
-    """The state of a task."""
+    """Return the state of a task."""
     return str(value(db, "select state from peers.task where id = %s", task_id))
 
 
 def states(db: Connection, *task_ids: int) -> list[str]:
-    """The states of tasks, in the order asked."""
+    """Return the states of these tasks, in this order."""
     return [state(db, task_id) for task_id in task_ids]
 
 
@@ -86,7 +86,7 @@ def advance(db: Connection, span: str) -> None:
 
 @dataclass(frozen=True)
 class Claim:
-    """One task as claim answered it."""
+    """A task as peers.claim returned it."""
 
     task_id: int
     token: UUID
@@ -98,7 +98,7 @@ class Claim:
 
     @property
     def pair(self) -> tuple[int, UUID]:
-        """What an outcome is settled by."""
+        """Return the task and the token, which an outcome needs."""
         return self.task_id, self.token
 
 
@@ -119,7 +119,7 @@ class Peer:
         queues: Sequence[str] = ("default",),
         policies: Sequence[dict[str, object]] = (),
     ) -> Peer:
-        """A new peer; without kinds, one that can run kind `a`."""
+        """Return a new peer; without kinds, one that can run kind `a`."""
         declared = [{"kind": kind} for kind in kinds or (("a",) if not policies else ())]
         identity = value(
             db,
@@ -132,40 +132,40 @@ class Peer:
         return cls(db, identity)
 
     def heartbeat(self) -> dict[str, Any]:
-        """Renews; the answer of the verb."""
+        """Send a heartbeat and return its row."""
         return row(self.db, "select * from peers.heartbeat(%s)", self.id)
 
     def claim(self, max_tasks: int = 100, queue: str = "default") -> list[Claim]:
-        """Claim."""
+        """Claim tasks and return them."""
         found = rows(self.db, "select * from peers.claim(%s, %s, %s)", self.id, queue, max_tasks)
         return [Claim(**each) for each in found]
 
     def complete(
         self, *claims: Claim | tuple[int, UUID], result: object = None
     ) -> dict[tuple[int, UUID], str]:
-        """Settle all with one result; the verdicts of what was not settled."""
+        """Complete all with one result; return the verdicts of those that were not recorded."""
         outcomes = [
             {"task_id": task_id, "token": str(token), "result": result}
             for task_id, token in pairs(claims)
         ]
-        return self._settle("select * from peers.complete(%s, %s::jsonb)", outcomes)
+        return self._record("select * from peers.complete(%s, %s::jsonb)", outcomes)
 
     def fail(
         self, *claims: Claim | tuple[int, UUID], **report: object
     ) -> dict[tuple[int, UUID], str]:
-        """Settle all as failed with one report; the verdicts of what was not settled."""
+        """Fail all with one report; return the verdicts of those that were not recorded."""
         failures = [
             {"task_id": task_id, "token": str(token), "error_type": "Oops", **report}
             for task_id, token in pairs(claims)
         ]
-        return self._settle("select * from peers.fail(%s, %s::jsonb)", failures)
+        return self._record("select * from peers.fail(%s, %s::jsonb)", failures)
 
-    def _settle(self, query: str, batch: list[dict[str, Any]]) -> dict[tuple[int, UUID], str]:
-        unsettled = rows(self.db, query, self.id, json.dumps(batch))
-        return {(each["task_id"], each["token"]): each["verdict"] for each in unsettled}
+    def _record(self, query: str, batch: list[dict[str, Any]]) -> dict[tuple[int, UUID], str]:
+        unrecorded = rows(self.db, query, self.id, json.dumps(batch))
+        return {(each["task_id"], each["token"]): each["verdict"] for each in unrecorded}
 
     def release(self, *claims: Claim | tuple[int, UUID]) -> int:
-        """Give back; how many."""
+        """Release leases and return how many."""
         ids = [task_id for task_id, _ in pairs(claims)]
         tokens = [token for _, token in pairs(claims)]
         count: int = value(
@@ -174,17 +174,17 @@ class Peer:
         return count
 
     def reconcile(self, *tokens: UUID) -> int:
-        """Release what is held under other tokens; how many."""
+        """Release leases under other tokens than these, and return how many."""
         query = "select peers.reconcile(%s, %s::uuid[])"
         count: int = value(self.db, query, self.id, list(tokens))
         return count
 
     def reclaim(self, max_tasks: int = 1000) -> list[dict[str, Any]]:
-        """Take back from peers that expired."""
+        """Take back leases of peers that are lost."""
         return rows(self.db, "select * from peers.reclaim(%s, %s)", self.id, max_tasks)
 
     def leave(self) -> int:
-        """Leave; how many leases were released."""
+        """Leave, and return how many leases were released."""
         count: int = value(self.db, "select peers.leave(%s)", self.id)
         return count
 
@@ -196,12 +196,12 @@ class Peer:
 
 
 def pairs(claims: Iterable[Claim | tuple[int, UUID]]) -> list[tuple[int, UUID]]:
-    """(task, token) of claims, or of pairs as they are."""
+    """Return (task, token) of claims; pairs are returned unchanged."""
     return [claim.pair if isinstance(claim, Claim) else claim for claim in claims]
 
 
 def promote(db: Connection) -> int:
-    """Move what is due to ready."""
+    """Move tasks that are due to ready."""
     count: int = value(db, "select peers.promote()")
     return count
 

@@ -17,7 +17,8 @@ import pydantic
 import pytest
 
 from peers import handlers
-from peers.client.submission import Options, document
+from peers.client.options import Options
+from peers.client.submission import document
 from peers.context import CurrentTask, current_task, enter
 from peers.errors import ArgsInvalid, ResultInvalid
 from peers.handlers import Handler
@@ -126,6 +127,29 @@ def test_every_wrong_field_is_named_at_submit_and_in_the_worker() -> None:
         load_args(AssignedTask(1, 1, b"t", 1, KIND, json.dumps(wrong).encode(), None))
 
 
+@pytest.mark.parametrize(
+    ("args", "path"),
+    [
+        ({"text": "a\0b"}, r"args\.text: the text holds a NUL"),
+        ({"text": "a", "more": {"b": ["c", "\0"]}}, r"args\.more\.b\[1\]: the text holds a NUL"),
+        ({"text": "a", "more": {"b\0": 1}}, r"args\.more: the key 'b\\x00': the text holds a NUL"),
+    ],
+)
+@pytest.mark.parametrize("kind", [KIND, "unit.of_another_program"])
+def test_a_text_that_jsonb_cannot_hold_is_named(args: dict[str, Any], path: str, kind: str) -> None:
+    """With a handler and without one; what only looks like a NUL comes through."""
+
+    def handler(text: str, more: dict[str, Any] | None = None) -> None:
+        """Takes text."""
+
+    declared(handler)
+    with pytest.raises(ArgsInvalid, match=path):
+        document(kind, args, Options())
+    with pytest.raises(ArgsInvalid, match=path.replace("args", "metadata", 1)):
+        document(kind, {"text": ""}, Options(metadata=args))
+    assert document(kind, {"text": r"\u0000"}, Options())["args"] == {"text": r"\u0000"}
+
+
 @pytest.mark.parametrize("element", [Row, Customer, Model])
 def test_a_batch_handler_gets_rows_of_its_type(element: Any) -> None:
     """A TypedDict, a dataclass and a model; tasks are submitted one by one, with args by name."""
@@ -218,6 +242,23 @@ def test_a_result_comes_back_as_it_was_returned(function: Callable[..., Any]) ->
         handler.load_result({"name": "Ada", "birthday": "soon"})
 
 
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [("float", 1e300), ("dict[str, list[float]]", {"a": [1e22, 0.5]}), ("float | None", 1e16)],
+)
+def test_a_large_float_comes_back_as_a_float(annotation: str, value: Any) -> None:
+    """The database writes it without an exponent, as an int. What is no float is left alone."""
+
+    def function() -> Any:
+        """Returns a number."""
+
+    function.__annotations__["return"] = annotation
+    handler = declared(function)
+    stored = {"a": [int(1e22), 0.5]} if isinstance(value, dict) else int(value)
+    assert same(handler.load_result(stored), value)
+    assert handler.dump_result("other") == handler.load_result("other") == "other"
+
+
 @pytest.mark.parametrize("annotation", [None, "dict[str, int]", "Missing", "socket", "1 / 0"])
 def test_a_result_that_json_has_itself_is_not_checked(annotation: str | None) -> None:
     """Nor is one whose annotation says nothing: the work is done, and its result is kept."""
@@ -252,8 +293,12 @@ def test_a_handler_that_asks_for_its_task_gets_values_too() -> None:
         return day
 
     handler_of_day = declared(handler)
+    args = load_args(submitted({"day": DAY}))
     enter(CurrentTask(1, KIND, 1, "t", None, 1, Mock()))
-    assert handler_of_day.function(**load_args(submitted({"day": DAY}))) == DAY
+    try:
+        assert handler_of_day.function(**args) == DAY
+    finally:
+        enter(None)  # or the tests that follow would run inside this handler
 
 
 @dataclass

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from typing_extensions import TypedDict
 
 from peers import handlers
-from peers.client.submission import Options, document
+from peers.client.options import Options
+from peers.client.submission import document
 from peers.errors import ArgsInvalid, ResultInvalid
 from peers.handlers import Handler
 from peers.protocol.messages import AssignedTask

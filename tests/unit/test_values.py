@@ -7,8 +7,6 @@ import datetime as dt
 import enum
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from ipaddress import IPv4Address
@@ -119,7 +117,9 @@ OFFSETS = st.integers(-23 * 60, 23 * 60).map(lambda m: dt.timezone(dt.timedelta(
 DATETIMES = st.datetimes() | st.datetimes(timezones=OFFSETS)
 DECIMALS = st.decimals(allow_nan=False, allow_infinity=False)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
+TEXTS = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=10
+)  # jsonb holds no others
 INTS = st.integers() | st.integers(10**30, 10**40)
 POINTS = st.builds(Point, INTS, DATES)
 LINES = st.fixed_dictionaries({"amount": DECIMALS}, optional={"note": TEXTS})
@@ -182,6 +182,14 @@ EXACT: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "dict[int, date]": (dict[int, dt.date], st.dictionaries(INTS, DATES)),
     "dict[date, bytes]": (dict[dt.date, bytes], st.dictionaries(DATES, st.binary(max_size=9))),
     "dict[Color, int]": (dict[Color, int], st.dictionaries(st.sampled_from(Color), INTS)),
+    "dict[tuple[int, date], int]": (
+        dict[tuple[int, dt.date], int],
+        st.dictionaries(st.tuples(INTS, DATES), INTS),
+    ),
+    "dict[frozenset[int], int]": (
+        dict[frozenset[int], int],
+        st.dictionaries(st.frozensets(INTS), INTS),
+    ),
     "dict[Level, int]": (dict[Level, int], st.dictionaries(st.sampled_from(Level), INTS)),
     "Mapping[UUID, Any]": (Mapping[UUID, Any], st.dictionaries(st.uuids(), JSON, max_size=3)),
     "NamedTuple": (Point, POINTS),
@@ -260,6 +268,12 @@ class Count(pydantic.BaseModel):
     n: int
 
 
+class Open(pydantic.BaseModel):
+    """A model that takes more fields than it names."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+
+
 class Ambiguous(pydantic.BaseModel):
     """A model with a field that JSON cannot tell apart."""
 
@@ -325,6 +339,7 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (Count, {"n": "1"}, r"args\.n: .*integer, got str"),
     (list[Count], [{"n": True}], r"args\[0\]\.n: .*integer, got bool"),
     (Ambiguous, Ambiguous(when=dt.date(2026, 1, 1)), r"args\.when: date would be read back"),
+    (Open, Open.model_validate({"when": DAY}), r"args\.when: date would be read back"),
     (str | dt.date, DAY, "args: date cannot be told apart .*annotate one type"),
     (set[int] | list[int], {1}, "args: set cannot be told apart"),
     (Color | str, Color.RED, "args: Color cannot be told apart"),
@@ -381,27 +396,3 @@ def test_an_error_deep_within_does_not_take_exponential_time() -> None:
         tree = Tree(dt.date(2026, 1, 1), [tree])
     with pytest.raises(ConversionError, match="expected date"):
         codec_of(Tree).dump(tree)
-
-
-PLAIN = """
-import sys
-import peers.worker.work
-from typing import Any
-from datetime import date
-from dataclasses import dataclass
-from peers.handlers import Handler, register
-@dataclass
-class Customer:
-    birthday: date
-def handler(n: int, x, tags: list[str] = [], c: Customer | None = None) -> dict[str, Customer]: ...
-handler = Handler("k", handler)
-handler.resolve()
-handler.load_args(handler.dump_args({"n": 1, "x": {}, "c": Customer(date(2026, 1, 1))}))
-print("pydantic" in sys.modules)
-"""
-
-
-def test_a_worker_whose_handlers_have_no_models_does_not_import_pydantic() -> None:
-    """It would take 0.1 s and 10 MB of each worker."""
-    done = subprocess.run([sys.executable, "-c", PLAIN], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

@@ -158,12 +158,12 @@ def test_a_sync_handler_has_its_timeout_from_its_own_start() -> None:
     queue = a_queue()
     made = deadlines(a_lease(queue, 1.0), a_lease(queue), asynchronous=False)
     running = Running(1, 1, 100.0)
-    assert made.overrun(running, 100.9) is None
-    assert made.overrun(running, 101.1) == KillReason(
+    assert made.exceeded(running, 100.9) is None
+    assert made.exceeded(running, 101.1) == KillReason(
         1, "timeout", "ran longer than its timeout of 1 s"
     )
-    assert made.overrun(Running(2, 1, 0.0), 1000.0) is None
-    assert made.overrun(IDLE, 1000.0) is None
+    assert made.exceeded(Running(2, 1, 0.0), 1000.0) is None
+    assert made.exceeded(IDLE, 1000.0) is None
 
 
 def test_a_handler_is_killed_by_its_own_limit() -> None:
@@ -171,8 +171,8 @@ def test_a_handler_is_killed_by_its_own_limit() -> None:
     running = Running(1, 1, 100.0)
     for asynchronous, late in ((False, 200.1), (True, 202.1)):
         made = deadlines(a_lease(a_queue()), asynchronous=asynchronous, kill_at=200.0)
-        assert made.overrun(running, late - 0.2) is None
-        reason = made.overrun(running, late)
+        assert made.exceeded(running, late - 0.2) is None
+        reason = made.exceeded(running, late)
         assert reason is not None
         assert "kill_after" in reason.message
 

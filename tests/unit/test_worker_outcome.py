@@ -62,6 +62,21 @@ def test_the_size_counts_in_bytes_of_json() -> None:
         completed(TASK, 0.1, "x" * ((1 << 20) - 1))
 
 
+@pytest.mark.parametrize(
+    ("bad", "what"), [("a\0", "a NUL character"), ("\ud800", "half a character")]
+)
+def test_a_text_that_jsonb_cannot_hold_is_named(bad: str, what: str) -> None:
+    """By its path in the result, if it has one."""
+    for result, where in (
+        ({"rows": [{"name": bad}]}, r" at result\.rows\[0\]\.name"),
+        (bad, ""),
+        ({bad: 1}, ""),
+    ):
+        with pytest.raises(ResultInvalid, match=rf"contains {what}.*{where}, which jsonb") as told:
+            completed(TASK, 0.1, result)
+        told.value.message.encode()
+
+
 def test_retry_and_reject_say_what_they_want() -> None:
     """Seconds or a timedelta; other errors say nothing."""
     assert failed(TASK, 0.1, caught(Retry(in_=3))).retry_in == 3

@@ -1,4 +1,4 @@
-"""The database of a prediction."""
+"""Connect a prediction to its database."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def connecting(
     settings: Settings, args: argparse.Namespace
 ) -> Callable[[], AbstractContextManager[Connection]]:
-    """Return what opens connections in autocommit to a database whose schema fits."""
+    """Return a function that opens connections in autocommit mode; check the schema first."""
     with connection_to(settings, args) as connection:
         if settings.embedded:
             schema.migrate(connection)

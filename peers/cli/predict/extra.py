@@ -1,4 +1,4 @@
-"""Whether predictions are installed."""
+"""Check that the extra for predictions is installed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from peers.errors import PeersError
 
 
 def require_extra() -> None:
-    """Raise PeersError if the isolated for predictions is not installed."""
-    if importlib.util.find_spec("pyarrow") is None:  # importing it here would take its time
+    """Raise PeersError if the extra for predictions is not installed."""
+    if importlib.util.find_spec("pyarrow") is None:  # importing it would be slow
         raise PeersError(
-            "predictions need more than the core of Peers (there is no pyarrow)",
-            "Install the isolated: pip install 'peers[predict]'.",
+            "predictions need packages that are not installed, such as pyarrow",
+            "Install the extra: pip install 'peers[predict]'.",
         )

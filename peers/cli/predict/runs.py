@@ -1,4 +1,4 @@
-"""`peers predict status|list|cancel|clean`: runs that were submitted before."""
+"""`peers predict status|list|cancel|clean`: runs that exist already."""
 
 from __future__ import annotations
 
@@ -21,31 +21,38 @@ _KILO: Final = 1024
 def register(group: Commands) -> None:
     """Declare the commands of this file."""
     status = add_command(
-        group, "status", _status, "how far a run is; exit code 1 or 5 if it did not do all",
+        group, "status", _status, "show a run (exit code 1 or 5 if not all rows were predicted)",
         reads=True,
     )  # fmt: skip
-    status.add_argument("name", type=name, metavar="NAME", help="the --run NAME, or the id")
-    status.add_argument("--watch", action="store_true", help="until it is over")
-    listing = add_command(group, "list", _list, "list the runs, the newest first", reads=True)
+    status.add_argument("name", type=name, metavar="NAME", help="name or id of the run")
+    status.add_argument("--watch", action="store_true", help="wait until the run has ended")
+    listing = add_command(group, "list", _list, "list runs, newest first", reads=True)
     listing.add_argument(
         "--limit", type=positive, default=_LISTED, metavar="N",
         help=f"show at most N (default: {_LISTED})",
     )  # fmt: skip
     cancel = add_command(
-        group, "cancel", _cancel, "end all tasks of a run; the same predict command goes on later",
+        group, "cancel", _cancel, "cancel a run (the same predict command resumes it later)",
         reads=True,
     )  # fmt: skip
-    cancel.add_argument("name", type=name, metavar="NAME", help="the --run NAME, or the id")
+    cancel.add_argument("name", type=name, metavar="NAME", help="name or id of the run")
     clean = add_command(
-        group, "clean", _clean, "delete the parts of runs that are over; outputs stay", reads=True
+        group,
+        "clean",
+        _clean,
+        "delete the intermediate files of runs that have ended (outputs stay)",
+        reads=True,
     )
     which = clean.add_mutually_exclusive_group()
     which.add_argument(
         "name", type=name, nargs="?", metavar="NAME",
-        help="this run alone, unless it is under way (default: all runs that are done)",
+        help="only this run, if it has ended (default: all runs that are done)",
     )  # fmt: skip
     which.add_argument(
-        "--older-than", type=duration, metavar="DURATION", help="runs that ended before, as in 30d"
+        "--older-than",
+        type=duration,
+        metavar="DURATION",
+        help="runs that ended longer ago than this, such as 30d",
     )
     clean.add_argument("--dry-run", action="store_true", help="only list them, with their sizes")
 

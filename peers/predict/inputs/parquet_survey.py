@@ -79,7 +79,7 @@ class ParquetSurvey:
                 )
         return found
 
-    def settle(self, schema: pa.Schema, folder: Path) -> InputRef:
+    def with_types(self, schema: pa.Schema, folder: Path) -> InputRef:
         """Return the input with these of its columns in these types.
 
         Values that do not fit the type of their column are found when the chunk is read.

@@ -48,7 +48,7 @@ class Survey(Protocol):
         """The digest of the contents. Reading it may wait."""
 
     @abstractmethod
-    def settle(self, schema: pa.Schema, folder: Path) -> InputRef:
+    def with_types(self, schema: pa.Schema, folder: Path) -> InputRef:
         """Return the input with these of its columns in these types, to be read chunk by chunk.
 
         A text file or a query is written to a snapshot in `folder`, and read from there.

@@ -76,7 +76,7 @@ class TextSurvey:
             self.close()
             raise
 
-    def settle(self, schema: pa.Schema, folder: Path) -> InputRef:
+    def with_types(self, schema: pa.Schema, folder: Path) -> InputRef:
         """Write a snapshot of the file to `folder`, with these columns in these types."""
         target = folder / SNAPSHOT
         schema = schema.append(PROBLEM_FIELD)

@@ -1,7 +1,7 @@
 """Read the headers and secrets that requests to an endpoint carry.
 
 A run stores only where a secret is: a file, an environment variable, a credential of systemd. Each
-worker reads it there, and reads it again when the endpoint answers that it is not authorized.
+worker reads it there, and reads it again when the endpoint says that it is not authorized.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Backoff:
         return float(min(_FIRST_PAUSE * 2.0 ** (self._count - 1), _LONGEST_PAUSE))
 
     def reset(self) -> None:
-        """Start again from the first pause: the endpoint has answered."""
+        """Start again from the first pause: the endpoint has responded."""
         self._count = 0
 
 

@@ -54,8 +54,8 @@ class HttpModel:
         await self._protocol.ask_for_inputs(self._transport.get)
         request = self._protocol.request(table)
         try:
-            answer = await self._transport.post(request.url, request.body)
-            return self._protocol.predictions(answer, table)
+            response = await self._transport.post(request.url, request.body)
+            return self._protocol.predictions(response, table)
         except ModelError:
             self._protocol.forget_inputs()  # another version may have been deployed
             raise

@@ -1,6 +1,6 @@
 """Speak the protocol of MLflow's scoring server, from MLflow 2.0 on.
 
-A POST of {"dataframe_split": {"columns": [...], "data": [[...], …]}} to /invocations is answered by
+A POST of {"dataframe_split": {"columns": [...], "data": [[...], …]}} to /invocations returns
 {"predictions": [...]}: values, or objects where the model returns a data frame.
 """
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from peers.predict.models.base import Predictions
-    from peers.predict.models.transport import Answer
+    from peers.predict.models.transport import Response
 
 
 class MlflowProtocol(SimpleProtocol):
@@ -27,6 +27,6 @@ class MlflowProtocol(SimpleProtocol):
         split = {"columns": table.column_names, "data": data}
         return Request(self.url, encoded({"dataframe_split": split}))
 
-    def predictions(self, answer: Answer, table: pa.Table) -> Predictions:
+    def predictions(self, response: Response, table: pa.Table) -> Predictions:
         """Return the list of predictions."""
-        return listed_predictions(answer, table.num_rows, self.url, sent="dataframe_split")
+        return listed_predictions(response, table.num_rows, self.url, sent="dataframe_split")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from peers.predict.models.base import Predictions
-    from peers.predict.models.transport import Answer
+    from peers.predict.models.transport import Response
 
 _NEEDED: Final = ("custom_id", "url", "body")
 _VERSION: Final = "/v1"
@@ -58,7 +58,7 @@ class OpenAIProtocol(SimpleProtocol):
             base = base.removesuffix(_VERSION)  # responses and batch files name it differently
         return Request(base + path, encoded(body))
 
-    def predictions(self, answer: Answer, table: pa.Table) -> Predictions:
+    def predictions(self, response: Response, table: pa.Table) -> Predictions:
         """Return the line of the output file."""
         custom_id = _only(table)["custom_id"]
         digest = hashlib.blake2b(str(custom_id).encode(), digest_size=_ID_BYTES).hexdigest()
@@ -66,9 +66,9 @@ class OpenAIProtocol(SimpleProtocol):
             "id": f"batch_req_{digest}",
             "custom_id": custom_id,
             "response": {
-                "status_code": answer.status,
-                "request_id": answer.headers.get("x-request-id", ""),
-                "body": answer.json,
+                "status_code": response.status,
+                "request_id": response.headers.get("x-request-id", ""),
+                "body": response.json,
             },
             "error": None,
         }

@@ -1,7 +1,7 @@
 """Speak version 1 of the protocol of TensorFlow Serving and KServe.
 
-A POST of {"instances": [{column: value, …}, …]} is answered by {"predictions": [...]}, one for each
-instance, in order. An instance that has none may be answered by {"error": "why"} in its place.
+A POST of {"instances": [{column: value, …}, …]} returns {"predictions": [...]}, one for each
+instance, in order. {"error": "why"} may take the place of a prediction.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from peers.predict.models.base import Predictions
-    from peers.predict.models.transport import Answer
+    from peers.predict.models.transport import Response
 
 
 class V1Protocol(SimpleProtocol):
@@ -25,6 +25,6 @@ class V1Protocol(SimpleProtocol):
         """Return all rows as objects."""
         return Request(self.url, encoded({"instances": rows_of(table)}))
 
-    def predictions(self, answer: Answer, table: pa.Table) -> Predictions:
+    def predictions(self, response: Response, table: pa.Table) -> Predictions:
         """Return the list of predictions."""
-        return listed_predictions(answer, table.num_rows, self.url, sent="instances")
+        return listed_predictions(response, table.num_rows, self.url, sent="instances")

@@ -1,6 +1,6 @@
 """Speak version 2 of the Open Inference Protocol: KServe, Triton, MLServer and others.
 
-A POST of tensors to /v2/models/NAME[/versions/V]/infer is answered by tensors. A GET without
+A POST of tensors to /v2/models/NAME[/versions/V]/infer returns tensors. A GET without
 /infer says which inputs the model takes, and of which types.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from peers.predict.models.base import Predictions
-    from peers.predict.models.transport import Answer
+    from peers.predict.models.transport import Response
 
 _INFER: Final = "/infer"
 _DEFAULT_INPUT: Final = "input-0"
@@ -46,15 +46,15 @@ class V2Protocol:
         if self._inputs is not None:
             return
         try:
-            answer = await get(self._model_url)
+            response = await get(self._model_url)
         except RowError as error:  # no row is to blame: none was sent
             raise ModelError(str(error)) from error
         except ModelError as error:
-            if not any(f" answered {status}" in str(error) for status in _NO_METADATA):
+            if not any(f" returned {status}" in str(error) for status in _NO_METADATA):
                 raise
             self._inputs = []
             return
-        declared = answer.json.get("inputs") if isinstance(answer.json, dict) else None
+        declared = response.json.get("inputs") if isinstance(response.json, dict) else None
         self._inputs = [Tensor.read(each, self._model_url) for each in declared or []]
 
     def forget_inputs(self) -> None:
@@ -89,11 +89,11 @@ class V2Protocol:
         wanted = {} if self._output is None else {"outputs": [{"name": self._output}]}
         return Request(self._model_url + _INFER, encoded({"inputs": inputs, **wanted}))
 
-    def predictions(self, answer: Answer, table: pa.Table) -> Predictions:
+    def predictions(self, response: Response, table: pa.Table) -> Predictions:
         """Return the output's rows; of several outputs a dict for each row."""
-        outputs = answer.json.get("outputs") if isinstance(answer.json, dict) else None
+        outputs = response.json.get("outputs") if isinstance(response.json, dict) else None
         if not isinstance(outputs, list) or not outputs:
-            raise ModelError(f"{self._model_url} answered without outputs: {answer.text}")
+            raise ModelError(f"{self._model_url} returned no outputs: {response.text}")
         found = {
             str(one.get("name")) if isinstance(one, dict) else "": output_rows(
                 one, table.num_rows, self._model_url

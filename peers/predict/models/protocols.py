@@ -15,14 +15,14 @@ from peers.predict.signature import Signature
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from peers.predict.models.transport import Answer
+    from peers.predict.models.transport import Response
     from peers.predict.spec import EndpointProtocol
 
 _V2: Final = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?(/infer)?/?$")
 _V1: Final = re.compile(r":predict$")
 _MLFLOW: Final = re.compile(r"/invocations/?$")
 
-Get: TypeAlias = "Callable[[str], Awaitable[Answer]]"
+Get: TypeAlias = "Callable[[str], Awaitable[Response]]"
 
 
 class Request(NamedTuple):
@@ -33,7 +33,7 @@ class Request(NamedTuple):
 
 
 class WireProtocol(Protocol):
-    """How rows are sent to an endpoint, and how its answers are read."""
+    """How rows are sent to an endpoint, and how its responses are read."""
 
     def signature(self) -> Signature:
         """Return what the model takes, as far as it is known."""
@@ -47,7 +47,7 @@ class WireProtocol(Protocol):
     def request(self, table: pa.Table) -> Request:
         """Return the request for these rows. Raises RowError for values that cannot be sent."""
 
-    def predictions(self, answer: Answer, table: pa.Table) -> Predictions:
+    def predictions(self, response: Response, table: pa.Table) -> Predictions:
         """Return a prediction for each row, an exception for a failed one. Raises ModelError."""
 
 
@@ -77,17 +77,17 @@ def protocol_of(url: str) -> EndpointProtocol:
     return "v2" if _V2.search(path) and not _V1.search(path) else "v1"
 
 
-def listed_predictions(answer: Answer, rows: int, url: str, *, sent: str) -> Predictions:
-    """Return the list `predictions` of an answer; {"error": …} in it is a failed row."""
-    body = answer.json
+def listed_predictions(response: Response, rows: int, url: str, *, sent: str) -> Predictions:
+    """Return the list `predictions` of a response; {"error": …} in it is a failed row."""
+    body = response.json
     if not isinstance(body, dict) or "predictions" not in body:
         raise ModelError(
-            f"{url} answered without predictions: {answer.text}",
-            f'The answer must be {{"predictions": [...]}}, one for each row of "{sent}".',
+            f"{url} returned no predictions: {response.text}",
+            f'The response must be {{"predictions": [...]}}, one for each row of "{sent}".',
         )
     predictions = body["predictions"]
     if not isinstance(predictions, list):
-        raise ModelError(f"the predictions of {url} are not a list: {answer.text}")
+        raise ModelError(f"the predictions of {url} are not a list: {response.text}")
     return counted([_or_error(one) for one in predictions], rows, url)
 
 

@@ -134,12 +134,12 @@ def output_rows(output: Any, rows: int, url: str) -> list[Any] | NDArray[Any]:
         values[:] = _checked(flat, values.dtype)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelError(
-            f"{url} answered a tensor that cannot be understood ({type(error).__name__}: {error})",
+            f"{url} returned a tensor that cannot be understood ({type(error).__name__}: {error})",
             "It needs name, datatype, shape and values in data; binary data is unsupported.",
         ) from error
     if not shape or shape[0] != rows:
         raise ModelError(
-            f"{url} answered the output {name} of shape {shape} for {rows} rows",
+            f"{url} returned the output {name} of shape {shape} for {rows} rows",
             "Its first dimension must be the number of rows.",
         )
     if math.prod(shape[1:]) == 1:

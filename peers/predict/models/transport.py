@@ -1,4 +1,4 @@
-"""Send requests to an endpoint, and tell what each kind of answer means for the rows."""
+"""Send requests to an endpoint, and decide what each kind of response means for the rows."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class Busy(Exception):  # noqa: N818 - the name says what happened
 
 
 class Unavailable(Exception):  # noqa: N818 - the name says what happened
-    """The endpoint cannot be reached, or its proxy answers that it is unavailable."""
+    """The endpoint cannot be reached, or its proxy says that it is unavailable."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A successful answer: its status, its headers, and its JSON."""
+class Response:
+    """A successful response: its status, its headers, and its JSON."""
 
     status: int
     headers: Mapping[str, str]
@@ -77,30 +77,30 @@ class Transport:
         self._credentials = Credentials(access)
         self._rows_fault = rows_fault
 
-    async def get(self, url: str) -> Answer:
-        """Send a GET and return the answer. Raises the errors of `post`."""
-        return await self._answer("GET", url, None)
+    async def get(self, url: str) -> Response:
+        """Send a GET and return the response. Raises the errors of `post`."""
+        return await self._request("GET", url, None)
 
-    async def post(self, url: str, body: bytes) -> Answer:
-        """Send a POST with this JSON and return the answer.
+    async def post(self, url: str, body: bytes) -> Response:
+        """Send a POST with this JSON and return the response.
 
         Raises Busy for 429, and for 503 with a Retry-After; Unavailable if the endpoint cannot be
         reached, and for 502, 503 and 504; RowError if it refuses the rows, or that many (400, 413,
-        422); EndpointError if it fails (another 5xx, 408, 425, or an incomplete answer), because of
-        a row or not; ModelError otherwise. No message contains a secret.
+        422); EndpointError if it fails for any reason (another 5xx, 408, 425, or an incomplete
+        response); ModelError otherwise. No message contains a secret.
         """
-        return await self._answer("POST", url, body)
+        return await self._request("POST", url, body)
 
-    async def _answer(self, method: str, url: str, body: bytes | None) -> Answer:
+    async def _request(self, method: str, url: str, body: bytes | None) -> Response:
         response = await self._send(method, url, body)
         if response.status_code == _UNAUTHORIZED and self._credentials.reread():
             response = await self._send(method, url, body)
         self._refuse(url, response)
         text = self._shown(response)
         try:
-            return Answer(response.status_code, response.headers, response.json(), text)
+            return Response(response.status_code, response.headers, response.json(), text)
         except ValueError as error:
-            raise ModelError(f"{url} answered with something that is not JSON: {text}") from error
+            raise ModelError(f"{url} returned something that is not JSON: {text}") from error
 
     async def _send(self, method: str, url: str, body: bytes | None) -> httpx.Response:
         """Return the response, following redirects."""
@@ -128,7 +128,7 @@ class Transport:
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise Unavailable(f"{url} cannot be reached: {self._error_text(error)}") from error
         except httpx.HTTPError as error:
-            raise EndpointError(f"{url} does not answer: {self._error_text(error)}") from error
+            raise EndpointError(f"{url} does not respond: {self._error_text(error)}") from error
 
     def _refuse(self, url: str, response: httpx.Response) -> None:
         status = response.status_code
@@ -138,7 +138,7 @@ class Transport:
         if status == _TOO_MANY or (status in _AWAY and wait is not None):
             seconds = _DEFAULT_WAIT if wait is None else wait
             raise Busy(url, min(max(seconds, _SHORTEST_WAIT), _LONGEST_WAIT))
-        said = f"{url} answered {status}: {self._shown(response)}"
+        said = f"{url} returned {status}: {self._shown(response)}"
         if status in self._rows_fault:
             raise RowError(said)
         if status in _AWAY:
@@ -148,7 +148,7 @@ class Transport:
         if status in _ELSEWHERE:
             place = shortened(response.headers.get("location", "nowhere"), _SHOWN)
             raise ModelError(
-                f"{url} answered {status} and redirects to {place}", "Use that URL as --model."
+                f"{url} returned {status} and redirects to {place}", "Use that URL as --model."
             )
         raise ModelError(said, "Check the URL, and --token-file or --header-file.")
 
@@ -162,7 +162,7 @@ class Transport:
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds in Retry-After; None without it.
 
-    A date is compared with the answer's own Date, since host clocks drift.
+    A date is compared with the response's own Date, since host clocks drift.
     """
     header = headers.get("retry-after", "").strip()
     if header.isdecimal():
@@ -186,7 +186,7 @@ def _client() -> httpx.AsyncClient:
 
     loop = asyncio.get_running_loop()
     if loop not in _clients:
-        # the caller limits the time of the whole answer
+        # the caller limits the time of the whole response
         timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
         limits = httpx.Limits(max_connections=None)  # --concurrency is the limit
         _clients[loop] = httpx.AsyncClient(timeout=timeout, limits=limits)

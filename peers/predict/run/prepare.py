@@ -102,7 +102,7 @@ def make_tested_plan(
         on_decision(decision)
         run = _run_id(request, output, model.reference, survey.digest)
         with _removed_on_failure(parts_folder(output) / run) as folder:
-            found = whole_columns.with_missing_values(survey.settle(decision.schema, folder))
+            found = whole_columns.with_missing_values(survey.with_types(decision.schema, folder))
             manifest = _make_manifest(request, run, model, found, decision)
             ends = inputs.chunks(found, sample_rows(len(found.schema)))
             tested = process.smoke_test(manifest, [ends[0], *ends[1:][-1:]])

@@ -1,4 +1,4 @@
-"""Tell that a run cannot continue because its folder or its output cannot be written."""
+"""Detect that a run cannot continue because its folder or its output cannot be written."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def planned(
     where = inputs.Source(source.place, source.query)
     with inputs.survey(where, kept) as survey:
         decision = decide(signature, survey.schema, question, {})
-        found = whole_columns.with_missing_values(survey.settle(decision.schema, kept))
+        found = whole_columns.with_missing_values(survey.with_types(decision.schema, kept))
     manifest = Manifest(
         run="cell", name=None, model=ModelRef("sklearn", "m", "d"), input=found,
         source="in", id_column=None, features=decision.features, output=str(folder / "out.parquet"),

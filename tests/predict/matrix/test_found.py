@@ -104,7 +104,7 @@ def test_ids_keep_their_zeros(tmp_path: Path) -> None:
     ids = [*map(str, range(1000, 2000)), "0042"]
     path.write_text("id,x\n" + "".join(f"{one},1\n" for one in ids))
     with inputs.survey(inputs.Source(str(path), id_column="id"), tmp_path) as survey:
-        found = survey.settle(survey.schema, tmp_path)
+        found = survey.with_types(survey.schema, tmp_path)
     chunks = inputs.chunks(found, 5000)
     assert inputs.read(found, chunks[0], ["id"]).table.column("id").to_pylist() == ids
 

@@ -1,4 +1,4 @@
-"""Waiting for results: one thread and one connection for all tasks that a process waits for.
+"""The thread that waits for results: one, with one connection, for all waits of a `Client`.
 
 The thread polls, with a pause that grows, and a notification makes it poll at once. Behind a pooler
 in transaction mode it only polls, because notifications do not arrive there.
@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Final
 
 import psycopg
 
+from peers.client.records import task_not_found
 from peers.client.statements import OUTCOMES, Request
 from peers.client.transport import perform_in
 from peers.database.backoff import Backoff
 from peers.database.connection import is_connection_lost
-from peers.errors import DatabaseUnreachable, PeersError, TaskNotFound
+from peers.errors import DatabaseUnreachable, PeersError
 
 if TYPE_CHECKING:
     from peers.client.records import Outcome
@@ -32,12 +33,14 @@ _IDLE_SECONDS: Final = 5.0
 _REGISTER_AGAIN_AFTER: Final = 20.0
 """Seconds; peers.await_results is valid for a minute."""
 _ANSWER_WITHIN: Final = 30.0
+_MOST_AT_ONCE: Final = 100
+"""Tasks in one look: the result of each may have 1 MiB."""
 _CLOSE_TIMEOUT: Final = 1.0
 _LARGEST_ID: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
-class _Pace:
+class _Pauses:
     """The pause between two polls of a task: it grows from `first` to `longest`."""
 
     first: float
@@ -46,8 +49,8 @@ class _Pace:
 
 
 # A task that takes 10 s is then seen at most 2 s late when no notification comes.
-_POLLING: Final = _Pace(first=0.01, longest=1.0, growth=1.2)
-_LISTENING: Final = _Pace(first=0.25, longest=5.0, growth=2.0)
+_POLLING: Final = _Pauses(first=0.01, longest=1.0, growth=1.2)
+_LISTENING: Final = _Pauses(first=0.25, longest=5.0, growth=2.0)
 
 
 @dataclass(slots=True)
@@ -60,10 +63,10 @@ class _Awaited:
     registered_at: float = float("-inf")
 
 
-class ResultWaiter:
+class ResultThread:
     """Tells when tasks end. The thread and its connection exist only while they are needed.
 
-    A lost database only delays the results. The first failure to connect, though, is reported.
+    When the database is lost, results come later. Only a failure of the first connect is reported.
     """
 
     def __init__(self, connect: Callable[[], BoundedConnection]) -> None:
@@ -73,7 +76,7 @@ class ResultWaiter:
         self._new: list[tuple[int, Future[Outcome]]] = []
         self._thread: threading.Thread | None = None
         self._is_closed = False
-        # the thread's own
+        # only the thread uses these
         self._awaited: dict[int, _Awaited] = {}
         self._connection: BoundedConnection | None = None
         self._is_listening = False
@@ -82,8 +85,8 @@ class ResultWaiter:
 
     def wait_for(self, task_id: int) -> Future[Outcome]:
         """Return a future of the task's outcome. Cancel it to stop waiting. Raises TaskNotFound."""
-        if type(task_id) is not int or not 0 < task_id <= _LARGEST_ID:
-            raise _not_found(task_id)  # the statement would fail, for all who wait
+        if not 0 < task_id <= _LARGEST_ID:
+            raise task_not_found(task_id)  # the statement would fail, for all who wait
         future: Future[Outcome] = Future()
         with self._lock:
             if self._is_closed:
@@ -116,7 +119,7 @@ class ResultWaiter:
                 if self._connection is None:
                     self._connection = self._open()
                 self._poll()
-                self._hear(self._until_next_poll())
+                self._await_news(self._until_next_poll())
             except PeersError as error:
                 self._handle(error)
             except psycopg.Error as error:
@@ -127,7 +130,7 @@ class ResultWaiter:
                 self._handle(PeersError(f"waiting for results failed: {error!r}"))
 
     def _take_new(self) -> bool:
-        """Take what there is to wait for; return False when the thread is to end."""
+        """Take the new tasks to wait for; return False when the thread should end."""
         deadline = time.monotonic() + _IDLE_SECONDS
         while True:
             with self._lock:
@@ -146,7 +149,7 @@ class ResultWaiter:
                 return False
             if self._awaited:
                 return True
-            self._hear(max(0.0, deadline - time.monotonic()))
+            self._await_news(max(0.0, deadline - time.monotonic()))
 
     def _forget_cancelled(self) -> None:
         for task_id, awaited in list(self._awaited.items()):
@@ -177,13 +180,15 @@ class ResultWaiter:
         due = [task_id for task_id, awaited in self._awaited.items() if awaited.poll_at <= now]
         if not due or self._connection is None:
             return
-        outcomes = {each.id: each for each in self._look(self._connection, due)}
-        for task_id in due:
-            outcome = outcomes.get(task_id)
-            if outcome is None:
-                self._finish(task_id, _not_found(task_id))
-            elif outcome.has_ended:
-                self._finish(task_id, outcome)
+        for start in range(0, len(due), _MOST_AT_ONCE):
+            ids = due[start : start + _MOST_AT_ONCE]
+            outcomes = {each.id: each for each in self._look(self._connection, ids)}
+            for task_id in ids:
+                outcome = outcomes.get(task_id)
+                if outcome is None:
+                    self._finish(task_id, task_not_found(task_id))
+                elif outcome.has_ended:
+                    self._finish(task_id, outcome)
         self._schedule([task_id for task_id in due if task_id in self._awaited], now)
 
     @staticmethod
@@ -192,7 +197,7 @@ class ResultWaiter:
 
     def _schedule(self, ids: list[int], now: float) -> None:
         """Set the time of the next poll of tasks that have not ended."""
-        pace = _LISTENING if self._is_listening else _POLLING
+        pauses = _LISTENING if self._is_listening else _POLLING
         unregistered = [
             task_id
             for task_id in ids
@@ -202,7 +207,7 @@ class ResultWaiter:
             self._register(unregistered)
         for task_id in ids:
             awaited = self._awaited[task_id]
-            awaited.pause = min(pace.longest, max(pace.first, awaited.pause * pace.growth))
+            awaited.pause = min(pauses.longest, max(pauses.first, awaited.pause * pauses.growth))
             awaited.poll_at = now + awaited.pause
         if self._is_listening:
             for task_id in unregistered:
@@ -217,7 +222,7 @@ class ResultWaiter:
             with self._connection.transaction():
                 self._connection.execute("select peers.await_results(%s)", (ids,))
         except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedFunction):
-            self._is_listening = False  # polling does without
+            self._is_listening = False  # polling needs no right and no function
 
     def _until_next_poll(self) -> float | None:
         if not self._awaited:
@@ -225,7 +230,7 @@ class ResultWaiter:
         first = min(awaited.poll_at for awaited in self._awaited.values())
         return max(0.0, first - time.monotonic())
 
-    def _hear(self, timeout: float | None) -> None:
+    def _await_news(self, timeout: float | None) -> None:
         """Wait for a notification, a new task, or the timeout in seconds."""
         if timeout is None:
             return
@@ -273,7 +278,3 @@ class ResultWaiter:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-
-
-def _not_found(task_id: object) -> TaskNotFound:
-    return TaskNotFound(f"there is no task {task_id}", "It never existed, or it was pruned.")

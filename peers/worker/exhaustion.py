@@ -2,7 +2,7 @@
 
 A handler may use up what the following handlers need: descriptors, memory or threads. It may also
 close the standard streams, whose numbers the next file or socket would get. Such a worker fails one
-task after another, whatever they do, so its parent replaces it.
+task after another, whatever they do, so its peer replaces it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,179 @@
+"""`peers graph`: list, show, cancel, pause, resume or retry graphs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from peers.cli import output, queries
+from peers.cli.database import connected, perform
+from peers.cli.parser import add_command, add_group, advice, graph_id, name, positive
+from peers.client import operations
+from peers.errors import GraphNotFound
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from peers.cli.parser import Command, Commands
+    from peers.client.statements import Request
+    from peers.database.connection import Connection
+
+_LISTED: Final = 50
+_TIME: Final = "%Y-%m-%d %H:%M:%S %Z"
+_STATES: Final = ("blocked", "scheduled", "ready", "running", "completed", "dead", "cancelled")
+
+
+def register(commands: Commands) -> None:
+    """Declare `graph` and its commands."""
+    group = add_group(commands, "graph", "graphs: tasks that were submitted together")
+    listing = add_command(group, "list", _list, "list graphs, newest first", reads=True)
+    listing.add_argument("--name", type=name, metavar="NAME", help="only graphs of this name")
+    listing.add_argument(
+        "--paused", action="store_true", default=None, help="only graphs that are paused"
+    )
+    listing.add_argument(
+        "--limit",
+        type=positive,
+        default=_LISTED,
+        metavar="N",
+        help=f"show at most N (default: {_LISTED})",
+    )
+    show = add_command(group, "show", _show, "show the progress of one graph", reads=True)
+    changes: dict[str, tuple[Command, str]] = {
+        "cancel": (_cancel, "cancel all unfinished tasks of a graph, its dead letters included"),
+        "pause": (_pause, "stop claiming tasks of a graph (running tasks go on)"),
+        "resume": (_resume, "resume claiming tasks of a paused graph"),
+        "retry": (_retry, "retry all dead letters of a graph with fresh attempts"),
+    }
+    for command in (show, *(add_command(group, verb, *changes[verb]) for verb in changes)):
+        command.add_argument(
+            "graph",
+            type=_id_or_name,
+            metavar="GRAPH",
+            help="id or name of the graph (several have this name: the newest one)",
+        )
+
+
+def _id_or_name(value: str) -> int | str:
+    return graph_id(value) if value.isdecimal() else name(value)
+
+
+# -------------------------------------------------------------------------------------- reading
+
+
+def _list(args: argparse.Namespace) -> int:
+    with connected(args) as connection:
+        found = queries.graphs(connection, args.name, args.paused, args.limit)
+    total = found[0]["total"] if found else 0
+    for graph in found:
+        del graph["total"]
+    if args.json:
+        output.document({"total": total, "graphs": found})
+        return 0
+    if not found:
+        output.say("no graphs")
+        return 0
+    output.table(
+        ("GRAPH", "NAME", "STATE", "TASKS", "READY", "RUNNING", "COMPLETED", "DEAD", "CREATED"),
+        [
+            (
+                graph["graph_id"],
+                graph["name"],
+                _state(graph),
+                *(graph[column] for column in ("tasks", "ready", "running", "completed", "dead")),
+                f"{output.span(graph['created_ago_seconds'])} ago",
+            )
+            for graph in found
+        ],
+    )
+    if total > len(found):
+        output.say(f"… and {total - len(found):,} more: --limit {total} shows all")
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    with connected(args) as connection:
+        graph = queries.graph(connection, _id(connection, args))
+    if args.json:
+        output.document(graph)
+        return 0
+    _print_graph(graph)
+    shown = graph["graph_id"]
+    if graph["dead"]:
+        listing = advice(args, f"dead list --graph {shown}")
+        retry = advice(args, f"graph retry {shown}")
+        output.say(f"hint: `{listing}` lists its dead letters, `{retry}` retries them.")
+    if graph["paused"]:
+        output.say(f"hint: `{advice(args, f'graph resume {shown}')}` resumes it.")
+    return 0
+
+
+def _state(graph: dict[str, Any]) -> str:
+    if graph["finished_at"]:
+        return "finished"
+    return "paused" if graph["paused"] else "unfinished"
+
+
+def _print_graph(graph: dict[str, Any]) -> None:
+    print(output.one_line(f"graph {graph['graph_id']}, {graph['name']}"))
+    ago = output.span(graph["created_ago_seconds"])
+    counts = ", ".join(f"{graph[state]:,} {state}" for state in _STATES if graph[state])
+    lines = {
+        "state": _state(graph),
+        "created": f"{graph['created_at']:{_TIME}} by {graph['submitter']}, {ago} ago",
+        "tasks": f"{graph['tasks']:,}" + (f": {counts}" if counts else ""),
+        "done": f"{graph['done_share']:.0%}",
+        "paused": _time(graph["paused_at"]),
+        "finished": _time(graph["finished_at"]),
+        "ends": _time(graph["eta"]) and f"about {_time(graph['eta'])}, at its average rate so far",
+        "key": graph["idempotency_key"],
+        "metadata": graph["metadata"],
+    }
+    for label, value in lines.items():
+        if value:
+            print(f"  {label:<9}{output.readable(value)}")
+
+
+def _time(time: Any) -> str:
+    return f"{time:{_TIME}}" if time else ""
+
+
+# ------------------------------------------------------------------------------------- changing
+
+
+def _cancel(args: argparse.Namespace) -> int:
+    return _change(args, operations.cancel_graph, "{} cancelled or asked to stop")
+
+
+def _pause(args: argparse.Namespace) -> int:
+    return _change(args, operations.pause_graph, "paused; {} ready")
+
+
+def _resume(args: argparse.Namespace) -> int:
+    return _change(args, operations.resume_graph, "resumed; {} ready")
+
+
+def _retry(args: argparse.Namespace) -> int:
+    return _change(args, operations.retry_graph, "{} retried")
+
+
+def _change(
+    args: argparse.Namespace, operation: Callable[[int], Request[int]], sentence: str
+) -> int:
+    with connected(args) as connection:
+        graph = _id(connection, args)
+        tasks = perform(connection, operation(graph))
+    print(f"graph {graph}: {sentence.format(output.count(tasks, 'task'))}")
+    return 0
+
+
+def _id(connection: Connection, args: argparse.Namespace) -> int:
+    """Return the id that was typed, or that of the newest graph of this name."""
+    if isinstance(args.graph, int):
+        return args.graph
+    found = perform(connection, operations.find_graphs(name=args.graph, limit=1))
+    if not found:
+        raise GraphNotFound(
+            f'there is no graph "{args.graph}"', f"`{advice(args, 'graph list')}` lists them."
+        )
+    return found[0].id

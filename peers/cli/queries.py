@@ -1,0 +1,245 @@
+"""The queries that only the command line needs.
+
+Everything else goes through the operations of the client. These do not: --json keeps every digit of
+a number and shows documents that are nested deeper than Python's parser goes, so JSON comes as text
+(see exact_json), which a record of the client cannot hold. Durations are by the database's clock.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from psycopg.adapt import Loader
+from psycopg.rows import dict_row
+
+from peers.cli.exact_json import Json
+from peers.errors import GraphNotFound, translated
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from typing import LiteralString
+
+    from psycopg.abc import Buffer
+
+    from peers.database.connection import Connection
+
+Row: TypeAlias = dict[str, Any]
+
+NEWEST_COUNTED: Final = 20_000
+"""How many of the newest tasks `completed_last_hour` reads: they are stored together, 15 ms. All
+tasks would take a whole table to read, because no index mentions a state."""
+
+
+class _JsonLoader(Loader):
+    """Read json and jsonb as text."""
+
+    def load(self, data: Buffer) -> Json:
+        """Return the text."""
+        return Json(bytes(data).decode())
+
+
+def _rows(connection: Connection, query: LiteralString, **values: object) -> list[Row]:
+    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+        for name in ("json", "jsonb"):
+            cursor.adapters.register_loader(name, _JsonLoader)
+        return cursor.execute(query, values).fetchall()
+
+
+# --------------------------------------------------------------------------------------- status
+
+
+def now(connection: Connection) -> datetime:
+    """Return the database's time."""
+    [row] = _rows(connection, "select peers.now() as now")
+    time: datetime = row["now"]
+    return time
+
+
+def queues(connection: Connection) -> list[Row]:
+    """Return the number of tasks by state, for each queue with tasks or with peers."""
+    return _rows(
+        connection,
+        """
+        select queue, ready, scheduled, running, blocked, dead,
+               oldest_ready as oldest_ready_seconds, paused, ready_in_paused_graphs
+        from peers.queue_status order by queue""",
+    )
+
+
+def completed_last_hour(connection: Connection) -> dict[str, int]:
+    """Return how many of the newest tasks were completed within the last hour, by queue."""
+    found = _rows(
+        connection,
+        """
+        select t.queue, count(*) as completed
+        from (select queue, state, finished_at from peers.task order by id desc limit %(newest)s) t
+        where t.state = 'completed' and t.finished_at > (select peers.now() - interval '1 hour')
+        group by t.queue""",
+        newest=NEWEST_COUNTED,
+    )
+    return {row["queue"]: row["completed"] for row in found}
+
+
+def peers(connection: Connection) -> list[Row]:
+    """Return all peers, the live ones first."""
+    return _rows(
+        connection,
+        """
+        select peer_id, host, pid, queues, kinds, running, alive, last_heartbeat,
+               peers.now() - last_heartbeat as last_heartbeat_ago_seconds, joined_at, lost_at,
+               case when alive then peers.now() else last_heartbeat end - joined_at as up_seconds
+        from peers.peer_status order by alive desc, host, pid""",
+    )
+
+
+def running(connection: Connection) -> list[Row]:
+    """Return the running tasks, those that run longest first."""
+    return _rows(
+        connection,
+        """
+        select task_id, kind, queue, peer_id, host, pid, attempt, max_attempts, since,
+               peers.now() - since as for_seconds, lease_expires_at, times_out_at,
+               progress_done, progress_total, cancel_requested
+        from peers.running order by since, task_id""",
+    )
+
+
+def is_known_queue(connection: Connection, queue: str) -> bool:
+    """Return whether a task waits in the queue or a live peer serves it."""
+    query: LiteralString = """
+        select from peers.queue_status
+        where queue = %(queue)s and running + ready + scheduled + blocked > 0
+        union all select from peers.peer_status where alive and queues ? %(queue)s"""
+    return bool(_rows(connection, query, queue=queue))
+
+
+def is_paused(connection: Connection, queue: str) -> bool:
+    """Return whether the queue is paused."""
+    query: LiteralString = "select from peers.paused_queue where queue = %(queue)s"
+    return bool(_rows(connection, query, queue=queue))
+
+
+# ---------------------------------------------------------------------------------------- tasks
+
+
+def task(connection: Connection, id: int) -> Row:
+    """Return all columns of a task, each as JSON."""
+    found = _rows(
+        connection,
+        """
+        select column_.key as name, column_.value
+        from peers.task t
+        cross join lateral jsonb_each(to_jsonb(t) - 'token' - 'created_xid') as column_
+        where t.id = %(id)s""",
+        id=id,
+    )
+    return {row["name"]: row["value"] for row in found}
+
+
+def failures(connection: Connection, task_id: int) -> list[Row]:
+    """Return the failed attempts of a task, oldest first."""
+    return _rows(
+        connection,
+        """
+        select attempt, failed_at, peers.now() - failed_at as ago_seconds, host, pid, peer_id,
+               error_type, error_message, traceback, exit_signal, exit_code, retry_at
+        from peers.failure where task_id = %(id)s order by id""",
+        id=task_id,
+    )
+
+
+# --------------------------------------------------------------------------------- dead letters
+
+
+def dead_ids(connection: Connection, kind: str | None, graph: int | None) -> list[int]:
+    """Return the ids of the dead letters of a kind and of a graph; None: of all."""
+    found = _rows(
+        connection,
+        """
+        select d.task_id from peers.dead d
+        where (%(kind)s::text is null or d.kind = %(kind)s)
+          and (%(graph)s::bigint is null or d.task_id in (
+              select t.id from peers.task t where t.graph_id = %(graph)s and t.state = 'dead'))
+        order by d.task_id""",
+        kind=kind,
+        graph=graph,
+    )
+    return [row["task_id"] for row in found]
+
+
+def dead_letters(
+    connection: Connection, kind: str | None, queue: str | None, graph: int | None, limit: int
+) -> list[Row]:
+    """Return the newest dead letters; `total` says how many there are."""
+    return _rows(
+        connection,
+        """
+        with newest as materialized (
+            select d.task_id, d.died_at, count(*) over () as total from peers.dead d
+            where (%(kind)s::text is null or d.kind = %(kind)s)
+              and (%(queue)s::text is null or d.queue = %(queue)s)
+              and (%(graph)s::bigint is null or d.task_id in (
+                  select t.id from peers.task t where t.graph_id = %(graph)s and t.state = 'dead'))
+            order by d.died_at desc, d.task_id desc limit %(limit)s
+        )
+        select n.total, d.task_id, d.kind, d.queue, d.attempts, d.died_at,
+               peers.now() - d.died_at as died_ago_seconds, d.error_type, d.error_message,
+               d.exit_signal, d.peer, d.host, d.held_children
+        from newest n
+        cross join lateral (select * from peers.dead_letter l where l.task_id = n.task_id) d
+        order by n.died_at desc, n.task_id desc""",
+        kind=kind,
+        queue=queue,
+        graph=graph,
+        limit=limit,
+    )
+
+
+def dead_letter(connection: Connection, task_id: int) -> Row | None:
+    """Return a dead letter with all its failures."""
+    found = _rows(
+        connection,
+        """
+        select d.*, peers.now() - d.died_at as died_ago_seconds
+        from peers.dead_letter d where d.task_id = %(id)s""",
+        id=task_id,
+    )
+    return found[0] if found else None
+
+
+# --------------------------------------------------------------------------------------- graphs
+
+
+def graphs(connection: Connection, name: str | None, paused: bool | None, limit: int) -> list[Row]:
+    """Return the progress of the newest graphs; `total` says how many there are."""
+    return _rows(
+        connection,
+        """
+        with newest as materialized (
+            select g.id, count(*) over () as total from peers.graph g
+            where (%(name)s::text is null or g.name = %(name)s)
+              and (%(paused)s::boolean is null or (g.paused_at is not null) = %(paused)s)
+            order by g.id desc limit %(limit)s
+        )
+        select n.total, s.*, peers.now() - s.created_at as created_ago_seconds
+        from newest n
+        cross join lateral (select * from peers.graph_status v where v.graph_id = n.id) s
+        order by n.id desc""",
+        name=name,
+        paused=paused,
+        limit=limit,
+    )
+
+
+def graph(connection: Connection, id: int) -> Row:
+    """Return the progress of a graph. Raises GraphNotFound."""
+    found = _rows(
+        connection,
+        """
+        select s.*, peers.now() - s.created_at as created_ago_seconds
+        from peers.graph_status s where s.graph_id = %(id)s""",
+        id=id,
+    )
+    if not found:
+        raise GraphNotFound(f"there is no graph {id}", "`peers graph list` lists them.")
+    return found[0]

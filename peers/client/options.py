@@ -1,0 +1,174 @@
+"""The options of a submission: their bounds, and how they are written in its JSON document."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias, TypedDict
+
+from peers.client.node import Node
+from peers.errors import BadTask
+from peers.types import (
+    IDEMPOTENCY_KEY_MAX_LENGTH,
+    MAX_ATTEMPTS_MAX,
+    NAME_MAX_LENGTH,
+    PRIORITY_MAX,
+    PRIORITY_MIN,
+    TIMEOUT_MAX,
+    TIMEOUT_MIN,
+    ParentFailure,
+)
+
+Span: TypeAlias = timedelta | float
+"""A duration: a timedelta, or seconds."""
+
+_DELAY_MAX = 100 * 365 * 86400.0
+
+_SPAN_TYPES = (timedelta, int, float)
+_OPTION_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "queue": ((str,), "a string"),
+    "priority": ((int,), "a whole number"),
+    "scheduled_at": ((datetime,), "a datetime"),
+    "delay": (_SPAN_TYPES, "a timedelta or seconds"),
+    "max_attempts": ((int,), "a whole number"),
+    "timeout": (_SPAN_TYPES, "a timedelta or seconds"),
+    "depends_on": ((Sequence, Set), "the ids of tasks"),
+    "idempotency_key": ((str,), "a string"),
+    "metadata": ((Mapping,), "a JSON object"),
+    "graph": ((int,), "the id of a graph"),
+}
+
+Document: TypeAlias = dict[str, Any]
+"""A task as peers.submit and peers.submit_graph name its fields; plain JSON."""
+
+
+class OptionFields(TypedDict, total=False):
+    """The options of a submission, as keywords."""
+
+    queue: str
+    priority: int
+    scheduled_at: datetime
+    delay: Span
+    max_attempts: int
+    timeout: Span
+    depends_on: Sequence[int | Node]
+    on_parent_failure: ParentFailure | str
+    idempotency_key: str
+    metadata: Mapping[str, object]
+    graph: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a task is submitted. None takes the value of the kind's handler, or the default.
+
+    queue: 1 to 200 characters. priority: a smaller one runs first. scheduled_at: the task starts no
+    earlier, with a time zone. delay: the same, counted from now by the database's clock.
+    max_attempts: 1 to 1000. timeout: of one attempt, 1 ms to 30 days. depends_on: the parents, as
+    ids or as nodes of a graph. on_parent_failure: "hold", "cancel" or "run". idempotency_key: 1 to
+    500 characters. metadata: a JSON object of at most 1 MiB. graph: the id of a graph that the task
+    is added to.
+
+    Raises BadTask, which names the option and its bound.
+    """
+
+    queue: str | None = None
+    priority: int | None = None
+    scheduled_at: datetime | None = None
+    delay: Span | None = None
+    max_attempts: int | None = None
+    timeout: Span | None = None
+    depends_on: Sequence[int | Node] = ()
+    on_parent_failure: ParentFailure | str = ParentFailure.HOLD
+    idempotency_key: str | None = None
+    metadata: Mapping[str, object] | None = None
+    graph: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, (kinds, say) in _OPTION_TYPES.items():
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+                raise BadTask(f"{name} must be {say}, not {value!r}")
+        if not all(isinstance(parent, int | Node) for parent in self.depends_on):
+            raise BadTask(
+                f"depends_on must hold ids of tasks or nodes of a graph, not "
+                f"{list(self.depends_on)!r}"
+            )
+        _bounded("queue", _length(self.queue), 1, NAME_MAX_LENGTH, " characters")
+        _bounded("priority", self.priority, PRIORITY_MIN, PRIORITY_MAX)
+        _bounded("max_attempts", self.max_attempts, 1, MAX_ATTEMPTS_MAX)
+        _bounded("timeout", seconds(self.timeout), TIMEOUT_MIN, TIMEOUT_MAX, " seconds")
+        _bounded("delay", seconds(self.delay), 0, _DELAY_MAX, " seconds")
+        key_length = _length(self.idempotency_key)
+        _bounded("idempotency_key", key_length, 1, IDEMPOTENCY_KEY_MAX_LENGTH, " characters")
+        if self.scheduled_at is not None and self.scheduled_at.tzinfo is None:
+            raise BadTask(
+                f"scheduled_at {self.scheduled_at} has no time zone",
+                "Give it one, such as datetime.UTC, or use delay=….",
+            )
+        if self.scheduled_at is not None and self.delay is not None:
+            raise BadTask("scheduled_at and delay exclude each other", "Pass one of them.")
+        if self.on_parent_failure not in list(ParentFailure):
+            raise BadTask(
+                f'on_parent_failure must be "hold", "cancel" or "run", not '
+                f'"{self.on_parent_failure}"'
+            )
+
+
+def id_of(value: object, what: str = "task") -> int:
+    """Return an id as an int; other integers, such as NumPy's, are taken too. Raises BadTask."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)  # type: ignore[arg-type]  # raises TypeError for others
+    except TypeError:
+        pass
+    raise BadTask(f"id must be the id of a {what}, a whole number, not {value!r}")
+
+
+def seconds(span: Span | None) -> float | None:
+    """Return a duration in seconds."""
+    return span.total_seconds() if isinstance(span, timedelta) else span
+
+
+def options_document(kind: str, options: Options) -> Document:
+    """Return the document of a submission without its args and metadata. Raises BadTask, BadGraph.
+
+    It imports nothing that is slow to import: `peers submit` needs no more than this.
+    """
+    if not isinstance(kind, str):
+        raise BadTask(f"kind must be a string, not {kind!r}")
+    if not 1 <= len(kind) <= NAME_MAX_LENGTH:
+        raise BadTask(f"kind must have 1 to {NAME_MAX_LENGTH} characters, not {len(kind)}")
+    fields: Document = {
+        "kind": kind,
+        "queue": options.queue,
+        "priority": options.priority,
+        "scheduled_at": options.scheduled_at and options.scheduled_at.isoformat(),
+        "delay": interval(options.delay),
+        "max_attempts": options.max_attempts,
+        "timeout": interval(options.timeout),
+        "depends_on": [
+            parent.id if isinstance(parent, Node) else parent for parent in options.depends_on
+        ]
+        or None,
+        "on_parent_failure": str(options.on_parent_failure),
+        "idempotency_key": options.idempotency_key,
+        "graph_id": options.graph,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _length(text: str | None) -> int | None:
+    return None if text is None else len(text)
+
+
+def interval(span: Span | None) -> str | None:
+    """Return a duration as SQL reads it."""
+    return None if span is None else f"{seconds(span):.6f} seconds"
+
+
+def _bounded(name: str, value: float | None, low: float, high: float, unit: str = "") -> None:
+    if value is not None and not low <= value <= high:
+        raise BadTask(f"{name} must be {low:g} to {high:.10g}{unit}, not {value:.10g}")

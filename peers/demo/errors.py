@@ -1,5 +1,0 @@
-"""What can go wrong with the demo itself."""
-
-
-class DemoError(Exception):
-    """The demo cannot go on; the message says why, and what to do about it."""
