@@ -159,7 +159,7 @@ def test_without_its_lease_a_handler_submits_nothing(
     connection = connected(database_url)
     others = [(peer_id, task._replace(token=uuid4())), (uuid4(), task)]
     for who in others:
-        with pytest.raises(PeerLost, match=f"task {task.task_id} .* nothing was submitted"):
+        with pytest.raises(PeerLost, match=f"task {task.task_id} .* nothing was committed"):
             request_verbs.execute(connection, *who, "submit", b'{"kind": "child"}')
     Peer(db, peer_id).release((task.task_id, task.token))
     with pytest.raises(PeerLost):
