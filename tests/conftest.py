@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import run
 from tests.support.server import Connection, Databases, any_server, open_connection
@@ -32,6 +33,9 @@ def pytest_configure(config: pytest.Config) -> None:
     run.keep_bytecode()
     if not _is_worker(config):
         run.mark()  # its workers inherit the mark
+    # a busy machine makes an example slow, not wrong
+    settings.register_profile("peers", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("peers")
 
 
 @pytest.hookimpl(trylast=True)  # xdist has ended its workers before
