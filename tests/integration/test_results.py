@@ -16,6 +16,7 @@ import peers
 from peers import context
 from peers.client import result_thread
 from peers.client.client import Client
+from peers.errors import NotPermitted
 from tests.integration.test_client import Parent
 from tests.support.world import Peer, states
 
@@ -574,3 +575,21 @@ def test_a_handler_uses_its_peer(in_handler: Parent, peer: Peer) -> None:
     assert double.result(task_id, 20) == 8
     assert asyncio.run(double.result_async(task_id, 20)) == 8
     assert set(in_handler.verbs) == {"submit", "get", "find ready", "outcomes"}
+
+
+def test_a_role_that_may_not_wait_is_told_which_role_may(database_url: str, peer: Peer) -> None:
+    """A submitter cannot read results; peers_reader can, as the hint says."""
+    id = double.submit(n=3)
+    complete(peer, 6)
+    submitting, reading = (
+        psycopg.conninfo.make_conninfo(database_url, options=f"-c role={role}")
+        for role in ("peers_submitter", "peers_reader")
+    )
+    with (
+        Client(submitting) as submitter,
+        pytest.raises(NotPermitted, match="needs peers_reader"),
+    ):
+        submitter.result(id, timeout=5)
+    with Client(reading) as reader:
+        assert reader.result(id, timeout=5) == 6
+        assert reader.get(id).id == id
