@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from peers.cli.database import connected, connection_to, persistently
 from peers.cli.parser import add_command, advice, duration
 from peers.cli.place import located, settings_of
 from peers.database import functions, schema
+from peers.embedded import EmbeddedPostgres
+from peers.embedded.places import DATA_VARIABLE
 from peers.logs import log_output
 
 if TYPE_CHECKING:
@@ -100,6 +103,11 @@ def _config(args: argparse.Namespace) -> int:
     )  # a shortened URL would be useless
     if settings.database_url is None and settings.has_database:
         output.say("libpq's variables (PGHOST, PGSERVICE …) name the database.")
+    if settings.embedded or os.environ.get(DATA_VARIABLE):
+        output.say(
+            f"The embedded database keeps its data in {EmbeddedPostgres().data} "
+            f"({DATA_VARIABLE} names another folder)."
+        )
     return 0
 
 
