@@ -129,6 +129,7 @@ def test_status_shows_queues_peers_and_alarms(database_url: str, db: Connection)
     assert "! 1 dead letter: peers dead list" in found.out
     assert '! queue "media" is paused: peers resume media' in found.out
     assert '! no live peer runs kind "nobody.runs.' in found.out
+    assert "(no live peer has a handler for it)" in found.out
     assert all(len(line) <= WIDTH for line in found.out.splitlines() if line[:1] != "!")
     answer = peers("status", "--json", url=database_url)
     told = answer.document
@@ -137,6 +138,16 @@ def test_status_shows_queues_peers_and_alarms(database_url: str, db: Connection)
     assert (default["ready"], default["blocked"], default["dead"], told["dead"]) == (1, 1, 1, 1)
     assert {peer["peer_id"]: peer["alive"] for peer in told["peers"]} == {lost: False, alive: True}
     assert [kind["tasks"] for kind in told["unrunnable"]] == [1]
+
+
+def test_status_says_that_the_queue_is_missing_and_not_the_handler(
+    database_url: str, db: Connection
+) -> None:
+    """A live peer has the handler, and serves another queue."""
+    join(db, "a", queue="media")
+    submit(db, "a")
+    found = peers("status", url=database_url)
+    assert 'runs kind "a" in queue "default" (the live peers with a handler for it do' in found.out
 
 
 def test_status_tells_what_was_completed_and_for_how_long_peers_have_been_there(
