@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from peers.client import statements
-from peers.client.options import OptionFields, Options, interval
+from peers.client.options import OptionFields, Options, interval, options_from
 from peers.client.statements import Request, find_statement
 from peers.client.submission import document, plain_json
 from peers.errors import BadTask
@@ -32,7 +32,7 @@ def submit(
 
     Raises ArgsInvalid, BadTask, BadGraph.
     """
-    return Request(statements.SUBMIT, document(kind, args or {}, Options(**options)))
+    return Request(statements.SUBMIT, document(kind, args or {}, options_from(options)))
 
 
 def get(id: int) -> Request[TaskRecord]:
