@@ -60,7 +60,7 @@ def test_dead_letters_are_listed_and_shown(database_url: str, db: Connection) ->
     first, second = submit(db, "a"), submit(db, "b")
     submit(db, "a", after=(first,))
     bury(db, peer, error="bad \x1b[31m " + "x" * 200)
-    listed = peers("dead", "list", url=database_url)
+    listed = peers("dead", "list", url=database_url, env={"COLUMNS": str(WIDTH)})
     assert (listed.code, len(listed.out.splitlines())) == (0, 3)
     assert "\x1b" not in listed.out
     assert all(len(line) <= WIDTH for line in listed.out.splitlines())
