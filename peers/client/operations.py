@@ -86,8 +86,8 @@ def cancel(id: int) -> Request[TaskState]:
 def retry(ids: int | Iterable[int], args: Mapping[str, object] | None = None) -> Request[int]:
     """Run dead tasks again with fresh attempts, and return how many.
 
-    args: replaces the args of each of them. Either all of the tasks are retried or none. Raises
-    TaskNotFound, NotDead, BadTask.
+    args: replaces the args of each of them; they are checked against the handler's annotations only
+    when it runs. Either all of the tasks are retried or none. Raises TaskNotFound, NotDead, BadTask.
     """
     request: dict[str, Any] = {"ids": _ids(ids)}
     if args is not None:
@@ -115,7 +115,8 @@ def change(
 ) -> Request[None]:
     """Change a task that waits; None leaves a value as it is. For the values, see Options.
 
-    Raises TaskNotFound, BadTask, and ChildStarted when the task has started or ended.
+    args: replaces all of them. They must be JSON, and are checked against the handler's annotations
+    only when it runs. Raises TaskNotFound, BadTask, and ChildStarted when the task has started or ended.
     """
     Options(
         priority=priority, scheduled_at=scheduled_at, delay=delay, max_attempts=max_attempts,
@@ -173,12 +174,18 @@ def cancel_graph(graph: int) -> Request[int]:
 
 
 def pause_graph(graph: int) -> Request[int]:
-    """Stop claims of a graph's tasks, and return how many tasks wait. Raises GraphNotFound."""
+    """Stop claims of a graph's tasks, and return how many of them are ready now.
+
+    Tasks that are blocked or scheduled are paused too, but not counted. Raises GraphNotFound.
+    """
     return Request(statements.PAUSE_GRAPH, {"graph": graph})
 
 
 def resume_graph(graph: int) -> Request[int]:
-    """Allow claims of a paused graph's tasks again, and return how many. Raises GraphNotFound."""
+    """Allow claims of a paused graph's tasks again, and return how many of them are ready now.
+
+    Tasks that are blocked or scheduled are not counted. Raises GraphNotFound.
+    """
     return Request(statements.RESUME_GRAPH, {"graph": graph})
 
 
