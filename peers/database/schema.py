@@ -81,6 +81,11 @@ def steps(sql: Path | None = None) -> list[Step]:
     return every
 
 
+def changes_tables(name: str) -> bool:
+    """Return whether the file of this name changes tables, so that it is applied only once."""
+    return bool(_TABLES.fullmatch(name) or _MIGRATION.fullmatch(name))
+
+
 def _version(file: Path) -> int | None:
     """Return the version of the tables that a file makes, or None for a file without tables."""
     if migration := _MIGRATION.fullmatch(file.name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,6 +28,11 @@ def test_migrate_creates_the_schema_and_says_what_it_applied(empty_database_url:
     real = peers("migrate", "--json", url=empty_database_url)
     assert real.document == {"dry_run": False, "files": dry.out.splitlines()}
     assert peers("status", url=empty_database_url).code == 0  # nothing needs attention
+    again = peers("migrate", "--dry-run", url=empty_database_url)
+    assert re.match(r"would apply: \d new files with tables, and \d\d files with", dry.err)
+    assert re.match(
+        r"would apply: no new tables; \d\d files with functions, applied each", again.err
+    )
 
 
 def test_check_finds_what_is_wrong_and_mends_it(database_url: str, db: Connection) -> None:
