@@ -87,7 +87,9 @@ def retry(ids: int | Iterable[int], args: Mapping[str, object] | None = None) ->
     """Run dead tasks again with fresh attempts, and return how many.
 
     args: replaces the args of each of them; they are checked against the handler's annotations only
-    when it runs. Either all of the tasks are retried or none. Raises TaskNotFound, NotDead, BadTask.
+    when it runs. Either all of the tasks are retried or none.
+
+    Raises TaskNotFound, NotDead, BadTask.
     """
     request: dict[str, Any] = {"ids": _ids(ids)}
     if args is not None:
@@ -116,7 +118,9 @@ def change(
     """Change a task that waits; None leaves a value as it is. For the values, see Options.
 
     args: replaces all of them. They must be JSON, and are checked against the handler's annotations
-    only when it runs. Raises TaskNotFound, BadTask, and ChildStarted when the task has started or ended.
+    only when it runs.
+
+    Raises TaskNotFound, BadTask, and ChildStarted when the task has started or ended.
     """
     Options(
         priority=priority, scheduled_at=scheduled_at, delay=delay, max_attempts=max_attempts,
