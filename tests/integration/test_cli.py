@@ -235,6 +235,12 @@ def test_explain_tells_why_and_what_failed(database_url: str, db: Connection) ->
     assert (found.code, "Dead since" in found.out) == (0, True)
     assert "OSError: no such file" in found.out.splitlines()[-1]
     assert f"peers dead show {task}" in found.err
+    assert f"peers dead retry {task}" in found.err
+    child = submit(db, "a", after=(task,))
+    assert "peers dead retry ID" in peers("explain", str(child), url=database_url).err
+    db.execute("select peers.pause('default')")
+    waiting = submit(db, "a")
+    assert "`peers resume default`" in peers("explain", str(waiting), url=database_url).err
     told = peers("explain", str(task), "--json", url=database_url).document
     assert (told["id"], told["state"], len(told["failures"])) == (task, "dead", 1)
     assert told["explanation"].startswith("Dead since")
