@@ -39,7 +39,8 @@ def register(commands: Commands) -> None:
         "show queues, peers and problems (exit code 1 if there is a problem)",
         reads=True,
         epilog="COMPLETED counts the tasks completed within the last hour, among the newest "
-        f"{queries.NEWEST_COUNTED:,} tasks. A line that begins with ! is a problem.",
+        f"{queries.NEWEST_COUNTED:,} tasks. A lost peer is listed for a day. A line that begins "
+        "with ! is a problem.",
     )
     status.add_argument(
         "--running", action="store_true", help="also list the running tasks, longest first"

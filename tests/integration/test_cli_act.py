@@ -65,6 +65,10 @@ def test_dead_letters_are_listed_and_shown(database_url: str, db: Connection) ->
     assert "\x1b" not in listed.out
     assert all(len(line) <= WIDTH for line in listed.out.splitlines())
     assert "1 more" in peers("dead", "list", "--limit", "1", url=database_url).err
+    assert (
+        "no dead letters\nNo peer has"
+        in peers("dead", "list", "--kind", "aa", url=database_url).err
+    )
     told = peers("dead", "list", "--kind", "b", "--json", url=database_url).document
     assert (told["total"], told["dead_letters"][0]["task_id"]) == (1, second)
     shown = peers("dead", "show", str(first), url=database_url)
