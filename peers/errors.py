@@ -130,6 +130,10 @@ class SchemaMissing(ConfigError):
     """The database has no Peers schema, or one that is older than this package."""
 
 
+class SchemaUnreleased(SchemaMissing):
+    """The schema is from before the first release, and cannot be upgraded."""
+
+
 class SchemaNewer(ConfigError):
     """The database's schema is newer than this package."""
 
@@ -235,7 +239,8 @@ _BY_SQLSTATE: dict[str, type[PeersError]] = {
 }
 
 _HINTS: dict[type[PeersError], str] = {
-    NotPermitted: "Connect as another role, or grant it one of the peers_… roles.",
+    NotPermitted: "Connect as another role, or grant it one of the peers_… roles. Reading tasks and"
+    " their results needs peers_reader or peers_operator.",
     SchemaMissing: "Run `peers migrate` (it needs the owner's role).",
 }
 

@@ -172,8 +172,8 @@ begin
     where _nodes is null or not _nodes ? n.name
     order by n.place limit 1;
     if _unknown is not null then
-        raise exception 'bad graph: graph % was submitted under this idempotency_key without a node "%"',
-            _graph_id, left(_unknown, 200)
+        raise exception 'bad graph: graph % was submitted under the idempotency_key "%" without a node "%"',
+            _graph_id, (select g.idempotency_key from peers.graph g where g.id = _graph_id), left(_unknown, 200)
             using errcode = 'PE007',
             hint = format('Submit other nodes under another key, or add tasks with graph_id => %s.', _graph_id);
     end if;

@@ -55,7 +55,8 @@ $$;
 
 comment on function peers.pause_graph is
     'Stops claims of a graph''s tasks, including those that become ready or are submitted later. Tasks that are '
-    'running continue. Returns how many of its tasks are ready now; 0 if it was paused already.';
+    'running continue. Returns how many of its tasks are ready now, which does not count blocked and scheduled ones; '
+    '0 if it was paused already.';
 
 create or replace function peers.resume_graph(id bigint) returns bigint
     language plpgsql security definer
@@ -83,8 +84,8 @@ end
 $$;
 
 comment on function peers.resume_graph is
-    'Allows claims of a paused graph''s tasks again. Returns how many of its tasks are ready now; 0 if it was not '
-    'paused.';
+    'Allows claims of a paused graph''s tasks again. Returns how many of its tasks are ready now, which does not '
+    'count blocked and scheduled ones; 0 if it was not paused.';
 
 create or replace function peers.retry_graph(id bigint) returns bigint
     language plpgsql security definer

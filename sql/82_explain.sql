@@ -28,6 +28,7 @@ create or replace function peers._explain_ready(_task peers.task) returns text
 as $$
 declare
     _able bigint;
+    _served text;
     _stopped constant text := peers._explain_stopped(_task);
     _paused_graph constant text := peers._explain_paused_graph(_task);
 begin
@@ -42,9 +43,16 @@ begin
     where peers._is_alive(p, peers.now())
       and _task.kind = any (p.kinds) and p.queues ? _task.queue;
     if _able = 0 then
-        return 'Ready, but no live peer runs kind "' || _task.kind || '" in queue "' || _task.queue
-            || '": start a peer whose app has a handler for it (peers.peer_status lists the peers).'
-            || _stopped;
+        select string_agg(q.queue, ', ' order by q.queue) into _served
+        from (
+            select distinct jsonb_object_keys(p.queues) as queue from peers.peer p
+            where peers._is_alive(p, peers.now()) and _task.kind = any (p.kinds)
+        ) q;
+        return 'Ready, but no live peer runs kind "' || _task.kind || '" in queue "' || _task.queue || '": '
+            || coalesce('the live peers with a handler for it serve only ' || _served
+                            || ': start a peer that serves this queue too',
+                        'no live peer has a handler for it: start a peer whose app has one')
+            || ' (peers.peer_status lists the peers).' || _stopped;
     end if;
     return 'Ready: ' || _able || ' live ' || case when _able = 1 then 'peer' else 'peers' end
         || ' can run it, and it waits for its turn (priority ' || _task.priority || '; smaller numbers run first).'

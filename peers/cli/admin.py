@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from peers.cli.database import connected, connection_to, persistently
 from peers.cli.parser import add_command, advice, duration
 from peers.cli.place import located, settings_of
 from peers.database import functions, schema
+from peers.embedded import EmbeddedPostgres
+from peers.embedded.places import DATA_VARIABLE
 from peers.logs import log_output
 
 if TYPE_CHECKING:
@@ -22,7 +25,10 @@ def register(commands: Commands) -> None:
     """Declare the commands of this file."""
     migrate = add_command(commands, "migrate", _migrate, "create or update the schema", reads=True)
     migrate.add_argument(
-        "--dry-run", action="store_true", help="only list the files that would be applied"
+        "--dry-run",
+        action="store_true",
+        help="only list the files that would be applied: new changes of tables, and the functions, "
+        "which are applied each time",
     )
     check = add_command(
         commands,
@@ -58,11 +64,13 @@ def _migrate(args: argparse.Namespace) -> int:
         return 0
     for file in files:
         print(file)
-    number = output.count(len(files), "file")
+    new = sum(map(schema.changes_tables, files))
+    tables = output.count(new, "new file with tables", "new files with tables") if new else ""
+    others = output.count(len(files) - new, "file") + " with functions, applied each time"
+    what = f"{tables}, and {others}" if new else f"no new tables; {others}"
     output.say(
-        f"{number} would be applied"
-        if args.dry_run
-        else f"{number} applied; the schema is up to date"
+        f"{'would apply' if args.dry_run else 'applied'}: {what}"
+        f"{'' if args.dry_run else '. The schema is up to date.'}"
     )
     return 0
 
@@ -100,6 +108,11 @@ def _config(args: argparse.Namespace) -> int:
     )  # a shortened URL would be useless
     if settings.database_url is None and settings.has_database:
         output.say("libpq's variables (PGHOST, PGSERVICE …) name the database.")
+    if settings.embedded or os.environ.get(DATA_VARIABLE):
+        output.say(
+            f"The embedded database keeps its data in {EmbeddedPostgres().data} "
+            f"({DATA_VARIABLE} names another folder)."
+        )
     return 0
 
 

@@ -81,6 +81,7 @@ def _list(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         _require_graph(connection, args)
         found = queries.dead_letters(connection, args.kind, args.queue, args.graph, args.limit)
+        known = args.kind is None or queries.is_known_kind(connection, args.kind)
     total = found[0]["total"] if found else 0
     for letter in found:
         del letter["total"]
@@ -89,6 +90,8 @@ def _list(args: argparse.Namespace) -> int:
         return 0
     if not found:
         output.say("no dead letters")
+        if not known:
+            output.say(f'No peer has a handler for the kind "{args.kind}". Check the name.')
         return 0
     output.table(
         ("TASK", "KIND", "QUEUE", "ATTEMPTS", "DIED", "HOLDS", "ERROR"),

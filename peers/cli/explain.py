@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import shlex
+from typing import TYPE_CHECKING, Any
 
 from peers.cli import output, queries
 from peers.cli.database import connected, perform
@@ -12,6 +13,7 @@ from peers.client import operations
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from peers.cli.parser import Commands
 
@@ -49,6 +51,22 @@ def _explain(args: argparse.Namespace) -> int:
                 for failure in failures
             ],
         )
-    if task["state"].parsed() == "dead":
-        output.say(f"hint: `{advice(args, f'dead show {args.id}')}` has the tracebacks.")
+    for hint in _hints(args, task, sentence):
+        output.say(f"hint: {hint}")
     return 0
+
+
+def _hints(args: argparse.Namespace, task: dict[str, Any], sentence: str) -> Iterator[str]:
+    """Yield the commands for the functions of SQL that the sentence names."""
+    state, graph = task["state"].parsed(), task["graph_id"].parsed()
+    if state == "dead":
+        yield f"`{advice(args, f'dead show {args.id}')}` has the tracebacks."
+        retry, discard = (advice(args, f"dead {verb} {args.id}") for verb in ("retry", "discard"))
+        yield f"`{retry}` runs it again, `{discard}` gives it up."
+    if state == "blocked" and "peers.retry(" in sentence:
+        yield f"`{advice(args, 'dead retry ID')}` runs a dead parent again."
+    if state == "ready" and "peers.resume(" in sentence:
+        queue = shlex.quote(task["queue"].parsed())
+        yield f"`{advice(args, f'resume {queue}')}` resumes the queue."
+    if state != "cancelled" and f"peers.resume_graph({graph})" in sentence:
+        yield f"`{advice(args, f'graph resume {graph}')}` resumes the graph."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import textwrap
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from peers.errors import PeersError
 
 WIDTH: Final = 80
-"""The width when stdout is not a terminal."""
+"""The width of a terminal that does not tell its own."""
 _GAP: Final = "  "
 _NARROWEST: Final = 6
 _MINUTE: Final = 60
@@ -42,7 +43,12 @@ def document(value: Mapping[str, object]) -> None:
 
 
 def terminal_width() -> int:
-    """Return the width of the terminal in columns; the variable COLUMNS overrides it."""
+    """Return the width of the terminal in columns; the variable COLUMNS overrides it.
+
+    In a pipe or a file, the width has no limit: a program that reads it needs whole values.
+    """
+    if not os.environ.get("COLUMNS") and not sys.stdout.isatty():
+        return sys.maxsize
     return shutil.get_terminal_size((WIDTH, 0)).columns
 
 

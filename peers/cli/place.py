@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from peers.errors import ConfigError, DatabaseUnreachable
+from peers.errors import ConfigError, DatabaseUnreachable, SchemaUnreleased
 from peers.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,6 +56,12 @@ def located(args: argparse.Namespace) -> Iterator[Settings]:
         url = SecretStr(postgres.start())
     try:
         yield settings.model_copy(update={"embedded": True, "database_url": url})
+    except SchemaUnreleased as error:
+        raise SchemaUnreleased(
+            f"the embedded database in {postgres.data} cannot be used: {error.message}",
+            f"If you need none of its tasks, remove the folder {postgres.data}, "
+            "or name another folder in PEERS_EMBEDDED_DATA. Then run the command again.",
+        ) from error
     finally:
         postgres.close()
 

@@ -113,6 +113,12 @@ def is_known_queue(connection: Connection, queue: str) -> bool:
     return bool(_rows(connection, query, queue=queue))
 
 
+def is_known_kind(connection: Connection, kind: str) -> bool:
+    """Return whether a peer has ever joined with a handler for the kind."""
+    query: LiteralString = "select from peers.kind where kind = %(kind)s"
+    return bool(_rows(connection, query, kind=kind))
+
+
 def is_paused(connection: Connection, queue: str) -> bool:
     """Return whether the queue is paused."""
     query: LiteralString = "select from peers.paused_queue where queue = %(queue)s"

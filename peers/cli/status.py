@@ -39,7 +39,8 @@ def register(commands: Commands) -> None:
         "show queues, peers and problems (exit code 1 if there is a problem)",
         reads=True,
         epilog="COMPLETED counts the tasks completed within the last hour, among the newest "
-        f"{queries.NEWEST_COUNTED:,} tasks. A line that begins with ! is a problem.",
+        f"{queries.NEWEST_COUNTED:,} tasks. A lost peer is listed for a day. A line that begins "
+        "with ! is a problem.",
     )
     status.add_argument(
         "--running", action="store_true", help="also list the running tasks, longest first"
@@ -181,7 +182,8 @@ def _progress(task: dict[str, Any]) -> str:
 
 def _alarms(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
     """Return the problems, each with what to type next."""
-    alarms = [_unrunnable(kind, found["time"]) for kind in found["unrunnable"]]
+    able = {kind for peer in found["peers"] if peer["alive"] for kind in peer["kinds"]}
+    alarms = [_unrunnable(kind, able, found["time"]) for kind in found["unrunnable"]]
     alive = any(peer["alive"] for peer in found["peers"])
     expired = sum(not peer["alive"] and peer["running"] for peer in found["peers"])
     if expired:
@@ -214,9 +216,14 @@ def _paused(args: argparse.Namespace, graphs: Rows) -> list[str]:
     return alarms
 
 
-def _unrunnable(kind: dict[str, Any], now: datetime) -> str:
+def _unrunnable(kind: dict[str, Any], able: set[str], now: datetime) -> str:
+    missing = (
+        "the live peers with a handler for it do not serve this queue"
+        if kind["kind"] in able
+        else "no live peer has a handler for it"
+    )
     tasks, waiting = count(kind["tasks"], "task"), span(now - kind["oldest_ready_at"])
     return (
-        f'no live peer runs kind "{kind["kind"]}" in queue "{kind["queue"]}"; '
-        f"{tasks} ready for {waiting}: peers run --app …"
+        f'no live peer runs kind "{kind["kind"]}" in queue "{kind["queue"]}" ({missing}); '
+        f"{tasks} ready for {waiting}: peers run --app … --queues …"
     )

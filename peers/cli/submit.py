@@ -68,9 +68,17 @@ def register(commands: Commands) -> None:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("options of the task")
-    group.add_argument("--queue", type=name, metavar="NAME", help='its queue (default: "default")')
     group.add_argument(
-        "--priority", type=int, metavar="N", help="smaller runs first (default: 100)"
+        "--queue",
+        type=name,
+        metavar="NAME",
+        help='its queue (default: "default", whatever the handler declares)',
+    )
+    group.add_argument(
+        "--priority",
+        type=int,
+        metavar="N",
+        help="smaller runs first (default: 100, whatever the handler declares)",
     )
     when = group.add_mutually_exclusive_group()
     when.add_argument(
@@ -94,7 +102,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="attempts before the task is dead (default: what the handler declares)",
     )
     group.add_argument(
-        "--timeout", type=duration, metavar="DURATION", help="timeout of each attempt"
+        "--timeout",
+        type=duration,
+        metavar="DURATION",
+        help="timeout of each attempt (default: what the handler declares)",
     )
     group.add_argument(
         "--after",

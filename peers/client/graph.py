@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from peers.client.node import Node
-from peers.client.options import Document, OptionFields, Options
+from peers.client.options import Document, OptionFields, options_from
 from peers.client.records import SubmittedGraph
 from peers.client.statements import SUBMIT_GRAPH, Request
 from peers.client.submission import document, plain_json
@@ -113,7 +113,7 @@ class GraphBuilder:
         if isinstance(task, Task):
             kind, options, values = task.kind, task.bound, task.by_name(*args, **kwargs)
         else:
-            kind, options, values = task, Options(**kwargs), _only(*args)
+            kind, options, values = task, options_from(kwargs), _only(*args)
         node = Node(self, str(len(self._documents) + 1))
         siblings = [each for each in options.depends_on if self._has(each)]
         older = [each for each in options.depends_on if not self._has(each)]

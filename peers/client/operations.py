@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from peers.client import statements
-from peers.client.options import OptionFields, Options, id_of, interval
+from peers.client.options import OptionFields, Options, id_of, interval, options_from
 from peers.client.statements import Request, find_statement
 from peers.client.submission import document, plain_json
 from peers.errors import BadTask
@@ -33,7 +33,7 @@ def submit(
     Raises ArgsInvalid, BadTask, BadGraph.
     """
     return Request(
-        statements.SUBMIT, document(kind, {} if args is None else args, Options(**options))
+        statements.SUBMIT, document(kind, {} if args is None else args, options_from(options))
     )
 
 
@@ -89,8 +89,10 @@ def cancel(id: int) -> Request[TaskState]:
 def retry(ids: int | Iterable[int], args: Mapping[str, object] | None = None) -> Request[int]:
     """Run dead tasks again with fresh attempts, and return how many.
 
-    args: replaces the args of each of them. Either all of the tasks are retried or none. Raises
-    TaskNotFound, NotDead, BadTask.
+    args: replaces the args of each of them; they are checked against the handler's annotations only
+    when it runs. Either all of the tasks are retried or none.
+
+    Raises TaskNotFound, NotDead, BadTask.
     """
     request: dict[str, Any] = {"ids": _ids(ids)}
     if args is not None:
@@ -117,6 +119,9 @@ def change(
     timeout: Span | None = None,
 ) -> Request[None]:
     """Change a task that waits; None leaves a value as it is. For the values, see Options.
+
+    args: replaces all of them. They must be JSON, and are checked against the handler's annotations
+    only when it runs.
 
     Raises TaskNotFound, BadTask, and ChildStarted when the task has started or ended.
     """
@@ -176,12 +181,18 @@ def cancel_graph(graph: int) -> Request[int]:
 
 
 def pause_graph(graph: int) -> Request[int]:
-    """Stop claims of a graph's tasks, and return how many tasks wait. Raises GraphNotFound."""
+    """Stop claims of a graph's tasks, and return how many of them are ready now.
+
+    Tasks that are blocked or scheduled are paused too, but not counted. Raises GraphNotFound.
+    """
     return Request(statements.PAUSE_GRAPH, {"graph": id_of(graph, "graph")})
 
 
 def resume_graph(graph: int) -> Request[int]:
-    """Allow claims of a paused graph's tasks again, and return how many. Raises GraphNotFound."""
+    """Allow claims of a paused graph's tasks again, and return how many of them are ready now.
+
+    Tasks that are blocked or scheduled are not counted. Raises GraphNotFound.
+    """
     return Request(statements.RESUME_GRAPH, {"graph": id_of(graph, "graph")})
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias, TypedDict
 
@@ -106,7 +107,7 @@ class Options:
         if self.scheduled_at is not None and self.scheduled_at.tzinfo is None:
             raise BadTask(
                 f"scheduled_at {self.scheduled_at} has no time zone",
-                "Give it one, such as datetime.UTC, or use delay=….",
+                "Give it one, such as datetime.now(timezone.utc), or use delay=….",
             )
         if self.scheduled_at is not None and self.delay is not None:
             raise BadTask("scheduled_at and delay exclude each other", "Pass one of them.")
@@ -125,6 +126,15 @@ def id_of(value: object, what: str = "task") -> int:
     except TypeError:
         pass
     raise BadTask(f"id must be the id of a {what}, a whole number, not {value!r}")
+
+
+def options_from(fields: Mapping[str, Any], base: Options | None = None) -> Options:
+    """Return the options with these fields, and otherwise those of `base`. Raises BadTask."""
+    known = [field.name for field in dataclasses.fields(Options)]
+    for name in fields:
+        if name not in known:
+            raise BadTask(f'there is no option "{name}"', f"The options are {', '.join(known)}.")
+    return Options(**fields) if base is None else replace(base, **fields)
 
 
 def seconds(span: Span | None) -> float | None:

@@ -119,8 +119,10 @@ _IN_GRAPH: Final = " and t.graph_id = (d ->> 'graph')::bigint"
 
 
 def _task(row: Any) -> TaskRecord:
-    if row is None:
-        raise TaskNotFound("there is no such task", "It never existed, or it was pruned.")
+    if "missing" in row:
+        raise TaskNotFound(
+            f"there is no task {row['missing']}", "It never existed, or it was pruned."
+        )
     return TaskRecord.from_json(row)
 
 
@@ -152,10 +154,10 @@ def find_statement(state: TaskState | None, *, in_graph: bool) -> Statement[list
 
 GET: Final = Statement(
     "get",
-    "select ("
+    "select coalesce((select "
     + _TASK
-    + """)::text from peers.task t
-    where t.id = cast(cast(:document as jsonb) ->> 'id' as bigint)
+    + """ from peers.task t where t.id = cast(cast(:document as jsonb) ->> 'id' as bigint)),
+    jsonb_build_object('missing', cast(:document as jsonb) -> 'id'))::text
     """,
     _task,
     is_read_only=True,
@@ -187,16 +189,20 @@ EXPLAIN: Final = Statement(
 
 
 def _graph_status(row: Any) -> GraphStatus:
-    if row is None:
-        raise GraphNotFound("there is no such graph", "It never existed, or it was pruned.")
+    if "missing" in row:
+        raise GraphNotFound(
+            f"there is no graph {row['missing']}", "It never existed, or it was pruned."
+        )
     return GraphStatus.from_json(row)
 
 
 GRAPH_STATUS: Final = Statement(
     "graph_status",
     """
-    select to_jsonb(s)::text from peers.graph_status s
-    where s.graph_id = (cast(:document as jsonb) ->> 'graph')::bigint
+    select coalesce(
+        (select to_jsonb(s) from peers.graph_status s
+         where s.graph_id = (cast(:document as jsonb) ->> 'graph')::bigint),
+        jsonb_build_object('missing', cast(:document as jsonb) -> 'graph'))::text
     """,
     _graph_status,
     is_read_only=True,

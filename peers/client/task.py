@@ -23,7 +23,7 @@ from typing import (
 
 from peers.client import operations
 from peers.client.node import Node
-from peers.client.options import OptionFields, Options, Span
+from peers.client.options import OptionFields, Options, Span, options_from
 from peers.client.results import wait, wait_async
 from peers.client.statements import SUBMIT, Request
 from peers.client.submission import document
@@ -67,7 +67,7 @@ class Task(Generic[P, R_co]):
 
     def options(self, **changes: Unpack[OptionFields]) -> Self:
         """Return a copy that submits with these options; see Options. Raises BadTask."""
-        return type(self)(self.handler, replace(self.bound, **changes))
+        return type(self)(self.handler, options_from(changes, self.bound))
 
     def after(
         self,

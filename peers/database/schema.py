@@ -19,6 +19,7 @@ from peers.errors import (
     PeersError,
     SchemaMissing,
     SchemaNewer,
+    SchemaUnreleased,
     translated,
 )
 from peers.types import CONTRACT_VERSION
@@ -31,12 +32,19 @@ _FIRST_VERSION: Final = 1
 _TABLES: Final = re.compile(r"1[0-8]_\w+\.sql")
 _MIGRATION: Final = re.compile(r"19_(\d{4})_\w+\.sql")
 _OTHERS: Final = re.compile(r"[02-9]\d_\w+\.sql")
+_CREATED: Final = re.compile(rb"^create table if not exists (peers\.\w+)", re.MULTILINE)
 _TRIES: Final = 5
 _RAISED: Final = "00000"  # a notice that the files raise, not "… already exists, skipping"
 _LOCKED: Final = (
     psycopg.errors.LockNotAvailable,
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
+)
+
+
+_UNRELEASED: Final = (
+    "A schema from before the first release cannot be upgraded: run DROP SCHEMA peers CASCADE, "
+    "which deletes all its tasks, then run `peers migrate`."
 )
 
 
@@ -73,6 +81,11 @@ def steps(sql: Path | None = None) -> list[Step]:
     return every
 
 
+def changes_tables(name: str) -> bool:
+    """Return whether the file of this name changes tables, so that it is applied only once."""
+    return bool(_TABLES.fullmatch(name) or _MIGRATION.fullmatch(name))
+
+
 def _version(file: Path) -> int | None:
     """Return the version of the tables that a file makes, or None for a file without tables."""
     if migration := _MIGRATION.fullmatch(file.name):
@@ -105,8 +118,8 @@ def installed_version(connection: Connection) -> int | None:
 def require(connection: Connection) -> None:
     """Check that this package can work with the database.
 
-    Raises SchemaMissing for a database with no Peers schema or an older one, SchemaNewer for a
-    newer one. Each error says what to run.
+    Raises SchemaMissing for a database with no Peers schema or an older one (SchemaUnreleased for
+    one from before the first release), SchemaNewer for a newer one. Each error says what to run.
     """
     version = functions.contract_version(connection)
     if version < CONTRACT_VERSION:
@@ -115,6 +128,7 @@ def require(connection: Connection) -> None:
             "Run `peers migrate` as the owner of the schema.",
         )
     _refuse_newer("contract version", version, CONTRACT_VERSION)
+    _refuse_unreleased(connection)
 
 
 def migrate(connection: Connection, dry_run: bool = False) -> list[str]:
@@ -199,6 +213,7 @@ def _pending(connection: Connection) -> list[Step]:
         newest = max(step.version or 0 for step in every)
         _refuse_newer("schema version", installed, newest)
         _refuse_newer("contract version", functions.contract_version(connection), CONTRACT_VERSION)
+        _refuse_unreleased(connection)
     return [step for step in every if step.version is None or step.version > (installed or 0)]
 
 
@@ -213,10 +228,9 @@ def _apply(connection: Connection, step: Step) -> None:
     except psycopg.errors.InsufficientPrivilege:
         raise
     except psycopg.ProgrammingError as error:  # such as a column that has another type
-        raise ConfigError(
+        raise SchemaUnreleased(
             f"{step.file.name} does not fit the existing schema peers: {error}",
-            "Nothing was changed. A schema from before the first release cannot be upgraded: run "
-            "DROP SCHEMA peers CASCADE, which deletes all its tasks, then migrate again.",
+            f"Nothing was changed. {_UNRELEASED}",
         ) from error
     finally:
         connection.remove_notice_handler(relay)
@@ -224,6 +238,29 @@ def _apply(connection: Connection, step: Step) -> None:
         connection.execute(
             "insert into peers.migration (version, name) values (%s, %s) on conflict do nothing",
             (step.version, step.file.name),
+        )
+
+
+def _refuse_unreleased(connection: Connection) -> None:
+    """Raise SchemaUnreleased if a table of the first release is missing.
+
+    Its version does not tell: development versions had the number of the first release.
+    """
+    names = [
+        name.decode()
+        for step in steps()
+        if step.version == _FIRST_VERSION
+        for name in _CREATED.findall(step.file.read_bytes())
+    ]
+    with translated():
+        missing = connection.execute(
+            "select name from unnest(%s::text[]) name where to_regclass(name) is null", (names,)
+        ).fetchall()
+    if missing:
+        raise SchemaUnreleased(
+            f"the database {connection.info.dbname} has a schema from before the first release: "
+            f"it lacks {', '.join(name for (name,) in missing)}",
+            _UNRELEASED,
         )
 
 

@@ -33,7 +33,10 @@ def peer_draining(*, running: int, timeout: float) -> None:
     """Report that the peer stops, after a signal or a migration. A second signal stops it now."""
 
 
-@event(logging.INFO, "left the peers of this database; released %(released)d tasks")
+@event(
+    logging.INFO,
+    "left the peers of this database; tasks released at the very end: %(released)d",
+)
 def peer_left(*, peer_id: UUID, released: int) -> None:
     """Report that the peer has shut down. Other peers can run the released tasks at once."""
 

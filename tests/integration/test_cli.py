@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,6 +28,11 @@ def test_migrate_creates_the_schema_and_says_what_it_applied(empty_database_url:
     real = peers("migrate", "--json", url=empty_database_url)
     assert real.document == {"dry_run": False, "files": dry.out.splitlines()}
     assert peers("status", url=empty_database_url).code == 0  # nothing needs attention
+    again = peers("migrate", "--dry-run", url=empty_database_url)
+    assert re.match(r"would apply: \d new files with tables, and \d\d files with", dry.err)
+    assert re.match(
+        r"would apply: no new tables; \d\d files with functions, applied each", again.err
+    )
 
 
 def test_check_finds_what_is_wrong_and_mends_it(database_url: str, db: Connection) -> None:
@@ -122,13 +128,15 @@ def test_status_shows_queues_peers_and_alarms(database_url: str, db: Connection)
     db.execute(
         "update peers.peer set heartbeat_at = heartbeat_at - interval '1 h' where id = %s", (lost,)
     )
-    found = peers("status", "--running", url=database_url)
+    narrow = {"COLUMNS": str(WIDTH)}
+    found = peers("status", "--running", url=database_url, env=narrow)
     assert found.code == 1
     for expected in ("alive", "lost", "web1", "default=4", "1h00m ago", "paused", "nothing runs"):
         assert expected in found.out
     assert "! 1 dead letter: peers dead list" in found.out
     assert '! queue "media" is paused: peers resume media' in found.out
     assert '! no live peer runs kind "nobody.runs.' in found.out
+    assert "(no live peer has a handler for it)" in found.out
     assert all(len(line) <= WIDTH for line in found.out.splitlines() if line[:1] != "!")
     answer = peers("status", "--json", url=database_url)
     told = answer.document
@@ -137,6 +145,16 @@ def test_status_shows_queues_peers_and_alarms(database_url: str, db: Connection)
     assert (default["ready"], default["blocked"], default["dead"], told["dead"]) == (1, 1, 1, 1)
     assert {peer["peer_id"]: peer["alive"] for peer in told["peers"]} == {lost: False, alive: True}
     assert [kind["tasks"] for kind in told["unrunnable"]] == [1]
+
+
+def test_status_says_that_the_queue_is_missing_and_not_the_handler(
+    database_url: str, db: Connection
+) -> None:
+    """A live peer has the handler, and serves another queue."""
+    join(db, "a", queue="media")
+    submit(db, "a")
+    found = peers("status", url=database_url)
+    assert 'runs kind "a" in queue "default" (the live peers with a handler for it do' in found.out
 
 
 def test_status_tells_what_was_completed_and_for_how_long_peers_have_been_there(
@@ -170,7 +188,7 @@ def test_status_tells_what_was_completed_and_for_how_long_peers_have_been_there(
     assert up["lost"].startswith("1h00m")
 
 
-@pytest.mark.parametrize("columns", ["", "60", "80", "160"])
+@pytest.mark.parametrize("columns", ["60", "80", "160"])
 def test_status_fits_the_terminal(
     database_url: str,
     db: Connection,
@@ -178,15 +196,24 @@ def test_status_fits_the_terminal(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """80 columns where there is none; a narrower or wider one is used as it is."""
+    """No line of a table is longer than the terminal."""
     db.execute("select peers.pause('a queue with a name that is long')")
     join(db, "a", "b", queue="another queue with a long name, 70 characters of it, or a few more")
     monkeypatch.setenv("COLUMNS", columns)
     found = Here(database_url, monkeypatch, capsys)("status")
     longest = max(len(line) for line in found.out.splitlines() if line[:1] != "!")
-    assert longest <= int(columns or 80)
+    assert longest <= int(columns)
     assert ("HEARTBEAT" in found.out) == (columns != "60")
     assert ("a few more" in found.out) == (columns == "160")
+
+
+def test_a_table_in_a_pipe_is_not_cut(database_url: str, db: Connection) -> None:
+    """What reads it needs whole values."""
+    error = "no such file " * 20 + "in the end"
+    submit(db, "a")
+    bury(db, join(db, "a"), error=error)
+    found = peers("dead", "list", url=database_url)
+    assert found.out.splitlines()[1].endswith(error)
 
 
 def test_status_shows_what_runs_and_how_far_it_is(database_url: str, db: Connection) -> None:
@@ -208,6 +235,12 @@ def test_explain_tells_why_and_what_failed(database_url: str, db: Connection) ->
     assert (found.code, "Dead since" in found.out) == (0, True)
     assert "OSError: no such file" in found.out.splitlines()[-1]
     assert f"peers dead show {task}" in found.err
+    assert f"peers dead retry {task}" in found.err
+    child = submit(db, "a", after=(task,))
+    assert "peers dead retry ID" in peers("explain", str(child), url=database_url).err
+    db.execute("select peers.pause('default')")
+    waiting = submit(db, "a")
+    assert "`peers resume default`" in peers("explain", str(waiting), url=database_url).err
     told = peers("explain", str(task), "--json", url=database_url).document
     assert (told["id"], told["state"], len(told["failures"])) == (task, "dead", 1)
     assert told["explanation"].startswith("Dead since")

@@ -60,11 +60,15 @@ def test_dead_letters_are_listed_and_shown(database_url: str, db: Connection) ->
     first, second = submit(db, "a"), submit(db, "b")
     submit(db, "a", after=(first,))
     bury(db, peer, error="bad \x1b[31m " + "x" * 200)
-    listed = peers("dead", "list", url=database_url)
+    listed = peers("dead", "list", url=database_url, env={"COLUMNS": str(WIDTH)})
     assert (listed.code, len(listed.out.splitlines())) == (0, 3)
     assert "\x1b" not in listed.out
     assert all(len(line) <= WIDTH for line in listed.out.splitlines())
     assert "1 more" in peers("dead", "list", "--limit", "1", url=database_url).err
+    assert (
+        "no dead letters\nNo peer has"
+        in peers("dead", "list", "--kind", "aa", url=database_url).err
+    )
     told = peers("dead", "list", "--kind", "b", "--json", url=database_url).document
     assert (told["total"], told["dead_letters"][0]["task_id"]) == (1, second)
     shown = peers("dead", "show", str(first), url=database_url)

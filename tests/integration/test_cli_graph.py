@@ -43,8 +43,11 @@ def done(answer: Answer) -> str:
     return answer.out
 
 
-def test_graphs_are_listed_newest_first(here: Here, db: Connection) -> None:
+def test_graphs_are_listed_newest_first(
+    here: Here, db: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The list says how many there are, and filters by name and by pause."""
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
     assert here("graph", "list").err == "no graphs\n"
     graphs = [submit_graph(db, name)[0] for name in ("nightly " + "x" * 150, "hourly", "hourly")]
     db.execute("select peers.pause_graph(%s)", (graphs[1],))

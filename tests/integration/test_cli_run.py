@@ -13,6 +13,7 @@ import pytest
 from peers.embedded import EmbeddedPostgres
 from peers.embedded.places import temporary_folder
 from tests.support.cli import PATIENCE, command, environment, peers, state, submit, until
+from tests.support.server import open_connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,6 +113,21 @@ def test_the_embedded_database_serves_when_asked(folder: Path) -> None:
         assert peers("db", "stop", env=own).out == "the embedded database is stopped\n"
         assert postgres.pid is None
         assert peers("db", "stop", env=own).out == "it was not running\n"
+
+
+def test_an_embedded_database_from_before_the_first_release_is_named(folder: Path) -> None:
+    """The error says which folder to remove; `config` names the folder, too."""
+    own = {"PEERS_EMBEDDED_DATA": str(folder)}
+    with EmbeddedPostgres(folder, durable=False) as postgres:
+        assert peers("migrate", "--embedded", env=own).code == 0
+        with open_connection(postgres.url()) as db:
+            db.execute("drop table peers.graph cascade")
+        for words in (["status", "--embedded"], ["migrate", "--embedded"], ["demo"]):
+            found = peers(*words, env=own)
+            assert found.code == 78, found
+            assert f"the embedded database in {folder}" in found.err
+            assert f"remove the folder {folder}" in found.err
+        assert f"keeps its data in {folder}" in peers("config", env=own).err
 
 
 def test_run_brings_the_schema_into_the_embedded_database(folder: Path, app: Path) -> None:

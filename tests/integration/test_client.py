@@ -43,6 +43,12 @@ async def fetch(url: str, **headers: str) -> None:
     """An async handler that takes further names."""
 
 
+def add_to_graph(*args: Any, **options: Any) -> None:
+    """Add one task to a graph."""
+    with peers.graph() as g:
+        g.add(*args, **options)
+
+
 def sqlalchemy_url(url: str) -> URL:
     """The same database, as SQLAlchemy names it."""
     return URL.create(
@@ -154,7 +160,10 @@ NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001 - on purpose
         (lambda: thumb.options(timeout=0), peers.BadTask, "must be 0.001 to 2592000 seconds"),
         (lambda: thumb.options(delay=math.nan), peers.BadTask, "delay must be 0 to"),
         (lambda: thumb.options(idempotency_key=""), peers.BadTask, "key must be 1 to 500"),
-        (lambda: thumb.options(scheduled_at=NAIVE), peers.BadTask, "has no time zone"),
+        (lambda: thumb.options(scheduled_at=NAIVE), peers.BadTask, "no time zone.*timezone.utc"),
+        (lambda: peers.submit("k", {}, que="a"), peers.BadTask, 'no option "que".*queue, pri'),  # type: ignore[call-arg]
+        (lambda: thumb.options(que="a"), peers.BadTask, 'no option "que".*queue, pri'),  # type: ignore[call-arg]
+        (lambda: add_to_graph("k", {}, que="a"), peers.BadTask, 'no option "que".*queue, pri'),
         (lambda: thumb.options(on_parent_failure="panic"), peers.BadTask, '"hold", "cancel" or'),
         (lambda: peers.task("test.thumb")(lambda: None), ValueError, "another kind"),
     ],

@@ -16,6 +16,7 @@ import peers
 from peers import context
 from peers.client import result_thread
 from peers.client.client import Client
+from peers.errors import NotPermitted
 from tests.integration.test_client import Parent
 from tests.support.world import Peer, states
 
@@ -94,7 +95,7 @@ def test_get_returns_the_whole_task() -> None:
 
 def test_get_of_no_task() -> None:
     """The error says what may have happened to it."""
-    with pytest.raises(peers.TaskNotFound, match="never existed, or it was pruned"):
+    with pytest.raises(peers.TaskNotFound, match=r"no task 999\. It never existed"):
         peers.get(999)
 
 
@@ -580,7 +581,7 @@ def test_a_change_by_a_delay_counts_from_the_database_s_clock() -> None:
 @pytest.mark.parametrize("verb", ["graph_status", "cancel_graph", "pause_graph", "retry_graph"])
 def test_a_graph_that_is_not_there(verb: str) -> None:
     """Every operation says so."""
-    with pytest.raises(peers.GraphNotFound):
+    with pytest.raises(peers.GraphNotFound, match="no graph 999"):
         getattr(peers, verb)(999)
 
 
@@ -672,3 +673,21 @@ def test_a_handler_uses_its_peer(in_handler: Parent, peer: Peer) -> None:
     assert double.result(task_id, 20) == 8
     assert asyncio.run(double.result_async(task_id, 20)) == 8
     assert set(in_handler.verbs) == {"submit", "get", "find ready", "outcomes"}
+
+
+def test_a_role_that_may_not_wait_is_told_which_role_may(database_url: str, peer: Peer) -> None:
+    """A submitter cannot read results; peers_reader can, as the hint says."""
+    task_id = double.submit(n=3)
+    complete(peer, 6)
+    submitting, reading = (
+        psycopg.conninfo.make_conninfo(database_url, options=f"-c role={role}")
+        for role in ("peers_submitter", "peers_reader")
+    )
+    with (
+        Client(submitting) as submitter,
+        pytest.raises(NotPermitted, match="needs peers_reader"),
+    ):
+        submitter.result(task_id, timeout=5)
+    with Client(reading) as reader:
+        assert reader.result(task_id, timeout=5) == 6
+        assert reader.get(task_id).id == task_id

@@ -10,7 +10,14 @@ import pytest
 
 from peers.database import schema
 from peers.database.connection import connect
-from peers.errors import ConfigError, NotPermitted, PeersError, SchemaMissing, SchemaNewer
+from peers.errors import (
+    ConfigError,
+    NotPermitted,
+    PeersError,
+    SchemaMissing,
+    SchemaNewer,
+    SchemaUnreleased,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,6 +160,15 @@ def test_a_schema_from_before_the_first_release_is_named(installed: Connection, 
     installed.execute(older.encode())
     with pytest.raises(ConfigError, match=r"(?s)sql does not fit .*DROP SCHEMA"):
         schema.migrate(installed)
+
+
+def test_a_table_that_is_missing_is_noticed_before_it_is_used(installed: Connection) -> None:
+    """A schema from before the first release may have the version of the first one."""
+    schema.require(installed)
+    installed.execute(b"drop table peers.graph cascade")
+    for check in (schema.require, schema.migrate):
+        with pytest.raises(SchemaUnreleased, match=r"it lacks peers\.graph\. .*DROP SCHEMA"):
+            check(installed)
 
 
 @pytest.mark.parametrize("name", ["0002_fix.sql", "fix.sql", "19_2_fix.sql", "19_fix.sql"])

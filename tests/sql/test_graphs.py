@@ -159,7 +159,7 @@ def test_a_key_refuses_other_nodes(db: Connection) -> None:
         db, "select peers.submit_graph(%s::jsonb, idempotency_key => 'k')", nodes
     )
     assert sqlstate == "PE007"
-    assert f"graph {first['graph_id']} was submitted under this idempotency_key" in words
+    assert f'graph {first["graph_id"]} was submitted under the idempotency_key "k"' in words
     assert 'without a node "z"' in words
     assert value(db, "select count(*) from peers.task") == 1
 

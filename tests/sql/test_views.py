@@ -178,6 +178,11 @@ def test_explain_knows_pauses_and_missing_peers(world: World) -> None:
     """A ready task that nobody takes has a reason, and the sentence has the remedy."""
     lonely = submit(world.db, "nobody")
     assert 'no live peer runs kind "nobody"' in explain(world.db, lonely)
+    assert "no live peer has a handler for it" in explain(world.db, lonely)
+    world.peer("a")
+    astray = explain(world.db, submit(world.db, "a", queue="nowhere"))
+    assert 'runs kind "a" in queue "nowhere"' in astray
+    assert "peers with a handler for it serve only default: start a peer that serves" in astray
     run(world.db, "select peers.pause('default')")
     assert "peers.resume('default')" in explain(world.db, lonely)
 

@@ -26,8 +26,11 @@ def test_durations_show_their_two_largest_units(seconds: float, shown: str) -> N
     assert output.span(timedelta(seconds=seconds)) == shown
 
 
-def test_tables_fit_whatever_is_in_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_fit_whatever_is_in_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No line is longer than the width, headings stay above their columns, numbers end together."""
+    monkeypatch.setenv("COLUMNS", str(output.WIDTH))
     output.table(
         ("TASK", "KIND", "ERROR"), [(7, "k" * 200, "e" * 300), (123456, "short", "line\nbreak")]
     )

@@ -23,6 +23,11 @@ installed guest, such as `PEERS_PREDICT_…`, and those that `PEERS_WORKER_ENV` 
 workers.) `peers config` prints the effective settings and says where each value comes from; it
 hides passwords.
 
+`PEERS_EMBEDDED_DATA` is only an environment variable, not a setting of the file or a flag: it names
+the folder of the embedded database (`--embedded`, `peers demo`, `peers db`). The default is
+`/var/lib/peers/embedded` for root and `~/.local/share/peers/embedded` for other users. All
+processes that name the same folder share the database.
+
 """
 
 

@@ -65,7 +65,7 @@ def decide(
     for name, feature in zip(chosen, wanted, strict=True):
         decided, source, warning = feature_type(schema.field(name), feature, options)
         fields.append(decided)
-        note = notes.get(name, "") if name_of(decided) == name_of(schema.field(name)) else ""
+        note = _note(notes, decided, schema)
         if source == "model":  # --types cannot change what the model was fitted on
             note = note.partition("; --types")[0]
         columns.append(Column(name, name_of(decided), source, note))
@@ -78,11 +78,18 @@ def decide(
         if name in schema.names and name not in chosen:
             decided, source, _ = feature_type(schema.field(name), Feature(), options)
             fields.append(decided)
-            columns.append(Column(name, name_of(decided), source, "not a feature"))
+            note = "; ".join(filter(None, ("not a feature", _note(notes, decided, schema))))
+            columns.append(Column(name, name_of(decided), source, note))
     settled = pa.schema(fields, metadata=_without_index(schema.metadata))
     unused = [name for name in options.types if name not in settled.names]
     warnings += [f"--types {name}: the model does not take this column" for name in unused]
     return Decision(tuple(chosen), settled, tuple(required), tuple(columns), tuple(warnings))
+
+
+def _note(notes: Mapping[str, str], decided: pa.Field, schema: pa.Schema) -> str:
+    """Return why the file's column has its type, if it keeps that type."""
+    same = name_of(decided) == name_of(schema.field(decided.name))
+    return notes.get(decided.name, "") if same else ""
 
 
 def _check_names(options: ColumnOptions, schema: pa.Schema) -> None:
