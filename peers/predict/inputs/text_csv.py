@@ -80,9 +80,10 @@ class CsvFile:
             if column == self._id:
                 self._has_plain_ids &= are_plain(array)
                 continue
+            decoded = _decoded(array, column, block)
             if is_text(array):
-                self._witnesses[column].add_texts(_lazily(array))
-            elif self._witnesses[column].add(array):
+                self._witnesses[column].add_texts(_lazily(decoded))
+            elif self._witnesses[column].add(decoded):
                 to_isolate.append(column)
             self._misfits.count(column, array, block)
         for foreign in block.foreign.values():
@@ -90,11 +91,11 @@ class CsvFile:
         if to_isolate:
             texts = self._read(block, dict.fromkeys(to_isolate, TEXT), to_isolate)
             for column, array in texts.items():
-                self._witnesses[column].add_texts(_lazily(array))
+                self._witnesses[column].add_texts(_lazily(_decoded(array, column, block)))
         if self._draft is None:
             self._draft = self._kinds()
             self._notes |= lost_zeros(block, values, self._reader, self.names)
-        if not is_inferred:
+        if not is_inferred or block.foreign:  # a row is bad only if a foreign column is read
             return None
         return self._drafted(block, values)
 
@@ -144,6 +145,10 @@ class CsvFile:
             column for column, field in zip(columns, schema, strict=True)
             if field.type != kinds[column].arrow
         }  # fmt: skip
+        # a field that is not in the file's encoding is null, which pandas' integers cannot be
+        requested |= {column for foreign in block.foreign.values() for column in foreign} & {
+            column for column in columns if kinds[column] in {Kind.INT, Kind.UINT}
+        }
         types = {
             column: TEXT if column in requested or column == self._id else _FIXED[kinds[column]]
             for column in columns
@@ -164,7 +169,7 @@ class CsvFile:
             name = next((self.names[column] for column in foreign if column in columns), None)
             if name is not None:
                 bad[index] = f"the column {name!r} is not in the file's encoding"
-        return spread(pa.table(arrays, schema=schema), block, bad), bad
+        return spread(pa.table(arrays, schema=schema), block), bad
 
     def _typed(self, values: pa.Array | None, field: pa.Field, column: int) -> Converted:
         if values is None:
@@ -247,17 +252,25 @@ class CsvFile:
             if not fits(found, kind, block, is_id=column == self._id):
                 return None
             arrays.append(found.cast(kind.arrow, safe=False))
-        return spread(pa.table(arrays, names=self.names), block, block.bad)
+        return spread(pa.table(arrays, names=self.names), block)
 
 
-def spread(table: pa.Table, block: Block, bad: dict[int, str]) -> pa.Table:
-    """Return the block's rows with nulls for bad rows; the table has only good ones."""
-    if not bad:
+def spread(table: pa.Table, block: Block) -> pa.Table:
+    """Return the block's rows with nulls for its bad records; the table has only good ones."""
+    if not block.bad:
         return table
     places: list[int | None] = [None] * block.rows
     for place, index in enumerate(block.good):
-        places[index] = None if index in bad else place
+        places[index] = place
     return table.take(pa.array(places, pa.int64()))
+
+
+def _decoded(values: pa.Array, column: int, block: Block) -> pa.Array:
+    """Return the column without fields that are not in the file's encoding: these are no gaps."""
+    foreign = {index for index, columns in block.foreign.items() if column in columns}
+    if not foreign:
+        return values
+    return values.filter(pa.array([index not in foreign for index in block.good]))
 
 
 def _lazily(values: pa.Array) -> Iterator[str | None]:
