@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from peers.predict.column_metadata import GUESSED, INDEX, READER, YES
+from peers.predict.column_metadata import GUESSED, INDEX, READER, YES, ZEROS
 from peers.predict.inputs import text_blocks
 from peers.predict.inputs.records import Marks, OpenQuotes, Span, records
 from peers.predict.inputs.text_blocks import Block, csv_blocks
 from peers.predict.inputs.text_fits import are_plain, fits, is_text
 from peers.predict.inputs.text_header import Header, read_header
 from peers.predict.inputs.text_kinds import Kind, TypeSamples
-from peers.predict.inputs.text_misfits import Misfits, lost_zeros
+from peers.predict.inputs.text_misfits import Misfits, first_zero, lost_zeros
 from peers.predict.inputs.text_options import TextOptions
 from peers.predict.inputs.text_pandas import TEXT, MismatchError, PandasReader
 from peers.predict.inputs.text_window import Window
@@ -42,6 +42,7 @@ class CsvFile:
         separator: str,
         options: TextOptions,
         id_column: str | None,
+        carry: Sequence[str] = (),
     ) -> None:
         marks = Marks(separator.encode(), options.quote.encode())
         self._header: Header = read_header(path, window, marks, options)
@@ -51,6 +52,9 @@ class CsvFile:
         if self._id is not None:
             self._reader.keep_texts(self._id, [""])
         self._has_plain_ids = True
+        self._carried = {column for column, name in enumerate(self.names) if name in carry}
+        self._zeros: dict[int, str] = {}
+        """The first value with a leading zero of carried columns."""
         self._witnesses = {
             column: TypeSamples(self._reader)
             for column in range(len(self.names))
@@ -88,6 +92,7 @@ class CsvFile:
             self._misfits.count(column, array, block)
         for foreign in block.foreign.values():
             self._foreign.update(foreign)
+        self._find_zeros(block, values)
         if to_isolate:
             texts = self._read(block, dict.fromkeys(to_isolate, TEXT), to_isolate)
             for column, array in texts.items():
@@ -107,6 +112,8 @@ class CsvFile:
             metadata = {GUESSED: YES}
             if column == 0 and self._header.has_index:
                 metadata[INDEX] = YES
+            if column in self._zeros:
+                metadata[ZEROS] = self._zeros[column].encode()
             listed.append(pa.field(name, kinds[column].arrow, metadata=metadata))
         for column, kind in kinds.items():
             if kind is Kind.RAW_TEXT and column != self._id:
@@ -170,6 +177,19 @@ class CsvFile:
             if name is not None:
                 bad[index] = f"the column {name!r} is not in the file's encoding"
         return spread(pa.table(arrays, schema=schema), block), bad
+
+    def _find_zeros(self, block: Block, values: dict[int, pa.Array]) -> None:
+        """Look for leading zeros in carried columns that pandas read as numbers."""
+        columns = [
+            column for column in sorted(self._carried - self._zeros.keys() - {self._id})
+            if column in values and not is_text(values[column])
+        ]  # fmt: skip
+        if not columns:
+            return
+        for column, texts in self._read(block, dict.fromkeys(columns, TEXT), columns).items():
+            place = first_zero(texts)
+            if place is not None:
+                self._zeros[column] = texts[place].as_py()
 
     def _typed(self, values: pa.Array | None, field: pa.Field, column: int) -> Converted:
         if values is None:
