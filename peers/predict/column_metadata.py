@@ -19,6 +19,8 @@ NULLS: Final = b"peers.nulls"
 `pandas.read_parquet` reads whole numbers and booleans with a missing value as doubles or objects. A
 chunk without missing values must get the same dtype as the whole input.
 """
+ZEROS: Final = b"peers.zeros"
+"""Of a carried column of numbers: a value with a leading zero, as the text file has it."""
 PARTITION: Final = b"peers.partition"
 """Of a field whose values come from the names of folders."""
 READER: Final = b"peers.reader"

@@ -25,6 +25,10 @@ class ModelError(PredictError):
     """A model has an unknown format, cannot be loaded, is not trusted, or has changed."""
 
 
+class ModelNotTrusted(ModelError):
+    """The peer does not trust the model. Another peer may trust it."""
+
+
 class InputError(PredictError):
     """An input is missing or unreadable, or lacks what the model needs."""
 

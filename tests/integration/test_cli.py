@@ -207,8 +207,11 @@ def test_status_fits_the_terminal(
     assert ("a few more" in found.out) == (columns == "160")
 
 
-def test_a_table_in_a_pipe_is_not_cut(database_url: str, db: Connection) -> None:
+def test_a_table_in_a_pipe_is_not_cut(
+    database_url: str, db: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What reads it needs whole values."""
+    monkeypatch.delenv("COLUMNS", raising=False)
     error = "no such file " * 20 + "in the end"
     submit(db, "a")
     bury(db, join(db, "a"), error=error)

@@ -226,18 +226,6 @@ def test_an_index_and_the_ids_are_no_features() -> None:
     assert decide(named, schema, ColumnOptions("m", ids=["id"]), {}).features == ("id", "key")
 
 
-def test_a_carried_column_that_loses_its_zeros_is_said() -> None:
-    """As for a feature: the output has 1067 for 01067, unless --types asks for a text."""
-    one = Signature((Feature("x"),), form="frame")
-    schema, notes = _guessed(zip=pa.int64(), x=pa.float64()), {"zip": "row 1 holds 01067"}
-    options = ColumnOptions("m", carry=["zip"])
-    [_, column] = decide(one, schema, options, notes).columns
-    assert column.note == "not a feature; row 1 holds 01067"
-    options = ColumnOptions("m", {"zip": "text"}, carry=["zip"])
-    [_, column] = decide(one, schema, options, notes).columns
-    assert (column.type, column.note) == ("text", "not a feature")
-
-
 def test_where_nobody_knows_whether_gaps_may_come_the_user_says_so() -> None:
     """A callable's rows have values, unless --allow-nan; an estimator raises itself."""
     schema = pa.schema([("x", pa.float64())])

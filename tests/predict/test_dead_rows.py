@@ -210,3 +210,17 @@ def test_missing_values_are_announced_before_the_run(stage: Stage, tmp_path: Pat
     [reason] = summary["dead_reasons"]
     assert (reason["rows"], reason["first_row"]) == (2, 1)
     assert reason["reason"].startswith("the feature 'x' has no value")
+
+
+def test_the_dead_letter_of_an_unreadable_value_names_the_id(stage: Stage, tmp_path: Path) -> None:
+    """The other columns miss nothing, and one row is said to be one."""
+    source, output = tmp_path / "dirty.csv", tmp_path / "out.parquet"
+    source.write_text("id,x,z\n1,30,0.5\n2,31,much\n3,32,1.5\n")
+    summary, said = predict(
+        stage, *words_for(source, output, "--types", "z=number", "--max-dead", 0), code=5
+    )
+    assert "missing in the column" not in said
+    assert "1 row is dead, more than --max-dead 0 allows" in said
+    [dead] = summary["dead_rows"]
+    assert (dead["row"], dead["id"]) == (1, 2)
+    assert dead["error"].startswith(f"row 1 (id 2) of {source}: the column 'z' holds 'much'")

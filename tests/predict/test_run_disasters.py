@@ -134,9 +134,20 @@ def test_who_watches_is_told_what_is_the_matter(stage: Stage, tmp_path: Path) ->
         trouble = "select count(*) > 0 from peers.failure where error_message ~ 'not trusted'"
         stage.until_true(trouble)
         status, _ = predict(stage, "status", "tried")
-        assert "PEERS_PREDICT_TRUST" in status["trouble"] or "not trusted" in status["trouble"]
-        command.terminate()
-        command.communicate(timeout=60)
+        shown = subprocess.run(
+            [sys.executable, "-m", "peers", "predict", "status", "tried"],
+            env=environment(stage), cwd=SOURCES, text=True, capture_output=True, check=True,
+        )  # fmt: skip
+        assert f"\ntrouble: {status['trouble']}\n" in shown.stdout
+        remedy = f'PEERS_PREDICT_TRUST="{MODELS}"'
+        assert remedy in status["trouble"]
+        rest = "".join(told)
+        assert command.wait(timeout=60) == 1
+        assert rest.count(remedy) == 1
+        assert "cannot continue" in rest
+        assert "with --workers 2" in rest
+    done, _ = predict(stage, *words, "--workers", 1)  # which trusts the model that it names
+    assert done["state"] == "done"
 
 
 def test_on_a_terminal_there_is_a_bar(stage: Stage, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import lzma
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ import pytest
 
 from peers.predict.errors import InputError
 from peers.predict.inputs import text_blocks
+from peers.predict.inputs.column_options import ColumnOptions
+from peers.predict.inputs.column_types import decide
 from peers.predict.inputs.text_options import NA_VALUES, TextOptions
 from peers.predict.inputs.text_pandas import PandasReader
 from peers.predict.inputs.text_survey import TextSurvey
 from peers.predict.models.plain_rows import plain_rows
+from peers.predict.signature import Feature, Signature
 
 
 def looked_through(path: Path, **options: Any) -> TextSurvey:
@@ -360,6 +364,25 @@ def test_zeros_that_are_lost_are_said(tmp_path: Path) -> None:
     assert "row 1 holds 01067; --types zip=text" in survey.notes["zip"]
     assert [row["zip"] for row in good(survey)] == [10115, 1067]
     assert [row["zip"] for row in good(survey, zip=pa.string())] == ["10115", "01067"]
+
+
+def test_a_carried_column_keeps_its_zeros(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Wherever in the file they come; other carried numbers, and features, stay numbers."""
+    monkeypatch.setattr(text_blocks, "BLOCK", 10)
+    path = tmp_path / "rows.csv"
+    path.write_text("zip,n,x\n10115,1,7\n,2,8\n01067,3,09\n")
+    survey = TextSurvey(path, None, tmp_path / "scratch", carry=["zip", "n"])
+    signature = Signature(features=(Feature("x"),))
+    options = ColumnOptions("m", carry=["zip", "n"])
+    decision = decide(signature, survey.schema, options, survey.notes)
+    assert decision.schema.types == [pa.int64(), pa.string(), pa.int64()]
+    assert decision.columns[1].note == "not a feature; text, because a value is 01067"
+    (file,) = survey.with_types(decision.schema, tmp_path).files
+    table = pq.read_table(file.path)
+    assert table.column("zip").to_pylist() == ["10115", None, "01067"]
+    assert table.column("x").to_pylist() == [7, 8, 9]
+    whole = decide(signature, survey.schema, replace(options, types={"zip": "integer"}), {})
+    assert whole.schema.field("zip").type == pa.int64()
 
 
 @pytest.mark.parametrize("of_bad", [2, 1])

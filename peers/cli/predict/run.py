@@ -56,9 +56,8 @@ def _predict(args: argparse.Namespace) -> int:
         print(line, file=sys.stderr if args.json else sys.stdout)
     if summary.exit_code() == TOO_MANY_DEAD:
         output.say(
-            f"{output.count(summary.dead, 'row is', 'rows are')} dead, "
-            f"more than --max-dead {args.max_dead} allows "
-            f"({summary.max_dead:,})"
+            f"{summary.dead:,} {'row is' if summary.dead == 1 else 'rows are'} dead, more than "
+            f"--max-dead {args.max_dead} allows ({summary.max_dead:,})"
         )
     return summary.exit_code()
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from peers.predict.column_metadata import ZEROS
 from peers.predict.errors import InputError
-from peers.predict.inputs.column_kinds import name_of
+from peers.predict.inputs.column_kinds import field_of, name_of
 from peers.predict.inputs.column_options import ColumnOptions, listed
 from peers.predict.inputs.feature_columns import feature_columns
 from peers.predict.inputs.feature_types import feature_type
@@ -76,10 +77,9 @@ def decide(
             required.append(name)
     for name in dict.fromkeys((*options.ids, *options.carry)):
         if name in schema.names and name not in chosen:
-            decided, source, _ = feature_type(schema.field(name), Feature(), options)
+            decided, column = _copied(schema.field(name), options)
             fields.append(decided)
-            note = "; ".join(filter(None, ("not a feature", _note(notes, decided, schema))))
-            columns.append(Column(name, name_of(decided), source, note))
+            columns.append(column)
     settled = pa.schema(fields, metadata=_without_index(schema.metadata))
     unused = [name for name in options.types if name not in settled.names]
     warnings += [f"--types {name}: the model does not take this column" for name in unused]
@@ -90,6 +90,16 @@ def _note(notes: Mapping[str, str], decided: pa.Field, schema: pa.Schema) -> str
     """Return why the file's column has its type, if it keeps that type."""
     same = name_of(decided) == name_of(schema.field(decided.name))
     return notes.get(decided.name, "") if same else ""
+
+
+def _copied(field: pa.Field, options: ColumnOptions) -> tuple[pa.Field, Column]:
+    """Return a column that is not a feature; numbers such as 0042 are copied as texts."""
+    decided, source, _ = feature_type(field, Feature(), options)
+    note, zero = "not a feature", (decided.metadata or {}).get(ZEROS)
+    if zero is not None and source == "file":
+        decided = field_of(decided, "text")
+        note += f"; text, because a value is {zero.decode()}"
+    return decided, Column(field.name, name_of(decided), source, note)
 
 
 def _check_names(options: ColumnOptions, schema: pa.Schema) -> None:

@@ -9,6 +9,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from peers.predict.inputs.reading import readable_counts
 from peers.predict.spec import InputRef
 
 _MAX_FILES: Final = 100
@@ -34,8 +35,9 @@ def warnings(missing: Mapping[str, int], rows: int) -> Iterator[str]:
     ordered = sorted(missing.items(), key=lambda pair: -pair[1])
     for name, count in ordered[:_MAX_COLUMNS]:
         yield (
-            f"warning: {count:,} of {rows:,} values are missing in the column {name!r}: these "
-            "rows will be dead; --allow-nan sends them to the model"
+            f"warning: {count:,} of {rows:,} values {'is' if count == 1 else 'are'} missing in the "
+            f"column {name!r}: {'this row' if count == 1 else 'these rows'} will be dead; "
+            f"--allow-nan sends {'it' if count == 1 else 'them'} to the model"
         )
     if len(ordered) > _MAX_COLUMNS:
         yield f"warning: values are missing in {len(ordered) - _MAX_COLUMNS:,} more columns"
@@ -51,7 +53,7 @@ def _missing_in(path: str, names: Collection[str]) -> dict[str, int]:
             if name in places:
                 nulls = _nulls(metadata, places[name])
                 if nulls is None and is_small:
-                    nulls = file.read([name], use_threads=False).column(0).null_count
+                    nulls = sum(count for _, count in readable_counts(file, name))
                 found[name] = nulls or 0
         return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +23,16 @@ from peers.predict.spec import Chunk, InputRef
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The user's input: a file, a folder or a pattern, or the URL of a Postgres for `query`."""
+    """The user's input: a file, a folder or a pattern, or the URL of a Postgres for `query`.
+
+    `carry`: columns that are copied into the output.
+    """
 
     place: str
     query: str | None = None
     id_column: str | None = None
     text: TextOptions = field(default_factory=TextOptions)
+    carry: Sequence[str] = ()
 
 
 class Survey(Protocol):
@@ -68,7 +72,9 @@ def survey(source: Source, scratch: Path) -> Iterator[Survey]:
             from peers.predict.inputs.text_survey import TextSurvey
 
             path = _path(source.place)
-            with closing(TextSurvey(path, source.id_column, scratch, source.text)) as text:
+            with closing(
+                TextSurvey(path, source.id_column, scratch, source.text, source.carry)
+            ) as text:
                 yield text
             return
         _refuse_options(source)

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pyarrow.types as kinds
 
 from peers.predict.column_metadata import PARTITION
@@ -19,7 +20,10 @@ from peers.predict.inputs.forward import ForwardReader
 from peers.predict.spec import Chunk, DataFile, InputRef
 
 PROBLEM: Final = "peers.problem"
-"""The column of a snapshot that says why a row could not be read. The row's values are null."""
+"""The column of a snapshot that says why a row could not be read.
+
+Values that could not be read are null. They are not missing values of the input.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,17 @@ def read(source: InputRef, chunk: Chunk, columns: Sequence[str]) -> Rows:
         bad |= _problems(table.column(PROBLEM))
         table = table.select(list(columns))
     return Rows(table, bad)
+
+
+def readable_counts(file: pq.ParquetFile, name: str) -> Iterator[tuple[int, int]]:
+    """Yield the rows and nulls of pieces of a column, without the rows that could not be read."""
+    has_problems = PROBLEM in file.schema_arrow.names
+    names = [name, PROBLEM] if has_problems else [name]
+    for batch in file.iter_batches(columns=names, use_threads=False):
+        values = batch.column(name)
+        if has_problems and batch.column(PROBLEM).null_count < batch.num_rows:
+            values = values.filter(batch.column(PROBLEM).is_null())
+        yield len(values), values.null_count
 
 
 def _ranges(source: InputRef, chunk: Chunk) -> Iterator[tuple[DataFile, int, int]]:

@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from peers.predict.column_metadata import GUESSED, INDEX, READER, YES
+from peers.predict.column_metadata import GUESSED, INDEX, READER, YES, ZEROS
 from peers.predict.inputs import text_blocks
 from peers.predict.inputs.records import Marks, OpenQuotes, Span, records
 from peers.predict.inputs.text_blocks import Block, csv_blocks
 from peers.predict.inputs.text_fits import are_plain, fits, is_text
 from peers.predict.inputs.text_header import Header, read_header
 from peers.predict.inputs.text_kinds import Kind, TypeSamples
-from peers.predict.inputs.text_misfits import Misfits, lost_zeros
+from peers.predict.inputs.text_misfits import Misfits, first_zero, lost_zeros
 from peers.predict.inputs.text_options import TextOptions
 from peers.predict.inputs.text_pandas import TEXT, MismatchError, PandasReader
 from peers.predict.inputs.text_window import Window
@@ -42,6 +42,7 @@ class CsvFile:
         separator: str,
         options: TextOptions,
         id_column: str | None,
+        carry: Sequence[str] = (),
     ) -> None:
         marks = Marks(separator.encode(), options.quote.encode())
         self._header: Header = read_header(path, window, marks, options)
@@ -51,6 +52,9 @@ class CsvFile:
         if self._id is not None:
             self._reader.keep_texts(self._id, [""])
         self._has_plain_ids = True
+        self._carried = {column for column, name in enumerate(self.names) if name in carry}
+        self._zeros: dict[int, str] = {}
+        """The first value with a leading zero of carried columns."""
         self._witnesses = {
             column: TypeSamples(self._reader)
             for column in range(len(self.names))
@@ -80,21 +84,23 @@ class CsvFile:
             if column == self._id:
                 self._has_plain_ids &= are_plain(array)
                 continue
+            decoded = _decoded(array, column, block)
             if is_text(array):
-                self._witnesses[column].add_texts(_lazily(array))
-            elif self._witnesses[column].add(array):
+                self._witnesses[column].add_texts(_lazily(decoded))
+            elif self._witnesses[column].add(decoded):
                 to_isolate.append(column)
             self._misfits.count(column, array, block)
         for foreign in block.foreign.values():
             self._foreign.update(foreign)
+        self._find_zeros(block, values)
         if to_isolate:
             texts = self._read(block, dict.fromkeys(to_isolate, TEXT), to_isolate)
             for column, array in texts.items():
-                self._witnesses[column].add_texts(_lazily(array))
+                self._witnesses[column].add_texts(_lazily(_decoded(array, column, block)))
         if self._draft is None:
             self._draft = self._kinds()
             self._notes |= lost_zeros(block, values, self._reader, self.names)
-        if not is_inferred:
+        if not is_inferred or block.foreign:  # a row is bad only if a foreign column is read
             return None
         return self._drafted(block, values)
 
@@ -106,6 +112,8 @@ class CsvFile:
             metadata = {GUESSED: YES}
             if column == 0 and self._header.has_index:
                 metadata[INDEX] = YES
+            if column in self._zeros:
+                metadata[ZEROS] = self._zeros[column].encode()
             listed.append(pa.field(name, kinds[column].arrow, metadata=metadata))
         for column, kind in kinds.items():
             if kind is Kind.RAW_TEXT and column != self._id:
@@ -144,6 +152,10 @@ class CsvFile:
             column for column, field in zip(columns, schema, strict=True)
             if field.type != kinds[column].arrow
         }  # fmt: skip
+        # a field that is not in the file's encoding is null, which pandas' integers cannot be
+        requested |= {column for foreign in block.foreign.values() for column in foreign} & {
+            column for column in columns if kinds[column] in {Kind.INT, Kind.UINT}
+        }
         types = {
             column: TEXT if column in requested or column == self._id else _FIXED[kinds[column]]
             for column in columns
@@ -164,7 +176,20 @@ class CsvFile:
             name = next((self.names[column] for column in foreign if column in columns), None)
             if name is not None:
                 bad[index] = f"the column {name!r} is not in the file's encoding"
-        return spread(pa.table(arrays, schema=schema), block, bad), bad
+        return spread(pa.table(arrays, schema=schema), block), bad
+
+    def _find_zeros(self, block: Block, values: dict[int, pa.Array]) -> None:
+        """Look for leading zeros in carried columns that pandas read as numbers."""
+        columns = [
+            column for column in sorted(self._carried - self._zeros.keys() - {self._id})
+            if column in values and not is_text(values[column])
+        ]  # fmt: skip
+        if not columns:
+            return
+        for column, texts in self._read(block, dict.fromkeys(columns, TEXT), columns).items():
+            place = first_zero(texts)
+            if place is not None:
+                self._zeros[column] = texts[place].as_py()
 
     def _typed(self, values: pa.Array | None, field: pa.Field, column: int) -> Converted:
         if values is None:
@@ -247,17 +272,25 @@ class CsvFile:
             if not fits(found, kind, block, is_id=column == self._id):
                 return None
             arrays.append(found.cast(kind.arrow, safe=False))
-        return spread(pa.table(arrays, names=self.names), block, block.bad)
+        return spread(pa.table(arrays, names=self.names), block)
 
 
-def spread(table: pa.Table, block: Block, bad: dict[int, str]) -> pa.Table:
-    """Return the block's rows with nulls for bad rows; the table has only good ones."""
-    if not bad:
+def spread(table: pa.Table, block: Block) -> pa.Table:
+    """Return the block's rows with nulls for its bad records; the table has only good ones."""
+    if not block.bad:
         return table
     places: list[int | None] = [None] * block.rows
     for place, index in enumerate(block.good):
-        places[index] = None if index in bad else place
+        places[index] = place
     return table.take(pa.array(places, pa.int64()))
+
+
+def _decoded(values: pa.Array, column: int, block: Block) -> pa.Array:
+    """Return the column without fields that are not in the file's encoding: these are no gaps."""
+    foreign = {index for index, columns in block.foreign.items() if column in columns}
+    if not foreign:
+        return values
+    return values.filter(pa.array([index not in foreign for index in block.good]))
 
 
 def _lazily(values: pa.Array) -> Iterator[str | None]:

@@ -109,11 +109,7 @@ class JsonFile:
                 array, failed = from_values(values, field)
                 bad = failed | bad
             arrays.append(array)
-        table = pa.table(arrays, schema=schema)
-        if len(bad) > len(block.bad):
-            places = [None if index in bad else index for index in range(block.rows)]
-            table = table.take(pa.array(places, pa.int64()))
-        return table, bad
+        return pa.table(arrays, schema=schema), bad
 
 
 class _Column:

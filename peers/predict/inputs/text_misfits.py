@@ -116,15 +116,20 @@ def lost_zeros(
     texts = reader.read(raw, raw.count(b"\n") or 1, dict.fromkeys(whole, TEXT), whole)
     notes: dict[str, str] = {}
     for column in whole:
-        places = pc.indices_nonzero(pc.match_substring_regex(texts[column], r"^\s*[+-]?0[0-9]"))
-        if len(places):
-            row = places[0].as_py()
+        row = first_zero(texts[column])
+        if row is not None:
             notes[names[column]] = (
                 f"integers, as pandas reads them: row {row} holds "
                 f"{texts[column][row].as_py()}; "
                 f"--types {names[column]}=text keeps its zeros"
             )
     return notes
+
+
+def first_zero(texts: pa.Array) -> int | None:
+    """Return the place of the first number with a leading zero, such as 0042."""
+    places = pc.indices_nonzero(pc.match_substring_regex(texts, r"^\s*[+-]?0[0-9]"))
+    return places[0].as_py() if len(places) else None
 
 
 def _shown(block: Block, place: int, values: pa.Array) -> tuple[int, Any]:

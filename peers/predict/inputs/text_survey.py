@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -46,7 +46,12 @@ class TextSurvey:
     """
 
     def __init__(
-        self, path: Path, id_column: str | None, scratch: Path, options: TextOptions | None = None
+        self,
+        path: Path,
+        id_column: str | None,
+        scratch: Path,
+        options: TextOptions | None = None,
+        carry: Sequence[str] = (),
     ) -> None:
         self._path = path
         self._options = options or TextOptions()
@@ -56,7 +61,7 @@ class TextSurvey:
         try:
             with self._opened() as stream:
                 window = Window(stream)
-                self._file = self._start(window, id_column)
+                self._file = self._start(window, id_column, carry)
                 with Draft(self._draft) as draft:
                     for block in self._file.blocks(window):
                         draft.write(self._file.learn(block), block.bad)
@@ -101,13 +106,13 @@ class TextSurvey:
         with open_text(self._path, self._options.encoding) as stream:
             yield stream
 
-    def _start(self, window: Window, id_column: str | None) -> _TextFile:
+    def _start(self, window: Window, id_column: str | None, carry: Sequence[str]) -> _TextFile:
         if format_of(self._path) != "csv":
             return JsonFile(self._path, window, id_column)
         separator = self._options.separator
         if separator is None:
             separator = "\t" if plain_suffix(self._path) == ".tsv" else ","
-        return CsvFile(self._path, window, separator, self._options, id_column)
+        return CsvFile(self._path, window, separator, self._options, id_column, carry)
 
     def _is_as_drafted(self, schema: pa.Schema) -> bool:
         return all(

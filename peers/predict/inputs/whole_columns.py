@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from peers.predict.column_metadata import ALL, BY_VALUES, NULLS, READER, YES
 from peers.predict.inputs.forward import streaming
+from peers.predict.inputs.reading import readable_counts
 from peers.predict.spec import InputRef, schema_text
 
 
@@ -59,5 +60,4 @@ def _counts(file: pq.ParquetFile, name: str, place: int) -> Iterator[tuple[int, 
             (group.num_rows, one.null_count) for group, one in zip(groups, statistics, strict=True)
         )
         return
-    for batch in file.iter_batches(columns=[name], use_threads=False):
-        yield batch.num_rows, batch.column(0).null_count
+    yield from readable_counts(file, name)

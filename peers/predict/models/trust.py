@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from peers import ConfigError
-from peers.predict.errors import ModelError
+from peers.predict.errors import ModelNotTrusted
 from peers.predict.spec import ModelRef
 from peers.predict.variables import TRUST
 
@@ -57,21 +57,21 @@ class Trust:
         return ",".join([*map(str, self.folders), *self.modules])
 
     def check_file(self, path: Path) -> Path:
-        """Return the real path of this file. Raises ModelError unless it is trusted."""
+        """Return the real path of this file. Raises ModelNotTrusted unless it is trusted."""
         real = path.resolve()
         if any(real.is_relative_to(folder.resolve()) for folder in self.folders):
             return real
         leads = "" if real == path else f" (a link to {real})"
-        raise ModelError(
+        raise ModelNotTrusted(
             f"{path}{leads} is not in a trusted folder, and loading a pickle runs code",
             f"If you trust it, add its folder on every peer and here: {self._with(real.parent)}",
         )
 
     def check_module(self, module: str) -> None:
-        """Raise ModelError unless the module, or a package around it, is trusted by name."""
+        """Raise ModelNotTrusted unless the module, or a package around it, is trusted by name."""
         if any(module == trusted or module.startswith(f"{trusted}.") for trusted in self.modules):
             return
-        raise ModelError(
+        raise ModelNotTrusted(
             f"The module {module} is not trusted, and importing it runs code",
             f"If you trust it, add it, or its package, on every peer and here: "
             f"{self._with(module)}",

@@ -50,12 +50,8 @@ def predict(connect: Connect, request: Request, options: RunOptions) -> Summary:
         summary = _begin(connection, plan, request, retry_dead=options.retry_dead)
     if summary is not None:
         return summary
-    if options.peer is None:
-        on_look = _warn_without_peers(connect, manifest)
-    else:
-        on_look = options.peer.require_alive
     try:
-        return _wait_to_the_end(connect, plan, request, on_look)
+        return _wait_to_the_end(connect, plan, request, options.peer)
     except KeyboardInterrupt:
         say(
             f"run {manifest.run} continues without this command: run the same command again to "
@@ -106,19 +102,23 @@ def _begin(
 
 
 def _wait_to_the_end(
-    connect: Connect, plan: Plan, request: Request, on_look: Callable[[], None]
+    connect: Connect, plan: Plan, request: Request, peer: OwnPeer | None
 ) -> Summary:
     """Watch until the run is over; retry rows that died with their peers."""
     manifest = plan.manifest
+    on_look = _warn_without_peers(connect, manifest) if peer is None else peer.require_alive
+
+    def watched(connection: Connection) -> Summary:
+        return Run.open(connection, manifest).watch(on_look, has_own_peer=peer is not None)
 
     def retry_lost(connection: Connection) -> bool:
         return Run.open(connection, manifest).retry_lost_rows(plan, overwrite=request.overwrite)
 
     for _ in range(_RETRIES_OF_LOST_ROWS):
-        summary = through_outages(connect, lambda c: Run.open(c, manifest).watch(on_look))
+        summary = through_outages(connect, watched)
         if summary.state != "done" or not through_outages(connect, retry_lost):
             return summary
-    return through_outages(connect, lambda c: Run.open(c, manifest).watch(on_look))
+    return through_outages(connect, watched)
 
 
 def _say_why_new(connection: Connection, manifest: Manifest) -> None:

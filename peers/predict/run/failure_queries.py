@@ -106,9 +106,17 @@ _LAST_FAILURE: Final = """
 _COOLDOWN: Final = """
     select reason as why from peers.cooldown where name = %(name)s and ends_at > peers.now()
 """
+# An attempt without trust in the model fails within milliseconds.
+_TASKS_WITH_TRUST: Final = """
+    select count(*) as tasks from peers.task
+    where graph_id = %(graph)s and (
+        (state = 'running' and started_at < peers.now() - interval '2 seconds')
+        or (state = 'completed' and finished_at > peers.now() - interval '10 minutes')
+    )
+"""
 _NEWEST_FAILURE: Final = "select coalesce(max(id), 0) as id from peers.failure"
-# Counts from the last task that completed: while some tasks can write, the run continues.
-_STORAGE_FAILURES: Final = """
+# Counts from the last task that completed: while some tasks can complete, the run continues.
+_LASTING_FAILURES: Final = """
     with failed as (
         select f.id, f.failed_at, f.error_message
         from peers.task t join peers.failure f on f.task_id = t.id
@@ -137,15 +145,20 @@ def newest_failure(connection: Connection) -> int:
     return int(fetch(connection, _NEWEST_FAILURE)[0]["id"])
 
 
-def storage_failures(
+def lasting_failures(
     connection: Connection, graph: int, error_type: str, *, since: int
 ) -> dict[str, Any]:
     """Count the run's failures of this type after this one; say for how long, and the message."""
     [found] = fetch(
-        connection, _STORAGE_FAILURES, graph=graph, since=since, error_type=error_type,
+        connection, _LASTING_FAILURES, graph=graph, since=since, error_type=error_type,
         assemble=kinds.ASSEMBLE,
     )  # fmt: skip
     return found
+
+
+def is_trusted(connection: Connection, graph: int) -> bool:
+    """Return whether a peer trusts the model: a task has run for a while, or completed lately."""
+    return bool(fetch(connection, _TASKS_WITH_TRUST, graph=graph)[0]["tasks"])
 
 
 def _dead_rows(

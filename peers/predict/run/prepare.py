@@ -176,7 +176,9 @@ def _source(request: Request) -> inputs.Source:
             "--query needs the URL of a database as --input, and such an input needs --query",
             "Write --input 'postgresql://…' --query 'select …', or --input FILE without --query.",
         )
-    return inputs.Source(request.input, request.query, request.id_column, request.text)
+    return inputs.Source(
+        request.input, request.query, request.id_column, request.text, request.carry
+    )
 
 
 def _column_options(request: Request) -> ColumnOptions:

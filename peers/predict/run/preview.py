@@ -22,6 +22,8 @@ from peers.predict.signature import Signature
 from peers.predict.spec import Chunk, Manifest
 
 _ROWS: Final = 5
+_READ: Final = 100
+"""The model does not get the rows among these that cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,10 @@ def _preview(tested: TestedPlan) -> Preview:
 
 
 def _head(manifest: Manifest, chunk: Chunk) -> pa.Table:
-    part = replace(chunk, rows=min(_ROWS, chunk.rows))
-    return manifest.features_of(inputs.read(manifest.input, part, list(manifest.features)).table)
+    part = replace(chunk, rows=min(_READ, chunk.rows))
+    read = inputs.read(manifest.input, part, list(manifest.features))
+    readable = [index for index in range(part.rows) if index not in read.bad][:_ROWS]
+    return manifest.features_of(read.table.take(pa.array(readable, pa.int64())))
 
 
 def _shown(table: pa.Table, signature: Signature) -> str:

@@ -75,9 +75,11 @@ class Run:
             submission.submit(connection, plan, run.graph, chunks, [], 1, overwrite=overwrite)
         return run
 
-    def watch(self, on_look: Callable[[], None] = lambda: None) -> Summary:
+    def watch(
+        self, on_look: Callable[[], None] = lambda: None, *, has_own_peer: bool = False
+    ) -> Summary:
         """Wait until the run is over or cannot continue; see `watch`."""
-        return watch(self, on_look)
+        return watch(self, on_look, has_own_peer=has_own_peer)
 
     def summary(self, *, with_dead: bool = True) -> Summary:
         """Sum up the run so far; see `summarize`. Raises PredictError if its tasks were deleted."""

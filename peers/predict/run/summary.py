@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from peers.predict.texts import one_line
 
-_SHORT: Final = 200
 _LONG: Final = 1000
 """The most characters of an error in a line."""
 TOO_MANY_DEAD: Final = 5
@@ -81,10 +80,13 @@ class Summary:
     def progress(self) -> str:
         """Return the progress in a line."""
         eta = "" if self.eta_seconds is None else f", about {_span(self.eta_seconds)} to go"
-        trouble = "" if self.trouble is None else f"; trouble: {one_line(self.trouble, _SHORT)}"
         dead = f", {self.dead:,} dead" if self.dead else ""
         rate = f"{self.rows_per_second:,.0f} rows/s"
-        return f"{self.handled:,} of {self.rows:,} rows{dead}, {rate}{eta}{trouble}"
+        return f"{self.handled:,} of {self.rows:,} rows{dead}, {rate}{eta}"
+
+    def trouble_line(self) -> str:
+        """Return why a task that will be retried failed last, in a line."""
+        return f"trouble: {one_line(self.trouble or '', _LONG)}"
 
     def lines(self) -> list[str]:
         """Return the figures for people."""
@@ -97,6 +99,8 @@ class Summary:
         ]
         if self.state == "running":
             lines.append(self.progress())
+            if self.trouble is not None:
+                lines.append(self.trouble_line())
         if self.stopped is not None:
             lines.append(f"{'stopped' if self.state == 'stopped' else 'stopping'}: {self.stopped}")
         lines += [*self._dead_row_lines(), *self._dead_task_lines()]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from peers.predict.run.storage_failures import StorageFailures
+from peers.predict.run.lasting_failures import LastingFailures
 
 if TYPE_CHECKING:
     from peers.predict.run.run import Run
@@ -26,14 +26,20 @@ _PRINT_INTERVAL: Final = 5.0
 
 
 def watch(
-    run: Run, on_look: Callable[[], None] = lambda: None, stream: TextIO = sys.stderr
+    run: Run,
+    on_look: Callable[[], None] = lambda: None,
+    stream: TextIO = sys.stderr,
+    *,
+    has_own_peer: bool = False,
 ) -> Summary:
     """Wait until the run is over or cannot continue; `on_look` is called at each look.
 
-    Raises PredictError when the run's tasks were deleted meanwhile, and StorageFailed when they
-    fail again and again because they cannot write.
+    `has_own_peer`: whether the command started a peer for the run.
+
+    Raises PredictError when the run's tasks were deleted meanwhile, StorageFailed when they fail
+    again and again because they cannot write, and ModelError when no peer trusts the model.
     """
-    storage = StorageFailures(run)
+    lasting, told = LastingFailures(run, has_own_peer=has_own_peer), ""
     summary, took = _look(run)
     bar = _bar(run.manifest, summary, stream)
     with bar if isinstance(bar, AbstractContextManager) else nullcontext():
@@ -41,7 +47,7 @@ def watch(
         while summary.state == "running":
             on_look()
             if summary.trouble is not None:
-                storage.raise_if_lasting()
+                lasting.raise_if_lasting()
             waited = time.monotonic() - began
             pause = min(_MAX_PAUSE, _MIN_PAUSE + _PAUSE_PER_SECOND * waited)
             if summary.handled == summary.rows:  # only the output is missing
@@ -55,6 +61,10 @@ def watch(
             elif time.monotonic() - printed_at > _PRINT_INTERVAL:
                 printed_at = time.monotonic()
                 print(summary.progress(), file=stream, flush=True)
+                trouble = summary.trouble or told
+                if trouble != told and trouble not in lasting.messages:
+                    told = trouble
+                    print(summary.trouble_line(), file=stream, flush=True)
     return run.summary()
 
 
