@@ -77,11 +77,12 @@ def is_async_target(target: SyncTarget | AsyncTarget) -> TypeIs[AsyncTarget]:
 
 def is_django(target: object) -> TypeIs[DjangoConnection]:
     """Return whether the target is a connection of Django to Postgres. Raises TypeError."""
+    # Django loads the backend when its connection is first used, so that class may be missing still
     proxy = sys.modules.get("django.utils.connection")
     wrapper = sys.modules.get("django.db.backends.base.base")
-    if proxy is None or wrapper is None:
-        return False
-    if not isinstance(target, proxy.ConnectionProxy | wrapper.BaseDatabaseWrapper):
+    is_proxy = proxy is not None and isinstance(target, proxy.ConnectionProxy)
+    is_wrapper = wrapper is not None and isinstance(target, wrapper.BaseDatabaseWrapper)
+    if not is_proxy and not is_wrapper:
         return False
     vendor = getattr(target, "vendor", None)
     if vendor != "postgresql":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -95,6 +96,15 @@ def test_outside_of_a_block_it_is_committed_at_once(connection: Any, db: Connect
     task_id = peers.submit_in(connection, "100% %s", {"%(document)s": "%"})
     assert kinds(db) == ["100% %s"]
     assert peers.get_in(connection, task_id).args == {"%(document)s": "%"}
+
+
+def test_the_first_use_of_a_connection_may_be_a_submission(
+    connection: Any, db: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Django has not loaded the backend of a connection that was never used."""
+    monkeypatch.delitem(sys.modules, "django.db.backends.base.base", raising=False)
+    mail.submit_in(connection, "a@example.org")
+    assert kinds(db) == ["test.mail"]
 
 
 def test_a_refusal_is_one_of_ours(connection: Any) -> None:
