@@ -16,8 +16,9 @@ PYTHON_CHOICE := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3
 
 ARGS      ?=
 TEST_ARGS ?=
-# Test processes. Many tests wait for a process or a lease, so two for each core keep it busy.
-TEST_WORKERS ?= $(shell echo $$(( 2 * $$(nproc) )))
+# Test processes: one for each core. Two are a little faster, but the tests' peers then wait for one
+# another for seconds.
+TEST_WORKERS ?= $(shell nproc)
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import threading
+import time
 import warnings
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,9 @@ _WITHOUT_STATE: Final = frozenset({"/dev/null", "/dev/zero", "/dev/random", "/de
 _RESTARTED: Final = frozenset({"jemalloc_bg_thd"})
 """Threads that a fork starts again when it needs them: that of pyarrow's allocator."""
 _MAIN_THREAD: Final = 1
+_THREADS_END_WITHIN: Final = 0.2
+"""Seconds in which the kernel ends a thread that Python has joined already."""
+_LOOK_AGAIN: Final = 0.005
 
 
 def open_files() -> dict[int, str]:
@@ -82,10 +86,12 @@ def _thread() -> str | None:
         if not child:
             os._exit(0)
         os.waitpid(child, 0)
-    names = _native_threads()
-    if len(names) > _MAIN_THREAD:
-        others = len(names) - _MAIN_THREAD
-        return f"importing it started {others} threads of a library ({names[-1]})"
+    give_up = time.monotonic() + _THREADS_END_WITHIN
+    while len(names := _native_threads()) > _MAIN_THREAD:
+        if time.monotonic() > give_up:
+            others = len(names) - _MAIN_THREAD
+            return f"importing it started {others} threads of a library ({names[-1]})"
+        time.sleep(_LOOK_AGAIN)
     return None
 
 

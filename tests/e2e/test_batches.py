@@ -270,7 +270,11 @@ def test_cancelling_reaches_the_task_it_is_meant_for(stage: Stage, kind: str) ->
     resumed(stage)
     until(lambda: [0] in app_batches.calls(stage.ledger), "the first row alone")
     stage.db.execute("select peers.cancel(%s)", [ids[3]])
-    until(lambda: peer_was_told(stage, ids[3]), "the cancellation to come through")
+    # on a slow machine the peer may have released it before, as what waits for long
+    until(
+        lambda: peer_was_told(stage, ids[3]) or stage.task(ids[3])["state"] == "cancelled",
+        "the cancellation to come through",
+    )
     stage.open(gate)
     stage.until_state("completed", *ids[:3])
     stage.until_state("cancelled", ids[3])

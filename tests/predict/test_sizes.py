@@ -120,17 +120,23 @@ def test_a_busy_machine_does_not_make_a_model_look_slow() -> None:
 def test_what_a_call_costs_by_itself_does_not_make_a_model_slow(
     by_call: float, by_row: float
 ) -> None:
-    """A forest needs as long for one row as for a hundred."""
-    spent = 0.0
+    """A forest needs as long for one row as for a hundred. Measuring it takes 2 s at most, unless a
+    busy machine delays calls, which are made again then.
+    """
 
-    def call(table: pa.Table) -> None:
-        nonlocal spent
-        spent += by_call + by_row * table.num_rows
-        time.sleep(by_call + by_row * table.num_rows)
+    def once() -> float:
+        spent = 0.0
 
-    found = measure(call, pa.table({"x": [0.0] * 16_384}))
-    assert 0.3 / by_row < found.rows_per_second <= 1.25 / by_row  # it may wait while it is timed
-    assert spent < 2.0
+        def call(table: pa.Table) -> None:
+            nonlocal spent
+            spent += by_call + by_row * table.num_rows
+            time.sleep(by_call + by_row * table.num_rows)
+
+        found = measure(call, pa.table({"x": [0.0] * 16_384}))
+        assert 0.3 / by_row < found.rows_per_second <= 1.25 / by_row  # it may wait while timed
+        return spent
+
+    assert any(once() < 2.0 for _ in range(10))
 
 
 def test_calls_are_longer_where_each_costs_much_by_itself() -> None:
