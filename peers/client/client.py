@@ -18,9 +18,9 @@ from peers.client.forms import as_method
 from peers.client.graph import Graph, GraphOptions
 from peers.client.options import id_of
 from peers.client.pool import Pool
-from peers.client.records import not_ended, task_not_found
+from peers.client.records import not_ended
 from peers.client.result_thread import ResultThread
-from peers.client.statements import OUTCOMES, Request
+from peers.client.results import only_outcome, outcomes_of
 from peers.client.task import read_result, submission
 from peers.client.transaction import LazyConnection, read_again_after_loss, run_once
 from peers.client.transport import perform_text
@@ -189,7 +189,7 @@ class Client:
     def wait(self, id: int, timeout: float | None) -> Outcome:
         """Return the outcome of a task once it has ended. Raises TaskNotFound, TimeoutError."""
         if timeout is not None and timeout <= 0:
-            return _outcome_now(self.perform(_outcomes(id)), id, timeout)
+            return _outcome_now(self.perform(outcomes_of(id)), id, timeout)
         future = self._open_waiter().wait_for(id_of(id))
         try:
             return future.result(timeout)
@@ -201,7 +201,7 @@ class Client:
     async def wait_async(self, id: int, timeout: float | None) -> Outcome:
         """Await the outcome of a task. Raises TaskNotFound, TimeoutError."""
         if timeout is not None and timeout <= 0:
-            return _outcome_now(await self.perform_async(_outcomes(id)), id, timeout)
+            return _outcome_now(await self.perform_async(outcomes_of(id)), id, timeout)
         future = asyncio.wrap_future(self._open_waiter().wait_for(id_of(id)))
         try:
             return await asyncio.wait_for(future, timeout)
@@ -247,15 +247,10 @@ def _begin(connection: Connection) -> str:
 
 
 def _outcome_now(outcomes: list[Outcome], id: int, timeout: float) -> Outcome:
-    for outcome in outcomes:
-        if not outcome.has_ended:
-            raise not_ended(id, timeout)
-        return outcome
-    raise task_not_found(id)
-
-
-def _outcomes(id: int) -> Request[list[Outcome]]:
-    return Request(OUTCOMES, {"ids": [id_of(id)]})
+    outcome = only_outcome(outcomes, id)
+    if not outcome.has_ended:
+        raise not_ended(id, timeout)
+    return outcome
 
 
 def _after_fork() -> None:

@@ -66,10 +66,20 @@ async def wait_async(id: int, timeout: float | None) -> Outcome:
     raise AssertionError("the pauses end with an exception")
 
 
-def _look(id: int) -> Outcome:
-    for outcome in perform(Request(OUTCOMES, {"ids": [id_of(id)]})):
+def outcomes_of(id: int) -> Request[list[Outcome]]:
+    """Return the request for the outcome of one task. Raises BadTask."""
+    return Request(OUTCOMES, {"ids": [id_of(id)]})
+
+
+def only_outcome(outcomes: list[Outcome], id: int) -> Outcome:
+    """Return the outcome that was found. Raises TaskNotFound."""
+    for outcome in outcomes:
         return outcome
     raise task_not_found(id)
+
+
+def _look(id: int) -> Outcome:
+    return only_outcome(perform(outcomes_of(id)), id)
 
 
 def _pauses(id: int, timeout: float | None) -> Iterator[float]:
