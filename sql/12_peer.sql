@@ -18,7 +18,8 @@ create table if not exists peers.peer (
     lost_at timestamptz,
     lost_because text,
     constraint "a lease lasts 1 second to 1 day"
-        check (lease_timeout between interval '1 second' and interval '1 day')
+        check (lease_timeout between interval '1 second' and interval '1 day'),
+    constraint "a process is known or not" check (num_nulls(host_id, process_start, liveness_lock) in (0, 3))
 ) with (fillfactor = 50);
 
 comment on table peers.peer is

@@ -21,6 +21,7 @@ from peers.database.rows import (
     Problem,
     Pruned,
     Reclaimed,
+    Sibling,
     Unrecorded,
     Unrunnable,
 )
@@ -85,20 +86,23 @@ def join(
     kinds: Iterable[KindPolicy],
     lease_timeout: timedelta,
     contract_version: int = CONTRACT_VERSION,
+    process: Mapping[str, object] | None = None,
 ) -> UUID:
     """Add a peer, with the slots of its queues and the policies of its kinds, and return its id.
 
+    process: `host_id`, `start` and `lock`, by which peers on the same host recognize its process.
     Raises ContractMismatch if the database has another version of the contract.
     """
     identity: UUID = _value(
         connection,
-        "select peers.join(%s, %s, %s::jsonb, %s::jsonb, %s, %s)",
+        "select peers.join(%s, %s, %s::jsonb, %s::jsonb, %s, %s, %s::jsonb)",
         host,
         pid,
         json.dumps(dict(queues)),
         json.dumps([kind.as_json() for kind in kinds]),
         lease_timeout,
         contract_version,
+        None if process is None else json.dumps(process),
     )
     return identity
 
@@ -198,9 +202,31 @@ def reconcile(connection: Connection, peer_id: UUID, tokens: Sequence[UUID]) -> 
 def reclaim(
     connection: Connection, peer_id: UUID, max_tasks: int = RECLAIM_MAX_TASKS
 ) -> list[Reclaimed]:
-    """Take back the leases of peers whose heartbeat has expired."""
+    """Take back the leases of lost peers. Call again while it returns max_tasks."""
     rows = _rows(connection, "select * from peers.reclaim(%s, %s)", peer_id, max_tasks)
     return list(map(Reclaimed._make, rows))
+
+
+def next_reclaim(connection: Connection, peer_id: UUID) -> float | None:
+    """Return in how many seconds there may be something to reclaim; None: no other peer exists."""
+    seconds: float | None = _value(connection, "select peers.next_reclaim(%s)", peer_id)
+    return seconds
+
+
+def siblings(connection: Connection, peer_id: UUID) -> list[Sibling]:
+    """Return the other peers on this peer's host that are not lost."""
+    rows = _rows(connection, "select * from peers.siblings(%s)", peer_id)
+    return list(map(Sibling._make, rows))
+
+
+def declare_lost(
+    connection: Connection, peer_id: UUID, lost_peer_ids: Sequence[UUID]
+) -> list[UUID]:
+    """Declare peers of this host lost whose processes have ended. Return those that are lost."""
+    lost: list[UUID] = _value(
+        connection, "select peers.declare_lost(%s, %s::uuid[])", peer_id, list(lost_peer_ids)
+    )
+    return lost
 
 
 def leave(connection: Connection, peer_id: UUID) -> int:
