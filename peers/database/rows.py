@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ class Position(NamedTuple):
     position: int
 
 
-class ClaimReply(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ClaimReply:
     """The reply to one claim: all of its tasks have one token. The arrays stay as they came."""
 
     token: bytes
