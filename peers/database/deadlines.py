@@ -11,15 +11,20 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 if TYPE_CHECKING:
-    from psycopg.abc import PQGen
+    from psycopg.abc import Params, PQGen
     from psycopg.waiting import Ready, Wait
 
 Result = TypeVar("Result")
 
 _LAST_MOMENT: Final = 1.0
 """Seconds for a statement that begins after the deadline, to release tasks and to leave."""
+SET_BOUNDS: Final = """
+    select set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)
+"""
+"""For one transaction."""
 
 
 class Bounds(NamedTuple):
@@ -32,6 +37,10 @@ class Bounds(NamedTuple):
     lock: float
     statement: float
     answer: float
+
+    def settings(self) -> list[str]:
+        """Return lock_timeout and statement_timeout, as the server takes them."""
+        return [str(max(1, round(span * 1000))) for span in (self.lock, self.statement)]
 
     @classmethod
     def of_main_loop(cls, lease: float) -> Bounds:
@@ -46,11 +55,10 @@ class Bounds(NamedTuple):
         """Return bounds that leave time for a second heartbeat before the fence (0.85 lease)."""
         return cls(min(lease / 12, 5), min(lease / 3, 30), min(lease * 0.4, 40))
 
-
-SHORT_MAINTENANCE: Final = Bounds(2, 8, 10)
-"""For promote and reclaim, which change up to 1,000 tasks at a time."""
-LONG_MAINTENANCE: Final = Bounds(2, 120, 150)
-"""For prune (10,000 tasks at a time) and the check for unrunnable kinds, on a cold disk."""
+    @classmethod
+    def of_maintenance(cls, lease: float) -> Bounds:
+        """Return bounds for maintenance on the main loop's connection, where tasks wait for it."""
+        return cls(min(lease / 40, 0.25), min(lease / 6, 2), min(lease / 4, 30))
 
 
 class NoAnswer(psycopg.OperationalError):
@@ -67,6 +75,10 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
     """Seconds."""
     latest: float = float("inf")
     """The deadline (monotonic) of all statements. One that begins later gets a last moment."""
+    pooled: bool = False
+    """Whether a pooler lends it sessions, so that each transaction must set its own bounds."""
+    bounds: Bounds | None = None
+    """The bounds that the server keeps. None leaves them to its own settings."""
     _interrupt_at: float = 0.0
 
     def interrupt(self, within: float) -> None:
@@ -76,6 +88,31 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
         It cancels nothing in the server, because that might cancel a commit.
         """
         self._interrupt_at = time.monotonic() + within
+
+    def due_at(self, began: float) -> float:
+        """Return when (monotonic) the reply to a statement that began then is overdue."""
+        due = min(began + self.answer_within, max(self.latest, began + _LAST_MOMENT))
+        return min(due, self._interrupt_at) if began < self._interrupt_at else due
+
+    def check_time(self, began: float) -> None:
+        """Raise `NoAnswer` if the reply to a statement that began then is overdue."""
+        now = time.monotonic()
+        if now >= self.due_at(began):
+            raise NoAnswer(f"the database did not reply for {now - began:.1f} s")
+
+    def execute(
+        self, query: Any, params: Params | None = None, **options: Any
+    ) -> psycopg.Cursor[tuple[Any, ...]]:
+        """Execute a statement within the bounds."""
+        if not self.pooled or self.bounds is None or not self._is_idle:
+            return super().execute(query, params, **options)
+        with self.transaction():
+            super().execute(SET_BOUNDS, self.bounds.settings())
+            return super().execute(query, params, **options)
+
+    @property
+    def _is_idle(self) -> bool:
+        return self.info.transaction_status == TransactionStatus.IDLE
 
     def wait(self, gen: PQGen[Result], *args: Any, **options: Any) -> Result:
         """Wait for a reply, within the bounds. psycopg calls this for every statement."""
@@ -92,16 +129,8 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
             while True:
                 ready = yield wait
                 if not ready:  # nothing came for 0.1 s
-                    self._check_time(began)
+                    self.check_time(began)
                 wait = gen.send(ready)
         except StopIteration as end:
             result: Result = end.value
             return result
-
-    def _check_time(self, began: float) -> None:
-        now = time.monotonic()
-        due = min(began + self.answer_within, max(self.latest, began + _LAST_MOMENT))
-        if began < self._interrupt_at:
-            due = min(due, self._interrupt_at)
-        if now >= due:
-            raise NoAnswer(f"the database did not reply for {now - began:.1f} s")
