@@ -61,7 +61,7 @@ begin
         peers.join(text, integer, jsonb, jsonb, interval, integer), peers.heartbeat(uuid),
         peers.claim(uuid, text, integer), peers.complete(uuid, jsonb), peers.fail(uuid, jsonb),
         peers.release(uuid, bigint[], uuid[], text[]), peers.reconcile(uuid, uuid[]), peers.reclaim(uuid, integer),
-        peers.leave(uuid), peers.promote(integer), peers.progress(uuid, bigint, uuid, bigint, bigint),
+        peers.leave(uuid), peers.promote(integer), peers.next_due(), peers.progress(uuid, bigint, uuid, bigint, bigint),
         peers.hold_lease(uuid, bigint, uuid),
         peers.parent_results(bigint), peers.prune(interval, integer), peers.unrunnable(),
         peers.start_cooldown(text, interval, text), peers.cooldown_left(text)

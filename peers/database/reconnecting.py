@@ -16,7 +16,7 @@ from peers import events
 from peers.database.background import BackgroundConnector
 from peers.database.backoff import Backoff, RetryTimer
 from peers.database.connection import is_connection_lost
-from peers.database.deadlines import BoundedConnection, Bounds
+from peers.database.deadlines import BoundedConnection, Bounds, NoAnswer
 from peers.database.pipeline import Pipeline, Statement, StatementRefused
 from peers.errors import DatabaseUnreachable, PeerLost, PeersError
 
@@ -199,24 +199,27 @@ class ReconnectingConnection:
 
     def finish(self, within: float = float("inf")) -> None:
         """Wait for the end of the job. A job that does not end in time loses the connection."""
-        if self._job is None:
-            return
         give_up = time.monotonic() + within
-        poll = select.poll()
-        poll.register(self._fd, select.POLLIN)
-        while self._job is not None and self._pipeline is not None:
+        while self._is_busy:
             self._on_progress()
-            self._sees_input = bool(poll.poll(_CHECK_EVERY * 1000))
+            self._sees_input = self._await_input()
             try:
                 self.collect()
-                if self._job is not None:
-                    self._pipeline.flush()
-                    if time.monotonic() >= give_up:
-                        raise psycopg.OperationalError("the database did not reply in time")
             except PeerLost:
                 return  # the job is over, and the next statement raises it again
-            except psycopg.Error as error:
-                self._lose(error)
+            if self._is_busy and time.monotonic() >= give_up:
+                self._lose(NoAnswer("the database did not reply in time"))
+
+    @property
+    def _is_busy(self) -> bool:
+        return self._job is not None
+
+    def _await_input(self) -> bool:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        if self._pipeline is not None:
+            self._pipeline.flush()
+        return bool(poll.poll(_CHECK_EVERY * 1000))
 
     def _see_input(self) -> None:
         self._sees_input = True
@@ -337,12 +340,20 @@ class ReconnectingConnection:
     def put_off(self, job: str, error: Exception) -> None:
         """Log a job that the database has refused, and try it again after a growing wait.
 
-        Errors that are not known to pass get a new session: it may be the cause, for instance if
-        a migration has outdated a prepared statement.
+        Errors that are not known to pass get a new session: it may be the cause.
         """
-        retry = self._jobs.setdefault(job, RetryTimer(Backoff()))
-        self._on_error(error)
         if not isinstance(error, DatabaseUnreachable | psycopg.OperationalError):
-            self._disconnect()
-            self._connector.retry_now()
-        events.database_refused(job=job, error=str(error).strip(), retry_in=retry.failed())
+            self.renew_session(error)
+        events.database_refused(job=job, error=str(error).strip(), retry_in=self.delay(job))
+
+    def delay(self, job: str) -> float:
+        """Try a job again after a growing wait; return the seconds until then."""
+        return self._jobs.setdefault(job, RetryTimer(Backoff())).failed()
+
+    def renew_session(self, error: Exception) -> None:
+        """Connect again at once. A migration may have outdated a prepared statement, or a pooler
+        may have exchanged the session.
+        """
+        self._on_error(error)
+        self._disconnect()
+        self._connector.retry_now()
