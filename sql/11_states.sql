@@ -50,41 +50,29 @@ comment on column peers.blocked.queue is 'Its queue.';
 
 create table if not exists peers.lease (
     -- serves complete, fail and release: the lease that an outcome belongs to
-    task_id bigint primary key,
-    token uuid not null,
+    token uuid primary key,
     peer_id uuid not null,
-    attempt smallint not null,
-    max_attempts smallint not null,
-    timeout interval,
-    backoff_base interval not null,
-    backoff_cap interval not null,
+    task_ids bigint[] not null,
+    open integer not null,
     claimed_at timestamptz not null,
-    cancel_requested boolean not null default false,
-    progress_done bigint,
-    progress_total bigint
-) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
+    constraint "a lease with no open task is deleted" check (open > 0)
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
 
--- serves heartbeat: which tasks a peer is asked to stop (nearly empty)
-create index if not exists lease_cancel on peers.lease (peer_id) where cancel_requested;
+-- bigint[] of a claim is never compressed: it is read and written as it is
+alter table peers.lease alter task_ids set storage external;
+
+-- serves reconcile, reclaim and leave: the leases of a peer
+create index if not exists lease_peer on peers.lease (peer_id);
 
 comment on table peers.lease is
-    'The right of one peer to run a task now. Each running task has exactly one lease.';
-comment on column peers.lease.task_id is 'The task.';
+    'One row is one claim: the right of one peer to run these tasks now. Each running task has the token of exactly '
+    'one lease.';
 comment on column peers.lease.token is
     'The fence: every claim has a token of its own. An outcome is recorded only together with the current token.';
-comment on column peers.lease.peer_id is 'The peer that runs it.';
-comment on column peers.lease.attempt is 'The number of this attempt.';
-comment on column peers.lease.max_attempts is
-    'The limit that was in force at the claim: the task''s own, or the kind''s, or 5.';
-comment on column peers.lease.timeout is 'The time limit that was in force at the claim. Null: none.';
-comment on column peers.lease.backoff_base is
-    'The longest backoff after the first failure. It doubles with each further failure.';
-comment on column peers.lease.backoff_cap is 'The upper bound of every backoff.';
-comment on column peers.lease.claimed_at is 'When it was claimed.';
-comment on column peers.lease.cancel_requested is
-    'peers.cancel was called while the task ran. The task ends cancelled unless it completes first.';
-comment on column peers.lease.progress_done is 'How much the handler has done, as it last reported.';
-comment on column peers.lease.progress_total is 'How much there is to do, as the handler last reported.';
+comment on column peers.lease.peer_id is 'The peer that runs them.';
+comment on column peers.lease.task_ids is 'The tasks that it claimed, in the order of the claim.';
+comment on column peers.lease.open is 'How many of them still run. A lease is deleted when none does.';
+comment on column peers.lease.claimed_at is 'When they were claimed.';
 
 create table if not exists peers.dead (
     -- serves retry, discard and the view dead_letter
