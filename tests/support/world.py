@@ -93,13 +93,35 @@ class Claim:
     attempt: int
     kind: str
     args: dict[str, Any]
-    timeout: Any
+    timeout: float | None
     priority: int
 
     @property
     def pair(self) -> tuple[int, UUID]:
         """Return the task and the token, which an outcome needs."""
         return self.task_id, self.token
+
+
+def claims_of(answer: dict[str, Any]) -> list[Claim]:
+    """Return the tasks of the one row that peers.claim returns."""
+    count = len(answer["task_ids"])
+
+    def each(values: list[Any] | None) -> list[Any]:
+        if values is None:
+            return [None] * count
+        return values * count if len(values) == 1 else values
+
+    assert (answer["token"] is None) == (count == 0)
+    columns = (
+        answer["task_ids"],
+        [answer["token"]] * count,
+        each(answer["attempts"]),
+        each(answer["kinds"]),
+        json.loads(answer["args"]),
+        each(answer["timeouts"]),
+        each(answer["priorities"]),
+    )
+    return [Claim(*task) for task in zip(*columns, strict=True)]
 
 
 @dataclass
@@ -137,8 +159,8 @@ class Peer:
 
     def claim(self, max_tasks: int = 100, queue: str = "default") -> list[Claim]:
         """Claim tasks and return them."""
-        found = rows(self.db, "select * from peers.claim(%s, %s, %s)", self.id, queue, max_tasks)
-        return [Claim(**each) for each in found]
+        query = "select * from peers.claim(%s, %s, %s)"
+        return claims_of(row(self.db, query, self.id, queue, max_tasks))
 
     def complete(
         self, *claims: Claim | tuple[int, UUID], result: object = None
