@@ -100,7 +100,7 @@ begin
     from jsonb_array_elements(fail.failures) f(report);
     _recorded := peers._record_without_waiting(fail.peer_id, _tasks, _tokens, 'fail', _reports);
     if cardinality(_recorded) < cardinality(_tasks) then
-        return query select * from peers._why_not_recorded(fail.peer_id, _tasks, _tokens, _recorded, 'fail');
+        return query select * from peers._why_not_recorded(fail.peer_id, _tasks, _tokens, _recorded);
     end if;
 end
 $$;

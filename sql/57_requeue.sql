@@ -53,7 +53,7 @@ begin
     );
     if cardinality(_recorded) < cardinality(release.task_ids) then
         return query select * from peers._why_not_recorded(
-            release.peer_id, release.task_ids, release.tokens, _recorded, 'release');
+            release.peer_id, release.task_ids, release.tokens, _recorded);
     end if;
 end
 $$;
