@@ -117,6 +117,7 @@ def share_session(connection: BoundedConnection, bounds: Bounds | None) -> None:
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     connection.bounds = bounds
     connection.answer_within = bounds.answer if bounds is not None else float("inf")
+    connection.local_settings = bounds.settings() if bounds is not None else {}
 
 
 def begin_session(
@@ -124,6 +125,7 @@ def begin_session(
 ) -> None:
     """Set what a session of our own keeps: the isolation level, the bounds, formats of times."""
     connection.pooled = False
+    connection.local_settings = {}
     connection.prepare_threshold = _PREPARE_THRESHOLD
     connection.isolation_level = None
     connection.answer_within = max(connect_timeout, _CONNECT_TIMEOUT_MIN)
@@ -131,7 +133,7 @@ def begin_session(
     if bounds is None:
         connection.answer_within = float("inf")
         return
-    connection.execute(_BOUNDS, bounds.settings())
+    connection.execute(_BOUNDS, list(bounds.settings().values()))
     connection.bounds = bounds
     connection.answer_within = bounds.answer
 

@@ -6,8 +6,10 @@ reply covers a server or network that is silent: the connection is closed, and c
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import psycopg
@@ -21,10 +23,6 @@ Result = TypeVar("Result")
 
 _LAST_MOMENT: Final = 1.0
 """Seconds for a statement that begins after the deadline, to release tasks and to leave."""
-SET_BOUNDS: Final = """
-    select set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)
-"""
-"""For one transaction."""
 
 
 class Bounds(NamedTuple):
@@ -38,9 +36,12 @@ class Bounds(NamedTuple):
     statement: float
     answer: float
 
-    def settings(self) -> list[str]:
-        """Return lock_timeout and statement_timeout, as the server takes them."""
-        return [str(max(1, round(span * 1000))) for span in (self.lock, self.statement)]
+    def settings(self) -> dict[str, str]:
+        """Return the settings of the server for these bounds."""
+        return {
+            "lock_timeout": str(max(1, round(self.lock * 1000))),
+            "statement_timeout": str(max(1, round(self.statement * 1000))),
+        }
 
     @classmethod
     def of_main_loop(cls, lease: float) -> Bounds:
@@ -79,6 +80,8 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
     """Whether a pooler lends it sessions, so that each transaction must set its own bounds."""
     bounds: Bounds | None = None
     """The bounds that the server keeps. None leaves them to its own settings."""
+    local_settings: Mapping[str, str] = MappingProxyType({})
+    """What each transaction sets at its begin, behind a pooler."""
     _interrupt_at: float = 0.0
 
     def interrupt(self, within: float) -> None:
@@ -104,11 +107,25 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
         self, query: Any, params: Params | None = None, **options: Any
     ) -> psycopg.Cursor[tuple[Any, ...]]:
         """Execute a statement within the bounds."""
-        if not self.pooled or self.bounds is None or not self._is_idle:
+        if not self.local_settings or not self._is_idle:
             return super().execute(query, params, **options)
         with self.transaction():
-            super().execute(SET_BOUNDS, self.bounds.settings())
             return super().execute(query, params, **options)
+
+    @contextlib.contextmanager
+    def transaction(self, *args: Any, **options: Any) -> Iterator[psycopg.Transaction]:
+        """Run a transaction, within the bounds."""
+        is_outermost = self._is_idle
+        with super().transaction(*args, **options) as transaction:
+            if self.local_settings and is_outermost:
+                self.set_locally(self.local_settings)
+            yield transaction
+
+    def set_locally(self, settings: Mapping[str, str]) -> None:
+        """Set these for the transaction in progress."""
+        calls = ", ".join(["set_config(%s, %s, true)"] * len(settings))
+        pairs = [part for pair in settings.items() for part in pair]
+        super().execute(f"select {calls}".encode(), pairs)
 
     @property
     def _is_idle(self) -> bool:

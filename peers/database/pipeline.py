@@ -83,7 +83,7 @@ class Pipeline:
             bounds = bounds or self._connection.bounds
             self._send(Statement(_BEGIN))
         if bounds is not None:
-            settings = [setting.encode() for setting in bounds.settings()]
+            settings = [setting.encode() for setting in bounds.settings().values()]
             self._send(Statement(_SET_BOUNDS, settings, (0, 0)))
         for index, statement in enumerate(statements):
             self._send(statement, index)

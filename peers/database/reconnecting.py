@@ -200,18 +200,17 @@ class ReconnectingConnection:
     def finish(self, within: float = float("inf")) -> None:
         """Wait for the end of the job. A job that does not end in time loses the connection."""
         give_up = time.monotonic() + within
-        while self._is_busy:
+        while self._has_job():
             self._on_progress()
             self._sees_input = self._await_input()
             try:
                 self.collect()
             except PeerLost:
                 return  # the job is over, and the next statement raises it again
-            if self._is_busy and time.monotonic() >= give_up:
+            if self._has_job() and time.monotonic() >= give_up:
                 self._lose(NoAnswer("the database did not reply in time"))
 
-    @property
-    def _is_busy(self) -> bool:
+    def _has_job(self) -> bool:
         return self._job is not None
 
     def _await_input(self) -> bool:
@@ -351,8 +350,9 @@ class ReconnectingConnection:
         return self._jobs.setdefault(job, RetryTimer(Backoff())).failed()
 
     def renew_session(self, error: Exception) -> None:
-        """Connect again at once. A migration may have outdated a prepared statement, or a pooler
-        may have exchanged the session.
+        """Connect again at once, because the session may be the cause of this error.
+
+        A migration may have outdated a prepared statement, or a pooler exchanged the session.
         """
         self._on_error(error)
         self._disconnect()

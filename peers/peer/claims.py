@@ -21,7 +21,7 @@ from peers.pool.local_queue import LocalQueue
 _POLL_JITTER: Final = 0.25
 _POLL_WITHOUT_NOTIFICATIONS: Final = 1.0
 _FORGET_AFTER: Final = 200
-"""Claims of a queue. Tasks may have been committed, or returned, before the remembered positions."""
+"""Claims of a queue. Tasks may have been committed before the remembered positions meanwhile."""
 
 
 class ClaimRequest(NamedTuple):

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from peers import events
 from peers.database import statements
-from peers.database.connection import Connection
+from peers.database.deadlines import BoundedConnection
 from peers.database.pipeline import StatementRefused
 from peers.database.reconnecting import Job, ReconnectingConnection
 from peers.peer.claims import Claims
@@ -54,7 +54,7 @@ class Leases:
         app: str,
         selector: selectors.BaseSelector,
         connection: ReconnectingConnection,
-        connect_for_requests: Callable[[], Connection],
+        connect_for_requests: Callable[[], BoundedConnection],
         is_listening: Callable[[], bool],
     ) -> None:
         self._state = state

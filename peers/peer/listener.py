@@ -26,8 +26,8 @@ _RETRY_MAX: Final = 30.0
 class Listener:
     """Calls `on_notify` for each notification, with its payload.
 
-    `connect` returns a connection that listens. It connects in the background, because the main loop need not wait for hints. It calls `wake`
-    from another thread when a try to connect has ended.
+    `connect` returns a connection that listens. It is called in the background, because the main
+    loop need not wait for hints. It calls `wake` from another thread when a try has ended.
     """
 
     def __init__(

@@ -112,7 +112,12 @@ class Peer:
     def _turn(self) -> None:
         self._heartbeat.note_turn()
         healthy = True
-        for step in (self._take_events, self._take_results, self._serve_workers, self._use_database):
+        for step in (
+            self._take_events,
+            self._take_results,
+            self._serve_workers,
+            self._use_database,
+        ):
             try:
                 step()
             except OSError as error:  # no file descriptor, no process

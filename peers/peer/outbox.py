@@ -206,9 +206,7 @@ class Outbox:
             else:
                 self._on_recorded(each.run.claim.token, each.run.count)
 
-    def _conclude_one(
-        self, outcome: Outcome, verdicts: dict[tuple[int, bytes], Verdict]
-    ) -> None:
+    def _conclude_one(self, outcome: Outcome, verdicts: dict[tuple[int, bytes], Verdict]) -> None:
         lease = outcome.lease
         verdict = verdicts.get((lease.task.task_id, lease.token)) if verdicts else None
         if verdict == "busy":

@@ -11,8 +11,8 @@ from peers.peer.handler_requests import HandlerRequests, Request
 from peers.peer.outcome import Failure
 from peers.peer.recorder import Recorder
 from peers.peer.state import PeerState
-from peers.pool.isolation import IsolatedGroup
 from peers.pool.claim import TaskRun
+from peers.pool.isolation import IsolatedGroup
 from peers.pool.lease import Lease
 
 
@@ -85,7 +85,7 @@ class Outcomes:
             self.released(remaining)
             return
         for local_queue in {id(one.local_queue): one.local_queue for one in remaining}.values():
-            local_queue.requeue(one for one in remaining if one.local_queue is local_queue)
+            local_queue.requeue([one for one in remaining if one.local_queue is local_queue])
 
     def released(self, leases: list[Lease]) -> None:
         """Release leases that never started or were stopped: the attempt does not count."""
