@@ -59,6 +59,29 @@ def identify(lock: str, pid: int | None = None, root: Path = Path("/")) -> Proce
     return ProcessIdentity(f"{boot} {machine} {pids} {times}", start, lock)
 
 
+def register_process() -> dict[str, str | int] | None:
+    """Let other peers of this host see whether this process lives; return its identity.
+
+    None: the system does not allow it, and other peers have to wait until the lease ends.
+    """
+    lock = liveness.own_lock()
+    identity = None if lock is None else identify(lock.name)
+    if lock is None or identity is None:
+        return None
+    try:
+        lock.publish()
+    except OSError:
+        return None
+    return identity._asdict()
+
+
+def unregister_process() -> None:
+    """Leave nothing behind: the peer has left, and nobody needs to know how its process ends."""
+    lock = liveness.own_lock()
+    if lock is not None:
+        lock.withdraw()
+
+
 @dataclass(slots=True, eq=False)
 class _Watched:
     """A peer of this host. `pidfd`: -1 if its process has exited."""
