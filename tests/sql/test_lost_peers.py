@@ -185,9 +185,9 @@ RECENT: Final = Patch(
 )
 ONLY_ITSELF: Final = Patch(
     REQUEUE,
-    "    _reachable_since timestamptz := peers._reachable_since(_now);\n    _leases",
+    "    _reachable_since timestamptz := peers._reachable_since(_now);\n    _lost record",
     "    _reachable_since timestamptz := (select p.healthy_since from peers.peer p"
-    " where p.id = reclaim.peer_id);\n    _leases",
+    " where p.id = reclaim.peer_id);\n    _lost record",
 )
 
 
