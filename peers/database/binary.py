@@ -88,6 +88,13 @@ def pack_tokens(tokens: Sequence[bytes]) -> bytes:
     return _array(_UUID, [_UUID_HEAD + token for token in tokens])
 
 
+def pack_repeated(tokens: Sequence[tuple[bytes, int]]) -> bytes:
+    """Return a uuid[] that has each of these tokens so many times."""
+    length = sum(times for _, times in tokens)
+    body = b"".join([(_UUID_HEAD + token) * times for token, times in tokens])
+    return _HEADER.pack(1, 0, _UUID, length, 1) + body
+
+
 def pack_texts(texts: Sequence[str | None]) -> bytes:
     """Return a text[], in UTF-8."""
     return _array(_TEXT, [_NULL if text is None else _sized(text.encode()) for text in texts])

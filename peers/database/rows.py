@@ -82,6 +82,16 @@ class HeartbeatReply(NamedTuple):
     """(task_id, token) of the running tasks that this peer is to stop."""
 
 
+class Promoted(NamedTuple):
+    """What was promoted. Times are seconds since 1970 on the database's clock."""
+
+    promoted: int
+    """How many rows were handled. Call again while that is the most that was allowed."""
+    now: float
+    next_due_at: float
+    """When the next scheduled task is due; infinity: there is none."""
+
+
 class Reclaimed(NamedTuple):
     """A lease that was taken back from a peer whose heartbeat expired."""
 
