@@ -13,6 +13,7 @@ from peers.database.connection import Connection
 from peers.errors import ConfigError
 
 _ROUNDS: Final = 3
+_REFUSES_TRANSACTIONS: Final = "statement pooling mode"
 SYMPTOMS: Final = (
     psycopg.errors.InvalidSqlStatementName,  # prepared in a session that another client has now
     psycopg.errors.DuplicatePreparedStatement,
@@ -28,20 +29,25 @@ def is_pooled(one: Connection, other: Connection) -> bool:
     seen: dict[int, int] = {}
     for _ in range(_ROUNDS):
         for owner, connection in enumerate((one, one, other, other)):
-            [(pid,)] = connection.execute("select pg_backend_pid()").fetchall()
-            if seen.setdefault(pid, owner // 2) != owner // 2 or len(seen) > 2:  # noqa: PLR2004  # one each
-                _require_transactions(one)
+            pid = _session(connection)
+            if seen.setdefault(pid, owner // 2) != owner // 2:
                 return True
+        if len(seen) > 2:  # noqa: PLR2004  # one each
+            return True
     return False
 
 
-def _require_transactions(connection: Connection) -> None:
+def _session(connection: Connection) -> int:
+    """Return which session a transaction gets."""
     try:
         with connection.transaction():
-            connection.execute("select 1")
-    except psycopg.Error as error:
+            [(pid,)] = connection.execute("select pg_backend_pid()").fetchall()
+    except psycopg.OperationalError as error:
+        if _REFUSES_TRANSACTIONS not in str(error):
+            raise
         raise ConfigError(
-            "there is a pooler between this peer and Postgres that refuses transactions"
-            f" ({str(error).strip()})",
+            f"a pooler between this peer and Postgres refuses transactions ({str(error).strip()})",
             "Use pool_mode = transaction or session.",
         ) from error
+    number: int = pid
+    return number
