@@ -79,11 +79,13 @@ class Claims:
         due = (q for q in self._queues.values() if now >= self._due_at(q))
         return [ClaimRequest(q, wanted) for q in due if (wanted := q.wanted())]
 
-    def write(self, peer_id: UUID, requests: Sequence[ClaimRequest]) -> list[Statement]:
+    def write(
+        self, peer_id: UUID, requests: Sequence[ClaimRequest], *, durable: bool
+    ) -> list[Statement]:
         """Return a statement for each of these claims, which are sent now."""
         self._is_outdated = False
         return [
-            statements.claim(peer_id, q.queue, wanted, self._last.get(q.queue, {}))
+            statements.claim(peer_id, q.queue, wanted, self._last.get(q.queue, {}), durable=durable)
             for q, wanted in requests
         ]
 

@@ -32,7 +32,8 @@ class Database:
         monkeypatch.setattr(statements, "claim", self._claim)
         monkeypatch.setattr(statements, "read_claim", lambda reply: reply)
 
-    def _claim(self, _peer: UUID, _queue: str, _most: int, last: Any) -> str:
+    def _claim(self, _peer: UUID, _queue: str, _most: int, last: Any, *, durable: bool) -> str:
+        assert durable
         self.after.append(dict(last))
         return "claim"
 
@@ -60,7 +61,7 @@ class World:
     def claim(self, reply: ClaimReply = NOTHING, *, notified: bool = False) -> bool:
         """Claim what is due; return whether something was. `notified`: in the meantime."""
         requests = self.claims.due()
-        self.claims.write(PEER, requests)
+        self.claims.write(PEER, requests, durable=True)
         if notified:
             self.claims.poll_now()
         self.claims.take(requests, [cast("PGresult", reply)] * len(requests))
