@@ -94,6 +94,10 @@ class Pipeline:
         expected.reverse()
         self.flush()
 
+    def consume(self) -> None:
+        """Read what has come. Raises psycopg's error if the connection is lost."""
+        self._pgconn.consume_input()
+
     def flush(self) -> bool:
         """Send what the socket takes; return whether everything was sent."""
         return self._pgconn.flush() == 0

@@ -46,6 +46,7 @@ _CLAIM: Final = (
     b" last_priorities, last_positions, more"
     b" from peers.claim($1::uuid, $2::text, $3::integer, $4::text[], $5::smallint[], $6::bigint[])"
 )
+_CLAIM_ASYNCHRONOUSLY: Final = _CLAIM + b", set_config('synchronous_commit', 'off', true)"
 _COMPLETE: Final = (
     b"select task_id, token, verdict"
     b" from peers.complete($1::uuid, $2::uuid[], $3::bigint[], $4::jsonb)"
@@ -79,16 +80,17 @@ _UNRUNNABLE: Final = (
 )
 _TRUE: Final = b"\1"
 
-ASYNCHRONOUS_COMMIT: Final = Statement(b"select set_config('synchronous_commit', 'off', true)")
-"""The COMMIT does not wait for the disk. A crash of Postgres may forget the transaction."""
-
 
 def claim(
-    peer_id: UUID, queue: str, max_tasks: int, last: Mapping[tuple[str, int], int]
+    peer_id: UUID, queue: str, max_tasks: int, last: Mapping[tuple[str, int], int], *, durable: bool
 ) -> Statement:
-    """Claim tasks of a queue. `last`: where claims of each kind and priority have ended."""
+    """Claim tasks of a queue. `last`: where claims of each kind and priority have ended.
+
+    Unless `durable`, the COMMIT does not wait for the disk, and if Postgres crashes it may forget
+    the transaction.
+    """
     return Statement(
-        _CLAIM,
+        _CLAIM if durable else _CLAIM_ASYNCHRONOUSLY,
         (
             peer_id.bytes, queue.encode(), b"%d" % max_tasks,
             pack_texts([kind for kind, _ in last]), pack_small([number for _, number in last]),
