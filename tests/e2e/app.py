@@ -76,6 +76,20 @@ def outlives_its_peer(gate: str) -> dict[str, Any]:
         return _token()
 
 
+@task("ticks", backoff=_AT_ONCE, max_attempts=100)
+def ticks(file: str, seconds: float) -> dict[str, Any]:
+    """Writes down every moment at which it runs."""
+    running, now = current_task(), time.monotonic_ns()
+    with recorded():
+        with Path(file).open("a", buffering=1) as moments:
+            end = now + int(seconds * 1e9)
+            while now < end:
+                moments.write(f"{running.id} {running.attempt} {now}\n")
+                time.sleep(0.001)
+                now = time.monotonic_ns()
+        return _token()
+
+
 @task("leaves.a.daemon", backoff=_AT_ONCE)
 def leaves_a_daemon(gate: str) -> dict[str, Any]:
     """Its first attempt starts a program that leaves its session and does not close descriptors."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -119,6 +120,34 @@ def test_a_worker_that_outlives_its_peer(stage: Stage) -> None:
     os.kill(run.pid, signal.SIGKILL)
     stage.until_state("completed", task_id)
     assert len(stage.started(task_id)) == 2
+    stage.assert_clean()
+
+
+def test_no_task_runs_beside_its_lost_attempt(stage: Stage) -> None:
+    """Peers are killed again and again under load: at no moment do two attempts of a task run."""
+    moments = stage.folder / "moments"
+    arguments: dict[str, object] = {"file": str(moments), "seconds": 0.1}
+    moments.touch()
+    task_ids: list[int] = []
+    peers = [stage.peer(slots=3, **LONG) for _ in range(2)]
+    for _ in range(5):
+        task_ids += [stage.submit("ticks", arguments, max_attempts=100) for _ in range(60)]
+        before = moments.stat().st_size
+        until(lambda: moments.stat().st_size > before + 5000, "progress")  # noqa: B023
+        peers.pop(0).kill()
+        peers.append(stage.peer(slots=3, **LONG))
+    stage.until_state("completed", *task_ids)
+    ran: dict[int, dict[int, list[int]]] = {}
+    for line in moments.read_text().splitlines():
+        task_id, attempt, at = map(int, line.split())
+        ran.setdefault(task_id, {}).setdefault(attempt, []).append(at)
+    lost = 0
+    for attempts in ran.values():
+        ordered = [attempts[number] for number in sorted(attempts)]
+        lost += len(ordered) - 1
+        for earlier, later in itertools.pairwise(ordered):
+            assert max(earlier) < min(later)
+    assert lost >= 5, "each killed peer ran a task"
     stage.assert_clean()
 
 

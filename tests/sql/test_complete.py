@@ -446,7 +446,12 @@ def test_a_batch_without_ids_is_refused_or_told(db: Connection, peer: Peer) -> N
     [claim] = peer.claim()
     nameless = json.dumps([{"token": str(claim.token)}, {"task_id": claim.task_id}, {}])
     run(db, "select * from peers.fail(%s, %s)", peer.id, nameless)
-    run(db, "select * from peers.complete(%s, array[%s]::uuid[], '{null}', '[1]')", peer.id, claim.token)
+    run(
+        db,
+        "select * from peers.complete(%s, array[%s]::uuid[], '{null}', '[1]')",
+        peer.id,
+        claim.token,
+    )
     run(db, "select * from peers.complete(%s, '{null}', array[%s], '[1]')", peer.id, claim.task_id)
     assert state(db, claim.task_id) == "running"
     assert peer.complete(claim) == {}

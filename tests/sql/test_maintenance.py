@@ -283,7 +283,9 @@ def test_a_lease_of_a_task_that_is_gone(db: Connection, peer: Peer) -> None:
 def test_truncate_is_refused(db: Connection) -> None:
     """TRUNCATE bypasses the triggers: PE005 names the table."""
     submit(db)
-    tables = "task graph dependency ready scheduled blocked lease cancel_request task_progress dead peer"
+    tables = (
+        "task graph dependency ready scheduled blocked lease cancel_request task_progress dead peer"
+    )
     tables += " failure"
     for table in tables.split():
         sqlstate, words = refusal(db, f"truncate peers.{table}")
