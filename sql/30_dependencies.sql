@@ -152,6 +152,8 @@ begin
             using errcode = 'PE009', hint = 'Leave these columns out of the INSERT.';
     end if;
     select array_agg(e.parent_id), array_agg(e.child_id) into _parents, _children from new_edges e;
+    -- the table is empty: this only locks it, so that an outcome can wait for this transaction (_wait_for_edges)
+    perform from peers.dependency_lock for key share;
 
     _older := array(
         select t.id from peers.task t where t.id = any (_children) and t.created_xid <> pg_current_xact_id()

@@ -191,6 +191,7 @@ create or replace function peers.progress(
 ) returns boolean
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
+    set lock_timeout = '50ms'
 as $$
 begin
     -- the lock keeps a row from being written after the attempt has ended, when nobody deletes it; it does not wait for
@@ -206,6 +207,8 @@ begin
     values (progress.token, progress.task_id, progress.done, progress.total)
     on conflict on constraint task_progress_pkey do update set done = excluded.done, total = excluded.total;
     return true;
+exception when lock_not_available then
+    return false;
 end
 $$;
 

@@ -80,7 +80,7 @@ begin
 end
 $$;
 
-create or replace function peers.fail(peer_id uuid, failures jsonb)
+create or replace function peers.fail(peer_id uuid, failures jsonb, patient boolean default false)
 returns table (task_id bigint, token uuid, verdict text)
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -98,6 +98,9 @@ begin
     select array_agg((f.report ->> 'task_id')::bigint), array_agg((f.report ->> 'token')::uuid), array_agg(f.report)
     into _tasks, _tokens, _reports
     from jsonb_array_elements(fail.failures) f(report);
+    if fail.patient then
+        perform peers._wait_for_edges();
+    end if;
     _recorded := peers._record_without_waiting(fail.peer_id, _tasks, _tokens, 'fail', _reports);
     if cardinality(_recorded) < cardinality(_tasks) then
         return query select * from peers._why_not_recorded(fail.peer_id, _tasks, _tokens, _recorded);
@@ -109,4 +112,4 @@ comment on function peers.fail is
     'Records failed attempts: [{"task_id", "token", "error_type", "error_message", "traceback", "exit_signal", '
     '"exit_code", "retry_in" (seconds, instead of the backoff), "reject" (dead at once), "snooze" (not a failure: the '
     'attempt does not count)}]. Returns only those that were not recorded, each with a verdict: stale, already or '
-    'busy.';
+    'busy. patient: as in peers.complete.';

@@ -60,8 +60,8 @@ begin
     grant execute on function
         peers.join(text, integer, jsonb, jsonb, interval, integer), peers.heartbeat(uuid),
         peers.claim(uuid, text, integer, text[], smallint[], bigint[]),
-        peers.complete(uuid, uuid[], bigint[], jsonb), peers.fail(uuid, jsonb),
-        peers.release(uuid, bigint[], uuid[], text[]), peers.reconcile(uuid, uuid[]), peers.reclaim(uuid, integer),
+        peers.complete(uuid, uuid[], bigint[], jsonb, boolean), peers.fail(uuid, jsonb, boolean),
+        peers.release(uuid, bigint[], uuid[], text[], boolean), peers.reconcile(uuid, uuid[]), peers.reclaim(uuid, integer),
         peers.leave(uuid), peers.promote(integer), peers.progress(uuid, bigint, uuid, bigint, bigint),
         peers.hold_lease(uuid, bigint, uuid),
         peers.parent_results(bigint), peers.prune(interval, integer), peers.unrunnable(),

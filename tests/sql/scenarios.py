@@ -7,11 +7,13 @@ patch that takes one safeguard out, it must fail (test_broken_variants).
 from __future__ import annotations
 
 import json
+from threading import Event
 from typing import TYPE_CHECKING
 
 import psycopg
 
 from tests.support.world import (
+    Peer,
     World,
     advance,
     column,
@@ -28,7 +30,7 @@ from tests.support.world import state as state_of
 
 if TYPE_CHECKING:
     from tests.support.server import Connection
-    from tests.support.world import Claim, Peer
+    from tests.support.world import Claim
 
 EDGE = "insert into peers.dependency (parent_id, child_id) values (%s, %s)"
 
@@ -243,6 +245,80 @@ def a_former_lease_records_nothing(world: World) -> None:
     assert value(world.db, "select result from peers.task") == "new"
 
 
+def a_part_that_was_released_has_left_its_lease(world: World) -> None:
+    """A released task is claimed again while the rest of its lease runs: its old token is void."""
+    for _ in range(3):
+        submit(world.db)
+    peer = world.peer()
+    one, two, three = peer.claim()
+    assert peer.release(one) == {}
+    [again] = peer.claim()
+    assert again.task_id == one.task_id
+    assert peer.complete(one, result="old") == {one.pair: "stale"}
+    assert peer.complete(one, two, result="new") == {one.pair: "stale"}
+    mixed = [one.pair, three.pair, again.pair]
+    assert peer.complete(*mixed, result="new") == {one.pair: "stale"}
+    assert column(world.db, "select distinct result from peers.task") == ["new"]
+    assert rows(world.db, "select from peers.lease") == []
+    assert problems(world.db) == []
+
+
+def a_lease_is_half_recorded_when_its_peer_dies(world: World) -> None:
+    """Only what still runs is reclaimed, and nothing of the lease is left."""
+    for _ in range(5):
+        submit(world.db, max_attempts=1)
+    lost, steady = world.peer(), world.peer("other")
+    done, failed, released, *running = lost.claim()
+    assert (lost.complete(done), lost.fail(failed), lost.release(released)) == ({}, {}, {})
+    steady.advance_steadily(30)
+    taken = [each["task_id"] for each in steady.reclaim()]
+    assert sorted(taken) == sorted(ids(running))
+    assert state_of(world.db, done.task_id) == "completed"
+    assert state_of(world.db, released.task_id) == "ready"
+    assert rows(world.db, "select from peers.lease") == []
+    assert problems(world.db) == []
+
+
+def reconcile_takes_whole_leases_that_are_unknown(world: World) -> None:
+    """What runs under an unknown token is released, uncounted; a known lease stays as it is."""
+    for _ in range(6):
+        submit(world.db)
+    peer = world.peer()
+    known, unknown = peer.claim(3), peer.claim(3)
+    assert peer.complete(known[0], unknown[0]) == {}
+    assert peer.reconcile(known[0].token) == 2
+    attempts = "select attempt from peers.task where id = any(%s) order by id"
+    assert column(world.db, attempts, ids(unknown)) == [1, 0, 0]
+    assert [state_of(world.db, each) for each in ids(known)] == ["completed", "running", "running"]
+    assert column(world.db, "select open from peers.lease") == [2]
+    assert problems(world.db) == []
+
+
+def two_sessions_record_parts_of_one_lease(world: World) -> None:
+    """However their commits interleave, the last outcome deletes the lease, and no other does."""
+    size = 240
+    run(world.db, "insert into peers.task (kind) select 'a' from generate_series(1, %s)", size)
+    peer = world.peer()
+    claims = peer.claim(size)
+    sessions = [Peer(world.connect(), peer.id) for _ in range(2)]
+
+    def record(session: Peer, part: list[Claim]) -> None:
+        for first in range(0, len(part), 3):
+            left = [claim.pair for claim in part[first : first + 3]]
+            while left:
+                with session.db.transaction():
+                    left = [*session.complete(*left)]
+
+    work = [
+        world.background(record, session, claims[first::2])
+        for first, session in enumerate(sessions)
+    ]
+    for each in work:
+        result(each)
+    assert rows(world.db, "select from peers.lease") == []
+    assert problems(world.db) == []
+
+
 def a_leaked_token_is_of_no_use(world: World) -> None:
     """Another peer cannot record an outcome under a token that it knows."""
     submit(world.db)
@@ -315,6 +391,37 @@ def a_death_does_not_wait_for_an_application(world: World) -> None:
     for pair in result(work):
         assert peer.fail(pair) == {}
     assert state_of(world.db, grandchild) == "cancelled"
+
+
+def a_stream_of_new_children_delays_their_parent(world: World) -> None:
+    """Sessions that keep adding children make it busy for a while, and block no call for long."""
+    parents = [submit(world.db) for _ in range(3)]
+    peer, over = world.peer(), Event()
+    claims = peer.claim()
+
+    def add_children(session: Connection) -> None:
+        while not over.is_set():
+            with session.transaction():
+                submit(session, "b", depends_on=parents)
+                run(session, "select pg_sleep(0.01)")
+
+    streams = [world.background(add_children, world.connect()) for _ in range(8)]
+    try:
+        for verb, claim in zip((peer.complete, peer.fail, peer.release), claims, strict=True):
+            for attempt in range(30):
+                work = world.background(verb, claim, patient=attempt >= 3)
+                try:
+                    busy = work.result(timeout=5)
+                except TimeoutError:
+                    raise AssertionError("a call waited for a stream of sessions") from None
+                if not busy:
+                    break
+            assert not busy, "its outcome was never recorded"
+    finally:
+        over.set()
+        for each in streams:
+            result(each)
+    assert problems(world.db) == []
 
 
 def parents_that_complete_at_the_same_time(world: World) -> None:

@@ -56,26 +56,62 @@ VARIANTS = {
         psycopg.errors.UniqueViolation,
     ),
     "the token is not compared": Variant(
-        scenarios.a_former_lease_records_nothing,
-        [
-            Patch(
-                OUTCOMES,
-                "where l.task_id = o.task_id and l.token = o.token and l.peer_id = _peer_id\n"
-                "                offset 0",
-                "where l.task_id = o.task_id and l.peer_id = _peer_id offset 0",
-            )
-        ],
+        scenarios.a_part_that_was_released_has_left_its_lease,
+        [Patch(OUTCOMES, "and t.token = _token and t.state", "and t.state")],
+    ),
+    "the token is not compared for several leases": Variant(
+        scenarios.a_part_that_was_released_has_left_its_lease,
+        [Patch(OUTCOMES, "and t.token = o.token and t.state", "and t.state", times=2)],
     ),
     "the peer is not compared": Variant(
         scenarios.a_leaked_token_is_of_no_use,
+        [Patch(OUTCOMES, " and l.peer_id = complete.peer_id);\n            get", ");\n            get")],
+    ),
+    "a lease's open tasks are counted by an old snapshot": Variant(
+        scenarios.two_sessions_record_parts_of_one_lease,
         [
             Patch(
                 OUTCOMES,
-                "where l.task_id = o.task_id and l.token = o.token and l.peer_id = _peer_id\n"
-                "                offset 0",
-                "where l.task_id = o.task_id and l.token = o.token offset 0",
+                "set open = l.open - _recorded",
+                "set open = (select x.open from peers.lease x where x.token = _token) - _recorded",
             )
         ],
+        psycopg.Error,
+    ),
+    "an outcome does not leave its lease": Variant(
+        scenarios.a_part_that_was_released_has_left_its_lease,
+        [Patch(OUTCOMES, "set open = l.open - e.ended", "set open = l.open")],
+    ),
+    "what a lost peer has recorded is taken for running": Variant(
+        scenarios.a_lease_is_half_recorded_when_its_peer_dies,
+        [
+            Patch(
+                OUTCOMES,
+                "t.token = o.token and t.state = 'running'\n        for",
+                "t.token = o.token\n        for",
+            ),
+            Patch(
+                "57_requeue.sql",
+                "and t.token = l.token and t.state = 'running'\n            for",
+                "and t.token = l.token\n            for",
+            ),
+        ],
+    ),
+    "reconcile takes the leases that the peer knows": Variant(
+        scenarios.reconcile_takes_whole_leases_that_are_unknown,
+        [Patch("57_requeue.sql", " and l.token <> all (reconcile.tokens)", "")],
+    ),
+    "an outcome waits for a stream of sessions": Variant(
+        scenarios.a_stream_of_new_children_delays_their_parent,
+        [Patch(OUTCOMES, " and t.xmax = '0'", "", times=2)],
+    ),
+    "an outcome that was busy does not wait in the queue": Variant(
+        scenarios.a_stream_of_new_children_delays_their_parent,
+        [Patch(OUTCOMES, "lock table peers.dependency_lock in exclusive mode;", "null;")],
+    ),
+    "new edges do not wait in the queue": Variant(
+        scenarios.a_stream_of_new_children_delays_their_parent,
+        [Patch(GRAPH, "perform from peers.dependency_lock for key share;", "")],
     ),
     "siblings are looked at instead of counted": Variant(
         scenarios.parents_that_complete_at_the_same_time,
@@ -152,16 +188,13 @@ VARIANTS = {
     "an outcome waits for locked tasks": Variant(
         scenarios.an_outcome_does_not_wait_for_an_application,
         [
-            Patch(
-                OUTCOMES,
-                "where t.id = o.task_id for no key update skip locked",
-                "where t.id = o.task_id for no key update",
-            )
+            Patch(OUTCOMES, "        for no key update skip locked\n    ) t;", "        for no key update\n    ) t;"),
+            Patch(OUTCOMES, "    set lock_timeout = '200ms'\nas $$\ndeclare", "as $$\ndeclare"),
         ],
     ),
     "a death waits for the tasks that it cancels": Variant(
         scenarios.a_death_does_not_wait_for_an_application,
-        [Patch(OUTCOMES, "    set lock_timeout = '200ms'\n", "")],
+        [Patch(OUTCOMES, "    set lock_timeout = '200ms'\nas $$\ndeclare", "as $$\ndeclare")],
     ),
     "children are locked in another order": Variant(
         scenarios.children_are_locked_in_the_order_of_their_ids,

@@ -163,37 +163,46 @@ class Peer:
         return claims_of(row(self.db, query, self.id, queue, max_tasks))
 
     def complete(
-        self, *claims: Claim | tuple[int, UUID], result: object = None
+        self, *claims: Claim | tuple[int, UUID], result: object = None, patient: bool = False
     ) -> dict[tuple[int, UUID], str]:
         """Complete all with one result; return the verdicts of those that were not recorded."""
         ids = [task_id for task_id, _ in pairs(claims)]
         tokens = [token for _, token in pairs(claims)]
-        return self.complete_each(ids, tokens, [result] * len(ids))
+        if len(set(tokens)) == 1:
+            tokens = tokens[:1]
+        return self.complete_each(ids, tokens, [result] * len(ids), patient=patient)
 
     def complete_each(
-        self, ids: list[int], tokens: list[UUID], results: list[object]
+        self,
+        ids: list[int],
+        tokens: list[UUID],
+        results: list[object],
+        *,
+        patient: bool = False,
     ) -> dict[tuple[int, UUID], str]:
         """Complete each task with its own result; one token may stand for all."""
-        query = "select * from peers.complete(%s, %s::uuid[], %s::bigint[], %s::jsonb)"
-        return verdicts(rows(self.db, query, self.id, tokens, ids, json.dumps(results)))
+        query = "select * from peers.complete(%s, %s::uuid[], %s::bigint[], %s::jsonb, %s)"
+        return verdicts(rows(self.db, query, self.id, tokens, ids, json.dumps(results), patient))
 
     def fail(
-        self, *claims: Claim | tuple[int, UUID], **report: object
+        self, *claims: Claim | tuple[int, UUID], patient: bool = False, **report: object
     ) -> dict[tuple[int, UUID], str]:
         """Fail all with one report; return the verdicts of those that were not recorded."""
         failures = [
             {"task_id": task_id, "token": str(token), "error_type": "Oops", **report}
             for task_id, token in pairs(claims)
         ]
-        query = "select * from peers.fail(%s, %s::jsonb)"
-        return verdicts(rows(self.db, query, self.id, json.dumps(failures)))
+        query = "select * from peers.fail(%s, %s::jsonb, %s)"
+        return verdicts(rows(self.db, query, self.id, json.dumps(failures), patient))
 
-    def release(self, *claims: Claim | tuple[int, UUID]) -> dict[tuple[int, UUID], str]:
+    def release(
+        self, *claims: Claim | tuple[int, UUID], patient: bool = False
+    ) -> dict[tuple[int, UUID], str]:
         """Release tasks; return the verdicts of those that were not released."""
         ids = [task_id for task_id, _ in pairs(claims)]
         tokens = [token for _, token in pairs(claims)]
-        query = "select * from peers.release(%s, %s::bigint[], %s::uuid[])"
-        return verdicts(rows(self.db, query, self.id, ids, tokens))
+        query = "select * from peers.release(%s, %s::bigint[], %s::uuid[], '{}', %s)"
+        return verdicts(rows(self.db, query, self.id, ids, tokens, patient))
 
     def reconcile(self, *tokens: UUID) -> int:
         """Release leases under other tokens than these, and return how many tasks."""
