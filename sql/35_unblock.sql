@@ -112,8 +112,7 @@ $$;
 -- of ids. Sessions that add edges lock in the same order, and a task can have a larger id than its descendants.
 -- Edges that are added in the meantime are found later, by _lock_affected.
 --
--- A peer that completes a running task of the set may wait for one of the children that are locked here, while this
--- waits for the running task. The peer gives up first (lock_timeout of _record_without_waiting) and tries again.
+-- Running tasks come first, as for a peer that completes one of them and then waits for its children (50_complete).
 create or replace function peers._lock_with_descendants(_ids bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -126,6 +125,7 @@ declare
     _waiting bigint[];
 begin
     perform peers._require_read_committed();
+    perform from peers.task t where t.id = any (_ids) and t.state = 'running' order by t.id for no key update;
     _waiting := array(select t.id from peers.task t where t.id = any (_ids) and t.state <> 'running');
     perform from peers.task t
     where t.id = any (_ids || array(select f.id from peers._affected('{}', '{}', _waiting) f))

@@ -197,6 +197,23 @@ def a_graph_is_cancelled_against_a_late_edge(world: World) -> None:
     assert problems(world.db) == []
 
 
+def a_cancellation_locks_running_tasks_first(world: World) -> None:
+    """It holds no waiting task while it waits for a peer, which may need one that is a child."""
+    graph = new_graph(world.db)
+    waiting, running = submit(world.db, "b", graph_id=graph), submit(world.db, graph_id=graph)
+    peer, operator, probe = world.peer(), world.connect(), world.connect()
+    [claim] = peer.claim()
+    assert (claim.task_id, waiting < running) == (running, True)
+    with peer.db.transaction():
+        assert peer.complete(claim) == {}
+        work = world.background(value, operator, "select peers.cancel_graph(%s)", graph)
+        world.until_waiting(operator)
+        lock = "select id from peers.task where id = %s for no key update skip locked"
+        assert column(probe, lock, waiting) == [waiting]
+    assert result(work) == 1
+    assert problems(world.db) == []
+
+
 def graphs_are_cancelled_while_their_tasks_complete(world: World) -> None:
     """Peers complete parents and an operator cancels the graph, again and again: no deadlock."""
     rounds, width = 8, 12

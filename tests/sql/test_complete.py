@@ -412,6 +412,18 @@ def test_a_failure_follows_the_policy_of_its_kind(world: World) -> None:
     assert waits == {"low": True, "high": True, "spread": True}
 
 
+def test_a_policy_that_changes_counts_for_running_attempts(world: World) -> None:
+    """What handlers declare is read when an attempt fails, not when it was claimed."""
+    for _ in range(2):
+        submit(world.db)
+    peer = world.peer()
+    before, after = peer.claim()
+    assert peer.fail(before) == {}
+    world.peer(policies=[{"kind": "a", "max_attempts": 1}])
+    assert peer.fail(after) == {}
+    assert states(world.db, before.task_id, after.task_id) == ["scheduled", "dead"]
+
+
 @pytest.mark.parametrize("verb", ["complete", "fail", "release"])
 def test_a_batch_that_is_refused_leaves_no_half_state(
     db: Connection, peer: Peer, verb: str
@@ -446,7 +458,12 @@ def test_a_batch_without_ids_is_refused_or_told(db: Connection, peer: Peer) -> N
     [claim] = peer.claim()
     nameless = json.dumps([{"token": str(claim.token)}, {"task_id": claim.task_id}, {}])
     run(db, "select * from peers.fail(%s, %s)", peer.id, nameless)
-    run(db, "select * from peers.complete(%s, array[%s]::uuid[], '{null}', '[1]')", peer.id, claim.token)
+    run(
+        db,
+        "select * from peers.complete(%s, array[%s]::uuid[], '{null}', '[1]')",
+        peer.id,
+        claim.token,
+    )
     run(db, "select * from peers.complete(%s, '{null}', array[%s], '[1]')", peer.id, claim.task_id)
     assert state(db, claim.task_id) == "running"
     assert peer.complete(claim) == {}
