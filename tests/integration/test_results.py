@@ -64,8 +64,8 @@ def complete(peer: Peer, result: object = None) -> None:
 def bury(peer: Peer) -> None:
     """Fail the next task for good."""
     [claim] = peer.claim(1)
-    report = {"error_type": "OSError", "error_message": "disk full", "reject": True}
-    assert peer.fail(claim, **report) == {}
+    failed = peer.fail(claim, error_type="OSError", error_message="disk full", reject=True)
+    assert failed == {}
 
 
 def later(action: Callable[[], None], delay: float = 0.3) -> threading.Timer:

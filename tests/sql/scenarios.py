@@ -29,6 +29,8 @@ from tests.support.world import (
 from tests.support.world import state as state_of
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from tests.support.server import Connection
     from tests.support.world import Claim
 
@@ -425,6 +427,7 @@ def a_stream_of_new_children_delays_their_parent(world: World) -> None:
     streams = [world.background(add_children, world.connect()) for _ in range(8)]
     try:
         for verb, claim in zip((peer.complete, peer.fail, peer.release), claims, strict=True):
+            busy: dict[tuple[int, UUID], str] = {}
             for attempt in range(30):
                 work = world.background(verb, claim, patient=attempt >= 3)
                 try:

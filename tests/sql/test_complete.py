@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -239,7 +239,7 @@ def test_a_failure_keeps_all_that_is_known(db: Connection, peer: Peer) -> None:
     """Every field of a report can be read in SQL."""
     submit(db)
     [claim] = peer.claim()
-    report: dict[str, object] = {
+    report: dict[str, Any] = {
         "error_type": "ValueError",
         "error_message": "no such page: 'é'",
         "traceback": "line 1\nline 2",
