@@ -57,6 +57,30 @@ begin
 end
 $$;
 
+-- Raises 55P03 if sessions that add edges have one of these tasks locked, in a session with a lock_timeout (a peer's).
+-- They share such a lock, and lock_timeout bounds only each wait for one of them. A peer could wait for ever for a
+-- steady stream of them. A task that no session has locked since its last change (xmax is 0) needs no closer look.
+create or replace function peers._refuse_shared_locks(_ids bigint[]) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _not_exclusive bigint[];
+begin
+    if current_setting('lock_timeout') = '0'
+       or not exists (select from peers.task t where t.id = any (_ids) and t.xmax <> '0') then
+        return;
+    end if;
+    _not_exclusive := array(
+        select t.id from peers.task t where t.id = any (_ids) and t.xmax <> '0' for share skip locked
+    );
+    perform from peers.task t where t.id = any (_not_exclusive) for no key update nowait;
+    -- an error gives the locks back: the caller takes them in order
+    raise exception 'no task is locked' using errcode = 'PE000';
+exception when sqlstate 'PE000' then null;
+end
+$$;
+
 -- Locks the tasks that change when the given parents end, in the order of ids, and returns those to cancel. The
 -- parents are already locked, so that no edge can be added to them. Further down, edges can still be added until the
 -- descendants are locked: so it repeats the search until it finds nothing new.
@@ -76,6 +100,7 @@ begin
         into _to_cancel, _new
         from peers._affected(_completed, _dead, _cancelled) t;
         exit when _new = '{}';
+        perform peers._refuse_shared_locks(_new);
         perform from peers.task t where t.id = any (_new) order by t.id for no key update;
         exit when _to_cancel = '{}';
         _locked := _locked || _new;

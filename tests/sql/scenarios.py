@@ -415,8 +415,21 @@ def a_death_does_not_wait_for_an_application(world: World) -> None:
 def a_stream_of_new_children_delays_their_parent(world: World) -> None:
     """Sessions that keep adding children make it busy for a while, and block no call for long."""
     parents = [submit(world.db) for _ in range(3)]
+    _outlast_a_stream_of_edges(world, parents, parents)
+
+
+def a_stream_of_new_grandchildren_delays_their_grandparent(world: World) -> None:
+    """The same where each child of a parent gets new children itself."""
+    parents = [submit(world.db, max_attempts=1) for _ in range(3)]
+    children = [
+        submit(world.db, "b", depends_on=[parent], on_parent_failure="run") for parent in parents
+    ]
+    _outlast_a_stream_of_edges(world, parents, children)
+
+
+def _outlast_a_stream_of_edges(world: World, tasks: list[int], parents: list[int]) -> None:
     peer, over = world.peer(), Event()
-    claims = peer.claim()
+    claims = peer.claim(len(tasks))
 
     def add_children(session: Connection) -> None:
         while not over.is_set():

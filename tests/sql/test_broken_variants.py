@@ -111,6 +111,10 @@ VARIANTS = {
         scenarios.a_stream_of_new_children_delays_their_parent,
         [Patch(OUTCOMES, " and t.xmax = '0'", "", times=2)],
     ),
+    "an outcome waits for a stream of sessions that share a child": Variant(
+        scenarios.a_stream_of_new_grandchildren_delays_their_grandparent,
+        [Patch(RELEASE, "perform peers._refuse_shared_locks(_new);", "")],
+    ),
     "an outcome that was busy does not wait in the queue": Variant(
         scenarios.a_stream_of_new_children_delays_their_parent,
         [Patch(OUTCOMES, "lock table peers.dependency_lock in exclusive mode;", "null;")],
