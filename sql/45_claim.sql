@@ -373,7 +373,8 @@ $$;
 -- the row in ready is left alone. It reads tasks without locks: whoever makes a task ready after that inserts a new
 -- row.
 create or replace function peers._examine_rows(
-    _queue text, _rows peers.claim_rows, _any_graph_paused boolean, out stale peers.claim_rows, out valid peers.claim_rows
+    _queue text, _rows peers.claim_rows, _any_graph_paused boolean,
+    out stale peers.claim_rows, out valid peers.claim_rows
 )
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -610,8 +611,8 @@ end
 $$;
 
 -- Starts tasks of rows that _start_at_once could not start, or that are probably stale. It drops the stale rows, locks
--- the tasks of the others and their rows with SKIP LOCKED, and measures their args. end_priority, end_position: it did not look at the
--- rows behind this one. Null: it looked at all rows.
+-- the tasks of the others and their rows with SKIP LOCKED, and measures their args. end_priority, end_position: it did
+-- not look at the rows behind this one. Null: it looked at all rows.
 create or replace function peers._start_with_care(
     _peer_id uuid, _queue text, _rows peers.claim_rows, _token uuid, _now timestamptz, _wanted integer,
     _room bigint, _any_graph_paused boolean,
@@ -715,9 +716,10 @@ $$;
 -- behind the first if it got less than it wanted, because rows were stale or other sessions had locked them. A task
 -- that another session has locked is skipped and keeps its row and its place. A row whose task was pruned is stale.
 --
--- When to look before the remembered positions: the element with an empty kind in after_kinds says it, in milliseconds
--- since 1970. A claim that gets less than it wants looks from that time on. If many dead index entries made the last
--- look slow, it is ten times as far away as that look took. Ten seconds later every claim looks.
+-- An element with an empty kind in after_kinds says when to look before the remembered positions, in milliseconds since
+-- 1970. A claim that gets less than it wants looks from that time on. If dead index entries or locked tasks made the
+-- last look slow, that time is ten times as far away as the look took. Ten seconds later every claim reads from the
+-- start.
 create or replace function peers.claim(
     peer_id uuid, queue text, max_tasks integer,
     after_kinds text[] default '{}', after_priorities smallint[] default '{}', after_positions bigint[] default '{}'
@@ -752,8 +754,7 @@ declare
     _paused boolean;
     _any_graph_paused boolean;
     _look_at bigint := after_positions[array_position(after_kinds, '')];
-    _looking boolean := after_kinds = '{}' or _began_ms > _look_at + 10000;
-    _looked boolean := _looking is true;
+    _looked boolean := (after_kinds = '{}' or _began_ms > _look_at + 10000) is true;
     _before boolean := false;  -- whether it reads before the remembered positions only
     _ranges peers.claim_range[] := '{}';
     _plan record;
@@ -803,10 +804,6 @@ begin
             else peers._lock_ready(claim.queue, _plan.planned)
         end;
         _seen := coalesce(cardinality(_rows.ids), 0);
-        if _looking then
-            _look_at := case when _before then peers._next_look(_look_began) else _began_ms end;
-            _looking := false;
-        end if;
         _stopped := false;
         if _seen > 0 then
             if not _peer_locked then
@@ -867,7 +864,6 @@ begin
             _look_began := peers._milliseconds();
             exit when _looked or _look_began < _look_at;
             _looked := true;
-            _looking := true;
             _before := true;
             _careful := true;
             _problem := 'stale';
@@ -901,7 +897,8 @@ begin
         last_kinds := last_kinds || ''::text;
         last_priorities := last_priorities || 0::smallint;
         last_positions := last_positions || (
-            _look_at + case when _refused > 0 then 1000 else 0 end
+            case when _before then peers._next_look(_look_began) else _began_ms end
+            + case when _refused > 0 then 1000 else 0 end
         );
         select l.kinds, l.priorities, l.positions into last_kinds, last_priorities, last_positions
         from peers._last_positions(last_kinds, last_priorities, last_positions, null, null) l;

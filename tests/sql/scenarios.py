@@ -30,6 +30,9 @@ from tests.support.world import (
 from tests.support.world import state as state_of
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+    from typing import Any
+
     from tests.support.server import Connection
     from tests.support.world import Claim
 
@@ -63,6 +66,13 @@ def assert_nothing_stranded(world: World) -> None:
 # ----------------------------------------------------------------------------------------- claiming
 
 
+def ends_soon(world: World, work: Future[Any]) -> bool:
+    """Whether the work ends within two seconds."""
+    moment = world.background(run, world.connect(), "select pg_sleep(2)")
+    world.until(lambda: work.done() or moment.done(), "the work or two seconds")
+    return work.done()
+
+
 def claims_do_not_wait(world: World) -> None:
     """A claim passes over what another claim and an application hold, and is given the rest."""
     held, claimed, free = (submit(world.db) for _ in range(3))
@@ -71,9 +81,7 @@ def claims_do_not_wait(world: World) -> None:
         run(application, "select from peers.task where id = %s for update", held)
         for peer, expected in ((first, claimed), (second, free)):
             work = world.background(peer.claim, 1)
-            moment = world.background(run, world.connect(), "select pg_sleep(2)")
-            world.until(lambda w=work, m=moment: w.done() or m.done(), "the claim or 2 seconds")
-            assert work.done(), "a claim waited for another session"
+            assert ends_soon(world, work), "a claim waited for another session"
             assert ids(result(work)) == [expected]
 
 

@@ -48,7 +48,13 @@ VARIANTS = {
     ),
     "the limit over all kinds is gone": Variant(
         scenarios.a_claim_takes_no_more_than_asked,
-        [Patch(CLAIM, "            limit _wanted\n        ) r\n        order by r.id", ") r order by r.id")],
+        [
+            Patch(
+                CLAIM,
+                "            limit _wanted\n        ) r\n        order by r.id",
+                ") r order by r.id",
+            )
+        ],
     ),
     "a claim does not compare the priority": Variant(
         scenarios.a_changed_task_is_claimed_at_its_new_place,
@@ -74,7 +80,13 @@ VARIANTS = {
     ),
     "a refused task takes the others along": Variant(
         scenarios.a_trigger_refuses_one_task,
-        [Patch(CLAIM, "        tasks := null;\n    end;\n    for i", "        raise;\n    end;\n    for i")],
+        [
+            Patch(
+                CLAIM,
+                "        tasks := null;\n    end;\n    for i",
+                "        raise;\n    end;\n    for i",
+            )
+        ],
         psycopg.errors.RaiseException,
     ),
     "the token is not compared": Variant(
@@ -87,7 +99,13 @@ VARIANTS = {
     ),
     "the peer is not compared": Variant(
         scenarios.a_leaked_token_is_of_no_use,
-        [Patch(OUTCOMES, " and l.peer_id = complete.peer_id);\n            get", ");\n            get")],
+        [
+            Patch(
+                OUTCOMES,
+                " and l.peer_id = complete.peer_id);\n            get",
+                ");\n            get",
+            )
+        ],
     ),
     "a lease's open tasks are counted by an old snapshot": Variant(
         scenarios.two_sessions_record_parts_of_one_lease,
@@ -210,7 +228,11 @@ VARIANTS = {
     "an outcome waits for locked tasks": Variant(
         scenarios.an_outcome_does_not_wait_for_an_application,
         [
-            Patch(OUTCOMES, "        for no key update skip locked\n    ) t;", "        for no key update\n    ) t;"),
+            Patch(
+                OUTCOMES,
+                "        for no key update skip locked\n    ) t;",
+                "        for no key update\n    ) t;",
+            ),
             Patch(OUTCOMES, "    set lock_timeout = '200ms'\nas $$\ndeclare", "as $$\ndeclare"),
         ],
     ),

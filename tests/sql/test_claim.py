@@ -178,7 +178,9 @@ def test_columns_that_are_the_same_for_all_tasks_have_one_element(db: Connection
     for _ in range(3):
         submit(db, args={"x": "y, []"})
     uniform = {"attempts": [1], "kinds": ["a"], "priorities": [100], "timeouts": None}
-    assert row(db, same, peer.id) == uniform | {"args": '[{"x": "y, []"},{"x": "y, []"},{"x": "y, []"}]'}
+    assert row(db, same, peer.id) == uniform | {
+        "args": '[{"x": "y, []"},{"x": "y, []"},{"x": "y, []"}]'
+    }
     submit(db, "b", priority=5, timeout="1 min")
     submit(db, "a")
     mixed = {"attempts": [1], "kinds": ["b", "a"], "priorities": [5, 100], "timeouts": [60, None]}
