@@ -254,6 +254,56 @@ begin
 end
 $$;
 
+-- Returns the rows of planned ranges, without locks. A claim that looks at more rows than it takes must not lock them
+-- all: other claims would skip them.
+create or replace function peers._read_ready(_queue text, _planned peers.claim_range[]) returns peers.claim_rows
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _rows peers.claim_rows;
+begin
+    select array_agg(r.spot), array_agg(r.task_id), array_agg(r.kind), array_agg(r.priority), array_agg(r.position)
+    into _rows
+    from (
+        select r.spot, r.task_id, p.kind, r.priority, r.position
+        from unnest(_planned) p
+        cross join lateral (
+            select r.ctid as spot, r.task_id, r.priority, r.position
+            from peers.ready r
+            where r.queue = _queue and r.kind = p.kind
+              and (r.priority, r.position) > (p.after_priority, p.after_position)
+              and (r.priority, r.position) <= (p.to_priority, p.to_position)
+            order by r.priority, r.position
+            limit p.share
+        ) r
+        order by r.task_id, r.position
+    ) r;
+    return _rows;
+end
+$$;
+
+-- Locks those of the rows that no other session has locked or deleted, and returns them.
+create or replace function peers._lock_rows(_rows peers.claim_rows) returns peers.claim_rows
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _locked peers.claim_rows;
+begin
+    select array_agg(r.spot), array_agg(r.id), array_agg(r.kind), array_agg(r.priority), array_agg(r.position)
+    into _locked
+    from unnest(_rows.spots, _rows.ids, _rows.kinds, _rows.priorities, _rows.positions)
+        r(spot, id, kind, priority, position)
+    cross join lateral (
+        select from peers.ready y
+        where y.ctid = r.spot and y.task_id = r.id and y.position = r.position
+        for update skip locked
+    ) y;
+    return _locked;
+end
+$$;
+
 -- Starts tasks. A row counts only if its task is ready and still has the row's kind, priority and queue, and if the
 -- task's graph is not paused. The conditions are in the UPDATE itself, which checks them again after it has waited for
 -- another session. The ids of the rows are sorted, so width_bucket finds the row of a task, and of two rows of one task
@@ -323,18 +373,26 @@ $$;
 -- the row in ready is left alone. It reads tasks without locks: whoever makes a task ready after that inserts a new
 -- row.
 create or replace function peers._examine_rows(
-    _queue text, _rows peers.claim_rows, _any_graph_paused boolean, out stale tid[], out valid bigint[]
+    _queue text, _rows peers.claim_rows, _any_graph_paused boolean,
+    out stale peers.claim_rows, out valid peers.claim_rows
 )
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
+declare
+    _sorted record;
 begin
-    select array_agg(r.spot) filter (where r.valid is not true or r.graph_locked),
-           array_agg(r.id) filter (where r.valid and r.graph_locked is null)
-    into stale, valid
+    select row(array_agg(r.spot) filter (where r.stale), array_agg(r.id) filter (where r.stale),
+               array_agg(r.kind) filter (where r.stale), array_agg(r.priority) filter (where r.stale),
+               array_agg(r.position) filter (where r.stale))::peers.claim_rows as stale,
+           row(array_agg(r.spot) filter (where r.valid), array_agg(r.id) filter (where r.valid),
+               array_agg(r.kind) filter (where r.valid), array_agg(r.priority) filter (where r.valid),
+               array_agg(r.position) filter (where r.valid))::peers.claim_rows as valid
+    into _sorted
     from (
-        select r.spot, r.id, t.valid, t.graph_locked
-        from unnest(_rows.spots, _rows.ids, _rows.kinds, _rows.priorities) r(spot, id, kind, priority)
+        select r.*, t.valid is not true or t.graph_locked is true as stale, t.valid and t.graph_locked is null as valid
+        from unnest(_rows.spots, _rows.ids, _rows.kinds, _rows.priorities, _rows.positions)
+            r(spot, id, kind, priority, position)
         left join lateral (
             select t.state = 'ready' and t.priority = r.priority and t.kind = r.kind and t.queue = _queue as valid,
                    case when _any_graph_paused and t.graph_id is not null and exists (
@@ -346,6 +404,8 @@ begin
             from peers.task t where t.id = r.id
         ) t on true
     ) r;
+    stale := _sorted.stale;
+    valid := _sorted.valid;
 end
 $$;
 
@@ -371,7 +431,7 @@ begin
         return;
     end if;
     spent := (
-        select e.stale
+        select (e.stale).spots
         from peers._examine_rows(
             _queue, peers._filter_rows(_rows, coalesce(tasks.ids, '{}'), false), _any_graph_paused
         ) e
@@ -551,8 +611,8 @@ end
 $$;
 
 -- Starts tasks of rows that _start_at_once could not start, or that are probably stale. It drops the stale rows, locks
--- the tasks of the others with SKIP LOCKED, and measures their args. end_priority, end_position: it did not look at the
--- rows behind this one. Null: it looked at all rows.
+-- the tasks of the others and their rows with SKIP LOCKED, and measures their args. end_priority, end_position: it did
+-- not look at the rows behind this one. Null: it looked at all rows.
 create or replace function peers._start_with_care(
     _peer_id uuid, _queue text, _rows peers.claim_rows, _token uuid, _now timestamptz, _wanted integer,
     _room bigint, _any_graph_paused boolean,
@@ -563,7 +623,6 @@ create or replace function peers._start_with_care(
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _valid bigint[];
     _locked peers.claim_rows;
     _fitting bigint[];
     _oversized bigint[];
@@ -572,11 +631,9 @@ declare
 begin
     refused := 0;
     all_fit := true;
-    select e.stale, e.valid into spent, _valid from peers._examine_rows(_queue, _rows, _any_graph_paused) e;
-    if _valid is null then
-        return;
-    end if;
-    _locked := peers._lock_tasks(peers._filter_rows(_rows, _valid, true), _wanted);
+    select * into _run from peers._examine_rows(_queue, _rows, _any_graph_paused);
+    spent := (peers._lock_rows(_run.stale)).spots;
+    _locked := peers._lock_tasks(_run.valid, _wanted);
     if _locked.ids is null then
         return;
     end if;
@@ -589,6 +646,9 @@ begin
         order by r.priority desc, r.position desc
         limit 1;
     end if;
+    _locked := peers._lock_rows(_locked);
+    _fitting := (peers._filter_rows(_locked, _fitting, true)).ids;
+    _oversized := (peers._filter_rows(_locked, _oversized, true)).ids;
     if _fitting <> '{}' then
         select * into _run
         from peers._start_locked(_queue, peers._filter_rows(_locked, _fitting, true), _token, _now, null);
@@ -656,9 +716,10 @@ $$;
 -- behind the first if it got less than it wanted, because rows were stale or other sessions had locked them. A task
 -- that another session has locked is skipped and keeps its row and its place. A row whose task was pruned is stale.
 --
--- When to look before the remembered positions: the element with an empty kind in after_kinds says it, in milliseconds
--- since 1970. A claim that gets less than it wants looks from that time on. If many dead index entries made the last
--- look slow, it is ten times as far away as that look took. Ten seconds later every claim looks.
+-- An element with an empty kind in after_kinds says when to look before the remembered positions, in milliseconds since
+-- 1970. A claim that gets less than it wants looks from that time on. If dead index entries or locked tasks made the
+-- last look slow, that time is ten times as far away as the look took. Ten seconds later every claim reads from the
+-- start.
 create or replace function peers.claim(
     peer_id uuid, queue text, max_tasks integer,
     after_kinds text[] default '{}', after_priorities smallint[] default '{}', after_positions bigint[] default '{}'
@@ -693,8 +754,7 @@ declare
     _paused boolean;
     _any_graph_paused boolean;
     _look_at bigint := after_positions[array_position(after_kinds, '')];
-    _looking boolean := after_kinds = '{}' or _began_ms > _look_at + 10000;
-    _looked boolean := _looking is true;
+    _looked boolean := (after_kinds = '{}' or _began_ms > _look_at + 10000) is true;
     _before boolean := false;  -- whether it reads before the remembered positions only
     _ranges peers.claim_range[] := '{}';
     _plan record;
@@ -739,12 +799,11 @@ begin
 
     while _ranges <> '{}' loop
         select * into _plan from peers._plan_claim(claim.queue, _ranges, _size);
-        _rows := peers._lock_ready(claim.queue, _plan.planned);
+        _rows := case
+            when _careful then peers._read_ready(claim.queue, _plan.planned)
+            else peers._lock_ready(claim.queue, _plan.planned)
+        end;
         _seen := coalesce(cardinality(_rows.ids), 0);
-        if _looking then
-            _look_at := peers._next_look(_look_began);
-            _looking := false;
-        end if;
         _stopped := false;
         if _seen > 0 then
             if not _peer_locked then
@@ -805,7 +864,6 @@ begin
             _look_began := peers._milliseconds();
             exit when _looked or _look_began < _look_at;
             _looked := true;
-            _looking := true;
             _before := true;
             _careful := true;
             _problem := 'stale';
@@ -839,7 +897,8 @@ begin
         last_kinds := last_kinds || ''::text;
         last_priorities := last_priorities || 0::smallint;
         last_positions := last_positions || (
-            _look_at + case when _refused > 0 then 1000 else 0 end
+            case when _before then peers._next_look(_look_began) else _began_ms end
+            + case when _refused > 0 then 1000 else 0 end
         );
         select l.kinds, l.priorities, l.positions into last_kinds, last_priorities, last_positions
         from peers._last_positions(last_kinds, last_priorities, last_positions, null, null) l;

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from tests.support.world import (
+    Claimant,
     Peer,
     World,
     advance,
@@ -29,6 +30,8 @@ from tests.support.world import (
 from tests.support.world import state as state_of
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+    from typing import Any
     from uuid import UUID
 
     from tests.support.server import Connection
@@ -64,6 +67,13 @@ def assert_nothing_stranded(world: World) -> None:
 # ----------------------------------------------------------------------------------------- claiming
 
 
+def ends_soon(world: World, work: Future[Any]) -> bool:
+    """Whether the work ends within two seconds."""
+    moment = world.background(run, world.connect(), "select pg_sleep(2)")
+    world.until(lambda: work.done() or moment.done(), "the work or two seconds")
+    return work.done()
+
+
 def claims_do_not_wait(world: World) -> None:
     """A claim passes over what another claim and an application hold, and is given the rest."""
     held, claimed, free = (submit(world.db) for _ in range(3))
@@ -72,8 +82,7 @@ def claims_do_not_wait(world: World) -> None:
         run(application, "select from peers.task where id = %s for update", held)
         for peer, expected in ((first, claimed), (second, free)):
             work = world.background(peer.claim, 1)
-            world.until_waiting_or_done(peer.db, work)
-            assert work.done(), "a claim waited for another session"
+            assert ends_soon(world, work), "a claim waited for another session"
             assert ids(result(work)) == [expected]
 
 
@@ -100,6 +109,73 @@ def a_released_child_has_one_lease(world: World) -> None:
     [claim] = peer.claim(1)
     peer.complete(claim)
     assert ids(peer.claim(10)) == [child]
+
+
+def a_changed_task_is_claimed_at_its_new_place(world: World) -> None:
+    """The row that a task had before its priority changed does not count any more."""
+    later = submit(world.db, priority=1)
+    first = submit(world.db)
+    run(world.db, "select peers.change(%s, priority => 500)", later)
+    peer = world.peer()
+    assert ids(peer.claim(1)) == [first]
+    assert ids(peer.claim(1)) == [later]
+    assert problems(world.db) == []
+
+
+def a_task_that_waits_again_is_not_claimed(world: World) -> None:
+    """The row that a task had before it waited for a parent does not count any more."""
+    parent, child = submit(world.db, "b"), submit(world.db)
+    run(world.db, EDGE, parent, child)
+    assert world.peer().claim() == []
+    assert state_of(world.db, child) == "blocked"
+
+
+def a_row_that_commits_late_is_found(world: World) -> None:
+    """A task whose row has a position before the peer's last claim is claimed all the same."""
+    peer, application = Claimant(world.peer()), world.connect()
+    with application.transaction():
+        late = submit(application)
+        early = submit(world.db)
+        assert peer.claim(1) == [early]
+    submit(world.db, "b")
+    assert peer.claim(1) == [late]
+
+
+def a_peer_is_lost_while_it_claims(world: World) -> None:
+    """A claim that meets a reclaim of its own peer takes nothing and drops nothing."""
+    submit(world.db)
+    peer, other = world.peer(), world.connect()
+    with other.transaction():
+        run(other, "select from peers.peer where id = %s for update", peer.id)
+        run(other, "update peers.peer set lost_at = now() where id = %s", peer.id)
+        work = world.background(peer.claim)
+        world.until_waiting_or_done(peer.db, work)
+        assert work.done(), "a claim waited for a reclaim"
+        assert result(work) == []
+    assert value(world.db, "select count(*) from peers.ready") == 1
+    assert refusal(peer.db, "select peers.claim(%s, 'default', 1)", peer.id)[0] == "PE010"
+
+
+def a_trigger_refuses_one_task(world: World) -> None:
+    """A task whose claim raises in an application's trigger stays ready, and stops no other."""
+    run(
+        world.db,
+        "create function refuse() returns trigger language plpgsql as $$ begin"
+        " if new.state = 'running' and new.args ? 'bad' then raise 'not this one'; end if;"
+        " return new; end $$;"
+        "create trigger refuse before update on peers.task"
+        " for each row execute function refuse()",
+    )
+    good, bad, last = submit(world.db), submit(world.db, args={"bad": 1}), submit(world.db)
+    peer = Claimant(world.peer())
+    warnings: list[str] = []
+    peer.peer.db.add_notice_handler(lambda notice: warnings.append(notice.message_primary or ""))
+    assert peer.claim(10) == [good, last]
+    assert [f"task {bad} " in each for each in warnings] == [True]
+    assert not peer.more
+    assert state_of(world.db, bad) == "ready"
+    run(world.db, "drop trigger refuse on peers.task")
+    assert ids(world.peer().claim()) == [bad]
 
 
 def a_cancellation_while_its_task_is_claimed(world: World) -> None:

@@ -41,19 +41,53 @@ class Variant(NamedTuple):
 
 VARIANTS = {
     "claim waits for locked rows": Variant(
-        scenarios.claims_do_not_wait, [Patch(CLAIM, " skip locked", "", times=3)]
+        scenarios.claims_do_not_wait, [Patch(CLAIM, " skip locked", "", times=5)]
+    ),
+    "claim waits for locked tasks": Variant(
+        scenarios.claims_do_not_wait, [Patch(CLAIM, "    set lock_timeout = '5ms'\n", "")]
     ),
     "the limit over all kinds is gone": Variant(
         scenarios.a_claim_takes_no_more_than_asked,
         [
-            Patch(CLAIM, "            limit _limit\n", ""),
-            Patch(CLAIM, "if cardinality(_tasks) > _wanted then", "if false then"),
+            Patch(
+                CLAIM,
+                "            limit _wanted\n        ) r\n        order by r.id",
+                ") r order by r.id",
+            )
         ],
     ),
-    "rows of one task are not merged": Variant(
-        scenarios.a_released_child_has_one_lease,
-        [Patch(CLAIM, "select distinct on (t.id)", "select")],
-        psycopg.errors.UniqueViolation,
+    "a claim does not compare the priority": Variant(
+        scenarios.a_changed_task_is_claimed_at_its_new_place,
+        [Patch(CLAIM, "t.priority = _priorities[1] and ", "")],
+    ),
+    "a claim does not compare the state": Variant(
+        scenarios.a_task_that_waits_again_is_not_claimed,
+        [Patch(CLAIM, "and t.state = 'ready' and t.queue = _queue", "and t.queue = _queue")],
+    ),
+    "a claim never looks before the remembered positions": Variant(
+        scenarios.a_row_that_commits_late_is_found,
+        [
+            Patch(
+                CLAIM,
+                "_ranges := peers._ranges_before(_kinds, after_kinds, after_priorities,"
+                " after_positions);",
+                "exit;",
+            )
+        ],
+    ),
+    "a claim does not lock its peer": Variant(
+        scenarios.a_peer_is_lost_while_it_claims, [Patch(CLAIM, "for key share skip locked", "")]
+    ),
+    "a refused task takes the others along": Variant(
+        scenarios.a_trigger_refuses_one_task,
+        [
+            Patch(
+                CLAIM,
+                "        tasks := null;\n    end;\n    for i",
+                "        raise;\n    end;\n    for i",
+            )
+        ],
+        psycopg.errors.RaiseException,
     ),
     "the token is not compared": Variant(
         scenarios.a_part_that_was_released_has_left_its_lease,
@@ -256,8 +290,8 @@ VARIANTS = {
         [
             Patch(
                 CLAIM,
-                "exists (select from peers.graph g where g.paused_at is not null);",
-                "false;",
+                "exists (select from peers.graph g where g.paused_at is not null),",
+                "false,",
             )
         ],
     ),
@@ -266,7 +300,7 @@ VARIANTS = {
         [
             Patch(
                 CLAIM,
-                "\n                                    for share skip locked)",
+                "\n                            for share skip locked)",
                 ")",
             )
         ],
