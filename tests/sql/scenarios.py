@@ -90,8 +90,8 @@ def a_claim_takes_no_more_than_asked(world: World) -> None:
 
 def a_released_child_has_one_lease(world: World) -> None:
     """Its row from before it waited and the one of its release make one claim, not two."""
-    parent = submit(world.db)
-    child = submit(world.db, depends_on=[parent])
+    parent, child = submit(world.db), submit(world.db)
+    run(world.db, EDGE, parent, child)
     peer = world.peer()
     [claim] = peer.claim(1)
     peer.complete(claim)

@@ -82,11 +82,9 @@ VARIANTS = {
         [
             Patch(
                 RELEASE,
-                "perform from peers.task t where t.id = any (_new)"
-                " order by t.id for no key update;",
-                "",
+                "t.pending_parents > coalesce(_each, (_decrements -> t.id::text)::integer)",
+                _SIBLINGS,
             ),
-            Patch(RELEASE, "t.pending_parents > (_decrements -> t.id::text)::integer", _SIBLINGS),
         ],
     ),
     "parents are not locked by a new edge": Variant(
@@ -168,8 +166,9 @@ VARIANTS = {
         [
             Patch(
                 RELEASE,
-                "any (_new) order by t.id for no key update",
-                "any (_new) order by t.id desc for no key update",
+                "where t.id = any (_children)",
+                "from (select unnest(_children) as id order by 1 desc offset 0) c"
+                " where t.id = c.id",
             )
         ],
     ),
@@ -184,7 +183,7 @@ VARIANTS = {
     ),
     "the search_path of edges is not pinned": Variant(
         scenarios.a_session_with_another_search_path,
-        [Patch(GRAPH, "    set search_path = pg_catalog, peers, pg_temp\n", "", times=7)],
+        [Patch(GRAPH, "    set search_path = pg_catalog, peers, pg_temp\n", "", times=8)],
         psycopg.errors.RaiseException,
     ),
     "rows that were completed before count again": Variant(
@@ -197,10 +196,10 @@ VARIANTS = {
             Patch(
                 RELEASE,
                 "update peers.dependency d set waived = true\n"
-                "        where d.parent_id = any (_failed) and d.on_parent_failure = 'run'"
-                " and not d.waived\n        returning d.child_id, d.created_xid",
+                "            where d.parent_id = any (_failed) and d.on_parent_failure = 'run'"
+                " and not d.waived\n            returning d.child_id, d.created_xid",
                 "select d.child_id, d.created_xid from peers.dependency d\n"
-                "        where d.parent_id = any (_failed) and d.on_parent_failure = 'run'",
+                "            where d.parent_id = any (_failed) and d.on_parent_failure = 'run'",
             )
         ],
     ),
