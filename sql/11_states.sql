@@ -49,42 +49,62 @@ comment on column peers.blocked.task_id is 'The task.';
 comment on column peers.blocked.queue is 'Its queue.';
 
 create table if not exists peers.lease (
-    -- serves complete, fail and release: the lease that an outcome belongs to
-    task_id bigint primary key,
-    token uuid not null,
+    -- serves complete, fail, release and hold_lease: the lease that an outcome belongs to
+    token uuid primary key,
     peer_id uuid not null,
-    attempt smallint not null,
-    max_attempts smallint not null,
-    timeout interval,
-    backoff_base interval not null,
-    backoff_cap interval not null,
+    task_ids bigint[] not null,
+    open integer not null,
     claimed_at timestamptz not null,
-    cancel_requested boolean not null default false,
-    progress_done bigint,
-    progress_total bigint
-) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
+    constraint "open never falls below 0" check (open >= 0)
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
 
--- serves heartbeat: which tasks a peer is asked to stop (nearly empty)
-create index if not exists lease_cancel on peers.lease (peer_id) where cancel_requested;
+-- an outcome changes `open` only; an array that is stored apart is not written again
+alter table peers.lease alter column task_ids set storage external;
+
+-- serves reconcile, reclaim, leave and the view peer_status: the leases of a peer
+create index if not exists lease_peer on peers.lease (peer_id);
 
 comment on table peers.lease is
-    'The right of one peer to run a task now. Each running task has exactly one lease.';
-comment on column peers.lease.task_id is 'The task.';
+    'The right of one peer to run tasks now. Each claim is one lease, and each running task belongs to the lease whose '
+    'token it has.';
 comment on column peers.lease.token is
     'The fence: every claim has a token of its own. An outcome is recorded only together with the current token.';
-comment on column peers.lease.peer_id is 'The peer that runs it.';
-comment on column peers.lease.attempt is 'The number of this attempt.';
-comment on column peers.lease.max_attempts is
-    'The limit that was in force at the claim: the task''s own, or the kind''s, or 5.';
-comment on column peers.lease.timeout is 'The time limit that was in force at the claim. Null: none.';
-comment on column peers.lease.backoff_base is
-    'The longest backoff after the first failure. It doubles with each further failure.';
-comment on column peers.lease.backoff_cap is 'The upper bound of every backoff.';
-comment on column peers.lease.claimed_at is 'When it was claimed.';
-comment on column peers.lease.cancel_requested is
-    'peers.cancel was called while the task ran. The task ends cancelled unless it completes first.';
-comment on column peers.lease.progress_done is 'How much the handler has done, as it last reported.';
-comment on column peers.lease.progress_total is 'How much there is to do, as the handler last reported.';
+comment on column peers.lease.peer_id is 'The peer that runs the tasks.';
+comment on column peers.lease.task_ids is 'The tasks of the claim, in the order of the claim. It never changes.';
+comment on column peers.lease.open is
+    'How many of its tasks are running under its token. The outcome that ends the last one deletes the lease.';
+comment on column peers.lease.claimed_at is 'When the tasks were claimed.';
+
+create table if not exists peers.cancel_request (
+    task_id bigint not null,
+    token uuid not null,
+    requested_at timestamptz not null,
+    -- serves heartbeat and the end of an attempt: the requests of a lease
+    primary key (token, task_id)
+);
+
+comment on table peers.cancel_request is
+    'The running tasks that should stop. Each ends cancelled, unless it completes first. The end of the attempt deletes '
+    'the row.';
+comment on column peers.cancel_request.task_id is 'The task.';
+comment on column peers.cancel_request.token is 'The token of the attempt that should stop.';
+comment on column peers.cancel_request.requested_at is 'When peers.cancel was called first.';
+
+create table if not exists peers.task_progress (
+    token uuid not null,
+    task_id bigint not null,
+    done bigint,
+    total bigint,
+    -- serves progress and the end of an attempt: the progress of a lease's tasks
+    primary key (token, task_id)
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
+
+comment on table peers.task_progress is
+    'How far handlers are, as they last reported. The end of the attempt deletes the row.';
+comment on column peers.task_progress.token is 'The token of the attempt.';
+comment on column peers.task_progress.task_id is 'The task.';
+comment on column peers.task_progress.done is 'How much the handler has done.';
+comment on column peers.task_progress.total is 'How much there is to do.';
 
 create table if not exists peers.dead (
     -- serves retry, discard and the view dead_letter

@@ -146,12 +146,13 @@ begin
         -- it can lie in the future after the clock was set back
         healthy_since = case when peers._is_alive(p, _now) then least(p.healthy_since, _now) else _now end
     where p.id = heartbeat.peer_id and p.lost_at is null;
-    return query
-        select peers.contract_version(), found,
-               array(select l.task_id from peers.lease l
-                     where l.peer_id = heartbeat.peer_id and l.cancel_requested order by l.task_id),
-               array(select l.token from peers.lease l
-                     where l.peer_id = heartbeat.peer_id and l.cancel_requested order by l.task_id);
+    alive := found;
+    contract_version := peers.contract_version();
+    select coalesce(array_agg(r.task_id order by r.task_id), '{}'), coalesce(array_agg(r.token order by r.task_id), '{}')
+    into cancelled_tasks, cancelled_tokens
+    from peers.cancel_request r
+    where exists (select from peers.lease l where l.token = r.token and l.peer_id = heartbeat.peer_id);
+    return next;
 end
 $$;
 
@@ -192,23 +193,29 @@ create or replace function peers.progress(
     set search_path = pg_catalog, peers, pg_temp
 as $$
 begin
-    -- does not wait for a session that has the row locked: the handler reports again soon
-    perform from peers.lease l
-    where l.task_id = progress.task_id and l.token = progress.token and l.peer_id = progress.peer_id
-    for no key update skip locked;
-    update peers.lease l set progress_done = progress.done, progress_total = progress.total
-    where found and l.task_id = progress.task_id;
-    return found;
+    -- the lock keeps a row from being written after the attempt has ended, when nobody deletes it; it does not wait for
+    -- a session that has the task locked, because the handler reports again soon
+    perform from peers.task t
+    where t.id = progress.task_id and t.token = progress.token and t.state = 'running'
+      and exists (select from peers.lease l where l.token = progress.token and l.peer_id = progress.peer_id)
+    for share skip locked;
+    if not found then
+        return false;
+    end if;
+    insert into peers.task_progress (token, task_id, done, total)
+    values (progress.token, progress.task_id, progress.done, progress.total)
+    on conflict on constraint task_progress_pkey do update set done = excluded.done, total = excluded.total;
+    return true;
 end
 $$;
 
 comment on function peers.progress is
-    'Records how far a handler is; peers.running shows it. False: not recorded, because the lease is gone or '
-    'locked.';
+    'Records how far a handler is; peers.running shows it. False: not recorded, because the lease is gone or the task '
+    'is locked.';
 
 -- The tasks that a handler submits must exist once, and only if its attempt still holds the lease. So the submitting
 -- transaction keeps the task's row locked until it commits. A session that would end the lease in the meantime
--- (complete, fail, reclaim) skips the locked row and tries again later.
+-- (complete, fail, reclaim) does not wait for the row and tries again later.
 create or replace function peers.hold_lease(peer_id uuid, task_id bigint, token uuid) returns xid8
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -217,8 +224,9 @@ begin
     perform peers._require_read_committed();
     perform from peers.task t where t.id = hold_lease.task_id for share;
     -- in a new statement: the session that had the row locked may have ended the lease
-    perform from peers.lease l
-    where l.task_id = hold_lease.task_id and l.token = hold_lease.token and l.peer_id = hold_lease.peer_id;
+    perform from peers.task t
+    where t.id = hold_lease.task_id and t.token = hold_lease.token and t.state = 'running'
+      and exists (select from peers.lease l where l.token = hold_lease.token and l.peer_id = hold_lease.peer_id);
     if not found then
         raise exception 'task % is no longer leased to this peer: nothing was committed', hold_lease.task_id
             using errcode = 'PE010', hint = 'The next attempt of the task decides.';

@@ -1,4 +1,4 @@
--- peers.claim: moves tasks from the table ready to leases.
+-- peers.claim: moves tasks from the table ready to a lease.
 
 -- Returns where the next tasks are: how many of the first _wanted tasks are of each kind, and the position of the last
 -- one, [priority, position]. It reads without locks, so the claim only uses it as a starting point. exhaustive: if a
@@ -66,9 +66,13 @@ $$;
 -- The row of a task of a paused graph is dropped too, and peers.resume_graph inserts it again. That is safe only while
 -- this transaction holds a share lock on the graph, so that no resume can run at the same time: it might not see the
 -- task yet. If the graph's row cannot be locked at once, the row in ready is left alone.
-create or replace function peers.claim(peer_id uuid, queue text, max_tasks integer)
-returns table (
-    task_id bigint, token uuid, attempt smallint, kind text, args jsonb, timeout interval, priority smallint
+create or replace function peers.claim(
+    peer_id uuid, queue text, max_tasks integer,
+    after_kinds text[] default '{}', after_priorities smallint[] default '{}', after_positions bigint[] default '{}'
+) returns table (
+    token uuid, task_ids bigint[], attempts smallint[], kinds text[], priorities smallint[],
+    timeouts double precision[], args text, last_kinds text[], last_priorities smallint[], last_positions bigint[],
+    more boolean
 )
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -79,6 +83,7 @@ returns table (
     set enable_hashjoin = off
     set enable_mergejoin = off
 as $$
+#variable_conflict use_column
 declare
     -- These limit how long one call drops stale rows. A call that exceeds the caller's timeout would be rolled back.
     _most_rows constant integer := 10000;
@@ -103,13 +108,27 @@ declare
     _positions bigint[];
     _maybe_oversized boolean;
     _oversized bigint[] := '{}';
+    _rejected constant uuid := gen_random_uuid();
+    _args text[] := '{}';
+    _pass record;
 begin
+    task_ids := '{}';
+    attempts := '{}';
+    kinds := '{}';
+    priorities := '{}';
+    timeouts := '{}';
+    last_kinds := '{}';
+    last_priorities := '{}';
+    last_positions := '{}';
+    more := false;
+    args := '[]';
     perform peers._require_read_committed();
     if _wanted is null or _wanted not between 1 and _most_rows then
         raise exception 'max_tasks must be 1 to %, not %',
             _most_rows, coalesce(_wanted::text, 'null') using errcode = 'PE009';
     end if;
     if _kinds is null or exists (select from peers.paused_queue p where p.queue = claim.queue) then
+        return next;
         return;
     end if;
     _any_graph_paused := exists (select from peers.graph g where g.paused_at is not null);
@@ -170,44 +189,38 @@ begin
                 where t.id = any (_tasks) and peers._text_size(t.args) > 1048576
             );
         end if;
-        return query
-            with picked as materialized (
-                -- a task can have two rows, such as one from before it waited for parents and one from after that
-                select distinct on (t.id)
-                       t.id, (t.attempt + 1)::smallint as attempt, t.kind, t.args, t.priority, p.position,
-                       coalesce(t.max_attempts, k.max_attempts, 5) as max_attempts,
-                       coalesce(t.timeout, k.timeout) as timeout,
-                       coalesce(k.backoff_base, '1 second') as backoff_base,
-                       coalesce(k.backoff_cap, '1 hour') as backoff_cap
-                from unnest(_tasks, _positions) p(id, position)
-                cross join lateral (select t.* from peers.task t where t.id = p.id offset 0) t
-                left join peers.kind k on k.kind = t.kind
-                order by t.id, p.position
-            ), started as (
-                update peers.task t
-                set state = 'running', attempt = t.attempt + 1, started_at = _now, token = _token
-                where t.id = any (_tasks)
-            ), leased as (
-                insert into peers.lease (task_id, token, peer_id, attempt, max_attempts, timeout,
-                                         backoff_base, backoff_cap, claimed_at)
-                select p.id, _token, claim.peer_id, p.attempt, p.max_attempts, p.timeout,
-                       p.backoff_base, p.backoff_cap, _now
-                from picked p
-            )
-            select p.id, _token, p.attempt, p.kind, p.args, p.timeout, p.priority
-            from picked p
-            where p.id <> all (_oversized)
-            order by p.priority, p.position;
+        with started as (
+            update peers.task t
+            set state = 'running', attempt = t.attempt + 1, started_at = _now,
+                token = case when t.id = any (_oversized) then _rejected else _token end
+            from (select u.id, min(u.position) as position from unnest(_tasks, _positions) u(id, position)
+                  group by u.id) p
+            where t.id = p.id
+            returning t.id, t.attempt, t.kind, t.priority, t.timeout, t.args, p.position
+        )
+        select array_agg(s.id) as ids, array_agg(s.attempt) as attempts, array_agg(s.kind) as kinds,
+               array_agg(s.priority) as priorities,
+               array_agg(date_part('epoch', s.timeout)) as timeouts, array_agg(s.args::text) as args
+        into _pass
+        from (select s.* from started s where s.id <> all (_oversized) order by s.priority, s.position) s;
+        task_ids := task_ids || _pass.ids;
+        attempts := attempts || _pass.attempts;
+        kinds := kinds || _pass.kinds;
+        priorities := priorities || _pass.priorities;
+        timeouts := timeouts || _pass.timeouts;
+        _args := _args || _pass.args;
 
         if _oversized <> '{}' then
-            perform peers._reject_oversized(claim.peer_id, _oversized, _token);
+            insert into peers.lease (token, peer_id, task_ids, open, claimed_at)
+            values (_rejected, claim.peer_id, _oversized, cardinality(_oversized), _now);
+            perform peers._reject_oversized(claim.peer_id, _oversized, _rejected);
             _oversized := '{}';
         end if;
         _wanted := _wanted - coalesce(cardinality(_tasks), 0);
         exit when _wanted = 0 or (_exhaustive and _seen < _limit);
         _total := _total + _seen;
         if _total >= _most_rows or clock_timestamp() > _until then
-            perform peers._notify();  -- so that the peers call again soon
+            more := true;
             exit;
         end if;
         -- there can be thousands of stale rows: a claim of two tasks must not drop them two at a time
@@ -217,9 +230,28 @@ begin
         _exhaustive := true;
         _last := _end;
     end loop;
+    if task_ids <> '{}' then
+        token := _token;
+        args := '[' || array_to_string(_args, ',') || ']';
+        insert into peers.lease (token, peer_id, task_ids, open, claimed_at)
+        values (_token, claim.peer_id, task_ids, cardinality(task_ids), _now);
+    end if;
+    if array_remove(timeouts, null) = '{}' then
+        timeouts := null;
+    end if;
+    if attempts[1] = all (attempts) then
+        attempts := attempts[:1];
+    end if;
+    if kinds[1] = all (kinds) then
+        kinds := kinds[:1];
+    end if;
+    if priorities[1] = all (priorities) then
+        priorities := priorities[:1];
+    end if;
+    return next;
 end
 $$;
 
 comment on function peers.claim is
-    'Leases up to max_tasks ready tasks of a queue to a peer. No rows: there is nothing that the peer can run, or '
-    'the call spent its limit (10,000 rows or 0.1 s) on stale rows. In that case it notifies the peers to call again.';
+    'Leases up to max_tasks ready tasks of a queue to a peer, under one token. Returns one row. No task: token is null. '
+    'more: the call spent its limit (10,000 rows or 0.1 s) on stale rows; call again at once.';

@@ -1,9 +1,17 @@
--- Outcomes. An outcome is recorded only for the lease that it belongs to: (task, token, peer). Each function takes a
--- batch and returns what it did not record, with a verdict:
---   stale      the lease is gone; the outcome is void
+-- Outcomes. An outcome is recorded only for the attempt that it belongs to: the lease with this token is the peer's, and
+-- the task is running under this token. Each function takes a batch and returns what it did not record, with a verdict:
+--   stale      the attempt is over or is another peer's; the outcome is void
 --   already    this outcome was recorded before (the reply to that commit was lost)
 --   busy       another session has the task or one of its children locked; try again in a moment
 --   too large  the result exceeds 1 MiB; fail the task instead
+--
+-- Order of locks. Complete, fail, release, reclaim, reconcile, leave, cancel and hold_lease take their locks in this order,
+-- so that no two of them wait for each other in a circle:
+--   1. the peer's row: claim, reclaim and leave; none of them waits for it
+--   2. task rows: running tasks before tasks that wait, and each of the two by ascending id
+--   3. leases by ascending token, after all tasks of the batch
+-- Rows of cancel_request and task_progress are written only while their task is locked. A peer also gives up a lock
+-- that it does not get soon (lock_timeout), because an application may lock task rows in any order and for any time.
 
 -- Never raises: a single policy with odd values must not keep a batch of failures from being recorded.
 create or replace function peers.backoff(
@@ -27,64 +35,85 @@ comment on function peers.backoff is
     'Returns how long to wait after a failed attempt: a random share (jitter, 0 to 1) of base * 2^(attempt - 1), which '
     'is at most cap and 365 days. With full jitter, tasks that failed together are not retried together.';
 
--- Locks the given tasks, and deletes and returns their leases if the peer holds them under these tokens. A task that
--- another session has locked keeps its lease.
-create or replace function peers._take_leases(_peer_id uuid, _task_ids bigint[], _tokens uuid[])
-returns setof peers.lease
+-- Locks and returns those of the given attempts that the peer still holds, by ascending task. It leaves out tasks that
+-- another session has locked. `_details`: one element for each attempt, or null.
+create or replace function peers._lock_attempts(
+    _peer_id uuid, inout _task_ids bigint[], inout _tokens uuid[], inout _details jsonb[]
+)
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 begin
-    select array_agg(t.id), array_agg(o.token) into _task_ids, _tokens
-    from unnest(_task_ids, _tokens) o(task_id, token)
+    select coalesce(array_agg(t.id), '{}'), array_agg(t.token), array_agg(o.detail)
+    into _task_ids, _tokens, _details
+    from (
+        select distinct on (o.task_id, o.token) o.task_id, o.token, o.detail
+        from unnest(_task_ids, _tokens, _details) o(task_id, token, detail)
+        where exists (select from peers.lease l where l.token = o.token and l.peer_id = _peer_id)
+        order by o.task_id, o.token
+    ) o
     cross join lateral (
-        select t.id from peers.task t where t.id = o.task_id for no key update skip locked
+        select t.id, t.token from peers.task t
+        where t.id = o.task_id and t.token = o.token and t.state = 'running'
+        for no key update skip locked
     ) t;
-    return query
-        delete from peers.lease l
-        where l.ctid = any (array(
-            select l.spot
-            from unnest(_task_ids, _tokens) o(task_id, token)
-            cross join lateral (
-                select l.ctid as spot from peers.lease l
-                where l.task_id = o.task_id and l.token = o.token and l.peer_id = _peer_id
-                offset 0
-            ) l
-        ))
-        returning l.*;
 end
 $$;
 
--- Records a batch of outcomes of one sort and returns the tasks for which it did. `_outcome` is complete (`_details`
--- maps "task token" to the result), fail (`_details` are the reports) or release (`_details` maps "task token" to why
--- it was stopped).
+-- Takes attempts that have just ended off their leases, and deletes the leases that have no running task left. `_tokens`
+-- has one element for each attempt.
+create or replace function peers._close_attempts(_tokens uuid[]) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    perform from peers.lease l where l.token = any (_tokens) order by l.token for update;
+    update peers.lease l set open = l.open - e.ended
+    from (select o.token, count(*)::integer as ended from unnest(_tokens) o(token) group by o.token) e
+    where l.token = e.token;
+    delete from peers.lease l where l.token = any (_tokens) and l.open = 0;
+    perform peers._forget_attempts(_tokens);
+end
+$$;
+
+-- Deletes the cancel requests and the progress of attempts under these tokens that have ended.
+create or replace function peers._forget_attempts(_tokens uuid[]) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    if exists (select from peers.cancel_request r where r.token = any (_tokens))
+       or exists (select from peers.task_progress g where g.token = any (_tokens)) then
+        delete from peers.cancel_request r
+        where r.token = any (_tokens) and not exists (
+            select from peers.task t where t.id = r.task_id and t.token = r.token and t.state = 'running');
+        delete from peers.task_progress g
+        where g.token = any (_tokens) and not exists (
+            select from peers.task t where t.id = g.task_id and t.token = g.token and t.state = 'running');
+    end if;
+end
+$$;
+
+-- Records a batch of failures (`_details` are the reports) or releases (`_details`: why the peer stopped each handler).
+-- Returns the tasks for which it did.
 create or replace function peers._record_outcomes(
-    _peer_id uuid, _task_ids bigint[], _tokens uuid[], _outcome text, _details jsonb
+    _peer_id uuid, _task_ids bigint[], _tokens uuid[], _outcome text, _details jsonb[]
 ) returns bigint[]
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
-declare
-    _now timestamptz := peers.now();
-    _leases peers.lease[];
-    _recorded bigint[];
 begin
-    if _outcome = 'complete' then
-        _recorded := array(select l.task_id from peers._take_leases(_peer_id, _task_ids, _tokens) l);
-        -- the results come from a map instead of a join, so that the planner has only one choice
-        update peers.task t
-        set state = 'completed', finished_at = _now,
-            result = nullif(_details -> (t.id || ' ' || t.token), 'null')
-        where t.id = any (_recorded);
-        return _recorded;
+    select * into _task_ids, _tokens, _details
+    from peers._lock_attempts(_peer_id, _task_ids, _tokens, _details);
+    if _task_ids <> '{}' then
+        if _outcome = 'fail' then
+            perform peers._record_failures(_task_ids, _tokens, _details);
+        else
+            perform peers._release_attempts(_task_ids, _tokens, _details);
+        end if;
+        perform peers._close_attempts(_tokens);
     end if;
-    _leases := array(select l from peers._take_leases(_peer_id, _task_ids, _tokens) l);
-    if _outcome = 'fail' then
-        perform peers._record_failures(_leases, _details);
-    else
-        perform peers._release_leases(_leases, _details);
-    end if;
-    return array(select l.task_id from unnest(_leases) l);
+    return _task_ids;
 end
 $$;
 
@@ -94,7 +123,8 @@ $$;
 -- lock_timeout; after that each outcome is recorded by itself, and those that would have to wait are left out.
 -- `_skip_errors`: outcomes that raise, such as in an application's trigger, are left out as well.
 create or replace function peers._record_without_waiting(
-    _peer_id uuid, _task_ids bigint[], _tokens uuid[], _outcome text, _details jsonb, _skip_errors boolean default false
+    _peer_id uuid, _task_ids bigint[], _tokens uuid[], _outcome text, _details jsonb[],
+    _skip_errors boolean default false
 ) returns bigint[]
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -115,7 +145,7 @@ begin
     for i in 1 .. cardinality(_task_ids) loop
         begin
             _recorded := _recorded
-                || peers._record_outcomes(_peer_id, _task_ids[i:i], _tokens[i:i], _outcome, _details);
+                || peers._record_outcomes(_peer_id, _task_ids[i:i], _tokens[i:i], _outcome, _details[i:i]);
         exception when others then
             if sqlstate <> '55P03' then
                 if not _skip_errors then
@@ -129,9 +159,10 @@ begin
 end
 $$;
 
--- Returns why outcomes were not recorded. The task's last token tells whether an outcome was recorded before.
+-- Returns why failures and releases were not recorded. The task's last token tells whether an outcome was recorded
+-- before.
 create or replace function peers._why_not_recorded(
-    _peer_id uuid, _task_ids bigint[], _tokens uuid[], _recorded bigint[], _completing boolean
+    _peer_id uuid, _task_ids bigint[], _tokens uuid[], _recorded bigint[]
 ) returns table (task_id bigint, token uuid, verdict text)
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -140,24 +171,112 @@ begin
     return query
     select o.task_id, o.token,
            case
-               when exists (select from peers.lease l
-                            where l.task_id = o.task_id and l.token = o.token and l.peer_id = _peer_id) then 'busy'
-               when _completing and t.token = o.token and t.state = 'completed' then 'already'
-               when not _completing and exists (
+               when t.state = 'running' and t.token = o.token and exists (
+                        select from peers.lease l where l.token = o.token and l.peer_id = _peer_id) then 'busy'
+               when exists (
                         select from peers.failure f
                         where f.task_id = o.task_id and f.token = o.token and f.error_type <> 'lost') then 'already'
                else 'stale'
            end
     from unnest(_task_ids, _tokens) o(task_id, token)
     left join peers.task t on t.id = o.task_id
-    where o.task_id <> all (_recorded) or o.token <> t.token;
+    where o.task_id is not null and (o.task_id <> all (_recorded) or o.token is distinct from t.token);
 end
 $$;
 
-create or replace function peers.complete(peer_id uuid, outcomes jsonb)
+-- Completes those tasks for which it has to wait for no other session: it leaves out tasks that are locked, and parents
+-- of children that are locked. Whatever else is locked (by an application's trigger) is found by halves, until _until.
+create or replace function peers._complete_unlocked(
+    _peer_id uuid, _task_ids bigint[], _tokens uuid[], _results jsonb[], _now timestamptz, _until timestamptz
+) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+    set lock_timeout = '1ms'
+as $$
+declare
+    _children bigint[];
+    _locked bigint[];
+    _half constant integer := cardinality(_task_ids) / 2;
+begin
+    begin
+        select * into _task_ids, _tokens, _results
+        from peers._lock_attempts(_peer_id, _task_ids, _tokens, _results);
+        _children := array(
+            select distinct d.child_id from peers.dependency d
+            where d.parent_id = any (_task_ids) and not d.waived order by 1
+        );
+        _locked := array(
+            select c.id from unnest(_children) c(id)
+            except all
+            select t.id from (select t.id from unnest(_children) c(id) cross join lateral (
+                select t.id from peers.task t where t.id = c.id for no key update skip locked) t) t
+        );
+        if _locked <> '{}' then
+            select coalesce(array_agg(o.task_id), '{}'), array_agg(o.token), array_agg(o.result)
+            into _task_ids, _tokens, _results
+            from unnest(_task_ids, _tokens, _results) o(task_id, token, result)
+            where not exists (
+                select from peers.dependency d
+                where d.child_id = any (_locked) and d.parent_id = o.task_id and not d.waived);
+        end if;
+        update peers.task t set state = 'completed', finished_at = _now, result = nullif(o.result, 'null')
+        from unnest(_task_ids, _results) o(task_id, result)
+        where t.id = o.task_id;
+        perform peers._close_attempts(_tokens);
+        return;
+    exception when lock_not_available then null;
+    end;
+    if _half > 0 and clock_timestamp() < _until then
+        perform peers._complete_unlocked(
+            _peer_id, _task_ids[:_half], _tokens[:_half], _results[:_half], _now, _until);
+        perform peers._complete_unlocked(
+            _peer_id, _task_ids[_half + 1:], _tokens[_half + 1:], _results[_half + 1:], _now, _until);
+    end if;
+end
+$$;
+
+-- Completes tasks of several leases. Returns how many.
+create or replace function peers._complete_mixed(
+    _peer_id uuid, _tokens uuid[], _task_ids bigint[], _results jsonb, _now timestamptz
+) returns integer
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _recorded uuid[];
+begin
+    with recorded as (
+        update peers.task t set state = 'completed', finished_at = _now, result = nullif(o.result, 'null')
+        from (
+            select o.task_id, o.token, o.result
+            from rows from (unnest(_task_ids, _tokens), jsonb_array_elements(_results)) o(task_id, token, result)
+            where case
+                      when o.result is null or pg_column_size(o.result) <= 100 then true
+                      when pg_column_size(o.result) <= 4096 then octet_length(o.result::text) <= 1048576
+                      else peers._text_size(o.result) <= 1048576
+                  end
+            order by o.task_id
+        ) o
+        where t.id = o.task_id and t.token = o.token and t.state = 'running'
+          and exists (select from peers.lease l where l.token = o.token and l.peer_id = _peer_id)
+        returning t.token
+    )
+    select array_agg(r.token) into _recorded from recorded r;
+    if _recorded is null then
+        return 0;
+    end if;
+    perform peers._close_attempts(_recorded);
+    return cardinality(_recorded);
+end
+$$;
+
+-- Completes a batch. It updates the tasks without locking them before, and waits a moment for other sessions (of peers
+-- that complete siblings, and of applications). If that takes too long, it completes what is not locked.
+create or replace function peers.complete(peer_id uuid, tokens uuid[], task_ids bigint[], results jsonb)
 returns table (task_id bigint, token uuid, verdict text)
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
+    set lock_timeout = '50ms'
     set jit = off
     set plan_cache_mode = force_generic_plan
     set enable_seqscan = off
@@ -166,40 +285,82 @@ returns table (task_id bigint, token uuid, verdict text)
     set enable_mergejoin = off
 as $$
 declare
-    _tasks bigint[];
-    _tokens uuid[];
-    _results jsonb;
-    _too_large text[];
-    _recorded bigint[];
+    _now constant timestamptz := peers.now();
+    _token constant uuid := case when cardinality(complete.tokens) = 1 then complete.tokens[1] end;
+    _recorded integer;
+    _open integer;
 begin
-    -- up to 100 bytes of jsonb are less than 1 MiB of text, and up to 4,096 bytes no more than 33 MiB
-    select array_agg(o.task_id), array_agg(o.token), jsonb_object_agg(o.task_id || ' ' || o.token, o.result),
-           array_agg(o.task_id || ' ' || o.token) filter (where case
-               when o.result is null or pg_column_size(o.result) <= 100 then false
-               when pg_column_size(o.result) <= 4096 then octet_length(o.result::text) > 1048576
-               else peers._text_size(o.result) > 1048576
-           end)
-    into _tasks, _tokens, _results, _too_large
-    from jsonb_to_recordset(complete.outcomes) o(task_id bigint, token uuid, result jsonb)
-    where o.task_id is not null and o.token is not null;
-
-    if _too_large is not null then
-        return query
-            select o.task_id, o.token, 'too large'
-            from unnest(_tasks, _tokens) o(task_id, token)
-            where o.task_id || ' ' || o.token = any (_too_large);
-        select array_agg(o.task_id), array_agg(o.token) into _tasks, _tokens
-        from unnest(_tasks, _tokens) o(task_id, token)
-        where o.task_id || ' ' || o.token <> all (_too_large);
+    perform peers._require_read_committed();
+    if _token is null and cardinality(complete.tokens) <> cardinality(complete.task_ids)
+       or jsonb_array_length(complete.results) <> cardinality(complete.task_ids) then
+        raise exception 'complete: % tasks need one token or as many tokens, not %, and as many results, not %',
+            cardinality(complete.task_ids), cardinality(complete.tokens), jsonb_array_length(complete.results)
+            using errcode = 'PE009';
     end if;
-
-    _recorded := peers._record_without_waiting(complete.peer_id, _tasks, _tokens, 'complete', _results);
-    if cardinality(_recorded) < cardinality(_tasks) then
-        return query select * from peers._why_not_recorded(complete.peer_id, _tasks, _tokens, _recorded, true);
+    begin
+        if _token is not null then
+            update peers.task t set state = 'completed', finished_at = _now, result = nullif(o.result, 'null')
+            from (
+                select o.task_id, o.result
+                from rows from (unnest(complete.task_ids), jsonb_array_elements(complete.results)) o(task_id, result)
+                where case  -- up to 100 bytes are less than 1 MiB of text, and up to 4,096 bytes no more than 33 MiB
+                          when o.result is null or pg_column_size(o.result) <= 100 then true
+                          when pg_column_size(o.result) <= 4096 then octet_length(o.result::text) <= 1048576
+                          else peers._text_size(o.result) <= 1048576
+                      end
+                order by o.task_id
+            ) o
+            where t.id = o.task_id and t.token = _token and t.state = 'running'
+              and exists (select from peers.lease l where l.token = _token and l.peer_id = complete.peer_id);
+            get diagnostics _recorded = row_count;
+            delete from peers.lease l where l.token = _token and l.open = _recorded;
+            if not found and _recorded > 0 then
+                update peers.lease l set open = l.open - _recorded where l.token = _token returning l.open into _open;
+                if _open = 0 then
+                    delete from peers.lease l where l.token = _token;
+                end if;
+            end if;
+            if exists (select from peers.cancel_request r where r.token = _token)
+               or exists (select from peers.task_progress g where g.token = _token) then
+                perform peers._forget_attempts(complete.tokens);
+            end if;
+        else
+            _recorded := peers._complete_mixed(
+                complete.peer_id, complete.tokens, complete.task_ids, complete.results, _now);
+        end if;
+    exception when lock_not_available then
+        perform peers._complete_unlocked(
+            complete.peer_id, o.task_ids, o.tokens, o.results, _now, clock_timestamp() + interval '100 milliseconds')
+        from (
+            select array_agg(o.task_id) as task_ids, array_agg(coalesce(_token, o.token)) as tokens,
+                   array_agg(o.result) as results
+            from rows from (unnest(complete.task_ids, complete.tokens), jsonb_array_elements(complete.results))
+                 o(task_id, token, result)
+            where o.result is null or peers._text_size(o.result) <= 1048576
+        ) o;
+        _recorded := 0;
+    end;
+    if _recorded < cardinality(complete.task_ids) then
+        return query
+        select o.task_id, coalesce(_token, o.token),
+               case
+                   when t.token is distinct from coalesce(_token, o.token) then 'stale'
+                   when t.state = 'completed' then 'already'
+                   when t.state <> 'running' or not exists (
+                            select from peers.lease l
+                            where l.token = t.token and l.peer_id = complete.peer_id) then 'stale'
+                   when peers._text_size(o.result) > 1048576 then 'too large'
+                   else 'busy'
+               end
+        from rows from (unnest(complete.task_ids, complete.tokens), jsonb_array_elements(complete.results))
+             o(task_id, token, result)
+        left join peers.task t on t.id = o.task_id
+        where (t.token = coalesce(_token, o.token) and t.state = 'completed' and t.finished_at = _now) is not true;
     end if;
 end
 $$;
 
 comment on function peers.complete is
-    'Completes tasks: [{"task_id", "token", "result"}]. Returns only those that were not recorded, each with a '
-    'verdict: stale, already, busy or too large.';
+    'Completes tasks. tokens: one for all tasks, or one for each. results: a JSON array with one element for each task; '
+    'null: no task has a result. Returns only those that were not recorded, each with a verdict: stale, already, busy or '
+    'too large.';

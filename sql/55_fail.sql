@@ -1,10 +1,13 @@
 -- A failed attempt: the task is retried, dies, or is cancelled. A handler can also snooze its task.
 
--- Records the failures of leases that were just taken, and changes the state of their tasks. A report has error_type,
--- error_message, traceback, exit_signal, exit_code, retry_in (seconds, instead of the backoff), reject (dead at once)
--- and snooze (the attempt does not count and is not a failure). Texts are shortened so that 100 failures fit into one
--- row of the view dead_letter.
-create or replace function peers._record_failures(_leases peers.lease[], _reports jsonb) returns void
+-- Records the failures of attempts that the caller has locked, and changes the state of their tasks. A report has
+-- error_type, error_message, traceback, exit_signal, exit_code, retry_in (seconds, instead of the backoff), reject (dead
+-- at once) and snooze (the attempt does not count and is not a failure). Texts are shortened so that 100 failures fit
+-- into one row of the view dead_letter.
+--
+-- How many attempts a task may have, and its backoff, are read here: from the task, or from what handlers of its kind
+-- declare. So a change of these counts for attempts that are running too.
+create or replace function peers._record_failures(_task_ids bigint[], _tokens uuid[], _reports jsonb[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -13,25 +16,31 @@ declare
     _longest_wait constant integer := 365 * 86400;  -- a larger retry_in could overflow an interval
 begin
     with verdict as materialized (
-        select distinct on (l.task_id)
-               l.task_id, l.token, l.peer_id, l.attempt, l.claimed_at,
+        select t.id as task_id, a.token, l.peer_id, t.attempt, l.claimed_at,
                r.error_type, r.error_message, r.traceback, r.exit_signal, r.exit_code,
                case
-                   when l.cancel_requested then 'cancelled'
+                   when c.cancelled then 'cancelled'
                    when coalesce(r.snooze, false) then 'scheduled'
-                   when coalesce(r.reject, false) or l.attempt >= l.max_attempts then 'dead'
+                   when coalesce(r.reject, false) or t.attempt >= coalesce(t.max_attempts, k.max_attempts, 5)
+                       then 'dead'
                    else 'scheduled'
                end::peers.task_state as state,
-               coalesce(r.snooze, false) and not l.cancel_requested as snoozed,
+               coalesce(r.snooze, false) and not c.cancelled as snoozed,
                _now + case
-                          when r.retry_in is null then peers.backoff(l.attempt, l.backoff_base, l.backoff_cap)
+                          when r.retry_in is null
+                              then peers.backoff(t.attempt, coalesce(k.backoff_base, '1 second'),
+                                                 coalesce(k.backoff_cap, '1 hour'))
                           else least(greatest(r.retry_in, 0), _longest_wait)::double precision * interval '1 second'
                       end as retry_at
-        from unnest(_leases) l
-        join jsonb_to_recordset(_reports) r(
-            task_id bigint, token uuid, error_type text, error_message text, traceback text,
-            exit_signal text, exit_code integer, retry_in numeric, reject boolean, snooze boolean
-        ) on r.task_id = l.task_id and r.token = l.token
+        from unnest(_task_ids, _tokens, _reports) a(task_id, token, report)
+        cross join lateral jsonb_to_record(a.report) r(
+            error_type text, error_message text, traceback text, exit_signal text, exit_code integer,
+            retry_in numeric, reject boolean, snooze boolean)
+        cross join lateral (select t.* from peers.task t where t.id = a.task_id offset 0) t
+        cross join lateral (select l.* from peers.lease l where l.token = a.token offset 0) l
+        cross join lateral (select exists (
+            select from peers.cancel_request c where c.token = a.token and c.task_id = a.task_id) as cancelled) c
+        left join peers.kind k on k.kind = t.kind
     ), recorded as (
         insert into peers.failure (task_id, attempt, token, error_type, error_message, traceback, exit_signal,
                                    exit_code, peer_id, host, pid, started_at, failed_at, retry_at)
@@ -83,14 +92,15 @@ as $$
 declare
     _tasks bigint[];
     _tokens uuid[];
+    _reports jsonb[];
     _recorded bigint[];
 begin
-    select array_agg(f.task_id), array_agg(f.token) into _tasks, _tokens
-    from jsonb_to_recordset(fail.failures) f(task_id bigint, token uuid)
-    where f.task_id is not null and f.token is not null;
-    _recorded := peers._record_without_waiting(fail.peer_id, _tasks, _tokens, 'fail', fail.failures);
+    select array_agg((f.report ->> 'task_id')::bigint), array_agg((f.report ->> 'token')::uuid), array_agg(f.report)
+    into _tasks, _tokens, _reports
+    from jsonb_array_elements(fail.failures) f(report);
+    _recorded := peers._record_without_waiting(fail.peer_id, _tasks, _tokens, 'fail', _reports);
     if cardinality(_recorded) < cardinality(_tasks) then
-        return query select * from peers._why_not_recorded(fail.peer_id, _tasks, _tokens, _recorded, false);
+        return query select * from peers._why_not_recorded(fail.peer_id, _tasks, _tokens, _recorded);
     end if;
 end
 $$;

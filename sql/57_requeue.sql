@@ -1,7 +1,7 @@
 -- Tasks that become ready again: their peer released them, or another peer reclaimed them from a lost one.
 
--- Makes the tasks of leases that were just taken ready again. `_reasons` maps "task token" to why the peer stopped it.
-create or replace function peers._release_leases(_leases peers.lease[], _reasons jsonb) returns void
+-- Makes the tasks of attempts that the caller has locked ready again. `_reasons`: why the peer stopped each handler.
+create or replace function peers._release_attempts(_task_ids bigint[], _tokens uuid[], _reasons jsonb[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -10,14 +10,17 @@ declare
 begin
     with released as (
         update peers.task t
-        set state = case when l.cancel_requested then 'cancelled' else 'ready' end::peers.task_state,
-            finished_at = case when l.cancel_requested then _now end,
+        set state = case when a.cancelled then 'cancelled' else 'ready' end::peers.task_state,
+            finished_at = case when a.cancelled then _now end,
             attempt = t.attempt - 1,
-            stopped_because = coalesce(
-                left(_reasons ->> (l.task_id || ' ' || l.token), 1000) || ' at ' || _now, t.stopped_because
-            )
-        from unnest(_leases) l
-        where t.id = l.task_id and t.id = any (array(select l.task_id from unnest(_leases) l))
+            stopped_because = coalesce(left(a.reason #>> '{}', 1000) || ' at ' || _now, t.stopped_because)
+        from (
+            select a.task_id, a.reason,
+                   exists (select from peers.cancel_request c
+                           where c.token = a.token and c.task_id = a.task_id) as cancelled
+            from unnest(_task_ids, _tokens, _reasons) a(task_id, token, reason)
+        ) a
+        where t.id = a.task_id and t.id = any (_task_ids)
         returning t.id, t.state, t.queue, t.kind, t.priority
     )
     insert into peers.ready (queue, kind, priority, task_id)
@@ -30,7 +33,7 @@ $$;
 
 create or replace function peers.release(
     peer_id uuid, task_ids bigint[], tokens uuid[], reasons text[] default '{}'
-) returns integer
+) returns table (task_id bigint, token uuid, verdict text)
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
@@ -39,67 +42,126 @@ create or replace function peers.release(
     set enable_bitmapscan = off
 as $$
 declare
-    _reasons jsonb;
+    _reasons jsonb[];
+    _recorded bigint[];
 begin
-    select jsonb_object_agg(r.task_id || ' ' || r.token, r.reason) into _reasons
-    from unnest(release.task_ids, release.tokens, release.reasons) r(task_id, token, reason)
-    where r.task_id is not null and r.token is not null and r.reason is not null;
-    return cardinality(peers._record_without_waiting(
+    if release.reasons <> '{}' then
+        _reasons := array(select to_jsonb(r.reason) from unnest(release.reasons) r(reason));
+    end if;
+    _recorded := peers._record_without_waiting(
         release.peer_id, release.task_ids, release.tokens, 'release', _reasons
-    ));
+    );
+    if cardinality(_recorded) < cardinality(release.task_ids) then
+        return query select * from peers._why_not_recorded(
+            release.peer_id, release.task_ids, release.tokens, _recorded);
+    end if;
 end
 $$;
 
 comment on function peers.release is
-    'Gives back leases whose handlers never started, or whose handlers the peer stopped itself. The attempt does not '
-    'count. reasons: why each handler was stopped; null or missing: it was not stopped. Returns how many leases it '
-    'released. A task that another session has locked stays leased.';
+    'Gives back tasks whose handlers never started, or whose handlers the peer stopped itself. The attempt does not '
+    'count. reasons: why each handler was stopped; null or missing: it was not stopped. Returns only those that were '
+    'not released, each with a verdict: stale or busy.';
+
+-- Releases the running tasks of these leases, and deletes the leases that have none. Returns how many tasks it released.
+create or replace function peers._release_leases(_peer_id uuid, _leases uuid[], _skip_errors boolean) returns integer
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _task_ids bigint[];
+    _tokens uuid[];
+    _released integer;
+begin
+    select array_agg(i.task_id), array_agg(l.token) into _task_ids, _tokens
+    from peers.lease l cross join lateral unnest(l.task_ids) i(task_id)
+    where l.token = any (_leases);
+    _released := cardinality(
+        peers._record_without_waiting(_peer_id, _task_ids, _tokens, 'release', null, _skip_errors)
+    );
+    perform peers._recount_leases(_leases);
+    return coalesce(_released, 0);
+end
+$$;
+
+-- Sets `open` of these leases to what it must be, and deletes those that have no running task. It is needed where tasks
+-- were deleted by hand. Leases that another session has locked are left alone.
+create or replace function peers._recount_leases(_leases uuid[]) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    _leases := array(
+        select l.token from peers.lease l where l.token = any (_leases) order by l.token for update skip locked
+    );
+    -- in a new statement: no outcome can be between its task and its lease now
+    update peers.lease l set open = c.running
+    from (
+        select l.token, (select count(*) from unnest(l.task_ids) i(task_id)
+                         cross join lateral (select from peers.task t where t.id = i.task_id and t.token = l.token
+                                             and t.state = 'running' offset 0) t)::integer as running
+        from peers.lease l where l.token = any (_leases)
+    ) c
+    where l.token = c.token and l.open <> c.running;
+    delete from peers.lease l where l.token = any (_leases) and l.open = 0;
+end
+$$;
 
 create or replace function peers.reconcile(peer_id uuid, tokens uuid[]) returns integer
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
 as $$
 declare
-    _lost_tasks bigint[];
-    _lost_tokens uuid[];
+    _unknown uuid[] := array(
+        select l.token from peers.lease l
+        where l.peer_id = reconcile.peer_id and l.token <> all (reconcile.tokens)
+    );
 begin
-    select array_agg(l.task_id), array_agg(l.token) into _lost_tasks, _lost_tokens
-    from peers.lease l
-    where l.peer_id = reconcile.peer_id and l.token <> all (reconcile.tokens);
-    if _lost_tasks is null then
+    if _unknown = '{}' then
         return 0;
     end if;
-    return peers.release(reconcile.peer_id, _lost_tasks, _lost_tokens);
+    return peers._release_leases(reconcile.peer_id, _unknown, false);
 end
 $$;
 
 comment on function peers.reconcile is
     'Releases the leases that a peer does not know, because the reply to its claim was lost. tokens: all that the peer '
-    'knows. Call it while no claim of the peer is in progress. Returns how many.';
+    'knows. Call it while no claim of the peer is in progress. Returns how many tasks it released.';
 
--- Locks and returns the leases after task _after whose peer is lost or gone. Tasks that another session has locked are
--- skipped and do not count for the limit, so that they cannot hide the free ones behind them.
-create or replace function peers._lock_lost_leases(_after bigint, _most integer) returns setof peers.lease
+-- Locks and returns running tasks whose peer is lost or gone, without those in _except. Tasks that another session has
+-- locked are skipped and do not count for the limit, so that they cannot hide the free ones behind them.
+create or replace function peers._lock_lost_attempts(
+    _except bigint[], _most integer,
+    out peer_ids uuid[], out task_ids bigint[], out tokens uuid[], out attempts smallint[]
+)
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
     set enable_seqscan = off
     set enable_bitmapscan = off
     set enable_hashjoin = off
     set enable_mergejoin = off
-    set enable_sort = off
     set jit = off
 as $$
 begin
-    return query
-    select l.*
-    from peers.lease l
-    cross join lateral (
-        select t.id from peers.task t where t.id = l.task_id for no key update skip locked
-    ) t
-    where l.task_id > _after
-      and not exists (select from peers.peer p where p.id = l.peer_id and p.lost_at is null)
-    order by l.task_id
-    limit _most;
+    select array_agg(a.peer_id), array_agg(a.id), array_agg(a.token), array_agg(a.attempt)
+    into peer_ids, task_ids, tokens, attempts
+    from (
+        select l.peer_id, t.id, l.token, t.attempt
+        from peers.lease l
+        cross join lateral unnest(l.task_ids) i(task_id)
+        cross join lateral (
+            select t.id, t.attempt from peers.task t
+            where t.id = i.task_id and t.token = l.token and t.state = 'running'
+            for no key update skip locked
+        ) t
+        where not exists (select from peers.peer p where p.id = l.peer_id and p.lost_at is null)
+          and i.task_id <> all (_except)
+        limit _most
+    ) a;
 end
 $$;
 
@@ -135,10 +197,10 @@ as $$
 declare
     _most_rounds constant integer := 10;  -- each task may be free while a row that its outcome locks is not
     _now timestamptz := peers.now();
-    _leases peers.lease[];
+    _lost record;
     _recorded bigint[];
     _left integer := reclaim.max_tasks;
-    _after bigint := -9223372036854775808;
+    _busy bigint[] := '{}';
 begin
     perform peers._require_read_committed();
     perform peers._correct_future_heartbeats(_now);
@@ -155,22 +217,29 @@ begin
     ));
 
     for _round in 1 .. _most_rounds loop
-        _leases := array(select l from peers._lock_lost_leases(_after, _left) l);
-        _recorded := peers._record_lost(_leases);
+        select * into _lost from peers._lock_lost_attempts(_busy, _left);
+        exit when _lost.task_ids is null;
+        _recorded := peers._record_lost(_lost.peer_ids, _lost.task_ids, _lost.tokens);
         return query
             select l.task_id, l.attempt, l.peer_id, p.host
-            from unnest(_leases) l left join peers.peer p on p.id = l.peer_id
-            where l.task_id = any (_recorded);
-        exit when cardinality(_leases) < _left;
+            from unnest(_lost.peer_ids, _lost.task_ids, _lost.attempts) l(peer_id, task_id, attempt)
+            left join peers.peer p on p.id = l.peer_id
+            where l.task_id = any (_recorded)
+            order by l.task_id;
+        exit when cardinality(_lost.task_ids) < _left;
         _left := _left - cardinality(_recorded);
         exit when _left = 0;
-        _after := (_leases[cardinality(_leases)]).task_id;
+        _busy := _busy || array(select unnest(_lost.task_ids) except select unnest(_recorded));
     end loop;
+    perform peers._recount_leases(array(
+        select l.token from peers.lease l
+        where not exists (select from peers.peer p where p.id = l.peer_id and p.lost_at is null)
+    ));
 end
 $$;
 
--- Records the leases of lost peers as failures of type lost. Returns the tasks for which it did.
-create or replace function peers._record_lost(_leases peers.lease[]) returns bigint[]
+-- Records running tasks of lost peers as failures of type lost. Returns the tasks for which it did.
+create or replace function peers._record_lost(_peer_ids uuid[], _task_ids bigint[], _tokens uuid[]) returns bigint[]
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -179,13 +248,13 @@ declare
     _of_peer record;
 begin
     for _of_peer in
-        select l.peer_id, array_agg(l.task_id order by l.task_id) as task_ids,
-               array_agg(l.token order by l.task_id) as tokens,
-               jsonb_agg(jsonb_build_object(
-                   'task_id', l.task_id, 'token', l.token, 'error_type', 'lost', 'retry_in', 0,
+        select l.peer_id, array_agg(l.task_id) as task_ids, array_agg(l.token) as tokens,
+               array_agg(jsonb_build_object(
+                   'error_type', 'lost', 'retry_in', 0,
                    'error_message', 'peer ' || l.peer_id || ' on host ' || coalesce(p.host, '(unknown)')
                        || ' stopped sending heartbeats while it held this task')) as reports
-        from unnest(_leases) l left join peers.peer p on p.id = l.peer_id
+        from unnest(_peer_ids, _task_ids, _tokens) l(peer_id, task_id, token)
+        left join peers.peer p on p.id = l.peer_id
         group by l.peer_id
     loop
         _recorded := _recorded || peers._record_without_waiting(
@@ -197,7 +266,7 @@ end
 $$;
 
 comment on function peers.reclaim is
-    'Takes back the leases of peers whose heartbeat has expired. Each is recorded as a failure of type lost, and the '
+    'Takes back the tasks of peers whose heartbeat has expired. Each is recorded as a failure of type lost, and the '
     'task is ready again at once if it has attempts left. Does nothing until the caller''s own heartbeats have come '
     'without a gap for one lease_timeout.';
 
@@ -210,15 +279,10 @@ create or replace function peers.leave(peer_id uuid) returns integer
     set enable_bitmapscan = off
 as $$
 declare
-    _tasks bigint[];
-    _tokens uuid[];
-    _released integer;
-begin
-    select array_agg(l.task_id), array_agg(l.token) into _tasks, _tokens
-    from peers.lease l where l.peer_id = leave.peer_id;
-    _released := cardinality(
-        peers._record_without_waiting(leave.peer_id, _tasks, _tokens, 'release', null, true)
+    _released integer := peers._release_leases(
+        leave.peer_id, array(select l.token from peers.lease l where l.peer_id = leave.peer_id), true
     );
+begin
     -- if another session has the peer's row locked, the row stays and expires like that of a killed peer
     perform from peers.peer p where p.id = leave.peer_id for update skip locked;
     if found and exists (select from peers.lease l where l.peer_id = leave.peer_id) then
@@ -231,5 +295,5 @@ end
 $$;
 
 comment on function peers.leave is
-    'Removes a peer and releases the leases that it still holds. Returns how many. Other peers reclaim a lease whose '
-    'task is locked now.';
+    'Removes a peer and releases the tasks that it still holds. Returns how many. Other peers reclaim a task that is '
+    'locked now.';

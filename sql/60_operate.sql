@@ -95,12 +95,10 @@ declare
     _asked bigint;
     _waiting bigint[];
 begin
-    with asked as (
-        update peers.lease l set cancel_requested = true
-        where l.task_id = any (_ids) and not l.cancel_requested
-        returning l.task_id
-    )
-    select count(*) into _asked from asked;
+    insert into peers.cancel_request (task_id, token, requested_at)
+    select t.id, t.token, peers.now() from peers.task t where t.id = any (_ids) and t.state = 'running' order by t.id
+    on conflict do nothing;
+    get diagnostics _asked = row_count;
     if _asked > 0 then
         perform peers._notify('cancel');
     end if;

@@ -1,16 +1,22 @@
 -- The views that people read.
 
 create or replace view peers.running as
-select l.task_id, t.kind, t.queue, l.peer_id, p.host, p.pid, l.attempt, l.max_attempts,
+select t.id as task_id, t.kind, t.queue, l.peer_id, p.host, p.pid, t.attempt,
+       coalesce(t.max_attempts, k.max_attempts, 5::smallint) as max_attempts,
        l.claimed_at as since,
        least(p.heartbeat_at, c.now) + p.lease_timeout as lease_expires_at,
        -- a value that was written by hand must not make the view fail for all rows
-       l.claimed_at + least(l.timeout, interval '30 days') as times_out_at,
-       l.progress_done, l.progress_total, l.cancel_requested
+       l.claimed_at + least(coalesce(t.timeout, k.timeout), interval '30 days') as times_out_at,
+       g.done as progress_done, g.total as progress_total,
+       r.token is not null as cancel_requested
 from peers.lease l
-join peers.task t on t.id = l.task_id
+cross join lateral unnest(l.task_ids) i(task_id)
+join peers.task t on t.id = i.task_id and t.token = l.token and t.state = 'running'
 cross join (select peers.now() as now) c
-left join peers.peer p on p.id = l.peer_id;
+left join peers.kind k on k.kind = t.kind
+left join peers.peer p on p.id = l.peer_id
+left join peers.task_progress g on g.token = l.token and g.task_id = t.id
+left join peers.cancel_request r on r.token = l.token and r.task_id = t.id;
 
 comment on view peers.running is 'The tasks that are running now, and where.';
 comment on column peers.running.task_id is 'The task.';
@@ -20,19 +26,21 @@ comment on column peers.running.peer_id is 'The peer that runs it.';
 comment on column peers.running.host is 'The peer''s host.';
 comment on column peers.running.pid is 'The peer''s process id.';
 comment on column peers.running.attempt is 'The number of this attempt.';
-comment on column peers.running.max_attempts is 'How many attempts it may have.';
+comment on column peers.running.max_attempts is
+    'How many attempts it may have, by what the task and its kind say now.';
 comment on column peers.running.since is 'When the peer claimed it.';
 comment on column peers.running.lease_expires_at is
     'When other peers may reclaim it, unless the peer sends a heartbeat before that.';
 comment on column peers.running.times_out_at is
-    'When the attempt exceeds its timeout, counted from the claim. Null: never.';
+    'When the attempt exceeds its timeout, counted from the claim. A kind''s timeout is what was declared last; a peer '
+    'uses what its own handler declares. Null: never.';
 comment on column peers.running.progress_done is 'How much the handler has done, as it last reported.';
 comment on column peers.running.progress_total is 'How much there is to do, as the handler last reported.';
 comment on column peers.running.cancel_requested is 'Its peer was asked to stop it.';
 
 create or replace view peers.peer_status as
 select p.id as peer_id, p.host, p.pid, p.queues, p.kinds,
-       (select count(*) from peers.lease l where l.peer_id = p.id) as running,
+       (select coalesce(sum(l.open), 0) from peers.lease l where l.peer_id = p.id) as running,
        p.heartbeat_at as last_heartbeat,
        -- the same as peers._is_alive, which a reader may not call
        p.lost_at is null and p.heartbeat_at + p.lease_timeout > c.now as alive,
@@ -144,7 +152,11 @@ with waiting as (
     where t.state = 'scheduled' and t.id in (select s.task_id from peers.scheduled s)
     group by t.queue
 ), leased as (
-    select t.queue, count(*) as running from peers.lease l join peers.task t on t.id = l.task_id group by t.queue
+    select t.queue, count(*) as running
+    from peers.lease l
+    cross join lateral unnest(l.task_ids) i(task_id)
+    join peers.task t on t.id = i.task_id and t.token = l.token and t.state = 'running'
+    group by t.queue
 ), held as (
     select b.queue, count(*) as blocked from peers.blocked b group by b.queue
 ), died as (

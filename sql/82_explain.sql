@@ -88,13 +88,17 @@ create or replace function peers._explain_running(_task peers.task) returns text
 as $$
 begin
     return coalesce((
-        select 'Running since ' || r.since || ', attempt ' || r.attempt || ' of ' || r.max_attempts
-            || ', on host ' || coalesce(r.host, '(unknown)') || ' (peer ' || r.peer_id || ')'
-            || case when r.cancel_requested then '; its peer was asked to stop it' else '' end
-            || case when coalesce(r.lease_expires_at, '-infinity') < peers.now()
-                    then '. That peer''s heartbeat has expired, and another peer will reclaim the task'
-                    else '' end || '.'
-        from peers.running r where r.task_id = _task.id
+        select 'Running since ' || l.claimed_at || ', attempt ' || _task.attempt || ' of '
+            || coalesce(_task.max_attempts, k.max_attempts, 5)
+            || ', on host ' || coalesce(p.host, '(unknown)') || ' (peer ' || l.peer_id || ')'
+            || case when exists (select from peers.cancel_request r where r.token = l.token and r.task_id = _task.id)
+                    then '; its peer was asked to stop it' else '' end
+            || case when coalesce(peers._is_alive(p, peers.now()), false) then ''
+                    else '. That peer''s heartbeat has expired, and another peer will reclaim the task' end || '.'
+        from peers.lease l
+        left join peers.kind k on k.kind = _task.kind
+        left join peers.peer p on p.id = l.peer_id
+        where l.token = _task.token
     ), 'Running, but it has no lease: SELECT * FROM peers.check(repair => true) makes it ready again.');
 end
 $$;

@@ -1,6 +1,6 @@
 -- Maintenance: peers.prune deletes what ended long ago, peers.check recounts what the triggers keep.
 
--- Deletes the rows that nothing needs any more: rows whose task is gone, old graphs without tasks, peers that were lost
+-- Deletes the rows that nothing needs any more: rows whose task or lease is gone, old graphs without tasks, peers that were lost
 -- a day ago, cooldowns that ended a day ago. Graphs are locked first and checked in a new statement, because a task may
 -- have been submitted to one in the meantime; an INSERT of a task holds a lock on its graph.
 create or replace function peers._prune_leftovers(_now timestamptz, _graphs_before timestamptz) returns void
@@ -24,6 +24,8 @@ begin
         where p.lost_at < _now - interval '1 day'
           and not exists (select from peers.lease l where l.peer_id = p.id) for update skip locked
     ));
+    delete from peers.cancel_request r where not exists (select from peers.lease l where l.token = r.token);
+    delete from peers.task_progress g where not exists (select from peers.lease l where l.token = g.token);
     delete from peers.cooldown c where c.name = any (array(
         select c.name from peers.cooldown c where c.ends_at < _now - interval '1 day' for update skip locked
     ));
@@ -132,7 +134,7 @@ begin
         group by d.child_id
     ), task as (
         select t.id, t.state, t.pending_parents, coalesce(c.parents, 0) as parents, t.kind, t.queue, t.priority,
-               t.scheduled_at, t.graph_id
+               t.scheduled_at, t.graph_id, t.token
         from peers.task t left join counted c on c.child_id = t.id
         where _only is null or t.id = any (_only)
     )
@@ -153,14 +155,16 @@ begin
             when t.state = 'scheduled'
                  and (t.id, t.scheduled_at) not in (select s.task_id, s.due_at from peers.scheduled s)
                 then 'state is scheduled, but peers.scheduled has no matching row'
-            when t.state = 'running' and not exists (select from peers.lease l where l.task_id = t.id)
+            when t.state = 'running' and not exists (
+                     select from peers.lease l where l.token = t.token and t.id = any (l.task_ids))
                 then 'state is running, but there is no lease'
+            when t.state = 'running' and not exists (
+                     select from peers.lease l join peers.peer p on p.id = l.peer_id where l.token = t.token)
+                then 'state is running, but the peer of its lease does not exist'
             when t.state = 'blocked' and not exists (select from peers.blocked b where b.task_id = t.id)
                 then 'state is blocked, but peers.blocked has no row'
             when t.state = 'dead' and not exists (select from peers.dead d where d.task_id = t.id)
                 then 'state is dead, but peers.dead has no row'
-            when t.state <> 'running' and exists (select from peers.lease l where l.task_id = t.id)
-                then 'state is ' || t.state || ', but there is a lease'
             when t.state <> 'blocked' and exists (select from peers.blocked b where b.task_id = t.id)
                 then 'state is ' || t.state || ', but peers.blocked has a row'
             when t.state <> 'dead' and exists (select from peers.dead d where d.task_id = t.id)
@@ -174,9 +178,13 @@ begin
     where t.graph_id is not null and not exists (select from peers.graph g where g.id = t.graph_id)
       and (_only is null or t.id = any (_only))
     union all
-    select l.task_id, 'there is a lease, but no task', 0
+    select l.task_ids[1], 'open of lease ' || l.token || ' is ' || l.open || ', counted ' || c.running, 0
     from peers.lease l
-    where not exists (select from peers.task t where t.id = l.task_id) and (_only is null or l.task_id = any (_only))
+    cross join lateral (
+        select count(*) as running from unnest(l.task_ids) i(task_id)
+        join peers.task t on t.id = i.task_id and t.token = l.token and t.state = 'running'
+    ) c
+    where l.open <> c.running and (_only is null or l.task_ids[1] = any (_only))
     union all
     select d.child_id, 'waits for task ' || d.parent_id || ', which does not exist', 0
     from peers.dependency d
@@ -186,7 +194,8 @@ end
 $$;
 
 -- Repairs tasks that the caller has locked. The count comes from the edges, the state from the count, and the rows of
--- the narrow tables from the state. A graph that does not exist is created again.
+-- the narrow tables from the state. A graph that does not exist is created again. A lease without a peer is deleted, and
+-- its tasks are ready again.
 create or replace function peers._repair(_ids bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -214,15 +223,22 @@ begin
                 end
     from (
         select i.id,
-               exists (select from peers.lease l where l.task_id = i.id) as leased,
+               exists (select from peers.task t join peers.lease l on l.token = t.token
+                       join peers.peer p on p.id = l.peer_id
+                       where t.id = i.id and t.id = any (l.task_ids)) as leased,
                (select count(*) from peers.dependency d join peers.task p on p.id = d.parent_id
                 where d.child_id = i.id and p.state <> 'completed' and not d.waived) as parents
         from unnest(_ids) i(id)
     ) c
     where t.id = c.id;
 
-    delete from peers.lease l where l.task_id = any (_ids)
-        and not exists (select from peers.task t where t.id = l.task_id and t.state = 'running');
+    delete from peers.lease l
+    where l.task_ids && _ids and not exists (select from peers.peer p where p.id = l.peer_id);
+    perform peers._recount_leases(array(select l.token from peers.lease l where l.task_ids && _ids));
+    delete from peers.cancel_request r
+    where r.task_id = any (_ids) and not exists (select from peers.lease l where l.token = r.token);
+    delete from peers.task_progress g
+    where g.task_id = any (_ids) and not exists (select from peers.lease l where l.token = g.token);
     delete from peers.blocked b where b.task_id = any (_ids);
     delete from peers.dead d where d.task_id = any (_ids);
     insert into peers.blocked (task_id, queue)

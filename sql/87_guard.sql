@@ -21,6 +21,10 @@ create or replace trigger refuse_truncate before truncate on peers.ready execute
 create or replace trigger refuse_truncate before truncate on peers.scheduled execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.blocked execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.lease execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.cancel_request
+    execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.task_progress
+    execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.dead execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.peer execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.failure execute function peers.refuse_truncate();
@@ -75,6 +79,12 @@ create or replace trigger refuse_change before update or delete on peers.blocked
     for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
     execute function peers.refuse_change();
 create or replace trigger refuse_change before update or delete on peers.lease
+    for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
+    execute function peers.refuse_change();
+create or replace trigger refuse_change before update or delete on peers.cancel_request
+    for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
+    execute function peers.refuse_change();
+create or replace trigger refuse_change before update or delete on peers.task_progress
     for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
     execute function peers.refuse_change();
 create or replace trigger refuse_change before update or delete on peers.dead

@@ -59,7 +59,8 @@ begin
     -- a worker calls the verbs of a peer, and touches no table
     grant execute on function
         peers.join(text, integer, jsonb, jsonb, interval, integer), peers.heartbeat(uuid),
-        peers.claim(uuid, text, integer), peers.complete(uuid, jsonb), peers.fail(uuid, jsonb),
+        peers.claim(uuid, text, integer, text[], smallint[], bigint[]),
+        peers.complete(uuid, uuid[], bigint[], jsonb), peers.fail(uuid, jsonb),
         peers.release(uuid, bigint[], uuid[], text[]), peers.reconcile(uuid, uuid[]), peers.reclaim(uuid, integer),
         peers.leave(uuid), peers.promote(integer), peers.progress(uuid, bigint, uuid, bigint, bigint),
         peers.hold_lease(uuid, bigint, uuid),

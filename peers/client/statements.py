@@ -112,7 +112,7 @@ _IN_STATE: Final[dict[str, LiteralString]] = {
                    union all
                    select p.id from peers.graph g join peers.task p on p.graph_id = g.id
                    where g.paused_at is not null and p.state = 'ready')""",
-    "running": " and t.id in (select n.task_id from peers.lease n)",
+    "running": " and t.id in (select unnest(n.task_ids) from peers.lease n)",
     "dead": " and t.id in (select n.task_id from peers.dead n)",
 }
 _IN_GRAPH: Final = " and t.graph_id = (d ->> 'graph')::bigint"

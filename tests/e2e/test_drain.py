@@ -23,7 +23,7 @@ def test_sigterm_lets_finish_what_runs_and_gives_back_what_waits(stage: Stage) -
     stage.until_started(running)
     peer.process.terminate()
     peer.await_event("peer_draining")
-    stage.until_true("select not exists (select from peers.lease where task_id <> %s)", running)
+    stage.until_true("select not exists (select from peers.running where task_id <> %s)", running)
     late = stage.submit("noop")
     stage.open(stage.gate())
     assert peer.wait() == 0

@@ -55,12 +55,10 @@ def test_each_task_of_a_batch_gets_its_own_result(db: Connection, peer: Peer) ->
     """A batch does not mix results up."""
     for _ in range(50):
         submit(db)
-    outcomes = [
-        {"task_id": claim.task_id, "token": str(claim.token), "result": claim.task_id * 2}
-        for claim in peer.claim()
-    ]
-    outcomes.reverse()
-    assert rows(db, "select * from peers.complete(%s, %s)", peer.id, json.dumps(outcomes)) == []
+    claims = [*reversed(peer.claim())]
+    ids = [claim.task_id for claim in claims]
+    doubles: list[object] = [task_id * 2 for task_id in ids]
+    assert peer.complete_each(ids, [claims[0].token], doubles) == {}
     assert value(db, "select count(*) from peers.task where result = to_jsonb(id * 2)") == 50
 
 
@@ -153,7 +151,7 @@ def test_a_task_that_somebody_has_locked_is_busy(world: World) -> None:
         run(application, "select from peers.task where id = %s for update", locked)
         assert peer.complete(*claims.values()) == {claims[locked].pair: "busy"}
         assert peer.fail(claims[locked]) == {claims[locked].pair: "busy"}
-        assert peer.release(claims[locked]) == 0
+        assert peer.release(claims[locked]) == {claims[locked].pair: "busy"}
     assert states(world.db, locked, free) == ["running", "completed"]
     assert peer.complete(claims[locked]) == {}
 
@@ -183,12 +181,9 @@ def test_a_result_over_1_mib_is_sent_back(db: Connection, peer: Peer) -> None:
     for _ in range(2):
         submit(db)
     large, small = peer.claim()
-    outcomes = [
-        {"task_id": large.task_id, "token": str(large.token), "result": "x" * (MEBIBYTE - 1)},
-        {"task_id": small.task_id, "token": str(small.token), "result": "x" * (MEBIBYTE - 2)},
-    ]
-    [verdict] = rows(db, "select * from peers.complete(%s, %s)", peer.id, json.dumps(outcomes))
-    assert (verdict["task_id"], verdict["token"], verdict["verdict"]) == (*large.pair, "too large")
+    results: list[object] = ["x" * (MEBIBYTE - 1), "x" * (MEBIBYTE - 2)]
+    found = peer.complete_each([large.task_id, small.task_id], [large.token], results)
+    assert found == {large.pair: "too large"}
     assert states(db, large.task_id, small.task_id) == ["running", "completed"]
     assert peer.fail(large) == {}
 
@@ -207,11 +202,10 @@ def test_a_result_is_measured_as_it_is_written(db: Connection, peer: Peer, case:
     for _ in range(3):
         submit(db)
     wide, other, plain = peer.claim()
-    batch = ",".join(
-        f'{{"task_id": {claim.task_id}, "token": "{claim.token}", "result": {result}}}'
-        for claim, result in ((other, '{"n": 1}'), (wide, WIDE[case]), (plain, "null"))
-    )
-    [verdict] = rows(db, "select * from peers.complete(%s, %s)", peer.id, f"[{batch}]")
+    results = f'[{{"n": 1}}, {WIDE[case]}, null]'
+    ids = [other.task_id, wide.task_id, plain.task_id]
+    query = "select * from peers.complete(%s, %s, %s::bigint[], %s)"
+    [verdict] = rows(db, query, peer.id, [wide.token], ids, results)
     assert (verdict["task_id"], verdict["token"], verdict["verdict"]) == (*wide.pair, "too large")
     expected = ["running", "completed", "completed"]
     assert states(db, wide.task_id, other.task_id, plain.task_id) == expected
@@ -237,7 +231,7 @@ def test_a_result_too_large_to_be_sent_is_refused_to_its_children(
 
 def test_an_empty_batch_is_nothing(db: Connection, peer: Peer) -> None:
     """No outcomes, no verdicts, no error."""
-    assert (peer.complete(), peer.fail(), peer.release()) == ({}, {}, 0)
+    assert (peer.complete(), peer.fail(), peer.release()) == ({}, {}, {})
     assert value(db, "select count(*) from peers.task") == 0
 
 

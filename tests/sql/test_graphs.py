@@ -262,7 +262,7 @@ def released(db: Connection, peer: Peer, graph: int) -> Iterator[int]:
     task = submit(db, graph_id=graph)
     [claim] = peer.claim()
     yield task
-    assert peer.release(claim) == 1
+    assert peer.release(claim) == {}
 
 
 def failed(db: Connection, peer: Peer, graph: int) -> Iterator[int]:

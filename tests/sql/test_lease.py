@@ -318,7 +318,7 @@ def test_release_gives_the_attempt_back(db: Connection, peer: Peer) -> None:
     """A handler that never started costs nothing; the task runs again, at the tail."""
     first, second = submit(db), submit(db)
     claims = peer.claim(1)
-    assert peer.release(*claims) == 1
+    assert peer.release(*claims) == {}
     assert (state(db, first), attempt(db, first)) == ("ready", 0)
     assert value(db, "select count(*) from peers.failure") == 0
     assert [claim.task_id for claim in peer.claim()] == [second, first]
@@ -331,10 +331,11 @@ def test_release_needs_the_pair(world: World) -> None:
     submit(world.db)
     owner, other = world.peer(), world.peer()
     [one, two] = owner.claim(1) + owner.claim(1)
-    assert other.release(one) == 0
-    assert owner.release((one.task_id, two.token), (two.task_id, unknown_token())) == 0
-    assert owner.release(one, one) == 1
-    assert owner.release(one) == 0
+    crossed = [(one.task_id, two.token), (two.task_id, unknown_token())]
+    assert other.release(one) == {one.pair: "stale"}
+    assert owner.release(*crossed) == dict.fromkeys(crossed, "stale")
+    assert owner.release(one, one) == {}
+    assert owner.release(one) == {one.pair: "stale"}
     assert value(world.db, "select count(*) from peers.lease") == 1
 
 
@@ -460,21 +461,20 @@ def test_a_release_says_why_a_task_was_stopped(db: Connection, peer: Peer) -> No
     claims = {claim.task_id: claim for claim in peer.claim()}
     tokens = [claims[task_id].token for task_id in ids]
 
-    def release(tokens: list[UUID], *reasons: str | None) -> int:
-        query = "select peers.release(%s, %s::bigint[], %s::uuid[], %s::text[])"
-        count: int = value(db, query, peer.id, ids, tokens, list(reasons))
-        return count
+    def release(tokens: list[UUID], *reasons: str | None) -> list[str]:
+        query = "select verdict from peers.release(%s, %s::bigint[], %s::uuid[], %s::text[])"
+        return column(db, query, peer.id, ids, tokens, list(reasons))
 
     def reasons() -> list[str | None]:
         return column(db, "select stopped_because from peers.task order by id")
 
-    assert release([tokens[0], unknown_token(), tokens[2]], "stopped by me", "stopped by me") == 2
+    assert release([tokens[0], unknown_token(), tokens[2]], "stopped by me", "stopped by me") == ["stale"]
     assert str(reasons()[0]).startswith("stopped by me at 2")
     assert reasons()[1:] == [None, None]
     assert "It was stopped by me at 2" in value(db, "select peers.explain(%s)", ids[0])
     assert "It was" not in value(db, "select peers.explain(%s)", ids[2])
     first, again = reasons()[0], {claim.task_id: claim for claim in peer.claim()}
-    assert peer.release(*again.values()) == 2
+    assert peer.release(*again.values()) == {}
     assert reasons()[0] == first
     assert [attempt(db, task_id) for task_id in ids] == [0, 1, 0]
     assert problems(db) == []

@@ -45,7 +45,8 @@ create function journal.note_lease() returns trigger language plpgsql security d
     set search_path = pg_catalog, pg_temp
 as $$
 begin
-    insert into journal.lease values (new.task_id, new.token, new.peer_id);
+    insert into journal.lease
+    select i.task_id, new.token, new.peer_id from unnest(new.task_ids) i(task_id);
     return null;
 end
 $$;

@@ -93,13 +93,35 @@ class Claim:
     attempt: int
     kind: str
     args: dict[str, Any]
-    timeout: Any
+    timeout: float | None
     priority: int
 
     @property
     def pair(self) -> tuple[int, UUID]:
         """Return the task and the token, which an outcome needs."""
         return self.task_id, self.token
+
+
+def claims_of(answer: dict[str, Any]) -> list[Claim]:
+    """Return the tasks of the one row that peers.claim returns."""
+    count = len(answer["task_ids"])
+
+    def each(values: list[Any] | None) -> list[Any]:
+        if values is None:
+            return [None] * count
+        return values * count if len(values) == 1 else values
+
+    assert (answer["token"] is None) == (count == 0)
+    columns = (
+        answer["task_ids"],
+        [answer["token"]] * count,
+        each(answer["attempts"]),
+        each(answer["kinds"]),
+        json.loads(answer["args"]),
+        each(answer["timeouts"]),
+        each(answer["priorities"]),
+    )
+    return [Claim(*task) for task in zip(*columns, strict=True)]
 
 
 @dataclass
@@ -137,18 +159,23 @@ class Peer:
 
     def claim(self, max_tasks: int = 100, queue: str = "default") -> list[Claim]:
         """Claim tasks and return them."""
-        found = rows(self.db, "select * from peers.claim(%s, %s, %s)", self.id, queue, max_tasks)
-        return [Claim(**each) for each in found]
+        query = "select * from peers.claim(%s, %s, %s)"
+        return claims_of(row(self.db, query, self.id, queue, max_tasks))
 
     def complete(
         self, *claims: Claim | tuple[int, UUID], result: object = None
     ) -> dict[tuple[int, UUID], str]:
         """Complete all with one result; return the verdicts of those that were not recorded."""
-        outcomes = [
-            {"task_id": task_id, "token": str(token), "result": result}
-            for task_id, token in pairs(claims)
-        ]
-        return self._record("select * from peers.complete(%s, %s::jsonb)", outcomes)
+        ids = [task_id for task_id, _ in pairs(claims)]
+        tokens = [token for _, token in pairs(claims)]
+        return self.complete_each(ids, tokens, [result] * len(ids))
+
+    def complete_each(
+        self, ids: list[int], tokens: list[UUID], results: list[object]
+    ) -> dict[tuple[int, UUID], str]:
+        """Complete each task with its own result; one token may stand for all."""
+        query = "select * from peers.complete(%s, %s::uuid[], %s::bigint[], %s::jsonb)"
+        return verdicts(rows(self.db, query, self.id, tokens, ids, json.dumps(results)))
 
     def fail(
         self, *claims: Claim | tuple[int, UUID], **report: object
@@ -158,23 +185,18 @@ class Peer:
             {"task_id": task_id, "token": str(token), "error_type": "Oops", **report}
             for task_id, token in pairs(claims)
         ]
-        return self._record("select * from peers.fail(%s, %s::jsonb)", failures)
+        query = "select * from peers.fail(%s, %s::jsonb)"
+        return verdicts(rows(self.db, query, self.id, json.dumps(failures)))
 
-    def _record(self, query: str, batch: list[dict[str, Any]]) -> dict[tuple[int, UUID], str]:
-        unrecorded = rows(self.db, query, self.id, json.dumps(batch))
-        return {(each["task_id"], each["token"]): each["verdict"] for each in unrecorded}
-
-    def release(self, *claims: Claim | tuple[int, UUID]) -> int:
-        """Release leases and return how many."""
+    def release(self, *claims: Claim | tuple[int, UUID]) -> dict[tuple[int, UUID], str]:
+        """Release tasks; return the verdicts of those that were not released."""
         ids = [task_id for task_id, _ in pairs(claims)]
         tokens = [token for _, token in pairs(claims)]
-        count: int = value(
-            self.db, "select peers.release(%s, %s::bigint[], %s::uuid[])", self.id, ids, tokens
-        )
-        return count
+        query = "select * from peers.release(%s, %s::bigint[], %s::uuid[])"
+        return verdicts(rows(self.db, query, self.id, ids, tokens))
 
     def reconcile(self, *tokens: UUID) -> int:
-        """Release leases under other tokens than these, and return how many."""
+        """Release leases under other tokens than these, and return how many tasks."""
         query = "select peers.reconcile(%s, %s::uuid[])"
         count: int = value(self.db, query, self.id, list(tokens))
         return count
@@ -193,6 +215,11 @@ class Peer:
         for _ in range(0, seconds, 10):
             advance(self.db, "10 s")
             self.heartbeat()
+
+
+def verdicts(unrecorded: list[dict[str, Any]]) -> dict[tuple[int, UUID], str]:
+    """Return the verdict of each attempt that was not recorded."""
+    return {(each["task_id"], each["token"]): each["verdict"] for each in unrecorded}
 
 
 def pairs(claims: Iterable[Claim | tuple[int, UUID]]) -> list[tuple[int, UUID]]:

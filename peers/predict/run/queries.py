@@ -39,8 +39,9 @@ _BY_RUN: Final = """
 _BY_NAME: Final = "select * from runs where name = %(name)s order by id desc limit 1"
 _NEWEST: Final = "select *, count(*) over () as total from runs order by id desc limit %(limit)s"
 _LIVE: Final = """
-    select t.id, coalesce(l.cancel_requested, false) as cancel_requested
-    from peers.task t left join peers.lease l on l.task_id = t.id
+    select t.id, exists (select from peers.cancel_request r
+                         where r.token = t.token and r.task_id = t.id) as cancel_requested
+    from peers.task t
     where t.graph_id = %(graph)s and t.state in ('blocked', 'scheduled', 'ready', 'running')
     order by t.id desc
 """
@@ -98,7 +99,7 @@ _LIVE_ASSEMBLIES: Final = """
               where g.paused_at is not null and p.state = 'ready' and p.kind = %(kind)s
         union select task_id from peers.scheduled
         union select task_id from peers.blocked where queue = %(queue)s
-        union select task_id from peers.lease
+        union select unnest(task_ids) from peers.lease
     ) live
     join peers.task t on t.id = live.task_id
     where t.kind = %(kind)s and t.metadata ->> 'run' <> %(run)s
