@@ -19,7 +19,6 @@ from sqlalchemy.orm import Session
 
 import peers
 from peers import context
-from peers.client.client import _begin
 from peers.client.transaction import LazyConnection
 from peers.client.transport import perform_for_handler
 from peers.database import tables
@@ -41,6 +40,12 @@ def thumb(path: str, width: int = 256, when: datetime | None = None) -> dict[str
 @peers.task("test.fetch")
 async def fetch(url: str, **headers: str) -> None:
     """An async handler that takes further names."""
+
+
+def _begin(connection: Any) -> str:
+    """Return the id of a transaction, as a peer does."""
+    [[transaction]] = connection.execute("select pg_current_xact_id()::text")
+    return str(transaction)
 
 
 def add_to_graph(*args: Any, **options: Any) -> None:
