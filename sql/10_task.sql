@@ -58,8 +58,9 @@ create table if not exists peers.task (
     constraint "pending_parents never falls below 0" check (pending_parents >= 0)
 ) with (fillfactor = 40, autovacuum_vacuum_scale_factor = 0.05);
 
--- serves graph_status, the verbs for graphs and prune: the tasks of a graph (graph_id never changes)
-create index if not exists task_graph on peers.task (graph_id) where graph_id is not null;
+-- serves graph_status, the verbs for graphs and prune: the tasks of a graph (graph_id never changes); and find: the
+-- newest tasks of a graph
+create index if not exists task_graph on peers.task (graph_id, id) where graph_id is not null;
 
 comment on table peers.task is
     'One row is one unit of work. INSERT (kind, args, ...) submits a task. After that only verbs change it: '
@@ -143,6 +144,9 @@ create table if not exists peers.graph (
 
 -- serves claim: is the graph of this task paused? (nearly empty)
 create index if not exists graph_paused on peers.graph (id) where paused_at is not null;
+
+-- serves find_graphs: the newest graphs of a name
+create index if not exists graph_name on peers.graph (name, id);
 
 comment on table peers.graph is
     'One row is one graph: tasks that belong together. INSERT (name) RETURNING id, then insert tasks with this '

@@ -186,6 +186,11 @@ begin
         perform peers._check_counted(_own, _decrements);
     end if;
 
+    if cardinality(_children) > 1000 then
+        -- one of them may be locked for long: then a lock pass has done less work in vain than the UPDATE
+        perform from peers.task t where t.id = any (_children) order by t.id for no key update;
+    end if;
+
     with counted as (
         update peers.task t
         set pending_parents = t.pending_parents - coalesce(_each, (_decrements -> t.id::text)::integer),

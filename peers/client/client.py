@@ -95,6 +95,7 @@ class Client:
 
     # ------------------------------------------------------------------------------ operations
 
+    submit_many = as_method(operations.submit_many)
     get = as_method(operations.get)
     find = as_method(operations.find)
     explain = as_method(operations.explain)

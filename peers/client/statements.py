@@ -58,6 +58,42 @@ SUBMIT: Final = Statement(
     int,
 )
 
+
+def _ids(ids: Any) -> list[int]:
+    return [int(each) for each in ids]
+
+
+# The options are read once: `->>` on json reads the whole document. Parsing it as json and each of
+# the args as jsonb is faster than to parse all as jsonb. For each task this takes a tenth more time
+# in the database than COPY, which returns no ids and does not work in all targets.
+SUBMIT_MANY: Final = Statement(
+    "submit_many",
+    """
+    with request as materialized (
+        select o.*, coalesce(o.scheduled_at, peers.now() + o.delay, now()) as due_at
+        from json_to_record(cast(:document as json)) as o(
+            kind text, args json, queue text, priority smallint, scheduled_at timestamptz,
+            delay interval, max_attempts smallint, timeout interval, metadata jsonb,
+            graph_id bigint, depends_on json, on_parent_failure peers.parent_failure_policy)
+    ), made as (
+        insert into peers.task (kind, args, queue, priority, scheduled_at, max_attempts, timeout,
+                                metadata, graph_id)
+        select r.kind, cast(a.args as jsonb), coalesce(r.queue, 'default'),
+               coalesce(r.priority, cast(100 as smallint)), r.due_at, r.max_attempts, r.timeout,
+               r.metadata, r.graph_id
+        from request r cross join lateral json_array_elements(r.args) as a(args)
+        returning id
+    ), edges as (
+        insert into peers.dependency (parent_id, child_id, on_parent_failure)
+        select distinct p.id::bigint, m.id, coalesce(r.on_parent_failure, 'hold')
+        from request r cross join lateral json_array_elements_text(r.depends_on) as p(id)
+        cross join made m
+    )
+    select coalesce(json_agg(m.id order by m.id), '[]')::text from made m
+    """,
+    _ids,
+)
+
 SUBMIT_GRAPH: Final = Statement(
     "submit_graph",
     """
@@ -83,19 +119,20 @@ _TASK: Final = """
                     where f.task_id = t.id order by f.id desc limit 1))
 """
 
+_FILTERS: Final = """
+    t.id < coalesce((d ->> 'before')::bigint, 9223372036854775807)
+    and (d ->> 'kind' is null or t.kind = d ->> 'kind')
+    and (d ->> 'queue' is null or t.queue = d ->> 'queue')
+    and (d ->> 'state' is null or t.state = (d ->> 'state')::peers.task_state)
+    and (d -> 'metadata' is null or t.metadata @> (d -> 'metadata'))
+"""
 # json_agg, because an array in jsonb has at most 256 MiB; a text may have 1 GiB
 _FIND: Final = (
     "select coalesce(json_agg(found.task order by found.id desc), '[]')::text from ("
     "select t.id,"
     + _TASK
-    + """as task
-    from (select cast(:document as jsonb)) as request(d), peers.task t
-    where t.id < coalesce((d ->> 'before')::bigint, 9223372036854775807)
-      and (d ->> 'kind' is null or t.kind = d ->> 'kind')
-      and (d ->> 'queue' is null or t.queue = d ->> 'queue')
-      and (d ->> 'state' is null or t.state = (d ->> 'state')::peers.task_state)
-      and (d -> 'metadata' is null or t.metadata @> (d -> 'metadata'))
-    """
+    + "as task from (select cast(:document as jsonb)) as request(d), peers.task t where"
+    + _FILTERS
 )
 _FIND_END: Final = """
     order by t.id desc limit (select (d ->> 'limit')::bigint from
@@ -108,10 +145,16 @@ _IN_STATE: Final[dict[str, LiteralString]] = {
     "blocked": " and t.id in (select n.task_id from peers.blocked n)",
     "scheduled": " and t.id in (select n.task_id from peers.scheduled n)",
     "ready": """
-      and t.id in (select n.task_id from peers.ready n
-                   union all
-                   select p.id from peers.graph g join peers.task p on p.graph_id = g.id
-                   where g.paused_at is not null and p.state = 'ready')""",
+      and t.id in (
+          select n.task_id from peers.ready n
+          union all
+          select newest.id
+          from (select cast(:document as jsonb)) as request(d), peers.graph g
+          cross join lateral (
+              select t.id from peers.task t where t.graph_id = g.id and"""
+    + _FILTERS
+    + """order by t.id desc limit (d ->> 'limit')::bigint) as newest
+          where g.paused_at is not null)""",
     "running": " and t.id in (select unnest(n.task_ids) from peers.lease n)",
     "dead": " and t.id in (select n.task_id from peers.dead n)",
 }
@@ -303,7 +346,8 @@ RESUME_GRAPH: Final = Statement(
 )
 
 _ALL: Final[list[Statement[Any]]] = [
-    SUBMIT, SUBMIT_GRAPH, *_FINDS.values(), GET, OUTCOMES, EXPLAIN, GRAPH_STATUS, FIND_GRAPHS,
+    SUBMIT, SUBMIT_MANY, SUBMIT_GRAPH,
+    *_FINDS.values(), GET, OUTCOMES, EXPLAIN, GRAPH_STATUS, FIND_GRAPHS,
     CANCEL, RETRY, DISCARD, CHANGE, PAUSE, RESUME,
     CANCEL_GRAPH, RETRY_GRAPH, PAUSE_GRAPH, RESUME_GRAPH,
 ]  # fmt: skip
