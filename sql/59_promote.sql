@@ -81,6 +81,7 @@ declare
     _first record;
     _second record;
     _oldest timestamptz;
+    _newest timestamptz;
 begin
     perform peers._require_read_committed();
     select p.handled, p.refused into _first from peers._promote_from('-infinity', 0, _now, promote.max_tasks) p;
@@ -88,9 +89,11 @@ begin
         return _first.handled - _first.refused;
     end if;
     _oldest := (select s.due_at from peers.scheduled s order by s.due_at limit 1);
+    _newest := (select s.due_at from peers.scheduled s where s.due_at <= _now order by s.due_at desc limit 1);
     select p.handled, p.refused into _second
     from peers._promote_from(
-        _oldest + random() * (_now - _oldest), (random() * 3 * promote.max_tasks)::integer, _now, promote.max_tasks) p;
+        _oldest + random() * (_newest - _oldest), (random() * 3 * promote.max_tasks)::integer, _now,
+        promote.max_tasks) p;
     return _first.handled - _first.refused + _second.handled - _second.refused;
 end
 $$;

@@ -63,33 +63,23 @@ def _ids(ids: Any) -> list[int]:
     return [int(each) for each in ids]
 
 
-# The options are read once: `->>` on json reads the whole document. Parsing it as json and each of
-# the args as jsonb is faster than to parse all as jsonb. For each task this takes a tenth more time
-# in the database than COPY, which returns no ids and does not work in all targets.
+# `args` can be long, and `->` on json reads the whole document: the options are read all at once.
+# For each task this takes a tenth more time in the database than COPY, which returns no ids and
+# does not work in all targets.
 SUBMIT_MANY: Final = Statement(
     "submit_many",
     """
-    with request as materialized (
-        select o.*, coalesce(o.scheduled_at, peers.now() + o.delay, now()) as due_at
-        from json_to_record(cast(:document as json)) as o(
-            kind text, args json, queue text, priority smallint, scheduled_at timestamptz,
-            delay interval, max_attempts smallint, timeout interval, metadata jsonb,
-            graph_id bigint, depends_on json, on_parent_failure peers.parent_failure_policy)
-    ), made as (
-        insert into peers.task (kind, args, queue, priority, scheduled_at, max_attempts, timeout,
-                                metadata, graph_id)
-        select r.kind, cast(a.args as jsonb), coalesce(r.queue, 'default'),
-               coalesce(r.priority, cast(100 as smallint)), r.due_at, r.max_attempts, r.timeout,
-               r.metadata, r.graph_id
-        from request r cross join lateral json_array_elements(r.args) as a(args)
-        returning id
-    ), edges as (
-        insert into peers.dependency (parent_id, child_id, on_parent_failure)
-        select distinct p.id::bigint, m.id, coalesce(r.on_parent_failure, 'hold')
-        from request r cross join lateral json_array_elements_text(r.depends_on) as p(id)
-        cross join made m
-    )
-    select coalesce(json_agg(m.id order by m.id), '[]')::text from made m
+    select to_json(peers.submit_many(
+        kind => d.kind, args => d.args, queue => d.queue, priority => d.priority,
+        scheduled_at => coalesce(d.scheduled_at, peers.now() + d.delay),
+        max_attempts => d.max_attempts, timeout => d.timeout,
+        depends_on => array(select json_array_elements_text(d.depends_on)::bigint),
+        on_parent_failure => d.on_parent_failure, metadata => d.metadata, graph_id => d.graph_id
+    ))::text
+    from json_to_record(cast(:document as json)) as d(
+        kind text, args json, queue text, priority integer, scheduled_at timestamptz,
+        delay interval, max_attempts integer, timeout interval, metadata jsonb, graph_id bigint,
+        depends_on json, on_parent_failure peers.parent_failure_policy)
     """,
     _ids,
 )
