@@ -166,9 +166,9 @@ VARIANTS = {
         [
             Patch(
                 RELEASE,
-                "where t.id = any (_children)",
+                "where t.id = any (_children)\n        returning",
                 "from (select unnest(_children) as id order by 1 desc offset 0) c"
-                " where t.id = c.id",
+                " where t.id = c.id\n        returning",
             )
         ],
     ),
@@ -177,7 +177,7 @@ VARIANTS = {
         [
             Patch(VALIDATE, "set search_path = pg_catalog, peers, pg_temp", "", times=4),
             Patch(ENQUEUE, "set search_path = pg_catalog, peers, pg_temp", "", times=3),
-            Patch(SUBMIT, "set search_path = pg_catalog, peers, pg_temp", "", times=3),
+            Patch(SUBMIT, "set search_path = pg_catalog, peers, pg_temp", "", times=4),
         ],
         psycopg.errors.RaiseException,
     ),
