@@ -507,11 +507,10 @@ GUARDED = [
     "select peers.discard(1)",
     "select peers.change(1, priority => 2)",
     "select peers.claim(peer.id, 'default', 1) from peers.peer",
-    """select peers.complete(peer.id, jsonb_build_array(jsonb_build_object(
-           'task_id', task_id, 'token', token))) from peers.peer, peers.lease""",
+    "select peers.complete(peer.id, array[token], task_ids, null) from peers.peer, peers.lease",
     """select peers.fail(peer.id, jsonb_build_array(jsonb_build_object(
-           'task_id', task_id, 'token', token))) from peers.peer, peers.lease""",
-    "select peers.release(peer.id, array[task_id], array[token]) from peers.peer, peers.lease",
+           'task_id', task_ids[1], 'token', token))) from peers.peer, peers.lease""",
+    "select peers.release(peer.id, task_ids, array[token]) from peers.peer, peers.lease",
     "select peers.reclaim(peer.id) from peers.peer",
     "select peers.leave(peer.id) from peers.peer",
     "select peers.promote()",

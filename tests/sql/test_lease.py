@@ -107,7 +107,7 @@ def test_a_lost_peer_is_told_and_may_do_nothing_more(world: World) -> None:
     assert lost.heartbeat()["alive"] is False
     assert lost.complete(claim) == {claim.pair: "stale"}
     assert lost.fail(claim) == {claim.pair: "stale"}
-    assert lost.release(claim) == 0
+    assert lost.release(claim) == {claim.pair: "stale"}
     with pytest.raises(psycopg.DatabaseError) as refused:
         lost.claim()
     assert refused.value.sqlstate == "PE010"

@@ -276,14 +276,15 @@ def test_a_lease_of_a_task_that_is_gone(db: Connection, peer: Peer) -> None:
     peer.claim()
     damage(db, "delete from peers.task")
     [found] = rows(db, "select * from peers.check(true)")
-    assert "there is a lease, but no task" in found["problem"]
+    assert "is 1, counted 0" in found["problem"]
     assert value(db, "select count(*) from peers.lease") == 0
 
 
 def test_truncate_is_refused(db: Connection) -> None:
     """TRUNCATE bypasses the triggers: PE005 names the table."""
     submit(db)
-    tables = "task graph dependency ready scheduled blocked lease dead peer failure"
+    tables = "task graph dependency ready scheduled blocked lease cancel_request task_progress dead peer"
+    tables += " failure"
     for table in tables.split():
         sqlstate, words = refusal(db, f"truncate peers.{table}")
         assert sqlstate == "PE005", table
@@ -300,7 +301,9 @@ BY_HAND = {
     "ready": ["update peers.ready set priority = 1", "delete from peers.ready"],
     "scheduled": ["update peers.scheduled set due_at = now()", "delete from peers.scheduled"],
     "blocked": ["update peers.blocked set queue = 'q'", "delete from peers.blocked"],
-    "lease": ["update peers.lease set cancel_requested = true", "delete from peers.lease"],
+    "lease": ["update peers.lease set open = 7", "delete from peers.lease"],
+    "cancel_request": ["update peers.cancel_request set task_id = 7", "delete from peers.cancel_request"],
+    "task_progress": ["update peers.task_progress set done = 7", "delete from peers.task_progress"],
     "dead": ["update peers.dead set queue = 'q'", "delete from peers.dead"],
     "failure": ["update peers.failure set error_type = 'x'", "delete from peers.failure"],
 }  # fmt: skip

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 VERBS = {
     "join": "select peers.join('h', 1, '{\"default\": 1}', '[]', '30 s', peers.contract_version())",
     "heartbeat": "select * from peers.heartbeat(gen_random_uuid())",
-    "complete": "select * from peers.complete(gen_random_uuid(), '[]')",
+    "complete": "select * from peers.complete(gen_random_uuid(), '{}', '{}', null)",
     "fail": "select * from peers.fail(gen_random_uuid(), '[]')",
     "release": "select peers.release(gen_random_uuid(), '{}', '{}')",
     "reconcile": "select peers.reconcile(gen_random_uuid(), '{}')",
