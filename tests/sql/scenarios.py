@@ -98,6 +98,22 @@ def a_released_child_has_one_lease(world: World) -> None:
     assert ids(peer.claim(10)) == [child]
 
 
+def a_new_child_drops_its_own_row_only(world: World) -> None:
+    """Tasks that other sessions and the same transaction have submitted are claimed all the same."""
+    others, application = [submit(world.db)], world.connect()
+    with application.transaction():
+        parent = submit(application)
+        others += [parent, submit(application), submit(world.db)]
+        child = submit(application, depends_on=[parent])
+        others += [submit(application)]
+    peer = world.peer()
+    claims = peer.claim()
+    assert sorted(ids(claims)) == sorted(others)
+    assert child not in ids(claims)
+    assert peer.complete(*claims) == {}
+    assert_nothing_stranded(world)
+
+
 def a_cancellation_while_its_task_is_claimed(world: World) -> None:
     """Who cancels while a claim commits reaches the running task: the peer is told."""
     task_id = submit(world.db)

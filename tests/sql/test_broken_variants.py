@@ -94,6 +94,17 @@ VARIANTS = {
         scenarios.an_edge_while_its_child_is_claimed,
         [Patch(GRAPH, "order by t.id for no key update", "order by t.id")],
     ),
+    "a new child drops the rows of its neighbours": Variant(
+        scenarios.a_new_child_drops_its_own_row_only,
+        [
+            Patch(
+                GRAPH,
+                "where t.id = last.task_id and t.state = 'blocked'"
+                " and t.created_xid = pg_current_xact_id()",
+                "where t.id = last.task_id",
+            )
+        ],
+    ),
     "a cancellation does not lock its task": Variant(
         scenarios.a_cancellation_while_its_task_is_claimed,
         [

@@ -244,12 +244,8 @@ def test_a_small_claim_gets_through_many_stale_rows(world: World) -> None:
     run(world.db, "select peers.submit('other')")
     run(
         world.db,
-        "insert into peers.task (kind) select 'a' from generate_series(1, 20000)",
-    )
-    run(
-        world.db,
-        "insert into peers.dependency (parent_id, child_id)"
-        " select 1, id from peers.task where kind = 'a'",
+        "with child as (insert into peers.task (kind) select 'a' from generate_series(1, 20000)"
+        " returning id) insert into peers.dependency (parent_id, child_id) select 1, id from child",
     )
     wanted = submit(world.db, "a")
     run(peer.db, "listen peers")
