@@ -99,7 +99,7 @@ def a_released_child_has_one_lease(world: World) -> None:
 
 
 def a_new_child_drops_its_own_row_only(world: World) -> None:
-    """Tasks that other sessions and the same transaction have submitted are claimed all the same."""
+    """Tasks of other sessions, and others of the same transaction, are claimed all the same."""
     others, application = [submit(world.db)], world.connect()
     with application.transaction():
         parent = submit(application)
