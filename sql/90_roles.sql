@@ -53,6 +53,8 @@ begin
     grant execute on function
         peers.submit(text, jsonb, text, integer, timestamptz, integer, interval, bigint[],
                      peers.parent_failure_policy, text, jsonb, bigint),
+        peers.submit_many(text, json, text, integer, timestamptz, integer, interval, bigint[],
+                          peers.parent_failure_policy, jsonb, bigint),
         peers.submit_graph(jsonb, text, text, jsonb)
         to peers_submitter, peers_worker, peers_operator;
 

@@ -103,8 +103,8 @@ def a_claim_takes_no_more_than_asked(world: World) -> None:
 
 def a_released_child_has_one_lease(world: World) -> None:
     """Its row from before it waited and the one of its release make one claim, not two."""
-    parent = submit(world.db)
-    child = submit(world.db, depends_on=[parent])
+    parent, child = submit(world.db), submit(world.db)
+    run(world.db, EDGE, parent, child)
     peer = world.peer()
     [claim] = peer.claim(1)
     peer.complete(claim)
@@ -176,6 +176,22 @@ def a_trigger_refuses_one_task(world: World) -> None:
     assert state_of(world.db, bad) == "ready"
     run(world.db, "drop trigger refuse on peers.task")
     assert ids(world.peer().claim()) == [bad]
+
+
+def a_new_child_drops_its_own_row_only(world: World) -> None:
+    """Tasks of other sessions, and others of the same transaction, are claimed all the same."""
+    others, application = [submit(world.db)], world.connect()
+    with application.transaction():
+        parent = submit(application)
+        others += [parent, submit(application), submit(world.db)]
+        child = submit(application, depends_on=[parent])
+        others += [submit(application)]
+    peer = world.peer()
+    claims = peer.claim()
+    assert sorted(ids(claims)) == sorted(others)
+    assert child not in ids(claims)
+    assert peer.complete(*claims) == {}
+    assert_nothing_stranded(world)
 
 
 def a_cancellation_while_its_task_is_claimed(world: World) -> None:
