@@ -12,11 +12,13 @@ from uuid import uuid4
 import pytest
 
 from peers.client.transaction import LazyConnection
-from peers.database.connection import Connection
-from peers.database.rows import Claimed
+from peers.database.binary import pack_ids, pack_small
+from peers.database.deadlines import BoundedConnection
+from peers.database.rows import ClaimReply
 from peers.errors import BadTask, DatabaseUnreachable
 from peers.peer import handler_requests
 from peers.peer.handler_requests import HandlerRequests, Reply, Request
+from peers.pool.claim import Claim
 from peers.pool.durations import DurationEstimate
 from peers.pool.lease import Lease
 from peers.pool.local_queue import LocalQueue
@@ -35,11 +37,11 @@ class Loop:
         self.answers: dict[str, Reply] = {}
         self.requests = HandlerRequests(self._connect, self.selector, answering)
 
-    def _connect(self) -> Connection:
+    def _connect(self) -> BoundedConnection:
         self.connected += 1
         if self.refuses is not None:
             raise self.refuses
-        connection = Mock(spec=Connection)
+        connection = Mock(spec=BoundedConnection)
         connection.fileno.return_value = 0
         return connection
 
@@ -104,8 +106,11 @@ def loop(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
 
 def a_lease() -> Lease:
     """Make the lease of a running task."""
-    task = Claimed(1, uuid4(), 1, "a", b"{}", None, 100)
-    return Lease(task, LocalQueue("default", 1, DurationEstimate(), {}), 0.0)
+    reply = ClaimReply(
+        uuid4().bytes, 1, pack_ids([1]), pack_small([1]), ("a",), (100,), None, b"[{}]", (),
+        more=False,
+    )  # fmt: skip
+    return Claim(reply, LocalQueue("default", 1, DurationEstimate(), {}), 0.0).lease(0)
 
 
 def threads() -> list[str]:
