@@ -221,7 +221,7 @@ CYCLE = (
     b"""[{"name": "a", "kind": "k", "after": ["b"]}, {"name": "b", "kind": "k", "after": ["a"]}]"""
 )
 NUL = b'{"x": "\\u0000"}'
-REFUSALS: list[tuple[type[errors.PeersError], str, Callable[[Connection], object]]] = [
+REFUSALS: list[tuple[type[errors.PeersError], str, Callable[[BoundedConnection], object]]] = [
     (errors.CycleError, "a -> b -> a|b -> a -> b", lambda c: submit_graph(c, CYCLE)),
     (errors.GraphNotFound, "no graph 999", lambda c: peers.pause_graph_in(c, 999)),
     (errors.NotDead, "not a dead letter", lambda c: peers.retry_in(c, submit(c, "a"))),
@@ -237,10 +237,10 @@ REFUSALS: list[tuple[type[errors.PeersError], str, Callable[[Connection], object
 
 @pytest.mark.parametrize(("kind", "message", "call"), REFUSALS)
 def test_a_refusal_has_its_own_class_and_says_why(
-    connection: Connection,
+    connection: BoundedConnection,
     kind: type[errors.PeersError],
     message: str,
-    call: Callable[[Connection], object],
+    call: Callable[[BoundedConnection], object],
 ) -> None:
     """The sentence of the database with its hint; the driver's error is the cause."""
     with pytest.raises(kind, match=message) as caught:

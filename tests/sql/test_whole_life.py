@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import LiteralString
 
+    from peers.database.deadlines import BoundedConnection
     from tests.support.server import Connection as Session
     from tests.support.server import Databases
 

@@ -188,10 +188,10 @@ def test_everything_is_recorded_in_batches(box: Box, database: Database) -> None
         assert [failure["task_id"] for failure in database.failed] == [failed.task.task_id]
         assert database.released == [released.task.task_id]
         assert box.has(*completed, failed, released)
-        assert not box.outbox.is_pending
         box.done.clear()
         for recorded in (database.completed, database.failed, database.released):
             recorded.clear()
+    assert not box.outbox.is_pending
 
 
 def test_a_run_is_recorded_whole(box: Box, database: Database) -> None:
