@@ -148,7 +148,8 @@ begin
     where p.id = heartbeat.peer_id and p.lost_at is null;
     alive := found;
     contract_version := peers.contract_version();
-    select coalesce(array_agg(r.task_id order by r.task_id), '{}'), coalesce(array_agg(r.token order by r.task_id), '{}')
+    select coalesce(array_agg(r.task_id order by r.task_id), '{}'),
+           coalesce(array_agg(r.token order by r.task_id), '{}')
     into cancelled_tasks, cancelled_tokens
     from peers.cancel_request r
     where exists (select from peers.lease l where l.token = r.token and l.peer_id = heartbeat.peer_id);
@@ -191,6 +192,7 @@ create or replace function peers.progress(
 ) returns boolean
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
+    set lock_timeout = '50ms'
 as $$
 begin
     -- the lock keeps a row from being written after the attempt has ended, when nobody deletes it; it does not wait for
@@ -206,6 +208,8 @@ begin
     values (progress.token, progress.task_id, progress.done, progress.total)
     on conflict on constraint task_progress_pkey do update set done = excluded.done, total = excluded.total;
     return true;
+exception when lock_not_available then
+    return false;
 end
 $$;
 

@@ -44,44 +44,14 @@ $$;
 comment on type peers.claim_tasks is
     'Tasks that a claim has started, sorted by priority and position. One element of each array is one task.';
 
--- Returns the kinds that a peer can run, and raises PE010 if its heartbeat has expired. It takes no lock, so that a
--- claim that finds nothing writes nothing.
-create or replace function peers._kinds_of_live_peer(_peer_id uuid) returns text[]
+-- Raises PE010 for a peer that is unknown or whose heartbeat has expired.
+create or replace function peers._refuse_peer(_peer_id uuid) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
-declare
-    _now timestamptz := peers.now();
-    _kinds text[];
 begin
-    select p.kinds into _kinds from peers.peer p
-    where p.id = _peer_id and p.lost_at is null and p.heartbeat_at + p.lease_timeout > _now;
-    if not found then
-        raise exception 'peer % is unknown, or its heartbeat has expired', _peer_id
-            using errcode = 'PE010', hint = 'Stop its handlers, then join again.';
-    end if;
-    return _kinds;
-end
-$$;
-
--- Locks the row of a peer that is alive and returns true. Without the lock, a claim at the same moment as a reclaim
--- would leave a lease without a peer. A heartbeat does not wait for this lock. False: another session has the row
--- locked, and a claim does not wait for it.
-create or replace function peers._lock_live_peer(_peer_id uuid) returns boolean
-    language plpgsql
-    set search_path = pg_catalog, peers, pg_temp
-as $$
-declare
-    _now timestamptz := peers.now();
-begin
-    perform from peers.peer p
-    where p.id = _peer_id and p.lost_at is null and p.heartbeat_at + p.lease_timeout > _now
-    for key share skip locked;
-    if found then
-        return true;
-    end if;
-    perform peers._kinds_of_live_peer(_peer_id);
-    return false;
+    raise exception 'peer % is unknown, or its heartbeat has expired', _peer_id
+        using errcode = 'PE010', hint = 'Stop its handlers, then join again.';
 end
 $$;
 
@@ -175,13 +145,41 @@ create or replace function peers._plan_claim(
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _rows integer := 1;  -- of each range in this round
+    _rows integer;  -- of each range in this round
     _numbers bigint[];
     _shares integer[];
     _found integer;
     _unfinished integer;
 begin
-    planned := _ranges;
+    -- the first row of each range; for a claim of one task that is all
+    select array_agg(row(p.kind, p.after_priority, p.after_position, p.to_priority, p.to_position, _wanted)
+                         ::peers.claim_range order by r.priority, r.position),
+           (array_agg(r.priority order by r.priority, r.position))[1],
+           (array_agg(r.position order by r.priority, r.position))[1]
+    into planned, end_priority, end_position
+    from unnest(_ranges) p
+    cross join lateral (
+        select r.priority, r.position from peers.ready r
+        where r.queue = _queue and r.kind = p.kind
+          and (r.priority, r.position) > (p.after_priority, p.after_position)
+          and (r.priority, r.position) <= (p.to_priority, p.to_position)
+        order by r.priority, r.position
+        limit 1
+    ) r;
+    planned := coalesce(planned, '{}');
+    exhaustive := cardinality(planned) <= 1;
+    if exhaustive then
+        end_priority := null;
+        end_position := null;
+        return;
+    elsif _wanted = 1 then
+        planned := planned[:1];
+        planned[1].to_priority := end_priority;
+        planned[1].to_position := end_position;
+        return;
+    end if;
+
+    _rows := least(_wanted, 1 + 2 * _wanted / cardinality(planned));
     loop
         select array_agg(s.n), array_agg(s.share), sum(s.found),
                count(*) filter (where s.found = _rows and s.last < _wanted),
@@ -207,18 +205,6 @@ begin
             ) r
             group by r.n
         ) s;
-        if _numbers is null then
-            planned := '{}';
-            exhaustive := true;
-            return;
-        elsif cardinality(_numbers) = 1 then
-            planned := array[planned[_numbers[1]]];
-            planned[1].share := _wanted;
-            exhaustive := true;
-            end_priority := null;
-            end_position := null;
-            return;
-        end if;
         planned := array(
             select row(
                 r.kind, r.after_priority, r.after_position,
@@ -268,19 +254,69 @@ begin
 end
 $$;
 
+-- Returns the rows of planned ranges, without locks. A claim that looks at more rows than it takes must not lock them
+-- all: other claims would skip them.
+create or replace function peers._read_ready(_queue text, _planned peers.claim_range[]) returns peers.claim_rows
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _rows peers.claim_rows;
+begin
+    select array_agg(r.spot), array_agg(r.task_id), array_agg(r.kind), array_agg(r.priority), array_agg(r.position)
+    into _rows
+    from (
+        select r.spot, r.task_id, p.kind, r.priority, r.position
+        from unnest(_planned) p
+        cross join lateral (
+            select r.ctid as spot, r.task_id, r.priority, r.position
+            from peers.ready r
+            where r.queue = _queue and r.kind = p.kind
+              and (r.priority, r.position) > (p.after_priority, p.after_position)
+              and (r.priority, r.position) <= (p.to_priority, p.to_position)
+            order by r.priority, r.position
+            limit p.share
+        ) r
+        order by r.task_id, r.position
+    ) r;
+    return _rows;
+end
+$$;
+
+-- Locks those of the rows that no other session has locked or deleted, and returns them.
+create or replace function peers._lock_rows(_rows peers.claim_rows) returns peers.claim_rows
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _locked peers.claim_rows;
+begin
+    select array_agg(r.spot), array_agg(r.id), array_agg(r.kind), array_agg(r.priority), array_agg(r.position)
+    into _locked
+    from unnest(_rows.spots, _rows.ids, _rows.kinds, _rows.priorities, _rows.positions)
+        r(spot, id, kind, priority, position)
+    cross join lateral (
+        select from peers.ready y
+        where y.ctid = r.spot and y.task_id = r.id and y.position = r.position
+        for update skip locked
+    ) y;
+    return _locked;
+end
+$$;
+
 -- Starts tasks. A row counts only if its task is ready and still has the row's kind, priority and queue, and if the
 -- task's graph is not paused. The conditions are in the UPDATE itself, which checks them again after it has waited for
 -- another session. The ids of the rows are sorted, so width_bucket finds the row of a task, and of two rows of one task
 -- the newer one. A join would leave the planner a choice. _args_up_to: returns null in place of args that are stored in
 -- more bytes, and of compressed args unless it is null.
 create or replace function peers._start_tasks(
-    _queue text, _rows peers.claim_rows, _token uuid, _any_graph_paused boolean, _args_up_to integer
+    _queue text, _rows peers.claim_rows, _token uuid, _now timestamptz, _any_graph_paused boolean,
+    _args_up_to integer
 ) returns peers.claim_tasks
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _now timestamptz := peers.now();
     _ids bigint[] := _rows.ids;
     _kinds text[] := _rows.kinds;
     _priorities smallint[] := _rows.priorities;
@@ -313,29 +349,6 @@ begin
 end
 $$;
 
--- Starts tasks if that is possible at once. The usual case is that no other session has one of them locked, so it
--- does not lock them first: that would cost a quarter of the claim. problem: why it started none. Null: it did.
--- locked: another session has a task locked. large: the args must be measured first. refused: an error, such as from an
--- application's trigger.
-create or replace function peers._start_at_once(
-    _queue text, _rows peers.claim_rows, _token uuid, _any_graph_paused boolean,
-    out tasks peers.claim_tasks, out problem text
-)
-    language plpgsql
-    set search_path = pg_catalog, peers, pg_temp
-    set lock_timeout = '5ms'
-as $$
-begin
-    tasks := peers._start_tasks(_queue, _rows, _token, _any_graph_paused, 1000);
-    if array_position(tasks.args, null) is not null or pg_column_size(tasks.args) > 1048576 then
-        raise exception using errcode = 'PE999';
-    end if;
-exception when others then
-    tasks := null;
-    problem := case sqlstate when '55P03' then 'locked' when 'PE999' then 'large' else 'refused' end;
-end
-$$;
-
 -- Returns those of the rows whose tasks are among _ids, or those whose tasks are not.
 create or replace function peers._filter_rows(_rows peers.claim_rows, _ids bigint[], _among boolean)
 returns peers.claim_rows
@@ -360,18 +373,26 @@ $$;
 -- the row in ready is left alone. It reads tasks without locks: whoever makes a task ready after that inserts a new
 -- row.
 create or replace function peers._examine_rows(
-    _queue text, _rows peers.claim_rows, _any_graph_paused boolean, out stale tid[], out valid bigint[]
+    _queue text, _rows peers.claim_rows, _any_graph_paused boolean,
+    out stale peers.claim_rows, out valid peers.claim_rows
 )
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
+declare
+    _sorted record;
 begin
-    select array_agg(r.spot) filter (where r.valid is not true or r.graph_locked),
-           array_agg(r.id) filter (where r.valid and r.graph_locked is null)
-    into stale, valid
+    select row(array_agg(r.spot) filter (where r.stale), array_agg(r.id) filter (where r.stale),
+               array_agg(r.kind) filter (where r.stale), array_agg(r.priority) filter (where r.stale),
+               array_agg(r.position) filter (where r.stale))::peers.claim_rows as stale,
+           row(array_agg(r.spot) filter (where r.valid), array_agg(r.id) filter (where r.valid),
+               array_agg(r.kind) filter (where r.valid), array_agg(r.priority) filter (where r.valid),
+               array_agg(r.position) filter (where r.valid))::peers.claim_rows as valid
+    into _sorted
     from (
-        select r.spot, r.id, t.valid, t.graph_locked
-        from unnest(_rows.spots, _rows.ids, _rows.kinds, _rows.priorities) r(spot, id, kind, priority)
+        select r.*, t.valid is not true or t.graph_locked is true as stale, t.valid and t.graph_locked is null as valid
+        from unnest(_rows.spots, _rows.ids, _rows.kinds, _rows.priorities, _rows.positions)
+            r(spot, id, kind, priority, position)
         left join lateral (
             select t.state = 'ready' and t.priority = r.priority and t.kind = r.kind and t.queue = _queue as valid,
                    case when _any_graph_paused and t.graph_id is not null and exists (
@@ -383,6 +404,43 @@ begin
             from peers.task t where t.id = r.id
         ) t on true
     ) r;
+    stale := _sorted.stale;
+    valid := _sorted.valid;
+end
+$$;
+
+-- Starts tasks if that is possible at once. The usual case is that no other session has one of them locked, so it
+-- does not lock them first: that would cost a quarter of the claim. spent: the rows to delete, of started tasks and
+-- stale ones. problem: why it started none. Null: there was none. locked: another session has a task locked. large: the
+-- args must be measured first. refused: an error, such as from an application's trigger.
+create or replace function peers._start_at_once(
+    _queue text, _rows peers.claim_rows, _token uuid, _now timestamptz, _any_graph_paused boolean,
+    out tasks peers.claim_tasks, out spent tid[], out problem text
+)
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+    set lock_timeout = '5ms'
+as $$
+begin
+    tasks := peers._start_tasks(_queue, _rows, _token, _now, _any_graph_paused, 1000);
+    if array_position(tasks.args, null) is not null or pg_column_size(tasks.args) > 1048576 then
+        raise exception using errcode = 'PE999';
+    end if;
+    spent := _rows.spots;
+    if cardinality(tasks.ids) = cardinality(_rows.ids) then
+        return;
+    end if;
+    spent := (
+        select (e.stale).spots
+        from peers._examine_rows(
+            _queue, peers._filter_rows(_rows, coalesce(tasks.ids, '{}'), false), _any_graph_paused
+        ) e
+    );
+    spent := spent || (peers._filter_rows(_rows, tasks.ids, true)).spots;
+exception when others then
+    tasks := null;
+    spent := null;
+    problem := case sqlstate when '55P03' then 'locked' when 'PE999' then 'large' else 'refused' end;
 end
 $$;
 
@@ -489,7 +547,7 @@ $$;
 -- one by one. A task that cannot be started stays ready and keeps its place: the trigger may be wrong, and every task
 -- would die of it. refused: how many these are.
 create or replace function peers._start_locked(
-    _queue text, _rows peers.claim_rows, _token uuid, _args_up_to integer,
+    _queue text, _rows peers.claim_rows, _token uuid, _now timestamptz, _args_up_to integer,
     out tasks peers.claim_tasks, out refused integer
 )
     language plpgsql
@@ -501,7 +559,7 @@ declare
 begin
     refused := 0;
     begin
-        tasks := peers._start_tasks(_queue, _rows, _token, false, _args_up_to);
+        tasks := peers._start_tasks(_queue, _rows, _token, _now, false, _args_up_to);
         return;
     exception when others then
         tasks := null;
@@ -509,7 +567,7 @@ begin
     for i in 1 .. cardinality(_rows.ids) loop
         begin
             tasks := peers._merge_tasks(tasks, peers._start_tasks(
-                _queue, peers._filter_rows(_rows, _rows.ids[i:i], true), _token, false, _args_up_to
+                _queue, peers._filter_rows(_rows, _rows.ids[i:i], true), _token, _now, false, _args_up_to
             ));
         exception when others then
             _refused := _refused || _rows.ids[i];
@@ -532,14 +590,15 @@ create or replace function peers._reject_oversized(_peer_id uuid, _queue text, _
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _token uuid := gen_random_uuid();
-    _started bigint[] := (select (s.tasks).ids from peers._start_locked(_queue, _rows, _token, 0) s);
+    _now constant timestamptz := peers.now();
+    _token constant uuid := gen_random_uuid();
+    _started bigint[] := (select (s.tasks).ids from peers._start_locked(_queue, _rows, _token, _now, 0) s);
 begin
     if _started is null then
         return '{}';
     end if;
     insert into peers.lease (token, peer_id, task_ids, open, claimed_at)
-    values (_token, _peer_id, _started, cardinality(_started), peers.now());
+    values (_token, _peer_id, _started, cardinality(_started), _now);
     perform from peers.fail(_peer_id, (
         select jsonb_agg(jsonb_build_object(
             'task_id', u.id, 'token', _token, 'reject', true, 'error_type', 'ArgsInvalid',
@@ -552,11 +611,11 @@ end
 $$;
 
 -- Starts tasks of rows that _start_at_once could not start, or that are probably stale. It drops the stale rows, locks
--- the tasks of the others with SKIP LOCKED, and measures their args. end_priority, end_position: it did not look at the
--- rows behind this one. Null: it looked at all rows.
+-- the tasks of the others and their rows with SKIP LOCKED, and measures their args. end_priority, end_position: it did
+-- not look at the rows behind this one. Null: it looked at all rows.
 create or replace function peers._start_with_care(
-    _peer_id uuid, _queue text, _rows peers.claim_rows, _token uuid, _wanted integer, _room bigint,
-    _any_graph_paused boolean,
+    _peer_id uuid, _queue text, _rows peers.claim_rows, _token uuid, _now timestamptz, _wanted integer,
+    _room bigint, _any_graph_paused boolean,
     out tasks peers.claim_tasks, out spent tid[], out refused integer, out all_fit boolean,
     out end_priority smallint, out end_position bigint
 )
@@ -564,7 +623,6 @@ create or replace function peers._start_with_care(
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _valid bigint[];
     _locked peers.claim_rows;
     _fitting bigint[];
     _oversized bigint[];
@@ -573,11 +631,9 @@ declare
 begin
     refused := 0;
     all_fit := true;
-    select e.stale, e.valid into spent, _valid from peers._examine_rows(_queue, _rows, _any_graph_paused) e;
-    if _valid is null then
-        return;
-    end if;
-    _locked := peers._lock_tasks(peers._filter_rows(_rows, _valid, true), _wanted);
+    select * into _run from peers._examine_rows(_queue, _rows, _any_graph_paused);
+    spent := (peers._lock_rows(_run.stale)).spots;
+    _locked := peers._lock_tasks(_run.valid, _wanted);
     if _locked.ids is null then
         return;
     end if;
@@ -590,9 +646,12 @@ begin
         order by r.priority desc, r.position desc
         limit 1;
     end if;
+    _locked := peers._lock_rows(_locked);
+    _fitting := (peers._filter_rows(_locked, _fitting, true)).ids;
+    _oversized := (peers._filter_rows(_locked, _oversized, true)).ids;
     if _fitting <> '{}' then
         select * into _run
-        from peers._start_locked(_queue, peers._filter_rows(_locked, _fitting, true), _token, null);
+        from peers._start_locked(_queue, peers._filter_rows(_locked, _fitting, true), _token, _now, null);
         tasks := _run.tasks;
         refused := _run.refused;
     end if;
@@ -606,63 +665,25 @@ begin
 end
 $$;
 
--- Starts tasks of locked rows. spent: the rows to delete, of started tasks and stale ones. careful: the next rows are
--- probably as difficult as these.
-create or replace function peers._start_pass(
-    _peer_id uuid, _queue text, _rows peers.claim_rows, _token uuid, _wanted integer, _room bigint,
-    _any_graph_paused boolean, inout careful boolean,
-    out tasks peers.claim_tasks, out spent tid[], out refused integer, out all_fit boolean,
-    out end_priority smallint, out end_position bigint
-)
-    language plpgsql
+-- Returns the time in milliseconds since 1970.
+create or replace function peers._milliseconds() returns bigint
+    language plpgsql volatile
     set search_path = pg_catalog, peers, pg_temp
 as $$
-declare
-    _run record;
 begin
-    if not careful then
-        refused := 0;
-        all_fit := true;
-        select * into _run from peers._start_at_once(_queue, _rows, _token, _any_graph_paused);
-        tasks := _run.tasks;
-        if _run.problem is null and cardinality(tasks.ids) = cardinality(_rows.ids) then
-            spent := _rows.spots;
-            return;
-        elsif _run.problem is null then
-            spent := (select e.stale from peers._examine_rows(
-                          _queue, peers._filter_rows(_rows, coalesce(tasks.ids, '{}'), false), _any_graph_paused) e)
-                     || (peers._filter_rows(_rows, tasks.ids, true)).spots;
-            careful := tasks.ids is null;
-            return;
-        end if;
-        careful := true;
-    end if;
-    select * into _run
-    from peers._start_with_care(_peer_id, _queue, _rows, _token, _wanted, _room, _any_graph_paused);
-    tasks := _run.tasks;
-    spent := _run.spent;
-    refused := _run.refused;
-    all_fit := _run.all_fit;
-    end_priority := _run.end_priority;
-    end_position := _run.end_position;
+    return extract(epoch from clock_timestamp()) * 1000;
 end
 $$;
 
--- Returns a time in milliseconds since 1970.
-create or replace function peers._milliseconds(_time timestamptz) returns bigint
-    language sql immutable
-    set search_path = pg_catalog, peers, pg_temp
-as $$ select (extract(epoch from _time) * 1000)::bigint $$;
-
 -- Returns when (milliseconds since 1970) a claim may look again before the remembered positions. _began: when the last
 -- look began. Many dead index entries make a look slow, and looks take at most a tenth of the time.
-create or replace function peers._next_look(_began timestamptz) returns bigint
+create or replace function peers._next_look(_began bigint) returns bigint
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _now constant bigint := peers._milliseconds(clock_timestamp());
-    _took constant bigint := _now - peers._milliseconds(_began);
+    _now constant bigint := peers._milliseconds();
+    _took constant bigint := _now - _began;
 begin
     return _now + case when _took > 5 then 10 * _took else 0 end;
 end
@@ -695,9 +716,10 @@ $$;
 -- behind the first if it got less than it wanted, because rows were stale or other sessions had locked them. A task
 -- that another session has locked is skipped and keeps its row and its place. A row whose task was pruned is stale.
 --
--- When to look before the remembered positions: the element with an empty kind in after_kinds says it, in milliseconds
--- since 1970. A claim that gets less than it wants looks from that time on. If many dead index entries made the last
--- look slow, it is ten times as far away as that look took. Ten seconds later every claim looks.
+-- An element with an empty kind in after_kinds says when to look before the remembered positions, in milliseconds since
+-- 1970. A claim that gets less than it wants looks from that time on. If dead index entries or locked tasks made the
+-- last look slow, that time is ten times as far away as the look took. Ten seconds later every claim reads from the
+-- start.
 create or replace function peers.claim(
     peer_id uuid, queue text, max_tasks integer,
     after_kinds text[] default '{}', after_priorities smallint[] default '{}', after_positions bigint[] default '{}'
@@ -725,21 +747,24 @@ declare
     _large_pass constant integer := 1000;
     _most_args constant integer := 16777216;  -- bytes of text in one answer
     _began constant timestamptz := clock_timestamp();
-    _kinds constant text[] := peers._kinds_of_live_peer(claim.peer_id);
+    _began_ms constant bigint := extract(epoch from _began) * 1000;
+    _now constant timestamptz := peers.now();
     _token constant uuid := gen_random_uuid();
+    _kinds text[];
+    _paused boolean;
     _any_graph_paused boolean;
     _look_at bigint := after_positions[array_position(after_kinds, '')];
-    _looking boolean := after_kinds = '{}' or peers._milliseconds(_began) > _look_at + 10000;
-    _looked boolean := _looking is true;
+    _looked boolean := (after_kinds = '{}' or _began_ms > _look_at + 10000) is true;
     _before boolean := false;  -- whether it reads before the remembered positions only
     _ranges peers.claim_range[] := '{}';
     _plan record;
-    _planned_at timestamptz;
+    _look_began bigint := _began_ms;
     _rows peers.claim_rows;
     _pass record;
     _last record;
     _tasks peers.claim_tasks;
     _careful boolean := false;
+    _problem text;
     _peer_locked boolean := false;
     _wanted integer := claim.max_tasks;
     _size integer := claim.max_tasks;
@@ -758,39 +783,70 @@ begin
     last_kinds := '{}';
     last_priorities := '{}';
     last_positions := '{}';
-    _any_graph_paused := exists (select from peers.graph g where g.paused_at is not null);
-    if not exists (select from peers.paused_queue p where p.queue = claim.queue) then
-        _ranges := case
-            when _looked then peers._ranges_after(_kinds, '{}', '{}', '{}')
-            else peers._ranges_after(_kinds, after_kinds, after_priorities, after_positions)
-        end;
+    -- without a lock, so that a claim that finds nothing writes nothing
+    select p.kinds, exists (select from peers.graph g where g.paused_at is not null),
+           exists (select from peers.paused_queue q where q.queue = claim.queue)
+    into _kinds, _any_graph_paused, _paused
+    from peers.peer p
+    where p.id = claim.peer_id and p.lost_at is null and p.heartbeat_at + p.lease_timeout > _now;
+    if not found then
+        perform peers._refuse_peer(claim.peer_id);
+    elsif not _paused and _looked then
+        _ranges := peers._ranges_after(_kinds, '{}', '{}', '{}');
+    elsif not _paused then
+        _ranges := peers._ranges_after(_kinds, after_kinds, after_priorities, after_positions);
     end if;
 
     while _ranges <> '{}' loop
-        _planned_at := clock_timestamp();
         select * into _plan from peers._plan_claim(claim.queue, _ranges, _size);
-        _rows := peers._lock_ready(claim.queue, _plan.planned);
+        _rows := case
+            when _careful then peers._read_ready(claim.queue, _plan.planned)
+            else peers._lock_ready(claim.queue, _plan.planned)
+        end;
         _seen := coalesce(cardinality(_rows.ids), 0);
-        if _looking then
-            _look_at := peers._next_look(_planned_at);
-            _looking := false;
-        end if;
         _stopped := false;
         if _seen > 0 then
-            _peer_locked := _peer_locked or peers._lock_live_peer(claim.peer_id);
-            exit when not _peer_locked;
-            select * into _pass from peers._start_pass(
-                claim.peer_id, claim.queue, _rows, _token, _wanted, _most_args - pg_column_size(_tasks.args),
-                _any_graph_paused, _careful
-            );
+            if not _peer_locked then
+                -- Without this lock, a claim at the same moment as a reclaim would leave a lease without a peer. A
+                -- heartbeat does not wait for it. If another session has the row locked, the claim does not wait.
+                perform from peers.peer p
+                where p.id = claim.peer_id and p.lost_at is null and p.heartbeat_at + p.lease_timeout > _now
+                for key share skip locked;
+                exit when not found;
+                _peer_locked := true;
+            end if;
+            if not _careful then
+                select s.*, 0 as refused, true as all_fit, null::smallint as end_priority, null::bigint as end_position
+                into _pass
+                from peers._start_at_once(claim.queue, _rows, _token, _now, _any_graph_paused) s;
+                _problem := _pass.problem;
+                _careful := _problem is not null or (_pass.tasks).ids is null;
+            end if;
+            if _problem is not null then
+                select * into _pass
+                from peers._start_with_care(
+                    claim.peer_id, claim.queue, _rows, _token, _now, _wanted,
+                    _most_args - coalesce(pg_column_size(_tasks.args), 0), _any_graph_paused
+                );
+            end if;
             delete from peers.ready r where r.ctid = any (_pass.spent);
-            _tasks := peers._merge_tasks(_tasks, _pass.tasks);
+            if _tasks.ids is null then
+                _tasks := _pass.tasks;
+            else
+                _tasks := peers._merge_tasks(_tasks, _pass.tasks);
+            end if;
             _wanted := claim.max_tasks - coalesce(cardinality(_tasks.ids), 0);
-            _careful := _pass.careful;
+            _problem := case when _careful then 'stale' end;
             _stopped := _pass.end_priority is not null;
             _refused := _refused + _pass.refused;
             _progress := _progress or _pass.spent <> '{}';
-            if not _before then
+            if _before then
+                null;  -- the peer's positions are further on
+            elsif _seen = 1 then
+                last_kinds := last_kinds || _rows.kinds;
+                last_priorities := last_priorities || _rows.priorities;
+                last_positions := last_positions || _rows.positions;
+            else
                 select * into _last from peers._last_positions(
                     _rows.kinds, _rows.priorities, _rows.positions, _pass.end_priority, _pass.end_position
                 );
@@ -805,11 +861,12 @@ begin
         _total := _total + _seen;
 
         if _plan.exhaustive and _seen < _size and not _stopped then
-            exit when _looked or peers._milliseconds(clock_timestamp()) < _look_at;
+            _look_began := peers._milliseconds();
+            exit when _looked or _look_began < _look_at;
             _looked := true;
-            _looking := true;
             _before := true;
             _careful := true;
+            _problem := 'stale';
             _ranges := peers._ranges_before(_kinds, after_kinds, after_priorities, after_positions);
         elsif _total >= _most_rows or clock_timestamp() > _began + _most_time then
             more := _refused = 0 and (_progress or not _before);
@@ -840,7 +897,8 @@ begin
         last_kinds := last_kinds || ''::text;
         last_priorities := last_priorities || 0::smallint;
         last_positions := last_positions || (
-            _look_at + case when _refused > 0 then 1000 else 0 end
+            case when _before then peers._next_look(_look_began) else _began_ms end
+            + case when _refused > 0 then 1000 else 0 end
         );
         select l.kinds, l.priorities, l.positions into last_kinds, last_priorities, last_positions
         from peers._last_positions(last_kinds, last_priorities, last_positions, null, null) l;
@@ -864,7 +922,7 @@ begin
     args := '[' || coalesce(array_to_string(_tasks.args, ','), '') || ']';
     if token is not null then
         insert into peers.lease (token, peer_id, task_ids, open, claimed_at)
-        values (_token, claim.peer_id, _tasks.ids, cardinality(_tasks.ids), peers.now());
+        values (_token, claim.peer_id, _tasks.ids, cardinality(_tasks.ids), _now);
     end if;
     return next;
 end

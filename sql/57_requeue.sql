@@ -32,7 +32,7 @@ end
 $$;
 
 create or replace function peers.release(
-    peer_id uuid, task_ids bigint[], tokens uuid[], reasons text[] default '{}'
+    peer_id uuid, task_ids bigint[], tokens uuid[], reasons text[] default '{}', patient boolean default false
 ) returns table (task_id bigint, token uuid, verdict text)
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -48,6 +48,9 @@ begin
     if release.reasons <> '{}' then
         _reasons := array(select to_jsonb(r.reason) from unnest(release.reasons) r(reason));
     end if;
+    if release.patient then
+        perform peers._wait_for_edges();
+    end if;
     _recorded := peers._record_without_waiting(
         release.peer_id, release.task_ids, release.tokens, 'release', _reasons
     );
@@ -61,9 +64,10 @@ $$;
 comment on function peers.release is
     'Gives back tasks whose handlers never started, or whose handlers the peer stopped itself. The attempt does not '
     'count. reasons: why each handler was stopped; null or missing: it was not stopped. Returns only those that were '
-    'not released, each with a verdict: stale or busy.';
+    'not released, each with a verdict: stale or busy. patient: as in peers.complete.';
 
--- Releases the running tasks of these leases, and deletes the leases that have none. Returns how many tasks it released.
+-- Releases the running tasks of these leases, and deletes the leases that have none. Returns how many tasks it
+-- released.
 create or replace function peers._release_leases(_peer_id uuid, _leases uuid[], _skip_errors boolean) returns integer
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
