@@ -94,7 +94,7 @@ class SyncLoop:
         self._batch: Sequence[CurrentTask] = ()
         self._cancelled: set[int] = set()
         self._collected = CollectedOutcomes()
-        self._flushed_at = 0
+        self._flushed_at = time.monotonic_ns()
         self._streams = StandardStreams()
         channel.limit = self._limit
 
@@ -114,6 +114,7 @@ class SyncLoop:
         while not self._inbox:
             self._flush()
             self._wakeups.get()
+            self._flushed_at = time.monotonic_ns()
         return self._inbox[0]
 
     # ------------------------------------------------------------------------------- reader thread
