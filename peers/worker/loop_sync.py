@@ -161,7 +161,7 @@ class SyncLoop:
 
     # --------------------------------------------------------------------------------- main thread
 
-    def _run(self, run: Run) -> None:
+    def _run(self, run: Run) -> None:  # noqa: C901, PLR0915  # a call costs as much as a quick task
         """Run the tasks of a run that have not been recalled."""
         args, kind = args_of(run), self._kind(run.kinds[0])
         is_mixed = len(run.kinds) > 1
