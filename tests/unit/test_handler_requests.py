@@ -12,16 +12,14 @@ from uuid import uuid4
 import pytest
 
 from peers.client.transaction import LazyConnection
-from peers.database.binary import pack_ids, pack_small
 from peers.database.deadlines import BoundedConnection
-from peers.database.rows import ClaimReply
 from peers.errors import BadTask, DatabaseUnreachable
 from peers.peer import handler_requests
 from peers.peer.handler_requests import HandlerRequests, Reply, Request
-from peers.pool.claim import Claim
 from peers.pool.durations import DurationEstimate
 from peers.pool.lease import Lease
 from peers.pool.local_queue import LocalQueue
+from tests.support import claims
 
 PATIENCE = 60.0
 LARGE = b"x" * (1 << 20)
@@ -106,11 +104,7 @@ def loop(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
 
 def a_lease() -> Lease:
     """Make the lease of a running task."""
-    reply = ClaimReply(
-        uuid4().bytes, 1, pack_ids([1]), pack_small([1]), ("a",), (100,), None, b"[{}]", (),
-        more=False,
-    )  # fmt: skip
-    return Claim(reply, LocalQueue("default", 1, DurationEstimate(), {}), 0.0).lease(0)
+    return claims.a_lease(LocalQueue("default", 1, DurationEstimate(), {}), "a")
 
 
 def threads() -> list[str]:
