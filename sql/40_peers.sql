@@ -71,9 +71,9 @@ end
 $$;
 
 -- Returns since when the database has been reachable for peers: since then no two heartbeats were further apart than
--- half a lease. Each peer knows this of its own heartbeats (healthy_since), and it holds until now if the last of them is
--- recent. A peer that joins takes it over from these. If there is none, the database may have been away until now. A
--- heartbeat in the future proves nothing: the clock was set back.
+-- half a lease. Each peer knows this of its own heartbeats (healthy_since). It holds until now if the last of them is
+-- recent. A peer that joins takes it over from such peers. If there is none, the database may have been away until now.
+-- A heartbeat in the future proves nothing: the clock was set back.
 create or replace function peers._reachable_since(_now timestamptz) returns timestamptz
     language plpgsql stable
     set search_path = pg_catalog, peers, pg_temp

@@ -11,6 +11,7 @@ from peers.pool.durations import (
     ARGS_MAX_BYTES,
     CLAIM_MAX_TASKS,
     FIRST_CLAIM_MAX_TASKS,
+    HELD_MAX_TASKS,
     DurationEstimate,
     claim_size,
 )
@@ -31,7 +32,7 @@ class ClaimSizer:
         self._kinds = kinds
         self._mix: Counter[str] = Counter()
         """How many tasks of each kind the last claim brought."""
-        self._most_held = max(slots, CLAIM_MAX_TASKS)
+        self._most_held = max(slots, HELD_MAX_TASKS)
         """How many tasks the peer may hold, judged by the size of their args."""
         self._most_at_once = FIRST_CLAIM_MAX_TASKS
         """How many to claim in one statement. While slots are free, another claim follows."""

@@ -12,7 +12,9 @@ from typing import Final
 CLAIM_SECONDS: Final = 0.25
 """A claim is sized to what the slots of its queue finish in this time."""
 CLAIM_MAX_TASKS: Final = 1000
-"""In one statement. The backlog of a queue holds no more, unless the queue has more slots."""
+"""In one statement."""
+HELD_MAX_TASKS: Final = 2 * CLAIM_MAX_TASKS
+"""Of a queue, unless it has more slots: workers run one claim while the next one is made."""
 FIRST_CLAIM_MAX_TASKS: Final = 100
 """While the size of the args is unknown: 1,000 tasks with 1 MiB of args would be a GB."""
 
@@ -63,5 +65,5 @@ class DurationEstimate:
 
 def claim_size(slots: int, seconds: float) -> int:
     """Return how many tasks of `seconds` each the peer should hold for a queue with `slots`."""
-    each = CLAIM_SECONDS / max(seconds, CLAIM_SECONDS / CLAIM_MAX_TASKS)
-    return max(slots, min(CLAIM_MAX_TASKS, int(slots * each)))
+    each = CLAIM_SECONDS / max(seconds, CLAIM_SECONDS / HELD_MAX_TASKS)
+    return max(slots, min(HELD_MAX_TASKS, int(slots * each)))

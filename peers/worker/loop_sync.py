@@ -94,7 +94,7 @@ class SyncLoop:
         self._batch: Sequence[CurrentTask] = ()
         self._cancelled: set[int] = set()
         self._collected = CollectedOutcomes()
-        self._flushed_at = 0
+        self._flushed_at = time.monotonic_ns()
         self._streams = StandardStreams()
         channel.limit = self._limit
 
@@ -114,6 +114,7 @@ class SyncLoop:
         while not self._inbox:
             self._flush()
             self._wakeups.get()
+            self._flushed_at = time.monotonic_ns()
         return self._inbox[0]
 
     # ------------------------------------------------------------------------------- reader thread
@@ -160,7 +161,7 @@ class SyncLoop:
 
     # --------------------------------------------------------------------------------- main thread
 
-    def _run(self, run: Run) -> None:
+    def _run(self, run: Run) -> None:  # noqa: C901, PLR0915  # a call costs as much as a quick task
         """Run the tasks of a run that have not been recalled."""
         args, kind = args_of(run), self._kind(run.kinds[0])
         is_mixed = len(run.kinds) > 1
