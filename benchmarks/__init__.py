@@ -1,1 +1,1 @@
-"""Measure Peers beside other task queues that keep their tasks in Postgres; none of it is a test."""
+"""Measure Peers beside other task queues that keep their tasks in Postgres."""

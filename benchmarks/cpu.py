@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -57,10 +56,10 @@ class CpuMeter:
 
 def _children() -> dict[int, list[int]]:
     children: dict[int, list[int]] = {}
-    for name in os.listdir(_PROC):
-        if name.isdigit() and (stat := _text(_PROC / name / "stat")):
+    for folder in _PROC.glob("[0-9]*"):
+        if stat := _text(folder / "stat"):
             parent = int(stat[stat.rindex(")") + _AFTER_NAME :].split()[1])
-            children.setdefault(parent, []).append(int(name))
+            children.setdefault(parent, []).append(int(folder.name))
     return children
 
 
@@ -75,13 +74,9 @@ def _tree(roots: list[int], children: dict[int, list[int]]) -> list[int]:
 def _threads(pids: list[int]) -> dict[int, int]:
     used = {}
     for pid in pids:
-        try:
-            threads = os.listdir(_PROC / str(pid) / "task")
-        except OSError:  # it has ended
-            continue
-        for thread in threads:
-            if account := _text(_PROC / str(pid) / "task" / thread / "schedstat"):
-                used[int(thread)] = int(account.split()[0])
+        for thread in _PROC.glob(f"{pid}/task/*"):
+            if account := _text(thread / "schedstat"):
+                used[int(thread.name)] = int(account.split()[0])
     return used
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -54,10 +55,8 @@ class Processes:
                 process.send_signal(signal.SIGTERM)
         give_up = time.monotonic() + GRACE
         for process in self._started:
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, give_up - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                pass
             _kill_group(process.pid)
             process.wait()
         self._started = []
@@ -83,7 +82,5 @@ class Processes:
 
 
 def _kill_group(leader: int) -> None:
-    try:
+    with suppress(ProcessLookupError):  # all have ended
         os.killpg(leader, signal.SIGKILL)
-    except ProcessLookupError:
-        pass

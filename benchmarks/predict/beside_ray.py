@@ -30,9 +30,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.predict import forest
+from benchmarks.predict.database import server
 from benchmarks.predict.footprint import Footprint, running
 from benchmarks.predict.poison import KILLS, RAISES, PoisonedForest, poisoned
-from benchmarks.predict.database import server
 from peers.database import schema
 from peers.database.connection import connect
 

@@ -45,6 +45,7 @@ def edges_sql(shape: str, size: int) -> tuple[int, str]:
                 from generate_series({LAYER}, {last}) n, generate_series(0, {PARENTS - 1}) k"""
         case _:  # each task has up to three parents among all earlier ones
             query = f"""
-                select distinct (hashint8extended(n, k) & 9007199254740991) % n as parent, n as child
-                from generate_series(1::bigint, {last}) n, generate_series(1, {PARENTS}) k"""
-    return tasks, query  # noqa: S608  # numbers of ours
+                select distinct abs(hashint4((n * {PARENTS} + k)::integer)::bigint) % n as parent,
+                       n as child
+                from generate_series(1, {last}) n, generate_series(1, {PARENTS}) k"""
+    return tasks, query

@@ -10,7 +10,7 @@ from typing import Final
 
 from benchmarks.systems import program
 from benchmarks.systems.scratch import RIVALS, environment, install
-from benchmarks.systems.system import NotInstalled, System
+from benchmarks.systems.system import NotInstalledError, System
 
 GRAPHILE: Final = "graphile-worker"
 PG_BOSS: Final = "pg-boss"
@@ -48,7 +48,9 @@ def pg_boss() -> System:
         ),
         program=command,
         worker=[*command, "work"],
-        unfinished="select exists (select from pgboss.job where name = 'noop' and state < 'completed')",
+        unfinished=(
+            "select exists (select from pgboss.job where name = 'noop' and state < 'completed')"
+        ),
         task_table="pgboss.job",
         share=0.6,
         graphs=("chains", "fan"),
@@ -71,7 +73,7 @@ def _installed() -> str:
     for file in _PROGRAMS.glob("*.mjs"):  # a module looks for packages in the folders above it
         shutil.copy(file, _FOLDER)
     if not node.exists():
-        raise NotInstalled(f"{_NODE_WHEEL} has no program {node}")
+        raise NotInstalledError(f"{_NODE_WHEEL} has no program {node}")
     return str(node)
 
 

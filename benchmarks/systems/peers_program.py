@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from typing import Any, ClassVar
@@ -21,7 +22,9 @@ class PeersProgram(program.Program):
     async def prepare(self) -> None:
         """Make the schema with `peers migrate`."""
         command = [sys.executable, "-m", "peers", "migrate", "--database-url", self.url]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        migrating = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
+        if code := await migrating.wait():
+            raise RuntimeError(f"peers migrate ended with {code}")
 
     async def open(self) -> None:
         """Connect."""
@@ -34,7 +37,8 @@ class PeersProgram(program.Program):
     async def submit_one(self, number: int) -> None:
         """Insert one row."""
         self._connection.execute(
-            "insert into peers.task (kind, args) values (%s, %s)", [_KIND, f'{{"number": {number}}}']
+            "insert into peers.task (kind, args) values (%s, %s)",
+            [_KIND, f'{{"number": {number}}}'],
         )
 
     async def submit_many(self, numbers: range) -> None:
@@ -70,7 +74,7 @@ class PeersProgram(program.Program):
                 from ({edges}) edge
                 join node parent on parent.n = edge.parent
                 join node child on child.n = edge.child
-                """  # noqa: S608
+                """
             )
         return {"tasks": tasks, "edges": inserted.rowcount}
 

@@ -50,10 +50,10 @@ class PgQueuerProgram(program.Program):
         await self.open()
         manager = QueueManager(Queries(AsyncpgDriver(self._connection)))
 
-        @manager.entrypoint(_NAME)
         async def noop(job: Job) -> None:
-            record_start(int(job.payload or b""))
+            record_start(int(job.payload))
 
+        manager.entrypoint(_NAME)(noop)
         await manager.run(batch_size=_BATCH)
 
 

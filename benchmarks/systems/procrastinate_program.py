@@ -20,10 +20,11 @@ app = procrastinate.App(
 )
 
 
-@app.task(name="noop", queue="noop")
-async def noop(number: int) -> None:
-    """Record the start."""
+async def _noop(number: int) -> None:
     record_start(number)
+
+
+noop = app.task(name="noop", queue="noop")(_noop)
 
 
 class ProcrastinateProgram(program.Program):

@@ -50,4 +50,5 @@ def procrastinate() -> System:
 
 def _version(folder: Path, package: str) -> str:
     [packages] = folder.glob("lib/python*/site-packages")
-    return next(distributions(name=package, path=[str(packages)])).version
+    [distribution] = distributions(name=package, path=[str(packages)])
+    return distribution.version

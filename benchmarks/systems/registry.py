@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from benchmarks.systems.node_systems import GRAPHILE, PG_BOSS, graphile, pg_boss
 from benchmarks.systems.peers import NAME, peers
 from benchmarks.systems.python_systems import PGQUEUER, PROCRASTINATE, pgqueuer, procrastinate
-from benchmarks.systems.system import NotInstalled, System
+from benchmarks.systems.system import NotInstalledError, System
 
 SYSTEMS: Final[dict[str, Callable[[], System]]] = {
     NAME: peers,
@@ -32,6 +32,6 @@ def available(names: list[str]) -> Available:
     for name in names:
         try:
             systems.append(SYSTEMS[name]())
-        except NotInstalled as error:
+        except NotInstalledError as error:
             missing[name] = str(error)
     return Available(systems, missing)

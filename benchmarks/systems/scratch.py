@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks.systems.system import PROJECT, NotInstalled
+from benchmarks.systems.system import PROJECT, NotInstalledError
 
 RIVALS: Final = PROJECT / "build" / "rivals"
 _SECONDS: Final = 300.0
@@ -18,7 +18,7 @@ _ERROR_TAIL: Final = 300
 
 
 def environment(name: str, requirements: Sequence[str]) -> Path:
-    """Build a virtual environment with these packages, unless it is there, and return its folder."""
+    """Build a virtual environment with these packages if it is missing. Return its folder."""
     folder = RIVALS / name
     installed = folder / "installed.txt"
     wanted = "\n".join(requirements)
@@ -32,7 +32,7 @@ def environment(name: str, requirements: Sequence[str]) -> Path:
 
 
 def install(command: Sequence[str], variables: Mapping[str, str] | None = None) -> None:
-    """Run a command that installs something. Raise NotInstalled if it fails."""
+    """Run a command that installs something. Raise NotInstalledError if it fails."""
     print(f"installing: {' '.join(command[-4:])}", file=sys.stderr)
     try:
         subprocess.run(
@@ -41,6 +41,6 @@ def install(command: Sequence[str], variables: Mapping[str, str] | None = None) 
         )  # fmt: skip
     except subprocess.CalledProcessError as error:
         said = (error.stderr or error.stdout).strip()[-_ERROR_TAIL:]
-        raise NotInstalled(f"{command[0]} ended with {error.returncode}: {said}") from error
+        raise NotInstalledError(f"{command[0]} ended with {error.returncode}: {said}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NotInstalled(str(error)) from error
+        raise NotInstalledError(str(error)) from error

@@ -20,12 +20,12 @@ PATIENCE: Final = 900.0
 _ERROR_TAIL: Final = 1500
 
 
-class ProgramFailed(Exception):
+class ProgramError(Exception):
     """A program of a system ended with an error."""
 
 
-class NotInstalled(Exception):
-    """This machine does not have the system, and it could not be installed."""
+class NotInstalledError(Exception):
+    """The system is not on this machine and could not be installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class System:
         )  # fmt: skip
         if done.returncode != 0:
             said = (done.stdout + done.stderr)[-_ERROR_TAIL:].strip()
-            raise ProgramFailed(f"{self.name}, {verb[0]}: exit code {done.returncode}: {said}")
+            raise ProgramError(f"{self.name}, {verb[0]}: exit code {done.returncode}: {said}")
         printed: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return printed
 

@@ -64,7 +64,9 @@ def _case(bench: Bench, case: str, waiting: int, prepare: Callable[[str], None])
 @contextmanager
 def _peer(bench: Bench, system: System, url: str, connection: Connection) -> Iterator[None]:
     """Start a peer that is at work."""
-    done = "select exists (select from peers.task where kind = 'bench.wait' and state = 'completed')"
+    done = (
+        "select exists (select from peers.task where kind = 'bench.wait' and state = 'completed')"
+    )
     options = [f"--queues=default={_SLOTS}"]
     with system.workers(url, 1, bench.starts().folder, *options) as workers:
         wait_for(lambda: connection.execute(done).fetchall() == [(True,)], workers)

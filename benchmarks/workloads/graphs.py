@@ -49,12 +49,17 @@ def _measure(
 
 def _warm_up(system: System, url: str, starts: Starts, workers: Processes) -> None:
     """Let each worker run something."""
+    submitted = 0
     while starts.processes() < WORKERS:
-        before = starts.count()
         system.call(url, "bulk", _WARM_UP_NUMBERS, _WARM_UP)
-        wait_for(lambda: starts.count() >= before + _WARM_UP, workers)
+        submitted += _WARM_UP
+        _await_starts(starts, submitted, workers)
     ask = unfinished(url, system)
     wait_for(lambda: not ask(), workers)
+
+
+def _await_starts(starts: Starts, count: int, workers: Processes) -> None:
+    wait_for(lambda: starts.count() >= count, workers)
 
 
 def _run_graph(
@@ -63,7 +68,7 @@ def _run_graph(
     before = starts.count()
     submitted = system.call(url, "graph", shape, size)
     tasks = submitted["tasks"]
-    wait_for(lambda: starts.count() >= before + tasks, workers)
+    _await_starts(starts, before + tasks, workers)
     ask = unfinished(url, system)
     wait_for(lambda: not ask(), workers)
     with connect(url) as connection:
