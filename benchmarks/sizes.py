@@ -16,8 +16,9 @@ class Sizes:
     bulk_tasks: int = 60_000
     single_tasks: int = 1_500
     pickup_rounds: int = 2
-    pickup_samples: int = 150
-    load_seconds: float = 6.0
+    pickup_samples: int = 120
+    load_seconds: float = 5.0
+    """0: pickup is not measured under load."""
     graph_rounds: int = 3
     chain_tasks: int = 3_000
     layer_tasks: int = 20_000
@@ -36,18 +37,18 @@ class Sizes:
     claim_seconds: float = 6.0
     peers: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     peer_tasks: int = 100_000
-    idle_seconds: float = 20.0
-    overhead_seconds: float = 10.0
-    takeovers: int = 5
+    idle_seconds: float = 15.0
+    overhead_seconds: float = 8.0
+    takeovers: int = 3
 
 
 DEFAULT: Final = Sizes("default")
 QUICK: Final = replace(
     DEFAULT, mode="quick", rounds=1, drain_tasks=60_000, bulk_tasks=20_000, single_tasks=500,
-    pickup_rounds=1, pickup_samples=100, load_seconds=4.0, graph_rounds=1, layer_tasks=10_000,
+    pickup_rounds=1, pickup_samples=100, load_seconds=0.0, graph_rounds=1, layer_tasks=10_000,
     random_tasks=10_000, life_tasks=150_000, blocked_tasks=20_000, finished_tasks=20_000,
-    unrunnable_tasks=50_000, claim_seconds=3.0, peers=(1, 2, 8, 16), peer_tasks=50_000,
-    idle_seconds=8.0, overhead_seconds=3.0, takeovers=2,
+    unrunnable_tasks=50_000, claim_seconds=2.0, peers=(2, 8, 16), peer_tasks=50_000,
+    idle_seconds=8.0, overhead_seconds=2.0, takeovers=1,
 )  # fmt: skip
 LONG: Final = replace(
     DEFAULT, mode="long", rounds=5, drain_tasks=200_000, pickup_rounds=3, pickup_samples=300,

@@ -55,7 +55,8 @@ def run(result: Mapping[str, Any]) -> str:
         f"the disk flushes a block in {machine['flush_us']} µs; load before the run: "
         f"{machine['load_before']:.1f}",
         f"PostgreSQL {machine['postgres']}, {settings}, else its defaults",
-        f"mode {result['mode']}, {result['began']} to {result['ended']}",
+        f"mode {result['mode']}, {result['began']} to {result['ended']}; "
+        "all raw figures are in [results.json](performance/results.json)",
     ]
     systems = [
         [system["name"], system["version"], system["settings"]] for system in result["systems"]

@@ -9,7 +9,7 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarks.figures import Figures
 from benchmarks.systems.registry import SYSTEMS
@@ -48,7 +48,7 @@ def drain(figures: Figures, figure: Figure) -> bool:
     _bars(rates, names, [_median(figures, "drain", "rate", name) for name in names])
     _error_bars(rates, figures, names)
     _thousands(rates)
-    rates.set_title("tasks/s (line: all rounds)")
+    rates.set_title("tasks/s (lines: all rounds)")
     fast = [name for name in names if _median(figures, "drain", "postgres_us", name) < _SLOW]
     postgres = [_median(figures, "drain", "postgres_us", name) for name in fast]
     clients = [_median(figures, "drain", "client_us", name) for name in fast]
@@ -58,7 +58,7 @@ def drain(figures: Figures, figure: Figure) -> bool:
     times.bar(places, clients, bottom=postgres, color=colours, alpha=_LIGHT)
     times.set_xticks(places, fast, rotation=20, ha="right")
     times.grid(visible=False, axis="x")
-    times.set_title("CPU, µs a task: Postgres (dark) and clients (light)")
+    times.set_title("µs a task: Postgres (dark), clients (light)")
     return bool(names)
 
 
@@ -85,13 +85,13 @@ def pickup(figures: Figures, figure: Figure) -> bool:
     """Draw the delays: p50 dark, p99 light."""
     idle, loaded = figure.subplots(1, 2)
     for axes, workload, title in (
-        (idle, "pickup", "an idle worker"), (loaded, "pickup under load", "half load")
+        (idle, "pickup", "idle"), (loaded, "pickup under load", "half load")
     ):  # fmt: skip
         names = _names(figures, workload, "p50_ms")
         slow = [_median(figures, workload, "p99_ms", name) for name in names]
         _bars(axes, names, slow, alpha=_LIGHT)
         _bars(axes, names, [_median(figures, workload, "p50_ms", name) for name in names])
-        axes.set_title(f"{title}, ms: p50 (dark) and p99 (light)")
+        axes.set_title(f"{title}, ms: p50 (dark), p99 (light)")
         if slow and max(slow) > _SLOW:
             axes.set_yscale("log")
     return bool(_names(figures, "pickup", "p50_ms"))
@@ -160,7 +160,7 @@ def many_peers(figures: Figures, figure: Figure) -> bool:
                   label=label, color=OURS if running else OTHERS[0])  # fmt: skip
         drawn = drawn or bool(rows)
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("peers on one machine")
     axes.set_title("many peers, tasks/s")
@@ -198,8 +198,8 @@ def overhead(figures: Figures, figure: Figure) -> bool:
     axes.set_xticks([place + width / 2 for place in range(len(rows))], labels)
     axes.set_title("waits at once: share of the ideal, %")
     axes.grid(visible=False, axis="x")
-    axes.set_ylim(0, 110)
-    axes.legend(loc="lower right")
+    axes.set_ylim(0, 130)
+    axes.legend(loc="upper center", ncols=2)
     return bool(rows)
 
 

@@ -9,12 +9,12 @@ from typing import Final
 
 from benchmarks.systems.timers import exact_timers
 
-_TOTAL_SECONDS: Final = 2.0
+_LONGEST_TOTAL: Final = 2.0
 
 
-def efficiency(at_once: int, seconds: float, *, sync: bool) -> float:
+def efficiency(at_once: int, seconds: float, total_seconds: float, *, sync: bool) -> float:
     """Return the ideal time divided by the time that processes or coroutines take to wait."""
-    each = max(1, round(_TOTAL_SECONDS / seconds))
+    each = max(1, round(min(_LONGEST_TOTAL, total_seconds) / seconds))
     if not sync:
         return each * seconds / asyncio.run(_coroutines(at_once, each, seconds))
     with get_context("spawn").Pool(at_once) as pool:

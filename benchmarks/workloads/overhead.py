@@ -41,7 +41,9 @@ def measure(bench: Bench) -> None:
             tasks = round(bench.sizes.overhead_seconds * case.slots * 1000 / case.milliseconds)
             seconds = _run(bench, case, tasks)
             ideal = tasks * case.milliseconds / 1000 / case.slots
-            bare = bare_waits.efficiency(case.slots, case.milliseconds / 1000, sync=case.sync)
+            bare = bare_waits.efficiency(
+                case.slots, case.milliseconds / 1000, bench.sizes.overhead_seconds, sync=case.sync
+            )
             bench.add(
                 "overhead", bench.peers, **case._asdict(), tasks=tasks, seconds=round(seconds, 3),
                 efficiency=round(ideal / seconds, 4), bare=round(bare, 4),

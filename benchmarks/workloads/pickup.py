@@ -32,6 +32,8 @@ def measure(bench: Bench) -> None:
             submitted = system.call(url, "paced", bench.sizes.pickup_samples, _GAP)["submitted_at"]
             time.sleep(_SETTLE)
             bench.add("pickup", system, round=number, **_delays(starts, submitted))
+    if not bench.sizes.load_seconds:
+        return
     figures = Figures(bench.rows)
     for system in bench.systems:
         rate = figures.median("drain", "rate", system=system.name)
