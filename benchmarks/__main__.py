@@ -25,6 +25,7 @@ from benchmarks.figures import Figures
 from benchmarks.report import page, tables
 from benchmarks.systems import registry
 from benchmarks.systems.peers import NAME
+from benchmarks.systems.python_systems import PROCRASTINATE
 from benchmarks.systems.system import PROJECT
 
 WORKLOADS: Final = (
@@ -37,12 +38,15 @@ _BUILD: Final = PROJECT / "build" / "benchmarks"
 def main() -> None:
     """Measure and report, or report again what was measured."""
     options = _parser().parse_args()
-    if options.report:
-        result = json.loads(options.report.read_text())
-    else:
-        result = measure(_sizes(options), options.only, options.systems)
-    pages = options.pages or (_BUILD if result["mode"] in _DRAFTS else PROJECT / "docs")
-    _publish(result, pages)
+    earlier = options.report or options.merge
+    result: dict[str, Any] = json.loads(earlier.read_text()) if earlier else {}
+    if not options.report:
+        slow = (PROCRASTINATE,) if options.mode == "quick" else ()
+        systems = options.systems or [name for name in registry.SYSTEMS if name not in slow]
+        measured = measure(_sizes(options), options.only, systems)
+        result = merged(result, measured) if options.merge else measured
+    whole = earlier or (options.mode not in _DRAFTS and options.only == list(WORKLOADS))
+    _publish(result, options.pages or (PROJECT / "docs" if whole else _BUILD))
 
 
 def measure(chosen: sizes.Sizes, workloads: list[str], systems: list[str]) -> dict[str, Any]:
@@ -65,6 +69,18 @@ def measure(chosen: sizes.Sizes, workloads: list[str], systems: list[str]) -> di
         for name in workloads:
             bench.timed(name, importlib.import_module(f"benchmarks.workloads.{name}").measure)
         return {**result, "ended": _now(postgres), "seconds": bench.seconds, "rows": bench.rows}
+
+
+def merged(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """Replace the rows of the workloads that were measured again."""
+    again = {row["workload"] for row in later["rows"]}
+    kept = [row for row in earlier["rows"] if row["workload"] not in again]
+    return {
+        **earlier,
+        "rows": kept + later["rows"],
+        "seconds": {**earlier["seconds"], **later["seconds"]},
+        "again": {**earlier.get("again", {}), **dict.fromkeys(sorted(again), later["began"])},
+    }
 
 
 def _publish(result: dict[str, Any], pages: Path) -> None:
@@ -129,16 +145,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--systems",
         type=_names(systems),
-        default=list(systems),
         help=f"systems, with commas (default: {','.join(systems)})",
     )
     parser.add_argument("--rounds", type=int, help="rounds of drain and submit")
     parser.add_argument("--life-tasks", type=int, help="tasks of the long life")
     parser.add_argument("--life-retention", help="run it again, and keep finished tasks this long")
     parser.add_argument("--large-graph-tasks", type=int, help="add a random graph of this size")
+    parser.add_argument(
+        "--merge", type=Path, help="put the figures into these results, in place of older ones"
+    )
     parser.add_argument("--report", type=Path, help="do not measure: report these results again")
     parser.add_argument(
-        "--pages", type=Path, help="folder of the page (default: docs; build/benchmarks if --quick)"
+        "--pages",
+        type=Path,
+        help="folder of the page (default: docs; build/benchmarks for --quick and for a part)",
     )
     return parser  # fmt: skip
 

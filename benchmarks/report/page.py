@@ -58,6 +58,9 @@ def run(result: Mapping[str, Any]) -> str:
         f"mode {result['mode']}, {result['began']} to {result['ended']}; "
         "all raw figures are in [results.json](performance/results.json)",
     ]
+    if result.get("again"):
+        again = ", ".join(f"{name} on {began}" for name, began in result["again"].items())
+        facts.append(f"measured again: {again}")
     systems = [
         [system["name"], system["version"], system["settings"]] for system in result["systems"]
     ]

@@ -113,7 +113,7 @@ def graphs(figures: Figures, figure: Figure) -> bool:
     axes.set_xticks([place + width * (len(names) - 1) / 2 for place in range(len(shapes))],
                     list(shapes.values()))  # fmt: skip
     axes.set_title("graphs, tasks/s")
-    axes.legend()
+    _legend(axes)
     _thousands(axes)
     return bool(names)
 
@@ -128,7 +128,7 @@ def snapshot(figures: Figures, figure: Figure) -> bool:
     axes.set_xlabel("sixth of the tasks")
     axes.set_title("an old snapshot is held, tasks/s")
     axes.set_ylim(bottom=0)
-    axes.legend()
+    _legend(axes)
     _thousands(axes)
     return bool(names)
 
@@ -145,7 +145,7 @@ def long_life(figures: Figures, figure: Figure) -> bool:
     axes.set_xlabel("tenth of the tasks")
     axes.set_title("one long run, tasks/s")
     axes.set_ylim(bottom=0)
-    axes.legend()
+    _legend(axes)
     _thousands(axes)
     return bool(rows)
 
@@ -165,7 +165,7 @@ def many_peers(figures: Figures, figure: Figure) -> bool:
     axes.set_xlabel("peers on one machine")
     axes.set_title("many peers, tasks/s")
     axes.set_ylim(bottom=0)
-    axes.legend()
+    _legend(axes)
     _thousands(axes)
     return drawn
 
@@ -242,3 +242,9 @@ def _bars(axes: Axes, names: Sequence[str], heights: Sequence[float], alpha: flo
 
 def _thousands(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def _legend(axes: Axes) -> None:
+    """Explain the colours, if anything was drawn."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()

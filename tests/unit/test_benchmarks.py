@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import statement_log
+from benchmarks.__main__ import merged
 from benchmarks.bench import Row
 from benchmarks.cpu import CpuTime
 from benchmarks.figures import Figures, percentile, ratio
@@ -140,6 +141,17 @@ def test_the_page_has_a_place_for_every_table() -> None:
     """And each is filled from a run that measured nothing."""
     parts = dict.fromkeys(["run", "goals", *tables.TABLES], "x")
     assert page.fill(page.TEMPLATE.read_text(), parts).count("\nx\n<!-- end -->") == len(parts)
+
+
+def test_a_workload_can_be_measured_again() -> None:
+    """Its new rows replace all its old ones, and the page says so."""
+    earlier = {"mode": "default", "rows": ROWS, "seconds": {"drain": 9.0, "idle": 1.0}}
+    rows = [{"workload": "drain", "system": "Peers", "rate": 7.0}]
+    later = {"mode": "default", "rows": rows, "seconds": {"drain": 8.0}, "began": "now"}
+    result = merged(earlier, later)
+    assert result["rows"] == rows
+    assert result["seconds"] == {"drain": 8.0, "idle": 1.0}
+    assert result["again"] == {"drain": "now"}
 
 
 def test_statements_are_counted_once_with_all_their_time() -> None:
