@@ -41,13 +41,6 @@ class Processes:
                     f"{' '.join(self._command)} ended with {process.returncode}: {tail}"
                 )
 
-    def kill(self) -> None:
-        """End all of them now: what they run does not end by itself."""
-        for process in self._started:
-            _kill_group(process.pid)
-            process.wait()
-        self._started = []
-
     def stop(self) -> None:
         """Send SIGTERM to the leaders, and SIGKILL to every process that does not end."""
         for process in self._started:

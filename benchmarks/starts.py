@@ -40,15 +40,6 @@ class Starts:
         records = np.sort(self._read(), order="at")[::-1]
         return {int(number): int(at) for number, at in records}
 
-    def second_time(self) -> int | None:
-        """Return when a task first started for a second time, or None."""
-        seen: set[int] = set()
-        for number, at in np.sort(self._read(), order="at"):
-            if int(number) in seen:
-                return int(at)
-            seen.add(int(number))
-        return None
-
     def last_process_started_at(self) -> int:
         """Return when the last process started its first handler."""
         return max(int(np.fromfile(file, RECORD, 1)["at"][0]) for file in self._files())

@@ -21,11 +21,4 @@ def wait(seconds: float) -> None:
     time.sleep(seconds)
 
 
-@task("bench.sleep")
-def sleep(number: int, seconds: float) -> None:
-    """Record the start, and wait."""
-    record_start(number)
-    time.sleep(seconds)
-
-
 exact_timers()

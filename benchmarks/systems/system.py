@@ -81,13 +81,11 @@ class System:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
 
-    def workers(
-        self, url: str, count: int, records: Path, *options: str, prefix: Sequence[str] = ()
-    ) -> Processes:
+    def workers(self, url: str, count: int, records: Path, *options: str) -> Processes:
         """Return `count` processes that run handlers. Entering them starts them."""
         environment = {**self.environment, self.url_variable: url, RECORDS: str(records), **_PATH}
         log = records.with_suffix(".log")
-        return Processes([*prefix, *self.worker, *options], environment, count, log)
+        return Processes([*self.worker, *options], environment, count, log)
 
     def _environment(self, url: str) -> dict[str, str]:
         return {**os.environ, **self.environment, URL: url, **_PATH}

@@ -1,73 +1,43 @@
-"""Takeover: kill a peer with SIGKILL, and wait until another one runs its task again."""
+"""Takeover: a peer is killed with SIGKILL, and another one runs its task again."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import signal
 import subprocess
-import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Final
 
+from benchmarks import takeover
 from benchmarks.bench import Bench
-from benchmarks.server import Connection, connect
-from benchmarks.starts import Starts
-from benchmarks.workloads.draining import wait_for
+from peers.database.connection import connect
 
 LEASE_SECONDS: Final = 5.0
+SAME_HOST: Final = "another peer of the host"
+RESTARTED: Final = "a peer that starts 2 s later"
+ELSEWHERE: Final = "a peer that cannot see the process"
 _NAMESPACE: Final = ("unshare", "--fork", "--pid", "--mount-proc", "--kill-child")
 """In a namespace of its own, a peer cannot see whether another peer's process lives."""
-_TASK_SECONDS: Final = 600.0
-_SETTLE: Final = 1.0
-_MILLISECOND: Final = 1e6
-_ALIVE: Final = "select count(*) from peers.peer_status where alive"
+_CASES: Final[dict[str, Callable[[takeover.Bench], float]]] = {
+    SAME_HOST: takeover.Bench.beside_another,
+    RESTARTED: takeover.Bench.started_again,
+    ELSEWHERE: lambda bench: bench.beside_another(_NAMESPACE),
+}
 
 
 def measure(bench: Bench) -> None:
-    """Measure the delay, first for peers that see each other's process, then for others."""
+    """Measure the delay, by who takes the task over."""
+    peers = bench.peers
     for number in range(1, bench.sizes.takeovers + 1):
-        for sees in (True, False):
-            if sees or _has_namespaces():
-                with bench.failures_of("takeover", bench.peers):
-                    milliseconds = _run(bench, () if sees else _NAMESPACE)
-                    bench.add(
-                        "takeover", bench.peers, round=number, sees_process=sees,
-                        lease_seconds=LEASE_SECONDS, seconds=round(milliseconds / 1000, 3),
-                    )  # fmt: skip
-
-
-def _run(bench: Bench, prefix: Sequence[str]) -> float:
-    """Return the milliseconds from the kill to the second start."""
-    peers, starts = bench.peers, bench.starts()
-    options = [f"--lease-timeout={LEASE_SECONDS:g}s"]
-    with bench.database(peers) as url, connect(url) as connection:
-        _submit(connection)
-        with peers.workers(url, 1, starts.folder, *options, prefix=prefix) as first:
-            wait_for(lambda: starts.count() > 0, first)
-            with peers.workers(url, 1, starts.folder, *options, prefix=prefix) as second:
-                wait_for(lambda: connection.execute(_ALIVE).fetchall() == [(2,)], second)
-                time.sleep(_SETTLE)
-                killed_at = time.monotonic_ns()
-                os.kill(first.pids[0], signal.SIGKILL)
-                wait_for(lambda: starts.count() > 1, second)
-                second.kill()
-    return _delay(starts, killed_at)
-
-
-def _submit(connection: Connection) -> None:
-    connection.execute(
-        "insert into peers.task (kind, args) values ('bench.sleep', %s)",
-        [json.dumps({"number": 0, "seconds": _TASK_SECONDS})],
-    )
-
-
-def _delay(starts: Starts, killed_at: int) -> float:
-    started_at = starts.second_time()
-    if started_at is None:
-        raise RuntimeError("the task did not start again")
-    return (started_at - killed_at) / _MILLISECOND
+        for case, run in _CASES.items():
+            if case == ELSEWHERE and not _has_namespaces():
+                continue
+            with bench.failures_of("takeover", peers), bench.database(peers) as url:
+                with connect(url, application_name="benchmark") as connection:
+                    seconds = run(takeover.Bench(url, connection, LEASE_SECONDS))
+                bench.add(
+                    "takeover", peers, round=number, case=case, lease_seconds=LEASE_SECONDS,
+                    seconds=round(seconds, 3),
+                )  # fmt: skip
 
 
 def _has_namespaces() -> bool:
