@@ -12,7 +12,12 @@ _WHOLE: Final = 100
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table. All columns but the first are aligned to the right."""
     ruler = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ruler, *rows))
+    return "\n".join(f"| {' | '.join(map(_cell, cells))} |" for cells in (header, ruler, *rows))
+
+
+def _cell(text: str) -> str:
+    """Keep an error message from ending the row."""
+    return " ".join(text.replace("|", "/").split())
 
 
 def number(value: float | None, digits: int = 0) -> str:

@@ -40,7 +40,9 @@ def install(command: Sequence[str], variables: Mapping[str, str] | None = None) 
             timeout=_SECONDS, env={**os.environ, **(variables or {})},
         )  # fmt: skip
     except subprocess.CalledProcessError as error:
-        said = (error.stderr or error.stdout).strip()[-_ERROR_TAIL:]
-        raise NotInstalledError(f"{command[0]} ended with {error.returncode}: {said}") from error
+        said = (error.stderr or error.stdout or "it said nothing").strip().splitlines()[-1]
+        raise NotInstalledError(
+            f"{Path(command[0]).name} ended with {error.returncode}: {said[-_ERROR_TAIL:]}"
+        ) from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NotInstalledError(str(error)) from error

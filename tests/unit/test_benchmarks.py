@@ -15,6 +15,7 @@ from benchmarks.cpu import CpuTime
 from benchmarks.figures import Figures, percentile, ratio
 from benchmarks.goals import GOALS, Goal, Verdict
 from benchmarks.report import page, tables
+from benchmarks.report.markdown import table
 from benchmarks.starts import Starts
 from benchmarks.systems import graph_shapes
 from benchmarks.workloads.draining import Drained
@@ -124,6 +125,13 @@ def test_a_failed_system_is_listed_with_its_reason() -> None:
         for row in ROWS
     ]
     assert "| pg-boss | failed: TimeoutError: not finished |" in tables.drain(Figures(rows))
+
+
+def test_an_error_message_stays_in_its_cell() -> None:
+    """It may have several lines and bars."""
+    assert table(["a", "b"], [["x", "two\nlines | a bar"]]).splitlines()[2:] == [
+        "| x | two lines / a bar |"
+    ]
 
 
 def test_only_measured_parts_of_a_page_change() -> None:
