@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import signal
 import sys
 import tempfile
 from dataclasses import asdict, replace
@@ -37,6 +38,8 @@ _BUILD: Final = PROJECT / "build" / "benchmarks"
 
 def main() -> None:
     """Measure and report, or report again what was measured."""
+    # so that every process that a run has started ends with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM"))
     options = _parser().parse_args()
     earlier = options.report or options.merge
     result: dict[str, Any] = json.loads(earlier.read_text()) if earlier else {}

@@ -15,7 +15,8 @@ from benchmarks.processes import Processes
 from benchmarks.starts import Starts
 from benchmarks.systems.system import System
 
-PATIENCE: Final = 900.0
+PATIENCE: Final = 120.0
+"""Seconds without progress after which a run has failed."""
 NANOSECONDS: Final = 1e9
 _LOOK: Final = 0.005
 _SAMPLE: Final = 0.1
@@ -89,7 +90,7 @@ def await_drained(
             next_sample = time.monotonic() + _SAMPLE
         return starts.count() - before >= tasks
 
-    wait_for(all_started, processes)
+    wait_for(all_started, processes, starts.count)
     wait_for(lambda: not ask(), processes)
     ended = time.monotonic_ns()
     cpu = meter.end()
@@ -99,11 +100,17 @@ def await_drained(
     )  # fmt: skip
 
 
-def wait_for(condition: Callable[[], bool], processes: Processes) -> None:
-    """Wait until the condition holds. Raise an error if a process ends or it takes too long."""
-    give_up = time.monotonic() + PATIENCE
+def wait_for(
+    condition: Callable[[], bool],
+    processes: Processes,
+    progress: Callable[[], int] = lambda: 0,
+) -> None:
+    """Wait until the condition holds. Raise an error if a process ends or nothing moves."""
+    reached, give_up = progress(), time.monotonic() + PATIENCE
     while not condition():
         processes.check()
+        if (now := progress()) != reached:
+            reached, give_up = now, time.monotonic() + PATIENCE
         if time.monotonic() > give_up:
-            raise TimeoutError(f"not finished after {PATIENCE:g} s")
+            raise TimeoutError(f"no progress for {PATIENCE:g} s, after {reached} starts")
         time.sleep(_LOOK)

@@ -59,7 +59,7 @@ def _warm_up(system: System, url: str, starts: Starts, workers: Processes) -> No
 
 
 def _await_starts(starts: Starts, count: int, workers: Processes) -> None:
-    wait_for(lambda: starts.count() >= count, workers)
+    wait_for(lambda: starts.count() >= count, workers, starts.count)
 
 
 def _run_graph(
