@@ -74,13 +74,12 @@ def drain(
 def await_drained(
     bench: Bench, system: System, url: str, tasks: int, starts: Starts, processes: Processes
 ) -> Drained:
-    """Wait until these workers have run all tasks."""
+    """Wait until these workers have run all tasks. They may be at it already."""
     meter = CpuMeter(bench.server.postmaster, processes.pids)
     ask = unfinished(url, system)
-    before = starts.count()
-    wait_for(lambda: starts.count() > before, processes)
+    wait_for(lambda: starts.count() > 0, processes)
     meter.begin()
-    uncounted = starts.count() - before
+    uncounted = starts.count()
     next_sample = time.monotonic() + _SAMPLE
 
     def all_started() -> bool:
@@ -88,14 +87,14 @@ def await_drained(
         if time.monotonic() >= next_sample:
             meter.sample()
             next_sample = time.monotonic() + _SAMPLE
-        return starts.count() - before >= tasks
+        return starts.count() >= tasks
 
     wait_for(all_started, processes, starts.count)
     wait_for(lambda: not ask(), processes)
     ended = time.monotonic_ns()
     cpu = meter.end()
     return Drained(
-        tasks=tasks, starts=starts.times()[before:], all_at_work=starts.last_process_started_at(),
+        tasks=tasks, starts=starts.times(), all_at_work=starts.last_process_started_at(),
         ended=ended, cpu=cpu, cpu_tasks=max(1, tasks - uncounted),
     )  # fmt: skip
 
