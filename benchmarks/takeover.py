@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, LiteralString
 
 from peers import current_task, embedded, task
 from peers.database import schema
@@ -34,6 +34,7 @@ _LOOK_EVERY: Final = 0.002
 _SETTLE: Final = 1.0
 _NAMESPACE: Final = ("unshare", "--fork", "--pid", "--mount-proc", "--kill-child")
 _FOREVER: Final = 1000.0
+_ALL_COMPLETED: Final = "select bool_and(state = 'completed') from peers.task"
 
 
 @task("bench.takeover", backoff=0)
@@ -60,11 +61,13 @@ class Bench:
         with self._submitted() as folder, self._peer(prefix) as first:
             _until_started(folder, 1)
             with self._peer(prefix):
-                self._until_alive(2)
+                self._until("select count(*) = 2 from peers.peer_status where alive")
                 time.sleep(_SETTLE)
                 killed = time.monotonic()
                 first.kill()
-                return _until_started(folder, 2) - killed
+                waited = _until_started(folder, 2) - killed
+                self._until(_ALL_COMPLETED)
+        return waited
 
     def started_again(self) -> float:
         """Return the seconds from the start of the next peer to the second start of the task."""
@@ -75,7 +78,9 @@ class Bench:
             time.sleep(_RESTART_AFTER)
             began = time.monotonic()
             with self._peer():
-                return _until_started(folder, 2) - began
+                waited = _until_started(folder, 2) - began
+                self._until(_ALL_COMPLETED)
+        return waited
 
     @contextlib.contextmanager
     def _submitted(self) -> Iterator[Path]:
@@ -98,12 +103,11 @@ class Bench:
                 peer.send_signal(signal.SIGKILL if prefix else signal.SIGTERM)
             peer.wait(_PATIENCE)
 
-    def _until_alive(self, count: int) -> None:
-        query = "select count(*) from peers.peer_status where alive"
+    def _until(self, query: LiteralString) -> None:
         give_up = time.monotonic() + _PATIENCE
-        while self._connection.execute(query).fetchall() != [(count,)]:
+        while self._connection.execute(query).fetchall() != [(True,)]:
             if time.monotonic() > give_up:
-                raise TimeoutError(f"there are not {count} peers")
+                raise TimeoutError(f"it is not true: {query}")
             time.sleep(_LOOK_EVERY)
 
 
