@@ -58,13 +58,11 @@ test-sqlalchemy-2.0: $(STAMP) ## submit from sessions and connections of SQLAlch
 chaos: $(STAMP) ## 10,000 tasks in a random graph, a peer killed every second (ARGS=…)
 	@$(BIN)/python -m tests.e2e.chaos $(ARGS)
 
-bench: $(STAMP) ## measure throughput and latency (minutes; not a test)
-	@$(BIN)/python -m benchmarks.throughput $(ARGS)
-	@$(BIN)/python -m benchmarks.latency
+bench: $(STAMP) ## Peers beside other task queues, into docs/performance.md (12 minutes; ARGS=--quick: 4)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
-bench-predict: $(STAMP) ## simulated waits, a real model, and the same under fire (15 minutes)
-	@$(BIN)/python -m benchmarks.simulated_wait
-	@$(BIN)/python -m benchmarks.forest
+bench-predict: $(STAMP) ## a real model, and the same under fire (15 minutes)
+	@$(BIN)/python -m benchmarks.predict.forest
 	@$(BIN)/python -m peers.predict.demo --rows 100000 --trees 640
 
 lint: $(STAMP) ## format, lint, types, layers, SQL style: reads only

@@ -1,8 +1,8 @@
 """A cheap model and a dear one: what the runner costs beside pandas, a process pool and Ray Data.
 
     pip install 'ray[data]' pandas
-    python -m benchmarks.cheap_model [--rows 2000000] [--rounds 3] [--cases few,cheap,forest]
-                                     [--arms pandas,pool,peers,ray]
+    python -m benchmarks.predict.cheap_model [--rows 2000000] [--rounds 3]
+                                     [--cases few,cheap,forest] [--arms pandas,pool,peers,ray]
 
 Cases: ten rows and many with a logistic regression of 8 features; a tenth of the rows with a forest
 of 200 trees. Arms, in alternation, each a process tree of its own that starts cold:
@@ -41,8 +41,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.footprint import Footprint, running
-from benchmarks.throughput import server
+from benchmarks.predict.database import server
+from benchmarks.predict.footprint import Footprint, running
 from peers.database import schema
 from peers.database.connection import connect
 
@@ -163,7 +163,7 @@ def run(arm: str, model: Path, source: Path, output: Path) -> Measured:
         words: list[object] = [
             sys.executable,
             "-m",
-            "benchmarks.cheap_model_arms",
+            "benchmarks.predict.cheap_model_arms",
             arm,
             model,
             source,

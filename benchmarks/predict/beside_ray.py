@@ -1,7 +1,7 @@
 """Beside Peers: Ray Data with the same forest, the same rows, batches and two workers.
 
     pip install 'ray[data]' pandas
-    python -m benchmarks.beside_ray [--rows 100000] [--only peers]
+    python -m benchmarks.predict.beside_ray [--rows 100000] [--only peers]
 
 Four cases: all is well; one row makes the model raise; one row kills its worker; one worker is
 killed from outside, halfway by the clock. Ray has one more, as it can be told to go on without the
@@ -29,10 +29,10 @@ from typing import Any, Final
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks import forest
-from benchmarks.footprint import Footprint, running
-from benchmarks.poison import KILLS, RAISES, PoisonedForest, poisoned
-from benchmarks.throughput import server
+from benchmarks.predict import forest
+from benchmarks.predict.database import server
+from benchmarks.predict.footprint import Footprint, running
+from benchmarks.predict.poison import KILLS, RAISES, PoisonedForest, poisoned
 from peers.database import schema
 from peers.database.connection import connect
 

@@ -1,6 +1,6 @@
 """What `peers predict` is compared with: one process, a process pool and Ray Data.
 
-python -m benchmarks.cheap_model_arms pandas|pool|ray MODEL INPUT OUTPUT-FOLDER
+python -m benchmarks.predict.cheap_model_arms pandas|pool|ray MODEL INPUT OUTPUT-FOLDER
 """
 
 from __future__ import annotations

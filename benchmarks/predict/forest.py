@@ -1,6 +1,6 @@
 """A real model: a forest of 640 trees over 100,000 rows, and how much of the gain is batching.
 
-    python -m benchmarks.forest [--rows 100000] [--rounds 3] [--arms abcde]
+    python -m benchmarks.predict.forest [--rows 100000] [--rounds 3] [--arms abcde]
 
 scikit-learn's bundled digits, a random forest with a fixed seed, resampled rows with seeded noise,
 in Parquet. Arms, in alternation, medians of the rounds:
@@ -37,8 +37,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks import forest_control
-from benchmarks.throughput import PATIENCE, server
+from benchmarks.predict import forest_control
+from benchmarks.predict.database import PATIENCE, server
 from peers.database import schema
 from peers.database.connection import connect
 
