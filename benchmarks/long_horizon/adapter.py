@@ -39,6 +39,8 @@ _DEPTHS: Final = (
     "select coalesce(sum(ready), 0), coalesce(sum(running), 0), coalesce(sum(scheduled), 0)"
     " from peers.queue_status"
 )
+_JOINED: Final = "select exists (select from peers.peer_status where pid = %s and alive)"
+_JOIN_PATIENCE: Final = 10.0
 _DEPTH_TIMEOUT: Final = "-c statement_timeout=1000"
 """Milliseconds. A sample without depths is better than a late one."""
 _PR_SET_PDEATHSIG: Final = 1
@@ -63,9 +65,10 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix=f"replica-{options.instance}-", dir=parent))
     print(_descriptor(options), flush=True)
     peer = start_peer(options, folder)
+    await_joined(options, peer)
     producer = start_producer(options, folder)
     try:
-        return report(options, folder, peer, stopped)
+        return report(options, folder, peer, producer, stopped)
     finally:
         producer.stop()
         end(peer)
@@ -85,6 +88,16 @@ def start_peer(options: Options, folder: Path) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
+def await_joined(options: Options, peer: subprocess.Popen[bytes]) -> None:
+    """Wait until the peer is ready: its start is no latency of the first jobs."""
+    give_up = time.monotonic() + _JOIN_PATIENCE
+    with psycopg.connect(options.database_url, autocommit=True) as connection:
+        while connection.execute(_JOINED, [peer.pid]).fetchone() == (False,):
+            if peer.poll() is not None or time.monotonic() > give_up:
+                return
+            time.sleep(_LOOK_AGAIN / 10)
+
+
 def start_producer(options: Options, folder: Path) -> Producer:
     """Start the threads that insert tasks."""
     credit = Credit(options.rate, options.rate_file)
@@ -98,15 +111,16 @@ def start_producer(options: Options, folder: Path) -> Producer:
 
 
 def report(
-    options: Options, folder: Path, peer: subprocess.Popen[bytes], stopped: threading.Event
-) -> int:
-    """Print a sample at each tick of the wall clock, until SIGTERM or the end of the peer."""
+    options: Options, folder: Path, peer: subprocess.Popen[bytes], producer: Producer,
+    stopped: threading.Event,
+) -> int:  # fmt: skip
+    """Print a sample at each tick of the wall clock, until SIGTERM, or return 1 at a failure."""
     window = samples.Window(_reading(folder))
     observer = Observer(options)
     tick = samples.next_tick(_wall_clock(), options.sample_seconds)
     while not stopped.is_set():
-        if peer.poll() is not None:
-            print(f"the peer has ended with exit code {peer.returncode}", file=sys.stderr)
+        if peer.poll() is not None or not producer.is_alive():
+            print(f"ended by itself: peer {peer.poll()}, {producer}", file=sys.stderr)
             return 1
         left = tick - _wall_clock()
         if left > 0:

@@ -6,13 +6,13 @@ The phases and loads are those of the harness's published sweep (`scripts/run_fu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal
 
 HARNESS: Final = "https://github.com/hardbyte/postgresql-job-queue-benchmarking"
 COMMIT: Final = "93677cab92dad89ee9eccb0d6e113893de43cbe6"
 PUBLISHED: Final = f"{HARNESS}/blob/{COMMIT[:12]}/results/2026-05-09-full-sweep/SUMMARY.md"
-"""The published sweep: eight systems, Postgres 18.3, a workstation, four CPUs for Postgres alone."""
+"""The published sweep: eight systems, Postgres 18.3, four CPUs for Postgres alone."""
 
 Group = Literal["chaos", "pressure", "throughput"]
 
@@ -42,12 +42,6 @@ class Cell:
     """The phases of the published run."""
     arguments: tuple[str, ...]
     awa: Published
-    environment: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def compared(self) -> str | None:
-        """The phase that the verdict looks at: chaos is what comes after it, pressure itself."""
-        return self.recovery if self.group == "chaos" else self.stress
 
 
 def _chaos(
@@ -83,8 +77,19 @@ _SATURATED: Final = (
 
 
 def _offered(rate: int, workers: int) -> tuple[str, ...]:
-    """A fixed rate, because a high-load phase raises only a rate, not a target depth."""
+    """Offer a fixed rate: a high-load phase raises only a rate, not a target depth."""
     return (f"--producer-rate={rate}", f"--worker-count={workers}")
+
+
+def _throughput(workers: int, awa: Published) -> Cell:
+    return Cell(
+        f"throughput_{workers}", f"{workers} at once, always 4,000 jobs in the queue",
+        "throughput", "clean", None, None,
+        ("warmup=warmup:10s", "clean=clean:30s"), ("warmup=warmup:30s", "clean=clean:180s"),
+        ("--producer-mode=depth-target", "--target-depth=4000", "--producer-rate=50000",
+         f"--worker-count={workers}"),
+        awa,
+    )  # fmt: skip
 
 
 CELLS: Final = (
@@ -132,11 +137,7 @@ CELLS: Final = (
         "event_burst", "1.5 times a higher rate", "high-load", (300, 240),
         _offered(6200, 64), Published(6189, 4934),
     ),
-    Cell(
-        "throughput", "always 4,000 jobs in the queue", "throughput", "clean", None, None,
-        ("warmup=warmup:10s", "clean=clean:50s"), ("warmup=warmup:30s", "clean=clean:180s"),
-        ("--producer-mode=depth-target", "--target-depth=4000", "--producer-rate=50000",
-         "--worker-count=64"),
-        Published(14158, None), {"PRODUCER_BATCH_MAX": "1000"},
-    ),
+    _throughput(16, Published(1729, None)),
+    _throughput(64, Published(5369, None)),
+    _throughput(256, Published(14158, None)),
 )  # fmt: skip

@@ -62,6 +62,7 @@ def main() -> int:
     orchestrator.preflight_database = lambda manifest, recreate=False: _create(  # noqa: ARG005
         url("postgres"), manifest.db_name
     )
+    orchestrator.MetricsDaemon.phase_boundary_snapshot = nothing
     orchestrator.render_all = orchestrator.write_interactive_report = nothing
     return int(orchestrator.main(["run", "--systems=peers", *sys.argv[2:]]))
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import psycopg
 
-from benchmarks.long_horizon.meters import Meter, counts, now
+from benchmarks.long_horizon.meters import Meter, Reader, now
 from benchmarks.long_horizon.options import Options
 from benchmarks.long_horizon.pacing import Credit, missing
 
@@ -22,6 +21,8 @@ _INSERT: Final = (
 _PATIENCE: Final = 0.2
 """Seconds between two looks whether to stop."""
 _LOOK_AGAIN: Final = 0.005
+_FIND_EVERY: Final = 0.5
+"""Seconds between two looks for new workers."""
 _RECONNECT: Final = 0.2
 
 
@@ -36,7 +37,8 @@ class Producer(threading.Thread):
         super().__init__(name="producer", daemon=True)
         self._options = options
         self._meter = meter
-        self._folder = folder
+        self._reader = Reader(folder)
+        self._found_at = 0.0
         self._credit = credit
         self._stopped = threading.Event()
         self._sequence = 0
@@ -49,8 +51,10 @@ class Producer(threading.Thread):
     def run(self) -> None:
         """Insert batch after batch, and reconnect when the connection is lost."""
         while not self._stopped.is_set():
-            with suppress(psycopg.Error):
+            try:
                 self._produce()
+            except psycopg.Error as error:
+                print(f"the producer connects again: {error}", file=sys.stderr)
             self._stopped.wait(_RECONNECT)
 
     def _produce(self) -> None:
@@ -58,20 +62,23 @@ class Producer(threading.Thread):
         with psycopg.connect(url, autocommit=True, application_name="producer") as connection:
             while not self._stopped.is_set():
                 if wanted := self._wanted():
-                    connection.execute(_INSERT, [self._args(wanted)])
+                    connection.execute(_INSERT, [self._batch(wanted)])
                     self._meter.enqueued(wanted)
 
     def _wanted(self) -> int:
         options = self._options
         if not options.depth_target:
             return self._credit.take(options.batch_max, _PATIENCE)
-        done = counts(self._folder)
+        if time.monotonic() > self._found_at + _FIND_EVERY:
+            self._reader.find()
+            self._found_at = time.monotonic()
+        done = self._reader.counts()
         wanted = missing(options.target_depth, done.enqueued, done.started, options.batch_max)
         if not wanted:
             time.sleep(_LOOK_AGAIN)
         return wanted
 
-    def _args(self, tasks: int) -> str:
+    def _batch(self, tasks: int) -> str:
         first, self._sequence = self._sequence, self._sequence + tasks
         rest = f',"inserted_at":{now()},"padding":"{self._padding}"}}'
         return "[" + ",".join(f'{{"seq":{first + n}{rest}' for n in range(tasks)) + "]"

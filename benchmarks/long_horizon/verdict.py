@@ -51,11 +51,6 @@ class Result:
     """From the end of the chaos to 90 % of the calm rate, as the harness measures it."""
     audit: Audit
 
-    @property
-    def peak(self) -> float | None:
-        """The rate to compare: under stress, or the calm one if the cell has no stress."""
-        return self.calm if self.stressed is None else self.stressed
-
 
 def judge(
     cell: Cell, summary: dict[str, Any] | None, exit_code: int, seconds: float, audit: Audit
@@ -84,5 +79,5 @@ def judge(
 
 
 def _median(phases: dict[str, Any], label: str | None, metric: str) -> float | None:
-    value = phases.get(label, {}).get("metrics", {}).get(metric, {}).get("median")
+    value = phases.get(label or "", {}).get("metrics", {}).get(metric, {}).get("median")
     return None if value is None else float(value)
