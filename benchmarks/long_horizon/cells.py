@@ -6,7 +6,7 @@ The phases and loads are those of the harness's published sweep (`scripts/run_fu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 HARNESS: Final = "https://github.com/hardbyte/postgresql-job-queue-benchmarking"
@@ -21,9 +21,12 @@ Group = Literal["chaos", "pressure", "throughput"]
 class Published:
     """Median jobs completed a second in awa's published run, before and under stress."""
 
-    calm: float
+    calm: float | None
     stressed: float | None
     """Of a chaos cell: after the stress, as in the published table."""
+
+
+_NONE: Final = Published(None, None)
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Cell:
     """The phases of the published run."""
     arguments: tuple[str, ...]
     awa: Published
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 def _chaos(
@@ -58,14 +62,20 @@ def _chaos(
 
 
 def _pressure(
-    name: str, title: str, phase: str, full: tuple[int, int], load: tuple[str, ...], awa: Published
+    name: str,
+    title: str,
+    phase: str,
+    full: tuple[int, int],
+    load: tuple[str, ...],
+    awa: Published,
+    **environment: str,
 ) -> Cell:
     return Cell(
         name, title, "pressure", "clean_1", "stress_1", "recovery_1",
         ("warmup=warmup:10s", "clean_1=clean:20s", f"stress_1={phase}:50s", "recovery_1=clean:25s"),
         ("warmup=warmup:30s", "clean_1=clean:60s", f"stress_1={phase}:{full[0]}s",
          f"recovery_1=clean:{full[1]}s"),
-        load, awa,
+        load, awa, environment,
     )  # fmt: skip
 
 
@@ -136,6 +146,10 @@ CELLS: Final = (
     _pressure(
         "event_burst", "1.5 times a higher rate", "high-load", (300, 240),
         _offered(6200, 64), Published(6189, 4934),
+    ),
+    _pressure(
+        "active_readers_history", "four readers count all jobs that ever were", "active-readers",
+        (240, 120), _SATURATED, _NONE, ACTIVE_READER_SQL="select count(*) from peers.task",
     ),
     _throughput(16, Published(1729, None)),
     _throughput(64, Published(5369, None)),

@@ -100,7 +100,7 @@ def _drive(
         [str(harness.python), str(Path(__file__).with_name("local_harness.py")), json.dumps(order),
          f"--sample-every={_SAMPLE_SECONDS[full]}", *cell.arguments,
          *(f"--phase={phase}" for phase in phases)],
-        env={**_clean_environment(folder), "PYTHONPATH": str(harness.source)},
+        env={**_clean_environment(folder), "PYTHONPATH": str(harness.source), **cell.environment},
         cwd=_REPOSITORY, stdout=log, stderr=log, start_new_session=True,
     )  # fmt: skip
     try:
