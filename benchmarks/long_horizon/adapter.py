@@ -60,7 +60,7 @@ def main() -> int:
         [*_PEERS, "migrate", "--database-url", options.database_url],
         check=True, stdout=sys.stderr, cwd=_REPOSITORY,
     )  # fmt: skip
-    # not removed at the end: whoever named the parent folder adds up what all replicas counted
+    # It stays at the end: the runner adds up what all replicas have counted.
     parent = os.environ.get(meters.VARIABLE)
     folder = Path(tempfile.mkdtemp(prefix=f"replica-{options.instance}-", dir=parent))
     print(_descriptor(options), flush=True)

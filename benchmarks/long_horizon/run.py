@@ -86,12 +86,12 @@ def _drive(
     cell: Cell, harness: Harness, folder: Path, postgres: EmbeddedPostgres, log: Any, *, full: bool
 ) -> int:
     """Run the harness and return its exit code."""
-    servant = [sys.executable, "-m", "benchmarks.long_horizon.server"]
+    control = [sys.executable, "-m", "benchmarks.long_horizon.server"]
     order = {
         "urls": {name: postgres.url(name) for name in ("postgres", _DATABASE)},
         "results": str(folder / "results"),
-        "stop_postgres": [*servant, "stop", str(folder)],
-        "start_postgres": [*servant, "start", str(folder)],
+        "stop_postgres": [*control, "stop", str(folder)],
+        "start_postgres": [*control, "start", str(folder)],
         "adapter": [sys.executable, "-m", "benchmarks.long_horizon.adapter"],
         "bench_dir": str(MANIFEST.parent),
     }
