@@ -17,7 +17,7 @@ $$;
 
 comment on type peers.claim_range is
     'A part of the table ready: the rows of one kind after (after_priority, after_position) and up to (to_priority, '
-    'to_position). A claim takes up to share rows of it.';
+    'to_position). A claim takes up to share rows of it; null: as many as it wants.';
 
 do $$
 begin
@@ -68,8 +68,14 @@ declare
     _lowest constant bigint := -9223372036854775808;
     _highest constant bigint := 9223372036854775807;
 begin
+    if _after_kinds = '{}' then
+        return array(
+            select row(k.kind, -32768, _lowest, 32767, _highest, null)::peers.claim_range
+            from unnest(_kinds) k(kind) order by k.kind
+        );
+    end if;
     return array(
-        select row(r.kind, r.priority, r.position, r.to_priority, _highest, 0)::peers.claim_range
+        select row(r.kind, r.priority, r.position, r.to_priority, _highest, null)::peers.claim_range
         from (
             select h.kind, h.priority, h.position,
                    coalesce(lead(h.priority) over (partition by h.kind order by h.priority, h.position) - 1, 32767)
@@ -99,7 +105,7 @@ declare
     _lowest constant bigint := -9223372036854775808;
 begin
     return array(
-        select row(h.kind, h.priority, _lowest, h.priority, h.position, 0)::peers.claim_range
+        select row(h.kind, h.priority, _lowest, h.priority, h.position, null)::peers.claim_range
         from unnest(_after_kinds, _after_priorities, _after_positions) h(kind, priority, position)
         where h.kind = any (_kinds) and h.position is not null
         order by h.kind, h.priority
@@ -119,7 +125,7 @@ begin
             r.kind,
             case when begins.before then _priority else r.after_priority end,
             case when begins.before then _position else r.after_position end,
-            r.to_priority, r.to_position, 0
+            r.to_priority, r.to_position, null
         )::peers.claim_range
         from unnest(_ranges) r
         cross join lateral (
@@ -151,6 +157,12 @@ declare
     _found integer;
     _unfinished integer;
 begin
+    if _ranges[1].kind = _ranges[cardinality(_ranges)].kind then
+        -- the ranges of one kind are in order
+        planned := _ranges;
+        exhaustive := true;
+        return;
+    end if;
     -- the first row of each range; for a claim of one task that is all
     select array_agg(row(p.kind, p.after_priority, p.after_position, p.to_priority, p.to_position, _wanted)
                          ::peers.claim_range order by r.priority, r.position),
@@ -226,7 +238,8 @@ end
 $$;
 
 -- Locks the rows of planned ranges. It skips rows that another session has locked.
-create or replace function peers._lock_ready(_queue text, _planned peers.claim_range[]) returns peers.claim_rows
+create or replace function peers._lock_ready(_queue text, _planned peers.claim_range[], _most integer)
+returns peers.claim_rows
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -236,17 +249,21 @@ begin
     select array_agg(r.spot), array_agg(r.task_id), array_agg(r.kind), array_agg(r.priority), array_agg(r.position)
     into _rows
     from (
-        select r.spot, r.task_id, p.kind, r.priority, r.position
-        from unnest(_planned) p
-        cross join lateral (
-            select r.ctid as spot, r.task_id, r.priority, r.position
-            from peers.ready r
-            where r.queue = _queue and r.kind = p.kind
-              and (r.priority, r.position) > (p.after_priority, p.after_position)
-              and (r.priority, r.position) <= (p.to_priority, p.to_position)
-            order by r.priority, r.position
-            limit p.share
-            for update of r skip locked
+        select r.*
+        from (
+            select r.spot, r.task_id, p.kind, r.priority, r.position
+            from unnest(_planned) p
+            cross join lateral (
+                select r.ctid as spot, r.task_id, r.priority, r.position
+                from peers.ready r
+                where r.queue = _queue and r.kind = p.kind
+                  and (r.priority, r.position) > (p.after_priority, p.after_position)
+                  and (r.priority, r.position) <= (p.to_priority, p.to_position)
+                order by r.priority, r.position
+                limit coalesce(p.share, _most)
+                for update of r skip locked
+            ) r
+            limit _most
         ) r
         order by r.task_id, r.position
     ) r;
@@ -256,7 +273,8 @@ $$;
 
 -- Returns the rows of planned ranges, without locks. A claim that looks at more rows than it takes must not lock them
 -- all: other claims would skip them.
-create or replace function peers._read_ready(_queue text, _planned peers.claim_range[]) returns peers.claim_rows
+create or replace function peers._read_ready(_queue text, _planned peers.claim_range[], _most integer)
+returns peers.claim_rows
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -266,16 +284,20 @@ begin
     select array_agg(r.spot), array_agg(r.task_id), array_agg(r.kind), array_agg(r.priority), array_agg(r.position)
     into _rows
     from (
-        select r.spot, r.task_id, p.kind, r.priority, r.position
-        from unnest(_planned) p
-        cross join lateral (
-            select r.ctid as spot, r.task_id, r.priority, r.position
-            from peers.ready r
-            where r.queue = _queue and r.kind = p.kind
-              and (r.priority, r.position) > (p.after_priority, p.after_position)
-              and (r.priority, r.position) <= (p.to_priority, p.to_position)
-            order by r.priority, r.position
-            limit p.share
+        select r.*
+        from (
+            select r.spot, r.task_id, p.kind, r.priority, r.position
+            from unnest(_planned) p
+            cross join lateral (
+                select r.ctid as spot, r.task_id, r.priority, r.position
+                from peers.ready r
+                where r.queue = _queue and r.kind = p.kind
+                  and (r.priority, r.position) > (p.after_priority, p.after_position)
+                  and (r.priority, r.position) <= (p.to_priority, p.to_position)
+                order by r.priority, r.position
+                limit coalesce(p.share, _most)
+            ) r
+            limit _most
         ) r
         order by r.task_id, r.position
     ) r;
@@ -800,8 +822,8 @@ begin
     while _ranges <> '{}' loop
         select * into _plan from peers._plan_claim(claim.queue, _ranges, _size);
         _rows := case
-            when _careful then peers._read_ready(claim.queue, _plan.planned)
-            else peers._lock_ready(claim.queue, _plan.planned)
+            when _careful then peers._read_ready(claim.queue, _plan.planned, _size)
+            else peers._lock_ready(claim.queue, _plan.planned, _size)
         end;
         _seen := coalesce(cardinality(_rows.ids), 0);
         _stopped := false;
