@@ -191,7 +191,8 @@ begin
         return;
     end if;
 
-    _rows := least(_wanted, 1 + 2 * _wanted / cardinality(planned));
+    planned := planned[:_wanted];  -- they are sorted by their first rows
+    _rows := least(_wanted, 2 + 2 * _wanted / cardinality(planned));
     loop
         select array_agg(s.n), array_agg(s.share), sum(s.found),
                count(*) filter (where s.found = _rows and s.last < _wanted),
@@ -883,9 +884,9 @@ begin
         _total := _total + _seen;
 
         if _plan.exhaustive and _seen < _size and not _stopped then
-            _look_began := peers._milliseconds();
-            exit when _looked or _look_began < _look_at;
+            exit when _looked or peers._milliseconds() < _look_at;
             _looked := true;
+            _look_began := peers._milliseconds();
             _before := true;
             _careful := true;
             _problem := 'stale';
