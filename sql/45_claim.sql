@@ -438,13 +438,16 @@ $$;
 -- args must be measured first. refused: an error, such as from an application's trigger.
 create or replace function peers._start_at_once(
     _queue text, _rows peers.claim_rows, _token uuid, _now timestamptz, _any_graph_paused boolean,
-    out tasks peers.claim_tasks, out spent tid[], out problem text
+    out tasks peers.claim_tasks, out spent tid[], out refused integer, out all_fit boolean,
+    out end_priority smallint, out end_position bigint, out problem text
 )
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
     set lock_timeout = '5ms'
 as $$
 begin
+    refused := 0;
+    all_fit := true;
     tasks := peers._start_tasks(_queue, _rows, _token, _now, _any_graph_paused, 1000);
     if array_position(tasks.args, null) is not null or pg_column_size(tasks.args) > 1048576 then
         raise exception using errcode = 'PE999';
@@ -821,7 +824,7 @@ begin
     end if;
 
     while _ranges <> '{}' loop
-        select * into _plan from peers._plan_claim(claim.queue, _ranges, _size);
+        _plan := peers._plan_claim(claim.queue, _ranges, _size);
         _rows := case
             when _careful then peers._read_ready(claim.queue, _plan.planned, _size)
             else peers._lock_ready(claim.queue, _plan.planned, _size)
@@ -839,15 +842,12 @@ begin
                 _peer_locked := true;
             end if;
             if not _careful then
-                select s.*, 0 as refused, true as all_fit, null::smallint as end_priority, null::bigint as end_position
-                into _pass
-                from peers._start_at_once(claim.queue, _rows, _token, _now, _any_graph_paused) s;
+                _pass := peers._start_at_once(claim.queue, _rows, _token, _now, _any_graph_paused);
                 _problem := _pass.problem;
                 _careful := _problem is not null or (_pass.tasks).ids is null;
             end if;
             if _problem is not null then
-                select * into _pass
-                from peers._start_with_care(
+                _pass := peers._start_with_care(
                     claim.peer_id, claim.queue, _rows, _token, _now, _wanted,
                     _most_args - coalesce(pg_column_size(_tasks.args), 0), _any_graph_paused
                 );
