@@ -148,7 +148,8 @@ begin
     where p.id = heartbeat.peer_id and p.lost_at is null;
     alive := found;
     contract_version := peers.contract_version();
-    select coalesce(array_agg(r.task_id order by r.task_id), '{}'), coalesce(array_agg(r.token order by r.task_id), '{}')
+    select coalesce(array_agg(r.task_id order by r.task_id), '{}'),
+           coalesce(array_agg(r.token order by r.task_id), '{}')
     into cancelled_tasks, cancelled_tokens
     from peers.cancel_request r
     where exists (select from peers.lease l where l.token = r.token and l.peer_id = heartbeat.peer_id);

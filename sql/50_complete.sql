@@ -1,12 +1,13 @@
--- Outcomes. An outcome is recorded only for the attempt that it belongs to: the lease with this token is the peer's, and
--- the task is running under this token. Each function takes a batch and returns what it did not record, with a verdict:
+-- Outcomes. An outcome is recorded only for the attempt that it belongs to: the lease with this token is the peer's,
+-- and the task is running under this token. Each function takes a batch and returns what it did not record, with a
+-- verdict:
 --   stale      the attempt is over or is another peer's; the outcome is void
 --   already    this outcome was recorded before (the reply to that commit was lost)
 --   busy       another session has the task or one of its children locked; try again in a moment
 --   too large  the result exceeds 1 MiB; fail the task instead
 --
--- Order of locks. Complete, fail, release, reclaim, reconcile, leave, cancel and hold_lease take their locks in this order,
--- so that no two of them wait for each other in a circle:
+-- Order of locks. Complete, fail, release, reclaim, reconcile, leave, cancel and hold_lease take their locks in this
+-- order, so that no two of them wait for each other in a circle:
 --   1. the peer's row: claim, reclaim and leave; none of them waits for it
 --   2. the table dependency_lock: sessions that add edges, and outcomes that wait for these (patient)
 --   3. task rows: running tasks before tasks that wait, and each of the two by ascending id
@@ -75,8 +76,8 @@ begin
 end
 $$;
 
--- Takes attempts that have just ended off their leases, and deletes the leases that have no running task left. `_tokens`
--- has one element for each attempt.
+-- Takes attempts that have just ended off their leases, and deletes the leases that have no running task left.
+-- `_tokens` has one element for each attempt.
 create or replace function peers._close_attempts(_tokens uuid[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -385,7 +386,7 @@ end
 $$;
 
 comment on function peers.complete is
-    'Completes tasks. tokens: one for all tasks, or one for each. results: a JSON array with one element for each task; '
-    'null: no task has a result. Returns only those that were not recorded, each with a verdict: stale, already, busy or '
-    'too large. patient: waits up to 0.2 s for transactions that add edges, and keeps new ones waiting until the end of '
-    'this transaction; for tasks that were busy several times.';
+    'Completes tasks. tokens: one for all tasks, or one for each. results: a JSON array with one element for each '
+    'task; null: no task has a result. Returns only those that were not recorded, each with a verdict: stale, already, '
+    'busy or too large. patient: waits up to 0.2 s for transactions that add edges, and keeps new ones waiting until '
+    'the end of this transaction; for tasks that were busy several times.';

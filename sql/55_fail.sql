@@ -1,9 +1,9 @@
 -- A failed attempt: the task is retried, dies, or is cancelled. A handler can also snooze its task.
 
 -- Records the failures of attempts that the caller has locked, and changes the state of their tasks. A report has
--- error_type, error_message, traceback, exit_signal, exit_code, retry_in (seconds, instead of the backoff), reject (dead
--- at once) and snooze (the attempt does not count and is not a failure). Texts are shortened so that 100 failures fit
--- into one row of the view dead_letter.
+-- error_type, error_message, traceback, exit_signal, exit_code, retry_in (seconds, instead of the backoff), reject
+-- (dead at once) and snooze (the attempt does not count and is not a failure). Texts are shortened so that 100 failures
+-- fit into one row of the view dead_letter.
 --
 -- How many attempts a task may have, and its backoff, are read here: from the task, or from what handlers of its kind
 -- declare. So a change of these counts for attempts that are running too.

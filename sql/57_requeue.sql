@@ -66,7 +66,8 @@ comment on function peers.release is
     'count. reasons: why each handler was stopped; null or missing: it was not stopped. Returns only those that were '
     'not released, each with a verdict: stale or busy. patient: as in peers.complete.';
 
--- Releases the running tasks of these leases, and deletes the leases that have none. Returns how many tasks it released.
+-- Releases the running tasks of these leases, and deletes the leases that have none. Returns how many tasks it
+-- released.
 create or replace function peers._release_leases(_peer_id uuid, _leases uuid[], _skip_errors boolean) returns integer
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp

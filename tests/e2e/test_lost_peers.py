@@ -16,7 +16,9 @@ from tests.support.world import advance, apply_patches
 
 def holder(stage: Stage, task_id: int) -> str:
     """The identity of the peer that holds the task."""
-    return str(stage.row("select peer_id from peers.running where task_id = %s", task_id)["peer_id"])
+    return str(
+        stage.row("select peer_id from peers.running where task_id = %s", task_id)["peer_id"]
+    )
 
 
 def test_a_peer_killed_in_the_middle_of_a_task(stage: Stage) -> None:

@@ -32,6 +32,7 @@ from tests.support.world import state as state_of
 if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Any
+    from uuid import UUID
 
     from tests.support.server import Connection
     from tests.support.world import Claim
@@ -102,8 +103,8 @@ def a_claim_takes_no_more_than_asked(world: World) -> None:
 
 def a_released_child_has_one_lease(world: World) -> None:
     """Its row from before it waited and the one of its release make one claim, not two."""
-    parent = submit(world.db)
-    child = submit(world.db, depends_on=[parent])
+    parent, child = submit(world.db), submit(world.db)
+    run(world.db, EDGE, parent, child)
     peer = world.peer()
     [claim] = peer.claim(1)
     peer.complete(claim)
@@ -175,6 +176,22 @@ def a_trigger_refuses_one_task(world: World) -> None:
     assert state_of(world.db, bad) == "ready"
     run(world.db, "drop trigger refuse on peers.task")
     assert ids(world.peer().claim()) == [bad]
+
+
+def a_new_child_drops_its_own_row_only(world: World) -> None:
+    """Tasks of other sessions, and others of the same transaction, are claimed all the same."""
+    others, application = [submit(world.db)], world.connect()
+    with application.transaction():
+        parent = submit(application)
+        others += [parent, submit(application), submit(world.db)]
+        child = submit(application, depends_on=[parent])
+        others += [submit(application)]
+    peer = world.peer()
+    claims = peer.claim()
+    assert sorted(ids(claims)) == sorted(others)
+    assert child not in ids(claims)
+    assert peer.complete(*claims) == {}
+    assert_nothing_stranded(world)
 
 
 def a_cancellation_while_its_task_is_claimed(world: World) -> None:
@@ -271,6 +288,23 @@ def a_graph_is_cancelled_against_a_late_edge(world: World) -> None:
     assert result(cancelling)[0] == ""
     assert result(adding)[0] == "PE002"  # the child is cancelled
     assert column(world.db, "select distinct state from peers.task") == ["cancelled"]
+    assert problems(world.db) == []
+
+
+def a_cancellation_locks_running_tasks_first(world: World) -> None:
+    """It holds no waiting task while it waits for a peer, which may need one that is a child."""
+    graph = new_graph(world.db)
+    waiting, running = submit(world.db, "b", graph_id=graph), submit(world.db, graph_id=graph)
+    peer, operator, probe = world.peer(), world.connect(), world.connect()
+    [claim] = peer.claim()
+    assert (claim.task_id, waiting < running) == (running, True)
+    with peer.db.transaction():
+        assert peer.complete(claim) == {}
+        work = world.background(value, operator, "select peers.cancel_graph(%s)", graph)
+        world.until_waiting(operator)
+        lock = "select id from peers.task where id = %s for no key update skip locked"
+        assert column(probe, lock, waiting) == [waiting]
+    assert result(work) == 1
     assert problems(world.db) == []
 
 
@@ -473,8 +507,21 @@ def a_death_does_not_wait_for_an_application(world: World) -> None:
 def a_stream_of_new_children_delays_their_parent(world: World) -> None:
     """Sessions that keep adding children make it busy for a while, and block no call for long."""
     parents = [submit(world.db) for _ in range(3)]
+    _outlast_a_stream_of_edges(world, parents, parents)
+
+
+def a_stream_of_new_grandchildren_delays_their_grandparent(world: World) -> None:
+    """The same where each child of a parent gets new children itself."""
+    parents = [submit(world.db, max_attempts=1) for _ in range(3)]
+    children = [
+        submit(world.db, "b", depends_on=[parent], on_parent_failure="run") for parent in parents
+    ]
+    _outlast_a_stream_of_edges(world, parents, children)
+
+
+def _outlast_a_stream_of_edges(world: World, tasks: list[int], parents: list[int]) -> None:
     peer, over = world.peer(), Event()
-    claims = peer.claim()
+    claims = peer.claim(len(tasks))
 
     def add_children(session: Connection) -> None:
         while not over.is_set():
@@ -485,6 +532,7 @@ def a_stream_of_new_children_delays_their_parent(world: World) -> None:
     streams = [world.background(add_children, world.connect()) for _ in range(8)]
     try:
         for verb, claim in zip((peer.complete, peer.fail, peer.release), claims, strict=True):
+            busy: dict[tuple[int, UUID], str] = {}
             for attempt in range(30):
                 work = world.background(verb, claim, patient=attempt >= 3)
                 try:

@@ -468,7 +468,9 @@ def test_a_release_says_why_a_task_was_stopped(db: Connection, peer: Peer) -> No
     def reasons() -> list[str | None]:
         return column(db, "select stopped_because from peers.task order by id")
 
-    assert release([tokens[0], unknown_token(), tokens[2]], "stopped by me", "stopped by me") == ["stale"]
+    assert release([tokens[0], unknown_token(), tokens[2]], "stopped by me", "stopped by me") == [
+        "stale"
+    ]
     assert str(reasons()[0]).startswith("stopped by me at 2")
     assert reasons()[1:] == [None, None]
     assert "It was stopped by me at 2" in value(db, "select peers.explain(%s)", ids[0])

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 LOCK_NOT_AVAILABLE: Final = "55P03"
 TABLES: Final = [
     "task", "dependency", "ready", "scheduled", "blocked", "lease", "dead", "failure", "peer",
-    "cancel_request", "task_progress", "kind", "paused_queue", "cooldown", "prune_cursor", "clock", "graph",
+    "cancel_request", "task_progress", "kind", "paused_queue", "cooldown", "prune_cursor", "clock",
+    "graph",
 ]  # fmt: skip
 
 

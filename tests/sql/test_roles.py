@@ -115,6 +115,7 @@ def test_a_submitter_submits_whole_graphs(db: Connection, peer: Peer) -> None:
     first = value(db, "insert into peers.task (kind) values ('a') returning id")
     second = submit(db, depends_on=[first], idempotency_key="k")
     assert submit(db, idempotency_key="k") == second
+    assert len(value(db, "select peers.submit_many('x', '[{}, {}]')")) == 2
     with db.cursor().copy("copy peers.task (kind, args) from stdin") as copy:
         copy.write_row(("a", "{}"))
     third = value(db, "insert into peers.task (kind) values ('a') returning id")

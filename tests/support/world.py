@@ -185,7 +185,7 @@ class Peer:
         return verdicts(rows(self.db, query, self.id, tokens, ids, json.dumps(results), patient))
 
     def fail(
-        self, *claims: Claim | tuple[int, UUID], patient: bool = False, **report: object
+        self, *claims: Claim | tuple[int, UUID], patient: bool = False, **report: Any
     ) -> dict[tuple[int, UUID], str]:
         """Fail all with one report; return the verdicts of those that were not recorded."""
         failures = [
