@@ -110,14 +110,25 @@ class CurrentTask:
         return self._scheduler.call(self.execution_id, verb, payload)
 
 
-_current: Final[ContextVar[CurrentTask | None]] = ContextVar("peers_current_task", default=None)
+class Tasks(Protocol):
+    """Makes the object for the task that a handler is running when the handler asks for it."""
+
+    def current_task(self, index: int) -> CurrentTask:
+        """Return the task with this index: always the same object."""
+
+
+_current: Final[ContextVar[tuple[Tasks, int] | None]] = ContextVar(
+    "peers_current_task", default=None
+)
 _batch: Final[ContextVar[Sequence[CurrentTask]]] = ContextVar("peers_current_batch", default=())
 
 
 def current() -> CurrentTask | None:
     """Return the task that runs here, or the first of a batch; None outside of a handler."""
-    batch = _batch.get()
-    return batch[0] if batch else _current.get()
+    batch, here = _batch.get(), _current.get()
+    if batch:
+        return batch[0]
+    return None if here is None else here[0].current_task(here[1])
 
 
 def current_task() -> CurrentTask:
@@ -125,12 +136,12 @@ def current_task() -> CurrentTask:
 
     Raises `RuntimeError` outside of a handler, and in a batch handler, which has many.
     """
-    task = _current.get()
-    if task is None and _batch.get():
+    if _batch.get():
         raise RuntimeError("a batch handler runs many tasks at once: use current_batch()")
-    if task is None:
+    here = _current.get()
+    if here is None:
         raise RuntimeError("current_task() is only known inside a handler that a peer is running")
-    return task
+    return here[0].current_task(here[1])
 
 
 def current_batch() -> Sequence[CurrentTask]:
@@ -151,13 +162,11 @@ def batch_size() -> int:
     return len(_batch.get())
 
 
-def enter(task: CurrentTask | None) -> None:
-    """Make `task` the current one of this context (for workers)."""
-    _current.set(task)
-    _batch.set(())
+def enter(tasks: Tasks, index: int) -> None:
+    """Make this task the current one of this context, which is in no batch (for workers)."""
+    _current.set((tasks, index))
 
 
 def enter_batch(tasks: Sequence[CurrentTask]) -> None:
-    """Make these the current ones of this context (for workers)."""
-    _current.set(None)
+    """Make these the current ones of this context; an empty sequence leaves it (for workers)."""
     _batch.set(tasks)

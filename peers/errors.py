@@ -144,6 +144,10 @@ class DatabaseUnreachable(PeersError):
     exit_code = 3
 
 
+class NoConnectionFree(DatabaseUnreachable):
+    """All connections that the database or a pooler allows are in use."""
+
+
 class NotFound(PeersError):
     """Something does not exist."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
@@ -25,7 +25,7 @@ from peers.types import (
     TIMEOUT_MAX,
     TIMEOUT_MIN,
 )
-from peers.values import Codec, ConversionError
+from peers.values import Codec, ConversionError, Fields
 
 DEFAULT_BACKOFF: Final = timedelta(seconds=1)
 DEFAULT_BACKOFF_CAP: Final = timedelta(hours=1)
@@ -128,6 +128,19 @@ class Handler:
             return self._signature.args.load(data)
         except (ConversionError, RecursionError) as error:
             raise self._args_invalid(error) from None
+
+    def takes_all_as_they_are(self, data: Sequence[Any]) -> bool:
+        """Return whether the args of all these tasks fit, and need no conversion.
+
+        Also false when it is not known yet. It runs no code of users.
+        """
+        args = self._signature.args
+        return self._is_resolved and isinstance(args, Fields) and args.fit_all(data)
+
+    @property
+    def stores_results_as_they_are(self) -> bool:
+        """Return whether `dump_result` returns what it gets; False while it is not known yet."""
+        return self._is_resolved and (self._result is None or self._result.is_plain)
 
     def _args_invalid(self, error: ConversionError | RecursionError) -> ArgsInvalid:
         return ArgsInvalid(f"args do not fit {self.kind}: {_describe(error, 'args')}")

@@ -101,3 +101,43 @@ $$;
 comment on function peers.promote is
     'Moves tasks that are due from scheduled to ready. Returns how many rows it handled; call again while that is '
     'max_tasks.';
+
+-- Returns when the next scheduled task is due. It does not look at times that are long past: there the index may have
+-- many entries of promoted tasks that vacuum has not removed yet.
+create or replace function peers.next_due() returns timestamptz
+    language plpgsql stable security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _since timestamptz := peers.now() - interval '1 minute';
+begin
+    return (select s.due_at from peers.scheduled s where s.due_at > _since order by s.due_at limit 1);
+end
+$$;
+
+comment on function peers.next_due is
+    'When the next scheduled task is due; null if there is none. A task that is due for more than a minute, because '
+    'its row was locked whenever peers.promote was called, is left out.';
+
+-- Notifies the peers of tasks that are due soon. A peer looks for scheduled tasks every 10 seconds, so it finds later
+-- ones by itself; 30 seconds leave time for a transaction that stays open.
+create or replace function peers.notify_scheduled() returns trigger
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _first timestamptz := (select min(n.due_at) from new_rows n);
+begin
+    if _first < peers.now() + interval '30 seconds' then
+        perform peers._notify('scheduled ' || extract(epoch from _first));
+    end if;
+    return null;
+end
+$$;
+
+comment on function peers.notify_scheduled() is
+    'Trigger: notifies the peers when the first of the tasks that were just scheduled is due, if that is soon.';
+
+create or replace trigger notify_scheduled after insert on peers.scheduled
+    referencing new table as new_rows
+    for each statement execute function peers.notify_scheduled();

@@ -65,7 +65,8 @@ begin
         peers.complete(uuid, uuid[], bigint[], jsonb, boolean), peers.fail(uuid, jsonb, boolean),
         peers.release(uuid, bigint[], uuid[], text[], boolean), peers.reconcile(uuid, uuid[]),
         peers.reclaim(uuid, integer),
-        peers.leave(uuid), peers.promote(integer), peers.progress(uuid, bigint, uuid, bigint, bigint),
+        peers.leave(uuid), peers.promote(integer), peers.next_due(),
+        peers.progress(uuid, bigint, uuid, bigint, bigint),
         peers.hold_lease(uuid, bigint, uuid),
         peers.parent_results(bigint), peers.prune(interval, integer), peers.unrunnable(),
         peers.start_cooldown(text, interval, text), peers.cooldown_left(text)

@@ -10,7 +10,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from peers.database.deadlines import BoundedConnection, Bounds
-from peers.errors import ConfigError, DatabaseUnreachable
+from peers.errors import ConfigError, DatabaseUnreachable, NoConnectionFree
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
@@ -26,6 +26,7 @@ _DEFAULTS: Final = {
     "keepalives_count": 3,
 }
 _CONNECT_TIMEOUT_MIN: Final = 2  # libpq takes whole seconds, and treats 1 as 2
+_PREPARE_THRESHOLD: Final = 5  # psycopg's default
 _ACKNOWLEDGE_FACTOR: Final = 2  # sent data may stay unacknowledged for twice connect_timeout
 
 # A role or database may have other defaults: an isolation level at which Peers' functions refuse to
@@ -56,6 +57,11 @@ _WRONG_SETTING: Final = re.compile(
     r"|no pg_hba\.conf entry|not permitted to log in|permission denied for database"
     r"|definition of service|service file|invalid integer value|invalid port number"
 )
+# 53300, in English
+_NO_CONNECTION_FREE: Final = re.compile(
+    r"too many clients already|remaining connection slots are reserved"
+    r"|too many connections for (role|database)|no more connections allowed"
+)
 _QUOTED: Final = re.compile(r"\"[^\"]*\"|'[^']*'")
 _URL_FORMS: Final = (
     "It must look like postgresql://user@host:5432/database, or host=… user=… dbname=…; "
@@ -78,8 +84,8 @@ def connect(
     libpq's own variables (PGHOST, PGSERVICE …). Of several hosts, the one that accepts writes wins.
 
     With `pooled` the connection also works through a pooler in transaction mode. It prepares
-    nothing and sets nothing for the session, because other clients would inherit that; only a
-    `transaction()` is READ COMMITTED then.
+    nothing and sets nothing for the session, because other clients would inherit that. Then only a
+    `transaction()` is READ COMMITTED, and with `bounds` each statement is a transaction of its own.
 
     Raises ConfigError for a URL that cannot be read and for a login or database that is refused,
     DatabaseUnreachable for errors that may pass.
@@ -94,10 +100,9 @@ def connect(
     try:
         connection = BoundedConnection.connect(**parameters, autocommit=True)
         if pooled:
-            connection.prepare_threshold = None
-            connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+            share_session(connection, bounds)
         else:
-            _begin_session(connection, connect_timeout, bounds)
+            begin_session(connection, connect_timeout, bounds)
     except (psycopg.OperationalError, OSError) as error:  # OSError: no file descriptor is free
         if connection is not None:
             connection.close()
@@ -105,16 +110,31 @@ def connect(
     return connection
 
 
-def _begin_session(
+def share_session(connection: BoundedConnection, bounds: Bounds | None) -> None:
+    """Leave the session as it is: a pooler may lend it to others after each transaction."""
+    connection.pooled = True
+    connection.prepare_threshold = None
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    connection.bounds = bounds
+    connection.answer_within = bounds.answer if bounds is not None else float("inf")
+    connection.local_settings = bounds.settings() if bounds is not None else {}
+
+
+def begin_session(
     connection: BoundedConnection, connect_timeout: float, bounds: Bounds | None
 ) -> None:
+    """Set what a session of our own keeps: the isolation level, the bounds, formats of times."""
+    connection.pooled = False
+    connection.local_settings = {}
+    connection.prepare_threshold = _PREPARE_THRESHOLD
+    connection.isolation_level = None
     connection.answer_within = max(connect_timeout, _CONNECT_TIMEOUT_MIN)
     connection.execute(_SESSION)
     if bounds is None:
         connection.answer_within = float("inf")
         return
-    spans = [str(max(1, round(span * 1000))) for span in (bounds.lock, bounds.statement)]
-    connection.execute(_BOUNDS, spans)
+    connection.execute(_BOUNDS, list(bounds.settings().values()))
+    connection.bounds = bounds
     connection.answer_within = bounds.answer
 
 
@@ -154,6 +174,11 @@ def _refusal(
         return ConfigError(
             f"the database at {place} refuses the connection: {reason}",
             "Check user, password and database name in PEERS_DATABASE_URL, and pg_hba.conf.",
+        )
+    if _NO_CONNECTION_FREE.search(str(error)):
+        return NoConnectionFree(
+            f"the database at {place} has no free connection: {reason}",
+            "Raise max_connections (or the pooler's limit), or run fewer peers: each holds two.",
         )
     return DatabaseUnreachable(
         f"the database at {place} cannot be reached: {reason}",

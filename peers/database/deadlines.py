@@ -6,14 +6,17 @@ reply covers a server or network that is silent: the connection is closed, and c
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 if TYPE_CHECKING:
-    from psycopg.abc import PQGen
+    from psycopg.abc import Params, PQGen
     from psycopg.waiting import Ready, Wait
 
 Result = TypeVar("Result")
@@ -33,6 +36,13 @@ class Bounds(NamedTuple):
     statement: float
     answer: float
 
+    def settings(self) -> dict[str, str]:
+        """Return the settings of the server for these bounds."""
+        return {
+            "lock_timeout": str(max(1, round(self.lock * 1000))),
+            "statement_timeout": str(max(1, round(self.statement * 1000))),
+        }
+
     @classmethod
     def of_main_loop(cls, lease: float) -> Bounds:
         """Return bounds below a third of a lease: a longer step would stop the heartbeat.
@@ -46,11 +56,10 @@ class Bounds(NamedTuple):
         """Return bounds that leave time for a second heartbeat before the fence (0.85 lease)."""
         return cls(min(lease / 12, 5), min(lease / 3, 30), min(lease * 0.4, 40))
 
-
-SHORT_MAINTENANCE: Final = Bounds(2, 8, 10)
-"""For promote and reclaim, which change up to 1,000 tasks at a time."""
-LONG_MAINTENANCE: Final = Bounds(2, 120, 150)
-"""For prune (10,000 tasks at a time) and the check for unrunnable kinds, on a cold disk."""
+    @classmethod
+    def of_maintenance(cls, lease: float) -> Bounds:
+        """Return bounds for maintenance on the main loop's connection, where tasks wait for it."""
+        return cls(min(lease / 40, 0.25), min(lease / 6, 2), min(lease / 4, 30))
 
 
 class NoAnswer(psycopg.OperationalError):
@@ -67,6 +76,12 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
     """Seconds."""
     latest: float = float("inf")
     """The deadline (monotonic) of all statements. One that begins later gets a last moment."""
+    pooled: bool = False
+    """Whether a pooler lends it sessions, so that each transaction must set its own bounds."""
+    bounds: Bounds | None = None
+    """The bounds that the server keeps. None leaves them to its own settings."""
+    local_settings: Mapping[str, str] = MappingProxyType({})
+    """What each transaction sets at its begin, behind a pooler."""
     _interrupt_at: float = 0.0
 
     def interrupt(self, within: float) -> None:
@@ -76,6 +91,45 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
         It cancels nothing in the server, because that might cancel a commit.
         """
         self._interrupt_at = time.monotonic() + within
+
+    def due_at(self, began: float) -> float:
+        """Return when (monotonic) the reply to a statement that began then is overdue."""
+        due = min(began + self.answer_within, max(self.latest, began + _LAST_MOMENT))
+        return min(due, self._interrupt_at) if began < self._interrupt_at else due
+
+    def check_time(self, began: float) -> None:
+        """Raise `NoAnswer` if the reply to a statement that began then is overdue."""
+        now = time.monotonic()
+        if now >= self.due_at(began):
+            raise NoAnswer(f"the database did not reply for {now - began:.1f} s")
+
+    def execute(
+        self, query: Any, params: Params | None = None, **options: Any
+    ) -> psycopg.Cursor[tuple[Any, ...]]:
+        """Execute a statement within the bounds."""
+        if not self.local_settings or not self._is_idle:
+            return super().execute(query, params, **options)
+        with self.transaction():
+            return super().execute(query, params, **options)
+
+    @contextlib.contextmanager
+    def transaction(self, *args: Any, **options: Any) -> Iterator[psycopg.Transaction]:
+        """Run a transaction, within the bounds."""
+        is_outermost = self._is_idle
+        with super().transaction(*args, **options) as transaction:
+            if self.local_settings and is_outermost:
+                self.set_locally(self.local_settings)
+            yield transaction
+
+    def set_locally(self, settings: Mapping[str, str]) -> None:
+        """Set these for the transaction in progress."""
+        calls = ", ".join(["set_config(%s, %s, true)"] * len(settings))
+        pairs = [part for pair in settings.items() for part in pair]
+        super().execute(f"select {calls}".encode(), pairs)
+
+    @property
+    def _is_idle(self) -> bool:
+        return self.info.transaction_status == TransactionStatus.IDLE
 
     def wait(self, gen: PQGen[Result], *args: Any, **options: Any) -> Result:
         """Wait for a reply, within the bounds. psycopg calls this for every statement."""
@@ -92,16 +146,8 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
             while True:
                 ready = yield wait
                 if not ready:  # nothing came for 0.1 s
-                    self._check_time(began)
+                    self.check_time(began)
                 wait = gen.send(ready)
         except StopIteration as end:
             result: Result = end.value
             return result
-
-    def _check_time(self, began: float) -> None:
-        now = time.monotonic()
-        due = min(began + self.answer_within, max(self.latest, began + _LAST_MOMENT))
-        if began < self._interrupt_at:
-            due = min(due, self._interrupt_at)
-        if now >= due:
-            raise NoAnswer(f"the database did not reply for {now - began:.1f} s")

@@ -1,29 +1,26 @@
 """Call the functions of the database that peers and commands need, each under its own name.
 
-The first argument is the connection, and the others are the same as in SQL. An error of the
-database is raised as a class of peers.errors. A lost connection stays psycopg's error (see
-`is_connection_lost` of peers.database.connection). JSON is passed as bytes, so that args and
-results are never parsed here. Times and intervals are read in binary form, which no DateStyle or
-IntervalStyle changes.
+What a peer calls all the time is in `peers.database.statements`. The first argument is the
+connection, and the others are the same as in SQL. An error of the database is raised as a class of
+peers.errors. A lost connection stays psycopg's error (see `is_connection_lost` of
+peers.database.connection). JSON is passed as bytes, so that args and results are never parsed here.
+Times and intervals are read in binary form, which no DateStyle or IntervalStyle changes.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, LiteralString
+from typing import TYPE_CHECKING, Any, LiteralString
 
 from peers.database.rows import (
-    Claimed,
     HeartbeatReply,
     ParentResult,
     Problem,
     Pruned,
-    Reclaimed,
-    Unrecorded,
     Unrunnable,
 )
+from peers.database.storable import storable
 from peers.errors import translated
 from peers.types import (
     CONTRACT_VERSION,
@@ -32,13 +29,11 @@ from peers.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from uuid import UUID
 
     from peers.database.connection import Connection
 
-PROMOTE_MAX_TASKS = 1000
-RECLAIM_MAX_TASKS = 1000
 PRUNE_MAX_TASKS = 10_000
 
 
@@ -55,23 +50,8 @@ def _value(
     return _rows(connection, query, *arguments, binary=binary)[0][0]
 
 
-_CODECS: Final = {"WIN1256": "cp1256", "WIN866": "cp866", "KOI8R": "koi8-r", "KOI8U": "koi8-u"}
-"""Python's names for those encodings of Postgres that it calls otherwise."""
-
-
-def _storable(connection: Connection, value: object) -> object:
-    r"""Replace the characters of a text that the database cannot store by escapes such as \u20ac.
-
-    Numbers that JSON cannot express become texts, which the functions accept.
-    """
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if not isinstance(value, str):
-        return value
-    encoding = connection.info.parameter_status("server_encoding") or "UTF8"
-    codec = _CODECS.get(encoding, encoding)
-    escaped = value.encode(codec, "backslashreplace").decode(codec)
-    return escaped.replace("\0", "\\x00")
+def _encoding(connection: Connection) -> str:
+    return connection.info.parameter_status("server_encoding") or "UTF8"
 
 
 # ------------------------------------------------------------------------------ what peers call
@@ -111,108 +91,10 @@ def heartbeat(connection: Connection, peer_id: UUID) -> HeartbeatReply:
     return HeartbeatReply(version, alive, frozenset(zip(tasks, tokens, strict=True)))
 
 
-def claim(connection: Connection, peer_id: UUID, queue: str, max_tasks: int) -> list[Claimed]:
-    """Lease up to max_tasks (1 to 10,000) ready tasks, in the order in which they are to start.
-
-    Raises PeerLost if the peer's heartbeat has expired.
-    """
-    rows = _rows(
-        connection,
-        "select task_id, token, attempt, kind, convert_to(args::text, 'UTF8'),"
-        " date_part('epoch', timeout), priority from peers.claim(%s, %s, %s)",
-        peer_id,
-        queue,
-        max_tasks,
-        binary=True,
-    )
-    return list(map(Claimed._make, rows))
-
-
-def complete(connection: Connection, peer_id: UUID, outcomes: bytes) -> list[Unrecorded]:
-    """Complete tasks, given as a JSON array [{"task_id", "token", "result"}, …].
-
-    Returns the outcomes that were not recorded.
-    """
-    rows = _rows(
-        connection,
-        "select * from peers.complete(%s, convert_from(%b, 'UTF8')::jsonb)",
-        peer_id,
-        outcomes,
-    )
-    return list(map(Unrecorded._make, rows))
-
-
-def fail(
-    connection: Connection, peer_id: UUID, failures: Sequence[Mapping[str, object]]
-) -> list[Unrecorded]:
-    """Record failed attempts, and return those that were not recorded.
-
-    Each has task_id, token and, if known, error_type, error_message, traceback, exit_signal,
-    exit_code, retry_in (seconds, instead of the backoff), reject (dead at once) and snooze (the
-    attempt does not count). Characters that the database cannot store are recorded as escapes.
-    """
-    storable = [
-        {name: _storable(connection, value) for name, value in failure.items()}
-        for failure in failures
-    ]
-    rows = _rows(
-        connection,
-        "select * from peers.fail(%s, %s::jsonb)",
-        peer_id,
-        json.dumps(storable, default=str),
-    )
-    return list(map(Unrecorded._make, rows))
-
-
-def release(
-    connection: Connection,
-    peer_id: UUID,
-    task_ids: Sequence[int],
-    tokens: Sequence[UUID],
-    reasons: Sequence[str | None] = (),
-) -> int:
-    """Give leases back and return how many. The attempts do not count; locked tasks stay leased.
-
-    reasons: why the peer stopped each of them; None: it was not started.
-    """
-    count: int = _value(
-        connection,
-        "select peers.release(%s, %s::bigint[], %s::uuid[], %s::text[])",
-        peer_id,
-        list(task_ids),
-        list(tokens),
-        list(reasons),
-    )
-    return count
-
-
-def reconcile(connection: Connection, peer_id: UUID, tokens: Sequence[UUID]) -> int:
-    """Release the peer's leases under other tokens than these, and return how many.
-
-    Call it only while no claim of this peer is in progress.
-    """
-    count: int = _value(connection, "select peers.reconcile(%s, %s::uuid[])", peer_id, list(tokens))
-    return count
-
-
-def reclaim(
-    connection: Connection, peer_id: UUID, max_tasks: int = RECLAIM_MAX_TASKS
-) -> list[Reclaimed]:
-    """Take back the leases of peers whose heartbeat has expired."""
-    rows = _rows(connection, "select * from peers.reclaim(%s, %s)", peer_id, max_tasks)
-    return list(map(Reclaimed._make, rows))
-
-
 def leave(connection: Connection, peer_id: UUID) -> int:
     """Remove the peer, and return how many leases were released."""
     count: int = _value(connection, "select peers.leave(%s)", peer_id)
     return count
-
-
-def promote(connection: Connection, max_tasks: int = PROMOTE_MAX_TASKS) -> int:
-    """Make scheduled tasks that are due ready. Call again while it returns max_tasks."""
-    count: int | None = _value(connection, "select peers.promote(%s)", max_tasks)
-    return count or 0
 
 
 def progress(
@@ -251,7 +133,7 @@ def start_cooldown(
         "select peers.start_cooldown(%s, %s, %s)",
         name,
         duration,
-        _storable(connection, reason),
+        storable(reason, _encoding(connection)),
         binary=True,
     )
     return left.total_seconds()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -9,6 +10,39 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from peers.types import TaskState
+
+
+class Position(NamedTuple):
+    """Where the last claim of a kind and priority ended in the table ready."""
+
+    kind: str
+    priority: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimReply:
+    """The reply to one claim: all of its tasks have one token. The arrays stay as they came."""
+
+    token: bytes
+    """16 bytes; b"": there was nothing to claim."""
+    count: int
+    task_ids: bytes
+    """A bigint[] in binary form, in the order in which the tasks are to start."""
+    attempts: bytes
+    """A smallint[] in binary form, of one element if all are the same, else one for each task."""
+    kinds: tuple[str, ...]
+    """One if all are the same, else one for each task."""
+    priorities: tuple[int, ...]
+    """One if all are the same, else one for each task."""
+    timeouts: tuple[float | None, ...] | None
+    """None if no task has a timeout of its own, else one for each task."""
+    args: bytes
+    """A JSON array of objects, in the same order. The peer process never parses it."""
+    last: tuple[Position, ...]
+    """Where the next claim should begin."""
+    more: bool
+    """Call again at once: the claim spent its limits, and there may be more."""
 
 
 class Claimed(NamedTuple):
@@ -46,6 +80,16 @@ class HeartbeatReply(NamedTuple):
     alive: bool
     cancelled: frozenset[tuple[int, UUID]]
     """(task_id, token) of the running tasks that this peer is to stop."""
+
+
+class Promoted(NamedTuple):
+    """What was promoted. Times are seconds since 1970 on the database's clock."""
+
+    promoted: int
+    """How many rows were handled. Call again while that is the most that was allowed."""
+    now: float
+    next_due_at: float
+    """When the next scheduled task is due; infinity: there is none."""
 
 
 class Reclaimed(NamedTuple):

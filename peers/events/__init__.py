@@ -29,6 +29,7 @@ from peers.events.peer import (
 from peers.events.record import (
     ATTRIBUTES,
     add_fields,
+    are_logged,
     counts,
     fields_of,
     name_of,
@@ -66,6 +67,7 @@ __all__ = [
     "ATTRIBUTES",
     "add_fields",
     "app_not_preloaded",
+    "are_logged",
     "batch_bisected",
     "contract_changed",
     "counts",

@@ -43,6 +43,11 @@ def event(level: int, sentence: str) -> Callable[[Callable[P, None]], Callable[P
     return decorate
 
 
+def are_logged(level: int) -> bool:
+    """Return whether events of this level are logged."""
+    return _logger.isEnabledFor(level)
+
+
 def record_of(name: str, level: int, sentence: str, fields: dict[str, Any]) -> logging.LogRecord:
     """Return an event as a log record, without logging it."""
     extra = {_NAME: name, _FIELDS: fields}

@@ -1,24 +1,47 @@
-"""Claim tasks for the slots of this peer, and hand them to the workers."""
+"""Decide which queues to claim from, and take the replies."""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
+from uuid import UUID
 
-from peers.database import functions
+from psycopg.pq.abc import PGresult
+
+from peers.database import statements
+from peers.database.pipeline import Statement
 from peers.database.reconnecting import ReconnectingConnection
+from peers.database.rows import ClaimReply
 from peers.peer.state import PeerState
-from peers.pool.lease import Lease
+from peers.pool.claim import Claim
 from peers.pool.local_queue import LocalQueue
 
 _POLL_JITTER: Final = 0.25
+_POLL_WITHOUT_NOTIFICATIONS: Final = 1.0
+_FORGET_AFTER: Final = 200
+"""Claims of a queue. Tasks may have been committed before the remembered positions meanwhile."""
+
+
+class ClaimRequest(NamedTuple):
+    """A claim that is due."""
+
+    local_queue: LocalQueue
+    wanted: int
+
+    @property
+    def job(self) -> str:
+        """Return its name, for the log and for the retries."""
+        return f"claims from queue {self.local_queue.queue}"
 
 
 class Claims:
-    """Asks the database for tasks: after each notification, and at every poll interval."""
+    """Asks the database for tasks: after each notification, and at every poll interval.
+
+    Each claim begins where the last one of its queue has ended, for each kind and priority. That is
+    only a hint to the database, which need not walk over the rows of finished tasks then.
+    """
 
     def __init__(
         self,
@@ -26,46 +49,83 @@ class Claims:
         connection: ReconnectingConnection,
         queues: Mapping[str, LocalQueue],
         poll_interval: float,
-        on_claimed: Callable[[LocalQueue, list[Lease]], None],
+        is_listening: Callable[[], bool],
+        on_claimed: Callable[[Claim], None],
     ) -> None:
         self._state = state
         self._connection = connection
         self._queues = queues
         self._poll_interval = poll_interval
+        self._is_listening = is_listening
         self._on_claimed = on_claimed
+        self._last: dict[str, dict[tuple[str, int], int]] = {}
+        """The last position of each kind and priority, by queue."""
+        self._claims: dict[str, int] = {}
+        """How many claims have used these positions, by queue."""
 
     def due_at(self) -> float:
         """Return when (monotonic) the next claim is due."""
         if self._state.draining:
             return float("inf")
-        due = [q.next_claim_at for q in self._queues.values() if q.wanted()]
-        return min(due, default=float("inf"))
+        return min((self._due_at(q) for q in self._queues.values() if q.wanted()), default=_NEVER)
+
+    def due(self) -> list[ClaimRequest]:
+        """Return the claims that are due now: of what the slots will soon need."""
+        if self._state.draining:
+            return []
+        now = time.monotonic()
+        due = (q for q in self._queues.values() if now >= self._due_at(q))
+        return [ClaimRequest(q, wanted) for q in due if (wanted := q.wanted())]
+
+    def write(self, peer_id: UUID, requests: Sequence[ClaimRequest]) -> list[Statement]:
+        """Return a statement for each of these claims."""
+        return [
+            statements.claim(peer_id, q.queue, wanted, self._last.get(q.queue, {}))
+            for q, wanted in requests
+        ]
+
+    def take(self, requests: Sequence[ClaimRequest], results: Sequence[PGresult]) -> None:
+        """Take the replies to these claims."""
+        now = time.monotonic()
+        for request, result in zip(requests, results, strict=True):
+            reply = statements.read_claim(result)
+            local_queue, wanted = request
+            self._connection.succeeded(request.job)
+            self._remember(local_queue.queue, reply)
+            if reply.count < wanted and not reply.more:  # the queue is empty
+                local_queue.postpone_claim(now + self._wait())
+            if reply.count:
+                self._on_claimed(Claim(reply, local_queue, now))
 
     def poll_now(self) -> None:
         """Make claims due now: tasks may be ready."""
         for local_queue in self._queues.values():
             local_queue.claim_now()
 
-    def claim_due(self) -> None:
-        """Claim what the slots will soon need. Raises `PeerLost`."""
-        now = time.monotonic()
-        for local_queue in self._queues.values():
-            wanted = local_queue.wanted()
-            if wanted and now >= local_queue.next_claim_at and not self._state.draining:
-                self._connection.attempt(
-                    f"claims from queue {local_queue.queue}",
-                    partial(self._claim, local_queue, wanted),
-                )
+    def forget_positions(self) -> None:
+        """Begin the next claims where the queues begin."""
+        self._last.clear()
+        self._claims.clear()
 
-    def _claim(self, local_queue: LocalQueue, wanted: int) -> None:
-        peer_id = self._state.peer_id
-        if peer_id is None:
-            return
-        tasks = self._connection.do(
-            lambda c: functions.claim(c, peer_id, local_queue.queue, wanted)
-        )
-        now = time.monotonic()
-        if len(tasks) < wanted:  # the queue is empty
-            jitter = random.uniform(-_POLL_JITTER, _POLL_JITTER)
-            local_queue.postpone_claim(now + self._poll_interval * (1 + jitter))
-        self._on_claimed(local_queue, [Lease(task, local_queue, now) for task in tasks])
+    def _due_at(self, local_queue: LocalQueue) -> float:
+        retry_at = self._connection.retry_at(f"claims from queue {local_queue.queue}")
+        return max(local_queue.next_claim_at, retry_at)
+
+    def _remember(self, queue: str, reply: ClaimReply) -> None:
+        claims = self._claims[queue] = self._claims.get(queue, 0) + 1
+        if claims > _FORGET_AFTER:
+            self._last.pop(queue, None)
+            self._claims[queue] = 0
+        elif reply.last:
+            last = self._last.setdefault(queue, {})
+            last.update({(kind, priority): position for kind, priority, position in reply.last})
+
+    def _wait(self) -> float:
+        """Return the seconds until the next poll, while no notification comes."""
+        interval = self._poll_interval
+        if not self._is_listening():
+            interval = min(interval, _POLL_WITHOUT_NOTIFICATIONS)
+        return interval * (1 + random.uniform(-_POLL_JITTER, _POLL_JITTER))
+
+
+_NEVER: Final = float("inf")

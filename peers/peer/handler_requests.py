@@ -23,7 +23,7 @@ from uuid import UUID
 import psycopg
 
 from peers.client.transaction import LazyConnection, await_end
-from peers.database.connection import Connection
+from peers.database.deadlines import BoundedConnection
 from peers.errors import DatabaseUnreachable, PeersError
 from peers.peer.wakeup import Waker
 from peers.pool.lease import Lease
@@ -68,7 +68,7 @@ class HandlerRequests:
 
     def __init__(
         self,
-        connect: Callable[[], Connection],
+        connect: Callable[[], BoundedConnection],
         selector: selectors.BaseSelector,
         execute: Execute,
     ) -> None:
@@ -122,18 +122,20 @@ class HandlerRequests:
 
 
 class _Connect:
-    """Connects, and sets these limits for the session. After a failure it fails fast for a moment.
+    """Connects, and sets these limits for the session, or behind a pooler for each transaction.
+
+    After a failure it fails fast for a moment.
 
     Otherwise each of many handlers would wait for its own try while the database is unreachable.
     """
 
-    def __init__(self, connect: Callable[[], Connection], limits: dict[str, str]) -> None:
+    def __init__(self, connect: Callable[[], BoundedConnection], limits: dict[str, str]) -> None:
         self._connect = connect
         self._limits = _COMMON | limits
         self._failure: PeersError | None = None
         self._fails_until = 0.0
 
-    def __call__(self) -> Connection:
+    def __call__(self) -> BoundedConnection:
         if self._failure is not None and time.monotonic() < self._fails_until:
             raise type(self._failure)(self._failure.message, self._failure.hint)
         try:
@@ -141,10 +143,16 @@ class _Connect:
         except PeersError as error:
             self._failure, self._fails_until = error, time.monotonic() + _FAIL_FAST_SECONDS
             raise
+        settings = {}
         for name, value in self._limits.items():
             # client_connection_check_interval does not exist on every operating system
             with contextlib.suppress(psycopg.errors.InvalidParameterValue):
-                connection.execute("select set_config(%s, %s, false)", (name, value))
+                connection.execute(
+                    "select set_config(%s, %s, %s)", (name, value, connection.pooled)
+                )
+                settings[name] = value
+        if connection.pooled:
+            connection.local_settings = settings
         return connection
 
 
@@ -154,7 +162,7 @@ class _RequestThread:
     def __init__(
         self,
         name: str,
-        connect: Callable[[], Connection],
+        connect: Callable[[], BoundedConnection],
         execute: Execute,
         deliver: Callable[[Request, Reply], None],
     ) -> None:

@@ -46,6 +46,8 @@ class HeartbeatCallbacks:
     """When the lease is nearly over, with the seconds since its last renewal."""
     on_silence: Callable[[float], None]
     """After each heartbeat without a reply, with the seconds since the last renewal."""
+    on_error: Callable[[Exception], None]
+    """After each error of the database."""
 
 
 class Heartbeat:
@@ -180,6 +182,7 @@ class Heartbeat:
 
     def _note_silence(self, error: Exception) -> float:
         """Log that there was no reply; return how long to wait before the next try."""
+        self._callbacks.on_error(error)
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -10,15 +10,18 @@ from typing import Final
 from uuid import UUID
 
 from peers import events
-from peers.database import functions
-from peers.database.connection import Connection
-from peers.database.reconnecting import ReconnectingConnection
+from peers.database import statements
+from peers.database.deadlines import BoundedConnection
+from peers.database.pipeline import StatementRefused
+from peers.database.reconnecting import Job, ReconnectingConnection
 from peers.peer.claims import Claims
 from peers.peer.handler_requests import HandlerRequests
 from peers.peer.outcomes import Outcomes
 from peers.peer.recorder import Recorder
 from peers.peer.request_verbs import execute
 from peers.peer.state import PeerState
+from peers.peer.turns import Turns
+from peers.pool.claim import Claim
 from peers.pool.durations import DurationEstimate
 from peers.pool.environment import Environment
 from peers.pool.lease import Lease
@@ -34,12 +37,14 @@ _RELEASE_PARTS_AFTER: Final = 60.0
 assert _RELEASE_PARTS_AFTER > RELEASE_AFTER
 _CHECK_EVERY: Final = 1.0
 _RECONCILE_EVERY: Final = 60.0
+_RECONCILE: Final = "reconciling leases"
 
 
 class Leases:
-    """Every lease of the peer is in exactly one place: a local queue, a worker, or the outbox.
+    """Each task of a lease is in exactly one place: a local queue, a worker, or the outbox.
 
-    Methods that use the database raise `DatabaseUnreachable`; what they did not do can be retried.
+    A lease is a claim: the tasks that it brought. Methods that use the database raise
+    `DatabaseUnreachable`; what they did not do can be retried.
     """
 
     def __init__(
@@ -49,16 +54,18 @@ class Leases:
         app: str,
         selector: selectors.BaseSelector,
         connection: ReconnectingConnection,
-        connect_for_requests: Callable[[], Connection],
+        connect_for_requests: Callable[[], BoundedConnection],
+        is_listening: Callable[[], bool],
     ) -> None:
         self._state = state
         self._connection = connection
         self._cancel_grace = settings.cancel_grace.total_seconds()
-        self._held: dict[int, Lease] = {}
+        self._held: dict[bytes, Claim] = {}
+        """The claims that have tasks without a recorded outcome, by their tokens."""
         self._reconcile_at = 0.0
         self._check_at = 0.0
         self._queues: dict[str, LocalQueue] = {}
-        self._recorder = Recorder(state, connection, selector, self._queues, self._forget)
+        self._recorder = Recorder(state, connection, self._queues, self._recorded)
         self.requests = HandlerRequests(
             connect_for_requests,
             selector,
@@ -74,8 +81,13 @@ class Leases:
         for name, slots in settings.queues.items():
             self._queues[name] = LocalQueue(name, slots, durations, self.pool.kinds)
         self._claims = Claims(
-            state, connection, self._queues, settings.poll_interval.total_seconds(), self._claimed
-        )
+            state, connection, self._queues, settings.poll_interval.total_seconds(),
+            is_listening, self._claimed,
+        )  # fmt: skip
+        self._turns = Turns(
+            state, connection, self._recorder, self._claims,
+            durable_claims=settings.durable_claims,
+        )  # fmt: skip
 
     # --------------------------------------------------------------------------- each turn
 
@@ -92,27 +104,23 @@ class Leases:
 
     def next_due(self) -> float:
         """Return when (monotonic) there is something to do even if nothing happens."""
-        if not self._connection.is_up:  # nothing can be recorded or claimed
-            return min(self.pool.next_deadline(), self._connection.reconnect_at)
-        due = self._recorder.due_at()
-        if self._recorder.is_collecting:  # that is soon, so do not compute the rest
-            return due
         now = time.monotonic()
-        batches = [q.next_due(now) for q in self._queues.values() if q.free_slots > 0]
-        return min(due, self.pool.next_deadline(), self._claims.due_at(), *batches)
+        due = [q.next_due(now) for q in self._queues.values() if q.free_slots > 0]
+        due.append(self.pool.next_deadline())
+        if self._connection.is_idle:  # otherwise nothing can be recorded or claimed
+            due.append(min(self._turns.due_at(), self._reconcile_due_at()))
+        return min(due)
 
     def hand_out(self) -> None:
         """Assign the workers as many tasks as they can take."""
         for local_queue in self._queues.values():
             self.pool.hand_out(local_queue)
 
-    def claim(self) -> None:
-        """Claim what the slots will soon need, and hand it out. Raises `PeerLost`."""
-        self._claims.claim_due()
-
-    def record(self) -> None:
-        """Record outcomes if it is time."""
-        self._recorder.record_due()
+    def start_due(self, *, claims: bool) -> None:
+        """Begin the transaction that is due. Raises `PeerLost`. `claims`: also claim tasks."""
+        if self._connection.is_idle and time.monotonic() >= self._reconcile_due_at():
+            self._reconcile()
+        self._turns.start_due(claims=claims)
 
     def record_all(self) -> None:
         """Record every outcome now, with those that are put off: there may be no later chance."""
@@ -122,16 +130,20 @@ class Leases:
         """Claim in the next turn: tasks may be ready."""
         self._claims.poll_now()
 
+    def reconnected(self) -> None:
+        """Reconcile and claim soon: the last replies of the database may have been lost."""
+        self._reconcile_at = 0.0
+        self._claims.forget_positions()
+        self._claims.poll_now()
+
     def check(self) -> None:
-        """Release tasks that have waited for too long, and reconcile, each when it is due."""
+        """Release tasks that have waited for too long, if it is time to look."""
         now = time.monotonic()
-        if now >= self._reconcile_at:
-            self.reconcile()
         if now < self._check_at:
             return
         self._check_at = now + _CHECK_EVERY
         for local_queue in self._queues.values():
-            late = [lease for lease in local_queue if now - lease.claimed_at > RELEASE_AFTER]
+            late = local_queue.claimed_before(now - RELEASE_AFTER)
             # Parts wait for a busy worker. Isolated tasks need a worker of their own.
             parts = (
                 local_queue.isolated_leases()
@@ -141,34 +153,59 @@ class Leases:
             late += [lease for lease in parts if now - lease.claimed_at > _RELEASE_PARTS_AFTER]
             self._release(local_queue, late)
 
-    def reconcile(self) -> None:
-        """Report which leases we hold. The database releases others, from lost claim replies."""
-        self._reconcile_at = time.monotonic() + _RECONCILE_EVERY
+    def _reconcile_due_at(self) -> float:
+        return max(self._reconcile_at, self._connection.retry_at(_RECONCILE))
+
+    def _reconcile(self) -> None:
+        """Report which leases we hold. The database releases others, from lost claim replies.
+
+        No claim is in progress, because the connection has one job at a time.
+        """
         peer_id = self._state.peer_id
         if peer_id is None:
             return
-        tokens = list({lease.task.token for lease in self._held.values()})
-        released = self._connection.do(lambda c: functions.reconcile(c, peer_id, tokens))
+        self._reconcile_at = time.monotonic() + _RECONCILE_EVERY
+        self._connection.start(
+            Job(
+                [statements.reconcile(peer_id, list(self._held))],
+                lambda results: self._reconciled(statements.read_count(results[0])),
+                self._reconcile_refused,
+                self._reconcile_lost,
+            )
+        )
+
+    def _reconciled(self, released: int) -> None:
+        self._connection.succeeded(_RECONCILE)
         if released:
             events.leases_reconciled(released=released)
+
+    def _reconcile_refused(self, refused: StatementRefused) -> None:
+        self._reconcile_at = 0.0
+        self._connection.put_off(_RECONCILE, refused.error)
+
+    def _reconcile_lost(self) -> None:
+        self._reconcile_at = 0.0
 
     # ---------------------------------------------------------------------------- stopping
 
     def cancel(self, task_id: int, token: UUID) -> None:
         """Stop a task that was cancelled in the database."""
-        lease = self._held.get(task_id)
-        if lease is None or lease.task.token != token or lease.cancelled:
+        claim = self._held.get(token.bytes)
+        index = claim.find(task_id) if claim is not None else None
+        if claim is None or index is None:
+            return
+        lease = claim.lease(index)
+        if lease.cancelled:
             return
         lease.cancelled = True
         events.task_cancelled(task_id=task_id, kind=lease.task.kind, attempt=lease.task.attempt)
-        if not self.pool.cancel(lease, self._cancel_grace):
-            waiting = [*lease.local_queue, *lease.local_queue.leases_to_rerun()]
-            self._release(lease.local_queue, [one for one in waiting if one is lease])
+        if not self.pool.cancel(lease, self._cancel_grace) and lease.local_queue.holds(lease):
+            self._release(lease.local_queue, [lease])
 
     def release_backlog(self) -> None:
         """Release every task that no worker has had."""
         for local_queue in self._queues.values():
-            self._release(local_queue, list(local_queue))
+            self._release(local_queue, local_queue.waiting())
 
     def stop_all(self) -> None:
         """Stop every handler now and release every task: no attempt counts."""
@@ -197,11 +234,12 @@ class Leases:
         self.stop_all()
         self._held.clear()
 
-    def _claimed(self, local_queue: LocalQueue, leases: list[Lease]) -> None:
-        for lease in leases:
-            self._held[lease.task.task_id] = lease
-        local_queue.claimed(leases)
-        self.pool.hand_out(local_queue)
+    def _claimed(self, claim: Claim) -> None:
+        """Take a claim. The next turn hands it out, unless the peer has begun to drain."""
+        self._held[claim.token] = claim
+        claim.local_queue.claimed(claim)
+        if self._state.draining:
+            self.release_backlog()
 
     def _release(self, local_queue: LocalQueue, leases: list[Lease]) -> None:
         if leases:
@@ -209,6 +247,11 @@ class Leases:
             self.requests.forget(leases)
             self._recorder.released(leases)
 
-    def _forget(self, lease: Lease) -> None:
-        if self._held.get(lease.task.task_id) is lease:
-            del self._held[lease.task.task_id]
+    def _recorded(self, token: bytes, tasks: int) -> None:
+        """Forget the leases of tasks whose outcomes are recorded."""
+        claim = self._held.get(token)
+        if claim is None:
+            return
+        claim.open -= tasks
+        if claim.open <= 0:
+            del self._held[token]

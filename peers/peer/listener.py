@@ -1,7 +1,6 @@
-"""LISTEN for notifications of new tasks, on a connection that the main loop's selector watches.
+"""Receive notifications on a connection of their own, where the main loop's goes through a pooler.
 
-Notifications are only hints. Without them (behind a pooler that cannot LISTEN, or after a loss)
-polling finds the tasks.
+Notifications are only hints. Without them polling finds the tasks.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ _RETRY_MAX: Final = 30.0
 class Listener:
     """Calls `on_notify` for each notification, with its payload.
 
-    It connects in the background, because the main loop need not wait for hints. It calls `wake`
-    from another thread when a try to connect has ended.
+    `connect` returns a connection that listens. It is called in the background, because the main
+    loop need not wait for hints. It calls `wake` from another thread when a try has ended.
     """
 
     def __init__(
@@ -38,14 +37,18 @@ class Listener:
         on_notify: Callable[[str], None],
         wake: Callable[[], None],
     ) -> None:
-        self._connect = connect
         self._selector = selector
         self._on_notify = on_notify
-        self._connector = BackgroundConnector(self._listen, wake, Backoff(base=1.0, cap=_RETRY_MAX))
+        self._connector = BackgroundConnector(connect, wake, Backoff(base=1.0, cap=_RETRY_MAX))
         self._connection: BoundedConnection | None = None
         self._fd = -1
         self._opened_at = 0.0
         self._logged = False
+
+    @property
+    def is_up(self) -> bool:
+        """Return whether there is a connection, as far as we know."""
+        return self._connection is not None
 
     def ensure(self) -> None:
         """Connect if there is no connection and a try is due."""
@@ -62,16 +65,6 @@ class Listener:
         """Stop listening."""
         self._connector.cancel()
         self._disconnect()
-
-    def _listen(self) -> BoundedConnection:
-        """Connect and LISTEN, in the background."""
-        connection = self._connect()
-        try:
-            connection.execute("listen peers")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
 
     def _open(self, connection: BoundedConnection) -> None:
         self._fd = connection.fileno()  # kept: a broken connection no longer knows it

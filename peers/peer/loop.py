@@ -18,9 +18,10 @@ from uuid import UUID
 from peers import events
 from peers.database.background import Background
 from peers.database.backoff import Backoff
+from peers.database.deadlines import BoundedConnection
 from peers.database.reconnecting import ReconnectingConnection
 from peers.database.rows import HeartbeatReply
-from peers.errors import ConfigError, DatabaseUnreachable, PeerLost
+from peers.errors import ConfigError, DatabaseUnreachable, NoConnectionFree, PeerLost
 from peers.peer.connections import Connections, close_all
 from peers.peer.drain import Drain
 from peers.peer.heartbeat import Heartbeat, HeartbeatCallbacks
@@ -28,6 +29,7 @@ from peers.peer.leases import Leases
 from peers.peer.listener import CANCEL, Listener
 from peers.peer.maintenance import Maintenance
 from peers.peer.membership import Membership
+from peers.peer.promotion import SCHEDULED
 from peers.peer.state import PeerState
 from peers.peer.systemd import SystemdNotifier, yield_cpu_to_workers
 from peers.peer.wakeup import Waker, stop_signals
@@ -38,6 +40,8 @@ _WAIT_MAX: Final = 1.0
 _TURNS_PER_LEASE: Final = 6  # at least: the heartbeat requires one within a third of a lease
 _RETRY_AFTER: Final = 0.05
 """Seconds between two turns when a step that is due cannot be done yet."""
+_CONNECT_AGAIN_AFTER: Final = 1.0
+_CONNECT_AGAIN_MAX: Final = 10.0
 _EXIT_OUTDATED: Final = 1
 
 
@@ -60,25 +64,29 @@ class Peer:
         self._connections = connections = Connections(settings)
         self._heartbeat = heartbeat = Heartbeat(
             connections.heartbeat, settings.lease_timeout, settings.heartbeat_interval,
-            HeartbeatCallbacks(self._on_reply, self._on_expiry, self._on_silence),
+            HeartbeatCallbacks(
+                self._on_reply, self._on_expiry, self._on_silence, connections.note_error
+            ),
         )  # fmt: skip
         self._connection = connection = ReconnectingConnection(
-            connections.main, self._on_reconnect, waker.wake, heartbeat.note_turn
-        )
+            connections.main, selector, waker.wake,
+            on_reconnect=self._on_reconnect, on_notify=self._on_notification,
+            on_progress=heartbeat.note_turn, on_error=connections.note_error,
+        )  # fmt: skip
         self._leases = leases = Leases(
             state, settings, settings.app, selector, connection,
             # no bounds: handlers may submit large graphs, and these sessions set limits themselves
-            lambda: connections.make("requests", None),
+            lambda: connections.make("requests", None), self._is_listening,
         )  # fmt: skip
         self._listener = Listener(connections.listener, selector, self._on_notification, waker.wake)
         self._maintenance = Maintenance(
-            connections.make, lambda: state.peer_id, settings.lease_timeout, settings.prune_after
+            state, connection, settings.lease_timeout, settings.prune_after, self._is_listening
         )
         self._drain = Drain(
             state, settings.drain_timeout.total_seconds(), connection, leases, self._notifier
         )
         self._membership = Membership(
-            state, settings, connection, leases, heartbeat, self._on_join, self._drain.begin
+            state, settings, connection, leases, heartbeat, self._notifier.ready, self._drain.begin
         )
 
     def run(self) -> int:
@@ -104,7 +112,12 @@ class Peer:
     def _turn(self) -> None:
         self._heartbeat.note_turn()
         healthy = True
-        for step in (self._take_events, self._serve_workers, self._use_database):
+        for step in (
+            self._take_events,
+            self._take_results,
+            self._serve_workers,
+            self._use_database,
+        ):
             try:
                 step()
             except OSError as error:  # no file descriptor, no process
@@ -116,19 +129,27 @@ class Peer:
                 time.sleep(wait)
             except DatabaseUnreachable:
                 pass  # the connection has logged it, and reconnects
+            except PeerLost as error:
+                self._membership.lose(str(error))
         if healthy:
             self._backoff.reset()
 
     def _take_events(self) -> None:
         now = time.monotonic()
         wait_max = min(_WAIT_MAX, self._lease / _TURNS_PER_LEASE)
-        due = min(self._leases.next_due(), self._drain.deadline, now + wait_max)
-        if not self._can_claim() or self._connection.is_backing_off:
-            due = max(due, now + _RETRY_AFTER)  # a step that is due cannot be done: do not spin
-        self._dispatch_events(max(0.0, due - now))
+        self._dispatch_events(max(0.0, min(self._next_due(now), now + wait_max) - now))
         with contextlib.suppress(queue.Empty):
             while True:
                 self._take_reply(*self._replies.get_nowait())
+
+    def _next_due(self, now: float) -> float:
+        """Return when (monotonic) there is something to do even if nothing happens."""
+        due = self._leases.next_due()
+        if self._connection.is_idle:
+            due = min(due, self._maintenance.due_at())
+            if not self._can_claim():
+                due = max(due, now + _RETRY_AFTER)  # a step that is due cannot be done: do not spin
+        return min(due, self._connection.next_due, self._drain.deadline)
 
     def _can_claim(self) -> bool:
         return self._state.peer_id is not None and not self._heartbeat.fenced
@@ -137,44 +158,64 @@ class Peer:
         for key, _ in self._selector.select(timeout):
             key.data()
 
+    def _take_results(self) -> None:
+        self._connection.collect()
+
     def _serve_workers(self) -> None:
         self._leases.pool.tick(time.monotonic())
         if not self._heartbeat.fenced:
-            self._leases.hand_out()  # before the commit, so that free slots do not wait for it
+            self._leases.hand_out()
 
     def _use_database(self) -> None:
         if not self._connection.restore():
             return
-        try:
-            if self._state.peer_id is None:
-                self._membership.try_to_join()
-                return
-            self._connection.attempt("recording outcomes", self._leases.record)
-            if self._heartbeat.fenced:
-                self._membership.probe()
-            else:
-                self._leases.claim()
-            self._connection.attempt("checking leases", self._leases.check)
+        if self._state.peer_id is None:
+            self._membership.try_to_join()
+            return
+        self._leases.check()
+        if self._heartbeat.fenced:
+            self._membership.probe()
+        else:
+            self._maintenance.start_due()
+        self._leases.start_due(claims=not self._heartbeat.fenced)
+        if self._connections.needs_listener:
             self._listener.ensure()
-        except PeerLost as error:
-            self._membership.lose(str(error))
 
     # ---------------------------------------------------------------------- start and stop
 
     def _start(self) -> None:
         """Connect, and start a worker to learn what the app can run. A signal ends both."""
-        opening = Background(self._connections.first, close_all, self._waker.wake)
-        while not opening.has_ended and not self._drain.was_signalled:
-            self._dispatch_events(_WAIT_MAX)
-        if self._drain.was_signalled:
-            opening.cancel()
+        connections = self._connect()
+        if connections is None:
             return
-        main, heartbeat = opening.result()
+        main, heartbeat = connections
         self._connection.use(main)
         self._heartbeat.use(heartbeat)
         self._leases.pool.start(_IMPORT_TIMEOUT, lambda: self._drain.was_signalled)
         if not self._leases.pool.asynchronous:
             yield_cpu_to_workers()
+
+    def _connect(self) -> tuple[BoundedConnection, BoundedConnection] | None:
+        """Connect, and wait for free connections if need be; None: a signal came first."""
+        backoff = Backoff(base=_CONNECT_AGAIN_AFTER, cap=_CONNECT_AGAIN_MAX)
+        while True:
+            opening = Background(self._connections.first, close_all, self._waker.wake)
+            while not opening.has_ended and not self._drain.was_signalled:
+                self._dispatch_events(_WAIT_MAX)
+            if self._drain.was_signalled:
+                opening.cancel()
+                return None
+            try:
+                return opening.result()
+            except NoConnectionFree as error:
+                wait = backoff.next()
+                events.database_lost(reason=str(error), retry_in=wait)
+                self._await_signal(wait)
+
+    def _await_signal(self, timeout: float) -> None:
+        until = time.monotonic() + timeout
+        while time.monotonic() < until and not self._drain.was_signalled:
+            self._dispatch_events(max(0.0, until - time.monotonic()))
 
     def _shut_down(self, *, failed: bool) -> None:
         """Stop everything and release every task. A step that fails does not prevent the next."""
@@ -186,7 +227,7 @@ class Peer:
 
         for step in (
             *([stop_tasks] if failed or not self._leases.is_idle else []),
-            self._leases.requests.stop, self._maintenance.stop, self._membership.record_all,
+            self._leases.requests.stop, self._membership.record_all,
             self._heartbeat.stop, self._membership.leave, self._leases.pool.stop,
             self._listener.close, self._connection.close, self._notifier.close,
         ):  # fmt: skip
@@ -197,16 +238,18 @@ class Peer:
 
     # --------------------------------------------------------------------------- callbacks
 
-    def _on_join(self, status: str) -> None:
-        self._maintenance.start()
-        self._notifier.ready(status)
+    def _is_listening(self) -> bool:
+        return self._listener.is_up if self._connections.is_pooled else self._connection.is_up
 
     def _on_reconnect(self) -> None:
-        """Reconcile after an outage: the last replies of the database may have been lost."""
-        self._connection.attempt("reconciling", self._leases.reconcile)
-        self._leases.poll_now()
+        """Look for tasks: notifications may have been lost, and the replies to claims."""
+        self._leases.reconnected()
+        self._maintenance.promotion.promote_now()
 
     def _on_notification(self, payload: str) -> None:
+        if payload.startswith(SCHEDULED):
+            self._maintenance.promotion.notified(payload)
+            return
         if payload == CANCEL:
             self._heartbeat.send_now()
         self._leases.poll_now()

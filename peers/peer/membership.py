@@ -20,6 +20,7 @@ from peers.settings import Settings
 from peers.types import CONTRACT_VERSION, KindPolicy
 
 _LAST_CONNECT_SECONDS: Final = 2.0
+_LAST_REPLY_SECONDS: Final = 1.0
 _PROBE_EVERY: Final = 1.0
 
 
@@ -71,6 +72,9 @@ class Membership:
         """
         peer_id = self._state.peer_id
         self._heartbeat.pause()
+        self._leases.pool.kill_all()
+        with contextlib.suppress(DatabaseUnreachable):
+            self._connection.finish(_LAST_REPLY_SECONDS)  # it may bring tasks, or record some
         self._leases.abandon()
         with contextlib.suppress(DatabaseUnreachable):
             self._connection.attempt("releasing expired leases", self._release_expired)

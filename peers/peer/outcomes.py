@@ -8,9 +8,10 @@ from collections.abc import Callable
 from peers import events
 from peers.errors import PeersError
 from peers.peer.handler_requests import HandlerRequests, Request
-from peers.peer.outbox import Failure
+from peers.peer.outcome import Failure
 from peers.peer.recorder import Recorder
 from peers.peer.state import PeerState
+from peers.pool.claim import TaskRun
 from peers.pool.isolation import IsolatedGroup
 from peers.pool.lease import Lease
 
@@ -27,6 +28,10 @@ class Outcomes:
         self._state = state
         self._recorder = recorder
         self._requests = requests
+
+    def completed_run(self, run: TaskRun, results: bytes) -> None:
+        """Record the results of handlers that have returned, which are a JSON array."""
+        self._recorder.completed_run(run, results)
 
     def completed(self, lease: Lease, result: bytes) -> None:
         """Record the result of a handler that has returned."""
@@ -80,7 +85,7 @@ class Outcomes:
             self.released(remaining)
             return
         for local_queue in {id(one.local_queue): one.local_queue for one in remaining}.values():
-            local_queue.requeue(one for one in remaining if one.local_queue is local_queue)
+            local_queue.requeue([one for one in remaining if one.local_queue is local_queue])
 
     def released(self, leases: list[Lease]) -> None:
         """Release leases that never started or were stopped: the attempt does not count."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING
 
 from peers.pool.batch_key import BatchKey
@@ -11,13 +11,14 @@ from peers.pool.durations import (
     ARGS_MAX_BYTES,
     CLAIM_MAX_TASKS,
     FIRST_CLAIM_MAX_TASKS,
+    HELD_MAX_TASKS,
     DurationEstimate,
     claim_size,
 )
 from peers.protocol.messages import KindDeclared
 
 if TYPE_CHECKING:
-    from peers.pool.lease import Lease
+    from peers.pool.claim import Claim
 
 
 class ClaimSizer:
@@ -31,20 +32,23 @@ class ClaimSizer:
         self._kinds = kinds
         self._mix: Counter[str] = Counter()
         """How many tasks of each kind the last claim brought."""
-        self._most_held = max(slots, CLAIM_MAX_TASKS)
+        self._most_held = max(slots, HELD_MAX_TASKS)
         """How many tasks the peer may hold, judged by the size of their args."""
         self._most_at_once = FIRST_CLAIM_MAX_TASKS
         """How many to claim in one statement. While slots are free, another claim follows."""
 
-    def learn(self, leases: list[Lease]) -> None:
+    def learn(self, claim: Claim) -> None:
         """Learn from the tasks that a claim brought."""
-        self._mix = Counter(lease.task.kind for lease in leases)
-        size = sum(len(lease.task.args) for lease in leases)
-        fitting = len(leases) * ARGS_MAX_BYTES // max(size, 1)
+        if len(claim.kinds) == 1:
+            self._mix = Counter({claim.kinds[0]: claim.count})
+        else:
+            self._mix = Counter(claim.kinds)
+        size = claim.args_size(0, claim.count)
+        fitting = claim.count * ARGS_MAX_BYTES // max(size, 1)
         self._most_held = max(self._slots, fitting)
         self._most_at_once = max(1, min(CLAIM_MAX_TASKS, fitting))
 
-    def wanted(self, backlog: Mapping[BatchKey, list[Lease]], in_workers: int, running: int) -> int:
+    def wanted(self, backlog: Mapping[BatchKey, Sized], in_workers: int, running: int) -> int:
         """Return how many tasks to claim; 0: the peer holds enough.
 
         `in_workers`: how many tasks the workers have; `running`: how many slots they occupy.
@@ -74,10 +78,10 @@ class ClaimSizer:
         size = max(map(self._batch_size, self._mix), default=0)
         return self._with_others(self._slots * size, usual)
 
-    def _missing_for_batches(self, backlog: Mapping[BatchKey, list[Lease]], usual: int) -> int:
+    def _missing_for_batches(self, backlog: Mapping[BatchKey, Sized], usual: int) -> int:
         """Return how many tasks to claim for the batches that wait to be full."""
-        missing = sum(max(0, key.size - len(leases)) for key, leases in backlog.items())
-        single = sum(len(leases) for key, leases in backlog.items() if not key.size)
+        missing = sum(max(0, key.size - len(tasks)) for key, tasks in backlog.items())
+        single = sum(len(tasks) for key, tasks in backlog.items() if not key.size)
         return self._with_others(missing, usual - single)
 
     def _with_others(self, batched: int, single: int) -> int:

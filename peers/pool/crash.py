@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from peers.bisect import halves
+from peers.pool.executions import AssignedLease, Executions
 from peers.pool.isolation import IsolatedGroup
 from peers.pool.lease import Lease
 from peers.pool.local_queue import LocalQueue
@@ -48,27 +49,27 @@ class WorkerExit:
     released: list[Lease] = field(default_factory=list)
 
     def sort(
-        self, leases: list[Lease], crashed: Collection[int] | None, unstarted_from: float
+        self, tasks: list[AssignedLease], crashed: Collection[int] | None, unstarted_from: float
     ) -> None:
-        """Decide what becomes of each lease.
+        """Decide what becomes of each task that the worker had.
 
         `crashed`: the execution ids of the handler call that ended the worker; None: it may be any
         call. Executions from `unstarted_from` on had not started.
         """
-        if crashed is None and len(leases) > 1:
-            for batches in batches_by_queue(leases).values():
+        if crashed is None and len(tasks) > 1:
+            for batches in batches_by_queue(tasks).values():
                 self.isolated.extend(IsolatedGroup(batches, asynchronous=True).halves())
             return
         if crashed is None:
-            crashed = [lease.execution_id for lease in leases]
-        crashed_batches = _by_batch(lease for lease in leases if lease.execution_id in crashed)
+            crashed = [task.execution_id for task in tasks]
+        crashed_batches = _by_call(task for task in tasks if task.execution_id in crashed)
         siblings: dict[int, list[Lease]] = {}
-        for lease in leases:
-            if lease.execution_id in crashed:
+        for execution_id, call, lease in tasks:
+            if execution_id in crashed:
                 continue
-            if lease.batch_id in crashed_batches:  # stays under its lease, like the bisected ones
-                siblings.setdefault(lease.batch_id, []).append(lease)
-            elif lease.execution_id >= unstarted_from:
+            if call in crashed_batches:  # stays under its lease, like the bisected ones
+                siblings.setdefault(call, []).append(lease)
+            elif execution_id >= unstarted_from:
                 self.requeued.append(lease)
             else:
                 self.released.append(lease)
@@ -95,18 +96,18 @@ class WorkerExit:
         }  # fmt: skip
 
 
-def batches_by_queue(leases: Iterable[Lease]) -> dict[LocalQueue, list[list[Lease]]]:
+def batches_by_queue(tasks: Iterable[AssignedLease]) -> dict[LocalQueue, list[list[Lease]]]:
     """Return the leases of each handler call, by their local queue."""
     queues: dict[LocalQueue, list[list[Lease]]] = {}
-    for batch in _by_batch(leases).values():
+    for batch in _by_call(tasks).values():
         queues.setdefault(batch[0].local_queue, []).append(batch)
     return queues
 
 
 def crashed_executions(
-    leases: Mapping[int, Lease], call: range, kill: KillReason | None, *, asynchronous: bool
+    executions: Executions, call: range, kill: KillReason | None, *, asynchronous: bool
 ) -> Collection[int] | None:
-    """Return the execution ids of the call that ended a worker; None: it may be any of `leases`.
+    """Return the execution ids of the call that ended a worker; None: it may be any of its calls.
 
     `call`: the call that ran (async) or that started last (sync) when the worker ended. A sync
     worker may have ended after that call was over: then its outcome was lost with the worker.
@@ -116,18 +117,18 @@ def crashed_executions(
             return (kill.execution_id,)
         if kill.execution_id in call:
             return call
-        lease = leases.get(kill.execution_id)
-        batch_id = kill.execution_id if lease is None else lease.batch_id
-        return [number for number, one in leases.items() if one.batch_id == batch_id]
-    if asynchronous and not any(number in leases for number in call):
+        execution = executions.find(kill.execution_id)
+        first = kill.execution_id if execution is None else execution.call(kill.execution_id)
+        return executions.ids_of_call(first)
+    if asynchronous and not any(executions.find(number) for number in call):
         return (
             None  # it died while no handler had the loop: in a handler's thread, or out of memory
         )
     return call
 
 
-def _by_batch(leases: Iterable[Lease]) -> dict[int, list[Lease]]:
+def _by_call(tasks: Iterable[AssignedLease]) -> dict[int, list[Lease]]:
     batches: dict[int, list[Lease]] = {}
-    for lease in leases:
-        batches.setdefault(lease.batch_id, []).append(lease)
+    for task in tasks:
+        batches.setdefault(task.call, []).append(task.lease)
     return batches

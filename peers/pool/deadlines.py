@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Final
 
 from peers.pool.crash import CANCELLED, CRASH, KillReason
 from peers.pool.durations import ASSIGNMENT_SECONDS
-from peers.pool.lease import Lease
+from peers.pool.executions import Execution, Executions
 from peers.protocol.running_marker import Running, RunningMarker
 
 RECALL_AFTER: Final = 0.1
@@ -24,23 +23,26 @@ _BLOCKED_LOOP: Final = "was stopped: it blocked the event loop, so another could
 class Deadlines:
     """The timeouts and cancellations of the tasks that a worker has.
 
-    `leases` are those tasks by their execution ids, kept by the worker's handle.
+    `executions` are those tasks, kept by the worker's handle.
     """
 
-    def __init__(self, marker: RunningMarker, leases: Mapping[int, Lease]) -> None:
+    def __init__(self, marker: RunningMarker, executions: Executions) -> None:
         self.asynchronous = False
         self._marker = marker
-        self._leases = leases
+        self._executions = executions
         self._kill_at: dict[int, tuple[float, KillReason]] = {}
         """For cancelled tasks, and for async ones with a timeout."""
 
-    def add(self, lease: Lease, calls: int) -> None:
-        """Set the deadline of an async task that may take up to `calls` handler calls."""
-        timeout = lease.task.timeout
-        if self.asynchronous and timeout is not None:
-            due = time.monotonic() + timeout * calls + _ASYNC_GRACE
-            reason = KillReason(lease.execution_id, "timeout", _exceeded(timeout))
-            self._kill_at[lease.execution_id] = (due, reason)
+    def add(self, execution: Execution, calls: int) -> None:
+        """Set the deadlines of async tasks, each of which may take up to `calls` handler calls."""
+        if not self.asynchronous or not any(execution.run.claim.timeouts):
+            return
+        now = time.monotonic()
+        for execution_id in range(execution.execution_id, execution.stop):
+            timeout = execution.timeout(execution_id)
+            if timeout is not None:
+                reason = KillReason(execution_id, "timeout", _exceeded(timeout))
+                self._kill_at[execution_id] = (now + timeout * calls + _ASYNC_GRACE, reason)
 
     def add_cancelled(self, execution_id: int, grace: float) -> None:
         """Set the deadline of a cancelled task, unless its own one comes before."""
@@ -48,17 +50,19 @@ class Deadlines:
         cancel = (time.monotonic() + grace, reason)
         self._kill_at[execution_id] = min(cancel, self._kill_at.get(execution_id, cancel))
 
-    def remove(self, execution_id: int) -> None:
-        """Forget a task that has ended."""
-        self._kill_at.pop(execution_id, None)
+    def remove(self, execution: Execution) -> None:
+        """Forget tasks that have ended."""
+        if self._kill_at:
+            for execution_id in range(execution.execution_id, execution.stop):
+                self._kill_at.pop(execution_id, None)
 
     def exceeded(self, running: Running, now: float) -> KillReason | None:
         """Return why to kill the worker for the handler that runs; None: it may run on."""
         execution_id, _, since = running
-        lease = self._leases.get(execution_id)
-        if lease is None:
+        execution = self._executions.find(execution_id)
+        if execution is None:
             return None
-        timeout = lease.task.timeout
+        timeout = execution.timeout(execution_id)
         grace = _ASYNC_GRACE if self.asynchronous else 0.0
         if timeout is not None and now - since > timeout + grace:
             return KillReason(execution_id, "timeout", _exceeded(timeout))
@@ -68,7 +72,8 @@ class Deadlines:
 
     def is_slow(self, running: Running, now: float) -> bool:
         """Return whether a handler has run so long that others should not wait for it."""
-        return running.execution_id in self._leases and now - running.since > RECALL_AFTER
+        is_here = self._executions.find(running.execution_id) is not None
+        return is_here and now - running.since > RECALL_AFTER
 
     def missed(self, running: Running, now: float) -> KillReason | None:
         """Return why to kill the worker for a task that has missed its deadline; None: none has."""
@@ -78,7 +83,7 @@ class Deadlines:
             if now <= due or not (self.asynchronous or runs):
                 continue
             # an async handler that does not yield keeps the others from being stopped
-            if self.asynchronous and not runs and running.execution_id in self._leases:
+            if self.asynchronous and not runs and self._executions.find(running.execution_id):
                 return KillReason(running.execution_id, CRASH, _BLOCKED_LOOP)
             return reason
         return None
@@ -89,21 +94,22 @@ class Deadlines:
         `recall`: whether there are tasks to recall from behind a slow handler.
         """
         running = self._marker.running()
-        lease = self._leases.get(running.execution_id)
+        execution = self._executions.find(running.execution_id)
         if self.asynchronous:
             due = min((due for due, _ in self._kill_at.values()), default=float("inf"))
-            return due if lease is None else min(due, self._marker.kill_at() + _ASYNC_GRACE)
+            return due if execution is None else min(due, self._marker.kill_at() + _ASYNC_GRACE)
         due = min(
             (due for number, (due, _) in self._kill_at.items() if number in running.execution_ids),
             default=float("inf"),
         )
-        if lease is None:
+        if execution is None:
             return due
         due = min(due, self._marker.kill_at())
         if recall:
             due = min(due, running.since + RECALL_AFTER)
-        if lease.task.timeout is not None:
-            due = min(due, running.since + lease.task.timeout)
+        timeout = execution.timeout(running.execution_id)
+        if timeout is not None:
+            due = min(due, running.since + timeout)
         return due
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from peers.pool.batch_key import BatchKey
+from peers.pool.claim import runs_of
 from peers.pool.durations import ASSIGNMENT_MAX_TASKS, DurationEstimate
 from peers.pool.handle import WorkerHandle
 from peers.pool.local_queue import LocalQueue
@@ -76,7 +77,7 @@ def _assign_isolated(
         if worker is None:
             continue
         for batch in local_queue.take_isolated(group):
-            worker.assign(batch, durations, as_batch=local_queue.is_batch(batch[0]))
+            worker.assign(runs_of(batch), durations, as_batch=local_queue.is_batch(batch[0]))
         worker.retire()
         yield worker
 
@@ -86,20 +87,23 @@ def _assign_part(
     durations: DurationEstimate,
 ) -> WorkerHandle | None:  # fmt: skip
     """Assign the next part of a bisected batch to a worker that can take it now; None: none can."""
-    worker, _ = _least_busy(local_queue, asynchronous, workers)
-    if worker is None or (worker.leases and not asynchronous):
+    worker, _ = _least_busy(local_queue, asynchronous, workers, float("inf"))
+    if worker is None or (worker.executions and not asynchronous):
         return None
-    worker.assign(local_queue.take_part(asynchronous), durations, as_batch=True)
+    worker.assign(runs_of(local_queue.take_part(asynchronous)), durations, as_batch=True)
     return worker
 
 
 def _least_busy(
-    local_queue: LocalQueue, asynchronous: bool, workers: Sequence[WorkerHandle]
+    local_queue: LocalQueue, asynchronous: bool, workers: Sequence[WorkerHandle], call: float
 ) -> tuple[WorkerHandle | None, float]:
-    """Return the worker that will be idle first, and how many seconds of tasks it can take."""
+    """Return the worker that will be idle first, and how many seconds of tasks it can take.
+
+    `call`: how long a handler call is expected to take.
+    """
     worker, budget = None, 0.0
     for other in workers:
-        seconds = other.budget(local_queue) if other.asynchronous is asynchronous else 0.0
+        seconds = other.budget(local_queue, call) if other.asynchronous is asynchronous else 0.0
         # an idle one comes before one that is still busy with its last assignment
         if seconds > 0 and (worker is None or other.expected_seconds < worker.expected_seconds):
             worker, budget = other, seconds
@@ -111,19 +115,20 @@ def _assign_backlog(
     durations: DurationEstimate,
 ) -> WorkerHandle | None:  # fmt: skip
     """Assign tasks with this key to the least busy worker; None: no worker can take any."""
-    worker, budget = _least_busy(local_queue, key.asynchronous, workers)
+    call = durations.seconds(local_queue.first_kind(key)) * max(1, key.size)
+    worker, budget = _least_busy(local_queue, key.asynchronous, workers, call)
     if worker is None:
         return None
     if key.kind is not None:
-        leases = local_queue.take_batch(key, budget if worker.leases else float("inf"))
+        runs = local_queue.take_batch(key, budget if worker.executions else float("inf"))
     else:
         most = min(ASSIGNMENT_MAX_TASKS, max(1, worker.allowance))
         if key.asynchronous:
-            most = min(most, local_queue.free_slots)
-        leases = local_queue.take(key, budget, most)
-        if not leases and (worker.wants_one or not worker.leases):
-            leases = local_queue.take(key, float("inf"), 1)  # it takes longer than the budget
-    if not leases:
+            most = min(most, worker.room(local_queue, call))
+        runs = local_queue.take(key, budget, most)
+        if not runs and (worker.wants_one or not worker.executions):
+            runs = local_queue.take(key, float("inf"), 1)  # it takes longer than the budget
+    if not runs:
         return None
-    worker.assign(leases, durations, as_batch=key.kind is not None)
+    worker.assign(runs, durations, as_batch=key.kind is not None)
     return worker

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from peers.database.rows import Claimed
+from peers.pool.backlog import Backlog
 from peers.pool.batch_key import BatchKey
+from peers.pool.claim import Claim, TaskRun, runs_of
 from peers.pool.claim_sizer import ClaimSizer
-from peers.pool.durations import ARGS_MAX_BYTES, DurationEstimate
+from peers.pool.durations import DurationEstimate
 from peers.pool.isolation import IsolatedGroup
-from peers.pool.lease import Lease, by_priority
+from peers.pool.lease import Lease
 from peers.protocol.messages import KindDeclared
 
 
@@ -34,7 +35,7 @@ class LocalQueue:
         self._in_workers = 0
         self._reserved = 0
         self._next_claim_at = 0.0
-        self._backlog: dict[BatchKey, list[Lease]] = {}
+        self._backlog: dict[BatchKey, Backlog] = {}
         self._overdue: set[str] = set()
         """Batch kinds that have waited to be full long enough, and now wait only for a worker."""
         self._parts: dict[bool, deque[list[Lease]]] = {False: deque(), True: deque()}
@@ -45,9 +46,38 @@ class LocalQueue:
     def __len__(self) -> int:
         return sum(map(len, self._backlog.values()))
 
-    def __iter__(self) -> Iterator[Lease]:
+    def waiting(self) -> list[Lease]:
+        """Return a lease for each task of the backlog."""
+        return [lease for run in self._runs() for lease in run.leases()]
+
+    def claimed_before(self, when: float) -> list[Lease]:
+        """Return the leases of the backlog that were claimed before this time (monotonic)."""
+        late = (run for run in self._runs() if run.claim.claimed_at < when)
+        return [lease for run in late for lease in run.leases()]
+
+    def holds(self, lease: Lease) -> bool:
+        """Return whether a task waits here, in the backlog or to run again."""
+        return any(
+            run.claim is lease.claim and run.first <= lease.index < run.first + run.count
+            for run in self._runs()
+        ) or any(other is lease for other in self.leases_to_rerun())
+
+    def _runs(self) -> Iterator[TaskRun]:
         for backlog in self._backlog.values():
             yield from backlog
+
+    # ----------------------------------------------------------------------- what handlers declare
+
+    def timeout_of(self, kind: str) -> float | None:
+        """Return the timeout that the handler of a kind declares."""
+        declared = self._kinds.get(kind)
+        return None if declared is None else declared.timeout
+
+    def key_of(self, claim: Claim, index: int) -> BatchKey:
+        """Return with which other tasks a task can be assigned."""
+        return BatchKey.of(self._kinds.get(claim.kind(index)), claim.timeout(index))
+
+    # --------------------------------------------------------------------------------------- slots
 
     @property
     def in_workers(self) -> int:
@@ -93,51 +123,53 @@ class LocalQueue:
         """Return how many tasks to claim with the next statement; 0: the peer holds enough."""
         return self._sizer.wanted(self._backlog, self._in_workers, self._running)
 
-    def claimed(self, leases: list[Lease]) -> None:
-        """Add the leases of a new claim."""
-        if leases:  # an empty claim says nothing about the tasks to come
-            self._sizer.learn(leases)
-            self.requeue(leases)
+    def claimed(self, claim: Claim) -> None:
+        """Add the tasks of a new claim."""
+        self._sizer.learn(claim)
+        self._add(claim.runs())
 
     # ------------------------------------------------------------------------------------- backlog
 
-    def requeue(self, leases: Iterable[Lease]) -> None:
+    def requeue(self, leases: Sequence[Lease]) -> None:
         """Put leases into the backlog, behind those of the same priority."""
-        new: dict[BatchKey, list[Lease]] = {}
-        for lease in leases:
-            new.setdefault(self._key(lease.task), []).append(lease)
-        for key, more in new.items():
-            backlog = self._backlog.setdefault(key, [])
-            backlog.extend(more)
-            backlog.sort(key=by_priority)  # nearly sorted already, so this is quick
+        self._add(runs_of(leases))
+
+    def _add(self, runs: Iterable[TaskRun]) -> None:
+        for run in runs:
+            self._backlog.setdefault(run.key, Backlog()).add(run)
 
     def next_key(self, without: set[BatchKey]) -> BatchKey | None:
-        """Return the key of the most urgent lease; None: there is none."""
+        """Return the key of the most urgent task; None: there is none."""
         heads = [
-            (backlog[0].task.priority, backlog[0].claimed_at, key)
+            (backlog.head.priority, backlog.head.claim.claimed_at, key)
             for key, backlog in self._backlog.items()
-            if backlog and key not in without
+            if key not in without
         ]
         return min(heads, key=lambda head: head[:2])[2] if heads else None
 
     def keys(self, asynchronous: bool) -> list[BatchKey]:
-        """Return the keys whose leases async workers (or sync ones) can run."""
+        """Return the keys whose tasks async workers (or sync ones) can run."""
         return [key for key in self._backlog if key.asynchronous is asynchronous]
 
     def priority(self, key: BatchKey) -> int:
-        """Return the smallest priority of the leases with this key."""
-        return self._backlog[key][0].task.priority
+        """Return the smallest priority of the tasks with this key."""
+        return self._backlog[key].head.priority
+
+    def first_kind(self, key: BatchKey) -> str:
+        """Return the kind of the most urgent task with this key."""
+        head = self._backlog[key].head
+        return head.claim.kind(head.first)
 
     def due_at(self, key: BatchKey) -> float:
-        """Return when (monotonic) these leases may be assigned: batches wait to be full."""
+        """Return when (monotonic) these tasks may be assigned: batches wait to be full."""
         backlog = self._backlog[key]
         if len(backlog) >= key.size or key.kind in self._overdue:
             return 0.0
-        return min(lease.claimed_at for lease in backlog) + key.wait
+        return backlog.oldest_at + key.wait
 
     def next_due(self, now: float) -> float:
         """Return when the next batch has waited long enough to be full."""
-        times = [self.due_at(key) for key, backlog in self._backlog.items() if backlog]
+        times = [self.due_at(key) for key in self._backlog]
         return min((at for at in times if at > now), default=float("inf"))
 
     def mark_overdue(self, key: BatchKey) -> None:
@@ -145,22 +177,14 @@ class LocalQueue:
         if key.kind is not None:
             self._overdue.add(key.kind)
 
-    def take(self, key: BatchKey, budget: float, most: int) -> list[Lease]:
-        """Take the next leases, up to `most`, that take about `budget` seconds together.
+    def take(self, key: BatchKey, budget: float, most: int) -> list[TaskRun]:
+        """Take the next tasks, up to `most`, that take about `budget` seconds together.
 
         Their args fit in one assignment.
         """
-        backlog = self._backlog[key]
-        count, bytes_left = 0, ARGS_MAX_BYTES
-        for lease in backlog[:most]:
-            budget -= self._durations.seconds(lease.task.kind)
-            bytes_left -= len(lease.task.args)
-            if budget < 0 or (bytes_left < 0 and count):
-                break
-            count += 1
-        return self._take(key, count)
+        return self._take(key, self._backlog[key].fitting(budget, most, self._durations))
 
-    def take_batch(self, key: BatchKey, budget: float) -> list[Lease]:
+    def take_batch(self, key: BatchKey, budget: float) -> list[TaskRun]:
         """Take the next batch; none if it takes longer than `budget` seconds."""
         assert key.kind is not None
         count = min(key.size, len(self._backlog[key]))
@@ -181,7 +205,7 @@ class LocalQueue:
         for part in parts:
             for lease in part:
                 lease.claimed_at = now
-            self._parts[self._key(part[0].task).asynchronous].append(part)
+            self._parts[self._key(part[0]).asynchronous].append(part)
 
     def next_part(self, without: set[bool]) -> tuple[bool, int] | None:
         """Return whether the most urgent part is async, and its priority; None: there is none."""
@@ -216,12 +240,12 @@ class LocalQueue:
         parts = [lease for parts in self._parts.values() for part in parts for lease in part]
         return parts + self.isolated_leases()
 
-    def drop(self, unwanted: Iterable[Lease]) -> None:
+    def drop(self, unwanted: Collection[Lease]) -> None:
         """Forget these leases, wherever they wait."""
-        gone = set(map(id, unwanted))
         for key, backlog in list(self._backlog.items()):
-            self._backlog[key] = [lease for lease in backlog if id(lease) not in gone]
+            backlog.drop(unwanted)
             self._forget_if_empty(key)
+        gone = set(map(id, unwanted))
         for asynchronous, parts in self._parts.items():
             left = ([lease for lease in part if id(lease) not in gone] for part in parts)
             self._parts[asynchronous] = deque(part for part in left if part)
@@ -232,12 +256,10 @@ class LocalQueue:
 
     def is_batch(self, lease: Lease) -> bool:
         """Return whether the lease's handler takes a list of tasks."""
-        return self._key(lease.task).kind is not None
+        return self._key(lease).kind is not None
 
-    def _take(self, key: BatchKey, count: int) -> list[Lease]:
-        backlog = self._backlog[key]
-        taken = backlog[:count]
-        del backlog[:count]
+    def _take(self, key: BatchKey, count: int) -> list[TaskRun]:
+        taken = self._backlog[key].take(count)
         self._forget_if_empty(key)
         return taken
 
@@ -246,5 +268,5 @@ class LocalQueue:
         if not self._backlog[key]:
             del self._backlog[key]
 
-    def _key(self, task: Claimed) -> BatchKey:
-        return BatchKey.of(task, self._kinds.get(task.kind))
+    def _key(self, lease: Lease) -> BatchKey:
+        return self.key_of(lease.claim, lease.index)

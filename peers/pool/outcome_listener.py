@@ -6,15 +6,16 @@ from collections.abc import Callable
 from typing import Protocol
 
 from peers.errors import PeersError
+from peers.pool.claim import TaskRun
 from peers.pool.isolation import IsolatedGroup
 from peers.pool.lease import Lease
 
 
 class OutcomeListener(Protocol):
-    """Receives the outcomes of the leases that workers were assigned."""
+    """Receives the outcomes of the tasks that workers were assigned."""
 
-    def completed(self, lease: Lease, result: bytes) -> None:
-        """Take the result of a handler, as JSON."""
+    def completed_run(self, run: TaskRun, results: bytes) -> None:
+        """Take the results of some tasks of one kind: a JSON array with one for each."""
 
     def failed(self, lease: Lease, failure: dict[str, object]) -> None:
         """Take the failure of an attempt, with the fields that peers.fail takes."""

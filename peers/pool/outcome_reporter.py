@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -9,11 +10,12 @@ import msgspec
 
 from peers import events
 from peers.errors import PeerLost, PeersError
+from peers.pool.claim import TaskRun
 from peers.pool.crash import WorkerExit, batches_by_queue
 from peers.pool.durations import DurationEstimate
+from peers.pool.executions import AssignedLease
 from peers.pool.handle import WorkerHandle
 from peers.pool.isolation import IsolatedGroup, WorkerRole
-from peers.pool.lease import Lease
 from peers.pool.outcome_listener import OutcomeListener
 from peers.pool.retirement import Retirement
 from peers.protocol.messages import Completed, Failed, HandlerRequest, Reply
@@ -35,44 +37,53 @@ class OutcomeReporter:
 
     def outcomes(self, worker: WorkerHandle, outcomes: list[Completed | Failed]) -> None:
         """Report these outcomes; run again what failed because others had exhausted the worker."""
-        exhausted = [
-            lease for each in outcomes if (lease := self._outcome(worker, each)) is not None
-        ]
+        exhausted = []
+        for outcome in outcomes:
+            if isinstance(outcome, Completed):
+                self._completed(worker, outcome)
+            elif (task := self._failed(worker, outcome)) is not None:
+                exhausted.append(task)
         for batches in batches_by_queue(exhausted).values():
             group = IsolatedGroup(batches, worker.asynchronous)
             was_isolated = worker.role is not WorkerRole.ORDINARY
             bisect = was_isolated and len(batches) > 1
             self._listener.isolated(group.halves() if bisect else [group])
 
-    def _outcome(self, worker: WorkerHandle, outcome: Completed | Failed) -> Lease | None:
-        """Report an outcome; or return a lease that failed because others exhausted its worker."""
-        lease = worker.take_back(outcome.execution_id)
-        if lease is None:
+    def _completed(self, worker: WorkerHandle, outcome: Completed) -> None:
+        """Report tasks whose handlers have returned. They are of one kind."""
+        count = outcome.count
+        execution = worker.ended(outcome.execution_id, count)
+        if execution is None:
+            return
+        run = execution.run
+        seconds = outcome.seconds / count
+        self._durations.note(run.claim.kind(run.first), seconds, count)
+        self._retirement.succeeded(worker)
+        _log_completed(run, seconds)
+        self._listener.completed_run(run, outcome.results)
+
+    def _failed(self, worker: WorkerHandle, outcome: Failed) -> AssignedLease | None:
+        """Report a failure; or return a task that failed because others exhausted its worker."""
+        execution = worker.ended(outcome.execution_id)
+        if execution is None:
             return None
-        task = lease.task
-        self._durations.note(task.kind, outcome.seconds)
-        reason = self._retirement.reason(worker, task.kind, outcome, time.monotonic())
+        [task] = execution.assigned_leases()
+        kind = task.lease.task.kind
+        self._durations.note(kind, outcome.seconds)
+        reason = self._retirement.reason(worker, kind, outcome, time.monotonic())
         if reason is not None:
             self._retirement.retire(worker, reason, self._workers, recall=True)
-        if isinstance(outcome, Completed):
-            events.task_completed(
-                task_id=task.task_id, kind=task.kind, attempt=task.attempt, seconds=outcome.seconds
-            )
-            self._listener.completed(lease, outcome.result)
-            return None
-        if outcome.exhausted and not worker.was_fresh_for(lease):
-            return lease
+        if outcome.exhausted and not worker.was_fresh_for(execution):
+            return task
         failure = msgspec.structs.asdict(outcome)
         for name in _NOT_OF_THE_FAILURE:
             del failure[name]
-        self._listener.failed(lease, failure)
+        self._listener.failed(task.lease, failure)
         return None
 
-    def recalled(self, worker: WorkerHandle, execution_ids: list[int]) -> None:
+    def recalled(self, worker: WorkerHandle, executions: list[tuple[int, int]]) -> None:
         """Report the tasks that a worker has given back, which it had not started."""
-        leases = [worker.take_back(execution_id) for execution_id in execution_ids]
-        worker.recalled()
-        self._listener.requeued([lease for lease in leases if lease is not None])
+        self._listener.requeued(worker.recalled(executions))
 
     def requested(
         self, worker: WorkerHandle, request: HandlerRequest,
@@ -89,10 +100,11 @@ class OutcomeReporter:
                 error = (type(body).__name__, body.message, body.hint)
                 send(worker, Reply(request.request_id, b"null", error))
 
-        lease = worker.leases.get(request.execution_id)
-        if lease is None:  # a thread that its handler left behind, which must not wait for ever
+        execution = worker.executions.find(request.execution_id)
+        if execution is None:  # a thread that its handler left behind, which must not wait for ever
             reply(PeerLost("the task of this request is no longer running"))
         else:
+            lease = execution.lease(request.execution_id)
             self._listener.requested(lease, request.verb, request.body, reply)
 
     def exited(self, worker_exit: WorkerExit) -> None:
@@ -103,6 +115,19 @@ class OutcomeReporter:
         self._listener.isolated(worker_exit.isolated)
         self._listener.requeued(worker_exit.requeued)
         self._listener.released(worker_exit.released)
+
+
+def _log_completed(run: TaskRun, seconds: float) -> None:
+    """Log each task, if that is wanted; count them in any case."""
+    if not events.are_logged(logging.DEBUG):
+        events.counts[events.task_completed.__name__] += run.count
+        return
+    claim = run.claim
+    for index in range(run.first, run.first + run.count):
+        events.task_completed(
+            task_id=claim.task_id(index), kind=claim.kind(index), attempt=claim.attempt(index),
+            seconds=seconds,
+        )  # fmt: skip
 
 
 def log_exit(worker: WorkerHandle, worker_exit: WorkerExit) -> None:

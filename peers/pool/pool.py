@@ -95,7 +95,7 @@ class WorkerPool:
         self._stopping_all = True
         for worker in list(self._workers):
             worker.process.send(Stop())
-            if worker.leases or not worker.ready:
+            if worker.executions or not worker.ready:
                 worker.process.kill()
             self._reap(worker)
         self._starter.close()
@@ -191,8 +191,8 @@ class WorkerPool:
         match message:
             case Outcomes(outcomes):
                 self._reporter.outcomes(worker, outcomes)
-            case Recalled(execution_ids):
-                self._reporter.recalled(worker, execution_ids)
+            case Recalled(executions):
+                self._reporter.recalled(worker, executions)
             case Unfit(reason):
                 self._retirement.retire(worker, reason, self._workers, recall=True)
             case HandlerRequest():

@@ -17,7 +17,7 @@ from typing import Final
 
 from peers import events
 from peers.pool.handle import WorkerHandle
-from peers.protocol.messages import Completed, Failed
+from peers.protocol.messages import Failed
 
 _MOST_KINDS_IN_A_ROW: Final = 3
 _RETIRE_EVERY: Final = 30.0
@@ -55,13 +55,12 @@ class Retirement:
         """Forget a worker that has exited."""
         self._kinds.pop(worker, None)
 
-    def reason(
-        self, worker: WorkerHandle, kind: str, outcome: Completed | Failed, now: float
-    ) -> str | None:
-        """Return why the worker should retire after this outcome; None: it need not."""
-        if isinstance(outcome, Completed):
-            self._kinds.pop(worker, None)
-            return None
+    def succeeded(self, worker: WorkerHandle) -> None:
+        """Note that a handler has returned there."""
+        self._kinds.pop(worker, None)
+
+    def reason(self, worker: WorkerHandle, kind: str, outcome: Failed, now: float) -> str | None:
+        """Return why the worker should retire after this failure; None: it need not."""
         if outcome.exhausted:
             return f"{outcome.error_type}: {outcome.error_message}"
         if outcome.error_type in _DELIBERATE:

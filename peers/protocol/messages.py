@@ -1,7 +1,8 @@
 """The messages between a peer and its workers: msgpack over a Unix socket.
 
 Args and results stay the JSON text that they are in the database. The peer passes them on as
-bytes and never parses them.
+bytes and never parses them. Thousands of quick tasks a second are assigned and completed in runs:
+consecutive tasks of one claim, described by columns, without an object for each task.
 
 An `execution_id` is the peer's own number for one task that it assigned to one worker. A task
 that is assigned again gets a new one, so a late outcome cannot be taken for one of the new
@@ -25,24 +26,35 @@ _MARK: Final = 0x50656572
 # -------------------------------------------------------------------------- parts of messages
 
 
-class AssignedTask(msgspec.Struct, array_like=True, frozen=True):
-    """One task for a worker."""
+class AssignedRun(msgspec.Struct, array_like=True, frozen=True):
+    """Consecutive tasks of one claim, for a worker.
+
+    `attempts`, `kinds` and `timeouts` hold one value if all tasks have the same, or one for each.
+    """
 
     execution_id: int
-    task_id: int
+    """Of the first task."""
+    count: int
     token: bytes
-    attempt: int
-    kind: str
+    """16 bytes."""
+    task_ids: bytes
+    """A bigint[] in Postgres's binary format, as the claim returned it."""
+    attempts: tuple[int, ...]
+    kinds: tuple[str, ...]
+    timeouts: tuple[float | None, ...]
     args: bytes
-    timeout: float | None
+    """A JSON array with an object for each task."""
 
 
 class Completed(msgspec.Struct, array_like=True, frozen=True, tag=0):
-    """The handler returned; `result` is JSON."""
+    """The handlers of `count` consecutive executions returned; `results` is a JSON array."""
 
     execution_id: int
+    """Of the first one."""
     seconds: float
-    result: bytes
+    """How long all of them took."""
+    results: bytes
+    count: int = 1
 
 
 class Failed(msgspec.Struct, array_like=True, frozen=True, tag=1):
@@ -84,10 +96,16 @@ class Begin(msgspec.Struct, array_like=True, frozen=True, tag=0):
 
 
 class Assign(msgspec.Struct, array_like=True, frozen=True, tag=1):
-    """Run these tasks in this order, or as one batch in one call of their batch handler."""
+    """Run these tasks in this order, or as one batch in one call of their batch handler.
 
-    tasks: list[AssignedTask]
+    They have consecutive execution ids, and are of one queue. `slots`: how many handler calls of
+    this queue an async worker may run at once. The other ones wait, in the order of their ids.
+    """
+
+    runs: list[AssignedRun]
     as_batch: bool = False
+    queue: str = ""
+    slots: int = 1
 
 
 class Recall(msgspec.Struct, array_like=True, frozen=True, tag=2):
@@ -135,9 +153,12 @@ class Outcomes(msgspec.Struct, array_like=True, frozen=True, tag=2):
 
 
 class Recalled(msgspec.Struct, array_like=True, frozen=True, tag=3):
-    """Reply to a Recall: these had not started, and will not start here."""
+    """Reply to a Recall: these had not started, and will not start here.
 
-    execution_ids: list[int]
+    Each element is the first of some consecutive execution ids, and their number.
+    """
+
+    executions: list[tuple[int, int]]
 
 
 class HandlerRequest(msgspec.Struct, array_like=True, frozen=True, tag=4):

@@ -14,21 +14,22 @@ from typing import Final, NamedTuple
 
 from peers.types import BATCH_SIZE_MAX
 
-# Native and aligned: the CPU stores each field, one word, as a whole. The seals come last.
+# Native and aligned: the CPU stores each field, one word, as a whole. The time to kill at comes
+# first, and the seals come last.
+_MARKER: Final = struct.Struct("@QQQQQQ")
+_WORD: Final = struct.Struct("@Q")
+_KILL_AT: Final = 0
 _NOTE: Final = struct.Struct("@QQQQQ")
-_SEAL: Final = struct.Struct("@Q")
-_RUNNING_AT: Final = _NOTE.size - _SEAL.size
+_NOTE_AT: Final = _WORD.size
+_RUNNING_AT: Final = _MARKER.size - _WORD.size
 _IDLE: Final = 0
+_NEVER: Final = 0
 _SPAN_BITS: Final = 10
 assert 1 << _SPAN_BITS > BATCH_SIZE_MAX
 _TRIES: Final = 8
 """How often to read a note that changes meanwhile. A step of an event loop takes longer."""
 
-_KILL_AT: Final = struct.Struct("@Q")
-_KILL_AT_OFFSET: Final = _NOTE.size
-_NEVER: Final = 0
-
-MARKER_SIZE: Final = _NOTE.size + _KILL_AT.size
+MARKER_SIZE: Final = _MARKER.size
 
 _F_SEAL_FUTURE_WRITE: Final = 0x10  # of linux/fcntl.h; Python has no name for it
 
@@ -60,8 +61,9 @@ class RunningMarker:
     packed byte by byte, one in 1,500 async handlers was killed without having exceeded its
     timeout.)
 
-    The word behind the note says when to kill the call. It is cleared before the note of another
+    The word before the note says when to kill the call. It is cleared before the note of another
     call is written, and read after the note, so that no call is killed for the time of another.
+    One call of `pack_into` does both: it writes zeros first, and then the fields in their order.
     """
 
     def __init__(self, fd: int, *, writable: bool) -> None:
@@ -76,31 +78,30 @@ class RunningMarker:
     def start(self, execution_id: int, now_ns: int, span: int = 1) -> None:
         """Mark a handler that starts, or gets the event loop back, at `time.monotonic_ns()`."""
         seal = execution_id << _SPAN_BITS ^ span ^ now_ns
-        _KILL_AT.pack_into(self._memory, _KILL_AT_OFFSET, _NEVER)
-        _NOTE.pack_into(self._memory, 0, execution_id, span, now_ns, seal, seal)
+        _MARKER.pack_into(self._memory, 0, _NEVER, execution_id, span, now_ns, seal, seal)
 
     def clear(self) -> None:
         """Mark that no handler runs."""
-        _SEAL.pack_into(self._memory, _RUNNING_AT, _IDLE)
+        _WORD.pack_into(self._memory, _RUNNING_AT, _IDLE)
 
     def set_kill_at(self, kill_at_ns: int | None) -> None:
         """Ask the peer to kill the worker at this time if the call still runs; None: never."""
         kill_at = _NEVER if kill_at_ns is None else kill_at_ns
-        _KILL_AT.pack_into(self._memory, _KILL_AT_OFFSET, kill_at)
+        _WORD.pack_into(self._memory, _KILL_AT, kill_at)
 
     def kill_at(self) -> float:
         """Return when (monotonic) to kill the call that `running` returned before."""
-        kill_at_ns: int = _KILL_AT.unpack_from(self._memory, _KILL_AT_OFFSET)[0]
+        kill_at_ns: int = _WORD.unpack_from(self._memory, _KILL_AT)[0]
         return float("inf") if kill_at_ns == _NEVER else kill_at_ns / 1e9
 
     def running(self) -> Running:
         """Return the handler call that runs now."""
         for _ in range(_TRIES):
-            note = _NOTE.unpack_from(self._memory)
+            note = _NOTE.unpack_from(self._memory, _NOTE_AT)
             execution_id, span, now_ns, _, seal = note
             if seal == _IDLE:
                 break
-            if _matches(note, seal) and _NOTE.unpack_from(self._memory) == note:
+            if _matches(note, seal) and _NOTE.unpack_from(self._memory, _NOTE_AT) == note:
                 return Running(execution_id, span, now_ns / 1e9)
         return Running(0, 0, 0.0)
 
@@ -109,7 +110,7 @@ class RunningMarker:
 
         None: the note cannot be read.
         """
-        note = _NOTE.unpack_from(self._memory)
+        note = _NOTE.unpack_from(self._memory, _NOTE_AT)
         execution_id, span, _, seal, _ = note
         return range(execution_id, execution_id + span) if _matches(note, seal) else None
 

@@ -74,6 +74,16 @@ class Settings(BaseSettings):
     database_url: Annotated[SecretStr | None, Form("URL", default="libpq's variables")] = Field(
         None, description="URL of the database"
     )
+    listen_url: Annotated[SecretStr | None, Form("URL", default="none")] = Field(
+        None,
+        description="URL that leads to the database directly, for notifications, where "
+        "database_url leads to a pooler in transaction mode; without it such a peer polls",
+    )
+    durable_claims: Annotated[bool, BeforeValidator(switch), Form("on|off", default="off")] = Field(
+        False,
+        description="wait for the disk when claiming; off: tasks start sooner, and if Postgres "
+        "itself crashes it may forget claims of the last moments, so that their tasks run again",
+    )
     app: Annotated[str | None, Form("MODULE", default="none")] = Field(
         None, description="module that holds the handlers; `peers run` needs it"
     )
@@ -97,8 +107,9 @@ class Settings(BaseSettings):
     )
     poll_interval: Annotated[timedelta, Span(timedelta(milliseconds=10), timedelta(hours=1))] = (
         Field(
-            timedelta(seconds=1),
-            description="how often an idle peer asks for tasks when no notification comes",
+            timedelta(seconds=5),
+            description="how often an idle peer asks for tasks when no notification comes; at "
+            "least every second where none can come",
         )
     )
     drain_timeout: Annotated[timedelta, Span(timedelta(0), _DAY)] = Field(

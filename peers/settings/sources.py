@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CONFIG_FILE: Final = Path("/etc/peers/peers.toml")
 PREFIX: Final = "PEERS_"
 _OF_OTHERS: Final = ("PEERS_TEST_", "PEERS_EMBEDDED_")
-_SECRET: Final = ("database_url", "worker_env")
+_SECRET: Final = ("database_url", "listen_url", "worker_env")
 # What Kubernetes sets for a Service named peers (or peers-db), and Docker for a link of that name.
 _OF_SERVICES: Final = re.compile(
     r"""PEERS_(?:[A-Z0-9_]+_)?(?:

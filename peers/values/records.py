@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -100,6 +100,16 @@ class Fields:
         if found.faults:
             raise found
         return {**data, **loaded} if loaded else data
+
+    def fit_all(self, data: Sequence[Any]) -> bool:
+        """Return whether all these JSON objects fit, and `load` would return them as they are."""
+        if self._converted:
+            return False
+        try:
+            msgspec.convert(data, list[self._shape])  # type: ignore[name-defined]  # made above
+        except (msgspec.ValidationError, RecursionError):
+            return False
+        return True
 
     def _one_by_one(
         self, values: Mapping[str, Any], verb: Literal["dump", "load"]

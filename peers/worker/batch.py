@@ -14,8 +14,9 @@ from typing import Any
 from peers.bisect import halves
 from peers.context import CurrentTask
 from peers.errors import Reject, ResultInvalid, Retry
-from peers.protocol.messages import AssignedTask, Completed, Failed
+from peers.protocol.messages import Completed, Failed
 from peers.worker.args import load_args
+from peers.worker.assigned import AssignedTask
 from peers.worker.outcome import completed, failed, stopped
 
 Outcome = Completed | Failed

@@ -12,11 +12,11 @@ import threading
 from collections.abc import Callable
 from itertools import count
 from typing import Any, Final, NoReturn
+from uuid import UUID
 
 from peers import errors
 from peers.context import CurrentTask
 from peers.protocol.messages import (
-    AssignedTask,
     Completed,
     Failed,
     HandlerRequest,
@@ -28,6 +28,7 @@ from peers.protocol.messages import (
     split,
     to_worker,
 )
+from peers.worker.assigned import AssignedTask
 
 _READ_SIZE: Final = 1 << 16
 _OUTCOMES_BYTES: Final = 1 << 20
@@ -81,7 +82,7 @@ class Channel:
         for outcome in outcomes:
             chunk.append(outcome)
             if isinstance(outcome, Completed):
-                size += len(outcome.result)
+                size += len(outcome.results)
             else:
                 size += len(outcome.error_message) + len(outcome.traceback or "")
             if size > _OUTCOMES_BYTES:
@@ -105,7 +106,7 @@ class Channel:
             id=task.task_id,
             kind=task.kind,
             attempt=task.attempt,
-            token=task.token.decode(),
+            token=str(UUID(bytes=task.token)),
             deadline=None if task.timeout is None else started + task.timeout,
             execution_id=task.execution_id,
             _scheduler=self,

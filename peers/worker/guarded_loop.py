@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
@@ -28,7 +28,11 @@ _NOT_FOR_HANDLERS: Final = (
 
 @dataclass(slots=True, eq=False)
 class HandlerCall:
-    """The handler call that a coroutine runs: its first execution id, and how many ids it spans."""
+    """The handler call that a coroutine runs: its first execution id, and how many ids it spans.
+
+    `with call:` is around the handler's own code. If that is cancelled, the next call of the same
+    batch is not.
+    """
 
     execution_id: int
     span: int = 1
@@ -39,6 +43,19 @@ class HandlerCall:
     """What a task or callback of the handler raised that would have ended the worker."""
     limit_ns: int | None = None
     """How long the call may block the loop (`kill_after`); None: without a limit."""
+    _reset: Token[HandlerCall | None] | None = None
+
+    def __enter__(self) -> None:
+        self._reset = current_call.set(self)
+        self.active = True
+
+    def __exit__(self, *_: object) -> None:
+        self.active = False
+        if self._reset is not None:
+            current_call.reset(self._reset)
+        this = asyncio.current_task()
+        while this is not None and this.cancelling():
+            this.uncancel()
 
     def kill_at_ns(self, now_ns: int) -> int | None:
         """Return until when the call may block the loop that it gets now."""

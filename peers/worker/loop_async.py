@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections import deque
+from contextlib import suppress
 from functools import partial
 
 from peers.context import CurrentTask, enter, enter_batch
 from peers.handlers import registry
 from peers.protocol.messages import (
     Assign,
-    AssignedTask,
     Begin,
     Cancel,
     Completed,
@@ -27,6 +25,7 @@ from peers.protocol.messages import (
 )
 from peers.protocol.running_marker import RunningMarker
 from peers.worker.args import load_args
+from peers.worker.assigned import AssignedTask, Run
 from peers.worker.batch import Batch, Part
 from peers.worker.channel import Channel, exit_disconnected
 from peers.worker.exhaustion import CLOSED_STREAMS, StandardStreams
@@ -34,19 +33,52 @@ from peers.worker.guarded_loop import GuardedLoop, HandlerCall, current_call
 from peers.worker.outcome import completed, failed, stopped
 
 
-@dataclass(frozen=True, slots=True)
-class _Execution:
-    """A task that this loop runs."""
+class _Queue:
+    """The slots of a queue that this worker may occupy, and what waits for one of them."""
 
-    coroutine: asyncio.Task[None]
-    current: CurrentTask
-    call: HandlerCall
-    batches: list[Batch]
-    """Holds the batch that the task is in, once that batch has begun."""
+    def __init__(self) -> None:
+        self.slots = 0
+        self.running = 0
+        self.waiting: deque[_Execution] = deque()
+
+
+class _Execution:
+    """What one coroutine runs: a task, or the tasks of a batch."""
+
+    def __init__(
+        self, tasks: list[AssignedTask], queue: _Queue, channel: Channel, *, is_batch: bool
+    ) -> None:
+        self.tasks = tasks
+        self.queue = queue
+        self.is_batch = is_batch
+        self.call = HandlerCall(tasks[0].execution_id, len(tasks))
+        self.coroutine: asyncio.Task[None] | None = None
+        self.batch: Batch | None = None
+        """Once it has begun."""
+        self.unfinished = len(tasks)
+        self.started = 0.0
+        self._channel = channel
+        self._current: dict[int, CurrentTask] = {}
+
+    def current_task(self, index: int) -> CurrentTask:
+        """Return what the handler gets from `current_task()`: always the same object."""
+        current = self._current.get(index)
+        if current is None:  # also for a thread of the handler
+            new = self._channel.current_task(self.tasks[index], self.started)
+            current = self._current.setdefault(index, new)
+        return current
+
+    def current_of(self, task: AssignedTask) -> CurrentTask:
+        """Return the same for one of the tasks."""
+        return self.current_task(task.execution_id - self.tasks[0].execution_id)
+
+    def is_cancelled(self) -> bool:
+        """Return whether the only task was cancelled."""
+        return bool(self._current) and self._current[0].cancelled
 
 
 class AsyncLoop:
-    """Starts every task as soon as it comes; the peer limits how many come."""
+    """Starts tasks as soon as there are slots for them, which the peer grants."""
 
     def __init__(self, channel: Channel, marker: RunningMarker) -> None:
         self._channel = channel
@@ -54,7 +86,9 @@ class AsyncLoop:
         self._guarded = GuardedLoop(marker)
         self._loop = self._guarded.loop
         self._streams = StandardStreams()
+        self._queues: dict[str, _Queue] = {}
         self._executions: dict[int, _Execution] = {}
+        """What waits and what runs, by the execution ids."""
         self._outcomes: list[Completed | Failed] = []
         channel.limit = self._limit
 
@@ -62,6 +96,8 @@ class AsyncLoop:
         """Run tasks until the peer says stop."""
         self._channel.start_reader(self._pass_on)
         self._guarded.run()
+
+    # ------------------------------------------------------------------------- messages of the peer
 
     def _pass_on(self, message: ToWorker) -> None:
         self._loop.call_soon_threadsafe(self._handle_or_exit, message)
@@ -75,14 +111,10 @@ class AsyncLoop:
 
     def _handle(self, message: ToWorker) -> None:
         match message:
-            case Assign(tasks, as_batch):
-                if as_batch:
-                    self._start_batch(tasks)
-                else:
-                    for task in tasks:
-                        self._start(task)
+            case Assign():
+                self._assign(message)
             case Recall():
-                self._channel.send(Recalled([]))  # every task starts as soon as it comes
+                self._return_waiting()
             case Cancel(execution_id):
                 if execution_id in self._executions:
                     self._cancel(execution_id, self._executions[execution_id])
@@ -90,6 +122,17 @@ class AsyncLoop:
                 self._guarded.stop()
             case Begin() | Reply():
                 raise AssertionError(message)  # Begin came before, the channel takes replies
+
+    def _assign(self, message: Assign) -> None:
+        queue = self._queues.setdefault(message.queue, _Queue())
+        queue.slots = message.slots
+        tasks = [task for run in message.runs for task in Run(run).tasks()]
+        for together in [tasks] if message.as_batch else ([task] for task in tasks):
+            execution = _Execution(together, queue, self._channel, is_batch=message.as_batch)
+            for task in together:
+                self._executions[task.execution_id] = execution
+            queue.waiting.append(execution)
+        self._start_waiting(queue)
 
     def _limit(self, execution_id: int, seconds: float | None) -> None:
         """Set the limit of `kill_after()`, from a handler or a task that it has started."""
@@ -99,66 +142,77 @@ class AsyncLoop:
             self._marker.set_kill_at(call.kill_at_ns(time.monotonic_ns()))
 
     def _cancel(self, execution_id: int, execution: _Execution) -> None:
-        execution.current.cancelled = True
+        task = execution.tasks[execution_id - execution.tasks[0].execution_id]
+        execution.current_of(task).cancelled = True
+        if execution.coroutine is None:
+            return  # it waits: if it is not recalled before, it ends when it would begin
         if execution.call.active and execution_id in execution.call:
             execution.coroutine.cancel()
-            return
-        removed = (batch.remove(execution_id) for batch in execution.batches)
-        # if there is no batch yet, its first call leaves the task out
-        self._send_outcomes([outcome for outcome in removed if outcome is not None])
+        elif execution.batch is not None:
+            removed = execution.batch.remove(execution_id)
+            self._send_outcomes([] if removed is None else [removed])
+        # if the batch has not begun, its first call leaves the task out
 
-    def _start(self, task: AssignedTask) -> None:
-        current = self._channel.current_task(task, time.monotonic())
-        call = HandlerCall(task.execution_id)
-        coroutine = self._guarded.start(self._run(task, current, call), call)
-        self._executions[task.execution_id] = _Execution(coroutine, current, call, [])
-        coroutine.add_done_callback(partial(self._fail_unfinished, [task]))
+    def _return_waiting(self) -> None:
+        """Return the tasks that have not started."""
+        returned = []
+        for queue in self._queues.values():
+            for execution in queue.waiting:
+                returned.append((execution.tasks[0].execution_id, len(execution.tasks)))
+                for task in execution.tasks:
+                    del self._executions[task.execution_id]
+            queue.waiting.clear()
+        self._channel.send(Recalled(returned))
 
-    def _start_batch(self, tasks: list[AssignedTask]) -> None:
-        currents = {t.execution_id: self._channel.current_task(t, time.monotonic()) for t in tasks}
-        first, last = tasks[0].execution_id, tasks[-1].execution_id
-        call = HandlerCall(first, last - first + 1)
-        begun: list[Batch] = []
-        coroutine = self._guarded.start(self._run_batch(tasks, currents, call, begun), call)
-        for execution_id, current in currents.items():
-            self._executions[execution_id] = _Execution(coroutine, current, call, begun)
-        coroutine.add_done_callback(partial(self._fail_unfinished, tasks))
+    # ------------------------------------------------------------------------------------ handlers
 
-    def _fail_unfinished(self, tasks: list[AssignedTask], coroutine: asyncio.Task[None]) -> None:
+    def _start_waiting(self, queue: _Queue) -> None:
+        while queue.waiting and queue.running < queue.slots:
+            queue.running += 1
+            execution = queue.waiting.popleft()
+            execution.started = time.monotonic()
+            run = self._run_batch(execution) if execution.is_batch else self._run(execution)
+            execution.coroutine = self._guarded.start(run, execution.call)
+            execution.coroutine.add_done_callback(partial(self._fail_unfinished, execution))
+
+    def _fail_unfinished(self, execution: _Execution, coroutine: asyncio.Task[None]) -> None:
         """Send an outcome for each task that the coroutine left without one."""
-        unfinished = [task for task in tasks if task.execution_id in self._executions]
-        if unfinished:
+        if execution.unfinished:
             if coroutine.cancelled():
                 error: BaseException | None = asyncio.CancelledError("stopped before it began")
             else:
                 error = coroutine.exception()
             if error is None:
                 error = RuntimeError("the handler left no outcome")
-            self._send_outcomes([failed(task, 0.0, error) for task in unfinished])
+            left = [task for task in execution.tasks if task.execution_id in self._executions]
+            self._send_outcomes([failed(task, 0.0, error) for task in left])
 
-    async def _run(self, task: AssignedTask, current: CurrentTask, call: HandlerCall) -> None:
-        if current.cancelled:  # before it ran for the first time
+    async def _run(self, execution: _Execution) -> None:
+        [task] = execution.tasks
+        if execution.is_cancelled():  # before it ran for the first time
             self._send_outcomes([stopped(task, 0.0)])
             return
-        enter(current)
+        call = execution.call
+        enter(execution, 0)
         started = time.monotonic()
-        limit = asyncio.timeout(task.timeout)
+        limit = None if task.timeout is None else asyncio.timeout(task.timeout)
         try:
-            with _handling(call):
-                async with limit:
-                    result = await registry()[task.kind].function(**load_args(task))
+            with call:
+                handler = registry()[task.kind]
+                if limit is None:
+                    result = await handler.function(**load_args(task))
+                else:
+                    async with limit:
+                        result = await handler.function(**load_args(task))
             outcome: Completed | Failed = completed(task, time.monotonic() - started, result)
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is the task's failure
-            describe = partial(_describe, limit=limit, cancelled=current.cancelled)
+            describe = partial(_describe, limit=limit, cancelled=execution.is_cancelled())
             outcome = describe(task, time.monotonic() - started, call.why(error))
         self._send_outcomes([outcome])
 
-    async def _run_batch(
-        self, tasks: list[AssignedTask], currents: dict[int, CurrentTask], call: HandlerCall,
-        begun: list[Batch],
-    ) -> None:  # fmt: skip
-        batch = Batch(tasks, lambda task: currents[task.execution_id])
-        begun.append(batch)
+    async def _run_batch(self, execution: _Execution) -> None:
+        call = execution.call
+        execution.batch = batch = Batch(execution.tasks, execution.current_of)
         while (part := batch.next()) is not None:
             call.execution_id, call.span, call.exit = part.execution_id, part.span, None
             call.limit_ns = None
@@ -174,7 +228,7 @@ class AsyncLoop:
         enter_batch(part.tasks)
         limit = asyncio.timeout(part.timeout)
         try:
-            with _handling(call):
+            with call:
                 async with limit:
                     results = await registry()[part.kind].function(part.args)
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its tasks' failure
@@ -186,13 +240,21 @@ class AsyncLoop:
         else:
             batch.returned(part, results)
 
+    # ------------------------------------------------------------------------------------ outcomes
+
     def _send_outcomes(self, outcomes: list[Completed | Failed]) -> None:
-        """Send outcomes; those of one turn of the loop go in one message."""
+        """Send outcomes, and start what waits; those of one turn of the loop go in one message."""
         if outcomes and not self._outcomes:
             self._loop.call_soon(self._flush)
-        for outcome in outcomes:
-            del self._executions[outcome.execution_id]
         self._outcomes += outcomes
+        if any(isinstance(outcome, Failed) and outcome.exhausted for outcome in outcomes):
+            self._return_waiting()  # they would fail here too, and another worker replaces us
+        for outcome in outcomes:
+            execution = self._executions.pop(outcome.execution_id)
+            execution.unfinished -= 1
+            if not execution.unfinished:
+                execution.queue.running -= 1
+                self._start_waiting(execution.queue)
 
     def _flush(self) -> None:
         outcomes, self._outcomes = self._outcomes, []
@@ -201,28 +263,13 @@ class AsyncLoop:
             self._channel.send(Unfit(CLOSED_STREAMS))
 
 
-@contextmanager
-def _handling(call: HandlerCall) -> Iterator[None]:
-    """Run the handler's own code. Cancelling it then does not cancel the batch's next call."""
-    token = current_call.set(call)
-    call.active = True
-    try:
-        yield
-    finally:
-        call.active = False
-        current_call.reset(token)
-        this = asyncio.current_task()
-        while this is not None and this.cancelling():
-            this.uncancel()
-
-
 def _describe(
-    task: AssignedTask, seconds: float, error: BaseException, *, limit: asyncio.Timeout,
+    task: AssignedTask, seconds: float, error: BaseException, *, limit: asyncio.Timeout | None,
     cancelled: bool,
 ) -> Failed:  # fmt: skip
     """Return the failure of a handler that raised, or that its timeout or a cancel stopped."""
     outcome = failed(task, seconds, error)
-    if issubclass(type(error), TimeoutError) and limit.expired():
+    if limit is not None and issubclass(type(error), TimeoutError) and limit.expired():
         message = f"ran longer than its timeout of {task.timeout:g} s"
         return Failed(task.execution_id, seconds, "timeout", message, outcome.traceback)
     if issubclass(type(error), asyncio.CancelledError) and cancelled:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Final
+from typing import Any, Final
 
 from peers.context import CurrentTask, enter, enter_batch
-from peers.handlers import registry
+from peers.handlers import find, registry
 from peers.protocol.messages import (
     Assign,
-    AssignedTask,
     Begin,
     Cancel,
-    Completed,
     Failed,
     Recall,
     Recalled,
@@ -26,11 +23,13 @@ from peers.protocol.messages import (
     Unfit,
 )
 from peers.protocol.running_marker import RunningMarker
-from peers.worker.args import load_args
+from peers.worker.args import args_of
+from peers.worker.assigned import AssignedTask, CurrentTasks, Run
 from peers.worker.batch import Batch
 from peers.worker.channel import Channel
+from peers.worker.collected import CollectedOutcomes
 from peers.worker.exhaustion import CLOSED_STREAMS, StandardStreams
-from peers.worker.outcome import completed, failed
+from peers.worker.outcome import encode_result, failed
 
 # Outcomes of quick handlers are sent together. A crash loses only the outcomes of this time, and
 # their tasks are repeated.
@@ -40,19 +39,62 @@ _SLOW_NS: Final = 1_000_000
 assert _SLOW_NS < _FLUSH_AFTER_NS
 
 
+_LARGE_RUN: Final = 50
+"""Tasks of a run whose outcomes are sent at its end."""
+_NO_RESULT: Final = b"null"
+
+
+class _Kind:
+    """A kind of tasks, as this worker runs it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.is_slow = False
+        """Its last handler call took long."""
+        self.function: Callable[..., Any] = self._first_call
+        self.stores_none_as_it_is = False
+
+    def _first_call(self, **args: Any) -> Any:
+        self.function = registry()[self.name].function
+        return self.function(**args)
+
+    def encode(self, result: Any) -> bytes:
+        """Return a result as JSON. Raises like `encode_result`."""
+        body = encode_result(self.name, result)
+        handler = find(self.name)
+        self.stores_none_as_it_is = handler is not None and handler.stores_results_as_they_are
+        return body
+
+
+class _Batch:
+    """A batch that waits for its call. `todo` has one index, for all of its tasks."""
+
+    def __init__(self, runs: list[Run]) -> None:
+        self.tasks = [task for run in runs for task in run.tasks()]
+        self.todo = iter((0,))
+
+    def take_rest(self) -> tuple[int, int] | None:
+        """Take the tasks if they have not started."""
+        return (self.tasks[0].execution_id, len(self.tasks)) if list(self.todo) else None
+
+
 class SyncLoop:
     """Runs tasks in the order in which they come; the reader thread returns recalled tasks."""
 
     def __init__(self, channel: Channel, marker: RunningMarker) -> None:
         self._channel = channel
         self._marker = marker
-        self._inbox: deque[AssignedTask | list[AssignedTask] | None] = deque()
+        self._inbox: deque[Run | _Batch | None] = deque()
+        """The first one is run. The reader thread adds to it, and takes nothing out."""
         self._wakeups: SimpleQueue[None] = SimpleQueue()
-        self._current: Sequence[CurrentTask] = ()
+        self._kinds: dict[str, _Kind] = {}
+        self._execution_id = 0
+        """The task that runs."""
+        self._current: CurrentTasks | None = None
+        self._batch: Sequence[CurrentTask] = ()
         self._cancelled: set[int] = set()
-        self._outcomes: list[Completed | Failed] = []
-        self._flushed_at = 0
-        self._slow: set[str] = set()
+        self._collected = CollectedOutcomes()
+        self._flushed_at = time.monotonic_ns()
         self._streams = StandardStreams()
         channel.limit = self._limit
 
@@ -60,90 +102,127 @@ class SyncLoop:
         """Run tasks until the peer says stop."""
         self._channel.start_reader(self._handle)
         while (work := self._next()) is not None:
-            if isinstance(work, AssignedTask):
+            if isinstance(work, Run):
                 self._run(work)
             else:
-                self._run_batch(work)
+                for _ in work.todo:
+                    self._run_batch(work.tasks)
+            self._inbox.popleft()
         self._flush()
+
+    def _next(self) -> Run | _Batch | None:
+        while not self._inbox:
+            self._flush()
+            self._wakeups.get()
+            self._flushed_at = time.monotonic_ns()
+        return self._inbox[0]
+
+    # ------------------------------------------------------------------------------- reader thread
 
     def _handle(self, message: ToWorker) -> None:
         """Handle a message in the reader thread, while a handler may be running."""
         match message:
-            case Assign(tasks, as_batch):
-                # all at once, so that the outcomes of an assignment can go in one message
-                self._inbox.extend([tasks] if as_batch else tasks)
+            case Assign(columns, as_batch):
+                runs = list(map(Run, columns))
+                self._inbox.extend([_Batch(runs)] if as_batch else runs)
                 self._wakeups.put(None)
             case Recall():
                 self._return_unstarted()
             case Cancel(execution_id):
-                self._cancelled.add(execution_id)
-                self._mark_cancelled()
+                self._cancel(execution_id)
             case Stop():
                 self._inbox.append(None)
                 self._wakeups.put(None)
             case Begin() | Reply():
                 raise AssertionError(message)  # Begin came before, the channel takes replies
 
-    def _mark_cancelled(self) -> None:
-        for current in self._current:
+    def _cancel(self, execution_id: int) -> None:
+        self._cancelled.add(execution_id)
+        if self._current is not None:
+            self._current.mark_cancelled(execution_id)
+        self._mark_batch()
+
+    def _mark_batch(self) -> None:
+        for current in self._batch:
             current.cancelled = current.cancelled or current.execution_id in self._cancelled
 
     def _limit(self, execution_id: int, seconds: float | None) -> None:
         """Set the limit of `kill_after()`; ignore a thread whose handler has ended."""
-        if any(current.execution_id == execution_id for current in self._current):
+        if execution_id == self._execution_id or any(
+            current.execution_id == execution_id for current in self._batch
+        ):
             self._marker.set_kill_at(
                 None if seconds is None else time.monotonic_ns() + int(seconds * 1e9)
             )
 
     def _return_unstarted(self) -> None:
-        execution_ids: list[int] = []
-        stopped = False
-        with contextlib.suppress(IndexError):
-            while True:
-                work = self._inbox.popleft()
-                stopped = stopped or work is None
-                if work is not None:
-                    tasks = [work] if isinstance(work, AssignedTask) else work
-                    execution_ids += [task.execution_id for task in tasks]
-        if stopped:
-            self._inbox.append(None)
-        self._channel.send(Recalled(execution_ids))
+        rests = [work.take_rest() for work in list(self._inbox) if work is not None]
+        self._channel.send(Recalled([rest for rest in rests if rest is not None]))
 
-    def _next(self) -> AssignedTask | list[AssignedTask] | None:
-        while True:
-            try:
-                return self._inbox.popleft()
-            except IndexError:
+    # --------------------------------------------------------------------------------- main thread
+
+    def _run(self, run: Run) -> None:  # noqa: C901, PLR0915  # a call costs as much as a quick task
+        """Run the tasks of a run that have not been recalled."""
+        args, kind = args_of(run), self._kind(run.kinds[0])
+        is_mixed = len(run.kinds) > 1
+        self._current = current = CurrentTasks(run, self._channel, self._cancelled)
+        collected = self._collected
+        results = collected.results
+        finished = time.monotonic_ns()
+        for index in run.todo:
+            if is_mixed and run.kind(index) != kind.name:
+                collected.end(finished)
+                kind = self._kind(run.kind(index))
+            if kind.is_slow and collected:
                 self._flush()
-                self._wakeups.get()
+                finished = time.monotonic_ns()
+            current.started_ns = started = finished
+            self._execution_id = execution_id = run.execution_id + index
+            self._marker.start(execution_id, started)
+            enter(current, index)
+            is_exhausted = False
+            try:
+                result = kind.function(**args(index))
+                if result is None and kind.stores_none_as_it_is:
+                    body = _NO_RESULT
+                else:
+                    body = kind.encode(result)
+                    collected.note_size(len(body))
+            except BaseException as error:  # noqa: BLE001  # whatever a handler raises is the task's failure
+                finished = time.monotonic_ns()
+                collected.end(started)
+                outcome = failed(run.task(index), (finished - started) / 1e9, error)
+                collected.add(outcome)
+                is_exhausted = outcome.exhausted
+            else:
+                finished = time.monotonic_ns()
+                if not results:
+                    collected.begin(execution_id, started)
+                results.append(body)
+            if finished - started > _SLOW_NS:
+                kind.is_slow = True
+            elif kind.is_slow:
+                kind.is_slow = False
+            if finished - self._flushed_at > _FLUSH_AFTER_NS or collected.is_full:
+                self._flush()
+                finished = time.monotonic_ns()
+            if is_exhausted:
+                self._spare_others()
+        self._end_run(run, finished)
 
-    def _run(self, task: AssignedTask) -> None:
-        if self._outcomes and task.kind in self._slow:
-            self._flush()
-        started = time.monotonic_ns()
-        self._marker.start(task.execution_id, started)
-        current = self._make_current(task, started)
-        self._current = (current,)
-        self._mark_cancelled()
-        enter(current)
-        try:
-            result = registry()[task.kind].function(**load_args(task))
-            finished = time.monotonic_ns()
-            outcome: Completed | Failed = completed(task, (finished - started) / 1e9, result)
-        except BaseException as error:  # noqa: BLE001  # whatever a handler raises is the task's failure
-            finished = time.monotonic_ns()
-            outcome = failed(task, (finished - started) / 1e9, error)
-        self._current = ()
-        self._cancelled.discard(task.execution_id)
-        self._outcomes.append(outcome)
-        if finished - started > _SLOW_NS:
-            self._slow.add(task.kind)
-        else:
-            self._slow.discard(task.kind)
-        if finished - self._flushed_at > _FLUSH_AFTER_NS:
-            self._flush()
-        if isinstance(outcome, Failed) and outcome.exhausted:
-            self._spare_others()
+    def _end_run(self, run: Run, now_ns: int) -> None:
+        self._collected.end(now_ns)
+        if run.count >= _LARGE_RUN:
+            self._flush()  # so that the peer records it while the next one runs
+        self._current = None
+        if self._cancelled:
+            self._cancelled.difference_update(range(run.execution_id, run.execution_id + run.count))
+
+    def _kind(self, name: str) -> _Kind:
+        kind = self._kinds.get(name)
+        if kind is None:
+            kind = self._kinds[name] = _Kind(name)
+        return kind
 
     def _run_batch(self, tasks: list[AssignedTask]) -> None:
         self._flush()  # a crash of what comes next must not lose a finished outcome
@@ -151,11 +230,11 @@ class SyncLoop:
         now = time.monotonic_ns()
         first, last = tasks[0].execution_id, tasks[-1].execution_id
         self._marker.start(first, now, last - first + 1)
-        batch = Batch(tasks, lambda task: self._make_current(task, now))
-        self._current = batch.tasks
-        self._mark_cancelled()
+        batch = Batch(tasks, lambda task: self._channel.current_task(task, now / 1e9))
+        self._batch = batch.tasks
+        self._mark_batch()
         while (part := batch.next()) is not None:
-            self._outcomes += batch.take_outcomes()
+            self._collected.add(*batch.take_outcomes())
             self._flush()
             self._marker.start(part.execution_id, part.started_ns, part.span)
             enter_batch(part.tasks)
@@ -165,10 +244,11 @@ class SyncLoop:
                 batch.raised(part, error)
             else:
                 batch.returned(part, results)
-        self._current = ()
+        enter_batch(())
+        self._batch = ()
         self._cancelled.difference_update(task.execution_id for task in tasks)
         outcomes = batch.take_outcomes()
-        self._outcomes += outcomes
+        self._collected.add(*outcomes)
         self._flush()
         if any(isinstance(outcome, Failed) and outcome.exhausted for outcome in outcomes):
             self._spare_others()
@@ -178,15 +258,13 @@ class SyncLoop:
         self._flush()
         self._return_unstarted()
 
-    def _make_current(self, task: AssignedTask, started_ns: int) -> CurrentTask:
-        current = self._channel.current_task(task, started_ns / 1e9)
-        current.cancelled = task.execution_id in self._cancelled
-        return current
-
     def _flush(self) -> None:
-        if self._outcomes:
-            outcomes, self._outcomes = self._outcomes, []
+        """Send what has ended, and mark that no handler runs."""
+        self._collected.end(time.monotonic_ns())
+        outcomes = self._collected.take()
+        if outcomes:
             self._channel.send_outcomes(outcomes)
+        self._execution_id = 0
         self._marker.clear()
         if not self._streams.are_open():
             self._channel.send(Unfit(CLOSED_STREAMS))

@@ -9,9 +9,10 @@ from typing import Any, Final
 
 from peers.errors import Reject, ResultInvalid, Retry, Snooze, seconds_until_retry
 from peers.handlers import find
-from peers.protocol.messages import AssignedTask, Completed, Failed
+from peers.protocol.messages import Completed, Failed
 from peers.types import JSON_MAX_BYTES
 from peers.values import find_unwritable, jsonable, path_text
+from peers.worker.assigned import AssignedTask
 from peers.worker.describe import clean, describe
 from peers.worker.exhaustion import is_exhausted
 
@@ -50,35 +51,38 @@ _encode_json: Final = json.JSONEncoder(
 
 
 def completed(task: AssignedTask, seconds: float, result: Any) -> Completed:
-    """Return the outcome of a handler that returned `result`.
+    """Return the outcome of a handler that returned `result`. Raises like `encode_result`."""
+    return Completed(task.execution_id, seconds, b"[%b]" % encode_result(task.kind, result))
+
+
+def encode_result(kind: str, result: Any) -> bytes:
+    """Return what a handler of this kind returned, as JSON.
 
     Raises `ResultInvalid` when it does not fit its annotation, has no JSON form, is too large, or
     is something that jsonb cannot hold; and whatever the result's own methods raise.
     """
-    handler = find(task.kind)
+    handler = find(kind)
     if handler is not None:
         result = handler.dump_result(result)
     if result is None:
-        return Completed(task.execution_id, seconds, b"null")
+        return b"null"
     try:
         if type(result) is int:  # a frequent result, for which the encoder is slower
-            return Completed(task.execution_id, seconds, str(result).encode())
+            return str(result).encode()
         text = _encode_json(result)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ResultInvalid(
-            f"the result of {task.kind} is not JSON: {_reason(result, error)}"
-        ) from None
+        raise ResultInvalid(f"the result of {kind} is not JSON: {_reason(result, error)}") from None
     if text.count("[") + text.count("{") > _DEEPEST and _depth(text) > _DEEPEST:
-        raise ResultInvalid(f"the result of {task.kind} is nested more than {_DEEPEST} levels deep")
+        raise ResultInvalid(f"the result of {kind} is nested more than {_DEEPEST} levels deep")
     if "\\u" in text:
-        _refuse_bad_characters(task, result, text)
+        _refuse_bad_characters(kind, result, text)
     body = text.encode()
     if len(body) > JSON_MAX_BYTES:
         raise ResultInvalid(
-            f"the result of {task.kind} may have at most {JSON_MAX_BYTES} bytes, not {len(body)}; "
+            f"the result of {kind} may have at most {JSON_MAX_BYTES} bytes, not {len(body)}; "
             "store it elsewhere and return a reference"
         )
-    return Completed(task.execution_id, seconds, body)
+    return body
 
 
 def _reason(result: Any, error: Exception) -> str:
@@ -102,7 +106,7 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def _refuse_bad_characters(task: AssignedTask, result: Any, text: str) -> None:
+def _refuse_bad_characters(kind: str, result: Any, text: str) -> None:
     for escape, expression, what in (
         ("\\u0000", _NUL, "a NUL character"),
         ("\\ud", _LONE_SURROGATE, "half a character (a lone surrogate)"),
@@ -112,7 +116,7 @@ def _refuse_bad_characters(task: AssignedTask, result: Any, text: str) -> None:
             where = "" if found is None or not found[0] else f" at {path_text('result', found[0])}"
             raise ResultInvalid(
                 clean(
-                    f"the result of {task.kind} contains {what}{where}, which jsonb cannot hold",
+                    f"the result of {kind} contains {what}{where}, which jsonb cannot hold",
                     _LONGEST_REASON,
                 )
             )

@@ -1,7 +1,8 @@
-"""A pooler between a peer and Postgres that lends sessions for one transaction only."""
+"""A pooler between a peer and Postgres, in each of its modes."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -15,11 +16,11 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from peers.database.pooler import refuse_pooler
-from peers.errors import ConfigError
+from peers.database.pooler import is_pooled
 from tests.e2e.harness import Stage, until
 
 BAD_CONFIGURATION: Final = 78
+SESSIONS: Final = 4
 PGBOUNCER: Final = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 
 DEALLOCATES = """
@@ -88,47 +89,122 @@ def _answers(url: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("pooled", ["transaction", "statement"], indirect=True)
-def test_a_peer_behind_a_pooler_that_shares_sessions_is_bad_configuration(
-    stage: Stage, pooled: str
-) -> None:
-    """It says what is wrong and what to do, ends with 78, and has not joined."""
+@pytest.mark.parametrize("pooled", ["statement"], indirect=True)
+def test_a_pooler_that_refuses_transactions_is_bad_configuration(stage: Stage, pooled: str) -> None:
+    """The peer says what is wrong and what to do, ends with 78, and has not joined."""
     peer = stage.launch(database_url=pooled)
     assert peer.wait() == BAD_CONFIGURATION, peer.log.read_text()
-    assert "pooler in transaction mode" in peer.log.read_text()
-    assert "pool_mode = session" in peer.log.read_text()
+    assert "refuses transactions" in peer.log.read_text()
+    assert "pool_mode = transaction or session" in peer.log.read_text()
     assert stage.rows("select * from peers.peer") == []
 
 
 @pytest.mark.parametrize("pooled", ["session"], indirect=True)
 def test_a_peer_behind_a_pooler_in_session_mode_works(stage: Stage, pooled: str) -> None:
-    """Each of its connections has a session of its own there."""
-    peer = stage.peer(database_url=pooled)
+    """Each of its two connections has a session of its own there, and one of them listens."""
+    peer = stage.peer(database_url=pooled, poll_interval="1h")
     ids = [stage.submit("noop") for _ in range(20)]
     stage.until_state("completed", *ids)
+    assert _connections(stage) == ["peers heartbeat", "peers main"]
     assert peer.terminate() == 0
     stage.assert_clean()
 
 
-def test_a_session_that_loses_its_prepared_statements_ends_the_peer(stage: Stage) -> None:
+@pytest.mark.parametrize("pooled", ["transaction"], indirect=True)
+@pytest.mark.parametrize("listens", [True, False], ids=["listen_url", "polls"])
+def test_a_peer_behind_a_pooler_in_transaction_mode_works(
+    stage: Stage, pooled: str, listens: bool
+) -> None:
+    """Tasks in batches and one by one, failures, cancellations, retries, scheduled ones, and what
+    handlers request. With a direct address it is notified; without one it polls every second. Other
+    clients of the pooler find their sessions as they have left them.
+    """
+    settings = {"listen_url": stage.url} if listens else {}
+    others = [
+        psycopg.connect(pooled, autocommit=True, prepare_threshold=None) for _ in range(SESSIONS)
+    ]
+    before = {_state(client) for client in others}
+    peer = stage.peer(slots=2, database_url=pooled, poll_interval="1h", **settings)
+    with stage.db.transaction():
+        many = [stage.submit("nap", {"seconds": 0.001}) for _ in range(300)]
+    child = stage.submit("rollup", depends_on=many[:3])
+    again = stage.submit("dies.once", {"how": "exit"})
+    later = stage.row(
+        "insert into peers.task (kind, scheduled_at) values ('noop', now() + interval '1 s')"
+        " returning id"
+    )["id"]
+    stage.until_state("completed", *many, child, again, later)
+    for _ in range(3):
+        stage.until_state("completed", stage.submit("noop"))
+    held = stage.submit("held", {"gate": stage.gate()})
+    stage.until_started(held)
+    stage.db.execute("select peers.cancel(%s)", (held,))
+    stage.until_state("cancelled", held)
+    assert {_state(client) for client in others} == before
+    assert [e["prepared"] for e in stage.rows("select count(*) as prepared"
+                                              " from pg_prepared_statements")] == [0]  # fmt: skip
+    for client in others:
+        client.close()
+    assert peer.terminate() == 0
+    assert len(peer.events("peer_joined")) == 1
+    assert peer.events("database_refused") == []
+    stage.assert_clean()
+
+
+@pytest.mark.parametrize("pooled", ["transaction"], indirect=True)
+def test_handlers_submit_through_the_pooler(stage: Stage, pooled: str) -> None:
+    """Graphs within the lease, once."""
+    stage.peer("tests.e2e.app_submissions", database_url=pooled, poll_interval="50ms")
+    ids = [stage.submit("submits", {"children": 5}) for _ in range(4)]
+    stage.until_state("completed", *ids)
+    children = stage.rows("select args ->> 'parent' as parent from peers.task where kind = 'child'")
+    assert sorted(int(child["parent"]) for child in children) == sorted(ids * 5)
+
+
+def test_a_session_that_loses_its_prepared_statements_is_taken_for_shared(stage: Stage) -> None:
     """The symptom of a pooler that was put in between later (here a trigger of the application's
-    deallocates them): 78, and the peer has left, with no lease.
+    deallocates them): the peer prepares nothing any more, and goes on.
     """
     stage.db.execute(DEALLOCATES.encode())
     peer = stage.peer(poll_interval="20ms")
-    while peer.process.poll() is None:
-        stage.submit("noop")
-    assert peer.wait() == BAD_CONFIGURATION
-    assert "pooler in transaction mode" in peer.log.read_text()
-    assert stage.rows("select * from peers.peer") == []
-    assert stage.rows("select * from peers.lease") == []
+    for _ in range(30):
+        stage.until_state("completed", stage.submit("noop"))
+    assert len(peer.events("peer_joined")) == 1
+    assert peer.terminate() == 0
+    stage.assert_clean()
+
+
+def _connections(stage: Stage) -> list[str]:
+    rows = stage.rows(
+        "select application_name as name from pg_stat_activity"
+        " where application_name ~ '^peers ' and datname = current_database() order by 1"
+    )
+    return [row["name"] for row in rows]
+
+
+def _state(client: psycopg.Connection[Any]) -> tuple[Any, ...]:
+    """What the session has that the client gets for its next transaction."""
+    row = client.execute(
+        "select current_setting('lock_timeout'), current_setting('statement_timeout'),"
+        " current_setting('default_transaction_isolation'), current_setting('intervalstyle'),"
+        " current_setting('synchronous_commit'),"
+        " current_setting('client_connection_check_interval'),"
+        " (select count(*) from pg_prepared_statements),"
+        " (select count(*) from pg_listening_channels())"
+    ).fetchone()
+    assert row is not None
+    return row
 
 
 # ------------------------------------------------------------------- without a pooler at hand
 
 
 class Pool:
-    """Lends one of its servers for each statement, as its `order` has it."""
+    """Lends one of its servers for each transaction, as its `order` has it."""
+
+    def transaction(self) -> contextlib.AbstractContextManager[None]:
+        """Every transaction is allowed."""
+        return contextlib.nullcontext()
 
     def __init__(self, order: str) -> None:
         self._servers = iter(order * 100)
@@ -148,12 +224,11 @@ class Pool:
 def test_however_a_pooler_picks_its_sessions_it_is_found_out(order: str) -> None:
     """The same one again and again, one after the other, or as they get free."""
     pool: Any = Pool(order)
-    with pytest.raises(ConfigError, match="pooler"):
-        refuse_pooler(pool, pool)
+    assert is_pooled(pool, pool)
 
 
 def test_two_sessions_of_our_own_are_well() -> None:
     """Nothing is said of connections that keep their sessions."""
     one: Any = Pool("1")
     other: Any = Pool("2")
-    refuse_pooler(one, other)
+    assert not is_pooled(one, other)

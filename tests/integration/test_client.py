@@ -23,6 +23,7 @@ from peers.client.transaction import LazyConnection
 from peers.client.transport import perform_for_handler
 from peers.database import tables
 from peers.database.connection import connect
+from tests.support.current import inside_handler
 from tests.support.world import Peer
 
 if TYPE_CHECKING:
@@ -335,17 +336,13 @@ def test_from_a_handler_through_its_peer(
     """A handler needs no database URL: its peer carries what it submits."""
     monkeypatch.delenv("PEERS_DATABASE_URL", raising=False)
     parent = Parent(database_url)
-    context.enter(
-        context.CurrentTask(
-            id=1, kind="k", attempt=1, token="t", deadline=None, execution_id=5, _scheduler=parent
-        )
+    task = context.CurrentTask(
+        id=1, kind="k", attempt=1, token="t", deadline=None, execution_id=5, _scheduler=parent
     )
-    try:
+    with inside_handler(task):
         first = thumb.options(delay=60).submit("a")
         with peers.graph() as graph:
             second = graph.add(thumb.options(delay=60, depends_on=[first]), path="b")
-    finally:
-        context.enter(None)
     assert parent.verbs == ["submit", "submit_graph"]
     assert task_row(db, first)["state"] == "scheduled"
     row = task_row(db, second.id)

@@ -18,6 +18,7 @@ from peers.client import result_thread
 from peers.client.client import Client
 from peers.errors import NotPermitted
 from tests.integration.test_client import Parent
+from tests.support.current import inside_handler
 from tests.support.world import Peer, states
 
 if TYPE_CHECKING:
@@ -651,13 +652,11 @@ def in_handler(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     """The test runs as a handler, without a database URL."""
     monkeypatch.delenv("PEERS_DATABASE_URL")
     parent = Parent(database_url)
-    context.enter(
-        context.CurrentTask(
-            id=1, kind="k", attempt=1, token="t", deadline=None, execution_id=5, _scheduler=parent
-        )
+    task = context.CurrentTask(
+        id=1, kind="k", attempt=1, token="t", deadline=None, execution_id=5, _scheduler=parent
     )
-    yield parent
-    context.enter(None)
+    with inside_handler(task):
+        yield parent
 
 
 def test_a_handler_uses_its_peer(in_handler: Parent, peer: Peer) -> None:

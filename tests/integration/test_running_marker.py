@@ -149,7 +149,7 @@ def test_a_note_that_was_left_half_written_is_none(marker: RunningMarker, field:
     """
     marker.start(7, 5_000_000_000, 3)
     words = memoryview(marker._memory).cast("Q")
-    words[field] ^= 1 << 40
+    words[1 + field] ^= 1 << 40
     words.release()
     assert marker.running().execution_id == (7 if field == 3 else 0)
     assert marker.last_started() is None

@@ -6,19 +6,20 @@ import random
 from collections.abc import Callable, Iterator
 from itertools import count
 from math import ceil, log2
-from uuid import uuid4
 
 import pytest
 
 from peers.context import CurrentTask
-from peers.database.rows import Claimed
 from peers.handlers import Handler, register
 from peers.pool.crash import WorkerExit
 from peers.pool.durations import DurationEstimate
+from peers.pool.executions import AssignedLease
 from peers.pool.lease import Lease
 from peers.pool.local_queue import LocalQueue
-from peers.protocol.messages import AssignedTask, Completed, Failed
+from peers.protocol.messages import Completed, Failed
+from peers.worker.assigned import AssignedTask
 from peers.worker.batch import Batch, Part
+from tests.support.claims import a_claim
 
 KIND = "unit.batch"
 SIZES = [1, 2, 3, 64, 257]
@@ -116,23 +117,22 @@ def test_broken_ways_to_bisect_are_caught(broken: type[Batch]) -> None:
 # --------------------------------------------------------------------------------- it kills
 
 
-Sort = Callable[[WorkerExit, list[Lease], range, float], None]
+Sort = Callable[[WorkerExit, list[AssignedLease], range, float], None]
 
 
 def leases_of_a_batch(size: int) -> list[Lease]:
-    """Claimed tasks whose id is their number."""
-    local_queue = LocalQueue("default", 1, DurationEstimate(), {})
-    return [
-        Lease(Claimed(n, uuid4(), 1, KIND, b"{}", None, 100), local_queue, 0.0) for n in range(size)
-    ]
+    """Claimed tasks whose index is their number."""
+    claim = a_claim(LocalQueue("default", 1, DurationEstimate(), {}), *[KIND] * size)
+    return [claim.lease(index) for index in range(size)]
 
 
-def assign(leases: list[Lease], ids: Iterator[int]) -> range:
+def assigned_as_batch(leases: list[Lease], ids: Iterator[int]) -> list[AssignedLease]:
     """Give them the execution ids of one batch."""
-    for lease in leases:
-        lease.execution_id = next(ids)
-        lease.batch_id = leases[0].execution_id
-    return range(leases[0].execution_id, leases[-1].execution_id + 1)
+    numbers = [next(ids) for _ in leases]
+    return [
+        AssignedLease(number, numbers[0], lease)
+        for number, lease in zip(numbers, leases, strict=True)
+    ]
 
 
 def wrong_after_crashes(sort: Sort, size: int, bad_tasks: int, seed: int) -> str | None:
@@ -142,14 +142,16 @@ def wrong_after_crashes(sort: Sort, size: int, bad_tasks: int, seed: int) -> str
     waiting, done, failed, crashes = [leases_of_a_batch(size)], set[int](), set[int](), 0
     while waiting:
         part = waiting.pop()
-        numbers = {lease.task.task_id for lease in part}
+        numbers = {lease.index for lease in part}
         if not numbers & poison:
             done |= numbers
             continue
         crashes += 1
         worker_exit = WorkerExit("SIGSEGV", None)
-        sort(worker_exit, part, assign(part, ids), float("inf"))
-        failed |= {lease.task.task_id for lease, _ in worker_exit.failed}
+        tasks = assigned_as_batch(part, ids)
+        call = range(tasks[0].execution_id, tasks[-1].execution_id + 1)
+        sort(worker_exit, tasks, call, float("inf"))
+        failed |= {lease.index for lease, _ in worker_exit.failed}
         waiting += worker_exit.bisected
         if worker_exit.released or worker_exit.requeued:
             return "other tasks were given back"
@@ -169,8 +171,8 @@ def test_tasks_that_crash_are_isolated_in_few_crashes(size: int, bad_tasks: int)
 def test_failing_all_tasks_of_the_call_is_caught() -> None:
     """A broken variant: every task of the call fails."""
 
-    def harsh(worker_exit: WorkerExit, leases: list[Lease], *_: object) -> None:
-        worker_exit.failed.extend((lease, {}) for lease in leases)
+    def harsh(worker_exit: WorkerExit, tasks: list[AssignedLease], *_: object) -> None:
+        worker_exit.failed.extend((task.lease, {}) for task in tasks)
 
     assert wrong_after_crashes(harsh, 64, 1, seed=1)
 
@@ -178,11 +180,9 @@ def test_failing_all_tasks_of_the_call_is_caught() -> None:
 def test_tasks_behind_a_crash_have_not_started() -> None:
     """They keep their leases and are assigned again; what was finished before is released."""
     leases = leases_of_a_batch(3)
-    ids = count(1)
-    for lease in leases:
-        assign([lease], ids)
+    tasks = [AssignedLease(number, number, lease) for number, lease in enumerate(leases, start=1)]
     worker_exit = WorkerExit("SIGKILL", None)
-    worker_exit.sort(leases, range(2, 3), 3)
+    worker_exit.sort(tasks, range(2, 3), 3)
     [(failed, failure)] = worker_exit.failed
     assert failed is leases[1]
     assert failure["error_message"] == (
@@ -195,9 +195,9 @@ def test_tasks_behind_a_crash_have_not_started() -> None:
 def test_the_rest_of_a_batch_that_crashed_stays_under_its_lease() -> None:
     """Some of the batch were not in the call that crashed: they are called again, apart from it."""
     leases = leases_of_a_batch(4)
-    assign(leases, count(1))
+    tasks = assigned_as_batch(leases, count(1))
     worker_exit = WorkerExit("SIGKILL", None)
-    worker_exit.sort(leases, range(1, 2), float("inf"))
+    worker_exit.sort(tasks, range(1, 2), float("inf"))
     assert [lease for lease, _ in worker_exit.failed] == leases[:1]
     assert worker_exit.bisected == [leases[1:]]
     assert worker_exit.released == []

@@ -22,7 +22,6 @@ from peers.context import CurrentTask
 from peers.errors import Retry
 from peers.handlers import Handler, register
 from peers.protocol.messages import (
-    AssignedTask,
     Completed,
     Failed,
     Outcomes,
@@ -30,6 +29,7 @@ from peers.protocol.messages import (
     split,
     to_parent,
 )
+from peers.worker.assigned import AssignedTask
 from peers.worker.batch import Batch, Part
 from peers.worker.describe import LONGEST_MESSAGE, LONGEST_TRACEBACK, LONGEST_TYPE, describe
 from peers.worker.outcome import completed, failed
@@ -428,7 +428,9 @@ def test_any_value_is_a_result_that_json_reads_back_or_one_failure(result: Any) 
     """What is told as completed is JSON without NUL, lone surrogates, NaN and infinities."""
     told = outcome_of(result)
     if isinstance(told, Completed):
-        text = json.dumps(json.loads(told.result, parse_constant=pytest.fail), ensure_ascii=False)
+        text = json.dumps(
+            json.loads(told.results, parse_constant=pytest.fail)[0], ensure_ascii=False
+        )
         text.encode()
         assert "\\u0000" not in text.replace("\\\\", "")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from peers.pool.durations import CLAIM_MAX_TASKS, CLAIM_SECONDS, DurationEstimate, claim_size
+from peers.pool.durations import CLAIM_SECONDS, HELD_MAX_TASKS, DurationEstimate, claim_size
 
 
 def test_a_kind_that_never_ran_counts_as_slow() -> None:
@@ -40,6 +40,6 @@ def test_a_claim_fills_the_slots_and_no_more_than_is_soon_finished(
     finish in CLAIM_SECONDS, and no more than the most that one statement may claim.
     """
     size = claim_size(slots, seconds)
-    assert slots <= size <= max(slots, CLAIM_MAX_TASKS)
+    assert slots <= size <= max(slots, HELD_MAX_TASKS)
     if size > slots:
         assert size * seconds <= slots * CLAIM_SECONDS + seconds

@@ -13,13 +13,13 @@ import pytest
 
 from peers.client.transaction import LazyConnection
 from peers.database.connection import Connection
-from peers.database.rows import Claimed
 from peers.errors import BadTask, DatabaseUnreachable
 from peers.peer import handler_requests
 from peers.peer.handler_requests import HandlerRequests, Reply, Request
 from peers.pool.durations import DurationEstimate
 from peers.pool.lease import Lease
 from peers.pool.local_queue import LocalQueue
+from tests.support import claims
 
 PATIENCE = 60.0
 LARGE = b"x" * (1 << 20)
@@ -104,8 +104,7 @@ def loop(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
 
 def a_lease() -> Lease:
     """Make the lease of a running task."""
-    task = Claimed(1, uuid4(), 1, "a", b"{}", None, 100)
-    return Lease(task, LocalQueue("default", 1, DurationEstimate(), {}), 0.0)
+    return claims.a_lease(LocalQueue("default", 1, DurationEstimate(), {}), "a")
 
 
 def threads() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -19,12 +20,12 @@ import pytest
 from peers import handlers
 from peers.client.options import Options
 from peers.client.submission import document
-from peers.context import CurrentTask, current_task, enter
+from peers.context import CurrentTask, Tasks, current_task, enter
 from peers.errors import ArgsInvalid, ResultInvalid
 from peers.handlers import Handler
-from peers.protocol.messages import AssignedTask
 from peers.values.codec import same
 from peers.worker.args import load_args
+from peers.worker.assigned import AssignedTask
 from peers.worker.outcome import completed
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ def test_a_result_comes_back_as_it_was_returned(function: Callable[..., Any]) ->
     batch_size = 2 if function is _batch_result else None
     handler = declared(function, batch_size=batch_size)
     task = AssignedTask(1, 1, b"t", 1, KIND, b"{}", None)
-    stored = json.loads(completed(task, 0.1, Customer("Ada", DAY)).result)
+    stored = json.loads(completed(task, 0.1, Customer("Ada", DAY)).results)[0]
     assert handler.load_result(stored) == Customer("Ada", DAY)
     with pytest.raises(ResultInvalid, match=r"result\.birthday: expected date, got int"):
         completed(task, 0.1, Customer("Ada", 5))  # type: ignore[arg-type]
@@ -270,7 +271,7 @@ def test_a_result_that_json_has_itself_is_not_checked(annotation: str | None) ->
     with warnings.catch_warnings(action="error"):
         handler = declared(function)
         task = AssignedTask(1, 1, b"t", 1, KIND, b"{}", None)
-        stored = json.loads(completed(task, 0.1, {"a": "b", "day": DAY}).result)
+        stored = json.loads(completed(task, 0.1, {"a": "b", "day": DAY}).results)[0]
     assert handler.load_result(stored) == {"a": "b", "day": "2026-11-23"}
 
 
@@ -294,11 +295,13 @@ def test_a_handler_that_asks_for_its_task_gets_values_too() -> None:
 
     handler_of_day = declared(handler)
     args = load_args(submitted({"day": DAY}))
-    enter(CurrentTask(1, KIND, 1, "t", None, 1, Mock()))
-    try:
+    task = CurrentTask(1, KIND, 1, "t", None, 1, Mock())
+
+    def run() -> None:
+        enter(Mock(Tasks, **{"current_task.return_value": task}), 0)
         assert handler_of_day.function(**args) == DAY
-    finally:
-        enter(None)  # or the tests that follow would run inside this handler
+
+    copy_context().run(run)  # or the tests that follow would run inside this handler
 
 
 @dataclass

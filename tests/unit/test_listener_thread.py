@@ -43,9 +43,6 @@ class _CutOff:
         self._read, write = os.pipe()
         os.close(write)  # readable at once: the end
 
-    def execute(self, _statement: str) -> None:
-        pass
-
     def fileno(self) -> int:
         return self._read
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
-from itertools import count
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
-from peers.database.rows import Claimed
 from peers.pool.batch_key import BatchKey
+from peers.pool.claim import TaskRun
 from peers.pool.dispatch import hand_out
 from peers.pool.durations import (
     ARGS_MAX_BYTES,
     CLAIM_MAX_TASKS,
     FIRST_CLAIM_MAX_TASKS,
+    HELD_MAX_TASKS,
     DurationEstimate,
     claim_size,
 )
@@ -24,8 +22,8 @@ from peers.pool.isolation import WorkerRole
 from peers.pool.lease import Lease
 from peers.pool.local_queue import LocalQueue
 from peers.protocol.messages import KindDeclared
+from tests.support.claims import a_claim
 
-_ids = count(1)
 PLAIN = BatchKey(asynchronous=False)
 ASYNC = BatchKey(asynchronous=True)
 KINDS = {
@@ -33,13 +31,6 @@ KINDS = {
     "b": KindDeclared("b", True, 5, None, 1.0, 1.0),
     "c": KindDeclared("c", False, 5, None, 1.0, 1.0, batch_size=3, batch_wait=2.0),
 }
-
-
-def a_lease(kind: str = "a", priority: int = 100) -> Lease:
-    """A claimed task."""
-    token = uuid4()
-    task = Claimed(next(_ids), token, 1, kind, b"{}", None, priority)
-    return Lease(task, LocalQueue("default", 1, DurationEstimate(), KINDS), 0.0)
 
 
 def a_queue(slots: int = 2, **seconds: float) -> LocalQueue:
@@ -50,27 +41,38 @@ def a_queue(slots: int = 2, **seconds: float) -> LocalQueue:
     return LocalQueue("default", slots, durations, KINDS)
 
 
+def indexes(runs: list[TaskRun]) -> list[int]:
+    """The places of these tasks in their claims."""
+    return [index for run in runs for index in range(run.first, run.first + run.count)]
+
+
+def tasks(runs: list[TaskRun]) -> list[Lease]:
+    """The leases of these tasks."""
+    return [lease for run in runs for lease in run.leases()]
+
+
 def test_smaller_priorities_come_first_and_equals_keep_their_order() -> None:
     """Also when they come in several claims, and when some are requeued."""
     local_queue = a_queue(a=0.0)
-    late, first, urgent = a_lease(priority=100), a_lease(priority=100), a_lease(priority=1)
-    local_queue.claimed([first])
-    local_queue.claimed([urgent, late])
-    assert list(local_queue) == [urgent, first, late]
-    taken = local_queue.take(PLAIN, 1.0, 2)
+    older, newer = a_claim(local_queue, "a"), a_claim(local_queue, "a", "a", priorities=[1, 100])
+    local_queue.claimed(older)
+    local_queue.claimed(newer)
+    first, urgent, late = older.lease(0), newer.lease(0), newer.lease(1)
+    assert local_queue.waiting() == [urgent, first, late]
+    taken = tasks(local_queue.take(PLAIN, 1.0, 2))
     assert taken == [urgent, first]
     local_queue.requeue(taken)
-    assert next(iter(local_queue)) is urgent
+    assert local_queue.waiting() == [urgent, late, first]
 
 
 def test_sync_and_async_tasks_have_backlogs_of_their_own() -> None:
     """Each kind of worker finds its own next task."""
     local_queue = a_queue(a=0.0, b=0.0)
-    sync_one, async_one = a_lease("a"), a_lease("b")
-    local_queue.claimed([sync_one, async_one])
+    claim = a_claim(local_queue, "a", "b")
+    local_queue.claimed(claim)
     assert local_queue.next_key(set()) == PLAIN
     assert local_queue.next_key({PLAIN}) == ASYNC
-    assert local_queue.take(ASYNC, 1.0, 5) == [async_one]
+    assert indexes(local_queue.take(ASYNC, 1.0, 5)) == [1]
     assert local_queue.next_key({PLAIN}) is None
     assert len(local_queue) == 1
 
@@ -78,9 +80,9 @@ def test_sync_and_async_tasks_have_backlogs_of_their_own() -> None:
 def test_an_assignment_takes_no_more_than_its_budget() -> None:
     """By the expected duration of the kinds, and by number."""
     local_queue = a_queue(a=0.01)
-    local_queue.claimed([a_lease() for _ in range(10)])
-    assert len(local_queue.take(PLAIN, 0.035, 10)) == 3
-    assert len(local_queue.take(PLAIN, 1.0, 2)) == 2
+    local_queue.claimed(a_claim(local_queue, *["a"] * 10))
+    assert indexes(local_queue.take(PLAIN, 0.035, 10)) == [0, 1, 2]
+    assert indexes(local_queue.take(PLAIN, 1.0, 2)) == [3, 4]
     assert local_queue.take(PLAIN, 0.001, 10) == []
     assert len(local_queue) == 5
 
@@ -88,17 +90,21 @@ def test_an_assignment_takes_no_more_than_its_budget() -> None:
 def test_dropped_leases_are_gone() -> None:
     """And only those."""
     local_queue = a_queue()
-    keep, drop = a_lease(), a_lease()
-    local_queue.claimed([keep, drop])
-    local_queue.drop([drop])
-    assert list(local_queue) == [keep]
+    claim = a_claim(local_queue, *["a"] * 5)
+    local_queue.claimed(claim)
+    dropped = [claim.lease(1), claim.lease(3)]
+    assert local_queue.holds(dropped[0])
+    local_queue.drop(dropped)
+    assert local_queue.waiting() == [claim.lease(0), claim.lease(2), claim.lease(4)]
+    assert len(local_queue) == 3
+    assert not local_queue.holds(dropped[0])
 
 
 def test_an_empty_queue_wants_a_task_for_each_slot_at_least() -> None:
     """And more when its last claim was of quick kinds."""
     assert a_queue(slots=3).wanted() == 3
     local_queue = a_queue(slots=3, quick=0.001)
-    local_queue.claimed([a_lease("quick")])
+    local_queue.claimed(a_claim(local_queue, "quick"))
     local_queue.take(PLAIN, 1.0, 1)
     assert local_queue.wanted() == claim_size(3, 0.001)
 
@@ -121,50 +127,48 @@ def test_an_idle_slot_is_reason_enough_to_claim() -> None:
 def test_a_batch_is_due_when_it_is_full_or_has_waited() -> None:
     """Three fill a batch of this kind; two wait until the older one was claimed two seconds ago."""
     local_queue = a_queue(c=0.0)
-    leases = [a_lease("c") for _ in range(4)]
-    local_queue.claimed(leases[:2])
+    local_queue.claimed(a_claim(local_queue, "c", "c"))
     key = local_queue.next_key(set())
     assert key == BatchKey(False, "c", None, 3, 2.0)
     assert local_queue.due_at(key) == 2.0
     assert local_queue.next_due(1.0) == 2.0
     assert local_queue.next_due(2.0) == float("inf"), "a batch that is due needs no timer"
-    local_queue.claimed(leases[2:])
+    local_queue.claimed(a_claim(local_queue, "c", "c"))
     assert local_queue.due_at(key) == 0.0
-    assert local_queue.take_batch(key, float("inf")) == leases[:3]
-    assert list(local_queue) == leases[3:]
+    assert indexes(local_queue.take_batch(key, float("inf"))) == [0, 1, 0]
+    assert len(local_queue) == 1
 
 
 def test_enough_is_claimed_to_fill_a_batch_for_each_slot() -> None:
     """However slow the kind is, or its batches would never be full."""
     local_queue = a_queue(slots=4, c=10.0)
-    local_queue.claimed([a_lease("c")])
+    local_queue.claimed(a_claim(local_queue, "c"))
     assert local_queue.wanted() == 4 * 3 - 1
 
 
 def test_parts_of_a_batch_stay_together_and_are_not_given_back_as_late() -> None:
     """Iterating yields what could be released. A bisected batch has started, so it is not in it."""
     local_queue = a_queue(c=0.0)
-    leases = [a_lease("c") for _ in range(4)]
+    claim = a_claim(local_queue, *["c"] * 4)
+    leases = [claim.lease(index) for index in range(4)]
     local_queue.add_parts([leases[:2], leases[2:]], 5.0)
-    assert list(local_queue) == []
+    assert local_queue.waiting() == []
     assert local_queue.leases_to_rerun() == leases
     local_queue.drop([leases[0]])
     assert list(local_queue._parts[False]) == [[leases[1]], leases[2:]]
 
 
 def test_a_batch_that_waits_to_be_full_is_filled() -> None:
-    """However few are missing, and though the last claim brought nothing. Of other kinds that come
+    """However few are missing. Of other kinds that come
     along there are no more than would be claimed anyway.
     """
     local_queue = a_queue(slots=1, c=0.001)
-    local_queue.claimed([a_lease("c"), a_lease("c")])
+    local_queue.claimed(a_claim(local_queue, "c", "c"))
     assert local_queue.wanted() >= 1
-    local_queue.claimed([])
-    assert local_queue.wanted() >= 1
-    local_queue.claimed([a_lease("c")])
+    local_queue.claimed(a_claim(local_queue, "c"))
     assert local_queue.due_at(BatchKey(False, "c", None, 3, 2.0)) == 0.0
     mixed = a_queue(slots=1, a=1.0, c=1.0)
-    mixed.claimed([a_lease("c"), *(a_lease("a") for _ in range(9))])
+    mixed.claimed(a_claim(mixed, "c", *["a"] * 9))
     assert mixed.wanted() == 0, "nine slow ones are too many as it is"
 
 
@@ -172,7 +176,7 @@ def test_no_more_is_wanted_than_one_claim_may_bring() -> None:
     """However many slots and batches there are. The first claim is small: args may be large."""
     local_queue = a_queue(slots=4000, c=0.001)
     assert local_queue.wanted() == FIRST_CLAIM_MAX_TASKS
-    local_queue.claimed([a_lease("c")])
+    local_queue.claimed(a_claim(local_queue, "c"))
     assert local_queue.wanted() == CLAIM_MAX_TASKS
 
 
@@ -184,9 +188,9 @@ def test_claims_go_on_until_every_slot_has_a_task(slots: int, kind: str, seconds
     local_queue = a_queue(slots=slots, **{kind: seconds})
     claims = 0
     while wanted := local_queue.wanted():
-        local_queue.claimed([a_lease(kind) for _ in range(wanted)])
+        local_queue.claimed(a_claim(local_queue, *[kind] * wanted))
         claims += 1
-    assert slots <= len(local_queue) <= max(slots, CLAIM_MAX_TASKS)
+    assert slots <= len(local_queue) <= max(slots, HELD_MAX_TASKS)
     assert claims <= 1 + len(local_queue) / CLAIM_MAX_TASKS + 1
 
 
@@ -195,27 +199,25 @@ def test_a_claim_is_limited_by_the_size_of_args() -> None:
     no assignment carries more.
     """
     local_queue = a_queue(slots=5000, b=60.0)
-    large = [a_lease("b") for _ in range(20)]
-    for lease in large:
-        lease.task = lease.task._replace(args=b"x" * (1 << 20))
-    local_queue.claimed(large)
-    assert local_queue.wanted() == 16
-    assert len(local_queue.take(ASYNC, float("inf"), 500)) == 16
-    huge = a_lease("b")
-    huge.task = huge.task._replace(args=b"x" * (ARGS_MAX_BYTES + 1))
+    large = b'"%b"' % (b"x" * (1 << 20))
+    local_queue.claimed(a_claim(local_queue, *["b"] * 20, args=[large] * 20))
+    assert local_queue.wanted() == 15
+    assert indexes(local_queue.take(ASYNC, float("inf"), 500)) == list(range(15))
     only = a_queue(slots=2, b=60.0)
-    only.claimed([huge])
-    assert only.take(ASYNC, float("inf"), 500) == [huge], "one goes in any case"
+    huge = b'"%b"' % (b"x" * (ARGS_MAX_BYTES + 1))
+    only.claimed(a_claim(only, "b", "b", args=[huge, b"{}"]))
+    assert indexes(only.take(ASYNC, float("inf"), 500)) == [0], "one goes in any case"
 
 
 def test_no_assignment_has_more_tasks_than_it_should() -> None:
     """An async worker with room for thousands gets several assignments."""
     local_queue = a_queue(slots=5000, b=60.0)
-    local_queue.claimed([a_lease("b") for _ in range(1200)])
+    for _ in range(2):
+        local_queue.claimed(a_claim(local_queue, *["b"] * 600))
     desk: Any = Desk()
-    desk.asynchronous, desk.budget = True, lambda _queue: float("inf")
+    desk.asynchronous, desk.budget = True, lambda _queue, _call: float("inf")
     list(hand_out(local_queue, [desk], DurationEstimate()))
-    assert [len(tasks) for tasks in desk.had] == [500, 500, 200]
+    assert [len(had) for had in desk.had] == [1000, 200]
 
 
 def test_a_batch_that_has_waited_once_need_not_wait_again() -> None:
@@ -223,15 +225,15 @@ def test_a_batch_that_has_waited_once_need_not_wait_again() -> None:
     due at once. The next one waits as usual.
     """
     local_queue = a_queue(c=0.0)
-    local_queue.claimed([a_lease("c")])
+    local_queue.claimed(a_claim(local_queue, "c"))
     key = local_queue.next_key(set())
     assert key is not None
     local_queue.mark_overdue(key)
-    local_queue.drop(list(local_queue))
-    local_queue.claimed([a_lease("c")])
+    local_queue.drop(local_queue.waiting())
+    local_queue.claimed(a_claim(local_queue, "c"))
     assert local_queue.due_at(key) == 0.0
     assert len(local_queue.take_batch(key, float("inf"))) == 1
-    local_queue.claimed([a_lease("c")])
+    local_queue.claimed(a_claim(local_queue, "c"))
     assert local_queue.due_at(key) == 2.0
 
 
@@ -239,8 +241,7 @@ def test_a_queue_forgets_keys_without_leases() -> None:
     """Otherwise it would keep a key for each timeout that a task of a batch kind ever had."""
     local_queue = a_queue(c=0.0)
     for timeout in range(1, 100):
-        lease = a_lease("c")
-        local_queue.claimed([replace(lease, task=lease.task._replace(timeout=float(timeout)))])
+        local_queue.claimed(a_claim(local_queue, "c", timeouts=[float(timeout)]))
         key = local_queue.next_key(set())
         assert key is not None
         local_queue.take_batch(key, float("inf"))
@@ -263,13 +264,20 @@ class Desk:
     def expected_seconds(self) -> float:
         return float(len(self.leases))
 
-    def budget(self, local_queue: LocalQueue) -> float:
+    @property
+    def executions(self) -> list[Lease]:
+        return self.leases
+
+    def budget(self, local_queue: LocalQueue, _call: float) -> float:
         return 0.1 if len(self.leases) <= 1 and local_queue.free_slots > 0 else 0.0
 
-    def assign(self, leases: list[Lease], durations: DurationEstimate, *, as_batch: bool) -> None:
+    def room(self, local_queue: LocalQueue, _call: float) -> int:
+        return local_queue.free_slots
+
+    def assign(self, runs: list[TaskRun], durations: DurationEstimate, *, as_batch: bool) -> None:
         del durations, as_batch
-        self.leases += leases
-        self.had.append(leases)
+        self.leases += tasks(runs)
+        self.had.append(tasks(runs))
 
 
 def handed_out(local_queue: LocalQueue, *, turns: int) -> list[list[Lease]]:
@@ -284,8 +292,10 @@ def handed_out(local_queue: LocalQueue, *, turns: int) -> list[list[Lease]]:
 def test_a_part_goes_before_less_urgent_tasks() -> None:
     """It goes before everything that is no more urgent, alone. More urgent tasks go before it."""
     local_queue = a_queue(slots=1)
-    less, more = [a_lease(priority=200) for _ in range(50)], [a_lease(priority=1)]
-    part = [a_lease("c", priority=100), a_lease("c", priority=100)]
+    less = a_claim(local_queue, *["a"] * 50, priorities=[200])
+    more = a_claim(local_queue, "a", priorities=[1])
+    batch = a_claim(local_queue, "c", "c")
+    part = [batch.lease(0), batch.lease(1)]
     local_queue.claimed(less)
     desk: Any = Desk()
     list(hand_out(local_queue, [desk], DurationEstimate()))
@@ -296,7 +306,7 @@ def test_a_part_goes_before_less_urgent_tasks() -> None:
         list(hand_out(local_queue, [desk], DurationEstimate()))
         del desk.leases[:1]
     assert part not in desk.had[:2]
-    assert desk.had[2] == more
+    assert desk.had[2] == [more.lease(0)]
     for _ in range(3):
         list(hand_out(local_queue, [desk], DurationEstimate()))
         del desk.leases[:1]
@@ -307,7 +317,6 @@ def test_a_waiting_batch_keeps_its_slot_from_less_urgent_tasks_only() -> None:
     """Tasks of the same priority take the slot: a queue must not stop for them."""
     for priority, taken in ((100, 1), (200, 0)):
         local_queue = a_queue(slots=1)
-        waiting = a_lease("c", priority=100)
-        waiting.claimed_at = time.monotonic()
-        local_queue.claimed([waiting, a_lease("a", priority=priority)])
+        local_queue.claimed(a_claim(local_queue, "c", claimed_at=time.monotonic()))
+        local_queue.claimed(a_claim(local_queue, "a", priorities=[priority]))
         assert len(handed_out(local_queue, turns=1)) == taken

@@ -8,7 +8,7 @@ import pytest
 from peers.protocol.messages import (
     HEADER,
     Assign,
-    AssignedTask,
+    AssignedRun,
     Begin,
     Cancel,
     Completed,
@@ -34,9 +34,11 @@ TO_WORKER: list[ToWorker] = [
     Begin(asynchronous=True),
     Assign(
         [
-            AssignedTask(1, 2, b"t", 3, "kind", b'{"x": "\xc3\xbc"}', 0.5),
-            AssignedTask(2, 3, b"u", 1, "k", b"{}", None),
-        ]
+            AssignedRun(1, 2, b"t", b"ids", (3,), ("kind",), (0.5,), b'[{"x": "\xc3\xbc"},{}]'),
+            AssignedRun(3, 2, b"u", b"ids", (1, 2), ("k", "l"), (None, 1.5), b"[{},{}]"),
+        ],
+        queue="default",
+        slots=3,
     ),
     Recall(),
     Cancel(7),
@@ -48,9 +50,12 @@ TO_PARENT: list[ToParent] = [
     Hello([KindDeclared("kind", False, 5, None, 1.0, 3600.0)]),
     ImportFailed("ImportError: x", "traceback"),
     Outcomes(
-        [Completed(1, 0.25, b'{"a": 1}'), Failed(2, 0.5, "ValueError", "no", "tb", 1.5, True)]
+        [
+            Completed(1, 0.25, b'[{"a": 1},2]', 2),
+            Failed(3, 0.5, "ValueError", "no", "tb", 1.5, True),
+        ]
     ),
-    Recalled([1, 2, 3]),
+    Recalled([(1, 3), (7, 1)]),
     HandlerRequest(0, 1, "progress", b"{}"),
 ]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
+import selectors
 import time
 from collections.abc import Callable
 from typing import cast
@@ -15,7 +17,7 @@ from peers.database import reconnecting as module
 from peers.database.backoff import Backoff
 from peers.database.deadlines import BoundedConnection
 from peers.database.reconnecting import ReconnectingConnection
-from peers.errors import ConfigError, DatabaseUnreachable, NotPermitted, PeerLost
+from peers.errors import DatabaseUnreachable, NotPermitted, PeerLost
 from peers.events import fields_of, name_of
 
 PATIENCE = 30.0
@@ -26,12 +28,22 @@ class FakeConnection:
     """A connection that notes whether it was closed."""
 
     latest = 0.0
+    pgconn = None
 
     def __init__(self) -> None:
         self.closed = False
+        self._file = os.eventfd(0)
+
+    def fileno(self) -> int:
+        """Return a descriptor on which nothing ever comes."""
+        return self._file
+
+    def add_notify_handler(self, _: object) -> None:
+        """Notify of nothing."""
 
     def close(self) -> None:
         """Close it."""
+        os.close(self._file)
         self.closed = True
 
 
@@ -42,7 +54,11 @@ class World:
         self.made: list[FakeConnection] = []
         self.returns = 0
         self.refuses: Exception | None = None
-        self.connection = ReconnectingConnection(self._connect, self._returned, lambda: None)
+        self.errors: list[Exception] = []
+        self.connection = ReconnectingConnection(
+            self._connect, selectors.DefaultSelector(), lambda: None,
+            on_reconnect=self._returned, on_error=self.errors.append,
+        )  # fmt: skip
         self.connection.use(self._connect())
 
     def _connect(self) -> BoundedConnection:
@@ -53,7 +69,6 @@ class World:
 
     def _returned(self) -> None:
         self.returns += 1
-        self.connection.do(lambda _: None)  # as the peer asks which leases it has
 
     def until_up(self) -> None:
         """Restore until there is a connection."""
@@ -90,6 +105,7 @@ def test_a_database_that_accepts_connections_but_fails_is_retried_less_and_less_
         with pytest.raises(DatabaseUnreachable):
             world.connection.do(gone)
         world.until_up()
+        world.connection.do(lambda _: None)  # as the peer asks which leases it has
     world.connection.do(lambda _: None)
     with pytest.raises(DatabaseUnreachable):
         world.connection.do(gone)
@@ -137,6 +153,7 @@ def test_an_unexpected_error_gets_a_new_session(
 ) -> None:
     """The session may be the cause: the job is put off, and the connection replaced."""
     world.connection.attempt("a claim", raises(error))
+    assert world.errors == [error], "it may show that there is a pooler"
     assert world.made[0].closed
     world.until_up()
     assert len(world.made) == 2
@@ -144,14 +161,10 @@ def test_an_unexpected_error_gets_a_new_session(
     assert [fields["retry_in"] for fields in told if "job" in fields] == [SHORT]
 
 
-def test_errors_about_the_peer_or_the_session_are_raised(world: World) -> None:
-    """A lost peer must join again, and a pooler in between must be reported."""
+def test_an_error_about_the_peer_is_raised(world: World) -> None:
+    """A lost peer must join again."""
     with pytest.raises(PeerLost):
         world.connection.attempt("a claim", raises(PeerLost("gone")))
-    with pytest.raises(ConfigError, match="pooler"):
-        world.connection.attempt(
-            "a claim", raises(psycopg.errors.InvalidSqlStatementName("_pg3_0"))
-        )
 
 
 def test_connecting_does_not_block_the_loop(world: World) -> None:
@@ -166,7 +179,7 @@ def test_connecting_does_not_block_the_loop(world: World) -> None:
         began = time.monotonic()
         assert not world.connection.restore()
         assert time.monotonic() - began < PATIENCE / 10
-        if world.connection.reconnect_at < float("inf"):
-            waits.add(world.connection.reconnect_at)
+        if world.connection.next_due < float("inf"):
+            waits.add(world.connection.next_due)
     world.refuses = None
     world.until_up()

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import count
 from unittest.mock import Mock
-from uuid import uuid4
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peers.database.rows import Claimed
 from peers.pool.crash import WorkerExit
 from peers.pool.durations import DurationEstimate
+from peers.pool.executions import AssignedLease
 from peers.pool.handle import WorkerHandle
 from peers.pool.isolation import IsolatedGroup, WorkerRole
 from peers.pool.lease import Lease
 from peers.pool.local_queue import LocalQueue
 from peers.pool.retirement import Limits, Retirement, may_retire
 from peers.pool.scaling import workers_to_start
-from peers.protocol.messages import Completed, Failed
+from peers.protocol.messages import Failed
+from tests.support import claims
 
-_ids = count(1)
 ORDINARY, SYNC, ASYNC = WorkerRole
-DONE = Completed(1, 0.1, b"null")
 
 
 def a_worker(**traits: object) -> WorkerHandle:
@@ -41,8 +38,7 @@ def a_queue(name: str = "default", slots: int = 9) -> LocalQueue:
 
 def a_lease(local_queue: LocalQueue | None = None) -> Lease:
     """A claimed task."""
-    task = Claimed(next(_ids), uuid4(), 1, "k", b"{}", None, 100)
-    return Lease(task, a_queue() if local_queue is None else local_queue, 0.0)
+    return claims.a_lease(a_queue() if local_queue is None else local_queue)
 
 
 def failure(error_type: str = "ValueError", *, exhausted: bool = False) -> Failed:
@@ -61,7 +57,7 @@ def test_kinds_that_fail_in_a_row_retire_their_worker() -> None:
     assert [rules.reason(worker, "a", failure(), 0.0) for _ in range(9)] == [None] * 9
     assert rules.reason(other, "b", failure(), 0.0) is None
     assert rules.reason(worker, "b", failure(), 0.0) is None
-    assert rules.reason(worker, "c", DONE, 0.0) is None
+    rules.succeeded(worker)
     assert [rules.reason(worker, kind, failure(), 0.0) for kind in "ab"] == [None, None]
     assert "a, b, c" in str(rules.reason(worker, "c", failure(), 0.0))
 
@@ -145,13 +141,12 @@ def test_bisecting_ends_with_the_bad_task_alone(sizes: list[int], data: st.DataO
 def test_a_loop_that_died_without_a_handler_isolates_the_tasks_of_all_queues() -> None:
     """Each queue keeps its own, and batches stay whole."""
     queues = [a_queue(name) for name in "ab"]
-    leases = []
-    for number in range(20):
-        lease = a_lease(queues[number // 4 % 2])
-        lease.execution_id, lease.batch_id = number + 1, number // 4 * 4 + 1
-        leases.append(lease)
+    leases = [a_lease(queues[number // 4 % 2]) for number in range(20)]
+    tasks = [
+        AssignedLease(number + 1, number // 4 * 4 + 1, lease) for number, lease in enumerate(leases)
+    ]
     worker_exit = WorkerExit("SIGKILL", None)
-    worker_exit.sort(leases, None, float("inf"))
+    worker_exit.sort(tasks, None, float("inf"))
     assert len(worker_exit.isolated) == 4
     for group in worker_exit.isolated:
         assert len({lease.local_queue for lease in group.leases}) == 1

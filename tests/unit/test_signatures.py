@@ -22,8 +22,8 @@ from peers.client.options import Options
 from peers.client.submission import document
 from peers.errors import ArgsInvalid, ResultInvalid
 from peers.handlers import Handler
-from peers.protocol.messages import AssignedTask
 from peers.worker.args import load_args
+from peers.worker.assigned import AssignedTask
 from peers.worker.outcome import completed
 
 if TYPE_CHECKING:
@@ -309,6 +309,6 @@ def test_bytes_in_results_are_refused_by_their_class(data: bytes) -> None:
         with pytest.raises(ResultInvalid):
             completed(task, 0.0, refused)
     for kept in (Base64Model(data=data), Data(data)):
-        told = json.loads(completed(task, 0.0, kept).result)
+        told = json.loads(completed(task, 0.0, kept).results)[0]
         assert round_trip(type(kept), kept).data == data
         assert round_trip(Data, told).data == data

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import time
-from itertools import count
 from typing import Any
 from unittest.mock import Mock
-from uuid import uuid4
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peers.database.rows import Claimed
+from peers.pool.claim import TaskRun
 from peers.pool.crash import CANCELLED, CRASH, KillReason
 from peers.pool.deadlines import RECALL_AFTER, Deadlines
 from peers.pool.durations import DurationEstimate
+from peers.pool.executions import Execution, Executions
 from peers.pool.handle import WorkerHandle
-from peers.pool.lease import Lease
 from peers.pool.local_queue import LocalQueue
 from peers.pool.process import WorkerProcess
 from peers.protocol.messages import Assign, Recall
 from peers.protocol.running_marker import Running, RunningMarker
+from tests.support.claims import a_claim
 
-_ids = count(1)
 IDLE = Running(0, 0, 0.0)
 NEVER = float("inf")
 
@@ -33,9 +31,11 @@ def a_queue(slots: int = 9) -> LocalQueue:
     return LocalQueue("default", slots, DurationEstimate(), {})
 
 
-def a_lease(local_queue: LocalQueue, timeout: float | None = None) -> Lease:
-    """A claimed task."""
-    return Lease(Claimed(next(_ids), uuid4(), 1, "k", b"{}", timeout, 100), local_queue, 0.0)
+def a_run(
+    local_queue: LocalQueue, size: int, timeouts: list[float | None] | None = None
+) -> TaskRun:
+    """The tasks of a claim."""
+    return TaskRun(a_claim(local_queue, *["k"] * size, timeouts=timeouts), 0, size)
 
 
 def a_worker(*, asynchronous: bool) -> WorkerHandle:
@@ -44,6 +44,14 @@ def a_worker(*, asynchronous: bool) -> WorkerHandle:
     worker = WorkerHandle(process, 0)
     worker.begin(asynchronous)
     return worker
+
+
+def last_assigned(worker: WorkerHandle) -> Assign:
+    """The message that it was sent last."""
+    sent: Any = worker.process.send
+    message = sent.call_args.args[0]
+    assert isinstance(message, Assign)
+    return message
 
 
 class Books:
@@ -56,17 +64,18 @@ class Books:
 
     def assign(self, size: int, *, as_batch: bool) -> None:
         """Assign new leases."""
-        leases = [a_lease(self.local_queue) for _ in range(size)]
-        self.worker.assign(leases, DurationEstimate(), as_batch=as_batch)
-        ids = [lease.execution_id for lease in leases]
+        run = a_run(self.local_queue, size)
+        self.worker.assign([run], DurationEstimate(), as_batch=as_batch)
+        first = last_assigned(self.worker).runs[0].execution_id
+        ids = list(range(first, first + size))
         self.calls += [ids] if as_batch else [[number] for number in ids]
 
     def finish(self, at: int) -> None:
         """Finish one of the executions."""
         open_ids = [number for call in self.calls for number in call]
         execution_id = open_ids[at % len(open_ids)]
-        assert self.worker.take_back(execution_id) is not None
-        assert self.worker.take_back(execution_id) is None, "an execution is over once"
+        assert self.worker.ended(execution_id) is not None
+        assert self.worker.ended(execution_id) is None, "an execution is over once"
         for call in self.calls:
             if execution_id in call:
                 call.remove(execution_id)
@@ -75,8 +84,9 @@ class Books:
     def check(self) -> None:
         """Compare."""
         tasks, calls = sum(map(len, self.calls)), len(self.calls)
-        occupied = calls if self.worker.asynchronous else min(calls, 1)
-        assert self.local_queue.in_workers == tasks == len(self.worker.leases)
+        # the calls of an async worker that are beyond its slots wait for one of them
+        occupied = min(calls, 9 if self.worker.asynchronous else 1)
+        assert self.local_queue.in_workers == tasks == len(self.worker.executions)
         assert self.local_queue.free_slots == 9 - occupied
         assert (self.worker.expected_seconds > 0) is (tasks > 0)
 
@@ -105,17 +115,20 @@ def test_a_queue_counts_what_its_worker_has(
 def test_the_executions_of_a_batch_are_consecutive_and_named_by_the_first() -> None:
     """The running marker tells a batch by its first execution and their number."""
     local_queue, worker = a_queue(), a_worker(asynchronous=False)
-    batch = [a_lease(local_queue) for _ in range(3)]
-    single = [a_lease(local_queue) for _ in range(2)]
+    # a batch of two claims
+    batch = [a_run(local_queue, 2), a_run(local_queue, 1)]
     worker.assign(batch, DurationEstimate(), as_batch=True)
-    worker.assign(single, DurationEstimate())
-    first = batch[0].execution_id
-    assert [lease.execution_id for lease in batch] == [first, first + 1, first + 2]
-    assert {lease.batch_id for lease in batch} == {first}
-    assert [lease.batch_id for lease in single] == [lease.execution_id for lease in single]
-    assert [lease.is_first for lease in batch + single] == [True, True, True, False, False]
-    sent: Any = worker.process.send
-    assert [type(call.args[0]) for call in sent.call_args_list[1:]] == [Assign, Assign]
+    one, other = last_assigned(worker).runs
+    assert (one.count, other.count) == (2, 1)
+    assert other.execution_id == one.execution_id + 2
+    worker.assign([a_run(local_queue, 2)], DurationEstimate())
+    assert worker.executions.calls == 3
+    assert worker.executions.ids_of_call(one.execution_id) == list(
+        range(one.execution_id, one.execution_id + 3)
+    )
+    ended = [worker.ended(one.execution_id + offset) for offset in range(4)]
+    assert None not in ended
+    assert [worker.was_fresh_for(each) for each in ended if each] == [True, True, True, False]
 
 
 def test_what_waits_behind_a_slow_handler_is_recalled_once() -> None:
@@ -124,9 +137,8 @@ def test_what_waits_behind_a_slow_handler_is_recalled_once() -> None:
     marker: Any = worker.process.marker
     marker.kill_at.return_value = NEVER
     sent: Any = worker.process.send
-    leases = [a_lease(local_queue) for _ in range(2)]
-    worker.assign(leases, DurationEstimate())
-    marker.running.return_value = Running(leases[0].execution_id, 1, 5.0)
+    worker.assign([a_run(local_queue, 2)], DurationEstimate())
+    marker.running.return_value = Running(last_assigned(worker).runs[0].execution_id, 1, 5.0)
     assert worker.next_deadline() == pytest.approx(5.0 + RECALL_AFTER)
     worker.watch(5.0 + RECALL_AFTER / 2)
     assert not isinstance(sent.call_args.args[0], Recall)
@@ -141,22 +153,23 @@ def test_what_waits_behind_a_slow_handler_is_recalled_once() -> None:
 # ------------------------------------------------------------------------------------- deadlines
 
 
-def deadlines(*leases: Lease, asynchronous: bool, kill_at: float = NEVER) -> Deadlines:
-    """Those of a worker with these leases, whose execution ids are their number from 1."""
-    for number, lease in enumerate(leases, start=1):
-        lease.execution_id = lease.batch_id = number
+def deadlines(
+    *timeouts: float | None, asynchronous: bool, kill_at: float = NEVER
+) -> tuple[Deadlines, Executions]:
+    """Those of a worker with tasks with these timeouts, whose execution ids count from 1."""
     marker = Mock(RunningMarker, **{"kill_at.return_value": kill_at})
-    made = Deadlines(marker, {lease.execution_id: lease for lease in leases})
+    executions = Executions()
+    made = Deadlines(marker, executions)
     made.asynchronous = asynchronous
-    for lease in leases:
-        made.add(lease, calls=1)
-    return made
+    execution = Execution(1, a_run(a_queue(), len(timeouts), list(timeouts)), 0.0)
+    executions.add(execution)
+    made.add(execution, calls=1)
+    return made, executions
 
 
 def test_a_sync_handler_has_its_timeout_from_its_own_start() -> None:
     """However long it waited behind others; no other task is blamed."""
-    queue = a_queue()
-    made = deadlines(a_lease(queue, 1.0), a_lease(queue), asynchronous=False)
+    made, _ = deadlines(1.0, None, asynchronous=False)
     running = Running(1, 1, 100.0)
     assert made.exceeded(running, 100.9) is None
     assert made.exceeded(running, 101.1) == KillReason(
@@ -170,7 +183,7 @@ def test_a_handler_is_killed_by_its_own_limit() -> None:
     """That of `kill_after()`; an async one has a moment more to yield."""
     running = Running(1, 1, 100.0)
     for asynchronous, late in ((False, 200.1), (True, 202.1)):
-        made = deadlines(a_lease(a_queue()), asynchronous=asynchronous, kill_at=200.0)
+        made, _ = deadlines(None, asynchronous=asynchronous, kill_at=200.0)
         assert made.exceeded(running, late - 0.2) is None
         reason = made.exceeded(running, late)
         assert reason is not None
@@ -182,8 +195,7 @@ def test_a_cancelled_task_is_killed_only_where_it_runs(asynchronous: bool) -> No
     """A sync one that waits is no reason to kill the handler before it. An async handler that keeps
     the loop from stopping it is killed itself, for a crash.
     """
-    queue = a_queue()
-    made = deadlines(a_lease(queue), a_lease(queue), asynchronous=asynchronous)
+    made, executions = deadlines(None, None, asynchronous=asynchronous)
     made.add_cancelled(2, grace=0.0)
     later = time.monotonic() + 1
     assert made.missed(Running(2, 1, 0.0), later) == KillReason(2, CANCELLED, "stopped on request")
@@ -197,5 +209,7 @@ def test_a_cancelled_task_is_killed_only_where_it_runs(asynchronous: bool) -> No
     else:
         assert reason is None
         assert made.missed(IDLE, later) is None
-    made.remove(2)
+    ended = executions.take(2, 1)
+    assert ended is not None
+    made.remove(ended)
     assert made.missed(Running(2, 1, 0.0), later) is None

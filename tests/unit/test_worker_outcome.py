@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from peers.errors import Reject, ResultInvalid, Retry, Snooze
-from peers.protocol.messages import AssignedTask
+from peers.worker.assigned import AssignedTask
 from peers.worker.outcome import completed, failed
 
 TASK = AssignedTask(7, 1, b"token", 1, "kind", b"{}", None)
@@ -29,7 +29,7 @@ def caught(error: BaseException) -> BaseException:
 )
 def test_json_is_kept_as_it_is(result: Any) -> None:
     """Whatever json can read back."""
-    assert json.loads(completed(TASK, 0.1, result).result) == result
+    assert json.loads(completed(TASK, 0.1, result).results) == [result]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_result_that_contains_itself_is_refused() -> None:
 
 def test_the_size_counts_in_bytes_of_json() -> None:
     """1 MiB is kept, one byte more is not, and the remedy is named."""
-    assert len(completed(TASK, 0.1, "x" * ((1 << 20) - 2)).result) == 1 << 20
+    assert len(completed(TASK, 0.1, "x" * ((1 << 20) - 2)).results) == (1 << 20) + 2
     with pytest.raises(ResultInvalid, match="store it elsewhere"):
         completed(TASK, 0.1, "x" * ((1 << 20) - 1))
 

@@ -1,0 +1,97 @@
+"""What became of a task, as it waits to be recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import msgspec
+
+from peers.pool.claim import TaskRun
+from peers.pool.lease import Lease
+
+Failure: TypeAlias = dict[str, object]
+"""The fields that peers.fail takes for a task."""
+
+_MESSAGE_MAX: Final = 1000
+"""Characters of the database's message in a failure."""
+_split: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+@dataclass(slots=True, eq=False)
+class Outcome:
+    """A result, a failure, or (with neither) a lease to release."""
+
+    lease: Lease
+    result: bytes | None = None
+    failure: Failure | None = None
+    refused: bool = False
+    """The database has refused this outcome, or the one that it replaces, for good."""
+    refusals: int = 0
+    due: float = 0.0
+
+    @property
+    def is_release(self) -> bool:
+        """Return whether it releases the lease, so that the attempt does not count."""
+        return self.result is None and self.failure is None
+
+    @property
+    def tasks(self) -> int:
+        """Return how many tasks this is about."""
+        return 1
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes the result has."""
+        return len(self.result or b"")
+
+
+@dataclass(slots=True, eq=False)
+class CompletedRun:
+    """The results of consecutive tasks of a claim, as one JSON array."""
+
+    run: TaskRun
+    results: bytes
+
+    @property
+    def tasks(self) -> int:
+        """Return how many tasks this is about."""
+        return self.run.count
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes the results have."""
+        return len(self.results)
+
+    def has(self, task_id: int) -> bool:
+        """Return whether one of these tasks has this id."""
+        index = self.run.claim.find(task_id)
+        return index is not None and 0 <= index - self.run.first < self.run.count
+
+    def outcomes(self) -> list[Outcome]:
+        """Return an outcome for each task."""
+        results = _split(self.results)
+        return [
+            Outcome(lease, result=bytes(result))
+            for lease, result in zip(self.run.leases(), results, strict=True)
+        ]
+
+
+def plain_failure(outcome: Outcome, message: str) -> Failure:
+    """Return a failure that any database can hold, to replace an outcome that this one refused."""
+    failure = outcome.failure or {}
+    what = in_ascii(failure["error_type"]) if "error_type" in failure else "the result"
+    plain: Failure = {
+        "error_type": "OutcomeRefused",
+        "error_message": f"the database refused to record {what}: {message}",
+    }
+    return plain | {"reject": True} if failure.get("reject") is True else plain
+
+
+def in_ascii(value: object) -> str:
+    """Return the value's text in printable characters that every encoding has."""
+    try:
+        text = str(value).strip() or type(value).__name__
+    except Exception:  # noqa: BLE001  # describing must not raise
+        text = type(value).__name__
+    return "".join(c if " " <= c <= "~" else ascii(c)[1:-1] for c in text[:_MESSAGE_MAX])

@@ -1,0 +1,93 @@
+"""Record outcomes and claim tasks, in one transaction and one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg.pq.abc import PGresult
+
+from peers.database.pipeline import StatementRefused
+from peers.database.reconnecting import Job, ReconnectingConnection
+from peers.database.statements import ASYNCHRONOUS_COMMIT
+from peers.errors import PeerLost
+from peers.peer.batch import Batch
+from peers.peer.claims import ClaimRequest, Claims
+from peers.peer.recorder import Recorder
+from peers.peer.state import PeerState
+
+
+class Turns:
+    """One transaction after the other: what is over is recorded, and what is wanted is claimed.
+
+    The tasks that the outcomes unblock can be claimed in the same transaction. The main loop serves
+    the workers meanwhile. A transaction without outcomes need not wait for the disk, unless claims
+    are to be durable: if Postgres crashes it may forget the claim, and its tasks run again.
+    """
+
+    def __init__(
+        self, state: PeerState, connection: ReconnectingConnection, recorder: Recorder,
+        claims: Claims, *, durable_claims: bool,
+    ) -> None:  # fmt: skip
+        self._state = state
+        self._connection = connection
+        self._recorder = recorder
+        self._claims = claims
+        self._durable_claims = durable_claims
+
+    def due_at(self) -> float:
+        """Return when (monotonic) the next transaction is due."""
+        return min(self._recorder.due_at(), self._claims.due_at())
+
+    def start_due(self, *, claims: bool) -> None:
+        """Begin a transaction if one is due. Raises `PeerLost`, `DatabaseUnreachable`.
+
+        `claims`: whether the peer may claim.
+        """
+        peer_id = self._state.peer_id
+        if peer_id is None or not self._connection.is_idle:
+            return
+        self._recorder.record_refused()
+        requests = self._claims.due() if claims else []
+        batch = self._recorder.take_due(with_claim=bool(requests))
+        if batch is None and not requests:
+            return
+        claim = self._claims.write(peer_id, requests)
+        if batch is not None:
+            first = batch.statements(peer_id, self._connection.encoding)
+        else:
+            first = [] if self._durable_claims else [ASYNCHRONOUS_COMMIT]
+        self._connection.start(
+            Job(
+                [*first, *claim],
+                lambda results: self._committed(batch, requests, results),
+                lambda refused: self._refused(batch, requests, refused),
+                self._recorder.put_back,
+            )
+        )
+
+    def _committed(
+        self, batch: Batch | None, requests: Sequence[ClaimRequest], results: Sequence[PGresult]
+    ) -> None:
+        outcomes = len(results) - len(requests)
+        if batch is not None:
+            self._recorder.conclude(results[:outcomes])
+        self._claims.take(requests, results[outcomes:])
+
+    def _refused(
+        self, batch: Batch | None, requests: Sequence[ClaimRequest], refused: StatementRefused
+    ) -> None:
+        """Put off the claim that was refused, and find the outcome that was."""
+        error, claim = refused.error, None
+        if refused.index is not None:
+            first = len(batch.parts()) if batch is not None else not self._durable_claims
+            claim = refused.index - first
+        if claim is not None and claim >= 0:
+            self._recorder.put_back()
+            if isinstance(error, PeerLost):
+                raise error
+            self._connection.put_off(requests[claim].job, error)
+        elif batch is not None:
+            self._recorder.refused()
+        else:
+            for request in requests:
+                self._connection.put_off(request.job, error)
