@@ -225,6 +225,7 @@ class ReconnectingConnection:
 
     def _receive(self, pipeline: Pipeline) -> None:
         if self._job is None:
+            pipeline.consume()
             self._receive_notifications()
             return
         try:
@@ -238,14 +239,16 @@ class ReconnectingConnection:
             self._select_for_writing()
             return
         job, self._job = self._job, None
-        self._receive_notifications()
         self._note_success()
-        job.on_committed(results)
+        try:
+            job.on_committed(results)
+        finally:
+            self._receive_notifications()
 
     def _receive_notifications(self) -> None:
-        assert self._connection is not None
+        if self._connection is None:
+            return
         pgconn = self._connection.pgconn
-        pgconn.consume_input()
         while (notify := pgconn.notifies()) is not None:
             self._on_notify(notify.extra.decode("utf-8", "replace"))
 
@@ -297,6 +300,7 @@ class ReconnectingConnection:
                 raise DatabaseUnreachable(f"the database failed: {error}") from error
             raise
         self._note_success()
+        self._receive_notifications()  # they may have come with the reply
         return result
 
     def is_put_off(self, job: str) -> bool:

@@ -44,14 +44,15 @@ _CLAIM: Final = (
     b" last_priorities, last_positions, more"
     b" from peers.claim($1::uuid, $2::text, $3::integer, $4::text[], $5::smallint[], $6::bigint[])"
 )
+_CLAIM_ASYNCHRONOUSLY: Final = _CLAIM + b", set_config('synchronous_commit', 'off', true)"
 _COMPLETE: Final = (
     b"select task_id, token, verdict"
-    b" from peers.complete($1::uuid, $2::uuid[], $3::bigint[], $4::jsonb)"
+    b" from peers.complete($1::uuid, $2::uuid[], $3::bigint[], $4::jsonb, $5::boolean)"
 )
-_FAIL: Final = b"select task_id, token, verdict from peers.fail($1::uuid, $2::jsonb)"
+_FAIL: Final = b"select task_id, token, verdict from peers.fail($1::uuid, $2::jsonb, $3::boolean)"
 _RELEASE: Final = (
     b"select task_id, token, verdict"
-    b" from peers.release($1::uuid, $2::bigint[], $3::uuid[], $4::text[])"
+    b" from peers.release($1::uuid, $2::bigint[], $3::uuid[], $4::text[], $5::boolean)"
 )
 _RECONCILE: Final = b"select peers.reconcile($1::uuid, $2::uuid[])"
 
@@ -71,16 +72,17 @@ _UNRUNNABLE: Final = (
 )
 _TRUE: Final = b"\1"
 
-ASYNCHRONOUS_COMMIT: Final = Statement(b"select set_config('synchronous_commit', 'off', true)")
-"""The COMMIT does not wait for the disk. A crash of Postgres may forget the transaction."""
-
 
 def claim(
-    peer_id: UUID, queue: str, max_tasks: int, last: Mapping[tuple[str, int], int]
+    peer_id: UUID, queue: str, max_tasks: int, last: Mapping[tuple[str, int], int], *, durable: bool
 ) -> Statement:
-    """Claim tasks of a queue. `last`: where claims of each kind and priority have ended."""
+    """Claim tasks of a queue. `last`: where claims of each kind and priority have ended.
+
+    Unless `durable`, the COMMIT does not wait for the disk, and if Postgres crashes it may forget
+    the transaction.
+    """
     return Statement(
-        _CLAIM,
+        _CLAIM if durable else _CLAIM_ASYNCHRONOUSLY,
         (
             peer_id.bytes, queue.encode(), b"%d" % max_tasks,
             pack_texts([kind for kind, _ in last]), pack_small([number for _, number in last]),
@@ -117,12 +119,21 @@ def read_claim(result: PGresult) -> ClaimReply:
     )
 
 
-def complete(peer_id: UUID, tokens: bytes, task_ids: bytes, results: bytes) -> Statement:
-    """Complete tasks. `tokens` is a uuid[] with one for all or one for each, in binary form."""
-    return Statement(_COMPLETE, (peer_id.bytes, tokens, task_ids, results), (1, 1, 1, 0))
+def complete(
+    peer_id: UUID, tokens: bytes, task_ids: bytes, results: bytes, *, patient: bool = False
+) -> Statement:
+    """Complete tasks. `tokens` is a uuid[] with one for all or one for each, in binary form.
+
+    `patient`: wait a moment for transactions that have locked the tasks.
+    """
+    return Statement(
+        _COMPLETE, (peer_id.bytes, tokens, task_ids, results, _flag(patient)), (1, 1, 1, 0, 0)
+    )
 
 
-def fail(peer_id: UUID, failures: Sequence[Mapping[str, object]], encoding: str) -> Statement:
+def fail(
+    peer_id: UUID, failures: Sequence[Mapping[str, object]], encoding: str, *, patient: bool = False
+) -> Statement:
     """Record failed attempts.
 
     Each has task_id, token and, if known, error_type, error_message, traceback, exit_signal,
@@ -133,18 +144,23 @@ def fail(peer_id: UUID, failures: Sequence[Mapping[str, object]], encoding: str)
     document = [
         {name: storable(value, encoding) for name, value in failure.items()} for failure in failures
     ]
-    return Statement(_FAIL, (peer_id.bytes, json.dumps(document, default=str).encode()), (1, 0))
+    text = json.dumps(document, default=str).encode()
+    return Statement(_FAIL, (peer_id.bytes, text, _flag(patient)), (1, 0, 0))
 
 
 def release(
-    peer_id: UUID, task_ids: Sequence[int], tokens: Sequence[bytes], reasons: Sequence[str | None]
-) -> Statement:
+    peer_id: UUID, task_ids: Sequence[int], tokens: Sequence[bytes], reasons: Sequence[str | None],
+    *, patient: bool = False,
+) -> Statement:  # fmt: skip
     """Release leases: the attempts do not count."""
     return Statement(
         _RELEASE,
-        (peer_id.bytes, pack_ids(task_ids), pack_tokens(tokens), pack_texts(reasons)),
-        (1, 1, 1, 1),
-    )
+        (
+            peer_id.bytes, pack_ids(task_ids), pack_tokens(tokens), pack_texts(reasons),
+            _flag(patient),
+        ),
+        (1, 1, 1, 1, 0),
+    )  # fmt: skip
 
 
 def reconcile(peer_id: UUID, tokens: Sequence[bytes]) -> Statement:
@@ -231,6 +247,10 @@ def read_unrunnable(result: PGresult) -> list[Unrunnable]:
         )
         for row in range(result.ntuples)
     ]
+
+
+def _flag(value: bool) -> bytes:
+    return b"true" if value else b"false"
 
 
 def _integer(raw: bytes | None) -> int:

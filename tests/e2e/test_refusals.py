@@ -118,8 +118,8 @@ def test_a_trigger_that_refuses_every_outcome_holds_up_nobody(stage: Stage) -> N
 
 
 VERBS = {
-    "claim": "uuid, text, integer",
-    "complete": "uuid, jsonb",
+    "claim": "uuid, text, integer, text[], smallint[], bigint[]",
+    "complete": "uuid, uuid[], bigint[], jsonb",
     "fail": "uuid, jsonb",
     "release": "uuid, bigint[], uuid[], text[]",
     "reconcile": "uuid, uuid[]",

@@ -25,6 +25,7 @@ VERBS = {
     "reclaim": "select * from peers.reclaim(gen_random_uuid())",
     "leave": "select peers.leave(gen_random_uuid())",
     "promote": "select peers.promote()",
+    "next_due": "select peers.next_due()",
     "progress": "select peers.progress(gen_random_uuid(), 1, gen_random_uuid(), 1, 2)",
     "parent_results": "select * from peers.parent_results(1)",
     "unrunnable": "select * from peers.unrunnable()",
@@ -51,7 +52,7 @@ EVERYBODY = {"contract_version", "now"}
 SUBMITTING = {"submit", "submit_graph"}
 PEER = {
     "join", "heartbeat", "complete", "fail", "release", "reconcile", "reclaim", "leave",
-    "promote", "progress", "parent_results", "unrunnable", "prune",
+    "promote", "next_due", "progress", "parent_results", "unrunnable", "prune",
     "start_cooldown", "cooldown_left",
 }  # fmt: skip
 OPERATING = {
