@@ -239,7 +239,14 @@ VARIANTS = {
     ),
     "who just came back may judge": Variant(
         scenarios.nobody_judges_after_an_outage,
-        [Patch("57_requeue.sql", " and p.healthy_since + p.lease_timeout <= _now", "")],
+        [
+            Patch(
+                "57_requeue.sql",
+                "greatest(_peer.heartbeat_at + _peer.lease_timeout, "
+                "_reachable_since + _peer.lease_timeout / 2)",
+                "_peer.heartbeat_at + _peer.lease_timeout",
+            )
+        ],
     ),
     "an outcome waits for locked tasks": Variant(
         scenarios.an_outcome_does_not_wait_for_an_application,
