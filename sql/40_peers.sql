@@ -187,31 +187,6 @@ comment on function peers.heartbeat is
     'handlers and join again. Also returns the tasks that it is asked to cancel. It waits at most a second for a lock; '
     'after that it raises 55P03 and nothing was renewed.';
 
--- Returns the kinds that a peer can run, and raises PE010 if its heartbeat has expired. It locks the peer's row:
--- without the lock, a claim at the same moment as a reclaim would leave leases without a peer. A heartbeat does not
--- wait for this lock. Null: another session has the row locked, and a claim does not wait for it.
-create or replace function peers._require_live_peer(_peer_id uuid) returns text[]
-    language plpgsql
-    set search_path = pg_catalog, peers, pg_temp
-as $$
-declare
-    _now timestamptz := peers.now();
-    _kinds text[];
-begin
-    select p.kinds into _kinds from peers.peer p
-    where p.id = _peer_id
-      and p.lost_at is null and p.heartbeat_at + p.lease_timeout > _now  -- inlined: 2 % of a small claim
-    for key share skip locked;
-    if not found and not exists (
-        select from peers.peer p where p.id = _peer_id and peers._is_alive(p, _now)
-    ) then
-        raise exception 'peer % is unknown, or its heartbeat has expired', _peer_id
-            using errcode = 'PE010', hint = 'Stop its handlers, then join again.';
-    end if;
-    return _kinds;
-end
-$$;
-
 create or replace function peers.progress(
     peer_id uuid, task_id bigint, token uuid, done bigint, total bigint
 ) returns boolean

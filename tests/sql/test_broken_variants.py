@@ -147,7 +147,10 @@ VARIANTS = {
     ),
     "an outcome waits for a stream of sessions that share a child": Variant(
         scenarios.a_stream_of_new_grandchildren_delays_their_grandparent,
-        [Patch(RELEASE, "perform peers._refuse_shared_locks(_new);", "")],
+        [
+            Patch(RELEASE, "perform peers._refuse_shared_locks(_new);", ""),
+            Patch(RELEASE, "perform peers._refuse_shared_locks(_children);", ""),
+        ],
     ),
     "an outcome that was busy does not wait in the queue": Variant(
         scenarios.a_stream_of_new_children_delays_their_parent,

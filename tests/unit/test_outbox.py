@@ -11,7 +11,6 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from peers.pool.claim import Claim, TaskRun
 from psycopg.pq.abc import PGresult
 
 from peers.database import statements
@@ -22,6 +21,7 @@ from peers.database.pipeline import Statement
 from peers.database.rows import ClaimReply, Unrecorded, Verdict
 from peers.errors import BadTask, from_database
 from peers.peer.outbox import BATCH_MAX, COMPLETED_MAX, Outbox
+from peers.pool.claim import Claim, TaskRun
 from peers.pool.durations import DurationEstimate
 from peers.pool.lease import Lease
 from peers.pool.local_queue import LocalQueue
