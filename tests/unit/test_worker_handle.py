@@ -213,3 +213,28 @@ def test_a_cancelled_task_is_killed_only_where_it_runs(asynchronous: bool) -> No
     assert ended is not None
     made.remove(ended)
     assert made.missed(Running(2, 1, 0.0), later) is None
+
+
+def test_what_waits_for_a_slot_of_slow_async_handlers_is_recalled() -> None:
+    """And the worker gets no more of it until a handler ends, but what there are free slots for."""
+    local_queue, worker = a_queue(slots=2), a_worker(asynchronous=True)
+    marker: Any = worker.process.marker
+    marker.kill_at.return_value, marker.running.return_value = NEVER, IDLE
+    sent: Any = worker.process.send
+    worker.assign([a_run(local_queue, 3)], DurationEstimate())
+    first = last_assigned(worker).runs[0].execution_id
+    assert last_assigned(worker).slots == 2
+    now = time.monotonic()
+    assert now < worker.next_deadline() <= now + RECALL_AFTER
+    worker.watch(now + RECALL_AFTER / 2)
+    assert isinstance(sent.call_args.args[0], Assign)
+    worker.watch(now + 2 * RECALL_AFTER)
+    assert isinstance(sent.call_args.args[0], Recall)
+    assert worker.budget(local_queue, 0.001) == 0, "while it is being recalled"
+    [lease] = worker.recalled([(first + 2, 1)])
+    assert lease.index == 2
+    assert worker.room(local_queue, 0.001) == 0
+    local_queue.slots += 1
+    assert worker.room(local_queue, 0.001) == 1
+    assert worker.ended(first) is not None
+    assert worker.room(local_queue, 0.001) > 2
