@@ -211,6 +211,7 @@ begin
         perform peers._check_counted(_own, _decrements);
     end if;
 
+    perform peers._refuse_shared_locks(_children);
     if cardinality(_children) > 1000 then
         -- one of them may be locked for long: then a lock pass has done less work in vain than the UPDATE
         perform from peers.task t where t.id = any (_children) order by t.id for no key update;

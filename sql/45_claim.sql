@@ -17,7 +17,7 @@ $$;
 
 comment on type peers.claim_range is
     'A part of the table ready: the rows of one kind after (after_priority, after_position) and up to (to_priority, '
-    'to_position). A claim takes up to share rows of it.';
+    'to_position). A claim takes up to share rows of it; null: as many as it wants.';
 
 do $$
 begin
@@ -68,8 +68,14 @@ declare
     _lowest constant bigint := -9223372036854775808;
     _highest constant bigint := 9223372036854775807;
 begin
+    if _after_kinds = '{}' then
+        return array(
+            select row(k.kind, -32768, _lowest, 32767, _highest, null)::peers.claim_range
+            from unnest(_kinds) k(kind) order by k.kind
+        );
+    end if;
     return array(
-        select row(r.kind, r.priority, r.position, r.to_priority, _highest, 0)::peers.claim_range
+        select row(r.kind, r.priority, r.position, r.to_priority, _highest, null)::peers.claim_range
         from (
             select h.kind, h.priority, h.position,
                    coalesce(lead(h.priority) over (partition by h.kind order by h.priority, h.position) - 1, 32767)
@@ -99,7 +105,7 @@ declare
     _lowest constant bigint := -9223372036854775808;
 begin
     return array(
-        select row(h.kind, h.priority, _lowest, h.priority, h.position, 0)::peers.claim_range
+        select row(h.kind, h.priority, _lowest, h.priority, h.position, null)::peers.claim_range
         from unnest(_after_kinds, _after_priorities, _after_positions) h(kind, priority, position)
         where h.kind = any (_kinds) and h.position is not null
         order by h.kind, h.priority
@@ -119,7 +125,7 @@ begin
             r.kind,
             case when begins.before then _priority else r.after_priority end,
             case when begins.before then _position else r.after_position end,
-            r.to_priority, r.to_position, 0
+            r.to_priority, r.to_position, null
         )::peers.claim_range
         from unnest(_ranges) r
         cross join lateral (
@@ -151,6 +157,12 @@ declare
     _found integer;
     _unfinished integer;
 begin
+    if _ranges[1].kind = _ranges[cardinality(_ranges)].kind then
+        -- the ranges of one kind are in order
+        planned := _ranges;
+        exhaustive := true;
+        return;
+    end if;
     -- the first row of each range; for a claim of one task that is all
     select array_agg(row(p.kind, p.after_priority, p.after_position, p.to_priority, p.to_position, _wanted)
                          ::peers.claim_range order by r.priority, r.position),
@@ -179,7 +191,8 @@ begin
         return;
     end if;
 
-    _rows := least(_wanted, 1 + 2 * _wanted / cardinality(planned));
+    planned := planned[:_wanted];  -- they are sorted by their first rows
+    _rows := least(_wanted, 2 + 2 * _wanted / cardinality(planned));
     loop
         select array_agg(s.n), array_agg(s.share), sum(s.found),
                count(*) filter (where s.found = _rows and s.last < _wanted),
@@ -226,7 +239,8 @@ end
 $$;
 
 -- Locks the rows of planned ranges. It skips rows that another session has locked.
-create or replace function peers._lock_ready(_queue text, _planned peers.claim_range[]) returns peers.claim_rows
+create or replace function peers._lock_ready(_queue text, _planned peers.claim_range[], _most integer)
+returns peers.claim_rows
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -236,17 +250,21 @@ begin
     select array_agg(r.spot), array_agg(r.task_id), array_agg(r.kind), array_agg(r.priority), array_agg(r.position)
     into _rows
     from (
-        select r.spot, r.task_id, p.kind, r.priority, r.position
-        from unnest(_planned) p
-        cross join lateral (
-            select r.ctid as spot, r.task_id, r.priority, r.position
-            from peers.ready r
-            where r.queue = _queue and r.kind = p.kind
-              and (r.priority, r.position) > (p.after_priority, p.after_position)
-              and (r.priority, r.position) <= (p.to_priority, p.to_position)
-            order by r.priority, r.position
-            limit p.share
-            for update of r skip locked
+        select r.*
+        from (
+            select r.spot, r.task_id, p.kind, r.priority, r.position
+            from unnest(_planned) p
+            cross join lateral (
+                select r.ctid as spot, r.task_id, r.priority, r.position
+                from peers.ready r
+                where r.queue = _queue and r.kind = p.kind
+                  and (r.priority, r.position) > (p.after_priority, p.after_position)
+                  and (r.priority, r.position) <= (p.to_priority, p.to_position)
+                order by r.priority, r.position
+                limit coalesce(p.share, _most)
+                for update of r skip locked
+            ) r
+            limit _most
         ) r
         order by r.task_id, r.position
     ) r;
@@ -256,7 +274,8 @@ $$;
 
 -- Returns the rows of planned ranges, without locks. A claim that looks at more rows than it takes must not lock them
 -- all: other claims would skip them.
-create or replace function peers._read_ready(_queue text, _planned peers.claim_range[]) returns peers.claim_rows
+create or replace function peers._read_ready(_queue text, _planned peers.claim_range[], _most integer)
+returns peers.claim_rows
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -266,16 +285,20 @@ begin
     select array_agg(r.spot), array_agg(r.task_id), array_agg(r.kind), array_agg(r.priority), array_agg(r.position)
     into _rows
     from (
-        select r.spot, r.task_id, p.kind, r.priority, r.position
-        from unnest(_planned) p
-        cross join lateral (
-            select r.ctid as spot, r.task_id, r.priority, r.position
-            from peers.ready r
-            where r.queue = _queue and r.kind = p.kind
-              and (r.priority, r.position) > (p.after_priority, p.after_position)
-              and (r.priority, r.position) <= (p.to_priority, p.to_position)
-            order by r.priority, r.position
-            limit p.share
+        select r.*
+        from (
+            select r.spot, r.task_id, p.kind, r.priority, r.position
+            from unnest(_planned) p
+            cross join lateral (
+                select r.ctid as spot, r.task_id, r.priority, r.position
+                from peers.ready r
+                where r.queue = _queue and r.kind = p.kind
+                  and (r.priority, r.position) > (p.after_priority, p.after_position)
+                  and (r.priority, r.position) <= (p.to_priority, p.to_position)
+                order by r.priority, r.position
+                limit coalesce(p.share, _most)
+            ) r
+            limit _most
         ) r
         order by r.task_id, r.position
     ) r;
@@ -415,13 +438,16 @@ $$;
 -- args must be measured first. refused: an error, such as from an application's trigger.
 create or replace function peers._start_at_once(
     _queue text, _rows peers.claim_rows, _token uuid, _now timestamptz, _any_graph_paused boolean,
-    out tasks peers.claim_tasks, out spent tid[], out problem text
+    out tasks peers.claim_tasks, out spent tid[], out refused integer, out all_fit boolean,
+    out end_priority smallint, out end_position bigint, out problem text
 )
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
     set lock_timeout = '5ms'
 as $$
 begin
+    refused := 0;
+    all_fit := true;
     tasks := peers._start_tasks(_queue, _rows, _token, _now, _any_graph_paused, 1000);
     if array_position(tasks.args, null) is not null or pg_column_size(tasks.args) > 1048576 then
         raise exception using errcode = 'PE999';
@@ -798,10 +824,10 @@ begin
     end if;
 
     while _ranges <> '{}' loop
-        select * into _plan from peers._plan_claim(claim.queue, _ranges, _size);
+        _plan := peers._plan_claim(claim.queue, _ranges, _size);
         _rows := case
-            when _careful then peers._read_ready(claim.queue, _plan.planned)
-            else peers._lock_ready(claim.queue, _plan.planned)
+            when _careful then peers._read_ready(claim.queue, _plan.planned, _size)
+            else peers._lock_ready(claim.queue, _plan.planned, _size)
         end;
         _seen := coalesce(cardinality(_rows.ids), 0);
         _stopped := false;
@@ -816,15 +842,12 @@ begin
                 _peer_locked := true;
             end if;
             if not _careful then
-                select s.*, 0 as refused, true as all_fit, null::smallint as end_priority, null::bigint as end_position
-                into _pass
-                from peers._start_at_once(claim.queue, _rows, _token, _now, _any_graph_paused) s;
+                _pass := peers._start_at_once(claim.queue, _rows, _token, _now, _any_graph_paused);
                 _problem := _pass.problem;
                 _careful := _problem is not null or (_pass.tasks).ids is null;
             end if;
             if _problem is not null then
-                select * into _pass
-                from peers._start_with_care(
+                _pass := peers._start_with_care(
                     claim.peer_id, claim.queue, _rows, _token, _now, _wanted,
                     _most_args - coalesce(pg_column_size(_tasks.args), 0), _any_graph_paused
                 );
@@ -861,9 +884,9 @@ begin
         _total := _total + _seen;
 
         if _plan.exhaustive and _seen < _size and not _stopped then
-            _look_began := peers._milliseconds();
-            exit when _looked or _look_began < _look_at;
+            exit when _looked or peers._milliseconds() < _look_at;
             _looked := true;
+            _look_began := peers._milliseconds();
             _before := true;
             _careful := true;
             _problem := 'stale';

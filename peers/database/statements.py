@@ -33,6 +33,8 @@ from peers.database.rows import (
     Promoted,
     Pruned,
     Reclaimed,
+    Reclaims,
+    Sibling,
     Unrecorded,
     Unrunnable,
     Verdict,
@@ -61,8 +63,14 @@ _PROMOTE: Final = (
     b" date_part('epoch', peers.next_due())"
 )
 _RECLAIM: Final = (
-    b"select task_id, attempt, lost_peer_id, host from peers.reclaim($1::uuid, $2::integer)"
+    b"select task_id, attempt, lost_peer_id, host, null::double precision"
+    b" from peers.reclaim($1::uuid, $2::integer)"
+    b" union all select null, null, null, null, peers.next_reclaim($1::uuid)"
 )
+_SIBLINGS: Final = (
+    b"select sibling_id, pid, process_start, liveness_lock from peers.siblings($1::uuid)"
+)
+_DECLARE_LOST: Final = b"select unnest(peers.declare_lost($1::uuid, $2::uuid[]))"
 _PRUNE: Final = (
     b"select looked_at, deleted, finished"
     b" from peers.prune(make_interval(secs => $1::double precision), $2::integer)"
@@ -202,21 +210,54 @@ def read_promoted(result: PGresult) -> Promoted:
 
 
 def reclaim(peer_id: UUID, max_tasks: int) -> Statement:
-    """Take back the leases of peers whose heartbeat has expired."""
+    """Take back the leases of lost peers, and ask when there may be more."""
     return Statement(_RECLAIM, (peer_id.bytes, b"%d" % max_tasks), (1, 0))
 
 
-def read_reclaimed(result: PGresult) -> list[Reclaimed]:
-    """Return the leases that were taken back."""
+def read_reclaimed(result: PGresult) -> Reclaims:
+    """Return the reply to `reclaim`."""
+    tasks, seconds = [], float("inf")
+    for row in range(result.ntuples):
+        task_id, attempt, peer_id, host, wait = (result.get_value(row, n) for n in range(5))
+        if task_id is not None:
+            tasks.append(
+                Reclaimed(
+                    _integer(task_id), _integer(attempt), UUID(bytes=peer_id),
+                    None if host is None else host.decode(),
+                )
+            )  # fmt: skip
+        elif wait is not None:
+            seconds = _float(wait)
+    return Reclaims(tasks, seconds)
+
+
+def siblings(peer_id: UUID) -> Statement:
+    """Return the other peers on this peer's host that are not lost."""
+    return Statement(_SIBLINGS, (peer_id.bytes,), (1,))
+
+
+def read_siblings(result: PGresult) -> list[Sibling]:
+    """Return these peers."""
     return [
-        Reclaimed(
-            _integer(result.get_value(row, 0)),
+        Sibling(
+            UUID(bytes=result.get_value(row, 0)),
             _integer(result.get_value(row, 1)),
-            UUID(bytes=result.get_value(row, 2)),
-            None if (host := result.get_value(row, 3)) is None else host.decode(),
+            _integer(result.get_value(row, 2)),
+            (result.get_value(row, 3) or b"").decode(),
         )
         for row in range(result.ntuples)
     ]
+
+
+def declare_lost(peer_id: UUID, lost_peer_ids: Sequence[UUID]) -> Statement:
+    """Declare peers of this host lost whose processes have ended."""
+    packed = pack_tokens([lost.bytes for lost in lost_peer_ids])
+    return Statement(_DECLARE_LOST, (peer_id.bytes, packed), (1, 1))
+
+
+def read_lost(result: PGresult) -> list[UUID]:
+    """Return which of these peers are lost now."""
+    return [UUID(bytes=result.get_value(row, 0)) for row in range(result.ntuples)]
 
 
 def prune(older_than: timedelta, max_tasks: int) -> Statement:

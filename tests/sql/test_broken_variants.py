@@ -147,7 +147,10 @@ VARIANTS = {
     ),
     "an outcome waits for a stream of sessions that share a child": Variant(
         scenarios.a_stream_of_new_grandchildren_delays_their_grandparent,
-        [Patch(RELEASE, "perform peers._refuse_shared_locks(_new);", "")],
+        [
+            Patch(RELEASE, "perform peers._refuse_shared_locks(_new);", ""),
+            Patch(RELEASE, "perform peers._refuse_shared_locks(_children);", ""),
+        ],
     ),
     "an outcome that was busy does not wait in the queue": Variant(
         scenarios.a_stream_of_new_children_delays_their_parent,
@@ -236,7 +239,14 @@ VARIANTS = {
     ),
     "who just came back may judge": Variant(
         scenarios.nobody_judges_after_an_outage,
-        [Patch("57_requeue.sql", " and p.healthy_since + p.lease_timeout <= _now", "")],
+        [
+            Patch(
+                "57_requeue.sql",
+                "greatest(_peer.heartbeat_at + _peer.lease_timeout, "
+                "_reachable_since + _peer.lease_timeout / 2)",
+                "_peer.heartbeat_at + _peer.lease_timeout",
+            )
+        ],
     ),
     "an outcome waits for locked tasks": Variant(
         scenarios.an_outcome_does_not_wait_for_an_application,

@@ -173,7 +173,13 @@ def test_columns_that_are_the_same_for_all_tasks_have_one_element(db: Connection
     """Attempts, kinds and priorities are short where they can be, and otherwise complete."""
     peer = Peer.join(db, "a", "b")
     same = "select attempts, kinds, priorities, timeouts, args from peers.claim(%s, 'default', 10)"
-    nothing = {"attempts": [], "kinds": [], "priorities": [], "timeouts": None, "args": "[]"}
+    nothing: dict[str, object] = {
+        "attempts": [],
+        "kinds": [],
+        "priorities": [],
+        "timeouts": None,
+        "args": "[]",
+    }
     assert row(db, same, peer.id) == nothing
     for _ in range(3):
         submit(db, args={"x": "y, []"})

@@ -66,6 +66,26 @@ def test_late_and_new_tasks_of_one_claim_are_in_order(world: World) -> None:
     assert peer.claim(10) == [urgent, late, new]
 
 
+def test_the_peer_is_told_when_to_look_before_its_positions(world: World) -> None:
+    """Before that time a short claim does not look; after it does; later on every claim looks."""
+    peer, application = Claimant(world.peer()), world.connect()
+    milliseconds = "select (extract(epoch from clock_timestamp()) * 1000)::bigint"
+    with application.transaction():
+        late = [submit(application) for _ in range(2)]
+        new = [submit(world.db) for _ in range(2)]
+        assert peer.claim(1) == new[:1]
+    peer.positions["", 0] = value(world.db, milliseconds) + 60_000
+    assert peer.claim(2) == new[1:]
+    assert peer.claim(1) == []
+    peer.positions["", 0] = value(world.db, milliseconds)
+    assert peer.claim(1) == late[:1]
+    last = submit(world.db)
+    peer.positions["", 0] = value(world.db, milliseconds) - 11_000
+    assert peer.claim(1) == late[1:]
+    assert peer.positions["", 0] >= value(world.db, milliseconds) - 10_000
+    assert peer.claim(1) == [last]
+
+
 def test_a_claim_that_finds_nothing_writes_nothing(world: World) -> None:
     """An empty claim assigns no transaction id, with and without positions."""
     peer = Claimant(world.peer())

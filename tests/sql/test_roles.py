@@ -23,6 +23,9 @@ VERBS = {
     "release": "select peers.release(gen_random_uuid(), '{}', '{}')",
     "reconcile": "select peers.reconcile(gen_random_uuid(), '{}')",
     "reclaim": "select * from peers.reclaim(gen_random_uuid())",
+    "next_reclaim": "select peers.next_reclaim(gen_random_uuid())",
+    "siblings": "select * from peers.siblings(gen_random_uuid())",
+    "declare_lost": "select peers.declare_lost(gen_random_uuid(), '{}')",
     "leave": "select peers.leave(gen_random_uuid())",
     "promote": "select peers.promote()",
     "next_due": "select peers.next_due()",
@@ -53,6 +56,7 @@ SUBMITTING = {"submit", "submit_graph"}
 PEER = {
     "join", "heartbeat", "complete", "fail", "release", "reconcile", "reclaim", "leave",
     "promote", "next_due", "progress", "parent_results", "unrunnable", "prune",
+    "next_reclaim", "siblings", "declare_lost",
     "start_cooldown", "cooldown_left",
 }  # fmt: skip
 OPERATING = {

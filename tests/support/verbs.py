@@ -79,7 +79,7 @@ def reconcile(connection: BoundedConnection, peer: UUID, tokens: Sequence[UUID])
 
 def reclaim(connection: BoundedConnection, peer: UUID) -> list[Reclaimed]:
     """Take back the leases of lost peers."""
-    return statements.read_reclaimed(run(connection, statements.reclaim(peer, 1000)))
+    return statements.read_reclaimed(run(connection, statements.reclaim(peer, 1000))).tasks
 
 
 def promote(connection: BoundedConnection) -> Promoted:

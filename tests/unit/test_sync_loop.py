@@ -67,7 +67,7 @@ class Worker:
         """Run these tasks."""
         self.tell(Assign([columns]))
         self.tell(Stop())
-        self._channel.start_reader = lambda _handle: None  # type: ignore[method-assign]
+        self._channel.start_reader = lambda handle: None  # type: ignore[method-assign]  # noqa: ARG005
         self.loop.run()
         self.loop._inbox.clear()
 
