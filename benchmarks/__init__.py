@@ -1,1 +1,1 @@
-"""Measurements, as ratios within one run; none of them is a test."""
+"""Measure Peers beside other task queues that keep their tasks in Postgres."""

@@ -60,6 +60,9 @@ if TYPE_CHECKING:
         submit,
         submit_async,
         submit_in,
+        submit_many,
+        submit_many_async,
+        submit_many_in,
     )
     from peers.client.graph import (
         AsyncGraph,
@@ -200,6 +203,9 @@ __all__ = [
     "submit",
     "submit_async",
     "submit_in",
+    "submit_many",
+    "submit_many_async",
+    "submit_many_in",
     "task",
 ]
 _PLACES = (

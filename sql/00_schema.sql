@@ -11,8 +11,9 @@
 --   30, 35      dependencies. An INSERT into peers.dependency makes a child wait. A trigger counts its parents in
 --               pending_parents and refuses cycles. When parents end, another trigger counts down; a child whose
 --               count reaches 0 becomes ready.
---   40, 45      a peer joins, sends heartbeats, and claims ready tasks with FOR UPDATE SKIP LOCKED. A claim is a lease
---               with a random token. The peer's heartbeat renews all of its leases.
+--   40, 45      a peer joins, sends heartbeats, and claims ready tasks with FOR UPDATE SKIP LOCKED. Each claim is one
+--               lease with a random token. The peer's heartbeat renews all of its leases.
+--   42          a peer sees that another one on its host has ended, and declares it lost.
 --   50, 55      an outcome is recorded only from the peer that holds the lease, under its token: the task completes, or
 --               its attempt fails and the task is retried (backoff with full jitter), dies, or is cancelled.
 --   57          a task that was not run becomes ready again: its peer released it, or another peer reclaimed it from
@@ -23,12 +24,13 @@
 --   80 to 90    views, peers.explain, maintenance (prune, check), what is refused, and the roles.
 --
 -- Three rules hold everywhere:
---   * The lock on a task's row guards every transition of that task. A peer's claims and outcomes never wait for it
---     (SKIP LOCKED), because an application that keeps a transaction open must not stop the peers.
+--   * The lock on a task's row guards every transition of that task. A peer's claims and outcomes wait for it only a
+--     moment, because an application that keeps a transaction open must not stop the peers.
 --   * Changing a task does not delete its old row in ready or scheduled. A row is valid only while its columns match
 --     the task (state, queue, kind, priority; or scheduled_at) and the task's graph is not paused. Otherwise it is
 --     stale, and the next claim or promote drops it.
---   * Sessions that wait lock graphs first, then parents before children, then by ascending id.
+--   * Sessions that wait lock graphs first, then parents before children, then by ascending id. The head of
+--     50_complete.sql has the order for peers.
 --
 -- Each file can be applied again at any time: tables are created once, functions are replaced.
 

@@ -84,8 +84,8 @@ create table if not exists peers.cancel_request (
 );
 
 comment on table peers.cancel_request is
-    'The running tasks that should stop. Each ends cancelled, unless it completes first. The end of the attempt deletes '
-    'the row.';
+    'The running tasks that should stop. Each ends cancelled, unless it completes first. The end of the attempt '
+    'deletes the row.';
 comment on column peers.cancel_request.task_id is 'The task.';
 comment on column peers.cancel_request.token is 'The token of the attempt that should stop.';
 comment on column peers.cancel_request.requested_at is 'When peers.cancel was called first.';

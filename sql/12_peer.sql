@@ -11,9 +11,15 @@ create table if not exists peers.peer (
     joined_at timestamptz not null,
     heartbeat_at timestamptz not null,
     healthy_since timestamptz not null,
+    -- what peers on the same host need to recognize the process (peers.siblings)
+    host_id text,
+    process_start bigint,
+    liveness_lock text,
     lost_at timestamptz,
+    lost_because text,
     constraint "a lease lasts 1 second to 1 day"
-        check (lease_timeout between interval '1 second' and interval '1 day')
+        check (lease_timeout between interval '1 second' and interval '1 day'),
+    constraint "a process is known or not" check (num_nulls(host_id, process_start, liveness_lock) in (0, 3))
 ) with (fillfactor = 50);
 
 comment on table peers.peer is
@@ -28,8 +34,17 @@ comment on column peers.peer.joined_at is 'When it joined.';
 comment on column peers.peer.heartbeat_at is
     'Its last heartbeat. A heartbeat writes one row, however many tasks the peer holds.';
 comment on column peers.peer.healthy_since is
-    'Since when its heartbeats have come without a gap. It may reclaim from others after one lease_timeout of that.';
-comment on column peers.peer.lost_at is 'When its leases were reclaimed. A lost peer has to join again.';
+    'Since when the database has been reachable, as far as this peer knows: since then no two heartbeats were further '
+    'apart than half a lease_timeout.';
+comment on column peers.peer.host_id is
+    'The running system and the process namespace. Two peers with the same one can see each other''s processes. Null: '
+    'not known.';
+comment on column peers.peer.process_start is
+    'When the process started, in clock ticks since the system started: a later process with the same pid has another.';
+comment on column peers.peer.liveness_lock is
+    'The file that the peer and its workers keep locked for as long as one of them lives.';
+comment on column peers.peer.lost_at is 'When it was declared lost. A lost peer has to join again.';
+comment on column peers.peer.lost_because is 'Why: its lease ended, or a peer on the same host saw that it had ended.';
 
 create table if not exists peers.kind (
     -- serves claim: the policy of the tasks that were just claimed

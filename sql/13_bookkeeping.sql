@@ -6,7 +6,8 @@ alter table peers.dependency_lock replica identity full;
 
 comment on table peers.dependency_lock is
     'Always empty. A transaction that adds an edge into an older task locks this table until it ends. Only one '
-    'transaction at a time may do that, because two of them could close a cycle together.';
+    'transaction at a time may do that, because two of them could close a cycle together. Every transaction that adds '
+    'edges locks it in a mode that lets the others pass; an outcome that was busy several times waits for them there.';
 
 create table if not exists peers.prune_cursor (
     one_row boolean primary key default true check (one_row),

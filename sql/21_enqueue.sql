@@ -46,49 +46,65 @@ begin
 end
 $$;
 
--- After an INSERT into peers.task: refuses malformed or forged rows, then inserts a row into the table of each
--- task's state.
+-- After an INSERT into peers.task: refuses malformed or forged rows, then inserts a row into the table of each task's
+-- state. Most INSERTs submit one task, and then the cost is what the queries of a trigger cost before they read their
+-- first row. So ordinary tasks need two short ones.
 create or replace function peers.enqueue() returns trigger
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _now timestamptz := peers.now();
     _problem text;
-    _later bigint[];
     _graphs bigint[];
+    _later bigint[];
 begin
-    -- Ordinary rows are recognized here: a function call for each row would make the INSERT a quarter slower.
-    select case
-               when t.state <> 'ready' or t.attempt <> 0 or t.pending_parents <> 0 or t.token is not null
-                    or t.submitter <> session_user or t.created_at <> pg_catalog.now()
-                    or t.created_xid <> pg_current_xact_id()
-                    or t.started_at is not null or t.finished_at is not null or t.result is not null
-                    or t.stopped_because is not null
-               then 'state, attempt, pending_parents, submitter, created_at, created_xid, started_at, '
-                    'finished_at, token, result and stopped_because are kept by the scheduler; leave them '
-                    'out of the INSERT'
-               when length(t.kind) between 1 and 200 and length(t.queue) between 1 and 200
-                    and jsonb_typeof(t.args) = 'object'
-                    and (pg_column_size(t.args #> '{}') <= 100  -- 7 numbers at most
-                         or pg_column_size(t.args #> '{}') <= 4096 and octet_length(t.args::text) <= 1048576)
-                    and t.scheduled_at between '1900-01-01 00:00:00+00' and '9000-01-01 00:00:00+00'
-                    and t.max_attempts is null and t.timeout is null and t.idempotency_key is null
-                    and t.metadata is null and (t.kind || t.queue) !~ '[^ -~]'
-               then null
-               else peers._validate_task(t.kind, t.args, t.queue, t.max_attempts, t.timeout,
-                                     t.idempotency_key, t.metadata, t.scheduled_at)
-           end as problem
-    into _problem
-    from new_tasks t
-    order by problem nulls last
-    limit 1;
-    if _problem is not null then
-        raise exception 'peers.task: %', _problem using errcode = 'PE009';
-    end if;
-    _graphs := array(select distinct t.graph_id from new_tasks t where t.graph_id is not null);
-    if _graphs <> '{}' then
-        perform peers._lock_graphs(_graphs);
+    if exists (
+        select from new_tasks t
+        where not (
+            t.state = 'ready' and t.attempt = 0 and t.pending_parents = 0
+            and num_nulls(t.token, t.started_at, t.finished_at, t.result, t.stopped_because, t.max_attempts, t.timeout,
+                          t.idempotency_key, t.graph_id, t.metadata) = 10
+            and t.submitter = session_user and t.created_at = pg_catalog.now()
+            and t.created_xid = pg_current_xact_id()
+            and t.kind <> '' and t.queue <> '' and octet_length(t.kind || t.queue) <= 200
+            and (t.kind || t.queue) !~ '[^ -~]'
+            and jsonb_typeof(t.args) = 'object'
+            and (pg_column_size(t.args #> '{}') <= 100  -- 7 numbers at most
+                 or pg_column_size(t.args #> '{}') <= 4096 and octet_length(t.args::text) <= 1048576)
+            and t.scheduled_at <= t.created_at and t.scheduled_at >= '1900-01-01 00:00:00+00'
+        )
+    ) then
+        select case
+                   when t.state <> 'ready' or t.attempt <> 0 or t.pending_parents <> 0 or t.token is not null
+                        or t.submitter <> session_user or t.created_at <> pg_catalog.now()
+                        or t.created_xid <> pg_current_xact_id()
+                        or t.started_at is not null or t.finished_at is not null or t.result is not null
+                        or t.stopped_because is not null
+                   then 'state, attempt, pending_parents, submitter, created_at, created_xid, started_at, '
+                        'finished_at, token, result and stopped_because are kept by the scheduler; leave them '
+                        'out of the INSERT'
+                   when length(t.kind) between 1 and 200 and length(t.queue) between 1 and 200
+                        and jsonb_typeof(t.args) = 'object'
+                        and pg_column_size(t.args #> '{}') <= 4096 and octet_length(t.args::text) <= 1048576
+                        and t.scheduled_at between '1900-01-01 00:00:00+00' and '9000-01-01 00:00:00+00'
+                        and t.max_attempts is null and t.timeout is null and t.idempotency_key is null
+                        and t.metadata is null and (t.kind || t.queue) !~ '[^ -~]'
+                   then null
+                   else peers._validate_task(t.kind, t.args, t.queue, t.max_attempts, t.timeout,
+                                         t.idempotency_key, t.metadata, t.scheduled_at)
+               end as problem
+        into _problem
+        from new_tasks t
+        order by problem nulls last
+        limit 1;
+        if _problem is not null then
+            raise exception 'peers.task: %', _problem using errcode = 'PE009';
+        end if;
+        _graphs := array(select distinct t.graph_id from new_tasks t where t.graph_id is not null);
+        if _graphs <> '{}' then
+            perform peers._lock_graphs(_graphs);
+        end if;
+        _later := array(select t.id from new_tasks t where t.scheduled_at > t.created_at);
     end if;
 
     -- Other triggers of this statement, and verbs that it calls, can run before this trigger: a task may already
@@ -96,16 +112,14 @@ begin
     insert into peers.ready (queue, kind, priority, task_id)
     select t.queue, t.kind, t.priority, t.id
     from new_tasks t
-    where t.scheduled_at <= greatest(_now, t.created_at)
+    where t.scheduled_at <= t.created_at
     order by t.id;
-    if found then
-        perform peers._notify();
+    -- as peers._notify does it, without the cost of a call
+    if found and coalesce(current_setting('peers.notify', true), '') not in ('off', 'false', 'no', '0') then
+        perform pg_notify('peers', '');
     end if;
-
-    -- A scheduled_at that is not later than created_at means "now", even if the clock was set back since.
-    _later := array(select t.id from new_tasks t where t.scheduled_at > greatest(_now, t.created_at));
     if _later <> '{}' then
-        perform peers._schedule(_later, _now);
+        perform peers._schedule(_later, peers.now());
     end if;
     return null;
 end

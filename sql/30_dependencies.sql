@@ -152,6 +152,8 @@ begin
             using errcode = 'PE009', hint = 'Leave these columns out of the INSERT.';
     end if;
     select array_agg(e.parent_id), array_agg(e.child_id) into _parents, _children from new_edges e;
+    -- the table is empty: this only locks it, so that an outcome can wait for this transaction (_wait_for_edges)
+    perform from peers.dependency_lock for key share;
 
     _older := array(
         select t.id from peers.task t where t.id = any (_children) and t.created_xid <> pg_current_xact_id()
@@ -214,6 +216,38 @@ begin
 end
 $$;
 
+-- Deletes the rows that ready still has for new tasks that this transaction has just blocked. A claim would drop these
+-- stale rows as well, for as much time as a task of a chain takes otherwise. They are the last ones of their queue,
+-- kind and priority, unless other sessions or this transaction have added more in the meantime. So this looks only at
+-- the last rows, and leaves to the claims what it does not find there.
+create or replace function peers._drop_ready_rows(_blocked bigint[]) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    delete from peers.ready r
+    where r.ctid = any (array(
+        select last.spot
+        from (
+            select t.queue, t.kind, t.priority, count(*) as tasks from peers.task t
+            where t.id = any (_blocked) and t.created_xid = pg_current_xact_id()
+            group by t.queue, t.kind, t.priority
+        ) place
+        cross join lateral (
+            select r.ctid as spot, r.task_id from peers.ready r
+            where r.queue = place.queue and r.kind = place.kind and r.priority = place.priority
+            order by r.position desc
+            limit 2 * place.tasks + 10
+        ) last
+        cross join lateral (
+            select from peers.task t
+            where t.id = last.task_id and t.state = 'blocked' and t.created_xid = pg_current_xact_id()
+            offset 0
+        ) blocked
+    ));
+end
+$$;
+
 -- Counts the new edges and blocks their children. Where a parent has already failed, applies the edge's policy.
 create or replace function peers._block_children(_parents bigint[], _children bigint[]) returns void
     language plpgsql
@@ -253,6 +287,7 @@ begin
     insert into peers.blocked (task_id, queue)
     select waiting.id, waiting.queue from waiting
     on conflict (task_id) do nothing;
+    perform peers._drop_ready_rows(_held);
 
     if _failed then
         perform peers._cancel_waiting(array(

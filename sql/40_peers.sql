@@ -70,8 +70,26 @@ begin
 end
 $$;
 
+-- Returns since when the database has been reachable for peers: since then no two heartbeats were further apart than
+-- half a lease. Each peer knows this of its own heartbeats (healthy_since). It holds until now if the last of them is
+-- recent. A peer that joins takes it over from such peers. If there is none, the database may have been away until now.
+-- A heartbeat in the future proves nothing: the clock was set back.
+create or replace function peers._reachable_since(_now timestamptz) returns timestamptz
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return coalesce(
+        (select min(least(p.healthy_since, _now)) from peers.peer p
+         where p.heartbeat_at between _now - p.lease_timeout / 2 and _now),
+        _now
+    );
+end
+$$;
+
 create or replace function peers.join(
-    host text, pid integer, queues jsonb, kinds jsonb, lease_timeout interval, contract_version integer
+    host text, pid integer, queues jsonb, kinds jsonb, lease_timeout interval, contract_version integer,
+    process jsonb default null
 ) returns uuid
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -108,18 +126,24 @@ begin
     set max_attempts = excluded.max_attempts, timeout = excluded.timeout, backoff_base = excluded.backoff_base,
         backoff_cap = excluded.backoff_cap, declared_at = excluded.declared_at;
 
-    insert into peers.peer (host, pid, queues, kinds, lease_timeout, joined_at, heartbeat_at, healthy_since)
+    insert into peers.peer (host, pid, queues, kinds, lease_timeout, joined_at, heartbeat_at, healthy_since,
+                            host_id, process_start, liveness_lock)
     values (left(host, 255), pid, queues,
             array(select distinct k ->> 'kind' from jsonb_array_elements(kinds) k order by 1),
-            lease_timeout, _now, _now, _now)
+            lease_timeout, _now, _now, peers._reachable_since(_now),
+            process ->> 'host_id', (process ->> 'start')::bigint, process ->> 'lock')
     returning id into _id;
+    if process is not null then
+        perform peers._notify('joined');  -- the other peers of its host watch its process from now on
+    end if;
     return _id;
 end
 $$;
 
 comment on function peers.join is
     'Registers a peer process: its queues {"default": 8}, the kinds that it can run with their policies [{"kind", '
-    '"max_attempts", "timeout", "backoff_base", "backoff_cap"}]. Returns its id.';
+    '"max_attempts", "timeout", "backoff_base", "backoff_cap"}], and what other peers on its host need to recognize '
+    'its process {"host_id", "start", "lock"}. Returns its id.';
 
 -- Returns whether a peer's leases are valid. A heartbeat can lie in the future after the clock was set back. It counts
 -- as a heartbeat of now, and reclaim corrects it (_correct_future_heartbeats).
@@ -144,11 +168,13 @@ begin
     update peers.peer p
     set heartbeat_at = _now,
         -- it can lie in the future after the clock was set back
-        healthy_since = case when peers._is_alive(p, _now) then least(p.healthy_since, _now) else _now end
+        healthy_since = case when p.heartbeat_at + p.lease_timeout / 2 >= _now then least(p.healthy_since, _now)
+                             else _now end
     where p.id = heartbeat.peer_id and p.lost_at is null;
     alive := found;
     contract_version := peers.contract_version();
-    select coalesce(array_agg(r.task_id order by r.task_id), '{}'), coalesce(array_agg(r.token order by r.task_id), '{}')
+    select coalesce(array_agg(r.task_id order by r.task_id), '{}'),
+           coalesce(array_agg(r.token order by r.task_id), '{}')
     into cancelled_tasks, cancelled_tokens
     from peers.cancel_request r
     where exists (select from peers.lease l where l.token = r.token and l.peer_id = heartbeat.peer_id);
@@ -161,36 +187,12 @@ comment on function peers.heartbeat is
     'handlers and join again. Also returns the tasks that it is asked to cancel. It waits at most a second for a lock; '
     'after that it raises 55P03 and nothing was renewed.';
 
--- Returns the kinds that a peer can run, and raises PE010 if its heartbeat has expired. It locks the peer's row:
--- without the lock, a claim at the same moment as a reclaim would leave leases without a peer. A heartbeat does not
--- wait for this lock. Null: another session has the row locked, and a claim does not wait for it.
-create or replace function peers._require_live_peer(_peer_id uuid) returns text[]
-    language plpgsql
-    set search_path = pg_catalog, peers, pg_temp
-as $$
-declare
-    _now timestamptz := peers.now();
-    _kinds text[];
-begin
-    select p.kinds into _kinds from peers.peer p
-    where p.id = _peer_id
-      and p.lost_at is null and p.heartbeat_at + p.lease_timeout > _now  -- inlined: 2 % of a small claim
-    for key share skip locked;
-    if not found and not exists (
-        select from peers.peer p where p.id = _peer_id and peers._is_alive(p, _now)
-    ) then
-        raise exception 'peer % is unknown, or its heartbeat has expired', _peer_id
-            using errcode = 'PE010', hint = 'Stop its handlers, then join again.';
-    end if;
-    return _kinds;
-end
-$$;
-
 create or replace function peers.progress(
     peer_id uuid, task_id bigint, token uuid, done bigint, total bigint
 ) returns boolean
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
+    set lock_timeout = '50ms'
 as $$
 begin
     -- the lock keeps a row from being written after the attempt has ended, when nobody deletes it; it does not wait for
@@ -206,6 +208,8 @@ begin
     values (progress.token, progress.task_id, progress.done, progress.total)
     on conflict on constraint task_progress_pkey do update set done = excluded.done, total = excluded.total;
     return true;
+exception when lock_not_available then
+    return false;
 end
 $$;
 

@@ -1,15 +1,17 @@
--- Outcomes. An outcome is recorded only for the attempt that it belongs to: the lease with this token is the peer's, and
--- the task is running under this token. Each function takes a batch and returns what it did not record, with a verdict:
+-- Outcomes. An outcome is recorded only for the attempt that it belongs to: the lease with this token is the peer's,
+-- and the task is running under this token. Each function takes a batch and returns what it did not record, with a
+-- verdict:
 --   stale      the attempt is over or is another peer's; the outcome is void
 --   already    this outcome was recorded before (the reply to that commit was lost)
 --   busy       another session has the task or one of its children locked; try again in a moment
 --   too large  the result exceeds 1 MiB; fail the task instead
 --
--- Order of locks. Complete, fail, release, reclaim, reconcile, leave, cancel and hold_lease take their locks in this order,
--- so that no two of them wait for each other in a circle:
+-- Order of locks. Complete, fail, release, reclaim, reconcile, leave, cancel and hold_lease take their locks in this
+-- order, so that no two of them wait for each other in a circle:
 --   1. the peer's row: claim, reclaim and leave; none of them waits for it
---   2. task rows: running tasks before tasks that wait, and each of the two by ascending id
---   3. leases by ascending token, after all tasks of the batch
+--   2. the table dependency_lock: sessions that add edges, and outcomes that wait for these (patient)
+--   3. task rows: running tasks before tasks that wait, and each of the two by ascending id
+--   4. leases by ascending token, after all tasks of the batch
 -- Rows of cancel_request and task_progress are written only while their task is locked. A peer also gives up a lock
 -- that it does not get soon (lock_timeout), because an application may lock task rows in any order and for any time.
 
@@ -34,6 +36,20 @@ $$;
 comment on function peers.backoff is
     'Returns how long to wait after a failed attempt: a random share (jitter, 0 to 1) of base * 2^(attempt - 1), which '
     'is at most cap and 365 days. With full jitter, tasks that failed together are not retried together.';
+
+-- Waits until no transaction that adds edges is open, and keeps new ones waiting until the end of this transaction.
+-- Those transactions lock parents in a mode that they share. A steady stream of them would make a parent's outcome busy
+-- for ever. Here they wait in a queue with it. If one of them stays open, this gives up.
+create or replace function peers._wait_for_edges() returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+    set lock_timeout = '200ms'
+as $$
+begin
+    lock table peers.dependency_lock in exclusive mode;
+exception when lock_not_available then null;
+end
+$$;
 
 -- Locks and returns those of the given attempts that the peer still holds, by ascending task. It leaves out tasks that
 -- another session has locked. `_details`: one element for each attempt, or null.
@@ -60,8 +76,8 @@ begin
 end
 $$;
 
--- Takes attempts that have just ended off their leases, and deletes the leases that have no running task left. `_tokens`
--- has one element for each attempt.
+-- Takes attempts that have just ended off their leases, and deletes the leases that have no running task left.
+-- `_tokens` has one element for each attempt.
 create or replace function peers._close_attempts(_tokens uuid[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -257,7 +273,7 @@ begin
                   end
             order by o.task_id
         ) o
-        where t.id = o.task_id and t.token = o.token and t.state = 'running'
+        where t.id = o.task_id and t.token = o.token and t.state = 'running' and t.xmax = '0'
           and exists (select from peers.lease l where l.token = o.token and l.peer_id = _peer_id)
         returning t.token
     )
@@ -270,9 +286,15 @@ begin
 end
 $$;
 
--- Completes a batch. It updates the tasks without locking them before, and waits a moment for other sessions (of peers
--- that complete siblings, and of applications). If that takes too long, it completes what is not locked.
-create or replace function peers.complete(peer_id uuid, tokens uuid[], task_ids bigint[], results jsonb)
+-- Completes a batch. It updates the tasks without locking them before, and waits a moment for other sessions, such as
+-- those of peers that complete siblings. If that takes too long, it completes what is not locked.
+--
+-- lock_timeout bounds each wait, not the call. Sessions that add edges from a task lock its row one after another in a
+-- mode that they share, so that an UPDATE could wait for each of them, for ever. So the UPDATE leaves out rows that a
+-- session has locked since the claim (xmax is not 0); _complete_unlocked tries those without waiting.
+create or replace function peers.complete(
+    peer_id uuid, tokens uuid[], task_ids bigint[], results jsonb, patient boolean default false
+)
 returns table (task_id bigint, token uuid, verdict text)
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -297,6 +319,9 @@ begin
             cardinality(complete.task_ids), cardinality(complete.tokens), jsonb_array_length(complete.results)
             using errcode = 'PE009';
     end if;
+    if complete.patient then
+        perform peers._wait_for_edges();
+    end if;
     begin
         if _token is not null then
             update peers.task t set state = 'completed', finished_at = _now, result = nullif(o.result, 'null')
@@ -310,7 +335,7 @@ begin
                       end
                 order by o.task_id
             ) o
-            where t.id = o.task_id and t.token = _token and t.state = 'running'
+            where t.id = o.task_id and t.token = _token and t.state = 'running' and t.xmax = '0'
               and exists (select from peers.lease l where l.token = _token and l.peer_id = complete.peer_id);
             get diagnostics _recorded = row_count;
             delete from peers.lease l where l.token = _token and l.open = _recorded;
@@ -329,6 +354,9 @@ begin
                 complete.peer_id, complete.tokens, complete.task_ids, complete.results, _now);
         end if;
     exception when lock_not_available then
+        _recorded := 0;
+    end;
+    if _recorded < cardinality(complete.task_ids) then
         perform peers._complete_unlocked(
             complete.peer_id, o.task_ids, o.tokens, o.results, _now, clock_timestamp() + interval '100 milliseconds')
         from (
@@ -338,9 +366,6 @@ begin
                  o(task_id, token, result)
             where o.result is null or peers._text_size(o.result) <= 1048576
         ) o;
-        _recorded := 0;
-    end;
-    if _recorded < cardinality(complete.task_ids) then
         return query
         select o.task_id, coalesce(_token, o.token),
                case
@@ -361,6 +386,7 @@ end
 $$;
 
 comment on function peers.complete is
-    'Completes tasks. tokens: one for all tasks, or one for each. results: a JSON array with one element for each task; '
-    'null: no task has a result. Returns only those that were not recorded, each with a verdict: stale, already, busy or '
-    'too large.';
+    'Completes tasks. tokens: one for all tasks, or one for each. results: a JSON array with one element for each '
+    'task; null: no task has a result. Returns only those that were not recorded, each with a verdict: stale, already, '
+    'busy or too large. patient: waits up to 0.2 s for transactions that add edges, and keeps new ones waiting until '
+    'the end of this transaction; for tasks that were busy several times.';

@@ -1,9 +1,9 @@
 -- A failed attempt: the task is retried, dies, or is cancelled. A handler can also snooze its task.
 
 -- Records the failures of attempts that the caller has locked, and changes the state of their tasks. A report has
--- error_type, error_message, traceback, exit_signal, exit_code, retry_in (seconds, instead of the backoff), reject (dead
--- at once) and snooze (the attempt does not count and is not a failure). Texts are shortened so that 100 failures fit
--- into one row of the view dead_letter.
+-- error_type, error_message, traceback, exit_signal, exit_code, retry_in (seconds, instead of the backoff), reject
+-- (dead at once) and snooze (the attempt does not count and is not a failure). Texts are shortened so that 100 failures
+-- fit into one row of the view dead_letter.
 --
 -- How many attempts a task may have, and its backoff, are read here: from the task, or from what handlers of its kind
 -- declare. So a change of these counts for attempts that are running too.
@@ -80,7 +80,7 @@ begin
 end
 $$;
 
-create or replace function peers.fail(peer_id uuid, failures jsonb)
+create or replace function peers.fail(peer_id uuid, failures jsonb, patient boolean default false)
 returns table (task_id bigint, token uuid, verdict text)
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -98,6 +98,9 @@ begin
     select array_agg((f.report ->> 'task_id')::bigint), array_agg((f.report ->> 'token')::uuid), array_agg(f.report)
     into _tasks, _tokens, _reports
     from jsonb_array_elements(fail.failures) f(report);
+    if fail.patient then
+        perform peers._wait_for_edges();
+    end if;
     _recorded := peers._record_without_waiting(fail.peer_id, _tasks, _tokens, 'fail', _reports);
     if cardinality(_recorded) < cardinality(_tasks) then
         return query select * from peers._why_not_recorded(fail.peer_id, _tasks, _tokens, _recorded);
@@ -109,4 +112,4 @@ comment on function peers.fail is
     'Records failed attempts: [{"task_id", "token", "error_type", "error_message", "traceback", "exit_signal", '
     '"exit_code", "retry_in" (seconds, instead of the backoff), "reject" (dead at once), "snooze" (not a failure: the '
     'attempt does not count)}]. Returns only those that were not recorded, each with a verdict: stale, already or '
-    'busy.';
+    'busy. patient: as in peers.complete.';

@@ -32,7 +32,7 @@ end
 $$;
 
 create or replace function peers.release(
-    peer_id uuid, task_ids bigint[], tokens uuid[], reasons text[] default '{}'
+    peer_id uuid, task_ids bigint[], tokens uuid[], reasons text[] default '{}', patient boolean default false
 ) returns table (task_id bigint, token uuid, verdict text)
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -48,6 +48,9 @@ begin
     if release.reasons <> '{}' then
         _reasons := array(select to_jsonb(r.reason) from unnest(release.reasons) r(reason));
     end if;
+    if release.patient then
+        perform peers._wait_for_edges();
+    end if;
     _recorded := peers._record_without_waiting(
         release.peer_id, release.task_ids, release.tokens, 'release', _reasons
     );
@@ -61,9 +64,10 @@ $$;
 comment on function peers.release is
     'Gives back tasks whose handlers never started, or whose handlers the peer stopped itself. The attempt does not '
     'count. reasons: why each handler was stopped; null or missing: it was not stopped. Returns only those that were '
-    'not released, each with a verdict: stale or busy.';
+    'not released, each with a verdict: stale or busy. patient: as in peers.complete.';
 
--- Releases the running tasks of these leases, and deletes the leases that have none. Returns how many tasks it released.
+-- Releases the running tasks of these leases, and deletes the leases that have none. Returns how many tasks it
+-- released.
 create or replace function peers._release_leases(_peer_id uuid, _leases uuid[], _skip_errors boolean) returns integer
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -183,8 +187,22 @@ begin
 end
 $$;
 
--- After an outage of the database the heartbeats of all peers are old. So a peer reclaims from others only after its
--- own heartbeats have come without a gap for one lease_timeout.
+-- Returns when a peer is lost unless it sends another heartbeat. That is when its lease ends. But after an outage of
+-- the database the leases of all peers have ended, although the peers live: they have killed their workers, and will
+-- release the tasks. So each peer has at least half of its lease since the database is reachable. A peer sends a
+-- heartbeat every third of its lease. While that fails it tries again, at most a sixth of a lease later.
+-- `_reachable_since` overlooks an outage that is shorter than half a lease. Such an outage began at most a third of a
+-- lease after the peer's last heartbeat, so that at least a sixth of its lease is left for the next try.
+create or replace function peers._lost_at(_peer peers.peer, _reachable_since timestamptz) returns timestamptz
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return greatest(_peer.heartbeat_at + _peer.lease_timeout, _reachable_since + _peer.lease_timeout / 2);
+end
+$$;
+
+-- First declares those peers lost whose leases have ended (_lost_at). Then takes the leases of all lost peers.
 create or replace function peers.reclaim(peer_id uuid, max_tasks integer default 1000)
 returns table (task_id bigint, attempt smallint, lost_peer_id uuid, host text)
     language plpgsql security definer
@@ -197,6 +215,7 @@ as $$
 declare
     _most_rounds constant integer := 10;  -- each task may be free while a row that its outcome locks is not
     _now timestamptz := peers.now();
+    _reachable_since timestamptz := peers._reachable_since(_now);
     _lost record;
     _recorded bigint[];
     _left integer := reclaim.max_tasks;
@@ -204,15 +223,12 @@ declare
 begin
     perform peers._require_read_committed();
     perform peers._correct_future_heartbeats(_now);
-    if not exists (
-        select from peers.peer p
-        where p.id = reclaim.peer_id and peers._is_alive(p, _now) and p.healthy_since + p.lease_timeout <= _now
-    ) then
+    if not exists (select from peers.peer p where p.id = reclaim.peer_id and peers._is_alive(p, _now)) then
         return;
     end if;
-    update peers.peer p set lost_at = _now
+    update peers.peer p set lost_at = _now, lost_because = 'stopped sending heartbeats'
     where p.id = any (array(
-        select e.id from peers.peer e where e.lost_at is null and not peers._is_alive(e, _now)
+        select e.id from peers.peer e where e.lost_at is null and peers._lost_at(e, _reachable_since) <= _now
         order by e.id for update skip locked
     ));
 
@@ -252,7 +268,7 @@ begin
                array_agg(jsonb_build_object(
                    'error_type', 'lost', 'retry_in', 0,
                    'error_message', 'peer ' || l.peer_id || ' on host ' || coalesce(p.host, '(unknown)')
-                       || ' stopped sending heartbeats while it held this task')) as reports
+                       || ' ' || coalesce(p.lost_because, 'left') || ' while it held this task')) as reports
         from unnest(_peer_ids, _task_ids, _tokens) l(peer_id, task_id, token)
         left join peers.peer p on p.id = l.peer_id
         group by l.peer_id
@@ -266,9 +282,36 @@ end
 $$;
 
 comment on function peers.reclaim is
-    'Takes back the tasks of peers whose heartbeat has expired. Each is recorded as a failure of type lost, and the '
-    'task is ready again at once if it has attempts left. Does nothing until the caller''s own heartbeats have come '
-    'without a gap for one lease_timeout.';
+    'Takes back the leases of lost peers: of those that were declared lost, and of those whose lease has ended. Each '
+    'is recorded as a failure of type lost, and the task is ready again at once if it has attempts left. After an '
+    'outage of the database, peers have half a lease_timeout to send a heartbeat before they are lost.';
+
+create or replace function peers.next_reclaim(peer_id uuid) returns double precision
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+as $$
+declare
+    _busy_again constant double precision := 1;  -- a lease of a lost peer whose task another session has locked
+    _now timestamptz := peers.now();
+    _reachable_since timestamptz := peers._reachable_since(_now);
+begin
+    return case
+        when exists (
+            select from peers.lease l
+            where not exists (select from peers.peer p where p.id = l.peer_id and p.lost_at is null)
+        ) then _busy_again
+        else (
+            select greatest(extract(epoch from min(peers._lost_at(p, _reachable_since)) - _now), 0)::double precision
+            from peers.peer p where p.lost_at is null and p.id <> next_reclaim.peer_id
+        )
+    end;
+end
+$$;
+
+comment on function peers.next_reclaim is
+    'Returns in how many seconds peers.reclaim can find something if no peer sends a heartbeat before. Null: there is '
+    'no other peer.';
 
 create or replace function peers.leave(peer_id uuid) returns integer
     language plpgsql security definer

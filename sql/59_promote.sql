@@ -19,6 +19,53 @@ begin
 end
 $$;
 
+-- Handles the first rows that are due at _from or later, after _skipped ones. Returns how many it handled and how many
+-- of these it had to leave.
+create or replace function peers._promote_from(
+    _from timestamptz, _skipped integer, _now timestamptz, _max_tasks integer, out handled integer, out refused integer
+)
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _spots tid[];
+    _due bigint[];  -- null: the row is stale
+begin
+    select array_agg(s.spot), array_agg(case when s.valid then s.task_id end) into _spots, _due
+    from (
+        select s.ctid as spot, s.task_id, t.valid
+        from peers.scheduled s
+        left join lateral (
+            select t.id, t.state = 'scheduled' and t.scheduled_at = s.due_at as valid
+            from peers.task t where t.id = s.task_id
+            for no key update skip locked
+        ) t on true
+        left join peers.task known on known.id = s.task_id
+        where s.due_at >= _from and s.due_at <= _now and (t.id is not null or known.id is null)
+        order by s.due_at
+        offset _skipped limit _max_tasks
+        for update of s skip locked
+    ) s;
+    handled := coalesce(cardinality(_spots), 0);
+    refused := 0;
+    begin
+        perform peers._make_ready(_spots, _due);
+    exception when others then
+        -- one by one: an application's trigger that refuses one task must not stop the others
+        for i in 1 .. handled loop
+            begin
+                perform peers._make_ready(_spots[i:i], _due[i:i]);
+            exception when others then
+                raise warning 'task % is due and could not be made ready: %', _due[i], sqlerrm;
+                refused := refused + 1;
+            end;
+        end loop;
+    end;
+end
+$$;
+
+-- Tasks that are refused stay first in line. If there are many, a second pass begins at a random place among the tasks
+-- that are due, so that those behind them become ready too.
 create or replace function peers.promote(max_tasks integer default 1000) returns integer
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -31,41 +78,23 @@ create or replace function peers.promote(max_tasks integer default 1000) returns
 as $$
 declare
     _now timestamptz := peers.now();
-    _spots tid[];
-    _due bigint[];  -- null: the row is stale
-    _left integer := 0;
+    _first record;
+    _second record;
+    _oldest timestamptz;
+    _newest timestamptz;
 begin
     perform peers._require_read_committed();
-    select array_agg(s.spot), array_agg(case when s.valid then s.task_id end) into _spots, _due
-    from (
-        select s.ctid as spot, s.task_id, t.valid
-        from peers.scheduled s
-        left join lateral (
-            select t.id, t.state = 'scheduled' and t.scheduled_at = s.due_at as valid
-            from peers.task t where t.id = s.task_id
-            for no key update skip locked
-        ) t on true
-        left join peers.task known on known.id = s.task_id
-        where s.due_at <= _now and (t.id is not null or known.id is null)
-        order by s.due_at
-        limit promote.max_tasks
-        for update of s skip locked
-    ) s;
-
-    begin
-        perform peers._make_ready(_spots, _due);
-    exception when others then
-        -- one by one: an application's trigger that refuses one task must not stop the others
-        for i in 1 .. cardinality(_spots) loop
-            begin
-                perform peers._make_ready(_spots[i:i], _due[i:i]);
-            exception when others then
-                raise warning 'task % is due and could not be made ready: %', _due[i], sqlerrm;
-                _left := _left + 1;
-            end;
-        end loop;
-    end;
-    return coalesce(cardinality(_spots), 0) - _left;
+    select p.handled, p.refused into _first from peers._promote_from('-infinity', 0, _now, promote.max_tasks) p;
+    if _first.refused = 0 or _first.handled < promote.max_tasks then
+        return _first.handled - _first.refused;
+    end if;
+    _oldest := (select s.due_at from peers.scheduled s order by s.due_at limit 1);
+    _newest := (select s.due_at from peers.scheduled s where s.due_at <= _now order by s.due_at desc limit 1);
+    select p.handled, p.refused into _second
+    from peers._promote_from(
+        _oldest + random() * (_newest - _oldest), (random() * 3 * promote.max_tasks)::integer, _now,
+        promote.max_tasks) p;
+    return _first.handled - _first.refused + _second.handled - _second.refused;
 end
 $$;
 

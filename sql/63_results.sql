@@ -4,7 +4,7 @@
 -- a poll.
 
 create unlogged table if not exists peers.awaited_result (
-    -- serves notify_results: is one of the tasks that have just ended awaited?
+    -- serves _notify_results: is one of the tasks that have just ended awaited?
     task_id bigint primary key,
     expires_at timestamptz not null
 ) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
@@ -35,34 +35,24 @@ comment on function peers.await_results is
     'empty when they are many. LISTEN first, then call this, then look at the tasks. Valid for a minute: call it '
     'again, and poll as well.';
 
--- It takes no lock and writes nothing, so the end of a task waits for no other session.
-create or replace function peers.notify_results() returns trigger
-    language plpgsql security definer
+-- Notifies the programs that wait for tasks that have just ended. It takes no lock and writes nothing, so the end of a
+-- task waits for no other session.
+create or replace function peers._notify_results(_ended bigint[]) returns void
+    language plpgsql
     set search_path = pg_catalog, peers, pg_temp
     set enable_seqscan = off
     set jit = off
 as $$
 declare
-    _ended text;
+    _awaited text;
 begin
-    if not exists (select from peers.awaited_result)
-       or current_setting('peers.notify', true) in ('off', 'false', 'no', '0') then
-        return null;
+    if current_setting('peers.notify', true) in ('off', 'false', 'no', '0') then
+        return;
     end if;
-    select string_agg(r.id::text, ',') into _ended
-    from after_rows r
-    where r.state in ('completed', 'dead', 'cancelled')
-      and exists (select from peers.awaited_result a where a.task_id = r.id);
-    if _ended is not null then
-        perform pg_notify('peers_results', case when length(_ended) < 8000 then _ended else '' end);
+    select string_agg(a.task_id::text, ',') into _awaited
+    from peers.awaited_result a where a.task_id = any (_ended);
+    if _awaited is not null then
+        perform pg_notify('peers_results', case when length(_awaited) < 8000 then _awaited else '' end);
     end if;
-    return null;
 end
 $$;
-
-comment on function peers.notify_results() is
-    'Trigger: notifies the programs that wait for the tasks that have just ended.';
-
-create or replace trigger notify_results after update on peers.task
-    referencing new table as after_rows
-    for each statement execute function peers.notify_results();

@@ -59,7 +59,7 @@ comment on column peers.peer_status.running is 'How many tasks it has claimed.';
 comment on column peers.peer_status.last_heartbeat is 'Its last heartbeat.';
 comment on column peers.peer_status.alive is 'Its leases have not expired.';
 comment on column peers.peer_status.joined_at is 'When it joined.';
-comment on column peers.peer_status.lost_at is 'When its tasks were reclaimed.';
+comment on column peers.peer_status.lost_at is 'When it was declared lost.';
 
 -- Returns the kinds that have rows in ready. It jumps from one to the next in the primary key.
 create or replace function peers._ready_kinds() returns table (queue text, kind text)

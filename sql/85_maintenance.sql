@@ -1,8 +1,8 @@
 -- Maintenance: peers.prune deletes what ended long ago, peers.check recounts what the triggers keep.
 
--- Deletes the rows that nothing needs any more: rows whose task or lease is gone, old graphs without tasks, peers that were lost
--- a day ago, cooldowns that ended a day ago. Graphs are locked first and checked in a new statement, because a task may
--- have been submitted to one in the meantime; an INSERT of a task holds a lock on its graph.
+-- Deletes the rows that nothing needs any more: rows whose task or lease is gone, old graphs without tasks, peers that
+-- were lost a day ago, cooldowns that ended a day ago. Graphs are locked first and checked in a new statement, because
+-- a task may have been submitted to one in the meantime; an INSERT of a task holds a lock on its graph.
 create or replace function peers._prune_leftovers(_now timestamptz, _graphs_before timestamptz) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -194,8 +194,8 @@ end
 $$;
 
 -- Repairs tasks that the caller has locked. The count comes from the edges, the state from the count, and the rows of
--- the narrow tables from the state. A graph that does not exist is created again. A lease without a peer is deleted, and
--- its tasks are ready again.
+-- the narrow tables from the state. A graph that does not exist is created again. A lease without a peer is deleted,
+-- and its tasks are ready again.
 create or replace function peers._repair(_ids bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp

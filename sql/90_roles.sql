@@ -53,16 +53,21 @@ begin
     grant execute on function
         peers.submit(text, jsonb, text, integer, timestamptz, integer, interval, bigint[],
                      peers.parent_failure_policy, text, jsonb, bigint),
+        peers.submit_many(text, json, text, integer, timestamptz, integer, interval, bigint[],
+                          peers.parent_failure_policy, jsonb, bigint),
         peers.submit_graph(jsonb, text, text, jsonb)
         to peers_submitter, peers_worker, peers_operator;
 
     -- a worker calls the verbs of a peer, and touches no table
     grant execute on function
-        peers.join(text, integer, jsonb, jsonb, interval, integer), peers.heartbeat(uuid),
+        peers.join(text, integer, jsonb, jsonb, interval, integer, jsonb), peers.heartbeat(uuid),
+        peers.siblings(uuid), peers.declare_lost(uuid, uuid[]), peers.next_reclaim(uuid),
         peers.claim(uuid, text, integer, text[], smallint[], bigint[]),
-        peers.complete(uuid, uuid[], bigint[], jsonb), peers.fail(uuid, jsonb),
-        peers.release(uuid, bigint[], uuid[], text[]), peers.reconcile(uuid, uuid[]), peers.reclaim(uuid, integer),
-        peers.leave(uuid), peers.promote(integer), peers.next_due(), peers.progress(uuid, bigint, uuid, bigint, bigint),
+        peers.complete(uuid, uuid[], bigint[], jsonb, boolean), peers.fail(uuid, jsonb, boolean),
+        peers.release(uuid, bigint[], uuid[], text[], boolean), peers.reconcile(uuid, uuid[]),
+        peers.reclaim(uuid, integer),
+        peers.leave(uuid), peers.promote(integer), peers.next_due(),
+        peers.progress(uuid, bigint, uuid, bigint, bigint),
         peers.hold_lease(uuid, bigint, uuid),
         peers.parent_results(bigint), peers.prune(interval, integer), peers.unrunnable(),
         peers.start_cooldown(text, interval, text), peers.cooldown_left(text)

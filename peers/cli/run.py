@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -12,6 +13,7 @@ from peers.cli.output import readable
 from peers.cli.parser import add_command, text
 from peers.cli.place import located, settings_of
 from peers.cli.summary import Summary
+from peers.errors import NoConnectionFree
 from peers.logs import log_output
 from peers.pool.environment import Environment
 from peers.pool.fork_server_start import ForkServerOptions, started_early
@@ -87,17 +89,31 @@ def _open_log(args: argparse.Namespace) -> None:
 
 def _work(args: argparse.Namespace) -> int:
     with located(args) as settings, _importing(settings):
-        # these take long to import
-        from peers.cli.database import connection_to
-        from peers.database import schema
-        from peers.peer.loop import Peer
+        from peers.peer.loop import Peer  # takes long to import
 
         peer = Peer(settings)
-        with connection_to(settings, args, pooled=False) as connection:
-            if settings.embedded:
-                schema.migrate(connection)
-            schema.require(connection)
+        _check_schema(settings, args)
         return peer.run()
+
+
+def _check_schema(settings: Settings, args: argparse.Namespace) -> None:
+    """Refuse a database with another schema. Wait for a free connection."""
+    from peers.cli.database import connection_to
+    from peers.database import schema
+    from peers.database.backoff import Backoff
+
+    backoff = Backoff(base=1.0)
+    while True:
+        try:
+            with connection_to(settings, args, pooled=not settings.embedded) as connection:
+                if settings.embedded:
+                    schema.migrate(connection)
+                schema.require(connection)
+            return
+        except NoConnectionFree as error:
+            wait = backoff.next()
+            events.database_lost(reason=str(error), retry_in=wait)
+            time.sleep(wait)
 
 
 def _importing(settings: Settings) -> AbstractContextManager[None]:

@@ -54,6 +54,7 @@ class AsyncClient:
         """Close the connections. Calls of `result` that still wait raise PeersError."""
         await asyncio.to_thread(self._client.close)
 
+    submit_many = as_async_method(operations.submit_many)
     get = as_async_method(operations.get)
     find = as_async_method(operations.find)
     explain = as_async_method(operations.explain)

@@ -22,8 +22,8 @@ from peers.client.records import not_ended
 from peers.client.result_thread import ResultThread
 from peers.client.results import only_outcome, outcomes_of
 from peers.client.task import read_result, submission
-from peers.client.transaction import LazyConnection, read_again_after_loss, run_once
-from peers.client.transport import perform_text
+from peers.client.transaction import LazyConnection, read_again_after_loss
+from peers.client.transport import perform_once, perform_text
 from peers.database.connection import connect
 from peers.errors import PeersError
 
@@ -95,6 +95,7 @@ class Client:
 
     # ------------------------------------------------------------------------------ operations
 
+    submit_many = as_method(operations.submit_many)
     get = as_method(operations.get)
     find = as_method(operations.find)
     explain = as_method(operations.explain)
@@ -165,13 +166,13 @@ class Client:
         pool = self._open_pool()
         connection = LazyConnection(pool.take, pool.discard)
 
-        def work(current: Connection) -> T:
+        def read(current: Connection) -> T:
             return perform_text(current, statement, document)
 
         try:
             if statement.is_read_only:
-                return read_again_after_loss(connection, work)
-            return run_once(connection, _begin, work)
+                return read_again_after_loss(connection, read)
+            return perform_once(connection, statement, document)
         finally:
             used = connection.detach()
             if used is not None:
@@ -239,11 +240,6 @@ class Client:
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 _left_to_parent: Final[list[object]] = []
 """A child process must not use or close these: the sockets are its parent's."""
-
-
-def _begin(connection: Connection) -> str:
-    [[transaction]] = connection.execute("select pg_current_xact_id()::text")
-    return str(transaction)
 
 
 def _outcome_now(outcomes: list[Outcome], id: int, timeout: float) -> Outcome:

@@ -6,6 +6,7 @@ from peers.client import operations
 from peers.client.forms import as_async, in_transaction, with_default_client
 
 submit = with_default_client(operations.submit)
+submit_many = with_default_client(operations.submit_many)
 get = with_default_client(operations.get)
 find = with_default_client(operations.find)
 explain = with_default_client(operations.explain)
@@ -23,6 +24,7 @@ resume_graph = with_default_client(operations.resume_graph)
 retry_graph = with_default_client(operations.retry_graph)
 
 submit_async = as_async(operations.submit)
+submit_many_async = as_async(operations.submit_many)
 get_async = as_async(operations.get)
 find_async = as_async(operations.find)
 explain_async = as_async(operations.explain)
@@ -40,6 +42,7 @@ resume_graph_async = as_async(operations.resume_graph)
 retry_graph_async = as_async(operations.retry_graph)
 
 submit_in = in_transaction(operations.submit)
+submit_many_in = in_transaction(operations.submit_many)
 get_in = in_transaction(operations.get)
 find_in = in_transaction(operations.find)
 explain_in = in_transaction(operations.explain)

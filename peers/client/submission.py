@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from peers.client.options import Document, Options, options_document
 from peers.errors import ArgsInvalid
-from peers.handlers import registry
+from peers.handlers import Handler, registry
 from peers.types import JSON_MAX_BYTES
 from peers.values import ConversionError, find_unwritable, jsonable, path_text, type_text
 
@@ -19,19 +19,31 @@ def document(kind: str, args: Mapping[str, object], options: Options) -> Documen
     If the kind's handler is known in this process, its annotations check the args and write them
     as JSON. Raises ArgsInvalid, BadTask, BadGraph.
     """
+    fields = document_of_many(kind, [args], options)
+    fields["args"] = fields["args"][0]
+    return fields
+
+
+def document_of_many(kind: str, args: Iterable[Mapping[str, object]], options: Options) -> Document:
+    """Return the document of tasks that differ in their args only; `args` is a list in it."""
     fields = options_document(kind, options)
-    _require_object("args", args)
     handler = registry().get(kind)
-    if handler is None:
-        fields["args"] = plain_json("args", args)
-    else:
-        fields["args"] = handler.dump_args(args)
-        _require_size("args", fields["args"])
+    fields["args"] = [_checked_args(handler, each) for each in args]
+    if handler is not None:
         fields.setdefault("queue", handler.queue)
         fields.setdefault("priority", handler.priority)
     if options.metadata is not None:
         fields["metadata"] = plain_json("metadata", options.metadata)
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _checked_args(handler: Handler | None, args: Mapping[str, object]) -> dict[str, Any]:
+    if handler is None:
+        return plain_json("args", args)
+    _require_object("args", args)
+    plain = handler.dump_args(args)
+    _require_size("args", plain)
+    return plain
 
 
 def plain_json(name: str, value: Mapping[str, object]) -> dict[str, Any]:

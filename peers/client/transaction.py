@@ -7,18 +7,19 @@ import os
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Final, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Final, LiteralString, TypeAlias, TypeVar
 
 import psycopg
+from psycopg.rows import tuple_row
 
 from peers.database.backoff import Backoff
 from peers.database.connection import Connection, is_connection_lost
-from peers.errors import DatabaseUnreachable, PeersError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from peers.errors import DatabaseUnreachable, PeersError, translated
 
 T = TypeVar("T")
+Transact: TypeAlias = Callable[[Connection], AbstractContextManager[T]]
 
 _TRIES: Final = 6
 _DEADLOCK_OR_SERIALIZATION: Final = frozenset({"40P01", "40001"})
@@ -122,11 +123,56 @@ def run_once(
     unless it says that the outcome is unknown. Raises `DatabaseUnreachable`, and what the database
     refuses.
     """
+
+    @contextlib.contextmanager
+    def transact(current: Connection) -> Iterator[T]:
+        with current.transaction():
+            connection.transaction = begin(current)
+            result = work(current)
+            # a COMMIT that is cancelled while it waits for a standby looks successful
+            current.execute("set local statement_timeout to 0")
+            yield result
+
+    return _repeat(connection, transact)
+
+
+def run_statement_once(
+    connection: LazyConnection, expression: LiteralString, parameters: dict[str, str]
+) -> str | None:
+    """Evaluate an SQL expression once, in a transaction of its own; see `run_once`.
+
+    This takes two round trips. The first message begins the transaction and asks for its id too.
+    """
+    first_message: LiteralString = (
+        "begin isolation level read committed; select pg_current_xact_id()::text, (:expression), "
+        "set_config('statement_timeout', '0', true)"
+    ).replace(":expression", expression)
+
+    @contextlib.contextmanager
+    def transact(current: Connection) -> Iterator[str | None]:
+        try:
+            # only a ClientCursor sends several statements with parameters in one message
+            with translated(), psycopg.ClientCursor(current, row_factory=tuple_row) as cursor:
+                cursor.execute(first_message, parameters)
+                cursor.nextset()
+                [[connection.transaction, text, _]] = cursor.fetchall()
+            yield text
+            current.execute("commit")
+        except BaseException:
+            with contextlib.suppress(psycopg.Error):  # the first error tells more
+                current.rollback()
+            raise
+
+    return _repeat(connection, transact)
+
+
+def _repeat(connection: LazyConnection, transact: Transact[T]) -> T:
+    """Run a transaction until it is committed, as `run_once` says."""
     backoff = Backoff()
     connection.get()  # raises at once when there is no database
     for tries_left in reversed(range(_TRIES)):
         try:
-            return _try(connection, begin, work)
+            return _try(connection, transact)
         except _Undone as undone:
             if not tries_left or connection.was_cut:
                 raise undone.error from None
@@ -141,19 +187,11 @@ class _Undone(Exception):  # noqa: N818 - the reason is in `error`
         self.error = error
 
 
-def _try(
-    connection: LazyConnection,
-    begin: Callable[[Connection], str],
-    work: Callable[[Connection], T],
-) -> T:
-    finished: tuple[T] | None = None  # set when only the COMMIT is missing
+def _try(connection: LazyConnection, transact: Transact[T]) -> T:
+    """Run `transact`, which yields the result when only the COMMIT is missing."""
+    finished: tuple[T] | None = None
     try:
-        current = connection.get()
-        with current.transaction():
-            connection.transaction = begin(current)
-            result = work(current)
-            # a COMMIT that is cancelled while it waits for a standby looks successful
-            current.execute("set local statement_timeout to 0")
+        with transact(connection.get()) as result:
             finished = (result,)
         connection.transaction = None
         return result

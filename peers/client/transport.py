@@ -57,6 +57,15 @@ def perform_text(target: SyncTarget, statement: Statement[T], document: str) -> 
     return _read(statement, _execute(target, statement.sql, document))
 
 
+def perform_once(connection: LazyConnection, statement: Statement[T], document: str) -> T:
+    """Execute a statement once, in a transaction of its own, with a document that is JSON text."""
+    from peers.client.transaction import run_statement_once
+
+    sql = _with_percent(statement.sql)
+    text = run_statement_once(connection, sql, {"document": document})
+    return _read(statement, [(text,)])
+
+
 async def perform_in_async(target: AsyncTarget, request: Request[T]) -> T:
     """Perform a request inside an async target's transaction."""
     import psycopg

@@ -65,20 +65,23 @@ def join(
     kinds: Iterable[KindPolicy],
     lease_timeout: timedelta,
     contract_version: int = CONTRACT_VERSION,
+    process: Mapping[str, object] | None = None,
 ) -> UUID:
     """Add a peer, with the slots of its queues and the policies of its kinds, and return its id.
 
+    process: `host_id`, `start` and `lock`, by which peers on the same host recognize its process.
     Raises ContractMismatch if the database has another version of the contract.
     """
     identity: UUID = _value(
         connection,
-        "select peers.join(%s, %s, %s::jsonb, %s::jsonb, %s, %s)",
+        "select peers.join(%s, %s, %s::jsonb, %s::jsonb, %s, %s, %s::jsonb)",
         host,
         pid,
         json.dumps(dict(queues)),
         json.dumps([kind.as_json() for kind in kinds]),
         lease_timeout,
         contract_version,
+        None if process is None else json.dumps(process),
     )
     return identity
 

@@ -94,6 +94,10 @@ class Pipeline:
         expected.reverse()
         self.flush()
 
+    def consume(self) -> None:
+        """Read what has come. Raises psycopg's error if the connection is lost."""
+        self._pgconn.consume_input()
+
     def flush(self) -> bool:
         """Send what the socket takes; return whether everything was sent."""
         return self._pgconn.flush() == 0
@@ -139,7 +143,7 @@ class Pipeline:
         try:
             return self.receive()
         except StatementRefused as refused:
-            raise refused.error from None
+            raise refused.error from refused.error.__cause__
 
     def check_time(self) -> None:
         """Raise `NoAnswer` if the replies are overdue."""
@@ -171,13 +175,21 @@ class Pipeline:
             if is_connection_lost(error):
                 raise error
             if self._refused is None:
-                self._refused = StatementRefused(from_database(error) or error, reply.number)
+                self._refused = StatementRefused(_translated(error), reply.number)
         elif reply.is_result:
             self._results.append(result)
         if reply.prepares and status != ExecStatus.COMMAND_OK:
             self._names.pop(reply.prepares, None)
         if not reply.is_end:
             expected.pop()
+
+
+def _translated(error: psycopg.Error) -> Exception:
+    ours = from_database(error)
+    if ours is None:
+        return error
+    ours.__cause__ = error
+    return ours
 
 
 class _Reply(NamedTuple):

@@ -12,7 +12,7 @@ import psycopg
 from peers.database.connection import Connection
 from peers.errors import ConfigError
 
-_ROUNDS: Final = 3
+_REFUSES_TRANSACTIONS: Final = "statement pooling mode"
 SYMPTOMS: Final = (
     psycopg.errors.InvalidSqlStatementName,  # prepared in a session that another client has now
     psycopg.errors.DuplicatePreparedStatement,
@@ -22,26 +22,39 @@ SYMPTOMS: Final = (
 def is_pooled(one: Connection, other: Connection) -> bool:
     """Return whether these two connections get sessions from a pooler, one for each transaction.
 
-    Asking both in turns, and each twice, detects it whichever free session a pooler picks. Raises
-    `ConfigError` for a pooler that lends a session for one statement only.
+    A pooler of any mode has given them other numbers than those of their sessions. Then asking both
+    in several orders detects it whichever free session it picks. Raises `ConfigError` for a pooler
+    that lends a session for one statement only.
     """
-    seen: dict[int, int] = {}
-    for _ in range(_ROUNDS):
-        for owner, connection in enumerate((one, one, other, other)):
-            [(pid,)] = connection.execute("select pg_backend_pid()").fetchall()
-            if seen.setdefault(pid, owner // 2) != owner // 2 or len(seen) > 2:  # noqa: PLR2004  # one each
+    if all(each.info.backend_pid == _session(each) for each in (one, other)):
+        return False
+    seen: dict[int, Connection] = {}
+    for order in ((one, one, other, other), (one, other, one, other), (one, other, other, one)):
+        for connection in order:
+            if seen.setdefault(_session(connection), connection) is not connection:
                 _require_transactions(one)
                 return True
+        if len(seen) > 2:  # noqa: PLR2004  # one each
+            _require_transactions(one)
+            return True
     return False
+
+
+def _session(connection: Connection) -> int:
+    """Return which session a statement gets."""
+    [(pid,)] = connection.execute("select pg_backend_pid()").fetchall()
+    number: int = pid
+    return number
 
 
 def _require_transactions(connection: Connection) -> None:
     try:
         with connection.transaction():
             connection.execute("select 1")
-    except psycopg.Error as error:
+    except psycopg.OperationalError as error:
+        if _REFUSES_TRANSACTIONS not in str(error):
+            raise
         raise ConfigError(
-            "there is a pooler between this peer and Postgres that refuses transactions"
-            f" ({str(error).strip()})",
+            f"a pooler between this peer and Postgres refuses transactions ({str(error).strip()})",
             "Use pool_mode = transaction or session.",
         ) from error

@@ -93,12 +93,30 @@ class Promoted(NamedTuple):
 
 
 class Reclaimed(NamedTuple):
-    """A lease that was taken back from a peer whose heartbeat expired."""
+    """A lease that was taken back from a lost peer."""
 
     task_id: int
     attempt: int
     lost_peer_id: UUID
     host: str | None
+
+
+class Reclaims(NamedTuple):
+    """The reply to a reclaim."""
+
+    tasks: list[Reclaimed]
+    next_in: float
+    """In how many seconds there may be more; infinity: there is no other peer."""
+
+
+class Sibling(NamedTuple):
+    """Another peer on this peer's host, with what is needed to recognize its process."""
+
+    peer_id: UUID
+    pid: int
+    process_start: int
+    """In clock ticks since the system started."""
+    liveness_lock: str
 
 
 class ParentResult(NamedTuple):

@@ -33,6 +33,8 @@ from peers.database.rows import (
     Promoted,
     Pruned,
     Reclaimed,
+    Reclaims,
+    Sibling,
     Unrecorded,
     Unrunnable,
     Verdict,
@@ -44,14 +46,15 @@ _CLAIM: Final = (
     b" last_priorities, last_positions, more"
     b" from peers.claim($1::uuid, $2::text, $3::integer, $4::text[], $5::smallint[], $6::bigint[])"
 )
+_CLAIM_ASYNCHRONOUSLY: Final = _CLAIM + b", set_config('synchronous_commit', 'off', true)"
 _COMPLETE: Final = (
     b"select task_id, token, verdict"
-    b" from peers.complete($1::uuid, $2::uuid[], $3::bigint[], $4::jsonb)"
+    b" from peers.complete($1::uuid, $2::uuid[], $3::bigint[], $4::jsonb, $5::boolean)"
 )
-_FAIL: Final = b"select task_id, token, verdict from peers.fail($1::uuid, $2::jsonb)"
+_FAIL: Final = b"select task_id, token, verdict from peers.fail($1::uuid, $2::jsonb, $3::boolean)"
 _RELEASE: Final = (
     b"select task_id, token, verdict"
-    b" from peers.release($1::uuid, $2::bigint[], $3::uuid[], $4::text[])"
+    b" from peers.release($1::uuid, $2::bigint[], $3::uuid[], $4::text[], $5::boolean)"
 )
 _RECONCILE: Final = b"select peers.reconcile($1::uuid, $2::uuid[])"
 
@@ -60,8 +63,14 @@ _PROMOTE: Final = (
     b" date_part('epoch', peers.next_due())"
 )
 _RECLAIM: Final = (
-    b"select task_id, attempt, lost_peer_id, host from peers.reclaim($1::uuid, $2::integer)"
+    b"select task_id, attempt, lost_peer_id, host, null::double precision"
+    b" from peers.reclaim($1::uuid, $2::integer)"
+    b" union all select null, null, null, null, peers.next_reclaim($1::uuid)"
 )
+_SIBLINGS: Final = (
+    b"select sibling_id, pid, process_start, liveness_lock from peers.siblings($1::uuid)"
+)
+_DECLARE_LOST: Final = b"select unnest(peers.declare_lost($1::uuid, $2::uuid[]))"
 _PRUNE: Final = (
     b"select looked_at, deleted, finished"
     b" from peers.prune(make_interval(secs => $1::double precision), $2::integer)"
@@ -71,16 +80,17 @@ _UNRUNNABLE: Final = (
 )
 _TRUE: Final = b"\1"
 
-ASYNCHRONOUS_COMMIT: Final = Statement(b"select set_config('synchronous_commit', 'off', true)")
-"""The COMMIT does not wait for the disk. A crash of Postgres may forget the transaction."""
-
 
 def claim(
-    peer_id: UUID, queue: str, max_tasks: int, last: Mapping[tuple[str, int], int]
+    peer_id: UUID, queue: str, max_tasks: int, last: Mapping[tuple[str, int], int], *, durable: bool
 ) -> Statement:
-    """Claim tasks of a queue. `last`: where claims of each kind and priority have ended."""
+    """Claim tasks of a queue. `last`: where claims of each kind and priority have ended.
+
+    Unless `durable`, the COMMIT does not wait for the disk, and if Postgres crashes it may forget
+    the transaction.
+    """
     return Statement(
-        _CLAIM,
+        _CLAIM if durable else _CLAIM_ASYNCHRONOUSLY,
         (
             peer_id.bytes, queue.encode(), b"%d" % max_tasks,
             pack_texts([kind for kind, _ in last]), pack_small([number for _, number in last]),
@@ -117,12 +127,21 @@ def read_claim(result: PGresult) -> ClaimReply:
     )
 
 
-def complete(peer_id: UUID, tokens: bytes, task_ids: bytes, results: bytes) -> Statement:
-    """Complete tasks. `tokens` is a uuid[] with one for all or one for each, in binary form."""
-    return Statement(_COMPLETE, (peer_id.bytes, tokens, task_ids, results), (1, 1, 1, 0))
+def complete(
+    peer_id: UUID, tokens: bytes, task_ids: bytes, results: bytes, *, patient: bool = False
+) -> Statement:
+    """Complete tasks. `tokens` is a uuid[] with one for all or one for each, in binary form.
+
+    `patient`: wait a moment for transactions that have locked the tasks.
+    """
+    return Statement(
+        _COMPLETE, (peer_id.bytes, tokens, task_ids, results, _flag(patient)), (1, 1, 1, 0, 0)
+    )
 
 
-def fail(peer_id: UUID, failures: Sequence[Mapping[str, object]], encoding: str) -> Statement:
+def fail(
+    peer_id: UUID, failures: Sequence[Mapping[str, object]], encoding: str, *, patient: bool = False
+) -> Statement:
     """Record failed attempts.
 
     Each has task_id, token and, if known, error_type, error_message, traceback, exit_signal,
@@ -133,18 +152,23 @@ def fail(peer_id: UUID, failures: Sequence[Mapping[str, object]], encoding: str)
     document = [
         {name: storable(value, encoding) for name, value in failure.items()} for failure in failures
     ]
-    return Statement(_FAIL, (peer_id.bytes, json.dumps(document, default=str).encode()), (1, 0))
+    text = json.dumps(document, default=str).encode()
+    return Statement(_FAIL, (peer_id.bytes, text, _flag(patient)), (1, 0, 0))
 
 
 def release(
-    peer_id: UUID, task_ids: Sequence[int], tokens: Sequence[bytes], reasons: Sequence[str | None]
-) -> Statement:
+    peer_id: UUID, task_ids: Sequence[int], tokens: Sequence[bytes], reasons: Sequence[str | None],
+    *, patient: bool = False,
+) -> Statement:  # fmt: skip
     """Release leases: the attempts do not count."""
     return Statement(
         _RELEASE,
-        (peer_id.bytes, pack_ids(task_ids), pack_tokens(tokens), pack_texts(reasons)),
-        (1, 1, 1, 1),
-    )
+        (
+            peer_id.bytes, pack_ids(task_ids), pack_tokens(tokens), pack_texts(reasons),
+            _flag(patient),
+        ),
+        (1, 1, 1, 1, 0),
+    )  # fmt: skip
 
 
 def reconcile(peer_id: UUID, tokens: Sequence[bytes]) -> Statement:
@@ -186,21 +210,54 @@ def read_promoted(result: PGresult) -> Promoted:
 
 
 def reclaim(peer_id: UUID, max_tasks: int) -> Statement:
-    """Take back the leases of peers whose heartbeat has expired."""
+    """Take back the leases of lost peers, and ask when there may be more."""
     return Statement(_RECLAIM, (peer_id.bytes, b"%d" % max_tasks), (1, 0))
 
 
-def read_reclaimed(result: PGresult) -> list[Reclaimed]:
-    """Return the leases that were taken back."""
+def read_reclaimed(result: PGresult) -> Reclaims:
+    """Return the reply to `reclaim`."""
+    tasks, seconds = [], float("inf")
+    for row in range(result.ntuples):
+        task_id, attempt, peer_id, host, wait = (result.get_value(row, n) for n in range(5))
+        if task_id is not None:
+            tasks.append(
+                Reclaimed(
+                    _integer(task_id), _integer(attempt), UUID(bytes=peer_id),
+                    None if host is None else host.decode(),
+                )
+            )  # fmt: skip
+        elif wait is not None:
+            seconds = _float(wait)
+    return Reclaims(tasks, seconds)
+
+
+def siblings(peer_id: UUID) -> Statement:
+    """Return the other peers on this peer's host that are not lost."""
+    return Statement(_SIBLINGS, (peer_id.bytes,), (1,))
+
+
+def read_siblings(result: PGresult) -> list[Sibling]:
+    """Return these peers."""
     return [
-        Reclaimed(
-            _integer(result.get_value(row, 0)),
+        Sibling(
+            UUID(bytes=result.get_value(row, 0)),
             _integer(result.get_value(row, 1)),
-            UUID(bytes=result.get_value(row, 2)),
-            None if (host := result.get_value(row, 3)) is None else host.decode(),
+            _integer(result.get_value(row, 2)),
+            (result.get_value(row, 3) or b"").decode(),
         )
         for row in range(result.ntuples)
     ]
+
+
+def declare_lost(peer_id: UUID, lost_peer_ids: Sequence[UUID]) -> Statement:
+    """Declare peers of this host lost whose processes have ended."""
+    packed = pack_tokens([lost.bytes for lost in lost_peer_ids])
+    return Statement(_DECLARE_LOST, (peer_id.bytes, packed), (1, 1))
+
+
+def read_lost(result: PGresult) -> list[UUID]:
+    """Return which of these peers are lost now."""
+    return [UUID(bytes=result.get_value(row, 0)) for row in range(result.ntuples)]
 
 
 def prune(older_than: timedelta, max_tasks: int) -> Statement:
@@ -231,6 +288,10 @@ def read_unrunnable(result: PGresult) -> list[Unrunnable]:
         )
         for row in range(result.ntuples)
     ]
+
+
+def _flag(value: bool) -> bytes:
+    return b"true" if value else b"false"
 
 
 def _integer(raw: bytes | None) -> int:

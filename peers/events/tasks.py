@@ -61,7 +61,7 @@ def outcome_refused(*, task_id: int, kind: str, verdict: str) -> None:
 def task_reclaimed(
     *, task_id: int, attempt: int, lost_peer_id: UUID, lost_host: str | None
 ) -> None:
-    """Report a task whose peer stopped sending heartbeats. Check that host."""
+    """Report a task whose peer was killed or stopped sending heartbeats. Check that host."""
 
 
 @event(

@@ -67,6 +67,7 @@ def complete(peer_id: UUID, completed: Sequence[CompletedRun | Outcome]) -> Stat
         pack_tokens([tokens[0][0]]) if len(tokens) == 1 else pack_repeated(tokens),
         task_ids[0] if len(task_ids) == 1 else join_ids(task_ids),
         b"[%b]" % b",".join(results),
+        patient=_is_patient(completed),
     )
 
 
@@ -80,7 +81,7 @@ def fail(peer_id: UUID, failed: Sequence[Outcome], encoding: str) -> Statement:
         }
         for outcome in failed
     ]
-    return statements.fail(peer_id, failures, encoding)
+    return statements.fail(peer_id, failures, encoding, patient=_is_patient(failed))
 
 
 def release(peer_id: UUID, released: Sequence[Outcome]) -> Statement:
@@ -90,4 +91,9 @@ def release(peer_id: UUID, released: Sequence[Outcome]) -> Statement:
         [outcome.lease.task.task_id for outcome in released],
         [outcome.lease.token for outcome in released],
         [outcome.lease.stopped_because for outcome in released],
+        patient=_is_patient(released),
     )
+
+
+def _is_patient(outcomes: Sequence[CompletedRun | Outcome]) -> bool:
+    return any(outcome.is_patient for outcome in outcomes)

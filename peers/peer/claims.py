@@ -62,6 +62,8 @@ class Claims:
         """The last position of each kind and priority, by queue."""
         self._claims: dict[str, int] = {}
         """How many claims have used these positions, by queue."""
+        self._is_outdated = False
+        """Tasks may have become ready since the claims in progress were sent."""
 
     def due_at(self) -> float:
         """Return when (monotonic) the next claim is due."""
@@ -77,10 +79,13 @@ class Claims:
         due = (q for q in self._queues.values() if now >= self._due_at(q))
         return [ClaimRequest(q, wanted) for q in due if (wanted := q.wanted())]
 
-    def write(self, peer_id: UUID, requests: Sequence[ClaimRequest]) -> list[Statement]:
-        """Return a statement for each of these claims."""
+    def write(
+        self, peer_id: UUID, requests: Sequence[ClaimRequest], *, durable: bool
+    ) -> list[Statement]:
+        """Return a statement for each of these claims, which are sent now."""
+        self._is_outdated = False
         return [
-            statements.claim(peer_id, q.queue, wanted, self._last.get(q.queue, {}))
+            statements.claim(peer_id, q.queue, wanted, self._last.get(q.queue, {}), durable=durable)
             for q, wanted in requests
         ]
 
@@ -92,13 +97,15 @@ class Claims:
             local_queue, wanted = request
             self._connection.succeeded(request.job)
             self._remember(local_queue.queue, reply)
-            if reply.count < wanted and not reply.more:  # the queue is empty
+            is_empty = reply.count < wanted and not reply.more
+            if is_empty and not self._is_outdated:
                 local_queue.postpone_claim(now + self._wait())
             if reply.count:
                 self._on_claimed(Claim(reply, local_queue, now))
 
     def poll_now(self) -> None:
         """Make claims due now: tasks may be ready."""
+        self._is_outdated = True
         for local_queue in self._queues.values():
             local_queue.claim_now()
 

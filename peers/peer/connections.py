@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Final
 
-from peers.database.connection import begin_session, connect
+from peers.database.connection import begin_session, connect, share_session
 from peers.database.deadlines import BoundedConnection, Bounds
 from peers.database.pooler import SYMPTOMS, is_pooled
 from peers.settings import Settings
@@ -67,14 +67,19 @@ class Connections:
         """
         bounds = self._main_bounds, Bounds.of_heartbeat(self._lease)
         with contextlib.ExitStack() as undo:
-            main, heartbeat = (
-                undo.enter_context(contextlib.closing(self._make(purpose, each, pooled=True)))
-                for purpose, each in zip(("main", "heartbeat"), bounds, strict=True)
-            )
+            main, heartbeat = both = [
+                undo.enter_context(contextlib.closing(self._make(purpose, None, pooled=True)))
+                for purpose in ("main", "heartbeat")
+            ]
+            for connection in both:
+                connection.answer_within = self._connect_timeout
             self.is_pooled = is_pooled(main, heartbeat)
-            if not self.is_pooled:
-                for connection, each in zip((main, heartbeat), bounds, strict=True):
+            for connection, each in zip(both, bounds, strict=True):
+                if self.is_pooled:
+                    share_session(connection, each)
+                else:
                     begin_session(connection, self._connect_timeout, each)
+            if not self.is_pooled:
                 main.execute(LISTEN)
             undo.pop_all()
         return main, heartbeat

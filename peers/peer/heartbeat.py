@@ -46,7 +46,7 @@ class HeartbeatCallbacks:
     """When the lease is nearly over, with the seconds since its last renewal."""
     on_silence: Callable[[float], None]
     """After each heartbeat without a reply, with the seconds since the last renewal."""
-    on_error: Callable[[Exception], None]
+    on_error: Callable[[Exception], None] = lambda _: None
     """After each error of the database."""
 
 

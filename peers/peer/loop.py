@@ -32,6 +32,7 @@ from peers.peer.membership import Membership
 from peers.peer.promotion import SCHEDULED
 from peers.peer.state import PeerState
 from peers.peer.systemd import SystemdNotifier, yield_cpu_to_workers
+from peers.peer.takeover import JOINED, Takeover
 from peers.peer.wakeup import Waker, stop_signals
 from peers.settings import Settings
 
@@ -79,14 +80,16 @@ class Peer:
             lambda: connections.make("requests", None), self._is_listening,
         )  # fmt: skip
         self._listener = Listener(connections.listener, selector, self._on_notification, waker.wake)
+        self._takeover = Takeover(selector, settings.lease_timeout)
         self._maintenance = Maintenance(
-            state, connection, settings.lease_timeout, settings.prune_after, self._is_listening
-        )
+            state, connection, settings.lease_timeout, settings.prune_after, self._is_listening,
+            self._takeover.chores,
+        )  # fmt: skip
         self._drain = Drain(
             state, settings.drain_timeout.total_seconds(), connection, leases, self._notifier
         )
         self._membership = Membership(
-            state, settings, connection, leases, heartbeat, self._notifier.ready, self._drain.begin
+            state, settings, connection, leases, heartbeat, self._on_join, self._drain.begin
         )
 
     def run(self) -> int:
@@ -229,7 +232,8 @@ class Peer:
             *([stop_tasks] if failed or not self._leases.is_idle else []),
             self._leases.requests.stop, self._membership.record_all,
             self._heartbeat.stop, self._membership.leave, self._leases.pool.stop,
-            self._listener.close, self._connection.close, self._notifier.close,
+            self._takeover.close, self._listener.close, self._connection.close,
+            self._notifier.close,
         ):  # fmt: skip
             try:
                 step()
@@ -237,6 +241,10 @@ class Peer:
                 events.shutdown_step_failed(step=step.__qualname__, error=repr(error))
 
     # --------------------------------------------------------------------------- callbacks
+
+    def _on_join(self, status: str) -> None:
+        self._takeover.look_now()
+        self._notifier.ready(status)
 
     def _is_listening(self) -> bool:
         return self._listener.is_up if self._connections.is_pooled else self._connection.is_up
@@ -249,6 +257,9 @@ class Peer:
     def _on_notification(self, payload: str) -> None:
         if payload.startswith(SCHEDULED):
             self._maintenance.promotion.notified(payload)
+            return
+        if payload == JOINED:
+            self._takeover.look_now()
             return
         if payload == CANCEL:
             self._heartbeat.send_now()

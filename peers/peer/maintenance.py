@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -19,9 +19,10 @@ from psycopg.pq.abc import PGresult
 from peers import events
 from peers.database import statements
 from peers.database.deadlines import Bounds
+from peers.database.jobs import Job
 from peers.database.pipeline import Statement, StatementRefused
 from peers.database.pooler import SYMPTOMS
-from peers.database.reconnecting import Job, ReconnectingConnection
+from peers.database.reconnecting import ReconnectingConnection
 from peers.errors import PeerLost
 from peers.peer.promotion import Promotion
 from peers.peer.state import PeerState
@@ -62,6 +63,10 @@ class Chore:
             self.size = min(self._most, self.size * 2)
         self._due_at = time.monotonic() + (self._interval() if finished else seconds)
 
+    def set_due(self) -> None:
+        """Make the next step due now."""
+        self._due_at = 0.0
+
     def failed(self) -> None:
         """Make the next step smaller: this one may have taken too long."""
         self.size = max(1, self.size // 4)
@@ -95,6 +100,7 @@ class Maintenance:
     def __init__(
         self, state: PeerState, connection: ReconnectingConnection, lease: timedelta,
         prune_after: timedelta | None, is_listening: Callable[[], bool],
+        chores: Sequence[Chore] = (),
     ) -> None:  # fmt: skip
         self._state = state
         self._connection = connection
@@ -105,12 +111,10 @@ class Maintenance:
         self._chores = [
             _Promote(self.promotion, is_listening),
             Chore(
-                "reclaim", statements.reclaim, self._read_reclaimed, lease.total_seconds() / 3, 1000
-            ),
-            Chore(
                 "check_kinds", lambda *_: statements.unrunnable(), self._read_unrunnable,
                 _CHECK_KINDS_EVERY,
             ),
+            *chores,
         ]  # fmt: skip
         if prune_after is not None:
             self._chores.append(Chore(
@@ -155,14 +159,6 @@ class Maintenance:
             raise refused.error
         if isinstance(refused.error, _SESSION_ERRORS):
             self._connection.renew_session(refused.error)
-
-    def _read_reclaimed(self, result: PGresult, most: int) -> bool:
-        reclaimed = statements.read_reclaimed(result)
-        for task_id, attempt, lost_peer_id, host in reclaimed:
-            events.task_reclaimed(
-                task_id=task_id, attempt=attempt, lost_peer_id=lost_peer_id, lost_host=host
-            )
-        return len(reclaimed) < most
 
     def _read_unrunnable(self, result: PGresult, _: int) -> bool:
         unrunnable = statements.read_unrunnable(result)

@@ -16,6 +16,7 @@ from peers.errors import ConfigError, ContractMismatch, DatabaseUnreachable
 from peers.peer.heartbeat import Heartbeat, boottime
 from peers.peer.leases import Leases
 from peers.peer.state import PeerState
+from peers.peer.witness import register_process, unregister_process
 from peers.settings import Settings
 from peers.types import CONTRACT_VERSION, KindPolicy
 
@@ -92,6 +93,7 @@ class Membership:
         peer_id = self._state.peer_id
         if peer_id is not None:
             released = self._connection.do(lambda c: functions.leave(c, peer_id))
+            unregister_process()
             events.peer_left(peer_id=peer_id, released=released)
 
     def probe(self) -> None:
@@ -117,9 +119,10 @@ class Membership:
             KindPolicy(k.kind, k.max_attempts, k.timeout, k.backoff_base, k.backoff_cap)
             for k in kinds.values()
         ]
+        process = register_process()
         peer_id = self._connection.do(
             lambda c: functions.join(
-                c, host, pid, settings.queues, policies, settings.lease_timeout
+                c, host, pid, settings.queues, policies, settings.lease_timeout, process=process
             )
         )
         self._state.peer_id = peer_id

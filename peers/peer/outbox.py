@@ -210,6 +210,7 @@ class Outbox:
         lease = outcome.lease
         verdict = verdicts.get((lease.task.task_id, lease.token)) if verdicts else None
         if verdict == "busy":
+            outcome.busy += 1
             self._retry_in(outcome, _RETRY_BUSY_AFTER)
         elif verdict == "too large":
             self._failed.append(Outcome(lease, failure=_result_invalid(_RESULT_TOO_LARGE)))

@@ -13,6 +13,7 @@ from peers.pool.lease import Lease
 Failure: TypeAlias = dict[str, object]
 """The fields that peers.fail takes for a task."""
 
+_BUSY_MAX: Final = 3
 _MESSAGE_MAX: Final = 1000
 """Characters of the database's message in a failure."""
 _split: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -28,7 +29,14 @@ class Outcome:
     refused: bool = False
     """The database has refused this outcome, or the one that it replaces, for good."""
     refusals: int = 0
+    busy: int = 0
+    """How often its task was locked by another session."""
     due: float = 0.0
+
+    @property
+    def is_patient(self) -> bool:
+        """Return whether to wait for the sessions that have locked the task: there may be many."""
+        return self.busy >= _BUSY_MAX
 
     @property
     def is_release(self) -> bool:
@@ -57,6 +65,11 @@ class CompletedRun:
     def tasks(self) -> int:
         """Return how many tasks this is about."""
         return self.run.count
+
+    @property
+    def is_patient(self) -> bool:
+        """Return False: none of the tasks was locked so far."""
+        return False
 
     @property
     def size(self) -> int:

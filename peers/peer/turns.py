@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from psycopg.pq.abc import PGresult
 
+from peers.database.jobs import Job
 from peers.database.pipeline import StatementRefused
-from peers.database.reconnecting import Job, ReconnectingConnection
-from peers.database.statements import ASYNCHRONOUS_COMMIT
+from peers.database.reconnecting import ReconnectingConnection
 from peers.errors import PeerLost
 from peers.peer.batch import Batch
 from peers.peer.claims import ClaimRequest, Claims
@@ -51,14 +51,11 @@ class Turns:
         batch = self._recorder.take_due(with_claim=bool(requests))
         if batch is None and not requests:
             return
-        claim = self._claims.write(peer_id, requests)
-        if batch is not None:
-            first = batch.statements(peer_id, self._connection.encoding)
-        else:
-            first = [] if self._durable_claims else [ASYNCHRONOUS_COMMIT]
+        record = [] if batch is None else batch.statements(peer_id, self._connection.encoding)
+        durable = self._durable_claims or bool(record)
         self._connection.start(
             Job(
-                [*first, *claim],
+                [*record, *self._claims.write(peer_id, requests, durable=durable)],
                 lambda results: self._committed(batch, requests, results),
                 lambda refused: self._refused(batch, requests, refused),
                 self._recorder.put_back,
@@ -79,8 +76,7 @@ class Turns:
         """Put off the claim that was refused, and find the outcome that was."""
         error, claim = refused.error, None
         if refused.index is not None:
-            first = len(batch.parts()) if batch is not None else not self._durable_claims
-            claim = refused.index - first
+            claim = refused.index - (0 if batch is None else len(batch.parts()))
         if claim is not None and claim >= 0:
             self._recorder.put_back()
             if isinstance(error, PeerLost):

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
+from peers.pool import liveness
+
 
 @dataclass(frozen=True, slots=True)
 class ForkServerOptions:
@@ -51,7 +53,7 @@ def start(options: ForkServerOptions) -> StartedForkServer:
                 [sys.executable, "-m", "peers.worker.fork_server",
                  str(theirs.fileno()), str(os.getpid()), options.app, *options.log],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), *liveness.inherited()),
                 start_new_session=True,
                 env=options.environment,
             )  # fmt: skip

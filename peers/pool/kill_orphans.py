@@ -6,13 +6,20 @@ leave it on purpose. The arguments are the groups at the start. On standard inpu
 changes: a line `+PID` when a worker starts, `-PID` when it and its group have ended. The kernel
 closes that pipe when the peer dies, whatever the cause.
 
+It ends when no process of these groups is left. Until then it keeps the peer's liveness lock, so
+that no other peer of the host runs the tasks beside them.
+
 This file imports little of the standard library and nothing of Peers, so that it takes a few MB.
 """
 
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
+
+_WAIT_MAX = 10.0
+_LOOK_AGAIN = 0.005
 
 
 def main() -> None:
@@ -30,6 +37,22 @@ def main() -> None:
     for group in groups:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
+    give_up = time.monotonic() + _WAIT_MAX
+    while _lives(groups) and time.monotonic() < give_up:
+        time.sleep(_LOOK_AGAIN)
+
+
+def _lives(groups: set[int]) -> bool:
+    """Return whether a process of these groups is left. A zombie does nothing any more."""
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        with suppress(OSError, ValueError):  # it has ended
+            with open(f"/proc/{entry.name}/stat", "rb") as file:
+                state, _, group = file.read().rpartition(b")")[2].split()[:3]
+            if int(group) in groups and state not in (b"Z", b"X"):
+                return True
+    return False
 
 
 if __name__ == "__main__":

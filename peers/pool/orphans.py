@@ -11,7 +11,7 @@ import time
 from typing import IO, Final
 
 from peers import events
-from peers.pool import kill_orphans
+from peers.pool import kill_orphans, liveness
 
 _RESTART_AFTER: Final = 1.0
 """The shortest time between two starts."""
@@ -70,12 +70,13 @@ class OrphanKiller:
 
     def _start(self) -> None:
         # A session of its own, so that Ctrl-C on a terminal reaches the peer only. It holds the end
-        # of one pipe and nothing else of ours, neither a log nor a folder. Its arguments are the
+        # of one pipe and the liveness lock, so that nobody takes the tasks over before it has done
+        # its work. It holds nothing else of ours, neither a log nor a folder. Its arguments are the
         # groups of this moment, so that it knows them even if the peer is killed in the next one.
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", kill_orphans.__file__, *map(str, sorted(self._groups))],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True, cwd="/",
+            start_new_session=True, cwd="/", pass_fds=liveness.inherited(),
         )  # fmt: skip
         assert process.stdin is not None
         self._pipe = process.stdin

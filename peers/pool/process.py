@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import Final
 
+from peers.pool import liveness
 from peers.protocol.messages import ToParent, ToWorker, encode, split, to_parent
 from peers.protocol.running_marker import MARKER_SIZE, RunningMarker
 
@@ -98,7 +99,7 @@ class WorkerProcess:
                  str(connection.theirs.fileno()), str(connection.marker_fd), str(os.getpid()),
                  app, *log],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(connection.theirs.fileno(), connection.marker_fd),
+                pass_fds=(connection.theirs.fileno(), connection.marker_fd, *liveness.inherited()),
                 start_new_session=True,
                 env=environment,
             )  # fmt: skip

@@ -12,13 +12,14 @@ import sys
 from peers.worker import logs
 from peers.worker.app import import_app
 from peers.worker.channel import Channel
-from peers.worker.lifetime import die_with_parent
+from peers.worker.lifetime import die_with_parent, keep_descriptors
 from peers.worker.work import exit_now, work
 
 
 def main(socket_fd: int, marker_fd: int, parent: int, app: str) -> None:
     """Import the app and work for the peer until it says stop."""
     die_with_parent(parent)
+    keep_descriptors()
     channel = Channel(socket.socket(fileno=socket_fd))
     failure = import_app(app)
     if failure is None:

@@ -23,7 +23,7 @@ from peers.worker import logs
 from peers.worker.app import import_app
 from peers.worker.channel import Channel
 from peers.worker.forkable import fork, open_files, reason_not_to_fork
-from peers.worker.lifetime import die_with_parent, set_command_line
+from peers.worker.lifetime import die_with_parent, keep_descriptors, set_command_line
 from peers.worker.work import exit_now, work
 
 _LONGEST_PID: Final = 20
@@ -42,6 +42,7 @@ class _Request(NamedTuple):
 def main(control_fd: int, parent: int, app: str) -> None:
     """Import the app and fork workers until the peer is gone; each worker returns from here."""
     die_with_parent(parent)
+    keep_descriptors()
     control = socket.socket(fileno=control_fd)
     before = open_files()
     failure = import_app(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+_STREAMS: Final = (0, 1, 2)
 _ARG_START: Final = 45
 """The field of /proc/self/stat, counted after the program's name. The next field is the end."""
 
@@ -19,6 +21,17 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
+
+
+def keep_descriptors() -> None:
+    """Let the programs that handlers start inherit none of this process's descriptors.
+
+    One of them is the lock by which other peers know that this process lives.
+    """
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        if int(entry.name) not in _STREAMS:
+            with contextlib.suppress(OSError):  # the descriptor that listed them
+                os.set_inheritable(int(entry.name), False)
 
 
 def set_command_line(*arguments: str) -> None:

@@ -26,6 +26,7 @@ from peers import current_task, task
 from tests.e2e.ledger import note, recorded
 
 _LOOK_AGAIN = 0.005
+_PR_SET_PDEATHSIG = 1
 _AT_ONCE = timedelta(0)
 
 
@@ -61,6 +62,43 @@ def held_once(gate: str) -> dict[str, Any]:
     """Its first attempt runs until the gate opens; the others do not wait."""
     with recorded():
         if current_task().attempt == 1:
+            _await_gate(gate)
+        return _token()
+
+
+@task("outlives.its.peer", backoff=_AT_ONCE)
+def outlives_its_peer(gate: str) -> dict[str, Any]:
+    """Its first attempt goes on when the peer is killed: it takes the kernel's order back."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0)
+    with recorded():
+        if current_task().attempt == 1:
+            _await_gate(gate)
+        return _token()
+
+
+@task("ticks", backoff=_AT_ONCE, max_attempts=100)
+def ticks(file: str, seconds: float) -> dict[str, Any]:
+    """Writes down every moment at which it runs."""
+    running, now = current_task(), time.monotonic_ns()
+    with recorded():
+        with Path(file).open("a", buffering=1) as moments:
+            end = now + int(seconds * 1e9)
+            while now < end:
+                moments.write(f"{running.id} {running.attempt} {now}\n")
+                time.sleep(0.001)
+                now = time.monotonic_ns()
+        return _token()
+
+
+@task("leaves.a.daemon", backoff=_AT_ONCE)
+def leaves_a_daemon(gate: str) -> dict[str, Any]:
+    """Its first attempt starts a program that leaves its session and does not close descriptors."""
+    with recorded():
+        if current_task().attempt == 1:
+            daemon = subprocess.Popen(["sleep", "1000"], close_fds=False, start_new_session=True)
+            told = Path(gate).with_name("daemon.tmp")
+            told.write_text(str(daemon.pid))
+            told.rename(told.with_name("daemon"))
             _await_gate(gate)
         return _token()
 

@@ -1,4 +1,5 @@
-"""A random graph on three peers, one of which is killed every second: nothing lost, nothing twice.
+"""A random graph on three peers. Every second a peer is killed, and half a second later the
+Postgres backend of a connection of some peer is terminated: nothing lost, nothing twice.
 
     python -m tests.e2e.chaos [--tasks 10000] [--seed N] [--every SECONDS] [--broken-fence]
 
@@ -38,6 +39,20 @@ _LONGEST_NODE: Final = 0.01
 _PATIENCE: Final = 120.0
 """Seconds without any task coming to an end, after which the run has failed."""
 
+_TERMINATE_ONE: Final = """
+    select count(*) filter (where pg_terminate_backend(pid)) from (
+        select pid from pg_stat_activity
+        where datname = current_database() and pid <> pg_backend_pid()
+          and backend_type = 'client backend'
+        order by pid offset %s limit 1
+    ) a
+"""
+_BACKENDS: Final = """
+    select count(*) from pg_stat_activity
+    where datname = current_database() and pid <> pg_backend_pid()
+      and backend_type = 'client backend'
+"""
+
 _UNENDED: Final = (
     "select count(*) from peers.task where state not in ('completed', 'dead', 'cancelled')"
 )
@@ -50,6 +65,9 @@ class Outcome:
     audit: Audit
     submitted: int
     kills: int
+    """Peers killed with SIGKILL."""
+    backend_kills: int
+    """Backends of peers that were terminated."""
     seconds: float
     problems: int
 
@@ -60,7 +78,8 @@ class Outcome:
 
     def __str__(self) -> str:
         return (
-            f"{self.audit} kills={self.kills} problems={self.problems} seconds={self.seconds:.0f}"
+            f"{self.audit} kills={self.kills} backend_kills={self.backend_kills}"
+            f" problems={self.problems} seconds={self.seconds:.0f}"
         )
 
 
@@ -80,34 +99,66 @@ def random_graph(luck: random.Random, size: int) -> list[dict[str, Any]]:
 
 
 def unleash(stage: Stage, luck: random.Random, tasks: int, every: float) -> Outcome:
-    """Works off a random graph while a random peer is killed and replaced again and again."""
+    """Works off a random graph while random peers are killed and replaced again and again, and
+    random backends of peers are terminated in between.
+    """
     began = time.monotonic()
     graph = json.dumps(random_graph(luck, tasks))
     run(stage.db, "select count(*) from peers.submit_graph(%s::jsonb)", graph)
     living = [stage.launch(slots=2, **LEASE) for _ in range(PEERS)]
     stage.until_true("select exists (select from peers.task where finished_at is not null)")
-    kills, left, moved_at = 0, tasks, time.monotonic()
-    while left:
+    progress = _Progress(stage, tasks)
+    kills = backend_kills = 0
+    while progress.left and not progress.stalled:
         living.pop(luck.randrange(PEERS)).kill()
         kills += 1
         living.append(stage.launch(slots=2, **LEASE))
-        pause_until = time.monotonic() + every
-        while left and time.monotonic() < pause_until:
-            now_left = value(stage.db, _UNENDED)
-            if now_left < left:
-                left, moved_at = now_left, time.monotonic()
-            if time.monotonic() - moved_at > _PATIENCE:
-                return _conclude(stage, tasks, kills, began)
-            time.sleep(min(every, 0.05))
-    for peer in living:
-        peer.joined()
-        assert peer.terminate() == 0, peer.log.read_text()
-    return _conclude(stage, tasks, kills, began)
+        progress.watch(every / 2)
+        if progress.left:
+            backend_kills += terminate_a_backend(stage, luck)
+        progress.watch(every / 2)
+    if not progress.stalled:
+        for peer in living:
+            peer.joined()
+            assert peer.terminate() == 0, peer.log.read_text()
+    return _conclude(stage, tasks, kills, backend_kills, began)
 
 
-def _conclude(stage: Stage, submitted: int, kills: int, began: float) -> Outcome:
+def terminate_a_backend(stage: Stage, luck: random.Random) -> int:
+    """How many it were: one, unless no peer is connected at this moment."""
+    backends = value(stage.db, _BACKENDS)
+    return int(value(stage.db, _TERMINATE_ONE, luck.randrange(backends))) if backends else 0
+
+
+class _Progress:
+    """How many tasks have not ended, and since when that number has not fallen."""
+
+    def __init__(self, stage: Stage, tasks: int) -> None:
+        self._stage = stage
+        self.left = tasks
+        self._moved_at = time.monotonic()
+
+    @property
+    def stalled(self) -> bool:
+        """Whether no task has ended for longer than we wait."""
+        return time.monotonic() - self._moved_at > _PATIENCE
+
+    def watch(self, seconds: float) -> None:
+        """Look again and again for so long, or until all tasks have ended."""
+        until = time.monotonic() + seconds
+        while self.left and not self.stalled and time.monotonic() < until:
+            left = value(self._stage.db, _UNENDED)
+            if left < self.left:
+                self.left, self._moved_at = left, time.monotonic()
+            time.sleep(min(seconds, 0.05))
+
+
+def _conclude(
+    stage: Stage, submitted: int, kills: int, backend_kills: int, began: float
+) -> Outcome:
     problems = len(stage.rows("select * from peers.check()"))
-    return Outcome(stage.audit(), submitted, kills, time.monotonic() - began, problems)
+    seconds = time.monotonic() - began
+    return Outcome(stage.audit(), submitted, kills, backend_kills, seconds, problems)
 
 
 def without_a_fence(stage: Stage) -> Outcome:
@@ -115,7 +166,7 @@ def without_a_fence(stage: Stage) -> Outcome:
     began = time.monotonic()
     apply_patches(stage.db, [NO_FENCE])
     stop_past_the_lease(stage)
-    return _conclude(stage, 1, 0, began)
+    return _conclude(stage, 1, 0, 0, began)
 
 
 @contextmanager
@@ -137,7 +188,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tasks", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
-    parser.add_argument("--every", type=float, default=1.0, help="seconds between two kills")
+    parser.add_argument(
+        "--every", type=float, default=1.0, help="seconds between two kills of peers"
+    )
     parser.add_argument("--broken-fence", action="store_true")
     args = parser.parse_args()
     print(f"seed {args.seed}", flush=True)

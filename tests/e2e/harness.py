@@ -16,6 +16,7 @@ from uuid import UUID
 
 import psycopg
 
+from peers.pool import liveness
 from tests.e2e import ledger
 from tests.e2e.audit import JOURNAL, Audit, audit
 from tests.e2e.ledger import Entry
@@ -303,4 +304,7 @@ class Stage:
         for peer in self.peers:
             if peer.process.poll() is None:
                 peer.kill()
+        with contextlib.suppress(psycopg.Error):
+            for row in self.rows("select liveness_lock as name from peers.peer"):
+                liveness.remove(row["name"] or "")
         self._db.close()

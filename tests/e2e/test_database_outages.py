@@ -89,7 +89,7 @@ def test_the_commits_of_outcomes_are_cut_off_again_and_again(own: Stage) -> None
     own.assert_clean()
 
 
-@pytest.mark.parametrize("duty", ["main", "heartbeat", "listener", "maintenance"])
+@pytest.mark.parametrize("duty", ["main", "heartbeat"])
 def test_a_single_connection_is_cut(own: Stage, duty: str) -> None:
     """Each of a peer's connections is cut twice: the peer keeps its identity, what runs goes on,
     and new work is picked up though polling would take an hour.

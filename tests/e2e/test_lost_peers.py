@@ -23,8 +23,8 @@ def holder(stage: Stage, task_id: int) -> str:
 
 def test_a_peer_killed_in_the_middle_of_a_task(stage: Stage) -> None:
     """The peer that runs a task is killed with SIGKILL. Its worker dies with it; another peer
-    reclaims the task when the lease is over, and completes it. The lost attempt is a failure that
-    names the peer and its host.
+    reclaims the task and completes it. The lost attempt is a failure that names the peer and its
+    host.
     """
     first = stage.peer(**LEASE)
     task_id = stage.submit("held.once", {"gate": stage.gate()})

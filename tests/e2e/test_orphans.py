@@ -78,14 +78,15 @@ def test_what_a_handler_started_ends_with_its_worker_alone(stage: Stage) -> None
 
 
 def test_signals_to_everything_of_the_peer_do_not_end_its_orphan_killer(stage: Stage) -> None:
-    """It holds nothing but its pipe, and stays for SIGTERM, SIGINT and SIGHUP; one that is killed
-    is replaced by one that knows the workers there are.
+    """It holds its pipe, the liveness lock and nothing else, and stays for SIGTERM, SIGINT and
+    SIGHUP; one that is killed is replaced by one that knows the workers there are.
     """
     peer, _, group = working(stage)
     [killer] = peer.orphan_killers()
     descriptors = [str(entry.readlink()) for entry in Path(f"/proc/{killer}/fd").iterdir()]
     assert sorted(descriptors)[:2] == ["/dev/null", "/dev/null"]
-    assert len(descriptors) == 3
+    assert len(descriptors) == 4
+    assert len([each for each in descriptors if each.startswith("/dev/shm/")]) == 1  # noqa: S108
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         os.kill(killer, number)
     assert peer.orphan_killers() == [killer]

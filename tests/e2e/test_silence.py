@@ -181,7 +181,7 @@ def test_a_heartbeat_that_falls_silent_is_told_and_not_hidden_from_the_watchdog(
         peer.joined()
         until(lambda: _alive(supervisor), "the first sign of life")
         stage.until_true(
-            "select count(*) >= 4 from pg_stat_activity"
+            "select count(*) = 2 from pg_stat_activity"
             " where application_name ~ '^peers' and datname = current_database()"
         )
         network.most = 0

@@ -19,7 +19,6 @@ from sqlalchemy.orm import Session
 
 import peers
 from peers import context
-from peers.client.client import _begin
 from peers.client.transaction import LazyConnection
 from peers.client.transport import perform_for_handler
 from peers.database import tables
@@ -42,6 +41,12 @@ def thumb(path: str, width: int = 256, when: datetime | None = None) -> dict[str
 @peers.task("test.fetch")
 async def fetch(url: str, **headers: str) -> None:
     """An async handler that takes further names."""
+
+
+def _begin(connection: Any) -> str:
+    """Return the id of a transaction, as a peer does."""
+    [[transaction]] = connection.execute("select pg_current_xact_id()::text")
+    return str(transaction)
 
 
 def add_to_graph(*args: Any, **options: Any) -> None:
@@ -79,6 +84,57 @@ def task_row(db: Connection, task_id: int) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------- what is submitted
+
+
+@pytest.mark.usefixtures("configured")
+def test_many_tasks_are_submitted_in_one_statement(db: Connection) -> None:
+    """The ids come in the order of the args, and the handler's values and the options hold."""
+    parent = peers.submit("elsewhere")
+    ids = peers.submit_many(
+        "test.thumb",
+        [{"path": str(n), "width": n} for n in range(2000)],
+        priority=3, timeout=2, max_attempts=4, delay=0, metadata={"m": 1}, depends_on=[parent],
+    )  # fmt: skip
+    assert ids == sorted(ids)
+    found = db.execute(
+        "select id, args, queue, priority, max_attempts, extract(epoch from timeout)::int as t,"
+        " metadata, pending_parents, created_xid::text as x from peers.task where id = any (%s)"
+        " order by id",
+        (ids,),
+    ).fetchall()
+    assert [row["args"] for row in found] == [{"path": str(n), "width": n} for n in range(2000)]
+    del found[0]["id"], found[0]["args"]
+    assert {**found[0], "x": ""} == {
+        "queue": "media", "priority": 3, "max_attempts": 4, "t": 2, "metadata": {"m": 1},
+        "pending_parents": 1, "x": "",
+    }  # fmt: skip
+    assert len({row["x"] for row in found}) == 1
+    assert peers.submit_many("x", []) == []
+
+
+@pytest.mark.usefixtures("configured")
+def test_many_tasks_are_submitted_together_or_not_at_all(db: Connection) -> None:
+    """The errors are those of `submit`."""
+    with pytest.raises(peers.ArgsInvalid, match="width"):
+        peers.submit_many("test.thumb", [{"path": "a"}, {"path": "b", "width": "wide"}])
+    with pytest.raises(peers.BadTask, match="idempotency_key"):
+        peers.submit_many("x", [{}, {}], idempotency_key="k")
+    with pytest.raises(peers.BadTask, match="kind"):
+        peers.submit_many("x" * 201, [{}])
+    with pytest.raises(peers.BadGraph):
+        peers.submit_many("x", [{}], depends_on=[4711])
+    with pytest.raises(peers.PeersError):
+        peers.submit_many("x", [{}, {}], graph=4711)
+    assert db.execute("select from peers.task").fetchall() == []
+
+
+def test_many_tasks_inside_the_applications_transaction(engine: Engine, db: Connection) -> None:
+    """They exist once it commits."""
+    with Session(engine) as session:
+        ids = peers.submit_many_in(session, "x", [{"n": 1}, {"n": 2}])
+        assert db.execute("select from peers.task").fetchall() == []
+        session.commit()
+    assert [task_row(db, each)["args"] for each in ids] == [{"n": 1}, {"n": 2}]
 
 
 def test_a_task_is_still_a_function() -> None:

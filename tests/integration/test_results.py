@@ -65,8 +65,8 @@ def complete(peer: Peer, result: object = None) -> None:
 def bury(peer: Peer) -> None:
     """Fail the next task for good."""
     [claim] = peer.claim(1)
-    report = {"error_type": "OSError", "error_message": "disk full", "reject": True}
-    assert peer.fail(claim, **report) == {}
+    failed = peer.fail(claim, error_type="OSError", error_message="disk full", reject=True)
+    assert failed == {}
 
 
 def later(action: Callable[[], None], delay: float = 0.3) -> threading.Timer:
@@ -361,7 +361,7 @@ def test_the_end_of_an_awaited_task_wakes_its_waiter(peer: Peer) -> None:
 @pytest.mark.usefixtures("_slow_polls")
 def test_without_the_trigger_the_waiter_is_seen_to_sleep(db: Connection, peer: Peer) -> None:
     """The test above would notice a lost notification."""
-    db.execute("drop trigger notify_results on peers.task")
+    db.execute("drop trigger tasks_ended on peers.task")
     task_id = double.submit(n=1)
     timer = later(lambda: complete(peer, 2))
     with pytest.raises(TimeoutError):

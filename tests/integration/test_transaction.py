@@ -74,13 +74,54 @@ def test_a_commit_that_is_cut_off_submits_once(
     assert next(proxy.cuts, None) is None, "every cut took place"
 
 
+@pytest.mark.parametrize(
+    "cuts", [[Cut.BEFORE], [Cut.DURING], [Cut.AFTER], [Cut.BEFORE, Cut.BEFORE, Cut.AFTER]]
+)
 def test_a_submission_without_a_peer_is_made_once_too(
-    db: Connection, proxy: CommitProxy, monkeypatch: pytest.MonkeyPatch
+    db: Connection, proxy: CommitProxy, monkeypatch: pytest.MonkeyPatch, cuts: list[Cut]
 ) -> None:
     """An application's own submit() is no worse off than a handler's."""
     monkeypatch.setenv("PEERS_DATABASE_URL", proxy.url)
-    proxy.cuts = iter([Cut.AFTER, Cut.BEFORE])
-    assert [peers.submit("child"), peers.submit("child")] == children(db)
+    proxy.cuts = iter(cuts)
+    assert [peers.submit("child")] == children(db)
+    assert next(proxy.cuts, None) is None, "every cut took place"
+
+
+def test_a_submission_that_the_database_refuses_leaves_a_connection_that_works(
+    db: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction is rolled back, and the next submission uses the same connection."""
+    monkeypatch.setenv("PEERS_DATABASE_URL", database_url)
+    with pytest.raises(peers.BadGraph):
+        peers.submit("child", depends_on=[4711])
+    pid = "select pid from pg_stat_activity where application_name = 'peers client'"
+    sessions = rows(db, pid)
+    assert [peers.submit("child")] == children(db)
+    assert rows(db, pid) == sessions
+
+
+def test_a_submission_that_meets_a_deadlock_is_tried_again(
+    db: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first try is the victim, the second one succeeds."""
+    monkeypatch.setenv("PEERS_DATABASE_URL", database_url)
+    make_the_first_try_a_victim(db, "40P01")
+    assert [peers.submit("child")] == children(db)
+
+
+def make_the_first_try_a_victim(db: Connection, sqlstate: str) -> None:
+    """Make the first INSERT of a task fail as in a deadlock."""
+    db.execute("create sequence public.tries")
+    db.execute(
+        f"""create function be_a_victim() returns trigger language plpgsql as $$
+        begin
+            if nextval('public.tries') = 1 then
+                raise exception 'a victim' using errcode = '{sqlstate}';
+            end if;
+            return null;
+        end $$"""
+    )
+    db.execute("create trigger v after insert on peers.task execute function be_a_victim()")
 
 
 @pytest.mark.parametrize("fate", ["committed", "aborted"])
@@ -134,17 +175,7 @@ def test_a_deadlock_of_a_handlers_submission_is_tried_again(
     db: Connection, database_url: str, handler: tuple[UUID, Claimed], sqlstate: str
 ) -> None:
     """The first try is the victim, the second one succeeds."""
-    db.execute("create sequence public.tries")
-    db.execute(
-        f"""create function be_a_victim() returns trigger language plpgsql as $$
-        begin
-            if nextval('public.tries') = 1 then
-                raise exception 'a victim' using errcode = '{sqlstate}';
-            end if;
-            return null;
-        end $$"""
-    )
-    db.execute("create trigger v after insert on peers.task execute function be_a_victim()")
+    make_the_first_try_a_victim(db, sqlstate)
     connection = connected(database_url)
     answer = request_verbs.execute(connection, *handler, "submit_graph", json.dumps(GRAPH).encode())
     connection.close()

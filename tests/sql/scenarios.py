@@ -7,11 +7,14 @@ patch that takes one safeguard out, it must fail (test_broken_variants).
 from __future__ import annotations
 
 import json
+from threading import Event
 from typing import TYPE_CHECKING
 
 import psycopg
 
 from tests.support.world import (
+    Claimant,
+    Peer,
     World,
     advance,
     column,
@@ -27,8 +30,12 @@ from tests.support.world import (
 from tests.support.world import state as state_of
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+    from typing import Any
+    from uuid import UUID
+
     from tests.support.server import Connection
-    from tests.support.world import Claim, Peer
+    from tests.support.world import Claim
 
 EDGE = "insert into peers.dependency (parent_id, child_id) values (%s, %s)"
 
@@ -60,6 +67,13 @@ def assert_nothing_stranded(world: World) -> None:
 # ----------------------------------------------------------------------------------------- claiming
 
 
+def ends_soon(world: World, work: Future[Any]) -> bool:
+    """Whether the work ends within two seconds."""
+    moment = world.background(run, world.connect(), "select pg_sleep(2)")
+    world.until(lambda: work.done() or moment.done(), "the work or two seconds")
+    return work.done()
+
+
 def claims_do_not_wait(world: World) -> None:
     """A claim passes over what another claim and an application hold, and is given the rest."""
     held, claimed, free = (submit(world.db) for _ in range(3))
@@ -68,8 +82,7 @@ def claims_do_not_wait(world: World) -> None:
         run(application, "select from peers.task where id = %s for update", held)
         for peer, expected in ((first, claimed), (second, free)):
             work = world.background(peer.claim, 1)
-            world.until_waiting_or_done(peer.db, work)
-            assert work.done(), "a claim waited for another session"
+            assert ends_soon(world, work), "a claim waited for another session"
             assert ids(result(work)) == [expected]
 
 
@@ -90,12 +103,95 @@ def a_claim_takes_no_more_than_asked(world: World) -> None:
 
 def a_released_child_has_one_lease(world: World) -> None:
     """Its row from before it waited and the one of its release make one claim, not two."""
-    parent = submit(world.db)
-    child = submit(world.db, depends_on=[parent])
+    parent, child = submit(world.db), submit(world.db)
+    run(world.db, EDGE, parent, child)
     peer = world.peer()
     [claim] = peer.claim(1)
     peer.complete(claim)
     assert ids(peer.claim(10)) == [child]
+
+
+def a_changed_task_is_claimed_at_its_new_place(world: World) -> None:
+    """The row that a task had before its priority changed does not count any more."""
+    later = submit(world.db, priority=1)
+    first = submit(world.db)
+    run(world.db, "select peers.change(%s, priority => 500)", later)
+    peer = world.peer()
+    assert ids(peer.claim(1)) == [first]
+    assert ids(peer.claim(1)) == [later]
+    assert problems(world.db) == []
+
+
+def a_task_that_waits_again_is_not_claimed(world: World) -> None:
+    """The row that a task had before it waited for a parent does not count any more."""
+    parent, child = submit(world.db, "b"), submit(world.db)
+    run(world.db, EDGE, parent, child)
+    assert world.peer().claim() == []
+    assert state_of(world.db, child) == "blocked"
+
+
+def a_row_that_commits_late_is_found(world: World) -> None:
+    """A task whose row has a position before the peer's last claim is claimed all the same."""
+    peer, application = Claimant(world.peer()), world.connect()
+    with application.transaction():
+        late = submit(application)
+        early = submit(world.db)
+        assert peer.claim(1) == [early]
+    submit(world.db, "b")
+    assert peer.claim(1) == [late]
+
+
+def a_peer_is_lost_while_it_claims(world: World) -> None:
+    """A claim that meets a reclaim of its own peer takes nothing and drops nothing."""
+    submit(world.db)
+    peer, other = world.peer(), world.connect()
+    with other.transaction():
+        run(other, "select from peers.peer where id = %s for update", peer.id)
+        run(other, "update peers.peer set lost_at = now() where id = %s", peer.id)
+        work = world.background(peer.claim)
+        world.until_waiting_or_done(peer.db, work)
+        assert work.done(), "a claim waited for a reclaim"
+        assert result(work) == []
+    assert value(world.db, "select count(*) from peers.ready") == 1
+    assert refusal(peer.db, "select peers.claim(%s, 'default', 1)", peer.id)[0] == "PE010"
+
+
+def a_trigger_refuses_one_task(world: World) -> None:
+    """A task whose claim raises in an application's trigger stays ready, and stops no other."""
+    run(
+        world.db,
+        "create function refuse() returns trigger language plpgsql as $$ begin"
+        " if new.state = 'running' and new.args ? 'bad' then raise 'not this one'; end if;"
+        " return new; end $$;"
+        "create trigger refuse before update on peers.task"
+        " for each row execute function refuse()",
+    )
+    good, bad, last = submit(world.db), submit(world.db, args={"bad": 1}), submit(world.db)
+    peer = Claimant(world.peer())
+    warnings: list[str] = []
+    peer.peer.db.add_notice_handler(lambda notice: warnings.append(notice.message_primary or ""))
+    assert peer.claim(10) == [good, last]
+    assert [f"task {bad} " in each for each in warnings] == [True]
+    assert not peer.more
+    assert state_of(world.db, bad) == "ready"
+    run(world.db, "drop trigger refuse on peers.task")
+    assert ids(world.peer().claim()) == [bad]
+
+
+def a_new_child_drops_its_own_row_only(world: World) -> None:
+    """Tasks of other sessions, and others of the same transaction, are claimed all the same."""
+    others, application = [submit(world.db)], world.connect()
+    with application.transaction():
+        parent = submit(application)
+        others += [parent, submit(application), submit(world.db)]
+        child = submit(application, depends_on=[parent])
+        others += [submit(application)]
+    peer = world.peer()
+    claims = peer.claim()
+    assert sorted(ids(claims)) == sorted(others)
+    assert child not in ids(claims)
+    assert peer.complete(*claims) == {}
+    assert_nothing_stranded(world)
 
 
 def a_cancellation_while_its_task_is_claimed(world: World) -> None:
@@ -195,6 +291,23 @@ def a_graph_is_cancelled_against_a_late_edge(world: World) -> None:
     assert problems(world.db) == []
 
 
+def a_cancellation_locks_running_tasks_first(world: World) -> None:
+    """It holds no waiting task while it waits for a peer, which may need one that is a child."""
+    graph = new_graph(world.db)
+    waiting, running = submit(world.db, "b", graph_id=graph), submit(world.db, graph_id=graph)
+    peer, operator, probe = world.peer(), world.connect(), world.connect()
+    [claim] = peer.claim()
+    assert (claim.task_id, waiting < running) == (running, True)
+    with peer.db.transaction():
+        assert peer.complete(claim) == {}
+        work = world.background(value, operator, "select peers.cancel_graph(%s)", graph)
+        world.until_waiting(operator)
+        lock = "select id from peers.task where id = %s for no key update skip locked"
+        assert column(probe, lock, waiting) == [waiting]
+    assert result(work) == 1
+    assert problems(world.db) == []
+
+
 def graphs_are_cancelled_while_their_tasks_complete(world: World) -> None:
     """Peers complete parents and an operator cancels the graph, again and again: no deadlock."""
     rounds, width = 8, 12
@@ -243,6 +356,80 @@ def a_former_lease_records_nothing(world: World) -> None:
     assert value(world.db, "select result from peers.task") == "new"
 
 
+def a_part_that_was_released_has_left_its_lease(world: World) -> None:
+    """A released task is claimed again while the rest of its lease runs: its old token is void."""
+    for _ in range(3):
+        submit(world.db)
+    peer = world.peer()
+    one, two, three = peer.claim()
+    assert peer.release(one) == {}
+    [again] = peer.claim()
+    assert again.task_id == one.task_id
+    assert peer.complete(one, result="old") == {one.pair: "stale"}
+    assert peer.complete(one, two, result="new") == {one.pair: "stale"}
+    mixed = [one.pair, three.pair, again.pair]
+    assert peer.complete(*mixed, result="new") == {one.pair: "stale"}
+    assert column(world.db, "select distinct result from peers.task") == ["new"]
+    assert rows(world.db, "select from peers.lease") == []
+    assert problems(world.db) == []
+
+
+def a_lease_is_half_recorded_when_its_peer_dies(world: World) -> None:
+    """Only what still runs is reclaimed, and nothing of the lease is left."""
+    for _ in range(5):
+        submit(world.db, max_attempts=1)
+    lost, steady = world.peer(), world.peer("other")
+    done, failed, released, *running = lost.claim()
+    assert (lost.complete(done), lost.fail(failed), lost.release(released)) == ({}, {}, {})
+    steady.advance_steadily(30)
+    taken = [each["task_id"] for each in steady.reclaim()]
+    assert sorted(taken) == sorted(ids(running))
+    assert state_of(world.db, done.task_id) == "completed"
+    assert state_of(world.db, released.task_id) == "ready"
+    assert rows(world.db, "select from peers.lease") == []
+    assert problems(world.db) == []
+
+
+def reconcile_takes_whole_leases_that_are_unknown(world: World) -> None:
+    """What runs under an unknown token is released, uncounted; a known lease stays as it is."""
+    for _ in range(6):
+        submit(world.db)
+    peer = world.peer()
+    known, unknown = peer.claim(3), peer.claim(3)
+    assert peer.complete(known[0], unknown[0]) == {}
+    assert peer.reconcile(known[0].token) == 2
+    attempts = "select attempt from peers.task where id = any(%s) order by id"
+    assert column(world.db, attempts, ids(unknown)) == [1, 0, 0]
+    assert [state_of(world.db, each) for each in ids(known)] == ["completed", "running", "running"]
+    assert column(world.db, "select open from peers.lease") == [2]
+    assert problems(world.db) == []
+
+
+def two_sessions_record_parts_of_one_lease(world: World) -> None:
+    """However their commits interleave, the last outcome deletes the lease, and no other does."""
+    size = 240
+    run(world.db, "insert into peers.task (kind) select 'a' from generate_series(1, %s)", size)
+    peer = world.peer()
+    claims = peer.claim(size)
+    sessions = [Peer(world.connect(), peer.id) for _ in range(2)]
+
+    def record(session: Peer, part: list[Claim]) -> None:
+        for first in range(0, len(part), 3):
+            left = [claim.pair for claim in part[first : first + 3]]
+            while left:
+                with session.db.transaction():
+                    left = [*session.complete(*left)]
+
+    work = [
+        world.background(record, session, claims[first::2])
+        for first, session in enumerate(sessions)
+    ]
+    for each in work:
+        result(each)
+    assert rows(world.db, "select from peers.lease") == []
+    assert problems(world.db) == []
+
+
 def a_leaked_token_is_of_no_use(world: World) -> None:
     """Another peer cannot record an outcome under a token that it knows."""
     submit(world.db)
@@ -283,21 +470,19 @@ def a_claim_and_a_reclaim_of_its_peer_follow_one_another(world: World) -> None:
 
 
 def an_outcome_does_not_wait_for_an_application(world: World) -> None:
-    """Complete, fail and release return at once while another session has the task locked."""
+    """Complete, fail and release soon return while another session has the task locked."""
     for _ in range(3):
         submit(world.db)
     peer, application = world.peer(), world.connect()
     one, two, three = peer.claim()
     with application.transaction():
         run(application, "select from peers.task for update")
-        for verb, claim in ((peer.complete, one), (peer.fail, two)):
+        for verb, claim in ((peer.complete, one), (peer.fail, two), (peer.release, three)):
             work = world.background(verb, claim)
-            world.until_waiting_or_done(peer.db, work)
+            moment = world.background(run, world.connect(), "select pg_sleep(2)")
+            world.until(lambda: work.done() or moment.done(), "the outcome or two seconds")  # noqa: B023
             assert work.done(), "an outcome waited for an application's transaction"
             assert result(work) == {claim.pair: "busy"}
-        giving = world.background(peer.release, three)
-        world.until_waiting_or_done(peer.db, giving)
-        assert giving.done(), "release waited for an application's transaction"
     assert (peer.complete(one), peer.fail(two), peer.release(three)) == ({}, {}, {})
 
 
@@ -317,6 +502,51 @@ def a_death_does_not_wait_for_an_application(world: World) -> None:
     for pair in result(work):
         assert peer.fail(pair) == {}
     assert state_of(world.db, grandchild) == "cancelled"
+
+
+def a_stream_of_new_children_delays_their_parent(world: World) -> None:
+    """Sessions that keep adding children make it busy for a while, and block no call for long."""
+    parents = [submit(world.db) for _ in range(3)]
+    _outlast_a_stream_of_edges(world, parents, parents)
+
+
+def a_stream_of_new_grandchildren_delays_their_grandparent(world: World) -> None:
+    """The same where each child of a parent gets new children itself."""
+    parents = [submit(world.db, max_attempts=1) for _ in range(3)]
+    children = [
+        submit(world.db, "b", depends_on=[parent], on_parent_failure="run") for parent in parents
+    ]
+    _outlast_a_stream_of_edges(world, parents, children)
+
+
+def _outlast_a_stream_of_edges(world: World, tasks: list[int], parents: list[int]) -> None:
+    peer, over = world.peer(), Event()
+    claims = peer.claim(len(tasks))
+
+    def add_children(session: Connection) -> None:
+        while not over.is_set():
+            with session.transaction():
+                submit(session, "b", depends_on=parents)
+                run(session, "select pg_sleep(0.01)")
+
+    streams = [world.background(add_children, world.connect()) for _ in range(8)]
+    try:
+        for verb, claim in zip((peer.complete, peer.fail, peer.release), claims, strict=True):
+            busy: dict[tuple[int, UUID], str] = {}
+            for attempt in range(30):
+                work = world.background(verb, claim, patient=attempt >= 3)
+                try:
+                    busy = work.result(timeout=5)
+                except TimeoutError:
+                    raise AssertionError("a call waited for a stream of sessions") from None
+                if not busy:
+                    break
+            assert not busy, "its outcome was never recorded"
+    finally:
+        over.set()
+        for each in streams:
+            result(each)
+    assert problems(world.db) == []
 
 
 def parents_that_complete_at_the_same_time(world: World) -> None:

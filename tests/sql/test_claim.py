@@ -156,16 +156,41 @@ def test_an_absurd_number_of_tasks_is_refused(peer: Peer, max_tasks: int) -> Non
     assert refused.value.sqlstate == "PE009"
 
 
-def test_a_claim_marks_the_task_and_leases_it(db: Connection, peer: Peer) -> None:
-    """After a claim the task is running under the lease's token, and has no row in ready."""
-    task_id = submit(db, timeout="5 s")
-    [claim] = peer.claim()
-    task = row(db, "select * from peers.task where id = %s", task_id)
-    lease = row(db, "select * from peers.lease where task_id = %s", task_id)
-    assert (task["state"], task["attempt"], task["token"]) == ("running", 1, claim.token)
-    assert (lease["peer_id"], lease["token"], lease["attempt"]) == (peer.id, claim.token, 1)
-    assert claim.timeout.total_seconds() == 5
+def test_a_claim_marks_its_tasks_and_leases_them(db: Connection, peer: Peer) -> None:
+    """After a claim the tasks run under the lease's token, and have no row in ready."""
+    tasks = [submit(db, timeout="5 s"), submit(db)]
+    claims = peer.claim()
+    marks = "select distinct state, attempt, token from peers.task"
+    assert row(db, marks) == {"state": "running", "attempt": 1, "token": claims[0].token}
+    lease = row(db, "select * from peers.lease")
+    assert (lease["peer_id"], lease["token"]) == (peer.id, claims[0].token)
+    assert (lease["task_ids"], lease["open"]) == (tasks, 2)
+    assert [claim.timeout for claim in claims] == [5, None]
     assert value(db, "select count(*) from peers.ready") == 0
+
+
+def test_columns_that_are_the_same_for_all_tasks_have_one_element(db: Connection) -> None:
+    """Attempts, kinds and priorities are short where they can be, and otherwise complete."""
+    peer = Peer.join(db, "a", "b")
+    same = "select attempts, kinds, priorities, timeouts, args from peers.claim(%s, 'default', 10)"
+    nothing: dict[str, object] = {
+        "attempts": [],
+        "kinds": [],
+        "priorities": [],
+        "timeouts": None,
+        "args": "[]",
+    }
+    assert row(db, same, peer.id) == nothing
+    for _ in range(3):
+        submit(db, args={"x": "y, []"})
+    uniform = {"attempts": [1], "kinds": ["a"], "priorities": [100], "timeouts": None}
+    assert row(db, same, peer.id) == uniform | {
+        "args": '[{"x": "y, []"},{"x": "y, []"},{"x": "y, []"}]'
+    }
+    submit(db, "b", priority=5, timeout="1 min")
+    submit(db, "a")
+    mixed = {"attempts": [1], "kinds": ["b", "a"], "priorities": [5, 100], "timeouts": [60, None]}
+    assert row(db, same, peer.id) == mixed | {"args": "[{},{}]"}
 
 
 def test_tokens_never_repeat(db: Connection, peer: Peer) -> None:
@@ -236,28 +261,40 @@ def test_a_claim_that_is_rolled_back_takes_nothing(world: World) -> None:
     assert ids(second.claim()) == tasks
 
 
+STALE_CHILDREN = (
+    "with child as (insert into peers.task (kind) select 'a' from generate_series(1, %s)"
+    " returning id) insert into peers.dependency (parent_id, child_id) select %s, id from child"
+)
+
+
 def test_a_small_claim_gets_through_many_stale_rows(world: World) -> None:
-    """20,000 blocked children lie before a task. Claims of one, each within a second, work off the
-    rows of these, keep what they did, and have the peers told to go on.
+    """20,000 blocked children lie before a task. Claims of one, each within a second, drop their
+    rows, keep what they did, and say that there may be more.
     """
     peer = world.peer("a")
-    run(world.db, "select peers.submit('other')")
-    run(
-        world.db,
-        "with child as (insert into peers.task (kind) select 'a' from generate_series(1, 20000)"
-        " returning id) insert into peers.dependency (parent_id, child_id) select 1, id from child",
-    )
+    run(world.db, STALE_CHILDREN, 20_000, submit(world.db, "other"))
     wanted = submit(world.db, "a")
-    run(peer.db, "listen peers")
     run(peer.db, "set statement_timeout = '1s'")
-    told, left = 0, 20_001
-    while not (claims := peer.claim(1)):
-        before, left = left, value(world.db, "select count(*) from peers.ready where kind = 'a'")
-        assert left < before
-        told += len(list(peer.db.notifies(timeout=0)))
-    assert [claim.task_id for claim in claims] == [wanted]
-    assert told > 0
+    query = "select task_ids, more from peers.claim(%s, 'default', 1)"
+    calls = 1
+    while not (answer := row(peer.db, query, peer.id))["task_ids"]:
+        assert answer["more"]
+        calls += 1
+    assert answer["task_ids"] == [wanted]
+    assert 1 < calls < 100
     assert value(world.db, "select count(*) from peers.ready where kind = 'a'") == 0
+
+
+def test_a_claim_of_one_passes_a_thousand_stale_rows_in_few_passes(world: World) -> None:
+    """However few tasks are wanted, a pass looks at many rows once it has met stale ones."""
+    peer = world.peer("a")
+    run(world.db, STALE_CHILDREN, 1_001, submit(world.db, "other"))
+    wanted = submit(world.db, "a")
+    run(peer.db, "set track_functions = 'all'")
+    with peer.db.transaction():
+        assert ids(peer.claim(1)) == [wanted]
+        passes = "select calls from pg_stat_xact_user_functions where funcname = '_lock_ready'"
+        assert value(peer.db, passes) < 10
 
 
 def test_stale_rows_are_dropped_by_the_claim_that_meets_them(world: World) -> None:
@@ -332,32 +369,6 @@ def _pages_read(db: Connection) -> int:
         " from pg_statio_user_tables where relid = 'peers.ready'::regclass",
     )
     return pages
-
-
-def test_a_claim_hands_the_effective_policy_to_the_lease(world: World) -> None:
-    """max_attempts, timeout and backoff: the task's own, else the kind's, else the defaults."""
-    declared = {
-        "kind": "declared",
-        "max_attempts": 8,
-        "timeout": "2 min",
-        "backoff_base": "3 s",
-        "backoff_cap": "60 s",
-    }
-    peer = world.peer("plain", policies=[declared])
-    own = submit(world.db, "declared", max_attempts=2, timeout="7 s")
-    kinds = submit(world.db, "declared")
-    plain = submit(world.db, "plain")
-    peer.claim()
-    query = (
-        "select task_id, max_attempts, timeout::text, backoff_base::text, backoff_cap::text"
-        " from peers.lease order by task_id"
-    )
-    leases = [tuple(each.values()) for each in world.db.execute(query)]
-    assert leases == [
-        (own, 2, "00:00:07", "00:00:03", "00:01:00"),
-        (kinds, 8, "00:02:00", "00:00:03", "00:01:00"),
-        (plain, 5, None, "00:00:01", "01:00:00"),
-    ]
 
 
 def test_a_peer_of_another_contract_version_may_not_join(db: Connection) -> None:

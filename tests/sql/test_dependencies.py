@@ -507,11 +507,10 @@ GUARDED = [
     "select peers.discard(1)",
     "select peers.change(1, priority => 2)",
     "select peers.claim(peer.id, 'default', 1) from peers.peer",
-    """select peers.complete(peer.id, jsonb_build_array(jsonb_build_object(
-           'task_id', task_id, 'token', token))) from peers.peer, peers.lease""",
+    "select peers.complete(peer.id, array[token], task_ids, null) from peers.peer, peers.lease",
     """select peers.fail(peer.id, jsonb_build_array(jsonb_build_object(
-           'task_id', task_id, 'token', token))) from peers.peer, peers.lease""",
-    "select peers.release(peer.id, array[task_id], array[token]) from peers.peer, peers.lease",
+           'task_id', task_ids[1], 'token', token))) from peers.peer, peers.lease""",
+    "select peers.release(peer.id, task_ids, array[token]) from peers.peer, peers.lease",
     "select peers.reclaim(peer.id) from peers.peer",
     "select peers.leave(peer.id) from peers.peer",
     "select peers.promote()",
@@ -534,3 +533,45 @@ def test_edges_and_verbs_refuse_other_isolation_levels(
         assert sqlstate == "PE003", statement
         assert "READ COMMITTED" in words
     assert rows(db, "select * from peers.dependency") == []
+
+
+@pytest.mark.parametrize("way", ["one statement", "two statements", "submit", "submit_graph"])
+def test_new_children_leave_no_row_in_ready(db: Connection, way: str) -> None:
+    """A claim would drop such a row, and a chain would take twice the time to claim."""
+    parent = submit(db)
+    if way == "one statement":
+        run(
+            db,
+            "with child as (insert into peers.task (kind) select 'a' from generate_series(1, 500)"
+            " returning id) insert into peers.dependency (parent_id, child_id)"
+            " select %s, id from child",
+            parent,
+        )
+    elif way == "two statements":
+        with db.transaction():
+            run(
+                db,
+                "insert into peers.task (kind, priority) select 'a', 5 from generate_series(1, 9)",
+            )
+            run(
+                db,
+                "insert into peers.dependency (parent_id, child_id)"
+                " select %s, id from peers.task where priority = 5",
+                parent,
+            )
+    elif way == "submit":
+        submit(db, depends_on=[parent])
+    else:
+        run(db, """select peers.submit_graph('[{"name": "a", "kind": "a", "depends_on": [1]}]')""")
+    assert value(db, "select count(*) from peers.blocked") > 0
+    assert column(db, "select task_id from peers.ready") == [parent]
+
+
+def test_rows_of_other_tasks_stay_in_ready(db: Connection) -> None:
+    """Tasks without parents are still claimed, those of the same transaction too."""
+    before, parent = submit(db), submit(db)
+    with db.transaction():
+        first, child, last = submit(db), submit(db), submit(db)
+        add_edge(db, parent, child)
+    ready = column(db, "select task_id from peers.ready order by position")
+    assert ready == [before, parent, first, last]

@@ -92,8 +92,10 @@ SCENARIOS: list[Callable[[World], None]] = [
     a_lease_that_ends_meanwhile_submits_nothing,
 ]
 LEASE = "40_peers.sql"
-_CHECK = """t.token = hold_lease.token and t.state = 'running'
-      and exists (select from peers.lease l where l.token = hold_lease.token and l.peer_id = hold_lease.peer_id);"""
+_CHECK = (
+    "t.token = hold_lease.token and t.state = 'running'\n      and exists (select from"
+    " peers.lease l where l.token = hold_lease.token and l.peer_id = hold_lease.peer_id);"
+)
 VARIANTS = {
     "the row is not locked": (
         a_lease_outlives_a_submission,

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 LOCK_NOT_AVAILABLE: Final = "55P03"
 TABLES: Final = [
     "task", "dependency", "ready", "scheduled", "blocked", "lease", "dead", "failure", "peer",
-    "kind", "paused_queue", "cooldown", "prune_cursor", "clock", "graph",
+    "cancel_request", "task_progress", "kind", "paused_queue", "cooldown", "prune_cursor", "clock",
+    "graph",
 ]  # fmt: skip
 
 
@@ -48,6 +49,9 @@ def furnish(world: World) -> tuple[Peer, list[Claim]]:
     claims = peer.claim(3)
     submit(db), submit(db, "nobody")
     later = value(db, "select peers.submit('a', scheduled_at => peers.now() + interval '1 s')")
+    for claim in claims[:2]:
+        run(db, "select peers.progress(%s, %s, %s, 0, 2)", peer.id, *claim.pair)
+    run(db, "select peers.cancel(%s)", claims[2].task_id)
     dead = submit(db, priority=1)
     assert peer.fail(*peer.claim(1), reject=True) == {}
     assert state(db, dead) == "dead"

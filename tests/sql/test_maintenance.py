@@ -276,14 +276,71 @@ def test_a_lease_of_a_task_that_is_gone(db: Connection, peer: Peer) -> None:
     peer.claim()
     damage(db, "delete from peers.task")
     [found] = rows(db, "select * from peers.check(true)")
-    assert "there is a lease, but no task" in found["problem"]
+    assert "is 1, counted 0" in found["problem"]
     assert value(db, "select count(*) from peers.lease") == 0
+
+
+def test_a_lease_that_counts_wrong(db: Connection, peer: Peer) -> None:
+    """A wrong number of running tasks is found, and counted again."""
+    for _ in range(2):
+        submit(db)
+    one, two = peer.claim()
+    damage(db, "update peers.lease set open = 5")
+    [found] = rows(db, "select * from peers.check(true)")
+    assert "is 5, counted 2" in found["problem"]
+    assert problems(db) == []
+    assert peer.complete(one, two) == {}
+    assert rows(db, "select from peers.lease") == []
+
+
+def test_a_lease_without_a_peer(db: Connection, peer: Peer) -> None:
+    """Its tasks are found, and made ready again; the attempt does not count."""
+    ids = [submit(db) for _ in range(2)]
+    peer.claim()
+    damage(db, "delete from peers.peer")
+    found = rows(db, "select * from peers.check(true)")
+    assert [each["task_id"] for each in found] == ids
+    assert "the peer of its lease does not exist" in found[0]["problem"]
+    assert problems(db) == []
+    assert [claim.attempt for claim in Peer.join(db).claim()] == [1, 1]
+
+
+def test_a_reclaim_finds_leases_whose_tasks_are_gone(world: World) -> None:
+    """The lease of a lost peer goes even if an application has deleted its tasks."""
+    gone, kept = submit(world.db), submit(world.db)
+    lost, steady = world.peer(), world.peer("other")
+    lost.claim()
+    damage(world.db, f"delete from peers.task where id = {gone}")
+    steady.advance_steadily(30)
+    assert [each["task_id"] for each in steady.reclaim()] == [kept]
+    assert rows(world.db, "select from peers.lease") == []
+
+
+def test_what_belongs_to_an_attempt_goes_with_it(db: Connection, peer: Peer) -> None:
+    """Each outcome deletes the progress and the cancel request of its task, and no other's."""
+    for _ in range(4):
+        submit(db)
+    claims = peer.claim()
+    for claim in claims:
+        run(db, "select peers.progress(%s, %s, %s, 1, 2)", peer.id, *claim.pair)
+        run(db, "select peers.cancel(%s)", claim.task_id)
+    left = ids = [claim.task_id for claim in claims]
+    for verb, claim in zip((peer.complete, peer.fail, peer.release), claims, strict=False):
+        assert verb(claim) == {}
+        left = left[1:]
+        for table in ("cancel_request", "task_progress"):
+            assert column(db, f"select task_id from peers.{table} order by 1") == left
+    assert states(db, *ids) == ["completed", "cancelled", "cancelled", "running"]
+    assert problems(db) == []
 
 
 def test_truncate_is_refused(db: Connection) -> None:
     """TRUNCATE bypasses the triggers: PE005 names the table."""
     submit(db)
-    tables = "task graph dependency ready scheduled blocked lease dead peer failure"
+    tables = (
+        "task graph dependency ready scheduled blocked lease cancel_request task_progress dead peer"
+    )
+    tables += " failure"
     for table in tables.split():
         sqlstate, words = refusal(db, f"truncate peers.{table}")
         assert sqlstate == "PE005", table
@@ -300,7 +357,10 @@ BY_HAND = {
     "ready": ["update peers.ready set priority = 1", "delete from peers.ready"],
     "scheduled": ["update peers.scheduled set due_at = now()", "delete from peers.scheduled"],
     "blocked": ["update peers.blocked set queue = 'q'", "delete from peers.blocked"],
-    "lease": ["update peers.lease set cancel_requested = true", "delete from peers.lease"],
+    "lease": ["update peers.lease set open = 7", "delete from peers.lease"],
+    "cancel_request": ["update peers.cancel_request set task_id = 7",
+                       "delete from peers.cancel_request"],
+    "task_progress": ["update peers.task_progress set done = 7", "delete from peers.task_progress"],
     "dead": ["update peers.dead set queue = 'q'", "delete from peers.dead"],
     "failure": ["update peers.failure set error_type = 'x'", "delete from peers.failure"],
 }  # fmt: skip

@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 VERBS = {
     "join": "select peers.join('h', 1, '{\"default\": 1}', '[]', '30 s', peers.contract_version())",
     "heartbeat": "select * from peers.heartbeat(gen_random_uuid())",
-    "complete": "select * from peers.complete(gen_random_uuid(), '[]')",
+    "complete": "select * from peers.complete(gen_random_uuid(), '{}', '{}', null)",
     "fail": "select * from peers.fail(gen_random_uuid(), '[]')",
     "release": "select peers.release(gen_random_uuid(), '{}', '{}')",
     "reconcile": "select peers.reconcile(gen_random_uuid(), '{}')",
     "reclaim": "select * from peers.reclaim(gen_random_uuid())",
+    "next_reclaim": "select peers.next_reclaim(gen_random_uuid())",
+    "siblings": "select * from peers.siblings(gen_random_uuid())",
+    "declare_lost": "select peers.declare_lost(gen_random_uuid(), '{}')",
     "leave": "select peers.leave(gen_random_uuid())",
     "promote": "select peers.promote()",
+    "next_due": "select peers.next_due()",
     "progress": "select peers.progress(gen_random_uuid(), 1, gen_random_uuid(), 1, 2)",
     "parent_results": "select * from peers.parent_results(1)",
     "unrunnable": "select * from peers.unrunnable()",
@@ -51,7 +55,8 @@ EVERYBODY = {"contract_version", "now"}
 SUBMITTING = {"submit", "submit_graph"}
 PEER = {
     "join", "heartbeat", "complete", "fail", "release", "reconcile", "reclaim", "leave",
-    "promote", "progress", "parent_results", "unrunnable", "prune",
+    "promote", "next_due", "progress", "parent_results", "unrunnable", "prune",
+    "next_reclaim", "siblings", "declare_lost",
     "start_cooldown", "cooldown_left",
 }  # fmt: skip
 OPERATING = {
@@ -115,6 +120,7 @@ def test_a_submitter_submits_whole_graphs(db: Connection, peer: Peer) -> None:
     first = value(db, "insert into peers.task (kind) values ('a') returning id")
     second = submit(db, depends_on=[first], idempotency_key="k")
     assert submit(db, idempotency_key="k") == second
+    assert len(value(db, "select peers.submit_many('x', '[{}, {}]')")) == 2
     with db.cursor().copy("copy peers.task (kind, args) from stdin") as copy:
         copy.write_row(("a", "{}"))
     third = value(db, "insert into peers.task (kind) values ('a') returning id")

@@ -404,3 +404,58 @@ def test_a_session_with_its_own_search_path_may_insert(db: Connection, peer: Pee
     run(db, "set search_path = ''")
     run(db, "insert into peers.task (kind) values ('a')")
     assert len(peer.claim()) == 2
+
+
+def test_many_tasks_are_submitted_in_one_call(db: Connection, peer: Peer) -> None:
+    """Each element of the array is a task, with an id in the order of the array."""
+    parent = submit(db, "other")
+    ids = value(
+        db,
+        "select peers.submit_many('a', '[{\"n\": 1}, {\"n\": 2}]', priority => 3,"
+        " depends_on => array[%s]::bigint[])",
+        parent,
+    )
+    assert [value(db, "select args from peers.task where id = %s", each) for each in ids] == [
+        {"n": 1}, {"n": 2},
+    ]  # fmt: skip
+    assert column(db, "select priority from peers.task where state = 'blocked'") == [3, 3]
+    assert value(db, "select peers.submit_many('a', '[]')") == []
+    assert peer.claim() == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["'a', '{}'", "'a', null", "'a', '[1]'", "'a', '[{}, null]'", "'a', '[{}]', priority => 32768",
+     "'a', '[{}]', max_attempts => 0", "'', '[{}]'"],
+)  # fmt: skip
+def test_many_malformed_tasks_are_refused(db: Connection, arguments: str) -> None:
+    """None of them is submitted."""
+    assert refusal(db, f"select peers.submit_many({arguments})")[0] == "PE009"
+    assert value(db, "select count(*) from peers.task") == 0
+
+
+def test_promotion_reaches_tasks_behind_those_that_are_refused(db: Connection) -> None:
+    """An application's trigger refuses more tasks than promote takes at once."""
+    run(
+        db,
+        "insert into peers.task (kind, scheduled_at)"
+        " select case when n <= 30 then 'refused' else 'a' end, now() + n * interval '1 second'"
+        " from generate_series(1, 60) n",
+    )
+    run(
+        db,
+        "create function refuse() returns trigger language plpgsql as"
+        " $$ begin raise exception 'no'; end $$",
+    )
+    run(
+        db,
+        "create trigger refuse before update on peers.task for each row"
+        " when (old.kind = 'refused') execute function refuse()",
+    )
+    advance(db, "1 hour")
+    for _ in range(300):
+        run(db, "select peers.promote(10)")
+        if value(db, "select count(*) from peers.ready") == 30:
+            break
+    assert column(db, "select distinct kind from peers.ready") == ["a"]
+    assert value(db, "select count(*) from peers.ready") == 30

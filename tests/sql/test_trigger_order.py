@@ -250,7 +250,8 @@ declare
     me uuid := peers.join('h', 1, '{"default": 1}', '[{"kind": "parent"}]', '1 d', 1);
 begin
     perform peers.change(task_id, priority => -9);
-    perform peers.complete(me, jsonb_agg(to_jsonb(c))) from peers.claim(me, 'default', 1) c;
+    perform peers.complete(me, array[c.token], c.task_ids, null)
+    from peers.claim(me, 'default', 1) c;
 end $$;
 """
 ENDS = {"cancel": "perform peers.cancel($1)", "complete": "perform app.complete($1)"}

@@ -214,7 +214,7 @@ def test_explain_names_at_most_ten_parents(db: Connection) -> None:
 
 WIDE = '{"n": [' + ",".join(["1e131071"] * 8000) + "]}"  # 1 GB of text
 EXTREMES = {
-    "a timeout": "update peers.lease set timeout = '100000000 years'",
+    "a timeout": "update peers.task set timeout = '100000000 years'",
     "a heartbeat": "update peers.peer set heartbeat_at = 'infinity'",
     "a heartbeat long ago": "update peers.peer set heartbeat_at = '-infinity'",
     "an age": "update peers.task set created_at = '-infinity', scheduled_at = '-infinity'",

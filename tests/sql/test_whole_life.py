@@ -14,6 +14,7 @@ from peers.database import functions, schema
 from peers.database.connection import connect
 from peers.errors import ConfigError
 from peers.types import KindPolicy
+from tests.support import verbs
 from tests.support.server import open_connection
 from tests.support.world import (
     Peer,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import LiteralString
 
-    from peers.database.connection import Connection
+    from peers.database.deadlines import BoundedConnection
     from tests.support.server import Connection as Session
     from tests.support.server import Databases
 
@@ -122,7 +123,7 @@ def test_a_whole_life_in_a_database_as_people_have_them(odd_url: str) -> None:
         live(session, word="Жуи" if server_encoding == "KOI8R" else "Zoë")
 
 
-def live_in_python(connection: Connection) -> None:
+def live_in_python(connection: BoundedConnection) -> None:
     """The same in Python; what the database cannot hold fails its own task, in words."""
     policies = [KindPolicy("I", backoff_base=0.5), KindPolicy("i", max_attempts=1)]
     peer = functions.join(connection, "h", 1, {"default": 8}, policies, timedelta(seconds=30))
@@ -135,15 +136,14 @@ def live_in_python(connection: Connection) -> None:
     connection.execute(
         "select peers.submit('Nobody', scheduled_at => %s)", [datetime(2026, 1, 1, tzinfo=UTC)]
     )
-    [task] = functions.claim(connection, peer, "default", 5)
+    [task] = verbs.claim(connection, peer, "default", 5)
     assert (task.task_id, task.args, task.timeout) == (first, b'{"n": 1.5}', 2.5)
-    outcome = b'[{"task_id": %d, "token": "%s", "result": {"n": 1.5}}]'
-    assert functions.complete(connection, peer, outcome % (first, str(task.token).encode())) == []
+    assert verbs.complete(connection, peer, [task], {"n": 1.5}) == []
     assert functions.parent_results(connection, second)[0].result == b'{"n": 1.5}'
-    [task] = functions.claim(connection, peer, "default", 5)
+    [task] = verbs.claim(connection, peer, "default", 5)
     failure = {"task_id": second, "token": task.token, "error_type": f"E{HOSTILE}"}
     failure |= {"error_message": HOSTILE, "traceback": HOSTILE, "retry_in": float("inf")}
-    assert functions.fail(connection, peer, [failure]) == []
+    assert verbs.fail(connection, peer, [failure]) == []
     [(message,)] = connection.execute("select error_message from peers.dead_letter").fetchall()
     for character, escape in (("€", "\\u20ac"), ("\0", "\\x00"), ("\udcff", "\\udcff")):
         assert (character in message) != (escape in message)

@@ -66,7 +66,7 @@ class CommitProxy:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := client.recv(_READ_SIZE):
-                if b"COMMIT\0" in data:
+                if b"COMMIT\0" in data.upper():
                     self.commits += 1
                     cut = next(self.cuts, None)
                     if cut is Cut.AFTER:

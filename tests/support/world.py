@@ -163,37 +163,46 @@ class Peer:
         return claims_of(row(self.db, query, self.id, queue, max_tasks))
 
     def complete(
-        self, *claims: Claim | tuple[int, UUID], result: object = None
+        self, *claims: Claim | tuple[int, UUID], result: object = None, patient: bool = False
     ) -> dict[tuple[int, UUID], str]:
         """Complete all with one result; return the verdicts of those that were not recorded."""
         ids = [task_id for task_id, _ in pairs(claims)]
         tokens = [token for _, token in pairs(claims)]
-        return self.complete_each(ids, tokens, [result] * len(ids))
+        if len(set(tokens)) == 1:
+            tokens = tokens[:1]
+        return self.complete_each(ids, tokens, [result] * len(ids), patient=patient)
 
     def complete_each(
-        self, ids: list[int], tokens: list[UUID], results: list[object]
+        self,
+        ids: list[int],
+        tokens: list[UUID],
+        results: list[object],
+        *,
+        patient: bool = False,
     ) -> dict[tuple[int, UUID], str]:
         """Complete each task with its own result; one token may stand for all."""
-        query = "select * from peers.complete(%s, %s::uuid[], %s::bigint[], %s::jsonb)"
-        return verdicts(rows(self.db, query, self.id, tokens, ids, json.dumps(results)))
+        query = "select * from peers.complete(%s, %s::uuid[], %s::bigint[], %s::jsonb, %s)"
+        return verdicts(rows(self.db, query, self.id, tokens, ids, json.dumps(results), patient))
 
     def fail(
-        self, *claims: Claim | tuple[int, UUID], **report: object
+        self, *claims: Claim | tuple[int, UUID], patient: bool = False, **report: Any
     ) -> dict[tuple[int, UUID], str]:
         """Fail all with one report; return the verdicts of those that were not recorded."""
         failures = [
             {"task_id": task_id, "token": str(token), "error_type": "Oops", **report}
             for task_id, token in pairs(claims)
         ]
-        query = "select * from peers.fail(%s, %s::jsonb)"
-        return verdicts(rows(self.db, query, self.id, json.dumps(failures)))
+        query = "select * from peers.fail(%s, %s::jsonb, %s)"
+        return verdicts(rows(self.db, query, self.id, json.dumps(failures), patient))
 
-    def release(self, *claims: Claim | tuple[int, UUID]) -> dict[tuple[int, UUID], str]:
+    def release(
+        self, *claims: Claim | tuple[int, UUID], patient: bool = False
+    ) -> dict[tuple[int, UUID], str]:
         """Release tasks; return the verdicts of those that were not released."""
         ids = [task_id for task_id, _ in pairs(claims)]
         tokens = [token for _, token in pairs(claims)]
-        query = "select * from peers.release(%s, %s::bigint[], %s::uuid[])"
-        return verdicts(rows(self.db, query, self.id, ids, tokens))
+        query = "select * from peers.release(%s, %s::bigint[], %s::uuid[], '{}', %s)"
+        return verdicts(rows(self.db, query, self.id, ids, tokens, patient))
 
     def reconcile(self, *tokens: UUID) -> int:
         """Release leases under other tokens than these, and return how many tasks."""
@@ -220,6 +229,42 @@ class Peer:
 def verdicts(unrecorded: list[dict[str, Any]]) -> dict[tuple[int, UUID], str]:
     """Return the verdict of each attempt that was not recorded."""
     return {(each["task_id"], each["token"]): each["verdict"] for each in unrecorded}
+
+
+class Claimant:
+    """A peer that remembers where its last claims ended, as a real one does."""
+
+    def __init__(self, peer: Peer, queue: str = "default") -> None:
+        self.peer = peer
+        self.queue = queue
+        self.positions: dict[tuple[str, int], int] = {}
+        self.more = False
+
+    def claim(self, max_tasks: int) -> list[int]:
+        """Claim once and return the tasks; `more` says whether to call again."""
+        kinds = [kind for kind, _ in self.positions]
+        priorities = [priority for _, priority in self.positions]
+        answer = row(
+            self.peer.db,
+            "select * from peers.claim(%s, %s, %s, %s, %s::smallint[], %s::bigint[])",
+            self.peer.id,
+            self.queue,
+            max_tasks,
+            kinds,
+            priorities,
+            [*self.positions.values()],
+        )
+        places = zip(answer["last_kinds"], answer["last_priorities"], strict=True)
+        self.positions.update(zip(places, answer["last_positions"], strict=True))
+        self.more = answer["more"]
+        return [claim.task_id for claim in claims_of(answer)]
+
+    def claim_all(self, max_tasks: int) -> list[int]:
+        """Claim until there is no more."""
+        taken = self.claim(max_tasks)
+        while self.more:
+            taken += self.claim(max_tasks)
+        return taken
 
 
 def pairs(claims: Iterable[Claim | tuple[int, UUID]]) -> list[tuple[int, UUID]]:

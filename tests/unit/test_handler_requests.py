@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from peers.client.transaction import LazyConnection
-from peers.database.connection import Connection
+from peers.database.deadlines import BoundedConnection
 from peers.errors import BadTask, DatabaseUnreachable
 from peers.peer import handler_requests
 from peers.peer.handler_requests import HandlerRequests, Reply, Request
@@ -35,11 +35,11 @@ class Loop:
         self.answers: dict[str, Reply] = {}
         self.requests = HandlerRequests(self._connect, self.selector, answering)
 
-    def _connect(self) -> Connection:
+    def _connect(self) -> BoundedConnection:
         self.connected += 1
         if self.refuses is not None:
             raise self.refuses
-        connection = Mock(spec=Connection)
+        connection = Mock(spec=BoundedConnection)
         connection.fileno.return_value = 0
         return connection
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import selectors
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -11,15 +12,17 @@ import psycopg
 import pytest
 
 from peers.database import statements
+from peers.database.jobs import Job
 from peers.database.pipeline import StatementRefused
-from peers.database.reconnecting import Job, ReconnectingConnection
-from peers.database.rows import Promoted, Pruned, Unrunnable
+from peers.database.reconnecting import ReconnectingConnection
+from peers.database.rows import Promoted, Pruned, Reclaims, Unrunnable
 from peers.errors import PeerLost
 from peers.events import fields_of, name_of
 from peers.peer import promotion as promotion_module
 from peers.peer.maintenance import Maintenance
 from peers.peer.promotion import SCHEDULED, Promotion
 from peers.peer.state import PeerState
+from peers.peer.takeover import Takeover
 
 LEASE = timedelta(seconds=30)
 EPOCH = 1_700_000_000.0
@@ -57,7 +60,8 @@ class Database:
         self.calls: list[tuple[str, int]] = []
         self.seconds = 0.01
         self.replies: dict[str, Any] = {
-            "promote": Promoted(0, EPOCH, NEVER), "reclaim": [], "unrunnable": [],
+            "promote": Promoted(0, EPOCH, NEVER), "reclaim": Reclaims([], NEVER),
+            "siblings": [], "unrunnable": [],
             "prune": Pruned(0, 0, True),
         }  # fmt: skip
         self.errors: dict[str, Exception] = {}
@@ -65,6 +69,7 @@ class Database:
         self.renewed: list[Exception] = []
         for verb, reader in (
             ("promote", "read_promoted"), ("reclaim", "read_reclaimed"),
+            ("siblings", "read_siblings"),
             ("unrunnable", "read_unrunnable"), ("prune", "read_pruned"),
         ):  # fmt: skip
             monkeypatch.setattr(statements, verb, self._writer(verb))
@@ -117,7 +122,7 @@ def maintenance_of(database: Database, *, is_listening: bool = True) -> Maintena
     """The maintenance of a peer that has joined."""
     return Maintenance(
         PeerState(uuid4()), cast("ReconnectingConnection", database), LEASE, timedelta(days=1),
-        lambda: is_listening,
+        lambda: is_listening, Takeover(selectors.DefaultSelector(), LEASE).chores,
     )  # fmt: skip
 
 
@@ -135,6 +140,7 @@ def run(maintenance: Maintenance, database: Database, seconds: float) -> None:
 def test_an_idle_peer_does_little(database: Database) -> None:
     """In ten minutes: less than one statement in three seconds, and each chore in its turn."""
     run(maintenance_of(database), database, 601)
+    assert 9 <= database.count("siblings") <= 10
     assert 55 <= database.count("promote") <= 62
     assert 55 <= database.count("reclaim") <= 62
     assert 9 <= database.count("unrunnable") <= 10

@@ -37,6 +37,7 @@ class Call(NamedTuple):
     task_ids: list[int]
     values: list[Any]
     tokens: int = 0
+    patient: bool = False
 
 
 class Database:
@@ -100,18 +101,23 @@ class Database:
         ]
 
     @staticmethod
-    def _write_complete(_peer: UUID, tokens: bytes, task_ids: bytes, results: bytes) -> Call:
-        return Call("complete", list(read_ids(task_ids)), [results], count_in(tokens))
+    def _write_complete(
+        _peer: UUID, tokens: bytes, task_ids: bytes, results: bytes, *, patient: bool
+    ) -> Call:
+        return Call("complete", list(read_ids(task_ids)), [results], count_in(tokens), patient)
 
     @staticmethod
-    def _write_fail(_peer: UUID, failures: Sequence[Mapping[str, Any]], _encoding: str) -> Call:
-        return Call("fail", [each["task_id"] for each in failures], list(failures))
+    def _write_fail(
+        _peer: UUID, failures: Sequence[Mapping[str, Any]], _encoding: str, *, patient: bool
+    ) -> Call:
+        return Call("fail", [each["task_id"] for each in failures], list(failures), 0, patient)
 
     @staticmethod
     def _write_release(
-        _peer: UUID, task_ids: Sequence[int], _tokens: object, reasons: Sequence[Any]
-    ) -> Call:
-        return Call("release", list(task_ids), list(reasons))
+        _peer: UUID, task_ids: Sequence[int], _tokens: object, reasons: Sequence[Any],
+        *, patient: bool,
+    ) -> Call:  # fmt: skip
+        return Call("release", list(task_ids), list(reasons), 0, patient)
 
     tokens: dict[int, UUID] = {}  # noqa: RUF012  # ids are unique across tests
 
@@ -188,10 +194,10 @@ def test_everything_is_recorded_in_batches(box: Box, database: Database) -> None
         assert [failure["task_id"] for failure in database.failed] == [failed.task.task_id]
         assert database.released == [released.task.task_id]
         assert box.has(*completed, failed, released)
-        assert not box.outbox.is_pending
         box.done.clear()
         for recorded in (database.completed, database.failed, database.released):
             recorded.clear()
+    assert not box.outbox.is_pending
 
 
 def test_a_run_is_recorded_whole(box: Box, database: Database) -> None:
@@ -313,6 +319,24 @@ def test_a_busy_outcome_is_tried_again_later(box: Box, database: Database) -> No
     while not box.done:
         box.flush()
     assert not box.outbox.is_pending
+
+
+@pytest.mark.parametrize("outcome", ["completed", "failed", "released"])
+def test_an_outcome_that_is_busy_again_and_again_waits_for_the_lock(
+    box: Box, database: Database, outcome: str
+) -> None:
+    """Not the first times: a stream of sessions that lock the task would starve it for ever."""
+    lease = a_lease()
+    if outcome == "completed":
+        box.outbox.completed(lease, b"1")
+    elif outcome == "failed":
+        box.outbox.failed(lease, {"error_type": "E"})
+    else:
+        box.outbox.released([lease])
+    database.verdicts = {lease.task.task_id: "busy"}
+    for _ in range(5):
+        box.flush(last=True)
+    assert [call.patient for call in database.calls] == [False, False, False, True, True]
 
 
 def test_a_result_that_is_too_large_becomes_a_failure(box: Box, database: Database) -> None:

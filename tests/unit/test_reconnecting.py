@@ -8,6 +8,7 @@ import os
 import selectors
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import cast
 
 import psycopg
@@ -28,7 +29,7 @@ class FakeConnection:
     """A connection that notes whether it was closed."""
 
     latest = 0.0
-    pgconn = None
+    pgconn = SimpleNamespace(notifies=lambda: None)
 
     def __init__(self) -> None:
         self.closed = False

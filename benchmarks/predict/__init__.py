@@ -1,0 +1,1 @@
+"""Batch inference beside its controls: `python -m benchmarks.predict.forest` and its neighbours."""

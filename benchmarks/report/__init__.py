@@ -1,0 +1,1 @@
+"""Turn the rows of a run into tables, plots and a page."""

@@ -1,0 +1,1 @@
+"""The measured systems: an adapter for each, and what they share."""

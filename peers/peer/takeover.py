@@ -1,0 +1,106 @@
+"""Take the tasks of lost peers over: at once on this host, otherwise when their leases end.
+
+Three chores of the maintenance do it: list the other peers of this host, declare those lost whose
+processes have ended, and reclaim the tasks of lost peers.
+"""
+
+from __future__ import annotations
+
+import random
+import selectors
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from psycopg.pq.abc import PGresult
+
+from peers import events
+from peers.database import statements
+from peers.database.pipeline import Statement
+from peers.peer.maintenance import Chore
+from peers.peer.witness import Witness
+
+JOINED: Final = "joined"
+"""The payload of a notification that a peer has joined."""
+_LIST_EVERY: Final = 60.0
+"""Seconds, in case the notification of a join was lost."""
+_RECLAIMS_PER_LEASE: Final = 3  # at least: a peer with a shorter lease may have joined
+_RECLAIM_MAX_TASKS: Final = 1000
+_SPREAD: Final = 0.2
+"""Seconds over which the peers spread their looks at a lease that ends."""
+
+
+class Takeover:
+    """Knows which peers of this host have ended, and when a lease ends."""
+
+    def __init__(self, selector: selectors.BaseSelector, lease: timedelta) -> None:
+        self._witness = Witness(selector)
+        self._list = Chore(
+            "list_siblings", lambda peer_id, _: statements.siblings(peer_id), self._read_siblings,
+            _LIST_EVERY,
+        )  # fmt: skip
+        self._declare = _DeclareLost(self._witness, self._declared)
+        self._reclaim = _Reclaim(lease.total_seconds() / _RECLAIMS_PER_LEASE)
+        self.chores = (self._list, self._declare, self._reclaim)
+
+    def look_now(self) -> None:
+        """Look as soon as possible: this peer has joined, or another one."""
+        self._list.set_due()
+        self._reclaim.set_due()
+
+    def close(self) -> None:
+        """Watch no other peer any more."""
+        self._witness.close()
+
+    def _read_siblings(self, result: PGresult, _: int) -> bool:
+        self._witness.watch(statements.read_siblings(result))
+        return True
+
+    def _declared(self, lost: list[UUID]) -> None:
+        self._witness.forget(lost)
+        self._reclaim.set_due()
+
+
+class _DeclareLost(Chore):
+    """Is due when the process of another peer has ended."""
+
+    def __init__(self, witness: Witness, on_lost: Callable[[list[UUID]], None]) -> None:
+        super().__init__("declare_lost", self._write, self._read, 0.0)
+        self._witness = witness
+        self._on_lost = on_lost
+        self._gone: list[UUID] = []
+
+    def due_at(self) -> float:
+        """Look if it is time to look, and return when (monotonic) to declare or to look again."""
+        if not self._gone and time.monotonic() >= self._witness.next_look():
+            self._gone = self._witness.gone()
+        return 0.0 if self._gone else self._witness.next_look()
+
+    def _write(self, peer_id: UUID, _: int) -> Statement:
+        return statements.declare_lost(peer_id, self._gone)
+
+    def _read(self, result: PGresult, _: int) -> bool:
+        self._gone = []
+        self._on_lost(statements.read_lost(result))
+        return True
+
+
+class _Reclaim(Chore):
+    """Is due when the next lease of another peer ends."""
+
+    def __init__(self, every: float) -> None:
+        self._next_in = every
+        super().__init__("reclaim", statements.reclaim, self._read, every, _RECLAIM_MAX_TASKS)
+
+    def _read(self, result: PGresult, most: int) -> bool:
+        tasks, self._next_in = statements.read_reclaimed(result)
+        for task_id, attempt, lost_peer_id, host in tasks:
+            events.task_reclaimed(
+                task_id=task_id, attempt=attempt, lost_peer_id=lost_peer_id, lost_host=host
+            )
+        return len(tasks) < most
+
+    def _interval(self) -> float:
+        return min(self._next_in, self._every) + random.uniform(0, _SPREAD)

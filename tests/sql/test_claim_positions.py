@@ -1,0 +1,186 @@
+"""Claims that begin where the peer's last one ended: nothing is lost, and little is read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.world import Claimant, Peer, World, row, run, submit, value
+
+if TYPE_CHECKING:
+    from tests.support.server import Connection
+
+MANY = "insert into peers.task (kind, args) select %s, %s from generate_series(1, %s)"
+
+
+def test_urgent_tasks_and_other_kinds_are_seen_at_once(world: World) -> None:
+    """Priorities before, between and behind the remembered ones are read, and unknown kinds."""
+    peer = Claimant(world.peer("a", "b", "c"))
+    for priority in (50, 100):
+        for _ in range(2):
+            submit(world.db, priority=priority)
+    assert len(peer.claim(3)) == 3
+    expected = [
+        submit(world.db, priority=-32768),
+        submit(world.db, "c", priority=7),
+        submit(world.db, priority=70),
+        submit(world.db, "b", priority=80),
+    ]
+    last = value(world.db, "select min(id) from peers.task where state = 'ready'")
+    behind = submit(world.db, priority=32767)
+    assert [peer.claim(1) for _ in range(4)] == [[each] for each in expected]
+    assert peer.claim(5) == [last, behind]
+
+
+def test_a_peer_that_forgets_its_positions_loses_nothing(world: World) -> None:
+    """Positions are only hints: without them, or with absurd ones, every task is claimed."""
+    peer = Claimant(world.peer())
+    tasks = [submit(world.db) for _ in range(6)]
+    assert peer.claim(2) == tasks[:2]
+    peer.positions = {}
+    assert peer.claim(2) == tasks[2:4]
+    peer.positions = {("a", 100): 10**15, ("z", 3): 5, ("a", 200): 1}
+    assert peer.claim(2) == tasks[4:]
+
+
+def test_a_task_that_was_locked_is_claimed_later(world: World) -> None:
+    """A task that a claim has passed over lies before the remembered position, and is found."""
+    peer, application = Claimant(world.peer()), world.connect()
+    locked, first, second = (submit(world.db) for _ in range(3))
+    with application.transaction():
+        run(application, "select from peers.task where id = %s for update", locked)
+        assert peer.claim(1) == [first]
+    assert peer.claim(1) == [second]
+    assert peer.claim(1) == [locked]
+
+
+def test_late_and_new_tasks_of_one_claim_are_in_order(world: World) -> None:
+    """What a claim finds before and behind the remembered positions is sorted together."""
+    peer, application = Claimant(world.peer()), world.connect()
+    with application.transaction():
+        late = submit(application)
+        submit(world.db)
+        assert len(peer.claim(1)) == 1
+    urgent, new = submit(world.db, priority=1), submit(world.db)
+    assert peer.claim(10) == [urgent, late, new]
+
+
+def test_the_peer_is_told_when_to_look_before_its_positions(world: World) -> None:
+    """Before that time a short claim does not look; after it does; later on every claim looks."""
+    peer, application = Claimant(world.peer()), world.connect()
+    milliseconds = "select (extract(epoch from clock_timestamp()) * 1000)::bigint"
+    with application.transaction():
+        late = [submit(application) for _ in range(2)]
+        new = [submit(world.db) for _ in range(2)]
+        assert peer.claim(1) == new[:1]
+    peer.positions["", 0] = value(world.db, milliseconds) + 60_000
+    assert peer.claim(2) == new[1:]
+    assert peer.claim(1) == []
+    peer.positions["", 0] = value(world.db, milliseconds)
+    assert peer.claim(1) == late[:1]
+    last = submit(world.db)
+    peer.positions["", 0] = value(world.db, milliseconds) - 11_000
+    assert peer.claim(1) == late[1:]
+    assert peer.positions["", 0] >= value(world.db, milliseconds) - 10_000
+    assert peer.claim(1) == [last]
+
+
+def test_a_claim_that_finds_nothing_writes_nothing(world: World) -> None:
+    """An empty claim assigns no transaction id, with and without positions."""
+    peer = Claimant(world.peer())
+    submit(world.db)
+    for expected in (1, 0):
+        with peer.peer.db.transaction():
+            assert len(peer.claim(5)) == expected
+            written = value(peer.peer.db, "select pg_current_xact_id_if_assigned() is not null")
+            assert written == bool(expected)
+    peer.positions = {}
+    with peer.peer.db.transaction():
+        assert peer.claim(5) == []
+        assert value(peer.peer.db, "select pg_current_xact_id_if_assigned() is null")
+
+
+@pytest.mark.parametrize("wanted", [1, 7, 100])
+def test_a_claim_of_many_kinds_locks_what_it_takes(world: World, wanted: int) -> None:
+    """500 kinds with ten tasks each: the claim is the exact merge, and locks no other row."""
+    kinds = [f"k{number}" for number in range(500)]
+    peer, other = Claimant(world.peer(*kinds)), world.connect()
+    run(
+        world.db,
+        "insert into peers.task (kind, priority)"
+        " select 'k' || (n * 7919) % 500, (n * 31) % 5 from generate_series(1, 5000) n",
+    )
+    order = "select task_id from peers.ready order by priority, position limit %s"
+    for _ in range(2):
+        expected = [each["task_id"] for each in world.db.execute(order, (wanted,))]
+        left = value(world.db, "select count(*) from peers.ready")
+        with peer.peer.db.transaction():
+            assert peer.claim(wanted) == expected
+            free = "select count(*) from (select from peers.ready for update skip locked) r"
+            assert value(other, free) == left - wanted
+
+
+@pytest.mark.parametrize("wanted", [1, 500])
+def test_a_claim_gets_past_tasks_that_an_open_transaction_has_locked(
+    world: World, wanted: int
+) -> None:
+    """No call takes long, and the calls reach the free task behind 20,000 locked ones."""
+    peer, application = Claimant(world.peer()), world.connect()
+    run(world.db, MANY, "a", "{}", 20_000)
+    run(peer.peer.db, "set statement_timeout = '2s'")
+    with application.transaction():
+        run(application, "select from peers.task for share")
+        free = submit(world.db)
+        assert peer.claim_all(wanted) == [free]
+        assert peer.claim_all(wanted) == []
+    world.until(lambda: peer.claim_all(1) != [], "a look before the remembered positions")
+
+
+def test_a_queue_whose_tasks_are_all_refused_does_not_spin(db: Connection, peer: Peer) -> None:
+    """A trigger that raises for every task costs a bounded call, and no call asks for another."""
+    run(db, MANY, "a", "{}", 300)
+    run(
+        db,
+        "create function refuse() returns trigger language plpgsql"
+        " as $$ begin raise 'no'; end $$;"
+        "create trigger refuse before update on peers.task"
+        " for each row when (new.state = 'running') execute function refuse()",
+    )
+    claimant = Claimant(peer)
+    assert claimant.claim(100) == []
+    assert not claimant.more
+    assert value(db, "select count(*) from peers.ready") == 300
+    assert value(db, "select count(*) from peers.lease") == 0
+
+
+def test_a_veto_by_a_trigger_keeps_the_task(db: Connection, peer: Peer) -> None:
+    """A trigger that skips the UPDATE without an error: the task stays ready and has its row."""
+    bad, good = submit(db, args={"bad": 1}), submit(db)
+    run(
+        db,
+        "create function veto() returns trigger language plpgsql"
+        " as $$ begin return null; end $$;"
+        "create trigger veto before update on peers.task"
+        " for each row when (new.args ? 'bad') execute function veto()",
+    )
+    claimant = Claimant(peer)
+    assert claimant.claim(10) == [good]
+    run(db, "drop trigger veto on peers.task")
+    assert claimant.claim(10) == [bad]
+
+
+def test_large_args_are_cut_to_what_one_answer_can_carry(db: Connection, peer: Peer) -> None:
+    """40 tasks with 0.9 MB each come in several answers of less than 16 MiB, in order."""
+    text = '{"x": "' + "y" * 900_000 + '"}'
+    run(db, MANY, "a", text, 40)
+    query = "select task_ids, octet_length(args) as size, more from peers.claim(%s, 'default', 100)"
+    taken: list[int] = []
+    while answer := row(db, query, peer.id):
+        taken += answer["task_ids"]
+        assert answer["size"] <= (16 << 20) + 1000
+        if not answer["more"]:
+            break
+    assert taken == sorted(taken)
+    assert len(taken) == 40
+    assert value(db, "select count(*) from peers.lease") == 3

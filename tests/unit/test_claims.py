@@ -1,0 +1,145 @@
+"""When a peer claims, and from where."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import pytest
+from psycopg.pq.abc import PGresult
+
+from peers.database import statements
+from peers.database.binary import pack_ids, pack_small
+from peers.database.reconnecting import ReconnectingConnection
+from peers.database.rows import ClaimReply, Position
+from peers.peer.claims import Claims
+from peers.peer.state import PeerState
+from peers.pool.claim import Claim
+from peers.pool.durations import DurationEstimate
+from peers.pool.local_queue import LocalQueue
+
+PEER = uuid4()
+HOUR = 3600.0
+NOTHING = ClaimReply(b"", 0, b"", b"", (), (), None, b"[]", (), more=False)
+
+
+class Database:
+    """What the statements say, and the replies to them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.after: list[dict[tuple[str, int], int]] = []
+        monkeypatch.setattr(statements, "claim", self._claim)
+        monkeypatch.setattr(statements, "read_claim", lambda reply: reply)
+
+    def _claim(self, _peer: UUID, _queue: str, _most: int, last: Any, *, durable: bool) -> str:
+        assert durable
+        self.after.append(dict(last))
+        return "claim"
+
+    def retry_at(self, _job: str) -> float:
+        """Nothing is put off."""
+        return 0.0
+
+    def succeeded(self, *_jobs: str) -> None:
+        """Nothing was put off."""
+
+
+class World:
+    """The claims of a peer with one queue, which polls every hour."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, is_listening: bool = True) -> None:
+        self.database = Database(monkeypatch)
+        self.state = PeerState(PEER)
+        self.claimed: list[Claim] = []
+        self.queue = LocalQueue("default", 2, DurationEstimate(), {})
+        self.claims = Claims(
+            self.state, cast("ReconnectingConnection", self.database), {"default": self.queue},
+            HOUR, lambda: is_listening, self.claimed.append,
+        )  # fmt: skip
+
+    def claim(self, reply: ClaimReply = NOTHING, *, notified: bool = False) -> bool:
+        """Claim what is due; return whether something was. `notified`: in the meantime."""
+        requests = self.claims.due()
+        self.claims.write(PEER, requests, durable=True)
+        if notified:
+            self.claims.poll_now()
+        self.claims.take(requests, [cast("PGresult", reply)] * len(requests))
+        return bool(requests)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    """A peer that is notified."""
+    return World(monkeypatch)
+
+
+def a_reply(*last: Position, count: int = 1, more: bool = False) -> ClaimReply:
+    """A reply with tasks."""
+    return ClaimReply(
+        uuid4().bytes, count, pack_ids(range(count)), pack_small([1]), ("a",), (100,), None,
+        b"[%b]" % b",".join([b"{}"] * count), last, more,
+    )  # fmt: skip
+
+
+def test_an_empty_queue_is_left_alone_until_a_notification(world: World) -> None:
+    """Or until the next poll, whose time has some jitter."""
+    assert world.claim()
+    assert not world.claim()
+    assert 0.7 * HOUR < world.claims.due_at() - time.monotonic() < 1.3 * HOUR
+    world.claims.poll_now()
+    assert world.claims.due_at() == 0.0
+    assert world.claim()
+
+
+def test_a_notification_during_a_claim_counts(world: World) -> None:
+    """The claim may have looked before the tasks were there."""
+    assert world.claim(notified=True)
+    assert world.claim()
+    assert not world.claim()
+
+
+def test_a_peer_that_is_not_notified_polls_every_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the poll interval is."""
+    world = World(monkeypatch, is_listening=False)
+    world.claim()
+    assert 0.5 < world.claims.due_at() - time.monotonic() < 1.5
+
+
+def test_a_claim_that_is_not_finished_is_followed_at_once(world: World) -> None:
+    """The database has spent its limits on stale rows."""
+    assert world.claim(a_reply(count=0, more=True))
+    assert world.claim(a_reply(count=1))
+    assert not world.claim()
+    [claim] = world.claimed
+    assert claim.count == 1
+
+
+def test_a_claim_begins_where_the_last_one_ended(world: World) -> None:
+    """For each kind and priority, whatever the last one brought; not after a reconnect."""
+    for last in ([Position("a", 1, 7), Position("b", 2, 8)], [Position("a", 1, 9)], []):
+        world.claims.poll_now()
+        world.claim(a_reply(*last))
+    world.claims.poll_now()
+    world.claim()
+    world.claims.forget_positions()
+    world.claims.poll_now()
+    world.claim()
+    known = {("a", 1): 9, ("b", 2): 8}
+    assert world.database.after == [{}, {("a", 1): 7, ("b", 2): 8}, known, known, {}]
+
+
+def test_positions_are_forgotten_now_and_then(world: World) -> None:
+    """A task may have been committed late, below the remembered position."""
+    for number in range(500):
+        world.claims.poll_now()
+        world.claim(a_reply(Position("a", 1, number)))
+    assert 2 <= world.database.after[1:].count({}) <= 4
+
+
+def test_a_draining_peer_claims_nothing(world: World) -> None:
+    """Nor does it wake up for a claim."""
+    world.state.draining = True
+    world.claims.poll_now()
+    assert not world.claim()
+    assert world.claims.due_at() == float("inf")
