@@ -12,8 +12,9 @@ from uuid import UUID
 from peers import events
 from peers.database import statements
 from peers.database.deadlines import BoundedConnection
+from peers.database.jobs import Job
 from peers.database.pipeline import StatementRefused
-from peers.database.reconnecting import Job, ReconnectingConnection
+from peers.database.reconnecting import ReconnectingConnection
 from peers.peer.claims import Claims
 from peers.peer.handler_requests import HandlerRequests
 from peers.peer.outcomes import Outcomes

@@ -19,9 +19,10 @@ from psycopg.pq.abc import PGresult
 from peers import events
 from peers.database import statements
 from peers.database.deadlines import Bounds
+from peers.database.jobs import Job
 from peers.database.pipeline import Statement, StatementRefused
 from peers.database.pooler import SYMPTOMS
-from peers.database.reconnecting import Job, ReconnectingConnection
+from peers.database.reconnecting import ReconnectingConnection
 from peers.errors import PeerLost
 from peers.peer.promotion import Promotion
 from peers.peer.state import PeerState

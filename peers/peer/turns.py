@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from psycopg.pq.abc import PGresult
 
+from peers.database.jobs import Job
 from peers.database.pipeline import StatementRefused
-from peers.database.reconnecting import Job, ReconnectingConnection
+from peers.database.reconnecting import ReconnectingConnection
 from peers.errors import PeerLost
 from peers.peer.batch import Batch
 from peers.peer.claims import ClaimRequest, Claims

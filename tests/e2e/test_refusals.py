@@ -119,9 +119,9 @@ def test_a_trigger_that_refuses_every_outcome_holds_up_nobody(stage: Stage) -> N
 
 VERBS = {
     "claim": "uuid, text, integer, text[], smallint[], bigint[]",
-    "complete": "uuid, uuid[], bigint[], jsonb",
-    "fail": "uuid, jsonb",
-    "release": "uuid, bigint[], uuid[], text[]",
+    "complete": "uuid, uuid[], bigint[], jsonb, boolean",
+    "fail": "uuid, jsonb, boolean",
+    "release": "uuid, bigint[], uuid[], text[], boolean",
     "reconcile": "uuid, uuid[]",
     "heartbeat": "uuid",
     "reclaim": "uuid, integer",

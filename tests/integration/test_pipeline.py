@@ -13,8 +13,9 @@ from psycopg.pq.abc import PGresult
 
 from peers.database.connection import connect
 from peers.database.deadlines import BoundedConnection, Bounds
+from peers.database.jobs import Job
 from peers.database.pipeline import Pipeline, Statement, StatementRefused
-from peers.database.reconnecting import Job, ReconnectingConnection
+from peers.database.reconnecting import ReconnectingConnection
 from peers.errors import BadTask, DatabaseUnreachable, PeerLost
 from tests.support.proxy import Proxy
 from tests.support.server import Connection

@@ -12,8 +12,9 @@ import psycopg
 import pytest
 
 from peers.database import statements
+from peers.database.jobs import Job
 from peers.database.pipeline import StatementRefused
-from peers.database.reconnecting import Job, ReconnectingConnection
+from peers.database.reconnecting import ReconnectingConnection
 from peers.database.rows import Promoted, Pruned, Reclaims, Unrunnable
 from peers.errors import PeerLost
 from peers.events import fields_of, name_of

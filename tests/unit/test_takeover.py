@@ -10,7 +10,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from peers.database import statements
-from peers.database.reconnecting import Job, ReconnectingConnection
+from peers.database.jobs import Job
+from peers.database.reconnecting import ReconnectingConnection
 from peers.database.rows import Promoted, Reclaimed, Reclaims, Sibling
 from peers.events import fields_of, name_of
 from peers.peer import takeover as module

@@ -9,8 +9,9 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from peers.database.jobs import Job
 from peers.database.pipeline import Statement, StatementRefused
-from peers.database.reconnecting import Job, ReconnectingConnection
+from peers.database.reconnecting import ReconnectingConnection
 from peers.errors import PeerLost
 from peers.peer.batch import Batch
 from peers.peer.claims import Claims
