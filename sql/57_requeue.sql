@@ -304,6 +304,7 @@ begin
         else (
             select greatest(extract(epoch from min(peers._lost_at(p, _reachable_since)) - _now), 0)::double precision
             from peers.peer p where p.lost_at is null and p.id <> next_reclaim.peer_id
+            having count(*) > 0
         )
     end;
 end

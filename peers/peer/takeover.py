@@ -103,4 +103,6 @@ class _Reclaim(Chore):
         return len(tasks) < most
 
     def _interval(self) -> float:
-        return min(self._next_in, self._every) + random.uniform(0, _SPREAD)
+        # not less, in case a lease that has ended cannot be taken yet: its peer's row is locked
+        wait = max(self._next_in, _SPREAD)
+        return min(wait, self._every) + random.uniform(0, _SPREAD)

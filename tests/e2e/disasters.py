@@ -14,9 +14,10 @@ LEASE: Final = {"lease_timeout": "2s"}
 
 NO_FENCE: Final = Patch(
     "50_complete.sql",
-    "where l.task_id = o.task_id and l.token = o.token and l.peer_id = _peer_id\n"
-    "                offset 0",
-    "where l.task_id = o.task_id\n                offset 0",
+    "where t.id = o.task_id and t.token = _token and t.state = 'running' and t.xmax = '0'\n"
+    "              and exists (select from peers.lease l"
+    " where l.token = _token and l.peer_id = complete.peer_id);",
+    "where t.id = o.task_id and t.state = 'running';",
 )
 """Whoever says that a task is done is believed."""
 

@@ -14,10 +14,10 @@ from psycopg.conninfo import make_conninfo
 
 import peers
 from peers import errors
-from peers.database import functions, schema
+from peers.database import functions, schema, statements
 from peers.database.backoff import Backoff
 from peers.database.connection import connect, is_connection_lost
-from peers.database.rows import Claimed, HeartbeatReply, Unrecorded
+from peers.database.rows import Claimed, HeartbeatReply, Sibling, Unrecorded
 from peers.types import CONTRACT_VERSION, KindPolicy, ParentFailure, TaskState
 from tests.support import verbs
 
@@ -154,7 +154,7 @@ def test_a_lost_peer_is_reclaimed_from(connection: BoundedConnection, peer: UUID
     submit(connection, "a")
     [task] = verbs.claim(connection, peer, "default", 1)
     other = functions.join(connection, "deneb", 1, {"default": 1}, [KindPolicy("a")], LEASE)
-    for shift in ("20 seconds", "40 seconds"):
+    for shift in ("10 seconds", "20 seconds", "30 seconds"):
         connection.execute(
             "insert into peers.clock (shift) values (%s) on conflict (one_row)"
             " do update set shift = excluded.shift",
@@ -351,3 +351,23 @@ def test_waits_between_tries_grow_to_a_cap_with_full_jitter() -> None:
     longest.reset()
     assert longest.next() == pytest.approx(0.1)
     assert Backoff(luck=lambda: 0.0).next() == 0.0
+
+
+def test_the_peers_of_a_host(connection: BoundedConnection) -> None:
+    """They find each other, and one declares the other lost."""
+    identity = {"host_id": "one", "start": 123456, "lock": "ab"}
+    first, second = (
+        functions.join(
+            connection, "vega", 7, {"default": 1}, [], timedelta(seconds=30), process=identity
+        )
+        for _ in range(2)
+    )
+    found = statements.read_siblings(verbs.run(connection, statements.siblings(first)))
+    assert found == [Sibling(second, 7, 123456, "ab")]
+    reply = statements.read_reclaimed(verbs.run(connection, statements.reclaim(first, 10)))
+    assert reply.tasks == []
+    assert 0 < reply.next_in <= 30
+    lost = statements.declare_lost(first, [second])
+    assert statements.read_lost(verbs.run(connection, lost)) == [second]
+    reply = statements.read_reclaimed(verbs.run(connection, statements.reclaim(first, 10)))
+    assert reply == ([], float("inf"))

@@ -261,18 +261,22 @@ def test_a_claim_that_is_rolled_back_takes_nothing(world: World) -> None:
     assert ids(second.claim()) == tasks
 
 
-STALE_CHILDREN = (
-    "with child as (insert into peers.task (kind) select 'a' from generate_series(1, %s)"
-    " returning id) insert into peers.dependency (parent_id, child_id) select %s, id from child"
-)
+def leave_stale_rows(world: World, count: int) -> None:
+    """Fill the table ready with rows of a task that is blocked."""
+    parent, child = submit(world.db, "other"), submit(world.db, "a")
+    edge = "insert into peers.dependency (parent_id, child_id) values (%s, %s)"
+    run(world.db, edge, parent, child)
+    run(world.db, "alter table peers.ready disable trigger all")
+    rows = "insert into peers.ready (queue, kind, priority, task_id) select 'default', 'a', 100, %s"
+    run(world.db, f"{rows} from generate_series(1, %s)", child, count)
 
 
 def test_a_small_claim_gets_through_many_stale_rows(world: World) -> None:
-    """20,000 blocked children lie before a task. Claims of one, each within a second, drop their
-    rows, keep what they did, and say that there may be more.
+    """20,000 stale rows lie before a task. Claims of one, each within a second, drop them, keep
+    what they did, and say that there may be more.
     """
     peer = world.peer("a")
-    run(world.db, STALE_CHILDREN, 20_000, submit(world.db, "other"))
+    leave_stale_rows(world, 20_000)
     wanted = submit(world.db, "a")
     run(peer.db, "set statement_timeout = '1s'")
     query = "select task_ids, more from peers.claim(%s, 'default', 1)"
@@ -288,7 +292,7 @@ def test_a_small_claim_gets_through_many_stale_rows(world: World) -> None:
 def test_a_claim_of_one_passes_a_thousand_stale_rows_in_few_passes(world: World) -> None:
     """However few tasks are wanted, a pass looks at many rows once it has met stale ones."""
     peer = world.peer("a")
-    run(world.db, STALE_CHILDREN, 1_001, submit(world.db, "other"))
+    leave_stale_rows(world, 1_001)
     wanted = submit(world.db, "a")
     run(peer.db, "set track_functions = 'all'")
     with peer.db.transaction():

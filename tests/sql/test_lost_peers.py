@@ -406,6 +406,15 @@ def test_a_peer_that_is_unknown_is_lost_already(world: World) -> None:
     assert declare_lost(third, other) == [other.id]
 
 
+def test_a_peer_without_others_has_nothing_to_reclaim(world: World) -> None:
+    """Neither its own lease counts nor lost peers without leases, so that it need not look soon."""
+    query = "select peers.next_reclaim(%s)"
+    one, other = join_on(world.db, "one"), join_on(world.db, "one")
+    assert value(world.db, query, one.id) > 0
+    declare_lost(one, other)
+    assert value(world.db, query, one.id) is None
+
+
 def test_siblings(world: World) -> None:
     """The peers of the same host that are not lost, with what recognizes their processes."""
     one, other = join_on(world.db, "one", 11), join_on(world.db, "one", 12)

@@ -190,7 +190,7 @@ def test_an_end_that_is_not_sure_asks_nothing(
 
 
 @pytest.mark.parametrize(
-    ("next_in", "expected"), [(4.0, 4.1), (NEVER, 10.1), (25.0, 10.1), (0.0, 0.1)]
+    ("next_in", "expected"), [(4.0, 4.1), (NEVER, 10.1), (25.0, 10.1), (0.0, 0.3)]
 )
 def test_the_end_of_a_lease_is_not_missed(
     database: Database, takeover: Takeover, next_in: float, expected: float
