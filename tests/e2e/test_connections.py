@@ -14,7 +14,7 @@ from psycopg.conninfo import make_conninfo
 from tests.e2e.harness import Stage, until
 
 OURS = "from pg_stat_activity where application_name ~ '^peers ' and datname = current_database()"
-IDLE_SECONDS = 12.0
+IDLE_SECONDS = 20.0
 
 
 @pytest.fixture
