@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import select
 import selectors
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 from psycopg.pq.abc import PGresult
 
 from peers.database.deadlines import BoundedConnection, Bounds
 from peers.database.pipeline import Pipeline, Statement, StatementRefused
-
-_CHECK_EVERY: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +74,8 @@ class JobRunner:
         return False
 
     def await_input(self) -> None:
-        """Wait a moment for replies."""
-        poll = select.poll()
-        poll.register(self._fd, select.POLLIN)
-        self.pipeline.flush()
-        self._sees_input = bool(poll.poll(_CHECK_EVERY * 1000))
+        """Send more of the job, or wait a moment for replies."""
+        self._sees_input = self.pipeline.await_input()
 
     def receive_notifications(self) -> None:
         """Take the notifications that were read together with a reply."""
@@ -110,11 +103,12 @@ class JobRunner:
             results = self.pipeline.receive()
         except StatementRefused as refused:
             self._job = None
+            self._select_for_writing()
             self.receive_notifications()
             job.on_refused(refused)
             return False
+        self._select_for_writing()
         if results is None:
-            self._select_for_writing()
             return False
         self._job = None
         try:

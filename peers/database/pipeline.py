@@ -17,6 +17,7 @@ from peers.errors import from_database
 
 _BINARY: Final = 1
 _CHECK_EVERY: Final = 0.1
+"""Seconds between two looks whether the replies are overdue."""
 _BEGIN: Final = b"begin isolation level read committed"
 _COMMIT: Final = b"commit"
 _SET_BOUNDS: Final = (
@@ -131,13 +132,17 @@ class Pipeline:
     def run(self, statement: Statement) -> PGresult:
         """Execute a statement alone, and wait for its result. Raises what the database refuses."""
         self.send([statement])
-        poll = select.poll()
-        poll.register(self._pgconn.socket, select.POLLIN)
         while (results := self._receive_alone()) is None:
-            self.flush()
-            if not poll.poll(_CHECK_EVERY * 1000):
+            if not self.await_input():
                 self.check_time()
         return results[0]
+
+    def await_input(self) -> bool:
+        """Send more, or wait a moment for replies; return whether some have come."""
+        poll = select.poll()
+        wanted = select.POLLIN if self.flush() else select.POLLIN | select.POLLOUT
+        poll.register(self._pgconn.socket, wanted)
+        return any(events != select.POLLOUT for _, events in poll.poll(_CHECK_EVERY * 1000))
 
     def _receive_alone(self) -> list[PGresult] | None:
         try:
@@ -172,7 +177,7 @@ class Pipeline:
         reply = expected[-1]
         if status == ExecStatus.FATAL_ERROR:
             error = psycopg.errors.error_from_result(result, encoding="utf-8")
-            if is_connection_lost(error):
+            if is_connection_lost(error) or error.sqlstate is None:  # None: libpq has made it
                 raise error
             if self._refused is None:
                 self._refused = StatementRefused(_translated(error), reply.number)

@@ -85,6 +85,8 @@ class Membership:
 
     def record_all(self) -> None:
         """Record every outcome before the peer leaves, on a new connection if need be."""
+        with contextlib.suppress(DatabaseUnreachable):
+            self._connection.finish()  # only its end shows whether the connection works
         if self._state.peer_id is not None and self._connection.reopen(_LAST_CONNECT_SECONDS):
             self._leases.record_all()
 

@@ -44,9 +44,12 @@ class Turns:
         `claims`: whether the peer may claim.
         """
         peer_id = self._state.peer_id
-        if peer_id is None or not self._connection.is_idle:
+        if peer_id is None:
             return
-        self._recorder.record_refused()
+        if self._connection.is_idle:
+            self._recorder.record_refused()
+        if not self._connection.is_idle:  # a refusal may have ended the session just now
+            return
         requests = self._claims.due() if claims else []
         batch = self._recorder.take_due(with_claim=bool(requests))
         if batch is None and not requests:

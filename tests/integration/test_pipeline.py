@@ -128,6 +128,14 @@ def test_statements_wait_alone_between_transactions(
     assert sorted(words(notes)) == ["mine", "noted"]
 
 
+def test_a_large_statement_is_sent_as_fast_as_the_database_reads(database_url: str) -> None:
+    """The bound on the reply would end a wait after each piece, and the next try as well."""
+    with connect(database_url, application_name="test", bounds=BOUNDS) as connection:
+        text = b"x" * (16 << 20)
+        result = Pipeline(connection).run(Statement(b"select length($1::text)", (text,), (0,)))
+        assert int.from_bytes(result.get_value(0, 0) or b"", "big") == len(text)
+
+
 def test_bounds_are_of_one_transaction(db: Connection, connection: BoundedConnection) -> None:
     """A transaction with bounds of its own changes nothing for the next one."""
     del db
@@ -261,6 +269,15 @@ def test_a_large_job_is_sent_while_the_loop_turns(main: Main) -> None:
     main.connection.start(main.job(Statement(b"select length($1::text)", (text,), (0,))))
     [result] = main.until_results()
     assert int.from_bytes(result.get_value(0, 0), "big") == len(text)
+
+
+def test_the_loop_rests_after_a_large_job_that_was_waited_for(main: Main) -> None:
+    """A selector that still waited for a chance to write would return at once for ever."""
+    text = b"x" * (16 << 20)
+    main.connection.start(main.job(Statement(b"select length($1::text)", (text,), (0,))))
+    main.connection.finish()
+    assert len(main.results.pop()) == 1
+    assert main.selector.select(0.05) == []
 
 
 def test_a_job_without_a_reply_loses_the_connection(database_url: str) -> None:

@@ -93,6 +93,18 @@ def test_nothing_is_sent_when_nothing_is_due() -> None:
     busy.recorder.take_due.assert_not_called()
 
 
+def test_nothing_is_sent_when_a_refused_outcome_has_ended_the_session() -> None:
+    """The next turn connects again. The peer would end if it sent a transaction without that."""
+    world = World(outcomes=False, claims=1)
+
+    def end_session() -> None:
+        world.connection.is_idle = False
+
+    world.recorder.record_refused.side_effect = end_session
+    world.turns.start_due(claims=True)
+    world.connection.start.assert_not_called()
+
+
 def test_a_fenced_peer_records_and_claims_nothing() -> None:
     """Its workers are dead; what they had finished counts if the lease still holds."""
     world = World(outcomes=True, claims=1)
