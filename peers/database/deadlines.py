@@ -82,7 +82,8 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
     """The bounds that the server keeps. None leaves them to its own settings."""
     local_settings: Mapping[str, str] = MappingProxyType({})
     """What each transaction sets at its begin, behind a pooler."""
-    _interrupt_at: float = 0.0
+    _interrupted_at: float = 0.0
+    _interrupt_due_at: float = 0.0
 
     def interrupt(self, within: float) -> None:
         """Wait no longer than `within` seconds for the statement that runs now.
@@ -90,12 +91,14 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
         This is safe in a signal handler and from any thread, and has no effect on later statements.
         It cancels nothing in the server, because that might cancel a commit.
         """
-        self._interrupt_at = time.monotonic() + within
+        now = time.monotonic()
+        self._interrupt_due_at = now + within
+        self._interrupted_at = now
 
     def due_at(self, began: float) -> float:
         """Return when (monotonic) the reply to a statement that began then is overdue."""
         due = min(began + self.answer_within, max(self.latest, began + _LAST_MOMENT))
-        return min(due, self._interrupt_at) if began < self._interrupt_at else due
+        return min(due, self._interrupt_due_at) if began < self._interrupted_at else due
 
     def check_time(self, began: float) -> None:
         """Raise `NoAnswer` if the reply to a statement that began then is overdue."""

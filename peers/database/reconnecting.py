@@ -214,8 +214,10 @@ class ReconnectingConnection:
             if isinstance(error, psycopg.OperationalError):
                 raise DatabaseUnreachable(f"the database failed: {error}") from error
             raise
+        finally:
+            if self._runner is runner:
+                runner.receive_notifications()  # they may have come with the reply
         self._note_success()
-        runner.receive_notifications()  # they may have come with the reply
         return result
 
     def is_put_off(self, job: str) -> bool:

@@ -71,7 +71,7 @@ def test_an_interrupt_affects_only_the_running_statement(database_url: str) -> N
     """A later statement, such as the release of tasks, has its own time."""
     with connect(database_url, application_name="test") as connection:
         connection.answer_within = PATIENCE
-        connection.interrupt(0.0)
+        connection.interrupt(0.1)
         connection.execute("select pg_sleep(0.3)")
 
 

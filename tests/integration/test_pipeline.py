@@ -6,6 +6,8 @@ import selectors
 import time
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -17,6 +19,9 @@ from peers.database.jobs import Job
 from peers.database.pipeline import Pipeline, Statement, StatementRefused
 from peers.database.reconnecting import ReconnectingConnection
 from peers.errors import BadTask, DatabaseUnreachable, PeerLost
+from peers.peer.leases import Leases
+from peers.peer.membership import Membership
+from peers.peer.state import PeerState
 from tests.support.proxy import Proxy
 from tests.support.server import Connection
 
@@ -261,6 +266,35 @@ def test_notifications_are_heard_at_any_time(main: Main, db: Connection) -> None
     db.execute("select pg_notify('bells', 'do')")
     main.connection.do(lambda c: c.execute("select pg_sleep(0.1)"))
     assert main.heard == ["idle", "job", "do"]
+
+
+def test_a_notification_is_heard_that_came_before_an_error(main: Main, db: Connection) -> None:
+    """Otherwise it would wait for whatever the database sends next."""
+
+    def fail(pipeline: Pipeline) -> None:
+        db.execute("select pg_notify('bells', 'with the reply')")
+        pipeline.run(Statement(b"select pg_sleep(0.1)"))
+        pipeline.run(Statement(b"select 1 / 0"))
+
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        main.connection.transact(fail)
+    assert main.heard == ["with the reply"]
+
+
+def test_a_peer_that_ends_records_on_a_new_connection(main: Main, db: Connection) -> None:
+    """Its last job may show that the old one is lost. Its outcomes would be lost with it."""
+    leases = Mock(spec=Leases)
+    leases.record_all.side_effect = lambda: main.connection.transact(lambda p: p.run(BACKEND))
+    membership = Membership(
+        PeerState(uuid4()), Mock(), main.connection, leases, Mock(), Mock(), Mock()
+    )
+    main.connection.start(main.job(Statement(b"select pg_sleep(60)")))
+    db.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'test'"
+    )
+    membership.record_all()
+    leases.record_all.assert_called_once()
+    assert main.results == ["lost"]
 
 
 def test_a_large_job_is_sent_while_the_loop_turns(main: Main) -> None:
