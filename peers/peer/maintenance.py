@@ -151,7 +151,7 @@ class Maintenance:
         chore.done(time.monotonic() - began, finished=finished)
 
     def _refused(self, chore: Chore, refused: StatementRefused) -> None:
-        """Put off this chore alone. Another peer may have more luck."""
+        """Put off this chore alone. Another peer may succeed meanwhile."""
         chore.failed()
         self._connection.delay(chore.name)
         events.maintenance_failed(job=chore.name, error=str(refused.error).strip())

@@ -86,10 +86,6 @@ class Outbox:
         """Add the results of tasks of one claim, which are a JSON array."""
         self._completed.append(CompletedRun(run, results))
 
-    def completed(self, lease: Lease, result: bytes) -> None:
-        """Add a result, which is JSON."""
-        self._completed.append(Outcome(lease, result=result))
-
     def failed(self, lease: Lease, failure: Failure) -> None:
         """Add a failed attempt."""
         self._failed.append(Outcome(lease, failure=failure))

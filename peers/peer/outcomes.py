@@ -35,11 +35,6 @@ class Outcomes:
             lease.stopped_because = None
         self._recorder.completed_run(run, results)
 
-    def completed(self, lease: Lease, result: bytes) -> None:
-        """Record the result of a handler that has returned."""
-        lease.stopped_because = None
-        self._recorder.completed(lease, result)
-
     def failed(self, lease: Lease, failure: Failure) -> None:
         """Record and log an attempt that has failed."""
         lease.stopped_because = None

@@ -52,11 +52,6 @@ class Recorder:
         self._note_arrival()
         self._outbox.completed_run(run, results)
 
-    def completed(self, lease: Lease, result: bytes) -> None:
-        """Add a result, which is JSON."""
-        self._note_arrival()
-        self._outbox.completed(lease, result)
-
     def failed(self, lease: Lease, failure: Failure) -> None:
         """Add a failed attempt."""
         self._note_arrival()

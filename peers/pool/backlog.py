@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from peers.pool.claim import Claim, TaskRun, part
@@ -72,23 +72,13 @@ class Backlog:
             count -= run.count
         return taken
 
-    def take_if(self, is_wanted: Callable[[TaskRun], bool]) -> list[TaskRun]:
-        """Take the runs for which this is true."""
-        taken = [run for run in self._runs if is_wanted(run)]
-        if taken:
-            self._replace([run for run in self._runs if not is_wanted(run)])
-        return taken
-
     def drop(self, unwanted: Iterable[Lease]) -> None:
         """Forget these leases."""
         gone: dict[Claim, set[int]] = {}
         for lease in unwanted:
             gone.setdefault(lease.claim, set()).add(lease.index)
-        self._replace([rest for run in self._runs for rest in _without(run, gone.get(run.claim))])
-
-    def _replace(self, runs: list[TaskRun]) -> None:
-        self._runs = runs
-        self._tasks = sum(run.count for run in runs)
+        self._runs = [rest for run in self._runs for rest in _without(run, gone.get(run.claim))]
+        self._tasks = sum(run.count for run in self._runs)
 
 
 def _priority(run: TaskRun) -> int:

@@ -10,7 +10,6 @@ from peers.pool.batch_key import BatchKey
 from peers.pool.durations import (
     ARGS_MAX_BYTES,
     CLAIM_MAX_TASKS,
-    FIRST_CLAIM_MAX_TASKS,
     HELD_MAX_TASKS,
     DurationEstimate,
     claim_size,
@@ -34,7 +33,7 @@ class ClaimSizer:
         """How many tasks of each kind the last claim brought."""
         self._most_held = max(slots, HELD_MAX_TASKS)
         """How many tasks the peer may hold, judged by the size of their args."""
-        self._most_at_once = FIRST_CLAIM_MAX_TASKS
+        self._most_at_once = CLAIM_MAX_TASKS
         """How many to claim in one statement. While slots are free, another claim follows."""
 
     def learn(self, claim: Claim) -> None:

@@ -15,8 +15,6 @@ CLAIM_MAX_TASKS: Final = 1000
 """In one statement."""
 HELD_MAX_TASKS: Final = 2 * CLAIM_MAX_TASKS
 """Of a queue, unless it has more slots: workers run one claim while the next one is made."""
-FIRST_CLAIM_MAX_TASKS: Final = 100
-"""While the size of the args is unknown: 1,000 tasks with 1 MiB of args would be a GB."""
 
 ASSIGNMENT_SECONDS: Final = 0.02
 """An assignment is sized to what a worker finishes in this time. It gets the next one meanwhile."""
@@ -27,7 +25,6 @@ ARGS_MAX_BYTES: Final = 16 << 20
 """The args of one claim, judged by the claim before, and of one assignment."""
 
 assert ASSIGNMENT_SECONDS < CLAIM_SECONDS
-assert FIRST_CLAIM_MAX_TASKS <= CLAIM_MAX_TASKS
 assert ASSIGNMENT_MAX_TASKS <= CLAIM_MAX_TASKS
 
 _RISE: Final = 0.5

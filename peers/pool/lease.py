@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """One task of a claim, made when somebody has to look at this task: see `Claim.lease`."""
+    """One task of a claim, made when this task is handled by itself: see `Claim.lease`."""
 
     claim: Claim
     index: int

@@ -13,7 +13,6 @@ from peers.pool.dispatch import hand_out
 from peers.pool.durations import (
     ARGS_MAX_BYTES,
     CLAIM_MAX_TASKS,
-    FIRST_CLAIM_MAX_TASKS,
     HELD_MAX_TASKS,
     DurationEstimate,
     claim_size,
@@ -173,9 +172,9 @@ def test_a_batch_that_waits_to_be_full_is_filled() -> None:
 
 
 def test_no_more_is_wanted_than_one_claim_may_bring() -> None:
-    """However many slots and batches there are. The first claim is small: args may be large."""
+    """However many slots and batches there are."""
     local_queue = a_queue(slots=4000, c=0.001)
-    assert local_queue.wanted() == FIRST_CLAIM_MAX_TASKS
+    assert local_queue.wanted() == CLAIM_MAX_TASKS
     local_queue.claimed(a_claim(local_queue, "c"))
     assert local_queue.wanted() == CLAIM_MAX_TASKS
 

@@ -155,6 +155,10 @@ class Box:
     def _recorded(self, token: bytes, tasks: int) -> None:
         self.done[token] = self.done.get(token, 0) + tasks
 
+    def completed(self, lease: Lease, result: bytes) -> None:
+        """Add the result of one task."""
+        self.outbox.completed_run(TaskRun(lease.claim, lease.index, 1), b"[%b]" % result)
+
     def flush(self, *, last: bool = False) -> None:
         """Record everything one by one."""
         self.outbox.flush(self.database.run, PEER, "UTF8", last=last)
@@ -185,7 +189,7 @@ def test_everything_is_recorded_in_batches(box: Box, database: Database) -> None
     for record in (box.flush, box.turn):
         completed, failed, released = [a_lease() for _ in range(5)], a_lease(), a_lease()
         for lease in completed:
-            box.outbox.completed(lease, b"1")
+            box.completed(lease, b"1")
         box.outbox.failed(failed, {"error_type": "E"})
         box.outbox.released([released])
         assert box.outbox.is_pending
@@ -207,7 +211,7 @@ def test_a_run_is_recorded_whole(box: Box, database: Database) -> None:
     box.outbox.completed_run(TaskRun(one, 600, 400), b"[%b]" % b",".join([b"2"] * 400))
     box.turn()
     box.outbox.completed_run(TaskRun(other, 0, 2), b"[3,4]")
-    box.outbox.completed(one.lease(0), b"5")
+    box.completed(one.lease(0), b"5")
     box.turn()
     first, second = database.calls
     assert (first.tokens, second.tokens) == (1, 3)
@@ -279,7 +283,7 @@ def test_a_transaction_is_bounded(box: Box, database: Database) -> None:
 
 def test_outcomes_survive_a_broken_connection(box: Box, database: Database) -> None:
     """All of them are tried again."""
-    box.outbox.completed(a_lease(), b"1")
+    box.completed(a_lease(), b"1")
     box.outbox.failed(a_lease(), {"error_type": "E"})
     box.outbox.released([a_lease()])
     database.broken = True
@@ -298,9 +302,9 @@ def test_a_result_that_jsonb_refuses_becomes_a_failure_of_its_own_task(
 ) -> None:
     """The others of the batch are completed."""
     good, bad = [a_lease(), a_lease()], a_lease()
-    box.outbox.completed(good[0], b"1")
-    box.outbox.completed(bad, b'"poison"')
-    box.outbox.completed(good[1], b"2")
+    box.completed(good[0], b"1")
+    box.completed(bad, b'"poison"')
+    box.completed(good[1], b"2")
     box.flush()
     [failure] = database.failed
     assert (failure["task_id"], failure["error_type"]) == (bad.task.task_id, "ResultInvalid")
@@ -311,7 +315,7 @@ def test_a_result_that_jsonb_refuses_becomes_a_failure_of_its_own_task(
 def test_a_busy_outcome_is_tried_again_later(box: Box, database: Database) -> None:
     """Until then it waits, and its lease is kept."""
     lease = a_lease()
-    box.outbox.completed(lease, b"1")
+    box.completed(lease, b"1")
     database.verdicts = {lease.task.task_id: "busy"}
     box.flush()
     assert (box.done, box.outbox.is_pending, bool(box.outbox)) == ({}, True, False)
@@ -328,7 +332,7 @@ def test_an_outcome_that_is_busy_again_and_again_waits_for_the_lock(
     """Not the first times: a stream of sessions that lock the task would starve it for ever."""
     lease = a_lease()
     if outcome == "completed":
-        box.outbox.completed(lease, b"1")
+        box.completed(lease, b"1")
     elif outcome == "failed":
         box.outbox.failed(lease, {"error_type": "E"})
     else:
@@ -342,7 +346,7 @@ def test_an_outcome_that_is_busy_again_and_again_waits_for_the_lock(
 def test_a_result_that_is_too_large_becomes_a_failure(box: Box, database: Database) -> None:
     """Of the same task, in the same flush."""
     lease = a_lease()
-    box.outbox.completed(lease, b"1")
+    box.completed(lease, b"1")
     database.too_large = lease.task.task_id
     box.flush()
     [failure] = database.failed
@@ -354,7 +358,7 @@ def test_a_result_that_is_too_large_becomes_a_failure(box: Box, database: Databa
 def test_a_stale_outcome_is_dropped(box: Box, database: Database, verdict: Verdict) -> None:
     """The lease was lost, so that the outcome can never be recorded."""
     lease = a_lease()
-    box.outbox.completed(lease, b"1")
+    box.completed(lease, b"1")
     database.verdicts = {lease.task.task_id: verdict}
     box.flush()
     assert (box.has(lease), box.outbox.is_pending) == (True, False)
@@ -363,7 +367,7 @@ def test_a_stale_outcome_is_dropped(box: Box, database: Database, verdict: Verdi
 def test_a_batch_of_large_results_is_bounded_by_its_size(box: Box, database: Database) -> None:
     """A hundred results of 1 MiB do not go in one statement."""
     for _ in range(100):
-        box.outbox.completed(a_lease(), b'"%s"' % (b"x" * (1 << 20)))
+        box.completed(a_lease(), b'"%s"' % (b"x" * (1 << 20)))
     box.flush()
     assert max(map(len, database.completed)) <= 18 << 20
     assert sum(len(call.task_ids) for call in database.calls) == 100
@@ -406,7 +410,7 @@ def test_no_error_for_one_outcome_prevents_another_from_being_recorded(
         culprit = leases[2]
         for lease in leases:
             if outcome == "completed":
-                box.outbox.completed(lease, b"1")
+                box.completed(lease, b"1")
             elif outcome == "failed":
                 box.outbox.failed(lease, {"error_type": "E", "error_message": "m"})
             else:
@@ -433,7 +437,7 @@ def test_an_outcome_that_is_refused_becomes_a_plain_failure(box: Box, database: 
     recorded (a time that no interval holds, a text), and keeps that the task was rejected.
     """
     result, failure = a_lease(), a_lease()
-    box.outbox.completed(result, b"1")
+    box.completed(result, b"1")
     box.outbox.failed(
         failure,
         {"error_type": "A\0€", "error_message": "m", "retry_in": float("inf"), "reject": True},
@@ -464,7 +468,7 @@ def test_an_outcome_that_is_refused_again_is_kept_and_tried_less_and_less_often(
     and is not tried all the time.
     """
     lease = a_lease()
-    box.outbox.completed(lease, b"1")
+    box.completed(lease, b"1")
     database.refuses = {lease.task.task_id: an_error("P0001")}
     box.flush()
     assert (box.done, bool(box.outbox), box.outbox.is_pending) == ({}, False, False)
@@ -483,7 +487,7 @@ def test_a_database_that_refuses_everything_is_not_tried_for_each_outcome(
     """A full disk is the cause: after a few tries the flush ends, and every outcome is kept."""
     leases = [a_lease() for _ in range(BATCH_MAX)]
     for lease in leases:
-        box.outbox.completed(lease, b"1")
+        box.completed(lease, b"1")
     full = an_error("53100", "no space left on device")
     database.refuses = dict.fromkeys((lease.task.task_id for lease in leases), full)
     with pytest.raises(psycopg.errors.DiskFull):
@@ -500,7 +504,7 @@ def test_missing_rights_do_not_fail_completed_tasks(box: Box, database: Database
     for sqlstate in ("42501", "42883"):
         box.done.clear()
         lease = a_lease()
-        box.outbox.completed(lease, b"1")
+        box.completed(lease, b"1")
         database.refuses = {lease.task.task_id: an_error(sqlstate, "function peers.complete")}
         box.flush()
         database.refuses = {}
