@@ -1,4 +1,4 @@
-"""Read and write arrays in Postgres's binary format, without an object for each element.
+"""Read and write values in Postgres's binary format: arrays without an object for each element.
 
 An array of one dimension has a header of 20 bytes: the number of dimensions, whether it has nulls,
 the type of its elements, their number, and the lower bound. Each element has its length and its
@@ -26,6 +26,17 @@ _SMALLINT: Final = 21
 _UUID: Final = 2950
 _UUID_HEAD: Final = _LENGTH.pack(16)
 _NULL: Final = _LENGTH.pack(-1)
+
+
+def read_integer(raw: bytes | None) -> int:
+    """Return an integer of any size; 0 for null."""
+    return int.from_bytes(raw or b"", "big", signed=True)
+
+
+def read_float(raw: bytes | None) -> float:
+    """Return a double precision; 0.0 for null."""
+    number: float = _FLOAT.unpack(raw or bytes(8))[0]
+    return number
 
 
 def count(raw: bytes) -> int:

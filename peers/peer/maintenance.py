@@ -17,7 +17,7 @@ import psycopg
 from psycopg.pq.abc import PGresult
 
 from peers import events
-from peers.database import statements
+from peers.database import maintenance
 from peers.database.deadlines import Bounds
 from peers.database.jobs import Job
 from peers.database.pipeline import Statement, StatementRefused
@@ -79,7 +79,7 @@ class _Promote(Chore):
     """Promotes when the next scheduled task is due."""
 
     def __init__(self, promotion: Promotion, is_listening: Callable[[], bool]) -> None:
-        super().__init__("promote", lambda _, most: statements.promote(most), self._read, 0, 1000)
+        super().__init__("promote", lambda _, most: maintenance.promote(most), self._read, 0, 1000)
         self._promotion = promotion
         self._is_listening = is_listening
 
@@ -88,7 +88,7 @@ class _Promote(Chore):
         return max(super().due_at(), self._promotion.due_at(is_listening=self._is_listening()))
 
     def _read(self, result: PGresult, most: int) -> bool:
-        reply = statements.read_promoted(result)
+        reply = maintenance.read_promoted(result)
         finished = reply.promoted < most
         self._promotion.note(reply, finished=finished)
         return finished
@@ -111,14 +111,14 @@ class Maintenance:
         self._chores = [
             _Promote(self.promotion, is_listening),
             Chore(
-                "check_kinds", lambda *_: statements.unrunnable(), self._read_unrunnable,
+                "check_kinds", lambda *_: maintenance.unrunnable(), self._read_unrunnable,
                 _CHECK_KINDS_EVERY,
             ),
             *chores,
         ]  # fmt: skip
         if prune_after is not None:
             self._chores.append(Chore(
-                "prune", lambda _, most: statements.prune(prune_after, most), self._read_pruned,
+                "prune", lambda _, most: maintenance.prune(prune_after, most), self._read_pruned,
                 _PRUNE_EVERY, 10_000,
             ))  # fmt: skip
 
@@ -161,7 +161,7 @@ class Maintenance:
             self._connection.renew_session(refused.error)
 
     def _read_unrunnable(self, result: PGresult, _: int) -> bool:
-        unrunnable = statements.read_unrunnable(result)
+        unrunnable = maintenance.read_unrunnable(result)
         for queue, kind, tasks, oldest in unrunnable:
             if (queue, kind) not in self._reported:
                 events.tasks_unrunnable(queue=queue, kind=kind, tasks=tasks, oldest_ready_at=oldest)
@@ -169,7 +169,7 @@ class Maintenance:
         return True
 
     def _read_pruned(self, result: PGresult, _: int) -> bool:
-        step = statements.read_pruned(result)
+        step = maintenance.read_pruned(result)
         self._pruned += step.deleted
         if step.finished and self._pruned:
             events.tasks_pruned(deleted=self._pruned)

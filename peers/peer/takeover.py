@@ -17,7 +17,7 @@ from uuid import UUID
 from psycopg.pq.abc import PGresult
 
 from peers import events
-from peers.database import statements
+from peers.database import maintenance
 from peers.database.pipeline import Statement
 from peers.peer.maintenance import Chore
 from peers.peer.witness import Witness
@@ -38,7 +38,7 @@ class Takeover:
     def __init__(self, selector: selectors.BaseSelector, lease: timedelta) -> None:
         self._witness = Witness(selector)
         self._list = Chore(
-            "list_siblings", lambda peer_id, _: statements.siblings(peer_id), self._read_siblings,
+            "list_siblings", lambda peer_id, _: maintenance.siblings(peer_id), self._read_siblings,
             _LIST_EVERY,
         )  # fmt: skip
         self._declare = _DeclareLost(self._witness, self._declared)
@@ -55,7 +55,7 @@ class Takeover:
         self._witness.close()
 
     def _read_siblings(self, result: PGresult, _: int) -> bool:
-        self._witness.watch(statements.read_siblings(result))
+        self._witness.watch(maintenance.read_siblings(result))
         return True
 
     def _declared(self, lost: list[UUID]) -> None:
@@ -79,11 +79,11 @@ class _DeclareLost(Chore):
         return 0.0 if self._gone else self._witness.next_look()
 
     def _write(self, peer_id: UUID, _: int) -> Statement:
-        return statements.declare_lost(peer_id, self._gone)
+        return maintenance.declare_lost(peer_id, self._gone)
 
     def _read(self, result: PGresult, _: int) -> bool:
         self._gone = []
-        self._on_lost(statements.read_lost(result))
+        self._on_lost(maintenance.read_lost(result))
         return True
 
 
@@ -92,10 +92,10 @@ class _Reclaim(Chore):
 
     def __init__(self, every: float) -> None:
         self._next_in = every
-        super().__init__("reclaim", statements.reclaim, self._read, every, _RECLAIM_MAX_TASKS)
+        super().__init__("reclaim", maintenance.reclaim, self._read, every, _RECLAIM_MAX_TASKS)
 
     def _read(self, result: PGresult, most: int) -> bool:
-        tasks, self._next_in = statements.read_reclaimed(result)
+        tasks, self._next_in = maintenance.read_reclaimed(result)
         for task_id, attempt, lost_peer_id, host in tasks:
             events.task_reclaimed(
                 task_id=task_id, attempt=attempt, lost_peer_id=lost_peer_id, lost_host=host

@@ -17,7 +17,7 @@ from peers.peer.state import PeerState
 
 
 class Turns:
-    """One transaction after the other: what is over is recorded, and what is wanted is claimed.
+    """One transaction after the other: each records outcomes and claims what the slots need.
 
     The tasks that the outcomes unblock can be claimed in the same transaction. The main loop serves
     the workers meanwhile. A transaction without outcomes need not wait for the disk, unless claims

@@ -21,7 +21,7 @@ from peers.pool import liveness
 
 @dataclass(frozen=True, slots=True)
 class ForkServerOptions:
-    """What a fork server is started with. `log`: form and level."""
+    """The options of a fork server. `log`: form and level."""
 
     app: str
     log: tuple[str, str]

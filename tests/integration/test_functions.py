@@ -14,7 +14,7 @@ from psycopg.conninfo import make_conninfo
 
 import peers
 from peers import errors
-from peers.database import functions, schema, statements
+from peers.database import functions, maintenance, schema
 from peers.database.backoff import Backoff
 from peers.database.connection import connect, is_connection_lost
 from peers.database.rows import Claimed, HeartbeatReply, Sibling, Unrecorded
@@ -363,12 +363,12 @@ def test_the_peers_of_a_host(connection: BoundedConnection) -> None:
         )
         for _ in range(2)
     )
-    found = statements.read_siblings(verbs.run(connection, statements.siblings(first)))
+    found = maintenance.read_siblings(verbs.run(connection, maintenance.siblings(first)))
     assert found == [Sibling(second, 7, 123456, "ab")]
-    reply = statements.read_reclaimed(verbs.run(connection, statements.reclaim(first, 10)))
+    reply = maintenance.read_reclaimed(verbs.run(connection, maintenance.reclaim(first, 10)))
     assert reply.tasks == []
     assert 0 < reply.next_in <= 30
-    lost = statements.declare_lost(first, [second])
-    assert statements.read_lost(verbs.run(connection, lost)) == [second]
-    reply = statements.read_reclaimed(verbs.run(connection, statements.reclaim(first, 10)))
+    lost = maintenance.declare_lost(first, [second])
+    assert maintenance.read_lost(verbs.run(connection, lost)) == [second]
+    reply = maintenance.read_reclaimed(verbs.run(connection, maintenance.reclaim(first, 10)))
     assert reply == ([], float("inf"))

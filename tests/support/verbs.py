@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
-from peers.database import statements
+from peers.database import maintenance, statements
 from peers.database.binary import pack_ids, pack_tokens
 from peers.database.pipeline import Pipeline, Statement
 from peers.database.rows import Claimed, Promoted, Reclaimed, Unrecorded
@@ -79,9 +79,9 @@ def reconcile(connection: BoundedConnection, peer: UUID, tokens: Sequence[UUID])
 
 def reclaim(connection: BoundedConnection, peer: UUID) -> list[Reclaimed]:
     """Take back the leases of lost peers."""
-    return statements.read_reclaimed(run(connection, statements.reclaim(peer, 1000))).tasks
+    return maintenance.read_reclaimed(run(connection, maintenance.reclaim(peer, 1000))).tasks
 
 
 def promote(connection: BoundedConnection) -> Promoted:
     """Promote what is due."""
-    return statements.read_promoted(run(connection, statements.promote(1000)))
+    return maintenance.read_promoted(run(connection, maintenance.promote(1000)))

@@ -11,7 +11,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from peers.database import statements
+from peers.database import maintenance
 from peers.database.jobs import Job
 from peers.database.pipeline import StatementRefused
 from peers.database.reconnecting import ReconnectingConnection
@@ -72,8 +72,8 @@ class Database:
             ("siblings", "read_siblings"),
             ("unrunnable", "read_unrunnable"), ("prune", "read_pruned"),
         ):  # fmt: skip
-            monkeypatch.setattr(statements, verb, self._writer(verb))
-            monkeypatch.setattr(statements, reader, lambda reply: reply)
+            monkeypatch.setattr(maintenance, verb, self._writer(verb))
+            monkeypatch.setattr(maintenance, reader, lambda reply: reply)
 
     @staticmethod
     def _writer(verb: str) -> Callable[..., tuple[str, int]]:

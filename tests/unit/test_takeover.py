@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from peers.database import statements
+from peers.database import maintenance
 from peers.database.jobs import Job
 from peers.database.reconnecting import ReconnectingConnection
 from peers.database.rows import Promoted, Reclaimed, Reclaims, Sibling
@@ -71,8 +71,8 @@ class Database:
             ("promote", "read_promoted"), ("siblings", "read_siblings"),
             ("declare_lost", "read_lost"), ("reclaim", "read_reclaimed"),
         ):  # fmt: skip
-            monkeypatch.setattr(statements, verb, lambda *args, verb=verb: (verb, *args))
-            monkeypatch.setattr(statements, reader, lambda reply: reply)
+            monkeypatch.setattr(maintenance, verb, lambda *args, verb=verb: (verb, *args))
+            monkeypatch.setattr(maintenance, reader, lambda reply: reply)
 
     def start(self, job: Job) -> None:
         """Do it."""
