@@ -1,9 +1,10 @@
 """Call the functions of the database that peers and commands need, each under its own name.
 
 What a peer calls all the time is in `peers.database.statements` and `peers.database.maintenance`.
-The first argument is the connection, and the others are the same as in SQL. An error of the database is raised as a class of
-peers.errors. A lost connection stays psycopg's error (see `is_connection_lost` of
-peers.database.connection). JSON is passed as bytes, so that args and results are never parsed here.
+The first argument is the connection, and the others are the same as in SQL. An error of the
+database is raised as a class of peers.errors. A lost connection stays psycopg's error (see
+`is_connection_lost` of peers.database.connection). JSON is passed as bytes, so that args and
+results are never parsed here.
 Times and intervals are read in binary form, which no DateStyle or IntervalStyle changes.
 """
 

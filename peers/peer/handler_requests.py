@@ -124,9 +124,8 @@ class HandlerRequests:
 class _Connect:
     """Connects, and sets these limits for the session, or behind a pooler for each transaction.
 
-    After a failure it fails fast for a moment.
-
-    Otherwise each of many handlers would wait for its own try while the database is unreachable.
+    After a failure it fails fast for a moment. Otherwise each of many handlers would wait for its
+    own try while the database is unreachable.
     """
 
     def __init__(self, connect: Callable[[], BoundedConnection], limits: dict[str, str]) -> None:

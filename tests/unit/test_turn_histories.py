@@ -29,6 +29,7 @@ from peers.peer.outbox import Outbox
 from peers.peer.outcomes import Outcomes
 from peers.peer.recorder import Recorder
 from peers.peer.state import PeerState
+from peers.pool.local_queue import LocalQueue
 from peers.settings import Settings
 
 HISTORIES = 200
@@ -49,6 +50,7 @@ class Database:
         self._ids = count(1)
         monkeypatch.setattr(statements, "claim", self._claim)
         monkeypatch.setattr(statements, "complete", self._complete)
+        monkeypatch.setattr(statements, "release", self._release)
         monkeypatch.setattr(statements, "reconcile", self._reconcile)
         for name in ("read_claim", "read_unrecorded", "read_count"):
             monkeypatch.setattr(statements, name, lambda result: result)
@@ -88,15 +90,32 @@ class Database:
 
     def _complete_one(self, token: bytes, task_id: int) -> Iterator[Unrecorded]:
         if task_id in self.leases.get(token, ()):
-            self.leases[token].remove(task_id)
-            if not self.leases[token]:
-                del self.leases[token]
+            self._end(token, task_id)
             self.recorded[task_id] = token
         elif self.recorded.get(task_id) == token:
             yield Unrecorded(task_id, UUID(bytes=token), "already")
         else:
             self.stale.append(task_id)
             yield Unrecorded(task_id, UUID(bytes=token), "stale")
+
+    def _release(
+        self, _peer: UUID, ids: Sequence[int], tokens: Sequence[bytes], *_: object, patient: bool
+    ) -> Operation:
+        del patient
+
+        def release() -> list[Unrecorded]:
+            for token, task_id in zip(tokens, ids, strict=True):
+                if task_id in self.leases.get(token, ()):
+                    self._end(token, task_id)
+                    self.ready.append(task_id)
+            return []
+
+        return release
+
+    def _end(self, token: bytes, task_id: int) -> None:
+        self.leases[token].remove(task_id)
+        if not self.leases[token]:
+            del self.leases[token]
 
     def _reconcile(self, _peer: UUID, tokens: Sequence[bytes]) -> Operation:
         def reconcile() -> int:
@@ -173,6 +192,7 @@ class Peer:
         )  # fmt: skip
         [self.outcomes] = [a for a in pool.call_args.args if isinstance(a, Outcomes)]
         self.runs: list[tuple[bytes, int]] = []
+        self.is_fenced = False
         self.results: list[Any] | None = None
         """What the job in progress has done, if its COMMIT is over and its replies are not here."""
 
@@ -180,7 +200,7 @@ class Peer:
         """Run some of the tasks that wait."""
         [local_queue] = self.leases._queues.values()
         key = local_queue.next_key(set())
-        if key is None:
+        if key is None or self.is_fenced:
             return
         for run in local_queue.take(key, 1e9, self.luck.randint(1, 3)):
             self.runs += [(run.claim.token, id_) for id_ in read_ids(run.task_ids())]
@@ -220,11 +240,20 @@ class Peer:
         self.database.submit()
         self.leases.poll_now()
 
+    def fence(self) -> None:
+        """Kill the workers; or go on, because the lease has held."""
+        if self.is_fenced:
+            self.leases.stop_all()
+        self.is_fenced = not self.is_fenced
+
     def live(self) -> None:
         """Live through a history, and then through a time without disasters."""
         for _ in range(self.luck.randint(1, STEPS_MAX)):
-            step = self.luck.choice([self.submit, self.work, self._turn, self._turn])
+            steps = [self.submit, self.work, self._turn, self.fence]
+            step = self.luck.choices(steps, (4, 4, 8, 1))[0]
             step()
+        if self.is_fenced:
+            self.fence()
         for _ in range(MANY):
             self.work()
             self.leases.start_due(claims=True)
@@ -233,7 +262,7 @@ class Peer:
 
     def _turn(self) -> None:
         if self.connection.job is None:
-            self.leases.start_due(claims=True)
+            self.leases.start_due(claims=not self.is_fenced)
         elif self.results is None:
             end = self.luck.choice([self.commit, self.commit, self.succeed, self.refuse, self.lose])
             end()
@@ -261,7 +290,9 @@ def lives(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_lost_and_nothing_is_done_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Transactions are lost before or after the COMMIT, and refused; notifications come then."""
+    """Transactions are lost before or after the COMMIT, and refused. Meanwhile notifications come,
+    and the peer is fenced.
+    """
     lives(monkeypatch)
 
 
@@ -291,6 +322,7 @@ def _ignore_during_claim(self: Claims) -> None:
         (Leases, "reconnected", _forget),  # no reconcile after a loss
         (Leases, "_claimed", _keep_no_lease),  # a reconcile releases what runs
         (Claims, "poll_now", _ignore_during_claim),  # a notification during a claim is dropped
+        (LocalQueue, "drop", _forget),  # what was released may still be run
     ],
 )
 def test_a_peer_without_this_safeguard_is_caught(
