@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -23,6 +25,7 @@ from peers.protocol.messages import (
     ToWorker,
 )
 from peers.protocol.running_marker import MARKER_SIZE, RunningMarker
+from peers.worker import loop_sync
 from peers.worker.channel import Channel
 from peers.worker.loop_sync import SyncLoop
 from tests.support.claims import a_claim
@@ -36,6 +39,9 @@ class Worker:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(handlers, "_registry", {})
+        # a handler takes some nanoseconds: a busy machine would make it slow
+        clock = SimpleNamespace(monotonic_ns=count(1).__next__)
+        monkeypatch.setattr(loop_sync, "time", clock)
         fd = os.memfd_create("marker")
         os.ftruncate(fd, MARKER_SIZE)
         self.marker = RunningMarker(fd, writable=True)
