@@ -94,7 +94,7 @@ begin
 end
 $$;
 
--- Returns the ranges that are left after rows of these kinds, priorities and positions have been read. Each kind and
+-- Returns the ranges that are left after rows have been read, which are sorted by priority and position. Each kind and
 -- priority that was ever read has a range that begins at its last position. It ends before the next such priority,
 -- because urgent tasks may still come in between. With more than 1000 ranges the peer starts over: each costs every
 -- claim a look.
@@ -115,7 +115,7 @@ begin
             if _ranges[i].kind = _kinds[1] and _ranges[i].after_priority = _priorities[1]
                and _ranges[i].after_position > _lowest then
                 _ranges[i].after_position := greatest(
-                    _ranges[i].after_position, (select max(p.position) from unnest(_positions) p(position))
+                    _ranges[i].after_position, _positions[cardinality(_positions)]
                 );
                 return _ranges;
             end if;

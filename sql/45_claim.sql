@@ -41,10 +41,11 @@ $$;
 -- still has the row's kind, priority and queue, and if the task's graph is not paused. The conditions are in the UPDATE
 -- itself, which checks them again after it has waited for another session. width_bucket finds the row of a task, and of
 -- two rows of one task the newer one. A join would leave the planner a choice. _args_up_to: returns null in place of
--- args that are stored in more bytes, and of compressed args unless it is null.
+-- args that are stored in more bytes, and of compressed args unless it is null. _spots: rows of the table ready that it
+-- deletes.
 create or replace function peers._start_tasks(
     _call peers.claim_call, _ids bigint[], _kinds text[], _priorities smallint[], _positions bigint[],
-    _args_up_to integer
+    _args_up_to integer, _spots tid[]
 ) returns peers.claim_tasks
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -69,6 +70,8 @@ begin
                            or pg_column_size(t.args) <= _args_up_to and pg_column_compression(t.args) is null
                       then t.args::text
                   end as args
+    ), dropped as (
+        delete from peers.ready r where r.ctid = any (_spots)
     )
     select array_agg(s.id), array_agg(s.attempt), array_agg(s.kind), array_agg(s.priority), array_agg(s.position),
            array_agg(date_part('epoch', s.timeout)), array_agg(s.args)
@@ -95,13 +98,21 @@ declare
     _kinds text[];
     _priorities smallint[];
     _positions bigint[];
+    _peer_locked boolean;
 begin
     finished := true;
     if _ranges[1].kind <> _ranges[cardinality(_ranges)].kind then
         select p.planned, p.exhaustive into _ranges, finished from peers._plan_claim(_call.queue, _ranges, _wanted) p;
     end if;
-    select array_agg(r.spot), array_agg(r.task_id), array_agg(r.kind), array_agg(r.priority), array_agg(r.position)
-    into _spots, _ids, _kinds, _priorities, _positions
+    -- Without the lock on its peer, a claim at the same moment as a reclaim would leave a lease without a peer. A
+    -- heartbeat does not wait for the lock. If another session has the peer's row locked, the claim takes nothing.
+    select array_agg(r.spot), array_agg(r.task_id), array_agg(r.kind), array_agg(r.priority), array_agg(r.position),
+           case when count(*) > 0 then exists (
+               select from peers.peer p
+               where p.id = _call.peer_id and p.lost_at is null and p.heartbeat_at + p.lease_timeout > _call.claimed_at
+               for key share skip locked)
+           end
+    into _spots, _ids, _kinds, _priorities, _positions, _peer_locked
     from (
         select r.*
         from (
@@ -121,23 +132,14 @@ begin
         ) r
         order by r.task_id, r.position
     ) r;
-    if _ids is null then
+    if _peer_locked is not true then
         return;
     end if;
-    -- Without this lock, a claim at the same moment as a reclaim would leave a lease without a peer. A heartbeat does
-    -- not wait for it. If another session has the row locked, the claim does not wait.
-    perform from peers.peer p
-    where p.id = _call.peer_id and p.lost_at is null and p.heartbeat_at + p.lease_timeout > _call.claimed_at
-    for key share skip locked;
-    if not found then
-        return;
-    end if;
-    tasks := peers._start_tasks(_call, _ids, _kinds, _priorities, _positions, 1000);
+    tasks := peers._start_tasks(_call, _ids, _kinds, _priorities, _positions, 1000, _spots);
     if cardinality(tasks.ids) is distinct from cardinality(_ids)
        or array_position(tasks.args, null) is not null or pg_column_size(tasks.args) > 1048576 then
         raise exception using errcode = 'PE999';
     end if;
-    delete from peers.ready r where r.ctid = any (_spots);
     finished := finished or cardinality(_ids) = _wanted;
 exception when others then
     perform peers._raise_if_fatal(sqlstate, sqlerrm);
@@ -170,60 +172,61 @@ as $$
 declare
     _began constant timestamptz := clock_timestamp();
     _look_began timestamptz;
-    _call peers.claim_call;
     _peer record;
+    _call peers.claim_call;
     _ranges peers.claim_range[];
-    _left peers.claim_range[];
+    _unread peers.claim_range[];
     _pass record;
     _tasks peers.claim_tasks;
     _refused integer := 0;
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
         perform peers._require_read_committed();
-    elsif max_tasks is null or max_tasks not between 1 and 10000 then
+    end if;
+    if max_tasks is null or max_tasks not between 1 and 10000 then
         raise exception 'max_tasks must be 1 to 10000, not %', coalesce(max_tasks::text, 'null')
             using errcode = 'PE009';
     end if;
-    _call := row(peer_id, queue, gen_random_uuid(), peers.now(), false, _began + interval '100 ms');
     -- without a lock, so that a claim that finds nothing writes nothing
-    select p.kinds, exists (select from peers.graph g where g.paused_at is not null) as any_graph_paused,
-           exists (select from peers.paused_queue q where q.queue = claim.queue) as queue_paused
+    select p.kinds, exists (select from peers.paused_queue q where q.queue = claim.queue) as queue_paused,
+           row(p.id, claim.queue, gen_random_uuid(), n.now,
+               exists (select from peers.graph g where g.paused_at is not null), _began + interval '100 ms'
+           )::peers.claim_call as call
     into _peer
-    from peers.peer p
-    where p.id = claim.peer_id and p.lost_at is null and p.heartbeat_at + p.lease_timeout > _call.claimed_at;
+    from peers.now() n(now)
+    join peers.peer p on p.id = claim.peer_id and p.lost_at is null and p.heartbeat_at + p.lease_timeout > n.now;
     if not found then
         perform peers._refuse_peer(claim.peer_id);
     end if;
-    _call.any_graph_paused := _peer.any_graph_paused;
+    _call := _peer.call;
     more := false;
 
-    -- read what is left, or from the start
     if resume.peer_id is distinct from claim.peer_id then
         resume := row(claim.peer_id, peers._all_ranges(_peer.kinds), null);
     end if;
-    _left := resume.ranges;
-    _ranges := _left;
+    _unread := resume.ranges;
+    _ranges := _unread;
     if (_began <= resume.look_at + interval '10 s') is not true then
         _ranges := peers._all_ranges(_peer.kinds);
         _look_began := _began;
     end if;
     if not _peer.queue_paused and _ranges <> '{}' then
-        _pass := peers._claim_at_once(_call, _ranges, claim.max_tasks);
+        _pass := peers._claim_at_once(_call, _ranges, max_tasks);
         _tasks := _pass.tasks;
         if _tasks.ids is not null then
-            _left := peers._ranges_after(_left, _tasks.kinds, _tasks.priorities, _tasks.positions);
+            _unread := peers._ranges_after(_unread, _tasks.kinds, _tasks.priorities, _tasks.positions);
         end if;
         if not _pass.finished then
-            _pass := peers._claim_carefully(_call, _ranges, claim.max_tasks, _tasks, _left);
+            _pass := peers._claim_carefully(_call, _ranges, max_tasks, _tasks, _unread);
             _tasks := _pass.tasks;
-            _left := _pass.unread;
+            _unread := _pass.unread;
             _refused := _pass.refused;
             more := _pass.more;
         end if;
-        if not more and _look_began is null and coalesce(cardinality(_tasks.ids), 0) < claim.max_tasks
+        if _look_began is null and not more and coalesce(cardinality(_tasks.ids), 0) < max_tasks
            and clock_timestamp() >= resume.look_at then
             _look_began := clock_timestamp();
-            _pass := peers._claim_carefully(_call, peers._ranges_before(_ranges), claim.max_tasks, _tasks, _left);
+            _pass := peers._claim_carefully(_call, peers._ranges_before(_ranges), max_tasks, _tasks, _unread);
             _tasks := _pass.tasks;
             _refused := _refused + _pass.refused;
             more := _pass.more;
@@ -232,31 +235,29 @@ begin
             end if;
         end if;
     end if;
-    resume.ranges := _left;
-    resume.look_at := coalesce(_look_began, resume.look_at)
-                      + case when _refused > 0 then interval '1 s' else interval '0' end;
+    resume := row(
+        claim.peer_id, _unread,
+        coalesce(_look_began, resume.look_at) + case when _refused > 0 then interval '1 s' else interval '0' end
+    );
 
-    task_ids := coalesce(_tasks.ids, '{}');
-    attempts := coalesce(_tasks.attempts, '{}');
-    kinds := coalesce(_tasks.kinds, '{}');
-    priorities := coalesce(_tasks.priorities, '{}');
-    args := '[' || coalesce(array_to_string(_tasks.args, ','), '') || ']';
-    if task_ids = '{}' then
+    if _tasks.ids is null then
+        task_ids := '{}';
+        attempts := '{}';
+        kinds := '{}';
+        priorities := '{}';
+        args := '[]';
         return;
     end if;
-    if attempts[1] = all (attempts) then
-        attempts := attempts[:1];
-    end if;
-    if kinds[1] = all (kinds) then
-        kinds := kinds[:1];
-    end if;
-    if priorities[1] = all (priorities) then
-        priorities := priorities[:1];
-    end if;
-    timeouts := case when array_remove(_tasks.timeouts, null) <> '{}' then _tasks.timeouts end;
-    token := _call.token;
     insert into peers.lease (token, peer_id, task_ids, open, claimed_at)
     values (_call.token, claim.peer_id, _tasks.ids, cardinality(_tasks.ids), _call.claimed_at);
+    token := _call.token;
+    task_ids := _tasks.ids;
+    attempts := case when _tasks.attempts[1] = all (_tasks.attempts) then _tasks.attempts[:1] else _tasks.attempts end;
+    kinds := case when _tasks.kinds[1] = all (_tasks.kinds) then _tasks.kinds[:1] else _tasks.kinds end;
+    priorities := case when _tasks.priorities[1] = all (_tasks.priorities) then _tasks.priorities[:1]
+                       else _tasks.priorities end;
+    timeouts := case when array_remove(_tasks.timeouts, null) <> '{}' then _tasks.timeouts end;
+    args := '[' || array_to_string(_tasks.args, ',') || ']';
 end
 $$;
 

@@ -174,7 +174,7 @@ begin
                    array_agg(r.position) as positions
             from (select r.* from unnest(_rows) r order by r.task_id, r.position) r
         ) r
-        cross join lateral peers._start_tasks(_call, r.ids, r.kinds, r.priorities, r.positions, _args_up_to) s;
+        cross join lateral peers._start_tasks(_call, r.ids, r.kinds, r.priorities, r.positions, _args_up_to, null) s;
         return;
     exception when others then
         perform peers._raise_if_fatal(sqlstate, sqlerrm);
@@ -183,7 +183,8 @@ begin
     foreach _row in array _rows loop
         begin
             tasks := peers._merge_tasks(tasks, peers._start_tasks(
-                _call, array[_row.task_id], array[_row.kind], array[_row.priority], array[_row.position], _args_up_to
+                _call, array[_row.task_id], array[_row.kind], array[_row.priority], array[_row.position], _args_up_to,
+                null
             ));
         exception when others then
             perform peers._raise_if_fatal(sqlstate, sqlerrm);
