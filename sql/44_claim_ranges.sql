@@ -106,20 +106,25 @@ create or replace function peers._ranges_after(
 as $$
 declare
     _lowest constant bigint := -9223372036854775808;
+    _place integer;  -- of the range that the rows are in
     _left peers.claim_range[];
 begin
     if _kinds is null then
         return _ranges;
-    elsif _kinds[1] = all (_kinds) and _priorities[1] = all (_priorities) then
-        for i in 1 .. least(cardinality(_ranges), 4) loop  -- usually one of the first fits
-            if _ranges[i].kind = _kinds[1] and _ranges[i].after_priority = _priorities[1]
-               and _ranges[i].after_position > _lowest then
-                _ranges[i].after_position := greatest(
-                    _ranges[i].after_position, _positions[cardinality(_positions)]
-                );
-                return _ranges;
-            end if;
-        end loop;
+    end if;
+    if _kinds[1] = all (_kinds) and _priorities[1] = all (_priorities) then
+        _place := (
+            select r.n
+            from unnest(_ranges) with ordinality
+                r(kind, after_priority, after_position, to_priority, to_position, share, n)
+            where r.kind = _kinds[1] and r.after_priority = _priorities[1] and r.after_position > _lowest
+        );
+        if _place is not null then
+            _ranges[_place].after_position := greatest(
+                _ranges[_place].after_position, _positions[cardinality(_positions)]
+            );
+            return _ranges;
+        end if;
     end if;
     _left := array(
         select row(r.kind, r.priority, r.position, r.to_priority, 9223372036854775807, null)::peers.claim_range
@@ -144,8 +149,11 @@ begin
         where r.to_priority >= r.priority
         order by r.kind, r.priority
     );
-    if cardinality(_left) > 1000 + (select count(distinct r.kind) from unnest(_left) r) then
-        return peers._all_ranges(array(select distinct r.kind from unnest(_left) r));
+    if cardinality(_left) > 1000 then
+        _kinds := array(select distinct r.kind from unnest(_left) r);
+        if cardinality(_left) > 1000 + cardinality(_kinds) then
+            return peers._all_ranges(_kinds);
+        end if;
     end if;
     return _left;
 end

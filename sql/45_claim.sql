@@ -26,17 +26,6 @@ $$;
 comment on type peers.claim_tasks is
     'Tasks that a claim has started, sorted by priority and position. One element of each array is one task.';
 
--- Raises PE010 for a peer that is unknown or whose heartbeat has expired.
-create or replace function peers._refuse_peer(_peer_id uuid) returns void
-    language plpgsql
-    set search_path = pg_catalog, peers, pg_temp
-as $$
-begin
-    raise exception 'peer % is unknown, or its heartbeat has expired', _peer_id
-        using errcode = 'PE010', hint = 'Stop its handlers, then join again.';
-end
-$$;
-
 -- Starts the tasks of rows of the table ready, which are sorted by task id. A row counts only if its task is ready and
 -- still has the row's kind, priority and queue, and if the task's graph is not paused. The conditions are in the UPDATE
 -- itself, which checks them again after it has waited for another session. width_bucket finds the row of a task, and of
@@ -196,7 +185,8 @@ begin
     from peers.now() n(now)
     join peers.peer p on p.id = claim.peer_id and p.lost_at is null and p.heartbeat_at + p.lease_timeout > n.now;
     if not found then
-        perform peers._refuse_peer(claim.peer_id);
+        raise exception 'peer % is unknown, or its heartbeat has expired', claim.peer_id
+            using errcode = 'PE010', hint = 'Stop its handlers, then join again.';
     end if;
     _call := _peer.call;
     more := false;

@@ -309,8 +309,8 @@ VARIANTS = {
         [
             Patch(
                 CLAIM,
-                "exists (select from peers.graph g where g.paused_at is not null) as",
-                "false as",
+                "exists (select from peers.graph g where g.paused_at is not null), _began",
+                "false, _began",
             )
         ],
     ),
