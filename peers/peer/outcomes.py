@@ -31,6 +31,8 @@ class Outcomes:
 
     def completed_run(self, run: TaskRun, results: bytes) -> None:
         """Record the results of handlers that have returned, which are a JSON array."""
+        for lease in run.leases_made():
+            lease.stopped_because = None
         self._recorder.completed_run(run, results)
 
     def completed(self, lease: Lease, result: bytes) -> None:

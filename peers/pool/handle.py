@@ -89,13 +89,13 @@ class WorkerHandle:
 
         `seconds`: how long a handler call is expected to take.
         """
-        if not self.ready or self._killed_for is not None or self._recalling or self._stalled:
+        if not self.ready or self._killed_for is not None or self._recalling:
             return 0.0
         if self.retiring or self.role is not WorkerRole.ORDINARY:
             return 0.0
         if self.asynchronous:  # also beyond its allowance, until another can take its place
             return float("inf") if self.room(local_queue, seconds) else 0.0
-        if self.allowance <= 0:
+        if self.allowance <= 0 or self._stalled:
             return 0.0
         if self.local_queue is None:
             return ASSIGNMENT_SECONDS if local_queue.free_slots > 0 else 0.0
@@ -107,7 +107,8 @@ class WorkerHandle:
 
     def room(self, local_queue: LocalQueue, seconds: float) -> int:
         """Return how many more calls of async handlers it should be assigned."""
-        return self._share(local_queue).room(seconds)
+        # while nothing ends there, only free slots count
+        return self._share(local_queue).room(float("inf") if self._stalled else seconds)
 
     @property
     def allowance(self) -> int:

@@ -9,6 +9,7 @@ from peers.pool.local_queue import LocalQueue
 
 _NEXT_WITHIN: Final = 2 * ASSIGNMENT_SECONDS
 """A handler that ends within this time should find the next task in its worker."""
+_SHORTEST: Final = 1e-6
 
 
 class Share:
@@ -42,9 +43,12 @@ class Share:
 
     def room(self, seconds: float) -> int:
         """Return how many more calls of about `seconds` each it should have."""
-        ending_soon = int(self.available * ASSIGNMENT_SECONDS / max(seconds, 1e-9))
+        available = self.available
+        if not available:
+            return 0  # a call that waits here would wait for a call of another worker
+        ending_soon = int(available * ASSIGNMENT_SECONDS / max(seconds, _SHORTEST))
         ahead = max(ending_soon, int(seconds < _NEXT_WITHIN))
-        return max(0, self.available + min(ahead, CLAIM_MAX_TASKS) - self.calls)
+        return max(0, available + min(ahead, CLAIM_MAX_TASKS) - self.calls)
 
     def started(self, tasks: int, calls: int, slots: int, now: float) -> None:
         """Count tasks that the worker was assigned, and their calls. It now has so many slots."""

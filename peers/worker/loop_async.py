@@ -248,6 +248,7 @@ class AsyncLoop:
             self._loop.call_soon(self._flush)
         self._outcomes += outcomes
         if any(isinstance(outcome, Failed) and outcome.exhausted for outcome in outcomes):
+            self._flush()  # before the others, so that the peer does not assign them here again
             self._return_waiting()  # they would fail here too, and another worker replaces us
         for outcome in outcomes:
             execution = self._executions.pop(outcome.execution_id)
@@ -258,6 +259,8 @@ class AsyncLoop:
 
     def _flush(self) -> None:
         outcomes, self._outcomes = self._outcomes, []
+        if not outcomes:
+            return
         self._channel.send_outcomes(outcomes)
         if not self._streams.are_open():
             self._channel.send(Unfit(CLOSED_STREAMS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING
 
@@ -172,9 +171,11 @@ def test_status_tells_what_was_completed_and_for_how_long_peers_have_been_there(
         "insert into peers.task (kind, queue) select 'a', q from unnest('{x,x,y}'::text[]) q"
     )
     for queue in ("x", "y"):
-        claims = db.execute("select task_id, token from peers.claim(%s, %s, 9)", (alive, queue))
-        outcomes = [{**claim, "token": str(claim["token"])} for claim in claims]
-        db.execute("select from peers.complete(%s, %s::jsonb)", (alive, json.dumps(outcomes)))
+        [claim] = db.execute("select token, task_ids from peers.claim(%s, %s, 9)", (alive, queue))
+        db.execute(
+            "select from peers.complete(%s, array[%s], %s, null)",
+            (alive, claim["token"], claim["task_ids"]),
+        )
     db.execute("set session_replication_role = replica")
     db.execute("update peers.task set finished_at = now() - interval '2 h' where queue = 'y'")
     found = peers("status", url=database_url)

@@ -264,8 +264,8 @@ def test_every_command_works_through_a_pooler(
         assert found.code in (0, 1), (words, found)
         assert "Traceback" not in found.err
         others()
-    [claim] = db.execute("select task_id, token from peers.claim(%s, 'default', 9)", (peer,))
-    failure = {"task_id": claim["task_id"], "token": str(claim["token"]), "error_type": "E"}
+    [claim] = db.execute("select task_ids, token from peers.claim(%s, 'default', 9)", (peer,))
+    failure = {"task_id": claim["task_ids"][0], "token": str(claim["token"]), "error_type": "E"}
     db.execute(
         "select from peers.fail(%s, %s::jsonb)",
         (peer, psycopg.types.json.Jsonb([{**failure, "reject": True}])),

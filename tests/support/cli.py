@@ -121,7 +121,9 @@ def submit(db: Connection, kind: str, after: tuple[int, ...] = ()) -> int:
 
 def bury(db: Connection, peer: str, error: str = "no such file") -> list[int]:
     """Claim and reject all ready tasks, which makes them dead letters."""
-    claimed = db.execute("select * from peers.claim(%s, 'default', 100)", (peer,)).fetchall()
+    claimed = db.execute(
+        "select token, unnest(task_ids) as task_id from peers.claim(%s, 'default', 100)", (peer,)
+    ).fetchall()
     failures = [
         {
             "task_id": task["task_id"],

@@ -44,6 +44,7 @@ class Worker:
         self.recalled: list[tuple[int, int]] = []
         self._channel = Channel(Mock())
         monkeypatch.setattr(self._channel, "send", self._sent)
+        monkeypatch.setattr(self._channel, "start_reader", lambda _handle: None)
         monkeypatch.setattr(self._channel, "send_outcomes", self.outcomes.extend)
         self.loop = SyncLoop(self._channel, self.marker)
         self.tell: Callable[[ToWorker], None] = self.loop._handle
@@ -67,7 +68,6 @@ class Worker:
         """Run these tasks."""
         self.tell(Assign([columns]))
         self.tell(Stop())
-        self._channel.start_reader = lambda handle: None  # type: ignore[method-assign]  # noqa: ARG005
         self.loop.run()
         self.loop._inbox.clear()
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peers.pool.batch_key import BatchKey
 from peers.pool.claim import TaskRun
 from peers.pool.crash import CANCELLED, CRASH, KillReason
 from peers.pool.deadlines import RECALL_AFTER, Deadlines
@@ -18,7 +19,7 @@ from peers.pool.executions import Execution, Executions
 from peers.pool.handle import WorkerHandle
 from peers.pool.local_queue import LocalQueue
 from peers.pool.process import WorkerProcess
-from peers.protocol.messages import Assign, Recall
+from peers.protocol.messages import Assign, Cancel, Recall
 from peers.protocol.running_marker import Running, RunningMarker
 from tests.support.claims import a_claim
 
@@ -213,3 +214,76 @@ def test_a_cancelled_task_is_killed_only_where_it_runs(asynchronous: bool) -> No
     assert ended is not None
     made.remove(ended)
     assert made.missed(Running(2, 1, 0.0), later) is None
+
+
+def test_what_waits_for_a_slot_of_slow_async_handlers_is_recalled() -> None:
+    """And the worker gets no more of it until a handler ends, but what there are free slots for."""
+    local_queue, worker = a_queue(slots=2), a_worker(asynchronous=True)
+    marker: Any = worker.process.marker
+    marker.kill_at.return_value, marker.running.return_value = NEVER, IDLE
+    sent: Any = worker.process.send
+    worker.assign([a_run(local_queue, 3)], DurationEstimate())
+    first = last_assigned(worker).runs[0].execution_id
+    assert last_assigned(worker).slots == 2
+    now = time.monotonic()
+    assert now < worker.next_deadline() <= now + RECALL_AFTER
+    worker.watch(now + RECALL_AFTER / 2)
+    assert isinstance(sent.call_args.args[0], Assign)
+    worker.watch(now + 2 * RECALL_AFTER)
+    assert isinstance(sent.call_args.args[0], Recall)
+    assert worker.budget(local_queue, 0.001) == 0, "while it is being recalled"
+    [lease] = worker.recalled([(first + 2, 1)])
+    assert lease.index == 2
+    assert worker.room(local_queue, 0.001) == 0
+    local_queue.slots += 1
+    assert worker.room(local_queue, 0.001) == 1
+    assert worker.ended(first) is not None
+    assert worker.room(local_queue, 0.001) > 2
+
+
+# ------------------------------------------------------------------------- one task of a long run
+
+
+def test_a_crash_in_the_middle_of_a_run_is_charged_to_the_task_that_ran() -> None:
+    """What has ended stays ended. What may have started is released, and what is behind it is
+    assigned again. No other lease is made than for these.
+    """
+    local_queue, worker = a_queue(), a_worker(asynchronous=False)
+    run = a_run(local_queue, 1000)
+    worker.assign([run], DurationEstimate())
+    first = last_assigned(worker).runs[0].execution_id
+    assert worker.ended(first, 500) is not None
+    process: Any = worker.process
+    process.marker.running.return_value = Running(first + 600, 1, 0.0)
+    process.marker.last_started.return_value = range(first + 600, first + 601)
+    process.reap.return_value = -11
+    exited = worker.reap(stopped=False)
+    assert [(lease.index, failure["exit_signal"]) for lease, failure in exited.failed] == [
+        (600, "SIGSEGV")
+    ]
+    assert [lease.index for lease in exited.released] == list(range(500, 600))
+    assert [lease.index for lease in exited.requeued] == list(range(601, 1000))
+    assert run.claim.leases_made(0, 500) == []
+    assert (local_queue.in_workers, local_queue.free_slots) == (0, local_queue.slots)
+    local_queue.requeue(exited.requeued)
+    [again] = local_queue.take(BatchKey(False), 1e9, 1000)
+    assert again == TaskRun(run.claim, 601, 399), "they are one run again"
+
+
+def test_one_task_of_a_run_is_cancelled() -> None:
+    """The 700th: what has not started is recalled, and goes on as a run without it."""
+    local_queue, worker = a_queue(), a_worker(asynchronous=False)
+    run = a_run(local_queue, 1000)
+    worker.assign([run], DurationEstimate())
+    first = last_assigned(worker).runs[0].execution_id
+    lease = run.claim.lease(699)
+    assert worker.cancel(lease, grace=1.0)
+    sent: Any = worker.process.send
+    assert [call.args[0] for call in sent.call_args_list[-2:]] == [Cancel(first + 699), Recall()]
+    recalled = worker.recalled([(first + 10, 990)])
+    assert lease in recalled
+    assert not worker.cancel(lease, grace=1.0), "it is not there any more"
+    local_queue.requeue([other for other in recalled if other is not lease])
+    taken = local_queue.take(BatchKey(False), 1e9, 1000)
+    assert taken == [TaskRun(run.claim, 10, 689), TaskRun(run.claim, 700, 300)]
+    assert worker.executions.calls == 10
