@@ -113,13 +113,17 @@ begin
         return _ranges;
     end if;
     if _kinds[1] = all (_kinds) and _priorities[1] = all (_priorities) then
-        _place := (
-            select r.n
-            from unnest(_ranges) with ordinality
-                r(kind, after_priority, after_position, to_priority, to_position, share, n)
-            where r.kind = _kinds[1] and r.after_priority = _priorities[1] and r.after_position > _lowest
-        );
-        if _place is not null then
+        _place := cardinality(_ranges);  -- a peer of one kind usually reads its last range
+        if _ranges[_place].kind <> _kinds[1] or _ranges[_place].after_priority <> _priorities[1] then
+            _place := (
+                select r.n
+                from unnest(_ranges) with ordinality
+                    r(kind, after_priority, after_position, to_priority, to_position, share, n)
+                where r.kind = _kinds[1] and r.after_priority = _priorities[1]
+                limit 1
+            );
+        end if;
+        if _ranges[_place].after_position > _lowest then
             _ranges[_place].after_position := greatest(
                 _ranges[_place].after_position, _positions[cardinality(_positions)]
             );

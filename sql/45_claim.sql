@@ -242,10 +242,14 @@ begin
     values (_call.token, claim.peer_id, _tasks.ids, cardinality(_tasks.ids), _call.claimed_at);
     token := _call.token;
     task_ids := _tasks.ids;
-    attempts := case when _tasks.attempts[1] = all (_tasks.attempts) then _tasks.attempts[:1] else _tasks.attempts end;
-    kinds := case when _tasks.kinds[1] = all (_tasks.kinds) then _tasks.kinds[:1] else _tasks.kinds end;
-    priorities := case when _tasks.priorities[1] = all (_tasks.priorities) then _tasks.priorities[:1]
-                       else _tasks.priorities end;
+    attempts := _tasks.attempts;
+    kinds := _tasks.kinds;
+    priorities := _tasks.priorities;
+    if cardinality(task_ids) > 1 then
+        attempts := case when attempts[1] = all (attempts) then attempts[:1] else attempts end;
+        kinds := case when kinds[1] = all (kinds) then kinds[:1] else kinds end;
+        priorities := case when priorities[1] = all (priorities) then priorities[:1] else priorities end;
+    end if;
     timeouts := case when array_remove(_tasks.timeouts, null) <> '{}' then _tasks.timeouts end;
     args := '[' || array_to_string(_tasks.args, ',') || ']';
 end
