@@ -9,7 +9,7 @@ begin
     return exists (
         select from pg_roles r
         where r.rolname = _role
-          and (has_function_privilege(r.oid, 'peers.claim(uuid,text,integer,text[],smallint[],bigint[])', 'execute')
+          and (has_function_privilege(r.oid, 'peers.claim(uuid,text,integer,peers.claim_resume)', 'execute')
                or has_function_privilege(r.oid, 'peers.cancel(bigint)', 'execute'))
     );
 end

@@ -12,14 +12,6 @@ if TYPE_CHECKING:
     from peers.types import TaskState
 
 
-class Position(NamedTuple):
-    """Where the last claim of a kind and priority ended in the table ready."""
-
-    kind: str
-    priority: int
-    position: int
-
-
 @dataclass(frozen=True, slots=True)
 class ClaimReply:
     """The reply to one claim: all of its tasks have one token. The arrays stay as they came."""
@@ -39,8 +31,8 @@ class ClaimReply:
     """None if no task has a timeout of its own, else one for each task."""
     args: bytes
     """A JSON array of objects, in the same order. The peer process never parses it."""
-    last: tuple[Position, ...]
-    """Where the next claim should begin."""
+    resume: bytes | None
+    """Where the next claim of the queue is to begin. Only the database reads it."""
     more: bool
     """Call again at once: the claim spent its limits, and there may be more."""
 

@@ -16,11 +16,9 @@ from psycopg.pq.abc import PGresult
 from peers.database.binary import (
     count,
     pack_ids,
-    pack_small,
     pack_texts,
     pack_tokens,
     read_floats,
-    read_ids,
     read_integer,
     read_small,
     read_texts,
@@ -28,16 +26,14 @@ from peers.database.binary import (
 from peers.database.pipeline import Statement
 from peers.database.rows import (
     ClaimReply,
-    Position,
     Unrecorded,
     Verdict,
 )
 from peers.database.storable import storable
 
 _CLAIM: Final = (
-    b"select token, task_ids, attempts, kinds, priorities, timeouts, args, last_kinds,"
-    b" last_priorities, last_positions, more"
-    b" from peers.claim($1::uuid, $2::text, $3::integer, $4::text[], $5::smallint[], $6::bigint[])"
+    b"select token, task_ids, attempts, kinds, priorities, timeouts, args, resume, more"
+    b" from peers.claim($1::uuid, $2::text, $3::integer, $4::peers.claim_resume)"
 )
 _CLAIM_ASYNCHRONOUSLY: Final = _CLAIM + b", set_config('synchronous_commit', 'off', true)"
 _COMPLETE: Final = (
@@ -54,30 +50,25 @@ _TRUE: Final = b"\1"
 
 
 def claim(
-    peer_id: UUID, queue: str, max_tasks: int, last: Mapping[tuple[str, int], int], *, durable: bool
+    peer_id: UUID, queue: str, max_tasks: int, resume: bytes | None, *, durable: bool
 ) -> Statement:
-    """Claim tasks of a queue. `last`: where claims of each kind and priority have ended.
+    """Claim tasks of a queue. `resume`: what the last claim of this queue returned.
 
     Unless `durable`, the COMMIT does not wait for the disk, and if Postgres crashes it may forget
     the transaction.
     """
     return Statement(
         _CLAIM if durable else _CLAIM_ASYNCHRONOUSLY,
-        (
-            peer_id.bytes, queue.encode(), b"%d" % max_tasks,
-            pack_texts([kind for kind, _ in last]), pack_small([number for _, number in last]),
-            pack_ids(list(last.values())),
-        ),
-        (1, 0, 0, 1, 1, 1),
-    )  # fmt: skip
+        (peer_id.bytes, queue.encode(), b"%d" % max_tasks, resume),
+        (1, 0, 0, 1),
+    )
 
 
 def read_claim(result: PGresult) -> ClaimReply:
     """Return the reply to `claim`."""
-    (
-        token, task_ids, attempts, kinds, priorities, timeouts, args, last_kinds, last_priorities,
-        last_positions, more,
-    ) = (result.get_value(0, column) for column in range(11))  # fmt: skip
+    token, task_ids, attempts, kinds, priorities, timeouts, args, resume, more = (
+        result.get_value(0, column) for column in range(9)
+    )
     return ClaimReply(
         token=token or b"",
         count=count(task_ids) if task_ids else 0,
@@ -87,14 +78,7 @@ def read_claim(result: PGresult) -> ClaimReply:
         priorities=read_small(priorities or b""),
         timeouts=None if timeouts is None else read_floats(timeouts),
         args=args or b"[]",
-        last=tuple(
-            map(
-                Position,
-                read_texts(last_kinds or b""),
-                read_small(last_priorities or b""),
-                read_ids(last_positions or b""),
-            )
-        ),
+        resume=resume,
         more=more == _TRUE,
     )
 

@@ -13,15 +13,12 @@ from psycopg.pq.abc import PGresult
 from peers.database import statements
 from peers.database.pipeline import Statement
 from peers.database.reconnecting import ReconnectingConnection
-from peers.database.rows import ClaimReply
 from peers.peer.state import PeerState
 from peers.pool.claim import Claim
 from peers.pool.local_queue import LocalQueue
 
 _POLL_JITTER: Final = 0.25
 _POLL_WITHOUT_NOTIFICATIONS: Final = 1.0
-_FORGET_AFTER: Final = 200
-"""Claims of a queue. Tasks may have been committed before the remembered positions meanwhile."""
 
 
 class ClaimRequest(NamedTuple):
@@ -39,8 +36,8 @@ class ClaimRequest(NamedTuple):
 class Claims:
     """Asks the database for tasks: after each notification, and at every poll interval.
 
-    Each claim begins where the last one of its queue has ended, for each kind and priority. That is
-    only a hint to the database, which need not walk over the rows of finished tasks then.
+    Each claim passes what the last claim of its queue has returned for it. So the database need not
+    walk over the rows of finished tasks again.
     """
 
     def __init__(
@@ -58,10 +55,8 @@ class Claims:
         self._poll_interval = poll_interval
         self._is_listening = is_listening
         self._on_claimed = on_claimed
-        self._last: dict[str, dict[tuple[str, int], int]] = {}
-        """The last position of each kind and priority, by queue."""
-        self._claims: dict[str, int] = {}
-        """How many claims have used these positions, by queue."""
+        self._resume: dict[str, bytes | None] = {}
+        """Where the next claim of each queue begins."""
         self._is_outdated = False
         """Tasks may have become ready since the claims in progress were sent."""
 
@@ -85,7 +80,7 @@ class Claims:
         """Return a statement for each of these claims, which are sent now."""
         self._is_outdated = False
         return [
-            statements.claim(peer_id, q.queue, wanted, self._last.get(q.queue, {}), durable=durable)
+            statements.claim(peer_id, q.queue, wanted, self._resume.get(q.queue), durable=durable)
             for q, wanted in requests
         ]
 
@@ -96,7 +91,7 @@ class Claims:
             reply = statements.read_claim(result)
             local_queue, wanted = request
             self._connection.succeeded(request.job)
-            self._remember(local_queue.queue, reply)
+            self._resume[local_queue.queue] = reply.resume
             is_empty = reply.count < wanted and not reply.more
             if is_empty and not self._is_outdated:
                 local_queue.postpone_claim(now + self._wait())
@@ -111,21 +106,11 @@ class Claims:
 
     def forget_positions(self) -> None:
         """Begin the next claims where the queues begin."""
-        self._last.clear()
-        self._claims.clear()
+        self._resume.clear()
 
     def _due_at(self, local_queue: LocalQueue) -> float:
         retry_at = self._connection.retry_at(f"claims from queue {local_queue.queue}")
         return max(local_queue.next_claim_at, retry_at)
-
-    def _remember(self, queue: str, reply: ClaimReply) -> None:
-        claims = self._claims[queue] = self._claims.get(queue, 0) + 1
-        if claims > _FORGET_AFTER:
-            self._last.pop(queue, None)
-            self._claims[queue] = 0
-        elif reply.last:
-            last = self._last.setdefault(queue, {})
-            last.update({(kind, priority): position for kind, priority, position in reply.last})
 
     def _wait(self) -> float:
         """Return the seconds until the next poll, while no notification comes."""

@@ -118,7 +118,7 @@ def test_a_trigger_that_refuses_every_outcome_holds_up_nobody(stage: Stage) -> N
 
 
 VERBS = {
-    "claim": "uuid, text, integer, text[], smallint[], bigint[]",
+    "claim": "uuid, text, integer, peers.claim_resume",
     "complete": "uuid, uuid[], bigint[], jsonb, boolean",
     "fail": "uuid, jsonb, boolean",
     "release": "uuid, bigint[], uuid[], text[], boolean",

@@ -178,6 +178,23 @@ def a_trigger_refuses_one_task(world: World) -> None:
     assert ids(world.peer().claim()) == [bad]
 
 
+def a_full_disk_is_not_a_refusal(world: World) -> None:
+    """An error that says nothing about a task fails the whole claim."""
+    run(
+        world.db,
+        "create function refuse() returns trigger language plpgsql as $$ begin"
+        " raise 'no space left' using errcode = '53100'; end $$;"
+        "create trigger refuse before update on peers.task"
+        " for each row execute function refuse()",
+    )
+    tasks = [submit(world.db) for _ in range(2)]
+    peer = world.peer()
+    claim = "select peers.claim(%s, 'default', 10)"
+    assert refusal(peer.db, claim, peer.id)[0] == "53100"
+    run(world.db, "drop trigger refuse on peers.task")
+    assert ids(peer.claim()) == tasks
+
+
 def a_new_child_drops_its_own_row_only(world: World) -> None:
     """Tasks of other sessions, and others of the same transaction, are claimed all the same."""
     others, application = [submit(world.db)], world.connect()

@@ -20,6 +20,7 @@ ENQUEUE: Final = "21_enqueue.sql"
 SUBMIT: Final = "24_submit.sql"
 SUBMIT_GRAPH: Final = "25_submit_graph.sql"
 CLAIM: Final = "45_claim.sql"
+CAREFULLY: Final = "46_claim_carefully.sql"
 OUTCOMES: Final = "50_complete.sql"
 GRAPH: Final = "30_dependencies.sql"
 RELEASE: Final = "35_unblock.sql"
@@ -41,20 +42,18 @@ class Variant(NamedTuple):
 
 VARIANTS = {
     "claim waits for locked rows": Variant(
-        scenarios.claims_do_not_wait, [Patch(CLAIM, " skip locked", "", times=5)]
+        scenarios.claims_do_not_wait,
+        [
+            Patch(CLAIM, " skip locked", "", times=2),
+            Patch(CAREFULLY, " skip locked", "", times=4),
+        ],
     ),
     "claim waits for locked tasks": Variant(
         scenarios.claims_do_not_wait, [Patch(CLAIM, "    set lock_timeout = '5ms'\n", "")]
     ),
     "the limit over all kinds is gone": Variant(
         scenarios.a_claim_takes_no_more_than_asked,
-        [
-            Patch(
-                CLAIM,
-                "            limit _wanted\n        ) r\n        order by r.id",
-                ") r order by r.id",
-            )
-        ],
+        [Patch(CAREFULLY, "        ) t\n        limit _wanted\n", "        ) t\n")],
     ),
     "a claim does not compare the priority": Variant(
         scenarios.a_changed_task_is_claimed_at_its_new_place,
@@ -62,32 +61,32 @@ VARIANTS = {
     ),
     "a claim does not compare the state": Variant(
         scenarios.a_task_that_waits_again_is_not_claimed,
-        [Patch(CLAIM, "and t.state = 'ready' and t.queue = _queue", "and t.queue = _queue")],
+        [Patch(CLAIM, "and t.state = 'ready' and t.queue = _call", "and t.queue = _call")],
     ),
     "a claim never looks before the remembered positions": Variant(
         scenarios.a_row_that_commits_late_is_found,
-        [
-            Patch(
-                CLAIM,
-                "_ranges := peers._ranges_before(_kinds, after_kinds, after_priorities,"
-                " after_positions);",
-                "exit;",
-            )
-        ],
+        [Patch(CLAIM, "and clock_timestamp() >= resume.look_at then", "and false then")],
     ),
     "a claim does not lock its peer": Variant(
-        scenarios.a_peer_is_lost_while_it_claims, [Patch(CLAIM, "for key share skip locked", "")]
+        scenarios.a_peer_is_lost_while_it_claims,
+        [
+            Patch(CLAIM, "for key share skip locked", ""),
+            Patch(CAREFULLY, "for key share skip locked", ""),
+        ],
     ),
     "a refused task takes the others along": Variant(
         scenarios.a_trigger_refuses_one_task,
         [
             Patch(
-                CLAIM,
-                "        tasks := null;\n    end;\n    for i",
-                "        raise;\n    end;\n    for i",
+                CAREFULLY,
+                "        tasks := null;\n    end;\n    foreach",
+                "        raise;\n    end;\n    foreach",
             )
         ],
         psycopg.errors.RaiseException,
+    ),
+    "a full disk is taken for a refusal": Variant(
+        scenarios.a_full_disk_is_not_a_refusal, [Patch(CAREFULLY, "in ('53', '57',", "in ('57',")]
     ),
     "the token is not compared": Variant(
         scenarios.a_part_that_was_released_has_left_its_lease,
@@ -310,8 +309,8 @@ VARIANTS = {
         [
             Patch(
                 CLAIM,
-                "exists (select from peers.graph g where g.paused_at is not null),",
-                "false,",
+                "exists (select from peers.graph g where g.paused_at is not null), _began",
+                "false, _began",
             )
         ],
     ),
@@ -319,15 +318,15 @@ VARIANTS = {
         scenarios.a_task_becomes_ready_while_its_graph_is_resumed,
         [
             Patch(
-                CLAIM,
-                "\n                            for share skip locked)",
+                CAREFULLY,
+                "\n                        for share skip locked)",
                 ")",
             )
         ],
     ),
     "a claim's lock on a paused graph lets a resume pass": Variant(
         scenarios.a_task_becomes_ready_while_its_graph_is_resumed,
-        [Patch(CLAIM, "for share skip locked", "for key share skip locked")],
+        [Patch(CAREFULLY, "for share skip locked", "for key share skip locked")],
     ),
     "a submission does not lock its graph": Variant(
         scenarios.a_graph_is_pruned_while_a_task_is_submitted_to_it,

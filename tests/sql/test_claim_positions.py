@@ -34,14 +34,42 @@ def test_urgent_tasks_and_other_kinds_are_seen_at_once(world: World) -> None:
 
 
 def test_a_peer_that_forgets_its_positions_loses_nothing(world: World) -> None:
-    """Positions are only hints: without them, or with absurd ones, every task is claimed."""
+    """Without what the last claim returned, or with positions far ahead, every task is claimed."""
     peer = Claimant(world.peer())
     tasks = [submit(world.db) for _ in range(6)]
     assert peer.claim(2) == tasks[:2]
-    peer.positions = {}
+    peer.resume = None
     assert peer.claim(2) == tasks[2:4]
-    peer.positions = {("a", 100): 10**15, ("z", 3): 5, ("a", 200): 1}
+    query = (
+        "select row(r.peer_id, array(select row(g.kind, g.after_priority,"
+        " greatest(g.after_position, 1000000), g.to_priority, g.to_position,"
+        " null)::peers.claim_range"
+        " from unnest(r.ranges) g), r.look_at)::peers.claim_resume"
+        " from (select (%s::peers.claim_resume).*) r"
+    )
+    peer.resume = value(world.db, query, peer.resume)
     assert peer.claim(2) == tasks[4:]
+
+
+def test_what_another_peer_resumes_from_is_ignored(world: World) -> None:
+    """A process that joins again may still have it: its kinds may be others."""
+    first, second = Claimant(world.peer("b")), Claimant(world.peer("a", "b"))
+    submit(world.db, "b")
+    assert len(first.claim(1)) == 1
+    tasks = [submit(world.db), submit(world.db, "b")]
+    second.resume = first.resume
+    assert second.claim(2) == tasks
+
+
+def test_a_peer_does_not_remember_thousands_of_priorities(world: World) -> None:
+    """With more than 1,000 it starts over, and loses nothing."""
+    peer = Claimant(world.peer())
+    query = "insert into peers.task (kind, priority) select 'a', n from generate_series(1, 2100) n"
+    run(world.db, query)
+    sizes = "select cardinality((%s::peers.claim_resume).ranges)"
+    for _ in range(3):
+        assert len(peer.claim(700)) == 700
+        assert value(world.db, sizes, peer.resume) <= 1001
 
 
 def test_a_task_that_was_locked_is_claimed_later(world: World) -> None:
@@ -66,23 +94,32 @@ def test_late_and_new_tasks_of_one_claim_are_in_order(world: World) -> None:
     assert peer.claim(10) == [urgent, late, new]
 
 
-def test_the_peer_is_told_when_to_look_before_its_positions(world: World) -> None:
+def look_in(peer: Claimant, span: str) -> None:
+    """Set when a claim looks before the ranges, in what the peer remembers."""
+    query = (
+        "select row(r.peer_id, r.ranges, clock_timestamp() + %s::interval)::peers.claim_resume"
+        " from (select (%s::peers.claim_resume).*) r"
+    )
+    peer.resume = value(peer.peer.db, query, span, peer.resume)
+
+
+def test_a_claim_looks_before_its_ranges_only_from_a_time_on(world: World) -> None:
     """Before that time a short claim does not look; after it does; later on every claim looks."""
     peer, application = Claimant(world.peer()), world.connect()
-    milliseconds = "select (extract(epoch from clock_timestamp()) * 1000)::bigint"
     with application.transaction():
         late = [submit(application) for _ in range(2)]
         new = [submit(world.db) for _ in range(2)]
         assert peer.claim(1) == new[:1]
-    peer.positions["", 0] = value(world.db, milliseconds) + 60_000
+    look_in(peer, "1 min")
     assert peer.claim(2) == new[1:]
     assert peer.claim(1) == []
-    peer.positions["", 0] = value(world.db, milliseconds)
+    look_in(peer, "0")
     assert peer.claim(1) == late[:1]
     last = submit(world.db)
-    peer.positions["", 0] = value(world.db, milliseconds) - 11_000
+    look_in(peer, "-11 s")
     assert peer.claim(1) == late[1:]
-    assert peer.positions["", 0] >= value(world.db, milliseconds) - 10_000
+    looked = "select (%s::peers.claim_resume).look_at > clock_timestamp() - interval '10 s'"
+    assert value(world.db, looked, peer.resume)
     assert peer.claim(1) == [last]
 
 
@@ -95,7 +132,7 @@ def test_a_claim_that_finds_nothing_writes_nothing(world: World) -> None:
             assert len(peer.claim(5)) == expected
             written = value(peer.peer.db, "select pg_current_xact_id_if_assigned() is not null")
             assert written == bool(expected)
-    peer.positions = {}
+    peer.resume = None
     with peer.peer.db.transaction():
         assert peer.claim(5) == []
         assert value(peer.peer.db, "select pg_current_xact_id_if_assigned() is null")

@@ -27,7 +27,7 @@ def a_claim(
         kinds[:1] if same_kind else kinds,
         tuple(priorities[:1] if same_priority else priorities),
         None if timeouts is None else tuple(timeouts),
-        b"[%b]" % b",".join([b"{}"] * len(kinds) if args is None else args), (), False,
+        b"[%b]" % b",".join([b"{}"] * len(kinds) if args is None else args), None, False,
     )  # fmt: skip
     return Claim(reply, local_queue, claimed_at)
 

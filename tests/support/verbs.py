@@ -34,7 +34,7 @@ def run(connection: BoundedConnection, statement: Statement) -> PGresult:
 def claim(connection: BoundedConnection, peer: UUID, queue: str, most: int) -> list[Claimed]:
     """Claim tasks, and look at each."""
     reply = statements.read_claim(
-        run(connection, statements.claim(peer, queue, most, {}, durable=True))
+        run(connection, statements.claim(peer, queue, most, None, durable=True))
     )
     claim = Claim(reply, LocalQueue(queue, 1, DurationEstimate(), {}), 0.0)
     return [claim.lease(index).task for index in range(claim.count)]

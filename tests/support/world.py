@@ -232,31 +232,19 @@ def verdicts(unrecorded: list[dict[str, Any]]) -> dict[tuple[int, UUID], str]:
 
 
 class Claimant:
-    """A peer that remembers where its last claims ended, as a real one does."""
+    """A peer that remembers where its last claim ended, as a real one does."""
 
     def __init__(self, peer: Peer, queue: str = "default") -> None:
         self.peer = peer
         self.queue = queue
-        self.positions: dict[tuple[str, int], int] = {}
+        self.resume: str | None = None
         self.more = False
 
     def claim(self, max_tasks: int) -> list[int]:
         """Claim once and return the tasks; `more` says whether to call again."""
-        kinds = [kind for kind, _ in self.positions]
-        priorities = [priority for _, priority in self.positions]
-        answer = row(
-            self.peer.db,
-            "select * from peers.claim(%s, %s, %s, %s, %s::smallint[], %s::bigint[])",
-            self.peer.id,
-            self.queue,
-            max_tasks,
-            kinds,
-            priorities,
-            [*self.positions.values()],
-        )
-        places = zip(answer["last_kinds"], answer["last_priorities"], strict=True)
-        self.positions.update(zip(places, answer["last_positions"], strict=True))
-        self.more = answer["more"]
+        query = "select * from peers.claim(%s, %s, %s, %s::peers.claim_resume)"
+        answer = row(self.peer.db, query, self.peer.id, self.queue, max_tasks, self.resume)
+        self.resume, self.more = answer["resume"], answer["more"]
         return [claim.task_id for claim in claims_of(answer)]
 
     def claim_all(self, max_tasks: int) -> list[int]:

@@ -134,7 +134,16 @@ def a_claim(tasks: int) -> Claim:
     Database.tokens |= dict.fromkeys(ids, token)
     args = b"[" + b",".join([b"{}"] * tasks) + b"]"
     reply = ClaimReply(
-        token.bytes, tasks, pack_ids(ids), pack_small([1]), ("kind",), (100,), None, args, (), False
+        token.bytes,
+        tasks,
+        pack_ids(ids),
+        pack_small([1]),
+        ("kind",),
+        (100,),
+        None,
+        args,
+        None,
+        False,
     )
     return Claim(reply, LocalQueue("default", 1, DurationEstimate(), {}), 0.0)
 

@@ -69,7 +69,7 @@ class Database:
                 self.leases[token] = set(ids)
             args = b"[%b]" % b",".join([b"{}"] * len(ids))
             return ClaimReply(
-                token, len(ids), pack_ids(ids), pack_small([1]), ("k",), (100,), None, args, (),
+                token, len(ids), pack_ids(ids), pack_small([1]), ("k",), (100,), None, args, None,
                 more=False,
             )  # fmt: skip
 

@@ -1,0 +1,342 @@
+-- How a claim gets past obstacles: stale rows, tasks that another session has locked, large args, and tasks whose start
+-- an application's trigger refuses.
+
+-- Raises the error that a handler has caught again if it says nothing about a task: disk or memory is full, the server
+-- stops, or data are corrupt.
+create or replace function peers._raise_if_fatal(_sqlstate text, _message text) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    if left(_sqlstate, 2) in ('53', '57', '58', 'XX') then
+        raise exception using errcode = _sqlstate, message = _message;
+    end if;
+end
+$$;
+
+-- Returns the tasks of two claims together, by priority and position.
+create or replace function peers._merge_tasks(_one peers.claim_tasks, _other peers.claim_tasks)
+returns peers.claim_tasks
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _merged peers.claim_tasks;
+begin
+    if _one.ids is null then
+        return _other;
+    elsif _other.ids is null then
+        return _one;
+    end if;
+    select array_agg(t.id), array_agg(t.attempt), array_agg(t.kind), array_agg(t.priority), array_agg(t.position),
+           array_agg(t.timeout), array_agg(t.args)
+    into _merged
+    from (
+        select t.*
+        from unnest(
+            _one.ids || _other.ids, _one.attempts || _other.attempts, _one.kinds || _other.kinds,
+            _one.priorities || _other.priorities, _one.positions || _other.positions,
+            _one.timeouts || _other.timeouts, _one.args || _other.args
+        ) t(id, attempt, kind, priority, position, timeout, args)
+        order by t.priority, t.position
+    ) t;
+    return _merged;
+end
+$$;
+
+-- Tells stale rows from those whose tasks can be started. The row of a task that was pruned is stale. The row of a task
+-- of a paused graph is stale too, and peers.resume_graph inserts it again. That is safe only while this transaction
+-- holds a share lock on the graph, so that no resume can run at the same time: it might not see the task yet. If the
+-- graph's row cannot be locked at once, the row in ready is left alone. It reads tasks without locks: whoever makes a
+-- task ready after that inserts a new row.
+create or replace function peers._examine_rows(
+    _call peers.claim_call, _rows peers.claim_row[], out stale peers.claim_row[], out valid peers.claim_row[]
+)
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    select array_agg(r.row) filter (where t.valid is not true or t.graph_locked),
+           array_agg(r.row) filter (where t.valid and t.graph_locked is null)
+    into stale, valid
+    from (
+        select r as row, r.task_id, r.kind, r.priority from unnest(_rows) r
+    ) r
+    left join lateral (
+        select t.state = 'ready' and t.priority = r.priority and t.kind = r.kind and t.queue = _call.queue as valid,
+               case when _call.any_graph_paused and t.graph_id is not null and exists (
+                        select from peers.graph g where g.id = t.graph_id and g.paused_at is not null)
+                    then exists (
+                        select from peers.graph g where g.id = t.graph_id and g.paused_at is not null
+                        for share skip locked)
+               end as graph_locked  -- null: the graph is not paused
+        from peers.task t where t.id = r.task_id
+    ) t on true;
+end
+$$;
+
+-- Locks those of the rows that no other session has locked or deleted, and returns them.
+create or replace function peers._lock_rows(_rows peers.claim_row[]) returns peers.claim_row[]
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return array(
+        select r
+        from unnest(_rows) r
+        cross join lateral (
+            select from peers.ready y
+            where y.ctid = r.spot and y.task_id = r.task_id and y.position = r.position
+            for update skip locked
+        ) y
+    );
+end
+$$;
+
+-- Locks the tasks of the first _wanted of the rows and returns those rows. It skips tasks that another session has
+-- locked.
+create or replace function peers._lock_tasks(_rows peers.claim_row[], _wanted integer) returns peers.claim_row[]
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return array(
+        select r
+        from unnest(_rows) r
+        cross join lateral (
+            select from peers.task t where t.id = r.task_id for no key update skip locked
+        ) t
+        limit _wanted
+    );
+end
+$$;
+
+-- Measures the args of rows' tasks. fitting: the first rows whose tasks' args together are at most _room bytes of text,
+-- and always one. oversized: rows of tasks whose args exceed 1 MiB; they cannot be sent. last: the last row that it
+-- measured.
+create or replace function peers._measure_args(
+    _rows peers.claim_row[], _room bigint,
+    out fitting peers.claim_row[], out oversized peers.claim_row[], out last peers.claim_row, out all_fit boolean
+)
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _row peers.claim_row;
+    _size bigint;
+    _total bigint := 0;
+begin
+    fitting := '{}';
+    oversized := '{}';
+    all_fit := true;
+    foreach _row in array _rows loop
+        -- one at a time, because each may take a while
+        _size := (select case when pg_column_size(t.args) <= 100 then octet_length(t.args::text)
+                              else peers._text_size(t.args) end
+                  from peers.task t where t.id = _row.task_id);
+        if _size > 1048576 then
+            oversized := oversized || _row;
+        elsif _total + _size > _room and _total > 0 then
+            all_fit := false;
+            return;
+        else
+            fitting := fitting || _row;
+            _total := _total + coalesce(_size, 0);
+        end if;
+        last := _row;
+    end loop;
+end
+$$;
+
+-- Starts the tasks of rows, which the claim has locked. If an error occurs, such as in an application's trigger, it
+-- starts the tasks one by one. A task that cannot be started stays ready and keeps its place: the trigger may be wrong,
+-- and every task would die of it. refused: how many these are.
+create or replace function peers._start_locked(
+    _call peers.claim_call, _rows peers.claim_row[], _args_up_to integer,
+    out tasks peers.claim_tasks, out refused integer
+)
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _row peers.claim_row;
+    _first bigint;
+    _problem text;
+begin
+    refused := 0;
+    if _rows = '{}' then
+        return;
+    end if;
+    begin
+        select s.* into tasks
+        from (
+            select array_agg(r.task_id) as ids, array_agg(r.kind) as kinds, array_agg(r.priority) as priorities,
+                   array_agg(r.position) as positions
+            from (select r.* from unnest(_rows) r order by r.task_id, r.position) r
+        ) r
+        cross join lateral peers._start_tasks(_call, r.ids, r.kinds, r.priorities, r.positions, _args_up_to, null) s;
+        return;
+    exception when others then
+        perform peers._raise_if_fatal(sqlstate, sqlerrm);
+        tasks := null;
+    end;
+    foreach _row in array _rows loop
+        begin
+            tasks := peers._merge_tasks(tasks, peers._start_tasks(
+                _call, array[_row.task_id], array[_row.kind], array[_row.priority], array[_row.position], _args_up_to,
+                null
+            ));
+        exception when others then
+            perform peers._raise_if_fatal(sqlstate, sqlerrm);
+            refused := refused + 1;
+            _first := coalesce(_first, _row.task_id);
+            _problem := sqlerrm;
+        end;
+    end loop;
+    if refused > 0 then
+        raise warning 'task % cannot be claimed and stays ready (% such tasks in this claim): %',
+            _first, refused, _problem;
+    end if;
+end
+$$;
+
+-- Rejects tasks whose args are too large to be sent; only an INSERT without triggers can produce such args. They die,
+-- because an error here would stop every claim. They have a token of their own: if they cannot be rejected now, the
+-- peer does not know their lease, and peers.reconcile releases it. Returns the tasks that it has started.
+create or replace function peers._reject_oversized(_call peers.claim_call, _rows peers.claim_row[]) returns bigint[]
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _started bigint[];
+begin
+    _call.token := gen_random_uuid();
+    _started := (select (s.tasks).ids from peers._start_locked(_call, _rows, 0) s);
+    if _started is null then
+        return '{}';
+    end if;
+    insert into peers.lease (token, peer_id, task_ids, open, claimed_at)
+    values (_call.token, _call.peer_id, _started, cardinality(_started), _call.claimed_at);
+    perform from peers.fail(_call.peer_id, (
+        select jsonb_agg(jsonb_build_object(
+            'task_id', u.id, 'token', _call.token, 'reject', true, 'error_type', 'ArgsInvalid',
+            'error_message', 'args exceed 1 MiB (1048576 bytes) of text; peers.retry(' || u.id
+                             || ', args) runs it with others'))
+        from unnest(_started) u(id)
+    ));
+    return _started;
+end
+$$;
+
+-- Drops the stale ones of rows, and starts up to _wanted tasks of the others. It locks tasks and rows with SKIP LOCKED,
+-- and measures the args. dropped: how many rows it has deleted. last: it did not look at the rows behind this one.
+-- Null: it looked at all rows.
+create or replace function peers._start_carefully(
+    _call peers.claim_call, _rows peers.claim_row[], _wanted integer, _room bigint,
+    out tasks peers.claim_tasks, out dropped bigint, out refused integer, out all_fit boolean, out last peers.claim_row
+)
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _sorted record;
+    _locked peers.claim_row[];
+    _measured record;
+    _result record;
+    _spots tid[];
+    _started bigint[];
+begin
+    _sorted := peers._examine_rows(_call, _rows);
+    _spots := array(select r.spot from unnest(peers._lock_rows(_sorted.stale)) r);
+    _locked := peers._lock_tasks(_sorted.valid, _wanted);
+    _measured := peers._measure_args(_locked, _room);
+    all_fit := _measured.all_fit;
+    if not all_fit or cardinality(_locked) = _wanted then
+        last := _measured.last;
+    end if;
+    _locked := peers._lock_rows(_measured.fitting);
+    _result := peers._start_locked(_call, _locked, null);
+    tasks := _result.tasks;
+    refused := _result.refused;
+    _started := tasks.ids;
+    if _measured.oversized <> '{}' then
+        _measured.oversized := peers._lock_rows(_measured.oversized);
+        _started := _started || peers._reject_oversized(_call, _measured.oversized);
+    end if;
+    _spots := _spots || array(
+        select r.spot from unnest(_locked || _measured.oversized) r where r.task_id = any (_started)
+    );
+    delete from peers.ready r where r.ctid = any (_spots);
+    dropped := cardinality(_spots);
+end
+$$;
+
+-- Claims tasks of ranges until it has _wanted of them, with the tasks that the claim has already. It reads without
+-- locks, and many rows at a time however few tasks are wanted, because stale rows come in masses. unread: the ranges
+-- that are left after what it has read. more: it has spent its limits, and another call would get further. A call that
+-- exceeds the caller's timeout would be rolled back.
+create or replace function peers._claim_carefully(
+    _call peers.claim_call, _ranges peers.claim_range[], _wanted integer,
+    inout tasks peers.claim_tasks, inout unread peers.claim_range[], out refused integer, out more boolean
+)
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _most_rows constant integer := 10000;
+    _most_args constant integer := 16777216;  -- bytes of text in one answer
+    _before constant peers.claim_range[] := unread;
+    _size integer := least(1000, greatest(100, _wanted));
+    _plan record;
+    _rows peers.claim_row[];
+    _pass record;
+    _last peers.claim_row;
+    _missing integer := _wanted - coalesce(cardinality(tasks.ids), 0);
+    _total integer := 0;
+    _dropped bigint := 0;
+begin
+    refused := 0;
+    more := false;
+    while _ranges <> '{}' loop
+        _plan := peers._plan_claim(_call.queue, _ranges, _size);
+        _rows := peers._read_ready(_call.queue, _plan.planned, _size);
+        _last := null;
+        if _rows <> '{}' then
+            perform from peers.peer p
+            where p.id = _call.peer_id and p.lost_at is null and p.heartbeat_at + p.lease_timeout > _call.claimed_at
+            for key share skip locked;
+            exit when not found;
+            _pass := peers._start_carefully(
+                _call, _rows, _missing, _most_args - coalesce(pg_column_size(tasks.args), 0)
+            );
+            tasks := peers._merge_tasks(tasks, _pass.tasks);
+            refused := refused + _pass.refused;
+            _dropped := _dropped + _pass.dropped;
+            _last := _pass.last;
+            if _last is not null then
+                _rows := _rows[:array_position(_rows, _last)];
+            end if;
+            unread := (
+                select peers._ranges_after(unread, array_agg(r.kind), array_agg(r.priority), array_agg(r.position))
+                from unnest(_rows) r
+            );
+            _missing := _wanted - coalesce(cardinality(tasks.ids), 0);
+            more := not _pass.all_fit;
+            exit when more or _missing = 0;
+            _total := _total + cardinality(_rows);
+        end if;
+
+        exit when _last is null and _plan.exhaustive and cardinality(_rows) < _size;
+        if _total >= _most_rows or clock_timestamp() > _call.until then
+            more := refused = 0 and (_dropped > 0 or unread <> _before);
+            exit;
+        elsif _last is null and _plan.end_priority is not null then
+            _ranges := peers._ranges_beyond(_ranges, _plan.end_priority, _plan.end_position);
+        else
+            _last := _rows[cardinality(_rows)];
+            _ranges := peers._ranges_beyond(_ranges, _last.priority, _last.position);
+        end if;
+        _size := least(1000, 4 * _size);
+    end loop;
+end
+$$;
