@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -59,6 +59,8 @@ class Claims:
         """Where the next claim of each queue begins."""
         self._is_outdated = False
         """Tasks may have become ready since the claims in progress were sent."""
+        self._results_unblock = False
+        """The last results have made tasks ready."""
 
     def due_at(self) -> float:
         """Return when (monotonic) the next claim is due."""
@@ -71,8 +73,18 @@ class Claims:
         if self._state.draining:
             return []
         now = time.monotonic()
-        due = (q for q in self._queues.values() if now >= self._due_at(q))
-        return [ClaimRequest(q, wanted) for q in due if (wanted := q.wanted())]
+        return _requests(q for q in self._queues.values() if now >= self._due_at(q))
+
+    def due_with_results(self) -> list[ClaimRequest]:
+        """Return the claims for a transaction that also records results.
+
+        While results unblock tasks, it claims these tasks. Otherwise a graph would take two
+        transactions for each of its layers.
+        """
+        if self._state.draining or not self._results_unblock:
+            return self.due()
+        now = time.monotonic()
+        return _requests(q for q in self._queues.values() if now >= self._retry_at(q))
 
     def write(
         self, peer_id: UUID, requests: Sequence[ClaimRequest], *, durable: bool
@@ -84,9 +96,12 @@ class Claims:
             for q, wanted in requests
         ]
 
-    def take(self, requests: Sequence[ClaimRequest], results: Sequence[PGresult]) -> None:
-        """Take the replies to these claims."""
+    def take(
+        self, requests: Sequence[ClaimRequest], results: Sequence[PGresult], *, records: bool
+    ) -> None:
+        """Take the replies to these claims. `records`: their transaction has recorded results."""
         now = time.monotonic()
+        claimed = 0
         for request, result in zip(requests, results, strict=True):
             reply = statements.read_claim(result)
             local_queue, wanted = request
@@ -95,8 +110,11 @@ class Claims:
             is_empty = reply.count < wanted and not reply.more
             if is_empty and not self._is_outdated:
                 local_queue.postpone_claim(now + self._wait())
+            claimed += reply.count
             if reply.count:
                 self._on_claimed(Claim(reply, local_queue, now))
+        if records and requests and not claimed:
+            self._results_unblock = False
 
     def poll_now(self) -> None:
         """Make claims due now: tasks may be ready."""
@@ -104,13 +122,19 @@ class Claims:
         for local_queue in self._queues.values():
             local_queue.claim_now()
 
+    def note_unblocked(self) -> None:
+        """Note that a transaction of this peer has made tasks ready."""
+        self._results_unblock = True
+
     def forget_positions(self) -> None:
         """Begin the next claims where the queues begin."""
         self._resume.clear()
 
     def _due_at(self, local_queue: LocalQueue) -> float:
-        retry_at = self._connection.retry_at(f"claims from queue {local_queue.queue}")
-        return max(local_queue.next_claim_at, retry_at)
+        return max(local_queue.next_claim_at, self._retry_at(local_queue))
+
+    def _retry_at(self, local_queue: LocalQueue) -> float:
+        return self._connection.retry_at(f"claims from queue {local_queue.queue}")
 
     def _wait(self) -> float:
         """Return the seconds until the next poll, while no notification comes."""
@@ -118,6 +142,10 @@ class Claims:
         if not self._is_listening():
             interval = min(interval, _POLL_WITHOUT_NOTIFICATIONS)
         return interval * (1 + random.uniform(-_POLL_JITTER, _POLL_JITTER))
+
+
+def _requests(queues: Iterable[LocalQueue]) -> list[ClaimRequest]:
+    return [ClaimRequest(q, wanted) for q in queues if (wanted := q.wanted())]
 
 
 _NEVER: Final = float("inf")
