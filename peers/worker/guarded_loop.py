@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from contextvars import ContextVar, Token
+from contextvars import ContextVar, Token, copy_context
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
 
 from peers.protocol.running_marker import RunningMarker
+from peers.worker.precise_selector import PreciseSelector
 
 _ENDS: Final = (SystemExit, KeyboardInterrupt)
 _NOT_FOR_HANDLERS: Final = (
@@ -53,9 +54,9 @@ class HandlerCall:
         self.active = False
         if self._reset is not None:
             current_call.reset(self._reset)
-        this = asyncio.current_task()
-        while this is not None and this.cancelling():
-            this.uncancel()
+        main = self.main
+        while main is not None and main.cancelling():
+            main.uncancel()
 
     def kill_at_ns(self, now_ns: int) -> int | None:
         """Return until when the call may block the loop that it gets now."""
@@ -139,6 +140,40 @@ class MarkedCoroutine(Coroutine[Any, Any, Any]):
         return getattr(self._coroutine, name)
 
 
+class _MainCoroutine(MarkedCoroutine):
+    """The coroutine that runs a handler. When it raises, `on_error` gets the error.
+
+    It also sees the cancellation of its task before the handler's own code has run.
+    """
+
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, None], call: HandlerCall, marker: RunningMarker,
+        on_error: Callable[[BaseException], None],
+    ) -> None:  # fmt: skip
+        super().__init__(coroutine, call, marker)
+        self._on_error = on_error
+
+    def send(self, value: Any, /) -> Any:
+        """Run it to its next await."""
+        try:
+            return super().send(value)
+        except StopIteration:
+            raise
+        except BaseException as error:  # noqa: BLE001  # its task has nobody else who would look at it
+            self._on_error(error)
+        raise StopIteration
+
+    def throw(self, error: Any, *_: Any) -> Any:
+        """Raise in it, and run it to its next await."""
+        try:
+            return super().throw(error)
+        except StopIteration:
+            raise
+        except BaseException as raised:  # noqa: BLE001
+            self._on_error(raised)
+        raise StopIteration
+
+
 class HandlerTask(asyncio.Task[Any]):
     """A task of a handler. No other handler can cancel it while its own handler runs."""
 
@@ -157,8 +192,9 @@ class GuardedLoop:
     """An event loop that runs until `stop()` of this class is called."""
 
     def __init__(self, marker: RunningMarker) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = _new_event_loop()
         self._marker = marker
+        self._context = copy_context()
         self._stopped = False
         self.loop.set_task_factory(self._make_task)
         for name in _NOT_FOR_HANDLERS:
@@ -180,12 +216,18 @@ class GuardedLoop:
         self._stopped = True
         self.loop.stop()
 
-    def start(self, coroutine: Coroutine[Any, Any, None], call: HandlerCall) -> asyncio.Task[None]:
-        """Start the coroutine that runs the handler of `call`."""
-        marked = MarkedCoroutine(coroutine, call, self._marker)
-        task: asyncio.Task[None] = self.loop.create_task(marked)
-        if isinstance(task, HandlerTask):
-            task.call = call
+    def start(
+        self, coroutine: Coroutine[Any, Any, None], call: HandlerCall,
+        on_error: Callable[[BaseException], None],
+    ) -> asyncio.Task[None]:  # fmt: skip
+        """Start the coroutine that runs the handler of `call`, in a context of its own.
+
+        `on_error` gets what the coroutine raises.
+        """
+        main = _MainCoroutine(coroutine, call, self._marker, on_error)
+        # not a copy of the current context: this may be called where another handler has ended
+        task = HandlerTask(main, loop=self.loop, context=self._context.copy())
+        task.call = call
         call.main = task
         return task
 
@@ -214,6 +256,15 @@ class GuardedLoop:
             setattr(self.loop, name, guarded)
         except AttributeError:
             return  # a loop written in C (the app has set its policy) takes no attributes
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a loop with precise timers, or the loop that the app's policy makes."""
+    loop = asyncio.new_event_loop()
+    if type(loop) is not asyncio.SelectorEventLoop:
+        return loop
+    loop.close()
+    return asyncio.SelectorEventLoop(PreciseSelector())
 
 
 def _call_of_callback(frames: TracebackType | None) -> HandlerCall | None:
