@@ -14,7 +14,7 @@ from peers.worker.args import args_of
 from peers.worker.assigned import AssignedTask, Run
 from peers.worker.batch import Batch
 from peers.worker.channel import Channel
-from peers.worker.guarded_loop import HandlerCall
+from peers.worker.handler_call import HandlerCall
 
 
 class SlotQueue:
@@ -71,27 +71,27 @@ class SingleTask(_Execution):
         channel: Channel,
     ) -> None:  # fmt: skip
         super().__init__(run.execution_id + index, 1, queue, channel)
-        self._run = run
-        self._index = index
+        self.run = run
+        self.index = index
         self._load_args = load_args
 
     def task(self, index: int = 0) -> AssignedTask:
         """Return the task."""
-        return self._run.task(self._index + index)
+        return self.run.task(self.index + index)
 
     @property
     def kind(self) -> str:
         """Return its kind."""
-        return self._run.kind(self._index)
+        return self.run.kind(self.index)
 
     @property
     def timeout(self) -> float | None:
         """Return how long its handler may take; None: as long as it likes."""
-        return self._run.timeout(self._index)
+        return self.run.timeout(self.index)
 
     def args(self) -> Any:
         """Return the args of the handler; call it once. Raises like `load_args`."""
-        return self._load_args(self._index)
+        return self._load_args(self.index)
 
     @property
     def is_cancelled(self) -> bool:

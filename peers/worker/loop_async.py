@@ -6,6 +6,7 @@ import asyncio
 import time
 from contextlib import suppress
 from functools import partial
+from typing import Final
 
 from peers.context import enter, enter_batch
 from peers.handlers import registry
@@ -28,8 +29,16 @@ from peers.worker.async_execution import SingleTask, SlotQueue, TaskBatch, execu
 from peers.worker.batch import Batch, Part
 from peers.worker.channel import Channel, exit_disconnected
 from peers.worker.exhaustion import CLOSED_STREAMS, StandardStreams
-from peers.worker.guarded_loop import GuardedLoop, HandlerCall, current_call
+from peers.worker.guarded_loop import GuardedLoop
+from peers.worker.handler_call import HandlerCall, current_call
 from peers.worker.outcome import encode_result, failed, stopped
+from peers.worker.pending_outcomes import PendingOutcomes
+
+_FLUSH_AFTER: Final = 0.002
+"""How long outcomes may wait for others, in seconds, while the slots have their next tasks here.
+
+A crash loses the outcomes of this time, and their tasks are repeated.
+"""
 
 
 class AsyncLoop:
@@ -44,7 +53,12 @@ class AsyncLoop:
         self._queues: dict[str, SlotQueue] = {}
         self._executions: dict[int, SingleTask | TaskBatch] = {}
         """What waits and what runs, by the execution ids."""
-        self._outcomes: list[Completed | Failed] = []
+        self._outcomes = PendingOutcomes()
+        self._turn_has_outcomes = False
+        self._is_urgent = False
+        """A slot is free, or will be: the peer should know of the outcomes at once."""
+        self._flushed_at = 0.0
+        self._flush_timer: asyncio.TimerHandle | None = None
         channel.limit = self._limit
 
     def run(self) -> None:
@@ -74,6 +88,7 @@ class AsyncLoop:
                 if execution_id in self._executions:
                     self._cancel(execution_id, self._executions[execution_id])
             case Stop():
+                self._flush()
                 self._guarded.stop()
             case Begin() | Reply():
                 raise AssertionError(message)  # Begin came before, the channel takes replies
@@ -159,14 +174,16 @@ class AsyncLoop:
                 else:
                     async with limit:
                         result = await handler.function(**execution.args())
-            results = b"[%b]" % encode_result(kind, result)
-            outcome: Completed | Failed = Completed(
-                execution.execution_id, time.monotonic() - started, results
-            )
+            result = encode_result(kind, result)
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is the task's failure
             describe = partial(_describe, limit=limit, cancelled=execution.is_cancelled)
             outcome = describe(execution.task(), time.monotonic() - started, call.why(error))
-        self._send_outcomes([outcome])
+            self._send_outcomes([outcome])
+        else:
+            self._outcomes.completed(
+                execution.run, execution.index, time.monotonic() - started, result
+            )
+            self._ended(execution.execution_id)
 
     async def _run_batch(self, execution: TaskBatch) -> None:
         call = execution.call
@@ -201,29 +218,47 @@ class AsyncLoop:
     # ------------------------------------------------------------------------------------ outcomes
 
     def _send_outcomes(self, outcomes: list[Completed | Failed]) -> None:
-        """Send outcomes, and start what waits; those of one turn of the loop go in one message."""
-        if outcomes and not self._outcomes:
-            self._loop.call_soon(self._flush)
-        self._outcomes += outcomes
+        """Send outcomes soon, and start what waits."""
+        self._outcomes.add(outcomes)
+        if any(isinstance(outcome, Failed) and outcome.exhausted for outcome in outcomes):
+            self._flush()  # before the others, so that the peer does not assign them here again
+            self._return_waiting()  # they would fail here too, and another worker replaces us
         for outcome in outcomes:
-            if isinstance(outcome, Failed) and outcome.exhausted:
-                self._flush()  # before the others, so that the peer does not assign them here again
-                self._return_waiting()  # they would fail here too, and another worker replaces us
-                break
-        for outcome in outcomes:
-            execution = self._executions.pop(outcome.execution_id)
-            execution.unfinished -= 1
-            if not execution.unfinished:
-                execution.queue.running -= 1
-                self._start_waiting(execution.queue)
+            self._ended(outcome.execution_id)
+
+    def _ended(self, execution_id: int) -> None:
+        """Start what waits, and send the outcome of this task with those of other ones."""
+        execution = self._executions.pop(execution_id)
+        execution.unfinished -= 1
+        queue = execution.queue
+        if not execution.unfinished:
+            queue.running -= 1
+            self._start_waiting(queue)
+        if not queue.waiting:
+            self._is_urgent = True
+        if not self._turn_has_outcomes:
+            self._turn_has_outcomes = True
+            self._loop.call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        """Send the outcomes of this turn of the loop, or leave them to the timer."""
+        self._turn_has_outcomes = False
+        rest = self._flushed_at + _FLUSH_AFTER - time.monotonic()
+        if self._is_urgent or rest <= 0:
+            self._flush()
+        elif self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(rest, self._flush)
 
     def _flush(self) -> None:
-        outcomes, self._outcomes = self._outcomes, []
-        if not outcomes:
-            return
-        self._channel.send_outcomes(outcomes)
-        if not self._streams.are_open():
-            self._channel.send(Unfit(CLOSED_STREAMS))
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+        self._is_urgent = False
+        if self._outcomes:
+            self._channel.send_outcomes(self._outcomes.take())
+            self._flushed_at = time.monotonic()
+            if not self._streams.are_open():
+                self._channel.send(Unfit(CLOSED_STREAMS))
 
 
 def _describe(

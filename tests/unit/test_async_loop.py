@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextvars import Context, ContextVar
 from typing import Any
@@ -46,27 +48,31 @@ class Worker:
         handlers.register(Handler(kind, function))
 
     def run(self, *kinds: str, slots: int = 1, args: list[bytes] | None = None) -> list[Outcome]:
-        """Run a claim under the execution ids from 1 on; return the outcome of each."""
+        """Run a claim under the execution ids from 1 on; return the outcome of each task."""
         claim = a_claim(a_queue(), *kinds, args=args)
         self.count = claim.count
         columns = claim.to_message(0, claim.count, 1)
         self.loop._loop.call_soon(self.loop._handle, Assign([columns], False, "default", slots))
         self.loop.run()
-        return sorted(self.outcomes)
+        return sorted(
+            (first + index, f"[{json.dumps(result)}]") if text.startswith("[") else (first, text)
+            for first, text in self.outcomes
+            for index, result in enumerate(json.loads(text) if text.startswith("[") else [None])
+        )
 
     def cancel(self, execution_id: int) -> None:
         """Cancel a task, as the peer does."""
         self.loop._handle(Cancel(execution_id))
 
     def _sent(self, outcomes: list[Completed | Failed]) -> None:
-        self.outcomes += [
-            (
-                one.execution_id,
-                one.results.decode() if isinstance(one, Completed) else one.error_type,
-            )
-            for one in outcomes
-        ]
-        if len(self.outcomes) == self.count:
+        for one in outcomes:
+            if isinstance(one, Completed):
+                self.outcomes.append((one.execution_id, one.results.decode()))
+                self.count -= one.count
+            else:
+                self.outcomes.append((one.execution_id, one.error_type))
+                self.count -= 1
+        if not self.count:
             self.loop._handle(Stop())
 
 
@@ -156,7 +162,7 @@ def test_a_task_that_is_cancelled_while_it_waits_does_not_run(worker: Worker) ->
 def test_a_task_whose_coroutine_never_began_fails(worker: Worker) -> None:
     """Something that is no handler cancels every asyncio task, also one that has just started."""
     start = worker.loop._start_waiting
-    cancelled = []
+    cancelled: list[bool] = []
 
     async def handler() -> None:
         await asyncio.sleep(0)
@@ -186,3 +192,34 @@ def test_timers_of_handlers_end_on_time(worker: Worker) -> None:
     worker.register("a", handler)
     worker.run("a")
     assert min(late) < 0.0004, late
+
+
+def test_neighbours_that_end_one_after_the_other_are_one_outcome(worker: Worker) -> None:
+    """Those of one kind; a failure between them stays on its own."""
+
+    async def handler(n: int) -> int:
+        await asyncio.sleep(0)
+        return 10 // n
+
+    worker.register("a", handler)
+    worker.register("b", handler)
+    args = [b'{"n": %d}' % n for n in (1, 2, 0, 5, 10, 10)]
+    worker.run(*"aaaaab", slots=6, args=args)
+    assert sorted(worker.outcomes) == [
+        (1, "[10,5]"), (3, "ZeroDivisionError"), (4, "[2,1]"), (6, "[1]"),
+    ]  # fmt: skip
+
+
+def test_outcomes_wait_for_others_only_while_there_is_a_next_task(worker: Worker) -> None:
+    """A slot that becomes free is reported in the same turn of the loop."""
+    sizes: list[int] = []
+
+    async def handler() -> None:
+        sizes.append(len(worker.outcomes))
+        await asyncio.sleep(0)
+
+    worker.register("a", handler)
+    worker.loop._flushed_at = time.monotonic() + 60  # as if something had just been sent
+    worker.run(*"aaaa")
+    assert sizes == [0, 0, 0, 0]
+    assert worker.outcomes == [(1, "[null,null,null]"), (4, "[null]")]
