@@ -61,6 +61,10 @@ class Run:
         """Return the kind of a task."""
         return _each(self.kinds, index)
 
+    def timeout(self, index: int) -> float | None:
+        """Return how long the handler of a task may take; None: as long as it likes."""
+        return _each(self._columns.timeouts, index)
+
     def task(self, index: int) -> AssignedTask:
         """Return one task on its own."""
         columns = self._columns
@@ -68,7 +72,7 @@ class Run:
         _, task_id = _ELEMENT.unpack_from(columns.task_ids, at)
         return AssignedTask(
             self.execution_id + index, task_id, columns.token, _each(columns.attempts, index),
-            self.kind(index), self.args_of_each[index], _each(columns.timeouts, index),
+            self.kind(index), self.args_of_each[index], self.timeout(index),
         )  # fmt: skip
 
     def tasks(self) -> list[AssignedTask]:

@@ -7,16 +7,22 @@ is harmless in a script. Here it would stop all other handlers of the worker.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
-from contextvars import ContextVar, Token
-from dataclasses import dataclass
+from contextvars import copy_context
 from types import TracebackType
 from typing import Any, Final
 
 from peers.protocol.running_marker import RunningMarker
+from peers.worker.handler_call import (
+    ENDS,
+    HandlerCall,
+    HandlerTask,
+    MainCoroutine,
+    MarkedCoroutine,
+    current_call,
+)
+from peers.worker.precise_selector import PreciseSelector
 
-_ENDS: Final = (SystemExit, KeyboardInterrupt)
 _NOT_FOR_HANDLERS: Final = (
     "stop",
     "close",
@@ -26,139 +32,13 @@ _NOT_FOR_HANDLERS: Final = (
 )
 
 
-@dataclass(slots=True, eq=False)
-class HandlerCall:
-    """The handler call that a coroutine runs: its first execution id, and how many ids it spans.
-
-    `with call:` is around the handler's own code. If that is cancelled, the next call of the same
-    batch is not.
-    """
-
-    execution_id: int
-    span: int = 1
-    active: bool = False
-    """Whether the handler's own code runs, so that cancelling the coroutine reaches the handler."""
-    main: asyncio.Task[None] | None = None
-    exit: BaseException | None = None
-    """What a task or callback of the handler raised that would have ended the worker."""
-    limit_ns: int | None = None
-    """How long the call may block the loop (`kill_after`); None: without a limit."""
-    _reset: Token[HandlerCall | None] | None = None
-
-    def __enter__(self) -> None:
-        self._reset = current_call.set(self)
-        self.active = True
-
-    def __exit__(self, *_: object) -> None:
-        self.active = False
-        if self._reset is not None:
-            current_call.reset(self._reset)
-        this = asyncio.current_task()
-        while this is not None and this.cancelling():
-            this.uncancel()
-
-    def kill_at_ns(self, now_ns: int) -> int | None:
-        """Return until when the call may block the loop that it gets now."""
-        return None if self.limit_ns is None else now_ns + self.limit_ns
-
-    def __contains__(self, execution_id: int) -> bool:
-        return self.execution_id <= execution_id < self.execution_id + self.span
-
-    def end(self, error: BaseException) -> None:
-        """End the handler, because a task that it started wants to end the process."""
-        if self.active and self.exit is None and self.main is not None:
-            self.exit = error
-            self.main.get_loop().call_soon(self.main.cancel)
-
-    def why(self, error: BaseException) -> BaseException:
-        """Return what ended the handler that raised `error`."""
-        return self.exit or error
-
-
-current_call: Final[ContextVar[HandlerCall | None]] = ContextVar("peers_call", default=None)
-"""The handler call that this code runs for. Tasks and callbacks inherit it from their creator."""
-
-
-class HandlerExited(RuntimeError):  # noqa: N818 - the name says what happened
-    """A task that a handler had started tried to end the process; the cause says how."""
-
-
-class MarkedCoroutine(Coroutine[Any, Any, Any]):
-    """A coroutine that sets the running marker to its call while it has the loop.
-
-    So the peer can tell which handler crashed the worker, and which one does not yield.
-    """
-
-    def __init__(
-        self, coroutine: Coroutine[Any, Any, Any], call: HandlerCall, marker: RunningMarker
-    ) -> None:
-        self._coroutine = coroutine
-        self._call = call
-        self._marker = marker
-
-    def send(self, value: Any, /) -> Any:
-        """Run it to its next await."""
-        self._mark()
-        try:
-            return self._coroutine.send(value)
-        except _ENDS as error:
-            raise self._exited(error) from error
-        finally:
-            self._marker.clear()
-
-    def throw(self, error: Any, *_: Any) -> Any:
-        """Raise in it, and run it to its next await."""
-        self._mark()
-        try:
-            return self._coroutine.throw(error)
-        except _ENDS as exit_:
-            raise self._exited(exit_) from exit_
-        finally:
-            self._marker.clear()
-
-    def _mark(self) -> None:
-        now_ns = time.monotonic_ns()
-        self._marker.start(self._call.execution_id, now_ns, self._call.span)
-        if self._call.limit_ns is not None:
-            self._marker.set_kill_at(self._call.kill_at_ns(now_ns))
-
-    def close(self) -> None:
-        """Close the coroutine."""
-        self._coroutine.close()
-
-    def _exited(self, error: BaseException) -> HandlerExited:
-        """Return an error in place of the two that asyncio lets through to end the process."""
-        self._call.end(error)
-        return HandlerExited(f"a task of a handler raised {type(error).__name__}")
-
-    def __await__(self) -> Any:
-        return self._coroutine.__await__()
-
-    def __getattr__(self, name: str) -> Any:
-        """Return the coroutine's name or state, for libraries that inspect tasks."""
-        return getattr(self._coroutine, name)
-
-
-class HandlerTask(asyncio.Task[Any]):
-    """A task of a handler. No other handler can cancel it while its own handler runs."""
-
-    call: HandlerCall | None = None
-
-    def cancel(self, msg: Any | None = None) -> bool:
-        """Cancel the task; return False when it has ended, or belongs to another handler."""
-        asking, call = current_call.get(), self.call
-        is_foreign = asking is not None and call is not None and asking is not call
-        if is_foreign and call is not None and (call.active or call.main is self):
-            return False  # `main` also before it runs for the first time
-        return super().cancel(msg)
-
-
 class GuardedLoop:
     """An event loop that runs until `stop()` of this class is called."""
 
     def __init__(self, marker: RunningMarker) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = _new_event_loop()
         self._marker = marker
+        self._context = copy_context()
         self._stopped = False
         self.loop.set_task_factory(self._make_task)
         for name in _NOT_FOR_HANDLERS:
@@ -170,7 +50,7 @@ class GuardedLoop:
         while not self._stopped:
             try:
                 self.loop.run_forever()
-            except _ENDS as error:  # from a callback: marked coroutines do not let these through
+            except ENDS as error:  # from a callback: marked coroutines do not let these through
                 call = _call_of_callback(error.__traceback__)
                 if call is not None:
                     call.end(error)
@@ -180,12 +60,18 @@ class GuardedLoop:
         self._stopped = True
         self.loop.stop()
 
-    def start(self, coroutine: Coroutine[Any, Any, None], call: HandlerCall) -> asyncio.Task[None]:
-        """Start the coroutine that runs the handler of `call`."""
-        marked = MarkedCoroutine(coroutine, call, self._marker)
-        task: asyncio.Task[None] = self.loop.create_task(marked)
-        if isinstance(task, HandlerTask):
-            task.call = call
+    def start(
+        self, coroutine: Coroutine[Any, Any, None], call: HandlerCall,
+        on_error: Callable[[BaseException], None],
+    ) -> asyncio.Task[None]:  # fmt: skip
+        """Start the coroutine that runs the handler of `call`, in a context of its own.
+
+        `on_error` gets what the coroutine raises.
+        """
+        main = MainCoroutine(coroutine, call, self._marker, on_error)
+        # not a copy of the current context: this may be called where another handler has ended
+        task = HandlerTask(main, loop=self.loop, context=self._context.copy())
+        task.call = call
         call.main = task
         return task
 
@@ -214,6 +100,15 @@ class GuardedLoop:
             setattr(self.loop, name, guarded)
         except AttributeError:
             return  # a loop written in C (the app has set its policy) takes no attributes
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a loop with precise timers, or the loop that the app's policy makes."""
+    loop = asyncio.new_event_loop()
+    if type(loop) is not asyncio.SelectorEventLoop:
+        return loop
+    loop.close()
+    return asyncio.SelectorEventLoop(PreciseSelector())
 
 
 def _call_of_callback(frames: TracebackType | None) -> HandlerCall | None:

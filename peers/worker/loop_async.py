@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from contextlib import suppress
 from functools import partial
+from typing import Final
 
-from peers.context import CurrentTask, enter, enter_batch
+from peers.context import enter, enter_batch
 from peers.handlers import registry
 from peers.protocol.messages import (
     Assign,
@@ -24,57 +24,21 @@ from peers.protocol.messages import (
     Unfit,
 )
 from peers.protocol.running_marker import RunningMarker
-from peers.worker.args import load_args
-from peers.worker.assigned import AssignedTask, Run
+from peers.worker.assigned import AssignedTask
+from peers.worker.async_execution import SingleTask, SlotQueue, TaskBatch, executions_of
 from peers.worker.batch import Batch, Part
 from peers.worker.channel import Channel, exit_disconnected
 from peers.worker.exhaustion import CLOSED_STREAMS, StandardStreams
-from peers.worker.guarded_loop import GuardedLoop, HandlerCall, current_call
-from peers.worker.outcome import completed, failed, stopped
+from peers.worker.guarded_loop import GuardedLoop
+from peers.worker.handler_call import HandlerCall, current_call
+from peers.worker.outcome import encode_result, failed, stopped
+from peers.worker.pending_outcomes import PendingOutcomes
 
+_FLUSH_AFTER: Final = 0.002
+"""How long outcomes may wait for others, in seconds, while the slots have their next tasks here.
 
-class _Queue:
-    """The slots of a queue that this worker may occupy, and what waits for one of them."""
-
-    def __init__(self) -> None:
-        self.slots = 0
-        self.running = 0
-        self.waiting: deque[_Execution] = deque()
-
-
-class _Execution:
-    """What one coroutine runs: a task, or the tasks of a batch."""
-
-    def __init__(
-        self, tasks: list[AssignedTask], queue: _Queue, channel: Channel, *, is_batch: bool
-    ) -> None:
-        self.tasks = tasks
-        self.queue = queue
-        self.is_batch = is_batch
-        self.call = HandlerCall(tasks[0].execution_id, len(tasks))
-        self.coroutine: asyncio.Task[None] | None = None
-        self.batch: Batch | None = None
-        """Once it has begun."""
-        self.unfinished = len(tasks)
-        self.started = 0.0
-        self._channel = channel
-        self._current: dict[int, CurrentTask] = {}
-
-    def current_task(self, index: int) -> CurrentTask:
-        """Return what the handler gets from `current_task()`: always the same object."""
-        current = self._current.get(index)
-        if current is None:  # also for a thread of the handler
-            new = self._channel.current_task(self.tasks[index], self.started)
-            current = self._current.setdefault(index, new)
-        return current
-
-    def current_of(self, task: AssignedTask) -> CurrentTask:
-        """Return the same for one of the tasks."""
-        return self.current_task(task.execution_id - self.tasks[0].execution_id)
-
-    def is_cancelled(self) -> bool:
-        """Return whether the only task was cancelled."""
-        return bool(self._current) and self._current[0].cancelled
+A crash loses the outcomes of this time, and their tasks are repeated.
+"""
 
 
 class AsyncLoop:
@@ -86,10 +50,15 @@ class AsyncLoop:
         self._guarded = GuardedLoop(marker)
         self._loop = self._guarded.loop
         self._streams = StandardStreams()
-        self._queues: dict[str, _Queue] = {}
-        self._executions: dict[int, _Execution] = {}
+        self._queues: dict[str, SlotQueue] = {}
+        self._executions: dict[int, SingleTask | TaskBatch] = {}
         """What waits and what runs, by the execution ids."""
-        self._outcomes: list[Completed | Failed] = []
+        self._outcomes = PendingOutcomes()
+        self._turn_has_outcomes = False
+        self._is_urgent = False
+        """A slot is free, or will be: the peer should know of the outcomes at once."""
+        self._flushed_at = 0.0
+        self._flush_timer: asyncio.TimerHandle | None = None
         channel.limit = self._limit
 
     def run(self) -> None:
@@ -119,19 +88,21 @@ class AsyncLoop:
                 if execution_id in self._executions:
                     self._cancel(execution_id, self._executions[execution_id])
             case Stop():
+                self._flush()
                 self._guarded.stop()
             case Begin() | Reply():
                 raise AssertionError(message)  # Begin came before, the channel takes replies
 
     def _assign(self, message: Assign) -> None:
-        queue = self._queues.setdefault(message.queue, _Queue())
+        queue = self._queues.setdefault(message.queue, SlotQueue())
         queue.slots = message.slots
-        tasks = [task for run in message.runs for task in Run(run).tasks()]
-        for together in [tasks] if message.as_batch else ([task] for task in tasks):
-            execution = _Execution(together, queue, self._channel, is_batch=message.as_batch)
-            for task in together:
-                self._executions[task.execution_id] = execution
-            queue.waiting.append(execution)
+        executions = list(
+            executions_of(message.runs, queue, self._channel, as_batch=message.as_batch)
+        )
+        for execution in executions:
+            for execution_id in execution.execution_ids:
+                self._executions[execution_id] = execution
+        queue.waiting.extend(executions)
         self._start_waiting(queue)
 
     def _limit(self, execution_id: int, seconds: float | None) -> None:
@@ -141,14 +112,13 @@ class AsyncLoop:
             call.limit_ns = None if seconds is None else int(seconds * 1e9)
             self._marker.set_kill_at(call.kill_at_ns(time.monotonic_ns()))
 
-    def _cancel(self, execution_id: int, execution: _Execution) -> None:
-        task = execution.tasks[execution_id - execution.tasks[0].execution_id]
-        execution.current_of(task).cancelled = True
+    def _cancel(self, execution_id: int, execution: SingleTask | TaskBatch) -> None:
+        execution.current_task(execution_id - execution.execution_id).cancelled = True
         if execution.coroutine is None:
             return  # it waits: if it is not recalled before, it ends when it would begin
         if execution.call.active and execution_id in execution.call:
             execution.coroutine.cancel()
-        elif execution.batch is not None:
+        elif isinstance(execution, TaskBatch) and execution.batch is not None:
             removed = execution.batch.remove(execution_id)
             self._send_outcomes([] if removed is None else [removed])
         # if the batch has not begun, its first call leaves the task out
@@ -158,59 +128,64 @@ class AsyncLoop:
         returned = []
         for queue in self._queues.values():
             for execution in queue.waiting:
-                returned.append((execution.tasks[0].execution_id, len(execution.tasks)))
-                for task in execution.tasks:
-                    del self._executions[task.execution_id]
+                returned.append((execution.execution_id, execution.count))
+                for execution_id in execution.execution_ids:
+                    del self._executions[execution_id]
             queue.waiting.clear()
         self._channel.send(Recalled(returned))
 
     # ------------------------------------------------------------------------------------ handlers
 
-    def _start_waiting(self, queue: _Queue) -> None:
+    def _start_waiting(self, queue: SlotQueue) -> None:
         while queue.waiting and queue.running < queue.slots:
             queue.running += 1
             execution = queue.waiting.popleft()
             execution.started = time.monotonic()
-            run = self._run_batch(execution) if execution.is_batch else self._run(execution)
-            execution.coroutine = self._guarded.start(run, execution.call)
-            execution.coroutine.add_done_callback(partial(self._fail_unfinished, execution))
-
-    def _fail_unfinished(self, execution: _Execution, coroutine: asyncio.Task[None]) -> None:
-        """Send an outcome for each task that the coroutine left without one."""
-        if execution.unfinished:
-            if coroutine.cancelled():
-                error: BaseException | None = asyncio.CancelledError("stopped before it began")
+            if isinstance(execution, SingleTask):
+                run = self._run(execution)
             else:
-                error = coroutine.exception()
-            if error is None:
-                error = RuntimeError("the handler left no outcome")
-            left = [task for task in execution.tasks if task.execution_id in self._executions]
-            self._send_outcomes([failed(task, 0.0, error) for task in left])
+                run = self._run_batch(execution)
+            execution.coroutine = self._guarded.start(
+                run, execution.call, partial(self._fail_unfinished, execution)
+            )
 
-    async def _run(self, execution: _Execution) -> None:
-        [task] = execution.tasks
-        if execution.is_cancelled():  # before it ran for the first time
-            self._send_outcomes([stopped(task, 0.0)])
+    def _fail_unfinished(self, execution: SingleTask | TaskBatch, error: BaseException) -> None:
+        """Fail the tasks that have no outcome, because their coroutine raised."""
+        tasks = [
+            execution.task(index)
+            for index, execution_id in enumerate(execution.execution_ids)
+            if execution_id in self._executions
+        ]
+        self._send_outcomes([failed(task, 0.0, error) for task in tasks])
+
+    async def _run(self, execution: SingleTask) -> None:
+        if execution.is_cancelled:  # before it ran for the first time
+            self._send_outcomes([stopped(execution.task(), 0.0)])
             return
-        call = execution.call
+        call, kind = execution.call, execution.kind
         enter(execution, 0)
         started = time.monotonic()
-        limit = None if task.timeout is None else asyncio.timeout(task.timeout)
+        limit = None if execution.timeout is None else asyncio.timeout(execution.timeout)
         try:
             with call:
-                handler = registry()[task.kind]
+                handler = registry()[kind]
                 if limit is None:
-                    result = await handler.function(**load_args(task))
+                    result = await handler.function(**execution.args())
                 else:
                     async with limit:
-                        result = await handler.function(**load_args(task))
-            outcome: Completed | Failed = completed(task, time.monotonic() - started, result)
+                        result = await handler.function(**execution.args())
+            result = encode_result(kind, result)
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is the task's failure
-            describe = partial(_describe, limit=limit, cancelled=execution.is_cancelled())
-            outcome = describe(task, time.monotonic() - started, call.why(error))
-        self._send_outcomes([outcome])
+            describe = partial(_describe, limit=limit, cancelled=execution.is_cancelled)
+            outcome = describe(execution.task(), time.monotonic() - started, call.why(error))
+            self._send_outcomes([outcome])
+        else:
+            self._outcomes.completed(
+                execution.run, execution.index, time.monotonic() - started, result
+            )
+            self._ended(execution.execution_id)
 
-    async def _run_batch(self, execution: _Execution) -> None:
+    async def _run_batch(self, execution: TaskBatch) -> None:
         call = execution.call
         execution.batch = batch = Batch(execution.tasks, execution.current_of)
         while (part := batch.next()) is not None:
@@ -243,27 +218,47 @@ class AsyncLoop:
     # ------------------------------------------------------------------------------------ outcomes
 
     def _send_outcomes(self, outcomes: list[Completed | Failed]) -> None:
-        """Send outcomes, and start what waits; those of one turn of the loop go in one message."""
-        if outcomes and not self._outcomes:
-            self._loop.call_soon(self._flush)
-        self._outcomes += outcomes
+        """Send outcomes soon, and start what waits."""
+        self._outcomes.add(outcomes)
         if any(isinstance(outcome, Failed) and outcome.exhausted for outcome in outcomes):
             self._flush()  # before the others, so that the peer does not assign them here again
             self._return_waiting()  # they would fail here too, and another worker replaces us
         for outcome in outcomes:
-            execution = self._executions.pop(outcome.execution_id)
-            execution.unfinished -= 1
-            if not execution.unfinished:
-                execution.queue.running -= 1
-                self._start_waiting(execution.queue)
+            self._ended(outcome.execution_id)
+
+    def _ended(self, execution_id: int) -> None:
+        """Start what waits, and send the outcome of this task with those of other ones."""
+        execution = self._executions.pop(execution_id)
+        execution.unfinished -= 1
+        queue = execution.queue
+        if not execution.unfinished:
+            queue.running -= 1
+            self._start_waiting(queue)
+        if not queue.waiting:
+            self._is_urgent = True
+        if not self._turn_has_outcomes:
+            self._turn_has_outcomes = True
+            self._loop.call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        """Send the outcomes of this turn of the loop, or leave them to the timer."""
+        self._turn_has_outcomes = False
+        rest = self._flushed_at + _FLUSH_AFTER - time.monotonic()
+        if self._is_urgent or rest <= 0:
+            self._flush()
+        elif self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(rest, self._flush)
 
     def _flush(self) -> None:
-        outcomes, self._outcomes = self._outcomes, []
-        if not outcomes:
-            return
-        self._channel.send_outcomes(outcomes)
-        if not self._streams.are_open():
-            self._channel.send(Unfit(CLOSED_STREAMS))
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+        self._is_urgent = False
+        if self._outcomes:
+            self._channel.send_outcomes(self._outcomes.take())
+            self._flushed_at = time.monotonic()
+            if not self._streams.are_open():
+                self._channel.send(Unfit(CLOSED_STREAMS))
 
 
 def _describe(

@@ -1,0 +1,225 @@
+"""The loop of an async worker: the calls that follow one another in a slot share nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextvars import Context, ContextVar
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from peers import current_task, handlers
+from peers.handlers import Handler
+from peers.protocol.messages import Assign, Cancel, Completed, Failed, Stop
+from peers.protocol.running_marker import MARKER_SIZE, RunningMarker
+from peers.worker.channel import Channel
+from peers.worker.loop_async import AsyncLoop
+from tests.support.claims import a_claim
+from tests.unit.test_claim import a_queue
+
+Outcome = tuple[int, str]
+
+seen: ContextVar[int | None] = ContextVar("seen", default=None)
+
+
+class Worker:
+    """An async loop whose peer has sent everything at once, and what it sends."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(handlers, "_registry", {})
+        fd = os.memfd_create("marker")
+        os.ftruncate(fd, MARKER_SIZE)
+        self.marker = RunningMarker(fd, writable=True)
+        os.close(fd)
+        self.outcomes: list[Outcome] = []
+        self.count = 0
+        channel = Channel(Mock())
+        monkeypatch.setattr(channel, "start_reader", lambda _handle: None)
+        monkeypatch.setattr(channel, "send_outcomes", self._sent)
+        self.loop = AsyncLoop(channel, self.marker)
+
+    def register(self, kind: str, function: Callable[..., Any]) -> None:
+        """Declare a handler."""
+        handlers.register(Handler(kind, function))
+
+    def run(self, *kinds: str, slots: int = 1, args: list[bytes] | None = None) -> list[Outcome]:
+        """Run a claim under the execution ids from 1 on; return the outcome of each task."""
+        claim = a_claim(a_queue(), *kinds, args=args)
+        self.count = claim.count
+        columns = claim.to_message(0, claim.count, 1)
+        self.loop._loop.call_soon(self.loop._handle, Assign([columns], False, "default", slots))
+        self.loop.run()
+        return sorted(
+            (first + index, f"[{json.dumps(result)}]") if text.startswith("[") else (first, text)
+            for first, text in self.outcomes
+            for index, result in enumerate(json.loads(text) if text.startswith("[") else [None])
+        )
+
+    def cancel(self, execution_id: int) -> None:
+        """Cancel a task, as the peer does."""
+        self.loop._handle(Cancel(execution_id))
+
+    def _sent(self, outcomes: list[Completed | Failed]) -> None:
+        for one in outcomes:
+            if isinstance(one, Completed):
+                self.outcomes.append((one.execution_id, one.results.decode()))
+                self.count -= one.count
+            else:
+                self.outcomes.append((one.execution_id, one.error_type))
+                self.count -= 1
+        if not self.count:
+            self.loop._handle(Stop())
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    """A worker without handlers."""
+    made = Worker(monkeypatch)
+    yield made
+    made.loop._loop.close()
+    made.marker.close()
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_call_does_not_see_the_context_of_another(worker: Worker, slots: int) -> None:
+    """What a handler sets in its context, the next one in its slot does not find there."""
+
+    async def handler(n: int) -> int | None:
+        found = seen.get()
+        seen.set(n)
+        await asyncio.sleep(0)
+        return found
+
+    worker.register("a", handler)
+    outcomes = worker.run(*"aaaa", slots=slots, args=[b'{"n": %d}' % n for n in range(4)])
+    assert outcomes == [(number, "[null]") for number in range(1, 5)]
+
+
+def test_each_call_has_a_task_of_its_own(worker: Worker) -> None:
+    """Libraries keep connections and sessions for each asyncio task."""
+    tasks = set()
+
+    async def handler() -> None:
+        tasks.add(asyncio.current_task())
+        await asyncio.sleep(0)
+
+    worker.register("a", handler)
+    worker.run(*"aaa")
+    assert len(tasks) == 3
+
+
+def test_a_cancelled_call_leaves_the_next_one_alone(worker: Worker) -> None:
+    """Whether the handler lets itself be stopped, ends anyway, or cancels itself as it ends."""
+
+    async def stopped() -> None:
+        worker.loop._loop.call_soon(worker.cancel, current_task().execution_id, context=Context())
+        await asyncio.sleep(60)
+
+    async def stubborn() -> int:
+        try:
+            await stopped()
+        except asyncio.CancelledError:
+            return 1
+        return 2
+
+    async def self_cancelled() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        return 3
+
+    async def other() -> int:
+        await asyncio.sleep(0)
+        return 0
+
+    for kind, function in zip("xyzo", (stopped, stubborn, self_cancelled, other), strict=True):
+        worker.register(kind, function)
+    assert worker.run(*"xoyozo") == [
+        (1, "cancelled"), (2, "[0]"), (3, "[1]"), (4, "[0]"), (5, "[3]"), (6, "[0]"),
+    ]  # fmt: skip
+
+
+def test_a_task_that_is_cancelled_while_it_waits_does_not_run(worker: Worker) -> None:
+    """The next one in the slot does."""
+    ran = []
+
+    async def handler() -> None:
+        ran.append(current_task().execution_id)
+        worker.loop._loop.call_soon(worker.cancel, 2, context=Context())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    worker.register("a", handler)
+    assert worker.run(*"aa") == [(1, "[null]"), (2, "cancelled")]
+    assert ran == [1]
+
+
+def test_a_task_whose_coroutine_never_began_fails(worker: Worker) -> None:
+    """Something that is no handler cancels every asyncio task, also one that has just started."""
+    start = worker.loop._start_waiting
+    cancelled: list[bool] = []
+
+    async def handler() -> None:
+        await asyncio.sleep(0)
+
+    def start_and_cancel(queue: Any) -> None:
+        start(queue)
+        if not cancelled:
+            cancelled.extend(task.cancel() for task in asyncio.all_tasks(worker.loop._loop))
+
+    worker.register("a", handler)
+    worker.loop._start_waiting = start_and_cancel  # type: ignore[method-assign]
+    assert worker.run(*"aa") == [(1, "asyncio.exceptions.CancelledError"), (2, "[null]")]
+    assert cancelled == [True]
+
+
+def test_timers_of_handlers_end_on_time(worker: Worker) -> None:
+    """Not at the next whole millisecond, which would delay all that wait beside each other."""
+    late = []
+
+    async def handler() -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(40):
+            began = loop.time()
+            await asyncio.sleep(0.0012)
+            late.append(loop.time() - began - 0.0012)
+
+    worker.register("a", handler)
+    worker.run("a")
+    assert min(late) < 0.0004, late
+
+
+def test_neighbours_that_end_one_after_the_other_are_one_outcome(worker: Worker) -> None:
+    """Those of one kind; a failure between them stays on its own."""
+
+    async def handler(n: int) -> int:
+        await asyncio.sleep(0)
+        return 10 // n
+
+    worker.register("a", handler)
+    worker.register("b", handler)
+    args = [b'{"n": %d}' % n for n in (1, 2, 0, 5, 10, 10)]
+    worker.run(*"aaaaab", slots=6, args=args)
+    assert sorted(worker.outcomes) == [
+        (1, "[10,5]"), (3, "ZeroDivisionError"), (4, "[2,1]"), (6, "[1]"),
+    ]  # fmt: skip
+
+
+def test_outcomes_wait_for_others_only_while_there_is_a_next_task(worker: Worker) -> None:
+    """A slot that becomes free is reported in the same turn of the loop."""
+    sizes: list[int] = []
+
+    async def handler() -> None:
+        sizes.append(len(worker.outcomes))
+        await asyncio.sleep(0)
+
+    worker.register("a", handler)
+    worker.loop._flushed_at = time.monotonic() + 60  # as if something had just been sent
+    worker.run(*"aaaa")
+    assert sizes == [0, 0, 0, 0]
+    assert worker.outcomes == [(1, "[null,null,null]"), (4, "[null]")]
