@@ -16,10 +16,13 @@ from peers.database.reconnecting import ReconnectingConnection
 from peers.database.rows import ClaimReply
 from peers.peer.state import PeerState
 from peers.pool.claim import Claim
+from peers.pool.durations import CLAIM_MAX_TASKS
 from peers.pool.local_queue import LocalQueue
 
 _POLL_JITTER: Final = 0.25
 _POLL_WITHOUT_NOTIFICATIONS: Final = 1.0
+_SHRINK: Final = 4
+"""A claim that the database refuses is tried again for so many times fewer tasks."""
 _FORGET_AFTER: Final = 200
 """Claims of a queue. Tasks may have been committed before the remembered positions meanwhile."""
 
@@ -62,6 +65,8 @@ class Claims:
         """The last position of each kind and priority, by queue."""
         self._claims: dict[str, int] = {}
         """How many claims have used these positions, by queue."""
+        self._most: dict[str, int] = {}
+        """How many tasks to claim at most, by queue, after the database refused a claim."""
         self._is_outdated = False
         """Tasks may have become ready since the claims in progress were sent."""
 
@@ -77,7 +82,11 @@ class Claims:
             return []
         now = time.monotonic()
         due = (q for q in self._queues.values() if now >= self._due_at(q))
-        return [ClaimRequest(q, wanted) for q in due if (wanted := q.wanted())]
+        return [
+            ClaimRequest(q, min(wanted, self._most.get(q.queue, wanted)))
+            for q in due
+            if (wanted := q.wanted())
+        ]
 
     def write(
         self, peer_id: UUID, requests: Sequence[ClaimRequest], *, durable: bool
@@ -96,12 +105,22 @@ class Claims:
             reply = statements.read_claim(result)
             local_queue, wanted = request
             self._connection.succeeded(request.job)
+            self._grow(request)
             self._remember(local_queue.queue, reply)
             is_empty = reply.count < wanted and not reply.more
             if is_empty and not self._is_outdated:
                 local_queue.postpone_claim(now + self._wait())
             if reply.count:
                 self._on_claimed(Claim(reply, local_queue, now))
+
+    def refused(self, request: ClaimRequest, error: Exception) -> None:
+        """Put off a claim that the database has refused, and want fewer tasks then.
+
+        It may have taken too long: because of large args, or of a trigger that raises, for which
+        the database starts the tasks one by one.
+        """
+        self._most[request.local_queue.queue] = max(1, request.wanted // _SHRINK)
+        self._connection.put_off(request.job, error)
 
     def poll_now(self) -> None:
         """Make claims due now: tasks may be ready."""
@@ -117,6 +136,15 @@ class Claims:
     def _due_at(self, local_queue: LocalQueue) -> float:
         retry_at = self._connection.retry_at(f"claims from queue {local_queue.queue}")
         return max(local_queue.next_claim_at, retry_at)
+
+    def _grow(self, request: ClaimRequest) -> None:
+        """Want twice as many tasks after a claim that worked, until nothing limits it."""
+        queue = request.local_queue.queue
+        most = self._most.get(queue, CLAIM_MAX_TASKS)
+        if most >= CLAIM_MAX_TASKS:
+            self._most.pop(queue, None)
+        elif request.wanted == most:  # a smaller claim proves nothing
+            self._most[queue] = 2 * most
 
     def _remember(self, queue: str, reply: ClaimReply) -> None:
         claims = self._claims[queue] = self._claims.get(queue, 0) + 1
