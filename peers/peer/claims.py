@@ -15,10 +15,13 @@ from peers.database.pipeline import Statement
 from peers.database.reconnecting import ReconnectingConnection
 from peers.peer.state import PeerState
 from peers.pool.claim import Claim
+from peers.pool.durations import CLAIM_MAX_TASKS
 from peers.pool.local_queue import LocalQueue
 
 _POLL_JITTER: Final = 0.25
 _POLL_WITHOUT_NOTIFICATIONS: Final = 1.0
+_SHRINK: Final = 4
+"""A claim that the database refuses is tried again for so many times fewer tasks."""
 
 
 class ClaimRequest(NamedTuple):
@@ -57,6 +60,8 @@ class Claims:
         self._on_claimed = on_claimed
         self._resume: dict[str, bytes | None] = {}
         """Where the next claim of each queue begins."""
+        self._most: dict[str, int] = {}
+        """How many tasks to claim at most, by queue, after the database refused a claim."""
         self._is_outdated = False
         """Tasks may have become ready since the claims in progress were sent."""
         self._results_unblock = False
@@ -73,7 +78,7 @@ class Claims:
         if self._state.draining:
             return []
         now = time.monotonic()
-        return _requests(q for q in self._queues.values() if now >= self._due_at(q))
+        return self._requests(q for q in self._queues.values() if now >= self._due_at(q))
 
     def due_with_results(self) -> list[ClaimRequest]:
         """Return the claims for a transaction that also records results.
@@ -84,7 +89,7 @@ class Claims:
         if self._state.draining or not self._results_unblock:
             return self.due()
         now = time.monotonic()
-        return _requests(q for q in self._queues.values() if now >= self._retry_at(q))
+        return self._requests(q for q in self._queues.values() if now >= self._retry_at(q))
 
     def write(
         self, peer_id: UUID, requests: Sequence[ClaimRequest], *, durable: bool
@@ -106,6 +111,7 @@ class Claims:
             reply = statements.read_claim(result)
             local_queue, wanted = request
             self._connection.succeeded(request.job)
+            self._grow(request)
             self._resume[local_queue.queue] = reply.resume
             is_empty = reply.count < wanted and not reply.more
             if is_empty and not self._is_outdated:
@@ -115,6 +121,15 @@ class Claims:
                 self._on_claimed(Claim(reply, local_queue, now))
         if records and requests and not claimed:
             self._results_unblock = False
+
+    def refused(self, request: ClaimRequest, error: Exception) -> None:
+        """Put off a claim that the database has refused, and want fewer tasks then.
+
+        It may have taken too long: because of large args, or of a trigger that raises, for which
+        the database starts the tasks one by one.
+        """
+        self._most[request.local_queue.queue] = max(1, request.wanted // _SHRINK)
+        self._connection.put_off(request.job, error)
 
     def poll_now(self) -> None:
         """Make claims due now: tasks may be ready."""
@@ -136,16 +151,29 @@ class Claims:
     def _retry_at(self, local_queue: LocalQueue) -> float:
         return self._connection.retry_at(f"claims from queue {local_queue.queue}")
 
+    def _requests(self, local_queues: Iterable[LocalQueue]) -> list[ClaimRequest]:
+        """Return a claim for each of these queues that wants tasks."""
+        return [
+            ClaimRequest(q, min(wanted, self._most.get(q.queue, wanted)))
+            for q in local_queues
+            if (wanted := q.wanted())
+        ]
+
+    def _grow(self, request: ClaimRequest) -> None:
+        """Want twice as many tasks after a claim that worked, until nothing limits it."""
+        queue = request.local_queue.queue
+        most = self._most.get(queue, CLAIM_MAX_TASKS)
+        if most >= CLAIM_MAX_TASKS:
+            self._most.pop(queue, None)
+        elif request.wanted == most:  # a smaller claim proves nothing
+            self._most[queue] = 2 * most
+
     def _wait(self) -> float:
         """Return the seconds until the next poll, while no notification comes."""
         interval = self._poll_interval
         if not self._is_listening():
             interval = min(interval, _POLL_WITHOUT_NOTIFICATIONS)
         return interval * (1 + random.uniform(-_POLL_JITTER, _POLL_JITTER))
-
-
-def _requests(queues: Iterable[LocalQueue]) -> list[ClaimRequest]:
-    return [ClaimRequest(q, wanted) for q in queues if (wanted := q.wanted())]
 
 
 _NEVER: Final = float("inf")

@@ -156,6 +156,8 @@ class Leases:
                 else local_queue.leases_to_rerun()
             )
             late += [lease for lease in parts if now - lease.claimed_at > _RELEASE_PARTS_AFTER]
+            if late:
+                local_queue.needs_slot()
             self._release(local_queue, late)
 
     def _reconcile_due_at(self) -> float:

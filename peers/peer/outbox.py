@@ -54,7 +54,7 @@ class Outbox:
     """Outcomes wait here, also through outages, until the database has recorded or refused them.
 
     The peer takes a batch for each transaction. When the database refuses one, nothing of it was
-    recorded, and `flush` records the outcomes one by one, so that one bad outcome does not fail the
+    recorded, and `flush` records the outcomes in parts, so that one bad outcome does not fail the
     others. An outcome that the database refuses for good becomes a failure that says so. If that is
     refused as well, it is kept and tried again. The outbox calls `on_recorded` with a token and the
     number of its tasks that are done.
@@ -128,7 +128,7 @@ class Outbox:
     # ----------------------------------------------------------------------------- one by one
 
     def flush(self, run: Run, peer_id: UUID, encoding: str, *, last: bool = False) -> None:
-        """Record all outcomes; one by one those of a batch that is refused.
+        """Record all outcomes; in parts those of a batch that is refused.
 
         When this raises, the remaining outcomes stay for another try. `last`: there will be no
         other try, so that busy and refused outcomes are tried now.
@@ -151,16 +151,20 @@ class Outbox:
         self, waiting: list[Outcome], batch: list[Outcome],
         verb: Callable[[Sequence[Outcome]], PGresult],
     ) -> None:  # fmt: skip
-        """Record a batch from the front of `waiting`, one by one if the whole batch is refused."""
+        """Record a batch from the front of `waiting`, in parts if the whole batch is refused."""
         try:
             result = verb(batch)
         except Exception as error:  # an outcome may hold anything, and the peer must survive it
             if is_connection_lost(error) or isinstance(error, _SESSION_ERRORS):
                 raise
             if len(batch) > 1:
-                self._transient_errors += isinstance(error, _TRANSIENT_ERRORS)
-                for outcome in batch:
-                    self._record(waiting, [outcome], verb)
+                transient = isinstance(error, _TRANSIENT_ERRORS)
+                self._transient_errors += transient
+                # If outcomes are the cause, halves find them with few statements. If the database
+                # is, the first outcome alone shows it.
+                size = 1 if transient else (len(batch) + 1) // 2
+                for start in range(0, len(batch), size):
+                    self._record(waiting, batch[start : start + size], verb)
                 return
             del waiting[:1]
             self._refuse(batch[0], error)

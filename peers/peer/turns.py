@@ -87,9 +87,9 @@ class Turns:
             self._recorder.put_back()
             if isinstance(error, PeerLost):
                 raise error
-            self._connection.put_off(requests[claim].job, error)
+            self._claims.refused(requests[claim], error)
         elif batch is not None:
             self._recorder.refused()
         else:
             for request in requests:
-                self._connection.put_off(request.job, error)
+                self._claims.refused(request, error)

@@ -35,6 +35,8 @@ class LocalQueue:
         self._in_workers = 0
         self._reserved = 0
         self._next_claim_at = 0.0
+        self._needs_slot = False
+        """Tasks had to be released: none are claimed before a slot is free."""
         self._backlog: dict[BatchKey, Backlog] = {}
         self._overdue: set[str] = set()
         """Batch kinds that have waited to be full long enough, and now wait only for a worker."""
@@ -119,8 +121,18 @@ class LocalQueue:
         """Let the next claim happen at once: there may be new tasks."""
         self._next_claim_at = 0.0
 
+    def needs_slot(self) -> None:
+        """Claim nothing before a slot is free: tasks had to be released because none was.
+
+        The peer would claim the same tasks again before others can.
+        """
+        self._needs_slot = True
+
     def wanted(self) -> int:
         """Return how many tasks to claim with the next statement; 0: the peer holds enough."""
+        self._needs_slot = self._needs_slot and self.free_slots <= 0
+        if self._needs_slot:
+            return 0
         return self._sizer.wanted(self._backlog, self._in_workers, self._running)
 
     def claimed(self, claim: Claim) -> None:

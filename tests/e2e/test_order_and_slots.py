@@ -153,3 +153,25 @@ def test_claimed_work_does_not_wait_behind_a_slow_handler_while_a_worker_is_idle
     stage.until_state("completed", slow)
     assert stage.rows("select id from peers.task where attempt > 1") == []
     stage.assert_clean()
+
+
+def test_a_busy_peer_does_not_claim_again_what_it_has_released(stage: Stage) -> None:
+    """Its only slot is busy, and it holds many quick tasks that it took for quick ones: it releases
+    them, and the other peer runs them.
+    """
+    stage.peer()
+    many = "insert into peers.task (kind) select 'noop' from generate_series(1, 2000)"
+    stage.db.execute(many)
+    stage.until_ended()  # now it knows how quick they are
+    with stage.db.transaction():
+        slow = stage.submit("held", {"gate": stage.gate()})
+        stage.db.execute(many)
+    stage.until_started(slow)
+    other = stage.peer()
+    stage.until_true("select count(*) = 4000 from peers.task where state = 'completed'")
+    claims = "select count(*) as n from journal.entry where state = 'running' group by task_id"
+    assert max(row["n"] for row in stage.rows(claims)) == 2
+    stage.open(stage.gate())
+    stage.until_ended()
+    assert other.process.poll() is None
+    stage.assert_clean()

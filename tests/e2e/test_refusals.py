@@ -25,6 +25,9 @@ REFUSE = """
     create trigger refuse before update on peers.task for each row
         when ({}) execute function public.refuse();
 """
+REFUSE_CLAIM = REFUSE.replace("%%", "%").format(
+    "'P0001'", "new.state = 'running' and new.id % 500 = 0"
+)
 AT_LAST = "drop function public.refuse cascade"
 
 
@@ -72,6 +75,25 @@ def test_an_outcome_that_cannot_be_written_down_fails_its_own_task(
         assert failure["error_type"]
         assert failure["error_message"]
     assert peer.process.poll() is None
+    assert len(peer.events("peer_joined")) == 1
+    assert stage.rows("select * from peers.check()") == []
+
+
+def test_a_trigger_that_refuses_a_claim_holds_up_that_task_alone(stage: Stage) -> None:
+    """The database then starts the tasks one by one. As many as a claim of quick tasks brings take
+    longer than a statement may, and so would every further try for as many.
+    """
+    peer = stage.peer(lease_timeout="3s", poll_interval="500ms")
+    stage.db.execute("insert into peers.task (kind) select 'noop' from generate_series(1, 3000)")
+    stage.until_ended()  # now the peer knows how quick they are
+    stage.db.execute(REFUSE_CLAIM)
+    stage.db.execute("insert into peers.task (kind) select 'noop' from generate_series(1, 2000)")
+    stage.until_true("select count(*) = 4 from peers.task where state not in ('completed')")
+    assert stage.rows("select distinct state from peers.task where id % 500 = 0 and id > 3000") == [
+        {"state": "ready"}
+    ]
+    stage.db.execute(AT_LAST)
+    stage.until_ended()
     assert len(peer.events("peer_joined")) == 1
     assert stage.rows("select * from peers.check()") == []
 

@@ -43,6 +43,9 @@ class Database:
         """Nothing is put off."""
         return 0.0
 
+    def put_off(self, _job: str, _error: Exception) -> None:
+        """The next try is due at once."""
+
     def succeeded(self, *_jobs: str) -> None:
         """Nothing was put off."""
 
@@ -50,11 +53,13 @@ class Database:
 class World:
     """The claims of a peer with one queue, which polls every hour."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, is_listening: bool = True) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *, is_listening: bool = True, slots: int = 2
+    ) -> None:
         self.database = Database(monkeypatch)
         self.state = PeerState(PEER)
         self.claimed: list[Claim] = []
-        self.queue = LocalQueue("default", 2, DurationEstimate(), {})
+        self.queue = LocalQueue("default", slots, DurationEstimate(), {})
         self.claims = Claims(
             self.state, cast("ReconnectingConnection", self.database), {"default": self.queue},
             HOUR, lambda: is_listening, self.claimed.append,
@@ -156,3 +161,23 @@ def test_a_draining_peer_claims_nothing(world: World) -> None:
     assert not world.claim()
     assert not world.claim(records=True)
     assert world.claims.due_at() == float("inf")
+
+
+def test_a_refused_claim_wants_fewer_tasks_until_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have taken too long. After one that works it grows again."""
+    world = World(monkeypatch, slots=64)
+    wanted = []
+    for refused in (True, True, True, True, False, False):
+        [request] = world.claims.due()
+        wanted.append(request.wanted)
+        if refused:
+            world.claims.refused(request, TimeoutError())
+        else:
+            world.claims.take([request], [cast("PGresult", a_reply(count=0, more=True))])
+    usual = wanted[0]
+    assert wanted == [usual, usual // 4, usual // 16, 1, 1, 2]
+    for _ in range(20):
+        requests = world.claims.due()
+        world.claims.take(requests, [cast("PGresult", a_reply(count=0, more=True))])
+    [request] = world.claims.due()
+    assert request.wanted == usual

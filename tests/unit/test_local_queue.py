@@ -319,3 +319,18 @@ def test_a_waiting_batch_keeps_its_slot_from_less_urgent_tasks_only() -> None:
         local_queue.claimed(a_claim(local_queue, "c", claimed_at=time.monotonic()))
         local_queue.claimed(a_claim(local_queue, "a", priorities=[priority]))
         assert len(handed_out(local_queue, turns=1)) == taken
+
+
+def test_after_a_release_of_late_tasks_nothing_is_claimed_before_a_slot_is_free() -> None:
+    """The peer would get the same tasks again. Then it claims ahead as usual."""
+    local_queue = a_queue(2, a=0.001)
+    local_queue.claimed(a_claim(local_queue, "a", "a"))
+    local_queue.drop(local_queue.waiting())
+    local_queue.started(2, 2)
+    assert local_queue.wanted()
+    local_queue.needs_slot()
+    assert local_queue.wanted() == 0
+    local_queue.finished(1, 1)
+    assert local_queue.wanted()
+    local_queue.started(1, 1)
+    assert local_queue.wanted()

@@ -231,7 +231,7 @@ def test_a_run_is_recorded_whole(box: Box, database: Database) -> None:
     assert box.done == {one.token: 1001, other.token: 2}
 
 
-def test_a_run_of_which_one_is_refused_is_recorded_one_by_one(box: Box, database: Database) -> None:
+def test_a_run_of_which_one_is_refused_is_recorded_in_parts(box: Box, database: Database) -> None:
     """The transaction was refused; then the others of the run are completed."""
     claim = a_claim(5)
     box.outbox.completed_run(TaskRun(claim, 0, 5), b'[1,2,"poison",4,5]')
@@ -240,7 +240,7 @@ def test_a_run_of_which_one_is_refused_is_recorded_one_by_one(box: Box, database
     assert (box.done, box.outbox.is_pending) == ({}, True)
     box.flush()
     assert [failure["task_id"] for failure in database.failed] == [claim.task_id(2)]
-    assert database.completed == [b"[1]", b"[2]", b"[4]", b"[5]"]
+    assert database.completed == [b"[1,2]", b"[4,5]"]
     assert box.done == {claim.token: 5}
 
 
@@ -439,6 +439,18 @@ def test_no_error_for_one_outcome_prevents_another_from_being_recorded(
         box.flush(last=True)
         assert box.has(*leases), kind
         assert box.outbox.next_due() == float("inf"), kind
+
+
+def test_few_statements_find_a_refused_outcome(box: Box, database: Database) -> None:
+    """Each is a transaction, and the main loop does nothing else meanwhile."""
+    leases = [a_lease() for _ in range(BATCH_MAX)]
+    for lease in leases:
+        box.outbox.completed(lease, b"1")
+    database.refuses = {leases[123].task.task_id: an_error("P0001")}
+    database.takes = {"fail"}
+    box.flush()
+    assert box.has(*leases)
+    assert database.statements < 30
 
 
 def test_an_outcome_that_is_refused_becomes_a_plain_failure(box: Box, database: Database) -> None:

@@ -30,6 +30,7 @@ class FakeConnection:
 
     latest = 0.0
     pgconn = SimpleNamespace(notifies=lambda: None)
+    info = SimpleNamespace(backend_pid=0)
 
     def __init__(self) -> None:
         self.closed = False

@@ -54,8 +54,8 @@ class World:
 
     @property
     def put_off(self) -> list[Any]:
-        """The jobs that were put off."""
-        return [call.args[0] for call in self.connection.put_off.call_args_list]
+        """The claims that were put off."""
+        return [call.args[0].job for call in self.claims.refused.call_args_list]
 
 
 def test_outcomes_and_claims_are_one_transaction() -> None:
