@@ -29,28 +29,25 @@ class Job:
 class JobRunner:
     """A connection that the selector watches, with at most one job.
 
-    It calls `on_notify` with the payload of each notification, and whether a job on this connection
-    has sent it. Methods raise psycopg's error when the connection is lost.
+    It calls `on_notify` with the payload of each notification. Methods raise psycopg's error when
+    the connection is lost.
     """
 
     def __init__(
         self,
         connection: BoundedConnection,
         selector: selectors.BaseSelector,
-        on_notify: Callable[[str, bool], None],
+        on_notify: Callable[[str], None],
     ) -> None:
         self.connection = connection
         self.pipeline = Pipeline(connection)
         self._selector = selector
         self._on_notify = on_notify
-        self._backend = connection.info.backend_pid
         self._job: Job | None = None
         self._sees_input = False
         self._fd = connection.fileno()  # kept: a broken connection no longer knows it
         selector.register(self._fd, selectors.EVENT_READ, self._see_input)
-        connection.add_notify_handler(
-            lambda notify: on_notify(notify.payload, notify.pid == self._backend)
-        )
+        connection.add_notify_handler(lambda notify: on_notify(notify.payload))
 
     @property
     def is_idle(self) -> bool:
@@ -83,8 +80,7 @@ class JobRunner:
     def receive_notifications(self) -> None:
         """Take the notifications that were read together with a reply."""
         while (notify := self.connection.pgconn.notifies()) is not None:
-            payload = notify.extra.decode("utf-8", "replace")
-            self._on_notify(payload, notify.be_pid == self._backend)
+            self._on_notify(notify.extra.decode("utf-8", "replace"))
 
     def close(self) -> None:
         """Close the connection. The job is lost."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -64,8 +64,6 @@ class Claims:
         """How many tasks to claim at most, by queue, after the database refused a claim."""
         self._is_outdated = False
         """Tasks may have become ready since the claims in progress were sent."""
-        self._results_unblock = False
-        """The last results have made tasks ready."""
 
     def due_at(self) -> float:
         """Return when (monotonic) the next claim is due."""
@@ -78,18 +76,12 @@ class Claims:
         if self._state.draining:
             return []
         now = time.monotonic()
-        return self._requests(q for q in self._queues.values() if now >= self._due_at(q))
-
-    def due_with_results(self) -> list[ClaimRequest]:
-        """Return the claims for a transaction that also records results.
-
-        While results unblock tasks, it claims these tasks. Otherwise a graph would take two
-        transactions for each of its layers.
-        """
-        if self._state.draining or not self._results_unblock:
-            return self.due()
-        now = time.monotonic()
-        return self._requests(q for q in self._queues.values() if now >= self._retry_at(q))
+        due = (q for q in self._queues.values() if now >= self._due_at(q))
+        return [
+            ClaimRequest(q, min(wanted, self._most.get(q.queue, wanted)))
+            for q in due
+            if (wanted := q.wanted())
+        ]
 
     def write(
         self, peer_id: UUID, requests: Sequence[ClaimRequest], *, durable: bool
@@ -101,12 +93,9 @@ class Claims:
             for q, wanted in requests
         ]
 
-    def take(
-        self, requests: Sequence[ClaimRequest], results: Sequence[PGresult], *, records: bool
-    ) -> None:
-        """Take the replies to these claims. `records`: their transaction has recorded results."""
+    def take(self, requests: Sequence[ClaimRequest], results: Sequence[PGresult]) -> None:
+        """Take the replies to these claims."""
         now = time.monotonic()
-        claimed = 0
         for request, result in zip(requests, results, strict=True):
             reply = statements.read_claim(result)
             local_queue, wanted = request
@@ -116,11 +105,8 @@ class Claims:
             is_empty = reply.count < wanted and not reply.more
             if is_empty and not self._is_outdated:
                 local_queue.postpone_claim(now + self._wait())
-            claimed += reply.count
             if reply.count:
                 self._on_claimed(Claim(reply, local_queue, now))
-        if records and requests and not claimed:
-            self._results_unblock = False
 
     def refused(self, request: ClaimRequest, error: Exception) -> None:
         """Put off a claim that the database has refused, and want fewer tasks then.
@@ -137,27 +123,13 @@ class Claims:
         for local_queue in self._queues.values():
             local_queue.claim_now()
 
-    def note_unblocked(self) -> None:
-        """Note that a transaction of this peer has made tasks ready."""
-        self._results_unblock = True
-
     def forget_positions(self) -> None:
         """Begin the next claims where the queues begin."""
         self._resume.clear()
 
     def _due_at(self, local_queue: LocalQueue) -> float:
-        return max(local_queue.next_claim_at, self._retry_at(local_queue))
-
-    def _retry_at(self, local_queue: LocalQueue) -> float:
-        return self._connection.retry_at(f"claims from queue {local_queue.queue}")
-
-    def _requests(self, local_queues: Iterable[LocalQueue]) -> list[ClaimRequest]:
-        """Return a claim for each of these queues that wants tasks."""
-        return [
-            ClaimRequest(q, min(wanted, self._most.get(q.queue, wanted)))
-            for q in local_queues
-            if (wanted := q.wanted())
-        ]
+        retry_at = self._connection.retry_at(f"claims from queue {local_queue.queue}")
+        return max(local_queue.next_claim_at, retry_at)
 
     def _grow(self, request: ClaimRequest) -> None:
         """Want twice as many tasks after a claim that worked, until nothing limits it."""

@@ -131,10 +131,6 @@ class Leases:
         """Claim in the next turn: tasks may be ready."""
         self._claims.poll_now()
 
-    def note_unblocked(self) -> None:
-        """Note that what this peer has recorded made tasks ready."""
-        self._claims.note_unblocked()
-
     def reconnected(self) -> None:
         """Reconcile and claim soon: the last replies of the database may have been lost."""
         self._reconcile_at = 0.0

@@ -254,7 +254,7 @@ class Peer:
         self._leases.reconnected()
         self._maintenance.promotion.promote_now()
 
-    def _on_notification(self, payload: str, is_own: bool = False) -> None:
+    def _on_notification(self, payload: str) -> None:
         if payload.startswith(SCHEDULED):
             self._maintenance.promotion.notified(payload)
             return
@@ -263,8 +263,6 @@ class Peer:
             return
         if payload == CANCEL:
             self._heartbeat.send_now()
-        if is_own:
-            self._leases.note_unblocked()
         self._leases.poll_now()
 
     def _on_reply(self, peer_id: UUID, reply: HeartbeatReply) -> None:

@@ -52,8 +52,6 @@ class Turns:
             return
         requests = self._claims.due() if claims else []
         batch = self._recorder.take_due(with_claim=bool(requests))
-        if claims and batch is not None and batch.completed:
-            requests = self._claims.due_with_results()
         if batch is None and not requests:
             return
         record = [] if batch is None else batch.statements(peer_id, self._connection.encoding)
@@ -73,8 +71,7 @@ class Turns:
         outcomes = len(results) - len(requests)
         if batch is not None:
             self._recorder.conclude(results[:outcomes])
-        records = batch is not None and bool(batch.completed)
-        self._claims.take(requests, results[outcomes:], records=records)
+        self._claims.take(requests, results[outcomes:])
 
     def _refused(
         self, batch: Batch | None, requests: Sequence[ClaimRequest], refused: StatementRefused

@@ -193,7 +193,7 @@ class Main:
         self.results: list[Any] = []
         self.connection = ReconnectingConnection(
             lambda: self._connect(url, bounds), self.selector, lambda: None,
-            on_notify=lambda payload, _is_own: self.heard.append(payload),
+            on_notify=self.heard.append,
         )  # fmt: skip
         self.connection.use(self._connect(url, bounds))
 

@@ -65,18 +65,13 @@ class World:
             HOUR, lambda: is_listening, self.claimed.append,
         )  # fmt: skip
 
-    def claim(
-        self, reply: ClaimReply = NOTHING, *, notified: bool = False, records: bool = False
-    ) -> bool:
-        """Claim what is due; return whether something was. `notified`: in the meantime.
-
-        `records`: the transaction also records results.
-        """
-        requests = self.claims.due_with_results() if records else self.claims.due()
+    def claim(self, reply: ClaimReply = NOTHING, *, notified: bool = False) -> bool:
+        """Claim what is due; return whether something was. `notified`: in the meantime."""
+        requests = self.claims.due()
         self.claims.write(PEER, requests, durable=True)
         if notified:
             self.claims.poll_now()
-        self.claims.take(requests, [cast("PGresult", reply)] * len(requests), records=records)
+        self.claims.take(requests, [cast("PGresult", reply)] * len(requests))
         return bool(requests)
 
 
@@ -140,26 +135,11 @@ def test_a_claim_begins_where_the_last_one_ended(world: World) -> None:
     assert world.database.resumed == [None, b"first", b"second", b"third", None]
 
 
-def test_results_that_unblock_tasks_are_recorded_with_a_claim(world: World) -> None:
-    """Until it brings nothing; a claim alone that brings nothing proves nothing."""
-    assert world.claim()
-    assert not world.claim(records=True)
-    world.claims.note_unblocked()
-    assert world.claim(a_reply(), records=True)
-    world.claims.poll_now()
-    assert world.claim()
-    assert world.claim(records=True)
-    assert not world.claim(records=True)
-    assert not world.claim()
-
-
 def test_a_draining_peer_claims_nothing(world: World) -> None:
     """Nor does it wake up for a claim."""
     world.state.draining = True
     world.claims.poll_now()
-    world.claims.note_unblocked()
     assert not world.claim()
-    assert not world.claim(records=True)
     assert world.claims.due_at() == float("inf")
 
 

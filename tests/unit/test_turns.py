@@ -35,7 +35,6 @@ class World:
         self.requests = [Mock(job=f"claim {n}") for n in range(claims)]
         self.claims = Mock(spec=Claims)
         self.claims.due.return_value = self.requests
-        self.claims.due_with_results.return_value = self.requests
         self.claims.write.return_value = [CLAIM] * claims
         self.connection = Mock(spec=ReconnectingConnection, is_idle=True, encoding="UTF8")
         self.turns = Turns(
@@ -66,7 +65,7 @@ def test_outcomes_and_claims_are_one_transaction() -> None:
     replies: list[Any] = ["recorded", "released", "one", "two"]
     job.on_committed(replies)
     world.recorder.conclude.assert_called_once_with(["recorded", "released"])
-    world.claims.take.assert_called_once_with(world.requests, ["one", "two"], records=True)
+    world.claims.take.assert_called_once_with(world.requests, ["one", "two"])
 
 
 @pytest.mark.parametrize(
@@ -112,7 +111,6 @@ def test_a_fenced_peer_records_and_claims_nothing() -> None:
     world.claims.write.return_value = []
     world.turns.start_due(claims=False)
     world.claims.due.assert_not_called()
-    world.claims.due_with_results.assert_not_called()
     [call] = world.connection.start.call_args_list
     assert call.args[0].statements == [RECORD, RELEASE]
 
