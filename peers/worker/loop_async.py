@@ -35,10 +35,12 @@ from peers.worker.outcome import encode_result, failed, stopped
 from peers.worker.pending_outcomes import PendingOutcomes
 
 _FLUSH_AFTER: Final = 0.002
-"""How long outcomes may wait for others, in seconds, while the slots have their next tasks here.
+"""How long results may wait for others, in seconds, while the slots have their next tasks here.
 
-A crash loses the outcomes of this time, and their tasks are repeated.
+A crash loses the results of this time, and their tasks are repeated.
 """
+_SLOW: Final = 0.1
+"""The result of a handler that took longer is sent at once: to repeat it would cost too much."""
 
 
 class AsyncLoop:
@@ -56,7 +58,7 @@ class AsyncLoop:
         self._outcomes = PendingOutcomes()
         self._turn_has_outcomes = False
         self._is_urgent = False
-        """A slot is free, or will be: the peer should know of the outcomes at once."""
+        """The outcomes are sent at the end of this turn, whatever was sent before."""
         self._flushed_at = 0.0
         self._flush_timer: asyncio.TimerHandle | None = None
         channel.limit = self._limit
@@ -180,9 +182,9 @@ class AsyncLoop:
             outcome = describe(execution.task(), time.monotonic() - started, call.why(error))
             self._send_outcomes([outcome])
         else:
-            self._outcomes.completed(
-                execution.run, execution.index, time.monotonic() - started, result
-            )
+            seconds = time.monotonic() - started
+            self._is_urgent = self._is_urgent or seconds > _SLOW
+            self._outcomes.completed(execution.run, execution.index, seconds, result)
             self._ended(execution.execution_id)
 
     async def _run_batch(self, execution: TaskBatch) -> None:
@@ -218,7 +220,8 @@ class AsyncLoop:
     # ------------------------------------------------------------------------------------ outcomes
 
     def _send_outcomes(self, outcomes: list[Completed | Failed]) -> None:
-        """Send outcomes soon, and start what waits."""
+        """Send outcomes at the end of this turn of the loop, and start what waits."""
+        self._is_urgent = True
         self._outcomes.add(outcomes)
         if any(isinstance(outcome, Failed) and outcome.exhausted for outcome in outcomes):
             self._flush()  # before the others, so that the peer does not assign them here again
@@ -228,6 +231,9 @@ class AsyncLoop:
 
     def _ended(self, execution_id: int) -> None:
         """Start what waits, and send the outcome of this task with those of other ones."""
+        if not self._turn_has_outcomes:  # sent before what starts now gets the loop
+            self._turn_has_outcomes = True
+            self._loop.call_soon(self._end_turn)
         execution = self._executions.pop(execution_id)
         execution.unfinished -= 1
         queue = execution.queue
@@ -236,9 +242,6 @@ class AsyncLoop:
             self._start_waiting(queue)
         if not queue.waiting:
             self._is_urgent = True
-        if not self._turn_has_outcomes:
-            self._turn_has_outcomes = True
-            self._loop.call_soon(self._end_turn)
 
     def _end_turn(self) -> None:
         """Send the outcomes of this turn of the loop, or leave them to the timer."""

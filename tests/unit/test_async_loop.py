@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextvars import Context, ContextVar
-from typing import Any
+from typing import Any, TypedDict
 from unittest.mock import Mock
 
 import pytest
@@ -25,6 +25,10 @@ from tests.unit.test_claim import a_queue
 Outcome = tuple[int, str]
 
 seen: ContextVar[int | None] = ContextVar("seen", default=None)
+
+
+class _Row(TypedDict):
+    n: int
 
 
 class Worker:
@@ -178,6 +182,44 @@ def test_a_task_whose_coroutine_never_began_fails(worker: Worker) -> None:
     assert cancelled == [True]
 
 
+def test_the_outcomes_of_a_batch_are_sent_before_its_next_call(worker: Worker) -> None:
+    """If that one crashes the worker, they are not lost, though a next task waits."""
+    sent: list[int] = []
+
+    async def handler(rows: list[_Row]) -> list[int]:
+        sent.append(len(worker.outcomes))
+        return [10 // row["n"] for row in rows]
+
+    async def other() -> None:
+        pass
+
+    handlers.register(Handler("b", handler, batch_size=2))
+    worker.register("a", other)
+    worker.loop._flushed_at = time.monotonic() + 60  # as if something had just been sent
+    batch = a_claim(a_queue(), *"bb", args=[b'{"n": 1}', b'{"n": 0}'])
+    next_one = a_claim(a_queue(), "a")
+    worker.count = 3
+    for claim, first, is_batch in ((batch, 1, True), (next_one, 3, False)):
+        message = Assign([claim.to_message(0, claim.count, first)], is_batch, "default", 1)
+        worker.loop._loop.call_soon(worker.loop._handle, message)
+    worker.loop.run()
+    assert sent == [0, 0, 1]
+
+
+def test_the_result_of_a_slow_handler_is_sent_before_the_next_one_starts(worker: Worker) -> None:
+    """If that one crashes the worker, the long work is not repeated."""
+    sent: list[int] = []
+
+    async def handler() -> None:
+        sent.append(len(worker.outcomes))
+        await asyncio.sleep(0.11)
+
+    worker.register("a", handler)
+    worker.loop._flushed_at = time.monotonic() + 60  # as if something had just been sent
+    worker.run(*"aaa")
+    assert sent == [0, 1, 2]
+
+
 def test_timers_of_handlers_end_on_time(worker: Worker) -> None:
     """Not at the next whole millisecond, which would delay all that wait beside each other."""
     late = []
@@ -221,5 +263,5 @@ def test_outcomes_wait_for_others_only_while_there_is_a_next_task(worker: Worker
     worker.register("a", handler)
     worker.loop._flushed_at = time.monotonic() + 60  # as if something had just been sent
     worker.run(*"aaaa")
-    assert sizes == [0, 0, 0, 0]
+    assert sizes == [0, 0, 0, 1]
     assert worker.outcomes == [(1, "[null,null,null]"), (4, "[null]")]
