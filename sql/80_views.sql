@@ -6,7 +6,8 @@ select t.id as task_id, t.kind, t.queue, l.peer_id, p.host, p.pid, t.attempt,
        l.claimed_at as since,
        least(p.heartbeat_at, c.now) + p.lease_timeout as lease_expires_at,
        -- a value that was written by hand must not make the view fail for all rows
-       l.claimed_at + least(coalesce(t.timeout, k.timeout), interval '30 days') as times_out_at,
+       case when coalesce(t.timeout, k.timeout) is not null
+            then l.claimed_at + least(coalesce(t.timeout, k.timeout), interval '30 days') end as times_out_at,
        g.done as progress_done, g.total as progress_total,
        r.token is not null as cancel_requested
 from peers.lease l

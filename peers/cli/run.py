@@ -112,7 +112,7 @@ def _check_schema(settings: Settings, args: argparse.Namespace) -> None:
             return
         except NoConnectionFree as error:
             wait = backoff.next()
-            events.database_lost(reason=str(error), retry_in=wait)
+            events.no_connection_free(reason=str(error), retry_in=wait)
             time.sleep(wait)
 
 

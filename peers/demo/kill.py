@@ -1,4 +1,4 @@
-"""Kill one peer while it holds leases."""
+"""Kill one peer while it runs tasks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from peers.demo.processes import PeerProcess
 
 _LOOK_AGAIN: Final = 0.02
-_LEASES: Final = """
+_RUNNING: Final = """
     select pid, array_agg(task_id order by task_id) from peers.running
     where queue = %s and pid is not null group by pid order by count(*) desc
 """
@@ -23,25 +23,25 @@ _LEASES: Final = """
 def kill_one(
     connection: psycopg.Connection[Any], queue: str, peers: Sequence[PeerProcess]
 ) -> str | None:
-    """Kill the peer that holds most leases; return a sentence, or None if no peer holds any."""
-    for pid in _leases(connection, queue):
+    """Kill the peer that runs most tasks; return a sentence, or None if no peer runs any."""
+    for pid in _running(connection, queue):
         peer = next((p for p in peers if p.process.pid == pid and p.alive), None)
         if peer is None:
             continue
         # stopped first, so that it cannot record an outcome between the look and the kill
         peer.process.send_signal(signal.SIGSTOP)
-        leases, before = _leases(connection, queue).get(pid), None
-        while leases != before:  # a statement that it had sent may still be running
+        tasks, before = _running(connection, queue).get(pid), None
+        while tasks != before:  # a statement that it had sent may still be running
             time.sleep(_LOOK_AGAIN)
-            leases, before = _leases(connection, queue).get(pid), leases
-        if leases:
+            tasks, before = _running(connection, queue).get(pid), tasks
+        if tasks:
             peer.killed = True
             peer.process.kill()  # SIGKILL: the kernel kills its workers with it
             peer.process.wait()
-            return f"peer {peer.number} (pid {pid}) holds {len(leases)} leases: killed it"
+            return f"peer {peer.number} (pid {pid}) runs {len(tasks)} tasks: killed it"
         peer.process.send_signal(signal.SIGCONT)
     return None
 
 
-def _leases(connection: psycopg.Connection[Any], queue: str) -> dict[int, list[int]]:
-    return dict(connection.execute(_LEASES, [queue]).fetchall())
+def _running(connection: psycopg.Connection[Any], queue: str) -> dict[int, list[int]]:
+    return dict(connection.execute(_RUNNING, [queue]).fetchall())

@@ -130,6 +130,11 @@ def database_lost(*, reason: str, retry_in: float) -> None:
     """Report that a connection broke or cannot be made. Check the database and the network."""
 
 
+@event(logging.WARNING, "waiting to start: %(reason)s Trying again in %(retry_in).1f s")
+def no_connection_free(*, reason: str, retry_in: float) -> None:
+    """Report that a peer that starts finds no free connection. It starts when there is one."""
+
+
 @event(logging.INFO, "reconnected to the database after %(seconds).1f s")
 def database_reconnected(*, seconds: float) -> None:
     """Report that the database accepts connections again."""

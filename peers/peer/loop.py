@@ -212,7 +212,7 @@ class Peer:
                 return opening.result()
             except NoConnectionFree as error:
                 wait = backoff.next()
-                events.database_lost(reason=str(error), retry_in=wait)
+                events.no_connection_free(reason=str(error), retry_in=wait)
                 self._await_signal(wait)
 
     def _await_signal(self, timeout: float) -> None:

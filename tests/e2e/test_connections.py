@@ -69,14 +69,16 @@ def test_a_peer_waits_for_a_free_connection(stage: Stage, limited: str) -> None:
     """
     with psycopg.connect(limited), psycopg.connect(limited):
         peer = stage.launch(database_url=limited, poll_interval="50ms", slots=2)
-        until(lambda: "no free connection" in peer.log.read_text(), "a word of it")
+        said = peer.await_event("no_connection_free")["reason"]
+        assert "no free connection" in said
         assert peer.process.poll() is None
     peer.joined()
+    assert peer.events("database_lost") == [], "it had none to lose"
     held = stage.submit("held", {"gate": stage.gate()})
     stage.until_started(held)
-    said = peer.log.read_text().count("no free connection")
+    before = peer.log.read_text().count("no free connection")
     with _taking_the_place(stage, limited):
-        until(lambda: peer.log.read_text().count("no free connection") > said, "a word of it")
+        until(lambda: peer.log.read_text().count("no free connection") > before, "a word of it")
         stage.open(stage.gate())
         time.sleep(1.0)
         assert peer.process.poll() is None

@@ -81,7 +81,7 @@ def test_queue_status_counts_a_task_once(db: Connection) -> None:
 
 
 def test_running_shows_what_runs_and_where(db: Connection, peer: Peer) -> None:
-    """One row a lease: task, peer, host, attempt, since, and when the lease would expire."""
+    """One row a task: task, peer, host, attempt, since, and when the lease would expire."""
     task_id = submit(db, timeout="60 s")
     [claim] = peer.claim()
     shown = row(db, "select * from peers.running")
@@ -93,6 +93,13 @@ def test_running_shows_what_runs_and_where(db: Connection, peer: Peer) -> None:
     assert (shown["times_out_at"] - shown["since"]).total_seconds() == 60
     peer.complete(claim)
     assert rows(db, "select * from peers.running") == []
+
+
+def test_a_task_without_a_timeout_never_times_out(db: Connection, peer: Peer) -> None:
+    """`times_out_at` is null where neither the task nor its kind has a timeout."""
+    submit(db)
+    peer.claim()
+    assert value(db, "select times_out_at from peers.running") is None
 
 
 def test_peer_status_tells_the_living_from_the_lost(world: World) -> None:
