@@ -150,7 +150,8 @@ $$;
 
 -- Starts the tasks of rows, which the claim has locked. If an error occurs, such as in an application's trigger, it
 -- starts the tasks one by one. A task that cannot be started stays ready and keeps its place: the trigger may be wrong,
--- and every task would die of it. refused: how many these are.
+-- and every task would die of it. refused: how many these are. When the call's time is over, it leaves out
+-- the rest, which a look before the ranges finds later.
 create or replace function peers._start_locked(
     _call peers.claim_call, _rows peers.claim_row[], _args_up_to integer,
     out tasks peers.claim_tasks, out refused integer
@@ -181,6 +182,7 @@ begin
         tasks := null;
     end;
     foreach _row in array _rows loop
+        exit when tasks.ids is not null and clock_timestamp() > _call.until;
         begin
             tasks := peers._merge_tasks(tasks, peers._start_tasks(
                 _call, array[_row.task_id], array[_row.kind], array[_row.priority], array[_row.position], _args_up_to,
@@ -326,11 +328,13 @@ begin
             _total := _total + cardinality(_rows);
         end if;
 
-        exit when _last is null and _plan.exhaustive and cardinality(_rows) < _size;
         if _total >= _most_rows or clock_timestamp() > _call.until then
-            more := refused = 0 and (_dropped > 0 or unread <> _before);
+            -- a call that only meets tasks that are refused again would be repeated for ever
+            more := case when refused > 0 then tasks.ids is not null else _dropped > 0 or unread <> _before end;
             exit;
-        elsif _last is null and _plan.end_priority is not null then
+        end if;
+        exit when _last is null and _plan.exhaustive and cardinality(_rows) < _size;
+        if _last is null and _plan.end_priority is not null then
             _ranges := peers._ranges_beyond(_ranges, _plan.end_priority, _plan.end_position);
         else
             _last := _rows[cardinality(_rows)];

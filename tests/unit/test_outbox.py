@@ -445,7 +445,7 @@ def test_few_statements_find_a_refused_outcome(box: Box, database: Database) -> 
     """Each is a transaction, and the main loop does nothing else meanwhile."""
     leases = [a_lease() for _ in range(BATCH_MAX)]
     for lease in leases:
-        box.outbox.completed(lease, b"1")
+        box.outbox.completed_run(TaskRun(lease.claim, lease.index, 1), b"[1]")
     database.refuses = {leases[123].task.task_id: an_error("P0001")}
     database.takes = {"fail"}
     box.flush()
