@@ -864,7 +864,7 @@ def a_cancellation_against_a_late_edge(world: World) -> None:
         world.until_waiting(operator)
         adding = world.background(refusal, application, EDGE, high, low)
         world.until_waiting(application)
-    # in a deadlock Postgres ends the session that has waited for deadlock_timeout, which can be either
+    # in a deadlock Postgres ends either of the two: whichever is first to look for one
     assert result(cancelling)[0] == ""
     assert result(adding)[0] == "PE002"  # the child is cancelled
     assert column(world.db, "select distinct state from peers.task") == ["cancelled"]
