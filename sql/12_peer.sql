@@ -47,7 +47,7 @@ comment on column peers.peer.lost_at is 'When it was declared lost. A lost peer 
 comment on column peers.peer.lost_because is 'Why: its lease ended, or a peer on the same host saw that it had ended.';
 
 create table if not exists peers.kind (
-    -- serves claim: the policy of the tasks that were just claimed
+    -- serves fail: the policy of a failed attempt; and join
     kind text collate "C" primary key,
     max_attempts smallint not null default 5,
     timeout interval,

@@ -8,7 +8,7 @@
 --
 -- Order of locks. Complete, fail, release, reclaim, reconcile, leave, cancel and hold_lease take their locks in this
 -- order, so that no two of them wait for each other in a circle:
---   1. the peer's row: claim, reclaim and leave; none of them waits for it
+--   1. the peer's row: claim, reclaim, declare_lost and leave; each of them skips a row that is locked
 --   2. the table dependency_lock: sessions that add edges, and outcomes that wait for these (patient)
 --   3. task rows: running tasks before tasks that wait, and each of the two by ascending id
 --   4. leases by ascending token, after all tasks of the batch
@@ -136,8 +136,8 @@ $$;
 -- Records the outcomes that can be recorded without a long wait. An outcome locks more than its own task: the children,
 -- the descendants that a death cancels, the lease. Peers that record outcomes of siblings wait there for each other,
 -- for a short time. An application may keep such a row locked for much longer. So the batch waits once, up to this
--- lock_timeout; after that each outcome is recorded by itself, and those that would have to wait are left out.
--- `_skip_errors`: outcomes that raise, such as in an application's trigger, are left out as well.
+-- lock_timeout. After that it is divided, and the outcomes that would have to wait are left out. `_skip_errors`:
+-- outcomes that raise, such as in an application's trigger, are left out as well.
 create or replace function peers._record_without_waiting(
     _peer_id uuid, _task_ids bigint[], _tokens uuid[], _outcome text, _details jsonb[],
     _skip_errors boolean default false
@@ -147,7 +147,8 @@ create or replace function peers._record_without_waiting(
     set lock_timeout = '200ms'
 as $$
 declare
-    _recorded bigint[] := '{}';
+    -- it begins at a random place: rows that stay locked cannot use up the time of those behind them in each call
+    _first constant integer := 1 + floor(random() * cardinality(_task_ids));
 begin
     perform peers._require_read_committed();
     begin
@@ -157,21 +158,44 @@ begin
             raise;
         end if;
     end;
-    perform set_config('lock_timeout', '1ms', true);
-    for i in 1 .. cardinality(_task_ids) loop
-        begin
-            _recorded := _recorded
-                || peers._record_outcomes(_peer_id, _task_ids[i:i], _tokens[i:i], _outcome, _details[i:i]);
-        exception when others then
-            if sqlstate <> '55P03' then
-                if not _skip_errors then
-                    raise;
-                end if;
-                raise warning 'the outcome of task % (%) could not be recorded: %', _task_ids[i], _outcome, sqlerrm;
+    return peers._record_by_halves(
+        _peer_id, _task_ids[_first:] || _task_ids[:_first - 1], _tokens[_first:] || _tokens[:_first - 1], _outcome,
+        _details[_first:] || _details[:_first - 1], _skip_errors, clock_timestamp() + interval '500 milliseconds'
+    );
+end
+$$;
+
+-- Records a batch. If it cannot, it tries the batch's halves, and so isolates the outcomes that have to wait or raise.
+-- After _until it divides no further.
+create or replace function peers._record_by_halves(
+    _peer_id uuid, _task_ids bigint[], _tokens uuid[], _outcome text, _details jsonb[], _skip_errors boolean,
+    _until timestamptz
+) returns bigint[]
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+    set lock_timeout = '1ms'
+as $$
+declare
+    _half constant integer := cardinality(_task_ids) / 2;
+begin
+    begin
+        return peers._record_outcomes(_peer_id, _task_ids, _tokens, _outcome, _details);
+    exception when others then
+        if sqlstate <> '55P03' then
+            if not _skip_errors then
+                raise;
+            elsif _half = 0 then
+                raise warning 'the outcome of task % (%) could not be recorded: %', _task_ids[1], _outcome, sqlerrm;
             end if;
-        end;
-    end loop;
-    return _recorded;
+        end if;
+    end;
+    if _half = 0 or clock_timestamp() >= _until then
+        return '{}';
+    end if;
+    return peers._record_by_halves(_peer_id, _task_ids[:_half], _tokens[:_half], _outcome, _details[:_half],
+                                   _skip_errors, _until)
+        || peers._record_by_halves(_peer_id, _task_ids[_half + 1:], _tokens[_half + 1:], _outcome,
+                                   _details[_half + 1:], _skip_errors, _until);
 end
 $$;
 
@@ -311,6 +335,7 @@ declare
     _token constant uuid := case when cardinality(complete.tokens) = 1 then complete.tokens[1] end;
     _recorded integer;
     _open integer;
+    _waited boolean := false;
 begin
     perform peers._require_read_committed();
     if _token is null and cardinality(complete.tokens) <> cardinality(complete.task_ids)
@@ -345,18 +370,17 @@ begin
                     delete from peers.lease l where l.token = _token;
                 end if;
             end if;
-            if exists (select from peers.cancel_request r where r.token = _token)
-               or exists (select from peers.task_progress g where g.token = _token) then
-                perform peers._forget_attempts(complete.tokens);
-            end if;
+            perform peers._forget_attempts(complete.tokens);
         else
             _recorded := peers._complete_mixed(
                 complete.peer_id, complete.tokens, complete.task_ids, complete.results, _now);
         end if;
     exception when lock_not_available then
         _recorded := 0;
+        _waited := true;
     end;
-    if _recorded < cardinality(complete.task_ids) then
+    -- a single task that has waited in vain is not tried again: it may lock tens of thousands of children each time
+    if _recorded < cardinality(complete.task_ids) and not (_waited and cardinality(complete.task_ids) = 1) then
         perform peers._complete_unlocked(
             complete.peer_id, o.task_ids, o.tokens, o.results, _now, clock_timestamp() + interval '100 milliseconds')
         from (
@@ -366,6 +390,8 @@ begin
                  o(task_id, token, result)
             where o.result is null or peers._text_size(o.result) <= 1048576
         ) o;
+    end if;
+    if _recorded < cardinality(complete.task_ids) then
         return query
         select o.task_id, coalesce(_token, o.token),
                case

@@ -19,15 +19,16 @@ begin
 end
 $$;
 
--- Handles the first rows that are due at _from or later, after _skipped ones. Returns how many it handled and how many
--- of these it had to leave.
-create or replace function peers._promote_from(
-    _from timestamptz, _skipped integer, _now timestamptz, _max_tasks integer, out handled integer, out refused integer
+-- Handles the first rows that are due, out of a random share of all rows (in 1024ths). Returns how many it handled and
+-- how many of these it had to leave.
+create or replace function peers._promote_share(
+    _share integer, _now timestamptz, _max_tasks integer, out handled integer, out refused integer
 )
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
+    _seed constant bigint := (random() * 1000000000)::bigint;
     _spots tid[];
     _due bigint[];  -- null: the row is stale
 begin
@@ -41,9 +42,10 @@ begin
             for no key update skip locked
         ) t on true
         left join peers.task known on known.id = s.task_id
-        where s.due_at >= _from and s.due_at <= _now and (t.id is not null or known.id is null)
+        where s.due_at <= _now and (hashint8extended(s.task_id, _seed) & 1023) < _share
+          and (t.id is not null or known.id is null)
         order by s.due_at
-        offset _skipped limit _max_tasks
+        limit _max_tasks
         for update of s skip locked
     ) s;
     handled := coalesce(cardinality(_spots), 0);
@@ -64,8 +66,8 @@ begin
 end
 $$;
 
--- Tasks that are refused stay first in line. If there are many, a second pass begins at a random place among the tasks
--- that are due, so that those behind them become ready too.
+-- Tasks that are refused stay first in line. If they are most of the batch, a second pass takes a random share of all
+-- tasks that are due, so that those behind them become ready too, even if all are due at the same time.
 create or replace function peers.promote(max_tasks integer default 1000) returns integer
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -80,20 +82,20 @@ declare
     _now timestamptz := peers.now();
     _first record;
     _second record;
-    _oldest timestamptz;
-    _newest timestamptz;
+    _due bigint;
 begin
     perform peers._require_read_committed();
-    select p.handled, p.refused into _first from peers._promote_from('-infinity', 0, _now, promote.max_tasks) p;
-    if _first.refused = 0 or _first.handled < promote.max_tasks then
+    select p.handled, p.refused into _first from peers._promote_share(1024, _now, promote.max_tasks) p;
+    if _first.handled < promote.max_tasks or 2 * _first.refused < _first.handled then
         return _first.handled - _first.refused;
     end if;
-    _oldest := (select s.due_at from peers.scheduled s order by s.due_at limit 1);
-    _newest := (select s.due_at from peers.scheduled s where s.due_at <= _now order by s.due_at desc limit 1);
+    _due := (
+        select count(*) from (
+            select from peers.scheduled s where s.due_at <= _now limit 1024 * promote.max_tasks::bigint) s
+    );
     select p.handled, p.refused into _second
-    from peers._promote_from(
-        _oldest + random() * (_newest - _oldest), (random() * 3 * promote.max_tasks)::integer, _now,
-        promote.max_tasks) p;
+    from peers._promote_share(
+        least(1024 * promote.max_tasks::bigint / greatest(_due, 1) + 1, 1024)::integer, _now, promote.max_tasks) p;
     return _first.handled - _first.refused + _second.handled - _second.refused;
 end
 $$;

@@ -178,13 +178,21 @@ begin
     where t.graph_id is not null and not exists (select from peers.graph g where g.id = t.graph_id)
       and (_only is null or t.id = any (_only))
     union all
-    select l.task_ids[1], 'open of lease ' || l.token || ' is ' || l.open || ', counted ' || c.running, 0
+    select l.task_ids[1], case when l.open = c.running then 'lease ' || l.token || ' has no running task'
+                          else 'open of lease ' || l.token || ' is ' || l.open || ', counted ' || c.running end, 0
     from peers.lease l
     cross join lateral (
         select count(*) as running from unnest(l.task_ids) i(task_id)
         join peers.task t on t.id = i.task_id and t.token = l.token and t.state = 'running'
     ) c
-    where l.open <> c.running and (_only is null or l.task_ids[1] = any (_only))
+    where (l.open <> c.running or l.open = 0) and (_only is null or l.task_ids[1] = any (_only))
+    union all
+    select a.task_id, a.what || ' of token ' || a.token || ', under which the task does not run', 0
+    from (select r.task_id, r.token, 'a cancel request' as what from peers.cancel_request r
+          union all
+          select g.task_id, g.token, 'the progress' from peers.task_progress g) a
+    where (_only is null or a.task_id = any (_only)) and not exists (
+        select from peers.task t where t.id = a.task_id and t.token = a.token and t.state = 'running')
     union all
     select d.child_id, 'waits for task ' || d.parent_id || ', which does not exist', 0
     from peers.dependency d
@@ -236,9 +244,11 @@ begin
     where l.task_ids && _ids and not exists (select from peers.peer p where p.id = l.peer_id);
     perform peers._recount_leases(array(select l.token from peers.lease l where l.task_ids && _ids));
     delete from peers.cancel_request r
-    where r.task_id = any (_ids) and not exists (select from peers.lease l where l.token = r.token);
+    where r.task_id = any (_ids) and not exists (
+        select from peers.task t where t.id = r.task_id and t.token = r.token and t.state = 'running');
     delete from peers.task_progress g
-    where g.task_id = any (_ids) and not exists (select from peers.lease l where l.token = g.token);
+    where g.task_id = any (_ids) and not exists (
+        select from peers.task t where t.id = g.task_id and t.token = g.token and t.state = 'running');
     delete from peers.blocked b where b.task_id = any (_ids);
     delete from peers.dead d where d.task_id = any (_ids);
     insert into peers.blocked (task_id, queue)

@@ -26,27 +26,37 @@ class Batch:
         return [part for part in (self.completed, self.failed, self.released) if part]
 
     def statements(self, peer_id: UUID, encoding: str) -> list[Statement]:
-        """Return a statement for each part."""
+        """Return a statement for each part.
+
+        Only the first one is patient, and for all of them: it keeps other transactions waiting
+        until the end of this one. A later one would already hold locks that those wait for.
+        """
+        patient = any(map(_is_patient, self.parts()))
         written = []
         if self.completed:
-            written.append(complete(peer_id, self.completed))
+            written.append(complete(peer_id, self.completed, patient=patient))
         if self.failed:
-            written.append(fail(peer_id, self.failed, encoding))
+            patient = patient and not written
+            written.append(fail(peer_id, self.failed, encoding, patient=patient))
         if self.released:
-            written.append(release(peer_id, self.released))
+            patient = patient and not written
+            written.append(release(peer_id, self.released, patient=patient))
         return written
 
 
 def record(peer_id: UUID, outcomes: Sequence[Outcome], encoding: str) -> Statement:
     """Record outcomes that are all results, all failures or all releases."""
+    patient = _is_patient(outcomes)
     if outcomes[0].result is not None:
-        return complete(peer_id, outcomes)
+        return complete(peer_id, outcomes, patient=patient)
     if outcomes[0].failure is not None:
-        return fail(peer_id, outcomes, encoding)
-    return release(peer_id, outcomes)
+        return fail(peer_id, outcomes, encoding, patient=patient)
+    return release(peer_id, outcomes, patient=patient)
 
 
-def complete(peer_id: UUID, completed: Sequence[CompletedRun | Outcome]) -> Statement:
+def complete(
+    peer_id: UUID, completed: Sequence[CompletedRun | Outcome], *, patient: bool
+) -> Statement:
     """Record results. It makes no object for each task of a run."""
     counted, task_ids, results = [], [], []
     for each in completed:
@@ -67,11 +77,11 @@ def complete(peer_id: UUID, completed: Sequence[CompletedRun | Outcome]) -> Stat
         pack_tokens([tokens[0][0]]) if len(tokens) == 1 else pack_repeated(tokens),
         task_ids[0] if len(task_ids) == 1 else join_ids(task_ids),
         b"[%b]" % b",".join(results),
-        patient=_is_patient(completed),
+        patient=patient,
     )
 
 
-def fail(peer_id: UUID, failed: Sequence[Outcome], encoding: str) -> Statement:
+def fail(peer_id: UUID, failed: Sequence[Outcome], encoding: str, *, patient: bool) -> Statement:
     """Record failures."""
     failures = [
         {
@@ -81,17 +91,17 @@ def fail(peer_id: UUID, failed: Sequence[Outcome], encoding: str) -> Statement:
         }
         for outcome in failed
     ]
-    return statements.fail(peer_id, failures, encoding, patient=_is_patient(failed))
+    return statements.fail(peer_id, failures, encoding, patient=patient)
 
 
-def release(peer_id: UUID, released: Sequence[Outcome]) -> Statement:
+def release(peer_id: UUID, released: Sequence[Outcome], *, patient: bool) -> Statement:
     """Release leases."""
     return statements.release(
         peer_id,
         [outcome.lease.task.task_id for outcome in released],
         [outcome.lease.token for outcome in released],
         [outcome.lease.stopped_because for outcome in released],
-        patient=_is_patient(released),
+        patient=patient,
     )
 
 

@@ -31,6 +31,8 @@ _SIBLINGS = """exists (
                             where d.child_id = t.id and p.state <> 'completed' and not d.waived
                         )"""
 
+_BATCH_WAIT: Final = "    set lock_timeout = '200ms'\nas $$\ndeclare\n    -- it"
+
 
 class Variant(NamedTuple):
     """Patches that take one safeguard out, the scenario that must notice, and how it does."""
@@ -255,12 +257,12 @@ VARIANTS = {
                 "        for no key update skip locked\n    ) t;",
                 "        for no key update\n    ) t;",
             ),
-            Patch(OUTCOMES, "    set lock_timeout = '200ms'\nas $$\ndeclare", "as $$\ndeclare"),
+            Patch(OUTCOMES, _BATCH_WAIT, "as $$\ndeclare\n    -- it"),
         ],
     ),
     "a death waits for the tasks that it cancels": Variant(
         scenarios.a_death_does_not_wait_for_an_application,
-        [Patch(OUTCOMES, "    set lock_timeout = '200ms'\nas $$\ndeclare", "as $$\ndeclare")],
+        [Patch(OUTCOMES, _BATCH_WAIT, "as $$\ndeclare\n    -- it")],
     ),
     "children are locked in another order": Variant(
         scenarios.children_are_locked_in_the_order_of_their_ids,

@@ -176,6 +176,41 @@ def test_a_locked_child_makes_its_parents_busy_and_no_others(world: World) -> No
     assert state(world.db, child) == "ready"
 
 
+def test_many_locked_outcomes_take_no_more_time_than_one_call_has(world: World) -> None:
+    """A batch of failures is busy for a bounded time, and those that are not locked make progress."""
+    count, free = 3000, 1000
+    run(
+        world.db,
+        "insert into peers.task (kind, max_attempts)"
+        " select case when n <= %s then 'a' else 'b' end, 1 from generate_series(1, %s) n",
+        count,
+        count + 1,
+    )
+    child = value(world.db, "select max(id) from peers.task")
+    run(
+        world.db,
+        "insert into peers.dependency (parent_id, child_id, on_parent_failure)"
+        " select id, %s, 'run' from peers.task where kind = 'a' order by id limit %s",
+        child,
+        count - free,
+    )
+    peer, application = world.peer(), world.connect()
+    claims = peer.claim(1000) + peer.claim(1000) + peer.claim(1000)
+    with application.transaction():
+        run(application, "select from peers.task where id = %s for update", child)
+        run(peer.db, "set statement_timeout = '2.5 s'")  # each try takes more than 1 ms
+        for _ in range(200):
+            verdicts = peer.fail(*claims)
+            assert set(verdicts.values()) == {"busy"}
+            claims = [claim for claim in claims if claim.pair in verdicts]
+            if len(claims) < count:
+                break
+        assert count - free <= len(claims) < count
+    run(peer.db, "set statement_timeout = '60 s'")
+    assert peer.fail(*claims) == {}
+    assert problems(world.db) == []
+
+
 def test_a_result_over_1_mib_is_sent_back(db: Connection, peer: Peer) -> None:
     """Too large a result is not recorded and not cut; the rest of its batch is."""
     for _ in range(2):

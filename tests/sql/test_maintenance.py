@@ -293,6 +293,38 @@ def test_a_lease_that_counts_wrong(db: Connection, peer: Peer) -> None:
     assert rows(db, "select from peers.lease") == []
 
 
+def test_a_lease_without_a_running_task(db: Connection, peer: Peer) -> None:
+    """It is found and deleted, although its number is right."""
+    task_id = submit(db)
+    assert peer.complete(*peer.claim()) == {}
+    run(
+        db,
+        "insert into peers.lease (token, peer_id, task_ids, open, claimed_at)"
+        " values (gen_random_uuid(), %s, %s, 0, now())",
+        peer.id,
+        [task_id],
+    )
+    [found] = rows(db, "select * from peers.check(true)")
+    assert (found["task_id"], "has no running task" in found["problem"]) == (task_id, True)
+    assert problems(db) == []
+    assert rows(db, "select from peers.lease") == []
+
+
+def test_what_an_attempt_left_behind(db: Connection, peer: Peer) -> None:
+    """A cancel request and a progress of an ended attempt are found and deleted; others stay."""
+    ended, running = submit(db), submit(db)
+    one, two = peer.claim()
+    for claim in (one, two):
+        run(db, "select peers.progress(%s, %s, %s, 1, 2)", peer.id, *claim.pair)
+        run(db, "select peers.cancel(%s)", claim.task_id)
+    damage(db, f"update peers.task set state = 'completed', finished_at = now() where id = {ended}")
+    found = rows(db, "select * from peers.check(true)")
+    assert [each["task_id"] for each in found] == [ended] * 3  # and the lease counts wrong
+    assert problems(db) == []
+    for table in ("cancel_request", "task_progress"):
+        assert column(db, f"select task_id from peers.{table}") == [running]
+
+
 def test_a_lease_without_a_peer(db: Connection, peer: Peer) -> None:
     """Its tasks are found, and made ready again; the attempt does not count."""
     ids = [submit(db) for _ in range(2)]

@@ -20,7 +20,9 @@ from peers.database.connection import is_connection_lost
 from peers.database.pipeline import Statement
 from peers.database.rows import ClaimReply, Unrecorded, Verdict
 from peers.errors import BadTask, from_database
+from peers.peer.batch import Batch
 from peers.peer.outbox import BATCH_MAX, COMPLETED_MAX, Outbox
+from peers.peer.outcome import Outcome
 from peers.pool.claim import Claim, TaskRun
 from peers.pool.durations import DurationEstimate
 from peers.pool.lease import Lease
@@ -350,6 +352,16 @@ def test_an_outcome_that_is_busy_again_and_again_waits_for_the_lock(
     for _ in range(5):
         box.flush(last=True)
     assert [call.patient for call in database.calls] == [False, False, False, True, True]
+
+
+@pytest.mark.usefixtures("database")
+def test_the_first_statement_waits_for_the_lock_and_no_later_one() -> None:
+    """A later one would wait while it holds what the sessions that it waits for may want."""
+    often_busy = Outcome(a_lease(), busy=9)
+    failure = Outcome(a_lease(), failure={"error_type": "E"})
+    batch = Batch(failed=[failure], released=[often_busy])
+    calls = cast("list[Call]", batch.statements(PEER, "UTF8"))
+    assert [(call.verb, call.patient) for call in calls] == [("fail", True), ("release", False)]
 
 
 def test_a_result_that_is_too_large_becomes_a_failure(box: Box, database: Database) -> None:
