@@ -177,7 +177,7 @@ def test_a_locked_child_makes_its_parents_busy_and_no_others(world: World) -> No
 
 
 def test_many_locked_outcomes_take_no_more_time_than_one_call_has(world: World) -> None:
-    """A batch of failures is busy for a bounded time, and those that are not locked make progress."""
+    """A batch of failures is busy for a bounded time, and what is not locked makes progress."""
     count, free = 3000, 1000
     run(
         world.db,
