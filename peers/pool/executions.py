@@ -129,6 +129,15 @@ class Executions:
             self.add(found.part(stop, found.stop))
         return found.part(execution_id, stop)
 
+    def split(self, execution_id: int, count: int) -> list[tuple[int, int]]:
+        """Return the first execution id and the number of those of the tasks that are here.
+
+        Each pair lies within one execution. A batch can be made of several runs.
+        """
+        stop = execution_id + count
+        overlaps = ((max(execution_id, each.execution_id), min(stop, each.stop)) for each in self)
+        return [(first, end - first) for first, end in overlaps if first < end]
+
     def ids_of_call(self, call: int) -> list[int]:
         """Return the execution ids of the tasks of a handler call that have not ended."""
         return [

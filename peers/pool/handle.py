@@ -162,7 +162,8 @@ class WorkerHandle:
     def recalled(self, executions: Sequence[tuple[int, int]]) -> list[Lease]:
         """Return the leases of tasks that it has given back, because it had not started them."""
         self._recalling = False
-        taken = (self._take_back(execution_id, count) for execution_id, count in executions)
+        parts = [part for each in executions for part in self.executions.split(*each)]
+        taken = (self._take_back(execution_id, count) for execution_id, count in parts)
         return [lease for execution in taken if execution for lease in execution.run.leases()]
 
     def _take_back(self, execution_id: int, count: int) -> Execution | None:

@@ -132,6 +132,17 @@ def test_the_executions_of_a_batch_are_consecutive_and_named_by_the_first() -> N
     assert [worker.was_fresh_for(each) for each in ended if each] == [True, True, True, False]
 
 
+def test_a_batch_of_two_claims_is_recalled_whole() -> None:
+    """The worker returns it as one range of executions, and no task of it may stay behind."""
+    local_queue, worker = a_queue(), a_worker(asynchronous=False)
+    batch = [a_run(local_queue, 2), a_run(local_queue, 3)]
+    worker.assign(batch, DurationEstimate(), as_batch=True)
+    [first, _] = last_assigned(worker).runs
+    recalled = worker.recalled([(first.execution_id, 5)])
+    assert recalled == [lease for run in batch for lease in run.leases()]
+    assert (len(worker.executions), local_queue.in_workers, local_queue.free_slots) == (0, 0, 9)
+
+
 def test_what_waits_behind_a_slow_handler_is_recalled_once() -> None:
     """Not while the handler may still be a quick one, and not if nothing waits."""
     local_queue, worker = a_queue(), a_worker(asynchronous=False)
