@@ -22,7 +22,6 @@ _ID_BYTES: Final = 12
 
 _BIGINT: Final = 20  # the oids of the types of elements
 _TEXT: Final = 25
-_SMALLINT: Final = 21
 _UUID: Final = 2950
 _UUID_HEAD: Final = _LENGTH.pack(16)
 _NULL: Final = _LENGTH.pack(-1)
@@ -87,11 +86,6 @@ def join_ids(parts: Sequence[bytes]) -> bytes:
 def pack_ids(ids: Sequence[int]) -> bytes:
     """Return a bigint[]."""
     return _array(_BIGINT, [b"\0\0\0\x08" + _ID.pack(task_id) for task_id in ids])
-
-
-def pack_small(values: Sequence[int]) -> bytes:
-    """Return a smallint[]."""
-    return _array(_SMALLINT, [struct.pack(">ih", 2, value) for value in values])
 
 
 def pack_tokens(tokens: Sequence[bytes]) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from psycopg.pq.abc import PGresult
 
 from peers.database import statements
-from peers.database.binary import pack_ids, pack_small
+from peers.database.binary import pack_ids
 from peers.database.reconnecting import ReconnectingConnection
 from peers.database.rows import ClaimReply
 from peers.peer.claims import Claims
@@ -18,6 +18,7 @@ from peers.peer.state import PeerState
 from peers.pool.claim import Claim
 from peers.pool.durations import DurationEstimate
 from peers.pool.local_queue import LocalQueue
+from tests.support.claims import ONE_ATTEMPT
 
 PEER = uuid4()
 HOUR = 3600.0
@@ -84,7 +85,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 def a_reply(resume: bytes | None = None, count: int = 1, *, more: bool = False) -> ClaimReply:
     """A reply with tasks."""
     return ClaimReply(
-        uuid4().bytes, count, pack_ids(range(count)), pack_small([1]), ("a",), (100,), None,
+        uuid4().bytes, count, pack_ids(range(count)), ONE_ATTEMPT, ("a",), (100,), None,
         b"[%b]" % b",".join([b"{}"] * count), resume, more,
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from psycopg.pq.abc import PGresult
 
 from peers.database import statements
 from peers.database.binary import count as count_in
-from peers.database.binary import pack_ids, pack_small, read_ids
+from peers.database.binary import pack_ids, read_ids
 from peers.database.connection import is_connection_lost
 from peers.database.pipeline import Statement
 from peers.database.rows import ClaimReply, Unrecorded, Verdict
@@ -27,6 +27,7 @@ from peers.pool.claim import Claim, TaskRun
 from peers.pool.durations import DurationEstimate
 from peers.pool.lease import Lease
 from peers.pool.local_queue import LocalQueue
+from tests.support.claims import ONE_ATTEMPT
 
 PEER = uuid4()
 _ids = count(1)
@@ -139,7 +140,7 @@ def a_claim(tasks: int) -> Claim:
         token.bytes,
         tasks,
         pack_ids(ids),
-        pack_small([1]),
+        ONE_ATTEMPT,
         ("kind",),
         (100,),
         None,

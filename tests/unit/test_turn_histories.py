@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from peers.database import statements
-from peers.database.binary import pack_ids, pack_small, read_ids
+from peers.database.binary import pack_ids, read_ids
 from peers.database.jobs import Job
 from peers.database.pipeline import StatementRefused
 from peers.database.rows import ClaimReply, Unrecorded
@@ -31,6 +31,7 @@ from peers.peer.recorder import Recorder
 from peers.peer.state import PeerState
 from peers.pool.local_queue import LocalQueue
 from peers.settings import Settings
+from tests.support.claims import ONE_ATTEMPT
 
 HISTORIES = 200
 STEPS_MAX = 30
@@ -69,7 +70,7 @@ class Database:
                 self.leases[token] = set(ids)
             args = b"[%b]" % b",".join([b"{}"] * len(ids))
             return ClaimReply(
-                token, len(ids), pack_ids(ids), pack_small([1]), ("k",), (100,), None, args, None,
+                token, len(ids), pack_ids(ids), ONE_ATTEMPT, ("k",), (100,), None, args, None,
                 more=False,
             )  # fmt: skip
 
