@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import sys
+import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -13,6 +16,7 @@ import pytest
 from peers import events
 from peers.cli.summary import Summary
 from peers.logs import log_output
+from tests.support.world import DEADLINE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,18 +119,33 @@ def test_every_sentence_fits_its_fields() -> None:
     assert len(records) > 20
 
 
-def test_a_minutes_work_is_told_and_idleness_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+class Output(io.StringIO):
+    """A stream that says when a summary was written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_summary = threading.Event()
+
+    def write(self, text: str) -> int:
+        """Write, and look for a summary."""
+        written = super().write(text)
+        if "tasks_ended" in text:
+            self.has_summary.set()
+        return written
+
+
+def test_a_minutes_work_is_told_and_idleness_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """At info, where the line of each task is not: what ended since the last time."""
+    # not capsys: what another thread writes while it is read may be lost
+    output = Output()
+    monkeypatch.setattr(sys, "stderr", output)
     log_output.configure("json", "info")
     with Summary(every=0.01):
         events.task_completed(task_id=1, kind="a", attempt=1, seconds=0.1)
         events.task_completed(task_id=2, kind="a", attempt=1, seconds=0.1)
-        heard = capsys.readouterr().err
-        while "tasks_ended" not in heard:
-            heard += capsys.readouterr().err
+        assert output.has_summary.wait(DEADLINE)
         events.task_failed(task_id=3, kind="a", attempt=1, error_type="E", error_message="m")
-    heard += capsys.readouterr().err
-    lines = [json.loads(line) for line in heard.splitlines()]
+    lines = [json.loads(line) for line in output.getvalue().splitlines()]
     told = [line for line in lines if line["event"] == "tasks_ended"]
     assert all(line["completed"] or line["failed"] for line in told)
     assert (sum(line["completed"] for line in told), told[-1]["failed"]) == (2, 1)
