@@ -30,7 +30,7 @@
 --     the task (state, queue, kind, priority; or scheduled_at) and the task's graph is not paused. Otherwise it is
 --     stale, and the next claim or promote drops it.
 --   * Sessions that wait lock graphs first, then parents before children, then by ascending id. The head of
---     50_complete.sql has the order for peers.
+--     50_outcomes.sql has the order for peers.
 --
 -- Each file can be applied again at any time: tables are created once, functions are replaced.
 

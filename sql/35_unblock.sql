@@ -137,7 +137,7 @@ $$;
 -- of ids. Sessions that add edges lock in the same order, and a task can have a larger id than its descendants.
 -- Edges that are added in the meantime are found later, by _lock_affected.
 --
--- Running tasks come first, as for a peer that completes one of them and then waits for its children (50_complete).
+-- Running tasks come first, as for a peer that completes one of them and then waits for its children (52_complete).
 create or replace function peers._lock_with_descendants(_ids bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp

@@ -1,5 +1,27 @@
 -- A failed attempt: the task is retried, dies, or is cancelled. A handler can also snooze its task.
 
+-- Never raises: a single policy with odd values must not keep a batch of failures from being recorded.
+create or replace function peers.backoff(
+    attempt integer, base interval, cap interval, jitter double precision default random()
+) returns interval
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _longest constant double precision := 365 * 86400;
+    _doublings constant integer := least(greatest(attempt, 1), 41) - 1;  -- 2 ^ 40 is beyond any cap
+    _base constant double precision := least(greatest(extract(epoch from base), 0), _longest);
+    _cap constant double precision := least(greatest(extract(epoch from cap), 0), _longest);
+begin
+    -- NaN counts as greater than every number, so it becomes the upper bound
+    return least(greatest(jitter, 0), 1) * least(_cap, _base * 2.0 ^ _doublings) * interval '1 second';
+end
+$$;
+
+comment on function peers.backoff is
+    'Returns how long to wait after a failed attempt: a random share (jitter, 0 to 1) of base * 2^(attempt - 1), which '
+    'is at most cap and 365 days. With full jitter, tasks that failed together are not retried together.';
+
 -- Records the failures of attempts that the caller has locked, and changes the state of their tasks. A report has
 -- error_type, error_message, traceback, exit_signal, exit_code, retry_in (seconds, instead of the backoff), reject
 -- (dead at once) and snooze (the attempt does not count and is not a failure). Texts are shortened so that 100 failures

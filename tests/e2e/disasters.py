@@ -13,7 +13,7 @@ from tests.support.world import Patch
 LEASE: Final = {"lease_timeout": "2s"}
 
 NO_FENCE: Final = Patch(
-    "50_complete.sql",
+    "52_complete.sql",
     "where t.id = o.task_id and t.token = _token and t.state = 'running' and t.xmax = '0'\n"
     "              and exists (select from peers.lease l"
     " where l.token = _token and l.peer_id = complete.peer_id);",

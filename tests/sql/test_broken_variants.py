@@ -21,7 +21,8 @@ SUBMIT: Final = "24_submit.sql"
 SUBMIT_GRAPH: Final = "25_submit_graph.sql"
 CLAIM: Final = "45_claim.sql"
 CAREFULLY: Final = "46_claim_carefully.sql"
-OUTCOMES: Final = "50_complete.sql"
+OUTCOMES: Final = "50_outcomes.sql"
+COMPLETE: Final = "52_complete.sql"
 GRAPH: Final = "30_dependencies.sql"
 RELEASE: Final = "35_unblock.sql"
 GRAPH_TABLE: Final = "22_graph.sql"
@@ -92,17 +93,20 @@ VARIANTS = {
     ),
     "the token is not compared": Variant(
         scenarios.a_part_that_was_released_has_left_its_lease,
-        [Patch(OUTCOMES, "and t.token = _token and t.state", "and t.state")],
+        [Patch(COMPLETE, "and t.token = _token and t.state", "and t.state")],
     ),
     "the token is not compared for several leases": Variant(
         scenarios.a_part_that_was_released_has_left_its_lease,
-        [Patch(OUTCOMES, "and t.token = o.token and t.state", "and t.state", times=2)],
+        [
+            Patch(file, "and t.token = o.token and t.state", "and t.state")
+            for file in (OUTCOMES, COMPLETE)
+        ],
     ),
     "the peer is not compared": Variant(
         scenarios.a_leaked_token_is_of_no_use,
         [
             Patch(
-                OUTCOMES,
+                COMPLETE,
                 " and l.peer_id = complete.peer_id);\n            get",
                 ");\n            get",
             )
@@ -112,7 +116,7 @@ VARIANTS = {
         scenarios.two_sessions_record_parts_of_one_lease,
         [
             Patch(
-                OUTCOMES,
+                COMPLETE,
                 "set open = l.open - _recorded",
                 "set open = (select x.open from peers.lease x where x.token = _token) - _recorded",
             )
@@ -144,7 +148,7 @@ VARIANTS = {
     ),
     "an outcome waits for a stream of sessions": Variant(
         scenarios.a_stream_of_new_children_delays_their_parent,
-        [Patch(OUTCOMES, " and t.xmax = '0'", "", times=2)],
+        [Patch(COMPLETE, " and t.xmax = '0'", "", times=2)],
     ),
     "an outcome waits for a stream of sessions that share a child": Variant(
         scenarios.a_stream_of_new_grandchildren_delays_their_grandparent,
