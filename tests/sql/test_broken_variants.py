@@ -136,7 +136,7 @@ VARIANTS = {
                 "t.token = o.token\n        for",
             ),
             Patch(
-                "57_requeue.sql",
+                "57_reclaim.sql",
                 "and t.token = l.token and t.state = 'running'\n            for",
                 "and t.token = l.token\n            for",
             ),
@@ -144,7 +144,7 @@ VARIANTS = {
     ),
     "reconcile takes the leases that the peer knows": Variant(
         scenarios.reconcile_takes_whole_leases_that_are_unknown,
-        [Patch("57_requeue.sql", " and l.token <> all (reconcile.tokens)", "")],
+        [Patch("56_release.sql", " and l.token <> all (reconcile.tokens)", "")],
     ),
     "an outcome waits for a stream of sessions": Variant(
         scenarios.a_stream_of_new_children_delays_their_parent,
@@ -246,7 +246,7 @@ VARIANTS = {
         scenarios.nobody_judges_after_an_outage,
         [
             Patch(
-                "57_requeue.sql",
+                "57_reclaim.sql",
                 "greatest(_peer.heartbeat_at + _peer.lease_timeout, "
                 "_reachable_since + _peer.lease_timeout / 2)",
                 "_peer.heartbeat_at + _peer.lease_timeout",

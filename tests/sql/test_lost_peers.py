@@ -178,13 +178,13 @@ def a_lease_of_a_lost_peer_needs_no_waiting(world: World) -> None:
 
 
 REACHABLE: Final = "40_peers.sql"
-REQUEUE: Final = "57_requeue.sql"
-HALF_A_LEASE: Final = Patch(REQUEUE, "_reachable_since + _peer.lease_timeout / 2", "'-infinity'")
+RECLAIM: Final = "57_reclaim.sql"
+HALF_A_LEASE: Final = Patch(RECLAIM, "_reachable_since + _peer.lease_timeout / 2", "'-infinity'")
 RECENT: Final = Patch(
     REACHABLE, "where p.heartbeat_at between _now - p.lease_timeout / 2 and _now", ""
 )
 ONLY_ITSELF: Final = Patch(
-    REQUEUE,
+    RECLAIM,
     "    _reachable_since timestamptz := peers._reachable_since(_now);\n    _lost record",
     "    _reachable_since timestamptz := (select p.healthy_since from peers.peer p"
     " where p.id = reclaim.peer_id);\n    _lost record",
