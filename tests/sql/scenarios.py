@@ -7,7 +7,7 @@ patch that takes one safeguard out, it must fail (test_broken_variants).
 from __future__ import annotations
 
 import json
-from threading import Event
+from threading import Condition, Event
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -536,15 +536,32 @@ def a_stream_of_new_grandchildren_delays_their_grandparent(world: World) -> None
     _outlast_a_stream_of_edges(world, parents, children)
 
 
+class _Relay:
+    """Eight sessions, of which always one holds its lock: each commits when another has locked, too."""
+
+    def __init__(self) -> None:
+        self._held, self._changed = 0, Condition()
+
+    def hold(self) -> None:
+        """Return when a later session holds its lock as well, or soon, when none comes."""
+        with self._changed:
+            self._held += 1
+            mine = self._held
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._held > mine, timeout=0.1)
+
+
 def _outlast_a_stream_of_edges(world: World, tasks: list[int], parents: list[int]) -> None:
-    peer, over = world.peer(), Event()
+    peer, over, relay = world.peer(), Event(), _Relay()
     claims = peer.claim(len(tasks))
+    # a call that waits for one session after another would end with the first longer wait
+    run(world.db, "alter function peers.complete set lock_timeout = '1min'")
 
     def add_children(session: Connection) -> None:
         while not over.is_set():
             with session.transaction():
                 submit(session, "b", depends_on=parents)
-                run(session, "select pg_sleep(0.01)")
+                relay.hold()
 
     streams = [world.background(add_children, world.connect()) for _ in range(8)]
     try:
