@@ -70,10 +70,11 @@ begin
         peers.progress(uuid, bigint, uuid, bigint, bigint),
         peers.hold_lease(uuid, bigint, uuid),
         peers.parent_results(bigint), peers.prune(interval, integer), peers.unrunnable(),
-        peers.start_cooldown(text, interval, text), peers.cooldown_left(text)
+        peers.start_cooldown(text, interval, text), peers.cooldown_left(text), peers.declare_limits(jsonb)
         to peers_worker;
 
-    -- an operator reads everything and acts through the verbs
+    -- an operator reads everything and acts through the verbs; limits are changed in their table
+    grant insert, update, delete on peers.limit to peers_operator;
     grant select on all tables in schema peers to peers_operator, peers_reader;
     grant execute on function peers.explain(bigint), peers.unrunnable(), peers.readable(jsonb)
         to peers_operator, peers_reader;
