@@ -57,6 +57,7 @@ create table if not exists peers.lease (
     claimed_at timestamptz not null,
     limit_keys bigint[],
     most_running integer,
+    fair_key bigint,
     constraint "open never falls below 0" check (open >= 0)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
 
@@ -75,6 +76,9 @@ create index if not exists lease_limit_3 on peers.lease ((limit_keys[3])) where 
 -- serves claim_limited: the same for its limit number 4
 create index if not exists lease_limit_4 on peers.lease ((limit_keys[4])) where limit_keys[4] is not null;
 
+-- serves claim_limited: how long the tasks of a key of a fair limit have been running
+create index if not exists lease_fair on peers.lease (fair_key) where fair_key is not null;
+
 comment on table peers.lease is
     'The right of one peer to run tasks now. Each claim is one lease, and each running task belongs to the lease whose '
     'token it has.';
@@ -88,6 +92,8 @@ comment on column peers.lease.limit_keys is
     'The limits and keys that all of its tasks are under (see peers.ready_limited). Null: they are under no limit.';
 comment on column peers.lease.most_running is
     'How many of its tasks the peer runs at once. The others wait until one of these has ended. Null: all of them.';
+comment on column peers.lease.fair_key is
+    'The one of limit_keys that is of a fair limit. Null: none is.';
 comment on column peers.lease.claimed_at is 'When the tasks were claimed.';
 
 create table if not exists peers.cancel_request (

@@ -80,7 +80,9 @@ begin
             hint = 'For example: INSERT INTO peers.limit (name, kind, key, max_running) '
                    'VALUES (''stripe'', ''invoice.charge'', ''account_id'', 8);';
     end if;
-    new.changed_at := peers.now();
+    if tg_op = 'INSERT' or to_jsonb(new) - 'counts_tasks' <> to_jsonb(old) - 'counts_tasks' then
+        new.changed_at := peers.now();
+    end if;
     if tg_op = 'INSERT' or peers._limit_place(new) <> peers._limit_place(old) then
         new.seed := (random() * 18e18 - 9e18)::bigint;
         new.counts_tasks := true;
@@ -144,5 +146,222 @@ $$;
 
 comment on function peers.declare_limits is
     'Writes the limits that a peer''s code declares: [{"name", "kind" or "queue", "key", "max_running", "starts", '
-    '"per", "weight", "fair", "learns"}]. A declaration that equals the one that was made last changes nothing, so that what '
-    'an operator has changed since is kept. Another one overwrites the limit.';
+    '"per", "weight", "fair", "learns"}]. A declaration that equals the one that was made last changes nothing, so '
+    'that what an operator has changed since is kept. Another one overwrites the limit.';
+
+-- Returns the hash of a limit and of the value that its key has in args. Null stands for a missing value.
+create or replace function peers._limit_key(_limit_seed bigint, _key text, _args jsonb) returns bigint
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return hashtextextended(coalesce('=' || (_args #>> string_to_array(_key, '.')), ''), _limit_seed);
+end
+$$;
+
+-- Inserts rows for ready tasks where they wait now: into ready_limited if they are under a limit, else into ready. It
+-- leaves out tasks that are no longer ready as the row says. Whoever makes a task ready later inserts a new row.
+create or replace function peers._place_rows(
+    _queues text[], _kinds text[], _priorities smallint[], _positions bigint[], _ids bigint[]
+) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+    set enable_hashjoin = off
+    set enable_mergejoin = off
+as $$
+begin
+    with placed as materialized (
+        select t.queue, t.kind, t.priority, r.position, t.id, l.layout, l.fair, l.keys
+        from unnest(_queues, _kinds, _priorities, _positions, _ids) r(queue, kind, priority, position, id)
+        cross join lateral (
+            select t.* from peers.task t
+            where t.id = r.id and t.state = 'ready' and t.queue = r.queue and t.kind = r.kind
+              and t.priority = r.priority
+            offset 0
+        ) t
+        cross join lateral (
+            -- the same expressions as in enqueue and _limited_kinds
+            select hashtextextended(string_agg(l.seed::text, ',' order by l.name), 0) as layout, bool_or(l.fair) as fair,
+                   array_agg(hashtextextended(coalesce('=' || (t.args #>> string_to_array(l.key, '.')), ''), l.seed)
+                             order by l.name) as keys
+            from peers.limit l where l.kind = t.kind or l.queue = t.queue
+        ) l
+    ), unlimited as (
+        insert into peers.ready (queue, kind, priority, position, task_id)
+        overriding system value
+        select p.queue, p.kind, p.priority, p.position, p.id from placed p where p.keys is null
+    )
+    insert into peers.ready_limited (queue, kind, layout, rank, key, priority, position, task_id, limit_keys)
+    select p.queue, p.kind, p.layout, case when p.fair then 0 else p.priority end, hash_array_extended(p.keys, 0),
+           p.priority, p.position, p.id, p.keys
+    from placed p where p.keys is not null;
+end
+$$;
+
+-- Moves up to _most rows of these kinds from ready to ready_limited. Returns how many rows it took out.
+create or replace function peers._move_to_limited(_queue text, _kinds text[], _most integer) returns integer
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _rows record;
+begin
+    with moved as (
+        delete from peers.ready r
+        where r.ctid = any (array(
+            select first.spot
+            from unnest(_kinds) k(kind)
+            cross join lateral (
+                select r.ctid as spot from peers.ready r
+                where r.queue = _queue and r.kind = k.kind
+                order by r.priority, r.position
+                limit _most
+                for update skip locked
+            ) first
+            limit _most
+        ))
+        returning r.queue, r.kind, r.priority, r.position, r.task_id
+    )
+    select array_agg(m.queue) as queues, array_agg(m.kind) as kinds, array_agg(m.priority) as priorities,
+           array_agg(m.position) as positions, array_agg(m.task_id) as ids
+    into _rows
+    from moved m;
+    if _rows.ids is null then
+        return 0;
+    end if;
+    perform peers._place_rows(_rows.queues, _rows.kinds, _rows.priorities, _rows.positions, _rows.ids);
+    return cardinality(_rows.ids);
+end
+$$;
+
+-- Moves up to _most rows of ready_limited that have this layout, which no longer holds. Returns how many rows it took
+-- out.
+create or replace function peers._move_from_layout(_queue text, _kind text, _layout bigint, _most integer)
+returns integer
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _rows record;
+begin
+    with moved as (
+        delete from peers.ready_limited r
+        where r.ctid = any (array(
+            select r.ctid from peers.ready_limited r
+            where r.queue = _queue and r.kind = _kind and r.layout = _layout
+            order by r.rank, r.key, r.priority, r.position
+            limit _most
+            for update skip locked
+        ))
+        returning r.queue, r.kind, r.priority, r.position, r.task_id
+    )
+    select array_agg(m.queue) as queues, array_agg(m.kind) as kinds, array_agg(m.priority) as priorities,
+           array_agg(m.position) as positions, array_agg(m.task_id) as ids
+    into _rows
+    from moved m;
+    if _rows.ids is null then
+        return 0;
+    end if;
+    perform peers._place_rows(_rows.queues, _rows.kinds, _rows.priorities, _rows.positions, _rows.ids);
+    return cardinality(_rows.ids);
+end
+$$;
+
+-- Returns the layout of the limits that hold for the tasks of a kind in a queue. Null: none does.
+create or replace function peers._layout(_queue text, _kind text) returns bigint
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return (
+        select hashtextextended(string_agg(l.seed::text, ',' order by l.name), 0)
+        from peers.limit l where l.kind = _kind or l.queue = _queue
+    );
+end
+$$;
+
+-- Returns the layouts that ready_limited has rows of. It jumps from one to the next in the primary key.
+create or replace function peers._limited_layouts() returns table (queue text, kind text, layout bigint)
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return query
+    with recursive found as (
+        (select r.queue, r.kind, r.layout from peers.ready_limited r order by r.queue, r.kind, r.layout limit 1)
+        union all
+        select n.queue, n.kind, n.layout
+        from found
+        cross join lateral (
+            select r.queue, r.kind, r.layout from peers.ready_limited r
+            where (r.queue, r.kind, r.layout) > (found.queue, found.kind, found.layout)
+            order by r.queue, r.kind, r.layout limit 1
+        ) n
+    )
+    select found.queue, found.kind, found.layout from found;
+end
+$$;
+
+-- Moves the tasks of limits that were added or changed, and cleans up. Every peer calls it. It may be stopped at any
+-- time and be called again. A task that was not moved yet waits: no claim looks for it at its old place.
+create or replace function peers.place_limited(max_tasks integer default 10000) returns integer
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set lock_timeout = '1s'
+as $$
+declare
+    _grace constant interval := '1 minute';  -- longer than a claim lasts that does not know of the limit yet
+    _now timestamptz := peers.now();
+    _moved integer := 0;
+    _place record;
+begin
+    perform peers._require_read_committed();
+    for _place in
+        select k.queue, k.kind from peers._ready_kinds() k
+        where exists (select from peers.limit l where l.kind = k.kind or l.queue = k.queue)
+    loop
+        exit when _moved >= place_limited.max_tasks;
+        _moved := _moved + peers._move_to_limited(_place.queue, array[_place.kind], place_limited.max_tasks - _moved);
+    end loop;
+    for _place in
+        select y.* from peers._limited_layouts() y
+        where y.layout is distinct from peers._layout(y.queue, y.kind)
+    loop
+        exit when _moved >= place_limited.max_tasks;
+        _moved := _moved + peers._move_from_layout(
+            _place.queue, _place.kind, _place.layout, place_limited.max_tasks - _moved
+        );
+    end loop;
+    if _moved > 0 then
+        perform peers._notify();
+        return _moved;
+    end if;
+    update peers.limit l set counts_tasks = false
+    where l.name = any (array(
+        select c.name from peers.limit c
+        where c.counts_tasks and c.changed_at < _now - _grace
+          and not exists (select from peers.lease e where e.claimed_at < c.changed_at + _grace)
+        for update skip locked
+    ));
+    delete from peers.limit_start s
+    where s.ctid = any (array(
+        select s.ctid from peers.limit_start s
+        where s.started_at < _now - coalesce((select max(l.per) from peers.limit l), '0') - _grace
+        for update skip locked
+    ));
+    delete from peers.limit_use u
+    where u.ctid = any (array(
+        select u.ctid from peers.limit_use u where u.ended_at < _now - interval '1 hour' for update skip locked
+    ));
+    return 0;
+end
+$$;
+
+comment on function peers.place_limited is
+    'Moves ready tasks to where they wait under the limits that hold now, after a limit was added, removed or given '
+    'another key. Returns how many rows it moved; call again until that is 0. Peers do this by themselves.';
