@@ -321,6 +321,9 @@ declare
     _place record;
 begin
     perform peers._require_read_committed();
+    if not exists (select from peers.limit) and not exists (select from peers.ready_limited) then
+        return 0;
+    end if;
     for _place in
         select k.queue, k.kind from peers._ready_kinds() k
         where exists (select from peers.limit l where l.kind = k.kind or l.queue = k.queue)

@@ -152,10 +152,10 @@ create or replace function peers._start_hold() returns interval
     set search_path = pg_catalog, peers, pg_temp
 as $$ select interval '30 milliseconds' $$;
 
-create or replace function peers._start_slack(_per interval) returns interval
+create or replace function peers._start_slack() returns interval
     language sql immutable
     set search_path = pg_catalog, peers, pg_temp
-as $$ select least(interval '100 milliseconds', _per / 10) $$;
+as $$ select interval '100 milliseconds' $$;
 
 -- Returns the room under each limit and key, in their order: key number i is one of limit number _numbers[i] of the
 -- rules. What runs is the sum over the leases of the key; of a lease with tasks that wait for each other, as many as run
@@ -187,7 +187,7 @@ begin
             case
                 when _opens[k.n] is not null then _opens[k.n]
                 when s.started >= _starts[k.n]
-                    then s.first + _pers[k.n] + peers._start_slack(_pers[k.n]) - peers._start_hold()
+                    then s.first + _pers[k.n] + peers._start_slack() - peers._start_hold()
             end
         )::peers.limit_room
         from unnest(_numbers, _limit_keys) with ordinality k(n, key, i)
@@ -221,7 +221,7 @@ begin
             select sum(s.tasks) as started, min(s.started_at) as first
             from peers.limit_start s
             where _any_starts and s.limit_key = k.key
-              and s.started_at > _now + peers._start_hold() - _pers[k.n] - peers._start_slack(_pers[k.n])
+              and s.started_at > _now + peers._start_hold() - _pers[k.n] - peers._start_slack()
         ) s on true
         order by k.i
     );

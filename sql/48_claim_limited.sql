@@ -562,8 +562,8 @@ declare
     _opens_in double precision;
 begin
     perform peers._require_read_committed();
-    if max_tasks is null or max_tasks not between 1 and 10000 or free_slots is null or free_slots < 0 then
-        raise exception 'max_tasks must be 1 to 10000, not %, and free_slots 0 or more, not %',
+    if max_tasks is null or max_tasks not between 1 and 10000 or free_slots < 0 then
+        raise exception 'max_tasks must be 1 to 10000, not %, and free_slots null or 0 or more, not %',
             coalesce(max_tasks::text, 'null'), coalesce(free_slots::text, 'null') using errcode = 'PE009';
     end if;
     select p.kinds, exists (select from peers.paused_queue q where q.queue = claim_limited.queue) as queue_paused,
@@ -583,7 +583,7 @@ begin
     _limited_kinds := array(select r.kind from unnest(_rules) r);
     _unlimited_kinds := array(select k.kind from unnest(_peer.kinds) k(kind) where k.kind <> all (_limited_kinds));
 
-    if _limited_kinds <> '{}' and not _peer.queue_paused then
+    if _limited_kinds <> '{}' and free_slots is not null and not _peer.queue_paused then
         if exists (
             select from unnest(_limited_kinds) k(kind)
             cross join lateral (
@@ -666,7 +666,7 @@ begin
     priorities := '{}';
     timeouts := null;
     args := '[]';
-    resume := _resume;
+    resume := case when _unlimited_kinds <> '{}' then _resume end;
     more := false;
     if _unlimited_kinds <> '{}' and max_tasks > _taken then
         _result := peers.claim(claim_limited.peer_id, claim_limited.queue, max_tasks - _taken, _resume);
@@ -692,10 +692,10 @@ $$;
 comment on function peers.claim_limited is
     'Leases tasks as peers.claim does, for a peer whose kinds are under limits. Returns one row for each lease: those of '
     'limited tasks, then one for unlimited tasks (its token is null if there are none). free_slots: how many tasks can '
-    'start at once; limited tasks are only claimed for these. tasks_per_slot: for kinds whose tasks are short, how many '
+    'start at once; limited tasks are only claimed for these. 0: it only tells whether some wait. Null: it does not look. tasks_per_slot: for kinds whose tasks are short, how many '
     'a slot runs one after the other, such as {"thumbs.make": 20}. most_running: the peer must run at most so many of '
     'this lease''s tasks at once; null: all. start_in: the tasks must not start before so many seconds; if one cannot '
-    'start within 50 milliseconds after that, release it. The last row also tells about the tasks that wait. waits: '
+    'start within 0.13 seconds after the call, release it. The last row also tells about the tasks that wait. waits: '
     'full (each key has as many tasks as it may), busy (call again in some milliseconds), more (call again soon), slots '
     '(tasks that may start come before the next unlimited one, and no slot was free). opens_in: in how many seconds '
     'a limit opens. limited: whether to call claim_limited again; false: call peers.claim.';

@@ -63,6 +63,7 @@ begin
         peers.join(text, integer, jsonb, jsonb, interval, integer, jsonb), peers.heartbeat(uuid),
         peers.siblings(uuid), peers.declare_lost(uuid, uuid[]), peers.next_reclaim(uuid),
         peers.claim(uuid, text, integer, peers.claim_resume),
+        peers.claim_limited(uuid, text, integer, integer, jsonb, peers.claim_resume), peers.place_limited(integer),
         peers.complete(uuid, uuid[], bigint[], jsonb, boolean), peers.fail(uuid, jsonb, boolean),
         peers.release(uuid, bigint[], uuid[], text[], boolean), peers.reconcile(uuid, uuid[]),
         peers.reclaim(uuid, integer),
@@ -83,6 +84,7 @@ begin
         peers.retry(bigint, jsonb), peers.discard(bigint), peers.pause(text), peers.resume(text),
         peers.cancel_graph(bigint), peers.pause_graph(bigint), peers.resume_graph(bigint), peers.retry_graph(bigint),
         peers.prune(interval, integer), peers.check(boolean), peers.parent_results(bigint),
+        peers.place_limited(integer),
         peers.start_cooldown(text, interval, text), peers.cooldown_left(text), peers.end_cooldown(text)
         to peers_operator;
 end

@@ -33,6 +33,7 @@ _PRUNE: Final = (
     b"select looked_at, deleted, finished"
     b" from peers.prune(make_interval(secs => $1::double precision), $2::integer)"
 )
+_PLACE_LIMITED: Final = b"select peers.place_limited($1::integer)"
 _UNRUNNABLE: Final = (
     b"select queue, kind, tasks, date_part('epoch', oldest_ready_at) from peers.unrunnable()"
 )
@@ -115,6 +116,16 @@ def read_pruned(result: PGresult) -> Pruned:
     """Return the result of one step."""
     looked_at, deleted, finished = (result.get_value(0, column) for column in range(3))
     return Pruned(read_integer(looked_at), read_integer(deleted), finished == _TRUE)
+
+
+def place_limited(max_tasks: int) -> Statement:
+    """Move tasks to where they wait under the limits of now, in one step of limited size."""
+    return Statement(_PLACE_LIMITED, (b"%d" % max_tasks,), (0,))
+
+
+def read_placed(result: PGresult) -> int:
+    """Return how many rows were moved. Call again until it is 0."""
+    return read_integer(result.get_value(0, 0))
 
 
 def unrunnable() -> Statement:
