@@ -181,7 +181,7 @@ begin
         select row(
             greatest(0, case
                 when _opens[k.n] is not null then 0
-                else least(floor(_most[k.n] - r.running), _starts[k.n] - s.started, 1000000)
+                else least(floor(_most[k.n] - r.running), _starts[k.n] - coalesce(s.started, 0), 1000000)
             end)::integer,
             r.running,
             case
@@ -293,6 +293,7 @@ declare
     _full boolean;
     _opens timestamptz;
     _looked integer := 0;
+    _total integer := 0;
 begin
     keys := '{}';
     complete := true;
@@ -346,7 +347,9 @@ begin
                 opens_at := least(opens_at, _opens);
                 keys := keys || coalesce(_found, '{}');
             end if;
-            exit when cardinality(keys) >= _wanted and (_rules.fair_at is null or cardinality(keys) >= 2 * _chunk);
+            -- of the keys that it has seen, the one that waits longest is next; of few keys it sees all
+            _total := _total + coalesce(cardinality(_seen), 0);
+            exit when cardinality(keys) >= _wanted and _total >= _chunk * case when _rules.fair_at is null then 1 else 4 end;
             _looked := _looked + 1;
             if _looked >= _most_chunks or clock_timestamp() > _until then
                 complete := cardinality(keys) >= _wanted;

@@ -83,6 +83,7 @@ begin
             _next := null;
             for _i in _first .. _last loop
                 _key := _keys[_i];
+                continue when _key.share >= _key.room;
                 if _key.running + _key.share > _level then
                     _next := least(_next, _key.running + _key.share);
                     continue;
@@ -272,7 +273,7 @@ $$;
 -- whose start a trigger refuses, and weights. refused: how many tasks a trigger has refused.
 create or replace function peers._start_key_carefully(
     _call peers.claim_call, _rules peers.limit_rules, _key peers.limited_key, _depth integer, _room bigint,
-    out lease peers.limited_lease, out refused integer
+    out lease peers.limited_lease, out refused integer, out unfinished boolean
 )
     language plpgsql volatile
     set search_path = pg_catalog, peers, pg_temp
@@ -293,6 +294,7 @@ declare
     _spots tid[];
 begin
     refused := 0;
+    unfinished := false;
     _call.token := gen_random_uuid();
     loop
         _rows := array(
@@ -330,8 +332,9 @@ begin
         );
         delete from peers.ready_limited r where r.ctid = any (_spots);
         exit when cardinality(_rows) < _size or cardinality(_tasks.ids) >= _key.share or not _measured.all_fit
-            or array_remove(_rules.weights, null) <> '{}' and _started is not null
-            or clock_timestamp() > _call.until;
+            or array_remove(_rules.weights, null) <> '{}' and _started is not null;
+        unfinished := clock_timestamp() > _call.until;
+        exit when unfinished;
         _after_priority := _rows[_size].priority;
         _after_position := _rows[_size].position;
     end loop;
@@ -342,10 +345,10 @@ end
 $$;
 
 -- Starts tasks of keys that have a share, and makes a lease for each key. Returns the leases. fewer: a key that has room
--- gave fewer tasks than its share.
+-- gave no task. unfinished: it ran out of time before it had looked at all rows.
 create or replace function peers._start_keys(
     _call peers.claim_call, _rules peers.limit_rules, _keys peers.limited_key[], _depth integer,
-    out leases peers.limited_lease[], out refused integer, out fewer boolean
+    out leases peers.limited_lease[], out refused integer, out fewer boolean, out unfinished boolean
 )
     language plpgsql volatile
     set search_path = pg_catalog, peers, pg_temp
@@ -358,6 +361,7 @@ declare
 begin
     refused := 0;
     fewer := false;
+    unfinished := false;
     if not _by_weight then
         leases := peers._start_keys_at_once(_call, _rules, _keys, _depth);
         perform peers._insert_leases(_call, _rules, leases);
@@ -373,6 +377,7 @@ begin
         );
         refused := refused + _one.refused;
         fewer := fewer or _one.lease is null;
+        unfinished := unfinished or _one.unfinished;
         if _one.lease is not null then
             leases := leases || _one.lease;
             perform peers._insert_leases(_call, _rules, array[_one.lease]);
@@ -492,6 +497,25 @@ begin
                 r(room, running, opens_at, n) order by r.n
         );
     end loop;
+    if cardinality(keys) > 1 then
+        -- what one key cannot use is left for the others
+        keys := array(
+            select row(k.rules, k.turn, k.rank, k.key, k.limit_keys, k.priority, k.position, a.available, k.running,
+                       k.used, 0)::peers.limited_key
+            from unnest(keys) with ordinality k(
+                rules, turn, rank, key, limit_keys, priority, "position", room, running, used, share, n)
+            cross join lateral (
+                select count(*)::integer as available
+                from (
+                    select from peers.ready_limited r
+                    where r.queue = _call.queue and r.kind = _rules[k.rules].kind
+                      and r.layout = _rules[k.rules].layout and r.rank = k.rank and r.key = k.key
+                    limit least(k.room, _slots)
+                ) r
+            ) a
+            order by k.n
+        );
+    end if;
     _before := array(
         select (select count(*)::integer from unnest(_heads) h where (h.priority, h.position) < (k.priority, k.position))
         from unnest(keys) with ordinality k(
@@ -558,6 +582,7 @@ declare
     _result record;
     _lease peers.limited_lease;
     _taken integer := 0;
+    _unfinished boolean := false;
     _waits text;
     _opens_in double precision;
 begin
@@ -654,8 +679,9 @@ begin
                 if _result.fewer then
                     _waits := coalesce(_waits, 'full');
                 end if;
+                _unfinished := _unfinished or _result.unfinished;
             end loop;
-            _waits := case when _shared.busy then 'busy' when _shared.slots_short then 'slots' else _waits end;
+            _waits := case when _unfinished then 'more' when _shared.busy then 'busy' when _shared.slots_short then 'slots' else _waits end;
         end if;
     end if;
 
