@@ -434,6 +434,31 @@ def a_shut_limit_opens_again(world: World) -> None:
     assert len(claim_limited(peer).ids) == 1
 
 
+def a_cooldown_shuts_the_limit_of_its_name(world: World) -> None:
+    """No task under it starts before the end; a limit that learns starts again with half."""
+    limit(world.db, "stripe", max_running=8, learns=True)
+    for _ in range(20):
+        submit(world.db)
+    peer = world.peer()
+    start = "select peers.start_cooldown('stripe', '30 s', 'HTTP 429')"
+    assert value(world.db, start).total_seconds() == 30
+    run(world.db, start)  # others of the eight were refused, too
+    left = value(world.db, "select peers.cooldown_left('stripe')").total_seconds()
+    assert 20 < left <= 30
+    assert claim_limited(peer).ids == []
+    peer.advance_steadily(31)
+    first = claim_limited(peer, 20)
+    assert len(first.ids) == 4
+    peer.advance_steadily(60)
+    assert len(claim_limited(peer, 20).ids) == 1, "a minute later it may run one more"
+    peer.advance_steadily(60 * 4)
+    assert len(claim_limited(peer, 20).ids) == 3, "and no more than max_running"
+    run(world.db, start)
+    assert value(world.db, "select peers.end_cooldown('stripe')") is True
+    assert value(world.db, "select peers.cooldown_left('stripe')").total_seconds() == 0
+    assert value(world.db, "select count(*) from peers.cooldown") == 0
+
+
 def explain_names_the_limit(world: World) -> None:
     """Which one, for which key, what runs, and what is ahead."""
     limit(world.db, "stripe", key="account", max_running=2)
