@@ -58,6 +58,7 @@ create table if not exists peers.lease (
     limit_keys bigint[],
     most_running integer,
     fair_key bigint,
+    limit_layout bigint,
     constraint "open never falls below 0" check (open >= 0)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
 
@@ -92,6 +93,8 @@ comment on column peers.lease.limit_keys is
     'The limits and keys that all of its tasks are under (see peers.ready_limited). Null: they are under no limit.';
 comment on column peers.lease.most_running is
     'How many of its tasks the peer runs at once. The others wait until one of these has ended. Null: all of them.';
+comment on column peers.lease.limit_layout is
+    'Which limits held for its tasks when they were claimed (see peers.ready_limited). Null: none.';
 comment on column peers.lease.fair_key is
     'The one of limit_keys that is of a fair limit. Null: none is.';
 comment on column peers.lease.claimed_at is 'When the tasks were claimed.';

@@ -9,7 +9,8 @@ do $$
 begin
     create type peers.limit_rules as (
         kind text, layout bigint, fair_at integer, keyed boolean, names text[], seeds bigint[], paths text[],
-        most integer[], starts integer[], pers interval[], weights text[], counts_tasks boolean[], opens timestamptz[]
+        most integer[], starts integer[], pers interval[], weights text[], counts_tasks boolean[], opens timestamptz[],
+        before_numbers integer[], before_keys bigint[], before_running numeric[]
     );
 exception when duplicate_object then null;
 end
@@ -17,7 +18,7 @@ $$;
 
 comment on type peers.limit_rules is
     'The limits that hold for the tasks of one kind in a queue, by name. fair_at: which of them is fair. most: how many '
-    'tasks may run now. opens: until when a limit is shut.';
+    'tasks may run now. opens: until when a limit is shut. before: tasks that run without a lease under the limit.';
 
 do $$
 begin
@@ -76,7 +77,7 @@ begin
             array_agg(l.key order by l.name), array_agg(peers._most_now(l, _now) order by l.name),
             array_agg(l.starts order by l.name), array_agg(l.per order by l.name),
             array_agg(l.weight order by l.name), array_agg(l.counts_tasks order by l.name),
-            array_agg(case when l.shut_until > _now then l.shut_until end order by l.name)
+            array_agg(case when l.shut_until > _now then l.shut_until end order by l.name), null, null, null
         )::peers.limit_rules
         from unnest(_kinds) k(kind)
         join peers.limit l on l.kind = k.kind or l.queue = _queue
@@ -123,25 +124,35 @@ begin
 end
 $$;
 
--- Returns how many tasks run that a limit is to count, although their lease was made before the limit held for them.
-create or replace function peers._running_before(_name text, _limit_key bigint) returns numeric
-    language plpgsql
+-- Adds to rules what runs although its lease was made before a limit held for it, by limit and key. That is so for a
+-- while after a limit is added or given another key. A claim counts this once: it only becomes less.
+create or replace function peers._count_before(_rules peers.limit_rules) returns peers.limit_rules
+    language plpgsql volatile
     set search_path = pg_catalog, peers, pg_temp
 as $$
 begin
-    return (
-        select coalesce(sum(case when m.weight is null then 1 else peers._weight(t.args, m.weight, m.max_running) end), 0)
-        from peers.limit m
-        cross join peers.lease l
+    if not true = any (_rules.counts_tasks) then
+        return _rules;
+    end if;
+    select array_agg(b.n), array_agg(b.key), array_agg(b.running)
+    into _rules.before_numbers, _rules.before_keys, _rules.before_running
+    from (
+        select r.n::integer as n, k.key,
+               sum(case when m.weight is null then 1 else peers._weight(t.args, m.weight, m.max_running) end) as running
+        from peers.lease l
         cross join lateral unnest(l.task_ids) i(task_id)
         cross join lateral (
             select t.kind, t.queue, t.args from peers.task t
             where t.id = i.task_id and t.token = l.token and t.state = 'running' offset 0
         ) t
-        where m.name = _name and (t.kind = m.kind or t.queue = m.queue)
-          and _limit_key <> all (coalesce(l.limit_keys, '{}'))
-          and peers._limit_key(m.seed, m.key, t.args) = _limit_key
-    );
+        cross join lateral unnest(_rules.names, _rules.counts_tasks) with ordinality r(name, counts, n)
+        join peers.limit m on m.name = r.name and (m.kind = t.kind or m.queue = t.queue)
+        cross join lateral (select peers._limit_key(m.seed, m.key, t.args) as key) k
+        where r.counts and l.limit_layout is distinct from _rules.layout
+          and k.key <> all (coalesce(l.limit_keys, '{}'))
+        group by r.n, k.key
+    ) b;
+    return _rules;
 end
 $$;
 
@@ -171,11 +182,13 @@ declare
     _starts constant integer[] := _rules.starts;
     _pers constant interval[] := _rules.pers;
     _weights constant text[] := _rules.weights;
-    _counts_tasks constant boolean[] := _rules.counts_tasks;
+    _before_numbers constant integer[] := _rules.before_numbers;
+    _before_keys constant bigint[] := _rules.before_keys;
+    _before_running constant numeric[] := _rules.before_running;
     _opens constant timestamptz[] := _rules.opens;
     _any_weight constant boolean := array_remove(_weights, null) <> '{}';
     _any_starts constant boolean := array_remove(_starts, null) <> '{}';
-    _any_before constant boolean := true = any (_counts_tasks);
+    _any_before constant boolean := _before_keys is not null;
 begin
     return array(
         select row(
@@ -214,7 +227,11 @@ begin
                     ) l
                 ) else 0 end
             end + case
-                when _any_before and _counts_tasks[k.n] then peers._running_before(_rules.names[k.n], k.key) else 0
+                when _any_before then coalesce((
+                    select b.running from unnest(_before_numbers, _before_keys, _before_running) b(n, key, running)
+                    where b.n = k.n and b.key = k.key
+                ), 0)
+                else 0
             end as running
         ) r
         left join lateral (
@@ -282,7 +299,7 @@ as $$
 declare
     _lowest constant bigint := -9223372036854775808;
     _chunk constant integer := 64;
-    _most_chunks constant integer := 16;
+    _most_chunks constant integer := 5;
     _rank smallint;
     _from bigint;
     _at bigint;

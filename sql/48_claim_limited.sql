@@ -394,9 +394,11 @@ create or replace function peers._insert_leases(
     set search_path = pg_catalog, peers, pg_temp
 as $$
 begin
-    insert into peers.lease (token, peer_id, task_ids, open, claimed_at, limit_keys, most_running, fair_key)
+    insert into peers.lease (token, peer_id, task_ids, open, claimed_at, limit_keys, most_running, fair_key,
+                             limit_layout)
     select l.token, _call.peer_id, (l.tasks).ids, cardinality((l.tasks).ids), _call.claimed_at, l.limit_keys,
-           case when l.share < cardinality((l.tasks).ids) then l.share end, l.limit_keys[_rules.fair_at]
+           case when l.share < cardinality((l.tasks).ids) then l.share end, l.limit_keys[_rules.fair_at],
+           _rules.layout
     from unnest(_leases) l;
     if array_remove(_rules.starts, null) <> '{}' then
         insert into peers.limit_start (limit_key, started_at, tasks)
@@ -620,6 +622,7 @@ begin
         select '{}'::peers.limited_key[] as keys, true as complete, false as any_full, null::timestamptz as opens_at
         into _look;
         for _i in 1 .. cardinality(_rules) loop
+            _rules[_i] := peers._count_before(_rules[_i]);
             _look := peers._find_turns(_call, _i, _rules[_i], greatest(free_slots, 1), _look.keys, _look.complete,
                                        _look.any_full, _look.opens_at);
         end loop;

@@ -61,7 +61,9 @@ as $$
 declare
     _most_named constant integer := 10;
     _now constant timestamptz := peers.now();
-    _rules constant peers.limit_rules := (peers._limit_rules(_task.queue, array[_task.kind], _now))[1];
+    _rules constant peers.limit_rules := peers._count_before(
+        (peers._limit_rules(_task.queue, array[_task.kind], _now))[1]
+    );
     _keys bigint[];
     _rooms peers.limit_room[];
     _place record;
