@@ -36,7 +36,7 @@ _FULL: Final = 10_000
 _FREE: Final = 10
 _PATIENCE: Final = 120.0
 _LOOK_EVERY: Final = 0.01
-_LEDGER: Final = "PEERS_BENCH_LEDGER"
+_LEDGER: Final = "BENCH_LEDGER"
 
 
 def _note(event: str, tenant: int = 0) -> None:
