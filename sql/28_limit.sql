@@ -102,6 +102,9 @@ create or replace function peers.limits_changed() returns trigger
     set search_path = pg_catalog, peers, pg_temp
 as $$
 begin
+    if tg_op = 'UPDATE' and to_jsonb(new) - 'counts_tasks' = to_jsonb(old) - 'counts_tasks' then
+        return null;
+    end if;
     perform peers._notify('limits');
     return null;
 end
@@ -110,7 +113,7 @@ $$;
 comment on function peers.limits_changed() is 'Trigger: notifies the peers that limits have changed.';
 
 create or replace trigger limits_changed after insert or update or delete on peers.limit
-    for each statement execute function peers.limits_changed();
+    for each row execute function peers.limits_changed();
 
 create or replace function peers.declare_limits(limits jsonb) returns void
     language plpgsql security definer
