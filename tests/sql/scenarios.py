@@ -537,7 +537,7 @@ def a_stream_of_new_grandchildren_delays_their_grandparent(world: World) -> None
 
 
 class _Relay:
-    """Eight sessions, of which always one holds its lock: each commits when another has locked, too."""
+    """Sessions of which always one holds its lock: each commits when another has locked, too."""
 
     def __init__(self) -> None:
         self._held, self._changed = 0, Condition()
