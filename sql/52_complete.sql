@@ -125,19 +125,25 @@ begin
     end if;
     begin
         if _token is not null then
-            update peers.task t set state = 'completed', finished_at = _now, result = nullif(o.result, 'null')
-            from (
-                select o.task_id, o.result
-                from rows from (unnest(complete.task_ids), jsonb_array_elements(complete.results)) o(task_id, result)
-                where case  -- up to 100 bytes are less than 1 MiB of text, and up to 4,096 bytes no more than 33 MiB
-                          when o.result is null or pg_column_size(o.result) <= 100 then true
-                          when pg_column_size(o.result) <= 4096 then octet_length(o.result::text) <= 1048576
-                          else peers._text_size(o.result) <= 1048576
-                      end
-                order by o.task_id
-            ) o
-            where t.id = o.task_id and t.token = _token and t.state = 'running' and t.xmax = '0'
-              and exists (select from peers.lease l where l.token = _token and l.peer_id = complete.peer_id);
+            if complete.results <@ '[null]' then  -- no task has a result: one scan instead of a scan for each task
+                update peers.task t set state = 'completed', finished_at = _now, result = null
+                where t.id = any (complete.task_ids) and t.token = _token and t.state = 'running' and t.xmax = '0'
+                  and exists (select from peers.lease l where l.token = _token and l.peer_id = complete.peer_id);
+            else
+                update peers.task t set state = 'completed', finished_at = _now, result = nullif(o.result, 'null')
+                from (
+                    select o.task_id, o.result
+                    from rows from (unnest(complete.task_ids), jsonb_array_elements(complete.results)) o(task_id, result)
+                    where case  -- up to 100 bytes are less than 1 MiB of text, and up to 4,096 bytes no more than 33 MiB
+                              when o.result is null or pg_column_size(o.result) <= 100 then true
+                              when pg_column_size(o.result) <= 4096 then octet_length(o.result::text) <= 1048576
+                              else peers._text_size(o.result) <= 1048576
+                          end
+                    order by o.task_id
+                ) o
+                where t.id = o.task_id and t.token = _token and t.state = 'running' and t.xmax = '0'
+                  and exists (select from peers.lease l where l.token = _token and l.peer_id = complete.peer_id);
+            end if;
             get diagnostics _recorded = row_count;
             delete from peers.lease l where l.token = _token and l.open = _recorded;
             if not found and _recorded > 0 then
