@@ -27,6 +27,35 @@ comment on type peers.claim_tasks is
     'Tasks that a claim has started, sorted by priority and position. One element of each array is one task. kinds and '
     'priorities may have a single element that stands for all tasks.';
 
+-- Reads the args of the tasks that have none in _args yet, one task at a time, because each may be large. Returns null
+-- if it finds args that exceed 1 MiB, or if all together exceed 16 MiB. It does not measure args of up to 16 kB before
+-- it reads them. Only an INSERT without triggers can produce args that exceed 1 MiB, and then these are up to 180 MB.
+create or replace function peers._add_large_args(_ids bigint[], _args text[]) returns text[]
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _total bigint := pg_column_size(_args);
+    _text text;
+begin
+    for _n in 1..cardinality(_ids) loop
+        continue when _args[_n] is not null;
+        select case
+                   when pg_column_size(t.args #> '{}') <= 16384 or peers._text_size(t.args) <= 1048576
+                       then t.args::text
+               end
+        into _text
+        from peers.task t where t.id = _ids[_n];
+        _total := _total + octet_length(_text);
+        if _text is null or _total > 16777216 then
+            return null;
+        end if;
+        _args[_n] := _text;
+    end loop;
+    return _args;
+end
+$$;
+
 -- Claims the first tasks of ranges, all or none. The usual case is that all rows are valid and no other session has one
 -- of their tasks locked, so it does not examine or lock the tasks first: that would cost a quarter of the claim.
 -- finished: the ranges have no more tasks that can be claimed now, or it has as many as it wanted.
@@ -96,7 +125,7 @@ begin
                   case when not _uniform then t.kind end as kind,
                   case when not _uniform then t.priority end as priority,
                   case
-                      when pg_column_size(t.args) <= 1000 and pg_column_compression(t.args) is null
+                      when pg_column_size(t.args) <= 2048 and pg_column_compression(t.args) is null
                       then t.args::text
                   end as args
     ), dropped as (
@@ -107,8 +136,15 @@ begin
            array_agg(s.args)
     into tasks
     from started s;
-    if cardinality(tasks.ids) is distinct from cardinality(_ids)
-       or array_position(tasks.args, null) is not null or pg_column_size(tasks.args) > 1048576 then
+    if cardinality(tasks.ids) is distinct from cardinality(_ids) then
+        raise exception using errcode = 'PE999';
+    end if;
+    if array_position(tasks.args, null) is not null then
+        tasks.args := peers._add_large_args(tasks.ids, tasks.args);
+    end if;
+    if tasks.args is null or pg_column_size(tasks.args) > 16777216
+       or pg_column_size(tasks.args) > 1048576
+          and exists (select from unnest(tasks.args) a(args) where octet_length(a.args) > 1048576) then
         raise exception using errcode = 'PE999';
     end if;
 
