@@ -396,6 +396,13 @@ def test_a_changed_priority_is_honoured(world: World) -> None:
     assert ids(world.peer().claim()) == [third, second, first]
 
 
+def test_a_row_with_an_old_priority_is_stale_beside_other_priorities(world: World) -> None:
+    """A claim of several priorities compares that of each task, also without the newer row."""
+    urgent, changed, third = submit(world.db, priority=1), submit(world.db), submit(world.db)
+    run(world.db, "select peers.change(%s, priority => 500)", changed)
+    assert ids(world.peer().claim(2)) == [urgent, third]
+
+
 @pytest.mark.parametrize("other_kinds", [[], ["b", "c"]])
 def test_a_heap_of_tasks_that_nobody_can_run_lies_beside_the_path(
     world: World, other_kinds: list[str]
