@@ -51,6 +51,32 @@ begin
 end
 $$;
 
+-- Returns tasks and their results by ascending id, so that a place among the ids finds a task's result: a join would
+-- descend the index for each task. It leaves out null ids and results that exceed 1 MiB.
+create or replace function peers._sort_results(inout _task_ids bigint[], inout _results jsonb)
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    if _task_ids = array(select o.id from unnest(_task_ids) o(id) where o.id is not null order by o.id)
+       and not exists (
+           select from jsonb_array_elements(_results) o(result)
+           where case  -- up to 100 bytes are less than 1 MiB of text, and up to 4,096 bytes no more than 33 MiB
+                     when pg_column_size(o.result) <= 100 then false
+                     when pg_column_size(o.result) <= 4096 then octet_length(o.result::text) > 1048576
+                     else peers._text_size(o.result) > 1048576
+                 end
+       )
+    then
+        return;
+    end if;
+    select coalesce(array_agg(o.task_id order by o.task_id), '{}'), jsonb_agg(o.result order by o.task_id)
+    into _task_ids, _results
+    from rows from (unnest(_task_ids), jsonb_array_elements(_results)) o(task_id, result)
+    where o.task_id is not null and peers._text_size(o.result) <= 1048576;
+end
+$$;
+
 -- Completes tasks of several leases. Returns how many.
 create or replace function peers._complete_mixed(
     _peer_id uuid, _tokens uuid[], _task_ids bigint[], _results jsonb, _now timestamptz
@@ -128,22 +154,8 @@ begin
     end if;
     begin
         if _token is not null then
-            -- a place in the sorted ids finds a task's result: a join would descend the index for each task
-            if not _no_results and (
-                complete.task_ids <> array(
-                    select o.id from unnest(complete.task_ids) o(id) where o.id is not null order by o.id)
-                or exists (
-                    select from jsonb_array_elements(complete.results) o(result)
-                    where case  -- up to 100 bytes are less than 1 MiB of text, and up to 4,096 no more than 33 MiB
-                              when pg_column_size(o.result) <= 100 then false
-                              when pg_column_size(o.result) <= 4096 then octet_length(o.result::text) > 1048576
-                              else peers._text_size(o.result) > 1048576
-                          end)
-            ) then
-                select coalesce(array_agg(o.task_id order by o.task_id), '{}'), jsonb_agg(o.result order by o.task_id)
-                into _task_ids, _results
-                from rows from (unnest(complete.task_ids), jsonb_array_elements(complete.results)) o(task_id, result)
-                where o.task_id is not null and peers._text_size(o.result) <= 1048576;
+            if not _no_results then
+                select * into _task_ids, _results from peers._sort_results(_task_ids, _results);
             end if;
             update peers.task t
             set state = 'completed', finished_at = _now,
