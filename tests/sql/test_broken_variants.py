@@ -60,11 +60,14 @@ VARIANTS = {
     ),
     "a claim does not compare the priority": Variant(
         scenarios.a_changed_task_is_claimed_at_its_new_place,
-        [Patch(CLAIM, "t.priority = _priorities[1] and ", "")],
+        [Patch(file, "t.priority = _priorities[1] and ", "") for file in (CLAIM, CAREFULLY)],
     ),
     "a claim does not compare the state": Variant(
         scenarios.a_task_that_waits_again_is_not_claimed,
-        [Patch(CLAIM, "and t.state = 'ready' and t.queue = _call", "and t.queue = _call")],
+        [
+            Patch(file, "and t.state = 'ready' and t.queue = _call", "and t.queue = _call")
+            for file in (CLAIM, CAREFULLY)
+        ],
     ),
     "a claim never looks before the remembered positions": Variant(
         scenarios.a_row_that_commits_late_is_found,
