@@ -96,7 +96,8 @@ def test_late_and_new_tasks_of_one_claim_are_in_order(world: World) -> None:
 
 def rows_read(db: Connection) -> int:
     """How many rows of the table ready this session has read and locked in this transaction."""
-    return value(db, "select pg_stat_get_xact_tuples_fetched('peers.ready'::regclass)")
+    rows: int = value(db, "select pg_stat_get_xact_tuples_fetched('peers.ready'::regclass)")
+    return rows
 
 
 def test_a_large_claim_does_not_walk_over_what_another_has_locked(world: World) -> None:
