@@ -182,6 +182,31 @@ exception when others then
 end
 $$;
 
+-- Tells other claims where this one has ended, if it got all that it wanted and all tasks have one kind and priority.
+-- It does not take back what a later claim has told. A claim that got less makes the others read where their peers have
+-- ended.
+create or replace function peers._share_claim(_queue text, _tasks peers.claim_tasks, _wanted integer) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _place constant bigint := coalesce(pg_sequence_last_value('peers.claim_place'), 0);
+    _tag bigint;
+    _own bigint := 0;
+begin
+    if cardinality(_tasks.ids) = _wanted then
+        if _tasks.kinds[1] <> any (_tasks.kinds) or _tasks.priorities[1] <> any (_tasks.priorities) then
+            return;
+        end if;
+        _tag := peers._claim_tag(_queue, _tasks.kinds[1], _tasks.priorities[1]);
+        _own := (_tag << 40) | least(_tasks.positions[_wanted], 1099511627775);
+    end if;
+    if _place <> _own and not (_own > 0 and _place >> 40 = _tag and _place > _own) then
+        perform setval('peers.claim_place', _own);
+    end if;
+end
+$$;
+
 -- Leases up to max_tasks ready tasks of one queue, of the kinds that the peer can run, by priority and then in the
 -- order in which they became ready.
 --
@@ -204,12 +229,14 @@ create or replace function peers.claim(
 as $$
 #variable_conflict use_column
 declare
+    _large constant integer := 100;  -- claims of so many tasks tell each other where they read
     _began constant timestamptz := clock_timestamp();
     _look_began timestamptz;
     _peer record;
     _call peers.claim_call;
     _ranges peers.claim_range[];
     _unread peers.claim_range[];
+    _shared peers.claim_range[];
     _pass record;
     _tasks peers.claim_tasks;
     _refused integer := 0;
@@ -246,12 +273,19 @@ begin
         _look_began := _began;
     end if;
     if not _peer.queue_paused and _ranges <> '{}' then
-        _pass := peers._claim_at_once(_call, _ranges, max_tasks);
+        if max_tasks >= _large and (_look_began is null or resume.look_at is null and random() < 0.9) then
+            -- some first claims of a peer read from the start, because a client may keep no positions
+            _shared := peers._skip_claimed(claim.queue, _ranges, max_tasks);
+        end if;
+        _pass := peers._claim_at_once(_call, coalesce(_shared, _ranges), max_tasks);
         _tasks := _pass.tasks;
         if _tasks.ids is not null then
             _unread := peers._ranges_after(_unread, _tasks.kinds, _tasks.priorities, _tasks.positions);
         end if;
-        if not _pass.finished then
+        if max_tasks >= _large then
+            perform peers._share_claim(claim.queue, _tasks, max_tasks);
+        end if;
+        if not _pass.finished or _shared is not null and coalesce(cardinality(_tasks.ids), 0) < max_tasks then
             _pass := peers._claim_carefully(_call, _ranges, max_tasks, _tasks, _unread);
             _tasks := _pass.tasks;
             _unread := _pass.unread;
@@ -305,5 +339,5 @@ comment on function peers.claim is
     'is nothing that the peer can run. The arrays have one element for each task, by priority and position. attempts, '
     'kinds and priorities have a single element if it is the same for all tasks. timeouts (seconds) is null if no task '
     'has a timeout of its own. resume: pass what the last call for this queue returned, unchanged; it saves reading '
-    'what was claimed before. Null: read from the start. more: the call spent its limits (10,000 rows, 0.1 s or 16 MiB '
+    'what was claimed before. Null: nothing is known. more: the call spent its limits (10,000 rows, 0.1 s or 16 MiB '
     'of args); call again at once.';

@@ -73,6 +73,16 @@ VARIANTS = {
         scenarios.a_row_that_commits_late_is_found,
         [Patch(CLAIM, "and clock_timestamp() >= resume.look_at then", "and false then")],
     ),
+    "a claim that gets too little relies on what claims share": Variant(
+        scenarios.a_large_claim_is_rolled_back,
+        [
+            Patch(
+                CLAIM,
+                "or _shared is not null and coalesce(cardinality(_tasks.ids), 0) < max_tasks",
+                "",
+            )
+        ],
+    ),
     "a claim does not lock its peer": Variant(
         scenarios.a_peer_is_lost_while_it_claims,
         [
