@@ -66,20 +66,23 @@ def claim(
 
 def read_claim(result: PGresult) -> ClaimReply:
     """Return the reply to `claim`."""
-    token, task_ids, attempts, kinds, priorities, timeouts, args, resume, more = (
-        result.get_value(0, column) for column in range(9)
-    )
+    value = result.get_value
+    token, task_ids = value(0, 0), value(0, 1)
+    resume, more = value(0, 7), value(0, 8) == _TRUE
+    if not token or not task_ids:
+        return ClaimReply(b"", 0, b"", b"", (), (), None, b"[]", resume, more)
+    timeouts = value(0, 5)
     return ClaimReply(
-        token=token or b"",
-        count=count(task_ids) if task_ids else 0,
-        task_ids=task_ids or b"",
-        attempts=attempts or b"",
-        kinds=read_texts(kinds or b""),
-        priorities=read_small(priorities or b""),
+        token=token,
+        count=count(task_ids),
+        task_ids=task_ids,
+        attempts=value(0, 2) or b"",
+        kinds=read_texts(value(0, 3) or b""),
+        priorities=read_small(value(0, 4) or b""),
         timeouts=None if timeouts is None else read_floats(timeouts),
-        args=args or b"[]",
+        args=value(0, 6) or b"[]",
         resume=resume,
-        more=more == _TRUE,
+        more=more,
     )
 
 
