@@ -7,7 +7,7 @@
 --
 -- The place is in a sequence, because other sessions see the value of a sequence at once. It is only a hint. A claim
 -- that uses it and gets less than it wants reads again from the place that its peer knows. So the hint can only put off
--- tasks while a queue is so full that claims get all that they want: up to ten seconds, as resume can.
+-- tasks while a queue is so full that claims get all that they want: up to ten seconds, as resume can do.
 
 -- The value has a tag for the queue, kind and priority in its upper 22 bits, and a position in its lower 40 bits. 0:
 -- nothing is known.
@@ -37,7 +37,6 @@ declare
     _place constant bigint := pg_sequence_last_value('peers.claim_place');
     _position bigint := _place & 1099511627775;
     _number integer;
-    _kind text;
 begin
     if coalesce(_place, 0) = 0 or cardinality(_ranges) > 20 then
         return null;
@@ -50,18 +49,7 @@ begin
         limit 1
     );
     if _number is null then
-        -- a peer's first claim knows no priorities
-        _kind := (
-            select r.kind from unnest(_ranges) r
-            where r.after_priority = -32768 and r.to_priority = 32767
-              and peers._claim_tag(_queue, r.kind, 100::smallint) = _place >> 40
-            limit 1
-        );
-        if _kind is null then
-            return null;
-        end if;
-        perform setval('peers.claim_place', (_place >> 40 << 40) | least(_position + _wanted, 1099511627775));
-        return peers._ranges_after(_ranges, array[_kind], array[100::smallint], array[_position]);
+        return null;
     end if;
     _position := greatest(_position, _ranges[_number].after_position);
     _ranges[_number].after_position := _position;
@@ -69,4 +57,3 @@ begin
     return _ranges;
 end
 $$;
-

@@ -273,8 +273,7 @@ begin
         _look_began := _began;
     end if;
     if not _peer.queue_paused and _ranges <> '{}' then
-        if max_tasks >= _large and (_look_began is null or resume.look_at is null and random() < 0.9) then
-            -- some first claims of a peer read from the start, because a client may keep no positions
+        if max_tasks >= _large and _look_began is null then
             _shared := peers._skip_claimed(claim.queue, _ranges, max_tasks);
         end if;
         _pass := peers._claim_at_once(_call, coalesce(_shared, _ranges), max_tasks);
@@ -339,5 +338,5 @@ comment on function peers.claim is
     'is nothing that the peer can run. The arrays have one element for each task, by priority and position. attempts, '
     'kinds and priorities have a single element if it is the same for all tasks. timeouts (seconds) is null if no task '
     'has a timeout of its own. resume: pass what the last call for this queue returned, unchanged; it saves reading '
-    'what was claimed before. Null: nothing is known. more: the call spent its limits (10,000 rows, 0.1 s or 16 MiB '
+    'what was claimed before. Null: read from the start. more: the call spent its limits (10,000 rows, 0.1 s or 16 MiB '
     'of args); call again at once.';
