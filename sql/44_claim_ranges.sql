@@ -97,7 +97,8 @@ begin
 end
 $$;
 
--- Returns the ranges that are left after rows have been read, which are sorted by priority and position. Each kind and
+-- Returns the ranges that are left after rows have been read, which are sorted by priority and position. A single kind
+-- or priority stands for all rows. Each kind and
 -- priority that was ever read has a range that begins at its last position. It ends before the next such priority,
 -- because urgent tasks may still come in between. With more than 1000 ranges the peer starts over: each costs every
 -- claim a look.
@@ -145,7 +146,7 @@ begin
                     select r.kind, r.after_priority as priority, r.after_position as position
                     from unnest(_ranges) r where r.after_position > _lowest
                     union all
-                    select p.kind, p.priority, p.position
+                    select coalesce(p.kind, _kinds[1]), coalesce(p.priority, _priorities[1]), p.position
                     from unnest(_kinds, _priorities, _positions) p(kind, priority, position)
                 ) p
                 group by p.kind, p.priority

@@ -24,55 +24,43 @@ end
 $$;
 
 comment on type peers.claim_tasks is
-    'Tasks that a claim has started, sorted by priority and position. One element of each array is one task.';
+    'Tasks that a claim has started, sorted by priority and position. One element of each array is one task. kinds and '
+    'priorities may have a single element that stands for all tasks.';
 
--- Starts the tasks of rows of the table ready, which are sorted by task id. A row counts only if its task is ready and
--- still has the row's kind, priority and queue, and if the task's graph is not paused. The conditions are in the UPDATE
--- itself, which checks them again after it has waited for another session. width_bucket finds the row of a task, and of
--- two rows of one task the newer one. A join would leave the planner a choice. _args_up_to: returns null in place of
--- args that are stored in more bytes, and of compressed args unless it is null. _spots: rows of the table ready that it
--- deletes.
-create or replace function peers._start_tasks(
-    _call peers.claim_call, _ids bigint[], _kinds text[], _priorities smallint[], _positions bigint[],
-    _args_up_to integer, _spots tid[]
-) returns peers.claim_tasks
+-- Reads the args of the tasks that have none in _args yet, one task at a time, because each may be large. Returns null
+-- if it finds args that exceed 1 MiB, or if all together exceed 16 MiB. It does not measure args of up to 16 kB before
+-- it reads them. Only an INSERT without triggers can produce args that exceed 1 MiB, and then these are up to 180 MB.
+create or replace function peers._add_large_args(_ids bigint[], _args text[]) returns text[]
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _uniform boolean := _kinds[1] = all (_kinds) and _priorities[1] = all (_priorities);
-    _tasks peers.claim_tasks;
+    _total bigint := pg_column_size(_args);
+    _text text;
 begin
-    with started as (
-        update peers.task t
-        set state = 'running', attempt = t.attempt + 1, started_at = _call.claimed_at, token = _call.token
-        where t.id = any (_ids) and t.state = 'ready' and t.queue = _call.queue
-          and case
-                  when _uniform then t.priority = _priorities[1] and t.kind = _kinds[1]
-                  else t.priority = _priorities[width_bucket(t.id, _ids)] and t.kind = _kinds[width_bucket(t.id, _ids)]
-              end
-          and (not _call.any_graph_paused or t.graph_id is null or not exists (
-                  select from peers.graph g where g.id = t.graph_id and g.paused_at is not null))
-        returning t.id, t.attempt, t.kind, t.priority, _positions[width_bucket(t.id, _ids)] as position, t.timeout,
-                  case
-                      when _args_up_to is null
-                           or pg_column_size(t.args) <= _args_up_to and pg_column_compression(t.args) is null
-                      then t.args::text
-                  end as args
-    ), dropped as (
-        delete from peers.ready r where r.ctid = any (_spots)
-    )
-    select array_agg(s.id), array_agg(s.attempt), array_agg(s.kind), array_agg(s.priority), array_agg(s.position),
-           array_agg(date_part('epoch', s.timeout)), array_agg(s.args)
-    into _tasks
-    from (select s.* from started s order by s.priority, s.position) s;
-    return _tasks;
+    for _n in 1..cardinality(_ids) loop
+        continue when _args[_n] is not null;
+        select case
+                   when pg_column_size(t.args #> '{}') <= 16384 or peers._text_size(t.args) <= 1048576
+                       then t.args::text
+               end
+        into _text
+        from peers.task t where t.id = _ids[_n];
+        _total := _total + octet_length(_text);
+        if _text is null or _total > 16777216 then
+            return null;
+        end if;
+        _args[_n] := _text;
+    end loop;
+    return _args;
 end
 $$;
 
 -- Claims the first tasks of ranges, all or none. The usual case is that all rows are valid and no other session has one
 -- of their tasks locked, so it does not examine or lock the tasks first: that would cost a quarter of the claim.
 -- finished: the ranges have no more tasks that can be claimed now, or it has as many as it wanted.
+--
+-- What is the same for all tasks is not returned for each of them: every column costs each task some CPU time.
 create or replace function peers._claim_at_once(
     _call peers.claim_call, _ranges peers.claim_range[], _wanted integer,
     out tasks peers.claim_tasks, out finished boolean
@@ -82,6 +70,8 @@ create or replace function peers._claim_at_once(
     set lock_timeout = '5ms'
 as $$
 declare
+    _several_kinds constant boolean := _ranges[1].kind <> _ranges[cardinality(_ranges)].kind;
+    _uniform boolean;  -- all rows have one kind and one priority
     _spots tid[];
     _ids bigint[];
     _kinds text[];
@@ -90,12 +80,13 @@ declare
     _peer_locked boolean;
 begin
     finished := true;
-    if _ranges[1].kind <> _ranges[cardinality(_ranges)].kind then
+    if _several_kinds then
         select p.planned, p.exhaustive into _ranges, finished from peers._plan_claim(_call.queue, _ranges, _wanted) p;
     end if;
     -- Without the lock on its peer, a claim at the same moment as a reclaim would leave a lease without a peer. A
     -- heartbeat does not wait for the lock. If another session has the peer's row locked, the claim takes nothing.
-    select array_agg(r.spot), array_agg(r.task_id), array_agg(r.kind), array_agg(r.priority), array_agg(r.position),
+    select array_agg(r.spot), array_agg(r.task_id), array_agg(r.kind) filter (where _several_kinds),
+           array_agg(r.priority), array_agg(r.position),
            case when count(*) > 0 then exists (
                select from peers.peer p
                where p.id = _call.peer_id and p.lost_at is null and p.heartbeat_at + p.lease_timeout > _call.claimed_at
@@ -103,37 +94,116 @@ begin
            end
     into _spots, _ids, _kinds, _priorities, _positions, _peer_locked
     from (
-        select r.*
-        from (
-            select r.spot, r.task_id, p.kind, r.priority, r.position
-            from unnest(_ranges) p
-            cross join lateral (
-                select r.ctid as spot, r.task_id, r.priority, r.position
-                from peers.ready r
-                where r.queue = _call.queue and r.kind = p.kind
-                  and (r.priority, r.position) > (p.after_priority, p.after_position)
-                  and (r.priority, r.position) <= (p.to_priority, p.to_position)
-                order by r.priority, r.position
-                limit coalesce(p.share, _wanted)
-                for update of r skip locked
-            ) r
-            limit _wanted
+        select r.spot, r.task_id, p.kind, r.priority, r.position
+        from unnest(_ranges) p
+        cross join lateral (
+            select r.ctid as spot, r.task_id, r.priority, r.position
+            from peers.ready r
+            where r.queue = _call.queue and r.kind = p.kind
+              and (r.priority, r.position) > (p.after_priority, p.after_position)
+              and (r.priority, r.position) <= (p.to_priority, p.to_position)
+            order by r.priority, r.position
+            limit coalesce(p.share, _wanted)
+            for update of r skip locked
         ) r
-        order by r.task_id, r.position
+        limit _wanted
     ) r;
     if _peer_locked is not true then
         return;
     end if;
-    tasks := peers._start_tasks(_call, _ids, _kinds, _priorities, _positions, 1000, _spots);
-    if cardinality(tasks.ids) is distinct from cardinality(_ids)
-       or array_position(tasks.args, null) is not null or pg_column_size(tasks.args) > 1048576 then
+    _kinds := coalesce(_kinds, array[_ranges[1].kind]);
+    _uniform := _kinds[1] = all (_kinds) and _priorities[1] = all (_priorities);
+
+    with started as (
+        update peers.task t
+        set state = 'running', attempt = t.attempt + 1, started_at = _call.claimed_at, token = _call.token
+        where t.id = any (_ids) and t.state = 'ready' and t.queue = _call.queue
+          and (not _uniform or t.priority = _priorities[1] and t.kind = _kinds[1])
+          and (not _call.any_graph_paused or t.graph_id is null or not exists (
+                  select from peers.graph g where g.id = t.graph_id and g.paused_at is not null))
+        returning t.id, t.attempt, t.timeout,
+                  case when not _uniform then t.kind end as kind,
+                  case when not _uniform then t.priority end as priority,
+                  case
+                      when pg_column_size(t.args) <= 2048 and pg_column_compression(t.args) is null
+                      then t.args::text
+                  end as args
+    ), dropped as (
+        delete from peers.ready r where r.ctid = any (_spots)
+    )
+    select array_agg(s.id), array_agg(s.attempt), array_agg(s.kind) filter (where not _uniform),
+           array_agg(s.priority) filter (where not _uniform), _positions, array_agg(date_part('epoch', s.timeout)),
+           array_agg(s.args)
+    into tasks
+    from started s;
+    if cardinality(tasks.ids) is distinct from cardinality(_ids) then
         raise exception using errcode = 'PE999';
+    end if;
+    if array_position(tasks.args, null) is not null then
+        tasks.args := peers._add_large_args(tasks.ids, tasks.args);
+    end if;
+    if tasks.args is null or pg_column_size(tasks.args) > 16777216
+       or pg_column_size(tasks.args) > 1048576
+          and exists (select from unnest(tasks.args) a(args) where octet_length(a.args) > 1048576) then
+        raise exception using errcode = 'PE999';
+    end if;
+
+    -- the UPDATE returns the tasks by id
+    if tasks.ids <> _ids or not _uniform then
+        select array_agg(r.task_id), array_agg(r.kind), array_agg(r.priority), array_agg(r.position)
+        into _ids, _kinds, _priorities, _positions
+        from (
+            select r.task_id, coalesce(r.kind, _kinds[1]) as kind, r.priority, r.position
+            from unnest(_ids, _kinds, _priorities, _positions) r(task_id, kind, priority, position)
+            order by r.task_id
+        ) r;
+        if tasks.ids <> _ids or tasks.kinds <> _kinds or tasks.priorities <> _priorities then
+            raise exception using errcode = 'PE999';
+        end if;
+        select array_agg(t.id), array_agg(t.attempt), array_agg(t.kind), array_agg(t.priority),
+               array_agg(t.position), array_agg(t.timeout), array_agg(t.args)
+        into tasks
+        from (
+            select t.*
+            from unnest(tasks.ids, tasks.attempts, _kinds, _priorities, _positions, tasks.timeouts, tasks.args)
+                 t(id, attempt, kind, priority, position, timeout, args)
+            order by t.priority, t.position
+        ) t;
+    end if;
+    if _uniform then
+        tasks.kinds := _kinds[:1];
+        tasks.priorities := _priorities[:1];
     end if;
     finished := finished or cardinality(_ids) = _wanted;
 exception when others then
     perform peers._raise_if_fatal(sqlstate, sqlerrm);
     tasks := null;
     finished := false;
+end
+$$;
+
+-- Tells other claims where this one has ended, if it got all that it wanted and all tasks have one kind and priority.
+-- It does not take back what a later claim has told. A claim that got less makes the others read where their peers have
+-- ended.
+create or replace function peers._share_claim(_queue text, _tasks peers.claim_tasks, _wanted integer) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _place constant bigint := coalesce(pg_sequence_last_value('peers.claim_place'), 0);
+    _tag bigint;
+    _own bigint := 0;
+begin
+    if cardinality(_tasks.ids) = _wanted then
+        if _tasks.kinds[1] <> any (_tasks.kinds) or _tasks.priorities[1] <> any (_tasks.priorities) then
+            return;
+        end if;
+        _tag := peers._claim_tag(_queue, _tasks.kinds[1], _tasks.priorities[1]);
+        _own := (_tag << 40) | least(_tasks.positions[_wanted], 1099511627775);
+    end if;
+    if _place <> _own and not (_own > 0 and _place >> 40 = _tag and _place > _own) then
+        perform setval('peers.claim_place', _own);
+    end if;
 end
 $$;
 
@@ -159,6 +229,7 @@ create or replace function peers.claim(
 as $$
 #variable_conflict use_column
 declare
+    _large constant integer := 100;  -- claims of so many tasks tell each other where they read
     _began constant timestamptz := clock_timestamp();
     _look_began timestamptz;
     _peer record;
@@ -167,6 +238,7 @@ declare
     _call peers.claim_call;
     _ranges peers.claim_range[];
     _unread peers.claim_range[];
+    _shared peers.claim_range[];
     _pass record;
     _tasks peers.claim_tasks;
     _refused integer := 0;
@@ -216,12 +288,18 @@ begin
         _look_began := _began;
     end if;
     if not _peer.queue_paused and _ranges <> '{}' then
-        _pass := peers._claim_at_once(_call, _ranges, max_tasks);
+        if max_tasks >= _large and _look_began is null then
+            _shared := peers._skip_claimed(claim.queue, _ranges, max_tasks);
+        end if;
+        _pass := peers._claim_at_once(_call, coalesce(_shared, _ranges), max_tasks);
         _tasks := _pass.tasks;
         if _tasks.ids is not null then
             _unread := peers._ranges_after(_unread, _tasks.kinds, _tasks.priorities, _tasks.positions);
         end if;
-        if not _pass.finished then
+        if max_tasks >= _large then
+            perform peers._share_claim(claim.queue, _tasks, max_tasks);
+        end if;
+        if not _pass.finished or _shared is not null and coalesce(cardinality(_tasks.ids), 0) < max_tasks then
             _pass := peers._claim_carefully(_call, _ranges, max_tasks, _tasks, _unread);
             _tasks := _pass.tasks;
             _unread := _pass.unread;

@@ -32,13 +32,13 @@ begin
            array_agg(t.timeout), array_agg(t.args)
     into _merged
     from (
-        select t.*
-        from unnest(
-            _one.ids || _other.ids, _one.attempts || _other.attempts, _one.kinds || _other.kinds,
-            _one.priorities || _other.priorities, _one.positions || _other.positions,
-            _one.timeouts || _other.timeouts, _one.args || _other.args
+        select t.id, t.attempt, coalesce(t.kind, c.kinds[1]) as kind,
+               coalesce(t.priority, c.priorities[1]) as priority, t.position, t.timeout, t.args
+        from (select (_one).* union all select (_other).*) c
+        cross join lateral unnest(
+            c.ids, c.attempts, c.kinds, c.priorities, c.positions, c.timeouts, c.args
         ) t(id, attempt, kind, priority, position, timeout, args)
-        order by t.priority, t.position
+        order by 4, t.position
     ) t;
     return _merged;
 end
@@ -148,6 +148,47 @@ begin
 end
 $$;
 
+-- Starts the tasks of rows of the table ready, which are sorted by task id. A row counts only if its task is ready and
+-- still has the row's kind, priority and queue, and if the task's graph is not paused. The conditions are in the UPDATE
+-- itself, which checks them again after it has waited for another session. width_bucket finds the row of a task, and of
+-- two rows of one task the newer one. A join would leave the planner a choice. _args_up_to: returns null in place of
+-- args that are stored in more bytes, and of compressed args unless it is null.
+create or replace function peers._start_tasks(
+    _call peers.claim_call, _ids bigint[], _kinds text[], _priorities smallint[], _positions bigint[],
+    _args_up_to integer
+) returns peers.claim_tasks
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _uniform boolean := _kinds[1] = all (_kinds) and _priorities[1] = all (_priorities);
+    _tasks peers.claim_tasks;
+begin
+    with started as (
+        update peers.task t
+        set state = 'running', attempt = t.attempt + 1, started_at = _call.claimed_at, token = _call.token
+        where t.id = any (_ids) and t.state = 'ready' and t.queue = _call.queue
+          and case
+                  when _uniform then t.priority = _priorities[1] and t.kind = _kinds[1]
+                  else t.priority = _priorities[width_bucket(t.id, _ids)] and t.kind = _kinds[width_bucket(t.id, _ids)]
+              end
+          and (not _call.any_graph_paused or t.graph_id is null or not exists (
+                  select from peers.graph g where g.id = t.graph_id and g.paused_at is not null))
+        returning t.id, t.attempt, t.kind, t.priority, _positions[width_bucket(t.id, _ids)] as position, t.timeout,
+                  case
+                      when _args_up_to is null
+                           or pg_column_size(t.args) <= _args_up_to and pg_column_compression(t.args) is null
+                      then t.args::text
+                  end as args
+    )
+    select array_agg(s.id), array_agg(s.attempt), array_agg(s.kind), array_agg(s.priority), array_agg(s.position),
+           array_agg(date_part('epoch', s.timeout)), array_agg(s.args)
+    into _tasks
+    from (select s.* from started s order by s.priority, s.position) s;
+    return _tasks;
+end
+$$;
+
 -- Starts the tasks of rows, which the claim has locked. If an error occurs, such as in an application's trigger, it
 -- starts the tasks one by one. A task that cannot be started stays ready and keeps its place: the trigger may be wrong,
 -- and every task would die of it. refused: how many these are. When the call's time is over, it leaves out
@@ -175,7 +216,7 @@ begin
                    array_agg(r.position) as positions
             from (select r.* from unnest(_rows) r order by r.task_id, r.position) r
         ) r
-        cross join lateral peers._start_tasks(_call, r.ids, r.kinds, r.priorities, r.positions, _args_up_to, null) s;
+        cross join lateral peers._start_tasks(_call, r.ids, r.kinds, r.priorities, r.positions, _args_up_to) s;
         return;
     exception when others then
         perform peers._raise_if_fatal(sqlstate, sqlerrm);
@@ -185,8 +226,7 @@ begin
         exit when tasks.ids is not null and clock_timestamp() > _call.until;
         begin
             tasks := peers._merge_tasks(tasks, peers._start_tasks(
-                _call, array[_row.task_id], array[_row.kind], array[_row.priority], array[_row.position], _args_up_to,
-                null
+                _call, array[_row.task_id], array[_row.kind], array[_row.priority], array[_row.position], _args_up_to
             ));
         exception when others then
             perform peers._raise_if_fatal(sqlstate, sqlerrm);

@@ -51,6 +51,32 @@ begin
 end
 $$;
 
+-- Returns tasks and their results by ascending id, so that a place among the ids finds a task's result: a join would
+-- descend the index for each task. It leaves out null ids and results that exceed 1 MiB.
+create or replace function peers._sort_results(inout _task_ids bigint[], inout _results jsonb)
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    if _task_ids = array(select o.id from unnest(_task_ids) o(id) where o.id is not null order by o.id)
+       and not exists (
+           select from jsonb_array_elements(_results) o(result)
+           where case  -- up to 100 bytes are less than 1 MiB of text, and up to 4,096 bytes no more than 33 MiB
+                     when pg_column_size(o.result) <= 100 then false
+                     when pg_column_size(o.result) <= 4096 then octet_length(o.result::text) > 1048576
+                     else peers._text_size(o.result) > 1048576
+                 end
+       )
+    then
+        return;
+    end if;
+    select coalesce(array_agg(o.task_id order by o.task_id), '{}'), jsonb_agg(o.result order by o.task_id)
+    into _task_ids, _results
+    from rows from (unnest(_task_ids), jsonb_array_elements(_results)) o(task_id, result)
+    where o.task_id is not null and peers._text_size(o.result) <= 1048576;
+end
+$$;
+
 -- Completes tasks of several leases. Returns how many.
 create or replace function peers._complete_mixed(
     _peer_id uuid, _tokens uuid[], _task_ids bigint[], _results jsonb, _now timestamptz
@@ -109,6 +135,9 @@ as $$
 declare
     _now constant timestamptz := peers.now();
     _token constant uuid := case when cardinality(complete.tokens) = 1 then complete.tokens[1] end;
+    _no_results constant boolean := complete.results <@ '[null]';
+    _task_ids bigint[] := complete.task_ids;
+    _results jsonb := complete.results;
     _recorded integer;
     _open integer;
     _fair_key bigint;
@@ -127,18 +156,18 @@ begin
     end if;
     begin
         if _token is not null then
-            update peers.task t set state = 'completed', finished_at = _now, result = nullif(o.result, 'null')
-            from (
-                select o.task_id, o.result
-                from rows from (unnest(complete.task_ids), jsonb_array_elements(complete.results)) o(task_id, result)
-                where case  -- up to 100 bytes are less than 1 MiB of text, and up to 4,096 bytes no more than 33 MiB
-                          when o.result is null or pg_column_size(o.result) <= 100 then true
-                          when pg_column_size(o.result) <= 4096 then octet_length(o.result::text) <= 1048576
-                          else peers._text_size(o.result) <= 1048576
-                      end
-                order by o.task_id
-            ) o
-            where t.id = o.task_id and t.token = _token and t.state = 'running' and t.xmax = '0'
+            if not _no_results then
+                select * into _task_ids, _results from peers._sort_results(_task_ids, _results);
+            end if;
+            update peers.task t
+            set state = 'completed', finished_at = _now,
+                result = case
+                             when not _no_results
+                                 then nullif(
+                                     _results -> width_bucket(t.id, (select array(select unnest(_task_ids)))) - 1,
+                                     'null')
+                         end
+            where t.id = any (_task_ids) and t.token = _token and t.state = 'running' and t.xmax = '0'
               and exists (select from peers.lease l where l.token = _token and l.peer_id = complete.peer_id);
             get diagnostics _recorded = row_count;
             delete from peers.lease l where l.token = _token and l.open = _recorded

@@ -46,7 +46,8 @@ class JobRunner:
         self._job: Job | None = None
         self._sees_input = False
         self._fd = connection.fileno()  # kept: a broken connection no longer knows it
-        selector.register(self._fd, selectors.EVENT_READ, self._see_input)
+        self._events = selectors.EVENT_READ
+        selector.register(self._fd, self._events, self._see_input)
         connection.add_notify_handler(lambda notify: on_notify(notify.payload))
 
     @property
@@ -120,5 +121,6 @@ class JobRunner:
     def _select_for_writing(self) -> None:
         """Select for writing only while there are unsent bytes."""
         events = selectors.EVENT_READ | (0 if self.pipeline.flush() else selectors.EVENT_WRITE)
-        if self._selector.get_key(self._fd).events != events:
+        if self._events != events:
             self._selector.modify(self._fd, events, self._see_input)
+            self._events = events

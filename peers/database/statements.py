@@ -115,21 +115,24 @@ def _read_limited_lease(result: PGresult, row: int, *, is_limited: bool) -> Clai
 
 
 def _read_lease(result: PGresult, row: int) -> ClaimReply:
-    token, task_ids, attempts, kinds, priorities, timeouts, args, resume, more, limited = (
-        result.get_value(row, column) for column in range(10)
-    )
+    value = result.get_value
+    token, task_ids = value(row, 0), value(row, 1)
+    resume, more, limited = value(row, 7), value(row, 8) == _TRUE, value(row, 9) == _TRUE
+    if not token or not task_ids:
+        return ClaimReply(b"", 0, b"", b"", (), (), None, b"[]", resume, more, limited)
+    timeouts = value(row, 5)
     return ClaimReply(
-        token=token or b"",
-        count=count(task_ids) if task_ids else 0,
-        task_ids=task_ids or b"",
-        attempts=attempts or b"",
-        kinds=read_texts(kinds or b""),
-        priorities=read_small(priorities or b""),
+        token=token,
+        count=count(task_ids),
+        task_ids=task_ids,
+        attempts=value(row, 2) or b"",
+        kinds=read_texts(value(row, 3) or b""),
+        priorities=read_small(value(row, 4) or b""),
         timeouts=None if timeouts is None else read_floats(timeouts),
-        args=args or b"[]",
+        args=value(row, 6) or b"[]",
         resume=resume,
-        more=more == _TRUE,
-        limited=limited == _TRUE,
+        more=more,
+        limited=limited,
     )
 
 

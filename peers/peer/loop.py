@@ -7,7 +7,6 @@ database or the system refuses, and tries again. Before it ends, for whatever re
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import selectors
 import time
@@ -85,6 +84,7 @@ class Peer:
             state, connection, settings.lease_timeout, settings.prune_after, self._is_listening,
             self._takeover.chores,
         )  # fmt: skip
+        self._maintenance_due_at = 0.0
         self._drain = Drain(
             state, settings.drain_timeout.total_seconds(), connection, leases, self._notifier
         )
@@ -118,8 +118,9 @@ class Peer:
         for step in (
             self._take_events,
             self._take_results,
-            self._serve_workers,
+            self._hand_out,
             self._use_database,
+            self._watch_workers,
         ):
             try:
                 step()
@@ -141,15 +142,16 @@ class Peer:
         now = time.monotonic()
         wait_max = min(_WAIT_MAX, self._lease / _TURNS_PER_LEASE)
         self._dispatch_events(max(0.0, min(self._next_due(now), now + wait_max) - now))
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._take_reply(*self._replies.get_nowait())
+        while not self._replies.empty():  # this is their only reader
+            self._take_reply(*self._replies.get_nowait())
 
     def _next_due(self, now: float) -> float:
         """Return when (monotonic) there is something to do even if nothing happens."""
         due = self._leases.next_due()
+        self._maintenance_due_at = 0.0  # not known while the connection is in use
         if self._connection.is_idle:
-            due = min(due, self._maintenance.due_at())
+            self._maintenance_due_at = self._maintenance.due_at()
+            due = min(due, self._maintenance_due_at)
             if not self._can_claim():
                 due = max(due, now + _RETRY_AFTER)  # a step that is due cannot be done: do not spin
         return min(due, self._connection.next_due, self._drain.deadline)
@@ -166,10 +168,12 @@ class Peer:
     def _take_results(self) -> None:
         self._connection.collect()
 
-    def _serve_workers(self) -> None:
-        self._leases.pool.tick(time.monotonic())
+    def _hand_out(self) -> None:
         if not self._heartbeat.fenced:
             self._leases.hand_out()
+
+    def _watch_workers(self) -> None:
+        self._leases.pool.tick(time.monotonic())
 
     def _use_database(self) -> None:
         if not self._connection.restore():
@@ -177,12 +181,13 @@ class Peer:
         if self._state.peer_id is None:
             self._membership.try_to_join()
             return
-        self._leases.check()
-        if self._heartbeat.fenced:
+        fenced = self._heartbeat.fenced
+        if fenced:
             self._membership.probe()
-        else:
+        elif time.monotonic() >= self._maintenance_due_at:
             self._maintenance.start_due()
-        self._leases.start_due(claims=not self._heartbeat.fenced)
+        self._leases.start_due(claims=not fenced)
+        self._leases.check()
         if self._connections.needs_listener:
             self._listener.ensure()
 

@@ -29,8 +29,10 @@ class ClaimSizer:
         self._slots = slots
         self._durations = durations
         self._kinds = kinds
-        self._mix: Counter[str] = Counter()
+        self._mix: Mapping[str, int] = {}
         """How many tasks of each kind the last claim brought."""
+        self._has_batches = False
+        """Whether the last claim brought tasks of batch kinds."""
         self._most_held = max(slots, HELD_MAX_TASKS)
         """How many tasks the peer may hold, judged by the size of their args."""
         self._most_at_once = CLAIM_MAX_TASKS
@@ -39,9 +41,10 @@ class ClaimSizer:
     def learn(self, claim: Claim) -> None:
         """Learn from the tasks that a claim brought."""
         if len(claim.kinds) == 1:
-            self._mix = Counter({claim.kinds[0]: claim.count})
+            self._mix = {claim.kinds[0]: claim.count}
         else:
             self._mix = Counter(claim.kinds)
+        self._has_batches = any(map(self._batch_size, self._mix))
         size = claim.args_size(0, claim.count)
         fitting = claim.count * ARGS_MAX_BYTES // max(size, 1)
         self._most_held = max(self._slots, fitting)
@@ -52,25 +55,29 @@ class ClaimSizer:
 
         `in_workers`: how many tasks the workers have; `running`: how many slots they occupy.
         """
-        waiting = sum(map(len, backlog.values()))
+        waiting = sum(map(len, backlog.values())) if backlog else 0
         usual = claim_size(self._slots, self._seconds())
-        size = min(max(usual, self._full_batches(usual)), self._most_held)
+        has_batches = self._has_batches or any(key.size for key in backlog)
+        full_batches = self._full_batches(usual) if has_batches else 0
+        size = min(max(usual, full_batches), self._most_held)
         missing = size - waiting - in_workers
         # claiming a few at a time would cost a round trip each, but no slot should be idle
         has_idle_slot = waiting < self._slots - running
         # where tasks are so slow that each worker has one, the next should be here when it is done
         has_no_next = not waiting and in_workers <= self._slots
         enough = missing if missing * 2 >= size or has_idle_slot or has_no_next else 0
-        fitting = self._most_held - waiting - in_workers  # by the bytes of their args
-        batched = min(fitting, self._missing_for_batches(backlog, usual))
+        batched = 0
+        if has_batches:
+            fitting = self._most_held - waiting - in_workers  # by the bytes of their args
+            batched = min(fitting, self._missing_for_batches(backlog, usual))
         return min(max(0, enough, batched), self._most_at_once)
 
     def _seconds(self) -> float:
         """Return how long a task takes on average, judged by the last claim."""
-        if not self._mix:
-            return self._durations.seconds("")
+        if len(self._mix) <= 1:
+            return self._durations.seconds(next(iter(self._mix), ""))
         total = sum(count * self._durations.seconds(kind) for kind, count in self._mix.items())
-        return total / self._mix.total()
+        return total / sum(self._mix.values())
 
     def _full_batches(self, usual: int) -> int:
         """Return how many tasks fill a batch for each slot, if the last claim had batch kinds."""
@@ -90,7 +97,7 @@ class ClaimSizer:
         `single` of them.
         """
         others = sum(count for kind, count in self._mix.items() if not self._batch_size(kind))
-        share = others / max(1, self._mix.total())
+        share = others / max(1, sum(self._mix.values()))
         return batched if not others else max(0, min(batched, int(single / share)))
 
     def _batch_size(self, kind: str) -> int:

@@ -129,13 +129,18 @@ class WorkerHandle:
         local_queue = runs[0].claim.local_queue
         share = self._share(local_queue)
         slots = share.available if self.asynchronous else 1
+        first = execution_id = _execution_ids.reserve(tasks)
+        message = Assign([], as_batch, local_queue.queue, slots)
+        for run in runs:
+            message.runs.append(run.claim.to_message(run.first, run.count, execution_id))
+            execution_id += run.count
+        self.process.send(message)  # before anything else, because an idle worker waits for it
         share.started(tasks, calls, slots, time.monotonic())
         self.local_queue = local_queue
-        first = execution_id = _execution_ids.reserve(tasks)
         self._first_call = self._first_call or first
         self._calls_assigned += calls
         self.tasks_assigned += tasks
-        message = Assign([], as_batch, local_queue.queue, slots)
+        execution_id = first
         for run in runs:
             claim, index, count = run
             seconds = durations.total(part(claim.kinds, index, count), count)
@@ -144,11 +149,9 @@ class WorkerHandle:
             self.expected_seconds += seconds
             # bisecting a batch until each task is called alone takes twice as many calls
             self._deadlines.add(execution, calls=2 * tasks if as_batch else 1)
-            message.runs.append(claim.to_message(index, count, execution_id))
             if claim.is_limited:
                 claim.in_workers[self.process.pid] += count
             execution_id += count
-        self.process.send(message)
 
     def _share(self, local_queue: LocalQueue) -> Share:
         share = self._shares.get(local_queue)

@@ -54,6 +54,11 @@ class LocalQueue:
     def __len__(self) -> int:
         return sum(map(len, self._backlog.values()))
 
+    @property
+    def has_waiting(self) -> bool:
+        """Return whether a task waits for a worker, in the backlog or to run again."""
+        return bool(self._backlog or self._isolated or any(self._parts.values()))
+
     def waiting(self) -> list[Lease]:
         """Return a lease for each task of the backlog."""
         return [lease for run in self._runs() for lease in run.leases()]
@@ -196,6 +201,8 @@ class LocalQueue:
 
     def next_key(self, without: set[BatchKey]) -> BatchKey | None:
         """Return the key of the most urgent task; None: there is none."""
+        if len(self._backlog) == 1 and not without:  # as nearly always
+            return next(iter(self._backlog))
         heads = [
             (backlog.head.priority, backlog.head.claim.claimed_at, key)
             for key, backlog in self._backlog.items()
@@ -266,6 +273,8 @@ class LocalQueue:
 
     def next_part(self, without: set[bool]) -> tuple[bool, int] | None:
         """Return whether the most urgent part is async, and its priority; None: there is none."""
+        if not any(self._parts.values()):
+            return None
         heads = [
             (min(lease.task.priority for lease in parts[0]), asynchronous)
             for asynchronous, parts in self._parts.items()

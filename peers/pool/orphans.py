@@ -49,7 +49,7 @@ class OrphanKiller:
         self._send(b"-%d\n" % group)
 
     def lease_ends(self, at: float) -> None:
-        """Let it kill the workers at this time (CLOCK_BOOTTIME), or a later one if told; 0: never."""
+        """Let it kill the workers at this time (CLOCK_BOOTTIME), unless told again. 0: never."""
         self._lease_end = at
         self._send(b"=%d\n" % int(at * 1e9))
 

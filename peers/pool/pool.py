@@ -122,6 +122,8 @@ class WorkerPool:
 
     def hand_out(self, local_queue: LocalQueue) -> None:
         """Assign the workers what they can take of this queue, smallest priority first."""
+        if not local_queue.has_waiting and local_queue.queue not in self._isolated:
+            return  # as at most turns
         for worker in hand_out(local_queue, self._workers, self._durations):
             self._select_for(worker)
         if local_queue.isolated:

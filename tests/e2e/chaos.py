@@ -1,7 +1,10 @@
-"""A random graph on three peers. Every second a peer is killed, and half a second later the
-Postgres backend of a connection of some peer is terminated: nothing lost, nothing twice.
+"""Run a random graph while peers are killed and their backends terminated.
 
     python -m tests.e2e.chaos [--tasks 10000] [--seed N] [--every SECONDS] [--broken-fence]
+
+A random one of three peers is killed up to five times a second, and after each kill the backend
+of some peer's connection is terminated. Of every second killed peer, no other peer of the host can
+see the end, so that its lease has to end first. Nothing may be lost, and nothing done twice.
 
 The last line has the figures, from the database's journal and from the ledger that the handlers
 keep outside of it. Exit 1 if they are not clean. With --broken-fence the SQL is patched so that
@@ -23,9 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from peers.pool import liveness
 from tests.e2e.audit import Audit
 from tests.e2e.disasters import LEASE, NO_FENCE, stop_past_the_lease
-from tests.e2e.harness import Stage
+from tests.e2e.harness import PeerProcess, Stage, until
 from tests.support.server import Databases, any_server
 from tests.support.world import apply_patches, run, value
 
@@ -68,6 +72,8 @@ class Outcome:
     """Peers killed with SIGKILL."""
     backend_kills: int
     """Backends of peers that were terminated."""
+    unseen: int
+    """Killed peers whose end no other peer of the host could see."""
     seconds: float
     problems: int
 
@@ -78,8 +84,9 @@ class Outcome:
 
     def __str__(self) -> str:
         return (
-            f"{self.audit} kills={self.kills} backend_kills={self.backend_kills}"
-            f" problems={self.problems} seconds={self.seconds:.0f}"
+            f"{self.audit} kills={self.kills} unseen={self.unseen}"
+            f" backend_kills={self.backend_kills} problems={self.problems}"
+            f" seconds={self.seconds:.0f}"
         )
 
 
@@ -108,9 +115,12 @@ def unleash(stage: Stage, luck: random.Random, tasks: int, every: float) -> Outc
     living = [stage.launch(slots=2, **LEASE) for _ in range(PEERS)]
     stage.until_true("select exists (select from peers.task where finished_at is not null)")
     progress = _Progress(stage, tasks)
-    kills = backend_kills = 0
+    kills = backend_kills = unseen = 0
     while progress.left and not progress.stalled:
-        living.pop(luck.randrange(PEERS)).kill()
+        victim = living.pop(luck.randrange(PEERS))
+        if kills % 2:
+            unseen += hide_the_end_of(stage, victim)
+        victim.kill()
         kills += 1
         living.append(stage.launch(slots=2, **LEASE))
         progress.watch(every / 2)
@@ -121,7 +131,20 @@ def unleash(stage: Stage, luck: random.Random, tasks: int, every: float) -> Outc
         for peer in living:
             peer.joined()
             assert peer.terminate() == 0, peer.log.read_text()
-    return _conclude(stage, tasks, kills, backend_kills, began)
+    return _conclude(stage, tasks, kills, backend_kills, unseen, began)
+
+
+def hide_the_end_of(stage: Stage, peer: PeerProcess) -> int:
+    """Remove the file by which other peers see that this one has ended. How many files: 0 if it
+    has ended already, because it lost a backend while it started.
+    """
+    until(lambda: peer.events("peer_joined") or peer.process.poll() is not None, "a peer to join")
+    locks = stage.rows("select liveness_lock from peers.peer where pid = %s", peer.pid)
+    files = [liveness.FOLDER / f"peers-{each['liveness_lock']}" for each in locks]
+    hidden = [file for file in files if file.exists()]
+    for file in hidden:
+        file.unlink()
+    return len(hidden)
 
 
 def terminate_a_backend(stage: Stage, luck: random.Random) -> int:
@@ -154,11 +177,11 @@ class _Progress:
 
 
 def _conclude(
-    stage: Stage, submitted: int, kills: int, backend_kills: int, began: float
+    stage: Stage, submitted: int, kills: int, backend_kills: int, unseen: int, began: float
 ) -> Outcome:
     problems = len(stage.rows("select * from peers.check()"))
     seconds = time.monotonic() - began
-    return Outcome(stage.audit(), submitted, kills, backend_kills, seconds, problems)
+    return Outcome(stage.audit(), submitted, kills, backend_kills, unseen, seconds, problems)
 
 
 def without_a_fence(stage: Stage) -> Outcome:
@@ -166,7 +189,7 @@ def without_a_fence(stage: Stage) -> Outcome:
     began = time.monotonic()
     apply_patches(stage.db, [NO_FENCE])
     stop_past_the_lease(stage)
-    return _conclude(stage, 1, 0, 0, began)
+    return _conclude(stage, 1, 0, 0, 0, began)
 
 
 @contextmanager
@@ -189,7 +212,7 @@ def main() -> int:
     parser.add_argument("--tasks", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     parser.add_argument(
-        "--every", type=float, default=1.0, help="seconds between two kills of peers"
+        "--every", type=float, default=0.2, help="seconds between two kills of peers"
     )
     parser.add_argument("--broken-fence", action="store_true")
     args = parser.parse_args()

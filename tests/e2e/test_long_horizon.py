@@ -59,7 +59,7 @@ def test_the_adapter_keeps_the_contract(stage: Stage, tmp_path: Path) -> None:
         process.stdin.write("ENQUEUE 30\nENQUEUE 20\n")
         process.stdin.flush()
         seen: dict[str, float] = {}
-        while meters.counts(tmp_path).completed < 50 or not _METRICS <= seen.keys():
+        while meters.counts(tmp_path).completed < 50 or not seen.keys() >= _METRICS:
             sample = record(process)
             if sample["value"]:
                 seen[sample["metric"]] = sample["value"]

@@ -141,6 +141,19 @@ def a_row_that_commits_late_is_found(world: World) -> None:
     assert peer.claim(1) == [late]
 
 
+def a_large_claim_is_rolled_back(world: World) -> None:
+    """Other claims were told to begin behind its tasks. One that gets too little finds them."""
+    first, second = Claimant(world.peer()), Claimant(world.peer())
+    run(world.db, "insert into peers.task (kind) select 'a' from generate_series(1, 700)")
+    tasks = column(world.db, "select id from peers.task order by id")
+    assert first.claim(200) == tasks[:200]
+    assert second.claim(200) == tasks[200:400]
+    with first.peer.db.transaction(force_rollback=True):
+        assert first.claim(200) == tasks[400:600]
+    last = submit(world.db)
+    assert sorted(second.claim(400)) == [*tasks[400:], last]
+
+
 def a_peer_is_lost_while_it_claims(world: World) -> None:
     """A claim that meets a reclaim of its own peer takes nothing and drops nothing."""
     submit(world.db)
@@ -537,7 +550,7 @@ def a_stream_of_new_grandchildren_delays_their_grandparent(world: World) -> None
 
 
 class _Relay:
-    """Eight sessions, of which always one holds its lock: each commits when another has locked, too."""
+    """Sessions of which always one holds its lock: each commits when another has locked, too."""
 
     def __init__(self) -> None:
         self._held, self._changed = 0, Condition()

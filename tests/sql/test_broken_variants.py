@@ -60,15 +60,28 @@ VARIANTS = {
     ),
     "a claim does not compare the priority": Variant(
         scenarios.a_changed_task_is_claimed_at_its_new_place,
-        [Patch(CLAIM, "t.priority = _priorities[1] and ", "")],
+        [Patch(file, "t.priority = _priorities[1] and ", "") for file in (CLAIM, CAREFULLY)],
     ),
     "a claim does not compare the state": Variant(
         scenarios.a_task_that_waits_again_is_not_claimed,
-        [Patch(CLAIM, "and t.state = 'ready' and t.queue = _call", "and t.queue = _call")],
+        [
+            Patch(file, "and t.state = 'ready' and t.queue = _call", "and t.queue = _call")
+            for file in (CLAIM, CAREFULLY)
+        ],
     ),
     "a claim never looks before the remembered positions": Variant(
         scenarios.a_row_that_commits_late_is_found,
         [Patch(CLAIM, "and clock_timestamp() >= resume.look_at then", "and false then")],
+    ),
+    "a claim that gets too little relies on what claims share": Variant(
+        scenarios.a_large_claim_is_rolled_back,
+        [
+            Patch(
+                CLAIM,
+                "or _shared is not null and coalesce(cardinality(_tasks.ids), 0) < max_tasks",
+                "",
+            )
+        ],
     ),
     "a claim does not lock its peer": Variant(
         scenarios.a_peer_is_lost_while_it_claims,

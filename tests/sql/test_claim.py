@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -16,6 +17,7 @@ from tests.support.world import (
     promote,
     result,
     row,
+    rows,
     run,
     state,
     states,
@@ -193,6 +195,62 @@ def test_columns_that_are_the_same_for_all_tasks_have_one_element(db: Connection
     assert row(db, same, peer.id) == mixed | {"args": "[{},{}]"}
 
 
+OBSTACLES = {
+    "none": "select 1",
+    "a stale row": "select peers.change(min(id), priority => -1) from peers.task",
+    "large args": "update peers.task set args = args || jsonb_build_object("
+    "'large', (select string_agg(sha256(n::text::bytea)::text, '') from generate_series(1, 50) n))"
+    " where id = (select min(id) + 3 from peers.task)",
+}
+
+
+@pytest.mark.parametrize("kinds", ["a", "aab"])
+@pytest.mark.parametrize("priorities", [[100], [100, 50, 70]])
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+def test_each_task_comes_with_its_own_values_in_the_order_of_the_queue(
+    db: Connection, kinds: str, priorities: list[int], obstacle: str
+) -> None:
+    """The values belong to the task, also when positions do not ascend with ids."""
+    tasks = [
+        submit(
+            db,
+            kinds[n % len(kinds)],
+            priority=priorities[n % len(priorities)],
+            args={"n": n},
+            timeout=f"{n + 1} s",
+        )
+        for n in range(30)
+    ]
+    peer = Peer.join(db, *sorted(set(kinds)))
+    for claim in sorted(peer.claim(20), key=lambda claim: claim.task_id * 7 % 11):
+        if claim.task_id % 2:
+            peer.fail(claim, retry_in=0)
+        else:
+            peer.release(claim)
+    run(db, "set search_path = pg_catalog, peers, pg_temp")
+    run(db, OBSTACLES[obstacle])
+    expected = rows(
+        db,
+        "select t.id, t.kind, t.priority, t.attempt + 1 as attempt, t.args, t.timeout"
+        " from peers.ready r join peers.task t on t.id = r.task_id and t.priority = r.priority"
+        " order by r.priority, r.position",
+    )
+    claims = [*peer.claim(7), *peer.claim(50)]
+    assert sorted(ids(claims)) == tasks
+    found = [
+        {
+            "id": claim.task_id,
+            "kind": claim.kind,
+            "priority": claim.priority,
+            "attempt": claim.attempt,
+            "args": claim.args,
+            "timeout": timedelta(seconds=claim.timeout or 0),
+        }
+        for claim in claims
+    ]
+    assert found == expected
+
+
 def test_tokens_never_repeat(db: Connection, peer: Peer) -> None:
     """Every claim has a token of its own, also of the same task."""
     submit(db, max_attempts=50)
@@ -336,6 +394,13 @@ def test_a_changed_priority_is_honoured(world: World) -> None:
     run(world.db, "select peers.change(%s, priority => 1)", third)
     run(world.db, "select peers.change(%s, priority => 500)", first)
     assert ids(world.peer().claim()) == [third, second, first]
+
+
+def test_a_row_with_an_old_priority_is_stale_beside_other_priorities(world: World) -> None:
+    """A claim of several priorities compares that of each task, also without the newer row."""
+    urgent, changed, third = submit(world.db, priority=1), submit(world.db), submit(world.db)
+    run(world.db, "select peers.change(%s, priority => 500)", changed)
+    assert ids(world.peer().claim(2)) == [urgent, third]
 
 
 @pytest.mark.parametrize("other_kinds", [[], ["b", "c"]])

@@ -94,6 +94,37 @@ def test_late_and_new_tasks_of_one_claim_are_in_order(world: World) -> None:
     assert peer.claim(10) == [urgent, late, new]
 
 
+def rows_read(db: Connection) -> int:
+    """How many rows of the table ready this session has read and locked in this transaction."""
+    rows: int = value(db, "select pg_stat_get_xact_tuples_fetched('peers.ready'::regclass)")
+    return rows
+
+
+def test_a_large_claim_does_not_walk_over_what_another_has_locked(world: World) -> None:
+    """It begins where the other one ended, though that one has not committed."""
+    first, second, third = (Claimant(world.peer()) for _ in range(3))
+    run(world.db, MANY, "a", "{}", 6000)
+    tasks = [each["task_id"] for each in world.db.execute("select task_id from peers.ready")]
+    assert first.claim(1000) == tasks[:1000]
+    assert second.claim(1000) == tasks[1000:2000]
+    with first.peer.db.transaction(), second.peer.db.transaction():
+        assert first.claim(1000) == tasks[2000:3000]
+        with second.peer.db.transaction():
+            before = rows_read(second.peer.db)
+            assert second.claim(1000) == tasks[3000:4000]
+            assert rows_read(second.peer.db) - before < 1500
+    assert third.claim(1000) == tasks[4000:5000]
+
+
+def test_urgent_tasks_are_seen_whatever_claims_share(world: World) -> None:
+    """The shared place is one of one priority: tasks of a smaller one come first."""
+    first, second = Claimant(world.peer()), Claimant(world.peer())
+    run(world.db, MANY, "a", "{}", 1000)
+    assert len(first.claim(200)) == len(second.claim(200)) == 200
+    urgent = [submit(world.db, priority=priority) for priority in (99, -5)]
+    assert first.claim(200)[:2] == urgent[::-1]
+
+
 def look_in(peer: Claimant, span: str) -> None:
     """Set when a claim looks before the ranges, in what the peer remembers."""
     query = (

@@ -62,6 +62,22 @@ def test_each_task_of_a_batch_gets_its_own_result(db: Connection, peer: Peer) ->
     assert value(db, "select count(*) from peers.task where result = to_jsonb(id * 2)") == 50
 
 
+def test_an_id_that_names_no_attempt_costs_only_itself(db: Connection, peer: Peer) -> None:
+    """Null, an unknown task and a task that has ended do not shift the results of the others."""
+    for _ in range(5):
+        submit(db)
+    claims = peer.claim()
+    token, ids = claims[0].token, [claim.task_id for claim in claims]
+    peer.complete(claims[2], result=ids[2] * 2)
+    reported: list[int | None] = [ids[0], 0, *ids[1:3], ids[3], None, ids[4]]
+    for order in (sorted(reported, key=lambda each: each or 10**9), reported):
+        results = json.dumps([each and each * 2 for each in order])
+        query = "select * from peers.complete(%s, %s::uuid[], %s::bigint[], %s::jsonb)"
+        run(db, query, peer.id, [token], order, results)
+    assert value(db, "select count(*) from peers.task where result = to_jsonb(id * 2)") == 5
+    assert problems(db) == []
+
+
 def test_a_second_report_of_the_same_outcome_changes_nothing(db: Connection, peer: Peer) -> None:
     """A peer that does not know whether its commit arrived may ask again."""
     submit(db)
