@@ -34,6 +34,8 @@ from peers.embedded import EmbeddedPostgres
 
 _FULL: Final = 10_000
 _FREE: Final = 10
+_FOUND: Final = 200
+_SLOTS: Final = 4
 _PATIENCE: Final = 120.0
 _LOOK_EVERY: Final = 0.01
 _LEDGER: Final = "BENCH_LEDGER"
@@ -86,8 +88,9 @@ class Bench:
 
     @contextlib.contextmanager
     def _peers(self, count: int, slots: int, ledger: str = "/dev/null") -> Iterator[list[int]]:
-        command = [sys.executable, "-m", "peers", "run", "--app", "benchmarks.limits", "--queues",
-                   f"default={slots}", "--log-level", "error", "--database-url", self._url]  # fmt: skip
+        command = [sys.executable, "-m", "peers", "run", "--app", "benchmarks.limits",
+                   "--queues", f"default={slots}", "--log-level", "error",
+                   "--database-url", self._url]  # fmt: skip
         environment = {**os.environ, _LEDGER: ledger}
         peers = [subprocess.Popen(command, env=environment) for _ in range(count)]
         try:
@@ -108,15 +111,16 @@ class Bench:
     # ---------------------------------------------------------------------------------- the cases
 
     def keys(self) -> None:
-        """Claims of one task beside keys that are full."""
+        """Measure claims of one task beside keys that are full."""
         with self._database() as connection:
             _limit(connection, "bench.noop", key="n", max_running=1)
             [(peer,)] = connection.execute(
-                "select peers.join('h', 1, '{\"default\": 1000}', '[{\"kind\": \"bench.noop\"}]', '1 h', 1)"
+                "select peers.join('h', 1, '{\"default\": 1000}', '[{\"kind\": \"bench.noop\"}]',"
+                " '1 h', 1)"
             ).fetchall()
             submit = (
-                "insert into peers.task (kind, args) select 'bench.noop', jsonb_build_object('n', n)"
-                " from generate_series(1, %s) n"
+                "insert into peers.task (kind, args)"
+                " select 'bench.noop', jsonb_build_object('n', n) from generate_series(1, %s) n"
             )
             claim = "select * from peers.claim_limited(%s, 'default', %s, %s)"
             connection.execute(submit, [_FULL])
@@ -129,7 +133,7 @@ class Bench:
             connection.execute("vacuum analyze peers.ready_limited, peers.lease, peers.task")
             times, tries, found = [], [], 0
             attempts = 0
-            while found < 200:
+            while found < _FOUND:
                 began = time.perf_counter()
                 rows = connection.execute(claim, [peer, 1, 1]).fetchall()
                 times.append(time.perf_counter() - began)
@@ -153,7 +157,7 @@ class Bench:
               f" {statistics.mean(tries):.1f} claims until a free key", flush=True)  # fmt: skip
 
     def cost(self) -> None:
-        """A limit equal to all slots beside none."""
+        """Compare a limit equal to all slots with none."""
         for name, kind, args, slots, tasks in (
             ("tasks of 10 ms", "bench.sleep", {"seconds": 0.01}, 8, 4000),
             ("no-op tasks", "bench.noop", {}, 4, 60_000),
@@ -172,7 +176,7 @@ class Bench:
                   f" Postgres {none[2]:.0f} -> {limited[2]:.0f})", flush=True)  # fmt: skip
 
     def free(self) -> None:
-        """A kind without limits while another kind has one, beside no limit at all."""
+        """Compare a kind without limits while another kind has one with no limit at all."""
         results = defaultdict(list)
         for _ in range(3):
             for other in (False, True):
@@ -183,8 +187,9 @@ class Bench:
             [min(column) for column in list(zip(*results[each], strict=True))[1:]]
             for each in (False, True)
         )
-        print(f"free: no-op tasks without a limit while another kind has one: CPU {before[0]:.1f} ->"
-              f" {after[0]:.1f} us a task ({after[0] / before[0]:.2f} x, goal <= 1.03)",
+        print(f"free: no-op tasks without a limit while another kind has one: CPU"
+              f" {before[0]:.1f} -> {after[0]:.1f} us a task"
+              f" ({after[0] / before[0]:.2f} x, goal <= 1.03)",
               flush=True)  # fmt: skip
 
     def _throughput(
@@ -231,7 +236,7 @@ class Bench:
         )
 
     def handover(self) -> None:
-        """From the end of a task until the next one starts in its slot; 16 peers, 4 slots."""
+        """Measure from the end of a task until the next one starts in its slot."""
         with self._database() as connection, tempfile.TemporaryDirectory() as folder:
             _limit(connection, "bench.noted", max_running=4)
             ledger = Path(folder, "ledger")
@@ -254,8 +259,8 @@ class Bench:
             else:
                 running += 1
                 started += 1
-                assert running <= 4
-                if free and started <= tasks - 4:
+                assert running <= _SLOTS
+                if free and started <= tasks - _SLOTS:
                     gaps.append(at - free.pop(0))
         quantiles = statistics.quantiles(gaps, n=100)
         print(f"handover: 16 peers, 4 slots, {tasks} tasks of 200 ms: a freed slot is used again"
@@ -263,14 +268,14 @@ class Bench:
               f" (goal < 5)", flush=True)  # fmt: skip
 
     def fairness(self) -> None:
-        """Slot-seconds of tenants with long and with short tasks."""
+        """Measure the slot-seconds of tenants with long and with short tasks."""
         slots, unit, tenants = 8, 0.01, 16
         with self._database() as connection, tempfile.TemporaryDirectory() as folder:
             _limit(connection, "bench.noted", key="tenant", fair=True)
             ledger = Path(folder, "ledger")
             for tenant in range(tenants):
                 long = tenant % 2 == 0
-                backlog = 10_000 if tenant % 4 < 2 else 1 + int(
+                backlog = 10_000 if tenant // 2 % 2 == 0 else 1 + int(
                     2 * self._seconds * slots / tenants / (100 * unit if long else unit)
                 )  # fmt: skip
                 connection.execute(
@@ -297,8 +302,7 @@ class Bench:
 def _limit(connection: Connection, kind: str, **columns: object) -> None:
     names = ["name", "kind", *columns]
     connection.execute(
-        f"insert into peers.limit ({', '.join(names)})"
-        f" values ({', '.join(['%s'] * len(names))})",
+        f"insert into peers.limit ({', '.join(names)}) values ({', '.join(['%s'] * len(names))})",
         [kind, kind, *columns.values()],
     )
 

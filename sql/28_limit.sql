@@ -187,8 +187,9 @@ begin
             offset 0
         ) t
         cross join lateral (
-            -- the same expressions as in enqueue and _limited_kinds
-            select hashtextextended(string_agg(l.seed::text, ',' order by l.name), 0) as layout, bool_or(l.fair) as fair,
+            -- the same expressions as in enqueue, _drop_ready_rows, _limit_rules and _find_problems
+            select hashtextextended(string_agg(l.seed::text, ',' order by l.name), 0) as layout,
+                   bool_or(l.fair) as fair,
                    array_agg(hashtextextended(coalesce('=' || (t.args #>> string_to_array(l.key, '.')), ''), l.seed)
                              order by l.name) as keys
             from peers.limit l where l.kind = t.kind or l.queue = t.queue

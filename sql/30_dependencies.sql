@@ -216,10 +216,10 @@ begin
 end
 $$;
 
--- Deletes the rows that ready and ready_limited still have for new tasks that this transaction has just blocked. A claim would drop these
--- stale rows as well, for as much time as a task of a chain takes otherwise. They are the last ones of their queue,
--- kind and priority, unless other sessions or this transaction have added more in the meantime. So this looks only at
--- the last rows, and leaves to the claims what it does not find there.
+-- Deletes the rows that ready and ready_limited still have for new tasks that this transaction has just blocked. A
+-- claim would drop these stale rows as well, for as much time as a task of a chain takes otherwise. They are the last
+-- ones of their queue, kind and priority, unless other sessions or this transaction have added more in the meantime. So
+-- this looks only at the last rows, and leaves to the claims what it does not find there.
 create or replace function peers._drop_ready_rows(_blocked bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp

@@ -17,8 +17,8 @@ end
 $$;
 
 comment on type peers.limit_rules is
-    'The limits that hold for the tasks of one kind in a queue, by name. fair_at: which of them is fair. most: how many '
-    'tasks may run now. opens: until when a limit is shut. before: tasks that run without a lease under the limit.';
+    'The limits that hold for the tasks of one kind in a queue, by name. fair_at: which of them is fair. most: how '
+    'many tasks may run now. opens: until when a limit is shut. before: tasks that run without a lease under it.';
 
 do $$
 begin
@@ -42,8 +42,8 @@ $$;
 
 comment on type peers.limited_key is
     'Ready tasks with the same limits, keys and rank. rules: the number of its limit_rules. turn: its priority among '
-    'other keys. priority and position: of its first task. used: how long its tasks ran lately. share: how many a claim '
-    'starts.';
+    'other keys. priority and position: of its first task. used: how long its tasks ran lately. share: how many a '
+    'claim starts.';
 
 -- Returns how many tasks may run under a limit now, if it learns: each quiet minute since the last cooldown raises it
 -- by a tenth.
@@ -156,8 +156,8 @@ begin
 end
 $$;
 
--- A task under a rate starts this long after its claim, so that its peer has it by then. If it starts later than that by
--- more than the slack, the peer gives it back. So no handlers start closer together than their claims say.
+-- A task under a rate starts this long after its claim, so that its peer has it by then. If it would start later than
+-- that by more than the slack, the peer gives it back. So no handlers start closer together than their claims say.
 create or replace function peers._start_hold() returns interval
     language sql immutable
     set search_path = pg_catalog, peers, pg_temp
@@ -169,8 +169,8 @@ create or replace function peers._start_slack() returns interval
 as $$ select interval '100 milliseconds' $$;
 
 -- Returns the room under each limit and key, in their order: key number i is one of limit number _numbers[i] of the
--- rules. What runs is the sum over the leases of the key; of a lease with tasks that wait for each other, as many as run
--- at once.
+-- rules. What runs is the sum over the leases of the key; of a lease with tasks that wait for each other, as many as
+-- run at once.
 create or replace function peers._limit_rooms(
     _rules peers.limit_rules, _numbers integer[], _limit_keys bigint[], _now timestamptz
 ) returns peers.limit_room[]
@@ -300,6 +300,7 @@ declare
     _lowest constant bigint := -9223372036854775808;
     _chunk constant integer := 64;
     _most_chunks constant integer := 5;
+    _enough constant integer := _chunk * case when _rules.fair_at is null then 1 else 4 end;
     _rank smallint;
     _from bigint;
     _at bigint;
@@ -366,7 +367,7 @@ begin
             end if;
             -- of the keys that it has seen, the one that waits longest is next; of few keys it sees all
             _total := _total + coalesce(cardinality(_seen), 0);
-            exit when cardinality(keys) >= _wanted and _total >= _chunk * case when _rules.fair_at is null then 1 else 4 end;
+            exit when cardinality(keys) >= _wanted and _total >= _enough;
             _looked := _looked + 1;
             if _looked >= _most_chunks or clock_timestamp() > _until then
                 complete := cardinality(keys) >= _wanted;

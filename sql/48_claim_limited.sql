@@ -245,7 +245,7 @@ as $$
 declare
     _numbers constant integer[] := array(select generate_series(1, cardinality(_rules.names)));
     _rooms constant peers.limit_room[] := peers._limit_rooms(_rules, _numbers, _key.limit_keys, _now);
-    _used numeric[] := array(select r.running from unnest(_rooms) with ordinality r(room, running, opens_at, n) order by n);
+    _used numeric[] := array(select r.running from unnest(_rooms) r);
     _args jsonb;
     _n integer;
 begin
@@ -344,8 +344,8 @@ begin
 end
 $$;
 
--- Starts tasks of keys that have a share, and makes a lease for each key. Returns the leases. fewer: a key that has room
--- gave no task. unfinished: it ran out of time before it had looked at all rows.
+-- Starts tasks of keys that have a share, and makes a lease for each key. Returns the leases. fewer: a key that has
+-- room gave no task. unfinished: it ran out of time before it had looked at all rows.
 create or replace function peers._start_keys(
     _call peers.claim_call, _rules peers.limit_rules, _keys peers.limited_key[], _depth integer,
     out leases peers.limited_lease[], out refused integer, out fewer boolean, out unfinished boolean
@@ -519,7 +519,10 @@ begin
         );
     end if;
     _before := array(
-        select (select count(*)::integer from unnest(_heads) h where (h.priority, h.position) < (k.priority, k.position))
+        select (
+            select count(*)::integer from unnest(_heads) h
+            where (h.priority, h.position) < (k.priority, k.position)
+        )
         from unnest(keys) with ordinality k(
             rules, turn, rank, key, limit_keys, priority, "position", room, running, used, share, n)
         order by k.n
@@ -684,7 +687,12 @@ begin
                 end if;
                 _unfinished := _unfinished or _result.unfinished;
             end loop;
-            _waits := case when _unfinished then 'more' when _shared.busy then 'busy' when _shared.slots_short then 'slots' else _waits end;
+            _waits := case
+                when _unfinished then 'more'
+                when _shared.busy then 'busy'
+                when _shared.slots_short then 'slots'
+                else _waits
+            end;
         end if;
     end if;
 
@@ -719,12 +727,13 @@ end
 $$;
 
 comment on function peers.claim_limited is
-    'Leases tasks as peers.claim does, for a peer whose kinds are under limits. Returns one row for each lease: those of '
-    'limited tasks, then one for unlimited tasks (its token is null if there are none). free_slots: how many tasks can '
-    'start at once; limited tasks are only claimed for these. 0: it only tells whether some wait. Null: it does not look. tasks_per_slot: for kinds whose tasks are short, how many '
-    'a slot runs one after the other, such as {"thumbs.make": 20}. most_running: the peer must run at most so many of '
-    'this lease''s tasks at once; null: all. start_in: the tasks must not start before so many seconds; if one cannot '
-    'start within 0.13 seconds after the call, release it. The last row also tells about the tasks that wait. waits: '
-    'full (each key has as many tasks as it may), busy (call again in some milliseconds), more (call again soon), slots '
-    '(tasks that may start come before the next unlimited one, and no slot was free). opens_in: in how many seconds '
-    'a limit opens. limited: whether to call claim_limited again; false: call peers.claim.';
+    'Leases tasks as peers.claim does, for a peer whose kinds are under limits. Returns one row for each lease: those '
+    'of limited tasks, then one for unlimited tasks (its token is null if there are none). free_slots: how many tasks '
+    'can start at once; limited tasks are only claimed for these. 0: it only tells whether some wait. Null: it does '
+    'not look for them. tasks_per_slot: how many tasks a slot runs one after the other, of kinds whose tasks are '
+    'short, such as {"thumbs.make": 20}. most_running: the peer must run at most so many of this lease''s tasks at '
+    'once; null: all. start_in: the tasks must not start before so many seconds; one that cannot start within 0.13 '
+    'seconds after the call must be released. The last row also tells about the tasks that wait. waits: full (each key '
+    'has as many tasks as it may), busy (call again in some milliseconds), more (call again soon), slots (tasks that '
+    'may start come before the next unlimited one, and no slot was free). opens_in: in how many seconds a limit opens. '
+    'limited: whether to call claim_limited again; false: call peers.claim.';

@@ -171,7 +171,8 @@ begin
               and exists (select from peers.lease l where l.token = _token and l.peer_id = complete.peer_id);
             get diagnostics _recorded = row_count;
             delete from peers.lease l where l.token = _token and l.open = _recorded
-            returning l.fair_key, least(cardinality(l.task_ids), l.most_running) * extract(epoch from _now - l.claimed_at)
+            returning l.fair_key,
+                      least(cardinality(l.task_ids), l.most_running) * extract(epoch from _now - l.claimed_at)
             into _fair_key, _seconds;
             if _fair_key is not null then
                 insert into peers.limit_use (limit_key, ended_at, seconds) values (_fair_key, _now, _seconds);

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -48,7 +47,7 @@ def test_limits_hold_while_peers_are_killed_and_stopped(stage: Stage, seed: int)
 
 @pytest.mark.parametrize("kind", ["limits.work", "limits.async"])
 def test_short_tasks_run_one_after_the_other_in_each_slot(stage: Stage, kind: str) -> None:
-    """Two peers with four slots each run three at once, all the time, and ask the database seldom."""
+    """Two peers with four slots each run three at once, and seldom ask the database."""
     run(stage.db, "insert into peers.limit (name, kind, max_running) values ('l', %s, 3)", kind)
     submit(stage, kind, 300, '{"account": 1, "seconds": 0.004}')
     for _ in range(2):
@@ -97,10 +96,8 @@ def test_a_stopped_peer_has_no_worker_when_its_lease_ends(stage: Stage) -> None:
     assert workers
     stopped.send(signal.SIGSTOP)
     workers_end(workers)
-    lease_left: Callable[[], Any] = lambda: value(
-        stage.db, "select heartbeat_at + lease_timeout > peers.now() from peers.peer"
-    )  # fmt: skip
-    assert lease_left(), "the lease had ended before the workers"
+    lease_left = "select heartbeat_at + lease_timeout > peers.now() from peers.peer"
+    assert value(stage.db, lease_left), "the lease had ended before the workers"
     stopped.send(signal.SIGCONT)
     stage.open(stage.gate())
     stage.until_true(DONE)

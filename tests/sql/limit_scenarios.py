@@ -15,7 +15,6 @@ from tests.support.world import (
     World,
     advance,
     claims_of,
-    column,
     problems,
     promote,
     result,

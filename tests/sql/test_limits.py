@@ -89,7 +89,7 @@ VARIANTS = {
     ),
     "limited tasks go after the others": Variant(
         scenarios.the_more_urgent_go_first,
-        [Patch(CLAIM, "where (h.priority, h.position) < (k.priority, k.position))", ")")],
+        [Patch(CLAIM, "where (h.priority, h.position) < (k.priority, k.position)\n", "\n")],
     ),
     "waiting tasks of a lease count": Variant(
         scenarios.limited_tasks_are_not_claimed_in_advance,
