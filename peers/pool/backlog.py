@@ -49,12 +49,11 @@ class Backlog:
         """
         count, bytes_left = 0, ARGS_MAX_BYTES
         for run in self._runs:
-            if run.claim.most_running is not None:  # a part would run beside the rest of it
-                more, seconds = (run.count if not count or run.count <= most - count else 0), 0.0
-            else:
-                more, seconds = _within(run, budget, most - count, durations)
+            if run.claim.is_limited:
+                return count or _limited(run)
+            more, seconds = _within(run, budget, most - count, durations)
             size = run.part(0, more).args_size()
-            if size > bytes_left and run.claim.most_running is None:
+            if size > bytes_left:
                 return count + _within_bytes(run, bytes_left, more, at_least=0 if count else 1)
             count, budget, bytes_left = count + more, budget - seconds, bytes_left - size
             if more < run.count:
@@ -87,6 +86,15 @@ class Backlog:
 def _order(run: TaskRun) -> tuple[int, bool]:
     # limited tasks first: a limit may keep others waiting for them
     return run.priority, not run.claim.is_limited
+
+
+def _limited(run: TaskRun) -> int:
+    """Return how many tasks of a run to assign together, if they are under a limit.
+
+    They were claimed for slots that are free, so each worker gets one. A run that may not run
+    beside the rest of its claim is for one worker, and is not divided.
+    """
+    return 1 if run.claim.most_running is None else run.count
 
 
 def _within(

@@ -89,9 +89,19 @@ def test_async_tasks_are_counted_one_by_one() -> None:
     queue = a_queue(asynchronous=True, seconds=0.001)
     queue.claimed(a_limited_claim(queue, 9, most_running=3))
     queue.admit(1.0)
-    assert sum(run.count for run in assign(queue)) == 3
+    assert [[run.count for run in assign(queue)] for _ in range(4)] == [[1], [1], [1], []]
     queue.admit(1.0)
     assert assign(queue) == []
+
+
+def test_each_worker_gets_one() -> None:
+    """A worker with two limited tasks would leave another without, for which they were claimed."""
+    queue = a_queue(seconds=0.001)
+    queue.claimed(a_limited_claim(queue, 2, most_running=None))
+    queue.claimed(a_limited_claim(queue, 60, most_running=2))
+    queue.admit(1.0)
+    counts = [sum(run.count for run in assign(queue, worker)) for worker in range(5)]
+    assert counts == [1, 1, 20, 20, 0]
 
 
 def test_tasks_that_come_back_wait_again() -> None:
