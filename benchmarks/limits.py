@@ -287,11 +287,12 @@ class Bench:
             with self._peers(4, slots // 4, str(ledger)):
                 time.sleep(self._seconds + 5)
             used: dict[int, float] = defaultdict(float)
-            starts = {number: at for event, number, _, at in _read(ledger) if event == "start"}
-            first = min(starts.values()) + 2
-            for event, number, tenant, at in _read(ledger):
-                if event == "end" and at > first:
-                    used[tenant] += at - max(first, starts[number])
+            events = _read(ledger)
+            begin, end = events[0][3] + 3, events[-1][3]
+            ends = {number: at for event, number, _, at in events if event == "end"}
+            for event, number, tenant, at in events:
+                if event == "start":
+                    used[tenant] += max(0.0, min(ends.get(number, end), end) - max(at, begin))
         shares = [used[tenant] for tenant in range(tenants)]
         jain = sum(shares) ** 2 / (len(shares) * sum(share**2 for share in shares))
         print(f"fairness: {tenants} tenants on {slots} slots, tasks 1:100: Jain {jain:.3f}"
