@@ -104,4 +104,5 @@ class LimitedRuns:
         if run.claim.counts_each_task:
             return 1
         seconds = self._durations.seconds(run.claim.kind(run.first))
-        return max(1, int(_RUN_SECONDS / max(seconds, _SHORTEST)))
+        share = -(-run.claim.count // run.claim.most_running)  # for as many workers as may run it
+        return max(1, min(share, int(_RUN_SECONDS / max(seconds, _SHORTEST))))

@@ -102,6 +102,11 @@ def test_each_worker_gets_one() -> None:
     queue.admit(1.0)
     counts = [sum(run.count for run in assign(queue, worker)) for worker in range(5)]
     assert counts == [1, 1, 20, 20, 0]
+    quick = a_queue(seconds=0.00001)
+    quick.claimed(a_limited_claim(quick, 1000, most_running=4))
+    quick.admit(1.0)
+    counts = [sum(run.count for run in assign(quick, worker)) for worker in range(4)]
+    assert counts == [250] * 4, "a share for each"
 
 
 def test_tasks_that_come_back_wait_again() -> None:
