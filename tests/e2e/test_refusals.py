@@ -189,7 +189,7 @@ def test_a_peer_that_ends_by_a_fault_of_its_own_leaves_first(stage: Stage) -> No
     assert peer.wait() == 1
     [failed] = peer.events("peer_failed")
     assert "ZeroDivisionError" in failed["error"]
-    assert "in _serve_workers" in failed["traceback"]
+    assert "in _watch_workers" in failed["traceback"]
     task = stage.task(task_id)
     assert (task["state"], task["attempt"]) == ("ready", 0)
     assert stage.rows("select id from peers.peer") == []
