@@ -100,12 +100,14 @@ class Assign(msgspec.Struct, array_like=True, frozen=True, tag=1):
 
     They have consecutive execution ids, and are of one queue. `slots`: how many handler calls of
     this queue an async worker may run at once. The other ones wait, in the order of their ids.
+    `mark`: under which the worker marks those that it has started (`started_marks`).
     """
 
     runs: list[AssignedRun]
     as_batch: bool = False
     queue: str = ""
     slots: int = 1
+    mark: int = 0
 
 
 class Recall(msgspec.Struct, array_like=True, frozen=True, tag=2):

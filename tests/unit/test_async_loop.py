@@ -17,6 +17,7 @@ from peers import current_task, handlers
 from peers.handlers import Handler
 from peers.protocol.messages import Assign, Cancel, Completed, Failed, Stop
 from peers.protocol.running_marker import MARKER_SIZE, RunningMarker
+from peers.protocol.started_marks import StartedMarks
 from peers.worker.channel import Channel
 from peers.worker.loop_async import AsyncLoop
 from tests.support.claims import a_claim
@@ -45,7 +46,7 @@ class Worker:
         channel = Channel(Mock())
         monkeypatch.setattr(channel, "start_reader", lambda _handle: None)
         monkeypatch.setattr(channel, "send_outcomes", self._sent)
-        self.loop = AsyncLoop(channel, self.marker)
+        self.loop = AsyncLoop(channel, self.marker, StartedMarks(-1))
 
     def register(self, kind: str, function: Callable[..., Any]) -> None:
         """Declare a handler."""

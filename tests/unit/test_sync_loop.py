@@ -25,6 +25,7 @@ from peers.protocol.messages import (
     ToWorker,
 )
 from peers.protocol.running_marker import MARKER_SIZE, RunningMarker
+from peers.protocol.started_marks import StartedMarks
 from peers.worker import loop_sync
 from peers.worker.channel import Channel
 from peers.worker.loop_sync import SyncLoop
@@ -52,7 +53,7 @@ class Worker:
         monkeypatch.setattr(self._channel, "send", self._sent)
         monkeypatch.setattr(self._channel, "start_reader", lambda _handle: None)
         monkeypatch.setattr(self._channel, "send_outcomes", self.outcomes.extend)
-        self.loop = SyncLoop(self._channel, self.marker)
+        self.loop = SyncLoop(self._channel, self.marker, StartedMarks(-1))
         self.tell: Callable[[ToWorker], None] = self.loop._handle
 
     def register(self, kind: str, function: Callable[..., Any]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from peers.database import maintenance
 from peers.database.jobs import Job
 from peers.database.reconnecting import ReconnectingConnection
-from peers.database.rows import Promoted, Reclaimed, Reclaims, Sibling
+from peers.database.rows import LostPeer, Promoted, Reclaimed, Reclaims, Sibling, UnstartedTasks
 from peers.events import fields_of, name_of
 from peers.peer import takeover as module
 from peers.peer.maintenance import Maintenance
@@ -32,6 +32,7 @@ class Seen:
         self.looks = 0
         self.forgotten: list[UUID] = []
         self.look_at = NEVER
+        self.not_started: list[UnstartedTasks] = []
 
     def watch(self, siblings: list[Sibling]) -> None:
         """Watch them."""
@@ -41,6 +42,11 @@ class Seen:
         """Those that have ended."""
         self.looks += 1
         return sorted(self.dead)
+
+    def unstarted(self, peer_ids: list[UUID]) -> list[UnstartedTasks]:
+        """What they had not started."""
+        assert set(peer_ids) <= self.dead
+        return self.not_started
 
     def next_look(self) -> float:
         """When to look."""
@@ -135,7 +141,7 @@ def test_a_peer_that_joins_looks_at_once(
     """It lists its siblings, declares lost who has ended, and takes their tasks: in this order."""
     dead = Sibling(uuid4(), 7, 100, "lock")
     database.replies["siblings"] = [dead]
-    database.replies["declare_lost"] = [dead.peer_id]
+    database.replies["declare_lost"] = [LostPeer(dead.peer_id, "vega", 0)]
 
     def watch(siblings: list[Sibling]) -> None:
         seen.watched, seen.dead, seen.look_at = siblings, {dead.peer_id}, database.now
@@ -165,7 +171,7 @@ def test_a_peer_whose_row_is_locked_is_declared_again(
     seen.look_at = database.now + 0.5
     assert database.verbs().count("declare_lost") == 1
     assert seen.forgotten == []
-    database.replies["declare_lost"] = [dead]
+    database.replies["declare_lost"] = [LostPeer(dead, "vega", 0)]
     database.now += 0.5
     maintenance.start_due()
     assert database.verbs().count("declare_lost") == 2
