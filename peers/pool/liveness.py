@@ -142,11 +142,15 @@ def read(name: str, folder: Path = FOLDER) -> bytes:
         fd = _open(name, folder)
     except OSError:
         return b""
-    # not by mmap: whoever reads memory that is cut off meanwhile is killed
-    with open(fd, "rb", buffering=0) as file, contextlib.suppress(OSError):
+    try:
         status = os.fstat(fd)
         if stat.S_ISREG(status.st_mode) and status.st_size == assignment_log.SIZE:
-            return file.read(assignment_log.SIZE) or b""
+            # not by mmap: a process is killed that reads memory after the file was shortened
+            return os.read(fd, assignment_log.SIZE)
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
     return b""
 
 

@@ -15,7 +15,7 @@ from peers.database.reconnecting import ReconnectingConnection
 from peers.database.rows import LostPeer, Promoted, Reclaimed, Reclaims, Sibling, UnstartedTasks
 from peers.events import fields_of, name_of
 from peers.peer import takeover as module
-from peers.peer.maintenance import Maintenance
+from peers.peer.maintenance import Chore, Maintenance
 from peers.peer.state import PeerState
 from peers.peer.takeover import Takeover
 
@@ -176,6 +176,35 @@ def test_a_peer_whose_row_is_locked_is_declared_again(
     maintenance.start_due()
     assert database.verbs().count("declare_lost") == 2
     assert seen.forgotten == [dead]
+
+
+def test_what_a_lost_peer_had_not_started_is_released(
+    database: Database, seen: Seen, takeover: Takeover, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the same call, and up to a number of tasks. If the database refuses that, it is asked to
+    release fewer: a peer must be declared lost in any case.
+    """
+    turn(takeover, database)
+    dead = uuid4()
+    seen.dead, seen.look_at = {dead}, database.now
+    seen.not_started = [UnstartedTasks(b"a" * 16, 3, 6000), UnstartedTasks(b"b" * 16, 0, 6000)]
+    [chore] = [each for each in takeover.chores if each.name == "declare_lost"]
+    assert maintenance_call(chore)[3] == [
+        UnstartedTasks(b"a" * 16, 3, 6000), UnstartedTasks(b"b" * 16, 0, 4000),
+    ]  # fmt: skip
+    chore.failed()
+    assert maintenance_call(chore)[3] == [UnstartedTasks(b"a" * 16, 3, 2500)]
+    database.replies["declare_lost"] = [LostPeer(dead, "vega", 2500)]
+    turn(takeover, database)
+    assert seen.forgotten == [dead]
+    [told] = [fields_of(r) for r in caplog.records if name_of(r) == "unstarted_tasks_released"]
+    assert told == {"released": 2500, "lost_peer_id": dead, "lost_host": "vega"}
+
+
+def maintenance_call(chore: Chore) -> tuple[Any, ...]:
+    """What a chore would ask now."""
+    assert chore.due_at() == 0.0
+    return cast("tuple[Any, ...]", chore.write(uuid4(), chore.size))
 
 
 def test_an_end_that_is_not_sure_asks_nothing(
