@@ -14,10 +14,10 @@ This module imports nothing that takes long to import.
 from __future__ import annotations
 
 import struct
-import zlib
 from typing import TYPE_CHECKING, Final
+from zlib import crc32
 
-from peers.protocol.started_marks import MARKS, MARKS_BYTES, UNMARKED, WORD_BYTES, encode
+from peers.protocol.started_marks import MARKS_BYTES, UNMARKED, WORD_BYTES, encode
 
 if TYPE_CHECKING:
     import mmap
@@ -29,8 +29,9 @@ RECORDS: Final = 4096
 WORD: Final = struct.Struct("=Q")
 RECORD: Final = struct.Struct("=QQ16sIII")
 """Number of the record, first execution id, token, index of the first task, how many, mark."""
-_CHECKSUM: Final = struct.Struct("=I")
-RECORD_BYTES: Final = RECORD.size + _CHECKSUM.size
+CHECKED: Final = struct.Struct(f"={RECORD.size}sI")
+"""A record and its checksum."""
+RECORD_BYTES: Final = CHECKED.size
 
 MAGIC: Final = b"peers v1"
 """The first word. A peer reads only files of its own version."""
@@ -49,7 +50,7 @@ class AssignmentLog:
         self._memory = memory
         self._written = 0
         self._free_marks: list[int] = []
-        self._next_mark = UNMARKED + 1
+        self._next_mark = 1
         memory[: len(MAGIC)] = MAGIC
         WORD.pack_into(memory, COUNT_AT, encode(0))
 
@@ -59,7 +60,7 @@ class AssignmentLog:
             # Its word stays. Execution ids only rise, so that of the next task is higher.
             return self._free_marks.pop()
         mark = self._next_mark
-        if mark == MARKS:
+        if mark == UNMARKED:
             return UNMARKED
         self._next_mark += 1
         WORD.pack_into(self._memory, mark * WORD_BYTES, encode(0))
@@ -84,26 +85,17 @@ class AssignmentLog:
             mark = UNMARKED
         number = self._written
         at = RING_AT + number % RECORDS * RECORD_BYTES
-        self._memory[at : at + RECORD_BYTES] = pack_record(
-            number, execution_id, claim.token, first, count, mark
-        )
+        body = RECORD.pack(number, execution_id, claim.token, first, count, mark)
+        CHECKED.pack_into(self._memory, at, body, crc32(body))
         self._written = number + 1
         # after the record: whoever reads relies on all records up to this number
         WORD.pack_into(self._memory, COUNT_AT, encode(number + 1))
 
 
-def pack_record(
-    number: int, execution_id: int, token: bytes, first: int, count: int, mark: int
-) -> bytes:
-    """Return a record with its checksum."""
-    body = RECORD.pack(number, execution_id, token, first, count, mark)
-    return body + _CHECKSUM.pack(zlib.crc32(body))
-
-
 def unpack_record(record: bytes) -> tuple[int, int, bytes, int, int, int] | None:
     """Return the fields of a record; None: it is damaged."""
-    body, checksum = record[: RECORD.size], record[RECORD.size :]
-    if checksum != _CHECKSUM.pack(zlib.crc32(body)):
+    body, checksum = CHECKED.unpack(record)
+    if checksum != crc32(body):
         return None
     fields: tuple[int, int, bytes, int, int, int] = RECORD.unpack(body)
     return fields

@@ -20,7 +20,7 @@ from peers.pool.assignment_log import (
     WORD,
     unpack_record,
 )
-from peers.protocol.started_marks import MARKS, UNMARKED, WORD_BYTES, decode
+from peers.protocol.started_marks import UNMARKED, WORD_BYTES, decode
 
 _CLAIM_MAX_TASKS: Final = 10_000
 """What `peers.claim` accepts."""
@@ -69,7 +69,7 @@ def _how_many_started(file: bytes, mark: int, execution_id: int, count: int) -> 
     """Return how many of these tasks may have started."""
     if mark == QUEUED:
         return 0
-    if mark == UNMARKED or mark >= MARKS:
+    if mark >= UNMARKED or mark == 0:  # the first word is no mark
         return count
     (word,) = WORD.unpack_from(file, mark * WORD_BYTES)
     last_started = decode(word)

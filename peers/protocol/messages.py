@@ -17,6 +17,8 @@ from typing import Final
 
 import msgspec
 
+from peers.protocol.started_marks import UNMARKED
+
 # Each message starts with a mark and its length. What user code writes into a wrong descriptor has
 # no mark, so it is not taken for a length.
 HEADER: Final = struct.Struct("!II")
@@ -107,7 +109,7 @@ class Assign(msgspec.Struct, array_like=True, frozen=True, tag=1):
     as_batch: bool = False
     queue: str = ""
     slots: int = 1
-    mark: int = 0
+    mark: int = UNMARKED
 
 
 class Recall(msgspec.Struct, array_like=True, frozen=True, tag=2):

@@ -17,22 +17,22 @@ from typing import Final
 
 WORD_BYTES: Final = 8
 MARKS: Final = 4096
-"""How many words there are. The first one says that the file is whole: no worker has this mark."""
+"""How many words there are. The first one shows that the file is whole: no worker has this mark."""
 MARKS_BYTES: Final = MARKS * WORD_BYTES
-UNMARKED: Final = 0
-"""In place of a mark: nobody notes which of these tasks have started."""
-_CHECK: Final = 1_048_573
+UNMARKED: Final = MARKS - 1
+"""In place of a mark: nobody reads this word, and so nobody knows which tasks have started."""
+CHECK: Final = 1_048_573
 """A prime number. A word that is not a multiple of it was not written by `encode`."""
 
 
 def encode(number: int) -> int:
     """Return a number as it is stored in a word. It is never 0, as is a word that was lost."""
-    return (number + 1) * _CHECK
+    return (number + 1) * CHECK
 
 
 def decode(word: int) -> int | None:
     """Return the number that a word holds; None: the word is damaged."""
-    number, rest = divmod(word, _CHECK)
+    number, rest = divmod(word, CHECK)
     return None if rest or not number else number - 1
 
 
@@ -45,17 +45,16 @@ class StartedMarks:
 
     def __init__(self, fd: int) -> None:
         if fd < 0:
-            self._words = (ctypes.c_uint64 * MARKS)()
+            self.words = (ctypes.c_uint64 * MARKS)()
             return
         try:
-            self._words = (ctypes.c_uint64 * MARKS).from_address(_map(fd))
+            self.words = (ctypes.c_uint64 * MARKS).from_address(_map(fd))
         finally:
             os.close(fd)
 
     def started(self, mark: int, execution_id: int) -> None:
         """Mark that this execution starts now, and that those before it have started."""
-        if mark:
-            self._words[mark] = (execution_id + 1) * _CHECK  # encode(), without another call
+        self.words[mark] = encode(execution_id)
 
 
 def _map(fd: int) -> int:

@@ -23,7 +23,7 @@ from peers.protocol.messages import (
     Unfit,
 )
 from peers.protocol.running_marker import RunningMarker
-from peers.protocol.started_marks import StartedMarks
+from peers.protocol.started_marks import CHECK, StartedMarks
 from peers.worker.args import args_of
 from peers.worker.assigned import AssignedTask, CurrentTasks, Run
 from peers.worker.batch import Batch
@@ -172,7 +172,7 @@ class SyncLoop:
         self._current = current = CurrentTasks(run, self._channel, self._cancelled)
         collected = self._collected
         results = collected.results
-        mark, mark_started = run.mark, self._marks.started
+        mark, marks = run.mark, self._marks.words
         finished = time.monotonic_ns()
         for index in run.todo:
             if is_mixed and run.kind(index) != kind.name:
@@ -183,7 +183,7 @@ class SyncLoop:
                 finished = time.monotonic_ns()
             current.started_ns = started = finished
             self._execution_id = execution_id = run.execution_id + index
-            mark_started(mark, execution_id)
+            marks[mark] = (execution_id + 1) * CHECK  # StartedMarks.started, without two calls
             self._marker.start(execution_id, started)
             enter(current, index)
             is_exhausted = False

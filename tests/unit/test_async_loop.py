@@ -276,12 +276,12 @@ def test_each_task_is_marked_when_it_gets_a_slot(worker: Worker) -> None:
     seen: list[tuple[int, int | None, int | None]] = []
 
     async def handler() -> None:
-        words = worker.marks._words
+        words = worker.marks.words
         seen.append((current_task().execution_id, decode(words[5]), decode(words[6])))
         await asyncio.sleep(0.01)
 
     async def batch(rows: list[_Row]) -> list[None]:
-        seen.append((10, decode(worker.marks._words[5]), None))
+        seen.append((10, decode(worker.marks.words[5]), None))
         return [None] * len(rows)
 
     worker.register("a", handler)

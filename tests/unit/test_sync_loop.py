@@ -220,7 +220,7 @@ def test_each_task_is_marked_when_its_handler_starts(worker: Worker) -> None:
     seen: list[int | None] = []
 
     def note() -> None:
-        seen.append(decode(worker.marks._words[5]))
+        seen.append(decode(worker.marks.words[5]))
 
     def batch(rows: list[dict[str, Any]]) -> list[None]:
         note()
@@ -234,4 +234,4 @@ def test_each_task_is_marked_when_its_handler_starts(worker: Worker) -> None:
     worker.tell(Stop())
     worker.loop.run()
     assert seen == [7, 8, 9, 12]
-    assert sum(map(bool, worker.marks._words)) == 1
+    assert sum(map(bool, worker.marks.words)) == 1

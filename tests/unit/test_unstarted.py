@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import Mock
+from zlib import crc32
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from peers.database.rows import UnstartedTasks
 from peers.pool import handle, liveness, local_queue, unstarted
 from peers.pool.assignment_log import (
+    CHECKED,
     COUNT_AT,
     MAGIC,
     QUEUED,
@@ -28,7 +30,6 @@ from peers.pool.assignment_log import (
     SIZE,
     WORD,
     AssignmentLog,
-    pack_record,
     unpack_record,
 )
 from peers.pool.claim import Claim, TaskRun
@@ -45,6 +46,14 @@ from tests.support import claims
 
 CLAIM = 10
 Task = tuple[bytes, int]
+
+
+def pack_record(
+    number: int, execution_id: int, token: bytes, first: int, count: int, mark: int
+) -> bytes:
+    """A record with its checksum."""
+    body = RECORD.pack(number, execution_id, token, first, count, mark)
+    return CHECKED.pack(body, crc32(body))
 
 
 def a_claim(number: int) -> Claim:
@@ -269,12 +278,13 @@ def test_more_workers_than_marks() -> None:
     """The tasks of those without a mark count as started."""
     memory = bytearray(SIZE)
     log = AssignmentLog(memory)
-    marks = [log.take_mark() for _ in range(MARKS)]
-    assert len(set(marks)) == MARKS
+    marks = [log.take_mark() for _ in range(MARKS - 1)]
+    assert sorted(marks) == list(range(1, MARKS))
     assert marks[-1] == UNMARKED
     claim = a_claim(1)
     log.assigned(TaskRun(claim, 0, 1), marks[-2], 10)
     log.assigned(TaskRun(claim, 1, 1), marks[-1], 11)
+    log.assigned(TaskRun(claim, 2, 1), 0, 12)
     assert tasks_of(find_unstarted(bytes(memory))) == {(claim.token, 0)}
     log.free_mark(UNMARKED)
     assert log.take_mark() == UNMARKED
