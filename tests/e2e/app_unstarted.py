@@ -6,7 +6,9 @@ import asyncio
 import os
 import time
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired
+
+from typing_extensions import TypedDict
 
 from peers import current_batch, current_task, task
 from tests.e2e.ledger import LEDGER_VARIABLE
@@ -19,6 +21,7 @@ class Row(TypedDict):
     """The args of a task in a batch."""
 
     gate: str
+    seconds: NotRequired[float]
 
 
 def _note(*task_ids: int) -> None:
@@ -37,16 +40,18 @@ def _await_gates(*gates: str) -> None:
 
 
 @task("sync", backoff=0)
-def gated(gate: str) -> None:
+def gated(gate: str, seconds: float = 0.0) -> None:
     """Occupies its worker."""
     _note(current_task().id)
+    time.sleep(seconds)
     _await_gates(gate)
 
 
 @task("async", backoff=0)
-async def gated_async(gate: str) -> None:
+async def gated_async(gate: str, seconds: float = 0.0) -> None:
     """Occupies a slot."""
     _note(current_task().id)
+    await asyncio.sleep(seconds)
     while not Path(gate).exists():  # noqa: ASYNC110, ASYNC240  # a gate is a file, and quick to ask
         await asyncio.sleep(_LOOK_AGAIN)
 
@@ -55,6 +60,7 @@ async def gated_async(gate: str) -> None:
 def batch(rows: list[Row]) -> list[None]:
     """Occupies its worker until all gates are open."""
     _note(*(each.id for each in current_batch()))
+    time.sleep(rows[0].get("seconds", 0.0))
     _await_gates(*(row["gate"] for row in rows))
     return [None] * len(rows)
 
@@ -63,6 +69,7 @@ def batch(rows: list[Row]) -> list[None]:
 async def batch_async(rows: list[Row]) -> list[None]:
     """Occupies a slot until all gates are open."""
     _note(*(each.id for each in current_batch()))
+    await asyncio.sleep(rows[0].get("seconds", 0.0))
     while not all(Path(row["gate"]).exists() for row in rows):  # noqa: ASYNC110, ASYNC240
         await asyncio.sleep(_LOOK_AGAIN)
     return [None] * len(rows)

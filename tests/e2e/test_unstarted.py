@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import time
+from collections import Counter
 from typing import Final
 
 import pytest
 
+from tests.e2e import ledger
 from tests.e2e.app_unstarted import BATCH_SIZE
 from tests.e2e.harness import PeerProcess, Stage, workers_end
 
@@ -19,6 +22,7 @@ LONG: Final = {"lease_timeout": "120s"}
 ATTEMPTS: Final = 3
 WARM_UP: Final = 20
 INNOCENT: Final = 40
+KILLS: Final = 6
 AFTER_RECALL: Final = 0.5
 """Seconds after which a worker has given back what waits behind a slow handler."""
 
@@ -87,4 +91,36 @@ def test_a_task_that_kills_its_peer_again_and_again(
     assert len(untouched) >= INNOCENT - neighbours
     assert all(stage.failures(task_id) == [] for task_id in untouched)
     assert last.events("unstarted_tasks_released")[0]["released"] > 0
+    assert stage.rows("select * from peers.check()") == []
+
+
+def test_every_attempt_that_was_started_counts(stage: Stage) -> None:
+    """Peers are killed at random moments while they run tasks of all kinds: each start of a handler
+    was an attempt. And nearly all attempts were started: only those of claims count as well whose
+    reply the peer did not read before it was killed.
+    """
+    gate = stage.gate()
+    stage.open(gate)
+    kinds = ("sync", "async", "batch", "batch.async")
+    peers = [stage.peer(APP, slots=3, **LONG) for _ in range(2)]
+    chance = random.Random(1)
+    many = """
+        insert into peers.task (kind, args, max_attempts)
+        select k.kind, jsonb_build_object('gate', %s::text, 'seconds', 0.01), 100
+        from generate_series(1, 200) n, unnest(%s::text[]) k(kind) returning id"""
+    task_ids: list[int] = []
+    for _ in range(KILLS):
+        new = [row["id"] for row in stage.rows(many, gate, list(kinds))]
+        task_ids += new
+        stage.until_started(chance.choice(new[: len(new) // 2]))
+        kill_all(peers.pop(0))
+        peers.append(stage.peer(APP, slots=3, **LONG))
+    stage.until_state("completed", *task_ids)
+    started = Counter(entry.task_id for entry in ledger.read(stage.ledger))
+    counted = attempts(stage)
+    assert sum(counted.values()) > len(task_ids), "some attempts were lost"
+    assert [task_id for task_id in task_ids if counted[task_id] < started[task_id]] == []
+    uncertain = sum(counted[task_id] > started[task_id] for task_id in task_ids)
+    assert uncertain < len(task_ids) / 10
+    assert sum(len(peer.events("unstarted_tasks_released")) for peer in stage.peers) > 0
     assert stage.rows("select * from peers.check()") == []
