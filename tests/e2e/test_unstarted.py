@@ -22,7 +22,7 @@ LONG: Final = {"lease_timeout": "120s"}
 ATTEMPTS: Final = 3
 WARM_UP: Final = 20
 INNOCENT: Final = 40
-KILLS: Final = 6
+KILLS: Final = 8
 AFTER_RECALL: Final = 0.5
 """Seconds after which a worker has given back what waits behind a slow handler."""
 
@@ -107,12 +107,13 @@ def test_every_attempt_that_was_started_counts(stage: Stage) -> None:
     many = """
         insert into peers.task (kind, args, max_attempts)
         select k.kind, jsonb_build_object('gate', %s::text, 'seconds', 0.01), 100
-        from generate_series(1, 200) n, unnest(%s::text[]) k(kind) returning id"""
+        from generate_series(1, 200) n, unnest(%s::text[]) k(kind) returning id, kind"""
     task_ids: list[int] = []
-    for _ in range(KILLS):
-        new = [row["id"] for row in stage.rows(many, gate, list(kinds))]
-        task_ids += new
-        stage.until_started(chance.choice(new[: len(new) // 2]))
+    for number in range(KILLS):
+        new = stage.rows(many, gate, list(kinds))
+        task_ids += [row["id"] for row in new]
+        of_kind = [row["id"] for row in new if row["kind"] == kinds[number % len(kinds)]]
+        stage.until_started(chance.choice(of_kind[: len(of_kind) // 2]))
         kill_all(peers.pop(0))
         peers.append(stage.peer(APP, slots=3, **LONG))
     stage.until_state("completed", *task_ids)
