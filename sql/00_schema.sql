@@ -13,7 +13,7 @@
 --               count reaches 0 becomes ready.
 --   40, 45      a peer joins, sends heartbeats, and claims ready tasks with FOR UPDATE SKIP LOCKED. Each claim is one
 --               lease with a random token. The peer's heartbeat renews all of its leases.
---   42          a peer sees that another one on its host has ended, and declares it lost.
+--   42          a peer sees that another one on its host has ended. It declares it lost and releases unstarted tasks.
 --   50, 55      an outcome is recorded only from the peer that holds the lease, under its token: the task completes, or
 --               its attempt fails and the task is retried (backoff with full jitter), dies, or is cancelled.
 --   57          a task that was not run becomes ready again: its peer released it, or another peer reclaimed it from

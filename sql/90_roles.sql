@@ -61,7 +61,8 @@ begin
     -- a worker calls the verbs of a peer, and touches no table
     grant execute on function
         peers.join(text, integer, jsonb, jsonb, interval, integer, jsonb), peers.heartbeat(uuid),
-        peers.siblings(uuid), peers.declare_lost(uuid, uuid[]), peers.next_reclaim(uuid),
+        peers.siblings(uuid), peers.declare_lost(uuid, uuid[], uuid[], integer[], integer[]),
+        peers.next_reclaim(uuid),
         peers.claim(uuid, text, integer, peers.claim_resume),
         peers.complete(uuid, uuid[], bigint[], jsonb, boolean), peers.fail(uuid, jsonb, boolean),
         peers.release(uuid, bigint[], uuid[], text[], boolean), peers.reconcile(uuid, uuid[]),

@@ -12,9 +12,18 @@ from uuid import UUID
 
 from psycopg.pq.abc import PGresult
 
-from peers.database.binary import pack_tokens, read_float, read_integer
+from peers.database.binary import pack_integers, pack_tokens, read_float, read_integer
 from peers.database.pipeline import Statement
-from peers.database.rows import Promoted, Pruned, Reclaimed, Reclaims, Sibling, Unrunnable
+from peers.database.rows import (
+    LostPeer,
+    Promoted,
+    Pruned,
+    Reclaimed,
+    Reclaims,
+    Sibling,
+    Unrunnable,
+    UnstartedTasks,
+)
 
 _PROMOTE: Final = (
     b"select peers.promote($1::integer), date_part('epoch', peers.now()),"
@@ -28,7 +37,10 @@ _RECLAIM: Final = (
 _SIBLINGS: Final = (
     b"select sibling_id, pid, process_start, liveness_lock from peers.siblings($1::uuid)"
 )
-_DECLARE_LOST: Final = b"select unnest(peers.declare_lost($1::uuid, $2::uuid[]))"
+_DECLARE_LOST: Final = (
+    b"select lost_peer_id, host, released"
+    b" from peers.declare_lost($1::uuid, $2::uuid[], $3::uuid[], $4::integer[], $5::integer[])"
+)
 _PRUNE: Final = (
     b"select looked_at, deleted, finished"
     b" from peers.prune(make_interval(secs => $1::double precision), $2::integer)"
@@ -94,15 +106,33 @@ def read_siblings(result: PGresult) -> list[Sibling]:
     ]
 
 
-def declare_lost(peer_id: UUID, lost_peer_ids: Sequence[UUID]) -> Statement:
-    """Declare peers of this host lost whose processes have ended."""
-    packed = pack_tokens([lost.bytes for lost in lost_peer_ids])
-    return Statement(_DECLARE_LOST, (peer_id.bytes, packed), (1, 1))
+def declare_lost(
+    peer_id: UUID, lost_peer_ids: Sequence[UUID], unstarted: Sequence[UnstartedTasks]
+) -> Statement:
+    """Declare peers of this host lost whose processes have ended.
+
+    Release their tasks that no handler has started.
+    """
+    parameters = (
+        peer_id.bytes,
+        pack_tokens([lost.bytes for lost in lost_peer_ids]),
+        pack_tokens([each.token for each in unstarted]),
+        pack_integers([each.first for each in unstarted]),
+        pack_integers([each.number for each in unstarted]),
+    )
+    return Statement(_DECLARE_LOST, parameters, (1,) * len(parameters))
 
 
-def read_lost(result: PGresult) -> list[UUID]:
+def read_lost(result: PGresult) -> list[LostPeer]:
     """Return which of these peers are lost now."""
-    return [UUID(bytes=result.get_value(row, 0)) for row in range(result.ntuples)]
+    return [
+        LostPeer(
+            UUID(bytes=result.get_value(row, 0)),
+            None if (host := result.get_value(row, 1)) is None else host.decode(),
+            read_integer(result.get_value(row, 2)),
+        )
+        for row in range(result.ntuples)
+    ]
 
 
 def prune(older_than: timedelta, max_tasks: int) -> Statement:

@@ -111,6 +111,25 @@ class Sibling(NamedTuple):
     liveness_lock: str
 
 
+class UnstartedTasks(NamedTuple):
+    """Consecutive tasks of one claim that no handler has started.
+
+    `first` is the index of the first one in the claim.
+    """
+
+    token: bytes
+    first: int
+    number: int
+
+
+class LostPeer(NamedTuple):
+    """A peer that is lost. `released`: how many tasks it had not started; they are ready again."""
+
+    peer_id: UUID
+    host: str | None
+    released: int
+
+
 class ParentResult(NamedTuple):
     """A parent of a task. `result` is JSON text, or None if the parent is not completed."""
 

@@ -51,6 +51,7 @@ from peers.events.tasks import (
     tasks_isolated,
     tasks_pruned,
     tasks_unrunnable,
+    unstarted_tasks_released,
 )
 from peers.events.workers import (
     app_not_preloaded,
@@ -109,6 +110,7 @@ __all__ = [
     "tasks_isolated",
     "tasks_pruned",
     "tasks_unrunnable",
+    "unstarted_tasks_released",
     "worker_died",
     "worker_killed",
     "worker_message_invalid",
