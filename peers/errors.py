@@ -193,6 +193,10 @@ class BadTask(PeersError):
     """PE009: a value is out of bounds."""
 
 
+class BadSchedule(PeersError):
+    """A cron expression, a time zone or a period is wrong; the message has the bound."""
+
+
 class PeerLost(PeersError):
     """PE010: the peer is unknown, or its lease has expired: stop its handlers and join again."""
 

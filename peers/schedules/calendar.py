@@ -1,0 +1,107 @@
+"""The due times of one schedule."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from peers.errors import BadSchedule
+from peers.schedules.cron import parse_cron
+from peers.schedules.wall_clock import WallClock
+from peers.schedules.zone import Zone
+
+EVERY_MIN: Final = timedelta(seconds=1)
+EVERY_MAX: Final = timedelta(days=365)
+
+_TICK: Final = timedelta(microseconds=1)
+_FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_END: Final = datetime(9000, 1, 1, tzinfo=UTC)
+
+
+class Calendar:
+    """The due times of a schedule that has a cron expression or a period.
+
+    A cron expression follows the clocks of `timezone`. A fixed time that the clocks skip is due
+    right after the gap, and a time that comes twice is due the first time. If minute or hour starts
+    with a star, the schedule is due at whatever the clocks show, as in Vixie's cron.
+
+    `every` counts elapsed time from `anchor`, which is the first due time. Times are in UTC.
+    Raises `BadSchedule` if a value is wrong.
+    """
+
+    def __init__(
+        self,
+        cron: str | None = None,
+        every: timedelta | None = None,
+        timezone: str = "UTC",
+        anchor: datetime = _FIRST,
+    ) -> None:
+        if (cron is None) == (every is None):
+            raise BadSchedule("a schedule must have either cron or every; example: @daily")
+        self._every = None if every is None else _checked(every)
+        self._anchor = anchor.astimezone(UTC)
+        self._zone = Zone(timezone)
+        self._cron = None if cron is None else parse_cron(cron)
+        self._clock = None if self._cron is None else WallClock(self._cron)
+
+    def next_after(self, moment: datetime) -> datetime | None:
+        """Return the first due time after a moment, or None if there is none before 9000."""
+        moment = max(moment.astimezone(UTC), _FIRST - _TICK)
+        if moment >= _END:
+            return None
+        if self._every is not None:
+            due = self._next_period(moment, self._every)
+        elif self._cron is not None and self._cron.fixed:
+            due = self._next_fixed(moment)
+        else:
+            due = self._next_shown(moment)
+        return due if due is not None and due < _END else None
+
+    def between(self, after: datetime, until: datetime, most: int) -> list[datetime]:
+        """Return the due times after the first moment and up to the second, oldest first.
+
+        It stops after `most` of them.
+        """
+        found: list[datetime] = []
+        due = self.next_after(after)
+        while due is not None and due <= until and len(found) < most:
+            found.append(due)
+            due = self.next_after(due)
+        return found
+
+    def next_times(self, after: datetime, count: int) -> list[datetime]:
+        """Return the next `count` due times after a moment."""
+        return self.between(after, _END, count)
+
+    def _next_period(self, moment: datetime, every: timedelta) -> datetime:
+        if moment < self._anchor:
+            return self._anchor
+        return self._anchor + ((moment - self._anchor) // every + 1) * every
+
+    def _next_fixed(self, moment: datetime) -> datetime | None:
+        reading = self._next_reading(self._zone.highest_reading(moment))
+        return None if reading is None else self._zone.first_instant(reading)
+
+    def _next_shown(self, moment: datetime) -> datetime | None:
+        shown = self._zone.reading(moment)
+        match = self._next_reading(shown)
+        while match is not None:
+            due = match - self._zone.offset(moment)
+            change = self._zone.next_change(moment, due)
+            if change is None:
+                return due
+            moment = change
+            again = self._zone.reading(change) - _TICK
+            if not shown <= again < match:
+                match = self._next_reading(again)
+                shown = again
+        return None
+
+    def _next_reading(self, reading: datetime) -> datetime | None:
+        return None if self._clock is None else self._clock.next_after(reading)
+
+
+def _checked(every: timedelta) -> timedelta:
+    if EVERY_MIN <= every <= EVERY_MAX:
+        return every
+    raise BadSchedule(f"every must be 1 second to 365 days, not {every}; example: 15 minutes")

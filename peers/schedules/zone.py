@@ -1,0 +1,101 @@
+"""Where the clocks of a time zone change."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from peers.errors import BadSchedule
+
+_SAMPLE: Final = timedelta(hours=6)  # no zone has changed its clocks twice within this time
+_SECOND: Final = timedelta(seconds=1)
+
+
+class Zone:
+    """A time zone. Instants and readings of its clocks are both `datetime` in UTC."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.info = _zone_info(name)
+
+    def offset(self, instant: datetime) -> timedelta:
+        """Return what its clocks add to UTC."""
+        return _offset(self.info, instant)
+
+    def reading(self, instant: datetime) -> datetime:
+        """Return what its clocks show."""
+        return instant + self.offset(instant)
+
+    def highest_reading(self, instant: datetime) -> datetime:
+        """Return the latest reading that its clocks have shown up to this instant.
+
+        It differs from the reading at this instant while the clocks show an hour again.
+        """
+        if not instant.astimezone(self.info).fold:
+            return self.reading(instant)
+        change = self._last_change(instant)
+        return change + self.offset(change - _SECOND) - timedelta(microseconds=1)
+
+    def first_instant(self, reading: datetime) -> datetime:
+        """Return when its clocks first show a reading, or the end of the gap that skips it."""
+        local = reading.replace(tzinfo=self.info)
+        instant = local.astimezone(UTC)
+        if self.reading(instant) == reading:
+            return instant
+        return self._last_change(instant)
+
+    def next_change(self, after: datetime, until: datetime) -> datetime | None:
+        """Return the first instant with another offset, after the first and up to the second."""
+        for year in range(after.year, until.year + 1):
+            for change in _changes(self.name, year):
+                if change > after:
+                    return change if change <= until else None
+        return None
+
+    def _last_change(self, instant: datetime) -> datetime:
+        changes = _changes(self.name, instant.year - 1) + _changes(self.name, instant.year)
+        return max(change for change in changes if change <= instant)
+
+
+def _zone_info(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (OSError, ValueError) as error:
+        raise BadSchedule(
+            f'timezone must be a name of the IANA time zone database, not "{name}"; example:'
+            " Europe/Berlin"
+        ) from error
+
+
+def _offset(zone: ZoneInfo, instant: datetime) -> timedelta:
+    return instant.astimezone(zone).utcoffset() or timedelta(0)
+
+
+@lru_cache(maxsize=20_000)
+def _changes(name: str, year: int) -> tuple[datetime, ...]:
+    """Return the instants of a year at which the offset changes. `zoneinfo` does not show them."""
+    zone = ZoneInfo(name)
+    start, end = datetime(year, 1, 1, tzinfo=UTC), datetime(year + 1, 1, 1, tzinfo=UTC)
+    found = []
+    before, offset = start, _offset(zone, start)
+    while before < end:
+        after = before + _SAMPLE
+        if _offset(zone, after) != offset:
+            found.append(_bisect(zone, before, after))
+            offset = _offset(zone, after)
+        before = after
+    return tuple(found)
+
+
+def _bisect(zone: ZoneInfo, before: datetime, after: datetime) -> datetime:
+    offset = _offset(zone, before)
+    while after - before > _SECOND:
+        middle = before + (after - before) // 2
+        middle = middle.replace(microsecond=0)
+        if _offset(zone, middle) == offset:
+            before = middle
+        else:
+            after = middle
+    return after
