@@ -31,7 +31,7 @@ end
 $$;
 
 comment on type peers.schedule_outcome is
-    'What became of a due time. fired: its task was submitted. skipped: it has no task, and the column reason says why. '
+    'What became of a due time. fired: its task was submitted. skipped: it has no task; the column reason says why. '
     'failed: the database has refused the task; the peers try again.';
 
 -- Each firing updates the row. Free space in the page (fillfactor) keeps the table small.
@@ -59,6 +59,7 @@ create table if not exists peers.schedule (
     revision uuid not null default gen_random_uuid(),
     resumed_at timestamptz,
     failures integer not null default 0,
+    error text,
     retry_at timestamptz,
     expected_due_at timestamptz,
     expect_at timestamptz,
@@ -66,8 +67,9 @@ create table if not exists peers.schedule (
     created_by name not null default session_user,
     created_at timestamptz not null default now(),
     changed_at timestamptz not null default now(),
-    look_at timestamptz
-        generated always as (least(coalesce(greatest(next_due_at, retry_at), '-infinity'), expect_at)) stored
+    look_at timestamptz generated always as (
+        least(coalesce(greatest(next_due_at, retry_at), '1970-01-01 00:00:00+00'), expect_at)
+    ) stored
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
 
 -- serves due_schedules and next_schedule: the first schedules that a peer has to look at
@@ -90,7 +92,8 @@ comment on column peers.schedule.kind is 'The kind of its tasks.';
 comment on column peers.schedule.args is 'The args of its tasks: a JSON object of at most 1 MiB.';
 comment on column peers.schedule.queue is 'The queue of its tasks.';
 comment on column peers.schedule.priority is 'The priority of its tasks; smaller runs first.';
-comment on column peers.schedule.max_attempts is 'Attempts of each task. Null: the value that the handler declares, or 5.';
+comment on column peers.schedule.max_attempts is
+    'Attempts of each task. Null: the value that the handler declares, or 5.';
 comment on column peers.schedule.timeout is
     'The time limit of each attempt. Null: the value that the handler declares, or no limit.';
 comment on column peers.schedule.metadata is
@@ -102,11 +105,12 @@ comment on column peers.schedule.jitter is
     'Each task starts up to this much later than its due time, 0 to 1 day. The delay depends on the name and the due '
     'time alone.';
 comment on column peers.schedule.expect_within is
-    'Raises an alert in peers.alert if no run has completed so long after a due time, 1 second to 365 days. Null: none.';
+    'Raises an alert in peers.alert if no run has completed so long after a due time, 1 second to 365 days. Null: no '
+    'alert.';
 comment on column peers.schedule.paused_at is
     'Since when its due times are skipped: peers.pause_schedule and peers.resume_schedule. Null: it is not paused.';
 comment on column peers.schedule.next_due_at is
-    'When it is due next. Null: a peer will compute it soon. Infinity: never. Kept by the scheduler.';
+    'When it is due next. Null: a peer will compute it soon. The year 9000: never. Kept by the scheduler.';
 comment on column peers.schedule.computed_from is
     'Due times after this time count: when the schedule was created or its times changed. Kept by the scheduler.';
 comment on column peers.schedule.revision is
@@ -116,6 +120,7 @@ comment on column peers.schedule.resumed_at is
     'When it was last resumed. Due times before this are skipped as paused. Kept by the scheduler.';
 comment on column peers.schedule.failures is
     'How often in a row the database has refused the task of the next due time. Kept by the scheduler.';
+comment on column peers.schedule.error is 'The last of these errors. Kept by the scheduler.';
 comment on column peers.schedule.retry_at is 'When the peers try again after a failure. Kept by the scheduler.';
 comment on column peers.schedule.expected_due_at is
     'The due time whose run is expected to complete next. Kept by the scheduler.';
@@ -127,7 +132,7 @@ comment on column peers.schedule.declared is
 comment on column peers.schedule.created_by is 'The database role that created it.';
 comment on column peers.schedule.created_at is 'When it was created.';
 comment on column peers.schedule.changed_at is 'When somebody last changed it.';
-comment on column peers.schedule.look_at is 'When a peer looks at it next. -infinity: as soon as possible.';
+comment on column peers.schedule.look_at is 'When a peer looks at it next. The year 1970: as soon as possible.';
 
 -- There are no foreign keys: a run outlives its schedule, and prune deletes its task before it.
 create table if not exists peers.schedule_run (
