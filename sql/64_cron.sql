@@ -1,5 +1,5 @@
--- What a schedule's cron expression, period and time zone may be. peers/schedules/ computes the due times; it refuses
--- the same values in the same words.
+-- What a schedule's cron expression and time zone may be. peers/schedules/ computes the due times, and refuses the same
+-- values with the same messages.
 
 -- Returns the value of one number or name of a field, or null.
 create or replace function peers._cron_number(_field text, _text text) returns integer
@@ -221,18 +221,4 @@ create or replace function peers._describe_timezone(_timezone text) returns text
 as $$
     select 'timezone must be a name of the IANA time zone database, such as Europe/Berlin or UTC, not "'
         || left(_timezone, 100) || '"; a fixed offset is Etc/GMT-3 for three hours ahead of UTC'
-$$;
-
--- Returns what is wrong with a period, with the bound and an example; null: nothing. A month has no fixed length.
-create or replace function peers._every_problem(_every interval) returns text
-    language sql immutable strict
-    set search_path = pg_catalog, peers, pg_temp
-as $$
-    select case
-        when extract(year from _every) <> 0 or extract(month from _every) <> 0 then
-            'every must have days or smaller units, not ' || _every || '; example: 15 minutes; for months use cron '
-            'such as 0 2 1 * *'
-        when _every not between interval '1 second' and interval '365 days' then
-            'every must be 1 second to 365 days, not ' || _every || '; example: 15 minutes'
-    end
 $$;

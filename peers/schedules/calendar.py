@@ -54,30 +54,12 @@ class Calendar:
         It stops after `most` of them.
         """
         found: list[datetime] = []
-        due = self.next_after(after)
-        while due is not None and due <= until and len(found) < most:
+        while len(found) < most:
+            due = self.next_after(found[-1] if found else after)
+            if due is None or due > until:
+                break
             found.append(due)
-            due = self.next_after(due)
         return found
-
-    def latest(self, after: datetime, until: datetime, most: int) -> list[datetime]:
-        """Return the last `most` due times after the first moment and up to the second.
-
-        The oldest comes first. The work is bounded, however many due times there are.
-        """
-        found = self.between(after, until, most + 1)
-        if len(found) <= most:
-            return found
-        enough = range(most, 4 * most + 1)
-        short, span, long = timedelta(0), timedelta(seconds=1), until - after
-        while True:
-            found = self.between(until - min(span, long), until, enough.stop)
-            if len(found) in enough:
-                return found[-most:]
-            if len(found) < most:
-                short, span = span, min(2 * span, short + (long - short) / 2)
-            else:
-                long, span = span, short + (span - short) / 2
 
     def next_times(self, after: datetime, count: int) -> list[datetime]:
         """Return the next `count` due times after a moment."""
@@ -120,4 +102,4 @@ class Calendar:
 def _checked(every: timedelta) -> timedelta:
     if EVERY_MIN <= every <= EVERY_MAX:
         return every
-    raise BadSchedule(f"every must be 1 second to 365 days, not {every}; example: 15 minutes")
+    raise BadSchedule(f"every must be 1 second to 365 days, such as 15 minutes, not {every}")

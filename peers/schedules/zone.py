@@ -11,7 +11,9 @@ from zoneinfo import ZoneInfo
 
 from peers.errors import BadSchedule
 
-_SAMPLE: Final = timedelta(hours=6)  # no zone has changed its clocks twice within this time
+_SAMPLE: Final = timedelta(
+    days=3
+)  # since 1970 two changes were at least 6.9 days apart (Brazil, 2000)
 _SECOND: Final = timedelta(seconds=1)
 _TICK: Final = timedelta(microseconds=1)
 # In POSIX notation UTC+3 is three hours behind UTC, so names with digits are refused, except those
