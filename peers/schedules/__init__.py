@@ -6,6 +6,5 @@ Nothing here reads a clock or a database. The same arguments give the same times
 from __future__ import annotations
 
 from peers.schedules.calendar import Calendar
-from peers.schedules.cron import parse_cron
 
-__all__ = ["Calendar", "parse_cron"]
+__all__ = ["Calendar"]

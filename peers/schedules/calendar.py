@@ -6,8 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from peers.errors import BadSchedule
-from peers.schedules.cron import parse_cron
-from peers.schedules.wall_clock import WallClock
+from peers.schedules.wall_clock import WallClock, wall_clock
 from peers.schedules.zone import Zone
 
 EVERY_MIN: Final = timedelta(seconds=1)
@@ -38,23 +37,15 @@ class Calendar:
     ) -> None:
         if (cron is None) == (every is None):
             raise BadSchedule("a schedule must have either cron or every; example: @daily")
-        self._every = None if every is None else _checked(every)
-        self._anchor = anchor.astimezone(UTC)
         self._zone = Zone(timezone)
-        self._cron = None if cron is None else parse_cron(cron)
-        self._clock = None if self._cron is None else WallClock(self._cron)
+        self._anchor = anchor.astimezone(UTC)
+        self._every = None if every is None else _checked(every)
+        self._clock = None if cron is None else wall_clock(cron)
 
     def next_after(self, moment: datetime) -> datetime | None:
         """Return the first due time after a moment, or None if there is none before 9000."""
         moment = max(moment.astimezone(UTC), _FIRST - _TICK)
-        if moment >= _END:
-            return None
-        if self._every is not None:
-            due = self._next_period(moment, self._every)
-        elif self._cron is not None and self._cron.fixed:
-            due = self._next_fixed(moment)
-        else:
-            due = self._next_shown(moment)
+        due = self._next_due(moment) if moment < _END else None
         return due if due is not None and due < _END else None
 
     def between(self, after: datetime, until: datetime, most: int) -> list[datetime]:
@@ -63,45 +54,52 @@ class Calendar:
         It stops after `most` of them.
         """
         found: list[datetime] = []
-        due = self.next_after(after)
-        while due is not None and due <= until and len(found) < most:
+        while len(found) < most:
+            due = self.next_after(found[-1] if found else after)
+            if due is None or due > until:
+                break
             found.append(due)
-            due = self.next_after(due)
         return found
 
     def next_times(self, after: datetime, count: int) -> list[datetime]:
         """Return the next `count` due times after a moment."""
         return self.between(after, _END, count)
 
+    def _next_due(self, moment: datetime) -> datetime | None:
+        if self._every is not None:
+            return self._next_period(moment, self._every)
+        if self._clock is None:
+            return None
+        if self._clock.fixed:
+            return self._next_fixed(moment, self._clock)
+        return self._next_shown(moment, self._clock)
+
     def _next_period(self, moment: datetime, every: timedelta) -> datetime:
+        # APScheduler's interval trigger counts in floating point, which loses microseconds.
         if moment < self._anchor:
             return self._anchor
         return self._anchor + ((moment - self._anchor) // every + 1) * every
 
-    def _next_fixed(self, moment: datetime) -> datetime | None:
-        reading = self._next_reading(self._zone.highest_reading(moment))
+    def _next_fixed(self, moment: datetime, clock: WallClock) -> datetime | None:
+        reading = clock.next_after(self._zone.highest_reading(moment))
         return None if reading is None else self._zone.first_instant(reading)
 
-    def _next_shown(self, moment: datetime) -> datetime | None:
-        shown = self._zone.reading(moment)
-        match = self._next_reading(shown)
+    def _next_shown(self, moment: datetime, clock: WallClock) -> datetime | None:
+        searched_from = self._zone.reading(moment)
+        match = clock.next_after(searched_from)
         while match is not None:
             due = match - self._zone.offset(moment)
             change = self._zone.next_change(moment, due)
             if change is None:
                 return due
             moment = change
-            again = self._zone.reading(change) - _TICK
-            if not shown <= again < match:
-                match = self._next_reading(again)
-                shown = again
+            reading = self._zone.reading(change) - _TICK
+            if not searched_from <= reading < match:  # no match lies between these two
+                searched_from, match = reading, clock.next_after(reading)
         return None
-
-    def _next_reading(self, reading: datetime) -> datetime | None:
-        return None if self._clock is None else self._clock.next_after(reading)
 
 
 def _checked(every: timedelta) -> timedelta:
     if EVERY_MIN <= every <= EVERY_MAX:
         return every
-    raise BadSchedule(f"every must be 1 second to 365 days, not {every}; example: 15 minutes")
+    raise BadSchedule(f"every must be 1 second to 365 days, such as 15 minutes, not {every}")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 from peers.errors import BadSchedule
@@ -65,7 +64,6 @@ class Cron:
         return any(nth == week or (nth == LAST and is_last) for _, nth in self.limited_weekdays)
 
 
-@lru_cache(maxsize=20_000)
 def parse_cron(text: str) -> Cron:
     """Return the values of a cron expression. Raises `BadSchedule`, which names the wrong field."""
     minute, hour, day, month, weekday = _split(text)

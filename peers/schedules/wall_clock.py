@@ -1,7 +1,7 @@
 """The times of a cron expression on a wall clock whose hands are never moved.
 
-A reading of the clock is a `datetime` in UTC. APScheduler never sees the real time zone, because its
-cron trigger is wrong where clocks change: it runs a fixed hour twice if that hour comes twice.
+A reading of the clock is a `datetime` in UTC. APScheduler does not see the real time zone, because
+its cron trigger is wrong where clocks change: it runs a fixed hour twice if that hour comes twice.
 `peers.schedules.zone` turns readings into instants.
 """
 
@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from calendar import monthrange
 from datetime import UTC, datetime, time, timedelta
+from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from apscheduler.triggers.cron import CronTrigger
 
+from peers.schedules.cron import Cron, parse_cron
 from peers.schedules.fields import LAST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from peers.schedules.cron import Cron
 
 _TICK: Final = timedelta(microseconds=1)
 _DAY: Final = timedelta(days=1)
@@ -32,6 +33,7 @@ class WallClock:
     """The readings that match a cron expression."""
 
     def __init__(self, cron: Cron) -> None:
+        self.fixed = cron.fixed
         self._cron = cron
         self._triggers = _triggers(cron)
 
@@ -50,6 +52,12 @@ class WallClock:
     def _has_day(self, match: datetime) -> bool:
         # The trigger of a weekday that is limited to one week has no condition for the day.
         return self._cron.has_day(match.day, monthrange(match.year, match.month)[1])
+
+
+@lru_cache(maxsize=20_000)
+def wall_clock(text: str) -> WallClock:
+    """Return the readings of a cron expression. Raises `BadSchedule`."""
+    return WallClock(parse_cron(text))
 
 
 def _triggers(cron: Cron) -> list[Any]:
@@ -87,7 +95,7 @@ def _expression(field: str, values: Iterable[int]) -> list[str]:
     ordered = sorted(values)
     if len(ordered) == _ALL[field]:
         return ["*"]
-    steps = {after - before for before, after in zip(ordered, ordered[1:], strict=False)}
+    steps = {after - before for before, after in pairwise(ordered)}
     if len(ordered) >= _SERIES_MIN and len(steps) == 1:
         return [f"{ordered[0]}-{ordered[-1]}/{steps.pop()}"]
     return [str(value) for value in ordered]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
@@ -9,8 +11,17 @@ from zoneinfo import ZoneInfo
 
 from peers.errors import BadSchedule
 
-_SAMPLE: Final = timedelta(hours=6)  # no zone has changed its clocks twice within this time
+_SAMPLE: Final = timedelta(
+    days=3
+)  # since 1970 two changes were at least 6.9 days apart (Brazil, 2000)
 _SECOND: Final = timedelta(seconds=1)
+_TICK: Final = timedelta(microseconds=1)
+# In POSIX notation UTC+3 is three hours behind UTC, so names with digits are refused, except those
+# of the area Etc.
+_NAME: Final = re.compile(
+    r"[A-Z][A-Za-z]*([/_-][A-Za-z]+)*|Etc/GMT([+]([0-9]|1[0-2])|-([0-9]|1[0-4]))", re.ASCII
+)
+_NAME_LENGTH_MAX: Final = 100
 
 
 class Zone:
@@ -36,7 +47,7 @@ class Zone:
         if not instant.astimezone(self.info).fold:
             return self.reading(instant)
         change = self._last_change(instant)
-        return change + self.offset(change - _SECOND) - timedelta(microseconds=1)
+        return change + self.offset(change - _SECOND) - _TICK
 
     def first_instant(self, reading: datetime) -> datetime:
         """Return when its clocks first show a reading, or the end of the gap that skips it."""
@@ -60,13 +71,13 @@ class Zone:
 
 
 def _zone_info(name: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(name)
-    except (OSError, ValueError) as error:
-        raise BadSchedule(
-            f'timezone must be a name of the IANA time zone database, not "{name}"; example:'
-            " Europe/Berlin"
-        ) from error
+    if len(name) <= _NAME_LENGTH_MAX and _NAME.fullmatch(name) and name != "Factory":
+        with contextlib.suppress(KeyError, OSError, ValueError):
+            return ZoneInfo(name)
+    raise BadSchedule(
+        "timezone must be a name of the IANA time zone database, such as Europe/Berlin or UTC, not"
+        f' "{name[:_NAME_LENGTH_MAX]}"; a fixed offset is Etc/GMT-3 for three hours ahead of UTC'
+    )
 
 
 def _offset(zone: ZoneInfo, instant: datetime) -> timedelta:
