@@ -80,8 +80,7 @@ comment on function peers.run_schedule is
     'Submits a task of a schedule now, also while it is paused or an earlier run is unfinished. Its due time is now. '
     'Returns the id of the task.';
 
--- Returns what users set in a schedule, in a form that can be compared. The anchor and the pause are left out.
-create or replace function peers._schedule_settings(_schedule peers.schedule) returns jsonb
+create or replace function peers.schedule_settings(_schedule peers.schedule) returns jsonb
     language plpgsql immutable
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -96,6 +95,10 @@ begin
     );
 end
 $$;
+
+comment on function peers.schedule_settings is
+    'Returns what users set in a schedule, in a form that can be compared: without the anchor and the pause. The view '
+    'peers.schedule_status calls it.';
 
 -- Returns a declared schedule with its defaults.
 create or replace function peers._declared_schedule(_declaration jsonb) returns peers.schedule
@@ -145,7 +148,7 @@ begin
         cross join lateral peers._declared_schedule(e.declaration) d
         order by d.name
     loop
-        _settings := peers._schedule_settings(_new);
+        _settings := peers.schedule_settings(_new);
         schedule := _new.name;
         change := 'changed';
         insert into peers.schedule (name, kind, cron, every, timezone, args, queue, priority, max_attempts, timeout,

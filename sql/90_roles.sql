@@ -83,7 +83,7 @@ begin
     -- an operator reads everything and acts through the verbs
     grant select on all tables in schema peers to peers_operator, peers_reader;
     grant execute on function peers.explain(bigint), peers.unrunnable(), peers.readable(jsonb),
-        peers.explain_schedule(text, timestamptz), peers._schedule_settings(peers.schedule)
+        peers.explain_schedule(text, timestamptz), peers.schedule_settings(peers.schedule)
         to peers_operator, peers_reader;
     grant execute on function
         peers.cancel(bigint), peers.change(bigint, integer, timestamptz, jsonb, integer, interval),
