@@ -111,6 +111,9 @@ if TYPE_CHECKING:
         TaskFailed,
         TaskNotFound,
     )
+    from peers.schedules import (
+        Schedule,
+    )
     from peers.types import (
         ParentFailure,
         TaskState,
@@ -142,6 +145,7 @@ __all__ = [
     "Reject",
     "ResultInvalid",
     "Retry",
+    "Schedule",
     "Snooze",
     "Task",
     "TaskCancelled",
@@ -212,6 +216,7 @@ _PLACES = (
     "peers.errors",
     "peers.context",
     "peers.types",
+    "peers.schedules",
     "peers.client.task",
     "peers.client.graph",
     "peers.client.functions",

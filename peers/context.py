@@ -62,7 +62,8 @@ class CurrentTask:
         """Return the due time of the schedule that submitted the task, in UTC.
 
         The task may run much later: after a misfire, a retry or a backfill. None: no schedule has
-        submitted it. The first call blocks: one query. Raises `DatabaseUnreachable` when the peer has no database at the moment.
+        submitted it. The first call blocks: one query. Raises `DatabaseUnreachable` when the peer
+        has no database at the moment.
         """
         if not self._due_at:
             text = self.call("due_at", None)
