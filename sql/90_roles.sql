@@ -62,6 +62,7 @@ begin
                   misfire, catch_up, overlap, jitter, expect_within, paused_at)
         on peers.schedule to peers_submitter, peers_operator;
     grant select (name) on peers.schedule to peers_submitter;
+    grant execute on function peers.add_schedule(jsonb, boolean) to peers_submitter, peers_worker, peers_operator;
 
     -- a worker calls the verbs of a peer, and touches no table
     grant execute on function
@@ -96,7 +97,7 @@ begin
         peers.task_due_at(bigint)
         to peers_operator;
     grant update (cron, every, anchor, timezone, kind, args, queue, priority, max_attempts, timeout, metadata,
-                  misfire, catch_up, overlap, jitter, expect_within, paused_at), delete
+                  misfire, catch_up, overlap, jitter, expect_within, paused_at)
         on peers.schedule to peers_operator;
 end
 $$;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from itertools import pairwise
 from typing import Final
 
 import pytest
@@ -30,9 +31,7 @@ def test_an_inserted_schedule_fires_in_time(stage: Stage) -> None:
     fired = [run for run in runs if run["outcome"] == "fired"]
     assert len(fired) >= 5
     assert {run["reason"] for run in runs} <= {None, "deleted"}
-    gaps = {
-        (b["due_at"] - a["due_at"]).total_seconds() for a, b in zip(fired, fired[1:], strict=False)
-    }
+    gaps = {(b["due_at"] - a["due_at"]).total_seconds() for a, b in pairwise(fired)}
     assert gaps == {1.0}
     assert all(run["result"]["due_at"] == run["due_at"].isoformat() for run in fired)
     assert sorted(run["late"] for run in fired)[len(fired) // 2] < 0.25
@@ -109,9 +108,7 @@ def test_no_due_time_is_lost_or_fires_twice_while_peers_die(stage: Stage) -> Non
             "select due_at, outcome::text from peers.schedule_run where schedule = %s order by 1",
             f"s{n}",
         )
-        gaps = {
-            (b["due_at"] - a["due_at"]).total_seconds() for a, b in zip(due, due[1:], strict=False)
-        }
+        gaps = {(b["due_at"] - a["due_at"]).total_seconds() for a, b in pairwise(due)}
         assert gaps == {float(1 + n % 3)}, "a due time has no row"
         assert {row["outcome"] for row in due[:-1]} == {"fired"}
     counts = stage.row(
