@@ -108,8 +108,8 @@ def test_a_day_that_a_zone_skips() -> None:
 ZONES: Final = [
     BERLIN, "America/New_York", "America/St_Johns", "America/Santiago", "America/Sao_Paulo",
     "Australia/Sydney", "Australia/Lord_Howe", "Pacific/Apia", "Pacific/Chatham",
-    "Africa/Casablanca", "Asia/Tehran", "Asia/Gaza", "Antarctica/Troll", "Antarctica/Casey", "America/Caracas",
-    "Asia/Pyongyang", "Atlantic/Azores", "Europe/Dublin", "America/Nuuk", "Africa/Juba",
+    "Africa/Casablanca", "Asia/Tehran", "Asia/Gaza", "Antarctica/Troll", "Antarctica/Casey",
+    "America/Caracas", "Asia/Pyongyang", "Atlantic/Azores", "Europe/Dublin", "America/Nuuk", "Africa/Juba",
 ]  # fmt: skip
 AROUND: Final = timedelta(hours=26)
 TEXTS: Final = [
@@ -171,7 +171,7 @@ def test_apschedulers_interval_would_skip_due_times() -> None:
     anchor, every = START + timedelta(microseconds=297_962), timedelta(seconds=1243)
     trigger = IntervalTrigger(seconds=1243, start_date=anchor, timezone=UTC)
     due = anchor + 616_122 * every
-    assert trigger.get_next_fire_time(None, due - MICROSECOND) == due + every
+    assert trigger.get_next_fire_time(None, due) == due + every
     assert Calendar(every=every, anchor=anchor).next_after(due - MICROSECOND) == due
 
 
