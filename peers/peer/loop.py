@@ -30,6 +30,7 @@ from peers.peer.listener import CANCEL, Listener
 from peers.peer.maintenance import Maintenance
 from peers.peer.membership import Membership
 from peers.peer.promotion import SCHEDULED
+from peers.peer.schedules import SCHEDULE, Schedules
 from peers.peer.state import PeerState
 from peers.peer.systemd import SystemdNotifier, yield_cpu_to_workers
 from peers.peer.takeover import JOINED, Takeover
@@ -81,9 +82,10 @@ class Peer:
         )  # fmt: skip
         self._listener = Listener(connections.listener, selector, self._on_notification, waker.wake)
         self._takeover = Takeover(selector, settings.lease_timeout)
+        self._schedules = Schedules(self._is_listening)
         self._maintenance = Maintenance(
             state, connection, settings.lease_timeout, settings.prune_after, self._is_listening,
-            self._takeover.chores,
+            (*self._takeover.chores, self._schedules),
         )  # fmt: skip
         self._drain = Drain(
             state, settings.drain_timeout.total_seconds(), connection, leases, self._notifier
@@ -253,10 +255,14 @@ class Peer:
         """Look for tasks: notifications may have been lost, and the replies to claims."""
         self._leases.reconnected()
         self._maintenance.promotion.promote_now()
+        self._schedules.look_now()
 
     def _on_notification(self, payload: str) -> None:
         if payload.startswith(SCHEDULED):
             self._maintenance.promotion.notified(payload)
+            return
+        if payload == SCHEDULE:
+            self._schedules.look_now()
             return
         if payload == JOINED:
             self._takeover.look_now()

@@ -1,0 +1,212 @@
+-- What operators do with schedules: pause, resume, run now, remove; what the code of the peers declares; and prune.
+
+-- Locks a schedule and returns it. Raises PE012 if there is none.
+create or replace function peers._lock_schedule(_name text) returns peers.schedule
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _schedule peers.schedule;
+begin
+    perform peers._require_read_committed();
+    select s.* into _schedule from peers.schedule s where s.name = _name for update;
+    if not found then
+        raise exception 'there is no schedule "%"', coalesce(left(_name, 200), '')
+            using errcode = 'PE012', hint = 'peers.schedule_status lists them.';
+    end if;
+    return _schedule;
+end
+$$;
+
+create or replace function peers.pause_schedule(name text) returns void
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _schedule constant peers.schedule := peers._lock_schedule(pause_schedule.name);
+begin
+    update peers.schedule s set paused_at = peers.now() where s.name = _schedule.name and s.paused_at is null;
+end
+$$;
+
+comment on function peers.pause_schedule is
+    'Pauses a schedule: its due times are recorded as skipped until peers.resume_schedule. What runs, runs on.';
+
+create or replace function peers.resume_schedule(name text) returns void
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _schedule constant peers.schedule := peers._lock_schedule(resume_schedule.name);
+begin
+    update peers.schedule s set paused_at = null where s.name = _schedule.name and s.paused_at is not null;
+end
+$$;
+
+comment on function peers.resume_schedule is
+    'Resumes a paused schedule. It fires at its next due time; peers.backfill_schedule runs those that it has missed.';
+
+create or replace function peers.remove_schedule(name text) returns void
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _schedule constant peers.schedule := peers._lock_schedule(remove_schedule.name);
+begin
+    delete from peers.schedule s where s.name = _schedule.name;
+end
+$$;
+
+comment on function peers.remove_schedule is
+    'Deletes a schedule. Its tasks go on, and its rows in peers.schedule_run stay. If the code of a peer declares it, '
+    'the next peer that joins creates it again: pause it instead.';
+
+create or replace function peers.run_schedule(name text) returns bigint
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _schedule constant peers.schedule := peers._lock_schedule(run_schedule.name);
+    _task_id bigint;
+begin
+    while _task_id is null loop  -- until no other run has this time
+        _task_id := peers._submit_run(_schedule, peers.now(), 'manual', '{}');
+    end loop;
+    return _task_id;
+end
+$$;
+
+comment on function peers.run_schedule is
+    'Submits a task of a schedule now, also while it is paused or an earlier run is unfinished. Its due time is now. '
+    'Returns the id of the task.';
+
+-- Returns what users set in a schedule, in a form that can be compared. The anchor and the pause are left out.
+create or replace function peers._schedule_settings(_schedule peers.schedule) returns jsonb
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return jsonb_build_object(
+        'cron', _schedule.cron, 'every', extract(epoch from _schedule.every), 'timezone', _schedule.timezone,
+        'kind', _schedule.kind, 'args', _schedule.args, 'queue', _schedule.queue, 'priority', _schedule.priority,
+        'max_attempts', _schedule.max_attempts, 'timeout', extract(epoch from _schedule.timeout),
+        'metadata', _schedule.metadata, 'misfire', _schedule.misfire,
+        'catch_up', extract(epoch from _schedule.catch_up), 'overlap', _schedule.overlap,
+        'jitter', extract(epoch from _schedule.jitter), 'expect_within', extract(epoch from _schedule.expect_within)
+    );
+end
+$$;
+
+-- Returns a declared schedule with its defaults.
+create or replace function peers._declared_schedule(_declaration jsonb) returns peers.schedule
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _unknown text;
+begin
+    select string_agg(k.key, ', ') into _unknown
+    from jsonb_object_keys(_declaration) k(key)
+    where k.key not in ('name', 'cron', 'every', 'timezone', 'kind', 'args', 'queue', 'priority', 'max_attempts',
+                        'timeout', 'metadata', 'misfire', 'catch_up', 'overlap', 'jitter', 'expect_within');
+    if _unknown is not null then
+        raise exception 'a declared schedule has no field %', _unknown using errcode = 'PE013';
+    end if;
+    return jsonb_populate_record(
+        null::peers.schedule,
+        '{"timezone": "UTC", "args": {}, "queue": "default", "priority": 100, "misfire": "latest",
+          "catch_up": "1 day", "overlap": "allow", "jitter": "0"}'
+        || (select jsonb_object_agg(d.key, d.value) from jsonb_each(_declaration) d where d.value <> 'null')
+    );
+end
+$$;
+
+create or replace function peers.declare_schedules(peer_id uuid, schedules jsonb)
+returns table (schedule text, change text)
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+    set lock_timeout = '5s'
+as $$
+#variable_conflict use_column
+declare
+    _new peers.schedule;
+    _settings jsonb;
+    _declared jsonb;
+begin
+    perform peers._require_read_committed();
+    update peers.peer p
+    set schedules = array(
+        select e.declaration ->> 'name' from jsonb_array_elements(declare_schedules.schedules) e(declaration)
+        order by 1)
+    where p.id = declare_schedules.peer_id;
+    for _new in
+        select d.*
+        from jsonb_array_elements(declare_schedules.schedules) e(declaration)
+        cross join lateral peers._declared_schedule(e.declaration) d
+        order by d.name
+    loop
+        _settings := peers._schedule_settings(_new);
+        schedule := _new.name;
+        change := 'changed';
+        insert into peers.schedule (name, kind, cron, every, timezone, args, queue, priority, max_attempts, timeout,
+                                    metadata, misfire, catch_up, overlap, jitter, expect_within, declared)
+        values (_new.name, _new.kind, _new.cron, _new.every, _new.timezone, _new.args, _new.queue, _new.priority,
+                _new.max_attempts, _new.timeout, _new.metadata, _new.misfire, _new.catch_up, _new.overlap, _new.jitter,
+                _new.expect_within, _settings)
+        on conflict (name) do nothing;
+        if found then
+            change := 'created';
+            return next;
+            continue;
+        end if;
+        select s.declared into _declared from peers.schedule s where s.name = _new.name for update;
+        -- what an operator has changed since is kept for as long as the code declares the same
+        continue when _declared is not distinct from _settings;
+        update peers.schedule s
+        set kind = _new.kind, cron = _new.cron, every = _new.every, timezone = _new.timezone,
+            anchor = case when _new.every = s.every then s.anchor end,
+            args = _new.args, queue = _new.queue, priority = _new.priority, max_attempts = _new.max_attempts,
+            timeout = _new.timeout, metadata = _new.metadata, misfire = _new.misfire, catch_up = _new.catch_up,
+            overlap = _new.overlap, jitter = _new.jitter, expect_within = _new.expect_within, declared = _settings
+        where s.name = _new.name;
+        return next;
+    end loop;
+end
+$$;
+
+comment on function peers.declare_schedules is
+    'What a peer calls when it has joined: the schedules that its code declares, each an object with name, kind, cron '
+    'or every, and any other column that users set. A declaration that is new or has changed overwrites the schedule; '
+    'one that has not changed leaves it as it is, with the changes of operators. A pause stays in any case. Returns '
+    'the schedules that were created or changed.';
+
+create or replace function peers.prune_schedule_runs(older_than interval, max_runs integer default 10000)
+    returns bigint
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set lock_timeout = '1s'
+as $$
+declare
+    _deleted bigint;
+begin
+    if older_than is null or older_than < interval '0' then
+        raise exception 'older_than must be an interval of 0 or more, not %', coalesce(older_than::text, 'null')
+            using errcode = 'PE013', hint = 'For example: peers.prune_schedule_runs(''90 days'').';
+    end if;
+    delete from peers.schedule_run r
+    where r.ctid = any (array(
+        select o.ctid from peers.schedule_run o
+        where o.recorded_at < peers.now() - least(older_than, interval '1000 years')
+          and not exists (select from peers.task t where t.id = o.task_id and t.finished_at is null)
+        order by o.recorded_at limit max_runs
+        for update skip locked
+    ));
+    get diagnostics _deleted = row_count;
+    return _deleted;
+end
+$$;
+
+comment on function peers.prune_schedule_runs is
+    'Deletes rows of peers.schedule_run that are older than older_than and whose tasks have ended. Returns how many; '
+    'call again while that is max_runs.';
