@@ -75,7 +75,7 @@ class Calendar:
         return self._next_shown(moment, self._clock)
 
     def _next_period(self, moment: datetime, every: timedelta) -> datetime:
-        # APScheduler's interval trigger counts in floating point, which loses microseconds.
+        # APScheduler's interval trigger counts in floating point, and so skips some due times.
         if moment < self._anchor:
             return self._anchor
         return self._anchor + ((moment - self._anchor) // every + 1) * every

@@ -8,6 +8,7 @@ its cron trigger is wrong where clocks change: it runs a fixed hour twice if tha
 from __future__ import annotations
 
 from calendar import monthrange
+from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from functools import lru_cache
 from itertools import pairwise
@@ -26,6 +27,8 @@ _DAY: Final = timedelta(days=1)
 _NTH: Final = {1: "1st", 2: "2nd", 3: "3rd", 4: "4th", 5: "5th", LAST: "last"}
 _WEEKDAYS: Final = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _ALL: Final = {"minute": 60, "hour": 24, "day": 31, "month": 12, "day_of_week": 7}
+_EVERY_DAY: Final = frozenset(range(1, 32))
+_EVERY_WEEKDAY: Final = frozenset(range(7))
 _SERIES_MIN: Final = 3
 
 
@@ -34,24 +37,12 @@ class WallClock:
 
     def __init__(self, cron: Cron) -> None:
         self.fixed = cron.fixed
-        self._cron = cron
-        self._triggers = _triggers(cron)
+        self._parts = [(part, _trigger(part)) for part in _parts(cron)]
 
     def next_after(self, reading: datetime) -> datetime | None:
         """Return the first match after a reading, or None if there is none up to the year 9999."""
-        matches = [self._next_match(trigger, reading) for trigger in self._triggers]
+        matches = [_next_match(part, trigger, reading) for part, trigger in self._parts]
         return min((match for match in matches if match is not None), default=None)
-
-    def _next_match(self, trigger: Any, reading: datetime) -> datetime | None:
-        while True:
-            match: datetime | None = trigger.get_next_fire_time(None, reading + _TICK)
-            if match is None or self._cron.either_day or self._has_day(match):
-                return match
-            reading = datetime.combine(match, time(), UTC) + _DAY - _TICK
-
-    def _has_day(self, match: datetime) -> bool:
-        # The trigger of a weekday that is limited to one week has no condition for the day.
-        return self._cron.has_day(match.day, monthrange(match.year, match.month)[1])
 
 
 @lru_cache(maxsize=20_000)
@@ -60,32 +51,56 @@ def wall_clock(text: str) -> WallClock:
     return WallClock(parse_cron(text))
 
 
-def _triggers(cron: Cron) -> list[Any]:
-    """Return APScheduler's triggers, any of which may match.
+def _next_match(part: Cron, trigger: Any, reading: datetime) -> datetime | None:
+    while True:
+        match: datetime | None = trigger.get_next_fire_time(None, reading + _TICK)
+        if match is None or not part.limited_weekdays:
+            return match
+        if part.has_day(match.day, monthrange(match.year, match.month)[1]):
+            return match
+        reading = datetime.combine(match, time(), UTC) + _DAY - _TICK
 
-    They are made from the fields, because its `from_crontab` takes weekday 0 for Monday, and needs
-    a matching day and a matching weekday where cron needs either.
+
+def _parts(cron: Cron) -> list[Cron]:
+    """Return expressions that each need one trigger, and that together match the same readings.
+
+    A part that matches no date is left out: its trigger would search up to the year 9999.
     """
-    days = _expression("day", cron.days - {LAST}) + ["last"] * (LAST in cron.days)
-    weekdays = [_WEEKDAYS[weekday] for weekday in sorted(cron.weekdays)]
-    limited = [f"{_NTH[nth]} {_WEEKDAYS[weekday]}" for weekday, nth in cron.limited_weekdays]
-    triggers = [_trigger(cron, day=[item]) for item in sorted(limited)]
+    alternatives = [cron]
     if cron.either_day:
-        triggers.append(_trigger(cron, day=days))
-        if weekdays:
-            triggers.append(_trigger(cron, weekday=weekdays))
-    elif weekdays:
-        triggers.append(_trigger(cron, day=days, weekday=weekdays))
-    return triggers
+        by_day = replace(cron, weekdays=_EVERY_WEEKDAY, limited_weekdays=frozenset())
+        alternatives = [by_day, replace(cron, days=_EVERY_DAY)]
+    parts = []
+    for each in alternatives:
+        both_days = replace(each, either_day=False)
+        parts.append(replace(both_days, limited_weekdays=frozenset()))
+        parts += [
+            replace(both_days, weekdays=frozenset(), limited_weekdays=frozenset([limited]))
+            for limited in sorted(each.limited_weekdays)
+        ]
+    return [part for part in parts if part.can_fire()]
 
 
-def _trigger(cron: Cron, day: Iterable[str] = "*", weekday: Iterable[str] = "*") -> Any:
+def _trigger(part: Cron) -> Any:
+    """Return APScheduler's trigger.
+
+    It is made from the fields, because APScheduler counts weekdays from Monday, and `from_crontab`
+    does not convert them; and because it needs a matching day and a matching weekday where cron
+    needs either. A weekday that is limited to one week takes the place of the days, which
+    `_next_match` then compares.
+    """
+    if part.limited_weekdays:
+        [(weekday, nth)] = part.limited_weekdays
+        days, weekdays = [f"{_NTH[nth]} {_WEEKDAYS[weekday]}"], ["*"]
+    else:
+        days = _expression("day", part.days - {LAST}) + ["last"] * (LAST in part.days)
+        weekdays = _expression("day_of_week", {(weekday - 1) % 7 for weekday in part.weekdays})
     return CronTrigger(
-        month=",".join(_expression("month", cron.months)),
-        day=",".join(day),
-        day_of_week=",".join(weekday),
-        hour=",".join(_expression("hour", cron.hours)),
-        minute=",".join(_expression("minute", cron.minutes)),
+        month=",".join(_expression("month", part.months)),
+        day=",".join(days),
+        day_of_week=",".join(weekdays),
+        hour=",".join(_expression("hour", part.hours)),
+        minute=",".join(_expression("minute", part.minutes)),
         timezone=UTC,
     )
 
