@@ -218,7 +218,10 @@ def test_millions_of_missed_times_have_one_row(db: Connection) -> None:
     found = rows(db, "select * from peers.schedule_run order by due_at")
     assert 2 <= len(found) < 20
     assert found[0]["reason"] == "misfire"
-    assert found[0]["skipped_until"] - found[0]["due_at"] > found[1]["due_at"] - found[0]["skipped_until"]
+    assert (
+        found[0]["skipped_until"] - found[0]["due_at"]
+        > found[1]["due_at"] - found[0]["skipped_until"]
+    )
     assert len(tasks(db)) >= 5
 
 
@@ -431,7 +434,11 @@ def test_a_backfill_without_overlap_is_a_chain(at_noon: Connection) -> None:
 
 def test_a_malformed_backfill_is_refused(at_noon: Connection) -> None:
     """Neither a reversed one nor one of the future."""
-    for arguments in ("'2026-11-23 11:00Z', '2026-11-23 10:00Z'", "now(), '2099-01-01'", "null, null"):
+    for arguments in (
+        "'2026-11-23 11:00Z', '2026-11-23 10:00Z'",
+        "now(), '2099-01-01'",
+        "null, null",
+    ):
         said = refusal(at_noon, f"select peers.backfill_schedule('s', {arguments})")
         assert said[0] == "PE013"
 
@@ -482,7 +489,9 @@ def test_a_poisoned_backfill_stops_no_other(db: Connection) -> None:
     refuse_kind(db, "bad")
     for name, kind in (("a", "a"), ("bad", "bad")):
         add_schedule(db, name, kind=kind)
-        run(db, "select peers.backfill_schedule(%s, '2026-11-10 00:00Z', '2026-11-10 09:00Z')", name)
+        run(
+            db, "select peers.backfill_schedule(%s, '2026-11-10 00:00Z', '2026-11-10 09:00Z')", name
+        )
     fire(db)
     assert [name for name, _ in runs(db, "a")] == ["fired"] * 10
     left = row(db, "select schedule, error, failures from peers.schedule_backfill")
