@@ -194,7 +194,7 @@ class BadTask(PeersError):
 
 
 class BadSchedule(PeersError):
-    """A cron expression, a time zone or a period is wrong; the message has the bound."""
+    """PE013: a schedule is wrong; the message has the bound."""
 
 
 class PeerLost(PeersError):
@@ -203,6 +203,10 @@ class PeerLost(PeersError):
 
 class GraphNotFound(NotFound):
     """PE011: there is no such graph; it never existed, or it was pruned."""
+
+
+class ScheduleNotFound(NotFound):
+    """PE012: there is no such schedule."""
 
 
 # ------------------------------------------------------------------------ what `result` raises
@@ -234,6 +238,8 @@ _BY_SQLSTATE: dict[str, type[PeersError]] = {
     "PE009": BadTask,
     "PE010": PeerLost,
     "PE011": GraphNotFound,
+    "PE012": ScheduleNotFound,
+    "PE013": BadSchedule,
     "22003": BadTask,  # numeric_value_out_of_range
     "22007": BadTask,  # invalid_datetime_format
     "22008": BadTask,  # datetime_field_overflow

@@ -38,7 +38,7 @@ $$;
 
 -- Returns the first thing that is wrong with a schedule, with its bound and an example. Null: nothing is wrong.
 create or replace function peers._schedule_problem(_schedule peers.schedule) returns text
-    language plpgsql stable
+    language plpgsql volatile
     set search_path = pg_catalog, peers, pg_temp
 as $$
 begin

@@ -62,6 +62,7 @@ begin
                   misfire, catch_up, overlap, jitter, expect_within, paused_at)
         on peers.schedule to peers_submitter, peers_operator;
     grant select (name) on peers.schedule to peers_submitter;
+    grant execute on function peers.add_schedule(jsonb, boolean) to peers_submitter, peers_worker, peers_operator;
 
     -- a worker calls the verbs of a peer, and touches no table
     grant execute on function
@@ -83,7 +84,7 @@ begin
     -- an operator reads everything and acts through the verbs
     grant select on all tables in schema peers to peers_operator, peers_reader;
     grant execute on function peers.explain(bigint), peers.unrunnable(), peers.readable(jsonb),
-        peers.explain_schedule(text, timestamptz), peers._schedule_settings(peers.schedule)
+        peers.explain_schedule(text, timestamptz), peers.schedule_settings(peers.schedule)
         to peers_operator, peers_reader;
     grant execute on function
         peers.cancel(bigint), peers.change(bigint, integer, timestamptz, jsonb, integer, interval),
@@ -96,7 +97,7 @@ begin
         peers.task_due_at(bigint)
         to peers_operator;
     grant update (cron, every, anchor, timezone, kind, args, queue, priority, max_attempts, timeout, metadata,
-                  misfire, catch_up, overlap, jitter, expect_within, paused_at), delete
+                  misfire, catch_up, overlap, jitter, expect_within, paused_at)
         on peers.schedule to peers_operator;
 end
 $$;

@@ -249,3 +249,21 @@ def graph(connection: Connection, id: int) -> Row:
     if not found:
         raise GraphNotFound(f"there is no graph {id}", "`peers graph list` lists them.")
     return found[0]
+
+
+def schedules(connection: Connection, name: str | None = None) -> list[Row]:
+    """Return the schedules by name, or the one of this name."""
+    return _rows(
+        connection,
+        """
+        select v.*, s.anchor, s.args, s.queue, s.priority, s.max_attempts, s.timeout, s.metadata,
+               s.misfire, s.catch_up, s.overlap, s.jitter, s.expect_within, s.created_at,
+               peers.now() as read_at, v.next_due_at - peers.now() as next_in_seconds,
+               peers.now() - v.last_due_at as last_ago_seconds,
+               exists (select from peers.peer p where p.lost_at is null
+                       and p.heartbeat_at + p.lease_timeout > peers.now()) as any_peer
+        from peers.schedule_status v join peers.schedule s on s.name = v.name
+        where %(name)s::text is null or v.name = %(name)s
+        order by v.name""",
+        name=name,
+    )

@@ -11,7 +11,7 @@ Times and intervals are read in binary form, which no DateStyle or IntervalStyle
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, LiteralString
 
 from peers.database.rows import (
@@ -162,6 +162,14 @@ def parent_results(connection: Connection, child_id: int) -> list[ParentResult]:
         ParentResult(parent_id, kind, TaskState(state), result)
         for parent_id, kind, state, result in rows
     ]
+
+
+def task_due_at(connection: Connection, task_id: int) -> datetime | None:
+    """Return the due time of the schedule that submitted a task; None: no schedule has."""
+    due_at: datetime | None = _value(
+        connection, "select peers.task_due_at(%s)", task_id, binary=True
+    )
+    return None if due_at is None else due_at.astimezone(UTC)
 
 
 # ----------------------------------------------------------------------- maintenance and checks

@@ -53,6 +53,9 @@ _FIRE_SCHEDULES: Final = (
     b" union all select schedule, date_part('epoch', due_at), outcome::text, reason, task_id"
     b" from peers.run_backfills($2::jsonb)"
 )
+_DECLARE_SCHEDULES: Final = (
+    b"select schedule, change from peers.declare_schedules($1::uuid, $2::jsonb)"
+)
 _PRUNE_SCHEDULE_RUNS: Final = (
     b"select peers.prune_schedule_runs(make_interval(secs => $1::double precision), $2::integer)"
 )
@@ -191,6 +194,20 @@ def read_fired(result: PGresult) -> list[ScheduleRun]:
         )
         for row in range(result.ntuples)
     ]  # fmt: skip
+
+
+def declare_schedules(peer_id: UUID, schedules: Sequence[Mapping[str, Any]]) -> Statement:
+    """Create and change schedules as the app of this peer declares them."""
+    document = json.dumps(schedules).encode()
+    return Statement(_DECLARE_SCHEDULES, (peer_id.bytes, document), (1, 0))
+
+
+def read_declared(result: PGresult) -> list[tuple[str, str]]:
+    """Return the schedules that were created or changed, and which of both."""
+    return [
+        ((result.get_value(row, 0) or b"").decode(), (result.get_value(row, 1) or b"").decode())
+        for row in range(result.ntuples)
+    ]
 
 
 def prune_schedule_runs(older_than: timedelta, max_runs: int) -> Statement:

@@ -443,7 +443,7 @@ def test_a_malformed_backfill_is_refused(at_noon: Connection) -> None:
         assert said[0] == "PE013"
 
 
-# ------------------------------------------------------------------------- what the database refuses
+# ---------------------------------------------------------------- what the database refuses
 
 
 def refuse_kind(db: Connection, kind: str) -> None:
@@ -474,8 +474,8 @@ def test_a_poisoned_schedule_stops_no_other(db: Connection) -> None:
         waits.append((found["retry_at"] - value(db, "select peers.now()")).total_seconds())
         set_clock(db, f"{found['retry_at']}")
         fire(db)
-    assert waits == sorted(waits)
-    assert 290 < waits[-1] <= 300
+    rounded = [round(wait) for wait in waits]
+    assert rounded == [*(2**n for n in range(9)), 300, 300, 300]
     run(db, "drop trigger poison on peers.task")
     set_clock(db, f"{schedule(db, 'bad')['retry_at']}")
     fire(db)
@@ -612,8 +612,8 @@ def test_prune_deletes_old_runs_whose_tasks_have_ended(at_noon: Connection) -> N
 @pytest.mark.parametrize(
     ("statement", "words"),
     [
-        ("select", "It is due next at 2026-11-23 14:00:00 UTC. Start a peer: without one, no "
-                   "schedule fires. The run that was due at 2026-11-23 13:00:00 UTC is task 1. Ready, but"),
+        ("select", "It is due next at 2026-11-23 14:00:00 UTC. Start a peer: without one, "
+                   "no schedule fires. The run that was due at 2026-11-23 13:00:00 UTC is task 1."),
         ("update peers.schedule set paused_at = now()", "It is paused since"),
         ("select peers.cancel(1)", "is task 1. Cancelled"),
         ("delete from peers.schedule", "The schedule was deleted. The run that was due at"),
@@ -628,7 +628,7 @@ def test_explain_says_what_became_of_it(at_noon: Connection, statement: str, wor
 
 
 def test_explain_of_a_time_in_the_past(at_noon: Connection) -> None:
-    """Why not last night?"""
+    """It says why last night was missed."""
     set_clock(at_noon, "2026-11-23 15:30:00+00")
     fire(at_noon)
     explain = "select peers.explain_schedule('s', '2026-11-23 14:10Z')"

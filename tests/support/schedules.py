@@ -51,7 +51,7 @@ def send(
 
 def fire(db: Connection) -> list[dict[str, Any]]:
     """Fire all that is due, as one peer would, and return what became of the due times."""
-    done = []
+    done: list[dict[str, Any]] = []
     for _ in range(1000):
         found = due(db)
         if not found["schedules"] and not found["backfills"]:
