@@ -22,30 +22,38 @@ end
 $$;
 
 create or replace function peers._cron_first(_field text) returns integer
-    language sql immutable strict
-    set search_path = pg_catalog, peers, pg_temp
-as $$ select case when _field in ('day of month', 'month') then 1 else 0 end $$;
-
-create or replace function peers._cron_last(_field text) returns integer
-    language sql immutable strict
+    language plpgsql immutable strict
     set search_path = pg_catalog, peers, pg_temp
 as $$
-    select case _field
+begin
+    return case when _field in ('day of month', 'month') then 1 else 0 end;
+end
+$$;
+
+create or replace function peers._cron_last(_field text) returns integer
+    language plpgsql immutable strict
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return case _field
         when 'minute' then 59 when 'hour' then 23 when 'day of month' then 31 when 'month' then 12 else 7
-    end
+    end;
+end
 $$;
 
 create or replace function peers._cron_examples(_field text) returns text
-    language sql immutable strict
+    language plpgsql immutable strict
     set search_path = pg_catalog, peers, pg_temp
 as $$
-    select case _field
+begin
+    return case _field
         when 'minute' then '0 or 5,35 or 10-20 or */15'
         when 'hour' then '2 or 9-17 or 22-4 or */6'
         when 'day of month' then '1 or 1,15 or L or */2'
         when 'month' then '1 or JAN,JUL or NOV-FEB or */3'
         else 'MON-FRI or 0 or MON#1 or 5L'
-    end
+    end;
+end
 $$;
 
 -- Returns what is wrong with one item of a field's list; null: nothing.
@@ -88,70 +96,77 @@ $$;
 
 -- Returns the first thing that is wrong with a field; null: nothing.
 create or replace function peers._cron_field_problem(_field text, _text text) returns text
-    language sql immutable strict
+    language plpgsql immutable strict
     set search_path = pg_catalog, peers, pg_temp
 as $$
-    select peers._cron_item_problem(_field, item)
-    from unnest(string_to_array(_text, ',')) with ordinality items (item, place)
-    where peers._cron_item_problem(_field, item) is not null
-    order by place
-    limit 1
+declare
+    _item text;
+    _problem text;
+begin
+    foreach _item in array string_to_array(_text, ',') loop
+        continue when _item = '*';
+        _problem := peers._cron_item_problem(_field, _item);
+        exit when _problem is not null;
+    end loop;
+    return _problem;
+end
 $$;
 
--- Returns the numbers of a field that has nothing wrong. -1 is the last day of the month, or the weekday's last one
--- of a month. Of the weekdays, it returns only those that are limited to one week: which week of the month that is.
+-- Returns the days or months of a field that has nothing wrong. -1 is the last day of the month.
 create or replace function peers._cron_numbers(_field text, _text text) returns integer[]
-    language sql immutable strict
+    language plpgsql immutable strict
     set search_path = pg_catalog, peers, pg_temp
 as $$
-    select array_agg(number)
-    from unnest(string_to_array(_text, ',')) item,
-        lateral (
-            select split_part(item, '/', 1) as base,
-                coalesce(nullif(split_part(item, '/', 2), ''), '1')::integer as step
-        ) parts,
-        lateral (
-            select peers._cron_first(_field) as first, peers._cron_last(_field) as last,
-                peers._cron_number(_field, split_part(base, '-', 1)) as start,
-                peers._cron_number(_field, split_part(base, '-', 2)) as stop
-        ) bounds,
-        lateral (
-            select case item when 'L' then -1 else (value - first) % (last - first + 1) + first end as number
-            from generate_series(
-                coalesce(start, first),
-                case
-                    when stop >= start then stop
-                    when stop < start then stop + last - first + 1
-                    when start is null or item <> base then last
-                    else start
-                end,
-                step
-            ) value
-        ) numbers
+declare
+    _first constant integer := peers._cron_first(_field);
+    _last constant integer := peers._cron_last(_field);
+begin
+    return (
+        select array_agg(case item when 'L' then -1 else (number - _first) % (_last - _first + 1) + _first end)
+        from unnest(string_to_array(_text, ',')) item,
+            lateral (
+                select split_part(item, '/', 1) as base,
+                    coalesce(nullif(split_part(item, '/', 2), ''), '1')::integer as step
+            ) parts,
+            lateral (
+                select coalesce(peers._cron_number(_field, split_part(base, '-', 1)), _first) as start,
+                    case
+                        when base like '%-%' then peers._cron_number(_field, split_part(base, '-', 2))
+                        when base = '*' or base <> item then _last
+                    end as stop
+            ) bounds,
+            generate_series(
+                start, case when stop < start then stop + _last - _first + 1 else coalesce(stop, start) end, step
+            ) number
+    );
+end
 $$;
 
 -- Returns whether any date matches a day, a month and a weekday that must all match. In 400 years each date falls on
--- each weekday.
+-- each weekday, so only weekdays that are limited to one week of the month exclude a date.
 create or replace function peers._cron_has_date(_day text, _month text, _weekday text) returns boolean
-    language sql immutable strict
+    language plpgsql immutable strict
     set search_path = pg_catalog, peers, pg_temp
 as $$
-    with weekday as (
-        select bool_or(item !~ '[L#]') as any_week,
-            array_agg(case when item ~ '#' then split_part(item, '#', 2)::integer else -1 end) as weeks
+declare
+    _days constant integer[] := peers._cron_numbers('day of month', _day);
+    _weeks constant integer[] := array(
+        select case when item ~ '#' then split_part(item, '#', 2)::integer when item ~ 'L' then -1 else 0 end
         from unnest(string_to_array(_weekday, ',')) item
-    )
-    select exists (
+    );
+begin
+    return exists (
         select
-        from weekday, unnest(peers._cron_numbers('month', _month)) month,
+        from unnest(peers._cron_numbers('month', _month)) month,
             unnest(
                 case when month = 2 then array[28, 29] when month in (4, 6, 9, 11) then array[30] else array[31] end
             ) length,
-            unnest(peers._cron_numbers('day of month', _day)) number,
+            unnest(_days) number,
             lateral (select case number when -1 then length else number end as day) days
         where day <= length
-            and (any_week or (day + 6) / 7 = any (weeks) or -1 = any (weeks) and day + 7 > length)
-    )
+            and (0 = any (_weeks) or (day + 6) / 7 = any (_weeks) or -1 = any (_weeks) and day + 7 > length)
+    );
+end
 $$;
 
 -- Returns what is wrong with a cron expression, with the bound and an example; null: nothing.
@@ -184,7 +199,7 @@ begin
         peers._cron_field_problem('day of month', _fields[3]), peers._cron_field_problem('month', _fields[4]),
         peers._cron_field_problem('weekday', _fields[5])
     );
-    if _problem is null and (_fields[3] like '*%' or _fields[5] like '*%')
+    if _problem is null and _fields[3] <> '*' and (_fields[3] like '*%' or _fields[5] like '*%')
         and not peers._cron_has_date(_fields[3], _fields[4], _fields[5])
     then
         return 'no date has day of month "' || _fields[3] || '", month "' || _fields[4] || '" and weekday "'
@@ -216,9 +231,11 @@ end
 $$;
 
 create or replace function peers._describe_timezone(_timezone text) returns text
-    language sql immutable strict
+    language plpgsql immutable strict
     set search_path = pg_catalog, peers, pg_temp
 as $$
-    select 'timezone must be a name of the IANA time zone database, such as Europe/Berlin or UTC, not "'
-        || left(_timezone, 100) || '"; a fixed offset is Etc/GMT-3 for three hours ahead of UTC'
+begin
+    return 'timezone must be a name of the IANA time zone database, such as Europe/Berlin or UTC, not "'
+        || left(_timezone, 100) || '"; a fixed offset is Etc/GMT-3 for three hours ahead of UTC';
+end
 $$;

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MINUTE = timedelta(minutes=1)
+NICKNAMES = {
+    "@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *", "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0", "@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@hourly": "0 * * * *",
+}  # fmt: skip
 
 
 class _Expression:
@@ -71,7 +75,7 @@ def cronsim_runs(
     expression: str, zone: ZoneInfo, start: datetime, end: datetime
 ) -> Iterator[datetime]:
     """Yield the runs after `start` and up to `end` by cronsim."""
-    for local in CronSim(expression, start.astimezone(zone)):
+    for local in CronSim(NICKNAMES.get(expression, expression), start.astimezone(zone)):
         due = local.astimezone(UTC)
         if due > end:
             return

@@ -109,7 +109,8 @@ ZONES: Final = [
     BERLIN, "America/New_York", "America/St_Johns", "America/Santiago", "America/Sao_Paulo",
     "Australia/Sydney", "Australia/Lord_Howe", "Pacific/Apia", "Pacific/Chatham",
     "Africa/Casablanca", "Asia/Tehran", "Asia/Gaza", "Antarctica/Troll", "Antarctica/Casey",
-    "America/Caracas", "Asia/Pyongyang", "Atlantic/Azores", "Europe/Dublin", "America/Nuuk", "Africa/Juba",
+    "America/Caracas", "Asia/Pyongyang", "Atlantic/Azores", "Europe/Dublin", "America/Nuuk",
+    "Africa/Juba",
 ]  # fmt: skip
 AROUND: Final = timedelta(hours=26)
 TEXTS: Final = [
