@@ -27,6 +27,8 @@ SCHEDULE: Final = "schedule"
 """The payload of a notification that the times of a schedule have changed."""
 
 _MAX_SCHEDULES: Final = 50
+_IDENTITY: Final = ("name", "revision", "next_due_at")
+_REFUSED: Final = "the database refused to submit the task, or did not finish it in time"
 _AT_LEAST_EVERY: Final = 10.0
 """Seconds. A notification may be lost, or the clock of the database be set."""
 _WITHOUT_NOTIFICATIONS: Final = 1.0
@@ -48,6 +50,8 @@ class Schedules(Chore):
         """When (monotonic) the next schedule is due."""
         self._fires: list[dict[str, Any]] = []
         self._backfills: list[dict[str, Any]] = []
+        self._sent: list[dict[str, Any]] = []
+        """What the step in progress fires."""
         self._is_firing = False
         self._in_vain = 0
         """How many times in a row nothing of what was due could be fired."""
@@ -64,17 +68,27 @@ class Schedules(Chore):
         return max(super().due_at(), min(self._look_at, self._looked_at + longest))
 
     def failed(self) -> None:
-        """Forget what was to be fired: another peer may have fired it meanwhile."""
+        """Forget what was to be fired: another peer may have fired it meanwhile.
+
+        A schedule that was refused alone, for example because a trigger took too long, is recorded
+        as failed, so that the others go on while it waits for its next try.
+        """
         super().failed()
-        self._fires, self._backfills, self._is_firing = [], [], False
+        refused = self._sent if self._is_firing and len(self._sent) == 1 else []
+        self._fires = [
+            {name: fire[name] for name in _IDENTITY} | {"error": _REFUSED}
+            for fire in refused
+            if "error" not in fire
+        ]
+        self._backfills, self._sent, self._is_firing = [], [], False
 
     def _write(self, _: UUID, most: int) -> Statement:
         self._is_firing = bool(self._fires or self._backfills)
         if not self._is_firing:
             return maintenance.due_schedules(most)
-        fires, self._fires = self._fires, []
+        self._sent, self._fires = self._fires, []
         backfills, self._backfills = self._backfills, []
-        return maintenance.fire_schedules(fires, backfills)
+        return maintenance.fire_schedules(self._sent, backfills)
 
     def _read(self, result: PGresult, _: int) -> bool:
         if self._is_firing:

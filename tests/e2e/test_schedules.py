@@ -139,3 +139,23 @@ def test_a_poisoned_schedule_stops_no_other(stage: Stage) -> None:
     assert late["holds"], late
     failed = stage.rows("select distinct reason from peers.schedule_run where outcome = 'failed'")
     assert failed == [{"reason": "not this kind"}]
+
+
+def test_a_schedule_whose_task_hangs_stops_no_other(stage: Stage) -> None:
+    """A trigger that never ends is given up; the schedule has failed, and the others fire."""
+    stage.db.execute(
+        "create function hang() returns trigger language plpgsql as $$ begin"
+        " if new.kind = 'hanging' then perform pg_sleep(1000); end if; return new; end $$;"
+        "create trigger hang before insert on peers.task for each row execute function hang()"
+    )
+    for n in range(6):
+        stage.db.execute(ADD, (f"s{n}", "1 second", "tick" if n else "hanging"))
+    stage.peer(APP, lease_timeout="2s")
+    stage.until_true("select failures > 0 from peers.schedule where name = 's0'")
+    stage.until_true(
+        "select count(distinct schedule) = 5 from peers.schedule_run where outcome = 'fired'"
+    )
+    stage.db.execute("drop trigger hang on peers.task")
+    stage.until_true(
+        "select exists (select from peers.schedule_run where schedule = 's0' and outcome = 'fired')"
+    )

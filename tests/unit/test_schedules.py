@@ -120,10 +120,24 @@ def test_a_peer_that_comes_second_waits_longer_and_longer() -> None:
     assert peer.chore._in_vain == 0
 
 
+def test_a_schedule_that_is_refused_alone_is_recorded_as_failed() -> None:
+    """Its next try has to wait, so that it does not stop the others for ever."""
+    peer = Peer()
+    peer.step(due(-1, schedules=[a_row()]))
+    peer.chore.write(uuid4(), 1)
+    peer.chore.failed()
+    statement = peer.chore.write(uuid4(), 1)
+    [fire] = json.loads(statement.parameters[0] or b"")
+    assert fire["name"] == "s"
+    assert "did not finish it in time" in fire["error"]
+    peer.chore.failed()  # the database refuses this as well
+    assert peer.step(due()) == "look"
+
+
 def test_a_refused_step_is_forgotten() -> None:
     """Another peer may have fired meanwhile: look again first."""
     peer = Peer()
-    peer.step(due(-1, schedules=[a_row()]))
+    peer.step(due(-1, schedules=[a_row(), a_row(name="t")]))
     peer.chore.write(uuid4(), 1)
     peer.chore.failed()
     assert peer.step(due()) == "look"
