@@ -21,7 +21,8 @@
 --   58, 59      cooldowns for external systems; promotion of scheduled tasks that are due.
 --   60, 62      what operators do with tasks, queues and graphs: retry, discard, cancel, change, pause, resume.
 --   63          a program that waits for a task's result is notified of its end.
---   64 to 68    schedules: what an INSERT refuses, firing, backfills, alerts, and what operators do with them.
+--   64 to 69    schedules: what an INSERT refuses, firing, backfills, alerts, what operators do with them, and
+--               what the code of the peers declares.
 --   80 to 90    views, peers.explain, maintenance (prune, check), what is refused, and the roles.
 --
 -- Three rules hold everywhere:

@@ -114,7 +114,7 @@ comment on column peers.schedule.next_due_at is
 comment on column peers.schedule.computed_from is
     'Due times after this time count: when the schedule was created or its times changed. Kept by the scheduler.';
 comment on column peers.schedule.revision is
-    'A random value that each change of its times sets anew. What a peer has computed from earlier times does not '
+    'A random value that each change of its times replaces. What a peer has computed from earlier times does not '
     'count. Kept by the scheduler.';
 comment on column peers.schedule.resumed_at is
     'When it was last resumed. Due times before this are skipped as paused. Kept by the scheduler.';
@@ -131,7 +131,7 @@ comment on column peers.schedule.declared is
     'shows whether an operator has changed the schedule since. Kept by the scheduler.';
 comment on column peers.schedule.created_by is 'The database role that created it.';
 comment on column peers.schedule.created_at is 'When it was created.';
-comment on column peers.schedule.changed_at is 'When somebody last changed it.';
+comment on column peers.schedule.changed_at is 'When it was last changed.';
 comment on column peers.schedule.look_at is 'When a peer looks at it next. The year 1970: as soon as possible.';
 
 alter table peers.peer add column if not exists schedules text[] not null default '{}';

@@ -39,9 +39,9 @@ comment on column peers.schedule_status.failures is 'How often in a row the data
 comment on column peers.schedule_status.declared is 'Whether the code of a peer has ever declared it.';
 comment on column peers.schedule_status.declaring_peers is 'How many live peers declare it.';
 comment on column peers.schedule_status.changed_by_operator is
-    'Whether it differs from what the code declared last: somebody has changed it with SQL.';
+    'Whether it differs from what the code declared last: an operator has changed it with SQL.';
 comment on column peers.schedule_status.created_by is 'The database role that created it.';
-comment on column peers.schedule_status.changed_at is 'When somebody last changed it.';
+comment on column peers.schedule_status.changed_at is 'When it was last changed.';
 
 -- Returns a time as the clocks of a time zone show it.
 create or replace function peers._in_zone(_moment timestamptz, _timezone text) returns text

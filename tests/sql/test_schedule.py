@@ -151,7 +151,7 @@ def test_the_second_peer_finds_nothing(at_noon: Connection) -> None:
 
 
 def test_a_clock_that_is_set_back_fires_nothing_twice(at_noon: Connection) -> None:
-    """The row of a due time keeps it from firing again, even if the schedule is made anew."""
+    """The row of a due time keeps it from firing again, even if the schedule is replaced."""
     set_clock(at_noon, "2026-11-23 13:00:00+00")
     fire(at_noon)
     run(at_noon, "delete from peers.schedule")
