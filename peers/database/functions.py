@@ -183,10 +183,12 @@ def prune(
     return Pruned._make(row)
 
 
-def prune_schedule_runs(connection: Connection, older_than: timedelta) -> int:
+def prune_schedule_runs(
+    connection: Connection, older_than: timedelta, max_runs: int = PRUNE_MAX_TASKS
+) -> int:
     """Delete old runs of schedules whose tasks have ended, in one step; return how many."""
     deleted: int = _value(
-        connection, "select peers.prune_schedule_runs(%s, %s)", older_than, PRUNE_MAX_TASKS
+        connection, "select peers.prune_schedule_runs(%s, %s)", older_than, max_runs
     )
     return deleted
 
