@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from peers.errors import BadSchedule
-from peers.schedules import Calendar
+
+if TYPE_CHECKING:
+    from peers.schedules import Calendar
 
 MISSED_MAX: Final = 1000
 """How many missed due times one step records, each in a row of its own."""
 SUBMITTED_MAX: Final = 50
 """How many due times may have tasks in one step."""
+
+
+def prepare() -> None:
+    """Load what computes due times. It takes 0.1 s, so do it before a schedule is due."""
+    importlib.import_module("peers.schedules.calendar")
 
 
 def fire_of(schedule: Mapping[str, Any], now: datetime) -> dict[str, Any]:
@@ -40,6 +48,8 @@ def backfill_of(backfill: Mapping[str, Any]) -> dict[str, Any]:
 
 def calendar_of(schedule: Mapping[str, Any]) -> Calendar:
     """Return the calendar of a schedule. Raises `BadSchedule` if this host cannot compute it."""
+    from peers.schedules.calendar import Calendar  # see `prepare`
+
     every = schedule["every"]
     return Calendar(
         schedule["cron"],

@@ -20,7 +20,7 @@ from peers import events
 from peers.database import maintenance
 from peers.database.pipeline import Statement
 from peers.database.rows import DueSchedules, ScheduleRun
-from peers.peer.due_times import backfill_of, fire_of
+from peers.peer.due_times import backfill_of, fire_of, prepare
 from peers.peer.maintenance import Chore
 
 SCHEDULE: Final = "schedule"
@@ -29,6 +29,7 @@ SCHEDULE: Final = "schedule"
 _MAX_SCHEDULES: Final = 50
 _IDENTITY: Final = ("name", "revision", "next_due_at")
 _REFUSED: Final = "the database refused to submit the task, or did not finish it in time"
+_NEVER: Final = float("inf")
 _AT_LEAST_EVERY: Final = 10.0
 """Seconds. A notification may be lost, or the clock of the database be set."""
 _WITHOUT_NOTIFICATIONS: Final = 1.0
@@ -100,6 +101,8 @@ class Schedules(Chore):
         self._looked_at = received_at
         wait = reply.next_at - reply.now
         self._look_at = received_at + wait + random.uniform(0, _SPREAD)
+        if reply.next_at < _NEVER:  # a peer without schedules need not load it
+            prepare()
         for alert in reply.late:
             events.schedule_late(schedule=alert["schedule"], due_at=alert["due_at"])
         now = datetime.fromtimestamp(reply.now, UTC)
