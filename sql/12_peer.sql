@@ -17,7 +17,6 @@ create table if not exists peers.peer (
     liveness_lock text,
     lost_at timestamptz,
     lost_because text,
-    schedules text[] not null default '{}',
     constraint "a lease lasts 1 second to 1 day"
         check (lease_timeout between interval '1 second' and interval '1 day'),
     constraint "a process is known or not" check (num_nulls(host_id, process_start, liveness_lock) in (0, 3))
@@ -46,8 +45,6 @@ comment on column peers.peer.liveness_lock is
     'The file that the peer and its workers keep locked for as long as one of them lives.';
 comment on column peers.peer.lost_at is 'When it was declared lost. A lost peer has to join again.';
 comment on column peers.peer.lost_because is 'Why: its lease ended, or a peer on the same host saw that it had ended.';
-
-comment on column peers.peer.schedules is 'The schedules that its code declares.';
 
 create table if not exists peers.kind (
     -- serves fail: the policy of a failed attempt; and join

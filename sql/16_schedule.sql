@@ -134,6 +134,10 @@ comment on column peers.schedule.created_at is 'When it was created.';
 comment on column peers.schedule.changed_at is 'When somebody last changed it.';
 comment on column peers.schedule.look_at is 'When a peer looks at it next. The year 1970: as soon as possible.';
 
+alter table peers.peer add column if not exists schedules text[] not null default '{}';
+
+comment on column peers.peer.schedules is 'The schedules that its code declares.';
+
 -- There are no foreign keys: a run outlives its schedule, and prune deletes its task before it.
 create table if not exists peers.schedule_run (
     schedule text not null,

@@ -125,6 +125,10 @@ begin
     if tg_op = 'UPDATE' and old.paused_at is not null and new.paused_at is null then
         new.resumed_at := _now;
     end if;
+    if tg_op = 'UPDATE' and new.overlap <> old.overlap then
+        -- while overlap is allowed, nobody notes which runs have ended
+        perform peers._unfinished_runs(old.name);
+    end if;
     if new.expect_within is null then
         new.expected_due_at := null;
     end if;

@@ -12,7 +12,7 @@ create or replace function peers._schedules_to_fire(_now timestamptz, _max_sched
 as $$
 declare
     -- at random from so many times more, because other peers do the same
-    _spread constant integer := 20;
+    _spread constant integer := 10;
 begin
     return (
         select coalesce(jsonb_agg(jsonb_build_object(

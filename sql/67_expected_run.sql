@@ -21,7 +21,8 @@ begin
         insert into peers.alert (alert, subject, message, details, raised_at)
         values ('schedule_late', _schedule.name,
                 'No run of schedule "' || _schedule.name || '" has completed since it was due at ' || _expected
-                || ', within ' || _schedule.expect_within || '. peers.explain_schedule says why.', _details, _now)
+                || ', within ' || _schedule.expect_within || '. To see why, ask peers.explain_schedule.',
+                _details, _now)
         on conflict do nothing;
         _raised := found;
         update peers.schedule s set expect_at = _now + interval '30 seconds' where s.name = _schedule.name;

@@ -267,3 +267,23 @@ def schedules(connection: Connection, name: str | None = None) -> list[Row]:
         order by v.name""",
         name=name,
     )
+
+
+def alerts(connection: Connection) -> list[Row]:
+    """Return the open alerts, the oldest first."""
+    return _rows(
+        connection,
+        "select alert, subject, message, details, raised_at from peers.alert order by raised_at",
+    )
+
+
+def schedule_counts(connection: Connection) -> Row:
+    """Return how many schedules are active (not paused), and how many of them fail to fire."""
+    [counts] = _rows(
+        connection,
+        """
+        select count(*) filter (where paused_at is null) as active,
+               count(*) filter (where failures > 0) as failing
+        from peers.schedule""",
+    )
+    return counts

@@ -183,6 +183,14 @@ def prune(
     return Pruned._make(row)
 
 
+def prune_schedule_runs(connection: Connection, older_than: timedelta) -> int:
+    """Delete old runs of schedules whose tasks have ended, in one step; return how many."""
+    deleted: int = _value(
+        connection, "select peers.prune_schedule_runs(%s, %s)", older_than, PRUNE_MAX_TASKS
+    )
+    return deleted
+
+
 def check(connection: Connection, repair: bool = False) -> list[Problem]:
     """Recount what the triggers keep. Return each difference, and repair it on request."""
     return list(map(Problem._make, _rows(connection, "select * from peers.check(%s)", repair)))

@@ -28,7 +28,7 @@ def schedule_skipped(*, schedule: str, due_at: datetime, times: int, reason: str
     logging.WARNING,
     "schedule %(schedule)s could not be fired: %(error)s; the peers try again",
 )
-def schedule_failed(*, schedule: str, due_at: datetime | None, error: str) -> None:
+def schedule_failed(*, schedule: str, due_at: str | None, error: str) -> None:
     """Report that the database refused the task of a due time. Other schedules go on.
 
     An application's trigger may have raised. Fix the cause; the table peers.schedule_run has it.

@@ -121,7 +121,8 @@ def report(runs: list[ScheduleRun]) -> None:
     skipped: dict[tuple[str, str], list[datetime]] = {}
     for schedule, due_at, outcome, reason, task_id in runs:
         if outcome == "failed":
-            events.schedule_failed(schedule=schedule, due_at=due_at, error=reason or "")
+            when = None if due_at is None else due_at.isoformat()
+            events.schedule_failed(schedule=schedule, due_at=when, error=reason or "")
         elif due_at is None:
             continue  # its next due time was computed
         elif task_id is None:

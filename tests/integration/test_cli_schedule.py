@@ -160,3 +160,33 @@ def test_backfill_and_explain(here: Here, db: Connection) -> None:
     late = here("schedule", "backfill", "hourly", "--from", "2026-11-10T00:00Z", "--until",
                 "2099-01-01T00:00Z")  # fmt: skip
     assert (late.code, "not in the future" in late.err) == (1, True)
+
+
+def test_status_tells_of_schedules_that_do_not_run(here: Here, db: Connection) -> None:
+    """Alerts, failures, and schedules without a peer are problems."""
+    assert here("status").code == 0
+    set_clock(db, "2026-11-20 12:00:01+00")
+    add(here, "hourly", "--every", "1h", "--expect-within", "10m")
+    answer = here("status")
+    assert (answer.code, "no live peer, so that 1 schedule cannot fire" in answer.out) == (1, True)
+    peer = Peer.join(db, "etl.extract")
+    assert here("status").code == 0
+    fire(db)
+    set_clock(db, "2026-11-20 14:00:00+00")
+    fire(db)
+    db.execute("select peers.due_schedules()")
+    peer.heartbeat()
+    answer = here("status", "--json")
+    assert answer.code == 1
+    assert [alert["subject"] for alert in answer.document["alerts"]] == ["hourly"]
+    assert any("schedule explain hourly" in alarm for alarm in answer.document["alarms"])
+    db.execute(
+        "create function poison() returns trigger language plpgsql as"
+        " $$ begin raise 'not now'; end $$;"
+        "create trigger poison before insert on peers.task execute function poison()"
+    )
+    set_clock(db, "2026-11-20 15:10:00+00")
+    fire(db)
+    assert "1 schedule could not be fired" in here("status").out
+    listed = done(here("schedule", "list"))
+    assert "failing" in listed

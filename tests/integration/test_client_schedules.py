@@ -100,7 +100,7 @@ def test_bad_values_are_refused_before_the_database_is_asked() -> None:
         {"every": 0.1}, {"cron": "@daily", "timezone": "Mars"},
     ):  # fmt: skip
         with pytest.raises(BadSchedule):
-            Schedule(**bad)  # type: ignore[arg-type]
+            Schedule(**bad)
 
 
 def test_the_other_forms(

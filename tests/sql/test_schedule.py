@@ -254,6 +254,20 @@ def test_overlap_skip(at_noon: Connection) -> None:
     assert [each["outcome"] for each in fire(at_noon)] == ["fired"]
 
 
+def test_a_change_of_the_overlap_counts_the_runs_of_before(at_noon: Connection) -> None:
+    """Those that are unfinished; the others are noted as ended at once."""
+    for hour in (13, 14):
+        set_clock(at_noon, f"2026-11-23 {hour}:00:00+00")
+        fire(at_noon)
+    run(at_noon, "select peers.cancel(%s)", tasks(at_noon)[0])
+    count = "select count(*) from peers.schedule_run where unfinished"
+    assert value(at_noon, count) == 2
+    run(at_noon, "update peers.schedule set overlap = 'skip'")
+    assert value(at_noon, count) == 1
+    set_clock(at_noon, "2026-11-23 15:00:00+00")
+    assert [each["reason"] for each in fire(at_noon)] == ["overlap"]
+
+
 def test_a_dead_letter_does_not_stop_its_schedule(at_noon: Connection) -> None:
     """A run whose task is dead has ended."""
     run(at_noon, "update peers.schedule set overlap = 'skip', max_attempts = 1")
