@@ -83,7 +83,7 @@ def _offset(zone: ZoneInfo, instant: datetime) -> timedelta:
     return instant.astimezone(zone).utcoffset() or timedelta(0)
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=4_000)
 def _changes(name: str, year: int) -> tuple[datetime, ...]:
     """Return the instants of a year at which the offset changes. `zoneinfo` does not show them."""
     zone = ZoneInfo(name)
