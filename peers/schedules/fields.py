@@ -26,7 +26,7 @@ class Field:
     bound: str
     examples: str
     names: tuple[str, ...] = ()
-    first_name: int = 0
+    """The names of the values, from the first one on."""
 
     def read(self, text: str) -> frozenset[int]:
         """Return the values of a list. Raises `BadSchedule`, which names the wrong item."""
@@ -35,7 +35,7 @@ class Field:
     def number(self, text: str) -> int | None:
         """Return the value that a number or a name stands for, or None."""
         if text in self.names:
-            return self.names.index(text) + self.first_name
+            return self.names.index(text) + self.first
         if _NUMBER.fullmatch(text) and self.first <= int(text) <= self.last:
             return int(text)
         return None
@@ -72,7 +72,7 @@ HOUR: Final = Field("hour", 0, 23, 24, "0 to 23", "2 or 9-17 or 22-4 or */6")
 DAY: Final = Field("day of month", 1, 31, 31, "1 to 31 or L", "1 or 1,15 or L or */2")
 MONTH: Final = Field(
     "month", 1, 12, 12, "1 to 12 or JAN to DEC", "1 or JAN,JUL or NOV-FEB or */3",
-    ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"), 1,
+    ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"),
 )  # fmt: skip
 WEEKDAY: Final = Field(
     "weekday", 0, 7, 7, "0 to 7 or SUN to SAT (0 and 7 are Sunday)",

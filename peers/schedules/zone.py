@@ -11,9 +11,8 @@ from zoneinfo import ZoneInfo
 
 from peers.errors import BadSchedule
 
-_SAMPLE: Final = timedelta(
-    days=3
-)  # since 1970 two changes were at least 6.9 days apart (Brazil, 2000)
+# Since 1970 two changes of one zone were at least 6.9 days apart (Brazil, 2000).
+_SAMPLE: Final = timedelta(days=3)
 _SECOND: Final = timedelta(seconds=1)
 _TICK: Final = timedelta(microseconds=1)
 # In POSIX notation UTC+3 is three hours behind UTC, so names with digits are refused, except those
@@ -84,7 +83,7 @@ def _offset(zone: ZoneInfo, instant: datetime) -> timedelta:
     return instant.astimezone(zone).utcoffset() or timedelta(0)
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=4_000)
 def _changes(name: str, year: int) -> tuple[datetime, ...]:
     """Return the instants of a year at which the offset changes. `zoneinfo` does not show them."""
     zone = ZoneInfo(name)
@@ -92,7 +91,7 @@ def _changes(name: str, year: int) -> tuple[datetime, ...]:
     found = []
     before, offset = start, _offset(zone, start)
     while before < end:
-        after = before + _SAMPLE
+        after = min(before + _SAMPLE, end)
         if _offset(zone, after) != offset:
             found.append(_bisect(zone, before, after))
             offset = _offset(zone, after)

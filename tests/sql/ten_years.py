@@ -44,7 +44,7 @@ RARE: Final = ("0 3 1 * *", "0 0 L * *", "0 0 29 2 *", "59 23 31 12 *", "@weekly
 SHOWN: Final = ("15 */4 * * *", "*/30 2 * * *", "*/10 1-2 1 * SUN", "0 * 1,15 * *")
 SHOWN_ZONES: Final = (
     "UTC", "Europe/Berlin", "Europe/Dublin", "America/New_York", "Asia/Kolkata", "Australia/Sydney",
-    "Pacific/Apia", "Antarctica/Casey",
+    "Antarctica/Casey",
 )  # fmt: skip
 """With a star in minute or hour, cronsim loses due times in the other zones, or never returns:
 where clocks change at midnight, or by a part of an hour, or at a minute that is not 0."""

@@ -71,6 +71,15 @@ def test_a_fixed_time_that_comes_twice_is_due_once(text: str, expected: list[str
     assert local_times(calendar, BERLIN, "2026-10-24", "2026-10-26 12:00") == expected
 
 
+def test_while_an_hour_comes_again_what_was_due_in_it_is_past() -> None:
+    """From 02:10 on 25 October, the second time, the next 02:30 is that of the next day."""
+    moment = datetime(2026, 10, 25, 1, 10, tzinfo=UTC)
+    due = Calendar("30 2 * * *", timezone=BERLIN).next_after(moment)
+    assert due == datetime(2026, 10, 26, 1, 30, tzinfo=UTC)
+    repeated = Calendar("*/30 2 * * *", timezone=BERLIN).next_after(moment)
+    assert repeated == datetime(2026, 10, 25, 1, 30, tzinfo=UTC)
+
+
 def test_apscheduler_alone_would_run_an_hour_twice() -> None:
     """The broken variant: its trigger in the real time zone."""
     zone = ZoneInfo(BERLIN)
@@ -103,6 +112,13 @@ def test_a_day_that_a_zone_skips() -> None:
     assert [time[:8] for time in once] == ["31 00:00"]
     shown = local_times(Calendar("0 */12 * * *", timezone=zone), zone, "2011-12-29", "2012-01-01")
     assert [time[:8] for time in shown] == ["29 12:00", "31 00:00", "31 12:00", "01 00:00"]
+
+
+def test_changes_that_follow_each_other_soon_are_found() -> None:
+    """Recife had summer time for one week in October 2000, the shortest time since 1970."""
+    assert [f"{change:%m-%d}" for change in changes("America/Recife", 2000, 2000)] == [
+        "02-27", "10-08", "10-15",
+    ]  # fmt: skip
 
 
 ZONES: Final = [
@@ -140,7 +156,8 @@ def test_vixies_cron_agrees_around_every_change_of_the_clocks(
     expected = list(runs(text, ZoneInfo(zone), start, end))
     calendar = Calendar(text, timezone=zone)
     assert calendar.between(start, end, 10_000) == expected
-    moment = start + data.draw(st.timedeltas(timedelta(0), end - start))
+    near = data.draw(st.sampled_from([timedelta(hours=2), AROUND]))
+    moment = change + data.draw(st.timedeltas(-near, near))
     assert calendar.between(moment, end, 10_000) == [due for due in expected if due > moment]
 
 
