@@ -82,10 +82,46 @@ begin
 end
 $$;
 
+-- Returns since when a schedule may have due times that no peer has fired; null: it has none. If no peer has computed
+-- the next one yet, cron may be due at each full minute.
+create or replace function peers._unfired_since(_schedule peers.schedule, _now timestamptz) returns timestamptz
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return case
+        when _schedule.next_due_at <= _now then _schedule.next_due_at
+        when _schedule.next_due_at is not null then null
+        when _schedule.cron is not null and date_trunc('minute', _now) > _schedule.computed_from
+            then _schedule.computed_from
+        when _schedule.anchor <= _now
+             and floor(extract(epoch from _now - _schedule.anchor) / extract(epoch from _schedule.every))
+                 > floor(extract(epoch from _schedule.computed_from - _schedule.anchor)
+                         / extract(epoch from _schedule.every))
+            then _schedule.computed_from
+    end;
+end
+$$;
+
+-- Records the due times that no peer has fired when the schedule is changed or deleted, so that none is lost without a
+-- trace.
+create or replace function peers._record_unfired(
+    _schedule peers.schedule, _now timestamptz, _reason text
+) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _since constant timestamptz := peers._unfired_since(_schedule, _now);
+begin
+    if _since is not null then
+        perform peers._record_skipped(
+            _schedule.name, _since, _now, case when _schedule.paused_at is null then _reason else 'paused' end);
+    end if;
+end
+$$;
+
 -- Before an INSERT, or an UPDATE of what users set.
---
--- A due time that no peer has fired when the times change, belongs to times that no longer exist. It is recorded as
--- skipped, so that it is not lost without a trace.
 create or replace function peers.check_schedule() returns trigger
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -109,8 +145,8 @@ begin
     new.changed_at := _now;
     if tg_op = 'INSERT' or (new.cron, new.every, new.anchor, new.timezone)
                            is distinct from (old.cron, old.every, old.anchor, old.timezone) then
-        if tg_op = 'UPDATE' and old.next_due_at <= _now then
-            perform peers._record_skipped(old.name, old.next_due_at, _now, 'changed');
+        if tg_op = 'UPDATE' then
+            perform peers._record_unfired(old, _now, 'changed');
         end if;
         if new.every is not null then
             new.anchor := coalesce(new.anchor, _now);
@@ -170,9 +206,7 @@ as $$
 declare
     _now constant timestamptz := peers.now();
 begin
-    if old.next_due_at <= _now then
-        perform peers._record_skipped(old.name, old.next_due_at, _now, 'deleted');
-    end if;
+    perform peers._record_unfired(old, _now, 'deleted');
     delete from peers.schedule_backfill b where b.schedule = old.name;
     delete from peers.alert a where a.alert = 'schedule_late' and a.subject = old.name;
     return old;

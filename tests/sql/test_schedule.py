@@ -368,6 +368,28 @@ def test_a_change_of_the_times_is_computed_again(at_noon: Connection) -> None:
     assert schedule(at_noon)["next_due_at"] == datetime(2026, 11, 23, 13, 30, tzinfo=UTC)
 
 
+@pytest.mark.parametrize(
+    ("columns", "until", "expected"),
+    [
+        ({"cron": "0 * * * *"}, "12:00:40", []),
+        ({"cron": "0 * * * *"}, "12:01:00.5", [("skipped", "changed")]),
+        ({"every": "30 s"}, "12:00:25", []),
+        ({"every": "30 s"}, "12:00:45", [("skipped", "changed")]),
+        ({"every": "30 s", "anchor": "2026-11-24 00:00Z"}, "12:30:00", []),
+        ({"every": "30 s", "paused_at": "2026-11-23 12:00Z"}, "12:00:45", [("skipped", "paused")]),
+    ],
+)
+def test_times_that_nobody_has_computed_leave_a_trace(
+    db: Connection, columns: dict[str, Any], until: str, expected: list[tuple[str, str]]
+) -> None:
+    """A change before a peer has looked may give due times up; one row stands for all of them."""
+    set_clock(db, "2026-11-23 12:00:10+00")
+    add_schedule(db, **columns)
+    set_clock(db, f"2026-11-23 {until}+00")
+    run(db, "update peers.schedule set cron = '30 3 * * *', every = null, anchor = null")
+    assert runs(db) == expected
+
+
 def test_a_change_of_the_args_keeps_the_due_time(at_noon: Connection) -> None:
     """Only a change of the times has them computed again."""
     before = schedule(at_noon)

@@ -83,11 +83,11 @@ VARIANTS: Final = {
     ),
     "a change gives a due time up without a trace": Variant(
         scenarios.a_peer_fires_while_a_schedule_is_changed,
-        [Patch(TRIGGERS, "tg_op = 'UPDATE' and old.next_due_at <= _now", "false")],
+        [Patch(TRIGGERS, "perform peers._record_unfired(old, _now, 'changed')", "null")],
     ),
     "a delete gives a due time up without a trace": Variant(
         scenarios.a_peer_fires_while_a_schedule_is_deleted,
-        [Patch(TRIGGERS, "    if old.next_due_at <= _now then", "    if false then")],
+        [Patch(TRIGGERS, "perform peers._record_unfired(old, _now, 'deleted')", "null")],
     ),
     "a pause is forgotten at its end": Variant(
         scenarios.a_pause_ends_before_a_peer_looks,
