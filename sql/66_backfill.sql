@@ -30,6 +30,20 @@ comment on function peers.backfill_schedule is
     'allows overlap, the tasks run one after the other. It works while the schedule is paused. Returns the number of '
     'the backfill.';
 
+create or replace function peers.cancel_backfill(id bigint) returns boolean
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    delete from peers.schedule_backfill b where b.id = cancel_backfill.id;
+    return found;
+end
+$$;
+
+comment on function peers.cancel_backfill is
+    'Ends a backfill: the peers submit no more of its tasks. Those that are submitted stay. False: there is no such '
+    'backfill.';
+
 -- Notes how far a backfill has come before an error, and when the peers try again.
 create or replace function peers._record_backfill_failed(
     _backfill peers.schedule_backfill, _done_until timestamptz, _last_task_id bigint, _fired integer, _error text

@@ -93,7 +93,8 @@ begin
         peers.prune(interval, integer), peers.check(boolean), peers.parent_results(bigint),
         peers.start_cooldown(text, interval, text), peers.cooldown_left(text), peers.end_cooldown(text),
         peers.pause_schedule(text), peers.resume_schedule(text), peers.remove_schedule(text), peers.run_schedule(text),
-        peers.backfill_schedule(text, timestamptz, timestamptz), peers.prune_schedule_runs(interval, integer),
+        peers.backfill_schedule(text, timestamptz, timestamptz), peers.cancel_backfill(bigint),
+        peers.prune_schedule_runs(interval, integer),
         peers.task_due_at(bigint)
         to peers_operator;
     grant update (cron, every, anchor, timezone, kind, args, queue, priority, max_attempts, timeout, metadata,

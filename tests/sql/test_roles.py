@@ -61,6 +61,7 @@ VERBS = {
     "run_schedule": "select peers.run_schedule('s')",
     "remove_schedule": "select peers.remove_schedule('s')",
     "backfill_schedule": "select peers.backfill_schedule('s', now(), now())",
+    "cancel_backfill": "select peers.cancel_backfill(1)",
     "explain_schedule": "select peers.explain_schedule('s')",
     "contract_version": "select peers.contract_version()",
     "now": "select peers.now()",
@@ -80,6 +81,7 @@ OPERATING = {
     "parent_results", "start_cooldown", "cooldown_left", "end_cooldown",
     "cancel_graph", "pause_graph", "resume_graph", "retry_graph",
     "pause_schedule", "resume_schedule", "run_schedule", "remove_schedule", "backfill_schedule",
+    "cancel_backfill",
     "explain_schedule", "task_due_at", "prune_schedule_runs",
 }  # fmt: skip
 ALLOWED = {

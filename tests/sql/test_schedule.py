@@ -457,6 +457,17 @@ def test_a_large_backfill_goes_in_steps(at_noon: Connection) -> None:
     assert len(tasks(at_noon)) == 241
 
 
+def test_a_backfill_is_cancelled(at_noon: Connection) -> None:
+    """What is submitted stays, and nothing more comes."""
+    backfill = "select peers.backfill_schedule('s', '2026-11-10 00:00Z', '2026-11-20 00:00Z')"
+    number = value(at_noon, backfill)
+    send(at_noon, planned(due(at_noon)))
+    assert value(at_noon, "select peers.cancel_backfill(%s)", number)
+    assert fire(at_noon) == []
+    assert len(tasks(at_noon)) == 50
+    assert not value(at_noon, "select peers.cancel_backfill(%s)", number)
+
+
 def test_a_backfill_without_overlap_is_a_chain(at_noon: Connection) -> None:
     """One run after the other, whatever becomes of them."""
     run(at_noon, "update peers.schedule set overlap = 'skip'")
