@@ -35,6 +35,13 @@ from peers.events.record import (
     fields_of,
     name_of,
 )
+from peers.events.schedules import (
+    schedule_declared,
+    schedule_failed,
+    schedule_fired,
+    schedule_late,
+    schedule_skipped,
+)
 from peers.events.tasks import (
     batch_bisected,
     leases_reconciled,
@@ -97,6 +104,11 @@ __all__ = [
     "peer_joined",
     "peer_left",
     "peer_lost",
+    "schedule_declared",
+    "schedule_failed",
+    "schedule_fired",
+    "schedule_late",
+    "schedule_skipped",
     "shutdown_step_failed",
     "signal_received",
     "system_error",
