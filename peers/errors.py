@@ -193,12 +193,20 @@ class BadTask(PeersError):
     """PE009: a value is out of bounds."""
 
 
+class BadSchedule(PeersError):
+    """PE013: a schedule is wrong; the message has the bound."""
+
+
 class PeerLost(PeersError):
     """PE010: the peer is unknown, or its lease has expired: stop its handlers and join again."""
 
 
 class GraphNotFound(NotFound):
     """PE011: there is no such graph; it never existed, or it was pruned."""
+
+
+class ScheduleNotFound(NotFound):
+    """PE012: there is no such schedule."""
 
 
 # ------------------------------------------------------------------------ what `result` raises
@@ -230,6 +238,8 @@ _BY_SQLSTATE: dict[str, type[PeersError]] = {
     "PE009": BadTask,
     "PE010": PeerLost,
     "PE011": GraphNotFound,
+    "PE012": ScheduleNotFound,
+    "PE013": BadSchedule,
     "22003": BadTask,  # numeric_value_out_of_range
     "22007": BadTask,  # invalid_datetime_format
     "22008": BadTask,  # datetime_field_overflow

@@ -10,7 +10,8 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Final
 
-from peers.errors import ArgsInvalid, ResultInvalid
+from peers.errors import ArgsInvalid, BadSchedule, ResultInvalid
+from peers.schedules import Schedule
 from peers.signatures import Signature, innermost, name_of, of_keywords, of_rows, result_of
 from peers.types import (
     BATCH_SIZE_MAX,
@@ -51,6 +52,7 @@ class Handler:
     backoff_cap: timedelta = DEFAULT_BACKOFF_CAP
     batch_size: int | None = None
     batch_wait: timedelta = timedelta(0)
+    schedules: tuple[Schedule, ...] = ()
     _signature: Signature = field(init=False, repr=False, compare=False)
     _result: Codec | None = field(init=False, repr=False, compare=False, default=None)
     _is_resolved: bool = field(init=False, repr=False, compare=False, default=False)
@@ -95,12 +97,31 @@ class Handler:
             0 <= self.batch_wait.total_seconds() <= BATCH_WAIT_MAX,
             "batch_wait" + of, f"0 to {BATCH_WAIT_MAX:g} s", self.batch_wait,
         )  # fmt: skip
+        names = [self.name_of(schedule) for schedule in self.schedules]
+        _require(len(set(names)) == len(names), "schedules" + of, "of different names", names)
         self._read_signature()
 
     @property
     def is_async(self) -> bool:
         """Return whether it runs on the event loop of an async worker."""
         return inspect.iscoroutinefunction(self.function)
+
+    def declared_schedules(self) -> list[dict[str, Any]]:
+        """Return its schedules as peers.declare_schedules takes them.
+
+        Raises `ArgsInvalid` if the args of one do not fit the function.
+        """
+        return [
+            schedule.document(
+                name=self.name_of(schedule), kind=self.kind, queue=self.queue,
+                priority=self.priority, args=self.dump_args(schedule.args),
+            )
+            for schedule in self.schedules
+        ]  # fmt: skip
+
+    def name_of(self, schedule: Schedule) -> str:
+        """Return the name of a schedule: the kind, unless it has its own."""
+        return schedule.name or self.kind
 
     def dump_args(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """Return the args as JSON types, after checking that `load_args` can read them.
@@ -224,6 +245,8 @@ def _require(fits: bool, name: str, bound: str, value: object) -> None:
 
 
 _registry: dict[str, Handler] = {}
+_schedules: dict[str, str] = {}
+"""The kinds that declare a schedule, by its name."""
 
 
 def register(handler: Handler) -> None:
@@ -237,6 +260,13 @@ def register(handler: Handler) -> None:
             f"kind {handler.kind!r} already has the handler {name_of(other.function)}; "
             f"give {name_of(handler.function)} another kind"
         )
+    for name in map(handler.name_of, handler.schedules):
+        owner = _schedules.setdefault(name, handler.kind)
+        if owner != handler.kind:
+            raise BadSchedule(
+                f"kind {owner!r} already has a schedule {name!r}",
+                f"Give the schedule of {handler.kind!r} another name.",
+            )
     _registry[handler.kind] = handler
 
 

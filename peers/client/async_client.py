@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
-from peers.client import operations
+from peers.client import operations, schedule_operations
 from peers.client.client import DEFAULT_MAX_CONNECTIONS, Client
 from peers.client.forms import as_async_method
 from peers.client.graph import AsyncGraph, GraphOptions
@@ -70,6 +70,15 @@ class AsyncClient:
     pause_graph = as_async_method(operations.pause_graph)
     resume_graph = as_async_method(operations.resume_graph)
     retry_graph = as_async_method(operations.retry_graph)
+    add_schedule = as_async_method(schedule_operations.add_schedule)
+    get_schedule = as_async_method(schedule_operations.get_schedule)
+    find_schedules = as_async_method(schedule_operations.find_schedules)
+    explain_schedule = as_async_method(schedule_operations.explain_schedule)
+    pause_schedule = as_async_method(schedule_operations.pause_schedule)
+    resume_schedule = as_async_method(schedule_operations.resume_schedule)
+    remove_schedule = as_async_method(schedule_operations.remove_schedule)
+    run_schedule = as_async_method(schedule_operations.run_schedule)
+    backfill_schedule = as_async_method(schedule_operations.backfill_schedule)
 
     async def perform(self, request: Request[T]) -> T:
         """Perform a request, in a transaction of its own if it changes something."""

@@ -31,6 +31,7 @@ from peers.client.targets import is_async_target
 from peers.client.transport import perform, perform_async, perform_in, perform_in_async
 from peers.errors import ArgsInvalid, BadTask
 from peers.handlers import DEFAULT_BACKOFF, DEFAULT_BACKOFF_CAP, Handler, register
+from peers.schedules import Schedule
 from peers.types import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
 
 if TYPE_CHECKING:
@@ -208,6 +209,10 @@ class _Policy(TypedDict, total=False):
     timeout: Span | None
     backoff: Span
     backoff_cap: Span
+    cron: str | None
+    every: Span | None
+    timezone: str
+    schedules: Iterable[Schedule]
 
 
 @overload
@@ -229,6 +234,10 @@ def task(
     backoff_cap: Span = DEFAULT_BACKOFF_CAP,
     batch_size: int | None = None,
     batch_wait: Span = 0,
+    cron: str | None = None,
+    every: Span | None = None,
+    timezone: str = "UTC",
+    schedules: Iterable[Schedule] = (),
 ) -> Callable[[Callable[..., Any]], Any]:
     """Make a function, plain or async, the handler of a kind.
 
@@ -238,12 +247,20 @@ def task(
     bisected until the failing tasks are isolated; only these fail. Retry, Reject and the timeout
     apply to all tasks of the call.
 
+    With cron or every, the peers submit a task of this kind at each due time, by the clocks of
+    timezone. The schedule has the name of the kind. schedules: schedules with more options, or
+    several of them; see Schedule.
+
     Durations are timedeltas or seconds. The wait after a failed attempt is a random part of
     backoff * 2^(attempt - 1), at most backoff_cap. Raises ValueError for values out of bounds
-    and for a kind that already has another function.
+    and for a kind that already has another function, and BadSchedule.
     """
     if not isinstance(kind, str):
         raise TypeError(f'write @task("some.kind") above the function, not {kind!r}')
+
+    declared = tuple(schedules)
+    if cron is not None or every is not None:
+        declared = (Schedule(cron=cron, every=every, timezone=timezone), *declared)
 
     def decorate(function: Callable[..., Any]) -> Task[..., Any]:
         handler = Handler(
@@ -257,6 +274,7 @@ def task(
             backoff_cap=_timedelta(backoff_cap),
             batch_size=batch_size,
             batch_wait=_timedelta(batch_wait),
+            schedules=declared,
         )
         register(handler)
         return Task(handler) if batch_size is None else BatchTask(handler)

@@ -35,6 +35,13 @@ from peers.events.record import (
     fields_of,
     name_of,
 )
+from peers.events.schedules import (
+    schedule_declared,
+    schedule_failed,
+    schedule_fired,
+    schedule_late,
+    schedule_skipped,
+)
 from peers.events.tasks import (
     batch_bisected,
     leases_reconciled,
@@ -51,6 +58,7 @@ from peers.events.tasks import (
     tasks_isolated,
     tasks_pruned,
     tasks_unrunnable,
+    unstarted_tasks_released,
 )
 from peers.events.workers import (
     app_not_preloaded,
@@ -96,6 +104,11 @@ __all__ = [
     "peer_joined",
     "peer_left",
     "peer_lost",
+    "schedule_declared",
+    "schedule_failed",
+    "schedule_fired",
+    "schedule_late",
+    "schedule_skipped",
     "shutdown_step_failed",
     "signal_received",
     "system_error",
@@ -109,6 +122,7 @@ __all__ = [
     "tasks_isolated",
     "tasks_pruned",
     "tasks_unrunnable",
+    "unstarted_tasks_released",
     "worker_died",
     "worker_killed",
     "worker_message_invalid",

@@ -48,27 +48,47 @@ VERBS = {
     "explain": "select peers.explain(1)",
     "submit": "select peers.submit('a')",
     "submit_graph": "select * from peers.submit_graph('[]')",
+    "add_schedule": 'select peers.add_schedule(\'{"name": "s", "kind": "a", "cron": "@daily"}\')',
+    "due_schedules": "select peers.due_schedules()",
+    "next_schedule": "select peers.next_schedule()",
+    "fire_schedules": "select peers.fire_schedules('[]')",
+    "run_backfills": "select peers.run_backfills('[]')",
+    "declare_schedules": "select peers.declare_schedules(gen_random_uuid(), '[]')",
+    "task_due_at": "select peers.task_due_at(1)",
+    "prune_schedule_runs": "select peers.prune_schedule_runs('1 day')",
+    "pause_schedule": "select peers.pause_schedule('s')",
+    "resume_schedule": "select peers.resume_schedule('s')",
+    "run_schedule": "select peers.run_schedule('s')",
+    "remove_schedule": "select peers.remove_schedule('s')",
+    "backfill_schedule": "select peers.backfill_schedule('s', now(), now())",
+    "cancel_backfill": "select peers.cancel_backfill(1)",
+    "explain_schedule": "select peers.explain_schedule('s')",
     "contract_version": "select peers.contract_version()",
     "now": "select peers.now()",
 }
 EVERYBODY = {"contract_version", "now"}
-SUBMITTING = {"submit", "submit_graph"}
+SUBMITTING = {"submit", "submit_graph", "add_schedule"}
 PEER = {
     "join", "heartbeat", "complete", "fail", "release", "reconcile", "reclaim", "leave",
     "promote", "next_due", "progress", "parent_results", "unrunnable", "prune",
     "next_reclaim", "siblings", "declare_lost",
     "start_cooldown", "cooldown_left",
+    "due_schedules", "next_schedule", "fire_schedules", "run_backfills", "declare_schedules",
+    "task_due_at", "prune_schedule_runs",
 }  # fmt: skip
 OPERATING = {
     "cancel", "change", "pause", "resume", "prune", "check", "explain", "unrunnable",
     "parent_results", "start_cooldown", "cooldown_left", "end_cooldown",
     "cancel_graph", "pause_graph", "resume_graph", "retry_graph",
+    "pause_schedule", "resume_schedule", "run_schedule", "remove_schedule", "backfill_schedule",
+    "cancel_backfill",
+    "explain_schedule", "task_due_at", "prune_schedule_runs",
 }  # fmt: skip
 ALLOWED = {
     "peers_submitter": EVERYBODY | SUBMITTING,
     "peers_worker": EVERYBODY | SUBMITTING | PEER,
     "peers_operator": EVERYBODY | SUBMITTING | OPERATING,
-    "peers_reader": EVERYBODY | {"explain", "unrunnable"},
+    "peers_reader": EVERYBODY | {"explain", "explain_schedule", "unrunnable"},
 }
 TABLES = (
     "select format('%I.%I', schemaname, tablename) as t from pg_tables where schemaname = 'peers'"
@@ -380,3 +400,33 @@ def test_a_submitter_needs_no_right_to_read_keys(
     assert refusal(one, "select from peers.task where idempotency_key = 'k'")[0] == "42501"
     assert column(one, "select state from peers.task") == ["ready"]
     assert value(db, "select count(*) from peers.task") == 1
+
+
+def test_a_submitter_changes_its_own_schedules_only(
+    db: Connection, two_submitters: list[Connection]
+) -> None:
+    """With a plain INSERT or add_schedule; what the scheduler keeps cannot be inserted."""
+    one, two = two_submitters
+    insert = "insert into peers.schedule (name, kind, cron) values ('s', 'a', '@daily')"
+    run(one, insert)
+    forged = insert.replace("cron)", "cron, failures)").replace(
+        "'s', 'a', '@daily'", "'f', 'a', '@daily', 1"
+    )
+    assert refusal(one, forged)[0] == "42501"
+    change = "select peers.add_schedule(%s, replace => true)"
+    changed = '{"name": "s", "kind": "b", "cron": "@daily"}'
+    sqlstate, words = refusal(two, change, changed)
+    assert (sqlstate, "belongs to another role" in words) == ("PE013", True)
+    run(one, change, changed)
+    assert column(db, "select kind from peers.schedule") == ["b"]
+
+
+def test_readers_and_operators_see_schedules(db: Connection) -> None:
+    """The view and the explanation need no more than their roles have; operators change columns."""
+    run(db, "select peers.add_schedule(%s)", '{"name": "s", "kind": "a", "cron": "@daily"}')
+    for role in ("peers_reader", "peers_operator"):
+        run(db, f"set role {role}")
+        assert value(db, "select changed_by_operator from peers.schedule_status") is False
+        assert "due next" in value(db, "select peers.explain_schedule('s')")
+    run(db, "update peers.schedule set cron = '@hourly', paused_at = now()")
+    assert refusal(db, "update peers.schedule set next_due_at = now()")[0] == "42501"
