@@ -4,8 +4,21 @@ create or replace view peers.limit_status as
 select l.name, l.kind, l.queue, l.key, l.max_running, l.starts, l.per, l.weight, l.fair,
        coalesce(r.running, 0) as running, coalesce(w.waiting, 0) as waiting,
        case when l.shut_until > c.now then l.shut_until end as shut_until, l.shut_because,
-       l.declared is not null as declared_in_code
+       l.declared is not null as declared_in_code,
+       d.limits is distinct from jsonb_build_array(
+           l.kind, l.queue, l.key, l.max_running, l.starts, l.per, l.weight, l.fair, l.learns
+       ) as changed_by_operator
 from peers.limit l
+left join lateral (
+    select jsonb_build_array(
+               r.kind, r.queue, r.key, r.max_running, r.starts, r.per, r.weight, coalesce(r.fair, false),
+               coalesce(r.learns, false)
+           ) as limits
+    from jsonb_to_record(l.declared) r(
+        queue text, kind text, key text, max_running integer, starts integer, per interval, weight text, fair boolean,
+        learns boolean
+    )
+) d on true
 cross join (select peers.now() as now) c
 left join lateral (
     select count(*) as running from peers.lease e
@@ -32,6 +45,8 @@ comment on column peers.limit_status.waiting is 'How many of its ready tasks wai
 comment on column peers.limit_status.shut_until is 'No task starts before. Null: it is open.';
 comment on column peers.limit_status.shut_because is 'Why it was last shut.';
 comment on column peers.limit_status.declared_in_code is 'A peer''s code has declared it.';
+comment on column peers.limit_status.changed_by_operator is
+    'It is not as a peer''s code declared it last, or no code has declared it.';
 
 -- Returns up to _most tasks that run under a limit and key.
 create or replace function peers._running_under(_limit_key bigint, _most integer) returns bigint[]

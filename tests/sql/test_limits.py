@@ -170,9 +170,12 @@ def test_a_declaration_that_did_not_change_changes_nothing(db: Connection) -> No
     declared = '[{"name": "l", "kind": "a", "max_running": 3}]'
     run(db, declare, declared)
     assert value(db, most) == 3
+    changed = "select changed_by_operator from peers.limit_status"
+    assert value(db, changed) is False
     run(db, "update peers.limit set max_running = 7")
     run(db, declare, declared)
     assert value(db, most) == 7
+    assert value(db, changed) is True
     run(db, declare, declared.replace("3", "4"))
     assert value(db, most) == 4
     code, _ = refusal(db, declare, declared.replace("3", "0"))
