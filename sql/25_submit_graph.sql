@@ -153,7 +153,7 @@ begin
         from jsonb_array_elements(_graph) with ordinality n(node, place)
         order by n.place
     );
-    perform peers._check_key_owner(_ids);
+    perform peers._check_key_owner(_ids, 'idempotency_key');
     return _ids;
 end
 $$;

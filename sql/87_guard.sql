@@ -35,6 +35,7 @@ create or replace trigger refuse_truncate before truncate on peers.dependency_lo
     execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.prune_cursor
     execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.unique_key execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.migration execute function peers.refuse_truncate();
 
 -- Only the verbs may change what the scheduler keeps. All of our functions run under one search_path, which no session
@@ -91,5 +92,8 @@ create or replace trigger refuse_change before update or delete on peers.dead
     for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
     execute function peers.refuse_change();
 create or replace trigger refuse_change before update or delete on peers.failure
+    for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
+    execute function peers.refuse_change();
+create or replace trigger refuse_change before update or delete on peers.unique_key
     for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
     execute function peers.refuse_change();
