@@ -213,8 +213,8 @@ begin
                 when i.key is null then null
                 when i.on_duplicate = 'debounce' and i.place >= i.new_place then _now + i.wait
                 when i.on_duplicate = 'debounce' then
-                    least(_now + i.wait,
-                          greatest(_now, case when i.attempt > 0 then _now else i.since end + i.max_wait))
+                    least(_now + i.wait, case when i.max_wait is not null then
+                        greatest(_now, case when i.attempt > 0 then _now else i.since end + i.max_wait) end)
             end
         )::peers.unique_answer
         from (

@@ -1,4 +1,5 @@
--- peers.submit_unique and peers.submit_many_unique: submissions that may find their task there already.
+-- peers.submit_unique and peers.submit_many_unique: submissions that may find their task there already; and what
+-- peers.submit_graph does with the unique keys of its nodes.
 
 -- Submits a batch of one kind. Several submissions can stand for one task, which then has what the last of them says.
 -- Only a batch of one may have an idempotency_key. If another session inserts a task with this key at the same moment,
@@ -249,3 +250,123 @@ comment on function peers.submit_many_unique is
     'Submits one task for each element of args, a JSON array of objects, with its element of unique_keys (null: none). '
     'Returns for each, in the same order, what peers.submit_unique returns. If a key comes several times, the first of '
     'them is new. The other arguments apply to all of them.';
+
+-- Returns what is wrong with what a node of a graph says about its unique key. Null: nothing is wrong.
+create or replace function peers._node_unique_problem(_node jsonb) returns text
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return case
+        when exists (select from unnest('{unique_key, unique_while, on_duplicate}'::text[]) field
+                     where jsonb_typeof(_node -> field) not in ('string', 'null'))
+            then 'unique_key, unique_while and on_duplicate must be strings'
+        when exists (select from unnest('{wait, max_wait}'::text[]) field
+                     where jsonb_typeof(_node -> field) not in ('string', 'number', 'null')
+                        or _node ->> field is not null and peers._parse_interval(_node ->> field) is null)
+            then 'wait and max_wait must be intervals such as "5 seconds", or numbers of seconds'
+        when num_nonnulls(_node ->> 'unique_key', _node ->> 'unique_while', _node ->> 'on_duplicate', _node ->> 'wait',
+                          _node ->> 'max_wait') > 0
+            then peers._unique_problem(
+                _node ->> 'kind', _node ->> 'unique_key', coalesce(_node ->> 'unique_while', 'waiting'),
+                coalesce(_node ->> 'on_duplicate', 'keep'), (_node ->> 'wait')::interval,
+                (_node ->> 'max_wait')::interval,
+                coalesce(nullif(_node -> 'after', 'null'), '[]') <> '[]'
+                    or coalesce(nullif(_node -> 'depends_on', 'null'), '[]') <> '[]',
+                _node ->> 'scheduled_at' is not null)
+    end;
+end
+$$;
+
+-- Takes the unique keys of a graph's nodes, and changes the tasks that wait to what the nodes say. `_ids`: the ids of
+-- the tasks that it may create, by place, in the order of the ranks. All results are by place. shared: the node stands
+-- for the task of another submission. sources: the node whose fields its task has, if that is another one. A node whose
+-- idempotency_key a task already has takes no unique key.
+create or replace function peers._take_node_keys(
+    _graph jsonb, _ids bigint[],
+    out ids bigint[], out shared boolean[], out sources integer[], out starts timestamptz[]
+)
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _places bigint[];
+    _kinds text[];
+    _keys text[];
+    _rules peers.unique_rule[];
+    _answer record;
+    _old bigint[];
+    _fields peers.task_fields[];
+begin
+    perform peers._require_read_committed();
+    ids := _ids;
+    shared := array_fill(false, array[cardinality(_ids)]);
+    select array_agg(n.place order by _ids[n.place]), array_agg(n.node ->> 'kind' order by _ids[n.place]),
+           array_agg(n.node ->> 'unique_key' order by _ids[n.place]),
+           array_agg(peers._unique_rule(n.node ->> 'unique_while', n.node ->> 'on_duplicate',
+                                        (n.node ->> 'wait')::interval, (n.node ->> 'max_wait')::interval)
+                     order by _ids[n.place])
+    into _places, _kinds, _keys, _rules
+    from jsonb_array_elements(_graph) with ordinality n(node, place)
+    where n.node ->> 'unique_key' is not null
+      and not exists (select from peers.task t where t.idempotency_key = n.node ->> 'idempotency_key');
+    if _places is null then
+        return;
+    end if;
+    for _answer in
+        select _places[a.place] as place, a.task_id, a.is_new, a.start_at,
+               max(_places[a.place]) filter (where a.is_new or a.replaced) over (partition by a.task_id) as source,
+               min(_places[a.place]) filter (where a.is_new) over (partition by a.task_id) as creator
+        from unnest(peers._take_unique_keys(
+            _kinds, _keys, _rules, array(select _ids[p] from unnest(_places) with ordinality u(p, n) order by u.n))) a
+    loop
+        ids[_answer.place] := _answer.task_id;
+        shared[_answer.place] := not _answer.is_new;
+        if _answer.is_new then
+            sources[_answer.place] := nullif(_answer.source, _answer.place);
+            starts[_answer.place] := _answer.start_at;
+        elsif _answer.creator is null and _answer.place = _answer.source then
+            _old := _old || _answer.task_id;
+            _fields := _fields || peers._node_fields(_graph -> (_answer.place - 1)::integer, _answer.start_at);
+        end if;
+    end loop;
+    if _old is not null then
+        perform peers._replace_waiting(_old, _fields);
+    end if;
+end
+$$;
+
+-- Returns the fields that a node replaces in a task that waits.
+create or replace function peers._node_fields(_node jsonb, _start_at timestamptz) returns peers.task_fields
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return row(
+        coalesce(nullif(_node -> 'args', 'null'), '{}'), coalesce(_node ->> 'queue', 'default'),
+        coalesce((_node ->> 'priority')::smallint, 100),
+        coalesce(_start_at, (_node ->> 'scheduled_at')::timestamptz, pg_catalog.now()),
+        (_node ->> 'max_attempts')::smallint, (_node ->> 'timeout')::interval, nullif(_node -> 'metadata', 'null')
+    )::peers.task_fields;
+end
+$$;
+
+-- Returns the edges between nodes, as places in the array, without those into shared nodes. What a shared node would
+-- wait for, its children wait for: no task of the graph starts before the nodes that are above it.
+create or replace function peers._bypass_shared(_parents bigint[], _children bigint[], _shared boolean[])
+returns table (parent bigint, child bigint)
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return query
+    with recursive edge as materialized (
+        select e.parent, e.child from unnest(_parents, _children) e(parent, child)
+    ), above as (
+        select e.parent, e.child from edge e where not _shared[e.child]
+        union
+        select e.parent, a.child from above a join edge e on e.child = a.parent where _shared[a.parent]
+    )
+    select a.parent, a.child from above a;
+end
+$$;
