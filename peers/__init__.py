@@ -112,8 +112,11 @@ if TYPE_CHECKING:
         TaskNotFound,
     )
     from peers.types import (
+        OnDuplicate,
         ParentFailure,
+        TaskId,
         TaskState,
+        UniqueWhile,
     )
 
 __all__ = [
@@ -136,6 +139,7 @@ __all__ = [
     "Node",
     "NotDead",
     "NotFound",
+    "OnDuplicate",
     "Parent",
     "ParentFailure",
     "PeersError",
@@ -146,9 +150,11 @@ __all__ = [
     "Task",
     "TaskCancelled",
     "TaskFailed",
+    "TaskId",
     "TaskNotFound",
     "TaskRecord",
     "TaskState",
+    "UniqueWhile",
     "cancel",
     "cancel_async",
     "cancel_graph",

@@ -247,8 +247,9 @@ end
 $$;
 
 -- Changes tasks that wait to what newer submissions say, as if these had come in their place. The caller has locked
--- them. They keep their ids, parents and graphs, and have new attempts. A task whose place in ready or scheduled
--- changes gets a new row there; claim or promote drops the old one, as after peers.change.
+-- them. They keep their ids, parents and graphs, and have new attempts. A task whose place in ready changes gets a new
+-- row there; the next claim drops the old one, as after peers.change. Its row in scheduled is deleted: a task that is
+-- debounced a thousand times would leave a thousand rows, each until its time.
 create or replace function peers._replace_waiting(_ids bigint[], _fields peers.task_fields[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -268,6 +269,10 @@ begin
     if _problem is not null then
         raise exception 'peers.task: %', _problem using errcode = 'PE009';
     end if;
+    delete from peers.scheduled s
+    where s.task_id = any (_ids) and s.due_at = any (array(
+        select distinct t.scheduled_at from peers.task t where t.id = any (_ids) and t.state = 'scheduled'
+    ));
     with changed as (
         update peers.task t
         set args = f.args, queue = f.queue, priority = f.priority, scheduled_at = f.scheduled_at,
@@ -281,12 +286,10 @@ begin
         cross join lateral (select b.* from peers.task b where b.id = f.id offset 0) before
         where t.id = f.id
         returning t.id, t.kind, t.queue, t.priority, t.state, t.scheduled_at,
-                  before.state as old_state, before.queue as old_queue, before.priority as old_priority,
-                  before.scheduled_at as old_time
+                  before.state as old_state, before.queue as old_queue, before.priority as old_priority
     ), later as (
         insert into peers.scheduled (due_at, task_id)
-        select c.scheduled_at, c.id from changed c
-        where c.state = 'scheduled' and (c.old_state, c.old_time) is distinct from ('scheduled', c.scheduled_at)
+        select c.scheduled_at, c.id from changed c where c.state = 'scheduled'
     ), still_blocked as (
         update peers.blocked b set queue = c.queue
         from changed c

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from peers.client.task import Task
     from peers.database.connection import Connection
     from peers.database.deadlines import BoundedConnection
+    from peers.types import TaskId
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -113,7 +114,7 @@ class Client:
     retry_graph = as_method(operations.retry_graph)
 
     @overload
-    def submit(self, task: Task[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> int: ...
+    def submit(self, task: Task[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> TaskId: ...
     @overload
     def submit(
         self,
@@ -121,8 +122,8 @@ class Client:
         args: Mapping[str, object] | None = None,
         /,
         **options: Unpack[OptionFields],
-    ) -> int: ...
-    def submit(self, task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> int:
+    ) -> TaskId: ...
+    def submit(self, task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> TaskId:
         """Submit a task and return its id: a handler with its args, or a kind, args and options.
 
         Raises ArgsInvalid, BadTask, BadGraph, DatabaseUnreachable.
