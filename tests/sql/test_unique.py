@@ -534,7 +534,7 @@ def test_no_index_mentions_what_changes(db: Connection) -> None:
 # ---------------------------------------------------------------------------------------- refusals
 
 
-BAD = {
+BAD: dict[str, dict[str, Any]] = {
     "unique_key must have 1 to 400 characters, not 0": {"unique_key": ""},
     "unique_key must have 1 to 400 characters, not 401": {"unique_key": "x" * 401},
     "unique_key must not contain control characters": {"unique_key": "a\nb"},
@@ -574,9 +574,9 @@ BAD = {
 def test_bad_input_is_refused(db: Connection, words: str) -> None:
     """With the name, the bound and the remedy; nothing is submitted."""
     submit(db)
-    options = {"unique_key": "k", "kind": "a", **BAD[words]}
+    options: dict[str, Any] = {"unique_key": "k", "kind": "a", **BAD[words]}
     with pytest.raises(psycopg.DatabaseError) as caught:
-        submit_unique(db, **options)  # type: ignore[arg-type]
+        submit_unique(db, **options)
     assert caught.value.sqlstate == "PE009"
     assert words in str(caught.value)
     assert value(db, "select count(*) from peers.task") == 1
