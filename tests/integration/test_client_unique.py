@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session
 
 import peers
 from peers import context
-from tests.support.current import inside_handler
 from tests.integration.test_client import Parent
 from tests.support.cli import peers as command
+from tests.support.current import inside_handler
 
 if TYPE_CHECKING:
     from tests.support.server import Connection
