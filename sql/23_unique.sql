@@ -192,7 +192,7 @@ end
 $$;
 
 -- Returns what becomes of each submission of a batch whose keys are locked. `_waiting`: the tasks that wait and are
--- locked. A key that this batch has just inserted has the id of the first submission that needs it.
+-- locked, by ascending id. A key that this batch has just inserted has the id of the first submission that needs it.
 create or replace function peers._answer_submissions(
     _kinds text[], _keys text[], _rules peers.unique_rule[], _ids bigint[], _kept bigint[], _waiting bigint[],
     _now timestamptz
@@ -222,14 +222,12 @@ begin
                    min(h.place) filter (where not h.held) over (
                        partition by h.kind, h.key, case when h.key is null then h.place end) as new_place
             from (
-                select s.*, k.task_id as holder, k.since, t.attempt, t.id = any (_waiting) as is_waiting,
+                select s.*, k.task_id as holder, k.since, t.attempt, w.is_waiting,
                        s.kept is not null
                        or coalesce(
                            k.task_id <> _ids[s.first_place]
-                           and peers._holds_key(k.unique_while, k.until, coalesce(t.id = any (_waiting), false),
-                                                t.state, _now)
-                           and peers._holds_key(s.unique_while, k.since + s.span,
-                                                coalesce(t.id = any (_waiting), false), t.state, _now),
+                           and peers._holds_key(k.unique_while, k.until, w.is_waiting, t.state, _now)
+                           and peers._holds_key(s.unique_while, k.since + s.span, w.is_waiting, t.state, _now),
                            false) as held
                 from (
                     select u.*, min(u.place) filter (where u.kept is null) over (partition by u.kind, u.key)
@@ -239,6 +237,10 @@ begin
                 ) s
                 left join peers.unique_key k on k.kind = s.kind and k.key = s.key and s.kept is null
                 left join peers.task t on t.id = k.task_id
+                cross join lateral (
+                    -- a binary search: any (_waiting) would compare each task with each
+                    select coalesce(_waiting[width_bucket(t.id, _waiting)] = t.id, false) as is_waiting
+                ) w
             ) h
         ) i
         order by i.place
@@ -256,6 +258,7 @@ create or replace function peers._replace_waiting(_ids bigint[], _fields peers.t
 as $$
 declare
     _now constant timestamptz := peers.now();
+    _sorted constant bigint[] := array(select i.id from unnest(_ids) i(id) order by i.id);
     _problem text;
 begin
     select p.problem into _problem
@@ -270,9 +273,9 @@ begin
         raise exception 'peers.task: %', _problem using errcode = 'PE009';
     end if;
     delete from peers.scheduled s
-    where s.task_id = any (_ids) and s.due_at = any (array(
-        select distinct t.scheduled_at from peers.task t where t.id = any (_ids) and t.state = 'scheduled'
-    ));
+    where s.due_at = any (array(
+              select distinct t.scheduled_at from peers.task t where t.id = any (_ids) and t.state = 'scheduled'))
+      and _sorted[width_bucket(s.task_id, _sorted)] = s.task_id;
     with changed as (
         update peers.task t
         set args = f.args, queue = f.queue, priority = f.priority, scheduled_at = f.scheduled_at,
