@@ -108,8 +108,12 @@ create or replace function peers._find_kept(_kinds text[], _keys text[], _rules 
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _now constant timestamptz := peers.now();
+    _now timestamptz;
 begin
+    if cardinality(_rules) = 1 and (_rules[1].on_duplicate <> 'keep' or _rules[1].unique_while = 'waiting') then
+        return array[null::bigint];
+    end if;
+    _now := peers.now();
     return array(
         select holder.task_id
         from unnest(_kinds, _keys, _rules) with ordinality
@@ -145,6 +149,8 @@ declare
     _now timestamptz := peers.now();
     _waiting bigint[];
     _answers peers.unique_answer[];
+    _any_new boolean;
+    _any_debounced boolean;
 begin
     insert into peers.unique_key as k (kind, key, task_id, unique_while, since, until)
     select distinct on (s.kind collate "C", s.key collate "C")
@@ -175,18 +181,24 @@ begin
     _answers := peers._answer_submissions(_kinds, _keys, _rules, _ids, _kept, _waiting, _now);
     perform peers._check_key_owner(
         array(select a.task_id from unnest(_answers) a where not a.is_new), 'unique_key');
-    update peers.unique_key k
-    set task_id = s.task_id, unique_while = s.unique_while, since = _now, until = _now + s.span
-    from unnest(_kinds, _keys, _rules, _answers)
-        s(kind, key, unique_while, span, on_duplicate, wait, max_wait, place, task_id, is_new, replaced, start_at)
-    where k.kind = s.kind and k.key = s.key and s.is_new and k.task_id <> s.task_id;
-    -- a debounced task that has started before waits for a retry: now the next submissions gather
-    update peers.unique_key k set since = _now
-    from unnest(_kinds, _keys, _answers) s(kind, key, place, task_id, is_new, replaced, start_at)
-    cross join lateral (
-        select from peers.task t where t.id = s.task_id and t.attempt > 0 offset 0
-    ) started
-    where k.kind = s.kind and k.key = s.key and k.task_id = s.task_id and s.replaced and s.start_at is not null;
+    select bool_or(a.is_new), bool_or(a.replaced and a.start_at is not null) into _any_new, _any_debounced
+    from unnest(_answers) a;
+    if _any_new then
+        update peers.unique_key k
+        set task_id = s.task_id, unique_while = s.unique_while, since = _now, until = _now + s.span
+        from unnest(_kinds, _keys, _rules, _answers)
+            s(kind, key, unique_while, span, on_duplicate, wait, max_wait, place, task_id, is_new, replaced, start_at)
+        where k.kind = s.kind and k.key = s.key and s.is_new and k.task_id <> s.task_id;
+    end if;
+    if _any_debounced then
+        -- a task that has started before waits for a retry: max_wait counts from this submission
+        update peers.unique_key k set since = _now
+        from unnest(_kinds, _keys, _answers) s(kind, key, place, task_id, is_new, replaced, start_at)
+        cross join lateral (
+            select from peers.task t where t.id = s.task_id and t.attempt > 0 offset 0
+        ) started
+        where k.kind = s.kind and k.key = s.key and k.task_id = s.task_id and s.replaced and s.start_at is not null;
+    end if;
     return _answers;
 end
 $$;

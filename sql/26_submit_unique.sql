@@ -36,7 +36,7 @@ begin
         where a.is_new or a.replaced
         order by a.task_id, a.place desc
     ) f;
-    loop
+    while true = any (_new) loop
         insert into peers.task (id, kind, args, queue, priority, scheduled_at, max_attempts, timeout,
                                 idempotency_key, metadata, graph_id)
         overriding system value
