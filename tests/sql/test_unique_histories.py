@@ -14,16 +14,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from hypothesis import Phase, given, note, settings
+from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from tests.support.unique import Answer, submit_unique
 from tests.support.world import (
     Claim,
-    Patch,
     Peer,
     advance,
-    apply_patches,
     column,
     problems,
     promote,
@@ -34,7 +32,6 @@ from tests.support.world import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
     from concurrent.futures import Future
 
     from tests.support.server import Connection
@@ -276,18 +273,13 @@ class History:
         assert problems(self.observer) == []
 
 
-def play(
-    world: World, examples: int, phases: Collection[Phase] = tuple(Phase), *, fixed: bool = False
-) -> Counter[str]:
-    """Play that many random histories, and return what was seen in them.
-
-    fixed: the same ones in each run.
-    """
+def play(world: World, examples: int) -> Counter[str]:
+    """Play that many random histories, and return what was seen in them."""
     sessions = [world.connect() for _ in range(SESSIONS + 1)]
     kinds = (f"kind {n}" for n in itertools.count())
     seen = Counter[str]()
 
-    @settings(max_examples=examples, database=None, phases=phases, derandomize=fixed)
+    @settings(max_examples=examples, database=None)
     @given(histories)
     def check(history: list[tuple[Any, ...]]) -> None:
         played = History(world, sessions, next(kinds), seen)
@@ -308,28 +300,8 @@ def play(
 
 def test_every_answer_is_that_of_the_model(world: World) -> None:
     """Whatever the sessions, the peer, the clock and maintenance do in between."""
-    seen = play(world, 80)
+    seen = play(world, 40)
     assert {"new", "kept", "replaced", "waits"} <= seen.keys()
-
-
-VARIANTS = {
-    "the rule of the task alone counts": Patch(
-        "23_unique.sql",
-        "and peers._holds_key(s.unique_while, k.since + s.span, w.is_waiting, t.state, _now)",
-        "",
-    ),
-    "the end of max_wait is forgotten": Patch(
-        "23_unique.sql", "case when i.max_wait is not null then", "case when false then"
-    ),
-}
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_a_broken_variant_is_noticed(world: World, name: str) -> None:
-    """Some history of a few hundred leads to another answer than the model's."""
-    apply_patches(world.db, [VARIANTS[name]])
-    with pytest.raises(AssertionError):
-        play(world, 300, [Phase.generate], fixed=True)
 
 
 def test_other_args_than_the_newest_are_noticed(world: World) -> None:
