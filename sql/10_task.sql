@@ -173,9 +173,10 @@ comment on column peers.graph.nodes is
 
 do $$
 begin
-    create type peers.submitted_node as (name text, task_id bigint, graph_id bigint);
+    create type peers.submitted_node as (name text, task_id bigint, graph_id bigint, is_new boolean);
 exception when duplicate_object then null;
 end
 $$;
 
-comment on type peers.submitted_node is 'What peers.submit_graph returns for each node.';
+comment on type peers.submitted_node is
+    'What peers.submit_graph returns for each node. is_new: the node is a new task, not one that was there already.';
