@@ -89,7 +89,7 @@ begin
         values (submit.kind, coalesce(submit.args, '{}'), coalesce(submit.queue, 'default'),
                 coalesce(submit.priority, 100), coalesce(submit.scheduled_at, pg_catalog.now()),
                 submit.max_attempts, submit.timeout, submit.idempotency_key, submit.metadata, submit.graph_id)
-        on conflict (idempotency_key) where idempotency_key is not null do nothing
+        on conflict (idempotency_key) do nothing
         returning id into _id;
         exit when _id is not null;
         select t.id into _id from peers.task t where t.idempotency_key = submit.idempotency_key;

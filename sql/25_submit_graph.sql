@@ -150,7 +150,7 @@ begin
         where shared[n.place] is not true
           and (_missing is null or n.node ->> 'idempotency_key' = any (_missing))
         order by n.node ->> 'idempotency_key' collate "C" nulls last, _ids[n.place]
-        on conflict (idempotency_key) where idempotency_key is not null do nothing;
+        on conflict (idempotency_key) do nothing;
         if _keys = '{}' then
             is_new := case when shared is not null then array(
                 select s.shared is not true from unnest(shared) with ordinality s(shared, place) order by s.place) end;
