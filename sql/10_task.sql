@@ -77,8 +77,8 @@ comment on column peers.task.max_attempts is '1 to 1000. Null: the value that th
 comment on column peers.task.timeout is
     'The time limit of each attempt, 1 ms to 30 days. Null: the value that the handler declares, or no limit.';
 comment on column peers.task.idempotency_key is
-    'At most one task has this key, as long as that task''s row exists. ON CONFLICT DO NOTHING, without a column, '
-    'leaves a second one out.';
+    'At most one task has this key, as long as that task''s row exists. ON CONFLICT DO NOTHING leaves a second one '
+    'out.';
 comment on column peers.task.graph_id is 'The graph that it belongs to; null: none. It never changes.';
 comment on column peers.task.metadata is 'A JSON object for the application''s own use. The scheduler never reads it.';
 comment on column peers.task.pending_parents is 'How many parents it still waits for. Kept by the scheduler.';
