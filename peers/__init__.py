@@ -147,8 +147,11 @@ if TYPE_CHECKING:
         Schedule,
     )
     from peers.types import (
+        OnDuplicate,
         ParentFailure,
+        TaskId,
         TaskState,
+        UniqueWhile,
     )
 
 __all__ = [
@@ -172,6 +175,7 @@ __all__ = [
     "Node",
     "NotDead",
     "NotFound",
+    "OnDuplicate",
     "Parent",
     "ParentFailure",
     "PeersError",
@@ -185,9 +189,11 @@ __all__ = [
     "Task",
     "TaskCancelled",
     "TaskFailed",
+    "TaskId",
     "TaskNotFound",
     "TaskRecord",
     "TaskState",
+    "UniqueWhile",
     "add_schedule",
     "add_schedule_async",
     "add_schedule_in",

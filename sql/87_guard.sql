@@ -40,6 +40,7 @@ create or replace trigger refuse_truncate before truncate on peers.dependency_lo
     execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.prune_cursor
     execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.unique_key execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.migration execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.schedule execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.schedule_run
@@ -118,5 +119,8 @@ create or replace trigger refuse_change before update of next_due_at, computed_f
     for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
     execute function peers.refuse_change();
 create or replace trigger refuse_change before update or delete on peers.schedule_run
+    for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
+    execute function peers.refuse_change();
+create or replace trigger refuse_change before update or delete on peers.unique_key
     for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
     execute function peers.refuse_change();

@@ -52,7 +52,11 @@ begin
     grant select (parent_id, child_id) on peers.dependency to peers_submitter;
     grant execute on function
         peers.submit(text, jsonb, text, integer, timestamptz, integer, interval, bigint[],
-                     peers.parent_failure_policy, text, jsonb, bigint),
+                     peers.parent_failure_policy, text, jsonb, bigint, text, text, text, interval, interval),
+        peers.submit_unique(text, jsonb, text, integer, timestamptz, integer, interval, bigint[],
+                            peers.parent_failure_policy, text, jsonb, bigint, text, text, text, interval, interval),
+        peers.submit_many_unique(text, json, text[], text, integer, timestamptz, integer, interval, bigint[],
+                                 peers.parent_failure_policy, jsonb, bigint, text, text, interval, interval),
         peers.submit_many(text, json, text, integer, timestamptz, integer, interval, bigint[],
                           peers.parent_failure_policy, jsonb, bigint),
         peers.submit_graph(jsonb, text, text, jsonb)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from peers.client.options import OptionFields
     from peers.client.statements import Request
     from peers.client.task import Task
+    from peers.types import TaskId
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,7 +86,7 @@ class AsyncClient:
         return await self._client.perform_async(request)
 
     @overload
-    async def submit(self, task: Task[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> int: ...
+    async def submit(self, task: Task[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> TaskId: ...
     @overload
     async def submit(
         self,
@@ -93,8 +94,8 @@ class AsyncClient:
         args: Mapping[str, object] | None = None,
         /,
         **options: Unpack[OptionFields],
-    ) -> int: ...
-    async def submit(self, task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> int:
+    ) -> TaskId: ...
+    async def submit(self, task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> TaskId:
         """Submit a task and return its id: a handler with its args, or a kind, args and options.
 
         Raises ArgsInvalid, BadTask, BadGraph, DatabaseUnreachable.

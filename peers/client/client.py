@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from peers.client.task import Task
     from peers.database.connection import Connection
     from peers.database.deadlines import BoundedConnection
+    from peers.types import TaskId
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -122,7 +123,7 @@ class Client:
     backfill_schedule = as_method(schedule_operations.backfill_schedule)
 
     @overload
-    def submit(self, task: Task[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> int: ...
+    def submit(self, task: Task[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> TaskId: ...
     @overload
     def submit(
         self,
@@ -130,8 +131,8 @@ class Client:
         args: Mapping[str, object] | None = None,
         /,
         **options: Unpack[OptionFields],
-    ) -> int: ...
-    def submit(self, task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> int:
+    ) -> TaskId: ...
+    def submit(self, task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> TaskId:
         """Submit a task and return its id: a handler with its args, or a kind, args and options.
 
         Raises ArgsInvalid, BadTask, BadGraph, DatabaseUnreachable.

@@ -25,7 +25,7 @@ from peers.client import operations
 from peers.client.node import Node
 from peers.client.options import OptionFields, Options, Span, options_from
 from peers.client.results import wait, wait_async
-from peers.client.statements import SUBMIT, Request
+from peers.client.statements import Request, submit_statement
 from peers.client.submission import document
 from peers.client.targets import is_async_target
 from peers.client.transport import perform, perform_async, perform_in, perform_in_async
@@ -37,7 +37,7 @@ from peers.types import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
 if TYPE_CHECKING:
     from peers.client.records import Outcome
     from peers.client.targets import AsyncTarget, SyncTarget
-    from peers.types import ParentFailure
+    from peers.types import ParentFailure, TaskId
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -88,7 +88,7 @@ class Task(Generic[P, R_co]):
             bound = replace(bound, on_parent_failure=on_parent_failure)
         return type(self)(self.handler, bound)
 
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> int:
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> TaskId:
         """Submit a task, committed at once, and return its id.
 
         Uses the default client, whose database the PEERS_* settings name; inside a running handler
@@ -96,19 +96,19 @@ class Task(Generic[P, R_co]):
         """
         return perform(self.request(*args, **kwargs))
 
-    async def submit_async(self, *args: P.args, **kwargs: P.kwargs) -> int:
+    async def submit_async(self, *args: P.args, **kwargs: P.kwargs) -> TaskId:
         """Submit a task without blocking the event loop, and return its id."""
         return await perform_async(self.request(*args, **kwargs))
 
     @overload
-    def submit_in(self, target: SyncTarget, /, *args: P.args, **kwargs: P.kwargs) -> int: ...
+    def submit_in(self, target: SyncTarget, /, *args: P.args, **kwargs: P.kwargs) -> TaskId: ...
     @overload
     def submit_in(
         self, target: AsyncTarget, /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[Any, Any, int]: ...
+    ) -> Coroutine[Any, Any, TaskId]: ...
     def submit_in(
         self, target: SyncTarget | AsyncTarget, /, *args: P.args, **kwargs: P.kwargs
-    ) -> int | Coroutine[Any, Any, int]:
+    ) -> TaskId | Coroutine[Any, Any, TaskId]:
         """Submit a task inside the target's transaction, and return its id.
 
         The target is a SQLAlchemy Session or Connection, a psycopg connection or cursor, or
@@ -144,9 +144,10 @@ class Task(Generic[P, R_co]):
         """Do the same as `result` without blocking the event loop."""
         return read_result(await wait_async(id, timeout), self)
 
-    def request(self, *args: P.args, **kwargs: P.kwargs) -> Request[int]:
+    def request(self, *args: P.args, **kwargs: P.kwargs) -> Request[TaskId]:
         """Return the checked request of a submission. Raises ArgsInvalid."""
-        return Request(SUBMIT, document(self.kind, self.by_name(*args, **kwargs), self.bound))
+        fields = document(self.kind, self.by_name(*args, **kwargs), self.bound)
+        return Request(submit_statement(fields), fields)
 
     def by_name(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         """Return the args of a call by their names. Raises ArgsInvalid."""
@@ -183,7 +184,7 @@ class BatchTask(Task[..., R_co]):
         return read_result(await wait_async(id, timeout), self)
 
 
-def submission(task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> Request[int]:
+def submission(task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> Request[TaskId]:
     """Return the request that submits a handler with its args, or a kind, args and options."""
     if isinstance(task, Task):
         return task.request(*args, **kwargs)

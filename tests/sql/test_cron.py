@@ -93,7 +93,7 @@ def test_a_refusal_names_the_field_the_bound_and_an_example(
     [
         "0 2 * * *", "*/15 8-18 * * mon-fri", " 5,10\t0 1,L jan 0-7 ", "0 0 29 2 *", "0 0 31 2 MON",
         "22-4/2 22-4 25-5 NOV-FEB FRI-MON", "0 0 */31 * MON#1", "0 0 */28 2 5L", "@Midnight",
-        "5/20 7/5 10/10 6/3 1/2", "00 007 1 1 6L", "0 0 L,1 * SUNL",
+        "5/20 7/5 10/10 6/3 1/2", "00 007 1 1 6L", "0 0 L,1 * SUNL", "0 0 */31,25-8 * MON#2",
     ],
 )  # fmt: skip
 def test_what_people_write_is_accepted(db: Connection, text: str) -> None:

@@ -63,11 +63,16 @@ VERBS = {
     "backfill_schedule": "select peers.backfill_schedule('s', now(), now())",
     "cancel_backfill": "select peers.cancel_backfill(1)",
     "explain_schedule": "select peers.explain_schedule('s')",
+    "submit_unique": "select * from peers.submit_unique('a', unique_key => 'k')",
+    "submit_many_unique": "select * from peers.submit_many_unique('a', '[{}]', array['k'])",
     "contract_version": "select peers.contract_version()",
     "now": "select peers.now()",
 }
 EVERYBODY = {"contract_version", "now"}
 SUBMITTING = {"submit", "submit_graph", "add_schedule"}
+
+
+SUBMITTING = {"submit", "submit_graph", "submit_unique", "submit_many_unique"}
 PEER = {
     "join", "heartbeat", "complete", "fail", "release", "reconcile", "reclaim", "leave",
     "promote", "next_due", "progress", "parent_results", "unrunnable", "prune",
@@ -387,16 +392,43 @@ def test_nobody_submits_under_a_two_submitters_key(
     assert value(db, "select count(*) from peers.task") == 2
 
 
+@pytest.mark.parametrize("way", ["submit", "submit_many_unique", "submit_graph"])
+@pytest.mark.parametrize("on_duplicate", ["keep", "replace"])
+def test_nobody_changes_the_task_of_another_role_by_its_unique_key(
+    db: Connection, two_submitters: list[Connection], way: str, on_duplicate: str
+) -> None:
+    """A unique key that another role's task holds is refused; operators may use it."""
+    one, two = two_submitters
+    node = {"name": "n", "kind": "a", "unique_key": "k", "on_duplicate": on_duplicate}
+    calls = {
+        "submit": "select peers.submit('a', unique_key => 'k', on_duplicate => %s)",
+        "submit_many_unique": "select * from peers.submit_many_unique('a', '[{}]', array['k'],"
+        " on_duplicate => %s)",
+        "submit_graph": "select peers.submit_graph(%s::jsonb)",
+    }
+    argument = json.dumps([node]) if way == "submit_graph" else on_duplicate
+
+    def submit_to(session: Connection) -> tuple[str, str]:
+        return refusal(session, calls[way], argument)
+
+    assert submit_to(one) == ("", "")
+    sqlstate, words = submit_to(two)
+    assert (sqlstate, "the unique_key of task" in words) == ("PE009", True)
+    assert "Begin your keys" in words
+    assert submit_to(one) == submit_to(db) == ("", "")
+    assert value(db, "select count(*) from peers.task") == 1
+    assert refusal(two, "select * from peers.unique_key")[0] == "42501"
+
+
 def test_a_submitter_needs_no_right_to_read_keys(
     db: Connection, two_submitters: list[Connection]
 ) -> None:
     """A plain ON CONFLICT DO NOTHING works; one that names the column would read keys."""
     [one, _] = two_submitters
     insert = "insert into peers.task (kind, idempotency_key) values ('a', 'k') on conflict"
-    named = "(idempotency_key) where idempotency_key is not null"
     for _ in range(2):
         run(one, f"{insert} do nothing")
-    assert refusal(one, f"{insert} {named} do nothing")[0] == "42501"
+    assert refusal(one, f"{insert} (idempotency_key) do nothing")[0] == "42501"
     assert refusal(one, "select from peers.task where idempotency_key = 'k'")[0] == "42501"
     assert column(one, "select state from peers.task") == ["ready"]
     assert value(db, "select count(*) from peers.task") == 1
