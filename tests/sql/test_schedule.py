@@ -40,6 +40,7 @@ def at_noon(db: Connection) -> Connection:
     ("columns", "words"),
     [
         ({"name": ""}, "name must have 1 to 200 characters"),
+        ({"name": None}, "name must have 1 to 200 characters"),
         ({"name": "a\nb"}, "control characters"),
         ({"every": "5 minutes", "cron": "0 2 * * *"}, "either cron"),
         ({"cron": None}, "either cron"),
