@@ -675,6 +675,16 @@ def test_explain_says_what_became_of_it(at_noon: Connection, statement: str, wor
     assert words in value(at_noon, "select peers.explain_schedule('s')")
 
 
+def test_explain_names_a_kind_that_no_peer_runs(at_noon: Connection) -> None:
+    """Before the first task of the schedule waits in vain."""
+    missing = 'No live peer runs kind "a" in queue "default", so its tasks wait'
+    explain = "select peers.explain_schedule('s')"
+    Peer.join(at_noon, "other")
+    assert missing in value(at_noon, explain)
+    Peer.join(at_noon)
+    assert missing not in value(at_noon, explain)
+
+
 def test_explain_of_a_time_in_the_past(at_noon: Connection) -> None:
     """It says why last night was missed."""
     set_clock(at_noon, "2026-11-23 15:30:00+00")
