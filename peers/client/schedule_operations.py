@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.client import schedule_statements as statements
@@ -16,7 +17,6 @@ from peers.schedules import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     from peers.client.options import Span
     from peers.client.schedules import ScheduleRecord
@@ -65,13 +65,9 @@ def add_schedule(
         name=name, cron=cron, every=every, timezone=timezone, misfire=misfire, catch_up=catch_up,
         overlap=overlap, jitter=jitter, expect_within=expect_within,
     )  # fmt: skip
-    if anchor is not None and anchor.tzinfo is None:
-        raise BadSchedule(f"anchor {anchor} has no time zone", "Give it one.")
     task = document(kind, {} if args is None else args, options)
     task.pop("on_parent_failure", None)
-    request = schedule.document(
-        name=name, anchor=None if anchor is None else anchor.isoformat(), **task
-    )
+    request = schedule.document(name=name, **_times(anchor=anchor), **task)
     return Request(statements.ADD_SCHEDULE, {**request, "replace": replace})
 
 
@@ -150,6 +146,11 @@ def backfill_schedule(
 
 def _times(**moments: datetime | None) -> dict[str, str]:
     for name, moment in moments.items():
+        if moment is not None and not isinstance(moment, datetime):
+            raise BadSchedule(
+                f"{name} must be a datetime with a time zone, not {moment!r}",
+                "For example, datetime(2026, 11, 20, tzinfo=timezone.utc).",
+            )
         if moment is not None and moment.tzinfo is None:
             raise BadSchedule(
                 f"{name} {moment} has no time zone",

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import create_engine
 
 import peers
-from peers import AsyncClient, BadSchedule, Client, Schedule, ScheduleNotFound
+from peers import AsyncClient, BadSchedule, BadTask, Client, Schedule, ScheduleNotFound
 from tests.support.schedules import fire, set_clock
 from tests.support.server import as_url
 
@@ -91,6 +91,12 @@ def test_bad_values_are_refused_before_the_database_is_asked() -> None:
         peers.backfill_schedule("s", naive)
     with pytest.raises(BadSchedule, match="time zone"):
         peers.add_schedule("s", "a", every=60, anchor=naive)
+    with pytest.raises(BadSchedule, match="from_at must be a datetime with a time zone"):
+        peers.backfill_schedule("s", "2026-11-20")  # type: ignore[arg-type]
+    with pytest.raises(BadSchedule, match="anchor must be a datetime with a time zone"):
+        peers.add_schedule("s", "a", every=60, anchor="2026-11-20")  # type: ignore[arg-type]
+    with pytest.raises(BadTask, match="Pass the name of the kind"):
+        peers.add_schedule("s", len, cron="@daily")  # type: ignore[arg-type]
     with pytest.raises(BadSchedule, match="limit must be 1 to 1000"):
         peers.find_schedules(limit=0)
     for bad in (
