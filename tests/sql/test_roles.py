@@ -462,3 +462,4 @@ def test_readers_and_operators_see_schedules(db: Connection) -> None:
         assert "due next" in value(db, "select peers.explain_schedule('s')")
     run(db, "update peers.schedule set cron = '@hourly', paused_at = now()")
     assert refusal(db, "update peers.schedule set next_due_at = now()")[0] == "42501"
+    run(db, "delete from peers.schedule")
