@@ -74,7 +74,8 @@ begin
         )
         from peers.limit l where l.name <> new.name
     ) then
-        _problem := 'at most ' || _most_together || ' limits may hold for one task';
+        _problem := 'at most ' || _most_together || ' limits may hold for one task, those of its kind and those of '
+                    'its queue: delete one that peers.limit_status lists';
     end if;
     if _problem is not null then
         raise exception 'peers.limit: %', _problem using errcode = 'PE009',

@@ -163,6 +163,7 @@ def test_at_most_four_limits_hold_for_a_task(db: Connection) -> None:
         db, "insert into peers.limit (name, kind, max_running) values ('fifth', 'a', 1)"
     )
     assert (code, "at most 4 limits" in said) == ("PE009", True)
+    assert "delete one that peers.limit_status lists" in said
     scenarios.limit(db, "other", kind="b", max_running=1)
 
 
