@@ -565,6 +565,8 @@ def test_an_alert_is_raised_when_no_run_completes(db: Connection) -> None:
     alert = row(db, "select * from peers.alert")
     assert (alert["alert"], alert["subject"]) == ("schedule_late", "s")
     assert "has completed since it was due at" in alert["message"]
+    said = value(db, "select peers.explain_schedule('s')")
+    assert (alert["message"] in said, "ask peers.explain_schedule" in said) == (True, False)
     set_clock(db, "2026-11-23 13:40:00+00")
     peer.heartbeat()
     peer.complete(*peer.claim())
