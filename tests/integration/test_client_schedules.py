@@ -85,7 +85,7 @@ def test_bad_values_are_refused_before_the_database_is_asked() -> None:
     naive = datetime(2026, 11, 20)  # noqa: DTZ001
     with pytest.raises(BadSchedule, match="five fields"):
         peers.add_schedule("s", "a", cron="0 2 * *")
-    with pytest.raises(BadSchedule, match="either cron or every"):
+    with pytest.raises(BadSchedule, match="either cron, such as"):
         peers.add_schedule("s", "a")
     with pytest.raises(BadSchedule, match="time zone"):
         peers.backfill_schedule("s", naive)
