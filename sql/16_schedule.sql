@@ -72,7 +72,7 @@ create table if not exists peers.schedule (
     ) stored
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
 
--- serves due_schedules and next_schedule: the first schedules that a peer has to look at
+-- serves due_schedules: the first schedules that a peer has to look at
 create index if not exists schedule_look on peers.schedule (look_at);
 
 comment on table peers.schedule is

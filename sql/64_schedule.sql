@@ -1,7 +1,7 @@
 -- An INSERT into peers.schedule creates a schedule, UPDATE and DELETE change and remove it. Triggers check the row, and
 -- notify the peers, which compute when it is due next.
 
--- Returns whether an interval has a fixed length: months have none.
+-- Returns whether an interval has months or years, which have no fixed length.
 create or replace function peers._has_months(_length interval) returns boolean
     language plpgsql immutable
     set search_path = pg_catalog, peers, pg_temp
@@ -58,7 +58,7 @@ begin
             peers._schedule_interval_problem(_schedule),
             peers._validate_task(
                 _schedule.kind, _schedule.args, _schedule.queue, _schedule.max_attempts, _schedule.timeout, null,
-                -- with the keys that each task gets besides
+                -- with the keys that the scheduler adds to each task
                 _schedule.metadata || jsonb_build_object('schedule', _schedule.name, 'due_at', repeat('0', 32)))
         )
     end;
@@ -162,7 +162,7 @@ begin
         new.resumed_at := _now;
     end if;
     if tg_op = 'UPDATE' and new.overlap <> old.overlap then
-        -- while overlap is allowed, nobody notes which runs have ended
+        -- while overlap is allowed, the column unfinished is not kept up to date
         perform peers._unfinished_runs(old.name);
     end if;
     if new.expect_within is null then
@@ -198,8 +198,8 @@ create or replace trigger notify_schedule after insert or update of cron, every,
     on peers.schedule
     for each statement execute function peers.notify_schedule();
 
--- Before a DELETE: a due time that no peer has fired yet is recorded as skipped.
-create or replace function peers.forget_schedule() returns trigger
+-- Before a DELETE.
+create or replace function peers.clean_up_schedule() returns trigger
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -213,8 +213,8 @@ begin
 end
 $$;
 
-comment on function peers.forget_schedule() is
+comment on function peers.clean_up_schedule() is
     'Trigger: deletes the backfills and the alert of a deleted schedule, and records a due time that has not fired.';
 
-create or replace trigger forget_schedule before delete on peers.schedule
-    for each row execute function peers.forget_schedule();
+create or replace trigger clean_up_schedule before delete on peers.schedule
+    for each row execute function peers.clean_up_schedule();

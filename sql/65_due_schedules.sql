@@ -51,9 +51,9 @@ begin
 end
 $$;
 
--- Returns when a peer has to look at the schedules next; null: never.
-create or replace function peers.next_schedule() returns timestamptz
-    language plpgsql stable security definer
+-- Returns when a peer has to look at the schedules next. The year 1970: now. The year 9000 or null: never.
+create or replace function peers._next_look() returns timestamptz
+    language plpgsql stable
     set search_path = pg_catalog, peers, pg_temp
     set enable_seqscan = off
     set jit = off
@@ -65,10 +65,6 @@ begin
     );
 end
 $$;
-
-comment on function peers.next_schedule() is
-    'Returns when a peer must call peers.due_schedules next: a schedule is due then, or a run is expected to have '
-    'completed. The year 1970: now. The year 9000 or null: never.';
 
 create or replace function peers.due_schedules(max_schedules integer default 50) returns jsonb
     language plpgsql security definer
@@ -82,7 +78,7 @@ begin
     perform peers._require_read_committed();
     _late := peers._check_expected_runs(_now);
     -- in a new statement, which sees what the first one has changed
-    _next := peers.next_schedule();
+    _next := peers._next_look();
     return jsonb_build_object(
         'late', _late,
         'schedules', peers._schedules_to_fire(_now, max_schedules),

@@ -115,8 +115,18 @@ begin
 end
 $$;
 
--- Records that a due time could not be fired, or the next one not be computed (_due_at is null), and when the peers try
--- again.
+-- Returns how long the peers wait until they try again, after so many failures before this one.
+create or replace function peers._retry_wait(_failures integer) returns interval
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return least(interval '1 second' * 2 ^ least(_failures, 10), interval '5 minutes');
+end
+$$;
+
+-- Records that a due time could not be fired, or that the next one could not be computed (_due_at is null), and when
+-- the peers try again.
 create or replace function peers._record_failed(
     _schedule peers.schedule, _due_at timestamptz, _error text, _now timestamptz
 ) returns void
@@ -126,7 +136,7 @@ as $$
 begin
     update peers.schedule s
     set next_due_at = _due_at, failures = s.failures + 1, error = left(_error, 1000),
-        retry_at = _now + least(interval '1 second' * 2 ^ least(s.failures, 10), interval '5 minutes')
+        retry_at = _now + peers._retry_wait(s.failures)
     where s.name = _schedule.name;
     insert into peers.schedule_run (schedule, due_at, outcome, reason, recorded_at)
     select _schedule.name, _due_at, 'failed', left(_error, 1000), _now

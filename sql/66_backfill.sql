@@ -44,7 +44,7 @@ comment on function peers.cancel_backfill is
     'Ends a backfill: the peers submit no more of its tasks. Those that are submitted stay. False: there is no such '
     'backfill.';
 
--- Notes how far a backfill has come before an error, and when the peers try again.
+-- Records how far a backfill came before an error, and when the peers try again.
 create or replace function peers._record_backfill_failed(
     _backfill peers.schedule_backfill, _done_until timestamptz, _last_task_id bigint, _fired integer, _error text
 ) returns void
@@ -55,7 +55,7 @@ begin
     update peers.schedule_backfill b
     set done_until = _done_until, last_task_id = _last_task_id, fired = b.fired + _fired, failures = b.failures + 1,
         error = left(_error, 1000),
-        retry_at = peers.now() + least(interval '1 second' * 2 ^ least(b.failures, 10), interval '5 minutes')
+        retry_at = peers.now() + peers._retry_wait(b.failures)
     where b.id = _backfill.id;
 end
 $$;

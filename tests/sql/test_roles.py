@@ -50,7 +50,6 @@ VERBS = {
     "submit_graph": "select * from peers.submit_graph('[]')",
     "add_schedule": 'select peers.add_schedule(\'{"name": "s", "kind": "a", "cron": "@daily"}\')',
     "due_schedules": "select peers.due_schedules()",
-    "next_schedule": "select peers.next_schedule()",
     "fire_schedules": "select peers.fire_schedules('[]')",
     "run_backfills": "select peers.run_backfills('[]')",
     "declare_schedules": "select peers.declare_schedules(gen_random_uuid(), '[]')",
@@ -75,7 +74,7 @@ PEER = {
     "promote", "next_due", "progress", "parent_results", "unrunnable", "prune",
     "next_reclaim", "siblings", "declare_lost",
     "start_cooldown", "cooldown_left",
-    "due_schedules", "next_schedule", "fire_schedules", "run_backfills", "declare_schedules",
+    "due_schedules", "fire_schedules", "run_backfills", "declare_schedules",
     "task_due_at", "prune_schedule_runs",
 }  # fmt: skip
 OPERATING = {
