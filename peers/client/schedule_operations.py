@@ -65,13 +65,9 @@ def add_schedule(
         name=name, cron=cron, every=every, timezone=timezone, misfire=misfire, catch_up=catch_up,
         overlap=overlap, jitter=jitter, expect_within=expect_within,
     )  # fmt: skip
-    if anchor is not None and anchor.tzinfo is None:
-        raise BadSchedule(f"anchor {anchor} has no time zone", "Give it one.")
     task = document(kind, {} if args is None else args, options)
     task.pop("on_parent_failure", None)
-    request = schedule.document(
-        name=name, anchor=None if anchor is None else anchor.isoformat(), **task
-    )
+    request = schedule.document(name=name, **task, **_times(anchor=anchor))
     return Request(statements.ADD_SCHEDULE, {**request, "replace": replace})
 
 
