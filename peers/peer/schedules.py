@@ -31,12 +31,12 @@ _IDENTITY: Final = ("name", "revision", "next_due_at")
 _REFUSED: Final = "the database refused to submit the task, or did not finish it in time"
 _NEVER: Final = float("inf")
 _AT_LEAST_EVERY: Final = 10.0
-"""Seconds. A notification may be lost, or the clock of the database be set."""
+"""Seconds. A notification may be lost, or someone may set the database's clock."""
 _WITHOUT_NOTIFICATIONS: Final = 1.0
 _SPREAD: Final = 0.03
 """Seconds over which the peers spread their looks, so that the others find the first one's work."""
 _AGAIN_AFTER: Final = 0.05
-"""Seconds until the next look when other sessions had locked all that was due."""
+"""Seconds until the next look after the first miss."""
 _AGAIN_MAX: Final = 1.0
 
 
@@ -54,8 +54,8 @@ class Schedules(Chore):
         self._sent: list[dict[str, Any]] = []
         """What the step in progress fires."""
         self._is_firing = False
-        self._in_vain = 0
-        """How many times in a row nothing of what was due could be fired."""
+        self._misses = 0
+        """How many times in a row it could fire nothing of what was due."""
 
     def look_now(self) -> None:
         """Look soon: schedules have changed, or a notification may have been lost."""
@@ -111,25 +111,25 @@ class Schedules(Chore):
         if self._fires or self._backfills:
             return False
         if wait <= 0:
-            self._note_in_vain()
+            self._back_off()
         else:
-            self._in_vain = 0
+            self._misses = 0
         return True
 
     def _read_fired(self, runs: list[ScheduleRun]) -> bool:
         """Log what became of the due times, and look again: there may be more."""
         report(runs)
         if runs:
-            self._in_vain = 0
+            self._misses = 0
             self._look_at = 0.0
             return False
-        self._note_in_vain()
+        self._back_off()
         return True
 
-    def _note_in_vain(self) -> None:
-        """Look again after a growing wait: another peer was faster, or has locked the rows."""
-        self._in_vain += 1
-        wait = min(_AGAIN_MAX, _AGAIN_AFTER * 2 ** min(self._in_vain - 1, 10))
+    def _back_off(self) -> None:
+        """Look again after a wait that grows: another peer was faster, or has locked the rows."""
+        self._misses += 1
+        wait = min(_AGAIN_MAX, _AGAIN_AFTER * 2 ** min(self._misses - 1, 10))
         self._look_at = time.monotonic() + wait * random.uniform(0.5, 1)
 
 

@@ -117,7 +117,7 @@ def test_a_peer_that_comes_second_waits_longer_and_longer() -> None:
     assert peer.step(due(-1)) == "look"  # an alert whose row is locked
     assert peer.due_in() > 0.4
     assert peer.step(due()) == "look"
-    assert peer.chore._in_vain == 0
+    assert peer.chore._misses == 0
 
 
 def test_a_schedule_that_is_refused_alone_is_recorded_as_failed() -> None:
