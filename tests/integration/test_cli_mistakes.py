@@ -50,6 +50,8 @@ PREDICT = ["predict", "--model", "m:f", "--input", "status", "--output", "o.csv"
         (["explain", "9" * 30], ["a task id is a number"]),
         (["submit", "a", "novalue"], ['"novalue" is not key=value', "peers submit --help"]),
         (["submit", "a", "x=1", "x=2"], ['"x" is given twice']),
+        (["submit", "a", "--unique-while", "never"], ['"waiting", "unfinished" or a duration']),
+        (["schedule", "add", "s", "a", "--every", "1m", "x=1", "x=2"], ['"x" is given twice']),
         (["submit", "a", "--args", "[1]"], ["must be a JSON object"]),
         (["submit", "a", "--args", "{"], ["is not JSON"]),
         (["submit", ""], ["1 to 200 characters, not 0"]),

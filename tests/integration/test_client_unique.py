@@ -211,4 +211,4 @@ def test_from_a_shell(database_url: str, db: Connection) -> None:
     assert (replaced.out, "was replaced" in replaced.err) == (first.out, True)
     assert task_row(db, int(first.out))["state"] == "scheduled"
     wrong = command(*call, "--unique-while", "never", url=database_url)
-    assert (wrong.code, "must be a duration" in wrong.err) == (2, True)
+    assert (wrong.code, "unfinished" in wrong.err) == (2, True)
