@@ -65,16 +65,18 @@ begin
 end
 $$;
 
--- Records that due times from one time to another have no task.
+-- Records that due times have no task, each with its reason. _until: the row of a due time also stands for all that
+-- follow up to this time.
 create or replace function peers._record_skipped(
-    _schedule text, _due_at timestamptz, _until timestamptz, _reason text
+    _schedule text, _due_times timestamptz[], _reasons text[], _until timestamptz default null
 ) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 begin
     insert into peers.schedule_run (schedule, due_at, outcome, reason, skipped_until, recorded_at)
-    values (_schedule, _due_at, 'skipped', _reason, case when _until > _due_at then _until end, peers.now())
+    select _schedule, s.due_at, 'skipped', s.reason, case when _until > s.due_at then _until end, peers.now()
+    from unnest(_due_times, _reasons) s(due_at, reason)
     on conflict on constraint schedule_run_pkey do update
     set outcome = excluded.outcome, reason = excluded.reason, skipped_until = excluded.skipped_until,
         recorded_at = excluded.recorded_at
@@ -116,7 +118,8 @@ declare
 begin
     if _since is not null then
         perform peers._record_skipped(
-            _schedule.name, _since, _now, case when _schedule.paused_at is null then _reason else 'paused' end);
+            _schedule.name, array[_since],
+            array[case when _schedule.paused_at is null then _reason else 'paused' end], _now);
     end if;
 end
 $$;

@@ -154,15 +154,20 @@ create or replace function peers._skip_due_times(
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
-#variable_conflict use_variable
+#variable_conflict use_column
+declare
+    _skipped timestamptz[];
+    _reasons text[];
 begin
-    foreach due_at in array _due_times loop
-        reason := peers._skip_reason(_schedule, due_at, due_at is not distinct from _latest, _now);
-        if reason is not null then
-            perform peers._record_skipped(_schedule.name, due_at, due_at, reason);
-            return next;
-        end if;
-    end loop;
+    select array_agg(s.due_at), array_agg(s.reason) into _skipped, _reasons
+    from (
+        select d.due_at,
+               peers._skip_reason(_schedule, d.due_at, d.due_at is not distinct from _latest, _now) as reason
+        from unnest(_due_times) d(due_at)
+    ) s
+    where s.reason is not null;
+    perform peers._record_skipped(_schedule.name, _skipped, _reasons);
+    return query select s.due_at, s.reason from unnest(_skipped, _reasons) s(due_at, reason);
 end
 $$;
 
@@ -206,7 +211,7 @@ begin
     if _skipped_until is not null then
         due_at := _skipped_from;
         reason := case when _schedule.paused_at is null then 'misfire' else 'paused' end;
-        perform peers._record_skipped(_schedule.name, _skipped_from, _skipped_until, reason);
+        perform peers._record_skipped(_schedule.name, array[_skipped_from], array[reason], _skipped_until);
         return next;
     end if;
     for due_at, reason in
@@ -223,7 +228,7 @@ begin
         begin
             _overlap := peers._apply_overlap(_schedule);
             if _overlap.skipped then
-                perform peers._record_skipped(_schedule.name, due_at, due_at, 'overlap');
+                perform peers._record_skipped(_schedule.name, array[due_at], array['overlap']);
             else
                 task_id := peers._submit_run(_schedule, due_at, 'due', _overlap.parents);
                 continue when task_id is null;
