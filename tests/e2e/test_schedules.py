@@ -10,6 +10,7 @@ from typing import Final
 import pytest
 
 from tests.e2e.harness import Stage
+from tests.support.schedules import refuse_kind
 
 APP: Final = "tests.e2e.app_schedules"
 ADD: Final = "insert into peers.schedule (name, every, kind) values (%s, %s::interval, %s)"
@@ -121,12 +122,7 @@ def test_no_due_time_is_lost_or_fires_twice_while_peers_die(stage: Stage) -> Non
 
 def test_a_poisoned_schedule_stops_no_other(stage: Stage) -> None:
     """Its failure is logged and in the ledger; the others go on firing."""
-    stage.db.execute(
-        "create function poison() returns trigger language plpgsql as $$ begin"
-        " if new.kind = 'poisoned' then raise 'not this kind'; end if; return new; end $$;"
-        "create trigger poison before insert on peers.task"
-        " for each row execute function poison()"
-    )
+    refuse_kind(stage.db, "poisoned")
     for n in range(10):
         stage.db.execute(ADD, (f"s{n}", "1 second", "poisoned" if n % 2 else "tick"))
     peer = stage.peer(APP)

@@ -9,7 +9,7 @@ import pytest
 
 from peers.cli.output import WIDTH
 from tests.support.cli import Answer, Here
-from tests.support.schedules import fire, set_clock
+from tests.support.schedules import fire, refuse_kind, set_clock
 from tests.support.world import Peer
 
 if TYPE_CHECKING:
@@ -180,11 +180,7 @@ def test_status_tells_of_schedules_that_do_not_run(here: Here, db: Connection) -
     assert answer.code == 1
     assert [alert["subject"] for alert in answer.document["alerts"]] == ["hourly sums"]
     assert any("schedule explain 'hourly sums'" in alarm for alarm in answer.document["alarms"])
-    db.execute(
-        "create function poison() returns trigger language plpgsql as"
-        " $$ begin raise 'not now'; end $$;"
-        "create trigger poison before insert on peers.task execute function poison()"
-    )
+    refuse_kind(db, "etl.extract")
     set_clock(db, "2026-11-20 15:10:00+00")
     fire(db)
     assert "1 schedule could not be fired" in here("status").out

@@ -14,6 +14,7 @@ from tests.support.schedules import (
     due,
     fire,
     planned,
+    refuse_kind,
     runs,
     schedule,
     send,
@@ -221,13 +222,7 @@ def a_run_is_demanded_while_the_schedule_fires(world: World) -> None:
 
 def a_task_refuses_to_be_submitted(world: World) -> None:
     """A schedule whose task the database refuses stops no other in the same call."""
-    run(
-        world.db,
-        "create function poison() returns trigger language plpgsql as $$ begin"
-        " if new.kind = 'bad' then raise 'not this kind'; end if; return new; end $$;"
-        "create trigger poison before insert on peers.task"
-        " for each row execute function poison()",
-    )
+    refuse_kind(world.db, "bad")
     set_clock(world.db, "2026-11-23 12:00:01+00")
     for name in ("a", "b", "c"):
         add_schedule(world.db, name, kind="bad" if name == "b" else "a")

@@ -12,6 +12,7 @@ from tests.support.schedules import (
     due,
     fire,
     planned,
+    refuse_kind,
     runs,
     schedule,
     send,
@@ -491,16 +492,6 @@ def test_a_malformed_backfill_is_refused(at_noon: Connection) -> None:
 
 
 # ---------------------------------------------------------------- what the database refuses
-
-
-def refuse_kind(db: Connection, kind: str) -> None:
-    """Have an application's trigger refuse each task of this kind."""
-    db.execute(
-        "create function poison() returns trigger language plpgsql as $$ begin"
-        f" if new.kind = '{kind}' then raise 'not this kind'; end if; return new; end $$;"
-        "create trigger poison before insert on peers.task"
-        " for each row execute function poison()".encode()
-    )
 
 
 def test_a_poisoned_schedule_stops_no_other(db: Connection) -> None:

@@ -81,6 +81,16 @@ def tasks(db: Connection) -> list[int]:
     return [each["id"] for each in rows(db, "select id from peers.task order by id")]
 
 
+def refuse_kind(db: Connection, kind: str) -> None:
+    """Have an application's trigger refuse each task of this kind."""
+    db.execute(
+        "create function poison() returns trigger language plpgsql as $$ begin"
+        f" if new.kind = '{kind}' then raise 'not this kind'; end if; return new; end $$;"
+        "create trigger poison before insert on peers.task"
+        " for each row execute function poison()".encode()
+    )
+
+
 def set_clock(db: Connection, moment: str) -> None:
     """Move the scheduler's clock to a moment."""
     db.execute(
