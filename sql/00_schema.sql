@@ -8,8 +8,8 @@
 --   19_NNNN     migrations: each changes tables of an earlier release, and is applied once.
 --   20 to 27    submission. An INSERT into peers.task submits; a trigger checks it and inserts it into the table of its
 --               state. peers.submit and peers.submit_graph (which sorts the graph first) do the same in one call.
---   14, 23, 26  unique keys: a submission keeps, replaces or debounces the task that holds its key. The row of a key is
---               read and written by submissions only.
+--   14, 23, 26  unique keys: a submission keeps, replaces or debounces the task that holds its key. Only
+--               submissions and maintenance read or write the row of a key.
 --   30, 35      dependencies. An INSERT into peers.dependency makes a child wait. A trigger counts its parents in
 --               pending_parents and refuses cycles. When parents end, another trigger counts down; a child whose
 --               count reaches 0 becomes ready.
