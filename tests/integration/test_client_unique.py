@@ -19,6 +19,7 @@ from peers import context
 from tests.integration.test_client import Parent
 from tests.support.cli import peers as command
 from tests.support.current import inside_handler
+from tests.support.world import task_row
 
 if TYPE_CHECKING:
     from tests.support.server import Connection
@@ -27,19 +28,6 @@ if TYPE_CHECKING:
 @peers.task("unique.sync", queue="media")
 def sync(account: int) -> None:
     """Do nothing."""
-
-
-@pytest.fixture
-def configured(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """PEERS_DATABASE_URL names this test's database."""
-    monkeypatch.setenv("PEERS_DATABASE_URL", database_url)
-    return database_url
-
-
-def task_row(db: Connection, task_id: int) -> dict[str, Any]:
-    """The task as it is in the database."""
-    [row] = db.execute("select * from peers.task where id = %s", (task_id,)).fetchall()
-    return row
 
 
 @pytest.mark.usefixtures("configured")
