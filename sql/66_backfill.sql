@@ -12,8 +12,8 @@ begin
     perform peers._lock_schedule(backfill_schedule.name);
     if from_at is null or until_at is null or from_at > until_at or until_at > _now
        or from_at < '1970-01-01 00:00:00+00' then
-        raise exception 'a backfill must be from a time since 1970 until a later time that is not in the future, not '
-            'from % until %', coalesce(from_at::text, 'null'), coalesce(until_at::text, 'null')
+        raise exception 'from_at must be 1970 or later, and until_at must not be before it and not in the future, not '
+            '% and %', coalesce(from_at::text, 'null'), coalesce(until_at::text, 'null')
             using errcode = 'PE013', hint = 'For example: peers.backfill_schedule(''nightly'', ''2026-11-01'', now()).';
     end if;
     insert into peers.schedule_backfill (schedule, from_at, until_at)

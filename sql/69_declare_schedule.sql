@@ -26,15 +26,14 @@ create or replace function peers._schedule_from_json(_declaration jsonb) returns
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _unknown text;
+    _fields constant text[] := '{name, cron, every, anchor, timezone, kind, args, queue, priority, max_attempts,
+                                 timeout, metadata, misfire, catch_up, overlap, jitter, expect_within}';
+    _unknown constant text[] := array(select k.key from jsonb_object_keys(_declaration) k(key)
+                                      where k.key <> all (_fields));
 begin
-    select string_agg(k.key, ', ') into _unknown
-    from jsonb_object_keys(_declaration) k(key)
-    where k.key not in ('name', 'cron', 'every', 'anchor', 'timezone', 'kind', 'args', 'queue', 'priority',
-                        'max_attempts', 'timeout', 'metadata', 'misfire', 'catch_up', 'overlap', 'jitter',
-                        'expect_within');
-    if _unknown is not null then
-        raise exception 'a schedule has no field %', _unknown using errcode = 'PE013';
+    if _unknown <> '{}' then
+        raise exception 'a schedule has no field %', array_to_string(_unknown, ', ')
+            using errcode = 'PE013', hint = 'Its fields are ' || array_to_string(_fields, ', ') || '.';
     end if;
     return jsonb_populate_record(
         null::peers.schedule,

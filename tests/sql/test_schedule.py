@@ -652,7 +652,7 @@ def test_prune_deletes_old_runs_whose_tasks_have_ended(at_noon: Connection) -> N
     [
         ("select", "It is due next at 2026-11-23 14:00:00 UTC. Start a peer: without one, "
                    "no schedule fires. The run that was due at 2026-11-23 13:00:00 UTC is task 1."),
-        ("update peers.schedule set paused_at = now()", "It is paused since"),
+        ("update peers.schedule set paused_at = now()", "It has been paused since"),
         ("select peers.cancel(1)", "is task 1. Cancelled"),
         ("delete from peers.schedule", "The schedule was deleted. The run that was due at"),
     ],
