@@ -97,7 +97,7 @@ class Handler:
             0 <= self.batch_wait.total_seconds() <= BATCH_WAIT_MAX,
             "batch_wait" + of, f"0 to {BATCH_WAIT_MAX:g} s", self.batch_wait,
         )  # fmt: skip
-        names = [self.name_of_schedule(schedule) for schedule in self.schedules]
+        names = [self.name_of(schedule) for schedule in self.schedules]
         _require(len(set(names)) == len(names), "schedules" + of, "of different names", names)
         self._read_signature()
 
@@ -113,13 +113,13 @@ class Handler:
         """
         return [
             schedule.document(
-                name=self.name_of_schedule(schedule), kind=self.kind, queue=self.queue,
+                name=self.name_of(schedule), kind=self.kind, queue=self.queue,
                 priority=self.priority, args=self.dump_args(schedule.args),
             )
             for schedule in self.schedules
         ]  # fmt: skip
 
-    def name_of_schedule(self, schedule: Schedule) -> str:
+    def name_of(self, schedule: Schedule) -> str:
         """Return the name of a schedule: the kind, unless it has its own."""
         return schedule.name or self.kind
 
@@ -260,7 +260,7 @@ def register(handler: Handler) -> None:
             f"kind {handler.kind!r} already has the handler {name_of(other.function)}; "
             f"give {name_of(handler.function)} another kind"
         )
-    for name in map(handler.name_of_schedule, handler.schedules):
+    for name in map(handler.name_of, handler.schedules):
         owner = _schedules.setdefault(name, handler.kind)
         if owner != handler.kind:
             raise BadSchedule(
