@@ -134,6 +134,26 @@ def test_a_schedule_that_is_refused_alone_is_recorded_as_failed() -> None:
     assert peer.step(due()) == "look"
 
 
+def test_a_backfill_that_is_refused_is_recorded_as_failed() -> None:
+    """It is submitted apart from the schedules that are due, and so fails alone."""
+    backfill = {"id": 1, "from_at": NOON.isoformat(), "until_at": NOON.isoformat(),
+                "done_until": None, **a_row()}  # fmt: skip
+    peer = Peer()
+    peer.step(due(-1, schedules=[a_row(name="t")], backfills=[backfill]))
+    fires, backfills = peer.chore.write(uuid4(), 1).parameters
+    assert ([fire["name"] for fire in json.loads(fires or b"")], backfills) == (["t"], b"[]")
+    assert not peer.chore.read(Reply(), 1)  # type: ignore[arg-type]
+    fires, backfills = peer.chore.write(uuid4(), 1).parameters
+    assert (fires, len(json.loads(backfills or b""))) == (b"[]", 1)
+    peer.chore.failed()
+    fires, backfills = peer.chore.write(uuid4(), 1).parameters
+    [failed] = json.loads(backfills or b"")
+    assert (fires, failed["id"], failed["done_until"]) == (b"[]", 1, None)
+    assert "did not finish it in time" in failed["error"]
+    peer.chore.failed()  # the database refuses this as well
+    assert peer.step(due()) == "look"
+
+
 def test_a_refused_step_is_forgotten() -> None:
     """Another peer may have fired meanwhile: look again first."""
     peer = Peer()
