@@ -113,6 +113,7 @@ declare
     _sources integer[];  -- the node whose fields the task of a node has, if that is another one
     _starts timestamptz[];
     _missing text[];
+    _instead jsonb;  -- the id of the task that takes the place of a new one
 begin
     for _rank in 1 .. cardinality(_ranked) loop
         _ranks[_ranked[_rank]] := _rank;
@@ -169,16 +170,21 @@ begin
     end loop;
 
     if shared is not null then
-        -- another session has just inserted a task with the idempotency_key of a node: it holds the unique_key as well
-        update peers.unique_key k set task_id = (_holders ->> (node ->> 'idempotency_key'))::bigint
-        from jsonb_array_elements(_graph) node
-        where k.kind = node ->> 'kind' and k.key = node ->> 'unique_key' and k.task_id = any (_ids)
-          and _holders ? (node ->> 'idempotency_key');
+        perform peers._hand_over_keys(
+            array_agg(n.node ->> 'kind'), array_agg(n.node ->> 'unique_key'), array_agg(_ids[n.place]),
+            array_agg((_holders ->> (n.node ->> 'idempotency_key'))::bigint))
+        from jsonb_array_elements(_graph) with ordinality n(node, place)
+        where n.node ->> 'unique_key' is not null and _holders ? (n.node ->> 'idempotency_key');
+        -- a node that shares the key of such a node stands for the same task
+        select jsonb_object_agg(_ids[n.place], _holders -> (n.node ->> 'idempotency_key')) into _instead
+        from jsonb_array_elements(_graph) with ordinality n(node, place)
+        where n.node ->> 'unique_key' is not null and _holders ? (n.node ->> 'idempotency_key');
     end if;
     select array_agg(n.id order by n.place), array_agg(n.id = _ids[n.place] order by n.place) into ids, is_new
     from (
         select n.place,
-               case when shared[n.place] then ids[n.place]
+               case when shared[n.place]
+                    then coalesce((_instead ->> ids[n.place]::text)::bigint, ids[n.place])
                     else coalesce((_holders ->> (n.node ->> 'idempotency_key'))::bigint, _ids[n.place]) end as id
         from jsonb_array_elements(_graph) with ordinality n(node, place)
     ) n;
