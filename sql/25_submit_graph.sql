@@ -234,6 +234,8 @@ declare
     _created record;
     _is_new boolean[];
     _shared boolean[];
+    _held bigint[];
+    _pruned bigint[] := '{}';
 begin
     perform peers._validate_nodes(submit_graph.graph);
     select array_agg(n.node ->> 'name' order by n.place),
@@ -274,6 +276,13 @@ begin
     if true = any (_shared) then
         select array_agg(e.parent), array_agg(e.child) into _parents, _children
         from peers._bypass_shared(_parents, _children, _shared) e;
+        _held := array(select i.id from unnest(_ids, _shared) i(id, shared) where i.shared);
+        -- locked, so that prune cannot delete them before the edges are inserted
+        _pruned := array(
+            select h.id from unnest(_held) h(id)
+            except
+            select t.id from (select t.id from peers.task t where t.id = any (_held) order by t.id for key share) t
+        );
     end if;
     if _created.id is not null and submit_graph.idempotency_key is not null then
         update peers.graph g
@@ -297,6 +306,8 @@ begin
             case when _shared[p.parent]
                  then nullif(submit_graph.graph -> (p.parent - 1)::integer -> 'depends_on', 'null') end) parent(id)
     ) e(parent_id, child_id, policy)
+    -- a key may be held for an interval that outlasts its task: nothing has to wait for a task that was pruned
+    where e.parent_id <> all (_pruned)
     on conflict (parent_id, child_id) do nothing;
 
     return query select n.name, n.id, coalesce(n.graph_id, _created.id), coalesce(n.is_new, true)
