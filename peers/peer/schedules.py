@@ -88,7 +88,8 @@ class Schedules(Chore):
             self._sent_backfills, self._backfills = self._backfills, []
         if self._sent_fires or self._sent_backfills:
             return maintenance.fire_schedules(self._sent_fires, self._sent_backfills)
-        return maintenance.due_schedules(most)
+        # Of hundreds that a session has locked, the peer could try in vain again and again.
+        return maintenance.due_schedules(most, unlocked=self._in_vain > 0)
 
     def _read(self, result: PGresult, _: int) -> bool:
         if self._sent_fires or self._sent_backfills:

@@ -198,6 +198,27 @@ def a_peer_fires_while_a_schedule_is_paused(world: World) -> None:
     assert tasks(world.db) == []
 
 
+def hundreds_of_schedules_are_locked(world: World) -> None:
+    """They are due first, and do not keep the others from firing."""
+    set_clock(world.db, "2026-11-23 12:00:01+00")
+    run(
+        world.db,
+        "insert into peers.schedule (name, cron, kind)"
+        " select 'locked ' || n, '0 * * * *', 'a' from generate_series(1, 600) n",
+    )
+    add_schedule(world.db, "free", cron="1 * * * *")
+    fire(world.db)
+    set_clock(world.db, "2026-11-23 13:01:00+00")
+    operator, peer = world.connect(), world.connect()
+    with operator.transaction():
+        run(operator, "update peers.schedule set priority = 5 where name like 'locked%'")
+        work = world.background(due, peer, unlocked=True)
+        assert ends_soon(world, work), "a peer waited for an operator"
+        fired = send(peer, planned(result(work)))
+        assert {each["schedule"] for each in fired} == {"free"}
+    assert len(planned(due(peer, unlocked=True))[0]) == 50
+
+
 def a_pause_ends_before_a_peer_looks(world: World) -> None:
     """The times of the pause do not run after it."""
     one_is_due(world.db)

@@ -58,10 +58,12 @@ class Peer:
 
     def step(self, reply: Reply) -> str:
         """Do one step, and return which function it called."""
-        query = self.chore.write(uuid4(), self.chore.size).query
+        statement = self.chore.write(uuid4(), self.chore.size)
         finished = self.chore.read(reply, self.chore.size)  # type: ignore[arg-type]
         self.chore.done(0.0, finished=finished)
-        return "look" if b"due_schedules" in query else "fire"
+        if b"due_schedules" not in statement.query:
+            return "fire"
+        return "look" if statement.parameters[1] == b"f" else "look for unlocked"
 
     def due_in(self) -> float:
         """Return the seconds until its next step."""
@@ -107,15 +109,17 @@ def test_what_is_due_is_fired_and_looked_for_again() -> None:
 def test_a_peer_that_comes_second_waits_longer_and_longer() -> None:
     """Another peer, or a session that has locked the row, is not asked in a busy loop."""
     peer, waits = Peer(), []
-    for _ in range(8):
-        assert peer.step(due(-1, schedules=[a_row()])) == "look"
+    for n in range(8):
+        look = "look for unlocked" if n else "look"
+        assert peer.step(due(-1, schedules=[a_row()])) == look
         assert peer.step(Reply()) == "fire"
         waits.append(peer.due_in())
         peer.chore._look_at = 0.0  # as if the time had passed
     assert waits[0] <= schedules_module._AGAIN_AFTER
     assert 0.4 < waits[-1] <= schedules_module._AGAIN_MAX
-    assert peer.step(due(-1)) == "look"  # an alert whose row is locked
+    assert peer.step(due(-1)) == "look for unlocked"  # an alert whose row is locked
     assert peer.due_in() > 0.4
+    assert peer.step(due()) == "look for unlocked"
     assert peer.step(due()) == "look"
     assert peer.chore._in_vain == 0
 
@@ -142,7 +146,8 @@ def test_a_backfill_that_is_refused_is_recorded_as_failed() -> None:
     peer.step(due(-1, schedules=[a_row(name="t")], backfills=[backfill]))
     fires, backfills = peer.chore.write(uuid4(), 1).parameters
     assert ([fire["name"] for fire in json.loads(fires or b"")], backfills) == (["t"], b"[]")
-    assert not peer.chore.read(Reply(), 1)  # type: ignore[arg-type]
+    fired = Reply((b"t", None, b"", None, None))
+    assert not peer.chore.read(fired, 1)  # type: ignore[arg-type]
     fires, backfills = peer.chore.write(uuid4(), 1).parameters
     assert (fires, len(json.loads(backfills or b""))) == (b"[]", 1)
     peer.chore.failed()
