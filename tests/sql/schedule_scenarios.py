@@ -5,6 +5,8 @@ Each scenario holds for the SQL as shipped, and fails once a safeguard is taken 
 
 from __future__ import annotations
 
+import json
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -217,6 +219,25 @@ def hundreds_of_schedules_are_locked(world: World) -> None:
         fired = send(peer, planned(result(work)))
         assert {each["schedule"] for each in fired} == {"free"}
     assert len(planned(due(peer, unlocked=True))[0]) == 50
+
+
+def a_schedule_is_locked_while_a_peer_declares_it(world: World) -> None:
+    """The others are declared at once, and the heartbeat of the peer need not wait."""
+    run(world.db, "insert into peers.schedule (name, every, kind) values ('b', '1 hour', 'a')")
+    peer, operator, adder = world.peer(), world.connect(), world.connect()
+    documents = [{"name": name, "kind": "a", "cron": "@daily"} for name in "abcd"]
+    query = "select schedule, change from peers.declare_schedules(%s, %s)"
+    with operator.transaction(), adder.transaction():
+        run(operator, "select * from peers.schedule where name = 'b' for update")
+        run(adder, "insert into peers.schedule (name, every, kind) values ('c', '1 hour', 'a')")
+        began = time.monotonic()
+        work = world.background(rows, peer.db, query, peer.id, json.dumps(documents))
+        found = {each["schedule"]: each["change"] for each in result(work)}
+        assert time.monotonic() - began < 1
+        assert found == {"a": "created", "b": "locked", "c": "locked", "d": "created"}
+    again = rows(peer.db, query, peer.id, json.dumps(documents))
+    assert {each["schedule"]: each["change"] for each in again} == {"b": "changed", "c": "changed"}
+    assert value(world.db, "select count(*) from peers.schedule where cron = '@daily'") == 4
 
 
 def a_pause_ends_before_a_peer_looks(world: World) -> None:

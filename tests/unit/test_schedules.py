@@ -279,3 +279,16 @@ def test_nothing_is_declared_without_a_declaration() -> None:
     assert chore.read(Reply((b"s", b"created")), 1)  # type: ignore[arg-type]
     chore.done(0.1, finished=True)
     assert chore.due_at() == float("inf")
+
+
+def test_a_locked_schedule_is_declared_again() -> None:
+    """After a second, until the session that has locked it has ended."""
+    declarations = Declarations(lambda: b'{"schedules": [{"name": "s"}]}')
+    [chore] = declarations.chores
+    declarations.declare()
+    for _ in range(4):
+        finished = chore.read(Reply((b"s", b"locked"), (b"t", b"created")), 1)  # type: ignore[arg-type]
+        assert not finished
+        chore.done(0.001, finished=finished)
+        assert 0.9 < chore.due_at() - time.monotonic() <= 1
+    assert chore.read(Reply((b"s", b"changed")), 1)  # type: ignore[arg-type]
