@@ -27,7 +27,15 @@ create or replace function peers._schedule_from_json(_declaration jsonb) returns
 as $$
 declare
     _unknown text;
+    _nested text;
 begin
+    if jsonb_typeof(_declaration) is distinct from 'object' then
+        raise exception 'a schedule must be a JSON object, not %', coalesce(jsonb_typeof(_declaration), 'null')
+            using errcode = 'PE013', hint = 'For example: {"name": "nightly", "kind": "etl", "cron": "0 2 * * *"}.';
+    elsif jsonb_typeof(_declaration -> 'name') is distinct from 'string' then
+        raise exception 'a schedule needs a name, which is a string'
+            using errcode = 'PE013', hint = 'For example: {"name": "nightly", "kind": "etl", "cron": "0 2 * * *"}.';
+    end if;
     select string_agg(k.key, ', ') into _unknown
     from jsonb_object_keys(_declaration) k(key)
     where k.key not in ('name', 'cron', 'every', 'anchor', 'timezone', 'kind', 'args', 'queue', 'priority',
@@ -36,12 +44,22 @@ begin
     if _unknown is not null then
         raise exception 'a schedule has no field %', _unknown using errcode = 'PE013';
     end if;
+    select d.key into _nested
+    from jsonb_each(_declaration) d
+    where jsonb_typeof(d.value) in ('object', 'array') and d.key not in ('args', 'metadata')
+    limit 1;
+    if _nested is not null then
+        raise exception 'peers.schedule "%": % must be a string or a number', left(_declaration ->> 'name', 200),
+            _nested using errcode = 'PE013';
+    end if;
     return jsonb_populate_record(
         null::peers.schedule,
         '{"timezone": "UTC", "args": {}, "queue": "default", "priority": 100, "misfire": "latest",
           "catch_up": "1 day", "overlap": "allow", "jitter": "0"}'
         || (select jsonb_object_agg(d.key, d.value) from jsonb_each(_declaration) d where d.value <> 'null')
     );
+exception when data_exception then
+    raise exception 'peers.schedule "%": %', left(_declaration ->> 'name', 200), sqlerrm using errcode = 'PE013';
 end
 $$;
 
