@@ -222,6 +222,15 @@ def test_a_backfill_includes_both_ends() -> None:
     assert (len(backfill_of(long)["due_times"]), backfill_of(long)["finished"]) == (50, False)
 
 
+@pytest.mark.parametrize("name", ["every", "jitter", "catch_up", "expect_within"])
+@pytest.mark.parametrize("span", [float("nan"), float("inf"), 1e308, "5 min", True])
+def test_a_duration_that_is_none_is_refused(name: str, span: Any) -> None:
+    """With the error that the docstring promises."""
+    cron = None if name == "every" else "@daily"
+    with pytest.raises(BadSchedule, match="a duration must be"):
+        Schedule(**{"cron": cron, name: span})
+
+
 # ------------------------------------------------------------------------------ what code declares
 
 
