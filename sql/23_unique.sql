@@ -261,6 +261,24 @@ begin
 end
 $$;
 
+-- Passes on the keys of new tasks (`_ids`) that were not inserted after all, because another session has just inserted
+-- tasks with their idempotency_keys (`_known`). Those tasks then hold the keys, if they are of the same kind. The key
+-- becomes free otherwise: a submission that replaces the holder of a key must not change a task of another kind.
+create or replace function peers._hand_over_keys(_kinds text[], _keys text[], _ids bigint[], _known bigint[])
+    returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    update peers.unique_key k set task_id = o.known
+    from unnest(_kinds, _keys, _ids, _known) o(kind, key, id, known) join peers.task t on t.id = o.known
+    where k.kind = o.kind and k.key = o.key and k.task_id = o.id and t.kind = o.kind;
+    delete from peers.unique_key k
+    using unnest(_kinds, _keys, _ids, _known) o(kind, key, id, known)
+    where k.kind = o.kind and k.key = o.key and k.task_id = o.id and o.id <> o.known;
+end
+$$;
+
 -- Changes tasks that wait to what newer submissions say, as if these had come in their place. The caller has locked
 -- them. They keep their ids, parents and graphs, and have new attempts. A task whose place in ready changes gets a new
 -- row there; the next claim drops the old one, as after peers.change. Its row in scheduled is deleted: a task that is

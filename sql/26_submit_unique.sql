@@ -3,7 +3,7 @@
 
 -- Submits a batch of one kind. Several submissions can stand for one task, which then has what the last of them says.
 -- Only a batch of one may have an idempotency_key. If another session inserts a task with this key at the same moment,
--- the submission stands for that task, which then also holds the unique key.
+-- the submission stands for that task, which then also holds the unique key, if it is of the same kind.
 create or replace function peers._submit_unique(
     _kind text, _args jsonb[], _keys text[], _rule peers.unique_rule, _fields peers.task_fields,
     _idempotency_key text, _graph_id bigint
@@ -51,7 +51,7 @@ begin
         select t.id into _known from peers.task t where t.idempotency_key = _idempotency_key;
         if _known is not null then
             perform peers._check_key_owner(array[_known], 'idempotency_key');
-            update peers.unique_key k set task_id = _known where k.kind = _kind and k.key = _keys[1];
+            perform peers._hand_over_keys(array[_kind], _keys, _ids, array[_known]);
             return array[row(1, _known, false, false, null)::peers.unique_decision];
         end if;
         -- prune deleted that task in the meantime: the key is free

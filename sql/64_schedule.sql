@@ -52,6 +52,8 @@ begin
             'anchor belongs to every; cron has none'
         when _schedule.anchor not between '1900-01-01 00:00:00+00' and '9000-01-01 00:00:00+00' then
             'anchor must be between the years 1900 and 9000, not ' || _schedule.anchor
+        when _schedule.paused_at not between '1900-01-01 00:00:00+00' and '9000-01-01 00:00:00+00' then
+            'paused_at must be between the years 1900 and 9000, such as now(), not ' || _schedule.paused_at
         else coalesce(
             peers._cron_problem(_schedule.cron),
             peers._timezone_problem(_schedule.timezone),
@@ -131,8 +133,12 @@ create or replace function peers.check_schedule() returns trigger
 as $$
 declare
     _now constant timestamptz := peers.now();
-    _problem text := peers._schedule_problem(new);
+    _problem text;
 begin
+    if tg_op = 'UPDATE' and new.every is null and old.every is not null and new.anchor = old.anchor then
+        new.anchor := null;  -- a change to cron need not know that the INSERT has set it
+    end if;
+    _problem := peers._schedule_problem(new);
     if _problem is null and tg_op = 'UPDATE' and new.name <> old.name then
         _problem := 'the name of a schedule cannot be changed: insert another schedule, and delete this one';
     elsif _problem is null and tg_op = 'INSERT' and (
@@ -170,6 +176,7 @@ begin
     end if;
     if new.expect_within is null then
         new.expected_due_at := null;
+        delete from peers.alert a where a.alert = 'schedule_late' and a.subject = new.name;
     end if;
     new.expect_at := new.expected_due_at + new.expect_within;
     return new;

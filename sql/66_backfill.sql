@@ -138,6 +138,8 @@ begin
         if _step.error is not null then
             perform peers._record_backfill_failed(
                 _backfill, _backfill.done_until, _backfill.last_task_id, 0, _step.error);
+            return query
+                select _step.name, null::timestamptz, 'failed'::peers.schedule_outcome, _step.error, null::bigint;
             continue;
         end if;
         return query

@@ -82,8 +82,9 @@ begin
         peers.hold_lease(uuid, bigint, uuid),
         peers.parent_results(bigint), peers.prune(interval, integer), peers.unrunnable(),
         peers.start_cooldown(text, interval, text), peers.cooldown_left(text),
-        peers.due_schedules(integer), peers.fire_schedules(jsonb), peers.run_backfills(jsonb),
-        peers.declare_schedules(uuid, jsonb), peers.task_due_at(bigint), peers.prune_schedule_runs(interval, integer)
+        peers.due_schedules(integer, boolean), peers.fire_schedules(jsonb),
+        peers.run_backfills(jsonb), peers.declare_schedules(uuid, jsonb), peers.task_due_at(bigint),
+        peers.prune_schedule_runs(interval, integer)
         to peers_worker;
 
     -- an operator reads everything and acts through the verbs

@@ -51,7 +51,7 @@ _PRUNE: Final = (
 _UNRUNNABLE: Final = (
     b"select queue, kind, tasks, date_part('epoch', oldest_ready_at) from peers.unrunnable()"
 )
-_DUE_SCHEDULES: Final = b"select peers.due_schedules($1::integer)::text"
+_DUE_SCHEDULES: Final = b"select peers.due_schedules($1::integer, $2::boolean)::text"
 _FIRE_SCHEDULES: Final = (
     b"select schedule, date_part('epoch', due_at), outcome::text, reason, task_id"
     b" from peers.fire_schedules($1::jsonb)"
@@ -181,9 +181,9 @@ def read_unrunnable(result: PGresult) -> list[Unrunnable]:
     ]
 
 
-def due_schedules(max_schedules: int) -> Statement:
-    """Ask which schedules are due, and when to ask again."""
-    return Statement(_DUE_SCHEDULES, (b"%d" % max_schedules,), (0,))
+def due_schedules(max_schedules: int, *, unlocked: bool) -> Statement:
+    """Ask which schedules are due (unlocked: and not locked), and when to ask again."""
+    return Statement(_DUE_SCHEDULES, (b"%d" % max_schedules, b"t" if unlocked else b"f"), (0, 0))
 
 
 def read_due_schedules(result: PGresult) -> DueSchedules:

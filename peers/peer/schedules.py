@@ -27,7 +27,8 @@ SCHEDULE: Final = "schedule"
 """The payload of a notification that the times of a schedule have changed."""
 
 _MAX_SCHEDULES: Final = 50
-_IDENTITY: Final = ("name", "revision", "next_due_at")
+_FIRE: Final = ("name", "revision", "next_due_at")
+_BACKFILL: Final = ("id", "name", "revision", "done_until")
 _REFUSED: Final = "the database refused to submit the task, or did not finish it in time"
 _NEVER: Final = float("inf")
 _AT_LEAST_EVERY: Final = 10.0
@@ -51,9 +52,9 @@ class Schedules(Chore):
         """When (monotonic) the next schedule is due."""
         self._fires: list[dict[str, Any]] = []
         self._backfills: list[dict[str, Any]] = []
-        self._sent: list[dict[str, Any]] = []
-        """What the step in progress fires."""
-        self._is_firing = False
+        self._sent_fires: list[dict[str, Any]] = []
+        self._sent_backfills: list[dict[str, Any]] = []
+        """What the step in progress submits: fires or backfills, or neither if it looks."""
         self._misses = 0
         """How many times in a row it could fire nothing of what was due."""
 
@@ -71,28 +72,27 @@ class Schedules(Chore):
     def failed(self) -> None:
         """Forget what was to be fired: another peer may have fired it meanwhile.
 
-        A schedule that was refused alone, for example because a trigger took too long, is recorded
-        as failed, so that the others go on while it waits for its next try.
+        A schedule or a backfill that was refused alone, for example because a trigger took too
+        long, is recorded as failed, so that the others go on while it waits for its next try.
         """
         super().failed()
-        refused = self._sent if self._is_firing and len(self._sent) == 1 else []
-        self._fires = [
-            {name: fire[name] for name in _IDENTITY} | {"error": _REFUSED}
-            for fire in refused
-            if "error" not in fire
-        ]
-        self._backfills, self._sent, self._is_firing = [], [], False
+        self._fires = _refused(self._sent_fires, _FIRE)
+        self._backfills = _refused(self._sent_backfills, _BACKFILL)
+        self._sent_fires, self._sent_backfills = [], []
 
     def _write(self, _: UUID, most: int) -> Statement:
-        self._is_firing = bool(self._fires or self._backfills)
-        if not self._is_firing:
-            return maintenance.due_schedules(most)
-        self._sent, self._fires = self._fires, []
-        backfills, self._backfills = self._backfills, []
-        return maintenance.fire_schedules(self._sent, backfills)
+        """Write a step. A backfill has a step of its own: if it fails, no schedule has to wait."""
+        self._sent_fires, self._fires = self._fires, []
+        self._sent_backfills = []
+        if not self._sent_fires:
+            self._sent_backfills, self._backfills = self._backfills, []
+        if self._sent_fires or self._sent_backfills:
+            return maintenance.fire_schedules(self._sent_fires, self._sent_backfills)
+        # Of hundreds that a session has locked, the peer could try in vain again and again.
+        return maintenance.due_schedules(most, unlocked=self._misses > 0)
 
     def _read(self, result: PGresult, _: int) -> bool:
-        if self._is_firing:
+        if self._sent_fires or self._sent_backfills:
             return self._read_fired(maintenance.read_fired(result))
         return self._read_due(maintenance.read_due_schedules(result))
 
@@ -124,13 +124,20 @@ class Schedules(Chore):
             self._look_at = 0.0
             return False
         self._back_off()
-        return True
+        return not self._backfills
 
     def _back_off(self) -> None:
         """Look again after a wait that grows: another peer was faster, or has locked the rows."""
         self._misses += 1
         wait = min(_AGAIN_MAX, _AGAIN_AFTER * 2 ** min(self._misses - 1, 10))
         self._look_at = time.monotonic() + wait * random.uniform(0.5, 1)
+
+
+def _refused(sent: list[dict[str, Any]], identity: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return what records that the only one that was sent has failed."""
+    if len(sent) != 1 or "error" in sent[0]:
+        return []
+    return [{name: sent[0][name] for name in identity} | {"error": _REFUSED}]
 
 
 def report(runs: list[ScheduleRun]) -> None:

@@ -80,7 +80,16 @@ def _interval(span: Span | None) -> str | None:
 
 
 def _timedelta(span: Span) -> timedelta:
-    return span if isinstance(span, timedelta) else timedelta(seconds=span)
+    if isinstance(span, timedelta):
+        return span
+    if isinstance(span, bool) or not isinstance(span, int | float):
+        raise BadSchedule(f"a duration must be a timedelta or seconds, not {span!r}")
+    try:
+        return timedelta(seconds=span)
+    except (ValueError, OverflowError):  # nan, infinity, or more than a timedelta can hold
+        raise BadSchedule(
+            f"a duration must be a number of seconds up to 365 days, not {span}"
+        ) from None
 
 
 def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

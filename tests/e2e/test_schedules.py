@@ -154,3 +154,30 @@ def test_a_schedule_whose_task_hangs_stops_no_other(stage: Stage) -> None:
     stage.until_true(
         "select exists (select from peers.schedule_run where schedule = 's0' and outcome = 'fired')"
     )
+
+
+def test_a_backfill_whose_task_is_refused_stops_no_schedule(stage: Stage) -> None:
+    """An error that aborts the peer's statement as well is recorded with the backfill alone."""
+    stage.db.execute(
+        "create function poison() returns trigger language plpgsql as $$ begin"
+        " if new.kind = 'poisoned' then raise 'broken' using errcode = 'XX000'; end if;"
+        " return new; end $$;"
+        "create trigger poison before insert on peers.task for each row execute function poison()"
+    )
+    stage.db.execute(
+        "insert into peers.schedule (name, every, anchor, kind)"
+        " values ('bad', '1 hour', now() - interval '90 minutes', 'poisoned')"
+    )
+    stage.db.execute(
+        "select peers.backfill_schedule('bad', now() - interval '1 day', now() - interval '1 hour')"
+    )
+    for n in range(3):
+        stage.db.execute(ADD, (f"s{n}", "1 second", "tick"))
+    peer = stage.peer(APP)
+    stage.until_true("select failures > 0 from peers.schedule_backfill")
+    assert peer.await_event("schedule_failed")["schedule"] == "bad"
+    stage.until_true(
+        "select count(*) = 3 from (select from peers.schedule_run where outcome = 'fired'"
+        " group by schedule having count(*) >= 3) s"
+    )
+    assert stage.rows("select * from peers.schedule_run where outcome = 'failed'") == []

@@ -23,9 +23,9 @@ def add_schedule(db: Connection, name: str = "s", **columns: object) -> None:
     db.execute(statement.encode(), list(values.values()))
 
 
-def due(db: Connection, most: int = 50) -> dict[str, Any]:
+def due(db: Connection, most: int = 50, *, unlocked: bool = False) -> dict[str, Any]:
     """Return what peers.due_schedules returns."""
-    found: dict[str, Any] = value(db, "select peers.due_schedules(%s)", most)
+    found: dict[str, Any] = value(db, "select peers.due_schedules(%s, %s)", most, unlocked)
     return found
 
 
