@@ -28,9 +28,9 @@ as $$
 declare
     _fields constant text[] := '{name, cron, every, anchor, timezone, kind, args, queue, priority, max_attempts,
                                  timeout, metadata, misfire, catch_up, overlap, jitter, expect_within}';
-    _unknown constant text[] := array(select k.key from jsonb_object_keys(_declaration) k(key)
-                                      where k.key <> all (_fields));
+    _unknown text[];
 begin
+    _unknown := array(select k.key from jsonb_object_keys(_declaration) k(key) where k.key <> all (_fields));
     if _unknown <> '{}' then
         raise exception 'a schedule has no field %', array_to_string(_unknown, ', ')
             using errcode = 'PE013', hint = 'Its fields are ' || array_to_string(_fields, ', ') || '.';
