@@ -257,6 +257,22 @@ APPS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["submit", "\udcff"],
+        ["submit", "a", "--unique-key", "\udcff"],
+        ["submit", "a", "--args", '{"a": "\\ud800"}'],
+        ["schedule", "add", "s", "a", "--every", "1h", "--args", '{"a": "\\ud800"}'],
+        ["schedule", "add", "\udcff", "a", "--every", "1h"],
+        ["schedule", "pause", "\udcff"],
+    ],
+)
+def test_text_that_is_no_unicode_is_refused(database_url: str, words: list[str]) -> None:
+    """Whether the shell passes other bytes than UTF-8, or JSON spells half a character."""
+    complains(peers(*words, url=database_url), 1, "half a character", "Pass valid Unicode")
+
+
 @pytest.mark.parametrize("app", APPS)
 def test_an_app_that_cannot_be_imported_is_a_wrong_setting(
     database_url: str, tmp_path: Path, app: str

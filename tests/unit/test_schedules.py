@@ -106,6 +106,21 @@ def test_what_is_due_is_fired_and_looked_for_again() -> None:
     assert peer.due_in() > 5
 
 
+def test_due_times_that_take_long_are_computed_in_steps() -> None:
+    """The peer's own tasks do not wait until those of all schedules are computed."""
+    peer = Peer()
+    yesterday = (NOON - timedelta(days=1)).isoformat()
+    many = [
+        a_row(name=f"s{n}", cron="* * * * *", timezone="Europe/Berlin", next_due_at=yesterday)
+        for n in range(50)
+    ]
+    began = time.monotonic()
+    assert peer.step(due(-1, schedules=many)) == "look"
+    assert time.monotonic() - began < 1
+    assert 1 <= len(peer.chore._fires) < 25
+    assert peer.due_in() <= 0
+
+
 def test_a_peer_that_comes_second_waits_longer_and_longer() -> None:
     """Another peer, or a session that has locked the row, is not asked in a busy loop."""
     peer, waits = Peer(), []
