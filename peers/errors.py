@@ -201,6 +201,14 @@ class GraphNotFound(NotFound):
     """PE011: there is no such graph; it never existed, or it was pruned."""
 
 
+class BadLimit(PeersError):
+    """PE014: a limit is malformed; the message has the bound."""
+
+
+class LimitNotFound(NotFound):
+    """PE015: there is no such limit."""
+
+
 # ------------------------------------------------------------------------ what `result` raises
 
 
@@ -230,6 +238,8 @@ _BY_SQLSTATE: dict[str, type[PeersError]] = {
     "PE009": BadTask,
     "PE010": PeerLost,
     "PE011": GraphNotFound,
+    "PE014": BadLimit,
+    "PE015": LimitNotFound,
     "22003": BadTask,  # numeric_value_out_of_range
     "22007": BadTask,  # invalid_datetime_format
     "22008": BadTask,  # datetime_field_overflow

@@ -10,7 +10,8 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Final
 
-from peers.errors import ArgsInvalid, ResultInvalid
+from peers.errors import ArgsInvalid, BadLimit, ResultInvalid
+from peers.limits import MOST_TOGETHER, Limit
 from peers.signatures import Signature, innermost, name_of, of_keywords, of_rows, result_of
 from peers.types import (
     BATCH_SIZE_MAX,
@@ -51,6 +52,7 @@ class Handler:
     backoff_cap: timedelta = DEFAULT_BACKOFF_CAP
     batch_size: int | None = None
     batch_wait: timedelta = timedelta(0)
+    limits: tuple[Limit, ...] = ()
     _signature: Signature = field(init=False, repr=False, compare=False)
     _result: Codec | None = field(init=False, repr=False, compare=False, default=None)
     _is_resolved: bool = field(init=False, repr=False, compare=False, default=False)
@@ -95,12 +97,39 @@ class Handler:
             0 <= self.batch_wait.total_seconds() <= BATCH_WAIT_MAX,
             "batch_wait" + of, f"0 to {BATCH_WAIT_MAX:g} s", self.batch_wait,
         )  # fmt: skip
+        self._check_limits()
         self._read_signature()
+
+    def _check_limits(self) -> None:
+        names = [self.name_of_limit(limit) for limit in self.limits]
+        if len(names) > MOST_TOGETHER:
+            raise BadLimit(f"at most {MOST_TOGETHER} limits may hold for one task, not {len(names)}")
+        if len(set(names)) < len(names):
+            raise BadLimit(
+                f"the limits of {self.kind!r} have the same name: {', '.join(names)}",
+                'Give each its own, such as Limit(4, name="stripe").',
+            )
 
     @property
     def is_async(self) -> bool:
         """Return whether it runs on the event loop of an async worker."""
         return inspect.iscoroutinefunction(self.function)
+
+    def declared_limits(self) -> list[dict[str, Any]]:
+        """Return its limits as peers.declare_limits takes them.
+
+        Raises `BadLimit` if its args never have a value at the path of a key or weight.
+        """
+        self.resolve()
+        for limit in self.limits:
+            limit.require_paths(self.kind, self._signature.args.types_at)
+        return [
+            limit.document(name=self.name_of_limit(limit), kind=self.kind) for limit in self.limits
+        ]
+
+    def name_of_limit(self, limit: Limit) -> str:
+        """Return the name of a limit: the kind, unless it has its own."""
+        return limit.name or self.kind
 
     def dump_args(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """Return the args as JSON types, after checking that `load_args` can read them.
@@ -224,6 +253,8 @@ def _require(fits: bool, name: str, bound: str, value: object) -> None:
 
 
 _registry: dict[str, Handler] = {}
+_limits: dict[str, str] = {}
+"""The kinds that declare a limit, by its name."""
 
 
 def register(handler: Handler) -> None:
@@ -237,6 +268,14 @@ def register(handler: Handler) -> None:
             f"kind {handler.kind!r} already has the handler {name_of(other.function)}; "
             f"give {name_of(handler.function)} another kind"
         )
+    for name in map(handler.name_of_limit, handler.limits):
+        owner = _limits.setdefault(name, handler.kind)
+        if owner != handler.kind:
+            raise BadLimit(
+                f"kind {owner!r} already has a limit {name!r}",
+                f"Give the limit of {handler.kind!r} another name. A limit for several kinds is one"
+                " of their queue: `peers limit set NAME --queue QUEUE --max-running N`.",
+            )
     _registry[handler.kind] = handler
 
 

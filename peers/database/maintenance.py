@@ -5,16 +5,25 @@ Every result is in binary form.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from psycopg.pq.abc import PGresult
 
 from peers.database.binary import pack_tokens, read_float, read_integer
 from peers.database.pipeline import Statement
-from peers.database.rows import Promoted, Pruned, Reclaimed, Reclaims, Sibling, Unrunnable
+from peers.database.rows import (
+    DeclaredLimit,
+    Promoted,
+    Pruned,
+    Reclaimed,
+    Reclaims,
+    Sibling,
+    Unrunnable,
+)
 
 _PROMOTE: Final = (
     b"select peers.promote($1::integer), date_part('epoch', peers.now()),"
@@ -34,6 +43,9 @@ _PRUNE: Final = (
     b" from peers.prune(make_interval(secs => $1::double precision), $2::integer)"
 )
 _PLACE_LIMITED: Final = b"select peers.place_limited($1::integer)"
+_DECLARE_LIMITS: Final = (
+    b"select limit_name, change, error from peers.declare_limits($1::uuid, $2::jsonb)"
+)
 _UNRUNNABLE: Final = (
     b"select queue, kind, tasks, date_part('epoch', oldest_ready_at) from peers.unrunnable()"
 )
@@ -126,6 +138,23 @@ def place_limited(max_tasks: int) -> Statement:
 def read_placed(result: PGresult) -> int:
     """Return how many rows were moved. Call again until it is 0."""
     return read_integer(result.get_value(0, 0))
+
+
+def declare_limits(peer_id: UUID, limits: Sequence[Mapping[str, Any]]) -> Statement:
+    """Create and change limits as the app of this peer declares them."""
+    return Statement(_DECLARE_LIMITS, (peer_id.bytes, json.dumps(limits).encode()), (1, 0))
+
+
+def read_declared_limits(result: PGresult) -> list[DeclaredLimit]:
+    """Return the limits that were created, changed or refused."""
+    return [
+        DeclaredLimit(
+            (result.get_value(row, 0) or b"").decode(),
+            (result.get_value(row, 1) or b"").decode(),
+            (result.get_value(row, 2) or b"").decode(),
+        )
+        for row in range(result.ntuples)
+    ]
 
 
 def unrunnable() -> Statement:

@@ -7,6 +7,10 @@ from peers.events.log import (
     dropped_record,
     log_dropped,
 )
+from peers.events.limits import (
+    limit_declared,
+    limit_refused,
+)
 from peers.events.peer import (
     contract_changed,
     database_lost,
@@ -81,6 +85,8 @@ __all__ = [
     "heartbeat_failed",
     "heartbeat_recovered",
     "leases_reconciled",
+    "limit_declared",
+    "limit_refused",
     "listener_failed",
     "log_dropped",
     "main_loop_stalled",

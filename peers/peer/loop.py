@@ -22,6 +22,7 @@ from peers.database.reconnecting import ReconnectingConnection
 from peers.database.rows import HeartbeatReply
 from peers.errors import ConfigError, DatabaseUnreachable, NoConnectionFree, PeerLost
 from peers.peer.connections import Connections, close_all
+from peers.peer.declarations import Declarations
 from peers.peer.drain import Drain
 from peers.peer.heartbeat import Heartbeat, HeartbeatCallbacks
 from peers.peer.leases import Leases
@@ -80,9 +81,10 @@ class Peer:
         )  # fmt: skip
         self._listener = Listener(connections.listener, selector, self._on_notification, waker.wake)
         self._takeover = Takeover(selector, settings.lease_timeout)
+        self._declarations = Declarations(lambda: leases.pool.declarations)
         self._maintenance = Maintenance(
             state, connection, settings.lease_timeout, settings.prune_after, self._is_listening,
-            self._takeover.chores,
+            (*self._takeover.chores, *self._declarations.chores),
         )  # fmt: skip
         self._maintenance_due_at = 0.0
         self._drain = Drain(
@@ -251,6 +253,7 @@ class Peer:
 
     def _on_join(self, status: str) -> None:
         self._takeover.look_now()
+        self._declarations.declare()
         self._notifier.ready(status)
 
     def _is_listening(self) -> bool:

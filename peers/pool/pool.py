@@ -54,6 +54,8 @@ class WorkerPool:
         preload: bool = False,
     ) -> None:
         self.kinds: dict[str, KindDeclared] = {}
+        self.declarations = b"{}"
+        """What the app declares for the database, as JSON."""
         self.asynchronous: frozenset[str] = frozenset()
         self._app = app
         self._environment = environment
@@ -203,8 +205,9 @@ class WorkerPool:
                 self._retirement.retire(worker, reason, self._workers, recall=True)
             case HandlerRequest():
                 self._reporter.requested(worker, message, self._send)
-            case Hello(kinds):
+            case Hello(kinds, declared):
                 self._begin(worker, kinds)
+                self.declarations = declared
             case ImportFailed():
                 self._import_failed(message)
 

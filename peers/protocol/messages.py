@@ -137,6 +137,8 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, tag=0):
     """The app is imported, and has handlers for these kinds."""
 
     kinds: list[KindDeclared]
+    declarations: bytes = b"{}"
+    """What else the app declares for the database: a JSON object of lists, such as "limits"."""
 
 
 class ImportFailed(msgspec.Struct, array_like=True, frozen=True, tag=1):

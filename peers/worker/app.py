@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import json
 
 from peers.handlers import registry
 from peers.protocol.messages import ImportFailed, KindDeclared
@@ -18,6 +19,7 @@ def import_app(app: str) -> ImportFailed | None:
             importlib.import_module(module)
         for handler in registry().values():
             handler.resolve()
+            handler.declared_limits()  # raises if a path leads nowhere
     except BaseException as error:  # noqa: BLE001  # whatever user code raises, the peer reports it
         has_own_frames = keep_own_frames(error)
         described = describe(error)
@@ -44,3 +46,9 @@ def declared_kinds() -> list[KindDeclared]:
         )
         for handler in registry().values()
     ]
+
+
+def declarations() -> bytes:
+    """Return what else the app declares for the database, as JSON."""
+    limits = [each for handler in registry().values() for each in handler.declared_limits()]
+    return json.dumps({"limits": limits}).encode()
