@@ -76,7 +76,10 @@ begin
                  or pg_column_size(t.args #> '{}') <= 4096 and octet_length(t.args::text) <= 1048576)
             and t.scheduled_at <= t.created_at and t.scheduled_at >= '1900-01-01 00:00:00+00'
         )
-    ), exists (select from peers.limit)
+    ), exists (select from peers.limit) and exists (
+        select from new_tasks t
+        where t.kind in (select l.kind from peers.limit l) or t.queue in (select l.queue from peers.limit l)
+    )
     into _any_unusual, _any_limit;
     if _any_unusual then
         select case

@@ -10,12 +10,19 @@ from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Final
 
 from peers.pool.claim import Claim, TaskRun, without
-from peers.pool.durations import ASSIGNMENT_SECONDS, DurationEstimate
+from peers.pool.durations import CLAIM_SECONDS, DurationEstimate
 
 if TYPE_CHECKING:
     from peers.pool.lease import Lease
 
 _SHORTEST: Final = 1e-6
+_RUN_SECONDS: Final = 0.1
+"""How long a worker runs tasks before it must ask for more. It gets nothing in advance, because
+the next tasks may go to another worker. With tasks of 10 ms, one at a time halves the
+throughput."""
+assert _RUN_SECONDS < CLAIM_SECONDS
+_WAIT_MAX: Final = 4 * CLAIM_SECONDS
+"""Tasks that have waited so long are given back: those before them take longer than expected."""
 
 
 class LimitedRuns:
@@ -68,6 +75,16 @@ class LimitedRuns:
             if not runs:
                 del self._runs[claim]
 
+    def waited_too_long(self, now: float) -> list[Lease]:
+        """Return the leases of tasks that wait behind slow tasks of the same claim."""
+        return [
+            lease
+            for claim, runs in self._runs.items()
+            if claim.most_running is not None and now - claim.claimed_at > _WAIT_MAX
+            for run in runs
+            for lease in run.leases()
+        ]
+
     def drop(self, unwanted: Collection[Lease]) -> None:
         """Forget these leases."""
         gone: dict[Claim, set[int]] = {}
@@ -87,4 +104,5 @@ class LimitedRuns:
         if run.claim.counts_each_task:
             return 1
         seconds = self._durations.seconds(run.claim.kind(run.first))
-        return max(1, int(ASSIGNMENT_SECONDS / max(seconds, _SHORTEST)))
+        share = -(-run.claim.count // run.claim.most_running)  # for as many workers as may run it
+        return max(1, min(share, int(_RUN_SECONDS / max(seconds, _SHORTEST))))

@@ -155,16 +155,18 @@ class LocalQueue:
     # ------------------------------------------------------------------------------------- backlog
 
     def admit(self, now: float) -> list[Lease]:
-        """Let tasks into the backlog that may start now. Return those that are too late."""
+        """Let tasks into the backlog that may start now. Return those to give back."""
         if not self._limited and not self._any_timed:
             return []
         for run in list(self._limited.admit(now, self._count_out)):
             self._backlog.setdefault(run.key, Backlog()).add(run)
+        slow = self._limited.waited_too_long(now)
         if not self._any_timed:
-            return []
+            return slow
         timed = [run for run in self._runs() if run.claim.start_at]
         self._any_timed = bool(timed)
-        return [lease for run in timed if run.claim.start_by < now for lease in run.leases()]
+        late = (run for run in timed if run.claim.start_by < now)
+        return slow + [lease for run in late for lease in run.leases()]
 
     def _count_out(self, claim: Claim) -> int:
         """Return how many runs of a claim may be running, or will without being admitted again."""

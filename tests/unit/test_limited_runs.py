@@ -72,7 +72,7 @@ def test_no_more_tasks_of_a_lease_run_than_may() -> None:
 
 def test_short_tasks_come_in_runs_that_one_worker_runs() -> None:
     """A run is assigned whole: two workers that share it would run beside each other."""
-    queue = a_queue(seconds=0.004)
+    queue = a_queue(seconds=0.02)
     queue.claimed(a_limited_claim(queue, 12, most_running=1))
     queue.admit(1.0)
     taken = assign(queue, most=2)
@@ -96,17 +96,22 @@ def test_async_tasks_are_counted_one_by_one() -> None:
 
 def test_each_worker_gets_one() -> None:
     """A worker with two limited tasks would leave another without, for which they were claimed."""
-    queue = a_queue(seconds=0.001)
+    queue = a_queue(seconds=0.005)
     queue.claimed(a_limited_claim(queue, 2, most_running=None))
     queue.claimed(a_limited_claim(queue, 60, most_running=2))
     queue.admit(1.0)
     counts = [sum(run.count for run in assign(queue, worker)) for worker in range(5)]
     assert counts == [1, 1, 20, 20, 0]
+    quick = a_queue(seconds=0.00001)
+    quick.claimed(a_limited_claim(quick, 1000, most_running=4))
+    quick.admit(1.0)
+    counts = [sum(run.count for run in assign(quick, worker)) for worker in range(4)]
+    assert counts == [250] * 4, "a share for each"
 
 
 def test_tasks_that_come_back_wait_again() -> None:
     """Those of a dead worker must not run beside those that took their place."""
-    queue = a_queue(seconds=0.004)
+    queue = a_queue(seconds=0.02)
     claim = a_limited_claim(queue, 10, most_running=1)
     queue.claimed(claim)
     queue.admit(1.0)
@@ -118,6 +123,19 @@ def test_tasks_that_come_back_wait_again() -> None:
     queue.admit(1.0)
     assert assign(queue, 2) == []
     assert len(queue.waiting()) == 5
+
+
+def test_tasks_behind_slow_ones_are_given_back() -> None:
+    """A lease of tasks that were thought to be short must not keep its key for long."""
+    queue = a_queue(seconds=0.02)
+    claim = a_limited_claim(queue, 12, most_running=1)
+    queue.claimed(claim)
+    assert queue.admit(0.9) == []
+    assert assign(queue)
+    back = queue.admit(1.1)
+    assert len(back) == 7
+    queue.drop(back)
+    assert queue.waiting() == []
 
 
 def test_waiting_tasks_can_be_dropped() -> None:
