@@ -103,7 +103,9 @@ class Handler:
     def _check_limits(self) -> None:
         names = [self.name_of_limit(limit) for limit in self.limits]
         if len(names) > MOST_TOGETHER:
-            raise BadLimit(f"at most {MOST_TOGETHER} limits may hold for one task, not {len(names)}")
+            raise BadLimit(
+                f"at most {MOST_TOGETHER} limits may hold for one task, not {len(names)}"
+            )
         if len(set(names)) < len(names):
             raise BadLimit(
                 f"the limits of {self.kind!r} have the same name: {', '.join(names)}",

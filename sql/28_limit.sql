@@ -115,8 +115,7 @@ comment on function peers.limits_changed() is 'Trigger: notifies the peers that 
 create or replace trigger limits_changed after insert or update or delete on peers.limit
     for each row execute function peers.limits_changed();
 
--- Returns what users set in a limit, in a form that can be compared.
-create or replace function peers._limit_settings(_limit peers.limit) returns jsonb
+create or replace function peers.limit_settings(_limit peers.limit) returns jsonb
     language plpgsql immutable
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -128,6 +127,9 @@ begin
     ));
 end
 $$;
+
+comment on function peers.limit_settings is
+    'Returns what users set in a limit, in a form that can be compared. The view peers.limit_status calls it.';
 
 -- Returns a limit with these columns, which a JSON object describes, and otherwise those of _base.
 create or replace function peers._limit_from_json(_base peers.limit, _columns jsonb) returns peers.limit
@@ -191,7 +193,7 @@ begin
         -- one that is refused does not keep the others from being declared
         begin
             _new := peers._limit_from_json(null, _declaration);
-            _settings := peers._limit_settings(_new);
+            _settings := peers.limit_settings(_new);
             -- What an operator has changed since is kept for as long as the code declares the same. Nothing is written
             -- then, so that peers that start together do not wait for each other.
             continue when exists (

@@ -71,20 +71,23 @@ begin
         peers.progress(uuid, bigint, uuid, bigint, bigint),
         peers.hold_lease(uuid, bigint, uuid),
         peers.parent_results(bigint), peers.prune(interval, integer), peers.unrunnable(),
-        peers.start_cooldown(text, interval, text), peers.cooldown_left(text), peers.declare_limits(jsonb)
+        peers.start_cooldown(text, interval, text), peers.cooldown_left(text), peers.declare_limits(uuid, jsonb),
+        peers.shut_limit_of_task(bigint, interval, text)
         to peers_worker;
 
     -- an operator reads everything and acts through the verbs; limits are changed in their table
     grant insert, update, delete on peers.limit to peers_operator;
     grant select on all tables in schema peers to peers_operator, peers_reader;
-    grant execute on function peers.explain(bigint), peers.unrunnable(), peers.readable(jsonb)
+    grant execute on function peers.explain(bigint), peers.unrunnable(), peers.readable(jsonb),
+        peers.limit_keys(text, integer), peers.limit_settings(peers.limit), peers.limit_most_now(peers.limit)
         to peers_operator, peers_reader;
     grant execute on function
         peers.cancel(bigint), peers.change(bigint, integer, timestamptz, jsonb, integer, interval),
         peers.retry(bigint, jsonb), peers.discard(bigint), peers.pause(text), peers.resume(text),
         peers.cancel_graph(bigint), peers.pause_graph(bigint), peers.resume_graph(bigint), peers.retry_graph(bigint),
         peers.prune(interval, integer), peers.check(boolean), peers.parent_results(bigint),
-        peers.place_limited(integer),
+        peers.place_limited(integer), peers.set_limit(text, jsonb), peers.remove_limit(text),
+        peers.shut_limit(text, timestamptz, text), peers.open_limit(text),
         peers.start_cooldown(text, interval, text), peers.cooldown_left(text), peers.end_cooldown(text)
         to peers_operator;
 end

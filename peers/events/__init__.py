@@ -3,13 +3,13 @@
 Events go to the logger "peers", and peers.logs.log_output formats them. Durations are in seconds.
 """
 
-from peers.events.log import (
-    dropped_record,
-    log_dropped,
-)
 from peers.events.limits import (
     limit_declared,
     limit_refused,
+)
+from peers.events.log import (
+    dropped_record,
+    log_dropped,
 )
 from peers.events.peer import (
     contract_changed,
