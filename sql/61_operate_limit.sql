@@ -39,8 +39,8 @@ end
 $$;
 
 comment on function peers.set_limit is
-    'Creates a limit or changes it: SELECT peers.set_limit(''stripe'', ''{"kind": "invoice.charge", "max_running": 8}''). '
-    'The settings are columns of peers.limit; those that are left out stay as they are, null clears one. Returns '
+    'Creates a limit or changes it: SELECT peers.set_limit(''stripe'', ''{"kind": "charge", "max_running": 8}''). The '
+    'settings are columns of peers.limit; those that are left out stay as they are, null clears one. Returns '
     'whether the limit is new. A declaration in code that changes later overwrites it.';
 
 create or replace function peers.remove_limit(name text) returns void
