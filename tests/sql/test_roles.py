@@ -48,6 +48,13 @@ VERBS = {
     "explain": "select peers.explain(1)",
     "submit": "select peers.submit('a')",
     "submit_graph": "select * from peers.submit_graph('[]')",
+    "declare_limits": "select * from peers.declare_limits(gen_random_uuid(), '[]')",
+    "shut_limit_of_task": "select peers.shut_limit_of_task(1, '1 s')",
+    "set_limit": "select peers.set_limit('l', '{}')",
+    "remove_limit": "select peers.remove_limit('l')",
+    "shut_limit": "select peers.shut_limit('l')",
+    "open_limit": "select peers.open_limit('l')",
+    "limit_keys": "select * from peers.limit_keys('l')",
     "contract_version": "select peers.contract_version()",
     "now": "select peers.now()",
 }
@@ -57,18 +64,19 @@ PEER = {
     "join", "heartbeat", "complete", "fail", "release", "reconcile", "reclaim", "leave",
     "promote", "next_due", "progress", "parent_results", "unrunnable", "prune",
     "next_reclaim", "siblings", "declare_lost",
-    "start_cooldown", "cooldown_left",
+    "start_cooldown", "cooldown_left", "declare_limits", "shut_limit_of_task",
 }  # fmt: skip
 OPERATING = {
     "cancel", "change", "pause", "resume", "prune", "check", "explain", "unrunnable",
     "parent_results", "start_cooldown", "cooldown_left", "end_cooldown",
     "cancel_graph", "pause_graph", "resume_graph", "retry_graph",
+    "set_limit", "remove_limit", "shut_limit", "open_limit", "limit_keys",
 }  # fmt: skip
 ALLOWED = {
     "peers_submitter": EVERYBODY | SUBMITTING,
     "peers_worker": EVERYBODY | SUBMITTING | PEER,
     "peers_operator": EVERYBODY | SUBMITTING | OPERATING,
-    "peers_reader": EVERYBODY | {"explain", "unrunnable"},
+    "peers_reader": EVERYBODY | {"explain", "limit_keys", "unrunnable"},
 }
 TABLES = (
     "select format('%I.%I', schemaname, tablename) as t from pg_tables where schemaname = 'peers'"
