@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
 from peers.spans import Span
@@ -56,6 +56,25 @@ class CurrentTask:
     execution_id: int = field(repr=False)
     _scheduler: Scheduler = field(repr=False)
     cancelled: bool = False
+    _due_at: list[datetime | None] = field(default_factory=list, repr=False)
+    """The due time, once it is known."""
+
+    @property
+    def due_at(self) -> datetime | None:
+        """Return the due time of the schedule that submitted the task, in UTC.
+
+        The task may run much later: after a misfire, a retry or a backfill. None: no schedule has
+        submitted it. The first call blocks: one query. Raises `DatabaseUnreachable` when the peer
+        has no database at the moment.
+        """
+        if not self._due_at:
+            text = self.call("due_at", None)
+            self._due_at.append(None if text is None else datetime.fromisoformat(text))
+        return self._due_at[0]
+
+    async def due_at_async(self) -> datetime | None:
+        """Return the same as `due_at`, for an async handler."""
+        return await asyncio.to_thread(lambda: self.due_at)
 
     def parents(self) -> list[Parent]:
         """Return the parents with their results, in the order of their ids (blocks: one query).

@@ -193,6 +193,10 @@ class BadTask(PeersError):
     """PE009: a value is out of bounds."""
 
 
+class BadSchedule(PeersError):
+    """PE013: a schedule is wrong; the message has the bound."""
+
+
 class PeerLost(PeersError):
     """PE010: the peer is unknown, or its lease has expired: stop its handlers and join again."""
 
@@ -207,6 +211,10 @@ class BadLimit(PeersError):
 
 class LimitNotFound(NotFound):
     """PE015: there is no such limit."""
+
+
+class ScheduleNotFound(NotFound):
+    """PE012: there is no such schedule."""
 
 
 # ------------------------------------------------------------------------ what `result` raises
@@ -238,6 +246,8 @@ _BY_SQLSTATE: dict[str, type[PeersError]] = {
     "PE009": BadTask,
     "PE010": PeerLost,
     "PE011": GraphNotFound,
+    "PE012": ScheduleNotFound,
+    "PE013": BadSchedule,
     "PE014": BadLimit,
     "PE015": LimitNotFound,
     "22003": BadTask,  # numeric_value_out_of_range

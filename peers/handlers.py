@@ -10,8 +10,9 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Final
 
-from peers.errors import ArgsInvalid, BadLimit, ResultInvalid
+from peers.errors import ArgsInvalid, BadLimit, BadSchedule, ResultInvalid
 from peers.limits import MOST_TOGETHER, Limit
+from peers.schedules import Schedule
 from peers.signatures import Signature, innermost, name_of, of_keywords, of_rows, result_of
 from peers.types import (
     BATCH_SIZE_MAX,
@@ -53,6 +54,7 @@ class Handler:
     batch_size: int | None = None
     batch_wait: timedelta = timedelta(0)
     limits: tuple[Limit, ...] = ()
+    schedules: tuple[Schedule, ...] = ()
     _signature: Signature = field(init=False, repr=False, compare=False)
     _result: Codec | None = field(init=False, repr=False, compare=False, default=None)
     _is_resolved: bool = field(init=False, repr=False, compare=False, default=False)
@@ -98,6 +100,8 @@ class Handler:
             "batch_wait" + of, f"0 to {BATCH_WAIT_MAX:g} s", self.batch_wait,
         )  # fmt: skip
         self._check_limits()
+        names = [self.name_of(schedule) for schedule in self.schedules]
+        _require(len(set(names)) == len(names), "schedules" + of, "of different names", names)
         self._read_signature()
 
     def _check_limits(self) -> None:
@@ -132,6 +136,23 @@ class Handler:
     def name_of_limit(self, limit: Limit) -> str:
         """Return the name of a limit: the kind, unless it has its own."""
         return limit.name or self.kind
+
+    def declared_schedules(self) -> list[dict[str, Any]]:
+        """Return its schedules as peers.declare_schedules takes them.
+
+        Raises `ArgsInvalid` if the args of one do not fit the function.
+        """
+        return [
+            schedule.document(
+                name=self.name_of(schedule), kind=self.kind, queue=self.queue,
+                priority=self.priority, args=self.dump_args(schedule.args),
+            )
+            for schedule in self.schedules
+        ]  # fmt: skip
+
+    def name_of(self, schedule: Schedule) -> str:
+        """Return the name of a schedule: the kind, unless it has its own."""
+        return schedule.name or self.kind
 
     def dump_args(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """Return the args as JSON types, after checking that `load_args` can read them.
@@ -257,6 +278,8 @@ def _require(fits: bool, name: str, bound: str, value: object) -> None:
 _registry: dict[str, Handler] = {}
 _limits: dict[str, str] = {}
 """The kinds that declare a limit, by its name."""
+_schedules: dict[str, str] = {}
+"""The kinds that declare a schedule, by its name."""
 
 
 def register(handler: Handler) -> None:
@@ -277,6 +300,13 @@ def register(handler: Handler) -> None:
                 f"kind {owner!r} already has a limit {name!r}",
                 f"Give the limit of {handler.kind!r} another name. A limit for several kinds is one"
                 " of their queue: `peers limit set NAME --queue QUEUE --max-running N`.",
+            )
+    for name in map(handler.name_of, handler.schedules):
+        owner = _schedules.setdefault(name, handler.kind)
+        if owner != handler.kind:
+            raise BadSchedule(
+                f"kind {owner!r} already has a schedule {name!r}",
+                f"Give the schedule of {handler.kind!r} another name.",
             )
     _registry[handler.kind] = handler
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Self
 
 CONTRACT_VERSION: Final = 1
 """The version of the SQL functions that this package calls."""
@@ -19,6 +19,10 @@ NAME_MAX_LENGTH: Final = 200
 """The characters that the name of a kind or queue may have; it has at least 1."""
 
 IDEMPOTENCY_KEY_MAX_LENGTH: Final = 500
+UNIQUE_KEY_MAX_LENGTH: Final = 400
+UNIQUE_SPAN_MIN: Final = 0.001
+UNIQUE_SPAN_MAX: Final = 365 * 86400.0
+"""For an interval as `unique_while`, and for `wait` and `max_wait`."""
 
 PRIORITY_MIN: Final = -(1 << 15)
 PRIORITY_MAX: Final = (1 << 15) - 1
@@ -60,6 +64,39 @@ class ParentFailure(StrEnum):
     HOLD = "hold"
     CANCEL = "cancel"
     RUN = "run"
+
+
+class UniqueWhile(StrEnum):
+    """How long a task holds its unique key: until it starts, or until it ends."""
+
+    WAITING = "waiting"
+    UNFINISHED = "unfinished"
+
+
+class OnDuplicate(StrEnum):
+    """What a submission does while another task holds its unique key."""
+
+    KEEP = "keep"
+    REPLACE = "replace"
+    DEBOUNCE = "debounce"
+
+
+class TaskId(int):
+    """The id of the task that a submission stands for. It is an int in all other respects.
+
+    is_new: the submission made the task; with an `idempotency_key` or a `unique_key` it can stand
+    for an older one. replaced: that one took over the args and options of this submission.
+    """
+
+    is_new: bool
+    replaced: bool
+
+    def __new__(cls, id: int, *, is_new: bool = True, replaced: bool = False) -> Self:
+        """Return the id of a task."""
+        self = super().__new__(cls, id)
+        self.is_new = is_new
+        self.replaced = replaced
+        return self
 
 
 @dataclass(frozen=True, slots=True)

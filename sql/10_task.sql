@@ -48,7 +48,8 @@ create table if not exists peers.task (
     max_attempts smallint,
     scheduled_at timestamptz not null default now(),
     timeout interval,
-    idempotency_key text,
+    -- serves submit() and ON CONFLICT: one task for each key, while its row exists
+    idempotency_key text unique,
     graph_id bigint,
     metadata jsonb,
     submitter name not null default session_user,
@@ -56,11 +57,6 @@ create table if not exists peers.task (
     created_xid xid8 not null default pg_current_xact_id(),
     constraint "pending_parents never falls below 0" check (pending_parents >= 0)
 ) with (fillfactor = 40, autovacuum_vacuum_scale_factor = 0.05);
-
--- serves submit() and ON CONFLICT: one task for each key, while its row exists. A unique constraint would index nulls
--- too, for a quarter of what COPY costs.
-create unique index if not exists task_idempotency_key on peers.task (idempotency_key)
-    where idempotency_key is not null;
 
 -- serves graph_status, the verbs for graphs and prune: the tasks of a graph (graph_id never changes); and find: the
 -- newest tasks of a graph
@@ -81,8 +77,8 @@ comment on column peers.task.max_attempts is '1 to 1000. Null: the value that th
 comment on column peers.task.timeout is
     'The time limit of each attempt, 1 ms to 30 days. Null: the value that the handler declares, or no limit.';
 comment on column peers.task.idempotency_key is
-    'At most one task has this key, as long as that task''s row exists. ON CONFLICT DO NOTHING, without a column, '
-    'leaves a second one out.';
+    'At most one task has this key, as long as that task''s row exists. ON CONFLICT DO NOTHING leaves a second one '
+    'out.';
 comment on column peers.task.graph_id is 'The graph that it belongs to; null: none. It never changes.';
 comment on column peers.task.metadata is 'A JSON object for the application''s own use. The scheduler never reads it.';
 comment on column peers.task.pending_parents is 'How many parents it still waits for. Kept by the scheduler.';
@@ -173,9 +169,10 @@ comment on column peers.graph.nodes is
 
 do $$
 begin
-    create type peers.submitted_node as (name text, task_id bigint, graph_id bigint);
+    create type peers.submitted_node as (name text, task_id bigint, graph_id bigint, is_new boolean);
 exception when duplicate_object then null;
 end
 $$;
 
-comment on type peers.submitted_node is 'What peers.submit_graph returns for each node.';
+comment on type peers.submitted_node is
+    'What peers.submit_graph returns for each node. is_new: the node is a new task, not one that was there already.';

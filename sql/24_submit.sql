@@ -15,9 +15,9 @@ begin
 end
 $$;
 
--- Refuses an idempotency_key that a task of another role has. To return that task's id would look like success, and
--- nothing of the caller would run. Roles that may act on every task are exempt, and so are their tasks.
-create or replace function peers._check_key_owner(_ids bigint[]) returns void
+-- Refuses a key (`_what`: which one) that a task of another role has. To return that task's id would look like success,
+-- and nothing of the caller would run. Roles that may act on every task are exempt, and so are their tasks.
+create or replace function peers._check_key_owner(_ids bigint[], _what text) returns void
     language plpgsql stable
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
@@ -34,8 +34,8 @@ begin
     loop
         exit when peers._is_trusted(session_user);
         if not peers._is_trusted(_foreign.submitter) then
-            raise exception 'the idempotency_key of task % belongs to another role: % cannot submit under it',
-                _foreign.id, session_user
+            raise exception 'the % of task % belongs to another role: % cannot submit under it',
+                _what, _foreign.id, session_user
                 using errcode = 'PE009',
                 hint = 'Begin your keys with a name of your own, such as "billing:2026-11".';
         end if;
@@ -55,7 +55,12 @@ create or replace function peers.submit(
     on_parent_failure peers.parent_failure_policy default 'hold',
     idempotency_key text default null,
     metadata jsonb default null,
-    graph_id bigint default null
+    graph_id bigint default null,
+    unique_key text default null,
+    unique_while text default null,
+    on_duplicate text default null,
+    wait interval default null,
+    max_wait interval default null
 ) returns bigint
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -66,7 +71,13 @@ as $$
 declare
     _id bigint;
 begin
-    if submit.priority not between -32768 and 32767 then
+    if num_nonnulls(submit.unique_key, submit.unique_while, submit.on_duplicate, submit.wait, submit.max_wait) > 0 then
+        return (peers.submit_unique(
+            submit.kind, submit.args, submit.queue, submit.priority, submit.scheduled_at, submit.max_attempts,
+            submit.timeout, submit.depends_on, submit.on_parent_failure, submit.idempotency_key, submit.metadata,
+            submit.graph_id, submit.unique_key, submit.unique_while, submit.on_duplicate, submit.wait,
+            submit.max_wait)).id;
+    elsif submit.priority not between -32768 and 32767 then
         raise exception 'priority must be -32768 to 32767 (smaller runs first, 100 is the default), not %',
             submit.priority using errcode = 'PE009';
     elsif submit.max_attempts not between 1 and 1000 then
@@ -78,12 +89,12 @@ begin
         values (submit.kind, coalesce(submit.args, '{}'), coalesce(submit.queue, 'default'),
                 coalesce(submit.priority, 100), coalesce(submit.scheduled_at, pg_catalog.now()),
                 submit.max_attempts, submit.timeout, submit.idempotency_key, submit.metadata, submit.graph_id)
-        on conflict (idempotency_key) where idempotency_key is not null do nothing
+        on conflict (idempotency_key) do nothing
         returning id into _id;
         exit when _id is not null;
         select t.id into _id from peers.task t where t.idempotency_key = submit.idempotency_key;
         if _id is not null then
-            perform peers._check_key_owner(array[_id]);
+            perform peers._check_key_owner(array[_id], 'idempotency_key');
             return _id;
         end if;
         -- prune deleted that task in the meantime: the key is free
@@ -99,7 +110,9 @@ $$;
 
 comment on function peers.submit is
     'Submits one task and returns its id. If a task of the caller already has the idempotency_key, it returns the id '
-    'of that task. depends_on: the ids of its parents. graph_id: the graph that it belongs to.';
+    'of that task. depends_on: the ids of its parents. graph_id: the graph that it belongs to. unique_key, '
+    'unique_while, on_duplicate, wait and max_wait: see peers.submit_unique, which also returns whether the task '
+    'is new.';
 
 create or replace function peers.submit_many(
     kind text,

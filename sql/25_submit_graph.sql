@@ -8,7 +8,8 @@ create or replace function peers._validate_nodes(_graph jsonb) returns void
 as $$
 declare
     _fields constant text[] := '{name, kind, args, queue, priority, scheduled_at, max_attempts, timeout,
-                                 idempotency_key, metadata, graph_id, after, depends_on, on_parent_failure}';
+                                 idempotency_key, metadata, graph_id, after, depends_on, on_parent_failure,
+                                 unique_key, unique_while, on_duplicate, wait, max_wait}';
     _problem text;
 begin
     if jsonb_typeof(_graph) is distinct from 'array' then
@@ -29,6 +30,9 @@ begin
             when exists (select from unnest('{queue, scheduled_at, idempotency_key}'::text[]) text_field
                          where jsonb_typeof(n.node -> text_field) not in ('string', 'null'))
                 then 'has a "queue", "scheduled_at" or "idempotency_key" that is not a string'
+            when n.node ?| '{unique_key, unique_while, on_duplicate, wait, max_wait}'
+                 and peers._node_unique_problem(n.node) is not null
+                then 'cannot be submitted: ' || peers._node_unique_problem(n.node)
             when jsonb_typeof(n.node -> 'timeout') not in ('string', 'number', 'null')
                  or jsonb_path_exists(n.node, '$.timeout ? (@.type() == "number" && (@ < 0 || @ > 2592000))')
                 then 'has a "timeout" that is not an interval or a number of seconds, at most 30 days'
@@ -83,12 +87,15 @@ end
 $$;
 
 -- Inserts the nodes as tasks of a graph, with ids in the order of their ranks, and returns the ids in the order of
--- the array. A node whose idempotency_key a task already has stands for that task.
+-- the array. A node whose idempotency_key a task already has stands for that task. A node whose unique_key another task
+-- holds is not inserted (shared) and stands for that task.
 --
 -- Rows are inserted in the order of their keys, so that two graphs with the same keys wait for each other and do not
 -- deadlock. The tasks that already have a key are locked, so that prune cannot delete them. If prune deleted one
 -- just before, the key is free and the node is inserted in the next round.
-create or replace function peers._insert_nodes(_graph jsonb, _ranked bigint[], _graph_id bigint) returns bigint[]
+create or replace function peers._insert_nodes(
+    _graph jsonb, _ranked bigint[], _graph_id bigint, out ids bigint[], out is_new boolean[], out shared boolean[]
+)
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
@@ -103,6 +110,8 @@ declare
     _ranks integer[] := array_fill(null::integer, array[jsonb_array_length(_graph)]);
     _keys text[];
     _holders jsonb;  -- the id of the task that has a key
+    _sources integer[];  -- the node whose fields the task of a node has, if that is another one
+    _starts timestamptz[];
     _missing text[];
 begin
     for _rank in 1 .. cardinality(_ranked) loop
@@ -115,26 +124,37 @@ begin
         ) r
     )
     select array_agg(n.id order by n.place) into _ids from numbered n;
-    _keys := array(select node ->> 'idempotency_key' from jsonb_array_elements(_graph) node
-                   where node ->> 'idempotency_key' is not null);
+    ids := _ids;
+    if jsonb_path_exists(_graph, '$[*].unique_key ? (@ != null)') then
+        select k.ids, k.shared, k.sources, k.starts into ids, shared, _sources, _starts
+        from peers._take_node_keys(_graph, _ids) k;
+    end if;
+    _keys := array(select n.node ->> 'idempotency_key' from jsonb_array_elements(_graph) with ordinality n(node, place)
+                   where n.node ->> 'idempotency_key' is not null and shared[n.place] is not true);
 
     loop
         insert into peers.task (id, kind, args, queue, priority, scheduled_at, max_attempts, timeout,
                                 idempotency_key, metadata, graph_id)
         overriding system value
-        select _ids[n.place], n.node ->> 'kind', coalesce(nullif(n.node -> 'args', 'null'), '{}'),
-               coalesce(n.node ->> 'queue', 'default'),
-               coalesce((n.node ->> 'priority')::smallint, 100),
-               coalesce((n.node ->> 'scheduled_at')::timestamptz, pg_catalog.now()),
-               (n.node ->> 'max_attempts')::smallint, (n.node ->> 'timeout')::interval,
-               n.node ->> 'idempotency_key', nullif(n.node -> 'metadata', 'null'),
+        select _ids[n.place], n.node ->> 'kind', coalesce(nullif(f.node -> 'args', 'null'), '{}'),
+               coalesce(f.node ->> 'queue', 'default'),
+               coalesce((f.node ->> 'priority')::smallint, 100),
+               coalesce(_starts[n.place], (f.node ->> 'scheduled_at')::timestamptz, pg_catalog.now()),
+               (f.node ->> 'max_attempts')::smallint, (f.node ->> 'timeout')::interval,
+               n.node ->> 'idempotency_key', nullif(f.node -> 'metadata', 'null'),
                coalesce((n.node ->> 'graph_id')::bigint, _graph_id)
         from jsonb_array_elements(_graph) with ordinality n(node, place)
-        where _missing is null or n.node ->> 'idempotency_key' = any (_missing)
+        cross join lateral (
+            select case when _sources[n.place] is null then n.node else _graph -> (_sources[n.place] - 1) end as node
+        ) f
+        where shared[n.place] is not true
+          and (_missing is null or n.node ->> 'idempotency_key' = any (_missing))
         order by n.node ->> 'idempotency_key' collate "C" nulls last, _ids[n.place]
-        on conflict (idempotency_key) where idempotency_key is not null do nothing;
+        on conflict (idempotency_key) do nothing;
         if _keys = '{}' then
-            return _ids;
+            is_new := case when shared is not null then array(
+                select s.shared is not true from unnest(shared) with ordinality s(shared, place) order by s.place) end;
+            return;
         end if;
         select jsonb_object_agg(t.idempotency_key, t.id) into _holders
         from (
@@ -148,13 +168,21 @@ begin
         exit when _missing = '{}';
     end loop;
 
-    _ids := array(
-        select coalesce((_holders ->> (n.node ->> 'idempotency_key'))::bigint, _ids[n.place])
+    if shared is not null then
+        -- another session has just inserted a task with the idempotency_key of a node: it holds the unique_key as well
+        update peers.unique_key k set task_id = (_holders ->> (node ->> 'idempotency_key'))::bigint
+        from jsonb_array_elements(_graph) node
+        where k.kind = node ->> 'kind' and k.key = node ->> 'unique_key' and k.task_id = any (_ids)
+          and _holders ? (node ->> 'idempotency_key');
+    end if;
+    select array_agg(n.id order by n.place), array_agg(n.id = _ids[n.place] order by n.place) into ids, is_new
+    from (
+        select n.place,
+               case when shared[n.place] then ids[n.place]
+                    else coalesce((_holders ->> (n.node ->> 'idempotency_key'))::bigint, _ids[n.place]) end as id
         from jsonb_array_elements(_graph) with ordinality n(node, place)
-        order by n.place
-    );
-    perform peers._check_key_owner(_ids);
-    return _ids;
+    ) n;
+    perform peers._check_key_owner(ids, 'idempotency_key');
 end
 $$;
 
@@ -177,7 +205,7 @@ begin
             using errcode = 'PE007',
             hint = format('Submit other nodes under another key, or add tasks with graph_id => %s.', _graph_id);
     end if;
-    return query select n.name, (_nodes ->> n.name)::bigint, _graph_id from unnest(_names) n(name);
+    return query select n.name, (_nodes ->> n.name)::bigint, _graph_id, false from unnest(_names) n(name);
 end
 $$;
 
@@ -198,6 +226,8 @@ declare
     _ids bigint[];
     _graph_ids bigint[];
     _created record;
+    _is_new boolean[];
+    _shared boolean[];
 begin
     perform peers._validate_nodes(submit_graph.graph);
     select array_agg(n.node ->> 'name' order by n.place),
@@ -233,7 +263,12 @@ begin
         return query select * from peers._known_nodes(_created.id, _created.nodes, _names);
         return;
     end if;
-    _ids := peers._insert_nodes(submit_graph.graph, _ranked, _created.id);
+    select i.ids, i.is_new, i.shared into _ids, _is_new, _shared
+    from peers._insert_nodes(submit_graph.graph, _ranked, _created.id) i;
+    if true = any (_shared) then
+        select array_agg(e.parent), array_agg(e.child) into _parents, _children
+        from peers._bypass_shared(_parents, _children, _shared) e;
+    end if;
     if _created.id is not null and submit_graph.idempotency_key is not null then
         update peers.graph g
         set nodes = (select coalesce(jsonb_object_agg(n.name, n.id), '{}') from unnest(_names, _ids) n(name, id))
@@ -248,11 +283,18 @@ begin
         select parent.id::bigint, _ids[n.place], _policies[n.place]
         from jsonb_array_elements(submit_graph.graph) with ordinality n(node, place)
         cross join lateral jsonb_array_elements_text(nullif(n.node -> 'depends_on', 'null')) parent(id)
+        where _shared[n.place] is not true
+        union all
+        select parent.id::bigint, _ids[p.child], _policies[p.child]
+        from unnest(_parents, _children) p(parent, child)
+        cross join lateral jsonb_array_elements_text(
+            case when _shared[p.parent]
+                 then nullif(submit_graph.graph -> (p.parent - 1)::integer -> 'depends_on', 'null') end) parent(id)
     ) e(parent_id, child_id, policy)
     on conflict (parent_id, child_id) do nothing;
 
-    return query select n.name, n.id, coalesce(n.graph_id, _created.id)
-        from unnest(_names, _ids, _graph_ids) n(name, id, graph_id);
+    return query select n.name, n.id, coalesce(n.graph_id, _created.id), coalesce(n.is_new, true)
+        from unnest(_names, _ids, _graph_ids, _is_new) n(name, id, graph_id, is_new);
 end
 $$;
 
@@ -260,6 +302,8 @@ comment on function peers.submit_graph is
     'Submits a whole graph: an array of nodes {"name", "kind", "after": [names], ...}. The other fields are those '
     'of peers.submit; on_parent_failure applies to all edges into the node. A node with a graph_id joins that graph '
     'instead of the new one. A node whose idempotency_key a task of '
-    'the caller already has stands for that task. name, idempotency_key and metadata are those of the graph. If the '
+    'the caller already has stands for that task. So does a node whose unique_key another task holds (see '
+    'peers.submit_unique): that task does not wait for the node''s parents, but the node''s children wait for it and '
+    'for them. name, idempotency_key and metadata are those of the graph. If the '
     'caller already has a graph with this idempotency_key, nothing is inserted and the ids of that graph are '
-    'returned. Returns for each node its name, its task_id and the graph_id.';
+    'returned. Returns for each node its name, its task_id, the graph_id and whether the task is new.';

@@ -377,6 +377,38 @@ begin
 end
 $$;
 
+-- Merges the rows of limit_use that a key has many of, which changes nothing: a merged row counts as much as they do.
+-- It deletes those that count nothing any more.
+create or replace function peers._merge_limit_use(_now timestamptz) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _most_rows constant integer := 20;
+begin
+    delete from peers.limit_use u
+    where u.ctid = any (array(
+        select u.ctid from peers.limit_use u where u.ended_at < _now - interval '1 hour' for update skip locked
+    ));
+    with merged as (
+        delete from peers.limit_use u
+        where u.ctid = any (array(
+            select u.ctid from peers.limit_use u
+            where u.limit_key in (
+                select m.limit_key from peers.limit_use m group by m.limit_key having count(*) > _most_rows
+            )
+            for update skip locked
+        ))
+        returning u.limit_key, u.ended_at, u.seconds
+    )
+    insert into peers.limit_use (limit_key, ended_at, seconds)
+    select m.limit_key, l.ended_at, sum(m.seconds * exp(-extract(epoch from l.ended_at - m.ended_at)::float8 / 300))
+    from merged m
+    cross join lateral (select max(o.ended_at) as ended_at from merged o where o.limit_key = m.limit_key) l
+    group by m.limit_key, l.ended_at;
+end
+$$;
+
 -- Moves the tasks of limits that were added or changed, and cleans up. Every peer calls it. It may be stopped at any
 -- time and be called again. A task that was not moved yet waits: no claim looks for it at its old place.
 create or replace function peers.place_limited(max_tasks integer default 10000) returns integer
@@ -428,10 +460,7 @@ begin
         where s.started_at < _now - coalesce((select max(l.per) from peers.limit l), '0') - _grace
         for update skip locked
     ));
-    delete from peers.limit_use u
-    where u.ctid = any (array(
-        select u.ctid from peers.limit_use u where u.ended_at < _now - interval '1 hour' for update skip locked
-    ));
+    perform peers._merge_limit_use(_now);
     return 0;
 end
 $$;

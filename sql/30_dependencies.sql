@@ -14,7 +14,7 @@ create or replace function peers._require_read_committed() returns void
 as $$
 begin
     if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-        raise exception 'dependencies and verbs need READ COMMITTED, this transaction is %',
+        raise exception 'dependencies, unique keys and verbs need READ COMMITTED, this transaction is %',
             upper(current_setting('transaction_isolation'))
             using errcode = 'PE003',
             hint = 'Use BEGIN ISOLATION LEVEL READ COMMITTED. A plain INSERT of tasks works under any level.';

@@ -189,28 +189,27 @@ begin
 end
 $$;
 
--- Starts the tasks of rows, which the claim has locked. If an error occurs, such as in an application's trigger, it
--- starts the tasks one by one. A task that cannot be started stays ready and keeps its place: the trigger may be wrong,
--- and every task would die of it. refused: how many these are. When the call's time is over, it leaves out
--- the rest, which a look before the ranges finds later.
-create or replace function peers._start_locked(
+-- Starts the tasks of rows. If an error occurs, such as in an application's trigger, it divides the rows until it has
+-- found the tasks that cause errors. first_refused, problem: the first of them. When the call's time is over, it leaves
+-- out the rest.
+create or replace function peers._start_by_halves(
     _call peers.claim_call, _rows peers.claim_row[], _args_up_to integer,
-    out tasks peers.claim_tasks, out refused integer
+    inout tasks peers.claim_tasks, out refused integer, out first_refused bigint, out problem text
 )
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _row peers.claim_row;
-    _first bigint;
-    _problem text;
+    _half constant integer := cardinality(_rows) / 2;
+    _one record;
+    _other record;
 begin
     refused := 0;
-    if _rows = '{}' then
+    if tasks.ids is not null and clock_timestamp() > _call.until then
         return;
     end if;
     begin
-        select s.* into tasks
+        tasks := peers._merge_tasks(tasks, s)
         from (
             select array_agg(r.task_id) as ids, array_agg(r.kind) as kinds, array_agg(r.priority) as priorities,
                    array_agg(r.position) as positions
@@ -220,24 +219,45 @@ begin
         return;
     exception when others then
         perform peers._raise_if_fatal(sqlstate, sqlerrm);
-        tasks := null;
+        if _half = 0 then
+            refused := 1;
+            first_refused := _rows[1].task_id;
+            problem := sqlerrm;
+            return;
+        end if;
     end;
-    foreach _row in array _rows loop
-        exit when tasks.ids is not null and clock_timestamp() > _call.until;
-        begin
-            tasks := peers._merge_tasks(tasks, peers._start_tasks(
-                _call, array[_row.task_id], array[_row.kind], array[_row.priority], array[_row.position], _args_up_to
-            ));
-        exception when others then
-            perform peers._raise_if_fatal(sqlstate, sqlerrm);
-            refused := refused + 1;
-            _first := coalesce(_first, _row.task_id);
-            _problem := sqlerrm;
-        end;
-    end loop;
+    _one := peers._start_by_halves(_call, _rows[:_half], _args_up_to, tasks);
+    _other := peers._start_by_halves(_call, _rows[_half + 1:], _args_up_to, _one.tasks);
+    tasks := _other.tasks;
+    refused := _one.refused + _other.refused;
+    first_refused := coalesce(_one.first_refused, _other.first_refused);
+    problem := coalesce(_one.problem, _other.problem);
+end
+$$;
+
+-- Starts the tasks of rows, which the claim has locked. A task that cannot be started stays ready and keeps its place:
+-- the trigger may be wrong, and every task would die of it. refused: how many these are. A look before the ranges finds
+-- them later.
+create or replace function peers._start_locked(
+    _call peers.claim_call, _rows peers.claim_row[], _args_up_to integer,
+    out tasks peers.claim_tasks, out refused integer
+)
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _result record;
+begin
+    refused := 0;
+    if _rows = '{}' then
+        return;
+    end if;
+    _result := peers._start_by_halves(_call, _rows, _args_up_to, null);
+    tasks := _result.tasks;
+    refused := _result.refused;
     if refused > 0 then
         raise warning 'task % cannot be claimed and stays ready (% such tasks in this claim): %',
-            _first, refused, _problem;
+            _result.first_refused, refused, _result.problem;
     end if;
 end
 $$;

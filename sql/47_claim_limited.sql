@@ -310,6 +310,12 @@ declare
     _from bigint;
     _at bigint;
     _wrapped boolean;
+    _single constant boolean := cardinality(_rules.names) = 1;
+    _ones constant integer[] := array_fill(1, array[_chunk]);
+    _count integer;
+    _last bigint;
+    _firsts bigint[];
+    _open integer;
     _seen peers.limited_key[];
     _rooms peers.limit_room[];
     _found peers.limited_key[];
@@ -351,12 +357,35 @@ begin
                 ) x
                 where hop.n < _chunk
             )
-            select array_agg(row(_number, _rank, _rank, h.key, h.limit_keys, h.priority, h.position, 0, 0, 0, 0)
-                                 ::peers.limited_key)
-            into _seen
+            select count(*), max(h.key), array_agg(h.limit_keys[1]) filter (where _single),
+                   array_agg(row(_number, _rank, _rank, h.key, h.limit_keys, h.priority, h.position, 0, 0, 0, 0)
+                                 ::peers.limited_key) filter (where not _single)
+            into _count, _last, _firsts, _seen
             from hop h
             where not _wrapped or h.key <= _from;
-            if _seen is not null then
+            if _count > 0 and _single then
+                -- as below; a claim may see hundreds of keys, and most of them full
+                _rooms := peers._limit_rooms(_rules, _ones[:_count], _firsts, _now);
+                _open := (select count(*) from unnest(_rooms) r where r.room > 0);
+                any_full := any_full or _open < _count;
+                opens_at := least(opens_at, (select min(r.opens_at) from unnest(_rooms) r));
+                if _open > 0 then
+                    keys := keys || array(
+                        select row(_number, _rank, _rank, k.key, array[f.key], h.priority, h.position, f.room,
+                                   f.running, 0, 0)::peers.limited_key
+                        from unnest(_firsts, _rooms) f(key, room, running, opens_at)
+                        cross join lateral (select hash_array_extended(array[f.key], 0) as key) k
+                        cross join lateral (
+                            select r.priority, r.position
+                            from peers.ready_limited r
+                            where r.queue = _queue and r.kind = _rules.kind and r.layout = _rules.layout
+                              and r.rank = _rank and r.key = k.key
+                            order by r.priority, r.position limit 1
+                        ) h
+                        where f.room > 0
+                    );
+                end if;
+            elsif _count > 0 then
                 _rooms := peers._key_rooms(_rules, _seen, _now);
                 select array_agg(row(k.rules, k.turn, k.rank, k.key, k.limit_keys, k.priority, k.position, r.room,
                                      r.running, 0, 0)::peers.limited_key) filter (where r.room > 0),
@@ -371,19 +400,19 @@ begin
                 keys := keys || coalesce(_found, '{}');
             end if;
             -- of the keys that it has seen, the one that waits longest is next; of few keys it sees all
-            _total := _total + coalesce(cardinality(_seen), 0);
+            _total := _total + _count;
             exit when cardinality(keys) >= _wanted and _total >= _enough;
             _looked := _looked + 1;
             if _looked >= _most_chunks or clock_timestamp() > _until then
                 complete := cardinality(keys) >= _wanted;
                 return;
             end if;
-            if coalesce(cardinality(_seen), 0) < _chunk then
+            if _count < _chunk then
                 exit when _wrapped;
                 _wrapped := true;
                 _at := _lowest;
             else
-                _at := _seen[_chunk].key;
+                _at := _last;
             end if;
         end loop;
         exit when cardinality(keys) >= _wanted;

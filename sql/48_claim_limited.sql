@@ -30,20 +30,46 @@ begin
 end
 $$;
 
+-- Waits a moment for the locks of a task's keys. Returns whether it got them.
+create or replace function peers._wait_for_keys(_limit_keys bigint[]) returns boolean
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+    set lock_timeout = '10ms'
+as $$
+declare
+    _space constant integer := 1886152051;  -- as in _try_lock_keys
+    _key bigint;
+begin
+    foreach _key in array _limit_keys loop
+        perform pg_advisory_xact_lock(_space, (_key >> 32)::integer);
+    end loop;
+    return true;
+exception when lock_not_available then
+    return false;
+end
+$$;
+
 -- Orders keys: by turn, then by how few of their tasks run where a limit is fair, then by who waits longest. Locks them
--- in this order, up to _wanted, and returns those that it could lock.
+-- in this order, up to _wanted, and returns those that it could lock. If it could lock none, it waits for the first
+-- one: tasks that started together end together, and then each of their peers claims the next one.
 create or replace function peers._lock_keys(_keys peers.limited_key[], _wanted integer) returns peers.limited_key[]
     language plpgsql volatile
     set search_path = pg_catalog, peers, pg_temp
 as $$
+declare
+    _locked peers.limited_key[];
 begin
-    return array(
+    _keys := array(
         select row(k.rules, k.turn, k.rank, k.key, k.limit_keys, k.priority, k.position, k.room, k.running, k.used, 0)
                    ::peers.limited_key
-        from (select k.* from unnest(_keys) k order by k.turn, k.running, k.used, k.position offset 0) k
-        where peers._try_lock_keys(k.limit_keys)
-        limit _wanted
+        from unnest(_keys) k
+        order by k.turn, k.running, k.used, k.position
     );
+    _locked := array(select k from unnest(_keys) k where peers._try_lock_keys(k.limit_keys) limit _wanted);
+    if _locked = '{}' and peers._wait_for_keys(_keys[1].limit_keys) then
+        return _keys[:1];
+    end if;
+    return _locked;
 end
 $$;
 

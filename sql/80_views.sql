@@ -45,7 +45,7 @@ select p.id as peer_id, p.host, p.pid, p.queues, p.kinds,
        p.heartbeat_at as last_heartbeat,
        -- the same as peers._is_alive, which a reader may not call
        p.lost_at is null and p.heartbeat_at + p.lease_timeout > c.now as alive,
-       p.joined_at, p.lost_at
+       p.joined_at, p.lost_at, p.lost_because
 from peers.peer p
 cross join (select peers.now() as now) c;
 
@@ -61,6 +61,8 @@ comment on column peers.peer_status.last_heartbeat is 'Its last heartbeat.';
 comment on column peers.peer_status.alive is 'Its leases have not expired.';
 comment on column peers.peer_status.joined_at is 'When it joined.';
 comment on column peers.peer_status.lost_at is 'When it was declared lost.';
+comment on column peers.peer_status.lost_because is
+    'Why: its lease ended, or a peer on the same host saw that it had ended.';
 
 -- Returns the kinds that have rows in ready. It jumps from one to the next in the primary key.
 create or replace function peers._ready_kinds() returns table (queue text, kind text)

@@ -1,8 +1,9 @@
 -- Maintenance: peers.prune deletes what ended long ago, peers.check recounts what the triggers keep.
 
 -- Deletes the rows that nothing needs any more: rows whose task or lease is gone, old graphs without tasks, peers that
--- were lost a day ago, cooldowns that ended a day ago. Graphs are locked first and checked in a new statement, because
--- a task may have been submitted to one in the meantime; an INSERT of a task holds a lock on its graph.
+-- were lost a day ago, cooldowns that ended a day ago, unique keys that no task holds. Graphs are locked first
+-- and checked in a new statement, because a task may have been submitted to one in the meantime; an INSERT of a task
+-- holds a lock on its graph.
 create or replace function peers._prune_leftovers(_now timestamptz, _graphs_before timestamptz) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -33,6 +34,7 @@ begin
     delete from peers.cooldown c where c.name = any (array(
         select c.name from peers.cooldown c where c.ends_at < _now - interval '1 day' for update skip locked
     ));
+    perform peers._delete_free_keys(_now);
     _graphs := array(
         select g.id from peers.graph g
         where g.created_at < _graphs_before and not exists (select from peers.task t where t.graph_id = g.id)

@@ -40,7 +40,14 @@ create or replace trigger refuse_truncate before truncate on peers.dependency_lo
     execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.prune_cursor
     execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.unique_key execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.migration execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.schedule execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.schedule_run
+    execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.schedule_backfill
+    execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.alert execute function peers.refuse_truncate();
 
 -- Only the verbs may change what the scheduler keeps. All of our functions run under one search_path, which no session
 -- has by chance. So the triggers can tell a verb from a statement written by hand, at no cost. The metadata of tasks
@@ -105,5 +112,15 @@ create or replace trigger refuse_change before update or delete on peers.dead
     for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
     execute function peers.refuse_change();
 create or replace trigger refuse_change before update or delete on peers.failure
+    for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
+    execute function peers.refuse_change();
+create or replace trigger refuse_change before update of next_due_at, computed_from, revision, resumed_at, failures,
+    error, retry_at, expected_due_at, expect_at, declared, created_by, created_at, changed_at on peers.schedule
+    for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
+    execute function peers.refuse_change();
+create or replace trigger refuse_change before update or delete on peers.schedule_run
+    for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
+    execute function peers.refuse_change();
+create or replace trigger refuse_change before update or delete on peers.unique_key
     for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
     execute function peers.refuse_change();

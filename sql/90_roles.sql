@@ -52,16 +52,27 @@ begin
     grant select (parent_id, child_id) on peers.dependency to peers_submitter;
     grant execute on function
         peers.submit(text, jsonb, text, integer, timestamptz, integer, interval, bigint[],
-                     peers.parent_failure_policy, text, jsonb, bigint),
+                     peers.parent_failure_policy, text, jsonb, bigint, text, text, text, interval, interval),
+        peers.submit_unique(text, jsonb, text, integer, timestamptz, integer, interval, bigint[],
+                            peers.parent_failure_policy, text, jsonb, bigint, text, text, text, interval, interval),
+        peers.submit_many_unique(text, json, text[], text, integer, timestamptz, integer, interval, bigint[],
+                                 peers.parent_failure_policy, jsonb, bigint, text, text, interval, interval),
         peers.submit_many(text, json, text, integer, timestamptz, integer, interval, bigint[],
                           peers.parent_failure_policy, jsonb, bigint),
         peers.submit_graph(jsonb, text, text, jsonb)
         to peers_submitter, peers_worker, peers_operator;
+    -- what the scheduler keeps cannot be inserted
+    grant insert (name, cron, every, anchor, timezone, kind, args, queue, priority, max_attempts, timeout, metadata,
+                  misfire, catch_up, overlap, jitter, expect_within, paused_at)
+        on peers.schedule to peers_submitter, peers_operator;
+    grant select (name) on peers.schedule to peers_submitter;
+    grant execute on function peers.add_schedule(jsonb, boolean) to peers_submitter, peers_worker, peers_operator;
 
     -- a worker calls the verbs of a peer, and touches no table
     grant execute on function
         peers.join(text, integer, jsonb, jsonb, interval, integer, jsonb), peers.heartbeat(uuid),
-        peers.siblings(uuid), peers.declare_lost(uuid, uuid[]), peers.next_reclaim(uuid),
+        peers.siblings(uuid), peers.declare_lost(uuid, uuid[], uuid[], integer[], integer[]),
+        peers.next_reclaim(uuid),
         peers.claim(uuid, text, integer, peers.claim_resume),
         peers.claim_limited(uuid, text, integer, integer, jsonb, peers.claim_resume), peers.place_limited(integer),
         peers.complete(uuid, uuid[], bigint[], jsonb, boolean), peers.fail(uuid, jsonb, boolean),
@@ -72,14 +83,17 @@ begin
         peers.hold_lease(uuid, bigint, uuid),
         peers.parent_results(bigint), peers.prune(interval, integer), peers.unrunnable(),
         peers.start_cooldown(text, interval, text), peers.cooldown_left(text), peers.declare_limits(uuid, jsonb),
-        peers.shut_limit_of_task(bigint, interval, text)
+        peers.shut_limit_of_task(bigint, interval, text),
+        peers.due_schedules(integer), peers.next_schedule(), peers.fire_schedules(jsonb), peers.run_backfills(jsonb),
+        peers.declare_schedules(uuid, jsonb), peers.task_due_at(bigint), peers.prune_schedule_runs(interval, integer)
         to peers_worker;
 
     -- an operator reads everything and acts through the verbs; limits are changed in their table
     grant insert, update, delete on peers.limit to peers_operator;
     grant select on all tables in schema peers to peers_operator, peers_reader;
     grant execute on function peers.explain(bigint), peers.unrunnable(), peers.readable(jsonb),
-        peers.limit_keys(text, integer), peers.limit_settings(peers.limit), peers.limit_most_now(peers.limit)
+        peers.limit_keys(text, integer), peers.limit_settings(peers.limit), peers.limit_most_now(peers.limit),
+        peers.explain_schedule(text, timestamptz), peers.schedule_settings(peers.schedule)
         to peers_operator, peers_reader;
     grant execute on function
         peers.cancel(bigint), peers.change(bigint, integer, timestamptz, jsonb, integer, interval),
@@ -88,7 +102,14 @@ begin
         peers.prune(interval, integer), peers.check(boolean), peers.parent_results(bigint),
         peers.place_limited(integer), peers.set_limit(text, jsonb), peers.remove_limit(text),
         peers.shut_limit(text, timestamptz, text), peers.open_limit(text),
-        peers.start_cooldown(text, interval, text), peers.cooldown_left(text), peers.end_cooldown(text)
+        peers.start_cooldown(text, interval, text), peers.cooldown_left(text), peers.end_cooldown(text),
+        peers.pause_schedule(text), peers.resume_schedule(text), peers.remove_schedule(text), peers.run_schedule(text),
+        peers.backfill_schedule(text, timestamptz, timestamptz), peers.cancel_backfill(bigint),
+        peers.prune_schedule_runs(interval, integer),
+        peers.task_due_at(bigint)
         to peers_operator;
+    grant update (cron, every, anchor, timezone, kind, args, queue, priority, max_attempts, timeout, metadata,
+                  misfire, catch_up, overlap, jitter, expect_within, paused_at)
+        on peers.schedule to peers_operator;
 end
 $$;

@@ -35,6 +35,7 @@ GROUPS: Final = {
     "dead": ("dead",),
     "graph": ("graph",),
     "limit": ("limit",),
+    "schedule": ("schedule",),
     "db": ("db",),
     "systemd": ("systemd",),
     "predict": ("predict",),

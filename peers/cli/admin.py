@@ -45,7 +45,9 @@ def register(commands: Commands) -> None:
         "show the effective settings and where each comes from",
         reads=True,
     )
-    prune = add_command(commands, "prune", _prune, "delete tasks that ended long ago")
+    prune = add_command(
+        commands, "prune", _prune, "delete tasks and runs of schedules that ended long ago"
+    )
     prune.add_argument(
         "--older-than",
         type=duration,
@@ -117,12 +119,15 @@ def _config(args: argparse.Namespace) -> int:
 
 
 def _prune(args: argparse.Namespace) -> int:
-    deleted = 0
+    deleted = runs = 0
     with connected(args) as connection:
         while True:
             step = persistently(functions.prune, connection, args.older_than)
             deleted += step.deleted
             if step.finished:
                 break
-    print(f"deleted {output.count(deleted, 'task')}")
+        while found := persistently(functions.prune_schedule_runs, connection, args.older_than):
+            runs += found
+    what = f" and {output.count(runs, 'run')} of schedules" if runs else ""
+    print(f"deleted {output.count(deleted, 'task')}{what}")
     return 0

@@ -249,3 +249,41 @@ def graph(connection: Connection, id: int) -> Row:
     if not found:
         raise GraphNotFound(f"there is no graph {id}", "`peers graph list` lists them.")
     return found[0]
+
+
+def schedules(connection: Connection, name: str | None = None) -> list[Row]:
+    """Return the schedules by name, or the one of this name."""
+    return _rows(
+        connection,
+        """
+        select v.*, s.anchor, s.args, s.queue, s.priority, s.max_attempts, s.timeout, s.metadata,
+               s.misfire, s.catch_up, s.overlap, s.jitter, s.expect_within, s.created_at,
+               peers.now() as read_at, v.next_due_at - peers.now() as next_in_seconds,
+               peers.now() - v.last_due_at as last_ago_seconds,
+               exists (select from peers.peer p where p.lost_at is null
+                       and p.heartbeat_at + p.lease_timeout > peers.now()) as any_peer
+        from peers.schedule_status v join peers.schedule s on s.name = v.name
+        where %(name)s::text is null or v.name = %(name)s
+        order by v.name""",
+        name=name,
+    )
+
+
+def alerts(connection: Connection) -> list[Row]:
+    """Return the open alerts, the oldest first."""
+    return _rows(
+        connection,
+        "select alert, subject, message, details, raised_at from peers.alert order by raised_at",
+    )
+
+
+def schedule_counts(connection: Connection) -> Row:
+    """Return how many schedules are active (not paused), and how many of them fail to fire."""
+    [counts] = _rows(
+        connection,
+        """
+        select count(*) filter (where paused_at is null) as active,
+               count(*) filter (where failures > 0) as failing
+        from peers.schedule""",
+    )
+    return counts

@@ -27,6 +27,7 @@ _MOST_RUNNING: Final = 50
 _SHORT_ID: Final = 8
 _PAUSED_MAX: Final = 1000
 _PAUSED_SHOWN: Final = 5
+_ALERTS_SHOWN: Final = 5
 _ATTENTION: Final = 1
 
 _COUNTS: Final = ("ready", "scheduled", "running", "blocked", "dead")
@@ -87,6 +88,8 @@ def _look(connection: Connection, *, running: bool) -> dict[str, Any]:
         "peers": queries.peers(connection),
         "unrunnable": [kind._asdict() for kind in unrunnable],
         "paused_graphs": _paused_graphs(connection),
+        "alerts": queries.alerts(connection),
+        "schedules": queries.schedule_counts(connection),
     }
     found["limits"] = perform(connection, limit_operations.find_limits())
     found["dead"] = sum(queue["dead"] for queue in found["queues"])
@@ -214,8 +217,26 @@ def _alarms(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
     waiting = sum(queue["ready"] + queue["scheduled"] for queue in found["queues"])
     if waiting and not alive and not found["unrunnable"]:
         alarms.append(f"no live peer, and {count(waiting, 'task')} waiting: peers run --app …")
+    alarms += _schedules(args, found, alive=alive)
     if found["dead"]:
         alarms.append(f"{count(found['dead'], 'dead letter')}: {advice(args, 'dead list')}")
+    return alarms
+
+
+def _schedules(args: argparse.Namespace, found: dict[str, Any], *, alive: bool) -> list[str]:
+    alarms = []
+    for alert in found["alerts"][:_ALERTS_SHOWN]:
+        remedy = advice(args, f"schedule explain {shlex.quote(alert['subject'])}")
+        alarms.append(f"{alert['message']} {remedy}")
+    if len(found["alerts"]) > _ALERTS_SHOWN:
+        alarms.append(f"{count(len(found['alerts']) - _ALERTS_SHOWN, 'more alert')} in peers.alert")
+    schedules = found["schedules"]
+    if schedules["failing"]:
+        failing = count(schedules["failing"], "schedule")
+        alarms.append(f"{failing} could not be fired: {advice(args, 'schedule list')}")
+    if schedules["active"] and not alive:
+        active = count(schedules["active"], "schedule")
+        alarms.append(f"no live peer, so that {active} cannot fire: peers run --app …")
     return alarms
 
 

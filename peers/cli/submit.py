@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli.database import connected, perform
 from peers.cli.exact_json import TooDeepError
+from peers.cli.output import say
 from peers.cli.parser import (
     add_command,
     duration,
@@ -20,10 +21,12 @@ from peers.cli.parser import (
     text,
 )
 from peers.client.options import Options, options_document
-from peers.client.statements import SUBMIT, Request
-from peers.types import ParentFailure
+from peers.client.statements import Request, submit_statement
+from peers.types import OnDuplicate, ParentFailure, UniqueWhile
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from peers.cli.parser import Commands
 
 _STDIN: Final = "-"
@@ -39,6 +42,11 @@ _OPTIONS: Final = (
     "idempotency_key",
     "metadata",
     "graph",
+    "unique_key",
+    "unique_while",
+    "on_duplicate",
+    "wait",
+    "max_wait",
 )
 
 
@@ -132,6 +140,48 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--metadata", type=json_object, metavar="JSON", help="JSON object for your own use"
     )
     group.add_argument("--graph", type=graph_id, metavar="ID", help="add the task to this graph")
+    _add_unique_options(parser)
+
+
+def _add_unique_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "unique key", "Tasks of one kind with the same key exist once. docs/unique.md has examples."
+    )
+    group.add_argument(
+        "--unique-key",
+        type=text,
+        metavar="KEY",
+        help="the key (if another task holds it, print that task's id)",
+    )
+    group.add_argument(
+        "--unique-while",
+        type=_unique_while,
+        metavar="WHEN",
+        help="how long a task holds its key: until it starts (waiting, the default), until it has "
+        "ended (unfinished), or for a duration from now, such as 10m",
+    )
+    group.add_argument(
+        "--on-duplicate",
+        choices=[str(choice) for choice in OnDuplicate],
+        help="if another task holds the key: keep it as it is (the default), replace its args and "
+        "options if it has not started, or debounce: replace them and postpone its start",
+    )
+    group.add_argument(
+        "--wait",
+        type=duration,
+        metavar="DURATION",
+        help="debounce: start when this much time has passed without another submission",
+    )
+    group.add_argument(
+        "--max-wait",
+        type=duration,
+        metavar="DURATION",
+        help="debounce: start at the latest this long after the first submission",
+    )
+
+
+def _unique_while(value: str) -> str | timedelta:
+    return value if value in list(UniqueWhile) else duration(value)
 
 
 def _args(value: str) -> dict[str, Any]:
@@ -143,9 +193,15 @@ def _submit(args: argparse.Namespace) -> int:
     exact = {"args": {**args.args, **_pairs(args)}}
     if "metadata" in given:
         exact["metadata"] = given.pop("metadata")
-    request = Request(SUBMIT, options_document(args.kind, Options(**given)))
+    fields = options_document(args.kind, Options(**given))
+    request = Request(submit_statement(fields), fields)
     with connected(args) as connection:
-        print(perform(connection, request, **exact))
+        task_id = perform(connection, request, **exact)
+    print(task_id)
+    if task_id.replaced:
+        say(f"no new task: task {task_id} held the key and was replaced")
+    elif not task_id.is_new:
+        say(f"no new task: task {task_id} has the key")
     return 0
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
-from peers.client import limit_operations, operations
+from peers.client import limit_operations, operations, schedule_operations
 from peers.client.client import DEFAULT_MAX_CONNECTIONS, Client
 from peers.client.forms import as_async_method
 from peers.client.graph import AsyncGraph, GraphOptions
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from peers.client.options import OptionFields
     from peers.client.statements import Request
     from peers.client.task import Task
+    from peers.types import TaskId
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,13 +77,22 @@ class AsyncClient:
     pause_graph = as_async_method(operations.pause_graph)
     resume_graph = as_async_method(operations.resume_graph)
     retry_graph = as_async_method(operations.retry_graph)
+    add_schedule = as_async_method(schedule_operations.add_schedule)
+    get_schedule = as_async_method(schedule_operations.get_schedule)
+    find_schedules = as_async_method(schedule_operations.find_schedules)
+    explain_schedule = as_async_method(schedule_operations.explain_schedule)
+    pause_schedule = as_async_method(schedule_operations.pause_schedule)
+    resume_schedule = as_async_method(schedule_operations.resume_schedule)
+    remove_schedule = as_async_method(schedule_operations.remove_schedule)
+    run_schedule = as_async_method(schedule_operations.run_schedule)
+    backfill_schedule = as_async_method(schedule_operations.backfill_schedule)
 
     async def perform(self, request: Request[T]) -> T:
         """Perform a request, in a transaction of its own if it changes something."""
         return await self._client.perform_async(request)
 
     @overload
-    async def submit(self, task: Task[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> int: ...
+    async def submit(self, task: Task[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> TaskId: ...
     @overload
     async def submit(
         self,
@@ -90,8 +100,8 @@ class AsyncClient:
         args: Mapping[str, object] | None = None,
         /,
         **options: Unpack[OptionFields],
-    ) -> int: ...
-    async def submit(self, task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> int:
+    ) -> TaskId: ...
+    async def submit(self, task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> TaskId:
         """Submit a task and return its id: a handler with its args, or a kind, args and options.
 
         Raises ArgsInvalid, BadTask, BadGraph, DatabaseUnreachable.

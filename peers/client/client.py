@@ -13,7 +13,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, overload
 
-from peers.client import limit_operations, operations
+from peers.client import limit_operations, operations, schedule_operations
 from peers.client.forms import as_method
 from peers.client.graph import Graph, GraphOptions
 from peers.client.options import id_of
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from peers.client.task import Task
     from peers.database.connection import Connection
     from peers.database.deadlines import BoundedConnection
+    from peers.types import TaskId
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -117,9 +118,18 @@ class Client:
     pause_graph = as_method(operations.pause_graph)
     resume_graph = as_method(operations.resume_graph)
     retry_graph = as_method(operations.retry_graph)
+    add_schedule = as_method(schedule_operations.add_schedule)
+    get_schedule = as_method(schedule_operations.get_schedule)
+    find_schedules = as_method(schedule_operations.find_schedules)
+    explain_schedule = as_method(schedule_operations.explain_schedule)
+    pause_schedule = as_method(schedule_operations.pause_schedule)
+    resume_schedule = as_method(schedule_operations.resume_schedule)
+    remove_schedule = as_method(schedule_operations.remove_schedule)
+    run_schedule = as_method(schedule_operations.run_schedule)
+    backfill_schedule = as_method(schedule_operations.backfill_schedule)
 
     @overload
-    def submit(self, task: Task[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> int: ...
+    def submit(self, task: Task[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> TaskId: ...
     @overload
     def submit(
         self,
@@ -127,8 +137,8 @@ class Client:
         args: Mapping[str, object] | None = None,
         /,
         **options: Unpack[OptionFields],
-    ) -> int: ...
-    def submit(self, task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> int:
+    ) -> TaskId: ...
+    def submit(self, task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> TaskId:
         """Submit a task and return its id: a handler with its args, or a kind, args and options.
 
         Raises ArgsInvalid, BadTask, BadGraph, DatabaseUnreachable.

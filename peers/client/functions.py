@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peers.client import limit_operations, operations
+from peers.client import limit_operations, operations, schedule_operations
 from peers.client.forms import as_async, in_transaction, with_default_client
 
 submit = with_default_client(operations.submit)
@@ -28,6 +28,15 @@ cancel_graph = with_default_client(operations.cancel_graph)
 pause_graph = with_default_client(operations.pause_graph)
 resume_graph = with_default_client(operations.resume_graph)
 retry_graph = with_default_client(operations.retry_graph)
+add_schedule = with_default_client(schedule_operations.add_schedule)
+get_schedule = with_default_client(schedule_operations.get_schedule)
+find_schedules = with_default_client(schedule_operations.find_schedules)
+explain_schedule = with_default_client(schedule_operations.explain_schedule)
+pause_schedule = with_default_client(schedule_operations.pause_schedule)
+resume_schedule = with_default_client(schedule_operations.resume_schedule)
+remove_schedule = with_default_client(schedule_operations.remove_schedule)
+run_schedule = with_default_client(schedule_operations.run_schedule)
+backfill_schedule = with_default_client(schedule_operations.backfill_schedule)
 
 submit_async = as_async(operations.submit)
 submit_many_async = as_async(operations.submit_many)
@@ -52,6 +61,15 @@ cancel_graph_async = as_async(operations.cancel_graph)
 pause_graph_async = as_async(operations.pause_graph)
 resume_graph_async = as_async(operations.resume_graph)
 retry_graph_async = as_async(operations.retry_graph)
+add_schedule_async = as_async(schedule_operations.add_schedule)
+get_schedule_async = as_async(schedule_operations.get_schedule)
+find_schedules_async = as_async(schedule_operations.find_schedules)
+explain_schedule_async = as_async(schedule_operations.explain_schedule)
+pause_schedule_async = as_async(schedule_operations.pause_schedule)
+resume_schedule_async = as_async(schedule_operations.resume_schedule)
+remove_schedule_async = as_async(schedule_operations.remove_schedule)
+run_schedule_async = as_async(schedule_operations.run_schedule)
+backfill_schedule_async = as_async(schedule_operations.backfill_schedule)
 
 submit_in = in_transaction(operations.submit)
 submit_many_in = in_transaction(operations.submit_many)
@@ -76,3 +94,12 @@ cancel_graph_in = in_transaction(operations.cancel_graph)
 pause_graph_in = in_transaction(operations.pause_graph)
 resume_graph_in = in_transaction(operations.resume_graph)
 retry_graph_in = in_transaction(operations.retry_graph)
+add_schedule_in = in_transaction(schedule_operations.add_schedule)
+get_schedule_in = in_transaction(schedule_operations.get_schedule)
+find_schedules_in = in_transaction(schedule_operations.find_schedules)
+explain_schedule_in = in_transaction(schedule_operations.explain_schedule)
+pause_schedule_in = in_transaction(schedule_operations.pause_schedule)
+resume_schedule_in = in_transaction(schedule_operations.resume_schedule)
+remove_schedule_in = in_transaction(schedule_operations.remove_schedule)
+run_schedule_in = in_transaction(schedule_operations.run_schedule)
+backfill_schedule_in = in_transaction(schedule_operations.backfill_schedule)

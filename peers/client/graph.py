@@ -19,6 +19,7 @@ from peers.types import IDEMPOTENCY_KEY_MAX_LENGTH, NAME_MAX_LENGTH
 
 if TYPE_CHECKING:
     from peers.client.targets import AsyncTarget, SyncTarget
+    from peers.types import TaskId
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -84,7 +85,7 @@ class GraphBuilder:
         return self._submitted.id
 
     @property
-    def ids(self) -> dict[str, int]:
+    def ids(self) -> dict[str, TaskId]:
         """Return the ids by the names of the nodes. Raises BadGraph before the submission."""
         if self._submitted is None and self._documents:
             raise BadGraph("the graph has not been submitted yet", "Ids are known after its block.")

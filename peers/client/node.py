@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from peers.types import TaskId
 
 
 class _Ids(Protocol):
     @property
-    def ids(self) -> dict[str, int]: ...
+    def ids(self) -> dict[str, TaskId]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class Node:
     name: str
 
     @property
-    def id(self) -> int:
+    def id(self) -> TaskId:
         """Return the task's id. Raises BadGraph before the graph was submitted."""
         return self.graph.ids[self.name]
 

@@ -14,43 +14,59 @@ from peers.client.options import OptionFields, Options, id_of, interval, options
 from peers.client.statements import Request, find_statement
 from peers.client.submission import document, document_of_many, plain_json
 from peers.errors import BadTask
-from peers.types import TaskState
+from peers.types import UNIQUE_KEY_MAX_LENGTH, TaskState
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from peers.client.options import Span
     from peers.client.records import GraphStatus, TaskRecord
+    from peers.types import TaskId
 
 FIND_LIMIT_MAX: Final = 1000
 
 
 def submit(
     kind: str, args: Mapping[str, object] | None = None, **options: Unpack[OptionFields]
-) -> Request[int]:
+) -> Request[TaskId]:
     """Submit a task by the name of its kind and return its id. For the options, see Options.
 
     Raises ArgsInvalid, BadTask, BadGraph.
     """
-    return Request(
-        statements.SUBMIT, document(kind, {} if args is None else args, options_from(options))
-    )
+    fields = document(kind, {} if args is None else args, options_from(options))
+    return Request(statements.submit_statement(fields), fields)
 
 
 def submit_many(
-    kind: str, args: Iterable[Mapping[str, object]], **options: Unpack[OptionFields]
-) -> Request[list[int]]:
+    kind: str,
+    args: Iterable[Mapping[str, object]],
+    *,
+    unique_keys: Iterable[str | None] | None = None,
+    **options: Unpack[OptionFields],
+) -> Request[list[TaskId]]:
     """Submit a task for each of the args, all in one statement, and return their ids in this order.
 
-    The options apply to all of them, so an idempotency_key is refused. They are submitted together
-    or not at all. Some 10,000 at a time are fastest. Raises ArgsInvalid, BadTask, BadGraph.
+    The options apply to all of them, so an idempotency_key or a unique_key is refused. unique_keys:
+    the unique key of each task; None: it has none. A key may come several times: the first of them
+    makes the task. They are submitted together or not at all. Some 10,000 at a time are fastest.
+    Raises ArgsInvalid, BadTask, BadGraph.
     """
     if "idempotency_key" in options:
         raise BadTask(
             "tasks that are submitted together cannot share an idempotency_key",
             "Submit each of them with `submit`, or give the key to a graph.",
         )
-    return Request(statements.SUBMIT_MANY, document_of_many(kind, args, options_from(options)))
+    if "unique_key" in options:
+        raise BadTask(
+            "tasks that are submitted together cannot share a unique_key",
+            "Pass unique_keys, with the key of each of them.",
+        )
+    if unique_keys is None:
+        return Request(statements.SUBMIT_MANY, document_of_many(kind, args, options_from(options)))
+    keys = list(unique_keys)
+    fields = document_of_many(kind, args, options_from(options), keys)
+    _require_keys(keys, len(fields["args"]))
+    return Request(statements.SUBMIT_MANY_UNIQUE, fields)
 
 
 def get(id: int) -> Request[TaskRecord]:
@@ -223,6 +239,22 @@ def _require_limit(limit: int) -> None:
             f"limit must be 1 to {FIND_LIMIT_MAX}, not {limit!r}",
             "Read more in pages, with before=….",
         )
+
+
+def _require_keys(keys: list[str | None], count: int) -> None:
+    if len(keys) != count:
+        raise BadTask(
+            f"unique_keys must have one element for each of the {count} args, not {len(keys)}",
+            "None submits a task without a unique key.",
+        )
+    for key in keys:
+        if key is not None and not isinstance(key, str):
+            raise BadTask(f"unique_keys must be strings or None, not {key!r}")
+        if key is not None and not 1 <= len(key) <= UNIQUE_KEY_MAX_LENGTH:
+            raise BadTask(
+                f"each of the unique_keys must have 1 to {UNIQUE_KEY_MAX_LENGTH} characters, "
+                f"not {len(key)}"
+            )
 
 
 def _ids(ids: int | Iterable[int]) -> list[int]:

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeAlias, TypedDict
 
 from peers.client.node import Node
+from peers.client.unique import require_fitting, require_known_words
 from peers.errors import BadTask
 from peers.types import (
     IDEMPOTENCY_KEY_MAX_LENGTH,
@@ -19,7 +20,12 @@ from peers.types import (
     PRIORITY_MIN,
     TIMEOUT_MAX,
     TIMEOUT_MIN,
+    UNIQUE_KEY_MAX_LENGTH,
+    UNIQUE_SPAN_MAX,
+    UNIQUE_SPAN_MIN,
+    OnDuplicate,
     ParentFailure,
+    UniqueWhile,
 )
 
 Span: TypeAlias = timedelta | float
@@ -39,6 +45,11 @@ _OPTION_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "idempotency_key": ((str,), "a string"),
     "metadata": ((Mapping,), "a JSON object"),
     "graph": ((int,), "the id of a graph"),
+    "unique_key": ((str,), "a string"),
+    "unique_while": ((str, *_SPAN_TYPES), '"waiting", "unfinished" or a timedelta'),
+    "on_duplicate": ((str,), '"keep", "replace" or "debounce"'),
+    "wait": (_SPAN_TYPES, "a timedelta or seconds"),
+    "max_wait": (_SPAN_TYPES, "a timedelta or seconds"),
 }
 
 Document: TypeAlias = dict[str, Any]
@@ -59,6 +70,11 @@ class OptionFields(TypedDict, total=False):
     idempotency_key: str
     metadata: Mapping[str, object]
     graph: int
+    unique_key: str
+    unique_while: UniqueWhile | str | Span
+    on_duplicate: OnDuplicate | str
+    wait: Span
+    max_wait: Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +87,13 @@ class Options:
     ids or as nodes of a graph. on_parent_failure: "hold", "cancel" or "run". idempotency_key: 1 to
     500 characters. metadata: a JSON object of at most 1 MiB. graph: the id of a graph that the task
     is added to.
+
+    unique_key: 1 to 400 characters; tasks of one kind with the same key exist once. unique_while:
+    how long a task holds the key: "waiting" (until it starts; the default), "unfinished" (until it
+    has ended), or a timedelta from its submission. on_duplicate: what a submission does while
+    another task holds the key: "keep" that task as it is (the default); "replace" its args and
+    options, if it has not started; "debounce": the same, and the task starts when `wait` has passed
+    without another submission, at the latest `max_wait` after the first one.
 
     Raises BadTask, which names the option and its bound.
     """
@@ -86,6 +109,11 @@ class Options:
     idempotency_key: str | None = None
     metadata: Mapping[str, object] | None = None
     graph: int | None = None
+    unique_key: str | None = None
+    unique_while: UniqueWhile | str | Span | None = None
+    on_duplicate: OnDuplicate | str | None = None
+    wait: Span | None = None
+    max_wait: Span | None = None
 
     def __post_init__(self) -> None:
         for name, (kinds, say) in _OPTION_TYPES.items():
@@ -104,6 +132,12 @@ class Options:
         _bounded("delay", seconds(self.delay), 0, _DELAY_MAX, " seconds")
         key_length = _length(self.idempotency_key)
         _bounded("idempotency_key", key_length, 1, IDEMPOTENCY_KEY_MAX_LENGTH, " characters")
+        _bounded("unique_key", _length(self.unique_key), 1, UNIQUE_KEY_MAX_LENGTH, " characters")
+        require_known_words(self)
+        for name in ("unique_while", "wait", "max_wait"):
+            span = getattr(self, name)
+            if not isinstance(span, str):
+                _bounded(name, seconds(span), UNIQUE_SPAN_MIN, UNIQUE_SPAN_MAX, " seconds")
         if self.scheduled_at is not None and self.scheduled_at.tzinfo is None:
             raise BadTask(
                 f"scheduled_at {self.scheduled_at} has no time zone",
@@ -142,11 +176,15 @@ def seconds(span: Span | None) -> float | None:
     return span.total_seconds() if isinstance(span, timedelta) else span
 
 
-def options_document(kind: str, options: Options) -> Document:
+def options_document(
+    kind: str, options: Options, *, unique_keys: Sequence[str | None] | None = None
+) -> Document:
     """Return the document of a submission without its args and metadata. Raises BadTask, BadGraph.
 
-    It imports nothing that is slow to import: `peers submit` needs no more than this.
+    unique_keys: those of several tasks. It imports nothing that is slow to import: `peers submit`
+    needs no more than this.
     """
+    require_fitting(options, has_key=options.unique_key is not None or unique_keys is not None)
     if not isinstance(kind, str):
         raise BadTask(f"kind must be a string, not {kind!r}")
     if not 1 <= len(kind) <= NAME_MAX_LENGTH:
@@ -166,6 +204,14 @@ def options_document(kind: str, options: Options) -> Document:
         "on_parent_failure": str(options.on_parent_failure),
         "idempotency_key": options.idempotency_key,
         "graph_id": options.graph,
+        "unique_key": options.unique_key,
+        "unique_keys": unique_keys,
+        "unique_while": str(options.unique_while)
+        if isinstance(options.unique_while, str)
+        else interval(options.unique_while),
+        "on_duplicate": options.on_duplicate and str(options.on_duplicate),
+        "wait": interval(options.wait),
+        "max_wait": interval(options.max_wait),
     }
     return {name: value for name, value in fields.items() if value is not None}
 

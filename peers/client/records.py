@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from peers.errors import Failure, TaskCancelled, TaskFailed, TaskNotFound
-from peers.types import TaskState
+from peers.types import TaskId, TaskState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -128,12 +128,16 @@ class SubmittedGraph:
     """The ids of a graph and of its tasks, by the names of their nodes."""
 
     id: int
-    tasks: dict[str, int]
+    tasks: dict[str, TaskId]
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> SubmittedGraph:
         """Read what the statement `submit_graph` returns."""
-        return cls(row["graph"], row["tasks"])
+        known = set(row["known"] or ())
+        return cls(
+            row["graph"],
+            {name: TaskId(each, is_new=name not in known) for name, each in row["tasks"].items()},
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from peers.client.options import Document, Options, options_document
@@ -24,9 +24,17 @@ def document(kind: str, args: Mapping[str, object], options: Options) -> Documen
     return fields
 
 
-def document_of_many(kind: str, args: Iterable[Mapping[str, object]], options: Options) -> Document:
-    """Return the document of tasks that differ in their args only; `args` is a list in it."""
-    fields = options_document(kind, options)
+def document_of_many(
+    kind: str,
+    args: Iterable[Mapping[str, object]],
+    options: Options,
+    unique_keys: Sequence[str | None] | None = None,
+) -> Document:
+    """Return the document of tasks that differ in their args and unique keys only.
+
+    In it, `args` is a list.
+    """
+    fields = options_document(kind, options, unique_keys=unique_keys)
     handler = registry().get(kind)
     fields["args"] = [_checked_args(handler, each) for each in args]
     if handler is not None:

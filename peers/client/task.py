@@ -25,19 +25,20 @@ from peers.client import operations
 from peers.client.node import Node
 from peers.client.options import OptionFields, Options, Span, options_from
 from peers.client.results import wait, wait_async
-from peers.client.statements import SUBMIT, Request
+from peers.client.statements import Request, submit_statement
 from peers.client.submission import document
 from peers.client.targets import is_async_target
 from peers.client.transport import perform, perform_async, perform_in, perform_in_async
 from peers.errors import ArgsInvalid, BadTask
 from peers.handlers import DEFAULT_BACKOFF, DEFAULT_BACKOFF_CAP, Handler, register
 from peers.limits import Limit
+from peers.schedules import Schedule
 from peers.types import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
 
 if TYPE_CHECKING:
     from peers.client.records import Outcome
     from peers.client.targets import AsyncTarget, SyncTarget
-    from peers.types import ParentFailure
+    from peers.types import ParentFailure, TaskId
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -88,7 +89,7 @@ class Task(Generic[P, R_co]):
             bound = replace(bound, on_parent_failure=on_parent_failure)
         return type(self)(self.handler, bound)
 
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> int:
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> TaskId:
         """Submit a task, committed at once, and return its id.
 
         Uses the default client, whose database the PEERS_* settings name; inside a running handler
@@ -96,19 +97,19 @@ class Task(Generic[P, R_co]):
         """
         return perform(self.request(*args, **kwargs))
 
-    async def submit_async(self, *args: P.args, **kwargs: P.kwargs) -> int:
+    async def submit_async(self, *args: P.args, **kwargs: P.kwargs) -> TaskId:
         """Submit a task without blocking the event loop, and return its id."""
         return await perform_async(self.request(*args, **kwargs))
 
     @overload
-    def submit_in(self, target: SyncTarget, /, *args: P.args, **kwargs: P.kwargs) -> int: ...
+    def submit_in(self, target: SyncTarget, /, *args: P.args, **kwargs: P.kwargs) -> TaskId: ...
     @overload
     def submit_in(
         self, target: AsyncTarget, /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[Any, Any, int]: ...
+    ) -> Coroutine[Any, Any, TaskId]: ...
     def submit_in(
         self, target: SyncTarget | AsyncTarget, /, *args: P.args, **kwargs: P.kwargs
-    ) -> int | Coroutine[Any, Any, int]:
+    ) -> TaskId | Coroutine[Any, Any, TaskId]:
         """Submit a task inside the target's transaction, and return its id.
 
         The target is a SQLAlchemy Session or Connection, a psycopg connection or cursor, or
@@ -144,9 +145,10 @@ class Task(Generic[P, R_co]):
         """Do the same as `result` without blocking the event loop."""
         return read_result(await wait_async(id, timeout), self)
 
-    def request(self, *args: P.args, **kwargs: P.kwargs) -> Request[int]:
+    def request(self, *args: P.args, **kwargs: P.kwargs) -> Request[TaskId]:
         """Return the checked request of a submission. Raises ArgsInvalid."""
-        return Request(SUBMIT, document(self.kind, self.by_name(*args, **kwargs), self.bound))
+        fields = document(self.kind, self.by_name(*args, **kwargs), self.bound)
+        return Request(submit_statement(fields), fields)
 
     def by_name(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         """Return the args of a call by their names. Raises ArgsInvalid."""
@@ -183,7 +185,7 @@ class BatchTask(Task[..., R_co]):
         return read_result(await wait_async(id, timeout), self)
 
 
-def submission(task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> Request[int]:
+def submission(task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> Request[TaskId]:
     """Return the request that submits a handler with its args, or a kind, args and options."""
     if isinstance(task, Task):
         return task.request(*args, **kwargs)
@@ -210,6 +212,10 @@ class _Policy(TypedDict, total=False):
     backoff: Span
     backoff_cap: Span
     limit: Limit | Iterable[Limit]
+    cron: str | None
+    every: Span | None
+    timezone: str
+    schedules: Iterable[Schedule]
 
 
 @overload
@@ -232,6 +238,10 @@ def task(
     batch_size: int | None = None,
     batch_wait: Span = 0,
     limit: Limit | Iterable[Limit] = (),
+    cron: str | None = None,
+    every: Span | None = None,
+    timezone: str = "UTC",
+    schedules: Iterable[Schedule] = (),
 ) -> Callable[[Callable[..., Any]], Any]:
     """Make a function, plain or async, the handler of a kind.
 
@@ -244,13 +254,22 @@ def task(
     limit: how many of its tasks run at once, or start in a period, in all peers together; one Limit
     or several, which all hold.
 
+    With cron or every, the peers submit a task of this kind at each due time, by the clocks of
+    timezone. The schedule has the name of the kind. schedules: schedules with more options, or
+    several of them; see Schedule.
+
     Durations are timedeltas or seconds. The wait after a failed attempt is a random part of
     backoff * 2^(attempt - 1), at most backoff_cap. Raises ValueError for values out of bounds
-    and for a kind that already has another function, and BadLimit.
+    and for a kind that already has another function, BadLimit
+    and BadSchedule.
     """
     if not isinstance(kind, str):
         raise TypeError(f'write @task("some.kind") above the function, not {kind!r}')
     limits = (limit,) if isinstance(limit, Limit) else tuple(limit)
+
+    declared = tuple(schedules)
+    if cron is not None or every is not None:
+        declared = (Schedule(cron=cron, every=every, timezone=timezone), *declared)
 
     def decorate(function: Callable[..., Any]) -> Task[..., Any]:
         handler = Handler(
@@ -265,6 +284,7 @@ def task(
             batch_size=batch_size,
             batch_wait=_timedelta(batch_wait),
             limits=limits,
+            schedules=declared,
         )
         register(handler)
         return Task(handler) if batch_size is None else BatchTask(handler)

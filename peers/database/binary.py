@@ -21,6 +21,7 @@ _ID_BYTES: Final = 12
 """Of each element of a bigint[], with its length."""
 
 _BIGINT: Final = 20  # the oids of the types of elements
+_INTEGER: Final = 23
 _TEXT: Final = 25
 _UUID: Final = 2950
 _UUID_HEAD: Final = _LENGTH.pack(16)
@@ -86,6 +87,11 @@ def join_ids(parts: Sequence[bytes]) -> bytes:
 def pack_ids(ids: Sequence[int]) -> bytes:
     """Return a bigint[]."""
     return _array(_BIGINT, [b"\0\0\0\x08" + _ID.pack(task_id) for task_id in ids])
+
+
+def pack_integers(numbers: Sequence[int]) -> bytes:
+    """Return an integer[]."""
+    return _array(_INTEGER, [b"\0\0\0\x04" + _LENGTH.pack(number) for number in numbers])
 
 
 def pack_tokens(tokens: Sequence[bytes]) -> bytes:

@@ -11,7 +11,7 @@ Times and intervals are read in binary form, which no DateStyle or IntervalStyle
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, LiteralString
 
 from peers.database.rows import (
@@ -179,6 +179,14 @@ def parent_results(connection: Connection, child_id: int) -> list[ParentResult]:
     ]
 
 
+def task_due_at(connection: Connection, task_id: int) -> datetime | None:
+    """Return the due time of the schedule that submitted a task; None: no schedule has."""
+    due_at: datetime | None = _value(
+        connection, "select peers.task_due_at(%s)", task_id, binary=True
+    )
+    return None if due_at is None else due_at.astimezone(UTC)
+
+
 # ----------------------------------------------------------------------- maintenance and checks
 
 
@@ -188,6 +196,16 @@ def prune(
     """Delete tasks that ended longer ago than older_than, in one step of limited size."""
     [row] = _rows(connection, "select * from peers.prune(%s, %s)", older_than, max_tasks)
     return Pruned._make(row)
+
+
+def prune_schedule_runs(
+    connection: Connection, older_than: timedelta, max_runs: int = PRUNE_MAX_TASKS
+) -> int:
+    """Delete old runs of schedules whose tasks have ended, in one step; return how many."""
+    deleted: int = _value(
+        connection, "select peers.prune_schedule_runs(%s, %s)", older_than, max_runs
+    )
+    return deleted
 
 
 def check(connection: Connection, repair: bool = False) -> list[Problem]:

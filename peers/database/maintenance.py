@@ -13,16 +13,20 @@ from uuid import UUID
 
 from psycopg.pq.abc import PGresult
 
-from peers.database.binary import pack_tokens, read_float, read_integer
+from peers.database.binary import pack_integers, pack_tokens, read_float, read_integer
 from peers.database.pipeline import Statement
 from peers.database.rows import (
     DeclaredLimit,
+    DueSchedules,
+    LostPeer,
     Promoted,
     Pruned,
     Reclaimed,
     Reclaims,
+    ScheduleRun,
     Sibling,
     Unrunnable,
+    UnstartedTasks,
 )
 
 _PROMOTE: Final = (
@@ -37,7 +41,10 @@ _RECLAIM: Final = (
 _SIBLINGS: Final = (
     b"select sibling_id, pid, process_start, liveness_lock from peers.siblings($1::uuid)"
 )
-_DECLARE_LOST: Final = b"select unnest(peers.declare_lost($1::uuid, $2::uuid[]))"
+_DECLARE_LOST: Final = (
+    b"select lost_peer_id, host, released"
+    b" from peers.declare_lost($1::uuid, $2::uuid[], $3::uuid[], $4::integer[], $5::integer[])"
+)
 _PRUNE: Final = (
     b"select looked_at, deleted, finished"
     b" from peers.prune(make_interval(secs => $1::double precision), $2::integer)"
@@ -48,6 +55,19 @@ _DECLARE_LIMITS: Final = (
 )
 _UNRUNNABLE: Final = (
     b"select queue, kind, tasks, date_part('epoch', oldest_ready_at) from peers.unrunnable()"
+)
+_DUE_SCHEDULES: Final = b"select peers.due_schedules($1::integer)::text"
+_FIRE_SCHEDULES: Final = (
+    b"select schedule, date_part('epoch', due_at), outcome::text, reason, task_id"
+    b" from peers.fire_schedules($1::jsonb)"
+    b" union all select schedule, date_part('epoch', due_at), outcome::text, reason, task_id"
+    b" from peers.run_backfills($2::jsonb)"
+)
+_DECLARE_SCHEDULES: Final = (
+    b"select schedule, change from peers.declare_schedules($1::uuid, $2::jsonb)"
+)
+_PRUNE_SCHEDULE_RUNS: Final = (
+    b"select peers.prune_schedule_runs(make_interval(secs => $1::double precision), $2::integer)"
 )
 _TRUE: Final = b"\1"
 
@@ -107,15 +127,33 @@ def read_siblings(result: PGresult) -> list[Sibling]:
     ]
 
 
-def declare_lost(peer_id: UUID, lost_peer_ids: Sequence[UUID]) -> Statement:
-    """Declare peers of this host lost whose processes have ended."""
-    packed = pack_tokens([lost.bytes for lost in lost_peer_ids])
-    return Statement(_DECLARE_LOST, (peer_id.bytes, packed), (1, 1))
+def declare_lost(
+    peer_id: UUID, lost_peer_ids: Sequence[UUID], unstarted: Sequence[UnstartedTasks]
+) -> Statement:
+    """Declare peers of this host lost whose processes have ended.
+
+    Release their tasks that no handler has started.
+    """
+    parameters = (
+        peer_id.bytes,
+        pack_tokens([lost.bytes for lost in lost_peer_ids]),
+        pack_tokens([each.token for each in unstarted]),
+        pack_integers([each.first for each in unstarted]),
+        pack_integers([each.number for each in unstarted]),
+    )
+    return Statement(_DECLARE_LOST, parameters, (1,) * len(parameters))
 
 
-def read_lost(result: PGresult) -> list[UUID]:
+def read_lost(result: PGresult) -> list[LostPeer]:
     """Return which of these peers are lost now."""
-    return [UUID(bytes=result.get_value(row, 0)) for row in range(result.ntuples)]
+    return [
+        LostPeer(
+            UUID(bytes=result.get_value(row, 0)),
+            None if (host := result.get_value(row, 1)) is None else host.decode(),
+            read_integer(result.get_value(row, 2)),
+        )
+        for row in range(result.ntuples)
+    ]
 
 
 def prune(older_than: timedelta, max_tasks: int) -> Statement:
@@ -173,3 +211,66 @@ def read_unrunnable(result: PGresult) -> list[Unrunnable]:
         )
         for row in range(result.ntuples)
     ]
+
+
+def due_schedules(max_schedules: int) -> Statement:
+    """Ask which schedules are due, and when to ask again."""
+    return Statement(_DUE_SCHEDULES, (b"%d" % max_schedules,), (0,))
+
+
+def read_due_schedules(result: PGresult) -> DueSchedules:
+    """Return the reply to `due_schedules`."""
+    reply = json.loads(result.get_value(0, 0) or b"{}")
+    next_at = reply["next"]
+    return DueSchedules(
+        reply["schedules"], reply["backfills"], reply["late"], reply["now"],
+        float("inf") if next_at is None else next_at,
+    )  # fmt: skip
+
+
+def fire_schedules(
+    fires: Sequence[Mapping[str, Any]], backfills: Sequence[Mapping[str, Any]]
+) -> Statement:
+    """Fire schedules that are due, and continue backfills."""
+    documents = [json.dumps(each).encode() for each in (fires, backfills)]
+    return Statement(_FIRE_SCHEDULES, documents, (0, 0))
+
+
+def read_fired(result: PGresult) -> list[ScheduleRun]:
+    """Return what became of the due times."""
+    return [
+        ScheduleRun(
+            (result.get_value(row, 0) or b"").decode(),
+            None if (due_at := result.get_value(row, 1)) is None
+            else datetime.fromtimestamp(read_float(due_at), UTC),
+            (result.get_value(row, 2) or b"").decode(),
+            None if (reason := result.get_value(row, 3)) is None else reason.decode(),
+            None if (task_id := result.get_value(row, 4)) is None else read_integer(task_id),
+        )
+        for row in range(result.ntuples)
+    ]  # fmt: skip
+
+
+def declare_schedules(peer_id: UUID, schedules: Sequence[Mapping[str, Any]]) -> Statement:
+    """Create and change schedules as the app of this peer declares them."""
+    document = json.dumps(schedules).encode()
+    return Statement(_DECLARE_SCHEDULES, (peer_id.bytes, document), (1, 0))
+
+
+def read_declared(result: PGresult) -> list[tuple[str, str]]:
+    """Return the schedules that were created or changed, and which of both."""
+    return [
+        ((result.get_value(row, 0) or b"").decode(), (result.get_value(row, 1) or b"").decode())
+        for row in range(result.ntuples)
+    ]
+
+
+def prune_schedule_runs(older_than: timedelta, max_runs: int) -> Statement:
+    """Delete old rows of the ledger of the schedules, in one step of limited size."""
+    seconds = b"%f" % older_than.total_seconds()
+    return Statement(_PRUNE_SCHEDULE_RUNS, (seconds, b"%d" % max_runs), (0, 0))
+
+
+def read_count(result: PGresult) -> int:
+    """Return the number that a function has returned."""
+    return read_integer(result.get_value(0, 0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -123,6 +123,25 @@ class Sibling(NamedTuple):
     liveness_lock: str
 
 
+class UnstartedTasks(NamedTuple):
+    """Consecutive tasks of one claim that no handler has started.
+
+    `first` is the index of the first one in the claim.
+    """
+
+    token: bytes
+    first: int
+    number: int
+
+
+class LostPeer(NamedTuple):
+    """A peer that is lost. `released`: how many tasks it had not started; they are ready again."""
+
+    peer_id: UUID
+    host: str | None
+    released: int
+
+
 class ParentResult(NamedTuple):
     """A parent of a task. `result` is JSON text, or None if the parent is not completed."""
 
@@ -157,6 +176,31 @@ class Pruned(NamedTuple):
     looked_at: int
     deleted: int
     finished: bool
+
+
+class DueSchedules(NamedTuple):
+    """The schedules that are due. Times are seconds since 1970 on the database's clock."""
+
+    schedules: list[dict[str, Any]]
+    """Those to fire, as `peers.due_schedules` describes them."""
+    backfills: list[dict[str, Any]]
+    late: list[dict[str, Any]]
+    """The alerts that this call has raised."""
+    now: float
+    next_at: float
+    """When to ask again; infinity: there is no schedule."""
+
+
+class ScheduleRun(NamedTuple):
+    """What became of a due time of a schedule."""
+
+    schedule: str
+    due_at: datetime | None
+    """None: the next due time could not be computed."""
+    outcome: str
+    """fired, skipped or failed."""
+    reason: str | None
+    task_id: int | None
 
 
 class Problem(NamedTuple):

@@ -205,4 +205,5 @@ peer_status: Final = Table(
     Column("alive", Boolean),
     Column("joined_at", _TIME),
     Column("lost_at", _TIME),
+    Column("lost_because", Text),
 )

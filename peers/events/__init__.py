@@ -39,6 +39,13 @@ from peers.events.record import (
     fields_of,
     name_of,
 )
+from peers.events.schedules import (
+    schedule_declared,
+    schedule_failed,
+    schedule_fired,
+    schedule_late,
+    schedule_skipped,
+)
 from peers.events.tasks import (
     batch_bisected,
     leases_reconciled,
@@ -55,6 +62,7 @@ from peers.events.tasks import (
     tasks_isolated,
     tasks_pruned,
     tasks_unrunnable,
+    unstarted_tasks_released,
 )
 from peers.events.workers import (
     app_not_preloaded,
@@ -102,6 +110,11 @@ __all__ = [
     "peer_joined",
     "peer_left",
     "peer_lost",
+    "schedule_declared",
+    "schedule_failed",
+    "schedule_fired",
+    "schedule_late",
+    "schedule_skipped",
     "shutdown_step_failed",
     "signal_received",
     "system_error",
@@ -115,6 +128,7 @@ __all__ = [
     "tasks_isolated",
     "tasks_pruned",
     "tasks_unrunnable",
+    "unstarted_tasks_released",
     "worker_died",
     "worker_killed",
     "worker_message_invalid",

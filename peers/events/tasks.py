@@ -66,6 +66,14 @@ def task_reclaimed(
 
 @event(
     logging.WARNING,
+    "released %(released)d tasks of a lost peer on host %(lost_host)s, which it had not started",
+)
+def unstarted_tasks_released(*, released: int, lost_peer_id: UUID, lost_host: str | None) -> None:
+    """Report tasks that a killed peer had only claimed. These attempts do not count."""
+
+
+@event(
+    logging.WARNING,
     "released %(released)d tasks that this peer had claimed without knowing it: a reply was lost",
 )
 def leases_reconciled(*, released: int) -> None:

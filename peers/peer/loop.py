@@ -30,6 +30,7 @@ from peers.peer.listener import CANCEL, LIMITS, Listener
 from peers.peer.maintenance import Maintenance
 from peers.peer.membership import Membership
 from peers.peer.promotion import SCHEDULED
+from peers.peer.schedules import SCHEDULE, Schedules
 from peers.peer.state import PeerState
 from peers.peer.systemd import SystemdNotifier, yield_cpu_to_workers
 from peers.peer.takeover import JOINED, Takeover
@@ -81,10 +82,11 @@ class Peer:
         )  # fmt: skip
         self._listener = Listener(connections.listener, selector, self._on_notification, waker.wake)
         self._takeover = Takeover(selector, settings.lease_timeout)
+        self._schedules = Schedules(self._is_listening)
         self._declarations = Declarations(lambda: leases.pool.declarations)
         self._maintenance = Maintenance(
             state, connection, settings.lease_timeout, settings.prune_after, self._is_listening,
-            (*self._takeover.chores, *self._declarations.chores),
+            (*self._takeover.chores, self._schedules, *self._declarations.chores),
         )  # fmt: skip
         self._maintenance_due_at = 0.0
         self._drain = Drain(
@@ -254,6 +256,7 @@ class Peer:
     def _on_join(self, status: str) -> None:
         self._takeover.look_now()
         self._declarations.declare()
+        self._schedules.look_now()
         self._notifier.ready(status)
 
     def _is_listening(self) -> bool:
@@ -263,10 +266,14 @@ class Peer:
         """Look for tasks: notifications may have been lost, and the replies to claims."""
         self._leases.reconnected()
         self._maintenance.promotion.promote_now()
+        self._schedules.look_now()
 
     def _on_notification(self, payload: str) -> None:
         if payload.startswith(SCHEDULED):
             self._maintenance.promotion.notified(payload)
+            return
+        if payload == SCHEDULE:
+            self._schedules.look_now()
             return
         if payload == JOINED:
             self._takeover.look_now()

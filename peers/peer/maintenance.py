@@ -127,6 +127,11 @@ class Maintenance:
                 "prune", lambda _, most: maintenance.prune(prune_after, most), self._read_pruned,
                 _PRUNE_EVERY, 10_000,
             ))  # fmt: skip
+            self._chores.append(Chore(
+                "prune_schedule_runs",
+                lambda _, most: maintenance.prune_schedule_runs(prune_after, most),
+                lambda result, most: maintenance.read_count(result) < most, _PRUNE_EVERY, 10_000,
+            ))  # fmt: skip
 
     def limits_changed(self) -> None:
         """Move tasks to where they wait now: a limit was added, changed or removed."""

@@ -35,6 +35,7 @@ def execute(
     """Execute a request of the handler of `task`. `body` and the reply are JSON.
 
     parents: null → [{"id", "kind", "state", "result"}, …]
+    due_at: null → the due time of the task's schedule, or null
     progress: {"done", "total"} → bool
     start_cooldown: {"name", "seconds", "reason"} → seconds; name null: of the task's only limit
     cooldown_left: {"name"} → seconds
@@ -73,6 +74,9 @@ def _execute(
     match verb:
         case "parents":
             return _parents(connection, task)
+        case "due_at":
+            due_at = _repeatably(connection, lambda c: functions.task_due_at(c, task.task_id))
+            return json.dumps(None if due_at is None else due_at.isoformat()).encode()
         case "progress":
             given = json.loads(body)
             done, total = given["done"], given["total"]

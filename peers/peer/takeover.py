@@ -19,6 +19,7 @@ from psycopg.pq.abc import PGresult
 from peers import events
 from peers.database import maintenance
 from peers.database.pipeline import Statement
+from peers.database.rows import UnstartedTasks
 from peers.peer.maintenance import Chore
 from peers.peer.witness import Witness
 
@@ -28,6 +29,7 @@ _LIST_EVERY: Final = 60.0
 """Seconds, in case the notification of a join was lost."""
 _RECLAIMS_PER_LEASE: Final = 3  # at least: a peer with a shorter lease may have joined
 _RECLAIM_MAX_TASKS: Final = 1000
+_RELEASE_MAX_TASKS: Final = 10_000
 _SPREAD: Final = 0.2
 """Seconds over which the peers spread their looks at a lease that ends."""
 
@@ -67,7 +69,7 @@ class _DeclareLost(Chore):
     """Is due when the process of another peer has ended."""
 
     def __init__(self, witness: Witness, on_lost: Callable[[list[UUID]], None]) -> None:
-        super().__init__("declare_lost", self._write, self._read, 0.0)
+        super().__init__("declare_lost", self._write, self._read, 0.0, _RELEASE_MAX_TASKS)
         self._witness = witness
         self._on_lost = on_lost
         self._gone: list[UUID] = []
@@ -78,13 +80,31 @@ class _DeclareLost(Chore):
             self._gone = self._witness.gone()
         return 0.0 if self._gone else self._witness.next_look()
 
-    def _write(self, peer_id: UUID, _: int) -> Statement:
-        return maintenance.declare_lost(peer_id, self._gone)
+    def _write(self, peer_id: UUID, most: int) -> Statement:
+        unstarted = _limited(self._witness.unstarted(self._gone), most)
+        return maintenance.declare_lost(peer_id, self._gone, unstarted)
 
     def _read(self, result: PGresult, _: int) -> bool:
         self._gone = []
-        self._on_lost(maintenance.read_lost(result))
+        lost = maintenance.read_lost(result)
+        for peer_id, host, released in lost:
+            if released:
+                events.unstarted_tasks_released(
+                    released=released, lost_peer_id=peer_id, lost_host=host
+                )
+        self._on_lost([peer_id for peer_id, _, _ in lost])
         return True
+
+
+def _limited(unstarted: list[UnstartedTasks], most: int) -> list[UnstartedTasks]:
+    """Return up to `most` of these tasks."""
+    found = []
+    for token, first, number in unstarted:
+        if most <= 0:
+            break
+        found.append(UnstartedTasks(token, first, min(number, most)))
+        most -= number
+    return found
 
 
 class _Reclaim(Chore):

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from peers.database.rows import Sibling
+from peers.database.rows import Sibling, UnstartedTasks
 from peers.pool import liveness
+from peers.pool.unstarted import find_unstarted
 
 _START: Final = 19
 """The field of /proc/PID/stat, counted after the program's name."""
@@ -90,6 +91,8 @@ class _Watched:
     pidfd: int
     look_at: float = 0.0
     wait: float = _LOOK_AGAIN_MIN
+    unstarted: list[UnstartedTasks] | None = None
+    """None: its file was not read yet."""
 
 
 class Witness:
@@ -126,6 +129,19 @@ class Witness:
             watched.wait = min(2 * watched.wait, _LOOK_AGAIN_MAX)
             if liveness.is_released(watched.sibling.liveness_lock, self._locks):
                 found.append(peer_id)
+        return found
+
+    def unstarted(self, peer_ids: Iterable[UUID]) -> list[UnstartedTasks]:
+        """Return the tasks that these peers, which are `gone`, had not started."""
+        found: list[UnstartedTasks] = []
+        for peer_id in peer_ids:
+            watched = self._watched.get(peer_id)
+            if watched is None:
+                continue
+            if watched.unstarted is None:  # nobody writes into the file any more
+                file = liveness.read(watched.sibling.liveness_lock, self._locks)
+                watched.unstarted = find_unstarted(file)
+            found += watched.unstarted
         return found
 
     def next_look(self) -> float:

@@ -45,6 +45,8 @@ class Claim:
         self.local_queue = local_queue
         self.claimed_at = claimed_at
         """When (monotonic) it was claimed."""
+        self.rerun: set[int] = set()
+        """Tasks that run again under the same lease, or may do so: they may have started before."""
         self.kinds = reply.kinds
         """One if all tasks have the same, else one for each. The following are the same."""
         self.priorities = reply.priorities

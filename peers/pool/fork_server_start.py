@@ -51,9 +51,10 @@ def start(options: ForkServerOptions) -> StartedForkServer:
         try:
             process = subprocess.Popen(
                 [sys.executable, "-m", "peers.worker.fork_server",
-                 str(theirs.fileno()), str(os.getpid()), options.app, *options.log],
+                 str(theirs.fileno()), str(liveness.log_fd()), str(os.getpid()), options.app,
+                 *options.log],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), *liveness.inherited()),
+                pass_fds=(theirs.fileno(), *liveness.inherited_by_workers()),
                 start_new_session=True,
                 env=options.environment,
             )  # fmt: skip

@@ -14,6 +14,7 @@ from peers.pool.durations import ASSIGNMENT_SECONDS, DurationEstimate
 from peers.pool.executions import AssignedLease, Execution, Executions
 from peers.pool.isolation import WorkerRole
 from peers.pool.lease import Lease
+from peers.pool.liveness import own_log
 from peers.pool.local_queue import LocalQueue
 from peers.pool.process import WorkerProcess, describe_exit
 from peers.pool.share import Share
@@ -59,6 +60,7 @@ class WorkerHandle:
         self.sent_garbage = False
         self.most_tasks: int | None = None
         self.tasks_assigned = 0
+        self._log = own_log()
         self.executions = Executions()
         """The tasks that it has."""
         self.local_queue: LocalQueue | None = None
@@ -130,8 +132,9 @@ class WorkerHandle:
         share = self._share(local_queue)
         slots = share.available if self.asynchronous else 1
         first = execution_id = _execution_ids.reserve(tasks)
-        message = Assign([], as_batch, local_queue.queue, slots)
+        message = Assign([], as_batch, local_queue.queue, slots, share.mark)
         for run in runs:
+            self._log.assigned(run, share.mark, execution_id)  # before it is sent
             message.runs.append(run.claim.to_message(run.first, run.count, execution_id))
             execution_id += run.count
         self.process.send(message)  # before anything else, because an idle worker waits for it
@@ -156,7 +159,7 @@ class WorkerHandle:
     def _share(self, local_queue: LocalQueue) -> Share:
         share = self._shares.get(local_queue)
         if share is None:
-            share = self._shares[local_queue] = Share(local_queue)
+            share = self._shares[local_queue] = Share(local_queue, self._log.take_mark())
         return share
 
     def ended(self, execution_id: int, count: int = 1) -> Execution | None:
@@ -294,6 +297,9 @@ class WorkerHandle:
         running, last = self.process.marker.running(), self.process.marker.last_started()
         if last is None:  # the marker was destroyed; a sync worker runs its tasks in their order
             last = self._next_call()
+            for execution in self.executions:  # outcomes of later ones may be lost
+                _, first, count = execution.run
+                execution.run.claim.rerun.update(range(first, first + count))
         call = running.execution_ids if self.asynchronous else last
         crashed: Collection[int] | None = ()
         if not stopped:
@@ -304,6 +310,8 @@ class WorkerHandle:
         worker_exit = WorkerExit(signal_name, exit_code, self._killed_for, self.sent_garbage)
         unstarted_from = float("inf") if self.asynchronous or stopped else last.stop
         worker_exit.sort(self._take_back_all(), crashed, unstarted_from)
+        for share in self._shares.values():
+            self._log.free_mark(share.mark)
         return worker_exit
 
     def _take_back_all(self) -> list[AssignedLease]:

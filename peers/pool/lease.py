@@ -31,6 +31,11 @@ class Lease:
         """Return the queue that it was claimed from."""
         return self.claim.local_queue
 
+    def run_again(self, now: float) -> None:
+        """Wait from now on for another run: the first one may have started the handler."""
+        self.claimed_at = now
+        self.claim.rerun.add(self.index)
+
     @property
     def token(self) -> bytes:
         """Return the 16 bytes of its token."""

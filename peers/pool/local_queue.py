@@ -13,6 +13,7 @@ from peers.pool.durations import CLAIM_MAX_TASKS, CLAIM_SECONDS, DurationEstimat
 from peers.pool.isolation import IsolatedGroup
 from peers.pool.lease import Lease
 from peers.pool.limited_runs import LimitedRuns
+from peers.pool.liveness import own_log
 from peers.protocol.messages import KindDeclared
 
 
@@ -31,6 +32,7 @@ class LocalQueue:
         self._durations = durations
         self._kinds = kinds
         self._sizer = ClaimSizer(slots, durations, kinds)
+        self._log = own_log()
         self._running = 0
         """How many slots are occupied: by async handlers, and by workers that run sync ones."""
         self._in_workers = 0
@@ -149,6 +151,7 @@ class LocalQueue:
 
     def claimed(self, claim: Claim) -> None:
         """Add the tasks of a new claim."""
+        self._log.queued(TaskRun(claim, 0, claim.count))
         self._sizer.learn(claim)
         self._add(claim.runs())
 
@@ -191,7 +194,10 @@ class LocalQueue:
 
     def requeue(self, leases: Sequence[Lease]) -> None:
         """Put leases into the backlog, behind those of the same priority."""
-        self._add(runs_of(leases))
+        runs = runs_of(leases)
+        for run in runs:
+            self._log.queued(run)
+        self._add(runs)
 
     def _add(self, runs: Iterable[TaskRun]) -> None:
         for run in runs:
@@ -270,7 +276,7 @@ class LocalQueue:
         """Add parts of a batch that crashed: each is called again, under the same leases."""
         for part in parts:
             for lease in part:
-                lease.claimed_at = now
+                lease.run_again(now)
             self._parts[self._key(part[0]).asynchronous].append(part)
 
     def next_part(self, without: set[bool]) -> tuple[bool, int] | None:
@@ -291,7 +297,7 @@ class LocalQueue:
     def isolate(self, group: IsolatedGroup, now: float) -> None:
         """Add a group to run again in a worker of its own, under the same leases."""
         for lease in group.leases:
-            lease.claimed_at = now
+            lease.run_again(now)
         self._isolated.append(group)
 
     def take_isolated(self, group: IsolatedGroup) -> list[list[Lease]]:

@@ -96,10 +96,13 @@ class WorkerProcess:
             # that a handler has started are killed with its worker.
             process = subprocess.Popen(
                 [sys.executable, "-m", "peers.worker",
-                 str(connection.theirs.fileno()), str(connection.marker_fd), str(os.getpid()),
-                 app, *log],
+                 str(connection.theirs.fileno()), str(connection.marker_fd),
+                 str(liveness.log_fd()), str(os.getpid()), app, *log],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(connection.theirs.fileno(), connection.marker_fd, *liveness.inherited()),
+                pass_fds=(
+                    connection.theirs.fileno(), connection.marker_fd,
+                    *liveness.inherited_by_workers(),
+                ),
                 start_new_session=True,
                 env=environment,
             )  # fmt: skip

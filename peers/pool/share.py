@@ -6,6 +6,7 @@ from typing import Final
 
 from peers.pool.durations import ASSIGNMENT_SECONDS, CLAIM_MAX_TASKS
 from peers.pool.local_queue import LocalQueue
+from peers.protocol.started_marks import UNMARKED
 
 _NEXT_WITHIN: Final = 2 * ASSIGNMENT_SECONDS
 """A handler that ends within this time should find the next task in its worker."""
@@ -19,8 +20,10 @@ class Share:
     call of the same queue ends there, without waiting for the peer. They occupy no slot.
     """
 
-    def __init__(self, local_queue: LocalQueue) -> None:
+    def __init__(self, local_queue: LocalQueue, mark: int = UNMARKED) -> None:
         self._local_queue = local_queue
+        self.mark = mark
+        """Under which the worker marks the tasks of this queue that it has started."""
         self.slots = 0
         self.calls = 0
         self.changed_at = 0.0

@@ -17,6 +17,8 @@ from typing import Final
 
 import msgspec
 
+from peers.protocol.started_marks import UNMARKED
+
 # Each message starts with a mark and its length. What user code writes into a wrong descriptor has
 # no mark, so it is not taken for a length.
 HEADER: Final = struct.Struct("!II")
@@ -100,12 +102,14 @@ class Assign(msgspec.Struct, array_like=True, frozen=True, tag=1):
 
     They have consecutive execution ids, and are of one queue. `slots`: how many handler calls of
     this queue an async worker may run at once. The other ones wait, in the order of their ids.
+    `mark`: under which the worker marks those that it has started (`started_marks`).
     """
 
     runs: list[AssignedRun]
     as_batch: bool = False
     queue: str = ""
     slots: int = 1
+    mark: int = UNMARKED
 
 
 class Recall(msgspec.Struct, array_like=True, frozen=True, tag=2):
@@ -138,7 +142,7 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, tag=0):
 
     kinds: list[KindDeclared]
     declarations: bytes = b"{}"
-    """What else the app declares for the database: a JSON object of lists, such as "limits"."""
+    """What else the app declares for the database: a JSON object of lists, such as "schedules"."""
 
 
 class ImportFailed(msgspec.Struct, array_like=True, frozen=True, tag=1):

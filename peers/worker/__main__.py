@@ -1,7 +1,8 @@
-"""Start a worker: `python -m peers.worker SOCKET MARKER PARENT APP FORM LEVEL`.
+"""Start a worker: `python -m peers.worker SOCKET MARKER MARKS PARENT APP FORM LEVEL`.
 
-SOCKET and MARKER are inherited file descriptors, PARENT is the parent's pid, APP the modules to
-import, separated by commas. FORM and LEVEL are those of the log.
+SOCKET, MARKER and MARKS are inherited file descriptors (MARKS is -1 if there is none). PARENT is
+the parent's pid, APP the modules to import, separated by commas. FORM and LEVEL are those of the
+log.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import socket
 import sys
 
+from peers.protocol.started_marks import StartedMarks
 from peers.worker import logs
 from peers.worker.app import import_app
 from peers.worker.channel import Channel
@@ -16,19 +18,20 @@ from peers.worker.lifetime import die_with_parent, keep_descriptors
 from peers.worker.work import exit_now, work
 
 
-def main(socket_fd: int, marker_fd: int, parent: int, app: str) -> None:
+def main(socket_fd: int, marker_fd: int, marks_fd: int, parent: int, app: str) -> None:
     """Import the app and work for the peer until it says stop."""
     die_with_parent(parent)
     keep_descriptors()
+    marks = StartedMarks(marks_fd)
     channel = Channel(socket.socket(fileno=socket_fd))
     failure = import_app(app)
     if failure is None:
-        work(channel, marker_fd)
+        work(channel, marker_fd, marks)
     else:
         channel.send(failure)
 
 
 if __name__ == "__main__":
-    logs.configure(*sys.argv[5:])  # type: ignore[arg-type]  # the peer has checked them
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    logs.configure(*sys.argv[6:])  # type: ignore[arg-type]  # the peer has checked them
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
     exit_now()

@@ -47,7 +47,9 @@ class Run:
     handlers takes one after the other, and the thread that reads messages takes all that are left.
     """
 
-    def __init__(self, columns: AssignedRun) -> None:
+    def __init__(self, columns: AssignedRun, mark: int) -> None:
+        self.mark = mark
+        """Under which to mark those that have started."""
         self.execution_id = columns.execution_id
         self.count = columns.count
         self.kinds = columns.kinds

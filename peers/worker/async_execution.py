@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from peers.context import CurrentTask
-from peers.protocol.messages import AssignedRun
 from peers.worker.args import args_of
 from peers.worker.assigned import AssignedTask, Run
 from peers.worker.batch import Batch
@@ -29,10 +28,13 @@ class SlotQueue:
 class _Execution(ABC):
     """What one coroutine runs."""
 
-    def __init__(self, execution_id: int, count: int, queue: SlotQueue, channel: Channel) -> None:
+    def __init__(
+        self, execution_id: int, count: int, mark: int, queue: SlotQueue, channel: Channel
+    ) -> None:
         self.execution_id = execution_id
         """Of the first task."""
         self.count = count
+        self.mark = mark
         self.queue = queue
         self.call = HandlerCall(execution_id, count)
         self.coroutine: asyncio.Task[None] | None = None
@@ -70,7 +72,7 @@ class SingleTask(_Execution):
         self, run: Run, index: int, load_args: Callable[[int], Any], queue: SlotQueue,
         channel: Channel,
     ) -> None:  # fmt: skip
-        super().__init__(run.execution_id + index, 1, queue, channel)
+        super().__init__(run.execution_id + index, 1, run.mark, queue, channel)
         self.run = run
         self.index = index
         self._load_args = load_args
@@ -102,9 +104,9 @@ class SingleTask(_Execution):
 class TaskBatch(_Execution):
     """The tasks of a batch, which may be of several runs."""
 
-    def __init__(self, tasks: list[AssignedTask], queue: SlotQueue, channel: Channel) -> None:
-        super().__init__(tasks[0].execution_id, len(tasks), queue, channel)
-        self.tasks = tasks
+    def __init__(self, runs: list[Run], queue: SlotQueue, channel: Channel) -> None:
+        self.tasks = tasks = [task for run in runs for task in run.tasks()]
+        super().__init__(tasks[0].execution_id, len(tasks), runs[0].mark, queue, channel)
         self.batch: Batch | None = None
         """Once it has begun."""
 
@@ -114,12 +116,11 @@ class TaskBatch(_Execution):
 
 
 def executions_of(
-    columns: list[AssignedRun], queue: SlotQueue, channel: Channel, *, as_batch: bool
+    runs: list[Run], queue: SlotQueue, channel: Channel, *, as_batch: bool
 ) -> Iterator[SingleTask | TaskBatch]:
     """Yield what to run for an assignment of tasks."""
-    runs = list(map(Run, columns))
     if as_batch:
-        yield TaskBatch([task for run in runs for task in run.tasks()], queue, channel)
+        yield TaskBatch(runs, queue, channel)
         return
     for run in runs:
         load_args = args_of(run)

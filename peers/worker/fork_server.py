@@ -1,7 +1,8 @@
-"""Start a fork server: `python -m peers.worker.fork_server CONTROL PARENT APP FORM LEVEL`.
+"""Start a fork server: `python -m peers.worker.fork_server CONTROL MARKS PARENT APP FORM LEVEL`.
 
 It imports the app once. Then it forks a worker for each request of the peer: a byte on CONTROL (an
-inherited socket) with the worker's own socket and running marker. PARENT is the peer's pid.
+inherited socket) with the worker's own socket and running marker. MARKS is an inherited descriptor
+(-1: there is none); all workers share the memory behind it. PARENT is the peer's pid.
 
 A worker is forked twice, so that the peer becomes its parent and learns how it ends. The process
 between the two forks exits at once, and the kernel gives its child to the peer, which is a
@@ -19,6 +20,7 @@ import time
 from typing import Final, NamedTuple
 
 from peers.protocol.messages import Forked, FromForkServer, NotForked, Preloaded, Unforkable, encode
+from peers.protocol.started_marks import StartedMarks
 from peers.worker import logs
 from peers.worker.app import import_app
 from peers.worker.channel import Channel
@@ -39,10 +41,11 @@ class _Request(NamedTuple):
     marker: int
 
 
-def main(control_fd: int, parent: int, app: str) -> None:
+def main(control_fd: int, marks_fd: int, parent: int, app: str) -> None:
     """Import the app and fork workers until the peer is gone; each worker returns from here."""
     die_with_parent(parent)
     keep_descriptors()
+    marks = StartedMarks(marks_fd)
     control = socket.socket(fileno=control_fd)
     before = open_files()
     failure = import_app(app)
@@ -64,7 +67,7 @@ def main(control_fd: int, parent: int, app: str) -> None:
     if request is not None:
         set_command_line("-m", "peers.worker", app)
         logs.resume()
-        work(Channel(socket.socket(fileno=request.socket)), request.marker)
+        work(Channel(socket.socket(fileno=request.socket)), request.marker, marks)
 
 
 def _fork_workers(control: socket.socket) -> _Request | None:
@@ -148,6 +151,6 @@ def _send(control: socket.socket, message: FromForkServer) -> None:
 
 
 if __name__ == "__main__":
-    logs.configure(*sys.argv[4:])  # type: ignore[arg-type]  # the peer has checked them
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    logs.configure(*sys.argv[5:])  # type: ignore[arg-type]  # the peer has checked them
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
     exit_now()

@@ -24,7 +24,8 @@ from peers.protocol.messages import (
     Unfit,
 )
 from peers.protocol.running_marker import RunningMarker
-from peers.worker.assigned import AssignedTask
+from peers.protocol.started_marks import StartedMarks
+from peers.worker.assigned import AssignedTask, Run
 from peers.worker.async_execution import SingleTask, SlotQueue, TaskBatch, executions_of
 from peers.worker.batch import Batch, Part
 from peers.worker.channel import Channel, exit_disconnected
@@ -46,9 +47,10 @@ _SLOW: Final = 0.1
 class AsyncLoop:
     """Starts tasks as soon as there are slots for them, which the peer grants."""
 
-    def __init__(self, channel: Channel, marker: RunningMarker) -> None:
+    def __init__(self, channel: Channel, marker: RunningMarker, marks: StartedMarks) -> None:
         self._channel = channel
         self._marker = marker
+        self._marks = marks
         self._guarded = GuardedLoop(marker)
         self._loop = self._guarded.loop
         self._streams = StandardStreams()
@@ -98,9 +100,8 @@ class AsyncLoop:
     def _assign(self, message: Assign) -> None:
         queue = self._queues.setdefault(message.queue, SlotQueue())
         queue.slots = message.slots
-        executions = list(
-            executions_of(message.runs, queue, self._channel, as_batch=message.as_batch)
-        )
+        runs = [Run(each, message.mark) for each in message.runs]
+        executions = list(executions_of(runs, queue, self._channel, as_batch=message.as_batch))
         for execution in executions:
             for execution_id in execution.execution_ids:
                 self._executions[execution_id] = execution
@@ -143,6 +144,7 @@ class AsyncLoop:
             queue.running += 1
             execution = queue.waiting.popleft()
             execution.started = time.monotonic()
+            self._marks.started(execution.mark, execution.execution_ids[-1])
             if isinstance(execution, SingleTask):
                 run = self._run(execution)
             else:

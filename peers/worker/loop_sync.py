@@ -23,6 +23,7 @@ from peers.protocol.messages import (
     Unfit,
 )
 from peers.protocol.running_marker import RunningMarker
+from peers.protocol.started_marks import CHECK, StartedMarks
 from peers.worker.args import args_of
 from peers.worker.assigned import AssignedTask, CurrentTasks, Run
 from peers.worker.batch import Batch
@@ -70,6 +71,7 @@ class _Batch:
     """A batch that waits for its call. `todo` has one index, for all of its tasks."""
 
     def __init__(self, runs: list[Run]) -> None:
+        self.mark = runs[0].mark
         self.tasks = [task for run in runs for task in run.tasks()]
         self.todo = iter((0,))
 
@@ -81,9 +83,10 @@ class _Batch:
 class SyncLoop:
     """Runs tasks in the order in which they come; the reader thread returns recalled tasks."""
 
-    def __init__(self, channel: Channel, marker: RunningMarker) -> None:
+    def __init__(self, channel: Channel, marker: RunningMarker, marks: StartedMarks) -> None:
         self._channel = channel
         self._marker = marker
+        self._marks = marks
         self._inbox: deque[Run | _Batch | None] = deque()
         """The first one is run. The reader thread adds to it, and takes nothing out."""
         self._wakeups: SimpleQueue[None] = SimpleQueue()
@@ -106,6 +109,7 @@ class SyncLoop:
                 self._run(work)
             else:
                 for _ in work.todo:
+                    self._marks.started(work.mark, work.tasks[-1].execution_id)
                     self._run_batch(work.tasks)
             self._inbox.popleft()
         self._flush()
@@ -122,8 +126,8 @@ class SyncLoop:
     def _handle(self, message: ToWorker) -> None:
         """Handle a message in the reader thread, while a handler may be running."""
         match message:
-            case Assign(columns, as_batch):
-                runs = list(map(Run, columns))
+            case Assign(columns, as_batch, mark=mark):
+                runs = [Run(each, mark) for each in columns]
                 self._inbox.extend([_Batch(runs)] if as_batch else runs)
                 self._wakeups.put(None)
             case Recall():
@@ -168,6 +172,7 @@ class SyncLoop:
         self._current = current = CurrentTasks(run, self._channel, self._cancelled)
         collected = self._collected
         results = collected.results
+        mark, marks = run.mark, self._marks.words
         finished = time.monotonic_ns()
         for index in run.todo:
             if is_mixed and run.kind(index) != kind.name:
@@ -178,6 +183,7 @@ class SyncLoop:
                 finished = time.monotonic_ns()
             current.started_ns = started = finished
             self._execution_id = execution_id = run.execution_id + index
+            marks[mark] = (execution_id + 1) * CHECK  # StartedMarks.started, without two calls
             self._marker.start(execution_id, started)
             enter(current, index)
             is_exhausted = False

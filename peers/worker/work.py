@@ -9,13 +9,14 @@ from typing import NoReturn
 
 from peers.protocol.messages import Begin, Hello
 from peers.protocol.running_marker import RunningMarker
+from peers.protocol.started_marks import StartedMarks
 from peers.worker.app import declarations, declared_kinds
 from peers.worker.channel import Channel
 from peers.worker.loop_async import AsyncLoop
 from peers.worker.loop_sync import SyncLoop
 
 
-def work(channel: Channel, marker_fd: int) -> None:
+def work(channel: Channel, marker_fd: int, marks: StartedMarks) -> None:
     """Send Hello, and run the tasks that the peer sends until it sends Stop."""
     marker = RunningMarker(marker_fd, writable=True)
     channel.send(Hello(declared_kinds(), declarations()))
@@ -24,7 +25,7 @@ def work(channel: Channel, marker_fd: int) -> None:
     signal.signal(signal.SIGINT, lambda *_: None)
     begin = channel.receive()
     if isinstance(begin, Begin):
-        (AsyncLoop if begin.asynchronous else SyncLoop)(channel, marker).run()
+        (AsyncLoop if begin.asynchronous else SyncLoop)(channel, marker, marks).run()
 
 
 def exit_now() -> NoReturn:

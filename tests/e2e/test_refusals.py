@@ -80,8 +80,8 @@ def test_an_outcome_that_cannot_be_written_down_fails_its_own_task(
 
 
 def test_a_trigger_that_refuses_a_claim_holds_up_that_task_alone(stage: Stage) -> None:
-    """The database then starts the tasks one by one. As many as a claim of quick tasks brings take
-    longer than a statement may, and so would every further try for as many.
+    """The database then looks for the tasks that it cannot start, for no longer than a statement
+    may take, and starts the others.
     """
     peer = stage.peer(lease_timeout="3s", poll_interval="500ms")
     stage.db.execute("insert into peers.task (kind) select 'noop' from generate_series(1, 3000)")
@@ -189,7 +189,7 @@ def test_a_peer_that_ends_by_a_fault_of_its_own_leaves_first(stage: Stage) -> No
     assert peer.wait() == 1
     [failed] = peer.events("peer_failed")
     assert "ZeroDivisionError" in failed["error"]
-    assert "in _serve_workers" in failed["traceback"]
+    assert "in _watch_workers" in failed["traceback"]
     task = stage.task(task_id)
     assert (task["state"], task["attempt"]) == ("ready", 0)
     assert stage.rows("select id from peers.peer") == []

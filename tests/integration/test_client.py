@@ -481,7 +481,7 @@ def test_a_keyed_graph_that_is_submitted_again_inserts_nothing(db: Connection) -
 def test_a_keyed_graph_in_an_async_transaction(database_url: str, db: Connection) -> None:
     """The async form takes the same key."""
 
-    async def main() -> list[int]:
+    async def main() -> list[peers.TaskId]:
         ids = []
         for _ in range(2):
             async with await psycopg.AsyncConnection.connect(database_url) as connection:

@@ -35,12 +35,12 @@ def batch(rows: list[Any]) -> list[int]:
 
 def sync_calls(session: Session, connection: psycopg.Connection[Any]) -> None:
     """What the sync forms take and return."""
-    assert_type(render.submit("a", after=3), int)
+    assert_type(render.submit("a", after=3), peers.TaskId)
     assert_type(render.result(1), bytes)
     assert_type(fetch.result(1, timeout=3), list[str])
     assert_type(batch.result(1), Any)
-    assert_type(render.submit_in(session, "a"), int)
-    assert_type(render.options(priority=1).after(1, [2]).submit_in(connection, "a"), int)
+    assert_type(render.submit_in(session, "a"), peers.TaskId)
+    assert_type(render.options(priority=1).after(1, [2]).submit_in(connection, "a"), peers.TaskId)
     assert_type(peers.get(1), peers.TaskRecord)
     assert_type(peers.get_in(session, 1), peers.TaskRecord)
     assert_type(peers.find(state="dead", graph=3), list[peers.TaskRecord])
@@ -70,13 +70,13 @@ def graphs() -> None:
 
 async def async_calls(session: AsyncSession, client: peers.AsyncClient) -> None:
     """What the async forms return; a forgotten await is seen."""
-    assert_type(await render.submit_async("a"), int)
+    assert_type(await render.submit_async("a"), peers.TaskId)
     assert_type(await fetch.result_async(1), list[str])
-    assert_type(await render.submit_in(session, "a"), int)
+    assert_type(await render.submit_in(session, "a"), peers.TaskId)
     assert_type(await peers.get_in(session, 1), peers.TaskRecord)
     assert_type(await peers.find_async(limit=3), list[peers.TaskRecord])
     assert_type(await client.get(1), peers.TaskRecord)
-    assert_type(await client.submit(render, "a"), int)
+    assert_type(await client.submit(render, "a"), peers.TaskId)
     assert_type(await client.result(1, task=fetch), list[str])
     render.submit_in(session, "a")  # type: ignore[unused-coroutine]
     render.submit_async("a")  # type: ignore[unused-coroutine]
@@ -88,8 +88,8 @@ async def async_calls(session: AsyncSession, client: peers.AsyncClient) -> None:
 
 def objects(client: peers.Client) -> None:
     """A client's methods have the same types."""
-    assert_type(client.submit(render, "a", after=1), int)
-    assert_type(client.submit("any.kind", {"a": 1}, priority=3), int)
+    assert_type(client.submit(render, "a", after=1), peers.TaskId)
+    assert_type(client.submit("any.kind", {"a": 1}, priority=3), peers.TaskId)
     assert_type(client.get(1), peers.TaskRecord)
     assert_type(client.result(1, task=render), bytes)
     assert_type(client.result(1, task=fetch), list[str])

@@ -17,7 +17,14 @@ from peers import errors
 from peers.database import functions, maintenance, schema
 from peers.database.backoff import Backoff
 from peers.database.connection import connect, is_connection_lost
-from peers.database.rows import Claimed, HeartbeatReply, Sibling, Unrecorded
+from peers.database.rows import (
+    Claimed,
+    HeartbeatReply,
+    LostPeer,
+    Sibling,
+    Unrecorded,
+    UnstartedTasks,
+)
 from peers.types import CONTRACT_VERSION, KindPolicy, ParentFailure, TaskState
 from tests.support import verbs
 
@@ -262,7 +269,7 @@ def test_every_sqlstate_of_the_shipped_sql_has_a_class() -> None:
     for step in schema.steps():
         states.update(re.findall(r"errcode = '(PE\d{3})'", step.file.read_text()))
     states -= {"PE000", "PE999"}  # raised and caught within one function
-    assert len(states) == 13
+    assert len(states) == 15
     for state in sorted(states):
         error = RaisedError()
         error.sqlstate = state
@@ -368,7 +375,7 @@ def test_the_peers_of_a_host(connection: BoundedConnection) -> None:
     reply = maintenance.read_reclaimed(verbs.run(connection, maintenance.reclaim(first, 10)))
     assert reply.tasks == []
     assert 0 < reply.next_in <= 30
-    lost = maintenance.declare_lost(first, [second])
-    assert maintenance.read_lost(verbs.run(connection, lost)) == [second]
+    lost = maintenance.declare_lost(first, [second], [UnstartedTasks(first.bytes, 0, 3)])
+    assert maintenance.read_lost(verbs.run(connection, lost)) == [LostPeer(second, "vega", 0)]
     reply = maintenance.read_reclaimed(verbs.run(connection, maintenance.reclaim(first, 10)))
     assert reply == ([], float("inf"))

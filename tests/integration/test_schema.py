@@ -120,8 +120,8 @@ def test_a_fresh_database_gets_every_migration(empty: Connection, extended: Path
         "alter table peers.task alter column colour type char(6);"
     )
     applied = schema.migrate(empty)
-    first = applied.index("13_bookkeeping.sql") + 1
-    assert applied[first : first + 2] == ["19_0002_a_column.sql", "19_0003_its_type.sql"]
+    last = applied.index("20_validate.sql")
+    assert applied[last - 2 : last] == ["19_0002_a_column.sql", "19_0003_its_type.sql"]
     assert schema.installed_version(empty) == 3
 
 

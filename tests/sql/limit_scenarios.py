@@ -475,6 +475,26 @@ def explain_names_the_limit(world: World) -> None:
     assert shown == {"running": 3, "waiting": 2}
 
 
+def what_keys_used_is_merged(world: World) -> None:
+    """Many leases of a key leave one row after a while, which counts as much as they did."""
+    limit(world.db, key="account", max_running=100, fair=True)
+    accounts(world.db, *[1] * 30)
+    peer = world.peer()
+    for _ in range(30):
+        [claim] = claim_limited(peer, 1).claims
+        advance(world.db, "5 s")
+        peer.heartbeat()
+        assert peer.complete(claim) == {}
+    used = (
+        "select sum(peers._used_lately(k, peers.now())) from"
+        " (select distinct limit_key as k from peers.limit_use) u"
+    )
+    before = value(world.db, used)
+    assert value(world.db, "select peers.place_limited()") == 0
+    assert value(world.db, "select count(*) from peers.limit_use") == 1
+    assert abs(value(world.db, used) - before) < before / 100
+
+
 def keys_take_turns_by_use(world: World) -> None:
     """The key with the fewest running tasks is next; then the one that was served least."""
     limit(world.db, key="account", max_running=100, fair=True)

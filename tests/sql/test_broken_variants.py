@@ -92,13 +92,7 @@ VARIANTS = {
     ),
     "a refused task takes the others along": Variant(
         scenarios.a_trigger_refuses_one_task,
-        [
-            Patch(
-                CAREFULLY,
-                "        tasks := null;\n    end;\n    foreach",
-                "        raise;\n    end;\n    foreach",
-            )
-        ],
+        [Patch(CAREFULLY, "if _half = 0 then", "if true then raise;")],
         psycopg.errors.RaiseException,
     ),
     "a full disk is taken for a refusal": Variant(
@@ -153,6 +147,8 @@ VARIANTS = {
                 "and t.token = l.token and t.state = 'running'\n            for",
                 "and t.token = l.token\n            for",
             ),
+            # without chance: another safeguard, the primary key of peers.dead, could hide the fault
+            Patch(OUTCOMES, "1 + floor(random() * cardinality(_task_ids))", "1"),
         ],
     ),
     "reconcile takes the leases that the peer knows": Variant(

@@ -145,8 +145,9 @@ def test_a_key_submits_a_graph_once(db: Connection) -> None:
     """Again under the key: the same ids, nothing is inserted, whatever became of the tasks."""
     first = submit_graph(db, "x", "y", idempotency_key="night 1")
     run(db, "select peers.cancel(%s)", first[0]["task_id"])
-    assert submit_graph(db, "x", "y", idempotency_key="night 1") == first
-    assert submit_graph(db, "y", idempotency_key="night 1") == first[1:]
+    known = [{**node, "is_new": False} for node in first]
+    assert submit_graph(db, "x", "y", idempotency_key="night 1") == known
+    assert submit_graph(db, "y", idempotency_key="night 1") == known[1:]
     assert value(db, "select count(*) from peers.task") == 2
     assert submit_graph(db, "x", "y", idempotency_key="night 2") != first
 

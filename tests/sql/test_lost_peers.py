@@ -53,7 +53,7 @@ def join_on(db: Connection, host_id: str | None, number: int = 1) -> Peer:
 
 def declare_lost(witness: Peer, *lost: Peer) -> list[UUID]:
     """Declare peers lost, and return those that are."""
-    query = "select peers.declare_lost(%s, %s::uuid[])"
+    query = "select array(select lost_peer_id from peers.declare_lost(%s, %s::uuid[]))"
     declared: list[UUID] = value(witness.db, query, witness.id, [peer.id for peer in lost])
     return declared
 

@@ -55,28 +55,53 @@ VERBS = {
     "shut_limit": "select peers.shut_limit('l')",
     "open_limit": "select peers.open_limit('l')",
     "limit_keys": "select * from peers.limit_keys('l')",
+    "add_schedule": 'select peers.add_schedule(\'{"name": "s", "kind": "a", "cron": "@daily"}\')',
+    "due_schedules": "select peers.due_schedules()",
+    "next_schedule": "select peers.next_schedule()",
+    "fire_schedules": "select peers.fire_schedules('[]')",
+    "run_backfills": "select peers.run_backfills('[]')",
+    "declare_schedules": "select peers.declare_schedules(gen_random_uuid(), '[]')",
+    "task_due_at": "select peers.task_due_at(1)",
+    "prune_schedule_runs": "select peers.prune_schedule_runs('1 day')",
+    "pause_schedule": "select peers.pause_schedule('s')",
+    "resume_schedule": "select peers.resume_schedule('s')",
+    "run_schedule": "select peers.run_schedule('s')",
+    "remove_schedule": "select peers.remove_schedule('s')",
+    "backfill_schedule": "select peers.backfill_schedule('s', now(), now())",
+    "cancel_backfill": "select peers.cancel_backfill(1)",
+    "explain_schedule": "select peers.explain_schedule('s')",
+    "submit_unique": "select * from peers.submit_unique('a', unique_key => 'k')",
+    "submit_many_unique": "select * from peers.submit_many_unique('a', '[{}]', array['k'])",
     "contract_version": "select peers.contract_version()",
     "now": "select peers.now()",
 }
 EVERYBODY = {"contract_version", "now"}
-SUBMITTING = {"submit", "submit_graph"}
+SUBMITTING = {"submit", "submit_graph", "add_schedule"}
+
+
+SUBMITTING = {"submit", "submit_graph", "submit_unique", "submit_many_unique"}
 PEER = {
     "join", "heartbeat", "complete", "fail", "release", "reconcile", "reclaim", "leave",
     "promote", "next_due", "progress", "parent_results", "unrunnable", "prune",
     "next_reclaim", "siblings", "declare_lost",
     "start_cooldown", "cooldown_left", "declare_limits", "shut_limit_of_task",
+    "due_schedules", "next_schedule", "fire_schedules", "run_backfills", "declare_schedules",
+    "task_due_at", "prune_schedule_runs",
 }  # fmt: skip
 OPERATING = {
     "cancel", "change", "pause", "resume", "prune", "check", "explain", "unrunnable",
     "parent_results", "start_cooldown", "cooldown_left", "end_cooldown",
     "cancel_graph", "pause_graph", "resume_graph", "retry_graph",
     "set_limit", "remove_limit", "shut_limit", "open_limit", "limit_keys",
+    "pause_schedule", "resume_schedule", "run_schedule", "remove_schedule", "backfill_schedule",
+    "cancel_backfill",
+    "explain_schedule", "task_due_at", "prune_schedule_runs",
 }  # fmt: skip
 ALLOWED = {
     "peers_submitter": EVERYBODY | SUBMITTING,
     "peers_worker": EVERYBODY | SUBMITTING | PEER,
     "peers_operator": EVERYBODY | SUBMITTING | OPERATING,
-    "peers_reader": EVERYBODY | {"explain", "limit_keys", "unrunnable"},
+    "peers_reader": EVERYBODY | {"explain", "explain_schedule", "limit_keys", "unrunnable"},
 }
 TABLES = (
     "select format('%I.%I', schemaname, tablename) as t from pg_tables where schemaname = 'peers'"
@@ -375,16 +400,73 @@ def test_nobody_submits_under_a_two_submitters_key(
     assert value(db, "select count(*) from peers.task") == 2
 
 
+@pytest.mark.parametrize("way", ["submit", "submit_many_unique", "submit_graph"])
+@pytest.mark.parametrize("on_duplicate", ["keep", "replace"])
+def test_nobody_changes_the_task_of_another_role_by_its_unique_key(
+    db: Connection, two_submitters: list[Connection], way: str, on_duplicate: str
+) -> None:
+    """A unique key that another role's task holds is refused; operators may use it."""
+    one, two = two_submitters
+    node = {"name": "n", "kind": "a", "unique_key": "k", "on_duplicate": on_duplicate}
+    calls = {
+        "submit": "select peers.submit('a', unique_key => 'k', on_duplicate => %s)",
+        "submit_many_unique": "select * from peers.submit_many_unique('a', '[{}]', array['k'],"
+        " on_duplicate => %s)",
+        "submit_graph": "select peers.submit_graph(%s::jsonb)",
+    }
+    argument = json.dumps([node]) if way == "submit_graph" else on_duplicate
+
+    def submit_to(session: Connection) -> tuple[str, str]:
+        return refusal(session, calls[way], argument)
+
+    assert submit_to(one) == ("", "")
+    sqlstate, words = submit_to(two)
+    assert (sqlstate, "the unique_key of task" in words) == ("PE009", True)
+    assert "Begin your keys" in words
+    assert submit_to(one) == submit_to(db) == ("", "")
+    assert value(db, "select count(*) from peers.task") == 1
+    assert refusal(two, "select * from peers.unique_key")[0] == "42501"
+
+
 def test_a_submitter_needs_no_right_to_read_keys(
     db: Connection, two_submitters: list[Connection]
 ) -> None:
     """A plain ON CONFLICT DO NOTHING works; one that names the column would read keys."""
     [one, _] = two_submitters
     insert = "insert into peers.task (kind, idempotency_key) values ('a', 'k') on conflict"
-    named = "(idempotency_key) where idempotency_key is not null"
     for _ in range(2):
         run(one, f"{insert} do nothing")
-    assert refusal(one, f"{insert} {named} do nothing")[0] == "42501"
+    assert refusal(one, f"{insert} (idempotency_key) do nothing")[0] == "42501"
     assert refusal(one, "select from peers.task where idempotency_key = 'k'")[0] == "42501"
     assert column(one, "select state from peers.task") == ["ready"]
     assert value(db, "select count(*) from peers.task") == 1
+
+
+def test_a_submitter_changes_its_own_schedules_only(
+    db: Connection, two_submitters: list[Connection]
+) -> None:
+    """With a plain INSERT or add_schedule; what the scheduler keeps cannot be inserted."""
+    one, two = two_submitters
+    insert = "insert into peers.schedule (name, kind, cron) values ('s', 'a', '@daily')"
+    run(one, insert)
+    forged = insert.replace("cron)", "cron, failures)").replace(
+        "'s', 'a', '@daily'", "'f', 'a', '@daily', 1"
+    )
+    assert refusal(one, forged)[0] == "42501"
+    change = "select peers.add_schedule(%s, replace => true)"
+    changed = '{"name": "s", "kind": "b", "cron": "@daily"}'
+    sqlstate, words = refusal(two, change, changed)
+    assert (sqlstate, "belongs to another role" in words) == ("PE013", True)
+    run(one, change, changed)
+    assert column(db, "select kind from peers.schedule") == ["b"]
+
+
+def test_readers_and_operators_see_schedules(db: Connection) -> None:
+    """The view and the explanation need no more than their roles have; operators change columns."""
+    run(db, "select peers.add_schedule(%s)", '{"name": "s", "kind": "a", "cron": "@daily"}')
+    for role in ("peers_reader", "peers_operator"):
+        run(db, f"set role {role}")
+        assert value(db, "select changed_by_operator from peers.schedule_status") is False
+        assert "due next" in value(db, "select peers.explain_schedule('s')")
+    run(db, "update peers.schedule set cron = '@hourly', paused_at = now()")
+    assert refusal(db, "update peers.schedule set next_due_at = now()")[0] == "42501"

@@ -17,6 +17,7 @@ from peers import current_task, handlers
 from peers.handlers import Handler
 from peers.protocol.messages import Assign, Cancel, Completed, Failed, Stop
 from peers.protocol.running_marker import MARKER_SIZE, RunningMarker
+from peers.protocol.started_marks import StartedMarks, decode
 from peers.worker.channel import Channel
 from peers.worker.loop_async import AsyncLoop
 from tests.support.claims import a_claim
@@ -45,7 +46,8 @@ class Worker:
         channel = Channel(Mock())
         monkeypatch.setattr(channel, "start_reader", lambda _handle: None)
         monkeypatch.setattr(channel, "send_outcomes", self._sent)
-        self.loop = AsyncLoop(channel, self.marker)
+        self.marks = StartedMarks(-1)
+        self.loop = AsyncLoop(channel, self.marker, self.marks)
 
     def register(self, kind: str, function: Callable[..., Any]) -> None:
         """Declare a handler."""
@@ -265,3 +267,33 @@ def test_outcomes_wait_for_others_only_while_there_is_a_next_task(worker: Worker
     worker.run(*"aaaa")
     assert sizes == [0, 0, 0, 1]
     assert worker.outcomes == [(1, "[null,null,null]"), (4, "[null]")]
+
+
+def test_each_task_is_marked_when_it_gets_a_slot(worker: Worker) -> None:
+    """Not earlier, and for each queue apart: one queue does not start in the order of another. A
+    batch is marked as a whole.
+    """
+    seen: list[tuple[int, int | None, int | None]] = []
+
+    async def handler() -> None:
+        words = worker.marks.words
+        seen.append((current_task().execution_id, decode(words[5]), decode(words[6])))
+        await asyncio.sleep(0.01)
+
+    async def batch(rows: list[_Row]) -> list[None]:
+        seen.append((10, decode(worker.marks.words[5]), None))
+        return [None] * len(rows)
+
+    worker.register("a", handler)
+    handlers.register(Handler("b", batch, batch_size=2))
+    worker.count = 6
+    args = [b'{"n": 1}'] * 2
+    for claim, first, is_batch, name, mark in (
+        (a_claim(a_queue(), *"aaa"), 1, False, "one", 5),
+        (a_claim(a_queue(), "a"), 4, False, "two", 6),
+        (a_claim(a_queue(), *"bb", args=args), 10, True, "one", 5),
+    ):  # fmt: skip
+        message = Assign([claim.to_message(0, claim.count, first)], is_batch, name, 1, mark)
+        worker.loop._loop.call_soon(worker.loop._handle, message)
+    worker.loop.run()
+    assert seen == [(1, 1, 4), (4, 1, 4), (2, 2, 4), (3, 3, 4), (10, 11, None)]

@@ -62,7 +62,7 @@ class Database:
         self.replies: dict[str, Any] = {
             "promote": Promoted(0, EPOCH, NEVER), "reclaim": Reclaims([], NEVER),
             "siblings": [], "unrunnable": [], "place_limited": 0,
-            "prune": Pruned(0, 0, True),
+            "prune": Pruned(0, 0, True), "prune_schedule_runs": 0,
         }  # fmt: skip
         self.errors: dict[str, Exception] = {}
         self.retries: dict[str, float] = {}
@@ -72,6 +72,7 @@ class Database:
             ("siblings", "read_siblings"),
             ("unrunnable", "read_unrunnable"), ("prune", "read_pruned"),
             ("place_limited", "read_placed"),
+            ("prune_schedule_runs", "read_count"),
         ):  # fmt: skip
             monkeypatch.setattr(maintenance, verb, self._writer(verb))
             monkeypatch.setattr(maintenance, reader, lambda reply: reply)

@@ -25,6 +25,7 @@ from peers.protocol.messages import (
     ToWorker,
 )
 from peers.protocol.running_marker import MARKER_SIZE, RunningMarker
+from peers.protocol.started_marks import StartedMarks, decode
 from peers.worker import loop_sync
 from peers.worker.channel import Channel
 from peers.worker.loop_sync import SyncLoop
@@ -52,7 +53,8 @@ class Worker:
         monkeypatch.setattr(self._channel, "send", self._sent)
         monkeypatch.setattr(self._channel, "start_reader", lambda _handle: None)
         monkeypatch.setattr(self._channel, "send_outcomes", self.outcomes.extend)
-        self.loop = SyncLoop(self._channel, self.marker)
+        self.marks = StartedMarks(-1)
+        self.loop = SyncLoop(self._channel, self.marker, self.marks)
         self.tell: Callable[[ToWorker], None] = self.loop._handle
 
     def register(self, kind: str, function: Callable[..., Any]) -> None:
@@ -211,3 +213,25 @@ def test_the_marker_shows_the_task_that_runs(worker: Worker) -> None:
     worker.run(*"aaa")
     assert shown == [(1, 1), (2, 1), (3, 1)]
     assert worker.marker.running().execution_id == 0
+
+
+def test_each_task_is_marked_when_its_handler_starts(worker: Worker) -> None:
+    """Not earlier: those behind it count as not started. A batch is marked as a whole."""
+    seen: list[int | None] = []
+
+    def note() -> None:
+        seen.append(decode(worker.marks.words[5]))
+
+    def batch(rows: list[dict[str, Any]]) -> list[None]:
+        note()
+        return [None] * len(rows)
+
+    worker.register("a", note)
+    handlers.register(Handler("b", batch, batch_size=3))
+    single, batched = a_claim(a_queue(), *"aaa"), a_claim(a_queue(), *"bbb", args=numbers(3))
+    worker.tell(Assign([single.to_message(0, 3, 7)], mark=5))
+    worker.tell(Assign([batched.to_message(0, 3, 10)], True, mark=5))
+    worker.tell(Stop())
+    worker.loop.run()
+    assert seen == [7, 8, 9, 12]
+    assert sum(map(bool, worker.marks.words)) == 1

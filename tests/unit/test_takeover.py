@@ -12,10 +12,10 @@ import pytest
 from peers.database import maintenance
 from peers.database.jobs import Job
 from peers.database.reconnecting import ReconnectingConnection
-from peers.database.rows import Promoted, Reclaimed, Reclaims, Sibling
+from peers.database.rows import LostPeer, Promoted, Reclaimed, Reclaims, Sibling, UnstartedTasks
 from peers.events import fields_of, name_of
 from peers.peer import takeover as module
-from peers.peer.maintenance import Maintenance
+from peers.peer.maintenance import Chore, Maintenance
 from peers.peer.state import PeerState
 from peers.peer.takeover import Takeover
 
@@ -32,6 +32,7 @@ class Seen:
         self.looks = 0
         self.forgotten: list[UUID] = []
         self.look_at = NEVER
+        self.not_started: list[UnstartedTasks] = []
 
     def watch(self, siblings: list[Sibling]) -> None:
         """Watch them."""
@@ -41,6 +42,11 @@ class Seen:
         """Those that have ended."""
         self.looks += 1
         return sorted(self.dead)
+
+    def unstarted(self, peer_ids: list[UUID]) -> list[UnstartedTasks]:
+        """What they had not started."""
+        assert set(peer_ids) <= self.dead
+        return self.not_started
 
     def next_look(self) -> float:
         """When to look."""
@@ -135,7 +141,7 @@ def test_a_peer_that_joins_looks_at_once(
     """It lists its siblings, declares lost who has ended, and takes their tasks: in this order."""
     dead = Sibling(uuid4(), 7, 100, "lock")
     database.replies["siblings"] = [dead]
-    database.replies["declare_lost"] = [dead.peer_id]
+    database.replies["declare_lost"] = [LostPeer(dead.peer_id, "vega", 0)]
 
     def watch(siblings: list[Sibling]) -> None:
         seen.watched, seen.dead, seen.look_at = siblings, {dead.peer_id}, database.now
@@ -165,11 +171,40 @@ def test_a_peer_whose_row_is_locked_is_declared_again(
     seen.look_at = database.now + 0.5
     assert database.verbs().count("declare_lost") == 1
     assert seen.forgotten == []
-    database.replies["declare_lost"] = [dead]
+    database.replies["declare_lost"] = [LostPeer(dead, "vega", 0)]
     database.now += 0.5
     maintenance.start_due()
     assert database.verbs().count("declare_lost") == 2
     assert seen.forgotten == [dead]
+
+
+def test_what_a_lost_peer_had_not_started_is_released(
+    database: Database, seen: Seen, takeover: Takeover, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the same call, and up to a number of tasks. If the database refuses that, it is asked to
+    release fewer: a peer must be declared lost in any case.
+    """
+    turn(takeover, database)
+    dead = uuid4()
+    seen.dead, seen.look_at = {dead}, database.now
+    seen.not_started = [UnstartedTasks(b"a" * 16, 3, 6000), UnstartedTasks(b"b" * 16, 0, 6000)]
+    [chore] = [each for each in takeover.chores if each.name == "declare_lost"]
+    assert maintenance_call(chore)[3] == [
+        UnstartedTasks(b"a" * 16, 3, 6000), UnstartedTasks(b"b" * 16, 0, 4000),
+    ]  # fmt: skip
+    chore.failed()
+    assert maintenance_call(chore)[3] == [UnstartedTasks(b"a" * 16, 3, 2500)]
+    database.replies["declare_lost"] = [LostPeer(dead, "vega", 2500)]
+    turn(takeover, database)
+    assert seen.forgotten == [dead]
+    [told] = [fields_of(r) for r in caplog.records if name_of(r) == "unstarted_tasks_released"]
+    assert told == {"released": 2500, "lost_peer_id": dead, "lost_host": "vega"}
+
+
+def maintenance_call(chore: Chore) -> tuple[Any, ...]:
+    """What a chore would ask now."""
+    assert chore.due_at() == 0.0
+    return cast("tuple[Any, ...]", chore.write(uuid4(), chore.size))
 
 
 def test_an_end_that_is_not_sure_asks_nothing(

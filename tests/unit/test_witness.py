@@ -12,10 +12,14 @@ from uuid import uuid4
 
 import pytest
 
-from peers.database.rows import Sibling
+from peers.database.rows import Sibling, UnstartedTasks
 from peers.peer.witness import Witness, identify
 from peers.pool import liveness
+from peers.pool.claim import TaskRun
 from peers.pool.liveness import LivenessLock, is_released
+from peers.protocol.started_marks import UNMARKED
+from tests.support.claims import a_claim
+from tests.unit.test_claim import a_queue
 
 DEADLINE = 20.0
 PID = 4711
@@ -279,6 +283,23 @@ def test_a_peer_is_told_until_it_is_lost(host: Host) -> None:
     host.witness.forget([sibling.peer_id, uuid4()])
     assert host.witness.next_look() == float("inf")
     assert not is_released(sibling.liveness_lock, host.locks)
+
+
+def test_what_a_peer_had_not_started(host: Host) -> None:
+    """Its file says it, as long as it is there. A peer that nobody watches has no file."""
+    lock = LivenessLock(host.locks)
+    lock.publish()
+    claim = a_claim(a_queue(), *"aaa")
+    lock.log.queued(TaskRun(claim, 0, 3))
+    lock.log.assigned(TaskRun(claim, 1, 1), UNMARKED, 1)
+    os.close(lock.fd)
+    sibling, other = host.sibling(lock.name), host.sibling("0" * 32)
+    assert host.ended(sibling)
+    host.witness.watch([sibling, other])
+    expected = [UnstartedTasks(claim.token, 0, 1), UnstartedTasks(claim.token, 2, 1)]
+    assert host.witness.unstarted([sibling.peer_id, other.peer_id, uuid4()]) == expected
+    liveness.remove(lock.name, host.locks)
+    assert host.witness.unstarted([sibling.peer_id]) == expected, "it was read before"
 
 
 def test_a_process_that_has_joined_twice(host: Host) -> None:

@@ -1,0 +1,158 @@
+"""The operations on schedules. Each function checks its arguments and returns a request.
+
+`peers.client.forms` makes the functions that users call of them, as in `peers.client.operations`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from peers.client import schedule_statements as statements
+from peers.client.options import Options
+from peers.client.statements import Request
+from peers.client.submission import document
+from peers.errors import BadSchedule
+from peers.schedules import Schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from peers.client.options import Span
+    from peers.client.schedules import ScheduleRecord
+    from peers.schedules import Misfire, Overlap
+
+FIND_LIMIT_MAX: Final = 1000
+
+
+def add_schedule(
+    name: str,
+    kind: str,
+    args: Mapping[str, object] | None = None,
+    *,
+    cron: str | None = None,
+    every: Span | None = None,
+    anchor: datetime | None = None,
+    timezone: str = "UTC",
+    queue: str | None = None,
+    priority: int | None = None,
+    max_attempts: int | None = None,
+    timeout: Span | None = None,
+    metadata: Mapping[str, object] | None = None,
+    misfire: Misfire = "latest",
+    catch_up: Span = 86400,
+    overlap: Overlap = "allow",
+    jitter: Span = 0,
+    expect_within: Span | None = None,
+    replace: bool = False,
+) -> Request[None]:
+    """Add a schedule, which submits a task of the kind with these args at each due time.
+
+    cron or every, timezone, misfire, catch_up, overlap, jitter, expect_within: see Schedule.
+    anchor: the first due time of every. queue, priority, max_attempts, timeout, metadata: of its
+    tasks, see Options. replace: change the schedule of this name if there is one; a pause stays.
+
+    Raises BadSchedule, ArgsInvalid, BadTask.
+    """
+    options = Options(
+        queue=queue,
+        priority=priority,
+        max_attempts=max_attempts,
+        timeout=timeout,
+        metadata=metadata,
+    )
+    schedule = Schedule(
+        name=name, cron=cron, every=every, timezone=timezone, misfire=misfire, catch_up=catch_up,
+        overlap=overlap, jitter=jitter, expect_within=expect_within,
+    )  # fmt: skip
+    if anchor is not None and anchor.tzinfo is None:
+        raise BadSchedule(f"anchor {anchor} has no time zone", "Give it one.")
+    task = document(kind, {} if args is None else args, options)
+    task.pop("on_parent_failure", None)
+    request = schedule.document(
+        name=name, anchor=None if anchor is None else anchor.isoformat(), **task
+    )
+    return Request(statements.ADD_SCHEDULE, {**request, "replace": replace})
+
+
+def get_schedule(name: str) -> Request[ScheduleRecord]:
+    """Return the schedule of this name. Raises ScheduleNotFound."""
+    return Request(statements.GET_SCHEDULE, {"name": name})
+
+
+def find_schedules(
+    *,
+    kind: str | None = None,
+    paused: bool | None = None,
+    limit: int = 100,
+    after: str | None = None,
+) -> Request[list[ScheduleRecord]]:
+    """Return the schedules that match all of these filters, by name.
+
+    limit: 1 to 1000. after: only schedules with a later name, for the next page. Raises
+    BadSchedule.
+    """
+    if type(limit) is not int or not 1 <= limit <= FIND_LIMIT_MAX:
+        raise BadSchedule(
+            f"limit must be 1 to {FIND_LIMIT_MAX}, not {limit!r}",
+            "Read more in pages, with after=….",
+        )
+    filters: dict[str, Any] = {"kind": kind, "paused": paused, "limit": limit, "after": after}
+    given = {name: value for name, value in filters.items() if value is not None}
+    return Request(statements.FIND_SCHEDULES, given)
+
+
+def explain_schedule(name: str, at: datetime | None = None) -> Request[str]:
+    """Return in words when a schedule is due next, and what became of its last due time.
+
+    at: explains the last due time until then. Raises ScheduleNotFound.
+    """
+    return Request(statements.EXPLAIN_SCHEDULE, {"name": name, **_times(at=at)})
+
+
+def pause_schedule(name: str) -> Request[None]:
+    """Pause a schedule: its due times are skipped. What runs, runs on. Raises ScheduleNotFound."""
+    return Request(statements.PAUSE_SCHEDULE, {"name": name})
+
+
+def resume_schedule(name: str) -> Request[None]:
+    """Resume a paused schedule. It fires at its next due time. Raises ScheduleNotFound."""
+    return Request(statements.RESUME_SCHEDULE, {"name": name})
+
+
+def remove_schedule(name: str) -> Request[None]:
+    """Delete a schedule. Its tasks go on, and what became of its due times stays recorded.
+
+    If code declares it, the next peer that joins adds it again. Raises ScheduleNotFound.
+    """
+    return Request(statements.REMOVE_SCHEDULE, {"name": name})
+
+
+def run_schedule(name: str) -> Request[int]:
+    """Submit a task of a schedule now, also while it is paused, and return the task's id.
+
+    Raises ScheduleNotFound.
+    """
+    return Request(statements.RUN_SCHEDULE, {"name": name})
+
+
+def backfill_schedule(
+    name: str, from_at: datetime, until_at: datetime | None = None
+) -> Request[int]:
+    """Run the due times from one time until another (now, if left out) that have not fired.
+
+    The peers submit the tasks soon: one after the other, unless the schedule allows overlap.
+    Returns the number of the backfill. Raises ScheduleNotFound, BadSchedule.
+    """
+    request = {"name": name, **_times(from_at=from_at, until_at=until_at)}
+    return Request(statements.BACKFILL_SCHEDULE, request)
+
+
+def _times(**moments: datetime | None) -> dict[str, str]:
+    for name, moment in moments.items():
+        if moment is not None and moment.tzinfo is None:
+            raise BadSchedule(
+                f"{name} {moment} has no time zone",
+                "Give it one, such as datetime.now(timezone.utc).",
+            )
+    return {name: moment.isoformat() for name, moment in moments.items() if moment is not None}

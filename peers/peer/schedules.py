@@ -1,0 +1,152 @@
+"""Fire schedules when they are due.
+
+Every peer tries, and the database lets one win. The chore has two steps: it asks which schedules
+are due, computes their due times, and passes them to the database. It repeats both until nothing is
+due. An idle peer asks when the next schedule is due, and every ten seconds.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from psycopg.pq.abc import PGresult
+
+from peers import events
+from peers.database import maintenance
+from peers.database.pipeline import Statement
+from peers.database.rows import DueSchedules, ScheduleRun
+from peers.peer.due_times import backfill_of, fire_of, prepare
+from peers.peer.maintenance import Chore
+
+SCHEDULE: Final = "schedule"
+"""The payload of a notification that the times of a schedule have changed."""
+
+_MAX_SCHEDULES: Final = 50
+_IDENTITY: Final = ("name", "revision", "next_due_at")
+_REFUSED: Final = "the database refused to submit the task, or did not finish it in time"
+_NEVER: Final = float("inf")
+_AT_LEAST_EVERY: Final = 10.0
+"""Seconds. A notification may be lost, or the clock of the database be set."""
+_WITHOUT_NOTIFICATIONS: Final = 1.0
+_SPREAD: Final = 0.03
+"""Seconds over which the peers spread their looks, so that the others find the first one's work."""
+_AGAIN_AFTER: Final = 0.05
+"""Seconds until the next look when other sessions had locked all that was due."""
+_AGAIN_MAX: Final = 1.0
+
+
+class Schedules(Chore):
+    """Is due when the next schedule is due."""
+
+    def __init__(self, is_listening: Callable[[], bool]) -> None:
+        super().__init__("fire_schedules", self._write, self._read, 0.0, _MAX_SCHEDULES)
+        self._is_listening = is_listening
+        self._looked_at = 0.0
+        self._look_at = 0.0
+        """When (monotonic) the next schedule is due."""
+        self._fires: list[dict[str, Any]] = []
+        self._backfills: list[dict[str, Any]] = []
+        self._sent: list[dict[str, Any]] = []
+        """What the step in progress fires."""
+        self._is_firing = False
+        self._in_vain = 0
+        """How many times in a row nothing of what was due could be fired."""
+
+    def look_now(self) -> None:
+        """Look soon: schedules have changed, or a notification may have been lost."""
+        self._look_at = 0.0
+
+    def due_at(self) -> float:
+        """Return when (monotonic) to fire, or to look."""
+        if self._fires or self._backfills:
+            return super().due_at()
+        longest = _AT_LEAST_EVERY if self._is_listening() else _WITHOUT_NOTIFICATIONS
+        return max(super().due_at(), min(self._look_at, self._looked_at + longest))
+
+    def failed(self) -> None:
+        """Forget what was to be fired: another peer may have fired it meanwhile.
+
+        A schedule that was refused alone, for example because a trigger took too long, is recorded
+        as failed, so that the others go on while it waits for its next try.
+        """
+        super().failed()
+        refused = self._sent if self._is_firing and len(self._sent) == 1 else []
+        self._fires = [
+            {name: fire[name] for name in _IDENTITY} | {"error": _REFUSED}
+            for fire in refused
+            if "error" not in fire
+        ]
+        self._backfills, self._sent, self._is_firing = [], [], False
+
+    def _write(self, _: UUID, most: int) -> Statement:
+        self._is_firing = bool(self._fires or self._backfills)
+        if not self._is_firing:
+            return maintenance.due_schedules(most)
+        self._sent, self._fires = self._fires, []
+        backfills, self._backfills = self._backfills, []
+        return maintenance.fire_schedules(self._sent, backfills)
+
+    def _read(self, result: PGresult, _: int) -> bool:
+        if self._is_firing:
+            return self._read_fired(maintenance.read_fired(result))
+        return self._read_due(maintenance.read_due_schedules(result))
+
+    def _read_due(self, reply: DueSchedules) -> bool:
+        received_at = time.monotonic()
+        self._looked_at = received_at
+        wait = reply.next_at - reply.now
+        self._look_at = received_at + wait + random.uniform(0, _SPREAD)
+        if reply.next_at < _NEVER:  # a peer without schedules need not load it
+            prepare()
+        for alert in reply.late:
+            events.schedule_late(schedule=alert["schedule"], due_at=alert["due_at"])
+        now = datetime.fromtimestamp(reply.now, UTC)
+        self._fires = [fire_of(schedule, now) for schedule in reply.schedules]
+        self._backfills = [backfill_of(backfill) for backfill in reply.backfills]
+        if self._fires or self._backfills:
+            return False
+        if wait <= 0:
+            self._note_in_vain()
+        else:
+            self._in_vain = 0
+        return True
+
+    def _read_fired(self, runs: list[ScheduleRun]) -> bool:
+        """Log what became of the due times, and look again: there may be more."""
+        report(runs)
+        if runs:
+            self._in_vain = 0
+            self._look_at = 0.0
+            return False
+        self._note_in_vain()
+        return True
+
+    def _note_in_vain(self) -> None:
+        """Look again after a growing wait: another peer was faster, or has locked the rows."""
+        self._in_vain += 1
+        wait = min(_AGAIN_MAX, _AGAIN_AFTER * 2 ** min(self._in_vain - 1, 10))
+        self._look_at = time.monotonic() + wait * random.uniform(0.5, 1)
+
+
+def report(runs: list[ScheduleRun]) -> None:
+    """Log what became of due times. There is one line for all that a schedule has skipped."""
+    skipped: dict[tuple[str, str], list[datetime]] = {}
+    for schedule, due_at, outcome, reason, task_id in runs:
+        if outcome == "failed":
+            when = None if due_at is None else due_at.isoformat()
+            events.schedule_failed(schedule=schedule, due_at=when, error=reason or "")
+        elif due_at is None:
+            continue  # its next due time was computed
+        elif task_id is None:
+            skipped.setdefault((schedule, reason or ""), []).append(due_at)
+        else:
+            events.schedule_fired(schedule=schedule, due_at=due_at, task_id=task_id)
+    for (schedule, reason), times in skipped.items():
+        events.schedule_skipped(
+            schedule=schedule, due_at=min(times), times=len(times), reason=reason
+        )

@@ -1,0 +1,93 @@
+"""A schedule as code declares it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+from peers.errors import BadSchedule
+
+Misfire: TypeAlias = Literal["skip", "latest", "all"]
+Overlap: TypeAlias = Literal["allow", "skip", "buffer_one", "cancel_other"]
+Span: TypeAlias = timedelta | float
+"""A duration: a timedelta, or seconds."""
+
+NAME_MAX: Final = 200
+_DAY: Final = timedelta(days=1)
+_YEAR: Final = timedelta(days=365)
+_SECOND: Final = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """When a kind runs by itself, and with which args.
+
+    cron: five fields as in a crontab, or a name such as "@daily", by the clocks of timezone. every:
+    a duration instead, 1 second to 365 days. name: the kind, if left out. args: of its tasks.
+
+    misfire: what happens to due times that no peer has fired within 10 seconds: "skip" them, run
+    the "latest" one, or "all" of them. A time older than catch_up (0 to 365 days) never runs.
+    overlap: what happens while an earlier run is unfinished: "allow" both, "skip" the new one,
+    "buffer_one" starts the new one when the earlier ones have ended, "cancel_other" cancels them.
+    jitter: each task starts up to so much later, at most a day. expect_within: raise an alert if no
+    run has completed so long after a due time.
+
+    Raises BadSchedule for a value out of bounds.
+    """
+
+    cron: str | None = None
+    every: Span | None = None
+    timezone: str = "UTC"
+    name: str | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
+    misfire: Misfire = "latest"
+    catch_up: Span = _DAY
+    overlap: Overlap = "allow"
+    jitter: Span = timedelta(0)
+    expect_within: Span | None = None
+
+    def __post_init__(self) -> None:
+        from peers.schedules.calendar import Calendar  # it is slow to import
+
+        Calendar(self.cron, None if self.every is None else _timedelta(self.every), self.timezone)
+        if self.name is not None and not 1 <= len(self.name) <= NAME_MAX:
+            raise BadSchedule(f"name must have 1 to {NAME_MAX} characters, not {len(self.name)}")
+        _require_one_of("misfire", self.misfire, get_args(Misfire))
+        _require_one_of("overlap", self.overlap, get_args(Overlap))
+        _require_between("catch_up", self.catch_up, timedelta(0), _YEAR, "0 to 365 days")
+        _require_between("jitter", self.jitter, timedelta(0), _DAY, "0 to 1 day")
+        if self.expect_within is not None:
+            _require_between(
+                "expect_within", self.expect_within, _SECOND, _YEAR, "1 second to 365 days"
+            )
+
+    def document(self, **of_the_kind: object) -> dict[str, Any]:
+        """Return the columns of peers.schedule that it sets, as JSON, with these others."""
+        columns = {
+            "cron": self.cron, "every": interval(self.every), "timezone": self.timezone,
+            "misfire": self.misfire, "catch_up": interval(self.catch_up), "overlap": self.overlap,
+            "jitter": interval(self.jitter), "expect_within": interval(self.expect_within),
+            **of_the_kind,
+        }  # fmt: skip
+        return {name: value for name, value in columns.items() if value is not None}
+
+
+def interval(span: Span | None) -> str | None:
+    """Return a duration as SQL takes it."""
+    return None if span is None else f"{_timedelta(span).total_seconds():.6f} seconds"
+
+
+def _timedelta(span: Span) -> timedelta:
+    return span if isinstance(span, timedelta) else timedelta(seconds=span)
+
+
+def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise BadSchedule(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+
+
+def _require_between(name: str, span: Span, least: timedelta, most: timedelta, bound: str) -> None:
+    if not least <= _timedelta(span) <= most:
+        raise BadSchedule(f"{name} must be {bound}, not {span}")

@@ -1,0 +1,372 @@
+-- peers.submit_unique and peers.submit_many_unique: submissions that may find their task there already; and what
+-- peers.submit_graph does with the unique keys of its nodes.
+
+-- Submits a batch of one kind. Several submissions can stand for one task, which then has what the last of them says.
+-- Only a batch of one may have an idempotency_key. If another session inserts a task with this key at the same moment,
+-- the submission stands for that task, which then also holds the unique key.
+create or replace function peers._submit_unique(
+    _kind text, _args jsonb[], _keys text[], _rule peers.unique_rule, _fields peers.task_fields,
+    _idempotency_key text, _graph_id bigint
+) returns peers.unique_answer[]
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _count constant integer := cardinality(_args);
+    _now constant timestamptz := pg_catalog.now();
+    _ids constant bigint[] := array(
+        select nextval(pg_get_serial_sequence('peers.task', 'id')) from generate_series(1, _count)
+    );
+    _answers constant peers.unique_answer[] := peers._take_unique_keys(
+        array_fill(_kind, array[_count]), _keys, array_fill(_rule, array[_count]), _ids
+    );
+    _fields_of peers.task_fields[];  -- of the tasks that are new or replaced
+    _tasks bigint[];
+    _new boolean[];
+    _known bigint;
+begin
+    select array_agg(f.task_id), array_agg(f.is_new),
+           array_agg(row(f.args, _fields.queue, _fields.priority, coalesce(f.start_at, _fields.scheduled_at, _now),
+                         _fields.max_attempts, _fields.timeout, _fields.metadata)::peers.task_fields)
+    into _tasks, _new, _fields_of
+    from (
+        select distinct on (a.task_id) a.task_id, a.args, a.start_at,
+               bool_or(a.is_new) over (partition by a.task_id) as is_new
+        from unnest(_answers, _args) a(place, task_id, is_new, replaced, start_at, args)
+        where a.is_new or a.replaced
+        order by a.task_id, a.place desc
+    ) f;
+    while true = any (_new) loop
+        insert into peers.task (id, kind, args, queue, priority, scheduled_at, max_attempts, timeout,
+                                idempotency_key, metadata, graph_id)
+        overriding system value
+        select f.task_id, _kind, f.args, f.queue, f.priority, f.scheduled_at, f.max_attempts, f.timeout,
+               _idempotency_key, f.metadata, _graph_id
+        from unnest(_tasks, _new, _fields_of)
+            f(task_id, is_new, args, queue, priority, scheduled_at, max_attempts, timeout, metadata)
+        where f.is_new
+        order by f.task_id
+        on conflict (idempotency_key) do nothing;
+        exit when found or _idempotency_key is null or not _answers[1].is_new;
+        select t.id into _known from peers.task t where t.idempotency_key = _idempotency_key;
+        if _known is not null then
+            perform peers._check_key_owner(array[_known], 'idempotency_key');
+            update peers.unique_key k set task_id = _known where k.kind = _kind and k.key = _keys[1];
+            return array[row(1, _known, false, false, null)::peers.unique_answer];
+        end if;
+        -- prune deleted that task in the meantime: the key is free
+    end loop;
+    if false = any (_new) then
+        perform peers._replace_waiting(array_agg(f.task_id), array_agg(f.fields))
+        from (
+            select f.task_id, row(f.args, f.queue, f.priority, f.scheduled_at, f.max_attempts, f.timeout, f.metadata
+                              )::peers.task_fields as fields
+            from unnest(_tasks, _new, _fields_of)
+                f(task_id, is_new, args, queue, priority, scheduled_at, max_attempts, timeout, metadata)
+            where not f.is_new
+        ) f;
+    end if;
+    return _answers;
+end
+$$;
+
+-- Returns the fields of a submission, with the defaults for null. Refuses what smallint cannot hold.
+create or replace function peers._task_fields(
+    _queue text, _priority integer, _scheduled_at timestamptz, _max_attempts integer, _timeout interval,
+    _metadata jsonb
+) returns peers.task_fields
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    if _priority not between -32768 and 32767 then
+        raise exception 'priority must be -32768 to 32767 (smaller runs first, 100 is the default), not %',
+            _priority using errcode = 'PE009';
+    elsif _max_attempts not between 1 and 1000 then
+        raise exception 'max_attempts must be 1 to 1000, not %', _max_attempts using errcode = 'PE009';
+    end if;
+    return row(null, coalesce(_queue, 'default'), coalesce(_priority, 100), _scheduled_at, _max_attempts, _timeout,
+               _metadata)::peers.task_fields;
+end
+$$;
+
+create or replace function peers.submit_unique(
+    kind text,
+    args jsonb default '{}',
+    queue text default 'default',
+    priority integer default 100,
+    scheduled_at timestamptz default null,
+    max_attempts integer default null,
+    timeout interval default null,
+    depends_on bigint[] default '{}',
+    on_parent_failure peers.parent_failure_policy default 'hold',
+    idempotency_key text default null,
+    metadata jsonb default null,
+    graph_id bigint default null,
+    unique_key text default null,
+    unique_while text default null,
+    on_duplicate text default null,
+    wait interval default null,
+    max_wait interval default null,
+    out id bigint, out is_new boolean, out replaced boolean
+)
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+    set enable_hashjoin = off
+    set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    _problem text;
+    _answer peers.unique_answer;
+begin
+    is_new := false;
+    replaced := false;
+    if idempotency_key is not null then
+        select t.id into submit_unique.id from peers.task t where t.idempotency_key = submit_unique.idempotency_key;
+        if submit_unique.id is not null then
+            perform peers._check_key_owner(array[submit_unique.id], 'idempotency_key');
+            return;
+        end if;
+    end if;
+    if num_nonnulls(unique_key, unique_while, on_duplicate, wait, max_wait) = 0 then
+        submit_unique.id := peers.submit(
+            kind, args, queue, priority, scheduled_at, max_attempts, timeout, depends_on, on_parent_failure,
+            idempotency_key, metadata, graph_id);
+        is_new := exists (
+            select from peers.task t where t.id = submit_unique.id and t.created_xid = pg_current_xact_id());
+        return;
+    end if;
+
+    _problem := peers._unique_problem(
+        kind, unique_key, coalesce(unique_while, 'waiting'), coalesce(on_duplicate, 'keep'), wait, max_wait,
+        cardinality(depends_on) > 0, scheduled_at is not null);
+    if _problem is not null then
+        raise exception '%', _problem using errcode = 'PE009';
+    end if;
+    perform peers._require_read_committed();
+    _answer := (peers._submit_unique(
+        kind, array[coalesce(args, '{}')], array[unique_key],
+        peers._unique_rule(unique_while, on_duplicate, wait, max_wait),
+        peers._task_fields(queue, priority, scheduled_at, max_attempts, timeout, metadata),
+        idempotency_key, graph_id))[1];
+    submit_unique.id := _answer.task_id;
+    is_new := _answer.is_new;
+    replaced := _answer.replaced;
+    if is_new and cardinality(depends_on) > 0 then
+        insert into peers.dependency (parent_id, child_id, on_parent_failure)
+        select distinct parent_id, submit_unique.id, coalesce(submit_unique.on_parent_failure, 'hold')
+        from unnest(submit_unique.depends_on) parent_id;
+    end if;
+end
+$$;
+
+comment on function peers.submit_unique is
+    'Does the same as peers.submit, and returns the id and whether the task is new, or an older one that was replaced. '
+    'unique_key: tasks of one kind with the same key exist once. unique_while: how long a task holds its key: waiting '
+    '(until it starts; the default), unfinished (until it is completed, dead or cancelled), or an interval such as '
+    '''10 minutes'' from its submission. on_duplicate: what a submission does while another task holds the key. keep '
+    '(the default): nothing. replace: if that task has not started, it takes over the args, queue, priority, '
+    'scheduled_at, max_attempts, timeout and metadata. debounce: the same, and it starts when wait has passed without '
+    'another submission, at the latest max_wait after the first one.';
+
+create or replace function peers.submit_many_unique(
+    kind text,
+    args json,
+    unique_keys text[],
+    queue text default 'default',
+    priority integer default 100,
+    scheduled_at timestamptz default null,
+    max_attempts integer default null,
+    timeout interval default null,
+    depends_on bigint[] default '{}',
+    on_parent_failure peers.parent_failure_policy default 'hold',
+    metadata jsonb default null,
+    graph_id bigint default null,
+    unique_while text default null,
+    on_duplicate text default null,
+    wait interval default null,
+    max_wait interval default null
+) returns table (id bigint, is_new boolean, replaced boolean)
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+    set enable_hashjoin = off
+    set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    _args jsonb[];
+    _problem text;
+    _answers peers.unique_answer[];
+begin
+    if json_typeof(args) is distinct from 'array' then
+        raise exception 'args must be a JSON array with the args of each task, not %',
+            coalesce('a JSON ' || json_typeof(args), 'null') using errcode = 'PE009';
+    end if;
+    _args := array(select each.args::jsonb from json_array_elements(submit_many_unique.args) each(args));
+    if cardinality(unique_keys) is distinct from cardinality(_args) then
+        raise exception 'unique_keys must have one element for each of the % args, not %',
+            cardinality(_args), coalesce(cardinality(unique_keys)::text, 'null')
+            using errcode = 'PE009', hint = 'A null in unique_keys submits a task without a unique key.';
+    elsif _args = '{}' then
+        return;
+    end if;
+    select p.problem into _problem
+    from unnest(unique_keys) k(key)
+    cross join lateral (
+        select peers._unique_problem(
+            submit_many_unique.kind, coalesce(k.key, '-'), coalesce(submit_many_unique.unique_while, 'waiting'),
+            coalesce(submit_many_unique.on_duplicate, 'keep'), submit_many_unique.wait, submit_many_unique.max_wait,
+            cardinality(submit_many_unique.depends_on) > 0, submit_many_unique.scheduled_at is not null) as problem
+    ) p
+    where p.problem is not null
+    limit 1;
+    if _problem is not null then
+        raise exception '%', _problem using errcode = 'PE009';
+    end if;
+    perform peers._require_read_committed();
+    _answers := peers._submit_unique(
+        kind, _args, unique_keys, peers._unique_rule(unique_while, on_duplicate, wait, max_wait),
+        peers._task_fields(queue, priority, scheduled_at, max_attempts, timeout, metadata), null, graph_id);
+    if cardinality(depends_on) > 0 then
+        insert into peers.dependency (parent_id, child_id, on_parent_failure)
+        select distinct parent_id, a.task_id, coalesce(submit_many_unique.on_parent_failure, 'hold')
+        from unnest(submit_many_unique.depends_on) parent_id cross join unnest(_answers) a
+        where a.is_new;
+    end if;
+    return query select a.task_id, a.is_new, a.replaced from unnest(_answers) a order by a.place;
+end
+$$;
+
+comment on function peers.submit_many_unique is
+    'Submits one task for each element of args, a JSON array of objects, with its element of unique_keys (null: none). '
+    'Returns for each, in the same order, what peers.submit_unique returns. If a key comes several times, the first of '
+    'them is new. The other arguments apply to all of them.';
+
+-- Returns what is wrong with what a node of a graph says about its unique key. Null: nothing is wrong.
+create or replace function peers._node_unique_problem(_node jsonb) returns text
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return case
+        when exists (select from unnest('{unique_key, unique_while, on_duplicate}'::text[]) field
+                     where jsonb_typeof(_node -> field) not in ('string', 'null'))
+            then 'unique_key, unique_while and on_duplicate must be strings'
+        when exists (select from unnest('{wait, max_wait}'::text[]) field
+                     where jsonb_typeof(_node -> field) not in ('string', 'number', 'null')
+                        or _node ->> field is not null and peers._parse_interval(_node ->> field) is null)
+            then 'wait and max_wait must be intervals such as "5 seconds", or numbers of seconds'
+        when num_nonnulls(_node ->> 'unique_key', _node ->> 'unique_while', _node ->> 'on_duplicate', _node ->> 'wait',
+                          _node ->> 'max_wait') > 0
+            then peers._unique_problem(
+                _node ->> 'kind', _node ->> 'unique_key', coalesce(_node ->> 'unique_while', 'waiting'),
+                coalesce(_node ->> 'on_duplicate', 'keep'), (_node ->> 'wait')::interval,
+                (_node ->> 'max_wait')::interval,
+                coalesce(nullif(_node -> 'after', 'null'), '[]') <> '[]'
+                    or coalesce(nullif(_node -> 'depends_on', 'null'), '[]') <> '[]',
+                _node ->> 'scheduled_at' is not null)
+    end;
+end
+$$;
+
+-- Takes the unique keys of a graph's nodes, and changes the tasks that wait to what the nodes say. `_ids`: the ids of
+-- the tasks that it may create, by place, in the order of the ranks. All results are by place. shared: the node stands
+-- for the task of another submission. sources: the node whose fields its task has, if that is another one. A node whose
+-- idempotency_key a task already has takes no unique key.
+create or replace function peers._take_node_keys(
+    _graph jsonb, _ids bigint[],
+    out ids bigint[], out shared boolean[], out sources integer[], out starts timestamptz[]
+)
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _places bigint[];
+    _kinds text[];
+    _keys text[];
+    _rules peers.unique_rule[];
+    _answer record;
+    _old bigint[];
+    _fields peers.task_fields[];
+begin
+    perform peers._require_read_committed();
+    ids := _ids;
+    shared := array_fill(false, array[cardinality(_ids)]);
+    select array_agg(n.place order by _ids[n.place]), array_agg(n.node ->> 'kind' order by _ids[n.place]),
+           array_agg(n.node ->> 'unique_key' order by _ids[n.place]),
+           array_agg(peers._unique_rule(n.node ->> 'unique_while', n.node ->> 'on_duplicate',
+                                        (n.node ->> 'wait')::interval, (n.node ->> 'max_wait')::interval)
+                     order by _ids[n.place])
+    into _places, _kinds, _keys, _rules
+    from jsonb_array_elements(_graph) with ordinality n(node, place)
+    where n.node ->> 'unique_key' is not null
+      and not exists (select from peers.task t where t.idempotency_key = n.node ->> 'idempotency_key');
+    if _places is null then
+        return;
+    end if;
+    for _answer in
+        select _places[a.place] as place, a.task_id, a.is_new, a.start_at,
+               max(_places[a.place]) filter (where a.is_new or a.replaced) over (partition by a.task_id) as source,
+               min(_places[a.place]) filter (where a.is_new) over (partition by a.task_id) as creator
+        from unnest(peers._take_unique_keys(
+            _kinds, _keys, _rules, array(select _ids[p] from unnest(_places) with ordinality u(p, n) order by u.n))) a
+    loop
+        ids[_answer.place] := _answer.task_id;
+        shared[_answer.place] := not _answer.is_new;
+        if _answer.is_new then
+            sources[_answer.place] := nullif(_answer.source, _answer.place);
+            starts[_answer.place] := _answer.start_at;
+        elsif _answer.creator is null and _answer.place = _answer.source then
+            _old := _old || _answer.task_id;
+            _fields := _fields || peers._node_fields(_graph -> (_answer.place - 1)::integer, _answer.start_at);
+        end if;
+    end loop;
+    if _old is not null then
+        perform peers._replace_waiting(_old, _fields);
+    end if;
+end
+$$;
+
+-- Returns the fields that a node replaces in a task that waits.
+create or replace function peers._node_fields(_node jsonb, _start_at timestamptz) returns peers.task_fields
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return row(
+        coalesce(nullif(_node -> 'args', 'null'), '{}'), coalesce(_node ->> 'queue', 'default'),
+        coalesce((_node ->> 'priority')::smallint, 100),
+        coalesce(_start_at, (_node ->> 'scheduled_at')::timestamptz, pg_catalog.now()),
+        (_node ->> 'max_attempts')::smallint, (_node ->> 'timeout')::interval, nullif(_node -> 'metadata', 'null')
+    )::peers.task_fields;
+end
+$$;
+
+-- Returns the edges between nodes, as places in the array, without those into shared nodes. What a shared node would
+-- wait for, its children wait for: no task of the graph starts before the nodes that are above it.
+create or replace function peers._bypass_shared(_parents bigint[], _children bigint[], _shared boolean[])
+returns table (parent bigint, child bigint)
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return query
+    with recursive edge as materialized (
+        select e.parent, e.child from unnest(_parents, _children) e(parent, child)
+    ), above as (
+        select e.parent, e.child from edge e where not _shared[e.child]
+        union
+        select e.parent, a.child from above a join edge e on e.child = a.parent where _shared[a.parent]
+    )
+    select a.parent, a.child from above a;
+end
+$$;

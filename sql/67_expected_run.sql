@@ -1,0 +1,67 @@
+-- Alerts: a run of a schedule with expect_within has not completed in time.
+
+-- Checks one schedule, which the caller has locked. Returns the alert that it has raised, or null.
+create or replace function peers._check_expected_run(_schedule peers.schedule, _now timestamptz) returns jsonb
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+as $$
+declare
+    _completed timestamptz;
+    _expected timestamptz := _schedule.expected_due_at;
+    _details jsonb;
+    _raised boolean;
+begin
+    select max(r.due_at) into _completed
+    from peers.schedule_run r join peers.task t on t.id = r.task_id
+    where r.schedule = _schedule.name and r.due_at >= _expected and t.state = 'completed';
+    if _completed is null and _schedule.paused_at is null then
+        _details := jsonb_build_object(
+            'schedule', _schedule.name, 'due_at', _expected, 'expect_within', _schedule.expect_within);
+        insert into peers.alert (alert, subject, message, details, raised_at)
+        values ('schedule_late', _schedule.name,
+                'No run of schedule "' || _schedule.name || '" has completed since it was due at ' || _expected
+                || ', within ' || _schedule.expect_within || '. To see why, ask peers.explain_schedule.',
+                _details, _now)
+        on conflict do nothing;
+        _raised := found;
+        update peers.schedule s set expect_at = _now + interval '30 seconds' where s.name = _schedule.name;
+        return case when _raised then _details end;
+    end if;
+    delete from peers.alert a where a.alert = 'schedule_late' and a.subject = _schedule.name;
+    select min(r.due_at) into _expected
+    from peers.schedule_run r
+    where _schedule.paused_at is null and r.schedule = _schedule.name and r.due_at > _completed and r.cause = 'due'
+      and r.reason is distinct from 'paused';
+    update peers.schedule s set expected_due_at = _expected, expect_at = _expected + s.expect_within
+    where s.name = _schedule.name;
+    return null;
+end
+$$;
+
+-- Checks the schedules whose run should have completed by now. Returns the alerts that it has raised.
+create or replace function peers._check_expected_runs(_now timestamptz) returns jsonb
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set enable_seqscan = off
+as $$
+declare
+    _schedule peers.schedule;
+    _alert jsonb;
+    _raised jsonb := '[]';
+begin
+    for _schedule in
+        select s.* from peers.schedule s
+        where s.look_at <= _now and s.expect_at <= _now
+        limit 50
+        for update skip locked
+    loop
+        _alert := peers._check_expected_run(_schedule, _now);
+        if _alert is not null then
+            _raised := _raised || _alert;
+        end if;
+    end loop;
+    return _raised;
+end
+$$;

@@ -1,0 +1,128 @@
+"""Schedules from Python: the operations in their five forms."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import create_engine
+
+import peers
+from peers import AsyncClient, BadSchedule, Client, Schedule, ScheduleNotFound
+from tests.support.schedules import fire, set_clock
+from tests.support.server import as_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.server import Connection
+
+
+@pytest.fixture
+def client(database_url: str) -> Iterator[Client]:
+    """Return a client of the test's database."""
+    with Client(database_url) as made:
+        yield made
+
+
+def test_a_schedule_is_added_and_found(client: Client, db: Connection) -> None:
+    """With all that it was given; its next times are in its zone."""
+    set_clock(db, "2026-11-20 12:00:00+00")
+    client.add_schedule(
+        "nightly", "a", {"n": 1}, cron="0 2 * * *", timezone="Europe/Berlin", overlap="skip",
+        misfire="all", catch_up=timedelta(hours=3), jitter=5, expect_within=timedelta(hours=1),
+        queue="q", priority=7, max_attempts=3, timeout=9, metadata={"team": "x"},
+    )  # fmt: skip
+    with pytest.raises(BadSchedule, match="already a schedule"):
+        client.add_schedule("nightly", "a", cron="@daily")
+    found = client.get_schedule("nightly")
+    assert (found.kind, found.args, found.queue, found.priority) == ("a", {"n": 1}, "q", 7)
+    assert (found.misfire, found.overlap) == ("all", "skip")
+    assert (found.catch_up, found.jitter) == (timedelta(hours=3), timedelta(seconds=5))
+    assert (found.expect_within, found.next_due_at, found.declared) == (
+        timedelta(hours=1), None, False,
+    )  # fmt: skip
+    assert found.next_times(2)[0] == datetime(2026, 11, 21, 1, tzinfo=UTC)
+    assert str(found.next_times(1)[0]) == "2026-11-21 02:00:00+01:00"
+    fire(db)
+    task_id = client.run_schedule("nightly")
+    found = client.get_schedule("nightly")
+    assert found.next_due_at == datetime(2026, 11, 21, 1, tzinfo=UTC)
+    assert (found.last_task_id, found.last_outcome, found.last_task_state) == (
+        task_id, "fired", "ready",
+    )  # fmt: skip
+    assert client.get(task_id).metadata["team"] == "x"  # type: ignore[index]
+
+
+def test_the_other_operations(client: Client, db: Connection) -> None:
+    """Paused, changed, found, explained, backfilled, removed."""
+    set_clock(db, "2026-11-20 12:00:00+00")
+    client.add_schedule("nightly", "a", cron="@daily")
+    client.pause_schedule("nightly")
+    assert [each.name for each in client.find_schedules(paused=True)] == ["nightly"]
+    assert client.find_schedules(paused=False) == []
+    client.resume_schedule("nightly")
+    client.add_schedule("nightly", "b", every=60, replace=True)
+    assert client.find_schedules(kind="b", limit=1)[0].every == timedelta(minutes=1)
+    assert client.find_schedules(after="nightly") == []
+    assert "was created later" not in client.explain_schedule("nightly")
+    assert client.backfill_schedule(
+        "nightly",
+        datetime(2026, 11, 20, 11, tzinfo=UTC),
+        datetime(2026, 11, 20, 11, 30, tzinfo=UTC),
+    )
+    client.remove_schedule("nightly")
+    with pytest.raises(ScheduleNotFound):
+        client.get_schedule("nightly")
+    with pytest.raises(ScheduleNotFound):
+        client.pause_schedule("nightly")
+
+
+def test_bad_values_are_refused_before_the_database_is_asked() -> None:
+    """Each error names the bound."""
+    naive = datetime(2026, 11, 20)  # noqa: DTZ001
+    with pytest.raises(BadSchedule, match="five fields"):
+        peers.add_schedule("s", "a", cron="0 2 * *")
+    with pytest.raises(BadSchedule, match="either cron or every"):
+        peers.add_schedule("s", "a")
+    with pytest.raises(BadSchedule, match="time zone"):
+        peers.backfill_schedule("s", naive)
+    with pytest.raises(BadSchedule, match="time zone"):
+        peers.add_schedule("s", "a", every=60, anchor=naive)
+    with pytest.raises(BadSchedule, match="limit must be 1 to 1000"):
+        peers.find_schedules(limit=0)
+    for bad in (
+        {"cron": "@daily", "misfire": "x"}, {"cron": "@daily", "overlap": "x"},
+        {"cron": "@daily", "catch_up": -1}, {"cron": "@daily", "jitter": 1e6},
+        {"cron": "@daily", "expect_within": 0}, {"cron": "@daily", "name": ""},
+        {"every": 0.1}, {"cron": "@daily", "timezone": "Mars"},
+    ):  # fmt: skip
+        with pytest.raises(BadSchedule):
+            Schedule(**bad)
+
+
+def test_the_other_forms(
+    database_url: str, db: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a transaction, with the default client, and async."""
+    url = as_url(database_url).replace("postgresql://", "postgresql+psycopg://")
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        peers.add_schedule_in(connection, "undone", "a", cron="@daily")
+        assert peers.get_schedule_in(connection, "undone").cron == "@daily"
+        connection.rollback()
+    engine.dispose()
+    monkeypatch.setenv("PEERS_DATABASE_URL", database_url)
+
+    async def everything() -> list[str]:
+        await peers.add_schedule_async("b", "a", cron="@daily")
+        async with AsyncClient(database_url) as client:
+            await client.add_schedule("c", "a", every=timedelta(days=1))
+            return [each.name for each in await client.find_schedules()]
+
+    peers.add_schedule("a", "a", cron="@daily")
+    assert asyncio.run(everything()) == ["a", "b", "c"]
+    assert [each.name for each in peers.find_schedules()] == ["a", "b", "c"]
+    assert db.execute("select count(*) from peers.schedule").fetchone() == {"count": 3}

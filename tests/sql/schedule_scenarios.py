@@ -1,0 +1,258 @@
+"""Interleavings of sessions that fire, change, pause and delete a schedule.
+
+Each scenario holds for the SQL as shipped, and fails once a safeguard is taken out.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from tests.sql.scenarios import ends_soon
+from tests.support.schedules import (
+    add_schedule,
+    due,
+    fire,
+    planned,
+    runs,
+    schedule,
+    send,
+    set_clock,
+    tasks,
+)
+from tests.support.world import result, rows, run, value
+
+if TYPE_CHECKING:
+    from tests.support.server import Connection
+    from tests.support.world import World
+
+Plan = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+
+
+def at(hour: int) -> datetime:
+    """Return a full hour of the day of these tests."""
+    return datetime(2026, 11, 23, hour, tzinfo=UTC)
+
+
+def one_is_due(db: Connection) -> Plan:
+    """Add a schedule that is due at 13:00, let it be 13:00, and return what a peer has planned."""
+    set_clock(db, "2026-11-23 12:00:01+00")
+    add_schedule(db)
+    fire(db)
+    set_clock(db, "2026-11-23 13:00:00.1+00")
+    return planned(due(db))
+
+
+def two_peers_fire_at_once(world: World) -> None:
+    """The second one does not wait, and fires nothing; it finds nothing afterwards either."""
+    plan = one_is_due(world.db)
+    first, second = world.connect(), world.connect()
+    with first.transaction():
+        assert [each["outcome"] for each in send(first, plan)] == ["fired"]
+        work = world.background(send, second, plan)
+        assert ends_soon(world, work), "a peer waited for another one"
+        assert result(work) == []
+    assert send(second, plan) == []
+    assert len(tasks(world.db)) == 1
+    assert runs(world.db) == [("fired", None)]
+
+
+def a_slow_peer_fires_what_others_have_fired(world: World) -> None:
+    """What it has computed long ago does not count, and moves nothing back."""
+    plan = one_is_due(world.db)
+    fire(world.db)
+    set_clock(world.db, "2026-11-23 14:00:00.1+00")
+    fire(world.db)
+    assert send(world.connect(), plan) == []
+    assert schedule(world.db)["next_due_at"] == at(15)
+    assert len(tasks(world.db)) == 2
+
+
+def a_due_time_comes_again(world: World) -> None:
+    """The clock of the database was set back: the ledger knows that the time has fired."""
+    one_is_due(world.db)
+    fire(world.db)
+    run(world.db, "delete from peers.schedule")
+    set_clock(world.db, "2026-11-23 12:30:00+00")
+    add_schedule(world.db)
+    fire(world.db)
+    set_clock(world.db, "2026-11-23 13:00:00.1+00")
+    fire(world.db)
+    assert len(tasks(world.db)) == 1
+
+
+def a_peer_dies_while_it_fires(world: World) -> None:
+    """Its transaction is undone, and another peer fires."""
+    plan = one_is_due(world.db)
+    victim = world.connect()
+    with victim.transaction(force_rollback=True):
+        send(victim, plan)
+    assert tasks(world.db) == []
+    assert [each["outcome"] for each in fire(world.db)] == ["fired"]
+
+
+def a_schedule_is_changed_while_it_fires(world: World) -> None:
+    """The change waits for the peer; the time has fired, and the next one is a new one."""
+    plan = one_is_due(world.db)
+    peer, operator = world.connect(), world.connect()
+    change = "update peers.schedule set cron = '30 * * * *'"
+    with peer.transaction():
+        send(peer, plan)
+        work = world.background(run, operator, change)
+        world.until_waiting(operator)
+    result(work)
+    fire(world.db)
+    assert runs(world.db) == [("fired", None)]
+    assert schedule(world.db)["next_due_at"] == at(13).replace(minute=30)
+
+
+def a_peer_fires_while_a_schedule_is_changed(world: World) -> None:
+    """It does not wait for the operator; the time that was given up has its row in the ledger."""
+    plan = one_is_due(world.db)
+    operator, peer = world.connect(), world.connect()
+    with operator.transaction():
+        run(operator, "update peers.schedule set cron = '30 * * * *'")
+        work = world.background(send, peer, plan)
+        assert ends_soon(world, work), "a peer waited for an operator"
+        assert result(work) == []
+    assert send(peer, plan) == []
+    fire(world.db)
+    assert runs(world.db) == [("skipped", "changed")]
+    assert tasks(world.db) == []
+
+
+def a_schedule_is_changed_before_its_first_time_is_known(world: World) -> None:
+    """What a peer has computed from the times of before does not count."""
+    set_clock(world.db, "2026-11-23 12:00:01+00")
+    add_schedule(world.db)
+    plan = planned(due(world.db))
+    run(world.db, "update peers.schedule set cron = '30 * * * *'")
+    send(world.connect(), plan)
+    fire(world.db)
+    assert schedule(world.db)["next_due_at"] == at(12).replace(minute=30)
+
+
+def a_schedule_is_replaced_before_its_first_time_is_known(world: World) -> None:
+    """Another schedule of the same name is another schedule."""
+    set_clock(world.db, "2026-11-23 12:00:01+00")
+    add_schedule(world.db)
+    plan = planned(due(world.db))
+    run(world.db, "delete from peers.schedule")
+    add_schedule(world.db, cron="30 * * * *")
+    send(world.connect(), plan)
+    fire(world.db)
+    assert schedule(world.db)["next_due_at"] == at(12).replace(minute=30)
+
+
+def a_schedule_is_deleted_while_it_fires(world: World) -> None:
+    """The DELETE waits for the peer: the time has fired, and nothing was given up."""
+    plan = one_is_due(world.db)
+    peer, operator = world.connect(), world.connect()
+    with peer.transaction():
+        send(peer, plan)
+        work = world.background(run, operator, "delete from peers.schedule")
+        world.until_waiting(operator)
+    result(work)
+    assert runs(world.db) == [("fired", None)]
+    assert fire(world.db) == []
+
+
+def a_peer_fires_while_a_schedule_is_deleted(world: World) -> None:
+    """It does not wait, and fires nothing after the DELETE; the ledger says so."""
+    plan = one_is_due(world.db)
+    operator, peer = world.connect(), world.connect()
+    with operator.transaction():
+        run(operator, "delete from peers.schedule")
+        work = world.background(send, peer, plan)
+        assert ends_soon(world, work), "a peer waited for an operator"
+    assert result(work) == []
+    assert send(peer, plan) == []
+    assert tasks(world.db) == []
+    assert runs(world.db) == [("skipped", "deleted")]
+
+
+def a_schedule_is_paused_while_it_fires(world: World) -> None:
+    """Whoever pauses waits for the peer: after that, nothing fires any more."""
+    plan = one_is_due(world.db)
+    peer, operator = world.connect(), world.connect()
+    with peer.transaction():
+        send(peer, plan)
+        work = world.background(run, operator, "select peers.pause_schedule('s')")
+        world.until_waiting(operator)
+    result(work)
+    set_clock(world.db, "2026-11-23 14:00:00.1+00")
+    fire(world.db)
+    assert runs(world.db) == [("fired", None), ("skipped", "paused")]
+
+
+def a_peer_fires_while_a_schedule_is_paused(world: World) -> None:
+    """It does not wait for the operator, and after the pause, it fires nothing."""
+    plan = one_is_due(world.db)
+    operator, peer = world.connect(), world.connect()
+    with operator.transaction():
+        run(operator, "select peers.pause_schedule('s')")
+        work = world.background(send, peer, plan)
+        assert ends_soon(world, work), "a peer waited for an operator"
+        assert result(work) == []
+    assert [each["reason"] for each in send(peer, plan)] == ["paused"]
+    assert tasks(world.db) == []
+
+
+def a_pause_ends_before_a_peer_looks(world: World) -> None:
+    """The times of the pause do not run after it."""
+    one_is_due(world.db)
+    run(world.db, "select peers.pause_schedule('s')")
+    run(world.db, "select peers.resume_schedule('s')")
+    fire(world.db)
+    assert runs(world.db) == [("skipped", "paused")]
+
+
+def a_run_is_demanded_while_the_schedule_fires(world: World) -> None:
+    """It waits for the peer, and both run."""
+    plan = one_is_due(world.db)
+    peer, operator = world.connect(), world.connect()
+    with peer.transaction():
+        send(peer, plan)
+        work = world.background(value, operator, "select peers.run_schedule('s')")
+        world.until_waiting(operator)
+    result(work)
+    assert len(tasks(world.db)) == 2
+
+
+def a_task_refuses_to_be_submitted(world: World) -> None:
+    """A schedule whose task the database refuses stops no other in the same call."""
+    run(
+        world.db,
+        "create function poison() returns trigger language plpgsql as $$ begin"
+        " if new.kind = 'bad' then raise 'not this kind'; end if; return new; end $$;"
+        "create trigger poison before insert on peers.task"
+        " for each row execute function poison()",
+    )
+    set_clock(world.db, "2026-11-23 12:00:01+00")
+    for name in ("a", "b", "c"):
+        add_schedule(world.db, name, kind="bad" if name == "b" else "a")
+    fire(world.db)
+    set_clock(world.db, "2026-11-23 13:00:00.1+00")
+    send(world.db, planned(due(world.db)))
+    assert len(tasks(world.db)) == 2
+    assert runs(world.db, "b") == [("failed", "not this kind")]
+
+
+def two_peers_continue_a_backfill(world: World) -> None:
+    """One of them does it; each due time has one task."""
+    set_clock(world.db, "2026-11-23 12:00:01+00")
+    add_schedule(world.db)
+    fire(world.db)
+    run(world.db, "select peers.backfill_schedule('s', '2026-11-20 00:00Z', '2026-11-22 23:00Z')")
+    plan = planned(due(world.db))
+    first, second = world.connect(), world.connect()
+    with first.transaction():
+        assert len(send(first, plan)) == 50
+        work = world.background(send, second, plan)
+        assert ends_soon(world, work), "a peer waited for another one"
+    assert result(work) == []
+    assert send(second, plan) == []
+    assert value(world.db, "select fired from peers.schedule_backfill") == 50
+    fire(world.db)
+    assert len(tasks(world.db)) == 72
+    assert rows(world.db, "select from peers.schedule_backfill") == []

@@ -1,0 +1,132 @@
+"""The scenarios of schedules hold for the SQL as shipped, and fail without a safeguard."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import psycopg
+import pytest
+
+from tests.sql import schedule_scenarios as scenarios
+from tests.support.world import Patch, apply_patches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.world import World
+
+SCENARIOS: Final = {
+    name: function
+    for name, function in inspect.getmembers(scenarios, inspect.isfunction)
+    if list(inspect.signature(function).parameters) == ["world"]
+}
+FIRE: Final = "65_fire_schedule.sql"
+BACKFILL: Final = "66_backfill.sql"
+TRIGGERS: Final = "64_schedule.sql"
+
+
+class Variant(NamedTuple):
+    """Patches that take one safeguard out, the scenario that must notice, and how it does."""
+
+    scenario: Callable[[World], None]
+    patches: list[Patch]
+    fails_with: type[Exception] | tuple[type[Exception], ...] = AssertionError
+
+
+NO_LEDGER: Final = Patch(
+    FIRE,
+    "if exists (\n        select from peers.schedule_run r",
+    "if false and exists (\n        select from peers.schedule_run r",
+)
+_LOCK: Final = "<= _now\n        for update skip locked;"
+
+VARIANTS: Final = {
+    "a peer waits for another one": Variant(
+        scenarios.two_peers_fire_at_once, [Patch(FIRE, _LOCK, "<= _now\n        for update;")]
+    ),
+    "a peer waits for who changes": Variant(
+        scenarios.a_peer_fires_while_a_schedule_is_changed,
+        [Patch(FIRE, _LOCK, "<= _now\n        for update;")],
+    ),
+    "a peer waits for who deletes": Variant(
+        scenarios.a_peer_fires_while_a_schedule_is_deleted,
+        [Patch(FIRE, _LOCK, "<= _now\n        for update;")],
+    ),
+    "a peer waits for who pauses": Variant(
+        scenarios.a_peer_fires_while_a_schedule_is_paused,
+        [Patch(FIRE, _LOCK, "<= _now\n        for update;")],
+    ),
+    "next_due_at is not compared": Variant(
+        scenarios.a_slow_peer_fires_what_others_have_fired,
+        [Patch(FIRE, "and s.next_due_at is not distinct from _fire.next_due_at and", "and")],
+    ),
+    "the revision is not compared": Variant(
+        scenarios.a_schedule_is_changed_before_its_first_time_is_known,
+        [Patch(FIRE, " and s.revision = _fire.revision\n", "\n")],
+    ),
+    "the revision is not compared, and the schedule is another": Variant(
+        scenarios.a_schedule_is_replaced_before_its_first_time_is_known,
+        [Patch(FIRE, " and s.revision = _fire.revision\n", "\n")],
+    ),
+    "a change keeps the revision": Variant(
+        scenarios.a_schedule_is_changed_before_its_first_time_is_known,
+        [Patch(TRIGGERS, "        new.revision := gen_random_uuid();\n", "")],
+    ),
+    "the ledger is not asked": Variant(scenarios.a_due_time_comes_again, [NO_LEDGER]),
+    "nothing is compared": Variant(
+        scenarios.two_peers_fire_at_once,
+        [
+            NO_LEDGER,
+            Patch(FIRE, "and s.next_due_at is not distinct from _fire.next_due_at and", "and"),
+        ],
+    ),
+    "a change gives a due time up without a trace": Variant(
+        scenarios.a_peer_fires_while_a_schedule_is_changed,
+        [Patch(TRIGGERS, "perform peers._record_unfired(old, _now, 'changed')", "null")],
+    ),
+    "a delete gives a due time up without a trace": Variant(
+        scenarios.a_peer_fires_while_a_schedule_is_deleted,
+        [Patch(TRIGGERS, "perform peers._record_unfired(old, _now, 'deleted')", "null")],
+    ),
+    "a pause is forgotten at its end": Variant(
+        scenarios.a_pause_ends_before_a_peer_looks,
+        [Patch(FIRE, " or _due_at < _schedule.resumed_at", "")],
+    ),
+    "a schedule is paused, and fires": Variant(
+        scenarios.a_peer_fires_while_a_schedule_is_paused,
+        [Patch(FIRE, "when _schedule.paused_at is not null or", "when")],
+    ),
+    "a refused task takes the others along": Variant(
+        scenarios.a_task_refuses_to_be_submitted,
+        [Patch(FIRE, "perform peers._raise_if_fatal(sqlstate, sqlerrm);", "raise;")],
+        psycopg.errors.RaiseException,
+    ),
+    "a peer waits for another one's backfill": Variant(
+        scenarios.two_peers_continue_a_backfill,
+        [Patch(BACKFILL, "_step.revision for update skip locked", "_step.revision for update")],
+    ),
+    "a backfill does not compare where it is": Variant(
+        scenarios.two_peers_continue_a_backfill,
+        [
+            Patch(BACKFILL, " and b.done_until is not distinct from _step.done_until\n", "\n"),
+            NO_LEDGER,
+        ],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_what_must_hold_holds(world: World, name: str) -> None:
+    """See the scenario's own docstring."""
+    scenario: Callable[[World], None] = SCENARIOS[name]
+    scenario(world)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_without_the_safeguard_it_does_not(world: World, name: str) -> None:
+    """The scenario notices that the safeguard is missing."""
+    variant = VARIANTS[name]
+    apply_patches(world.db, variant.patches)
+    with pytest.raises(variant.fails_with):
+        variant.scenario(world)

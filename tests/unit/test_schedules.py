@@ -1,0 +1,255 @@
+"""When a peer looks at the schedules, and what it computes of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from peers import BadSchedule, Schedule, task
+from peers.peer import schedules as schedules_module
+from peers.peer.declarations import Declarations
+from peers.peer.due_times import MISSED_MAX, SUBMITTED_MAX, backfill_of, fire_of
+from peers.peer.schedules import Schedules
+from peers.worker import app
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+class Reply:
+    """A result of the database with one text, or with rows of texts."""
+
+    def __init__(self, *rows: tuple[Any, ...]) -> None:
+        self.rows = rows
+        self.ntuples = len(rows)
+
+    def get_value(self, row: int, column: int) -> bytes | None:
+        """Return one value."""
+        value: bytes | None = self.rows[row][column]
+        return value
+
+
+def due(next_in: float | None = 3600, **found: Any) -> Reply:
+    """Return the reply to a look: the next schedule is due in so many seconds."""
+    now = NOON.timestamp()
+    document = {"schedules": [], "backfills": [], "late": [], "now": now, **found}
+    document["next"] = None if next_in is None else now + next_in
+    return Reply((json.dumps(document).encode(),))
+
+
+def a_row(**columns: Any) -> dict[str, Any]:
+    """Return an hourly schedule as peers.due_schedules does."""
+    return {
+        "name": "s", "revision": "r", "cron": "0 * * * *", "every": None, "anchor": None,
+        "timezone": "UTC", "next_due_at": NOON.isoformat(), "all": False, "catch_up": 86400,
+        "computed_from": (NOON - timedelta(hours=5)).isoformat(), **columns,
+    }  # fmt: skip
+
+
+class Peer:
+    """The chore, driven as the maintenance drives it."""
+
+    def __init__(self, *, is_listening: bool = True) -> None:
+        self.chore = Schedules(lambda: is_listening)
+
+    def step(self, reply: Reply) -> str:
+        """Do one step, and return which function it called."""
+        query = self.chore.write(uuid4(), self.chore.size).query
+        finished = self.chore.read(reply, self.chore.size)  # type: ignore[arg-type]
+        self.chore.done(0.0, finished=finished)
+        return "look" if b"due_schedules" in query else "fire"
+
+    def due_in(self) -> float:
+        """Return the seconds until its next step."""
+        return self.chore.due_at() - time.monotonic()
+
+
+# ----------------------------------------------------------------------------------- when it looks
+
+
+@pytest.mark.parametrize(
+    ("next_in", "listening", "least", "most"),
+    [
+        (3600, True, 9, 10),  # a notification tells of new schedules; it may be lost
+        (None, True, 9, 10),
+        (3600, False, 0.9, 1),
+        (2, True, 1.9, 2.1),
+        (0.2, True, 0.1, 0.25),
+    ],
+)
+def test_a_peer_looks_when_the_next_schedule_is_due(
+    next_in: float | None, listening: bool, least: float, most: float
+) -> None:
+    """An idle one looks every ten seconds, or each second without notifications."""
+    peer = Peer(is_listening=listening)
+    assert peer.due_in() <= 0
+    assert peer.step(due(next_in)) == "look"
+    assert least < peer.due_in() <= most
+    peer.chore.look_now()
+    assert peer.due_in() <= 0
+
+
+def test_what_is_due_is_fired_and_looked_for_again() -> None:
+    """Until nothing is due."""
+    peer = Peer()
+    assert peer.step(due(-1, schedules=[a_row()])) == "look"
+    assert peer.due_in() <= 0
+    assert peer.step(Reply((b"s", None, b"", None, None))) == "fire"
+    assert peer.due_in() <= 0
+    assert peer.step(due()) == "look"
+    assert peer.due_in() > 5
+
+
+def test_a_peer_that_comes_second_waits_longer_and_longer() -> None:
+    """Another peer, or a session that has locked the row, is not asked in a busy loop."""
+    peer, waits = Peer(), []
+    for _ in range(8):
+        assert peer.step(due(-1, schedules=[a_row()])) == "look"
+        assert peer.step(Reply()) == "fire"
+        waits.append(peer.due_in())
+        peer.chore._look_at = 0.0  # as if the time had passed
+    assert waits[0] <= schedules_module._AGAIN_AFTER
+    assert 0.4 < waits[-1] <= schedules_module._AGAIN_MAX
+    assert peer.step(due(-1)) == "look"  # an alert whose row is locked
+    assert peer.due_in() > 0.4
+    assert peer.step(due()) == "look"
+    assert peer.chore._in_vain == 0
+
+
+def test_a_schedule_that_is_refused_alone_is_recorded_as_failed() -> None:
+    """Its next try has to wait, so that it does not stop the others for ever."""
+    peer = Peer()
+    peer.step(due(-1, schedules=[a_row()]))
+    peer.chore.write(uuid4(), 1)
+    peer.chore.failed()
+    statement = peer.chore.write(uuid4(), 1)
+    [fire] = json.loads(statement.parameters[0] or b"")
+    assert fire["name"] == "s"
+    assert "did not finish it in time" in fire["error"]
+    peer.chore.failed()  # the database refuses this as well
+    assert peer.step(due()) == "look"
+
+
+def test_a_refused_step_is_forgotten() -> None:
+    """Another peer may have fired meanwhile: look again first."""
+    peer = Peer()
+    peer.step(due(-1, schedules=[a_row(), a_row(name="t")]))
+    peer.chore.write(uuid4(), 1)
+    peer.chore.failed()
+    assert peer.step(due()) == "look"
+
+
+# -------------------------------------------------------------------------------- what it computes
+
+
+def test_a_due_time_and_the_one_that_follows() -> None:
+    """The usual case."""
+    fire = fire_of(a_row(), NOON + timedelta(milliseconds=5))
+    assert fire == {
+        "name": "s", "revision": "r", "next_due_at": NOON.isoformat(),
+        "due_times": [NOON.isoformat()],
+        "then_due_at": (NOON + timedelta(hours=1)).isoformat(),
+    }  # fmt: skip
+
+
+def test_missed_times_are_listed() -> None:
+    """From the next due time on, also of a schedule whose next due time is not known."""
+    now = NOON + timedelta(hours=2, minutes=30)
+    assert len(fire_of(a_row(), now)["due_times"]) == 3
+    assert len(fire_of(a_row(next_due_at=None), NOON)["due_times"]) == 5
+    future = a_row(next_due_at=None, computed_from=NOON.isoformat())
+    assert fire_of(future, NOON)["due_times"] == []
+
+
+def test_many_missed_times_go_in_steps() -> None:
+    """Each step ends where the next one begins."""
+    now = NOON + timedelta(hours=MISSED_MAX + 500)
+    fire = fire_of(a_row(catch_up=1e8), now)
+    assert len(fire["due_times"]) == MISSED_MAX
+    assert fire["then_due_at"] == (NOON + timedelta(hours=MISSED_MAX)).isoformat()
+    assert len(fire_of(a_row(catch_up=1e8, all=True), now)["due_times"]) == SUBMITTED_MAX
+    fire = fire_of(a_row(catch_up=3600), now)
+    assert (fire["skipped_from"], fire["due_times"]) == (NOON.isoformat(), [])
+    assert fire["then_due_at"] == now.isoformat()
+
+
+def test_a_zone_that_this_host_does_not_know_is_told() -> None:
+    """The database is told, so that another peer or an operator learns of it."""
+    assert "Mars" in fire_of(a_row(timezone="Mars"), NOON)["error"]
+    backfill = {"id": 1, "from_at": NOON.isoformat(), "until_at": NOON.isoformat(),
+                "done_until": None, **a_row(timezone="Mars")}  # fmt: skip
+    assert "Mars" in backfill_of(backfill)["error"]
+
+
+def test_a_backfill_includes_both_ends() -> None:
+    """And goes on after what is done."""
+    until = NOON + timedelta(hours=2)
+    backfill = {"id": 1, "from_at": NOON.isoformat(), "until_at": until.isoformat(),
+                "done_until": None, **a_row()}  # fmt: skip
+    assert [len(backfill_of(backfill)["due_times"]), backfill_of(backfill)["finished"]] == [3, True]
+    rest = backfill_of({**backfill, "done_until": NOON.isoformat()})
+    assert len(rest["due_times"]) == 2
+    long = {**backfill, "until_at": (NOON + timedelta(days=30)).isoformat()}
+    assert (len(backfill_of(long)["due_times"]), backfill_of(long)["finished"]) == (50, False)
+
+
+# ------------------------------------------------------------------------------ what code declares
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the handlers of a test be the only ones."""
+    monkeypatch.setattr("peers.handlers._registry", {})
+    monkeypatch.setattr("peers.handlers._schedules", {})
+
+
+@pytest.mark.usefixtures("registry")
+def test_the_app_declares_its_schedules() -> None:
+    """With the queue and the priority of the handler; the first has the kind's name."""
+
+    @task("a", queue="q", priority=7, every=60, schedules=[Schedule(name="b", cron="@daily")])
+    def handler(n: int = 1) -> None: ...
+
+    first, second = json.loads(app.declarations())["schedules"]
+    assert (first["name"], first["every"], first["kind"]) == ("a", "60.000000 seconds", "a")
+    assert (first["queue"], first["priority"], first["args"]) == ("q", 7, {})
+    assert (second["name"], second["cron"]) == ("b", "@daily")
+    assert "every" not in second
+
+
+@pytest.mark.usefixtures("registry")
+def test_two_kinds_cannot_declare_one_schedule() -> None:
+    """Nor can one kind declare two of one name."""
+
+    def handler() -> None: ...
+
+    def other() -> None: ...
+
+    task("a", cron="@daily")(handler)
+    with pytest.raises(BadSchedule, match="already has a schedule"):
+        task("b", schedules=[Schedule(name="a", cron="@daily")])(other)
+    with pytest.raises(ValueError, match="different names"):
+        task("c", schedules=[Schedule(cron="@daily"), Schedule(cron="@hourly")])(other)
+    with pytest.raises(BadSchedule, match="five fields"):
+        task("d", cron="nonsense")(other)
+
+
+def test_nothing_is_declared_without_a_declaration() -> None:
+    """An app without schedules costs no statement."""
+    declarations = Declarations(lambda: b'{"schedules": []}')
+    declarations.declare()
+    assert {each.due_at() for each in declarations.chores} == {float("inf")}
+    declarations = Declarations(lambda: b'{"schedules": [{"name": "s"}]}')
+    [chore] = [each for each in declarations.chores if each.name == "declare_schedules"]
+    assert chore.due_at() == float("inf")
+    declarations.declare()
+    assert chore.due_at() == 0
+    statement = chore.write(uuid4(), 1)
+    assert statement.parameters[1] == b'[{"name": "s"}]'
+    assert chore.read(Reply((b"s", b"created")), 1)  # type: ignore[arg-type]
+    chore.done(0.1, finished=True)
+    assert chore.due_at() == float("inf")
