@@ -76,10 +76,7 @@ VERBS = {
     "now": "select peers.now()",
 }
 EVERYBODY = {"contract_version", "now"}
-SUBMITTING = {"submit", "submit_graph", "add_schedule"}
-
-
-SUBMITTING = {"submit", "submit_graph", "submit_unique", "submit_many_unique"}
+SUBMITTING = {"submit", "submit_graph", "submit_unique", "submit_many_unique", "add_schedule"}
 PEER = {
     "join", "heartbeat", "complete", "fail", "release", "reconcile", "reclaim", "leave",
     "promote", "next_due", "progress", "parent_results", "unrunnable", "prune",
