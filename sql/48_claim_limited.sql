@@ -357,6 +357,8 @@ begin
             select r.spot from unnest(_locked || _measured.oversized) r where r.task_id = any (_started)
         );
         delete from peers.ready_limited r where r.ctid = any (_spots);
+        -- rows whose tasks have another key now took the place of others
+        continue when _changed is not null and _started is null and clock_timestamp() < _call.until;
         exit when cardinality(_rows) < _size or cardinality(_tasks.ids) >= _key.share or not _measured.all_fit
             or array_remove(_rules.weights, null) <> '{}' and _started is not null;
         unfinished := clock_timestamp() > _call.until;
@@ -397,17 +399,19 @@ begin
     end if;
     leases := '{}';
     foreach _key in array _keys loop
-        exit when clock_timestamp() > _call.until and leases <> '{}';
+        unfinished := clock_timestamp() > _call.until and leases <> '{}';
+        exit when unfinished;
         _one := peers._start_key_carefully(
             _call, _rules, _key, _depth, _most_args - coalesce(pg_column_size(leases), 0)
         );
         refused := refused + _one.refused;
         fewer := fewer or _one.lease is null;
-        unfinished := unfinished or _one.unfinished;
         if _one.lease is not null then
             leases := leases || _one.lease;
             perform peers._insert_leases(_call, _rules, array[_one.lease]);
         end if;
+        unfinished := _one.unfinished;
+        exit when unfinished;
     end loop;
 end
 $$;

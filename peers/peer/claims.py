@@ -96,9 +96,9 @@ class Claims:
     def _write(self, peer_id: UUID, request: ClaimRequest, *, durable: bool) -> Statement:
         local_queue, wanted, free_slots = request
         resume = self._resume.get(local_queue.queue)
-        if not self._limited[local_queue.queue].active:
+        if free_slots is None:
             return statements.claim(peer_id, local_queue.queue, wanted, resume, durable=durable)
-        local_queue.limited_ended = local_queue.limited_ended and free_slots is None
+        local_queue.limited_ended = False
         return statements.claim_limited(
             peer_id, local_queue.queue, wanted, free_slots, local_queue.tasks_per_slot(), resume,
             durable=durable,
@@ -111,7 +111,7 @@ class Claims:
             local_queue, wanted, free_slots = request
             limited = self._limited[local_queue.queue]
             taken = 0
-            if limited.active:
+            if free_slots is not None:
                 *leases, reply = statements.read_limited_claim(result)
                 for lease in leases:
                     taken += lease.count

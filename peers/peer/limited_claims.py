@@ -70,10 +70,11 @@ class LimitedClaims:
     ) -> None:
         """Note what a claim has told. `taken`: how many limited tasks it brought."""
         self.active = reply.limited
-        self._only_limited = reply.limited and reply.resume is None
         if not self.active or free_slots is None:
             self._slots_short = self._slots_short and self.active
+            self._only_limited = self._only_limited and self.active
             return
+        self._only_limited = reply.resume is None
         self._look_at = now + _LOOK_EVERY
         self._slots_short = reply.waits == "slots"
         if not free_slots:

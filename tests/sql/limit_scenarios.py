@@ -271,6 +271,20 @@ def a_changed_task_waits_under_its_new_key(world: World) -> None:
     assert claim_limited(peer).ids == [second]
 
 
+def a_replaced_task_waits_under_its_new_key(world: World) -> None:
+    """A submission that replaces the args of a waiting task moves it to its new key."""
+    limit(world.db, key="account", max_running=1)
+    [first] = accounts(world.db, 1, unique_key="u")
+    [second] = accounts(world.db, 1)
+    peer = world.peer()
+    replace = (
+        "select peers.submit('a', '{\"account\": 2}', unique_key => 'u', on_duplicate => 'replace')"
+    )
+    run(world.db, replace)
+    assert problems(world.db) == []
+    assert sorted(claim_limited(peer).ids) == [first, second]
+
+
 def a_task_changes_while_its_key_is_claimed(world: World) -> None:
     """A claim never starts a task under a key that it no longer has."""
     limit(world.db, key="account", max_running=1)
@@ -498,9 +512,10 @@ def what_keys_used_is_merged(world: World) -> None:
 def keys_take_turns_by_use(world: World) -> None:
     """The key with the fewest running tasks is next; then the one that was served least."""
     limit(world.db, key="account", max_running=100, fair=True)
+    peer = world.peer()
+    claim_limited(peer)  # the first claim of a session takes long
     accounts(world.db, *[1] * 20)
     accounts(world.db, 2, 2, 2)
-    peer = world.peer()
     first = claim_limited(peer, 4)
     assert sorted(claim.args["account"] for claim in first.claims) == [1, 1, 2, 2]
     advance(world.db, "10 s")

@@ -26,7 +26,7 @@ def some_claims() -> tuple[LimitedClaims, LocalQueue]:
     """Those of a queue with four slots, which has limits."""
     queue = LocalQueue("default", 4, DurationEstimate(), {})
     claims = LimitedClaims(queue)
-    claims.note(a_reply(), None, 0, 0.0, POLL)
+    claims.note(a_reply(unlimited=True), None, 0, 0.0, POLL)
     return claims, queue
 
 
