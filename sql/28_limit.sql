@@ -164,7 +164,11 @@ begin
     end if;
     insert into peers.limit (name, queue, kind, key, max_running, starts, per, weight, fair, learns)
     values (_new.name, _new.queue, _new.kind, _new.key, _new.max_running, _new.starts, _new.per, _new.weight, _new.fair,
-            _new.learns);
+            _new.learns)
+    on conflict (name) do update  -- another session has created it just now
+    set queue = excluded.queue, kind = excluded.kind, key = excluded.key, max_running = excluded.max_running,
+        starts = excluded.starts, per = excluded.per, weight = excluded.weight, fair = excluded.fair,
+        learns = excluded.learns;
     return true;
 end
 $$;
@@ -201,12 +205,9 @@ begin
             );
             change := case when peers._write_limit(_new) then 'created' else 'changed' end;
             update peers.limit l set declared = _settings where l.name = _new.name;
-        exception
-            when sqlstate 'PE014' then
-                change := 'refused';
-                error := sqlerrm;
-            when unique_violation then
-                continue;  -- another peer has declared it just now
+        exception when sqlstate 'PE014' then
+            change := 'refused';
+            error := sqlerrm;
         end;
         return next;
     end loop;

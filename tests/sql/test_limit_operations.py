@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from tests.sql.limit_scenarios import accounts, claim_limited, limit
-from tests.support.world import Peer, column, refusal, row, rows, run, submit, value
+from tests.support.world import (
+    Patch,
+    Peer,
+    apply_patches,
+    column,
+    refusal,
+    result,
+    row,
+    rows,
+    run,
+    submit,
+    value,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support.server import Connection
     from tests.support.world import World
 
@@ -92,6 +108,74 @@ def test_a_refused_declaration_leaves_the_others(db: Connection) -> None:
     )
     assert strange["error"] == "a limit has no field colour"
     assert column(db, "select name from peers.limit where kind = 'a'") == []
+
+
+def test_two_peers_declare_at_the_same_time(world: World) -> None:
+    """The second one waits for the first, and changes nothing."""
+    first, second = world.connect(), world.connect()
+    peers = [Peer.join(first).id, Peer.join(second).id]
+    query = "select limit_name, change, error from peers.declare_limits(%s, %s)"
+    with first.transaction():
+        run(first, query, peers[0], json.dumps([DECLARED]))
+        waiting = world.background(lambda: rows(second, query, peers[1], json.dumps([DECLARED])))
+        world.until_waiting(second)
+    assert [each["error"] for each in result(waiting)] == [None]
+    assert status(world.db)["declaring_peers"] == 2
+    assert value(world.db, MOST) == 3
+
+
+def test_two_sessions_create_the_same_limit(world: World) -> None:
+    """The second one overwrites it."""
+    first, second = world.connect(), world.connect()
+    set_ = "select peers.set_limit('l', %s)"
+    with first.transaction():
+        run(first, set_, '{"kind": "a", "max_running": 3}')
+        waiting = world.background(lambda: value(second, set_, '{"kind": "a", "max_running": 4}'))
+        world.until_waiting(second)
+    assert result(waiting) is True
+    assert value(world.db, MOST) == 4
+
+
+VARIANTS: dict[str, tuple[Callable[..., None], Patch]] = {
+    "a declaration always overwrites": (
+        test_a_declaration_that_did_not_change_changes_nothing,
+        Patch(
+            "28_limit.sql",
+            "where l.name = _new.name and l.declared = _settings\n",
+            "where false\n",
+        ),
+    ),
+    "one refused declaration fails all": (
+        test_a_refused_declaration_leaves_the_others,
+        Patch(
+            "28_limit.sql",
+            "exception when sqlstate 'PE014' then",
+            "exception when sqlstate 'PE999' then",
+        ),
+    ),
+    "an insert fails if another session was first": (
+        test_two_sessions_create_the_same_limit,
+        Patch(
+            "28_limit.sql",
+            "    on conflict (name) do update  -- another session has created it just now\n"
+            "    set queue = excluded.queue, kind = excluded.kind, key = excluded.key, "
+            "max_running = excluded.max_running,\n"
+            "        starts = excluded.starts, per = excluded.per, weight = excluded.weight, "
+            "fair = excluded.fair,\n"
+            "        learns = excluded.learns;\n",
+            ";\n",
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_safeguard_is_needed(world: World, name: str) -> None:
+    """The test fails without it."""
+    test, patch = VARIANTS[name]
+    apply_patches(world.db, [patch])
+    with pytest.raises((AssertionError, psycopg.Error)):
+        test(world.db if next(iter(inspect.signature(test).parameters)) == "db" else world)
 
 
 def test_set_limit_keeps_what_it_is_not_given(db: Connection) -> None:
