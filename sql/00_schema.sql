@@ -2,26 +2,31 @@
 -- processes share one database, and each of these files is one part of what they do there.
 --
 -- A row in peers.task is one unit of work, and its column `state` says what it is doing. The states that are queried
--- often have a narrow table as well (ready, scheduled, blocked, lease, dead).
+-- often have a narrow table as well (ready, ready_limited, scheduled, blocked, lease, dead).
 --
---   10 to 16    the tables: tasks and graphs, one table for each state, peers, bookkeeping, schedules.
+--   10 to 16    the tables: tasks and graphs, one table for each state, peers, bookkeeping, limits,
+--               schedules.
 --   19_NNNN     migrations: each changes tables of an earlier release, and is applied once.
 --   20 to 27    submission. An INSERT into peers.task submits; a trigger checks it and inserts it into the table of its
 --               state. peers.submit and peers.submit_graph (which sorts the graph first) do the same in one call.
 --   14, 23, 26  unique keys: a submission keeps, replaces or debounces the task that holds its key. Only
 --               submissions and maintenance read or write the row of a key.
+--   28          limits: what a row of peers.limit may say, and where tasks wait that are under limits.
 --   30, 35      dependencies. An INSERT into peers.dependency makes a child wait. A trigger counts its parents in
 --               pending_parents and refuses cycles. When parents end, another trigger counts down; a child whose
 --               count reaches 0 becomes ready.
 --   40, 45      a peer joins, sends heartbeats, and claims ready tasks with FOR UPDATE SKIP LOCKED. Each claim is one
 --               lease with a random token. The peer's heartbeat renews all of its leases.
 --   42          a peer sees that another one on its host has ended. It declares it lost and releases unstarted tasks.
+--   47, 48      limited tasks: a claim looks for keys that have room, locks them, and counts again from the leases.
 --   50, 55      an outcome is recorded only from the peer that holds the lease, under its token: the task completes, or
 --               its attempt fails and the task is retried (backoff with full jitter), dies, or is cancelled.
 --   57          a task that was not run becomes ready again: its peer released it, or another peer reclaimed it from
 --               a peer whose heartbeat expired.
---   58, 59      cooldowns for external systems; promotion of scheduled tasks that are due.
---   60, 62      what operators do with tasks, queues and graphs: retry, discard, cancel, change, pause, resume.
+--   58, 59      cooldowns for external systems, which shut the limit of their name; promotion of scheduled tasks that
+--               are due.
+--   60 to 62    what operators do with tasks, queues and graphs: retry, discard, cancel, change, pause, resume; and
+--               with limits: set, remove, shut, open.
 --   63          a program that waits for a task's result is notified of its end.
 --   64 to 69    schedules: what an INSERT refuses, firing, backfills, alerts, what operators do with them, and
 --               what the code of the peers declares.

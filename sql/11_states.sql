@@ -55,6 +55,10 @@ create table if not exists peers.lease (
     task_ids bigint[] not null,
     open integer not null,
     claimed_at timestamptz not null,
+    limit_keys bigint[],
+    most_running integer,
+    fair_key bigint,
+    limit_layout bigint,
     constraint "open never falls below 0" check (open >= 0)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
 
@@ -63,6 +67,18 @@ alter table peers.lease alter column task_ids set storage external;
 
 -- serves reconcile, reclaim, leave and the view peer_status: the leases of a peer
 create index if not exists lease_peer on peers.lease (peer_id);
+
+-- serves claim_limited: what runs under a key. A task is under at most four limits.
+create index if not exists lease_limit_1 on peers.lease ((limit_keys[1])) where limit_keys is not null;
+-- serves claim_limited: the same for its limit number 2
+create index if not exists lease_limit_2 on peers.lease ((limit_keys[2])) where limit_keys[2] is not null;
+-- serves claim_limited: the same for its limit number 3
+create index if not exists lease_limit_3 on peers.lease ((limit_keys[3])) where limit_keys[3] is not null;
+-- serves claim_limited: the same for its limit number 4
+create index if not exists lease_limit_4 on peers.lease ((limit_keys[4])) where limit_keys[4] is not null;
+
+-- serves claim_limited: how long the tasks of a key of a fair limit have been running
+create index if not exists lease_fair on peers.lease (fair_key) where fair_key is not null;
 
 comment on table peers.lease is
     'The right of one peer to run tasks now. Each claim is one lease, and each running task belongs to the lease whose '
@@ -73,6 +89,14 @@ comment on column peers.lease.peer_id is 'The peer that runs the tasks.';
 comment on column peers.lease.task_ids is 'The tasks of the claim, in the order of the claim. It never changes.';
 comment on column peers.lease.open is
     'How many of its tasks are running under its token. The outcome that ends the last one deletes the lease.';
+comment on column peers.lease.limit_keys is
+    'The limits and keys that all of its tasks are under (see peers.ready_limited). Null: they are under no limit.';
+comment on column peers.lease.most_running is
+    'How many of its tasks the peer runs at once. The others wait until one of these has ended. Null: all of them.';
+comment on column peers.lease.limit_layout is
+    'Which limits held for its tasks when they were claimed (see peers.ready_limited). Null: none.';
+comment on column peers.lease.fair_key is
+    'The one of limit_keys that is of a fair limit. Null: none is.';
 comment on column peers.lease.claimed_at is 'When the tasks were claimed.';
 
 create table if not exists peers.cancel_request (

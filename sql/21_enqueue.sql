@@ -57,8 +57,11 @@ declare
     _problem text;
     _graphs bigint[];
     _later bigint[];
+    _any_unusual boolean;
+    _any_limit boolean;
+    _placed bigint;
 begin
-    if exists (
+    select exists (
         select from new_tasks t
         where not (
             t.state = 'ready' and t.attempt = 0 and t.pending_parents = 0
@@ -73,7 +76,12 @@ begin
                  or pg_column_size(t.args #> '{}') <= 4096 and octet_length(t.args::text) <= 1048576)
             and t.scheduled_at <= t.created_at and t.scheduled_at >= '1900-01-01 00:00:00+00'
         )
-    ) then
+    ), exists (select from peers.limit) and exists (
+        select from new_tasks t
+        where t.kind in (select l.kind from peers.limit l) or t.queue in (select l.queue from peers.limit l)
+    )
+    into _any_unusual, _any_limit;
+    if _any_unusual then
         select case
                    when t.state <> 'ready' or t.attempt <> 0 or t.pending_parents <> 0 or t.token is not null
                         or t.submitter <> session_user or t.created_at <> pg_catalog.now()
@@ -109,11 +117,38 @@ begin
 
     -- Other triggers of this statement, and verbs that it calls, can run before this trigger: a task may already
     -- be blocked, cancelled or changed. Its row in ready is then stale, as after any change.
-    insert into peers.ready (queue, kind, priority, task_id)
-    select t.queue, t.kind, t.priority, t.id
-    from new_tasks t
-    where t.scheduled_at <= t.created_at
-    order by t.id;
+    if _any_limit then
+        -- one statement, so that a limit that is added in the meantime holds for all of it or for nothing
+        with placed as materialized (
+            select t.queue, t.kind, t.priority, t.id, l.layout, l.fair, l.keys
+            from new_tasks t
+            cross join lateral (
+                -- the same expressions as in _place_rows
+                select hashtextextended(string_agg(l.seed::text, ',' order by l.name), 0) as layout,
+                       bool_or(l.fair) as fair,
+                       array_agg(hashtextextended(coalesce('=' || (t.args #>> string_to_array(l.key, '.')), ''), l.seed)
+                                 order by l.name) as keys
+                from peers.limit l where l.kind = t.kind or l.queue = t.queue
+            ) l
+            where t.scheduled_at <= t.created_at
+            order by t.id
+        ), limited as (
+            insert into peers.ready_limited (queue, kind, layout, rank, key, priority, position, task_id, limit_keys)
+            select p.queue, p.kind, p.layout, case when p.fair then 0 else p.priority end,
+                   hash_array_extended(p.keys, 0), p.priority, nextval('peers.ready_position_seq'), p.id, p.keys
+            from placed p where p.keys is not null
+        ), unlimited as (
+            insert into peers.ready (queue, kind, priority, task_id)
+            select p.queue, p.kind, p.priority, p.id from placed p where p.keys is null
+        )
+        select p.id into _placed from placed p limit 1;
+    else
+        insert into peers.ready (queue, kind, priority, task_id)
+        select t.queue, t.kind, t.priority, t.id
+        from new_tasks t
+        where t.scheduled_at <= t.created_at
+        order by t.id;
+    end if;
     -- as peers._notify does it, without the cost of a call
     if found and coalesce(current_setting('peers.notify', true), '') not in ('off', 'false', 'no', '0') then
         perform pg_notify('peers', '');

@@ -320,7 +320,8 @@ begin
         cross join lateral (select b.* from peers.task b where b.id = f.id offset 0) before
         where t.id = f.id
         returning t.id, t.kind, t.queue, t.priority, t.state, t.scheduled_at,
-                  before.state as old_state, before.queue as old_queue, before.priority as old_priority
+                  before.state as old_state, before.queue as old_queue, before.priority as old_priority,
+                  before.args <> t.args as has_other_args
     ), later as (
         insert into peers.scheduled (due_at, task_id)
         select c.scheduled_at, c.id from changed c where c.state = 'scheduled'
@@ -332,7 +333,12 @@ begin
     insert into peers.ready (queue, kind, priority, task_id)
     select c.queue, c.kind, c.priority, c.id from changed c
     where c.state = 'ready'
-      and (c.old_state, c.old_queue, c.old_priority) is distinct from ('ready', c.queue, c.priority)
+      and (
+          (c.old_state, c.old_queue, c.old_priority) is distinct from ('ready', c.queue, c.priority)
+          or c.has_other_args and exists (
+              select from peers.limit l where l.key is not null and (l.kind = c.kind or l.queue = c.queue)
+          )
+      )
     order by c.id;
     if found then
         perform peers._notify();

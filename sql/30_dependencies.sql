@@ -216,10 +216,10 @@ begin
 end
 $$;
 
--- Deletes the rows that ready still has for new tasks that this transaction has just blocked. A claim would drop these
--- stale rows as well, for as much time as a task of a chain takes otherwise. They are the last ones of their queue,
--- kind and priority, unless other sessions or this transaction have added more in the meantime. So this looks only at
--- the last rows, and leaves to the claims what it does not find there.
+-- Deletes the rows that ready and ready_limited still have for new tasks that this transaction has just blocked. A
+-- claim would drop these stale rows as well, for as much time as a task of a chain takes otherwise. They are the last
+-- ones of their queue, kind and priority, unless other sessions or this transaction have added more in the meantime. So
+-- this looks only at the last rows, and leaves to the claims what it does not find there.
 create or replace function peers._drop_ready_rows(_blocked bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -236,6 +236,40 @@ begin
         cross join lateral (
             select r.ctid as spot, r.task_id from peers.ready r
             where r.queue = place.queue and r.kind = place.kind and r.priority = place.priority
+            order by r.position desc
+            limit 2 * place.tasks + 10
+        ) last
+        cross join lateral (
+            select from peers.task t
+            where t.id = last.task_id and t.state = 'blocked' and t.created_xid = pg_current_xact_id()
+            offset 0
+        ) blocked
+    ));
+    if not exists (select from peers.limit) then
+        return;
+    end if;
+    delete from peers.ready_limited r
+    where r.ctid = any (array(
+        select last.spot
+        from (
+            select t.queue, t.kind, l.layout, case when l.fair then 0 else t.priority end as rank,
+                   hash_array_extended(l.keys, 0) as key, t.priority, count(*) as tasks
+            from peers.task t
+            cross join lateral (
+                -- the same expressions as in _place_rows
+                select hashtextextended(string_agg(l.seed::text, ',' order by l.name), 0) as layout,
+                       bool_or(l.fair) as fair,
+                       array_agg(hashtextextended(coalesce('=' || (t.args #>> string_to_array(l.key, '.')), ''), l.seed)
+                                 order by l.name) as keys
+                from peers.limit l where l.kind = t.kind or l.queue = t.queue
+            ) l
+            where t.id = any (_blocked) and t.created_xid = pg_current_xact_id() and l.keys is not null
+            group by 1, 2, 3, 4, 5, 6
+        ) place
+        cross join lateral (
+            select r.ctid as spot, r.task_id from peers.ready_limited r
+            where r.queue = place.queue and r.kind = place.kind and r.layout = place.layout and r.rank = place.rank
+              and r.key = place.key and r.priority = place.priority
             order by r.position desc
             limit 2 * place.tasks + 10
         ) last

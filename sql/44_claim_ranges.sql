@@ -21,7 +21,9 @@ comment on type peers.claim_range is
 
 do $$
 begin
-    create type peers.claim_resume as (peer_id uuid, ranges peers.claim_range[], look_at timestamptz);
+    create type peers.claim_resume as (
+        peer_id uuid, ranges peers.claim_range[], look_at timestamptz, limited_kinds bigint
+    );
 exception when duplicate_object then null;
 end
 $$;
@@ -29,7 +31,8 @@ $$;
 comment on type peers.claim_resume is
     'Where the next claim of a peer and a queue begins. Pass to peers.claim what its last call returned, unchanged. '
     'ranges: what is left to read, by kind and priority. look_at: when a claim that gets less than it wants looks at '
-    'the rows before the ranges. Ten seconds later every claim reads from the start.';
+    'the rows before the ranges. Ten seconds later every claim reads from the start. limited_kinds: a hash of '
+    'the kinds of the peer that were left out because they are under a limit.';
 
 do $$
 begin

@@ -2,8 +2,8 @@
 --
 -- Each large claim begins where the last large claim of any peer ends, even if that one is not committed yet. Without
 -- this, each of many peers would walk over the rows that all others have locked and deleted since its own last claim.
--- A locked row costs such a walk more than the claim of a row costs. Measured with 8 sessions on two cores: 27
--- microseconds of CPU a task, and 15 when each session has a queue of its own.
+-- A locked row costs such a walk more than the claim of a row costs. Measured with 8 sessions on two cores: 27 us of
+-- CPU a task, and 15 us when each session has a queue of its own.
 --
 -- The place is in a sequence, because other sessions see the value of a sequence at once. It is only a hint. A claim
 -- that uses it and gets less than it wants reads again from the place that its peer knows. So the hint can only put off

@@ -216,7 +216,7 @@ $$;
 create or replace function peers.claim(
     peer_id uuid, queue text, max_tasks integer, inout resume peers.claim_resume default null,
     out token uuid, out task_ids bigint[], out attempts smallint[], out kinds text[], out priorities smallint[],
-    out timeouts double precision[], out args text, out more boolean
+    out timeouts double precision[], out args text, out more boolean, out limited boolean
 )
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -233,6 +233,8 @@ declare
     _began constant timestamptz := clock_timestamp();
     _look_began timestamptz;
     _peer record;
+    _kinds text[];
+    _limited_kinds bigint;
     _call peers.claim_call;
     _ranges peers.claim_range[];
     _unread peers.claim_range[];
@@ -250,6 +252,7 @@ begin
     end if;
     -- without a lock, so that a claim that finds nothing writes nothing
     select p.kinds, exists (select from peers.paused_queue q where q.queue = claim.queue) as queue_paused,
+           exists (select from peers.limit) as any_limit,
            row(p.id, claim.queue, gen_random_uuid(), n.now,
                exists (select from peers.graph g where g.paused_at is not null), _began + interval '100 ms'
            )::peers.claim_call as call
@@ -262,14 +265,26 @@ begin
     end if;
     _call := _peer.call;
     more := false;
+    _kinds := _peer.kinds;
+    if _peer.any_limit then
+        select coalesce(array_agg(k.kind) filter (where not l.limited), '{}'),
+               hashtextextended(string_agg(k.kind, E'\n' order by k.kind) filter (where l.limited), 0)
+        into _kinds, _limited_kinds
+        from unnest(_peer.kinds) k(kind)
+        cross join lateral (
+            select exists (
+                select from peers.limit l where l.kind = k.kind or l.queue = claim.queue) as limited
+        ) l;
+    end if;
+    limited := _limited_kinds is not null;
 
-    if resume.peer_id is distinct from claim.peer_id then
-        resume := row(claim.peer_id, peers._all_ranges(_peer.kinds), null);
+    if resume.peer_id is distinct from claim.peer_id or resume.limited_kinds is distinct from _limited_kinds then
+        resume := row(claim.peer_id, peers._all_ranges(_kinds), null, _limited_kinds);
     end if;
     _unread := resume.ranges;
     _ranges := _unread;
     if (_began <= resume.look_at + interval '10 s') is not true then
-        _ranges := peers._all_ranges(_peer.kinds);
+        _ranges := peers._all_ranges(_kinds);
         _look_began := _began;
     end if;
     if not _peer.queue_paused and _ranges <> '{}' then
@@ -305,7 +320,8 @@ begin
     end if;
     resume := row(
         claim.peer_id, _unread,
-        coalesce(_look_began, resume.look_at) + case when _refused > 0 then interval '1 s' else interval '0' end
+        coalesce(_look_began, resume.look_at) + case when _refused > 0 then interval '1 s' else interval '0' end,
+        _limited_kinds
     );
 
     if _tasks.ids is null then
@@ -339,4 +355,5 @@ comment on function peers.claim is
     'kinds and priorities have a single element if it is the same for all tasks. timeouts (seconds) is null if no task '
     'has a timeout of its own. resume: pass what the last call for this queue returned, unchanged; it saves reading '
     'what was claimed before. Null: read from the start. more: the call spent its limits (10,000 rows, 0.1 s or 16 MiB '
-    'of args); call again at once.';
+    'of args); call again at once. limited: some kinds of the peer are under limits in this queue; call '
+    'peers.claim_limited, which claims these as well.';

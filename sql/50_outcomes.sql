@@ -65,7 +65,14 @@ begin
     update peers.lease l set open = l.open - e.ended
     from (select o.token, count(*)::integer as ended from unnest(_tokens) o(token) group by o.token) e
     where l.token = e.token;
-    delete from peers.lease l where l.token = any (_tokens) and l.open = 0;
+    with ended as (
+        delete from peers.lease l where l.token = any (_tokens) and l.open = 0
+        returning l.fair_key, l.claimed_at, least(cardinality(l.task_ids), l.most_running) as running
+    )
+    insert into peers.limit_use (limit_key, ended_at, seconds)
+    select e.fair_key, n.now, e.running * greatest(extract(epoch from n.now - e.claimed_at), 0)
+    from ended e cross join peers.now() n(now)
+    where e.fair_key is not null;
     perform peers._forget_attempts(_tokens);
 end
 $$;
@@ -104,6 +111,9 @@ begin
             perform peers._record_failures(_task_ids, _tokens, _details);
         else
             perform peers._release_attempts(_task_ids, _tokens, _details);
+        end if;
+        if exists (select from peers.lease l where l.token = any (_tokens) and l.limit_keys is not null) then
+            perform peers._notify();  -- another peer may have waited for the limit
         end if;
         perform peers._close_attempts(_tokens);
     end if;

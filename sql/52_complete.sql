@@ -140,6 +140,8 @@ declare
     _results jsonb := complete.results;
     _recorded integer;
     _open integer;
+    _fair_key bigint;
+    _seconds double precision;
     _waited boolean := false;
 begin
     perform peers._require_read_committed();
@@ -168,7 +170,14 @@ begin
             where t.id = any (_task_ids) and t.token = _token and t.state = 'running' and t.xmax = '0'
               and exists (select from peers.lease l where l.token = _token and l.peer_id = complete.peer_id);
             get diagnostics _recorded = row_count;
-            delete from peers.lease l where l.token = _token and l.open = _recorded;
+            delete from peers.lease l where l.token = _token and l.open = _recorded
+            returning l.fair_key,
+                      least(cardinality(l.task_ids), l.most_running) * extract(epoch from _now - l.claimed_at)
+            into _fair_key, _seconds;
+            if _fair_key is not null then
+                insert into peers.limit_use (limit_key, ended_at, seconds) values (_fair_key, _now, _seconds);
+                found := true;
+            end if;
             if not found and _recorded > 0 then
                 update peers.lease l set open = l.open - _recorded where l.token = _token returning l.open into _open;
                 if _open = 0 then

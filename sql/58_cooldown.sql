@@ -1,4 +1,32 @@
 -- Cooldowns: all peers stop calling an external system for a while, because it asked them to.
+--
+-- A cooldown with the name of a limit shuts that limit: no task under it starts, so that none has to wait in a handler.
+-- Other cooldowns are rows of peers.cooldown, which handlers check before they call.
+
+-- Shuts the limit of this name, if there is one, and halves it if it learns. While it is shut it is not halved again:
+-- the tasks that ran when the first one was refused are refused as well. Returns how long it is shut from now.
+create or replace function peers._shut_limit(_name text, _now timestamptz, _duration interval, _reason text)
+returns interval
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _left interval;
+begin
+    update peers.limit l
+    set shut_until = greatest(l.shut_until, _now + _duration),
+        shut_because = case when l.shut_until > _now + _duration then l.shut_because else left(_reason, 1000) end,
+        learned = case
+            when l.learns and (l.shut_until > _now) is not true then greatest(1, ceil(peers._most_now(l, _now) / 2.0))
+            else l.learned
+        end,
+        learned_at = case when l.learns and (l.shut_until > _now) is not true then _now else l.learned_at end
+    where l.name = _name
+    -- one that an operator has shut has no end: the handlers ask again after a day
+    returning case when isfinite(l.shut_until) then l.shut_until - _now else interval '1 day' end into _left;
+    return _left;
+end
+$$;
 
 -- If the database's clock was set back, a cooldown can start in the future. It would then last for too long, so
 -- it counts as one that starts now. The first reader stores that.
@@ -34,6 +62,10 @@ begin
         raise exception 'a cooldown must last for more than 0 and at most %, not %', _longest, duration
             using errcode = 'PE009', hint = 'If it is not enough, start another cooldown when this one has ended.';
     end if;
+    _left := peers._shut_limit(start_cooldown.name, _now, duration, reason);
+    if _left is not null then
+        return _left;
+    end if;
     perform peers._correct_future_cooldown(start_cooldown.name, _now);
     insert into peers.cooldown as t (name, started_at, ends_at, reason)
     values (start_cooldown.name, _now, _now + duration, left(start_cooldown.reason, 1000))
@@ -48,7 +80,8 @@ $$;
 
 comment on function peers.start_cooldown is
     'Stops all peers from calling the external system of this name for this duration. A cooldown that ends later is '
-    'kept. Returns how long the cooldown lasts from now.';
+    'kept. If a limit has this name, it is shut instead: no task under it starts. Returns how long the cooldown lasts '
+    'from now.';
 
 create or replace function peers.cooldown_left(name text) returns interval
     language plpgsql security definer
@@ -58,9 +91,12 @@ declare
     _now timestamptz := peers.now();
 begin
     perform peers._correct_future_cooldown(cooldown_left.name, _now);
-    return coalesce((
-        select t.ends_at - _now from peers.cooldown t where t.name = cooldown_left.name and t.ends_at > _now
-    ), interval '0');
+    return greatest(
+        interval '0',
+        (select t.ends_at - _now from peers.cooldown t where t.name = cooldown_left.name),
+        (select l.shut_until - _now from peers.limit l where l.name = cooldown_left.name and isfinite(l.shut_until)),
+        (select interval '1 day' from peers.limit l where l.name = cooldown_left.name and l.shut_until = 'infinity')
+    );
 end
 $$;
 
@@ -72,6 +108,11 @@ create or replace function peers.end_cooldown(name text) returns boolean
     set search_path = pg_catalog, peers, pg_temp
 as $$
 begin
+    update peers.limit l set shut_until = null, shut_because = null
+    where l.name = end_cooldown.name and l.shut_until > peers.now();
+    if found then
+        return true;
+    end if;
     delete from peers.cooldown c where c.name = end_cooldown.name and c.ends_at > peers.now();
     return found;
 end

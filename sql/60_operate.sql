@@ -177,7 +177,13 @@ begin
     -- a new row where the change makes the old row stale; claim or promote drops that one
     insert into peers.ready (queue, kind, priority, task_id)
     select _task.queue, _task.kind, _task.priority, _task.id
-    where _task.state = 'ready' and (_before.state, _before.priority) is distinct from ('ready', _task.priority);
+    where _task.state = 'ready' and (
+        (_before.state, _before.priority) is distinct from ('ready', _task.priority)
+        or _before.args <> _task.args and exists (
+            select from peers.limit l
+            where l.key is not null and (l.kind = _task.kind or l.queue = _task.queue)
+        )
+    );
     insert into peers.scheduled (due_at, task_id)
     select _task.scheduled_at, _task.id
     where _task.state = 'scheduled'

@@ -18,8 +18,8 @@ begin
 end
 $$;
 
--- Deletes the rows that ready has for a graph's tasks, so that claims need not drop them one by one. The hash join
--- reads each table once; a nested loop would compare each row with each task.
+-- Deletes the rows that ready and ready_limited have for a graph's tasks, so that claims need not drop them one by one.
+-- The hash join reads each table once; a nested loop would compare each row with each task.
 create or replace function peers._empty_ready(_graph_id bigint) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -31,6 +31,12 @@ begin
     delete from peers.ready r where r.ctid = any (array(
         select r.ctid
         from peers.ready r join peers.task t on t.id = r.task_id
+        where t.graph_id = _graph_id
+        for update of r skip locked
+    ));
+    delete from peers.ready_limited r where r.ctid = any (array(
+        select r.ctid
+        from peers.ready_limited r join peers.task t on t.id = r.task_id
         where t.graph_id = _graph_id
         for update of r skip locked
     ));

@@ -86,6 +86,16 @@ begin
 end
 $$;
 
+-- Returns the same for ready_limited.
+create or replace function peers._ready_limited_kinds() returns table (queue text, kind text)
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return query select distinct l.queue, l.kind from peers._limited_layouts() l;
+end
+$$;
+
 -- What live peers can run is computed once, and the tasks of a kind are counted only as far as the alarm needs. With
 -- 10,000 kinds and 300,000 ready tasks that takes 0.3 s instead of 9 s.
 create or replace function peers.unrunnable()
@@ -104,7 +114,12 @@ declare
 begin
     select array_agg(k.queue), array_agg(k.kind) into _queues, _kinds
     from (
-        select k.queue, k.kind from peers._ready_kinds() k
+        select k.queue, k.kind
+        from (
+            select r.queue, r.kind from peers._ready_kinds() r
+            union
+            select l.queue, l.kind from peers._ready_limited_kinds() l
+        ) k
         where not exists (select from peers.paused_queue p where p.queue = k.queue)
         except
         select q.queue, k.kind
@@ -120,11 +135,17 @@ begin
         select count(*) as tasks, min(greatest(r.created_at, r.scheduled_at)) as oldest
         from (
             select t.created_at, t.scheduled_at
-            from peers.ready r
+            from (
+                (
+                    select y.task_id, y.priority from peers.ready y
+                    where y.queue = k.queue and y.kind = k.kind order by y.priority, y.position
+                )
+                union all
+                (select y.task_id, y.priority from peers.ready_limited y where y.queue = k.queue and y.kind = k.kind)
+            ) r
             cross join lateral (select t.* from peers.task t where t.id = r.task_id offset 0) t
-            where r.queue = k.queue and r.kind = k.kind and t.state = 'ready' and t.priority = r.priority
+            where t.state = 'ready' and t.priority = r.priority
               and not exists (select from peers.graph g where g.id = t.graph_id and g.paused_at is not null)
-            order by r.priority, r.position
             limit _most
         ) r
     ) r
@@ -141,7 +162,8 @@ create or replace view peers.queue_status as
 with waiting as (
     select t.queue collate "C" as queue, count(*) as ready, min(greatest(t.created_at, t.scheduled_at)) as oldest
     from peers.task t
-    where t.state = 'ready' and t.id in (select r.task_id from peers.ready r)
+    where t.state = 'ready'
+      and t.id in (select r.task_id from peers.ready r union all select l.task_id from peers.ready_limited l)
       and not exists (select from peers.graph g where g.id = t.graph_id and g.paused_at is not null)
     group by t.queue
 ), paused as (

@@ -31,6 +31,7 @@ declare
     _served text;
     _stopped constant text := peers._explain_stopped(_task);
     _paused_graph constant text := peers._explain_paused_graph(_task);
+    _limited text;
 begin
     if _paused_graph is not null then
         return 'Ready, but ' || _paused_graph || _stopped;
@@ -53,6 +54,10 @@ begin
                             || ': start a peer that serves this queue too',
                         'no live peer has a handler for it: start a peer whose app has one')
             || ' (peers.peer_status lists the peers).' || _stopped;
+    end if;
+    _limited := peers._explain_limits(_task);
+    if _limited is not null then
+        return 'Ready, but ' || _limited || _stopped;
     end if;
     return 'Ready: ' || _able || ' live ' || case when _able = 1 then 'peer' else 'peers' end
         || ' can run it, and it waits for its turn (priority ' || _task.priority || '; smaller numbers run first).'

@@ -16,6 +16,10 @@ begin
         select r.ctid from peers.ready r
         where not exists (select from peers.task t where t.id = r.task_id) for update skip locked
     ));
+    delete from peers.ready_limited r where r.ctid = any (array(
+        select r.ctid from peers.ready_limited r
+        where not exists (select from peers.task t where t.id = r.task_id) for update skip locked
+    ));
     delete from peers.scheduled s where s.ctid = any (array(
         select s.ctid from peers.scheduled s
         where not exists (select from peers.task t where t.id = s.task_id) for update skip locked
@@ -129,7 +133,20 @@ returns table (task_id bigint, problem text, pending_parents bigint)
 as $$
 begin
     return query
-    with counted as (
+    with limited as (
+        -- a row whose key is not the task's is stale, unless it will be moved because of its layout
+        select r.task_id, r.priority, r.kind, r.queue
+        from peers.ready_limited r
+        join peers.task t on t.id = r.task_id
+        cross join lateral (
+            -- the same expressions as in _place_rows
+            select hashtextextended(string_agg(l.seed::text, ',' order by l.name), 0) as layout,
+                   array_agg(hashtextextended(coalesce('=' || (t.args #>> string_to_array(l.key, '.')), ''), l.seed)
+                             order by l.name) as keys
+            from peers.limit l where l.kind = t.kind or l.queue = t.queue
+        ) l
+        where r.layout is distinct from l.layout or r.key = hash_array_extended(l.keys, 0)
+    ), counted as (
         select d.child_id, count(*) as parents
         from peers.dependency d join peers.task p on p.id = d.parent_id
         where p.state <> 'completed' and not d.waived and (_only is null or d.child_id = any (_only))
@@ -151,9 +168,11 @@ begin
                 then 'state is ' || t.state || ', but it waits for parents'
             when t.state = 'ready'
                  and (t.id, t.priority, t.kind, t.queue) not in (
-                     select r.task_id, r.priority, r.kind, r.queue from peers.ready r)
+                     select r.task_id, r.priority, r.kind, r.queue from peers.ready r
+                     union all
+                     select l.task_id, l.priority, l.kind, l.queue from limited l)
                  and not exists (select from peers.graph g where g.id = t.graph_id and g.paused_at is not null)
-                then 'state is ready, but peers.ready has no matching row'
+                then 'state is ready, but neither peers.ready nor peers.ready_limited has a matching row'
             when t.state = 'scheduled'
                  and (t.id, t.scheduled_at) not in (select s.task_id, s.due_at from peers.scheduled s)
                 then 'state is scheduled, but peers.scheduled has no matching row'

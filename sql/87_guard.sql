@@ -18,6 +18,11 @@ create or replace trigger refuse_truncate before truncate on peers.task execute 
 create or replace trigger refuse_truncate before truncate on peers.graph execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.dependency execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.ready execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.ready_limited
+    execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.limit_start execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.limit_use execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.limit execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.scheduled execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.blocked execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.lease execute function peers.refuse_truncate();
@@ -77,6 +82,15 @@ create or replace trigger refuse_change before update or delete on peers.depende
     for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
     execute function peers.refuse_change();
 create or replace trigger refuse_change before update or delete on peers.ready
+    for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
+    execute function peers.refuse_change();
+create or replace trigger refuse_change before update or delete on peers.ready_limited
+    for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
+    execute function peers.refuse_change();
+create or replace trigger refuse_change before update or delete on peers.limit_start
+    for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
+    execute function peers.refuse_change();
+create or replace trigger refuse_change before update or delete on peers.limit_use
     for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
     execute function peers.refuse_change();
 create or replace trigger refuse_change before update or delete on peers.scheduled

@@ -195,6 +195,8 @@ _IN_STATE: Final[dict[str, LiteralString]] = {
       and t.id in (
           select n.task_id from peers.ready n
           union all
+          select n.task_id from peers.ready_limited n
+          union all
           select newest.id
           from (select cast(:document as jsonb)) as request(d), peers.graph g
           cross join lateral (

@@ -16,6 +16,7 @@ from psycopg.pq.abc import PGresult
 from peers.database.binary import pack_integers, pack_tokens, read_float, read_integer
 from peers.database.pipeline import Statement
 from peers.database.rows import (
+    DeclaredLimit,
     DueSchedules,
     LostPeer,
     Promoted,
@@ -47,6 +48,10 @@ _DECLARE_LOST: Final = (
 _PRUNE: Final = (
     b"select looked_at, deleted, finished"
     b" from peers.prune(make_interval(secs => $1::double precision), $2::integer)"
+)
+_PLACE_LIMITED: Final = b"select peers.place_limited($1::integer)"
+_DECLARE_LIMITS: Final = (
+    b"select limit_name, change, error from peers.declare_limits($1::uuid, $2::jsonb)"
 )
 _UNRUNNABLE: Final = (
     b"select queue, kind, tasks, date_part('epoch', oldest_ready_at) from peers.unrunnable()"
@@ -161,6 +166,33 @@ def read_pruned(result: PGresult) -> Pruned:
     """Return the result of one step."""
     looked_at, deleted, finished = (result.get_value(0, column) for column in range(3))
     return Pruned(read_integer(looked_at), read_integer(deleted), finished == _TRUE)
+
+
+def place_limited(max_tasks: int) -> Statement:
+    """Move tasks to where they wait under the limits of now, in one step of limited size."""
+    return Statement(_PLACE_LIMITED, (b"%d" % max_tasks,), (0,))
+
+
+def read_placed(result: PGresult) -> int:
+    """Return how many rows were moved. Call again until it is 0."""
+    return read_integer(result.get_value(0, 0))
+
+
+def declare_limits(peer_id: UUID, limits: Sequence[Mapping[str, Any]]) -> Statement:
+    """Create and change limits as the app of this peer declares them."""
+    return Statement(_DECLARE_LIMITS, (peer_id.bytes, json.dumps(limits).encode()), (1, 0))
+
+
+def read_declared_limits(result: PGresult) -> list[DeclaredLimit]:
+    """Return the limits that were created, changed or refused."""
+    return [
+        DeclaredLimit(
+            (result.get_value(row, 0) or b"").decode(),
+            (result.get_value(row, 1) or b"").decode(),
+            (result.get_value(row, 2) or b"").decode(),
+        )
+        for row in range(result.ntuples)
+    ]
 
 
 def unrunnable() -> Statement:

@@ -35,6 +35,18 @@ class ClaimReply:
     """Where the next claim of the queue is to begin. Only the database reads it."""
     more: bool
     """Call again at once: the claim spent its limits, and there may be more."""
+    limited: bool = False
+    """Some kinds of the peer are under limits: claim with `claim_limited`."""
+    is_limited: bool = False
+    """These tasks are under limits, all with the same keys."""
+    most_running: int | None = None
+    """How many of them may run at once; None: all."""
+    start_in: float | None = None
+    """They must not start before; None: they may start now."""
+    waits: str | None = None
+    """Why limited tasks wait: full, busy, more or slots (see peers.claim_limited)."""
+    opens_in: float | None = None
+    """When a limit opens."""
 
 
 class Claimed(NamedTuple):
@@ -146,6 +158,16 @@ class Unrunnable(NamedTuple):
     kind: str
     tasks: int
     oldest_ready_at: datetime
+
+
+class DeclaredLimit(NamedTuple):
+    """A limit that a declaration has changed."""
+
+    name: str
+    change: str
+    """created, changed or refused."""
+    error: str
+    """Why it was refused."""
 
 
 class Pruned(NamedTuple):

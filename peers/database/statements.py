@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from peers.database.binary import (
     pack_ids,
     pack_texts,
     pack_tokens,
+    read_float,
     read_floats,
     read_integer,
     read_small,
@@ -32,10 +34,18 @@ from peers.database.rows import (
 from peers.database.storable import storable
 
 _CLAIM: Final = (
-    b"select token, task_ids, attempts, kinds, priorities, timeouts, args, resume, more"
+    b"select token, task_ids, attempts, kinds, priorities, timeouts, args, resume, more, limited"
     b" from peers.claim($1::uuid, $2::text, $3::integer, $4::peers.claim_resume)"
 )
 _CLAIM_ASYNCHRONOUSLY: Final = _CLAIM + b", set_config('synchronous_commit', 'off', true)"
+_CLAIM_LIMITED: Final = (
+    b"select token, task_ids, attempts, kinds, priorities, timeouts, args, resume, more, limited,"
+    b" most_running, start_in, waits, opens_in from peers.claim_limited("
+    b"$1::uuid, $2::text, $3::integer, $4::integer, $5::jsonb, $6::peers.claim_resume)"
+)
+_CLAIM_LIMITED_ASYNCHRONOUSLY: Final = (
+    _CLAIM_LIMITED + b", set_config('synchronous_commit', 'off', true)"
+)
 _COMPLETE: Final = (
     b"select task_id, token, verdict"
     b" from peers.complete($1::uuid, $2::uuid[], $3::bigint[], $4::jsonb, $5::boolean)"
@@ -64,25 +74,65 @@ def claim(
     )
 
 
+def claim_limited(
+    peer_id: UUID, queue: str, max_tasks: int, free_slots: int | None,
+    tasks_per_slot: Mapping[str, int], resume: bytes | None, *, durable: bool,
+) -> Statement:  # fmt: skip
+    """Claim tasks of a queue that has limits: limited ones only for the free slots.
+
+    `free_slots`: None: claim no limited ones. `tasks_per_slot`: of the kinds whose tasks are short.
+    """
+    free = None if free_slots is None else b"%d" % free_slots
+    per_slot = json.dumps(tasks_per_slot).encode()
+    return Statement(
+        _CLAIM_LIMITED if durable else _CLAIM_LIMITED_ASYNCHRONOUSLY,
+        (peer_id.bytes, queue.encode(), b"%d" % max_tasks, free, per_slot, resume),
+        (1, 0, 0, 0, 0, 1),
+    )
+
+
 def read_claim(result: PGresult) -> ClaimReply:
     """Return the reply to `claim`."""
+    return _read_lease(result, 0)
+
+
+def read_limited_claim(result: PGresult) -> list[ClaimReply]:
+    """Return the reply to `claim_limited`. The last one is of unlimited tasks."""
+    last = result.ntuples - 1
+    return [_read_limited_lease(result, row, is_limited=row < last) for row in range(last + 1)]
+
+
+def _read_limited_lease(result: PGresult, row: int, *, is_limited: bool) -> ClaimReply:
+    most_running, start_in, waits, opens_in = (result.get_value(row, n) for n in range(10, 14))
+    return replace(
+        _read_lease(result, row),
+        is_limited=is_limited,
+        most_running=None if most_running is None else read_integer(most_running),
+        start_in=None if start_in is None else read_float(start_in),
+        waits=None if waits is None else waits.decode(),
+        opens_in=None if opens_in is None else read_float(opens_in),
+    )
+
+
+def _read_lease(result: PGresult, row: int) -> ClaimReply:
     value = result.get_value
-    token, task_ids = value(0, 0), value(0, 1)
-    resume, more = value(0, 7), value(0, 8) == _TRUE
+    token, task_ids = value(row, 0), value(row, 1)
+    resume, more, limited = value(row, 7), value(row, 8) == _TRUE, value(row, 9) == _TRUE
     if not token or not task_ids:
-        return ClaimReply(b"", 0, b"", b"", (), (), None, b"[]", resume, more)
-    timeouts = value(0, 5)
+        return ClaimReply(b"", 0, b"", b"", (), (), None, b"[]", resume, more, limited)
+    timeouts = value(row, 5)
     return ClaimReply(
         token=token,
         count=count(task_ids),
         task_ids=task_ids,
-        attempts=value(0, 2) or b"",
-        kinds=read_texts(value(0, 3) or b""),
-        priorities=read_small(value(0, 4) or b""),
+        attempts=value(row, 2) or b"",
+        kinds=read_texts(value(row, 3) or b""),
+        priorities=read_small(value(row, 4) or b""),
         timeouts=None if timeouts is None else read_floats(timeouts),
-        args=value(0, 6) or b"[]",
+        args=value(row, 6) or b"[]",
         resume=resume,
         more=more,
+        limited=limited,
     )
 
 

@@ -13,8 +13,9 @@ from psycopg.pq.abc import PGresult
 from peers.database import statements
 from peers.database.pipeline import Statement
 from peers.database.reconnecting import ReconnectingConnection
+from peers.peer.limited_claims import LimitedClaims
 from peers.peer.state import PeerState
-from peers.pool.claim import Claim
+from peers.pool.claim import START_WITHIN, Claim
 from peers.pool.durations import CLAIM_MAX_TASKS
 from peers.pool.local_queue import LocalQueue
 
@@ -29,6 +30,8 @@ class ClaimRequest(NamedTuple):
 
     local_queue: LocalQueue
     wanted: int
+    free_slots: int | None = None
+    """How many limited tasks can start at once. None: do not claim any."""
 
     @property
     def job(self) -> str:
@@ -58,6 +61,8 @@ class Claims:
         self._poll_interval = poll_interval
         self._is_listening = is_listening
         self._on_claimed = on_claimed
+        self._limited = {name: LimitedClaims(queue) for name, queue in queues.items()}
+        self._sent_at = 0.0
         self._resume: dict[str, bytes | None] = {}
         """Where the next claim of each queue begins."""
         self._most: dict[str, int] = {}
@@ -69,42 +74,63 @@ class Claims:
         """Return when (monotonic) the next claim is due."""
         if self._state.draining:
             return float("inf")
-        return min((self._due_at(q) for q in self._queues.values() if q.wanted()), default=_NEVER)
+        now = time.monotonic()
+        return min((self._next_claim_at(q, now) for q in self._queues.values()), default=_NEVER)
 
     def due(self) -> list[ClaimRequest]:
         """Return the claims that are due now: of what the slots will soon need."""
         if self._state.draining:
             return []
         now = time.monotonic()
-        due = (q for q in self._queues.values() if now >= self._due_at(q))
-        return [
-            ClaimRequest(q, min(wanted, self._most.get(q.queue, wanted)))
-            for q in due
-            if (wanted := q.wanted())
-        ]
+        requests = (self._request(q, now) for q in self._queues.values())
+        return [request for request in requests if request is not None]
 
     def write(
         self, peer_id: UUID, requests: Sequence[ClaimRequest], *, durable: bool
     ) -> list[Statement]:
         """Return a statement for each of these claims, which are sent now."""
         self._is_outdated = False
-        return [
-            statements.claim(peer_id, q.queue, wanted, self._resume.get(q.queue), durable=durable)
-            for q, wanted in requests
-        ]
+        self._sent_at = time.monotonic()
+        return [self._write(peer_id, request, durable=durable) for request in requests]
+
+    def _write(self, peer_id: UUID, request: ClaimRequest, *, durable: bool) -> Statement:
+        local_queue, wanted, free_slots = request
+        resume = self._resume.get(local_queue.queue)
+        if free_slots is None:
+            return statements.claim(peer_id, local_queue.queue, wanted, resume, durable=durable)
+        local_queue.limited_ended = False
+        return statements.claim_limited(
+            peer_id, local_queue.queue, wanted, free_slots, local_queue.tasks_per_slot(), resume,
+            durable=durable,
+        )  # fmt: skip
 
     def take(self, requests: Sequence[ClaimRequest], results: Sequence[PGresult]) -> None:
         """Take the replies to these claims."""
         now = time.monotonic()
         for request, result in zip(requests, results, strict=True):
-            reply = statements.read_claim(result)
-            local_queue, wanted = request
+            local_queue, wanted, free_slots = request
+            limited = self._limited[local_queue.queue]
+            taken = 0
+            if free_slots is not None:
+                *leases, reply = statements.read_limited_claim(result)
+                for lease in leases:
+                    taken += lease.count
+                    claim = Claim(lease, local_queue, now)
+                    if lease.start_in is not None:
+                        claim.start_by = self._sent_at + START_WITHIN
+                    self._on_claimed(claim)
+            else:
+                reply = statements.read_claim(result)
             self._connection.succeeded(request.job)
             self._grow(request)
             self._resume[local_queue.queue] = reply.resume
-            is_empty = reply.count < wanted and not reply.more
+            limits_are_new = reply.limited and not limited.active
+            is_empty = reply.count < wanted - taken and not reply.more and not limits_are_new
             if is_empty and not self._is_outdated:
                 local_queue.postpone_claim(now + self._wait())
+            limited.note(reply, free_slots, taken, now, self._wait())
+            if self._is_outdated:
+                limited.claim_now()
             if reply.count:
                 self._on_claimed(Claim(reply, local_queue, now))
 
@@ -122,14 +148,35 @@ class Claims:
         self._is_outdated = True
         for local_queue in self._queues.values():
             local_queue.claim_now()
+            self._limited[local_queue.queue].claim_now()
 
     def forget_positions(self) -> None:
         """Begin the next claims where the queues begin."""
         self._resume.clear()
 
-    def _due_at(self, local_queue: LocalQueue) -> float:
+    def _unlimited_due_at(self, local_queue: LocalQueue, now: float) -> float:
+        wanted = self._limited[local_queue.queue].unlimited(local_queue.wanted(), now)
+        return local_queue.next_claim_at if wanted else _NEVER
+
+    def _next_claim_at(self, local_queue: LocalQueue, now: float) -> float:
         retry_at = self._connection.retry_at(f"claims from queue {local_queue.queue}")
-        return max(local_queue.next_claim_at, retry_at)
+        limited_at = self._limited[local_queue.queue].due_at(now)
+        return max(min(self._unlimited_due_at(local_queue, now), limited_at), retry_at)
+
+    def _request(self, local_queue: LocalQueue, now: float) -> ClaimRequest | None:
+        if now < self._next_claim_at(local_queue, now):
+            return None
+        limited = self._limited[local_queue.queue]
+        wanted, free_slots = 0, None
+        if now >= self._unlimited_due_at(local_queue, now):
+            wanted = limited.unlimited(local_queue.wanted(), now)
+        if limited.active:
+            free_slots = limited.free_slots(now)
+        wanted = max(wanted, free_slots or 0)
+        most = self._most.get(local_queue.queue, wanted)
+        if free_slots:
+            free_slots = min(free_slots, most)
+        return ClaimRequest(local_queue, min(wanted, most), free_slots)
 
     def _grow(self, request: ClaimRequest) -> None:
         """Want twice as many tasks after a claim that worked, until nothing limits it."""

@@ -63,10 +63,13 @@ class Declarations:
     def __init__(self, read: Callable[[], bytes]) -> None:
         self._read = read
         self._schedules = _DeclareSchedules(self._write_schedules)
-        self.chores = (self._schedules,)
+        self._limits = Chore("declare_limits", self._write_limits, self._read_limits, _NEVER)
+        self.chores = (self._limits, self._schedules)
 
     def declare(self) -> None:
         """Declare everything as soon as possible: the peer has joined."""
+        if self._declared("limits"):
+            self._limits.set_due()
         if self._declared("schedules"):
             self._schedules.set_due()
 
@@ -76,3 +79,14 @@ class Declarations:
 
     def _write_schedules(self, peer_id: UUID, _: int) -> Statement:
         return maintenance.declare_schedules(peer_id, self._declared("schedules"))
+
+    def _write_limits(self, peer_id: UUID, _: int) -> Statement:
+        return maintenance.declare_limits(peer_id, self._declared("limits"))
+
+    def _read_limits(self, result: PGresult, _: int) -> bool:
+        for name, change, error in maintenance.read_declared_limits(result):
+            if error:
+                events.limit_refused(limit=name, error=error)
+            else:
+                events.limit_declared(limit=name, change=change)
+        return True

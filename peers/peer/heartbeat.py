@@ -23,6 +23,8 @@ from peers.database.rows import HeartbeatReply
 
 _FENCE_AT: Final = 0.85
 """The share of a lease after which the workers are killed. Killing them takes some of the rest."""
+_KILL_AT: Final = 0.93
+"""The share of a lease after which another process kills the workers, if this one is stopped."""
 _FENCE_CHECK_MIN: Final = 0.05
 """Seconds between two checks of the fence, at least."""
 _TURN_WITHIN: Final = 1 / 3
@@ -72,6 +74,7 @@ class Heartbeat:
         self._renewed_at = boottime()
         self._turned_at = boottime()
         self._fenced = False
+        self._fence_lock = threading.Lock()
         self._stalled = False
         self._stopping = False
         self._send_early = threading.Event()
@@ -122,6 +125,11 @@ class Heartbeat:
         """Return whether the workers were killed because the lease was nearly over."""
         return self._fenced
 
+    @property
+    def kill_at(self) -> float:
+        """Return when (CLOCK_BOOTTIME) no worker may be left, because the lease ends."""
+        return self._renewed_at + self._lease * _KILL_AT
+
     def unfence(self) -> None:
         """Continue: the lease still holds, and the killed workers have been reaped."""
         self._fenced = False
@@ -129,12 +137,18 @@ class Heartbeat:
     def _watch_fence(self) -> None:
         """Fence in time. This has a thread of its own, because others may hang in the database."""
         while not self._ended.wait(max(_FENCE_CHECK_MIN, self._fence_time() - boottime())):
-            self._fence_if_due()
+            self.fence_if_due()
 
-    def _fence_if_due(self) -> None:
-        if not self._fenced and self._peer_id is not None and boottime() > self._fence_time():
+    def fence_if_due(self) -> None:
+        """Fence if it is time. The main loop calls this, too, after each wait.
+
+        If the process was stopped, the workers may be dead. That is no failure of their tasks.
+        """
+        with self._fence_lock:
+            if self._fenced or self._peer_id is None or boottime() <= self._fence_time():
+                return
             self._fenced = True
-            self._callbacks.on_expiry(boottime() - self._renewed_at)
+        self._callbacks.on_expiry(boottime() - self._renewed_at)
 
     def _fence_time(self) -> float:
         return self._renewed_at + self._lease * _FENCE_AT

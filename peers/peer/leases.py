@@ -114,7 +114,9 @@ class Leases:
 
     def hand_out(self) -> None:
         """Assign the workers as many tasks as they can take."""
+        now = time.monotonic()
         for local_queue in self._queues.values():
+            self._release(local_queue, local_queue.admit(now))
             self.pool.hand_out(local_queue)
 
     def start_due(self, *, claims: bool) -> None:

@@ -26,7 +26,7 @@ from peers.peer.declarations import Declarations
 from peers.peer.drain import Drain
 from peers.peer.heartbeat import Heartbeat, HeartbeatCallbacks
 from peers.peer.leases import Leases
-from peers.peer.listener import CANCEL, Listener
+from peers.peer.listener import CANCEL, LIMITS, Listener
 from peers.peer.maintenance import Maintenance
 from peers.peer.membership import Membership
 from peers.peer.promotion import SCHEDULED
@@ -164,7 +164,9 @@ class Peer:
         return self._state.peer_id is not None and not self._heartbeat.fenced
 
     def _dispatch_events(self, timeout: float) -> None:
-        for key, _ in self._selector.select(timeout):
+        events_due = self._selector.select(timeout)
+        self._heartbeat.fence_if_due()
+        for key, _ in events_due:
             key.data()
 
     def _take_results(self) -> None:
@@ -276,6 +278,8 @@ class Peer:
         if payload == JOINED:
             self._takeover.look_now()
             return
+        if payload == LIMITS:
+            self._maintenance.limits_changed()
         if payload == CANCEL:
             self._heartbeat.send_now()
         self._leases.poll_now()
@@ -292,6 +296,7 @@ class Peer:
         """
         tasks, peer_id = self._leases.in_workers, self._state.peer_id
         self._leases.pool.kill_all()
+        self._leases.pool.lease_ends(0.0)
         self._waker.wake()
         if peer_id is not None:
             events.peer_fenced(peer_id=peer_id, tasks=tasks, seconds_silent=silent)
@@ -305,6 +310,8 @@ class Peer:
         if peer_id != self._state.peer_id:
             return
         self._notifier.alive()
+        if reply.alive:
+            self._leases.pool.lease_ends(self._heartbeat.kill_at)
         self._membership.compare_contract(reply.contract_version)
         if not reply.alive:
             self._membership.lose("its heartbeat had expired")

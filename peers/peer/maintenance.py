@@ -28,6 +28,7 @@ from peers.peer.promotion import Promotion
 from peers.peer.state import PeerState
 
 _CHECK_KINDS_EVERY: Final = 60.0
+_PLACE_LIMITED_EVERY: Final = 30.0
 _PRUNE_EVERY: Final = 600.0
 _JITTER: Final = 0.1  # of the interval, so that peers that started together spread out
 _STEP_SECONDS: Final = 0.05
@@ -108,12 +109,17 @@ class Maintenance:
         self.promotion = Promotion()
         self._reported: set[tuple[str, str]] = set()
         self._pruned = 0
+        self._place_limited = Chore(
+            "place_limited", lambda _, most: maintenance.place_limited(most),
+            lambda result, _: not maintenance.read_placed(result), _PLACE_LIMITED_EVERY, 10_000,
+        )  # fmt: skip
         self._chores = [
             _Promote(self.promotion, is_listening),
             Chore(
                 "check_kinds", lambda *_: maintenance.unrunnable(), self._read_unrunnable,
                 _CHECK_KINDS_EVERY,
             ),
+            self._place_limited,
             *chores,
         ]  # fmt: skip
         if prune_after is not None:
@@ -126,6 +132,10 @@ class Maintenance:
                 lambda _, most: maintenance.prune_schedule_runs(prune_after, most),
                 lambda result, most: maintenance.read_count(result) < most, _PRUNE_EVERY, 10_000,
             ))  # fmt: skip
+
+    def limits_changed(self) -> None:
+        """Move tasks to where they wait now: a limit was added, changed or removed."""
+        self._place_limited.set_due()
 
     def due_at(self) -> float:
         """Return when (monotonic) the next step is due."""

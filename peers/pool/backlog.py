@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from peers.pool.claim import Claim, TaskRun, part
+from peers.pool.claim import Claim, TaskRun, part, without
 from peers.pool.durations import ARGS_MAX_BYTES, DurationEstimate
 from peers.pool.lease import Lease
 
@@ -40,7 +40,7 @@ class Backlog:
         self._tasks += run.count
         self._runs.append(run)
         if len(self._runs) > 1:  # nearly sorted already, so this is quick
-            self._runs.sort(key=_priority)
+            self._runs.sort(key=_order)
 
     def fitting(self, budget: float, most: int, durations: DurationEstimate) -> int:
         """Return how many tasks take about `budget` seconds together; no more than `most`.
@@ -49,6 +49,8 @@ class Backlog:
         """
         count, bytes_left = 0, ARGS_MAX_BYTES
         for run in self._runs:
+            if run.claim.is_limited:
+                return count or _limited(run)
             more, seconds = _within(run, budget, most - count, durations)
             size = run.part(0, more).args_size()
             if size > bytes_left:
@@ -77,12 +79,22 @@ class Backlog:
         gone: dict[Claim, set[int]] = {}
         for lease in unwanted:
             gone.setdefault(lease.claim, set()).add(lease.index)
-        self._runs = [rest for run in self._runs for rest in _without(run, gone.get(run.claim))]
+        self._runs = [rest for run in self._runs for rest in without(run, gone.get(run.claim))]
         self._tasks = sum(run.count for run in self._runs)
 
 
-def _priority(run: TaskRun) -> int:
-    return run.priority
+def _order(run: TaskRun) -> tuple[int, bool]:
+    # limited tasks first: a limit may keep others waiting for them
+    return run.priority, not run.claim.is_limited
+
+
+def _limited(run: TaskRun) -> int:
+    """Return how many tasks of a run to assign together, if they are under a limit.
+
+    They were claimed for slots that are free, so each worker gets one. A run that may not run
+    beside the rest of its claim is for one worker, and is not divided.
+    """
+    return 1 if run.claim.most_running is None else run.count
 
 
 def _within(
@@ -112,14 +124,3 @@ def _within_bytes(run: TaskRun, bytes_left: int, most: int, *, at_least: int) ->
         if bytes_left < 0:
             return max(count, at_least)
     return most
-
-
-def _without(run: TaskRun, indexes: set[int] | None) -> Iterator[TaskRun]:
-    """Yield what is left of a run without these tasks of its claim."""
-    first, stop = run.first, run.first + run.count
-    for index in sorted(number for number in indexes or () if first <= number < stop):
-        if index > first:
-            yield TaskRun(run.claim, first, index - first)
-        first = index + 1
-    if first < stop:
-        yield TaskRun(run.claim, first, stop - first)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from uuid import UUID
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from peers.pool.local_queue import LocalQueue
 
 T = TypeVar("T")
+
+START_WITHIN: Final = 0.13
+"""Seconds after its claim was sent. A task under a rate that cannot start so soon is given back.
+
+The database counts on it: see peers._start_hold and peers._start_slack."""
 
 _split: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -46,6 +52,16 @@ class Claim:
         self.priorities = reply.priorities
         self.attempts = read_small(reply.attempts)
         self.timeouts = self._timeouts(reply)
+        self.most_running = reply.most_running
+        """How many of its tasks may run at once; None: all of them."""
+        self.is_limited = reply.is_limited
+        """Its tasks are under a limit."""
+        self.start_at = 0.0 if reply.start_in is None else claimed_at + reply.start_in
+        """When (monotonic) its tasks may start."""
+        self.start_by = float("inf")
+        """When (monotonic) it is too late to start them."""
+        self.in_workers: Counter[int] = Counter()
+        """How many of its tasks each worker has, by the worker's process id."""
         self._task_ids = reply.task_ids
         self._args = reply.args
         self._split_args: list[msgspec.Raw] | None = None
@@ -61,6 +77,23 @@ class Claim:
             each(declared, index) if own is None else own
             for index, own in enumerate(reply.timeouts)
         )
+
+    @property
+    def counts_each_task(self) -> bool:
+        """Return whether a worker runs several of its tasks at once: async ones and batches."""
+        key = self.local_queue.key_of(self, 0)
+        return key.asynchronous or key.kind is not None
+
+    def running_in_workers(self) -> int:
+        """Return how many of its tasks may be running in the workers that have them."""
+        return self.in_workers.total() if self.counts_each_task else len(self.in_workers)
+
+    def left_worker(self, worker: int, tasks: int) -> None:
+        """Count limited tasks that a worker has no more."""
+        self.in_workers[worker] -= tasks
+        if not self.in_workers[worker]:
+            del self.in_workers[worker]
+        self.local_queue.limited_ended = True
 
     # --------------------------------------------------------------------------------- one task
 
@@ -225,3 +258,14 @@ def each(column: Sequence[T], index: int) -> T:
 def part(column: tuple[T, ...], first: int, count: int) -> tuple[T, ...]:
     """Return some values of a column, which may be one value for all."""
     return column[first : first + count] if len(column) > 1 else column
+
+
+def without(run: TaskRun, indexes: set[int] | None) -> Iterator[TaskRun]:
+    """Yield what is left of a run without these tasks of its claim."""
+    first, stop = run.first, run.first + run.count
+    for index in sorted(number for number in indexes or () if first <= number < stop):
+        if index > first:
+            yield TaskRun(run.claim, first, index - first)
+        first = index + 1
+    if first < stop:
+        yield TaskRun(run.claim, first, stop - first)

@@ -152,6 +152,8 @@ class WorkerHandle:
             self.expected_seconds += seconds
             # bisecting a batch until each task is called alone takes twice as many calls
             self._deadlines.add(execution, calls=2 * tasks if as_batch else 1)
+            if claim.is_limited:
+                claim.in_workers[self.process.pid] += count
             execution_id += count
 
     def _share(self, local_queue: LocalQueue) -> Share:
@@ -182,7 +184,10 @@ class WorkerHandle:
             self.expected_seconds = 0.0  # without the error of rounding
         batch_id = execution.batch_id
         calls = count if batch_id is None else not self.executions.has_batch(batch_id)
-        self._shares[execution.run.claim.local_queue].finished(count, calls, time.monotonic())
+        claim = execution.run.claim
+        if claim.is_limited:
+            claim.left_worker(self.process.pid, count)
+        self._shares[claim.local_queue].finished(count, calls, time.monotonic())
         if not self.executions:
             self.local_queue = None
         return execution

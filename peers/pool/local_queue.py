@@ -9,9 +9,10 @@ from peers.pool.backlog import Backlog
 from peers.pool.batch_key import BatchKey
 from peers.pool.claim import Claim, TaskRun, runs_of
 from peers.pool.claim_sizer import ClaimSizer
-from peers.pool.durations import DurationEstimate
+from peers.pool.durations import CLAIM_MAX_TASKS, CLAIM_SECONDS, DurationEstimate
 from peers.pool.isolation import IsolatedGroup
 from peers.pool.lease import Lease
+from peers.pool.limited_runs import LimitedRuns
 from peers.pool.liveness import own_log
 from peers.protocol.messages import KindDeclared
 
@@ -39,7 +40,12 @@ class LocalQueue:
         self._next_claim_at = 0.0
         self._needs_slot = False
         """Tasks had to be released: none are claimed before a slot is free."""
+        self.limited_ended = False
+        """A limited task has left its worker: there may be room for another."""
         self._backlog: dict[BatchKey, Backlog] = {}
+        self._limited = LimitedRuns(durations)
+        """Tasks that may not start yet, because of the limits that they are under."""
+        self._any_timed = False
         self._overdue: set[str] = set()
         """Batch kinds that have waited to be full long enough, and now wait only for a worker."""
         self._parts: dict[bool, deque[list[Lease]]] = {False: deque(), True: deque()}
@@ -74,6 +80,7 @@ class LocalQueue:
     def _runs(self) -> Iterator[TaskRun]:
         for backlog in self._backlog.values():
             yield from backlog
+        yield from self._limited
 
     # ----------------------------------------------------------------------- what handlers declare
 
@@ -150,6 +157,41 @@ class LocalQueue:
 
     # ------------------------------------------------------------------------------------- backlog
 
+    def admit(self, now: float) -> list[Lease]:
+        """Let tasks into the backlog that may start now. Return those to give back."""
+        if not self._limited and not self._any_timed:
+            return []
+        for run in list(self._limited.admit(now, self._count_out)):
+            self._backlog.setdefault(run.key, Backlog()).add(run)
+        slow = self._limited.waited_too_long(now)
+        if not self._any_timed:
+            return slow
+        timed = [run for run in self._runs() if run.claim.start_at]
+        self._any_timed = bool(timed)
+        late = (run for run in timed if run.claim.start_by < now)
+        return slow + [lease for run in late for lease in run.leases()]
+
+    def _count_out(self, claim: Claim) -> int:
+        """Return how many runs of a claim may be running, or will without being admitted again."""
+        in_backlog = sum(
+            run.claim is claim for backlog in self._backlog.values() for run in backlog
+        )
+        to_rerun = sum(lease.claim is claim for lease in self.leases_to_rerun())
+        return in_backlog + to_rerun + claim.running_in_workers()
+
+    def free_for_limited(self, now: float) -> int:
+        """Return how many limited tasks could start now if they were claimed."""
+        return max(0, self.free_slots - len(self) - self._limited.waiting_for_time(now))
+
+    def tasks_per_slot(self) -> dict[str, int]:
+        """Return how many tasks to claim for each slot, of the kinds whose tasks are short."""
+        return {
+            kind: min(CLAIM_MAX_TASKS, int(CLAIM_SECONDS / seconds))
+            for kind, declared in self._kinds.items()
+            if declared.batch_size is None
+            and (seconds := max(self._durations.seconds(kind), 1e-6)) <= CLAIM_SECONDS / 2
+        }
+
     def requeue(self, leases: Sequence[Lease]) -> None:
         """Put leases into the backlog, behind those of the same priority."""
         runs = runs_of(leases)
@@ -159,7 +201,11 @@ class LocalQueue:
 
     def _add(self, runs: Iterable[TaskRun]) -> None:
         for run in runs:
-            self._backlog.setdefault(run.key, Backlog()).add(run)
+            if run.claim.most_running is not None or run.claim.start_at:
+                self._any_timed |= bool(run.claim.start_at)
+                self._limited.add(run)
+            else:
+                self._backlog.setdefault(run.key, Backlog()).add(run)
 
     def next_key(self, without: set[BatchKey]) -> BatchKey | None:
         """Return the key of the most urgent task; None: there is none."""
@@ -193,9 +239,10 @@ class LocalQueue:
         return backlog.oldest_at + key.wait
 
     def next_due(self, now: float) -> float:
-        """Return when the next batch has waited long enough to be full."""
+        """Return when the next batch has waited long enough, or the next limited task may start."""
         times = [self.due_at(key) for key in self._backlog]
-        return min((at for at in times if at > now), default=float("inf"))
+        batch = min((at for at in times if at > now), default=float("inf"))
+        return min(batch, self._limited.next_start(now))
 
     def mark_overdue(self, key: BatchKey) -> None:
         """Note that this batch is due and has no free worker: it need not wait to be full again."""
@@ -272,6 +319,7 @@ class LocalQueue:
         for key, backlog in list(self._backlog.items()):
             backlog.drop(unwanted)
             self._forget_if_empty(key)
+        self._limited.drop(unwanted)
         gone = set(map(id, unwanted))
         for asynchronous, parts in self._parts.items():
             left = ([lease for lease in part if id(lease) not in gone] for part in parts)

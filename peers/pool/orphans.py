@@ -31,6 +31,7 @@ class OrphanKiller:
         self._pipe: IO[bytes] | None = None
         self._pidfd = -1
         self._start_at = 0.0
+        self._lease_end = 0.0
 
     @property
     def pid(self) -> int | None:
@@ -46,6 +47,11 @@ class OrphanKiller:
         """Remove a group of which no process is left: the kernel may use its number again."""
         self._groups.discard(group)
         self._send(b"-%d\n" % group)
+
+    def lease_ends(self, at: float) -> None:
+        """Let it kill the workers at this time (CLOCK_BOOTTIME), unless told again. 0: never."""
+        self._lease_end = at
+        self._send(b"=%d\n" % int(at * 1e9))
 
     def ensure(self) -> None:
         """Start the process if there is none; log a failure, and try again later."""
@@ -84,6 +90,8 @@ class OrphanKiller:
         self._process = process
         self._pidfd = os.pidfd_open(process.pid)
         self._selector.register(self._pidfd, selectors.EVENT_READ, self._reap)
+        if self._lease_end:
+            self.lease_ends(self._lease_end)
 
     def _send(self, line: bytes) -> None:
         """Send a line; a pipe takes a short line whole or not at all."""

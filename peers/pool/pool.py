@@ -109,6 +109,10 @@ class WorkerPool:
         for worker in list(self._workers):
             worker.process.kill()
 
+    def lease_ends(self, at: float) -> None:
+        """Have the workers killed at this time (CLOCK_BOOTTIME) even if this process is stopped."""
+        self._orphans.lease_ends(at)
+
     def reap_all(self) -> None:
         """Release the leases of the workers that `kill_all` has killed."""
         for worker in list(self._workers):

@@ -14,10 +14,10 @@ LEASE: Final = {"lease_timeout": "2s"}
 
 NO_FENCE: Final = Patch(
     "52_complete.sql",
-    "where t.id = o.task_id and t.token = _token and t.state = 'running' and t.xmax = '0'\n"
+    "where t.id = any (_task_ids) and t.token = _token and t.state = 'running' and t.xmax = '0'\n"
     "              and exists (select from peers.lease l"
     " where l.token = _token and l.peer_id = complete.peer_id);",
-    "where t.id = o.task_id and t.state = 'running';",
+    "where t.id = any (_task_ids) and t.state = 'running';",
 )
 """Whoever says that a task is done is believed."""
 
@@ -25,11 +25,15 @@ NO_FENCE: Final = Patch(
 def stop_past_the_lease(stage: Stage) -> tuple[PeerProcess, int]:
     """A peer is stopped in the middle of a task until another one runs it; then its own handler
     ends, and the peer goes on while the second run is still under way. The stopped peer, the task.
+
+    The process that would kill its workers before the lease ends is stopped as well.
     """
     stopped = stage.peer(**LEASE)
     task_id = stage.submit("held", {"gate": stage.gate()})
     stage.until_started(task_id)
-    stopped.send(signal.SIGSTOP)
+    killers = stopped.orphan_killers()
+    for pid in (*killers, stopped.pid):
+        os.kill(pid, signal.SIGSTOP)
     stage.peer(**LEASE)
     stage.until_started(task_id, times=2)
     first, second = stage.started(task_id)
@@ -41,7 +45,8 @@ def stop_past_the_lease(stage: Stage) -> tuple[PeerProcess, int]:
         lambda: end in {(*e.lease, e.event) for e in ledger.read(stage.ledger)},
         "the end of the first run",
     )
-    stopped.send(signal.SIGCONT)
+    for pid in (stopped.pid, *killers):
+        os.kill(pid, signal.SIGCONT)
     stopped.joined(times=2)
     os.kill(second.pid, signal.SIGCONT)
     stage.until_state("completed", task_id)

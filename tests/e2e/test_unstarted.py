@@ -17,6 +17,7 @@ from tests.e2e.app_unstarted import BATCH_SIZE
 from tests.e2e.harness import PeerProcess, Stage, workers_end
 
 APP: Final = "tests.e2e.app_unstarted"
+KINDS: Final = ("gated.sync", "gated.async", "gated.batch", "gated.batch.async")
 LONG: Final = {"lease_timeout": "120s"}
 """Longer than anything is awaited: what happens does not happen because a lease has ended."""
 ATTEMPTS: Final = 3
@@ -55,7 +56,7 @@ def attempts(stage: Stage) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("seconds", [0.0, AFTER_RECALL], ids=["at once", "after a while"])
-@pytest.mark.parametrize("kind", ["sync", "async", "batch", "batch.async"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_task_that_kills_its_peer_again_and_again(
     stage: Stage, kind: str, seconds: float
 ) -> None:
@@ -64,7 +65,7 @@ def test_a_task_that_kills_its_peer_again_and_again(
     """
     open_gate, closed = stage.gate("open"), stage.gate()
     stage.open(open_gate)
-    size = BATCH_SIZE if kind.startswith("batch") else 1
+    size = BATCH_SIZE if "batch" in kind else 1
     neighbours = ATTEMPTS * (size - 1)  # those that may have started in the same batch
     quick = submit(stage, kind, open_gate, WARM_UP, priority=1, attempts=100)
     [killer] = submit(stage, kind, closed, 1, priority=2)
@@ -101,7 +102,6 @@ def test_every_attempt_that_was_started_counts(stage: Stage) -> None:
     """
     gate = stage.gate()
     stage.open(gate)
-    kinds = ("sync", "async", "batch", "batch.async")
     peers = [stage.peer(APP, slots=3, **LONG) for _ in range(2)]
     chance = random.Random(1)
     many = """
@@ -110,9 +110,9 @@ def test_every_attempt_that_was_started_counts(stage: Stage) -> None:
         from generate_series(1, 200) n, unnest(%s::text[]) k(kind) returning id, kind"""
     task_ids: list[int] = []
     for number in range(KILLS):
-        new = stage.rows(many, gate, list(kinds))
+        new = stage.rows(many, gate, list(KINDS))
         task_ids += [row["id"] for row in new]
-        of_kind = [row["id"] for row in new if row["kind"] == kinds[number % len(kinds)]]
+        of_kind = [row["id"] for row in new if row["kind"] == KINDS[number % len(KINDS)]]
         stage.until_started(chance.choice(of_kind[: len(of_kind) // 2]))
         kill_all(peers.pop(0))
         peers.append(stage.peer(APP, slots=3, **LONG))

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.world import Peer, World
 
-pytest.register_assert_rewrite("tests.sql.scenarios")
+pytest.register_assert_rewrite("tests.sql.scenarios", "tests.sql.limit_scenarios")
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -199,6 +199,7 @@ VARIANTS = {
                 "where t.id = last.task_id and t.state = 'blocked'"
                 " and t.created_xid = pg_current_xact_id()",
                 "where t.id = last.task_id",
+                times=2,
             )
         ],
     ),

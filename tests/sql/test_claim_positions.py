@@ -44,7 +44,7 @@ def test_a_peer_that_forgets_its_positions_loses_nothing(world: World) -> None:
         "select row(r.peer_id, array(select row(g.kind, g.after_priority,"
         " greatest(g.after_position, 1000000), g.to_priority, g.to_position,"
         " null)::peers.claim_range"
-        " from unnest(r.ranges) g), r.look_at)::peers.claim_resume"
+        " from unnest(r.ranges) g), r.look_at, r.limited_kinds)::peers.claim_resume"
         " from (select (%s::peers.claim_resume).*) r"
     )
     peer.resume = value(world.db, query, peer.resume)
@@ -128,7 +128,8 @@ def test_urgent_tasks_are_seen_whatever_claims_share(world: World) -> None:
 def look_in(peer: Claimant, span: str) -> None:
     """Set when a claim looks before the ranges, in what the peer remembers."""
     query = (
-        "select row(r.peer_id, r.ranges, clock_timestamp() + %s::interval)::peers.claim_resume"
+        "select row(r.peer_id, r.ranges, clock_timestamp() + %s::interval, r.limited_kinds)"
+        "::peers.claim_resume"
         " from (select (%s::peers.claim_resume).*) r"
     )
     peer.resume = value(peer.peer.db, query, span, peer.resume)

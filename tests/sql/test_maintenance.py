@@ -177,7 +177,7 @@ def damage(db: Connection, statement: str) -> None:
 DAMAGE = {
     "a ready task without its row": (
         "insert into peers.task (kind) values ('a')",
-        "peers.ready has no matching row",
+        "neither peers.ready nor peers.ready_limited has a matching row",
         "ready",
     ),
     "a later task that was not scheduled": (

@@ -61,7 +61,7 @@ class Database:
         self.seconds = 0.01
         self.replies: dict[str, Any] = {
             "promote": Promoted(0, EPOCH, NEVER), "reclaim": Reclaims([], NEVER),
-            "siblings": [], "unrunnable": [],
+            "siblings": [], "unrunnable": [], "place_limited": 0,
             "prune": Pruned(0, 0, True), "prune_schedule_runs": 0,
         }  # fmt: skip
         self.errors: dict[str, Exception] = {}
@@ -71,6 +71,7 @@ class Database:
             ("promote", "read_promoted"), ("reclaim", "read_reclaimed"),
             ("siblings", "read_siblings"),
             ("unrunnable", "read_unrunnable"), ("prune", "read_pruned"),
+            ("place_limited", "read_placed"),
             ("prune_schedule_runs", "read_count"),
         ):  # fmt: skip
             monkeypatch.setattr(maintenance, verb, self._writer(verb))

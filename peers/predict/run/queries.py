@@ -95,6 +95,8 @@ _LIVE_ASSEMBLIES: Final = """
     select t.graph_id, t.metadata ->> 'run' as run, t.args ->> 'manifest' as manifest
     from (
         select task_id from peers.ready where queue = %(queue)s and kind = %(kind)s
+        union select task_id from peers.ready_limited
+              where queue = %(queue)s and kind = %(kind)s
         union select p.id from peers.graph g join peers.task p on p.graph_id = g.id
               where g.paused_at is not null and p.state = 'ready' and p.kind = %(kind)s
         union select task_id from peers.scheduled

@@ -1,0 +1,334 @@
+"""What limits cost, how soon a freed slot is used again, and how fair a fair limit is.
+
+    python -m benchmarks.limits [keys cost free handover fairness] [--seconds 10]
+
+keys: a claim of one task beside 10,000 keys that are full and 10 that are free. cost: a limit equal
+to all slots beside no limit, with tasks of 10 ms and with no-op tasks. free: a kind without limits
+while another kind has one. handover: 16 peers on 4 slots. fairness: Jain's index of the
+slot-seconds of tenants whose tasks take 1 or 100 units, with more tenants than slots.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, LiteralString
+
+from benchmarks.cpu import CpuMeter
+from peers import current_task, embedded, task
+from peers.database import schema
+from peers.database.connection import Connection, connect
+from peers.embedded import EmbeddedPostgres
+
+_FULL: Final = 10_000
+_FREE: Final = 10
+_FOUND: Final = 200
+_SLOTS: Final = 4
+_PATIENCE: Final = 120.0
+_LOOK_EVERY: Final = 0.01
+_LEDGER: Final = "BENCH_LEDGER"
+
+
+def _note(event: str, tenant: int = 0) -> None:
+    file = os.open(os.environ[_LEDGER], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(file, f"{event} {current_task().id} {tenant} {time.monotonic()}\n".encode())
+    os.close(file)
+
+
+@task("bench.noop")
+def noop() -> None:
+    """Do nothing."""
+
+
+@task("bench.sleep")
+def sleep(seconds: float) -> None:
+    """Sleep."""
+    time.sleep(seconds)
+
+
+@task("bench.noted")
+def noted(seconds: float, tenant: int = 0) -> None:
+    """Note the start and the end of a sleep."""
+    _note("start", tenant)
+    time.sleep(seconds)
+    _note("end", tenant)
+
+
+class Bench:
+    """A server, and a new database for each measurement."""
+
+    def __init__(self, postgres: EmbeddedPostgres, seconds: float) -> None:
+        self._postgres = postgres
+        self._seconds = seconds
+        self._number = 0
+        self._url = ""
+
+    @contextlib.contextmanager
+    def _database(self) -> Iterator[Connection]:
+        self._number += 1
+        name = f"bench_{self._number}"
+        with connect(self._postgres.url("postgres"), application_name="bench") as admin:
+            admin.execute(f"create database {name}")
+        self._url = self._postgres.url(name)
+        with connect(self._url, application_name="bench") as connection:
+            schema.migrate(connection)
+            yield connection
+
+    @contextlib.contextmanager
+    def _peers(self, count: int, slots: int, ledger: str = "/dev/null") -> Iterator[list[int]]:
+        command = [sys.executable, "-m", "peers", "run", "--app", "benchmarks.limits",
+                   "--queues", f"default={slots}", "--log-level", "error",
+                   "--database-url", self._url]  # fmt: skip
+        environment = {**os.environ, _LEDGER: ledger}
+        peers = [subprocess.Popen(command, env=environment) for _ in range(count)]
+        try:
+            yield [peer.pid for peer in peers]
+        finally:
+            for peer in peers:
+                peer.send_signal(signal.SIGTERM)
+            for peer in peers:
+                peer.wait(_PATIENCE)
+
+    def _until(self, connection: Connection, query: LiteralString) -> None:
+        give_up = time.monotonic() + _PATIENCE
+        while connection.execute(query).fetchall() != [(True,)]:
+            if time.monotonic() > give_up:
+                raise TimeoutError(f"it is not true: {query}")
+            time.sleep(_LOOK_EVERY)
+
+    # ---------------------------------------------------------------------------------- the cases
+
+    def keys(self) -> None:
+        """Measure claims of one task beside keys that are full."""
+        with self._database() as connection:
+            _limit(connection, "bench.noop", key="n", max_running=1)
+            [(peer,)] = connection.execute(
+                "select peers.join('h', 1, '{\"default\": 1000}', '[{\"kind\": \"bench.noop\"}]',"
+                " '1 h', 1)"
+            ).fetchall()
+            submit = (
+                "insert into peers.task (kind, args)"
+                " select 'bench.noop', jsonb_build_object('n', n) from generate_series(1, %s) n"
+            )
+            claim = "select * from peers.claim_limited(%s, 'default', %s, %s)"
+            connection.execute(submit, [_FULL])
+            held = 0
+            while held < _FULL:
+                rows = connection.execute(claim, [peer, 1000, 1000]).fetchall()
+                held += sum(len(row[2]) for row in rows)
+            connection.execute("update peers.limit set counts_tasks = false")
+            connection.execute(submit, [_FULL + _FREE])
+            connection.execute("vacuum analyze peers.ready_limited, peers.lease, peers.task")
+            times, tries, found = [], [], 0
+            attempts = 0
+            while found < _FOUND:
+                began = time.perf_counter()
+                rows = connection.execute(claim, [peer, 1, 1]).fetchall()
+                times.append(time.perf_counter() - began)
+                attempts += 1
+                for row in rows:
+                    if row[1] is not None:
+                        found += 1
+                        tries.append(attempts)
+                        attempts = 0
+                        connection.execute(
+                            "select * from peers.complete(%s, array[%s]::uuid[], %s, '[null]')",
+                            [peer, row[1], row[2]],
+                        )
+                        connection.execute(
+                            "insert into peers.task (kind, args) select kind, args from peers.task"
+                            " where id = %s", [row[2][0]],
+                        )  # fmt: skip
+        quantiles = statistics.quantiles(times, n=100)
+        print(f"keys: claim of one beside {_FULL} full keys and {_FREE} free ones:"
+              f" p50 {quantiles[49] * 1e3:.1f} ms, p99 {quantiles[98] * 1e3:.1f} ms (goal < 10),"
+              f" {statistics.mean(tries):.1f} claims until a free key", flush=True)  # fmt: skip
+
+    def cost(self) -> None:
+        """Compare a limit equal to all slots with none."""
+        for name, goal, kind, args, slots, tasks in (
+            ("tasks of 10 ms", "goal >= 0.9", "bench.sleep", {"seconds": 0.01}, 8, 4000),
+            ("no-op tasks", "no goal", "bench.noop", {}, 4, 60_000),
+        ):
+            results = defaultdict(list)
+            for _ in range(2):
+                for most in (None, slots):
+                    results[most].append(self._throughput(kind, args, slots, tasks, most))
+            none, limited = (
+                [statistics.median(column) for column in zip(*results[most], strict=True)]
+                for most in (None, slots)
+            )
+            print(f"cost: {name}, {slots} slots: {none[0]:.0f} -> {limited[0]:.0f} tasks/s"
+                  f" ({limited[0] / none[0]:.2f} x, {goal}), CPU {none[1]:.0f} ->"
+                  f" {limited[1]:.0f} us a task ({limited[1] / none[1]:.2f} x, goal <= 1.5;"
+                  f" Postgres {none[2]:.0f} -> {limited[2]:.0f})", flush=True)  # fmt: skip
+
+    def free(self) -> None:
+        """Compare a kind without limits while another kind has one with no limit at all."""
+        results = defaultdict(list)
+        for _ in range(3):
+            for other in (False, True):
+                results[other].append(
+                    self._throughput("bench.noop", {}, 4, 60_000, None, other_limit=other)
+                )
+        before, after = (
+            [min(column) for column in list(zip(*results[each], strict=True))[1:]]
+            for each in (False, True)
+        )
+        print(f"free: no-op tasks without a limit while another kind has one: CPU"
+              f" {before[0]:.1f} -> {after[0]:.1f} us a task"
+              f" ({after[0] / before[0]:.2f} x, goal <= 1.03)",
+              flush=True)  # fmt: skip
+
+    def _throughput(
+        self, kind: str, args: dict[str, Any], slots: int, tasks: int, most: int | None,
+        *, other_limit: bool = False,
+    ) -> tuple[float, float, float]:  # fmt: skip
+        """Return tasks a second, and microseconds of CPU time a task: in all, and of Postgres."""
+        with self._database() as connection, self._peers(1, slots) as pids:
+            if other_limit:
+                _limit(connection, "bench.sleep", max_running=1)
+            if most is not None:
+                _limit(connection, kind, max_running=most)
+            connection.execute("update peers.limit set counts_tasks = false")
+            self._until(connection, "select count(*) = 1 from peers.peer_status where alive")
+            submit = (
+                "insert into peers.task (kind, args) select %s, %s::jsonb"
+                " from generate_series(1, %s)"
+            )
+            done = "select bool_and(state = 'completed') from peers.task"
+            connection.execute(submit, [kind, json.dumps(args), tasks // 10])  # warm
+            self._until(connection, done)
+            connection.execute("select peers.pause('default')")
+            connection.execute(submit, [kind, json.dumps(args), tasks])
+            connection.execute("vacuum analyze peers.task")
+            assert self._postgres.pid is not None
+            meter = CpuMeter(self._postgres.pid, pids)
+            meter.begin()
+            began = time.monotonic()
+            connection.execute("select peers.resume('default')")
+            give_up = began + _PATIENCE
+            left = (
+                "select exists (select from peers.ready union all select from peers.ready_limited)"
+            )
+            while connection.execute(left).fetchall() == [(True,)] and time.monotonic() < give_up:
+                time.sleep(0.05)
+                meter.sample()
+            self._until(connection, done)
+            seconds = time.monotonic() - began
+            used = meter.end()
+        return (
+            tasks / seconds,
+            (used.postgres + used.client) / tasks / 1e3,
+            used.postgres / tasks / 1e3,
+        )
+
+    def handover(self) -> None:
+        """Measure from the end of a task until the next one starts in its slot."""
+        with self._database() as connection, tempfile.TemporaryDirectory() as folder:
+            _limit(connection, "bench.noted", max_running=4)
+            ledger = Path(folder, "ledger")
+            tasks = int(self._seconds * 4 / 0.25)
+            with self._peers(16, 1, str(ledger)):
+                self._until(connection, "select count(*) = 16 from peers.peer_status where alive")
+                connection.execute(
+                    "insert into peers.task (kind, args) select 'bench.noted', '{\"seconds\": 0.2}'"
+                    " from generate_series(1, %s)", [tasks],
+                )  # fmt: skip
+                self._until(connection, "select bool_and(state = 'completed') from peers.task")
+            events = _read(ledger)
+        free: list[float] = []
+        gaps = []
+        running = started = 0
+        for event, _, _, at in events:
+            if event == "end":
+                running -= 1
+                free.append(at)
+            else:
+                running += 1
+                started += 1
+                assert running <= _SLOTS
+                if free and started <= tasks - _SLOTS:
+                    gaps.append(at - free.pop(0))
+        quantiles = statistics.quantiles(gaps, n=100)
+        print(f"handover: 16 peers, 4 slots, {tasks} tasks of 200 ms: a freed slot is used again"
+              f" after p50 {quantiles[49] * 1e3:.1f} ms, p99 {quantiles[98] * 1e3:.1f} ms"
+              f" (goal < 5)", flush=True)  # fmt: skip
+
+    def fairness(self) -> None:
+        """Measure the slot-seconds of tenants with long and with short tasks."""
+        slots, unit, tenants = 8, 0.01, 16
+        with self._database() as connection, tempfile.TemporaryDirectory() as folder:
+            _limit(connection, "bench.noted", key="tenant", fair=True)
+            ledger = Path(folder, "ledger")
+            for tenant in range(tenants):
+                long = tenant % 2 == 0
+                backlog = 10_000 if tenant // 2 % 2 == 0 else 1 + int(
+                    2 * self._seconds * slots / tenants / (100 * unit if long else unit)
+                )  # fmt: skip
+                connection.execute(
+                    "insert into peers.task (kind, args) select 'bench.noted',"
+                    " jsonb_build_object('seconds', %s::float8, 'tenant', %s::integer)"
+                    " from generate_series(1, %s)",
+                    [100 * unit if long else unit, tenant, backlog],
+                )
+            with self._peers(4, slots // 4, str(ledger)):
+                time.sleep(self._seconds + 5)
+            used: dict[int, float] = defaultdict(float)
+            events = _read(ledger)
+            begin, end = events[0][3] + 3, events[-1][3]
+            ends = {number: at for event, number, _, at in events if event == "end"}
+            for event, number, tenant, at in events:
+                if event == "start":
+                    used[tenant] += max(0.0, min(ends.get(number, end), end) - max(at, begin))
+        shares = [used[tenant] for tenant in range(tenants)]
+        jain = sum(shares) ** 2 / (len(shares) * sum(share**2 for share in shares))
+        print(f"fairness: {tenants} tenants on {slots} slots, tasks 1:100: Jain {jain:.3f}"
+              f" (goal >= 0.95), slot-seconds {min(shares):.2f} to {max(shares):.2f}",
+              flush=True)  # fmt: skip
+
+
+def _limit(connection: Connection, kind: str, **columns: object) -> None:
+    names = ["name", "kind", *columns]
+    connection.execute(
+        f"insert into peers.limit ({', '.join(names)}) values ({', '.join(['%s'] * len(names))})",
+        [kind, kind, *columns.values()],
+    )
+
+
+def _read(ledger: Path) -> list[tuple[str, int, int, float]]:
+    lines = (line.split() for line in ledger.read_text().splitlines())
+    found = [(event, int(number), int(tenant), float(at)) for event, number, tenant, at in lines]
+    return sorted(found, key=lambda line: line[3])
+
+
+def main() -> None:
+    """Measure the chosen cases, or all."""
+    cases = ("keys", "cost", "free", "handover", "fairness")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("cases", nargs="*", choices=[*cases, []], default=list(cases))
+    parser.add_argument("--seconds", type=float, default=10.0)
+    options = parser.parse_args()
+    settings = {"max_connections": "200"}
+    with embedded.throwaway(settings=settings) as postgres:
+        print(f"Postgres {postgres.server_version}, Linux {platform.release()},"
+              f" {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)  # fmt: skip
+        bench = Bench(postgres, options.seconds)
+        for case in options.cases:
+            getattr(bench, case)()
+
+
+if __name__ == "__main__":
+    main()

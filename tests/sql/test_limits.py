@@ -1,0 +1,163 @@
+"""Limits hold in every interleaving, and each safeguard is needed for that."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import pytest
+
+from tests.sql import limit_scenarios as scenarios
+from tests.support.world import Patch, apply_patches, refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.server import Connection
+    from tests.support.world import World
+
+
+FIND: Final = "47_claim_limited.sql"
+CLAIM: Final = "48_claim_limited.sql"
+LIMIT: Final = "28_limit.sql"
+OPERATE: Final = "60_operate.sql"
+
+SCENARIOS = {
+    name: function
+    for name, function in inspect.getmembers(scenarios, inspect.isfunction)
+    if list(inspect.signature(function).parameters) == ["world"]
+}
+
+
+class Variant(NamedTuple):
+    """Patches that take one safeguard out, and the scenario that must notice."""
+
+    scenario: Callable[[World], None]
+    patches: list[Patch]
+
+
+VARIANTS = {
+    "claims do not lock": Variant(
+        scenarios.two_claims_share_a_key,
+        [Patch(CLAIM, "if not pg_try_advisory_xact_lock(", "if false and pg_try_advisory_lock(")],
+    ),
+    "claims do not count again after the lock": Variant(
+        scenarios.a_claim_counts_again_after_the_lock,
+        [
+            Patch(
+                CLAIM,
+                "select r.room from unnest(peers._limit_rooms(_rules[_i], _numbers, _own, "
+                "claimed_at)) with ordinality\n"
+                "                r(room, running, opens_at, n) order by r.n",
+                "select k.room from unnest(_own) o(key) join unnest(keys) k"
+                " on o.key = k.limit_keys[1]",
+            )
+        ],
+    ),
+    "the count sees the snapshot of the lock": Variant(
+        scenarios.a_claim_counts_again_after_the_lock,
+        [
+            Patch(FIND, "returns peers.limit_room[]\n    language plpgsql volatile",
+                  "returns peers.limit_room[]\n    language plpgsql stable", times=2),
+            Patch(
+                CLAIM,
+                "out busy boolean, out slots_short boolean, out claimed_at timestamptz\n)\n"
+                "    language plpgsql volatile",
+                "out busy boolean, out slots_short boolean, out claimed_at timestamptz\n)\n"
+                "    language plpgsql stable",
+            ),
+        ],
+    ),
+    "a limit is checked alone": Variant(
+        scenarios.a_task_is_under_all_of_its_limits,
+        [Patch(CLAIM, "if _rooms[array_position(_limit_keys, _one)] < 1 then", "if false then")],
+    ),
+    "tasks from before the limit do not count": Variant(
+        scenarios.tasks_that_run_already_count_for_a_new_limit,
+        [Patch(FIND, "when _any_before then", "when false then")],
+    ),
+    "a change of args leaves its row": Variant(
+        scenarios.a_changed_task_waits_under_its_new_key,
+        [Patch(OPERATE, "or _before.args <> _task.args and exists (",
+               "or false and exists (")],
+    ),
+    "a claim does not compare the key": Variant(
+        scenarios.a_task_changes_while_its_key_is_claimed,
+        [
+            Patch(CLAIM, "and (not _rules.keyed or _hashes", "and (true or _hashes"),
+        ],
+    ),
+    "limited tasks go after the others": Variant(
+        scenarios.the_more_urgent_go_first,
+        [Patch(CLAIM, "where (h.priority, h.position) < (k.priority, k.position)\n", "\n")],
+    ),
+    "waiting tasks of a lease count": Variant(
+        scenarios.limited_tasks_are_not_claimed_in_advance,
+        [Patch(FIND, "least(l.open, l.most_running)", "l.open", times=2)],
+    ),
+    "old layouts are claimed": Variant(
+        scenarios.a_backlog_is_moved_in_batches,
+        [
+            Patch(LIMIT, "new.seed := (random() * 18e18 - 9e18)::bigint;", "null;"),
+        ],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_what_must_hold_holds(world: World, name: str) -> None:
+    """See the scenario's own docstring."""
+    SCENARIOS[name](world)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_safeguard_is_needed(world: World, name: str) -> None:
+    """The scenario fails without it."""
+    scenario, patches = VARIANTS[name]
+    apply_patches(world.db, patches)
+    with pytest.raises(AssertionError):
+        scenario(world)
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"kind": "k"}, "a limit needs max_running, or starts and per, or fair"),
+        ({"kind": "k", "queue": "q", "max_running": 1}, "give either a kind or a queue"),
+        ({"max_running": 1}, "give either a kind or a queue"),
+        ({"kind": "k", "key": "a..b", "max_running": 1}, "key must be a path into args"),
+        ({"kind": "k", "key": "", "max_running": 1}, "key must be a path into args"),
+        ({"kind": "k", "max_running": 0}, "max_running must be 1 to 1000000, not 0"),
+        ({"kind": "k", "starts": 3}, "starts and per belong together"),
+        ({"kind": "k", "starts": 3, "per": "1 month"}, "per must be 10 milliseconds to 30 days"),
+        ({"kind": "k", "starts": 0, "per": "1 s"}, "starts must be 1 to 1000000, not 0"),
+        ({"kind": "k", "fair": True}, "fair needs a key"),
+        ({"kind": "k", "weight": "w"}, "weight needs max_running"),
+        ({"kind": "k", "starts": 1, "per": "1 s", "learns": True}, "learns needs max_running"),
+        ({"kind": "", "max_running": 1}, "kind and queue must have 1 to 200 characters"),
+    ],
+)
+def test_a_malformed_limit_is_refused(
+    db: Connection, columns: dict[str, object], reason: str
+) -> None:
+    """With the reason and an example."""
+    names = ["name", *columns]
+    insert = (
+        f"insert into peers.limit ({', '.join(names)}) values ({', '.join(['%s'] * len(names))})"
+    )
+    code, said = refusal(db, insert, "l", *columns.values())
+    assert code == "PE014"
+    assert reason in said
+    assert "For example: INSERT INTO peers.limit" in said
+
+
+def test_at_most_four_limits_hold_for_a_task(db: Connection) -> None:
+    """Of its kind and of its queue together."""
+    for n in range(3):
+        scenarios.limit(db, f"kind {n}", key=f"k{n}", max_running=1)
+    scenarios.limit(db, "queue", kind=None, queue="default", max_running=1)
+    code, said = refusal(
+        db, "insert into peers.limit (name, kind, max_running) values ('fifth', 'a', 1)"
+    )
+    assert (code, "at most 4 limits" in said) == ("PE014", True)
+    scenarios.limit(db, "other", kind="b", max_running=1)
