@@ -22,7 +22,7 @@ TEST_WORKERS ?= $(shell nproc)
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo predict-demo predict-matrix test test-fast test-sqlalchemy-2.0 chaos schedules bench bench-long-horizon bench-predict lint format docs lock release clean
+.PHONY: help venv demo predict-demo predict-matrix test test-fast test-sqlalchemy-2.0 chaos chaos-limits schedules bench bench-limits bench-long-horizon bench-predict lint format docs lock release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,11 +58,17 @@ test-sqlalchemy-2.0: $(STAMP) ## submit from sessions and connections of SQLAlch
 chaos: $(STAMP) ## 10,000 tasks in a random graph, a peer and a backend killed again and again (ARGS=…)
 	@$(BIN)/python -m tests.e2e.chaos $(ARGS)
 
+chaos-limits: $(STAMP) ## limits by the handlers' own ledger, while 16 peers are killed and stopped (ARGS=…)
+	@$(BIN)/python -m tests.e2e.limits_chaos $(ARGS)
+
 schedules: $(STAMP) ## ten simulated years of schedules beside cronsim, fired by peers that die (11 minutes; ARGS=…)
 	@$(BIN)/python -m tests.sql.ten_years $(ARGS)
 
 bench: $(STAMP) ## Peers beside other task queues, into docs/performance.md (12 minutes; ARGS=--quick: 4)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-limits: $(STAMP) ## what limits cost, and how soon a freed slot is used again (ARGS=…)
+	@$(BIN)/python -m benchmarks.limits $(ARGS)
 
 bench-long-horizon: $(STAMP) ## the public long-horizon harness: chaos, pressure, throughput (19 minutes; ARGS=…)
 	@$(BIN)/python -m benchmarks.long_horizon $(ARGS)

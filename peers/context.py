@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
+
+from peers.spans import Span
 
 
 class Scheduler(Protocol):
@@ -100,24 +102,34 @@ class CurrentTask:
             raise ValueError(f"kill_after() takes more than 0 seconds, not {seconds}")
         self._scheduler.limit(self.execution_id, seconds)
 
-    def start_cooldown(self, name: str, seconds: float, reason: str | None = None) -> float:
-        """Start a cooldown of the external system `name`, for up to a day (blocks: one query).
+    def cooldown(
+        self, seconds: Span, reason: str | None = None, *, name: str | None = None
+    ) -> float:
+        """Start a cooldown, for up to a day, because an external system refused a call.
 
-        Returns how many seconds the cooldown lasts: an earlier one may end later.
+        It shuts the limit that this task is under: no task under it starts before the end, and a
+        limit that learns lets half as many run afterwards. This task goes on; raise Snooze to run
+        it again later. name: of a limit, if the task is under several, or of an external system
+        that has none. For such a system, handlers ask `cooldown_left` before they call it. seconds:
+        a timedelta or seconds. Returns how many seconds the cooldown lasts: an earlier one may end
+        later (blocks: one query). Raises BadLimit if the task is not under exactly one limit.
         """
+        if isinstance(seconds, timedelta):
+            seconds = seconds.total_seconds()
         request = {"name": name, "seconds": seconds, "reason": reason}
         return float(self.call("start_cooldown", request))
 
-    async def start_cooldown_async(
-        self, name: str, seconds: float, reason: str | None = None
+    async def cooldown_async(
+        self, seconds: Span, reason: str | None = None, *, name: str | None = None
     ) -> float:
-        """Do the same as `start_cooldown()`, for an async handler."""
-        return await asyncio.to_thread(self.start_cooldown, name, seconds, reason)
+        """Do the same as `cooldown()`, for an async handler."""
+        return await asyncio.to_thread(self.cooldown, seconds, reason, name=name)
 
     def cooldown_left(self, name: str) -> float:
         """Return the seconds that the cooldown of `name` still lasts; 0.0: there is none.
 
-        Call it before each call of a system that may have a cooldown (blocks: one query).
+        Call it before each call of a system that may have a cooldown, unless a limit of that name
+        holds for this task: then no task starts meanwhile (blocks: one query).
         """
         return float(self.call("cooldown_left", {"name": name}))
 

@@ -205,6 +205,14 @@ class GraphNotFound(NotFound):
     """PE011: there is no such graph; it never existed, or it was pruned."""
 
 
+class BadLimit(PeersError):
+    """PE014: a limit is malformed; the message has the bound."""
+
+
+class LimitNotFound(NotFound):
+    """PE015: there is no such limit."""
+
+
 class ScheduleNotFound(NotFound):
     """PE012: there is no such schedule."""
 
@@ -240,6 +248,8 @@ _BY_SQLSTATE: dict[str, type[PeersError]] = {
     "PE011": GraphNotFound,
     "PE012": ScheduleNotFound,
     "PE013": BadSchedule,
+    "PE014": BadLimit,
+    "PE015": LimitNotFound,
     "22003": BadTask,  # numeric_value_out_of_range
     "22007": BadTask,  # invalid_datetime_format
     "22008": BadTask,  # datetime_field_overflow

@@ -10,7 +10,8 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Final
 
-from peers.errors import ArgsInvalid, BadSchedule, ResultInvalid
+from peers.errors import ArgsInvalid, BadLimit, BadSchedule, ResultInvalid
+from peers.limits import MOST_TOGETHER, Limit
 from peers.schedules import Schedule
 from peers.signatures import Signature, innermost, name_of, of_keywords, of_rows, result_of
 from peers.types import (
@@ -52,6 +53,7 @@ class Handler:
     backoff_cap: timedelta = DEFAULT_BACKOFF_CAP
     batch_size: int | None = None
     batch_wait: timedelta = timedelta(0)
+    limits: tuple[Limit, ...] = ()
     schedules: tuple[Schedule, ...] = ()
     _signature: Signature = field(init=False, repr=False, compare=False)
     _result: Codec | None = field(init=False, repr=False, compare=False, default=None)
@@ -97,14 +99,43 @@ class Handler:
             0 <= self.batch_wait.total_seconds() <= BATCH_WAIT_MAX,
             "batch_wait" + of, f"0 to {BATCH_WAIT_MAX:g} s", self.batch_wait,
         )  # fmt: skip
+        self._check_limits()
         names = [self.name_of(schedule) for schedule in self.schedules]
         _require(len(set(names)) == len(names), "schedules" + of, "of different names", names)
         self._read_signature()
+
+    def _check_limits(self) -> None:
+        names = [self.name_of_limit(limit) for limit in self.limits]
+        if len(names) > MOST_TOGETHER:
+            raise BadLimit(
+                f"at most {MOST_TOGETHER} limits may hold for one task, not {len(names)}"
+            )
+        if len(set(names)) < len(names):
+            raise BadLimit(
+                f"the limits of {self.kind!r} have the same name: {', '.join(names)}",
+                'Give each its own, such as Limit(4, name="stripe").',
+            )
 
     @property
     def is_async(self) -> bool:
         """Return whether it runs on the event loop of an async worker."""
         return inspect.iscoroutinefunction(self.function)
+
+    def declared_limits(self) -> list[dict[str, Any]]:
+        """Return its limits as peers.declare_limits takes them.
+
+        Raises `BadLimit` if its args never have a value at the path of a key or weight.
+        """
+        self.resolve()
+        for limit in self.limits:
+            limit.require_paths(self.kind, self._signature.args.types_at)
+        return [
+            limit.document(name=self.name_of_limit(limit), kind=self.kind) for limit in self.limits
+        ]
+
+    def name_of_limit(self, limit: Limit) -> str:
+        """Return the name of a limit: the kind, unless it has its own."""
+        return limit.name or self.kind
 
     def declared_schedules(self) -> list[dict[str, Any]]:
         """Return its schedules as peers.declare_schedules takes them.
@@ -245,6 +276,8 @@ def _require(fits: bool, name: str, bound: str, value: object) -> None:
 
 
 _registry: dict[str, Handler] = {}
+_limits: dict[str, str] = {}
+"""The kinds that declare a limit, by its name."""
 _schedules: dict[str, str] = {}
 """The kinds that declare a schedule, by its name."""
 
@@ -260,6 +293,14 @@ def register(handler: Handler) -> None:
             f"kind {handler.kind!r} already has the handler {name_of(other.function)}; "
             f"give {name_of(handler.function)} another kind"
         )
+    for name in map(handler.name_of_limit, handler.limits):
+        owner = _limits.setdefault(name, handler.kind)
+        if owner != handler.kind:
+            raise BadLimit(
+                f"kind {owner!r} already has a limit {name!r}",
+                f"Give the limit of {handler.kind!r} another name. A limit for several kinds is one"
+                " of their queue: `peers limit set NAME --queue QUEUE --max-running N`.",
+            )
     for name in map(handler.name_of, handler.schedules):
         owner = _schedules.setdefault(name, handler.kind)
         if owner != handler.kind:

@@ -4,12 +4,13 @@
 -- A row in peers.task is one unit of work, and its column `state` says what it is doing. The states that are queried
 -- often have a narrow table as well (ready, ready_limited, scheduled, blocked, lease, dead).
 --
---   10 to 16    the tables: tasks and graphs, one table for each state, peers, bookkeeping, schedules.
+--   10 to 16    the tables: tasks and graphs, one table for each state, peers, bookkeeping, limits,
+--               schedules.
 --   19_NNNN     migrations: each changes tables of an earlier release, and is applied once.
 --   20 to 27    submission. An INSERT into peers.task submits; a trigger checks it and inserts it into the table of its
 --               state. peers.submit and peers.submit_graph (which sorts the graph first) do the same in one call.
---   14, 23, 26  unique keys: a submission keeps, replaces or debounces the task that holds its key. The row of a key is
---               read and written by submissions only.
+--   14, 23, 26  unique keys: a submission keeps, replaces or debounces the task that holds its key. Only
+--               submissions and maintenance read or write the row of a key.
 --   28          limits: what a row of peers.limit may say, and where tasks wait that are under limits.
 --   30, 35      dependencies. An INSERT into peers.dependency makes a child wait. A trigger counts its parents in
 --               pending_parents and refuses cycles. When parents end, another trigger counts down; a child whose
@@ -24,7 +25,8 @@
 --               a peer whose heartbeat expired.
 --   58, 59      cooldowns for external systems, which shut the limit of their name; promotion of scheduled tasks that
 --               are due.
---   60, 62      what operators do with tasks, queues and graphs: retry, discard, cancel, change, pause, resume.
+--   60 to 62    what operators do with tasks, queues and graphs: retry, discard, cancel, change, pause, resume; and
+--               with limits: set, remove, shut, open.
 --   63          a program that waits for a task's result is notified of its end.
 --   64 to 69    schedules: what an INSERT refuses, firing, backfills, alerts, what operators do with them, and
 --               what the code of the peers declares.

@@ -15,17 +15,17 @@ comment on type peers.unique_rule is
 
 do $$
 begin
-    create type peers.unique_answer as (
+    create type peers.unique_decision as (
         place integer, task_id bigint, is_new boolean, replaced boolean, start_at timestamptz
     );
 exception when duplicate_object then null;
 end
 $$;
 
-comment on type peers.unique_answer is
-    'What becomes of one submission with a unique key. place: its place in the batch. task_id: the task that it stands '
-    'for. is_new: that is a new task. replaced: that task waits, and takes over what the submission says. start_at: '
-    'when a debounced task starts; null: when the submission says.';
+comment on type peers.unique_decision is
+    'What is decided about one submission with a unique key. place: its place in the batch. task_id: the task that it '
+    'stands for. is_new: that is a new task. replaced: that task waits, and takes over the fields of the submission. '
+    'start_at: when a debounced task starts; null: at the time in the submission.';
 
 do $$
 begin

@@ -126,3 +126,7 @@ comment on table peers.limit_use is 'How long the tasks of each key of a fair li
 comment on column peers.limit_use.limit_key is 'The hash of the limit and the value of its key.';
 comment on column peers.limit_use.ended_at is 'When they ended.';
 comment on column peers.limit_use.seconds is 'How many seconds they ran, all of them together.';
+
+alter table peers.peer add column if not exists limits text[] not null default '{}';
+
+comment on column peers.peer.limits is 'The limits that its code declares.';

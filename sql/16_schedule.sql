@@ -72,7 +72,7 @@ create table if not exists peers.schedule (
     ) stored
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
 
--- serves due_schedules and next_schedule: the first schedules that a peer has to look at
+-- serves due_schedules: the first schedules that a peer has to look at
 create index if not exists schedule_look on peers.schedule (look_at);
 
 comment on table peers.schedule is
@@ -86,7 +86,8 @@ comment on column peers.schedule.every is
     'The time between two due times, 1 second to 365 days, without months. It counts elapsed time, also when the '
     'clocks change.';
 comment on column peers.schedule.anchor is
-    'Of every: due times are the anchor and every multiple of every after it. Default: the time of the INSERT.';
+    'Where every counts from: the schedule is due at the anchor, and at each multiple of every after it. Default: the '
+    'time of the INSERT.';
 comment on column peers.schedule.timezone is 'The time zone of cron, such as Europe/Berlin.';
 comment on column peers.schedule.kind is 'The kind of its tasks.';
 comment on column peers.schedule.args is 'The args of its tasks: a JSON object of at most 1 MiB.';
@@ -166,11 +167,11 @@ comment on table peers.schedule_run is
     'One row for each due time of a schedule: fired with its task, or skipped and why. Rows stay when the schedule is '
     'deleted, until peers.prune_schedule_runs deletes them.';
 comment on column peers.schedule_run.schedule is 'The name of the schedule.';
-comment on column peers.schedule_run.due_at is 'The due time; of a run on demand, when it was demanded.';
+comment on column peers.schedule_run.due_at is 'The due time. For peers.run_schedule: the time of the call.';
 comment on column peers.schedule_run.outcome is 'What became of it.';
 comment on column peers.schedule_run.reason is
-    'Of skipped: overlap, misfire, paused, changed (the times of the schedule changed before a peer fired it) or '
-    'deleted. Of failed: the error of the database.';
+    'Why it has no task. If it was skipped: overlap, misfire, paused, changed (the times of the schedule changed '
+    'before a peer fired it) or deleted. If it has failed: the error of the database.';
 comment on column peers.schedule_run.task_id is 'The task of a run that fired.';
 comment on column peers.schedule_run.skipped_until is
     'This row stands for all due times from due_at to this time. Null: for one.';
@@ -208,8 +209,8 @@ comment on column peers.schedule_backfill.fired is 'How many tasks it has submit
 comment on column peers.schedule_backfill.failures is 'How often in a row the database has refused a task.';
 comment on column peers.schedule_backfill.retry_at is 'When the peers try again after a failure.';
 comment on column peers.schedule_backfill.error is 'The last error of the database.';
-comment on column peers.schedule_backfill.created_by is 'The database role that asked for it.';
-comment on column peers.schedule_backfill.created_at is 'When it was asked for.';
+comment on column peers.schedule_backfill.created_by is 'The database role that created it.';
+comment on column peers.schedule_backfill.created_at is 'When it was created.';
 
 create table if not exists peers.alert (
     alert text not null,

@@ -7,7 +7,7 @@
 --
 -- Order of locks: keys by ascending (kind, key), then tasks by ascending id.
 
--- Returns a text as an interval; null: it is none.
+-- Returns a text as an interval; null: it is not an interval.
 create or replace function peers._parse_interval(_text text) returns interval
     language plpgsql stable
     set search_path = pg_catalog, peers, pg_temp
@@ -132,15 +132,15 @@ begin
 end
 $$;
 
--- Locks the keys of a batch and returns what becomes of each submission. `_ids` are the ids of the tasks that it may
--- create. A key stays held only while both the rule of its task and the rule of the submission say so. Of several
--- submissions of one key in the batch, the first creates the task. A key that is null is no key.
+-- Locks the keys of a batch and returns what is decided about each submission. `_ids` are the ids of the tasks that it
+-- may create. A key stays held only while both the rule of its task and the rule of the submission say so. Of several
+-- submissions of one key in the batch, the first creates the task. A null key is no key.
 --
 -- The INSERT locks the rows that exist and inserts the others, in one pass in the order of the keys: two batches wait
 -- for each other and do not deadlock. Tasks that run are not locked, because that would delay their outcomes.
 create or replace function peers._take_unique_keys(
     _kinds text[], _keys text[], _rules peers.unique_rule[], _ids bigint[]
-) returns peers.unique_answer[]
+) returns peers.unique_decision[]
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -148,7 +148,7 @@ declare
     _kept constant bigint[] := peers._find_kept(_kinds, _keys, _rules);
     _now timestamptz := peers.now();
     _waiting bigint[];
-    _answers peers.unique_answer[];
+    _decisions peers.unique_decision[];
     _any_new boolean;
     _any_debounced boolean;
 begin
@@ -178,37 +178,38 @@ begin
     );
     _now := peers.now();
 
-    _answers := peers._answer_submissions(_kinds, _keys, _rules, _ids, _kept, _waiting, _now);
+    _decisions := peers._decide_submissions(_kinds, _keys, _rules, _ids, _kept, _waiting, _now);
     perform peers._check_key_owner(
-        array(select a.task_id from unnest(_answers) a where not a.is_new), 'unique_key');
+        array(select a.task_id from unnest(_decisions) a where not a.is_new), 'unique_key');
     select bool_or(a.is_new), bool_or(a.replaced and a.start_at is not null) into _any_new, _any_debounced
-    from unnest(_answers) a;
+    from unnest(_decisions) a;
     if _any_new then
         update peers.unique_key k
         set task_id = s.task_id, unique_while = s.unique_while, since = _now, until = _now + s.span
-        from unnest(_kinds, _keys, _rules, _answers)
+        from unnest(_kinds, _keys, _rules, _decisions)
             s(kind, key, unique_while, span, on_duplicate, wait, max_wait, place, task_id, is_new, replaced, start_at)
         where k.kind = s.kind and k.key = s.key and s.is_new and k.task_id <> s.task_id;
     end if;
     if _any_debounced then
         -- a task that has started before waits for a retry: max_wait counts from this submission
         update peers.unique_key k set since = _now
-        from unnest(_kinds, _keys, _answers) s(kind, key, place, task_id, is_new, replaced, start_at)
+        from unnest(_kinds, _keys, _decisions) s(kind, key, place, task_id, is_new, replaced, start_at)
         cross join lateral (
             select from peers.task t where t.id = s.task_id and t.attempt > 0 offset 0
         ) started
         where k.kind = s.kind and k.key = s.key and k.task_id = s.task_id and s.replaced and s.start_at is not null;
     end if;
-    return _answers;
+    return _decisions;
 end
 $$;
 
--- Returns what becomes of each submission of a batch whose keys are locked. `_waiting`: the tasks that wait and are
--- locked, by ascending id. A key that this batch has just inserted has the id of the first submission that needs it.
-create or replace function peers._answer_submissions(
+-- Returns what is decided about each submission of a batch whose keys are locked. `_waiting`: the tasks that wait and
+-- are locked, by ascending id. A key that this batch has just inserted has the id of the first submission that needs
+-- it.
+create or replace function peers._decide_submissions(
     _kinds text[], _keys text[], _rules peers.unique_rule[], _ids bigint[], _kept bigint[], _waiting bigint[],
     _now timestamptz
-) returns peers.unique_answer[]
+) returns peers.unique_decision[]
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -228,7 +229,7 @@ begin
                     least(_now + i.wait, case when i.max_wait is not null then
                         greatest(_now, case when i.attempt > 0 then _now else i.since end + i.max_wait) end)
             end
-        )::peers.unique_answer
+        )::peers.unique_decision
         from (
             select h.*,
                    min(h.place) filter (where not h.held) over (
@@ -257,6 +258,24 @@ begin
         ) i
         order by i.place
     );
+end
+$$;
+
+-- Passes on the keys of new tasks (`_ids`) that were not inserted after all, because another session has just inserted
+-- tasks with their idempotency_keys (`_known`). Those tasks then hold the keys, if they are of the same kind. The key
+-- becomes free otherwise: a submission that replaces the holder of a key must not change a task of another kind.
+create or replace function peers._hand_over_keys(_kinds text[], _keys text[], _ids bigint[], _known bigint[])
+    returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    update peers.unique_key k set task_id = o.known
+    from unnest(_kinds, _keys, _ids, _known) o(kind, key, id, known) join peers.task t on t.id = o.known
+    where k.kind = o.kind and k.key = o.key and k.task_id = o.id and t.kind = o.kind;
+    delete from peers.unique_key k
+    using unnest(_kinds, _keys, _ids, _known) o(kind, key, id, known)
+    where k.kind = o.kind and k.key = o.key and k.task_id = o.id and o.id <> o.known;
 end
 $$;
 

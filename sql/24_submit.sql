@@ -15,9 +15,10 @@ begin
 end
 $$;
 
--- Refuses a key (`_what`: which one) that a task of another role has. To return that task's id would look like success,
--- and nothing of the caller would run. Roles that may act on every task are exempt, and so are their tasks.
-create or replace function peers._check_key_owner(_ids bigint[], _what text) returns void
+-- Refuses a key that a task of another role has. _key_name: idempotency_key or unique_key. To return that task's id
+-- would look like success, and nothing of the caller would run. Roles that may act on every task are exempt, and so are
+-- their tasks.
+create or replace function peers._check_key_owner(_ids bigint[], _key_name text) returns void
     language plpgsql stable
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
@@ -35,7 +36,7 @@ begin
         exit when peers._is_trusted(session_user);
         if not peers._is_trusted(_foreign.submitter) then
             raise exception 'the % of task % belongs to another role: % cannot submit under it',
-                _what, _foreign.id, session_user
+                _key_name, _foreign.id, session_user
                 using errcode = 'PE009',
                 hint = 'Begin your keys with a name of your own, such as "billing:2026-11".';
         end if;

@@ -113,6 +113,7 @@ declare
     _sources integer[];  -- the node whose fields the task of a node has, if that is another one
     _starts timestamptz[];
     _missing text[];
+    _instead jsonb;  -- the id of the task that takes the place of a new one
 begin
     for _rank in 1 .. cardinality(_ranked) loop
         _ranks[_ranked[_rank]] := _rank;
@@ -169,16 +170,21 @@ begin
     end loop;
 
     if shared is not null then
-        -- another session has just inserted a task with the idempotency_key of a node: it holds the unique_key as well
-        update peers.unique_key k set task_id = (_holders ->> (node ->> 'idempotency_key'))::bigint
-        from jsonb_array_elements(_graph) node
-        where k.kind = node ->> 'kind' and k.key = node ->> 'unique_key' and k.task_id = any (_ids)
-          and _holders ? (node ->> 'idempotency_key');
+        perform peers._hand_over_keys(
+            array_agg(n.node ->> 'kind'), array_agg(n.node ->> 'unique_key'), array_agg(_ids[n.place]),
+            array_agg((_holders ->> (n.node ->> 'idempotency_key'))::bigint))
+        from jsonb_array_elements(_graph) with ordinality n(node, place)
+        where n.node ->> 'unique_key' is not null and _holders ? (n.node ->> 'idempotency_key');
+        -- a node that shares the key of such a node stands for the same task
+        select jsonb_object_agg(_ids[n.place], _holders -> (n.node ->> 'idempotency_key')) into _instead
+        from jsonb_array_elements(_graph) with ordinality n(node, place)
+        where n.node ->> 'unique_key' is not null and _holders ? (n.node ->> 'idempotency_key');
     end if;
     select array_agg(n.id order by n.place), array_agg(n.id = _ids[n.place] order by n.place) into ids, is_new
     from (
         select n.place,
-               case when shared[n.place] then ids[n.place]
+               case when shared[n.place]
+                    then coalesce((_instead ->> ids[n.place]::text)::bigint, ids[n.place])
                     else coalesce((_holders ->> (n.node ->> 'idempotency_key'))::bigint, _ids[n.place]) end as id
         from jsonb_array_elements(_graph) with ordinality n(node, place)
     ) n;
@@ -228,6 +234,8 @@ declare
     _created record;
     _is_new boolean[];
     _shared boolean[];
+    _held bigint[];
+    _pruned bigint[] := '{}';
 begin
     perform peers._validate_nodes(submit_graph.graph);
     select array_agg(n.node ->> 'name' order by n.place),
@@ -268,6 +276,13 @@ begin
     if true = any (_shared) then
         select array_agg(e.parent), array_agg(e.child) into _parents, _children
         from peers._bypass_shared(_parents, _children, _shared) e;
+        _held := array(select i.id from unnest(_ids, _shared) i(id, shared) where i.shared);
+        -- locked, so that prune cannot delete them before the edges are inserted
+        _pruned := array(
+            select h.id from unnest(_held) h(id)
+            except
+            select t.id from (select t.id from peers.task t where t.id = any (_held) order by t.id for key share) t
+        );
     end if;
     if _created.id is not null and submit_graph.idempotency_key is not null then
         update peers.graph g
@@ -291,6 +306,8 @@ begin
             case when _shared[p.parent]
                  then nullif(submit_graph.graph -> (p.parent - 1)::integer -> 'depends_on', 'null') end) parent(id)
     ) e(parent_id, child_id, policy)
+    -- a key may be held for an interval that outlasts its task: nothing has to wait for a task that was pruned
+    where e.parent_id <> all (_pruned)
     on conflict (parent_id, child_id) do nothing;
 
     return query select n.name, n.id, coalesce(n.graph_id, _created.id), coalesce(n.is_new, true)

@@ -3,11 +3,11 @@
 
 -- Submits a batch of one kind. Several submissions can stand for one task, which then has what the last of them says.
 -- Only a batch of one may have an idempotency_key. If another session inserts a task with this key at the same moment,
--- the submission stands for that task, which then also holds the unique key.
+-- the submission stands for that task, which then also holds the unique key, if it is of the same kind.
 create or replace function peers._submit_unique(
     _kind text, _args jsonb[], _keys text[], _rule peers.unique_rule, _fields peers.task_fields,
     _idempotency_key text, _graph_id bigint
-) returns peers.unique_answer[]
+) returns peers.unique_decision[]
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -17,7 +17,7 @@ declare
     _ids constant bigint[] := array(
         select nextval(pg_get_serial_sequence('peers.task', 'id')) from generate_series(1, _count)
     );
-    _answers constant peers.unique_answer[] := peers._take_unique_keys(
+    _decisions constant peers.unique_decision[] := peers._take_unique_keys(
         array_fill(_kind, array[_count]), _keys, array_fill(_rule, array[_count]), _ids
     );
     _fields_of peers.task_fields[];  -- of the tasks that are new or replaced
@@ -32,7 +32,7 @@ begin
     from (
         select distinct on (a.task_id) a.task_id, a.args, a.start_at,
                bool_or(a.is_new) over (partition by a.task_id) as is_new
-        from unnest(_answers, _args) a(place, task_id, is_new, replaced, start_at, args)
+        from unnest(_decisions, _args) a(place, task_id, is_new, replaced, start_at, args)
         where a.is_new or a.replaced
         order by a.task_id, a.place desc
     ) f;
@@ -47,12 +47,12 @@ begin
         where f.is_new
         order by f.task_id
         on conflict (idempotency_key) do nothing;
-        exit when found or _idempotency_key is null or not _answers[1].is_new;
+        exit when found or _idempotency_key is null or not _decisions[1].is_new;
         select t.id into _known from peers.task t where t.idempotency_key = _idempotency_key;
         if _known is not null then
             perform peers._check_key_owner(array[_known], 'idempotency_key');
-            update peers.unique_key k set task_id = _known where k.kind = _kind and k.key = _keys[1];
-            return array[row(1, _known, false, false, null)::peers.unique_answer];
+            perform peers._hand_over_keys(array[_kind], _keys, _ids, array[_known]);
+            return array[row(1, _known, false, false, null)::peers.unique_decision];
         end if;
         -- prune deleted that task in the meantime: the key is free
     end loop;
@@ -66,7 +66,7 @@ begin
             where not f.is_new
         ) f;
     end if;
-    return _answers;
+    return _decisions;
 end
 $$;
 
@@ -122,7 +122,7 @@ as $$
 #variable_conflict use_column
 declare
     _problem text;
-    _answer peers.unique_answer;
+    _decision peers.unique_decision;
 begin
     is_new := false;
     replaced := false;
@@ -149,14 +149,14 @@ begin
         raise exception '%', _problem using errcode = 'PE009';
     end if;
     perform peers._require_read_committed();
-    _answer := (peers._submit_unique(
+    _decision := (peers._submit_unique(
         kind, array[coalesce(args, '{}')], array[unique_key],
         peers._unique_rule(unique_while, on_duplicate, wait, max_wait),
         peers._task_fields(queue, priority, scheduled_at, max_attempts, timeout, metadata),
         idempotency_key, graph_id))[1];
-    submit_unique.id := _answer.task_id;
-    is_new := _answer.is_new;
-    replaced := _answer.replaced;
+    submit_unique.id := _decision.task_id;
+    is_new := _decision.is_new;
+    replaced := _decision.replaced;
     if is_new and cardinality(depends_on) > 0 then
         insert into peers.dependency (parent_id, child_id, on_parent_failure)
         select distinct parent_id, submit_unique.id, coalesce(submit_unique.on_parent_failure, 'hold')
@@ -205,7 +205,7 @@ as $$
 declare
     _args jsonb[];
     _problem text;
-    _answers peers.unique_answer[];
+    _decisions peers.unique_decision[];
 begin
     if json_typeof(args) is distinct from 'array' then
         raise exception 'args must be a JSON array with the args of each task, not %',
@@ -233,16 +233,16 @@ begin
         raise exception '%', _problem using errcode = 'PE009';
     end if;
     perform peers._require_read_committed();
-    _answers := peers._submit_unique(
+    _decisions := peers._submit_unique(
         kind, _args, unique_keys, peers._unique_rule(unique_while, on_duplicate, wait, max_wait),
         peers._task_fields(queue, priority, scheduled_at, max_attempts, timeout, metadata), null, graph_id);
     if cardinality(depends_on) > 0 then
         insert into peers.dependency (parent_id, child_id, on_parent_failure)
         select distinct parent_id, a.task_id, coalesce(submit_many_unique.on_parent_failure, 'hold')
-        from unnest(submit_many_unique.depends_on) parent_id cross join unnest(_answers) a
+        from unnest(submit_many_unique.depends_on) parent_id cross join unnest(_decisions) a
         where a.is_new;
     end if;
-    return query select a.task_id, a.is_new, a.replaced from unnest(_answers) a order by a.place;
+    return query select a.task_id, a.is_new, a.replaced from unnest(_decisions) a order by a.place;
 end
 $$;
 
@@ -294,7 +294,7 @@ declare
     _kinds text[];
     _keys text[];
     _rules peers.unique_rule[];
-    _answer record;
+    _decision record;
     _old bigint[];
     _fields peers.task_fields[];
 begin
@@ -313,21 +313,21 @@ begin
     if _places is null then
         return;
     end if;
-    for _answer in
+    for _decision in
         select _places[a.place] as place, a.task_id, a.is_new, a.start_at,
                max(_places[a.place]) filter (where a.is_new or a.replaced) over (partition by a.task_id) as source,
                min(_places[a.place]) filter (where a.is_new) over (partition by a.task_id) as creator
         from unnest(peers._take_unique_keys(
             _kinds, _keys, _rules, array(select _ids[p] from unnest(_places) with ordinality u(p, n) order by u.n))) a
     loop
-        ids[_answer.place] := _answer.task_id;
-        shared[_answer.place] := not _answer.is_new;
-        if _answer.is_new then
-            sources[_answer.place] := nullif(_answer.source, _answer.place);
-            starts[_answer.place] := _answer.start_at;
-        elsif _answer.creator is null and _answer.place = _answer.source then
-            _old := _old || _answer.task_id;
-            _fields := _fields || peers._node_fields(_graph -> (_answer.place - 1)::integer, _answer.start_at);
+        ids[_decision.place] := _decision.task_id;
+        shared[_decision.place] := not _decision.is_new;
+        if _decision.is_new then
+            sources[_decision.place] := nullif(_decision.source, _decision.place);
+            starts[_decision.place] := _decision.start_at;
+        elsif _decision.creator is null and _decision.place = _decision.source then
+            _old := _old || _decision.task_id;
+            _fields := _fields || peers._node_fields(_graph -> (_decision.place - 1)::integer, _decision.start_at);
         end if;
     end loop;
     if _old is not null then

@@ -98,10 +98,9 @@ end
 $$;
 
 -- Returns the ranges that are left after rows have been read, which are sorted by priority and position. A single kind
--- or priority stands for all rows. Each kind and
--- priority that was ever read has a range that begins at its last position. It ends before the next such priority,
--- because urgent tasks may still come in between. With more than 1000 ranges the peer starts over: each costs every
--- claim a look.
+-- or priority stands for all rows. Each kind and priority that was ever read has a range that begins at its last
+-- position. It ends before the next such priority, because urgent tasks may still come in between. With more than 1000
+-- ranges the peer starts over: each costs every claim a look.
 create or replace function peers._ranges_after(
     _ranges peers.claim_range[], _kinds text[], _priorities smallint[], _positions bigint[]
 ) returns peers.claim_range[]

@@ -1,6 +1,6 @@
--- What claims of different peers tell each other about where they read the table ready.
+-- How the claims of many peers share where they read the table ready.
 --
--- Each large claim begins where the last large claim of any peer ends, also while that one is not committed. Without
+-- Each large claim begins where the last large claim of any peer ends, even if that one is not committed yet. Without
 -- this, each of many peers would walk over the rows that all others have locked and deleted since its own last claim.
 -- A locked row costs such a walk more than the claim of a row costs. Measured with 8 sessions on two cores: 27 us of
 -- CPU a task, and 15 us when each session has a queue of its own.
@@ -26,8 +26,9 @@ begin
 end
 $$;
 
--- Returns the ranges without what other claims have read, and makes room for this claim of _wanted tasks. Null: nothing
--- is known of other claims. Positions are unique, so that the rows of this claim span at least _wanted of them.
+-- Returns the ranges without what other claims have read, and moves the shared place behind this claim of _wanted
+-- tasks. Null: there is no shared place for these ranges. Positions are unique, so that the rows of this claim span at
+-- least _wanted of them.
 create or replace function peers._skip_claimed(_queue text, _ranges peers.claim_range[], _wanted integer)
 returns peers.claim_range[]
     language plpgsql

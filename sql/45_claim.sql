@@ -182,9 +182,9 @@ exception when others then
 end
 $$;
 
--- Tells other claims where this one has ended, if it got all that it wanted and all tasks have one kind and priority.
--- It does not take back what a later claim has told. A claim that got less makes the others read where their peers have
--- ended.
+-- Stores where this claim has ended, for other claims, if it got all that it wanted and all tasks have one kind and
+-- priority. It does not overwrite the place of a later claim. A claim that got less clears the place, so that the
+-- others begin where their own peers' last claims ended.
 create or replace function peers._share_claim(_queue text, _tasks peers.claim_tasks, _wanted integer) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -229,7 +229,7 @@ create or replace function peers.claim(
 as $$
 #variable_conflict use_column
 declare
-    _large constant integer := 100;  -- claims of so many tasks tell each other where they read
+    _large constant integer := 100;  -- claims of this many tasks or more share where they read
     _began constant timestamptz := clock_timestamp();
     _look_began timestamptz;
     _peer record;

@@ -57,8 +57,13 @@ begin
     end if;
     return least(
         _limit.max_running,
-        _limit.learned + floor(greatest(extract(epoch from _now - greatest(_limit.learned_at, _limit.shut_until)), 0)
-                               / 60 * greatest(_limit.max_running * 0.1, 1))
+        _limit.learned + floor(
+            greatest(extract(epoch from _now - greatest(
+                _limit.learned_at,
+                -- Postgres 16 cannot subtract infinity
+                case when isfinite(_limit.shut_until) then _limit.shut_until end
+            )), 0) / 60 * greatest(_limit.max_running * 0.1, 1)
+        )
     );
 end
 $$;

@@ -22,7 +22,8 @@ begin
         end,
         learned_at = case when l.learns and (l.shut_until > _now) is not true then _now else l.learned_at end
     where l.name = _name
-    returning l.shut_until - _now into _left;
+    -- one that an operator has shut has no end: the handlers ask again after a day
+    returning case when isfinite(l.shut_until) then l.shut_until - _now else interval '1 day' end into _left;
     return _left;
 end
 $$;

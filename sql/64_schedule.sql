@@ -1,7 +1,7 @@
 -- An INSERT into peers.schedule creates a schedule, UPDATE and DELETE change and remove it. Triggers check the row, and
 -- notify the peers, which compute when it is due next.
 
--- Returns whether an interval has a fixed length: months have none.
+-- Returns whether an interval has months or years, which have no fixed length.
 create or replace function peers._has_months(_length interval) returns boolean
     language plpgsql immutable
     set search_path = pg_catalog, peers, pg_temp
@@ -52,29 +52,33 @@ begin
             'anchor belongs to every; cron has none'
         when _schedule.anchor not between '1900-01-01 00:00:00+00' and '9000-01-01 00:00:00+00' then
             'anchor must be between the years 1900 and 9000, not ' || _schedule.anchor
+        when _schedule.paused_at not between '1900-01-01 00:00:00+00' and '9000-01-01 00:00:00+00' then
+            'paused_at must be between the years 1900 and 9000, such as now(), not ' || _schedule.paused_at
         else coalesce(
             peers._cron_problem(_schedule.cron),
             peers._timezone_problem(_schedule.timezone),
             peers._schedule_interval_problem(_schedule),
             peers._validate_task(
                 _schedule.kind, _schedule.args, _schedule.queue, _schedule.max_attempts, _schedule.timeout, null,
-                -- with the keys that each task gets besides
+                -- with the keys that the scheduler adds to each task
                 _schedule.metadata || jsonb_build_object('schedule', _schedule.name, 'due_at', repeat('0', 32)))
         )
     end;
 end
 $$;
 
--- Records that due times from one time to another have no task.
+-- Records that due times have no task, each with its reason. _until: the row of a due time also stands for all that
+-- follow up to this time.
 create or replace function peers._record_skipped(
-    _schedule text, _due_at timestamptz, _until timestamptz, _reason text
+    _schedule text, _due_times timestamptz[], _reasons text[], _until timestamptz default null
 ) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 begin
     insert into peers.schedule_run (schedule, due_at, outcome, reason, skipped_until, recorded_at)
-    values (_schedule, _due_at, 'skipped', _reason, case when _until > _due_at then _until end, peers.now())
+    select _schedule, s.due_at, 'skipped', s.reason, case when _until > s.due_at then _until end, peers.now()
+    from unnest(_due_times, _reasons) s(due_at, reason)
     on conflict on constraint schedule_run_pkey do update
     set outcome = excluded.outcome, reason = excluded.reason, skipped_until = excluded.skipped_until,
         recorded_at = excluded.recorded_at
@@ -116,7 +120,8 @@ declare
 begin
     if _since is not null then
         perform peers._record_skipped(
-            _schedule.name, _since, _now, case when _schedule.paused_at is null then _reason else 'paused' end);
+            _schedule.name, array[_since],
+            array[case when _schedule.paused_at is null then _reason else 'paused' end], _now);
     end if;
 end
 $$;
@@ -128,8 +133,12 @@ create or replace function peers.check_schedule() returns trigger
 as $$
 declare
     _now constant timestamptz := peers.now();
-    _problem text := peers._schedule_problem(new);
+    _problem text;
 begin
+    if tg_op = 'UPDATE' and new.every is null and old.every is not null and new.anchor = old.anchor then
+        new.anchor := null;  -- a change to cron need not know that the INSERT has set it
+    end if;
+    _problem := peers._schedule_problem(new);
     if _problem is null and tg_op = 'UPDATE' and new.name <> old.name then
         _problem := 'the name of a schedule cannot be changed: insert another schedule, and delete this one';
     elsif _problem is null and tg_op = 'INSERT' and (
@@ -162,11 +171,12 @@ begin
         new.resumed_at := _now;
     end if;
     if tg_op = 'UPDATE' and new.overlap <> old.overlap then
-        -- while overlap is allowed, nobody notes which runs have ended
+        -- while overlap is allowed, the column unfinished is not kept up to date
         perform peers._unfinished_runs(old.name);
     end if;
     if new.expect_within is null then
         new.expected_due_at := null;
+        delete from peers.alert a where a.alert = 'schedule_late' and a.subject = new.name;
     end if;
     new.expect_at := new.expected_due_at + new.expect_within;
     return new;
@@ -198,8 +208,8 @@ create or replace trigger notify_schedule after insert or update of cron, every,
     on peers.schedule
     for each statement execute function peers.notify_schedule();
 
--- Before a DELETE: a due time that no peer has fired yet is recorded as skipped.
-create or replace function peers.forget_schedule() returns trigger
+-- Before a DELETE.
+create or replace function peers.clean_up_schedule() returns trigger
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -213,8 +223,8 @@ begin
 end
 $$;
 
-comment on function peers.forget_schedule() is
+comment on function peers.clean_up_schedule() is
     'Trigger: deletes the backfills and the alert of a deleted schedule, and records a due time that has not fired.';
 
-create or replace trigger forget_schedule before delete on peers.schedule
-    for each row execute function peers.forget_schedule();
+create or replace trigger clean_up_schedule before delete on peers.schedule
+    for each row execute function peers.clean_up_schedule();

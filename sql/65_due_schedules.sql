@@ -1,8 +1,12 @@
 -- A peer asks which schedules are due and when to ask again. It computes their due times: the database cannot.
 
--- Returns the names of the schedules that a peer has to look at, and what it needs to compute their due times.
-create or replace function peers._schedules_to_fire(_now timestamptz, _max_schedules integer) returns jsonb
-    language plpgsql stable
+-- Returns the names of the schedules that a peer has to look at, and what it needs to compute their due times. With
+-- `_unlocked` it leaves out those that a session has locked. A transaction that stays open may have locked
+-- hundreds, and these must not keep the others from firing. Such a look locks rows itself. So a peer asks for it only
+-- when it could fire nothing of what was due.
+create or replace function peers._schedules_to_fire(_now timestamptz, _max_schedules integer, _unlocked boolean)
+    returns jsonb
+    language plpgsql
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
     set enable_seqscan = off
@@ -10,22 +14,33 @@ as $$
 declare
     -- at random from so many times more, because other peers do the same
     _spread constant integer := 10;
+    _names text[];
 begin
+    if _unlocked then
+        _names := array(
+            select s.name from peers.schedule s
+            where s.look_at <= _now and coalesce(greatest(s.next_due_at, s.retry_at), '-infinity') <= _now
+            order by s.look_at limit _max_schedules for share skip locked
+        );
+    else
+        _names := array(
+            select f.name
+            from (
+                select s.name from peers.schedule s
+                where s.look_at <= _now and coalesce(greatest(s.next_due_at, s.retry_at), '-infinity') <= _now
+                order by s.look_at limit _spread * _max_schedules
+            ) f
+            order by random() limit _max_schedules
+        );
+    end if;
     return (
         select coalesce(jsonb_agg(jsonb_build_object(
             'name', d.name, 'revision', d.revision, 'cron', d.cron,
             'every', extract(epoch from d.every), 'anchor', d.anchor, 'timezone', d.timezone,
             'next_due_at', d.next_due_at, 'computed_from', d.computed_from, 'all', d.misfire = 'all',
             'catch_up', extract(epoch from d.catch_up))), '[]')
-        from (
-            select f.*
-            from (
-                select s.* from peers.schedule s
-                where s.look_at <= _now and coalesce(greatest(s.next_due_at, s.retry_at), '-infinity') <= _now
-                order by s.look_at limit _spread * _max_schedules
-            ) f
-            order by random() limit _max_schedules
-        ) d
+        from peers.schedule d
+        where d.name = any (_names)
     );
 end
 $$;
@@ -51,9 +66,9 @@ begin
 end
 $$;
 
--- Returns when a peer has to look at the schedules next; null: never.
-create or replace function peers.next_schedule() returns timestamptz
-    language plpgsql stable security definer
+-- Returns when a peer has to look at the schedules next. The year 1970: now. The year 9000 or null: never.
+create or replace function peers._next_look() returns timestamptz
+    language plpgsql stable
     set search_path = pg_catalog, peers, pg_temp
     set enable_seqscan = off
     set jit = off
@@ -66,11 +81,8 @@ begin
 end
 $$;
 
-comment on function peers.next_schedule() is
-    'Returns when a peer must call peers.due_schedules next: a schedule is due then, or a run is expected to have '
-    'completed. The year 1970: now. The year 9000 or null: never.';
-
-create or replace function peers.due_schedules(max_schedules integer default 50) returns jsonb
+create or replace function peers.due_schedules(max_schedules integer default 50, unlocked boolean default false)
+    returns jsonb
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -82,10 +94,10 @@ begin
     perform peers._require_read_committed();
     _late := peers._check_expected_runs(_now);
     -- in a new statement, which sees what the first one has changed
-    _next := peers.next_schedule();
+    _next := peers._next_look();
     return jsonb_build_object(
         'late', _late,
-        'schedules', peers._schedules_to_fire(_now, max_schedules),
+        'schedules', peers._schedules_to_fire(_now, max_schedules, unlocked),
         'backfills', peers._backfills_to_run(_now),
         'now', extract(epoch from _now),
         'next', extract(epoch from _next)
@@ -97,4 +109,5 @@ comment on function peers.due_schedules is
     'What a peer calls when a schedule is due. Returns {"schedules": those that are due or whose next due time is '
     'unknown, "backfills": those in progress, "late": the alerts that it has raised, "now", and "next": when to call '
     'again (both in seconds since 1970; null: never)}. The peer computes the due times and passes them '
-    'to peers.fire_schedules and peers.run_backfills.';
+    'to peers.fire_schedules and peers.run_backfills. unlocked: leaves out the schedules whose rows a session has '
+    'locked. A peer asks for this when it could fire nothing of what was due.';

@@ -115,8 +115,18 @@ begin
 end
 $$;
 
--- Records that a due time could not be fired, or the next one not be computed (_due_at is null), and when the peers try
--- again.
+-- Returns how long the peers wait until they try again, after so many failures before this one.
+create or replace function peers._retry_wait(_failures integer) returns interval
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return least(interval '1 second' * 2 ^ least(_failures, 10), interval '5 minutes');
+end
+$$;
+
+-- Records that a due time could not be fired, or that the next one could not be computed (_due_at is null), and when
+-- the peers try again.
 create or replace function peers._record_failed(
     _schedule peers.schedule, _due_at timestamptz, _error text, _now timestamptz
 ) returns void
@@ -126,7 +136,7 @@ as $$
 begin
     update peers.schedule s
     set next_due_at = _due_at, failures = s.failures + 1, error = left(_error, 1000),
-        retry_at = _now + least(interval '1 second' * 2 ^ least(s.failures, 10), interval '5 minutes')
+        retry_at = _now + peers._retry_wait(s.failures)
     where s.name = _schedule.name;
     insert into peers.schedule_run (schedule, due_at, outcome, reason, recorded_at)
     select _schedule.name, _due_at, 'failed', left(_error, 1000), _now
@@ -144,15 +154,20 @@ create or replace function peers._skip_due_times(
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
-#variable_conflict use_variable
+#variable_conflict use_column
+declare
+    _skipped timestamptz[];
+    _reasons text[];
 begin
-    foreach due_at in array _due_times loop
-        reason := peers._skip_reason(_schedule, due_at, due_at is not distinct from _latest, _now);
-        if reason is not null then
-            perform peers._record_skipped(_schedule.name, due_at, due_at, reason);
-            return next;
-        end if;
-    end loop;
+    select array_agg(s.due_at), array_agg(s.reason) into _skipped, _reasons
+    from (
+        select d.due_at,
+               peers._skip_reason(_schedule, d.due_at, d.due_at is not distinct from _latest, _now) as reason
+        from unnest(_due_times) d(due_at)
+    ) s
+    where s.reason is not null;
+    perform peers._record_skipped(_schedule.name, _skipped, _reasons);
+    return query select s.due_at, s.reason from unnest(_skipped, _reasons) s(due_at, reason);
 end
 $$;
 
@@ -196,7 +211,7 @@ begin
     if _skipped_until is not null then
         due_at := _skipped_from;
         reason := case when _schedule.paused_at is null then 'misfire' else 'paused' end;
-        perform peers._record_skipped(_schedule.name, _skipped_from, _skipped_until, reason);
+        perform peers._record_skipped(_schedule.name, array[_skipped_from], array[reason], _skipped_until);
         return next;
     end if;
     for due_at, reason in
@@ -213,7 +228,7 @@ begin
         begin
             _overlap := peers._apply_overlap(_schedule);
             if _overlap.skipped then
-                perform peers._record_skipped(_schedule.name, due_at, due_at, 'overlap');
+                perform peers._record_skipped(_schedule.name, array[due_at], array['overlap']);
             else
                 task_id := peers._submit_run(_schedule, due_at, 'due', _overlap.parents);
                 continue when task_id is null;

@@ -12,8 +12,8 @@ begin
     perform peers._lock_schedule(backfill_schedule.name);
     if from_at is null or until_at is null or from_at > until_at or until_at > _now
        or from_at < '1970-01-01 00:00:00+00' then
-        raise exception 'a backfill must be from a time since 1970 until a later time that is not in the future, not '
-            'from % until %', coalesce(from_at::text, 'null'), coalesce(until_at::text, 'null')
+        raise exception 'from_at must be 1970 or later, and until_at must not be before it and not in the future, not '
+            '% and %', coalesce(from_at::text, 'null'), coalesce(until_at::text, 'null')
             using errcode = 'PE013', hint = 'For example: peers.backfill_schedule(''nightly'', ''2026-11-01'', now()).';
     end if;
     insert into peers.schedule_backfill (schedule, from_at, until_at)
@@ -44,7 +44,7 @@ comment on function peers.cancel_backfill is
     'Ends a backfill: the peers submit no more of its tasks. Those that are submitted stay. False: there is no such '
     'backfill.';
 
--- Notes how far a backfill has come before an error, and when the peers try again.
+-- Records how far a backfill came before an error, and when the peers try again.
 create or replace function peers._record_backfill_failed(
     _backfill peers.schedule_backfill, _done_until timestamptz, _last_task_id bigint, _fired integer, _error text
 ) returns void
@@ -55,7 +55,7 @@ begin
     update peers.schedule_backfill b
     set done_until = _done_until, last_task_id = _last_task_id, fired = b.fired + _fired, failures = b.failures + 1,
         error = left(_error, 1000),
-        retry_at = peers.now() + least(interval '1 second' * 2 ^ least(b.failures, 10), interval '5 minutes')
+        retry_at = peers.now() + peers._retry_wait(b.failures)
     where b.id = _backfill.id;
 end
 $$;
@@ -138,6 +138,8 @@ begin
         if _step.error is not null then
             perform peers._record_backfill_failed(
                 _backfill, _backfill.done_until, _backfill.last_task_id, 0, _step.error);
+            return query
+                select _step.name, null::timestamptz, 'failed'::peers.schedule_outcome, _step.error, null::bigint;
             continue;
         end if;
         return query

@@ -12,9 +12,11 @@ declare
     _details jsonb;
     _raised boolean;
 begin
+    -- a task that is gone has ended and was pruned
     select max(r.due_at) into _completed
-    from peers.schedule_run r join peers.task t on t.id = r.task_id
-    where r.schedule = _schedule.name and r.due_at >= _expected and t.state = 'completed';
+    from peers.schedule_run r left join peers.task t on t.id = r.task_id
+    where r.schedule = _schedule.name and r.due_at >= _expected and r.outcome = 'fired'
+      and coalesce(t.state = 'completed', true);
     if _completed is null and _schedule.paused_at is null then
         _details := jsonb_build_object(
             'schedule', _schedule.name, 'due_at', _expected, 'expect_within', _schedule.expect_within);

@@ -98,7 +98,13 @@ begin
     where r.ctid = any (array(
         select o.ctid from peers.schedule_run o
         where o.recorded_at < peers.now() - least(older_than, interval '1000 years')
-          and not exists (select from peers.task t where t.id = o.task_id and t.finished_at is null)
+          -- a handler that runs, or that an operator retries, may ask for its due time
+          and not exists (
+              select from peers.task t where t.id = o.task_id and t.state not in ('completed', 'cancelled'))
+          -- the run that expect_within waits for may have completed long before it is looked for
+          and not exists (
+              select from peers.schedule s
+              where o.task_id is not null and s.name = o.schedule and s.expected_due_at <= o.due_at)
         order by o.recorded_at limit max_runs
         for update skip locked
     ));
@@ -108,5 +114,5 @@ end
 $$;
 
 comment on function peers.prune_schedule_runs is
-    'Deletes rows of peers.schedule_run that are older than older_than and whose tasks have ended. Returns how many; '
-    'call again while that is max_runs.';
+    'Deletes rows of peers.schedule_run that are older than older_than, unless their tasks are unfinished or dead, or '
+    'expect_within waits for them. Returns how many; call again while that is max_runs.';

@@ -26,15 +26,30 @@ create or replace function peers._schedule_from_json(_declaration jsonb) returns
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _unknown text;
+    _fields constant text[] := '{name, cron, every, anchor, timezone, kind, args, queue, priority, max_attempts,
+                                 timeout, metadata, misfire, catch_up, overlap, jitter, expect_within}';
+    _unknown text[];
+    _nested text;
 begin
-    select string_agg(k.key, ', ') into _unknown
-    from jsonb_object_keys(_declaration) k(key)
-    where k.key not in ('name', 'cron', 'every', 'anchor', 'timezone', 'kind', 'args', 'queue', 'priority',
-                        'max_attempts', 'timeout', 'metadata', 'misfire', 'catch_up', 'overlap', 'jitter',
-                        'expect_within');
-    if _unknown is not null then
-        raise exception 'a schedule has no field %', _unknown using errcode = 'PE013';
+    if jsonb_typeof(_declaration) is distinct from 'object' then
+        raise exception 'a schedule must be a JSON object, not %', coalesce(jsonb_typeof(_declaration), 'null')
+            using errcode = 'PE013', hint = 'For example: {"name": "nightly", "kind": "etl", "cron": "0 2 * * *"}.';
+    elsif jsonb_typeof(_declaration -> 'name') is distinct from 'string' then
+        raise exception 'a schedule needs a name, which is a string'
+            using errcode = 'PE013', hint = 'For example: {"name": "nightly", "kind": "etl", "cron": "0 2 * * *"}.';
+    end if;
+    _unknown := array(select k.key from jsonb_object_keys(_declaration) k(key) where k.key <> all (_fields));
+    if _unknown <> '{}' then
+        raise exception 'a schedule has no field %', array_to_string(_unknown, ', ')
+            using errcode = 'PE013', hint = 'Its fields are ' || array_to_string(_fields, ', ') || '.';
+    end if;
+    select d.key into _nested
+    from jsonb_each(_declaration) d
+    where jsonb_typeof(d.value) in ('object', 'array') and d.key not in ('args', 'metadata')
+    limit 1;
+    if _nested is not null then
+        raise exception 'peers.schedule "%": % must be a string or a number', left(_declaration ->> 'name', 200),
+            _nested using errcode = 'PE013';
     end if;
     return jsonb_populate_record(
         null::peers.schedule,
@@ -42,6 +57,8 @@ begin
           "catch_up": "1 day", "overlap": "allow", "jitter": "0"}'
         || (select jsonb_object_agg(d.key, d.value) from jsonb_each(_declaration) d where d.value <> 'null')
     );
+exception when data_exception then
+    raise exception 'peers.schedule "%": %', left(_declaration ->> 'name', 200), sqlerrm using errcode = 'PE013';
 end
 $$;
 
@@ -110,17 +127,46 @@ comment on function peers.add_schedule is
     'replace: changes the schedule of this name if there is one; a pause stays. A role that only submits changes its '
     'own schedules alone. Returns whether it was added.';
 
+-- Makes a schedule what the code declares. Returns whether it was created or changed; null: neither. Raises
+-- lock_not_available if a session has locked it.
+create or replace function peers._declare_schedule(_new peers.schedule) returns text
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _settings constant jsonb := peers.schedule_settings(_new);
+    _declared jsonb;
+begin
+    loop
+        select s.declared into _declared from peers.schedule s where s.name = _new.name for update nowait;
+        exit when found;
+        if peers._insert_schedule(_new) then
+            update peers.schedule s set declared = _settings where s.name = _new.name;
+            return 'created';
+        end if;
+        -- another session has inserted it just now
+    end loop;
+    -- what an operator has changed since is kept for as long as the code declares the same
+    if _declared is not distinct from _settings then
+        return null;
+    end if;
+    perform peers._update_schedule(_new);
+    update peers.schedule s set declared = _settings where s.name = _new.name;
+    return 'changed';
+end
+$$;
+
+-- It waits for no session that has locked a schedule: the row of the peer is locked meanwhile, and a heartbeat would
+-- have to wait, too.
 create or replace function peers.declare_schedules(peer_id uuid, schedules jsonb)
 returns table (schedule text, change text)
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
-    set lock_timeout = '5s'
+    set lock_timeout = '100ms'
 as $$
 #variable_conflict use_column
 declare
     _new peers.schedule;
-    _settings jsonb;
-    _declared jsonb;
 begin
     perform peers._require_read_committed();
     update peers.peer p
@@ -134,22 +180,15 @@ begin
         cross join lateral peers._schedule_from_json(e.declaration) d
         order by d.name
     loop
-        _settings := peers.schedule_settings(_new);
         schedule := _new.name;
-        change := 'changed';
-        if peers._insert_schedule(_new) then
-            update peers.schedule s set declared = _settings where s.name = _new.name;
-            change := 'created';
+        begin
+            change := peers._declare_schedule(_new);
+        exception when lock_not_available then
+            change := 'locked';
+        end;
+        if change is not null then
             return next;
-            continue;
         end if;
-        select s.declared into _declared from peers.schedule s where s.name = _new.name for update;
-        continue when not found;  -- it was deleted just now
-        -- what an operator has changed since is kept for as long as the code declares the same
-        continue when _declared is not distinct from _settings;
-        perform peers._update_schedule(_new);
-        update peers.schedule s set declared = _settings where s.name = _new.name;
-        return next;
     end loop;
 end
 $$;
@@ -158,4 +197,4 @@ comment on function peers.declare_schedules is
     'What a peer calls when it has joined: the schedules that its code declares, each an object with name, kind, cron '
     'or every, and any other column that users set. A declaration that is new or has changed overwrites the schedule; '
     'one that has not changed leaves it as it is, with the changes of operators. A pause stays in any case. Returns '
-    'the schedules that were created or changed.';
+    'the schedules that were created, changed, or not declared because a session has locked them: call again.';

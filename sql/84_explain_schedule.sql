@@ -98,7 +98,7 @@ begin
     select count(*) into _peers from peers.peer p where peers._is_alive(p, _now);
     return case
         when _schedule.paused_at is not null then
-            'It is paused since ' || peers._in_zone(_schedule.paused_at, _schedule.timezone)
+            'It has been paused since ' || peers._in_zone(_schedule.paused_at, _schedule.timezone)
             || ': peers.resume_schedule(''' || replace(_schedule.name, '''', '''''') || ''') resumes it.'
         when _schedule.next_due_at = '9000-01-01 00:00:00+00' then 'It will never be due again.'
         when _schedule.next_due_at > _now then 'It is due next at ' || _due || '.'

@@ -82,8 +82,9 @@ begin
         peers.progress(uuid, bigint, uuid, bigint, bigint),
         peers.hold_lease(uuid, bigint, uuid),
         peers.parent_results(bigint), peers.prune(interval, integer), peers.unrunnable(),
-        peers.start_cooldown(text, interval, text), peers.cooldown_left(text), peers.declare_limits(jsonb),
-        peers.due_schedules(integer), peers.next_schedule(), peers.fire_schedules(jsonb), peers.run_backfills(jsonb),
+        peers.start_cooldown(text, interval, text), peers.cooldown_left(text), peers.declare_limits(uuid, jsonb),
+        peers.shut_limit_of_task(bigint, interval, text),
+        peers.due_schedules(integer, boolean), peers.fire_schedules(jsonb), peers.run_backfills(jsonb),
         peers.declare_schedules(uuid, jsonb), peers.task_due_at(bigint), peers.prune_schedule_runs(interval, integer)
         to peers_worker;
 
@@ -91,6 +92,7 @@ begin
     grant insert, update, delete on peers.limit to peers_operator;
     grant select on all tables in schema peers to peers_operator, peers_reader;
     grant execute on function peers.explain(bigint), peers.unrunnable(), peers.readable(jsonb),
+        peers.limit_keys(text, integer), peers.limit_settings(peers.limit), peers.limit_most_now(peers.limit),
         peers.explain_schedule(text, timestamptz), peers.schedule_settings(peers.schedule)
         to peers_operator, peers_reader;
     grant execute on function
@@ -98,7 +100,8 @@ begin
         peers.retry(bigint, jsonb), peers.discard(bigint), peers.pause(text), peers.resume(text),
         peers.cancel_graph(bigint), peers.pause_graph(bigint), peers.resume_graph(bigint), peers.retry_graph(bigint),
         peers.prune(interval, integer), peers.check(boolean), peers.parent_results(bigint),
-        peers.place_limited(integer),
+        peers.place_limited(integer), peers.set_limit(text, jsonb), peers.remove_limit(text),
+        peers.shut_limit(text, timestamptz, text), peers.open_limit(text),
         peers.start_cooldown(text, interval, text), peers.cooldown_left(text), peers.end_cooldown(text),
         peers.pause_schedule(text), peers.resume_schedule(text), peers.remove_schedule(text), peers.run_schedule(text),
         peers.backfill_schedule(text, timestamptz, timestamptz), peers.cancel_backfill(bigint),

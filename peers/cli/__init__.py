@@ -34,6 +34,7 @@ GROUPS: Final = {
     "tasks": ("cancel", "change", "pause", "resume"),
     "dead": ("dead",),
     "graph": ("graph",),
+    "limit": ("limit",),
     "schedule": ("schedule",),
     "db": ("db",),
     "systemd": ("systemd",),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli import output, queries
 from peers.cli.database import connected, perform
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from peers.cli.parser import Commands
+
+
+_LIMIT: Final = re.compile(r'^Ready, but limit "([^"]*)" is ')
 
 
 def register(commands: Commands) -> None:
@@ -65,6 +69,9 @@ def _hints(args: argparse.Namespace, task: dict[str, Any], sentence: str) -> Ite
         yield f"`{retry}` runs it again, `{discard}` gives it up."
     if state == "blocked" and "peers.retry(" in sentence:
         yield f"`{advice(args, 'dead retry ID')}` runs a dead parent again."
+    if state == "ready" and (limit := _LIMIT.search(sentence)):
+        shown = shlex.quote(limit[1])
+        yield f"`{advice(args, f'limit show {shown}')}` shows what runs and waits under the limit."
     if state == "ready" and "peers.resume(" in sentence:
         queue = shlex.quote(task["queue"].parsed())
         yield f"`{advice(args, f'resume {queue}')}` resumes the queue."

@@ -14,6 +14,11 @@ def explained(error: BaseException) -> PeersError | None:
         return error
     if isinstance(error, psycopg.Error):
         return _of_the_database(error)
+    if isinstance(error, UnicodeEncodeError):  # the shell passed bytes, or JSON has "\\ud800"
+        return PeersError(
+            "a text holds half a character (a lone surrogate) or is not UTF-8",
+            "Pass valid Unicode.",
+        )
     if isinstance(error, OSError):  # such as a full disk or an unreadable file
         return PeersError(f"cannot write or read: {error}")
     return None

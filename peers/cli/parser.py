@@ -192,9 +192,19 @@ def json_object(value: str) -> dict[str, Any]:
     return found
 
 
-def json_or_text(value: str) -> object:
-    """Return the value parsed as JSON, or the text if it is not JSON. Raises TooDeepError."""
-    try:
-        return exact(value)
-    except ValueError:
-        return value
+def key_values(args: argparse.Namespace) -> dict[str, object]:
+    """Return the words key=value of a command. A value is JSON, or a string if it is not."""
+    pairs: dict[str, object] = {}
+    for word in args.rest:
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            args.parser.error(f'"{word}" is not key=value')
+        if key in pairs:
+            args.parser.error(f'"{key}" is given twice')
+        try:
+            pairs[key] = exact(value)
+        except ValueError:
+            pairs[key] = value
+        except TooDeepError as error:
+            args.parser.error(f'the value of "{key}" cannot be read: {error}')
+    return pairs

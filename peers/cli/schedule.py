@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from peers.cli import output, queries
 from peers.cli.database import connected, perform
-from peers.cli.parser import (
-    TIME_FORM,
-    add_command,
-    add_group,
-    advice,
-    instant,
-    positive,
-)
+from peers.cli.parser import TIME_FORM, add_command, add_group, advice, instant, positive
 from peers.cli.schedule_add import NEXT_SHOWN, TIME, add_name, next_times, register_add
 from peers.client import schedule_operations as operations
 
@@ -108,7 +102,7 @@ def _list(args: argparse.Namespace) -> int:
         output.say("No peer is running: nothing fires.")
     for each in found:
         if each["late_since"] or each["failures"]:
-            shown = output.one_line(each["name"])
+            shown = shlex.quote(output.one_line(each["name"]))
             output.say(f"hint: `{advice(args, f'schedule explain {shown}')}` says what is wrong.")
             break
     return 0
@@ -182,10 +176,9 @@ def _remove(args: argparse.Namespace) -> int:
         perform(connection, operations.remove_schedule(args.name))
     print(f'schedule "{args.name}" is deleted')
     if found and found[0]["declaring_peers"]:
-        pause = advice(args, "schedule pause NAME")
         output.say(
             "The code of running peers declares it: the next peer that joins adds it again."
-            f" `{pause}` stops it for good."
+            f" `{advice(args, f'schedule pause {shlex.quote(args.name)}')}` then stops it."
         )
     return 0
 

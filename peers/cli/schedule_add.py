@@ -6,14 +6,13 @@ import argparse
 from typing import TYPE_CHECKING, Final, get_args
 
 from peers.cli.database import connected, perform
-from peers.cli.exact_json import TooDeepError
 from peers.cli.parser import (
     TIME_FORM,
     add_command,
     duration,
     instant,
     json_object,
-    json_or_text,
+    key_values,
     name,
 )
 from peers.client import schedule_operations as operations
@@ -101,24 +100,12 @@ def _add(args: argparse.Namespace) -> int:
         "timeout", "misfire", "catch_up", "overlap", "expect_within",
     )  # fmt: skip
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    task_args = {**args.args, **key_values(args)}
     request = operations.add_schedule(args.name, args.kind, replace=args.replace, **given)
     with connected(args) as connection:
-        perform(connection, request, args={**args.args, **_pairs(args)})
+        perform(connection, request, args=task_args)
         times = next_times(connection, args.name, NEXT_SHOWN)
     print(f'schedule "{args.name}" is {"set" if args.replace else "added"}; it is due next at')
     for time in times:
         print(f"  {time:{TIME}}")
     return 0
-
-
-def _pairs(args: argparse.Namespace) -> dict[str, object]:
-    pairs: dict[str, object] = {}
-    for word in args.rest:
-        key, equals, value = word.partition("=")
-        if not key or not equals:
-            args.parser.error(f'"{word}" is not key=value')
-        try:
-            pairs[key] = json_or_text(value)
-        except TooDeepError as error:
-            args.parser.error(f'the value of "{key}" cannot be read: {error}')
-    return pairs

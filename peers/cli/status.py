@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli import output, queries
 from peers.cli.database import connected, perform
+from peers.cli.limit_table import document_of, print_limits
 from peers.cli.output import count, span
 from peers.cli.parser import add_command, advice, version
-from peers.client import operations
+from peers.client import limit_operations, operations
+from peers.client.limit_records import FOREVER
 from peers.database import functions
 
 if TYPE_CHECKING:
@@ -54,11 +56,17 @@ def _status(args: argparse.Namespace) -> int:
     alarms = _alarms(args, found)
     code = _ATTENTION if alarms else 0
     if args.json:
-        output.document({**found, "alarms": alarms})
+        any_peer = any(peer["alive"] for peer in found["peers"])
+        limits = [document_of(limit, any_peer=any_peer) for limit in found["limits"]]
+        output.document({**found, "limits": limits, "alarms": alarms})
         return code
     _print_queues(found["queues"])
     print()
     _print_peers(found["peers"])
+    if found["limits"]:
+        print()
+        any_peer = any(peer["alive"] for peer in found["peers"])
+        print_limits(found["limits"], found["time"], any_peer=any_peer)
     if args.running:
         print()
         _print_running(found["running"])
@@ -83,6 +91,7 @@ def _look(connection: Connection, *, running: bool) -> dict[str, Any]:
         "alerts": queries.alerts(connection),
         "schedules": queries.schedule_counts(connection),
     }
+    found["limits"] = perform(connection, limit_operations.find_limits())
     found["dead"] = sum(queue["dead"] for queue in found["queues"])
     if running:
         found["running"] = queries.running(connection)
@@ -200,6 +209,11 @@ def _alarms(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
         for queue in paused
     ]
     alarms += _paused(args, found["paused_graphs"])
+    alarms += [
+        f'limit "{limit.name}" is shut: {advice(args, f"limit open {shlex.quote(limit.name)}")}'
+        for limit in found["limits"]
+        if limit.shut_until == FOREVER
+    ]
     waiting = sum(queue["ready"] + queue["scheduled"] for queue in found["queues"])
     if waiting and not alive and not found["unrunnable"]:
         alarms.append(f"no live peer, and {count(waiting, 'task')} waiting: peers run --app …")

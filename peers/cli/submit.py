@@ -7,7 +7,6 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli.database import connected, perform
-from peers.cli.exact_json import TooDeepError
 from peers.cli.output import say
 from peers.cli.parser import (
     TIME_FORM,
@@ -16,7 +15,7 @@ from peers.cli.parser import (
     graph_id,
     instant,
     json_object,
-    json_or_text,
+    key_values,
     name,
     task_ids,
     text,
@@ -182,7 +181,14 @@ def _add_unique_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _unique_while(value: str) -> str | timedelta:
-    return value if value in list(UniqueWhile) else duration(value)
+    if value in list(UniqueWhile):
+        return value
+    try:
+        return duration(value)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f'must be "waiting", "unfinished" or a duration such as "10m", not "{value}"'
+        ) from None
 
 
 def _args(value: str) -> dict[str, Any]:
@@ -191,7 +197,7 @@ def _args(value: str) -> dict[str, Any]:
 
 def _submit(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
-    exact = {"args": {**args.args, **_pairs(args)}}
+    exact = {"args": {**args.args, **key_values(args)}}
     if "metadata" in given:
         exact["metadata"] = given.pop("metadata")
     fields = options_document(args.kind, Options(**given))
@@ -204,18 +210,3 @@ def _submit(args: argparse.Namespace) -> int:
     elif not task_id.is_new:
         say(f"no new task: task {task_id} has the key")
     return 0
-
-
-def _pairs(args: argparse.Namespace) -> dict[str, object]:
-    pairs: dict[str, object] = {}
-    for word in args.rest:
-        key, equals, value = word.partition("=")
-        if not key or not equals:
-            args.parser.error(f'"{word}" is not key=value')
-        if key in pairs:
-            args.parser.error(f'"{key}" is given twice')
-        try:
-            pairs[key] = json_or_text(value)
-        except TooDeepError as error:
-            args.parser.error(f'the value of "{key}" cannot be read: {error}')
-    return pairs

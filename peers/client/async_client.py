@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
-from peers.client import operations, schedule_operations
+from peers.client import limit_operations, operations, schedule_operations
 from peers.client.client import DEFAULT_MAX_CONNECTIONS, Client
 from peers.client.forms import as_async_method
 from peers.client.graph import AsyncGraph, GraphOptions
@@ -63,6 +63,12 @@ class AsyncClient:
     retry = as_async_method(operations.retry)
     discard = as_async_method(operations.discard)
     change = as_async_method(operations.change)
+    set_limit = as_async_method(limit_operations.set_limit)
+    get_limit = as_async_method(limit_operations.get_limit)
+    find_limits = as_async_method(limit_operations.find_limits)
+    remove_limit = as_async_method(limit_operations.remove_limit)
+    shut_limit = as_async_method(limit_operations.shut_limit)
+    open_limit = as_async_method(limit_operations.open_limit)
     pause = as_async_method(operations.pause)
     resume = as_async_method(operations.resume)
     graph_status = as_async_method(operations.graph_status)

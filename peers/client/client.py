@@ -13,7 +13,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, overload
 
-from peers.client import operations, schedule_operations
+from peers.client import limit_operations, operations, schedule_operations
 from peers.client.forms import as_method
 from peers.client.graph import Graph, GraphOptions
 from peers.client.options import id_of
@@ -104,6 +104,12 @@ class Client:
     retry = as_method(operations.retry)
     discard = as_method(operations.discard)
     change = as_method(operations.change)
+    set_limit = as_method(limit_operations.set_limit)
+    get_limit = as_method(limit_operations.get_limit)
+    find_limits = as_method(limit_operations.find_limits)
+    remove_limit = as_method(limit_operations.remove_limit)
+    shut_limit = as_method(limit_operations.shut_limit)
+    open_limit = as_method(limit_operations.open_limit)
     pause = as_method(operations.pause)
     resume = as_method(operations.resume)
     graph_status = as_method(operations.graph_status)

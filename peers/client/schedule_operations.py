@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from peers.client import schedule_statements as statements
+from peers.client.operations import FIND_LIMIT_MAX
 from peers.client.options import Options
 from peers.client.statements import Request
 from peers.client.submission import document
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from peers.client.options import Span
     from peers.client.schedules import ScheduleRecord
     from peers.schedules import Misfire, Overlap
-
-FIND_LIMIT_MAX: Final = 1000
 
 
 def add_schedule(
@@ -67,7 +66,7 @@ def add_schedule(
     )  # fmt: skip
     task = document(kind, {} if args is None else args, options)
     task.pop("on_parent_failure", None)
-    request = schedule.document(name=name, **_times(anchor=anchor), **task)
+    request = schedule.document(name=name, **task, **_times(anchor=anchor))
     return Request(statements.ADD_SCHEDULE, {**request, "replace": replace})
 
 

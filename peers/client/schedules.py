@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,15 @@ class ScheduleRecord:
     kind: str
     cron: str | None
     every: timedelta | None
+    anchor: datetime | None
+    """The first due time of every."""
     timezone: str
     args: dict[str, Any]
     queue: str
     priority: int
+    max_attempts: int | None
+    timeout: timedelta | None
+    metadata: dict[str, Any] | None
     misfire: str
     catch_up: timedelta
     overlap: str
@@ -50,7 +55,6 @@ class ScheduleRecord:
     changed_at: datetime
     read_at: datetime
     """When it was read, by the database's clock."""
-    _anchor: datetime | None = field(repr=False)
 
     def next_times(self, count: int = 5) -> list[datetime]:
         """Return its next due times, in its time zone, also while it is paused.
@@ -62,7 +66,7 @@ class ScheduleRecord:
         from peers.schedules.calendar import Calendar
 
         epoch = datetime(1970, 1, 1, tzinfo=UTC)
-        calendar = Calendar(self.cron, self.every, self.timezone, self._anchor or epoch)
+        calendar = Calendar(self.cron, self.every, self.timezone, self.anchor or epoch)
         zone = ZoneInfo(self.timezone)
         return [time.astimezone(zone) for time in calendar.next_times(self.read_at, count)]
 
@@ -75,10 +79,14 @@ class ScheduleRecord:
             kind=row["kind"],
             cron=row["cron"],
             every=_span(row["every"]),
+            anchor=_time(row["anchor"]),
             timezone=row["timezone"],
             args=row["args"],
             queue=row["queue"],
             priority=row["priority"],
+            max_attempts=row["max_attempts"],
+            timeout=_span(row["timeout"]),
+            metadata=row["metadata"],
             misfire=row["misfire"],
             catch_up=timedelta(seconds=row["catch_up"]),
             overlap=row["overlap"],
@@ -98,7 +106,6 @@ class ScheduleRecord:
             created_by=row["created_by"],
             changed_at=_utc(row["changed_at"]),
             read_at=_utc(row["read_at"]),
-            _anchor=_time(row["anchor"]),
         )
 
 

@@ -40,10 +40,7 @@ class Request(Generic[T]):
 
 # ------------------------------------------------------------------------------------ submitting
 
-SUBMIT: Final = Statement(
-    "submit",
-    """
-    select to_json(peers.submit(
+_SUBMIT_ARGUMENTS: Final = """
         kind => d ->> 'kind', args => d -> 'args', queue => d ->> 'queue',
         priority => (d ->> 'priority')::integer,
         scheduled_at => coalesce((d ->> 'scheduled_at')::timestamptz,
@@ -52,7 +49,13 @@ SUBMIT: Final = Statement(
         depends_on => array(select jsonb_array_elements_text(d -> 'depends_on')::bigint),
         on_parent_failure => (d ->> 'on_parent_failure')::peers.parent_failure_policy,
         idempotency_key => d ->> 'idempotency_key', metadata => d -> 'metadata',
-        graph_id => (d ->> 'graph_id')::bigint))::text
+        graph_id => (d ->> 'graph_id')::bigint"""
+
+SUBMIT: Final = Statement(
+    "submit",
+    "select to_json(peers.submit("
+    + _SUBMIT_ARGUMENTS
+    + """))::text
     from (select cast(:document as jsonb)) as request(d)
     """,
     TaskId,
@@ -68,18 +71,12 @@ SUBMIT_UNIQUE: Final = Statement(
     """
     select to_json(s)::text
     from (select cast(:document as jsonb)) as request(d)
-    cross join lateral peers.submit_unique(
-        kind => d ->> 'kind', args => d -> 'args', queue => d ->> 'queue',
-        priority => (d ->> 'priority')::integer,
-        scheduled_at => coalesce((d ->> 'scheduled_at')::timestamptz,
-                                 peers.now() + (d ->> 'delay')::interval),
-        max_attempts => (d ->> 'max_attempts')::integer, timeout => (d ->> 'timeout')::interval,
-        depends_on => array(select jsonb_array_elements_text(d -> 'depends_on')::bigint),
-        on_parent_failure => (d ->> 'on_parent_failure')::peers.parent_failure_policy,
-        idempotency_key => d ->> 'idempotency_key', metadata => d -> 'metadata',
-        graph_id => (d ->> 'graph_id')::bigint, unique_key => d ->> 'unique_key',
-        unique_while => d ->> 'unique_while', on_duplicate => d ->> 'on_duplicate',
-        wait => (d ->> 'wait')::interval, max_wait => (d ->> 'max_wait')::interval) as s
+    cross join lateral peers.submit_unique("""
+    + _SUBMIT_ARGUMENTS
+    + """,
+        unique_key => d ->> 'unique_key', unique_while => d ->> 'unique_while',
+        on_duplicate => d ->> 'on_duplicate', wait => (d ->> 'wait')::interval,
+        max_wait => (d ->> 'max_wait')::interval) as s
     """,
     _task_id,
 )
@@ -91,7 +88,7 @@ def submit_statement(document: Mapping[str, Any]) -> Statement[TaskId]:
     return SUBMIT_UNIQUE if has_key else SUBMIT
 
 
-def _ids(ids: Any) -> list[TaskId]:
+def _new_ids(ids: Any) -> list[TaskId]:
     return [TaskId(each) for each in ids]
 
 
@@ -117,7 +114,7 @@ SUBMIT_MANY: Final = Statement(
         delay interval, max_attempts integer, timeout interval, metadata jsonb, graph_id bigint,
         depends_on json, on_parent_failure peers.parent_failure_policy)
     """,
-    _ids,
+    _new_ids,
 )
 
 SUBMIT_MANY_UNIQUE: Final = Statement(

@@ -31,6 +31,7 @@ from peers.client.targets import is_async_target
 from peers.client.transport import perform, perform_async, perform_in, perform_in_async
 from peers.errors import ArgsInvalid, BadTask
 from peers.handlers import DEFAULT_BACKOFF, DEFAULT_BACKOFF_CAP, Handler, register
+from peers.limits import Limit
 from peers.schedules import Schedule
 from peers.types import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
 
@@ -210,6 +211,7 @@ class _Policy(TypedDict, total=False):
     timeout: Span | None
     backoff: Span
     backoff_cap: Span
+    limit: Limit | Iterable[Limit]
     cron: str | None
     every: Span | None
     timezone: str
@@ -235,6 +237,7 @@ def task(
     backoff_cap: Span = DEFAULT_BACKOFF_CAP,
     batch_size: int | None = None,
     batch_wait: Span = 0,
+    limit: Limit | Iterable[Limit] = (),
     cron: str | None = None,
     every: Span | None = None,
     timezone: str = "UTC",
@@ -248,16 +251,21 @@ def task(
     bisected until the failing tasks are isolated; only these fail. Retry, Reject and the timeout
     apply to all tasks of the call.
 
+    limit: how many of its tasks run at once, or start in a period, in all peers together; one Limit
+    or several, which all hold.
+
     With cron or every, the peers submit a task of this kind at each due time, by the clocks of
     timezone. The schedule has the name of the kind. schedules: schedules with more options, or
     several of them; see Schedule.
 
     Durations are timedeltas or seconds. The wait after a failed attempt is a random part of
     backoff * 2^(attempt - 1), at most backoff_cap. Raises ValueError for values out of bounds
-    and for a kind that already has another function, and BadSchedule.
+    and for a kind that already has another function, BadLimit
+    and BadSchedule.
     """
     if not isinstance(kind, str):
         raise TypeError(f'write @task("some.kind") above the function, not {kind!r}')
+    limits = (limit,) if isinstance(limit, Limit) else tuple(limit)
 
     declared = tuple(schedules)
     if cron is not None or every is not None:
@@ -275,6 +283,7 @@ def task(
             backoff_cap=_timedelta(backoff_cap),
             batch_size=batch_size,
             batch_wait=_timedelta(batch_wait),
+            limits=limits,
             schedules=declared,
         )
         register(handler)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, LiteralString, TypeVar
 
+from peers.client.limit_statements import LIMIT_STATEMENTS
 from peers.client.schedule_statements import SCHEDULE_STATEMENTS
 from peers.client.statements import STATEMENTS, Request, Statement
 from peers.client.targets import is_django, unprepared, unprepared_async
@@ -96,7 +97,7 @@ def perform_for_handler(
     JSON: that of a large graph would keep its other threads from running. Raises BadTask for an
     unknown name.
     """
-    statement = STATEMENTS.get(name) or SCHEDULE_STATEMENTS.get(name)
+    statement = STATEMENTS.get(name) or SCHEDULE_STATEMENTS.get(name) or LIMIT_STATEMENTS.get(name)
     if statement is None:
         raise BadTask(
             f"the peer does not know the request {name!r} of a handler",

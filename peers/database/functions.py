@@ -143,6 +143,21 @@ def start_cooldown(
     return left.total_seconds()
 
 
+def shut_limit_of_task(
+    connection: Connection, task_id: int, duration: timedelta, reason: str | None
+) -> float:
+    """Shut the only limit that a task is under, and return for how many seconds it is shut."""
+    left: timedelta = _value(
+        connection,
+        "select peers.shut_limit_of_task(%s, %s, %s)",
+        task_id,
+        duration,
+        storable(reason, _encoding(connection)),
+        binary=True,
+    )
+    return left.total_seconds()
+
+
 def cooldown_left(connection: Connection, name: str) -> float:
     """Return for how many seconds no handler may call an external system; 0.0: it may call."""
     left: timedelta = _value(connection, "select peers.cooldown_left(%s)", name, binary=True)

@@ -16,6 +16,7 @@ from psycopg.pq.abc import PGresult
 from peers.database.binary import pack_integers, pack_tokens, read_float, read_integer
 from peers.database.pipeline import Statement
 from peers.database.rows import (
+    DeclaredLimit,
     DueSchedules,
     LostPeer,
     Promoted,
@@ -49,10 +50,13 @@ _PRUNE: Final = (
     b" from peers.prune(make_interval(secs => $1::double precision), $2::integer)"
 )
 _PLACE_LIMITED: Final = b"select peers.place_limited($1::integer)"
+_DECLARE_LIMITS: Final = (
+    b"select limit_name, change, error from peers.declare_limits($1::uuid, $2::jsonb)"
+)
 _UNRUNNABLE: Final = (
     b"select queue, kind, tasks, date_part('epoch', oldest_ready_at) from peers.unrunnable()"
 )
-_DUE_SCHEDULES: Final = b"select peers.due_schedules($1::integer)::text"
+_DUE_SCHEDULES: Final = b"select peers.due_schedules($1::integer, $2::boolean)::text"
 _FIRE_SCHEDULES: Final = (
     b"select schedule, date_part('epoch', due_at), outcome::text, reason, task_id"
     b" from peers.fire_schedules($1::jsonb)"
@@ -174,6 +178,23 @@ def read_placed(result: PGresult) -> int:
     return read_integer(result.get_value(0, 0))
 
 
+def declare_limits(peer_id: UUID, limits: Sequence[Mapping[str, Any]]) -> Statement:
+    """Create and change limits as the app of this peer declares them."""
+    return Statement(_DECLARE_LIMITS, (peer_id.bytes, json.dumps(limits).encode()), (1, 0))
+
+
+def read_declared_limits(result: PGresult) -> list[DeclaredLimit]:
+    """Return the limits that were created, changed or refused."""
+    return [
+        DeclaredLimit(
+            (result.get_value(row, 0) or b"").decode(),
+            (result.get_value(row, 1) or b"").decode(),
+            (result.get_value(row, 2) or b"").decode(),
+        )
+        for row in range(result.ntuples)
+    ]
+
+
 def unrunnable() -> Statement:
     """Find the kinds with ready tasks in a queue that no live peer can run."""
     return Statement(_UNRUNNABLE)
@@ -192,9 +213,9 @@ def read_unrunnable(result: PGresult) -> list[Unrunnable]:
     ]
 
 
-def due_schedules(max_schedules: int) -> Statement:
-    """Ask which schedules are due, and when to ask again."""
-    return Statement(_DUE_SCHEDULES, (b"%d" % max_schedules,), (0,))
+def due_schedules(max_schedules: int, *, unlocked: bool) -> Statement:
+    """Ask which schedules are due (unlocked: and not locked), and when to ask again."""
+    return Statement(_DUE_SCHEDULES, (b"%d" % max_schedules, b"t" if unlocked else b"f"), (0, 0))
 
 
 def read_due_schedules(result: PGresult) -> DueSchedules:

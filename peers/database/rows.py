@@ -160,6 +160,16 @@ class Unrunnable(NamedTuple):
     oldest_ready_at: datetime
 
 
+class DeclaredLimit(NamedTuple):
+    """A limit that a declaration has changed."""
+
+    name: str
+    change: str
+    """created, changed or refused."""
+    error: str
+    """Why it was refused."""
+
+
 class Pruned(NamedTuple):
     """The result of one call of prune. Call again until it has `finished`."""
 

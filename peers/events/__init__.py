@@ -3,6 +3,10 @@
 Events go to the logger "peers", and peers.logs.log_output formats them. Durations are in seconds.
 """
 
+from peers.events.limits import (
+    limit_declared,
+    limit_refused,
+)
 from peers.events.log import (
     dropped_record,
     log_dropped,
@@ -89,6 +93,8 @@ __all__ = [
     "heartbeat_failed",
     "heartbeat_recovered",
     "leases_reconciled",
+    "limit_declared",
+    "limit_refused",
     "listener_failed",
     "log_dropped",
     "main_loop_stalled",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from peers.errors import BadSchedule
 
 if TYPE_CHECKING:
-    from peers.schedules import Calendar
+    from peers.schedules.calendar import Calendar
 
 MISSED_MAX: Final = 1000
 """How many missed due times one step records, each in a row of its own."""

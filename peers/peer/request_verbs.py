@@ -37,7 +37,7 @@ def execute(
     parents: null → [{"id", "kind", "state", "result"}, …]
     due_at: null → the due time of the task's schedule, or null
     progress: {"done", "total"} → bool
-    start_cooldown: {"name", "seconds", "reason"} → seconds
+    start_cooldown: {"name", "seconds", "reason"} → seconds; name null: of the task's only limit
     cooldown_left: {"name"} → seconds
     Any statement of the client: what the client sends → what it expects, at most once, and only
     while the lease of `task` holds.
@@ -90,7 +90,12 @@ def _execute(
             name, reason = given["name"], given["reason"]
             duration = timedelta(seconds=given["seconds"])
             seconds = _repeatably(
-                connection, lambda c: functions.start_cooldown(c, name, duration, reason)
+                connection,
+                lambda c: (
+                    functions.shut_limit_of_task(c, task.task_id, duration, reason)
+                    if name is None
+                    else functions.start_cooldown(c, name, duration, reason)
+                ),
             )
             return json.dumps(seconds).encode()
         case "cooldown_left":

@@ -27,17 +27,19 @@ SCHEDULE: Final = "schedule"
 """The payload of a notification that the times of a schedule have changed."""
 
 _MAX_SCHEDULES: Final = 50
-_IDENTITY: Final = ("name", "revision", "next_due_at")
+_FIRE: Final = ("name", "revision", "next_due_at")
+_BACKFILL: Final = ("id", "name", "revision", "done_until")
 _REFUSED: Final = "the database refused to submit the task, or did not finish it in time"
 _NEVER: Final = float("inf")
 _AT_LEAST_EVERY: Final = 10.0
-"""Seconds. A notification may be lost, or the clock of the database be set."""
+"""Seconds. A notification may be lost, or someone may set the database's clock."""
 _WITHOUT_NOTIFICATIONS: Final = 1.0
 _SPREAD: Final = 0.03
 """Seconds over which the peers spread their looks, so that the others find the first one's work."""
 _AGAIN_AFTER: Final = 0.05
-"""Seconds until the next look when other sessions had locked all that was due."""
+"""Seconds until the next look after the first miss."""
 _AGAIN_MAX: Final = 1.0
+_COMPUTE_SECONDS: Final = 0.05
 
 
 class Schedules(Chore):
@@ -51,11 +53,11 @@ class Schedules(Chore):
         """When (monotonic) the next schedule is due."""
         self._fires: list[dict[str, Any]] = []
         self._backfills: list[dict[str, Any]] = []
-        self._sent: list[dict[str, Any]] = []
-        """What the step in progress fires."""
-        self._is_firing = False
-        self._in_vain = 0
-        """How many times in a row nothing of what was due could be fired."""
+        self._sent_fires: list[dict[str, Any]] = []
+        self._sent_backfills: list[dict[str, Any]] = []
+        """What the step in progress submits: fires or backfills, or neither if it looks."""
+        self._misses = 0
+        """How many times in a row it could fire nothing of what was due."""
 
     def look_now(self) -> None:
         """Look soon: schedules have changed, or a notification may have been lost."""
@@ -71,28 +73,27 @@ class Schedules(Chore):
     def failed(self) -> None:
         """Forget what was to be fired: another peer may have fired it meanwhile.
 
-        A schedule that was refused alone, for example because a trigger took too long, is recorded
-        as failed, so that the others go on while it waits for its next try.
+        A schedule or a backfill that was refused alone, for example because a trigger took too
+        long, is recorded as failed, so that the others go on while it waits for its next try.
         """
         super().failed()
-        refused = self._sent if self._is_firing and len(self._sent) == 1 else []
-        self._fires = [
-            {name: fire[name] for name in _IDENTITY} | {"error": _REFUSED}
-            for fire in refused
-            if "error" not in fire
-        ]
-        self._backfills, self._sent, self._is_firing = [], [], False
+        self._fires = _refused(self._sent_fires, _FIRE)
+        self._backfills = _refused(self._sent_backfills, _BACKFILL)
+        self._sent_fires, self._sent_backfills = [], []
 
     def _write(self, _: UUID, most: int) -> Statement:
-        self._is_firing = bool(self._fires or self._backfills)
-        if not self._is_firing:
-            return maintenance.due_schedules(most)
-        self._sent, self._fires = self._fires, []
-        backfills, self._backfills = self._backfills, []
-        return maintenance.fire_schedules(self._sent, backfills)
+        """Write a step. A backfill has a step of its own: if it fails, no schedule has to wait."""
+        self._sent_fires, self._fires = self._fires, []
+        self._sent_backfills = []
+        if not self._sent_fires:
+            self._sent_backfills, self._backfills = self._backfills, []
+        if self._sent_fires or self._sent_backfills:
+            return maintenance.fire_schedules(self._sent_fires, self._sent_backfills)
+        # Of hundreds that a session has locked, the peer could try in vain again and again.
+        return maintenance.due_schedules(most, unlocked=self._misses > 0)
 
     def _read(self, result: PGresult, _: int) -> bool:
-        if self._is_firing:
+        if self._sent_fires or self._sent_backfills:
             return self._read_fired(maintenance.read_fired(result))
         return self._read_due(maintenance.read_due_schedules(result))
 
@@ -106,31 +107,53 @@ class Schedules(Chore):
         for alert in reply.late:
             events.schedule_late(schedule=alert["schedule"], due_at=alert["due_at"])
         now = datetime.fromtimestamp(reply.now, UTC)
-        self._fires = [fire_of(schedule, now) for schedule in reply.schedules]
+        self._fires = _fires_of(reply.schedules, now)
         self._backfills = [backfill_of(backfill) for backfill in reply.backfills]
         if self._fires or self._backfills:
             return False
         if wait <= 0:
-            self._note_in_vain()
+            self._back_off()
         else:
-            self._in_vain = 0
+            self._misses = 0
         return True
 
     def _read_fired(self, runs: list[ScheduleRun]) -> bool:
         """Log what became of the due times, and look again: there may be more."""
         report(runs)
         if runs:
-            self._in_vain = 0
+            self._misses = 0
             self._look_at = 0.0
             return False
-        self._note_in_vain()
-        return True
+        self._back_off()
+        return not self._backfills
 
-    def _note_in_vain(self) -> None:
-        """Look again after a growing wait: another peer was faster, or has locked the rows."""
-        self._in_vain += 1
-        wait = min(_AGAIN_MAX, _AGAIN_AFTER * 2 ** min(self._in_vain - 1, 10))
+    def _back_off(self) -> None:
+        """Look again after a wait that grows: another peer was faster, or has locked the rows."""
+        self._misses += 1
+        wait = min(_AGAIN_MAX, _AGAIN_AFTER * 2 ** min(self._misses - 1, 10))
         self._look_at = time.monotonic() + wait * random.uniform(0.5, 1)
+
+
+def _fires_of(schedules: list[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:
+    """Compute the due times of as many schedules as the peer's own work can wait for.
+
+    The next look returns the others. After a day without peers, 50 schedules that are due each
+    minute would take 3.5 s.
+    """
+    until = time.monotonic() + _COMPUTE_SECONDS
+    fires = []
+    for schedule in schedules:
+        fires.append(fire_of(schedule, now))
+        if time.monotonic() > until:
+            break
+    return fires
+
+
+def _refused(sent: list[dict[str, Any]], identity: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return what records that the only one that was sent has failed."""
+    if len(sent) != 1 or "error" in sent[0]:
+        return []
+    return [{name: sent[0][name] for name in identity} | {"error": _REFUSED}]
 
 
 def report(runs: list[ScheduleRun]) -> None:

@@ -81,7 +81,7 @@ class _DeclareLost(Chore):
         return 0.0 if self._gone else self._witness.next_look()
 
     def _write(self, peer_id: UUID, most: int) -> Statement:
-        unstarted = _limited(self._witness.unstarted(self._gone), most)
+        unstarted = _at_most(self._witness.unstarted(self._gone), most)
         return maintenance.declare_lost(peer_id, self._gone, unstarted)
 
     def _read(self, result: PGresult, _: int) -> bool:
@@ -96,7 +96,7 @@ class _DeclareLost(Chore):
         return True
 
 
-def _limited(unstarted: list[UnstartedTasks], most: int) -> list[UnstartedTasks]:
+def _at_most(unstarted: list[UnstartedTasks], most: int) -> list[UnstartedTasks]:
     """Return up to `most` of these tasks."""
     found = []
     for token, first, number in unstarted:

@@ -155,7 +155,7 @@ def read(name: str, folder: Path = FOLDER) -> bytes:
 
 
 def _open(name: str, folder: Path) -> int:
-    # O_NONBLOCK: somebody may have put a pipe in the place of the file
+    # O_NONBLOCK: a pipe may have been put in the place of the file
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     return os.open(_path(folder, name), flags)
 

@@ -32,8 +32,8 @@ def find_unstarted(file: bytes) -> list[UnstartedTasks]:
         return []
     seen: dict[bytes, int] = {}
     unstarted: dict[bytes, int] = {}
-    # Sets of tasks are integers with a bit for each. So even a file that somebody made up takes
-    # only milliseconds.
+    # Sets of tasks are integers with a bit for each task. So even a forged file takes only
+    # milliseconds.
     for execution_id, token, first, count, mark in _newest_first(file):
         tasks = (1 << count) - 1 << first
         started = _how_many_started(file, mark, execution_id, count)

@@ -36,7 +36,10 @@ class Calendar:
         anchor: datetime = _FIRST,
     ) -> None:
         if (cron is None) == (every is None):
-            raise BadSchedule("a schedule must have either cron or every; example: @daily")
+            raise BadSchedule(
+                'set either cron, such as "0 2 * * *" (each night at 2), or every, such as 15'
+                " minutes, and not both"
+            )
         self._zone = Zone(timezone)
         self._anchor = anchor.astimezone(UTC)
         self._every = None if every is None else _checked(every)

@@ -65,24 +65,33 @@ class Schedule:
                 "expect_within", self.expect_within, _SECOND, _YEAR, "1 second to 365 days"
             )
 
-    def document(self, **of_the_kind: object) -> dict[str, Any]:
-        """Return the columns of peers.schedule that it sets, as JSON, with these others."""
+    def document(self, **others: object) -> dict[str, Any]:
+        """Return the columns of peers.schedule that it sets, as JSON, with these other ones."""
         columns = {
-            "cron": self.cron, "every": interval(self.every), "timezone": self.timezone,
-            "misfire": self.misfire, "catch_up": interval(self.catch_up), "overlap": self.overlap,
-            "jitter": interval(self.jitter), "expect_within": interval(self.expect_within),
-            **of_the_kind,
+            "cron": self.cron, "every": _interval(self.every), "timezone": self.timezone,
+            "misfire": self.misfire, "catch_up": _interval(self.catch_up), "overlap": self.overlap,
+            "jitter": _interval(self.jitter), "expect_within": _interval(self.expect_within),
+            **others,
         }  # fmt: skip
         return {name: value for name, value in columns.items() if value is not None}
 
 
-def interval(span: Span | None) -> str | None:
+def _interval(span: Span | None) -> str | None:
     """Return a duration as SQL takes it."""
     return None if span is None else f"{_timedelta(span).total_seconds():.6f} seconds"
 
 
 def _timedelta(span: Span) -> timedelta:
-    return span if isinstance(span, timedelta) else timedelta(seconds=span)
+    if isinstance(span, timedelta):
+        return span
+    if isinstance(span, bool) or not isinstance(span, int | float):
+        raise BadSchedule(f"a duration must be a timedelta or seconds, not {span!r}")
+    try:
+        return timedelta(seconds=span)
+    except (ValueError, OverflowError):  # nan, infinity, or more than a timedelta can hold
+        raise BadSchedule(
+            f"a duration must be a number of seconds up to 365 days, not {span}"
+        ) from None
 
 
 def _require_span(name: str, span: object) -> None:

@@ -10,15 +10,13 @@ from typing import Final
 
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
+from peers.spans import UNITS, parse_span
 from peers.types import NAME_MAX_LENGTH
 
 SLOTS_MAX: Final = 10_000
 MEMORY_MIN: Final = 16 << 20
 """Bytes. A worker needs about this much to start."""
 
-_UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_AMOUNT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*")
-_DURATION: Final = re.compile(rf"(?:{_AMOUNT.pattern})+")
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _SIZE_UNITS: Final = ("", "K", "M", "G", "T")
 _PASSWORD_IN_URL: Final = re.compile(r"(//[^:/@]*:).*@")  # to the last @, to be on the safe side
@@ -36,9 +34,8 @@ def duration(value: object) -> timedelta:
     with suppress(TypeError, ValueError):
         value = float(value)  # type: ignore[arg-type]  # text that is no number is tried as ISO 8601
     try:
-        if isinstance(value, str) and _DURATION.fullmatch(value.strip()):
-            amounts = _AMOUNT.findall(value)
-            return timedelta(seconds=sum(float(amount) * _UNITS[unit] for amount, unit in amounts))
+        if isinstance(value, str) and (span := parse_span(value)) is not None:
+            return span
         return TypeAdapter(timedelta).validate_python(value)
     except (ValidationError, OverflowError):
         raise ValueError('must be a duration such as "500ms", "30s", "2m" or "1h30m"') from None
@@ -161,8 +158,8 @@ def show(value: object) -> str:
     """Return a setting's value in the form in which it can be given, with secrets hidden."""
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
-        unit = next((u for u in ("d", "h", "m") if seconds and seconds % _UNITS[u] == 0), "s")
-        return f"{seconds / _UNITS[unit]:g}{unit}"
+        unit = next((u for u in ("d", "h", "m") if seconds and seconds % UNITS[u] == 0), "s")
+        return f"{seconds / UNITS[unit]:g}{unit}"
     if isinstance(value, dict):
         return ",".join(f"{name}={slots}" for name, slots in value.items())
     if isinstance(value, tuple):

@@ -12,6 +12,7 @@ Path: TypeAlias = tuple[str | int, ...]
 NULL: Final = type(None)
 JSON_TYPES: Final = frozenset({NULL, bool, int, float, str, list, dict})
 """The types that a JSON decoder returns."""
+NOTHING: Final = frozenset[type]()
 
 _MOST_FAULTS: Final = 10
 
@@ -78,6 +79,15 @@ class Codec(ABC):
     @abstractmethod
     def load(self, data: Any) -> Any:
         """Return the value that `data`, which is JSON, stands for. Raises `ConversionError`."""
+
+    def types_at(self, path: tuple[str, ...]) -> frozenset[type]:
+        """Return the JSON types that may be at a path within the JSON; none: nothing ever is.
+
+        A list is entered by a number, as in SQL.
+        """
+        if not path:
+            return self.json_types
+        return JSON_TYPES if self.json_types & {dict, list} else NOTHING
 
     def mismatch(self, value: object) -> ConversionError:
         """Return the error for a value of another type, or of another form."""

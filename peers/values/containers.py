@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from peers.values.codec import Codec, ConversionError, same, type_text
+from peers.values.codec import NOTHING, Codec, ConversionError, same, type_text
 from peers.values.plain import StrCodec
 
 
@@ -47,6 +47,12 @@ class CollectionCodec(Codec):
                 self.native = GenericAlias(list, (item.native,))
                 self._shape = _shape_of(self.native)
 
+    def types_at(self, path: tuple[str, ...]) -> frozenset[type]:
+        """Return what an item may have there."""
+        if not path:
+            return self.json_types
+        return self._item.types_at(path[1:]) if _is_index(path[0]) else NOTHING
+
     def matches(self, value: object) -> bool:
         """Return whether it is of this kind."""
         return isinstance(value, self._kind)
@@ -82,6 +88,13 @@ class TupleCodec(Codec):
     def __init__(self, items: tuple[Codec, ...]) -> None:
         self.name = f"tuple[{', '.join(item.name for item in items) or '()'}]"
         self._items = items
+
+    def types_at(self, path: tuple[str, ...]) -> frozenset[type]:
+        """Return what the item of this position may have there."""
+        if not path:
+            return self.json_types
+        fits = _is_index(path[0]) and -len(self._items) <= int(path[0]) < len(self._items)
+        return self._items[int(path[0])].types_at(path[1:]) if fits else NOTHING
 
     def matches(self, value: object) -> bool:
         """Return whether it is a tuple of this length."""
@@ -128,6 +141,10 @@ class DictCodec(Codec):
             if value.native is not None:
                 self.native = GenericAlias(dict, (str, value.native))
                 self._shape = _shape_of(self.native)
+
+    def types_at(self, path: tuple[str, ...]) -> frozenset[type]:
+        """Return what a value may have there, whatever its key is."""
+        return self._value.types_at(path[1:]) if path else self.json_types
 
     def matches(self, value: object) -> bool:
         """Return whether it is a mapping."""
@@ -195,6 +212,10 @@ class DictCodec(Codec):
             raise _key_error(error) from None
         except ValueError:
             raise ConversionError(f"its key: expected {self._key.name}, got str") from None
+
+
+def _is_index(step: str) -> bool:
+    return step.removeprefix("-").isdecimal()
 
 
 def _key_error(error: ConversionError) -> ConversionError:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
-from peers.values.codec import Codec, ConversionError, type_text
+from peers.values.codec import NOTHING, Codec, ConversionError, type_text
 from peers.values.plain import AnyCodec
 
 _any = AnyCodec()
+_OBJECT: Final = frozenset({dict})
 
 
 class Fields:
@@ -54,6 +55,13 @@ class Fields:
             if codec.native is None or codec.makes_floats
         ]
         """What is not yet the value when JSON has been decoded."""
+
+    def types_at(self, path: tuple[str, ...]) -> frozenset[type]:
+        """Return the JSON types that may be at a path within the JSON object; none: nothing is."""
+        if not path:
+            return _OBJECT
+        codec = self._codecs.get(path[0], _any if self._takes_more else None)
+        return NOTHING if codec is None else codec.types_at(path[1:])
 
     def dump(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values as JSON, by name. Raises `ConversionError`, which holds each fault."""
@@ -149,6 +157,10 @@ class DataclassCodec(Codec):
         self._kind = kind
         self.fields = Fields({}, frozenset())
 
+    def types_at(self, path: tuple[str, ...]) -> frozenset[type]:
+        """Return what the field of this name may have there."""
+        return self.fields.types_at(path) if path else self.json_types
+
     def matches(self, value: object) -> bool:
         """Return whether it is an object of this class."""
         return type(value) is self._kind
@@ -214,6 +226,13 @@ class NamedTupleCodec(DataclassCodec):
 
     json_types = frozenset({list, dict})
     rank = 12
+
+    def types_at(self, path: tuple[str, ...]) -> frozenset[type]:
+        """Return what the field of this name or of this position may have there."""
+        names = dict(enumerate(self._names))
+        if path and path[0].isdecimal():
+            path = (names.get(int(path[0]), path[0]), *path[1:])
+        return super().types_at(path)
 
     def dump(self, value: Any) -> Any:
         """Return a list."""

@@ -39,6 +39,10 @@ class UnionCodec(Codec):
                 "bytes | None"
             )
 
+    def types_at(self, path: tuple[str, ...]) -> frozenset[type]:
+        """Return what any of the members may have there."""
+        return frozenset[type]().union(*(member.types_at(path) for member in self._members))
+
     def matches(self, value: object) -> bool:
         """Return whether it is of one of the types."""
         return any(member.matches(value) for member in self._members)

@@ -19,6 +19,7 @@ def import_app(app: str) -> ImportFailed | None:
             importlib.import_module(module)
         for handler in registry().values():
             handler.resolve()
+            handler.declared_limits()  # raises if a path leads nowhere
             handler.declared_schedules()  # raises if the args of one do not fit
     except BaseException as error:  # noqa: BLE001  # whatever user code raises, the peer reports it
         has_own_frames = keep_own_frames(error)
@@ -50,5 +51,6 @@ def declared_kinds() -> list[KindDeclared]:
 
 def declarations() -> bytes:
     """Return what else the app declares for the database, as JSON."""
+    limits = [each for handler in registry().values() for each in handler.declared_limits()]
     schedules = [each for handler in registry().values() for each in handler.declared_schedules()]
-    return json.dumps({"schedules": schedules}).encode()
+    return json.dumps({"limits": limits, "schedules": schedules}).encode()

@@ -16,7 +16,7 @@ def environment(names: list[str]) -> dict[str, str | None]:
 @task("holds.off", max_attempts=1)
 def holds_off(name: str, seconds: float) -> float:
     """Has everybody leave an outside system alone."""
-    return current_task().start_cooldown(name, seconds, "busy")
+    return current_task().cooldown(seconds, "busy", name=name)
 
 
 @task("cools.down")
@@ -28,5 +28,5 @@ def cools_down(name: str) -> float:
 @task("async.holds.off", max_attempts=1)
 async def async_holds_off(name: str, seconds: float) -> list[float]:
     """Both, on the loop."""
-    held = await current_task().start_cooldown_async(name, seconds)
+    held = await current_task().cooldown_async(seconds, name=name)
     return [held, await current_task().cooldown_left_async(name)]

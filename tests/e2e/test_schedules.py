@@ -10,6 +10,7 @@ from typing import Final
 import pytest
 
 from tests.e2e.harness import Stage
+from tests.support.schedules import refuse_kind
 
 APP: Final = "tests.e2e.app_schedules"
 ADD: Final = "insert into peers.schedule (name, every, kind) values (%s, %s::interval, %s)"
@@ -121,12 +122,7 @@ def test_no_due_time_is_lost_or_fires_twice_while_peers_die(stage: Stage) -> Non
 
 def test_a_poisoned_schedule_stops_no_other(stage: Stage) -> None:
     """Its failure is logged and in the ledger; the others go on firing."""
-    stage.db.execute(
-        "create function poison() returns trigger language plpgsql as $$ begin"
-        " if new.kind = 'poisoned' then raise 'not this kind'; end if; return new; end $$;"
-        "create trigger poison before insert on peers.task"
-        " for each row execute function poison()"
-    )
+    refuse_kind(stage.db, "poisoned")
     for n in range(10):
         stage.db.execute(ADD, (f"s{n}", "1 second", "poisoned" if n % 2 else "tick"))
     peer = stage.peer(APP)
@@ -158,3 +154,30 @@ def test_a_schedule_whose_task_hangs_stops_no_other(stage: Stage) -> None:
     stage.until_true(
         "select exists (select from peers.schedule_run where schedule = 's0' and outcome = 'fired')"
     )
+
+
+def test_a_backfill_whose_task_is_refused_stops_no_schedule(stage: Stage) -> None:
+    """An error that aborts the peer's statement as well is recorded with the backfill alone."""
+    stage.db.execute(
+        "create function poison() returns trigger language plpgsql as $$ begin"
+        " if new.kind = 'poisoned' then raise 'broken' using errcode = 'XX000'; end if;"
+        " return new; end $$;"
+        "create trigger poison before insert on peers.task for each row execute function poison()"
+    )
+    stage.db.execute(
+        "insert into peers.schedule (name, every, anchor, kind)"
+        " values ('bad', '1 hour', now() - interval '90 minutes', 'poisoned')"
+    )
+    stage.db.execute(
+        "select peers.backfill_schedule('bad', now() - interval '1 day', now() - interval '1 hour')"
+    )
+    for n in range(3):
+        stage.db.execute(ADD, (f"s{n}", "1 second", "tick"))
+    peer = stage.peer(APP)
+    stage.until_true("select failures > 0 from peers.schedule_backfill")
+    assert peer.await_event("schedule_failed")["schedule"] == "bad"
+    stage.until_true(
+        "select count(*) = 3 from (select from peers.schedule_run where outcome = 'fired'"
+        " group by schedule having count(*) >= 3) s"
+    )
+    assert stage.rows("select * from peers.schedule_run where outcome = 'failed'") == []

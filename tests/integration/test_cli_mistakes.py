@@ -50,6 +50,8 @@ PREDICT = ["predict", "--model", "m:f", "--input", "status", "--output", "o.csv"
         (["explain", "9" * 30], ["a task id is a number"]),
         (["submit", "a", "novalue"], ['"novalue" is not key=value', "peers submit --help"]),
         (["submit", "a", "x=1", "x=2"], ['"x" is given twice']),
+        (["submit", "a", "--unique-while", "never"], ['"waiting", "unfinished" or a duration']),
+        (["schedule", "add", "s", "a", "--every", "1m", "x=1", "x=2"], ['"x" is given twice']),
         (["submit", "a", "--args", "[1]"], ["must be a JSON object"]),
         (["submit", "a", "--args", "{"], ["is not JSON"]),
         (["submit", ""], ["1 to 200 characters, not 0"]),
@@ -253,6 +255,22 @@ APPS = {
                                "    raise RuntimeError('why') from e\n"},
                 ["RuntimeError: why", "No module named 'no_such'", "chained.py"]),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["submit", "\udcff"],
+        ["submit", "a", "--unique-key", "\udcff"],
+        ["submit", "a", "--args", '{"a": "\\ud800"}'],
+        ["schedule", "add", "s", "a", "--every", "1h", "--args", '{"a": "\\ud800"}'],
+        ["schedule", "add", "\udcff", "a", "--every", "1h"],
+        ["schedule", "pause", "\udcff"],
+    ],
+)
+def test_text_that_is_no_unicode_is_refused(database_url: str, words: list[str]) -> None:
+    """Whether the shell passes other bytes than UTF-8, or JSON spells half a character."""
+    complains(peers(*words, url=database_url), 1, "half a character", "Pass valid Unicode")
 
 
 @pytest.mark.parametrize("app", APPS)

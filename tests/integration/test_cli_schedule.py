@@ -9,7 +9,7 @@ import pytest
 
 from peers.cli.output import WIDTH
 from tests.support.cli import Answer, Here
-from tests.support.schedules import fire, set_clock
+from tests.support.schedules import fire, refuse_kind, set_clock
 from tests.support.world import Peer
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def test_status_tells_of_schedules_that_do_not_run(here: Here, db: Connection) -
     """Alerts, failures, and schedules without a peer are problems."""
     assert here("status").code == 0
     set_clock(db, "2026-11-20 12:00:01+00")
-    add(here, "hourly", "--every", "1h", "--expect-within", "10m")
+    add(here, "hourly sums", "--every", "1h", "--expect-within", "10m")
     answer = here("status")
     assert (answer.code, "no live peer, so that 1 schedule cannot fire" in answer.out) == (1, True)
     peer = Peer.join(db, "etl.extract")
@@ -179,15 +179,12 @@ def test_status_tells_of_schedules_that_do_not_run(here: Here, db: Connection) -
     peer.heartbeat()
     answer = here("status", "--json")
     assert answer.code == 1
-    assert [alert["subject"] for alert in answer.document["alerts"]] == ["hourly"]
-    assert any("schedule explain hourly" in alarm for alarm in answer.document["alarms"])
-    db.execute(
-        "create function poison() returns trigger language plpgsql as"
-        " $$ begin raise 'not now'; end $$;"
-        "create trigger poison before insert on peers.task execute function poison()"
-    )
+    assert [alert["subject"] for alert in answer.document["alerts"]] == ["hourly sums"]
+    assert any("schedule explain 'hourly sums'" in alarm for alarm in answer.document["alarms"])
+    refuse_kind(db, "etl.extract")
     set_clock(db, "2026-11-20 15:10:00+00")
     fire(db)
     assert "1 schedule could not be fired" in here("status").out
-    listed = done(here("schedule", "list"))
-    assert "failing" in listed
+    answer = here("schedule", "list")
+    assert (answer.code, "failing" in answer.out) == (0, True)
+    assert "schedule explain 'hourly sums'`" in answer.err

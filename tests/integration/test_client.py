@@ -24,7 +24,7 @@ from peers.client.transport import perform_for_handler
 from peers.database import tables
 from peers.database.connection import connect
 from tests.support.current import inside_handler
-from tests.support.world import Peer
+from tests.support.world import Peer, task_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,19 +68,6 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine = create_engine(sqlalchemy_url(database_url))
     yield engine
     engine.dispose()
-
-
-@pytest.fixture
-def configured(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """PEERS_DATABASE_URL names this test's database."""
-    monkeypatch.setenv("PEERS_DATABASE_URL", database_url)
-    return database_url
-
-
-def task_row(db: Connection, task_id: int) -> dict[str, Any]:
-    """The task as it is in the database."""
-    [row] = db.execute("select * from peers.task where id = %s", (task_id,)).fetchall()
-    return row
 
 
 # ------------------------------------------------------------------------------- what is submitted

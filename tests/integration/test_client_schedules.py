@@ -39,6 +39,8 @@ def test_a_schedule_is_added_and_found(client: Client, db: Connection) -> None:
         client.add_schedule("nightly", "a", cron="@daily")
     found = client.get_schedule("nightly")
     assert (found.kind, found.args, found.queue, found.priority) == ("a", {"n": 1}, "q", 7)
+    assert (found.max_attempts, found.timeout) == (3, timedelta(seconds=9))
+    assert (found.metadata, found.anchor) == ({"team": "x"}, None)
     assert (found.misfire, found.overlap) == ("all", "skip")
     assert (found.catch_up, found.jitter) == (timedelta(hours=3), timedelta(seconds=5))
     assert (found.expect_within, found.next_due_at, found.declared) == (
@@ -85,7 +87,7 @@ def test_bad_values_are_refused_before_the_database_is_asked() -> None:
     naive = datetime(2026, 11, 20)  # noqa: DTZ001
     with pytest.raises(BadSchedule, match="five fields"):
         peers.add_schedule("s", "a", cron="0 2 * *")
-    with pytest.raises(BadSchedule, match="either cron or every"):
+    with pytest.raises(BadSchedule, match="either cron, such as"):
         peers.add_schedule("s", "a")
     with pytest.raises(BadSchedule, match="time zone"):
         peers.backfill_schedule("s", naive)

@@ -19,6 +19,7 @@ from peers import context
 from tests.integration.test_client import Parent
 from tests.support.cli import peers as command
 from tests.support.current import inside_handler
+from tests.support.world import task_row
 
 if TYPE_CHECKING:
     from tests.support.server import Connection
@@ -27,19 +28,6 @@ if TYPE_CHECKING:
 @peers.task("unique.sync", queue="media")
 def sync(account: int) -> None:
     """Do nothing."""
-
-
-@pytest.fixture
-def configured(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """PEERS_DATABASE_URL names this test's database."""
-    monkeypatch.setenv("PEERS_DATABASE_URL", database_url)
-    return database_url
-
-
-def task_row(db: Connection, task_id: int) -> dict[str, Any]:
-    """The task as it is in the database."""
-    [row] = db.execute("select * from peers.task where id = %s", (task_id,)).fetchall()
-    return row
 
 
 @pytest.mark.usefixtures("configured")
@@ -211,4 +199,4 @@ def test_from_a_shell(database_url: str, db: Connection) -> None:
     assert (replaced.out, "was replaced" in replaced.err) == (first.out, True)
     assert task_row(db, int(first.out))["state"] == "scheduled"
     wrong = command(*call, "--unique-while", "never", url=database_url)
-    assert (wrong.code, "must be a duration" in wrong.err) == (2, True)
+    assert (wrong.code, "unfinished" in wrong.err) == (2, True)

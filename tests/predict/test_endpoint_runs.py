@@ -66,6 +66,39 @@ def test_a_run_whose_endpoint_is_away_holds_no_slot(
     assert stage.row("select max(attempt) from peers.task")["max"] == 1
 
 
+def test_a_busy_endpoint_shuts_the_limit_of_its_name(
+    stage: Stage, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    """Its `Retry-After` says for how long: no task takes a slot meanwhile. The limit learns."""
+    endpoint.respond = lambda _: (429, {"retry-after": "3000"}, {})
+    stage.db.execute(
+        "insert into peers.limit (name, kind, max_running, learns)"
+        " values (%s, 'peers.predict.remote', 4, true)",
+        [endpoint.url],
+    )
+    stage.peer(APP, "predict=4", predict_trust=MODELS, poll_interval="50ms")
+    source, output = numbers(tmp_path, rows=300), tmp_path / "out.parquet"
+    words = words_for(endpoint.url, source, output, "--batch-size", 50, "--concurrency", 4)
+    with start(stage, *words) as command:
+        stage.until_true("select shut_until > now() + interval '40 minutes' from peers.limit")
+        stage.until_true("select count(*) = 0 from peers.task where state = 'running'")
+        assert stage.rows("select * from peers.cooldown") == []
+        assert stage.row("select learned from peers.limit")["learned"] == 2
+        asked = endpoint.requests
+        stage.db.execute(
+            "select peers.change(id, scheduled_at => peers.now()) from peers.task"
+            " where state = 'scheduled'"
+        )
+        stage.until_true("select waiting > 0 from peers.limit_status")
+        assert endpoint.requests == asked
+        endpoint.respond = double
+        stage.db.execute("select peers.open_limit(name) from peers.limit")
+        out, said = command.communicate(timeout=100)
+    assert command.returncode == 0, said
+    assert json.loads(out)["retries"] == 0
+    assert results(output) == [(row, row * 2.0) for row in range(300)]
+
+
 def batch_file(folder: Path, rows: int) -> Path:
     """Requests as OpenAI's Batch API takes them; their bodies differ in form."""
     path = folder / "batch.jsonl"

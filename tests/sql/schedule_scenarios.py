@@ -5,6 +5,8 @@ Each scenario holds for the SQL as shipped, and fails once a safeguard is taken 
 
 from __future__ import annotations
 
+import json
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from tests.support.schedules import (
     due,
     fire,
     planned,
+    refuse_kind,
     runs,
     schedule,
     send,
@@ -198,6 +201,46 @@ def a_peer_fires_while_a_schedule_is_paused(world: World) -> None:
     assert tasks(world.db) == []
 
 
+def hundreds_of_schedules_are_locked(world: World) -> None:
+    """They are due first, and do not keep the others from firing."""
+    set_clock(world.db, "2026-11-23 12:00:01+00")
+    run(
+        world.db,
+        "insert into peers.schedule (name, cron, kind)"
+        " select 'locked ' || n, '0 * * * *', 'a' from generate_series(1, 600) n",
+    )
+    add_schedule(world.db, "free", cron="1 * * * *")
+    fire(world.db)
+    set_clock(world.db, "2026-11-23 13:01:00+00")
+    operator, peer = world.connect(), world.connect()
+    with operator.transaction():
+        run(operator, "update peers.schedule set priority = 5 where name like 'locked%'")
+        work = world.background(due, peer, unlocked=True)
+        assert ends_soon(world, work), "a peer waited for an operator"
+        fired = send(peer, planned(result(work)))
+        assert {each["schedule"] for each in fired} == {"free"}
+    assert len(planned(due(peer, unlocked=True))[0]) == 50
+
+
+def a_schedule_is_locked_while_a_peer_declares_it(world: World) -> None:
+    """The others are declared at once, and the heartbeat of the peer need not wait."""
+    run(world.db, "insert into peers.schedule (name, every, kind) values ('b', '1 hour', 'a')")
+    peer, operator, adder = world.peer(), world.connect(), world.connect()
+    documents = [{"name": name, "kind": "a", "cron": "@daily"} for name in "abcd"]
+    query = "select schedule, change from peers.declare_schedules(%s, %s)"
+    with operator.transaction(), adder.transaction():
+        run(operator, "select * from peers.schedule where name = 'b' for update")
+        run(adder, "insert into peers.schedule (name, every, kind) values ('c', '1 hour', 'a')")
+        began = time.monotonic()
+        work = world.background(rows, peer.db, query, peer.id, json.dumps(documents))
+        found = {each["schedule"]: each["change"] for each in result(work)}
+        assert time.monotonic() - began < 1
+        assert found == {"a": "created", "b": "locked", "c": "locked", "d": "created"}
+    again = rows(peer.db, query, peer.id, json.dumps(documents))
+    assert {each["schedule"]: each["change"] for each in again} == {"b": "changed", "c": "changed"}
+    assert value(world.db, "select count(*) from peers.schedule where cron = '@daily'") == 4
+
+
 def a_pause_ends_before_a_peer_looks(world: World) -> None:
     """The times of the pause do not run after it."""
     one_is_due(world.db)
@@ -221,13 +264,7 @@ def a_run_is_demanded_while_the_schedule_fires(world: World) -> None:
 
 def a_task_refuses_to_be_submitted(world: World) -> None:
     """A schedule whose task the database refuses stops no other in the same call."""
-    run(
-        world.db,
-        "create function poison() returns trigger language plpgsql as $$ begin"
-        " if new.kind = 'bad' then raise 'not this kind'; end if; return new; end $$;"
-        "create trigger poison before insert on peers.task"
-        " for each row execute function poison()",
-    )
+    refuse_kind(world.db, "bad")
     set_clock(world.db, "2026-11-23 12:00:01+00")
     for name in ("a", "b", "c"):
         add_schedule(world.db, name, kind="bad" if name == "b" else "a")

@@ -20,7 +20,7 @@ from itertools import chain, product
 from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo
 
-from peers.schedules import Calendar
+from peers.schedules.calendar import Calendar
 from peers.schedules.zone import Zone
 from tests.sql.schedule_simulation import Fleet, Simulated, account
 from tests.support.schedules import set_clock

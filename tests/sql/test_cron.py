@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from peers.errors import BadSchedule
-from peers.schedules import Calendar
+from peers.schedules.calendar import Calendar
 from tests.support.cron_texts import texts
 from tests.support.world import column, value
 

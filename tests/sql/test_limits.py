@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import pytest
 
 from tests.sql import limit_scenarios as scenarios
-from tests.support.world import Patch, apply_patches, refusal, run, value
+from tests.support.world import Patch, apply_patches, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,7 +149,7 @@ def test_a_malformed_limit_is_refused(
         f"insert into peers.limit ({', '.join(given)}) values ({', '.join(['%s'] * len(given))})"
     )
     code, said = refusal(db, insert, *given.values())
-    assert code == "PE009"
+    assert code == "PE014"
     assert reason in said
     assert "For example: INSERT INTO peers.limit" in said
 
@@ -162,25 +162,6 @@ def test_at_most_four_limits_hold_for_a_task(db: Connection) -> None:
     code, said = refusal(
         db, "insert into peers.limit (name, kind, max_running) values ('fifth', 'a', 1)"
     )
-    assert (code, "at most 4 limits" in said) == ("PE009", True)
+    assert (code, "at most 4 limits" in said) == ("PE014", True)
     assert "delete one that peers.limit_status lists" in said
     scenarios.limit(db, "other", kind="b", max_running=1)
-
-
-def test_a_declaration_that_did_not_change_changes_nothing(db: Connection) -> None:
-    """What an operator changed is kept until the code says something else."""
-    declare = "select peers.declare_limits(%s::jsonb)"
-    most = "select max_running from peers.limit where name = 'l'"
-    declared = '[{"name": "l", "kind": "a", "max_running": 3}]'
-    run(db, declare, declared)
-    assert value(db, most) == 3
-    changed = "select changed_by_operator from peers.limit_status"
-    assert value(db, changed) is False
-    run(db, "update peers.limit set max_running = 7")
-    run(db, declare, declared)
-    assert value(db, most) == 7
-    assert value(db, changed) is True
-    run(db, declare, declared.replace("3", "4"))
-    assert value(db, most) == 4
-    code, _ = refusal(db, declare, declared.replace("3", "0"))
-    assert code == "PE009"

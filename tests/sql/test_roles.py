@@ -48,9 +48,15 @@ VERBS = {
     "explain": "select peers.explain(1)",
     "submit": "select peers.submit('a')",
     "submit_graph": "select * from peers.submit_graph('[]')",
+    "declare_limits": "select * from peers.declare_limits(gen_random_uuid(), '[]')",
+    "shut_limit_of_task": "select peers.shut_limit_of_task(1, '1 s')",
+    "set_limit": "select peers.set_limit('l', '{}')",
+    "remove_limit": "select peers.remove_limit('l')",
+    "shut_limit": "select peers.shut_limit('l')",
+    "open_limit": "select peers.open_limit('l')",
+    "limit_keys": "select * from peers.limit_keys('l')",
     "add_schedule": 'select peers.add_schedule(\'{"name": "s", "kind": "a", "cron": "@daily"}\')',
     "due_schedules": "select peers.due_schedules()",
-    "next_schedule": "select peers.next_schedule()",
     "fire_schedules": "select peers.fire_schedules('[]')",
     "run_backfills": "select peers.run_backfills('[]')",
     "declare_schedules": "select peers.declare_schedules(gen_random_uuid(), '[]')",
@@ -74,14 +80,15 @@ PEER = {
     "join", "heartbeat", "complete", "fail", "release", "reconcile", "reclaim", "leave",
     "promote", "next_due", "progress", "parent_results", "unrunnable", "prune",
     "next_reclaim", "siblings", "declare_lost",
-    "start_cooldown", "cooldown_left",
-    "due_schedules", "next_schedule", "fire_schedules", "run_backfills", "declare_schedules",
+    "start_cooldown", "cooldown_left", "declare_limits", "shut_limit_of_task",
+    "due_schedules", "fire_schedules", "run_backfills", "declare_schedules",
     "task_due_at", "prune_schedule_runs",
 }  # fmt: skip
 OPERATING = {
     "cancel", "change", "pause", "resume", "prune", "check", "explain", "unrunnable",
     "parent_results", "start_cooldown", "cooldown_left", "end_cooldown",
     "cancel_graph", "pause_graph", "resume_graph", "retry_graph",
+    "set_limit", "remove_limit", "shut_limit", "open_limit", "limit_keys",
     "pause_schedule", "resume_schedule", "run_schedule", "remove_schedule", "backfill_schedule",
     "cancel_backfill",
     "explain_schedule", "task_due_at", "prune_schedule_runs",
@@ -90,7 +97,7 @@ ALLOWED = {
     "peers_submitter": EVERYBODY | SUBMITTING,
     "peers_worker": EVERYBODY | SUBMITTING | PEER,
     "peers_operator": EVERYBODY | SUBMITTING | OPERATING,
-    "peers_reader": EVERYBODY | {"explain", "explain_schedule", "unrunnable"},
+    "peers_reader": EVERYBODY | {"explain", "explain_schedule", "limit_keys", "unrunnable"},
 }
 TABLES = (
     "select format('%I.%I', schemaname, tablename) as t from pg_tables where schemaname = 'peers'"

@@ -12,6 +12,7 @@ from tests.support.schedules import (
     due,
     fire,
     planned,
+    refuse_kind,
     runs,
     schedule,
     send,
@@ -60,6 +61,7 @@ def at_noon(db: Connection) -> Connection:
         ({"jitter": "2 days"}, "jitter must be 0 to 1 day"),
         ({"expect_within": "0"}, "expect_within must be 1 second to 365 days"),
         ({"next_due_at": "2026-01-01"}, "kept by the scheduler"),
+        ({"paused_at": "infinity"}, "paused_at must be between the years 1900 and 9000"),
     ],
 )
 def test_a_malformed_schedule_is_refused(
@@ -494,16 +496,6 @@ def test_a_malformed_backfill_is_refused(at_noon: Connection) -> None:
 # ---------------------------------------------------------------- what the database refuses
 
 
-def refuse_kind(db: Connection, kind: str) -> None:
-    """Have an application's trigger refuse each task of this kind."""
-    db.execute(
-        "create function poison() returns trigger language plpgsql as $$ begin"
-        f" if new.kind = '{kind}' then raise 'not this kind'; end if; return new; end $$;"
-        "create trigger poison before insert on peers.task"
-        " for each row execute function poison()".encode()
-    )
-
-
 def test_a_poisoned_schedule_stops_no_other(db: Connection) -> None:
     """Its failure is in the ledger, it is tried again, and fires once the cause is gone."""
     set_clock(db, "2026-11-23 12:00:01+00")
@@ -580,6 +572,37 @@ def test_an_alert_is_raised_when_no_run_completes(db: Connection) -> None:
         set_clock(db, f"2026-11-23 {hour}:31:00+00")
         due(db)
         assert rows(db, "select * from peers.alert") == []
+
+
+def test_an_alert_ends_with_its_expectation(db: Connection) -> None:
+    """Nobody would look at it again."""
+    set_clock(db, "2026-11-23 12:00:01+00")
+    add_schedule(db, expect_within="5 minutes")
+    fire(db)
+    set_clock(db, "2026-11-23 13:00:01+00")
+    fire(db)
+    set_clock(db, "2026-11-23 13:06:00+00")
+    assert [late["schedule"] for late in due(db)["late"]] == ["s"]
+    run(db, "update peers.schedule set expect_within = null")
+    assert rows(db, "select * from peers.alert") == []
+
+
+def test_a_run_that_was_pruned_has_completed(db: Connection) -> None:
+    """Finished tasks may be kept for a shorter time than a run may take."""
+    set_clock(db, "2026-11-23 12:00:01+00")
+    add_schedule(db, cron="0 0 1 * *", expect_within="10 days")
+    fire(db)
+    set_clock(db, "2026-12-01 00:00:01+00")
+    fire(db)
+    peer = Peer.join(db)
+    peer.complete(*peer.claim())
+    set_clock(db, "2026-12-09 00:00:00+00")
+    run(db, "select peers.prune('7 days')")
+    run(db, "select peers.prune_schedule_runs('7 days')")
+    assert tasks(db) == []
+    set_clock(db, "2026-12-11 00:00:02+00")
+    assert due(db)["late"] == []
+    assert value(db, "select peers.prune_schedule_runs('7 days')") == 1
 
 
 def test_a_skipped_run_raises_an_alert_too(db: Connection) -> None:
@@ -659,12 +682,56 @@ def test_prune_deletes_old_runs_whose_tasks_have_ended(at_noon: Connection) -> N
     assert column(at_noon, "select task_id from peers.schedule_run") == tasks(at_noon)[1:]
 
 
+def test_a_task_that_is_retried_late_has_its_due_time(at_noon: Connection) -> None:
+    """A dead task is kept until an operator decides, and so is its run."""
+    set_clock(at_noon, "2026-11-23 13:00:00+00")
+    fire(at_noon)
+    peer = Peer.join(at_noon)
+    peer.fail(*peer.claim(), reject=True)
+    advance(at_noon, "30 days")
+    run(at_noon, "select peers.prune('7 days')")
+    run(at_noon, "select peers.prune_schedule_runs('7 days')")
+    [task_id] = tasks(at_noon)
+    run(at_noon, "select peers.retry(%s)", task_id)
+    due_at = value(at_noon, "select peers.task_due_at(%s)", task_id)
+    assert due_at == datetime(2026, 11, 23, 13, tzinfo=UTC)
+
+
+def test_a_period_is_changed_to_cron(db: Connection) -> None:
+    """Its anchor goes; nobody has set it."""
+    add_schedule(db, every="5 minutes")
+    run(db, "update peers.schedule set cron = '0 2 * * *', every = null")
+    assert schedule(db)["anchor"] is None
+    run(db, "update peers.schedule set cron = null, every = '1 hour'")
+    assert schedule(db)["anchor"] is not None
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ("[]", "must be a JSON object, not array"),
+        ("null", "must be a JSON object"),
+        ("{}", "needs a name"),
+        ('{"name": {"a": 1}, "kind": "a", "every": 60}', "needs a name"),
+        ('{"name": "s", "kind": "a", "every": [60]}', "every must be a string or a number"),
+        ('{"name": "s", "kind": "a", "every": "soon"}', 'peers.schedule "s": invalid input'),
+        ('{"name": "s", "kind": "a", "every": 1e30}', "out of range"),
+        ('{"name": "s", "kind": "a", "every": 60, "priority": 99999}', "out of range"),
+        ('{"name": "s", "kind": "a", "every": 60, "misfire": "x"}', "misfire_policy"),
+    ],
+)
+def test_a_malformed_description_is_refused(db: Connection, document: str, words: str) -> None:
+    """With the code of schedules, so that a client raises BadSchedule."""
+    code, said = refusal(db, "select peers.add_schedule(%s)", document)
+    assert (code, words in said) == ("PE013", True), said
+
+
 @pytest.mark.parametrize(
     ("statement", "words"),
     [
         ("select", "It is due next at 2026-11-23 14:00:00 UTC. Start a peer: without one, "
                    "no schedule fires. The run that was due at 2026-11-23 13:00:00 UTC is task 1."),
-        ("update peers.schedule set paused_at = now()", "It is paused since"),
+        ("update peers.schedule set paused_at = now()", "It has been paused since"),
         ("select peers.cancel(1)", "is task 1. Cancelled"),
         ("delete from peers.schedule", "The schedule was deleted. The run that was due at"),
     ],

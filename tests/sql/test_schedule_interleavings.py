@@ -89,6 +89,19 @@ VARIANTS: Final = {
         scenarios.a_peer_fires_while_a_schedule_is_deleted,
         [Patch(TRIGGERS, "perform peers._record_unfired(old, _now, 'deleted')", "null")],
     ),
+    "a peer looks at locked schedules alone": Variant(
+        scenarios.hundreds_of_schedules_are_locked,
+        [Patch("65_due_schedules.sql", "    if _unlocked then", "    if false then")],
+    ),
+    "a peer waits for who has locked hundreds": Variant(
+        scenarios.hundreds_of_schedules_are_locked,
+        [Patch("65_due_schedules.sql", "for share skip locked", "for share")],
+    ),
+    "a peer that declares waits for who has locked one": Variant(
+        scenarios.a_schedule_is_locked_while_a_peer_declares_it,
+        [Patch("69_declare_schedule.sql", "for update nowait", "for update"),
+         Patch("69_declare_schedule.sql", "lock_timeout = '100ms'", "lock_timeout = '1s'")],
+    ),
     "a pause is forgotten at its end": Variant(
         scenarios.a_pause_ends_before_a_peer_looks,
         [Patch(FIRE, " or _due_at < _schedule.resumed_at", "")],

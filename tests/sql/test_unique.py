@@ -445,6 +445,30 @@ def test_nodes_without_parents_replace_and_debounce(db: Connection) -> None:
     assert problems(db) == []
 
 
+def test_a_node_whose_task_was_pruned(db: Connection, peer: Peer) -> None:
+    """An interval outlasts the task: the graph is accepted, and its children need not wait."""
+    first = submit_unique(db, "k", unique_while="1 day")
+    peer.complete(*peer.claim())
+    advance(db, "2 s")
+    run(db, "select peers.prune('1 s')")
+    nodes = submit_graph(
+        db,
+        {"name": "x", "unique_key": "k", "unique_while": "1 day"},
+        {"name": "y"},
+        {"name": "z", "after": ["x", "y"]},
+        {"name": "end", "after": ["x"]},
+    )
+    assert nodes["x"] == Answer(first.id, is_new=False, replaced=False)
+    assert [state(db, nodes[name].id) for name in ("y", "z", "end")] == [
+        "ready",
+        "blocked",
+        "ready",
+    ]
+    peer.complete(*peer.claim())
+    assert state(db, nodes["z"].id) == "ready"
+    assert problems(db) == []
+
+
 def test_a_node_with_both_keys(db: Connection) -> None:
     """The idempotency_key decides first; a task that it finds takes no unique key."""
     nodes = submit_graph(db, {"name": "x", "unique_key": "k", "idempotency_key": "call 1"})

@@ -360,6 +360,44 @@ def two_calls_meet_under_one_idempotency_key(world: World) -> None:
     assert count(world) == 1
 
 
+def two_kinds_meet_under_one_idempotency_key(world: World) -> None:
+    """The key of the second one stays free: nothing may replace a task of another kind."""
+    for key, query in {
+        "one": "select id from peers.submit_unique('a', unique_key => 'one',"
+        " idempotency_key => 'one')",
+        "graph": 'select task_id as id from peers.submit_graph(\'[{"name": "x", "kind": "a",'
+        ' "unique_key": "graph", "idempotency_key": "graph"}]\')',
+    }.items():
+        one, two = world.connect(), world.connect()
+        with one.transaction():
+            first = submit_unique(one, None, "b", idempotency_key=key, args={"of": "b"})
+            work = world.background(value, two, query)
+            world.until_waiting(two)
+        assert result(work) == first.id
+        assert holder(world.db, key) is None
+        assert replace(world.db, key, args={"of": "a"}).is_new
+        args = value(world.db, "select args from peers.task where id = %s", first.id)
+        assert args == {"of": "b"}
+
+
+def two_nodes_share_a_key_whose_idempotency_key_another_session_takes(world: World) -> None:
+    """Both stand for that session's task."""
+    one, two = world.connect(), world.connect()
+    nodes = """[
+        {"name": "x", "kind": "a", "unique_key": "k", "idempotency_key": "call"},
+        {"name": "y", "kind": "a", "unique_key": "k"},
+        {"name": "z", "kind": "a", "after": ["x", "y"]}
+    ]"""
+    with one.transaction():
+        first = submit_unique(one, None, idempotency_key="call")
+        work = world.background(rows, two, "select * from peers.submit_graph(%s)", nodes)
+        world.until_waiting(two)
+    found = {node["name"]: node["task_id"] for node in result(work)}
+    assert found["x"] == found["y"] == holder(world.db, "k") == first.id
+    assert state(world.db, found["z"]) == "blocked"
+    assert problems(world.db) == []
+
+
 def graphs_in_different_order(world: World) -> None:
     """Two graphs with the same keys in opposite orders take them one after the other."""
     blocker, one, two = world.connect(), world.connect(), world.connect()
@@ -480,9 +518,18 @@ VARIANTS: dict[str, Variant] = {
     ),
     "the unique key of a lost race stays with a task that does not exist": Variant(
         two_calls_meet_under_one_idempotency_key,
-        [Patch("26_submit_unique.sql",
-               "update peers.unique_key k set task_id = _known where",
-               "update peers.unique_key k set task_id = _known where false and")],
+        [Patch(UNIQUE, "k.task_id = o.id and t.kind = o.kind",
+               "k.task_id = o.id and t.kind = o.kind and false")],
+    ),
+    "the unique key of a lost race goes to a task of another kind": Variant(
+        two_kinds_meet_under_one_idempotency_key,
+        [Patch(UNIQUE, "k.task_id = o.id and t.kind = o.kind", "k.task_id = o.id")],
+    ),
+    "a node stands for a task that was not inserted": Variant(
+        two_nodes_share_a_key_whose_idempotency_key_another_session_takes,
+        [Patch("25_submit_graph.sql", "coalesce((_instead ->> ids[n.place]::text)::bigint, ids[",
+               "coalesce(null, ids[")],
+        psycopg.Error,
     ),
 }  # fmt: skip
 

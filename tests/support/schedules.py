@@ -23,9 +23,9 @@ def add_schedule(db: Connection, name: str = "s", **columns: object) -> None:
     db.execute(statement.encode(), list(values.values()))
 
 
-def due(db: Connection, most: int = 50) -> dict[str, Any]:
+def due(db: Connection, most: int = 50, *, unlocked: bool = False) -> dict[str, Any]:
     """Return what peers.due_schedules returns."""
-    found: dict[str, Any] = value(db, "select peers.due_schedules(%s)", most)
+    found: dict[str, Any] = value(db, "select peers.due_schedules(%s, %s)", most, unlocked)
     return found
 
 
@@ -79,6 +79,16 @@ def schedule(db: Connection, name: str = "s") -> dict[str, Any]:
 def tasks(db: Connection) -> list[int]:
     """Return the ids of all tasks."""
     return [each["id"] for each in rows(db, "select id from peers.task order by id")]
+
+
+def refuse_kind(db: Connection, kind: str) -> None:
+    """Have an application's trigger refuse each task of this kind."""
+    db.execute(
+        "create function poison() returns trigger language plpgsql as $$ begin"
+        f" if new.kind = '{kind}' then raise 'not this kind'; end if; return new; end $$;"
+        "create trigger poison before insert on peers.task"
+        " for each row execute function poison()".encode()
+    )
 
 
 def set_clock(db: Connection, moment: str) -> None:

@@ -64,6 +64,11 @@ def submit(db: Connection, kind: str = "a", **options: object) -> int:
     return task_id
 
 
+def task_row(db: Connection, task_id: int) -> dict[str, Any]:
+    """The task as it is in the database."""
+    return row(db, "select * from peers.task where id = %s", task_id)
+
+
 def state(db: Connection, task_id: int) -> str:
     """Return the state of a task."""
     return str(value(db, "select state from peers.task where id = %s", task_id))

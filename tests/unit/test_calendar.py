@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peers.errors import BadSchedule
-from peers.schedules import Calendar
+from peers.schedules.calendar import Calendar
 from peers.schedules.zone import Zone
 from tests.support.vixie import cronsim_runs, runs
 
@@ -226,8 +226,8 @@ def test_far_moments() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, "either cron or every"),
-        ({"cron": "@daily", "every": timedelta(hours=1)}, "either cron or every"),
+        ({}, "either cron, such as"),
+        ({"cron": "@daily", "every": timedelta(hours=1)}, "either cron, such as"),
         ({"every": timedelta(0)}, "1 second to 365 days, such as 15 minutes, not 0:00"),
         ({"every": timedelta(days=-1)}, "1 second to 365 days"),
         ({"every": NEVER}, "1 second to 365 days, such as 15 minutes, not 400 days"),

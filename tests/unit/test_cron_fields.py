@@ -13,7 +13,7 @@ from cronsim import CronSim, CronSimError
 from hypothesis import assume, given
 
 from peers.errors import BadSchedule
-from peers.schedules import Calendar
+from peers.schedules.calendar import Calendar
 from peers.schedules.cron import Cron, parse_cron
 from peers.schedules.fields import DAY, HOUR, LAST, MINUTE, MONTH, WEEKDAY
 from tests.support.cron_texts import expressions

@@ -58,10 +58,12 @@ class Peer:
 
     def step(self, reply: Reply) -> str:
         """Do one step, and return which function it called."""
-        query = self.chore.write(uuid4(), self.chore.size).query
+        statement = self.chore.write(uuid4(), self.chore.size)
         finished = self.chore.read(reply, self.chore.size)  # type: ignore[arg-type]
         self.chore.done(0.0, finished=finished)
-        return "look" if b"due_schedules" in query else "fire"
+        if b"due_schedules" not in statement.query:
+            return "fire"
+        return "look" if statement.parameters[1] == b"f" else "look for unlocked"
 
     def due_in(self) -> float:
         """Return the seconds until its next step."""
@@ -104,20 +106,37 @@ def test_what_is_due_is_fired_and_looked_for_again() -> None:
     assert peer.due_in() > 5
 
 
+def test_due_times_that_take_long_are_computed_in_steps() -> None:
+    """The peer's own tasks do not wait until those of all schedules are computed."""
+    peer = Peer()
+    yesterday = (NOON - timedelta(days=1)).isoformat()
+    many = [
+        a_row(name=f"s{n}", cron="* * * * *", timezone="Europe/Berlin", next_due_at=yesterday)
+        for n in range(50)
+    ]
+    began = time.monotonic()
+    assert peer.step(due(-1, schedules=many)) == "look"
+    assert time.monotonic() - began < 1
+    assert 1 <= len(peer.chore._fires) < 25
+    assert peer.due_in() <= 0
+
+
 def test_a_peer_that_comes_second_waits_longer_and_longer() -> None:
     """Another peer, or a session that has locked the row, is not asked in a busy loop."""
     peer, waits = Peer(), []
-    for _ in range(8):
-        assert peer.step(due(-1, schedules=[a_row()])) == "look"
+    for n in range(8):
+        look = "look for unlocked" if n else "look"
+        assert peer.step(due(-1, schedules=[a_row()])) == look
         assert peer.step(Reply()) == "fire"
         waits.append(peer.due_in())
         peer.chore._look_at = 0.0  # as if the time had passed
     assert waits[0] <= schedules_module._AGAIN_AFTER
     assert 0.4 < waits[-1] <= schedules_module._AGAIN_MAX
-    assert peer.step(due(-1)) == "look"  # an alert whose row is locked
+    assert peer.step(due(-1)) == "look for unlocked"  # an alert whose row is locked
     assert peer.due_in() > 0.4
+    assert peer.step(due()) == "look for unlocked"
     assert peer.step(due()) == "look"
-    assert peer.chore._in_vain == 0
+    assert peer.chore._misses == 0
 
 
 def test_a_schedule_that_is_refused_alone_is_recorded_as_failed() -> None:
@@ -130,6 +149,27 @@ def test_a_schedule_that_is_refused_alone_is_recorded_as_failed() -> None:
     [fire] = json.loads(statement.parameters[0] or b"")
     assert fire["name"] == "s"
     assert "did not finish it in time" in fire["error"]
+    peer.chore.failed()  # the database refuses this as well
+    assert peer.step(due()) == "look"
+
+
+def test_a_backfill_that_is_refused_is_recorded_as_failed() -> None:
+    """It is submitted apart from the schedules that are due, and so fails alone."""
+    backfill = {"id": 1, "from_at": NOON.isoformat(), "until_at": NOON.isoformat(),
+                "done_until": None, **a_row()}  # fmt: skip
+    peer = Peer()
+    peer.step(due(-1, schedules=[a_row(name="t")], backfills=[backfill]))
+    fires, backfills = peer.chore.write(uuid4(), 1).parameters
+    assert ([fire["name"] for fire in json.loads(fires or b"")], backfills) == (["t"], b"[]")
+    fired = Reply((b"t", None, b"", None, None))
+    assert not peer.chore.read(fired, 1)  # type: ignore[arg-type]
+    fires, backfills = peer.chore.write(uuid4(), 1).parameters
+    assert (fires, len(json.loads(backfills or b""))) == (b"[]", 1)
+    peer.chore.failed()
+    fires, backfills = peer.chore.write(uuid4(), 1).parameters
+    [failed] = json.loads(backfills or b"")
+    assert (fires, failed["id"], failed["done_until"]) == (b"[]", 1, None)
+    assert "did not finish it in time" in failed["error"]
     peer.chore.failed()  # the database refuses this as well
     assert peer.step(due()) == "look"
 
@@ -197,6 +237,15 @@ def test_a_backfill_includes_both_ends() -> None:
     assert (len(backfill_of(long)["due_times"]), backfill_of(long)["finished"]) == (50, False)
 
 
+@pytest.mark.parametrize("name", ["every", "jitter", "catch_up", "expect_within"])
+@pytest.mark.parametrize("span", [float("nan"), float("inf"), 1e308, "5 min", True])
+def test_a_duration_that_is_none_is_refused(name: str, span: Any) -> None:
+    """With the error that the docstring promises."""
+    cron = None if name == "every" else "@daily"
+    with pytest.raises(BadSchedule, match="a duration must be"):
+        Schedule(**{"cron": cron, name: span})
+
+
 # ------------------------------------------------------------------------------ what code declares
 
 
@@ -242,10 +291,9 @@ def test_nothing_is_declared_without_a_declaration() -> None:
     """An app without schedules costs no statement."""
     declarations = Declarations(lambda: b'{"schedules": []}')
     declarations.declare()
-    [chore] = declarations.chores
-    assert chore.due_at() == float("inf")
+    assert {each.due_at() for each in declarations.chores} == {float("inf")}
     declarations = Declarations(lambda: b'{"schedules": [{"name": "s"}]}')
-    [chore] = declarations.chores
+    [chore] = [each for each in declarations.chores if each.name == "declare_schedules"]
     assert chore.due_at() == float("inf")
     declarations.declare()
     assert chore.due_at() == 0
@@ -254,3 +302,16 @@ def test_nothing_is_declared_without_a_declaration() -> None:
     assert chore.read(Reply((b"s", b"created")), 1)  # type: ignore[arg-type]
     chore.done(0.1, finished=True)
     assert chore.due_at() == float("inf")
+
+
+def test_a_locked_schedule_is_declared_again() -> None:
+    """After a second, until the session that has locked it has ended."""
+    declarations = Declarations(lambda: b'{"schedules": [{"name": "s"}]}')
+    [chore] = [each for each in declarations.chores if each.name == "declare_schedules"]
+    declarations.declare()
+    for _ in range(4):
+        finished = chore.read(Reply((b"s", b"locked"), (b"t", b"created")), 1)  # type: ignore[arg-type]
+        assert not finished
+        chore.done(0.001, finished=finished)
+        assert 0.9 < chore.due_at() - time.monotonic() <= 1
+    assert chore.read(Reply((b"s", b"changed")), 1)  # type: ignore[arg-type]

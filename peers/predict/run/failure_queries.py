@@ -105,6 +105,8 @@ _LAST_FAILURE: Final = """
 """
 _COOLDOWN: Final = """
     select reason as why from peers.cooldown where name = %(name)s and ends_at > peers.now()
+    union all
+    select shut_because from peers.limit where name = %(name)s and shut_until > peers.now()
 """
 # An attempt without trust in the model fails within milliseconds.
 _TASKS_WITH_TRUST: Final = """

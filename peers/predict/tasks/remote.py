@@ -141,7 +141,7 @@ class _Endpoint:
     async def start_cooldown(self, seconds: float, reason: str) -> None:
         """Start a cooldown for all peers; without a database, snooze at least this task."""
         try:
-            await self.task.start_cooldown_async(self._name, seconds, reason)
+            await self.task.cooldown_async(seconds, reason, name=self._name)
         except DatabaseUnreachable as error:
             raise Snooze(in_=seconds, message=reason) from error
 

@@ -1,0 +1,171 @@
+"""`peers limit`: list, show, set, remove, shut or open limits."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from peers.cli import output, queries
+from peers.cli.database import connected, perform
+from peers.cli.limit_set import register_set
+from peers.cli.limit_table import (
+    document_of,
+    now_of,
+    origin_of,
+    place_of,
+    print_limits,
+    said_limit,
+)
+from peers.cli.parser import add_command, add_group, advice, duration, instant, name, positive
+from peers.client import limit_operations as operations
+
+if TYPE_CHECKING:
+    import argparse
+
+    from peers.cli.parser import Commands
+    from peers.client.limit_records import LimitRecord
+
+_KEYS_SHOWN: Final = 10
+_TIME: Final = "%Y-%m-%d %H:%M:%S"
+
+
+def register(commands: Commands) -> None:
+    """Declare `limit` and its commands."""
+    group = add_group(commands, "limit", "limits: how many tasks run at once, or start in a period")
+    add_command(group, "list", _list, "list limits, and what runs and waits", reads=True)
+    show = add_command(
+        group, "show", _show, "show a limit, and what runs and waits under its keys", reads=True
+    )
+    _add_name(show)
+    show.add_argument(
+        "--keys", type=positive, default=_KEYS_SHOWN, metavar="N",
+        help=f"how many keys; those with the most waiting tasks come first "
+        f"(default: {_KEYS_SHOWN})",
+    )  # fmt: skip
+    register_set(group)
+    _add_name(add_command(group, "remove", _remove, "remove a limit (its tasks run without it)"))
+    shut = add_command(group, "shut", _shut, "start no tasks under a limit (running tasks go on)")
+    _add_name(shut)
+    when = shut.add_mutually_exclusive_group()
+    when.add_argument(
+        "--for", type=duration, dest="seconds", metavar="DURATION", help="for so long"
+    )
+    when.add_argument(
+        "--until", type=instant, metavar="TIME",
+        help="until this time (ISO 8601; default: until it is opened)",
+    )  # fmt: skip
+    shut.add_argument("--reason", metavar="TEXT", help="why, for those who look")
+    _add_name(add_command(group, "open", _open, "open a limit that is shut"))
+
+
+def _add_name(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", type=name, metavar="NAME", help="name of the limit")
+
+
+# -------------------------------------------------------------------------------------- reading
+
+
+def _list(args: argparse.Namespace) -> int:
+    with connected(args) as connection:
+        now = queries.now(connection)
+        found = perform(connection, operations.find_limits())
+        any_peer = any(peer["alive"] for peer in queries.peers(connection))
+    if args.json:
+        output.document({"limits": [document_of(each, any_peer=any_peer) for each in found]})
+        return 0
+    if not found:
+        output.say("no limits")
+        return 0
+    print_limits(found, now, any_peer=any_peer)
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    with connected(args) as connection:
+        now = queries.now(connection)
+        found = perform(connection, operations.get_limit(args.name, keys=args.keys))
+        any_peer = any(peer["alive"] for peer in queries.peers(connection))
+    if args.json:
+        output.document(document_of(found, any_peer=any_peer))
+        return 0
+    print(output.one_line(f"limit {found.name}, of {place_of(found)}"))
+    lines = {
+        "key": found.key or "none: one limit for all tasks",
+        "limit": said_limit(found),
+        "now": now_of(found, now),
+        "because": found.shut_because if found.shut_until else None,
+        "running": f"{found.running:,}",
+        "waiting": f"{found.waiting:,}",
+        "declared": origin_of(found, any_peer=any_peer),
+        "changed": f"{found.changed_at:{_TIME}}",
+    }
+    for label, value in lines.items():
+        if value:
+            print(f"  {label:<10}{output.readable(value)}")
+    if found.keys:
+        print()
+        _print_keys(found)
+    if found.shut_until:
+        output.say(f"hint: `{advice(args, f'limit open {shlex.quote(found.name)}')}` opens it.")
+    return 0
+
+
+def _print_keys(limit: LimitRecord) -> None:
+    more: dict[str, Any] = {}
+    if limit.weight is not None:
+        more["WEIGHT"] = lambda key: f"{key.weight:g}"
+    if limit.starts is not None:
+        more["STARTED"] = lambda key: key.started
+    output.table(
+        ("KEY", "RUNNING", "WAITING", *more),
+        [
+            (
+                "(none)" if key.key is None else key.key, key.running, key.waiting,
+                *(read(key) for read in more.values()),
+            )
+            for key in limit.keys
+        ],
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------- changing
+
+
+def _remove(args: argparse.Namespace) -> int:
+    with connected(args) as connection:
+        found = perform(connection, operations.get_limit(args.name, keys=0))
+        perform(connection, operations.remove_limit(args.name))
+    print(f'limit "{args.name}" is removed')
+    if found.declaring_peers:
+        output.say(
+            "The code of running peers declares it: the next peer that joins creates it again."
+            f" `{advice(args, 'limit set NAME --max-running 1000000')}` lifts it until the code"
+            " changes."
+        )
+    return 0
+
+
+def _shut(args: argparse.Namespace) -> int:
+    request = operations.shut_limit(
+        args.name, seconds=args.seconds, until=args.until, reason=args.reason
+    )
+    with connected(args) as connection:
+        perform(connection, request)
+    print(f'limit "{args.name}" is shut {_until(args.seconds, args.until)}; running tasks go on')
+    return 0
+
+
+def _until(seconds: timedelta | None, until: datetime | None) -> str:
+    if seconds is not None:
+        return f"for {output.span(seconds)}"
+    if until is not None:
+        return f"until {until.astimezone(UTC):{_TIME}} UTC"
+    return "until it is opened"
+
+
+def _open(args: argparse.Namespace) -> int:
+    with connected(args) as connection:
+        was_shut = perform(connection, operations.open_limit(args.name))
+    print(f'limit "{args.name}" {"is open" if was_shut else "was not shut"}')
+    return 0

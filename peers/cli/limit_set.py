@@ -1,0 +1,90 @@
+"""`peers limit set`: create or change a limit."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any, Final
+
+from peers.cli import output
+from peers.cli.database import connected, perform
+from peers.cli.limit_table import place_of, said_limit
+from peers.cli.parser import add_command, duration, name, positive, text
+from peers.client import limit_operations as operations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from peers.cli.parser import Commands
+
+_NONE: Final = "none"
+_UNSET: Final = object()
+_FIELDS: Final = (
+    "kind", "queue", "key", "max_running", "starts", "per", "weight", "fair", "learns",
+)  # fmt: skip
+
+
+def register_set(group: Commands) -> None:
+    """Declare `set`."""
+    set_ = add_command(
+        group, "set", _set, 'create or change a limit; what is not named stays, "none" clears it'
+    )
+    set_.add_argument("name", type=name, metavar="NAME", help="name of the limit")
+    of = set_.add_argument_group("of").add_mutually_exclusive_group()
+    of.add_argument("--kind", type=name, metavar="KIND", help="the kind whose tasks it limits")
+    of.add_argument("--queue", type=name, metavar="QUEUE", help="the queue whose tasks it limits")
+    limit = set_.add_argument_group("limit")
+    limit.add_argument(
+        "--key", type=_or_none(text), metavar="PATH",
+        help="path into args, such as account_id: the limit holds for each value on its own",
+    )  # fmt: skip
+    limit.add_argument(
+        "--max-running", type=_or_none(positive), metavar="N", help="how many run at once"
+    )
+    limit.add_argument(
+        "--starts", type=_or_none(positive), metavar="N", help="how many start in a period"
+    )
+    limit.add_argument(
+        "--per", type=_or_none(duration), metavar="DURATION", help="the period, such as 1s"
+    )
+    limit.add_argument(
+        "--weight", type=_or_none(text), metavar="PATH",
+        help="path to a number in args: --max-running bounds the sum of the weights",
+    )  # fmt: skip
+    switch = argparse.BooleanOptionalAction
+    limit.add_argument(
+        "--fair", action=switch,
+        help="the next task comes from the key with the fewest running tasks",
+    )  # fmt: skip
+    limit.add_argument(
+        "--learns", action=switch,
+        help="a cooldown halves --max-running; quiet minutes raise it again",
+    )  # fmt: skip
+    set_.set_defaults(**dict.fromkeys(_FIELDS, _UNSET))
+
+
+def _or_none(parse: Callable[[str], object]) -> Callable[[str], object]:
+    def parsed(value: str) -> object:
+        return None if value == _NONE else parse(value)
+
+    return parsed
+
+
+def _set(args: argparse.Namespace) -> int:
+    given: dict[str, Any] = {
+        field: getattr(args, field) for field in _FIELDS if getattr(args, field) is not _UNSET
+    }
+    if not given:
+        args.parser.error("name what to set, such as --max-running 4")
+    if "kind" in given or "queue" in given:
+        given = {"kind": None, "queue": None, **given}
+    with connected(args) as connection:
+        is_new = perform(connection, operations.set_limit(args.name, **given))
+        found = perform(connection, operations.get_limit(args.name, keys=0))
+    each = f" for each {found.key}" if found.key else ""
+    print(
+        f'limit "{args.name}" is {"created" if is_new else "changed"}: '
+        f"{said_limit(found)}{each}, of {place_of(found)}"
+    )
+    if found.declaring_peers:
+        output.say("Code declares it. Your change is kept until the declaration itself changes.")
+    return 0

@@ -1,0 +1,123 @@
+"""The operations on limits. Each function checks its arguments and returns a request.
+
+`peers.client.forms` makes the functions that users call of them, as in `peers.client.operations`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
+
+from peers.client import limit_statements as statements
+from peers.client.options import interval
+from peers.client.statements import Request
+from peers.errors import BadLimit
+from peers.limits import check_values, interval_of
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from peers.client.limit_records import LimitRecord
+    from peers.spans import Span
+
+KEYS_MAX: Final = 1000
+_FIELDS: Final = (
+    "kind", "queue", "key", "max_running", "starts", "per", "weight", "fair", "learns",
+)  # fmt: skip
+
+
+class LimitFields(TypedDict, total=False):
+    """What `set_limit` sets, as keywords; None clears a value."""
+
+    kind: str | None
+    queue: str | None
+    key: str | None
+    max_running: int | None
+    starts: int | None
+    per: Span | str | None
+    weight: str | None
+    fair: bool
+    learns: bool
+
+
+def set_limit(name: str, **fields: Unpack[LimitFields]) -> Request[bool]:
+    """Create a limit or change it, and return whether it is new.
+
+    kind or queue: whose tasks it limits. For the others, see Limit. What is left out stays as it
+    is; None clears a value. Running tasks go on: a smaller limit holds as they end. Raises
+    BadLimit.
+    """
+    unknown = [field for field in fields if field not in _FIELDS]
+    if unknown:
+        raise BadLimit(
+            f"a limit has no field {', '.join(unknown)}", f"The fields are {', '.join(_FIELDS)}."
+        )
+    document: dict[str, Any] = {"name": _name(name), **fields}
+    check_values(document)
+    if "per" in fields:
+        document["per"] = interval_of(fields["per"])
+    return Request(statements.SET_LIMIT, document)
+
+
+def get_limit(name: str, *, keys: int = 10) -> Request[LimitRecord]:
+    """Return the limit of this name: what it says, and what runs and waits under it.
+
+    keys: for how many keys it says that, 0 to 1000; those with the most waiting tasks come first.
+    Raises LimitNotFound, BadLimit.
+    """
+    if type(keys) is not int or not 0 <= keys <= KEYS_MAX:
+        raise BadLimit(f"keys must be 0 to {KEYS_MAX}, not {keys!r}")
+    return Request(statements.GET_LIMIT, {"name": name, "keys": keys})
+
+
+def find_limits(*, kind: str | None = None, queue: str | None = None) -> Request[list[LimitRecord]]:
+    """Return the limits of a kind, of a queue, or all of them, by name."""
+    filters = {"kind": kind, "queue": queue}
+    return Request(
+        statements.FIND_LIMITS,
+        {name: value for name, value in filters.items() if value is not None},
+    )
+
+
+def remove_limit(name: str) -> Request[None]:
+    """Remove a limit. Its tasks run without it soon.
+
+    If code declares it, the next peer that joins creates it again. Raises LimitNotFound.
+    """
+    return Request(statements.REMOVE_LIMIT, {"name": name})
+
+
+def shut_limit(
+    name: str,
+    *,
+    seconds: Span | None = None,
+    until: datetime | None = None,
+    reason: str | None = None,
+) -> Request[None]:
+    """Shut a limit: no task under it starts. Tasks that run go on.
+
+    seconds: for so long, as a timedelta or seconds. until: until this time, with a time zone. With
+    neither it is shut until `open_limit`. Raises LimitNotFound, BadLimit.
+    """
+    if seconds is not None and until is not None:
+        raise BadLimit("seconds and until exclude each other", "Pass one of them.")
+    if until is not None and until.tzinfo is None:
+        raise BadLimit(
+            f"until {until} has no time zone",
+            "Give it one, such as datetime.now(timezone.utc), or pass seconds.",
+        )
+    document = {
+        "name": name, "reason": reason, "seconds": interval(seconds),
+        "until": None if until is None else until.isoformat(),
+    }  # fmt: skip
+    return Request(statements.SHUT_LIMIT, document)
+
+
+def open_limit(name: str) -> Request[bool]:
+    """Open a limit, and return whether it was shut. Raises LimitNotFound."""
+    return Request(statements.OPEN_LIMIT, {"name": name})
+
+
+def _name(name: object) -> str:
+    if isinstance(name, str):
+        return name
+    raise BadLimit(f"name of a limit must be a text, not {name!r}")
