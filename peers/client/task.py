@@ -29,7 +29,7 @@ from peers.client.statements import Request, submit_statement
 from peers.client.submission import document
 from peers.client.targets import is_async_target
 from peers.client.transport import perform, perform_async, perform_in, perform_in_async
-from peers.errors import ArgsInvalid, BadTask
+from peers.errors import ArgsInvalid, BadLimit, BadTask
 from peers.handlers import DEFAULT_BACKOFF, DEFAULT_BACKOFF_CAP, Handler, register
 from peers.limits import Limit
 from peers.schedules import Schedule
@@ -265,7 +265,7 @@ def task(
     """
     if not isinstance(kind, str):
         raise TypeError(f'write @task("some.kind") above the function, not {kind!r}')
-    limits = (limit,) if isinstance(limit, Limit) else tuple(limit)
+    limits = _limits(limit)
 
     declared = tuple(schedules)
     if cron is not None or every is not None:
@@ -294,3 +294,13 @@ def task(
 
 def _timedelta(span: Span) -> timedelta:
     return span if isinstance(span, timedelta) else timedelta(seconds=span)
+
+
+def _limits(limit: Limit | Iterable[Limit]) -> tuple[Limit, ...]:
+    """Return one or several limits as a tuple. Raises BadLimit for anything else."""
+    several = tuple(limit) if isinstance(limit, Iterable) else (limit,)
+    if not all(isinstance(each, Limit) for each in several):
+        raise BadLimit(
+            f"limit must be a Limit or several, not {limit!r}", "For example, limit=Limit(4)."
+        )
+    return several

@@ -65,6 +65,12 @@ def test_a_period_in_every_form(per: Any, seconds: float) -> None:
     assert Limit(starts=10, per=per).document()["per"] == f"{seconds:.6f} seconds"
 
 
+def test_a_number_is_no_limit() -> None:
+    """The error shows what to write."""
+    with pytest.raises(BadLimit, match=r"not 4\. For example, limit=Limit\(4\)"):
+        task("mail.send", limit=4)  # type: ignore[call-overload]
+
+
 def test_one_limit_or_several() -> None:
     """One of them may take the name of the kind."""
 
