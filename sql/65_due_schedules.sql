@@ -115,7 +115,8 @@ $$;
 
 comment on function peers.due_schedules is
     'What a peer calls when a schedule is due. Returns {"schedules": those that are due or whose next due time is '
-    'unknown, "backfills": those in progress, "late": the alerts that it has raised, "now", "next": when to call again, '
-    'and "then": when the first one is due of those that are not yet (in seconds since 1970; null: never)}. The peer '
-    'computes the due times and passes them to peers.fire_schedules and peers.run_backfills. unlocked: leaves out the '
-    'schedules whose rows a session has locked. A peer asks for this when it could fire nothing of what was due.';
+    'unknown, "backfills": those in progress, "late": the alerts that it has raised, "now", "next": when to call '
+    'again, and "then": when the first one is due of those that are not yet (in seconds since 1970; null: never)}. '
+    'The peer computes the due times and passes them to peers.fire_schedules and peers.run_backfills. unlocked: leaves '
+    'out the schedules whose rows a session has locked. A peer asks for this when it could fire nothing of what was '
+    'due.';
