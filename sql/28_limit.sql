@@ -6,14 +6,15 @@ create or replace function peers._limit_problem(_limit peers.limit) returns text
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _path constant text := '^[^.[:cntrl:]]{1,100}(\.[^.[:cntrl:]]{1,100}){0,9}$';
+    -- Refuses the operators -> and ->> and the $ of a JSON path: a path that no args have would be one key for all.
+    _path constant text := '^(?!\$\.|.*->)[^.[:cntrl:]]{1,100}(\.[^.[:cntrl:]]{1,100}){0,9}$';
 begin
     return case
-        when length(_limit.name) not between 1 and 200 or _limit.name ~ '[[:cntrl:]]' then
+        when _limit.name is null or length(_limit.name) not between 1 and 200 or _limit.name ~ '[[:cntrl:]]' then
             'name must have 1 to 200 characters, without control characters, such as ''stripe'''
         when num_nonnulls(_limit.kind, _limit.queue) <> 1 then
-            'give either a kind or a queue, such as kind = ''invoice.charge'', not '
-            || case when _limit.kind is null then 'neither' else 'both' end
+            'give either a kind or a queue, such as kind = ''invoice.charge''; this limit has '
+            || case when _limit.kind is null then 'none' else 'both' end
         when length(_limit.kind) not between 1 and 200 or length(_limit.queue) not between 1 and 200 then
             'kind and queue must have 1 to 200 characters'
         when _limit.key !~ _path then
@@ -73,7 +74,8 @@ begin
         )
         from peers.limit l where l.name <> new.name
     ) then
-        _problem := 'at most ' || _most_together || ' limits may hold for one task';
+        _problem := 'at most ' || _most_together || ' limits may hold for one task, those of its kind and those of '
+                    'its queue: delete one that peers.limit_status lists';
     end if;
     if _problem is not null then
         raise exception 'peers.limit: %', _problem using errcode = 'PE014',

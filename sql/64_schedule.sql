@@ -43,8 +43,8 @@ create or replace function peers._schedule_problem(_schedule peers.schedule) ret
 as $$
 begin
     return case
-        when length(_schedule.name) not between 1 and 200 then
-            'name must have 1 to 200 characters, not ' || length(_schedule.name)
+        when _schedule.name is null or length(_schedule.name) not between 1 and 200 then
+            'name must have 1 to 200 characters, not ' || coalesce(length(_schedule.name), 0)
         when _schedule.name ~ '[[:cntrl:]]' then 'name must not contain control characters'
         when num_nonnulls(_schedule.cron, _schedule.every) <> 1 then
             'set either cron, such as "0 2 * * *" (each night at 2), or every, such as 15 minutes, and not both'

@@ -23,7 +23,7 @@ begin
         insert into peers.alert (alert, subject, message, details, raised_at)
         values ('schedule_late', _schedule.name,
                 'No run of schedule "' || _schedule.name || '" has completed since it was due at ' || _expected
-                || ', within ' || _schedule.expect_within || '. To see why, ask peers.explain_schedule.',
+                || ', within ' || _schedule.expect_within || '.',
                 _details, _now)
         on conflict do nothing;
         _raised := found;

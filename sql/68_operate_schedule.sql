@@ -12,7 +12,7 @@ begin
     select s.* into _schedule from peers.schedule s where s.name = _name for update;
     if not found then
         raise exception 'there is no schedule "%"', coalesce(left(_name, 200), '')
-            using errcode = 'PE012', hint = 'peers.schedule_status lists them.';
+            using errcode = 'PE012', hint = 'peers.schedule_status lists them; in a shell: peers schedule list.';
     end if;
     return _schedule;
 end

@@ -108,7 +108,8 @@ begin
     end if;
     if not add_schedule.replace then
         raise exception 'there is already a schedule "%"', left(_new.name, 200)
-            using errcode = 'PE013', hint = 'Pass replace => true to change it.';
+            using errcode = 'PE013', hint = 'To change it, pass replace => true; in Python: replace=True; in a shell: '
+                                             '--replace.';
     end if;
     _old := peers._lock_schedule(_new.name);
     if _old.created_by <> session_user and not peers._is_trusted(session_user) then

@@ -166,6 +166,7 @@ declare
     _found integer;
     _running bigint[];
     _ahead bigint;
+    _named text;
 begin
     if _rules is null then
         return null;
@@ -193,25 +194,39 @@ begin
         where r.room = 0 order by r.opens_at nulls first limit 1
     );
     if _found is null then
-        return case when _ahead > 0 then _ahead || ' of its key are ahead.' end;
+        select string_agg('limit "' || l.name || '"' || peers._explain_key(l, _task), ' and ' order by r.n) into _named
+        from unnest(_rules.names) with ordinality r(name, n) join peers.limit l on l.name = r.name;
+        return case when _ahead > 0 then peers._explain_ahead(_ahead) || ' under ' || _named || '.' end;
     end if;
     select l.* into _limit from peers.limit l where l.name = _rules.names[_found];
     _running := peers._running_under(_keys[_found], _most_named);
     return 'limit "' || _limit.name || '" is '
         || case
                when _rules.opens[_found] is not null then
-                   'shut until ' || _rules.opens[_found] || coalesce(' (' || _limit.shut_because || ')', '')
+                   'shut until ' || coalesce(nullif(_rules.opens[_found], 'infinity')::text, 'an operator opens it')
+                   || coalesce(' (' || _limit.shut_because || ')', '')
                when _rooms[_found].opens_at is not null then
                    'used up' || peers._explain_key(_limit, _task) || ': ' || _limit.starts || ' may start in '
                    || _limit.per || ', the next at ' || _rooms[_found].opens_at
                else
                    'full' || peers._explain_key(_limit, _task) || ': ' || _rooms[_found].running || ' of '
                    || _rules.most[_found] || case when _limit.weight is null then '' else ' by weight' end
-                   || case when _rooms[_found].running = 1 then ' is' else ' are' end || ' running (tasks '
-                   || array_to_string(_running, ', ')
+                   || case when _rooms[_found].running = 1 then ' is' else ' are' end || ' running ('
+                   || case when _running = '{}' then 'claimed before this limit held for them'
+                           else 'tasks ' || array_to_string(_running, ', ') end
                    || case when cardinality(_running) = _most_named then ', ...' else '' end || ')'
            end
-        || ', ' || _ahead || case when _ahead = 1 then ' is' else ' are' end || ' ahead.';
+        || ', ' || peers._explain_ahead(_ahead) || '.';
+end
+$$;
+
+-- Returns how many tasks start before this one, such as "3 are ahead".
+create or replace function peers._explain_ahead(_ahead bigint) returns text
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return case _ahead when 0 then 'none is' when 1 then '1 is' else _ahead || ' are' end || ' ahead';
 end
 $$;
 

@@ -114,7 +114,16 @@ begin
         else 'It was due at ' || _due || ' and has not fired yet: a peer will fire it within seconds, unless another '
             'session has its row locked.'
     end
-    || case when _peers = 0 then ' Start a peer: without one, no schedule fires.' else '' end;
+    || case
+        when _peers = 0 then ' Start a peer: without one, no schedule fires.'
+        when not exists (
+            select from peers.peer p
+            where peers._is_alive(p, _now) and _schedule.kind = any (p.kinds) and p.queues ? _schedule.queue
+        ) then
+            ' No live peer runs kind "' || _schedule.kind || '" in queue "' || _schedule.queue
+            || '", so its tasks wait until one does.'
+        else ''
+    end;
 end
 $$;
 
@@ -142,7 +151,7 @@ begin
     order by r.due_at desc limit 1;
     if _schedule.name is null and _run.schedule is null then
         raise exception 'there is no schedule "%"', coalesce(left(explain_schedule.name, 200), '')
-            using errcode = 'PE012', hint = 'peers.schedule_status lists them.';
+            using errcode = 'PE012', hint = 'peers.schedule_status lists them; in a shell: peers schedule list.';
     end if;
     return concat_ws(' ',
         case when _schedule.name is null then 'The schedule was deleted.'

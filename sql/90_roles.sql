@@ -109,7 +109,7 @@ begin
         peers.task_due_at(bigint)
         to peers_operator;
     grant update (cron, every, anchor, timezone, kind, args, queue, priority, max_attempts, timeout, metadata,
-                  misfire, catch_up, overlap, jitter, expect_within, paused_at)
+                  misfire, catch_up, overlap, jitter, expect_within, paused_at), delete
         on peers.schedule to peers_operator;
 end
 $$;

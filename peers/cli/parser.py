@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # noqa: SLF001
     Command: TypeAlias = Callable[[argparse.Namespace], int]
 
+TIME_FORM: Final = "ISO 8601; without an offset: in this machine's time zone"
+
 _USAGE: Final = 2
 _BIGINT_MAX: Final = (1 << 63) - 1
 

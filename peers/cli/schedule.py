@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from peers.cli import output, queries
 from peers.cli.database import connected, perform
-from peers.cli.parser import add_command, add_group, advice, instant, positive
+from peers.cli.parser import (
+    TIME_FORM,
+    add_command,
+    add_group,
+    advice,
+    instant,
+    positive,
+)
 from peers.cli.schedule_add import NEXT_SHOWN, TIME, add_name, next_times, register_add
 from peers.client import schedule_operations as operations
 
@@ -37,7 +44,10 @@ def register(commands: Commands) -> None:
     )
     add_name(explain)
     explain.add_argument(
-        "--at", type=instant, metavar="TIME", help="explain the last due time until then (ISO 8601)"
+        "--at",
+        type=instant,
+        metavar="TIME",
+        help=f"explain the last due time until then ({TIME_FORM})",
     )
     coming = add_command(
         group, "next", _show_next, "show the next due times in the schedule's time zone", reads=True
@@ -53,11 +63,11 @@ def register(commands: Commands) -> None:
     add_name(backfill)
     backfill.add_argument(
         "--from", type=instant, required=True, dest="from_at", metavar="TIME",
-        help="the first due time (ISO 8601)",
+        help=f"the first due time ({TIME_FORM})",
     )  # fmt: skip
     backfill.add_argument(
         "--until", type=instant, dest="until_at", metavar="TIME",
-        help="the last due time (default: now)",
+        help=f"the last due time ({TIME_FORM}; default: now)",
     )  # fmt: skip
 
 

@@ -6,7 +6,15 @@ import argparse
 from typing import TYPE_CHECKING, Final, get_args
 
 from peers.cli.database import connected, perform
-from peers.cli.parser import add_command, duration, instant, json_object, key_values, name
+from peers.cli.parser import (
+    TIME_FORM,
+    add_command,
+    duration,
+    instant,
+    json_object,
+    key_values,
+    name,
+)
 from peers.client import schedule_operations as operations
 from peers.schedules import Misfire, Overlap
 
@@ -39,7 +47,10 @@ def register_add(group: Commands) -> None:
         help="time zone of --cron, such as Europe/Berlin (default: UTC)",
     )  # fmt: skip
     when.add_argument(
-        "--anchor", type=instant, metavar="TIME", help="first due time of --every (ISO 8601)"
+        "--anchor",
+        type=instant,
+        metavar="TIME",
+        help=f"first due time of --every ({TIME_FORM})",
     )
     when.add_argument(
         "--jitter", type=duration, metavar="DURATION", help="start tasks up to this much later"

@@ -227,7 +227,7 @@ def _schedules(args: argparse.Namespace, found: dict[str, Any], *, alive: bool) 
     alarms = []
     for alert in found["alerts"][:_ALERTS_SHOWN]:
         remedy = advice(args, f"schedule explain {shlex.quote(alert['subject'])}")
-        alarms.append(f"{alert['message']} {remedy}")
+        alarms.append(f"{alert['message'].rstrip('.')}: {remedy}")
     if len(found["alerts"]) > _ALERTS_SHOWN:
         alarms.append(f"{count(len(found['alerts']) - _ALERTS_SHOWN, 'more alert')} in peers.alert")
     schedules = found["schedules"]

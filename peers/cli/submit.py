@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from peers.cli.database import connected, perform
 from peers.cli.output import say
 from peers.cli.parser import (
+    TIME_FORM,
     add_command,
     duration,
     graph_id,
@@ -100,7 +101,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         type=instant,
         dest="scheduled_at",
         metavar="TIME",
-        help="do not run before this time (ISO 8601)",
+        help=f"do not run before this time ({TIME_FORM})",
     )
     group.add_argument(
         "--max-attempts",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from peers.cli import output, queries
 from peers.cli.database import connected, perform
-from peers.cli.parser import add_command, duration, instant, json_object, name, task_id
+from peers.cli.parser import TIME_FORM, add_command, duration, instant, json_object, name, task_id
 from peers.client import operations
 from peers.errors import PeersError
 from peers.types import TaskState
@@ -40,7 +40,7 @@ def register(commands: Commands) -> None:
         type=instant,
         dest="scheduled_at",
         metavar="TIME",
-        help="do not run before this time (ISO 8601)",
+        help=f"do not run before this time ({TIME_FORM})",
     )
     change.add_argument("--args", type=json_object, metavar="JSON", help="replace the args")
     change.add_argument(

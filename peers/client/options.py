@@ -46,7 +46,7 @@ _OPTION_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "metadata": ((Mapping,), "a JSON object"),
     "graph": ((int,), "the id of a graph"),
     "unique_key": ((str,), "a string"),
-    "unique_while": ((str, *_SPAN_TYPES), '"waiting", "unfinished" or a timedelta'),
+    "unique_while": ((str, *_SPAN_TYPES), '"waiting", "unfinished", a timedelta or seconds'),
     "on_duplicate": ((str,), '"keep", "replace" or "debounce"'),
     "wait": (_SPAN_TYPES, "a timedelta or seconds"),
     "max_wait": (_SPAN_TYPES, "a timedelta or seconds"),
@@ -186,7 +186,9 @@ def options_document(
     """
     require_fitting(options, has_key=options.unique_key is not None or unique_keys is not None)
     if not isinstance(kind, str):
-        raise BadTask(f"kind must be a string, not {kind!r}")
+        raise BadTask(
+            f"kind must be a string, not {kind!r}", 'Pass the name of the kind: "thumbs.make".'
+        )
     if not 1 <= len(kind) <= NAME_MAX_LENGTH:
         raise BadTask(f"kind must have 1 to {NAME_MAX_LENGTH} characters, not {len(kind)}")
     fields: Document = {

@@ -17,7 +17,6 @@ from peers.schedules import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     from peers.client.options import Span
     from peers.client.schedules import ScheduleRecord
@@ -66,7 +65,7 @@ def add_schedule(
     )  # fmt: skip
     task = document(kind, {} if args is None else args, options)
     task.pop("on_parent_failure", None)
-    request = schedule.document(name=name, **task, **_times(anchor=anchor))
+    request = schedule.document(name=name, **_times(anchor=anchor), **task)
     return Request(statements.ADD_SCHEDULE, {**request, "replace": replace})
 
 
@@ -145,6 +144,11 @@ def backfill_schedule(
 
 def _times(**moments: datetime | None) -> dict[str, str]:
     for name, moment in moments.items():
+        if moment is not None and not isinstance(moment, datetime):
+            raise BadSchedule(
+                f"{name} must be a datetime with a time zone, not {moment!r}",
+                "For example, datetime(2026, 11, 20, tzinfo=timezone.utc).",
+            )
         if moment is not None and moment.tzinfo is None:
             raise BadSchedule(
                 f"{name} {moment} has no time zone",

@@ -19,7 +19,8 @@ def require_known_words(options: Options) -> None:
     unique_while, on_duplicate = options.unique_while, options.on_duplicate
     if isinstance(unique_while, str) and unique_while not in list(UniqueWhile):
         raise BadTask(
-            f'unique_while must be "waiting", "unfinished" or a timedelta, not "{unique_while}"'
+            'unique_while must be "waiting", "unfinished", a timedelta or seconds, '
+            f'not "{unique_while}"'
         )
     if on_duplicate is not None and on_duplicate not in list(OnDuplicate):
         raise BadTask(f'on_duplicate must be "keep", "replace" or "debounce", not "{on_duplicate}"')
@@ -52,7 +53,10 @@ def _require_debounce(options: Options) -> None:
             "With another one, a submission that comes while the task runs would be lost.",
         )
     if options.wait is None:
-        raise BadTask('on_duplicate="debounce" needs a wait', "For example, wait=5 (seconds).")
+        raise BadTask(
+            'on_duplicate="debounce" needs a wait',
+            "For example, wait=5 (seconds); in a shell: --wait 5s.",
+        )
     if options.scheduled_at is not None or options.delay is not None:
         raise BadTask(
             'on_duplicate="debounce" sets the time of the start itself',

@@ -51,6 +51,8 @@ class Schedule:
     def __post_init__(self) -> None:
         from peers.schedules.calendar import Calendar  # it is slow to import
 
+        for name in ("every", "catch_up", "jitter", "expect_within"):
+            _require_span(name, getattr(self, name))
         Calendar(self.cron, None if self.every is None else _timedelta(self.every), self.timezone)
         if self.name is not None and not 1 <= len(self.name) <= NAME_MAX:
             raise BadSchedule(f"name must have 1 to {NAME_MAX} characters, not {len(self.name)}")
@@ -90,6 +92,13 @@ def _timedelta(span: Span) -> timedelta:
         raise BadSchedule(
             f"a duration must be a number of seconds up to 365 days, not {span}"
         ) from None
+
+
+def _require_span(name: str, span: object) -> None:
+    if span is not None and (
+        isinstance(span, bool) or not isinstance(span, (timedelta, int, float))
+    ):
+        raise BadSchedule(f"{name} must be a timedelta or seconds, not {span!r}")
 
 
 def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

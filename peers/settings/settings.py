@@ -214,7 +214,8 @@ class Settings(BaseSettings):
             raise ConfigError(
                 "no database is configured",
                 "Set PEERS_DATABASE_URL=postgresql://user@host/database (or libpq's PGHOST or "
-                "PGSERVICE), or use a private one on this machine with --embedded.",
+                "PGSERVICE), or use a private one on this machine: --embedded in a shell, "
+                "PEERS_DATABASE_URL=$(peers db url) for a program.",
             )
         return self.database_url.get_secret_value() if self.database_url else ""
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import create_engine
 
 import peers
-from peers import AsyncClient, BadSchedule, Client, Schedule, ScheduleNotFound
+from peers import AsyncClient, BadSchedule, BadTask, Client, Schedule, ScheduleNotFound
 from tests.support.schedules import fire, set_clock
 from tests.support.server import as_url
 
@@ -93,8 +93,17 @@ def test_bad_values_are_refused_before_the_database_is_asked() -> None:
         peers.backfill_schedule("s", naive)
     with pytest.raises(BadSchedule, match="time zone"):
         peers.add_schedule("s", "a", every=60, anchor=naive)
+    with pytest.raises(BadSchedule, match="from_at must be a datetime with a time zone"):
+        peers.backfill_schedule("s", "2026-11-20")  # type: ignore[arg-type]
+    with pytest.raises(BadSchedule, match="anchor must be a datetime with a time zone"):
+        peers.add_schedule("s", "a", every=60, anchor="2026-11-20")  # type: ignore[arg-type]
+    with pytest.raises(BadTask, match="Pass the name of the kind"):
+        peers.add_schedule("s", len, cron="@daily")  # type: ignore[arg-type]
     with pytest.raises(BadSchedule, match="limit must be 1 to 1000"):
         peers.find_schedules(limit=0)
+    for name in ("every", "catch_up", "jitter", "expect_within"):
+        with pytest.raises(BadSchedule, match=f"{name} must be a timedelta or seconds, not '1h'"):
+            Schedule(**{"cron": "@daily", name: "1h"})  # type: ignore[arg-type]
     for bad in (
         {"cron": "@daily", "misfire": "x"}, {"cron": "@daily", "overlap": "x"},
         {"cron": "@daily", "catch_up": -1}, {"cron": "@daily", "jitter": 1e6},

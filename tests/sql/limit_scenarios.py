@@ -211,6 +211,8 @@ def tasks_that_run_already_count_for_a_new_limit(world: World) -> None:
     limit(world.db, key="account", max_running=2)
     found = claim_limited(peer, 3)
     assert found.ids == tasks[5:], "the other account is free"
+    said = value(world.db, "select peers.explain(%s)", tasks[3])
+    assert "3 of 2 are running (claimed before this limit held for them), none is ahead." in said
     assert peer.complete(*claims[:2]) == {}
     assert claim_limited(peer, 3).ids == tasks[3:4]
     assert claim_limited(peer, 3).ids == []
@@ -485,8 +487,22 @@ def explain_names_the_limit(world: World) -> None:
     said = value(world.db, "select peers.explain(%s)", tasks[3])
     assert 'limit "stripe" is shut until 2100-01-01' in said
     assert "(HTTP 429)" in said
+    run(world.db, "update peers.limit set shut_until = 'infinity'")
+    said = value(world.db, "select peers.explain(%s)", tasks[3])
+    assert "is shut until an operator opens it (HTTP 429)" in said
     shown = row(world.db, "select running, waiting from peers.limit_status")
     assert shown == {"running": 3, "waiting": 2}
+
+
+def explain_names_the_limits_that_order_a_task(world: World) -> None:
+    """Which ones, for which keys, although each has room."""
+    limit(world.db, "stripe", key="account", max_running=5)
+    limit(world.db, "all", kind=None, queue="default", max_running=9)
+    tasks = accounts(world.db, 7, 7, 8)
+    world.peer()
+    assert value(world.db, "select peers.explain(%s)", tasks[1]) == (
+        'Ready, but 1 is ahead under limit "all" and limit "stripe" for account 7.'
+    )
 
 
 def what_keys_used_is_merged(world: World) -> None:

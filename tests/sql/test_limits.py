@@ -124,7 +124,10 @@ def test_the_safeguard_is_needed(world: World, name: str) -> None:
     [
         ({"kind": "k"}, "a limit needs max_running, or starts and per, or fair"),
         ({"kind": "k", "queue": "q", "max_running": 1}, "give either a kind or a queue"),
-        ({"max_running": 1}, "give either a kind or a queue"),
+        ({"max_running": 1}, "this limit has none"),
+        ({"name": None, "kind": "k", "max_running": 1}, "name must have 1 to 200 characters"),
+        ({"kind": "k", "key": "args->>account", "max_running": 1}, "key must be a path into args"),
+        ({"kind": "k", "key": "$.account", "max_running": 1}, "key must be a path into args"),
         ({"kind": "k", "key": "a..b", "max_running": 1}, "key must be a path into args"),
         ({"kind": "k", "key": "", "max_running": 1}, "key must be a path into args"),
         ({"kind": "k", "max_running": 0}, "max_running must be 1 to 1000000, not 0"),
@@ -141,11 +144,11 @@ def test_a_malformed_limit_is_refused(
     db: Connection, columns: dict[str, object], reason: str
 ) -> None:
     """With the reason and an example."""
-    names = ["name", *columns]
+    given = {"name": "l", **columns}
     insert = (
-        f"insert into peers.limit ({', '.join(names)}) values ({', '.join(['%s'] * len(names))})"
+        f"insert into peers.limit ({', '.join(given)}) values ({', '.join(['%s'] * len(given))})"
     )
-    code, said = refusal(db, insert, "l", *columns.values())
+    code, said = refusal(db, insert, *given.values())
     assert code == "PE014"
     assert reason in said
     assert "For example: INSERT INTO peers.limit" in said
@@ -160,4 +163,5 @@ def test_at_most_four_limits_hold_for_a_task(db: Connection) -> None:
         db, "insert into peers.limit (name, kind, max_running) values ('fifth', 'a', 1)"
     )
     assert (code, "at most 4 limits" in said) == ("PE014", True)
+    assert "delete one that peers.limit_status lists" in said
     scenarios.limit(db, "other", kind="b", max_running=1)

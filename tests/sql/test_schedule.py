@@ -41,6 +41,7 @@ def at_noon(db: Connection) -> Connection:
     ("columns", "words"),
     [
         ({"name": ""}, "name must have 1 to 200 characters"),
+        ({"name": None}, "name must have 1 to 200 characters"),
         ({"name": "a\nb"}, "control characters"),
         ({"every": "5 minutes", "cron": "0 2 * * *"}, "either cron"),
         ({"cron": None}, "either cron"),
@@ -556,6 +557,8 @@ def test_an_alert_is_raised_when_no_run_completes(db: Connection) -> None:
     alert = row(db, "select * from peers.alert")
     assert (alert["alert"], alert["subject"]) == ("schedule_late", "s")
     assert "has completed since it was due at" in alert["message"]
+    said = value(db, "select peers.explain_schedule('s')")
+    assert (alert["message"] in said, "ask peers.explain_schedule" in said) == (True, False)
     set_clock(db, "2026-11-23 13:40:00+00")
     peer.heartbeat()
     peer.complete(*peer.claim())
@@ -752,6 +755,16 @@ def test_explain_says_what_became_of_it(at_noon: Connection, statement: str, wor
     fire(at_noon)
     run(at_noon, statement)
     assert words in value(at_noon, "select peers.explain_schedule('s')")
+
+
+def test_explain_names_a_kind_that_no_peer_runs(at_noon: Connection) -> None:
+    """Before the first task of the schedule waits in vain."""
+    missing = 'No live peer runs kind "a" in queue "default", so its tasks wait'
+    explain = "select peers.explain_schedule('s')"
+    Peer.join(at_noon, "other")
+    assert missing in value(at_noon, explain)
+    Peer.join(at_noon)
+    assert missing not in value(at_noon, explain)
 
 
 def test_explain_of_a_time_in_the_past(at_noon: Connection) -> None:
