@@ -85,6 +85,8 @@ create or replace function peers.due_schedules(max_schedules integer default 50,
     returns jsonb
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
+    set jit = off
+    set enable_seqscan = off
 as $$
 declare
     _now constant timestamptz := peers.now();
@@ -100,14 +102,17 @@ begin
         'schedules', peers._schedules_to_fire(_now, max_schedules, unlocked),
         'backfills', peers._backfills_to_run(_now),
         'now', extract(epoch from _now),
-        'next', extract(epoch from _next)
+        'next', extract(epoch from _next),
+        'then', extract(epoch from (
+            select s.look_at from peers.schedule s where s.look_at > _now order by s.look_at limit 1))
     );
 end
 $$;
 
 comment on function peers.due_schedules is
     'What a peer calls when a schedule is due. Returns {"schedules": those that are due or whose next due time is '
-    'unknown, "backfills": those in progress, "late": the alerts that it has raised, "now", and "next": when to call '
-    'again (both in seconds since 1970; null: never)}. The peer computes the due times and passes them '
-    'to peers.fire_schedules and peers.run_backfills. unlocked: leaves out the schedules whose rows a session has '
-    'locked. A peer asks for this when it could fire nothing of what was due.';
+    'unknown, "backfills": those in progress, "late": the alerts that it has raised, "now", "next": when to call '
+    'again, and "then": when the first one is due of those that are not yet (in seconds since 1970; null: never)}. '
+    'The peer computes the due times and passes them to peers.fire_schedules and peers.run_backfills. unlocked: leaves '
+    'out the schedules whose rows a session has locked. A peer asks for this when it could fire nothing of what was '
+    'due.';

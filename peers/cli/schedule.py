@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from peers.cli import output, queries
 from peers.cli.database import connected, perform
-from peers.cli.parser import TIME_FORM, add_command, add_group, advice, instant, positive
+from peers.cli.parser import (
+    TIME_FORM,
+    add_command,
+    add_group,
+    advice,
+    instant,
+    positive,
+)
 from peers.cli.schedule_add import NEXT_SHOWN, TIME, add_name, next_times, register_add
 from peers.client import schedule_operations as operations
 

@@ -66,7 +66,7 @@ def add_schedule(
     )  # fmt: skip
     task = document(kind, {} if args is None else args, options)
     task.pop("on_parent_failure", None)
-    request = schedule.document(name=name, **task, **_times(anchor=anchor))
+    request = schedule.document(name=name, **_times(anchor=anchor), **task)
     return Request(statements.ADD_SCHEDULE, {**request, "replace": replace})
 
 

@@ -221,11 +221,12 @@ def due_schedules(max_schedules: int, *, unlocked: bool) -> Statement:
 def read_due_schedules(result: PGresult) -> DueSchedules:
     """Return the reply to `due_schedules`."""
     reply = json.loads(result.get_value(0, 0) or b"{}")
-    next_at = reply["next"]
+    next_at, then_at = (
+        float("inf") if reply[name] is None else reply[name] for name in ("next", "then")
+    )
     return DueSchedules(
-        reply["schedules"], reply["backfills"], reply["late"], reply["now"],
-        float("inf") if next_at is None else next_at,
-    )  # fmt: skip
+        reply["schedules"], reply["backfills"], reply["late"], reply["now"], next_at, then_at
+    )
 
 
 def fire_schedules(

@@ -189,6 +189,8 @@ class DueSchedules(NamedTuple):
     now: float
     next_at: float
     """When to ask again; infinity: there is no schedule."""
+    then_at: float
+    """When the first one is due of those that are not yet; infinity: never."""
 
 
 class ScheduleRun(NamedTuple):

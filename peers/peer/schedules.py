@@ -56,6 +56,8 @@ class Schedules(Chore):
         self._sent_fires: list[dict[str, Any]] = []
         self._sent_backfills: list[dict[str, Any]] = []
         """What the step in progress submits: fires or backfills, or neither if it looks."""
+        self._then_at = _NEVER
+        """When (monotonic) the first schedule is due of those that are not yet."""
         self._misses = 0
         """How many times in a row it could fire nothing of what was due."""
 
@@ -101,7 +103,9 @@ class Schedules(Chore):
         received_at = time.monotonic()
         self._looked_at = received_at
         wait = reply.next_at - reply.now
-        self._look_at = received_at + wait + random.uniform(0, _SPREAD)
+        spread = random.uniform(0, _SPREAD)
+        self._look_at = received_at + wait + spread
+        self._then_at = received_at + reply.then_at - reply.now + spread
         if reply.next_at < _NEVER:  # a peer without schedules need not load it
             prepare()
         for alert in reply.late:
@@ -128,10 +132,13 @@ class Schedules(Chore):
         return not self._backfills
 
     def _back_off(self) -> None:
-        """Look again after a wait that grows: another peer was faster, or has locked the rows."""
+        """Look again after a wait that grows: another peer was faster, or has locked the rows.
+
+        What is due meanwhile does not wait for that.
+        """
         self._misses += 1
         wait = min(_AGAIN_MAX, _AGAIN_AFTER * 2 ** min(self._misses - 1, 10))
-        self._look_at = time.monotonic() + wait * random.uniform(0.5, 1)
+        self._look_at = min(time.monotonic() + wait * random.uniform(0.5, 1), self._then_at)
 
 
 def _fires_of(schedules: list[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ def _await_gates(*gates: str) -> None:
         time.sleep(_LOOK_AGAIN)
 
 
-@task("gated.sync", backoff=0)
+@task("unstarted.sync", backoff=0)
 def gated(gate: str, seconds: float = 0.0) -> None:
     """Occupies its worker."""
     _note(current_task().id)
@@ -47,7 +47,7 @@ def gated(gate: str, seconds: float = 0.0) -> None:
     _await_gates(gate)
 
 
-@task("gated.async", backoff=0)
+@task("unstarted.async", backoff=0)
 async def gated_async(gate: str, seconds: float = 0.0) -> None:
     """Occupies a slot."""
     _note(current_task().id)
@@ -56,7 +56,7 @@ async def gated_async(gate: str, seconds: float = 0.0) -> None:
         await asyncio.sleep(_LOOK_AGAIN)
 
 
-@task("gated.batch", batch_size=BATCH_SIZE, backoff=0)
+@task("unstarted.batch", batch_size=BATCH_SIZE, backoff=0)
 def batch(rows: list[Row]) -> list[None]:
     """Occupies its worker until all gates are open."""
     _note(*(each.id for each in current_batch()))
@@ -65,7 +65,7 @@ def batch(rows: list[Row]) -> list[None]:
     return [None] * len(rows)
 
 
-@task("gated.batch.async", batch_size=BATCH_SIZE, backoff=0)
+@task("unstarted.batch.async", batch_size=BATCH_SIZE, backoff=0)
 async def batch_async(rows: list[Row]) -> list[None]:
     """Occupies a slot until all gates are open."""
     _note(*(each.id for each in current_batch()))

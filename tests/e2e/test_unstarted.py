@@ -17,7 +17,7 @@ from tests.e2e.app_unstarted import BATCH_SIZE
 from tests.e2e.harness import PeerProcess, Stage, workers_end
 
 APP: Final = "tests.e2e.app_unstarted"
-KINDS: Final = ("gated.sync", "gated.async", "gated.batch", "gated.batch.async")
+KINDS: Final = ("unstarted.sync", "unstarted.async", "unstarted.batch", "unstarted.batch.async")
 LONG: Final = {"lease_timeout": "120s"}
 """Longer than anything is awaited: what happens does not happen because a lease has ended."""
 ATTEMPTS: Final = 3

@@ -574,6 +574,19 @@ def test_an_alert_is_raised_when_no_run_completes(db: Connection) -> None:
         assert rows(db, "select * from peers.alert") == []
 
 
+def test_a_look_tells_when_the_next_one_is_due_that_is_not_yet(db: Connection) -> None:
+    """So that a peer is there in time, also while another one cannot be fired."""
+    set_clock(db, "2026-11-23 12:00:01+00")
+    add_schedule(db)
+    add_schedule(db, "t", cron="30 * * * *")
+    assert due(db)["then"] is None
+    fire(db)
+    set_clock(db, "2026-11-23 12:30:01+00")
+    found = due(db)
+    assert datetime.fromtimestamp(found["next"], UTC).minute == 30
+    assert datetime.fromtimestamp(found["then"], UTC).hour == 13
+
+
 def test_an_alert_ends_with_its_expectation(db: Connection) -> None:
     """Nobody would look at it again."""
     set_clock(db, "2026-11-23 12:00:01+00")

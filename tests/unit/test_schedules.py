@@ -38,6 +38,8 @@ def due(next_in: float | None = 3600, **found: Any) -> Reply:
     now = NOON.timestamp()
     document = {"schedules": [], "backfills": [], "late": [], "now": now, **found}
     document["next"] = None if next_in is None else now + next_in
+    then_in = document.pop("then_in", None)
+    document["then"] = None if then_in is None else now + then_in
     return Reply((json.dumps(document).encode(),))
 
 
@@ -137,6 +139,16 @@ def test_a_peer_that_comes_second_waits_longer_and_longer() -> None:
     assert peer.step(due()) == "look for unlocked"
     assert peer.step(due()) == "look"
     assert peer.chore._misses == 0
+
+
+def test_what_is_due_soon_does_not_wait_for_what_is_locked() -> None:
+    """A peer looks in time for the others, however long it has tried one in vain."""
+    peer = Peer()
+    for _ in range(8):
+        peer.step(due(-1, then_in=0.2, schedules=[a_row()]))
+        assert peer.step(Reply()) == "fire"
+        assert peer.due_in() < 0.25
+        peer.chore._look_at = 0.0  # as if the time had passed
 
 
 def test_a_schedule_that_is_refused_alone_is_recorded_as_failed() -> None:
