@@ -52,7 +52,7 @@ class Schedule:
         from peers.schedules.calendar import Calendar  # it is slow to import
 
         for name in ("every", "catch_up", "jitter", "expect_within"):
-            _require_span(name, getattr(self, name))
+            _require_duration(name, getattr(self, name))
         Calendar(self.cron, None if self.every is None else _timedelta(self.every), self.timezone)
         if self.name is not None and not 1 <= len(self.name) <= NAME_MAX:
             raise BadSchedule(f"name must have 1 to {NAME_MAX} characters, not {len(self.name)}")
@@ -82,23 +82,18 @@ def _interval(span: Span | None) -> str | None:
 
 
 def _timedelta(span: Span) -> timedelta:
-    if isinstance(span, timedelta):
-        return span
+    return span if isinstance(span, timedelta) else timedelta(seconds=span)
+
+
+def _require_duration(name: str, span: Span | None) -> None:
+    if span is None or isinstance(span, timedelta):
+        return
     if isinstance(span, bool) or not isinstance(span, int | float):
-        raise BadSchedule(f"a duration must be a timedelta or seconds, not {span!r}")
-    try:
-        return timedelta(seconds=span)
-    except (ValueError, OverflowError):  # nan, infinity, or more than a timedelta can hold
-        raise BadSchedule(
-            f"a duration must be a number of seconds up to 365 days, not {span}"
-        ) from None
-
-
-def _require_span(name: str, span: object) -> None:
-    if span is not None and (
-        isinstance(span, bool) or not isinstance(span, (timedelta, int, float))
-    ):
         raise BadSchedule(f"{name} must be a timedelta or seconds, not {span!r}")
+    try:
+        _timedelta(span)
+    except (ValueError, OverflowError):  # nan, infinity, or more than a timedelta can hold
+        raise BadSchedule(f"{name} must be at most 365 days, not {span} seconds") from None
 
 
 def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
