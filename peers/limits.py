@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from peers.errors import BadLimit
-from peers.spans import Span, parse_span
+from peers.spans import Span, parse_span, sql_interval, timedelta_of
 from peers.types import NAME_MAX_LENGTH
 
 MOST_TOGETHER: Final = 4
@@ -109,10 +109,9 @@ def interval_of(per: Span | str | None) -> str | None:
         return None
     try:
         span = parse_span(per) if isinstance(per, str) else per
-        if not isinstance(span, timedelta):
-            span = timedelta(seconds=span)  # type: ignore[arg-type]  # raises TypeError for None
-        if PER_MIN <= span <= PER_MAX:
-            return f"{span.total_seconds():.6f} seconds"
+        # a text that is no duration is None, which raises TypeError
+        if PER_MIN <= timedelta_of(span) <= PER_MAX:  # type: ignore[arg-type]
+            return sql_interval(span)
     except (TypeError, ValueError, OverflowError):
         pass
     raise BadLimit(

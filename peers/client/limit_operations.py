@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 from peers.client import limit_statements as statements
-from peers.client.options import interval
 from peers.client.statements import Request
 from peers.errors import BadLimit
 from peers.limits import check_values, interval_of
+from peers.spans import sql_interval
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -106,7 +106,7 @@ def shut_limit(
             "Give it one, such as datetime.now(timezone.utc), or pass seconds.",
         )
     document = {
-        "name": name, "reason": reason, "seconds": interval(seconds),
+        "name": name, "reason": reason, "seconds": sql_interval(seconds),
         "until": None if until is None else until.isoformat(),
     }  # fmt: skip
     return Request(statements.SHUT_LIMIT, document)

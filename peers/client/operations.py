@@ -10,17 +10,18 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from peers.client import statements
-from peers.client.options import OptionFields, Options, id_of, interval, options_from
+from peers.client.options import OptionFields, Options, id_of, options_from
 from peers.client.statements import Request, find_statement
 from peers.client.submission import document, document_of_many, plain_json
 from peers.errors import BadTask
+from peers.spans import sql_interval
 from peers.types import UNIQUE_KEY_MAX_LENGTH, TaskState
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from peers.client.options import Span
     from peers.client.records import GraphStatus, TaskRecord
+    from peers.spans import Span
     from peers.types import TaskId
 
 FIND_LIMIT_MAX: Final = 1000
@@ -165,8 +166,8 @@ def change(
         "id": id_of(id), "priority": priority, "max_attempts": max_attempts,
         "scheduled_at": None if scheduled_at is None else scheduled_at.isoformat(),
         "args": None if args is None else plain_json("args", args),
-        "delay": interval(delay),
-        "timeout": interval(timeout),
+        "delay": sql_interval(delay),
+        "timeout": sql_interval(timeout),
     }  # fmt: skip
     given = {name: value for name, value in values.items() if value is not None}
     return Request(statements.CHANGE, given)

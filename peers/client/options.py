@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypedDict
 from peers.client.node import Node
 from peers.client.unique import require_fitting, require_known_words
 from peers.errors import BadTask
+from peers.spans import Span, seconds_of, sql_interval
 from peers.types import (
     IDEMPOTENCY_KEY_MAX_LENGTH,
     MAX_ATTEMPTS_MAX,
@@ -27,9 +28,6 @@ from peers.types import (
     ParentFailure,
     UniqueWhile,
 )
-
-Span: TypeAlias = timedelta | float
-"""A duration: a timedelta, or seconds."""
 
 _DELAY_MAX = 100 * 365 * 86400.0
 
@@ -128,8 +126,8 @@ class Options:
         _bounded("queue", _length(self.queue), 1, NAME_MAX_LENGTH, " characters")
         _bounded("priority", self.priority, PRIORITY_MIN, PRIORITY_MAX)
         _bounded("max_attempts", self.max_attempts, 1, MAX_ATTEMPTS_MAX)
-        _bounded("timeout", seconds(self.timeout), TIMEOUT_MIN, TIMEOUT_MAX, " seconds")
-        _bounded("delay", seconds(self.delay), 0, _DELAY_MAX, " seconds")
+        _bounded_span("timeout", self.timeout, TIMEOUT_MIN, TIMEOUT_MAX)
+        _bounded_span("delay", self.delay, 0, _DELAY_MAX)
         key_length = _length(self.idempotency_key)
         _bounded("idempotency_key", key_length, 1, IDEMPOTENCY_KEY_MAX_LENGTH, " characters")
         _bounded("unique_key", _length(self.unique_key), 1, UNIQUE_KEY_MAX_LENGTH, " characters")
@@ -137,7 +135,7 @@ class Options:
         for name in ("unique_while", "wait", "max_wait"):
             span = getattr(self, name)
             if not isinstance(span, str):
-                _bounded(name, seconds(span), UNIQUE_SPAN_MIN, UNIQUE_SPAN_MAX, " seconds")
+                _bounded_span(name, span, UNIQUE_SPAN_MIN, UNIQUE_SPAN_MAX)
         if self.scheduled_at is not None and self.scheduled_at.tzinfo is None:
             raise BadTask(
                 f"scheduled_at {self.scheduled_at} has no time zone",
@@ -171,11 +169,6 @@ def options_from(fields: Mapping[str, Any], base: Options | None = None) -> Opti
     return Options(**fields) if base is None else replace(base, **fields)
 
 
-def seconds(span: Span | None) -> float | None:
-    """Return a duration in seconds."""
-    return span.total_seconds() if isinstance(span, timedelta) else span
-
-
 def options_document(
     kind: str, options: Options, *, unique_keys: Sequence[str | None] | None = None
 ) -> Document:
@@ -196,9 +189,9 @@ def options_document(
         "queue": options.queue,
         "priority": options.priority,
         "scheduled_at": options.scheduled_at and options.scheduled_at.isoformat(),
-        "delay": interval(options.delay),
+        "delay": sql_interval(options.delay),
         "max_attempts": options.max_attempts,
-        "timeout": interval(options.timeout),
+        "timeout": sql_interval(options.timeout),
         "depends_on": [
             parent.id if isinstance(parent, Node) else parent for parent in options.depends_on
         ]
@@ -210,10 +203,10 @@ def options_document(
         "unique_keys": unique_keys,
         "unique_while": str(options.unique_while)
         if isinstance(options.unique_while, str)
-        else interval(options.unique_while),
+        else sql_interval(options.unique_while),
         "on_duplicate": options.on_duplicate and str(options.on_duplicate),
-        "wait": interval(options.wait),
-        "max_wait": interval(options.max_wait),
+        "wait": sql_interval(options.wait),
+        "max_wait": sql_interval(options.max_wait),
     }
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -222,9 +215,8 @@ def _length(text: str | None) -> int | None:
     return None if text is None else len(text)
 
 
-def interval(span: Span | None) -> str | None:
-    """Return a duration as SQL reads it."""
-    return None if span is None else f"{seconds(span):.6f} seconds"
+def _bounded_span(name: str, span: Span | None, low: float, high: float) -> None:
+    _bounded(name, None if span is None else seconds_of(span), low, high, " seconds")
 
 
 def _bounded(name: str, value: float | None, low: float, high: float, unit: str = "") -> None:

@@ -19,9 +19,9 @@ from peers.schedules import Schedule
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from peers.client.options import Span
     from peers.client.schedules import ScheduleRecord
     from peers.schedules import Misfire, Overlap
+    from peers.spans import Span
 
 
 def add_schedule(

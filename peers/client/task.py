@@ -8,7 +8,6 @@ import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
-from datetime import timedelta
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -23,7 +22,7 @@ from typing import (
 
 from peers.client import operations
 from peers.client.node import Node
-from peers.client.options import OptionFields, Options, Span, options_from
+from peers.client.options import OptionFields, Options, options_from
 from peers.client.results import wait, wait_async
 from peers.client.statements import Request, submit_statement
 from peers.client.submission import document
@@ -33,6 +32,7 @@ from peers.errors import ArgsInvalid, BadLimit, BadTask
 from peers.handlers import DEFAULT_BACKOFF, DEFAULT_BACKOFF_CAP, Handler, register
 from peers.limits import Limit
 from peers.schedules import Schedule
+from peers.spans import Span, timedelta_of
 from peers.types import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
 
 if TYPE_CHECKING:
@@ -278,11 +278,11 @@ def task(
             queue=queue,
             priority=priority,
             max_attempts=max_attempts,
-            timeout=None if timeout is None else _timedelta(timeout),
-            backoff=_timedelta(backoff),
-            backoff_cap=_timedelta(backoff_cap),
+            timeout=None if timeout is None else timedelta_of(timeout),
+            backoff=timedelta_of(backoff),
+            backoff_cap=timedelta_of(backoff_cap),
             batch_size=batch_size,
-            batch_wait=_timedelta(batch_wait),
+            batch_wait=timedelta_of(batch_wait),
             limits=limits,
             schedules=declared,
         )
@@ -290,10 +290,6 @@ def task(
         return Task(handler) if batch_size is None else BatchTask(handler)
 
     return decorate
-
-
-def _timedelta(span: Span) -> timedelta:
-    return span if isinstance(span, timedelta) else timedelta(seconds=span)
 
 
 def _limits(limit: Limit | Iterable[Limit]) -> tuple[Limit, ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from peers.errors import BadTask
+from peers.spans import seconds_of
 from peers.types import OnDuplicate, UniqueWhile
 
 if TYPE_CHECKING:
@@ -62,12 +62,8 @@ def _require_debounce(options: Options) -> None:
             'on_duplicate="debounce" sets the time of the start itself',
             'Leave scheduled_at and delay out, or use "replace".',
         )
-    if options.max_wait is not None and _seconds(options.max_wait) < _seconds(options.wait):
+    if options.max_wait is not None and seconds_of(options.max_wait) < seconds_of(options.wait):
         raise BadTask(
-            f"max_wait must be at least wait ({_seconds(options.wait):g} seconds), "
-            f"not {_seconds(options.max_wait):g}"
+            f"max_wait must be at least wait ({seconds_of(options.wait):g} seconds), "
+            f"not {seconds_of(options.max_wait):g}"
         )
-
-
-def _seconds(span: timedelta | float) -> float:
-    return span.total_seconds() if isinstance(span, timedelta) else span

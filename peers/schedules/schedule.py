@@ -8,11 +8,10 @@ from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from peers.errors import BadSchedule
+from peers.spans import Span, sql_interval, timedelta_of
 
 Misfire: TypeAlias = Literal["skip", "latest", "all"]
 Overlap: TypeAlias = Literal["allow", "skip", "buffer_one", "cancel_other"]
-Span: TypeAlias = timedelta | float
-"""A duration: a timedelta, or seconds."""
 
 NAME_MAX: Final = 200
 _DAY: Final = timedelta(days=1)
@@ -53,7 +52,7 @@ class Schedule:
 
         for name in ("every", "catch_up", "jitter", "expect_within"):
             _require_duration(name, getattr(self, name))
-        Calendar(self.cron, None if self.every is None else _timedelta(self.every), self.timezone)
+        Calendar(self.cron, None if self.every is None else timedelta_of(self.every), self.timezone)
         if self.name is not None and not 1 <= len(self.name) <= NAME_MAX:
             raise BadSchedule(f"name must have 1 to {NAME_MAX} characters, not {len(self.name)}")
         _require_one_of("misfire", self.misfire, get_args(Misfire))
@@ -68,21 +67,13 @@ class Schedule:
     def document(self, **others: object) -> dict[str, Any]:
         """Return the columns of peers.schedule that it sets, as JSON, with these other ones."""
         columns = {
-            "cron": self.cron, "every": _interval(self.every), "timezone": self.timezone,
-            "misfire": self.misfire, "catch_up": _interval(self.catch_up), "overlap": self.overlap,
-            "jitter": _interval(self.jitter), "expect_within": _interval(self.expect_within),
+            "cron": self.cron, "every": sql_interval(self.every), "timezone": self.timezone,
+            "misfire": self.misfire, "catch_up": sql_interval(self.catch_up),
+            "overlap": self.overlap, "jitter": sql_interval(self.jitter),
+            "expect_within": sql_interval(self.expect_within),
             **others,
         }  # fmt: skip
         return {name: value for name, value in columns.items() if value is not None}
-
-
-def _interval(span: Span | None) -> str | None:
-    """Return a duration as SQL takes it."""
-    return None if span is None else f"{_timedelta(span).total_seconds():.6f} seconds"
-
-
-def _timedelta(span: Span) -> timedelta:
-    return span if isinstance(span, timedelta) else timedelta(seconds=span)
 
 
 def _require_duration(name: str, span: Span | None) -> None:
@@ -91,7 +82,7 @@ def _require_duration(name: str, span: Span | None) -> None:
     if isinstance(span, bool) or not isinstance(span, int | float):
         raise BadSchedule(f"{name} must be a timedelta or seconds, not {span!r}")
     try:
-        _timedelta(span)
+        timedelta_of(span)
     except (ValueError, OverflowError):  # nan, infinity, or more than a timedelta can hold
         raise BadSchedule(f"{name} must be at most 365 days, not {span} seconds") from None
 
@@ -102,5 +93,5 @@ def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def _require_between(name: str, span: Span, least: timedelta, most: timedelta, bound: str) -> None:
-    if not least <= _timedelta(span) <= most:
+    if not least <= timedelta_of(span) <= most:
         raise BadSchedule(f"{name} must be {bound}, not {span}")
