@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from peers.context import current
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -37,3 +39,4 @@ def pure(request: pytest.FixtureRequest) -> Iterator[None]:
     _guard.active = True
     yield
     _guard.active = False
+    assert current() is None, "the test has not left a task: the next ones would run inside it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -76,7 +77,7 @@ class Worker:
         """Run these tasks."""
         self.tell(Assign([columns]))
         self.tell(Stop())
-        self.loop.run()
+        copy_context().run(self.loop.run)  # or the tests that follow would run inside its last task
         self.loop._inbox.clear()
 
     def _sent(self, message: object) -> None:
@@ -232,6 +233,6 @@ def test_each_task_is_marked_when_its_handler_starts(worker: Worker) -> None:
     worker.tell(Assign([single.to_message(0, 3, 7)], mark=5))
     worker.tell(Assign([batched.to_message(0, 3, 10)], True, mark=5))
     worker.tell(Stop())
-    worker.loop.run()
+    copy_context().run(worker.loop.run)
     assert seen == [7, 8, 9, 12]
     assert sum(map(bool, worker.marks.words)) == 1
