@@ -31,7 +31,7 @@ _FIRE: Final = ("name", "revision", "next_due_at")
 _BACKFILL: Final = ("id", "name", "revision", "done_until")
 _REFUSED: Final = "the database refused to submit the task, or did not finish it in time"
 _NEVER: Final = float("inf")
-_AT_LEAST_EVERY: Final = 10.0
+_AT_LEAST_EVERY: Final = 30.0
 """Seconds. A notification may be lost, or someone may set the database's clock."""
 _WITHOUT_NOTIFICATIONS: Final = 1.0
 _SPREAD: Final = 0.03
