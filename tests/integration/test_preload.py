@@ -83,6 +83,11 @@ class Workers:
             assert time.monotonic() < give_up
             self.turn()
 
+    def until_ready(self) -> None:
+        """Make turns until a worker has started and is ready."""
+        self.until(lambda: self.pids() != [])
+        self.until(lambda: all(worker.ready for worker in self.pool._workers))
+
     def kill_worker(self) -> int:
         """Kill the only worker, and wait until the pool knows."""
         [pid] = self.pids()
@@ -120,8 +125,7 @@ def test_a_fork_server_that_does_not_answer_is_given_up(
     server = workers.server()
     os.kill(server, signal.SIGSTOP)
     workers.kill_worker()
-    workers.until(lambda: workers.pids() != [])
-    workers.until(lambda: all(worker.ready for worker in workers.pool._workers))
+    workers.until_ready()
     assert "0.2 s" in lost.call_args.kwargs["reason"]
     with pytest.raises(ProcessLookupError):
         os.kill(server, 0)
@@ -146,7 +150,7 @@ def test_a_pool_survives_a_machine_without_room_for_a_fork(
     """Nothing stays open, and a worker starts as soon as there is room."""
     monkeypatch.setattr("peers.pool.starter._SHORTEST_WAIT", 0.01)
     workers.kill_worker()
-    workers.until(lambda: workers.pids() != [])
+    workers.until_ready()
     before = open_descriptors()
     refusal = Mock(side_effect=OSError(number, os.strerror(number)))
     with monkeypatch.context() as patched:
@@ -158,7 +162,7 @@ def test_a_pool_survives_a_machine_without_room_for_a_fork(
             workers.until(lambda: refusal.call_count > called)  # noqa: B023
             assert workers.pids() == []
     workers.pool._starter.start_at = 0.0
-    workers.until(lambda: workers.pids() != [])
+    workers.until_ready()
     assert gone not in workers.pids()
     assert open_descriptors() == before
     assert lost.call_count == 0
