@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 DEADLINE: Final = 30.0
 """Seconds that anything awaited may take on the slowest machine."""
 
+LONG_WAIT: Final = 2.0
+LOOKS: Final = 100
+"""A wait for a lock is long if it is seen so many times in a row, for so many seconds."""
+
+_A_SESSION_WAITS: Final = (
+    "select exists (select from pg_stat_activity"
+    " where datname = current_database() and wait_event_type = 'Lock')"
+)
+
 LEASE: Final = "30 s"
 
 Result = TypeVar("Result")
@@ -306,6 +315,25 @@ class World:
     def until_waiting_or_done(self, session: Connection, work: Future[Any]) -> None:
         """Return as soon as that session waits for a lock, or has finished its work."""
         self.until(lambda: work.done() or self.is_waiting(session), "a session to wait or finish")
+
+    def waits_long(self, work: Future[Any]) -> bool:
+        """Whether a session waits for a lock for two seconds; otherwise the work ends.
+
+        A busy machine makes the work slow, but not its waits for locks.
+        """
+        began, looks, deadline = 0.0, 0, time.monotonic() + DEADLINE * 2
+        while not work.done():
+            assert time.monotonic() < deadline, "the work does not end, and waits for no lock"
+            if not value(self.db, _A_SESSION_WAITS):
+                looks = 0
+            elif looks == 0:
+                began, looks = time.monotonic(), 1
+            else:
+                looks += 1
+                if looks > LOOKS and time.monotonic() - began > LONG_WAIT:
+                    return True
+            run(self.db, "select pg_sleep(0.002)")
+        return False
 
     def until(self, holds: Callable[[], bool], what: str) -> None:
         """Ask again and again, at most for DEADLINE seconds."""
