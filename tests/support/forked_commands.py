@@ -174,8 +174,10 @@ def end_shared() -> None:
 
 
 def needs_its_own_start(env: Mapping[str, str]) -> bool:
-    """Tell whether these variables would mean something to Python before any module is there."""
-    return _of_python(env) != _of_python(os.environ)
+    """Tell whether these variables have effects while Python starts."""
+    return _of_python(env) != _of_python(os.environ) or any(
+        Path(place, "sitecustomize.py").exists() for place in _python_path(env)
+    )
 
 
 def _of_python(env: Mapping[str, str]) -> dict[str, str]:
