@@ -39,9 +39,10 @@ _IMPORTED_LATE: Final = (
     "peers.database.schema", "peers.handlers", "peers.peer.loop", "psycopg_pool",
 )  # fmt: skip
 """What commands import when they need it."""
-_PYTHON: Final = ("PYTHON", "LD_")
+_PYTHON: Final = ("PYTHON", "LANG", "LC_", "LD_")
 """What begins like this in the environment has effects while Python starts."""
 _HARMLESS: Final = frozenset({"PYTHONPATH"})
+_STANDARD: Final = ("stdin", "stdout", "stderr")
 
 
 class ForkedProcess:
@@ -239,8 +240,14 @@ def _become(asked: int, streams: Sequence[int], library: Sequence[str]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with open(asked, "rb") as file:
         request = json.load(file)
-    for number, stream in enumerate(streams):
+    for number, (stream, name, mode) in enumerate(zip(streams, _STANDARD, "rww", strict=True)):
         os.dup2(stream, number)
+        old = getattr(sys, name)  # it still knows whether it could seek
+        new = open(  # noqa: SIM115  # it stays open
+            number, mode, old.line_buffering or -1, old.encoding, old.errors, closefd=False
+        )
+        setattr(sys, name, new)
+        setattr(sys, f"__{name}__", new)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.environ.clear()
     os.environ.update(request["env"])
