@@ -52,9 +52,10 @@ def claim_limited(
 ) -> Claimed:
     """Claim once, or until a claim had the time to look at a task: its first one takes long."""
     query = "select * from peers.claim_limited(%s, %s, %s, %s, %s::jsonb)"
+    found: list[dict[str, Any]] = []
     for _ in range(TRIES):
         found = rows(peer.db, query, peer.id, queue, wanted, free, json.dumps(per_slot))
-        if found[-1]["token"] or found[-1]["waits"] != "more":
+        if found[-1]["waits"] != "more" or any(lease["token"] for lease in found):
             break
     claims = [claim for lease in found for claim in claims_of(lease)]
     most = {

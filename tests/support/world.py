@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID, uuid4
 
@@ -292,6 +292,7 @@ class World:
     db: Connection
     connect: Callable[[], Connection]
     pool: ThreadPoolExecutor
+    _works: list[Future[Any]] = field(default_factory=list)
 
     def peer(self, *kinds: str, **options: Any) -> Peer:
         """A peer with a connection of its own."""
@@ -301,7 +302,9 @@ class World:
         self, work: Callable[..., Result], *arguments: Any, **options: Any
     ) -> Future[Result]:
         """Run `work` in a thread."""
-        return self.pool.submit(work, *arguments, **options)
+        future = self.pool.submit(work, *arguments, **options)
+        self._works.append(future)
+        return future
 
     def is_waiting(self, session: Connection) -> bool:
         """Whether that session waits for a lock that another one holds."""
@@ -309,8 +312,12 @@ class World:
         return bool(value(self.db, query, session.info.backend_pid))
 
     def until_waiting(self, session: Connection) -> None:
-        """Return as soon as that session waits for a lock."""
-        self.until(lambda: self.is_waiting(session), "a session to wait for a lock")
+        """Return as soon as that session waits for a lock; fail when nothing runs any more."""
+        self.until(
+            lambda: self.is_waiting(session) or all(work.done() for work in self._works),
+            "a session to wait for a lock",
+        )
+        assert self.is_waiting(session), "it ended without waiting for a lock"
 
     def until_waiting_or_done(self, session: Connection, work: Future[Any]) -> None:
         """Return as soon as that session waits for a lock, or has finished its work."""
