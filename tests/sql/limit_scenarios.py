@@ -50,12 +50,17 @@ class Claimed(NamedTuple):
 def claim_limited(
     peer: Peer, free: int | None = 8, wanted: int = 100, queue: str = "default", **per_slot: int
 ) -> Claimed:
-    """Claim once, or until a claim had the time to look at a task: its first one takes long."""
+    """Claim once, and again if the claim had no time to look at all tasks."""
     query = "select * from peers.claim_limited(%s, %s, %s, %s, %s::jsonb)"
     found: list[dict[str, Any]] = []
     for _ in range(TRIES):
-        found = rows(peer.db, query, peer.id, queue, wanted, free, json.dumps(per_slot))
-        if found[-1]["waits"] != "more" or any(lease["token"] for lease in found):
+        answer = rows(peer.db, query, peer.id, queue, wanted, free, json.dumps(per_slot))
+        found += answer
+        taken = sum(len(lease["task_ids"]) for lease in answer)
+        if answer[-1]["waits"] != "more" or free is None or (taken and per_slot):
+            break
+        wanted, free = wanted - taken, free - taken
+        if min(wanted, free) <= 0:
             break
     claims = [claim for lease in found for claim in claims_of(lease)]
     most = {
