@@ -181,7 +181,11 @@ class ContractMismatch(ConfigError):
     """PE006: this package and the database have different versions of the contract."""
 
 
-class BadGraph(PeersError):
+class BadArgument(PeersError):
+    """An argument is wrong, such as `limit=0`; the message has the bound."""
+
+
+class BadGraph(BadArgument):
     """PE007: a graph is malformed, or names a task that does not exist."""
 
 
@@ -189,11 +193,11 @@ class TaskNotFound(NotFound):
     """PE008: there is no such task; it never existed, or it was pruned."""
 
 
-class BadTask(PeersError):
+class BadTask(BadArgument):
     """PE009: a value is out of bounds."""
 
 
-class BadSchedule(PeersError):
+class BadSchedule(BadArgument):
     """PE013: a schedule is wrong; the message has the bound."""
 
 
@@ -205,7 +209,7 @@ class GraphNotFound(NotFound):
     """PE011: there is no such graph; it never existed, or it was pruned."""
 
 
-class BadLimit(PeersError):
+class BadLimit(BadArgument):
     """PE014: a limit is malformed; the message has the bound."""
 
 

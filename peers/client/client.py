@@ -127,6 +127,7 @@ class Client:
     remove_schedule = as_method(schedule_operations.remove_schedule)
     run_schedule = as_method(schedule_operations.run_schedule)
     backfill_schedule = as_method(schedule_operations.backfill_schedule)
+    cancel_backfill = as_method(schedule_operations.cancel_backfill)
 
     @overload
     def submit(self, task: Task[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> TaskId: ...
@@ -134,8 +135,8 @@ class Client:
     def submit(
         self,
         kind: str,
-        args: Mapping[str, object] | None = None,
         /,
+        args: Mapping[str, object] | None = None,
         **options: Unpack[OptionFields],
     ) -> TaskId: ...
     def submit(self, task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> TaskId:

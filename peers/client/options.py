@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypedDict
 
 from peers.client.node import Node
 from peers.client.unique import require_fitting, require_known_words
-from peers.errors import BadTask
+from peers.errors import BadArgument, BadTask
 from peers.spans import Span, seconds_of, sql_interval
 from peers.types import (
     IDEMPOTENCY_KEY_MAX_LENGTH,
@@ -151,13 +151,16 @@ class Options:
 
 
 def id_of(value: object, what: str = "task") -> int:
-    """Return an id as an int; other integers, such as NumPy's, are taken too. Raises BadTask."""
+    """Return an id as an int; other integers, such as NumPy's, are taken too.
+
+    Raises BadArgument.
+    """
     try:
         if not isinstance(value, bool):
             return operator.index(value)  # type: ignore[arg-type]  # raises TypeError for others
     except TypeError:
         pass
-    raise BadTask(f"id must be the id of a {what}, a whole number, not {value!r}")
+    raise BadArgument(f"id must be the id of a {what}, a whole number, not {value!r}")
 
 
 def options_from(fields: Mapping[str, Any], base: Options | None = None) -> Options:
@@ -178,10 +181,6 @@ def options_document(
     needs no more than this.
     """
     require_fitting(options, has_key=options.unique_key is not None or unique_keys is not None)
-    if not isinstance(kind, str):
-        raise BadTask(
-            f"kind must be a string, not {kind!r}", 'Pass the name of the kind: "thumbs.make".'
-        )
     if not 1 <= len(kind) <= NAME_MAX_LENGTH:
         raise BadTask(f"kind must have 1 to {NAME_MAX_LENGTH} characters, not {len(kind)}")
     fields: Document = {
