@@ -6,7 +6,7 @@ import argparse
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from peers.cli import output, queries
+from peers.cli import hints, output, queries
 from peers.cli.database import connected, perform
 from peers.cli.parser import (
     TIME_FORM,
@@ -159,6 +159,8 @@ def _explain(args: argparse.Namespace) -> int:
         output.document({"name": args.name, "explanation": sentence})
         return 0
     print(output.readable(sentence))
+    for hint in hints.of_schedule(args, sentence):
+        output.say(f"hint: {hint}")
     return 0
 
 
