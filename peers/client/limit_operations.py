@@ -11,7 +11,7 @@ from peers.client import limit_statements as statements
 from peers.client.statements import Request
 from peers.errors import BadLimit
 from peers.limits import check_values, interval_of
-from peers.spans import sql_interval
+from peers.spans import sql_interval, timedelta_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -33,7 +33,7 @@ class LimitFields(TypedDict, total=False):
     key: str | None
     max_running: int | None
     starts: int | None
-    per: Span | str | None
+    per: Span | None
     weight: str | None
     fair: bool
     learns: bool
@@ -95,8 +95,8 @@ def shut_limit(
 ) -> Request[None]:
     """Shut a limit: no task under it starts. Tasks that run go on.
 
-    seconds: for so long, as a timedelta or seconds. until: until this time, with a time zone. With
-    neither it is shut until `open_limit`. Raises LimitNotFound, BadLimit.
+    seconds: for so long, also as a timedelta or a text such as "1h". until: until this time, with a
+    time zone. With neither it is shut until `open_limit`. Raises LimitNotFound, BadLimit.
     """
     if seconds is not None and until is not None:
         raise BadLimit("seconds and until exclude each other", "Pass one of them.")
@@ -105,8 +105,12 @@ def shut_limit(
             f"until {until} has no time zone",
             "Give it one, such as datetime.now(timezone.utc), or pass seconds.",
         )
+    try:
+        interval = None if seconds is None else sql_interval(timedelta_of(seconds))
+    except ValueError as error:
+        raise BadLimit(f"seconds {error}, not {seconds!r}") from None
     document = {
-        "name": name, "reason": reason, "seconds": sql_interval(seconds),
+        "name": name, "reason": reason, "seconds": interval,
         "until": None if until is None else until.isoformat(),
     }  # fmt: skip
     return Request(statements.SHUT_LIMIT, document)

@@ -58,7 +58,7 @@ def test_what_is_refused(client: Client) -> None:
     """Here or by the database: with the name, the bound and the remedy."""
     for fields, reason in (
         ({"kind": "a", "max_running": 0}, "max_running of a limit must be a whole number"),
-        ({"kind": "a", "per": "soon"}, "per must be 10 milliseconds to 30 days"),
+        ({"kind": "a", "per": "soon"}, "per must be a duration such as"),
         ({"kind": "a", "colour": 1}, "a limit has no field colour. The fields are kind, queue"),
         ({"kind": "a", "fair": None}, "fair of a limit must be True or False"),
         ({"kind": "a", "queue": "b", "max_running": 1}, "give either a kind or a queue"),
