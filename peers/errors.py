@@ -280,6 +280,8 @@ def from_database(error: BaseException) -> PeersError | None:
     Takes psycopg's errors, and SQLAlchemy's and Django's wrapping of them.
     """
     cause: Any = getattr(error, "orig", None) or error
+    if (refusal := transactions_refused(cause)) is not None:
+        return refusal
     if not hasattr(cause, "sqlstate") and hasattr(error.__cause__, "sqlstate"):
         cause = error.__cause__
     sqlstate = getattr(cause, "sqlstate", None)
@@ -297,6 +299,16 @@ def from_database(error: BaseException) -> PeersError | None:
     if kind is BadTask and diagnostics.message_detail:
         message = f"{message} ({diagnostics.message_detail.rstrip('.')})"
     return kind(message, diagnostics.message_hint or _HINTS.get(kind))
+
+
+def transactions_refused(error: BaseException) -> ConfigError | None:
+    """Return the exception for a pooler that lends sessions for one statement only; None: no."""
+    if "statement pooling mode" not in str(error):
+        return None
+    return ConfigError(
+        f"a pooler between Peers and Postgres refuses transactions ({str(error).strip()})",
+        "Use pool_mode = transaction or session.",
+    )
 
 
 @contextmanager

@@ -56,7 +56,9 @@ _WRONG_SETTING: Final = re.compile(
     r"authentication failed|no password supplied|(role|database) .* does not exist"
     r"|no pg_hba\.conf entry|not permitted to log in|permission denied for database"
     r"|definition of service|service file|invalid integer value|invalid port number"
+    r"|no such (database|user)"  # PgBouncer's words
 )
+_REFUSED_PARAMETER: Final = re.compile(r"unsupported startup parameter")  # PgBouncer's words, too
 # 53300, in English
 _NO_CONNECTION_FREE: Final = re.compile(
     r"too many clients already|remaining connection slots are reserved"
@@ -174,6 +176,12 @@ def _refusal(
         return ConfigError(
             f"the database at {place} refuses the connection: {reason}",
             "Check user, password and database name in PEERS_DATABASE_URL, and pg_hba.conf.",
+        )
+    if _REFUSED_PARAMETER.search(str(error)):
+        return ConfigError(
+            f"the pooler at {place} refuses the connection: {reason}",
+            "Remove the parameter from PEERS_DATABASE_URL, PGOPTIONS and the service file, or name "
+            "it in ignore_startup_parameters of PgBouncer.",
         )
     if _NO_CONNECTION_FREE.search(str(error)):
         return NoConnectionFree(
