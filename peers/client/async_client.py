@@ -36,7 +36,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        database_url: str,
+        database_url: str | None = None,
         *,
         max_connections: int = DEFAULT_MAX_CONNECTIONS,
         application_name: str = "peers client",
