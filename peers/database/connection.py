@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from peers import events
 from peers.database.deadlines import BoundedConnection, Bounds
 from peers.errors import ConfigError, DatabaseUnreachable, NoConnectionFree
 
@@ -149,6 +150,13 @@ def is_connection_lost(error: BaseException) -> bool:
     if error.sqlstate is None:  # not from the server: the connection broke, or is closed
         return isinstance(error, psycopg.OperationalError)
     return error.sqlstate in _LOST or error.sqlstate.startswith(_CONNECTION_EXCEPTION)
+
+
+def report_wait(error: Exception, retry_in: float) -> None:
+    """Log why a peer that starts waits for the database."""
+    is_full = isinstance(error, NoConnectionFree)
+    report = events.no_connection_free if is_full else events.database_lost
+    report(reason=str(error).strip(), retry_in=retry_in)
 
 
 def _parameters(url: str) -> dict[str, Any]:
