@@ -1,4 +1,4 @@
-"""Check the filters of the functions that find tasks, graphs and schedules."""
+"""Check the filters of the functions that find tasks, graphs, limits and schedules."""
 
 from __future__ import annotations
 
@@ -56,6 +56,13 @@ _CHECKS: Final[dict[str, Callable[[str, Any], object]]] = {
 }  # fmt: skip
 
 
+def checked(**filters: object) -> dict[str, Any]:
+    """Return the filters that are given, as a request has them. Raises BadArgument."""
+    return {
+        name: _CHECKS[name](name, value) for name, value in filters.items() if value is not None
+    }
+
+
 def filters_of(
     limit: int, *, before: tuple[object, str] | None = None, **filters: object
 ) -> dict[str, Any]:
@@ -73,7 +80,4 @@ def filters_of(
     found: dict[str, Any] = {"limit": limit}
     if before is not None and before[0] is not None:
         found["before"] = id_of(*before)
-    for name, value in filters.items():
-        if value is not None:
-            found[name] = _CHECKS[name](name, value)
-    return found
+    return {**found, **checked(**filters)}
