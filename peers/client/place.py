@@ -13,13 +13,26 @@ if TYPE_CHECKING:
 
 
 def wants_embedded(settings: Settings) -> bool:
-    """Return whether the settings ask for the embedded database. Raises ConfigError if for both."""
-    if settings.embedded and settings.has_database:
+    """Return whether the settings ask for the embedded database.
+
+    Raises ConfigError if they name another one as well.
+    """
+    if settings.embedded and settings.has_database and not _is_embedded(settings.url):
         raise ConfigError(
             "both a database and the embedded one are configured",
             "`peers config` shows by whom; leave one out, or say --embedded or --database-url.",
         )
     return settings.embedded
+
+
+def _is_embedded(url: str) -> bool:
+    """Return whether this is what `peers db url` prints."""
+    from peers.embedded import EmbeddedError, EmbeddedPostgres
+
+    try:
+        return url == EmbeddedPostgres().url()
+    except EmbeddedError as error:
+        raise DatabaseUnreachable(str(error)) from error
 
 
 class Place:

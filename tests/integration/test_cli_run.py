@@ -149,6 +149,7 @@ def test_programs_find_the_embedded_database_as_commands_do(folder: Path) -> Non
     with EmbeddedPostgres(folder) as postgres:
         assert run().stdout == "6 7 8\n"
         assert peers("submit", "a", env=own).out == "9\n"
+        assert run(PEERS_DATABASE_URL=postgres.url()).stdout == "11 12 13\n"
         assert postgres.pid is not None
     both = run(PEERS_DATABASE_URL="postgresql://127.0.0.1:1/x")
     assert "ConfigError: both a database and the embedded one are configured" in both.stderr
