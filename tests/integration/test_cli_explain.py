@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.cli import Here, bury, submit
+from tests.support.cli import Here, bury, submit, until
 from tests.support.schedules import set_clock
 from tests.support.world import Peer
 
@@ -111,7 +111,11 @@ def test_every_limit_that_is_named(here: Here, db: Connection, name: str) -> Non
     told, commands = hinted(here, "explain", str(tasks[2]))
     assert "2 are ahead under limit" in told
     assert commands == [f"limit show {quoted}", "limit show whole"]
-    db.execute("select * from peers.claim_limited(%s, 'default', 1, 10, '{}', null)", (peer.id,))
+    claim = "select * from peers.claim_limited(%s, 'default', 1, 10, '{}', null)"
+    until(  # a claim may pass tasks by that another session looks at
+        lambda: db.execute(claim, (peer.id,)) and db.execute("select from peers.lease").fetchall(),
+        "a task is claimed",
+    )
     told, commands = hinted(here, "explain", str(tasks[2]))
     assert ("is full" in told, commands) == (True, [f"limit show {quoted}"])
     here("limit", "shut", name, "--reason", 'the limit "of" is reached')

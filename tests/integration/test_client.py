@@ -529,7 +529,7 @@ def test_reports_read_states_as_states(engine: Engine) -> None:
         ("priority", "high"),
         ("priority", True),
         ("scheduled_at", "tomorrow"),
-        ("delay", "1h"),
+        ("delay", "soon"),
         ("depends_on", 5),
         ("depends_on", ["a"]),
         ("idempotency_key", 7),
