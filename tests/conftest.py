@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import run
+from tests.support import forked_commands, run
 from tests.support.server import Connection, Databases, any_server, open_connection
 
 if TYPE_CHECKING:
@@ -53,6 +53,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def pytest_testnodedown(node: Any, error: object) -> None:  # noqa: ARG001  # xdist passes both
     """Take over what a worker of xdist tells at its end."""
     _used_servers.extend(getattr(node, "workeroutput", {}).get(_SERVERS, []))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forked_commands() -> Iterator[None]:
+    yield
+    forked_commands.end_shared()
 
 
 @pytest.fixture(scope="session")

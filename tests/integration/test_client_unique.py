@@ -144,7 +144,7 @@ def test_a_graph_with_keys(db: Connection) -> None:
 BAD: dict[str, dict[str, Any]] = {
     "unique_key must be 1 to 400 characters, not 401": {"unique_key": "x" * 401},
     "unique_key must be a string, not 3": {"unique_key": 3},
-    'unique_while must be "waiting", "unfinished", a timedelta or seconds, not "ready"': {
+    'unique_while must be "waiting", "unfinished" or a duration such as': {
         "unique_key": "k", "unique_while": "ready",
     },
     "unique_while must be 0.001 to 31536000 seconds, not 0": {"unique_key": "k", "unique_while": 0},

@@ -52,7 +52,7 @@ def forest(tmp_path_factory: pytest.TempPathFactory) -> Forest:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _forked_commands() -> Iterator[None]:
+def _forked_predict_commands() -> Iterator[None]:
     from tests.predict.runs import end_forked_commands
 
     yield

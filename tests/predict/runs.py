@@ -9,7 +9,6 @@ import sys
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import pyarrow as pa
@@ -53,11 +52,7 @@ def start(stage: Stage, *words: object) -> subprocess.Popen[str]:
 
 def predict(stage: Stage, *words: object, code: int = 0) -> tuple[dict[str, Any], str]:
     """The command's summary, and what it said; as for `start`, but for commands that end."""
-    try:
-        returned, out, said = _forked_commands().run(_words(words), environment(stage))
-    except TimeoutError:
-        end_forked_commands()  # the next command gets another one
-        raise
+    returned, out, said = _forked_commands().run(_words(words), environment(stage))
     assert returned == code, said
     return (json.loads(out) if out else {}), said
 
@@ -70,8 +65,7 @@ def end_forked_commands() -> None:
 
 @cache
 def _forked_commands() -> ForkedCommands:
-    folder = Path(_exit_stack.enter_context(TemporaryDirectory()))
-    return _exit_stack.enter_context(ForkedCommands(_IMPORTED, folder))
+    return _exit_stack.enter_context(ForkedCommands(_IMPORTED))
 
 
 def _words(words: tuple[object, ...]) -> list[str]:

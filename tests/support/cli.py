@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tests.support.forked_commands import needs_its_own_start, shared
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -57,17 +59,14 @@ def peers(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Run `peers WORDS` to its end."""
+    """Run `peers WORDS` to its end, in a process of its own."""
+    whole = environment(url, env)
+    if not needs_its_own_start(whole):
+        return Answer(*shared().run(words, whole, stdin=stdin, cwd=cwd or Path.cwd()))
     done = subprocess.run(
-        command(*words),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        env=environment(url, env),
-        cwd=cwd,
-        check=False,
-    )
+        command(*words), input=stdin, capture_output=True, text=True, timeout=PATIENCE, env=whole,
+        cwd=cwd, check=False,
+    )  # fmt: skip
     return Answer(done.returncode, done.stdout, done.stderr)
 
 

@@ -250,7 +250,7 @@ def test_a_backfill_includes_both_ends() -> None:
 
 
 @pytest.mark.parametrize("name", ["every", "jitter", "catch_up", "expect_within"])
-@pytest.mark.parametrize("span", [float("nan"), float("inf"), 1e308, "5 min", True])
+@pytest.mark.parametrize("span", [float("nan"), float("inf"), 1e308, "5 mins!", True])
 def test_a_duration_that_is_none_is_refused(name: str, span: Any) -> None:
     """With the error that the docstring promises."""
     cron = None if name == "every" else "@daily"
