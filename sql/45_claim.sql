@@ -258,7 +258,8 @@ begin
                exists (select from peers.graph g where g.paused_at is not null), _began + interval '100 ms'
            )::peers.claim_call as call
     into _peer
-    from peers.now() n(now)
+    -- as peers.now() does it, without the cost of a call
+    from (select clock_timestamp() + coalesce((select c.shift from peers.clock c), '0') as now offset 0) n
     join peers.peer p on p.id = claim.peer_id and p.lost_at is null and p.heartbeat_at + p.lease_timeout > n.now;
     if not found then
         raise exception 'peer % is unknown, or its heartbeat has expired', claim.peer_id
@@ -297,7 +298,8 @@ begin
         if _tasks.ids is not null then
             _unread := peers._ranges_after(_unread, _tasks.kinds, _tasks.priorities, _tasks.positions);
         end if;
-        if max_tasks >= _large then
+        if max_tasks >= _large
+           and (cardinality(_tasks.ids) = max_tasks or pg_sequence_last_value('peers.claim_place') > 0) then
             perform peers._share_claim(claim.queue, _tasks, max_tasks);
         end if;
         if not _pass.finished or _shared is not null and coalesce(cardinality(_tasks.ids), 0) < max_tasks then
