@@ -106,7 +106,7 @@ class Claims:
 
     def take(self, requests: Sequence[ClaimRequest], results: Sequence[PGresult]) -> None:
         """Take the replies to these claims."""
-        now = time.monotonic()
+        now, wait = time.monotonic(), self._wait()
         for request, result in zip(requests, results, strict=True):
             local_queue, wanted, free_slots = request
             limited = self._limited[local_queue.queue]
@@ -127,8 +127,8 @@ class Claims:
             limits_are_new = reply.limited and not limited.active
             is_empty = reply.count < wanted - taken and not reply.more and not limits_are_new
             if is_empty and not self._is_outdated:
-                local_queue.postpone_claim(now + self._wait())
-            limited.note(reply, free_slots, taken, now, self._wait())
+                local_queue.postpone_claim(now + wait)
+            limited.note(reply, free_slots, taken, now, wait)
             if self._is_outdated:
                 limited.claim_now()
             if reply.count:
