@@ -184,21 +184,6 @@ def test_an_idle_peer_claims_in_one_pass(world: World) -> None:
     assert from_the_start > 0
 
 
-def test_a_locked_task_does_not_slow_down_the_claims_of_others(world: World) -> None:
-    """While it is locked, claims do not begin with it: each would wait for the lock first."""
-    peer, application = Claimant(world.peer()), world.connect()
-    run(peer.peer.db, "set track_functions = 'all'")
-    locked = submit(world.db)
-    with application.transaction():
-        run(application, "select from peers.task where id = %s for update", locked)
-        assert peer.claim(5) == []
-        for _ in range(4):
-            task = submit(world.db)
-            assert claim_and_count_calls(peer, "_all_ranges") == ([task], 0)
-    look_in(peer, "0")
-    assert peer.claim(5) == [locked]
-
-
 def test_a_claim_that_finds_nothing_writes_nothing(world: World) -> None:
     """An empty claim assigns no transaction id, with and without positions."""
     peer = Claimant(world.peer())
