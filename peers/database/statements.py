@@ -33,19 +33,19 @@ from peers.database.rows import (
 )
 from peers.database.storable import storable
 
-_CLAIM: Final = (
+_CLAIM_COLUMNS: Final = (
     b"select token, task_ids, attempts, kinds, priorities, timeouts, args, resume, more, limited"
-    b" from peers.claim($1::uuid, $2::text, $3::integer, $4::peers.claim_resume)"
 )
-_CLAIM_ASYNCHRONOUSLY: Final = _CLAIM + b", set_config('synchronous_commit', 'off', true)"
-_CLAIM_LIMITED: Final = (
-    b"select token, task_ids, attempts, kinds, priorities, timeouts, args, resume, more, limited,"
-    b" most_running, start_in, waits, opens_in from peers.claim_limited("
+_FROM_CLAIM: Final = b" from peers.claim($1::uuid, $2::text, $3::integer, $4::peers.claim_resume)"
+_ASYNCHRONOUSLY: Final = b", set_config('synchronous_commit', 'off', true)"
+_CLAIM: Final = _CLAIM_COLUMNS + _FROM_CLAIM
+# as a column it costs less than as a second table
+_CLAIM_ASYNCHRONOUSLY: Final = _CLAIM_COLUMNS + _ASYNCHRONOUSLY + _FROM_CLAIM
+_CLAIM_LIMITED: Final = _CLAIM_COLUMNS + (
+    b", most_running, start_in, waits, opens_in from peers.claim_limited("
     b"$1::uuid, $2::text, $3::integer, $4::integer, $5::jsonb, $6::peers.claim_resume)"
 )
-_CLAIM_LIMITED_ASYNCHRONOUSLY: Final = (
-    _CLAIM_LIMITED + b", set_config('synchronous_commit', 'off', true)"
-)
+_CLAIM_LIMITED_ASYNCHRONOUSLY: Final = _CLAIM_LIMITED + _ASYNCHRONOUSLY
 _COMPLETE: Final = (
     b"select task_id, token, verdict"
     b" from peers.complete($1::uuid, $2::uuid[], $3::bigint[], $4::jsonb, $5::boolean)"

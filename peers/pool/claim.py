@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
@@ -60,7 +60,7 @@ class Claim:
         """When (monotonic) its tasks may start."""
         self.start_by = float("inf")
         """When (monotonic) it is too late to start them."""
-        self.in_workers: Counter[int] = Counter()
+        self.in_workers: defaultdict[int, int] = defaultdict(int)
         """How many of its tasks each worker has, by the worker's process id."""
         self._task_ids = reply.task_ids
         self._args = reply.args
@@ -86,7 +86,7 @@ class Claim:
 
     def running_in_workers(self) -> int:
         """Return how many of its tasks may be running in the workers that have them."""
-        return self.in_workers.total() if self.counts_each_task else len(self.in_workers)
+        return sum(self.in_workers.values()) if self.counts_each_task else len(self.in_workers)
 
     def left_worker(self, worker: int, tasks: int) -> None:
         """Count limited tasks that a worker has no more."""

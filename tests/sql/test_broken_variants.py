@@ -73,6 +73,10 @@ VARIANTS = {
         scenarios.a_row_that_commits_late_is_found,
         [Patch(CLAIM, "and clock_timestamp() >= resume.look_at then", "and false then")],
     ),
+    "a claim reads from the start while a locked task is there": Variant(
+        scenarios.a_locked_task_does_not_slow_down_others,
+        [Patch(CLAIM, "elsif _all_claimed and", "elsif _look_began is not null and")],
+    ),
     "a claim that gets too little relies on what claims share": Variant(
         scenarios.a_large_claim_is_rolled_back,
         [
