@@ -67,25 +67,6 @@ begin
 end
 $$;
 
--- Records that due times have no task, each with its reason. _until: the row of a due time also stands for all that
--- follow up to this time.
-create or replace function peers._record_skipped(
-    _schedule text, _due_times timestamptz[], _reasons text[], _until timestamptz default null
-) returns void
-    language plpgsql
-    set search_path = pg_catalog, peers, pg_temp
-as $$
-begin
-    insert into peers.schedule_run (schedule, due_at, outcome, reason, skipped_until, recorded_at)
-    select _schedule, s.due_at, 'skipped', s.reason, case when _until > s.due_at then _until end, peers.now()
-    from unnest(_due_times, _reasons) s(due_at, reason)
-    on conflict on constraint schedule_run_pkey do update
-    set outcome = excluded.outcome, reason = excluded.reason, skipped_until = excluded.skipped_until,
-        recorded_at = excluded.recorded_at
-    where schedule_run.outcome = 'failed';
-end
-$$;
-
 -- Returns since when a schedule may have due times that no peer has fired; null: it has none. If no peer has computed
 -- the next one yet, cron may be due at each full minute.
 create or replace function peers._unfired_since(_schedule peers.schedule, _now timestamptz) returns timestamptz
