@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from peers.client import schedule_statements as statements
@@ -14,10 +13,11 @@ from peers.client.options import Options
 from peers.client.statements import Request
 from peers.client.submission import document
 from peers.errors import BadSchedule
-from peers.schedules import Schedule
+from peers.schedules import Schedule, moment_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from peers.client.schedules import ScheduleRecord
     from peers.schedules import Misfire, Overlap
@@ -47,9 +47,9 @@ def add_schedule(
 ) -> Request[None]:
     """Add a schedule, which submits a task of the kind with these args at each due time.
 
-    cron or every, timezone, misfire, catch_up, overlap, jitter, expect_within: see Schedule.
-    anchor: the first due time of every. queue, priority, max_attempts, timeout, metadata: of its
-    tasks, see Options. replace: change the schedule of this name if there is one; a pause stays.
+    cron or every, anchor, timezone, misfire, catch_up, overlap, jitter, expect_within: see
+    Schedule. queue, priority, max_attempts, timeout, metadata: of its tasks, see Options. replace:
+    change the schedule of this name if there is one; a pause stays.
 
     Raises BadSchedule, ArgsInvalid, BadTask.
     """
@@ -61,12 +61,12 @@ def add_schedule(
         metadata=metadata,
     )
     schedule = Schedule(
-        name=name, cron=cron, every=every, timezone=timezone, misfire=misfire, catch_up=catch_up,
-        overlap=overlap, jitter=jitter, expect_within=expect_within,
+        name=name, cron=cron, every=every, anchor=anchor, timezone=timezone, misfire=misfire,
+        catch_up=catch_up, overlap=overlap, jitter=jitter, expect_within=expect_within,
     )  # fmt: skip
     task = document(kind, {} if args is None else args, options)
     task.pop("on_parent_failure", None)
-    request = schedule.document(name=name, **_times(anchor=anchor), **task)
+    request = schedule.document(name=name, **task)
     return Request(statements.ADD_SCHEDULE, {**request, "replace": replace})
 
 
@@ -144,15 +144,5 @@ def backfill_schedule(
 
 
 def _times(**moments: datetime | None) -> dict[str, str]:
-    for name, moment in moments.items():
-        if moment is not None and not isinstance(moment, datetime):
-            raise BadSchedule(
-                f"{name} must be a datetime with a time zone, not {moment!r}",
-                "For example, datetime(2026, 11, 20, tzinfo=timezone.utc).",
-            )
-        if moment is not None and moment.tzinfo is None:
-            raise BadSchedule(
-                f"{name} {moment} has no time zone",
-                "Give it one, such as datetime.now(timezone.utc).",
-            )
-    return {name: moment.isoformat() for name, moment in moments.items() if moment is not None}
+    texts = {name: moment_text(name, moment) for name, moment in moments.items()}
+    return {name: text for name, text in texts.items() if text is not None}

@@ -245,6 +245,28 @@ def a_schedule_is_locked_while_a_peer_declares_it(world: World) -> None:
     assert value(world.db, "select count(*) from peers.schedule where cron = '@daily'") == 4
 
 
+def hundreds_of_schedules_are_added_while_a_peer_declares_them(world: World) -> None:
+    """The peer waits for that session once, and not for each schedule."""
+    peer, adder = world.peer(), world.connect()
+    documents = [{"name": f"s{n}", "kind": "a", "cron": "@daily"} for n in range(200)]
+    documents.append({"name": "z", "kind": "a", "cron": "@daily"})
+    query = "select schedule, change from peers.declare_schedules(%s, %s)"
+    with adder.transaction(force_rollback=True):
+        run(
+            adder,
+            "insert into peers.schedule (name, every, kind)"
+            " select 's' || n, '1 hour', 'a' from generate_series(0, 199) n",
+        )
+        began = time.monotonic()
+        found = {
+            each["schedule"]: each["change"]
+            for each in rows(peer.db, query, peer.id, json.dumps(documents))
+        }
+        assert time.monotonic() - began < 5, "without the adder it is 0.1"
+    assert found.pop("z") == "created"
+    assert set(found.values()) == {"locked"}
+
+
 def a_pause_ends_before_a_peer_looks(world: World) -> None:
     """The times of the pause do not run after it."""
     one_is_due(world.db)

@@ -111,6 +111,11 @@ VARIANTS: Final = {
         [Patch("69_declare_schedule.sql", "for update nowait", "for update"),
          Patch("69_declare_schedule.sql", "lock_timeout = '100ms'", "lock_timeout = '1s'")],
     ),
+    "a peer that declares waits for each one that is added": Variant(
+        scenarios.hundreds_of_schedules_are_added_while_a_peer_declares_them,
+        [Patch("69_declare_schedule.sql",
+               "perform set_config('lock_timeout', '1ms', true)", "null")],
+    ),
     "a pause is forgotten at its end": Variant(
         scenarios.a_pause_ends_before_a_peer_looks,
         [Patch(MISSED, " or _due_at < _schedule.resumed_at", "")],
