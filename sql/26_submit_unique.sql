@@ -1,71 +1,29 @@
 -- peers.submit_unique and peers.submit_many_unique: submissions that may find their task there already.
 
--- Submits a batch of one kind. Several submissions can stand for one task, which then has what the last of them says.
--- Only a batch of one may have an idempotency_key. If another session inserts a task with this key at the same moment,
--- the submission stands for that task, which then also holds the unique key, if it is of the same kind.
-create or replace function peers._submit_unique(
-    _kind text, _args jsonb[], _keys text[], _rule peers.unique_rule, _fields peers.task_fields,
-    _idempotency_key text, _graph_id bigint
-) returns peers.unique_decision[]
-    language plpgsql
+-- Refuses what submissions of one kind say about their unique keys.
+create or replace function peers._check_unique(
+    _kind text, _keys text[], _unique_while text, _on_duplicate text, _wait interval, _max_wait interval,
+    _has_parents boolean, _has_time boolean
+) returns void
+    language plpgsql stable
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _count constant integer := cardinality(_args);
-    _now constant timestamptz := pg_catalog.now();
-    _ids constant bigint[] := array(
-        select nextval(pg_get_serial_sequence('peers.task', 'id')) from generate_series(1, _count)
-    );
-    _decisions constant peers.unique_decision[] := peers._take_unique_keys(
-        array_fill(_kind, array[_count]), _keys, array_fill(_rule, array[_count]), _ids
-    );
-    _fields_of peers.task_fields[];  -- of the tasks that are new or replaced
-    _tasks bigint[];
-    _new boolean[];
-    _known bigint;
+    _problem text;
 begin
-    select array_agg(f.task_id), array_agg(f.is_new),
-           array_agg(row(f.args, _fields.queue, _fields.priority, coalesce(f.start_at, _fields.scheduled_at, _now),
-                         _fields.max_attempts, _fields.timeout, _fields.metadata)::peers.task_fields)
-    into _tasks, _new, _fields_of
-    from (
-        select distinct on (a.task_id) a.task_id, a.args, a.start_at,
-               bool_or(a.is_new) over (partition by a.task_id) as is_new
-        from unnest(_decisions, _args) a(place, task_id, is_new, replaced, start_at, args)
-        where a.is_new or a.replaced
-        order by a.task_id, a.place desc
-    ) f;
-    while true = any (_new) loop
-        insert into peers.task (id, kind, args, queue, priority, scheduled_at, max_attempts, timeout,
-                                idempotency_key, metadata, graph_id)
-        overriding system value
-        select f.task_id, _kind, f.args, f.queue, f.priority, f.scheduled_at, f.max_attempts, f.timeout,
-               _idempotency_key, f.metadata, _graph_id
-        from unnest(_tasks, _new, _fields_of)
-            f(task_id, is_new, args, queue, priority, scheduled_at, max_attempts, timeout, metadata)
-        where f.is_new
-        order by f.task_id
-        on conflict (idempotency_key) do nothing;
-        exit when found or _idempotency_key is null or not _decisions[1].is_new;
-        select t.id into _known from peers.task t where t.idempotency_key = _idempotency_key;
-        if _known is not null then
-            perform peers._check_key_owner(array[_known], 'idempotency_key');
-            perform peers._hand_over_keys(array[_kind], _keys, _ids, array[_known]);
-            return array[row(1, _known, false, false, null)::peers.unique_decision];
-        end if;
-        -- prune deleted that task in the meantime: the key is free
-    end loop;
-    if false = any (_new) then
-        perform peers._replace_waiting(array_agg(f.task_id), array_agg(f.fields))
-        from (
-            select f.task_id, row(f.args, f.queue, f.priority, f.scheduled_at, f.max_attempts, f.timeout, f.metadata
-                              )::peers.task_fields as fields
-            from unnest(_tasks, _new, _fields_of)
-                f(task_id, is_new, args, queue, priority, scheduled_at, max_attempts, timeout, metadata)
-            where not f.is_new
-        ) f;
+    select p.problem into _problem
+    from unnest(_keys) k(key)
+    cross join lateral (
+        select peers._unique_problem(
+            _kind, k.key, coalesce(_unique_while, 'waiting'), coalesce(_on_duplicate, 'keep'), _wait, _max_wait,
+            _has_parents, _has_time) as problem
+    ) p
+    where p.problem is not null
+    limit 1;
+    if _problem is not null then
+        raise exception '%', _problem using errcode = 'PE009';
     end if;
-    return _decisions;
+    perform peers._require_read_committed();
 end
 $$;
 
@@ -120,7 +78,6 @@ create or replace function peers.submit_unique(
 as $$
 #variable_conflict use_column
 declare
-    _problem text;
     _decision peers.unique_decision;
 begin
     is_new := false;
@@ -141,26 +98,17 @@ begin
         return;
     end if;
 
-    _problem := peers._unique_problem(
-        kind, unique_key, coalesce(unique_while, 'waiting'), coalesce(on_duplicate, 'keep'), wait, max_wait,
-        cardinality(depends_on) > 0, scheduled_at is not null);
-    if _problem is not null then
-        raise exception '%', _problem using errcode = 'PE009';
-    end if;
-    perform peers._require_read_committed();
+    perform peers._check_unique(
+        kind, array[unique_key], unique_while, on_duplicate, wait, max_wait, cardinality(depends_on) > 0,
+        scheduled_at is not null);
     _decision := (peers._submit_unique(
         kind, array[coalesce(args, '{}')], array[unique_key],
         peers._unique_rule(unique_while, on_duplicate, wait, max_wait),
         peers._task_fields(queue, priority, scheduled_at, max_attempts, timeout, metadata),
-        idempotency_key, graph_id))[1];
+        depends_on, on_parent_failure, idempotency_key, graph_id))[1];
     submit_unique.id := _decision.task_id;
     is_new := _decision.is_new;
     replaced := _decision.replaced;
-    if is_new and cardinality(depends_on) > 0 then
-        insert into peers.dependency (parent_id, child_id, on_parent_failure)
-        select distinct parent_id, submit_unique.id, coalesce(submit_unique.on_parent_failure, 'hold')
-        from unnest(submit_unique.depends_on) parent_id;
-    end if;
 end
 $$;
 
@@ -203,8 +151,6 @@ as $$
 #variable_conflict use_column
 declare
     _args jsonb[];
-    _problem text;
-    _decisions peers.unique_decision[];
 begin
     if json_typeof(args) is distinct from 'array' then
         raise exception 'args must be a JSON array with the args of each task, not %',
@@ -218,30 +164,16 @@ begin
     elsif _args = '{}' then
         return;
     end if;
-    select p.problem into _problem
-    from unnest(unique_keys) k(key)
-    cross join lateral (
-        select peers._unique_problem(
-            submit_many_unique.kind, coalesce(k.key, '-'), coalesce(submit_many_unique.unique_while, 'waiting'),
-            coalesce(submit_many_unique.on_duplicate, 'keep'), submit_many_unique.wait, submit_many_unique.max_wait,
-            cardinality(submit_many_unique.depends_on) > 0, submit_many_unique.scheduled_at is not null) as problem
-    ) p
-    where p.problem is not null
-    limit 1;
-    if _problem is not null then
-        raise exception '%', _problem using errcode = 'PE009';
-    end if;
-    perform peers._require_read_committed();
-    _decisions := peers._submit_unique(
-        kind, _args, unique_keys, peers._unique_rule(unique_while, on_duplicate, wait, max_wait),
-        peers._task_fields(queue, priority, scheduled_at, max_attempts, timeout, metadata), null, graph_id);
-    if cardinality(depends_on) > 0 then
-        insert into peers.dependency (parent_id, child_id, on_parent_failure)
-        select distinct parent_id, a.task_id, coalesce(submit_many_unique.on_parent_failure, 'hold')
-        from unnest(submit_many_unique.depends_on) parent_id cross join unnest(_decisions) a
-        where a.is_new;
-    end if;
-    return query select a.task_id, a.is_new, a.replaced from unnest(_decisions) a order by a.place;
+    perform peers._check_unique(
+        kind, array(select coalesce(k.key, '-') from unnest(unique_keys) k(key)), unique_while, on_duplicate, wait,
+        max_wait, cardinality(depends_on) > 0, scheduled_at is not null);
+    return query
+        select a.task_id, a.is_new, a.replaced
+        from unnest(peers._submit_unique(
+            kind, _args, unique_keys, peers._unique_rule(unique_while, on_duplicate, wait, max_wait),
+            peers._task_fields(queue, priority, scheduled_at, max_attempts, timeout, metadata),
+            depends_on, on_parent_failure, null, graph_id)) a
+        order by a.place;
 end
 $$;
 
