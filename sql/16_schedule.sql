@@ -231,6 +231,7 @@ create table if not exists peers.alert (
     message text not null,
     details jsonb not null default '{}',
     raised_at timestamptz not null,
+    -- serves due_schedules and schedule_status: the open alert of a schedule
     primary key (alert, subject)
 );
 
