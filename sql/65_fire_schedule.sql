@@ -56,8 +56,8 @@ begin
 end
 $$;
 
--- Notes that an error concerns one schedule alone. The others of the call go on. If it was a lock that could not be
--- had, they wait for no lock themselves: a session can have locked the runs of hundreds of schedules.
+-- Notes that an error concerns one schedule alone. The others of the call go on. If another session had a lock, they do
+-- not wait for one in _lock_runs: it can have locked the runs of hundreds of schedules.
 create or replace function peers._contain_error(_sqlstate text, _message text) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -65,7 +65,7 @@ as $$
 begin
     perform peers._raise_if_fatal(_sqlstate, _message);
     if _sqlstate = '55P03' then
-        perform set_config('lock_timeout', '1ms', true);  -- until the end of the function that the peer has called
+        perform set_config('peers.waited_in_vain', 'on', true);  -- until the end of the transaction
     end if;
 end
 $$;
@@ -145,7 +145,6 @@ returns table (schedule text, due_at timestamptz, outcome peers.schedule_outcome
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
-    set lock_timeout = '25ms'
 as $$
 #variable_conflict use_column
 declare

@@ -19,13 +19,14 @@ begin
 end
 $$;
 
--- Locks earlier runs of a schedule, which the new run waits for, or (_to_cancel) which it cancels together with their
--- descendants. Raises 55P03 if another session keeps one of them locked: it may do so for hours, and only this schedule
--- has to wait for it. A session that records the outcome of a run needs a moment only, so that this waits for
--- lock_timeout, but not for 1ms, which the caller sets once it has waited in vain.
-create or replace function peers._lock_runs(_ids bigint[], _to_cancel boolean) returns void
+-- Locks earlier runs of a schedule, which the new run waits for, or (_and_cancel) cancels them with their descendants.
+-- Raises 55P03 if another session keeps one of them locked: it may do so for hours, and only this schedule has to wait
+-- for it. A session that records the outcome of a run needs a moment only, so this waits 25 ms; but once only, if the
+-- runs of many schedules are locked.
+create or replace function peers._lock_runs(_ids bigint[], _and_cancel boolean) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
+    set lock_timeout = '25ms'
 as $$
 declare
     _locked bigint[];
@@ -33,7 +34,10 @@ declare
 begin
     if _ids = '{}' then
         return;
-    elsif _to_cancel then
+    elsif current_setting('peers.waited_in_vain', true) = 'on' then
+        perform set_config('lock_timeout', '1ms', true);
+    end if;
+    if _and_cancel then
         _locked := array(
             select t.id from peers.task t where t.id = any (_ids) order by t.id for no key update skip locked);
     else
@@ -42,8 +46,9 @@ begin
     _missing := (select min(t.id) from peers.task t where t.id = any (_ids) and t.id <> all (_locked));
     if _missing is not null and current_setting('lock_timeout') = '1ms' then
         raise lock_not_available;
-    elsif _to_cancel then
+    elsif _and_cancel then
         perform peers._lock_with_descendants(_ids);
+        perform peers._cancel(_ids);
     elsif _missing is not null then
         perform from peers.task t where t.id = any (_ids) order by t.id for share;
     end if;
@@ -80,7 +85,6 @@ begin
         end if;
     else
         perform peers._lock_runs(_unfinished, true);
-        perform peers._cancel(_unfinished);
         parents := peers._unfinished_runs(_schedule.name);
     end if;
 end

@@ -116,7 +116,6 @@ returns table (schedule text, due_at timestamptz, outcome peers.schedule_outcome
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
-    set lock_timeout = '25ms'
 as $$
 #variable_conflict use_column
 declare

@@ -49,22 +49,19 @@ WAITS: Final = Patch(
 
 VARIANTS: Final = {
     "a peer waits for another one": Variant(
-        scenarios.two_peers_fire_at_once, [WAITS], psycopg.errors.LockNotAvailable
+        scenarios.two_peers_fire_at_once, [WAITS]
     ),
     "a peer waits for who changes": Variant(
         scenarios.a_peer_fires_while_a_schedule_is_changed,
         [WAITS],
-        psycopg.errors.LockNotAvailable,
     ),
     "a peer waits for who deletes": Variant(
         scenarios.a_peer_fires_while_a_schedule_is_deleted,
         [WAITS],
-        psycopg.errors.LockNotAvailable,
     ),
     "a peer waits for who pauses": Variant(
         scenarios.a_peer_fires_while_a_schedule_is_paused,
         [WAITS],
-        psycopg.errors.LockNotAvailable,
     ),
     "next_due_at is not compared": Variant(
         scenarios.a_slow_peer_fires_what_others_have_fired,
@@ -131,11 +128,11 @@ VARIANTS: Final = {
     ),
     "a peer waits for each locked run": Variant(
         scenarios.earlier_runs_are_locked,
-        [Patch(FIRE, "perform set_config('lock_timeout', '1ms', true)", "null")],
+        [Patch(FIRE, "perform set_config('peers.waited_in_vain', 'on', true)", "null")],
     ),
     "a peer waits for a locked run as long as it may": Variant(
         scenarios.earlier_runs_are_locked,
-        [Patch(FIRE, "    set lock_timeout = '25ms'\n", "")],
+        [Patch(OVERLAP, "    set lock_timeout = '25ms'\n", "")],
     ),
     "a peer does not wait for a moment": Variant(
         scenarios.a_run_ends_while_its_schedule_fires,
@@ -143,7 +140,7 @@ VARIANTS: Final = {
     ),
     "a peer waits for who has locked a backfill's task": Variant(
         scenarios.the_last_task_of_a_backfill_is_locked,
-        [Patch(BACKFILL, "    set lock_timeout = '25ms'\n", "")],
+        [Patch(BACKFILL, "perform peers._lock_runs(_parents, false)", "null")],
     ),
     "a peer waits for who has deleted an alert": Variant(
         scenarios.an_alert_is_locked,
@@ -160,7 +157,6 @@ VARIANTS: Final = {
     "a peer waits for another one's backfill": Variant(
         scenarios.two_peers_continue_a_backfill,
         [Patch(BACKFILL, "_step.revision for update skip locked", "_step.revision for update")],
-        psycopg.errors.LockNotAvailable,
     ),
     "a backfill does not compare where it is": Variant(
         scenarios.two_peers_continue_a_backfill,

@@ -78,8 +78,8 @@ class Peer:
 @pytest.mark.parametrize(
     ("next_in", "listening", "least", "most"),
     [
-        (3600, True, 9, 10),  # a notification tells of new schedules; it may be lost
-        (None, True, 9, 10),
+        (3600, True, 29, 30),  # a notification tells of new schedules; it may be lost
+        (None, True, 29, 30),
         (3600, False, 0.9, 1),
         (2, True, 1.9, 2.1),
         (0.2, True, 0.1, 0.25),
