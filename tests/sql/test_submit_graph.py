@@ -258,7 +258,10 @@ def test_a_keyed_node_whose_task_has_started_waits_for_no_parent(
 
 def test_a_keyed_graph_is_submitted_again_after_it_has_started(db: Connection, peer: Peer) -> None:
     """Nothing changes: neither tasks nor edges."""
-    nodes = [node(name, *after, idempotency_key=name) for name, *after in ("a", "ba", "cb")]
+    nodes = [
+        node(name, *after, idempotency_key=name)
+        for name, after in (("a", ""), ("b", "a"), ("c", "b"))
+    ]
     ids = submit_graph(db, nodes)
     dump = (
         "select (select json_agg(t) from peers.task t),"
