@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from peers.client import schedule_statements as statements
@@ -15,10 +14,11 @@ from peers.client.options import id_of
 from peers.client.statements import Request
 from peers.client.submission import document
 from peers.errors import BadSchedule
-from peers.schedules import Schedule
+from peers.schedules import Schedule, moment_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from peers.client.schedules import ScheduleRecord
     from peers.schedules import Misfire, Overlap
@@ -52,10 +52,10 @@ def add_schedule(
 ) -> Request[None]:
     """Add a schedule, which submits a task of the kind with these args at each due time.
 
-    kind: its name, or a task, whose bound options apply. cron or every, timezone, misfire,
-    catch_up, overlap, jitter, expect_within: see Schedule. anchor: the first due time of every.
-    queue, priority, max_attempts, timeout, metadata: of its tasks, see Options. replace: change
-    the schedule of this name if there is one; a pause stays.
+    kind: its name, or a task, whose bound options apply. cron or every, anchor, timezone, misfire,
+    catch_up, overlap, jitter, expect_within: see Schedule. queue, priority, max_attempts, timeout,
+    metadata: of its tasks, see Options. replace: change the schedule of this name if there is one;
+    a pause stays.
 
     Raises BadSchedule, ArgsInvalid, BadTask.
     """
@@ -65,8 +65,8 @@ def add_schedule(
     }  # fmt: skip
     options = options_for(kind, {name: each for name, each in given.items() if each is not None})
     schedule = Schedule(
-        name=name, cron=cron, every=every, timezone=timezone, misfire=misfire, catch_up=catch_up,
-        overlap=overlap, jitter=jitter, expect_within=expect_within,
+        name=name, cron=cron, every=every, anchor=anchor, timezone=timezone, misfire=misfire,
+        catch_up=catch_up, overlap=overlap, jitter=jitter, expect_within=expect_within,
     )  # fmt: skip
     task = document(kind_of(kind), {} if args is None else args, options)
     task.pop("on_parent_failure", None)
@@ -75,7 +75,7 @@ def add_schedule(
             f"the tasks of a schedule cannot have {', '.join(refused)}",
             "Pass a task that does not have them bound.",
         )
-    request = schedule.document(name=name, **_times(anchor=anchor), **task)
+    request = schedule.document(name=name, **task)
     return Request(statements.ADD_SCHEDULE, {**request, "replace": replace})
 
 
@@ -156,15 +156,5 @@ def cancel_backfill(id: int) -> Request[bool]:
 
 
 def _times(**moments: datetime | None) -> dict[str, str]:
-    for name, moment in moments.items():
-        if moment is not None and not isinstance(moment, datetime):
-            raise BadSchedule(
-                f"{name} must be a datetime with a time zone, not {moment!r}",
-                "For example, datetime(2026, 11, 20, tzinfo=timezone.utc).",
-            )
-        if moment is not None and moment.tzinfo is None:
-            raise BadSchedule(
-                f"{name} {moment} has no time zone",
-                "Give it one, such as datetime.now(timezone.utc).",
-            )
-    return {name: moment.isoformat() for name, moment in moments.items() if moment is not None}
+    texts = {name: moment_text(name, moment) for name, moment in moments.items()}
+    return {name: text for name, text in texts.items() if text is not None}

@@ -465,6 +465,27 @@ def test_a_keyed_graph_that_is_submitted_again_inserts_nothing(db: Connection) -
     assert [a == b for a, b in zip(once, other, strict=True)] == [True, False, False]
 
 
+@pytest.mark.usefixtures("configured")
+def test_a_node_stands_for_a_task_that_has_started(db: Connection) -> None:
+    """Its idempotency_key finds it; its children wait for it, and for the parents of the node."""
+    known = peers.submit("load", idempotency_key="load 1")
+    peer = Peer.join(db, "load")
+    assert [claim.task_id for claim in peer.claim()] == [known]
+    older = peers.submit("older")
+    with peers.graph() as graph:
+        extract = graph.add("extract")
+        load = graph.add("load", {}, depends_on=[extract, older], idempotency_key="load 1")
+        report = graph.add("report", {}, depends_on=[load])
+    assert load.id == known
+    assert (extract.id.is_new, load.id.is_new, report.id.is_new) == (True, False, True)
+    edges = db.execute("select parent_id, child_id from peers.dependency").fetchall()
+    assert {(edge["parent_id"], edge["child_id"]) for edge in edges} == {
+        (extract.id, report.id),
+        (older, report.id),
+        (known, report.id),
+    }
+
+
 def test_a_keyed_graph_in_an_async_transaction(database_url: str, db: Connection) -> None:
     """The async form takes the same key."""
 

@@ -19,7 +19,7 @@ from peers import context
 from tests.integration.test_client import Parent
 from tests.support.cli import peers as command
 from tests.support.current import inside_handler
-from tests.support.world import task_row
+from tests.support.world import Peer, task_row
 
 if TYPE_CHECKING:
     from tests.support.server import Connection
@@ -125,6 +125,19 @@ def test_many_tasks_with_keys(db: Connection) -> None:
     assert task_row(db, ids[1])["args"] == {"n": 9}
     assert peers.submit_many("x", [], unique_keys=[]) == []
     assert all(each.is_new for each in peers.submit_many("x", [{}, {}]))
+
+
+@pytest.mark.usefixtures("configured")
+def test_many_tasks_with_parents_stand_for_tasks_that_have_started(db: Connection) -> None:
+    """These get no parents; the new ones of the batch do."""
+    options: dict[str, Any] = {"unique_while": "unfinished"}
+    [known] = peers.submit_many("x", [{}], unique_keys=["k"], **options)
+    Peer.join(db, "x").claim()
+    parent = peers.submit("y")
+    ids = peers.submit_many("x", [{}, {}], unique_keys=["k", "new"], depends_on=[parent], **options)
+    assert [(each == known, each.is_new) for each in ids] == [(True, False), (False, True)]
+    edges = db.execute("select parent_id, child_id from peers.dependency").fetchall()
+    assert [tuple(edge.values()) for edge in edges] == [(parent, ids[1])]
 
 
 @pytest.mark.usefixtures("configured")

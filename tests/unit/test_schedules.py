@@ -283,6 +283,22 @@ def test_the_app_declares_its_schedules() -> None:
 
 
 @pytest.mark.usefixtures("registry")
+def test_the_app_declares_an_anchor() -> None:
+    """The first due time of a period; it has a time zone, and cron has none."""
+    morning = datetime(2026, 11, 20, 6, tzinfo=UTC)
+
+    @task("a", schedules=[Schedule(every=86400, anchor=morning)])
+    def handler() -> None: ...
+
+    [declared] = json.loads(app.declarations())["schedules"]
+    assert datetime.fromisoformat(declared["anchor"]) == morning
+    with pytest.raises(BadSchedule, match="has no time zone"):
+        Schedule(every=60, anchor=morning.replace(tzinfo=None))
+    with pytest.raises(BadSchedule, match="anchor belongs to every"):
+        Schedule(cron="@daily", anchor=morning)
+
+
+@pytest.mark.usefixtures("registry")
 def test_two_kinds_cannot_declare_one_schedule() -> None:
     """Nor can one kind declare two of one name."""
 
