@@ -140,7 +140,7 @@ VARIANTS: dict[str, tuple[Callable[..., None], Patch]] = {
     "a declaration always overwrites": (
         test_a_declaration_that_did_not_change_changes_nothing,
         Patch(
-            "28_limit.sql",
+            "28_declare_limit.sql",
             "where l.name = _new.name and l.declared = _settings\n",
             "where false\n",
         ),
@@ -148,7 +148,7 @@ VARIANTS: dict[str, tuple[Callable[..., None], Patch]] = {
     "one refused declaration fails all": (
         test_a_refused_declaration_leaves_the_others,
         Patch(
-            "28_limit.sql",
+            "28_declare_limit.sql",
             "exception when sqlstate 'PE014' then",
             "exception when sqlstate 'PE999' then",
         ),
@@ -156,7 +156,7 @@ VARIANTS: dict[str, tuple[Callable[..., None], Patch]] = {
     "an insert fails if another session was first": (
         test_two_sessions_create_the_same_limit,
         Patch(
-            "28_limit.sql",
+            "28_declare_limit.sql",
             "    on conflict (name) do update  -- another session has created it just now\n"
             "    set queue = excluded.queue, kind = excluded.kind, key = excluded.key, "
             "max_running = excluded.max_running,\n"
