@@ -1,15 +1,5 @@
 -- How a claim starts the tasks of the keys that it has locked.
 
--- Returns when the tasks of a claim may start. Null: at once, because no limit has a rate.
-create or replace function peers._start_at(_call peers.claim_call, _rules peers.limit_rules) returns timestamptz
-    language plpgsql
-    set search_path = pg_catalog, peers, pg_temp
-as $$
-begin
-    return case when array_remove(_rules.starts, null) <> '{}' then _call.claimed_at + peers._start_hold() end;
-end
-$$;
-
 -- Starts tasks of keys of one kind, _keys[i].share times _depth of each. The usual case is that all rows are valid and
 -- no other session has one of their tasks locked. If not, it starts none and returns null.
 create or replace function peers._start_keys_at_once(
@@ -156,13 +146,8 @@ begin
            case when l.share < cardinality((l.tasks).ids) then l.share end, l.limit_keys[_rules.fair_at],
            _rules.layout
     from unnest(_leases) l;
-    if peers._start_at(_call, _rules) is not null then
-        insert into peers.limit_start (limit_key, started_at, tasks)
-        select k.key, peers._start_at(_call, _rules), sum(cardinality((l.tasks).ids))
-        from unnest(_leases) l
-        cross join lateral unnest(l.limit_keys, _rules.starts) k(key, starts)
-        where k.starts is not null
-        group by k.key;
+    if array_remove(_rules.starts, null) <> '{}' then
+        perform peers._insert_starts(_call, _rules, _leases);
     end if;
 end
 $$;

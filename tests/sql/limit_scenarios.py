@@ -431,6 +431,34 @@ def rates_hold(world: World) -> None:
     assert len(claim_limited(peer).ids) == 2
 
 
+def a_long_window_is_folded(world: World) -> None:
+    """Above 1,000 rows of a key they are merged, and no window has more starts for that."""
+    most, per, step = 1200, 1000, 7
+    limit(world.db, starts=most, per=f"{per} s")
+    run(world.db, "insert into peers.task (kind) select 'a' from generate_series(1, 4000)")
+    peer = world.peer(lease="1 h")
+    key = value(world.db, "select distinct limit_keys[1] from peers.ready_limited")
+    began = value(world.db, "select extract(epoch from peers.now())::float8")
+    starts = [(began - second / 2, 1) for second in range(1150)]
+    run(
+        world.db,
+        "insert into peers.limit_start (limit_key, started_at, tasks)"
+        " select %s, to_timestamp(s), 1 from unnest(%s::float8[]) s",
+        key, [at for at, _ in starts],
+    )  # fmt: skip
+    for _ in range(1, per + 200, step):
+        taken = claim_limited(peer, 1000, 1000).ids
+        now = value(world.db, "select extract(epoch from peers.now())::float8")
+        starts.append((now, len(taken)))
+        assert value(world.db, "select count(*) from peers.limit_start") < 500
+        advance(world.db, f"{step} s")
+        peer.heartbeat()
+    for end, _ in starts:
+        assert sum(n for at, n in starts if end - per < at <= end) <= most
+    late = [n for at, n in starts if began + per / 2 < at]
+    assert sum(late) > most / 2, "starts leave the window at most a hundredth of it too late"
+
+
 def a_shut_limit_opens_again(world: World) -> None:
     """No task starts before, and the answer says when to ask again."""
     limit(world.db, max_running=2)

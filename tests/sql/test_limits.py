@@ -21,6 +21,7 @@ LIMIT: Final = "28_limit.sql"
 ROOM: Final = "48_count_room.sql"
 SHARE: Final = "48_share_slots.sql"
 START: Final = "49_start_limited.sql"
+STARTS: Final = "49_limit_starts.sql"
 OPERATE: Final = "60_operate.sql"
 
 SCENARIOS = {
@@ -95,6 +96,14 @@ VARIANTS = {
     "waiting tasks of a lease count": Variant(
         scenarios.limited_tasks_are_not_claimed_in_advance,
         [Patch(ROOM, "least(l.open, l.most_running)", "l.open", times=2)],
+    ),
+    "a long window is not folded": Variant(
+        scenarios.a_long_window_is_folded,
+        [Patch(STARTS, "_most_rows constant integer := 1000", "_most_rows constant integer := 9999")],
+    ),
+    "folded starts have the time of the earliest": Variant(
+        scenarios.a_long_window_is_folded,
+        [Patch(STARTS, "max(f.started_at)", "min(f.started_at)")],
     ),
     "old layouts are claimed": Variant(
         scenarios.a_backlog_is_moved_in_batches,

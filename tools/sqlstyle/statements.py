@@ -133,7 +133,7 @@ def _statements(stream: Iterable[Token]) -> Iterator[Statement]:
     in_body = False  # of a function: begin atomic … end
     for token in stream:
         last = [each.text.lower() for each in gathered[-2:]]
-        in_body = in_body and last != [";", "end"] or last == ["begin", "atomic"]
+        in_body = (in_body and last != [";", "end"]) or last == ["begin", "atomic"]
         if token.text != ";" or in_body:
             gathered.append(token)
         elif gathered:
