@@ -1,18 +1,23 @@
 -- How a claim locks keys and divides its slots among them.
 
--- Tries to lock the keys of a task, until the end of the transaction. The first number of an advisory lock keeps these
--- locks apart from those of applications. The second one is half of the key's hash: two keys that share it exclude each
--- other for a moment.
+-- Return the two numbers of a key's advisory lock. The first one keeps these locks apart from those of an application.
+-- The second one is half of the key's hash: two keys that share it exclude each other for a moment.
+create or replace function peers._lock_class() returns integer language sql immutable return 1886152051;
+
+create or replace function peers._lock_object(_limit_key bigint) returns integer
+    language sql immutable
+    return (_limit_key >> 32)::integer;
+
+-- Tries to lock the keys of a task, until the end of the transaction.
 create or replace function peers._try_lock_keys(_limit_keys bigint[]) returns boolean
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _space constant integer := 1886152051;  -- 'plim' and a digit
     _key bigint;
 begin
     foreach _key in array _limit_keys loop
-        if not pg_try_advisory_xact_lock(_space, (_key >> 32)::integer) then
+        if not pg_try_advisory_xact_lock(peers._lock_class(), peers._lock_object(_key)) then
             return false;
         end if;
     end loop;
@@ -27,11 +32,10 @@ create or replace function peers._wait_for_keys(_limit_keys bigint[]) returns bo
     set lock_timeout = '10ms'
 as $$
 declare
-    _space constant integer := 1886152051;  -- as in _try_lock_keys
     _key bigint;
 begin
     foreach _key in array _limit_keys loop
-        perform pg_advisory_xact_lock(_space, (_key >> 32)::integer);
+        perform pg_advisory_xact_lock(peers._lock_class(), peers._lock_object(_key));
     end loop;
     return true;
 exception when lock_not_available then

@@ -105,6 +105,21 @@ def test_list_and_show(here: Here, db: Connection) -> None:
     assert here("limit", "show", "none").code == 4
 
 
+def test_explain_names_who_holds_the_lock_of_a_key(here: Here, db: Connection) -> None:
+    """With the command that shows the limit."""
+    done(here("limit", "set", "stripe", "--kind", "a", "--key", "account", "--max-running", "2"))
+    [task] = submit(db, 7)
+    Peer.join(db)
+    run(
+        db,
+        "select pg_advisory_lock(1886152051, (limit_keys[1] >> 32)::integer)"
+        " from peers.ready_limited",
+    )
+    answer = here("explain", str(task))
+    assert 'Ready, but limit "stripe" is locked for account 7 by session' in answer.out
+    assert "`peers limit show stripe` shows" in answer.err
+
+
 def test_shut_and_open(here: Here, db: Connection) -> None:
     """For a time or until it is opened; status and show say so."""
     done(here("limit", "set", "l", "--kind", "a", "--max-running", "2"))

@@ -522,6 +522,32 @@ def explain_names_the_limit(world: World) -> None:
     assert shown == {"running": 3, "waiting": 2}
 
 
+def explain_names_who_holds_the_lock_of_a_key(world: World) -> None:
+    """A session that is no claim: who it is, and how to end it. A claim is not named."""
+    limit(world.db, "stripe", key="account", max_running=5)
+    task, other, third = accounts(world.db, 7, 8, 8)
+    peer, application = world.peer(), world.connect()
+    run(application, "set application_name = 'nightly export'")
+    run(
+        application,
+        "select pg_advisory_lock(1886152051, (limit_keys[1] >> 32)::integer)"
+        " from peers.ready_limited where task_id = %s",
+        task,
+    )
+    with peer.db.transaction():
+        assert claim_limited(peer, 1).ids == [other]
+        assert value(world.db, "select peers.explain(%s)", task) == (
+            f'Ready, but limit "stripe" is locked for account 7 by session '
+            f"{application.info.backend_pid} (nightly export), which is not claiming: no task of"
+            " this key starts until it ends, or releases its advisory lock. SELECT "
+            f"pg_terminate_backend({application.info.backend_pid}) ends it."
+        )
+        assert "is locked" not in value(world.db, "select peers.explain(%s)", third)
+    run(application, "select pg_advisory_unlock_all()")
+    assert "is locked" not in value(world.db, "select peers.explain(%s)", task)
+    assert sorted(claim_limited(peer, 3).ids) == [task, third]
+
+
 def explain_names_the_limits_that_order_a_task(world: World) -> None:
     """Which ones, for which keys, although each has room."""
     limit(world.db, "stripe", key="account", max_running=5)

@@ -23,6 +23,7 @@ SHARE: Final = "48_share_slots.sql"
 START: Final = "49_start_limited.sql"
 STARTS: Final = "49_limit_starts.sql"
 OPERATE: Final = "60_operate.sql"
+EXPLAIN: Final = "83_explain_limit.sql"
 
 SCENARIOS = {
     name: function
@@ -96,6 +97,10 @@ VARIANTS = {
     "waiting tasks of a lease count": Variant(
         scenarios.limited_tasks_are_not_claimed_in_advance,
         [Patch(ROOM, "least(l.open, l.most_running)", "l.open", times=2)],
+    ),
+    "an open claim is taken for a session that holds a lock": Variant(
+        scenarios.explain_names_who_holds_the_lock_of_a_key,
+        [Patch(EXPLAIN, "(a.xact_start > clock_timestamp() - _longest) is not true", "true")],
     ),
     "a long window is not folded": Variant(
         scenarios.a_long_window_is_folded,
