@@ -22,13 +22,15 @@ create or replace function peers._limit_from_json(_base peers.limit, _columns js
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
+    _fields constant text[] := '{name,kind,queue,key,max_running,starts,per,weight,fair,learns}';
     _unknown text;
 begin
     select string_agg(k.key, ', ') into _unknown
     from jsonb_object_keys(_columns) k(key)
-    where k.key not in ('name', 'kind', 'queue', 'key', 'max_running', 'starts', 'per', 'weight', 'fair', 'learns');
+    where k.key <> all (_fields);
     if _unknown is not null then
-        raise exception 'a limit has no field %', _unknown using errcode = 'PE014';
+        raise exception 'a limit has no field %; its fields are %', _unknown, array_to_string(_fields, ', ')
+            using errcode = 'PE014';
     end if;
     return jsonb_populate_record(_base, '{"fair": false, "learns": false}' || _columns);
 end

@@ -67,6 +67,8 @@ def test_a_malformed_limit_is_refused(here: Here) -> None:
     ):
         answer = here("limit", "set", "x", *words)
         assert (answer.code, said in answer.err) == (1, True), answer
+        assert "For example: peers limit set x --kind invoice.charge" in answer.err
+        assert "INSERT" not in answer.err
     with pytest.raises(SystemExit, match="2"):
         here("limit", "set", "x")
     assert here("limit", "list").err == "no limits\n"
@@ -136,6 +138,19 @@ def test_shut_and_open(here: Here, db: Connection) -> None:
     assert value(db, "select shut_until = 'infinity' from peers.limit")
     past = here("limit", "shut", "l", "--until", "2020-01-01T00:00Z")
     assert (past.code, "until must be a time in the future" in past.err) == (1, True)
+
+
+def test_a_limit_of_what_no_peer_runs_says_so(here: Here, db: Connection) -> None:
+    """A kind or a queue with a typing error, if peers run at all."""
+    for place, said in (("--kind", "kind typo"), ("--queue", "queue typo")):
+        words = ("limit", "set", said, place, "typo", "--max-running", "1")
+        assert here(*words).err == ""
+        peer = Peer.join(db)
+        assert f"No running peer serves {said}: check the name." in here(*words).err
+        assert f'limit "{said}": no running peer serves {said}' in here("limit", "list").err
+        peer.leave()
+    Peer.join(db, "typo", queues=("typo",))
+    assert here("limit", "list").err == ""
 
 
 def test_remove(here: Here, db: Connection) -> None:

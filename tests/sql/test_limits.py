@@ -104,7 +104,7 @@ VARIANTS = {
     ),
     "a long window is not folded": Variant(
         scenarios.a_long_window_is_folded,
-        [Patch(STARTS, "_most_rows constant integer := 1000", "_most_rows constant integer := 9999")],
+        [Patch(STARTS, "_most_rows constant integer := 1000;", "_most_rows integer := 9999;")],
     ),
     "folded starts have the time of the earliest": Variant(
         scenarios.a_long_window_is_folded,
