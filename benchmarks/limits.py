@@ -101,9 +101,9 @@ class Bench:
             for peer in peers:
                 peer.wait(_PATIENCE)
 
-    def _until(self, connection: Connection, query: LiteralString) -> None:
+    def _until(self, connection: Connection, query: LiteralString, *values: object) -> None:
         give_up = time.monotonic() + _PATIENCE
-        while connection.execute(query).fetchall() != [(True,)]:
+        while connection.execute(query, values).fetchall() != [(True,)]:
             if time.monotonic() > give_up:
                 raise TimeoutError(f"it is not true: {query}")
             time.sleep(_LOOK_EVERY)
@@ -237,35 +237,44 @@ class Bench:
 
     def handover(self) -> None:
         """Measure from the end of a task until the next one starts in its slot."""
+        for peers, shortest, longest in ((16, 0.1, 0.3), (16, 0.2, 0.2), (4, 0.1, 0.3)):
+            gaps, cpu = self._handovers(peers, shortest, longest)
+            quantiles = statistics.quantiles(gaps, n=100)
+            length = f"{shortest * 1e3:.0f} to {longest * 1e3:.0f}"
+            print(f"handover: {peers} peers, {_SLOTS} slots, {len(gaps)} tasks of {length} ms:"
+                  f" a freed slot is used again after p50 {quantiles[49] * 1e3:.1f} ms,"
+                  f" p99 {quantiles[98] * 1e3:.1f} ms (goal < 5);"
+                  f" CPU {cpu[0]:.1f} ms a task in Postgres, {cpu[1]:.1f} in the peers",
+                  flush=True)  # fmt: skip
+
+    def _handovers(
+        self, peers: int, shortest: float, longest: float
+    ) -> tuple[list[float], tuple[float, float]]:
+        """Return the seconds until slots were used again, and milliseconds of CPU time a task."""
         with self._database() as connection, tempfile.TemporaryDirectory() as folder:
-            _limit(connection, "bench.noted", max_running=4)
+            _limit(connection, "bench.noted", max_running=_SLOTS)
+            connection.execute("update peers.limit set counts_tasks = false")
             ledger = Path(folder, "ledger")
-            tasks = int(self._seconds * 4 / 0.25)
-            with self._peers(16, 1, str(ledger)):
-                self._until(connection, "select count(*) = 16 from peers.peer_status where alive")
-                connection.execute(
-                    "insert into peers.task (kind, args) select 'bench.noted', '{\"seconds\": 0.2}'"
-                    " from generate_series(1, %s)", [tasks],
-                )  # fmt: skip
+            tasks = int(self._seconds * _SLOTS / 0.25)
+            submit = (
+                "insert into peers.task (kind, args) select 'bench.noted',"
+                " jsonb_build_object('seconds', %s + random() * %s) from generate_series(1, %s)"
+            )
+            with self._peers(peers, 1, str(ledger)) as pids:
+                self._until(
+                    connection, "select count(*) = %s from peers.peer_status where alive", peers
+                )
+                connection.execute(submit, [shortest, longest - shortest, 2 * peers])  # warm
                 self._until(connection, "select bool_and(state = 'completed') from peers.task")
+                ledger.write_text("")
+                assert self._postgres.pid is not None
+                meter = CpuMeter(self._postgres.pid, pids)
+                meter.begin()
+                connection.execute(submit, [shortest, longest - shortest, tasks])
+                self._until(connection, "select bool_and(state = 'completed') from peers.task")
+                used = meter.end()
             events = _read(ledger)
-        free: list[float] = []
-        gaps = []
-        running = started = 0
-        for event, _, _, at in events:
-            if event == "end":
-                running -= 1
-                free.append(at)
-            else:
-                running += 1
-                started += 1
-                assert running <= _SLOTS
-                if free and started <= tasks - _SLOTS:
-                    gaps.append(at - free.pop(0))
-        quantiles = statistics.quantiles(gaps, n=100)
-        print(f"handover: 16 peers, 4 slots, {tasks} tasks of 200 ms: a freed slot is used again"
-              f" after p50 {quantiles[49] * 1e3:.1f} ms, p99 {quantiles[98] * 1e3:.1f} ms"
-              f" (goal < 5)", flush=True)  # fmt: skip
+        return _gaps(events, tasks), (used.postgres / tasks / 1e6, used.client / tasks / 1e6)
 
     def fairness(self) -> None:
         """Measure the slot-seconds of tenants with long and with short tasks."""
@@ -306,6 +315,24 @@ def _limit(connection: Connection, kind: str, **columns: object) -> None:
         f"insert into peers.limit ({', '.join(names)}) values ({', '.join(['%s'] * len(names))})",
         [kind, kind, *columns.values()],
     )
+
+
+def _gaps(events: list[tuple[str, int, int, float]], tasks: int) -> list[float]:
+    """Return the seconds from each end until the start that takes its slot."""
+    free: list[float] = []
+    gaps = []
+    running = started = 0
+    for event, _, _, at in events:
+        if event == "end":
+            running -= 1
+            free.append(at)
+        else:
+            running += 1
+            started += 1
+            assert running <= _SLOTS
+            if free and started <= tasks - _SLOTS:
+                gaps.append(at - free.pop(0))
+    return gaps
 
 
 def _read(ledger: Path) -> list[tuple[str, int, int, float]]:
