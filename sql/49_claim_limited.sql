@@ -106,7 +106,7 @@ $$;
 -- priority, then by position, if its limits have room.
 create or replace function peers._claim_under_limits(
     _call peers.claim_call, _rules peers.limit_rules[], _unlimited_kinds text[], _resume peers.claim_resume,
-    _free_slots integer, _tasks_per_slot jsonb,
+    _free_slots integer, _tasks_per_slot jsonb, _try bigint[],
     out leases peers.limited_lease[], out waits text, out opens_at timestamptz
 )
     language plpgsql volatile
@@ -121,7 +121,7 @@ declare
 begin
     leases := '{}';
     perform peers._move_some(_call.queue, array(select r.kind from unnest(_rules) r));
-    _look := peers._find_in_all_kinds(_call, _rules, _wanted);
+    _look := peers._find_in_all_kinds(_call, _rules, _wanted, _try);
     waits := case when not _look.complete then 'more' when _look.any_full then 'full' end;
     opens_at := _look.opens_at;
     if _look.keys = '{}' then
@@ -155,10 +155,11 @@ $$;
 
 create or replace function peers.claim_limited(
     peer_id uuid, queue text, max_tasks integer, free_slots integer, tasks_per_slot jsonb default '{}',
-    inout resume peers.claim_resume default null,
+    inout resume peers.claim_resume default null, try_keys bigint[] default '{}',
     out token uuid, out task_ids bigint[], out attempts smallint[], out kinds text[], out priorities smallint[],
     out timeouts double precision[], out args text, out more boolean, out limited boolean,
-    out most_running integer, out start_in double precision, out waits text, out opens_in double precision
+    out most_running integer, out start_in double precision, out waits text, out opens_in double precision,
+    out key bigint
 ) returns setof record
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -196,7 +197,8 @@ begin
     limited := _rules <> '{}';
     if limited and free_slots is not null and not _peer.queue_paused then
         _found := peers._claim_under_limits(
-            _peer.call, _rules, _unlimited_kinds, _resume, claim_limited.free_slots, claim_limited.tasks_per_slot
+            _peer.call, _rules, _unlimited_kinds, _resume, claim_limited.free_slots, claim_limited.tasks_per_slot,
+            coalesce(claim_limited.try_keys, '{}')
         );
         _waits := _found.waits;
         _opens_at := _found.opens_at;
@@ -207,6 +209,7 @@ begin
             from peers._lease_reply(_lease.token, _lease.tasks) l;
             most_running := case when _lease.share < cardinality(task_ids) then _lease.share end;
             start_in := extract(epoch from _lease.start_at - peers.now());
+            key := hash_array_extended(_lease.limit_keys, 0);
             _taken := _taken + cardinality(task_ids);
             return next;
         end loop;
@@ -229,6 +232,7 @@ begin
     end if;
     most_running := null;
     start_in := null;
+    key := null;
     waits := _waits;
     opens_in := case when _opens_at is not null then
         greatest(extract(epoch from _opens_at - (_peer.call).claimed_at), 0)
@@ -244,7 +248,8 @@ comment on function peers.claim_limited is
     'not look for them. tasks_per_slot: how many tasks a slot runs one after the other, of kinds whose tasks are '
     'short, such as {"thumbs.make": 20}. most_running: the peer must run at most so many of this lease''s tasks at '
     'once; null: all. start_in: the tasks must not start before so many seconds; one that cannot start within 0.13 '
-    'seconds after the call must be released. The last row also tells about the tasks that wait. waits: full (each key '
-    'has as many tasks as it may), busy (call again in some milliseconds), more (call again soon), slots (tasks that '
-    'may start come before the next unlimited one, and no slot was free). opens_in: in how many seconds a limit opens. '
-    'limited: whether to call claim_limited again; false: call peers.claim.';
+    'seconds after the call must be released. key: stands for the limits and keys of the lease''s tasks. When some of '
+    'them have ended, pass it in try_keys: the claim looks there first. The last row also tells about the tasks that '
+    'wait. waits: full (each key has as many tasks as it may), busy (call again in some milliseconds), more (call '
+    'again soon), slots (tasks that may start come before the next unlimited one, and no slot was free). opens_in: in '
+    'how many seconds a limit opens. limited: whether to call claim_limited again; false: call peers.claim.';

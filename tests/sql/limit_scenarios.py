@@ -26,6 +26,8 @@ from tests.support.world import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.support.server import Connection
 
 
@@ -36,6 +38,8 @@ class Claimed(NamedTuple):
     last: dict[str, Any]
     most_running: dict[int, int]
     """By task, of the leases that have more tasks than may run at once."""
+    keys: dict[int, int]
+    """By task."""
 
     @property
     def ids(self) -> list[int]:
@@ -44,11 +48,12 @@ class Claimed(NamedTuple):
 
 
 def claim_limited(
-    peer: Peer, free: int | None = 8, wanted: int = 100, queue: str = "default", **per_slot: int
-) -> Claimed:
+    peer: Peer, free: int | None = 8, wanted: int = 100, queue: str = "default",
+    try_keys: Sequence[int] = (), **per_slot: int,
+) -> Claimed:  # fmt: skip
     """Claim once."""
-    query = "select * from peers.claim_limited(%s, %s, %s, %s, %s::jsonb)"
-    found = rows(peer.db, query, peer.id, queue, wanted, free, json.dumps(per_slot))
+    query = "select * from peers.claim_limited(%s, %s, %s, %s, %s::jsonb, null, %s::bigint[])"
+    found = rows(peer.db, query, peer.id, queue, wanted, free, json.dumps(per_slot), [*try_keys])
     claims = [claim for lease in found for claim in claims_of(lease)]
     most = {
         claim.task_id: lease["most_running"]
@@ -56,7 +61,8 @@ def claim_limited(
         if lease["most_running"]
         for claim in claims_of(lease)
     }
-    return Claimed(claims, found[-1], most)
+    keys = {claim.task_id: lease["key"] for lease in found for claim in claims_of(lease)}
+    return Claimed(claims, found[-1], most, keys)
 
 
 def limit(db: Connection, name: str = "l", *, kind: str | None = "a", **columns: object) -> None:
@@ -145,6 +151,31 @@ def keys_do_not_stand_in_each_others_way(world: World) -> None:
         assert len(found.ids) == 1
         assert found.last["waits"] == "busy"
     assert first[1] not in found.ids
+
+
+def a_key_whose_task_has_ended_is_tried_first(world: World) -> None:
+    """Among so many full keys that a claim looks at a third of them only."""
+    many = 1000
+    limit(world.db, key="account", max_running=1)
+    insert = (
+        "insert into peers.task (kind, args) select 'a', jsonb_build_object('account', n)"
+        " from generate_series(1, %s) n"
+    )
+    run(world.db, insert, many)
+    peer = world.peer()
+    claims: dict[int, Claim] = {}
+    keys: dict[int, int] = {}
+    while len(claims) < many:
+        found = claim_limited(peer, many, many)
+        claims.update({claim.task_id: claim for claim in found.claims})
+        keys.update(found.keys)
+    run(world.db, insert, many)
+    for task in list(claims)[:6]:
+        assert peer.complete(claims[task]) == {}
+        after = claim_limited(peer, 1, try_keys=[keys[task]]).claims
+        assert [claim.args for claim in after] == [claims[task].args]
+    assert claim_limited(peer, 1, try_keys=[*keys.values()][:2]).ids == []
+    assert problems(world.db) == []
 
 
 def a_task_is_under_all_of_its_limits(world: World) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LIMIT: Final = "28_limit.sql"
 ROOM: Final = "48_count_room.sql"
+FIND: Final = "48_find_keys.sql"
 SHARE: Final = "48_share_slots.sql"
 START: Final = "49_start_limited.sql"
 STARTS: Final = "49_limit_starts.sql"
@@ -70,6 +71,10 @@ VARIANTS = {
                 "    language plpgsql stable",
             ),
         ],
+    ),
+    "a claim begins at a random key": Variant(
+        scenarios.a_key_whose_task_has_ended_is_tried_first,
+        [Patch(FIND, "if _try <> '{}' then", "if false then")],
     ),
     "a limit is checked alone": Variant(
         scenarios.a_task_is_under_all_of_its_limits,
