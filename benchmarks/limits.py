@@ -25,6 +25,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, LiteralString
+from uuid import UUID
 
 from benchmarks.cpu import CpuMeter
 from peers import current_task, embedded, task
@@ -131,29 +132,43 @@ class Bench:
             connection.execute("update peers.limit set counts_tasks = false")
             connection.execute(submit, [_FULL + _FREE])
             connection.execute("vacuum analyze peers.ready_limited, peers.lease, peers.task")
-            times, tries, found = [], [], 0
-            attempts = 0
-            while found < _FOUND:
-                began = time.perf_counter()
-                rows = connection.execute(claim, [peer, 1, 1]).fetchall()
-                times.append(time.perf_counter() - began)
-                attempts += 1
-                for row in rows:
-                    if row[1] is not None:
-                        found += 1
-                        tries.append(attempts)
-                        attempts = 0
-                        connection.execute(
-                            "select * from peers.complete(%s, array[%s]::uuid[], %s, '[null]')",
-                            [peer, row[1], row[2]],
-                        )
-                        connection.execute(
-                            "insert into peers.task (kind, args) select kind, args from peers.task"
-                            " where id = %s", [row[2][0]],
-                        )  # fmt: skip
-        quantiles = statistics.quantiles(times, n=100)
-        print(f"keys: claim of one beside {_FULL} full keys and {_FREE} free ones:"
-              f" p50 {quantiles[49] * 1e3:.1f} ms, p99 {quantiles[98] * 1e3:.1f} ms (goal < 10),"
+            for tried in (False, True):
+                self._claim_among_full_keys(connection, peer, tried=tried)
+
+    def _claim_among_full_keys(self, connection: Connection, peer: UUID, *, tried: bool) -> None:
+        """Claim one task at a time. tried: begin with the key whose task has ended."""
+        claim = (
+            "select token, task_ids, key from"
+            " peers.claim_limited(%s, 'default', 1, 1, '{}', null, %s::bigint[])"
+        )
+        again = (
+            "insert into peers.task (kind, args) select kind, args from peers.task where id = %s"
+        )
+        account = Path(f"/proc/{connection.info.backend_pid}/schedstat")
+        times, cpu, tries, attempts = [], [], [], 0
+        freed: list[int] = []
+        while len(tries) < _FOUND:
+            began, used = time.perf_counter(), int(account.read_text().split()[0])
+            row = connection.execute(claim, [peer, freed if tried else []]).fetchall()[0]
+            times.append(time.perf_counter() - began)
+            cpu.append((int(account.read_text().split()[0]) - used) / 1e9)
+            attempts += 1
+            if row[0] is not None:
+                tries.append(attempts)
+                attempts, freed = 0, [row[2]]
+                connection.execute(
+                    "select * from peers.complete(%s, array[%s]::uuid[], %s, '[null]')",
+                    [peer, *row[:2]],
+                )
+                connection.execute(again, [row[1][0]])
+        (p50, p99), (cpu50, cpu99) = (
+            (quantiles[49] * 1e3, quantiles[98] * 1e3)
+            for quantiles in (statistics.quantiles(each, n=100) for each in (times, cpu))
+        )
+        print(f"keys: claim of one beside {_FULL} full keys and {_FREE} free ones,"
+              f" {'first where a task has ended' if tried else 'at a random key'}:"
+              f" p50 {p50:.1f} ms, p99 {p99:.1f} ms (goal < 10); CPU time of Postgres"
+              f" p50 {cpu50:.1f} ms, p99 {cpu99:.1f} ms;"
               f" {statistics.mean(tries):.1f} claims until a free key", flush=True)  # fmt: skip
 
     def cost(self) -> None:
