@@ -120,26 +120,20 @@ begin
     if _any_limit then
         -- one statement, so that a limit that is added in the meantime holds for all of it or for nothing
         with placed as materialized (
-            select t.queue, t.kind, t.priority, t.id, l.layout, l.fair, l.keys
+            select t.queue, t.kind, t.priority, t.id, l.layout, l.fair, l.limit_keys
             from new_tasks t
-            cross join lateral (
-                -- the same expressions as in _place_rows
-                select hashtextextended(string_agg(l.seed::text, ',' order by l.name), 0) as layout,
-                       bool_or(l.fair) as fair,
-                       array_agg(hashtextextended(coalesce('=' || (t.args #>> string_to_array(l.key, '.')), ''), l.seed)
-                                 order by l.name) as keys
-                from peers.limit l where l.kind = t.kind or l.queue = t.queue
-            ) l
+            cross join lateral peers._limits_of(t.queue, t.kind, t.args) l
             where t.scheduled_at <= t.created_at
             order by t.id
         ), limited as (
             insert into peers.ready_limited (queue, kind, layout, rank, key, priority, position, task_id, limit_keys)
             select p.queue, p.kind, p.layout, case when p.fair then 0 else p.priority end,
-                   hash_array_extended(p.keys, 0), p.priority, nextval('peers.ready_position_seq'), p.id, p.keys
-            from placed p where p.keys is not null
+                   hash_array_extended(p.limit_keys, 0), p.priority, nextval('peers.ready_position_seq'), p.id,
+                   p.limit_keys
+            from placed p where p.limit_keys is not null
         ), unlimited as (
             insert into peers.ready (queue, kind, priority, task_id)
-            select p.queue, p.kind, p.priority, p.id from placed p where p.keys is null
+            select p.queue, p.kind, p.priority, p.id from placed p where p.limit_keys is null
         )
         select p.id into _placed from placed p limit 1;
     else

@@ -99,9 +99,12 @@ class Claims:
         if free_slots is None:
             return statements.claim(peer_id, local_queue.queue, wanted, resume, durable=durable)
         local_queue.limited_ended = False
+        freed_keys: set[int] = set()
+        if free_slots:
+            freed_keys, local_queue.freed_keys = local_queue.freed_keys, freed_keys
         return statements.claim_limited(
             peer_id, local_queue.queue, wanted, free_slots, local_queue.tasks_per_slot(), resume,
-            durable=durable,
+            freed_keys, durable=durable,
         )  # fmt: skip
 
     def take(self, requests: Sequence[ClaimRequest], results: Sequence[PGresult]) -> None:

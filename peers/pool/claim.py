@@ -54,8 +54,8 @@ class Claim:
         self.timeouts = self._timeouts(reply)
         self.most_running = reply.most_running
         """How many of its tasks may run at once; None: all of them."""
-        self.is_limited = reply.is_limited
-        """Its tasks are under a limit."""
+        self.is_limited, self.key = reply.is_limited, reply.key
+        """Whether its tasks are under a limit; what stands for their limits and keys."""
         self.start_at = 0.0 if reply.start_in is None else claimed_at + reply.start_in
         """When (monotonic) its tasks may start."""
         self.start_by = float("inf")
@@ -94,6 +94,8 @@ class Claim:
         if not self.in_workers[worker]:
             del self.in_workers[worker]
         self.local_queue.limited_ended = True
+        if self.key is not None:
+            self.local_queue.freed_keys.add(self.key)
 
     # --------------------------------------------------------------------------------- one task
 
