@@ -145,7 +145,10 @@ class Bench:
             "insert into peers.task (kind, args) select kind, args from peers.task where id = %s"
         )
         account = Path(f"/proc/{connection.info.backend_pid}/schedstat")
-        times, cpu, tries, attempts = [], [], [], 0
+        times: list[float] = []
+        cpu: list[float] = []
+        tries: list[int] = []
+        attempts = 0
         freed: list[int] = []
         while len(tries) < _FOUND:
             began, used = time.perf_counter(), int(account.read_text().split()[0])
