@@ -25,6 +25,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, LiteralString
+from uuid import UUID
 
 from benchmarks.cpu import CpuMeter
 from peers import current_task, embedded, task
@@ -101,9 +102,9 @@ class Bench:
             for peer in peers:
                 peer.wait(_PATIENCE)
 
-    def _until(self, connection: Connection, query: LiteralString) -> None:
+    def _until(self, connection: Connection, query: LiteralString, *values: object) -> None:
         give_up = time.monotonic() + _PATIENCE
-        while connection.execute(query).fetchall() != [(True,)]:
+        while connection.execute(query, values).fetchall() != [(True,)]:
             if time.monotonic() > give_up:
                 raise TimeoutError(f"it is not true: {query}")
             time.sleep(_LOOK_EVERY)
@@ -131,29 +132,46 @@ class Bench:
             connection.execute("update peers.limit set counts_tasks = false")
             connection.execute(submit, [_FULL + _FREE])
             connection.execute("vacuum analyze peers.ready_limited, peers.lease, peers.task")
-            times, tries, found = [], [], 0
-            attempts = 0
-            while found < _FOUND:
-                began = time.perf_counter()
-                rows = connection.execute(claim, [peer, 1, 1]).fetchall()
-                times.append(time.perf_counter() - began)
-                attempts += 1
-                for row in rows:
-                    if row[1] is not None:
-                        found += 1
-                        tries.append(attempts)
-                        attempts = 0
-                        connection.execute(
-                            "select * from peers.complete(%s, array[%s]::uuid[], %s, '[null]')",
-                            [peer, row[1], row[2]],
-                        )
-                        connection.execute(
-                            "insert into peers.task (kind, args) select kind, args from peers.task"
-                            " where id = %s", [row[2][0]],
-                        )  # fmt: skip
-        quantiles = statistics.quantiles(times, n=100)
-        print(f"keys: claim of one beside {_FULL} full keys and {_FREE} free ones:"
-              f" p50 {quantiles[49] * 1e3:.1f} ms, p99 {quantiles[98] * 1e3:.1f} ms (goal < 10),"
+            for tried in (False, True):
+                self._claim_among_full_keys(connection, peer, tried=tried)
+
+    def _claim_among_full_keys(self, connection: Connection, peer: UUID, *, tried: bool) -> None:
+        """Claim one task at a time. tried: begin with the key whose task has ended."""
+        claim = (
+            "select token, task_ids, key from"
+            " peers.claim_limited(%s, 'default', 1, 1, '{}', null, %s::bigint[])"
+        )
+        again = (
+            "insert into peers.task (kind, args) select kind, args from peers.task where id = %s"
+        )
+        account = Path(f"/proc/{connection.info.backend_pid}/schedstat")
+        times: list[float] = []
+        cpu: list[float] = []
+        tries: list[int] = []
+        attempts = 0
+        freed: list[int] = []
+        while len(tries) < _FOUND:
+            began, used = time.perf_counter(), int(account.read_text().split()[0])
+            row = connection.execute(claim, [peer, freed if tried else []]).fetchall()[0]
+            times.append(time.perf_counter() - began)
+            cpu.append((int(account.read_text().split()[0]) - used) / 1e9)
+            attempts += 1
+            if row[0] is not None:
+                tries.append(attempts)
+                attempts, freed = 0, [row[2]]
+                connection.execute(
+                    "select * from peers.complete(%s, array[%s]::uuid[], %s, '[null]')",
+                    [peer, *row[:2]],
+                )
+                connection.execute(again, [row[1][0]])
+        (p50, p99), (cpu50, cpu99) = (
+            (quantiles[49] * 1e3, quantiles[98] * 1e3)
+            for quantiles in (statistics.quantiles(each, n=100) for each in (times, cpu))
+        )
+        print(f"keys: claim of one beside {_FULL} full keys and {_FREE} free ones,"
+              f" {'first where a task has ended' if tried else 'at a random key'}:"
+              f" p50 {p50:.1f} ms, p99 {p99:.1f} ms (goal < 10); CPU time of Postgres"
+              f" p50 {cpu50:.1f} ms, p99 {cpu99:.1f} ms;"
               f" {statistics.mean(tries):.1f} claims until a free key", flush=True)  # fmt: skip
 
     def cost(self) -> None:
@@ -237,35 +255,44 @@ class Bench:
 
     def handover(self) -> None:
         """Measure from the end of a task until the next one starts in its slot."""
+        for peers, shortest, longest in ((16, 0.1, 0.3), (16, 0.2, 0.2), (4, 0.1, 0.3)):
+            gaps, cpu = self._handovers(peers, shortest, longest)
+            quantiles = statistics.quantiles(gaps, n=100)
+            length = f"{shortest * 1e3:.0f} to {longest * 1e3:.0f}"
+            print(f"handover: {peers} peers, {_SLOTS} slots, {len(gaps)} tasks of {length} ms:"
+                  f" a freed slot is used again after p50 {quantiles[49] * 1e3:.1f} ms,"
+                  f" p99 {quantiles[98] * 1e3:.1f} ms (goal < 5);"
+                  f" CPU {cpu[0]:.1f} ms a task in Postgres, {cpu[1]:.1f} in the peers",
+                  flush=True)  # fmt: skip
+
+    def _handovers(
+        self, peers: int, shortest: float, longest: float
+    ) -> tuple[list[float], tuple[float, float]]:
+        """Return the seconds until slots were used again, and milliseconds of CPU time a task."""
         with self._database() as connection, tempfile.TemporaryDirectory() as folder:
-            _limit(connection, "bench.noted", max_running=4)
+            _limit(connection, "bench.noted", max_running=_SLOTS)
+            connection.execute("update peers.limit set counts_tasks = false")
             ledger = Path(folder, "ledger")
-            tasks = int(self._seconds * 4 / 0.25)
-            with self._peers(16, 1, str(ledger)):
-                self._until(connection, "select count(*) = 16 from peers.peer_status where alive")
-                connection.execute(
-                    "insert into peers.task (kind, args) select 'bench.noted', '{\"seconds\": 0.2}'"
-                    " from generate_series(1, %s)", [tasks],
-                )  # fmt: skip
+            tasks = int(self._seconds * _SLOTS / 0.25)
+            submit = (
+                "insert into peers.task (kind, args) select 'bench.noted',"
+                " jsonb_build_object('seconds', %s + random() * %s) from generate_series(1, %s)"
+            )
+            with self._peers(peers, 1, str(ledger)) as pids:
+                self._until(
+                    connection, "select count(*) = %s from peers.peer_status where alive", peers
+                )
+                connection.execute(submit, [shortest, longest - shortest, 2 * peers])  # warm
                 self._until(connection, "select bool_and(state = 'completed') from peers.task")
+                ledger.write_text("")
+                assert self._postgres.pid is not None
+                meter = CpuMeter(self._postgres.pid, pids)
+                meter.begin()
+                connection.execute(submit, [shortest, longest - shortest, tasks])
+                self._until(connection, "select bool_and(state = 'completed') from peers.task")
+                used = meter.end()
             events = _read(ledger)
-        free: list[float] = []
-        gaps = []
-        running = started = 0
-        for event, _, _, at in events:
-            if event == "end":
-                running -= 1
-                free.append(at)
-            else:
-                running += 1
-                started += 1
-                assert running <= _SLOTS
-                if free and started <= tasks - _SLOTS:
-                    gaps.append(at - free.pop(0))
-        quantiles = statistics.quantiles(gaps, n=100)
-        print(f"handover: 16 peers, 4 slots, {tasks} tasks of 200 ms: a freed slot is used again"
-              f" after p50 {quantiles[49] * 1e3:.1f} ms, p99 {quantiles[98] * 1e3:.1f} ms"
-              f" (goal < 5)", flush=True)  # fmt: skip
+        return _gaps(events, tasks), (used.postgres / tasks / 1e6, used.client / tasks / 1e6)
 
     def fairness(self) -> None:
         """Measure the slot-seconds of tenants with long and with short tasks."""
@@ -306,6 +333,24 @@ def _limit(connection: Connection, kind: str, **columns: object) -> None:
         f"insert into peers.limit ({', '.join(names)}) values ({', '.join(['%s'] * len(names))})",
         [kind, kind, *columns.values()],
     )
+
+
+def _gaps(events: list[tuple[str, int, int, float]], tasks: int) -> list[float]:
+    """Return the seconds from each end until the start that takes its slot."""
+    free: list[float] = []
+    gaps = []
+    running = started = 0
+    for event, _, _, at in events:
+        if event == "end":
+            running -= 1
+            free.append(at)
+        else:
+            running += 1
+            started += 1
+            assert running <= _SLOTS
+            if free and started <= tasks - _SLOTS:
+                gaps.append(at - free.pop(0))
+    return gaps
 
 
 def _read(ledger: Path) -> list[tuple[str, int, int, float]]:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
         backfill_schedule_in,
         cancel,
         cancel_async,
+        cancel_backfill,
+        cancel_backfill_async,
+        cancel_backfill_in,
         cancel_graph,
         cancel_graph_async,
         cancel_graph_in,
@@ -102,9 +105,6 @@ if TYPE_CHECKING:
         shut_limit,
         shut_limit_async,
         shut_limit_in,
-        submit,
-        submit_async,
-        submit_in,
         submit_many,
         submit_many_async,
         submit_many_in,
@@ -131,6 +131,11 @@ if TYPE_CHECKING:
     from peers.client.schedules import (
         ScheduleRecord,
     )
+    from peers.client.submit import (
+        submit,
+        submit_async,
+        submit_in,
+    )
     from peers.client.task import (
         BatchTask,
         Task,
@@ -144,6 +149,7 @@ if TYPE_CHECKING:
     )
     from peers.errors import (
         ArgsInvalid,
+        BadArgument,
         BadGraph,
         BadLimit,
         BadSchedule,
@@ -185,6 +191,7 @@ __all__ = [
     "ArgsInvalid",
     "AsyncClient",
     "AsyncGraph",
+    "BadArgument",
     "BadGraph",
     "BadLimit",
     "BadSchedule",
@@ -234,6 +241,9 @@ __all__ = [
     "backfill_schedule_in",
     "cancel",
     "cancel_async",
+    "cancel_backfill",
+    "cancel_backfill_async",
+    "cancel_backfill_in",
     "cancel_graph",
     "cancel_graph_async",
     "cancel_graph_in",
@@ -338,6 +348,7 @@ _PLACES = (
     "peers.schedules",
     "peers.client.task",
     "peers.client.graph",
+    "peers.client.submit",
     "peers.client.functions",
     "peers.client.results",
     "peers.client.records",

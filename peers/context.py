@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, Protocol
 
-from peers.spans import Span
+from peers.spans import Span, timedelta_of
 
 
 class Scheduler(Protocol):
@@ -111,12 +111,15 @@ class CurrentTask:
         limit that learns lets half as many run afterwards. This task goes on; raise Snooze to run
         it again later. name: of a limit, if the task is under several, or of an external system
         that has none. For such a system, handlers ask `cooldown_left` before they call it. seconds:
-        a timedelta or seconds. Returns how many seconds the cooldown lasts: an earlier one may end
-        later (blocks: one query). Raises BadLimit if the task is not under exactly one limit.
+        also a timedelta or a text such as "5m". Returns how many seconds the cooldown lasts: an
+        earlier one may end later (blocks: one query). Raises BadLimit if the task is not under
+        exactly one limit, and ValueError for what is no duration.
         """
-        if isinstance(seconds, timedelta):
-            seconds = seconds.total_seconds()
-        request = {"name": name, "seconds": seconds, "reason": reason}
+        try:
+            span = timedelta_of(seconds)
+        except ValueError as error:
+            raise ValueError(f"seconds {error}, not {seconds!r}") from None
+        request = {"name": name, "seconds": span.total_seconds(), "reason": reason}
         return float(self.call("start_cooldown", request))
 
     async def cooldown_async(

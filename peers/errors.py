@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from math import inf
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
+
+from peers.spans import Span, seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,11 +65,11 @@ _RETRY_MAX = 365 * 86400.0
 class Retry(PeersError):
     """Raised by a handler: this attempt has failed; retry after `in_` instead of the backoff.
 
-    `in_` is a timedelta or seconds, 0 to 365 days; None keeps the kind's backoff. The attempt
-    counts. Raises `ValueError` for any other time.
+    `in_` is seconds, a timedelta or a text such as "1h", 0 to 365 days; None keeps the kind's
+    backoff. The attempt counts. Raises `ValueError` for any other time.
     """
 
-    def __init__(self, in_: timedelta | float | None = None, message: str = "") -> None:
+    def __init__(self, in_: Span | None = None, message: str = "") -> None:
         super().__init__(message or "the handler asked for another attempt")
         self.in_ = seconds_until_retry(in_)
 
@@ -77,11 +78,11 @@ class Snooze(Retry):
     """Raised by a handler: run the task again after `in_`, and free the slot until then.
 
     The attempt does not count. Use it for a task that cannot do anything yet, for instance because
-    an external system has a cooldown. `in_` is a timedelta or seconds, 0 to 365 days. Raises
-    `ValueError` for any other time.
+    an external system has a cooldown. `in_` is seconds, a timedelta or a text such as "1h", 0 to
+    365 days. Raises `ValueError` for any other time.
     """
 
-    def __init__(self, in_: timedelta | float, message: str = "") -> None:
+    def __init__(self, in_: Span, message: str = "") -> None:
         super().__init__(in_, message or "the handler asked to run later")
 
 
@@ -89,10 +90,10 @@ def seconds_until_retry(in_: object) -> float | None:
     """Return the seconds of `Retry.in_`. Raises `ValueError` when it is out of bounds."""
     if in_ is None:
         return None
-    try:  # messages to the parent carry floats, so this converts a Decimal, for example
-        seconds = in_.total_seconds() if isinstance(in_, timedelta) else float(in_)  # type: ignore[arg-type]
-    except OverflowError:
-        seconds = inf
+    try:  # messages to the parent carry floats
+        seconds = seconds_of(in_)
+    except ValueError as error:
+        raise ValueError(f"in_ {error}, not {in_!r}") from None
     if not 0 <= seconds <= _RETRY_MAX:  # this refuses NaN as well
         raise ValueError(f"in_ must be 0 seconds to 365 days, not {in_}")
     return seconds
@@ -181,7 +182,11 @@ class ContractMismatch(ConfigError):
     """PE006: this package and the database have different versions of the contract."""
 
 
-class BadGraph(PeersError):
+class BadArgument(PeersError):
+    """An argument is wrong, such as `limit=0`; the message has the bound."""
+
+
+class BadGraph(BadArgument):
     """PE007: a graph is malformed, or names a task that does not exist."""
 
 
@@ -189,11 +194,11 @@ class TaskNotFound(NotFound):
     """PE008: there is no such task; it never existed, or it was pruned."""
 
 
-class BadTask(PeersError):
+class BadTask(BadArgument):
     """PE009: a value is out of bounds."""
 
 
-class BadSchedule(PeersError):
+class BadSchedule(BadArgument):
     """PE013: a schedule is wrong; the message has the bound."""
 
 
@@ -205,7 +210,7 @@ class GraphNotFound(NotFound):
     """PE011: there is no such graph; it never existed, or it was pruned."""
 
 
-class BadLimit(PeersError):
+class BadLimit(BadArgument):
     """PE014: a limit is malformed; the message has the bound."""
 
 
@@ -275,6 +280,8 @@ def from_database(error: BaseException) -> PeersError | None:
     Takes psycopg's errors, and SQLAlchemy's and Django's wrapping of them.
     """
     cause: Any = getattr(error, "orig", None) or error
+    if (refusal := transactions_refused(cause)) is not None:
+        return refusal
     if not hasattr(cause, "sqlstate") and hasattr(error.__cause__, "sqlstate"):
         cause = error.__cause__
     sqlstate = getattr(cause, "sqlstate", None)
@@ -292,6 +299,16 @@ def from_database(error: BaseException) -> PeersError | None:
     if kind is BadTask and diagnostics.message_detail:
         message = f"{message} ({diagnostics.message_detail.rstrip('.')})"
     return kind(message, diagnostics.message_hint or _HINTS.get(kind))
+
+
+def transactions_refused(error: BaseException) -> ConfigError | None:
+    """Return the exception for a pooler that lends sessions for one statement only; None: no."""
+    if "statement pooling mode" not in str(error):
+        return None
+    return ConfigError(
+        f"a pooler between Peers and Postgres refuses transactions ({str(error).strip()})",
+        "Use pool_mode = transaction or session.",
+    )
 
 
 @contextmanager

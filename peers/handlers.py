@@ -100,7 +100,7 @@ class Handler:
             "batch_wait" + of, f"0 to {BATCH_WAIT_MAX:g} s", self.batch_wait,
         )  # fmt: skip
         self._check_limits()
-        names = [self.name_of(schedule) for schedule in self.schedules]
+        names = [self.name_of_schedule(schedule) for schedule in self.schedules]
         _require(len(set(names)) == len(names), "schedules" + of, "of different names", names)
         self._read_signature()
 
@@ -144,13 +144,13 @@ class Handler:
         """
         return [
             schedule.document(
-                name=self.name_of(schedule), kind=self.kind, queue=self.queue,
+                name=self.name_of_schedule(schedule), kind=self.kind, queue=self.queue,
                 priority=self.priority, args=self.dump_args(schedule.args),
             )
             for schedule in self.schedules
         ]  # fmt: skip
 
-    def name_of(self, schedule: Schedule) -> str:
+    def name_of_schedule(self, schedule: Schedule) -> str:
         """Return the name of a schedule: the kind, unless it has its own."""
         return schedule.name or self.kind
 
@@ -301,7 +301,7 @@ def register(handler: Handler) -> None:
                 f"Give the limit of {handler.kind!r} another name. A limit for several kinds is one"
                 " of their queue: `peers limit set NAME --queue QUEUE --max-running N`.",
             )
-    for name in map(handler.name_of, handler.schedules):
+    for name in map(handler.name_of_schedule, handler.schedules):
         owner = _schedules.setdefault(name, handler.kind)
         if owner != handler.kind:
             raise BadSchedule(

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from peers.errors import BadLimit
-from peers.spans import Span, parse_span, sql_interval, timedelta_of
+from peers.spans import Span, sql_interval, timedelta_of
 from peers.types import NAME_MAX_LENGTH
 
 MOST_TOGETHER: Final = 4
@@ -30,7 +30,7 @@ class Limit:
 
     max_running: how many run at once, 1 to 1,000,000. key: a path into args, such as "account_id"
     or "customer.id"; the limit then holds for each value on its own. starts and per: how many start
-    in any period, such as 10 in "1s"; per is a text, a timedelta or seconds, 10 ms to 30 days.
+    in any period, such as 10 in "1s"; per is a timedelta, seconds or a text, 10 ms to 30 days.
     weight: a path to a number in args; max_running then bounds the sum of the weights. fair: the
     next task comes from the key that has the fewest running tasks. learns: a cooldown halves
     max_running, and each quiet minute raises it again. name: the kind, if left out.
@@ -42,7 +42,7 @@ class Limit:
     _: KW_ONLY
     key: str | None = None
     starts: int | None = None
-    per: Span | str | None = None
+    per: Span | None = None
     weight: str | None = None
     fair: bool = False
     learns: bool = False
@@ -103,21 +103,17 @@ class Limit:
             )
 
 
-def interval_of(per: Span | str | None) -> str | None:
+def interval_of(per: Span | None) -> str | None:
     """Return a period as SQL reads it. Raises BadLimit."""
     if per is None:
         return None
     try:
-        span = parse_span(per) if isinstance(per, str) else per
-        # a text that is no duration is None, which raises TypeError
-        if PER_MIN <= timedelta_of(span) <= PER_MAX:  # type: ignore[arg-type]
-            return sql_interval(span)
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise BadLimit(
-        f"per must be 10 milliseconds to 30 days, not {per!r}",
-        'Pass a text such as "1s" or "5m", a timedelta, or seconds.',
-    )
+        span = timedelta_of(per)
+    except ValueError as error:
+        raise BadLimit(f"per {error}, not {per!r}") from None
+    if not PER_MIN <= span <= PER_MAX:
+        raise BadLimit(f"per must be 10 milliseconds to 30 days, not {per!r}")
+    return sql_interval(span)
 
 
 def check_values(columns: Mapping[str, Any]) -> None:

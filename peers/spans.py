@@ -1,27 +1,61 @@
-"""Durations as people write them, such as "500ms" or "1h30m"."""
+"""Durations: one reader for those in code, in settings and on the command line."""
 
 from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Final, TypeAlias
+from typing import Final, SupportsFloat, SupportsIndex, TypeAlias
 
-Span: TypeAlias = timedelta | float
-"""A duration: a timedelta, or seconds."""
+Span: TypeAlias = timedelta | float | str
+"""A duration: a timedelta, seconds, or a text such as "90s", "1h30m" or "1 hour"."""
 
-UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_AMOUNT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*")
-_SPAN: Final = re.compile(rf"(?:{_AMOUNT.pattern})+")
+FORMS: Final = 'a duration such as "500ms", "90s", "1h30m" or "1 hour", or a number of seconds'
+"""What every error about a duration says."""
+
+UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_NAMES: Final = {
+    "ms": "ms|milliseconds?", "s": "s|secs?|seconds?", "m": "m|mins?|minutes?",
+    "h": "h|hours?", "d": "d|days?", "w": "w|weeks?",
+}  # fmt: skip
+_NUMBER: Final = r"[0-9]+(?:\.[0-9]+)?"
+_SECONDS: Final = re.compile(rf"-?{_NUMBER}")
+_PARTS: Final = {
+    unit: re.compile(rf"({_NUMBER})\s*(?:{names})(?![a-z])") for unit, names in _NAMES.items()
+}
+_TEXT: Final = re.compile(rf"(?:{_NUMBER}\s*(?:{'|'.join(_NAMES.values())})(?![a-z])\s*)+")
+_ISO: Final = re.compile(
+    rf"P(?=.*[0-9])(?:({_NUMBER})W)?(?:({_NUMBER})D)?"
+    rf"(?:T(?=[0-9])(?:({_NUMBER})H)?(?:({_NUMBER})M)?(?:({_NUMBER})S)?)?"
+)
 
 
-def timedelta_of(span: Span) -> timedelta:
-    """Return a duration as a timedelta. Raises `ValueError` or `OverflowError`: there is none."""
-    return span if isinstance(span, timedelta) else timedelta(seconds=span)
+def seconds_of(span: object) -> float:
+    """Return a duration in seconds; it may be negative, NaN or infinite, like the number given.
+
+    Raises `ValueError`, whose message is to follow the name of the value: "must be a duration …".
+    """
+    if isinstance(span, timedelta):
+        return span.total_seconds()
+    if isinstance(span, str):
+        seconds = _read(span.strip())
+        if seconds is not None:
+            return seconds
+    elif isinstance(span, SupportsFloat | SupportsIndex) and not isinstance(span, bool):
+        try:
+            return float(span)
+        except OverflowError:
+            return float("inf")
+    raise ValueError(f"must be {FORMS}")
 
 
-def seconds_of(span: Span) -> float:
-    """Return a duration in seconds."""
-    return span.total_seconds() if isinstance(span, timedelta) else span
+def timedelta_of(span: object) -> timedelta:
+    """Return a duration as a timedelta. Raises `ValueError` as `seconds_of` does."""
+    if isinstance(span, timedelta):
+        return span
+    try:
+        return timedelta(seconds=seconds_of(span))
+    except (ValueError, OverflowError):  # also NaN, and more than a timedelta can hold
+        raise ValueError(f"must be {FORMS}") from None
 
 
 def sql_interval(span: Span | None) -> str | None:
@@ -29,13 +63,19 @@ def sql_interval(span: Span | None) -> str | None:
     return None if span is None else f"{seconds_of(span):.6f} seconds"
 
 
-def parse_span(text: str) -> timedelta | None:
-    """Return the duration of a text such as "500ms", "30s" or "1h30m"; None if it is another text.
-
-    Raises `OverflowError` if it is too long for a timedelta.
-    """
-    if not _SPAN.fullmatch(text.strip()):
+def _read(text: str) -> float | None:
+    """Return the seconds of a text, or None if it is no duration."""
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    if _TEXT.fullmatch(text):
+        return sum(
+            float(amount) * UNITS[unit]
+            for unit, part in _PARTS.items()
+            for amount in part.findall(text)
+        )
+    iso = _ISO.fullmatch(text)
+    if iso is None:
         return None
-    return timedelta(
-        seconds=sum(float(amount) * UNITS[unit] for amount, unit in _AMOUNT.findall(text))
+    return sum(
+        float(amount or 0) * UNITS[unit] for unit, amount in zip("wdhms", iso.groups(), strict=True)
     )

@@ -91,7 +91,8 @@ comment on column peers.ready_limited.task_id is
 comment on column peers.ready_limited.limit_keys is
     'One hash for each limit, by the limit''s name: of the limit and the value of its key.';
 
--- Starts are counted for limits with a rate. Rows are only added, and deleted when they are older than the period.
+-- Starts are counted for limits with a rate. A claim adds rows, merges them if its key has more than 1,000, and
+-- maintenance deletes those that are older than any period.
 create table if not exists peers.limit_start (
     limit_key bigint not null,
     started_at timestamptz not null,
@@ -104,7 +105,8 @@ alter table peers.limit_start replica identity full;
 -- serves claim_limited: how many tasks of a key started in the last period
 create index if not exists limit_start_key on peers.limit_start (limit_key, started_at);
 
-comment on table peers.limit_start is 'The starts of tasks under limits with a rate, one row for each claim and key.';
+comment on table peers.limit_start is
+    'The starts of tasks under limits with a rate: one row for each key of a claim, or for several that were merged.';
 comment on column peers.limit_start.limit_key is 'The hash of the limit and the value of its key.';
 comment on column peers.limit_start.started_at is 'The earliest time at which the tasks may start.';
 comment on column peers.limit_start.tasks is 'How many tasks.';

@@ -32,7 +32,20 @@ $$;
 
 comment on type peers.schedule_outcome is
     'What became of a due time. fired: its task was submitted. skipped: it has no task; the column reason says why. '
-    'failed: the database has refused the task; the peers try again.';
+    'failed: the database has refused the task, or another session has locked an earlier run; the peers try again.';
+
+do $$
+begin
+    create type peers.schedule_fire as (
+        name text, revision uuid, next_due_at timestamptz, due_times timestamptz[], then_due_at timestamptz,
+        skipped_from timestamptz, skipped_until timestamptz, error text
+    );
+exception when duplicate_object then null;
+end
+$$;
+
+comment on type peers.schedule_fire is
+    'What a peer has computed for a schedule that is due: see peers.fire_schedules.';
 
 -- Each firing updates the row. Free space in the page (fillfactor) keeps the table small.
 create table if not exists peers.schedule (
@@ -218,6 +231,7 @@ create table if not exists peers.alert (
     message text not null,
     details jsonb not null default '{}',
     raised_at timestamptz not null,
+    -- serves due_schedules and schedule_status: the open alert of a schedule
     primary key (alert, subject)
 );
 

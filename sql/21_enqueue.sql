@@ -48,7 +48,7 @@ $$;
 
 -- After an INSERT into peers.task: refuses malformed or forged rows, then inserts a row into the table of each task's
 -- state. Most INSERTs submit one task, and then the cost is what the queries of a trigger cost before they read their
--- first row. So ordinary tasks need two short ones.
+-- first row. So ordinary tasks need only one query.
 create or replace function peers.enqueue() returns trigger
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -57,11 +57,16 @@ declare
     _problem text;
     _graphs bigint[];
     _later bigint[];
-    _any_unusual boolean;
     _any_limit boolean;
     _placed bigint;
+    _notified boolean;
 begin
-    select exists (
+    -- This inserts all rows if all tasks are ordinary and there are no limits, and otherwise none. It needs no sort:
+    -- the database assigns ids in the order in which rows are inserted, and they are read in that order.
+    insert into peers.ready (queue, kind, priority, task_id)
+    select t.queue, t.kind, t.priority, t.id
+    from new_tasks t
+    where not exists (select from peers.limit) and not exists (
         select from new_tasks t
         where not (
             t.state = 'ready' and t.attempt = 0 and t.pending_parents = 0
@@ -76,13 +81,9 @@ begin
                  or pg_column_size(t.args #> '{}') <= 4096 and octet_length(t.args::text) <= 1048576)
             and t.scheduled_at <= t.created_at and t.scheduled_at >= '1900-01-01 00:00:00+00'
         )
-    ), exists (select from peers.limit) and exists (
-        select from new_tasks t
-        where t.kind in (select l.kind from peers.limit l) or t.queue in (select l.queue from peers.limit l)
-    )
-    into _any_unusual, _any_limit;
-    if _any_unusual then
-        select case
+    );
+    if not found then
+        select min(case
                    when t.state <> 'ready' or t.attempt <> 0 or t.pending_parents <> 0 or t.token is not null
                         or t.submitter <> session_user or t.created_at <> pg_catalog.now()
                         or t.created_xid <> pg_current_xact_id()
@@ -91,69 +92,70 @@ begin
                    then 'state, attempt, pending_parents, submitter, created_at, created_xid, started_at, '
                         'finished_at, token, result and stopped_because are kept by the scheduler; leave them '
                         'out of the INSERT'
-                   when length(t.kind) between 1 and 200 and length(t.queue) between 1 and 200
+                   -- a call of the function for each row would take more than all the rest
+                   when t.kind <> '' and t.queue <> '' and octet_length(t.kind || t.queue) <= 200
                         and jsonb_typeof(t.args) = 'object'
-                        and pg_column_size(t.args #> '{}') <= 4096 and octet_length(t.args::text) <= 1048576
+                        and (pg_column_size(t.args #> '{}') <= 100
+                             or pg_column_size(t.args #> '{}') <= 4096 and octet_length(t.args::text) <= 1048576)
                         and t.scheduled_at between '1900-01-01 00:00:00+00' and '9000-01-01 00:00:00+00'
-                        and t.max_attempts is null and t.timeout is null and t.idempotency_key is null
-                        and t.metadata is null and (t.kind || t.queue) !~ '[^ -~]'
+                        and t.timeout is null and t.metadata is null
+                        and coalesce(t.max_attempts between 1 and 1000, true)
+                        and coalesce(octet_length(t.idempotency_key) between 1 and 500, true)
+                        and (t.kind || t.queue || coalesce(t.idempotency_key, '')) !~ '[^ -~]'
                    then null
                    else peers._validate_task(t.kind, t.args, t.queue, t.max_attempts, t.timeout,
                                          t.idempotency_key, t.metadata, t.scheduled_at)
-               end as problem
-        into _problem
-        from new_tasks t
-        order by problem nulls last
-        limit 1;
+               end),
+               array_agg(distinct t.graph_id) filter (where t.graph_id is not null),
+               array_agg(t.id) filter (where t.scheduled_at > t.created_at),
+               exists (select from peers.limit) and exists (
+                   select from new_tasks t
+                   where t.kind in (select l.kind from peers.limit l) or t.queue in (select l.queue from peers.limit l)
+               )
+        into _problem, _graphs, _later, _any_limit
+        from new_tasks t;
         if _problem is not null then
             raise exception 'peers.task: %', _problem using errcode = 'PE009';
         end if;
-        _graphs := array(select distinct t.graph_id from new_tasks t where t.graph_id is not null);
-        if _graphs <> '{}' then
+        if _graphs is not null then
             perform peers._lock_graphs(_graphs);
         end if;
-        _later := array(select t.id from new_tasks t where t.scheduled_at > t.created_at);
-    end if;
 
-    -- Other triggers of this statement, and verbs that it calls, can run before this trigger: a task may already
-    -- be blocked, cancelled or changed. Its row in ready is then stale, as after any change.
-    if _any_limit then
-        -- one statement, so that a limit that is added in the meantime holds for all of it or for nothing
-        with placed as materialized (
-            select t.queue, t.kind, t.priority, t.id, l.layout, l.fair, l.keys
-            from new_tasks t
-            cross join lateral (
-                -- the same expressions as in _place_rows
-                select hashtextextended(string_agg(l.seed::text, ',' order by l.name), 0) as layout,
-                       bool_or(l.fair) as fair,
-                       array_agg(hashtextextended(coalesce('=' || (t.args #>> string_to_array(l.key, '.')), ''), l.seed)
-                                 order by l.name) as keys
-                from peers.limit l where l.kind = t.kind or l.queue = t.queue
-            ) l
-            where t.scheduled_at <= t.created_at
-            order by t.id
-        ), limited as (
-            insert into peers.ready_limited (queue, kind, layout, rank, key, priority, position, task_id, limit_keys)
-            select p.queue, p.kind, p.layout, case when p.fair then 0 else p.priority end,
-                   hash_array_extended(p.keys, 0), p.priority, nextval('peers.ready_position_seq'), p.id, p.keys
-            from placed p where p.keys is not null
-        ), unlimited as (
+        -- Other triggers of this statement, and verbs that it calls, can run before this trigger: a task may already
+        -- be blocked, cancelled or changed. Its row in ready is then stale, as after any change.
+        if _any_limit then
+            -- one statement, so that a limit that is added in the meantime holds for all of it or for nothing
+            with placed as materialized (
+                select t.queue, t.kind, t.priority, t.id, l.layout, l.fair, l.limit_keys
+                from new_tasks t
+                cross join lateral peers._limits_of(t.queue, t.kind, t.args) l
+                where t.scheduled_at <= t.created_at
+                order by t.id
+            ), limited as (
+                insert into peers.ready_limited (queue, kind, layout, rank, key, priority, position, task_id,
+                                                 limit_keys)
+                select p.queue, p.kind, p.layout, case when p.fair then 0 else p.priority end,
+                       hash_array_extended(p.limit_keys, 0), p.priority, nextval('peers.ready_position_seq'), p.id,
+                       p.limit_keys
+                from placed p where p.limit_keys is not null
+            ), unlimited as (
+                insert into peers.ready (queue, kind, priority, task_id)
+                select p.queue, p.kind, p.priority, p.id from placed p where p.limit_keys is null
+            )
+            select p.id into _placed from placed p limit 1;
+        else
             insert into peers.ready (queue, kind, priority, task_id)
-            select p.queue, p.kind, p.priority, p.id from placed p where p.keys is null
-        )
-        select p.id into _placed from placed p limit 1;
-    else
-        insert into peers.ready (queue, kind, priority, task_id)
-        select t.queue, t.kind, t.priority, t.id
-        from new_tasks t
-        where t.scheduled_at <= t.created_at
-        order by t.id;
+            select t.queue, t.kind, t.priority, t.id
+            from new_tasks t
+            where t.scheduled_at <= t.created_at
+            order by t.id;
+        end if;
     end if;
-    -- as peers._notify does it, without the cost of a call
+    -- as peers._notify does it, without the cost of a call and of a query
     if found and coalesce(current_setting('peers.notify', true), '') not in ('off', 'false', 'no', '0') then
-        perform pg_notify('peers', '');
+        _notified := pg_notify('peers', '') is not null;
     end if;
-    if _later <> '{}' then
+    if _later is not null then
         perform peers._schedule(_later, peers.now());
     end if;
     return null;

@@ -1,72 +1,29 @@
--- peers.submit_unique and peers.submit_many_unique: submissions that may find their task there already; and what
--- peers.submit_graph does with the unique keys of its nodes.
+-- peers.submit_unique and peers.submit_many_unique: submissions that may find their task there already.
 
--- Submits a batch of one kind. Several submissions can stand for one task, which then has what the last of them says.
--- Only a batch of one may have an idempotency_key. If another session inserts a task with this key at the same moment,
--- the submission stands for that task, which then also holds the unique key, if it is of the same kind.
-create or replace function peers._submit_unique(
-    _kind text, _args jsonb[], _keys text[], _rule peers.unique_rule, _fields peers.task_fields,
-    _idempotency_key text, _graph_id bigint
-) returns peers.unique_decision[]
-    language plpgsql
+-- Refuses what submissions of one kind say about their unique keys.
+create or replace function peers._check_unique(
+    _kind text, _keys text[], _unique_while text, _on_duplicate text, _wait interval, _max_wait interval,
+    _has_parents boolean, _has_time boolean
+) returns void
+    language plpgsql stable
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _count constant integer := cardinality(_args);
-    _now constant timestamptz := pg_catalog.now();
-    _ids constant bigint[] := array(
-        select nextval(pg_get_serial_sequence('peers.task', 'id')) from generate_series(1, _count)
-    );
-    _decisions constant peers.unique_decision[] := peers._take_unique_keys(
-        array_fill(_kind, array[_count]), _keys, array_fill(_rule, array[_count]), _ids
-    );
-    _fields_of peers.task_fields[];  -- of the tasks that are new or replaced
-    _tasks bigint[];
-    _new boolean[];
-    _known bigint;
+    _problem text;
 begin
-    select array_agg(f.task_id), array_agg(f.is_new),
-           array_agg(row(f.args, _fields.queue, _fields.priority, coalesce(f.start_at, _fields.scheduled_at, _now),
-                         _fields.max_attempts, _fields.timeout, _fields.metadata)::peers.task_fields)
-    into _tasks, _new, _fields_of
-    from (
-        select distinct on (a.task_id) a.task_id, a.args, a.start_at,
-               bool_or(a.is_new) over (partition by a.task_id) as is_new
-        from unnest(_decisions, _args) a(place, task_id, is_new, replaced, start_at, args)
-        where a.is_new or a.replaced
-        order by a.task_id, a.place desc
-    ) f;
-    while true = any (_new) loop
-        insert into peers.task (id, kind, args, queue, priority, scheduled_at, max_attempts, timeout,
-                                idempotency_key, metadata, graph_id)
-        overriding system value
-        select f.task_id, _kind, f.args, f.queue, f.priority, f.scheduled_at, f.max_attempts, f.timeout,
-               _idempotency_key, f.metadata, _graph_id
-        from unnest(_tasks, _new, _fields_of)
-            f(task_id, is_new, args, queue, priority, scheduled_at, max_attempts, timeout, metadata)
-        where f.is_new
-        order by f.task_id
-        on conflict (idempotency_key) do nothing;
-        exit when found or _idempotency_key is null or not _decisions[1].is_new;
-        select t.id into _known from peers.task t where t.idempotency_key = _idempotency_key;
-        if _known is not null then
-            perform peers._check_key_owner(array[_known], 'idempotency_key');
-            perform peers._hand_over_keys(array[_kind], _keys, _ids, array[_known]);
-            return array[row(1, _known, false, false, null)::peers.unique_decision];
-        end if;
-        -- prune deleted that task in the meantime: the key is free
-    end loop;
-    if false = any (_new) then
-        perform peers._replace_waiting(array_agg(f.task_id), array_agg(f.fields))
-        from (
-            select f.task_id, row(f.args, f.queue, f.priority, f.scheduled_at, f.max_attempts, f.timeout, f.metadata
-                              )::peers.task_fields as fields
-            from unnest(_tasks, _new, _fields_of)
-                f(task_id, is_new, args, queue, priority, scheduled_at, max_attempts, timeout, metadata)
-            where not f.is_new
-        ) f;
+    select p.problem into _problem
+    from unnest(_keys) k(key)
+    cross join lateral (
+        select peers._unique_problem(
+            _kind, k.key, coalesce(_unique_while, 'waiting'), coalesce(_on_duplicate, 'keep'), _wait, _max_wait,
+            _has_parents, _has_time) as problem
+    ) p
+    where p.problem is not null
+    limit 1;
+    if _problem is not null then
+        raise exception '%', _problem using errcode = 'PE009';
     end if;
-    return _decisions;
+    perform peers._require_read_committed();
 end
 $$;
 
@@ -121,7 +78,6 @@ create or replace function peers.submit_unique(
 as $$
 #variable_conflict use_column
 declare
-    _problem text;
     _decision peers.unique_decision;
 begin
     is_new := false;
@@ -142,26 +98,17 @@ begin
         return;
     end if;
 
-    _problem := peers._unique_problem(
-        kind, unique_key, coalesce(unique_while, 'waiting'), coalesce(on_duplicate, 'keep'), wait, max_wait,
-        cardinality(depends_on) > 0, scheduled_at is not null);
-    if _problem is not null then
-        raise exception '%', _problem using errcode = 'PE009';
-    end if;
-    perform peers._require_read_committed();
+    perform peers._check_unique(
+        kind, array[unique_key], unique_while, on_duplicate, wait, max_wait, cardinality(depends_on) > 0,
+        scheduled_at is not null);
     _decision := (peers._submit_unique(
         kind, array[coalesce(args, '{}')], array[unique_key],
         peers._unique_rule(unique_while, on_duplicate, wait, max_wait),
         peers._task_fields(queue, priority, scheduled_at, max_attempts, timeout, metadata),
-        idempotency_key, graph_id))[1];
+        depends_on, on_parent_failure, idempotency_key, graph_id))[1];
     submit_unique.id := _decision.task_id;
     is_new := _decision.is_new;
     replaced := _decision.replaced;
-    if is_new and cardinality(depends_on) > 0 then
-        insert into peers.dependency (parent_id, child_id, on_parent_failure)
-        select distinct parent_id, submit_unique.id, coalesce(submit_unique.on_parent_failure, 'hold')
-        from unnest(submit_unique.depends_on) parent_id;
-    end if;
 end
 $$;
 
@@ -204,8 +151,6 @@ as $$
 #variable_conflict use_column
 declare
     _args jsonb[];
-    _problem text;
-    _decisions peers.unique_decision[];
 begin
     if json_typeof(args) is distinct from 'array' then
         raise exception 'args must be a JSON array with the args of each task, not %',
@@ -219,30 +164,16 @@ begin
     elsif _args = '{}' then
         return;
     end if;
-    select p.problem into _problem
-    from unnest(unique_keys) k(key)
-    cross join lateral (
-        select peers._unique_problem(
-            submit_many_unique.kind, coalesce(k.key, '-'), coalesce(submit_many_unique.unique_while, 'waiting'),
-            coalesce(submit_many_unique.on_duplicate, 'keep'), submit_many_unique.wait, submit_many_unique.max_wait,
-            cardinality(submit_many_unique.depends_on) > 0, submit_many_unique.scheduled_at is not null) as problem
-    ) p
-    where p.problem is not null
-    limit 1;
-    if _problem is not null then
-        raise exception '%', _problem using errcode = 'PE009';
-    end if;
-    perform peers._require_read_committed();
-    _decisions := peers._submit_unique(
-        kind, _args, unique_keys, peers._unique_rule(unique_while, on_duplicate, wait, max_wait),
-        peers._task_fields(queue, priority, scheduled_at, max_attempts, timeout, metadata), null, graph_id);
-    if cardinality(depends_on) > 0 then
-        insert into peers.dependency (parent_id, child_id, on_parent_failure)
-        select distinct parent_id, a.task_id, coalesce(submit_many_unique.on_parent_failure, 'hold')
-        from unnest(submit_many_unique.depends_on) parent_id cross join unnest(_decisions) a
-        where a.is_new;
-    end if;
-    return query select a.task_id, a.is_new, a.replaced from unnest(_decisions) a order by a.place;
+    perform peers._check_unique(
+        kind, array(select coalesce(k.key, '-') from unnest(unique_keys) k(key)), unique_while, on_duplicate, wait,
+        max_wait, cardinality(depends_on) > 0, scheduled_at is not null);
+    return query
+        select a.task_id, a.is_new, a.replaced
+        from unnest(peers._submit_unique(
+            kind, _args, unique_keys, peers._unique_rule(unique_while, on_duplicate, wait, max_wait),
+            peers._task_fields(queue, priority, scheduled_at, max_attempts, timeout, metadata),
+            depends_on, on_parent_failure, null, graph_id)) a
+        order by a.place;
 end
 $$;
 
@@ -250,123 +181,3 @@ comment on function peers.submit_many_unique is
     'Submits one task for each element of args, a JSON array of objects, with its element of unique_keys (null: none). '
     'Returns for each, in the same order, what peers.submit_unique returns. If a key comes several times, the first of '
     'them is new. The other arguments apply to all of them.';
-
--- Returns what is wrong with what a node of a graph says about its unique key. Null: nothing is wrong.
-create or replace function peers._node_unique_problem(_node jsonb) returns text
-    language plpgsql stable
-    set search_path = pg_catalog, peers, pg_temp
-as $$
-begin
-    return case
-        when exists (select from unnest('{unique_key, unique_while, on_duplicate}'::text[]) field
-                     where jsonb_typeof(_node -> field) not in ('string', 'null'))
-            then 'unique_key, unique_while and on_duplicate must be strings'
-        when exists (select from unnest('{wait, max_wait}'::text[]) field
-                     where jsonb_typeof(_node -> field) not in ('string', 'number', 'null')
-                        or _node ->> field is not null and peers._parse_interval(_node ->> field) is null)
-            then 'wait and max_wait must be intervals such as "5 seconds", or numbers of seconds'
-        when num_nonnulls(_node ->> 'unique_key', _node ->> 'unique_while', _node ->> 'on_duplicate', _node ->> 'wait',
-                          _node ->> 'max_wait') > 0
-            then peers._unique_problem(
-                _node ->> 'kind', _node ->> 'unique_key', coalesce(_node ->> 'unique_while', 'waiting'),
-                coalesce(_node ->> 'on_duplicate', 'keep'), (_node ->> 'wait')::interval,
-                (_node ->> 'max_wait')::interval,
-                coalesce(nullif(_node -> 'after', 'null'), '[]') <> '[]'
-                    or coalesce(nullif(_node -> 'depends_on', 'null'), '[]') <> '[]',
-                _node ->> 'scheduled_at' is not null)
-    end;
-end
-$$;
-
--- Takes the unique keys of a graph's nodes, and changes the tasks that wait to what the nodes say. `_ids`: the ids of
--- the tasks that it may create, by place, in the order of the ranks. All results are by place. shared: the node stands
--- for the task of another submission. sources: the node whose fields its task has, if that is another one. A node whose
--- idempotency_key a task already has takes no unique key.
-create or replace function peers._take_node_keys(
-    _graph jsonb, _ids bigint[],
-    out ids bigint[], out shared boolean[], out sources integer[], out starts timestamptz[]
-)
-    language plpgsql
-    set search_path = pg_catalog, peers, pg_temp
-as $$
-declare
-    _places bigint[];
-    _kinds text[];
-    _keys text[];
-    _rules peers.unique_rule[];
-    _decision record;
-    _old bigint[];
-    _fields peers.task_fields[];
-begin
-    perform peers._require_read_committed();
-    ids := _ids;
-    shared := array_fill(false, array[cardinality(_ids)]);
-    select array_agg(n.place order by _ids[n.place]), array_agg(n.node ->> 'kind' order by _ids[n.place]),
-           array_agg(n.node ->> 'unique_key' order by _ids[n.place]),
-           array_agg(peers._unique_rule(n.node ->> 'unique_while', n.node ->> 'on_duplicate',
-                                        (n.node ->> 'wait')::interval, (n.node ->> 'max_wait')::interval)
-                     order by _ids[n.place])
-    into _places, _kinds, _keys, _rules
-    from jsonb_array_elements(_graph) with ordinality n(node, place)
-    where n.node ->> 'unique_key' is not null
-      and not exists (select from peers.task t where t.idempotency_key = n.node ->> 'idempotency_key');
-    if _places is null then
-        return;
-    end if;
-    for _decision in
-        select _places[a.place] as place, a.task_id, a.is_new, a.start_at,
-               max(_places[a.place]) filter (where a.is_new or a.replaced) over (partition by a.task_id) as source,
-               min(_places[a.place]) filter (where a.is_new) over (partition by a.task_id) as creator
-        from unnest(peers._take_unique_keys(
-            _kinds, _keys, _rules, array(select _ids[p] from unnest(_places) with ordinality u(p, n) order by u.n))) a
-    loop
-        ids[_decision.place] := _decision.task_id;
-        shared[_decision.place] := not _decision.is_new;
-        if _decision.is_new then
-            sources[_decision.place] := nullif(_decision.source, _decision.place);
-            starts[_decision.place] := _decision.start_at;
-        elsif _decision.creator is null and _decision.place = _decision.source then
-            _old := _old || _decision.task_id;
-            _fields := _fields || peers._node_fields(_graph -> (_decision.place - 1)::integer, _decision.start_at);
-        end if;
-    end loop;
-    if _old is not null then
-        perform peers._replace_waiting(_old, _fields);
-    end if;
-end
-$$;
-
--- Returns the fields that a node replaces in a task that waits.
-create or replace function peers._node_fields(_node jsonb, _start_at timestamptz) returns peers.task_fields
-    language plpgsql stable
-    set search_path = pg_catalog, peers, pg_temp
-as $$
-begin
-    return row(
-        coalesce(nullif(_node -> 'args', 'null'), '{}'), coalesce(_node ->> 'queue', 'default'),
-        coalesce((_node ->> 'priority')::smallint, 100),
-        coalesce(_start_at, (_node ->> 'scheduled_at')::timestamptz, pg_catalog.now()),
-        (_node ->> 'max_attempts')::smallint, (_node ->> 'timeout')::interval, nullif(_node -> 'metadata', 'null')
-    )::peers.task_fields;
-end
-$$;
-
--- Returns the edges between nodes, as places in the array, without those into shared nodes. What a shared node would
--- wait for, its children wait for: no task of the graph starts before the nodes that are above it.
-create or replace function peers._bypass_shared(_parents bigint[], _children bigint[], _shared boolean[])
-returns table (parent bigint, child bigint)
-    language plpgsql
-    set search_path = pg_catalog, peers, pg_temp
-as $$
-begin
-    return query
-    with recursive edge as materialized (
-        select e.parent, e.child from unnest(_parents, _children) e(parent, child)
-    ), above as (
-        select e.parent, e.child from edge e where not _shared[e.child]
-        union
-        select e.parent, a.child from above a join edge e on e.child = a.parent where _shared[a.parent]
-    )
-    select a.parent, a.child from above a;
-end
-$$;

@@ -253,17 +253,10 @@ begin
         select last.spot
         from (
             select t.queue, t.kind, l.layout, case when l.fair then 0 else t.priority end as rank,
-                   hash_array_extended(l.keys, 0) as key, t.priority, count(*) as tasks
+                   hash_array_extended(l.limit_keys, 0) as key, t.priority, count(*) as tasks
             from peers.task t
-            cross join lateral (
-                -- the same expressions as in _place_rows
-                select hashtextextended(string_agg(l.seed::text, ',' order by l.name), 0) as layout,
-                       bool_or(l.fair) as fair,
-                       array_agg(hashtextextended(coalesce('=' || (t.args #>> string_to_array(l.key, '.')), ''), l.seed)
-                                 order by l.name) as keys
-                from peers.limit l where l.kind = t.kind or l.queue = t.queue
-            ) l
-            where t.id = any (_blocked) and t.created_xid = pg_current_xact_id() and l.keys is not null
+            cross join lateral peers._limits_of(t.queue, t.kind, t.args) l
+            where t.id = any (_blocked) and t.created_xid = pg_current_xact_id() and l.limit_keys is not null
             group by 1, 2, 3, 4, 5, 6
         ) place
         cross join lateral (

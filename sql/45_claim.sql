@@ -211,8 +211,9 @@ $$;
 -- order in which they became ready.
 --
 -- Usually _claim_at_once does it. If it meets an obstacle, such as a stale row or a locked task, _claim_carefully goes
--- on. A claim that gets less than it wants also looks before the ranges. If dead index entries or locked tasks make
--- that look slow, the next look waits ten times as long as this one took. If a task was refused, it waits a second.
+-- on. A claim that gets less than it wants also looks before the ranges. If nothing is left there, the next claim reads
+-- from the start at once, because one pass over everything costs less than two. If dead index entries or locked tasks
+-- make the look slow, the next look waits ten times as long as this one took. If a task was refused, it waits a second.
 create or replace function peers.claim(
     peer_id uuid, queue text, max_tasks integer, inout resume peers.claim_resume default null,
     out token uuid, out task_ids bigint[], out attempts smallint[], out kinds text[], out priorities smallint[],
@@ -239,9 +240,11 @@ declare
     _ranges peers.claim_range[];
     _unread peers.claim_range[];
     _shared peers.claim_range[];
+    _before peers.claim_range[];
     _pass record;
     _tasks peers.claim_tasks;
     _refused integer := 0;
+    _all_claimed boolean := false;  -- there is no row left in the ranges or before them
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
         perform peers._require_read_committed();
@@ -257,7 +260,8 @@ begin
                exists (select from peers.graph g where g.paused_at is not null), _began + interval '100 ms'
            )::peers.claim_call as call
     into _peer
-    from peers.now() n(now)
+    -- as peers.now() does it, without the cost of a call
+    from (select clock_timestamp() + coalesce((select c.shift from peers.clock c), '0') as now offset 0) n
     join peers.peer p on p.id = claim.peer_id and p.lost_at is null and p.heartbeat_at + p.lease_timeout > n.now;
     if not found then
         raise exception 'peer % is unknown, or its heartbeat has expired', claim.peer_id
@@ -296,7 +300,8 @@ begin
         if _tasks.ids is not null then
             _unread := peers._ranges_after(_unread, _tasks.kinds, _tasks.priorities, _tasks.positions);
         end if;
-        if max_tasks >= _large then
+        if max_tasks >= _large
+           and (cardinality(_tasks.ids) = max_tasks or pg_sequence_last_value('peers.claim_place') > 0) then
             perform peers._share_claim(claim.queue, _tasks, max_tasks);
         end if;
         if not _pass.finished or _shared is not null and coalesce(cardinality(_tasks.ids), 0) < max_tasks then
@@ -305,24 +310,32 @@ begin
             _unread := _pass.unread;
             _refused := _pass.refused;
             more := _pass.more;
+        else
+            _all_claimed := _look_began is not null;
         end if;
         if _look_began is null and not more and coalesce(cardinality(_tasks.ids), 0) < max_tasks
            and clock_timestamp() >= resume.look_at then
             _look_began := clock_timestamp();
-            _pass := peers._claim_carefully(_call, peers._ranges_before(_ranges), max_tasks, _tasks, _unread);
-            _tasks := _pass.tasks;
-            _refused := _refused + _pass.refused;
-            more := _pass.more;
+            _before := peers._ranges_before(_ranges);
+            _all_claimed := peers._read_ready(claim.queue, _before, 1) = '{}';
+            if not _all_claimed then
+                _pass := peers._claim_carefully(_call, _before, max_tasks, _tasks, _unread);
+                _tasks := _pass.tasks;
+                _refused := _refused + _pass.refused;
+                more := _pass.more;
+            end if;
             if clock_timestamp() > _look_began + interval '5 ms' then
                 _look_began := clock_timestamp() + 10 * (clock_timestamp() - _look_began);
             end if;
         end if;
     end if;
-    resume := row(
-        claim.peer_id, _unread,
-        coalesce(_look_began, resume.look_at) + case when _refused > 0 then interval '1 s' else interval '0' end,
-        _limited_kinds
-    );
+    if _refused > 0 then
+        _look_began := coalesce(_look_began, resume.look_at) + interval '1 s';
+    elsif _all_claimed and coalesce(cardinality(_tasks.ids), 0) < max_tasks
+          and clock_timestamp() <= _began + interval '5 ms' then
+        _look_began := _began - interval '10 s';  -- the next claim reads from the start
+    end if;
+    resume := row(claim.peer_id, _unread, coalesce(_look_began, resume.look_at), _limited_kinds);
 
     if _tasks.ids is null then
         task_ids := '{}';

@@ -35,6 +35,9 @@ begin
             || jsonb_build_object('name', set_limit.name)
         )
     );
+exception when sqlstate 'PE014' then
+    -- the hint of the trigger is an INSERT
+    raise exception '%', regexp_replace(sqlerrm, '^peers\.limit: ', '') using errcode = 'PE014';
 end
 $$;
 

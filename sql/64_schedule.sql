@@ -67,25 +67,6 @@ begin
 end
 $$;
 
--- Records that due times have no task, each with its reason. _until: the row of a due time also stands for all that
--- follow up to this time.
-create or replace function peers._record_skipped(
-    _schedule text, _due_times timestamptz[], _reasons text[], _until timestamptz default null
-) returns void
-    language plpgsql
-    set search_path = pg_catalog, peers, pg_temp
-as $$
-begin
-    insert into peers.schedule_run (schedule, due_at, outcome, reason, skipped_until, recorded_at)
-    select _schedule, s.due_at, 'skipped', s.reason, case when _until > s.due_at then _until end, peers.now()
-    from unnest(_due_times, _reasons) s(due_at, reason)
-    on conflict on constraint schedule_run_pkey do update
-    set outcome = excluded.outcome, reason = excluded.reason, skipped_until = excluded.skipped_until,
-        recorded_at = excluded.recorded_at
-    where schedule_run.outcome = 'failed';
-end
-$$;
-
 -- Returns since when a schedule may have due times that no peer has fired; null: it has none. If no peer has computed
 -- the next one yet, cron may be due at each full minute.
 create or replace function peers._unfired_since(_schedule peers.schedule, _now timestamptz) returns timestamptz
@@ -126,6 +107,25 @@ begin
 end
 $$;
 
+-- Returns the first thing that is wrong with an INSERT (_old is null) or an UPDATE. Null: nothing is wrong.
+create or replace function peers._schedule_write_problem(_new peers.schedule, _old peers.schedule) returns text
+    language plpgsql volatile
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return coalesce(peers._schedule_problem(_new), case
+        when _new.name <> _old.name then
+            'the name of a schedule cannot be changed: insert another schedule, and delete this one'
+        when _old.name is null and (
+            num_nonnulls(_new.next_due_at, _new.computed_from, _new.resumed_at, _new.retry_at, _new.error,
+                         _new.expected_due_at, _new.expect_at) > 0 or _new.failures <> 0
+        ) then
+            'next_due_at, computed_from, resumed_at, failures, error, retry_at, expected_due_at and expect_at '
+            'are kept by the scheduler; leave them out of the INSERT'
+    end);
+end
+$$;
+
 -- Before an INSERT, or an UPDATE of what users set.
 create or replace function peers.check_schedule() returns trigger
     language plpgsql security definer
@@ -138,16 +138,7 @@ begin
     if tg_op = 'UPDATE' and new.every is null and old.every is not null and new.anchor = old.anchor then
         new.anchor := null;  -- a change to cron need not know that the INSERT has set it
     end if;
-    _problem := peers._schedule_problem(new);
-    if _problem is null and tg_op = 'UPDATE' and new.name <> old.name then
-        _problem := 'the name of a schedule cannot be changed: insert another schedule, and delete this one';
-    elsif _problem is null and tg_op = 'INSERT' and (
-        num_nonnulls(new.next_due_at, new.computed_from, new.resumed_at, new.retry_at, new.error,
-                     new.expected_due_at, new.expect_at) > 0 or new.failures <> 0
-    ) then
-        _problem := 'next_due_at, computed_from, resumed_at, failures, error, retry_at, expected_due_at and expect_at '
-                    'are kept by the scheduler; leave them out of the INSERT';
-    end if;
+    _problem := peers._schedule_write_problem(new, case when tg_op = 'UPDATE' then old end);
     if _problem is not null then
         raise exception 'peers.schedule "%": %', left(new.name, 200), _problem using errcode = 'PE013';
     end if;

@@ -70,6 +70,7 @@ as $$
 #variable_conflict use_variable
 declare
     _last bigint := _backfill.last_task_id;
+    _parents bigint[];
     _fired integer := 0;
     _done timestamptz := _backfill.done_until;
 begin
@@ -77,12 +78,14 @@ begin
         outcome := 'fired';
         reason := null;
         begin
-            task_id := peers._submit_run(
-                _schedule, due_at, 'backfill',
-                case when _schedule.overlap = 'allow' or not exists (select from peers.task t where t.id = _last)
-                     then '{}' else array[_last] end);
+            _parents := case
+                when _schedule.overlap = 'allow' or not exists (select from peers.task t where t.id = _last) then '{}'
+                else array[_last]
+            end;
+            perform peers._lock_runs(_parents, false);
+            task_id := peers._submit_run(_schedule, due_at, 'backfill', _parents);
         exception when others then
-            perform peers._raise_if_fatal(sqlstate, sqlerrm);
+            perform peers._contain_error(sqlstate, sqlerrm);
             outcome := 'failed';
             reason := sqlerrm;
             task_id := null;

@@ -12,12 +12,13 @@ begin
         'metadata', _schedule.metadata, 'misfire', _schedule.misfire,
         'catch_up', extract(epoch from _schedule.catch_up), 'overlap', _schedule.overlap,
         'jitter', extract(epoch from _schedule.jitter), 'expect_within', extract(epoch from _schedule.expect_within)
-    );
+    ) || case when _schedule.anchor is null then '{}'
+              else jsonb_build_object('anchor', extract(epoch from _schedule.anchor)) end;
 end
 $$;
 
 comment on function peers.schedule_settings is
-    'Returns what users set in a schedule, in a form that can be compared: without the anchor and the pause. The view '
+    'Returns what users set in a schedule, in a form that can be compared: without the pause. The view '
     'peers.schedule_status calls it.';
 
 -- Returns a schedule that is described by a JSON object, with its defaults.
@@ -185,6 +186,8 @@ begin
             change := peers._declare_schedule(_new);
         exception when lock_not_available then
             change := 'locked';
+            -- one wait in vain is enough: a session may be adding hundreds
+            perform set_config('lock_timeout', '1ms', true);
         end;
         if change is not null then
             return next;

@@ -10,7 +10,9 @@ select s.name, s.kind, s.cron, s.every, s.timezone, s.paused_at,
         -- the same as peers._is_alive, which a reader may not call
         where s.name = any (p.schedules) and p.lost_at is null and p.heartbeat_at + p.lease_timeout > peers.now()
        ) as declaring_peers,
-       coalesce(s.declared <> peers.schedule_settings(s), false) as changed_by_operator,
+       -- code that declares no anchor leaves it to the INSERT, or to an operator
+       coalesce(s.declared <> case when s.declared ? 'anchor' then peers.schedule_settings(s)
+                                   else peers.schedule_settings(s) - 'anchor' end, false) as changed_by_operator,
        s.created_by, s.changed_at
 from peers.schedule s
 left join lateral (

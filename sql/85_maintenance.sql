@@ -138,14 +138,8 @@ begin
         select r.task_id, r.priority, r.kind, r.queue
         from peers.ready_limited r
         join peers.task t on t.id = r.task_id
-        cross join lateral (
-            -- the same expressions as in _place_rows
-            select hashtextextended(string_agg(l.seed::text, ',' order by l.name), 0) as layout,
-                   array_agg(hashtextextended(coalesce('=' || (t.args #>> string_to_array(l.key, '.')), ''), l.seed)
-                             order by l.name) as keys
-            from peers.limit l where l.kind = t.kind or l.queue = t.queue
-        ) l
-        where r.layout is distinct from l.layout or r.key = hash_array_extended(l.keys, 0)
+        cross join lateral peers._limits_of(t.queue, t.kind, t.args) l
+        where r.layout is distinct from l.layout or r.key = hash_array_extended(l.limit_keys, 0)
     ), counted as (
         select d.child_id, count(*) as parents
         from peers.dependency d join peers.task p on p.id = d.parent_id

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 P = ParamSpec("P")
 
+_READABLE: Final = {"DateStyle": "ISO", "IntervalStyle": "postgres"}
 _TRIES: Final = 5
 _AGAIN: Final = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 
@@ -49,10 +50,13 @@ def connection_to(
 ) -> Iterator[Connection]:
     """Yield a connection, whatever schema the database has. It may go through a pooler.
 
-    PgBouncer keeps the time zone for each client; other settings would leak to the next client.
+    PgBouncer keeps what is set here for each client. Other settings would leak to the next client.
     """
     with connect(settings.url, application_name=args.command, pooled=pooled) as connection:
         connection.execute("set timezone to 'UTC'")
+        for name, value in _READABLE.items():  # psycopg reads times in this form only
+            if not (connection.info.parameter_status(name) or "").startswith(value):
+                connection.execute(f"set {name} to '{value}'".encode())
         yield connection
 
 

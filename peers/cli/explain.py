@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import re
-import shlex
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
-from peers.cli import output, queries
+from peers.cli import hints, output, queries
 from peers.cli.database import connected, perform
 from peers.cli.output import span
-from peers.cli.parser import add_command, advice, task_id
+from peers.cli.parser import add_command, task_id
 from peers.client import operations
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
 
     from peers.cli.parser import Commands
-
-
-_LIMIT: Final = re.compile(r'^Ready, but limit "([^"]*)" is ')
 
 
 def register(commands: Commands) -> None:
@@ -55,25 +49,6 @@ def _explain(args: argparse.Namespace) -> int:
                 for failure in failures
             ],
         )
-    for hint in _hints(args, task, sentence):
+    for hint in hints.of_task(args, task, sentence):
         output.say(f"hint: {hint}")
     return 0
-
-
-def _hints(args: argparse.Namespace, task: dict[str, Any], sentence: str) -> Iterator[str]:
-    """Yield the commands for the functions of SQL that the sentence names."""
-    state, graph = task["state"].parsed(), task["graph_id"].parsed()
-    if state == "dead":
-        yield f"`{advice(args, f'dead show {args.id}')}` has the tracebacks."
-        retry, discard = (advice(args, f"dead {verb} {args.id}") for verb in ("retry", "discard"))
-        yield f"`{retry}` runs it again, `{discard}` gives it up."
-    if state == "blocked" and "peers.retry(" in sentence:
-        yield f"`{advice(args, 'dead retry ID')}` runs a dead parent again."
-    if state == "ready" and (limit := _LIMIT.search(sentence)):
-        shown = shlex.quote(limit[1])
-        yield f"`{advice(args, f'limit show {shown}')}` shows what runs and waits under the limit."
-    if state == "ready" and "peers.resume(" in sentence:
-        queue = shlex.quote(task["queue"].parsed())
-        yield f"`{advice(args, f'resume {queue}')}` resumes the queue."
-    if state != "cancelled" and f"peers.resume_graph({graph})" in sentence:
-        yield f"`{advice(args, f'graph resume {graph}')}` resumes the graph."

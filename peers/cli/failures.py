@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 
 from peers.database.connection import is_connection_lost
-from peers.errors import DatabaseUnreachable, PeersError
+from peers.errors import DatabaseUnreachable, PeersError, transactions_refused
 
 
 def explained(error: BaseException) -> PeersError | None:
@@ -25,6 +25,9 @@ def explained(error: BaseException) -> PeersError | None:
 
 
 def _of_the_database(error: psycopg.Error) -> PeersError:
+    refusal = transactions_refused(error)
+    if refusal is not None:
+        return refusal
     sentence = str(error).strip() or type(error).__name__
     if is_connection_lost(error):
         return DatabaseUnreachable(

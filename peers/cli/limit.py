@@ -11,6 +11,7 @@ from peers.cli.database import connected, perform
 from peers.cli.limit_set import register_set
 from peers.cli.limit_table import (
     document_of,
+    is_unused,
     now_of,
     origin_of,
     place_of,
@@ -70,7 +71,8 @@ def _list(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         now = queries.now(connection)
         found = perform(connection, operations.find_limits())
-        any_peer = any(peer["alive"] for peer in queries.peers(connection))
+        peers = queries.peers(connection)
+    any_peer = any(peer["alive"] for peer in peers)
     if args.json:
         output.document({"limits": [document_of(each, any_peer=any_peer) for each in found]})
         return 0
@@ -78,6 +80,9 @@ def _list(args: argparse.Namespace) -> int:
         output.say("no limits")
         return 0
     print_limits(found, now, any_peer=any_peer)
+    for each in found:
+        if is_unused(each, peers):
+            output.say(f'limit "{each.name}": no running peer serves {place_of(each)}')
     return 0
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import TYPE_CHECKING, Any, Final
 
-from peers.cli import output
+from peers.cli import output, queries
 from peers.cli.database import connected, perform
-from peers.cli.limit_table import place_of, said_limit
-from peers.cli.parser import add_command, duration, name, positive, text
+from peers.cli.limit_table import is_unused, place_of, said_limit
+from peers.cli.parser import add_command, advice, duration, name, positive, text
 from peers.client import limit_operations as operations
+from peers.errors import BadLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,8 +80,12 @@ def _set(args: argparse.Namespace) -> int:
     if "kind" in given or "queue" in given:
         given = {"kind": None, "queue": None, **given}
     with connected(args) as connection:
-        is_new = perform(connection, operations.set_limit(args.name, **given))
+        try:
+            is_new = perform(connection, operations.set_limit(args.name, **given))
+        except BadLimit as error:
+            raise BadLimit(error.message, f"For example: {_example(args)}") from None
         found = perform(connection, operations.get_limit(args.name, keys=0))
+        peers = queries.peers(connection)
     each = f" for each {found.key}" if found.key else ""
     print(
         f'limit "{args.name}" is {"created" if is_new else "changed"}: '
@@ -87,4 +93,11 @@ def _set(args: argparse.Namespace) -> int:
     )
     if found.declaring_peers:
         output.say("Code declares it. Your change is kept until the declaration itself changes.")
+    if is_unused(found, peers):
+        output.say(f"No running peer serves {place_of(found)}: check the name.")
     return 0
+
+
+def _example(args: argparse.Namespace) -> str:
+    name = shlex.quote(args.name)
+    return advice(args, f"limit set {name} --kind invoice.charge --key account_id --max-running 8")

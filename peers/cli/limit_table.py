@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from peers.cli.queries import Row
     from peers.client.limit_records import LimitRecord
 
 
@@ -64,6 +65,14 @@ def origin_of(limit: LimitRecord, *, any_peer: bool) -> str:
     if any_peer and not limit.declaring_peers:
         return "no longer"
     return "changed by operator" if limit.changed_by_operator else "yes"
+
+
+def is_unused(limit: LimitRecord, peers: Sequence[Row]) -> bool:
+    """Return whether peers run, and none of them can run a task that it limits."""
+    live = [peer for peer in peers if peer["alive"]]
+    if limit.kind is None:
+        return bool(live) and all(limit.queue not in peer["queues"].parsed() for peer in live)
+    return bool(live) and all(limit.kind not in peer["kinds"] for peer in live)
 
 
 def document_of(limit: LimitRecord, *, any_peer: bool) -> dict[str, Any]:

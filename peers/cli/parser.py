@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from peers.cli.exact_json import TooDeepError, exact
+from peers.spans import timedelta_of
 from peers.types import CONTRACT_VERSION, NAME_MAX_LENGTH
 
 if TYPE_CHECKING:
@@ -160,15 +161,11 @@ def task_ids(value: str) -> list[int]:
 
 
 def duration(value: str) -> timedelta:
-    """Return a duration, such as "90s" or "1h30m"."""
-    from peers.settings import values
-
+    """Return a duration, such as "90s", "1h30m" or "1 hour"."""
     try:
-        return values.duration(value)
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(
-            f'must be a duration such as "500ms", "30s", "2m" or "1h30m", not "{value}"'
-        ) from None
+        return timedelta_of(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'{error}, not "{value}"') from None
 
 
 def instant(value: str) -> datetime:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from peers.errors import ConfigError, DatabaseUnreachable, SchemaUnreleased
+from peers.client import place
+from peers.errors import DatabaseUnreachable, SchemaUnreleased
 from peers.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,12 +30,7 @@ def wants_embedded(args: argparse.Namespace, settings: Settings) -> bool:
     """Return whether the embedded database is asked for. Raises ConfigError if both are."""
     if args.embedded or args.database_url is not None:
         return bool(args.embedded)
-    if settings.embedded and settings.has_database:
-        raise ConfigError(
-            "both a database and the embedded one are configured",
-            "`peers config` shows by whom; leave one out, or say --embedded or --database-url.",
-        )
-    return settings.embedded
+    return place.wants_embedded(settings)
 
 
 @contextmanager

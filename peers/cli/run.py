@@ -13,7 +13,7 @@ from peers.cli.output import readable
 from peers.cli.parser import add_command, text
 from peers.cli.place import located, settings_of
 from peers.cli.summary import Summary
-from peers.errors import NoConnectionFree
+from peers.errors import DatabaseUnreachable, NoConnectionFree
 from peers.logs import log_output
 from peers.pool.environment import Environment
 from peers.pool.fork_server_start import ForkServerOptions, started_early
@@ -97,22 +97,33 @@ def _work(args: argparse.Namespace) -> int:
 
 
 def _check_schema(settings: Settings, args: argparse.Namespace) -> None:
-    """Refuse a database with another schema. Wait for a free connection."""
+    """Refuse a database with another schema.
+
+    Wait for a free connection, and for a database that was there and is lost. One that was not
+    there is an error, because the URL may be wrong.
+    """
+    from psycopg import Error
+
     from peers.cli.database import connection_to
     from peers.database import schema
     from peers.database.backoff import Backoff
+    from peers.database.connection import is_connection_lost, report_wait
 
-    backoff = Backoff(base=1.0)
+    backoff, was_there = Backoff(base=1.0), False
     while True:
         try:
             with connection_to(settings, args, pooled=not settings.embedded) as connection:
+                was_there = True
                 if settings.embedded:
                     schema.migrate(connection)
                 schema.require(connection)
             return
-        except NoConnectionFree as error:
+        except (DatabaseUnreachable, Error) as error:
+            was_there = was_there or isinstance(error, Error | NoConnectionFree)
+            if not was_there or not is_connection_lost(error):
+                raise
             wait = backoff.next()
-            events.no_connection_free(reason=str(error), retry_in=wait)
+            report_wait(error, wait)
             time.sleep(wait)
 
 

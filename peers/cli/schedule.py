@@ -6,7 +6,7 @@ import argparse
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from peers.cli import output, queries
+from peers.cli import hints, output, queries
 from peers.cli.database import connected, perform
 from peers.cli.parser import (
     TIME_FORM,
@@ -18,6 +18,7 @@ from peers.cli.parser import (
 )
 from peers.cli.schedule_add import NEXT_SHOWN, TIME, add_name, next_times, register_add
 from peers.client import schedule_operations as operations
+from peers.errors import NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +70,12 @@ def register(commands: Commands) -> None:
         "--until", type=instant, dest="until_at", metavar="TIME",
         help=f"the last due time ({TIME_FORM}; default: now)",
     )  # fmt: skip
+    cancel = add_command(
+        group, "cancel-backfill", _cancel_backfill, "end a backfill (its submitted tasks stay)"
+    )
+    cancel.add_argument(
+        "id", type=positive, metavar="NUMBER", help="number that `peers schedule backfill` printed"
+    )
 
 
 # -------------------------------------------------------------------------------------- reading
@@ -152,6 +159,8 @@ def _explain(args: argparse.Namespace) -> int:
         output.document({"name": args.name, "explanation": sentence})
         return 0
     print(output.readable(sentence))
+    for hint in hints.of_schedule(args, sentence):
+        output.say(f"hint: {hint}")
     return 0
 
 
@@ -201,6 +210,19 @@ def _backfill(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         number = perform(connection, request)
     print(f'backfill {number} of schedule "{args.name}" has begun; the peers submit its tasks')
+    output.say(f"hint: `{advice(args, f'schedule cancel-backfill {number}')}` ends it.")
+    return 0
+
+
+def _cancel_backfill(args: argparse.Namespace) -> int:
+    with connected(args) as connection:
+        was_in_progress = perform(connection, operations.cancel_backfill(args.id))
+    if not was_in_progress:
+        raise NotFound(
+            f"there is no backfill {args.id}",
+            "It never existed, was cancelled, or all its tasks are submitted.",
+        )
+    print(f"backfill {args.id} is cancelled; the tasks that are submitted stay")
     return 0
 
 

@@ -22,6 +22,7 @@ from peers.cli.parser import (
 )
 from peers.client.options import Options, options_document
 from peers.client.statements import Request, submit_statement
+from peers.spans import FORMS
 from peers.types import OnDuplicate, ParentFailure, UniqueWhile
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def _unique_while(value: str) -> str | timedelta:
         return duration(value)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
-            f'must be "waiting", "unfinished" or a duration such as "10m", not "{value}"'
+            f'must be "waiting", "unfinished" or {FORMS}, not "{value}"'
         ) from None
 
 

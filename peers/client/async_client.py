@@ -36,7 +36,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        database_url: str,
+        database_url: str | None = None,
         *,
         max_connections: int = DEFAULT_MAX_CONNECTIONS,
         application_name: str = "peers client",
@@ -86,6 +86,7 @@ class AsyncClient:
     remove_schedule = as_async_method(schedule_operations.remove_schedule)
     run_schedule = as_async_method(schedule_operations.run_schedule)
     backfill_schedule = as_async_method(schedule_operations.backfill_schedule)
+    cancel_backfill = as_async_method(schedule_operations.cancel_backfill)
 
     async def perform(self, request: Request[T]) -> T:
         """Perform a request, in a transaction of its own if it changes something."""
@@ -97,8 +98,8 @@ class AsyncClient:
     async def submit(
         self,
         kind: str,
-        args: Mapping[str, object] | None = None,
         /,
+        args: Mapping[str, object] | None = None,
         **options: Unpack[OptionFields],
     ) -> TaskId: ...
     async def submit(self, task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> TaskId:

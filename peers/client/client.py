@@ -17,6 +17,7 @@ from peers.client import limit_operations, operations, schedule_operations
 from peers.client.forms import as_method
 from peers.client.graph import Graph, GraphOptions
 from peers.client.options import id_of
+from peers.client.place import Place
 from peers.client.pool import Pool
 from peers.client.records import not_ended
 from peers.client.result_thread import ResultThread
@@ -51,21 +52,23 @@ class Client:
     One client serves all threads of a process, and also works in a child process after a fork. It
     connects at its first use. Use it in a `with` block or close it; at exit it is closed.
 
-    database_url: an empty one leaves everything to libpq's own variables (PGHOST, PGSERVICE …).
+    database_url: without one, the settings name the database, as for commands; PEERS_EMBEDDED=1 is
+    the private one of this machine. An empty one leaves everything to libpq's own variables
+    (PGHOST, PGSERVICE …).
     max_connections: how many requests can run at once. Waiting for results takes one more
     connection. application_name: the name that pg_stat_activity shows.
     """
 
     def __init__(
         self,
-        database_url: str,
+        database_url: str | None = None,
         *,
         max_connections: int = DEFAULT_MAX_CONNECTIONS,
         application_name: str = "peers client",
     ) -> None:
         if max_connections < 1:
             raise ValueError(f"max_connections must be at least 1, not {max_connections}")
-        self._url = database_url
+        self._place = Place(database_url)
         self._max_connections = max_connections
         self._application_name = application_name
         self._lock = threading.Lock()
@@ -93,6 +96,7 @@ class Client:
             threads.shutdown(wait=False)
         if pool is not None:
             pool.close()
+        self._place.close()
 
     # ------------------------------------------------------------------------------ operations
 
@@ -127,6 +131,7 @@ class Client:
     remove_schedule = as_method(schedule_operations.remove_schedule)
     run_schedule = as_method(schedule_operations.run_schedule)
     backfill_schedule = as_method(schedule_operations.backfill_schedule)
+    cancel_backfill = as_method(schedule_operations.cancel_backfill)
 
     @overload
     def submit(self, task: Task[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> TaskId: ...
@@ -134,8 +139,8 @@ class Client:
     def submit(
         self,
         kind: str,
-        args: Mapping[str, object] | None = None,
         /,
+        args: Mapping[str, object] | None = None,
         **options: Unpack[OptionFields],
     ) -> TaskId: ...
     def submit(self, task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> TaskId:
@@ -244,12 +249,13 @@ class Client:
             raise PeersError("the client is closed", "Make another one.")
 
     def _connect(self) -> BoundedConnection:
-        return connect(self._url, application_name=self._application_name, pooled=True)
+        return connect(self._place.url(), application_name=self._application_name, pooled=True)
 
     def forget_connections(self) -> None:
         """Leave the connections to the parent process, after a fork; open new ones when needed."""
         _left_to_parent.append((self._pool, self._waiter, self._threads))
         self._lock = threading.Lock()  # another thread of the parent may have held it
+        self._place.renew_lock()
         self._pool = self._waiter = self._threads = None
 
 

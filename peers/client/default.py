@@ -24,9 +24,7 @@ class _Default:
         with self._lock:
             if self._client is not None and self._environment == environment:
                 return self._client
-            from peers.settings import Settings
-
-            client = Client(Settings().url, application_name="peers submit")
+            client = Client(application_name="peers submit")
             before, self._client, self._environment = self._client, client, environment
         if before is not None:
             before.close()

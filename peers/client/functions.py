@@ -1,11 +1,13 @@
-"""The functions of the package, for the default client. `peers` exports them."""
+"""The functions of the package, for the default client. `peers` exports them.
+
+`submit` is in `peers.client.submit`: it takes the args of a handler, too.
+"""
 
 from __future__ import annotations
 
 from peers.client import limit_operations, operations, schedule_operations
 from peers.client.forms import as_async, in_transaction, with_default_client
 
-submit = with_default_client(operations.submit)
 submit_many = with_default_client(operations.submit_many)
 get = with_default_client(operations.get)
 find = with_default_client(operations.find)
@@ -37,8 +39,8 @@ resume_schedule = with_default_client(schedule_operations.resume_schedule)
 remove_schedule = with_default_client(schedule_operations.remove_schedule)
 run_schedule = with_default_client(schedule_operations.run_schedule)
 backfill_schedule = with_default_client(schedule_operations.backfill_schedule)
+cancel_backfill = with_default_client(schedule_operations.cancel_backfill)
 
-submit_async = as_async(operations.submit)
 submit_many_async = as_async(operations.submit_many)
 get_async = as_async(operations.get)
 find_async = as_async(operations.find)
@@ -70,8 +72,8 @@ resume_schedule_async = as_async(schedule_operations.resume_schedule)
 remove_schedule_async = as_async(schedule_operations.remove_schedule)
 run_schedule_async = as_async(schedule_operations.run_schedule)
 backfill_schedule_async = as_async(schedule_operations.backfill_schedule)
+cancel_backfill_async = as_async(schedule_operations.cancel_backfill)
 
-submit_in = in_transaction(operations.submit)
 submit_many_in = in_transaction(operations.submit_many)
 get_in = in_transaction(operations.get)
 find_in = in_transaction(operations.find)
@@ -103,3 +105,4 @@ resume_schedule_in = in_transaction(schedule_operations.resume_schedule)
 remove_schedule_in = in_transaction(schedule_operations.remove_schedule)
 run_schedule_in = in_transaction(schedule_operations.run_schedule)
 backfill_schedule_in = in_transaction(schedule_operations.backfill_schedule)
+cancel_backfill_in = in_transaction(schedule_operations.cancel_backfill)

@@ -6,6 +6,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+from peers.client.kinds import kind_of
 from peers.client.node import Node
 from peers.client.options import Document, OptionFields, options_from
 from peers.client.records import SubmittedGraph
@@ -114,7 +115,7 @@ class GraphBuilder:
         if isinstance(task, Task):
             kind, options, values = task.kind, task.bound, task.by_name(*args, **kwargs)
         else:
-            kind, options, values = task, options_from(kwargs), _only(*args)
+            kind, options, values = kind_of(task), options_from(kwargs), _only(*args)
         node = Node(self, str(len(self._documents) + 1))
         siblings = [each for each in options.depends_on if self._has(each)]
         older = [each for each in options.depends_on if not self._has(each)]

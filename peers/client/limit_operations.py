@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 from peers.client import limit_statements as statements
+from peers.client.filters import checked
+from peers.client.kinds import Kind, kind_of
 from peers.client.statements import Request
-from peers.errors import BadLimit
+from peers.errors import BadArgument, BadLimit
 from peers.limits import check_values, interval_of
-from peers.spans import sql_interval
+from peers.spans import sql_interval, timedelta_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -28,12 +30,12 @@ _FIELDS: Final = (
 class LimitFields(TypedDict, total=False):
     """What `set_limit` sets, as keywords; None clears a value."""
 
-    kind: str | None
+    kind: Kind | None
     queue: str | None
     key: str | None
     max_running: int | None
     starts: int | None
-    per: Span | str | None
+    per: Span | None
     weight: str | None
     fair: bool
     learns: bool
@@ -42,9 +44,9 @@ class LimitFields(TypedDict, total=False):
 def set_limit(name: str, **fields: Unpack[LimitFields]) -> Request[bool]:
     """Create a limit or change it, and return whether it is new.
 
-    kind or queue: whose tasks it limits. For the others, see Limit. What is left out stays as it
-    is; None clears a value. Running tasks go on: a smaller limit holds as they end. Raises
-    BadLimit.
+    kind (its name, or a task) or queue: whose tasks it limits. For the others, see Limit. What is
+    left out stays as it is; None clears a value. Running tasks go on: a smaller limit holds as they
+    end. Raises BadLimit.
     """
     unknown = [field for field in fields if field not in _FIELDS]
     if unknown:
@@ -52,6 +54,8 @@ def set_limit(name: str, **fields: Unpack[LimitFields]) -> Request[bool]:
             f"a limit has no field {', '.join(unknown)}", f"The fields are {', '.join(_FIELDS)}."
         )
     document: dict[str, Any] = {"name": _name(name), **fields}
+    if (kind := fields.get("kind")) is not None:
+        document["kind"] = kind_of(kind)
     check_values(document)
     if "per" in fields:
         document["per"] = interval_of(fields["per"])
@@ -62,20 +66,18 @@ def get_limit(name: str, *, keys: int = 10) -> Request[LimitRecord]:
     """Return the limit of this name: what it says, and what runs and waits under it.
 
     keys: for how many keys it says that, 0 to 1000; those with the most waiting tasks come first.
-    Raises LimitNotFound, BadLimit.
+    Raises LimitNotFound, BadArgument.
     """
     if type(keys) is not int or not 0 <= keys <= KEYS_MAX:
-        raise BadLimit(f"keys must be 0 to {KEYS_MAX}, not {keys!r}")
+        raise BadArgument(f"keys must be 0 to {KEYS_MAX}, not {keys!r}")
     return Request(statements.GET_LIMIT, {"name": name, "keys": keys})
 
 
-def find_limits(*, kind: str | None = None, queue: str | None = None) -> Request[list[LimitRecord]]:
-    """Return the limits of a kind, of a queue, or all of them, by name."""
-    filters = {"kind": kind, "queue": queue}
-    return Request(
-        statements.FIND_LIMITS,
-        {name: value for name, value in filters.items() if value is not None},
-    )
+def find_limits(
+    *, kind: Kind | None = None, queue: str | None = None
+) -> Request[list[LimitRecord]]:
+    """Return the limits of a kind, of a queue, or all of them, by name. Raises BadArgument."""
+    return Request(statements.FIND_LIMITS, checked(kind=kind, queue=queue))
 
 
 def remove_limit(name: str) -> Request[None]:
@@ -95,8 +97,8 @@ def shut_limit(
 ) -> Request[None]:
     """Shut a limit: no task under it starts. Tasks that run go on.
 
-    seconds: for so long, as a timedelta or seconds. until: until this time, with a time zone. With
-    neither it is shut until `open_limit`. Raises LimitNotFound, BadLimit.
+    seconds: for so long, also as a timedelta or a text such as "1h". until: until this time, with a
+    time zone. With neither it is shut until `open_limit`. Raises LimitNotFound, BadLimit.
     """
     if seconds is not None and until is not None:
         raise BadLimit("seconds and until exclude each other", "Pass one of them.")
@@ -105,8 +107,12 @@ def shut_limit(
             f"until {until} has no time zone",
             "Give it one, such as datetime.now(timezone.utc), or pass seconds.",
         )
+    try:
+        interval = None if seconds is None else sql_interval(timedelta_of(seconds))
+    except ValueError as error:
+        raise BadLimit(f"seconds {error}, not {seconds!r}") from None
     document = {
-        "name": name, "reason": reason, "seconds": sql_interval(seconds),
+        "name": name, "reason": reason, "seconds": interval,
         "until": None if until is None else until.isoformat(),
     }  # fmt: skip
     return Request(statements.SHUT_LIMIT, document)

@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from peers.client import statements
+from peers.client.filters import filters_of
+from peers.client.kinds import Kind, kind_of, options_for
 from peers.client.options import OptionFields, Options, id_of, options_from
 from peers.client.statements import Request, find_statement
 from peers.client.submission import document, document_of_many, plain_json
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from peers.spans import Span
     from peers.types import TaskId
 
-FIND_LIMIT_MAX: Final = 1000
-
 
 def submit(
     kind: str, args: Mapping[str, object] | None = None, **options: Unpack[OptionFields]
@@ -34,12 +34,12 @@ def submit(
 
     Raises ArgsInvalid, BadTask, BadGraph.
     """
-    fields = document(kind, {} if args is None else args, options_from(options))
+    fields = document(kind_of(kind), {} if args is None else args, options_from(options))
     return Request(statements.submit_statement(fields), fields)
 
 
 def submit_many(
-    kind: str,
+    kind: Kind,
     args: Iterable[Mapping[str, object]],
     *,
     unique_keys: Iterable[str | None] | None = None,
@@ -47,25 +47,27 @@ def submit_many(
 ) -> Request[list[TaskId]]:
     """Submit a task for each of the args, all in one statement, and return their ids in this order.
 
+    kind: its name, or a task, whose bound options apply.
     The options apply to all of them, so an idempotency_key or a unique_key is refused. unique_keys:
     the unique key of each task; None: it has none. A key may come several times: the first of them
     makes the task. They are submitted together or not at all. Some 10,000 at a time are fastest.
     Raises ArgsInvalid, BadTask, BadGraph.
     """
-    if "idempotency_key" in options:
+    name, shared = kind_of(kind), options_for(kind, options)
+    if shared.idempotency_key is not None:
         raise BadTask(
             "tasks that are submitted together cannot share an idempotency_key",
             "Submit each of them with `submit`, or give the key to a graph.",
         )
-    if "unique_key" in options:
+    if shared.unique_key is not None:
         raise BadTask(
             "tasks that are submitted together cannot share a unique_key",
             "Pass unique_keys, with the key of each of them.",
         )
     if unique_keys is None:
-        return Request(statements.SUBMIT_MANY, document_of_many(kind, args, options_from(options)))
+        return Request(statements.SUBMIT_MANY, document_of_many(name, args, shared))
     keys = list(unique_keys)
-    fields = document_of_many(kind, args, options_from(options), keys)
+    fields = document_of_many(name, args, shared, keys)
     _require_keys(keys, len(fields["args"]))
     return Request(statements.SUBMIT_MANY_UNIQUE, fields)
 
@@ -77,7 +79,7 @@ def get(id: int) -> Request[TaskRecord]:
 
 def find(
     *,
-    kind: str | None = None,
+    kind: Kind | None = None,
     state: TaskState | str | None = None,
     queue: str | None = None,
     graph: int | None = None,
@@ -87,22 +89,16 @@ def find(
 ) -> Request[list[TaskRecord]]:
     """Return the tasks that match all of these filters, the newest first.
 
-    metadata: a part of the task's own metadata. limit: 1 to 1000. before: only tasks with a smaller
-    id, for the next page: `find(before=tasks[-1].id)`. No index finds completed and cancelled
-    tasks; tasks are read from the newest one on, so filter by graph where you can. Raises BadTask.
+    kind: its name, or a task. metadata: a part of the task's own metadata. limit: 1 to 1000.
+    before: only tasks with a smaller id, for the next page: `find(before=tasks[-1].id)`. No index
+    finds completed and cancelled tasks; tasks are read from the newest one on, so filter by graph
+    where you can. Raises BadArgument.
     """
-    _require_limit(limit)
-    if state is not None and state not in list(TaskState):
-        raise BadTask(f"state must be one of {', '.join(TaskState)}, not {state!r}")
-    wanted = None if state is None else TaskState(state)
-    filters = {
-        "kind": kind, "state": wanted, "queue": queue,
-        "graph": None if graph is None else id_of(graph, "graph"),
-        "metadata": None if metadata is None else plain_json("metadata", metadata),
-        "limit": limit, "before": None if before is None else id_of(before),
-    }  # fmt: skip
-    given = {name: value for name, value in filters.items() if value is not None}
-    return Request(find_statement(wanted, in_graph=graph is not None), given)
+    filters = filters_of(
+        limit, before=(before, "task"), kind=kind, state=state, queue=queue, graph=graph,
+        metadata=metadata,
+    )  # fmt: skip
+    return Request(find_statement(filters.get("state"), in_graph=graph is not None), filters)
 
 
 def explain(id: int) -> Request[str]:
@@ -197,12 +193,10 @@ def find_graphs(
 ) -> Request[list[GraphStatus]]:
     """Return how far the graphs are that match all of these filters, the newest first.
 
-    limit: 1 to 1000. before: only graphs with a smaller id, for the next page. Raises BadTask.
+    limit: 1 to 1000. before: only graphs with a smaller id, for the next page. Raises BadArgument.
     """
-    _require_limit(limit)
-    filters = {"name": name, "paused": paused, "limit": limit, "before": before}
-    given = {name: value for name, value in filters.items() if value is not None}
-    return Request(statements.FIND_GRAPHS, given)
+    filters = filters_of(limit, before=(before, "graph"), name=name, paused=paused)
+    return Request(statements.FIND_GRAPHS, filters)
 
 
 def cancel_graph(graph: int) -> Request[int]:
@@ -232,14 +226,6 @@ def resume_graph(graph: int) -> Request[int]:
 def retry_graph(graph: int) -> Request[int]:
     """Run all dead tasks of a graph again, and return how many. Raises GraphNotFound."""
     return Request(statements.RETRY_GRAPH, {"graph": id_of(graph, "graph")})
-
-
-def _require_limit(limit: int) -> None:
-    if type(limit) is not int or not 1 <= limit <= FIND_LIMIT_MAX:
-        raise BadTask(
-            f"limit must be 1 to {FIND_LIMIT_MAX}, not {limit!r}",
-            "Read more in pages, with before=….",
-        )
 
 
 def _require_keys(keys: list[str | None], count: int) -> None:

@@ -6,13 +6,13 @@ import dataclasses
 import operator
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeAlias, TypedDict
 
 from peers.client.node import Node
 from peers.client.unique import require_fitting, require_known_words
-from peers.errors import BadTask
-from peers.spans import Span, seconds_of, sql_interval
+from peers.errors import BadArgument, BadTask
+from peers.spans import FORMS, Span, seconds_of, sql_interval
 from peers.types import (
     IDEMPOTENCY_KEY_MAX_LENGTH,
     MAX_ATTEMPTS_MAX,
@@ -31,23 +31,17 @@ from peers.types import (
 
 _DELAY_MAX = 100 * 365 * 86400.0
 
-_SPAN_TYPES = (timedelta, int, float)
 _OPTION_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "queue": ((str,), "a string"),
     "priority": ((int,), "a whole number"),
     "scheduled_at": ((datetime,), "a datetime"),
-    "delay": (_SPAN_TYPES, "a timedelta or seconds"),
     "max_attempts": ((int,), "a whole number"),
-    "timeout": (_SPAN_TYPES, "a timedelta or seconds"),
     "depends_on": ((Sequence, Set), "the ids of tasks"),
     "idempotency_key": ((str,), "a string"),
     "metadata": ((Mapping,), "a JSON object"),
     "graph": ((int,), "the id of a graph"),
     "unique_key": ((str,), "a string"),
-    "unique_while": ((str, *_SPAN_TYPES), '"waiting", "unfinished", a timedelta or seconds'),
     "on_duplicate": ((str,), '"keep", "replace" or "debounce"'),
-    "wait": (_SPAN_TYPES, "a timedelta or seconds"),
-    "max_wait": (_SPAN_TYPES, "a timedelta or seconds"),
 }
 
 Document: TypeAlias = dict[str, Any]
@@ -69,7 +63,7 @@ class OptionFields(TypedDict, total=False):
     metadata: Mapping[str, object]
     graph: int
     unique_key: str
-    unique_while: UniqueWhile | str | Span
+    unique_while: UniqueWhile | Span
     on_duplicate: OnDuplicate | str
     wait: Span
     max_wait: Span
@@ -78,6 +72,8 @@ class OptionFields(TypedDict, total=False):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How a task is submitted. None takes the value of the kind's handler, or the default.
+
+    A duration is a timedelta, seconds, or a text such as "90s", "1h30m" or "1 hour".
 
     queue: 1 to 200 characters. priority: a smaller one runs first. scheduled_at: the task starts no
     earlier, with a time zone. delay: the same, counted from now by the database's clock.
@@ -88,7 +84,7 @@ class Options:
 
     unique_key: 1 to 400 characters; tasks of one kind with the same key exist once. unique_while:
     how long a task holds the key: "waiting" (until it starts; the default), "unfinished" (until it
-    has ended), or a timedelta from its submission. on_duplicate: what a submission does while
+    has ended), or a duration from its submission. on_duplicate: what a submission does while
     another task holds the key: "keep" that task as it is (the default); "replace" its args and
     options, if it has not started; "debounce": the same, and the task starts when `wait` has passed
     without another submission, at the latest `max_wait` after the first one.
@@ -108,7 +104,7 @@ class Options:
     metadata: Mapping[str, object] | None = None
     graph: int | None = None
     unique_key: str | None = None
-    unique_while: UniqueWhile | str | Span | None = None
+    unique_while: UniqueWhile | Span | None = None
     on_duplicate: OnDuplicate | str | None = None
     wait: Span | None = None
     max_wait: Span | None = None
@@ -132,10 +128,13 @@ class Options:
         _bounded("idempotency_key", key_length, 1, IDEMPOTENCY_KEY_MAX_LENGTH, " characters")
         _bounded("unique_key", _length(self.unique_key), 1, UNIQUE_KEY_MAX_LENGTH, " characters")
         require_known_words(self)
-        for name in ("unique_while", "wait", "max_wait"):
-            span = getattr(self, name)
-            if not isinstance(span, str):
-                _bounded_span(name, span, UNIQUE_SPAN_MIN, UNIQUE_SPAN_MAX)
+        for name in ("wait", "max_wait"):
+            _bounded_span(name, getattr(self, name), UNIQUE_SPAN_MIN, UNIQUE_SPAN_MAX)
+        if self.unique_while not in list(UniqueWhile):
+            bound = 'must be "waiting", "unfinished" or ' + FORMS
+            _bounded_span(
+                "unique_while", self.unique_while, UNIQUE_SPAN_MIN, UNIQUE_SPAN_MAX, bound
+            )
         if self.scheduled_at is not None and self.scheduled_at.tzinfo is None:
             raise BadTask(
                 f"scheduled_at {self.scheduled_at} has no time zone",
@@ -151,13 +150,16 @@ class Options:
 
 
 def id_of(value: object, what: str = "task") -> int:
-    """Return an id as an int; other integers, such as NumPy's, are taken too. Raises BadTask."""
+    """Return an id as an int; other integers, such as NumPy's, are taken too.
+
+    Raises BadArgument.
+    """
     try:
         if not isinstance(value, bool):
             return operator.index(value)  # type: ignore[arg-type]  # raises TypeError for others
     except TypeError:
         pass
-    raise BadTask(f"id must be the id of a {what}, a whole number, not {value!r}")
+    raise BadArgument(f"id must be the id of a {what}, a whole number, not {value!r}")
 
 
 def options_from(fields: Mapping[str, Any], base: Options | None = None) -> Options:
@@ -178,10 +180,6 @@ def options_document(
     needs no more than this.
     """
     require_fitting(options, has_key=options.unique_key is not None or unique_keys is not None)
-    if not isinstance(kind, str):
-        raise BadTask(
-            f"kind must be a string, not {kind!r}", 'Pass the name of the kind: "thumbs.make".'
-        )
     if not 1 <= len(kind) <= NAME_MAX_LENGTH:
         raise BadTask(f"kind must have 1 to {NAME_MAX_LENGTH} characters, not {len(kind)}")
     fields: Document = {
@@ -202,7 +200,7 @@ def options_document(
         "unique_key": options.unique_key,
         "unique_keys": unique_keys,
         "unique_while": str(options.unique_while)
-        if isinstance(options.unique_while, str)
+        if options.unique_while in list(UniqueWhile)
         else sql_interval(options.unique_while),
         "on_duplicate": options.on_duplicate and str(options.on_duplicate),
         "wait": sql_interval(options.wait),
@@ -215,8 +213,16 @@ def _length(text: str | None) -> int | None:
     return None if text is None else len(text)
 
 
-def _bounded_span(name: str, span: Span | None, low: float, high: float) -> None:
-    _bounded(name, None if span is None else seconds_of(span), low, high, " seconds")
+def _bounded_span(
+    name: str, span: Span | None, low: float, high: float, bound: str = f"must be {FORMS}"
+) -> None:
+    if span is None:
+        return
+    try:
+        seconds = seconds_of(span)
+    except ValueError:
+        raise BadTask(f"{name} {bound}, not {span!r}") from None
+    _bounded(name, seconds, low, high, " seconds")
 
 
 def _bounded(name: str, value: float | None, low: float, high: float, unit: str = "") -> None:

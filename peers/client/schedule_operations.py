@@ -5,28 +5,33 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 from peers.client import schedule_statements as statements
-from peers.client.operations import FIND_LIMIT_MAX
-from peers.client.options import Options
+from peers.client.filters import filters_of
+from peers.client.kinds import Kind, kind_of, options_for
+from peers.client.options import id_of
 from peers.client.statements import Request
 from peers.client.submission import document
 from peers.errors import BadSchedule
-from peers.schedules import Schedule
+from peers.schedules import Schedule, moment_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from peers.client.schedules import ScheduleRecord
     from peers.schedules import Misfire, Overlap
     from peers.spans import Span
 
+_OF_TASKS: Final = frozenset(
+    {"kind", "args", "queue", "priority", "max_attempts", "timeout", "metadata"}
+)
+
 
 def add_schedule(
     name: str,
-    kind: str,
+    kind: Kind,
     args: Mapping[str, object] | None = None,
     *,
     cron: str | None = None,
@@ -47,26 +52,30 @@ def add_schedule(
 ) -> Request[None]:
     """Add a schedule, which submits a task of the kind with these args at each due time.
 
-    cron or every, timezone, misfire, catch_up, overlap, jitter, expect_within: see Schedule.
-    anchor: the first due time of every. queue, priority, max_attempts, timeout, metadata: of its
-    tasks, see Options. replace: change the schedule of this name if there is one; a pause stays.
+    kind: its name, or a task, whose bound options apply. cron or every, anchor, timezone, misfire,
+    catch_up, overlap, jitter, expect_within: see Schedule. queue, priority, max_attempts, timeout,
+    metadata: of its tasks, see Options. replace: change the schedule of this name if there is one;
+    a pause stays.
 
     Raises BadSchedule, ArgsInvalid, BadTask.
     """
-    options = Options(
-        queue=queue,
-        priority=priority,
-        max_attempts=max_attempts,
-        timeout=timeout,
-        metadata=metadata,
-    )
+    given = {
+        "queue": queue, "priority": priority, "max_attempts": max_attempts, "timeout": timeout,
+        "metadata": metadata,
+    }  # fmt: skip
+    options = options_for(kind, {name: each for name, each in given.items() if each is not None})
     schedule = Schedule(
-        name=name, cron=cron, every=every, timezone=timezone, misfire=misfire, catch_up=catch_up,
-        overlap=overlap, jitter=jitter, expect_within=expect_within,
+        name=name, cron=cron, every=every, anchor=anchor, timezone=timezone, misfire=misfire,
+        catch_up=catch_up, overlap=overlap, jitter=jitter, expect_within=expect_within,
     )  # fmt: skip
-    task = document(kind, {} if args is None else args, options)
+    task = document(kind_of(kind), {} if args is None else args, options)
     task.pop("on_parent_failure", None)
-    request = schedule.document(name=name, **_times(anchor=anchor), **task)
+    if refused := sorted(task.keys() - _OF_TASKS):
+        raise BadSchedule(
+            f"the tasks of a schedule cannot have {', '.join(refused)}",
+            "Pass a task that does not have them bound.",
+        )
+    request = schedule.document(name=name, **task)
     return Request(statements.ADD_SCHEDULE, {**request, "replace": replace})
 
 
@@ -77,24 +86,18 @@ def get_schedule(name: str) -> Request[ScheduleRecord]:
 
 def find_schedules(
     *,
-    kind: str | None = None,
+    kind: Kind | None = None,
     paused: bool | None = None,
     limit: int = 100,
     after: str | None = None,
 ) -> Request[list[ScheduleRecord]]:
     """Return the schedules that match all of these filters, by name.
 
-    limit: 1 to 1000. after: only schedules with a later name, for the next page. Raises
-    BadSchedule.
+    kind: its name, or a task. limit: 1 to 1000. after: only schedules with a later name, for the
+    next page. Raises BadArgument.
     """
-    if type(limit) is not int or not 1 <= limit <= FIND_LIMIT_MAX:
-        raise BadSchedule(
-            f"limit must be 1 to {FIND_LIMIT_MAX}, not {limit!r}",
-            "Read more in pages, with after=….",
-        )
-    filters: dict[str, Any] = {"kind": kind, "paused": paused, "limit": limit, "after": after}
-    given = {name: value for name, value in filters.items() if value is not None}
-    return Request(statements.FIND_SCHEDULES, given)
+    filters = filters_of(limit, kind=kind, paused=paused, after=after)
+    return Request(statements.FIND_SCHEDULES, filters)
 
 
 def explain_schedule(name: str, at: datetime | None = None) -> Request[str]:
@@ -143,16 +146,15 @@ def backfill_schedule(
     return Request(statements.BACKFILL_SCHEDULE, request)
 
 
+def cancel_backfill(id: int) -> Request[bool]:
+    """End a backfill, and return whether it was in progress.
+
+    id: what `backfill_schedule` has returned. The peers submit no more of its tasks. Those that are
+    submitted stay.
+    """
+    return Request(statements.CANCEL_BACKFILL, {"id": id_of(id, "backfill")})
+
+
 def _times(**moments: datetime | None) -> dict[str, str]:
-    for name, moment in moments.items():
-        if moment is not None and not isinstance(moment, datetime):
-            raise BadSchedule(
-                f"{name} must be a datetime with a time zone, not {moment!r}",
-                "For example, datetime(2026, 11, 20, tzinfo=timezone.utc).",
-            )
-        if moment is not None and moment.tzinfo is None:
-            raise BadSchedule(
-                f"{name} {moment} has no time zone",
-                "Give it one, such as datetime.now(timezone.utc).",
-            )
-    return {name: moment.isoformat() for name, moment in moments.items() if moment is not None}
+    texts = {name: moment_text(name, moment) for name, moment in moments.items()}
+    return {name: text for name, text in texts.items() if text is not None}

@@ -113,10 +113,15 @@ BACKFILL_SCHEDULE: Final = Statement(
     """,
     int,
 )
+CANCEL_BACKFILL: Final = Statement(
+    "cancel_backfill",
+    "select to_json(peers.cancel_backfill((cast(:document as jsonb) ->> 'id')::bigint))::text",
+    bool,
+)
 
 _ALL: Final[list[Statement[Any]]] = [
     GET_SCHEDULE, FIND_SCHEDULES, EXPLAIN_SCHEDULE, ADD_SCHEDULE, PAUSE_SCHEDULE,
-    RESUME_SCHEDULE, REMOVE_SCHEDULE, RUN_SCHEDULE, BACKFILL_SCHEDULE,
+    RESUME_SCHEDULE, REMOVE_SCHEDULE, RUN_SCHEDULE, BACKFILL_SCHEDULE, CANCEL_BACKFILL,
 ]  # fmt: skip
 SCHEDULE_STATEMENTS: Final = {statement.name: statement for statement in _ALL}
 """All of them by name: a handler sends the name to its peer."""

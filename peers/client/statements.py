@@ -99,21 +99,24 @@ def _task_ids(rows: Any) -> list[TaskId]:
 # `args` can be long, and `->` on json reads the whole document: the options are read all at once.
 # For each task this takes a tenth more time in the database than COPY, which returns no ids and
 # does not work in all targets.
-SUBMIT_MANY: Final = Statement(
-    "submit_many",
-    """
-    select to_json(peers.submit_many(
+_MANY_ARGUMENTS: Final = """
         kind => d.kind, args => d.args, queue => d.queue, priority => d.priority,
         scheduled_at => coalesce(d.scheduled_at, peers.now() + d.delay),
         max_attempts => d.max_attempts, timeout => d.timeout,
         depends_on => array(select json_array_elements_text(d.depends_on)::bigint),
-        on_parent_failure => d.on_parent_failure, metadata => d.metadata, graph_id => d.graph_id
-    ))::text
-    from json_to_record(cast(:document as json)) as d(
+        on_parent_failure => d.on_parent_failure, metadata => d.metadata, graph_id => d.graph_id"""
+_MANY_COLUMNS: Final = """
         kind text, args json, queue text, priority integer, scheduled_at timestamptz,
         delay interval, max_attempts integer, timeout interval, metadata jsonb, graph_id bigint,
-        depends_on json, on_parent_failure peers.parent_failure_policy)
-    """,
+        depends_on json, on_parent_failure peers.parent_failure_policy"""
+SUBMIT_MANY: Final = Statement(
+    "submit_many",
+    "select to_json(peers.submit_many("
+    + _MANY_ARGUMENTS
+    + """))::text
+    from json_to_record(cast(:document as json)) as d("""
+    + _MANY_COLUMNS
+    + ")",
     _new_ids,
 )
 
@@ -121,19 +124,14 @@ SUBMIT_MANY_UNIQUE: Final = Statement(
     "submit_many_unique",
     """
     select coalesce(json_agg(s), '[]')::text
-    from json_to_record(cast(:document as json)) as d(
-        kind text, args json, queue text, priority integer, scheduled_at timestamptz,
-        delay interval, max_attempts integer, timeout interval, metadata jsonb, graph_id bigint,
-        depends_on json, on_parent_failure peers.parent_failure_policy, unique_keys json,
+    from json_to_record(cast(:document as json)) as d("""
+    + _MANY_COLUMNS
+    + """, unique_keys json,
         unique_while text, on_duplicate text, wait interval, max_wait interval)
-    cross join lateral peers.submit_many_unique(
-        kind => d.kind, args => d.args,
+    cross join lateral peers.submit_many_unique("""
+    + _MANY_ARGUMENTS
+    + """,
         unique_keys => array(select json_array_elements_text(d.unique_keys)),
-        queue => d.queue, priority => d.priority,
-        scheduled_at => coalesce(d.scheduled_at, peers.now() + d.delay),
-        max_attempts => d.max_attempts, timeout => d.timeout,
-        depends_on => array(select json_array_elements_text(d.depends_on)::bigint),
-        on_parent_failure => d.on_parent_failure, metadata => d.metadata, graph_id => d.graph_id,
         unique_while => d.unique_while, on_duplicate => d.on_duplicate, wait => d.wait,
         max_wait => d.max_wait) as s
     """,

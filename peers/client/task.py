@@ -8,6 +8,7 @@ import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
+from datetime import timedelta
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -258,9 +259,9 @@ def task(
     timezone. The schedule has the name of the kind. schedules: schedules with more options, or
     several of them; see Schedule.
 
-    Durations are timedeltas or seconds. The wait after a failed attempt is a random part of
-    backoff * 2^(attempt - 1), at most backoff_cap. Raises ValueError for values out of bounds
-    and for a kind that already has another function, BadLimit
+    A duration is a timedelta, seconds, or a text such as "90s", "1h30m" or "1 hour". The wait after
+    a failed attempt is a random part of backoff * 2^(attempt - 1), at most backoff_cap. Raises
+    ValueError for values out of bounds and for a kind that already has another function, BadLimit
     and BadSchedule.
     """
     if not isinstance(kind, str):
@@ -271,6 +272,12 @@ def task(
     if cron is not None or every is not None:
         declared = (Schedule(cron=cron, every=every, timezone=timezone), *declared)
 
+    def span(name: str, value: Span) -> timedelta:
+        try:
+            return timedelta_of(value)
+        except ValueError as error:
+            raise ValueError(f"{name} of {kind!r} {error}, not {value!r}") from None
+
     def decorate(function: Callable[..., Any]) -> Task[..., Any]:
         handler = Handler(
             kind,
@@ -278,11 +285,11 @@ def task(
             queue=queue,
             priority=priority,
             max_attempts=max_attempts,
-            timeout=None if timeout is None else timedelta_of(timeout),
-            backoff=timedelta_of(backoff),
-            backoff_cap=timedelta_of(backoff_cap),
+            timeout=None if timeout is None else span("timeout", timeout),
+            backoff=span("backoff", backoff),
+            backoff_cap=span("backoff_cap", backoff_cap),
             batch_size=batch_size,
-            batch_wait=timedelta_of(batch_wait),
+            batch_wait=span("batch_wait", batch_wait),
             limits=limits,
             schedules=declared,
         )

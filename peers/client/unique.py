@@ -15,13 +15,8 @@ _UNIQUE_OPTIONS: Final = ("unique_while", "on_duplicate", "wait", "max_wait")
 
 
 def require_known_words(options: Options) -> None:
-    """Refuse words that unique_while and on_duplicate do not have. Raises BadTask."""
-    unique_while, on_duplicate = options.unique_while, options.on_duplicate
-    if isinstance(unique_while, str) and unique_while not in list(UniqueWhile):
-        raise BadTask(
-            'unique_while must be "waiting", "unfinished", a timedelta or seconds, '
-            f'not "{unique_while}"'
-        )
+    """Refuse words that on_duplicate does not have. Raises BadTask."""
+    on_duplicate = options.on_duplicate
     if on_duplicate is not None and on_duplicate not in list(OnDuplicate):
         raise BadTask(f'on_duplicate must be "keep", "replace" or "debounce", not "{on_duplicate}"')
 

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from peers import events
 from peers.database.deadlines import BoundedConnection, Bounds
 from peers.errors import ConfigError, DatabaseUnreachable, NoConnectionFree
 
@@ -56,7 +57,9 @@ _WRONG_SETTING: Final = re.compile(
     r"authentication failed|no password supplied|(role|database) .* does not exist"
     r"|no pg_hba\.conf entry|not permitted to log in|permission denied for database"
     r"|definition of service|service file|invalid integer value|invalid port number"
+    r"|no such (database|user)"  # PgBouncer's words
 )
+_REFUSED_PARAMETER: Final = re.compile(r"unsupported startup parameter")  # PgBouncer's words, too
 # 53300, in English
 _NO_CONNECTION_FREE: Final = re.compile(
     r"too many clients already|remaining connection slots are reserved"
@@ -149,6 +152,13 @@ def is_connection_lost(error: BaseException) -> bool:
     return error.sqlstate in _LOST or error.sqlstate.startswith(_CONNECTION_EXCEPTION)
 
 
+def report_wait(error: Exception, retry_in: float) -> None:
+    """Log why a peer that starts waits for the database."""
+    is_full = isinstance(error, NoConnectionFree)
+    report = events.no_connection_free if is_full else events.database_lost
+    report(reason=str(error).strip(), retry_in=retry_in)
+
+
 def _parameters(url: str) -> dict[str, Any]:
     try:
         parameters: dict[str, Any] = conninfo_to_dict(url)
@@ -174,6 +184,12 @@ def _refusal(
         return ConfigError(
             f"the database at {place} refuses the connection: {reason}",
             "Check user, password and database name in PEERS_DATABASE_URL, and pg_hba.conf.",
+        )
+    if _REFUSED_PARAMETER.search(str(error)):
+        return ConfigError(
+            f"the pooler at {place} refuses the connection: {reason}",
+            "Remove the parameter from PEERS_DATABASE_URL, PGOPTIONS and the service file, or name "
+            "it in ignore_startup_parameters of PgBouncer.",
         )
     if _NO_CONNECTION_FREE.search(str(error)):
         return NoConnectionFree(

@@ -12,7 +12,7 @@ from peers.database.deadlines import BoundedConnection, Bounds
 from peers.database.pipeline import Pipeline, Statement, StatementRefused
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen would cost a call for each field
 class Job:
     """Statements of one transaction, and what to do at its end."""
 

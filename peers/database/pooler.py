@@ -10,9 +10,8 @@ from typing import Final
 import psycopg
 
 from peers.database.connection import Connection
-from peers.errors import ConfigError
+from peers.errors import transactions_refused
 
-_REFUSES_TRANSACTIONS: Final = "statement pooling mode"
 SYMPTOMS: Final = (
     psycopg.errors.InvalidSqlStatementName,  # prepared in a session that another client has now
     psycopg.errors.DuplicatePreparedStatement,
@@ -52,9 +51,7 @@ def _require_transactions(connection: Connection) -> None:
         with connection.transaction():
             connection.execute("select 1")
     except psycopg.OperationalError as error:
-        if _REFUSES_TRANSACTIONS not in str(error):
+        refusal = transactions_refused(error)
+        if refusal is None:
             raise
-        raise ConfigError(
-            f"a pooler between this peer and Postgres refuses transactions ({str(error).strip()})",
-            "Use pool_mode = transaction or session.",
-        ) from error
+        raise refusal from error

@@ -47,6 +47,8 @@ class ClaimReply:
     """Why limited tasks wait: full, busy, more or slots (see peers.claim_limited)."""
     opens_in: float | None = None
     """When a limit opens."""
+    key: int | None = None
+    """Stands for the limits and keys of these tasks."""
 
 
 class Claimed(NamedTuple):

@@ -7,7 +7,7 @@ little for each task. Every result is in binary form.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 from uuid import UUID
@@ -33,19 +33,20 @@ from peers.database.rows import (
 )
 from peers.database.storable import storable
 
-_CLAIM: Final = (
+_CLAIM_COLUMNS: Final = (
     b"select token, task_ids, attempts, kinds, priorities, timeouts, args, resume, more, limited"
-    b" from peers.claim($1::uuid, $2::text, $3::integer, $4::peers.claim_resume)"
 )
-_CLAIM_ASYNCHRONOUSLY: Final = _CLAIM + b", set_config('synchronous_commit', 'off', true)"
-_CLAIM_LIMITED: Final = (
-    b"select token, task_ids, attempts, kinds, priorities, timeouts, args, resume, more, limited,"
-    b" most_running, start_in, waits, opens_in from peers.claim_limited("
-    b"$1::uuid, $2::text, $3::integer, $4::integer, $5::jsonb, $6::peers.claim_resume)"
+_FROM_CLAIM: Final = b" from peers.claim($1::uuid, $2::text, $3::integer, $4::peers.claim_resume)"
+_ASYNCHRONOUSLY: Final = b", set_config('synchronous_commit', 'off', true)"
+_CLAIM: Final = _CLAIM_COLUMNS + _FROM_CLAIM
+# as a column it costs less than as a second table
+_CLAIM_ASYNCHRONOUSLY: Final = _CLAIM_COLUMNS + _ASYNCHRONOUSLY + _FROM_CLAIM
+_CLAIM_LIMITED: Final = _CLAIM_COLUMNS + (
+    b", most_running, start_in, waits, opens_in, key from peers.claim_limited("
+    b"$1::uuid, $2::text, $3::integer, $4::integer, $5::jsonb, $6::peers.claim_resume,"
+    b" $7::bigint[])"
 )
-_CLAIM_LIMITED_ASYNCHRONOUSLY: Final = (
-    _CLAIM_LIMITED + b", set_config('synchronous_commit', 'off', true)"
-)
+_CLAIM_LIMITED_ASYNCHRONOUSLY: Final = _CLAIM_LIMITED + _ASYNCHRONOUSLY
 _COMPLETE: Final = (
     b"select task_id, token, verdict"
     b" from peers.complete($1::uuid, $2::uuid[], $3::bigint[], $4::jsonb, $5::boolean)"
@@ -76,18 +77,28 @@ def claim(
 
 def claim_limited(
     peer_id: UUID, queue: str, max_tasks: int, free_slots: int | None,
-    tasks_per_slot: Mapping[str, int], resume: bytes | None, *, durable: bool,
+    tasks_per_slot: Mapping[str, int], resume: bytes | None, try_keys: Collection[int],
+    *, durable: bool,
 ) -> Statement:  # fmt: skip
     """Claim tasks of a queue that has limits: limited ones only for the free slots.
 
     `free_slots`: None: claim no limited ones. `tasks_per_slot`: of the kinds whose tasks are short.
+    `try_keys`: of limited tasks that have ended.
     """
     free = None if free_slots is None else b"%d" % free_slots
     per_slot = json.dumps(tasks_per_slot).encode()
     return Statement(
         _CLAIM_LIMITED if durable else _CLAIM_LIMITED_ASYNCHRONOUSLY,
-        (peer_id.bytes, queue.encode(), b"%d" % max_tasks, free, per_slot, resume),
-        (1, 0, 0, 0, 0, 1),
+        (
+            peer_id.bytes,
+            queue.encode(),
+            b"%d" % max_tasks,
+            free,
+            per_slot,
+            resume,
+            pack_ids([*try_keys]),
+        ),
+        (1, 0, 0, 0, 0, 1, 1),
     )
 
 
@@ -103,7 +114,7 @@ def read_limited_claim(result: PGresult) -> list[ClaimReply]:
 
 
 def _read_limited_lease(result: PGresult, row: int, *, is_limited: bool) -> ClaimReply:
-    most_running, start_in, waits, opens_in = (result.get_value(row, n) for n in range(10, 14))
+    most_running, start_in, waits, opens_in, key = (result.get_value(row, n) for n in range(10, 15))
     return replace(
         _read_lease(result, row),
         is_limited=is_limited,
@@ -111,6 +122,7 @@ def _read_limited_lease(result: PGresult, row: int, *, is_limited: bool) -> Clai
         start_in=None if start_in is None else read_float(start_in),
         waits=None if waits is None else waits.decode(),
         opens_in=None if opens_in is None else read_float(opens_in),
+        key=None if key is None else read_integer(key),
     )
 
 

@@ -75,7 +75,7 @@ class Claims:
         if self._state.draining:
             return float("inf")
         now = time.monotonic()
-        return min((self._next_claim_at(q, now) for q in self._queues.values()), default=_NEVER)
+        return min((self._next_claim(q, now)[0] for q in self._queues.values()), default=_NEVER)
 
     def due(self) -> list[ClaimRequest]:
         """Return the claims that are due now: of what the slots will soon need."""
@@ -99,14 +99,17 @@ class Claims:
         if free_slots is None:
             return statements.claim(peer_id, local_queue.queue, wanted, resume, durable=durable)
         local_queue.limited_ended = False
+        freed_keys: set[int] = set()
+        if free_slots:
+            freed_keys, local_queue.freed_keys = local_queue.freed_keys, freed_keys
         return statements.claim_limited(
             peer_id, local_queue.queue, wanted, free_slots, local_queue.tasks_per_slot(), resume,
-            durable=durable,
+            freed_keys, durable=durable,
         )  # fmt: skip
 
     def take(self, requests: Sequence[ClaimRequest], results: Sequence[PGresult]) -> None:
         """Take the replies to these claims."""
-        now = time.monotonic()
+        now, wait = time.monotonic(), self._wait()
         for request, result in zip(requests, results, strict=True):
             local_queue, wanted, free_slots = request
             limited = self._limited[local_queue.queue]
@@ -127,8 +130,8 @@ class Claims:
             limits_are_new = reply.limited and not limited.active
             is_empty = reply.count < wanted - taken and not reply.more and not limits_are_new
             if is_empty and not self._is_outdated:
-                local_queue.postpone_claim(now + self._wait())
-            limited.note(reply, free_slots, taken, now, self._wait())
+                local_queue.postpone_claim(now + wait)
+            limited.note(reply, free_slots, taken, now, wait)
             if self._is_outdated:
                 limited.claim_now()
             if reply.count:
@@ -154,22 +157,21 @@ class Claims:
         """Begin the next claims where the queues begin."""
         self._resume.clear()
 
-    def _unlimited_due_at(self, local_queue: LocalQueue, now: float) -> float:
-        wanted = self._limited[local_queue.queue].unlimited(local_queue.wanted(), now)
-        return local_queue.next_claim_at if wanted else _NEVER
-
-    def _next_claim_at(self, local_queue: LocalQueue, now: float) -> float:
+    def _next_claim(self, local_queue: LocalQueue, now: float) -> tuple[float, int]:
+        """Return when (monotonic) a claim is due, and how many unlimited tasks it wants by now."""
+        limited = self._limited[local_queue.queue]
         retry_at = self._connection.retry_at(f"claims from queue {local_queue.queue}")
-        limited_at = self._limited[local_queue.queue].due_at(now)
-        return max(min(self._unlimited_due_at(local_queue, now), limited_at), retry_at)
+        wanted = limited.unlimited(local_queue.wanted(), now)
+        unlimited_at = local_queue.next_claim_at if wanted else _NEVER
+        due_at = max(min(unlimited_at, limited.due_at(now)), retry_at)
+        return due_at, wanted if now >= unlimited_at else 0
 
     def _request(self, local_queue: LocalQueue, now: float) -> ClaimRequest | None:
-        if now < self._next_claim_at(local_queue, now):
+        due_at, wanted = self._next_claim(local_queue, now)
+        if now < due_at:
             return None
         limited = self._limited[local_queue.queue]
-        wanted, free_slots = 0, None
-        if now >= self._unlimited_due_at(local_queue, now):
-            wanted = limited.unlimited(local_queue.wanted(), now)
+        free_slots = None
         if limited.active:
             free_slots = limited.free_slots(now)
         wanted = max(wanted, free_slots or 0)

@@ -12,8 +12,10 @@ _BUSY_AGAIN: Final = (0.0005, 0.003)
 """Seconds. Another claim had the key for a moment."""
 _MORE_AGAIN: Final = (0.005, 0.25)
 """Seconds, growing. There are more keys than one claim looks at, and it found none with room."""
-_FULL_AGAIN: Final = 0.25
-"""Seconds. The peer whose task ends starts the next one, unless it stops or has other work."""
+_FULL_AGAIN: Final = (0.25, 1.0)
+"""Seconds, growing. The peer whose task ends starts the next one, unless it stops or has other
+work. The more peers wait, the sooner one of them sees that. Twelve idle peers that look four times
+a second use as much CPU time as four that start 20 tasks a second."""
 _LOOK_EVERY: Final = 0.1
 """Seconds between two looks for limited tasks while unlimited ones keep every slot busy."""
 _JITTER: Final = 0.3
@@ -90,9 +92,14 @@ class LimitedClaims:
         if waits == "busy":
             return random.uniform(*_BUSY_AGAIN)
         if waits == "more":
-            return min(_MORE_AGAIN[0] * 2.0 ** min(self._fruitless, 10), _MORE_AGAIN[1])
+            return self._growing(_MORE_AGAIN, 2.0)
         if waits == "full":
-            return min(poll, _FULL_AGAIN * (1 + random.uniform(-_JITTER, _JITTER)))
+            jitter = 1 + random.uniform(-_JITTER, _JITTER)
+            return min(poll, self._growing(_FULL_AGAIN, 1.2) * jitter)
         if waits == "slots":
             return 0.0 if taken else _MORE_AGAIN[0]
         return 0.0 if taken else poll
+
+    def _growing(self, bounds: tuple[float, float], factor: float) -> float:
+        first, last = bounds
+        return min(first * factor ** min(self._fruitless, 20), last)

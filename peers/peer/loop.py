@@ -14,13 +14,16 @@ import traceback
 from typing import Final
 from uuid import UUID
 
+import psycopg
+
 from peers import events
 from peers.database.background import Background
 from peers.database.backoff import Backoff
+from peers.database.connection import is_connection_lost, report_wait
 from peers.database.deadlines import BoundedConnection
 from peers.database.reconnecting import ReconnectingConnection
 from peers.database.rows import HeartbeatReply
-from peers.errors import ConfigError, DatabaseUnreachable, NoConnectionFree, PeerLost
+from peers.errors import ConfigError, DatabaseUnreachable, PeerLost
 from peers.peer.connections import Connections, close_all
 from peers.peer.declarations import Declarations
 from peers.peer.drain import Drain
@@ -100,8 +103,7 @@ class Peer:
         """Join, work until a signal or a migration ends it, leave, and return the exit code.
 
         It is 1 after a migration to another contract, so that a service manager restarts the peer.
-        Raises `ConfigError` for errors that a restart cannot repair, `DatabaseUnreachable` when
-        there is no database at the start.
+        Raises `ConfigError` for errors that a restart cannot repair.
         """
         failed = True
         with stop_signals(self._selector, self._connection.interrupt, self._drain.on_signal):
@@ -210,7 +212,7 @@ class Peer:
             yield_cpu_to_workers()
 
     def _connect(self) -> tuple[BoundedConnection, BoundedConnection] | None:
-        """Connect, and wait for free connections if need be; None: a signal came first."""
+        """Connect, and wait for the database if need be; None: a signal came first."""
         backoff = Backoff(base=_CONNECT_AGAIN_AFTER, cap=_CONNECT_AGAIN_MAX)
         while True:
             opening = Background(self._connections.first, close_all, self._waker.wake)
@@ -221,9 +223,11 @@ class Peer:
                 return None
             try:
                 return opening.result()
-            except NoConnectionFree as error:
+            except (DatabaseUnreachable, psycopg.Error) as error:
+                if not is_connection_lost(error):
+                    raise
                 wait = backoff.next()
-                events.no_connection_free(reason=str(error), retry_in=wait)
+                report_wait(error, wait)
                 self._await_signal(wait)
 
     def _await_signal(self, timeout: float) -> None:

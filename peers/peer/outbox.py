@@ -28,8 +28,6 @@ COMPLETED_MAX: Final = 2000
 """Results in one statement."""
 _BYTES_MAX: Final = 16 << 20
 """Bytes of results in one statement, to spare the server's memory."""
-_RETRY_BUSY_AFTER: Final = 0.1
-"""Seconds until the next try for an outcome whose task was locked by another session."""
 _RETRY_REFUSED_AFTER: Final = 1.0
 """Seconds until the next try for a refused outcome. They double up to one of the maxima below."""
 _RETRY_REFUSED_MAX: Final = 60.0
@@ -210,8 +208,7 @@ class Outbox:
         lease = outcome.lease
         verdict = verdicts.get((lease.task.task_id, lease.token)) if verdicts else None
         if verdict == "busy":
-            outcome.busy += 1
-            self._retry_in(outcome, _RETRY_BUSY_AFTER)
+            self._retry_in(outcome, outcome.was_busy())
         elif verdict == "too large":
             self._failed.append(Outcome(lease, failure=_result_invalid(_RESULT_TOO_LARGE)))
         else:

@@ -7,6 +7,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from peers.database.backoff import Backoff
 from peers.pool.claim import TaskRun
 from peers.pool.lease import Lease
 
@@ -14,6 +15,10 @@ Failure: TypeAlias = dict[str, object]
 """The fields that peers.fail takes for a task."""
 
 _BUSY_MAX: Final = 3
+_RETRY_BUSY_AFTER: Final = 0.1
+"""Seconds, at most, until the next try when another session has locked the task. They double,
+because a patient try keeps the connection from other work while it waits for the lock."""
+_RETRY_BUSY_MAX: Final = 1.0
 _MESSAGE_MAX: Final = 1000
 """Characters of the database's message in a failure."""
 _split: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -32,6 +37,14 @@ class Outcome:
     busy: int = 0
     """How often its task was locked by another session."""
     due: float = 0.0
+    _backoff: Backoff | None = None
+
+    def was_busy(self) -> float:
+        """Note that its task was locked; return the seconds until the next try."""
+        self.busy += 1
+        if self._backoff is None:
+            self._backoff = Backoff(_RETRY_BUSY_AFTER, _RETRY_BUSY_MAX)
+        return self._backoff.next()
 
     @property
     def is_patient(self) -> bool:

@@ -2,7 +2,7 @@
 
 Every peer tries, and the database lets one win. The chore has two steps: it asks which schedules
 are due, computes their due times, and passes them to the database. It repeats both until nothing is
-due. An idle peer asks when the next schedule is due, and every ten seconds.
+due. An idle peer asks when the next schedule is due, and every 30 seconds.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
@@ -54,13 +54,13 @@ class Claim:
         self.timeouts = self._timeouts(reply)
         self.most_running = reply.most_running
         """How many of its tasks may run at once; None: all of them."""
-        self.is_limited = reply.is_limited
-        """Its tasks are under a limit."""
+        self.is_limited, self.key = reply.is_limited, reply.key
+        """Whether its tasks are under a limit; what stands for their limits and keys."""
         self.start_at = 0.0 if reply.start_in is None else claimed_at + reply.start_in
         """When (monotonic) its tasks may start."""
         self.start_by = float("inf")
         """When (monotonic) it is too late to start them."""
-        self.in_workers: Counter[int] = Counter()
+        self.in_workers: defaultdict[int, int] = defaultdict(int)
         """How many of its tasks each worker has, by the worker's process id."""
         self._task_ids = reply.task_ids
         self._args = reply.args
@@ -86,7 +86,7 @@ class Claim:
 
     def running_in_workers(self) -> int:
         """Return how many of its tasks may be running in the workers that have them."""
-        return self.in_workers.total() if self.counts_each_task else len(self.in_workers)
+        return sum(self.in_workers.values()) if self.counts_each_task else len(self.in_workers)
 
     def left_worker(self, worker: int, tasks: int) -> None:
         """Count limited tasks that a worker has no more."""
@@ -94,6 +94,8 @@ class Claim:
         if not self.in_workers[worker]:
             del self.in_workers[worker]
         self.local_queue.limited_ended = True
+        if self.key is not None:
+            self.local_queue.freed_keys.add(self.key)
 
     # --------------------------------------------------------------------------------- one task
 

@@ -42,6 +42,8 @@ class LocalQueue:
         """Tasks had to be released: none are claimed before a slot is free."""
         self.limited_ended = False
         """A limited task has left its worker: there may be room for another."""
+        self.freed_keys: set[int] = set()
+        """The keys of such tasks. The next claim looks there first."""
         self._backlog: dict[BatchKey, Backlog] = {}
         self._limited = LimitedRuns(durations)
         """Tasks that may not start yet, because of the limits that they are under."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from datetime import timedelta
 from typing import Final
 
 from peers import ConfigError
+from peers.spans import timedelta_of
 
 TRUST: Final = "PEERS_PREDICT_TRUST"
 BATCH_WAIT: Final = "PEERS_PREDICT_BATCH_WAIT"
@@ -23,7 +23,6 @@ _WORKER: Final = "_PEERS_WORKER"
 
 BATCH_WAIT_MAX: Final = timedelta(seconds=4)
 _BATCH_WAIT_DEFAULT: Final = timedelta(milliseconds=50)
-_SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)?")
 
 
 def batch_wait() -> timedelta:
@@ -31,15 +30,15 @@ def batch_wait() -> timedelta:
     given = os.environ.get(BATCH_WAIT, "").strip()
     if not given:
         return _BATCH_WAIT_DEFAULT
-    found = _SPAN.fullmatch(given)
-    if found is not None:
-        number, unit = found.groups()
-        wait = timedelta(seconds=float(number) * (0.001 if unit == "ms" else 1))
-        if wait <= BATCH_WAIT_MAX:
-            return wait
+    try:
+        wait, why = timedelta_of(given), "must be 0s to 4s"
+    except ValueError as error:
+        wait, why = None, str(error)
+    if wait is not None and timedelta(0) <= wait <= BATCH_WAIT_MAX:
+        return wait
     raise ConfigError(
-        f'{BATCH_WAIT} is "{given}": must be a duration of 0s to 4s',
-        f"Write it like {BATCH_WAIT}=50ms, or remove it to use the default (50ms).",
+        f'{BATCH_WAIT} is "{given}": {why}',
+        f"Write 0s to 4s, such as {BATCH_WAIT}=50ms, or remove it to use the default (50ms).",
     )
 
 

@@ -5,6 +5,6 @@ Import `peers.schedules.calendar` where it is used: every app loads `Schedule`, 
 takes 0.1 s.
 """
 
-from peers.schedules.schedule import Misfire, Overlap, Schedule
+from peers.schedules.schedule import Misfire, Overlap, Schedule, moment_text
 
-__all__ = ["Misfire", "Overlap", "Schedule"]
+__all__ = ["Misfire", "Overlap", "Schedule", "moment_text"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from peers.errors import BadSchedule
@@ -24,7 +24,9 @@ class Schedule:
     """When a kind runs by itself, and with which args.
 
     cron: five fields as in a crontab, or a name such as "@daily", by the clocks of timezone. every:
-    a duration instead, 1 second to 365 days. name: the kind, if left out. args: of its tasks.
+    a duration instead, 1 second to 365 days. anchor: the first due time of every, with a time zone;
+    if left out, it counts from when the schedule is added. name: the kind, if left out. args: of
+    its tasks.
 
     misfire: what happens to due times that no peer has fired within 10 seconds: "skip" them, run
     the "latest" one, or "all" of them. A time older than catch_up (0 to 365 days) never runs.
@@ -38,6 +40,7 @@ class Schedule:
 
     cron: str | None = None
     every: Span | None = None
+    anchor: datetime | None = None
     timezone: str = "UTC"
     name: str | None = None
     args: Mapping[str, Any] = field(default_factory=dict)
@@ -53,6 +56,9 @@ class Schedule:
         for name in ("every", "catch_up", "jitter", "expect_within"):
             _require_duration(name, getattr(self, name))
         Calendar(self.cron, None if self.every is None else timedelta_of(self.every), self.timezone)
+        if self.anchor is not None and self.every is None:
+            raise BadSchedule("anchor belongs to every; cron has none")
+        moment_text("anchor", self.anchor)
         if self.name is not None and not 1 <= len(self.name) <= NAME_MAX:
             raise BadSchedule(f"name must have 1 to {NAME_MAX} characters, not {len(self.name)}")
         _require_one_of("misfire", self.misfire, get_args(Misfire))
@@ -67,7 +73,8 @@ class Schedule:
     def document(self, **others: object) -> dict[str, Any]:
         """Return the columns of peers.schedule that it sets, as JSON, with these other ones."""
         columns = {
-            "cron": self.cron, "every": sql_interval(self.every), "timezone": self.timezone,
+            "cron": self.cron, "every": sql_interval(self.every),
+            "anchor": moment_text("anchor", self.anchor), "timezone": self.timezone,
             "misfire": self.misfire, "catch_up": sql_interval(self.catch_up),
             "overlap": self.overlap, "jitter": sql_interval(self.jitter),
             "expect_within": sql_interval(self.expect_within),
@@ -76,15 +83,29 @@ class Schedule:
         return {name: value for name, value in columns.items() if value is not None}
 
 
+def moment_text(name: str, moment: datetime | None) -> str | None:
+    """Return a moment as SQL reads it; None for None. Raises BadSchedule if it has no time zone."""
+    if moment is None:
+        return None
+    if not isinstance(moment, datetime):
+        raise BadSchedule(
+            f"{name} must be a datetime with a time zone, not {moment!r}",
+            "For example, datetime(2026, 11, 20, tzinfo=timezone.utc).",
+        )
+    if moment.tzinfo is None:
+        raise BadSchedule(
+            f"{name} {moment} has no time zone",
+            "Give it one, such as datetime.now(timezone.utc).",
+        )
+    return moment.isoformat()
+
+
 def _require_duration(name: str, span: Span | None) -> None:
-    if span is None or isinstance(span, timedelta):
-        return
-    if isinstance(span, bool) or not isinstance(span, int | float):
-        raise BadSchedule(f"{name} must be a timedelta or seconds, not {span!r}")
     try:
-        timedelta_of(span)
-    except (ValueError, OverflowError):  # nan, infinity, or more than a timedelta can hold
-        raise BadSchedule(f"{name} must be at most 365 days, not {span} seconds") from None
+        if span is not None:
+            timedelta_of(span)
+    except ValueError as error:
+        raise BadSchedule(f"{name} {error}, not {span!r}") from None
 
 
 def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import core_schema
 
-from peers.settings.values import duration, show
+from peers.settings.values import show
+from peers.spans import timedelta_of
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -53,7 +54,7 @@ class Span:
         return core_schema.no_info_plain_validator_function(self._parse)
 
     def _parse(self, value: object) -> timedelta:
-        parsed = duration(value)
+        parsed = timedelta_of(value)
         if not self.low <= parsed <= self.high:
             raise ValueError(f"must be {self.bounds}")
         return parsed

@@ -214,8 +214,8 @@ class Settings(BaseSettings):
             raise ConfigError(
                 "no database is configured",
                 "Set PEERS_DATABASE_URL=postgresql://user@host/database (or libpq's PGHOST or "
-                "PGSERVICE), or use a private one on this machine: --embedded in a shell, "
-                "PEERS_DATABASE_URL=$(peers db url) for a program.",
+                "PGSERVICE), or PEERS_EMBEDDED=1 for a private one on this machine (--embedded for "
+                "a single command).",
             )
         return self.database_url.get_secret_value() if self.database_url else ""
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
-from peers.spans import UNITS, parse_span
+from peers.spans import UNITS
 from peers.types import NAME_MAX_LENGTH
 
 SLOTS_MAX: Final = 10_000
@@ -27,18 +26,6 @@ _HIDDEN: Final = "***"
 
 
 # ------------------------------------------------------------------------------------------ parsing
-
-
-def duration(value: object) -> timedelta:
-    """Parse seconds, "500ms", "30s", "1h30m", or ISO 8601 ("PT30S")."""
-    with suppress(TypeError, ValueError):
-        value = float(value)  # type: ignore[arg-type]  # text that is no number is tried as ISO 8601
-    try:
-        if isinstance(value, str) and (span := parse_span(value)) is not None:
-            return span
-        return TypeAdapter(timedelta).validate_python(value)
-    except (ValidationError, OverflowError):
-        raise ValueError('must be a duration such as "500ms", "30s", "2m" or "1h30m"') from None
 
 
 def size(value: object) -> object:

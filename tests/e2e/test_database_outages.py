@@ -222,3 +222,58 @@ def test_the_primary_turns_into_a_standby(own: Stage) -> None:
     own.until_state("completed", task_id)
     assert peer.process.poll() is None
     own.assert_clean()
+
+
+WAITS_WHILE_IT_STARTS = """
+    create or replace function peers.contract_version() returns integer language plpgsql as $$
+    begin
+        perform pg_advisory_lock_shared(42);
+        perform pg_advisory_unlock_shared(42);
+        return 1;
+    end $$
+"""
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_the_database_goes_away_while_a_peer_starts(
+    own: Stage, postgres: EmbeddedPostgres, mode: Literal["fast", "immediate"]
+) -> None:
+    """While it checks the schema: it says so, waits for the server, and starts."""
+    own.db.execute(WAITS_WHILE_IT_STARTS)
+    own.db.execute("select pg_advisory_lock(42)")
+    peer = own.launch()
+    own.until_true(
+        "select count(*) > 0 from pg_locks where locktype = 'advisory' and not granted and"
+        " database = (select oid from pg_database where datname = current_database())"
+    )
+    if mode == "fast":
+        postgres.restart(mode)
+    else:
+        postgres.stop()
+        peer.await_event("database_lost", 2)
+        postgres.start()
+    peer.joined()
+    assert peer.events("database_lost")
+    own.reconnect()
+    task = own.submit("noop")
+    own.until_state("completed", task)
+    assert peer.terminate() == 0
+
+
+@pytest.mark.parametrize("well", [1, 2])
+def test_the_network_goes_away_while_a_peer_starts(own: Stage, well: int) -> None:
+    """After the check of the schema, before or between the connections that the peer keeps."""
+    with Proxy(own.url) as network:
+        with network.silence(after=well):
+            peer = own.launch(database_url=network.url, lease_timeout="1500ms")
+            peer.await_event("database_lost")
+        peer.joined()
+        assert peer.terminate() == 0
+
+
+def test_a_peer_that_waits_for_the_database_to_start_can_be_stopped(own: Stage) -> None:
+    """By one signal."""
+    with Proxy(own.url) as network, network.silence(after=1):
+        peer = own.launch(database_url=network.url, lease_timeout="1500ms")
+        peer.await_event("database_lost")
+        assert peer.terminate() == 0

@@ -241,7 +241,7 @@ def test_explain_tells_why_and_what_failed(database_url: str, db: Connection) ->
     assert f"peers dead show {task}" in found.err
     assert f"peers dead retry {task}" in found.err
     child = submit(db, "a", after=(task,))
-    assert "peers dead retry ID" in peers("explain", str(child), url=database_url).err
+    assert f"peers dead retry {task}`" in peers("explain", str(child), url=database_url).err
     db.execute("select peers.pause('default')")
     waiting = submit(db, "a")
     assert "`peers resume default`" in peers("explain", str(waiting), url=database_url).err

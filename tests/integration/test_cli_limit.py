@@ -67,6 +67,8 @@ def test_a_malformed_limit_is_refused(here: Here) -> None:
     ):
         answer = here("limit", "set", "x", *words)
         assert (answer.code, said in answer.err) == (1, True), answer
+        assert "For example: peers limit set x --kind invoice.charge" in answer.err
+        assert "INSERT" not in answer.err
     with pytest.raises(SystemExit, match="2"):
         here("limit", "set", "x")
     assert here("limit", "list").err == "no limits\n"
@@ -105,6 +107,21 @@ def test_list_and_show(here: Here, db: Connection) -> None:
     assert here("limit", "show", "none").code == 4
 
 
+def test_explain_names_who_holds_the_lock_of_a_key(here: Here, db: Connection) -> None:
+    """With the command that shows the limit."""
+    done(here("limit", "set", "stripe", "--kind", "a", "--key", "account", "--max-running", "2"))
+    [task] = submit(db, 7)
+    Peer.join(db)
+    run(
+        db,
+        "select pg_advisory_lock(1886152051, (limit_keys[1] >> 32)::integer)"
+        " from peers.ready_limited",
+    )
+    answer = here("explain", str(task))
+    assert 'Ready, but limit "stripe" is locked for account 7 by session' in answer.out
+    assert "`peers limit show stripe` shows" in answer.err
+
+
 def test_shut_and_open(here: Here, db: Connection) -> None:
     """For a time or until it is opened; status and show say so."""
     done(here("limit", "set", "l", "--kind", "a", "--max-running", "2"))
@@ -121,6 +138,19 @@ def test_shut_and_open(here: Here, db: Connection) -> None:
     assert value(db, "select shut_until = 'infinity' from peers.limit")
     past = here("limit", "shut", "l", "--until", "2020-01-01T00:00Z")
     assert (past.code, "until must be a time in the future" in past.err) == (1, True)
+
+
+def test_a_limit_of_what_no_peer_runs_says_so(here: Here, db: Connection) -> None:
+    """A kind or a queue with a typing error, if peers run at all."""
+    for place, said in (("--kind", "kind typo"), ("--queue", "queue typo")):
+        words = ("limit", "set", said, place, "typo", "--max-running", "1")
+        assert here(*words).err == ""
+        peer = Peer.join(db)
+        assert f"No running peer serves {said}: check the name." in here(*words).err
+        assert f'limit "{said}": no running peer serves {said}' in here("limit", "list").err
+        peer.leave()
+    Peer.join(db, "typo", queues=("typo",))
+    assert here("limit", "list").err == ""
 
 
 def test_remove(here: Here, db: Connection) -> None:

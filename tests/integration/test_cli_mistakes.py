@@ -108,7 +108,7 @@ def test_no_command_at_all_shows_the_help() -> None:
 )  # fmt: skip
 def test_without_a_database_nothing_is_done(words: list[str]) -> None:
     """Nobody submits into a private database unaware."""
-    complains(peers(*words), 78, "no database is configured", "peers db url", "--embedded")
+    complains(peers(*words), 78, "no database is configured", "PEERS_EMBEDDED=1", "--embedded")
 
 
 def test_an_unknown_variable_is_named() -> None:

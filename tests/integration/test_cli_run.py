@@ -6,6 +6,7 @@ import importlib.metadata
 import shutil
 import signal
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -113,6 +114,48 @@ def test_the_embedded_database_serves_when_asked(folder: Path) -> None:
         assert peers("db", "stop", env=own).out == "the embedded database is stopped\n"
         assert postgres.pid is None
         assert peers("db", "stop", env=own).out == "it was not running\n"
+
+
+PROGRAM = """
+import asyncio, os, peers
+first = peers.submit("a")
+with peers.Client() as client:
+    second = client.submit("a")
+async def main():
+    async with peers.AsyncClient() as client:
+        return await client.submit("a")
+third = asyncio.run(main())
+child = os.fork()
+if child == 0:
+    peers.submit("a")
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+print(*[task.id for task in peers.find(limit=3)][::-1])
+"""
+
+
+def test_programs_find_the_embedded_database_as_commands_do(folder: Path) -> None:
+    """Clients without a URL start it, with its schema, and share it with the commands."""
+    own = environment(more={"PEERS_EMBEDDED_DATA": str(folder), "PEERS_EMBEDDED": "1"})
+
+    def run(**more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", PROGRAM], env={**own, **more}, capture_output=True, text=True,
+            timeout=PATIENCE, check=False,
+        )  # fmt: skip
+
+    alone = run()
+    assert (alone.returncode, alone.stdout) == (0, "2 3 4\n"), alone.stderr
+    with EmbeddedPostgres(folder) as postgres:
+        assert run().stdout == "6 7 8\n"
+        assert peers("submit", "a", env=own).out == "9\n"
+        assert run(PEERS_DATABASE_URL=postgres.url()).stdout == "11 12 13\n"
+        assert postgres.pid is not None
+    both = run(PEERS_DATABASE_URL="postgresql://127.0.0.1:1/x")
+    assert "ConfigError: both a database and the embedded one are configured" in both.stderr
+    none = run(PEERS_EMBEDDED="")
+    assert "ConfigError: no database is configured" in none.stderr
+    assert "PEERS_EMBEDDED=1" in none.stderr
 
 
 def test_an_embedded_database_from_before_the_first_release_is_named(folder: Path) -> None:

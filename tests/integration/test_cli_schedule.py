@@ -163,6 +163,19 @@ def test_backfill_and_explain(here: Here, db: Connection) -> None:
     assert (late.code, "not in the future" in late.err) == (1, True)
 
 
+def test_a_backfill_is_cancelled(here: Here, db: Connection) -> None:
+    """By the number that was printed; a second time there is none."""
+    set_clock(db, "2026-11-20 12:00:00+00")
+    add(here, "hourly", "--every", "1h")
+    answer = here("schedule", "backfill", "hourly", "--from", "2026-11-10T00:00Z")
+    number = answer.out.split()[1]
+    assert f"peers schedule cancel-backfill {number}`" in answer.err
+    assert "is cancelled" in done(here("schedule", "cancel-backfill", number))
+    assert not db.execute("select from peers.schedule_backfill").fetchall()
+    again = here("schedule", "cancel-backfill", number)
+    assert (again.code, f"there is no backfill {number}" in again.err) == (4, True)
+
+
 def test_status_tells_of_schedules_that_do_not_run(here: Here, db: Connection) -> None:
     """Alerts, failures, and schedules without a peer are problems."""
     assert here("status").code == 0

@@ -205,7 +205,7 @@ NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001 - on purpose
         (lambda: thumb.options(delay=math.nan), peers.BadTask, "delay must be 0 to"),
         (lambda: thumb.options(idempotency_key=""), peers.BadTask, "key must be 1 to 500"),
         (lambda: thumb.options(scheduled_at=NAIVE), peers.BadTask, "no time zone.*timezone.utc"),
-        (lambda: peers.submit("k", {}, que="a"), peers.BadTask, 'no option "que".*queue, pri'),  # type: ignore[call-arg]
+        (lambda: peers.submit("k", {}, que="a"), peers.BadTask, 'no option "que".*queue, pri'),  # type: ignore[call-overload]
         (lambda: thumb.options(que="a"), peers.BadTask, 'no option "que".*queue, pri'),  # type: ignore[call-arg]
         (lambda: add_to_graph("k", {}, que="a"), peers.BadTask, 'no option "que".*queue, pri'),
         (lambda: thumb.options(on_parent_failure="panic"), peers.BadTask, '"hold", "cancel" or'),
@@ -465,6 +465,27 @@ def test_a_keyed_graph_that_is_submitted_again_inserts_nothing(db: Connection) -
     assert [a == b for a, b in zip(once, other, strict=True)] == [True, False, False]
 
 
+@pytest.mark.usefixtures("configured")
+def test_a_node_stands_for_a_task_that_has_started(db: Connection) -> None:
+    """Its idempotency_key finds it; its children wait for it, and for the parents of the node."""
+    known = peers.submit("load", idempotency_key="load 1")
+    peer = Peer.join(db, "load")
+    assert [claim.task_id for claim in peer.claim()] == [known]
+    older = peers.submit("older")
+    with peers.graph() as graph:
+        extract = graph.add("extract")
+        load = graph.add("load", {}, depends_on=[extract, older], idempotency_key="load 1")
+        report = graph.add("report", {}, depends_on=[load])
+    assert load.id == known
+    assert (extract.id.is_new, load.id.is_new, report.id.is_new) == (True, False, True)
+    edges = db.execute("select parent_id, child_id from peers.dependency").fetchall()
+    assert {(edge["parent_id"], edge["child_id"]) for edge in edges} == {
+        (extract.id, report.id),
+        (older, report.id),
+        (known, report.id),
+    }
+
+
 def test_a_keyed_graph_in_an_async_transaction(database_url: str, db: Connection) -> None:
     """The async form takes the same key."""
 
@@ -529,7 +550,7 @@ def test_reports_read_states_as_states(engine: Engine) -> None:
         ("priority", "high"),
         ("priority", True),
         ("scheduled_at", "tomorrow"),
-        ("delay", "1h"),
+        ("delay", "soon"),
         ("depends_on", 5),
         ("depends_on", ["a"]),
         ("idempotency_key", 7),
@@ -557,3 +578,26 @@ def test_a_graph_that_was_submitted_takes_no_more(database_url: str) -> None:
             gathered.add("some.kind", depends_on=[first])
         with pytest.raises(peers.BadGraph, match="submitted already"):
             gathered.add("some.kind")
+
+
+def test_a_task_may_stand_for_its_kind(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a kind is named: its bound options apply, and its annotations check the args."""
+    monkeypatch.setenv("PEERS_DATABASE_URL", database_url)
+    first = peers.submit(thumb, "/a.png", width=1)
+    second = asyncio.run(peers.submit_async(thumb, path="/b.png"))
+    with psycopg.connect(database_url) as connection:
+        third = peers.submit_in(connection, thumb.options(priority=1), "/c.png")
+    many = peers.submit_many(thumb.options(max_attempts=2), [{"path": "/d.png"}], priority=3)
+    with peers.Client(database_url) as client:
+        many += client.submit_many(thumb, [{"path": "/e.png"}], unique_keys=["e"])
+    found = peers.find(kind=thumb)
+    assert [each.id for each in found][::-1] == [first, second, third, *many]
+    assert {each.queue for each in found} == {"media"}
+    assert [each.priority for each in found][::-1] == [7, 7, 1, 3, 7]
+    assert found[1].max_attempts == 2
+    with pytest.raises(peers.ArgsInvalid, match="path"):
+        peers.submit_many(thumb, [{}])
+    with pytest.raises(peers.BadTask, match="cannot share an idempotency_key"):
+        peers.submit_many(thumb.options(idempotency_key="k"), [{"path": "/f.png"}])
+    with pytest.raises(peers.BadTask, match="cannot share a unique_key"):
+        peers.submit_many(thumb.options(unique_key="k"), [{"path": "/f.png"}])

@@ -58,7 +58,7 @@ def test_what_is_refused(client: Client) -> None:
     """Here or by the database: with the name, the bound and the remedy."""
     for fields, reason in (
         ({"kind": "a", "max_running": 0}, "max_running of a limit must be a whole number"),
-        ({"kind": "a", "per": "soon"}, "per must be 10 milliseconds to 30 days"),
+        ({"kind": "a", "per": "soon"}, "per must be a duration such as"),
         ({"kind": "a", "colour": 1}, "a limit has no field colour. The fields are kind, queue"),
         ({"kind": "a", "fair": None}, "fair of a limit must be True or False"),
         ({"kind": "a", "queue": "b", "max_running": 1}, "give either a kind or a queue"),
@@ -67,9 +67,25 @@ def test_what_is_refused(client: Client) -> None:
         with pytest.raises(BadLimit) as caught:
             client.set_limit("l", **fields)
         assert reason in str(caught.value)
-    with pytest.raises(BadLimit, match="keys must be 0 to 1000, not 1001"):
+    with pytest.raises(peers.BadArgument, match="keys must be 0 to 1000, not 1001"):
         client.get_limit("l", keys=1001)
     assert client.find_limits() == []
+
+
+@peers.task("limits.call")
+def call(account: int) -> None:
+    """A handler under a limit."""
+    del account
+
+
+def test_a_limit_may_name_its_kind_by_the_task(client: Client) -> None:
+    """As every function that is about a kind."""
+    client.set_limit("l", kind=call, max_running=1)
+    assert [each.kind for each in client.find_limits(kind=call)] == ["limits.call"]
+    with pytest.raises(peers.BadArgument, match="kind must be a string or a task"):
+        client.find_limits(kind=5)  # type: ignore[arg-type]
+    with pytest.raises(peers.BadArgument, match="queue must be a string, not 5"):
+        client.find_limits(queue=5)  # type: ignore[arg-type]
 
 
 def test_shut_and_open(client: Client) -> None:

@@ -6,11 +6,12 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 from sqlalchemy import create_engine
 
 import peers
-from peers import AsyncClient, BadSchedule, BadTask, Client, Schedule, ScheduleNotFound
+from peers import AsyncClient, BadArgument, BadSchedule, Client, Schedule, ScheduleNotFound
 from tests.support.schedules import fire, set_clock
 from tests.support.server import as_url
 
@@ -70,11 +71,13 @@ def test_the_other_operations(client: Client, db: Connection) -> None:
     assert client.find_schedules(kind="b", limit=1)[0].every == timedelta(minutes=1)
     assert client.find_schedules(after="nightly") == []
     assert "was created later" not in client.explain_schedule("nightly")
-    assert client.backfill_schedule(
+    number = client.backfill_schedule(
         "nightly",
         datetime(2026, 11, 20, 11, tzinfo=UTC),
         datetime(2026, 11, 20, 11, 30, tzinfo=UTC),
     )
+    assert client.cancel_backfill(number)
+    assert not client.cancel_backfill(number)
     client.remove_schedule("nightly")
     with pytest.raises(ScheduleNotFound):
         client.get_schedule("nightly")
@@ -97,13 +100,11 @@ def test_bad_values_are_refused_before_the_database_is_asked() -> None:
         peers.backfill_schedule("s", "2026-11-20")  # type: ignore[arg-type]
     with pytest.raises(BadSchedule, match="anchor must be a datetime with a time zone"):
         peers.add_schedule("s", "a", every=60, anchor="2026-11-20")  # type: ignore[arg-type]
-    with pytest.raises(BadTask, match="Pass the name of the kind"):
+    with pytest.raises(BadArgument, match="Pass the name of the kind"):
         peers.add_schedule("s", len, cron="@daily")  # type: ignore[arg-type]
-    with pytest.raises(BadSchedule, match="limit must be 1 to 1000"):
-        peers.find_schedules(limit=0)
     for name in ("every", "catch_up", "jitter", "expect_within"):
-        with pytest.raises(BadSchedule, match=f"{name} must be a timedelta or seconds, not '1h'"):
-            Schedule(**{"cron": "@daily", name: "1h"})  # type: ignore[arg-type]
+        with pytest.raises(BadSchedule, match=f"{name} must be a duration such as .*, not 'soon'"):
+            Schedule(**{"cron": "@daily", name: "soon"})  # type: ignore[arg-type]
     for bad in (
         {"cron": "@daily", "misfire": "x"}, {"cron": "@daily", "overlap": "x"},
         {"cron": "@daily", "catch_up": -1}, {"cron": "@daily", "jitter": 1e6},
@@ -137,3 +138,52 @@ def test_the_other_forms(
     assert asyncio.run(everything()) == ["a", "b", "c"]
     assert [each.name for each in peers.find_schedules()] == ["a", "b", "c"]
     assert db.execute("select count(*) from peers.schedule").fetchone() == {"count": 3}
+
+
+def test_a_backfill_is_cancelled_in_all_forms(
+    database_url: str, db: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each returns whether it was in progress."""
+    monkeypatch.setenv("PEERS_DATABASE_URL", database_url)
+    peers.add_schedule("a", "a", every=60)
+
+    def begin() -> int:
+        return peers.backfill_schedule("a", datetime(2026, 11, 20, tzinfo=UTC))
+
+    async def awaited(by_client: int, by_function: int) -> list[bool]:
+        async with AsyncClient(database_url) as client:
+            return [
+                await client.cancel_backfill(by_client),
+                await peers.cancel_backfill_async(by_function),
+                await client.cancel_backfill(by_client),
+            ]
+
+    assert peers.cancel_backfill(begin())
+    assert asyncio.run(awaited(begin(), begin())) == [True, True, False]
+    kept = begin()
+    with psycopg.connect(database_url) as connection:
+        assert peers.cancel_backfill_in(connection, kept)
+        connection.rollback()
+    assert db.execute("select id from peers.schedule_backfill").fetchall() == [{"id": kept}]
+
+
+@peers.task("schedules.report", queue="reports", priority=3)
+def report(day: str) -> None:
+    """A handler for schedules."""
+    del day
+
+
+def test_a_schedule_may_name_its_kind_by_the_task(client: Client, db: Connection) -> None:
+    """The options that the task has bound are those of its tasks, unless others are given."""
+    client.add_schedule(
+        "s", report.options(max_attempts=4, timeout=9), {"day": "monday"}, every=60, timeout=5
+    )
+    found = client.get_schedule("s")
+    assert (found.kind, found.queue, found.priority) == ("schedules.report", "reports", 3)
+    assert (found.max_attempts, found.timeout) == (4, timedelta(seconds=5))
+    assert [each.name for each in client.find_schedules(kind=report)] == ["s"]
+    with pytest.raises(BadSchedule, match="cannot have delay, depends_on"):
+        client.add_schedule("t", report.after(1).options(delay=3), {"day": "x"}, every=60)
+    with pytest.raises(peers.ArgsInvalid, match="day"):
+        client.add_schedule("t", report, every=60)
+    assert db.execute("select count(*) from peers.schedule").fetchone() == {"count": 1}

@@ -55,6 +55,22 @@ def sync_calls(session: Session, connection: psycopg.Connection[Any]) -> None:
     render.submit_in("postgresql://", "a")  # type: ignore[call-overload]
 
 
+def kinds(session: Session, connection: psycopg.Connection[Any]) -> None:
+    """A kind is named by its name, or by its task."""
+    assert_type(peers.submit(render, "a", after=3), peers.TaskId)
+    assert_type(peers.submit("any.kind", {"a": 1}, priority=3), peers.TaskId)
+    assert_type(peers.submit("any.kind", args={"a": 1}), peers.TaskId)
+    assert_type(peers.submit_in(session, render, "a"), peers.TaskId)
+    assert_type(peers.submit_in(connection, "any.kind", priority=3), peers.TaskId)
+    assert_type(peers.submit_many(batch, [{"n": 1}]), list[peers.TaskId])
+    assert_type(peers.find(kind=render), list[peers.TaskRecord])
+    peers.add_schedule("nightly", fetch, {"url": "b"}, every=60)
+    assert_type(peers.cancel_backfill(1), bool)
+    peers.submit(render)  # type: ignore[call-overload]
+    peers.submit(render, path=3)  # type: ignore[call-overload]
+    peers.find(kind=len)  # type: ignore[arg-type]
+
+
 def graphs() -> None:
     """A graph takes what submit takes."""
     with peers.graph(name="nightly") as graph:
@@ -77,6 +93,9 @@ async def async_calls(session: AsyncSession, client: peers.AsyncClient) -> None:
     assert_type(await peers.find_async(limit=3), list[peers.TaskRecord])
     assert_type(await client.get(1), peers.TaskRecord)
     assert_type(await client.submit(render, "a"), peers.TaskId)
+    assert_type(await peers.submit_async(render, "a"), peers.TaskId)
+    assert_type(await peers.submit_async("any.kind", {"a": 1}), peers.TaskId)
+    assert_type(await peers.submit_in(session, render, "a"), peers.TaskId)
     assert_type(await client.result(1, task=fetch), list[str])
     render.submit_in(session, "a")  # type: ignore[unused-coroutine]
     render.submit_async("a")  # type: ignore[unused-coroutine]

@@ -19,7 +19,7 @@ from peers import context
 from tests.integration.test_client import Parent
 from tests.support.cli import peers as command
 from tests.support.current import inside_handler
-from tests.support.world import task_row
+from tests.support.world import Peer, task_row
 
 if TYPE_CHECKING:
     from tests.support.server import Connection
@@ -128,6 +128,19 @@ def test_many_tasks_with_keys(db: Connection) -> None:
 
 
 @pytest.mark.usefixtures("configured")
+def test_many_tasks_with_parents_stand_for_tasks_that_have_started(db: Connection) -> None:
+    """These get no parents; the new ones of the batch do."""
+    options: dict[str, Any] = {"unique_while": "unfinished"}
+    [known] = peers.submit_many("x", [{}], unique_keys=["k"], **options)
+    Peer.join(db, "x").claim()
+    parent = peers.submit("y")
+    ids = peers.submit_many("x", [{}, {}], unique_keys=["k", "new"], depends_on=[parent], **options)
+    assert [(each == known, each.is_new) for each in ids] == [(True, False), (False, True)]
+    edges = db.execute("select parent_id, child_id from peers.dependency").fetchall()
+    assert [tuple(edge.values()) for edge in edges] == [(parent, ids[1])]
+
+
+@pytest.mark.usefixtures("configured")
 def test_a_graph_with_keys(db: Connection) -> None:
     """A node that stands for an older task says so, and its children wait for both."""
     older = sync.options(unique_key="k").submit(1)
@@ -144,7 +157,7 @@ def test_a_graph_with_keys(db: Connection) -> None:
 BAD: dict[str, dict[str, Any]] = {
     "unique_key must be 1 to 400 characters, not 401": {"unique_key": "x" * 401},
     "unique_key must be a string, not 3": {"unique_key": 3},
-    'unique_while must be "waiting", "unfinished", a timedelta or seconds, not "ready"': {
+    'unique_while must be "waiting", "unfinished" or a duration such as': {
         "unique_key": "k", "unique_while": "ready",
     },
     "unique_while must be 0.001 to 31536000 seconds, not 0": {"unique_key": "k", "unique_while": 0},

@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import threading
+import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -23,7 +25,7 @@ from peers.database.connection import connect
 from peers.embedded import places
 from peers.embedded.accounts import server_account
 from tests.integration.test_client import sqlalchemy_url
-from tests.support.cli import PATIENCE, Here, join, until
+from tests.support.cli import PATIENCE, Here, join, submit, until
 from tests.support.cli import peers as command
 from tests.support.world import Peer
 
@@ -41,7 +43,7 @@ CONFIGURATION = """
 [databases]
 * = {server}
 [pgbouncer]
-pool_mode = transaction
+pool_mode = {mode}
 default_pool_size = {servers}
 listen_addr =
 unix_socket_dir = {folder}
@@ -51,13 +53,15 @@ pidfile = {folder}/pid
 """
 
 
-@pytest.fixture(scope="module")
-def pooler(databases: Databases) -> Iterator[Path]:
-    """The folder of the socket of a PgBouncer before the server under test."""
+@contextmanager
+def pgbouncer(databases: Databases, mode: str) -> Iterator[Path]:
+    """Run a PgBouncer before the server under test; yield the folder of its socket."""
     folder = places.temporary_folder()
     server = conninfo_to_dict(databases._server_url)
     line = make_conninfo(**{k: str(v) for k, v in server.items() if k != "dbname"})
-    (folder / "ini").write_text(CONFIGURATION.format(server=line, servers=SERVERS, folder=folder))
+    (folder / "ini").write_text(
+        CONFIGURATION.format(server=line, servers=SERVERS, folder=folder, mode=mode)
+    )
     account = server_account()
     places.give(folder, account)
     assert PROGRAM is not None
@@ -73,6 +77,13 @@ def pooler(databases: Databases) -> Iterator[Path]:
         process.terminate()
         process.wait(PATIENCE)
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def pooler(databases: Databases) -> Iterator[Path]:
+    """The folder of the socket of a PgBouncer in transaction mode."""
+    with pgbouncer(databases, "transaction") as folder:
+        yield folder
 
 
 @pytest.fixture
@@ -288,3 +299,46 @@ def test_what_is_set_for_a_session_would_reach_others(
         with psycopg.connect(pooled, autocommit=True, prepare_threshold=None) as admin:
             for _ in range(OFTEN):  # for the fixture's last look
                 admin.execute("reset default_transaction_isolation")
+
+
+def test_a_pooler_in_statement_mode_is_refused(databases: Databases, database_url: str) -> None:
+    """With the setting to change, by every command and by the client: they need transactions."""
+    name = conninfo_to_dict(database_url)["dbname"]
+    with pgbouncer(databases, "statement") as folder:
+        url = make_conninfo(host=str(folder), port=6432, user="app", dbname=name)
+        for words in (["submit", "a"], ["status"], ["migrate"], ["cancel", "1"]):
+            found = command(*words, url=url)
+            assert found.code == 78, (words, found)
+            assert "refuses transactions" in found.err
+            assert "Use pool_mode = transaction or session." in found.err
+        with peers.Client(url) as client:
+            began = time.monotonic()
+            with pytest.raises(peers.ConfigError, match="refuses transactions"):
+                client.submit("a")
+            assert time.monotonic() - began < 1  # it is not tried again
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("select count(*) from peers.task").fetchone() == (0,)
+
+
+def test_a_parameter_that_the_pooler_refuses_is_named(pooled: str, pooler: Path) -> None:
+    """Postgres does run there: it is a setting that is wrong."""
+    found = command("status", url=pooled, env={"PGOPTIONS": "-c work_mem=8MB"})
+    assert (found.code, "unsupported startup parameter: options" in found.err) == (78, True)
+    assert "ignore_startup_parameters" in found.err
+    found = command("status", url=make_conninfo(host=str(pooler), port=6432, dbname="nosuch"))
+    assert found.code == 78, found
+
+
+@pytest.mark.parametrize(
+    "env", [{"PGDATESTYLE": "German"}, {"PGOPTIONS": "-c intervalstyle=sql_standard"}]
+)
+def test_commands_read_times_whatever_the_form_is(
+    database_url: str, db: Connection, env: dict[str, str]
+) -> None:
+    """A role or database may have another form of times as its default."""
+    peer = join(db, "a")
+    submit(db, "a")
+    db.execute("select * from peers.claim(%s, 'default', 1)", (peer,))
+    for words in (["status", "--running"], ["status", "--json"]):
+        found = command(*words, url=database_url, env=env)
+        assert (found.code, found.err) == (0, ""), (words, found)

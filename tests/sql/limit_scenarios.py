@@ -27,6 +27,8 @@ from tests.support.world import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.support.server import Connection
 
 
@@ -42,6 +44,8 @@ class Claimed(NamedTuple):
     last: dict[str, Any]
     most_running: dict[int, int]
     """By task, of the leases that have more tasks than may run at once."""
+    keys: dict[int, int]
+    """By task."""
 
     @property
     def ids(self) -> list[int]:
@@ -50,14 +54,16 @@ class Claimed(NamedTuple):
 
 
 def claim_limited(
-    peer: Peer, free: int | None = 8, wanted: int = 100, queue: str = "default", **per_slot: int
-) -> Claimed:
+    peer: Peer, free: int | None = 8, wanted: int = 100, queue: str = "default",
+    try_keys: Sequence[int] = (), **per_slot: int,
+) -> Claimed:  # fmt: skip
     """Claim once, and again if the claim had no time to look at all tasks."""
-    query = "select * from peers.claim_limited(%s, %s, %s, %s, %s::jsonb)"
+    query = "select * from peers.claim_limited(%s, %s, %s, %s, %s::jsonb, null, %s::bigint[])"
     found: list[dict[str, Any]] = []
     for _ in range(TRIES):
         began = time.monotonic()
-        answer = rows(peer.db, query, peer.id, queue, wanted, free, json.dumps(per_slot))
+        per = json.dumps(per_slot)
+        answer = rows(peer.db, query, peer.id, queue, wanted, free, per, [*try_keys])
         had_time = time.monotonic() - began < CLAIM_SECONDS
         found += answer
         taken = sum(len(lease["task_ids"]) for lease in answer)
@@ -73,7 +79,8 @@ def claim_limited(
         if lease["most_running"]
         for claim in claims_of(lease)
     }
-    return Claimed(claims, found[-1], most)
+    keys = {claim.task_id: lease["key"] for lease in found for claim in claims_of(lease)}
+    return Claimed(claims, found[-1], most, keys)
 
 
 def limit(db: Connection, name: str = "l", *, kind: str | None = "a", **columns: object) -> None:
@@ -162,6 +169,31 @@ def keys_do_not_stand_in_each_others_way(world: World) -> None:
         assert len(found.ids) == 1
         assert found.last["waits"] == "busy"
     assert first[1] not in found.ids
+
+
+def a_key_whose_task_has_ended_is_tried_first(world: World) -> None:
+    """Among so many full keys that a claim looks at a third of them only."""
+    many = 1000
+    limit(world.db, key="account", max_running=1)
+    insert = (
+        "insert into peers.task (kind, args) select 'a', jsonb_build_object('account', n)"
+        " from generate_series(1, %s) n"
+    )
+    run(world.db, insert, many)
+    peer = world.peer()
+    claims: dict[int, Claim] = {}
+    keys: dict[int, int] = {}
+    while len(claims) < many:
+        found = claim_limited(peer, many, many)
+        claims.update({claim.task_id: claim for claim in found.claims})
+        keys.update(found.keys)
+    run(world.db, insert, many)
+    for task in list(claims)[:6]:
+        assert peer.complete(claims[task]) == {}
+        after = claim_limited(peer, 1, try_keys=[keys[task]]).claims
+        assert [claim.args for claim in after] == [claims[task].args]
+    assert claim_limited(peer, 1, try_keys=[*keys.values()][:2]).ids == []
+    assert problems(world.db) == []
 
 
 def a_task_is_under_all_of_its_limits(world: World) -> None:
@@ -448,6 +480,34 @@ def rates_hold(world: World) -> None:
     assert len(claim_limited(peer).ids) == 2
 
 
+def a_long_window_is_folded(world: World) -> None:
+    """Above 1,000 rows of a key they are merged, and no window has more starts for that."""
+    most, per, step = 1200, 1000, 7
+    limit(world.db, starts=most, per=f"{per} s")
+    run(world.db, "insert into peers.task (kind) select 'a' from generate_series(1, 4000)")
+    peer = world.peer(lease="1 h")
+    key = value(world.db, "select distinct limit_keys[1] from peers.ready_limited")
+    began = value(world.db, "select extract(epoch from peers.now())::float8")
+    starts = [(began - second / 2, 1) for second in range(1150)]
+    run(
+        world.db,
+        "insert into peers.limit_start (limit_key, started_at, tasks)"
+        " select %s, to_timestamp(s), 1 from unnest(%s::float8[]) s",
+        key, [at for at, _ in starts],
+    )  # fmt: skip
+    for _ in range(1, per + 200, step):
+        taken = claim_limited(peer, 1000, 1000).ids
+        now = value(world.db, "select extract(epoch from peers.now())::float8")
+        starts.append((now, len(taken)))
+        assert value(world.db, "select count(*) from peers.limit_start") < 500
+        advance(world.db, f"{step} s")
+        peer.heartbeat()
+    for end, _ in starts:
+        assert sum(n for at, n in starts if end - per < at <= end) <= most
+    late = [n for at, n in starts if began + per / 2 < at]
+    assert sum(late) > most / 2, "starts leave the window at most a hundredth of it too late"
+
+
 def a_shut_limit_opens_again(world: World) -> None:
     """No task starts before, and the answer says when to ask again."""
     limit(world.db, max_running=2)
@@ -509,6 +569,32 @@ def explain_names_the_limit(world: World) -> None:
     assert "is shut until an operator opens it (HTTP 429)" in said
     shown = row(world.db, "select running, waiting from peers.limit_status")
     assert shown == {"running": 3, "waiting": 2}
+
+
+def explain_names_who_holds_the_lock_of_a_key(world: World) -> None:
+    """A session that is no claim: who it is, and how to end it. A claim is not named."""
+    limit(world.db, "stripe", key="account", max_running=5)
+    task, other, third = accounts(world.db, 7, 8, 8)
+    peer, application = world.peer(), world.connect()
+    run(application, "set application_name = 'nightly export'")
+    run(
+        application,
+        "select pg_advisory_lock(1886152051, (limit_keys[1] >> 32)::integer)"
+        " from peers.ready_limited where task_id = %s",
+        task,
+    )
+    with peer.db.transaction():
+        assert claim_limited(peer, 1).ids == [other]
+        assert value(world.db, "select peers.explain(%s)", task) == (
+            f'Ready, but limit "stripe" is locked for account 7 by session '
+            f"{application.info.backend_pid} (nightly export), which is not claiming: no task of"
+            " this key starts until it ends, or releases its advisory lock. SELECT "
+            f"pg_terminate_backend({application.info.backend_pid}) ends it."
+        )
+        assert "is locked" not in value(world.db, "select peers.explain(%s)", third)
+    run(application, "select pg_advisory_unlock_all()")
+    assert "is locked" not in value(world.db, "select peers.explain(%s)", task)
+    assert sorted(claim_limited(peer, 3).ids) == [task, third]
 
 
 def explain_names_the_limits_that_order_a_task(world: World) -> None:

@@ -141,6 +141,20 @@ def a_row_that_commits_late_is_found(world: World) -> None:
     assert peer.claim(1) == [late]
 
 
+def a_locked_task_does_not_slow_down_others(world: World) -> None:
+    """While it is locked, no claim begins with it: each would wait for the lock first."""
+    peer, application = Claimant(world.peer()), world.connect()
+    begins_later = "select (%s::peers.claim_resume).look_at > clock_timestamp() - interval '9 s'"
+    locked = submit(world.db)
+    with application.transaction():
+        run(application, "select from peers.task where id = %s for update", locked)
+        assert peer.claim(5) == []
+        for _ in range(4):
+            task = submit(world.db)
+            assert peer.claim(5) == [task]
+            assert value(world.db, begins_later, peer.resume)
+
+
 def a_large_claim_is_rolled_back(world: World) -> None:
     """Other claims were told to begin behind its tasks. One that gets too little finds them."""
     first, second = Claimant(world.peer()), Claimant(world.peer())

@@ -5,9 +5,11 @@ Each scenario holds for the SQL as shipped, and fails once a safeguard is taken 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tests.sql.scenarios import ends_soon
 from tests.support.schedules import (
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from tests.support.world import World
 
 Plan = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+
+PATIENCE: Final = "set lock_timeout = '1500ms'"
+"""Longer than a peer's, so that a wait is seen on a busy machine, too."""
 
 
 def at(hour: int) -> datetime:
@@ -239,6 +244,28 @@ def a_schedule_is_locked_while_a_peer_declares_it(world: World) -> None:
     assert value(world.db, "select count(*) from peers.schedule where cron = '@daily'") == 4
 
 
+def hundreds_of_schedules_are_added_while_a_peer_declares_them(world: World) -> None:
+    """The peer waits for that session once, and not for each schedule."""
+    peer, adder = world.peer(), world.connect()
+    documents = [{"name": f"s{n}", "kind": "a", "cron": "@daily"} for n in range(200)]
+    documents.append({"name": "z", "kind": "a", "cron": "@daily"})
+    query = "select schedule, change from peers.declare_schedules(%s, %s)"
+    with adder.transaction(force_rollback=True):
+        run(
+            adder,
+            "insert into peers.schedule (name, every, kind)"
+            " select 's' || n, '1 hour', 'a' from generate_series(0, 199) n",
+        )
+        began = time.monotonic()
+        found = {
+            each["schedule"]: each["change"]
+            for each in rows(peer.db, query, peer.id, json.dumps(documents))
+        }
+        assert time.monotonic() - began < 5, "without the adder it is 0.1"
+    assert found.pop("z") == "created"
+    assert set(found.values()) == {"locked"}
+
+
 def a_pause_ends_before_a_peer_looks(world: World) -> None:
     """The times of the pause do not run after it."""
     one_is_due(world.db)
@@ -291,3 +318,110 @@ def two_peers_continue_a_backfill(world: World) -> None:
     fire(world.db)
     assert len(tasks(world.db)) == 72
     assert rows(world.db, "select from peers.schedule_backfill") == []
+
+
+def fired_beside_locked(world: World, *lockers: str) -> tuple[float, list[dict[str, Any]]]:
+    """Lock with these statements, fire until the schedule `free` has fired, and return the seconds.
+
+    And what became of the due times.
+    """
+    peer = world.connect()
+    run(peer, PATIENCE)
+    found: list[dict[str, Any]] = []
+    with contextlib.ExitStack() as stack:
+        for locker in lockers:
+            session = world.connect()
+            stack.enter_context(session.transaction(force_rollback=True))
+            run(session, locker)
+        began = time.monotonic()
+        while not any(each["schedule"] == "free" and each["outcome"] for each in found):
+            found += send(peer, planned(due(peer)))
+            assert time.monotonic() - began < 5, "the locks of another session stop the others"
+        return time.monotonic() - began, found
+
+
+def earlier_runs_are_locked(world: World) -> None:
+    """A hundred schedules whose runs a session has locked do not stop the others.
+
+    They fire once that session has ended.
+    """
+    set_clock(world.db, "2026-11-23 12:00:01+00")
+    run(
+        world.db,
+        "insert into peers.schedule (name, cron, kind, overlap)"
+        " select 'locked ' || n, '0 * * * *', 'a',"
+        " (array['buffer_one', 'cancel_other'])[1 + n % 2]::peers.overlap_policy"
+        " from generate_series(1, 100) n",
+    )
+    add_schedule(world.db, "free")
+    fire(world.db)
+    set_clock(world.db, "2026-11-23 13:00:00.1+00")
+    fire(world.db)
+    set_clock(world.db, "2026-11-23 14:00:00.1+00")
+    seconds, found = fired_beside_locked(world, "select from peers.task for update")
+    assert seconds < 1, "on an idle machine it is 0.1"
+    failed = [each for each in found if each["outcome"] == "failed"]
+    assert [each["schedule"] for each in found if each["outcome"] == "fired"] == ["free"]
+    assert all("another session has locked task" in each["reason"] for each in failed)
+    set_clock(world.db, "2026-11-23 14:00:02+00")
+    fire(world.db)
+    assert value(world.db, "select count(*) from peers.schedule_run where outcome = 'fired'") == 202
+
+
+def a_run_ends_while_its_schedule_fires(world: World) -> None:
+    """A lock that is released within a moment does not fail the schedule."""
+    run(
+        world.db, "alter function peers.fire_schedules set lock_timeout = '10s'"
+    )  # on a busy machine
+    set_clock(world.db, "2026-11-23 12:00:01+00")
+    add_schedule(world.db, overlap="buffer_one")
+    fire(world.db)
+    set_clock(world.db, "2026-11-23 13:00:00.1+00")
+    fire(world.db)
+    set_clock(world.db, "2026-11-23 14:00:00.1+00")
+    plan = planned(due(world.db))
+    other, peer = world.connect(), world.connect()
+    with other.transaction():
+        run(other, "select from peers.task for update")
+        work = world.background(send, peer, plan)
+        world.until_waiting(peer)
+    assert [each["outcome"] for each in result(work)] == ["fired"]
+
+
+def the_last_task_of_a_backfill_is_locked(world: World) -> None:
+    """The backfill waits for its next try, and the schedules fire."""
+    set_clock(world.db, "2026-11-23 12:00:01+00")
+    add_schedule(world.db, overlap="skip")
+    add_schedule(world.db, "free")
+    fire(world.db)
+    run(world.db, "select peers.backfill_schedule('s', '2026-11-20 00:00Z', '2026-11-22 23:00Z')")
+    send(world.db, planned(due(world.db)))
+    set_clock(world.db, "2026-11-23 13:00:00.1+00")
+    seconds, _ = fired_beside_locked(world, "select from peers.task for update")
+    assert seconds < 1, "on an idle machine it is 0.1"
+    error = value(world.db, "select error from peers.schedule_backfill")
+    assert "another session has locked task" in error
+
+
+def an_alert_is_locked(world: World) -> None:
+    """Whoever has deleted or locked rows of peers.alert stops no schedule."""
+    set_clock(world.db, "2026-11-23 12:00:01+00")
+    for name in ("late", "done"):
+        add_schedule(world.db, name, expect_within="1 minute")
+    add_schedule(world.db, "free")
+    fire(world.db)
+    set_clock(world.db, "2026-11-23 13:00:00.1+00")
+    fire(world.db)
+    set_clock(world.db, "2026-11-23 13:30:00+00")
+    assert len(due(world.db)["late"]) == 2
+    task_id = value(world.db, "select task_id from peers.schedule_run where schedule = 'done'")
+    peer = world.peer()
+    claims = peer.claim()
+    peer.complete(*[claim for claim in claims if claim.task_id == task_id])
+    set_clock(world.db, "2026-11-23 14:00:00.1+00")
+    seconds, _ = fired_beside_locked(world, "delete from peers.alert")
+    assert seconds < 1, "on an idle machine it is 0.1"
+    assert len(due(world.db)["late"]) == 0
+    set_clock(world.db, "2026-11-23 14:00:31+00")
+    due(world.db)
+    assert rows(world.db, "select subject from peers.alert") == [{"subject": "late"}]

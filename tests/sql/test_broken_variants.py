@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 VALIDATE: Final = "20_validate.sql"
 ENQUEUE: Final = "21_enqueue.sql"
 SUBMIT: Final = "24_submit.sql"
-SUBMIT_GRAPH: Final = "25_submit_graph.sql"
+INSERT_NODES: Final = "25_insert_nodes.sql"
 CLAIM: Final = "45_claim.sql"
 CAREFULLY: Final = "46_claim_carefully.sql"
 OUTCOMES: Final = "50_outcomes.sql"
@@ -72,6 +72,10 @@ VARIANTS = {
     "a claim never looks before the remembered positions": Variant(
         scenarios.a_row_that_commits_late_is_found,
         [Patch(CLAIM, "and clock_timestamp() >= resume.look_at then", "and false then")],
+    ),
+    "a claim reads from the start while a locked task is there": Variant(
+        scenarios.a_locked_task_does_not_slow_down_others,
+        [Patch(CLAIM, "elsif _all_claimed and", "elsif _look_began is not null and")],
     ),
     "a claim that gets too little relies on what claims share": Variant(
         scenarios.a_large_claim_is_rolled_back,
@@ -232,12 +236,12 @@ VARIANTS = {
     ),
     "keys go in by the order of the nodes": Variant(
         scenarios.graphs_with_the_same_keys,
-        [Patch(SUBMIT_GRAPH, """n.node ->> 'idempotency_key' collate "C" nulls last, """, "")],
+        [Patch(INSERT_NODES, """n.node ->> 'idempotency_key' collate "C" nulls last, """, "")],
         psycopg.errors.DeadlockDetected,
     ),
     "a key is looked up once": Variant(
         scenarios.a_keyed_task_is_pruned_while_its_key_is_submitted,
-        [Patch(SUBMIT_GRAPH, "exit when _missing = '{}';", "exit;")],
+        [Patch(INSERT_NODES, "exit when _missing = '{}';", "exit;")],
     ),
     "the ends of an edge are locked in another order": Variant(
         scenarios.a_cancellation_against_a_late_edge,

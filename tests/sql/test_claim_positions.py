@@ -155,6 +155,35 @@ def test_a_claim_looks_before_its_ranges_only_from_a_time_on(world: World) -> No
     assert peer.claim(1) == [last]
 
 
+def claim_and_count_calls(peer: Claimant, function: str) -> tuple[list[int], int]:
+    """Claim, and return the tasks and how often the claim has called a function of the schema."""
+    query = (
+        "select coalesce(sum(calls), 0)::integer from pg_stat_xact_user_functions"
+        " where funcname = %s"
+    )
+    with peer.peer.db.transaction():
+        before: int = value(peer.peer.db, query, function)
+        tasks = peer.claim(5)
+        return tasks, value(peer.peer.db, query, function) - before
+
+
+def test_an_idle_peer_claims_in_one_pass(world: World) -> None:
+    """A claim that gets too little and leaves nothing lets the next one read from the start.
+
+    One that takes longer than 5 ms does not, so a few of them may be needed.
+    """
+    peer = Claimant(world.peer())
+    run(peer.peer.db, "set track_functions = 'all'")
+    assert peer.claim(5) == []
+    from_the_start = 0
+    for _ in range(50):
+        task = submit(world.db)
+        tasks, calls = claim_and_count_calls(peer, "_all_ranges")
+        assert tasks == [task]
+        from_the_start += calls
+    assert from_the_start > 0
+
+
 def test_a_claim_that_finds_nothing_writes_nothing(world: World) -> None:
     """An empty claim assigns no transaction id, with and without positions."""
     peer = Claimant(world.peer())

@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from tests.support.world import World
 
 
-FIND: Final = "47_claim_limited.sql"
-CLAIM: Final = "48_claim_limited.sql"
 LIMIT: Final = "28_limit.sql"
+ROOM: Final = "48_count_room.sql"
+FIND: Final = "48_find_keys.sql"
+SHARE: Final = "48_share_slots.sql"
+START: Final = "49_start_limited.sql"
+STARTS: Final = "49_limit_starts.sql"
 OPERATE: Final = "60_operate.sql"
+EXPLAIN: Final = "83_explain_limit.sql"
 
 SCENARIOS = {
     name: function
@@ -39,13 +43,13 @@ class Variant(NamedTuple):
 VARIANTS = {
     "claims do not lock": Variant(
         scenarios.two_claims_share_a_key,
-        [Patch(CLAIM, "if not pg_try_advisory_xact_lock(", "if false and pg_try_advisory_lock(")],
+        [Patch(SHARE, "if not pg_try_advisory_xact_lock(", "if false and pg_try_advisory_lock(")],
     ),
     "claims do not count again after the lock": Variant(
         scenarios.a_claim_counts_again_after_the_lock,
         [
             Patch(
-                CLAIM,
+                SHARE,
                 "select r.room from unnest(peers._limit_rooms(_rules[_i], _numbers, _own, "
                 "claimed_at)) with ordinality\n"
                 "                r(room, running, opens_at, n) order by r.n",
@@ -57,10 +61,10 @@ VARIANTS = {
     "the count sees the snapshot of the lock": Variant(
         scenarios.a_claim_counts_again_after_the_lock,
         [
-            Patch(FIND, "returns peers.limit_room[]\n    language plpgsql volatile",
+            Patch(ROOM, "returns peers.limit_room[]\n    language plpgsql volatile",
                   "returns peers.limit_room[]\n    language plpgsql stable", times=2),
             Patch(
-                CLAIM,
+                SHARE,
                 "out busy boolean, out slots_short boolean, out claimed_at timestamptz\n)\n"
                 "    language plpgsql volatile",
                 "out busy boolean, out slots_short boolean, out claimed_at timestamptz\n)\n"
@@ -68,13 +72,17 @@ VARIANTS = {
             ),
         ],
     ),
+    "a claim begins at a random key": Variant(
+        scenarios.a_key_whose_task_has_ended_is_tried_first,
+        [Patch(FIND, "if _try <> '{}' then", "if false then")],
+    ),
     "a limit is checked alone": Variant(
         scenarios.a_task_is_under_all_of_its_limits,
-        [Patch(CLAIM, "if _rooms[array_position(_limit_keys, _one)] < 1 then", "if false then")],
+        [Patch(SHARE, "if _rooms[array_position(_limit_keys, _one)] < 1 then", "if false then")],
     ),
     "tasks from before the limit do not count": Variant(
         scenarios.tasks_that_run_already_count_for_a_new_limit,
-        [Patch(FIND, "when _any_before then", "when false then")],
+        [Patch(ROOM, "when _any_before then", "when false then")],
     ),
     "a change of args leaves its row": Variant(
         scenarios.a_changed_task_waits_under_its_new_key,
@@ -84,16 +92,28 @@ VARIANTS = {
     "a claim does not compare the key": Variant(
         scenarios.a_task_changes_while_its_key_is_claimed,
         [
-            Patch(CLAIM, "and (not _rules.keyed or _hashes", "and (true or _hashes"),
+            Patch(START, "and (not _rules.keyed or _hashes", "and (true or _hashes"),
         ],
     ),
     "limited tasks go after the others": Variant(
         scenarios.the_more_urgent_go_first,
-        [Patch(CLAIM, "where (h.priority, h.position) < (k.priority, k.position)\n", "\n")],
+        [Patch(SHARE, "where (h.priority, h.position) < (k.priority, k.position)\n", "\n")],
     ),
     "waiting tasks of a lease count": Variant(
         scenarios.limited_tasks_are_not_claimed_in_advance,
-        [Patch(FIND, "least(l.open, l.most_running)", "l.open", times=2)],
+        [Patch(ROOM, "least(l.open, l.most_running)", "l.open", times=2)],
+    ),
+    "an open claim is taken for a session that holds a lock": Variant(
+        scenarios.explain_names_who_holds_the_lock_of_a_key,
+        [Patch(EXPLAIN, "(a.xact_start > clock_timestamp() - _longest) is not true", "true")],
+    ),
+    "a long window is not folded": Variant(
+        scenarios.a_long_window_is_folded,
+        [Patch(STARTS, "_most_rows constant integer := 1000;", "_most_rows integer := 9999;")],
+    ),
+    "folded starts have the time of the earliest": Variant(
+        scenarios.a_long_window_is_folded,
+        [Patch(STARTS, "max(f.started_at)", "min(f.started_at)")],
     ),
     "old layouts are claimed": Variant(
         scenarios.a_backlog_is_moved_in_batches,

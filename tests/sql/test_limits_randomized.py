@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from tests.sql.limit_scenarios import Claimed, claim_limited, limit
-from tests.sql.test_limits import CLAIM
+from tests.sql.test_limits import SHARE
 from tests.support.world import (
     Patch,
     Peer,
@@ -39,7 +39,7 @@ MOST_STEPS = 3000
 
 UNFINISHED = "select count(*) from peers.task where finished_at is null"
 NO_LOCK = Patch(
-    CLAIM, "if not pg_try_advisory_xact_lock(", "if false and not pg_try_advisory_xact_lock("
+    SHARE, "if not pg_try_advisory_xact_lock(", "if false and not pg_try_advisory_xact_lock("
 )
 
 

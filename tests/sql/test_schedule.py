@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+import psycopg
 import pytest
 
 from tests.support.schedules import (
@@ -640,8 +642,6 @@ def test_a_skipped_run_raises_an_alert_too(db: Connection) -> None:
 
 def declare(db: Connection, peer: Peer, **fields: object) -> list[tuple[str, str]]:
     """Declare a schedule as a peer does, and return what changed."""
-    import json
-
     document = json.dumps([{"name": "n", "kind": "a", "cron": "0 2 * * *", **fields}])
     query = "select * from peers.declare_schedules(%s, %s)"
     return [(each["schedule"], each["change"]) for each in rows(db, query, peer.id, document)]
@@ -664,6 +664,73 @@ def test_a_declaration_keeps_what_an_operator_has_changed(db: Connection) -> Non
     assert list(row(db, status).values()) == [True, 1, False]
     peer.leave()
     assert list(row(db, status).values()) == [True, 0, False]
+
+
+EVERY: Final = {"cron": None, "every": "1 hour", "anchor": "2026-11-20T06:00:00Z"}
+OTHER_VALUES: Final[dict[str, object]] = {
+    "kind": "b", "cron": "0 4 * * *", "every": "2 hours", "anchor": "2026-11-20T06:30:00Z",
+    "timezone": "Europe/Berlin", "args": {"n": 1}, "queue": "q", "priority": 7, "max_attempts": 3,
+    "timeout": "5 s", "metadata": {"m": 1}, "misfire": "all", "catch_up": "2 days",
+    "overlap": "skip", "jitter": "3 s", "expect_within": "1 hour",
+}  # fmt: skip
+
+
+def differing(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """Return the columns that users set and that differ."""
+    return {name for name in OTHER_VALUES if before[name] != after[name]}
+
+
+def test_every_field_that_can_be_declared_is_in_this_table(db: Connection) -> None:
+    """So that a field that is added is in the tests that follow, too."""
+    query = 'select peers.add_schedule(\'{"name": "n", "nosuch": 1}\')'
+    with pytest.raises(psycopg.DatabaseError) as refused:
+        db.execute(query)
+    fields = str(refused.value.diag.message_hint).removeprefix("Its fields are ").rstrip(".")
+    assert set(fields.split(", ")) == {"name", *OTHER_VALUES}
+
+
+@pytest.mark.parametrize("field", OTHER_VALUES)
+def test_a_declaration_that_changes_one_field_changes_the_schedule(
+    db: Connection, field: str
+) -> None:
+    """Whichever it is; the old declaration changes it back, and each one is declared once."""
+    peer = Peer.join(db)
+    base = {} if field == "cron" else EVERY
+    assert declare(db, peer, **base) == [("n", "created")]
+    before = schedule(db, "n")
+    assert declare(db, peer, **base | {field: OTHER_VALUES[field]}) == [("n", "changed")]
+    assert differing(before, schedule(db, "n")) == {field}
+    assert declare(db, peer, **base | {field: OTHER_VALUES[field]}) == []
+    assert declare(db, peer, **base) == [("n", "changed")]
+    assert differing(before, schedule(db, "n")) == set()
+    assert value(db, "select changed_by_operator from peers.schedule_status") is False
+
+
+@pytest.mark.parametrize("field", OTHER_VALUES)
+def test_an_operator_s_change_of_any_field_is_kept_and_seen(db: Connection, field: str) -> None:
+    """For as long as the declaration stays the same."""
+    peer = Peer.join(db)
+    base = {} if field == "cron" else EVERY
+    declare(db, peer, **base)
+    other = OTHER_VALUES[field]
+    changed = json.dumps(other) if isinstance(other, dict) else other
+    db.execute(f"update peers.schedule set {field} = %s".encode(), [changed])
+    assert value(db, "select changed_by_operator from peers.schedule_status") is True
+    before = schedule(db, "n")
+    assert declare(db, peer, **base) == []
+    assert differing(before, schedule(db, "n")) == set()
+
+
+def test_a_declaration_without_an_anchor_keeps_the_one_that_is_there(db: Connection) -> None:
+    """An operator may set it, and the schedule counts as declared: the code says nothing of it."""
+    peer = Peer.join(db)
+    base = {"cron": None, "every": "1 hour"}
+    declare(db, peer, **base)
+    run(db, "update peers.schedule set anchor = '2026-11-20T06:30:00Z'")
+    anchor = schedule(db, "n")["anchor"]
+    assert value(db, "select changed_by_operator from peers.schedule_status") is False
+    assert declare(db, peer, **base, priority=7) == [("n", "changed")]
+    assert schedule(db, "n")["anchor"] == anchor
 
 
 def test_a_declaration_of_args_keeps_nulls(db: Connection) -> None:

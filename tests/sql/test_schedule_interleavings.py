@@ -22,6 +22,10 @@ SCENARIOS: Final = {
     if list(inspect.signature(function).parameters) == ["world"]
 }
 FIRE: Final = "65_fire_schedule.sql"
+MISSED: Final = "65_missed_runs.sql"
+OVERLAP: Final = "65_overlap.sql"
+SUBMIT_RUN: Final = "65_submit_run.sql"
+EXPECTED: Final = "67_expected_run.sql"
 BACKFILL: Final = "66_backfill.sql"
 TRIGGERS: Final = "64_schedule.sql"
 
@@ -35,27 +39,29 @@ class Variant(NamedTuple):
 
 
 NO_LEDGER: Final = Patch(
-    FIRE,
+    SUBMIT_RUN,
     "if exists (\n        select from peers.schedule_run r",
     "if false and exists (\n        select from peers.schedule_run r",
 )
-_LOCK: Final = "<= _now\n        for update skip locked;"
+WAITS: Final = Patch(
+    FIRE, "<= _now\n        for update skip locked;", "<= _now\n        for update;"
+)
 
 VARIANTS: Final = {
     "a peer waits for another one": Variant(
-        scenarios.two_peers_fire_at_once, [Patch(FIRE, _LOCK, "<= _now\n        for update;")]
+        scenarios.two_peers_fire_at_once, [WAITS]
     ),
     "a peer waits for who changes": Variant(
         scenarios.a_peer_fires_while_a_schedule_is_changed,
-        [Patch(FIRE, _LOCK, "<= _now\n        for update;")],
+        [WAITS],
     ),
     "a peer waits for who deletes": Variant(
         scenarios.a_peer_fires_while_a_schedule_is_deleted,
-        [Patch(FIRE, _LOCK, "<= _now\n        for update;")],
+        [WAITS],
     ),
     "a peer waits for who pauses": Variant(
         scenarios.a_peer_fires_while_a_schedule_is_paused,
-        [Patch(FIRE, _LOCK, "<= _now\n        for update;")],
+        [WAITS],
     ),
     "next_due_at is not compared": Variant(
         scenarios.a_slow_peer_fires_what_others_have_fired,
@@ -102,18 +108,51 @@ VARIANTS: Final = {
         [Patch("69_declare_schedule.sql", "for update nowait", "for update"),
          Patch("69_declare_schedule.sql", "lock_timeout = '100ms'", "lock_timeout = '9s'")],
     ),
+    "a peer that declares waits for each one that is added": Variant(
+        scenarios.hundreds_of_schedules_are_added_while_a_peer_declares_them,
+        [Patch("69_declare_schedule.sql",
+               "perform set_config('lock_timeout', '1ms', true)", "null")],
+    ),
     "a pause is forgotten at its end": Variant(
         scenarios.a_pause_ends_before_a_peer_looks,
-        [Patch(FIRE, " or _due_at < _schedule.resumed_at", "")],
+        [Patch(MISSED, " or _due_at < _schedule.resumed_at", "")],
     ),
     "a schedule is paused, and fires": Variant(
         scenarios.a_peer_fires_while_a_schedule_is_paused,
-        [Patch(FIRE, "when _schedule.paused_at is not null or", "when")],
+        [Patch(MISSED, "when _schedule.paused_at is not null or", "when")],
     ),
     "a refused task takes the others along": Variant(
         scenarios.a_task_refuses_to_be_submitted,
-        [Patch(FIRE, "perform peers._raise_if_fatal(sqlstate, sqlerrm);", "raise;")],
+        [Patch(FIRE, "perform peers._contain_error(sqlstate, sqlerrm);", "raise;")],
         psycopg.errors.RaiseException,
+    ),
+    "a peer waits for each locked run": Variant(
+        scenarios.earlier_runs_are_locked,
+        [Patch(FIRE, "perform set_config('peers.waited_in_vain', 'on', true)", "null")],
+    ),
+    "a peer waits for a locked run as long as it may": Variant(
+        scenarios.earlier_runs_are_locked,
+        [Patch(OVERLAP, "    set lock_timeout = '25ms'\n", "")],
+    ),
+    "a peer does not wait for a moment": Variant(
+        scenarios.a_run_ends_while_its_schedule_fires,
+        [Patch(OVERLAP, "and current_setting('lock_timeout') = '1ms'", "")],
+    ),
+    "a peer waits for who has locked a backfill's task": Variant(
+        scenarios.the_last_task_of_a_backfill_is_locked,
+        [Patch(BACKFILL, "perform peers._lock_runs(_parents, false)", "null")],
+    ),
+    "a peer waits for who has deleted an alert": Variant(
+        scenarios.an_alert_is_locked,
+        [Patch(EXPECTED, "for update skip locked;\n    if not found then\n        return false",
+               "for update;\n    if not found then\n        return false")],
+        psycopg.errors.LockNotAvailable,
+    ),
+    "a peer that raises an alert waits for who has deleted it": Variant(
+        scenarios.an_alert_is_locked,
+        [Patch(EXPECTED, "    if exists (select from peers.alert a where a.alert = 'schedule_late'"
+               " and a.subject = _schedule.name)", "    if false")],
+        (psycopg.errors.LockNotAvailable, psycopg.errors.UniqueViolation),
     ),
     "a peer waits for another one's backfill": Variant(
         scenarios.two_peers_continue_a_backfill,

@@ -51,6 +51,6 @@ def test_without_its_safeguard_a_due_time_fires_twice(connect: Callable[[], Conn
     """The broken variant: what a stopped peer has computed before still counts."""
     fire, compared = "65_fire_schedule.sql", "s.next_due_at is not distinct from _fire.next_due_at"
     recorded = "(r.outcome = 'fired' or r.outcome = 'skipped' and _cause = 'due')"
-    patches = [Patch(fire, compared, "true"), Patch(fire, recorded, "false")]
+    patches = [Patch(fire, compared, "true"), Patch("65_submit_run.sql", recorded, "false")]
     apply_patches(connect(), patches)
     assert any(each.twice for each in simulate(connect, 40, 1))

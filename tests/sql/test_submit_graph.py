@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from tests.support.world import Peer, column, problems, refusal, rows, state, states, submit, value
+from tests.support.world import (
+    Peer,
+    advance,
+    column,
+    problems,
+    refusal,
+    rows,
+    run,
+    state,
+    states,
+    submit,
+    value,
+)
 
 if TYPE_CHECKING:
     from tests.support.server import Connection
@@ -208,3 +220,105 @@ def test_a_cycle_through_a_keyed_node_is_refused(db: Connection) -> None:
         submit_graph(db, nodes)
     assert refused.value.sqlstate == "PE001"
     assert column(db, "select id from peers.task order by id") == sorted(ids.values())
+
+
+def started(db: Connection, peer: Peer, key: str) -> int:
+    """Submit a task with this idempotency_key, and let it start; return its id."""
+    task_id: int = value(db, "select peers.submit('a', idempotency_key => %s)", key)
+    claims = peer.claim()
+    assert [claim.task_id for claim in claims] == [task_id]
+    return task_id
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_keyed_node_whose_task_has_started_waits_for_no_parent(
+    db: Connection, peer: Peer, ended: bool
+) -> None:
+    """It stays as it is; its children wait for it, and for the parents that the node names."""
+    older = submit(db, queue="elsewhere")
+    known = value(db, "select peers.submit('a', idempotency_key => 'k')")
+    claims = peer.claim()
+    if ended:
+        peer.complete(*claims)
+    nodes = [
+        node("extract"),
+        node("load", "extract", idempotency_key="k", depends_on=[older]),
+        node("mail", "load"),
+        node("report", "mail"),
+    ]
+    ids = submit_graph(db, nodes)
+    assert ids["load"] == known
+    edges = rows(db, "select parent_id, child_id from peers.dependency")
+    assert {(edge["parent_id"], edge["child_id"]) for edge in edges} == {
+        (ids["extract"], ids["mail"]), (older, ids["mail"]), (known, ids["mail"]),
+        (ids["mail"], ids["report"]),
+    }  # fmt: skip
+    assert problems(db) == []
+
+
+def test_a_keyed_graph_is_submitted_again_after_it_has_started(db: Connection, peer: Peer) -> None:
+    """Nothing changes: neither tasks nor edges."""
+    nodes = [
+        node(name, *after, idempotency_key=name)
+        for name, after in (("a", ""), ("b", "a"), ("c", "b"))
+    ]
+    ids = submit_graph(db, nodes)
+    dump = (
+        "select (select json_agg(t) from peers.task t),"
+        " (select json_agg(d) from peers.dependency d)"
+    )
+    peer.complete(*peer.claim())
+    peer.claim()
+    before = rows(db, dump)
+    assert submit_graph(db, nodes) == ids
+    assert rows(db, dump) == before
+
+
+def test_a_keyed_graph_is_submitted_again_after_its_first_task_was_pruned(
+    db: Connection, peer: Peer
+) -> None:
+    """That task is new, and no task that has started waits for it."""
+    nodes = [
+        node("a", idempotency_key="a"),
+        node("b", "a", idempotency_key="b"),
+        node("c", "b", idempotency_key="c"),
+    ]
+    first = submit_graph(db, nodes)
+    for _ in range(2):
+        peer.complete(*peer.claim())
+    advance(db, "2 s")
+    run(db, "select peers.prune('1 s')")
+    assert column(db, "select id from peers.task order by id") == [first["b"], first["c"]]
+    again = submit_graph(db, nodes)
+    assert again == first | {"a": again["a"]}
+    assert again["a"] != first["a"]
+    assert state(db, again["a"]) == "ready"
+    assert problems(db) == []
+
+
+def test_a_chain_of_started_nodes_passes_its_parents_on(db: Connection, peer: Peer) -> None:
+    """However many of them are between a parent and the child that is new."""
+    known = [started(db, peer, key) for key in "xyz"]
+    nodes = [
+        node("top"),
+        node("x", "top", idempotency_key="x"),
+        node("y", "x", idempotency_key="y"),
+        node("z", "y", idempotency_key="z"),
+        node("end", "z"),
+    ]
+    ids = submit_graph(db, nodes)
+    parents = column(db, "select parent_id from peers.dependency where child_id = %s", ids["end"])
+    assert set(parents) == {ids["top"], *known}
+    assert value(db, "select count(*) from peers.dependency") == 4
+
+
+def test_parents_of_a_started_node_that_were_pruned_do_not_matter(
+    db: Connection, peer: Peer
+) -> None:
+    """Its children need not wait for what is gone."""
+    started(db, peer, "k")
+    ids = submit_graph(
+        db, [node("x", idempotency_key="k", depends_on=[4711]), node("y", "x"), node("z", "x")]
+    )
+    assert column(db, "select count(*) from peers.dependency group by child_id") == [1, 1]
+    assert state(db, ids["y"]) == "blocked"

@@ -384,6 +384,47 @@ def submit_graph(db: Connection, *nodes: dict[str, Any]) -> dict[str, Answer]:
     return {each["name"]: Answer(each["task_id"], each["is_new"], False) for each in found}
 
 
+def test_a_batch_gives_no_parents_to_a_task_that_is_there(db: Connection, peer: Peer) -> None:
+    """Whether it has started or not; the new tasks of the batch get them."""
+    running = submit_unique(db, "running", unique_while="unfinished").id
+    peer.claim()
+    waiting = submit_unique(db, "waiting", unique_while="unfinished").id
+    parent = submit(db)
+    found = rows(
+        db,
+        "select * from peers.submit_many_unique('a', '[{}, {}, {}, {}]', %s, depends_on => %s,"
+        " unique_while => 'unfinished')",
+        ["running", "waiting", "new", None],
+        [parent],
+    )
+    assert [each["id"] for each in found[:2]] == [running, waiting]
+    assert [each["is_new"] for each in found] == [False, False, True, True]
+    children = column(db, "select child_id from peers.dependency order by child_id")
+    assert children == [each["id"] for each in found[2:]]
+    assert state(db, waiting) == "ready"
+    assert problems(db) == []
+
+
+def test_a_node_whose_unique_task_has_started_waits_for_no_parent(
+    db: Connection, peer: Peer
+) -> None:
+    """Its children wait for it and for the parents of the node."""
+    running = submit_unique(db, "k", unique_while="unfinished").id
+    peer.claim()
+    nodes = submit_graph(
+        db,
+        {"name": "x"},
+        {"name": "y", "after": ["x"], "unique_key": "k", "unique_while": "unfinished"},
+        {"name": "z", "after": ["y"]},
+    )
+    assert nodes["y"].id == running
+    parents = column(
+        db, "select parent_id from peers.dependency where child_id = %s", nodes["z"].id
+    )
+    assert set(parents) == {nodes["x"].id, running}
+    assert value(db, "select count(*) from peers.dependency") == 2
+
+
 def test_a_node_stands_for_the_task_that_holds_its_key(db: Connection) -> None:
     """Its children wait for that task, and for the parents that the node would have had."""
     older = submit(db)

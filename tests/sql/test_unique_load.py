@@ -152,7 +152,7 @@ def test_nothing_is_lost_and_nothing_is_there_twice(world: World) -> None:
 def test_without_the_lock_on_the_task_it_is_noticed(world: World) -> None:
     """A submission that only looks at the task is overtaken by a claim sooner or later."""
     lock = Patch(
-        "23_unique.sql", "        order by t.id for no key update\n", "        order by t.id\n"
+        "23_unique_key.sql", "        order by t.id for no key update\n", "        order by t.id\n"
     )
     apply_patches(world.db, [lock])
     _, found = play(world, 5 * CALLS)

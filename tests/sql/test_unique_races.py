@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
     from tests.support.world import World
 
-UNIQUE: Final = "23_unique.sql"
+UNIQUE: Final = "23_unique_key.sql"
+REPLACE: Final = "23_replace_waiting.sql"
 
 
 def count(world: World) -> int:
@@ -431,6 +432,30 @@ def a_submission_waits_for_a_task_that_is_locked(world: World) -> None:
 
 # ---------------------------------------------------------------------------------------- the tests
 
+
+def a_task_is_claimed_while_a_graph_gives_it_a_parent(world: World) -> None:
+    """The graph waits for a session that adds edges; meanwhile the task starts, and gets none."""
+    peer, graph, other = world.peer(), world.connect(), world.connect()
+    known = value(world.db, "select peers.submit('a', idempotency_key => 'k')")
+    nodes = """[
+        {"name": "first", "kind": "a", "queue": "other"},
+        {"name": "known", "kind": "a", "after": ["first"], "idempotency_key": "k"},
+        {"name": "last", "kind": "a", "after": ["known"]}
+    ]"""
+    with other.transaction():
+        run(other, "lock table peers.dependency_lock in share row exclusive mode")
+        work = world.background(rows, graph, "select * from peers.submit_graph(%s)", nodes)
+        world.until_waiting(graph)
+        assert [claim.task_id for claim in peer.claim()] == [known]
+    ids = {each["name"]: each["task_id"] for each in result(work)}
+    assert ids["known"] == known
+    edges = rows(world.db, "select parent_id, child_id from peers.dependency")
+    assert {(edge["parent_id"], edge["child_id"]) for edge in edges} == {
+        (ids["first"], ids["last"]),
+        (known, ids["last"]),
+    }
+
+
 SCENARIOS = {
     name: function
     for name, function in inspect.getmembers(sys.modules[__name__], inspect.isfunction)
@@ -505,7 +530,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "a replacement does not leave ready": Variant(
         a_promotion_comes_before_a_postponement,
-        [Patch(UNIQUE, "when f.scheduled_at > greatest(_now, t.created_at) then 'scheduled'",
+        [Patch(REPLACE, "when f.scheduled_at > greatest(_now, t.created_at) then 'scheduled'",
                "when false then 'scheduled'")],
     ),
     "maintenance does not look again": Variant(
@@ -527,8 +552,14 @@ VARIANTS: dict[str, Variant] = {
     ),
     "a node stands for a task that was not inserted": Variant(
         two_nodes_share_a_key_whose_idempotency_key_another_session_takes,
-        [Patch("25_submit_graph.sql", "coalesce((_instead ->> ids[n.place]::text)::bigint, ids[",
+        [Patch("25_insert_nodes.sql", "coalesce((_instead ->> ids[n.place]::text)::bigint, ids[",
                "coalesce(null, ids[")],
+    ),
+    "a graph does not look again which tasks have started": Variant(
+        a_task_is_claimed_while_a_graph_gives_it_a_parent,
+        [Patch("25_graph_edges.sql",
+               "if peers._started_nodes(_ids, _is_new) = _started", "if true")],
+        psycopg.DatabaseError,
     ),
 }  # fmt: skip
 

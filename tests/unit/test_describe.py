@@ -301,7 +301,7 @@ def test_a_retry_at_no_time_is_refused_when_it_is_made(in_: Any) -> None:
         Retry(in_=in_)
 
 
-@pytest.mark.parametrize("in_", [0, 3, 0.5, Decimal("1.5"), timedelta(days=365), True])
+@pytest.mark.parametrize("in_", [0, 3, 0.5, Decimal("1.5"), timedelta(days=365), "1h"])
 def test_a_retry_at_some_time_is_told_in_seconds(in_: Any) -> None:
     """Whatever kind of number that is."""
     told = assert_told(caught(Retry(in_=in_)))

@@ -83,6 +83,20 @@ def test_it_looks_at_more_keys_less_and_less_often() -> None:
     assert claims.due_at(100.0) - 100 < 0.01
 
 
+def test_it_looks_at_full_keys_less_and_less_often() -> None:
+    """While no task of this peer ends, and nothing is notified."""
+    claims, _ = some_claims()
+    waits = []
+    for _ in range(12):
+        claims.note(a_reply("full"), 4, 0, 100.0, POLL)
+        waits.append(claims.due_at(100.0) - 100)
+    assert waits[0] < 0.5
+    assert 0.6 < waits[-1] < 1.5
+    claims.claim_now()
+    claims.note(a_reply("full"), 4, 0, 100.0, POLL)
+    assert claims.due_at(100.0) - 100 < 0.5
+
+
 def test_unlimited_tasks_leave_slots_to_limited_ones_that_come_first() -> None:
     """They are not claimed in advance then."""
     claims, queue = some_claims()

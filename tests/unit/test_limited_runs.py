@@ -29,7 +29,7 @@ def a_queue(*, asynchronous: bool = False, seconds: float | None = None) -> Loca
 def a_limited_claim(queue: LocalQueue, tasks: int, most_running: int | None) -> Claim:
     """A claim of tasks under a limit."""
     claim = a_claim(queue, *["k"] * tasks)
-    claim.is_limited = True
+    claim.is_limited, claim.key = True, 4711
     claim.most_running = most_running
     return claim
 
@@ -64,6 +64,7 @@ def test_no_more_tasks_of_a_lease_run_than_may() -> None:
     assert assign(queue, 3) == []
     finish(first, 1)
     assert queue.limited_ended
+    assert queue.freed_keys == {4711}
     queue.admit(1.0)
     assert [run.first for run in assign(queue, 3)] == [2]
     queue.admit(1.0)

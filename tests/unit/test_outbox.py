@@ -355,6 +355,21 @@ def test_an_outcome_that_is_busy_again_and_again_waits_for_the_lock(
     assert [call.patient for call in database.calls] == [False, False, False, True, True]
 
 
+def test_a_task_that_stays_locked_is_tried_less_and_less_often(
+    box: Box, database: Database
+) -> None:
+    """Each try may wait for the lock, while the connection can do nothing else."""
+    lease = a_lease()
+    box.completed(lease, b"1")
+    database.verdicts = {lease.task.task_id: "busy"}
+    waits = []
+    for _ in range(30):
+        box.flush(last=True)
+        waits.append(box.outbox.next_due() - time.monotonic())
+    assert waits[0] <= 0.1
+    assert 0.3 < max(waits) <= 1.0  # a random part of at most a second
+
+
 @pytest.mark.usefixtures("database")
 def test_the_first_statement_waits_for_the_lock_and_no_later_one() -> None:
     """A later one would wait while it holds what the sessions that it waits for may want."""

@@ -41,6 +41,12 @@ end
 $body$;
 create or replace function peers.claim(asked text) returns bigint
     language sql set search_path to pg_catalog as $$ select 1 $$;
+create or replace function peers._sum(a integer, b integer) returns integer
+    language sql immutable return a + b;
+create or replace function peers._first() returns table (id bigint) language sql stable
+begin atomic
+    select case when t.price > 1 then t.id end from peers.task t;
+end;
 comment on function peers.claim(integer) is 'Claim tasks.';
 comment on function peers.claim(text) is 'Claim tasks, the wordy way.';
 

@@ -17,7 +17,10 @@ A setting has one name in four places. The first place that has a value wins:
 3. a systemd credential with the name of the variable (in `$CREDENTIALS_DIRECTORY`);
 4. a line of `/etc/peers/peers.toml`, or of the file that `--config` names: `lease_timeout = "30s"`.
 
-A duration is a number with a unit: `500ms`, `30s`, `2m`, `1h30m`, `30d`. A size is `512M` or `2G`.
+A duration is a number with a unit (`500ms`, `30s`, `2m`, `1h30m`, `30d`, `2w`, `1 hour`), a number
+of seconds, or ISO 8601 (`PT30S`). Options of commands and functions of Python take the same texts.
+A size is `512M` or `2G`.
+
 An unknown `PEERS_…` variable is an error, so that a misspelt one is not ignored. (Variables of an
 installed guest, such as `PEERS_PREDICT_…`, and those that `PEERS_WORKER_ENV` names are for the
 workers.) `peers config` prints the effective settings and says where each value comes from; it

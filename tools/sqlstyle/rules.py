@@ -64,10 +64,13 @@ def lower_case(file: SqlFile) -> Iterator[Finding]:
 def search_path(file: SqlFile) -> Iterator[Finding]:
     """Every function pins its search_path; one that runs as its owner names pg_temp, last.
 
-    Without it, a caller could put a temporary table in the place of one of ours.
+    Without it, a caller could put a temporary table in the place of one of ours. The names in a
+    body that is no text (`return …` or `begin atomic …`) are resolved when it is created.
     """
     for statement in file.statements:
         if not statement.creation or statement.creation.thing.noun not in {"function", "procedure"}:
+            continue
+        if not re.search(r" as (\$\$|'…'|'')", statement.outline):
             continue
         path = re.search(
             r" set search_path (?:=|to) (?P<names>[^ ]+(?: , [^ ]+)*)", statement.outline

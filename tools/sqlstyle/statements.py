@@ -130,8 +130,11 @@ class SqlFile:
 
 def _statements(stream: Iterable[Token]) -> Iterator[Statement]:
     gathered: list[Token] = []
+    in_body = False  # of a function: begin atomic … end
     for token in stream:
-        if token.text != ";":
+        last = [each.text.lower() for each in gathered[-2:]]
+        in_body = (in_body and last != [";", "end"]) or last == ["begin", "atomic"]
+        if token.text != ";" or in_body:
             gathered.append(token)
         elif gathered:
             yield Statement(tuple(gathered))

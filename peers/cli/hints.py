@@ -1,0 +1,68 @@
+"""The commands for what a sentence of `peers.explain` or `peers.explain_schedule` names.
+
+The sentences are for readers in SQL too, so they name functions of SQL.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING, Any, Final
+
+from peers.cli.parser import advice
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+# A name may have quotes in it: the text after it ends it.
+_LIMIT: Final = re.compile(
+    r'(?:^Ready, but|\bunder|\band) limit "(.+?)"'
+    r'(?= is (?:shut|used up|full)\b| for | and limit "|\.)'
+)
+_DEAD_PARENT: Final = re.compile(r" is dead \(call peers\.retry\((\d+)\)")
+_TASK: Final = re.compile(r" is task (\d+)(?: of a backfill)?\. .*peers\.")
+_BACKFILL: Final = re.compile(r"Backfill (\d+) is in progress")
+
+
+def of_task(args: argparse.Namespace, task: dict[str, Any], sentence: str) -> Iterator[str]:
+    """Yield what to type for a task that `peers.explain` describes with this sentence."""
+    state, graph = task["state"].parsed(), task["graph_id"].parsed()
+    if state == "dead":
+        yield f"`{advice(args, f'dead show {args.id}')}` has the tracebacks."
+        yield _retry_or_discard(args, str(args.id), "runs it again", "gives it up")
+    if state == "blocked" and (parents := _DEAD_PARENT.findall(sentence)):
+        what = "the dead parent" if len(parents) == 1 else "the dead parents"
+        yield _retry_or_discard(args, " ".join(parents), f"runs {what} again", f"gives {what} up")
+    if state == "ready":
+        yield from _of_ready(args, task["queue"].parsed(), sentence)
+    if state == "running" and "peers.check(" in sentence:
+        yield f"`{advice(args, 'check --repair')}` makes the task ready again."
+    if state != "cancelled" and f"peers.resume_graph({graph})" in sentence:
+        yield f"`{advice(args, f'graph resume {graph}')}` resumes the graph."
+
+
+def _of_ready(args: argparse.Namespace, queue: str, sentence: str) -> Iterator[str]:
+    for limit in _LIMIT.findall(sentence):
+        command = advice(args, f"limit show {shlex.quote(limit)}")
+        yield f"`{command}` shows what runs and waits under the limit."
+    if "peers.resume(" in sentence:
+        yield f"`{advice(args, f'resume {shlex.quote(queue)}')}` resumes the queue."
+    if "(peers.peer_status " in sentence:
+        yield f"`{advice(args, 'status')}` lists the peers."
+
+
+def _retry_or_discard(args: argparse.Namespace, ids: str, retried: str, discarded: str) -> str:
+    retry, discard = (advice(args, f"dead {verb} {ids}") for verb in ("retry", "discard"))
+    return f"`{retry}` {retried}, `{discard}` {discarded}."
+
+
+def of_schedule(args: argparse.Namespace, sentence: str) -> Iterator[str]:
+    """Yield what to type for a schedule that `peers.explain_schedule` describes like this."""
+    if "peers.resume_schedule(" in sentence:
+        command = advice(args, f"schedule resume {shlex.quote(args.name)}")
+        yield f"`{command}` resumes the schedule."
+    if found := _TASK.search(sentence):
+        yield f"`{advice(args, f'explain {found[1]}')}` says what to do about the task."
+    for number in _BACKFILL.findall(sentence):
+        yield f"`{advice(args, f'schedule cancel-backfill {number}')}` ends the backfill."
