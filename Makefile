@@ -16,9 +16,9 @@ PYTHON_CHOICE := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3
 
 ARGS      ?=
 TEST_ARGS ?=
-# Test processes: one for each core. Two are a little faster, but the tests' peers then wait for one
-# another for seconds.
-TEST_WORKERS ?= $(shell nproc)
+# Test processes: three for two cores, because tests that wait for processes use no core. More of
+# them only wait for one another.
+TEST_WORKERS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help

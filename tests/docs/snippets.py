@@ -21,7 +21,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tests.support.cli import PATIENCE, PROJECT, command, environment, until
+from tests.support.cli import PATIENCE, PROJECT, environment, until
+from tests.support.forked_commands import shared
 from tests.support.server import as_url
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def run(snippet: Snippet, db: Connection, url: str, folder: Path) -> None:
 @contextmanager
 def running_peer(words: list[str], url: str, folder: Path) -> Iterator[None]:
     """Run a peer beside the snippets, and drain it at the end."""
-    peer = subprocess.Popen([*command("run"), *words], env=_environment(url, folder), cwd=folder)
+    peer = shared().start(["run", *words], _environment(url, folder), cwd=folder)
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 
 import peers
 from peers import current_batch, current_task, task
+from peers.types import BATCH_WAIT_MAX
 from tests.e2e.ledger import LEDGER_VARIABLE
 
 SIZE = 64
@@ -224,9 +225,16 @@ def batch_halves_sync(rows: list[Row]) -> list[Any]:
     return [{"n": row["n"]} for row in rows]
 
 
-@task("batch.patient", batch_size=8, batch_wait=4.0)
+@task("batch.patient", batch_size=8, batch_wait=1.0)
 def batch_patient(rows: list[Row]) -> list[Any]:
     """Waits for others to come."""
+    _note(rows)
+    return _results(rows)
+
+
+@task("batch.very_patient", batch_size=8, batch_wait=BATCH_WAIT_MAX)
+def batch_very_patient(rows: list[Row]) -> list[Any]:
+    """Waits for others for as long as a batch may."""
     _note(rows)
     return _results(rows)
 

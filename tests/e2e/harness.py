@@ -20,6 +20,7 @@ from peers.pool import liveness
 from tests.e2e import ledger
 from tests.e2e.audit import JOURNAL, Audit, audit
 from tests.e2e.ledger import Entry
+from tests.support.forked_commands import ForkedProcess, needs_its_own_start, shared
 from tests.support.server import Connection, open_connection
 from tests.support.world import column, rows, submit
 
@@ -69,11 +70,16 @@ class PeerProcess:
 
     def __init__(self, environment: dict[str, str], log: Path, stderr: int | None = None) -> None:
         self.log = log
+        self.process: ForkedProcess | subprocess.Popen[bytes]
         with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                _COMMAND, env=environment, cwd=_SOURCES, stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL, stderr=file if stderr is None else stderr,
-            )  # fmt: skip
+            errors = file.fileno() if stderr is None else stderr
+            if needs_its_own_start(environment):
+                self.process = subprocess.Popen(
+                    _COMMAND, env=environment, cwd=_SOURCES, stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL, stderr=errors,
+                )  # fmt: skip
+            else:
+                self.process = shared().start(["run"], environment, stderr=errors)
         self.pid = self.process.pid
 
     def events(self, name: str) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from math import ceil, log2
 
 import pytest
 
+from peers.types import BATCH_WAIT_MAX
 from tests.e2e import app_batches
 from tests.e2e.app_batches import SIZE
 from tests.e2e.harness import Stage, until
@@ -188,16 +189,23 @@ def test_a_batch_waits_to_be_full_but_not_for_ever(stage: Stage) -> None:
     """
     stage.peer(APP, slots=1)
     warm_up(stage, "batch")
-    before = len(app_batches.calls(stage.ledger))
-    full = [stage.submit("batch.patient", {"n": n}) for n in range(8)]
-    stage.until_state("completed", *full)
+    came = (
+        "select max(created_at) - min(created_at) < '1 s' as soon from peers.task"
+        " where id = any (%s)"
+    )
+    while True:
+        before = len(app_batches.calls(stage.ledger))
+        full = [stage.submit("batch.very_patient", {"n": n}) for n in range(8)]
+        stage.until_state("completed", *full)
+        if stage.row(came, full)["soon"]:
+            break  # they came in time, also on a busy machine
     assert app_batches.calls(stage.ledger)[before:] == [list(range(8))]
     rest = submit_rows(stage, "batch.patient", 3)
     stage.until_state("completed", *rest)
     assert app_batches.calls(stage.ledger)[before + 1 :] == [[0, 1, 2]]
     waited = "select min(finished_at) - min(created_at) as wait from peers.task where id = any (%s)"
-    assert stage.row(waited, rest)["wait"].total_seconds() >= 3.9
-    assert stage.row(waited, full)["wait"].total_seconds() < 3.9
+    assert stage.row(waited, rest)["wait"].total_seconds() >= 0.95
+    assert stage.row(waited, full)["wait"].total_seconds() < BATCH_WAIT_MAX
 
 
 @pytest.mark.parametrize(("poison", "error"), [("kill", "crash"), ("hang", "timeout")])

@@ -79,9 +79,9 @@ def test_an_idle_peer_leaves_the_database_in_peace(stage: Stage) -> None:
     """
     name = stage.row("select current_database() as name")["name"]
     stage.db.execute(f'alter database "{name}" set track_functions = pl')
-    peer = stage.peer(lease_timeout="1500ms", poll_interval="1h")
+    peer = stage.peer(heartbeat_interval="500ms", poll_interval="1h")
     stage.until_true(
-        "select heartbeat_at - joined_at > 3 * lease_timeout from peers.peer where id = %s",
+        "select heartbeat_at - joined_at > interval '4 s' from peers.peer where id = %s",
         peer.joined(),
     )
     assert peer.terminate() == 0

@@ -92,7 +92,7 @@ def test_a_migration_under_the_feet_of_a_running_peer(stage: Stage) -> None:
     handlers finish, gives back the rest and exits with 1, so that its supervisor starts the new
     release.
     """
-    peer = stage.peer(lease_timeout="1500ms")
+    peer = stage.peer(heartbeat_interval="500ms")
     running = stage.submit("held", {"gate": stage.gate()})
     stage.until_started(running)
     stage.db.execute(CONTRACT.format(2))
@@ -110,7 +110,7 @@ def test_a_migration_and_sigterm_are_one_drain(stage: Stage, first: str) -> None
     """A deployment migrates and stops the old peers at about the same time: whichever comes first,
     what runs may finish.
     """
-    peer = stage.peer(lease_timeout="1500ms")
+    peer = stage.peer(heartbeat_interval="500ms")
     running = stage.submit("held", {"gate": stage.gate()})
     stage.until_started(running)
     if first == "signal":

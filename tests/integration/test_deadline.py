@@ -31,8 +31,8 @@ def test_the_bounds_leave_time_for_the_next_step(lease: float) -> None:
 
 @pytest.fixture
 def bounded(database_url: str) -> BoundedConnection:
-    """Make a connection whose statements get half a second from the server."""
-    return connect(database_url, application_name="test", bounds=Bounds(0.2, 0.5, PATIENCE * 2))
+    """Make a connection whose statements get two seconds from the server."""
+    return connect(database_url, application_name="test", bounds=Bounds(0.2, 2.0, PATIENCE * 2))
 
 
 def test_the_server_ends_a_statement_that_takes_too_long(

@@ -232,16 +232,16 @@ def main(database_url: str) -> Iterator[Main]:
     made.connection.close()
 
 
-def test_nobody_waits_for_a_job(main: Main) -> None:
+def test_nobody_waits_for_a_job(main: Main, db: Connection) -> None:
     """While the database works, the loop turns; then the job has its results."""
-    main.connection.start(main.job(Statement(b"select pg_sleep(0.3)"), BACKEND))
-    turns = 0
-    while not main.results:
-        assert not main.connection.is_idle
+    db.execute("select pg_advisory_lock(1)")
+    main.connection.start(main.job(Statement(b"select pg_advisory_lock(1)"), BACKEND))
+    for _ in range(4):
         main.turn()
-        turns += 1
-    assert turns > 3
-    assert len(main.results.pop()) == 2
+        assert not main.connection.is_idle
+        assert not main.results
+    db.execute("select pg_advisory_unlock(1)")
+    assert len(main.until_results()) == 2
     assert main.connection.is_idle
 
 

@@ -324,7 +324,7 @@ def test_a_timeout_ends_the_wait_only(db: Connection) -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError, match=rf"task {task_id} has not ended within 0.2 s"):
         double.result(task_id, timeout=0.2)
-    assert 0.2 <= time.monotonic() - began < 1
+    assert time.monotonic() - began >= 0.2
     assert states(db, task_id) == ["ready"]
 
 
@@ -365,8 +365,8 @@ def test_the_end_of_an_awaited_task_wakes_its_waiter(peer: Peer) -> None:
         timer = later(lambda end=end: end())  # type: ignore[misc]
         began = time.monotonic()
         with contextlib.suppress(peers.TaskFailed, peers.TaskCancelled):
-            peers.result(task_id, timeout=20)
-        assert time.monotonic() - began < 10
+            peers.result(task_id, timeout=60)
+        assert time.monotonic() - began < 25
         timer.join()
         double.submit(n=1)
 
@@ -390,7 +390,10 @@ def test_only_awaited_tasks_notify(db: Connection, peer: Peer) -> None:
     task_id = double.submit(n=1)
     db.execute("select peers.await_results(%s)", ([task_id],))
     complete(peer)
-    assert [each.payload for each in db.notifies(timeout=0.5)] == [str(task_id)]
+    [first] = db.notifies(timeout=60, stop_after=1)
+    assert first.payload == str(task_id)
+    db.execute("select 1")
+    assert list(db.notifies(timeout=0)) == []
 
 
 def test_many_wait_on_one_connection(db: Connection, peer: Peer, database_url: str) -> None:
@@ -400,7 +403,7 @@ def test_many_wait_on_one_connection(db: Connection, peer: Peer, database_url: s
         results: list[int] = []
         threads = [
             threading.Thread(
-                target=lambda task_id=task_id: results.append(client.result(task_id, 20))
+                target=lambda task_id=task_id: results.append(client.result(task_id, 60))
             )
             for task_id in ids
         ]
@@ -411,7 +414,7 @@ def test_many_wait_on_one_connection(db: Connection, peer: Peer, database_url: s
             assert peer.complete(claim, result=claim.task_id) == {}
         [row] = db.execute(count).fetchall()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
         assert sorted(results) == ids
         assert row["n"] <= 2
 
@@ -449,7 +452,7 @@ def test_results_survive_a_lost_connection(db: Connection, peer: Peer) -> None:
         complete(peer, 2)
 
     timer = later(interrupt, 0.5)
-    assert double.result(task_id, timeout=20) == 2
+    assert double.result(task_id, timeout=60) == 2
     timer.join()
 
 
@@ -490,7 +493,7 @@ def test_async_client(peer: Peer, database_url: str) -> None:
             async with client.graph() as graph:
                 graph.add(double.options(queue="other"), 1)
             assert (await client.get(task_id)).state == "completed"
-            waits = [asyncio.create_task(client.result(task_id, 20)) for _ in range(200)]
+            waits = [asyncio.create_task(client.result(task_id, 60)) for _ in range(200)]
             assert await asyncio.gather(*waits) == [8] * 200
             return task_id
 

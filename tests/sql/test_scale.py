@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from math import inf
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 SMALL, TIMES = 500, 8
 MOST = 24  # a square would be 64 times the time; the machine is noisy
-TRIES = 3
+TRIES = 8
 
 GRAPH = "select count(*) from peers.submit_graph(%s::jsonb)"
 BOTTOM_UP = """
@@ -141,10 +142,13 @@ def test_eight_times_the_size_takes_no_sixty_four_times_the_time(
     run(db, "alter table peers.dependency set (autovacuum_enabled = off)")
     for _ in range(8):
         case(db, 4)()
-    ratios: list[float] = []
-    while not ratios or (min(ratios) > MOST and len(ratios) < TRIES):
+    small = large = inf
+    for _ in range(TRIES):
         forget_everything(db)
-        small, large = seconds(case(db, SMALL)), seconds(case(db, SMALL * TIMES))
-        ratios.append(large / small)
-    assert min(ratios) < MOST
+        # the shortest of each size is the one that the machine disturbed least
+        small = min(small, seconds(case(db, SMALL)))
+        large = min(large, seconds(case(db, SMALL * TIMES)))
+        if large < MOST * small:
+            break
+    assert large < MOST * small
     assert problems(db) == []

@@ -106,7 +106,7 @@ VARIANTS: Final = {
     "a peer that declares waits for who has locked one": Variant(
         scenarios.a_schedule_is_locked_while_a_peer_declares_it,
         [Patch("69_declare_schedule.sql", "for update nowait", "for update"),
-         Patch("69_declare_schedule.sql", "lock_timeout = '100ms'", "lock_timeout = '1s'")],
+         Patch("69_declare_schedule.sql", "lock_timeout = '100ms'", "lock_timeout = '9s'")],
     ),
     "a peer that declares waits for each one that is added": Variant(
         scenarios.hundreds_of_schedules_are_added_while_a_peer_declares_them,

@@ -39,9 +39,10 @@ _IMPORTED_LATE: Final = (
     "peers.database.schema", "peers.handlers", "peers.peer.loop", "psycopg_pool",
 )  # fmt: skip
 """What commands import when they need it."""
-_PYTHON: Final = ("PYTHON", "LD_")
+_PYTHON: Final = ("PYTHON", "LANG", "LC_", "LD_")
 """What begins like this in the environment has effects while Python starts."""
 _HARMLESS: Final = frozenset({"PYTHONPATH"})
+_STANDARD: Final = ("stdin", "stdout", "stderr")
 
 
 class ForkedProcess:
@@ -174,8 +175,10 @@ def end_shared() -> None:
 
 
 def needs_its_own_start(env: Mapping[str, str]) -> bool:
-    """Tell whether these variables would mean something to Python before any module is there."""
-    return _of_python(env) != _of_python(os.environ)
+    """Tell whether these variables have effects while Python starts."""
+    return _of_python(env) != _of_python(os.environ) or any(
+        Path(place, "sitecustomize.py").exists() for place in _python_path(env)
+    )
 
 
 def _of_python(env: Mapping[str, str]) -> dict[str, str]:
@@ -203,11 +206,11 @@ def _main(control_fd: int, modules: Iterable[str]) -> None:
     signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
     running: dict[int, int] = {}
     while True:
-        ready, _, _ = select.select([control, woken], [], [])
+        ready, _, _ = select.select([control.fileno(), woken], [], [])
         if woken in ready:
             os.read(woken, 4096)
             _report_ended(running)
-        if control in ready:
+        if control.fileno() in ready:
             message, descriptors, _, _ = socket.recv_fds(control, 1, 5)
             if not message:
                 return
@@ -237,8 +240,14 @@ def _become(asked: int, streams: Sequence[int], library: Sequence[str]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with open(asked, "rb") as file:
         request = json.load(file)
-    for number, stream in enumerate(streams):
+    for number, (stream, name, mode) in enumerate(zip(streams, _STANDARD, "rww", strict=True)):
         os.dup2(stream, number)
+        old = getattr(sys, name)  # it still knows whether it could seek
+        new = open(  # noqa: SIM115  # it stays open
+            number, mode, old.line_buffering or -1, old.encoding, old.errors, closefd=False
+        )
+        setattr(sys, name, new)
+        setattr(sys, f"__{name}__", new)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.environ.clear()
     os.environ.update(request["env"])

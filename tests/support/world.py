@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID, uuid4
 
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 
 DEADLINE: Final = 30.0
 """Seconds that anything awaited may take on the slowest machine."""
+
+LONG_WAIT: Final = 2.0
+LOOKS: Final = 100
+"""A wait for a lock is long if it is seen so many times in a row, for so many seconds."""
+
+_A_SESSION_WAITS: Final = (
+    "select exists (select from pg_stat_activity"
+    " where datname = current_database() and wait_event_type = 'Lock')"
+)
 
 LEASE: Final = "30 s"
 
@@ -283,6 +292,7 @@ class World:
     db: Connection
     connect: Callable[[], Connection]
     pool: ThreadPoolExecutor
+    _works: list[Future[Any]] = field(default_factory=list)
 
     def peer(self, *kinds: str, **options: Any) -> Peer:
         """A peer with a connection of its own."""
@@ -292,7 +302,9 @@ class World:
         self, work: Callable[..., Result], *arguments: Any, **options: Any
     ) -> Future[Result]:
         """Run `work` in a thread."""
-        return self.pool.submit(work, *arguments, **options)
+        future = self.pool.submit(work, *arguments, **options)
+        self._works.append(future)
+        return future
 
     def is_waiting(self, session: Connection) -> bool:
         """Whether that session waits for a lock that another one holds."""
@@ -300,12 +312,35 @@ class World:
         return bool(value(self.db, query, session.info.backend_pid))
 
     def until_waiting(self, session: Connection) -> None:
-        """Return as soon as that session waits for a lock."""
-        self.until(lambda: self.is_waiting(session), "a session to wait for a lock")
+        """Return as soon as that session waits for a lock; fail when nothing runs any more."""
+        self.until(
+            lambda: self.is_waiting(session) or all(work.done() for work in self._works),
+            "a session to wait for a lock",
+        )
+        assert self.is_waiting(session), "it ended without waiting for a lock"
 
     def until_waiting_or_done(self, session: Connection, work: Future[Any]) -> None:
         """Return as soon as that session waits for a lock, or has finished its work."""
         self.until(lambda: work.done() or self.is_waiting(session), "a session to wait or finish")
+
+    def waits_long(self, work: Future[Any]) -> bool:
+        """Whether a session waits for a lock for two seconds; otherwise the work ends.
+
+        A busy machine makes the work slow, but not its waits for locks.
+        """
+        began, looks, deadline = 0.0, 0, time.monotonic() + DEADLINE * 2
+        while not work.done():
+            assert time.monotonic() < deadline, "the work does not end, and waits for no lock"
+            if not value(self.db, _A_SESSION_WAITS):
+                looks = 0
+            elif looks == 0:
+                began, looks = time.monotonic(), 1
+            else:
+                looks += 1
+                if looks > LOOKS and time.monotonic() - began > LONG_WAIT:
+                    return True
+            run(self.db, "select pg_sleep(0.002)")
+        return False
 
     def until(self, holds: Callable[[], bool], what: str) -> None:
         """Ask again and again, at most for DEADLINE seconds."""

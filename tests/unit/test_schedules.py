@@ -116,9 +116,9 @@ def test_due_times_that_take_long_are_computed_in_steps() -> None:
         a_row(name=f"s{n}", cron="* * * * *", timezone="Europe/Berlin", next_due_at=yesterday)
         for n in range(50)
     ]
-    began = time.monotonic()
+    began = time.process_time()
     assert peer.step(due(-1, schedules=many)) == "look"
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
     assert 1 <= len(peer.chore._fires) < 25
     assert peer.due_in() <= 0
 
@@ -340,6 +340,7 @@ def test_a_locked_schedule_is_declared_again() -> None:
     for _ in range(4):
         finished = chore.read(Reply((b"s", b"locked"), (b"t", b"created")), 1)  # type: ignore[arg-type]
         assert not finished
+        done = time.monotonic()
         chore.done(0.001, finished=finished)
-        assert 0.9 < chore.due_at() - time.monotonic() <= 1
+        assert done + 0.9 < chore.due_at() <= time.monotonic() + 1
     assert chore.read(Reply((b"s", b"changed")), 1)  # type: ignore[arg-type]
