@@ -29,15 +29,16 @@ class Job:
 class JobRunner:
     """A connection that the selector watches, with at most one job.
 
-    It calls `on_notify` with the payload of each notification. Methods raise psycopg's error when
-    the connection is lost.
+    It calls `on_notify` with the payload of each notification, and whether the session itself has
+    sent it: such a one comes together with the replies to its job. Methods raise psycopg's error
+    when the connection is lost.
     """
 
     def __init__(
         self,
         connection: BoundedConnection,
         selector: selectors.BaseSelector,
-        on_notify: Callable[[str], None],
+        on_notify: Callable[[str, bool], None],
     ) -> None:
         self.connection = connection
         self.pipeline = Pipeline(connection)
@@ -48,7 +49,10 @@ class JobRunner:
         self._fd = connection.fileno()  # kept: a broken connection no longer knows it
         self._events = selectors.EVENT_READ
         selector.register(self._fd, self._events, self._see_input)
-        connection.add_notify_handler(lambda notify: on_notify(notify.payload))
+        self._session = connection.info.backend_pid
+        connection.add_notify_handler(
+            lambda notify: on_notify(notify.payload, notify.pid == self._session)
+        )
 
     @property
     def is_idle(self) -> bool:
@@ -81,7 +85,8 @@ class JobRunner:
     def receive_notifications(self) -> None:
         """Take the notifications that were read together with a reply."""
         while (notify := self.connection.pgconn.notifies()) is not None:
-            self._on_notify(notify.extra.decode("utf-8", "replace"))
+            is_own = notify.be_pid == self._session
+            self._on_notify(notify.extra.decode("utf-8", "replace"), is_own)
 
     def close(self) -> None:
         """Close the connection. The job is lost."""

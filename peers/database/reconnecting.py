@@ -28,8 +28,9 @@ class ReconnectingConnection:
     """At most one connection, which is made again after a loss, and at most one job on it.
 
     It calls `on_reconnect` with every new connection but the first, `on_notify` with the payload of
-    each notification, `wake` from another thread when a try to connect has ended, and `on_progress`
-    before each step that waits for the database, so that the main loop does not count as stuck.
+    each notification (see `JobRunner`), `wake` from another thread when a try to connect has ended,
+    and `on_progress` before each step that waits for the database, so that the main loop does not
+    count as stuck.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class ReconnectingConnection:
         wake: Callable[[], None],
         *,
         on_reconnect: Callable[[], None] = lambda: None,
-        on_notify: Callable[[str], None] = lambda _: None,
+        on_notify: Callable[[str, bool], None] = lambda _payload, _is_own: None,
         on_progress: Callable[[], None] = lambda: None,
         on_error: Callable[[Exception], None] = lambda _: None,
     ) -> None:

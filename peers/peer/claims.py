@@ -13,6 +13,7 @@ from psycopg.pq.abc import PGresult
 from peers.database import statements
 from peers.database.pipeline import Statement
 from peers.database.reconnecting import ReconnectingConnection
+from peers.database.rows import ClaimReply
 from peers.peer.limited_claims import LimitedClaims
 from peers.peer.state import PeerState
 from peers.pool.claim import START_WITHIN, Claim
@@ -21,6 +22,9 @@ from peers.pool.local_queue import LocalQueue
 
 _POLL_JITTER: Final = 0.25
 _POLL_WITHOUT_NOTIFICATIONS: Final = 1.0
+_WITH_OUTCOMES_WITHIN: Final = 0.02
+"""Seconds that a claim waits for outcomes that are about to come, to be part of their transaction,
+while there is no free slot."""
 _SHRINK: Final = 4
 """A claim that the database refuses is tried again for so many times fewer tasks."""
 
@@ -69,6 +73,12 @@ class Claims:
         """How many tasks to claim at most, by queue, after the database refused a claim."""
         self._is_outdated = False
         """Tasks may have become ready since the claims in progress were sent."""
+        self._outcomes_unblock = False
+        """Outcomes have unblocked tasks lately, so that it is worth to claim along with them."""
+        self._with_outcomes = False
+        """The transaction in progress records outcomes, too."""
+        self._just_claimed: set[str] = set()
+        """The queues that the transaction claimed from whose replies have just come."""
 
     def due_at(self) -> float:
         """Return when (monotonic) the next claim is due."""
@@ -77,12 +87,19 @@ class Claims:
         now = time.monotonic()
         return min((self._next_claim(q, now)[0] for q in self._queues.values()), default=_NEVER)
 
-    def due(self) -> list[ClaimRequest]:
-        """Return the claims that are due now: of what the slots will soon need."""
+    def due(self, *, with_outcomes: bool = False) -> list[ClaimRequest]:
+        """Return the claims that are due now: of what the slots will soon need.
+
+        `with_outcomes`: the same transaction records outcomes. Then queues that are empty so far
+        count as well, if outcomes have unblocked tasks lately.
+        """
+        self._just_claimed.clear()
+        self._with_outcomes = with_outcomes
         if self._state.draining:
             return []
         now = time.monotonic()
-        requests = (self._request(q, now) for q in self._queues.values())
+        follow = with_outcomes and self._outcomes_unblock
+        requests = (self._request(q, now, follow=follow) for q in self._queues.values())
         return [request for request in requests if request is not None]
 
     def write(
@@ -110,6 +127,7 @@ class Claims:
     def take(self, requests: Sequence[ClaimRequest], results: Sequence[PGresult]) -> None:
         """Take the replies to these claims."""
         now, wait = time.monotonic(), self._wait()
+        found_any = False
         for request, result in zip(requests, results, strict=True):
             local_queue, wanted, free_slots = request
             limited = self._limited[local_queue.queue]
@@ -127,15 +145,27 @@ class Claims:
             self._connection.succeeded(request.job)
             self._grow(request)
             self._resume[local_queue.queue] = reply.resume
+            self._just_claimed.add(local_queue.queue)
             limits_are_new = reply.limited and not limited.active
             is_empty = reply.count < wanted - taken and not reply.more and not limits_are_new
-            if is_empty and not self._is_outdated:
-                local_queue.postpone_claim(now + wait)
+            self._postpone(local_queue, reply, now, wait, is_empty=is_empty)
             limited.note(reply, free_slots, taken, now, wait)
             if self._is_outdated:
                 limited.claim_now()
+            found_any |= taken + reply.count > 0
             if reply.count:
                 self._on_claimed(Claim(reply, local_queue, now))
+        if requests and self._with_outcomes and not found_any:
+            self._outcomes_unblock = False
+
+    def _postpone(
+        self, local_queue: LocalQueue, reply: ClaimReply, now: float, wait: float, *, is_empty: bool
+    ) -> None:
+        """Put off the next claim of a queue as far as the last reply allows."""
+        if is_empty and not self._is_outdated:
+            local_queue.postpone_claim(now + wait)
+        elif is_empty and self._outcomes_unblock and reply.count >= local_queue.slots:
+            local_queue.postpone_claim(now + _WITH_OUTCOMES_WITHIN)
 
     def refused(self, request: ClaimRequest, error: Exception) -> None:
         """Put off a claim that the database has refused, and want fewer tasks then.
@@ -147,11 +177,32 @@ class Claims:
         self._connection.put_off(request.job, error)
 
     def poll_now(self) -> None:
-        """Make claims due now: tasks may be ready."""
+        """Make claims due now: tasks may be ready.
+
+        While all slots are busy and outcomes unblock tasks, the claim waits a moment for the next
+        outcomes: with them it costs less.
+        """
         self._is_outdated = True
+        soon = time.monotonic() + _WITH_OUTCOMES_WITHIN
         for local_queue in self._queues.values():
-            local_queue.claim_now()
+            if self._outcomes_unblock and local_queue.free_slots <= 0:
+                local_queue.postpone_claim(min(local_queue.next_claim_at, soon))
+            else:
+                local_queue.claim_now()
             self._limited[local_queue.queue].claim_now()
+
+    def made_ready(self) -> None:
+        """Make claims due that the last transaction did not make: it has made tasks ready itself.
+
+        It claimed after it had recorded its outcomes, so a claim saw what these unblocked. The next
+        transaction with outcomes claims as well.
+        """
+        self._outcomes_unblock = True
+        for local_queue in self._queues.values():
+            limited = self._limited[local_queue.queue]
+            if local_queue.queue not in self._just_claimed or limited.active:
+                local_queue.claim_now()
+                limited.claim_now()
 
     def forget_positions(self) -> None:
         """Begin the next claims where the queues begin."""
@@ -166,7 +217,9 @@ class Claims:
         due_at = max(min(unlimited_at, limited.due_at(now)), retry_at)
         return due_at, wanted if now >= unlimited_at else 0
 
-    def _request(self, local_queue: LocalQueue, now: float) -> ClaimRequest | None:
+    def _request(self, local_queue: LocalQueue, now: float, *, follow: bool) -> ClaimRequest | None:
+        if follow and self._limited[local_queue.queue].unlimited(local_queue.wanted(), now):
+            local_queue.claim_now()
         due_at, wanted = self._next_claim(local_queue, now)
         if now < due_at:
             return None

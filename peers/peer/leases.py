@@ -133,6 +133,10 @@ class Leases:
         """Claim in the next turn: tasks may be ready."""
         self._claims.poll_now()
 
+    def made_ready(self) -> None:
+        """Claim what a transaction of this peer has made ready, unless that one has done so."""
+        self._claims.made_ready()
+
     def reconnected(self) -> None:
         """Reconcile and claim soon: the last replies of the database may have been lost."""
         self._reconcile_at = 0.0

@@ -272,7 +272,7 @@ class Peer:
         self._maintenance.promotion.promote_now()
         self._schedules.look_now()
 
-    def _on_notification(self, payload: str) -> None:
+    def _on_notification(self, payload: str, is_own: bool = False) -> None:
         if payload.startswith(SCHEDULED):
             self._maintenance.promotion.notified(payload)
             return
@@ -286,7 +286,10 @@ class Peer:
             self._maintenance.limits_changed()
         if payload == CANCEL:
             self._heartbeat.send_now()
-        self._leases.poll_now()
+        if is_own and not payload:
+            self._leases.made_ready()
+        else:
+            self._leases.poll_now()
 
     def _on_reply(self, peer_id: UUID, reply: HeartbeatReply) -> None:
         """Pass a reply from the heartbeat's thread to the main loop."""

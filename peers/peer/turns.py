@@ -52,6 +52,8 @@ class Turns:
             return
         requests = self._claims.due() if claims else []
         batch = self._recorder.take_due(with_claim=bool(requests))
+        if claims and batch is not None:
+            requests = self._claims.due(with_outcomes=True)
         if batch is None and not requests:
             return
         record = [] if batch is None else batch.statements(peer_id, self._connection.encoding)

@@ -190,12 +190,19 @@ class Main:
     def __init__(self, url: str, bounds: Bounds = BOUNDS) -> None:
         self.selector = selectors.DefaultSelector()
         self.heard: list[str] = []
+        self.own: list[tuple[str, int]] = []
+        """What the session itself has sent, and how many results there were at that time."""
         self.results: list[Any] = []
         self.connection = ReconnectingConnection(
             lambda: self._connect(url, bounds), self.selector, lambda: None,
-            on_notify=self.heard.append,
+            on_notify=self._hear,
         )  # fmt: skip
         self.connection.use(self._connect(url, bounds))
+
+    def _hear(self, payload: str, is_own: bool) -> None:
+        self.heard.append(payload)
+        if is_own:
+            self.own.append((payload, len(self.results)))
 
     def _connect(self, url: str, bounds: Bounds) -> BoundedConnection:
         made = connect(url, application_name="test", bounds=bounds)
@@ -266,6 +273,15 @@ def test_notifications_are_heard_at_any_time(main: Main, db: Connection) -> None
     db.execute("select pg_notify('bells', 'do')")
     main.connection.do(lambda c: c.execute("select pg_sleep(0.1)"))
     assert main.heard == ["idle", "job", "do"]
+
+
+def test_an_own_notification_follows_the_results_of_its_job(main: Main, db: Connection) -> None:
+    """So the peer knows which transaction has made tasks ready."""
+    db.execute("select pg_notify('bells', 'theirs')")
+    main.connection.start(main.job(Statement(b"select pg_notify('bells', 'ours')")))
+    main.until_results()
+    assert set(main.heard) == {"theirs", "ours"}
+    assert main.own == [("ours", 1)]
 
 
 def test_a_notification_is_heard_that_came_before_an_error(main: Main, db: Connection) -> None:

@@ -60,15 +60,18 @@ class World:
         self.database = Database(monkeypatch)
         self.state = PeerState(PEER)
         self.claimed: list[Claim] = []
-        self.queue = LocalQueue("default", slots, DurationEstimate(), {})
+        self.durations = DurationEstimate()
+        self.queue = LocalQueue("default", slots, self.durations, {})
         self.claims = Claims(
             self.state, cast("ReconnectingConnection", self.database), {"default": self.queue},
             HOUR, lambda: is_listening, self.claimed.append,
         )  # fmt: skip
 
-    def claim(self, reply: ClaimReply = NOTHING, *, notified: bool = False) -> bool:
+    def claim(
+        self, reply: ClaimReply = NOTHING, *, notified: bool = False, with_outcomes: bool = False
+    ) -> bool:
         """Claim what is due; return whether something was. `notified`: in the meantime."""
-        requests = self.claims.due()
+        requests = self.claims.due(with_outcomes=with_outcomes)
         self.claims.write(PEER, requests, durable=True)
         if notified:
             self.claims.poll_now()
@@ -123,6 +126,45 @@ def test_a_claim_that_is_not_finished_is_followed_at_once(world: World) -> None:
     assert not world.claim()
     [claim] = world.claimed
     assert claim.count == 1
+
+
+def test_outcomes_claim_what_they_unblock(world: World) -> None:
+    """After one has made tasks ready, until one has not: a claim of nothing costs time."""
+    world.claim()
+    assert not world.claim(with_outcomes=True)
+    world.claims.made_ready()
+    assert world.claim(a_reply())
+    assert not world.claim()
+    assert world.claim(a_reply(), with_outcomes=True)
+    assert world.claim(with_outcomes=True)
+    assert not world.claim(with_outcomes=True)
+
+
+def test_a_transaction_that_claimed_what_it_made_ready_is_not_followed(world: World) -> None:
+    """Its notification comes with its replies. That of a transaction without a claim counts."""
+    world.claim()
+    world.claims.made_ready()
+    assert not world.claim()
+    world.claims.made_ready()
+    assert world.claim()
+
+
+def test_while_outcomes_unblock_tasks_a_full_peer_claims_with_them(world: World) -> None:
+    """The next outcomes come soon, and a claim of its own costs more. It waits only a moment."""
+    world.durations.note("a", 0.001)
+    world.claim(a_reply())
+    world.queue.claimed(world.claimed[0])  # from now on it wants more than its slots
+    world.claims.made_ready()
+    world.claims.poll_now()
+    assert world.claim(a_reply(count=2), notified=True)
+    assert not world.claim()
+    assert 0.0 < world.claims.due_at() - time.monotonic() < 0.1
+    world.queue.started(2, slots=2)
+    world.claims.poll_now()
+    assert not world.claim()
+    world.queue.finished(1, slots=1)
+    world.claims.poll_now()
+    assert world.claim()
 
 
 def test_a_claim_begins_where_the_last_one_ended(world: World) -> None:

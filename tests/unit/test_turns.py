@@ -68,6 +68,14 @@ def test_outcomes_and_claims_are_one_transaction() -> None:
     world.claims.take.assert_called_once_with(world.requests, ["one", "two"])
 
 
+@pytest.mark.parametrize("outcomes", [True, False])
+def test_claims_know_whether_the_transaction_records_outcomes(outcomes: bool) -> None:
+    """What outcomes unblock can be claimed in their transaction, although the queue was empty."""
+    world = World(outcomes=outcomes, claims=1)
+    world.job()
+    assert world.claims.due.call_args.kwargs == ({"with_outcomes": True} if outcomes else {})
+
+
 @pytest.mark.parametrize(
     ("outcomes", "setting", "durable"),
     [(True, False, True), (True, True, True), (False, True, True), (False, False, False)],
