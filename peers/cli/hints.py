@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # A name may have quotes in it: the text after it ends it.
 _LIMIT: Final = re.compile(
     r'(?:^Ready, but|\bunder|\band) limit "(.+?)"'
-    r'(?= is (?:shut|used up|full)\b| for | and limit "|\.)'
+    r'(?= is (?:shut|used up|full|locked)\b| for | and limit "|\.)'
 )
 _DEAD_PARENT: Final = re.compile(r" is dead \(call peers\.retry\((\d+)\)")
 _TASK: Final = re.compile(r" is task (\d+)(?: of a backfill)?\. .*peers\.")

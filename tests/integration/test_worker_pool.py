@@ -137,17 +137,22 @@ def test_a_pool_survives_without_any_descriptor_left(selector: selectors.Default
         Mock(OutcomeListener),
     )
     pool._isolated["default"] = Counter({WorkerRole.ISOLATED_SYNC: 1})
+
+    def descriptors() -> int:
+        """Without the pipe and pidfd of the process that cleans up: it may have started."""
+        return open_descriptors() - (0 if pool._orphans.pid is None else 2)
+
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = [os.open(os.devnull, os.O_RDONLY) for _ in range(12)]
     highest = max(held)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
         for _ in range(8):
-            before = open_descriptors()
+            before = descriptors()
             pool.tick(float("inf"))
             if processes(selector):
                 break
-            assert open_descriptors() == before
+            assert descriptors() == before
             os.close(held.pop())
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)

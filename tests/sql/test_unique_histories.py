@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from hypothesis import given, note, settings
+from hypothesis import example, given, note, settings
 from hypothesis import strategies as st
 
 from tests.support.unique import Answer, submit_unique
@@ -64,6 +64,23 @@ steps = st.one_of(
     st.tuples(st.sampled_from(["promote", "retry", "prune"])),
 )
 histories = st.lists(steps, min_size=5, max_size=40)
+
+
+def submission(session: int, on_duplicate: str) -> tuple[Any, ...]:
+    """A submission of one session with the key x."""
+    return (
+        "submit",
+        session,
+        {"key": "x", "unique_while": "waiting", "on_duplicate": on_duplicate},
+    )
+
+
+EVERY_ANSWER: Final[list[tuple[Any, ...]]] = [
+    submission(0, "keep"), ("commit", 0),
+    submission(1, "keep"), ("commit", 1),
+    submission(2, "replace"), submission(0, "keep"), ("commit", 2), ("commit", 0),
+]  # fmt: skip
+"""A history that has each kind of answer: random ones need not."""
 
 
 @dataclass
@@ -281,6 +298,7 @@ def play(world: World, examples: int) -> Counter[str]:
 
     @settings(max_examples=examples, database=None)
     @given(histories)
+    @example(EVERY_ANSWER)
     def check(history: list[tuple[Any, ...]]) -> None:
         played = History(world, sessions, next(kinds), seen)
         try:
