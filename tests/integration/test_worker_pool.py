@@ -158,5 +158,4 @@ def test_a_pool_survives_without_any_descriptor_left(selector: selectors.Default
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         for fd in held:
             os.close(fd)
-        pool.kill_all()
-        pool.reap_all()
+        pool.stop()
