@@ -235,7 +235,8 @@ begin
     key := null;
     waits := _waits;
     opens_in := case when _opens_at is not null then
-        greatest(extract(epoch from _opens_at - (_peer.call).claimed_at), 0)
+        -- each extracted for itself: before Postgres 17 there is no difference to infinity
+        greatest(extract(epoch from _opens_at) - extract(epoch from (_peer.call).claimed_at), 0)
     end;
     return next;
 end
