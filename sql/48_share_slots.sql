@@ -187,6 +187,7 @@ begin
                     select from peers.ready_limited r
                     where r.queue = _call.queue and r.kind = _rules[k.rules].kind
                       and r.layout = _rules[k.rules].layout and r.rank = k.rank and r.key = k.key
+                      and (r.priority, r.position) >= (k.priority, k.position)
                     limit least(k.room, _slots)
                 ) r
             ) a

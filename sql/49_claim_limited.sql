@@ -106,7 +106,7 @@ $$;
 -- priority, then by position, if its limits have room.
 create or replace function peers._claim_under_limits(
     _call peers.claim_call, _rules peers.limit_rules[], _unlimited_kinds text[], _resume peers.claim_resume,
-    _free_slots integer, _tasks_per_slot jsonb, _try bigint[],
+    _limited_resume peers.limited_resume, _free_slots integer, _tasks_per_slot jsonb, _try bigint[],
     out leases peers.limited_lease[], out waits text, out opens_at timestamptz
 )
     language plpgsql volatile
@@ -121,7 +121,7 @@ declare
 begin
     leases := '{}';
     perform peers._move_some(_call.queue, array(select r.kind from unnest(_rules) r));
-    _look := peers._find_in_all_kinds(_call, _rules, _wanted, _try);
+    _look := peers._find_in_all_kinds(_call, _rules, _limited_resume, _wanted, _try);
     waits := case when not _look.complete then 'more' when _look.any_full then 'full' end;
     opens_at := _look.opens_at;
     if _look.keys = '{}' then
@@ -153,9 +153,51 @@ begin
 end
 $$;
 
+-- Claims limited tasks as _claim_under_limits does, and keeps the places of what it has claimed. If it leaves slots
+-- free, there may be rows before these places: it looks for them, and waits says that another claim may find more.
+create or replace function peers._claim_and_remember(
+    _call peers.claim_call, _rules peers.limit_rules[], _unlimited_kinds text[], _resume peers.claim_resume,
+    _free_slots integer, _tasks_per_slot jsonb, _try bigint[], inout limited_resume peers.limited_resume,
+    out leases peers.limited_lease[], out waits text, out opens_at timestamptz
+)
+    language plpgsql volatile
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _found record;
+    _slots_left boolean;
+    _look record;
+begin
+    _found := peers._claim_under_limits(
+        _call, _rules, _unlimited_kinds, _resume, limited_resume, _free_slots, _tasks_per_slot, _try
+    );
+    leases := _found.leases;
+    waits := _found.waits;
+    opens_at := _found.opens_at;
+    limited_resume := peers._remember_places(limited_resume, _rules, leases);
+    if limited_resume.kinds is null then
+        return;
+    end if;
+    _slots_left := (
+        select coalesce(sum(least(l.share, cardinality((l.tasks).ids))), 0) from unnest(leases) l
+    ) < _free_slots;
+    if (clock_timestamp() < limited_resume.look_at + case when _slots_left then '0' else interval '10 s' end)
+       is not true then
+        _look := peers._look_before_places(_call.queue, _rules, limited_resume);
+        limited_resume := _look._resume;
+        if _look.moved and _slots_left then
+            waits := 'more';
+        end if;
+    elsif _slots_left and leases = '{}' then
+        waits := coalesce(waits, 'more');
+    end if;
+end
+$$;
+
 create or replace function peers.claim_limited(
     peer_id uuid, queue text, max_tasks integer, free_slots integer, tasks_per_slot jsonb default '{}',
     inout resume peers.claim_resume default null, try_keys bigint[] default '{}',
+    inout limited_resume peers.limited_resume default null,
     out token uuid, out task_ids bigint[], out attempts smallint[], out kinds text[], out priorities smallint[],
     out timeouts double precision[], out args text, out more boolean, out limited boolean,
     out most_running integer, out start_in double precision, out waits text, out opens_in double precision,
@@ -173,6 +215,7 @@ as $$
 #variable_conflict use_column
 declare
     _resume constant peers.claim_resume := resume;
+    _limited_resume peers.limited_resume := limited_resume;
     _peer record;
     _rules peers.limit_rules[];
     _unlimited_kinds text[];
@@ -196,13 +239,15 @@ begin
     );
     limited := _rules <> '{}';
     if limited and free_slots is not null and not _peer.queue_paused then
-        _found := peers._claim_under_limits(
+        _found := peers._claim_and_remember(
             _peer.call, _rules, _unlimited_kinds, _resume, claim_limited.free_slots, claim_limited.tasks_per_slot,
-            coalesce(claim_limited.try_keys, '{}')
+            coalesce(claim_limited.try_keys, '{}'), _limited_resume
         );
+        _limited_resume := _found.limited_resume;
         _waits := _found.waits;
         _opens_at := _found.opens_at;
         resume := null;
+        limited_resume := null;
         more := false;
         foreach _lease in array _found.leases loop
             select l.* into token, task_ids, attempts, kinds, priorities, timeouts, args
@@ -217,6 +262,7 @@ begin
 
     select l.* into token, task_ids, attempts, kinds, priorities, timeouts, args from peers._lease_reply(null, null) l;
     resume := case when _unlimited_kinds <> '{}' then _resume end;
+    limited_resume := case when limited then _limited_resume end;
     more := false;
     if _unlimited_kinds <> '{}' and max_tasks > _taken then
         _result := peers.claim(claim_limited.peer_id, claim_limited.queue, max_tasks - _taken, _resume);
@@ -249,7 +295,9 @@ comment on function peers.claim_limited is
     'short, such as {"thumbs.make": 20}. most_running: the peer must run at most so many of this lease''s tasks at '
     'once; null: all. start_in: the tasks must not start before so many seconds; one that cannot start within 0.13 '
     'seconds after the call must be released. key: stands for the limits and keys of the lease''s tasks. When some of '
-    'them have ended, pass it in try_keys: the claim looks there first. The last row also tells about the tasks that '
+    'them have ended, pass it in try_keys: the claim looks there first. limited_resume: pass what the last row of the '
+    'last call for this queue returned, as with resume; it saves reading the rows of tasks that have started, which '
+    'take long while a session holds an old snapshot. The last row also tells about the tasks that '
     'wait. waits: full (each key has as many tasks as it may), busy (call again in some milliseconds), more (call '
     'again soon), slots (tasks that may start come before the next unlimited one, and no slot was free). opens_in: in '
     'how many seconds a limit opens. limited: whether to call claim_limited again; false: call peers.claim.';

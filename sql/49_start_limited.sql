@@ -35,7 +35,7 @@ begin
             select r.ctid as spot, r.task_id, r.priority, r.position
             from peers.ready_limited r
             where r.queue = _call.queue and r.kind = _rules.kind and r.layout = _rules.layout and r.rank = k.rank
-              and r.key = k.key
+              and r.key = k.key and (r.priority, r.position) >= (k.priority, k.position)
             order by r.priority, r.position
             limit k.share * _depth
             for update of r skip locked

@@ -78,8 +78,8 @@ as $$
 declare
     _wanted constant integer := _key.share * _depth;
     _size constant integer := least(1000, greatest(100, _wanted));
-    _after_priority smallint := -32768;
-    _after_position bigint := -9223372036854775808;
+    _after_priority smallint := _key.priority;
+    _after_position bigint := _key.position - 1;
     _rows peers.claim_row[];
     _sorted record;
     _locked peers.claim_row[];
