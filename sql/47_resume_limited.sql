@@ -36,7 +36,7 @@ comment on type peers.known_keys is
 -- to pass fewer rows.
 create or replace function peers._least_known() returns bigint language sql immutable return 64;
 
--- Returns the ranks of a kind that the peer has claimed from.
+-- Returns the ranks of a kind of which the peer has claimed many tasks.
 create or replace function peers._known_ranks(_resume peers.limited_resume, _kind text) returns smallint[]
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -45,7 +45,12 @@ begin
     if _resume.kinds is null then
         return '{}';
     end if;
-    return array(select distinct k.rank from unnest(_resume.kinds, _resume.ranks) k(kind, rank) where k.kind = _kind);
+    return array(
+        select k.rank from unnest(_resume.kinds, _resume.ranks, _resume.tasks) k(kind, rank, tasks)
+        where k.kind = _kind
+        group by k.rank
+        having sum(k.tasks) >= peers._least_known()
+    );
 end
 $$;
 

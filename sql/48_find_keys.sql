@@ -80,7 +80,7 @@ begin
             end if;
             _total := _total + _number_seen;
             exit when cardinality(keys) >= _wanted and _total >= _enough;
-            _looked := _looked + 1;
+            _looked := _looked + least(_number_seen, 1);
             if _looked >= _most_chunks or clock_timestamp() > _until then
                 complete := cardinality(keys) >= _wanted;
                 return;

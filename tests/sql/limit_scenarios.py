@@ -49,11 +49,17 @@ class Claimed(NamedTuple):
 
 def claim_limited(
     peer: Peer, free: int | None = 8, wanted: int = 100, queue: str = "default",
-    try_keys: Sequence[int] = (), **per_slot: int,
+    try_keys: Sequence[int] = (), limited_resume: str | None = None, **per_slot: int,
 ) -> Claimed:  # fmt: skip
     """Claim once."""
-    query = "select * from peers.claim_limited(%s, %s, %s, %s, %s::jsonb, null, %s::bigint[])"
-    found = rows(peer.db, query, peer.id, queue, wanted, free, json.dumps(per_slot), [*try_keys])
+    query = (
+        "select * from peers.claim_limited(%s, %s, %s, %s, %s::jsonb, null, %s::bigint[],"
+        " %s::peers.limited_resume)"
+    )
+    found = rows(
+        peer.db, query, peer.id, queue, wanted, free, json.dumps(per_slot), [*try_keys],
+        limited_resume,
+    )  # fmt: skip
     claims = [claim for lease in found for claim in claims_of(lease)]
     most = {
         claim.task_id: lease["most_running"]
