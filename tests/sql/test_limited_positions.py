@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.sql.limit_scenarios import Claimed, accounts, claim_limited, limit
+from tests.sql.test_limits_randomized import EVERY_PLACE
 from tests.support.world import Patch, Peer, World, apply_patches, problems, run, submit, value
 
 if TYPE_CHECKING:
@@ -332,7 +333,7 @@ READY: Final = "select count(*) from peers.task where state = 'ready'"
 @pytest.mark.parametrize("seed", range(3))
 def test_no_task_is_missed(world: World, seed: int, fair: bool) -> None:
     """A claim that brings nothing, and asks for no other one, has left no ready task."""
-    apply_patches(world.db, [Patch(RESUME, "immutable return 64", "immutable return 1")])
+    apply_patches(world.db, [EVERY_PLACE])
     limit(world.db, key="account", max_running=1000, fair=fair)
     History(world, seed).run(150)
     assert problems(world.db) == []
@@ -340,8 +341,7 @@ def test_no_task_is_missed(world: World, seed: int, fair: bool) -> None:
 
 def test_tasks_are_missed_without_a_look(world: World) -> None:
     """The history before notices it."""
-    patches = [Patch(RESUME, "immutable return 64", "immutable return 1"), NO_LOOK]
-    apply_patches(world.db, patches)
+    apply_patches(world.db, [EVERY_PLACE, NO_LOOK])
     limit(world.db, key="account", max_running=1000)
     history = History(world, 0)
     with pytest.raises(AssertionError, match=r"missed|left"):
