@@ -180,7 +180,7 @@ class Bench:
                 peer = _join(connection)
                 connection.execute(
                     "insert into peers.task (kind, args) select 'bench.noop',"
-                    " jsonb_build_object('n', n % %s) from generate_series(1, %s) n",
+                    " jsonb_build_object('n', n %% %s) from generate_series(1, %s) n",
                     [keys, backlog],
                 )
                 connection.execute("vacuum analyze peers.ready_limited, peers.lease, peers.task")
@@ -188,7 +188,7 @@ class Bench:
                     old.execute("set transaction isolation level repeatable read")
                     old.execute("select from peers.limit").fetchall()
                     cpu = _claim_and_complete(connection, peer, backlog // 4)
-            parts = [statistics.median(cpu[first : first + 60]) for first in (10, -60)]
+            parts = [statistics.median(part) for part in (cpu[10:70], cpu[-60:])]
             print(f"snapshot: {keys} keys, claims of 32 while a session holds an old snapshot:"
                   f" CPU time of Postgres {parts[0]:.2f} ms at first, {parts[1]:.2f} ms after"
                   f" {32 * len(cpu)} tasks", flush=True)  # fmt: skip
