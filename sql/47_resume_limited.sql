@@ -1,7 +1,7 @@
 -- Where a claim reads the rows of keys from which its peer has claimed many tasks.
 --
 -- The rows of started tasks are dead until vacuum removes them, and vacuum cannot do that while a session holds an old
--- snapshot. Without more, a claim would pass all of them at every key that it looks at. So the peer keeps, for some
+-- snapshot. Without this, a claim would pass all of them at every key that it looks at. So the peer keeps, for some
 -- keys, the place of the last task that it claimed, and its next claim reads these keys from there. Rows before a place
 -- are found later: those whose transaction committed late, and those that were locked. A claim that leaves slots free
 -- looks for them, and so does one claim every ten seconds.
