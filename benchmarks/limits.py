@@ -1,8 +1,9 @@
 """What limits cost, how soon a freed slot is used again, and how fair a fair limit is.
 
-    python -m benchmarks.limits [keys cost free handover fairness] [--seconds 10]
+    python -m benchmarks.limits [keys snapshot cost free handover fairness] [--seconds 10]
 
-keys: a claim of one task beside 10,000 keys that are full and 10 that are free. cost: a limit equal
+keys: a claim of one task beside 10,000 keys that are full and 10 that are free. snapshot: claims of
+32 tasks while a session holds an old snapshot. cost: a limit equal
 to all slots beside no limit, with tasks of 10 ms and with no-op tasks. free: a kind without limits
 while another kind has one. handover: 16 peers on 4 slots. fairness: Jain's index of the
 slot-seconds of tenants whose tasks take 1 or 100 units, with more tenants than slots.
@@ -115,10 +116,7 @@ class Bench:
         """Measure claims of one task beside keys that are full."""
         with self._database() as connection:
             _limit(connection, "bench.noop", key="n", max_running=1)
-            [(peer,)] = connection.execute(
-                "select peers.join('h', 1, '{\"default\": 1000}', '[{\"kind\": \"bench.noop\"}]',"
-                " '1 h', 1)"
-            ).fetchall()
+            peer = _join(connection)
             submit = (
                 "insert into peers.task (kind, args)"
                 " select 'bench.noop', jsonb_build_object('n', n) from generate_series(1, %s) n"
@@ -173,6 +171,27 @@ class Bench:
               f" p50 {p50:.1f} ms, p99 {p99:.1f} ms (goal < 10); CPU time of Postgres"
               f" p50 {cpu50:.1f} ms, p99 {cpu99:.1f} ms;"
               f" {statistics.mean(tries):.1f} claims until a free key", flush=True)  # fmt: skip
+
+    def snapshot(self) -> None:
+        """Measure claims of a peer that remembers its places, while rows stay dead."""
+        for keys, backlog in ((1, 40_000), (1000, 100_000)):
+            with self._database() as connection, connect(self._url, application_name="old") as old:
+                _limit(connection, "bench.noop", key="n", max_running=1000)
+                peer = _join(connection)
+                connection.execute(
+                    "insert into peers.task (kind, args) select 'bench.noop',"
+                    " jsonb_build_object('n', n %% %s) from generate_series(1, %s) n",
+                    [keys, backlog],
+                )
+                connection.execute("vacuum analyze peers.ready_limited, peers.lease, peers.task")
+                with old.transaction():
+                    old.execute("set transaction isolation level repeatable read")
+                    old.execute("select from peers.limit").fetchall()
+                    cpu = _claim_and_complete(connection, peer, backlog // 4)
+            parts = [statistics.median(part) for part in (cpu[10:70], cpu[-60:])]
+            print(f"snapshot: {keys} keys, claims of 32 while a session holds an old snapshot:"
+                  f" CPU time of Postgres {parts[0]:.2f} ms at first, {parts[1]:.2f} ms after"
+                  f" {32 * len(cpu)} tasks", flush=True)  # fmt: skip
 
     def cost(self) -> None:
         """Compare a limit equal to all slots with none."""
@@ -327,6 +346,34 @@ class Bench:
               flush=True)  # fmt: skip
 
 
+def _join(connection: Connection) -> UUID:
+    [(peer,)] = connection.execute(
+        "select peers.join('h', 1, '{\"default\": 1000}', '[{\"kind\": \"bench.noop\"}]', '1 h', 1)"
+    ).fetchall()
+    joined: UUID = peer
+    return joined
+
+
+def _claim_and_complete(connection: Connection, peer: UUID, tasks: int) -> list[float]:
+    """Work off so many tasks. Return the milliseconds of CPU time of each claim."""
+    claim = (
+        "select token, task_ids, limited_resume::text from peers.claim_limited("
+        "%s, 'default', 32, 32, limited_resume => %s::peers.limited_resume)"
+    )
+    complete = "select * from peers.complete(%s, array[%s]::uuid[], %s, %s)"
+    account = Path(f"/proc/{connection.info.backend_pid}/schedstat")
+    cpu: list[float] = []
+    resume = None
+    while 32 * len(cpu) < tasks:
+        used = int(account.read_text().split()[0])
+        *leases, (_, _, resume) = connection.execute(claim, [peer, resume]).fetchall()
+        cpu.append((int(account.read_text().split()[0]) - used) / 1e6)
+        for token, task_ids, _ in leases:
+            results = json.dumps([None] * len(task_ids))
+            connection.execute(complete, [peer, token, task_ids, results])
+    return cpu
+
+
 def _limit(connection: Connection, kind: str, **columns: object) -> None:
     names = ["name", "kind", *columns]
     connection.execute(
@@ -361,7 +408,7 @@ def _read(ledger: Path) -> list[tuple[str, int, int, float]]:
 
 def main() -> None:
     """Measure the chosen cases, or all."""
-    cases = ("keys", "cost", "free", "handover", "fairness")
+    cases = ("keys", "snapshot", "cost", "free", "handover", "fairness")
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("cases", nargs="*", choices=[*cases, []], default=list(cases))
     parser.add_argument("--seconds", type=float, default=10.0)

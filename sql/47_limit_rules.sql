@@ -47,6 +47,20 @@ comment on type peers.limited_key is
 
 do $$
 begin
+    create type peers.seen_keys as (
+        number integer, last_key bigint, limit_keys bigint[], priorities smallint[], positions bigint[],
+        keys peers.limited_key[]
+    );
+exception when duplicate_object then null;
+end
+$$;
+
+comment on type peers.seen_keys is
+    'Keys that a claim has read, and the place of the first task of each. For a kind under several limits they are in '
+    'keys; for a kind under one limit, which may have hundreds of full keys, only the limit keys are collected.';
+
+do $$
+begin
     create type peers.limited_lease as (
         token uuid, limit_keys bigint[], tasks peers.claim_tasks, share integer, start_at timestamptz
     );

@@ -1,17 +1,22 @@
 -- How a claim finds the keys that have room.
 
--- Returns the rank that comes after another one; the first rank if that is null.
-create or replace function peers._next_rank(_queue text, _rules peers.limit_rules, _after smallint) returns smallint
+-- Returns the rank that comes after another one; the first rank if that is null. It takes the next known rank without a
+-- look, because the rows of tasks that have started would come first.
+create or replace function peers._next_rank(
+    _queue text, _rules peers.limit_rules, _known smallint[], _after smallint
+) returns smallint
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
+declare
+    _next constant smallint := (select min(k.rank) from unnest(_known) k(rank) where k.rank > coalesce(_after, -32769));
 begin
-    return (
+    return coalesce((
         select r.rank from peers.ready_limited r
         where r.queue = _queue and r.kind = _rules.kind and r.layout = _rules.layout
-          and r.rank > coalesce(_after, -32769)
+          and r.rank > coalesce(_after, -32769) and r.rank < coalesce(_next, 32768)
         order by r.rank limit 1
-    );
+    ), _next);
 end
 $$;
 
@@ -20,8 +25,8 @@ $$;
 -- takes no lock. complete: it has looked at all keys until it had enough. any_full: it has seen a key without room.
 -- opens_at: when the first of these opens.
 create or replace function peers._find_keys(
-    _queue text, _number integer, _rules peers.limit_rules, _wanted integer, _try bigint[], _now timestamptz,
-    _until timestamptz,
+    _queue text, _number integer, _rules peers.limit_rules, _resume peers.limited_resume, _wanted integer,
+    _try bigint[], _now timestamptz, _until timestamptz,
     out keys peers.limited_key[], out complete boolean, out any_full boolean, out opens_at timestamptz
 )
     language plpgsql volatile
@@ -33,12 +38,14 @@ declare
     _most_chunks constant integer := 5;
     -- of the keys that it has seen, the one that waits longest is next; of few keys it sees all
     _enough constant integer := _chunk * case when _rules.fair_at is null then 1 else 4 end;
-    _rank smallint := peers._next_rank(_queue, _rules, null);
+    _ranks constant smallint[] := peers._known_ranks(_resume, _rules.kind);
+    _rank smallint := peers._next_rank(_queue, _rules, _ranks, null);
+    _known peers.known_keys;
     _from bigint;
     _after bigint;
     _wrapped boolean;
-    _given record;
-    _next record;
+    _seen peers.seen_keys;
+    _number_seen integer;
     _open record;
     _looked integer := 0;
     _total integer := 0;
@@ -47,10 +54,11 @@ begin
     complete := true;
     any_full := false;
     while _rank is not null loop
+        _known := peers._known_keys(_resume, _rules.kind, _rank);
         if _try <> '{}' then
-            _given := peers._given_keys(_queue, _number, _rules, _rank, _try);
-            if _given.seen > 0 then
-                _open := peers._open_seen(_queue, _number, _rules, _rank, _given.limit_keys, _given.keys, _now);
+            _seen := peers._given_keys(_queue, _number, _rules, _rank, _known, _try);
+            if coalesce(cardinality(_seen.limit_keys), cardinality(_seen.keys)) > 0 then
+                _open := peers._open_seen(_rules, _rank, _seen, _now);
                 keys := keys || _open.keys;
                 any_full := any_full or _open.any_full;
                 opens_at := least(opens_at, _open.opens_at);
@@ -60,28 +68,29 @@ begin
         _after := _from;
         _wrapped := false;
         loop
-            _next := peers._next_keys(
-                _queue, _number, _rules, _rank, _after, case when _wrapped then _from end, _chunk
+            _seen := peers._next_keys(
+                _queue, _number, _rules, _rank, _known, _after, case when _wrapped then _from end, _chunk
             );
-            if _next.seen > 0 then
-                _open := peers._open_seen(_queue, _number, _rules, _rank, _next.limit_keys, _next.keys, _now);
+            _number_seen := coalesce(cardinality(_seen.limit_keys), cardinality(_seen.keys), 0);
+            if _number_seen > 0 then
+                _open := peers._open_seen(_rules, _rank, _seen, _now);
                 keys := keys || array(select k from unnest(_open.keys) k where k.key <> all (_try));
                 any_full := any_full or _open.any_full;
                 opens_at := least(opens_at, _open.opens_at);
             end if;
-            _total := _total + _next.seen;
+            _total := _total + _number_seen;
             exit when cardinality(keys) >= _wanted and _total >= _enough;
-            _looked := _looked + 1;
+            _looked := _looked + least(_number_seen, 1);
             if _looked >= _most_chunks or clock_timestamp() > _until then
                 complete := cardinality(keys) >= _wanted;
                 return;
             end if;
-            exit when _next.seen < _chunk and _wrapped;
-            _after := case when _next.seen < _chunk then _lowest else _next.last_key end;
-            _wrapped := _wrapped or _next.seen < _chunk;
+            exit when _number_seen < _chunk and _wrapped;
+            _after := case when _number_seen < _chunk then _lowest else _seen.last_key end;
+            _wrapped := _wrapped or _number_seen < _chunk;
         end loop;
         exit when cardinality(keys) >= _wanted;
-        _rank := peers._next_rank(_queue, _rules, _rank);
+        _rank := peers._next_rank(_queue, _rules, _ranks, _rank);
     end loop;
 end
 $$;
@@ -128,7 +137,8 @@ $$;
 
 -- Returns keys with room of all kinds, and the rules with what runs from before a limit held.
 create or replace function peers._find_in_all_kinds(
-    _call peers.claim_call, inout rules peers.limit_rules[], _wanted integer, _try bigint[],
+    _call peers.claim_call, inout rules peers.limit_rules[], _resume peers.limited_resume, _wanted integer,
+    _try bigint[],
     out keys peers.limited_key[], out complete boolean, out any_full boolean, out opens_at timestamptz
 )
     language plpgsql volatile
@@ -142,7 +152,9 @@ begin
     any_full := false;
     for _i in 1 .. cardinality(rules) loop
         rules[_i] := peers._count_before(rules[_i]);
-        _look := peers._find_keys(_call.queue, _i, rules[_i], _wanted, _try, _call.claimed_at, _call.until);
+        _look := peers._find_keys(
+            _call.queue, _i, rules[_i], _resume, _wanted, _try, _call.claimed_at, _call.until
+        );
         keys := keys || peers._give_turns(rules[_i], _look.keys, _call.claimed_at);
         complete := complete and _look.complete;
         any_full := any_full or _look.any_full;

@@ -67,10 +67,66 @@ begin
 end
 $$;
 
--- Decides how many tasks of each key to start: one of each key, then a second one, and so on, while the key has room.
--- A key with more running tasks than another joins in when the other has as many, if they are of a fair limit. Keys
--- that share a limit share its room: _rooms has the room of each distinct limit key. _before: for each key, how many
--- unlimited tasks come before its first one; these need a slot, too.
+-- Divides slots among the keys from _first to _last, which have the same turn: one task of each key, then a second one,
+-- and so on, while the key has room. A key with more running tasks than another joins in when the other has as many, if
+-- they are of a fair limit. _taken: how many slots have a task by now.
+create or replace function peers._share_turn(
+    inout _keys peers.limited_key[], inout _rooms integer[], inout _taken integer, _limit_keys bigint[],
+    _before integer[], _slots integer, _first integer, _last integer, out slots_short boolean
+)
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _level numeric := (select min(k.running) from unnest(_keys[_first:_last]) k);
+    _next numeric;
+    _progress boolean;
+    _has_room boolean;
+    _place integer;
+    _key peers.limited_key;
+    _one bigint;
+begin
+    slots_short := false;
+    loop
+        _progress := false;
+        _next := null;
+        for _i in _first .. _last loop
+            _key := _keys[_i];
+            continue when _key.share >= _key.room;
+            if _key.running + _key.share > _level then
+                _next := least(_next, _key.running + _key.share);
+                continue;
+            end if;
+            _has_room := true;
+            foreach _one in array _key.limit_keys loop
+                if _rooms[array_position(_limit_keys, _one)] < 1 then
+                    _has_room := false;
+                end if;
+            end loop;
+            continue when not _has_room;
+            if _taken + _before[_i] >= _slots then
+                slots_short := true;
+                continue;
+            end if;
+            foreach _one in array _key.limit_keys loop
+                _place := array_position(_limit_keys, _one);
+                _rooms[_place] := _rooms[_place] - 1;
+            end loop;
+            _keys[_i].share := _key.share + 1;
+            _taken := _taken + 1;
+            _progress := true;
+            _next := least(_next, _key.running + _key.share + 1);
+        end loop;
+        exit when _next is null or (not _progress and _next <= _level);
+        _level := greatest(_next, _level);
+        exit when _taken >= _slots and slots_short;
+    end loop;
+end
+$$;
+
+-- Decides how many tasks of each key to start, turn by turn. Keys that share a limit share its room: _rooms has the
+-- room of each distinct limit key. _before: for each key, how many unlimited tasks come before its first one; these
+-- need a slot, too.
 create or replace function peers._share_slots(
     inout _keys peers.limited_key[], _limit_keys bigint[], _rooms integer[], _before integer[], _slots integer,
     out slots_short boolean
@@ -80,58 +136,22 @@ create or replace function peers._share_slots(
 as $$
 declare
     _count constant integer := coalesce(cardinality(_keys), 0);
-    _place integer;
     _first integer := 1;
     _last integer;
     _taken integer := 0;
-    _level numeric;
-    _next numeric;
-    _progress boolean;
-    _has_room boolean;
-    _key peers.limited_key;
-    _one bigint;
+    _turn record;
 begin
     slots_short := false;
-    while _first <= _count loop  -- the keys of one turn
+    while _first <= _count loop
         _last := _first;
         while _last < _count and _keys[_last + 1].turn = _keys[_first].turn loop
             _last := _last + 1;
         end loop;
-        _level := (select min(k.running) from unnest(_keys[_first:_last]) k);
-        loop
-            _progress := false;
-            _next := null;
-            for _i in _first .. _last loop
-                _key := _keys[_i];
-                continue when _key.share >= _key.room;
-                if _key.running + _key.share > _level then
-                    _next := least(_next, _key.running + _key.share);
-                    continue;
-                end if;
-                _has_room := true;
-                foreach _one in array _key.limit_keys loop
-                    if _rooms[array_position(_limit_keys, _one)] < 1 then
-                        _has_room := false;
-                    end if;
-                end loop;
-                continue when not _has_room;
-                if _taken + _before[_i] >= _slots then
-                    slots_short := true;
-                    continue;
-                end if;
-                foreach _one in array _key.limit_keys loop
-                    _place := array_position(_limit_keys, _one);
-                    _rooms[_place] := _rooms[_place] - 1;
-                end loop;
-                _keys[_i].share := _key.share + 1;
-                _taken := _taken + 1;
-                _progress := true;
-                _next := least(_next, _key.running + _key.share + 1);
-            end loop;
-            exit when _next is null or (not _progress and _next <= _level);
-            _level := greatest(_next, _level);
-            exit when _taken >= _slots and slots_short;
-        end loop;
+        _turn := peers._share_turn(_keys, _rooms, _taken, _limit_keys, _before, _slots, _first, _last);
+        _keys := _turn._keys;
+        _rooms := _turn._rooms;
+        _taken := _turn._taken;
+        slots_short := slots_short or _turn.slots_short;
         _first := _last + 1;
     end loop;
 end
@@ -187,6 +207,7 @@ begin
                     select from peers.ready_limited r
                     where r.queue = _call.queue and r.kind = _rules[k.rules].kind
                       and r.layout = _rules[k.rules].layout and r.rank = k.rank and r.key = k.key
+                      and (r.priority, r.position) >= (k.priority, k.position)
                     limit least(k.room, _slots)
                 ) r
             ) a

@@ -1,5 +1,35 @@
 -- How a claim starts the tasks of the keys that it has locked.
 
+-- Locks rows of keys of one kind, _keys[i].share times _depth of each, and returns them by task. It reads each key from
+-- the first row that the claim has seen: before that are only rows of tasks that have started, and late ones.
+create or replace function peers._lock_first_rows(
+    _queue text, _rules peers.limit_rules, _keys peers.limited_key[], _depth integer,
+    out spots tid[], out ids bigint[], out priorities smallint[], out positions bigint[], out places integer[]
+)
+    language plpgsql volatile
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    select array_agg(r.spot), array_agg(r.task_id), array_agg(r.priority), array_agg(r.position), array_agg(r.n)
+    into spots, ids, priorities, positions, places
+    from (
+        select r.spot, r.task_id, r.priority, r.position, k.n::integer as n
+        from unnest(_keys) with ordinality k(
+            rules, turn, rank, key, limit_keys, priority, "position", room, running, used, share, n)
+        cross join lateral (
+            select r.ctid as spot, r.task_id, r.priority, r.position
+            from peers.ready_limited r
+            where r.queue = _queue and r.kind = _rules.kind and r.layout = _rules.layout and r.rank = k.rank
+              and r.key = k.key and (r.priority, r.position) >= (k.priority, k.position)
+            order by r.priority, r.position
+            limit k.share * _depth
+            for update of r skip locked
+        ) r
+        order by r.task_id, r.position
+    ) r;
+end
+$$;
+
 -- Starts tasks of keys of one kind, _keys[i].share times _depth of each. The usual case is that all rows are valid and
 -- no other session has one of their tasks locked. If not, it starts none and returns null.
 create or replace function peers._start_keys_at_once(
@@ -25,23 +55,8 @@ declare
     _started bigint;
     _plain boolean;
 begin
-    select array_agg(r.spot), array_agg(r.task_id), array_agg(r.priority), array_agg(r.position), array_agg(r.n)
-    into _spots, _ids, _priorities, _positions, _places
-    from (
-        select r.spot, r.task_id, r.priority, r.position, k.n::integer as n
-        from unnest(_keys) with ordinality k(
-            rules, turn, rank, key, limit_keys, priority, "position", room, running, used, share, n)
-        cross join lateral (
-            select r.ctid as spot, r.task_id, r.priority, r.position
-            from peers.ready_limited r
-            where r.queue = _call.queue and r.kind = _rules.kind and r.layout = _rules.layout and r.rank = k.rank
-              and r.key = k.key
-            order by r.priority, r.position
-            limit k.share * _depth
-            for update of r skip locked
-        ) r
-        order by r.task_id, r.position
-    ) r;
+    select r.spots, r.ids, r.priorities, r.positions, r.places into _spots, _ids, _priorities, _positions, _places
+    from peers._lock_first_rows(_call.queue, _rules, _keys, _depth) r;
     if _ids is null then
         return '{}';
     end if;

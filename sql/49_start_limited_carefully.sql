@@ -66,6 +66,53 @@ begin
 end
 $$;
 
+-- Starts up to _wanted of the tasks of these rows of one key. changed: rows whose tasks have another key now took the
+-- place of others, so that the same rows have to be read again. full: there is no room for more tasks.
+create or replace function peers._start_rows(
+    _call peers.claim_call, _rules peers.limit_rules, _key peers.limited_key, _rows peers.claim_row[],
+    _wanted integer, _room bigint,
+    out tasks peers.claim_tasks, out refused integer, out changed boolean, out "full" boolean
+)
+    language plpgsql volatile
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _sorted constant record := peers._examine_rows(_call, _rows);
+    _locked peers.claim_row[] := peers._lock_tasks(_sorted.valid, _wanted);
+    _changed peers.claim_row[];
+    _spots tid[];
+    _measured record;
+    _result record;
+    _started bigint[];
+begin
+    -- args may have changed before the lock
+    select coalesce(array_agg(l) filter (where k.same), '{}'), array_agg(l) filter (where not k.same)
+    into _locked, _changed
+    from unnest(_locked) l
+    cross join lateral (
+        select peers._keys_hash(_rules, t.args) = _key.key as same from peers.task t where t.id = l.task_id
+    ) k;
+    _spots := array(select r.spot from unnest(peers._lock_limited_rows(_sorted.stale || _changed)) r);
+    _locked := peers._fit_weights(_rules, _key, _locked, _call.claimed_at);
+    _measured := peers._measure_args(_locked, _room);
+    _locked := peers._lock_limited_rows(_measured.fitting);
+    _result := peers._start_locked(_call, _locked, null);
+    tasks := _result.tasks;
+    refused := _result.refused;
+    _started := tasks.ids;
+    if _measured.oversized <> '{}' then
+        _measured.oversized := peers._lock_limited_rows(_measured.oversized);
+        _started := _started || peers._reject_oversized(_call, _measured.oversized);
+    end if;
+    _spots := _spots || array(
+        select r.spot from unnest(_locked || _measured.oversized) r where r.task_id = any (_started)
+    );
+    delete from peers.ready_limited r where r.ctid = any (_spots);
+    changed := _changed is not null and _started is null;
+    "full" := not _measured.all_fit or array_remove(_rules.weights, null) <> '{}' and _started is not null;
+end
+$$;
+
 -- Starts tasks of one key, and gets past what stops _start_keys_at_once: stale rows, locked tasks, large args, tasks
 -- whose start a trigger refuses, and weights. refused: how many tasks a trigger has refused.
 create or replace function peers._start_key_carefully(
@@ -78,17 +125,11 @@ as $$
 declare
     _wanted constant integer := _key.share * _depth;
     _size constant integer := least(1000, greatest(100, _wanted));
-    _after_priority smallint := -32768;
-    _after_position bigint := -9223372036854775808;
+    _after_priority smallint := _key.priority;
+    _after_position bigint := _key.position - 1;
     _rows peers.claim_row[];
-    _sorted record;
-    _locked peers.claim_row[];
-    _changed peers.claim_row[];
-    _measured record;
-    _result record;
+    _step record;
     _tasks peers.claim_tasks;
-    _started bigint[];
-    _spots tid[];
 begin
     refused := 0;
     unfinished := false;
@@ -103,35 +144,13 @@ begin
             limit _size
         );
         exit when _rows = '{}';
-        _sorted := peers._examine_rows(_call, _rows);
-        _locked := peers._lock_tasks(_sorted.valid, _wanted - coalesce(cardinality(_tasks.ids), 0));
-        -- args may have changed before the lock
-        select coalesce(array_agg(l) filter (where k.same), '{}'), array_agg(l) filter (where not k.same)
-        into _locked, _changed
-        from unnest(_locked) l
-        cross join lateral (
-            select peers._keys_hash(_rules, t.args) = _key.key as same from peers.task t where t.id = l.task_id
-        ) k;
-        _spots := array(select r.spot from unnest(peers._lock_limited_rows(_sorted.stale || _changed)) r);
-        _locked := peers._fit_weights(_rules, _key, _locked, _call.claimed_at);
-        _measured := peers._measure_args(_locked, _room);
-        _locked := peers._lock_limited_rows(_measured.fitting);
-        _result := peers._start_locked(_call, _locked, null);
-        _tasks := peers._merge_tasks(_tasks, _result.tasks);
-        refused := refused + _result.refused;
-        _started := (_result.tasks).ids;
-        if _measured.oversized <> '{}' then
-            _measured.oversized := peers._lock_limited_rows(_measured.oversized);
-            _started := _started || peers._reject_oversized(_call, _measured.oversized);
-        end if;
-        _spots := _spots || array(
-            select r.spot from unnest(_locked || _measured.oversized) r where r.task_id = any (_started)
+        _step := peers._start_rows(
+            _call, _rules, _key, _rows, _wanted - coalesce(cardinality(_tasks.ids), 0), _room
         );
-        delete from peers.ready_limited r where r.ctid = any (_spots);
-        -- rows whose tasks have another key now took the place of others
-        continue when _changed is not null and _started is null and clock_timestamp() < _call.until;
-        exit when cardinality(_rows) < _size or cardinality(_tasks.ids) >= _key.share or not _measured.all_fit
-            or array_remove(_rules.weights, null) <> '{}' and _started is not null;
+        _tasks := peers._merge_tasks(_tasks, _step.tasks);
+        refused := refused + _step.refused;
+        continue when _step.changed and clock_timestamp() < _call.until;
+        exit when cardinality(_rows) < _size or cardinality(_tasks.ids) >= _key.share or _step.full;
         unfinished := clock_timestamp() > _call.until;
         exit when unfinished;
         _after_priority := _rows[_size].priority;

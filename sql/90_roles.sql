@@ -74,7 +74,7 @@ begin
         peers.siblings(uuid), peers.declare_lost(uuid, uuid[], uuid[], integer[], integer[]),
         peers.next_reclaim(uuid),
         peers.claim(uuid, text, integer, peers.claim_resume),
-        peers.claim_limited(uuid, text, integer, integer, jsonb, peers.claim_resume, bigint[]),
+        peers.claim_limited(uuid, text, integer, integer, jsonb, peers.claim_resume, bigint[], peers.limited_resume),
         peers.place_limited(integer),
         peers.complete(uuid, uuid[], bigint[], jsonb, boolean), peers.fail(uuid, jsonb, boolean),
         peers.release(uuid, bigint[], uuid[], text[], boolean), peers.reconcile(uuid, uuid[]),

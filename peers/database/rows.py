@@ -49,6 +49,8 @@ class ClaimReply:
     """When a limit opens."""
     key: int | None = None
     """Stands for the limits and keys of these tasks."""
+    limited_resume: bytes | None = None
+    """Where the next claim of limited tasks is to begin. Only the database reads it."""
 
 
 class Claimed(NamedTuple):

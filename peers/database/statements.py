@@ -42,9 +42,9 @@ _CLAIM: Final = _CLAIM_COLUMNS + _FROM_CLAIM
 # as a column it costs less than as a second table
 _CLAIM_ASYNCHRONOUSLY: Final = _CLAIM_COLUMNS + _ASYNCHRONOUSLY + _FROM_CLAIM
 _CLAIM_LIMITED: Final = _CLAIM_COLUMNS + (
-    b", most_running, start_in, waits, opens_in, key from peers.claim_limited("
+    b", most_running, start_in, waits, opens_in, key, limited_resume from peers.claim_limited("
     b"$1::uuid, $2::text, $3::integer, $4::integer, $5::jsonb, $6::peers.claim_resume,"
-    b" $7::bigint[])"
+    b" $7::bigint[], $8::peers.limited_resume)"
 )
 _CLAIM_LIMITED_ASYNCHRONOUSLY: Final = _CLAIM_LIMITED + _ASYNCHRONOUSLY
 _COMPLETE: Final = (
@@ -78,12 +78,12 @@ def claim(
 def claim_limited(
     peer_id: UUID, queue: str, max_tasks: int, free_slots: int | None,
     tasks_per_slot: Mapping[str, int], resume: bytes | None, try_keys: Collection[int],
-    *, durable: bool,
+    limited_resume: bytes | None, *, durable: bool,
 ) -> Statement:  # fmt: skip
     """Claim tasks of a queue that has limits: limited ones only for the free slots.
 
     `free_slots`: None: claim no limited ones. `tasks_per_slot`: of the kinds whose tasks are short.
-    `try_keys`: of limited tasks that have ended.
+    `try_keys`: of limited tasks that have ended. `limited_resume`: as `resume`, for limited tasks.
     """
     free = None if free_slots is None else b"%d" % free_slots
     per_slot = json.dumps(tasks_per_slot).encode()
@@ -97,8 +97,9 @@ def claim_limited(
             per_slot,
             resume,
             pack_ids([*try_keys]),
+            limited_resume,
         ),
-        (1, 0, 0, 0, 0, 1, 1),
+        (1, 0, 0, 0, 0, 1, 1, 1),
     )
 
 
@@ -114,7 +115,9 @@ def read_limited_claim(result: PGresult) -> list[ClaimReply]:
 
 
 def _read_limited_lease(result: PGresult, row: int, *, is_limited: bool) -> ClaimReply:
-    most_running, start_in, waits, opens_in, key = (result.get_value(row, n) for n in range(10, 15))
+    most_running, start_in, waits, opens_in, key, limited_resume = (
+        result.get_value(row, n) for n in range(10, 16)
+    )
     return replace(
         _read_lease(result, row),
         is_limited=is_limited,
@@ -123,6 +126,7 @@ def _read_limited_lease(result: PGresult, row: int, *, is_limited: bool) -> Clai
         waits=None if waits is None else waits.decode(),
         opens_in=None if opens_in is None else read_float(opens_in),
         key=None if key is None else read_integer(key),
+        limited_resume=limited_resume,
     )
 
 

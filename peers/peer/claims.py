@@ -69,6 +69,8 @@ class Claims:
         self._sent_at = 0.0
         self._resume: dict[str, bytes | None] = {}
         """Where the next claim of each queue begins."""
+        self._limited_resume: dict[str, bytes | None] = {}
+        """The same for limited tasks."""
         self._most: dict[str, int] = {}
         """How many tasks to claim at most, by queue, after the database refused a claim."""
         self._is_outdated = False
@@ -121,7 +123,7 @@ class Claims:
             freed_keys, local_queue.freed_keys = local_queue.freed_keys, freed_keys
         return statements.claim_limited(
             peer_id, local_queue.queue, wanted, free_slots, local_queue.tasks_per_slot(), resume,
-            freed_keys, durable=durable,
+            freed_keys, self._limited_resume.get(local_queue.queue), durable=durable,
         )  # fmt: skip
 
     def take(self, requests: Sequence[ClaimRequest], results: Sequence[PGresult]) -> None:
@@ -134,6 +136,7 @@ class Claims:
             taken = 0
             if free_slots is not None:
                 *leases, reply = statements.read_limited_claim(result)
+                self._limited_resume[local_queue.queue] = reply.limited_resume
                 for lease in leases:
                     taken += lease.count
                     claim = Claim(lease, local_queue, now)
@@ -207,6 +210,7 @@ class Claims:
     def forget_positions(self) -> None:
         """Begin the next claims where the queues begin."""
         self._resume.clear()
+        self._limited_resume.clear()
 
     def _next_claim(self, local_queue: LocalQueue, now: float) -> tuple[float, int]:
         """Return when (monotonic) a claim is due, and how many unlimited tasks it wants by now."""

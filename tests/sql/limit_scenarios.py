@@ -55,17 +55,23 @@ class Claimed(NamedTuple):
 
 def claim_limited(
     peer: Peer, free: int | None = 8, wanted: int = 100, queue: str = "default",
-    try_keys: Sequence[int] = (), **per_slot: int,
+    try_keys: Sequence[int] = (), limited_resume: str | None = None, **per_slot: int,
 ) -> Claimed:  # fmt: skip
     """Claim once, and again if the claim had no time to look at all tasks."""
-    query = "select * from peers.claim_limited(%s, %s, %s, %s, %s::jsonb, null, %s::bigint[])"
+    query = (
+        "select * from peers.claim_limited(%s, %s, %s, %s, %s::jsonb, null, %s::bigint[],"
+        " %s::peers.limited_resume)"
+    )
     found: list[dict[str, Any]] = []
     for _ in range(TRIES):
         began = time.monotonic()
-        per = json.dumps(per_slot)
-        answer = rows(peer.db, query, peer.id, queue, wanted, free, per, [*try_keys])
+        answer = rows(
+            peer.db, query, peer.id, queue, wanted, free, json.dumps(per_slot), [*try_keys],
+            limited_resume,
+        )  # fmt: skip
         had_time = time.monotonic() - began < CLAIM_SECONDS
         found += answer
+        limited_resume = answer[-1]["limited_resume"]
         taken = sum(len(lease["task_ids"]) for lease in answer)
         if had_time or free is None or (taken and per_slot):
             break

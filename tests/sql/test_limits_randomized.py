@@ -38,6 +38,8 @@ MOST = {"account": 2, "kind": 7}
 MOST_STEPS = 3000
 
 UNFINISHED = "select count(*) from peers.task where finished_at is null"
+EVERY_PLACE = Patch("47_resume_limited.sql", "immutable return 64", "immutable return 1")
+"""Claims use the places of all keys."""
 NO_LOCK = Patch(
     SHARE, "if not pg_try_advisory_xact_lock(", "if false and not pg_try_advisory_xact_lock("
 )
@@ -52,6 +54,7 @@ class Actor:
     db: Connection
     did: Counter[str] = field(default_factory=Counter)
     over: bool = False
+    resume: str | None = None
 
     def work(self) -> None:
         """Until every task has ended, or it is over."""
@@ -74,7 +77,11 @@ class Actor:
         self.did["reclaimed"] += len(peer.reclaim())
         if self.luck.random() < 0.03:
             return self._roll_back(peer)
-        found = claim_limited(peer, self.luck.randint(1, 4), a=self.luck.choice((1, 1, 3)))
+        found = claim_limited(
+            peer, self.luck.randint(1, 4), limited_resume=self.resume,
+            a=self.luck.choice((1, 1, 3)),
+        )  # fmt: skip
+        self.resume = found.last["limited_resume"]
         if not found.claims:
             self.did[str(found.last["waits"])] += 1
             time.sleep(0.01)
@@ -113,6 +120,7 @@ class Actor:
 
 def worst_moment(world: World, seed: int) -> tuple[int, int, Counter[str]]:
     """Work off the tasks; return the most of one account and the most of all that ran at once."""
+    apply_patches(world.db, [EVERY_PLACE])
     limit(world.db, "account", key="account", max_running=MOST["account"])
     limit(world.db, "kind", max_running=MOST["kind"])
     run(

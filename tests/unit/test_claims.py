@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import cast
 from uuid import UUID, uuid4
 
@@ -32,6 +33,9 @@ class Database:
         self.resumed: list[bytes | None] = []
         monkeypatch.setattr(statements, "claim", self._claim)
         monkeypatch.setattr(statements, "read_claim", lambda reply: reply)
+        self.resumed_limited: list[bytes | None] = []
+        monkeypatch.setattr(statements, "claim_limited", self._claim_limited)
+        monkeypatch.setattr(statements, "read_limited_claim", lambda reply: [reply])
 
     def _claim(
         self, _peer: UUID, _queue: str, _most: int, resume: bytes | None, *, durable: bool
@@ -39,6 +43,11 @@ class Database:
         assert durable
         self.resumed.append(resume)
         return "claim"
+
+    def _claim_limited(self, *given: object, durable: bool) -> str:
+        assert durable
+        self.resumed_limited.append(cast("bytes | None", given[-1]))
+        return "claim limited"
 
     def retry_at(self, _job: str) -> float:
         """Nothing is put off."""
@@ -178,6 +187,18 @@ def test_a_claim_begins_where_the_last_one_ended(world: World) -> None:
     world.claims.poll_now()
     world.claim()
     assert world.database.resumed == [None, b"first", b"second", b"third", None]
+
+
+def test_a_claim_of_limited_tasks_begins_where_the_last_one_ended(world: World) -> None:
+    """It has a memory of its own, which a claim without limited tasks leaves alone."""
+    replies = [replace(NOTHING, limited=True, limited_resume=each) for each in (b"1", b"2")]
+    for reply in (replace(NOTHING, limited=True), *replies, replies[-1]):
+        world.claims.poll_now()
+        world.claim(reply)
+    world.claims.forget_positions()
+    world.claims.poll_now()
+    world.claim()
+    assert world.database.resumed_limited == [None, b"1", b"2", None]
 
 
 def test_a_draining_peer_claims_nothing(world: World) -> None:
