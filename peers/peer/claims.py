@@ -74,11 +74,11 @@ class Claims:
         self._is_outdated = False
         """Tasks may have become ready since the claims in progress were sent."""
         self._outcomes_unblock = False
-        """Outcomes have unblocked tasks lately, so that it is worth to claim along with them."""
+        """Outcomes have unblocked tasks lately, so the next outcomes are sent with a claim."""
         self._with_outcomes = False
-        """The transaction in progress records outcomes, too."""
+        """The last transaction with claims also recorded outcomes."""
         self._just_claimed: set[str] = set()
-        """The queues that the transaction claimed from whose replies have just come."""
+        """The queues from which the last transaction has claimed."""
 
     def due_at(self) -> float:
         """Return when (monotonic) the next claim is due."""
