@@ -16,8 +16,8 @@ PYTHON_CHOICE := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3
 
 ARGS      ?=
 TEST_ARGS ?=
-# Test processes: three for two cores, because tests that wait for processes use no core. More of
-# them only wait for one another.
+# Test processes: three for two cores, because a test that waits for another process uses no core.
+# With more of them, each only takes longer.
 TEST_WORKERS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadgroup
 

@@ -111,9 +111,9 @@ class CurrentTask:
         limit that learns lets half as many run afterwards. This task goes on; raise Snooze to run
         it again later. name: of a limit, if the task is under several, or of an external system
         that has none. For such a system, handlers ask `cooldown_left` before they call it. seconds:
-        also a timedelta or a text such as "5m". Returns how many seconds the cooldown lasts: an
-        earlier one may end later (blocks: one query). Raises BadLimit if the task is not under
-        exactly one limit, and ValueError for what is no duration.
+        how long, also as a timedelta or a text such as "5m". Returns how many seconds the cooldown
+        lasts: an earlier one may end later (blocks: one query). Raises BadLimit if the task is not
+        under exactly one limit, and ValueError if seconds is no duration.
         """
         try:
             span = timedelta_of(seconds)

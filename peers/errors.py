@@ -195,7 +195,7 @@ class TaskNotFound(NotFound):
 
 
 class BadTask(BadArgument):
-    """PE009: a value is out of bounds."""
+    """PE009: a value of a task is out of bounds."""
 
 
 class BadSchedule(BadArgument):
@@ -302,7 +302,7 @@ def from_database(error: BaseException) -> PeersError | None:
 
 
 def transactions_refused(error: BaseException) -> ConfigError | None:
-    """Return the exception for a pooler that lends sessions for one statement only; None: no."""
+    """Return the exception to raise if a pooler in statement mode has refused a transaction."""
     if "statement pooling mode" not in str(error):
         return None
     return ConfigError(

@@ -32,7 +32,7 @@ _ISO: Final = re.compile(
 def seconds_of(span: object) -> float:
     """Return a duration in seconds; it may be negative, NaN or infinite, like the number given.
 
-    Raises `ValueError`, whose message is to follow the name of the value: "must be a duration …".
+    Raises `ValueError` with the message "must be a duration …": callers put a name before it.
     """
     if isinstance(span, timedelta):
         return span.total_seconds()

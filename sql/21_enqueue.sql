@@ -61,8 +61,8 @@ declare
     _placed bigint;
     _notified boolean;
 begin
-    -- This inserts all rows if all tasks are ordinary and there are no limits, and otherwise none. It needs no sort:
-    -- the database assigns ids in the order in which rows are inserted, and they are read in that order.
+    -- This inserts all rows if all tasks are ordinary and there are no limits; otherwise it inserts none. It needs no
+    -- sort: ids are assigned in the order in which rows are inserted, and new_tasks is read in that order.
     insert into peers.ready (queue, kind, priority, task_id)
     select t.queue, t.kind, t.priority, t.id
     from new_tasks t
@@ -92,7 +92,7 @@ begin
                    then 'state, attempt, pending_parents, submitter, created_at, created_xid, started_at, '
                         'finished_at, token, result and stopped_because are kept by the scheduler; leave them '
                         'out of the INSERT'
-                   -- a call of the function for each row would take more than all the rest
+                   -- calling the function for each row would cost more than everything else here
                    when t.kind <> '' and t.queue <> '' and octet_length(t.kind || t.queue) <= 200
                         and jsonb_typeof(t.args) = 'object'
                         and (pg_column_size(t.args #> '{}') <= 100

@@ -59,9 +59,9 @@ begin
 end
 $$;
 
--- Returns the edges to insert if some nodes stand for older tasks. Such a task may not get new parents: if it has
--- started, nobody can make it wait, and if it holds the node's unique key (shared), it belongs to another submission.
--- These edges are left out. What the node would have waited for, its children wait for: no task of the graph starts
+-- Returns the edges to insert if some nodes stand for older tasks. An older task gets no new parents if it has started,
+-- because it cannot wait any more, or if it holds the node's unique key (shared), because it belongs to another
+-- submission. These edges are left out. The node's children wait for its parents instead: no task of the graph starts
 -- before the nodes that are above it.
 create or replace function peers._edges_past_older_tasks(
     _parents bigint[], _children bigint[], _ids bigint[], _shared boolean[], _started boolean[],
@@ -92,8 +92,8 @@ begin
            array_agg(k.parent_id) filter (where k.passed_on and k.parent < 0 or _shared[k.parent])
     into parents, children, _unsure
     from kept k;
-    -- Nothing has to wait for a task that was pruned. A key may be held for an interval that outlasts its task. The
-    -- others are locked, so that prune cannot delete them before the edges are inserted.
+    -- Some of these tasks may have been pruned, because a key can be held for longer than its task exists. No task has
+    -- to wait for them. The others are locked, so that prune cannot delete them before the edges are inserted.
     _gone := array(
         select u.id from unnest(_unsure) u(id)
         except
@@ -140,7 +140,7 @@ begin
     select _parents || array_agg(-parent.id::bigint), _children || array_agg(n.place) into _parents, _children
     from jsonb_array_elements(_graph) with ordinality n(node, place)
     cross join lateral jsonb_array_elements_text(nullif(n.node -> 'depends_on', 'null')) parent(id);
-    if false = any (_is_new) is not true then
+    if false = any (_is_new) is not true then  -- no node stands for an older task
         perform peers._insert_edges(_parents, _children, _ids, _policies);
         return;
     end if;
@@ -151,7 +151,7 @@ begin
             perform peers._insert_edges(_edges.parents, _edges.children, _ids, _policies);
             return;
         exception when sqlstate 'PE002' then
-            -- a task may have been claimed since: a lock on each of them would have to come in one order with others
+            -- A task may have been claimed since. Locks on all of them could deadlock with those of other sessions.
             if peers._started_nodes(_ids, _is_new) = _started then
                 raise;
             end if;

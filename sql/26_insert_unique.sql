@@ -27,7 +27,7 @@ $$;
 
 -- Inserts the tasks that are new. If another session has just inserted a task with the idempotency_key, which only a
 -- batch of one may have, it inserts nothing and returns the id of that task; otherwise null.
-create or replace function peers._insert_changed(
+create or replace function peers._insert_new_tasks(
     _kind text, _ids bigint[], _are_new boolean[], _fields peers.task_fields[], _idempotency_key text, _graph_id bigint
 ) returns bigint
     language plpgsql
@@ -76,7 +76,7 @@ declare
     _known bigint;
 begin
     if true = any (_changed.are_new) then
-        _known := peers._insert_changed(
+        _known := peers._insert_new_tasks(
             _kind, _changed.ids, _changed.are_new, _changed.fields, _idempotency_key, _graph_id);
         if _known is not null then
             -- that task then also holds the unique key, if it is of the same kind

@@ -1,7 +1,7 @@
 -- Which limits hold for a task, and the hashes of their keys.
 --
--- The first two functions have no search_path. Their bodies are bound when they are created, and queries include them
--- without a call: a call costs 1.1 us for each key.
+-- The first two functions have no search_path: the names in their bodies are resolved when they are created. So queries
+-- inline them. A call would cost 1.1 us for each key.
 
 -- Returns the hash of a limit and of the value that its key has in args. Null stands for a missing value.
 create or replace function peers._limit_key(_seed bigint, _key text, _args jsonb) returns bigint

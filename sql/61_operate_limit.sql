@@ -36,7 +36,7 @@ begin
         )
     );
 exception when sqlstate 'PE014' then
-    -- the hint of the trigger is an INSERT
+    -- without the hint of the trigger, which is an example of an INSERT
     raise exception '%', regexp_replace(sqlerrm, '^peers\.limit: ', '') using errcode = 'PE014';
 end
 $$;

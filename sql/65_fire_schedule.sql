@@ -56,8 +56,8 @@ begin
 end
 $$;
 
--- Notes that an error concerns one schedule alone. The others of the call go on. If another session had a lock, they do
--- not wait for one in _lock_runs: it can have locked the runs of hundreds of schedules.
+-- Raises an error again if it concerns the whole call; otherwise only one schedule fails, and the others go on. If a
+-- lock was not available, _lock_runs does not wait for one again in this transaction.
 create or replace function peers._contain_error(_sqlstate text, _message text) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -65,7 +65,7 @@ as $$
 begin
     perform peers._raise_if_fatal(_sqlstate, _message);
     if _sqlstate = '55P03' then
-        perform set_config('peers.waited_in_vain', 'on', true);  -- until the end of the transaction
+        perform set_config('peers.lock_timed_out', 'on', true);
     end if;
 end
 $$;

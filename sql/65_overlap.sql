@@ -19,22 +19,24 @@ begin
 end
 $$;
 
--- Locks earlier runs of a schedule, which the new run waits for, or (_and_cancel) cancels them with their descendants.
--- Raises 55P03 if another session keeps one of them locked: it may do so for hours, and only this schedule has to wait
--- for it. A session that records the outcome of a run needs a moment only, so this waits 25 ms; but once only, if the
--- runs of many schedules are locked.
+-- Locks earlier runs of a schedule, so that the new run can wait for them. _and_cancel: also cancels them, with their
+-- descendants. Raises 55P03 if another session keeps one of them locked, which may last for hours: then this schedule
+-- fails, and the others fire. A session that records an outcome needs its lock for a moment only, so this waits for
+-- 25 ms. After one such wait without success it no longer waits in this transaction, because another session may have
+-- locked the runs of hundreds of schedules.
 create or replace function peers._lock_runs(_ids bigint[], _and_cancel boolean) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
     set lock_timeout = '25ms'
 as $$
 declare
+    _may_wait constant boolean := current_setting('peers.lock_timed_out', true) is distinct from 'on';
     _locked bigint[];
     _missing bigint;
 begin
     if _ids = '{}' then
         return;
-    elsif current_setting('peers.waited_in_vain', true) = 'on' then
+    elsif not _may_wait then
         perform set_config('lock_timeout', '1ms', true);
     end if;
     if _and_cancel then
@@ -44,7 +46,7 @@ begin
         _locked := array(select t.id from peers.task t where t.id = any (_ids) order by t.id for share skip locked);
     end if;
     _missing := (select min(t.id) from peers.task t where t.id = any (_ids) and t.id <> all (_locked));
-    if _missing is not null and current_setting('lock_timeout') = '1ms' then
+    if _missing is not null and not _may_wait then
         raise lock_not_available;
     elsif _and_cancel then
         perform peers._lock_with_descendants(_ids);

@@ -186,7 +186,7 @@ begin
             change := peers._declare_schedule(_new);
         exception when lock_not_available then
             change := 'locked';
-            -- one wait in vain is enough: a session may be adding hundreds
+            -- it waits only once: another session may be adding hundreds of schedules
             perform set_config('lock_timeout', '1ms', true);
         end;
         if change is not null then

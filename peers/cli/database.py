@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 P = ParamSpec("P")
 
-_READABLE: Final = {"DateStyle": "ISO", "IntervalStyle": "postgres"}
+_TIME_FORMATS: Final = {"DateStyle": "ISO", "IntervalStyle": "postgres"}
+"""The only ones that psycopg reads."""
 _TRIES: Final = 5
 _AGAIN: Final = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 
@@ -54,7 +55,7 @@ def connection_to(
     """
     with connect(settings.url, application_name=args.command, pooled=pooled) as connection:
         connection.execute("set timezone to 'UTC'")
-        for name, value in _READABLE.items():  # psycopg reads times in this form only
+        for name, value in _TIME_FORMATS.items():
             if not (connection.info.parameter_status(name) or "").startswith(value):
                 connection.execute(f"set {name} to '{value}'".encode())
         yield connection

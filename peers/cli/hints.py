@@ -1,6 +1,6 @@
-"""The commands for what a sentence of `peers.explain` or `peers.explain_schedule` names.
+"""Suggest the commands for what `peers.explain` and `peers.explain_schedule` say.
 
-The sentences are for readers in SQL too, so they name functions of SQL.
+Their sentences name functions of SQL, because they are read in psql, too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-# A name may have quotes in it: the text after it ends it.
+# A name may contain quotes, so the match ends at the text that follows the name.
 _LIMIT: Final = re.compile(
     r'(?:^Ready, but|\bunder|\band) limit "(.+?)"'
     r'(?= is (?:shut|used up|full|locked)\b| for | and limit "|\.)'
@@ -26,7 +26,7 @@ _BACKFILL: Final = re.compile(r"Backfill (\d+) is in progress")
 
 
 def of_task(args: argparse.Namespace, task: dict[str, Any], sentence: str) -> Iterator[str]:
-    """Yield what to type for a task that `peers.explain` describes with this sentence."""
+    """Yield the commands for a task that `peers.explain` describes with this sentence."""
     state, graph = task["state"].parsed(), task["graph_id"].parsed()
     if state == "dead":
         yield f"`{advice(args, f'dead show {args.id}')}` has the tracebacks."
@@ -58,7 +58,7 @@ def _retry_or_discard(args: argparse.Namespace, ids: str, retried: str, discarde
 
 
 def of_schedule(args: argparse.Namespace, sentence: str) -> Iterator[str]:
-    """Yield what to type for a schedule that `peers.explain_schedule` describes like this."""
+    """Yield the commands for a schedule that `peers.explain_schedule` describes like this."""
     if "peers.resume_schedule(" in sentence:
         command = advice(args, f"schedule resume {shlex.quote(args.name)}")
         yield f"`{command}` resumes the schedule."

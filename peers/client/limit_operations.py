@@ -97,8 +97,9 @@ def shut_limit(
 ) -> Request[None]:
     """Shut a limit: no task under it starts. Tasks that run go on.
 
-    seconds: for so long, also as a timedelta or a text such as "1h". until: until this time, with a
-    time zone. With neither it is shut until `open_limit`. Raises LimitNotFound, BadLimit.
+    seconds: how long, also as a timedelta or a text such as "1h". until: the time at which it
+    opens, with a time zone. With neither it is shut until `open_limit`. Raises LimitNotFound,
+    BadLimit.
     """
     if seconds is not None and until is not None:
         raise BadLimit("seconds and until exclude each other", "Pass one of them.")

@@ -47,11 +47,11 @@ def submit_many(
 ) -> Request[list[TaskId]]:
     """Submit a task for each of the args, all in one statement, and return their ids in this order.
 
-    kind: its name, or a task, whose bound options apply.
-    The options apply to all of them, so an idempotency_key or a unique_key is refused. unique_keys:
-    the unique key of each task; None: it has none. A key may come several times: the first of them
-    makes the task. They are submitted together or not at all. Some 10,000 at a time are fastest.
-    Raises ArgsInvalid, BadTask, BadGraph.
+    kind: its name, or a task, whose bound options apply. The options apply to all of the new tasks,
+    so an idempotency_key or a unique_key is refused. unique_keys: the unique key of each task;
+    None: it has none. A key may come several times: the first of them makes the task. They are
+    submitted together or not at all. Some 10,000 at a time are fastest. Raises ArgsInvalid,
+    BadTask, BadGraph.
     """
     name, shared = kind_of(kind), options_for(kind, options)
     if shared.idempotency_key is not None:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, TypeAlias, TypedDict
 
 from peers.client.node import Node
-from peers.client.unique import require_fitting, require_known_words
+from peers.client.unique import require_fitting, require_known_on_duplicate
 from peers.errors import BadArgument, BadTask
 from peers.spans import FORMS, Span, seconds_of, sql_interval
 from peers.types import (
@@ -127,7 +127,7 @@ class Options:
         key_length = _length(self.idempotency_key)
         _bounded("idempotency_key", key_length, 1, IDEMPOTENCY_KEY_MAX_LENGTH, " characters")
         _bounded("unique_key", _length(self.unique_key), 1, UNIQUE_KEY_MAX_LENGTH, " characters")
-        require_known_words(self)
+        require_known_on_duplicate(self)
         for name in ("wait", "max_wait"):
             _bounded_span(name, getattr(self, name), UNIQUE_SPAN_MIN, UNIQUE_SPAN_MAX)
         if self.unique_while not in list(UniqueWhile):

@@ -20,7 +20,8 @@ def wants_embedded(settings: Settings) -> bool:
     if settings.embedded and settings.has_database and not _is_embedded(settings.url):
         raise ConfigError(
             "both a database and the embedded one are configured",
-            "`peers config` shows by whom; leave one out, or say --embedded or --database-url.",
+            "`peers config` shows where each comes from. Remove one of them; for a single command, "
+            "pass --embedded or --database-url.",
         )
     return settings.embedded
 

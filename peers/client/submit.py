@@ -69,7 +69,7 @@ def submit_in(
 def submit_in(
     target: SyncTarget | AsyncTarget, task: Task[..., Any] | str, /, *args: Any, **kwargs: Any
 ) -> TaskId | Coroutine[Any, Any, TaskId]:
-    """Submit a task inside the target's transaction; with an async target the call is awaited."""
+    """Submit a task inside the target's transaction. Await the call if the target is async."""
     request = submission(task, *args, **kwargs)
     if is_async_target(target):
         return perform_in_async(target, request)

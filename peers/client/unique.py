@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 _UNIQUE_OPTIONS: Final = ("unique_while", "on_duplicate", "wait", "max_wait")
 
 
-def require_known_words(options: Options) -> None:
-    """Refuse words that on_duplicate does not have. Raises BadTask."""
+def require_known_on_duplicate(options: Options) -> None:
+    """Refuse an on_duplicate that does not exist. Raises BadTask."""
     on_duplicate = options.on_duplicate
     if on_duplicate is not None and on_duplicate not in list(OnDuplicate):
         raise BadTask(f'on_duplicate must be "keep", "replace" or "debounce", not "{on_duplicate}"')

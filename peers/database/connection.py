@@ -57,9 +57,9 @@ _WRONG_SETTING: Final = re.compile(
     r"authentication failed|no password supplied|(role|database) .* does not exist"
     r"|no pg_hba\.conf entry|not permitted to log in|permission denied for database"
     r"|definition of service|service file|invalid integer value|invalid port number"
-    r"|no such (database|user)"  # PgBouncer's words
+    r"|no such (database|user)"  # by PgBouncer
 )
-_REFUSED_PARAMETER: Final = re.compile(r"unsupported startup parameter")  # PgBouncer's words, too
+_REFUSED_PARAMETER: Final = re.compile(r"unsupported startup parameter")  # by PgBouncer
 # 53300, in English
 _NO_CONNECTION_FREE: Final = re.compile(
     r"too many clients already|remaining connection slots are reserved"

@@ -12,7 +12,7 @@ from peers.database.deadlines import BoundedConnection, Bounds
 from peers.database.pipeline import Pipeline, Statement, StatementRefused
 
 
-@dataclass(slots=True)  # frozen would cost a call for each field
+@dataclass(slots=True)  # not frozen: that costs a call for each field
 class Job:
     """Statements of one transaction, and what to do at its end."""
 
@@ -29,8 +29,8 @@ class Job:
 class JobRunner:
     """A connection that the selector watches, with at most one job.
 
-    It calls `on_notify` with the payload of each notification, and whether the session itself has
-    sent it: such a one comes together with the replies to its job. Methods raise psycopg's error
+    It calls `on_notify` with the payload of each notification, and whether this session has sent it
+    itself. Its own ones come together with the replies to its job. Methods raise psycopg's error
     when the connection is lost.
     """
 

@@ -48,7 +48,7 @@ class ClaimReply:
     opens_in: float | None = None
     """When a limit opens."""
     key: int | None = None
-    """Stands for the limits and keys of these tasks."""
+    """The hash of the limits and keys of these tasks, for `try_keys` of a later claim."""
     limited_resume: bytes | None = None
     """Where the next claim of limited tasks is to begin. Only the database reads it."""
 

@@ -39,7 +39,7 @@ _CLAIM_COLUMNS: Final = (
 _FROM_CLAIM: Final = b" from peers.claim($1::uuid, $2::text, $3::integer, $4::peers.claim_resume)"
 _ASYNCHRONOUSLY: Final = b", set_config('synchronous_commit', 'off', true)"
 _CLAIM: Final = _CLAIM_COLUMNS + _FROM_CLAIM
-# as a column it costs less than as a second table
+# set_config as a column costs less than in the from clause
 _CLAIM_ASYNCHRONOUSLY: Final = _CLAIM_COLUMNS + _ASYNCHRONOUSLY + _FROM_CLAIM
 _CLAIM_LIMITED: Final = _CLAIM_COLUMNS + (
     b", most_running, start_in, waits, opens_in, key, limited_resume from peers.claim_limited("
@@ -83,7 +83,8 @@ def claim_limited(
     """Claim tasks of a queue that has limits: limited ones only for the free slots.
 
     `free_slots`: None: claim no limited ones. `tasks_per_slot`: of the kinds whose tasks are short.
-    `try_keys`: of limited tasks that have ended. `limited_resume`: as `resume`, for limited tasks.
+    `try_keys`: the keys of limited tasks that have ended. The claim looks there first.
+    `limited_resume`: as `resume`, for limited tasks.
     """
     free = None if free_slots is None else b"%d" % free_slots
     per_slot = json.dumps(tasks_per_slot).encode()

@@ -76,11 +76,11 @@ class Claims:
         self._is_outdated = False
         """Tasks may have become ready since the claims in progress were sent."""
         self._outcomes_unblock = False
-        """Outcomes have unblocked tasks lately, so that it is worth to claim along with them."""
+        """Outcomes have unblocked tasks lately, so the next outcomes are sent with a claim."""
         self._with_outcomes = False
-        """The transaction in progress records outcomes, too."""
+        """The last transaction with claims also recorded outcomes."""
         self._just_claimed: set[str] = set()
-        """The queues that the transaction claimed from whose replies have just come."""
+        """The queues from which the last transaction has claimed."""
 
     def due_at(self) -> float:
         """Return when (monotonic) the next claim is due."""
@@ -128,38 +128,48 @@ class Claims:
 
     def take(self, requests: Sequence[ClaimRequest], results: Sequence[PGresult]) -> None:
         """Take the replies to these claims."""
-        now, wait = time.monotonic(), self._wait()
-        found_any = False
-        for request, result in zip(requests, results, strict=True):
-            local_queue, wanted, free_slots = request
-            limited = self._limited[local_queue.queue]
-            taken = 0
-            if free_slots is not None:
-                *leases, reply = statements.read_limited_claim(result)
-                self._limited_resume[local_queue.queue] = reply.limited_resume
-                for lease in leases:
-                    taken += lease.count
-                    claim = Claim(lease, local_queue, now)
-                    if lease.start_in is not None:
-                        claim.start_by = self._sent_at + START_WITHIN
-                    self._on_claimed(claim)
-            else:
-                reply = statements.read_claim(result)
-            self._connection.succeeded(request.job)
-            self._grow(request)
-            self._resume[local_queue.queue] = reply.resume
-            self._just_claimed.add(local_queue.queue)
-            limits_are_new = reply.limited and not limited.active
-            is_empty = reply.count < wanted - taken and not reply.more and not limits_are_new
-            self._postpone(local_queue, reply, now, wait, is_empty=is_empty)
-            limited.note(reply, free_slots, taken, now, wait)
-            if self._is_outdated:
-                limited.claim_now()
-            found_any |= taken + reply.count > 0
-            if reply.count:
-                self._on_claimed(Claim(reply, local_queue, now))
-        if requests and self._with_outcomes and not found_any:
+        now = time.monotonic()
+        found = [
+            self._take(request, result, now)
+            for request, result in zip(requests, results, strict=True)
+        ]
+        if found and self._with_outcomes and not any(found):
             self._outcomes_unblock = False
+
+    def _take(self, request: ClaimRequest, result: PGresult, now: float) -> bool:
+        """Take the reply to a claim, and return whether it has claimed anything."""
+        local_queue, wanted, free_slots = request
+        limited = self._limited[local_queue.queue]
+        taken, reply = self._take_limited(request, result, now)
+        self._connection.succeeded(request.job)
+        self._grow(request)
+        self._resume[local_queue.queue] = reply.resume
+        self._just_claimed.add(local_queue.queue)
+        limits_are_new = reply.limited and not limited.active
+        is_empty = reply.count < wanted - taken and not reply.more and not limits_are_new
+        wait = self._wait()
+        self._postpone(local_queue, reply, now, wait, is_empty=is_empty)
+        limited.note(reply, free_slots, taken, now, wait)
+        if self._is_outdated:
+            limited.claim_now()
+        if reply.count:
+            self._on_claimed(Claim(reply, local_queue, now))
+        return taken + reply.count > 0
+
+    def _take_limited(
+        self, request: ClaimRequest, result: PGresult, now: float
+    ) -> tuple[int, ClaimReply]:
+        """Take the limited tasks of a reply, and return how many they are, and the rest of it."""
+        if request.free_slots is None:
+            return 0, statements.read_claim(result)
+        *leases, rest = statements.read_limited_claim(result)
+        self._limited_resume[request.local_queue.queue] = rest.limited_resume
+        for lease in leases:
+            claim = Claim(lease, request.local_queue, now)
+            if lease.start_in is not None:
+                claim.start_by = self._sent_at + START_WITHIN
+            self._on_claimed(claim)
+        return sum(lease.count for lease in leases), rest
 
     def _postpone(
         self, local_queue: LocalQueue, reply: ClaimReply, now: float, wait: float, *, is_empty: bool

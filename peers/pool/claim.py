@@ -55,7 +55,7 @@ class Claim:
         self.most_running = reply.most_running
         """How many of its tasks may run at once; None: all of them."""
         self.is_limited, self.key = reply.is_limited, reply.key
-        """Whether its tasks are under a limit; what stands for their limits and keys."""
+        """Whether its tasks are under a limit, and the hash of their limits and keys."""
         self.start_at = 0.0 if reply.start_in is None else claimed_at + reply.start_in
         """When (monotonic) its tasks may start."""
         self.start_by = float("inf")

@@ -84,7 +84,7 @@ class Schedule:
 
 
 def moment_text(name: str, moment: datetime | None) -> str | None:
-    """Return a moment as SQL reads it; None for None. Raises BadSchedule if it has no time zone."""
+    """Return a time as SQL reads it; None for None. Raises BadSchedule if it has no time zone."""
     if moment is None:
         return None
     if not isinstance(moment, datetime):

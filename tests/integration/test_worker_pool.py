@@ -72,11 +72,9 @@ def test_an_exit_and_the_last_messages_may_be_handled_in_any_order(
 def open_descriptors() -> int:
     """How many descriptors this process has open; looking for them opens none.
 
-    Not which: another worker may get the numbers in another order.
-
-    What earlier tests left to the garbage collector is closed first, not between two looks.
+    Their numbers do not matter: workers may get them in another order.
     """
-    gc.collect()
+    gc.collect()  # otherwise it may close what earlier tests left, between two counts
     found = set()
     for fd in range(1024):
         with contextlib.suppress(OSError):

@@ -53,7 +53,7 @@ def test_every_type_has_a_comment(db: Connection) -> None:
 def test_every_function_pins_its_search_path(db: Connection) -> None:
     """pg_catalog first, pg_temp last, whatever the caller's session says.
 
-    The names in a body that is no text were resolved when it was created.
+    A function whose body is not a string needs none: its names were resolved when it was created.
     """
     query = (
         "select oid::regprocedure::text from pg_proc where pronamespace = 'peers'::regnamespace"

@@ -330,8 +330,8 @@ def leave_stale_rows(world: World, count: int) -> None:
 
 
 def test_a_small_claim_gets_through_many_stale_rows(world: World) -> None:
-    """20,000 stale rows lie before a task. Short claims of one drop them, keep
-    what they did, and say that there may be more.
+    """20,000 stale rows lie before a task. Short claims of one drop them, keep what they did, and
+    say that there may be more.
     """
     peer = world.peer("a")
     leave_stale_rows(world, 20_000)

@@ -430,9 +430,6 @@ def a_submission_waits_for_a_task_that_is_locked(world: World) -> None:
     assert problems(world.db) == []
 
 
-# ---------------------------------------------------------------------------------------- the tests
-
-
 def a_task_is_claimed_while_a_graph_gives_it_a_parent(world: World) -> None:
     """The graph waits for a session that adds edges; meanwhile the task starts, and gets none."""
     peer, graph, other = world.peer(), world.connect(), world.connect()
@@ -455,6 +452,8 @@ def a_task_is_claimed_while_a_graph_gives_it_a_parent(world: World) -> None:
         (known, ids["last"]),
     }
 
+
+# ---------------------------------------------------------------------------------------- the tests
 
 SCENARIOS = {
     name: function

@@ -40,7 +40,7 @@ _IMPORTED_LATE: Final = (
 )  # fmt: skip
 """What commands import when they need it."""
 _PYTHON: Final = ("PYTHON", "LANG", "LC_", "LD_")
-"""What begins like this in the environment has effects while Python starts."""
+"""Variables that begin like this have effects while Python starts."""
 _HARMLESS: Final = frozenset({"PYTHONPATH"})
 _STANDARD: Final = ("stdin", "stdout", "stderr")
 

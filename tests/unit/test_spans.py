@@ -30,21 +30,8 @@ FOUR_SECONDS = (
     "3s1000 milliseconds", "PT4S", "P0DT4S", 4, 4.0, Decimal(4), timedelta(seconds=4),
 )  # fmt: skip
 NO_DURATION = (
-    "soon",
-    "",
-    "4x",
-    "4 parsecs",
-    "4s!",
-    "P",
-    "PT",
-    "s",
-    "-4s",
-    "1e3",
-    None,
-    [4],
-    True,
-    b"4",
-)
+    "soon", "", "4x", "4 parsecs", "4s!", "P", "PT", "s", "-4s", "1e3", [4], True, b"4",
+)  # fmt: skip
 
 _kinds = count()
 
@@ -199,7 +186,7 @@ def test_every_place_refuses_others_in_the_same_words(place: str) -> None:
     """The error names the value and the forms."""
     read = PLACES[place]
     for value in NO_DURATION:
-        if value is None or (place in AS_TEXT and (not isinstance(value, str) or not value)):
+        if place in AS_TEXT and (not isinstance(value, str) or not value):
             continue
         with pytest.raises(Exception, match=re.escape(FORMS)) as caught:
             read(value)

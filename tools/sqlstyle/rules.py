@@ -64,8 +64,9 @@ def lower_case(file: SqlFile) -> Iterator[Finding]:
 def search_path(file: SqlFile) -> Iterator[Finding]:
     """Every function pins its search_path; one that runs as its owner names pg_temp, last.
 
-    Without it, a caller could put a temporary table in the place of one of ours. The names in a
-    body that is no text (`return …` or `begin atomic …`) are resolved when it is created.
+    Without it, a caller could put a temporary table in the place of one of ours. A function whose
+    body is not a string (`return …` or `begin atomic …`) needs none: its names are resolved when it
+    is created.
     """
     for statement in file.statements:
         if not statement.creation or statement.creation.thing.noun not in {"function", "procedure"}:
