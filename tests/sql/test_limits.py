@@ -21,6 +21,7 @@ LIMIT: Final = "28_limit.sql"
 ROOM: Final = "48_count_room.sql"
 FIND: Final = "48_find_keys.sql"
 SHARE: Final = "48_share_slots.sql"
+CLAIM: Final = "49_claim_limited.sql"
 START: Final = "49_start_limited.sql"
 STARTS: Final = "49_limit_starts.sql"
 OPERATE: Final = "60_operate.sql"
@@ -71,6 +72,10 @@ VARIANTS = {
                 "    language plpgsql stable",
             ),
         ],
+    ),
+    "tasks that another claim moves are not waited for": Variant(
+        scenarios.a_claim_moves_tasks_that_another_one_wants,
+        [Patch(CLAIM, "return _moved = 0 or _moved >= _most;", "return false;")],
     ),
     "a claim begins at a random key": Variant(
         scenarios.a_key_whose_task_has_ended_is_tried_first,
