@@ -152,6 +152,7 @@ begin
         when _started.unfinished then 'more'
         when _shared.busy then 'busy'
         when _shared.slots_short then 'slots'
+        when _shared.keys = '{}' then 'more'  -- another claim was faster, and other keys were not looked at
         when _started.fewer then coalesce(waits, 'full')
         else waits
     end;

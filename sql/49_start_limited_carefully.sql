@@ -128,8 +128,12 @@ begin
             select r.spot from unnest(_locked || _measured.oversized) r where r.task_id = any (_started)
         );
         delete from peers.ready_limited r where r.ctid = any (_spots);
-        -- rows whose tasks have another key now took the place of others
-        continue when _changed is not null and _started is null and clock_timestamp() < _call.until;
+        if _changed is not null and _started is null then
+            -- rows whose tasks have another key now took the place of others
+            unfinished := clock_timestamp() > _call.until;
+            exit when unfinished;
+            continue;
+        end if;
         exit when cardinality(_rows) < _size or cardinality(_tasks.ids) >= _key.share or not _measured.all_fit
             or array_remove(_rules.weights, null) <> '{}' and _started is not null;
         unfinished := clock_timestamp() > _call.until;
