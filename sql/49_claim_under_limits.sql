@@ -21,20 +21,24 @@ begin
 end
 $$;
 
--- Moves tasks that became ready again to where limited tasks wait.
-create or replace function peers._move_some(_queue text, _kinds text[]) returns void
+-- Moves tasks that became ready again to where limited tasks wait. Returns whether there are more: too many for one
+-- call, or another claim is moving them, and this one cannot see them before that has committed.
+create or replace function peers._move_ready(_queue text, _kinds text[]) returns boolean
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
     _most constant integer := 256;  -- the claim is short, and maintenance moves large backlogs
+    _moved integer;
 begin
     if exists (
         select from unnest(_kinds) k(kind)
         cross join lateral (select from peers.ready r where r.queue = _queue and r.kind = k.kind limit 1) r
     ) then
-        perform peers._move_to_limited(_queue, _kinds, _most);
+        _moved := peers._move_to_limited(_queue, _kinds, _most);
+        return _moved = 0 or _moved >= _most;
     end if;
+    return false;
 end
 $$;
 
@@ -63,15 +67,16 @@ create or replace function peers._claim_under_limits(
 as $$
 declare
     _wanted constant integer := greatest(_free_slots, 1);
+    _unmoved boolean;
     _look record;
     _heads peers.claim_row[];
     _shared record;
     _started record;
 begin
     leases := '{}';
-    perform peers._move_some(_call.queue, array(select r.kind from unnest(_rules) r));
+    _unmoved := peers._move_ready(_call.queue, array(select r.kind from unnest(_rules) r));
     _look := peers._find_in_all_kinds(_call, _rules, _limited_resume, _wanted, _try);
-    waits := case when not _look.complete then 'more' when _look.any_full then 'full' end;
+    waits := case when _unmoved or not _look.complete then 'more' when _look.any_full then 'full' end;
     opens_at := _look.opens_at;
     if _look.keys = '{}' then
         return;
@@ -96,6 +101,7 @@ begin
         when _started.unfinished then 'more'
         when _shared.busy then 'busy'
         when _shared.slots_short then 'slots'
+        when _shared.keys = '{}' then 'more'  -- another claim was faster, and other keys were not looked at
         when _started.fewer then coalesce(waits, 'full')
         else waits
     end;

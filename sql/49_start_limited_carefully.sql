@@ -149,7 +149,11 @@ begin
         );
         _tasks := peers._merge_tasks(_tasks, _step.tasks);
         refused := refused + _step.refused;
-        continue when _step.changed and clock_timestamp() < _call.until;
+        if _step.changed then  -- rows whose tasks have another key now took the place of others
+            unfinished := clock_timestamp() > _call.until;
+            exit when unfinished;
+            continue;
+        end if;
         exit when cardinality(_rows) < _size or cardinality(_tasks.ids) >= _key.share or _step.full;
         unfinished := clock_timestamp() > _call.until;
         exit when unfinished;

@@ -95,7 +95,6 @@ class Claims:
         `with_outcomes`: the same transaction records outcomes. Then queues that are empty so far
         count as well, if outcomes have unblocked tasks lately.
         """
-        self._just_claimed.clear()
         self._with_outcomes = with_outcomes
         if self._state.draining:
             return []
@@ -216,6 +215,14 @@ class Claims:
             if local_queue.queue not in self._just_claimed or limited.active:
                 local_queue.claim_now()
                 limited.claim_now()
+
+    def end_turn(self) -> None:
+        """Note that the notifications of the last transaction have come.
+
+        What tells that tasks are ready from now on, such as a chore that promotes them, is later
+        than its claims.
+        """
+        self._just_claimed.clear()
 
     def forget_positions(self) -> None:
         """Begin the next claims where the queues begin."""

@@ -43,6 +43,7 @@ class Turns:
 
         `claims`: whether the peer may claim.
         """
+        self._claims.end_turn()
         peer_id = self._state.peer_id
         if peer_id is None:
             return

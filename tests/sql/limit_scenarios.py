@@ -133,6 +133,21 @@ def two_claims_share_a_key(world: World) -> None:
     assert problems(world.db) == []
 
 
+def a_claim_moves_tasks_that_another_one_wants(world: World) -> None:
+    """They are hidden from it until the first one commits: it is told to call again soon."""
+    limit(world.db, max_running=3)
+    [*tasks] = [submit(world.db, scheduled_at="2100-01-01 00:00+00") for _ in range(3)]
+    advance(world.db, "100 years")
+    one, two = world.peer(), world.peer()
+    assert value(world.db, "select peers.promote()") == 3
+    with one.db.transaction():
+        assert claim_limited(one, 1).ids == tasks[:1]
+        hidden = claim_limited(two, 2)
+        assert hidden.ids == []
+        assert hidden.last["waits"] == "more"
+    assert claim_limited(two, 2).ids == tasks[1:]
+
+
 def a_claim_counts_again_after_the_lock(world: World) -> None:
     """What another claim took between the look and the lock is counted."""
     limit(world.db, max_running=2)
@@ -155,11 +170,12 @@ def a_claim_counts_again_after_the_lock(world: World) -> None:
             blocker = world.connect()
             late = world.background(run, blocker, "select pg_advisory_lock(1)")
             world.until_waiting(blocker)  # from now on, who wants the lock waits behind it
-            work = world.background(claim_limited, two, 2)
+            query = "select token, waits from peers.claim_limited(%s, 'default', 2, 2)"
+            work = world.background(rows, two.db, query, two.id)
             world.until_waiting(two.db)
     result(late)
     run(blocker, "select pg_advisory_unlock(1)")
-    assert result(work).ids == []
+    assert result(work) == [{"token": None, "waits": "more"}], "other keys may have room"
     assert value(world.db, "select sum(open) from peers.lease") == 2
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import pytest
 
 from tests.sql import limit_scenarios as scenarios
-from tests.support.world import Patch, apply_patches, refusal
+from tests.support.world import Patch, apply_patches, refusal, rows, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,9 @@ LIMIT: Final = "28_limit.sql"
 ROOM: Final = "48_count_room.sql"
 FIND: Final = "48_find_keys.sql"
 SHARE: Final = "48_share_slots.sql"
+CLAIM: Final = "49_claim_under_limits.sql"
 START: Final = "49_start_limited.sql"
+CAREFULLY: Final = "49_start_limited_carefully.sql"
 STARTS: Final = "49_limit_starts.sql"
 OPERATE: Final = "60_operate.sql"
 EXPLAIN: Final = "83_explain_limit.sql"
@@ -71,6 +73,10 @@ VARIANTS = {
                 "    language plpgsql stable",
             ),
         ],
+    ),
+    "tasks that another claim moves are not waited for": Variant(
+        scenarios.a_claim_moves_tasks_that_another_one_wants,
+        [Patch(CLAIM, "return _moved = 0 or _moved >= _most;", "return false;")],
     ),
     "a claim begins at a random key": Variant(
         scenarios.a_key_whose_task_has_ended_is_tried_first,
@@ -137,6 +143,20 @@ def test_the_safeguard_is_needed(world: World, name: str) -> None:
     apply_patches(world.db, patches)
     with pytest.raises(AssertionError):
         scenario(world)
+
+
+def test_a_claim_whose_time_is_over_says_that_there_is_more(world: World) -> None:
+    """A task that has left its key stood first: the one behind it is found by the next claim."""
+    apply_patches(world.db, [Patch(CAREFULLY, "clock_timestamp() > _call.until", "true", times=2)])
+    scenarios.limit(world.db, key="account", max_running=1)
+    first, second = scenarios.accounts(world.db, 2, 2)
+    with world.db.transaction():
+        run(world.db, "set local search_path = pg_catalog, peers, pg_temp")
+        run(world.db, "update peers.task set args = '{\"account\": 1}' where id = %s", first)
+    peer = world.peer()
+    query = "select task_ids, waits from peers.claim_limited(%s, 'default', 1, 1)"
+    assert [row["waits"] for row in rows(world.db, query, peer.id)] == ["more"]
+    assert rows(world.db, query, peer.id)[0]["task_ids"] == [second]
 
 
 @pytest.mark.parametrize(

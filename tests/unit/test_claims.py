@@ -80,6 +80,7 @@ class World:
         self, reply: ClaimReply = NOTHING, *, notified: bool = False, with_outcomes: bool = False
     ) -> bool:
         """Claim what is due; return whether something was. `notified`: in the meantime."""
+        self.claims.end_turn()
         requests = self.claims.due(with_outcomes=with_outcomes)
         self.claims.write(PEER, requests, durable=True)
         if notified:
@@ -154,6 +155,14 @@ def test_a_transaction_that_claimed_what_it_made_ready_is_not_followed(world: Wo
     world.claim()
     world.claims.made_ready()
     assert not world.claim()
+    world.claims.made_ready()
+    assert world.claim()
+
+
+def test_what_a_chore_makes_ready_right_after_a_claim_is_claimed(world: World) -> None:
+    """Such as promoted tasks: the claim before the chore could not see them."""
+    assert world.claim()
+    world.claims.end_turn()
     world.claims.made_ready()
     assert world.claim()
 

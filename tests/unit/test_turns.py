@@ -76,6 +76,15 @@ def test_claims_know_whether_the_transaction_records_outcomes(outcomes: bool) ->
     assert world.claims.due.call_args.kwargs == ({"with_outcomes": True} if outcomes else {})
 
 
+def test_a_turn_during_a_chore_ends_the_one_before() -> None:
+    """The notification of the chore is not that of the claims, which did not see its tasks."""
+    world = World(outcomes=False, claims=1)
+    world.connection.is_idle = False
+    world.turns.start_due(claims=True)
+    world.claims.end_turn.assert_called_once_with()
+    world.connection.start.assert_not_called()
+
+
 @pytest.mark.parametrize(
     ("outcomes", "setting", "durable"),
     [(True, False, True), (True, True, True), (False, True, True), (False, False, False)],
