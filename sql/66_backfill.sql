@@ -1,20 +1,51 @@
 -- Backfills: the peers run due times of the past, step by step.
 
+-- Returns a time in UTC, whatever the settings of the session are.
+create or replace function peers._in_utc(_moment timestamptz) returns text
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+    set datestyle = 'ISO'
+as $$
+begin
+    return coalesce((_moment at time zone 'UTC')::text || ' UTC', 'null');
+end
+$$;
+
+-- Returns the first thing that is wrong with the times of a backfill. Null: nothing is wrong.
+create or replace function peers._backfill_problem(_from_at timestamptz, _until_at timestamptz, _now timestamptz)
+    returns text
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return case
+        when _from_at is null or _from_at < '1970-01-01 00:00:00+00' then
+            'from_at must be 1970 or later, not ' || peers._in_utc(_from_at)
+        when _from_at > _now then 'from_at must be now or earlier, not ' || peers._in_utc(_from_at)
+        when _until_at is null or _until_at > _now then
+            'until_at must be now or earlier, not ' || peers._in_utc(_until_at)
+        when _until_at < _from_at then
+            'until_at must be from_at (' || peers._in_utc(_from_at) || ') or later, not ' || peers._in_utc(_until_at)
+    end;
+end
+$$;
+
 create or replace function peers.backfill_schedule(name text, from_at timestamptz, until_at timestamptz)
     returns bigint
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _now constant timestamptz := peers.now();
+    _schedule constant peers.schedule := peers._lock_schedule(backfill_schedule.name);
+    _problem constant text := peers._backfill_problem(from_at, until_at, peers.now());
     _id bigint;
 begin
-    perform peers._lock_schedule(backfill_schedule.name);
-    if from_at is null or until_at is null or from_at > until_at or until_at > _now
-       or from_at < '1970-01-01 00:00:00+00' then
-        raise exception 'from_at must be 1970 or later, and until_at must not be before it and not in the future, not '
-            '% and %', coalesce(from_at::text, 'null'), coalesce(until_at::text, 'null')
-            using errcode = 'PE013', hint = 'For example: peers.backfill_schedule(''nightly'', ''2026-11-01'', now()).';
+    if _problem is not null then
+        raise exception '%', _problem using errcode = 'PE013';
+    elsif until_at < _schedule.anchor then
+        raise exception 'until_at is %, but the schedule has no due time before its anchor (%)',
+            peers._in_utc(until_at), peers._in_utc(_schedule.anchor)
+            using errcode = 'PE013', hint = 'Set the anchor of the schedule to an earlier time first.';
     end if;
     insert into peers.schedule_backfill (schedule, from_at, until_at)
     values (backfill_schedule.name, backfill_schedule.from_at, backfill_schedule.until_at)
@@ -26,9 +57,9 @@ $$;
 
 comment on function peers.backfill_schedule is
     'Runs the due times of a schedule from one time until another, both included. Those that have fired before do not '
-    'run again. The peers submit the tasks soon; peers.schedule_backfill shows how far they are. Unless the schedule '
-    'allows overlap, the tasks run one after the other. It works while the schedule is paused. Returns the number of '
-    'the backfill.';
+    'run again. A schedule with every has no due times before its anchor. The peers submit the tasks soon; '
+    'peers.schedule_backfill shows how far they are. Unless the schedule allows overlap, the tasks run one after the '
+    'other. It works while the schedule is paused. Returns the number of the backfill.';
 
 create or replace function peers.cancel_backfill(id bigint) returns boolean
     language plpgsql security definer
@@ -41,8 +72,10 @@ end
 $$;
 
 comment on function peers.cancel_backfill is
-    'Ends a backfill: the peers submit no more of its tasks. Those that are submitted stay. False: there is no such '
-    'backfill.';
+    'Ends a backfill: the peers submit no more of its tasks. Those that are submitted stay. This cancels them: SELECT '
+    'peers.cancel(t.id) FROM peers.task t JOIN peers.schedule_run r ON r.task_id = t.id WHERE r.schedule = ''hourly'' '
+    'AND r.cause = ''backfill'' AND t.state NOT IN (''completed'', ''cancelled'', ''dead''). Returns false if the '
+    'backfill never existed, was cancelled, or all its tasks are submitted.';
 
 -- Records how far a backfill came before an error, and when the peers try again.
 create or replace function peers._record_backfill_failed(

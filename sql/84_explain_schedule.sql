@@ -88,6 +88,24 @@ begin
 end
 $$;
 
+-- Says which task the skipped due time would have overlapped, and how to cancel it. Null: that task has ended.
+create or replace function peers._explain_unfinished_run(_skipped peers.schedule_run) returns text
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return (
+        select 'The earliest unfinished run is task ' || t.id || '. If it cannot end by itself, peers.cancel(' || t.id
+               || ') cancels it, so that the next run can start.'
+        from peers.schedule_run r
+        join peers.task t on t.id = r.task_id
+        where r.schedule = _skipped.schedule and r.unfinished and r.recorded_at <= _skipped.recorded_at
+          and t.state not in ('completed', 'cancelled', 'dead')
+        order by r.task_id limit 1
+    );
+end
+$$;
+
 -- Says whether a schedule will fire, and when.
 create or replace function peers._explain_next_run(_schedule peers.schedule, _now timestamptz) returns text
     language plpgsql stable
@@ -160,9 +178,13 @@ begin
              else peers._explain_next_run(_schedule, _now) end,
         case when _run.schedule is not null then peers._explain_run(_run, _zone)
              when explain_schedule.at is null then 'It has not been due yet.'
+             when explain_schedule.at < _schedule.anchor then
+                 'There is no due time until ' || peers._in_zone(explain_schedule.at, _zone)
+                 || ': every counts from the anchor (' || peers._in_zone(_schedule.anchor, _zone) || ').'
              else 'There is no record of a due time until ' || peers._in_zone(explain_schedule.at, _zone)
                   || ': the schedule was created later, or the record was pruned.' end,
         case when _fired.schedule is not null then 'Before: ' || peers._explain_run(_fired, _zone) end,
+        case when _run.reason = 'overlap' then peers._explain_unfinished_run(_run) end,
         (select a.message from peers.alert a where a.alert = 'schedule_late' and a.subject = explain_schedule.name),
         (select string_agg('Backfill ' || b.id || ' is in progress: ' || b.fired || ' submitted so far'
                            || coalesce(', and the database has refused the next one: ' || b.error, '') || '.',

@@ -22,6 +22,7 @@ _LIMIT: Final = re.compile(
 )
 _DEAD_PARENT: Final = re.compile(r" is dead \(call peers\.retry\((\d+)\)")
 _TASK: Final = re.compile(r" is task (\d+)(?: of a backfill)?\. .*peers\.")
+_EARLIER_RUN: Final = re.compile(r"If it cannot end by itself, peers\.cancel\((\d+)\)")
 _BACKFILL: Final = re.compile(r"Backfill (\d+) is in progress")
 
 
@@ -64,5 +65,7 @@ def of_schedule(args: argparse.Namespace, sentence: str) -> Iterator[str]:
         yield f"`{command}` resumes the schedule."
     if found := _TASK.search(sentence):
         yield f"`{advice(args, f'explain {found[1]}')}` says what to do about the task."
+    if found := _EARLIER_RUN.search(sentence):
+        yield f"`{advice(args, f'cancel {found[1]}')}` cancels that run."
     for number in _BACKFILL.findall(sentence):
         yield f"`{advice(args, f'schedule cancel-backfill {number}')}` ends the backfill."

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from typing import TYPE_CHECKING, Any
+from datetime import UTC
+from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli import hints, output, queries
 from peers.cli.database import connected, perform
@@ -18,13 +19,20 @@ from peers.cli.parser import (
 )
 from peers.cli.schedule_add import NEXT_SHOWN, TIME, add_name, next_times, register_add
 from peers.client import schedule_operations as operations
-from peers.errors import NotFound
+from peers.errors import BadSchedule, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from peers.cli.parser import Command, Commands
     from peers.client.statements import Request
+
+
+_CANCEL_TASKS: Final = (
+    "SELECT peers.cancel(t.id) FROM peers.task t JOIN peers.schedule_run r ON r.task_id = t.id"
+    " WHERE r.schedule = 'NAME' AND r.cause = 'backfill'"
+    " AND t.state NOT IN ('completed', 'cancelled', 'dead');"
+)
 
 
 def register(commands: Commands) -> None:
@@ -208,9 +216,19 @@ def _run(args: argparse.Namespace) -> int:
 def _backfill(args: argparse.Namespace) -> int:
     request = operations.backfill_schedule(args.name, args.from_at, args.until_at)
     with connected(args) as connection:
-        number = perform(connection, request)
+        try:
+            number = perform(connection, request)
+        except BadSchedule as refused:  # it names the parameters of SQL and Python
+            message = refused.message.replace("from_at", "--from").replace("until_at", "--until")
+            raise BadSchedule(message, refused.hint) from refused
+        anchor = perform(connection, operations.get_schedule(args.name)).anchor
     print(f'backfill {number} of schedule "{args.name}" has begun; the peers submit its tasks')
-    output.say(f"hint: `{advice(args, f'schedule cancel-backfill {number}')}` ends it.")
+    if anchor is not None and args.from_at < anchor:
+        output.say(f"It begins at the anchor of the schedule, {anchor.astimezone(UTC):{TIME}}.")
+    output.say(
+        f"hint: `{advice(args, f'schedule cancel-backfill {number}')}` ends it; tasks that are"
+        " submitted stay."
+    )
     return 0
 
 
@@ -220,9 +238,11 @@ def _cancel_backfill(args: argparse.Namespace) -> int:
     if not was_in_progress:
         raise NotFound(
             f"there is no backfill {args.id}",
-            "It never existed, was cancelled, or all its tasks are submitted.",
+            "It never existed, was cancelled, or all its tasks are submitted. In psql, this cancels"
+            f" the tasks of the backfills of a schedule: {_CANCEL_TASKS}",
         )
     print(f"backfill {args.id} is cancelled; the tasks that are submitted stay")
+    output.say(f"hint: in psql, this cancels them: {_CANCEL_TASKS}")
     return 0
 
 

@@ -139,8 +139,9 @@ def backfill_schedule(
 ) -> Request[int]:
     """Run the due times from one time until another (now, if left out) that have not fired.
 
-    The peers submit the tasks soon: one after the other, unless the schedule allows overlap.
-    Returns the number of the backfill. Raises ScheduleNotFound, BadSchedule.
+    A schedule with every has no due times before its anchor. The peers submit the tasks soon: one
+    after the other, unless the schedule allows overlap. Returns the number of the backfill.
+    Raises ScheduleNotFound, BadSchedule.
     """
     request = {"name": name, **_times(from_at=from_at, until_at=until_at)}
     return Request(statements.BACKFILL_SCHEDULE, request)
@@ -150,7 +151,8 @@ def cancel_backfill(id: int) -> Request[bool]:
     """End a backfill, and return whether it was in progress.
 
     id: what `backfill_schedule` has returned. The peers submit no more of its tasks. Those that are
-    submitted stay.
+    submitted stay; the page Schedules shows how to cancel them. False: the backfill never existed,
+    was cancelled, or all its tasks are submitted.
     """
     return Request(statements.CANCEL_BACKFILL, {"id": id_of(id, "backfill")})
 

@@ -29,7 +29,7 @@ from peers.client.statements import Request, submit_statement
 from peers.client.submission import document
 from peers.client.targets import is_async_target
 from peers.client.transport import perform, perform_async, perform_in, perform_in_async
-from peers.errors import ArgsInvalid, BadLimit, BadTask
+from peers.errors import ArgsInvalid, BadLimit, BadSchedule, BadTask
 from peers.handlers import DEFAULT_BACKOFF, DEFAULT_BACKOFF_CAP, Handler, register
 from peers.limits import Limit
 from peers.schedules import Schedule
@@ -215,7 +215,7 @@ class _Policy(TypedDict, total=False):
     limit: Limit | Iterable[Limit]
     cron: str | None
     every: Span | None
-    timezone: str
+    timezone: str | None
     schedules: Iterable[Schedule]
 
 
@@ -241,7 +241,7 @@ def task(
     limit: Limit | Iterable[Limit] = (),
     cron: str | None = None,
     every: Span | None = None,
-    timezone: str = "UTC",
+    timezone: str | None = None,
     schedules: Iterable[Schedule] = (),
 ) -> Callable[[Callable[..., Any]], Any]:
     """Make a function, plain or async, the handler of a kind.
@@ -256,8 +256,8 @@ def task(
     or several, which all hold.
 
     With cron or every, the peers submit a task of this kind at each due time, by the clocks of
-    timezone. The schedule has the name of the kind. schedules: schedules with more options, or
-    several of them; see Schedule.
+    timezone (UTC, if left out). The schedule has the name of the kind. schedules: schedules with
+    more options, or several of them; see Schedule.
 
     A duration is a timedelta, seconds, or a text such as "90s", "1h30m" or "1 hour". The wait after
     a failed attempt is a random part of backoff * 2^(attempt - 1), at most backoff_cap. Raises
@@ -270,7 +270,12 @@ def task(
 
     declared = tuple(schedules)
     if cron is not None or every is not None:
-        declared = (Schedule(cron=cron, every=every, timezone=timezone), *declared)
+        declared = (Schedule(cron=cron, every=every, timezone=timezone or "UTC"), *declared)
+    elif timezone is not None:
+        raise BadSchedule(
+            f"timezone of {kind!r} belongs to cron or every, and neither is set",
+            'Set cron, or pass it in schedules: Schedule(cron=…, timezone="Europe/Berlin").',
+        )
 
     def span(name: str, value: Span) -> timedelta:
         try:

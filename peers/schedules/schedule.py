@@ -26,7 +26,8 @@ class Schedule:
     cron: five fields as in a crontab, or a name such as "@daily", by the clocks of timezone. every:
     a duration instead, 1 second to 365 days. anchor: the first due time of every, with a time zone;
     if left out, it counts from when the schedule is added. name: the kind, if left out. args: of
-    its tasks.
+    its tasks. Their queue, priority, max_attempts and timeout are those of the handler: pass these
+    to `@task`.
 
     misfire: what happens to due times that no peer has fired within 10 seconds: "skip" them, run
     the "latest" one, or "all" of them. A time older than catch_up (0 to 365 days) never runs.

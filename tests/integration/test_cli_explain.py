@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 REMEDIES = {
     "resume": "resume", "resume_graph": "graph resume", "peer_status": "status",
     "retry": "dead retry", "discard": "dead discard", "check": "check --repair",
-    "resume_schedule": "schedule resume",
+    "resume_schedule": "schedule resume", "cancel": "cancel",
     "schedule_status": "schedule list",  # in the hint of an error
     "place_limited": "",  # peers call it, not people
 }  # fmt: skip

@@ -158,9 +158,6 @@ def test_backfill_and_explain(here: Here, db: Connection) -> None:
     assert "of a backfill" in said
     document = here("schedule", "explain", "hourly", "--json").document
     assert "due next at" in document["explanation"]
-    late = here("schedule", "backfill", "hourly", "--from", "2026-11-10T00:00Z", "--until",
-                "2099-01-01T00:00Z")  # fmt: skip
-    assert (late.code, "not in the future" in late.err) == (1, True)
 
 
 def test_a_backfill_is_cancelled(here: Here, db: Connection) -> None:
@@ -174,6 +171,54 @@ def test_a_backfill_is_cancelled(here: Here, db: Connection) -> None:
     assert not db.execute("select from peers.schedule_backfill").fetchall()
     again = here("schedule", "cancel-backfill", number)
     assert (again.code, f"there is no backfill {number}" in again.err) == (4, True)
+    assert "SELECT peers.cancel(" in again.err
+
+
+@pytest.mark.parametrize(
+    ("from_at", "until_at", "words"),
+    [
+        ("2026-11-10T02:00Z", "2026-11-10T01:00Z", "--until must be --from (2026-11-10 02:00:00"),
+        ("2026-11-10T02:00Z", "2099-01-01T00:00Z", "--until must be now or earlier, not 2099"),
+        ("2099-01-01T00:00Z", None, "--from must be now or earlier, not 2099"),
+        ("1960-01-01T00:00Z", None, "--from must be 1970 or later, not 1960"),
+        ("2026-10-01T00:00Z", "2026-10-02T00:00Z", "--until is 2026-10-02 00:00:00 UTC, but"),
+    ],
+)
+def test_a_malformed_backfill_is_refused(
+    here: Here, db: Connection, from_at: str, until_at: str | None, words: str
+) -> None:
+    """The error names the options of the command, and no function of SQL."""
+    set_clock(db, "2026-11-20 12:00:00+00")
+    add(here, "hourly", "--every", "1h", "--anchor", "2026-11-01T00:00Z")
+    until = () if until_at is None else ("--until", until_at)
+    answer = here("schedule", "backfill", "hourly", "--from", from_at, *until)
+    assert (answer.code, words in answer.err) == (1, True), answer
+    assert not any(word in answer.err for word in ("from_at", "until_at", "peers.backfill"))
+
+
+def test_a_backfill_from_before_the_anchor_says_where_it_begins(here: Here, db: Connection) -> None:
+    """The due times before the anchor do not exist."""
+    set_clock(db, "2026-11-20 12:00:00+00")
+    add(here, "hourly", "--every", "1h", "--anchor", "2026-11-10T00:00Z")
+    early = here("schedule", "backfill", "hourly", "--from", "2026-11-09T00:00Z")
+    assert "It begins at the anchor of the schedule, 2026-11-10 00:00:00 UTC" in early.err
+    later = here("schedule", "backfill", "hourly", "--from", "2026-11-10T00:00Z")
+    assert (later.code, "anchor" in later.err) == (0, False)
+
+
+def test_explain_suggests_to_cancel_the_run_that_the_others_wait_for(
+    here: Here, db: Connection
+) -> None:
+    """With overlap skip, an earlier run that nobody runs keeps the later ones from starting."""
+    set_clock(db, "2026-11-20 12:00:00+00")
+    add(here, "hourly", "--every", "1h", "--overlap", "skip", "--queue", "nowhere")
+    for hour in (13, 14):
+        set_clock(db, f"2026-11-20 {hour}:01:00+00")
+        fire(db)
+    task = db.execute("select id from peers.task").fetchone()
+    assert task is not None
+    answer = here("schedule", "explain", "hourly")
+    assert f"`peers cancel {task['id']}` cancels that run" in answer.err
 
 
 def test_status_tells_of_schedules_that_do_not_run(here: Here, db: Connection) -> None:

@@ -67,7 +67,8 @@ def test_the_other_operations(client: Client, db: Connection) -> None:
     assert [each.name for each in client.find_schedules(paused=True)] == ["nightly"]
     assert client.find_schedules(paused=False) == []
     client.resume_schedule("nightly")
-    client.add_schedule("nightly", "b", every=60, replace=True)
+    anchor = datetime(2026, 11, 1, tzinfo=UTC)
+    client.add_schedule("nightly", "b", every=60, anchor=anchor, replace=True)
     assert client.find_schedules(kind="b", limit=1)[0].every == timedelta(minutes=1)
     assert client.find_schedules(after="nightly") == []
     assert "was created later" not in client.explain_schedule("nightly")
@@ -78,6 +79,9 @@ def test_the_other_operations(client: Client, db: Connection) -> None:
     )
     assert client.cancel_backfill(number)
     assert not client.cancel_backfill(number)
+    with pytest.raises(BadSchedule, match=r"^from_at must be now or earlier, not 2099") as refused:
+        client.backfill_schedule("nightly", datetime(2099, 1, 1, tzinfo=UTC))
+    assert refused.value.hint is None
     client.remove_schedule("nightly")
     with pytest.raises(ScheduleNotFound):
         client.get_schedule("nightly")

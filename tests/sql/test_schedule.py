@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 import pytest
 
+from tests.support.cli import PROJECT
 from tests.support.schedules import (
     add_schedule,
     due,
@@ -484,15 +486,81 @@ def test_a_backfill_without_overlap_is_a_chain(at_noon: Connection) -> None:
     assert column(at_noon, states) == ["cancelled", "ready", "blocked"]
 
 
-def test_a_malformed_backfill_is_refused(at_noon: Connection) -> None:
-    """Neither a reversed one nor one of the future."""
-    for arguments in (
-        "'2026-11-23 11:00Z', '2026-11-23 10:00Z'",
-        "now(), '2099-01-01'",
-        "null, null",
-    ):
-        said = refusal(at_noon, f"select peers.backfill_schedule('s', {arguments})")
-        assert said[0] == "PE013"
+def test_the_tasks_of_a_backfill_are_cancelled_with_one_statement(at_noon: Connection) -> None:
+    """The statement of docs/schedules.md, also for tasks that wait for each other."""
+    run(at_noon, "update peers.schedule set overlap = 'skip'")
+    run(at_noon, "select peers.backfill_schedule('s', '2026-11-23 06:00Z', '2026-11-23 10:00Z')")
+    fire(at_noon)
+    other = value(at_noon, "select peers.run_schedule('s')")
+    page = (PROJECT / "docs/schedules.md").read_text()
+    [statement] = re.findall(r"^SELECT peers\.cancel\(.*?;$", page, re.DOTALL | re.MULTILINE)
+    run(at_noon, statement.replace("hourly", "s").replace("2026-11-02", "2026-11-23"))
+    states = "select state::text from peers.task where id <> %s order by id"
+    assert column(at_noon, states, other) == ["cancelled"] * 5
+    assert value(at_noon, "select state::text from peers.task where id = %s", other) == "ready"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("'1969-12-31', '2026-11-23'", "from_at must be 1970 or later, not 1969-12-3"),
+        ("'-infinity', '2026-11-23'", "from_at must be 1970 or later, not -infinity"),
+        ("null, '2026-11-23'", "from_at must be 1970 or later, not null"),
+        ("'2026-11-23', null", "until_at must be now or earlier, not null"),
+        ("'2026-11-23', '2099-01-01Z'", "until_at must be now or earlier, not 2099-01-01"),
+        ("'2099-01-01Z', '2026-11-23'", "from_at must be now or earlier, not 2099-01-01"),
+        (
+            "'2026-11-23 11:00Z', '2026-11-23 10:00Z'",
+            "until_at must be from_at (2026-11-23 11:00:00 UTC) or later, not 2026-11-23 10:00:00",
+        ),
+    ],
+)
+def test_a_malformed_backfill_is_refused(at_noon: Connection, arguments: str, words: str) -> None:
+    """One sentence says which time is wrong, and its bound."""
+    said = refusal(at_noon, f"select peers.backfill_schedule('s', {arguments})")
+    assert (said[0], words in said[1], said[1].count(" not ")) == ("PE013", True, 1)
+
+
+def test_a_backfill_before_the_anchor_is_refused(db: Connection) -> None:
+    """It would run nothing. One that ends at the anchor runs the first due time."""
+    set_clock(db, "2026-11-23 12:00:00+00")
+    add_schedule(db, every="1 hour", anchor="2026-11-23 12:00:00+00")
+    fire(db)
+    backfill = "select peers.backfill_schedule('s', '2026-11-20 00:00Z', %s)"
+    said = refusal(db, backfill, "2026-11-23 11:59:59+00")
+    assert said[0] == "PE013"
+    assert "before its anchor (2026-11-23 12:00:00 UTC)" in said[1]
+    explain = "select peers.explain_schedule('s', '2026-11-23 11:00Z')"
+    assert "every counts from the anchor (2026-11-23 12:00:00 UTC)" in value(db, explain)
+    run(db, backfill, "2026-11-23 12:00:00+00")
+    fire(db)
+    assert runs(db) == [("fired", None)]
+    run(db, "update peers.schedule set anchor = '2026-11-01 00:00Z'")
+    run(db, backfill, "2026-11-20 02:00:00+00")
+    fire(db)
+    assert len(runs(db)) == 4
+
+
+@pytest.mark.parametrize(("overlap", "fired"), [("skip", 1), ("buffer_one", 2)])
+def test_explain_says_how_to_end_the_run_that_the_others_wait_for(
+    at_noon: Connection, overlap: str, fired: int
+) -> None:
+    """An earlier run that no peer can run makes the policy skip each later one."""
+    run(
+        at_noon,
+        "update peers.schedule set queue = 'nowhere', overlap = %s::peers.overlap_policy",
+        overlap,
+    )
+    for hour in (13, 14, 15):
+        set_clock(at_noon, f"2026-11-23 {hour}:00:00.01+00")
+        fire(at_noon)
+    first, *waiting = sorted(tasks(at_noon))
+    assert len(waiting) == fired - 1
+    explain = "select peers.explain_schedule('s')"
+    assert f"peers.cancel({first}) cancels it" in value(at_noon, explain)
+    for task_id in (first, *waiting):
+        run(at_noon, "select peers.cancel(%s)", task_id)
+    assert "peers.cancel(" not in value(at_noon, explain)
 
 
 # ---------------------------------------------------------------- what the database refuses

@@ -299,6 +299,22 @@ def test_the_app_declares_an_anchor() -> None:
 
 
 @pytest.mark.usefixtures("registry")
+def test_a_time_zone_belongs_to_a_schedule() -> None:
+    """Without cron and every it would have no effect."""
+    weekly = Schedule(cron="0 7 * * mon")
+    with pytest.raises(BadSchedule, match="timezone of 'a' belongs to cron") as refused:
+        task("a", timezone="Europe/Berlin", schedules=[weekly])
+    assert "Schedule(" in str(refused.value)
+
+    def handler() -> None: ...
+
+    task("a", cron="@daily", timezone="Europe/Berlin")(handler)
+    task("b", cron="@daily")(handler)
+    zones = [each["timezone"] for each in json.loads(app.declarations())["schedules"]]
+    assert zones == ["Europe/Berlin", "UTC"]
+
+
+@pytest.mark.usefixtures("registry")
 def test_two_kinds_cannot_declare_one_schedule() -> None:
     """Nor can one kind declare two of one name."""
 
