@@ -71,7 +71,7 @@ def test_a_malformed_schedule_is_refused_with_an_example(here: Here) -> None:
         (("--cron", "@daily", "--jitter", "48h"), "jitter must be 0 to 1 day"),
     ):
         answer = here("schedule", "add", "x", "a", *words)
-        assert (answer.code, said in answer.err) == (1, True), answer
+        assert (answer.code, said in answer.err) == (2, True), answer
     with pytest.raises(SystemExit, match="2"):
         here("schedule", "add", "x", "a")
     assert here("schedule", "list").err.startswith("no schedules")
@@ -81,7 +81,7 @@ def test_a_schedule_is_not_added_twice(here: Here, db: Connection) -> None:
     """Unless --replace says so; a repeated call changes nothing, and a pause stays."""
     add(here, "s", "--every", "15m")
     answer = here("schedule", "add", "s", "a", "--every", "5m")
-    assert (answer.code, "already a schedule" in answer.err) == (1, True)
+    assert (answer.code, "already a schedule" in answer.err) == (2, True)
     assert "in a shell: --replace" in answer.err
     before = db.execute("select revision, anchor from peers.schedule").fetchall()
     done(here("schedule", "pause", "s"))
@@ -160,7 +160,7 @@ def test_backfill_and_explain(here: Here, db: Connection) -> None:
     assert "due next at" in document["explanation"]
     late = here("schedule", "backfill", "hourly", "--from", "2026-11-10T00:00Z", "--until",
                 "2099-01-01T00:00Z")  # fmt: skip
-    assert (late.code, "not in the future" in late.err) == (1, True)
+    assert (late.code, "not in the future" in late.err) == (2, True)
 
 
 def test_a_backfill_is_cancelled(here: Here, db: Connection) -> None:
