@@ -104,6 +104,8 @@ def _spelling(action: argparse.Action) -> str:
         value = str(action.metavar or action.dest.upper()) if action.nargs != 0 else ""
     if not action.option_strings:
         return f"[{value} ...]" if action.nargs in ("*", "+") else value
+    if isinstance(action, argparse.BooleanOptionalAction):
+        return ", ".join(action.option_strings)
     return f"{action.option_strings[-1]} {value}".strip()
 
 
