@@ -82,7 +82,7 @@ def format_span(span: object) -> str:
     size = abs(seconds)
     if not (size == 0 or _SHORTEST <= size < _LONGEST):  # also NaN and infinity
         return f"{seconds:g}s" if math.isfinite(seconds) else f"{seconds:g}"
-    rest = round(size * _MICROSECONDS)
+    rest = float(round(size * _MICROSECONDS))
     parts = []
     for unit in ("d", "h", "m"):
         amount, rest = divmod(rest, UNITS[unit] * _MICROSECONDS)

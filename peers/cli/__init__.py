@@ -105,7 +105,16 @@ def _dispatch(words: list[str]) -> int:
     unknown = [word for word in rest if not args.accepts(word)]
     if unknown:
         args.parser.error(f"unknown argument: {' '.join(unknown)}")
-    code: int = args.run(args)
+    try:
+        code: int = args.run(args)
+    except Exception as error:
+        from peers.errors import PeersError  # after an error, the time of an import is no matter
+
+        if isinstance(error, PeersError):
+            from peers.cli.wording import in_words_of_the_shell
+
+            in_words_of_the_shell(error, args)
+        raise
     return code
 
 

@@ -58,11 +58,11 @@ def test_a_limit_is_set_and_changed(here: Here, db: Connection) -> None:
 def test_a_malformed_limit_is_refused(here: Here) -> None:
     """The reason names the bound, and nothing is written."""
     for words, said in (
-        (("--kind", "a"), "a limit needs max_running"),
+        (("--kind", "a"), "a limit needs --max-running"),
         (("--max-running", "1"), "give either a kind or a queue"),
         (("--kind", "a", "--max-running", "2000000"), "1 to 1000000, not 2000000"),
-        (("--kind", "a", "--starts", "2"), "starts and per belong together"),
-        (("--kind", "a", "--starts", "2", "--per", "1ms"), "per must be 10 milliseconds"),
+        (("--kind", "a", "--starts", "2"), "--starts and --per belong together"),
+        (("--kind", "a", "--starts", "2", "--per", "1ms"), "--per must be 10 milliseconds"),
         (("--kind", "a", "--key", "a..b", "--max-running", "1"), "key of a limit must be a path"),
     ):
         answer = here("limit", "set", "x", *words)

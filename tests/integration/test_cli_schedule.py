@@ -82,7 +82,7 @@ def test_a_schedule_is_not_added_twice(here: Here, db: Connection) -> None:
     add(here, "s", "--every", "15m")
     answer = here("schedule", "add", "s", "a", "--every", "5m")
     assert (answer.code, "already a schedule" in answer.err) == (2, True)
-    assert "in a shell: --replace" in answer.err
+    assert "hint: To change it, pass --replace." in answer.err
     before = db.execute("select revision, anchor from peers.schedule").fetchall()
     done(here("schedule", "pause", "s"))
     assert "is set" in add(here, "s", "--every", "15m", "--replace")

@@ -160,7 +160,7 @@ BAD: dict[str, dict[str, Any]] = {
     'unique_while must be "waiting", "unfinished" or a duration such as': {
         "unique_key": "k", "unique_while": "ready",
     },
-    "unique_while must be 0.001 to 31536000 seconds, not 0": {"unique_key": "k", "unique_while": 0},
+    "unique_while must be 1ms to 365d, not 0s": {"unique_key": "k", "unique_while": 0},
     'on_duplicate must be "keep", "replace" or "debounce", not "merge"': {
         "unique_key": "k", "on_duplicate": "merge",
     },
