@@ -166,7 +166,7 @@ BAD: dict[str, dict[str, Any]] = {
     },
     'on_duplicate="debounce" needs a wait': {"unique_key": "k", "on_duplicate": "debounce"},
     'wait and max_wait need on_duplicate="debounce"': {"unique_key": "k", "wait": 5},
-    r"max_wait must be at least wait \(5 seconds\), not 4": {
+    r"max_wait must be at least wait \(5s\), not 4s": {
         "unique_key": "k", "on_duplicate": "debounce", "wait": 5, "max_wait": 4,
     },
     'on_duplicate="debounce" needs unique_while="waiting"': {
