@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from peers.spans import Span, seconds_of
+from peers.spans import Span, format_span, seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,9 +93,9 @@ def seconds_until_retry(in_: object) -> float | None:
     try:  # messages to the parent carry floats
         seconds = seconds_of(in_)
     except ValueError as error:
-        raise ValueError(f"in_ {error}, not {in_!r}") from None
+        raise ValueError(f"in_ {error}, not {format_span(in_)}") from None
     if not 0 <= seconds <= _RETRY_MAX:  # this refuses NaN as well
-        raise ValueError(f"in_ must be 0 seconds to 365 days, not {in_}")
+        raise ValueError(f"in_ must be 0 seconds to 365 days, not {format_span(in_)}")
     return seconds
 
 
@@ -184,6 +184,8 @@ class ContractMismatch(ConfigError):
 
 class BadArgument(PeersError):
     """An argument is wrong, such as `limit=0`; the message has the bound."""
+
+    exit_code = 2
 
 
 class BadGraph(BadArgument):

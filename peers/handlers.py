@@ -14,6 +14,7 @@ from peers.errors import ArgsInvalid, BadLimit, BadSchedule, ResultInvalid
 from peers.limits import MOST_TOGETHER, Limit
 from peers.schedules import Schedule
 from peers.signatures import Signature, innermost, name_of, of_keywords, of_rows, result_of
+from peers.spans import format_span
 from peers.types import (
     BATCH_SIZE_MAX,
     BATCH_WAIT_MAX,
@@ -79,12 +80,12 @@ class Handler:
             _require(
                 TIMEOUT_MIN <= seconds <= TIMEOUT_MAX,
                 "timeout" + of,
-                "1 ms to 30 days",
+                f"{format_span(TIMEOUT_MIN)} to {format_span(TIMEOUT_MAX)}",
                 self.timeout,
             )
         _require(
             timedelta(0) <= self.backoff <= self.backoff_cap,
-            "backoff" + of, f"0 to its backoff_cap ({self.backoff_cap})", self.backoff,
+            "backoff" + of, f"0 to its backoff_cap ({format_span(self.backoff_cap)})", self.backoff,
         )  # fmt: skip
         if self.batch_size is not None:
             _require(
@@ -97,7 +98,7 @@ class Handler:
         )  # fmt: skip
         _require(
             0 <= self.batch_wait.total_seconds() <= BATCH_WAIT_MAX,
-            "batch_wait" + of, f"0 to {BATCH_WAIT_MAX:g} s", self.batch_wait,
+            "batch_wait" + of, f"0 to {format_span(BATCH_WAIT_MAX)}", self.batch_wait,
         )  # fmt: skip
         self._check_limits()
         names = [self.name_of_schedule(schedule) for schedule in self.schedules]
@@ -272,7 +273,8 @@ def _is_storable(text: str) -> bool:
 
 def _require(fits: bool, name: str, bound: str, value: object) -> None:
     if not fits:
-        raise ValueError(f"{name} must be {bound}, not {value!r}")
+        written = format_span(value) if isinstance(value, timedelta) else repr(value)
+        raise ValueError(f"{name} must be {bound}, not {written}")
 
 
 _registry: dict[str, Handler] = {}

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from peers.errors import BadLimit
-from peers.spans import Span, sql_interval, timedelta_of
+from peers.spans import Span, format_span, sql_interval, timedelta_of
 from peers.types import NAME_MAX_LENGTH
 
 MOST_TOGETHER: Final = 4
@@ -110,9 +110,9 @@ def interval_of(per: Span | None) -> str | None:
     try:
         span = timedelta_of(per)
     except ValueError as error:
-        raise BadLimit(f"per {error}, not {per!r}") from None
+        raise BadLimit(f"per {error}, not {format_span(per)}") from None
     if not PER_MIN <= span <= PER_MAX:
-        raise BadLimit(f"per must be 10 milliseconds to 30 days, not {per!r}")
+        raise BadLimit(f"per must be 10 milliseconds to 30 days, not {format_span(per)}")
     return sql_interval(span)
 
 

@@ -1,7 +1,8 @@
-"""Durations: one reader for those in code, in settings and on the command line."""
+"""Durations: one reader for those in code, in settings and on the command line; one writer."""
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import timedelta
 from typing import Final, SupportsFloat, SupportsIndex, TypeAlias
@@ -17,6 +18,10 @@ _NAMES: Final = {
     "ms": "ms|milliseconds?", "s": "s|secs?|seconds?", "m": "m|mins?|minutes?",
     "h": "h|hours?", "d": "d|days?", "w": "w|weeks?",
 }  # fmt: skip
+_MICROSECONDS: Final = 1_000_000
+_SHORTEST: Final = 1e-6
+_LONGEST: Final = 1e14
+"""In seconds; a timedelta holds less."""
 _NUMBER: Final = r"[0-9]+(?:\.[0-9]+)?"
 _SECONDS: Final = re.compile(rf"-?{_NUMBER}")
 _PARTS: Final = {
@@ -61,6 +66,33 @@ def timedelta_of(span: object) -> timedelta:
 def sql_interval(span: Span | None) -> str | None:
     """Return a duration as SQL reads it; None for None."""
     return None if span is None else f"{seconds_of(span):.6f} seconds"
+
+
+def format_span(span: object) -> str:
+    """Return a duration as users write it, such as "1h30m". Errors print every duration with this.
+
+    A text stays as the user wrote it, in quotes; so does what is not a duration.
+    """
+    if isinstance(span, str):
+        return repr(span)
+    try:
+        seconds = seconds_of(span)
+    except ValueError:
+        return repr(span)
+    size = abs(seconds)
+    if not (size == 0 or _SHORTEST <= size < _LONGEST):  # also NaN and infinity
+        return f"{seconds:g}s" if math.isfinite(seconds) else f"{seconds:g}"
+    rest = float(round(size * _MICROSECONDS))
+    parts = []
+    for unit in ("d", "h", "m"):
+        amount, rest = divmod(rest, UNITS[unit] * _MICROSECONDS)
+        if amount:
+            parts.append(f"{amount:.0f}{unit}")
+    if rest and rest < _MICROSECONDS:
+        parts.append(f"{rest / 1000:.10g}ms")
+    elif rest or not parts:
+        parts.append(f"{rest / _MICROSECONDS:.10g}s")
+    return ("-" if seconds < 0 else "") + "".join(parts)
 
 
 def _read(text: str) -> float | None:

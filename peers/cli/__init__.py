@@ -1,8 +1,9 @@
 """The command line: find the command, run it, and turn errors into a sentence and an exit code.
 
-Exit codes: 0 done, 1 failed (of status and check: something is wrong), 2 usage, 3 database
-unreachable, 4 not found, 5 an output that lacks more rows than `predict --max-dead` allows, 78 bad
-configuration; 130 after Ctrl-C, 141 when nobody reads the output any more.
+Exit codes: 0 done, 1 failed (of status and check: something is wrong), 2 wrong usage or a refused
+value, 3 database unreachable, 4 not found, 5 an output that lacks more rows than `predict
+--max-dead` allows, 78 bad configuration; 130 after Ctrl-C, 141 when nobody reads the output any
+more.
 """
 
 from __future__ import annotations
@@ -104,7 +105,16 @@ def _dispatch(words: list[str]) -> int:
     unknown = [word for word in rest if not args.accepts(word)]
     if unknown:
         args.parser.error(f"unknown argument: {' '.join(unknown)}")
-    code: int = args.run(args)
+    try:
+        code: int = args.run(args)
+    except Exception as error:
+        from peers.errors import PeersError  # after an error, the time of an import is no matter
+
+        if isinstance(error, PeersError):
+            from peers.cli.wording import in_words_of_the_shell
+
+            in_words_of_the_shell(error, args)
+        raise
     return code
 
 

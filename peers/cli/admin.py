@@ -64,11 +64,11 @@ def _migrate(args: argparse.Namespace) -> int:
     if args.json:
         output.document({"dry_run": args.dry_run, "files": files})
         return 0
-    for file in files:
+    new = [file for file in files if schema.changes_tables(file)]
+    for file in files if args.dry_run else new:  # the others are the same each time
         print(file)
-    new = sum(map(schema.changes_tables, files))
-    tables = output.count(new, "new file with tables", "new files with tables") if new else ""
-    others = output.count(len(files) - new, "file") + " with functions, applied each time"
+    tables = output.count(len(new), "new file with tables", "new files with tables")
+    others = output.count(len(files) - len(new), "file") + " with functions, applied each time"
     what = f"{tables}, and {others}" if new else f"no new tables; {others}"
     output.say(
         f"{'would apply' if args.dry_run else 'applied'}: {what}"

@@ -217,7 +217,7 @@ def _act(
             else:
                 count += 1
 
-        code = each(ids, act)
+        code = each(args, ids, act)
     print(f"{done} {output.count(count, 'dead letter')}")
     return code
 

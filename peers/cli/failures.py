@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 
 from peers.database.connection import is_connection_lost
-from peers.errors import DatabaseUnreachable, PeersError, transactions_refused
+from peers.errors import BadArgument, DatabaseUnreachable, PeersError, transactions_refused
 
 
 def explained(error: BaseException) -> PeersError | None:
@@ -15,7 +15,7 @@ def explained(error: BaseException) -> PeersError | None:
     if isinstance(error, psycopg.Error):
         return _of_the_database(error)
     if isinstance(error, UnicodeEncodeError):  # the shell passed bytes, or JSON has "\\ud800"
-        return PeersError(
+        return BadArgument(
             "a text holds half a character (a lone surrogate) or is not UTF-8",
             "Pass valid Unicode.",
         )

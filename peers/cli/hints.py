@@ -26,12 +26,22 @@ _EARLIER_RUN: Final = re.compile(r"If it cannot end by itself, peers\.cancel\((\
 _BACKFILL: Final = re.compile(r"Backfill (\d+) is in progress")
 
 
-def of_task(args: argparse.Namespace, task: dict[str, Any], sentence: str) -> Iterator[str]:
+_OF_PEERS: Final = " (peers.peer_status lists the peers)"
+
+
+def without_hints(sentence: str) -> str:
+    """Return the sentence without what a hint says in the words of the command line."""
+    return sentence.replace(_OF_PEERS, "")
+
+
+def of_task(
+    args: argparse.Namespace, task: dict[str, Any], id: int, sentence: str
+) -> Iterator[str]:
     """Yield the commands for a task that `peers.explain` describes with this sentence."""
     state, graph = task["state"].parsed(), task["graph_id"].parsed()
     if state == "dead":
-        yield f"`{advice(args, f'dead show {args.id}')}` has the tracebacks."
-        yield _retry_or_discard(args, str(args.id), "runs it again", "gives it up")
+        yield f"`{advice(args, f'dead show {id}')}` has the tracebacks."
+        yield _retry_or_discard(args, str(id), "runs it again", "gives it up")
     if state == "blocked" and (parents := _DEAD_PARENT.findall(sentence)):
         what = "the dead parent" if len(parents) == 1 else "the dead parents"
         yield _retry_or_discard(args, " ".join(parents), f"runs {what} again", f"gives {what} up")
@@ -49,7 +59,7 @@ def _of_ready(args: argparse.Namespace, queue: str, sentence: str) -> Iterator[s
         yield f"`{command}` shows what runs and waits under the limit."
     if "peers.resume(" in sentence:
         yield f"`{advice(args, f'resume {shlex.quote(queue)}')}` resumes the queue."
-    if "(peers.peer_status " in sentence:
+    if _OF_PEERS in sentence:
         yield f"`{advice(args, 'status')}` lists the peers."
 
 

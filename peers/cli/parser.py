@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import shlex
+import shutil
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
@@ -103,6 +105,17 @@ def add_group(commands: Commands, name: str, summary: str) -> Commands:
     return parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="which")
 
 
+def program() -> str:
+    """Return how to call this command line: its path, if `peers` would not find it."""
+    typed = sys.argv[0]
+    if Path(typed).name != "peers":  # such as `python -m peers`
+        return "peers"
+    found = shutil.which("peers")
+    if found is not None and Path(found).resolve() == Path(typed).resolve():
+        return "peers"
+    return shlex.quote(typed)
+
+
 def advice(args: argparse.Namespace, words: str) -> str:
     """Return a command to type next, on the same database, without its password."""
     place = ["--embedded"] if args.embedded else []
@@ -112,7 +125,7 @@ def advice(args: argparse.Namespace, words: str) -> str:
         place += ["--database-url", values.redact(args.database_url)]
     if args.config is not None:
         place += ["--config", str(args.config)]
-    return " ".join([f"peers {words}", *map(shlex.quote, place)])
+    return " ".join([f"{program()} {words}", *map(shlex.quote, place)])
 
 
 # -------------------------------------------------------------------------- types of arguments

@@ -30,7 +30,9 @@ def wants_embedded(args: argparse.Namespace, settings: Settings) -> bool:
     """Return whether the embedded database is asked for. Raises ConfigError if both are."""
     if args.embedded or args.database_url is not None:
         return bool(args.embedded)
-    return place.wants_embedded(settings)
+    return place.wants_embedded(
+        settings, "; for a single command, pass --embedded or --database-url"
+    )
 
 
 @contextmanager

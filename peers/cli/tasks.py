@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from peers.cli import output, queries
 from peers.cli.database import connected, perform
 from peers.cli.parser import TIME_FORM, add_command, duration, instant, json_object, name, task_id
+from peers.cli.wording import in_words_of_the_shell
 from peers.client import operations
 from peers.errors import PeersError
 from peers.types import TaskState
@@ -57,13 +58,14 @@ def register(commands: Commands) -> None:
     resume.add_argument("queue", type=name, metavar="QUEUE", help="name of a queue")
 
 
-def each(ids: Sequence[int], act: Callable[[int], None]) -> int:
+def each(args: argparse.Namespace, ids: Sequence[int], act: Callable[[int], None]) -> int:
     """Apply `act` to every task, even after an error; return the exit code of the first error."""
     code = 0
     for task in ids:
         try:
             act(task)
         except PeersError as error:
+            in_words_of_the_shell(error, args)
             output.complain(error)
             code = code or error.exit_code
     return code
@@ -79,7 +81,7 @@ def _cancel(args: argparse.Namespace) -> int:
             note = ": its handler is being stopped" if state is TaskState.RUNNING else ""
             print(f"task {id} is {state}{note}")
 
-        return each(args.ids, cancel)
+        return each(args, args.ids, cancel)
 
 
 def _change(args: argparse.Namespace) -> int:

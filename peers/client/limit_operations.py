@@ -13,7 +13,7 @@ from peers.client.kinds import Kind, kind_of
 from peers.client.statements import Request
 from peers.errors import BadArgument, BadLimit
 from peers.limits import check_values, interval_of
-from peers.spans import sql_interval, timedelta_of
+from peers.spans import format_span, sql_interval, timedelta_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -111,7 +111,7 @@ def shut_limit(
     try:
         interval = None if seconds is None else sql_interval(timedelta_of(seconds))
     except ValueError as error:
-        raise BadLimit(f"seconds {error}, not {seconds!r}") from None
+        raise BadLimit(f"seconds {error}, not {format_span(seconds)}") from None
     document = {
         "name": name, "reason": reason, "seconds": interval,
         "until": None if until is None else until.isoformat(),

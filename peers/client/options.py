@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypedDict
 from peers.client.node import Node
 from peers.client.unique import require_fitting, require_known_on_duplicate
 from peers.errors import BadArgument, BadTask
-from peers.spans import FORMS, Span, seconds_of, sql_interval
+from peers.spans import FORMS, Span, format_span, seconds_of, sql_interval
 from peers.types import (
     IDEMPOTENCY_KEY_MAX_LENGTH,
     MAX_ATTEMPTS_MAX,
@@ -221,8 +221,11 @@ def _bounded_span(
     try:
         seconds = seconds_of(span)
     except ValueError:
-        raise BadTask(f"{name} {bound}, not {span!r}") from None
-    _bounded(name, seconds, low, high, " seconds")
+        raise BadTask(f"{name} {bound}, not {format_span(span)}") from None
+    if not low <= seconds <= high:
+        raise BadTask(
+            f"{name} must be {format_span(low)} to {format_span(high)}, not {format_span(span)}"
+        )
 
 
 def _bounded(name: str, value: float | None, low: float, high: float, unit: str = "") -> None:

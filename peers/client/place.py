@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from peers.errors import ConfigError, DatabaseUnreachable
 
@@ -12,16 +12,18 @@ if TYPE_CHECKING:
     from peers.settings import Settings
 
 
-def wants_embedded(settings: Settings) -> bool:
+_REMEDY: Final = ", or pass the URL to Client(…)"
+
+
+def wants_embedded(settings: Settings, remedy: str) -> bool:
     """Return whether the settings ask for the embedded database.
 
-    Raises ConfigError if they name another one as well.
+    Raises ConfigError if they name another one as well; its hint ends with the remedy.
     """
     if settings.embedded and settings.has_database and not _is_embedded(settings.url):
         raise ConfigError(
             "both a database and the embedded one are configured",
-            "`peers config` shows where each comes from. Remove one of them; for a single command, "
-            "pass --embedded or --database-url.",
+            f"`peers config` shows where each comes from. Remove one of them{remedy}.",
         )
     return settings.embedded
 
@@ -55,7 +57,7 @@ class Place:
                 from peers.settings import Settings
 
                 settings = Settings()
-                self._url = self._start() if wants_embedded(settings) else settings.url
+                self._url = self._start() if wants_embedded(settings, _REMEDY) else settings.url
             return self._url
 
     def _start(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from peers.errors import BadTask
-from peers.spans import seconds_of
+from peers.spans import format_span, seconds_of
 from peers.types import OnDuplicate, UniqueWhile
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _require_debounce(options: Options) -> None:
     if options.wait is None:
         raise BadTask(
             'on_duplicate="debounce" needs a wait',
-            "For example, wait=5 (seconds); in a shell: --wait 5s.",
+            'For example, wait="5s".',
         )
     if options.scheduled_at is not None or options.delay is not None:
         raise BadTask(
@@ -59,6 +59,6 @@ def _require_debounce(options: Options) -> None:
         )
     if options.max_wait is not None and seconds_of(options.max_wait) < seconds_of(options.wait):
         raise BadTask(
-            f"max_wait must be at least wait ({seconds_of(options.wait):g} seconds), "
-            f"not {seconds_of(options.max_wait):g}"
+            f"max_wait must be at least wait ({format_span(seconds_of(options.wait))}), "
+            f"not {format_span(seconds_of(options.max_wait))}"
         )

@@ -8,6 +8,7 @@ from typing import Final
 from peers.errors import BadSchedule
 from peers.schedules.wall_clock import WallClock, wall_clock
 from peers.schedules.zone import Zone
+from peers.spans import format_span
 
 EVERY_MIN: Final = timedelta(seconds=1)
 EVERY_MAX: Final = timedelta(days=365)
@@ -105,4 +106,6 @@ class Calendar:
 def _checked(every: timedelta) -> timedelta:
     if EVERY_MIN <= every <= EVERY_MAX:
         return every
-    raise BadSchedule(f"every must be 1 second to 365 days, such as 15 minutes, not {every}")
+    raise BadSchedule(
+        f"every must be 1 second to 365 days, such as 15 minutes, not {format_span(every)}"
+    )

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from peers.errors import BadSchedule
-from peers.spans import Span, sql_interval, timedelta_of
+from peers.spans import Span, format_span, sql_interval, timedelta_of
 
 Misfire: TypeAlias = Literal["skip", "latest", "all"]
 Overlap: TypeAlias = Literal["allow", "skip", "buffer_one", "cancel_other"]
@@ -106,7 +106,7 @@ def _require_duration(name: str, span: Span | None) -> None:
         if span is not None:
             timedelta_of(span)
     except ValueError as error:
-        raise BadSchedule(f"{name} {error}, not {span!r}") from None
+        raise BadSchedule(f"{name} {error}, not {format_span(span)}") from None
 
 
 def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -116,4 +116,4 @@ def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 def _require_between(name: str, span: Span, least: timedelta, most: timedelta, bound: str) -> None:
     if not least <= timedelta_of(span) <= most:
-        raise BadSchedule(f"{name} must be {bound}, not {span}")
+        raise BadSchedule(f"{name} must be {bound}, not {format_span(span)}")

@@ -9,7 +9,7 @@ from typing import Final
 
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
-from peers.spans import UNITS
+from peers.spans import format_span
 from peers.types import NAME_MAX_LENGTH
 
 SLOTS_MAX: Final = 10_000
@@ -144,9 +144,7 @@ def lower(value: object) -> object:
 def show(value: object) -> str:
     """Return a setting's value in the form in which it can be given, with secrets hidden."""
     if isinstance(value, timedelta):
-        seconds = value.total_seconds()
-        unit = next((u for u in ("d", "h", "m") if seconds and seconds % UNITS[u] == 0), "s")
-        return f"{seconds / UNITS[unit]:g}{unit}"
+        return format_span(value)
     if isinstance(value, dict):
         return ",".join(f"{name}={slots}" for name, slots in value.items())
     if isinstance(value, tuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 
 import peers
@@ -22,6 +23,16 @@ def test_the_sql_reference_is_up_to_date(db: Connection) -> None:
 def test_the_command_line_reference_is_up_to_date() -> None:
     """docs/cli.md has every command and option."""
     assert (DOCS / "cli.md").read_text() == cli_reference.page(), _AGAIN
+
+
+def test_a_switch_is_shown_with_both_of_its_forms() -> None:
+    """Its text describes the form without "no"."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--fair", action=argparse.BooleanOptionalAction, help="be fair")
+    parser.add_argument("-q", "--quiet", action="store_true", help="say less")
+    shown = [cli_reference._options(group) for group in parser._action_groups]
+    assert "| `--fair, --no-fair` | be fair |" in shown[1]
+    assert "| `--quiet` | say less |" in shown[1]
 
 
 def test_the_settings_reference_is_up_to_date() -> None:

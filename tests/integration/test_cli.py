@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from peers.cli.output import WIDTH
+from peers.database.schema import changes_tables
 from tests.support.cli import Here, bury, join, peers, state, submit
 
 if TYPE_CHECKING:
@@ -28,9 +29,26 @@ def test_migrate_creates_the_schema_and_says_what_it_applied(empty_database_url:
     assert real.document == {"dry_run": False, "files": dry.out.splitlines()}
     assert peers("status", url=empty_database_url).code == 0  # nothing needs attention
     again = peers("migrate", "--dry-run", url=empty_database_url)
+    assert again.out.splitlines() == [
+        file for file in dry.out.splitlines() if not changes_tables(file)
+    ]
     assert re.match(r"would apply: \d new files with tables, and \d\d files with", dry.err)
     assert re.match(
         r"would apply: no new tables; \d\d files with functions, applied each", again.err
+    )
+
+
+def test_migrate_prints_what_was_new(empty_database_url: str) -> None:
+    """The files that change tables, once; not those with functions, which it applies each time."""
+    files = peers("migrate", "--dry-run", url=empty_database_url).out.splitlines()
+    first = peers("migrate", url=empty_database_url)
+    assert first.out.splitlines() == [file for file in files if changes_tables(file)] != []
+    again = peers("migrate", url=empty_database_url)
+    assert (again.code, again.out) == (0, "")
+    assert re.fullmatch(
+        r"applied: no new tables; \d\d files with functions, applied each time\."
+        r" The schema is up to date\.\n",
+        again.err,
     )
 
 

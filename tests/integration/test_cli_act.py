@@ -113,3 +113,10 @@ def test_dead_letters_are_discarded_in_bulk(database_url: str, db: Connection) -
     assert state(db, held) == "cancelled"
     none = peers("dead", "discard", "--all", url=database_url)
     assert (none.code, none.out) == (0, "discarded 0 dead letters\n")
+
+
+def test_an_error_among_several_names_a_command(database_url: str, db: Connection) -> None:
+    """Not a function or view of SQL."""
+    answer = peers("dead", "retry", str(submit(db, "a")), url=database_url)
+    assert "dead list" in answer.err
+    assert "peers.dead_letter" not in answer.err

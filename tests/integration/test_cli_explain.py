@@ -144,3 +144,21 @@ def test_schedules(here: Here, db: Connection) -> None:
     told = here("schedule", "explain", "it's mine")
     assert "Dead since" in told.out
     assert f"`peers explain {task}`" in told.err
+
+
+def test_several_tasks_are_explained_at_once(here: Here, db: Connection) -> None:
+    """Each under its id, also after one that does not exist."""
+    first, second = submit(db, "a"), submit(db, "b")
+    answer = here("explain", str(first), str(second + 9), str(second))
+    assert (answer.code, f"there is no task {second + 9}" in answer.err) == (4, True)
+    assert [line for line in answer.out.splitlines() if line.startswith("task ")] == [
+        f"task {first}, kind a, queue default", f"task {second}, kind b, queue default",
+    ]  # fmt: skip
+
+
+def test_a_remedy_is_said_once(here: Here, db: Connection) -> None:
+    """The hint replaces the name of the view that lists the peers."""
+    answer = here("explain", str(submit(db, "a")))
+    assert "peers.peer_status" not in answer.out
+    assert "`peers status" in answer.err
+    assert "lists the peers" not in answer.out

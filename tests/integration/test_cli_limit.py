@@ -58,15 +58,15 @@ def test_a_limit_is_set_and_changed(here: Here, db: Connection) -> None:
 def test_a_malformed_limit_is_refused(here: Here) -> None:
     """The reason names the bound, and nothing is written."""
     for words, said in (
-        (("--kind", "a"), "a limit needs max_running"),
+        (("--kind", "a"), "a limit needs --max-running"),
         (("--max-running", "1"), "give either a kind or a queue"),
         (("--kind", "a", "--max-running", "2000000"), "1 to 1000000, not 2000000"),
-        (("--kind", "a", "--starts", "2"), "starts and per belong together"),
-        (("--kind", "a", "--starts", "2", "--per", "1ms"), "per must be 10 milliseconds"),
+        (("--kind", "a", "--starts", "2"), "--starts and --per belong together"),
+        (("--kind", "a", "--starts", "2", "--per", "1ms"), "--per must be 10 milliseconds"),
         (("--kind", "a", "--key", "a..b", "--max-running", "1"), "key of a limit must be a path"),
     ):
         answer = here("limit", "set", "x", *words)
-        assert (answer.code, said in answer.err) == (1, True), answer
+        assert (answer.code, said in answer.err) == (2, True), answer
         assert "For example: peers limit set x --kind invoice.charge" in answer.err
         assert "INSERT" not in answer.err
     with pytest.raises(SystemExit, match="2"):
@@ -137,7 +137,7 @@ def test_shut_and_open(here: Here, db: Connection) -> None:
     assert here("status", "--json").document["limits"][0]["shut"] is True
     assert value(db, "select shut_until = 'infinity' from peers.limit")
     past = here("limit", "shut", "l", "--until", "2020-01-01T00:00Z")
-    assert (past.code, "until must be a time in the future" in past.err) == (1, True)
+    assert (past.code, "until must be a time in the future" in past.err) == (2, True)
 
 
 def test_a_limit_of_what_no_peer_runs_says_so(here: Here, db: Connection) -> None:

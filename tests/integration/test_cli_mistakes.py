@@ -179,7 +179,13 @@ def test_a_url_that_cannot_be_read_is_no_database() -> None:
 def test_two_databases_are_one_too_many() -> None:
     """Settings that contradict each other are not decided by chance; a flag decides."""
     found = peers("status", url=NOWHERE, env={"PEERS_EMBEDDED": "true"})
-    complains(found, 78, "both a database and the embedded one", "peers config")
+    complains(
+        found,
+        78,
+        "both a database and the embedded one",
+        "peers config",
+        "; for a single command, pass --embedded or --database-url.",
+    )
     flagged = peers("status", "--database-url", NOWHERE, env={"PEERS_EMBEDDED": "true"})
     assert flagged.code == 3
 
@@ -227,10 +233,10 @@ def test_a_task_that_is_not_there_is_exit_code_4(database_url: str, words: list[
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["submit", "a", "--priority", "99999"], ["priority must be -32768 to 32767", "99999"]),
-        (["submit", "a", "--max-attempts", "0"], ["max_attempts must be 1 to 1000", "0"]),
-        (["submit", "a", "--timeout", "31d"], ["timeout must be"]),
-        (["submit", "a", "--after", "77"], ["77"]),
+        (["submit", "a", "--priority", "99999"], ["--priority must be -32768 to 32767", "99999"]),
+        (["submit", "a", "--max-attempts", "0"], ["--max-attempts must be 1 to 1000", "0"]),
+        (["submit", "a", "--timeout", "31d"], ["--timeout must be 1ms to 30d, not 31d"]),
+        (["submit", "a", "--after", "77"], ["--after", "77"]),
         (["submit", "a", "--args", "-"], ["at most 1 MiB"]),
     ],
 )
@@ -239,7 +245,7 @@ def test_values_out_of_bounds_name_the_bound(
 ) -> None:
     """Nothing is submitted."""
     large = '{"n": "%s"}' % ("x" * (1 << 20))
-    complains(peers(*words, url=database_url, stdin=large), 1, *parts)
+    complains(peers(*words, url=database_url, stdin=large), 2, *parts)
 
 
 APPS = {
@@ -270,7 +276,7 @@ APPS = {
 )
 def test_text_that_is_no_unicode_is_refused(database_url: str, words: list[str]) -> None:
     """Whether the shell passes other bytes than UTF-8, or JSON spells half a character."""
-    complains(peers(*words, url=database_url), 1, "half a character", "Pass valid Unicode")
+    complains(peers(*words, url=database_url), 2, "half a character", "Pass valid Unicode")
 
 
 @pytest.mark.parametrize("app", APPS)

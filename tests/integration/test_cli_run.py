@@ -153,6 +153,7 @@ def test_programs_find_the_embedded_database_as_commands_do(folder: Path) -> Non
         assert postgres.pid is not None
     both = run(PEERS_DATABASE_URL="postgresql://127.0.0.1:1/x")
     assert "ConfigError: both a database and the embedded one are configured" in both.stderr
+    assert "Remove one of them, or pass the URL to Client(…)." in both.stderr
     none = run(PEERS_EMBEDDED="")
     assert "ConfigError: no database is configured" in none.stderr
     assert "PEERS_EMBEDDED=1" in none.stderr

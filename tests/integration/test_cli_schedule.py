@@ -71,7 +71,7 @@ def test_a_malformed_schedule_is_refused_with_an_example(here: Here) -> None:
         (("--cron", "@daily", "--jitter", "48h"), "jitter must be 0 to 1 day"),
     ):
         answer = here("schedule", "add", "x", "a", *words)
-        assert (answer.code, said in answer.err) == (1, True), answer
+        assert (answer.code, said in answer.err) == (2, True), answer
     with pytest.raises(SystemExit, match="2"):
         here("schedule", "add", "x", "a")
     assert here("schedule", "list").err.startswith("no schedules")
@@ -81,8 +81,8 @@ def test_a_schedule_is_not_added_twice(here: Here, db: Connection) -> None:
     """Unless --replace says so; a repeated call changes nothing, and a pause stays."""
     add(here, "s", "--every", "15m")
     answer = here("schedule", "add", "s", "a", "--every", "5m")
-    assert (answer.code, "already a schedule" in answer.err) == (1, True)
-    assert "in a shell: --replace" in answer.err
+    assert (answer.code, "already a schedule" in answer.err) == (2, True)
+    assert "hint: To change it, pass --replace." in answer.err
     before = db.execute("select revision, anchor from peers.schedule").fetchall()
     done(here("schedule", "pause", "s"))
     assert "is set" in add(here, "s", "--every", "15m", "--replace")
@@ -192,7 +192,7 @@ def test_a_malformed_backfill_is_refused(
     add(here, "hourly", "--every", "1h", "--anchor", "2026-11-01T00:00Z")
     until = () if until_at is None else ("--until", until_at)
     answer = here("schedule", "backfill", "hourly", "--from", from_at, *until)
-    assert (answer.code, words in answer.err) == (1, True), answer
+    assert (answer.code, words in answer.err) == (2, True), answer
     assert not any(word in answer.err for word in ("from_at", "until_at", "peers.backfill"))
 
 

@@ -160,13 +160,13 @@ BAD: dict[str, dict[str, Any]] = {
     'unique_while must be "waiting", "unfinished" or a duration such as': {
         "unique_key": "k", "unique_while": "ready",
     },
-    "unique_while must be 0.001 to 31536000 seconds, not 0": {"unique_key": "k", "unique_while": 0},
+    "unique_while must be 1ms to 365d, not 0s": {"unique_key": "k", "unique_while": 0},
     'on_duplicate must be "keep", "replace" or "debounce", not "merge"': {
         "unique_key": "k", "on_duplicate": "merge",
     },
     'on_duplicate="debounce" needs a wait': {"unique_key": "k", "on_duplicate": "debounce"},
     'wait and max_wait need on_duplicate="debounce"': {"unique_key": "k", "wait": 5},
-    r"max_wait must be at least wait \(5 seconds\), not 4": {
+    r"max_wait must be at least wait \(5s\), not 4s": {
         "unique_key": "k", "on_duplicate": "debounce", "wait": 5, "max_wait": 4,
     },
     'on_duplicate="debounce" needs unique_while="waiting"': {

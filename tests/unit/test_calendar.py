@@ -228,9 +228,9 @@ def test_far_moments() -> None:
     [
         ({}, "either cron, such as"),
         ({"cron": "@daily", "every": timedelta(hours=1)}, "either cron, such as"),
-        ({"every": timedelta(0)}, "1 second to 365 days, such as 15 minutes, not 0:00"),
+        ({"every": timedelta(0)}, "1 second to 365 days, such as 15 minutes, not 0s"),
         ({"every": timedelta(days=-1)}, "1 second to 365 days"),
-        ({"every": NEVER}, "1 second to 365 days, such as 15 minutes, not 400 days"),
+        ({"every": NEVER}, "1 second to 365 days, such as 15 minutes, not 400d"),
         ({"cron": "@daily", "timezone": "Europe/Berlín"}, "such as Europe/Berlin or UTC, not"),
         ({"cron": "0 2 * *"}, "five fields"),
     ],

@@ -30,3 +30,22 @@ def test_advice_is_about_the_same_database(folder: str) -> None:
         "--config", f"{folder}/peers.toml",
     ]  # fmt: skip
     assert "secret" not in advice(given(database_url="postgresql://a:secret@h/b"), "status")
+
+
+def test_advice_names_the_program_as_it_can_be_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its path, unless `peers` finds the same program; `peers` for `python -m peers`."""
+    ours, other = tmp_path / "a b" / "peers", tmp_path / "other" / "peers"
+    for file in (ours, other):
+        file.parent.mkdir()
+        file.touch(mode=0o755)
+    for path, typed, said in (
+        (tmp_path, ours, f"'{ours}'"),
+        (other.parent, ours, f"'{ours}'"),
+        (ours.parent, ours, "peers"),
+        (tmp_path, tmp_path / "peers" / "__main__.py", "peers"),
+    ):
+        monkeypatch.setenv("PATH", str(path))
+        monkeypatch.setattr("sys.argv", [str(typed)])
+        assert advice(given(), "db psql") == f"{said} db psql"

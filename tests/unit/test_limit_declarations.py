@@ -32,7 +32,7 @@ def _registry(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"starts": 3}, "starts and per belong together"),
         ({"max_running": 3, "per": "1s"}, "starts and per belong together"),
         ({"starts": 3, "per": "soon"}, "1 hour\", or a number of seconds, not 'soon'"),
-        ({"starts": 3, "per": 0.001}, "per must be 10 milliseconds to 30 days, not 0.001"),
+        ({"starts": 3, "per": 0.001}, "per must be 10 milliseconds to 30 days, not 1ms"),
         ({"starts": 3, "per": timedelta(days=31)}, "per must be 10 milliseconds to 30 days"),
         ({"starts": 3, "per": math.nan}, "or a number of seconds, not nan"),
         ({"starts": 3, "per": math.inf}, "or a number of seconds, not inf"),

@@ -102,7 +102,7 @@ def test_queues_are_read_from_a_line_and_from_a_table(
         ("PEERS_LEASE_TIMEOUT", "0.5s", r'is "0.5s" \(PEERS_LEASE_TIMEOUT\): must be 1s to 1d'),
         ("PEERS_LEASE_TIMEOUT", "soon", 'must be a duration such as "500ms"'),
         ("PEERS_POLL_INTERVAL", "nan", 'must be a duration such as "500ms"'),
-        ("PEERS_POLL_INTERVAL", "0", "must be 0.01s to 1h"),
+        ("PEERS_POLL_INTERVAL", "0", "must be 10ms to 1h"),
         ("PEERS_HEARTBEAT_INTERVAL", "11s", r"at most 10s, a third of lease_timeout \(30s\)"),
         ("PEERS_QUEUES", "default", '"default" does not say its slots'),
         ("PEERS_QUEUES", "default=0", 'queue "default" 0 slots; use 1 to 10000'),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import random
 import re
 from datetime import timedelta
 from decimal import Decimal
@@ -20,7 +21,7 @@ from peers.client import limit_operations, operations, schedule_operations
 from peers.client.options import OptionFields, Options
 from peers.predict.variables import BATCH_WAIT, batch_wait
 from peers.settings import Settings
-from peers.spans import FORMS, seconds_of, timedelta_of
+from peers.spans import FORMS, format_span, seconds_of, timedelta_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -199,6 +200,41 @@ def test_numbers_without_an_end_are_refused_everywhere(place: str) -> None:
     for value in (math.nan, math.inf, -math.inf, 1e300, 10**400):
         with pytest.raises((peers.PeersError, ValueError), match=" must be "):
             IN_PYTHON[place](value)
+
+
+@pytest.mark.parametrize(
+    ("span", "text"),
+    [
+        (0, "0s"), (5400, "1h30m"), (1.5, "1.5s"), (0.5, "500ms"), (0.001, "1ms"), (-1, "-1s"),
+        (timedelta(days=1000), "1000d"), (timedelta(days=1, hours=12), "1d12h"),
+        (3600.5, "1h500ms"), (timedelta(microseconds=1), "0.001ms"), (math.inf, "inf"),
+        (math.nan, "nan"), ("1000d", "'1000d'"), (True, "True"), ([4], "[4]"),
+    ],
+)  # fmt: skip
+def test_durations_are_written_as_users_write_them(span: object, text: str) -> None:
+    """A text and what is no duration stay as they are."""
+    assert format_span(span) == text
+
+
+def test_what_is_written_can_be_read_again() -> None:
+    """Each duration of up to a century comes back, to the microsecond."""
+    dice = random.Random(4)
+    for _ in range(2000):
+        span = timedelta(microseconds=dice.randrange(10 ** dice.randrange(1, 16)))
+        assert timedelta_of(format_span(span)) == span
+
+
+@pytest.mark.parametrize("place", [*IN_PYTHON])
+def test_every_place_prints_a_duration_in_the_same_form(place: str) -> None:
+    """A duration out of bounds is named as users write it, not as Python or SQL does."""
+    said = []
+    for value in (timedelta(days=-41, hours=-1), timedelta(days=400_000, hours=1)):
+        try:
+            IN_PYTHON[place](value)
+        except (peers.PeersError, ValueError) as error:
+            said += [str(error)] if ", not " in str(error) else []
+    assert all(re.search(r"-41d1h|400000d1h", each) for each in said), said
+    assert not any(re.search(r"timedelta|[0-9]:[0-9][0-9]", each) for each in said), said
 
 
 def test_no_place_is_missing_here() -> None:

@@ -23,7 +23,7 @@ Results go to standard output and messages to standard error. Every command that
 |---|---|
 | 0 | done |
 | 1 | failed; `status` and `check`: something needs attention |
-| 2 | wrong usage |
+| 2 | wrong usage: an argument that the command does not know, or a value that it refuses |
 | 3 | the database cannot be reached |
 | 4 | the task or the run does not exist |
 | 5 | `predict`: the output is there, but more rows are dead than `--max-dead` allows |
@@ -104,6 +104,8 @@ def _spelling(action: argparse.Action) -> str:
         value = str(action.metavar or action.dest.upper()) if action.nargs != 0 else ""
     if not action.option_strings:
         return f"[{value} ...]" if action.nargs in ("*", "+") else value
+    if isinstance(action, argparse.BooleanOptionalAction):
+        return ", ".join(action.option_strings)
     return f"{action.option_strings[-1]} {value}".strip()
 
 
