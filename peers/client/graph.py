@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, ove
 
 from peers.client.kinds import kind_of
 from peers.client.node import Node
-from peers.client.options import Document, OptionFields, options_from
+from peers.client.options import Document, OptionFields, Options, options_from
 from peers.client.records import SubmittedGraph
 from peers.client.statements import SUBMIT_GRAPH, Request
 from peers.client.submission import document, plain_json
@@ -111,11 +111,13 @@ class GraphBuilder:
         """
         if self._submitted is not None:
             raise BadGraph("the graph has been submitted already", "Add tasks within its block.")
-        values: Mapping[str, object]
         if isinstance(task, Task):
-            kind, options, values = task.kind, task.bound, task.by_name(*args, **kwargs)
-        else:
-            kind, options, values = kind_of(task), options_from(kwargs), _only(*args)
+            with task.hinting_at_keywords(args, kwargs):
+                values = task.by_name(*args, **kwargs)
+                return self._add(task.kind, values, task.bound)
+        return self._add(kind_of(task), _only(*args), options_from(kwargs))
+
+    def _add(self, kind: str, values: Mapping[str, object], options: Options) -> Node:
         node = Node(self, str(len(self._documents) + 1))
         siblings = [each for each in options.depends_on if self._has(each)]
         older = [each for each in options.depends_on if not self._has(each)]

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import (
@@ -29,7 +30,7 @@ from peers.client.statements import Request, submit_statement
 from peers.client.submission import document
 from peers.client.targets import is_async_target
 from peers.client.transport import perform, perform_async, perform_in, perform_in_async
-from peers.errors import ArgsInvalid, BadLimit, BadTask
+from peers.errors import ArgsInvalid, BadArgument, BadLimit, BadTask
 from peers.handlers import DEFAULT_BACKOFF, DEFAULT_BACKOFF_CAP, Handler, register
 from peers.limits import Limit
 from peers.schedules import Schedule
@@ -84,7 +85,10 @@ class Task(Generic[P, R_co]):
         """
         found = list(self.bound.depends_on)
         for parent in parents:
-            found += [parent] if isinstance(parent, Node | int) else parent
+            if isinstance(parent, Iterable) and not isinstance(parent, str | Mapping):
+                found += parent
+            else:
+                found.append(parent)
         bound = replace(self.bound, depends_on=found)
         if on_parent_failure is not None:
             bound = replace(bound, on_parent_failure=on_parent_failure)
@@ -124,32 +128,50 @@ class Task(Generic[P, R_co]):
 
     @overload
     def result(
-        self: Task[P, Coroutine[Any, Any, V]], id: int, timeout: float | None = None
+        self: Task[P, Coroutine[Any, Any, V]], id: int, timeout: Span | None = None
     ) -> V: ...
     @overload
-    def result(self, id: int, timeout: float | None = None) -> R_co: ...
-    def result(self, id: int, timeout: float | None = None) -> Any:
+    def result(self, id: int, timeout: Span | None = None) -> R_co: ...
+    def result(self, id: int, timeout: Span | None = None) -> Any:
         """Wait until a task of this kind has ended and return what its handler returned.
 
-        timeout: in seconds. Raises TaskFailed, TaskCancelled, TaskNotFound, TimeoutError, and
-        BadTask for a task of another kind.
+        timeout: seconds, a timedelta or a text such as "1h30m"; 0 looks once. Raises TaskFailed,
+        TaskCancelled, TaskNotFound, TimeoutError, BadArgument, and BadTask for a task of another
+        kind.
         """
         return read_result(wait(id, timeout), self)
 
     @overload
     async def result_async(
-        self: Task[P, Coroutine[Any, Any, V]], id: int, timeout: float | None = None
+        self: Task[P, Coroutine[Any, Any, V]], id: int, timeout: Span | None = None
     ) -> V: ...
     @overload
-    async def result_async(self, id: int, timeout: float | None = None) -> R_co: ...
-    async def result_async(self, id: int, timeout: float | None = None) -> Any:
+    async def result_async(self, id: int, timeout: Span | None = None) -> R_co: ...
+    async def result_async(self, id: int, timeout: Span | None = None) -> Any:
         """Do the same as `result` without blocking the event loop."""
         return read_result(await wait_async(id, timeout), self)
 
     def request(self, *args: P.args, **kwargs: P.kwargs) -> Request[TaskId]:
         """Return the checked request of a submission. Raises ArgsInvalid."""
-        fields = document(self.kind, self.by_name(*args, **kwargs), self.bound)
+        with self.hinting_at_keywords(args, kwargs):
+            fields = document(self.kind, self.by_name(*args, **kwargs), self.bound)
         return Request(submit_statement(fields), fields)
+
+    @contextmanager
+    def hinting_at_keywords(
+        self, args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> Iterator[None]:
+        """Say in the error of a call with one dict that a task takes its args as keywords."""
+        try:
+            yield
+        except ArgsInvalid as error:
+            if kwargs or len(args) != 1 or not isinstance(args[0], Mapping):
+                raise
+            raise ArgsInvalid(
+                error.message,
+                "With a task, args are those of its function: pass a dict of args as **args, such "
+                "as submit(fetch, **args).",
+            ) from error
 
     def by_name(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         """Return the args of a call by their names. Raises ArgsInvalid."""
@@ -177,11 +199,11 @@ class Task(Generic[P, R_co]):
 class BatchTask(Task[..., R_co]):
     """A handler that runs many tasks in one call. Each task has a result of its own."""
 
-    def result(self, id: int, timeout: float | None = None) -> Any:
+    def result(self, id: int, timeout: Span | None = None) -> Any:
         """Wait until a task of this kind has ended and return its result as JSON."""
         return read_result(wait(id, timeout), self)
 
-    async def result_async(self, id: int, timeout: float | None = None) -> Any:
+    async def result_async(self, id: int, timeout: Span | None = None) -> Any:
         """Do the same as `result` without blocking the event loop."""
         return read_result(await wait_async(id, timeout), self)
 
@@ -191,6 +213,12 @@ def submission(task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> Requ
     if isinstance(task, Task):
         return task.request(*args, **kwargs)
     return operations.submit(task, *args, **kwargs)
+
+
+def require_task(task: object) -> None:
+    """Refuse what is no task, before a caller waits for its result. Raises BadArgument."""
+    if task is not None and not isinstance(task, Task):
+        raise BadArgument(f"task must be the function under @task, not {task!r}")
 
 
 def read_result(outcome: Outcome, task: Task[..., Any] | None) -> Any:
