@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, overload
 
 from peers.client import limit_operations, operations, schedule_operations
-from peers.client.checks import id_of, wait_of
+from peers.client.checks import id_of, text_of, wait_of
 from peers.client.forms import as_method
 from peers.client.graph import Graph, GraphOptions
 from peers.client.place import Place
@@ -67,8 +67,11 @@ class Client:
         max_connections: int = DEFAULT_MAX_CONNECTIONS,
         application_name: str = "peers client",
     ) -> None:
-        if max_connections < 1:
-            raise ValueError(f"max_connections must be at least 1, not {max_connections}")
+        if type(max_connections) is not int or max_connections < 1:
+            raise ValueError(f"max_connections must be at least 1, not {max_connections!r}")
+        if database_url is not None:
+            text_of("database_url", database_url)
+        text_of("application_name", application_name)
         self._place = Place(database_url)
         self._max_connections = max_connections
         self._application_name = application_name

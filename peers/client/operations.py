@@ -67,7 +67,7 @@ def submit_many(
         )
     if unique_keys is None:
         return Request(statements.SUBMIT_MANY, document_of_many(name, args, shared))
-    keys = list(unique_keys)
+    keys = _keys(unique_keys)
     fields = document_of_many(name, args, shared, keys)
     _require_keys(keys, len(fields["args"]))
     return Request(statements.SUBMIT_MANY_UNIQUE, fields)
@@ -229,6 +229,12 @@ def retry_graph(graph: int) -> Request[int]:
     return Request(statements.RETRY_GRAPH, {"graph": id_of(graph, "graph", name="graph")})
 
 
+def _keys(unique_keys: object) -> list[str | None]:
+    if isinstance(unique_keys, str | bytes | Mapping) or not isinstance(unique_keys, Iterable):
+        raise BadTask(f"unique_keys must be a list, one for each of the args, not {unique_keys!r}")
+    return list(unique_keys)
+
+
 def _require_keys(keys: list[str | None], count: int) -> None:
     if len(keys) != count:
         raise BadTask(
@@ -247,6 +253,6 @@ def _require_keys(keys: list[str | None], count: int) -> None:
 
 def _ids(ids: int | Iterable[int]) -> list[int]:
     """Return the ids in order: all statements lock tasks in the order of their ids."""
-    if not isinstance(ids, Iterable):
+    if isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable):
         return [id_of(ids, name="ids")]
     return sorted({id_of(each, name="ids") for each in ids})

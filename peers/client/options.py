@@ -111,10 +111,14 @@ class Options:
     def __post_init__(self) -> None:
         for name, (kinds, say) in _OPTION_TYPES.items():
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            if value is None and name != "depends_on":
+                continue
+            if not isinstance(value, kinds) or isinstance(value, bool):
                 raise BadTask(f"{name} must be {say}, not {value!r}")
         parents: Collection[object] = self.depends_on
-        if any(isinstance(each, bool) or not isinstance(each, int | Node) for each in parents):
+        if isinstance(parents, str | bytes) or any(
+            isinstance(each, bool) or not isinstance(each, int | Node) for each in parents
+        ):
             raise BadTask(
                 f"depends_on must hold ids of tasks or nodes of a graph, not "
                 f"{list(self.depends_on)!r}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from peers.client import schedule_statements as statements
-from peers.client.checks import id_of, switch_of, text_of
+from peers.client.checks import id_of, moment_of, switch_of, text_of
 from peers.client.filters import filters_of
 from peers.client.kinds import Kind, kind_of, options_for
 from peers.client.statements import Request
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _OF_TASKS: Final = frozenset(
     {"kind", "args", "queue", "priority", "max_attempts", "timeout", "metadata"}
 )
+
+_TIME_EXAMPLE: Final = "For example, datetime(2026, 11, 20, tzinfo=timezone.utc)."
 
 
 def add_schedule(
@@ -146,7 +148,9 @@ def backfill_schedule(
     The peers submit the tasks soon: one after the other, unless the schedule allows overlap.
     Returns the number of the backfill. Raises ScheduleNotFound, BadSchedule.
     """
-    request = {"name": text_of("name", name), **_times(from_at=from_at, until_at=until_at)}
+    text_of("name", name)
+    moment_of("from_at", from_at, hint=_TIME_EXAMPLE, error=BadSchedule)
+    request = {"name": name, **_times(from_at=from_at, until_at=until_at)}
     return Request(statements.BACKFILL_SCHEDULE, request)
 
 

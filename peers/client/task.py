@@ -19,6 +19,7 @@ from typing import (
     TypedDict,
     TypeVar,
     Unpack,
+    cast,
     overload,
 )
 
@@ -30,7 +31,7 @@ from peers.client.statements import Request, submit_statement
 from peers.client.submission import document
 from peers.client.targets import is_async_target
 from peers.client.transport import perform, perform_async, perform_in, perform_in_async
-from peers.errors import ArgsInvalid, BadArgument, BadLimit, BadTask
+from peers.errors import ArgsInvalid, BadArgument, BadLimit, BadSchedule, BadTask
 from peers.handlers import DEFAULT_BACKOFF, DEFAULT_BACKOFF_CAP, Handler, register
 from peers.limits import Limit
 from peers.schedules import Schedule
@@ -85,10 +86,10 @@ class Task(Generic[P, R_co]):
         """
         found = list(self.bound.depends_on)
         for parent in parents:
-            if isinstance(parent, Iterable) and not isinstance(parent, str | Mapping):
+            if isinstance(parent, Iterable) and not isinstance(parent, str | bytes | Mapping):
                 found += parent
             else:
-                found.append(parent)
+                found.append(cast("Node | int", parent))
         bound = replace(self.bound, depends_on=found)
         if on_parent_failure is not None:
             bound = replace(bound, on_parent_failure=on_parent_failure)
@@ -243,7 +244,7 @@ class _Policy(TypedDict, total=False):
     limit: Limit | Iterable[Limit]
     cron: str | None
     every: Span | None
-    timezone: str
+    timezone: str | None
     schedules: Iterable[Schedule]
 
 
@@ -269,7 +270,7 @@ def task(
     limit: Limit | Iterable[Limit] = (),
     cron: str | None = None,
     every: Span | None = None,
-    timezone: str = "UTC",
+    timezone: str | None = None,
     schedules: Iterable[Schedule] = (),
 ) -> Callable[[Callable[..., Any]], Any]:
     """Make a function, plain or async, the handler of a kind.
@@ -284,8 +285,8 @@ def task(
     or several, which all hold.
 
     With cron or every, the peers submit a task of this kind at each due time, by the clocks of
-    timezone. The schedule has the name of the kind. schedules: schedules with more options, or
-    several of them; see Schedule.
+    timezone (UTC, if left out). The schedule has the name of the kind. schedules: schedules with
+    more options, or several of them; see Schedule.
 
     A duration is a timedelta, seconds, or a text such as "90s", "1h30m" or "1 hour". The wait after
     a failed attempt is a random part of backoff * 2^(attempt - 1), at most backoff_cap. Raises
@@ -293,12 +294,18 @@ def task(
     and BadSchedule.
     """
     if not isinstance(kind, str):
-        raise TypeError(f'write @task("some.kind") above the function, not {kind!r}')
+        raise ValueError(f'kind must be a string: write @task("some.kind"), not {kind!r}')
+    _require_policy(kind, queue, timezone, priority, max_attempts, batch_size)
     limits = _limits(limit)
 
-    declared = tuple(schedules)
+    declared = _schedules(schedules)
     if cron is not None or every is not None:
-        declared = (Schedule(cron=cron, every=every, timezone=timezone), *declared)
+        declared = (Schedule(cron=cron, every=every, timezone=timezone or "UTC"), *declared)
+    elif timezone is not None:
+        raise BadSchedule(
+            f"timezone of {kind!r} belongs to cron or every, and neither is set",
+            'Set cron, or pass it in schedules: Schedule(cron=…, timezone="Europe/Berlin").',
+        )
 
     def span(name: str, value: Span) -> timedelta:
         try:
@@ -327,10 +334,41 @@ def task(
     return decorate
 
 
+def _require_policy(
+    kind: str,
+    queue: object,
+    timezone: object,
+    priority: object,
+    max_attempts: object,
+    batch_size: object,
+) -> None:
+    """Refuse texts and numbers of another type. Raises ValueError."""
+    for name, text in (("queue", queue), ("timezone", "UTC" if timezone is None else timezone)):
+        if not isinstance(text, str):
+            raise ValueError(f"{name} of {kind!r} must be a string, not {text!r}")
+    numbers = {"priority": priority, "max_attempts": max_attempts}
+    if batch_size is not None:
+        numbers["batch_size"] = batch_size
+    for name, number in numbers.items():
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise ValueError(f"{name} of {kind!r} must be a whole number, not {number!r}")
+
+
+def _schedules(schedules: object) -> tuple[Schedule, ...]:
+    """Return the schedules as a tuple. Raises BadSchedule for anything else."""
+    several = tuple(schedules) if isinstance(schedules, Iterable) else (schedules,)
+    if isinstance(schedules, Mapping) or not all(isinstance(each, Schedule) for each in several):
+        raise BadSchedule(
+            f"schedules must be a list of Schedule, not {schedules!r}",
+            'For example, schedules=[Schedule(cron="0 4 * * *")].',
+        )
+    return several
+
+
 def _limits(limit: Limit | Iterable[Limit]) -> tuple[Limit, ...]:
     """Return one or several limits as a tuple. Raises BadLimit for anything else."""
     several = tuple(limit) if isinstance(limit, Iterable) else (limit,)
-    if not all(isinstance(each, Limit) for each in several):
+    if isinstance(limit, Mapping) or not all(isinstance(each, Limit) for each in several):
         raise BadLimit(
             f"limit must be a Limit or several, not {limit!r}", "For example, limit=Limit(4)."
         )
