@@ -59,7 +59,7 @@ def add_schedule(
     metadata: of its tasks, see Options. replace: change the schedule of this name if there is one;
     a pause stays.
 
-    Raises BadSchedule, ArgsInvalid, BadTask.
+    Raises BadSchedule, ArgsInvalid, and BadTask for an option of its tasks.
     """
     text_of("name", name, hint="The name comes first, then the kind.", error=BadSchedule)
     given = {

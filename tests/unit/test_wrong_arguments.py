@@ -104,7 +104,7 @@ def _retry(in_: Span | None = None) -> object:
 
 
 def _snooze(in_: Span | None) -> object:
-    return peers.Snooze(in_)
+    return peers.Snooze(in_)  # type: ignore[arg-type]
 
 
 def _declare(**policy: Any) -> object:
@@ -203,13 +203,14 @@ def _find_fault(
         return f"is not named: {error}"
     except (DatabaseUnreachable, TaskNotFound):
         pass
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the test reports all faults together
         return f"{type(error).__name__}: {error}"
     return None if fits else "was accepted"
 
 
 @pytest.mark.parametrize("function", _FUNCTIONS, ids=lambda each: each.__qualname__)
 def test_wrong_types_are_refused_by_the_name_of_the_parameter(function: Callable[..., Any]) -> None:
+    """The error also has the class that callers catch."""
     needed, faults = _needed(function), []
     in_transaction = "target" in inspect.signature(function).parameters
     for parameter, annotation in _parameters(function).items():
@@ -224,14 +225,16 @@ def test_wrong_types_are_refused_by_the_name_of_the_parameter(function: Callable
 
 
 def test_a_dict_for_a_task_names_the_keywords() -> None:
+    """A kind by its name takes a dict, so callers try it with a task too."""
     for call in (peers.submit, peers.graph().add):
         with pytest.raises(ArgsInvalid, match=r"args\.customer.*as \*\*args"):
-            call(FETCH, {"customer": "a"})  # type: ignore[arg-type]
+            call(FETCH, {"customer": "a"})
 
 
 def test_one_dict_for_many_tasks_asks_for_a_list_and_a_bad_element_has_its_index() -> None:
+    """A batch may have thousands of elements."""
     with pytest.raises(BadArgument, match="args must be a list of dicts, one for each task"):
-        peers.submit_many(FETCH, {"customer": "a"})  # type: ignore[arg-type]
+        peers.submit_many(FETCH, {"customer": "a"})  # type: ignore[dict-item]
     for kind in (FETCH, "unit.other"):
         with pytest.raises(ArgsInvalid, match=r"args\[1\] must be a JSON object"):
             peers.submit_many(kind, [{"customer": "a"}, 3])  # type: ignore[list-item]
@@ -240,6 +243,7 @@ def test_one_dict_for_many_tasks_asks_for_a_list_and_a_bad_element_has_its_index
 
 
 def test_durations_of_every_form_reach_the_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker gets seconds."""
     limits: list[object] = []
     monkeypatch.setattr(_Scheduler, "limit", lambda _self, _id, seconds: limits.append(seconds))
     for seconds in (5400, "1h30m", timedelta(minutes=90), None):
@@ -251,5 +255,6 @@ def test_durations_of_every_form_reach_the_scheduler(monkeypatch: pytest.MonkeyP
 
 
 def test_swapped_arguments_of_a_schedule_name_their_order() -> None:
-    with pytest.raises(peers.BadSchedule, match="name must be a string.*The name comes first"):
+    """The kind comes first elsewhere."""
+    with pytest.raises(peers.BadSchedule, match=r"name must be a string.*The name comes first"):
         peers.add_schedule(FETCH, "o3", every="1h")  # type: ignore[arg-type]
