@@ -115,7 +115,7 @@ class GraphBuilder:
             with task.hinting_at_keywords(args, kwargs):
                 values = task.by_name(*args, **kwargs)
                 return self._add(task.kind, values, task.bound)
-        return self._add(kind_of(task), _only(*args), options_from(kwargs))
+        return self._add(kind_of(task), _only(args), options_from(kwargs))
 
     def _add(self, kind: str, values: Mapping[str, object], options: Options) -> Node:
         node = Node(self, str(len(self._documents) + 1))
@@ -142,8 +142,14 @@ class GraphBuilder:
         return Request(SUBMIT_GRAPH, given)
 
 
-def _only(args: Mapping[str, object] | None = None, /) -> Mapping[str, object]:
-    return {} if args is None else args
+def _only(args: tuple[Any, ...]) -> Mapping[str, object]:
+    """Return the args of a kind, which are one dict or left out. Raises BadTask."""
+    if len(args) > 1:
+        raise BadTask(
+            f"args of a kind must be one dict, not {len(args)} values",
+            "Pass the parents as depends_on=[…].",
+        )
+    return {} if not args or args[0] is None else args[0]
 
 
 class Graph(GraphBuilder):

@@ -258,3 +258,9 @@ def test_swapped_arguments_of_a_schedule_name_their_order() -> None:
     """The kind comes first elsewhere."""
     with pytest.raises(peers.BadSchedule, match=r"name must be a string.*The name comes first"):
         peers.add_schedule(FETCH, "o3", every="1h")  # type: ignore[arg-type]
+
+
+def test_a_kind_of_a_graph_takes_one_dict() -> None:
+    """Parents are an option."""
+    with pytest.raises(peers.BadTask, match="args of a kind must be one dict, not 2 values"):
+        peers.graph().add("unit.other", {}, [1])  # type: ignore[call-overload]
