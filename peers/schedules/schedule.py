@@ -55,6 +55,8 @@ class Schedule:
 
         for name in ("cron", "timezone", "name"):
             _require_text(name, getattr(self, name), may_be_none=name != "timezone")
+        if not isinstance(self.args, Mapping):
+            raise BadSchedule(f"args must be a JSON object, such as a dict, not {self.args!r}")
         for name in ("every", "catch_up", "jitter", "expect_within"):
             _require_duration(
                 name, getattr(self, name), may_be_none=name in ("every", "expect_within")

@@ -116,7 +116,7 @@ _declare.__signature__ = inspect.signature(peers.task)  # type: ignore[attr-defi
 _running = CurrentTask(1, "unit.fetch", 1, "token", None, 1, _Scheduler())
 _SPECIAL = ("submit", "task", "current_task", "current_batch")
 _FUNCTIONS: list[Callable[..., Any]] = [
-    _submit, _add, _options, _after, _client_result, _declare, _client,
+    _submit, _add, _options, _after, _client_result, _declare, _client, peers.Schedule,
     _running.kill_after, _running.cooldown, _running.cooldown_async, _running.cooldown_left,
     _running.cooldown_left_async, _running.progress, _retry, _snooze,
     *(
@@ -186,7 +186,7 @@ def _needed(function: Callable[..., Any]) -> dict[str, Any]:
         needed["target"] = object.__new__(psycopg.Connection)
     if "submit_many" in function.__name__:
         needed["args"] = [{}]
-    if "add_schedule" in function.__name__:
+    if "add_schedule" in function.__name__ or function is peers.Schedule:
         needed["every"] = "1h"
     return needed
 
