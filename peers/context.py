@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -88,19 +89,29 @@ class CurrentTask:
         return await asyncio.to_thread(self.parents)
 
     def progress(self, done: int, total: int | None = None) -> None:
-        """Report how far the handler is, shown by the view `peers.running`. Never blocks."""
-        self._scheduler.tell(self.execution_id, "progress", {"done": done, "total": total})
+        """Report how far the handler is, shown by the view `peers.running`. Never blocks.
 
-    def kill_after(self, seconds: float | None) -> None:
+        Raises ValueError unless both are whole numbers.
+        """
+        report = {
+            "done": _count_of("done", done),
+            "total": None if total is None else _count_of("total", total),
+        }
+        self._scheduler.tell(self.execution_id, "progress", report)
+
+    def kill_after(self, seconds: Span | None) -> None:
         """Have the worker killed unless the handler calls this again within `seconds`; None: never.
+
+        seconds: also as a timedelta or a text such as "5m". Raises ValueError for another value.
 
         Use it for calls that may hang and cannot be interrupted, such as those of a C library. The
         attempt fails with a timeout, as with `timeout`, which covers the whole handler. For an
         async handler, only the time counts during which it blocks the event loop. Never blocks.
         """
-        if seconds is not None and not seconds > 0:
-            raise ValueError(f"kill_after() takes more than 0 seconds, not {seconds}")
-        self._scheduler.limit(self.execution_id, seconds)
+        span = None if seconds is None else _span_of("seconds", seconds)
+        if span is not None and not span > 0:
+            raise ValueError(f"seconds must be more than 0, not {seconds!r}")
+        self._scheduler.limit(self.execution_id, span)
 
     def cooldown(
         self, seconds: Span, reason: str | None = None, *, name: str | None = None
@@ -113,13 +124,13 @@ class CurrentTask:
         that has none. For such a system, handlers ask `cooldown_left` before they call it. seconds:
         how long, also as a timedelta or a text such as "5m". Returns how many seconds the cooldown
         lasts: an earlier one may end later (blocks: one query). Raises BadLimit if the task is not
-        under exactly one limit, and ValueError if seconds is no duration.
+        under exactly one limit, and ValueError for an argument of a wrong type.
         """
-        try:
-            span = timedelta_of(seconds)
-        except ValueError as error:
-            raise ValueError(f"seconds {error}, not {seconds!r}") from None
-        request = {"name": name, "seconds": span.total_seconds(), "reason": reason}
+        request = {
+            "name": None if name is None else _text_of("name", name),
+            "seconds": _span_of("seconds", seconds),
+            "reason": None if reason is None else _text_of("reason", reason),
+        }
         return float(self.call("start_cooldown", request))
 
     async def cooldown_async(
@@ -134,7 +145,7 @@ class CurrentTask:
         Call it before each call of a system that may have a cooldown, unless a limit of that name
         holds for this task: then no task starts meanwhile (blocks: one query).
         """
-        return float(self.call("cooldown_left", {"name": name}))
+        return float(self.call("cooldown_left", {"name": _text_of("name", name)}))
 
     async def cooldown_left_async(self, name: str) -> float:
         """Return the same as `cooldown_left()`, for an async handler."""
@@ -143,6 +154,29 @@ class CurrentTask:
     def call(self, verb: str, payload: object) -> Any:
         """Send a request to the scheduler and return the reply (blocks)."""
         return self._scheduler.call(self.execution_id, verb, payload)
+
+
+def _span_of(name: str, value: object) -> float:
+    """Return a duration in seconds. Raises ValueError with the name of the argument."""
+    try:
+        return timedelta_of(value).total_seconds()
+    except ValueError as error:
+        raise ValueError(f"{name} {error}, not {value!r}") from None
+
+
+def _count_of(name: str, value: object) -> int:
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)  # type: ignore[arg-type]  # raises TypeError for others
+    except TypeError:
+        pass
+    raise ValueError(f"{name} must be a whole number, not {value!r}")
+
+
+def _text_of(name: str, value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"{name} must be a string, not {value!r}")
 
 
 class Tasks(Protocol):

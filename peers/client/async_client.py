@@ -11,7 +11,7 @@ from peers.client import limit_operations, operations, schedule_operations
 from peers.client.client import DEFAULT_MAX_CONNECTIONS, Client
 from peers.client.forms import as_async_method
 from peers.client.graph import AsyncGraph, GraphOptions
-from peers.client.task import read_result, submission
+from peers.client.task import read_result, require_task, submission
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from peers.client.options import OptionFields
     from peers.client.statements import Request
     from peers.client.task import Task
+    from peers.spans import Span
     from peers.types import TaskId
 
 P = ParamSpec("P")
@@ -110,22 +111,23 @@ class AsyncClient:
         return await self.perform(submission(task, *args, **kwargs))
 
     @overload
-    async def result(self, id: int, timeout: float | None = None) -> Any: ...
+    async def result(self, id: int, timeout: Span | None = None) -> Any: ...
     @overload
     async def result(
-        self, id: int, timeout: float | None = None, *, task: Task[..., Coroutine[Any, Any, R]]
+        self, id: int, timeout: Span | None = None, *, task: Task[..., Coroutine[Any, Any, R]]
     ) -> R: ...
     @overload
-    async def result(self, id: int, timeout: float | None = None, *, task: Task[..., R]) -> R: ...
+    async def result(self, id: int, timeout: Span | None = None, *, task: Task[..., R]) -> R: ...
     async def result(
-        self, id: int, timeout: float | None = None, *, task: Task[..., Any] | None = None
+        self, id: int, timeout: Span | None = None, *, task: Task[..., Any] | None = None
     ) -> Any:
-        """Wait until a task has ended, for at most `timeout` seconds, and return its result.
+        """Wait until a task has ended, for at most `timeout`, and return its result.
 
-        With a timeout of 0 it looks once. With its handler as `task`, the result has the type that
-        the handler returns; without it, the result is JSON. Raises TaskFailed, TaskCancelled,
-        TaskNotFound, TimeoutError.
+        timeout: seconds, a timedelta or a text such as "1h30m"; 0 looks once. task: its handler;
+        the result then has the type that the handler returns. Without it, the result is JSON.
+        Raises TaskFailed, TaskCancelled, TaskNotFound, TimeoutError, BadArgument.
         """
+        require_task(task)
         return read_result(await self._client.wait_async(id, timeout), task)
 
     def graph(

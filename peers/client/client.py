@@ -14,15 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, overload
 
 from peers.client import limit_operations, operations, schedule_operations
+from peers.client.checks import id_of, text_of, wait_of
 from peers.client.forms import as_method
 from peers.client.graph import Graph, GraphOptions
-from peers.client.options import id_of
 from peers.client.place import Place
 from peers.client.pool import Pool
 from peers.client.records import not_ended
 from peers.client.result_thread import ResultThread
 from peers.client.results import only_outcome, outcomes_of
-from peers.client.task import read_result, submission
+from peers.client.task import read_result, require_task, submission
 from peers.client.transaction import LazyConnection, read_again_after_loss
 from peers.client.transport import perform_once, perform_text
 from peers.database.connection import connect
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from peers.client.task import Task
     from peers.database.connection import Connection
     from peers.database.deadlines import BoundedConnection
+    from peers.spans import Span
     from peers.types import TaskId
 
 P = ParamSpec("P")
@@ -66,8 +67,11 @@ class Client:
         max_connections: int = DEFAULT_MAX_CONNECTIONS,
         application_name: str = "peers client",
     ) -> None:
-        if max_connections < 1:
-            raise ValueError(f"max_connections must be at least 1, not {max_connections}")
+        if type(max_connections) is not int or max_connections < 1:
+            raise ValueError(f"max_connections must be at least 1, not {max_connections!r}")
+        if database_url is not None:
+            text_of("database_url", database_url)
+        text_of("application_name", application_name)
         self._place = Place(database_url)
         self._max_connections = max_connections
         self._application_name = application_name
@@ -151,22 +155,23 @@ class Client:
         return self.perform(submission(task, *args, **kwargs))
 
     @overload
-    def result(self, id: int, timeout: float | None = None) -> Any: ...
+    def result(self, id: int, timeout: Span | None = None) -> Any: ...
     @overload
     def result(
-        self, id: int, timeout: float | None = None, *, task: Task[..., Coroutine[Any, Any, R]]
+        self, id: int, timeout: Span | None = None, *, task: Task[..., Coroutine[Any, Any, R]]
     ) -> R: ...
     @overload
-    def result(self, id: int, timeout: float | None = None, *, task: Task[..., R]) -> R: ...
+    def result(self, id: int, timeout: Span | None = None, *, task: Task[..., R]) -> R: ...
     def result(
-        self, id: int, timeout: float | None = None, *, task: Task[..., Any] | None = None
+        self, id: int, timeout: Span | None = None, *, task: Task[..., Any] | None = None
     ) -> Any:
-        """Wait until a task has ended, for at most `timeout` seconds, and return its result.
+        """Wait until a task has ended, for at most `timeout`, and return its result.
 
-        With a timeout of 0 it looks once. With its handler as `task`, the result has the type that
-        the handler returns; without it, the result is JSON. Raises TaskFailed, TaskCancelled,
-        TaskNotFound, TimeoutError.
+        timeout: seconds, a timedelta or a text such as "1h30m"; 0 looks once. task: its handler;
+        the result then has the type that the handler returns. Without it, the result is JSON.
+        Raises TaskFailed, TaskCancelled, TaskNotFound, TimeoutError, BadArgument.
         """
+        require_task(task)
         return read_result(self.wait(id, timeout), task)
 
     def graph(
@@ -208,27 +213,32 @@ class Client:
             threads = self._threads
         return await asyncio.get_running_loop().run_in_executor(threads, self.perform, request)
 
-    def wait(self, id: int, timeout: float | None) -> Outcome:
-        """Return the outcome of a task once it has ended. Raises TaskNotFound, TimeoutError."""
-        if timeout is not None and timeout <= 0:
-            return _outcome_now(self.perform(outcomes_of(id)), id, timeout)
+    def wait(self, id: int, timeout: Span | None) -> Outcome:
+        """Return the outcome of a task once it has ended.
+
+        Raises TaskNotFound, TimeoutError, BadArgument.
+        """
+        seconds = wait_of(timeout)
+        if seconds == 0:
+            return _outcome_now(self.perform(outcomes_of(id)), id, seconds)
         future = self._open_waiter().wait_for(id_of(id))
         try:
-            return future.result(timeout)
+            return future.result(seconds)
         except TimeoutError:
-            raise not_ended(id, timeout) from None
+            raise not_ended(id, seconds) from None
         finally:
             future.cancel()
 
-    async def wait_async(self, id: int, timeout: float | None) -> Outcome:
-        """Await the outcome of a task. Raises TaskNotFound, TimeoutError."""
-        if timeout is not None and timeout <= 0:
-            return _outcome_now(await self.perform_async(outcomes_of(id)), id, timeout)
+    async def wait_async(self, id: int, timeout: Span | None) -> Outcome:
+        """Await the outcome of a task. Raises TaskNotFound, TimeoutError, BadArgument."""
+        seconds = wait_of(timeout)
+        if seconds == 0:
+            return _outcome_now(await self.perform_async(outcomes_of(id)), id, seconds)
         future = asyncio.wrap_future(self._open_waiter().wait_for(id_of(id)))
         try:
-            return await asyncio.wait_for(future, timeout)
+            return await asyncio.wait_for(future, seconds)
         except TimeoutError:
-            raise not_ended(id, timeout) from None
+            raise not_ended(id, seconds) from None
 
     def _open_pool(self) -> Pool:
         with self._lock:

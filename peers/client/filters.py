@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from peers.client.checks import id_of, switch_of, text_of
 from peers.client.kinds import Kind, kind_of
-from peers.client.options import id_of
 from peers.client.submission import plain_json
 from peers.errors import ArgsInvalid, BadArgument
 from peers.types import TaskState
@@ -15,18 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FIND_LIMIT_MAX: Final = 1000
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise BadArgument(f"{name} must be a string, not {value!r}")
-    return value
-
-
-def _switch(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise BadArgument(f"{name} must be True or False, not {value!r}")
-    return value
 
 
 def _state(name: str, value: str) -> TaskState:
@@ -46,12 +34,12 @@ def _kind(_name: str, value: Kind) -> str:
     return kind_of(value)
 
 
-def _graph(_name: str, value: object) -> int:
-    return id_of(value, "graph")
+def _graph(name: str, value: object) -> int:
+    return id_of(value, "graph", name=name)
 
 
 _CHECKS: Final[dict[str, Callable[[str, Any], object]]] = {
-    "kind": _kind, "queue": _text, "name": _text, "after": _text, "paused": _switch,
+    "kind": _kind, "queue": text_of, "name": text_of, "after": text_of, "paused": switch_of,
     "state": _state, "graph": _graph, "metadata": _metadata,
 }  # fmt: skip
 
@@ -79,5 +67,5 @@ def filters_of(
         )
     found: dict[str, Any] = {"limit": limit}
     if before is not None and before[0] is not None:
-        found["before"] = id_of(*before)
+        found["before"] = id_of(*before, name="before")
     return {**found, **checked(**filters)}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, ove
 
 from peers.client.kinds import kind_of
 from peers.client.node import Node
-from peers.client.options import Document, OptionFields, options_from
+from peers.client.options import Document, OptionFields, Options, options_from
 from peers.client.records import SubmittedGraph
 from peers.client.statements import SUBMIT_GRAPH, Request
 from peers.client.submission import document, plain_json
@@ -111,11 +111,13 @@ class GraphBuilder:
         """
         if self._submitted is not None:
             raise BadGraph("the graph has been submitted already", "Add tasks within its block.")
-        values: Mapping[str, object]
         if isinstance(task, Task):
-            kind, options, values = task.kind, task.bound, task.by_name(*args, **kwargs)
-        else:
-            kind, options, values = kind_of(task), options_from(kwargs), _only(*args)
+            with task.hinting_at_keywords(args, kwargs):
+                values = task.by_name(*args, **kwargs)
+                return self._add(task.kind, values, task.bound)
+        return self._add(kind_of(task), _only(args), options_from(kwargs))
+
+    def _add(self, kind: str, values: Mapping[str, object], options: Options) -> Node:
         node = Node(self, str(len(self._documents) + 1))
         siblings = [each for each in options.depends_on if self._has(each)]
         older = [each for each in options.depends_on if not self._has(each)]
@@ -140,8 +142,14 @@ class GraphBuilder:
         return Request(SUBMIT_GRAPH, given)
 
 
-def _only(args: Mapping[str, object] | None = None, /) -> Mapping[str, object]:
-    return {} if args is None else args
+def _only(args: tuple[Any, ...]) -> Mapping[str, object]:
+    """Return the args of a kind, which are one dict or left out. Raises BadTask."""
+    if len(args) > 1:
+        raise BadTask(
+            f"args of a kind must be one dict, not {len(args)} values",
+            "Pass the parents as depends_on=[…].",
+        )
+    return {} if not args or args[0] is None else args[0]
 
 
 class Graph(GraphBuilder):

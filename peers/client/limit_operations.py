@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 from peers.client import limit_statements as statements
+from peers.client.checks import moment_of, text_of
 from peers.client.filters import checked
 from peers.client.kinds import Kind, kind_of
 from peers.client.statements import Request
@@ -70,11 +71,11 @@ def get_limit(name: str, *, keys: int = 10) -> Request[LimitRecord]:
     """
     if type(keys) is not int or not 0 <= keys <= KEYS_MAX:
         raise BadArgument(f"keys must be 0 to {KEYS_MAX}, not {keys!r}")
-    return Request(statements.GET_LIMIT, {"name": name, "keys": keys})
+    return Request(statements.GET_LIMIT, {"name": text_of("name", name), "keys": keys})
 
 
 def find_limits(
-    *, kind: Kind | None = None, queue: str | None = None
+    kind: Kind | None = None, *, queue: str | None = None
 ) -> Request[list[LimitRecord]]:
     """Return the limits of a kind, of a queue, or all of them, by name. Raises BadArgument."""
     return Request(statements.FIND_LIMITS, checked(kind=kind, queue=queue))
@@ -85,7 +86,7 @@ def remove_limit(name: str) -> Request[None]:
 
     If code declares it, the next peer that joins creates it again. Raises LimitNotFound.
     """
-    return Request(statements.REMOVE_LIMIT, {"name": name})
+    return Request(statements.REMOVE_LIMIT, {"name": text_of("name", name)})
 
 
 def shut_limit(
@@ -103,17 +104,18 @@ def shut_limit(
     """
     if seconds is not None and until is not None:
         raise BadLimit("seconds and until exclude each other", "Pass one of them.")
-    if until is not None and until.tzinfo is None:
-        raise BadLimit(
-            f"until {until} has no time zone",
-            "Give it one, such as datetime.now(timezone.utc), or pass seconds.",
-        )
+    if until is not None:
+        moment_of(
+            "until", until, error=BadLimit,
+            hint='Write datetime.now(timezone.utc) + timedelta(hours=1), or pass seconds="1h".',
+        )  # fmt: skip
     try:
         interval = None if seconds is None else sql_interval(timedelta_of(seconds))
     except ValueError as error:
         raise BadLimit(f"seconds {error}, not {format_span(seconds)}") from None
     document = {
-        "name": name, "reason": reason, "seconds": interval,
+        "name": text_of("name", name), "seconds": interval,
+        "reason": None if reason is None else text_of("reason", reason),
         "until": None if until is None else until.isoformat(),
     }  # fmt: skip
     return Request(statements.SHUT_LIMIT, document)
@@ -121,7 +123,7 @@ def shut_limit(
 
 def open_limit(name: str) -> Request[bool]:
     """Open a limit, and return whether it was shut. Raises LimitNotFound."""
-    return Request(statements.OPEN_LIMIT, {"name": name})
+    return Request(statements.OPEN_LIMIT, {"name": text_of("name", name)})
 
 
 def _name(name: object) -> str:

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 from peers.client import statements
+from peers.client.checks import id_of, text_of
 from peers.client.filters import filters_of
 from peers.client.kinds import Kind, kind_of, options_for
-from peers.client.options import OptionFields, Options, id_of, options_from
+from peers.client.options import OptionFields, Options, options_from
 from peers.client.statements import Request, find_statement
 from peers.client.submission import document, document_of_many, plain_json
 from peers.errors import BadTask
@@ -66,7 +67,7 @@ def submit_many(
         )
     if unique_keys is None:
         return Request(statements.SUBMIT_MANY, document_of_many(name, args, shared))
-    keys = list(unique_keys)
+    keys = _keys(unique_keys)
     fields = document_of_many(name, args, shared, keys)
     _require_keys(keys, len(fields["args"]))
     return Request(statements.SUBMIT_MANY_UNIQUE, fields)
@@ -78,8 +79,8 @@ def get(id: int) -> Request[TaskRecord]:
 
 
 def find(
-    *,
     kind: Kind | None = None,
+    *,
     state: TaskState | str | None = None,
     queue: str | None = None,
     graph: int | None = None,
@@ -171,17 +172,17 @@ def change(
 
 def pause(queue: str) -> Request[None]:
     """Stop claims from a queue. Running tasks go on. Raises BadTask."""
-    return Request(statements.PAUSE, {"queue": queue})
+    return Request(statements.PAUSE, {"queue": text_of("queue", queue)})
 
 
 def resume(queue: str) -> Request[None]:
     """Allow claims from a paused queue again."""
-    return Request(statements.RESUME, {"queue": queue})
+    return Request(statements.RESUME, {"queue": text_of("queue", queue)})
 
 
 def graph_status(graph: int) -> Request[GraphStatus]:
     """Return how far a graph is. Raises GraphNotFound."""
-    return Request(statements.GRAPH_STATUS, {"graph": id_of(graph, "graph")})
+    return Request(statements.GRAPH_STATUS, {"graph": id_of(graph, "graph", name="graph")})
 
 
 def find_graphs(
@@ -204,7 +205,7 @@ def cancel_graph(graph: int) -> Request[int]:
 
     Raises GraphNotFound.
     """
-    return Request(statements.CANCEL_GRAPH, {"graph": id_of(graph, "graph")})
+    return Request(statements.CANCEL_GRAPH, {"graph": id_of(graph, "graph", name="graph")})
 
 
 def pause_graph(graph: int) -> Request[int]:
@@ -212,7 +213,7 @@ def pause_graph(graph: int) -> Request[int]:
 
     Tasks that are blocked or scheduled are paused too, but not counted. Raises GraphNotFound.
     """
-    return Request(statements.PAUSE_GRAPH, {"graph": id_of(graph, "graph")})
+    return Request(statements.PAUSE_GRAPH, {"graph": id_of(graph, "graph", name="graph")})
 
 
 def resume_graph(graph: int) -> Request[int]:
@@ -220,12 +221,18 @@ def resume_graph(graph: int) -> Request[int]:
 
     Tasks that are blocked or scheduled are not counted. Raises GraphNotFound.
     """
-    return Request(statements.RESUME_GRAPH, {"graph": id_of(graph, "graph")})
+    return Request(statements.RESUME_GRAPH, {"graph": id_of(graph, "graph", name="graph")})
 
 
 def retry_graph(graph: int) -> Request[int]:
     """Run all dead tasks of a graph again, and return how many. Raises GraphNotFound."""
-    return Request(statements.RETRY_GRAPH, {"graph": id_of(graph, "graph")})
+    return Request(statements.RETRY_GRAPH, {"graph": id_of(graph, "graph", name="graph")})
+
+
+def _keys(unique_keys: object) -> list[str | None]:
+    if isinstance(unique_keys, str | bytes | Mapping) or not isinstance(unique_keys, Iterable):
+        raise BadTask(f"unique_keys must be a list, one for each of the args, not {unique_keys!r}")
+    return list(unique_keys)
 
 
 def _require_keys(keys: list[str | None], count: int) -> None:
@@ -246,6 +253,6 @@ def _require_keys(keys: list[str | None], count: int) -> None:
 
 def _ids(ids: int | Iterable[int]) -> list[int]:
     """Return the ids in order: all statements lock tasks in the order of their ids."""
-    if not isinstance(ids, Iterable):
-        return [id_of(ids)]
-    return sorted({id_of(each) for each in ids})
+    if isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable):
+        return [id_of(ids, name="ids")]
+    return sorted({id_of(each, name="ids") for each in ids})

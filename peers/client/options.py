@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeAlias, TypedDict
 
 from peers.client.node import Node
 from peers.client.unique import require_fitting, require_known_on_duplicate
-from peers.errors import BadArgument, BadTask
+from peers.errors import BadTask
 from peers.spans import FORMS, Span, format_span, seconds_of, sql_interval
 from peers.types import (
     IDEMPOTENCY_KEY_MAX_LENGTH,
@@ -112,9 +111,14 @@ class Options:
     def __post_init__(self) -> None:
         for name, (kinds, say) in _OPTION_TYPES.items():
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            if value is None and name != "depends_on":
+                continue
+            if not isinstance(value, kinds) or isinstance(value, bool):
                 raise BadTask(f"{name} must be {say}, not {value!r}")
-        if not all(isinstance(parent, int | Node) for parent in self.depends_on):
+        parents: Collection[object] = self.depends_on
+        if isinstance(parents, str | bytes) or any(
+            isinstance(each, bool) or not isinstance(each, int | Node) for each in parents
+        ):
             raise BadTask(
                 f"depends_on must hold ids of tasks or nodes of a graph, not "
                 f"{list(self.depends_on)!r}"
@@ -147,19 +151,6 @@ class Options:
                 f'on_parent_failure must be "hold", "cancel" or "run", not '
                 f'"{self.on_parent_failure}"'
             )
-
-
-def id_of(value: object, what: str = "task") -> int:
-    """Return an id as an int; other integers, such as NumPy's, are taken too.
-
-    Raises BadArgument.
-    """
-    try:
-        if not isinstance(value, bool):
-            return operator.index(value)  # type: ignore[arg-type]  # raises TypeError for others
-    except TypeError:
-        pass
-    raise BadArgument(f"id must be the id of a {what}, a whole number, not {value!r}")
 
 
 def options_from(fields: Mapping[str, Any], base: Options | None = None) -> Options:

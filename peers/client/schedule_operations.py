@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from peers.client import schedule_statements as statements
+from peers.client.checks import id_of, moment_of, switch_of, text_of
 from peers.client.filters import filters_of
 from peers.client.kinds import Kind, kind_of, options_for
-from peers.client.options import id_of
 from peers.client.statements import Request
 from peers.client.submission import document
 from peers.errors import BadSchedule
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _OF_TASKS: Final = frozenset(
     {"kind", "args", "queue", "priority", "max_attempts", "timeout", "metadata"}
 )
+
+_TIME_EXAMPLE: Final = "For example, datetime(2026, 11, 20, tzinfo=timezone.utc)."
 
 
 def add_schedule(
@@ -57,8 +59,9 @@ def add_schedule(
     metadata: of its tasks, see Options. replace: change the schedule of this name if there is one;
     a pause stays.
 
-    Raises BadSchedule, ArgsInvalid, BadTask.
+    Raises BadSchedule, ArgsInvalid, and BadTask for an option of its tasks.
     """
+    text_of("name", name, hint="The name comes first, then the kind.", error=BadSchedule)
     given = {
         "queue": queue, "priority": priority, "max_attempts": max_attempts, "timeout": timeout,
         "metadata": metadata,
@@ -76,17 +79,20 @@ def add_schedule(
             "Pass a task that does not have them bound.",
         )
     request = schedule.document(name=name, **task)
-    return Request(statements.ADD_SCHEDULE, {**request, "replace": replace})
+    return Request(
+        statements.ADD_SCHEDULE,
+        {**request, "replace": switch_of("replace", replace, error=BadSchedule)},
+    )
 
 
 def get_schedule(name: str) -> Request[ScheduleRecord]:
     """Return the schedule of this name. Raises ScheduleNotFound."""
-    return Request(statements.GET_SCHEDULE, {"name": name})
+    return Request(statements.GET_SCHEDULE, {"name": text_of("name", name)})
 
 
 def find_schedules(
-    *,
     kind: Kind | None = None,
+    *,
     paused: bool | None = None,
     limit: int = 100,
     after: str | None = None,
@@ -105,17 +111,17 @@ def explain_schedule(name: str, at: datetime | None = None) -> Request[str]:
 
     at: explains the last due time until then. Raises ScheduleNotFound.
     """
-    return Request(statements.EXPLAIN_SCHEDULE, {"name": name, **_times(at=at)})
+    return Request(statements.EXPLAIN_SCHEDULE, {"name": text_of("name", name), **_times(at=at)})
 
 
 def pause_schedule(name: str) -> Request[None]:
     """Pause a schedule: its due times are skipped. What runs, runs on. Raises ScheduleNotFound."""
-    return Request(statements.PAUSE_SCHEDULE, {"name": name})
+    return Request(statements.PAUSE_SCHEDULE, {"name": text_of("name", name)})
 
 
 def resume_schedule(name: str) -> Request[None]:
     """Resume a paused schedule. It fires at its next due time. Raises ScheduleNotFound."""
-    return Request(statements.RESUME_SCHEDULE, {"name": name})
+    return Request(statements.RESUME_SCHEDULE, {"name": text_of("name", name)})
 
 
 def remove_schedule(name: str) -> Request[None]:
@@ -123,7 +129,7 @@ def remove_schedule(name: str) -> Request[None]:
 
     If code declares it, the next peer that joins adds it again. Raises ScheduleNotFound.
     """
-    return Request(statements.REMOVE_SCHEDULE, {"name": name})
+    return Request(statements.REMOVE_SCHEDULE, {"name": text_of("name", name)})
 
 
 def run_schedule(name: str) -> Request[int]:
@@ -131,7 +137,7 @@ def run_schedule(name: str) -> Request[int]:
 
     Raises ScheduleNotFound.
     """
-    return Request(statements.RUN_SCHEDULE, {"name": name})
+    return Request(statements.RUN_SCHEDULE, {"name": text_of("name", name)})
 
 
 def backfill_schedule(
@@ -143,6 +149,8 @@ def backfill_schedule(
     after the other, unless the schedule allows overlap. Returns the number of the backfill.
     Raises ScheduleNotFound, BadSchedule.
     """
+    text_of("name", name)
+    moment_of("from_at", from_at, hint=_TIME_EXAMPLE, error=BadSchedule)
     request = {"name": name, **_times(from_at=from_at, until_at=until_at)}
     return Request(statements.BACKFILL_SCHEDULE, request)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from peers.client.options import Document, Options, options_document
-from peers.errors import ArgsInvalid
+from peers.errors import ArgsInvalid, BadTask
 from peers.handlers import Handler, registry
 from peers.types import JSON_MAX_BYTES
 from peers.values import ConversionError, find_unwritable, jsonable, path_text, type_text
@@ -19,8 +19,8 @@ def document(kind: str, args: Mapping[str, object], options: Options) -> Documen
     If the kind's handler is known in this process, its annotations check the args and write them
     as JSON. Raises ArgsInvalid, BadTask, BadGraph.
     """
-    fields = document_of_many(kind, [args], options)
-    fields["args"] = fields["args"][0]
+    fields = _document(kind, options)
+    fields["args"] = _checked_args(registry().get(kind), args)
     return fields
 
 
@@ -32,25 +32,43 @@ def document_of_many(
 ) -> Document:
     """Return the document of tasks that differ in their args and unique keys only.
 
-    In it, `args` is a list.
+    In it, `args` is a list. Raises ArgsInvalid, BadTask, BadGraph.
     """
-    fields = options_document(kind, options, unique_keys=unique_keys)
+    fields = _document(kind, options, unique_keys)
+    if isinstance(args, Mapping | str | bytes) or not isinstance(args, Iterable):
+        raise BadTask(f"args must be a list of dicts, one for each task, not {type_text(args)}")
     handler = registry().get(kind)
-    fields["args"] = [_checked_args(handler, each) for each in args]
-    if handler is not None:
+    fields["args"] = [
+        _checked_args(handler, each, f"args[{index}]") for index, each in enumerate(args)
+    ]
+    return fields
+
+
+def _document(
+    kind: str, options: Options, unique_keys: Sequence[str | None] | None = None
+) -> Document:
+    fields = options_document(kind, options, unique_keys=unique_keys)
+    if (handler := registry().get(kind)) is not None:
         fields.setdefault("queue", handler.queue)
         fields.setdefault("priority", handler.priority)
     if options.metadata is not None:
         fields["metadata"] = plain_json("metadata", options.metadata)
-    return {name: value for name, value in fields.items() if value is not None}
+    return fields
 
 
-def _checked_args(handler: Handler | None, args: Mapping[str, object]) -> dict[str, Any]:
+def _checked_args(
+    handler: Handler | None, args: Mapping[str, object], name: str = "args"
+) -> dict[str, Any]:
     if handler is None:
-        return plain_json("args", args)
-    _require_object("args", args)
-    plain = handler.dump_args(args)
-    _require_size("args", plain)
+        return plain_json(name, args)
+    _require_object(name, args)
+    try:
+        plain = handler.dump_args(args)
+    except ArgsInvalid as error:
+        if name == "args":
+            raise
+        raise ArgsInvalid(f"{name}: {error.message}", error.hint) from error
+    _require_size(name, plain)
     return plain
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from typing_extensions import TypeIs
 
+from peers.errors import BadArgument
+
 if TYPE_CHECKING:
     import psycopg
     from sqlalchemy import Connection as SqlalchemyConnection
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 def is_async_target(target: SyncTarget | AsyncTarget) -> TypeIs[AsyncTarget]:
     """Return whether calls on the target have to be awaited.
 
-    Raises TypeError if it is not a session, connection or cursor.
+    Raises BadArgument if it is not a session, connection or cursor.
     """
     import psycopg
 
@@ -69,14 +71,14 @@ def is_async_target(target: SyncTarget | AsyncTarget) -> TypeIs[AsyncTarget]:
 
     if isinstance(target, Session | scoped_session | Connection) or is_django(target):
         return False
-    raise TypeError(
+    raise BadArgument(
         "the target must be a SQLAlchemy Session or Connection, a psycopg connection or cursor "
         f"(sync or async), or Django's connection, not a {type(target).__name__}"
     )
 
 
 def is_django(target: object) -> TypeIs[DjangoConnection]:
-    """Return whether the target is a connection of Django to Postgres. Raises TypeError."""
+    """Return whether the target is a connection of Django to Postgres. Raises BadArgument."""
     # Django loads the backend when its connection is first used, so that class may be missing still
     proxy = sys.modules.get("django.utils.connection")
     wrapper = sys.modules.get("django.db.backends.base.base")
@@ -86,7 +88,7 @@ def is_django(target: object) -> TypeIs[DjangoConnection]:
         return False
     vendor = getattr(target, "vendor", None)
     if vendor != "postgresql":
-        raise TypeError(f"the target must be a connection to Postgres, not to {vendor}")
+        raise BadArgument(f"the target must be a connection to Postgres, not to {vendor}")
     return True
 
 

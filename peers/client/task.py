@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import (
@@ -18,6 +19,7 @@ from typing import (
     TypedDict,
     TypeVar,
     Unpack,
+    cast,
     overload,
 )
 
@@ -29,7 +31,7 @@ from peers.client.statements import Request, submit_statement
 from peers.client.submission import document
 from peers.client.targets import is_async_target
 from peers.client.transport import perform, perform_async, perform_in, perform_in_async
-from peers.errors import ArgsInvalid, BadLimit, BadSchedule, BadTask
+from peers.errors import ArgsInvalid, BadArgument, BadLimit, BadSchedule, BadTask
 from peers.handlers import DEFAULT_BACKOFF, DEFAULT_BACKOFF_CAP, Handler, register
 from peers.limits import Limit
 from peers.schedules import Schedule
@@ -84,7 +86,10 @@ class Task(Generic[P, R_co]):
         """
         found = list(self.bound.depends_on)
         for parent in parents:
-            found += [parent] if isinstance(parent, Node | int) else parent
+            if isinstance(parent, Iterable) and not isinstance(parent, str | bytes | Mapping):
+                found += parent
+            else:
+                found.append(cast("Node | int", parent))
         bound = replace(self.bound, depends_on=found)
         if on_parent_failure is not None:
             bound = replace(bound, on_parent_failure=on_parent_failure)
@@ -124,32 +129,50 @@ class Task(Generic[P, R_co]):
 
     @overload
     def result(
-        self: Task[P, Coroutine[Any, Any, V]], id: int, timeout: float | None = None
+        self: Task[P, Coroutine[Any, Any, V]], id: int, timeout: Span | None = None
     ) -> V: ...
     @overload
-    def result(self, id: int, timeout: float | None = None) -> R_co: ...
-    def result(self, id: int, timeout: float | None = None) -> Any:
+    def result(self, id: int, timeout: Span | None = None) -> R_co: ...
+    def result(self, id: int, timeout: Span | None = None) -> Any:
         """Wait until a task of this kind has ended and return what its handler returned.
 
-        timeout: in seconds. Raises TaskFailed, TaskCancelled, TaskNotFound, TimeoutError, and
-        BadTask for a task of another kind.
+        timeout: seconds, a timedelta or a text such as "1h30m"; 0 looks once. Raises TaskFailed,
+        TaskCancelled, TaskNotFound, TimeoutError, BadArgument, and BadTask for a task of another
+        kind.
         """
         return read_result(wait(id, timeout), self)
 
     @overload
     async def result_async(
-        self: Task[P, Coroutine[Any, Any, V]], id: int, timeout: float | None = None
+        self: Task[P, Coroutine[Any, Any, V]], id: int, timeout: Span | None = None
     ) -> V: ...
     @overload
-    async def result_async(self, id: int, timeout: float | None = None) -> R_co: ...
-    async def result_async(self, id: int, timeout: float | None = None) -> Any:
+    async def result_async(self, id: int, timeout: Span | None = None) -> R_co: ...
+    async def result_async(self, id: int, timeout: Span | None = None) -> Any:
         """Do the same as `result` without blocking the event loop."""
         return read_result(await wait_async(id, timeout), self)
 
     def request(self, *args: P.args, **kwargs: P.kwargs) -> Request[TaskId]:
         """Return the checked request of a submission. Raises ArgsInvalid."""
-        fields = document(self.kind, self.by_name(*args, **kwargs), self.bound)
+        with self.hinting_at_keywords(args, kwargs):
+            fields = document(self.kind, self.by_name(*args, **kwargs), self.bound)
         return Request(submit_statement(fields), fields)
+
+    @contextmanager
+    def hinting_at_keywords(
+        self, args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> Iterator[None]:
+        """Say in the error of a call with one dict that a task takes its args as keywords."""
+        try:
+            yield
+        except ArgsInvalid as error:
+            if kwargs or len(args) != 1 or not isinstance(args[0], Mapping):
+                raise
+            raise ArgsInvalid(
+                error.message,
+                "With a task, args are those of its function: pass a dict of args as **args, such "
+                "as submit(fetch, **args).",
+            ) from error
 
     def by_name(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         """Return the args of a call by their names. Raises ArgsInvalid."""
@@ -177,11 +200,11 @@ class Task(Generic[P, R_co]):
 class BatchTask(Task[..., R_co]):
     """A handler that runs many tasks in one call. Each task has a result of its own."""
 
-    def result(self, id: int, timeout: float | None = None) -> Any:
+    def result(self, id: int, timeout: Span | None = None) -> Any:
         """Wait until a task of this kind has ended and return its result as JSON."""
         return read_result(wait(id, timeout), self)
 
-    async def result_async(self, id: int, timeout: float | None = None) -> Any:
+    async def result_async(self, id: int, timeout: Span | None = None) -> Any:
         """Do the same as `result` without blocking the event loop."""
         return read_result(await wait_async(id, timeout), self)
 
@@ -191,6 +214,12 @@ def submission(task: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> Requ
     if isinstance(task, Task):
         return task.request(*args, **kwargs)
     return operations.submit(task, *args, **kwargs)
+
+
+def require_task(task: object) -> None:
+    """Refuse what is no task, before a caller waits for its result. Raises BadArgument."""
+    if task is not None and not isinstance(task, Task):
+        raise BadArgument(f"task must be the function under @task, not {task!r}")
 
 
 def read_result(outcome: Outcome, task: Task[..., Any] | None) -> Any:
@@ -265,10 +294,11 @@ def task(
     and BadSchedule.
     """
     if not isinstance(kind, str):
-        raise TypeError(f'write @task("some.kind") above the function, not {kind!r}')
+        raise ValueError(f'kind must be a string: write @task("some.kind"), not {kind!r}')
+    _require_policy(kind, queue, timezone, priority, max_attempts, batch_size)
     limits = _limits(limit)
 
-    declared = tuple(schedules)
+    declared = _schedules(schedules)
     if cron is not None or every is not None:
         declared = (Schedule(cron=cron, every=every, timezone=timezone or "UTC"), *declared)
     elif timezone is not None:
@@ -304,10 +334,41 @@ def task(
     return decorate
 
 
+def _require_policy(
+    kind: str,
+    queue: object,
+    timezone: object,
+    priority: object,
+    max_attempts: object,
+    batch_size: object,
+) -> None:
+    """Refuse texts and numbers of another type. Raises ValueError."""
+    for name, text in (("queue", queue), ("timezone", "UTC" if timezone is None else timezone)):
+        if not isinstance(text, str):
+            raise ValueError(f"{name} of {kind!r} must be a string, not {text!r}")
+    numbers = {"priority": priority, "max_attempts": max_attempts}
+    if batch_size is not None:
+        numbers["batch_size"] = batch_size
+    for name, number in numbers.items():
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise ValueError(f"{name} of {kind!r} must be a whole number, not {number!r}")
+
+
+def _schedules(schedules: object) -> tuple[Schedule, ...]:
+    """Return the schedules as a tuple. Raises BadSchedule for anything else."""
+    several = tuple(schedules) if isinstance(schedules, Iterable) else (schedules,)
+    if isinstance(schedules, Mapping) or not all(isinstance(each, Schedule) for each in several):
+        raise BadSchedule(
+            f"schedules must be a list of Schedule, not {schedules!r}",
+            'For example, schedules=[Schedule(cron="0 4 * * *")].',
+        )
+    return several
+
+
 def _limits(limit: Limit | Iterable[Limit]) -> tuple[Limit, ...]:
     """Return one or several limits as a tuple. Raises BadLimit for anything else."""
     several = tuple(limit) if isinstance(limit, Iterable) else (limit,)
-    if not all(isinstance(each, Limit) for each in several):
+    if isinstance(limit, Mapping) or not all(isinstance(each, Limit) for each in several):
         raise BadLimit(
             f"limit must be a Limit or several, not {limit!r}", "For example, limit=Limit(4)."
         )

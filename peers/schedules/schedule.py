@@ -54,8 +54,14 @@ class Schedule:
     def __post_init__(self) -> None:
         from peers.schedules.calendar import Calendar  # it is slow to import
 
+        for name in ("cron", "timezone", "name"):
+            _require_text(name, getattr(self, name), may_be_none=name != "timezone")
+        if not isinstance(self.args, Mapping):
+            raise BadSchedule(f"args must be a JSON object, such as a dict, not {self.args!r}")
         for name in ("every", "catch_up", "jitter", "expect_within"):
-            _require_duration(name, getattr(self, name))
+            _require_duration(
+                name, getattr(self, name), may_be_none=name in ("every", "expect_within")
+            )
         Calendar(self.cron, None if self.every is None else timedelta_of(self.every), self.timezone)
         if self.anchor is not None and self.every is None:
             raise BadSchedule("anchor belongs to every; cron has none")
@@ -101,9 +107,14 @@ def moment_text(name: str, moment: datetime | None) -> str | None:
     return moment.isoformat()
 
 
-def _require_duration(name: str, span: Span | None) -> None:
+def _require_text(name: str, text: object, *, may_be_none: bool) -> None:
+    if not isinstance(text, str) and not (text is None and may_be_none):
+        raise BadSchedule(f"{name} must be a string, not {text!r}")
+
+
+def _require_duration(name: str, span: Span | None, *, may_be_none: bool) -> None:
     try:
-        if span is not None:
+        if span is not None or not may_be_none:
             timedelta_of(span)
     except ValueError as error:
         raise BadSchedule(f"{name} {error}, not {format_span(span)}") from None

@@ -339,7 +339,7 @@ def test_from_a_handler_through_its_peer(
 
 def test_what_is_no_connection_is_refused(configured: str) -> None:
     """The error lists what would do."""
-    with pytest.raises(TypeError, match=r"Session or Connection.*not a str"):
+    with pytest.raises(peers.BadArgument, match=r"Session or Connection.*not a str"):
         thumb.submit_in(configured, "a")  # type: ignore[call-overload]
 
 
@@ -566,7 +566,7 @@ def test_an_option_of_the_wrong_type_is_named(option: str, value: object) -> Non
 
 def test_a_decorator_without_its_kind_says_what_to_write() -> None:
     """`@task` above a function takes the function for the kind."""
-    with pytest.raises(TypeError, match=r'write @task\("some.kind"\)'):
+    with pytest.raises(ValueError, match=r'write @task\("some.kind"\)'):
         peers.task(lambda: None)  # type: ignore[call-overload]  # that is the point
 
 

@@ -121,6 +121,6 @@ def test_another_database_is_refused() -> None:
     connections.databases["other"] = connections.databases["default"] | {
         "ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:",
     }  # fmt: skip
-    with pytest.raises(TypeError, match="Postgres, not to sqlite"):
+    with pytest.raises(peers.BadArgument, match="Postgres, not to sqlite"):
         mail.submit_in(connections["other"], "a")
     connections["other"].close()

@@ -331,13 +331,17 @@ def test_a_timeout_ends_the_wait_only(db: Connection) -> None:
 def test_a_timeout_of_zero_looks_once(peer: Peer, database_url: str) -> None:
     """Who polls gets the result of a task that has ended, and a TimeoutError before."""
     task_id = double.submit(n=4)
-    for timeout in (0, -1):
-        with pytest.raises(TimeoutError, match=f"task {task_id} has not ended within {timeout} s"):
-            peers.result(task_id, timeout=timeout)
+    with pytest.raises(TimeoutError, match=f"task {task_id} has not ended within 0 s"):
+        peers.result(task_id, timeout=0)
+    for wrong in (-1, True, "soon", float("nan")):
+        with pytest.raises(peers.BadArgument, match="timeout must be"):
+            peers.result(task_id, timeout=wrong)
     with pytest.raises(peers.TaskNotFound, match="there is no task 999"):
         peers.result(999, timeout=0)
     complete(peer, 8)
-    assert peers.result(task_id, timeout=0) == double.result(task_id, timeout=-1) == 8
+    assert peers.result(task_id, timeout=0) == double.result(task_id, timeout=0) == 8
+    for timeout in ("1m", timedelta(minutes=1), 60.0):
+        assert peers.result(task_id, timeout=timeout) == 8
 
     async def main() -> None:
         async with peers.AsyncClient(database_url) as client:
