@@ -114,7 +114,8 @@ end
 $$;
 
 -- Starts tasks of one key, and gets past what stops _start_keys_at_once: stale rows, locked tasks, large args, tasks
--- whose start a trigger refuses, and weights. refused: how many tasks a trigger has refused.
+-- whose start a trigger refuses, and weights. refused: how many tasks a trigger has refused. unfinished: it ran out of
+-- time before it had tried all rows.
 create or replace function peers._start_key_carefully(
     _call peers.claim_call, _rules peers.limit_rules, _key peers.limited_key, _depth integer, _room bigint,
     out lease peers.limited_lease, out refused integer, out unfinished boolean
@@ -150,9 +151,11 @@ begin
         _tasks := peers._merge_tasks(_tasks, _step.tasks);
         refused := refused + _step.refused;
         continue when _step.changed and clock_timestamp() < _call.until;
-        exit when cardinality(_rows) < _size or cardinality(_tasks.ids) >= _key.share or _step.full;
-        unfinished := clock_timestamp() > _call.until;
-        exit when unfinished;
+        exit when cardinality(_tasks.ids) >= _key.share or _step.full;
+        -- without time it tries rows until one of them starts, and leaves the others
+        unfinished := clock_timestamp() > _call.until
+            and (_step.changed or _tasks.ids is not null or cardinality(_rows) = _size);
+        exit when unfinished or cardinality(_rows) < _size;
         _after_priority := _rows[_size].priority;
         _after_position := _rows[_size].position;
     end loop;

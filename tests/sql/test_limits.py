@@ -22,6 +22,8 @@ ROOM: Final = "48_count_room.sql"
 FIND: Final = "48_find_keys.sql"
 SHARE: Final = "48_share_slots.sql"
 START: Final = "49_start_limited.sql"
+CAREFUL: Final = "49_start_limited_carefully.sql"
+CLAIM: Final = "49_claim_under_limits.sql"
 STARTS: Final = "49_limit_starts.sql"
 OPERATE: Final = "60_operate.sql"
 EXPLAIN: Final = "83_explain_limit.sql"
@@ -75,6 +77,18 @@ VARIANTS = {
     "a claim begins at a random key": Variant(
         scenarios.a_key_whose_task_has_ended_is_tried_first,
         [Patch(FIND, "if _try <> '{}' then", "if false then")],
+    ),
+    "a claim takes the tasks that it has not tried for tried": Variant(
+        scenarios.a_claim_without_time_has_not_tried_each_task,
+        [Patch(CAREFUL, "or _tasks.ids is not null or", "or")],
+    ),
+    "a claim takes a key whose rows it has dropped for empty": Variant(
+        scenarios.a_claim_without_time_has_only_dropped_rows,
+        [Patch(CAREFUL, "and (_step.changed or", "and (")],
+    ),
+    "a claim takes the keys that it has not looked at for full": Variant(
+        scenarios.keys_that_share_a_limit_hide_a_free_one,
+        [Patch(CLAIM, "when _look.any_unseen and slots_left then 'more'\n", "\n")],
     ),
     "a limit is checked alone": Variant(
         scenarios.a_task_is_under_all_of_its_limits,
