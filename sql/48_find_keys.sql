@@ -137,8 +137,8 @@ begin
 end
 $$;
 
--- Returns keys with room of all kinds, and the rules with what runs from before a limit held. complete: it has looked at
--- all keys of each kind until it had enough of them.
+-- Returns keys with room of all kinds, and the rules with what runs from before a limit held. complete: it has looked
+-- at all keys of each kind until it had enough of them.
 create or replace function peers._find_in_all_kinds(
     _call peers.claim_call, inout rules peers.limit_rules[], _resume peers.limited_resume, _wanted integer,
     _try bigint[],

@@ -133,7 +133,8 @@ begin
         return;
     end if;
     limited_resume.look_at := coalesce(limited_resume.look_at, clock_timestamp());
-    if clock_timestamp() >= limited_resume.look_at + (case when _found.slots_left then '0' else interval '10 s' end) then
+    if clock_timestamp() >= limited_resume.look_at
+       + (case when _found.slots_left then '0' else interval '10 s' end) then
         _look := peers._look_before_places(_call.queue, _rules, limited_resume);
         limited_resume := _look._resume;
         if _look.moved and _found.slots_left then

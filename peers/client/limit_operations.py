@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 from peers.client import limit_statements as statements
@@ -16,12 +17,11 @@ from peers.limits import check_values, interval_of
 from peers.spans import sql_interval, timedelta_of
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from peers.client.limit_records import LimitRecord
     from peers.spans import Span
 
 KEYS_MAX: Final = 1000
+SHUT_MAX: Final = timedelta(days=3650)
 _FIELDS: Final = (
     "kind", "queue", "key", "max_running", "starts", "per", "weight", "fair", "learns",
 )  # fmt: skip
@@ -97,23 +97,24 @@ def shut_limit(
 ) -> Request[None]:
     """Shut a limit: no task under it starts. Tasks that run go on.
 
-    seconds: how long, also as a timedelta or a text such as "1h". until: the time at which it
-    opens, with a time zone. With neither it is shut until `open_limit`. Raises LimitNotFound,
-    BadLimit.
+    seconds: how long, up to 10 years, also as a timedelta or a text such as "1h". until: the time
+    at which it opens, with a time zone. With neither it is shut until `open_limit`. Raises
+    LimitNotFound, BadLimit.
     """
     if seconds is not None and until is not None:
         raise BadLimit("seconds and until exclude each other", "Pass one of them.")
+    if until is not None and not isinstance(until, datetime):
+        raise BadLimit(
+            f"until must be a datetime with a time zone, not {until!r}",
+            "Pass a duration as seconds.",
+        )
     if until is not None and until.tzinfo is None:
         raise BadLimit(
             f"until {until} has no time zone",
             "Give it one, such as datetime.now(timezone.utc), or pass seconds.",
         )
-    try:
-        interval = None if seconds is None else sql_interval(timedelta_of(seconds))
-    except ValueError as error:
-        raise BadLimit(f"seconds {error}, not {seconds!r}") from None
     document = {
-        "name": name, "reason": reason, "seconds": interval,
+        "name": name, "reason": reason, "seconds": _interval_of(seconds),
         "until": None if until is None else until.isoformat(),
     }  # fmt: skip
     return Request(statements.SHUT_LIMIT, document)
@@ -122,6 +123,22 @@ def shut_limit(
 def open_limit(name: str) -> Request[bool]:
     """Open a limit, and return whether it was shut. Raises LimitNotFound."""
     return Request(statements.OPEN_LIMIT, {"name": name})
+
+
+def _interval_of(seconds: Span | None) -> str | None:
+    """Return for how long to shut a limit, as SQL reads it. Raises BadLimit."""
+    if seconds is None:
+        return None
+    try:
+        span = timedelta_of(seconds)
+    except ValueError as error:
+        raise BadLimit(f"seconds {error}, not {seconds!r}") from None
+    if not timedelta() < span <= SHUT_MAX:
+        raise BadLimit(
+            f"seconds must be more than 0 and at most 10 years (3650 days), not {seconds!r}",
+            "Leave it out to shut the limit until open_limit.",
+        )
+    return sql_interval(span)
 
 
 def _name(name: object) -> str:

@@ -120,6 +120,17 @@ def test_explain_names_who_holds_the_lock_of_a_key(here: Here, db: Connection) -
     answer = here("explain", str(task))
     assert 'Ready, but limit "stripe" is locked for account 7 by session' in answer.out
     assert "`peers limit show stripe` shows" in answer.err
+    submit(db, 8, 8)  # more of them wait
+    shown = here("limit", "show", "stripe", "--keys", "1")
+    pid = value(db, "select pg_backend_pid()")
+    assert [part.split() for part in shown.out.splitlines()[-2:]] == [
+        ["KEY", "RUNNING", "WAITING", "LOCKED", "BY"], ["7", "0", "1", str(pid)],
+    ]  # fmt: skip
+    assert f"session {pid} " in shown.err
+    assert "has locked the key of account 7: no task of it starts" in shown.err
+    assert f"SELECT pg_terminate_backend({pid}) ends it" in shown.err
+    run(db, "select pg_advisory_unlock_all()")
+    assert "LOCKED" not in here("limit", "show", "stripe").out
 
 
 def test_shut_and_open(here: Here, db: Connection) -> None:
@@ -137,7 +148,14 @@ def test_shut_and_open(here: Here, db: Connection) -> None:
     assert here("status", "--json").document["limits"][0]["shut"] is True
     assert value(db, "select shut_until = 'infinity' from peers.limit")
     past = here("limit", "shut", "l", "--until", "2020-01-01T00:00Z")
-    assert (past.code, "until must be a time in the future" in past.err) == (1, True)
+    assert (past.code, "--until must be a time in the future" in past.err) == (1, True)
+    assert "`peers limit open l` opens the limit" in past.err
+    for given in ("0s", "4000d"):
+        wrong = here("limit", "shut", "l", "--for", given)
+        assert (wrong.code, "--for must be more than 0 and at most 10 years" in wrong.err) == (
+            1, True,
+        )  # fmt: skip
+        assert "`peers limit open l` opens the limit" in wrong.err
 
 
 def test_a_limit_of_what_no_peer_runs_says_so(here: Here, db: Connection) -> None:

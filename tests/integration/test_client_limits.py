@@ -103,12 +103,17 @@ def test_shut_and_open(client: Client) -> None:
     assert client.get_limit("l").shut_until == datetime.max.replace(tzinfo=UTC)
     assert (client.open_limit("l"), client.open_limit("l")) == (True, False)
     assert client.get_limit("l").shut_until is None
-    for wrong in (
-        {"seconds": -1},
-        {"until": datetime.now()},  # noqa: DTZ005
-        {"until": until, "seconds": 1},
+    for wrong, reason in (
+        ({"seconds": -1}, "seconds must be more than 0 and at most 10 years"),
+        ({"seconds": "0s"}, "seconds must be more than 0 and at most 10 years"),
+        ({"seconds": "4000d"}, "not '4000d'"),
+        ({"seconds": "soon"}, "seconds must be a duration"),
+        ({"until": datetime.now()}, "has no time zone"),  # noqa: DTZ005
+        ({"until": "1h30m"}, "until must be a datetime with a time zone, not '1h30m'"),
+        ({"until": datetime.now(UTC) - timedelta(hours=1)}, "until must be a time in the future"),
+        ({"until": until, "seconds": 1}, "exclude each other"),
     ):
-        with pytest.raises(BadLimit):
+        with pytest.raises(BadLimit, match=reason):
             client.shut_limit("l", **wrong)
 
 
