@@ -45,8 +45,9 @@ def set_limit(name: str, **fields: Unpack[LimitFields]) -> Request[bool]:
     """Create a limit or change it, and return whether it is new.
 
     kind (its name, or a task) or queue: whose tasks it limits. For the others, see Limit. What is
-    left out stays as it is; None clears a value. Running tasks go on: a smaller limit holds as they
-    end. Raises BadLimit.
+    left out stays as it is; None clears a value. Of a task it checks key and weight against the
+    annotations, as Limit does in `@task`. Running tasks go on: a smaller limit holds as they end.
+    Raises BadLimit.
     """
     unknown = [field for field in fields if field not in _FIELDS]
     if unknown:
@@ -57,6 +58,8 @@ def set_limit(name: str, **fields: Unpack[LimitFields]) -> Request[bool]:
     if (kind := fields.get("kind")) is not None:
         document["kind"] = kind_of(kind)
     check_values(document)
+    if kind is not None and not isinstance(kind, str):
+        kind.handler.require_limit_paths(fields.get("key"), fields.get("weight"))
     if "per" in fields:
         document["per"] = interval_of(fields["per"])
     return Request(statements.SET_LIMIT, document)

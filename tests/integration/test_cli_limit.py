@@ -133,6 +133,21 @@ def test_explain_names_who_holds_the_lock_of_a_key(here: Here, db: Connection) -
     assert "LOCKED" not in here("limit", "show", "stripe").out
 
 
+def test_a_path_that_no_task_has_says_so(here: Here, db: Connection) -> None:
+    """A typing error in a key or weight, if there are tasks of the kind; it is set all the same."""
+    words = ("limit", "set", "l", "--kind", "a", "--max-running", "2")
+    assert here(*words, "--key", "acount").err == ""
+    submit(db, 7)
+    answer = here(*words, "--key", "acount", "--weight", "account")
+    assert answer.code == 0
+    assert "No recent task of kind a has a value at acount in args: check the path." in answer.err
+    assert "value at account" not in answer.err
+    run(db, "insert into peers.task (kind, queue) values ('b', 'q')")
+    of_queue = here("limit", "set", "q", "--queue", "q", "--max-running", "2", "--key", "account")
+    assert "No recent task of queue q has a value at account in args" in of_queue.err
+    assert here(*words, "--key", "account", "--weight", "none").err == ""
+
+
 def test_shut_and_open(here: Here, db: Connection) -> None:
     """For a time or until it is opened; status and show say so."""
     done(here("limit", "set", "l", "--kind", "a", "--max-running", "2"))
