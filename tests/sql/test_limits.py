@@ -92,7 +92,7 @@ VARIANTS = {
     ),
     "a limit is checked alone": Variant(
         scenarios.a_task_is_under_all_of_its_limits,
-        [Patch(SHARE, "if _rooms[array_position(_limit_keys, _one)] < 1 then", "if false then")],
+        [Patch(SHARE, "if rooms[array_position(_limit_keys, _one)] < 1 then", "if false then")],
     ),
     "tasks from before the limit do not count": Variant(
         scenarios.tasks_that_run_already_count_for_a_new_limit,
