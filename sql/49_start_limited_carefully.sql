@@ -83,7 +83,6 @@ declare
     _spots tid[];
     _measured record;
     _result record;
-    _started bigint[];
 begin
     -- args may have changed before the lock
     select coalesce(array_agg(l) filter (where k.same), '{}'), array_agg(l) filter (where not k.same)
@@ -95,21 +94,15 @@ begin
     _spots := array(select r.spot from unnest(peers._lock_limited_rows(_sorted.stale || _changed)) r);
     _locked := peers._fit_weights(_rules, _key, _locked, _call.claimed_at);
     _measured := peers._measure_args(_locked, _room);
-    _locked := peers._lock_limited_rows(_measured.fitting);
-    _result := peers._start_locked(_call, _locked, null);
+    _result := peers._start_or_reject(
+        _call, peers._lock_limited_rows(_measured.fitting), peers._lock_limited_rows(_measured.oversized)
+    );
     tasks := _result.tasks;
     refused := _result.refused;
-    _started := tasks.ids;
-    if _measured.oversized <> '{}' then
-        _measured.oversized := peers._lock_limited_rows(_measured.oversized);
-        _started := _started || peers._reject_oversized(_call, _measured.oversized);
-    end if;
-    _spots := _spots || array(
-        select r.spot from unnest(_locked || _measured.oversized) r where r.task_id = any (_started)
-    );
+    _spots := _spots || _result.ended;
     delete from peers.ready_limited r where r.ctid = any (_spots);
-    changed := _changed is not null and _started is null;
-    "full" := not _measured.all_fit or array_remove(_rules.weights, null) <> '{}' and _started is not null;
+    changed := _changed is not null and _result.ended = '{}';
+    "full" := not _measured.all_fit or array_remove(_rules.weights, null) <> '{}' and _result.ended <> '{}';
 end
 $$;
 
