@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from peers.errors import ArgsInvalid, BadLimit, BadSchedule, ResultInvalid
-from peers.limits import MOST_TOGETHER, Limit
+from peers.limits import MOST_TOGETHER, Limit, require_paths
 from peers.schedules import Schedule
 from peers.signatures import Signature, innermost, name_of, of_keywords, of_rows, result_of
 from peers.spans import format_span
@@ -127,12 +127,16 @@ class Handler:
 
         Raises `BadLimit` if its args never have a value at the path of a key or weight.
         """
-        self.resolve()
         for limit in self.limits:
-            limit.require_paths(self.kind, self._signature.args.types_at)
+            self.require_limit_paths(limit.key, limit.weight)
         return [
             limit.document(name=self.name_of_limit(limit), kind=self.kind) for limit in self.limits
         ]
+
+    def require_limit_paths(self, key: str | None, weight: str | None) -> None:
+        """Raise `BadLimit` if its args never have a value at one of these paths of a limit."""
+        self.resolve()
+        require_paths(self.kind, key, weight, self._signature.args.types_at)
 
     def name_of_limit(self, limit: Limit) -> str:
         """Return the name of a limit: the kind, unless it has its own."""

@@ -77,25 +77,6 @@ class Limit:
         }  # fmt: skip
         return {name: value for name, value in columns.items() if value is not None}
 
-    def require_paths(self, kind: str, types_at: TypesAt) -> None:
-        """Raise BadLimit if args of the kind never have a value at a path of this limit."""
-        for what, path in (("key", self.key), ("weight", self.weight)):
-            if path is None:
-                continue
-            types = types_at(tuple(path.split(".")))
-            if not types:
-                raise BadLimit(
-                    f"{what} {path!r} of a limit of {kind!r} leads nowhere: by the annotations of "
-                    "its handler, no task has args with a value there",
-                    "Name an argument of the handler, or a field of one, such as customer.id.",
-                )
-            if what == "weight" and not types & _NUMBERS:
-                raise BadLimit(
-                    f"weight {path!r} of a limit of {kind!r} is no number by the annotations of "
-                    "its handler",
-                    "Name an argument that is an int or a float.",
-                )
-
     def _require_max_running(self, name: str, value: object, why: str) -> None:
         if value is not None and self.max_running is None:
             raise BadLimit(
@@ -114,6 +95,26 @@ def interval_of(per: Span | None) -> str | None:
     if not PER_MIN <= span <= PER_MAX:
         raise BadLimit(f"per must be 10 milliseconds to 30 days, not {format_span(per)}")
     return sql_interval(span)
+
+
+def require_paths(kind: str, key: str | None, weight: str | None, types_at: TypesAt) -> None:
+    """Raise BadLimit if args of the kind never have a value at a path of a limit."""
+    for what, path in (("key", key), ("weight", weight)):
+        if path is None:
+            continue
+        types = types_at(tuple(path.split(".")))
+        if not types:
+            raise BadLimit(
+                f"{what} {path!r} of a limit of {kind!r} leads nowhere: by the annotations of "
+                "its handler, no task has args with a value there",
+                "Name an argument of the handler, or a field of one, such as customer.id.",
+            )
+        if what == "weight" and not types & _NUMBERS:
+            raise BadLimit(
+                f"weight {path!r} of a limit of {kind!r} is no number by the annotations of "
+                "its handler",
+                "Name an argument that is an int or a float.",
+            )
 
 
 def check_values(columns: Mapping[str, Any]) -> None:

@@ -290,6 +290,28 @@ begin
 end
 $$;
 
+-- Starts the tasks of _fitting and rejects those of _oversized; the claim has locked all of these rows. ended: the rows
+-- that are no longer needed, for the caller to delete.
+create or replace function peers._start_or_reject(
+    _call peers.claim_call, _fitting peers.claim_row[], _oversized peers.claim_row[],
+    out tasks peers.claim_tasks, out refused integer, out ended tid[]
+)
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _result constant record := peers._start_locked(_call, _fitting, null);
+    _started bigint[] := (_result.tasks).ids;
+begin
+    tasks := _result.tasks;
+    refused := _result.refused;
+    if _oversized <> '{}' then
+        _started := _started || peers._reject_oversized(_call, _oversized);
+    end if;
+    ended := array(select r.spot from unnest(_fitting || _oversized) r where r.task_id = any (_started));
+end
+$$;
+
 -- Drops the stale ones of rows, and starts up to _wanted tasks of the others. It locks tasks and rows with SKIP LOCKED,
 -- and measures the args. dropped: how many rows it has deleted. last: it did not look at the rows behind this one.
 -- Null: it looked at all rows.
@@ -306,7 +328,6 @@ declare
     _measured record;
     _result record;
     _spots tid[];
-    _started bigint[];
 begin
     _sorted := peers._examine_rows(_call, _rows);
     _spots := array(select r.spot from unnest(peers._lock_rows(_sorted.stale)) r);
@@ -316,18 +337,12 @@ begin
     if not all_fit or cardinality(_locked) = _wanted then
         last := _measured.last;
     end if;
-    _locked := peers._lock_rows(_measured.fitting);
-    _result := peers._start_locked(_call, _locked, null);
+    _result := peers._start_or_reject(
+        _call, peers._lock_rows(_measured.fitting), peers._lock_rows(_measured.oversized)
+    );
     tasks := _result.tasks;
     refused := _result.refused;
-    _started := tasks.ids;
-    if _measured.oversized <> '{}' then
-        _measured.oversized := peers._lock_rows(_measured.oversized);
-        _started := _started || peers._reject_oversized(_call, _measured.oversized);
-    end if;
-    _spots := _spots || array(
-        select r.spot from unnest(_locked || _measured.oversized) r where r.task_id = any (_started)
-    );
+    _spots := _spots || _result.ended;
     delete from peers.ready r where r.ctid = any (_spots);
     dropped := cardinality(_spots);
 end

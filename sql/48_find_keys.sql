@@ -22,12 +22,12 @@ $$;
 
 -- Returns keys of one kind that have room, at least _wanted if there are as many, by rank. Within a rank it begins with
 -- the keys of _try, then at a random key, so that claims do not meet, and looks at more keys while it finds too few. It
--- takes no lock. complete: it has looked at all keys until it had enough. any_full: it has seen a key without room.
--- opens_at: when the first of these opens.
+-- takes no lock. any_unseen: it had enough keys or no more time before it had looked at all of them. any_full: it has
+-- seen a key without room. opens_at: when the first of these opens.
 create or replace function peers._find_keys(
     _queue text, _number integer, _rules peers.limit_rules, _resume peers.limited_resume, _wanted integer,
     _try bigint[], _now timestamptz, _until timestamptz,
-    out keys peers.limited_key[], out complete boolean, out any_full boolean, out opens_at timestamptz
+    out keys peers.limited_key[], out any_unseen boolean, out any_full boolean, out opens_at timestamptz
 )
     language plpgsql volatile
     set search_path = pg_catalog, peers, pg_temp
@@ -51,7 +51,7 @@ declare
     _total integer := 0;
 begin
     keys := '{}';
-    complete := true;
+    any_unseen := true;
     any_full := false;
     while _rank is not null loop
         _known := peers._known_keys(_resume, _rules.kind, _rank);
@@ -82,16 +82,18 @@ begin
             exit when cardinality(keys) >= _wanted and _total >= _enough;
             _looked := _looked + least(_number_seen, 1);
             if _looked >= _most_chunks or clock_timestamp() > _until then
-                complete := cardinality(keys) >= _wanted;
                 return;
             end if;
             exit when _number_seen < _chunk and _wrapped;
             _after := case when _number_seen < _chunk then _lowest else _seen.last_key end;
             _wrapped := _wrapped or _number_seen < _chunk;
         end loop;
-        exit when cardinality(keys) >= _wanted;
+        if cardinality(keys) >= _wanted then
+            return;
+        end if;
         _rank := peers._next_rank(_queue, _rules, _ranks, _rank);
     end loop;
+    any_unseen := false;
 end
 $$;
 
@@ -135,11 +137,13 @@ begin
 end
 $$;
 
--- Returns keys with room of all kinds, and the rules with what runs from before a limit held.
+-- Returns keys with room of all kinds, and the rules with what runs from before a limit held. complete: it has looked
+-- at all keys of each kind until it had enough of them.
 create or replace function peers._find_in_all_kinds(
     _call peers.claim_call, inout rules peers.limit_rules[], _resume peers.limited_resume, _wanted integer,
     _try bigint[],
-    out keys peers.limited_key[], out complete boolean, out any_full boolean, out opens_at timestamptz
+    out keys peers.limited_key[], out complete boolean, out any_unseen boolean, out any_full boolean,
+    out opens_at timestamptz
 )
     language plpgsql volatile
     set search_path = pg_catalog, peers, pg_temp
@@ -149,6 +153,7 @@ declare
 begin
     keys := '{}';
     complete := true;
+    any_unseen := false;
     any_full := false;
     for _i in 1 .. cardinality(rules) loop
         rules[_i] := peers._count_before(rules[_i]);
@@ -156,7 +161,8 @@ begin
             _call.queue, _i, rules[_i], _resume, _wanted, _try, _call.claimed_at, _call.until
         );
         keys := keys || peers._give_turns(rules[_i], _look.keys, _call.claimed_at);
-        complete := complete and _look.complete;
+        complete := complete and (not _look.any_unseen or cardinality(_look.keys) >= _wanted);
+        any_unseen := any_unseen or _look.any_unseen;
         any_full := any_full or _look.any_full;
         opens_at := least(opens_at, _look.opens_at);
     end loop;

@@ -1,9 +1,10 @@
 -- How a claim locks keys and divides its slots among them.
 
--- Return the two numbers of a key's advisory lock. The first one keeps these locks apart from those of an application.
--- The second one is half of the key's hash: two keys that share it exclude each other for a moment.
+-- Returns the first number of the advisory locks of keys. It keeps them apart from those of an application.
 create or replace function peers._lock_class() returns integer language sql immutable return 1886152051;
 
+-- Returns the second number of a key's advisory lock: half of its hash. Two keys that share it exclude each other for a
+-- moment.
 create or replace function peers._lock_object(_limit_key bigint) returns integer
     language sql immutable
     return (_limit_key >> 32)::integer;
@@ -69,16 +70,16 @@ $$;
 
 -- Divides slots among the keys from _first to _last, which have the same turn: one task of each key, then a second one,
 -- and so on, while the key has room. A key with more running tasks than another joins in when the other has as many, if
--- they are of a fair limit. _taken: how many slots have a task by now.
+-- they are of a fair limit. taken: how many slots have a task by now.
 create or replace function peers._share_turn(
-    inout _keys peers.limited_key[], inout _rooms integer[], inout _taken integer, _limit_keys bigint[],
+    inout keys peers.limited_key[], inout rooms integer[], inout taken integer, _limit_keys bigint[],
     _before integer[], _slots integer, _first integer, _last integer, out slots_short boolean
 )
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _level numeric := (select min(k.running) from unnest(_keys[_first:_last]) k);
+    _level numeric := (select min(k.running) from unnest(keys[_first:_last]) k);
     _next numeric;
     _progress boolean;
     _has_room boolean;
@@ -91,7 +92,7 @@ begin
         _progress := false;
         _next := null;
         for _i in _first .. _last loop
-            _key := _keys[_i];
+            _key := keys[_i];
             continue when _key.share >= _key.room;
             if _key.running + _key.share > _level then
                 _next := least(_next, _key.running + _key.share);
@@ -99,27 +100,27 @@ begin
             end if;
             _has_room := true;
             foreach _one in array _key.limit_keys loop
-                if _rooms[array_position(_limit_keys, _one)] < 1 then
+                if rooms[array_position(_limit_keys, _one)] < 1 then
                     _has_room := false;
                 end if;
             end loop;
             continue when not _has_room;
-            if _taken + _before[_i] >= _slots then
+            if taken + _before[_i] >= _slots then
                 slots_short := true;
                 continue;
             end if;
             foreach _one in array _key.limit_keys loop
                 _place := array_position(_limit_keys, _one);
-                _rooms[_place] := _rooms[_place] - 1;
+                rooms[_place] := rooms[_place] - 1;
             end loop;
-            _keys[_i].share := _key.share + 1;
-            _taken := _taken + 1;
+            keys[_i].share := _key.share + 1;
+            taken := taken + 1;
             _progress := true;
             _next := least(_next, _key.running + _key.share + 1);
         end loop;
         exit when _next is null or (not _progress and _next <= _level);
         _level := greatest(_next, _level);
-        exit when _taken >= _slots and slots_short;
+        exit when taken >= _slots and slots_short;
     end loop;
 end
 $$;
@@ -128,14 +129,14 @@ $$;
 -- room of each distinct limit key. _before: for each key, how many unlimited tasks come before its first one; these
 -- need a slot, too.
 create or replace function peers._share_slots(
-    inout _keys peers.limited_key[], _limit_keys bigint[], _rooms integer[], _before integer[], _slots integer,
+    inout keys peers.limited_key[], _limit_keys bigint[], _rooms integer[], _before integer[], _slots integer,
     out slots_short boolean
 )
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _count constant integer := coalesce(cardinality(_keys), 0);
+    _count constant integer := coalesce(cardinality(keys), 0);
     _first integer := 1;
     _last integer;
     _taken integer := 0;
@@ -144,13 +145,13 @@ begin
     slots_short := false;
     while _first <= _count loop
         _last := _first;
-        while _last < _count and _keys[_last + 1].turn = _keys[_first].turn loop
+        while _last < _count and keys[_last + 1].turn = keys[_first].turn loop
             _last := _last + 1;
         end loop;
-        _turn := peers._share_turn(_keys, _rooms, _taken, _limit_keys, _before, _slots, _first, _last);
-        _keys := _turn._keys;
-        _rooms := _turn._rooms;
-        _taken := _turn._taken;
+        _turn := peers._share_turn(keys, _rooms, _taken, _limit_keys, _before, _slots, _first, _last);
+        keys := _turn.keys;
+        _rooms := _turn.rooms;
+        _taken := _turn.taken;
         slots_short := slots_short or _turn.slots_short;
         _first := _last + 1;
     end loop;
@@ -225,6 +226,6 @@ begin
     );
     _shared := peers._share_slots(keys, _limit_keys, _rooms, _before, _slots);
     slots_short := slots_short or _shared.slots_short;
-    keys := array(select k from unnest(_shared._keys) k where k.share > 0);
+    keys := array(select k from unnest(_shared.keys) k where k.share > 0);
 end
 $$;

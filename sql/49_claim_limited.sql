@@ -160,7 +160,7 @@ comment on function peers.claim_limited is
     'not look for them. tasks_per_slot: how many tasks a slot runs one after the other, of kinds whose tasks are '
     'short, such as {"thumbs.make": 20}. most_running: the peer must run at most so many of this lease''s tasks at '
     'once; null: all. start_in: the tasks must not start before so many seconds; one that cannot start within 0.13 '
-    'seconds after the call must be released. key: stands for the limits and keys of the lease''s tasks. When some of '
+    'seconds after the call must be released. key: a hash of the limits and keys of the lease''s tasks. When some of '
     'them have ended, pass it in try_keys: the claim looks there first. limited_resume: pass what the last row of the '
     'last call for this queue returned, as with resume; it saves reading the rows of tasks that have started, which '
     'take long while a session holds an old snapshot. The last row also tells about the tasks that '

@@ -56,11 +56,11 @@ end
 $$;
 
 -- Claims limited tasks for the free slots, and tells why others wait. A limited task goes before an unlimited one by
--- priority, then by position, if its limits have room.
+-- priority, then by position, if its limits have room. slots_left: it has claimed tasks for fewer slots than are free.
 create or replace function peers._claim_under_limits(
     _call peers.claim_call, _rules peers.limit_rules[], _unlimited_kinds text[], _resume peers.claim_resume,
     _limited_resume peers.limited_resume, _free_slots integer, _tasks_per_slot jsonb, _try bigint[],
-    out leases peers.limited_lease[], out waits text, out opens_at timestamptz
+    out leases peers.limited_lease[], out waits text, out opens_at timestamptz, out slots_left boolean
 )
     language plpgsql volatile
     set search_path = pg_catalog, peers, pg_temp
@@ -74,6 +74,7 @@ declare
     _started record;
 begin
     leases := '{}';
+    slots_left := _free_slots > 0;
     _unmoved := peers._move_ready(_call.queue, array(select r.kind from unnest(_rules) r));
     _look := peers._find_in_all_kinds(_call, _rules, _limited_resume, _wanted, _try);
     waits := case when _unmoved or not _look.complete then 'more' when _look.any_full then 'full' end;
@@ -97,11 +98,16 @@ begin
     _call.claimed_at := _shared.claimed_at;
     _started := peers._start_shared(_call, _look.rules, _shared.keys, _tasks_per_slot);
     leases := _started.leases;
+    slots_left := (
+        select coalesce(sum(least(l.share, cardinality((l.tasks).ids))), 0) from unnest(leases) l
+    ) < _free_slots;
     waits := case
         when _started.unfinished then 'more'
         when _shared.busy then 'busy'
         when _shared.slots_short then 'slots'
-        when _shared.keys = '{}' then 'more'  -- another claim was faster, and other keys were not looked at
+        -- the keys that it found had less room than it seemed, or share a limit
+        when _look.any_unseen and slots_left then 'more'
+        when _shared.keys = '{}' then 'more'
         when _started.fewer then coalesce(waits, 'full')
         else waits
     end;
@@ -120,7 +126,6 @@ create or replace function peers._claim_and_remember(
 as $$
 declare
     _found record;
-    _slots_left boolean;
     _look record;
 begin
     _found := peers._claim_under_limits(
@@ -133,17 +138,15 @@ begin
     if limited_resume.kinds is null then
         return;
     end if;
-    _slots_left := (
-        select coalesce(sum(least(l.share, cardinality((l.tasks).ids))), 0) from unnest(leases) l
-    ) < _free_slots;
     limited_resume.look_at := coalesce(limited_resume.look_at, clock_timestamp());
-    if clock_timestamp() >= limited_resume.look_at + (case when _slots_left then '0' else interval '10 s' end) then
+    if clock_timestamp() >= limited_resume.look_at
+       + (case when _found.slots_left then '0' else interval '10 s' end) then
         _look := peers._look_before_places(_call.queue, _rules, limited_resume);
         limited_resume := _look._resume;
-        if _look.moved and _slots_left then
+        if _look.moved and _found.slots_left then
             waits := 'more';
         end if;
-    elsif _slots_left and leases = '{}' then
+    elsif _found.slots_left and leases = '{}' then
         waits := coalesce(waits, 'more');
     end if;
 end

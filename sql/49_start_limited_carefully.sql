@@ -83,7 +83,6 @@ declare
     _spots tid[];
     _measured record;
     _result record;
-    _started bigint[];
 begin
     -- args may have changed before the lock
     select coalesce(array_agg(l) filter (where k.same), '{}'), array_agg(l) filter (where not k.same)
@@ -95,26 +94,21 @@ begin
     _spots := array(select r.spot from unnest(peers._lock_limited_rows(_sorted.stale || _changed)) r);
     _locked := peers._fit_weights(_rules, _key, _locked, _call.claimed_at);
     _measured := peers._measure_args(_locked, _room);
-    _locked := peers._lock_limited_rows(_measured.fitting);
-    _result := peers._start_locked(_call, _locked, null);
+    _result := peers._start_or_reject(
+        _call, peers._lock_limited_rows(_measured.fitting), peers._lock_limited_rows(_measured.oversized)
+    );
     tasks := _result.tasks;
     refused := _result.refused;
-    _started := tasks.ids;
-    if _measured.oversized <> '{}' then
-        _measured.oversized := peers._lock_limited_rows(_measured.oversized);
-        _started := _started || peers._reject_oversized(_call, _measured.oversized);
-    end if;
-    _spots := _spots || array(
-        select r.spot from unnest(_locked || _measured.oversized) r where r.task_id = any (_started)
-    );
+    _spots := _spots || _result.ended;
     delete from peers.ready_limited r where r.ctid = any (_spots);
-    changed := _changed is not null and _started is null;
-    "full" := not _measured.all_fit or array_remove(_rules.weights, null) <> '{}' and _started is not null;
+    changed := _changed is not null and _result.ended = '{}';
+    "full" := not _measured.all_fit or array_remove(_rules.weights, null) <> '{}' and _result.ended <> '{}';
 end
 $$;
 
 -- Starts tasks of one key, and gets past what stops _start_keys_at_once: stale rows, locked tasks, large args, tasks
--- whose start a trigger refuses, and weights. refused: how many tasks a trigger has refused.
+-- whose start a trigger refuses, and weights. refused: how many tasks a trigger has refused. unfinished: it ran out of
+-- time before it had tried all rows.
 create or replace function peers._start_key_carefully(
     _call peers.claim_call, _rules peers.limit_rules, _key peers.limited_key, _depth integer, _room bigint,
     out lease peers.limited_lease, out refused integer, out unfinished boolean
@@ -149,14 +143,12 @@ begin
         );
         _tasks := peers._merge_tasks(_tasks, _step.tasks);
         refused := refused + _step.refused;
-        if _step.changed then  -- rows whose tasks have another key now took the place of others
-            unfinished := clock_timestamp() > _call.until;
-            exit when unfinished;
-            continue;
-        end if;
-        exit when cardinality(_rows) < _size or cardinality(_tasks.ids) >= _key.share or _step.full;
-        unfinished := clock_timestamp() > _call.until;
-        exit when unfinished;
+        continue when _step.changed and clock_timestamp() < _call.until;
+        exit when cardinality(_tasks.ids) >= _key.share or _step.full;
+        -- without time it tries rows until one of them starts, and leaves the others
+        unfinished := clock_timestamp() > _call.until
+            and (_step.changed or _tasks.ids is not null or cardinality(_rows) = _size);
+        exit when unfinished or cardinality(_rows) < _size;
         _after_priority := _rows[_size].priority;
         _after_position := _rows[_size].position;
     end loop;

@@ -20,27 +20,41 @@ begin
 end
 $$;
 
--- Returns which session keeps tasks from starting by holding the lock of one of their keys, if one does. A claim holds
--- it for some milliseconds only.
+-- Returns the sessions that hold locks of keys for longer than a claim does: some milliseconds. object: as
+-- peers._lock_object returns it for the key.
+create or replace function peers._key_locks() returns table (object integer, pid integer, application_name text)
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    _longest constant interval := '1 second';
+begin
+    return query
+    select (case when h.objid::bigint > 2147483647 then h.objid::bigint - 4294967296
+                 else h.objid::bigint end)::integer, a.pid, nullif(a.application_name, '')
+    from pg_locks h
+    join pg_database d on d.oid = h.database and d.datname = current_database()
+    join pg_stat_activity a on a.pid = h.pid
+    where h.locktype = 'advisory' and h.objsubid = 2 and h.granted and h.classid::bigint = peers._lock_class()
+      and (a.xact_start > clock_timestamp() - _longest) is not true;
+end
+$$;
+
+-- Returns which session keeps tasks from starting by holding the lock of one of their keys, if one does.
 create or replace function peers._explain_lock(_rules peers.limit_rules, _keys bigint[], _task peers.task) returns text
     language plpgsql stable
     set search_path = pg_catalog, peers, pg_temp
 as $$
-declare
-    _longest constant interval := '1 second';
 begin
     return (
-        select 'limit "' || l.name || '" is locked' || peers._explain_key(l, _task) || ' by session ' || a.pid
-            || coalesce(' (' || nullif(a.application_name, '') || ')', '')
+        select 'limit "' || l.name || '" is locked' || peers._explain_key(l, _task) || ' by session ' || h.pid
+            || coalesce(' (' || h.application_name || ')', '')
             || ', which is not claiming: no task of this key starts until it ends, or releases its advisory lock. '
-            || 'SELECT pg_terminate_backend(' || a.pid || ') ends it.'
+            || 'SELECT pg_terminate_backend(' || h.pid || ') ends it.'
         from unnest(_rules.names, _keys) with ordinality k(name, key, n)
         join peers.limit l on l.name = k.name
-        join pg_locks h on h.locktype = 'advisory' and h.objsubid = 2 and h.granted
-            and h.classid::bigint = peers._lock_class() and h.objid::bigint = peers._lock_object(k.key) & 4294967295
-        join pg_database d on d.oid = h.database and d.datname = current_database()
-        join pg_stat_activity a on a.pid = h.pid
-        where (a.xact_start > clock_timestamp() - _longest) is not true
+        join peers._key_locks() h on h.object = peers._lock_object(k.key)
         order by k.n
         limit 1
     );

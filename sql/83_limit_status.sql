@@ -59,7 +59,10 @@ comment on column peers.limit_status.changed_by_operator is 'Whether it differs 
 comment on column peers.limit_status.changed_at is 'When its row was last changed.';
 
 create or replace function peers.limit_keys(name text, most integer default 10)
-returns table (key text, running bigint, waiting bigint, weight numeric, started bigint)
+returns table (
+    key text, running bigint, waiting bigint, weight numeric, started bigint, locked_by integer,
+    locked_by_application text
+)
     language plpgsql stable security definer
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
@@ -103,12 +106,19 @@ begin
         ) t
         where t.kind = _limit.kind or t.queue = _limit.queue
         group by 1
+    ), locks as materialized (
+        select distinct on (h.object) h.object, h.pid, h.application_name from peers._key_locks() h
+        order by h.object, h.pid
     ), top as (
-        select coalesce(w.limit_key, r.limit_key) as limit_key, coalesce(r.running, 0) as running,
-               coalesce(w.waiting, 0) as waiting, coalesce(r.weight, 0) as weight,
-               coalesce(r.sample, w.sample) as sample
-        from waiting w full join running r on r.limit_key = w.limit_key
-        order by 3 desc, 2 desc, 1
+        select k.*, h.pid, h.application_name
+        from (
+            select coalesce(w.limit_key, r.limit_key) as limit_key, coalesce(r.running, 0) as running,
+                   coalesce(w.waiting, 0) as waiting, coalesce(r.weight, 0) as weight,
+                   coalesce(r.sample, w.sample) as sample
+            from waiting w full join running r on r.limit_key = w.limit_key
+        ) k
+        left join locks h on h.object = peers._lock_object(k.limit_key)
+        order by h.pid is null, k.waiting desc, k.running desc, k.limit_key
         limit limit_keys.most
     )
     select (
@@ -117,13 +127,14 @@ begin
            case when _limit.starts is not null then (
                select coalesce(sum(s.tasks), 0)::bigint from peers.limit_start s
                where s.limit_key = o.limit_key and s.started_at > _now - _limit.per
-           ) end
+           ) end, o.pid, o.application_name
     from top o
-    order by o.waiting desc, o.running desc, 1;
+    order by o.pid is null, o.waiting desc, o.running desc, 1;
 end
 $$;
 
 comment on function peers.limit_keys is
     'Returns the keys of a limit that have the most waiting tasks: how many of their tasks run and wait, how much the '
-    'running ones weigh, and how many started in the last period. A limit without a key has one row. It reads 100000 '
-    'waiting tasks at most. Raises PE015 if there is no such limit.';
+    'running ones weigh, and how many started in the last period. A limit without a key has one row. locked_by: the '
+    'pid of a session that holds the advisory lock of the key and is not claiming; no task of the key starts. Locked '
+    'keys come first. It reads 100000 waiting tasks at most. Raises PE015 if there is no such limit.';

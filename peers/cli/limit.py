@@ -20,12 +20,13 @@ from peers.cli.limit_table import (
 )
 from peers.cli.parser import add_command, add_group, advice, duration, instant, name, positive
 from peers.client import limit_operations as operations
+from peers.errors import BadLimit
 
 if TYPE_CHECKING:
     import argparse
 
     from peers.cli.parser import Commands
-    from peers.client.limit_records import LimitRecord
+    from peers.client.limit_records import LimitKey, LimitRecord
 
 _KEYS_SHOWN: Final = 10
 _TIME: Final = "%Y-%m-%d %H:%M:%S"
@@ -111,9 +112,21 @@ def _show(args: argparse.Namespace) -> int:
     if found.keys:
         print()
         _print_keys(found)
+    for key in found.keys:
+        if key.locked_by is not None:
+            output.say(_said_lock(found, key))
     if found.shut_until:
         output.say(f"hint: `{advice(args, f'limit open {shlex.quote(found.name)}')}` opens it.")
     return 0
+
+
+def _said_lock(limit: LimitRecord, key: LimitKey) -> str:
+    of = "" if limit.key is None else f" of {limit.key} {'(none)' if key.key is None else key.key}"
+    application = f" ({key.locked_by_application})" if key.locked_by_application else ""
+    return (
+        f"session {key.locked_by}{application} has locked the key{of}: no task of it starts until "
+        f"the session ends. SELECT pg_terminate_backend({key.locked_by}) ends it."
+    )
 
 
 def _print_keys(limit: LimitRecord) -> None:
@@ -122,6 +135,8 @@ def _print_keys(limit: LimitRecord) -> None:
         more["WEIGHT"] = lambda key: f"{key.weight:g}"
     if limit.starts is not None:
         more["STARTED"] = lambda key: key.started
+    if any(key.locked_by is not None for key in limit.keys):
+        more["LOCKED BY"] = lambda key: key.locked_by or ""
     output.table(
         ("KEY", "RUNNING", "WAITING", *more),
         [
@@ -152,13 +167,29 @@ def _remove(args: argparse.Namespace) -> int:
 
 
 def _shut(args: argparse.Namespace) -> int:
+    if args.seconds is not None and not timedelta() < args.seconds <= operations.SHUT_MAX:
+        raise BadLimit(
+            "--for must be more than 0 and at most 10 years (3650 days), "
+            f"not {output.span(args.seconds)}",
+            _how_to_open(args),
+        )
     request = operations.shut_limit(
         args.name, seconds=args.seconds, until=args.until, reason=args.reason
     )
     with connected(args) as connection:
-        perform(connection, request)
+        try:
+            perform(connection, request)
+        except BadLimit as error:
+            raise BadLimit(f"--{error.message}", _how_to_open(args)) from None
     print(f'limit "{args.name}" is shut {_until(args.seconds, args.until)}; running tasks go on')
     return 0
+
+
+def _how_to_open(args: argparse.Namespace) -> str:
+    return (
+        f"`{advice(args, f'limit open {shlex.quote(args.name)}')}` opens the limit. Without --for "
+        "and --until it is shut until then."
+    )
 
 
 def _until(seconds: timedelta | None, until: datetime | None) -> str:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from peers.cli.parser import Commands
+    from peers.client.limit_records import LimitRecord
+    from peers.database.connection import Connection
 
 _NONE: Final = "none"
 _UNSET: Final = object()
@@ -86,6 +88,11 @@ def _set(args: argparse.Namespace) -> int:
             raise BadLimit(error.message, f"For example: {_example(args)}") from None
         found = perform(connection, operations.get_limit(args.name, keys=0))
         peers = queries.peers(connection)
+        missing = [
+            path
+            for path in (found.key, found.weight)
+            if path and _no_value(connection, found, path)
+        ]
     each = f" for each {found.key}" if found.key else ""
     print(
         f'limit "{args.name}" is {"created" if is_new else "changed"}: '
@@ -95,7 +102,17 @@ def _set(args: argparse.Namespace) -> int:
         output.say("Code declares it. Your change is kept until the declaration itself changes.")
     if is_unused(found, peers):
         output.say(f"No running peer serves {place_of(found)}: check the name.")
+    for path in missing:
+        output.say(
+            f"No recent task of {place_of(found)} has a value at {path} in args: check the path."
+        )
     return 0
+
+
+def _no_value(connection: Connection, limit: LimitRecord, path: str) -> bool:
+    """Return whether tasks were submitted lately, and none has a value at this path."""
+    tasks, values = queries.recent_values(connection, limit.kind, limit.queue, path)
+    return bool(tasks) and not values
 
 
 def _example(args: argparse.Namespace) -> str:

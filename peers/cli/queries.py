@@ -213,6 +213,30 @@ def dead_letter(connection: Connection, task_id: int) -> Row | None:
     return found[0] if found else None
 
 
+# --------------------------------------------------------------------------------------- limits
+
+
+def recent_values(
+    connection: Connection, kind: str | None, queue: str | None, path: str
+) -> tuple[int, int]:
+    """Return how many of the newest tasks are of a kind or queue, and how many have a value."""
+    [row] = _rows(
+        connection,
+        """
+        select count(*) as tasks, count(v.value) as values
+        from (
+            select t.kind, t.queue, t.args from peers.task t order by t.id desc limit %(newest)s
+        ) t
+        cross join lateral (select t.args #>> string_to_array(%(path)s, '.') as value) v
+        where t.kind = %(kind)s or t.queue = %(queue)s""",
+        newest=NEWEST_COUNTED,
+        kind=kind,
+        queue=queue,
+        path=path,
+    )
+    return row["tasks"], row["values"]
+
+
 # --------------------------------------------------------------------------------------- graphs
 
 

@@ -58,7 +58,8 @@ def moment_of(
 def wait_of(timeout: object) -> float | None:
     """Return in seconds how long a caller waits for a result; None: for ever. Raises BadArgument.
 
-    Waiting takes at most 100 years, because threads cannot wait for much longer.
+    A negative duration counts as 0, so that callers can pass what is left until a deadline. Waiting
+    takes at most 100 years, because threads cannot wait for much longer.
     """
     if timeout is None:
         return None
@@ -66,9 +67,9 @@ def wait_of(timeout: object) -> float | None:
         seconds = seconds_of(timeout)
     except ValueError as error:
         raise BadArgument(f"timeout {error}, not {timeout!r}") from None
-    if not 0 <= seconds <= _WAIT_MAX:  # this refuses NaN as well
+    if not seconds <= _WAIT_MAX:  # this refuses NaN as well
         raise BadArgument(
-            f"timeout must be 0 seconds to 100 years, not {timeout!r}",
+            f"timeout must be at most 100 years, not {timeout!r}",
             "0 looks once, None waits until the task has ended.",
         )
-    return seconds
+    return max(0.0, seconds)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 from peers.client import limit_statements as statements
@@ -17,12 +18,11 @@ from peers.limits import check_values, interval_of
 from peers.spans import format_span, sql_interval, timedelta_of
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from peers.client.limit_records import LimitRecord
     from peers.spans import Span
 
 KEYS_MAX: Final = 1000
+SHUT_MAX: Final = timedelta(days=3650)
 _FIELDS: Final = (
     "kind", "queue", "key", "max_running", "starts", "per", "weight", "fair", "learns",
 )  # fmt: skip
@@ -46,8 +46,9 @@ def set_limit(name: str, **fields: Unpack[LimitFields]) -> Request[bool]:
     """Create a limit or change it, and return whether it is new.
 
     kind (its name, or a task) or queue: whose tasks it limits. For the others, see Limit. What is
-    left out stays as it is; None clears a value. Running tasks go on: a smaller limit holds as they
-    end. Raises BadLimit.
+    left out stays as it is; None clears a value. Of a task it checks key and weight against the
+    annotations, as Limit does in `@task`. Running tasks go on: a smaller limit holds as they end.
+    Raises BadLimit.
     """
     unknown = [field for field in fields if field not in _FIELDS]
     if unknown:
@@ -58,6 +59,8 @@ def set_limit(name: str, **fields: Unpack[LimitFields]) -> Request[bool]:
     if (kind := fields.get("kind")) is not None:
         document["kind"] = kind_of(kind)
     check_values(document)
+    if kind is not None and not isinstance(kind, str):
+        kind.handler.require_limit_paths(fields.get("key"), fields.get("weight"))
     if "per" in fields:
         document["per"] = interval_of(fields["per"])
     return Request(statements.SET_LIMIT, document)
@@ -98,9 +101,9 @@ def shut_limit(
 ) -> Request[None]:
     """Shut a limit: no task under it starts. Tasks that run go on.
 
-    seconds: how long, also as a timedelta or a text such as "1h". until: the time at which it
-    opens, with a time zone. With neither it is shut until `open_limit`. Raises LimitNotFound,
-    BadLimit.
+    seconds: how long, up to 10 years, also as a timedelta or a text such as "1h". until: the time
+    at which it opens, with a time zone. With neither it is shut until `open_limit`. Raises
+    LimitNotFound, BadLimit.
     """
     if seconds is not None and until is not None:
         raise BadLimit("seconds and until exclude each other", "Pass one of them.")
@@ -109,12 +112,8 @@ def shut_limit(
             "until", until, error=BadLimit,
             hint='Write datetime.now(timezone.utc) + timedelta(hours=1), or pass seconds="1h".',
         )  # fmt: skip
-    try:
-        interval = None if seconds is None else sql_interval(timedelta_of(seconds))
-    except ValueError as error:
-        raise BadLimit(f"seconds {error}, not {format_span(seconds)}") from None
     document = {
-        "name": text_of("name", name), "seconds": interval,
+        "name": text_of("name", name), "seconds": _interval_of(seconds),
         "reason": None if reason is None else text_of("reason", reason),
         "until": None if until is None else until.isoformat(),
     }  # fmt: skip
@@ -124,6 +123,23 @@ def shut_limit(
 def open_limit(name: str) -> Request[bool]:
     """Open a limit, and return whether it was shut. Raises LimitNotFound."""
     return Request(statements.OPEN_LIMIT, {"name": text_of("name", name)})
+
+
+def _interval_of(seconds: Span | None) -> str | None:
+    """Return for how long to shut a limit, as SQL reads it. Raises BadLimit."""
+    if seconds is None:
+        return None
+    try:
+        span = timedelta_of(seconds)
+    except ValueError as error:
+        raise BadLimit(f"seconds {error}, not {format_span(seconds)}") from None
+    if not timedelta() < span <= SHUT_MAX:
+        raise BadLimit(
+            "seconds must be more than 0 and at most 10 years (3650 days),"
+            f" not {format_span(seconds)}",
+            "Leave it out to shut the limit until open_limit.",
+        )
+    return sql_interval(span)
 
 
 def _name(name: object) -> str:

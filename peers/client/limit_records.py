@@ -25,6 +25,10 @@ class LimitKey:
     """How much the running tasks weigh; None: the limit has no weight."""
     started: int | None
     """How many tasks started in the last period; None: the limit has no rate."""
+    locked_by: int | None = None
+    """The pid of a session that holds the key's advisory lock: no task of the key starts."""
+    locked_by_application: str | None = None
+    """Its application_name."""
 
 
 @dataclass(frozen=True, slots=True)

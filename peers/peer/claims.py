@@ -117,9 +117,7 @@ class Claims:
         if free_slots is None:
             return statements.claim(peer_id, local_queue.queue, wanted, resume, durable=durable)
         local_queue.limited_ended = False
-        freed_keys: set[int] = set()
-        if free_slots:
-            freed_keys, local_queue.freed_keys = local_queue.freed_keys, freed_keys
+        freed_keys = local_queue.take_freed_keys() if free_slots else set()
         return statements.claim_limited(
             peer_id, local_queue.queue, wanted, free_slots, local_queue.tasks_per_slot(), resume,
             freed_keys, self._limited_resume.get(local_queue.queue), durable=durable,

@@ -13,9 +13,10 @@ _BUSY_AGAIN: Final = (0.0005, 0.003)
 _MORE_AGAIN: Final = (0.005, 0.25)
 """Seconds, growing. There are more keys than one claim looks at, and it found none with room."""
 _FULL_AGAIN: Final = (0.25, 1.0)
-"""Seconds, growing. The peer whose task ends starts the next one, unless it stops or has other
-work. The more peers wait, the sooner one of them sees that. Twelve idle peers that look four times
-a second use as much CPU time as four that start 20 tasks a second."""
+"""Seconds, growing. The peer whose task ends claims the next one, unless it stops or has other
+work; these looks are for that case."""
+# Not more often: twelve idle peers that look four times a second use as much CPU time as four that
+# start 20 tasks a second.
 _LOOK_EVERY: Final = 0.1
 """Seconds between two looks for limited tasks while unlimited ones keep every slot busy."""
 _JITTER: Final = 0.3
@@ -38,12 +39,12 @@ class LimitedClaims:
         """Limited tasks come before the next unlimited one, and no slot is free."""
         self._next_at = 0.0
         self._look_at = 0.0
-        self._fruitless = 0
+        self._tries_without_tasks = 0
 
     def claim_now(self) -> None:
         """Look at once: there may be room, or new tasks."""
         self._next_at = 0.0
-        self._fruitless = 0
+        self._tries_without_tasks = 0
 
     def due_at(self, now: float) -> float:
         """Return when (monotonic) the next claim of limited tasks is due."""
@@ -81,7 +82,7 @@ class LimitedClaims:
         self._slots_short = reply.waits == "slots"
         if not free_slots:
             return
-        self._fruitless = 0 if taken else self._fruitless + 1
+        self._tries_without_tasks = 0 if taken else self._tries_without_tasks + 1
         wait = self._wait(reply.waits, taken, poll)
         if reply.opens_in is not None:
             wait = min(wait, reply.opens_in + random.uniform(*_BUSY_AGAIN))
@@ -102,4 +103,4 @@ class LimitedClaims:
 
     def _growing(self, bounds: tuple[float, float], factor: float) -> float:
         first, last = bounds
-        return min(first * factor ** min(self._fruitless, 20), last)
+        return min(first * factor ** min(self._tries_without_tasks, 20), last)

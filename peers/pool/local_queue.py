@@ -137,6 +137,11 @@ class LocalQueue:
         """Let the next claim happen at once: there may be new tasks."""
         self._next_claim_at = 0.0
 
+    def take_freed_keys(self) -> set[int]:
+        """Remove the freed keys and return them: a claim that is sent now looks there first."""
+        freed, self.freed_keys = self.freed_keys, set()
+        return freed
+
     def needs_slot(self) -> None:
         """Claim nothing before a slot is free: tasks had to be released because none was.
 

@@ -120,6 +120,32 @@ def test_explain_names_who_holds_the_lock_of_a_key(here: Here, db: Connection) -
     answer = here("explain", str(task))
     assert 'Ready, but limit "stripe" is locked for account 7 by session' in answer.out
     assert "`peers limit show stripe` shows" in answer.err
+    submit(db, 8, 8)  # more of them wait
+    shown = here("limit", "show", "stripe", "--keys", "1")
+    pid = value(db, "select pg_backend_pid()")
+    assert [part.split() for part in shown.out.splitlines()[-2:]] == [
+        ["KEY", "RUNNING", "WAITING", "LOCKED", "BY"], ["7", "0", "1", str(pid)],
+    ]  # fmt: skip
+    assert f"session {pid} " in shown.err
+    assert "has locked the key of account 7: no task of it starts" in shown.err
+    assert f"SELECT pg_terminate_backend({pid}) ends it" in shown.err
+    run(db, "select pg_advisory_unlock_all()")
+    assert "LOCKED" not in here("limit", "show", "stripe").out
+
+
+def test_a_path_that_no_task_has_says_so(here: Here, db: Connection) -> None:
+    """A typing error in a key or weight, if there are tasks of the kind; it is set all the same."""
+    words = ("limit", "set", "l", "--kind", "a", "--max-running", "2")
+    assert here(*words, "--key", "acount").err == ""
+    submit(db, 7)
+    answer = here(*words, "--key", "acount", "--weight", "account")
+    assert answer.code == 0
+    assert "No recent task of kind a has a value at acount in args: check the path." in answer.err
+    assert "value at account" not in answer.err
+    run(db, "insert into peers.task (kind, queue) values ('b', 'q')")
+    of_queue = here("limit", "set", "q", "--queue", "q", "--max-running", "2", "--key", "account")
+    assert "No recent task of queue q has a value at account in args" in of_queue.err
+    assert here(*words, "--key", "account", "--weight", "none").err == ""
 
 
 def test_shut_and_open(here: Here, db: Connection) -> None:
@@ -137,7 +163,14 @@ def test_shut_and_open(here: Here, db: Connection) -> None:
     assert here("status", "--json").document["limits"][0]["shut"] is True
     assert value(db, "select shut_until = 'infinity' from peers.limit")
     past = here("limit", "shut", "l", "--until", "2020-01-01T00:00Z")
-    assert (past.code, "until must be a time in the future" in past.err) == (2, True)
+    assert (past.code, "--until must be a time in the future" in past.err) == (2, True)
+    assert "`peers limit open l` opens the limit" in past.err
+    for given in ("0s", "4000d"):
+        wrong = here("limit", "shut", "l", "--for", given)
+        assert (wrong.code, "--for must be more than 0 and at most 10 years" in wrong.err) == (
+            2, True,
+        )  # fmt: skip
+        assert "`peers limit open l` opens the limit" in wrong.err
 
 
 def test_a_limit_of_what_no_peer_runs_says_so(here: Here, db: Connection) -> None:

@@ -88,6 +88,23 @@ def test_a_limit_may_name_its_kind_by_the_task(client: Client) -> None:
         client.find_limits(queue=5)  # type: ignore[arg-type]
 
 
+@peers.task("limits.pay")
+def pay(customer: str, cents: int) -> None:
+    """A handler with two args."""
+    del customer, cents
+
+
+def test_paths_are_checked_against_the_task(client: Client) -> None:
+    """As @task does; a kind by its name has no annotations."""
+    with pytest.raises(BadLimit, match=r"key 'custmer' of a limit .* leads nowhere"):
+        client.set_limit("l", kind=pay, key="custmer", max_running=1)
+    with pytest.raises(BadLimit, match=r"weight 'customer' of a limit .* is no number"):
+        client.set_limit("l", kind=pay, weight="customer", max_running=1)
+    assert client.find_limits() == []
+    assert client.set_limit("l", kind=pay, key="customer", weight="cents", max_running=1)
+    assert not client.set_limit("l", kind="limits.pay", key="custmer")
+
+
 def test_shut_and_open(client: Client) -> None:
     """For a time, until a time, or until it is opened."""
     client.set_limit("l", kind="a", max_running=1)
@@ -103,12 +120,17 @@ def test_shut_and_open(client: Client) -> None:
     assert client.get_limit("l").shut_until == datetime.max.replace(tzinfo=UTC)
     assert (client.open_limit("l"), client.open_limit("l")) == (True, False)
     assert client.get_limit("l").shut_until is None
-    for wrong in (
-        {"seconds": -1},
-        {"until": datetime.now()},  # noqa: DTZ005
-        {"until": until, "seconds": 1},
+    for wrong, reason in (
+        ({"seconds": -1}, "seconds must be more than 0 and at most 10 years"),
+        ({"seconds": "0s"}, "seconds must be more than 0 and at most 10 years"),
+        ({"seconds": "4000d"}, "not '4000d'"),
+        ({"seconds": "soon"}, "seconds must be a duration"),
+        ({"until": datetime.now()}, "has no time zone"),  # noqa: DTZ005
+        ({"until": "1h30m"}, "until must be a datetime with a time zone, not '1h30m'"),
+        ({"until": datetime.now(UTC) - timedelta(hours=1)}, "until must be a time in the future"),
+        ({"until": until, "seconds": 1}, "exclude each other"),
     ):
-        with pytest.raises(BadLimit):
+        with pytest.raises(BadLimit, match=reason):
             client.shut_limit("l", **wrong)
 
 

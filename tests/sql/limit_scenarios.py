@@ -193,6 +193,72 @@ def keys_do_not_stand_in_each_others_way(world: World) -> None:
     assert first[1] not in found.ids
 
 
+def _claim_once(peer: Peer, free: int) -> tuple[list[int], str | None]:
+    """Claim once, even if the claim has no time for all tasks; its tasks, and what waits."""
+    query = "select * from peers.claim_limited(%s, 'default', 100, %s)"
+    found = rows(peer.db, query, peer.id, free)
+    return [task for lease in found for task in lease["task_ids"]], found[-1]["waits"]
+
+
+def _slow(db: Connection, event: str, condition: str, body: str) -> None:
+    """Let each row of this event take longer than a claim looks for tasks."""
+    run(
+        db,
+        "create function slow() returns trigger language plpgsql as $$ begin"
+        f" perform pg_sleep({CLAIM_SECONDS * 1.2}); {body} return coalesce(new, old); end $$;"
+        f"create trigger slow before {event} for each row when ({condition})"
+        " execute function slow()",
+    )
+
+
+def a_claim_without_time_has_not_tried_each_task(world: World) -> None:
+    """A slow trigger refuses one of them: those behind it are more, although a key is full."""
+    limit(world.db, key="account", max_running=3)
+    accounts(world.db, *[2] * 4)
+    peer = world.peer()
+    assert len(claim_limited(peer).ids) == 3
+    first, bad, last = accounts(world.db, 1, 1, 1)
+    _slow(
+        world.db, "update on peers.task", "new.state = 'running'",
+        f"if new.id = {bad} then raise 'not this one'; end if;",
+    )  # fmt: skip
+    assert _claim_once(peer, 3) == ([first], "more")
+    run(world.db, "drop trigger slow on peers.task")
+    assert claim_limited(peer).ids == [bad, last]
+
+
+def a_claim_without_time_has_only_dropped_rows(world: World) -> None:
+    """A row whose task has another key came first: the task behind it is more, not full."""
+    limit(world.db, key="account", max_running=1)
+    accounts(world.db, 2, 2)
+    peer = world.peer()
+    assert len(claim_limited(peer).ids) == 1
+    first, second = accounts(world.db, 1, 1)
+    with world.db.transaction():
+        run(world.db, "set local session_replication_role = replica")
+        run(world.db, "update peers.task set args = '{\"account\": 3}' where id = %s", first)
+    _slow(world.db, "delete on peers.ready_limited", "true", "")
+    assert _claim_once(peer, 2) == ([], "more")
+    run(world.db, "drop trigger slow on peers.ready_limited")
+    assert claim_limited(peer).ids == [second]
+
+
+def keys_that_share_a_limit_hide_a_free_one(world: World) -> None:
+    """As many keys as slots seem free, but one task fills all of them: there are more."""
+    limit(world.db, "region", key="region", max_running=1)
+    limit(world.db, "account", key="account", max_running=1)
+
+    def task(region: str, account: int, priority: int) -> int:
+        return submit(world.db, "a", args={"region": region, "account": account}, priority=priority)
+
+    running, _full = task("C", 9, 100), task("C", 9, 100)
+    peer = world.peer()
+    assert claim_limited(peer).ids == [running]
+    first, _second, free = task("A", 1, 100), task("A", 2, 100), task("B", 3, 200)
+    assert _claim_once(peer, 2) == ([first], "more")
+    assert _claim_once(peer, 1) == ([free], "full")
+
+
 def a_key_whose_task_has_ended_is_tried_first(world: World) -> None:
     """Among so many full keys that a claim looks at a third of them only."""
     many = 1000

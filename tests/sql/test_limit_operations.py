@@ -270,14 +270,39 @@ def test_limit_keys_shows_what_runs_and_waits(world: World) -> None:
     claim_limited(peer)
     keys = rows(world.db, "select * from peers.limit_keys('account')")
     assert [tuple(each.values()) for each in keys] == [
-        ("7", 2, 2, None, 2), ("8", 1, 0, None, 1), (None, 1, 0, None, 1),
+        ("7", 2, 2, None, 2, None, None),
+        ("8", 1, 0, None, 1, None, None),
+        (None, 1, 0, None, 1, None, None),
     ]  # fmt: skip
     [whole] = rows(world.db, "select * from peers.limit_keys('all')")
-    assert tuple(whole.values()) == (None, 4, 2, None, None)
+    assert tuple(whole.values()) == (None, 4, 2, None, None, None, None)
     assert len(rows(world.db, "select * from peers.limit_keys('account', 1)")) == 1
     run(world.db, "update peers.limit set weight = 'account' where name = 'account'")
     weights = column(world.db, "select weight from peers.limit_keys('account')")
     assert weights == [4, 2, 1], "each task counts for no more than the limit itself"
+
+
+def test_limit_keys_names_the_session_that_has_locked_a_key(world: World) -> None:
+    """First, however few of its tasks wait, and no other key; a claim is not named."""
+    limit(world.db, "l", key="account", max_running=2)
+    *_, last = accounts(world.db, 7, 7, 7, 8)
+    peer, application = world.peer(), world.connect()
+    run(application, "set application_name = 'nightly export'")
+    run(
+        application,
+        "select pg_advisory_lock(1886152051, (limit_keys[1] >> 32)::integer)"
+        " from peers.ready_limited where task_id = %s",
+        last,
+    )
+    query = "select key, locked_by, locked_by_application from peers.limit_keys('l', %s)"
+    with peer.db.transaction():
+        assert len(claim_limited(peer, 1).ids) == 1
+        found = [tuple(each.values()) for each in rows(world.db, query, 10)]
+    pid = application.info.backend_pid
+    assert found == [("8", pid, "nightly export"), ("7", None, None)]
+    assert len(rows(world.db, query, 1)) == 1
+    run(application, "select pg_advisory_unlock_all()")
+    assert column(world.db, "select locked_by from peers.limit_keys('l')") == [None, None]
 
 
 @pytest.mark.parametrize("role", ["peers_operator", "peers_reader"])

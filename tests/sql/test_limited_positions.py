@@ -235,7 +235,7 @@ VARIANTS: Final = {
     ),
     "a claim that leaves slots free does not look": (
         a_late_task_is_found_by_a_claim_that_leaves_slots_free,
-        Patch(CLAIM, "case when _slots_left then '0' else", "case when false then '0' else"),
+        Patch(CLAIM, "case when _found.slots_left then '0' else", "case when false then '0' else"),
     ),
     "smaller priorities of a fair key are not read": (
         an_urgent_task_of_a_fair_key_is_seen_at_once,

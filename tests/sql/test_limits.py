@@ -23,7 +23,7 @@ FIND: Final = "48_find_keys.sql"
 SHARE: Final = "48_share_slots.sql"
 CLAIM: Final = "49_claim_under_limits.sql"
 START: Final = "49_start_limited.sql"
-CAREFULLY: Final = "49_start_limited_carefully.sql"
+CAREFUL: Final = "49_start_limited_carefully.sql"
 STARTS: Final = "49_limit_starts.sql"
 OPERATE: Final = "60_operate.sql"
 EXPLAIN: Final = "83_explain_limit.sql"
@@ -82,9 +82,21 @@ VARIANTS = {
         scenarios.a_key_whose_task_has_ended_is_tried_first,
         [Patch(FIND, "if _try <> '{}' then", "if false then")],
     ),
+    "a claim takes the tasks that it has not tried for tried": Variant(
+        scenarios.a_claim_without_time_has_not_tried_each_task,
+        [Patch(CAREFUL, "or _tasks.ids is not null or", "or")],
+    ),
+    "a claim takes a key whose rows it has dropped for empty": Variant(
+        scenarios.a_claim_without_time_has_only_dropped_rows,
+        [Patch(CAREFUL, "and (_step.changed or", "and (")],
+    ),
+    "a claim takes the keys that it has not looked at for full": Variant(
+        scenarios.keys_that_share_a_limit_hide_a_free_one,
+        [Patch(CLAIM, "when _look.any_unseen and slots_left then 'more'\n", "\n")],
+    ),
     "a limit is checked alone": Variant(
         scenarios.a_task_is_under_all_of_its_limits,
-        [Patch(SHARE, "if _rooms[array_position(_limit_keys, _one)] < 1 then", "if false then")],
+        [Patch(SHARE, "if rooms[array_position(_limit_keys, _one)] < 1 then", "if false then")],
     ),
     "tasks from before the limit do not count": Variant(
         scenarios.tasks_that_run_already_count_for_a_new_limit,
@@ -147,7 +159,11 @@ def test_the_safeguard_is_needed(world: World, name: str) -> None:
 
 def test_a_claim_whose_time_is_over_says_that_there_is_more(world: World) -> None:
     """A task that has left its key stood first: the one behind it is found by the next claim."""
-    apply_patches(world.db, [Patch(CAREFULLY, "clock_timestamp() > _call.until", "true", times=2)])
+    over = [
+        Patch(CAREFUL, "clock_timestamp() < _call.until", "false"),
+        Patch(CAREFUL, "clock_timestamp() > _call.until", "true"),
+    ]
+    apply_patches(world.db, over)
     scenarios.limit(world.db, key="account", max_running=1)
     first, second = scenarios.accounts(world.db, 2, 2)
     with world.db.transaction():
