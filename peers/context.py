@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import operator
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -91,13 +90,9 @@ class CurrentTask:
     def progress(self, done: int, total: int | None = None) -> None:
         """Report how far the handler is, shown by the view `peers.running`. Never blocks.
 
-        Raises ValueError unless both are whole numbers.
+        It does not raise: a report that is no whole number is lost, and the handler goes on.
         """
-        report = {
-            "done": _count_of("done", done),
-            "total": None if total is None else _count_of("total", total),
-        }
-        self._scheduler.tell(self.execution_id, "progress", report)
+        self._scheduler.tell(self.execution_id, "progress", {"done": done, "total": total})
 
     def kill_after(self, seconds: Span | None) -> None:
         """Have the worker killed unless the handler calls this again within `seconds`; None: never.
@@ -162,15 +157,6 @@ def _span_of(name: str, value: object) -> float:
         return timedelta_of(value).total_seconds()
     except ValueError as error:
         raise ValueError(f"{name} {error}, not {value!r}") from None
-
-
-def _count_of(name: str, value: object) -> int:
-    try:
-        if not isinstance(value, bool):
-            return operator.index(value)  # type: ignore[arg-type]  # raises TypeError for others
-    except TypeError:
-        pass
-    raise ValueError(f"{name} must be a whole number, not {value!r}")
 
 
 def _text_of(name: str, value: object) -> str:

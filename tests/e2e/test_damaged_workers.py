@@ -69,7 +69,7 @@ def test_a_worker_in_which_one_kind_after_the_other_fails_is_replaced(shared: St
     shared.until_state("dead", *failed)
     [pid] = {failure["error_message"] for one in failed for failure in shared.failures(one)}
     until(lambda: int(pid) not in shared.peers[0].workers(), "the end of the worker")
-    assert "in a row" in shared.peers[0].events("worker_retired")[-1]["reason"]
+    assert "in a row" in shared.peers[0].await_event("worker_retired")["reason"]
     after = shared.submit("pid")
     shared.until_state("completed", after)
     assert shared.task(after)["result"]["pid"] != int(pid)

@@ -24,6 +24,7 @@ def test_limits_of_the_code_are_declared_and_hold(stage: Stage) -> None:
     """In all peers together; what an operator changes stays over a restart, and is shown."""
     first = stage.peer(APP, slots=4)
     stage.until_true(ALL_DECLARED)
+    first.await_event("limit_declared", 4)
     assert {each["limit"] for each in first.events("limit_declared")} == {
         "declared.charge", "declared all", "api", "other api",
     }  # fmt: skip

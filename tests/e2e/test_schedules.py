@@ -54,6 +54,7 @@ def test_schedules_of_the_code_are_declared(stage: Stage) -> None:
     row = stage.row("select * from peers.schedule where name = 'tock'")
     assert (row["cron"], row["timezone"], row["overlap"]) == ("0 2 * * *", "Europe/Berlin", "skip")
     assert (row["args"], row["priority"]) == ({"n": 1}, 7)
+    peer.await_event("schedule_declared", 3)
     assert {event["schedule"] for event in peer.events("schedule_declared")} == {
         "tick", "tock", "tock hourly",
     }  # fmt: skip

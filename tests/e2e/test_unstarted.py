@@ -94,7 +94,7 @@ def test_a_task_that_kills_its_peer_again_and_again(
     untouched = [task_id for task_id in innocent if counted[task_id] == 1]
     assert len(untouched) >= INNOCENT - neighbours
     assert all(stage.failures(task_id) == [] for task_id in untouched)
-    assert last.events("unstarted_tasks_released")[0]["released"] > 0
+    assert last.await_event("unstarted_tasks_released")["released"] > 0
     assert stage.rows("select * from peers.check()") == []
 
 

@@ -118,7 +118,7 @@ _SPECIAL = ("submit", "task", "current_task", "current_batch")
 _FUNCTIONS: list[Callable[..., Any]] = [
     _submit, _add, _options, _after, _client_result, _declare, _client, peers.Schedule,
     _running.kill_after, _running.cooldown, _running.cooldown_async, _running.cooldown_left,
-    _running.cooldown_left_async, _running.progress, _retry, _snooze,
+    _running.cooldown_left_async, _retry, _snooze,
     *(
         function
         for name in peers.__all__
