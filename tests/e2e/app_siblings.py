@@ -44,8 +44,16 @@ def _exit() -> None:
 
 
 def _in_thread(function: Callable[[], object]) -> None:
-    # half way between two looks of the siblings, which began together: none of them has the loop
-    threading.Timer(2.5 * _SIBLINGS_LOOK_AGAIN, function).start()
+    """Call the function while the loop waits for events, so that no handler has it."""
+    main = threading.main_thread().ident
+
+    def call() -> None:
+        # The main thread cannot go on before this one gives up the GIL.
+        while main is None or sys._current_frames()[main].f_code.co_name != "select":
+            time.sleep(0.001)
+        function()
+
+    threading.Thread(target=call).start()
 
 
 def _cancel_all() -> None:
