@@ -121,12 +121,12 @@ class Bench:
                 "insert into peers.task (kind, args)"
                 " select 'bench.noop', jsonb_build_object('n', n) from generate_series(1, %s) n"
             )
-            claim = "select * from peers.claim_limited(%s, 'default', %s, %s)"
+            claim = "select task_ids from peers.claim_limited(%s, 'default', %s, %s)"
             connection.execute(submit, [_FULL])
             held = 0
             while held < _FULL:
                 rows = connection.execute(claim, [peer, 1000, 1000]).fetchall()
-                held += sum(len(row[2]) for row in rows)
+                held += sum(len(row[0] or ()) for row in rows)
             connection.execute("update peers.limit set counts_tasks = false")
             connection.execute(submit, [_FULL + _FREE])
             connection.execute("vacuum analyze peers.ready_limited, peers.lease, peers.task")
