@@ -93,6 +93,7 @@ def test_signals_to_everything_of_the_peer_do_not_end_its_orphan_killer(stage: S
     os.kill(killer, signal.SIGKILL)
     until(lambda: peer.orphan_killers() not in ([], [killer]), "another one")
     peer.await_event("orphan_killer_missing")
+    assert len(peer.events("orphan_killer_missing")) == 1
     peer.kill()
     until_gone(group)
 

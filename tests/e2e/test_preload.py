@@ -176,7 +176,8 @@ def test_an_app_that_a_fork_would_break_is_imported_by_each_worker(
     peer = launch(stage, at_import, slots=2)
     told = all_workers(stage, 2)
     assert all((one["beats"] > 0) == (at_import == "thread") for one in told)
-    event = peer.await_event("app_not_preloaded")
+    peer.await_event("app_not_preloaded")
+    [event] = peer.events("app_not_preloaded")
     assert reason in event["reason"]
     assert sorted(imports(stage)) == sorted(one["pid"] for one in told) == sorted(peer.workers())
     assert [one["session"] for one in told] == [one["pid"] for one in told]
