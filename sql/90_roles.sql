@@ -112,5 +112,13 @@ begin
     grant update (cron, every, anchor, timezone, kind, args, queue, priority, max_attempts, timeout, metadata,
                   misfire, catch_up, overlap, jitter, expect_within, paused_at), delete
         on peers.schedule to peers_operator;
+
+    -- the verbs that act on many tasks; each writes peers.action, which nobody may change
+    grant execute on function
+        peers.retry_dead(jsonb, boolean, text, jsonb, integer), peers.discard_dead(jsonb, boolean, text, integer),
+        peers.cancel_tasks(jsonb, boolean, text, integer)
+        to peers_operator;
+    -- the view dead_cause calls it with the rights of its reader
+    grant execute on function peers.innermost_frame(text) to peers_operator, peers_reader;
 end
 $$;
