@@ -30,7 +30,7 @@
 --   63          a program that waits for a task's result is notified of its end.
 --   64 to 69    schedules: what an INSERT refuses, firing, backfills, alerts, what operators do with them, and
 --               what the code of the peers declares.
---   80 to 90    views, peers.explain, maintenance (prune, check), what is refused, and the roles.
+--   70 to 90    actions and bulk verbs, views, peers.explain, retention, peers.check, what is refused, and the roles.
 --
 -- Three rules hold everywhere:
 --   * The lock on a task's row guards every transition of that task. A peer's claims and outcomes wait for it only a

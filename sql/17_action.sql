@@ -14,13 +14,14 @@ create table if not exists peers.action (
     reason text
 );
 
--- serves `peers actions --since` and prune_actions: the actions of a time
+-- serves `peers actions --since` and retention: the actions of a time
 create index if not exists action_at on peers.action (at);
 
 comment on table peers.action is
     'What operators did: who, what, to how many tasks, when and why. The verb writes the row in the transaction of its '
     'effect. A call that changed nothing writes no row, and a dry run writes none. Verbs for one task (peers.retry, '
-    'discard, cancel, change) write none either. Nobody changes a row; peers.prune_actions deletes old ones.';
+    'discard, cancel, change) write none either. Nobody changes a row. Peers with a retention delete rows after 400 '
+    'days.';
 comment on column peers.action.id is 'The action''s number.';
 comment on column peers.action.at is 'When the verb was called.';
 comment on column peers.action.role is 'The database role that the session logged in as.';

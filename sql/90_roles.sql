@@ -82,7 +82,7 @@ begin
         peers.leave(uuid), peers.promote(integer), peers.next_due(),
         peers.progress(uuid, bigint, uuid, bigint, bigint),
         peers.hold_lease(uuid, bigint, uuid),
-        peers.parent_results(bigint), peers.prune(interval, integer), peers.unrunnable(),
+        peers.parent_results(bigint), peers.apply_retention(interval, interval, integer), peers.unrunnable(),
         peers.start_cooldown(text, interval, text), peers.cooldown_left(text), peers.declare_limits(uuid, jsonb),
         peers.shut_limit_of_task(bigint, interval, text),
         peers.due_schedules(integer, boolean), peers.fire_schedules(jsonb), peers.run_backfills(jsonb),
@@ -101,7 +101,7 @@ begin
         peers.retry(bigint, jsonb), peers.discard(bigint), peers.pause(text, text), peers.resume(text, text),
         peers.cancel_graph(bigint, boolean, text), peers.pause_graph(bigint, text), peers.resume_graph(bigint, text),
         peers.retry_graph(bigint, boolean, text),
-        peers.prune(interval, integer), peers.check(boolean), peers.parent_results(bigint),
+        peers.check(boolean), peers.parent_results(bigint),
         peers.place_limited(integer), peers.set_limit(text, jsonb, text), peers.remove_limit(text, text),
         peers.shut_limit(text, timestamptz, text), peers.open_limit(text, text),
         peers.start_cooldown(text, interval, text), peers.cooldown_left(text), peers.end_cooldown(text, text),
@@ -118,7 +118,8 @@ begin
     -- the verbs that act on many tasks; each writes peers.action, which nobody may change
     grant execute on function
         peers.retry_dead(jsonb, boolean, text, jsonb, integer), peers.discard_dead(jsonb, boolean, text, integer),
-        peers.cancel_tasks(jsonb, boolean, text, integer)
+        peers.cancel_tasks(jsonb, boolean, text, integer), peers.prune(interval, integer, boolean, text),
+        peers.prune_dead(interval, integer, boolean, text)
         to peers_operator;
     -- the view dead_cause calls it with the rights of its reader
     grant execute on function peers.innermost_frame(text) to peers_operator, peers_reader;

@@ -13,6 +13,7 @@ from peers.cli.parser import (
     TIME_FORM,
     add_command,
     add_group,
+    add_reason,
     advice,
     instant,
     positive,
@@ -47,7 +48,9 @@ def register(commands: Commands) -> None:
         "run": (_run, "submit a task of a schedule now and print its id"),
     }
     for verb, (command, summary) in changes.items():
-        add_name(add_command(group, verb, command, summary))
+        changing = add_command(group, verb, command, summary)
+        add_name(changing)
+        add_reason(changing)
     explain = add_command(
         group, "explain", _explain, "say what became of a schedule's last due time", reads=True
     )
@@ -78,12 +81,14 @@ def register(commands: Commands) -> None:
         "--until", type=instant, dest="until_at", metavar="TIME",
         help=f"the last due time ({TIME_FORM}; default: now)",
     )  # fmt: skip
+    add_reason(backfill)
     cancel = add_command(
         group, "cancel-backfill", _cancel_backfill, "end a backfill (its submitted tasks stay)"
     )
     cancel.add_argument(
         "id", type=positive, metavar="NUMBER", help="number that `peers schedule backfill` printed"
     )
+    add_reason(cancel)
 
 
 # -------------------------------------------------------------------------------------- reading
@@ -197,7 +202,7 @@ def _resume(args: argparse.Namespace) -> int:
 def _remove(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         found = queries.schedules(connection, args.name)
-        perform(connection, operations.remove_schedule(args.name))
+        perform(connection, operations.remove_schedule(args.name, reason=args.reason))
     print(f'schedule "{args.name}" is deleted')
     if found and found[0]["declaring_peers"]:
         output.say(
@@ -209,12 +214,14 @@ def _remove(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     with connected(args) as connection:
-        print(perform(connection, operations.run_schedule(args.name)))
+        print(perform(connection, operations.run_schedule(args.name, reason=args.reason)))
     return 0
 
 
 def _backfill(args: argparse.Namespace) -> int:
-    request = operations.backfill_schedule(args.name, args.from_at, args.until_at)
+    request = operations.backfill_schedule(
+        args.name, args.from_at, args.until_at, reason=args.reason
+    )
     with connected(args) as connection:
         try:
             number = perform(connection, request)
@@ -234,7 +241,9 @@ def _backfill(args: argparse.Namespace) -> int:
 
 def _cancel_backfill(args: argparse.Namespace) -> int:
     with connected(args) as connection:
-        was_in_progress = perform(connection, operations.cancel_backfill(args.id))
+        was_in_progress = perform(
+            connection, operations.cancel_backfill(args.id, reason=args.reason)
+        )
     if not was_in_progress:
         raise NotFound(
             f"there is no backfill {args.id}",
@@ -246,8 +255,8 @@ def _cancel_backfill(args: argparse.Namespace) -> int:
     return 0
 
 
-def _change(args: argparse.Namespace, operation: Callable[[str], Request[None]], what: str) -> int:
+def _change(args: argparse.Namespace, operation: Callable[..., Request[None]], what: str) -> int:
     with connected(args) as connection:
-        perform(connection, operation(args.name))
+        perform(connection, operation(args.name, reason=args.reason))
     print(f'schedule "{args.name}" {what}')
     return 0

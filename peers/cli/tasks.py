@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 from peers.cli import output, queries
 from peers.cli.database import connected, perform
-from peers.cli.parser import TIME_FORM, add_command, duration, instant, json_object, name, task_id
+from peers.cli.parser import (
+    TIME_FORM,
+    add_command,
+    add_reason,
+    duration,
+    instant,
+    json_object,
+    name,
+    task_id,
+)
 from peers.cli.wording import in_words_of_the_shell
 from peers.client import operations
 from peers.errors import PeersError
@@ -54,8 +63,10 @@ def register(commands: Commands) -> None:
         commands, "pause", _pause, "stop claiming from a queue (running tasks go on)"
     )
     pause.add_argument("queue", type=name, metavar="QUEUE", help="name of a queue")
+    add_reason(pause)
     resume = add_command(commands, "resume", _resume, "resume claiming from a paused queue")
     resume.add_argument("queue", type=name, metavar="QUEUE", help="name of a queue")
+    add_reason(resume)
 
 
 def each(args: argparse.Namespace, ids: Sequence[int], act: Callable[[int], None]) -> int:
@@ -98,7 +109,7 @@ def _change(args: argparse.Namespace) -> int:
 
 def _pause(args: argparse.Namespace) -> int:
     with connected(args) as connection:
-        perform(connection, operations.pause(args.queue))
+        perform(connection, operations.pause(args.queue, reason=args.reason))
         known = queries.is_known_queue(connection, args.queue)
     print(f'queue "{args.queue}" is paused; running tasks go on')
     if not known:
@@ -111,6 +122,6 @@ def _pause(args: argparse.Namespace) -> int:
 def _resume(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         paused = queries.is_paused(connection, args.queue)
-        perform(connection, operations.resume(args.queue))
+        perform(connection, operations.resume(args.queue, reason=args.reason))
     print(f'queue "{args.queue}" {"is resumed" if paused else "was not paused"}')
     return 0

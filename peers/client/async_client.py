@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
-from peers.client import limit_operations, operations, schedule_operations
+from peers.client import bulk_operations, limit_operations, operations, schedule_operations
 from peers.client.client import DEFAULT_MAX_CONNECTIONS, Client
 from peers.client.forms import as_async_method
 from peers.client.graph import AsyncGraph, GraphOptions
@@ -63,6 +63,9 @@ class AsyncClient:
     cancel = as_async_method(operations.cancel)
     retry = as_async_method(operations.retry)
     discard = as_async_method(operations.discard)
+    retry_dead = as_async_method(bulk_operations.retry_dead)
+    discard_dead = as_async_method(bulk_operations.discard_dead)
+    cancel_tasks = as_async_method(bulk_operations.cancel_tasks)
     change = as_async_method(operations.change)
     set_limit = as_async_method(limit_operations.set_limit)
     get_limit = as_async_method(limit_operations.get_limit)

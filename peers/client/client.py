@@ -13,7 +13,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, overload
 
-from peers.client import limit_operations, operations, schedule_operations
+from peers.client import bulk_operations, limit_operations, operations, schedule_operations
 from peers.client.checks import id_of, text_of, wait_of
 from peers.client.forms import as_method
 from peers.client.graph import Graph, GraphOptions
@@ -111,6 +111,9 @@ class Client:
     cancel = as_method(operations.cancel)
     retry = as_method(operations.retry)
     discard = as_method(operations.discard)
+    retry_dead = as_method(bulk_operations.retry_dead)
+    discard_dead = as_method(bulk_operations.discard_dead)
+    cancel_tasks = as_method(bulk_operations.cancel_tasks)
     change = as_method(operations.change)
     set_limit = as_method(limit_operations.set_limit)
     get_limit = as_method(limit_operations.get_limit)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from peers.client import limit_operations, operations, schedule_operations
+from peers.client import bulk_operations, limit_operations, operations, schedule_operations
 from peers.client.forms import as_async, in_transaction, with_default_client
 
 submit_many = with_default_client(operations.submit_many)
@@ -15,6 +15,9 @@ explain = with_default_client(operations.explain)
 cancel = with_default_client(operations.cancel)
 retry = with_default_client(operations.retry)
 discard = with_default_client(operations.discard)
+retry_dead = with_default_client(bulk_operations.retry_dead)
+discard_dead = with_default_client(bulk_operations.discard_dead)
+cancel_tasks = with_default_client(bulk_operations.cancel_tasks)
 change = with_default_client(operations.change)
 set_limit = with_default_client(limit_operations.set_limit)
 get_limit = with_default_client(limit_operations.get_limit)
@@ -48,6 +51,9 @@ explain_async = as_async(operations.explain)
 cancel_async = as_async(operations.cancel)
 retry_async = as_async(operations.retry)
 discard_async = as_async(operations.discard)
+retry_dead_async = as_async(bulk_operations.retry_dead)
+discard_dead_async = as_async(bulk_operations.discard_dead)
+cancel_tasks_async = as_async(bulk_operations.cancel_tasks)
 change_async = as_async(operations.change)
 set_limit_async = as_async(limit_operations.set_limit)
 get_limit_async = as_async(limit_operations.get_limit)
@@ -81,6 +87,9 @@ explain_in = in_transaction(operations.explain)
 cancel_in = in_transaction(operations.cancel)
 retry_in = in_transaction(operations.retry)
 discard_in = in_transaction(operations.discard)
+retry_dead_in = in_transaction(bulk_operations.retry_dead)
+discard_dead_in = in_transaction(bulk_operations.discard_dead)
+cancel_tasks_in = in_transaction(bulk_operations.cancel_tasks)
 change_in = in_transaction(operations.change)
 set_limit_in = in_transaction(limit_operations.set_limit)
 get_limit_in = in_transaction(limit_operations.get_limit)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 from peers.client import statements
-from peers.client.checks import id_of, text_of
+from peers.client.checks import id_of, reason_of, switch_of, text_of
 from peers.client.filters import filters_of
 from peers.client.kinds import Kind, kind_of, options_for
 from peers.client.options import OptionFields, Options, options_from
@@ -170,14 +170,17 @@ def change(
     return Request(statements.CHANGE, given)
 
 
-def pause(queue: str) -> Request[None]:
-    """Stop claims from a queue. Running tasks go on. Raises BadTask."""
-    return Request(statements.PAUSE, {"queue": text_of("queue", queue)})
+def pause(queue: str, *, reason: str | None = None) -> Request[None]:
+    """Stop claims from a queue. Running tasks go on.
+
+    reason: is recorded in peers.action. Raises BadTask.
+    """
+    return Request(statements.PAUSE, {"queue": text_of("queue", queue), **reason_of(reason)})
 
 
-def resume(queue: str) -> Request[None]:
-    """Allow claims from a paused queue again."""
-    return Request(statements.RESUME, {"queue": text_of("queue", queue)})
+def resume(queue: str, *, reason: str | None = None) -> Request[None]:
+    """Allow claims from a paused queue again. reason: is recorded in peers.action."""
+    return Request(statements.RESUME, {"queue": text_of("queue", queue), **reason_of(reason)})
 
 
 def graph_status(graph: int) -> Request[GraphStatus]:
@@ -200,33 +203,44 @@ def find_graphs(
     return Request(statements.FIND_GRAPHS, filters)
 
 
-def cancel_graph(graph: int) -> Request[int]:
+def cancel_graph(graph: int, *, dry_run: bool = False, reason: str | None = None) -> Request[int]:
     """Cancel the unfinished tasks of a graph, dead ones included, and return how many.
 
-    Raises GraphNotFound.
+    dry_run: only count them. reason: is recorded in peers.action. Raises GraphNotFound.
     """
-    return Request(statements.CANCEL_GRAPH, {"graph": id_of(graph, "graph", name="graph")})
+    request = {**_graph(graph, reason), "dry_run": switch_of("dry_run", dry_run)}
+    return Request(statements.CANCEL_GRAPH, request)
 
 
-def pause_graph(graph: int) -> Request[int]:
+def pause_graph(graph: int, *, reason: str | None = None) -> Request[int]:
     """Stop claims of a graph's tasks, and return how many of them are ready now.
 
-    Tasks that are blocked or scheduled are paused too, but not counted. Raises GraphNotFound.
+    Tasks that are blocked or scheduled are paused too, but not counted. reason: is recorded in
+    peers.action. Raises GraphNotFound.
     """
-    return Request(statements.PAUSE_GRAPH, {"graph": id_of(graph, "graph", name="graph")})
+    return Request(statements.PAUSE_GRAPH, _graph(graph, reason))
 
 
-def resume_graph(graph: int) -> Request[int]:
+def resume_graph(graph: int, *, reason: str | None = None) -> Request[int]:
     """Allow claims of a paused graph's tasks again, and return how many of them are ready now.
 
-    Tasks that are blocked or scheduled are not counted. Raises GraphNotFound.
+    Tasks that are blocked or scheduled are not counted. reason: is recorded in peers.action. Raises
+    GraphNotFound.
     """
-    return Request(statements.RESUME_GRAPH, {"graph": id_of(graph, "graph", name="graph")})
+    return Request(statements.RESUME_GRAPH, _graph(graph, reason))
 
 
-def retry_graph(graph: int) -> Request[int]:
-    """Run all dead tasks of a graph again, and return how many. Raises GraphNotFound."""
-    return Request(statements.RETRY_GRAPH, {"graph": id_of(graph, "graph", name="graph")})
+def retry_graph(graph: int, *, dry_run: bool = False, reason: str | None = None) -> Request[int]:
+    """Run all dead tasks of a graph again, and return how many.
+
+    dry_run: only count them. reason: is recorded in peers.action. Raises GraphNotFound.
+    """
+    request = {**_graph(graph, reason), "dry_run": switch_of("dry_run", dry_run)}
+    return Request(statements.RETRY_GRAPH, request)
+
+
+def _graph(graph: int, reason: str | None) -> dict[str, Any]:
+    return {"graph": id_of(graph, "graph", name="graph"), **reason_of(reason)}
 
 
 def _keys(unique_keys: object) -> list[str | None]:

@@ -363,32 +363,52 @@ CHANGE: Final = Statement(
 )
 PAUSE: Final = Statement(
     "pause",
-    "select to_json(peers.pause(cast(:document as jsonb) ->> 'queue')::text)::text",
+    """
+    select to_json(peers.pause(d ->> 'queue', d ->> 'reason')::text)::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
     _nothing,
 )
 RESUME: Final = Statement(
     "resume",
-    "select to_json(peers.resume(cast(:document as jsonb) ->> 'queue')::text)::text",
+    """
+    select to_json(peers.resume(d ->> 'queue', d ->> 'reason')::text)::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
     _nothing,
 )
 CANCEL_GRAPH: Final = Statement(
     "cancel_graph",
-    "select to_json(peers.cancel_graph((cast(:document as jsonb) ->> 'graph')::bigint))::text",
+    """
+    select to_json(peers.cancel_graph(
+        (d ->> 'graph')::bigint, (d ->> 'dry_run')::boolean, d ->> 'reason'))::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
     int,
 )
 RETRY_GRAPH: Final = Statement(
     "retry_graph",
-    "select to_json(peers.retry_graph((cast(:document as jsonb) ->> 'graph')::bigint))::text",
+    """
+    select to_json(peers.retry_graph(
+        (d ->> 'graph')::bigint, (d ->> 'dry_run')::boolean, d ->> 'reason'))::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
     int,
 )
 PAUSE_GRAPH: Final = Statement(
     "pause_graph",
-    "select to_json(peers.pause_graph((cast(:document as jsonb) ->> 'graph')::bigint))::text",
+    """
+    select to_json(peers.pause_graph((d ->> 'graph')::bigint, d ->> 'reason'))::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
     int,
 )
 RESUME_GRAPH: Final = Statement(
     "resume_graph",
-    "select to_json(peers.resume_graph((cast(:document as jsonb) ->> 'graph')::bigint))::text",
+    """
+    select to_json(peers.resume_graph((d ->> 'graph')::bigint, d ->> 'reason'))::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
     int,
 )
 

@@ -19,6 +19,7 @@ from peers.database.rows import (
     ParentResult,
     Problem,
     Pruned,
+    PrunedDead,
     Unrunnable,
 )
 from peers.database.storable import storable
@@ -191,11 +192,43 @@ def task_due_at(connection: Connection, task_id: int) -> datetime | None:
 
 
 def prune(
-    connection: Connection, older_than: timedelta, max_tasks: int = PRUNE_MAX_TASKS
+    connection: Connection,
+    older_than: timedelta,
+    max_tasks: int = PRUNE_MAX_TASKS,
+    *,
+    dry_run: bool = False,
+    reason: str | None = None,
 ) -> Pruned:
     """Delete tasks that ended longer ago than older_than, in one step of limited size."""
-    [row] = _rows(connection, "select * from peers.prune(%s, %s)", older_than, max_tasks)
+    [row] = _rows(
+        connection,
+        "select * from peers.prune(%s, %s, %s, %s)",
+        older_than,
+        max_tasks,
+        dry_run,
+        reason,
+    )
     return Pruned._make(row)
+
+
+def prune_dead(
+    connection: Connection,
+    older_than: timedelta,
+    max_tasks: int = PRUNE_MAX_TASKS,
+    *,
+    dry_run: bool = False,
+    reason: str | None = None,
+) -> PrunedDead:
+    """Delete dead letters that died longer ago than older_than, in one step of limited size."""
+    [row] = _rows(
+        connection,
+        "select * from peers.prune_dead(%s, %s, %s, %s)",
+        older_than,
+        max_tasks,
+        dry_run,
+        reason,
+    )
+    return PrunedDead._make(row)
 
 
 def prune_schedule_runs(

@@ -45,9 +45,10 @@ _DECLARE_LOST: Final = (
     b"select lost_peer_id, host, released"
     b" from peers.declare_lost($1::uuid, $2::uuid[], $3::uuid[], $4::integer[], $5::integer[])"
 )
-_PRUNE: Final = (
+_APPLY_RETENTION: Final = (
     b"select looked_at, deleted, finished"
-    b" from peers.prune(make_interval(secs => $1::double precision), $2::integer)"
+    b" from peers.apply_retention(make_interval(secs => $1::double precision),"
+    b" make_interval(secs => $2::double precision), $3::integer)"
 )
 _PLACE_LIMITED: Final = b"select peers.place_limited($1::integer)"
 _DECLARE_LIMITS: Final = (
@@ -156,10 +157,14 @@ def read_lost(result: PGresult) -> list[LostPeer]:
     ]
 
 
-def prune(older_than: timedelta, max_tasks: int) -> Statement:
-    """Delete tasks that ended longer ago than older_than, in one step of limited size."""
-    seconds = b"%f" % older_than.total_seconds()
-    return Statement(_PRUNE, (seconds, b"%d" % max_tasks), (0, 0))
+def apply_retention(
+    keep_completed: timedelta | None, keep_dead: timedelta | None, max_tasks: int
+) -> Statement:
+    """Delete tasks that ended longer ago than this, in one step of limited size; None: never."""
+    ages = [
+        None if age is None else b"%f" % age.total_seconds() for age in (keep_completed, keep_dead)
+    ]
+    return Statement(_APPLY_RETENTION, (*ages, b"%d" % max_tasks), (0, 0, 0))
 
 
 def read_pruned(result: PGresult) -> Pruned:

@@ -182,6 +182,15 @@ class Pruned(NamedTuple):
     finished: bool
 
 
+class PrunedDead(NamedTuple):
+    """The result of one call of prune_dead. Call again until it has `finished`."""
+
+    deleted: int
+    children: int
+    """How many tasks that waited for them are cancelled."""
+    finished: bool
+
+
 class DueSchedules(NamedTuple):
     """The schedules that are due. Times are seconds since 1970 on the database's clock."""
 

@@ -117,7 +117,7 @@ def tasks_unrunnable(*, queue: str, kind: str, tasks: int, oldest_ready_at: date
 
 @event(logging.INFO, "deleted %(deleted)d tasks that ended long ago")
 def tasks_pruned(*, deleted: int) -> None:
-    """Report that tasks older than PEERS_PRUNE_AFTER were deleted."""
+    """Report that tasks were deleted by PEERS_KEEP_COMPLETED or PEERS_KEEP_DEAD."""
 
 
 @event(logging.ERROR, "maintenance job %(job)s failed (%(error)s): it runs again later")

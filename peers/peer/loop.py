@@ -30,7 +30,7 @@ from peers.peer.drain import Drain
 from peers.peer.heartbeat import Heartbeat, HeartbeatCallbacks
 from peers.peer.leases import Leases
 from peers.peer.listener import CANCEL, LIMITS, Listener
-from peers.peer.maintenance import Maintenance
+from peers.peer.maintenance import Maintenance, Retention
 from peers.peer.membership import Membership
 from peers.peer.promotion import SCHEDULED
 from peers.peer.schedules import SCHEDULE, Schedules
@@ -88,7 +88,8 @@ class Peer:
         self._schedules = Schedules(self._is_listening)
         self._declarations = Declarations(lambda: leases.pool.declarations)
         self._maintenance = Maintenance(
-            state, connection, settings.lease_timeout, settings.prune_after, self._is_listening,
+            state, connection, settings.lease_timeout,
+            Retention(settings.keep_completed, settings.keep_dead), self._is_listening,
             (*self._takeover.chores, self._schedules, *self._declarations.chores),
         )  # fmt: skip
         self._maintenance_due_at = 0.0

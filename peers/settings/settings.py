@@ -121,8 +121,13 @@ class Settings(BaseSettings):
         timedelta(seconds=5),
         description="how long a cancelled handler has to stop before its worker is killed",
     )
-    prune_after: Annotated[timedelta | None, Span(timedelta(0), _CENTURY, "never")] = Field(
-        None, description="how long after their end completed and cancelled tasks are deleted"
+    keep_completed: Annotated[timedelta | None, Span(timedelta(0), _CENTURY, "for ever")] = Field(
+        None, description="how long completed and cancelled tasks are kept after their end"
+    )
+    keep_dead: Annotated[timedelta | None, Span(timedelta(0), _CENTURY, "for ever")] = Field(
+        None,
+        description="how long dead letters are kept; then the tasks that wait for one are "
+        "cancelled, and it is deleted",
     )
     log_format: Annotated[
         Literal["auto", "json", "text"], BeforeValidator(lower), Form("auto|text|json")

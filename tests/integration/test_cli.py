@@ -87,7 +87,7 @@ def test_prune_deletes_what_ended(database_url: str, db: Connection) -> None:
     """Ended tasks go, waiting ones stay, and the number is told."""
     ended, waiting = submit(db, "a"), submit(db, "a")
     db.execute("select peers.cancel(%s)", (ended,))
-    found = peers("prune", "--older-than", "0s", url=database_url)
+    found = peers("prune", "--keep-completed", "0s", url=database_url)
     assert (found.code, found.out) == (0, "deleted 1 task\n")
     assert state(db, waiting) == "ready"
 

@@ -66,7 +66,7 @@ PREDICT = ["predict", "--model", "m:f", "--input", "status", "--output", "o.csv"
         (["graph", "show", "9" * 30], ["a graph id is a number"]),
         (["graph", "pause", ""], ["1 to 200 characters, not 0"]),
         (["submit", "a", "--graph", "nightly"], ["a graph id is a number", '"nightly"']),
-        (["prune"], ["--older-than"]),
+        (["prune"], ["--keep-completed 30d"]),
         (["predict", "--model", "m:f"], ["--input", "--output", "required"]),
         (["predict", "status"], ["NAME", "required"]),
         ([*PREDICT, "--batch-size", "0"], ["--batch-size", "1 or more"]),

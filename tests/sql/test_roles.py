@@ -35,6 +35,12 @@ VERBS = {
     "start_cooldown": "select peers.start_cooldown('a', '1 s')",
     "cooldown_left": "select peers.cooldown_left('a')",
     "prune": "select * from peers.prune('1 day')",
+    "prune_dead": "select * from peers.prune_dead('1 day')",
+    "apply_retention": "select * from peers.apply_retention('1 day', '1 day')",
+    "retry_dead": "select * from peers.retry_dead('{\"ids\": []}')",
+    "discard_dead": "select * from peers.discard_dead('{\"ids\": []}')",
+    "cancel_tasks": "select * from peers.cancel_tasks('{\"ids\": []}')",
+    "innermost_frame": "select peers.innermost_frame('')",
     "cancel": "select peers.cancel(1)",
     "change": "select peers.change(1, priority => 5)",
     "pause": "select peers.pause('q')",
@@ -78,14 +84,15 @@ EVERYBODY = {"contract_version", "now"}
 SUBMITTING = {"submit", "submit_graph", "submit_unique", "submit_many_unique", "add_schedule"}
 PEER = {
     "join", "heartbeat", "complete", "fail", "release", "reconcile", "reclaim", "leave",
-    "promote", "next_due", "progress", "parent_results", "unrunnable", "prune",
+    "promote", "next_due", "progress", "parent_results", "unrunnable", "apply_retention",
     "next_reclaim", "siblings", "declare_lost",
     "start_cooldown", "cooldown_left", "declare_limits", "shut_limit_of_task",
     "due_schedules", "fire_schedules", "run_backfills", "declare_schedules",
     "task_due_at", "prune_schedule_runs",
 }  # fmt: skip
 OPERATING = {
-    "cancel", "change", "pause", "resume", "prune", "check", "explain", "unrunnable",
+    "cancel", "change", "pause", "resume", "prune", "prune_dead", "check", "retry_dead",
+    "discard_dead", "cancel_tasks", "innermost_frame", "explain", "unrunnable",
     "parent_results", "start_cooldown", "cooldown_left", "end_cooldown",
     "cancel_graph", "pause_graph", "resume_graph", "retry_graph",
     "set_limit", "remove_limit", "shut_limit", "open_limit", "limit_keys",
@@ -97,7 +104,8 @@ ALLOWED = {
     "peers_submitter": EVERYBODY | SUBMITTING,
     "peers_worker": EVERYBODY | SUBMITTING | PEER,
     "peers_operator": EVERYBODY | SUBMITTING | OPERATING,
-    "peers_reader": EVERYBODY | {"explain", "explain_schedule", "limit_keys", "unrunnable"},
+    "peers_reader": EVERYBODY
+    | {"explain", "explain_schedule", "innermost_frame", "limit_keys", "unrunnable"},
 }
 TABLES = (
     "select format('%I.%I', schemaname, tablename) as t from pg_tables where schemaname = 'peers'"

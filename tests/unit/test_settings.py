@@ -61,7 +61,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert settings.lease_timeout == timedelta(seconds=30)
     assert settings.heartbeat_interval == timedelta(seconds=10)
     assert settings.queues == {"default": len(os.sched_getaffinity(0))}
-    assert settings.prune_after is None
+    assert (settings.keep_completed, settings.keep_dead) == (None, None)
     assert {each.origin for each in settings.origins()} == {"default"}
 
 

@@ -15,7 +15,7 @@ from peers.database.reconnecting import ReconnectingConnection
 from peers.database.rows import LostPeer, Promoted, Reclaimed, Reclaims, Sibling, UnstartedTasks
 from peers.events import fields_of, name_of
 from peers.peer import takeover as module
-from peers.peer.maintenance import Chore, Maintenance
+from peers.peer.maintenance import Chore, Maintenance, Retention
 from peers.peer.state import PeerState
 from peers.peer.takeover import Takeover
 
@@ -124,7 +124,7 @@ def takeover(seen: Seen) -> Takeover:
 def turn(takeover: Takeover, database: Database, seconds: float = 0.0) -> Maintenance:
     """Let time pass, and do all that is due."""
     maintenance = Maintenance(
-        PeerState(uuid4()), cast("ReconnectingConnection", database), LEASE, None,
+        PeerState(uuid4()), cast("ReconnectingConnection", database), LEASE, Retention(),
         lambda: True, takeover.chores,
     )  # fmt: skip
     end = database.now + seconds
