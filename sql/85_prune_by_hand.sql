@@ -1,5 +1,34 @@
 -- Prune by hand: what an operator calls. Each writes peers.action.
 
+-- Returns the id of a task that was submitted after this time, as small as a binary search can find one; null: there is
+-- none. No task from that one on ended before this time (see the head of 85_prune).
+create or replace function peers._first_submitted_after(_time timestamptz) returns bigint
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+    set enable_seqscan = off
+    set jit = off
+as $$
+declare
+    _low bigint := 0;
+    _high bigint := (select max(t.id) from peers.task t);
+    _middle bigint;
+    _found record;
+    _first bigint;
+begin
+    while _low < _high loop
+        _middle := _low + (_high - _low) / 2;
+        select t.id, t.created_at into _found from peers.task t where t.id > _middle order by t.id limit 1;
+        if _found.created_at >= _time then
+            _first := _found.id;
+            _high := _middle;
+        else
+            _low := _middle + 1;
+        end if;
+    end loop;
+    return _first;
+end
+$$;
+
 create or replace function peers.prune(
     older_than interval, max_tasks integer default 10000, dry_run boolean default false, reason text default null
 ) returns table (looked_at bigint, deleted bigint, finished boolean)
@@ -22,7 +51,9 @@ begin
                       select from peers.dependency d join peers.task c on c.id = d.child_id
                       where d.parent_id = t.id and c.state not in ('completed', 'cancelled'))
             ), true
-            from peers.task t where t.id > (select p.after_id from peers.prune_cursor p);
+            from peers.task t
+            where t.id > (select p.after_id from peers.prune_cursor p)
+              and t.id < coalesce(peers._first_submitted_after(_before), 9223372036854775807);
         return;
     end if;
     select s.looked_at, s.deleted, s.finished into looked_at, deleted, finished
