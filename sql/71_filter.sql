@@ -39,24 +39,15 @@ exception when data_exception then
 end
 $$;
 
--- Returns whether the last failure of a task has the cause that a filter asks for.
-create or replace function peers._has_cause(_task_id bigint, _filter peers.task_filter) returns boolean
-    language plpgsql stable
-    set search_path = pg_catalog, peers, pg_temp
-as $$
-declare
-    _last peers.failure;
-begin
-    select f.* into _last from peers.failure f where f.task_id = _task_id order by f.id desc limit 1;
-    return coalesce(
-        (_filter.error_type is null or _last.error_type = _filter.error_type)
-        and (_filter.error is null
-             or strpos(lower(_last.error_type || ': ' || _last.error_message), lower(_filter.error)) > 0)
-        and (_filter.frame is null or peers.innermost_frame(_last.traceback) = _filter.frame),
-        false
-    );
-end
-$$;
+-- Returns whether a failure has the cause that a filter asks for.
+create or replace function peers._has_cause(_failure peers.failure, _filter peers.task_filter) returns boolean
+    language sql immutable
+begin atomic
+    select (_filter.error_type is null or _failure.error_type = _filter.error_type)
+       and (_filter.error is null
+            or strpos(lower(_failure.error_type || ': ' || _failure.error_message), lower(_filter.error)) > 0)
+       and (_filter.frame is null or peers.innermost_frame(_failure.traceback) = _filter.frame);
+end;
 
 -- Returns the dead letters that match, in the order of their ids.
 create or replace function peers._match_dead(_filter peers.task_filter) returns bigint[]
@@ -77,7 +68,12 @@ begin
           and (_filter.ids is null or d.task_id = any (_filter.ids))
           and (_filter.graph is null
                or exists (select from peers.task t where t.id = d.task_id and t.graph_id = _filter.graph))
-          and (_any_cause or peers._has_cause(d.task_id, _filter))
+          and (_any_cause or exists (
+              select from (
+                  select f from peers.failure f where f.task_id = d.task_id order by f.id desc limit 1
+              ) l(last)
+              where peers._has_cause(l.last, _filter)
+          ))
         order by d.task_id
     );
 end
@@ -143,7 +139,12 @@ begin
           and (_filter.graph is null or t.graph_id = _filter.graph)
           and not exists (select from peers.cancel_request r where r.token = t.token and r.task_id = t.id
                           and t.state = 'running')
-          and (_any_cause or peers._has_cause(t.id, _filter))
+          and (_any_cause or exists (
+              select from (
+                  select f from peers.failure f where f.task_id = t.id order by f.id desc limit 1
+              ) l(last)
+              where peers._has_cause(l.last, _filter)
+          ))
         order by t.id
     );
 end

@@ -121,7 +121,7 @@ begin
         peers.cancel_tasks(jsonb, boolean, text, integer), peers.prune(interval, integer, boolean, text),
         peers.prune_dead(interval, integer, boolean, text)
         to peers_operator;
-    -- the view dead_cause calls it with the rights of its reader
-    grant execute on function peers.innermost_frame(text) to peers_operator, peers_reader;
+    -- the views dead_cause and demand call them with the rights of their reader
+    grant execute on function peers.innermost_frame(text), peers.queue_demand() to peers_operator, peers_reader;
 end
 $$;
