@@ -87,6 +87,10 @@ $$;
 -- Walks the primary key from where the last step stopped. It skips locked tasks, and keeps every task that an
 -- unfinished or dead child still needs. Only one session prunes at a time. A second one does nothing, so that its
 -- maintenance does not wait for a transaction that stays open.
+--
+-- A round begins at the first task that the last one kept. Before it are the dead index entries of what was deleted
+-- since the last vacuum, and to pass a million of them takes a second. A task before it, whose transaction committed
+-- late, is found once a day, when a round begins at the first of all tasks.
 create or replace function peers._prune_step(
     _ended_before timestamptz, _most integer, out looked_at bigint, out deleted bigint, out finished boolean
 )
@@ -101,8 +105,10 @@ declare
     _after bigint;
     _last bigint;
     _first_submitted timestamptz;
+    _first_kept bigint;
+    _now constant timestamptz := peers.now();
 begin
-    select p.after_id into _after from peers.prune_cursor p for no key update skip locked;
+    select p.after_id, p.first_kept into _after, _first_kept from peers.prune_cursor p for no key update skip locked;
     if not found then
         looked_at := 0;
         deleted := 0;
@@ -123,7 +129,17 @@ begin
         order by t.id for update skip locked
     ));
     finished := looked_at < _most or _first_submitted >= _ended_before;
-    update peers.prune_cursor p set after_id = case when finished then 0 else _last end;
+    if _first_kept is null then
+        select min(t.id) into _first_kept from peers.task t where t.id > _after and t.id <= _last;
+    end if;
+    if not finished then
+        update peers.prune_cursor p set after_id = _last, first_kept = _first_kept;
+    elsif (select p.whole_at < _now - interval '1 day' or p.whole_at > _now from peers.prune_cursor p) then
+        update peers.prune_cursor p set after_id = 0, first_kept = null, whole_at = _now;
+    else
+        update peers.prune_cursor p
+        set after_id = coalesce(_first_kept - 1, _last, p.after_id), first_kept = null;
+    end if;
 end
 $$;
 
