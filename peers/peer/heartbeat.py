@@ -18,6 +18,7 @@ from uuid import UUID
 from peers import events
 from peers.database import functions
 from peers.database.backoff import Backoff
+from peers.database.connection import is_connection_lost
 from peers.database.deadlines import BoundedConnection
 from peers.database.rows import HeartbeatReply
 
@@ -50,6 +51,8 @@ class HeartbeatCallbacks:
     """After each heartbeat without a reply, with the seconds since the last renewal."""
     on_error: Callable[[Exception], None] = lambda _: None
     """After each error of the database."""
+    report: Callable[[BoundedConnection, UUID], None] = lambda _connection, _peer_id: None
+    """After each heartbeat, to send what the peer has counted on the same connection."""
 
 
 class Heartbeat:
@@ -69,6 +72,7 @@ class Heartbeat:
         self._connection: BoundedConnection | None = None
         self._silent_since: float | None = None
         self._logged_at = 0.0
+        self._report_failed_at = -_LOG_AGAIN_AFTER
         self._backoff = Backoff(cap=min(5.0, self._interval / 2))
         self._peer_id: UUID | None = None
         self._renewed_at = boottime()
@@ -192,7 +196,23 @@ class Heartbeat:
         if self._silent_since is not None:
             events.heartbeat_recovered(seconds=boottime() - self._silent_since)
             self._silent_since = None
+        if reply.alive:
+            self._report(self._connection, peer_id)
         return self._interval
+
+    def _report(self, connection: BoundedConnection, peer_id: UUID) -> None:
+        """Send what the peer has counted. The heartbeat has been sent, whatever becomes of this."""
+        try:
+            self._callbacks.report(connection, peer_id)
+        except Exception as error:  # noqa: BLE001  # logged; the next report has the counts as well
+            self._callbacks.on_error(error)
+            if is_connection_lost(error):
+                connection.close()
+                self._connection = None
+            now = boottime()
+            if not self._stopping and now - self._report_failed_at >= _LOG_AGAIN_AFTER:
+                self._report_failed_at = now
+                events.metrics_not_reported(reason=str(error).strip() or repr(error))
 
     def _note_silence(self, error: Exception) -> float:
         """Log that there was no reply; return how long to wait before the next try."""
