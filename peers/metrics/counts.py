@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
-from peers.database.binary import read_ids
+from peers.database.binary import id_at, read_ids
 from peers.database.rows import ClaimReply, Verdict
 from peers.metrics.histogram import Histogram
 
@@ -13,6 +14,12 @@ MOST_KINDS: Final = 500
 """Pairs of queue and kind that are counted by themselves. The database has the same bound."""
 OTHER: Final = "(other)"
 """The kind under which all further kinds of a queue are counted."""
+
+
+_SAMPLES: Final = 8
+"""Of the tasks of a claim. To look at each task would cost 0.3 µs, a tenth of what the peer does for
+it, and neighbours became ready at nearly the same time."""
+_MICROSECONDS: Final = 1_000_000
 
 
 class KindCounts:
@@ -65,17 +72,19 @@ class Counts:
 
     def claimed(self, queue: str, reply: ClaimReply) -> None:
         """Count how long the tasks of a claim have waited."""
-        moments = read_ids(reply.ready_at)
-        if not moments:
+        count = reply.count
+        if not count or not reply.ready_at:
             return
         if len(reply.kinds) == 1:
-            self.of(queue, reply.kinds[0]).wait.observe_since(moments, reply.claimed_at)
+            wait = self.of(queue, reply.kinds[0]).wait
+            _observe(wait, partial(id_at, reply.ready_at), count, reply.claimed_at)
             return
         by_kind: dict[str, list[int]] = {}
-        for kind, moment in zip(reply.kinds, moments, strict=True):
+        for kind, moment in zip(reply.kinds, read_ids(reply.ready_at), strict=True):
             by_kind.setdefault(kind, []).append(moment)
-        for kind, some in by_kind.items():
-            self.of(queue, kind).wait.observe_since(some, reply.claimed_at)
+        for kind, moments in by_kind.items():
+            wait = self.of(queue, kind).wait
+            _observe(wait, moments.__getitem__, len(moments), reply.claimed_at)
 
     def ran(self, queue: str, kind: str, seconds: float, tasks: int) -> None:
         """Count that each of some attempts ran for so long."""
@@ -102,3 +111,13 @@ class Counts:
             counts.failed += 1
             counts.retried += outcome == "retried"
             counts.dead += outcome == "dead"
+
+
+def _observe(wait: Histogram, moment: Callable[[int], int], count: int, now: int) -> None:
+    """Count how long ago some moments are, in microseconds. One stands for its neighbours."""
+    samples = min(count, _SAMPLES)
+    first = 0
+    for sample in range(1, samples + 1):
+        end = sample * count // samples
+        wait.observe(max(0, now - moment((first + end) // 2)) / _MICROSECONDS, end - first)
+        first = end

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from typing import Final
 
 BOUNDS: Final = (
@@ -11,9 +10,6 @@ BOUNDS: Final = (
     60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0, 86400.0,
 )  # fmt: skip
 """Seconds: the upper bounds of the buckets, the same as peers.metric_bounds() in SQL."""
-
-_MICROSECONDS: Final = 1_000_000
-_BOUNDS_IN_MICROSECONDS: Final = tuple(round(bound * _MICROSECONDS) for bound in BOUNDS)
 
 
 class Histogram:
@@ -34,23 +30,3 @@ class Histogram:
         """Count a duration, or several that are equal."""
         self.buckets[bisect_left(BOUNDS, seconds)] += times
         self.seconds += seconds * times
-
-    def observe_since(self, moments: Sequence[int], now: int) -> None:
-        """Count how long ago some moments are. All are in microseconds on one clock.
-
-        It costs about 0.03 µs for each moment: sorting is quick, because moments mostly come in
-        order, and then each bound is looked up once.
-        """
-        count = len(moments)
-        ordered = sorted(moments)
-        self.seconds += max(0, count * now - sum(ordered)) / _MICROSECONDS
-        buckets = self.buckets
-        first = bisect_left(_BOUNDS_IN_MICROSECONDS, now - ordered[-1])
-        last = bisect_left(_BOUNDS_IN_MICROSECONDS, now - ordered[0])
-        above = count
-        for bucket in range(first, last):
-            # those that are longer ago than this bound come before this place
-            longer = bisect_left(ordered, now - _BOUNDS_IN_MICROSECONDS[bucket], 0, above)
-            buckets[bucket] += above - longer
-            above = longer
-        buckets[last] += above
