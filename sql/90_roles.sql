@@ -115,7 +115,8 @@ begin
 
     -- metrics: a peer reports what it has counted, and everybody who reads may read them
     grant execute on function peers.record_metrics(uuid, jsonb) to peers_worker;
-    grant execute on function peers.throughput(interval), peers.metric_bounds()
+    grant execute on function peers.throughput(interval), peers.metric_bounds(), peers.gauges(), peers.counters(),
+        peers.histogram(text, interval)
         to peers_worker, peers_operator, peers_reader;
 end
 $$;

@@ -17,8 +17,8 @@ OTHER: Final = "(other)"
 
 
 _SAMPLES: Final = 8
-"""Of the tasks of a claim. To look at each task would cost 0.3 µs, a tenth of what the peer does for
-it, and neighbours became ready at nearly the same time."""
+"""Of the tasks of a claim. To look at each one would cost 0.3 µs, a tenth of what a peer does for a
+task, and neighbours became ready at nearly the same time."""
 _MICROSECONDS: Final = 1_000_000
 
 
