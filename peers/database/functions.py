@@ -107,6 +107,16 @@ def record_metrics(
     )
 
 
+def gauges(connection: Connection) -> list[tuple[str, dict[str, str], float]]:
+    """Return what can be measured now: the name, the labels and the value of each gauge."""
+    return [
+        (name, labels, value)
+        for name, labels, value in _rows(
+            connection, "select name, labels, value from peers.gauges()"
+        )
+    ]
+
+
 def leave(connection: Connection, peer_id: UUID) -> int:
     """Remove the peer, and return how many leases were released."""
     count: int = _value(connection, "select peers.leave(%s)", peer_id)

@@ -30,6 +30,8 @@ _FENCE_CHECK_MIN: Final = 0.05
 """Seconds between two checks of the fence, at least."""
 _TURN_WITHIN: Final = 1 / 3
 """The share of a lease within which the main loop must make a turn, or heartbeats stop."""
+_RECENT: Final = 2 / 3
+"""The share of a lease after which a heartbeat that is missing shows that something is wrong."""
 _LOG_AGAIN_AFTER: Final = 60.0
 _STOP_WITHIN: Final = 1.0
 
@@ -159,13 +161,24 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._stopping:
-            sends = self._peer_id is not None and self._main_loop_works()
+            sends = self._peer_id is not None and self._check_main_loop()
             self._send_early.wait(self._send() if sends else self._interval / 4)
             self._send_early.clear()
         if self._connection is not None:
             self._connection.close()
 
-    def _main_loop_works(self) -> bool:
+    @property
+    def main_loop_works(self) -> bool:
+        """Return whether the main loop has made a turn lately, or the peer is still starting."""
+        still = boottime() - self._turned_at
+        return not self._thread.is_alive() or still <= self._lease * _TURN_WITHIN
+
+    @property
+    def is_recent(self) -> bool:
+        """Return whether the lease was renewed lately."""
+        return boottime() - self._renewed_at <= self._lease * _RECENT
+
+    def _check_main_loop(self) -> bool:
         still = boottime() - self._turned_at
         if still > self._lease * _TURN_WITHIN:
             if not self._stalled:

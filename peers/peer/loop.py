@@ -33,6 +33,7 @@ from peers.peer.leases import Leases
 from peers.peer.listener import CANCEL, LIMITS, Listener
 from peers.peer.maintenance import Maintenance
 from peers.peer.membership import Membership
+from peers.peer.monitoring import Monitoring
 from peers.peer.promotion import SCHEDULED
 from peers.peer.schedules import SCHEDULE, Schedules
 from peers.peer.state import PeerState
@@ -94,6 +95,7 @@ class Peer:
             state, connection, settings.lease_timeout, settings.prune_after, self._is_listening,
             (*self._takeover.chores, self._schedules, *self._declarations.chores),
         )  # fmt: skip
+        self._monitoring = Monitoring(settings.metrics_listen, state, heartbeat, connections)
         self._maintenance_due_at = 0.0
         self._drain = Drain(
             state, settings.drain_timeout.total_seconds(), connection, leases, self._notifier
@@ -204,6 +206,7 @@ class Peer:
 
     def _start(self) -> None:
         """Connect, and start a worker to learn what the app can run. A signal ends both."""
+        self._monitoring.start()
         connections = self._connect()
         if connections is None:
             return
@@ -250,8 +253,8 @@ class Peer:
             *([stop_tasks] if failed or not self._leases.is_idle else []),
             self._leases.requests.stop, self._membership.record_all,
             self._heartbeat.stop, self._report_last, self._membership.leave, self._leases.pool.stop,
-            self._takeover.close, self._listener.close, self._connection.close,
-            self._notifier.close,
+            self._monitoring.close, self._takeover.close, self._listener.close,
+            self._connection.close, self._notifier.close,
         ):  # fmt: skip
             try:
                 step()
