@@ -1,6 +1,16 @@
 -- What the database can tell about its present state, for monitoring. The functions stay cheap with a million ready
 -- tasks: they count up to a bound, and estimate what is beyond it from some pages of the table.
 
+-- Returns a duration in seconds. Before Postgres 17 there is no difference to infinity, and a row may have it.
+create or replace function peers._seconds_between(_from timestamptz, _to timestamptz) returns double precision
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return extract(epoch from _to)::double precision - extract(epoch from _from)::double precision;
+end
+$$;
+
 -- Returns which share of a table to read, in percent, so that it is about so many pages.
 create or replace function peers._sample_percent(_table regclass, _pages integer) returns real
     language plpgsql stable
@@ -230,7 +240,7 @@ begin
     union all
     select 'peers_queue_oldest_ready_seconds', jsonb_build_object('queue', q.queue),
            -- ready_at is of the server's own clock
-           coalesce(greatest(extract(epoch from clock_timestamp() - o.ready_at), 0), 0)
+           coalesce(greatest(peers._seconds_between(o.ready_at, clock_timestamp()), 0), 0)
     from queue q left join peers._oldest_ready() o on o.queue = q.queue
     union all
     select 'peers_held_children', jsonb_build_object('queue', q.queue), coalesce(h.tasks, 0)
@@ -274,7 +284,7 @@ begin
     union all
     (
         select 'peers_heartbeat_age_seconds', jsonb_build_object('peer_id', p.id, 'host', p.host),
-               greatest(extract(epoch from _now - p.heartbeat_at), 0)
+               greatest(peers._seconds_between(p.heartbeat_at, _now), 0)
         from peers.peer p where p.lost_at is null order by p.heartbeat_at limit _most_series
     )
     union all
@@ -286,7 +296,7 @@ begin
     where not exists (select from peers.peer p where p.id = l.peer_id and peers._is_alive(p, _now))
     union all
     select 'peers_oldest_snapshot_seconds', _none,
-           coalesce(greatest(extract(epoch from clock_timestamp() - min(o.began)), 0), 0)
+           coalesce(greatest(peers._seconds_between(min(o.began), clock_timestamp()), 0), 0)
     from (
         select a.xact_start as began from pg_stat_activity a
         where a.backend_xmin is not null and a.pid <> pg_backend_pid() and a.backend_type = 'client backend'

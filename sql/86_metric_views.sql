@@ -36,7 +36,9 @@ begin
     select h.name || '_bucket', h.labels || jsonb_build_object('le', coalesce(b.bound::text, '+Inf')),
            (select coalesce(sum(n), 0) from unnest(h.buckets[:b.number]) n)::double precision
     from histogram h
-    cross join (select b.bound, b.number::integer from unnest(_bounds || null) with ordinality b(bound, number)) b
+    cross join (
+        select b.bound, b.number::integer from unnest(array_append(_bounds, null)) with ordinality b(bound, number)
+    ) b
     union all
     select h.name || '_sum', h.labels, h.seconds from histogram h
     union all

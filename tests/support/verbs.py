@@ -58,7 +58,9 @@ def fail(
 ) -> list[Unrecorded]:
     """Record failures, and return those that were not recorded."""
     encoding = connection.info.parameter_status("server_encoding") or "UTF8"
-    verdicts = statements.read_unrecorded(run(connection, statements.fail(peer, failures, encoding)))
+    verdicts = statements.read_unrecorded(
+        run(connection, statements.fail(peer, failures, encoding))
+    )
     return [each for each in verdicts if each.verdict in ("stale", "already", "busy")]
 
 
