@@ -115,7 +115,7 @@ def test_an_update_of_a_minute_writes_no_index_entry(db: Connection, peer: Peer)
 
 def test_peers_and_database_have_the_same_bounds(db: Connection) -> None:
     """A report is nothing but counts: both sides must know what they count."""
-    assert value(db, "select peers.metric_bounds()") == list(BOUNDS)
+    assert value(db, "select peers.wantedbounds()") == list(BOUNDS)
 
 
 # ---------------------------------------------------------------------------------- throughput
@@ -334,12 +334,12 @@ def test_the_view_has_every_metric(db: Connection, peer: Peer) -> None:
     for each in rows(db, "select * from peers.metrics"):
         found.setdefault(each["name"], set()).update(each["labels"])
     expected: dict[str, set[str]] = {}
-    for each in catalog.ALL:
-        if each.type == catalog.HISTOGRAM:
-            expected[f"{each.name}_bucket"] = {*each.labels, "le"}
-            expected[f"{each.name}_sum"] = expected[f"{each.name}_count"] = {*each.labels}
+    for wanted in catalog.ALL:
+        if wanted.type == catalog.HISTOGRAM:
+            expected[f"{wanted.name}_bucket"] = {*wanted.labels, "le"}
+            expected[f"{wanted.name}_sum"] = expected[f"{wanted.name}_count"] = {*wanted.labels}
         else:
-            expected[each.name] = {*each.labels}
+            expected[wanted.name] = {*wanted.labels}
     assert found == expected
     assert dead
 
@@ -357,7 +357,7 @@ def test_fail_tells_what_became_of_each_task(db: Connection, peer: Peer) -> None
         {"task_id": claim.task_id, "token": str(claim.token), "error_type": "Oops"}
         for claim in claims
     ]
-    reports[3]["snooze"] = True  # type: ignore[assignment]
+    reports[3]["snooze"] = True
     reports.append({**reports[0], "token": "00000000-0000-0000-0000-000000000000"})
     found = rows(db, "select * from peers.fail(%s, %s)", peer.id, json.dumps(reports))
     by_task = {(each["task_id"], str(each["token"])): each["verdict"] for each in found}

@@ -18,8 +18,8 @@ from peers.database.reconnecting import ReconnectingConnection
 from peers.database.rows import Promoted, Pruned, Reclaims, Unrunnable
 from peers.errors import PeerLost
 from peers.events import fields_of, name_of
-from peers.peer import promotion as promotion_module
 from peers.metrics.counts import Counts
+from peers.peer import promotion as promotion_module
 from peers.peer.maintenance import Maintenance
 from peers.peer.promotion import SCHEDULED, Promotion
 from peers.peer.state import PeerState

@@ -188,7 +188,7 @@ class Broken:
         raise DatabaseUnreachable("away")
 
 
-def read_page(counts: Counts, broken: Broken) -> dict[str, Any]:
+def read_page(counts: Counts, broken: Broken) -> dict[tuple[Any, ...], float]:
     """The samples of the page, by name and labels."""
     page, _ = Exposition(counts, Gauges(broken.connect)).page("")
     return {

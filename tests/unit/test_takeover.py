@@ -14,8 +14,8 @@ from peers.database.jobs import Job
 from peers.database.reconnecting import ReconnectingConnection
 from peers.database.rows import LostPeer, Promoted, Reclaimed, Reclaims, Sibling, UnstartedTasks
 from peers.events import fields_of, name_of
-from peers.peer import takeover as module
 from peers.metrics.counts import Counts
+from peers.peer import takeover as module
 from peers.peer.maintenance import Chore, Maintenance
 from peers.peer.state import PeerState
 from peers.peer.takeover import Takeover
