@@ -33,7 +33,7 @@ create or replace function peers._count_ready() returns table (queue text, tasks
 as $$
 declare
     _exact constant integer := 1000;
-    _pages constant integer := 200;
+    _pages constant integer := 100;
     _percent constant real := peers._sample_percent('peers.ready', _pages);
     _limited_percent constant real := peers._sample_percent('peers.ready_limited', _pages);
 begin
@@ -83,7 +83,7 @@ create or replace function peers._oldest_ready() returns table (queue text, read
 as $$
 declare
     _most constant integer := 2000;
-    _percent constant real := peers._sample_percent('peers.ready_limited', 200);
+    _percent constant real := peers._sample_percent('peers.ready_limited', 100);
 begin
     return query
     with recursive place(queue, kind, priority) as (
@@ -124,9 +124,9 @@ returns table (state text, queue text, kind text, tasks double precision)
     set jit = off
 as $$
 declare
-    _scheduled constant real := peers._sample_percent('peers.scheduled', 20);  -- the queue is read from the task
-    _blocked constant real := peers._sample_percent('peers.blocked', 200);
-    _dead constant real := peers._sample_percent('peers.dead', 200);
+    _scheduled constant real := peers._sample_percent('peers.scheduled', 10);  -- the queue is read from the task
+    _blocked constant real := peers._sample_percent('peers.blocked', 100);
+    _dead constant real := peers._sample_percent('peers.dead', 100);
 begin
     return query
     select 'scheduled', t.queue, null::text, count(*) * 100 / _scheduled
