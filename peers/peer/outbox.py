@@ -178,7 +178,8 @@ class Outbox:
         transient = isinstance(error, _TRANSIENT_ERRORS)
         task, message = outcome.lease.task, in_ascii(error)
         events.outcome_refused(task_id=task.task_id, kind=task.kind, verdict=message)
-        self._counts.of(outcome.lease.local_queue.queue, task.kind).refused += 1
+        if not transient and not outcome.refused:
+            self._counts.of(outcome.lease.local_queue.queue, task.kind).refused += 1
         if not transient and isinstance(error, BadTask) and outcome.result is not None:
             self._failed.append(Outcome(outcome.lease, failure=_result_invalid(message)))
         elif not transient and not outcome.refused and not outcome.is_release:
