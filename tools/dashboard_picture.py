@@ -36,6 +36,7 @@ _MOST_LINES: Final = 8
 _SETUP: Final = (
     "insert into peers.limit (name, kind, max_running) values ('thumbs', 'thumbs.make', 3)",
     "insert into peers.schedule (name, cron, kind) values ('nightly', '@daily', 'mail.send')",
+    "insert into peers.task (kind) values ('nobody.runs.it')",
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from psycopg import errors
@@ -11,10 +11,13 @@ from psycopg import errors
 from peers.metrics import catalog
 from peers.metrics.counts import MOST_KINDS, OTHER
 from peers.metrics.histogram import BOUNDS
-from tests.support.world import Peer, advance, row, rows, run, submit, value
+from tests.support.world import Patch, Peer, advance, apply_patches, row, rows, run, submit, value
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support.server import Connection
+    from tests.support.world import World
 
 
 def record(peer: Peer, *metrics: dict[str, Any]) -> None:
@@ -299,7 +302,7 @@ def test_a_limit_is_full_by_its_keys(db: Connection) -> None:
     assert metric(db, "peers_limit_full", limit="l") == 1
 
 
-def test_an_old_transaction_is_seen(world: Any) -> None:
+def test_an_old_transaction_is_seen(world: World) -> None:
     """One that keeps vacuum from its work."""
     other = world.connect()
     other.execute("begin isolation level repeatable read")
@@ -375,3 +378,75 @@ def test_reclaim_tells_what_became_of_each_task(db: Connection) -> None:
     watcher.advance_steadily(60)
     found = [(each["queue"], each["kind"], each["outcome"]) for each in watcher.reclaim()]
     assert found == [("default", "a", "dead"), ("default", "a", "retried")]
+
+
+# ------------------------------------------------------------------------------ the safeguards
+
+
+def test_reports_at_the_same_moment_lose_nothing(world: World) -> None:
+    """Peers add to the same rows, in whatever order they name the kinds."""
+    peers = [Peer.join(world.db).id for _ in range(4)]
+    kinds = [of_kind(kind, completed=1, run_buckets=[1]) for kind in "abcdef"]
+
+    def report(number: int) -> None:
+        with world.connect() as session:
+            for turn in range(25):
+                metrics = kinds if (number + turn) % 2 else kinds[::-1]
+                run(
+                    session, "select peers.record_metrics(%s, %s::jsonb)", peers[number],
+                    json.dumps(metrics),
+                )  # fmt: skip
+
+    for done in [world.pool.submit(report, number) for number in range(4)]:
+        done.result(60)
+    for kind in "abcdef":
+        assert metric(world.db, "peers_tasks_completed_total", kind=kind) == 100
+        assert metric(world.db, "peers_task_run_seconds_count", kind=kind) == 100
+
+
+METRICS: Final = "70_metrics.sql"
+VARIANTS: Final[dict[str, tuple[Callable[[Connection, Peer], None], Patch]]] = {
+    "minutes are deleted without being added": (
+        test_totals_survive_the_hour_and_their_peer,
+        Patch(METRICS, "    perform peers._add_metrics(_folded);\n", ""),
+    ),
+    "a report replaces the last one": (
+        test_reports_add_up,
+        Patch(
+            METRICS,
+            "completed = m.completed + excluded.completed",
+            "completed = excluded.completed",
+        ),
+    ),
+    "the number of kinds has no bound": (
+        test_ten_thousand_kinds_are_bounded,
+        Patch(METRICS, "_most constant integer := 500;", "_most constant integer := 1000000;"),
+    ),
+    "a claim with obstacles forgets the waits": (
+        test_obstacles_change_no_wait,
+        Patch(
+            "46_claim_carefully.sql", "    tasks.ready_at := peers._ready_times(", "    perform ("
+        ),
+    ),
+    "a row that is moved begins to wait again": (
+        test_a_limited_task_has_waited_too,
+        Patch("29_place_limited.sql", ", p.ready_at", ", statement_timestamp()", times=2),
+    ),
+    "the order of the tasks is lost": (
+        test_a_claim_tells_how_long_its_tasks_have_waited,
+        Patch(
+            "45_claim.sql",
+            "array_agg(t.args), array_agg(t.ready_at)",
+            "array_agg(t.args), array_agg(t.ready_at order by t.id)",
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_without_its_safeguard_a_test_fails(db: Connection, peer: Peer, name: str) -> None:
+    """A test that passes all the same would prove nothing."""
+    test, patch = VARIANTS[name]
+    apply_patches(db, [patch])
+    with pytest.raises(AssertionError):
+        test(db, peer)
