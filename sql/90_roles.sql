@@ -123,5 +123,10 @@ begin
         to peers_operator;
     -- the views dead_cause and demand call them with the rights of their reader
     grant execute on function peers.innermost_frame(text), peers.queue_demand() to peers_operator, peers_reader;
+    -- metrics: a peer reports what it has counted, and everybody who reads may read them
+    grant execute on function peers.record_metrics(uuid, jsonb) to peers_worker;
+    grant execute on function peers.throughput(interval), peers.metric_bounds(), peers.gauges(), peers.counters(),
+        peers.histogram(text, interval)
+        to peers_worker, peers_operator, peers_reader;
 end
 $$;

@@ -77,10 +77,16 @@ VERBS = {
     "explain_schedule": "select peers.explain_schedule('s')",
     "submit_unique": "select * from peers.submit_unique('a', unique_key => 'k')",
     "submit_many_unique": "select * from peers.submit_many_unique('a', '[{}]', array['k'])",
+    "record_metrics": "select peers.record_metrics(gen_random_uuid(), '[]')",
+    "gauges": "select * from peers.gauges()",
+    "counters": "select * from peers.counters()",
+    "throughput": "select * from peers.throughput()",
+    "histogram": "select * from peers.histogram('run')",
     "contract_version": "select peers.contract_version()",
     "now": "select peers.now()",
 }
 EVERYBODY = {"contract_version", "now"}
+METRICS = {"gauges", "counters", "throughput", "histogram"}
 SUBMITTING = {"submit", "submit_graph", "submit_unique", "submit_many_unique", "add_schedule"}
 PEER = {
     "join", "heartbeat", "complete", "fail", "release", "reconcile", "reclaim", "leave",
@@ -88,7 +94,7 @@ PEER = {
     "next_reclaim", "siblings", "declare_lost",
     "start_cooldown", "cooldown_left", "declare_limits", "shut_limit_of_task",
     "due_schedules", "fire_schedules", "run_backfills", "declare_schedules",
-    "task_due_at", "prune_schedule_runs",
+    "task_due_at", "prune_schedule_runs", "record_metrics",
 }  # fmt: skip
 OPERATING = {
     "cancel", "change", "pause", "resume", "prune", "prune_dead", "check", "retry_dead",
@@ -102,9 +108,10 @@ OPERATING = {
 }  # fmt: skip
 ALLOWED = {
     "peers_submitter": EVERYBODY | SUBMITTING,
-    "peers_worker": EVERYBODY | SUBMITTING | PEER,
-    "peers_operator": EVERYBODY | SUBMITTING | OPERATING,
+    "peers_worker": EVERYBODY | SUBMITTING | PEER | METRICS,
+    "peers_operator": EVERYBODY | SUBMITTING | OPERATING | METRICS,
     "peers_reader": EVERYBODY
+    | METRICS
     | {"explain", "explain_schedule", "innermost_frame", "limit_keys", "unrunnable"},
 }
 TABLES = (

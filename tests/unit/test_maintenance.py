@@ -18,6 +18,7 @@ from peers.database.reconnecting import ReconnectingConnection
 from peers.database.rows import Promoted, Pruned, Reclaims, Unrunnable
 from peers.errors import PeerLost
 from peers.events import fields_of, name_of
+from peers.metrics.counts import Counts
 from peers.peer import promotion as promotion_module
 from peers.peer.maintenance import Maintenance, Retention
 from peers.peer.promotion import SCHEDULED, Promotion
@@ -125,7 +126,7 @@ def maintenance_of(database: Database, *, is_listening: bool = True) -> Maintena
     return Maintenance(
         PeerState(uuid4()), cast("ReconnectingConnection", database), LEASE,
         Retention(timedelta(days=1)), lambda: is_listening,
-        Takeover(selectors.DefaultSelector(), LEASE).chores,
+        Takeover(selectors.DefaultSelector(), LEASE, Counts()).chores,
     )  # fmt: skip
 
 
