@@ -112,5 +112,10 @@ begin
     grant update (cron, every, anchor, timezone, kind, args, queue, priority, max_attempts, timeout, metadata,
                   misfire, catch_up, overlap, jitter, expect_within, paused_at), delete
         on peers.schedule to peers_operator;
+
+    -- metrics: a peer reports what it has counted, and everybody who reads may read them
+    grant execute on function peers.record_metrics(uuid, jsonb), peers.fold_metrics() to peers_worker;
+    grant execute on function peers.throughput(interval), peers.metric_bounds()
+        to peers_worker, peers_operator, peers_reader;
 end
 $$;
