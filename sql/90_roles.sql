@@ -98,14 +98,16 @@ begin
         to peers_operator, peers_reader;
     grant execute on function
         peers.cancel(bigint), peers.change(bigint, integer, timestamptz, jsonb, integer, interval),
-        peers.retry(bigint, jsonb), peers.discard(bigint), peers.pause(text), peers.resume(text),
-        peers.cancel_graph(bigint), peers.pause_graph(bigint), peers.resume_graph(bigint), peers.retry_graph(bigint),
+        peers.retry(bigint, jsonb), peers.discard(bigint), peers.pause(text, text), peers.resume(text, text),
+        peers.cancel_graph(bigint, boolean, text), peers.pause_graph(bigint, text), peers.resume_graph(bigint, text),
+        peers.retry_graph(bigint, boolean, text),
         peers.prune(interval, integer), peers.check(boolean), peers.parent_results(bigint),
-        peers.place_limited(integer), peers.set_limit(text, jsonb), peers.remove_limit(text),
-        peers.shut_limit(text, timestamptz, text), peers.open_limit(text),
-        peers.start_cooldown(text, interval, text), peers.cooldown_left(text), peers.end_cooldown(text),
-        peers.pause_schedule(text), peers.resume_schedule(text), peers.remove_schedule(text), peers.run_schedule(text),
-        peers.backfill_schedule(text, timestamptz, timestamptz), peers.cancel_backfill(bigint),
+        peers.place_limited(integer), peers.set_limit(text, jsonb, text), peers.remove_limit(text, text),
+        peers.shut_limit(text, timestamptz, text), peers.open_limit(text, text),
+        peers.start_cooldown(text, interval, text), peers.cooldown_left(text), peers.end_cooldown(text, text),
+        peers.pause_schedule(text, text), peers.resume_schedule(text, text), peers.remove_schedule(text, text),
+        peers.run_schedule(text, text), peers.backfill_schedule(text, timestamptz, timestamptz, text),
+        peers.cancel_backfill(bigint, text),
         peers.prune_schedule_runs(interval, integer),
         peers.task_due_at(bigint)
         to peers_operator;
@@ -117,5 +119,12 @@ begin
     grant execute on function peers.record_metrics(uuid, jsonb), peers.fold_metrics() to peers_worker;
     grant execute on function peers.throughput(interval), peers.metric_bounds()
         to peers_worker, peers_operator, peers_reader;
+    -- the verbs that act on many tasks; each writes peers.action, which nobody may change
+    grant execute on function
+        peers.retry_dead(jsonb, boolean, text, jsonb, integer), peers.discard_dead(jsonb, boolean, text, integer),
+        peers.cancel_tasks(jsonb, boolean, text, integer)
+        to peers_operator;
+    -- the view dead_cause calls it with the rights of its reader
+    grant execute on function peers.innermost_frame(text) to peers_operator, peers_reader;
 end
 $$;
