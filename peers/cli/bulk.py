@@ -37,6 +37,16 @@ class Effect(NamedTuple):
     children: int
 
 
+NOTHING: Final = Effect(0, 0)
+_IDS_SHOWN: Final = 5
+
+
+def said_tasks(noun: str, tasks: int, ids: Sequence[int]) -> str:
+    """Return how many tasks there are, with the first ids."""
+    shown = ", ".join(map(str, ids[:_IDS_SHOWN])) + (", …" if len(ids) > _IDS_SHOWN else "")
+    return output.count(tasks, noun) + (f" ({shown})" if ids else "")
+
+
 def preview(
     connection: Connection, args: argparse.Namespace, verb: str, filter: Mapping[str, Any]
 ) -> Effect:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from peers.cli import bulk, dead_queries, output
+from peers.cli.bulk import NOTHING, Effect
 from peers.cli.database import connected
 from peers.cli.dead_filter import dead_filter, not_dead, say_near_misses
 from peers.cli.dead_show import said_kind
-from peers.cli.filters import add_bulk_options, add_cause_options, add_task_options
-from peers.cli.parser import add_command, advice, json_object, task_id
+from peers.cli.filters import add_bulk_options, add_cause_options, add_task_options, require_one_way
+from peers.cli.parser import add_command, json_object, task_id
 from peers.cli.tasks import each
 
 if TYPE_CHECKING:
     import argparse
 
-    from peers.cli.bulk import Effect
     from peers.cli.filters import Filter
     from peers.cli.parser import Commands
     from peers.database.connection import Connection
@@ -63,12 +63,9 @@ def _discard(args: argparse.Namespace) -> int:
 
 
 def _change(args: argparse.Namespace, verb: str) -> int:
+    require_one_way(args)
     with connected(args) as connection:
         wanted = dead_filter(args, connection)
-        if bool(args.ids) + bool(wanted) + args.all != 1:
-            args.parser.error(
-                "name the tasks in one way: ids, options such as --kind KIND, or --all"
-            )
         code, ids = 0, dead_queries.ids(connection, {"ids": args.ids} if args.ids else wanted)
         if args.ids:
             code = _complain_of_others(connection, args, ids)
@@ -91,15 +88,15 @@ def _change(args: argparse.Namespace, verb: str) -> int:
 _ALL: Final = {"all": True}
 _DONE: Final = {"retry": "retried", "discard": "discarded"}
 _CHILDREN: Final = {
-    "retry": "; {} they held can run once they complete",
-    "discard": " and cancelled {} they held",
+    "retry": "; {} can run after them",
+    "discard": "; {} end cancelled with them",
 }
 
 
 def _children(verb: str, effect: Effect) -> str:
     if not effect.children:
         return ""
-    return _CHILDREN[verb].format(output.count(effect.children, "child that", "children that"))
+    return _CHILDREN[verb].format(output.count(effect.children, "held child", "held children"))
 
 
 def _complain_of_others(connection: Connection, args: argparse.Namespace, dead: list[int]) -> int:
@@ -118,18 +115,10 @@ def _preview(
     connection: Connection, args: argparse.Namespace, verb: str, wanted: Filter, ids: list[int]
 ) -> None:
     """Say what the command would do, and to which children."""
-    if not ids:
-        print(f"would {verb} 0 dead letters")
-        return
-    effect = bulk.preview(connection, args, verb, wanted)
-    shown = ", ".join(map(str, ids[:_IDS_SHOWN])) + (", …" if len(ids) > _IDS_SHOWN else "")
-    print(f"would {verb} {output.count(effect.tasks, 'dead letter')} ({shown})")
-    if effect.children:
-        what = "can run once they complete" if verb == "retry" else "would be cancelled"
-        print(f"{output.count(effect.children, 'child', 'children')} {what}")
-    if len(ids) <= _HELD_MAX:
+    effect = bulk.preview(connection, args, verb, wanted) if ids else NOTHING
+    dead = bulk.said_tasks("dead letter", effect.tasks, ids)
+    print(f"would {verb} {dead}{_children(verb, effect)}")
+    if effect.children and len(ids) <= _HELD_MAX:
         for row in dead_queries.held_kinds(connection, ids, _IDS_SHOWN):
             print(f"  {said_kind(row)}")
-    output.say(
-        f"hint: nothing was changed. Without --dry-run, `{advice(args, 'actions')}` lists it."
-    )
+    output.say("hint: nothing was changed; the same command without --dry-run does it.")

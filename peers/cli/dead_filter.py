@@ -67,10 +67,10 @@ def _of_value(connection: Connection, key: str, noun: str, wanted: str) -> str |
     if wanted in values:
         return None
     near = difflib.get_close_matches(wanted, values, n=1)
-    question = f' Did you mean "{near[0]}"?' if near else ""
+    question = f' (did you mean "{near[0]}"?)' if near else ""
     shown = ", ".join(f"{value} ({tasks:,})" for value, tasks in list(values.items())[:_SHOWN])
     more = ", …" if len(values) > _SHOWN else ""
-    text = f"no dead letter of {noun} {wanted};{question} {_PLURALS[key]} with dead letters: "
+    text = f"no dead letter of {noun} {wanted}{question}; {_PLURALS[key]} with dead letters: "
     return output.one_line(text + shown + more)
 
 

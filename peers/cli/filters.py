@@ -86,6 +86,16 @@ def add_bulk_options(parser: Parser) -> None:
     )
 
 
+def require_one_way(args: argparse.Namespace) -> None:
+    """End with a usage error unless the tasks are named by ids, by options or by --all."""
+    options = (*OPTIONS, "cause_of")
+    is_filtered = any(getattr(args, key, None) is not None for key in options)
+    if bool(args.ids) + is_filtered + getattr(args, "all", False) != 1:
+        words = ", or --all" if hasattr(args, "all") else ""
+        ways = f"ids, or options such as --kind KIND and --graph ID{words}"
+        args.parser.error(f"name the tasks in one way: {ways}")
+
+
 def moment(value: str) -> datetime | timedelta:
     """Return a time, or a duration that means so long ago."""
     try:

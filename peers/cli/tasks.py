@@ -1,4 +1,4 @@
-"""`peers cancel`, `change`, `pause`, `resume`: change tasks and queues."""
+"""`peers change`, `pause`, `resume`: change tasks and queues."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from peers.cli.parser import TIME_FORM, add_command, duration, instant, json_obj
 from peers.cli.wording import in_words_of_the_shell
 from peers.client import operations
 from peers.errors import PeersError
-from peers.types import TaskState
 
 if TYPE_CHECKING:
     import argparse
@@ -21,10 +20,6 @@ if TYPE_CHECKING:
 
 def register(commands: Commands) -> None:
     """Declare the commands of this file."""
-    cancel = add_command(
-        commands, "cancel", _cancel, "cancel tasks (the handler of a running task is stopped)"
-    )
-    cancel.add_argument("ids", type=task_id, nargs="+", metavar="ID", help="id of a task")
     change = add_command(commands, "change", _change, "change a task that has not started")
     change.add_argument("id", type=task_id, metavar="ID", help="id of a task")
     change.add_argument("--priority", type=int, metavar="N", help="smaller runs first")
@@ -69,19 +64,6 @@ def each(args: argparse.Namespace, ids: Sequence[int], act: Callable[[int], None
             output.complain(error)
             code = code or error.exit_code
     return code
-
-
-def _cancel(args: argparse.Namespace) -> int:
-    with connected(args) as connection:
-
-        def cancel(id: int) -> None:
-            state = perform(connection, operations.cancel(id))
-            if state is TaskState.COMPLETED:
-                raise PeersError(f"task {id} is completed and cannot be cancelled")
-            note = ": its handler is being stopped" if state is TaskState.RUNNING else ""
-            print(f"task {id} is {state}{note}")
-
-        return each(args, args.ids, cancel)
 
 
 def _change(args: argparse.Namespace) -> int:
