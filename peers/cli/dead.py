@@ -122,7 +122,7 @@ def _show_causes(args: argparse.Namespace, found: list[Row]) -> None:
             )
         )
         raised = f", raised in {cause['frame']}" if cause["frame"] else ""
-        print(output.one_line(f"  {cause['error_type']}{raised}"))
+        print("  " + output.one_line(f"{cause['error_type']}{raised}"))
         example = advice(args, f"dead show {cause['example_id']}")
         print(f"  example: {example}")
         print(f"  retry:   {output.readable(_retry(args, cause))}")

@@ -92,7 +92,8 @@ def _header(view: View, columns: int) -> list[Line]:
     time = f"{view.found['time']:%H:%M:%S} UTC"
     left = f"peers top  {view.database}  {time}  {count(alive, 'peer')} alive{lost}"
     room = columns - len(left)
-    found = [Line(left + (view.keys.rjust(room) if len(view.keys) < room else ""), TITLE)]
+    right = view.keys.rjust(room) if 0 < len(view.keys) < room else ""
+    found = [Line(left + right, TITLE)]
     if view.trouble is not None:
         text = f"! no database: {view.trouble} Trying again; below is how it was at {time}."
         found += [Line(line, PROBLEM) for line in textwrap.wrap(readable(text), columns)[:3]]
