@@ -56,6 +56,7 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
+        self.conninfo = url
         self.url = as_url(url)
         self._client: Client | None = None
 
