@@ -34,10 +34,23 @@ _TIME: Final = "%Y-%m-%d %H:%M:%S"
 
 def register(commands: Commands) -> None:
     """Declare `limit` and its commands."""
-    group = add_group(commands, "limit", "limits: how many tasks run at once, or start in a period")
-    add_command(group, "list", _list, "list limits, and what runs and waits", reads=True)
+    group = add_group(
+        commands,
+        "limit",
+        "limits: how many tasks run at once, or start in a period",
+        example="peers limit list",
+    )
+    add_command(
+        group, "list", _list, "list limits, and what runs and waits", reads=True,
+        example="peers limit list --json",
+    )  # fmt: skip
     show = add_command(
-        group, "show", _show, "show a limit, and what runs and waits under its keys", reads=True
+        group,
+        "show",
+        _show,
+        "show a limit, and what runs and waits under its keys",
+        reads=True,
+        example="peers limit show stripe --keys 20",
     )
     _add_name(show)
     show.add_argument(
@@ -46,8 +59,16 @@ def register(commands: Commands) -> None:
         f"(default: {_KEYS_SHOWN})",
     )  # fmt: skip
     register_set(group)
-    _add_name(add_command(group, "remove", _remove, "remove a limit (its tasks run without it)"))
-    shut = add_command(group, "shut", _shut, "start no tasks under a limit (running tasks go on)")
+    _add_name(
+        add_command(
+            group, "remove", _remove, "remove a limit (its tasks run without it)",
+            example="peers limit remove stripe",
+        )
+    )  # fmt: skip
+    shut = add_command(
+        group, "shut", _shut, "start no tasks under a limit (running tasks go on)",
+        example="peers limit shut stripe --for 15m --reason 'stripe is down'",
+    )  # fmt: skip
     _add_name(shut)
     when = shut.add_mutually_exclusive_group()
     when.add_argument(
@@ -58,7 +79,11 @@ def register(commands: Commands) -> None:
         help="until this time (ISO 8601; default: until it is opened)",
     )  # fmt: skip
     shut.add_argument("--reason", metavar="TEXT", help="why, for those who look")
-    _add_name(add_command(group, "open", _open, "open a limit that is shut"))
+    _add_name(
+        add_command(
+            group, "open", _open, "open a limit that is shut", example="peers limit open stripe"
+        )
+    )
 
 
 def _add_name(parser: argparse.ArgumentParser) -> None:

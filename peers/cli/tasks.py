@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 def register(commands: Commands) -> None:
     """Declare the commands of this file."""
-    change = add_command(commands, "change", _change, "change a task that has not started")
+    change = add_command(
+        commands, "change", _change, "change a task that has not started",
+        example="peers change 42 --priority 10 --in 5m",
+    )  # fmt: skip
     change.add_argument("id", type=task_id, metavar="ID", help="id of a task")
     change.add_argument("--priority", type=int, metavar="N", help="smaller runs first")
     when = change.add_mutually_exclusive_group()
@@ -46,10 +49,20 @@ def register(commands: Commands) -> None:
         "--timeout", type=duration, metavar="DURATION", help="timeout of each attempt"
     )
     pause = add_command(
-        commands, "pause", _pause, "stop claiming from a queue (running tasks go on)"
+        commands,
+        "pause",
+        _pause,
+        "stop claiming from a queue (running tasks go on)",
+        example="peers pause mail",
     )
     pause.add_argument("queue", type=name, metavar="QUEUE", help="name of a queue")
-    resume = add_command(commands, "resume", _resume, "resume claiming from a paused queue")
+    resume = add_command(
+        commands,
+        "resume",
+        _resume,
+        "resume claiming from a paused queue",
+        example="peers resume mail",
+    )
     resume.add_argument("queue", type=name, metavar="QUEUE", help="name of a queue")
 
 
