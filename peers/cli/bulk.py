@@ -30,6 +30,9 @@ VERBS: Final[Mapping[str, LiteralString]] = {
 }
 
 
+DONE: Final = {"retry": "retried", "discard": "discarded", "cancel": "cancelled"}
+
+
 class Effect(NamedTuple):
     """How many tasks a verb changed or would change, and how many of their descendants."""
 
@@ -78,7 +81,7 @@ def apply(
     except BaseException:
         progress.end()
         if len(ids) > BATCH:
-            output.say(f"stopped: {tasks:,} of {output.count(len(ids), 'task')} done")
+            output.say(f"stopped: {tasks:,} of {output.count(len(ids), 'task')} {DONE[verb]}")
         raise
     progress.end()
     return Effect(tasks, children)

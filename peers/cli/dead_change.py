@@ -75,7 +75,7 @@ def _change(args: argparse.Namespace, verb: str) -> int:
             _preview(connection, args, verb, {"ids": ids} if args.ids else wanted or _ALL, ids)
             return code
         effect = bulk.apply(connection, args, verb, wanted, ids)
-    print(f"{_DONE[verb]} {output.count(effect.tasks, 'dead letter')}{_children(verb, effect)}")
+    print(f"{bulk.DONE[verb]} {output.count(effect.tasks, 'dead letter')}{_children(verb, effect)}")
     skipped = len(ids) - effect.tasks
     if skipped:
         output.say(
@@ -86,10 +86,9 @@ def _change(args: argparse.Namespace, verb: str) -> int:
 
 
 _ALL: Final = {"all": True}
-_DONE: Final = {"retry": "retried", "discard": "discarded"}
 _CHILDREN: Final = {
     "retry": "; {} can run after them",
-    "discard": "; {} end cancelled with them",
+    "discard": "; {} also cancelled",
 }
 
 
