@@ -74,7 +74,7 @@ def _children(effect: bulk.Effect) -> str:
     if not effect.children:
         return ""
     children = output.count(effect.children, "task that waits", "tasks that wait")
-    return f"; {children} for them end cancelled, too"
+    return f"; {children} for them also cancelled"
 
 
 def _cancel_each(connection: Connection, args: argparse.Namespace) -> int:
