@@ -1,4 +1,4 @@
--- What the peers count. Each report of a peer adds to the row of the current minute, and maintenance adds minutes that
+-- What the peers count. Each report of a peer adds to the row of the current minute, and later reports add minutes that
 -- are more than an hour old to one row for each kind. So totals never fall, and the table stays small.
 
 -- The free space lets an update write no index entry, because it changes no column of the primary key.
@@ -18,7 +18,7 @@ create table if not exists peers.metric (
     run_buckets bigint[] not null default '{}',
     wait_seconds double precision not null default 0,
     wait_buckets bigint[] not null default '{}',
-    -- serves record_metrics, throughput and fold_metrics: the rows of some minutes
+    -- serves record_metrics and throughput: the rows of some minutes
     primary key (minute, queue, kind)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 1000);
 

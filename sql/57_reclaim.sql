@@ -68,7 +68,9 @@ $$;
 
 -- First declares those peers lost whose leases have ended (_lost_at). Then takes the leases of all lost peers.
 create or replace function peers.reclaim(peer_id uuid, max_tasks integer default 1000)
-returns table (task_id bigint, attempt smallint, lost_peer_id uuid, host text)
+returns table (
+    task_id bigint, attempt smallint, lost_peer_id uuid, host text, queue text, kind text, outcome text
+)
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
@@ -101,8 +103,9 @@ begin
         exit when _lost.task_ids is null;
         _recorded := peers._record_lost(_lost.peer_ids, _lost.task_ids, _lost.tokens);
         return query
-            select l.task_id, l.attempt, l.peer_id, p.host
+            select l.task_id, l.attempt, l.peer_id, p.host, t.queue, t.kind, peers._failure_outcome(t.state)
             from unnest(_lost.peer_ids, _lost.task_ids, _lost.attempts) l(peer_id, task_id, attempt)
+            cross join lateral (select t.* from peers.task t where t.id = l.task_id offset 0) t
             left join peers.peer p on p.id = l.peer_id
             where l.task_id = any (_recorded)
             order by l.task_id;
@@ -148,7 +151,8 @@ $$;
 comment on function peers.reclaim is
     'Takes back the leases of lost peers: of those that were declared lost, and of those whose lease has ended. Each '
     'is recorded as a failure of type lost, and the task is ready again at once if it has attempts left. After an '
-    'outage of the database, peers have half a lease_timeout to send a heartbeat before they are lost.';
+    'outage of the database, peers have half a lease_timeout to send a heartbeat before they are lost. Returns these '
+    'attempts; outcome says what became of the task: retried, dead or cancelled.';
 
 create or replace function peers.next_reclaim(peer_id uuid) returns double precision
     language plpgsql security definer

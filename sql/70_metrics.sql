@@ -59,51 +59,19 @@ begin
 end
 $$;
 
-create or replace function peers.record_metrics(peer_id uuid, metrics jsonb) returns void
-    language plpgsql security definer
+-- Adds rows to those that are there, in one order, so that two sessions never wait for each other.
+create or replace function peers._add_metrics(_rows peers.metric[]) returns void
+    language plpgsql
     set search_path = pg_catalog, peers, pg_temp
-    set lock_timeout = '1s'
 as $$
-declare
-    _minute constant timestamptz := date_trunc('minute', peers.now());
 begin
-    if not exists (select from peers.peer p where p.id = record_metrics.peer_id) then
-        raise exception 'peer % is unknown', record_metrics.peer_id using errcode = 'PE010', hint = 'Join again.';
-    end if;
-    if jsonb_typeof(metrics) is distinct from 'array'
-       or jsonb_path_exists(metrics, 'strict $[*].* ? (@.type() == "number" && @ < 0)') then
-        raise exception 'metrics must be a JSON array of objects whose numbers are 0 or more'
-            using errcode = 'PE009', hint = 'Such as [{"queue": "default", "kind": "thumbs.make", "completed": 3}].';
-    end if;
-    -- in one order, so that two peers never wait for each other
-    insert into peers.metric as m (
-        minute, queue, kind, completed, failed, retried, dead, reclaimed, refused, stale, fenced, run_seconds,
-        run_buckets, wait_seconds, wait_buckets
-    )
-    select _minute, c.queue, c.kind, sum(c.completed), sum(c.failed), sum(c.retried), sum(c.dead), sum(c.reclaimed),
-           sum(c.refused), sum(c.stale), sum(c.fenced), sum(c.run_seconds), peers._sum_buckets(c.run_buckets),
-           sum(c.wait_seconds), peers._sum_buckets(c.wait_buckets)
-    from (
-        select r.queue, peers._counted_kind(r.queue, r.kind) as kind,
-               coalesce(r.completed, 0) as completed, coalesce(r.failed, 0) as failed,
-               coalesce(r.retried, 0) as retried, coalesce(r.dead, 0) as dead,
-               coalesce(r.reclaimed, 0) as reclaimed, coalesce(r.refused, 0) as refused,
-               coalesce(r.stale, 0) as stale, coalesce(r.fenced, 0) as fenced,
-               coalesce(r.run_seconds, 0) as run_seconds, coalesce(r.run_buckets, '{}') as run_buckets,
-               coalesce(r.wait_seconds, 0) as wait_seconds, coalesce(r.wait_buckets, '{}') as wait_buckets
-        from (
-            select left(coalesce(r.queue, ''), 200) as queue, left(coalesce(r.kind, ''), 200) as kind, r.completed,
-                   r.failed, r.retried, r.dead, r.reclaimed, r.refused, r.stale, r.fenced, r.run_seconds,
-                   r.run_buckets, r.wait_seconds, r.wait_buckets
-            from jsonb_to_recordset(record_metrics.metrics) r(
-                queue text, kind text, completed bigint, failed bigint, retried bigint, dead bigint,
-                reclaimed bigint, refused bigint, stale bigint, fenced bigint, run_seconds double precision,
-                run_buckets bigint[], wait_seconds double precision, wait_buckets bigint[])
-            order by 1, 2
-        ) r
-    ) c
-    group by c.queue, c.kind
-    order by c.queue, c.kind
+    insert into peers.metric as m
+    select r.minute, r.queue, r.kind, sum(r.completed), sum(r.failed), sum(r.retried), sum(r.dead), sum(r.reclaimed),
+           sum(r.refused), sum(r.stale), sum(r.fenced), sum(r.run_seconds), peers._sum_buckets(r.run_buckets),
+           sum(r.wait_seconds), peers._sum_buckets(r.wait_buckets)
+    from unnest(_rows) r
+    group by r.minute, r.queue, r.kind
+    order by r.minute, r.queue, r.kind
     on conflict on constraint metric_pkey do update
     set completed = m.completed + excluded.completed, failed = m.failed + excluded.failed,
         retried = m.retried + excluded.retried, dead = m.dead + excluded.dead,
@@ -116,55 +84,72 @@ begin
 end
 $$;
 
+-- Adds the counts of earlier minutes to the totals.
+create or replace function peers._fold_metrics(_before timestamptz) returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _folded peers.metric[];
+begin
+    if not exists (select from peers.metric m where m.minute > '-infinity' and m.minute < _before)
+       or not pg_try_advisory_xact_lock(hashtextextended('peers._fold_metrics', 0)) then  -- another session does it
+        return;
+    end if;
+    with folded as (
+        delete from peers.metric m where m.minute > '-infinity' and m.minute < _before returning m.*
+    )
+    select array_agg(row('-infinity', f.queue, f.kind, f.completed, f.failed, f.retried, f.dead, f.reclaimed,
+                         f.refused, f.stale, f.fenced, f.run_seconds, f.run_buckets, f.wait_seconds, f.wait_buckets
+                     )::peers.metric)
+    into _folded
+    from folded f;
+    perform peers._add_metrics(_folded);
+end
+$$;
+
+create or replace function peers.record_metrics(peer_id uuid, metrics jsonb) returns void
+    language plpgsql security definer
+    set search_path = pg_catalog, peers, pg_temp
+    set lock_timeout = '200ms'
+as $$
+declare
+    _buckets constant integer := cardinality(peers.metric_bounds()) + 1;
+    _minute constant timestamptz := date_trunc('minute', peers.now());
+begin
+    if not exists (select from peers.peer p where p.id = record_metrics.peer_id) then
+        raise exception 'peer % is unknown', record_metrics.peer_id using errcode = 'PE010', hint = 'Join again.';
+    end if;
+    if jsonb_typeof(metrics) is distinct from 'array'
+       or jsonb_path_exists(metrics, '$[*].** ? (@.type() == "number" && @ < 0)') then
+        raise exception 'metrics must be a JSON array of objects whose numbers are 0 or more'
+            using errcode = 'PE009', hint = 'Such as [{"queue": "default", "kind": "thumbs.make", "completed": 3}].';
+    end if;
+    perform peers._add_metrics(array(
+        select row(_minute, r.queue, peers._counted_kind(r.queue, r.kind), coalesce(r.completed, 0),
+                   coalesce(r.failed, 0), coalesce(r.retried, 0), coalesce(r.dead, 0), coalesce(r.reclaimed, 0),
+                   coalesce(r.refused, 0), coalesce(r.stale, 0), coalesce(r.fenced, 0), coalesce(r.run_seconds, 0),
+                   coalesce(r.run_buckets[:_buckets], '{}'), coalesce(r.wait_seconds, 0),
+                   coalesce(r.wait_buckets[:_buckets], '{}'))::peers.metric
+        from (
+            select left(coalesce(m.queue, ''), 200) as queue, left(coalesce(m.kind, ''), 200) as kind, m.completed,
+                   m.failed, m.retried, m.dead, m.reclaimed, m.refused, m.stale, m.fenced, m.run_seconds,
+                   m.run_buckets, m.wait_seconds, m.wait_buckets
+            from jsonb_to_recordset(record_metrics.metrics) m(
+                queue text, kind text, completed bigint, failed bigint, retried bigint, dead bigint,
+                reclaimed bigint, refused bigint, stale bigint, fenced bigint, run_seconds double precision,
+                run_buckets bigint[], wait_seconds double precision, wait_buckets bigint[])
+            order by 1, 2
+        ) r
+    ));
+    perform peers._fold_metrics(_minute - interval '1 hour');
+end
+$$;
+
 comment on function peers.record_metrics is
     'Adds what a peer has counted since its last report: [{"queue", "kind", "completed", "failed", "retried", "dead", '
     '"reclaimed", "refused", "stale", "fenced", "run_seconds", "run_buckets", "wait_seconds", "wait_buckets"}], where '
     'what is 0 may be left out. The columns of peers.metric explain them.';
-
-create or replace function peers.fold_metrics() returns integer
-    language plpgsql security definer
-    set search_path = pg_catalog, peers, pg_temp
-    set lock_timeout = '1s'
-as $$
-declare
-    _before constant timestamptz := date_trunc('minute', peers.now()) - interval '1 hour';
-    _folded integer;
-begin
-    -- only one session folds at a time; for another one there is nothing left to do
-    if not pg_try_advisory_xact_lock(hashtextextended('peers.fold_metrics', 0)) then
-        return 0;
-    end if;
-    with folded as (
-        delete from peers.metric m where m.minute > '-infinity' and m.minute < _before returning m.*
-    ), total as (
-        insert into peers.metric as m (
-            minute, queue, kind, completed, failed, retried, dead, reclaimed, refused, stale, fenced, run_seconds,
-            run_buckets, wait_seconds, wait_buckets
-        )
-        select '-infinity', f.queue, f.kind, sum(f.completed), sum(f.failed), sum(f.retried), sum(f.dead),
-               sum(f.reclaimed), sum(f.refused), sum(f.stale), sum(f.fenced), sum(f.run_seconds),
-               peers._sum_buckets(f.run_buckets), sum(f.wait_seconds), peers._sum_buckets(f.wait_buckets)
-        from folded f
-        group by f.queue, f.kind
-        order by f.queue, f.kind
-        on conflict on constraint metric_pkey do update
-        set completed = m.completed + excluded.completed, failed = m.failed + excluded.failed,
-            retried = m.retried + excluded.retried, dead = m.dead + excluded.dead,
-            reclaimed = m.reclaimed + excluded.reclaimed, refused = m.refused + excluded.refused,
-            stale = m.stale + excluded.stale, fenced = m.fenced + excluded.fenced,
-            run_seconds = m.run_seconds + excluded.run_seconds,
-            run_buckets = peers._add_buckets(m.run_buckets, excluded.run_buckets),
-            wait_seconds = m.wait_seconds + excluded.wait_seconds,
-            wait_buckets = peers._add_buckets(m.wait_buckets, excluded.wait_buckets)
-    )
-    select count(*) into _folded from folded;
-    return _folded;
-end
-$$;
-
-comment on function peers.fold_metrics is
-    'Adds the counts of minutes that are more than an hour old to the totals, and returns how many rows it took. The '
-    'peers call it now and then.';
 
 -- Returns the value below which a share of the observations of a histogram lies, as Prometheus'' histogram_quantile
 -- does: evenly distributed within a bucket. Null: there are no observations.

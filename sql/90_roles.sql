@@ -116,8 +116,9 @@ begin
         on peers.schedule to peers_operator;
 
     -- metrics: a peer reports what it has counted, and everybody who reads may read them
-    grant execute on function peers.record_metrics(uuid, jsonb), peers.fold_metrics() to peers_worker;
-    grant execute on function peers.throughput(interval), peers.metric_bounds()
+    grant execute on function peers.record_metrics(uuid, jsonb) to peers_worker;
+    grant execute on function peers.throughput(interval), peers.metric_bounds(), peers.gauges(), peers.counters(),
+        peers.histogram(text, interval)
         to peers_worker, peers_operator, peers_reader;
     -- the verbs that act on many tasks; each writes peers.action, which nobody may change
     grant execute on function

@@ -30,7 +30,7 @@ from peers.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from uuid import UUID
 
     from peers.database.connection import Connection
@@ -93,6 +93,28 @@ def heartbeat(connection: Connection, peer_id: UUID) -> HeartbeatReply:
         connection, "select * from peers.heartbeat(%s)", peer_id
     )
     return HeartbeatReply(version, alive, frozenset(zip(tasks, tokens, strict=True)))
+
+
+def record_metrics(
+    connection: Connection, peer_id: UUID, metrics: Sequence[Mapping[str, object]]
+) -> None:
+    """Add what a peer has counted since its last report. The COMMIT does not wait for the disk."""
+    _rows(
+        connection,
+        "select peers.record_metrics(%s, %s::jsonb), set_config('synchronous_commit', 'off', true)",
+        peer_id,
+        json.dumps(metrics),
+    )
+
+
+def gauges(connection: Connection) -> list[tuple[str, dict[str, str], float]]:
+    """Return what can be measured now: the name, the labels and the value of each gauge."""
+    return [
+        (name, labels, value)
+        for name, labels, value in _rows(
+            connection, "select name, labels, value from peers.gauges()"
+        )
+    ]
 
 
 def leave(connection: Connection, peer_id: UUID) -> int:

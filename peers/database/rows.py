@@ -51,6 +51,10 @@ class ClaimReply:
     """The hash of the limits and keys of these tasks, for `try_keys` of a later claim."""
     limited_resume: bytes | None = None
     """Where the next claim of limited tasks is to begin. Only the database reads it."""
+    ready_at: bytes = b""
+    """When each task became ready: a timestamptz[] in binary form, of microseconds."""
+    claimed_at: int = 0
+    """The time of the claim on the same clock."""
 
 
 class Claimed(NamedTuple):
@@ -66,14 +70,17 @@ class Claimed(NamedTuple):
     priority: int
 
 
-Verdict = Literal["stale", "already", "busy", "too large"]
+Verdict = Literal[
+    "stale", "already", "busy", "too large", "retried", "dead", "cancelled", "snoozed"
+]
 
 
 class Unrecorded(NamedTuple):
-    """An outcome that was not recorded, and why.
+    """An outcome that was not recorded, and why; or a failure that was, and what follows from it.
 
     stale: the lease is gone. already: this outcome was recorded before. busy: try again in a
-    moment. too large: the result exceeds 1 MiB; fail the task instead.
+    moment. too large: the result exceeds 1 MiB; fail the task instead. retried, dead, cancelled,
+    snoozed: the failure was recorded, and this became of the task.
     """
 
     task_id: int
@@ -107,6 +114,10 @@ class Reclaimed(NamedTuple):
     attempt: int
     lost_peer_id: UUID
     host: str | None
+    queue: str
+    kind: str
+    outcome: str
+    """What became of the task: retried, dead or cancelled."""
 
 
 class Reclaims(NamedTuple):

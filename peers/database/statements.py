@@ -34,7 +34,8 @@ from peers.database.rows import (
 from peers.database.storable import storable
 
 _CLAIM_COLUMNS: Final = (
-    b"select token, task_ids, attempts, kinds, priorities, timeouts, args, resume, more, limited"
+    b"select token, task_ids, attempts, kinds, priorities, timeouts, args, resume, more, limited,"
+    b" ready_at, claimed_at"
 )
 _FROM_CLAIM: Final = b" from peers.claim($1::uuid, $2::text, $3::integer, $4::peers.claim_resume)"
 _ASYNCHRONOUSLY: Final = b", set_config('synchronous_commit', 'off', true)"
@@ -117,7 +118,7 @@ def read_limited_claim(result: PGresult) -> list[ClaimReply]:
 
 def _read_limited_lease(result: PGresult, row: int, *, is_limited: bool) -> ClaimReply:
     most_running, start_in, waits, opens_in, key, limited_resume = (
-        result.get_value(row, n) for n in range(10, 16)
+        result.get_value(row, n) for n in range(12, 18)
     )
     return replace(
         _read_lease(result, row),
@@ -150,6 +151,8 @@ def _read_lease(result: PGresult, row: int) -> ClaimReply:
         resume=resume,
         more=more,
         limited=limited,
+        ready_at=value(row, 10) or b"",
+        claimed_at=read_integer(value(row, 11)),
     )
 
 
@@ -203,7 +206,7 @@ def reconcile(peer_id: UUID, tokens: Sequence[bytes]) -> Statement:
 
 
 def read_unrecorded(result: PGresult) -> list[Unrecorded]:
-    """Return the outcomes that were not recorded."""
+    """Return the outcomes that were not recorded, and what follows from recorded failures."""
     return [
         Unrecorded(
             read_integer(result.get_value(row, 0)),

@@ -121,6 +121,16 @@ def shutdown_step_failed(*, step: str, error: str) -> None:
 # ------------------------------------------------------------------------------- its database
 
 
+@event(logging.INFO, "serving /metrics, /healthz and /readyz on http://%(address)s")
+def metrics_served(*, address: str) -> None:
+    """Report that PEERS_METRICS_LISTEN is set."""
+
+
+@event(logging.WARNING, "the database did not take the metrics (%(reason)s): trying again")
+def metrics_not_reported(*, reason: str) -> None:
+    """Report that counts wait in the peer. It is logged at most once a minute."""
+
+
 @event(
     logging.WARNING,
     "lost the database (%(reason)s): running tasks go on, no new ones are claimed; reconnecting in"

@@ -17,6 +17,7 @@ from peers.database.pipeline import Statement
 from peers.database.pooler import SYMPTOMS as POOLER_SYMPTOMS
 from peers.database.rows import Verdict
 from peers.errors import BadTask, NotPermitted, SchemaMissing
+from peers.metrics.counts import Counts
 from peers.peer.batch import Batch, record
 from peers.peer.outcome import CompletedRun, Failure, Outcome, in_ascii, plain_failure
 from peers.pool.claim import TaskRun
@@ -58,8 +59,9 @@ class Outbox:
     number of its tasks that are done.
     """
 
-    def __init__(self, on_recorded: Callable[[bytes, int], None]) -> None:
+    def __init__(self, on_recorded: Callable[[bytes, int], None], counts: Counts) -> None:
         self._on_recorded = on_recorded
+        self._counts = counts
         self._completed: list[CompletedRun | Outcome] = []
         self._failed: list[Outcome] = []
         self._released: list[Outcome] = []
@@ -176,6 +178,7 @@ class Outbox:
         transient = isinstance(error, _TRANSIENT_ERRORS)
         task, message = outcome.lease.task, in_ascii(error)
         events.outcome_refused(task_id=task.task_id, kind=task.kind, verdict=message)
+        self._counts.of(outcome.lease.local_queue.queue, task.kind).refused += 1
         if not transient and isinstance(error, BadTask) and outcome.result is not None:
             self._failed.append(Outcome(outcome.lease, failure=_result_invalid(message)))
         elif not transient and not outcome.refused and not outcome.is_release:
@@ -202,7 +205,11 @@ class Outbox:
                 for outcome in each.outcomes():
                     self._conclude_one(outcome, verdicts)
             else:
-                self._on_recorded(each.run.claim.token, each.run.count)
+                claim = each.run.claim
+                self._counts.completed(
+                    claim.local_queue.queue, claim.kind(each.run.first), each.run.count
+                )
+                self._on_recorded(claim.token, each.run.count)
 
     def _conclude_one(self, outcome: Outcome, verdicts: dict[tuple[int, bytes], Verdict]) -> None:
         lease = outcome.lease
@@ -216,7 +223,17 @@ class Outbox:
                 events.outcome_refused(
                     task_id=lease.task.task_id, kind=lease.task.kind, verdict=verdict
                 )
+            self._count(outcome, verdict)
             self._on_recorded(lease.token, 1)
+
+    def _count(self, outcome: Outcome, verdict: Verdict | None) -> None:
+        queue, kind = outcome.lease.local_queue.queue, outcome.lease.task.kind
+        if verdict == "stale":
+            self._counts.of(queue, kind).stale += 1
+        elif outcome.result is not None:
+            self._counts.completed(queue, kind, 1)
+        elif outcome.failure is not None:
+            self._counts.recorded_failure(queue, kind, verdict)
 
     def _retry_in(self, outcome: Outcome, seconds: float) -> None:
         outcome.due = time.monotonic() + seconds

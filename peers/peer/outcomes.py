@@ -35,6 +35,10 @@ class Outcomes:
             lease.stopped_because = None
         self._recorder.completed_run(run, results)
 
+    def ran(self, queue: str, kind: str, seconds: float, tasks: int) -> None:
+        """Count how long attempts ran."""
+        self._state.counts.ran(queue, kind, seconds, tasks)
+
     def failed(self, lease: Lease, failure: Failure) -> None:
         """Record and log an attempt that has failed."""
         lease.stopped_because = None

@@ -35,7 +35,7 @@ class Recorder:
         self._state = state
         self._connection = connection
         self._queues = queues
-        self._outbox = Outbox(on_recorded)
+        self._outbox = Outbox(on_recorded, state.counts)
         self._oldest_at = 0.0
         self._one_by_one = False
         """The database has refused a transaction: one of its outcomes may be the cause."""

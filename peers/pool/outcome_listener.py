@@ -17,6 +17,9 @@ class OutcomeListener(Protocol):
     def completed_run(self, run: TaskRun, results: bytes) -> None:
         """Take the results of some tasks of one kind: a JSON array with one for each."""
 
+    def ran(self, queue: str, kind: str, seconds: float, tasks: int) -> None:
+        """Take how long each of some attempts ran that their handlers have ended."""
+
     def failed(self, lease: Lease, failure: dict[str, object]) -> None:
         """Take the failure of an attempt, with the fields that peers.fail takes."""
 

@@ -57,7 +57,9 @@ class OutcomeReporter:
             return
         run = execution.run
         seconds = outcome.seconds / count
-        self._durations.note(run.claim.kind(run.first), seconds, count)
+        kind = run.claim.kind(run.first)
+        self._durations.note(kind, seconds, count)
+        self._listener.ran(run.claim.local_queue.queue, kind, seconds, count)
         self._retirement.succeeded(worker)
         _log_completed(run, seconds)
         self._listener.completed_run(run, outcome.results)
@@ -70,6 +72,7 @@ class OutcomeReporter:
         [task] = execution.assigned_leases()
         kind = task.lease.task.kind
         self._durations.note(kind, outcome.seconds)
+        self._listener.ran(task.lease.local_queue.queue, kind, outcome.seconds, 1)
         reason = self._retirement.reason(worker, kind, outcome, time.monotonic())
         if reason is not None:
             self._retirement.retire(worker, reason, self._workers, recall=True)

@@ -28,10 +28,12 @@ from peers.settings.forms import Form, Span
 from peers.settings.sources import PREFIX, explain, gather, refuse_unknown_variables
 from peers.settings.values import (
     SLOTS_MAX,
+    ListenAddress,
     check_queues,
     check_size,
     check_variables,
     lower,
+    parse_address,
     parse_queues,
     parse_variables,
     show,
@@ -135,6 +137,14 @@ class Settings(BaseSettings):
         Literal["debug", "info", "warning", "error"], BeforeValidator(lower),
         Form("debug|info|warning|error"),
     ] = Field("info", description="lowest level that is logged")  # fmt: skip
+    metrics_listen: Annotated[
+        ListenAddress | None, NoDecode, BeforeValidator(parse_address),
+        Form("[ADDRESS:]PORT[+]", default="none"),
+    ] = Field(
+        None,
+        description="serve /metrics, /healthz and /readyz over HTTP there: 9187 for this machine "
+        "only, 0.0.0.0:9187 for all; 9187+ takes the next free port, for several peers on one host",
+    )  # fmt: skip
     preload: Annotated[bool, BeforeValidator(switch), Form("on|off", default="on")] = Field(
         True, description="import the app once and fork the workers; off: each worker imports it"
     )

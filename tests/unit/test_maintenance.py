@@ -19,6 +19,7 @@ from peers.database.rows import Promoted, Pruned, Reclaims, Unrunnable
 from peers.errors import PeerLost
 from peers.events import fields_of, name_of
 from peers.peer import promotion as promotion_module
+from peers.metrics.counts import Counts
 from peers.peer.maintenance import Maintenance
 from peers.peer.promotion import SCHEDULED, Promotion
 from peers.peer.state import PeerState
@@ -124,7 +125,7 @@ def maintenance_of(database: Database, *, is_listening: bool = True) -> Maintena
     """The maintenance of a peer that has joined."""
     return Maintenance(
         PeerState(uuid4()), cast("ReconnectingConnection", database), LEASE, timedelta(days=1),
-        lambda: is_listening, Takeover(selectors.DefaultSelector(), LEASE).chores,
+        lambda: is_listening, Takeover(selectors.DefaultSelector(), LEASE, Counts()).chores,
     )  # fmt: skip
 
 

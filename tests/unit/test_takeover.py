@@ -15,6 +15,7 @@ from peers.database.reconnecting import ReconnectingConnection
 from peers.database.rows import LostPeer, Promoted, Reclaimed, Reclaims, Sibling, UnstartedTasks
 from peers.events import fields_of, name_of
 from peers.peer import takeover as module
+from peers.metrics.counts import Counts
 from peers.peer.maintenance import Chore, Maintenance
 from peers.peer.state import PeerState
 from peers.peer.takeover import Takeover
@@ -116,7 +117,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 def takeover(seen: Seen) -> Takeover:
     """That of a peer that has just joined."""
     assert seen.look_at == NEVER
-    made = Takeover(selectors.DefaultSelector(), LEASE)
+    made = Takeover(selectors.DefaultSelector(), LEASE, Counts())
     made.look_now()
     return made
 
@@ -241,7 +242,9 @@ def test_a_full_step_is_followed_by_another(
     database: Database, takeover: Takeover, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Until nothing is left; each task is logged."""
-    tasks = [Reclaimed(number, 1, uuid4(), "vega") for number in range(1000)]
+    tasks = [
+        Reclaimed(number, 1, uuid4(), "vega", "default", "a", "retried") for number in range(1000)
+    ]
     replies = [Reclaims(tasks, 1.0), Reclaims(tasks[:3], NEVER)]
     original = database.start
 
