@@ -81,9 +81,11 @@ def _print_letter(letter: Row, graph: int | None, held: list[Row]) -> None:
 
 
 def said_held(children: int, held: list[Row]) -> str:
-    """Return how many children wait for a dead letter, and which tasks wait below it."""
+    """Return how many children wait for a dead letter, and all tasks that wait below it."""
+    if not children:
+        return ""
     kinds = "; ".join(said_kind(row) for row in held)
-    return output.count(children, "child", "children") + (f": {kinds}" if kinds else "")
+    return f"{output.count(children, 'child', 'children')}; waiting below it: {kinds}"
 
 
 def said_kind(row: Row) -> str:

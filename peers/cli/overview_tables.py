@@ -54,8 +54,8 @@ def queues_table(queues: Sequence[Row], *, short: bool = False) -> Table:
         )
     return Table(
         (
-            "QUEUE", "READY", "SCHEDULED", "RUNNING", "BLOCKED", "DEAD", "DONE/S", "FAILED/S",
-            *(() if short else ("COMPLETED",)), "OLDEST", "",
+            "QUEUE", "READY", "SCHED" if short else "SCHEDULED", "RUNNING", "BLOCKED", "DEAD",
+            "DONE/S", "FAIL/S", *(() if short else ("COMPLETED",)), "OLDEST", "",
         ),
         rows,
     )  # fmt: skip

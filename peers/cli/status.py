@@ -34,7 +34,7 @@ def register(commands: Commands) -> None:
         "show queues, peers and problems (exit code 1 if there is a problem)",
         example=("peers status", "peers status --running", "peers status --json | jq .problems"),
         reads=True,
-        epilog="DONE/S and FAILED/S are averages over the last 5 minutes, COMPLETED counts the "
+        epilog="DONE/S and FAIL/S are averages over the last 5 minutes, COMPLETED counts the "
         "last hour; the peers report both about every 10 seconds. ~ marks an estimate. A lost peer "
         "is listed for a day. A line that begins with ! is a problem.",
     )

@@ -108,7 +108,7 @@ def test_dead_letters_are_listed_and_shown(database_url: str, db: Connection) ->
     shown = peers("dead", "show", str(first), url=database_url)
     assert shown.code == 0
     for expected in (
-        f"holds      1 child: 1 load ({child}); 1 report ({grandchild})",
+        f"holds      1 child; waiting below it: 1 load ({child}); 1 report ({grandchild})",
         "attempt 1",
         "web1",
         "    Traceback (most recent",
