@@ -176,3 +176,15 @@ def graph_of(connection: Connection, task_id: int) -> int | None:
     """Return the graph that the task belongs to."""
     found = rows(connection, "select graph_id from peers.task where id = %(id)s", id=task_id)
     return found[0]["graph_id"] if found else None
+
+
+def last_log(connection: Connection, task_id: int) -> Row | None:
+    """Return the log of the last attempt that has one, or None if none was kept."""
+    found = rows(
+        connection,
+        """
+        select l.attempt, l.outcome, l.size, l.cut, l.text from peers.task_log l
+        where l.task_id = %(id)s order by l.stored_at desc limit 1""",
+        id=task_id,
+    )
+    return found[0] if found else None

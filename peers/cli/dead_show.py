@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _ARGS_SHOWN: Final = 2000
 _IDS_SHOWN: Final = 5
+_LOG_LINES: Final = 20
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;:]*m")
 _TIME: Final = "%Y-%m-%d %H:%M:%S %Z"
 
 
@@ -28,7 +31,7 @@ def register(group: Commands) -> None:
         group,
         "show",
         _show,
-        "show one dead letter with its failures and the children that it holds",
+        "show one dead letter with its failures, its log and the children that it holds",
         example="peers dead show 42",
         reads=True,
     )
@@ -42,10 +45,13 @@ def _show(args: argparse.Namespace) -> int:
             raise not_dead(connection, args, args.id)
         held = dead_queries.held_kinds(connection, [args.id], _IDS_SHOWN)
         graph = dead_queries.graph_of(connection, args.id)
+        log = dead_queries.last_log(connection, args.id)
     if args.json:
-        output.document({**letter, "graph_id": graph, "held_descendants": held})
+        output.document({**letter, "graph_id": graph, "held_descendants": held, "log": log})
         return 0
     _print_letter(letter, graph, held)
+    if log is not None:
+        _print_log(args, log)
     _say_next(args, graph)
     return 0
 
@@ -78,6 +84,16 @@ def _print_letter(letter: Row, graph: int | None, held: list[Row]) -> None:
             print(f"  {label:<11}{output.readable(value)}")
     for failure in letter["failures"].parsed() if letter["failures"] else ():
         _print_failure(failure)
+
+
+def _print_log(args: argparse.Namespace, log: Row) -> None:
+    """Print the end of what an attempt has printed and logged."""
+    lines = output.readable(_COLOUR.sub("", log["text"])).splitlines()
+    print(f"\nlog of attempt {log['attempt']}")
+    if log["cut"] or len(lines) > _LOG_LINES:
+        print(f"    … `{advice(args, f'log {args.id}')}` shows more")
+    for line in lines[-_LOG_LINES:]:
+        print(f"    {line}".rstrip())
 
 
 def said_held(children: int, held: list[Row]) -> str:

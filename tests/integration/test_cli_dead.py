@@ -214,6 +214,25 @@ def test_a_filter_that_matches_nothing_names_near_misses(here: Here, db: Connect
     ]  # fmt: skip
 
 
+def test_the_kept_log_is_shown(here: Here, db: Connection) -> None:
+    """Its end, with the command that shows all; colours are left out and other control characters escaped."""
+    peer = join(db, "a")
+    [task] = fail(db, peer, "a", "OSError", "disk full")
+    assert "log of attempt" not in here("dead", "show", str(task)).out
+    text = "".join(f"\x1b[31mline\x07 {n}\n" for n in range(30))
+    db.execute(
+        "insert into peers.task_log (task_id, token, attempt, peer_id, outcome, size, cut, text,"
+        " stored_at) select %s, token, 1, %s, 'failed', 99, false, %s, now()"
+        " from peers.failure where task_id = %s",
+        (task, peer, text, task),
+    )
+    shown = here("dead", "show", str(task)).out
+    log = shown.partition("log of attempt 1\n")[2].splitlines()
+    assert log[0] == f"    … `peers log {task}` shows more"
+    assert (len(log), log[1], log[-1]) == (21, "    line\\x07 10", "    line\\x07 29")
+    assert here("dead", "show", str(task), "--json").document["log"]["text"] == text
+
+
 # ------------------------------------------------------------------------------------- changing
 
 
