@@ -25,6 +25,7 @@ from tests.support.cli import (
     submit,
     until,
 )
+from tests.support.screen import Screen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -215,7 +216,7 @@ def test_a_filter_that_matches_nothing_names_near_misses(here: Here, db: Connect
 
 
 def test_the_kept_log_is_shown(here: Here, db: Connection) -> None:
-    """Its end, with the command that shows all; colours are left out and other control characters escaped."""
+    """Its end, with the command that shows all, without colours and control characters."""
     peer = join(db, "a")
     [task] = fail(db, peer, "a", "OSError", "disk full")
     assert "log of attempt" not in here("dead", "show", str(task)).out
@@ -343,6 +344,19 @@ def test_an_interrupted_command_says_how_far_it_went(
     assert (process.returncode, out) == (130, "")
     assert "stopped: 2,000 of 2,500 tasks retried" in err
     assert state(db, last["id"]) == "dead"
+
+
+def test_progress_is_shown_on_a_terminal(database_url: str, db: Connection) -> None:
+    """After each batch, in one line of stderr."""
+    peer = join(db, "a")
+    db.execute("insert into peers.task (kind) select 'a' from generate_series(1, 2500)")
+    while bury(db, peer):
+        pass
+    with Screen("dead", "retry", "--all", url=database_url) as screen:
+        assert screen.end() == 0
+        for done in ("1,000", "2,000", "2,500"):
+            assert f"\r{done} of 2,500 tasks" in screen.raw
+        assert "retried 2,500 dead letters" in screen.raw
 
 
 def test_an_error_among_several_names_a_command(database_url: str, db: Connection) -> None:

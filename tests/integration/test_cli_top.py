@@ -6,11 +6,13 @@ import json
 import os
 import signal
 import subprocess
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
+from peers.cli.sampler import TIMEOUT
 from tests.support.cli import PATIENCE, Here, bury, command, environment, join, peers, submit
 from tests.support.proxy import Proxy
 from tests.support.screen import Screen
@@ -79,12 +81,14 @@ def test_the_screen_follows_the_system(screen: Screen, db: Connection) -> None:
     screen.until(lambda it: "is paused" not in it.text and "8 tasks ready" in it.text, "new state")
 
 
-def test_the_screen_follows_the_size_of_the_terminal(screen: Screen) -> None:
-    """No line is longer, and there are not more of them, in a small window and in a large one."""
-    screen.until(lambda it: "EXAMPLE" in it.text, "drawn")
-    for columns, lines in ((40, 10), (200, 60), (80, 24)):
-        screen.resize(columns, lines)
-        screen.until(partial(_fills, columns, lines), f"drawn in {columns} columns, {lines} lines")
+def test_the_screen_follows_the_size_of_the_terminal(database_url: str, db: Connection) -> None:
+    """At once: in a small window and in a large one no line is longer, and there are not more."""
+    broken_system(db)
+    with Screen("top", "--interval", "10min", url=database_url) as screen:
+        screen.until(lambda it: "EXAMPLE" in it.text, "drawn")
+        for columns, lines in ((40, 10), (200, 60), (80, 24)):
+            screen.resize(columns, lines)
+            screen.until(partial(_fills, columns, lines), f"{columns} columns, {lines} lines")
 
 
 def _fills(columns: int, lines: int, screen: Screen) -> bool:
@@ -168,10 +172,9 @@ def test_a_slow_part_is_read_less_often(database_url: str, db: Connection) -> No
     with db.transaction(), Screen(*FAST, url=database_url) as screen:
         db.execute("lock table peers.alert in access exclusive mode")
         screen.until(lambda it: "alerts: the database took" in it.text, "slow")
-        drawn = screen.raw.count("\x1b[H")
+        drawn, began = screen.raw.count("\x1b[H"), time.monotonic()
         screen.until(lambda it: it.raw.count("\x1b[H") >= drawn + 5, "goes on")
-        waiting = "select count(*) as n from pg_stat_activity where wait_event_type = 'Lock'"
-        assert db.execute(waiting).fetchall() == [{"n": 0}]
+        assert time.monotonic() - began < 5 * TIMEOUT  # each round would take the whole timeout
 
 
 def test_without_a_terminal_it_prints_once(database_url: str, db: Connection) -> None:
