@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 def register(commands: Commands) -> None:
     """Declare the commands of this file."""
-    migrate = add_command(commands, "migrate", _migrate, "create or update the schema", reads=True)
+    migrate = add_command(
+        commands, "migrate", _migrate, "create or update the schema", reads=True,
+        example="peers migrate --dry-run",
+    )  # fmt: skip
     migrate.add_argument(
         "--dry-run",
         action="store_true",
@@ -35,6 +38,7 @@ def register(commands: Commands) -> None:
         "check",
         _check,
         "compare stored counters and states with a recount (exit code 1 if they differ)",
+        example="peers check --repair",
         reads=True,
     )
     check.add_argument("--repair", action="store_true", help="repair the differences")
@@ -43,6 +47,7 @@ def register(commands: Commands) -> None:
         "config",
         _config,
         "show the effective settings and where each comes from",
+        example="peers config --json",
         reads=True,
     )
 

@@ -28,17 +28,26 @@ if TYPE_CHECKING:
 
 def register(commands: Commands) -> None:
     """Declare `db` and its commands."""
-    group = add_group(commands, "db", "the embedded database, or the configured one")
-    add_command(group, "url", _url, "print the database's URL with its password", reads=True)
+    group = add_group(
+        commands, "db", "the embedded database, or the configured one", example="peers db psql"
+    )
+    add_command(
+        group, "url", _url, "print the database's URL with its password", reads=True,
+        example="psql \"$(peers db url)\"",
+    )  # fmt: skip
     add_command(
         group,
         "psql",
         _psql,
         "open psql on this database; arguments that Peers does not know are passed to psql",
+        example="peers db psql -- -c 'table peers.queue_status'",
         usage="peers db psql [options] [psql's arguments ...]",
         accepts=lambda _: True,
     )
-    add_command(group, "stop", _stop, "stop the embedded database, even if it is in use")
+    add_command(
+        group, "stop", _stop, "stop the embedded database, even if it is in use",
+        example="peers db stop",
+    )  # fmt: skip
 
 
 def _is_embedded(args: argparse.Namespace, settings: Settings) -> bool:

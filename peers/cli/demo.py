@@ -27,6 +27,7 @@ def register(commands: Commands) -> None:
         _demo,
         summary,
         reads=True,
+        example="peers demo --files 100",
         epilog="It uses the embedded Postgres unless a database is configured.",
     )
     parser.add_argument(

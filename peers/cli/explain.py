@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 def register(commands: Commands) -> None:
     """Declare `explain`."""
     explain = add_command(
-        commands, "explain", _explain, "say why a task is not running, or how it ended", reads=True
+        commands,
+        "explain",
+        _explain,
+        "say why a task is not running, or how it ended",
+        reads=True,
+        example="peers explain 42",
     )
     explain.add_argument("ids", type=task_id, nargs="+", metavar="ID", help="id of a task")
 

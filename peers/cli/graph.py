@@ -34,8 +34,13 @@ _STATES: Final = ("blocked", "scheduled", "ready", "running", "completed", "dead
 
 def register(commands: Commands) -> None:
     """Declare `graph` and its commands."""
-    group = add_group(commands, "graph", "graphs: tasks that were submitted together")
-    listing = add_command(group, "list", _list, "list graphs, newest first", reads=True)
+    group = add_group(
+        commands, "graph", "graphs: tasks that were submitted together", example="peers graph list"
+    )
+    listing = add_command(
+        group, "list", _list, "list graphs, newest first", reads=True,
+        example="peers graph list --name nightly",
+    )  # fmt: skip
     listing.add_argument("--name", type=name, metavar="NAME", help="only graphs of this name")
     listing.add_argument(
         "--paused", action="store_true", default=None, help="only graphs that are paused"
@@ -47,14 +52,20 @@ def register(commands: Commands) -> None:
         metavar="N",
         help=f"show at most N (default: {_LISTED})",
     )
-    show = add_command(group, "show", _show, "show the progress of one graph", reads=True)
+    show = add_command(
+        group, "show", _show, "show the progress of one graph", reads=True,
+        example="peers graph show nightly",
+    )  # fmt: skip
     changes: dict[str, tuple[Command, str]] = {
         "cancel": (_cancel, "cancel all unfinished tasks of a graph, its dead letters included"),
         "pause": (_pause, "stop claiming tasks of a graph (running tasks go on)"),
         "resume": (_resume, "resume claiming tasks of a paused graph"),
         "retry": (_retry, "retry all dead letters of a graph with fresh attempts"),
     }
-    changing = {verb: add_command(group, verb, *changes[verb]) for verb in changes}
+    changing = {
+        verb: add_command(group, verb, *changes[verb], example=f"peers graph {verb} 7")
+        for verb in changes
+    }
     for command in (show, *changing.values()):
         command.add_argument(
             "graph",

@@ -43,10 +43,23 @@ _TIME: Final = "%Y-%m-%d %H:%M:%S"
 
 def register(commands: Commands) -> None:
     """Declare `limit` and its commands."""
-    group = add_group(commands, "limit", "limits: how many tasks run at once, or start in a period")
-    add_command(group, "list", _list, "list limits, and what runs and waits", reads=True)
+    group = add_group(
+        commands,
+        "limit",
+        "limits: how many tasks run at once, or start in a period",
+        example="peers limit list",
+    )
+    add_command(
+        group, "list", _list, "list limits, and what runs and waits", reads=True,
+        example="peers limit list --json",
+    )  # fmt: skip
     show = add_command(
-        group, "show", _show, "show a limit, and what runs and waits under its keys", reads=True
+        group,
+        "show",
+        _show,
+        "show a limit, and what runs and waits under its keys",
+        reads=True,
+        example="peers limit show stripe --keys 20",
     )
     _add_name(show)
     show.add_argument(
@@ -55,10 +68,16 @@ def register(commands: Commands) -> None:
         f"(default: {_KEYS_SHOWN})",
     )  # fmt: skip
     register_set(group)
-    remove = add_command(group, "remove", _remove, "remove a limit (its tasks run without it)")
+    remove = add_command(
+        group, "remove", _remove, "remove a limit (its tasks run without it)",
+        example="peers limit remove stripe",
+    )  # fmt: skip
     _add_name(remove)
     add_reason(remove)
-    shut = add_command(group, "shut", _shut, "start no tasks under a limit (running tasks go on)")
+    shut = add_command(
+        group, "shut", _shut, "start no tasks under a limit (running tasks go on)",
+        example="peers limit shut stripe --for 15m --reason 'stripe is down'",
+    )  # fmt: skip
     _add_name(shut)
     when = shut.add_mutually_exclusive_group()
     when.add_argument(
@@ -69,7 +88,9 @@ def register(commands: Commands) -> None:
         help="until this time (ISO 8601; default: until it is opened)",
     )  # fmt: skip
     add_reason(shut)
-    opened = add_command(group, "open", _open, "open a limit that is shut")
+    opened = add_command(
+        group, "open", _open, "open a limit that is shut", example="peers limit open stripe"
+    )
     _add_name(opened)
     add_reason(opened)
 

@@ -30,7 +30,14 @@ _FIELDS: Final = (
 def register_set(group: Commands) -> None:
     """Declare `set`."""
     set_ = add_command(
-        group, "set", _set, 'create or change a limit; what is not named stays, "none" clears it'
+        group,
+        "set",
+        _set,
+        'create or change a limit; what is not named stays, "none" clears it',
+        example=(
+            "peers limit set stripe --kind pay.charge --max-running 4",
+            "peers limit set api --queue api --starts 100 --per 1m --key account_id",
+        ),
     )
     set_.add_argument("name", type=name, metavar="NAME", help="name of the limit")
     of = set_.add_argument_group("of").add_mutually_exclusive_group()

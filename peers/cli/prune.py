@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 def register(commands: Commands) -> None:
     """Declare `prune`."""
     prune = add_command(
-        commands, "prune", _prune, "delete tasks and runs of schedules that ended long ago"
+        commands,
+        "prune",
+        _prune,
+        "delete tasks and runs of schedules that ended long ago",
+        example="peers prune --keep-completed 30d --keep-dead 90d",
     )
     prune.add_argument(
         "--keep-completed",

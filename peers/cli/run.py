@@ -37,6 +37,7 @@ def register(commands: Commands) -> None:
         "run",
         _run,
         "run a peer: SIGTERM or Ctrl-C drains it, a second one stops it now",
+        example="peers run --app shop.tasks --queues default=4,mail=16",
     )
     group = parser.add_argument_group("the peer", "Flags win over PEERS_… variables and files.")
     for setting in reference():

@@ -38,8 +38,14 @@ _CANCEL_TASKS: Final = (
 
 def register(commands: Commands) -> None:
     """Declare `schedule` and its commands."""
-    group = add_group(commands, "schedule", "schedules: tasks that run at given times")
-    add_command(group, "list", _list, "list schedules, and when they are due", reads=True)
+    group = add_group(
+        commands, "schedule", "schedules: tasks that run at given times",
+        example="peers schedule list",
+    )  # fmt: skip
+    add_command(
+        group, "list", _list, "list schedules, and when they are due", reads=True,
+        example="peers schedule list --json",
+    )  # fmt: skip
     register_add(group)
     changes: dict[str, tuple[Command, str]] = {
         "pause": (_pause, "pause a schedule: its due times are skipped (running tasks go on)"),
@@ -48,11 +54,18 @@ def register(commands: Commands) -> None:
         "run": (_run, "submit a task of a schedule now and print its id"),
     }
     for verb, (command, summary) in changes.items():
-        changing = add_command(group, verb, command, summary)
+        changing = add_command(
+            group, verb, command, summary, example=f"peers schedule {verb} nightly"
+        )
         add_name(changing)
         add_reason(changing)
     explain = add_command(
-        group, "explain", _explain, "say what became of a schedule's last due time", reads=True
+        group,
+        "explain",
+        _explain,
+        "say what became of a schedule's last due time",
+        reads=True,
+        example="peers schedule explain nightly --at 2026-11-23T04:00",
     )
     add_name(explain)
     explain.add_argument(
@@ -62,7 +75,12 @@ def register(commands: Commands) -> None:
         help=f"explain the last due time until then ({TIME_FORM})",
     )
     coming = add_command(
-        group, "next", _show_next, "show the next due times in the schedule's time zone", reads=True
+        group,
+        "next",
+        _show_next,
+        "show the next due times in the schedule's time zone",
+        reads=True,
+        example="peers schedule next nightly --count 10",
     )
     add_name(coming)
     coming.add_argument(
@@ -70,7 +88,11 @@ def register(commands: Commands) -> None:
         help=f"how many (default: {NEXT_SHOWN})",
     )  # fmt: skip
     backfill = add_command(
-        group, "backfill", _backfill, "run due times of the past that have not fired"
+        group,
+        "backfill",
+        _backfill,
+        "run due times of the past that have not fired",
+        example="peers schedule backfill nightly --from 2026-11-01 --until 2026-11-08",
     )
     add_name(backfill)
     backfill.add_argument(
@@ -83,7 +105,11 @@ def register(commands: Commands) -> None:
     )  # fmt: skip
     add_reason(backfill)
     cancel = add_command(
-        group, "cancel-backfill", _cancel_backfill, "end a backfill (its submitted tasks stay)"
+        group,
+        "cancel-backfill",
+        _cancel_backfill,
+        "end a backfill (its submitted tasks stay)",
+        example="peers schedule cancel-backfill 3",
     )
     cancel.add_argument(
         "id", type=positive, metavar="NUMBER", help="number that `peers schedule backfill` printed"

@@ -32,6 +32,10 @@ def register_add(group: Commands) -> None:
     """Declare `add`."""
     add = add_command(
         group, "add", _add, "add a schedule and show its next due times",
+        example=(
+            "peers schedule add nightly report.send --cron '0 3 * * *' --timezone Europe/Berlin",
+            "peers schedule add sync shop.sync --every 15m --expect-within 5m full=false",
+        ),
         usage="peers schedule add NAME KIND (--cron CRON | --every DURATION) [key=value ...]"
         " [options]",
         accepts=lambda word: not word.startswith("-"),

@@ -58,6 +58,10 @@ def register(commands: Commands) -> None:
         "submit",
         _submit,
         "submit a task and print its id",
+        example=(
+            "peers submit thumbs.make path=/srv/a.png width=80",
+            "peers submit report.send --in 2h --queue mail --args '{\"users\": [1, 2]}'",
+        ),
         usage="peers submit KIND [key=value ...] [options]",
         accepts=lambda word: not word.startswith("-"),
     )

@@ -1,4 +1,4 @@
-"""`peers cancel`, `change`, `pause`, `resume`: change tasks and queues."""
+"""`peers change`, `pause`, `resume`: change tasks and queues."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from peers.cli.parser import (
 from peers.cli.wording import in_words_of_the_shell
 from peers.client import operations
 from peers.errors import PeersError
-from peers.types import TaskState
 
 if TYPE_CHECKING:
     import argparse
@@ -30,11 +29,10 @@ if TYPE_CHECKING:
 
 def register(commands: Commands) -> None:
     """Declare the commands of this file."""
-    cancel = add_command(
-        commands, "cancel", _cancel, "cancel tasks (the handler of a running task is stopped)"
-    )
-    cancel.add_argument("ids", type=task_id, nargs="+", metavar="ID", help="id of a task")
-    change = add_command(commands, "change", _change, "change a task that has not started")
+    change = add_command(
+        commands, "change", _change, "change a task that has not started",
+        example="peers change 42 --priority 10 --in 5m",
+    )  # fmt: skip
     change.add_argument("id", type=task_id, metavar="ID", help="id of a task")
     change.add_argument("--priority", type=int, metavar="N", help="smaller runs first")
     when = change.add_mutually_exclusive_group()
@@ -60,11 +58,21 @@ def register(commands: Commands) -> None:
         "--timeout", type=duration, metavar="DURATION", help="timeout of each attempt"
     )
     pause = add_command(
-        commands, "pause", _pause, "stop claiming from a queue (running tasks go on)"
+        commands,
+        "pause",
+        _pause,
+        "stop claiming from a queue (running tasks go on)",
+        example="peers pause mail",
     )
     pause.add_argument("queue", type=name, metavar="QUEUE", help="name of a queue")
     add_reason(pause)
-    resume = add_command(commands, "resume", _resume, "resume claiming from a paused queue")
+    resume = add_command(
+        commands,
+        "resume",
+        _resume,
+        "resume claiming from a paused queue",
+        example="peers resume mail",
+    )
     resume.add_argument("queue", type=name, metavar="QUEUE", help="name of a queue")
     add_reason(resume)
 
@@ -80,19 +88,6 @@ def each(args: argparse.Namespace, ids: Sequence[int], act: Callable[[int], None
             output.complain(error)
             code = code or error.exit_code
     return code
-
-
-def _cancel(args: argparse.Namespace) -> int:
-    with connected(args) as connection:
-
-        def cancel(id: int) -> None:
-            state = perform(connection, operations.cancel(id))
-            if state is TaskState.COMPLETED:
-                raise PeersError(f"task {id} is completed and cannot be cancelled")
-            note = ": its handler is being stopped" if state is TaskState.RUNNING else ""
-            print(f"task {id} is {state}{note}")
-
-        return each(args, args.ids, cancel)
 
 
 def _change(args: argparse.Namespace) -> int:

@@ -25,14 +25,14 @@ from peers.protocol.messages import (
 )
 from peers.protocol.running_marker import RunningMarker
 from peers.protocol.started_marks import StartedMarks
-from peers.worker.assigned import AssignedTask, Run
+from peers.worker.assigned import Run
 from peers.worker.async_execution import SingleTask, SlotQueue, TaskBatch, executions_of
 from peers.worker.batch import Batch, Part
 from peers.worker.channel import Channel, exit_disconnected
 from peers.worker.exhaustion import CLOSED_STREAMS, StandardStreams
 from peers.worker.guarded_loop import GuardedLoop
 from peers.worker.handler_call import HandlerCall, current_call
-from peers.worker.outcome import encode_result, failed, stopped
+from peers.worker.outcome import encode_result, failed, failed_async, stopped
 from peers.worker.pending_outcomes import PendingOutcomes
 
 _FLUSH_AFTER: Final = 0.002
@@ -180,7 +180,7 @@ class AsyncLoop:
                         result = await handler.function(**execution.args())
             result = encode_result(kind, result)
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is the task's failure
-            describe = partial(_describe, limit=limit, cancelled=execution.is_cancelled)
+            describe = partial(failed_async, limit=limit, cancelled=execution.is_cancelled)
             outcome = describe(execution.task(), time.monotonic() - started, call.why(error))
             self._send_outcomes([outcome])
         else:
@@ -214,7 +214,7 @@ class AsyncLoop:
             is_stopped = issubclass(type(error), asyncio.CancelledError) and any(
                 current.cancelled for current in part.tasks
             )
-            describe = partial(_describe, limit=limit, cancelled=is_stopped)
+            describe = partial(failed_async, limit=limit, cancelled=is_stopped)
             (batch.stopped if is_stopped else batch.raised)(part, call.why(error), describe)
         else:
             batch.returned(part, results)
@@ -264,17 +264,3 @@ class AsyncLoop:
             self._flushed_at = time.monotonic()
             if not self._streams.are_open():
                 self._channel.send(Unfit(CLOSED_STREAMS))
-
-
-def _describe(
-    task: AssignedTask, seconds: float, error: BaseException, *, limit: asyncio.Timeout | None,
-    cancelled: bool,
-) -> Failed:  # fmt: skip
-    """Return the failure of a handler that raised, or that its timeout or a cancel stopped."""
-    outcome = failed(task, seconds, error)
-    if limit is not None and issubclass(type(error), TimeoutError) and limit.expired():
-        message = f"ran longer than its timeout of {task.timeout:g} s"
-        return Failed(task.execution_id, seconds, "timeout", message, outcome.traceback)
-    if issubclass(type(error), asyncio.CancelledError) and cancelled:
-        return stopped(task, seconds, outcome.traceback)
-    return outcome

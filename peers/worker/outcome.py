@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -158,3 +159,17 @@ def _retry_in(error: BaseException) -> tuple[float | None, str]:
 def stopped(task: AssignedTask, seconds: float, traceback: str | None = None) -> Failed:
     """Return the outcome of a task that was cancelled while it ran."""
     return Failed(task.execution_id, seconds, "cancelled", "stopped on request", traceback)
+
+
+def failed_async(
+    task: AssignedTask, seconds: float, error: BaseException, *, limit: asyncio.Timeout | None,
+    cancelled: bool,
+) -> Failed:  # fmt: skip
+    """Return the outcome of an async handler that raised, or that a timeout or a cancel stopped."""
+    outcome = failed(task, seconds, error)
+    if limit is not None and issubclass(type(error), TimeoutError) and limit.expired():
+        message = f"ran longer than its timeout of {task.timeout:g} s"
+        return Failed(task.execution_id, seconds, "timeout", message, outcome.traceback)
+    if issubclass(type(error), asyncio.CancelledError) and cancelled:
+        return stopped(task, seconds, outcome.traceback)
+    return outcome

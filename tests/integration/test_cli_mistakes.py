@@ -59,9 +59,15 @@ PREDICT = ["predict", "--model", "m:f", "--input", "status", "--output", "o.csv"
         (["submit", "a", "--at", "noon"], ["must be a time", '"noon"']),
         (["submit", "a", "--in", "1s", "--at", "2026-11-23"], ["not allowed with"]),
         (["change", "1"], ["name what to change"]),
-        (["dead", "retry"], ["--kind KIND, --graph ID or --all"]),
-        (["dead", "retry", "1", "--all"], ["--kind KIND, --graph ID or --all"]),
-        (["dead", "retry", "--all", "--graph", "1"], ["exclude each other"]),
+        (
+            ["dead", "retry"],
+            ["in one way: ids, or options such as --kind KIND and --graph ID, or --all"],
+        ),
+        (
+            ["dead", "retry", "1", "--all"],
+            ["in one way: ids, or options such as --kind KIND and --graph ID, or --all"],
+        ),
+        (["dead", "retry", "--all", "--graph", "1"], ["in one way"]),
         (["dead"], ["required: COMMAND"]),
         (["graph", "show", "9" * 30], ["a graph id is a number"]),
         (["graph", "pause", ""], ["1 to 200 characters, not 0"]),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import socket
 import tempfile
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
 import psycopg
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
+from peers import testing
 from peers.database import schema
 
 if TYPE_CHECKING:
@@ -136,74 +135,31 @@ def _container(image: str) -> Iterator[str]:
         yield container.get_connection_url()
 
 
-class Databases:
-    """Throwaway databases on one server: a template with the schema, and clones of it.
+class Databases(testing.Databases):
+    """Throwaway databases on one server, by their connection strings."""
 
-    Names are random, so that runs on the same server do not meet.
-    """
-
-    def __init__(self, server_url: str) -> None:
-        self._server_url = server_url
-        self._prefix = f"peers_test_{secrets.token_hex(4)}"
-        self._template = f"{self._prefix}_template"
-        self._made = 0
-        self._admin = open_connection(server_url)
-        # It copies files, which takes less CPU time than the log does, but a checkpoint as well.
-        self._strategy = "file_copy" if self._is("fsync", "off") else "wal_log"
-        self.server_version = str(self._admin.info.parameter_status("server_version"))
-
-    def url(self, name: str) -> str:
-        """The connection string of one of these databases."""
-        return make_conninfo(self._server_url, dbname=name)
-
-    def make_template(self) -> None:
-        """A database with the schema as shipped, for `clone`."""
-        self._run("create database {}", self._template)
-        with open_connection(self.url(self._template)) as connection:
+    def fill(self, database: testing.Database) -> None:
+        """Create the schema as shipped, migrations included."""
+        with open_connection(database.url) as connection:
             for file in sql_files():
                 connection.execute(file.read_bytes())
+
+    def close(self) -> None:
+        """Drop what is left, the template included, and end."""
+        self.drop_all()
+        super().close()
 
     @contextmanager
     def clone(self) -> Iterator[str]:
         """The URL of a fresh copy of the template, dropped afterwards."""
-        name = self._next_name()
-        self._run(
-            "create database {} template {} strategy {}", name, self._template, self._strategy
-        )
-        try:
-            yield self.url(name)
-        finally:
-            self._drop(name)
+        with self.copy() as database:
+            yield database.conninfo
 
     @contextmanager
     def empty(self, options: LiteralString = "") -> Iterator[str]:
         """The URL of a database without our schema, dropped afterwards."""
-        name = self._next_name()
-        self._run("create database {} " + options, name)
-        try:
-            yield self.url(name)
-        finally:
-            self._drop(name)
-
-    def close(self) -> None:
-        """Drop the template, and ends."""
-        self._drop(self._template)
-        self._admin.close()
-
-    def _next_name(self) -> str:
-        self._made += 1
-        return f"{self._prefix}_{self._made}"
-
-    def _drop(self, name: str) -> None:
-        # Before the next one is made: the checkpoint that this takes then has little to write.
-        self._run("drop database if exists {} with (force)", name)
-
-    def _is(self, setting: str, value: str) -> bool:
-        found = self._admin.execute("select current_setting(%s) as value", (setting,)).fetchone()
-        return found is not None and found["value"] == value
-
-    def _run(self, statement: LiteralString, *names: str) -> None:
-        self._admin.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+        with self.empty_database(options) as database:
+            yield database.conninfo
 
 
 def as_url(conninfo: str) -> str:

@@ -19,6 +19,8 @@ def register(commands: Commands, words: list[str]) -> None:
     if words[:1] == ["predict"] and words[1:2] and words[1] in _RUNS:
         from peers.cli.predict import runs
 
-        runs.register(add_group(commands, "predict", "batch inference"))
+        runs.register(
+            add_group(commands, "predict", "batch inference", example="peers predict list")
+        )
     else:
         run.register(commands)

@@ -30,6 +30,10 @@ def register(commands: Commands) -> None:
     parser = add_command(
         commands, "predict", _predict,
         "run batch inference (see also `peers predict status|list|cancel|clean --help`)",
+        example=(
+            "peers predict --model model.joblib --input rows.parquet --output scores.parquet",
+            "peers predict --model model.onnx --input 'in/*.csv' --output out.csv --workers 4",
+        ),
         reads=True,
     )  # fmt: skip
     add_options(parser)

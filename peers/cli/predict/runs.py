@@ -22,17 +22,21 @@ def register(group: Commands) -> None:
     """Declare the commands of this file."""
     status = add_command(
         group, "status", _status, "show a run (exit code 1 or 5 if not all rows were predicted)",
+        example="peers predict status scores --watch",
         reads=True,
     )  # fmt: skip
     status.add_argument("name", type=name, metavar="NAME", help="name or id of the run")
     status.add_argument("--watch", action="store_true", help="wait until the run has ended")
-    listing = add_command(group, "list", _list, "list runs, newest first", reads=True)
+    listing = add_command(
+        group, "list", _list, "list runs, newest first", reads=True, example="peers predict list"
+    )
     listing.add_argument(
         "--limit", type=positive, default=_LISTED, metavar="N",
         help=f"show at most N (default: {_LISTED})",
     )  # fmt: skip
     cancel = add_command(
         group, "cancel", _cancel, "cancel a run (the same predict command resumes it later)",
+        example="peers predict cancel scores",
         reads=True,
     )  # fmt: skip
     cancel.add_argument("name", type=name, metavar="NAME", help="name or id of the run")
@@ -41,6 +45,7 @@ def register(group: Commands) -> None:
         "clean",
         _clean,
         "delete the intermediate files of runs that have ended (outputs stay)",
+        example="peers predict clean --older-than 30d --dry-run",
         reads=True,
     )
     which = clean.add_mutually_exclusive_group()
