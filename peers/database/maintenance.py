@@ -34,9 +34,9 @@ _PROMOTE: Final = (
     b" date_part('epoch', peers.next_due())"
 )
 _RECLAIM: Final = (
-    b"select task_id, attempt, lost_peer_id, host, null::double precision"
+    b"select task_id, kind, attempt, token, lost_peer_id, host, null::double precision"
     b" from peers.reclaim($1::uuid, $2::integer)"
-    b" union all select null, null, null, null, peers.next_reclaim($1::uuid)"
+    b" union all select null, null, null, null, null, null, peers.next_reclaim($1::uuid)"
 )
 _SIBLINGS: Final = (
     b"select sibling_id, pid, process_start, liveness_lock from peers.siblings($1::uuid)"
@@ -96,11 +96,14 @@ def read_reclaimed(result: PGresult) -> Reclaims:
     """Return the reply to `reclaim`."""
     tasks, seconds = [], float("inf")
     for row in range(result.ntuples):
-        task_id, attempt, peer_id, host, wait = (result.get_value(row, n) for n in range(5))
+        task_id, kind, attempt, token, peer_id, host, wait = (
+            result.get_value(row, n) for n in range(7)
+        )
         if task_id is not None:
             tasks.append(
                 Reclaimed(
-                    read_integer(task_id), read_integer(attempt), UUID(bytes=peer_id),
+                    read_integer(task_id), (kind or b"").decode(), read_integer(attempt),
+                    UUID(bytes=token), UUID(bytes=peer_id),
                     None if host is None else host.decode(),
                 )
             )  # fmt: skip

@@ -104,7 +104,9 @@ class Reclaimed(NamedTuple):
     """A lease that was taken back from a lost peer."""
 
     task_id: int
+    kind: str
     attempt: int
+    token: UUID
     lost_peer_id: UUID
     host: str | None
 

@@ -16,6 +16,7 @@ from peers.events.peer import (
     database_lost,
     database_reconnected,
     database_refused,
+    database_unreachable,
     heartbeat_failed,
     heartbeat_recovered,
     listener_failed,
@@ -33,11 +34,15 @@ from peers.events.peer import (
 )
 from peers.events.record import (
     ATTRIBUTES,
+    Event,
     add_fields,
     are_logged,
+    common_fields,
     counts,
+    every,
     fields_of,
     name_of,
+    set_peer_id,
 )
 from peers.events.schedules import (
     schedule_declared,
@@ -78,16 +83,20 @@ from peers.events.workers import (
 
 __all__ = [
     "ATTRIBUTES",
+    "Event",
     "add_fields",
     "app_not_preloaded",
     "are_logged",
     "batch_bisected",
+    "common_fields",
     "contract_changed",
     "counts",
     "database_lost",
     "database_reconnected",
     "database_refused",
+    "database_unreachable",
     "dropped_record",
+    "every",
     "fields_of",
     "fork_server_lost",
     "heartbeat_failed",
@@ -115,6 +124,7 @@ __all__ = [
     "schedule_fired",
     "schedule_late",
     "schedule_skipped",
+    "set_peer_id",
     "shutdown_step_failed",
     "signal_received",
     "system_error",

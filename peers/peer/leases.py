@@ -207,7 +207,9 @@ class Leases:
         if lease.cancelled:
             return
         lease.cancelled = True
-        events.task_cancelled(task_id=task_id, kind=lease.task.kind, attempt=lease.task.attempt)
+        events.task_cancelled(
+            task_id=task_id, kind=lease.task.kind, attempt=lease.task.attempt, token=token
+        )
         if not self.pool.cancel(lease, self._cancel_grace) and lease.local_queue.holds(lease):
             self._release(lease.local_queue, [lease])
 
@@ -235,8 +237,9 @@ class Leases:
             task = lease.task
             if lease.stopped_because is not None:  # None: its outcome had just arrived
                 events.task_stopped(
-                    task_id=task.task_id, kind=task.kind, attempt=task.attempt, seconds=seconds
-                )
+                    task_id=task.task_id, kind=task.kind, attempt=task.attempt, token=task.token,
+                    seconds=seconds,
+                )  # fmt: skip
 
     def abandon(self) -> None:
         """Stop every handler and forget every lease: they have expired."""

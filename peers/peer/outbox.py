@@ -174,8 +174,8 @@ class Outbox:
     def _refuse(self, outcome: Outcome, error: Exception) -> None:
         """Replace or put off an outcome that was refused alone. Raises if all would be refused."""
         transient = isinstance(error, _TRANSIENT_ERRORS)
-        task, message = outcome.lease.task, in_ascii(error)
-        events.outcome_refused(task_id=task.task_id, kind=task.kind, verdict=message)
+        message = in_ascii(error)
+        _log_refusal(outcome.lease, message)
         if not transient and isinstance(error, BadTask) and outcome.result is not None:
             self._failed.append(Outcome(outcome.lease, failure=_result_invalid(message)))
         elif not transient and not outcome.refused and not outcome.is_release:
@@ -213,9 +213,7 @@ class Outbox:
             self._failed.append(Outcome(lease, failure=_result_invalid(_RESULT_TOO_LARGE)))
         else:
             if verdict == "stale":
-                events.outcome_refused(
-                    task_id=lease.task.task_id, kind=lease.task.kind, verdict=verdict
-                )
+                _log_refusal(lease, verdict)
             self._on_recorded(lease.token, 1)
 
     def _retry_in(self, outcome: Outcome, seconds: float) -> None:
@@ -259,6 +257,14 @@ def _one_by_one(completed: Sequence[CompletedRun | Outcome]) -> list[Outcome]:
     for each in completed:
         outcomes += each.outcomes() if isinstance(each, CompletedRun) else [each]
     return outcomes
+
+
+def _log_refusal(lease: Lease, verdict: str) -> None:
+    task = lease.task
+    events.outcome_refused(
+        task_id=task.task_id, kind=task.kind, attempt=task.attempt, token=task.token,
+        verdict=verdict,
+    )  # fmt: skip
 
 
 def _result_invalid(message: str) -> Failure:

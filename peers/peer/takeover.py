@@ -116,10 +116,11 @@ class _Reclaim(Chore):
 
     def _read(self, result: PGresult, most: int) -> bool:
         tasks, self._next_in = maintenance.read_reclaimed(result)
-        for task_id, attempt, lost_peer_id, host in tasks:
+        for task in tasks:
             events.task_reclaimed(
-                task_id=task_id, attempt=attempt, lost_peer_id=lost_peer_id, lost_host=host
-            )
+                task_id=task.task_id, kind=task.kind, attempt=task.attempt, token=task.token,
+                lost_peer_id=task.lost_peer_id, lost_host=task.host,
+            )  # fmt: skip
         return len(tasks) < most
 
     def _interval(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from uuid import UUID
 
 import msgspec
 
@@ -123,22 +124,27 @@ def _log_completed(run: TaskRun, seconds: float) -> None:
         events.counts[events.task_completed.__name__] += run.count
         return
     claim = run.claim
+    token = UUID(bytes=claim.token)
     for index in range(run.first, run.first + run.count):
         events.task_completed(
             task_id=claim.task_id(index), kind=claim.kind(index), attempt=claim.attempt(index),
-            seconds=seconds,
+            token=token, seconds=seconds,
         )  # fmt: skip
 
 
 def log_exit(worker: WorkerHandle, worker_exit: WorkerExit) -> None:
     """Log an exit, unless the peer told the worker to stop."""
     pid = worker.process.pid
-    task_ids = [lease.task.task_id for lease, _ in worker_exit.failed]
+    tasks = [lease.task for lease, _ in worker_exit.failed]
+    task_ids = [task.task_id for task in tasks]
+    kinds, tokens = [task.kind for task in tasks], [task.token for task in tasks]
     if worker_exit.kill is not None:
         reason = worker_exit.kill.message
-        events.worker_killed(worker_pid=pid, reason=reason, task_ids=task_ids)
+        events.worker_killed(
+            worker_pid=pid, reason=reason, task_ids=task_ids, kinds=kinds, tokens=tokens
+        )
     elif not worker.stopping:
         events.worker_died(
             worker_pid=pid, exit_signal=worker_exit.exit_signal, exit_code=worker_exit.exit_code,
-            task_ids=task_ids,
+            task_ids=task_ids, kinds=kinds, tokens=tokens,
         )  # fmt: skip

@@ -168,7 +168,7 @@ def test_a_lost_peer_is_reclaimed_from(connection: BoundedConnection, peer: UUID
             (shift,),
         )
         functions.heartbeat(connection, other)
-    assert verbs.reclaim(connection, other) == [(task.task_id, 1, peer, "vega")]
+    assert verbs.reclaim(connection, other) == [(task.task_id, "a", 1, task.token, peer, "vega")]
 
 
 def test_waiting_tasks_are_changed_promoted_and_pruned(
