@@ -103,6 +103,7 @@ begin
     delete from peers.dependency d where d.parent_id = any (_ids);
     delete from peers.dependency d where d.child_id = any (_ids);
     delete from peers.failure f where f.task_id = any (_ids);
+    delete from peers.task_log l where l.task_id = any (_ids);
     delete from peers.task t where t.id = any (_ids);
 
     finished := _looked_at < prune.max_tasks;
@@ -117,7 +118,7 @@ end
 $$;
 
 comment on function peers.prune is
-    'Deletes completed and cancelled tasks that ended longer ago than older_than, with their edges, failures and '
+    'Deletes completed and cancelled tasks that ended longer ago than older_than, with their edges, failures, logs and '
     'idempotency keys; a task that an unfinished or dead child needs is kept. Then deletes graphs that were created '
     'longer ago than older_than and have no task. One call examines max_tasks tasks and remembers its place: call '
     'again until finished. While another session prunes, it does nothing and returns finished.';

@@ -112,5 +112,10 @@ begin
     grant update (cron, every, anchor, timezone, kind, args, queue, priority, max_attempts, timeout, metadata,
                   misfire, catch_up, overlap, jitter, expect_within, paused_at), delete
         on peers.schedule to peers_operator;
+
+    -- the logs of attempts: a worker stores them, an operator or reader can follow a running one
+    grant execute on function
+        peers.store_logs(uuid, bigint[], uuid[], integer[], text[], bigint[], bytea[]) to peers_worker;
+    grant execute on function peers.follow_log(bigint) to peers_operator, peers_reader;
 end
 $$;

@@ -109,6 +109,14 @@ def tasks_ended(*, completed: int, failed: int, seconds: float) -> None:
     """Report the work of the last minute. There is a line for each task at debug only."""
 
 
+@event(
+    logging.WARNING,
+    "the log of task %(task_id)d (%(kind)s), attempt %(attempt)d, was not stored: %(reason)s",
+)
+def task_log_lost(*, task_id: int, kind: str, attempt: int, token: UUID, reason: str) -> None:
+    """Report a log of keep_log that is missing in peers.task_log. The outcome is recorded."""
+
+
 # ---------------------------------------------------------------------------------- maintenance
 
 

@@ -170,6 +170,29 @@ class Json(_Form):
             return _dumped({str(name): _plain(value) for name, value in line.items()})
 
 
+def printed(stream: str, line: bytes, fields: Mapping[str, object]) -> logging.LogRecord:
+    """Return a line that was printed as a record, with its fields. `stream`: stdout or stderr."""
+    shown = line.rstrip(b"\r").rpartition(b"\r")[2]  # as a terminal shows a progress bar
+    text = shown.decode(errors="backslashreplace")
+    record = logging.LogRecord(stream, logging.INFO, "", 0, "%s", (text,), None)
+    events.add_fields(record, fields)
+    return record
+
+
+def log_printed(stream: str, line: bytes, fields: Mapping[str, object]) -> None:
+    """Log a line that was printed, whatever the level of the log is."""
+    record = printed(stream, line, fields)
+    for handler in logging.getLogger().handlers:
+        handler.handle(record)
+
+
+def plain(record: logging.LogRecord) -> str:
+    """Return a record as lines without its fields, for the log of one task."""
+    trace = _traceback(record)
+    line = f"{_as_text.formatTime(record)} {record.levelname:<7} {_message(record)}\n"
+    return f"{line}{trace}\n" if trace else line
+
+
 def _event(record: logging.LogRecord) -> str:
     """Return the name of our event, or one that user code gives."""
     named = events.name_of(record) or getattr(record, "event", None)

@@ -116,6 +116,10 @@ class QueueHandler(logging.Handler):
             if self._has_writer:
                 self._await(self._is_idle, FLUSH_SECONDS)
 
+    def write_to(self, descriptor: int) -> None:
+        """Write the next lines to this descriptor."""
+        self._descriptor = descriptor
+
     def pause(self) -> None:
         """End the writer before a fork. Until `resume`, callers write their lines themselves.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import socket
 import time
@@ -17,6 +18,7 @@ from peers.database.pipeline import StatementRefused
 from peers.database.reconnecting import ReconnectingConnection
 from peers.peer.claims import Claims
 from peers.peer.handler_requests import HandlerRequests
+from peers.peer.listener import LOG
 from peers.peer.outcomes import Outcomes
 from peers.peer.recorder import Recorder
 from peers.peer.request_verbs import execute
@@ -212,6 +214,11 @@ class Leases:
         )
         if not self.pool.cancel(lease, self._cancel_grace) and lease.local_queue.holds(lease):
             self._release(lease.local_queue, [lease])
+
+    def follow_log(self, payload: str) -> None:
+        """Store the log of a running task, whose id the notification has, for those who read it."""
+        with contextlib.suppress(ValueError):
+            self.pool.follow_log(int(payload.removeprefix(LOG)))
 
     def release_backlog(self) -> None:
         """Release every task that no worker has had."""

@@ -19,6 +19,7 @@ from peers.database.rows import Verdict
 from peers.errors import BadTask, NotPermitted, SchemaMissing
 from peers.peer.batch import Batch, record
 from peers.peer.outcome import CompletedRun, Failure, Outcome, in_ascii, plain_failure
+from peers.peer.waiting_logs import WaitingLogs
 from peers.pool.claim import TaskRun
 from peers.pool.lease import Lease
 
@@ -67,15 +68,17 @@ class Outbox:
         self._taken: Batch | None = None
         """What the transaction in progress records."""
         self._transient_errors = 0
+        self.logs = WaitingLogs()
+        """What attempts have printed, of kinds that keep their logs."""
 
     def __bool__(self) -> bool:
-        return bool(self._completed or self._failed or self._released)
+        return bool(self._completed or self._failed or self._released or self.logs)
 
     @property
     def is_pending(self) -> bool:
         """Return whether an outcome waits that the database has not refused for good."""
         return (
-            bool(self)
+            bool(self._completed or self._failed or self._released)
             or self._taken is not None
             or any(not outcome.refused for outcome in self._put_off)
         )
@@ -104,7 +107,7 @@ class Outbox:
         self._requeue_due(time.monotonic())
         self._taken = Batch(
             _take(self._completed, COMPLETED_MAX), _take(self._failed, BATCH_MAX),
-            _take(self._released, BATCH_MAX),
+            _take(self._released, BATCH_MAX), self.logs.take(),
         )  # fmt: skip
         return self._taken
 
@@ -112,6 +115,9 @@ class Outbox:
         """Forget what the transaction has recorded, and keep what it has not."""
         batch, self._taken = self._taken, None
         assert batch is not None
+        if batch.logs:
+            *results, stored = results
+            self.logs.conclude(batch.logs, stored)
         for part, result in zip(batch.parts(), results, strict=True):
             self._conclude(part, result)
 
@@ -122,6 +128,7 @@ class Outbox:
             self._completed[:0] = batch.completed
             self._failed[:0] = batch.failed
             self._released[:0] = batch.released
+            self.logs.put_back(batch.logs)
 
     # ----------------------------------------------------------------------------- one by one
 
@@ -144,6 +151,7 @@ class Outbox:
                     self._record(waiting, waiting[: _fitting(waiting, BATCH_MAX)], verb)
         finally:
             self._completed += completed
+        self.logs.store(run, peer_id, encoding)
 
     def _record(
         self, waiting: list[Outcome], batch: list[Outcome],

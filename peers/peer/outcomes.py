@@ -14,6 +14,7 @@ from peers.peer.state import PeerState
 from peers.pool.claim import TaskRun
 from peers.pool.isolation import IsolatedGroup
 from peers.pool.lease import Lease
+from peers.pool.log_tail import KeptText
 
 
 class Outcomes:
@@ -51,6 +52,10 @@ class Outcomes:
                 task_id=task.task_id, kind=task.kind, attempt=task.attempt, token=task.token,
                 error_type=str(failure["error_type"]), error_message=str(failure["error_message"]),
             )  # fmt: skip
+
+    def logged(self, lease: Lease, outcome: str | None, log: KeptText | None) -> None:
+        """Store the log of an attempt, or forget it."""
+        self._recorder.logged(lease, outcome, log)
 
     def bisected(self, parts: list[list[Lease]]) -> None:
         """Call each part of a batch that crashed its worker again."""

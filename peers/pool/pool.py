@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import selectors
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -138,6 +140,12 @@ class WorkerPool:
         for worker in self._workers:
             worker.recall()
 
+    def follow_log(self, task_id: int) -> None:
+        """Store the log of this task every second for a while, if it runs here."""
+        for worker in self._workers:
+            if worker.output is not None:
+                worker.output.follow(task_id, time.monotonic())
+
     def cancel(self, lease: Lease, grace: float) -> bool:
         """Stop a running handler, by force after `grace` seconds; False: no worker has it."""
         return any(worker.cancel(lease, grace) for worker in self._workers)
@@ -153,6 +161,7 @@ class WorkerPool:
         self._orphans.ensure()
         for worker in self._workers:
             worker.watch(now)
+            self._reporter.store_due_logs(worker, now)
         for worker, reason in self._retirement.due(self._workers, now):
             self._retirement.retire(worker, reason, self._workers)
         if not self._isolated:
@@ -163,6 +172,7 @@ class WorkerPool:
     def next_deadline(self) -> float:
         """Return when (monotonic) to `tick` again at the latest."""
         deadlines = [worker.next_deadline() for worker in self._workers]
+        deadlines += [w.output.next_due() for w in self._workers if w.output is not None]
         deadlines.append(self._starter.next_deadline())
         return min([*deadlines, self._starter.start_at if self._missing() else float("inf")])
 
@@ -194,6 +204,12 @@ class WorkerPool:
             worker.sent_garbage = True
             worker.process.kill()
         self._select_for(worker)
+
+    def _read_output(self, worker: WorkerHandle) -> None:
+        self._reporter.read_output(worker)
+        if worker.output is not None and worker.output.is_closed:  # it would stay readable
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(worker.process.output)
 
     def _handle(self, worker: WorkerHandle, message: ToParent) -> None:
         match message:
@@ -229,6 +245,13 @@ class WorkerPool:
         self.asynchronous = frozenset(kind.kind for kind in kinds if kind.asynchronous)
         worker.begin(should_run_loop(worker, self._workers, has_async=bool(self.asynchronous)))
         self._retirement.begin(worker)
+        policies = {kind.kind: kind.keep_log for kind in kinds if kind.keep_log}
+        if policies:
+            worker.capture(policies)
+            self._selector.register(
+                worker.process.output, selectors.EVENT_READ,
+                lambda: self._read_output(worker),
+            )  # fmt: skip
         self._starter.succeeded()
         events.worker_started(worker_pid=worker.process.pid, asynchronous=worker.asynchronous)
 
@@ -236,6 +259,7 @@ class WorkerPool:
         if worker not in self._workers:
             return
         self._read(worker)  # what it sent before it died counts
+        self._reporter.read_output(worker, rest=True)
         self._starter.unregister(worker)
         self._workers.remove(worker)
         self._retirement.forget(worker)

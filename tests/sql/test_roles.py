@@ -71,6 +71,8 @@ VERBS = {
     "explain_schedule": "select peers.explain_schedule('s')",
     "submit_unique": "select * from peers.submit_unique('a', unique_key => 'k')",
     "submit_many_unique": "select * from peers.submit_many_unique('a', '[{}]', array['k'])",
+    "store_logs": "select peers.store_logs(gen_random_uuid(), '{}', '{}', '{}', '{}', '{}', '{}')",
+    "follow_log": "select peers.follow_log(1)",
     "contract_version": "select peers.contract_version()",
     "now": "select peers.now()",
 }
@@ -82,7 +84,7 @@ PEER = {
     "next_reclaim", "siblings", "declare_lost",
     "start_cooldown", "cooldown_left", "declare_limits", "shut_limit_of_task",
     "due_schedules", "fire_schedules", "run_backfills", "declare_schedules",
-    "task_due_at", "prune_schedule_runs",
+    "task_due_at", "prune_schedule_runs", "store_logs",
 }  # fmt: skip
 OPERATING = {
     "cancel", "change", "pause", "resume", "prune", "check", "explain", "unrunnable",
@@ -91,13 +93,14 @@ OPERATING = {
     "set_limit", "remove_limit", "shut_limit", "open_limit", "limit_keys",
     "pause_schedule", "resume_schedule", "run_schedule", "remove_schedule", "backfill_schedule",
     "cancel_backfill",
-    "explain_schedule", "task_due_at", "prune_schedule_runs",
+    "explain_schedule", "task_due_at", "prune_schedule_runs", "follow_log",
 }  # fmt: skip
 ALLOWED = {
     "peers_submitter": EVERYBODY | SUBMITTING,
     "peers_worker": EVERYBODY | SUBMITTING | PEER,
     "peers_operator": EVERYBODY | SUBMITTING | OPERATING,
-    "peers_reader": EVERYBODY | {"explain", "explain_schedule", "limit_keys", "unrunnable"},
+    "peers_reader": EVERYBODY
+    | {"explain", "explain_schedule", "limit_keys", "unrunnable", "follow_log"},
 }
 TABLES = (
     "select format('%I.%I', schemaname, tablename) as t from pg_tables where schemaname = 'peers'"
