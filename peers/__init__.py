@@ -63,6 +63,9 @@ if TYPE_CHECKING:
         graph_status,
         graph_status_async,
         graph_status_in,
+        log,
+        log_async,
+        log_in,
         open_limit,
         open_limit_async,
         open_limit_in,
@@ -122,6 +125,7 @@ if TYPE_CHECKING:
     from peers.client.node import Node
     from peers.client.records import (
         GraphStatus,
+        TaskLog,
         TaskRecord,
     )
     from peers.client.results import (
@@ -229,6 +233,7 @@ __all__ = [
     "TaskCancelled",
     "TaskFailed",
     "TaskId",
+    "TaskLog",
     "TaskNotFound",
     "TaskRecord",
     "TaskState",
@@ -288,6 +293,9 @@ __all__ = [
     "graph_status",
     "graph_status_async",
     "graph_status_in",
+    "log",
+    "log_async",
+    "log_in",
     "open_limit",
     "open_limit_async",
     "open_limit_in",

@@ -40,7 +40,7 @@ from peers.spans import Span, timedelta_of
 from peers.types import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
 
 if TYPE_CHECKING:
-    from peers.client.records import Outcome
+    from peers.client.records import Outcome, TaskLog
     from peers.client.targets import AsyncTarget, SyncTarget
     from peers.types import ParentFailure, TaskId
 
@@ -152,6 +152,17 @@ class Task(Generic[P, R_co]):
     async def result_async(self, id: int, timeout: Span | None = None) -> Any:
         """Do the same as `result` without blocking the event loop."""
         return read_result(await wait_async(id, timeout), self)
+
+    def log(self, id: int, attempt: int | None = None) -> TaskLog | None:
+        """Return what an attempt of a task has printed and logged; None: there is no log of it.
+
+        attempt: its number; None: the last one that has a log. Raises TaskNotFound, BadArgument.
+        """
+        return perform(operations.log(id, attempt))
+
+    async def log_async(self, id: int, attempt: int | None = None) -> TaskLog | None:
+        """Do the same as `log` without blocking the event loop."""
+        return await perform_async(operations.log(id, attempt))
 
     def request(self, *args: P.args, **kwargs: P.kwargs) -> Request[TaskId]:
         """Return the checked request of a submission. Raises ArgsInvalid."""
