@@ -18,7 +18,8 @@ create table if not exists peers.task_log (
 
 comment on table peers.task_log is
     'The last 64 KiB of what attempts have printed and logged, of kinds with keep_log. A task has at most 10 of them. '
-    'SELECT text FROM peers.task_log WHERE task_id = 42 ORDER BY attempt shows them. They are deleted with their task.';
+    'SELECT text FROM peers.task_log WHERE task_id = 42 ORDER BY attempt shows them. They are deleted with their task. '
+    'Nothing depends on them: TRUNCATE peers.task_log frees their space.';
 comment on column peers.task_log.task_id is 'The task.';
 comment on column peers.task_log.token is 'The token of the lease under which the attempt ran.';
 comment on column peers.task_log.attempt is 'Which attempt it was.';

@@ -114,9 +114,6 @@ create or replace trigger refuse_change before update or delete on peers.dead
 create or replace trigger refuse_change before update or delete on peers.failure
     for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
     execute function peers.refuse_change();
-create or replace trigger refuse_change before update or delete on peers.task_log
-    for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
-    execute function peers.refuse_change();
 create or replace trigger refuse_change before update of next_due_at, computed_from, revision, resumed_at, failures,
     error, retry_at, expected_due_at, expect_at, declared, created_by, created_at, changed_at on peers.schedule
     for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')

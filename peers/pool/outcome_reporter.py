@@ -52,8 +52,6 @@ class OutcomeReporter:
             was_isolated = worker.role is not WorkerRole.ORDINARY
             bisect = was_isolated and len(batches) > 1
             self._listener.isolated(group.halves() if bisect else [group])
-        if worker.output is not None:
-            worker.output.forget_ended()
 
     def read_output(self, worker: WorkerHandle, *, rest: bool = False) -> None:
         """Read what the handlers have printed; `rest`: everything before what they have sent."""

@@ -7,6 +7,7 @@ import selectors
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -38,6 +39,9 @@ from peers.protocol.messages import (
     ToWorker,
     Unfit,
 )
+
+_COLLECT: Final = 0.02
+"""Seconds between two reads of what handlers print."""
 
 
 class WorkerPool:
@@ -161,7 +165,7 @@ class WorkerPool:
         self._orphans.ensure()
         for worker in self._workers:
             worker.watch(now)
-            self._reporter.store_due_logs(worker, now)
+            self._tick_output(worker, now)
         for worker, reason in self._retirement.due(self._workers, now):
             self._retirement.retire(worker, reason, self._workers)
         if not self._isolated:
@@ -172,7 +176,8 @@ class WorkerPool:
     def next_deadline(self) -> float:
         """Return when (monotonic) to `tick` again at the latest."""
         deadlines = [worker.next_deadline() for worker in self._workers]
-        deadlines += [w.output.next_due() for w in self._workers if w.output is not None]
+        outputs = [worker.output for worker in self._workers if worker.output is not None]
+        deadlines += [min(output.next_due(), output.read_at) for output in outputs]
         deadlines.append(self._starter.next_deadline())
         return min([*deadlines, self._starter.start_at if self._missing() else float("inf")])
 
@@ -205,11 +210,27 @@ class WorkerPool:
             worker.process.kill()
         self._select_for(worker)
 
+    def _select_output(self, worker: WorkerHandle) -> None:
+        self._selector.register(
+            worker.process.output, selectors.EVENT_READ, lambda: self._read_output(worker)
+        )
+
     def _read_output(self, worker: WorkerHandle) -> None:
+        """Read what was printed; then wait a moment, because handlers print line by line."""
         self._reporter.read_output(worker)
-        if worker.output is not None and worker.output.is_closed:  # it would stay readable
-            with contextlib.suppress(KeyError):
+        output = worker.output
+        if output is not None and (output.is_closed or not output.is_busy):
+            with contextlib.suppress(KeyError):  # it was reaped earlier in the same turn
                 self._selector.unregister(worker.process.output)
+                output.read_at = float("inf") if output.is_closed else time.monotonic() + _COLLECT
+
+    def _tick_output(self, worker: WorkerHandle, now: float) -> None:
+        """Select for the output again, and store logs of running attempts."""
+        if worker.output is not None:
+            if worker.output.read_at <= now:
+                worker.output.read_at = float("inf")
+                self._select_output(worker)
+            self._reporter.store_due_logs(worker, now)
 
     def _handle(self, worker: WorkerHandle, message: ToParent) -> None:
         match message:
@@ -248,10 +269,7 @@ class WorkerPool:
         policies = {kind.kind: kind.keep_log for kind in kinds if kind.keep_log}
         if policies:
             worker.capture(policies)
-            self._selector.register(
-                worker.process.output, selectors.EVENT_READ,
-                lambda: self._read_output(worker),
-            )  # fmt: skip
+            self._select_output(worker)
         self._starter.succeeded()
         events.worker_started(worker_pid=worker.process.pid, asynchronous=worker.asynchronous)
 

@@ -21,6 +21,7 @@ _FOLLOWED_EVERY: Final = 1.0
 _STORED_AFTER: Final = 10.0
 """When the log of a running attempt is stored for the first time, in case its peer is lost."""
 _STORED_EVERY_AT_MOST: Final = 60.0
+_FORGET_MORE_THAN: Final = 16
 _LONGEST_LINE: Final = 16 << 10
 
 
@@ -81,13 +82,20 @@ class WorkerOutput:
         """By the first execution id of the handler call."""
         self._redirected = 0
         """The call whose standard output is the pipe."""
+        self._batches: dict[int, _Log] = {}
+        """Those of batches."""
         self.is_closed = False
         """The worker has closed its end, or is dead."""
+        self.is_busy = False
+        """There was more than could be read at once."""
+        self.read_at = float("inf")
+        """When (monotonic) to select for it again."""
 
     # ------------------------------------------------------------------------------------ reading
 
     def read(self, now: float, pieces: int = _READ_AT_ONCE) -> Iterator[tuple[Lease, bytes]]:
         """Read some of what has come; yield the lines that programs of handlers have printed."""
+        self.is_busy = False
         for _ in range(pieces):
             try:
                 data = os.read(self.descriptor, _READ_SIZE)
@@ -96,7 +104,8 @@ class WorkerOutput:
             self.is_closed = not data
             for part in self._parser.feed(data):
                 yield from self._take(part, now)
-            if len(data) < _READ_SIZE:
+            self.is_busy = len(data) == _READ_SIZE
+            if not self.is_busy:
                 return
 
     def read_rest(self, now: float) -> Iterator[tuple[Lease, bytes]]:
@@ -124,7 +133,11 @@ class WorkerOutput:
         earlier = self._logs.get(execution_id)
         if earlier is not None:  # of a batch that is bisected
             yield from self._lines(earlier, b"\n" if earlier.line else b"")
-        self._logs[execution_id] = _Log(execution_id, span, now)
+        log = self._logs[execution_id] = _Log(execution_id, span, now)
+        if span > 1:
+            self._batches[execution_id] = log
+        if len(self._logs) > 2 * len(self._executions) + _FORGET_MORE_THAN:
+            self._forget_ended()
 
     def _lines(self, log: _Log, text: bytes) -> Iterator[tuple[Lease, bytes]]:
         """Yield complete lines, with the lease of the first task of the call that still runs."""
@@ -146,13 +159,13 @@ class WorkerOutput:
 
     def failed(self, execution_id: int) -> KeptText | None:
         """Return the log of an attempt that has failed; None: it has printed nothing."""
-        log = self._find(execution_id)
+        log = self._take_log(execution_id)
         return None if log is None or not log.tail.size else log.tail.read()
 
     def completed(self, execution: Execution) -> Iterator[tuple[Lease, KeptText | None]]:
         """Yield which logs of completed attempts to store; None: delete what was stored before."""
         for execution_id in range(execution.execution_id, execution.stop):
-            log = self._find(execution_id)
+            log = self._take_log(execution_id)
             if log is None:
                 continue
             lease = execution.lease(execution_id)
@@ -162,18 +175,19 @@ class WorkerOutput:
             elif log.was_stored:
                 yield lease, None
 
-    def forget_ended(self) -> None:
-        """Forget the logs of calls that are over."""
+    def _take_log(self, execution_id: int) -> _Log | None:
+        """Return the log of a call, and forget it unless other tasks of its batch need it."""
+        for log in self._batches.values():
+            if execution_id in log.execution_ids:
+                return log
+        return self._logs.pop(execution_id, None)
+
+    def _forget_ended(self) -> None:
+        """Forget the logs of batches that are over, and of tasks that run again elsewhere."""
         for first, log in list(self._logs.items()):
             if not any(self._executions.find(each) for each in log.execution_ids):
                 del self._logs[first]
-
-    def _find(self, execution_id: int) -> _Log | None:
-        found = self._logs.get(execution_id)
-        if found is None:
-            of_batch = (log for log in self._logs.values() if execution_id in log.execution_ids)
-            found = next(of_batch, None)
-        return found
+                self._batches.pop(first, None)
 
     # ------------------------------------------------------------------------------ while they run
 

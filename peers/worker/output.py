@@ -15,7 +15,7 @@ import select
 import sys
 import threading
 from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from peers.handlers import registry
@@ -65,18 +65,31 @@ class OutputPipe:
 
     def redirect(self) -> int:
         """Make this pipe standard output and error; return where standard error is meanwhile."""
-        if self._saved is None:
-            self._saved = os.dup(_STDOUT), os.dup(_STDERR)
-        os.dup2(self.descriptor, _STDOUT)
-        os.dup2(self.descriptor, _STDERR)
-        return self._saved[1]
+        try:
+            if self._saved is None:
+                self._saved = os.dup(_STDOUT), os.dup(_STDERR)
+            if self._is_ours():
+                os.dup2(self.descriptor, _STDOUT)
+                os.dup2(self.descriptor, _STDERR)
+                return self._saved[1]
+        except OSError:  # no descriptor is free, or a handler has closed one
+            pass
+        return _STDERR
 
     def restore(self) -> None:
         """Undo `redirect`."""
+        _libc.fflush(None)  # what a C library has printed waits in its own buffer
         if self._saved is not None:
-            _libc.fflush(None)  # what a C library has printed waits in its own buffer
-            os.dup2(self._saved[0], _STDOUT)
-            os.dup2(self._saved[1], _STDERR)
+            with suppress(OSError):  # a handler may have closed them
+                os.dup2(self._saved[0], _STDOUT)
+                os.dup2(self._saved[1], _STDERR)
+
+    def _is_ours(self) -> bool:
+        """Return whether the descriptor is still the pipe.
+
+        A handler may have closed it, and opened a file of its own under this number.
+        """
+        return os.fstat(self.descriptor).st_ino == self._inode
 
     def _write(self, frame: bytes) -> bool:
         """Write a frame; wait a moment if the pipe is full, but not again while it stays full."""
@@ -85,8 +98,7 @@ class OutputPipe:
                 self._is_full = True
                 return False
             self._is_full = False
-            # a handler may have closed it, and opened a file of its own under this number
-            if os.fstat(self.descriptor).st_ino != self._inode:
+            if not self._is_ours():
                 return False
             os.write(self.descriptor, frame)
         except OSError:
