@@ -133,9 +133,10 @@ class WorkerOutput:
         earlier = self._logs.get(execution_id)
         if earlier is not None:  # of a batch that is bisected
             yield from self._lines(earlier, b"\n" if earlier.line else b"")
+        self._batches.pop(execution_id, None)
         log = self._logs[execution_id] = _Log(execution_id, span, now)
         if span > 1:
-            self._batches[execution_id] = log
+            self._batches[execution_id] = log  # behind those that began earlier
         if len(self._logs) > 2 * len(self._executions) + _FORGET_MORE_THAN:
             self._forget_ended()
 
@@ -177,10 +178,13 @@ class WorkerOutput:
 
     def _take_log(self, execution_id: int) -> _Log | None:
         """Return the log of a call, and forget it unless other tasks of its batch need it."""
-        for log in self._batches.values():
-            if execution_id in log.execution_ids:
-                return log
-        return self._logs.pop(execution_id, None)
+        log = self._logs.get(execution_id)
+        if log is not None and len(log.execution_ids) == 1:
+            return self._logs.pop(execution_id)
+        of_batches = (
+            log for log in reversed(self._batches.values()) if execution_id in log.execution_ids
+        )
+        return next(of_batches, None)
 
     def _forget_ended(self) -> None:
         """Forget the logs of batches that are over, and of tasks that run again elsewhere."""
