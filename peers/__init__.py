@@ -72,6 +72,9 @@ if TYPE_CHECKING:
         graph_status,
         graph_status_async,
         graph_status_in,
+        log,
+        log_async,
+        log_in,
         open_limit,
         open_limit_async,
         open_limit_in,
@@ -134,6 +137,7 @@ if TYPE_CHECKING:
     from peers.client.node import Node
     from peers.client.records import (
         GraphStatus,
+        TaskLog,
         TaskRecord,
     )
     from peers.client.results import (
@@ -242,6 +246,7 @@ __all__ = [
     "TaskCancelled",
     "TaskFailed",
     "TaskId",
+    "TaskLog",
     "TaskNotFound",
     "TaskRecord",
     "TaskState",
@@ -307,6 +312,9 @@ __all__ = [
     "graph_status",
     "graph_status_async",
     "graph_status_in",
+    "log",
+    "log_async",
+    "log_in",
     "open_limit",
     "open_limit_async",
     "open_limit_in",

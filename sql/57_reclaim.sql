@@ -69,7 +69,7 @@ $$;
 -- First declares those peers lost whose leases have ended (_lost_at). Then takes the leases of all lost peers.
 create or replace function peers.reclaim(peer_id uuid, max_tasks integer default 1000)
 returns table (
-    task_id bigint, attempt smallint, lost_peer_id uuid, host text, queue text, kind text, outcome text
+    task_id bigint, kind text, attempt smallint, token uuid, lost_peer_id uuid, host text, queue text, outcome text
 )
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -103,8 +103,9 @@ begin
         exit when _lost.task_ids is null;
         _recorded := peers._record_lost(_lost.peer_ids, _lost.task_ids, _lost.tokens);
         return query
-            select l.task_id, l.attempt, l.peer_id, p.host, t.queue, t.kind, peers._failure_outcome(t.state)
-            from unnest(_lost.peer_ids, _lost.task_ids, _lost.attempts) l(peer_id, task_id, attempt)
+            select l.task_id, t.kind, l.attempt, l.token, l.peer_id, p.host, t.queue, peers._failure_outcome(t.state)
+            from unnest(_lost.peer_ids, _lost.task_ids, _lost.attempts, _lost.tokens)
+                l(peer_id, task_id, attempt, token)
             cross join lateral (select t.* from peers.task t where t.id = l.task_id offset 0) t
             left join peers.peer p on p.id = l.peer_id
             where l.task_id = any (_recorded)

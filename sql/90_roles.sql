@@ -128,5 +128,9 @@ begin
     grant execute on function peers.throughput(interval), peers.metric_bounds(), peers.gauges(), peers.counters(),
         peers.histogram(text, interval)
         to peers_worker, peers_operator, peers_reader;
+    -- the logs of attempts: a worker stores them, an operator or reader can follow a running one
+    grant execute on function
+        peers.store_logs(uuid, bigint[], uuid[], integer[], text[], bigint[], bytea[]) to peers_worker;
+    grant execute on function peers.follow_log(bigint) to peers_operator, peers_reader;
 end
 $$;

@@ -33,6 +33,7 @@ GROUPS: Final = {
     "status": ("status",),
     "top": ("top",),
     "explain": ("explain",),
+    "log": ("log",),
     "task_list": ("tasks",),
     "cancel": ("cancel",),
     "tasks": ("change", "pause", "resume"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from peers.cli.rows import rows
+from peers.client.records import task_not_found
 from peers.errors import GraphNotFound
 
 if TYPE_CHECKING:
@@ -206,3 +207,41 @@ def schedule_counts(connection: Connection) -> Row:
         from peers.schedule""",
     )
     return counts
+
+
+# ----------------------------------------------------------------------------------------- logs
+
+
+def running_attempt(connection: Connection, task_id: int) -> Row:
+    """Return the state of a task, and its last attempt. Raises TaskNotFound."""
+    found = rows(
+        connection,
+        "select kind, state::text as state, attempt, token from peers.task where id = %(id)s",
+        id=task_id,
+    )
+    if not found:
+        raise task_not_found(task_id)
+    return found[0]
+
+
+def logs(
+    connection: Connection, task_id: int, token: object = None, *, texts: bool = True
+) -> list[Row]:
+    """Return the logs of a task, or that of one attempt, the last one last."""
+    return rows(
+        connection,
+        """
+        select attempt, token, peer_id, host, outcome, size, cut, stored_at,
+               case when %(texts)s then text end as text
+        from peers.task_log
+        where task_id = %(id)s and (%(token)s::uuid is null or token = %(token)s::uuid)
+        order by stored_at""",
+        id=task_id,
+        token=token,
+        texts=texts,
+    )
+
+
+def follow_log(connection: Connection, task_id: int) -> None:
+    """Ask the peer that runs a task to store its log now, and again for a while."""
+    rows(connection, "select peers.follow_log(%(id)s)", id=task_id)

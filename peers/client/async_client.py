@@ -60,6 +60,7 @@ class AsyncClient:
     get = as_async_method(operations.get)
     find = as_async_method(operations.find)
     explain = as_async_method(operations.explain)
+    log = as_async_method(operations.log)
     cancel = as_async_method(operations.cancel)
     retry = as_async_method(operations.retry)
     discard = as_async_method(operations.discard)

@@ -108,6 +108,7 @@ class Client:
     get = as_method(operations.get)
     find = as_method(operations.find)
     explain = as_method(operations.explain)
+    log = as_method(operations.log)
     cancel = as_method(operations.cancel)
     retry = as_method(operations.retry)
     discard = as_method(operations.discard)

@@ -16,14 +16,14 @@ from peers.client.kinds import Kind, kind_of, options_for
 from peers.client.options import OptionFields, Options, options_from
 from peers.client.statements import Request, find_statement
 from peers.client.submission import document, document_of_many, plain_json
-from peers.errors import BadTask
+from peers.errors import BadArgument, BadTask
 from peers.spans import sql_interval
 from peers.types import UNIQUE_KEY_MAX_LENGTH, TaskState
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from peers.client.records import GraphStatus, TaskRecord
+    from peers.client.records import GraphStatus, TaskLog, TaskRecord
     from peers.spans import Span
     from peers.types import TaskId
 
@@ -105,6 +105,15 @@ def find(
 def explain(id: int) -> Request[str]:
     """Return a sentence: why a task is not running, or how it ended. Raises TaskNotFound."""
     return Request(statements.EXPLAIN, {"id": id_of(id)})
+
+
+def log(id: int, attempt: int | None = None) -> Request[TaskLog | None]:
+    """Return the log of an attempt of this task; None: there is none.
+
+    attempt: its number; None: the last one that has a log. Only tasks of kinds with keep_log have
+    logs. Raises TaskNotFound, BadArgument.
+    """
+    return Request(statements.LOG, {"id": id_of(id), "attempt": _attempt(attempt)})
 
 
 def cancel(id: int) -> Request[TaskState]:
@@ -241,6 +250,12 @@ def retry_graph(graph: int, *, dry_run: bool = False, reason: str | None = None)
 
 def _graph(graph: int, reason: str | None) -> dict[str, Any]:
     return {"graph": id_of(graph, "graph", name="graph"), **reason_of(reason)}
+
+
+def _attempt(attempt: object) -> int | None:
+    if attempt is None or (isinstance(attempt, int) and not isinstance(attempt, bool)):
+        return attempt
+    raise BadArgument(f"attempt must be a number, not {attempt!r}")
 
 
 def _keys(unique_keys: object) -> list[str | None]:

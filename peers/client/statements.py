@@ -13,7 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, LiteralString, TypeVar
 
-from peers.client.records import GraphStatus, Outcome, SubmittedGraph, TaskRecord
+from peers.client.records import (
+    GraphStatus,
+    Outcome,
+    SubmittedGraph,
+    TaskLog,
+    TaskRecord,
+    task_not_found,
+)
 from peers.errors import GraphNotFound, TaskNotFound
 from peers.types import TaskId, TaskState
 
@@ -250,6 +257,32 @@ GET: Final = Statement(
     jsonb_build_object('missing', cast(:document as jsonb) -> 'id'))::text
     """,
     _task,
+    is_read_only=True,
+)
+
+
+def _log(row: Any) -> TaskLog | None:
+    if row is None:
+        return None
+    if "missing" in row:
+        raise task_not_found(row["missing"])
+    return TaskLog.from_json(row)
+
+
+LOG: Final = Statement(
+    "log",
+    """
+    select case
+        when exists (select from peers.task t where t.id = (d ->> 'id')::bigint) then coalesce((
+            select to_jsonb(l) from peers.task_log l
+            where l.task_id = (d ->> 'id')::bigint
+              and (d ->> 'attempt' is null or l.attempt = (d ->> 'attempt')::integer)
+            order by l.stored_at desc limit 1), 'null')
+        else jsonb_build_object('missing', d -> 'id')
+    end::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
+    _log,
     is_read_only=True,
 )
 

@@ -34,9 +34,9 @@ _PROMOTE: Final = (
     b" date_part('epoch', peers.next_due())"
 )
 _RECLAIM: Final = (
-    b"select task_id, attempt, lost_peer_id, host, queue, kind, outcome, null::double precision"
+    b"select task_id, kind, attempt, token, lost_peer_id, host, queue, outcome, null::double precision"
     b" from peers.reclaim($1::uuid, $2::integer)"
-    b" union all select null, null, null, null, null, null, null, peers.next_reclaim($1::uuid)"
+    b" union all select null, null, null, null, null, null, null, null, peers.next_reclaim($1::uuid)"
 )
 _SIBLINGS: Final = (
     b"select sibling_id, pid, process_start, liveness_lock from peers.siblings($1::uuid)"
@@ -97,15 +97,15 @@ def read_reclaimed(result: PGresult) -> Reclaims:
     """Return the reply to `reclaim`."""
     tasks, seconds = [], float("inf")
     for row in range(result.ntuples):
-        task_id, attempt, peer_id, host, queue, kind, outcome, wait = (
-            result.get_value(row, n) for n in range(8)
+        task_id, kind, attempt, token, peer_id, host, queue, outcome, wait = (
+            result.get_value(row, n) for n in range(9)
         )
         if task_id is not None:
             tasks.append(
                 Reclaimed(
-                    read_integer(task_id), read_integer(attempt), UUID(bytes=peer_id),
-                    None if host is None else host.decode(), _text(queue), _text(kind),
-                    _text(outcome),
+                    read_integer(task_id), _text(kind), read_integer(attempt),
+                    UUID(bytes=token), UUID(bytes=peer_id),
+                    None if host is None else host.decode(), _text(queue), _text(outcome),
                 )
             )  # fmt: skip
         elif wait is not None:

@@ -111,11 +111,12 @@ class Reclaimed(NamedTuple):
     """A lease that was taken back from a lost peer."""
 
     task_id: int
+    kind: str
     attempt: int
+    token: UUID
     lost_peer_id: UUID
     host: str | None
     queue: str
-    kind: str
     outcome: str
     """What became of the task: retried, dead or cancelled."""
 

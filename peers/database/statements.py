@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from psycopg.pq.abc import PGresult
 
 from peers.database.binary import (
     count,
+    pack_bytes,
     pack_ids,
+    pack_integers,
     pack_texts,
     pack_tokens,
     read_float,
@@ -58,6 +60,10 @@ _RELEASE: Final = (
     b" from peers.release($1::uuid, $2::bigint[], $3::uuid[], $4::text[], $5::boolean)"
 )
 _RECONCILE: Final = b"select peers.reconcile($1::uuid, $2::uuid[])"
+_STORE_LOGS: Final = (
+    b"select peers.store_logs("
+    b"$1::uuid, $2::bigint[], $3::uuid[], $4::integer[], $5::text[], $6::bigint[], $7::bytea[])"
+)
 _TRUE: Final = b"\1"
 
 
@@ -198,6 +204,50 @@ def release(
         ),
         (1, 1, 1, 1, 0),
     )  # fmt: skip
+
+
+class LogToStore(NamedTuple):
+    """What an attempt has printed. `text` None: delete what was stored while it ran.
+
+    `outcome`: "failed" or "completed"; None: it runs. `size`: how many bytes it has printed.
+    """
+
+    task_id: int
+    token: bytes
+    attempt: int
+    outcome: str | None
+    size: int
+    text: str | None
+
+
+def store_logs(peer_id: UUID, logs: Sequence[LogToStore], encoding: str) -> Statement:
+    """Store logs. It never fails the transaction: see `read_error`.
+
+    Characters that the database's encoding does not have are stored as escapes.
+    """
+    return Statement(
+        _STORE_LOGS,
+        (
+            peer_id.bytes,
+            pack_ids([log.task_id for log in logs]),
+            pack_tokens([log.token for log in logs]),
+            pack_integers([log.attempt for log in logs]),
+            pack_texts([log.outcome for log in logs]),
+            pack_ids([log.size for log in logs]),
+            pack_bytes([None if log.text is None else _bytes(log.text, encoding) for log in logs]),
+        ),
+        (1,) * 7,
+    )
+
+
+def _bytes(text: str, encoding: str) -> bytes:
+    return text.encode() if encoding == "UTF8" else str(storable(text, encoding)).encode()
+
+
+def read_error(result: PGresult) -> str | None:
+    """Return why the database has not stored the logs; None: it has."""
+    raw = result.get_value(0, 0)
+    return None if raw is None else raw.decode()
 
 
 def reconcile(peer_id: UUID, tokens: Sequence[bytes]) -> Statement:

@@ -140,6 +140,15 @@ def database_lost(*, reason: str, retry_in: float) -> None:
     """Report that a connection broke or cannot be made. Check the database and the network."""
 
 
+@event(
+    logging.WARNING,
+    "waiting to start: the database is not reachable (%(reason)s); trying again in"
+    " %(retry_in).1f s",
+)
+def database_unreachable(*, reason: str, retry_in: float) -> None:
+    """Report that a peer that starts lost the database or does not reach it. Check the database."""
+
+
 @event(logging.WARNING, "waiting to start: %(reason)s Trying again in %(retry_in).1f s")
 def no_connection_free(*, reason: str, retry_in: float) -> None:
     """Report that a peer that starts finds no free connection. It starts when there is one."""

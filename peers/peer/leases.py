@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import socket
 import time
@@ -17,6 +18,7 @@ from peers.database.pipeline import StatementRefused
 from peers.database.reconnecting import ReconnectingConnection
 from peers.peer.claims import Claims
 from peers.peer.handler_requests import HandlerRequests
+from peers.peer.listener import LOG
 from peers.peer.outcomes import Outcomes
 from peers.peer.recorder import Recorder
 from peers.peer.request_verbs import execute
@@ -207,9 +209,16 @@ class Leases:
         if lease.cancelled:
             return
         lease.cancelled = True
-        events.task_cancelled(task_id=task_id, kind=lease.task.kind, attempt=lease.task.attempt)
+        events.task_cancelled(
+            task_id=task_id, kind=lease.task.kind, attempt=lease.task.attempt, token=token
+        )
         if not self.pool.cancel(lease, self._cancel_grace) and lease.local_queue.holds(lease):
             self._release(lease.local_queue, [lease])
+
+    def follow_log(self, payload: str) -> None:
+        """Store the log of a running task, whose id the notification has, for those who read it."""
+        with contextlib.suppress(ValueError):
+            self.pool.follow_log(int(payload.removeprefix(LOG)))
 
     def release_backlog(self) -> None:
         """Release every task that no worker has had."""
@@ -235,8 +244,9 @@ class Leases:
             task = lease.task
             if lease.stopped_because is not None:  # None: its outcome had just arrived
                 events.task_stopped(
-                    task_id=task.task_id, kind=task.kind, attempt=task.attempt, seconds=seconds
-                )
+                    task_id=task.task_id, kind=task.kind, attempt=task.attempt, token=task.token,
+                    seconds=seconds,
+                )  # fmt: skip
 
     def abandon(self) -> None:
         """Stop every handler and forget every lease: they have expired."""

@@ -22,6 +22,8 @@ CANCEL: Final = "cancel"
 """The payload of a notification that a running task was cancelled."""
 LIMITS: Final = "limits"
 """The payload of a notification that limits have changed."""
+LOG: Final = "log "
+"""How the payload of a notification begins that a task's log is followed. Its id follows."""
 _RETRY_MAX: Final = 30.0
 
 

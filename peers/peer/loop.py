@@ -30,7 +30,7 @@ from peers.peer.declarations import Declarations
 from peers.peer.drain import Drain
 from peers.peer.heartbeat import Heartbeat, HeartbeatCallbacks
 from peers.peer.leases import Leases
-from peers.peer.listener import CANCEL, LIMITS, Listener
+from peers.peer.listener import CANCEL, LIMITS, LOG, Listener
 from peers.peer.maintenance import Maintenance, Retention
 from peers.peer.membership import Membership
 from peers.peer.monitoring import Monitoring
@@ -293,6 +293,9 @@ class Peer:
             return
         if payload == JOINED:
             self._takeover.look_now()
+            return
+        if payload.startswith(LOG):
+            self._leases.follow_log(payload)
             return
         if payload == LIMITS:
             self._maintenance.limits_changed()

@@ -121,8 +121,8 @@ class _Reclaim(Chore):
         self._counts.reclaimed([(task.queue, task.kind, task.outcome) for task in tasks])
         for task in tasks:
             events.task_reclaimed(
-                task_id=task.task_id, attempt=task.attempt, lost_peer_id=task.lost_peer_id,
-                lost_host=task.host,
+                task_id=task.task_id, kind=task.kind, attempt=task.attempt, token=task.token,
+                lost_peer_id=task.lost_peer_id, lost_host=task.host,
             )  # fmt: skip
         return len(tasks) < most
 

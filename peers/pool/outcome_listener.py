@@ -9,6 +9,7 @@ from peers.errors import PeersError
 from peers.pool.claim import TaskRun
 from peers.pool.isolation import IsolatedGroup
 from peers.pool.lease import Lease
+from peers.pool.log_tail import KeptText
 
 
 class OutcomeListener(Protocol):
@@ -22,6 +23,12 @@ class OutcomeListener(Protocol):
 
     def failed(self, lease: Lease, failure: dict[str, object]) -> None:
         """Take the failure of an attempt, with the fields that peers.fail takes."""
+
+    def logged(self, lease: Lease, outcome: str | None, log: KeptText | None) -> None:
+        """Take the log of an attempt: "failed", "completed", or None if it runs.
+
+        `log` None: forget what was stored while it ran.
+        """
 
     def bisected(self, parts: list[list[Lease]]) -> None:
         """Take the parts of a batch that crashed its worker: each is to be called again."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import selectors
+import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -36,6 +39,9 @@ from peers.protocol.messages import (
     ToWorker,
     Unfit,
 )
+
+_COLLECT: Final = 0.02
+"""Seconds between two reads of what handlers print."""
 
 
 class WorkerPool:
@@ -138,6 +144,12 @@ class WorkerPool:
         for worker in self._workers:
             worker.recall()
 
+    def follow_log(self, task_id: int) -> None:
+        """Store the log of this task every second for a while, if it runs here."""
+        for worker in self._workers:
+            if worker.output is not None:
+                worker.output.follow(task_id, time.monotonic())
+
     def cancel(self, lease: Lease, grace: float) -> bool:
         """Stop a running handler, by force after `grace` seconds; False: no worker has it."""
         return any(worker.cancel(lease, grace) for worker in self._workers)
@@ -153,6 +165,7 @@ class WorkerPool:
         self._orphans.ensure()
         for worker in self._workers:
             worker.watch(now)
+            self._tick_output(worker, now)
         for worker, reason in self._retirement.due(self._workers, now):
             self._retirement.retire(worker, reason, self._workers)
         if not self._isolated:
@@ -163,6 +176,8 @@ class WorkerPool:
     def next_deadline(self) -> float:
         """Return when (monotonic) to `tick` again at the latest."""
         deadlines = [worker.next_deadline() for worker in self._workers]
+        outputs = [worker.output for worker in self._workers if worker.output is not None]
+        deadlines += [min(output.next_due(), output.read_at) for output in outputs]
         deadlines.append(self._starter.next_deadline())
         return min([*deadlines, self._starter.start_at if self._missing() else float("inf")])
 
@@ -194,6 +209,28 @@ class WorkerPool:
             worker.sent_garbage = True
             worker.process.kill()
         self._select_for(worker)
+
+    def _select_output(self, worker: WorkerHandle) -> None:
+        self._selector.register(
+            worker.process.output, selectors.EVENT_READ, lambda: self._read_output(worker)
+        )
+
+    def _read_output(self, worker: WorkerHandle) -> None:
+        """Read what was printed; then wait a moment, because handlers print line by line."""
+        self._reporter.read_output(worker)
+        output = worker.output
+        if output is not None and (output.is_closed or not output.is_busy):
+            with contextlib.suppress(KeyError):  # it was reaped earlier in the same turn
+                self._selector.unregister(worker.process.output)
+                output.read_at = float("inf") if output.is_closed else time.monotonic() + _COLLECT
+
+    def _tick_output(self, worker: WorkerHandle, now: float) -> None:
+        """Select for the output again, and store logs of running attempts."""
+        if worker.output is not None:
+            if worker.output.read_at <= now:
+                worker.output.read_at = float("inf")
+                self._select_output(worker)
+            self._reporter.store_due_logs(worker, now)
 
     def _handle(self, worker: WorkerHandle, message: ToParent) -> None:
         match message:
@@ -229,6 +266,10 @@ class WorkerPool:
         self.asynchronous = frozenset(kind.kind for kind in kinds if kind.asynchronous)
         worker.begin(should_run_loop(worker, self._workers, has_async=bool(self.asynchronous)))
         self._retirement.begin(worker)
+        policies = {kind.kind: kind.keep_log for kind in kinds if kind.keep_log}
+        if policies:
+            worker.capture(policies)
+            self._select_output(worker)
         self._starter.succeeded()
         events.worker_started(worker_pid=worker.process.pid, asynchronous=worker.asynchronous)
 
@@ -236,6 +277,7 @@ class WorkerPool:
         if worker not in self._workers:
             return
         self._read(worker)  # what it sent before it died counts
+        self._reporter.read_output(worker, rest=True)
         self._starter.unregister(worker)
         self._workers.remove(worker)
         self._retirement.forget(worker)

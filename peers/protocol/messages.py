@@ -86,6 +86,8 @@ class KindDeclared(msgspec.Struct, array_like=True, frozen=True):
     backoff_cap: float
     batch_size: int | None = None
     batch_wait: float = 0.0
+    keep_log: str = ""
+    """Whose logs are kept: of "failed" attempts, or "always"; empty: none."""
 
 
 # ------------------------------------------------------------------------------------- to a worker

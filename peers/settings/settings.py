@@ -132,12 +132,13 @@ class Settings(BaseSettings):
         "cancelled, and it is deleted",
     )
     log_format: Annotated[
-        Literal["auto", "json", "text"], BeforeValidator(lower), Form("auto|text|json")
+        Literal["auto", "json", "text", "journal"], BeforeValidator(lower),
+        Form("auto|text|json|journal"),
     ] = Field(
         "auto",
-        description="form of the log; auto is text on a terminal and in the journal, JSON lines "
-        "elsewhere",
-    )
+        description="form of the log; auto is text on a terminal, entries with fields in systemd's "
+        "journal, JSON lines elsewhere",
+    )  # fmt: skip
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], BeforeValidator(lower),
         Form("debug|info|warning|error"),

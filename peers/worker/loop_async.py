@@ -25,7 +25,8 @@ from peers.protocol.messages import (
 )
 from peers.protocol.running_marker import RunningMarker
 from peers.protocol.started_marks import StartedMarks
-from peers.worker.assigned import Run
+from peers.worker import output
+from peers.worker.assigned import AssignedTask, Run
 from peers.worker.async_execution import SingleTask, SlotQueue, TaskBatch, executions_of
 from peers.worker.batch import Batch, Part
 from peers.worker.channel import Channel, exit_disconnected
@@ -205,6 +206,7 @@ class AsyncLoop:
     async def _call_handler(self, batch: Batch, part: Part, call: HandlerCall) -> None:
         self._marker.start(call.execution_id, time.monotonic_ns(), call.span)
         enter_batch(part.tasks)
+        output.begin(part.kind, part.execution_id, part.span)
         limit = asyncio.timeout(part.timeout)
         try:
             with call:
@@ -260,6 +262,7 @@ class AsyncLoop:
             self._flush_timer = None
         self._is_urgent = False
         if self._outcomes:
+            output.end_lines(self._executions)
             self._channel.send_outcomes(self._outcomes.take())
             self._flushed_at = time.monotonic()
             if not self._streams.are_open():

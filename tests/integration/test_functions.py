@@ -169,7 +169,7 @@ def test_a_lost_peer_is_reclaimed_from(connection: BoundedConnection, peer: UUID
         )
         functions.heartbeat(connection, other)
     assert verbs.reclaim(connection, other) == [
-        (task.task_id, 1, peer, "vega", "default", "a", "retried")
+        (task.task_id, "a", 1, task.token, peer, "vega", "default", "retried")
     ]
 
 

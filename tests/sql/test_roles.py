@@ -82,6 +82,8 @@ VERBS = {
     "counters": "select * from peers.counters()",
     "throughput": "select * from peers.throughput()",
     "histogram": "select * from peers.histogram('run')",
+    "store_logs": "select peers.store_logs(gen_random_uuid(), '{}', '{}', '{}', '{}', '{}', '{}')",
+    "follow_log": "select peers.follow_log(1)",
     "contract_version": "select peers.contract_version()",
     "now": "select peers.now()",
 }
@@ -94,7 +96,7 @@ PEER = {
     "next_reclaim", "siblings", "declare_lost",
     "start_cooldown", "cooldown_left", "declare_limits", "shut_limit_of_task",
     "due_schedules", "fire_schedules", "run_backfills", "declare_schedules",
-    "task_due_at", "prune_schedule_runs", "record_metrics",
+    "task_due_at", "prune_schedule_runs", "record_metrics", "store_logs",
 }  # fmt: skip
 OPERATING = {
     "cancel", "change", "pause", "resume", "prune", "prune_dead", "check", "retry_dead",
@@ -104,7 +106,7 @@ OPERATING = {
     "set_limit", "remove_limit", "shut_limit", "open_limit", "limit_keys",
     "pause_schedule", "resume_schedule", "run_schedule", "remove_schedule", "backfill_schedule",
     "cancel_backfill",
-    "explain_schedule", "task_due_at", "prune_schedule_runs",
+    "explain_schedule", "task_due_at", "prune_schedule_runs", "follow_log",
 }  # fmt: skip
 ALLOWED = {
     "peers_submitter": EVERYBODY | SUBMITTING,
@@ -112,7 +114,9 @@ ALLOWED = {
     "peers_operator": EVERYBODY | SUBMITTING | OPERATING | METRICS,
     "peers_reader": EVERYBODY
     | METRICS
-    | {"explain", "explain_schedule", "innermost_frame", "limit_keys", "unrunnable"},
+    | {
+        "explain", "explain_schedule", "follow_log", "innermost_frame", "limit_keys", "unrunnable",
+    },
 }
 TABLES = (
     "select format('%I.%I', schemaname, tablename) as t from pg_tables where schemaname = 'peers'"

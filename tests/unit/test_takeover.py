@@ -243,7 +243,8 @@ def test_a_full_step_is_followed_by_another(
 ) -> None:
     """Until nothing is left; each task is logged."""
     tasks = [
-        Reclaimed(number, 1, uuid4(), "vega", "default", "a", "retried") for number in range(1000)
+        Reclaimed(number, "noop", 1, uuid4(), uuid4(), "vega", "default", "retried")
+        for number in range(1000)
     ]
     replies = [Reclaims(tasks, 1.0), Reclaims(tasks[:3], NEVER)]
     original = database.start
