@@ -124,6 +124,11 @@ if TYPE_CHECKING:
         GraphStatus,
         TaskRecord,
     )
+    from peers.client.peek import (
+        Peek,
+        peek,
+        peek_async,
+    )
     from peers.client.results import (
         result,
         result_async,
@@ -163,6 +168,7 @@ if TYPE_CHECKING:
         LimitNotFound,
         NotDead,
         NotFound,
+        NotRunning,
         PeersError,
         Reject,
         ResultInvalid,
@@ -214,9 +220,11 @@ __all__ = [
     "Node",
     "NotDead",
     "NotFound",
+    "NotRunning",
     "OnDuplicate",
     "Parent",
     "ParentFailure",
+    "Peek",
     "PeersError",
     "Reject",
     "ResultInvalid",
@@ -300,6 +308,8 @@ __all__ = [
     "pause_schedule",
     "pause_schedule_async",
     "pause_schedule_in",
+    "peek",
+    "peek_async",
     "remove_limit",
     "remove_limit_async",
     "remove_limit_in",
@@ -351,6 +361,7 @@ _PLACES = (
     "peers.client.submit",
     "peers.client.functions",
     "peers.client.results",
+    "peers.client.peek",
     "peers.client.records",
     "peers.client.limit_records",
     "peers.client.schedules",

@@ -112,5 +112,10 @@ begin
     grant update (cron, every, anchor, timezone, kind, args, queue, priority, max_attempts, timeout, metadata,
                   misfire, catch_up, overlap, jitter, expect_within, paused_at), delete
         on peers.schedule to peers_operator;
+
+    -- stacks are for operators only; a worker replies through a function
+    revoke select on peers.peek from peers_reader;
+    grant execute on function peers.request_peek(bigint) to peers_operator;
+    grant execute on function peers.delete_peeks(), peers.reply_to_peek(uuid, bigint, jsonb, text) to peers_worker;
 end
 $$;

@@ -32,6 +32,7 @@ GROUPS: Final = {
     "submit": ("submit",),
     "status": ("status",),
     "explain": ("explain",),
+    "peek": ("peek",),
     "tasks": ("cancel", "change", "pause", "resume"),
     "dead": ("dead",),
     "graph": ("graph",),

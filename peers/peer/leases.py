@@ -15,6 +15,7 @@ from peers.database.deadlines import BoundedConnection
 from peers.database.jobs import Job
 from peers.database.pipeline import StatementRefused
 from peers.database.reconnecting import ReconnectingConnection
+from peers.database.rows import PeekRequest
 from peers.peer.claims import Claims
 from peers.peer.handler_requests import HandlerRequests
 from peers.peer.outcomes import Outcomes
@@ -27,6 +28,7 @@ from peers.pool.durations import DurationEstimate
 from peers.pool.environment import Environment
 from peers.pool.lease import Lease
 from peers.pool.local_queue import LocalQueue
+from peers.pool.peek import PeekTarget
 from peers.pool.pool import WorkerPool
 from peers.pool.retirement import Limits
 from peers.settings import Settings
@@ -210,6 +212,20 @@ class Leases:
         events.task_cancelled(task_id=task_id, kind=lease.task.kind, attempt=lease.task.attempt)
         if not self.pool.cancel(lease, self._cancel_grace) and lease.local_queue.holds(lease):
             self._release(lease.local_queue, [lease])
+
+    def peek(self, request: PeekRequest) -> PeekTarget:
+        """Ask the worker that has a task for its stacks, and return where the task is."""
+        claim = self._held.get(request.token.bytes)
+        index = claim.find(request.task_id) if claim is not None else None
+        if claim is None or index is None:
+            return PeekTarget("ended", "its attempt has ended on this peer")
+        lease = claim.lease(index)
+        target = self.pool.peek(lease, request.id, time.monotonic())
+        if target is not None:
+            return target
+        if lease.local_queue.holds(lease):
+            return PeekTarget("waiting", "claimed, and waits for a free worker of its peer")
+        return PeekTarget("ended", "its handler has ended; the outcome waits to be recorded")
 
     def release_backlog(self) -> None:
         """Release every task that no worker has had."""
