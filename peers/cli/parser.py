@@ -16,7 +16,7 @@ from peers.spans import timedelta_of
 from peers.types import CONTRACT_VERSION, NAME_MAX_LENGTH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     # argparse has no public name for what add_subparsers() returns
     Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # noqa: SLF001
@@ -29,10 +29,22 @@ _BIGINT_MAX: Final = (1 << 63) - 1
 
 
 class Parser(argparse.ArgumentParser):
-    """Print usage errors like all other errors; do not allow abbreviated options."""
+    """Print usage errors like all other errors; do not allow abbreviated options.
 
-    def __init__(self, **options: Any) -> None:
+    The help ends with the examples, each on a line of its own that can be copied.
+    """
+
+    def __init__(self, *, examples: Sequence[str] = (), **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+        self.examples = tuple(examples)
+
+    def format_help(self) -> str:
+        """Return the help with the examples, which are not wrapped."""
+        text = super().format_help()
+        if self.examples:
+            title = "example" if len(self.examples) == 1 else "examples"
+            text += "".join([f"\n{title}:\n", *(f"  {each}\n" for each in self.examples)])
+        return text
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with code 2."""
@@ -54,16 +66,24 @@ def add_command(
     run: Command,
     summary: str,
     *,
+    example: str | Sequence[str] = (),
     reads: bool = False,
+    database: bool = True,
     accepts: Callable[[str], bool] = lambda _: False,
     **options: Any,
 ) -> Parser:
     """Declare a command with the options that all commands have; `reads` adds --json.
 
-    Words that match no argument go to `args.rest` if `accepts` allows them, and are errors if not.
+    `example` is one command line, or several, that the help shows as they are. Every command needs
+    one. A command without a `database` does not get the options that name one. Words that match no
+    argument go to `args.rest` if `accepts` allows them, and are errors if not.
     """
     parser = commands.add_parser(
-        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", **options
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        examples=_several(example),
+        **options,
     )
     parser.set_defaults(
         run=run,
@@ -74,6 +94,16 @@ def add_command(
     )
     if reads:
         parser.add_argument("--json", action="store_true", help="print one JSON document to stdout")
+    if database:
+        _add_place(parser)
+    return parser
+
+
+def _several(example: str | Sequence[str]) -> Sequence[str]:
+    return [example] if isinstance(example, str) else example
+
+
+def _add_place(parser: Parser) -> None:
     group = parser.add_argument_group("database")
     place = group.add_mutually_exclusive_group()
     place.add_argument(
@@ -94,13 +124,17 @@ def add_command(
         metavar="FILE",
         help="settings file in TOML (default: /etc/peers/peers.toml)",
     )
-    return parser
 
 
-def add_group(commands: Commands, name: str, summary: str) -> Commands:
-    """Declare a command that only has subcommands."""
+def add_group(
+    commands: Commands, name: str, summary: str, *, example: str | Sequence[str] = ()
+) -> Commands:
+    """Declare a command that only has subcommands. Its example shows the one used most."""
     parser = commands.add_parser(
-        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        examples=_several(example),
     )
     return parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="which")
 

@@ -52,10 +52,12 @@ def page() -> str:
         parts += [text for group in _groups(parser) if (text := _options(group))]
         if parser.epilog:
             parts.append(f"\n{parser.epilog}\n")
+        if parser.examples:
+            parts.append("\n".join(["\n```sh", *parser.examples, "```\n"]))
     return "".join(parts).lstrip("\n")
 
 
-def _commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
+def _commands() -> Iterator[tuple[str, Parser]]:
     modules = cli.load([])
     for group, module in modules.items():
         takes_words = "words" in inspect.signature(module.register).parameters
@@ -67,7 +69,7 @@ def _commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
 
 def _leaves(
     prefix: str, commands: argparse._SubParsersAction[Parser]
-) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+) -> Iterator[tuple[str, Parser]]:
     for name, parser in commands.choices.items():
         below = [one for one in _actions(parser) if isinstance(one, argparse._SubParsersAction)]
         if below:
