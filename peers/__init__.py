@@ -120,14 +120,14 @@ if TYPE_CHECKING:
         LimitRecord,
     )
     from peers.client.node import Node
-    from peers.client.records import (
-        GraphStatus,
-        TaskRecord,
-    )
     from peers.client.peek import (
         Peek,
         peek,
         peek_async,
+    )
+    from peers.client.records import (
+        GraphStatus,
+        TaskRecord,
     )
     from peers.client.results import (
         result,

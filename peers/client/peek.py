@@ -1,5 +1,7 @@
 """Ask what the handler of a running task does, and wait for the reply of its peer."""
 
+# ruff: noqa: ASYNC109 - the sync and the async form take the same arguments
+
 from __future__ import annotations
 
 import asyncio
@@ -68,7 +70,7 @@ def ask(perform: Perform, id: int, timeout: Span | None) -> Peek:
 
 
 async def ask_async(
-    perform: Callable[[Request[Any]], Awaitable[Any]], id: int, timeout: float | str | None
+    perform: Callable[[Request[Any]], Awaitable[Any]], id: int, timeout: Span | None
 ) -> Peek:
     """Do the same as `ask` without blocking the event loop."""
     number = await perform(_request(id))

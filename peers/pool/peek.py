@@ -49,7 +49,9 @@ def ask_worker(worker: WorkerHandle, lease: Lease, peek_id: int, now: float) -> 
     target.worker_pid = worker.process.pid
     with contextlib.suppress(OSError):  # no descriptor is free: /proc still says something
         target.pidfd = os.dup(worker.process.pidfd)
-        target.dump = None if worker.process.stack_dump is None else worker.process.stack_dump.duplicate()
+        target.dump = (
+            None if worker.process.stack_dump is None else worker.process.stack_dump.duplicate()
+        )
     worker.process.send(Peek(peek_id, execution_id))
     return target
 
