@@ -1,10 +1,10 @@
-"""`peers graph`: list, show, cancel, pause, resume or retry graphs."""
+"""`peers graph`: list, show, draw, cancel, pause, resume or retry graphs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from peers.cli import output, queries
+from peers.cli import graph_draw, output, queries
 from peers.cli.database import connected, perform
 from peers.cli.parser import add_command, add_group, advice, graph_id, name, positive
 from peers.client import operations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from peers.cli.parser import Command, Commands
+    from peers.cli.parser import Command, Commands, Parser
     from peers.client.statements import Request
     from peers.database.connection import Connection
 
@@ -45,13 +45,19 @@ def register(commands: Commands) -> None:
         "resume": (_resume, "resume claiming tasks of a paused graph"),
         "retry": (_retry, "retry all dead letters of a graph with fresh attempts"),
     }
+    graph_draw.register(group, _add_graph, _id)
     for command in (show, *(add_command(group, verb, *changes[verb]) for verb in changes)):
-        command.add_argument(
-            "graph",
-            type=_id_or_name,
-            metavar="GRAPH",
-            help="id or name of the graph (several have this name: the newest one)",
-        )
+        _add_graph(command)
+
+
+def _add_graph(command: Parser, **options: Any) -> None:
+    command.add_argument(
+        "graph",
+        type=_id_or_name,
+        metavar="GRAPH",
+        help="id or name of the graph (several have this name: the newest one)",
+        **options,
+    )
 
 
 def _id_or_name(value: str) -> int | str:

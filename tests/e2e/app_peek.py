@@ -1,9 +1,10 @@
-"""Handlers that are looked at while they run. A gate is a path: the handler ends when it is there."""
+"""Handlers that are looked at while they run. A gate is a path: a handler ends when it exists."""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 import re
 import subprocess
 import threading
@@ -78,7 +79,7 @@ def threads(gate: str) -> int:
 
 
 async def _deeper(gate: str) -> None:
-    while not Path(gate).exists():
+    while not os.path.exists(gate):  # noqa: ASYNC110, ASYNC240, PTH110  # gates are files
         await asyncio.sleep(0.05)
 
 
