@@ -10,6 +10,7 @@ from bisect import bisect_right, insort
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 _SWEEPS: Final = 24
@@ -70,7 +71,7 @@ class _Layers:
             layer_of.append(layer)
             self._sizes.append(Size(0.0, 0.0))
         path.append(child)
-        for first, second in zip(path, path[1:], strict=False):
+        for first, second in pairwise(path):
             self._after[first].append(second)
             self._before[second].append(first)
         return path
@@ -119,7 +120,7 @@ class _Layers:
     # ------------------------------------------------------------------------- order and positions
 
     def _order(self) -> None:
-        """Sort each layer by the mean place of the neighbours; keep the order that crosses least."""
+        """Sort each layer by the mean place of the neighbours; keep what crosses least."""
         best, least = [list(layer) for layer in self._layers], self._crossings()
         place = {number: at for layer in self._layers for at, number in enumerate(layer)}
         for sweep in range(_SWEEPS):

@@ -113,7 +113,9 @@ class Picture:
     def heading(self) -> str:
         """Return its title with the number of tasks and their states."""
         noun = "task" if self.tasks == 1 else "tasks"
-        return f"{self.title}: {self.tasks:,} {noun}, {counted(self.states)}"
+        return ", ".join(
+            filter(None, [f"{self.title}: {self.tasks:,} {noun}", counted(self.states)])
+        )
 
 
 def counted(states: Counter[str]) -> str:
