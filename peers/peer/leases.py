@@ -221,11 +221,13 @@ class Leases:
             return PeekTarget("ended", "its attempt has ended on this peer")
         lease = claim.lease(index)
         target = self.pool.peek(lease, request.id, time.monotonic())
-        if target is not None:
-            return target
-        if lease.local_queue.holds(lease):
-            return PeekTarget("waiting", "claimed, and waits for a free worker of its peer")
-        return PeekTarget("ended", "its handler has ended; the outcome waits to be recorded")
+        if target is None and lease.local_queue.holds(lease):
+            target = PeekTarget("waiting", "claimed, and waits for a free worker of its peer")
+        elif target is None:
+            sentence = "its handler has ended; the outcome waits to be recorded"
+            target = PeekTarget("ended", sentence)
+        target.label = f" ({lease.task.kind}, attempt {lease.task.attempt})"
+        return target
 
     def release_backlog(self) -> None:
         """Release every task that no worker has had."""

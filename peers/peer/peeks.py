@@ -145,7 +145,7 @@ class Peeks:
 def _describe(pending: _Pending) -> tuple[dict[str, Any], str]:
     """Return the reply, as JSON and as a text."""
     target, task_id = pending.target, pending.request.task_id
-    lines = [f"task {task_id}: {target.sentence}"]
+    lines = [f"task {task_id}{target.label}: {target.sentence}"]
     pid = target.worker_pid
     if pid is None:
         facts = peek_report.facts_of(target.phase, target.seconds, None, {}, [], None)

@@ -23,6 +23,8 @@ class PeekTarget:
     phase: Phase
     sentence: str
     """Where it is, for people."""
+    label: str = ""
+    """The kind and the attempt, for people."""
     asynchronous: bool = False
     seconds: float | None = None
     """How long the handler has been running."""
@@ -62,7 +64,9 @@ def _target(worker: WorkerHandle, lease: Lease, execution_id: int, now: float) -
     others = len(worker.executions) - 1
     if worker.asynchronous:
         seconds = now - lease.claimed_at
-        sentence = f"claimed {seconds:.1f} s ago, in an event loop with {others} other tasks"
+        sentence = f"claimed {seconds:.1f} s ago, in an event loop"
+        if others:
+            sentence += f" with {others} other {'task' if others == 1 else 'tasks'}"
         if running.execution_id and not has_thread:
             found = worker.executions.find(running.execution_id)
             if found is not None:

@@ -16,6 +16,7 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PROC: Final = Path("/proc")
 _CHILDREN_MAX: Final = 20
 _FILES_MAX: Final = 10
+_STREAMS: Final = (0, 1, 2)
 _STATES: Final = {
     "R": "running",
     "S": "sleeping",
@@ -171,6 +172,8 @@ def _files(folder: Path) -> dict[str, Any]:
     try:
         for entry in (folder / "fd").iterdir():
             count += 1
+            if int(entry.name) in _STREAMS:
+                continue
             with contextlib.suppress(OSError):
                 target = str(entry.readlink())
                 if target.startswith("/") and not target.startswith(
