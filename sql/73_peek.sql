@@ -70,7 +70,7 @@ $$;
 
 comment on function peers.request_peek is
     'Asks the peer that runs a task what its handler does. Returns the id of the row of peers.peek in which the peer '
-    'replies, usually within a second: SELECT report FROM peers.peek WHERE id = …. Raises PE016 unless the task is '
+    'replies, usually within a second: SELECT report FROM peers.peek WHERE id = 7. Raises PE016 unless the task is '
     'running on a live peer.';
 
 create or replace function peers.reply_to_peek(peer_id uuid, peek_id bigint, facts jsonb, report text)

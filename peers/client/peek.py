@@ -48,38 +48,55 @@ def peek(id: int, timeout: Span | None = None) -> Peek:
     """
     from peers.client.default import default_client
 
-    return ask(default_client().perform, id, timeout)
+    request, wait = _request(id), _wait(timeout)  # before a connection is needed
+    return _ask(default_client().perform, request, wait)
 
 
 async def peek_async(id: int, timeout: Span | None = None) -> Peek:
     """Do the same as `peek` without blocking the event loop."""
     from peers.client.default import default_client
 
-    return await ask_async(default_client().perform_async, id, timeout)
+    request, wait = _request(id), _wait(timeout)
+    return await _ask_async(default_client().perform_async, request, wait)
 
 
 def ask(perform: Perform, id: int, timeout: Span | None) -> Peek:
     """Ask for a peek with this function, and wait for the reply."""
-    number = perform(_request(id))
-    for pause in _pauses(timeout):
-        reply: Peek | None = perform(_reply(number))
-        if reply is not None:
-            return reply
-        time.sleep(pause)
-    raise _no_reply(id, perform(_silence(number)))
+    return _ask(perform, _request(id), _wait(timeout))
 
 
 async def ask_async(
     perform: Callable[[Request[Any]], Awaitable[Any]], id: int, timeout: Span | None
 ) -> Peek:
     """Do the same as `ask` without blocking the event loop."""
-    number = await perform(_request(id))
-    for pause in _pauses(timeout):
+    return await _ask_async(perform, _request(id), _wait(timeout))
+
+
+def _ask(perform: Perform, request: Request[int], wait: float) -> Peek:
+    number = perform(request)
+    for pause in _pauses(wait):
+        reply: Peek | None = perform(_reply(number))
+        if reply is not None:
+            return reply
+        time.sleep(pause)
+    raise _no_reply(request.document["id"], perform(_silence(number)))
+
+
+async def _ask_async(
+    perform: Callable[[Request[Any]], Awaitable[Any]], request: Request[int], wait: float
+) -> Peek:
+    number = await perform(request)
+    for pause in _pauses(wait):
         reply: Peek | None = await perform(_reply(number))
         if reply is not None:
             return reply
         await asyncio.sleep(pause)
-    raise _no_reply(id, await perform(_silence(number)))
+    raise _no_reply(request.document["id"], await perform(_silence(number)))
+
+
+def _wait(timeout: Span | None) -> float:
+    wait = wait_of(timeout)
+    return PEEK_TIMEOUT if wait is None else wait
 
 
 def _request(id: int) -> Request[int]:
@@ -94,9 +111,8 @@ def _silence(number: int) -> Request[dict[str, Any]]:
     return Request(_SILENCE, {"id": number})
 
 
-def _pauses(timeout: Span | None) -> Iterator[float]:
-    wait = wait_of(timeout)
-    give_up = time.monotonic() + (PEEK_TIMEOUT if wait is None else wait)
+def _pauses(wait: float) -> Iterator[float]:
+    give_up = time.monotonic() + wait
     pause = _FIRST_PAUSE
     while True:
         yield pause
