@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import faulthandler
 import os
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -61,6 +63,41 @@ def child(gate: str) -> int:
     with recorded():
         script = f'while [ ! -e "{gate}" ]; do sleep 0.05; done'
         return subprocess.run(["sh", "-c", script], check=True).returncode
+
+
+def _stack_signal() -> int:
+    """The signal that the peer sends when C code holds the GIL."""
+    return next(n for n in range(signal.SIGRTMAX - 5, signal.SIGRTMAX) if _is_caught(n))
+
+
+def _is_caught(number: int) -> bool:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    [mask] = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+@task("peek.default_signal")
+def default_signal(seconds: int) -> int:
+    """Give the signal its default action, which would end the process; then hold the GIL."""
+    with recorded():
+        faulthandler.unregister(_stack_signal())
+        rest: int = ctypes.PyDLL(None).sleep(seconds)
+        return rest
+
+
+@task("peek.other_file")
+def other_file(seconds: int, path: str) -> str:
+    """Open a file at the descriptor that the stacks would go to; then hold the GIL."""
+    with recorded():
+        [fd] = [
+            int(entry.name)
+            for entry in list(Path("/proc/self/fd").iterdir())
+            if entry.exists() and "peers-stacks" in str(entry.readlink())
+        ]
+        with Path(path).open("w") as file:
+            os.dup2(file.fileno(), fd)
+        ctypes.PyDLL(None).sleep(seconds)
+        return Path(path).read_text()
 
 
 def _wait_for(gate: str) -> None:

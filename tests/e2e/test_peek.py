@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -92,6 +93,23 @@ def test_a_system_call_that_holds_the_gil_does_not_return_early(stage: Stage) ->
     assert "c_sleep" in seen.facts["innermost"]
     assert stage.task(task_id)["state"] == "running"
     assert result(stage, task_id) == 0
+
+
+@pytest.mark.parametrize("kind", ["peek.default_signal", "peek.other_file"])
+def test_the_signal_is_not_sent_where_it_would_do_harm(
+    stage: Stage, tmp_path: Path, kind: str
+) -> None:
+    """Without its handler it would kill the worker; or the stacks would go to a file of the app."""
+    stage.peer(APP)
+    path = {"path": str(tmp_path / "report")} if kind == "peek.other_file" else {}
+    task_id = stage.submit(kind, {"seconds": 6, **path})
+    stage.until_started(task_id)
+    time.sleep(0.5)  # it is in the C function now
+    seen = look(stage, task_id)
+    assert seen.facts["stacks_from"] is None, seen.report
+    assert "no stack: the worker has not replied within 2 s" in seen.report
+    assert seen.facts["rss_bytes"] > 0
+    assert result(stage, task_id) in (0, "")
 
 
 def test_children_and_threads_are_seen(stage: Stage) -> None:
