@@ -73,7 +73,8 @@ def facts_of(
         "peer_pid": os.getpid(),
         "worker_pid": worker_pid,
         "seconds": None if seconds is None else round(seconds, 3),
-        "innermost": innermost(stacks),
+        # the stack of a task that waits is another one's
+        "innermost": innermost(stacks) if phase == "running" else None,
         "stacks_from": source,
         **found,
     }

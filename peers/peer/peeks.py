@@ -26,7 +26,7 @@ from peers.database.storable import storable
 from peers.peer import peek_report
 from peers.pool import process_facts, stacks
 from peers.pool.peek import PeekTarget
-from peers.protocol.messages import Peeked, Stack
+from peers.protocol.messages import NOT_STARTED, Peeked, Stack
 
 _INTERPRETER_WITHIN: Final = 1.0
 """Seconds for the worker's interpreter to reply. After that C code seems to hold the GIL."""
@@ -156,6 +156,8 @@ def _describe(pending: _Pending) -> tuple[dict[str, Any], str]:
     with contextlib.suppress(ValueError):  # negative: the worker took longer
         time.sleep(began + _CPU_SAMPLE - time.monotonic())
     found = process_facts.facts(pid, before)
+    if remark == NOT_STARTED:
+        target.phase, target.seconds = "waiting", None
     facts = peek_report.facts_of(target.phase, target.seconds, pid, found, shown, source)
     lines.append(f"host {facts['host']}, worker process {pid} of peer process {facts['peer_pid']}")
     lines += peek_report.worker_lines(pid, found)

@@ -11,6 +11,7 @@ from typing import Final
 from peers.context import enter, enter_batch
 from peers.handlers import registry
 from peers.protocol.messages import (
+    NOT_STARTED,
     Assign,
     Begin,
     Cancel,
@@ -110,7 +111,7 @@ class AsyncLoop:
         if execution is None:
             return thread_stacks(), "the handler has just ended"
         if execution.coroutine is None:
-            return thread_stacks(), "the task waits for a slot in this worker"
+            return thread_stacks(), NOT_STARTED
         return coroutine_stacks(self._loop, execution.call) + thread_stacks(), ""
 
     def _assign(self, message: Assign) -> None:

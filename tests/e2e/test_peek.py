@@ -291,6 +291,10 @@ def test_the_command_prints_the_report(stage: Stage) -> None:
     answer = run("peek", str(task_id), url=stage.url)
     assert answer.code == 0, answer
     assert "main thread:" in answer.out
+    assert (
+        f"peek {task_id}` shows what its handler does"
+        in run("explain", str(task_id), url=stage.url).err
+    )
     many = run("peek", str(task_id), "--repeat", "3", "--every", "10ms", "--json", url=stage.url)
     assert '"samples"' in many.out
     stage.open(gate)
