@@ -33,7 +33,11 @@ def with_verb(words: list[str]) -> list[str]:
     return words
 
 
-def register(group: Commands, graph_argument: Callable[..., Any], find: Any) -> None:
+def register(
+    group: Commands,
+    graph_argument: Callable[..., None],
+    find: Callable[[Connection, argparse.Namespace], int],
+) -> None:
     """Declare `draw`. `find` returns the id of the graph that was typed."""
     draw = add_command(
         group,

@@ -32,7 +32,7 @@ class Peek:
 
     task_id: TaskId
     phase: str
-    """"running"; "waiting": the peer has the task, and its handler has not started; or "ended"."""
+    """Whether the handler is "running", is "waiting" in its peer to start, or has "ended"."""
     report: str
     """Everything as text: where the task runs, memory, CPU, and the stacks."""
     facts: dict[str, Any]

@@ -7,6 +7,7 @@ row are folded, then all tasks of a kind on a level, and at last whole levels. E
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from typing import Final
@@ -74,6 +75,7 @@ class _Graph:
         """Give each task a node of its own."""
         return range(len(self.ids))
 
+    @functools.cache  # noqa: B019  # a graph is drawn once
     def alike(self) -> list[Hashable]:
         """Group tasks of a kind whose parents are in the same groups, and whose children are."""
         numbers: dict[Hashable, int] = {}
