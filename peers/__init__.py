@@ -135,6 +135,11 @@ if TYPE_CHECKING:
         LimitRecord,
     )
     from peers.client.node import Node
+    from peers.client.peek import (
+        Peek,
+        peek,
+        peek_async,
+    )
     from peers.client.records import (
         GraphStatus,
         TaskLog,
@@ -179,6 +184,7 @@ if TYPE_CHECKING:
         LimitNotFound,
         NotDead,
         NotFound,
+        NotRunning,
         PeersError,
         Reject,
         ResultInvalid,
@@ -231,9 +237,11 @@ __all__ = [
     "Node",
     "NotDead",
     "NotFound",
+    "NotRunning",
     "OnDuplicate",
     "Parent",
     "ParentFailure",
+    "Peek",
     "PeersError",
     "Reject",
     "ResultInvalid",
@@ -327,6 +335,8 @@ __all__ = [
     "pause_schedule",
     "pause_schedule_async",
     "pause_schedule_in",
+    "peek",
+    "peek_async",
     "remove_limit",
     "remove_limit_async",
     "remove_limit_in",
@@ -381,6 +391,7 @@ _PLACES = (
     "peers.client.submit",
     "peers.client.functions",
     "peers.client.results",
+    "peers.client.peek",
     "peers.client.records",
     "peers.client.bulk_statements",
     "peers.client.limit_records",

@@ -157,7 +157,9 @@ end
 $$;
 
 create or replace function peers.heartbeat(peer_id uuid)
-returns table (contract_version integer, alive boolean, cancelled_tasks bigint[], cancelled_tokens uuid[])
+returns table (
+    contract_version integer, alive boolean, cancelled_tasks bigint[], cancelled_tokens uuid[], peeks jsonb
+)
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
     set lock_timeout = '1s'
@@ -178,14 +180,19 @@ begin
     into cancelled_tasks, cancelled_tokens
     from peers.cancel_request r
     where exists (select from peers.lease l where l.token = r.token and l.peer_id = heartbeat.peer_id);
+    select jsonb_agg(jsonb_build_object('id', k.id, 'task_id', k.task_id, 'token', k.token) order by k.id)
+    into peeks
+    from peers.peek k
+    where k.peer_id = heartbeat.peer_id and k.replied_at is null;
     return next;
 end
 $$;
 
 comment on function peers.heartbeat is
     'Renews a peer and all of its leases. alive = false: the peer was lost and its leases are gone; it must stop its '
-    'handlers and join again. Also returns the tasks that it is asked to cancel. It waits at most a second for a lock; '
-    'after that it raises 55P03 and nothing was renewed.';
+    'handlers and join again. Also returns the tasks that it is asked to cancel, and the requests of '
+    'peers.request_peek to which it has not replied: [{"id", "task_id", "token"}], or null. It waits at most a second '
+    'for a lock; after that it raises 55P03 and nothing was renewed.';
 
 create or replace function peers.progress(
     peer_id uuid, task_id bigint, token uuid, done bigint, total bigint

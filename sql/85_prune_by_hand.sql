@@ -70,7 +70,7 @@ end
 $$;
 
 comment on function peers.prune is
-    'Deletes completed and cancelled tasks that ended longer ago than older_than, with their edges, failures and '
+    'Deletes completed and cancelled tasks that ended longer ago than older_than, with their edges, failures, logs and '
     'idempotency keys; a task that an unfinished or dead child needs is kept. Then deletes graphs that were created '
     'longer ago than older_than and have no task. One call examines max_tasks tasks and remembers its place: call '
     'again until finished. dry_run counts what all of these calls would delete. While another session prunes, it does '

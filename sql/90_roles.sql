@@ -132,5 +132,9 @@ begin
     grant execute on function
         peers.store_logs(uuid, bigint[], uuid[], integer[], text[], bigint[], bytea[]) to peers_worker;
     grant execute on function peers.follow_log(bigint) to peers_operator, peers_reader;
+    -- stacks are for operators only; a worker replies through a function
+    revoke select on peers.peek from peers_reader;
+    grant execute on function peers.request_peek(bigint) to peers_operator;
+    grant execute on function peers.delete_peeks(), peers.reply_to_peek(uuid, bigint, jsonb, text) to peers_worker;
 end
 $$;

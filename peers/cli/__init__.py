@@ -34,6 +34,7 @@ GROUPS: Final = {
     "top": ("top",),
     "explain": ("explain",),
     "log": ("log",),
+    "peek": ("peek",),
     "task_list": ("tasks",),
     "cancel": ("cancel",),
     "tasks": ("change", "pause", "resume"),
@@ -103,6 +104,10 @@ def load(words: Sequence[str]) -> dict[str, Any]:
 
 def _dispatch(words: list[str]) -> int:
     parser = _parser(words)
+    if words[:1] == ["graph"]:
+        from peers.cli.graph_draw import with_verb  # the command has imported it
+
+        words = with_verb(words)
     args, rest = parser.parse_known_args(words)
     if "run" not in args:
         parser.print_help(sys.stderr)

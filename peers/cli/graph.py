@@ -1,11 +1,11 @@
-"""`peers graph`: list, show, cancel, pause, resume or retry graphs."""
+"""`peers graph`: list, show, draw, cancel, pause, resume or retry graphs."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from peers.cli import output, queries
+from peers.cli import graph_draw, output, queries
 from peers.cli.database import connected, perform
 from peers.cli.parser import (
     add_command,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from peers.cli.parser import Command, Commands
+    from peers.cli.parser import Command, Commands, Parser
     from peers.client.statements import Request
     from peers.database.connection import Connection
 
@@ -62,19 +62,25 @@ def register(commands: Commands) -> None:
         "resume": (_resume, "resume claiming tasks of a paused graph"),
         "retry": (_retry, "retry all dead letters of a graph with fresh attempts"),
     }
+    graph_draw.register(group, _add_graph, _id)
     changing = {
         verb: add_command(group, verb, *changes[verb], example=f"peers graph {verb} 7")
         for verb in changes
     }
     for command in (show, *changing.values()):
-        command.add_argument(
-            "graph",
-            type=_id_or_name,
-            metavar="GRAPH",
-            help="id or name of the graph (several have this name: the newest one)",
-        )
+        _add_graph(command)
     for verb, command in changing.items():
         add_reason(command, dry_run=verb in ("cancel", "retry"))
+
+
+def _add_graph(command: Parser, **options: Any) -> None:
+    command.add_argument(
+        "graph",
+        type=_id_or_name,
+        metavar="GRAPH",
+        help="id or name of the graph (several have this name: the newest one)",
+        **options,
+    )
 
 
 def _id_or_name(value: str) -> int | str:

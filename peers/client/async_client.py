@@ -11,6 +11,7 @@ from peers.client import bulk_operations, limit_operations, operations, schedule
 from peers.client.client import DEFAULT_MAX_CONNECTIONS, Client
 from peers.client.forms import as_async_method
 from peers.client.graph import AsyncGraph, GraphOptions
+from peers.client.peek import Peek, ask_async
 from peers.client.task import read_result, require_task, submission
 
 if TYPE_CHECKING:
@@ -133,6 +134,10 @@ class AsyncClient:
         """
         require_task(task)
         return read_result(await self._client.wait_async(id, timeout), task)
+
+    async def peek(self, id: int, timeout: Span | None = None) -> Peek:
+        """Return what the handler of a running task does. See `peers.peek`."""
+        return await ask_async(self.perform, id, timeout)
 
     def graph(
         self,

@@ -17,6 +17,7 @@ from peers.client import bulk_operations, limit_operations, operations, schedule
 from peers.client.checks import id_of, text_of, wait_of
 from peers.client.forms import as_method
 from peers.client.graph import Graph, GraphOptions
+from peers.client.peek import Peek, ask
 from peers.client.place import Place
 from peers.client.pool import Pool
 from peers.client.records import not_ended
@@ -177,6 +178,10 @@ class Client:
         """
         require_task(task)
         return read_result(self.wait(id, timeout), task)
+
+    def peek(self, id: int, timeout: Span | None = None) -> Peek:
+        """Return what the handler of a running task does. See `peers.peek`."""
+        return ask(self.perform, id, timeout)
 
     def graph(
         self,

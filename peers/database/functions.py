@@ -13,10 +13,12 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, LiteralString
+from uuid import UUID
 
 from peers.database.rows import (
     HeartbeatReply,
     ParentResult,
+    PeekRequest,
     Problem,
     Pruned,
     PrunedDead,
@@ -32,7 +34,6 @@ from peers.types import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from uuid import UUID
 
     from peers.database.connection import Connection
 
@@ -90,10 +91,30 @@ def join(
 
 def heartbeat(connection: Connection, peer_id: UUID) -> HeartbeatReply:
     """Renew the peer and all of its leases."""
-    [(version, alive, tasks, tokens)] = _rows(
+    [(version, alive, tasks, tokens, peeks)] = _rows(
         connection, "select * from peers.heartbeat(%s)", peer_id
     )
-    return HeartbeatReply(version, alive, frozenset(zip(tasks, tokens, strict=True)))
+    return HeartbeatReply(
+        version,
+        alive,
+        frozenset(zip(tasks, tokens, strict=True)),
+        tuple(PeekRequest(p["id"], p["task_id"], UUID(p["token"])) for p in peeks or ()),
+    )
+
+
+def reply_to_peek(
+    connection: Connection, peer_id: UUID, peek_id: int, facts: str, report: str
+) -> bool:
+    """Record what a peer replies to a request. Return False if there is no such request."""
+    recorded: bool = _value(
+        connection,
+        "select peers.reply_to_peek(%s, %s, %s::jsonb, %s)",
+        peer_id,
+        peek_id,
+        facts,
+        report,
+    )
+    return recorded
 
 
 def record_metrics(

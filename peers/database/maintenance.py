@@ -70,6 +70,7 @@ _DECLARE_SCHEDULES: Final = (
 _PRUNE_SCHEDULE_RUNS: Final = (
     b"select peers.prune_schedule_runs(make_interval(secs => $1::double precision), $2::integer)"
 )
+_DELETE_PEEKS: Final = b"select peers.delete_peeks()"
 _TRUE: Final = b"\1"
 
 
@@ -287,3 +288,8 @@ def prune_schedule_runs(older_than: timedelta, max_runs: int) -> Statement:
 def read_count(result: PGresult) -> int:
     """Return the number that a function has returned."""
     return read_integer(result.get_value(0, 0))
+
+
+def delete_peeks() -> Statement:
+    """Delete what operators asked about running tasks some minutes ago, with the replies."""
+    return Statement(_DELETE_PEEKS)

@@ -88,6 +88,14 @@ class Unrecorded(NamedTuple):
     verdict: Verdict
 
 
+class PeekRequest(NamedTuple):
+    """An operator asks what the handler of a running task does."""
+
+    id: int
+    task_id: int
+    token: UUID
+
+
 class HeartbeatReply(NamedTuple):
     """The database's reply to a heartbeat. `alive` is False if the leases are gone."""
 
@@ -95,6 +103,8 @@ class HeartbeatReply(NamedTuple):
     alive: bool
     cancelled: frozenset[tuple[int, UUID]]
     """(task_id, token) of the running tasks that this peer is to stop."""
+    peeks: tuple[PeekRequest, ...] = ()
+    """What operators ask about running tasks, and this peer has not replied to."""
 
 
 class Promoted(NamedTuple):

@@ -142,3 +142,13 @@ def maintenance_failed(*, job: str, error: str) -> None:
 @event(logging.WARNING, "%(file)s: %(notice)s")
 def migration_notice(*, file: str, notice: str) -> None:
     """Report a notice that the SQL of a migration has raised."""
+
+
+@event(logging.DEBUG, "replied to an operator what task %(task_id)d does: %(phase)s")
+def task_peeked(*, task_id: int, phase: str) -> None:
+    """Report that this peer has replied to `peers peek`."""
+
+
+@event(logging.WARNING, "cannot reply to an operator what task %(task_id)d does: %(error)s")
+def peek_failed(*, task_id: int, error: str) -> None:
+    """Report that this peer could not record its reply to `peers peek`."""

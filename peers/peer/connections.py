@@ -44,6 +44,10 @@ class Connections:
         """Connect for the heartbeat."""
         return self.make("heartbeat", Bounds.of_heartbeat(self._lease))
 
+    def peek(self) -> BoundedConnection:
+        """Connect to reply to operators who ask what a handler does."""
+        return self.make("peek", Bounds.of_heartbeat(self._lease))
+
     def listener(self) -> BoundedConnection:
         """Connect for notifications alone, not through the pooler."""
         url = self._settings.listen_url

@@ -16,6 +16,7 @@ from peers.database.deadlines import BoundedConnection
 from peers.database.jobs import Job
 from peers.database.pipeline import StatementRefused
 from peers.database.reconnecting import ReconnectingConnection
+from peers.database.rows import PeekRequest
 from peers.peer.claims import Claims
 from peers.peer.handler_requests import HandlerRequests
 from peers.peer.listener import LOG
@@ -29,6 +30,7 @@ from peers.pool.durations import DurationEstimate
 from peers.pool.environment import Environment
 from peers.pool.lease import Lease
 from peers.pool.local_queue import LocalQueue
+from peers.pool.peek import PeekTarget
 from peers.pool.pool import WorkerPool
 from peers.pool.retirement import Limits
 from peers.settings import Settings
@@ -219,6 +221,22 @@ class Leases:
         """Store the log of a running task, whose id the notification has, for those who read it."""
         with contextlib.suppress(ValueError):
             self.pool.follow_log(int(payload.removeprefix(LOG)))
+
+    def peek(self, request: PeekRequest) -> PeekTarget:
+        """Ask the worker that has a task for its stacks, and return where the task is."""
+        claim = self._held.get(request.token.bytes)
+        index = claim.find(request.task_id) if claim is not None else None
+        if claim is None or index is None:
+            return PeekTarget("ended", "its attempt has ended on this peer")
+        lease = claim.lease(index)
+        target = self.pool.peek(lease, request.id, time.monotonic())
+        if target is None and lease.local_queue.holds(lease):
+            target = PeekTarget("waiting", "claimed, and waits for a free worker of its peer")
+        elif target is None:
+            sentence = "its handler has ended; the outcome waits to be recorded"
+            target = PeekTarget("ended", sentence)
+        target.label = f" ({lease.task.kind}, attempt {lease.task.attempt})"
+        return target
 
     def release_backlog(self) -> None:
         """Release every task that no worker has had."""

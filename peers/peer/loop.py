@@ -30,10 +30,11 @@ from peers.peer.declarations import Declarations
 from peers.peer.drain import Drain
 from peers.peer.heartbeat import Heartbeat, HeartbeatCallbacks
 from peers.peer.leases import Leases
-from peers.peer.listener import CANCEL, LIMITS, LOG, Listener
+from peers.peer.listener import CANCEL, LIMITS, LOG, PEEK, Listener
 from peers.peer.maintenance import Maintenance, Retention
 from peers.peer.membership import Membership
 from peers.peer.monitoring import Monitoring
+from peers.peer.peeks import Peeks
 from peers.peer.promotion import SCHEDULED
 from peers.peer.schedules import SCHEDULE, Schedules
 from peers.peer.state import PeerState
@@ -87,6 +88,8 @@ class Peer:
             # no bounds: handlers may submit large graphs, and these sessions set limits themselves
             lambda: connections.make("requests", None), self._is_listening,
         )  # fmt: skip
+        self._peeks = Peeks(leases.peek, connections.peek)
+        leases.pool.on_peeked = self._peeks.worker_replied
         self._listener = Listener(connections.listener, selector, self._on_notification, waker.wake)
         self._takeover = Takeover(selector, settings.lease_timeout, state.counts)
         self._schedules = Schedules(self._is_listening)
@@ -252,7 +255,7 @@ class Peer:
 
         for step in (
             *([stop_tasks] if failed or not self._leases.is_idle else []),
-            self._leases.requests.stop, self._membership.record_all,
+            self._leases.requests.stop, self._peeks.stop, self._membership.record_all,
             self._heartbeat.stop, self._report_last, self._membership.leave, self._leases.pool.stop,
             self._monitoring.close, self._takeover.close, self._listener.close,
             self._connection.close, self._notifier.close,
@@ -296,6 +299,10 @@ class Peer:
             return
         if payload.startswith(LOG):
             self._leases.follow_log(payload)
+            return
+        if payload.startswith(PEEK):
+            if payload == f"{PEEK}{self._state.peer_id}":
+                self._heartbeat.send_now()
             return
         if payload == LIMITS:
             self._maintenance.limits_changed()
@@ -344,3 +351,4 @@ class Peer:
             self._heartbeat.unfence()
         for task_id, token in reply.cancelled:
             self._leases.cancel(task_id, token)
+        self._peeks.start(peer_id, reply.peeks)

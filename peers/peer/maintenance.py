@@ -30,6 +30,7 @@ from peers.peer.state import PeerState
 _CHECK_KINDS_EVERY: Final = 60.0
 _PLACE_LIMITED_EVERY: Final = 30.0
 _RETENTION_EVERY: Final = 600.0
+_DELETE_PEEKS_EVERY: Final = 60.0
 _JITTER: Final = 0.1  # of the interval, so that peers that started together spread out
 _STEP_SECONDS: Final = 0.05
 """A step is sized to take about this long, because the peer's own tasks wait meanwhile."""
@@ -126,6 +127,10 @@ class Maintenance:
                 _CHECK_KINDS_EVERY,
             ),
             self._place_limited,
+            Chore(
+                "delete_peeks", lambda *_: maintenance.delete_peeks(), lambda *_: True,
+                _DELETE_PEEKS_EVERY,
+            ),
             *chores,
         ]  # fmt: skip
         keep_completed, keep_dead = retention

@@ -24,8 +24,10 @@ from peers.pool.local_queue import LocalQueue
 from peers.pool.orphans import OrphanKiller
 from peers.pool.outcome_listener import OutcomeListener
 from peers.pool.outcome_reporter import OutcomeReporter, log_exit
+from peers.pool.peek import PeekTarget, ask_worker
 from peers.pool.retirement import Limits, Retirement
 from peers.pool.scaling import should_run_loop, unused_isolated_workers, workers_to_start
+from peers.pool.stack_dump import StackDump
 from peers.pool.starter import Starter, WorkerCallbacks
 from peers.protocol.messages import (
     HandlerRequest,
@@ -33,6 +35,7 @@ from peers.protocol.messages import (
     ImportFailed,
     KindDeclared,
     Outcomes,
+    Peeked,
     Recalled,
     Stop,
     ToParent,
@@ -63,6 +66,8 @@ class WorkerPool:
         self.declarations = b"{}"
         """What the app declares for the database, as JSON."""
         self.asynchronous: frozenset[str] = frozenset()
+        self.on_peeked: Callable[[Peeked], None] = lambda _: None
+        """Takes the stacks that workers send."""
         self._app = app
         self._environment = environment
         self._selector = selector
@@ -154,6 +159,15 @@ class WorkerPool:
         """Stop a running handler, by force after `grace` seconds; False: no worker has it."""
         return any(worker.cancel(lease, grace) for worker in self._workers)
 
+    def peek(self, lease: Lease, peek_id: int, now: float) -> PeekTarget | None:
+        """Ask the worker that has this lease for its stacks; None: no worker has it."""
+        for worker in self._workers:
+            target = ask_worker(worker, lease, peek_id, now)
+            if target is not None:
+                self._select_for(worker)
+                return target
+        return None
+
     def started(self, now: float) -> list[tuple[Lease, float]]:
         """Return the leases whose handlers run, and for how many seconds."""
         return [each for worker in self._workers for each in worker.started(now)]
@@ -242,9 +256,12 @@ class WorkerPool:
                 self._retirement.retire(worker, reason, self._workers, recall=True)
             case HandlerRequest():
                 self._reporter.requested(worker, message, self._send)
-            case Hello(kinds, declared):
+            case Peeked():
+                self.on_peeked(message)
+            case Hello(kinds, declared, stack_dump):
                 self._begin(worker, kinds)
                 self.declarations = declared
+                worker.process.stack_dump = StackDump.of(worker.process.pid, stack_dump)
             case ImportFailed():
                 self._import_failed(message)
 

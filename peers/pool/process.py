@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from peers.pool import liveness
+from peers.pool.stack_dump import StackDump
 from peers.protocol.messages import ToParent, ToWorker, encode, split, to_parent
 from peers.protocol.running_marker import MARKER_SIZE, RunningMarker
 
@@ -91,6 +92,7 @@ class WorkerProcess:
         self._incoming = bytearray()
         self._outgoing = bytearray()
         self.pidfd = -1
+        self.stack_dump: StackDump | None = None
         try:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             self.pidfd = os.pidfd_open(pid)
@@ -175,6 +177,8 @@ class WorkerProcess:
         self.kill()  # processes that its handlers started may still run
         self._connection.close_ours()
         os.close(self.pidfd)
+        if self.stack_dump is not None:
+            self.stack_dump.close()
         return code
 
     def _wait(self) -> int:

@@ -15,6 +15,7 @@ from peers.protocol.messages import (
     Begin,
     Cancel,
     Failed,
+    Peek,
     Recall,
     Recalled,
     Reply,
@@ -33,6 +34,7 @@ from peers.worker.channel import Channel
 from peers.worker.collected import CollectedOutcomes
 from peers.worker.exhaustion import CLOSED_STREAMS, StandardStreams
 from peers.worker.outcome import encode_result, failed
+from peers.worker.stacks import thread_stacks
 
 # Outcomes of quick handlers are sent together. A crash loses only the outcomes of this time, and
 # their tasks are repeated.
@@ -112,6 +114,7 @@ class SyncLoop:
         self._flushed_at = time.monotonic_ns()
         self._streams = StandardStreams()
         channel.limit = self._limit
+        channel.stacks = lambda _: (thread_stacks(), "")
         use_running(self._running)
 
     def _running(self) -> Call | None:
@@ -159,8 +162,8 @@ class SyncLoop:
             case Stop():
                 self._inbox.append(None)
                 self._wakeups.put(None)
-            case Begin() | Reply():
-                raise AssertionError(message)  # Begin came before, the channel takes replies
+            case Begin() | Reply() | Peek():
+                raise AssertionError(message)  # Begin came before, the channel takes the others
 
     def _cancel(self, execution_id: int) -> None:
         self._cancelled.add(execution_id)

@@ -62,7 +62,7 @@ class Database:
         self.seconds = 0.01
         self.replies: dict[str, Any] = {
             "promote": Promoted(0, EPOCH, NEVER), "reclaim": Reclaims([], NEVER),
-            "siblings": [], "unrunnable": [], "place_limited": 0,
+            "siblings": [], "unrunnable": [], "place_limited": 0, "delete_peeks": 0,
             "apply_retention": Pruned(0, 0, True), "prune_schedule_runs": 0,
         }  # fmt: skip
         self.errors: dict[str, Exception] = {}
@@ -77,6 +77,7 @@ class Database:
         ):  # fmt: skip
             monkeypatch.setattr(maintenance, verb, self._writer(verb))
             monkeypatch.setattr(maintenance, reader, lambda reply: reply)
+        monkeypatch.setattr(maintenance, "delete_peeks", self._writer("delete_peeks"))
 
     @staticmethod
     def _writer(verb: str) -> Callable[..., tuple[str, int]]:
