@@ -31,6 +31,7 @@ GROUPS: Final = {
     "admin": ("migrate", "check", "config", "prune"),
     "submit": ("submit",),
     "status": ("status",),
+    "doctor": ("doctor",),
     "explain": ("explain",),
     "tasks": ("cancel", "change", "pause", "resume"),
     "dead": ("dead",),
