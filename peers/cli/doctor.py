@@ -68,6 +68,11 @@ def _doctor(args: argparse.Namespace) -> int:
         ]
         _print(args, report)
         return error.exit_code
+    if report.unknown:
+        args.parser.error(
+            f"no check is called {', '.join(report.unknown)}; `TABLE peers.doctor_check` and "
+            "docs/doctor.md list them"
+        )
     _print(args, report)
     if not report.reached:
         return _UNREACHABLE

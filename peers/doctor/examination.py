@@ -15,7 +15,7 @@ from peers.doctor import in_database, installation, notifications, objects, serv
 from peers.doctor.check import Check, Visit
 from peers.doctor.connecting import refusal
 from peers.doctor.findings import ERROR, NOT_MADE, NOTE, Finding, by_severity, not_made
-from peers.errors import NotPermitted, PeersError
+from peers.errors import NotPermitted, PeersError, transactions_refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -39,6 +39,8 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     checks: list[str] = field(default_factory=list)
     """The names of the checks that were made or tried."""
+    unknown: list[str] = field(default_factory=list)
+    """The names in `only` that are no checks."""
     milliseconds: int = 0
     reached: bool = True
     """Whether the database was reached, and stayed."""
@@ -82,17 +84,20 @@ def examine(
         report.findings.append(refusal(error))
         report.reached = False
     except psycopg.Error as error:
-        report.findings.append(
-            Finding(
-                ERROR, CONNECTION_LOST, "the connection",
-                f"the connection to the database was lost: {str(error).strip()}",
-                "run `peers doctor` again; the log of Postgres says why it has ended the session",
-            )
-        )  # fmt: skip
+        refused = transactions_refused(error)
+        report.findings.append(_lost(error) if refused is None else refusal(refused))
         report.reached = False
     report.findings = by_severity(report.findings)
     report.milliseconds = round((time.monotonic() - began) * 1000)
     return report
+
+
+def _lost(error: psycopg.Error) -> Finding:
+    return Finding(
+        ERROR, CONNECTION_LOST, "the connection",
+        f"the connection to the database was lost: {str(error).strip()}",
+        "run `peers doctor` again; the log of Postgres says why it has ended the session",
+    )  # fmt: skip
 
 
 class _Examination:
@@ -143,7 +148,8 @@ class _Examination:
             return
         names = [question.name for question in in_database.questions(self._connection)]
         ours = {check.name for check in (*CLIENT_CHECKS, in_database.THOROUGH)}
-        for name in dict.fromkeys([*names, *(set(self._only) - ours)]):  # it refuses unknown names
+        self._report.unknown = sorted(set(self._only) - ours - set(names))
+        for name in names:
             self._make(name, partial(in_database.find, self._connection, name, self._older_than))
 
     def _make(self, name: str, find: Callable[[], list[Finding]]) -> None:

@@ -6,14 +6,13 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Final
 
-import psycopg
 from psycopg import sql
 
 from peers.database.connection import connect
 from peers.database.pooler import is_pooled
 from peers.doctor.check import Check
 from peers.doctor.findings import ERROR, WARNING, Finding
-from peers.errors import ConfigError, PeersError, transactions_refused
+from peers.errors import PeersError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,19 +27,8 @@ _NAME: Final = "peers doctor"
 
 
 def _find_pooler(visit: Visit) -> Iterator[Finding]:
-    try:
-        pooled = _is_pooled(visit)
-    except (ConfigError, psycopg.OperationalError) as error:
-        if not isinstance(error, ConfigError) and transactions_refused(error) is None:
-            raise
-        yield Finding(
-            ERROR, "pooler", "the connection",
-            "a pooler in statement mode lies between this host and the database, and refuses "
-            "transactions: peers and commands cannot work",
-            "in PgBouncer: pool_mode = transaction or session",
-        )  # fmt: skip
-        return
-    if pooled and visit.settings.listen_url is None:
+    """Find a pooler in transaction mode. One in statement mode has refused the connection."""
+    if visit.settings.listen_url is None and _is_pooled(visit):
         yield Finding(
             WARNING, "pooler", "the connection",
             "a pooler in transaction mode lies between this host and the database: no notification "
