@@ -20,6 +20,7 @@ as $$
     where a.datname = current_database() and a.pid <> pg_backend_pid()
       and a.backend_type in ('client backend', 'parallel worker', 'background worker')
       and (a.backend_xmin is not null or a.backend_xid is not null)
+      and a.wait_event_type is distinct from 'Lock'  -- then lock_wait names the session that it waits for
       and age >= _older_than
     order by a.xact_start limit 20
 $$;

@@ -179,8 +179,8 @@ create or replace function peers._doctor_held_children(_older_than interval) ret
     set search_path = pg_catalog, peers, pg_temp
 as $$
     select 'warning', 'held_children', h.kind,
-           format('%s%s dead letters of the kind %L hold %s children, which wait until they are retried or discarded',
-                  case when h.dead >= 1000 then 'at least ' else '' end, h.dead, h.kind, h.children),
+           format('dead letters of the kind %L (%s) keep children waiting (%s) until they are retried or discarded',
+                  h.kind, h.dead, h.children),
            format('peers dead list --kind %s; fix the cause, then: peers dead retry --kind %s', quote_literal(h.kind),
                   quote_literal(h.kind))
     from (

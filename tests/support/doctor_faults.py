@@ -111,12 +111,12 @@ def lock_wait(ground: Ground) -> None:
     """ALTER TABLE waits for a reader that idles in a transaction."""
     holder, waiter = ground.session(), ground.session()
     run(holder, "begin")
-    run(holder, "lock table peers.paused_queue in access share mode")
+    run(holder, "lock table peers.cooldown in access share mode")
     pid = waiter.info.backend_pid
 
     def wait() -> None:
         try:
-            run(waiter, "alter table peers.paused_queue add column doctor integer")
+            run(waiter, "alter table peers.cooldown add column doctor integer")
         except psycopg.Error:
             return
 
