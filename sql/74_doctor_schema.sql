@@ -81,13 +81,14 @@ $$;
 
 comment on function peers._doctor_index_hinders_hot is 'Which indexes make every change of a task dear?';
 
--- A server without roles needs no grants: the owner may do everything. Roles that were created after the schema, or a
--- dump that was restored without them, lack their grants.
+-- Roles that were created after the schema, or a dump that was restored without privileges, lack their grants. A role
+-- without members is used by nobody: roles belong to the whole server, and another database may have created it.
 create or replace function peers._doctor_grants_missing(_older_than interval) returns setof peers.finding
     language sql stable
     set search_path = pg_catalog, peers, pg_temp
 as $$
-    select 'error', 'grants_missing', r.rolname::text,
+    select case when exists (select from pg_auth_members a where a.roleid = r.oid) then 'error' else 'note' end,
+           'grants_missing', r.rolname::text,
            format('the role %s lacks its right to use %s: whoever has this role gets "permission denied"', r.rolname,
                   string_agg(m.what, ', ' order by m.what)),
            '`peers migrate` as the owner of the schema'
@@ -112,7 +113,7 @@ as $$
           and r.rolname in ('peers_operator', 'peers_reader') and not has_table_privilege(r.oid, c.oid, 'select')
     ) m
     where r.rolname in ('peers_submitter', 'peers_worker', 'peers_operator', 'peers_reader')
-    group by r.rolname
+    group by r.oid, r.rolname
 $$;
 
 comment on function peers._doctor_grants_missing is 'Do the roles of Peers have their grants?';

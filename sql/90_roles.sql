@@ -135,7 +135,7 @@ begin
         peers._vacuum_triggers(), peers._doctor_autovacuum_off(interval),
         peers._doctor_autovacuum_busy(interval), peers._doctor_dead_rows(interval),
         peers._doctor_index_bloat(interval), peers._doctor_wraparound(interval),
-        peers._doctor_sequence_position(interval), peers._has_live_peer(), peers._doctor_no_peer(interval),
+        peers._doctor_sequence_position(interval), peers._doctor_no_peer(interval),
         peers._doctor_unrunnable_kind(interval), peers._doctor_expired_lease(interval),
         peers._doctor_late_heartbeat(interval), peers._doctor_lost_peer(interval),
         peers._doctor_peer_before_migration(interval), peers._doctor_limit_shut(interval),
