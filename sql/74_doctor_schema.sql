@@ -42,9 +42,8 @@ as $$
     select 'warning', 'index_invalid', n.nspname || '.' || c.relname,
            format('the index %s of peers.%s is invalid: each write updates it, and no query uses it. A CREATE INDEX or '
                   'REINDEX CONCURRENTLY has failed', c.relname, t.relname),
-           case when c.relname like '%\_ccnew%' then format('DROP INDEX CONCURRENTLY %I.%I;', n.nspname, c.relname)
-                else format('REINDEX INDEX CONCURRENTLY %I.%I; or, if nobody needs it: DROP INDEX CONCURRENTLY %I.%I;',
-                            n.nspname, c.relname, n.nspname, c.relname) end
+           format('DROP INDEX CONCURRENTLY %I.%I; then `peers doctor index_missing` says how to create it again, if '
+                  'Peers needs it', n.nspname, c.relname)
     from pg_index i
     join pg_class c on c.oid = i.indexrelid
     join pg_namespace n on n.oid = c.relnamespace

@@ -15,8 +15,8 @@ as $$
         left join pg_database d on d.oid = s.setdatabase
         where (s.setdatabase = 0 or d.datname = current_database())
           and (s.setrole = 0 or r.rolname = current_user
-               or not r.rolsuper and (pg_has_role(r.oid, to_regrole('peers_worker'), 'member')
-                                      or pg_has_role(r.oid, to_regrole('peers_submitter'), 'member')))
+               or r.rolcanlogin and not r.rolsuper and (pg_has_role(r.oid, to_regrole('peers_worker'), 'member')
+                                                        or pg_has_role(r.oid, to_regrole('peers_submitter'), 'member')))
     )
     select s.name, s.value,
            concat_ws(' in ', 'role ' || s.rolname, 'database ' || s.datname),
@@ -158,8 +158,9 @@ create or replace function peers._doctor_fsync_off(_older_than interval) returns
     language sql stable
     set search_path = pg_catalog, peers, pg_temp
 as $$
-    select 'warning', 'fsync_off', s.name,
-           format('%s is off: after a crash of the machine the whole database may be unreadable', s.name),
+    select case when s.name = 'fsync' then 'warning' else 'note' end, 'fsync_off', s.name,
+           format('%s is off: after a crash of the machine the whole database may be unreadable%s', s.name,
+                  case when s.name = 'fsync' then '' else ', unless its storage writes whole pages' end),
            format('ALTER SYSTEM SET %s = on; SELECT pg_reload_conf();', s.name)
     from pg_settings s
     where s.name in ('fsync', 'full_page_writes') and s.setting = 'off'

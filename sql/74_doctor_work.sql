@@ -1,5 +1,14 @@
 -- Checks of peers.doctor: peers, and tasks that do not get on.
 
+-- Returns the text as one word of a shell command.
+create or replace function peers._shell_word(_text text) returns text
+    language sql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+    select case when _text ~ '^[a-zA-Z0-9@%+=:,./_-]+$' then _text
+                else '''' || replace(_text, '''', '''"''"''') || '''' end
+$$;
+
 create or replace function peers._has_live_peer() returns boolean
     language sql stable security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -42,7 +51,7 @@ begin
            format('no live peer runs the kind %L in the queue %L, and %s of its tasks wait, the oldest for %s', u.kind,
                   u.queue, u.tasks, peers._duration_text(peers.now() - u.oldest_ready_at)),
            'start a peer whose app has a handler for this kind and that serves the queue: peers run --app YOUR.APP '
-           '--queues ' || quote_literal(u.queue || '=4')
+           '--queues ' || peers._shell_word(u.queue || '=4')
     from peers.unrunnable() u
     where peers._has_live_peer() and u.oldest_ready_at <= peers.now() - least(_older_than, interval '10 seconds')
     order by u.tasks desc limit 20;
@@ -129,7 +138,7 @@ as $$
     select 'warning', 'limit_shut', l.name,
            format('the limit %L is shut until somebody opens it%s: none of its tasks starts', l.name,
                   ' (' || l.shut_because || ')'),
-           format('peers limit open %s; or SELECT peers.open_limit(%L);', quote_literal(l.name), l.name)
+           format('peers limit open %s; or SELECT peers.open_limit(%L);', peers._shell_word(l.name), l.name)
     from peers.limit l
     where l.shut_until = 'infinity'
 $$;
@@ -143,7 +152,7 @@ as $$
     select 'warning', 'paused_queue', q.queue,
            format('%s has paused the queue %L %s ago, and tasks wait in it', q.paused_by, q.queue,
                   peers._duration_text(peers.now() - q.paused_at)),
-           format('peers resume %s; or SELECT peers.resume(%L);', quote_literal(q.queue), q.queue)
+           format('peers resume %s; or SELECT peers.resume(%L);', peers._shell_word(q.queue), q.queue)
     from peers.paused_queue q
     where q.paused_at <= peers.now() - _older_than
       and exists (
@@ -181,8 +190,8 @@ as $$
     select 'warning', 'held_children', h.kind,
            format('dead letters of the kind %L (%s) keep children waiting (%s) until they are retried or discarded',
                   h.kind, h.dead, h.children),
-           format('peers dead list --kind %s; fix the cause, then: peers dead retry --kind %s', quote_literal(h.kind),
-                  quote_literal(h.kind))
+           format('peers dead list --kind %s; fix the cause, then: peers dead retry --kind %s',
+                  peers._shell_word(h.kind), peers._shell_word(h.kind))
     from (
         select d.kind, count(distinct d.task_id) as dead, count(*) as children
         from (select d.task_id, d.kind from peers.dead d order by d.task_id desc limit 10000) d
@@ -203,7 +212,7 @@ as $$
     select 'error', 'late_schedule', s.name,
            format('the schedule %L was due %s ago, and no peer has fired it', s.name,
                   peers._duration_text(peers.now() - s.next_due_at)),
-           format('peers schedule explain %s; look in the logs of the peers for errors', quote_literal(s.name))
+           format('peers schedule explain %s; look in the logs of the peers for errors', peers._shell_word(s.name))
     from peers.schedule s
     where s.paused_at is null and s.failures = 0 and peers._has_live_peer()
       and s.next_due_at < peers.now() - least(_older_than, interval '1 minute')
@@ -219,7 +228,7 @@ as $$
     select 'error', 'failing_schedule', s.name,
            format('the database has refused the task of the schedule %L %s times: %s', s.name, s.failures, s.error),
            format('correct the schedule (UPDATE peers.schedule SET ... WHERE name = %L); peers schedule explain %s',
-                  s.name, quote_literal(s.name))
+                  s.name, peers._shell_word(s.name))
     from peers.schedule s
     where s.failures > 0 and s.paused_at is null
     order by s.failures desc limit 20
@@ -232,7 +241,7 @@ create or replace function peers._doctor_open_alert(_older_than interval) return
     set search_path = pg_catalog, peers, pg_temp
 as $$
     select 'warning', 'open_alert', a.subject, a.message,
-           case when a.alert = 'schedule_late' then 'peers schedule explain ' || quote_literal(a.subject)
+           case when a.alert = 'schedule_late' then 'peers schedule explain ' || peers._shell_word(a.subject)
                 else 'TABLE peers.alert; has its details' end
     from peers.alert a
     order by a.raised_at limit 20

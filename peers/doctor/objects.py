@@ -87,7 +87,8 @@ def _find_function_differs(visit: Visit) -> Iterator[Finding]:
         yield Finding(
             WARNING, "function_differs", "the schema",
             "functions in the database are not those of this package, so they are of another "
-            f"version or were changed by hand: {_names(changed)}", _MIGRATE,
+            f"version or were changed by hand: {_names(changed)}",
+            f"if this package is the newer one: {_MIGRATE}; if not, install the newer one here",
         )  # fmt: skip
 
 

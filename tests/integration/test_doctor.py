@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -93,6 +94,35 @@ def test_many_faults_at_once_are_all_found(here: Here, db: Connection, database_
     assert "ERROR trigger_missing: the schema\n" in text.out
     assert text.out.index("ERROR") < text.out.index("WARNING") < text.out.index("NOTE")
     assert "remedy: ALTER TABLE peers.ready RESET (autovacuum_enabled);" in text.out
+
+
+@pytest.mark.parametrize(
+    ("name", "is_gone"),
+    [
+        ("paused_queue", True), ("paused_graph", True), ("limit_shut", True),
+        ("held_children", False), ("late_schedule", False), ("open_alert", False),
+        ("slow_cancel", False),
+    ],
+)  # fmt: skip
+def test_the_command_that_a_remedy_starts_with_can_be_typed(
+    here: Here, db: Connection, database_url: str, name: str, is_gone: bool
+) -> None:
+    """It removes the fault, or shows more of it."""
+    with planted(Ground(database_url, db), name):
+        remedy = doctor(here, name, "--older-than", "0s")[name]["remedy"]
+        program, *words = shlex.split(remedy.split(";")[0])
+        assert program == "peers"
+        assert here(*words).code == 0
+        assert (doctor(here, name, "--older-than", "0s") == {}) is is_gone
+
+
+def test_names_in_a_command_are_quoted_for_the_shell(here: Here, db: Connection) -> None:
+    """Whatever they contain."""
+    queue = "it's $(x)"
+    run(db, "insert into peers.task (kind, queue) values ('a', %s)", queue)
+    run(db, "select peers.pause(%s)", queue)
+    remedy = doctor(here, "paused_queue", "--older-than", "0s")["paused_queue"]["remedy"]
+    assert shlex.split(remedy.split("; or")[0]) == ["peers", "resume", queue]
 
 
 def test_all_is_well_on_a_durable_embedded_database(tmp_path: Path) -> None:

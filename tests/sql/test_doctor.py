@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +27,9 @@ from tests.support.world import Peer, column, rows, run, value
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+SQL_FIRST: Final = re.compile(
+    r"(?:ALTER (?!SYSTEM)|COMMIT|DELETE|DROP|REINDEX|SELECT|VACUUM)\b[^;]*;"
+)
 AT_ONCE: Final = "0 s"
 """Nothing is too young to be a finding."""
 
@@ -41,10 +45,17 @@ def doctor(db: Connection, *checks: str, older_than: str = "5 min") -> list[dict
 def test_a_check_finds_its_fault_and_nothing_in_a_healthy_database(
     db: Connection, database_url: str, name: str
 ) -> None:
-    """A finding has a level, names what it is about, and says what to type."""
+    """A finding has a level, names what it is about, and says what to type. SQL that its remedy
+    starts with removes it.
+    """
     assert doctor(db, name, older_than=AT_ONCE) == []
     with planted(Ground(database_url, db), name):
         findings = doctor(db, name, older_than=AT_ONCE)
+        statements = [match[0] for each in findings if (match := SQL_FIRST.match(each["remedy"]))]
+        for statement in statements:
+            run(db, statement)
+        if statements:
+            until(lambda: not doctor(db, name, older_than=AT_ONCE), "its remedy has removed it")
     assert names(findings) == {name}
     for found in findings:
         assert found["level"] in {"error", "warning", "note"}

@@ -6,6 +6,7 @@ their own are in `SERVER_FAULTS`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import struct
@@ -36,11 +37,18 @@ class Ground:
 
     def session(self) -> Connection:
         """Open another session."""
-        return self.stack.enter_context(open_connection(self.url))
+        session = open_connection(self.url)
+        self.stack.callback(session.close)
+        return session
 
     def finally_(self, statement: str) -> None:
-        """Execute this when the fault is removed."""
-        self.stack.callback(run, self.db, statement)
+        """Execute this when the fault is removed, unless its remedy has removed it."""
+
+        def execute() -> None:
+            with contextlib.suppress(psycopg.errors.UndefinedObject):
+                run(self.db, statement)
+
+        self.stack.callback(execute)
 
 
 FAULTS: Final[dict[str, Callable[[Ground], None]]] = {}
@@ -123,7 +131,7 @@ def lock_wait(ground: Ground) -> None:
     thread = threading.Thread(target=wait)
     thread.start()
     ground.stack.callback(thread.join)
-    ground.stack.callback(run, holder, "rollback")
+    ground.stack.callback(holder.close)
     ground.stack.callback(run, ground.db, f"select pg_cancel_backend({pid})")
     query = f"select count(*) from pg_locks where not granted and pid = {pid}"
     until(lambda: value(ground.db, query), "the session waits")
