@@ -10,7 +10,9 @@ as $$
            'old_snapshot', 'pid ' || a.pid,
            peers._session_text(a) || ' has had a transaction open for ' || peers._duration_text(age) || ' ('
            || case when a.state like 'idle in transaction%' then a.state else 'it is working' end
-           || '): vacuum cannot remove rows that died since then, and claims get slower',
+           || '): vacuum cannot remove rows that died since then, and claims get slower; our tables have '
+           || (select coalesce(sum(t.n_dead_tup), 0) from pg_stat_user_tables t where t.schemaname = 'peers')
+           || ' dead rows now',
            case when a.state like 'idle in transaction%' then
                format('SELECT pg_terminate_backend(%s); to prevent it: ALTER ROLE %I SET '
                       'idle_in_transaction_session_timeout = ''1min'';', a.pid, a.usename)

@@ -28,6 +28,8 @@ CLIENT_CHECKS: Final = (
     *server.CHECKS, *notifications.CHECKS, *installation.CHECKS, *objects.CHECKS,
 )  # fmt: skip
 CONNECTION_LOST: Final = "connection_lost"
+_IN_DATABASE: Final = "the checks of peers.doctor"
+_OURS: Final = frozenset(check.name for check in (*CLIENT_CHECKS, in_database.THOROUGH))
 _BOUNDS: Final = Bounds(lock=1, statement=3, answer=10)
 _UNBOUNDED: Final = Bounds(lock=5, statement=3600, answer=3700)
 
@@ -131,36 +133,43 @@ class _Examination:
         self._report.role, self._report.duties = rights.role, rights.words
 
     def _make_on_client(self, check: Check) -> None:
-        self._make(check.name, lambda: list(check.find(self._visit)))
+        if self._is_wanted(check.name):
+            self._report.checks.append(check.name)
+            self._attempt(check.name, lambda: list(check.find(self._visit)))
 
     def _make_in_database(self) -> None:
         """Make the checks of peers.doctor, if the schema has it and the role may call it."""
-        rights = installation.read_rights(self._connection)
-        if not rights.examines:
-            if not self._report.has_problem:
-                self._report.findings.append(
-                    not_made(
-                        "the checks of peers.doctor",
-                        f"the role {rights.role} may not call peers.doctor",
-                        f'GRANT peers_reader, pg_monitor TO "{rights.role}";',
-                    )
-                )
-            return
-        names = [question.name for question in in_database.questions(self._connection)]
-        ours = {check.name for check in (*CLIENT_CHECKS, in_database.THOROUGH)}
-        self._report.unknown = sorted(set(self._only) - ours - set(names))
-        for name in names:
-            self._make(name, partial(in_database.find, self._connection, name, self._older_than))
+        if installation.read_rights(self._connection).examines:
+            self._attempt(_IN_DATABASE, self._find_in_database)
+        elif not self._report.has_problem:
+            reason = f"the role {self._report.role} may not call peers.doctor"
+            self._report.findings.append(_refused(_IN_DATABASE, reason, self._report.role))
 
-    def _make(self, name: str, find: Callable[[], list[Finding]]) -> None:
-        if self._only and name not in self._only:
-            return
-        self._report.checks.append(name)
+    def _find_in_database(self) -> list[Finding]:
+        """Make all checks in one statement, because each takes four round trips.
+
+        If that takes too long, make one after the other, so that only the slow one is left out.
+        """
+        names = [question.name for question in in_database.questions(self._connection)]
+        self._report.unknown = sorted(set(self._only) - _OURS - set(names))
+        names = [name for name in names if self._is_wanted(name)]
+        self._report.checks += names
+        try:
+            return in_database.find(self._connection, names, self._older_than)
+        except psycopg.errors.QueryCanceled:
+            for name in names:
+                find = partial(in_database.find, self._connection, [name], self._older_than)
+                self._attempt(name, find)
+        return []
+
+    def _is_wanted(self, name: str) -> bool:
+        return not self._only or name in self._only
+
+    def _attempt(self, name: str, find: Callable[[], list[Finding]]) -> None:
+        """Add the findings, or a note if they cannot be had. Raises for a lost connection."""
         try:
             self._report.findings += find()
-        except NotPermitted as error:
-            self._report.findings.append(_refused(name, error.message, self._report.role))
-        except psycopg.errors.InsufficientPrivilege as error:
+        except (NotPermitted, psycopg.errors.InsufficientPrivilege) as error:
             self._report.findings.append(_refused(name, str(error), self._report.role))
         except psycopg.errors.QueryCanceled:
             reason = f"it took longer than {_BOUNDS.statement:.0f} s"
@@ -170,9 +179,8 @@ class _Examination:
             reason = "a lock on a table that it reads was not free within a second"
             self._report.findings.append(not_made(name, reason, "see the finding lock_wait"))
         except (psycopg.Error, PeersError) as error:
-            if self._connection.closed or (
-                is_connection_lost(error) and not isinstance(error, PeersError)
-            ):
+            is_lost = not isinstance(error, PeersError) and is_connection_lost(error)
+            if is_lost or self._connection.closed:
                 raise
             remedy = "run `peers doctor` again; report this if it persists"
             self._report.findings.append(not_made(name, str(error).strip(), remedy))

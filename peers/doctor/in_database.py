@@ -1,4 +1,4 @@
-"""Make the checks that are functions of the schema, each within its own time limit."""
+"""Make the checks that are functions of the schema."""
 
 from __future__ import annotations
 
@@ -31,12 +31,11 @@ def questions(connection: Connection) -> list[Question]:
     return [Question(*row) for row in rows]
 
 
-def find(connection: Connection, check: str, older_than: timedelta | None) -> list[Finding]:
-    """Make one check."""
+def find(connection: Connection, checks: list[str], older_than: timedelta | None) -> list[Finding]:
+    """Make these checks in one statement."""
     rows = connection.execute(
-        "select level, finding, subject, sentence, remedy"
-        " from peers.doctor(array[%s], %s::interval)",
-        (check, older_than),
+        "select level, finding, subject, sentence, remedy from peers.doctor(%s, %s::interval)",
+        (checks, older_than),
     )
     return [Finding(*row) for row in rows]
 
