@@ -136,5 +136,36 @@ begin
     revoke select on peers.peek from peers_reader;
     grant execute on function peers.request_peek(bigint) to peers_operator;
     grant execute on function peers.delete_peeks(), peers.reply_to_peek(uuid, bigint, jsonb, text) to peers_worker;
+    -- The checks of peers.doctor. Those that read tables return names and counts, and run with the owner's rights.
+    grant select on peers.doctor_check to peers_worker;
+    grant execute on function peers.doctor(text[], interval),
+        peers._duration_text(interval), peers._session_text(pg_stat_activity),
+        peers._doctor_trigger_disabled(interval), peers._doctor_foreign_trigger(interval),
+        peers._doctor_index_invalid(interval), peers._doctor_index_hinders_hot(interval),
+        peers._doctor_grants_missing(interval), peers._doctor_owner_differs(interval),
+        peers._doctor_row_security(interval), peers._doctor_unlogged_table(interval),
+        peers._doctor_old_snapshot(interval), peers._doctor_idle_in_transaction(interval),
+        peers._doctor_prepared_transaction(interval), peers._doctor_replication_slot(interval),
+        peers._doctor_standby_feedback(interval), peers._doctor_lock_wait(interval),
+        peers._doctor_connections(interval), peers._doctor_notification_queue(interval),
+        peers._doctor_synchronous_standby(interval), peers._doctor_hidden_sessions(interval),
+        peers._starting_settings(), peers._setting_interval(text), peers._doctor_session_timeout(interval),
+        peers._doctor_isolation_default(interval), peers._doctor_read_only(interval),
+        peers._doctor_replication_role(interval), peers._doctor_notify_off(interval),
+        peers._doctor_statistics_off(interval), peers._doctor_small_memory(interval),
+        peers._doctor_fsync_off(interval), peers._doctor_encoding(interval),
+        peers._doctor_collation_version(interval), peers._doctor_clock_shift(interval),
+        peers._vacuum_triggers(), peers._doctor_autovacuum_off(interval),
+        peers._doctor_autovacuum_busy(interval), peers._doctor_dead_rows(interval),
+        peers._doctor_index_bloat(interval), peers._doctor_wraparound(interval),
+        peers._doctor_sequence_position(interval), peers._doctor_no_peer(interval),
+        peers._doctor_unrunnable_kind(interval), peers._doctor_expired_lease(interval),
+        peers._doctor_late_heartbeat(interval), peers._doctor_lost_peer(interval),
+        peers._doctor_peer_before_migration(interval), peers._doctor_limit_shut(interval),
+        peers._doctor_paused_queue(interval), peers._doctor_paused_graph(interval),
+        peers._doctor_held_children(interval), peers._doctor_late_schedule(interval),
+        peers._doctor_failing_schedule(interval), peers._doctor_open_alert(interval),
+        peers._doctor_overdue_task(interval), peers._doctor_slow_cancel(interval)
+        to peers_worker, peers_operator, peers_reader;
 end
 $$;

@@ -32,6 +32,7 @@ GROUPS: Final = {
     "submit": ("submit",),
     "status": ("status",),
     "top": ("top",),
+    "doctor": ("doctor",),
     "explain": ("explain",),
     "log": ("log",),
     "peek": ("peek",),
