@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _PREDICT_RUNS = ["predict", "status"]
 """The words for which `peers predict` declares the commands of its runs."""
-_LINE = re.compile(r"(?:^|\$\()peers ([^|<>&;)]*)")
+_LINE = re.compile(r"(?:^|[$<]\()peers ([^|<>&;)]*)")
 
 
 def parsers(words: list[str]) -> Iterator[tuple[str, Parser]]:
