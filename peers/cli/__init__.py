@@ -97,7 +97,7 @@ def load(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _dispatch(words: list[str]) -> int:
-    whole = parser(words)
+    whole = parser_for(words)
     args, rest = whole.parse_known_args(words)
     if "run" not in args:
         whole.print_help(sys.stderr)
@@ -119,7 +119,7 @@ def _dispatch(words: list[str]) -> int:
     return code
 
 
-def parser(words: list[str]) -> Parser:
+def parser_for(words: list[str]) -> Parser:
     """Return the parser for the command that was typed, or for all commands if none was."""
     whole = Parser(
         prog="peers",

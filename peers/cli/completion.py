@@ -67,7 +67,7 @@ def _every_command() -> Parser:
     from peers import cli
     from peers.cli.predict import runs
 
-    parser = cli.parser([])
+    parser = cli.parser_for([])
     for name, command in _commands(parser):
         if name == "predict":
             runs.register(command.add_subparsers())

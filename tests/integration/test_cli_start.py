@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import shlex
 import signal
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from peers.cli import GROUPS, load
+from peers.cli.parser import Parser
 from tests.support.cli import PATIENCE, PROJECT, command, environment, state, submit, until
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def test_the_public_names_are_all_there() -> None:
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_command_is_found_in_the_module_that_declares_it(group: str) -> None:
     """Only that module is imported when the command is typed."""
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     commands = parser.add_subparsers()
     options: dict[str, Any] = {"words": []} if group == "predict" else {}
     load([GROUPS[group][0]])[group].register(commands, **options)

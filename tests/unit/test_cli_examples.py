@@ -22,7 +22,7 @@ _LINE = re.compile(r"(?:^|[$<]\()peers ([^|<>&;)]*)")
 
 def parsers(words: list[str]) -> Iterator[tuple[str, Parser]]:
     """Return every command below these words, groups included."""
-    yield from _below(cli.parser(words))
+    yield from _below(cli.parser_for(words))
 
 
 def _below(parser: argparse.ArgumentParser) -> Iterator[tuple[str, Parser]]:
@@ -53,7 +53,7 @@ def test_each_command_has_an_example_that_its_parser_takes(name: str) -> None:
             example
         )
         for words in lines:
-            args, rest = cli.parser(words).parse_known_args(words)
+            args, rest = cli.parser_for(words).parse_known_args(words)
             assert "run" in args
             assert all(args.accepts(word) for word in rest), example
             assert len(example) <= 100, example
