@@ -47,6 +47,7 @@ GROUPS: Final = {
     "schedule": ("schedule",),
     "db": ("db",),
     "systemd": ("systemd",),
+    "completion": ("completion",),
     "predict": ("predict",),
 }
 """The modules and their commands. Only the module of the typed command is imported."""
@@ -104,14 +105,14 @@ def load(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _dispatch(words: list[str]) -> int:
-    parser = _parser(words)
+    whole = parser_for(words)
     if words[:1] == ["graph"]:
         from peers.cli.graph_draw import with_verb  # the command has imported it
 
         words = with_verb(words)
-    args, rest = parser.parse_known_args(words)
+    args, rest = whole.parse_known_args(words)
     if "run" not in args:
-        parser.print_help(sys.stderr)
+        whole.print_help(sys.stderr)
         return _USAGE
     args.rest = rest
     unknown = [word for word in rest if not args.accepts(word)]
@@ -130,19 +131,20 @@ def _dispatch(words: list[str]) -> int:
     return code
 
 
-def _parser(words: list[str]) -> Parser:
-    parser = Parser(
+def parser_for(words: list[str]) -> Parser:
+    """Return the parser for the command that was typed, or for all commands if none was."""
+    whole = Parser(
         prog="peers",
         description="A leaderless task scheduler that lives in Postgres.",
         epilog=_EPILOGUE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=version(), help="print the version")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    whole.add_argument("--version", action="version", version=version(), help="print the version")
+    commands = whole.add_subparsers(title="commands", metavar="COMMAND")
     for group, module in load(words).items():
         options = {"words": words} if group in _BY_WORDS else {}
         module.register(commands, **options)
-    return parser
+    return whole
 
 
 def _drop_output() -> None:

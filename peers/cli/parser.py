@@ -46,6 +46,10 @@ class Parser(argparse.ArgumentParser):
             text += "".join([f"\n{title}:\n", *(f"  {each}\n" for each in self.examples)])
         return text
 
+    def actions(self) -> list[argparse.Action]:
+        """Return the declared arguments and commands."""
+        return list(self._actions)
+
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with code 2."""
         self.exit(_USAGE, f"peers: {message}\nhint: `{self.prog} --help` shows how.\n")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         run_task,
         run_task_async,
     )
+    from peers.testing.real_peer import RealPeer, running_peer
     from peers.testing.requests import Cooldown, Progress, Submission
     from peers.testing.submissions import (
         assert_not_submitted,
@@ -39,6 +40,7 @@ _PLACES = {
     "DrainFailed": "draining",
     "Drained": "draining",
     "Progress": "requests",
+    "RealPeer": "real_peer",
     "Submission": "requests",
     "TaskRun": "inline",
     "assert_not_submitted": "submissions",
@@ -50,6 +52,7 @@ _PLACES = {
     "run_batch_async": "inline",
     "run_task": "inline",
     "run_task_async": "inline",
+    "running_peer": "real_peer",
     "submitted": "submissions",
     "submitted_async": "submissions",
 }
@@ -61,6 +64,7 @@ __all__ = [
     "DrainFailed",
     "Drained",
     "Progress",
+    "RealPeer",
     "Submission",
     "TaskRun",
     "assert_not_submitted",
@@ -72,6 +76,7 @@ __all__ = [
     "run_batch_async",
     "run_task",
     "run_task_async",
+    "running_peer",
     "submitted",
     "submitted_async",
 ]

@@ -6,7 +6,9 @@
 - `text`, `console`, `toml`, `json` and `ini` are only shown.
 
 A comment `<!-- not run: why -->` above a block leaves it out. `<!-- peer: --app … -->` starts a
-peer, which runs until the end of the page.
+peer, which runs until the end of the page, or until the same comment comes again: it is then
+restarted. `<!-- output -->` above a block of `text` says that the last program has printed this;
+… stands for any text in a line, and alone in a line for any lines.
 """
 
 from __future__ import annotations
@@ -33,11 +35,14 @@ if TYPE_CHECKING:
 _PART: Final = re.compile(
     r"(?:<!-- peer: (?P<peer>[^>]+) -->)|"
     r"(?:<!-- not run: (?P<reason>[^>]+) -->\n)?"
+    r"(?P<output><!-- output -->\n)?"
     r"^```(?P<language>\w+)(?: title=\"(?P<file>[^\"]+)\")?\n"
     r"(?P<text>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
 _SHOWN: Final = frozenset({"text", "console", "toml", "json", "ini"})
+_OUTPUT: Final = "output"
+_ANY: Final = "…"
 _MAY_DIE: Final = "broken."
 """Tasks of kinds that begin like this may become dead letters."""
 
@@ -58,7 +63,7 @@ def snippets(page: Path) -> list[Snippet]:
     found = [
         Snippet("peer", m["peer"])
         if m["peer"]
-        else Snippet(m["language"], m["text"], m["file"], m["reason"])
+        else Snippet(_OUTPUT if m["output"] else m["language"], m["text"], m["file"], m["reason"])
         for m in _PART.finditer(text)
     ]
     blocks = sum(snippet.language != "peer" for snippet in found)
@@ -68,34 +73,52 @@ def snippets(page: Path) -> list[Snippet]:
 
 def run_page(page: Path, db: Connection, url: str, folder: Path) -> int:
     """Run the page's snippets, end every task, and return how many snippets were run."""
-    url, ran = as_url(url), 0
-    with ExitStack() as peers:
+    url, ran, printed = as_url(url), 0, ""
+    with ExitStack() as stack:
+        peers: dict[str, ExitStack] = {}
         for snippet in snippets(page):
             if snippet.reason is not None or snippet.language in _SHOWN:
                 continue
             if snippet.language == "peer":
-                peers.enter_context(running_peer(shlex.split(snippet.text), url, folder))
+                peer = peers.setdefault(snippet.text, stack.enter_context(ExitStack()))
+                peer.close()
+                peer.enter_context(running_peer(shlex.split(snippet.text), url, folder))
+            elif snippet.language == _OUTPUT:
+                require_output(snippet.text, printed)
             else:
-                run(snippet, db, url, folder)
+                printed = run(snippet, db, url, folder)
                 ran += 1
-        if any(snippet.language == "peer" for snippet in snippets(page)):
+        if peers:
             await_ended(db)
     return ran
 
 
-def run(snippet: Snippet, db: Connection, url: str, folder: Path) -> None:
-    """Run one snippet. Fails when it fails."""
+def require_output(shown: str, printed: str) -> None:
+    """Fail unless a program has printed what the page shows."""
+    lines = [
+        r"(?:.*\n)*?" if line.strip() == _ANY
+        else ".*".join(map(re.escape, line.rstrip().split(_ANY))) + r"[ ]*\n"
+        for line in shown.splitlines()
+    ]  # fmt: skip
+    assert re.fullmatch("".join(lines), printed), f"shown:\n{shown}\nprinted:\n{printed}"
+
+
+def run(snippet: Snippet, db: Connection, url: str, folder: Path) -> str:
+    """Run one snippet, and return what it has printed. Fails when it fails."""
     if snippet.file is not None:
         file = folder / snippet.file
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(snippet.text)
     elif snippet.language == "python":
-        _call([sys.executable, "-W", "error::SyntaxWarning", "-c", snippet.text], url, folder)
+        return _call(
+            [sys.executable, "-W", "error::SyntaxWarning", "-c", snippet.text], url, folder
+        )
     elif snippet.language == "sh":
-        _call(["bash", "-euo", "pipefail", "-c", snippet.text], url, folder)
+        return _call(["bash", "-euo", "pipefail", "-c", snippet.text], url, folder)
     else:
         assert snippet.language == "sql", f"nothing here can run {snippet.language}"
         db.execute(snippet.text.encode())
+    return ""
 
 
 @contextmanager
@@ -127,9 +150,10 @@ def _environment(url: str, folder: Path) -> dict[str, str]:
     return environment(url, {"PYTHONPATH": f"{PROJECT}:{folder}", "PATH": path})
 
 
-def _call(words: list[str], url: str, folder: Path) -> None:
+def _call(words: list[str], url: str, folder: Path) -> str:
     done = subprocess.run(
         words, env=_environment(url, folder), cwd=folder, timeout=PATIENCE,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{words[-1]}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 _PREDICT_RUNS = ["predict", "status"]
 """The words for which `peers predict` declares the commands of its runs."""
-_LINE = re.compile(r"(?:^|\$\()peers ([^|<>&;)]*)")
+_LINE = re.compile(r"(?:^|[$<]\()peers ([^|<>&;)]*)")
 
 
 def parsers(words: list[str]) -> Iterator[tuple[str, Parser]]:
     """Return every command below these words, groups included."""
-    yield from _below(cli._parser(words))
+    yield from _below(cli.parser_for(words))
 
 
 def _below(parser: argparse.ArgumentParser) -> Iterator[tuple[str, Parser]]:
@@ -53,7 +53,7 @@ def test_each_command_has_an_example_that_its_parser_takes(name: str) -> None:
             example
         )
         for words in lines:
-            args, rest = cli._parser(words).parse_known_args(words)
+            args, rest = cli.parser_for(words).parse_known_args(words)
             assert "run" in args
             assert all(args.accepts(word) for word in rest), example
             assert len(example) <= 100, example

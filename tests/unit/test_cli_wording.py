@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def said(error: errors.PeersError, *words: str) -> tuple[str, str | None]:
     """Return the message and the hint of an error that this command prints."""
-    args = cli._parser([*words]).parse_args(words)
+    args = cli.parser_for([*words]).parse_args(words)
     in_words_of_the_shell(error, args)
     return error.message, error.hint
 
