@@ -38,7 +38,7 @@ GROUPS: Final = {
     "limit": ("limit",),
     "schedule": ("schedule",),
     "db": ("db",),
-    "systemd": ("systemd",),
+    "deploy": ("deploy",),
     "predict": ("predict",),
 }
 """The modules and their commands. Only the module of the typed command is imported."""
