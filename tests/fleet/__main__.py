@@ -18,7 +18,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -26,9 +25,8 @@ from types import FrameType
 from typing import Final
 
 from tests.fleet import image
-from tests.fleet.audit import audit_tasks
 from tests.fleet.fleet import Fleet
-from tests.fleet.isolation import INSIDE, obstacles, run_inside
+from tests.fleet.isolation import INSIDE, obstacles, remove_leftovers, run_inside
 from tests.fleet.report import Finding, markdown, table
 from tests.fleet.scenarios import SCENARIOS, Scenario
 
@@ -61,9 +59,10 @@ def _prepare(arguments: list[str]) -> int:
         print("fleet: no machine can be booted here:", *found, sep="\n  ", file=sys.stderr)
         return 1
     image.cache().mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="run-", dir=image.cache()))
+    remove_leftovers(image.cache())
+    folder = image.cache() / f"run-{os.getpid()}"
     try:
-        (folder / "wheels").mkdir()
+        (folder / "wheels").mkdir(parents=True)
         root = image.root(image.wheels(folder / "wheels"))
         return run_inside([*arguments, f"--folder={folder}", f"--image={root}"])
     finally:
@@ -78,7 +77,7 @@ def _run(folder: Path, root: Path, output: Path | None) -> int:
     try:
         fleet.boot()
         _say(began, f"three machines booted in {max(m.boots[0] for m in fleet.machines):.1f} s")
-        for scenario in (*SCENARIOS, Scenario(audit_tasks, None)):
+        for scenario in SCENARIOS:
             findings.append(_carry_out(scenario, fleet))
             _say(
                 began,
@@ -96,6 +95,7 @@ def _run(folder: Path, root: Path, output: Path | None) -> int:
         if failed:
             _keep_journals(fleet)
         fleet.shut_down()
+    print()
     print(table(findings))
     if output is not None:
         output.write_text(markdown(findings) + "\n")

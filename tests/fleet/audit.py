@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from tests.e2e.audit import audit
-from tests.fleet.fleet import Fleet, until
+from tests.fleet.fleet import Fleet
 from tests.fleet.report import Finding
+from tests.fleet.watch import until
 
 _ENDED: Final = "select 1 from peers.task where state not in ('completed', 'dead') limit 1"
 _UNEXPECTED: Final = """

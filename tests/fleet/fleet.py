@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +14,7 @@ from tests.fleet.image import FILES, PROJECT, Wheels
 from tests.fleet.isolation import Groups
 from tests.fleet.machines import Machine, make_network
 from tests.fleet.submitter import Submitter
+from tests.fleet.watch import until
 
 PEERS: Final = ("peers@1", "peers@2")
 """The units of each host."""
@@ -25,7 +23,6 @@ SLOTS: Final = 2
 
 _DB: Final = "10.20.0.2"
 _HOSTS: Final = {"host1": "10.20.0.11", "host2": "10.20.0.12"}
-_LOOK_AGAIN: Final = 0.05
 
 _ROLES: Final = """
 alter role postgres password 'fleet';
@@ -50,6 +47,9 @@ _RUNNING: Final = """
     select t.id, t.token from peers.task t join peers.lease l using (token)
     join peers.peer p on p.id = l.peer_id
     where t.state = 'running' and p.host = %s and p.pid = any (%s)
+"""
+_COMPLETED: Final = """
+    select count(*) from peers.task where state = 'completed' and token = any (%s)
 """
 _LEFT: Final = "select 1 from peers.task where state = 'running' and token = any (%s) limit 1"
 
@@ -168,12 +168,13 @@ class Fleet:
         return self._connection
 
     def alive(self) -> list[tuple[str, int]]:
-        """Return host and pid of each live peer."""
-        found = self.rows("select host, pid from peers.peer_status where alive order by host, pid")
-        return [(row["host"], row["pid"]) for row in found]
+        """Return host and pid of each live peer that serves the queue default."""
+        query = "select host, pid from peers.peer_status where alive and queues ? 'default'"
+        return [(row["host"], row["pid"]) for row in self.rows(query)]
 
-    def await_alive(self, number: int, within: float) -> float:
-        """Wait until so many peers live, and return the seconds that it took."""
+    def await_all_alive(self, within: float) -> float:
+        """Wait until every peer that should live does, and return the seconds that it took."""
+        number = len(PEERS) * len(self.hosts)
         return until(lambda: len(self.alive()) == number, f"{number} live peers", within)
 
     def running(self, host: Machine, *units: str) -> list[str]:
@@ -188,6 +189,10 @@ class Fleet:
     def completed(self) -> int:
         """Return how many tasks are completed."""
         return int(self.value("select count(*) from peers.task where state = 'completed'"))
+
+    def completed_under(self, tokens: list[str]) -> int:
+        """Return how many tasks were completed under these tokens."""
+        return int(self.value(_COMPLETED, tokens))
 
     # ------------------------------------------------------------------------------------- hosts
 
@@ -215,6 +220,16 @@ class Fleet:
             for unit in PEERS
         }
 
+    def releases(self) -> tuple[int, int]:
+        """Return how many peers run the old release, and how many the new one."""
+        programs = [
+            host.run("cat", f"/proc/{self.main_pid(host, unit)}/cmdline")
+            for host in self.hosts
+            for unit in PEERS
+        ]
+        new = sum("/opt/peers-new/" in program for program in programs)
+        return len(programs) - new, new
+
     def busy(self, host: Machine, *units: str) -> list[str]:
         """Keep these peers busy for some seconds; return the tokens of what they run."""
         for number in range(4 * SLOTS):
@@ -231,25 +246,3 @@ class Fleet:
             self._connection.close()
         for machine in self.machines:
             machine.shut_down()
-
-
-@contextmanager
-def timed() -> Iterator[Callable[[], float]]:
-    """Give a function that returns the seconds since the beginning, or those of the whole block."""
-    began, ended = time.monotonic(), 0.0
-    yield lambda: (ended or time.monotonic()) - began
-    ended = time.monotonic()
-
-
-def until(condition: Callable[[], object], what: str, within: float) -> float:
-    """Wait for a condition, and return the seconds that it took. Raises `TimeoutError`."""
-    began = time.monotonic()
-    while True:
-        try:
-            if condition():
-                return time.monotonic() - began
-        except psycopg.OperationalError:
-            pass  # the database is away
-        if time.monotonic() - began > within:
-            raise TimeoutError(f"waited {within:.0f} s for {what}")
-        time.sleep(_LOOK_AGAIN)

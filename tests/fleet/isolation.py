@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from typing import Final
 INSIDE: Final = "PEERS_TEST_FLEET_INSIDE"
 """Set in the environment of the process inside of the namespaces, to the name of the run."""
 
+_NAME: Final = "peers-fleet-"
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _BOOTED: Final = Path("/run/systemd/system")
 _PROGRAMS: Final = {
@@ -26,6 +28,7 @@ _PROGRAMS: Final = {
     "debootstrap": "debootstrap",
     "nsenter": "util-linux",
     "unshare": "util-linux",
+    "setpriv": "util-linux",
     "ip": "iproute2",
 }
 _KERNEL: Final = ("overlay",)
@@ -56,9 +59,13 @@ def _refused(command: list[str]) -> list[str]:
 
 
 def run_inside(arguments: list[str]) -> int:
-    """Run this program again in namespaces of its own; clean up after it; return its exit code."""
-    name = f"peers-fleet-{os.getpid()}"
+    """Run this program again in namespaces of its own; clean up after it; return its exit code.
+
+    Ctrl-C reaches it as well: it stops its machines, so we wait. SIGTERM ends everything at once.
+    """
+    name = f"{_NAME}{os.getpid()}"
     command = [
+        "setpriv", "--pdeathsig", "KILL",
         "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc",
         sys.executable, "-m", "tests.fleet", *arguments,
     ]  # fmt: skip
@@ -66,14 +73,28 @@ def run_inside(arguments: list[str]) -> int:
         lent = ["systemd-run", "--scope", "--quiet", f"--unit={name}", "--property=Delegate=yes"]
         command = [*lent, *command]
     process = subprocess.Popen(command, env={**os.environ, INSIDE: name})
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue  # it has received the signal as well, and stops its machines
-        finally:
-            if process.poll() is not None:
-                _remove_groups(name)
+    signal.signal(signal.SIGTERM, lambda *_: process.kill())
+    try:
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):
+                return process.wait()
+    finally:
+        _remove_groups(name)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what runs that were killed have left in this folder and in the control groups."""
+    for left in [
+        *folder.glob("run-*"),
+        *(each for own in _own_groups() for each in own.glob(f"{_NAME}*")),
+    ]:
+        pid = left.name.removeprefix(_NAME).removeprefix("run-")
+        if Path("/proc", pid).exists():
+            continue
+        if left.is_relative_to(folder):
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            _remove_groups(left.name)
 
 
 class Groups:

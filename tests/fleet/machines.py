@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import subprocess
 import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tests.fleet.image import FILES
 from tests.fleet.isolation import Groups
@@ -55,6 +56,7 @@ class Machine:
     groups: Groups
     _process: subprocess.Popen[bytes] | None = None
     _leader: int = 0
+    _powered_on_at: float = 0.0
     boots: list[float] = field(default_factory=list)
     """How long each boot took, in seconds."""
 
@@ -84,6 +86,10 @@ class Machine:
         file.write_text(text)
         file.chmod(mode)
 
+    def remove(self, path: str) -> None:
+        """Remove a file of its disk."""
+        (self.root / path.removeprefix("/")).unlink()
+
     def power_on(self) -> None:
         """Begin to boot."""
         command = [
@@ -94,6 +100,7 @@ class Machine:
             "/usr/local/sbin/fleet-init",
         ]  # fmt: skip
         groups = map(str, self.groups.create())
+        self._powered_on_at = time.monotonic()
         with (self.folder / "console").open("ab") as console:
             self._process = subprocess.Popen(
                 ["sh", "-c", _ENTER_GROUPS, "sh", *groups, "--", *command],
@@ -103,14 +110,13 @@ class Machine:
 
     def await_boot(self) -> None:
         """Wait until everything that starts at boot has started."""
-        began = time.monotonic()
         while not self._has_booted():
             if self._process is None or self._process.poll() is not None:
                 raise CommandError(f"{self.name} did not boot:\n{self.console()}")
-            if time.monotonic() - began > _BOOT_WITHIN:
+            if time.monotonic() - self._powered_on_at > _BOOT_WITHIN:
                 raise CommandError(f"{self.name} is still booting:\n{self.console()}")
             time.sleep(0.05)
-        self.boots.append(time.monotonic() - began)
+        self.boots.append(time.monotonic() - self._powered_on_at)
 
     def _has_booted(self) -> bool:
         self._leader = self._find_leader()
@@ -158,9 +164,13 @@ class Machine:
 
     def cut_power(self) -> None:
         """End it as a power cut does: nobody it talked to learns of it."""
-        with contextlib.suppress(subprocess.CalledProcessError):
-            _ip("link", "set", f"vb-{self.name}", "down")
+        self.connect(connected=False)
         self._kill()
+        _ip("link", "delete", f"vb-{self.name}")
+
+    def connect(self, *, connected: bool) -> None:
+        """Connect its network cable, or pull it out: packets vanish, and nobody learns of it."""
+        _ip("link", "set", f"vb-{self.name}", "up" if connected else "down")
 
     def shut_down(self) -> None:
         """Stop it, with force if it takes long."""
@@ -181,12 +191,29 @@ class Machine:
         """Return the last lines of its console."""
         return "\n".join((self.folder / "console").read_text(errors="replace").splitlines()[-30:])
 
+    def journal(self) -> list[dict[str, Any]]:
+        """Return its journal of the peers: unit, priority and message of each line."""
+        lines = self.run("journalctl", "--no-pager", "--output=json", "--unit=peers@*")
+        return [parse_entry(line) for line in lines.splitlines()]
+
     def keep_journal(self, folder: Path) -> None:
-        """Copy its journal of the peers as text, for whoever looks for the reason of a failure."""
-        if self._process is None:
-            return
+        """Copy its journal as text, also if it is off, for whoever looks for a reason."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name, units in (("peers", ("--unit=peers*",)), ("all", ())):
-            _, text = self.try_to("journalctl", "--no-pager", "--output=short-precise", *units)
-            (folder / f"{self.name}-{name}.log").write_text(text)
+        for name, units in (("peers", ["--unit=peers*"]), ("all", [])):
+            with (folder / f"{self.name}-{name}.log").open("wb") as text:
+                subprocess.run(
+                    ["journalctl", "--no-pager", "--output=short-precise",
+                     f"--directory={self.root}/var/log/journal", *units],
+                    stdout=text, stderr=subprocess.STDOUT, check=False, stdin=subprocess.DEVNULL,
+                )  # fmt: skip
         shutil.copy(self.folder / "console", folder / f"{self.name}-console.log")
+
+
+def parse_entry(line: str) -> dict[str, Any]:
+    """Return unit, priority and message of a line of `journalctl --output=json`."""
+    entry = json.loads(line)
+    return {
+        "unit": entry.get("_SYSTEMD_UNIT", ""),
+        "priority": int(entry.get("PRIORITY", 6)),
+        "message": str(entry.get("MESSAGE", "")),
+    }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import threading
 import time
-from types import TracebackType
 from typing import Final
 
 from peers import Client, PeersError
@@ -29,22 +28,15 @@ class Submitter:
         self.refused = 0
         """How often it was not reached, and the submission was repeated."""
 
-    def __enter__(self) -> Submitter:
+    def start(self) -> None:
+        """Submit from now on."""
         self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def stop(self) -> None:
         """Submit no more, and wait until the last submission was accepted."""
         self._stopped.set()
-        self._thread.join(_LONGEST)
+        if self._thread.ident is not None:
+            self._thread.join(_LONGEST)
         if self._thread.is_alive():
             raise TimeoutError("the last submission was not accepted")
         self._client.close()
