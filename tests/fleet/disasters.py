@@ -22,16 +22,16 @@ def kill_main_process(fleet: Fleet) -> Finding:
     finding = Finding("kill -9 of a main process", "its work is reclaimed at once; it is restarted")
     host, unit = fleet.hosts[0], PEERS[0]
     changes = Changes(fleet)
-    tokens = fleet.busy(host, unit)
+    attempts = fleet.busy(host, unit)
     with timed() as seconds:
         host.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", unit)
-        fleet.await_ended(tokens, RECLAIMED_WITHIN)
-        finding.at_most(f"{len(tokens)} tasks reclaimed after", seconds(), _AT_ONCE)
+        fleet.await_ended(attempts, RECLAIMED_WITHIN)
+        finding.at_most(f"{len(attempts)} tasks reclaimed after", seconds(), _AT_ONCE)
         until(changes.restarts, "a restart", START)
         fleet.await_all_alive(START)
         finding.at_most("restarted and ready after", seconds(), START)
     changes.note_restarts(finding, host1_peers1=1)
-    changes.note_lost(finding, len(tokens))
+    changes.note_lost(finding, len(attempts))
     return finding
 
 
@@ -43,16 +43,16 @@ def hang_peer(fleet: Fleet) -> Finding:
     )
     host, unit = fleet.hosts[1], PEERS[1]
     changes = Changes(fleet)
-    tokens = fleet.busy(host, unit)
+    attempts = fleet.busy(host, unit)
     with timed() as seconds:
         host.run("systemctl", "kill", "--kill-whom=main", "--signal=STOP", unit)
-        fleet.await_ended(tokens, 2 * LEASE)
-        finding.at_most(f"{len(tokens)} tasks reclaimed after", seconds(), RECLAIMED_WITHIN)
+        fleet.await_ended(attempts, 2 * LEASE)
+        finding.at_most(f"{len(attempts)} tasks reclaimed after", seconds(), RECLAIMED_WITHIN)
         until(changes.restarts, "the watchdog", 2 * _WATCHDOG)
         fleet.await_all_alive(START)
         finding.at_most("restarted and ready after", seconds(), _WATCHDOG + START)
     changes.note_restarts(finding, host2_peers2=1)
-    changes.note_lost(finding, len(tokens))
+    changes.note_lost(finding, len(attempts))
     said = host.run("journalctl", "--no-pager", f"--unit={unit}")
     finding.note("journal: Watchdog timeout", "Watchdog timeout" in said)
     return finding
@@ -110,17 +110,17 @@ def cut_network(fleet: Fleet) -> Finding:
     )
     host = fleet.hosts[1]
     changes = Changes(fleet)
-    tokens = fleet.busy(host, *PEERS)
+    attempts = fleet.busy(host, *PEERS)
     with timed() as seconds:
         host.connect(connected=False)
-        fleet.await_ended(tokens, 2 * LEASE)
-        finding.at_most(f"{len(tokens)} tasks reclaimed after", seconds(), RECLAIMED_WITHIN)
+        fleet.await_ended(attempts, 2 * LEASE)
+        finding.at_most(f"{len(attempts)} tasks reclaimed after", seconds(), RECLAIMED_WITHIN)
         time.sleep(_NETWORK_CUT - seconds())  # the time itself is what is tested
         host.connect(connected=True)
     finding.at_most("its peers are back after", fleet.await_all_alive(LEASE), LEASE)
     changes.note_restarts(finding)
     changes.note_same_processes(finding)
-    changes.note_lost(finding, len(tokens))
+    changes.note_lost(finding, len(attempts))
     return finding
 
 
@@ -132,15 +132,15 @@ def power_cut(fleet: Fleet) -> Finding:
     )
     host = fleet.hosts[1]
     changes = Changes(fleet)
-    tokens = fleet.busy(host, *PEERS)
+    attempts = fleet.busy(host, *PEERS)
     with timed() as seconds:
         host.cut_power()
-        fleet.await_ended(tokens, 2 * LEASE)
-        finding.at_most(f"{len(tokens)} tasks reclaimed after", seconds(), RECLAIMED_WITHIN)
+        fleet.await_ended(attempts, 2 * LEASE)
+        finding.at_most(f"{len(attempts)} tasks reclaimed after", seconds(), RECLAIMED_WITHIN)
     with timed() as seconds:
         host.power_on()
         host.await_boot()
         fleet.await_all_alive(LEASE)
     finding.at_most("power on to both peers alive:", seconds(), LEASE)
-    changes.note_lost(finding, len(tokens))
+    changes.note_lost(finding, len(attempts))
     return finding

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,14 +45,25 @@ cp "$units"/*.service "$units"/*.target /etc/systemd/system/
 systemctl daemon-reload
 """
 _RUNNING: Final = """
-    select t.id, t.token from peers.task t join peers.lease l using (token)
+    select t.id, t.token::text from peers.task t join peers.lease l using (token)
     join peers.peer p on p.id = l.peer_id
     where t.state = 'running' and p.host = %s and p.pid = any (%s)
 """
-_COMPLETED: Final = """
-    select count(*) from peers.task where state = 'completed' and token = any (%s)
+_UNDER: Final = """
+    select count(*) from peers.task
+    where state = %s and (id, token) in (select * from unnest(%s::bigint[], %s::uuid[]))
 """
-_LEFT: Final = "select 1 from peers.task where state = 'running' and token = any (%s) limit 1"
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """Attempts that ran at some moment: a task, and the token that it ran under."""
+
+    task_ids: list[int]
+    tokens: list[str]
+
+    def __len__(self) -> int:
+        return len(self.task_ids)
 
 
 class Fleet:
@@ -177,22 +189,23 @@ class Fleet:
         number = len(PEERS) * len(self.hosts)
         return until(lambda: len(self.alive()) == number, f"{number} live peers", within)
 
-    def running(self, host: Machine, *units: str) -> list[str]:
-        """Return the tokens of the tasks that run in these peers."""
+    def running(self, host: Machine, *units: str) -> Attempts:
+        """Return what these peers run."""
         pids = [self.main_pid(host, unit) for unit in units]
-        return [row["token"] for row in self.rows(_RUNNING, host.name, pids)]
+        rows = self.rows(_RUNNING, host.name, pids)
+        return Attempts([row["id"] for row in rows], [row["token"] for row in rows])
 
-    def await_ended(self, tokens: list[str], within: float) -> float:
-        """Wait until no task runs under these tokens, and return the seconds that it took."""
-        return until(lambda: not self.rows(_LEFT, tokens), "the end of these leases", within)
+    def count(self, attempts: Attempts, state: str) -> int:
+        """Return how many of these attempts are in this state now."""
+        return int(self.value(_UNDER, state, attempts.task_ids, attempts.tokens))
+
+    def await_ended(self, attempts: Attempts, within: float) -> float:
+        """Wait until none of these attempts runs, and return the seconds that it took."""
+        return until(lambda: self.count(attempts, "running") == 0, "the attempts' end", within)
 
     def completed(self) -> int:
         """Return how many tasks are completed."""
         return int(self.value("select count(*) from peers.task where state = 'completed'"))
-
-    def completed_under(self, tokens: list[str]) -> int:
-        """Return how many tasks were completed under these tokens."""
-        return int(self.value(_COMPLETED, tokens))
 
     # ------------------------------------------------------------------------------------- hosts
 
@@ -230,12 +243,12 @@ class Fleet:
         new = sum("/opt/peers-new/" in program for program in programs)
         return len(programs) - new, new
 
-    def busy(self, host: Machine, *units: str) -> list[str]:
-        """Keep these peers busy for some seconds; return the tokens of what they run."""
+    def busy(self, host: Machine, *units: str) -> Attempts:
+        """Keep these peers busy for some seconds; return what they run."""
         for number in range(4 * SLOTS):
             self.submitter.submit("step", n=number, seconds=3.0)
         slots = SLOTS * len(units)
-        until(lambda: len(self.running(host, *units)) >= slots, f"{slots} running tasks", 20.0)
+        until(lambda: len(self.running(host, *units)) >= slots, "running tasks", 20.0)
         return self.running(host, *units)
 
     # ---------------------------------------------------------------------------------- the end
@@ -244,5 +257,5 @@ class Fleet:
         """Stop all machines."""
         if self._connection is not None:
             self._connection.close()
-        for machine in self.machines:
-            machine.shut_down()
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(Machine.shut_down, self.machines))

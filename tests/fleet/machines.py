@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import time
 import uuid
@@ -166,7 +168,6 @@ class Machine:
         """End it as a power cut does: nobody it talked to learns of it."""
         self.connect(connected=False)
         self._kill()
-        _ip("link", "delete", f"vb-{self.name}")
 
     def connect(self, *, connected: bool) -> None:
         """Connect its network cable, or pull it out: packets vanish, and nobody learns of it."""
@@ -182,10 +183,17 @@ class Machine:
         self._kill()
 
     def _kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        """Kill its first process, with which the kernel kills all others; nspawn then ends."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if self._leader and process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._leader, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_END_WITHIN)
+        process.kill()
+        process.wait()
 
     def console(self) -> str:
         """Return the last lines of its console."""

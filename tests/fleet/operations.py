@@ -76,12 +76,12 @@ def stop_and_start(fleet: Fleet) -> Finding:
     finding = Finding("stop, start", "running tasks finish; no attempt is lost; exit code 0")
     host, unit = fleet.hosts[0], PEERS[0]
     changes = Changes(fleet)
-    tokens = fleet.busy(host, unit)
+    attempts = fleet.busy(host, unit)
     with timed() as seconds:
         host.run("systemctl", "stop", unit)
-    finding.at_most(f"{len(tokens)} running tasks drained in", seconds(), LEASE)
+    finding.at_most(f"{len(attempts)} running tasks drained in", seconds(), LEASE)
     finding.same("exit code", fleet.show(host, unit, "ExecMainStatus"), "0")
-    finding.same("completed in their attempt", fleet.completed_under(tokens), len(tokens))
+    finding.same("completed in their attempt", fleet.count(attempts, "completed"), len(attempts))
     with timed() as seconds:
         host.run("systemctl", "start", unit)
     finding.at_most("started in", seconds(), START)
@@ -94,13 +94,32 @@ def restart_target(fleet: Fleet) -> Finding:
     finding = Finding("restart peers.target", "the same for all peers of a host at once")
     host = fleet.hosts[1]
     changes = Changes(fleet)
-    tokens = fleet.busy(host, *PEERS)
+    attempts = fleet.busy(host, *PEERS)
     with timed() as seconds:
         host.run("systemctl", "restart", "peers.target")
     finding.at_most(
-        f"{len(tokens)} running tasks drained, peers ready in", seconds(), LEASE + START
+        f"{len(attempts)} running tasks drained, peers ready in", seconds(), LEASE + START
     )
-    finding.same("completed in their attempt", fleet.completed_under(tokens), len(tokens))
+    finding.same("completed in their attempt", fleet.count(attempts, "completed"), len(attempts))
+    changes.note_no_failure(finding)
+    return finding
+
+
+def reboot(fleet: Fleet) -> Finding:
+    """Shut a busy host down, and switch it on again."""
+    finding = Finding("a host shut down, and back", "its peers drain first, and start at boot")
+    host = fleet.hosts[1]
+    changes = Changes(fleet)
+    attempts = fleet.busy(host, *PEERS)
+    with timed() as seconds:
+        host.shut_down()
+    finding.at_most(f"{len(attempts)} running tasks drained, host off in", seconds(), LEASE)
+    finding.same("completed in their attempt", fleet.count(attempts, "completed"), len(attempts))
+    with timed() as seconds:
+        host.power_on()
+        host.await_boot()
+        fleet.await_all_alive(LEASE)
+    finding.at_most("power on to both peers alive:", seconds(), LEASE)
     changes.note_no_failure(finding)
     return finding
 
@@ -115,12 +134,12 @@ def long_drain(fleet: Fleet) -> Finding:
     changes = Changes(fleet)
     host.write(drop_in, _SHORT_STOP)
     host.run("systemctl", "daemon-reload")
-    tokens = fleet.busy(host, unit)
+    attempts = fleet.busy(host, unit)
     with timed() as seconds:
         host.run("systemctl", "stop", unit)
     finding.note(f"TimeoutStopSec=1s; drained in {seconds():.1f} s", seconds() > 1.5)
     finding.same("result", fleet.show(host, unit, "Result"), "success")
-    finding.same("completed in their attempt", fleet.completed_under(tokens), len(tokens))
+    finding.same("completed in their attempt", fleet.count(attempts, "completed"), len(attempts))
     host.remove(drop_in)
     host.run("systemctl", "daemon-reload")
     host.run("systemctl", "start", unit)
@@ -182,17 +201,19 @@ def rolling_upgrade(fleet: Fleet) -> Finding:
 
 
 def stop_all(fleet: Fleet) -> Finding:
-    """Stop the whole fleet while it works."""
-    finding = Finding("stop peers.target everywhere", "every peer drains and ends with 0")
+    """Stop the whole fleet while it works, and start it again."""
+    finding = Finding("stop 'peers@*' on all hosts", "every peer drains and ends with 0")
     changes = Changes(fleet)
-    for host in fleet.hosts:
-        fleet.busy(host, *PEERS)
+    running = [fleet.busy(host, *PEERS) for host in fleet.hosts]
     with timed() as seconds:
-        on_all(fleet.hosts, "systemctl", "stop", "peers.target")
-    finding.at_most("stopped in", seconds(), LEASE)
+        on_all(fleet.hosts, "systemctl", "stop", "peers@*")
+    finding.at_most(f"{sum(map(len, running))} running tasks drained in", seconds(), LEASE)
     codes = {fleet.show(host, unit, "Result") for host in fleet.hosts for unit in PEERS}
     finding.same("results", ", ".join(codes), "success")
     finding.same("alive in the database", len(fleet.alive()), 0)
-    on_all(fleet.hosts, "systemctl", "start", "peers.target", *PEERS)
+    with timed() as seconds:
+        on_all(fleet.hosts, "systemctl", "start", "peers.target")
+    fleet.await_all_alive(START)
+    finding.at_most("all started by peers.target in", seconds(), START)
     changes.note_no_failure(finding)
     return finding

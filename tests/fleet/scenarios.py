@@ -38,6 +38,7 @@ SCENARIOS: Final = (
     Scenario(disasters.hang_peer, _SHORT),
     Scenario(disasters.cut_network, _SHORT),
     Scenario(disasters.power_cut, _SHORT),
+    Scenario(operations.reboot, _LONG),
     Scenario(disasters.outage),
     Scenario(operations.long_lease, _SHORT),
     Scenario(operations.rolling_upgrade, _LONG),

@@ -136,11 +136,11 @@ def test_an_outage_does_not_fill_the_log(
 
     with pytest.raises(DatabaseUnreachable):
         world.connection.do(raises(psycopg.OperationalError("terminating connection")))
-    fail("connection refused", 4)
-    fail("starting up", 3)
+    fail("connection refused", 3)
+    fail("starting up", 2)
     assert _lost(caplog) == 3
     monkeypatch.setattr(module, "_REPORT_AGAIN_AFTER", 0.0)
-    fail("starting up", 2)
+    fail("starting up", 1)
     assert _lost(caplog) >= 4
     world.refuses = None
     world.until_up()
