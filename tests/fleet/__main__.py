@@ -1,6 +1,6 @@
 """Boot three machines, run Peers on them as an operator would, and disturb them.
 
-    python -m tests.fleet [--keep] [--markdown FILE]
+    python -m tests.fleet [--only NAME …] [--unit LINE …] [--markdown FILE]
 
 One machine has Postgres, two have two peers each, installed from the wheel and run by the units of
 deploy/systemd. Tasks are submitted throughout. The last lines are a table of what each scenario
@@ -9,6 +9,10 @@ expected and what was measured. The exit code is 0 only if every row met its exp
 It needs root, systemd-container and debootstrap. The first run makes the machines' file system,
 which takes minutes, and keeps it in build/fleet, or in the folder that PEERS_TEST_FLEET_CACHE
 names. PEERS_TEST_FLEET_MIRROR names another Debian mirror.
+
+To see that a scenario notices a fault, put one into the unit:
+
+    python -m tests.fleet --only stop_and_start --unit KillMode=control-group
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from tests.fleet import image
 from tests.fleet.fleet import Fleet
 from tests.fleet.isolation import INSIDE, obstacles, remove_leftovers, run_inside
 from tests.fleet.report import Finding, markdown, table
-from tests.fleet.scenarios import SCENARIOS, Scenario
+from tests.fleet.scenarios import NAMES, Scenario, chosen
 
 _LONGEST_PAUSE: Final = """
     select coalesce(extract(epoch from max(at - before)), 0)::float8 as pause from (
@@ -44,13 +48,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         "python -m tests.fleet", description=__doc__, formatter_class=form
     )
+    parser.add_argument("--only", nargs="+", choices=sorted(NAMES), default=[], metavar="NAME",
+                        help=f"run only these scenarios: {', '.join(sorted(NAMES))}")  # fmt: skip
+    parser.add_argument("--unit", action="append", default=[], metavar="LINE",
+                        help="a line for the [Service] section of peers@.service")  # fmt: skip
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--image", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if INSIDE in os.environ:
-        return _run(args.folder, args.image, args.markdown)
-    return _prepare(sys.argv[1:])
+    return _run(args) if INSIDE in os.environ else _prepare(sys.argv[1:])
 
 
 def _prepare(arguments: list[str]) -> int:
@@ -69,38 +75,40 @@ def _prepare(arguments: list[str]) -> int:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(folder: Path, root: Path, output: Path | None) -> int:
+def _run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     began = time.monotonic()
-    fleet = Fleet(os.environ[INSIDE], folder, root, image.found_wheels(folder / "wheels"))
+    wheels = image.found_wheels(args.folder / "wheels")
+    fleet = Fleet(os.environ[INSIDE], args.folder, args.image, wheels, args.unit)
     findings: list[Finding] = []
     try:
         fleet.boot()
-        _say(began, f"three machines booted in {max(m.boots[0] for m in fleet.machines):.1f} s")
-        for scenario in SCENARIOS:
+        boots = ", ".join(f"{machine.boots[0]:.1f} s" for machine in fleet.machines)
+        _say(began, f"three machines have booted ({boots})")
+        for scenario in chosen(args.only):
             findings.append(_carry_out(scenario, fleet))
-            _say(
-                began,
-                f"{findings[-1].scenario}: {'as expected' if findings[-1].met else 'NOT MET'}",
-            )
-            if not findings[-1].met:
-                print(table(findings[-1:]), flush=True)
-    except Exception:  # noqa: BLE001  # shown with what was found so far
-        traceback.print_exc()
-        findings.append(Finding("the rest", "runs", ["ended early"], met=False))
+            _show(began, findings[-1])
     except KeyboardInterrupt:
-        findings.append(Finding("the rest", "runs", ["interrupted"], met=False))
+        findings.append(Finding("the rest", "is run", ["interrupted"], met=False))
+    except Exception as error:  # noqa: BLE001  # shown with what was found so far
+        traceback.print_exc()
+        findings.append(Finding("the rest", "is run", [f"ended early: {error}"], met=False))
     finally:
         failed = not findings or not all(finding.met for finding in findings)
         if failed:
             _keep_journals(fleet)
         fleet.shut_down()
-    print()
-    print(table(findings))
-    if output is not None:
-        output.write_text(markdown(findings) + "\n")
-    _say(began, "every row met its expectation" if not failed else "FAILED")
+    print(f"\n{table(findings)}\n")
+    if args.markdown is not None:
+        args.markdown.write_text(markdown(findings) + "\n")
+    _say(began, "FAILED" if failed else "every row met its expectation")
     return 1 if failed else 0
+
+
+def _show(began: float, finding: Finding) -> None:
+    _say(began, f"{finding.scenario}: {'as expected' if finding.met else 'NOT MET'}")
+    if not finding.met:
+        print(table([finding]), flush=True)
 
 
 def _carry_out(scenario: Scenario, fleet: Fleet) -> Finding:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import psycopg
 from psycopg.rows import dict_row
 
+from tests.e2e import ledger
 from tests.e2e.audit import JOURNAL
 from tests.fleet.image import FILES, PROJECT, Wheels
 from tests.fleet.isolation import Groups
@@ -69,8 +70,11 @@ class Attempts:
 class Fleet:
     """Three machines, what runs on them, and the database as a superuser sees it."""
 
-    def __init__(self, run: str, folder: Path, image: Path, wheels: Wheels) -> None:
-        self._folder, self._image, self.wheels = folder, image, wheels
+    def __init__(
+        self, run: str, folder: Path, image: Path, wheels: Wheels, unit_lines: list[str]
+    ) -> None:
+        """`unit_lines` are added to the unit of the peers."""
+        self._image, self.wheels, self._unit_lines = image, wheels, unit_lines
         self.ledger = folder / "ledger" / "ledger"
         self.ledger.parent.mkdir(mode=0o777)
         self.ledger.parent.chmod(0o777)
@@ -120,6 +124,8 @@ class Fleet:
         host.write(
             "/etc/credstore/peers_migrate_url", f"postgresql://shop_owner:owner@{_DB}/shop\n", 0o600
         )
+        drop_in = "\n".join(["[Service]", *self._unit_lines, ""])
+        host.write("/etc/systemd/system/peers@.service.d/fleet.conf", drop_in)
         if host is self.hosts[0]:
             host.write("/etc/peers/peers-1.env", "PEERS_QUEUES=default=2,hogs=1\n")
         host.write("/srv/peers/fleet_app.py", (FILES / "fleet_app.py").read_text())
@@ -194,6 +200,13 @@ class Fleet:
         pids = [self.main_pid(host, unit) for unit in units]
         rows = self.rows(_RUNNING, host.name, pids)
         return Attempts([row["id"] for row in rows], [row["token"] for row in rows])
+
+    def started(self, attempts: Attempts) -> Attempts:
+        """Return those of these attempts whose handlers had started, by the ledger."""
+        leases = {entry.lease for entry in ledger.read(self.ledger) if entry.event == "start"}
+        pairs = zip(attempts.task_ids, attempts.tokens, strict=True)
+        begun = [pair for pair in pairs if pair in leases]
+        return Attempts([task_id for task_id, _ in begun], [token for _, token in begun])
 
     def count(self, attempts: Attempts, state: str) -> int:
         """Return how many of these attempts are in this state now."""

@@ -76,7 +76,7 @@ def stop_and_start(fleet: Fleet) -> Finding:
     finding = Finding("stop, start", "running tasks finish; no attempt is lost; exit code 0")
     host, unit = fleet.hosts[0], PEERS[0]
     changes = Changes(fleet)
-    attempts = fleet.busy(host, unit)
+    attempts = fleet.started(fleet.busy(host, unit))
     with timed() as seconds:
         host.run("systemctl", "stop", unit)
     finding.at_most(f"{len(attempts)} running tasks drained in", seconds(), LEASE)
@@ -94,7 +94,7 @@ def restart_target(fleet: Fleet) -> Finding:
     finding = Finding("restart peers.target", "the same for all peers of a host at once")
     host = fleet.hosts[1]
     changes = Changes(fleet)
-    attempts = fleet.busy(host, *PEERS)
+    attempts = fleet.started(fleet.busy(host, *PEERS))
     with timed() as seconds:
         host.run("systemctl", "restart", "peers.target")
     finding.at_most(
@@ -110,7 +110,7 @@ def reboot(fleet: Fleet) -> Finding:
     finding = Finding("a host shut down, and back", "its peers drain first, and start at boot")
     host = fleet.hosts[1]
     changes = Changes(fleet)
-    attempts = fleet.busy(host, *PEERS)
+    attempts = fleet.started(fleet.busy(host, *PEERS))
     with timed() as seconds:
         host.shut_down()
     finding.at_most(f"{len(attempts)} running tasks drained, host off in", seconds(), LEASE)
@@ -134,7 +134,7 @@ def long_drain(fleet: Fleet) -> Finding:
     changes = Changes(fleet)
     host.write(drop_in, _SHORT_STOP)
     host.run("systemctl", "daemon-reload")
-    attempts = fleet.busy(host, unit)
+    attempts = fleet.started(fleet.busy(host, unit))
     with timed() as seconds:
         host.run("systemctl", "stop", unit)
     finding.note(f"TimeoutStopSec=1s; drained in {seconds():.1f} s", seconds() > 1.5)
@@ -204,7 +204,7 @@ def stop_all(fleet: Fleet) -> Finding:
     """Stop the whole fleet while it works, and start it again."""
     finding = Finding("stop 'peers@*' on all hosts", "every peer drains and ends with 0")
     changes = Changes(fleet)
-    running = [fleet.busy(host, *PEERS) for host in fleet.hosts]
+    running = [fleet.started(fleet.busy(host, *PEERS)) for host in fleet.hosts]
     with timed() as seconds:
         on_all(fleet.hosts, "systemctl", "stop", "peers@*")
     finding.at_most(f"{sum(map(len, running))} running tasks drained in", seconds(), LEASE)

@@ -46,3 +46,14 @@ SCENARIOS: Final = (
     Scenario(read_journal),
     Scenario(audit_tasks),
 )
+
+_ALWAYS: Final = ("migrate", "start", "audit_tasks")
+"""Nothing can be done to a fleet that does not work, and each run ends with the audit."""
+
+NAMES: Final = frozenset(each.run.__name__ for each in SCENARIOS)
+
+
+def chosen(names: list[str]) -> list[Scenario]:
+    """Return these scenarios and those of every run; without names, all."""
+    wanted = {*names, *_ALWAYS} if names else NAMES
+    return [each for each in SCENARIOS if each.run.__name__ in wanted]

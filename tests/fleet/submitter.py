@@ -21,6 +21,7 @@ class Submitter:
     def __init__(self, url: str, seed: int = 13) -> None:
         self._client = Client(url, application_name="fleet submitter")
         self._random = random.Random(seed)
+        self._last: list[int] = []
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="submitter", daemon=True)
         self.accepted: list[int] = []
@@ -56,7 +57,7 @@ class Submitter:
     def _submit(self, number: int) -> None:
         """Submit until it is accepted; the key keeps a submission whose reply was lost single."""
         args = {"n": number, "seconds": self._random.uniform(*_SECONDS)}
-        parents = self.accepted[-1:] if number % _CHILD_EACH == 0 else []
+        parents = self._last if number % _CHILD_EACH == 0 else []
         while True:
             try:
                 task_id = self._client.submit(
@@ -67,4 +68,5 @@ class Submitter:
                 time.sleep(_EVERY)
                 continue
             self.accepted.append(task_id)
+            self._last = [task_id]
             return

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LEASE: Final = 30.0
 RECLAIMED_WITHIN: Final = LEASE + 2.5
 """Seconds: two after the lease, as promised, and half a one to see it."""
-START: Final = 20.0
+START: Final = 30.0
 """Seconds within which a peer starts on a busy machine of two cores."""
 
 _LOOK_AGAIN: Final = 0.05
