@@ -46,8 +46,8 @@ GROUPS: Final = {
     "limit": ("limit",),
     "schedule": ("schedule",),
     "db": ("db",),
-    "systemd": ("systemd",),
     "completion": ("completion",),
+    "deploy": ("deploy",),
     "predict": ("predict",),
 }
 """The modules and their commands. Only the module of the typed command is imported."""

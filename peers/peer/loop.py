@@ -11,6 +11,7 @@ import queue
 import selectors
 import time
 import traceback
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
@@ -38,7 +39,7 @@ from peers.peer.peeks import Peeks
 from peers.peer.promotion import SCHEDULED
 from peers.peer.schedules import SCHEDULE, Schedules
 from peers.peer.state import PeerState
-from peers.peer.systemd import SystemdNotifier, yield_cpu_to_workers
+from peers.peer.systemd import SystemdNotifier, watchdog_timeout, yield_cpu_to_workers
 from peers.peer.takeover import JOINED, Takeover
 from peers.peer.wakeup import Waker, stop_signals
 from peers.settings import Settings
@@ -51,6 +52,14 @@ _RETRY_AFTER: Final = 0.05
 _CONNECT_AGAIN_AFTER: Final = 1.0
 _CONNECT_AGAIN_MAX: Final = 10.0
 _EXIT_OUTDATED: Final = 1
+_HEARTBEATS_PER_WATCHDOG: Final = 3
+
+
+def _heartbeat_interval(configured: timedelta, watchdog: float) -> timedelta:
+    """Return the time between heartbeats. With a long lease, systemd would take it for a hang."""
+    if watchdog == float("inf"):
+        return configured
+    return min(configured, timedelta(seconds=watchdog / _HEARTBEATS_PER_WATCHDOG))
 
 
 class Peer:
@@ -70,9 +79,11 @@ class Peer:
         self._selector = selector = selectors.DefaultSelector()
         self._waker = waker = Waker(selector)
         self._notifier = SystemdNotifier()
-        self._connections = connections = Connections(settings)
+        watchdog = watchdog_timeout()
+        self._connections = connections = Connections(settings, watchdog)
         self._heartbeat = heartbeat = Heartbeat(
-            connections.heartbeat, settings.lease_timeout, settings.heartbeat_interval,
+            connections.heartbeat, settings.lease_timeout,
+            _heartbeat_interval(settings.heartbeat_interval, watchdog),
             HeartbeatCallbacks(
                 self._on_reply, self._on_expiry, self._on_silence, connections.note_error,
                 self._report.send,
