@@ -34,9 +34,11 @@ _PROMOTE: Final = (
     b" date_part('epoch', peers.next_due())"
 )
 _RECLAIM: Final = (
-    b"select task_id, kind, attempt, token, lost_peer_id, host, queue, outcome, null::double precision"
+    b"select task_id, kind, attempt, token, lost_peer_id, host, queue, outcome,"
+    b" null::double precision"
     b" from peers.reclaim($1::uuid, $2::integer)"
-    b" union all select null, null, null, null, null, null, null, null, peers.next_reclaim($1::uuid)"
+    b" union all select null, null, null, null, null, null, null, null,"
+    b" peers.next_reclaim($1::uuid)"
 )
 _SIBLINGS: Final = (
     b"select sibling_id, pid, process_start, liveness_lock from peers.siblings($1::uuid)"

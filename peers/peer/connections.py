@@ -48,7 +48,7 @@ class Connections:
 
     def peek(self) -> BoundedConnection:
         """Connect to reply to operators who ask what a handler does."""
-        return self.make("peek", Bounds.of_heartbeat(self._lease))
+        return self.make("peek", self._heartbeat_bounds)
 
     def listener(self) -> BoundedConnection:
         """Connect for notifications alone, not through the pooler."""

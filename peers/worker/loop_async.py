@@ -29,7 +29,7 @@ from peers.protocol.messages import (
 from peers.protocol.running_marker import RunningMarker
 from peers.protocol.started_marks import StartedMarks
 from peers.worker import output
-from peers.worker.assigned import AssignedTask, Run
+from peers.worker.assigned import Run
 from peers.worker.async_execution import SingleTask, SlotQueue, TaskBatch, executions_of
 from peers.worker.batch import Batch, Part
 from peers.worker.channel import Channel, exit_disconnected

@@ -117,7 +117,12 @@ ALLOWED = {
     "peers_reader": EVERYBODY
     | METRICS
     | {
-        "doctor", "explain", "explain_schedule", "follow_log", "innermost_frame", "limit_keys",
+        "doctor",
+        "explain",
+        "explain_schedule",
+        "follow_log",
+        "innermost_frame",
+        "limit_keys",
         "unrunnable",
     },
 }

@@ -17,7 +17,6 @@ _EXAMPLES: Final[dict[str, object]] = {
     "app": "shop.tasks",
     "queues": {"default": 4, "media": 1},
     "heartbeat_interval": "10s",
-    "prune_after": "30d",
     "keep_completed": "30d",
     "keep_dead": "90d",
     "metrics_listen": "127.0.0.1:9187",
