@@ -82,7 +82,7 @@ def add_bulk_options(parser: Parser) -> None:
         "--dry-run", action="store_true", help="say what would be done, and change nothing"
     )
     parser.add_argument(
-        "--reason", type=text, metavar="TEXT", help="why; it is kept in peers.action"
+        "--reason", type=text, metavar="TEXT", help="why; `peers actions` shows it"
     )
 
 
