@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 
 _SHOWN: Final = 5
 _COMPARED: Final = 1000
-_NAMED: Final = {"kind": "kind", "queue": "queue", "error_type": "error type"}
-_PLURALS: Final = {"kind": "kinds", "queue": "queues", "error_type": "error types"}
+_NAMED: Final = {"kind": "kind", "queue": "queue", "error_type": "error type", "frame": "frame"}
+_PLURALS: Final = {
+    "kind": "kinds",
+    "queue": "queues",
+    "error_type": "error types",
+    "frame": "frames",
+}
 
 
 def dead_filter(args: argparse.Namespace, connection: Connection) -> Filter:

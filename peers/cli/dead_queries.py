@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli.rows import rows
@@ -135,7 +136,16 @@ def dead_letter(connection: Connection, task_id: int) -> Row | None:
 
 
 def values(connection: Connection, key: str, limit: int) -> list[tuple[str, int]]:
-    """Return the most frequent values of a key among all dead letters, with their numbers."""
+    """Return the most frequent values of a key among all dead letters, with their numbers.
+
+    Frames are those of the newest dead letters.
+    """
+    if key == "frame":
+        frames: Counter[str] = Counter()
+        for cause in newest_causes(connection):
+            if cause["frame"]:
+                frames[cause["frame"]] += cause["tasks"]
+        return frames.most_common(limit)
     columns: dict[str, LiteralString] = {
         "kind": "d.kind",
         "queue": "d.queue",

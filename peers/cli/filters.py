@@ -81,9 +81,7 @@ def add_bulk_options(parser: Parser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would be done, and change nothing"
     )
-    parser.add_argument(
-        "--reason", type=text, metavar="TEXT", help="why; it is kept in peers.action"
-    )
+    parser.add_argument("--reason", type=text, metavar="TEXT", help="why; `peers actions` shows it")
 
 
 def require_one_way(args: argparse.Namespace) -> None:

@@ -31,7 +31,7 @@ def register(commands: Commands) -> None:
         example=(
             "peers tasks",
             "peers tasks --kind thumbs.make --state ready",
-            "peers tasks --since 1h --limit 100 --json | jq .tasks[].args",
+            "peers tasks --since 1h --limit 100 --json | jq '.tasks[].args'",
         ),
         reads=True,
         epilog="It finds all tasks of a graph, and all that are blocked, scheduled, ready, running "

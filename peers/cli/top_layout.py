@@ -90,7 +90,7 @@ def _header(view: View, columns: int) -> list[Line]:
     alive = sum(peer["alive"] for peer in peers)
     lost = f", {len(peers) - alive} lost" if len(peers) > alive else ""
     time = f"{view.found['time']:%H:%M:%S} UTC"
-    left = f"peers top  {view.database}  {time}  {count(alive, 'peer')} alive{lost}"
+    left = f"peers top  {one_line(view.database)}  {time}  {count(alive, 'peer')} alive{lost}"
     room = columns - len(left)
     right = view.keys.rjust(room) if 0 < len(view.keys) < room else ""
     found = [Line(left + right, TITLE)]

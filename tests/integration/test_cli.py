@@ -33,7 +33,7 @@ def test_migrate_creates_the_schema_and_says_what_it_applied(empty_database_url:
     assert again.out.splitlines() == [
         file for file in dry.out.splitlines() if not changes_tables(file)
     ]
-    assert re.match(r"would apply: \d new files with tables, and \d\d files with", dry.err)
+    assert re.match(r"would apply: \d+ new files with tables, and \d\d files with", dry.err)
     assert re.match(
         r"would apply: no new tables; \d\d files with functions, applied each", again.err
     )

@@ -208,6 +208,11 @@ def test_a_filter_that_matches_nothing_names_near_misses(here: Here, db: Connect
         "kinds with dead letters: thumbs.make (2), b (1)",
         'No peer has a handler for the kind "thumb.make". Check the name.',
     ]
+    moved = here("dead", "list", "--frame", "shop/tasks.py:10 in make")
+    assert moved.err.splitlines() == [
+        'no dead letter of frame shop/tasks.py:10 in make (did you mean "shop/tasks.py:9 in make"?)'
+        "; frames with dead letters: shop/tasks.py:9 in make (3)"
+    ]
     recent = here("dead", "retry", "--kind", "thumbs.make", "--since", "10m")
     assert (recent.code, recent.out) == (0, "retried 0 dead letters\n")
     assert recent.err.splitlines() == [
