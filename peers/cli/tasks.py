@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peers.cli import output, queries
 from peers.cli.database import connected, perform
@@ -11,13 +11,15 @@ from peers.cli.parser import (
     add_command,
     add_reason,
     duration,
+    graph_id,
     instant,
     json_object,
     name,
     task_id,
+    text,
 )
 from peers.cli.wording import in_words_of_the_shell
-from peers.client import operations
+from peers.client import bulk_operations, operations
 from peers.errors import PeersError
 from peers.types import TaskState
 
@@ -30,10 +32,7 @@ if TYPE_CHECKING:
 
 def register(commands: Commands) -> None:
     """Declare the commands of this file."""
-    cancel = add_command(
-        commands, "cancel", _cancel, "cancel tasks (the handler of a running task is stopped)"
-    )
-    cancel.add_argument("ids", type=task_id, nargs="+", metavar="ID", help="id of a task")
+    _register_cancel(commands)
     change = add_command(commands, "change", _change, "change a task that has not started")
     change.add_argument("id", type=task_id, metavar="ID", help="id of a task")
     change.add_argument("--priority", type=int, metavar="N", help="smaller runs first")
@@ -69,6 +68,27 @@ def register(commands: Commands) -> None:
     add_reason(resume)
 
 
+def _register_cancel(commands: Commands) -> None:
+    cancel = add_command(
+        commands, "cancel", _cancel, "cancel tasks (the handler of a running task is stopped)"
+    )
+    cancel.add_argument("ids", type=task_id, nargs="*", metavar="ID", help="id of a task")
+    many = cancel.add_argument_group("many tasks", "all of these must match")
+    many.add_argument("--kind", type=name, metavar="KIND", help="unfinished tasks of this kind")
+    many.add_argument("--queue", type=name, metavar="QUEUE", help="unfinished tasks of this queue")
+    many.add_argument("--graph", type=graph_id, metavar="ID", help="unfinished tasks of this graph")
+    many.add_argument(
+        "--state", choices=("blocked", "scheduled", "ready", "running"),
+        help="unfinished tasks in this state",
+    )  # fmt: skip
+    many.add_argument(
+        "--error", type=text, metavar="TEXT",
+        help='unfinished tasks whose last attempt failed with this in its "type: message"',
+    )  # fmt: skip
+    many.add_argument("--all", action="store_true", help="all unfinished tasks")
+    add_reason(cancel, dry_run=True)
+
+
 def each(args: argparse.Namespace, ids: Sequence[int], act: Callable[[int], None]) -> int:
     """Apply `act` to every task, even after an error; return the exit code of the first error."""
     code = 0
@@ -83,6 +103,21 @@ def each(args: argparse.Namespace, ids: Sequence[int], act: Callable[[int], None
 
 
 def _cancel(args: argparse.Namespace) -> int:
+    filters = {
+        field: getattr(args, field)
+        for field in ("kind", "queue", "graph", "state", "error")
+        if getattr(args, field) is not None
+    }
+    if args.all:
+        filters["all"] = True
+    if bool(args.ids) == bool(filters):
+        args.parser.error(
+            "name the tasks by ID, or by --kind, --queue, --graph, --state … or --all"
+        )
+    if filters:
+        return _cancel_many(args, filters)
+    if args.dry_run or args.reason:
+        args.parser.error("--dry-run and --reason are for many tasks, such as --kind KIND")
     with connected(args) as connection:
 
         def cancel(id: int) -> None:
@@ -93,6 +128,23 @@ def _cancel(args: argparse.Namespace) -> int:
             print(f"task {id} is {state}{note}")
 
         return each(args, args.ids, cancel)
+
+
+def _cancel_many(args: argparse.Namespace, filters: dict[str, Any]) -> int:
+    request = bulk_operations.cancel_tasks(
+        dry_run=args.dry_run, reason=args.reason,
+        **filters,
+    )  # fmt: skip
+    with connected(args) as connection:
+        done = perform(connection, request)
+    children = output.count(done.children, "task that waits for them", "tasks that wait for them")
+    print(
+        f"{'would cancel' if args.dry_run else 'cancelled'} {output.count(done.tasks, 'task')}"
+        f"{f' and {children}' if done.children else ''}"
+    )
+    if done.tasks and not args.dry_run:
+        output.say("Running ones among them are asked to stop.")
+    return 0
 
 
 def _change(args: argparse.Namespace) -> int:

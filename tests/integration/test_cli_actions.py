@@ -82,3 +82,26 @@ def test_graph_commands_have_a_dry_run(here: Here, db: Connection) -> None:
     assert here("graph", "cancel", "g", "--reason", "x").out == (
         f"graph {graph}: 1 task cancelled or asked to stop\n"
     )
+
+
+def test_many_tasks_are_cancelled(here: Here, db: Connection) -> None:
+    """By what they have in common; a dry run says the same first."""
+    parent = submit(db, "b")
+    submit(db, depends_on=[parent])
+    assert here("cancel", "--kind", "b", "--dry-run").out == (
+        "would cancel 1 task and 1 task that waits for them\n"
+    )
+    found = here("cancel", "--kind", "b", "--state", "ready", "--reason", "wrong release")
+    assert found.out == "cancelled 1 task and 1 task that waits for them\n"
+    assert value(db, "select reason from peers.action") == "wrong release"
+    assert here("cancel", "--all").out == "cancelled 0 tasks\n"
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("1", "--kind", "a"), ("1", "--all"), ("1", "--dry-run"), ("1", "--reason", "x")]
+)
+def test_ids_and_filters_exclude_each_other(here: Here, words: tuple[str, ...]) -> None:
+    """With the remedy."""
+    with pytest.raises(SystemExit) as refused:
+        here("cancel", *words)
+    assert refused.value.code == 2

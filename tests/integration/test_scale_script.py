@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from tests.support.cli import PATIENCE, PROJECT
 from tests.support.server import as_url
