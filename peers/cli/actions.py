@@ -36,6 +36,7 @@ def register(commands: Commands) -> None:
         _actions,
         "list what operators did: who, what, to how many tasks and why",
         reads=True,
+        example="peers actions --since 24h",
     )
     actions.add_argument(
         "--since", type=duration, metavar="DURATION", help="only the last, such as 24h"

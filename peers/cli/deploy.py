@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 _SUMMARY: Final = "print the folder with the files for systemd, Prometheus or Grafana"
 _PARTS: Final = ("systemd", "prometheus", "grafana")
-_USE: Final = (
-    'cp "$(peers deploy systemd)"/*.service "$(peers deploy systemd)"/*.target /etc/systemd/system/'
+_EXAMPLES: Final = (
+    'cp "$(peers deploy systemd)"/*.service "$(peers deploy systemd)"/*.target /etc/systemd/system',
+    'promtool check rules "$(peers deploy prometheus)"/*.rules.yml',
 )
 
 
@@ -25,7 +26,7 @@ def register(commands: Commands) -> None:
         "deploy",
         help=_SUMMARY,
         description=f"{_SUMMARY[0].upper()}{_SUMMARY[1:]}. They are part of the package.",
-        epilog=f"Such as: {_USE}",
+        examples=_EXAMPLES,
     )
     parser.add_argument(
         "part", nargs="?", choices=_PARTS, help="whose files (default: the folder of all)"
