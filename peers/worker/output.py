@@ -41,7 +41,10 @@ class OutputPipe:
         self.descriptor = descriptor
         # Another description of the same pipe that does not block, unlike the one that becomes the
         # standard output of programs: these do not expect that.
-        self._writer = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            self._writer = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # a sandbox without /proc, or no descriptor is free
+            self._writer = descriptor
         self._kinds = kinds
         self._is_full = False
         self._lost = 0
@@ -184,9 +187,12 @@ def install(log: Callable[[logging.LogRecord], None], move_log: Callable[[int], 
 
 
 def use_pipe(descriptor: int) -> None:
-    """Send the output of kinds that keep their logs through this pipe."""
+    """Send the output of kinds that keep their logs through this pipe; close it without any."""
     kinds = {handler.kind for handler in registry().values() if handler.keep_log}
-    _Process.pipe = OutputPipe(descriptor, kinds) if kinds else None
+    if kinds:
+        _Process.pipe = OutputPipe(descriptor, kinds)
+    else:
+        os.close(descriptor)
 
 
 def keeps(kind: str) -> bool:
