@@ -2,9 +2,10 @@
 
     python -m benchmarks.logs [--tasks 20000] [--rounds 5]
 
-One peer with one worker drains the tasks of one kind after the other, in rounds. The first kind
-prints nothing and keeps nothing; the others are compared with it, round by round. The log of the
-peer goes into a file.
+One peer with one worker drains the tasks of one kind after the other, in rounds. Each kind is
+compared with another one, round by round. What counts is the CPU time of the peer with its worker,
+and of Postgres: other programs on the machine change it little. The log of the peer goes into a
+file.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, LiteralString, NamedTuple
 
+from benchmarks.cpu import CpuMeter
 from benchmarks.processes import Processes
-from benchmarks.server import connect, running, tidy
+from benchmarks.server import Connection, Server, connect, running, tidy
 from peers import task
 from peers.database import schema
 from peers.database.connection import connect as peers_connect
@@ -30,9 +32,9 @@ _SUBMIT: Final = (
     "insert into peers.task (kind, max_attempts) select %s, 1 from generate_series(1, %s)"
 )
 _ENDED: Final = "select not exists (select from peers.task where state in ('ready', 'running'))"
-_SECONDS: Final = (
-    "select extract(epoch from max(finished_at) - min(started_at))::float8 from peers.task"
-)
+_COUNT: Final = "select count(*) from peers.task where finished_at is not null"
+_BEGUN: Final = "select exists (select from peers.task where finished_at is not null)"
+_LOOK_EVERY: Final = 0.02
 
 
 @task("silent")
@@ -100,8 +102,15 @@ _TENTH: Final = ("fails", "fails, keeps", "async", "async, prints, keeps")
 """Kinds of which a tenth of the tasks is enough."""
 
 
-def drain(url: str, kind: str, tasks: int, folder: Path) -> float:
-    """Return how many tasks of a kind a peer ends in a second."""
+class Cost(NamedTuple):
+    """Microseconds of CPU for each task."""
+
+    peer: float
+    postgres: float
+
+
+def drain(server: Server, url: str, kind: str, tasks: int, folder: Path) -> Cost:
+    """Return what a task of this kind costs, while a peer drains a queue of them."""
     command = [sys.executable, "-m", "peers", "run", "--app", "benchmarks.logs",
                "--queues=default=1"]  # fmt: skip
     with connect(url) as connection:
@@ -109,15 +118,24 @@ def drain(url: str, kind: str, tasks: int, folder: Path) -> float:
         tidy(url)
         log = folder / "peer.log"
         with Processes(command, {"PEERS_DATABASE_URL": url}, 1, log) as peer:
-            until = time.monotonic() + _PATIENCE
-            while not connection.execute(_ENDED).fetchall()[0][0]:
-                peer.check()
-                if time.monotonic() > until:
-                    raise RuntimeError(f"{kind}: not drained within {_PATIENCE:g} s")
-                time.sleep(0.02)
+            meter = CpuMeter(server.postmaster, peer.pids)
+            _await(connection, _BEGUN, peer)
+            meter.begin()
+            [[begun]] = connection.execute(_COUNT).fetchall()
+            _await(connection, _ENDED, peer)
+            used = meter.end()
         log.unlink()
-        [[seconds]] = connection.execute(_SECONDS).fetchall()
-    return tasks / float(seconds)
+    each = 1000 * max(1, tasks - begun)
+    return Cost(used.client / each, used.postgres / each)
+
+
+def _await(connection: Connection, query: LiteralString, peer: Processes) -> None:
+    until = time.monotonic() + _PATIENCE
+    while not connection.execute(query).fetchall()[0][0]:
+        peer.check()
+        if time.monotonic() > until:
+            raise RuntimeError(f"not within {_PATIENCE:g} s: {query}")
+        time.sleep(_LOOK_EVERY)
 
 
 def main() -> None:
@@ -126,7 +144,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    rates: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    costs: dict[str, list[Cost]] = {kind: [] for kind in KINDS}
     with running() as server, tempfile.TemporaryDirectory() as folder:
         for _ in range(options.rounds):
             for kind in KINDS:
@@ -134,12 +152,15 @@ def main() -> None:
                 with server.database("logs") as url:
                     with peers_connect(url, application_name="benchmark") as connection:
                         schema.migrate(connection)
-                    rates[kind].append(drain(url, kind, tasks, Path(folder)))
-    print("| kind | tasks/s | compared with | ratio |\n|---|---|---|---|")
+                    costs[kind].append(drain(server, url, kind, tasks, Path(folder)))
+    print("| handler | peer, µs a task | Postgres, µs a task | more than | by, µs |")
+    print("|---|---|---|---|---|")
     for kind, other in KINDS.items():
-        pairs = zip(rates[kind], rates[other], strict=True)
-        ratio = statistics.median(mine / theirs for mine, theirs in pairs)
-        print(f"| {kind} | {statistics.median(rates[kind]):,.0f} | {other} | {ratio:.2f} |")
+        pairs = zip(costs[kind], costs[other], strict=True)
+        more = statistics.median(sum(mine) - sum(theirs) for mine, theirs in pairs)
+        peer = statistics.median(cost.peer for cost in costs[kind])
+        postgres = statistics.median(cost.postgres for cost in costs[kind])
+        print(f"| {kind} | {peer:.0f} | {postgres:.0f} | {other} | {more:.0f} |")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ create or replace function peers.store_logs(
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
 as $$
 declare
     _most_of_a_task constant integer := 10;
@@ -18,7 +21,7 @@ begin
            convert_from(l.text, 'UTF8'), _now
     from unnest(store_logs.task_ids, store_logs.tokens, store_logs.attempts, store_logs.outcomes, store_logs.sizes,
                 store_logs.texts) l(task_id, token, attempt, outcome, size, text)
-    join peers.task t on t.id = l.task_id
+    cross join lateral (select from peers.task t where t.id = l.task_id offset 0) t
     left join peers.peer p on p.id = store_logs.peer_id
     where l.text is not null
     order by l.task_id, l.token
@@ -34,11 +37,13 @@ begin
 
     delete from peers.task_log l
     using (
-        select o.task_id, o.token, row_number() over (partition by o.task_id order by o.stored_at desc) as place
+        select o.task_id, array_agg(o.token order by o.stored_at desc) as tokens
         from peers.task_log o
         where o.task_id = any (store_logs.task_ids)
-    ) old
-    where old.place > _most_of_a_task and l.task_id = old.task_id and l.token = old.token;
+        group by o.task_id
+        having count(*) > _most_of_a_task
+    ) many
+    where l.task_id = many.task_id and l.token = any (many.tokens[_most_of_a_task + 1:]);
     return null;
 exception
     when others then

@@ -17,6 +17,7 @@ import threading
 import traceback
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from uuid import UUID
 
 from peers import events
 from peers.logs import journal
@@ -254,6 +255,8 @@ def _traceback(record: logging.LogRecord) -> str:
 
 def _described(value: object) -> str:
     try:
+        if isinstance(value, list) and value and isinstance(value[0], UUID):
+            return f"[{', '.join(map(str, value))}]"
         return str(value)
     except Exception as error:  # noqa: BLE001  # a field's __str__ may raise as well
         return f"({type(value).__name__} that cannot be written: {type(error).__name__})"

@@ -6,6 +6,7 @@ the fence must not wait for it, so lines that do not fit into the queue are drop
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -88,6 +89,11 @@ class QueueHandler(logging.Handler):
         """Put the record into the queue, or drop it."""
         self._put_line(self._line(record, 1))
 
+    def emit_soon(self, record: logging.LogRecord) -> None:
+        """Put the record into the queue, or drop it; never wait for it to be written."""
+        with contextlib.suppress(Exception):  # as logging does with what a formatter raises
+            self._put_line(self._line(record, 1), wait=False)
+
     def put(self, text: str) -> None:
         """Put text into the queue, or drop it."""
         self._put_line(_Line(_encoded(text), 1))
@@ -96,7 +102,7 @@ class QueueHandler(logging.Handler):
         entry = b"" if self._target is None else self._target.encode(record)
         return _Line(_encoded(self.format(record)), stands_for, entry)
 
-    def _put_line(self, line: _Line) -> None:
+    def _put_line(self, line: _Line, *, wait: bool = True) -> None:
         with self._filled:
             if not self._has_writer:  # such as in a forked child, which may block
                 self._write(line)
@@ -106,7 +112,8 @@ class QueueHandler(logging.Handler):
                 self._dropped += 1
                 return
             self._append(line)
-            if self._write_timeout and not self._stuck and len(self._lines) < _WAIT_LINES_MAX:
+            wait = wait and self._write_timeout > 0 and not self._stuck
+            if wait and len(self._lines) < _WAIT_LINES_MAX:
                 number = self._put
                 self._await(lambda: self._done >= number, self._write_timeout)
 

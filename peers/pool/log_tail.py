@@ -36,10 +36,12 @@ class LogTail:
     def __init__(self) -> None:
         self.size = 0
         self._kept = bytearray()
-        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._decoder: codecs.IncrementalDecoder | None = None
 
     def append_raw(self, data: bytes) -> None:
         """Append what another program has printed: it may be no UTF-8 at all."""
+        if self._decoder is None:
+            self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         self.append(self._decoder.decode(data).encode())
 
     def append(self, text: bytes) -> None:

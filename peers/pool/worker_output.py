@@ -165,16 +165,19 @@ class WorkerOutput:
 
     def completed(self, execution: Execution) -> Iterator[tuple[Lease, KeptText | None]]:
         """Yield which logs of completed attempts to store; None: delete what was stored before."""
+        if not self._logs:
+            return
+        kind = execution.run.claim.kind(execution.run.first)  # of all of them
+        always = self._policies.get(kind) == "always"
         for execution_id in range(execution.execution_id, execution.stop):
             log = self._take_log(execution_id)
             if log is None:
                 continue
-            lease = execution.lease(execution_id)
-            if log.is_followed or self._policies.get(lease.task.kind) == "always":
+            if log.is_followed or always:
                 if log.tail.size:
-                    yield lease, log.tail.read()
+                    yield execution.lease(execution_id), log.tail.read()
             elif log.was_stored:
-                yield lease, None
+                yield execution.lease(execution_id), None
 
     def _take_log(self, execution_id: int) -> _Log | None:
         """Return the log of a call, and forget it unless other tasks of its batch need it."""

@@ -66,5 +66,6 @@ def _move(descriptor: int) -> None:
 
 
 def _write(record: logging.LogRecord) -> None:
+    # It does not wait, because handlers print many lines. What a crash may lose, keep_log keeps.
     for writer in _writers:
-        writer.handle(record)
+        writer.emit_soon(record)

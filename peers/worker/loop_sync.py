@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final
 
@@ -29,7 +30,7 @@ from peers.worker import output
 from peers.worker.args import args_of
 from peers.worker.assigned import AssignedTask, CurrentTasks, Run
 from peers.worker.attribution import Call, use_running
-from peers.worker.batch import Batch
+from peers.worker.batch import Batch, Part
 from peers.worker.channel import Channel
 from peers.worker.collected import CollectedOutcomes
 from peers.worker.exhaustion import CLOSED_STREAMS, StandardStreams
@@ -68,8 +69,7 @@ class _Kind:
 
     def _captured(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def captured(**args: Any) -> Any:
-            with output.captured(self.name, self._executing()):
-                return function(**args)
+            return output.captured(self.name, self._executing(), 1, lambda: function(**args))
 
         return captured
 
@@ -270,8 +270,9 @@ class SyncLoop:
             self._marker.start(part.execution_id, part.started_ns, part.span)
             enter_batch(part.tasks)
             try:
-                with output.captured(part.kind, part.execution_id, part.span):
-                    results = registry()[part.kind].function(part.args)
+                results = output.captured(
+                    part.kind, part.execution_id, part.span, partial(self._call_batch, part)
+                )
             except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its tasks' failure
                 batch.raised(part, error)
             else:
@@ -284,6 +285,9 @@ class SyncLoop:
         self._flush()
         if any(isinstance(outcome, Failed) and outcome.exhausted for outcome in outcomes):
             self._spare_others()
+
+    def _call_batch(self, part: Part) -> Any:
+        return registry()[part.kind].function(part.args)
 
     def _spare_others(self) -> None:
         """Return the tasks that wait: they would fail here too, and another worker replaces us."""

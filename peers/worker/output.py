@@ -14,14 +14,16 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, Final
+from collections.abc import Callable, Container
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 
 from peers.handlers import registry
 from peers.logs import log_output
 from peers.protocol import output
 from peers.worker.attribution import Call, call_here
+
+T = TypeVar("T")
 
 _STDOUT: Final = 1
 _STDERR: Final = 2
@@ -37,12 +39,16 @@ class OutputPipe:
 
     def __init__(self, descriptor: int, kinds: Container[str]) -> None:
         self.descriptor = descriptor
+        # Another description of the same pipe that does not block, unlike the one that becomes the
+        # standard output of programs: these do not expect that.
+        try:
+            self._writer = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # a sandbox without /proc, or no descriptor is free
+            self._writer = descriptor
         self._kinds = kinds
         self._is_full = False
         self._lost = 0
         self._inode = os.fstat(descriptor).st_ino
-        self._poll = select.poll()
-        self._poll.register(descriptor, select.POLLOUT)
         self._saved: tuple[int, int] | None = None
 
     def keeps(self, kind: str) -> bool:
@@ -68,7 +74,7 @@ class OutputPipe:
         try:
             if self._saved is None:
                 self._saved = os.dup(_STDOUT), os.dup(_STDERR)
-            if self._is_ours():
+            if _is(self.descriptor, self._inode):
                 os.dup2(self.descriptor, _STDOUT)
                 os.dup2(self.descriptor, _STDERR)
                 return self._saved[1]
@@ -84,26 +90,36 @@ class OutputPipe:
                 os.dup2(self._saved[0], _STDOUT)
                 os.dup2(self._saved[1], _STDERR)
 
-    def _is_ours(self) -> bool:
-        """Return whether the descriptor is still the pipe.
-
-        A handler may have closed it, and opened a file of its own under this number.
-        """
-        return os.fstat(self.descriptor).st_ino == self._inode
-
     def _write(self, frame: bytes) -> bool:
         """Write a frame; wait a moment if the pipe is full, but not again while it stays full."""
         try:
-            if not self._poll.poll(0 if self._is_full else _WAIT_MS):
-                self._is_full = True
+            if not _is(self._writer, self._inode):
                 return False
-            self._is_full = False
-            if not self._is_ours():
-                return False
-            os.write(self.descriptor, frame)
+            try:
+                os.write(self._writer, frame)
+            except BlockingIOError:
+                if self._is_full or not self._has_room():
+                    self._is_full = True
+                    return False
+                os.write(self._writer, frame)
         except OSError:
             return False
+        self._is_full = False
         return True
+
+    def _has_room(self) -> bool:
+        """Wait a moment until the pipe takes a frame again."""
+        poll = select.poll()
+        poll.register(self._writer, select.POLLOUT)
+        return bool(poll.poll(_WAIT_MS))
+
+
+def _is(descriptor: int, inode: int) -> bool:
+    """Return whether a descriptor is still the pipe. Raises `OSError`.
+
+    A handler may have closed it, and opened a file of its own under this number.
+    """
+    return os.fstat(descriptor).st_ino == inode
 
 
 class _Process:
@@ -171,9 +187,12 @@ def install(log: Callable[[logging.LogRecord], None], move_log: Callable[[int], 
 
 
 def use_pipe(descriptor: int) -> None:
-    """Send the output of kinds that keep their logs through this pipe."""
+    """Send the output of kinds that keep their logs through this pipe; close it without any."""
     kinds = {handler.kind for handler in registry().values() if handler.keep_log}
-    _Process.pipe = OutputPipe(descriptor, kinds) if kinds else None
+    if kinds:
+        _Process.pipe = OutputPipe(descriptor, kinds)
+    else:
+        os.close(descriptor)
 
 
 def keeps(kind: str) -> bool:
@@ -187,17 +206,15 @@ def begin(kind: str, execution_id: int, span: int) -> None:
         _Process.pipe.begin(execution_id, span)
 
 
-@contextmanager
-def captured(kind: str, execution_id: int, span: int = 1) -> Iterator[None]:
-    """Take everything that is printed during a sync handler call, if the logs are kept."""
+def captured(kind: str, execution_id: int, span: int, call: Callable[[], T]) -> T:
+    """Call a sync handler, and take everything that it prints if the logs are kept."""
     pipe = _Process.pipe
     if pipe is None or not pipe.keeps(kind):
-        yield
-        return
+        return call()
     pipe.begin(execution_id, span)
     _Process.move_log(pipe.redirect())
     try:
-        yield
+        return call()
     finally:
         end_lines()
         pipe.restore()

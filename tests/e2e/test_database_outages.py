@@ -250,10 +250,10 @@ def test_the_database_goes_away_while_a_peer_starts(
         postgres.restart(mode)
     else:
         postgres.stop()
-        peer.await_event("database_lost", 2)
+        peer.await_event("database_unreachable", 2)
         postgres.start()
     peer.joined()
-    assert peer.events("database_lost")
+    assert peer.events("database_unreachable")
     own.reconnect()
     task = own.submit("noop")
     own.until_state("completed", task)
@@ -266,7 +266,7 @@ def test_the_network_goes_away_while_a_peer_starts(own: Stage, well: int) -> Non
     with Proxy(own.url) as network:
         with network.silence(after=well):
             peer = own.launch(database_url=network.url, lease_timeout="1500ms")
-            peer.await_event("database_lost")
+            peer.await_event("database_unreachable")
         peer.joined()
         assert peer.terminate() == 0
 
@@ -275,5 +275,5 @@ def test_a_peer_that_waits_for_the_database_to_start_can_be_stopped(own: Stage) 
     """By one signal."""
     with Proxy(own.url) as network, network.silence(after=1):
         peer = own.launch(database_url=network.url, lease_timeout="1500ms")
-        peer.await_event("database_lost")
+        peer.await_event("database_unreachable")
         assert peer.terminate() == 0

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
+
+import psycopg
 
 from tests.support.world import Peer, column, rows, run, submit, value
 
@@ -92,3 +96,25 @@ def test_a_full_disk_is_helped_at_once(db: Connection, peer: Peer) -> None:
     run(db, "truncate peers.task_log")
     assert rows(db, "select from peers.task_log") == []
     assert rows(db, "select * from peers.check()") == []
+
+
+BAD = b"no \xff UTF-8"
+
+
+def fail_with_a_log(db: Connection, peer: Peer, text: bytes) -> int:
+    """Record a failure and its log in one transaction; return how many failures there are."""
+    submit(db)
+    [claim] = peer.claim()
+    with suppress(psycopg.Error), db.transaction():
+        peer.fail(claim)
+        store(db, peer.id, (claim.task_id, claim.token, 1, "failed", len(text), text))
+    return int(value(db, "select count(*) from peers.failure where task_id = %s", claim.task_id))
+
+
+def test_a_bad_log_leaves_the_outcome_in_its_transaction(db: Connection, peer: Peer) -> None:
+    """And without the handler of errors in peers.store_logs it would be lost."""
+    assert fail_with_a_log(db, peer, BAD) == 1
+    source: str = value(db, "select pg_get_functiondef('peers.store_logs'::regproc)")
+    run(db, re.sub(r"exception\s+when others then\s+return sqlerrm;", "", source))
+    assert fail_with_a_log(db, peer, b"good") == 1
+    assert fail_with_a_log(db, peer, BAD) == 0

@@ -7,6 +7,7 @@ import logging
 import math
 import traceback
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pytest
 
@@ -75,6 +76,14 @@ def test_a_handler_may_name_its_event() -> None:
     """As users of structured logs do."""
     assert in_json(record("x", event="paid"))["event"] == "paid"
     assert in_json(record("x", event=7))["extra_event"] == 7
+
+
+def test_a_list_of_tokens_is_readable() -> None:
+    """In text it can be copied."""
+    token = UUID("0d3a4e8c-36c0-4d8e-9b53-0f4c8fbfd0a4")
+    line = Text(journal=False).format(record("x", tokens=[token, token]))
+    assert line.endswith(f"x  [tokens=[{token}, {token}]]")
+    assert in_json(record("x", tokens=[token]))["tokens"] == [str(token)]
 
 
 CYCLE: list[object] = []
