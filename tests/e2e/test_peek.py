@@ -73,7 +73,7 @@ def test_a_busy_handler_uses_the_cpu(stage: Stage) -> None:
 def test_c_code_that_holds_the_gil_is_seen(stage: Stage) -> None:
     """The interpreter cannot reply, and the signal's handler needs no GIL."""
     stage.peer(APP)
-    task_id = stage.submit("peek.regex", {"size": 28})
+    task_id = stage.submit("peek.regex", {"size": 27})
     stage.until_started(task_id)
     seen = look(stage, task_id)
     assert seen.facts["stacks_from"] == "signal", seen.report
