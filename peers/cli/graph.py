@@ -35,7 +35,10 @@ _STATES: Final = ("blocked", "scheduled", "ready", "running", "completed", "dead
 def register(commands: Commands) -> None:
     """Declare `graph` and its commands."""
     group = add_group(
-        commands, "graph", "graphs: tasks that were submitted together", example="peers graph list"
+        commands,
+        "graph",
+        "graphs: tasks that were submitted together",
+        example=["peers graph 42", "peers graph --task 4711 --svg > around.svg"],
     )
     listing = add_command(
         group, "list", _list, "list graphs, newest first", reads=True,

@@ -79,14 +79,12 @@ def state_of_thread(pid: int, thread: int) -> str | None:
     return None if fields is None else fields[0]
 
 
-def last_other_thread(pid: int) -> int | None:
-    """Return a thread besides the main thread; None: there is none.
-
-    The first one is the reader, which a worker starts before any handler runs.
-    """
+def thread_named(pid: int, name: str) -> int | None:
+    """Return the thread of this name; None: there is none."""
     with contextlib.suppress(OSError):
-        threads = sorted(int(each.name) for each in (_PROC / str(pid) / "task").iterdir())
-        return next((thread for thread in threads if thread != pid), None)
+        for task in (_PROC / str(pid) / "task").iterdir():
+            if (task / "comm").read_text(errors="replace").rstrip("\n") == name:
+                return int(task.name)
     return None
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from peers.pool import process_facts
+from peers.protocol.messages import READER_THREAD
 
 _DUMP_MAX: Final = 1 << 20
 _LOOK_AGAIN: Final = 0.005
-_READER: Final = "reader"
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -55,17 +55,20 @@ class StackDump:
     def take(self, pidfd: int, until: float) -> str | None:
         """Let the worker write its stacks, and return them; None: it did not until then.
 
-        The signal goes to a thread that does not run the handler, if the handler's thread is inside
-        a system call: that would return early with EINTR, and not all C code expects it. A thread
-        that computes is not disturbed. It is the better one, because it cannot change its frames
-        while it is writing them.
+        The signal goes to the worker's own reader thread if the main thread is inside a system
+        call: that would return early with EINTR, and not all C code expects it. A main thread that
+        computes is not disturbed. It is the better one, because it cannot change its frames while
+        it is writing them.
         """
         if not self._is_safe(pidfd):
             return None
         os.ftruncate(self._fd, 0)
         thread = self._pid
         if process_facts.state_of_thread(self._pid, self._pid) != "R":
-            thread = process_facts.last_other_thread(self._pid) or self._pid
+            reader = process_facts.thread_named(self._pid, READER_THREAD)
+            if reader is None:
+                return None
+            thread = reader
         if _libc.tgkill(self._pid, thread, self._number) != 0:
             return None
         while time.monotonic() < until:

@@ -22,6 +22,8 @@ from peers.protocol.started_marks import UNMARKED
 # Each message starts with a mark and its length. What user code writes into a wrong descriptor has
 # no mark, so it is not taken for a length.
 HEADER: Final = struct.Struct("!II")
+READER_THREAD: Final = "peers-reader"
+"""The name of the worker's thread that reads messages, in /proc."""
 NOT_STARTED: Final = "the task waits for a slot in its worker"
 """The remark of a Peeked for a task whose handler has not started."""
 _MARK: Final = 0x50656572

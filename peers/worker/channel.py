@@ -11,12 +11,14 @@ import sys
 import threading
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from typing import Any, Final, NoReturn
 from uuid import UUID
 
 from peers import errors
 from peers.context import CurrentTask
 from peers.protocol.messages import (
+    READER_THREAD,
     Completed,
     Failed,
     HandlerRequest,
@@ -121,6 +123,9 @@ class Channel:
         """Read in a thread from now on, and pass everything but replies to `handle`."""
 
         def read() -> None:
+            with contextlib.suppress(OSError):  # the peer finds this thread by its name
+                task = Path(f"/proc/self/task/{threading.get_native_id()}")
+                (task / "comm").write_text(READER_THREAD, encoding="ascii")
             try:
                 self._read_all(handle)
             except BaseException:  # noqa: BLE001  # a worker that reads nothing would keep its tasks for ever

@@ -73,7 +73,7 @@ def test_a_busy_handler_uses_the_cpu(stage: Stage) -> None:
 def test_c_code_that_holds_the_gil_is_seen(stage: Stage) -> None:
     """The interpreter cannot reply, and the signal's handler needs no GIL."""
     stage.peer(APP)
-    task_id = stage.submit("peek.regex", {"size": 28})
+    task_id = stage.submit("peek.regex", {"size": 27})
     stage.until_started(task_id)
     seen = look(stage, task_id)
     assert seen.facts["stacks_from"] == "signal", seen.report
@@ -86,7 +86,7 @@ def test_c_code_that_holds_the_gil_is_seen(stage: Stage) -> None:
 def test_a_system_call_that_holds_the_gil_does_not_return_early(stage: Stage) -> None:
     """The signal goes to another thread: sleep(3) would return with EINTR."""
     stage.peer(APP)
-    task_id = stage.submit("peek.c_sleep", {"seconds": 6})
+    task_id = stage.submit("peek.c_sleep", {"seconds": 8})
     stage.until_started(task_id)
     seen = look(stage, task_id)
     assert seen.facts["stacks_from"] == "signal", seen.report
@@ -102,7 +102,7 @@ def test_the_signal_is_not_sent_where_it_would_do_harm(
     """Without its handler it would kill the worker; or the stacks would go to a file of the app."""
     stage.peer(APP)
     path = {"path": str(tmp_path / "report")} if kind == "peek.other_file" else {}
-    task_id = stage.submit(kind, {"seconds": 6, **path})
+    task_id = stage.submit(kind, {"seconds": 8, **path})
     stage.until_started(task_id)
     time.sleep(0.5)  # it is in the C function now
     seen = look(stage, task_id)
