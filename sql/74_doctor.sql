@@ -1,4 +1,4 @@
--- peers.doctor: what a database administrator would check. The files 74_doctor_… have one function for each check.
+-- peers.doctor: what a database administrator would check. The files 74_doctor_*.sql have one function for each check.
 --
 -- A check is a function peers._doctor_NAME(older_than) that returns its findings, and its comment is the question that
 -- it asks. To add one: write the function, add its line to peers.doctor below, and its section to docs/doctor.md.

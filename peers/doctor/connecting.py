@@ -25,6 +25,7 @@ BAD_CONFIGURATION: Final = "bad_configuration"
 UNREACHABLE: Final = "unreachable"
 EMBEDDED: Final = "embedded"
 
+# The first one that matches counts: a refusal by pg_hba.conf mentions SSL as well.
 CAUSES: Final = (
     _cause(
         "host_unknown",
@@ -69,16 +70,17 @@ CAUSES: Final = (
         "`peers migrate`",
     ),
     _cause(
+        "access_refused",
+        r"no pg_hba\.conf entry|permission denied for database|pg_hba\.conf rejects",
+        "on the server: add a line for this user, database and address to pg_hba.conf and SELECT "
+        "pg_reload_conf(); a server that wants TLS needs sslmode=require here; if the right to "
+        "connect is missing: GRANT CONNECT ON DATABASE name TO role;",
+    ),
+    _cause(
         "tls_failed",
         r"\bssl|certificate|\btls\b",
         "check sslmode and sslrootcert in PEERS_DATABASE_URL: sslmode=verify-full needs the "
         "certificate of the server's authority; sslmode=disable only within a trusted network",
-    ),
-    _cause(
-        "access_refused",
-        r"no pg_hba\.conf entry|permission denied for database|pg_hba\.conf rejects",
-        "on the server: add a line for this user, database and address to pg_hba.conf and SELECT "
-        "pg_reload_conf(); or GRANT CONNECT ON DATABASE name TO role;",
     ),
     _cause(
         "no_connection_free",

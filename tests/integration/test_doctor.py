@@ -23,6 +23,7 @@ from peers.doctor import connecting, examination, notifications, server
 from peers.doctor.check import Visit
 from peers.doctor.examination import CLIENT_CHECKS
 from peers.embedded import EmbeddedPostgres
+from peers.errors import DatabaseUnreachable
 from peers.settings import Settings
 from tests.support.cli import Answer, Here, peers, until
 from tests.support.doctor_faults import Ground, by_hand, planted
@@ -389,6 +390,29 @@ def test_no_host_accepts_writes(db: Connection, database_url: str) -> None:
     url = make_conninfo(database_url, target_session_attrs="read-write")
     answer = peers("doctor", "--json", url=url)
     assert (answer.code, set(findings(answer))) == (UNREACHABLE, {"no_writable_server"})
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ('FATAL:  no pg_hba.conf entry for host "10.0.0.7", user "u", database "d", SSL encryption',
+         "access_refused"),
+        ('FATAL:  password authentication failed for user "u"\nconnection to "db" failed: '
+         'FATAL:  no pg_hba.conf entry for host "10.0.0.7", user "u", database "d", no encryption',
+         "password_refused"),
+        ("fe_sendauth: no password supplied", "password_refused"),
+        ("SSL error: certificate verify failed", "tls_failed"),
+        ('root certificate file "/root/.postgresql/root.crt" does not exist', "tls_failed"),
+        ("server does not support SSL, but SSL was required", "tls_failed"),
+        ('FATAL:  sorry, too many clients already', "no_connection_free"),
+        ("FATAL:  the database system is not yet accepting connections", "server_starting"),
+    ],
+)  # fmt: skip
+def test_a_cause_is_recognized_by_what_libpq_says(said: str, name: str) -> None:
+    """Also where a message mentions several."""
+    error = DatabaseUnreachable("the database cannot be reached")
+    error.__cause__ = psycopg.OperationalError(said)
+    assert connecting.refusal(error).finding == name
 
 
 def test_every_cause_says_what_to_do() -> None:

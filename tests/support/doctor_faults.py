@@ -203,7 +203,7 @@ def use_up_transactions(db: Connection, number: int) -> None:
 
 @fault
 def autovacuum_off(ground: Ground) -> None:
-    """Somebody has switched it off for one table."""
+    """It was switched off for one table."""
     run(ground.db, "alter table peers.ready set (autovacuum_enabled = off)")
 
 
@@ -290,7 +290,7 @@ def small_memory(ground: Ground) -> None:
 
 @fault
 def statistics_off(ground: Ground) -> None:
-    """Somebody has saved a little time."""
+    """It was switched off to save a little time."""
     run(ground.db, "set track_activities = off")
     ground.finally_("reset track_activities")
 
@@ -320,7 +320,7 @@ def grants_missing(ground: Ground) -> None:
 
 @fault
 def index_hinders_hot(ground: Ground) -> None:
-    """Somebody wanted a fast count of states."""
+    """Made for a fast count of states."""
     run(ground.db, "create index by_state on peers.task (kind) where state = 'dead'")
 
 
@@ -360,7 +360,7 @@ def trigger_disabled(ground: Ground) -> None:
 
 @fault
 def unlogged_table(ground: Ground) -> None:
-    """Somebody has made it faster."""
+    """Made to write faster."""
     run(ground.db, "alter table peers.dead set unlogged")
 
 
@@ -421,7 +421,7 @@ def late_schedule(ground: Ground) -> None:
 
 @fault
 def limit_shut(ground: Ground) -> None:
-    """Somebody went home."""
+    """It was shut and forgotten."""
     run(ground.db, "insert into peers.limit (name, kind, max_running) values ('l', 'b', 1)")
     run(ground.db, "select peers.shut_limit('l')")
 
