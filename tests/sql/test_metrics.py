@@ -118,7 +118,7 @@ def test_an_update_of_a_minute_writes_no_index_entry(db: Connection, peer: Peer)
 
 def test_peers_and_database_have_the_same_bounds(db: Connection) -> None:
     """A report is nothing but counts: both sides must know what they count."""
-    assert value(db, "select peers.wantedbounds()") == list(BOUNDS)
+    assert value(db, "select peers.metric_bounds()") == list(BOUNDS)
 
 
 # ---------------------------------------------------------------------------------- throughput
