@@ -198,7 +198,7 @@ def test_a_task_that_was_scheduled_has_not_waited(db: Connection, peer: Peer) ->
     assert waited(peer)[0] < 60
 
 
-def test_a_retried_task_waits_anew(db: Connection, peer: Peer) -> None:
+def test_a_retried_task_waits_from_its_retry_on(db: Connection, peer: Peer) -> None:
     """From its retry on."""
     submit(db)
     age(db)
