@@ -199,7 +199,7 @@ def test_a_task_that_was_scheduled_has_not_waited(db: Connection, peer: Peer) ->
 
 
 def test_a_retried_task_waits_from_its_retry_on(db: Connection, peer: Peer) -> None:
-    """From its retry on."""
+    """The wait of its first attempt does not count."""
     submit(db)
     age(db)
     [claim] = peer.claim()
