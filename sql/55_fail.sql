@@ -152,5 +152,5 @@ $$;
 comment on function peers.fail is
     'Records failed attempts: [{"task_id", "token", "error_type", "error_message", "traceback", "exit_signal", '
     '"exit_code", "retry_in" (seconds, instead of the backoff), "reject" (dead at once), "snooze" (not a failure: the '
-    'attempt does not count)}]. Returns a verdict for each. Recorded: retried, dead, cancelled (somebody had asked for '
-    'it) or snoozed. Not recorded: stale, already or busy. patient: as in peers.complete.';
+    'attempt does not count)}]. Returns a verdict for each. Recorded: retried, dead, cancelled (on request) '
+    'or snoozed. Not recorded: stale, already or busy. patient: as in peers.complete.';

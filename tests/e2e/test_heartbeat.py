@@ -89,7 +89,7 @@ def test_a_beat_without_a_turning_loop_would_go_on_for_ever(
     heartbeat: Callable[[], Heartbeat], heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The broken variant: when the loop is not asked for, a hung peer keeps its leases."""
-    monkeypatch.setattr(Heartbeat, "_main_loop_works", lambda _self: True)
+    monkeypatch.setattr(Heartbeat, "_check_main_loop", lambda _self: True)
     heartbeat()
     assert heard.many.wait(PATIENCE)
     assert not heard.expired.is_set()

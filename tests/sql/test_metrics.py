@@ -118,7 +118,7 @@ def test_an_update_of_a_minute_writes_no_index_entry(db: Connection, peer: Peer)
 
 def test_peers_and_database_have_the_same_bounds(db: Connection) -> None:
     """A report is nothing but counts: both sides must know what they count."""
-    assert value(db, "select peers.wantedbounds()") == list(BOUNDS)
+    assert value(db, "select peers.metric_bounds()") == list(BOUNDS)
 
 
 # ---------------------------------------------------------------------------------- throughput
@@ -198,8 +198,8 @@ def test_a_task_that_was_scheduled_has_not_waited(db: Connection, peer: Peer) ->
     assert waited(peer)[0] < 60
 
 
-def test_a_retried_task_waits_anew(db: Connection, peer: Peer) -> None:
-    """From its retry on."""
+def test_a_retried_task_waits_from_its_retry_on(db: Connection, peer: Peer) -> None:
+    """The wait of its first attempt does not count."""
     submit(db)
     age(db)
     [claim] = peer.claim()
