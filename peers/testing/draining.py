@@ -18,7 +18,7 @@ from peers.protocol.messages import Failed
 from peers.spans import Span, timedelta_of
 from peers.testing.clock import Clock
 from peers.testing.drained import Drained, DrainFailed
-from peers.testing.execution import BatchRun, Ended, error_of, run, run_async
+from peers.testing.execution import BatchRun, Ended, error_of, require_no_loop, run, run_async
 from peers.testing.inline_peer import InlinePeer, Work
 from peers.testing.places import connection_of
 
@@ -61,8 +61,11 @@ def drain(
     with connection_of(within) as connection:
         loop = _Drain(connection, queues, kinds, ahead, max_attempts)
         steps = loop.steps()
-        with asyncio.Runner() as runner:
+        runner = asyncio.Runner()  # it makes a loop only when an async handler needs one
+        try:
             _run_to_end(steps, lambda work: _call(work, runner))
+        finally:
+            runner.close()
         return loop.result(raise_errors=raise_errors)
 
 
@@ -110,6 +113,8 @@ def _next(steps: _Steps, ended: list[Ended] | None) -> Work | None:
 
 def _call(work: Work, runner: asyncio.Runner) -> list[Ended]:
     handler = registry()[work[0].task.kind]
+    if handler.is_async:
+        require_no_loop("await drain_async(…)")
     if handler.batch_size is not None:
         batch = BatchRun(work)
         return runner.run(batch.run_async()) if handler.is_async else batch.run()

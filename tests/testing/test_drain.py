@@ -387,6 +387,8 @@ def test_a_drain_runs_on_the_loop_of_a_test() -> None:
 
     async def test() -> None:
         await async_.submit_async()
+        with pytest.raises(BadArgument, match="drain_async"):
+            drain(kinds=[async_])
         peers.submit_many(batch, [{}, {}])
         drained = await drain_async()
         assert drained.states == {"completed": 4}

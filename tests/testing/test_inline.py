@@ -244,6 +244,9 @@ def test_an_async_handler_runs_on_the_loop_of_the_test() -> None:
         assert await run_task_async(here, 2) == 3
         assert seen == [asyncio.get_running_loop()]
         assert await TaskRun(sync, id=9).run_async() == 9
+        assert TaskRun(sync, id=9).run() == 9
+        with pytest.raises(BadArgument, match=r"in a coroutine.*run_async"):
+            run_task(here, 2)
 
     seen: list[asyncio.AbstractEventLoop] = []
     asyncio.run(test())
