@@ -22,7 +22,7 @@ TEST_WORKERS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo predict-demo predict-matrix test test-fast test-sqlalchemy-2.0 chaos chaos-limits schedules bench bench-limits bench-long-horizon bench-predict lint format docs lock release clean
+.PHONY: help venv demo predict-demo predict-matrix test test-fast test-sqlalchemy-2.0 chaos chaos-limits fleet schedules bench bench-limits bench-long-horizon bench-predict lint format docs lock release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ chaos: $(STAMP) ## 10,000 tasks in a random graph, a peer and a backend killed a
 
 chaos-limits: $(STAMP) ## limits by the handlers' own ledger, while 16 peers are killed and stopped (ARGS=…)
 	@$(BIN)/python -m tests.e2e.limits_chaos $(ARGS)
+
+fleet: $(STAMP) ## Peers under systemd on three booted machines, disturbed (root; 8 minutes; ARGS=…)
+	@$(BIN)/python -m tests.fleet $(ARGS)
 
 schedules: $(STAMP) ## ten simulated years of schedules beside cronsim, fired by peers that die (11 minutes; ARGS=…)
 	@$(BIN)/python -m tests.sql.ten_years $(ARGS)

@@ -174,6 +174,10 @@ class NotDead(PeersError):
     """PE004: only a dead letter can be retried or discarded."""
 
 
+class NotRunning(PeersError):
+    """PE016: only a running task has a stack, and only a live peer can show it."""
+
+
 class Refused(PeersError):
     """PE005: the statement would make the scheduler's tables inconsistent."""
 
@@ -257,6 +261,7 @@ _BY_SQLSTATE: dict[str, type[PeersError]] = {
     "PE013": BadSchedule,
     "PE014": BadLimit,
     "PE015": LimitNotFound,
+    "PE016": NotRunning,
     "22003": BadTask,  # numeric_value_out_of_range
     "22007": BadTask,  # invalid_datetime_format
     "22008": BadTask,  # datetime_field_overflow

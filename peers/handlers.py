@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from peers.errors import ArgsInvalid, BadLimit, BadSchedule, ResultInvalid
 from peers.limits import MOST_TOGETHER, Limit, require_paths
@@ -29,6 +29,9 @@ from peers.types import (
     TIMEOUT_MIN,
 )
 from peers.values import Codec, ConversionError, Fields
+
+KeepLog: TypeAlias = Literal["", "failed", "always"]
+"""Which logs are kept: none, those of failed attempts, or those of completed ones too."""
 
 DEFAULT_BACKOFF: Final = timedelta(seconds=1)
 DEFAULT_BACKOFF_CAP: Final = timedelta(hours=1)
@@ -54,6 +57,7 @@ class Handler:
     backoff_cap: timedelta = DEFAULT_BACKOFF_CAP
     batch_size: int | None = None
     batch_wait: timedelta = timedelta(0)
+    keep_log: KeepLog = ""
     limits: tuple[Limit, ...] = ()
     schedules: tuple[Schedule, ...] = ()
     _signature: Signature = field(init=False, repr=False, compare=False)
@@ -86,6 +90,10 @@ class Handler:
         _require(
             timedelta(0) <= self.backoff <= self.backoff_cap,
             "backoff" + of, f"0 to its backoff_cap ({format_span(self.backoff_cap)})", self.backoff,
+        )  # fmt: skip
+        _require(
+            self.keep_log in ("", "failed", "always"),
+            "keep_log" + of, 'True (of failed attempts), "always" or False', self.keep_log,
         )  # fmt: skip
         if self.batch_size is not None:
             _require(

@@ -20,6 +20,7 @@ NAME_MAX_LENGTH: Final = 200
 
 IDEMPOTENCY_KEY_MAX_LENGTH: Final = 500
 UNIQUE_KEY_MAX_LENGTH: Final = 400
+PEEK_REPORT_MAX_BYTES: Final = 64 << 10
 UNIQUE_SPAN_MIN: Final = 0.001
 UNIQUE_SPAN_MAX: Final = 365 * 86400.0
 """For an interval as `unique_while`, and for `wait` and `max_wait`."""

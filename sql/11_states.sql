@@ -7,6 +7,7 @@ create table if not exists peers.ready (
     priority smallint not null,
     position bigint generated always as identity,
     task_id bigint not null,
+    ready_at timestamptz not null default statement_timestamp(),
     -- serves claim: the first tasks of each kind that a peer can run. The kind comes before the priority, so that
     -- a claim never walks over tasks of kinds that its peer cannot run.
     primary key (queue, kind, priority, position)
@@ -18,6 +19,7 @@ comment on column peers.ready.kind is 'The task''s kind.';
 comment on column peers.ready.priority is 'The task''s priority. A row whose task has another priority is stale.';
 comment on column peers.ready.position is
     'The order in which tasks became ready. A retried task goes to the tail of its priority.';
+comment on column peers.ready.ready_at is 'When the task became ready: claims tell how long it has waited.';
 comment on column peers.ready.task_id is
     'The task. The row is stale unless the task is ready and its graph is not paused; the next claim drops stale rows.';
 

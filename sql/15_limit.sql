@@ -71,6 +71,7 @@ create table if not exists peers.ready_limited (
     priority smallint not null,
     position bigint not null,
     task_id bigint not null,
+    ready_at timestamptz not null default statement_timestamp(),
     limit_keys bigint[] not null,
     -- serves claim_limited: the first tasks of each key. A claim jumps from one key to the next.
     primary key (queue, kind, layout, rank, key, priority, position)
@@ -86,6 +87,7 @@ comment on column peers.ready_limited.rank is 'The task''s priority; 0 if a fair
 comment on column peers.ready_limited.key is 'Stands for the values of the task''s limit keys.';
 comment on column peers.ready_limited.priority is 'The task''s priority.';
 comment on column peers.ready_limited.position is 'The order in which tasks became ready, the same as in peers.ready.';
+comment on column peers.ready_limited.ready_at is 'When the task became ready.';
 comment on column peers.ready_limited.task_id is
     'The task. The row is stale unless the task is ready, its graph is not paused and its keys are the same.';
 comment on column peers.ready_limited.limit_keys is

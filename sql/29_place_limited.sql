@@ -15,7 +15,7 @@ create or replace function peers._place_rows(_rows peers.ready[]) returns intege
 as $$
 begin
     with placed as materialized (
-        select t.queue, t.kind, t.priority, r.position, t.id, l.layout, l.fair, l.limit_keys
+        select t.queue, t.kind, t.priority, r.position, t.id, r.ready_at, l.layout, l.fair, l.limit_keys
         from unnest(_rows) r
         cross join lateral (
             select t.* from peers.task t
@@ -25,13 +25,13 @@ begin
         ) t
         cross join lateral peers._limits_of(t.queue, t.kind, t.args) l
     ), unlimited as (
-        insert into peers.ready (queue, kind, priority, position, task_id)
+        insert into peers.ready (queue, kind, priority, position, task_id, ready_at)
         overriding system value
-        select p.queue, p.kind, p.priority, p.position, p.id from placed p where p.limit_keys is null
+        select p.queue, p.kind, p.priority, p.position, p.id, p.ready_at from placed p where p.limit_keys is null
     )
-    insert into peers.ready_limited (queue, kind, layout, rank, key, priority, position, task_id, limit_keys)
+    insert into peers.ready_limited (queue, kind, layout, rank, key, priority, position, task_id, ready_at, limit_keys)
     select p.queue, p.kind, p.layout, case when p.fair then 0 else p.priority end, hash_array_extended(p.limit_keys, 0),
-           p.priority, p.position, p.id, p.limit_keys
+           p.priority, p.position, p.id, p.ready_at, p.limit_keys
     from placed p where p.limit_keys is not null;
     return coalesce(cardinality(_rows), 0);
 end
@@ -59,9 +59,10 @@ begin
             ) first
             limit _most
         ))
-        returning r.queue, r.kind, r.priority, r.position, r.task_id
+        returning r.queue, r.kind, r.priority, r.position, r.task_id, r.ready_at
     )
-    select array_agg(row(m.queue, m.kind, m.priority, m.position, m.task_id)::peers.ready) into _rows from moved m;
+    select array_agg(row(m.queue, m.kind, m.priority, m.position, m.task_id, m.ready_at)::peers.ready) into _rows
+    from moved m;
     return peers._place_rows(_rows);
 end
 $$;
@@ -85,9 +86,10 @@ begin
             limit _most
             for update skip locked
         ))
-        returning r.queue, r.kind, r.priority, r.position, r.task_id
+        returning r.queue, r.kind, r.priority, r.position, r.task_id, r.ready_at
     )
-    select array_agg(row(m.queue, m.kind, m.priority, m.position, m.task_id)::peers.ready) into _rows from moved m;
+    select array_agg(row(m.queue, m.kind, m.priority, m.position, m.task_id, m.ready_at)::peers.ready) into _rows
+    from moved m;
     return peers._place_rows(_rows);
 end
 $$;

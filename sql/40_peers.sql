@@ -70,18 +70,20 @@ begin
 end
 $$;
 
--- Returns since when the database has been reachable for peers: since then no two heartbeats were further apart than
--- half a lease. Each peer knows this of its own heartbeats (healthy_since). It holds until now if the last of them is
+-- Returns since when the database has been reachable, as a peer with this lease needs to know it: since then no two
+-- heartbeats were further apart than half of this lease. Each peer knows this of its own heartbeats (healthy_since),
+-- for its own lease: a peer with a longer one overlooks longer outages. It holds until now if the last of them is
 -- recent. A peer that joins takes it over from such peers. If there is none, the database may have been away until now.
 -- A heartbeat in the future proves nothing: the clock was set back.
-create or replace function peers._reachable_since(_now timestamptz) returns timestamptz
+create or replace function peers._reachable_since(_now timestamptz, _lease interval) returns timestamptz
     language plpgsql stable
     set search_path = pg_catalog, peers, pg_temp
 as $$
 begin
     return coalesce(
         (select min(least(p.healthy_since, _now)) from peers.peer p
-         where p.heartbeat_at between _now - p.lease_timeout / 2 and _now),
+         where p.lease_timeout <= _lease
+           and p.heartbeat_at between _now - p.lease_timeout / 2 and _now),
         _now
     );
 end
@@ -130,7 +132,7 @@ begin
                             host_id, process_start, liveness_lock)
     values (left(host, 255), pid, queues,
             array(select distinct k ->> 'kind' from jsonb_array_elements(kinds) k order by 1),
-            lease_timeout, _now, _now, peers._reachable_since(_now),
+            lease_timeout, _now, _now, peers._reachable_since(_now, lease_timeout),
             process ->> 'host_id', (process ->> 'start')::bigint, process ->> 'lock')
     returning id into _id;
     if process is not null then
@@ -157,7 +159,9 @@ end
 $$;
 
 create or replace function peers.heartbeat(peer_id uuid)
-returns table (contract_version integer, alive boolean, cancelled_tasks bigint[], cancelled_tokens uuid[])
+returns table (
+    contract_version integer, alive boolean, cancelled_tasks bigint[], cancelled_tokens uuid[], peeks jsonb
+)
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
     set lock_timeout = '1s'
@@ -178,14 +182,19 @@ begin
     into cancelled_tasks, cancelled_tokens
     from peers.cancel_request r
     where exists (select from peers.lease l where l.token = r.token and l.peer_id = heartbeat.peer_id);
+    select jsonb_agg(jsonb_build_object('id', k.id, 'task_id', k.task_id, 'token', k.token) order by k.id)
+    into peeks
+    from peers.peek k
+    where k.peer_id = heartbeat.peer_id and k.replied_at is null;
     return next;
 end
 $$;
 
 comment on function peers.heartbeat is
     'Renews a peer and all of its leases. alive = false: the peer was lost and its leases are gone; it must stop its '
-    'handlers and join again. Also returns the tasks that it is asked to cancel. It waits at most a second for a lock; '
-    'after that it raises 55P03 and nothing was renewed.';
+    'handlers and join again. Also returns the tasks that it is asked to cancel, and the requests of '
+    'peers.request_peek to which it has not replied: [{"id", "task_id", "token"}], or null. It waits at most a second '
+    'for a lock; after that it raises 55P03 and nothing was renewed.';
 
 create or replace function peers.progress(
     peer_id uuid, task_id bigint, token uuid, done bigint, total bigint

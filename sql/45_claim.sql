@@ -17,7 +17,7 @@ do $$
 begin
     create type peers.claim_tasks as (
         ids bigint[], attempts smallint[], kinds text[], priorities smallint[], positions bigint[],
-        timeouts double precision[], args text[]
+        timeouts double precision[], args text[], ready_at timestamptz[]
     );
 exception when duplicate_object then null;
 end
@@ -77,6 +77,7 @@ declare
     _kinds text[];
     _priorities smallint[];
     _positions bigint[];
+    _ready_at timestamptz[];
     _peer_locked boolean;
 begin
     finished := true;
@@ -86,18 +87,18 @@ begin
     -- Without the lock on its peer, a claim at the same moment as a reclaim would leave a lease without a peer. A
     -- heartbeat does not wait for the lock. If another session has the peer's row locked, the claim takes nothing.
     select array_agg(r.spot), array_agg(r.task_id), array_agg(r.kind) filter (where _several_kinds),
-           array_agg(r.priority), array_agg(r.position),
+           array_agg(r.priority), array_agg(r.position), array_agg(r.ready_at),
            case when count(*) > 0 then exists (
                select from peers.peer p
                where p.id = _call.peer_id and p.lost_at is null and p.heartbeat_at + p.lease_timeout > _call.claimed_at
                for key share skip locked)
            end
-    into _spots, _ids, _kinds, _priorities, _positions, _peer_locked
+    into _spots, _ids, _kinds, _priorities, _positions, _ready_at, _peer_locked
     from (
-        select r.spot, r.task_id, p.kind, r.priority, r.position
+        select r.spot, r.task_id, p.kind, r.priority, r.position, r.ready_at
         from unnest(_ranges) p
         cross join lateral (
-            select r.ctid as spot, r.task_id, r.priority, r.position
+            select r.ctid as spot, r.task_id, r.priority, r.position, r.ready_at
             from peers.ready r
             where r.queue = _call.queue and r.kind = p.kind
               and (r.priority, r.position) > (p.after_priority, p.after_position)
@@ -133,7 +134,7 @@ begin
     )
     select array_agg(s.id), array_agg(s.attempt), array_agg(s.kind) filter (where not _uniform),
            array_agg(s.priority) filter (where not _uniform), _positions, array_agg(date_part('epoch', s.timeout)),
-           array_agg(s.args)
+           array_agg(s.args), _ready_at
     into tasks
     from started s;
     if cardinality(tasks.ids) is distinct from cardinality(_ids) then
@@ -150,23 +151,25 @@ begin
 
     -- the UPDATE returns the tasks by id
     if tasks.ids <> _ids or not _uniform then
-        select array_agg(r.task_id), array_agg(r.kind), array_agg(r.priority), array_agg(r.position)
-        into _ids, _kinds, _priorities, _positions
+        select array_agg(r.task_id), array_agg(r.kind), array_agg(r.priority), array_agg(r.position),
+               array_agg(r.ready_at)
+        into _ids, _kinds, _priorities, _positions, _ready_at
         from (
-            select r.task_id, coalesce(r.kind, _kinds[1]) as kind, r.priority, r.position
-            from unnest(_ids, _kinds, _priorities, _positions) r(task_id, kind, priority, position)
+            select r.task_id, coalesce(r.kind, _kinds[1]) as kind, r.priority, r.position, r.ready_at
+            from unnest(_ids, _kinds, _priorities, _positions, _ready_at) r(task_id, kind, priority, position, ready_at)
             order by r.task_id
         ) r;
         if tasks.ids <> _ids or tasks.kinds <> _kinds or tasks.priorities <> _priorities then
             raise exception using errcode = 'PE999';
         end if;
         select array_agg(t.id), array_agg(t.attempt), array_agg(t.kind), array_agg(t.priority),
-               array_agg(t.position), array_agg(t.timeout), array_agg(t.args)
+               array_agg(t.position), array_agg(t.timeout), array_agg(t.args), array_agg(t.ready_at)
         into tasks
         from (
             select t.*
-            from unnest(tasks.ids, tasks.attempts, _kinds, _priorities, _positions, tasks.timeouts, tasks.args)
-                 t(id, attempt, kind, priority, position, timeout, args)
+            from unnest(tasks.ids, tasks.attempts, _kinds, _priorities, _positions, tasks.timeouts, tasks.args,
+                        _ready_at)
+                 t(id, attempt, kind, priority, position, timeout, args, ready_at)
             order by t.priority, t.position
         ) t;
     end if;
@@ -217,7 +220,8 @@ $$;
 create or replace function peers.claim(
     peer_id uuid, queue text, max_tasks integer, inout resume peers.claim_resume default null,
     out token uuid, out task_ids bigint[], out attempts smallint[], out kinds text[], out priorities smallint[],
-    out timeouts double precision[], out args text, out more boolean, out limited boolean
+    out timeouts double precision[], out args text, out more boolean, out limited boolean,
+    out ready_at timestamptz[], out claimed_at timestamptz
 )
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -359,6 +363,8 @@ begin
     end if;
     timeouts := case when array_remove(_tasks.timeouts, null) <> '{}' then _tasks.timeouts end;
     args := '[' || array_to_string(_tasks.args, ',') || ']';
+    ready_at := _tasks.ready_at;
+    claimed_at := _began;
 end
 $$;
 
@@ -369,4 +375,5 @@ comment on function peers.claim is
     'has a timeout of its own. resume: pass what the last call for this queue returned, unchanged; it saves reading '
     'what was claimed before. Null: read from the start. more: the call spent its limits (10,000 rows, 0.1 s or 16 MiB '
     'of args); call again at once. limited: some kinds of the peer are under limits in this queue; call '
-    'peers.claim_limited, which claims these as well.';
+    'peers.claim_limited, which claims these as well. ready_at: since when each task was ready. claimed_at: the time '
+    'of the claim, by the same clock.';

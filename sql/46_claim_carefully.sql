@@ -29,15 +29,15 @@ begin
         return _one;
     end if;
     select array_agg(t.id), array_agg(t.attempt), array_agg(t.kind), array_agg(t.priority), array_agg(t.position),
-           array_agg(t.timeout), array_agg(t.args)
+           array_agg(t.timeout), array_agg(t.args), array_agg(t.ready_at)
     into _merged
     from (
         select t.id, t.attempt, coalesce(t.kind, c.kinds[1]) as kind,
-               coalesce(t.priority, c.priorities[1]) as priority, t.position, t.timeout, t.args
+               coalesce(t.priority, c.priorities[1]) as priority, t.position, t.timeout, t.args, t.ready_at
         from (select (_one).* union all select (_other).*) c
         cross join lateral unnest(
-            c.ids, c.attempts, c.kinds, c.priorities, c.positions, c.timeouts, c.args
-        ) t(id, attempt, kind, priority, position, timeout, args)
+            c.ids, c.attempts, c.kinds, c.priorities, c.positions, c.timeouts, c.args, c.ready_at
+        ) t(id, attempt, kind, priority, position, timeout, args, ready_at)
         order by 4, t.position
     ) t;
     return _merged;
@@ -312,6 +312,28 @@ begin
 end
 $$;
 
+-- Returns when tasks became ready, given the rows of ready or ready_limited that the claim has deleted for them.
+create or replace function peers._ready_times(_ids bigint[], _deleted_ids bigint[], _deleted_times timestamptz[])
+returns timestamptz[]
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _sorted bigint[];
+    _times timestamptz[];
+begin
+    if _ids is null or _deleted_ids is null then
+        return null;
+    end if;
+    select array_agg(d.id), array_agg(d.ready_at) into _sorted, _times
+    from (
+        select d.id, d.ready_at from unnest(_deleted_ids, _deleted_times) d(id, ready_at) order by d.id, d.ready_at
+    ) d;
+    -- of two rows of one task it finds the newer one
+    return array(select _times[width_bucket(i.id, _sorted)] from unnest(_ids) with ordinality i(id, n) order by i.n);
+end
+$$;
+
 -- Drops the stale ones of rows, and starts up to _wanted tasks of the others. It locks tasks and rows with SKIP LOCKED,
 -- and measures the args. dropped: how many rows it has deleted. last: it did not look at the rows behind this one.
 -- Null: it looked at all rows.
@@ -328,6 +350,7 @@ declare
     _measured record;
     _result record;
     _spots tid[];
+    _deleted record;
 begin
     _sorted := peers._examine_rows(_call, _rows);
     _spots := array(select r.spot from unnest(peers._lock_rows(_sorted.stale)) r);
@@ -343,7 +366,11 @@ begin
     tasks := _result.tasks;
     refused := _result.refused;
     _spots := _spots || _result.ended;
-    delete from peers.ready r where r.ctid = any (_spots);
+    with deleted as (
+        delete from peers.ready r where r.ctid = any (_spots) returning r.task_id, r.ready_at
+    )
+    select array_agg(d.task_id) as ids, array_agg(d.ready_at) as times into _deleted from deleted d;
+    tasks.ready_at := peers._ready_times(tasks.ids, _deleted.ids, _deleted.times);
     dropped := cardinality(_spots);
 end
 $$;

@@ -6,7 +6,7 @@ create or replace function peers._lease_reply(
     _lease peers.limited_lease,
     out token uuid, out task_ids bigint[], out attempts smallint[], out kinds text[], out priorities smallint[],
     out timeouts double precision[], out args text, out most_running integer, out start_in double precision,
-    out key bigint
+    out key bigint, out ready_at timestamptz[]
 )
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -27,6 +27,7 @@ begin
     most_running := case when _lease.share < cardinality(task_ids) then _lease.share end;
     start_in := case when _lease.start_at is not null then extract(epoch from _lease.start_at - peers.now()) end;
     key := hash_array_extended(_lease.limit_keys, 0);
+    ready_at := _tasks.ready_at;
 end
 $$;
 
@@ -77,7 +78,7 @@ create or replace function peers.claim_limited(
     out token uuid, out task_ids bigint[], out attempts smallint[], out kinds text[], out priorities smallint[],
     out timeouts double precision[], out args text, out more boolean, out limited boolean,
     out most_running integer, out start_in double precision, out waits text, out opens_in double precision,
-    out key bigint
+    out key bigint, out ready_at timestamptz[], out claimed_at timestamptz
 ) returns setof record
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
@@ -112,13 +113,15 @@ begin
     resume := null;
     limited_resume := null;
     more := false;
+    claimed_at := clock_timestamp();
     if limited and free_slots is not null and not _peer.queue_paused then
         _found := peers._claim_and_remember(
             _peer.call, _rules, _unlimited_kinds, _resume, claim_limited.free_slots, claim_limited.tasks_per_slot,
             coalesce(claim_limited.try_keys, '{}'), _limited_resume
         );
         foreach _lease in array _found.leases loop
-            select l.* into token, task_ids, attempts, kinds, priorities, timeouts, args, most_running, start_in, key
+            select l.*
+            into token, task_ids, attempts, kinds, priorities, timeouts, args, most_running, start_in, key, ready_at
             from peers._lease_reply(_lease) l;
             _taken := _taken + cardinality(task_ids);
             return next;
@@ -131,7 +134,8 @@ begin
         end;
     end if;
 
-    select l.* into token, task_ids, attempts, kinds, priorities, timeouts, args, most_running, start_in, key
+    select l.*
+    into token, task_ids, attempts, kinds, priorities, timeouts, args, most_running, start_in, key, ready_at
     from peers._lease_reply(null) l;
     if _unlimited_kinds <> '{}' then
         resume := _resume;
@@ -147,6 +151,7 @@ begin
         args := _result.args;
         resume := _result.resume;
         more := _result.more;
+        ready_at := _result.ready_at;
     end if;
     limited_resume := case when limited then _limited_resume end;
     return next;
@@ -166,4 +171,5 @@ comment on function peers.claim_limited is
     'take long while a session holds an old snapshot. The last row also tells about the tasks that '
     'wait. waits: full (each key has as many tasks as it may), busy (call again in some milliseconds), more (call '
     'again soon), slots (tasks that may start come before the next unlimited one, and no slot was free). opens_in: in '
-    'how many seconds a limit opens. limited: whether to call claim_limited again; false: call peers.claim.';
+    'how many seconds a limit opens. limited: whether to call claim_limited again; false: call peers.claim. '
+    'ready_at and claimed_at: as in peers.claim.';

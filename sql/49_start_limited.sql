@@ -4,20 +4,22 @@
 -- the first row that the claim has seen: before that are only rows of tasks that have started, and late ones.
 create or replace function peers._lock_first_rows(
     _queue text, _rules peers.limit_rules, _keys peers.limited_key[], _depth integer,
-    out spots tid[], out ids bigint[], out priorities smallint[], out positions bigint[], out places integer[]
+    out spots tid[], out ids bigint[], out priorities smallint[], out positions bigint[], out places integer[],
+    out ready_times timestamptz[]
 )
     language plpgsql volatile
     set search_path = pg_catalog, peers, pg_temp
 as $$
 begin
-    select array_agg(r.spot), array_agg(r.task_id), array_agg(r.priority), array_agg(r.position), array_agg(r.n)
-    into spots, ids, priorities, positions, places
+    select array_agg(r.spot), array_agg(r.task_id), array_agg(r.priority), array_agg(r.position), array_agg(r.n),
+           array_agg(r.ready_at)
+    into spots, ids, priorities, positions, places, ready_times
     from (
-        select r.spot, r.task_id, r.priority, r.position, k.n::integer as n
+        select r.spot, r.task_id, r.priority, r.position, k.n::integer as n, r.ready_at
         from unnest(_keys) with ordinality k(
             rules, turn, rank, key, limit_keys, priority, "position", room, running, used, share, n)
         cross join lateral (
-            select r.ctid as spot, r.task_id, r.priority, r.position
+            select r.ctid as spot, r.task_id, r.priority, r.position, r.ready_at
             from peers.ready_limited r
             where r.queue = _queue and r.kind = _rules.kind and r.layout = _rules.layout and r.rank = k.rank
               and r.key = k.key and (r.priority, r.position) >= (k.priority, k.position)
@@ -51,11 +53,13 @@ declare
     _priorities smallint[];
     _positions bigint[];
     _places integer[];
+    _ready_times timestamptz[];
     _leases peers.limited_lease[];
     _started bigint;
     _plain boolean;
 begin
-    select r.spots, r.ids, r.priorities, r.positions, r.places into _spots, _ids, _priorities, _positions, _places
+    select r.spots, r.ids, r.priorities, r.positions, r.places, r.ready_times
+    into _spots, _ids, _priorities, _positions, _places, _ready_times
     from peers._lock_first_rows(_call.queue, _rules, _keys, _depth) r;
     if _ids is null then
         return '{}';
@@ -74,7 +78,7 @@ begin
                   else peers._keys_hash(_rules, t.args)
               end)
         returning t.id, t.attempt, t.kind, t.priority, _positions[width_bucket(t.id, _ids)] as position, t.timeout,
-                  _places[width_bucket(t.id, _ids)] as n,
+                  _places[width_bucket(t.id, _ids)] as n, _ready_times[width_bucket(t.id, _ids)] as ready_at,
                   case
                       when pg_column_size(t.args) <= 1000 and pg_column_compression(t.args) is null then t.args::text
                   end as args
@@ -88,7 +92,8 @@ begin
     from (
         select s.n, count(*) as started, bool_and(s.args is not null) as plain,
                row(array_agg(s.id), array_agg(s.attempt), array_agg(s.kind), array_agg(s.priority),
-                   array_agg(s.position), array_agg(date_part('epoch', s.timeout)), array_agg(s.args)
+                   array_agg(s.position), array_agg(date_part('epoch', s.timeout)), array_agg(s.args),
+                   array_agg(s.ready_at)
                )::peers.claim_tasks as tasks
         from (select s.* from started s order by s.n, s.priority, s.position) s
         group by s.n

@@ -83,6 +83,7 @@ declare
     _spots tid[];
     _measured record;
     _result record;
+    _deleted record;
 begin
     -- args may have changed before the lock
     select coalesce(array_agg(l) filter (where k.same), '{}'), array_agg(l) filter (where not k.same)
@@ -100,7 +101,11 @@ begin
     tasks := _result.tasks;
     refused := _result.refused;
     _spots := _spots || _result.ended;
-    delete from peers.ready_limited r where r.ctid = any (_spots);
+    with deleted as (
+        delete from peers.ready_limited r where r.ctid = any (_spots) returning r.task_id, r.ready_at
+    )
+    select array_agg(d.task_id) as ids, array_agg(d.ready_at) as times into _deleted from deleted d;
+    tasks.ready_at := peers._ready_times(tasks.ids, _deleted.ids, _deleted.times);
     changed := _changed is not null and _result.ended = '{}';
     "full" := not _measured.all_fit or array_remove(_rules.weights, null) <> '{}' and _result.ended <> '{}';
 end

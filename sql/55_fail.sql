@@ -102,6 +102,16 @@ begin
 end
 $$;
 
+-- Returns what a failure has made of its task.
+create or replace function peers._failure_outcome(_state peers.task_state) returns text
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return case when _state in ('dead', 'cancelled') then _state::text else 'retried' end;
+end
+$$;
+
 create or replace function peers.fail(peer_id uuid, failures jsonb, patient boolean default false)
 returns table (task_id bigint, token uuid, verdict text)
     language plpgsql security definer
@@ -124,6 +134,15 @@ begin
         perform peers._wait_for_edges();
     end if;
     _recorded := peers._record_without_waiting(fail.peer_id, _tasks, _tokens, 'fail', _reports);
+    return query
+        select t.id, t.token,
+               case
+                   when t.state <> 'cancelled' and r.report ->> 'snooze' = 'true' then 'snoozed'
+                   else peers._failure_outcome(t.state)
+               end
+        from unnest(_tasks, _tokens, _reports) r(task_id, token, report)
+        cross join lateral (select t.* from peers.task t where t.id = r.task_id offset 0) t
+        where t.id = any (_recorded) and t.token = r.token;
     if cardinality(_recorded) < cardinality(_tasks) then
         return query select * from peers._why_not_recorded(fail.peer_id, _tasks, _tokens, _recorded);
     end if;
@@ -133,5 +152,5 @@ $$;
 comment on function peers.fail is
     'Records failed attempts: [{"task_id", "token", "error_type", "error_message", "traceback", "exit_signal", '
     '"exit_code", "retry_in" (seconds, instead of the backoff), "reject" (dead at once), "snooze" (not a failure: the '
-    'attempt does not count)}]. Returns only those that were not recorded, each with a verdict: stale, already or '
-    'busy. patient: as in peers.complete.';
+    'attempt does not count)}]. Returns a verdict for each. Recorded: retried, dead, cancelled (somebody had asked for '
+    'it) or snoozed. Not recorded: stale, already or busy. patient: as in peers.complete.';

@@ -55,20 +55,32 @@ $$;
 -- the database the leases of all peers have ended, although the peers live: they have killed their workers, and will
 -- release the tasks. So each peer has at least half of its lease since the database is reachable. A peer sends a
 -- heartbeat every third of its lease. While that fails it tries again, at most a sixth of a lease later.
--- `_reachable_since` overlooks an outage that is shorter than half a lease. Such an outage began at most a third of a
--- lease after the peer's last heartbeat, so that at least a sixth of its lease is left for the next try.
-create or replace function peers._lost_at(_peer peers.peer, _reachable_since timestamptz) returns timestamptz
-    language plpgsql immutable
+-- Other peers, the witnesses, know since when the database is reachable (healthy_since), but a witness overlooks an
+-- outage that is shorter than half of its own lease. Such an outage began at most a third of the peer's lease after its
+-- last heartbeat, and then the peer needs a sixth for the next try. These are half of its lease and half of the
+-- witness's: not more than its lease, unless the witness has a longer one. The best witness counts. Without any, the
+-- database may have been away until now.
+create or replace function peers._lost_at(_heartbeat_at timestamptz, _lease interval, _now timestamptz)
+    returns timestamptz
+    language plpgsql stable
     set search_path = pg_catalog, peers, pg_temp
 as $$
 begin
-    return greatest(_peer.heartbeat_at + _peer.lease_timeout, _reachable_since + _peer.lease_timeout / 2);
+    return greatest(_heartbeat_at + _lease, coalesce(
+        (select min(greatest(least(w.healthy_since, _now) + _lease / 2,
+                             _heartbeat_at + (_lease + w.lease_timeout) / 2))
+         from peers.peer w
+         where w.heartbeat_at between _now - w.lease_timeout / 2 and _now),
+        _now + _lease / 2
+    ));
 end
 $$;
 
 -- First declares those peers lost whose leases have ended (_lost_at). Then takes the leases of all lost peers.
 create or replace function peers.reclaim(peer_id uuid, max_tasks integer default 1000)
-returns table (task_id bigint, attempt smallint, lost_peer_id uuid, host text)
+returns table (
+    task_id bigint, kind text, attempt smallint, token uuid, lost_peer_id uuid, host text, queue text, outcome text
+)
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
@@ -79,7 +91,6 @@ as $$
 declare
     _most_rounds constant integer := 10;  -- each task may be free while a row that its outcome locks is not
     _now timestamptz := peers.now();
-    _reachable_since timestamptz := peers._reachable_since(_now);
     _lost record;
     _recorded bigint[];
     _left integer := reclaim.max_tasks;
@@ -92,7 +103,9 @@ begin
     end if;
     update peers.peer p set lost_at = _now, lost_because = 'stopped sending heartbeats'
     where p.id = any (array(
-        select e.id from peers.peer e where e.lost_at is null and peers._lost_at(e, _reachable_since) <= _now
+        select e.id from peers.peer e
+        where e.lost_at is null and e.heartbeat_at + e.lease_timeout <= _now
+          and peers._lost_at(e.heartbeat_at, e.lease_timeout, _now) <= _now
         order by e.id for update skip locked
     ));
 
@@ -101,8 +114,10 @@ begin
         exit when _lost.task_ids is null;
         _recorded := peers._record_lost(_lost.peer_ids, _lost.task_ids, _lost.tokens);
         return query
-            select l.task_id, l.attempt, l.peer_id, p.host
-            from unnest(_lost.peer_ids, _lost.task_ids, _lost.attempts) l(peer_id, task_id, attempt)
+            select l.task_id, t.kind, l.attempt, l.token, l.peer_id, p.host, t.queue, peers._failure_outcome(t.state)
+            from unnest(_lost.peer_ids, _lost.task_ids, _lost.attempts, _lost.tokens)
+                l(peer_id, task_id, attempt, token)
+            cross join lateral (select t.* from peers.task t where t.id = l.task_id offset 0) t
             left join peers.peer p on p.id = l.peer_id
             where l.task_id = any (_recorded)
             order by l.task_id;
@@ -148,7 +163,8 @@ $$;
 comment on function peers.reclaim is
     'Takes back the leases of lost peers: of those that were declared lost, and of those whose lease has ended. Each '
     'is recorded as a failure of type lost, and the task is ready again at once if it has attempts left. After an '
-    'outage of the database, peers have half a lease_timeout to send a heartbeat before they are lost.';
+    'outage of the database, peers have half a lease_timeout to send a heartbeat before they are lost. Returns these '
+    'attempts; outcome says what became of the task: retried, dead or cancelled.';
 
 create or replace function peers.next_reclaim(peer_id uuid) returns double precision
     language plpgsql security definer
@@ -158,7 +174,6 @@ as $$
 declare
     _busy_again constant double precision := 1;  -- a lease of a lost peer whose task another session has locked
     _now timestamptz := peers.now();
-    _reachable_since timestamptz := peers._reachable_since(_now);
 begin
     return case
         when exists (
@@ -166,8 +181,13 @@ begin
             where not exists (select from peers.peer p where p.id = l.peer_id and p.lost_at is null)
         ) then _busy_again
         else (
-            select greatest(extract(epoch from min(peers._lost_at(p, _reachable_since)) - _now), 0)::double precision
-            from peers.peer p where p.lost_at is null and p.id <> next_reclaim.peer_id
+            select greatest(extract(epoch from min(peers._lost_at(f.heartbeat_at, f.lease_timeout, _now)) - _now), 0)
+                   ::double precision
+            from (
+                select p.lease_timeout, min(p.heartbeat_at) as heartbeat_at from peers.peer p
+                where p.lost_at is null and p.id <> next_reclaim.peer_id
+                group by p.lease_timeout
+            ) f
             having count(*) > 0
         )
     end;

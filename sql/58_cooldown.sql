@@ -103,20 +103,25 @@ $$;
 comment on function peers.cooldown_left is
     'Returns for how long no handler may call the external system of this name. 0: it may be called.';
 
-create or replace function peers.end_cooldown(name text) returns boolean
+create or replace function peers.end_cooldown(name text, reason text default null) returns boolean
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
 begin
     update peers.limit l set shut_until = null, shut_because = null
     where l.name = end_cooldown.name and l.shut_until > peers.now();
-    if found then
-        return true;
+    if not found then
+        delete from peers.cooldown c where c.name = end_cooldown.name and c.ends_at > peers.now();
+        if not found then
+            return false;
+        end if;
     end if;
-    delete from peers.cooldown c where c.name = end_cooldown.name and c.ends_at > peers.now();
-    return found;
+    perform peers._record_action(
+        'end_cooldown', jsonb_build_object('cooldown', end_cooldown.name), end_cooldown.reason);
+    return true;
 end
 $$;
 
 comment on function peers.end_cooldown is
-    'Ends the cooldown of this name. Handlers that wait for it check again within seconds. False: there was none.';
+    'Ends the cooldown of this name. Handlers that wait for it check again within seconds. False: there was none. It '
+    'writes peers.action, with the reason.';

@@ -61,29 +61,28 @@ $$;
 
 comment on function peers.retry is
     'Runs a dead letter again with new attempts, optionally with other args. The children that wait for it run once '
-    'it completes. For many: SELECT peers.retry(task_id) FROM peers.dead_letter WHERE kind = ''x''.';
+    'it completes. peers.retry_dead retries many.';
 
 create or replace function peers.discard(id bigint) returns bigint
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
+    _discarded constant bigint[] := (select d.tasks from peers._discard(array[discard.id]) d);
     _task peers.task;
 begin
-    perform peers._lock_with_descendants(array[discard.id]);
-    _task := peers._lock_task(discard.id);
-    if _task.state <> 'dead' then
+    if _discarded = '{}' then
+        _task := peers._lock_task(discard.id);
         raise exception 'task % is %, not a dead letter', _task.id, _task.state
             using errcode = 'PE004', hint = 'peers.cancel ends a task that is waiting or running.';
     end if;
-    perform peers._cancel_waiting(array[_task.id]);
-    return _task.id;
+    return discard.id;
 end
 $$;
 
 comment on function peers.discard is
     'Gives up a dead letter: the task is cancelled, and so are the descendants that wait for it. Its failures are '
-    'kept.';
+    'kept. peers.discard_dead discards many.';
 
 -- Cancels tasks that the caller has locked, and asks the peers of running ones to stop them. Returns how many of them
 -- it cancelled or asked to stop.
@@ -129,7 +128,7 @@ $$;
 comment on function peers.cancel is
     'Cancels a task. A waiting or dead task is cancelled now, and so are the descendants that wait for it. The peer of '
     'a running task is asked to stop the handler; the task is cancelled unless it completes first. Returns the state '
-    'that the task is in now.';
+    'that the task is in now. peers.cancel_tasks cancels many.';
 
 create or replace function peers.change(
     id bigint,
@@ -196,7 +195,7 @@ comment on function peers.change is
     'Changes a task that waits (blocked, scheduled or ready). Null leaves a value as it is. A task with a new priority '
     'goes to the tail of that priority.';
 
-create or replace function peers.pause(queue text) returns void
+create or replace function peers.pause(queue text, reason text default null) returns void
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -207,19 +206,27 @@ begin
     end if;
     insert into peers.paused_queue (queue, paused_at) values (pause.queue, peers.now())
     on conflict do nothing;
+    if found then
+        perform peers._record_action('pause', jsonb_build_object('queue', pause.queue), pause.reason);
+    end if;
 end
 $$;
 
-comment on function peers.pause is 'Stops claims from a queue. Tasks that are running continue.';
+comment on function peers.pause is
+    'Stops claims from a queue. Tasks that are running continue. It writes peers.action, with the reason.';
 
-create or replace function peers.resume(queue text) returns void
+create or replace function peers.resume(queue text, reason text default null) returns void
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
 begin
     delete from peers.paused_queue p where p.queue = resume.queue;
+    if found then
+        perform peers._record_action('resume', jsonb_build_object('queue', resume.queue), resume.reason);
+    end if;
     perform peers._notify();
 end
 $$;
 
-comment on function peers.resume is 'Allows claims from a paused queue again.';
+comment on function peers.resume is
+    'Allows claims from a paused queue again. It writes peers.action, with the reason.';

@@ -18,16 +18,17 @@ begin
 end
 $$;
 
-create or replace function peers.set_limit(name text, settings jsonb) returns boolean
+create or replace function peers.set_limit(name text, settings jsonb, reason text default null) returns boolean
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
     _old peers.limit;
+    _is_new boolean;
 begin
     perform peers._require_read_committed();
     select l.* into _old from peers.limit l where l.name = set_limit.name for update;
-    return peers._write_limit(
+    _is_new := peers._write_limit(
         peers._limit_from_json(
             _old,
             case when _old.name is null then set_limit.settings
@@ -35,6 +36,12 @@ begin
             || jsonb_build_object('name', set_limit.name)
         )
     );
+    perform peers._record_action(
+        'set_limit', jsonb_build_object('limit', set_limit.name, 'settings', set_limit.settings), set_limit.reason)
+    where _is_new or exists (
+        select from peers.limit l
+        where l.name = set_limit.name and peers.limit_settings(l) <> peers.limit_settings(_old));
+    return _is_new;
 exception when sqlstate 'PE014' then
     -- without the hint of the trigger, which is an example of an INSERT
     raise exception '%', regexp_replace(sqlerrm, '^peers\.limit: ', '') using errcode = 'PE014';
@@ -44,9 +51,10 @@ $$;
 comment on function peers.set_limit is
     'Creates a limit or changes it: SELECT peers.set_limit(''stripe'', ''{"kind": "charge", "max_running": 8}''). The '
     'settings are columns of peers.limit; those that are left out stay as they are, null clears one. Returns '
-    'whether the limit is new. A declaration in code that changes later overwrites it.';
+    'whether the limit is new. A declaration in code that changes later overwrites it. It writes peers.action, with '
+    'the reason.';
 
-create or replace function peers.remove_limit(name text) returns void
+create or replace function peers.remove_limit(name text, reason text default null) returns void
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -54,12 +62,14 @@ declare
     _limit constant peers.limit := peers._lock_limit(remove_limit.name);
 begin
     delete from peers.limit l where l.name = _limit.name;
+    perform peers._record_action(
+        'remove_limit', jsonb_build_object('limit', _limit.name), remove_limit.reason);
 end
 $$;
 
 comment on function peers.remove_limit is
     'Removes a limit. Its tasks run without it as soon as peers have moved them. If code declares it, the next peer '
-    'that joins creates it again.';
+    'that joins creates it again. It writes peers.action, with the reason.';
 
 create or replace function peers.shut_limit(
     name text, until timestamptz default 'infinity', reason text default null
@@ -76,14 +86,17 @@ begin
     end if;
     update peers.limit l set shut_until = shut_limit.until, shut_because = left(shut_limit.reason, 1000)
     where l.name = _limit.name;
+    perform peers._record_action(
+        'shut_limit', jsonb_build_object('limit', _limit.name, 'until', shut_limit.until), shut_limit.reason);
 end
 $$;
 
 comment on function peers.shut_limit is
     'Shuts a limit: no task under it starts before this time. Tasks that run go on. It replaces an earlier time, and '
-    'a limit that learns does not learn from it. Without a time it is shut until peers.open_limit.';
+    'a limit that learns does not learn from it. Without a time it is shut until peers.open_limit. It writes '
+    'peers.action, with the reason.';
 
-create or replace function peers.open_limit(name text) returns boolean
+create or replace function peers.open_limit(name text, reason text default null) returns boolean
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -91,11 +104,16 @@ declare
     _limit constant peers.limit := peers._lock_limit(open_limit.name);
 begin
     update peers.limit l set shut_until = null, shut_because = null where l.name = _limit.name;
-    return coalesce(_limit.shut_until > peers.now(), false);
+    if coalesce(_limit.shut_until > peers.now(), false) then
+        perform peers._record_action('open_limit', jsonb_build_object('limit', _limit.name), open_limit.reason);
+        return true;
+    end if;
+    return false;
 end
 $$;
 
-comment on function peers.open_limit is 'Opens a limit that is shut. Returns whether it was shut.';
+comment on function peers.open_limit is
+    'Opens a limit that is shut. Returns whether it was shut. It writes peers.action, with the reason.';
 
 create or replace function peers.shut_limit_of_task(task_id bigint, duration interval, reason text default null)
 returns interval

@@ -43,11 +43,13 @@ begin
 end
 $$;
 
-create or replace function peers.pause_graph(id bigint) returns bigint
+create or replace function peers.pause_graph(id bigint, reason text default null) returns bigint
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
 as $$
+declare
+    _ready bigint;
 begin
     perform peers._require_graph(pause_graph.id);
     update peers.graph g set paused_at = peers.now() where g.id = pause_graph.id and g.paused_at is null;
@@ -55,16 +57,19 @@ begin
         return 0;
     end if;
     perform peers._empty_ready(pause_graph.id);
-    return (select count(*) from peers.task t where t.graph_id = pause_graph.id and t.state = 'ready');
+    select count(*) into _ready from peers.task t where t.graph_id = pause_graph.id and t.state = 'ready';
+    perform peers._record_action(
+        'pause_graph', jsonb_build_object('graph', pause_graph.id), pause_graph.reason, _ready);
+    return _ready;
 end
 $$;
 
 comment on function peers.pause_graph is
     'Stops claims of a graph''s tasks, including those that become ready or are submitted later. Tasks that are '
     'running continue. Returns how many of its tasks are ready now, which does not count blocked and scheduled ones; '
-    '0 if it was paused already.';
+    '0 if it was paused already. It writes peers.action, with the reason.';
 
-create or replace function peers.resume_graph(id bigint) returns bigint
+create or replace function peers.resume_graph(id bigint, reason text default null) returns bigint
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
@@ -84,6 +89,8 @@ begin
     from peers.task t where t.graph_id = resume_graph.id and t.state = 'ready'
     order by t.id;
     get diagnostics _resumed = row_count;
+    perform peers._record_action(
+        'resume_graph', jsonb_build_object('graph', resume_graph.id), resume_graph.reason, _resumed);
     perform peers._notify();
     return _resumed;
 end
@@ -91,9 +98,10 @@ $$;
 
 comment on function peers.resume_graph is
     'Allows claims of a paused graph''s tasks again. Returns how many of its tasks are ready now, which does not '
-    'count blocked and scheduled ones; 0 if it was not paused.';
+    'count blocked and scheduled ones; 0 if it was not paused. It writes peers.action, with the reason.';
 
-create or replace function peers.retry_graph(id bigint) returns bigint
+create or replace function peers.retry_graph(id bigint, dry_run boolean default false, reason text default null)
+    returns bigint
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
@@ -102,12 +110,18 @@ declare
     _ids bigint[];
 begin
     perform peers._require_graph(retry_graph.id);
+    if retry_graph.dry_run then
+        return (select count(*) from peers.task t where t.graph_id = retry_graph.id and t.state = 'dead');
+    end if;
     _ids := array(
         select t.id from peers.task t
         where t.graph_id = retry_graph.id and t.state = 'dead'
         order by t.id for no key update
     );
     if _ids <> '{}' then
+        perform peers._record_action(
+            'retry_graph', jsonb_build_object('graph', retry_graph.id), retry_graph.reason, cardinality(_ids),
+            cardinality(peers._held_children(_ids)), _ids);
         perform peers._retry(_ids);
     end if;
     return cardinality(_ids);
@@ -115,27 +129,46 @@ end
 $$;
 
 comment on function peers.retry_graph is
-    'Runs all dead letters of a graph again with new attempts. Returns how many.';
+    'Runs all dead letters of a graph again with new attempts. Returns how many; dry_run only counts them. It writes '
+    'peers.action, with the reason.';
 
-create or replace function peers.cancel_graph(id bigint) returns bigint
+create or replace function peers.cancel_graph(id bigint, dry_run boolean default false, reason text default null)
+    returns bigint
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
     set jit = off
 as $$
 declare
     _ids bigint[];
+    _children bigint;
+    _cancelled bigint;
 begin
     perform peers._require_graph(cancel_graph.id);
     _ids := array(
         select t.id from peers.task t
         where t.graph_id = cancel_graph.id and t.state not in ('completed', 'cancelled')
     );
+    if cancel_graph.dry_run then
+        return (
+            select count(*) from peers.task t
+            where t.id = any (_ids) and (t.state <> 'running' or not exists (
+                select from peers.cancel_request r where r.token = t.token and r.task_id = t.id))
+        );
+    end if;
     perform peers._lock_with_descendants(_ids);
-    return peers._cancel(_ids);
+    _children := peers._count_cancelled_children(_ids);
+    _cancelled := peers._cancel(_ids);
+    if _cancelled > 0 then
+        perform peers._record_action(
+            'cancel_graph', jsonb_build_object('graph', cancel_graph.id), cancel_graph.reason, _cancelled, _children,
+            _ids);
+    end if;
+    return _cancelled;
 end
 $$;
 
 comment on function peers.cancel_graph is
     'Cancels all tasks of a graph that have not ended, dead letters included, and with them the descendants that wait '
     'for them. The peers of running tasks are asked to stop them. Returns how many of its tasks it cancelled or asked '
-    'to stop. Tasks that are submitted to the graph later run.';
+    'to stop; dry_run only counts them. Tasks that are submitted to the graph later run. It writes peers.action, with '
+    'the reason.';

@@ -30,8 +30,9 @@ begin
 end
 $$;
 
-create or replace function peers.backfill_schedule(name text, from_at timestamptz, until_at timestamptz)
-    returns bigint
+create or replace function peers.backfill_schedule(
+    name text, from_at timestamptz, until_at timestamptz, reason text default null
+) returns bigint
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -50,6 +51,11 @@ begin
     insert into peers.schedule_backfill (schedule, from_at, until_at)
     values (backfill_schedule.name, backfill_schedule.from_at, backfill_schedule.until_at)
     returning id into _id;
+    perform peers._record_action(
+        'backfill_schedule',
+        jsonb_build_object('schedule', backfill_schedule.name, 'backfill', _id, 'from_at', backfill_schedule.from_at,
+                           'until_at', backfill_schedule.until_at),
+        backfill_schedule.reason);
     perform peers._notify('schedule');
     return _id;
 end
@@ -59,15 +65,24 @@ comment on function peers.backfill_schedule is
     'Runs the due times of a schedule from one time until another, both included. Those that have fired before do not '
     'run again. A schedule with every has no due times before its anchor. The peers submit the tasks soon; '
     'peers.schedule_backfill shows how far they are. Unless the schedule allows overlap, the tasks run one after the '
-    'other. It works while the schedule is paused. Returns the number of the backfill.';
+    'other. It works while the schedule is paused. Returns the number of the backfill. It writes peers.action, with '
+    'the reason.';
 
-create or replace function peers.cancel_backfill(id bigint) returns boolean
+create or replace function peers.cancel_backfill(id bigint, reason text default null) returns boolean
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
+declare
+    _schedule text;
 begin
-    delete from peers.schedule_backfill b where b.id = cancel_backfill.id;
-    return found;
+    delete from peers.schedule_backfill b where b.id = cancel_backfill.id returning b.schedule into _schedule;
+    if not found then
+        return false;
+    end if;
+    perform peers._record_action(
+        'cancel_backfill', jsonb_build_object('schedule', _schedule, 'backfill', cancel_backfill.id),
+        cancel_backfill.reason);
+    return true;
 end
 $$;
 
@@ -75,7 +90,7 @@ comment on function peers.cancel_backfill is
     'Ends a backfill: the peers submit no more of its tasks. Those that are submitted stay. This cancels them: SELECT '
     'peers.cancel(t.id) FROM peers.task t JOIN peers.schedule_run r ON r.task_id = t.id WHERE r.schedule = ''hourly'' '
     'AND r.cause = ''backfill'' AND t.state NOT IN (''completed'', ''cancelled'', ''dead''). Returns false if the '
-    'backfill never existed, was cancelled, or all its tasks are submitted.';
+    'backfill never existed, was cancelled, or all its tasks are submitted. It writes peers.action, with the reason.';
 
 -- Records how far a backfill came before an error, and when the peers try again.
 create or replace function peers._record_backfill_failed(

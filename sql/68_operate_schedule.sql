@@ -18,7 +18,7 @@ begin
 end
 $$;
 
-create or replace function peers.pause_schedule(name text) returns void
+create or replace function peers.pause_schedule(name text, reason text default null) returns void
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -26,13 +26,18 @@ declare
     _schedule constant peers.schedule := peers._lock_schedule(pause_schedule.name);
 begin
     update peers.schedule s set paused_at = peers.now() where s.name = _schedule.name and s.paused_at is null;
+    if found then
+        perform peers._record_action(
+            'pause_schedule', jsonb_build_object('schedule', _schedule.name), pause_schedule.reason);
+    end if;
 end
 $$;
 
 comment on function peers.pause_schedule is
-    'Pauses a schedule: its due times are recorded as skipped until peers.resume_schedule. What runs, runs on.';
+    'Pauses a schedule: its due times are recorded as skipped until peers.resume_schedule. What runs, runs on. It '
+    'writes peers.action, with the reason.';
 
-create or replace function peers.resume_schedule(name text) returns void
+create or replace function peers.resume_schedule(name text, reason text default null) returns void
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -40,13 +45,18 @@ declare
     _schedule constant peers.schedule := peers._lock_schedule(resume_schedule.name);
 begin
     update peers.schedule s set paused_at = null where s.name = _schedule.name and s.paused_at is not null;
+    if found then
+        perform peers._record_action(
+            'resume_schedule', jsonb_build_object('schedule', _schedule.name), resume_schedule.reason);
+    end if;
 end
 $$;
 
 comment on function peers.resume_schedule is
-    'Resumes a paused schedule. It fires at its next due time; peers.backfill_schedule runs those that it has missed.';
+    'Resumes a paused schedule. It fires at its next due time; peers.backfill_schedule runs those that it has missed. '
+    'It writes peers.action, with the reason.';
 
-create or replace function peers.remove_schedule(name text) returns void
+create or replace function peers.remove_schedule(name text, reason text default null) returns void
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -54,14 +64,16 @@ declare
     _schedule constant peers.schedule := peers._lock_schedule(remove_schedule.name);
 begin
     delete from peers.schedule s where s.name = _schedule.name;
+    perform peers._record_action(
+        'remove_schedule', jsonb_build_object('schedule', _schedule.name), remove_schedule.reason);
 end
 $$;
 
 comment on function peers.remove_schedule is
     'Deletes a schedule. Its tasks go on, and its rows in peers.schedule_run stay. If the code of a peer declares it, '
-    'the next peer that joins creates it again: pause it instead.';
+    'the next peer that joins creates it again: pause it instead. It writes peers.action, with the reason.';
 
-create or replace function peers.run_schedule(name text) returns bigint
+create or replace function peers.run_schedule(name text, reason text default null) returns bigint
     language plpgsql security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
@@ -72,13 +84,16 @@ begin
     while _task_id is null loop  -- until no other run has this time
         _task_id := peers._submit_run(_schedule, peers.now(), 'manual', '{}');
     end loop;
+    perform peers._record_action(
+        'run_schedule', jsonb_build_object('schedule', _schedule.name), run_schedule.reason, 1,
+        _task_ids => array[_task_id]);
     return _task_id;
 end
 $$;
 
 comment on function peers.run_schedule is
     'Submits a task of a schedule now, also while it is paused or an earlier run is unfinished. Its due time is now. '
-    'Returns the id of the task.';
+    'Returns the id of the task. It writes peers.action, with the reason.';
 
 create or replace function peers.prune_schedule_runs(older_than interval, max_runs integer default 10000)
     returns bigint

@@ -48,6 +48,7 @@ create or replace trigger refuse_truncate before truncate on peers.schedule_run
 create or replace trigger refuse_truncate before truncate on peers.schedule_backfill
     execute function peers.refuse_truncate();
 create or replace trigger refuse_truncate before truncate on peers.alert execute function peers.refuse_truncate();
+create or replace trigger refuse_truncate before truncate on peers.action execute function peers.refuse_truncate();
 
 -- Only the verbs may change what the scheduler keeps. All of our functions run under one search_path, which no session
 -- has by chance. So the triggers can tell a verb from a statement written by hand, at no cost. The metadata of tasks
@@ -122,5 +123,8 @@ create or replace trigger refuse_change before update or delete on peers.schedul
     for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
     execute function peers.refuse_change();
 create or replace trigger refuse_change before update or delete on peers.unique_key
+    for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
+    execute function peers.refuse_change();
+create or replace trigger refuse_change before update or delete on peers.action
     for each statement when (current_setting('search_path') is distinct from 'pg_catalog, peers, pg_temp')
     execute function peers.refuse_change();

@@ -82,7 +82,7 @@ begin
         peers.leave(uuid), peers.promote(integer), peers.next_due(),
         peers.progress(uuid, bigint, uuid, bigint, bigint),
         peers.hold_lease(uuid, bigint, uuid),
-        peers.parent_results(bigint), peers.prune(interval, integer), peers.unrunnable(),
+        peers.parent_results(bigint), peers.apply_retention(interval, interval, integer), peers.unrunnable(),
         peers.start_cooldown(text, interval, text), peers.cooldown_left(text), peers.declare_limits(uuid, jsonb),
         peers.shut_limit_of_task(bigint, interval, text),
         peers.due_schedules(integer, boolean), peers.fire_schedules(jsonb), peers.run_backfills(jsonb),
@@ -98,19 +98,74 @@ begin
         to peers_operator, peers_reader;
     grant execute on function
         peers.cancel(bigint), peers.change(bigint, integer, timestamptz, jsonb, integer, interval),
-        peers.retry(bigint, jsonb), peers.discard(bigint), peers.pause(text), peers.resume(text),
-        peers.cancel_graph(bigint), peers.pause_graph(bigint), peers.resume_graph(bigint), peers.retry_graph(bigint),
-        peers.prune(interval, integer), peers.check(boolean), peers.parent_results(bigint),
-        peers.place_limited(integer), peers.set_limit(text, jsonb), peers.remove_limit(text),
-        peers.shut_limit(text, timestamptz, text), peers.open_limit(text),
-        peers.start_cooldown(text, interval, text), peers.cooldown_left(text), peers.end_cooldown(text),
-        peers.pause_schedule(text), peers.resume_schedule(text), peers.remove_schedule(text), peers.run_schedule(text),
-        peers.backfill_schedule(text, timestamptz, timestamptz), peers.cancel_backfill(bigint),
+        peers.retry(bigint, jsonb), peers.discard(bigint), peers.pause(text, text), peers.resume(text, text),
+        peers.cancel_graph(bigint, boolean, text), peers.pause_graph(bigint, text), peers.resume_graph(bigint, text),
+        peers.retry_graph(bigint, boolean, text),
+        peers.check(boolean), peers.parent_results(bigint),
+        peers.place_limited(integer), peers.set_limit(text, jsonb, text), peers.remove_limit(text, text),
+        peers.shut_limit(text, timestamptz, text), peers.open_limit(text, text),
+        peers.start_cooldown(text, interval, text), peers.cooldown_left(text), peers.end_cooldown(text, text),
+        peers.pause_schedule(text, text), peers.resume_schedule(text, text), peers.remove_schedule(text, text),
+        peers.run_schedule(text, text), peers.backfill_schedule(text, timestamptz, timestamptz, text),
+        peers.cancel_backfill(bigint, text),
         peers.prune_schedule_runs(interval, integer),
         peers.task_due_at(bigint)
         to peers_operator;
     grant update (cron, every, anchor, timezone, kind, args, queue, priority, max_attempts, timeout, metadata,
                   misfire, catch_up, overlap, jitter, expect_within, paused_at), delete
         on peers.schedule to peers_operator;
+
+    -- the verbs that act on many tasks; each writes peers.action, which nobody may change
+    grant execute on function
+        peers.retry_dead(jsonb, boolean, text, jsonb, integer), peers.discard_dead(jsonb, boolean, text, integer),
+        peers.cancel_tasks(jsonb, boolean, text, integer), peers.prune(interval, integer, boolean, text),
+        peers.prune_dead(interval, integer, boolean, text)
+        to peers_operator;
+    -- the views dead_cause and demand call them with the rights of their reader
+    grant execute on function peers.innermost_frame(text), peers.queue_demand() to peers_operator, peers_reader;
+    -- metrics: a peer reports what it has counted, and everybody who reads may read them
+    grant execute on function peers.record_metrics(uuid, jsonb) to peers_worker;
+    grant execute on function peers.throughput(interval), peers.metric_bounds(), peers.gauges(), peers.counters(),
+        peers.histogram(text, interval)
+        to peers_worker, peers_operator, peers_reader;
+    -- the logs of attempts: a worker stores them, an operator or reader can follow a running one
+    grant execute on function
+        peers.store_logs(uuid, bigint[], uuid[], integer[], text[], bigint[], bytea[]) to peers_worker;
+    grant execute on function peers.follow_log(bigint) to peers_operator, peers_reader;
+    -- stacks are for operators only; a worker replies through a function
+    revoke select on peers.peek from peers_reader;
+    grant execute on function peers.request_peek(bigint) to peers_operator;
+    grant execute on function peers.delete_peeks(), peers.reply_to_peek(uuid, bigint, jsonb, text) to peers_worker;
+    -- The checks of peers.doctor. Those that read tables return names and counts, and run with the owner's rights.
+    grant select on peers.doctor_check to peers_worker;
+    grant execute on function peers.doctor(text[], interval),
+        peers._duration_text(interval), peers._session_text(pg_stat_activity),
+        peers._doctor_trigger_disabled(interval), peers._doctor_foreign_trigger(interval),
+        peers._doctor_index_invalid(interval), peers._doctor_index_hinders_hot(interval),
+        peers._doctor_grants_missing(interval), peers._doctor_owner_differs(interval),
+        peers._doctor_row_security(interval), peers._doctor_unlogged_table(interval),
+        peers._doctor_old_snapshot(interval), peers._doctor_idle_in_transaction(interval),
+        peers._doctor_prepared_transaction(interval), peers._doctor_replication_slot(interval),
+        peers._doctor_standby_feedback(interval), peers._doctor_lock_wait(interval),
+        peers._doctor_connections(interval), peers._doctor_notification_queue(interval),
+        peers._doctor_synchronous_standby(interval), peers._doctor_hidden_sessions(interval),
+        peers._starting_settings(), peers._setting_interval(text), peers._doctor_session_timeout(interval),
+        peers._doctor_isolation_default(interval), peers._doctor_read_only(interval),
+        peers._doctor_replication_role(interval), peers._doctor_notify_off(interval),
+        peers._doctor_statistics_off(interval), peers._doctor_small_memory(interval),
+        peers._doctor_fsync_off(interval), peers._doctor_encoding(interval),
+        peers._doctor_collation_version(interval), peers._doctor_clock_shift(interval),
+        peers._vacuum_triggers(), peers._doctor_autovacuum_off(interval),
+        peers._doctor_autovacuum_busy(interval), peers._doctor_dead_rows(interval),
+        peers._doctor_index_bloat(interval), peers._doctor_wraparound(interval),
+        peers._doctor_sequence_position(interval), peers._doctor_no_peer(interval),
+        peers._doctor_unrunnable_kind(interval), peers._doctor_expired_lease(interval),
+        peers._doctor_late_heartbeat(interval), peers._doctor_lost_peer(interval),
+        peers._doctor_peer_before_migration(interval), peers._doctor_limit_shut(interval),
+        peers._doctor_paused_queue(interval), peers._doctor_paused_graph(interval),
+        peers._doctor_held_children(interval), peers._doctor_late_schedule(interval),
+        peers._doctor_failing_schedule(interval), peers._doctor_open_alert(interval),
+        peers._doctor_overdue_task(interval), peers._doctor_slow_cancel(interval)
+        to peers_worker, peers_operator, peers_reader;
 end
 $$;

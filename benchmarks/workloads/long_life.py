@@ -21,7 +21,7 @@ def measure(bench: Bench) -> None:
 
 def _measure(bench: Bench, retention: str | None) -> None:
     peers, tasks = bench.peers, bench.sizes.life_tasks
-    options = [f"--prune-after={retention}"] if retention else []
+    options = [f"--keep-completed={retention}"] if retention else []
     with bench.failures_of("long life", peers), bench.filled(peers, tasks) as url:
         drained = drain(bench, peers, url, tasks, WORKERS, *options)
         rates = drained.part_rates(PARTS)

@@ -28,18 +28,26 @@ _BROKEN_PIPE: Final = 141
 GROUPS: Final = {
     "demo": ("demo",),
     "run": ("run",),
-    "admin": ("migrate", "check", "config", "prune"),
+    "admin": ("migrate", "check", "config"),
     "submit": ("submit",),
     "status": ("status",),
+    "top": ("top",),
+    "doctor": ("doctor",),
     "explain": ("explain",),
-    "tasks": ("cancel", "change", "pause", "resume"),
+    "log": ("log",),
+    "peek": ("peek",),
+    "task_list": ("tasks",),
+    "cancel": ("cancel",),
+    "tasks": ("change", "pause", "resume"),
+    "actions": ("actions",),
+    "prune": ("prune",),
     "dead": ("dead",),
     "graph": ("graph",),
     "limit": ("limit",),
     "schedule": ("schedule",),
     "db": ("db",),
-    "systemd": ("systemd",),
     "completion": ("completion",),
+    "deploy": ("deploy",),
     "predict": ("predict",),
 }
 """The modules and their commands. Only the module of the typed command is imported."""
@@ -98,6 +106,10 @@ def load(words: Sequence[str]) -> dict[str, Any]:
 
 def _dispatch(words: list[str]) -> int:
     whole = parser_for(words)
+    if words[:1] == ["graph"]:
+        from peers.cli.graph_draw import with_verb  # the command has imported it
+
+        words = with_verb(words)
     args, rest = whole.parse_known_args(words)
     if "run" not in args:
         whole.print_help(sys.stderr)

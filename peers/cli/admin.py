@@ -1,4 +1,4 @@
-"""`peers migrate`, `check`, `config`, `prune`: the schema, its health, and the settings."""
+"""`peers migrate`, `check`, `config`: the schema, its health, and the settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from peers.cli import output
 from peers.cli.database import connected, connection_to, persistently
-from peers.cli.parser import add_command, advice, duration
+from peers.cli.parser import add_command, advice
 from peers.cli.place import located, settings_of
 from peers.database import functions, schema
 from peers.embedded import EmbeddedPostgres
@@ -49,20 +49,6 @@ def register(commands: Commands) -> None:
         "show the effective settings and where each comes from",
         example="peers config --json",
         reads=True,
-    )
-    prune = add_command(
-        commands,
-        "prune",
-        _prune,
-        "delete tasks and runs of schedules that ended long ago",
-        example="peers prune --older-than 30d",
-    )
-    prune.add_argument(
-        "--older-than",
-        type=duration,
-        metavar="DURATION",
-        required=True,
-        help="minimum time since their end, such as 30d",
     )
 
 
@@ -124,19 +110,4 @@ def _config(args: argparse.Namespace) -> int:
             f"The embedded database keeps its data in {EmbeddedPostgres().data} "
             f"({DATA_VARIABLE} names another folder)."
         )
-    return 0
-
-
-def _prune(args: argparse.Namespace) -> int:
-    deleted = runs = 0
-    with connected(args) as connection:
-        while True:
-            step = persistently(functions.prune, connection, args.older_than)
-            deleted += step.deleted
-            if step.finished:
-                break
-        while found := persistently(functions.prune_schedule_runs, connection, args.older_than):
-            runs += found
-    what = f" and {output.count(runs, 'run')} of schedules" if runs else ""
-    print(f"deleted {output.count(deleted, 'task')}{what}")
     return 0

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from peers.client.statements import Request
     from peers.database.connection import Connection
+    from peers.database.deadlines import BoundedConnection
     from peers.settings import Settings
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ def connected(args: argparse.Namespace) -> Iterator[Connection]:
 @contextmanager
 def connection_to(
     settings: Settings, args: argparse.Namespace, *, pooled: bool = True
-) -> Iterator[Connection]:
+) -> Iterator[BoundedConnection]:
     """Yield a connection, whatever schema the database has. It may go through a pooler.
 
     PgBouncer keeps what is set here for each client. Other settings would leak to the next client.

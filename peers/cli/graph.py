@@ -1,12 +1,21 @@
-"""`peers graph`: list, show, cancel, pause, resume or retry graphs."""
+"""`peers graph`: list, show, draw, cancel, pause, resume or retry graphs."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from peers.cli import output, queries
+from peers.cli import graph_draw, output, queries
 from peers.cli.database import connected, perform
-from peers.cli.parser import add_command, add_group, advice, graph_id, name, positive
+from peers.cli.parser import (
+    add_command,
+    add_group,
+    add_reason,
+    advice,
+    graph_id,
+    name,
+    positive,
+)
 from peers.client import operations
 from peers.errors import GraphNotFound
 
@@ -14,7 +23,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from peers.cli.parser import Command, Commands
+    from peers.cli.parser import Command, Commands, Parser
     from peers.client.statements import Request
     from peers.database.connection import Connection
 
@@ -53,17 +62,25 @@ def register(commands: Commands) -> None:
         "resume": (_resume, "resume claiming tasks of a paused graph"),
         "retry": (_retry, "retry all dead letters of a graph with fresh attempts"),
     }
-    changing = [
-        add_command(group, verb, *changes[verb], example=f"peers graph {verb} 7")
+    graph_draw.register(group, _add_graph, _id)
+    changing = {
+        verb: add_command(group, verb, *changes[verb], example=f"peers graph {verb} 7")
         for verb in changes
-    ]
-    for command in (show, *changing):
-        command.add_argument(
-            "graph",
-            type=_id_or_name,
-            metavar="GRAPH",
-            help="id or name of the graph (several have this name: the newest one)",
-        )
+    }
+    for command in (show, *changing.values()):
+        _add_graph(command)
+    for verb, command in changing.items():
+        add_reason(command, dry_run=verb in ("cancel", "retry"))
+
+
+def _add_graph(command: Parser, **options: Any) -> None:
+    command.add_argument(
+        "graph",
+        type=_id_or_name,
+        metavar="GRAPH",
+        help="id or name of the graph (several have this name: the newest one)",
+        **options,
+    )
 
 
 def _id_or_name(value: str) -> int | str:
@@ -154,7 +171,11 @@ def _time(time: Any) -> str:
 
 
 def _cancel(args: argparse.Namespace) -> int:
-    return _change(args, operations.cancel_graph, "{} cancelled or asked to stop")
+    operation = partial(operations.cancel_graph, dry_run=args.dry_run)
+    return _change(
+        args, operation,
+        "would cancel {}" if args.dry_run else "{} cancelled or asked to stop",
+    )  # fmt: skip
 
 
 def _pause(args: argparse.Namespace) -> int:
@@ -166,15 +187,14 @@ def _resume(args: argparse.Namespace) -> int:
 
 
 def _retry(args: argparse.Namespace) -> int:
-    return _change(args, operations.retry_graph, "{} retried")
+    operation = partial(operations.retry_graph, dry_run=args.dry_run)
+    return _change(args, operation, "would retry {}" if args.dry_run else "{} retried")
 
 
-def _change(
-    args: argparse.Namespace, operation: Callable[[int], Request[int]], sentence: str
-) -> int:
+def _change(args: argparse.Namespace, operation: Callable[..., Request[int]], sentence: str) -> int:
     with connected(args) as connection:
         graph = _id(connection, args)
-        tasks = perform(connection, operation(graph))
+        tasks = perform(connection, operation(graph, reason=args.reason))
     print(f"graph {graph}: {sentence.format(output.count(tasks, 'task'))}")
     return 0
 

@@ -49,6 +49,8 @@ def of_task(
         yield from _of_ready(args, task["queue"].parsed(), sentence)
     if state == "running" and "peers.check(" in sentence:
         yield f"`{advice(args, 'check --repair')}` makes the task ready again."
+    elif state == "running" and "has expired" not in sentence:
+        yield f"`{advice(args, f'peek {id}')}` shows what its handler does."
     if state != "cancelled" and f"peers.resume_graph({graph})" in sentence:
         yield f"`{advice(args, f'graph resume {graph}')}` resumes the graph."
 

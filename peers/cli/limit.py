@@ -18,7 +18,16 @@ from peers.cli.limit_table import (
     print_limits,
     said_limit,
 )
-from peers.cli.parser import add_command, add_group, advice, duration, instant, name, positive
+from peers.cli.parser import (
+    add_command,
+    add_group,
+    add_reason,
+    advice,
+    duration,
+    instant,
+    name,
+    positive,
+)
 from peers.client import limit_operations as operations
 from peers.errors import BadLimit
 
@@ -59,12 +68,12 @@ def register(commands: Commands) -> None:
         f"(default: {_KEYS_SHOWN})",
     )  # fmt: skip
     register_set(group)
-    _add_name(
-        add_command(
-            group, "remove", _remove, "remove a limit (its tasks run without it)",
-            example="peers limit remove stripe",
-        )
+    remove = add_command(
+        group, "remove", _remove, "remove a limit (its tasks run without it)",
+        example="peers limit remove stripe",
     )  # fmt: skip
+    _add_name(remove)
+    add_reason(remove)
     shut = add_command(
         group, "shut", _shut, "start no tasks under a limit (running tasks go on)",
         example="peers limit shut stripe --for 15m --reason 'stripe is down'",
@@ -78,12 +87,12 @@ def register(commands: Commands) -> None:
         "--until", type=instant, metavar="TIME",
         help="until this time (ISO 8601; default: until it is opened)",
     )  # fmt: skip
-    shut.add_argument("--reason", metavar="TEXT", help="why, for those who look")
-    _add_name(
-        add_command(
-            group, "open", _open, "open a limit that is shut", example="peers limit open stripe"
-        )
+    add_reason(shut)
+    opened = add_command(
+        group, "open", _open, "open a limit that is shut", example="peers limit open stripe"
     )
+    _add_name(opened)
+    add_reason(opened)
 
 
 def _add_name(parser: argparse.ArgumentParser) -> None:
@@ -180,7 +189,7 @@ def _print_keys(limit: LimitRecord) -> None:
 def _remove(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         found = perform(connection, operations.get_limit(args.name, keys=0))
-        perform(connection, operations.remove_limit(args.name))
+        perform(connection, operations.remove_limit(args.name, reason=args.reason))
     print(f'limit "{args.name}" is removed')
     if found.declaring_peers:
         output.say(
@@ -227,6 +236,6 @@ def _until(seconds: timedelta | None, until: datetime | None) -> str:
 
 def _open(args: argparse.Namespace) -> int:
     with connected(args) as connection:
-        was_shut = perform(connection, operations.open_limit(args.name))
+        was_shut = perform(connection, operations.open_limit(args.name, reason=args.reason))
     print(f'limit "{args.name}" {"is open" if was_shut else "was not shut"}')
     return 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from peers.cli import output, queries
 from peers.cli.database import connected, perform
 from peers.cli.limit_table import is_unused, place_of, said_limit
-from peers.cli.parser import add_command, advice, duration, name, positive, text
+from peers.cli.parser import add_command, add_reason, advice, duration, name, positive, text
 from peers.client import limit_operations as operations
 from peers.errors import BadLimit
 
@@ -70,6 +70,7 @@ def register_set(group: Commands) -> None:
         "--learns", action=switch,
         help="a cooldown halves --max-running; quiet minutes raise it again",
     )  # fmt: skip
+    add_reason(set_)
     set_.set_defaults(**dict.fromkeys(_FIELDS, _UNSET))
 
 
@@ -90,7 +91,9 @@ def _set(args: argparse.Namespace) -> int:
         given = {"kind": None, "queue": None, **given}
     with connected(args) as connection:
         try:
-            is_new = perform(connection, operations.set_limit(args.name, **given))
+            is_new = perform(
+                connection, operations.set_limit(args.name, reason=args.reason, **given)
+            )
         except BadLimit as error:
             raise BadLimit(error.message, f"For example: {_example(args)}") from None
         found = perform(connection, operations.get_limit(args.name, keys=0))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from peers.cli.queries import Row
+    from peers.cli.rows import Row
     from peers.client.limit_records import LimitRecord
 
 

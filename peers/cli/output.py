@@ -25,6 +25,12 @@ _HOUR: Final = 60 * _MINUTE
 _DAY: Final = 24 * _HOUR
 
 
+class Right(str):
+    """A text that a table aligns to the right and never shortens, such as a rounded number."""
+
+    __slots__ = ()
+
+
 def say(sentence: str) -> None:
     """Print a sentence to stderr."""
     print(sentence, file=sys.stderr)
@@ -66,37 +72,51 @@ def table(
     headings: Sequence[str], rows: Sequence[Sequence[object]], width_max: int | None = None,
     *, whole: Sequence[str] = (), paths: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """Print aligned columns, numbers to the right; shorten long texts to fit the width.
-
-    `width_max` is the terminal's width by default. Columns in `whole` are never shortened, because
-    people copy from them. Columns in `paths` are shortened at their start: their ends differ.
-    """
+    """Print the lines of a table. `width_max` is the terminal's width by default."""
     width_max = width_max or terminal_width()
+    for line in table_lines(headings, rows, width_max, whole=whole, paths=paths):
+        print(line)
+
+
+def table_lines(
+    headings: Sequence[str], rows: Sequence[Sequence[object]], width_max: int,
+    *, whole: Sequence[str] = (), paths: Sequence[str] = (),
+) -> list[str]:  # fmt: skip
+    """Return aligned columns, numbers to the right; shorten long texts to fit the width.
+
+    Columns in `whole` are never shortened, because people copy from them. Columns in `paths` are
+    shortened at their start: their ends differ.
+    """
     cells = [[_cell(value) for value in row] for row in rows]
+    numbers = [all(isinstance(row[i], int | Right) for row in rows) for i in range(len(headings))]
     widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
-    numbers = [all(isinstance(row[i], int) for row in rows) for i in range(len(headings))]
     least = [
         max((len(row[i]) for row in cells), default=0)
         if number or headings[i] in whole
         else _NARROWEST  # a shortened number would be a wrong number
         for i, number in enumerate(numbers)
     ]
-    while sum(widths) + len(_GAP) * (len(widths) - 1) > width_max:
-        spare = [i for i, width in enumerate(widths) if width > max(1, least[i])]
-        if not spare:
-            break
-        widths[max(spare, key=widths.__getitem__)] -= 1
+    _shrink(widths, least, width_max)
     ends = [i for i, heading in enumerate(headings) if heading in paths]
     for row in cells:
         for i in ends:
             row[i] = _end(row[i], widths[i])
-    for line in [list(headings), *cells]:
-        print(
-            _GAP.join(
-                cut(cell, width).rjust(width) if number else cut(cell, width).ljust(width)
-                for cell, width, number in zip(line, widths, numbers, strict=True)
-            ).rstrip()
-        )
+    return [
+        _GAP.join(
+            cut(cell, width).rjust(width) if number else cut(cell, width).ljust(width)
+            for cell, width, number in zip(line, widths, numbers, strict=True)
+        ).rstrip()
+        for line in [list(headings), *cells]
+    ]
+
+
+def _shrink(widths: list[int], least: Sequence[int], width_max: int) -> None:
+    """Make the widest columns narrower until the line fits, or until each has its least width."""
+    while sum(widths) + len(_GAP) * (len(widths) - 1) > width_max:
+        spare = [i for i, width in enumerate(widths) if width > max(1, least[i])]
+        if not spare:
+            return
+        widths[max(spare, key=widths.__getitem__)] -= 1
 
 
 def _cell(value: object) -> str:

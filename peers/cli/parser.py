@@ -130,6 +130,20 @@ def _add_place(parser: Parser) -> None:
     )
 
 
+def add_reason(parser: argparse.ArgumentParser, *, dry_run: bool = False) -> None:
+    """Add the options of a command that writes peers.action."""
+    parser.add_argument(
+        "--reason",
+        type=text,
+        metavar="TEXT",
+        help="why; `peers actions` shows it",
+    )
+    if dry_run:
+        parser.add_argument(
+            "--dry-run", action="store_true", help="only say what the command would do"
+        )
+
+
 def add_group(
     commands: Commands, name: str, summary: str, *, example: str | Sequence[str] = ()
 ) -> Commands:

@@ -7,42 +7,21 @@ a number and shows documents that are nested deeper than Python's parser goes, s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
-from psycopg.adapt import Loader
-from psycopg.rows import dict_row
-
-from peers.cli.exact_json import Json
-from peers.errors import GraphNotFound, translated
+from peers.cli.rows import rows
+from peers.client.records import task_not_found
+from peers.errors import GraphNotFound
 
 if TYPE_CHECKING:
     from datetime import datetime
     from typing import LiteralString
 
-    from psycopg.abc import Buffer
-
+    from peers.cli.rows import Row
     from peers.database.connection import Connection
 
-Row: TypeAlias = dict[str, Any]
-
 NEWEST_COUNTED: Final = 20_000
-"""How many of the newest tasks `completed_last_hour` reads: they are stored together, 15 ms. All
-tasks would take a whole table to read, because no index mentions a state."""
-
-
-class _JsonLoader(Loader):
-    """Read json and jsonb as text."""
-
-    def load(self, data: Buffer) -> Json:
-        """Return the text."""
-        return Json(bytes(data).decode())
-
-
-def _rows(connection: Connection, query: LiteralString, **values: object) -> list[Row]:
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
-        for name in ("json", "jsonb"):
-            cursor.adapters.register_loader(name, _JsonLoader)
-        return cursor.execute(query, values).fetchall()
+"""How many of the newest tasks `recent_values` reads: they are stored together, 15 ms."""
 
 
 # --------------------------------------------------------------------------------------- status
@@ -50,39 +29,14 @@ def _rows(connection: Connection, query: LiteralString, **values: object) -> lis
 
 def now(connection: Connection) -> datetime:
     """Return the database's time."""
-    [row] = _rows(connection, "select peers.now() as now")
+    [row] = rows(connection, "select peers.now() as now")
     time: datetime = row["now"]
     return time
 
 
-def queues(connection: Connection) -> list[Row]:
-    """Return the number of tasks by state, for each queue with tasks or with peers."""
-    return _rows(
-        connection,
-        """
-        select queue, ready, scheduled, running, blocked, dead,
-               oldest_ready as oldest_ready_seconds, paused, ready_in_paused_graphs
-        from peers.queue_status order by queue""",
-    )
-
-
-def completed_last_hour(connection: Connection) -> dict[str, int]:
-    """Return how many of the newest tasks were completed within the last hour, by queue."""
-    found = _rows(
-        connection,
-        """
-        select t.queue, count(*) as completed
-        from (select queue, state, finished_at from peers.task order by id desc limit %(newest)s) t
-        where t.state = 'completed' and t.finished_at > (select peers.now() - interval '1 hour')
-        group by t.queue""",
-        newest=NEWEST_COUNTED,
-    )
-    return {row["queue"]: row["completed"] for row in found}
-
-
 def peers(connection: Connection) -> list[Row]:
     """Return all peers, the live ones first."""
-    return _rows(
+    return rows(
         connection,
         """
         select peer_id, host, pid, queues, kinds, running, alive, last_heartbeat,
@@ -92,15 +46,16 @@ def peers(connection: Connection) -> list[Row]:
     )
 
 
-def running(connection: Connection) -> list[Row]:
+def running(connection: Connection, limit: int | None = None) -> list[Row]:
     """Return the running tasks, those that run longest first."""
-    return _rows(
+    return rows(
         connection,
         """
         select task_id, kind, queue, peer_id, host, pid, attempt, max_attempts, since,
                peers.now() - since as for_seconds, lease_expires_at, times_out_at,
                progress_done, progress_total, cancel_requested
-        from peers.running order by since, task_id""",
+        from peers.running order by since, task_id limit %(limit)s""",
+        limit=limit,
     )
 
 
@@ -110,19 +65,19 @@ def is_known_queue(connection: Connection, queue: str) -> bool:
         select from peers.queue_status
         where queue = %(queue)s and running + ready + scheduled + blocked > 0
         union all select from peers.peer_status where alive and queues ? %(queue)s"""
-    return bool(_rows(connection, query, queue=queue))
+    return bool(rows(connection, query, queue=queue))
 
 
 def is_known_kind(connection: Connection, kind: str) -> bool:
     """Return whether a peer has ever joined with a handler for the kind."""
     query: LiteralString = "select from peers.kind where kind = %(kind)s"
-    return bool(_rows(connection, query, kind=kind))
+    return bool(rows(connection, query, kind=kind))
 
 
 def is_paused(connection: Connection, queue: str) -> bool:
     """Return whether the queue is paused."""
     query: LiteralString = "select from peers.paused_queue where queue = %(queue)s"
-    return bool(_rows(connection, query, queue=queue))
+    return bool(rows(connection, query, queue=queue))
 
 
 # ---------------------------------------------------------------------------------------- tasks
@@ -130,7 +85,7 @@ def is_paused(connection: Connection, queue: str) -> bool:
 
 def task(connection: Connection, id: int) -> Row:
     """Return all columns of a task, each as JSON."""
-    found = _rows(
+    found = rows(
         connection,
         """
         select column_.key as name, column_.value
@@ -144,7 +99,7 @@ def task(connection: Connection, id: int) -> Row:
 
 def failures(connection: Connection, task_id: int) -> list[Row]:
     """Return the failed attempts of a task, oldest first."""
-    return _rows(
+    return rows(
         connection,
         """
         select attempt, failed_at, peers.now() - failed_at as ago_seconds, host, pid, peer_id,
@@ -154,65 +109,6 @@ def failures(connection: Connection, task_id: int) -> list[Row]:
     )
 
 
-# --------------------------------------------------------------------------------- dead letters
-
-
-def dead_ids(connection: Connection, kind: str | None, graph: int | None) -> list[int]:
-    """Return the ids of the dead letters of a kind and of a graph; None: of all."""
-    found = _rows(
-        connection,
-        """
-        select d.task_id from peers.dead d
-        where (%(kind)s::text is null or d.kind = %(kind)s)
-          and (%(graph)s::bigint is null or d.task_id in (
-              select t.id from peers.task t where t.graph_id = %(graph)s and t.state = 'dead'))
-        order by d.task_id""",
-        kind=kind,
-        graph=graph,
-    )
-    return [row["task_id"] for row in found]
-
-
-def dead_letters(
-    connection: Connection, kind: str | None, queue: str | None, graph: int | None, limit: int
-) -> list[Row]:
-    """Return the newest dead letters; `total` says how many there are."""
-    return _rows(
-        connection,
-        """
-        with newest as materialized (
-            select d.task_id, d.died_at, count(*) over () as total from peers.dead d
-            where (%(kind)s::text is null or d.kind = %(kind)s)
-              and (%(queue)s::text is null or d.queue = %(queue)s)
-              and (%(graph)s::bigint is null or d.task_id in (
-                  select t.id from peers.task t where t.graph_id = %(graph)s and t.state = 'dead'))
-            order by d.died_at desc, d.task_id desc limit %(limit)s
-        )
-        select n.total, d.task_id, d.kind, d.queue, d.attempts, d.died_at,
-               peers.now() - d.died_at as died_ago_seconds, d.error_type, d.error_message,
-               d.exit_signal, d.peer, d.host, d.held_children
-        from newest n
-        cross join lateral (select * from peers.dead_letter l where l.task_id = n.task_id) d
-        order by n.died_at desc, n.task_id desc""",
-        kind=kind,
-        queue=queue,
-        graph=graph,
-        limit=limit,
-    )
-
-
-def dead_letter(connection: Connection, task_id: int) -> Row | None:
-    """Return a dead letter with all its failures."""
-    found = _rows(
-        connection,
-        """
-        select d.*, peers.now() - d.died_at as died_ago_seconds
-        from peers.dead_letter d where d.task_id = %(id)s""",
-        id=task_id,
-    )
-    return found[0] if found else None
-
-
 # --------------------------------------------------------------------------------------- limits
 
 
@@ -220,7 +116,7 @@ def recent_values(
     connection: Connection, kind: str | None, queue: str | None, path: str
 ) -> tuple[int, int]:
     """Return how many of the newest tasks are of a kind or queue, and how many have a value."""
-    [row] = _rows(
+    [row] = rows(
         connection,
         """
         select count(*) as tasks, count(v.value) as values
@@ -242,7 +138,7 @@ def recent_values(
 
 def graphs(connection: Connection, name: str | None, paused: bool | None, limit: int) -> list[Row]:
     """Return the progress of the newest graphs; `total` says how many there are."""
-    return _rows(
+    return rows(
         connection,
         """
         with newest as materialized (
@@ -263,7 +159,7 @@ def graphs(connection: Connection, name: str | None, paused: bool | None, limit:
 
 def graph(connection: Connection, id: int) -> Row:
     """Return the progress of a graph. Raises GraphNotFound."""
-    found = _rows(
+    found = rows(
         connection,
         """
         select s.*, peers.now() - s.created_at as created_ago_seconds
@@ -277,7 +173,7 @@ def graph(connection: Connection, id: int) -> Row:
 
 def schedules(connection: Connection, name: str | None = None) -> list[Row]:
     """Return the schedules by name, or the one of this name."""
-    return _rows(
+    return rows(
         connection,
         """
         select v.*, s.anchor, s.args, s.queue, s.priority, s.max_attempts, s.timeout, s.metadata,
@@ -295,7 +191,7 @@ def schedules(connection: Connection, name: str | None = None) -> list[Row]:
 
 def alerts(connection: Connection) -> list[Row]:
     """Return the open alerts, the oldest first."""
-    return _rows(
+    return rows(
         connection,
         "select alert, subject, message, details, raised_at from peers.alert order by raised_at",
     )
@@ -303,7 +199,7 @@ def alerts(connection: Connection) -> list[Row]:
 
 def schedule_counts(connection: Connection) -> Row:
     """Return how many schedules are active (not paused), and how many of them fail to fire."""
-    [counts] = _rows(
+    [counts] = rows(
         connection,
         """
         select count(*) filter (where paused_at is null) as active,
@@ -311,3 +207,41 @@ def schedule_counts(connection: Connection) -> Row:
         from peers.schedule""",
     )
     return counts
+
+
+# ----------------------------------------------------------------------------------------- logs
+
+
+def running_attempt(connection: Connection, task_id: int) -> Row:
+    """Return the state of a task, and its last attempt. Raises TaskNotFound."""
+    found = rows(
+        connection,
+        "select kind, state::text as state, attempt, token from peers.task where id = %(id)s",
+        id=task_id,
+    )
+    if not found:
+        raise task_not_found(task_id)
+    return found[0]
+
+
+def logs(
+    connection: Connection, task_id: int, token: object = None, *, texts: bool = True
+) -> list[Row]:
+    """Return the logs of a task, or that of one attempt, the last one last."""
+    return rows(
+        connection,
+        """
+        select attempt, token, peer_id, host, outcome, size, cut, stored_at,
+               case when %(texts)s then text end as text
+        from peers.task_log
+        where task_id = %(id)s and (%(token)s::uuid is null or token = %(token)s::uuid)
+        order by stored_at""",
+        id=task_id,
+        token=token,
+        texts=texts,
+    )
+
+
+def follow_log(connection: Connection, task_id: int) -> None:
+    """Ask the peer that runs a task to store its log now, and again for a while."""
+    rows(connection, "select peers.follow_log(%(id)s)", id=task_id)

@@ -13,6 +13,7 @@ from peers.cli.parser import (
     TIME_FORM,
     add_command,
     add_group,
+    add_reason,
     advice,
     instant,
     positive,
@@ -53,8 +54,11 @@ def register(commands: Commands) -> None:
         "run": (_run, "submit a task of a schedule now and print its id"),
     }
     for verb, (command, summary) in changes.items():
-        example = f"peers schedule {verb} nightly"
-        add_name(add_command(group, verb, command, summary, example=example))
+        changing = add_command(
+            group, verb, command, summary, example=f"peers schedule {verb} nightly"
+        )
+        add_name(changing)
+        add_reason(changing)
     explain = add_command(
         group,
         "explain",
@@ -99,6 +103,7 @@ def register(commands: Commands) -> None:
         "--until", type=instant, dest="until_at", metavar="TIME",
         help=f"the last due time ({TIME_FORM}; default: now)",
     )  # fmt: skip
+    add_reason(backfill)
     cancel = add_command(
         group,
         "cancel-backfill",
@@ -109,6 +114,7 @@ def register(commands: Commands) -> None:
     cancel.add_argument(
         "id", type=positive, metavar="NUMBER", help="number that `peers schedule backfill` printed"
     )
+    add_reason(cancel)
 
 
 # -------------------------------------------------------------------------------------- reading
@@ -222,7 +228,7 @@ def _resume(args: argparse.Namespace) -> int:
 def _remove(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         found = queries.schedules(connection, args.name)
-        perform(connection, operations.remove_schedule(args.name))
+        perform(connection, operations.remove_schedule(args.name, reason=args.reason))
     print(f'schedule "{args.name}" is deleted')
     if found and found[0]["declaring_peers"]:
         output.say(
@@ -234,12 +240,14 @@ def _remove(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     with connected(args) as connection:
-        print(perform(connection, operations.run_schedule(args.name)))
+        print(perform(connection, operations.run_schedule(args.name, reason=args.reason)))
     return 0
 
 
 def _backfill(args: argparse.Namespace) -> int:
-    request = operations.backfill_schedule(args.name, args.from_at, args.until_at)
+    request = operations.backfill_schedule(
+        args.name, args.from_at, args.until_at, reason=args.reason
+    )
     with connected(args) as connection:
         try:
             number = perform(connection, request)
@@ -259,7 +267,9 @@ def _backfill(args: argparse.Namespace) -> int:
 
 def _cancel_backfill(args: argparse.Namespace) -> int:
     with connected(args) as connection:
-        was_in_progress = perform(connection, operations.cancel_backfill(args.id))
+        was_in_progress = perform(
+            connection, operations.cancel_backfill(args.id, reason=args.reason)
+        )
     if not was_in_progress:
         raise NotFound(
             f"there is no backfill {args.id}",
@@ -271,8 +281,8 @@ def _cancel_backfill(args: argparse.Namespace) -> int:
     return 0
 
 
-def _change(args: argparse.Namespace, operation: Callable[[str], Request[None]], what: str) -> int:
+def _change(args: argparse.Namespace, operation: Callable[..., Request[None]], what: str) -> int:
     with connected(args) as connection:
-        perform(connection, operation(args.name))
+        perform(connection, operation(args.name, reason=args.reason))
     print(f'schedule "{args.name}" {what}')
     return 0

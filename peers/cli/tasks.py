@@ -1,4 +1,4 @@
-"""`peers cancel`, `change`, `pause`, `resume`: change tasks and queues."""
+"""`peers change`, `pause`, `resume`: change tasks and queues."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ from typing import TYPE_CHECKING
 
 from peers.cli import output, queries
 from peers.cli.database import connected, perform
-from peers.cli.parser import TIME_FORM, add_command, duration, instant, json_object, name, task_id
+from peers.cli.parser import (
+    TIME_FORM,
+    add_command,
+    add_reason,
+    duration,
+    instant,
+    json_object,
+    name,
+    task_id,
+)
 from peers.cli.wording import in_words_of_the_shell
 from peers.client import operations
 from peers.errors import PeersError
-from peers.types import TaskState
 
 if TYPE_CHECKING:
     import argparse
@@ -21,14 +29,6 @@ if TYPE_CHECKING:
 
 def register(commands: Commands) -> None:
     """Declare the commands of this file."""
-    cancel = add_command(
-        commands,
-        "cancel",
-        _cancel,
-        "cancel tasks (the handler of a running task is stopped)",
-        example="peers cancel 42 43",
-    )
-    cancel.add_argument("ids", type=task_id, nargs="+", metavar="ID", help="id of a task")
     change = add_command(
         commands, "change", _change, "change a task that has not started",
         example="peers change 42 --priority 10 --in 5m",
@@ -65,6 +65,7 @@ def register(commands: Commands) -> None:
         example="peers pause mail",
     )
     pause.add_argument("queue", type=name, metavar="QUEUE", help="name of a queue")
+    add_reason(pause)
     resume = add_command(
         commands,
         "resume",
@@ -73,6 +74,7 @@ def register(commands: Commands) -> None:
         example="peers resume mail",
     )
     resume.add_argument("queue", type=name, metavar="QUEUE", help="name of a queue")
+    add_reason(resume)
 
 
 def each(args: argparse.Namespace, ids: Sequence[int], act: Callable[[int], None]) -> int:
@@ -86,19 +88,6 @@ def each(args: argparse.Namespace, ids: Sequence[int], act: Callable[[int], None
             output.complain(error)
             code = code or error.exit_code
     return code
-
-
-def _cancel(args: argparse.Namespace) -> int:
-    with connected(args) as connection:
-
-        def cancel(id: int) -> None:
-            state = perform(connection, operations.cancel(id))
-            if state is TaskState.COMPLETED:
-                raise PeersError(f"task {id} is completed and cannot be cancelled")
-            note = ": its handler is being stopped" if state is TaskState.RUNNING else ""
-            print(f"task {id} is {state}{note}")
-
-        return each(args, args.ids, cancel)
 
 
 def _change(args: argparse.Namespace) -> int:
@@ -115,7 +104,7 @@ def _change(args: argparse.Namespace) -> int:
 
 def _pause(args: argparse.Namespace) -> int:
     with connected(args) as connection:
-        perform(connection, operations.pause(args.queue))
+        perform(connection, operations.pause(args.queue, reason=args.reason))
         known = queries.is_known_queue(connection, args.queue)
     print(f'queue "{args.queue}" is paused; running tasks go on')
     if not known:
@@ -128,6 +117,6 @@ def _pause(args: argparse.Namespace) -> int:
 def _resume(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         paused = queries.is_paused(connection, args.queue)
-        perform(connection, operations.resume(args.queue))
+        perform(connection, operations.resume(args.queue, reason=args.reason))
     print(f'queue "{args.queue}" {"is resumed" if paused else "was not paused"}')
     return 0

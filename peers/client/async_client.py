@@ -7,10 +7,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
-from peers.client import limit_operations, operations, schedule_operations
+from peers.client import bulk_operations, limit_operations, operations, schedule_operations
 from peers.client.client import DEFAULT_MAX_CONNECTIONS, Client
 from peers.client.forms import as_async_method
 from peers.client.graph import AsyncGraph, GraphOptions
+from peers.client.peek import Peek, ask_async
 from peers.client.task import read_result, require_task, submission
 
 if TYPE_CHECKING:
@@ -60,9 +61,13 @@ class AsyncClient:
     get = as_async_method(operations.get)
     find = as_async_method(operations.find)
     explain = as_async_method(operations.explain)
+    log = as_async_method(operations.log)
     cancel = as_async_method(operations.cancel)
     retry = as_async_method(operations.retry)
     discard = as_async_method(operations.discard)
+    retry_dead = as_async_method(bulk_operations.retry_dead)
+    discard_dead = as_async_method(bulk_operations.discard_dead)
+    cancel_tasks = as_async_method(bulk_operations.cancel_tasks)
     change = as_async_method(operations.change)
     set_limit = as_async_method(limit_operations.set_limit)
     get_limit = as_async_method(limit_operations.get_limit)
@@ -129,6 +134,10 @@ class AsyncClient:
         """
         require_task(task)
         return read_result(await self._client.wait_async(id, timeout), task)
+
+    async def peek(self, id: int, timeout: Span | None = None) -> Peek:
+        """Return what the handler of a running task does. See `peers.peek`."""
+        return await ask_async(self.perform, id, timeout)
 
     def graph(
         self,

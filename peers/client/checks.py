@@ -21,6 +21,11 @@ def text_of(
     raise error(f"{name} must be a string, not {value!r}", hint)
 
 
+def reason_of(reason: object) -> dict[str, str]:
+    """Return the reason of an operation, as a request has it. Raises BadArgument."""
+    return {} if reason is None else {"reason": text_of("reason", reason)}
+
+
 def switch_of(name: str, value: object, *, error: type[BadArgument] = BadArgument) -> bool:
     """Return True or False. Raises BadArgument, or the given class of it."""
     if isinstance(value, bool):

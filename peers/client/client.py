@@ -13,10 +13,11 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, overload
 
-from peers.client import limit_operations, operations, schedule_operations
+from peers.client import bulk_operations, limit_operations, operations, schedule_operations
 from peers.client.checks import id_of, text_of, wait_of
 from peers.client.forms import as_method
 from peers.client.graph import Graph, GraphOptions
+from peers.client.peek import Peek, ask
 from peers.client.place import Place
 from peers.client.pool import Pool
 from peers.client.records import not_ended
@@ -108,9 +109,13 @@ class Client:
     get = as_method(operations.get)
     find = as_method(operations.find)
     explain = as_method(operations.explain)
+    log = as_method(operations.log)
     cancel = as_method(operations.cancel)
     retry = as_method(operations.retry)
     discard = as_method(operations.discard)
+    retry_dead = as_method(bulk_operations.retry_dead)
+    discard_dead = as_method(bulk_operations.discard_dead)
+    cancel_tasks = as_method(bulk_operations.cancel_tasks)
     change = as_method(operations.change)
     set_limit = as_method(limit_operations.set_limit)
     get_limit = as_method(limit_operations.get_limit)
@@ -173,6 +178,10 @@ class Client:
         """
         require_task(task)
         return read_result(self.wait(id, timeout), task)
+
+    def peek(self, id: int, timeout: Span | None = None) -> Peek:
+        """Return what the handler of a running task does. See `peers.peek`."""
+        return ask(self.perform, id, timeout)
 
     def graph(
         self,

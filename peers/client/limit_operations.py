@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 from peers.client import limit_statements as statements
-from peers.client.checks import moment_of, text_of
+from peers.client.checks import moment_of, reason_of, text_of
 from peers.client.filters import checked
 from peers.client.kinds import Kind, kind_of
 from peers.client.statements import Request
@@ -42,13 +42,15 @@ class LimitFields(TypedDict, total=False):
     learns: bool
 
 
-def set_limit(name: str, **fields: Unpack[LimitFields]) -> Request[bool]:
+def set_limit(
+    name: str, *, reason: str | None = None, **fields: Unpack[LimitFields]
+) -> Request[bool]:
     """Create a limit or change it, and return whether it is new.
 
     kind (its name, or a task) or queue: whose tasks it limits. For the others, see Limit. What is
     left out stays as it is; None clears a value. Of a task it checks key and weight against the
     annotations, as Limit does in `@task`. Running tasks go on: a smaller limit holds as they end.
-    Raises BadLimit.
+    reason: is recorded in peers.action. Raises BadLimit.
     """
     unknown = [field for field in fields if field not in _FIELDS]
     if unknown:
@@ -63,7 +65,7 @@ def set_limit(name: str, **fields: Unpack[LimitFields]) -> Request[bool]:
         kind.handler.require_limit_paths(fields.get("key"), fields.get("weight"))
     if "per" in fields:
         document["per"] = interval_of(fields["per"])
-    return Request(statements.SET_LIMIT, document)
+    return Request(statements.SET_LIMIT, {**document, **reason_of(reason)})
 
 
 def get_limit(name: str, *, keys: int = 10) -> Request[LimitRecord]:
@@ -84,12 +86,13 @@ def find_limits(
     return Request(statements.FIND_LIMITS, checked(kind=kind, queue=queue))
 
 
-def remove_limit(name: str) -> Request[None]:
+def remove_limit(name: str, *, reason: str | None = None) -> Request[None]:
     """Remove a limit. Its tasks run without it soon.
 
-    If code declares it, the next peer that joins creates it again. Raises LimitNotFound.
+    If code declares it, the next peer that joins creates it again. reason: is recorded in
+    peers.action. Raises LimitNotFound.
     """
-    return Request(statements.REMOVE_LIMIT, {"name": text_of("name", name)})
+    return Request(statements.REMOVE_LIMIT, {"name": text_of("name", name), **reason_of(reason)})
 
 
 def shut_limit(
@@ -102,8 +105,8 @@ def shut_limit(
     """Shut a limit: no task under it starts. Tasks that run go on.
 
     seconds: how long, up to 10 years, also as a timedelta or a text such as "1h". until: the time
-    at which it opens, with a time zone. With neither it is shut until `open_limit`. Raises
-    LimitNotFound, BadLimit.
+    at which it opens, with a time zone. With neither it is shut until `open_limit`. reason: is
+    shown with the limit, and recorded in peers.action. Raises LimitNotFound, BadLimit.
     """
     if seconds is not None and until is not None:
         raise BadLimit("seconds and until exclude each other", "Pass one of them.")
@@ -113,16 +116,18 @@ def shut_limit(
             hint='Write datetime.now(timezone.utc) + timedelta(hours=1), or pass seconds="1h".',
         )  # fmt: skip
     document = {
-        "name": text_of("name", name), "seconds": _interval_of(seconds),
-        "reason": None if reason is None else text_of("reason", reason),
+        "name": text_of("name", name), "seconds": _interval_of(seconds), **reason_of(reason),
         "until": None if until is None else until.isoformat(),
     }  # fmt: skip
     return Request(statements.SHUT_LIMIT, document)
 
 
-def open_limit(name: str) -> Request[bool]:
-    """Open a limit, and return whether it was shut. Raises LimitNotFound."""
-    return Request(statements.OPEN_LIMIT, {"name": text_of("name", name)})
+def open_limit(name: str, *, reason: str | None = None) -> Request[bool]:
+    """Open a limit, and return whether it was shut.
+
+    reason: is recorded in peers.action. Raises LimitNotFound.
+    """
+    return Request(statements.OPEN_LIMIT, {"name": text_of("name", name), **reason_of(reason)})
 
 
 def _interval_of(seconds: Span | None) -> str | None:

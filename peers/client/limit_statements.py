@@ -58,14 +58,17 @@ FIND_LIMITS: Final = Statement(
 SET_LIMIT: Final = Statement(
     "set_limit",
     """
-    select to_json(peers.set_limit(d ->> 'name', d - 'name'))::text
+    select to_json(peers.set_limit(d ->> 'name', d - 'name' - 'reason', d ->> 'reason'))::text
     from (select cast(:document as jsonb)) as request(d)
     """,
     bool,
 )
 REMOVE_LIMIT: Final = Statement(
     "remove_limit",
-    "select to_json(peers.remove_limit(cast(:document as jsonb) ->> 'name')::text)::text",
+    """
+    select to_json(peers.remove_limit(d ->> 'name', d ->> 'reason')::text)::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
     _nothing,
 )
 SHUT_LIMIT: Final = Statement(
@@ -82,7 +85,10 @@ SHUT_LIMIT: Final = Statement(
 )
 OPEN_LIMIT: Final = Statement(
     "open_limit",
-    "select to_json(peers.open_limit(cast(:document as jsonb) ->> 'name'))::text",
+    """
+    select to_json(peers.open_limit(d ->> 'name', d ->> 'reason'))::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
     bool,
 )
 

@@ -10,20 +10,20 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 from peers.client import statements
-from peers.client.checks import id_of, text_of
+from peers.client.checks import id_of, reason_of, switch_of, text_of
 from peers.client.filters import filters_of
 from peers.client.kinds import Kind, kind_of, options_for
 from peers.client.options import OptionFields, Options, options_from
 from peers.client.statements import Request, find_statement
 from peers.client.submission import document, document_of_many, plain_json
-from peers.errors import BadTask
+from peers.errors import BadArgument, BadTask
 from peers.spans import sql_interval
 from peers.types import UNIQUE_KEY_MAX_LENGTH, TaskState
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from peers.client.records import GraphStatus, TaskRecord
+    from peers.client.records import GraphStatus, TaskLog, TaskRecord
     from peers.spans import Span
     from peers.types import TaskId
 
@@ -107,6 +107,15 @@ def explain(id: int) -> Request[str]:
     return Request(statements.EXPLAIN, {"id": id_of(id)})
 
 
+def log(id: int, attempt: int | None = None) -> Request[TaskLog | None]:
+    """Return the log of an attempt of this task; None: there is none.
+
+    attempt: its number; None: the last one that has a log. Only tasks of kinds with keep_log have
+    logs. Raises TaskNotFound, BadArgument.
+    """
+    return Request(statements.LOG, {"id": id_of(id), "attempt": _attempt(attempt)})
+
+
 def cancel(id: int) -> Request[TaskState]:
     """Cancel a task and return its state.
 
@@ -170,14 +179,17 @@ def change(
     return Request(statements.CHANGE, given)
 
 
-def pause(queue: str) -> Request[None]:
-    """Stop claims from a queue. Running tasks go on. Raises BadTask."""
-    return Request(statements.PAUSE, {"queue": text_of("queue", queue)})
+def pause(queue: str, *, reason: str | None = None) -> Request[None]:
+    """Stop claims from a queue. Running tasks go on.
+
+    reason: is recorded in peers.action. Raises BadTask.
+    """
+    return Request(statements.PAUSE, {"queue": text_of("queue", queue), **reason_of(reason)})
 
 
-def resume(queue: str) -> Request[None]:
-    """Allow claims from a paused queue again."""
-    return Request(statements.RESUME, {"queue": text_of("queue", queue)})
+def resume(queue: str, *, reason: str | None = None) -> Request[None]:
+    """Allow claims from a paused queue again. reason: is recorded in peers.action."""
+    return Request(statements.RESUME, {"queue": text_of("queue", queue), **reason_of(reason)})
 
 
 def graph_status(graph: int) -> Request[GraphStatus]:
@@ -200,33 +212,50 @@ def find_graphs(
     return Request(statements.FIND_GRAPHS, filters)
 
 
-def cancel_graph(graph: int) -> Request[int]:
+def cancel_graph(graph: int, *, dry_run: bool = False, reason: str | None = None) -> Request[int]:
     """Cancel the unfinished tasks of a graph, dead ones included, and return how many.
 
-    Raises GraphNotFound.
+    dry_run: only count them. reason: is recorded in peers.action. Raises GraphNotFound.
     """
-    return Request(statements.CANCEL_GRAPH, {"graph": id_of(graph, "graph", name="graph")})
+    request = {**_graph(graph, reason), "dry_run": switch_of("dry_run", dry_run)}
+    return Request(statements.CANCEL_GRAPH, request)
 
 
-def pause_graph(graph: int) -> Request[int]:
+def pause_graph(graph: int, *, reason: str | None = None) -> Request[int]:
     """Stop claims of a graph's tasks, and return how many of them are ready now.
 
-    Tasks that are blocked or scheduled are paused too, but not counted. Raises GraphNotFound.
+    Tasks that are blocked or scheduled are paused too, but not counted. reason: is recorded in
+    peers.action. Raises GraphNotFound.
     """
-    return Request(statements.PAUSE_GRAPH, {"graph": id_of(graph, "graph", name="graph")})
+    return Request(statements.PAUSE_GRAPH, _graph(graph, reason))
 
 
-def resume_graph(graph: int) -> Request[int]:
+def resume_graph(graph: int, *, reason: str | None = None) -> Request[int]:
     """Allow claims of a paused graph's tasks again, and return how many of them are ready now.
 
-    Tasks that are blocked or scheduled are not counted. Raises GraphNotFound.
+    Tasks that are blocked or scheduled are not counted. reason: is recorded in peers.action. Raises
+    GraphNotFound.
     """
-    return Request(statements.RESUME_GRAPH, {"graph": id_of(graph, "graph", name="graph")})
+    return Request(statements.RESUME_GRAPH, _graph(graph, reason))
 
 
-def retry_graph(graph: int) -> Request[int]:
-    """Run all dead tasks of a graph again, and return how many. Raises GraphNotFound."""
-    return Request(statements.RETRY_GRAPH, {"graph": id_of(graph, "graph", name="graph")})
+def retry_graph(graph: int, *, dry_run: bool = False, reason: str | None = None) -> Request[int]:
+    """Run all dead tasks of a graph again, and return how many.
+
+    dry_run: only count them. reason: is recorded in peers.action. Raises GraphNotFound.
+    """
+    request = {**_graph(graph, reason), "dry_run": switch_of("dry_run", dry_run)}
+    return Request(statements.RETRY_GRAPH, request)
+
+
+def _graph(graph: int, reason: str | None) -> dict[str, Any]:
+    return {"graph": id_of(graph, "graph", name="graph"), **reason_of(reason)}
+
+
+def _attempt(attempt: object) -> int | None:
+    if attempt is None or (isinstance(attempt, int) and not isinstance(attempt, bool)):
+        return attempt
+    raise BadArgument(f"attempt must be a number, not {attempt!r}")
 
 
 def _keys(unique_keys: object) -> list[str | None]:

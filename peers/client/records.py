@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from peers.errors import Failure, TaskCancelled, TaskFailed, TaskNotFound
 from peers.types import TaskId, TaskState
@@ -66,6 +66,35 @@ class TaskRecord:
             result=row["result"],
             failure=None if failure is None else _failure(failure),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLog:
+    """What an attempt has printed and logged. Times are in UTC."""
+
+    task_id: int
+    attempt: int
+    token: str
+    """Of the lease under which the attempt ran."""
+    peer_id: str
+    host: str | None
+    outcome: Literal["failed", "completed"] | None
+    """None: the attempt runs, or it ended without an outcome: its peer was lost or stopped it."""
+    size: int
+    """How many bytes there were. More than 64 KiB are not kept."""
+    is_cut: bool
+    """Whether the beginning is missing."""
+    text: str
+    stored_at: datetime
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> TaskLog:
+        """Read a row of peers.task_log."""
+        return cls(
+            task_id=row["task_id"], attempt=row["attempt"], token=row["token"],
+            peer_id=row["peer_id"], host=row["host"], outcome=row["outcome"], size=row["size"],
+            is_cut=row["cut"], text=row["text"], stored_at=_time(row["stored_at"]),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

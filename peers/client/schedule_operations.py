@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from peers.client import schedule_statements as statements
-from peers.client.checks import id_of, moment_of, switch_of, text_of
+from peers.client.checks import id_of, moment_of, reason_of, switch_of, text_of
 from peers.client.filters import filters_of
 from peers.client.kinds import Kind, kind_of, options_for
 from peers.client.statements import Request
@@ -114,55 +114,66 @@ def explain_schedule(name: str, at: datetime | None = None) -> Request[str]:
     return Request(statements.EXPLAIN_SCHEDULE, {"name": text_of("name", name), **_times(at=at)})
 
 
-def pause_schedule(name: str) -> Request[None]:
-    """Pause a schedule: its due times are skipped. What runs, runs on. Raises ScheduleNotFound."""
-    return Request(statements.PAUSE_SCHEDULE, {"name": text_of("name", name)})
+def pause_schedule(name: str, *, reason: str | None = None) -> Request[None]:
+    """Pause a schedule: its due times are skipped. What runs, runs on.
+
+    reason: is recorded in peers.action. Raises ScheduleNotFound.
+    """
+    return Request(statements.PAUSE_SCHEDULE, _named(name, reason))
 
 
-def resume_schedule(name: str) -> Request[None]:
-    """Resume a paused schedule. It fires at its next due time. Raises ScheduleNotFound."""
-    return Request(statements.RESUME_SCHEDULE, {"name": text_of("name", name)})
+def resume_schedule(name: str, *, reason: str | None = None) -> Request[None]:
+    """Resume a paused schedule. It fires at its next due time.
+
+    reason: is recorded in peers.action. Raises ScheduleNotFound.
+    """
+    return Request(statements.RESUME_SCHEDULE, _named(name, reason))
 
 
-def remove_schedule(name: str) -> Request[None]:
+def remove_schedule(name: str, *, reason: str | None = None) -> Request[None]:
     """Delete a schedule. Its tasks go on, and what became of its due times stays recorded.
 
-    If code declares it, the next peer that joins adds it again. Raises ScheduleNotFound.
+    If code declares it, the next peer that joins adds it again. reason: is recorded in
+    peers.action. Raises ScheduleNotFound.
     """
-    return Request(statements.REMOVE_SCHEDULE, {"name": text_of("name", name)})
+    return Request(statements.REMOVE_SCHEDULE, _named(name, reason))
 
 
-def run_schedule(name: str) -> Request[int]:
+def run_schedule(name: str, *, reason: str | None = None) -> Request[int]:
     """Submit a task of a schedule now, also while it is paused, and return the task's id.
 
-    Raises ScheduleNotFound.
+    reason: is recorded in peers.action. Raises ScheduleNotFound.
     """
-    return Request(statements.RUN_SCHEDULE, {"name": text_of("name", name)})
+    return Request(statements.RUN_SCHEDULE, _named(name, reason))
 
 
 def backfill_schedule(
-    name: str, from_at: datetime, until_at: datetime | None = None
+    name: str, from_at: datetime, until_at: datetime | None = None, *, reason: str | None = None
 ) -> Request[int]:
     """Run the due times from one time until another (now, if left out) that have not fired.
 
     A schedule with every has no due times before its anchor. The peers submit the tasks soon: one
     after the other, unless the schedule allows overlap. Returns the number of the backfill.
-    Raises ScheduleNotFound, BadSchedule.
+    reason: is recorded in peers.action. Raises ScheduleNotFound, BadSchedule.
     """
     text_of("name", name)
     moment_of("from_at", from_at, hint=_TIME_EXAMPLE, error=BadSchedule)
-    request = {"name": name, **_times(from_at=from_at, until_at=until_at)}
+    request = {**_named(name, reason), **_times(from_at=from_at, until_at=until_at)}
     return Request(statements.BACKFILL_SCHEDULE, request)
 
 
-def cancel_backfill(id: int) -> Request[bool]:
+def cancel_backfill(id: int, *, reason: str | None = None) -> Request[bool]:
     """End a backfill, and return whether it was in progress.
 
     id: what `backfill_schedule` has returned. The peers submit no more of its tasks. Those that are
     submitted stay; the page Schedules shows how to cancel them. False: the backfill never existed,
-    was cancelled, or all its tasks are submitted.
+    was cancelled, or all its tasks are submitted. reason: is recorded in peers.action.
     """
-    return Request(statements.CANCEL_BACKFILL, {"id": id_of(id, "backfill")})
+    return Request(statements.CANCEL_BACKFILL, {"id": id_of(id, "backfill"), **reason_of(reason)})
+
+
+def _named(name: str, reason: str | None) -> dict[str, str]:
+    return {"name": text_of("name", name), **reason_of(reason)}
 
 
 def _times(**moments: datetime | None) -> dict[str, str]:

@@ -85,22 +85,34 @@ ADD_SCHEDULE: Final = Statement(
 )
 PAUSE_SCHEDULE: Final = Statement(
     "pause_schedule",
-    "select to_json(peers.pause_schedule(cast(:document as jsonb) ->> 'name')::text)::text",
+    """
+    select to_json(peers.pause_schedule(d ->> 'name', d ->> 'reason')::text)::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
     _nothing,
 )
 RESUME_SCHEDULE: Final = Statement(
     "resume_schedule",
-    "select to_json(peers.resume_schedule(cast(:document as jsonb) ->> 'name')::text)::text",
+    """
+    select to_json(peers.resume_schedule(d ->> 'name', d ->> 'reason')::text)::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
     _nothing,
 )
 REMOVE_SCHEDULE: Final = Statement(
     "remove_schedule",
-    "select to_json(peers.remove_schedule(cast(:document as jsonb) ->> 'name')::text)::text",
+    """
+    select to_json(peers.remove_schedule(d ->> 'name', d ->> 'reason')::text)::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
     _nothing,
 )
 RUN_SCHEDULE: Final = Statement(
     "run_schedule",
-    "select to_json(peers.run_schedule(cast(:document as jsonb) ->> 'name'))::text",
+    """
+    select to_json(peers.run_schedule(d ->> 'name', d ->> 'reason'))::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
     int,
 )
 BACKFILL_SCHEDULE: Final = Statement(
@@ -108,14 +120,17 @@ BACKFILL_SCHEDULE: Final = Statement(
     """
     select to_json(peers.backfill_schedule(
         d ->> 'name', (d ->> 'from_at')::timestamptz,
-        coalesce((d ->> 'until_at')::timestamptz, peers.now())))::text
+        coalesce((d ->> 'until_at')::timestamptz, peers.now()), d ->> 'reason'))::text
     from (select cast(:document as jsonb)) as request(d)
     """,
     int,
 )
 CANCEL_BACKFILL: Final = Statement(
     "cancel_backfill",
-    "select to_json(peers.cancel_backfill((cast(:document as jsonb) ->> 'id')::bigint))::text",
+    """
+    select to_json(peers.cancel_backfill((d ->> 'id')::bigint, d ->> 'reason'))::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
     bool,
 )
 

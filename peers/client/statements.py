@@ -13,7 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, LiteralString, TypeVar
 
-from peers.client.records import GraphStatus, Outcome, SubmittedGraph, TaskRecord
+from peers.client.records import (
+    GraphStatus,
+    Outcome,
+    SubmittedGraph,
+    TaskLog,
+    TaskRecord,
+    task_not_found,
+)
 from peers.errors import GraphNotFound, TaskNotFound
 from peers.types import TaskId, TaskState
 
@@ -253,6 +260,32 @@ GET: Final = Statement(
     is_read_only=True,
 )
 
+
+def _log(row: Any) -> TaskLog | None:
+    if row is None:
+        return None
+    if "missing" in row:
+        raise task_not_found(row["missing"])
+    return TaskLog.from_json(row)
+
+
+LOG: Final = Statement(
+    "log",
+    """
+    select case
+        when exists (select from peers.task t where t.id = (d ->> 'id')::bigint) then coalesce((
+            select to_jsonb(l) from peers.task_log l
+            where l.task_id = (d ->> 'id')::bigint
+              and (d ->> 'attempt' is null or l.attempt = (d ->> 'attempt')::integer)
+            order by l.stored_at desc limit 1), 'null')
+        else jsonb_build_object('missing', d -> 'id')
+    end::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
+    _log,
+    is_read_only=True,
+)
+
 OUTCOMES: Final = Statement(
     "outcomes",
     """
@@ -363,32 +396,52 @@ CHANGE: Final = Statement(
 )
 PAUSE: Final = Statement(
     "pause",
-    "select to_json(peers.pause(cast(:document as jsonb) ->> 'queue')::text)::text",
+    """
+    select to_json(peers.pause(d ->> 'queue', d ->> 'reason')::text)::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
     _nothing,
 )
 RESUME: Final = Statement(
     "resume",
-    "select to_json(peers.resume(cast(:document as jsonb) ->> 'queue')::text)::text",
+    """
+    select to_json(peers.resume(d ->> 'queue', d ->> 'reason')::text)::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
     _nothing,
 )
 CANCEL_GRAPH: Final = Statement(
     "cancel_graph",
-    "select to_json(peers.cancel_graph((cast(:document as jsonb) ->> 'graph')::bigint))::text",
+    """
+    select to_json(peers.cancel_graph(
+        (d ->> 'graph')::bigint, (d ->> 'dry_run')::boolean, d ->> 'reason'))::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
     int,
 )
 RETRY_GRAPH: Final = Statement(
     "retry_graph",
-    "select to_json(peers.retry_graph((cast(:document as jsonb) ->> 'graph')::bigint))::text",
+    """
+    select to_json(peers.retry_graph(
+        (d ->> 'graph')::bigint, (d ->> 'dry_run')::boolean, d ->> 'reason'))::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
     int,
 )
 PAUSE_GRAPH: Final = Statement(
     "pause_graph",
-    "select to_json(peers.pause_graph((cast(:document as jsonb) ->> 'graph')::bigint))::text",
+    """
+    select to_json(peers.pause_graph((d ->> 'graph')::bigint, d ->> 'reason'))::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
     int,
 )
 RESUME_GRAPH: Final = Statement(
     "resume_graph",
-    "select to_json(peers.resume_graph((cast(:document as jsonb) ->> 'graph')::bigint))::text",
+    """
+    select to_json(peers.resume_graph((d ->> 'graph')::bigint, d ->> 'reason'))::text
+    from (select cast(:document as jsonb)) as request(d)
+    """,
     int,
 )
 

@@ -14,6 +14,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Generic,
+    Literal,
     ParamSpec,
     Self,
     TypedDict,
@@ -32,14 +33,14 @@ from peers.client.submission import document
 from peers.client.targets import is_async_target
 from peers.client.transport import perform, perform_async, perform_in, perform_in_async
 from peers.errors import ArgsInvalid, BadArgument, BadLimit, BadSchedule, BadTask
-from peers.handlers import DEFAULT_BACKOFF, DEFAULT_BACKOFF_CAP, Handler, register
+from peers.handlers import DEFAULT_BACKOFF, DEFAULT_BACKOFF_CAP, Handler, KeepLog, register
 from peers.limits import Limit
 from peers.schedules import Schedule
 from peers.spans import Span, timedelta_of
 from peers.types import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
 
 if TYPE_CHECKING:
-    from peers.client.records import Outcome
+    from peers.client.records import Outcome, TaskLog
     from peers.client.targets import AsyncTarget, SyncTarget
     from peers.types import ParentFailure, TaskId
 
@@ -152,6 +153,17 @@ class Task(Generic[P, R_co]):
         """Do the same as `result` without blocking the event loop."""
         return read_result(await wait_async(id, timeout), self)
 
+    def log(self, id: int, attempt: int | None = None) -> TaskLog | None:
+        """Return what an attempt of a task has printed and logged; None: there is no log of it.
+
+        attempt: its number; None: the last one that has a log. Raises TaskNotFound, BadArgument.
+        """
+        return perform(operations.log(id, attempt))
+
+    async def log_async(self, id: int, attempt: int | None = None) -> TaskLog | None:
+        """Do the same as `log` without blocking the event loop."""
+        return await perform_async(operations.log(id, attempt))
+
     def request(self, *args: P.args, **kwargs: P.kwargs) -> Request[TaskId]:
         """Return the checked request of a submission. Raises ArgsInvalid."""
         with self.hinting_at_keywords(args, kwargs):
@@ -241,6 +253,7 @@ class _Policy(TypedDict, total=False):
     timeout: Span | None
     backoff: Span
     backoff_cap: Span
+    keep_log: bool | Literal["always"]
     limit: Limit | Iterable[Limit]
     cron: str | None
     every: Span | None
@@ -267,6 +280,7 @@ def task(
     backoff_cap: Span = DEFAULT_BACKOFF_CAP,
     batch_size: int | None = None,
     batch_wait: Span = 0,
+    keep_log: bool | Literal["always"] = False,
     limit: Limit | Iterable[Limit] = (),
     cron: str | None = None,
     every: Span | None = None,
@@ -280,6 +294,9 @@ def task(
     an exception, for each task, in the same order. When it raises, or its worker dies, the batch is
     bisected until the failing tasks are isolated; only these fail. Retry, Reject and the timeout
     apply to all tasks of the call.
+
+    keep_log: keep the last 64 KiB of what each failed attempt has printed and logged; "always":
+    also of completed ones. `peers log ID` and the table peers.task_log show them.
 
     limit: how many of its tasks run at once, or start in a period, in all peers together; one Limit
     or several, which all hold.
@@ -325,6 +342,7 @@ def task(
             backoff_cap=span("backoff_cap", backoff_cap),
             batch_size=batch_size,
             batch_wait=span("batch_wait", batch_wait),
+            keep_log=_kept(keep_log),
             limits=limits,
             schedules=declared,
         )
@@ -332,6 +350,13 @@ def task(
         return Task(handler) if batch_size is None else BatchTask(handler)
 
     return decorate
+
+
+def _kept(keep_log: object) -> KeepLog:
+    """Return which logs are kept; what is neither a boolean nor "always" is refused later."""
+    if isinstance(keep_log, bool):
+        return "failed" if keep_log else ""
+    return keep_log if keep_log == "always" else repr(keep_log)  # type: ignore[return-value]
 
 
 def _require_policy(

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, LiteralString, TypeVar
+from typing import TYPE_CHECKING, Any, Final, LiteralString, TypeVar
 
+from peers.client.bulk_statements import BULK_STATEMENTS
 from peers.client.limit_statements import LIMIT_STATEMENTS
 from peers.client.schedule_statements import SCHEDULE_STATEMENTS
 from peers.client.statements import STATEMENTS, Request, Statement
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from peers.database.connection import Connection
 
 T = TypeVar("T")
+
+_STATEMENTS: Final = {
+    **STATEMENTS, **SCHEDULE_STATEMENTS, **LIMIT_STATEMENTS, **BULK_STATEMENTS,
+}  # fmt: skip
 
 
 def perform(request: Request[T]) -> T:
@@ -97,7 +102,7 @@ def perform_for_handler(
     JSON: that of a large graph would keep its other threads from running. Raises BadTask for an
     unknown name.
     """
-    statement = STATEMENTS.get(name) or SCHEDULE_STATEMENTS.get(name) or LIMIT_STATEMENTS.get(name)
+    statement = _STATEMENTS.get(name)
     if statement is None:
         raise BadTask(
             f"the peer does not know the request {name!r} of a handler",

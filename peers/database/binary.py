@@ -23,6 +23,7 @@ _ID_BYTES: Final = 12
 _BIGINT: Final = 20  # the oids of the types of elements
 _INTEGER: Final = 23
 _TEXT: Final = 25
+_BYTEA: Final = 17
 _UUID: Final = 2950
 _UUID_HEAD: Final = _LENGTH.pack(16)
 _NULL: Final = _LENGTH.pack(-1)
@@ -109,6 +110,11 @@ def pack_repeated(tokens: Sequence[tuple[bytes, int]]) -> bytes:
 def pack_texts(texts: Sequence[str | None]) -> bytes:
     """Return a text[], in UTF-8."""
     return _array(_TEXT, [_NULL if text is None else _sized(text.encode()) for text in texts])
+
+
+def pack_bytes(values: Sequence[bytes | None]) -> bytes:
+    """Return a bytea[]."""
+    return _array(_BYTEA, [_NULL if value is None else _sized(value) for value in values])
 
 
 def _array(element: int, items: Sequence[bytes]) -> bytes:

@@ -155,7 +155,7 @@ def is_connection_lost(error: BaseException) -> bool:
 def report_wait(error: Exception, retry_in: float) -> None:
     """Log why a peer that starts waits for the database."""
     is_full = isinstance(error, NoConnectionFree)
-    report = events.no_connection_free if is_full else events.database_lost
+    report = events.no_connection_free if is_full else events.database_unreachable
     report(reason=str(error).strip(), retry_in=retry_in)
 
 

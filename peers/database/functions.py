@@ -13,12 +13,15 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, LiteralString
+from uuid import UUID
 
 from peers.database.rows import (
     HeartbeatReply,
     ParentResult,
+    PeekRequest,
     Problem,
     Pruned,
+    PrunedDead,
     Unrunnable,
 )
 from peers.database.storable import storable
@@ -30,8 +33,7 @@ from peers.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from uuid import UUID
+    from collections.abc import Iterable, Mapping, Sequence
 
     from peers.database.connection import Connection
 
@@ -89,10 +91,52 @@ def join(
 
 def heartbeat(connection: Connection, peer_id: UUID) -> HeartbeatReply:
     """Renew the peer and all of its leases."""
-    [(version, alive, tasks, tokens)] = _rows(
+    [(version, alive, tasks, tokens, peeks)] = _rows(
         connection, "select * from peers.heartbeat(%s)", peer_id
     )
-    return HeartbeatReply(version, alive, frozenset(zip(tasks, tokens, strict=True)))
+    return HeartbeatReply(
+        version,
+        alive,
+        frozenset(zip(tasks, tokens, strict=True)),
+        tuple(PeekRequest(p["id"], p["task_id"], UUID(p["token"])) for p in peeks or ()),
+    )
+
+
+def reply_to_peek(
+    connection: Connection, peer_id: UUID, peek_id: int, facts: str, report: str
+) -> bool:
+    """Record what a peer replies to a request. Return False if there is no such request."""
+    recorded: bool = _value(
+        connection,
+        "select peers.reply_to_peek(%s, %s, %s::jsonb, %s)",
+        peer_id,
+        peek_id,
+        facts,
+        report,
+    )
+    return recorded
+
+
+def record_metrics(
+    connection: Connection, peer_id: UUID, metrics: Sequence[Mapping[str, object]]
+) -> None:
+    """Add what a peer has counted since its last report. The COMMIT does not wait for the disk."""
+    _rows(
+        connection,
+        "select peers.record_metrics(%s, %s::jsonb), set_config('synchronous_commit', 'off', true)",
+        peer_id,
+        json.dumps(metrics),
+    )
+
+
+def gauges(connection: Connection) -> list[tuple[str, dict[str, str], float]]:
+    """Return what can be measured now: the name, the labels and the value of each gauge."""
+    return [
+        (name, labels, value)
+        for name, labels, value in _rows(
+            connection, "select name, labels, value from peers.gauges()"
+        )
+    ]
 
 
 def leave(connection: Connection, peer_id: UUID) -> int:
@@ -191,11 +235,43 @@ def task_due_at(connection: Connection, task_id: int) -> datetime | None:
 
 
 def prune(
-    connection: Connection, older_than: timedelta, max_tasks: int = PRUNE_MAX_TASKS
+    connection: Connection,
+    older_than: timedelta,
+    max_tasks: int = PRUNE_MAX_TASKS,
+    *,
+    dry_run: bool = False,
+    reason: str | None = None,
 ) -> Pruned:
     """Delete tasks that ended longer ago than older_than, in one step of limited size."""
-    [row] = _rows(connection, "select * from peers.prune(%s, %s)", older_than, max_tasks)
+    [row] = _rows(
+        connection,
+        "select * from peers.prune(%s, %s, %s, %s)",
+        older_than,
+        max_tasks,
+        dry_run,
+        reason,
+    )
     return Pruned._make(row)
+
+
+def prune_dead(
+    connection: Connection,
+    older_than: timedelta,
+    max_tasks: int = PRUNE_MAX_TASKS,
+    *,
+    dry_run: bool = False,
+    reason: str | None = None,
+) -> PrunedDead:
+    """Delete dead letters that died longer ago than older_than, in one step of limited size."""
+    [row] = _rows(
+        connection,
+        "select * from peers.prune_dead(%s, %s, %s, %s)",
+        older_than,
+        max_tasks,
+        dry_run,
+        reason,
+    )
+    return PrunedDead._make(row)
 
 
 def prune_schedule_runs(

@@ -34,9 +34,11 @@ _PROMOTE: Final = (
     b" date_part('epoch', peers.next_due())"
 )
 _RECLAIM: Final = (
-    b"select task_id, attempt, lost_peer_id, host, null::double precision"
+    b"select task_id, kind, attempt, token, lost_peer_id, host, queue, outcome,"
+    b" null::double precision"
     b" from peers.reclaim($1::uuid, $2::integer)"
-    b" union all select null, null, null, null, peers.next_reclaim($1::uuid)"
+    b" union all select null, null, null, null, null, null, null, null,"
+    b" peers.next_reclaim($1::uuid)"
 )
 _SIBLINGS: Final = (
     b"select sibling_id, pid, process_start, liveness_lock from peers.siblings($1::uuid)"
@@ -45,9 +47,10 @@ _DECLARE_LOST: Final = (
     b"select lost_peer_id, host, released"
     b" from peers.declare_lost($1::uuid, $2::uuid[], $3::uuid[], $4::integer[], $5::integer[])"
 )
-_PRUNE: Final = (
+_APPLY_RETENTION: Final = (
     b"select looked_at, deleted, finished"
-    b" from peers.prune(make_interval(secs => $1::double precision), $2::integer)"
+    b" from peers.apply_retention(make_interval(secs => $1::double precision),"
+    b" make_interval(secs => $2::double precision), $3::integer)"
 )
 _PLACE_LIMITED: Final = b"select peers.place_limited($1::integer)"
 _DECLARE_LIMITS: Final = (
@@ -69,6 +72,7 @@ _DECLARE_SCHEDULES: Final = (
 _PRUNE_SCHEDULE_RUNS: Final = (
     b"select peers.prune_schedule_runs(make_interval(secs => $1::double precision), $2::integer)"
 )
+_DELETE_PEEKS: Final = b"select peers.delete_peeks()"
 _TRUE: Final = b"\1"
 
 
@@ -96,17 +100,24 @@ def read_reclaimed(result: PGresult) -> Reclaims:
     """Return the reply to `reclaim`."""
     tasks, seconds = [], float("inf")
     for row in range(result.ntuples):
-        task_id, attempt, peer_id, host, wait = (result.get_value(row, n) for n in range(5))
+        task_id, kind, attempt, token, peer_id, host, queue, outcome, wait = (
+            result.get_value(row, n) for n in range(9)
+        )
         if task_id is not None:
             tasks.append(
                 Reclaimed(
-                    read_integer(task_id), read_integer(attempt), UUID(bytes=peer_id),
-                    None if host is None else host.decode(),
+                    read_integer(task_id), _text(kind), read_integer(attempt),
+                    UUID(bytes=token), UUID(bytes=peer_id),
+                    None if host is None else host.decode(), _text(queue), _text(outcome),
                 )
             )  # fmt: skip
         elif wait is not None:
             seconds = read_float(wait)
     return Reclaims(tasks, seconds)
+
+
+def _text(raw: bytes | None) -> str:
+    return (raw or b"").decode()
 
 
 def siblings(peer_id: UUID) -> Statement:
@@ -156,10 +167,14 @@ def read_lost(result: PGresult) -> list[LostPeer]:
     ]
 
 
-def prune(older_than: timedelta, max_tasks: int) -> Statement:
-    """Delete tasks that ended longer ago than older_than, in one step of limited size."""
-    seconds = b"%f" % older_than.total_seconds()
-    return Statement(_PRUNE, (seconds, b"%d" % max_tasks), (0, 0))
+def apply_retention(
+    keep_completed: timedelta | None, keep_dead: timedelta | None, max_tasks: int
+) -> Statement:
+    """Delete tasks that ended longer ago than this, in one step of limited size; None: never."""
+    ages = [
+        None if age is None else b"%f" % age.total_seconds() for age in (keep_completed, keep_dead)
+    ]
+    return Statement(_APPLY_RETENTION, (*ages, b"%d" % max_tasks), (0, 0, 0))
 
 
 def read_pruned(result: PGresult) -> Pruned:
@@ -275,3 +290,8 @@ def prune_schedule_runs(older_than: timedelta, max_runs: int) -> Statement:
 def read_count(result: PGresult) -> int:
     """Return the number that a function has returned."""
     return read_integer(result.get_value(0, 0))
+
+
+def delete_peeks() -> Statement:
+    """Delete what operators asked about running tasks some minutes ago, with the replies."""
+    return Statement(_DELETE_PEEKS)

@@ -22,6 +22,8 @@ Result = TypeVar("Result")
 
 STOP_WITHIN: Final = 0.5
 """Seconds that a statement may go on after a signal."""
+_REPORT_AGAIN_AFTER: Final = 60.0
+"""Seconds after which the log repeats why connecting still fails."""
 
 
 class ReconnectingConnection:
@@ -56,6 +58,8 @@ class ReconnectingConnection:
         self._reconnecting = False
         self._deadline = float("inf")
         self._lost_at = 0.0
+        self._reported: tuple[str, float] = ("", 0.0)
+        """The reason of the last loss in the log, and when (monotonic) it was logged."""
 
     @property
     def is_up(self) -> bool:
@@ -124,7 +128,7 @@ class ReconnectingConnection:
         except (PeersError, psycopg.Error, OSError, RuntimeError) as error:
             if connection is not None:
                 connection.close()
-            self._report_loss(error)
+            self._report_failure(error)
             return
         events.database_reconnected(seconds=time.monotonic() - self._lost_at)
         # A database that accepts connections may still refuse to work: keep the backoff meanwhile.
@@ -137,8 +141,18 @@ class ReconnectingConnection:
             self._lost_at = time.monotonic()
             runner.close()
 
+    def _report_failure(self, error: Exception) -> None:
+        """Log that connecting failed, unless the log has said so for the same reason lately."""
+        reason, at = self._reported
+        if str(error).strip() == reason and time.monotonic() - at < _REPORT_AGAIN_AFTER:
+            self._connector.failed()
+        else:
+            self._report_loss(error)
+
     def _report_loss(self, error: Exception) -> None:
-        events.database_lost(reason=str(error).strip(), retry_in=self._connector.failed())
+        reason = str(error).strip()
+        self._reported = reason, time.monotonic()
+        events.database_lost(reason=reason, retry_in=self._connector.failed())
 
     # ---------------------------------------------------------------------------------- jobs
 

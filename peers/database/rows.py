@@ -51,6 +51,10 @@ class ClaimReply:
     """The hash of the limits and keys of these tasks, for `try_keys` of a later claim."""
     limited_resume: bytes | None = None
     """Where the next claim of limited tasks is to begin. Only the database reads it."""
+    ready_at: bytes = b""
+    """When each task became ready: a timestamptz[] in binary form, of microseconds."""
+    claimed_at: int = 0
+    """The time of the claim on the same clock."""
 
 
 class Claimed(NamedTuple):
@@ -66,19 +70,30 @@ class Claimed(NamedTuple):
     priority: int
 
 
-Verdict = Literal["stale", "already", "busy", "too large"]
+Verdict = Literal[
+    "stale", "already", "busy", "too large", "retried", "dead", "cancelled", "snoozed"
+]
 
 
 class Unrecorded(NamedTuple):
-    """An outcome that was not recorded, and why.
+    """An outcome that was not recorded, and why; or a failure that was, and what follows from it.
 
     stale: the lease is gone. already: this outcome was recorded before. busy: try again in a
-    moment. too large: the result exceeds 1 MiB; fail the task instead.
+    moment. too large: the result exceeds 1 MiB; fail the task instead. retried, dead, cancelled,
+    snoozed: the failure was recorded, and this became of the task.
     """
 
     task_id: int
     token: UUID
     verdict: Verdict
+
+
+class PeekRequest(NamedTuple):
+    """An operator asks what the handler of a running task does."""
+
+    id: int
+    task_id: int
+    token: UUID
 
 
 class HeartbeatReply(NamedTuple):
@@ -88,6 +103,8 @@ class HeartbeatReply(NamedTuple):
     alive: bool
     cancelled: frozenset[tuple[int, UUID]]
     """(task_id, token) of the running tasks that this peer is to stop."""
+    peeks: tuple[PeekRequest, ...] = ()
+    """What operators ask about running tasks, and this peer has not replied to."""
 
 
 class Promoted(NamedTuple):
@@ -104,9 +121,14 @@ class Reclaimed(NamedTuple):
     """A lease that was taken back from a lost peer."""
 
     task_id: int
+    kind: str
     attempt: int
+    token: UUID
     lost_peer_id: UUID
     host: str | None
+    queue: str
+    outcome: str
+    """What became of the task: retried, dead or cancelled."""
 
 
 class Reclaims(NamedTuple):
@@ -179,6 +201,15 @@ class Pruned(NamedTuple):
 
     looked_at: int
     deleted: int
+    finished: bool
+
+
+class PrunedDead(NamedTuple):
+    """The result of one call of prune_dead. Call again until it has `finished`."""
+
+    deleted: int
+    children: int
+    """How many tasks that waited for them are cancelled."""
     finished: bool
 
 

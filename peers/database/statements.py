@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from psycopg.pq.abc import PGresult
 
 from peers.database.binary import (
     count,
+    pack_bytes,
     pack_ids,
+    pack_integers,
     pack_texts,
     pack_tokens,
     read_float,
@@ -34,7 +36,8 @@ from peers.database.rows import (
 from peers.database.storable import storable
 
 _CLAIM_COLUMNS: Final = (
-    b"select token, task_ids, attempts, kinds, priorities, timeouts, args, resume, more, limited"
+    b"select token, task_ids, attempts, kinds, priorities, timeouts, args, resume, more, limited,"
+    b" ready_at, claimed_at"
 )
 _FROM_CLAIM: Final = b" from peers.claim($1::uuid, $2::text, $3::integer, $4::peers.claim_resume)"
 _ASYNCHRONOUSLY: Final = b", set_config('synchronous_commit', 'off', true)"
@@ -57,6 +60,10 @@ _RELEASE: Final = (
     b" from peers.release($1::uuid, $2::bigint[], $3::uuid[], $4::text[], $5::boolean)"
 )
 _RECONCILE: Final = b"select peers.reconcile($1::uuid, $2::uuid[])"
+_STORE_LOGS: Final = (
+    b"select peers.store_logs("
+    b"$1::uuid, $2::bigint[], $3::uuid[], $4::integer[], $5::text[], $6::bigint[], $7::bytea[])"
+)
 _TRUE: Final = b"\1"
 
 
@@ -117,7 +124,7 @@ def read_limited_claim(result: PGresult) -> list[ClaimReply]:
 
 def _read_limited_lease(result: PGresult, row: int, *, is_limited: bool) -> ClaimReply:
     most_running, start_in, waits, opens_in, key, limited_resume = (
-        result.get_value(row, n) for n in range(10, 16)
+        result.get_value(row, n) for n in range(12, 18)
     )
     return replace(
         _read_lease(result, row),
@@ -150,6 +157,8 @@ def _read_lease(result: PGresult, row: int) -> ClaimReply:
         resume=resume,
         more=more,
         limited=limited,
+        ready_at=value(row, 10) or b"",
+        claimed_at=read_integer(value(row, 11)),
     )
 
 
@@ -197,13 +206,57 @@ def release(
     )  # fmt: skip
 
 
+class LogToStore(NamedTuple):
+    """What an attempt has printed. `text` None: delete what was stored while it ran.
+
+    `outcome`: "failed" or "completed"; None: it runs. `size`: how many bytes it has printed.
+    """
+
+    task_id: int
+    token: bytes
+    attempt: int
+    outcome: str | None
+    size: int
+    text: str | None
+
+
+def store_logs(peer_id: UUID, logs: Sequence[LogToStore], encoding: str) -> Statement:
+    """Store logs. It never fails the transaction: see `read_error`.
+
+    Characters that the database's encoding does not have are stored as escapes.
+    """
+    return Statement(
+        _STORE_LOGS,
+        (
+            peer_id.bytes,
+            pack_ids([log.task_id for log in logs]),
+            pack_tokens([log.token for log in logs]),
+            pack_integers([log.attempt for log in logs]),
+            pack_texts([log.outcome for log in logs]),
+            pack_ids([log.size for log in logs]),
+            pack_bytes([None if log.text is None else _bytes(log.text, encoding) for log in logs]),
+        ),
+        (1,) * 7,
+    )
+
+
+def _bytes(text: str, encoding: str) -> bytes:
+    return text.encode() if encoding == "UTF8" else str(storable(text, encoding)).encode()
+
+
+def read_error(result: PGresult) -> str | None:
+    """Return why the database has not stored the logs; None: it has."""
+    raw = result.get_value(0, 0)
+    return None if raw is None else raw.decode()
+
+
 def reconcile(peer_id: UUID, tokens: Sequence[bytes]) -> Statement:
     """Release the leases of this peer under other tokens than these."""
     return Statement(_RECONCILE, (peer_id.bytes, pack_tokens(tokens)), (1, 1))
 
 
 def read_unrecorded(result: PGresult) -> list[Unrecorded]:
-    """Return the outcomes that were not recorded."""
+    """Return the outcomes that were not recorded, and what follows from recorded failures."""
     return [
         Unrecorded(
             read_integer(result.get_value(row, 0)),

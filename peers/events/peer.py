@@ -121,6 +121,16 @@ def shutdown_step_failed(*, step: str, error: str) -> None:
 # ------------------------------------------------------------------------------- its database
 
 
+@event(logging.INFO, "serving /metrics, /healthz and /readyz on http://%(address)s")
+def metrics_served(*, address: str) -> None:
+    """Report that PEERS_METRICS_LISTEN is set."""
+
+
+@event(logging.WARNING, "the database did not take the metrics (%(reason)s): trying again")
+def metrics_not_reported(*, reason: str) -> None:
+    """Report that counts wait in the peer. It is logged at most once a minute."""
+
+
 @event(
     logging.WARNING,
     "lost the database (%(reason)s): running tasks go on, no new ones are claimed; reconnecting in"
@@ -128,6 +138,15 @@ def shutdown_step_failed(*, step: str, error: str) -> None:
 )
 def database_lost(*, reason: str, retry_in: float) -> None:
     """Report that a connection broke or cannot be made. Check the database and the network."""
+
+
+@event(
+    logging.WARNING,
+    "waiting to start: the database is not reachable (%(reason)s); trying again in"
+    " %(retry_in).1f s",
+)
+def database_unreachable(*, reason: str, retry_in: float) -> None:
+    """Report that a peer that starts lost the database or does not reach it. Check the database."""
 
 
 @event(logging.WARNING, "waiting to start: %(reason)s Trying again in %(retry_in).1f s")

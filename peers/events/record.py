@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, ParamSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from uuid import UUID
 
 _logger: Final = logging.getLogger("peers")
 P = ParamSpec("P")
@@ -22,6 +25,37 @@ counts: Final[Counter[str]] = Counter()
 """How often each event has happened in this process, logged or not."""
 
 
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event as it is declared. Queries and alerts of users depend on its name and fields."""
+
+    name: str
+    level: int
+    sentence: str
+    fields: tuple[str, ...]
+    meaning: str
+
+
+every: Final[dict[str, Event]] = {}
+"""Every event, by its name."""
+
+
+class _Process:
+    """What holds for all log lines of this process."""
+
+    peer_id: UUID | None = None
+
+
+def set_peer_id(peer_id: UUID) -> None:
+    """Add this `peer_id` to every log line of this process: it is this peer from now on."""
+    _Process.peer_id = peer_id
+
+
+def common_fields() -> dict[str, Any]:
+    """Return the fields that every log line of this process has: `peer_id`, once it has joined."""
+    return {} if _Process.peer_id is None else {"peer_id": _Process.peer_id}
+
+
 def event(level: int, sentence: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
     """Make an event: the function's name is the event's name, its keywords are the fields.
 
@@ -30,12 +64,16 @@ def event(level: int, sentence: str) -> Callable[[Callable[P, None]], Callable[P
     """
 
     def decorate(signature: Callable[P, None]) -> Callable[P, None]:
+        name = signature.__name__
+        names = (each for each in inspect.signature(signature).parameters if each != "exc_info")
+        every[name] = Event(name, level, sentence, tuple(names), inspect.getdoc(signature) or "")
+
         @functools.wraps(signature)
         def emit(*_none: P.args, **fields: P.kwargs) -> None:
-            counts[signature.__name__] += 1
+            counts[name] += 1
             if _logger.isEnabledFor(level):
                 raised: Any = fields.pop("exc_info", None)
-                extra = {_NAME: signature.__name__, _FIELDS: fields}
+                extra = {_NAME: name, _FIELDS: fields}
                 _logger.log(level, sentence, fields, extra=extra, exc_info=raised)
 
         return emit

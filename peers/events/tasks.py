@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @event(logging.DEBUG, "task %(task_id)d (%(kind)s) completed in %(seconds).3f s")
-def task_completed(*, task_id: int, kind: str, attempt: int, seconds: float) -> None:
+def task_completed(*, task_id: int, kind: str, attempt: int, token: UUID, seconds: float) -> None:
     """Report that a handler returned. There may be thousands a second."""
 
 
@@ -22,18 +22,18 @@ def task_completed(*, task_id: int, kind: str, attempt: int, seconds: float) -> 
     "task %(task_id)d (%(kind)s) failed in attempt %(attempt)d: %(error_type)s: %(error_message)s",
 )
 def task_failed(
-    *, task_id: int, kind: str, attempt: int, error_type: str, error_message: str
+    *, task_id: int, kind: str, attempt: int, token: UUID, error_type: str, error_message: str
 ) -> None:
     """Report a failed attempt. `peers explain ID` says whether the task is retried or dead."""
 
 
 @event(logging.DEBUG, "task %(task_id)d (%(kind)s) was snoozed by its handler: %(reason)s")
-def task_snoozed(*, task_id: int, kind: str, reason: str) -> None:
+def task_snoozed(*, task_id: int, kind: str, attempt: int, token: UUID, reason: str) -> None:
     """Report that a handler released its task to run later. The attempt does not count."""
 
 
 @event(logging.INFO, "task %(task_id)d (%(kind)s) was cancelled: stopping its handler")
-def task_cancelled(*, task_id: int, kind: str, attempt: int) -> None:
+def task_cancelled(*, task_id: int, kind: str, attempt: int, token: UUID) -> None:
     """Report that a task of this peer was cancelled. The handler has PEERS_CANCEL_GRACE to stop."""
 
 
@@ -42,7 +42,7 @@ def task_cancelled(*, task_id: int, kind: str, attempt: int) -> None:
     "stopped task %(task_id)d (%(kind)s) after %(seconds).1f s, because the peer ends: released it,"
     " and attempt %(attempt)d does not count",
 )
-def task_stopped(*, task_id: int, kind: str, attempt: int, seconds: float) -> None:
+def task_stopped(*, task_id: int, kind: str, attempt: int, token: UUID, seconds: float) -> None:
     """Report that a handler was killed at the end of the drain. See PEERS_DRAIN_TIMEOUT."""
 
 
@@ -50,16 +50,19 @@ def task_stopped(*, task_id: int, kind: str, attempt: int, seconds: float) -> No
     logging.WARNING,
     "the outcome of task %(task_id)d (%(kind)s) was not recorded: %(verdict)s",
 )
-def outcome_refused(*, task_id: int, kind: str, verdict: str) -> None:
+def outcome_refused(*, task_id: int, kind: str, attempt: int, token: UUID, verdict: str) -> None:
     """Report that the database refused an outcome; "stale" means that the lease was lost.
 
     A refused result is recorded as a failed attempt, or tried again if the error may pass.
     """
 
 
-@event(logging.WARNING, "reclaimed task %(task_id)d from a lost peer on host %(lost_host)s")
+@event(
+    logging.WARNING,
+    "reclaimed task %(task_id)d (%(kind)s) from a lost peer on host %(lost_host)s",
+)
 def task_reclaimed(
-    *, task_id: int, attempt: int, lost_peer_id: UUID, lost_host: str | None
+    *, task_id: int, kind: str, attempt: int, token: UUID, lost_peer_id: UUID, lost_host: str | None
 ) -> None:
     """Report a task whose peer was killed or stopped sending heartbeats. Check that host."""
 
@@ -84,15 +87,18 @@ def leases_reconciled(*, released: int) -> None:
     logging.WARNING,
     "running %(tasks)d tasks in isolation, because one of them ended or exhausted its worker",
 )
-def tasks_isolated(*, tasks: int, first_task_id: int) -> None:
-    """Report that tasks run in workers of their own to find that one. No attempt counts so far."""
+def tasks_isolated(*, tasks: int, first_task_id: int, kind: str, token: UUID) -> None:
+    """Report that tasks run in workers of their own to find that one. No attempt counts so far.
+
+    `kind` and `token` are those of the first task.
+    """
 
 
 @event(
     logging.WARNING,
     "calling %(kind)s again with %(tasks)d tasks of a batch that ended its worker",
 )
-def batch_bisected(*, kind: str, tasks: int, first_task_id: int) -> None:
+def batch_bisected(*, kind: str, tasks: int, first_task_id: int, token: UUID) -> None:
     """Report that a batch is bisected to find the task that ended its worker."""
 
 
@@ -101,6 +107,14 @@ def batch_bisected(*, kind: str, tasks: int, first_task_id: int) -> None:
 )
 def tasks_ended(*, completed: int, failed: int, seconds: float) -> None:
     """Report the work of the last minute. There is a line for each task at debug only."""
+
+
+@event(
+    logging.WARNING,
+    "the log of task %(task_id)d (%(kind)s), attempt %(attempt)d, was not stored: %(reason)s",
+)
+def task_log_lost(*, task_id: int, kind: str, attempt: int, token: UUID, reason: str) -> None:
+    """Report a log of keep_log that is missing in peers.task_log. The outcome is recorded."""
 
 
 # ---------------------------------------------------------------------------------- maintenance
@@ -117,7 +131,7 @@ def tasks_unrunnable(*, queue: str, kind: str, tasks: int, oldest_ready_at: date
 
 @event(logging.INFO, "deleted %(deleted)d tasks that ended long ago")
 def tasks_pruned(*, deleted: int) -> None:
-    """Report that tasks older than PEERS_PRUNE_AFTER were deleted."""
+    """Report that tasks were deleted by PEERS_KEEP_COMPLETED or PEERS_KEEP_DEAD."""
 
 
 @event(logging.ERROR, "maintenance job %(job)s failed (%(error)s): it runs again later")
@@ -128,3 +142,13 @@ def maintenance_failed(*, job: str, error: str) -> None:
 @event(logging.WARNING, "%(file)s: %(notice)s")
 def migration_notice(*, file: str, notice: str) -> None:
     """Report a notice that the SQL of a migration has raised."""
+
+
+@event(logging.DEBUG, "replied to an operator what task %(task_id)d does: %(phase)s")
+def task_peeked(*, task_id: int, phase: str) -> None:
+    """Report that this peer has replied to `peers peek`."""
+
+
+@event(logging.WARNING, "cannot reply to an operator what task %(task_id)d does: %(error)s")
+def peek_failed(*, task_id: int, error: str) -> None:
+    """Report that this peer could not record its reply to `peers peek`."""

@@ -9,6 +9,7 @@ from peers.events.record import event
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from uuid import UUID
 
 
 @event(logging.INFO, "worker %(worker_pid)d is ready")
@@ -22,13 +23,17 @@ def worker_started(*, worker_pid: int, asynchronous: bool) -> None:
     " it",
 )
 def worker_died(
-    *, worker_pid: int, exit_signal: str | None, exit_code: int | None, task_ids: Sequence[int]
-) -> None:
+    *, worker_pid: int, exit_signal: str | None, exit_code: int | None, task_ids: Sequence[int],
+    kinds: Sequence[str], tokens: Sequence[UUID],
+) -> None:  # fmt: skip
     """Report that a worker ended by itself or was killed from outside, perhaps for its memory."""
 
 
 @event(logging.INFO, "killed worker %(worker_pid)d: a task %(reason)s; starting another")
-def worker_killed(*, worker_pid: int, reason: str, task_ids: Sequence[int]) -> None:
+def worker_killed(
+    *, worker_pid: int, reason: str, task_ids: Sequence[int], kinds: Sequence[str],
+    tokens: Sequence[UUID],
+) -> None:  # fmt: skip
     """Report that the peer itself killed a worker, for instance after a task's timeout."""
 
 

@@ -1,9 +1,9 @@
 """Configure the log and format its lines.
 
-On a terminal and in the journal, an event is a sentence, followed by its other fields. Elsewhere it
-is one JSON object a line: time, level, logger, event ("log" if it is none of peers.events),
-message, and the fields. A field of user code (`extra={…}`) whose name is taken gets `extra_` before
-it.
+On a terminal and in the journal, an event is a sentence, followed by its other fields. In the
+journal, each of them is also a field of the entry (`peers.logs.journal`). Elsewhere an event is one
+JSON object a line: time, level, logger, event ("log" if it is none of peers.events), message, and
+the fields. A field of user code (`extra={…}`) whose name is taken gets `extra_` before it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from peers import events
-from peers.logs.log_queue import QueueHandler
+from peers.logs import journal
+from peers.logs.log_queue import QueueHandler, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-Form: TypeAlias = Literal["auto", "json", "text"]
+Form: TypeAlias = Literal["auto", "json", "text", "journal"]
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 _STDERR: Final = 2
@@ -32,11 +33,6 @@ _ORDINARY: Final = frozenset(
     {*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName", *events.ATTRIBUTES}
 )
 _EXTRA: Final = "extra_"
-# sd-daemon(3): the priorities of syslog
-_PRIORITIES: Final = (
-    (logging.CRITICAL, "<2>"), (logging.ERROR, "<3>"), (logging.WARNING, "<4>"),
-    (logging.INFO, "<6>"), (logging.NOTSET, "<7>"),
-)  # fmt: skip
 
 
 def configure(
@@ -44,23 +40,43 @@ def configure(
 ) -> None:
     """Send the log of this process to stderr, and that of other libraries from warning on.
 
-    "auto" is text on a terminal and in the journal, JSON lines elsewhere. With `write_timeout` (see
-    QueueHandler) the log never blocks. It then also receives what Python itself would write to
-    stderr: warnings, and exceptions that end threads or are ignored.
+    "auto" is text on a terminal, entries with fields in the journal, JSON lines elsewhere. With
+    `write_timeout` (see QueueHandler) the log never blocks. It then also receives what Python
+    itself would write to stderr: warnings, and exceptions that end threads or are ignored.
     """
     handler: logging.Handler
+    target = _target(form)
     if write_timeout is None:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = _JournalHandler(target) if target else logging.StreamHandler(sys.stderr)
     else:
-        handler = QueueHandler(_STDERR, events.dropped_record, write_timeout)
+        handler = QueueHandler(_STDERR, events.dropped_record, write_timeout, target)
         logging.captureWarnings(capture=True)
         threading.excepthook = _log_thread
         sys.unraisablehook = _log_unraisable
-    journal = is_journal(_STDERR)
-    readable = form == "text" or (form == "auto" and (journal or sys.stderr.isatty()))
-    handler.setFormatter(Text(journal=journal) if readable else Json(journal=journal))
+    to_journal = is_journal(_STDERR)
+    readable = form in ("text", "journal")
+    readable = readable or (form == "auto" and (to_journal or sys.stderr.isatty()))
+    handler.setFormatter(Text(journal=to_journal) if readable else Json(journal=to_journal))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("peers").setLevel(level.upper())
+
+
+def _target(form: Form) -> Target | None:
+    """Return the journal, if this form goes there and there is one; None: stderr."""
+    wanted = form == "journal" or (form == "auto" and is_journal(_STDERR))
+    return Target(_entry, journal.send) if wanted and journal.exists() else None
+
+
+class _JournalHandler(logging.StreamHandler):  # type: ignore[type-arg]  # of any stream
+    """Writes to the journal in the caller, and to stderr what the journal does not take."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(sys.stderr)
+        self._target = target
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._target.write(self._target.encode(record)):
+            super().emit(record)
 
 
 def is_journal(descriptor: int) -> bool:
@@ -100,7 +116,7 @@ class _Form(logging.Formatter):
         """Mark each line with its priority: the journal makes an entry of each."""
         if not self._journal:
             return lines
-        priority = next(text for least, text in _PRIORITIES if level >= least)
+        priority = f"<{journal.priority(level)}>"  # sd-daemon(3)
         return "\n".join(priority + line for line in lines.split("\n"))
 
 
@@ -109,14 +125,18 @@ class Text(_Form):
 
     def write(self, record: logging.LogRecord, message: str, trace: str) -> str:
         """Return the sentence as one line, followed by a traceback."""
+        when = "" if self._journal else f"{self.formatTime(record)} "
+        return when + self.without_time(record, message, trace)
+
+    def without_time(self, record: logging.LogRecord, message: str, trace: str) -> str:
+        """Return the same for a log that has times of its own."""
         sentence = _described(record.msg)
         rest = [
             f"{name}={_described(value)}"
             for name, value in _fields(record)
             if f"%({name})" not in sentence
         ]
-        when = "" if self._journal else f"{self.formatTime(record)} "
-        line = f"{when}{record.levelname:<7} {message}"
+        line = f"{record.levelname:<7} {message}"
         if rest:
             line = f"{line}  [{' '.join(rest)}]"
         return "\n".join([_printable(line), *map(_printable, trace.splitlines())])
@@ -139,7 +159,7 @@ class Json(_Form):
             "message": message,
         }
         taken = {*line, "traceback"}
-        for name, value in _fields(record):
+        for name, value in _all_fields(record):
             if name != "event" or value != line["event"]:
                 line[f"{_EXTRA}{name}" if name in taken else name] = value
         if trace:
@@ -148,6 +168,29 @@ class Json(_Form):
             return _dumped(line)
         except (TypeError, ValueError, RecursionError):
             return _dumped({str(name): _plain(value) for name, value in line.items()})
+
+
+def printed(stream: str, line: bytes, fields: Mapping[str, object]) -> logging.LogRecord:
+    """Return a line that was printed as a record, with its fields. `stream`: stdout or stderr."""
+    shown = line.rstrip(b"\r").rpartition(b"\r")[2]  # as a terminal shows a progress bar
+    text = shown.decode(errors="backslashreplace")
+    record = logging.LogRecord(stream, logging.INFO, "", 0, "%s", (text,), None)
+    events.add_fields(record, fields)
+    return record
+
+
+def log_printed(stream: str, line: bytes, fields: Mapping[str, object]) -> None:
+    """Log a line that was printed, whatever the level of the log is."""
+    record = printed(stream, line, fields)
+    for handler in logging.getLogger().handlers:
+        handler.handle(record)
+
+
+def plain(record: logging.LogRecord) -> str:
+    """Return a record as lines without its fields, for the log of one task."""
+    trace = _traceback(record)
+    line = f"{_as_text.formatTime(record)} {record.levelname:<7} {_message(record)}\n"
+    return f"{line}{trace}\n" if trace else line
 
 
 def _event(record: logging.LogRecord) -> str:
@@ -163,6 +206,31 @@ def _fields(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
     for name, value in record.__dict__.items():
         if name not in _ORDINARY:
             yield f"{_EXTRA}{name}" if name in ours else name, value
+
+
+def _all_fields(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
+    """Yield the fields, and those that all lines of this process have."""
+    found = dict(_fields(record))
+    yield from found.items()
+    for name, value in events.common_fields().items():
+        if name not in found:
+            yield name, value
+
+
+_as_text: Final = Text(journal=True)
+
+
+def _entry(record: logging.LogRecord) -> bytes:
+    """Return a record as an entry of the journal."""
+    message = _as_text.without_time(record, _message(record), _traceback(record))
+    own = [("event", _event(record)), ("logger", record.name)]
+    taken = {name for name, _ in own}
+    others = [
+        (f"{_EXTRA}{name}" if name in taken else name, value)
+        for name, value in _all_fields(record)
+        if name != "event" or value != own[0][1]
+    ]
+    return journal.entry(record, message, [*own, *others])
 
 
 def _message(record: logging.LogRecord) -> str:

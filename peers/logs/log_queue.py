@@ -12,10 +12,8 @@ import select
 import threading
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 LINES_MAX: Final = 10_000
 BYTES_MAX: Final = 16 << 20
@@ -30,6 +28,20 @@ class _Line(NamedTuple):
     text: bytes
     stands_for: int
     """The number of lines that are lost when this one cannot be written."""
+    entry: bytes = b""
+    """The same for the target. Empty: write the text."""
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes it has in the queue."""
+        return len(self.text) + len(self.entry)
+
+
+class Target(NamedTuple):
+    """Where entries go instead of the descriptor, which still gets what `write` does not take."""
+
+    encode: Callable[[logging.LogRecord], bytes]
+    write: Callable[[bytes], bool]
 
 
 class QueueHandler(logging.Handler):
@@ -48,8 +60,10 @@ class QueueHandler(logging.Handler):
         descriptor: int,
         notice: Callable[[int], logging.LogRecord],
         write_timeout: float = 0.0,
+        target: Target | None = None,
     ) -> None:
         super().__init__()
+        self._target = target
         self._descriptor = descriptor
         self._notice = notice
         self._write_timeout = write_timeout
@@ -72,20 +86,26 @@ class QueueHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Put the record into the queue, or drop it."""
-        self.put(self.format(record))
+        self._put_line(self._line(record, 1))
 
     def put(self, text: str) -> None:
         """Put text into the queue, or drop it."""
-        line = (text + "\n").encode(errors="backslashreplace")
+        self._put_line(_Line(_encoded(text), 1))
+
+    def _line(self, record: logging.LogRecord, stands_for: int) -> _Line:
+        entry = b"" if self._target is None else self._target.encode(record)
+        return _Line(_encoded(self.format(record)), stands_for, entry)
+
+    def _put_line(self, line: _Line) -> None:
         with self._filled:
             if not self._has_writer:  # such as in a forked child, which may block
                 self._write(line)
                 return
-            full = len(self._lines) >= LINES_MAX or self._bytes + len(line) > BYTES_MAX
+            full = len(self._lines) >= LINES_MAX or self._bytes + line.size > BYTES_MAX
             if self._closed or (self._dropped and not self._failing) or (full and self._lines):
                 self._dropped += 1
                 return
-            self._append(_Line(line, 1))
+            self._append(line)
             if self._write_timeout and not self._stuck and len(self._lines) < _WAIT_LINES_MAX:
                 number = self._put
                 self._await(lambda: self._done >= number, self._write_timeout)
@@ -95,6 +115,10 @@ class QueueHandler(logging.Handler):
         with self._written:
             if self._has_writer:
                 self._await(self._is_idle, FLUSH_SECONDS)
+
+    def write_to(self, descriptor: int) -> None:
+        """Write the next lines to this descriptor."""
+        self._descriptor = descriptor
 
     def pause(self) -> None:
         """End the writer before a fork. Until `resume`, callers write their lines themselves.
@@ -129,7 +153,7 @@ class QueueHandler(logging.Handler):
 
     def _append(self, line: _Line) -> None:
         self._lines.append(line)
-        self._bytes += len(line.text)
+        self._bytes += line.size
         self._put += 1
         self._filled.notify()
 
@@ -144,7 +168,7 @@ class QueueHandler(logging.Handler):
 
     def _write_all(self) -> None:
         while (line := self._next()) is not None:
-            written = self._write(line.text)
+            written = self._write(line)
             with self._written:
                 self._done += 1
                 self._stuck = False
@@ -159,19 +183,20 @@ class QueueHandler(logging.Handler):
             while not self._lines:
                 if self._dropped and not self._failing:
                     dropped, self._dropped = self._dropped, 0
-                    notice = (self.format(self._notice(dropped)) + "\n").encode()
-                    self._append(_Line(notice, dropped))
+                    self._append(self._line(self._notice(dropped), dropped))
                 elif self._closed or not self._has_writer:
                     return None
                 else:
                     self._filled.wait()
             line = self._lines.popleft()
-            self._bytes -= len(line.text)
+            self._bytes -= line.size
             return line
 
-    def _write(self, text: bytes) -> bool:
+    def _write(self, line: _Line) -> bool:
         """Write to the descriptor: user code may hold the lock of sys.stderr."""
-        left = memoryview(text)
+        if self._target is not None and line.entry and self._target.write(line.entry):
+            return True
+        left = memoryview(line.text)
         while left:
             try:
                 left = left[os.write(self._descriptor, left) :]
@@ -182,6 +207,10 @@ class QueueHandler(logging.Handler):
             except OSError:
                 return False
         return True
+
+
+def _encoded(text: str) -> bytes:
+    return (text + "\n").encode(errors="backslashreplace")
 
 
 def _forked(handler: QueueHandler | None) -> None:

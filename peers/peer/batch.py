@@ -10,6 +10,7 @@ from uuid import UUID
 from peers.database import statements
 from peers.database.binary import join_ids, pack_ids, pack_repeated, pack_tokens
 from peers.database.pipeline import Statement
+from peers.database.statements import LogToStore
 from peers.peer.outcome import CompletedRun, Outcome
 
 
@@ -20,10 +21,17 @@ class Batch:
     completed: list[CompletedRun | Outcome] = field(default_factory=list)
     failed: list[Outcome] = field(default_factory=list)
     released: list[Outcome] = field(default_factory=list)
+    logs: list[LogToStore] = field(default_factory=list)
+    """The logs of attempts. They are no outcomes, and come last."""
 
     def parts(self) -> list[Sequence[CompletedRun | Outcome]]:
-        """Return what each statement records."""
+        """Return what each statement records; that of the logs comes behind them."""
         return [part for part in (self.completed, self.failed, self.released) if part]
+
+    @property
+    def count(self) -> int:
+        """Return how many statements there are."""
+        return len(self.parts()) + bool(self.logs)
 
     def statements(self, peer_id: UUID, encoding: str) -> list[Statement]:
         """Return a statement for each part.
@@ -41,6 +49,8 @@ class Batch:
         if self.released:
             patient = patient and not written
             written.append(release(peer_id, self.released, patient=patient))
+        if self.logs:
+            written.append(statements.store_logs(peer_id, self.logs, encoding))
         return written
 
 

@@ -139,6 +139,7 @@ class Claims:
         limited = self._limited[local_queue.queue]
         taken, reply = self._take_limited(request, result, now)
         self._connection.succeeded(request.job)
+        self._state.counts.claimed(local_queue.queue, reply)
         self._grow(request)
         self._resume[local_queue.queue] = reply.resume
         self._just_claimed.add(local_queue.queue)
@@ -162,6 +163,7 @@ class Claims:
         *leases, rest = statements.read_limited_claim(result)
         self._limited_resume[request.local_queue.queue] = rest.limited_resume
         for lease in leases:
+            self._state.counts.claimed(request.local_queue.queue, lease)
             claim = Claim(lease, request.local_queue, now)
             if lease.start_in is not None:
                 claim.start_by = self._sent_at + START_WITHIN

@@ -22,11 +22,13 @@ class Connections:
     `listen_url`, does.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, watchdog: float = float("inf")) -> None:
+        """Make connections whose heartbeat fails before `watchdog` seconds without one are over."""
         self._settings = settings
-        self._lease = settings.lease_timeout.total_seconds()
-        self._connect_timeout = self._lease / _CONNECTS_PER_LEASE
-        self._main_bounds = Bounds.of_main_loop(self._lease)
+        lease = settings.lease_timeout.total_seconds()
+        self._connect_timeout = min(lease, watchdog) / _CONNECTS_PER_LEASE
+        self._main_bounds = Bounds.of_main_loop(lease)
+        self._heartbeat_bounds = Bounds.of_heartbeat(min(lease, watchdog))
         self.is_pooled = False
         """Whether a pooler lends the sessions, for one transaction each."""
 
@@ -42,7 +44,11 @@ class Connections:
 
     def heartbeat(self) -> BoundedConnection:
         """Connect for the heartbeat."""
-        return self.make("heartbeat", Bounds.of_heartbeat(self._lease))
+        return self.make("heartbeat", self._heartbeat_bounds)
+
+    def peek(self) -> BoundedConnection:
+        """Connect to reply to operators who ask what a handler does."""
+        return self.make("peek", self._heartbeat_bounds)
 
     def listener(self) -> BoundedConnection:
         """Connect for notifications alone, not through the pooler."""
@@ -65,7 +71,7 @@ class Connections:
         Sessions are left as they are until it is clear that they are our own. Raises `ConfigError`
         for a pooler that refuses transactions.
         """
-        bounds = self._main_bounds, Bounds.of_heartbeat(self._lease)
+        bounds = self._main_bounds, self._heartbeat_bounds
         with contextlib.ExitStack() as undo:
             main, heartbeat = both = [
                 undo.enter_context(contextlib.closing(self._make(purpose, None, pooled=True)))

@@ -54,7 +54,7 @@ class Drain:
             return
         self.deadline = time.monotonic() + self._timeout
         self._connection.set_deadline(self.deadline)
-        self._notifier.stopping()
+        self._notifier.stopping(self._timeout)
         self._state.draining = True
         self._leases.release_backlog()
         self._leases.pool.recall()

@@ -18,6 +18,7 @@ from uuid import UUID
 from peers import events
 from peers.database import functions
 from peers.database.backoff import Backoff
+from peers.database.connection import is_connection_lost
 from peers.database.deadlines import BoundedConnection
 from peers.database.rows import HeartbeatReply
 
@@ -29,6 +30,8 @@ _FENCE_CHECK_MIN: Final = 0.05
 """Seconds between two checks of the fence, at least."""
 _TURN_WITHIN: Final = 1 / 3
 """The share of a lease within which the main loop must make a turn, or heartbeats stop."""
+_RECENT: Final = 2 / 3
+"""The share of a lease after which a heartbeat that is missing shows that something is wrong."""
 _LOG_AGAIN_AFTER: Final = 60.0
 _STOP_WITHIN: Final = 1.0
 
@@ -50,6 +53,8 @@ class HeartbeatCallbacks:
     """After each heartbeat without a reply, with the seconds since the last renewal."""
     on_error: Callable[[Exception], None] = lambda _: None
     """After each error of the database."""
+    report: Callable[[BoundedConnection, UUID], None] = lambda _connection, _peer_id: None
+    """After each heartbeat, to send what the peer has counted on the same connection."""
 
 
 class Heartbeat:
@@ -69,6 +74,7 @@ class Heartbeat:
         self._connection: BoundedConnection | None = None
         self._silent_since: float | None = None
         self._logged_at = 0.0
+        self._report_failed_at = -_LOG_AGAIN_AFTER
         self._backoff = Backoff(cap=min(5.0, self._interval / 2))
         self._peer_id: UUID | None = None
         self._renewed_at = boottime()
@@ -155,13 +161,24 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._stopping:
-            sends = self._peer_id is not None and self._main_loop_works()
+            sends = self._peer_id is not None and self._check_main_loop()
             self._send_early.wait(self._send() if sends else self._interval / 4)
             self._send_early.clear()
         if self._connection is not None:
             self._connection.close()
 
-    def _main_loop_works(self) -> bool:
+    @property
+    def main_loop_works(self) -> bool:
+        """Return whether the main loop has made a turn lately, or the peer is still starting."""
+        still = boottime() - self._turned_at
+        return not self._thread.is_alive() or still <= self._lease * _TURN_WITHIN
+
+    @property
+    def is_recent(self) -> bool:
+        """Return whether the lease was renewed lately."""
+        return boottime() - self._renewed_at <= self._lease * _RECENT
+
+    def _check_main_loop(self) -> bool:
         still = boottime() - self._turned_at
         if still > self._lease * _TURN_WITHIN:
             if not self._stalled:
@@ -192,7 +209,23 @@ class Heartbeat:
         if self._silent_since is not None:
             events.heartbeat_recovered(seconds=boottime() - self._silent_since)
             self._silent_since = None
+        if reply.alive:
+            self._report(self._connection, peer_id)
         return self._interval
+
+    def _report(self, connection: BoundedConnection, peer_id: UUID) -> None:
+        """Send what the peer has counted. The heartbeat has been sent, whatever becomes of this."""
+        try:
+            self._callbacks.report(connection, peer_id)
+        except Exception as error:  # noqa: BLE001  # logged; the next report has the counts as well
+            self._callbacks.on_error(error)
+            if is_connection_lost(error):
+                connection.close()
+                self._connection = None
+            now = boottime()
+            if not self._stopping and now - self._report_failed_at >= _LOG_AGAIN_AFTER:
+                self._report_failed_at = now
+                events.metrics_not_reported(reason=str(error).strip() or repr(error))
 
     def _note_silence(self, error: Exception) -> float:
         """Log that there was no reply; return how long to wait before the next try."""

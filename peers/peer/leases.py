@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import socket
 import time
@@ -15,8 +16,10 @@ from peers.database.deadlines import BoundedConnection
 from peers.database.jobs import Job
 from peers.database.pipeline import StatementRefused
 from peers.database.reconnecting import ReconnectingConnection
+from peers.database.rows import PeekRequest
 from peers.peer.claims import Claims
 from peers.peer.handler_requests import HandlerRequests
+from peers.peer.listener import LOG
 from peers.peer.outcomes import Outcomes
 from peers.peer.recorder import Recorder
 from peers.peer.request_verbs import execute
@@ -27,6 +30,7 @@ from peers.pool.durations import DurationEstimate
 from peers.pool.environment import Environment
 from peers.pool.lease import Lease
 from peers.pool.local_queue import LocalQueue
+from peers.pool.peek import PeekTarget
 from peers.pool.pool import WorkerPool
 from peers.pool.retirement import Limits
 from peers.settings import Settings
@@ -207,9 +211,32 @@ class Leases:
         if lease.cancelled:
             return
         lease.cancelled = True
-        events.task_cancelled(task_id=task_id, kind=lease.task.kind, attempt=lease.task.attempt)
+        events.task_cancelled(
+            task_id=task_id, kind=lease.task.kind, attempt=lease.task.attempt, token=token
+        )
         if not self.pool.cancel(lease, self._cancel_grace) and lease.local_queue.holds(lease):
             self._release(lease.local_queue, [lease])
+
+    def follow_log(self, payload: str) -> None:
+        """Store the log of a running task, whose id the notification has, for those who read it."""
+        with contextlib.suppress(ValueError):
+            self.pool.follow_log(int(payload.removeprefix(LOG)))
+
+    def peek(self, request: PeekRequest) -> PeekTarget:
+        """Ask the worker that has a task for its stacks, and return where the task is."""
+        claim = self._held.get(request.token.bytes)
+        index = claim.find(request.task_id) if claim is not None else None
+        if claim is None or index is None:
+            return PeekTarget("ended", "its attempt has ended on this peer")
+        lease = claim.lease(index)
+        target = self.pool.peek(lease, request.id, time.monotonic())
+        if target is None and lease.local_queue.holds(lease):
+            target = PeekTarget("waiting", "claimed, and waits for a free worker of its peer")
+        elif target is None:
+            sentence = "its handler has ended; the outcome waits to be recorded"
+            target = PeekTarget("ended", sentence)
+        target.label = f" ({lease.task.kind}, attempt {lease.task.attempt})"
+        return target
 
     def release_backlog(self) -> None:
         """Release every task that no worker has had."""
@@ -235,8 +262,9 @@ class Leases:
             task = lease.task
             if lease.stopped_because is not None:  # None: its outcome had just arrived
                 events.task_stopped(
-                    task_id=task.task_id, kind=task.kind, attempt=task.attempt, seconds=seconds
-                )
+                    task_id=task.task_id, kind=task.kind, attempt=task.attempt, token=task.token,
+                    seconds=seconds,
+                )  # fmt: skip
 
     def abandon(self) -> None:
         """Stop every handler and forget every lease: they have expired."""

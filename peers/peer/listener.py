@@ -20,8 +20,12 @@ from peers.errors import PeersError
 
 CANCEL: Final = "cancel"
 """The payload of a notification that a running task was cancelled."""
+PEEK: Final = "peek "
+"""How the payload of a notification begins that an operator asks a peer; the peer's id follows."""
 LIMITS: Final = "limits"
 """The payload of a notification that limits have changed."""
+LOG: Final = "log "
+"""How the payload of a notification begins that a task's log is followed. Its id follows."""
 _RETRY_MAX: Final = 30.0
 
 

@@ -11,6 +11,7 @@ import queue
 import selectors
 import time
 import traceback
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
@@ -24,18 +25,21 @@ from peers.database.deadlines import BoundedConnection
 from peers.database.reconnecting import ReconnectingConnection
 from peers.database.rows import HeartbeatReply
 from peers.errors import ConfigError, DatabaseUnreachable, PeerLost
+from peers.metrics.report import Report
 from peers.peer.connections import Connections, close_all
 from peers.peer.declarations import Declarations
 from peers.peer.drain import Drain
 from peers.peer.heartbeat import Heartbeat, HeartbeatCallbacks
 from peers.peer.leases import Leases
-from peers.peer.listener import CANCEL, LIMITS, Listener
-from peers.peer.maintenance import Maintenance
+from peers.peer.listener import CANCEL, LIMITS, LOG, PEEK, Listener
+from peers.peer.maintenance import Maintenance, Retention
 from peers.peer.membership import Membership
+from peers.peer.monitoring import Monitoring
+from peers.peer.peeks import Peeks
 from peers.peer.promotion import SCHEDULED
 from peers.peer.schedules import SCHEDULE, Schedules
 from peers.peer.state import PeerState
-from peers.peer.systemd import SystemdNotifier, yield_cpu_to_workers
+from peers.peer.systemd import SystemdNotifier, watchdog_timeout, yield_cpu_to_workers
 from peers.peer.takeover import JOINED, Takeover
 from peers.peer.wakeup import Waker, stop_signals
 from peers.settings import Settings
@@ -48,6 +52,14 @@ _RETRY_AFTER: Final = 0.05
 _CONNECT_AGAIN_AFTER: Final = 1.0
 _CONNECT_AGAIN_MAX: Final = 10.0
 _EXIT_OUTDATED: Final = 1
+_HEARTBEATS_PER_WATCHDOG: Final = 3
+
+
+def _heartbeat_interval(configured: timedelta, watchdog: float) -> timedelta:
+    """Return the time between heartbeats. With a long lease, systemd would take it for a hang."""
+    if watchdog == float("inf"):
+        return configured
+    return min(configured, timedelta(seconds=watchdog / _HEARTBEATS_PER_WATCHDOG))
 
 
 class Peer:
@@ -63,14 +75,18 @@ class Peer:
         self._backoff = Backoff(base=_RETRY_AFTER, cap=min(_WAIT_MAX, self._lease / 12))
         self._replies: queue.SimpleQueue[tuple[UUID, HeartbeatReply]] = queue.SimpleQueue()
         self._state = state = PeerState()
+        self._report = Report(state.counts)
         self._selector = selector = selectors.DefaultSelector()
         self._waker = waker = Waker(selector)
         self._notifier = SystemdNotifier()
-        self._connections = connections = Connections(settings)
+        watchdog = watchdog_timeout()
+        self._connections = connections = Connections(settings, watchdog)
         self._heartbeat = heartbeat = Heartbeat(
-            connections.heartbeat, settings.lease_timeout, settings.heartbeat_interval,
+            connections.heartbeat, settings.lease_timeout,
+            _heartbeat_interval(settings.heartbeat_interval, watchdog),
             HeartbeatCallbacks(
-                self._on_reply, self._on_expiry, self._on_silence, connections.note_error
+                self._on_reply, self._on_expiry, self._on_silence, connections.note_error,
+                self._report.send,
             ),
         )  # fmt: skip
         self._connection = connection = ReconnectingConnection(
@@ -83,14 +99,18 @@ class Peer:
             # no bounds: handlers may submit large graphs, and these sessions set limits themselves
             lambda: connections.make("requests", None), self._is_listening,
         )  # fmt: skip
+        self._peeks = Peeks(leases.peek, connections.peek)
+        leases.pool.on_peeked = self._peeks.worker_replied
         self._listener = Listener(connections.listener, selector, self._on_notification, waker.wake)
-        self._takeover = Takeover(selector, settings.lease_timeout)
+        self._takeover = Takeover(selector, settings.lease_timeout, state.counts)
         self._schedules = Schedules(self._is_listening)
         self._declarations = Declarations(lambda: leases.pool.declarations)
         self._maintenance = Maintenance(
-            state, connection, settings.lease_timeout, settings.prune_after, self._is_listening,
+            state, connection, settings.lease_timeout,
+            Retention(settings.keep_completed, settings.keep_dead), self._is_listening,
             (*self._takeover.chores, self._schedules, *self._declarations.chores),
         )  # fmt: skip
+        self._monitoring = Monitoring(settings.metrics_listen, state, heartbeat, connections)
         self._maintenance_due_at = 0.0
         self._drain = Drain(
             state, settings.drain_timeout.total_seconds(), connection, leases, self._notifier
@@ -201,6 +221,7 @@ class Peer:
 
     def _start(self) -> None:
         """Connect, and start a worker to learn what the app can run. A signal ends both."""
+        self._monitoring.start()
         connections = self._connect()
         if connections is None:
             return
@@ -245,15 +266,20 @@ class Peer:
 
         for step in (
             *([stop_tasks] if failed or not self._leases.is_idle else []),
-            self._leases.requests.stop, self._membership.record_all,
-            self._heartbeat.stop, self._membership.leave, self._leases.pool.stop,
-            self._takeover.close, self._listener.close, self._connection.close,
-            self._notifier.close,
+            self._leases.requests.stop, self._peeks.stop, self._membership.record_all,
+            self._heartbeat.stop, self._report_last, self._membership.leave, self._leases.pool.stop,
+            self._monitoring.close, self._takeover.close, self._listener.close,
+            self._connection.close, self._notifier.close,
         ):  # fmt: skip
             try:
                 step()
             except Exception as error:  # noqa: BLE001  # logged; the next step may succeed
                 events.shutdown_step_failed(step=step.__qualname__, error=repr(error))
+
+    def _report_last(self) -> None:
+        peer_id = self._state.peer_id
+        if peer_id is not None:
+            self._connection.do(lambda connection: self._report.send(connection, peer_id))
 
     # --------------------------------------------------------------------------- callbacks
 
@@ -282,6 +308,13 @@ class Peer:
         if payload == JOINED:
             self._takeover.look_now()
             return
+        if payload.startswith(LOG):
+            self._leases.follow_log(payload)
+            return
+        if payload.startswith(PEEK):
+            if payload == f"{PEEK}{self._state.peer_id}":
+                self._heartbeat.send_now()
+            return
         if payload == LIMITS:
             self._maintenance.limits_changed()
         if payload == CANCEL:
@@ -302,6 +335,7 @@ class Peer:
         Log it afterwards, because the reader of the log may have stopped reading.
         """
         tasks, peer_id = self._leases.in_workers, self._state.peer_id
+        self._state.counts.fenced += 1
         self._leases.pool.kill_all()
         self._leases.pool.lease_ends(0.0)
         self._waker.wake()
@@ -328,3 +362,4 @@ class Peer:
             self._heartbeat.unfence()
         for task_id, token in reply.cancelled:
             self._leases.cancel(task_id, token)
+        self._peeks.start(peer_id, reply.peeks)

@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import psycopg
@@ -29,11 +29,19 @@ from peers.peer.state import PeerState
 
 _CHECK_KINDS_EVERY: Final = 60.0
 _PLACE_LIMITED_EVERY: Final = 30.0
-_PRUNE_EVERY: Final = 600.0
+_RETENTION_EVERY: Final = 600.0
+_DELETE_PEEKS_EVERY: Final = 60.0
 _JITTER: Final = 0.1  # of the interval, so that peers that started together spread out
 _STEP_SECONDS: Final = 0.05
 """A step is sized to take about this long, because the peer's own tasks wait meanwhile."""
 _SESSION_ERRORS: Final = (*SYMPTOMS, psycopg.errors.FeatureNotSupported)
+
+
+class Retention(NamedTuple):
+    """How long tasks are kept after their end. None: for ever."""
+
+    completed: timedelta | None = None
+    dead: timedelta | None = None
 
 
 class Chore:
@@ -100,8 +108,7 @@ class Maintenance:
 
     def __init__(
         self, state: PeerState, connection: ReconnectingConnection, lease: timedelta,
-        prune_after: timedelta | None, is_listening: Callable[[], bool],
-        chores: Sequence[Chore] = (),
+        retention: Retention, is_listening: Callable[[], bool], chores: Sequence[Chore] = (),
     ) -> None:  # fmt: skip
         self._state = state
         self._connection = connection
@@ -120,17 +127,25 @@ class Maintenance:
                 _CHECK_KINDS_EVERY,
             ),
             self._place_limited,
+            Chore(
+                "delete_peeks", lambda *_: maintenance.delete_peeks(), lambda *_: True,
+                _DELETE_PEEKS_EVERY,
+            ),
             *chores,
         ]  # fmt: skip
-        if prune_after is not None:
+        keep_completed, keep_dead = retention
+        if keep_completed is not None or keep_dead is not None:
             self._chores.append(Chore(
-                "prune", lambda _, most: maintenance.prune(prune_after, most), self._read_pruned,
-                _PRUNE_EVERY, 10_000,
+                "apply_retention",
+                lambda _, most: maintenance.apply_retention(keep_completed, keep_dead, most),
+                self._read_pruned, _RETENTION_EVERY, 10_000,
             ))  # fmt: skip
+        if keep_completed is not None:
             self._chores.append(Chore(
                 "prune_schedule_runs",
-                lambda _, most: maintenance.prune_schedule_runs(prune_after, most),
-                lambda result, most: maintenance.read_count(result) < most, _PRUNE_EVERY, 10_000,
+                lambda _, most: maintenance.prune_schedule_runs(keep_completed, most),
+                lambda result, most: maintenance.read_count(result) < most, _RETENTION_EVERY,
+                10_000,
             ))  # fmt: skip
 
     def limits_changed(self) -> None:

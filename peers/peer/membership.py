@@ -128,6 +128,7 @@ class Membership:
             )
         )
         self._state.peer_id = peer_id
+        events.set_peer_id(peer_id)
         if self._heartbeat.fenced:
             self._leases.stop_all()
         self._heartbeat.start(peer_id, joined_at)

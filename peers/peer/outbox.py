@@ -17,8 +17,10 @@ from peers.database.pipeline import Statement
 from peers.database.pooler import SYMPTOMS as POOLER_SYMPTOMS
 from peers.database.rows import Verdict
 from peers.errors import BadTask, NotPermitted, SchemaMissing
+from peers.metrics.counts import Counts
 from peers.peer.batch import Batch, record
 from peers.peer.outcome import CompletedRun, Failure, Outcome, in_ascii, plain_failure
+from peers.peer.waiting_logs import WaitingLogs
 from peers.pool.claim import TaskRun
 from peers.pool.lease import Lease
 
@@ -58,8 +60,9 @@ class Outbox:
     number of its tasks that are done.
     """
 
-    def __init__(self, on_recorded: Callable[[bytes, int], None]) -> None:
+    def __init__(self, on_recorded: Callable[[bytes, int], None], counts: Counts) -> None:
         self._on_recorded = on_recorded
+        self._counts = counts
         self._completed: list[CompletedRun | Outcome] = []
         self._failed: list[Outcome] = []
         self._released: list[Outcome] = []
@@ -67,15 +70,17 @@ class Outbox:
         self._taken: Batch | None = None
         """What the transaction in progress records."""
         self._transient_errors = 0
+        self.logs = WaitingLogs()
+        """What attempts have printed, of kinds that keep their logs."""
 
     def __bool__(self) -> bool:
-        return bool(self._completed or self._failed or self._released)
+        return bool(self._completed or self._failed or self._released or self.logs)
 
     @property
     def is_pending(self) -> bool:
         """Return whether an outcome waits that the database has not refused for good."""
         return (
-            bool(self)
+            bool(self._completed or self._failed or self._released)
             or self._taken is not None
             or any(not outcome.refused for outcome in self._put_off)
         )
@@ -104,7 +109,7 @@ class Outbox:
         self._requeue_due(time.monotonic())
         self._taken = Batch(
             _take(self._completed, COMPLETED_MAX), _take(self._failed, BATCH_MAX),
-            _take(self._released, BATCH_MAX),
+            _take(self._released, BATCH_MAX), self.logs.take(),
         )  # fmt: skip
         return self._taken
 
@@ -112,6 +117,9 @@ class Outbox:
         """Forget what the transaction has recorded, and keep what it has not."""
         batch, self._taken = self._taken, None
         assert batch is not None
+        if batch.logs:
+            *results, stored = results
+            self.logs.conclude(batch.logs, stored)
         for part, result in zip(batch.parts(), results, strict=True):
             self._conclude(part, result)
 
@@ -122,6 +130,7 @@ class Outbox:
             self._completed[:0] = batch.completed
             self._failed[:0] = batch.failed
             self._released[:0] = batch.released
+            self.logs.put_back(batch.logs)
 
     # ----------------------------------------------------------------------------- one by one
 
@@ -144,6 +153,7 @@ class Outbox:
                     self._record(waiting, waiting[: _fitting(waiting, BATCH_MAX)], verb)
         finally:
             self._completed += completed
+        self.logs.store(run, peer_id, encoding)
 
     def _record(
         self, waiting: list[Outcome], batch: list[Outcome],
@@ -174,8 +184,10 @@ class Outbox:
     def _refuse(self, outcome: Outcome, error: Exception) -> None:
         """Replace or put off an outcome that was refused alone. Raises if all would be refused."""
         transient = isinstance(error, _TRANSIENT_ERRORS)
-        task, message = outcome.lease.task, in_ascii(error)
-        events.outcome_refused(task_id=task.task_id, kind=task.kind, verdict=message)
+        message = in_ascii(error)
+        _log_refusal(outcome.lease, message)
+        if not transient and not outcome.refused:
+            self._counts.of(outcome.lease.local_queue.queue, outcome.lease.task.kind).refused += 1
         if not transient and isinstance(error, BadTask) and outcome.result is not None:
             self._failed.append(Outcome(outcome.lease, failure=_result_invalid(message)))
         elif not transient and not outcome.refused and not outcome.is_release:
@@ -202,7 +214,11 @@ class Outbox:
                 for outcome in each.outcomes():
                     self._conclude_one(outcome, verdicts)
             else:
-                self._on_recorded(each.run.claim.token, each.run.count)
+                claim = each.run.claim
+                self._counts.completed(
+                    claim.local_queue.queue, claim.kind(each.run.first), each.run.count
+                )
+                self._on_recorded(claim.token, each.run.count)
 
     def _conclude_one(self, outcome: Outcome, verdicts: dict[tuple[int, bytes], Verdict]) -> None:
         lease = outcome.lease
@@ -213,10 +229,18 @@ class Outbox:
             self._failed.append(Outcome(lease, failure=_result_invalid(_RESULT_TOO_LARGE)))
         else:
             if verdict == "stale":
-                events.outcome_refused(
-                    task_id=lease.task.task_id, kind=lease.task.kind, verdict=verdict
-                )
+                _log_refusal(lease, verdict)
+            self._count(outcome, verdict)
             self._on_recorded(lease.token, 1)
+
+    def _count(self, outcome: Outcome, verdict: Verdict | None) -> None:
+        queue, kind = outcome.lease.local_queue.queue, outcome.lease.task.kind
+        if verdict == "stale":
+            self._counts.of(queue, kind).stale += 1
+        elif outcome.result is not None:
+            self._counts.completed(queue, kind, 1)
+        elif outcome.failure is not None:
+            self._counts.recorded_failure(queue, kind, verdict)
 
     def _retry_in(self, outcome: Outcome, seconds: float) -> None:
         outcome.due = time.monotonic() + seconds
@@ -259,6 +283,14 @@ def _one_by_one(completed: Sequence[CompletedRun | Outcome]) -> list[Outcome]:
     for each in completed:
         outcomes += each.outcomes() if isinstance(each, CompletedRun) else [each]
     return outcomes
+
+
+def _log_refusal(lease: Lease, verdict: str) -> None:
+    task = lease.task
+    events.outcome_refused(
+        task_id=task.task_id, kind=task.kind, attempt=task.attempt, token=task.token,
+        verdict=verdict,
+    )  # fmt: skip
 
 
 def _result_invalid(message: str) -> Failure:

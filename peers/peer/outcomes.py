@@ -14,6 +14,7 @@ from peers.peer.state import PeerState
 from peers.pool.claim import TaskRun
 from peers.pool.isolation import IsolatedGroup
 from peers.pool.lease import Lease
+from peers.pool.log_tail import KeptText
 
 
 class Outcomes:
@@ -35,6 +36,10 @@ class Outcomes:
             lease.stopped_because = None
         self._recorder.completed_run(run, results)
 
+    def ran(self, queue: str, kind: str, seconds: float, tasks: int) -> None:
+        """Count how long attempts ran."""
+        self._state.counts.ran(queue, kind, seconds, tasks)
+
     def failed(self, lease: Lease, failure: Failure) -> None:
         """Record and log an attempt that has failed."""
         lease.stopped_because = None
@@ -43,21 +48,27 @@ class Outcomes:
         task = lease.task
         if failure.get("snooze"):
             events.task_snoozed(
-                task_id=task.task_id, kind=task.kind, reason=str(failure["error_message"])
-            )
+                task_id=task.task_id, kind=task.kind, attempt=task.attempt, token=task.token,
+                reason=str(failure["error_message"]),
+            )  # fmt: skip
         elif failure["error_type"] != "cancelled":  # `Leases.cancel` has logged a cancelled task
             events.task_failed(
-                task_id=task.task_id, kind=task.kind, attempt=task.attempt,
+                task_id=task.task_id, kind=task.kind, attempt=task.attempt, token=task.token,
                 error_type=str(failure["error_type"]), error_message=str(failure["error_message"]),
             )  # fmt: skip
+
+    def logged(self, lease: Lease, outcome: str | None, log: KeptText | None) -> None:
+        """Store the log of an attempt, or forget it."""
+        self._recorder.logged(lease, outcome, log)
 
     def bisected(self, parts: list[list[Lease]]) -> None:
         """Call each part of a batch that crashed its worker again."""
         for part in parts:
             first = part[0]
             events.batch_bisected(
-                kind=first.task.kind, tasks=len(part), first_task_id=first.task.task_id
-            )
+                kind=first.task.kind, tasks=len(part), first_task_id=first.task.task_id,
+                token=first.task.token,
+            )  # fmt: skip
             remaining = self._without_cancelled(part)
             self._requests.forget(remaining)
             if remaining:
@@ -72,7 +83,10 @@ class Outcomes:
             group.batches = [batch for batch in remaining if batch]
             if group.batches:
                 first, number = group.leases[0], len(group.leases)
-                events.tasks_isolated(tasks=number, first_task_id=first.task.task_id)
+                events.tasks_isolated(
+                    tasks=number, first_task_id=first.task.task_id, kind=first.task.kind,
+                    token=first.task.token,
+                )  # fmt: skip
                 first.local_queue.isolate(group, time.monotonic())
 
     def requeued(self, leases: list[Lease]) -> None:

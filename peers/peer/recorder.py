@@ -16,6 +16,7 @@ from peers.peer.state import PeerState
 from peers.pool.claim import TaskRun
 from peers.pool.lease import Lease
 from peers.pool.local_queue import LocalQueue
+from peers.pool.log_tail import KeptText
 
 _JOB: Final = "recording outcomes"
 # Outcomes are collected for this long while every slot is busy: they free no slot.
@@ -35,7 +36,7 @@ class Recorder:
         self._state = state
         self._connection = connection
         self._queues = queues
-        self._outbox = Outbox(on_recorded)
+        self._outbox = Outbox(on_recorded, state.counts)
         self._oldest_at = 0.0
         self._one_by_one = False
         """The database has refused a transaction: one of its outcomes may be the cause."""
@@ -56,6 +57,11 @@ class Recorder:
         """Add a failed attempt."""
         self._note_arrival()
         self._outbox.failed(lease, failure)
+
+    def logged(self, lease: Lease, outcome: str | None, log: KeptText | None) -> None:
+        """Add the log of an attempt."""
+        self._note_arrival()
+        self._outbox.logs.add(lease, outcome, log)
 
     def released(self, leases: list[Lease]) -> None:
         """Add leases to release: their attempts do not count."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
+
+from peers.metrics.counts import Counts
 
 
 @dataclass(slots=True)
 class PeerState:
-    """The identity of the peer, and whether it is draining. Only the main loop changes it."""
+    """The identity of the peer, what it counts, and whether it is draining.
+
+    Only the main loop changes it.
+    """
 
     peer_id: UUID | None = None
     """None before it has joined, and after it has lost its leases."""
     draining: bool = False
+    counts: Counts = field(default_factory=Counts)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from typing import Final
+
+_SHUTDOWN: Final = 15.0
+"""Seconds after a drain in which a peer records outcomes, leaves and stops its workers."""
 
 
 class SystemdNotifier:
@@ -27,9 +31,13 @@ class SystemdNotifier:
         """Reset the watchdog's timer."""
         self._send("WATCHDOG=1")
 
-    def stopping(self) -> None:
-        """Report that the peer drains."""
-        self._send("STOPPING=1\nSTATUS=draining")
+    def stopping(self, timeout: float) -> None:
+        """Report that the peer drains, for up to so many seconds.
+
+        systemd then waits at least as long, even if TimeoutStopSec of the unit is shorter.
+        """
+        microseconds = int((timeout + _SHUTDOWN) * 1e6)
+        self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={microseconds}\nSTATUS=draining")
 
     def close(self) -> None:
         """Close the socket."""
@@ -41,6 +49,17 @@ class SystemdNotifier:
         if self._socket is not None and self._address:
             with contextlib.suppress(OSError):
                 self._socket.sendto(message.encode(), self._address)
+
+
+def watchdog_timeout() -> float:
+    """Return the seconds of silence after which systemd ends this process: WatchdogSec of the unit.
+
+    They are infinite where there is no watchdog, or where it watches another process.
+    """
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return float("inf")
+    given = os.environ.get("WATCHDOG_USEC", "")
+    return int(given) / 1e6 if given.isdecimal() and int(given) > 0 else float("inf")
 
 
 def yield_cpu_to_workers() -> None:

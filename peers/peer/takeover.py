@@ -20,6 +20,7 @@ from peers import events
 from peers.database import maintenance
 from peers.database.pipeline import Statement
 from peers.database.rows import UnstartedTasks
+from peers.metrics.counts import Counts
 from peers.peer.maintenance import Chore
 from peers.peer.witness import Witness
 
@@ -37,14 +38,14 @@ _SPREAD: Final = 0.2
 class Takeover:
     """Knows which peers of this host have ended, and when a lease ends."""
 
-    def __init__(self, selector: selectors.BaseSelector, lease: timedelta) -> None:
+    def __init__(self, selector: selectors.BaseSelector, lease: timedelta, counts: Counts) -> None:
         self._witness = Witness(selector)
         self._list = Chore(
             "list_siblings", lambda peer_id, _: maintenance.siblings(peer_id), self._read_siblings,
             _LIST_EVERY,
         )  # fmt: skip
         self._declare = _DeclareLost(self._witness, self._declared)
-        self._reclaim = _Reclaim(lease.total_seconds() / _RECLAIMS_PER_LEASE)
+        self._reclaim = _Reclaim(lease.total_seconds() / _RECLAIMS_PER_LEASE, counts)
         self.chores = (self._list, self._declare, self._reclaim)
 
     def look_now(self) -> None:
@@ -110,16 +111,19 @@ def _at_most(unstarted: list[UnstartedTasks], most: int) -> list[UnstartedTasks]
 class _Reclaim(Chore):
     """Is due when the next lease of another peer ends."""
 
-    def __init__(self, every: float) -> None:
+    def __init__(self, every: float, counts: Counts) -> None:
         self._next_in = every
+        self._counts = counts
         super().__init__("reclaim", maintenance.reclaim, self._read, every, _RECLAIM_MAX_TASKS)
 
     def _read(self, result: PGresult, most: int) -> bool:
         tasks, self._next_in = maintenance.read_reclaimed(result)
-        for task_id, attempt, lost_peer_id, host in tasks:
+        self._counts.reclaimed([(task.queue, task.kind, task.outcome) for task in tasks])
+        for task in tasks:
             events.task_reclaimed(
-                task_id=task_id, attempt=attempt, lost_peer_id=lost_peer_id, lost_host=host
-            )
+                task_id=task.task_id, kind=task.kind, attempt=task.attempt, token=task.token,
+                lost_peer_id=task.lost_peer_id, lost_host=task.host,
+            )  # fmt: skip
         return len(tasks) < most
 
     def _interval(self) -> float:

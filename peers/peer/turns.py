@@ -82,7 +82,7 @@ class Turns:
         """Put off the claim that was refused, and find the outcome that was."""
         error, claim = refused.error, None
         if refused.index is not None:
-            claim = refused.index - (0 if batch is None else len(batch.parts()))
+            claim = refused.index - (0 if batch is None else batch.count)
         if claim is not None and claim >= 0:
             self._recorder.put_back()
             if isinstance(error, PeerLost):

@@ -11,6 +11,7 @@ from peers.pool.executions import AssignedLease, Executions
 from peers.pool.isolation import IsolatedGroup
 from peers.pool.lease import Lease
 from peers.pool.local_queue import LocalQueue
+from peers.pool.log_tail import KeptText
 
 CANCELLED: Final = "cancelled"
 CRASH: Final = "crash"
@@ -35,7 +36,8 @@ class WorkerExit:
     `kill`: why the peer killed it; None: it did not, or because the worker `sent_garbage`.
     `bisected`: parts of a batch, each to be called again, under the same leases. `isolated`: to
     run again in workers of their own. `requeued`: had not started, so they can be assigned again.
-    `released`: may have started, and were stopped through no fault of their own.
+    `released`: may have started, and were stopped through no fault of their own. `logs`: of those
+    that failed.
     """
 
     exit_signal: str | None
@@ -47,6 +49,7 @@ class WorkerExit:
     isolated: list[IsolatedGroup] = field(default_factory=list)
     requeued: list[Lease] = field(default_factory=list)
     released: list[Lease] = field(default_factory=list)
+    logs: list[tuple[Lease, KeptText]] = field(default_factory=list)
 
     def sort(
         self, tasks: list[AssignedLease], crashed: Collection[int] | None, unstarted_from: float

@@ -178,8 +178,7 @@ class ForkServer:
         connection = WorkerConnection()
         adopt_orphans(True)
         try:
-            fds = [connection.theirs.fileno(), connection.marker_fd]
-            socket.send_fds(self._socket, [_REQUEST], fds)
+            socket.send_fds(self._socket, [_REQUEST], list(connection.theirs_fds))
         except OSError:
             connection.close_ours()
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from peers.pool.claim import TaskRun, part
@@ -18,6 +18,7 @@ from peers.pool.liveness import own_log
 from peers.pool.local_queue import LocalQueue
 from peers.pool.process import WorkerProcess, describe_exit
 from peers.pool.share import Share
+from peers.pool.worker_output import WorkerOutput
 from peers.protocol.messages import Assign, Begin, Cancel, Recall, Stop
 from peers.protocol.running_marker import Running
 
@@ -43,6 +44,9 @@ _execution_ids: Final = _ExecutionIds()
 
 class WorkerHandle:
     """A worker process, and the tasks that it has."""
+
+    output: WorkerOutput | None = None
+    """What its handlers print, if some of its kinds keep their logs."""
 
     def __init__(
         self, process: WorkerProcess, slot: int, role: WorkerRole = WorkerRole.ORDINARY
@@ -79,6 +83,10 @@ class WorkerHandle:
         self._deadlines = Deadlines(process.marker, self.executions)
 
     # ---------------------------------------------------------------------------------- assigning
+
+    def capture(self, policies: Mapping[str, str]) -> None:
+        """Take the output of its handlers; `policies`: of the kinds that keep their logs."""
+        self.output = WorkerOutput(self.process.output, self.executions, policies)
 
     def begin(self, asynchronous: bool) -> None:
         """Reply to its hello: it may run handlers now."""
@@ -309,7 +317,14 @@ class WorkerHandle:
         signal_name, exit_code = describe_exit(self.process.reap())
         worker_exit = WorkerExit(signal_name, exit_code, self._killed_for, self.sent_garbage)
         unstarted_from = float("inf") if self.asynchronous or stopped else last.stop
-        worker_exit.sort(self._take_back_all(), crashed, unstarted_from)
+        tasks = self._take_back_all()
+        worker_exit.sort(tasks, crashed, unstarted_from)
+        if self.output is not None:
+            failed = {lease for lease, _ in worker_exit.failed}
+            for task in tasks:
+                log = self.output.failed(task.execution_id) if task.lease in failed else None
+                if log is not None:
+                    worker_exit.logs.append((task.lease, log))
         for share in self._shares.values():
             self._log.free_mark(share.mark)
         return worker_exit

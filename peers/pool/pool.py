@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import selectors
+import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -21,8 +24,10 @@ from peers.pool.local_queue import LocalQueue
 from peers.pool.orphans import OrphanKiller
 from peers.pool.outcome_listener import OutcomeListener
 from peers.pool.outcome_reporter import OutcomeReporter, log_exit
+from peers.pool.peek import PeekTarget, ask_worker
 from peers.pool.retirement import Limits, Retirement
 from peers.pool.scaling import should_run_loop, unused_isolated_workers, workers_to_start
+from peers.pool.stack_dump import StackDump
 from peers.pool.starter import Starter, WorkerCallbacks
 from peers.protocol.messages import (
     HandlerRequest,
@@ -30,12 +35,16 @@ from peers.protocol.messages import (
     ImportFailed,
     KindDeclared,
     Outcomes,
+    Peeked,
     Recalled,
     Stop,
     ToParent,
     ToWorker,
     Unfit,
 )
+
+_COLLECT: Final = 0.02
+"""Seconds between two reads of what handlers print."""
 
 
 class WorkerPool:
@@ -57,6 +66,8 @@ class WorkerPool:
         self.declarations = b"{}"
         """What the app declares for the database, as JSON."""
         self.asynchronous: frozenset[str] = frozenset()
+        self.on_peeked: Callable[[Peeked], None] = lambda _: None
+        """Takes the stacks that workers send."""
         self._app = app
         self._environment = environment
         self._selector = selector
@@ -138,9 +149,24 @@ class WorkerPool:
         for worker in self._workers:
             worker.recall()
 
+    def follow_log(self, task_id: int) -> None:
+        """Store the log of this task every second for a while, if it runs here."""
+        for worker in self._workers:
+            if worker.output is not None:
+                worker.output.follow(task_id, time.monotonic())
+
     def cancel(self, lease: Lease, grace: float) -> bool:
         """Stop a running handler, by force after `grace` seconds; False: no worker has it."""
         return any(worker.cancel(lease, grace) for worker in self._workers)
+
+    def peek(self, lease: Lease, peek_id: int, now: float) -> PeekTarget | None:
+        """Ask the worker that has this lease for its stacks; None: no worker has it."""
+        for worker in self._workers:
+            target = ask_worker(worker, lease, peek_id, now)
+            if target is not None:
+                self._select_for(worker)
+                return target
+        return None
 
     def started(self, now: float) -> list[tuple[Lease, float]]:
         """Return the leases whose handlers run, and for how many seconds."""
@@ -153,6 +179,7 @@ class WorkerPool:
         self._orphans.ensure()
         for worker in self._workers:
             worker.watch(now)
+            self._tick_output(worker, now)
         for worker, reason in self._retirement.due(self._workers, now):
             self._retirement.retire(worker, reason, self._workers)
         if not self._isolated:
@@ -163,6 +190,8 @@ class WorkerPool:
     def next_deadline(self) -> float:
         """Return when (monotonic) to `tick` again at the latest."""
         deadlines = [worker.next_deadline() for worker in self._workers]
+        outputs = [worker.output for worker in self._workers if worker.output is not None]
+        deadlines += [min(output.next_due(), output.read_at) for output in outputs]
         deadlines.append(self._starter.next_deadline())
         return min([*deadlines, self._starter.start_at if self._missing() else float("inf")])
 
@@ -195,6 +224,28 @@ class WorkerPool:
             worker.process.kill()
         self._select_for(worker)
 
+    def _select_output(self, worker: WorkerHandle) -> None:
+        self._selector.register(
+            worker.process.output, selectors.EVENT_READ, lambda: self._read_output(worker)
+        )
+
+    def _read_output(self, worker: WorkerHandle) -> None:
+        """Read what was printed; then wait a moment, because handlers print line by line."""
+        self._reporter.read_output(worker)
+        output = worker.output
+        if output is not None and (output.is_closed or not output.is_busy):
+            with contextlib.suppress(KeyError):  # it was reaped earlier in the same turn
+                self._selector.unregister(worker.process.output)
+                output.read_at = float("inf") if output.is_closed else time.monotonic() + _COLLECT
+
+    def _tick_output(self, worker: WorkerHandle, now: float) -> None:
+        """Select for the output again, and store logs of running attempts."""
+        if worker.output is not None:
+            if worker.output.read_at <= now:
+                worker.output.read_at = float("inf")
+                self._select_output(worker)
+            self._reporter.store_due_logs(worker, now)
+
     def _handle(self, worker: WorkerHandle, message: ToParent) -> None:
         match message:
             case Outcomes(outcomes):
@@ -205,9 +256,12 @@ class WorkerPool:
                 self._retirement.retire(worker, reason, self._workers, recall=True)
             case HandlerRequest():
                 self._reporter.requested(worker, message, self._send)
-            case Hello(kinds, declared):
+            case Peeked():
+                self.on_peeked(message)
+            case Hello(kinds, declared, stack_dump):
                 self._begin(worker, kinds)
                 self.declarations = declared
+                worker.process.stack_dump = StackDump.of(worker.process.pid, stack_dump)
             case ImportFailed():
                 self._import_failed(message)
 
@@ -229,6 +283,10 @@ class WorkerPool:
         self.asynchronous = frozenset(kind.kind for kind in kinds if kind.asynchronous)
         worker.begin(should_run_loop(worker, self._workers, has_async=bool(self.asynchronous)))
         self._retirement.begin(worker)
+        policies = {kind.kind: kind.keep_log for kind in kinds if kind.keep_log}
+        if policies:
+            worker.capture(policies)
+            self._select_output(worker)
         self._starter.succeeded()
         events.worker_started(worker_pid=worker.process.pid, asynchronous=worker.asynchronous)
 
@@ -236,6 +294,7 @@ class WorkerPool:
         if worker not in self._workers:
             return
         self._read(worker)  # what it sent before it died counts
+        self._reporter.read_output(worker, rest=True)
         self._starter.unregister(worker)
         self._workers.remove(worker)
         self._retirement.forget(worker)

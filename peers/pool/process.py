@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from peers.pool import liveness
+from peers.pool.stack_dump import StackDump
 from peers.protocol.messages import ToParent, ToWorker, encode, split, to_parent
 from peers.protocol.running_marker import MARKER_SIZE, RunningMarker
 
@@ -24,10 +25,10 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 class WorkerConnection:
-    """What connects a worker with its peer: a socket, and the running marker.
+    """What connects a worker with its peer: a socket, the running marker, and the output pipe.
 
-    `theirs` and `marker_fd` are the worker's ends, to be closed once it has them. Raises `OSError`,
-    and leaves nothing behind.
+    `theirs`, `marker_fd` and `output_fd` are the worker's ends, to be closed once it has them.
+    Raises `OSError`, and leaves nothing behind.
     """
 
     def __init__(self) -> None:
@@ -40,6 +41,10 @@ class WorkerConnection:
             os.ftruncate(self.marker_fd, MARKER_SIZE)
             self.marker = RunningMarker(self.marker_fd, writable=False)
             undo.callback(self.marker.close)
+            self.output, self.output_fd = os.pipe2(os.O_CLOEXEC)
+            undo.callback(os.close, self.output)
+            undo.callback(os.close, self.output_fd)
+            os.set_blocking(self.output, False)
             self.ours.setblocking(False)
             self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
             undo.pop_all()
@@ -48,11 +53,18 @@ class WorkerConnection:
         """Close the worker's ends: it has them now, or will never have them."""
         self.theirs.close()
         os.close(self.marker_fd)
+        os.close(self.output_fd)
+
+    @property
+    def theirs_fds(self) -> tuple[int, ...]:
+        """Return the descriptors of the worker's ends, in the order of `peers.worker`."""
+        return self.theirs.fileno(), self.marker_fd, self.output_fd
 
     def close_ours(self) -> None:
         """Close our ends: there is no worker, or it is dead."""
         self.ours.close()
         self.marker.close()
+        os.close(self.output)
 
 
 class WorkerProcess:
@@ -72,12 +84,15 @@ class WorkerProcess:
     ) -> None:
         self.pid = pid
         self.marker = connection.marker
+        self.output = connection.output
+        """Our end of the output pipe."""
         self._process = process
         self._connection = connection
         self._socket = connection.ours
         self._incoming = bytearray()
         self._outgoing = bytearray()
         self.pidfd = -1
+        self.stack_dump: StackDump | None = None
         try:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             self.pidfd = os.pidfd_open(pid)
@@ -96,12 +111,11 @@ class WorkerProcess:
             # that a handler has started are killed with its worker.
             process = subprocess.Popen(
                 [sys.executable, "-m", "peers.worker",
-                 str(connection.theirs.fileno()), str(connection.marker_fd),
-                 str(liveness.log_fd()), str(os.getpid()), app, *log],
+                 *map(str, connection.theirs_fds), str(liveness.log_fd()), str(os.getpid()),
+                 app, *log],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(
-                    connection.theirs.fileno(), connection.marker_fd,
-                    *liveness.inherited_by_workers(),
+                    *connection.theirs_fds, *liveness.inherited_by_workers(),
                 ),
                 start_new_session=True,
                 env=environment,
@@ -163,6 +177,8 @@ class WorkerProcess:
         self.kill()  # processes that its handlers started may still run
         self._connection.close_ours()
         os.close(self.pidfd)
+        if self.stack_dump is not None:
+            self.stack_dump.close()
         return code
 
     def _wait(self) -> int:

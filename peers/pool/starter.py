@@ -116,7 +116,7 @@ class Starter:
 
     def unregister(self, worker: WorkerHandle) -> None:
         """Remove a worker from the selector."""
-        for registered in (worker.process, worker.process.pidfd):
+        for registered in (worker.process, worker.process.pidfd, worker.process.output):
             with contextlib.suppress(KeyError):
                 self._selector.unregister(registered)
 

@@ -22,6 +22,8 @@ from peers.protocol.started_marks import UNMARKED
 # Each message starts with a mark and its length. What user code writes into a wrong descriptor has
 # no mark, so it is not taken for a length.
 HEADER: Final = struct.Struct("!II")
+NOT_STARTED: Final = "the task waits for a slot in its worker"
+"""The remark of a Peeked for a task whose handler has not started."""
 _MARK: Final = 0x50656572
 
 
@@ -86,6 +88,25 @@ class KindDeclared(msgspec.Struct, array_like=True, frozen=True):
     backoff_cap: float
     batch_size: int | None = None
     batch_wait: float = 0.0
+    keep_log: str = ""
+    """Whose logs are kept: of "failed" attempts, or "always"; empty: none."""
+
+
+class Frame(msgspec.Struct, array_like=True, frozen=True):
+    """A function that was called and has not returned."""
+
+    file: str
+    line: int
+    function: str
+
+
+class Stack(msgspec.Struct, array_like=True, frozen=True):
+    """The frames of a thread or of an asyncio task, the outermost first."""
+
+    title: str
+    frames: list[Frame]
+    omitted: int = 0
+    """How many frames are left out after the outermost ones."""
 
 
 # ------------------------------------------------------------------------------------- to a worker
@@ -134,6 +155,13 @@ class Stop(msgspec.Struct, array_like=True, frozen=True, tag=5):
     """Exit: there are no more tasks."""
 
 
+class Peek(msgspec.Struct, array_like=True, frozen=True, tag=7):
+    """Reply with the stacks of this execution, while it goes on."""
+
+    peek_id: int
+    execution_id: int
+
+
 # ----------------------------------------------------------------------------------- from a worker
 
 
@@ -143,6 +171,9 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, tag=0):
     kinds: list[KindDeclared]
     declarations: bytes = b"{}"
     """What else the app declares for the database: a JSON object of lists, such as "schedules"."""
+    stack_dump: tuple[int, int] | None = None
+    """The signal that makes the worker write its stacks even while C code holds the GIL, and its
+    descriptor of the file that they go to."""
 
 
 class ImportFailed(msgspec.Struct, array_like=True, frozen=True, tag=1):
@@ -182,6 +213,14 @@ class Unfit(msgspec.Struct, array_like=True, frozen=True, tag=5):
     reason: str
 
 
+class Peeked(msgspec.Struct, array_like=True, frozen=True, tag=7):
+    """Reply to a Peek: the stacks of the handler, and a sentence if there are none."""
+
+    peek_id: int
+    stacks: list[Stack]
+    remark: str = ""
+
+
 # ------------------------------------------------------------------------------ from a fork server
 
 
@@ -207,8 +246,8 @@ class NotForked(msgspec.Struct, array_like=True, frozen=True, tag=4):
     error: str
 
 
-ToWorker = Begin | Assign | Recall | Cancel | Reply | Stop
-ToParent = Hello | ImportFailed | Outcomes | Recalled | HandlerRequest | Unfit
+ToWorker = Begin | Assign | Recall | Cancel | Reply | Stop | Peek
+ToParent = Hello | ImportFailed | Outcomes | Recalled | HandlerRequest | Unfit | Peeked
 FromForkServer = Preloaded | ImportFailed | Unforkable | Forked | NotForked
 
 _encoder = msgspec.msgpack.Encoder()

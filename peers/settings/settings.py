@@ -28,10 +28,12 @@ from peers.settings.forms import Form, Span
 from peers.settings.sources import PREFIX, explain, gather, refuse_unknown_variables
 from peers.settings.values import (
     SLOTS_MAX,
+    ListenAddress,
     check_queues,
     check_size,
     check_variables,
     lower,
+    parse_address,
     parse_queues,
     parse_variables,
     show,
@@ -121,20 +123,34 @@ class Settings(BaseSettings):
         timedelta(seconds=5),
         description="how long a cancelled handler has to stop before its worker is killed",
     )
-    prune_after: Annotated[timedelta | None, Span(timedelta(0), _CENTURY, "never")] = Field(
-        None, description="how long after their end completed and cancelled tasks are deleted"
+    keep_completed: Annotated[timedelta | None, Span(timedelta(0), _CENTURY, "for ever")] = Field(
+        None, description="how long completed and cancelled tasks are kept after their end"
+    )
+    keep_dead: Annotated[timedelta | None, Span(timedelta(0), _CENTURY, "for ever")] = Field(
+        None,
+        description="how long dead letters are kept; then the tasks that wait for one are "
+        "cancelled, and it is deleted",
     )
     log_format: Annotated[
-        Literal["auto", "json", "text"], BeforeValidator(lower), Form("auto|text|json")
+        Literal["auto", "json", "text", "journal"], BeforeValidator(lower),
+        Form("auto|text|json|journal"),
     ] = Field(
         "auto",
-        description="form of the log; auto is text on a terminal and in the journal, JSON lines "
-        "elsewhere",
-    )
+        description="form of the log; auto is text on a terminal, entries with fields in systemd's "
+        "journal, JSON lines elsewhere",
+    )  # fmt: skip
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], BeforeValidator(lower),
         Form("debug|info|warning|error"),
     ] = Field("info", description="lowest level that is logged")  # fmt: skip
+    metrics_listen: Annotated[
+        ListenAddress | None, NoDecode, BeforeValidator(parse_address),
+        Form("[ADDRESS:]PORT[+]", default="none"),
+    ] = Field(
+        None,
+        description="serve /metrics, /healthz and /readyz over HTTP there: 9187 for this machine "
+        "only, 0.0.0.0:9187 for all; 9187+ takes the next free port, for several peers on one host",
+    )  # fmt: skip
     preload: Annotated[bool, BeforeValidator(switch), Form("on|off", default="on")] = Field(
         True, description="import the app once and fork the workers; off: each worker imports it"
     )

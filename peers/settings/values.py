@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from datetime import timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
@@ -16,6 +16,11 @@ SLOTS_MAX: Final = 10_000
 MEMORY_MIN: Final = 16 << 20
 """Bytes. A worker needs about this much to start."""
 
+LOOPBACK: Final = "127.0.0.1"
+_ADDRESS: Final = re.compile(
+    r"(?:(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:\[\]]+)):)?(?P<port>\d{1,5})(?P<next>\+?)"
+)
+_PORT_MAX: Final = 65_535
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _SIZE_UNITS: Final = ("", "K", "M", "G", "T")
 _PASSWORD_IN_URL: Final = re.compile(r"(//[^:/@]*:).*@")  # to the last @, to be on the safe side
@@ -23,6 +28,19 @@ _PASSWORD_OPTION: Final = re.compile(r"((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_NAME: Final = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL|AUTH|COOKIE|DSN", re.IGNORECASE)
 _HIDDEN: Final = "***"
+
+
+class ListenAddress(NamedTuple):
+    """Where a server listens."""
+
+    host: str
+    port: int
+    or_next: bool
+    """Take one of the following ports if this one is in use."""
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}{'+' if self.or_next else ''}"
 
 
 # ------------------------------------------------------------------------------------------ parsing
@@ -67,6 +85,21 @@ def parse_queues(value: object) -> object:
             raise ValueError(f'names the queue "{name}" twice')
         queues[name] = slots
     return queues
+
+
+def parse_address(value: object) -> object:
+    """Parse "9187" (on 127.0.0.1), "0.0.0.0:9187", "[::1]:9187", each with "+" for a later port."""
+    if isinstance(value, ListenAddress):
+        return value
+    found = _ADDRESS.fullmatch(str(value).strip())
+    if found is None or not 0 <= int(found["port"]) <= _PORT_MAX:
+        raise ValueError(
+            f'must be a port from 0 to {_PORT_MAX} such as "9187", or an address with a port such '
+            'as "0.0.0.0:9187"; a "+" after it takes the next free port'
+        )
+    return ListenAddress(
+        found["ipv6"] or found["host"] or LOOPBACK, int(found["port"]), or_next=bool(found["next"])
+    )
 
 
 def parse_variables(value: object) -> object:
@@ -145,6 +178,8 @@ def show(value: object) -> str:
     """Return a setting's value in the form in which it can be given, with secrets hidden."""
     if isinstance(value, timedelta):
         return format_span(value)
+    if isinstance(value, ListenAddress):
+        return str(value)
     if isinstance(value, dict):
         return ",".join(f"{name}={slots}" for name, slots in value.items())
     if isinstance(value, tuple):

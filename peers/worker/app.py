@@ -44,6 +44,7 @@ def declared_kinds() -> list[KindDeclared]:
             backoff_cap=handler.backoff_cap.total_seconds(),
             batch_size=handler.batch_size,
             batch_wait=handler.batch_wait.total_seconds(),
+            keep_log=handler.keep_log,
         )
         for handler in registry().values()
     ]

@@ -113,6 +113,10 @@ class CurrentTasks:
             current.cancelled = current.execution_id in self._cancelled
         return current
 
+    def current_task_of(self, execution_id: int) -> CurrentTask:
+        """Return the task with this execution id."""
+        return self.current_task(execution_id - self._run.execution_id)
+
     def mark_cancelled(self, execution_id: int) -> None:
         """Tell a handler that its task was cancelled, if it has asked for its task."""
         current = self._made.get(execution_id - self._run.execution_id)

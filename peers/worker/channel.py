@@ -21,7 +21,10 @@ from peers.protocol.messages import (
     Failed,
     HandlerRequest,
     Outcomes,
+    Peek,
+    Peeked,
     Reply,
+    Stack,
     ToParent,
     ToWorker,
     encode,
@@ -55,6 +58,8 @@ class Channel:
         self._request_ids = count(_NO_REPLY + 1)
         self.limit: Callable[[int, float | None], None] = _no_limit
         """Set by the loop that runs the handlers."""
+        self.stacks: Callable[[int], tuple[list[Stack], str]] = _no_stacks
+        """Returns the stacks of an execution, and a remark. Set by the same loop."""
 
     def send(self, message: ToParent) -> None:
         """Send one message; block while the peer does not read.
@@ -143,6 +148,14 @@ class Channel:
         """Send a request to the scheduler without waiting for a reply."""
         self.send(HandlerRequest(_NO_REPLY, execution_id, verb, json.dumps(payload).encode()))
 
+    def _show_stacks(self, message: Peek) -> None:
+        """Reply to a Peek. Whatever goes wrong, the tasks of this worker go on."""
+        try:
+            stacks, remark = self.stacks(message.execution_id)
+        except Exception as error:  # noqa: BLE001  # such as MemoryError, or a recursion
+            stacks, remark = [], f"the worker cannot read its stacks: {type(error).__name__}"
+        self.send(Peeked(message.peek_id, stacks, remark))
+
     def _read(self) -> bool:
         try:
             data = self._socket.recv(_READ_SIZE)
@@ -159,10 +172,16 @@ class Channel:
                     pending = self._pending.pop(message.request_id)
                     pending.reply = message
                     pending.replied.set()
+                elif isinstance(message, Peek):
+                    self._show_stacks(message)
                 else:
                     handle(message)
             if not self._read():
                 os._exit(0)  # the peer is gone, and with it the leases
+
+
+def _no_stacks(_execution_id: int) -> tuple[list[Stack], str]:
+    return [], "no handler has started"
 
 
 def _no_limit(_execution_id: int, _seconds: float | None) -> None:

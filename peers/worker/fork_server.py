@@ -1,8 +1,9 @@
 """Start a fork server: `python -m peers.worker.fork_server CONTROL MARKS PARENT APP FORM LEVEL`.
 
 It imports the app once. Then it forks a worker for each request of the peer: a byte on CONTROL (an
-inherited socket) with the worker's own socket and running marker. MARKS is an inherited descriptor
-(-1: there is none); all workers share the memory behind it. PARENT is the peer's pid.
+inherited socket) with the worker's own socket, running marker and output pipe. MARKS is an
+inherited descriptor (-1: there is none); all workers share the memory behind it. PARENT is the
+peer's pid.
 
 A worker is forked twice, so that the peer becomes its parent and learns how it ends. The process
 between the two forks exits at once, and the kernel gives its child to the peer, which is a
@@ -39,6 +40,7 @@ class _Request(NamedTuple):
 
     socket: int
     marker: int
+    output: int
 
 
 def main(control_fd: int, marks_fd: int, parent: int, app: str) -> None:
@@ -67,7 +69,8 @@ def main(control_fd: int, marks_fd: int, parent: int, app: str) -> None:
     if request is not None:
         set_command_line("-m", "peers.worker", app)
         logs.resume()
-        work(Channel(socket.socket(fileno=request.socket)), request.marker, marks)
+        channel = Channel(socket.socket(fileno=request.socket))
+        work(channel, request.marker, request.output, marks)
 
 
 def _fork_workers(control: socket.socket) -> _Request | None:
@@ -90,7 +93,7 @@ def _fork_workers(control: socket.socket) -> _Request | None:
 
 def _receive(control: socket.socket) -> _Request | None:
     """Wait for a request; return None when the peer is gone, or needs no more workers."""
-    data, fds, _, _ = socket.recv_fds(control, 1, 2)
+    data, fds, _, _ = socket.recv_fds(control, 1, len(_Request._fields))
     return _Request(*fds) if data else None
 
 

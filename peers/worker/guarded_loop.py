@@ -7,7 +7,9 @@ is harmless in a script. Here it would stop all other handlers of the worker.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import copy_context
 from types import TracebackType
 from typing import Any, Final
@@ -43,6 +45,7 @@ class GuardedLoop:
         self.loop.set_task_factory(self._make_task)
         for name in _NOT_FOR_HANDLERS:
             self._keep_from_handlers(name)
+        self._carry_context()
 
     def run(self) -> None:
         """Run until stopped, whatever callbacks raise."""
@@ -85,6 +88,20 @@ class GuardedLoop:
         task = HandlerTask(coroutine, loop=loop, **options)
         task.call = call
         return task
+
+    def _carry_context(self) -> None:
+        """Run in the handler's context what it gives to a thread, so that its output is named."""
+        original = self.loop.run_in_executor
+
+        def run_in_executor(
+            executor: Executor | None, function: Callable[..., Any], *args: Any
+        ) -> Any:
+            if executor is None or isinstance(executor, ThreadPoolExecutor):
+                return original(executor, copy_context().run, function, *args)
+            return original(executor, function, *args)
+
+        with contextlib.suppress(AttributeError):  # a loop written in C takes no attributes
+            self.loop.run_in_executor = run_in_executor  # type: ignore[method-assign, assignment]
 
     def _keep_from_handlers(self, name: str) -> None:
         original: Callable[..., Any] = getattr(self.loop, name)

@@ -6,9 +6,10 @@ import logging
 from typing import Final
 
 from peers import events
-from peers.context import batch_size, current
 from peers.logs import log_output
 from peers.logs.log_queue import QueueHandler
+from peers.worker import output
+from peers.worker.attribution import call_here, follow_threads
 
 # A line that a handler logs just before it crashes should reach the log. When the reader of stderr
 # has stopped, the first line waits this long; the following lines do not.
@@ -21,7 +22,8 @@ _writers: Final[list[QueueHandler]] = []
 def configure(form: log_output.Form, level: log_output.Level) -> None:
     """Send the log of this process to stderr, from `level` on; the app may change that.
 
-    A reader of stderr that has stopped does not stop the handlers.
+    What handlers print becomes part of it. A reader of stderr that has stopped does not stop the
+    handlers.
     """
     log_output.configure(form, level, write_timeout=_WRITE_TIMEOUT)
     root = logging.getLogger()
@@ -31,6 +33,8 @@ def configure(form: log_output.Form, level: log_output.Level) -> None:
         handler.addFilter(_name_the_task)
         if isinstance(handler, QueueHandler):
             _writers.append(handler)
+    output.install(_write, _move)
+    follow_threads()
 
 
 def pause() -> None:
@@ -46,13 +50,21 @@ def resume() -> None:
 
 
 def _name_the_task(record: logging.LogRecord) -> bool:
-    task = current()
-    if task is not None:
-        tasks = batch_size()
-        events.add_fields(
-            record,
-            {"kind": task.kind, "first_task_id": task.id, "batch": tasks}
-            if tasks
-            else {"task_id": task.id, "kind": task.kind, "attempt": task.attempt},
-        )
+    if events.fields_of(record):
+        return True  # a printed line
+    call = call_here()
+    if call is not None:
+        events.add_fields(record, call.fields())
+        if output.keeps(call.task.kind):
+            output.send(call, log_output.plain(record).encode(errors="backslashreplace"))
     return True
+
+
+def _move(descriptor: int) -> None:
+    for writer in _writers:
+        writer.write_to(descriptor)
+
+
+def _write(record: logging.LogRecord) -> None:
+    for writer in _writers:
+        writer.handle(record)

@@ -11,20 +11,24 @@ from typing import Final
 from peers.context import enter, enter_batch
 from peers.handlers import registry
 from peers.protocol.messages import (
+    NOT_STARTED,
     Assign,
     Begin,
     Cancel,
     Completed,
     Failed,
+    Peek,
     Recall,
     Recalled,
     Reply,
+    Stack,
     Stop,
     ToWorker,
     Unfit,
 )
 from peers.protocol.running_marker import RunningMarker
 from peers.protocol.started_marks import StartedMarks
+from peers.worker import output
 from peers.worker.assigned import Run
 from peers.worker.async_execution import SingleTask, SlotQueue, TaskBatch, executions_of
 from peers.worker.batch import Batch, Part
@@ -34,6 +38,7 @@ from peers.worker.guarded_loop import GuardedLoop
 from peers.worker.handler_call import HandlerCall, current_call
 from peers.worker.outcome import encode_result, failed, failed_async, stopped
 from peers.worker.pending_outcomes import PendingOutcomes
+from peers.worker.stacks import coroutine_stacks, thread_stacks
 
 _FLUSH_AFTER: Final = 0.002
 """How long results may wait for others, in seconds, while the slots have their next tasks here.
@@ -64,6 +69,7 @@ class AsyncLoop:
         self._flushed_at = 0.0
         self._flush_timer: asyncio.TimerHandle | None = None
         channel.limit = self._limit
+        channel.stacks = self._stacks
 
     def run(self) -> None:
         """Run tasks until the peer says stop."""
@@ -94,8 +100,20 @@ class AsyncLoop:
             case Stop():
                 self._flush()
                 self._guarded.stop()
-            case Begin() | Reply():
-                raise AssertionError(message)  # Begin came before, the channel takes replies
+            case Begin() | Reply() | Peek():
+                raise AssertionError(message)  # Begin came before, the channel takes the others
+
+    def _stacks(self, execution_id: int) -> tuple[list[Stack], str]:
+        """Return the stacks of a handler. The reader thread calls this, also while the loop hangs.
+
+        The main thread's stack shows which handler has the loop.
+        """
+        execution = self._executions.get(execution_id)
+        if execution is None:
+            return thread_stacks(), "the handler has just ended"
+        if execution.coroutine is None:
+            return thread_stacks(), NOT_STARTED
+        return coroutine_stacks(self._loop, execution.call) + thread_stacks(), ""
 
     def _assign(self, message: Assign) -> None:
         queue = self._queues.setdefault(message.queue, SlotQueue())
@@ -205,6 +223,7 @@ class AsyncLoop:
     async def _call_handler(self, batch: Batch, part: Part, call: HandlerCall) -> None:
         self._marker.start(call.execution_id, time.monotonic_ns(), call.span)
         enter_batch(part.tasks)
+        output.begin(part.kind, part.execution_id, part.span)
         limit = asyncio.timeout(part.timeout)
         try:
             with call:
@@ -260,6 +279,7 @@ class AsyncLoop:
             self._flush_timer = None
         self._is_urgent = False
         if self._outcomes:
+            output.end_lines(self._executions)
             self._channel.send_outcomes(self._outcomes.take())
             self._flushed_at = time.monotonic()
             if not self._streams.are_open():

@@ -15,6 +15,7 @@ from peers.protocol.messages import (
     Begin,
     Cancel,
     Failed,
+    Peek,
     Recall,
     Recalled,
     Reply,
@@ -24,13 +25,16 @@ from peers.protocol.messages import (
 )
 from peers.protocol.running_marker import RunningMarker
 from peers.protocol.started_marks import CHECK, StartedMarks
+from peers.worker import output
 from peers.worker.args import args_of
 from peers.worker.assigned import AssignedTask, CurrentTasks, Run
+from peers.worker.attribution import Call, use_running
 from peers.worker.batch import Batch
 from peers.worker.channel import Channel
 from peers.worker.collected import CollectedOutcomes
 from peers.worker.exhaustion import CLOSED_STREAMS, StandardStreams
 from peers.worker.outcome import encode_result, failed
+from peers.worker.stacks import thread_stacks
 
 # Outcomes of quick handlers are sent together. A crash loses only the outcomes of this time, and
 # their tasks are repeated.
@@ -46,10 +50,11 @@ _NO_RESULT: Final = b"null"
 
 
 class _Kind:
-    """A kind of tasks, as this worker runs it."""
+    """A kind of tasks, as this worker runs it. `executing` returns the id of its execution."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, executing: Callable[[], int] = lambda: 0) -> None:
         self.name = name
+        self._executing = executing
         self.is_slow = False
         """Its last handler call took long."""
         self.function: Callable[..., Any] = self._first_call
@@ -57,7 +62,16 @@ class _Kind:
 
     def _first_call(self, **args: Any) -> Any:
         self.function = registry()[self.name].function
+        if output.keeps(self.name):
+            self.function = self._captured(self.function)
         return self.function(**args)
+
+    def _captured(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def captured(**args: Any) -> Any:
+            with output.captured(self.name, self._executing()):
+                return function(**args)
+
+        return captured
 
     def encode(self, result: Any) -> bytes:
         """Return a result as JSON. Raises like `encode_result`."""
@@ -100,6 +114,17 @@ class SyncLoop:
         self._flushed_at = time.monotonic_ns()
         self._streams = StandardStreams()
         channel.limit = self._limit
+        channel.stacks = lambda _: (thread_stacks(), "")
+        use_running(self._running)
+
+    def _running(self) -> Call | None:
+        """Return the handler call that runs now, for threads that are asked in its place."""
+        batch, current, execution_id = self._batch, self._current, self._execution_id
+        if batch:
+            return Call(batch[0], len(batch))
+        if current is None or not execution_id:
+            return None
+        return Call(current.current_task_of(execution_id), 0)
 
     def run(self) -> None:
         """Run tasks until the peer says stop."""
@@ -137,8 +162,8 @@ class SyncLoop:
             case Stop():
                 self._inbox.append(None)
                 self._wakeups.put(None)
-            case Begin() | Reply():
-                raise AssertionError(message)  # Begin came before, the channel takes replies
+            case Begin() | Reply() | Peek():
+                raise AssertionError(message)  # Begin came before, the channel takes the others
 
     def _cancel(self, execution_id: int) -> None:
         self._cancelled.add(execution_id)
@@ -227,7 +252,7 @@ class SyncLoop:
     def _kind(self, name: str) -> _Kind:
         kind = self._kinds.get(name)
         if kind is None:
-            kind = self._kinds[name] = _Kind(name)
+            kind = self._kinds[name] = _Kind(name, lambda: self._execution_id)
         return kind
 
     def _run_batch(self, tasks: list[AssignedTask]) -> None:
@@ -245,7 +270,8 @@ class SyncLoop:
             self._marker.start(part.execution_id, part.started_ns, part.span)
             enter_batch(part.tasks)
             try:
-                results = registry()[part.kind].function(part.args)
+                with output.captured(part.kind, part.execution_id, part.span):
+                    results = registry()[part.kind].function(part.args)
             except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its tasks' failure
                 batch.raised(part, error)
             else:
@@ -266,6 +292,7 @@ class SyncLoop:
 
     def _flush(self) -> None:
         """Send what has ended, and mark that no handler runs."""
+        output.end_lines()
         self._collected.end(time.monotonic_ns())
         outcomes = self._collected.take()
         if outcomes:

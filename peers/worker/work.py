@@ -10,16 +10,19 @@ from typing import NoReturn
 from peers.protocol.messages import Begin, Hello
 from peers.protocol.running_marker import RunningMarker
 from peers.protocol.started_marks import StartedMarks
+from peers.worker import output
 from peers.worker.app import declarations, declared_kinds
 from peers.worker.channel import Channel
 from peers.worker.loop_async import AsyncLoop
 from peers.worker.loop_sync import SyncLoop
+from peers.worker.stacks import register_stack_dump
 
 
-def work(channel: Channel, marker_fd: int, marks: StartedMarks) -> None:
+def work(channel: Channel, marker_fd: int, output_fd: int, marks: StartedMarks) -> None:
     """Send Hello, and run the tasks that the peer sends until it sends Stop."""
     marker = RunningMarker(marker_fd, writable=True)
-    channel.send(Hello(declared_kinds(), declarations()))
+    output.use_pipe(output_fd)
+    channel.send(Hello(declared_kinds(), declarations(), register_stack_dump()))
     # The peer never interrupts a worker. A handler that does (`_thread.interrupt_main`) could
     # interrupt any handler that runs at that moment.
     signal.signal(signal.SIGINT, lambda *_: None)

@@ -157,7 +157,7 @@ def test_no_verb_that_fails_ends_a_peer(stage: Stage) -> None:
     """Each function that a peer calls is broken for a while (its statement raises an error of the
     plainest kind): it is told, the peer lives, and once it is mended all goes on.
     """
-    peer = stage.peer(APP, slots=1, lease_timeout="2s", poll_interval="100ms", prune_after="0s")
+    peer = stage.peer(APP, slots=1, lease_timeout="2s", poll_interval="100ms", keep_completed="0s")
     for verb, arguments in VERBS.items():
         stage.db.execute(f"alter function peers.{verb}({arguments}) rename to {verb}_")
     told = ("database_refused", "maintenance_failed", "heartbeat_failed")

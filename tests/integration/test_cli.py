@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ def test_migrate_creates_the_schema_and_says_what_it_applied(empty_database_url:
     assert again.out.splitlines() == [
         file for file in dry.out.splitlines() if not changes_tables(file)
     ]
-    assert re.match(r"would apply: \d new files with tables, and \d\d files with", dry.err)
+    assert re.match(r"would apply: \d+ new files with tables, and \d\d files with", dry.err)
     assert re.match(
         r"would apply: no new tables; \d\d files with functions, applied each", again.err
     )
@@ -87,7 +88,7 @@ def test_prune_deletes_what_ended(database_url: str, db: Connection) -> None:
     """Ended tasks go, waiting ones stay, and the number is told."""
     ended, waiting = submit(db, "a"), submit(db, "a")
     db.execute("select peers.cancel(%s)", (ended,))
-    found = peers("prune", "--older-than", "0s", url=database_url)
+    found = peers("prune", "--keep-completed", "0s", url=database_url)
     assert (found.code, found.out) == (0, "deleted 1 task\n")
     assert state(db, waiting) == "ready"
 
@@ -134,7 +135,7 @@ def test_submit_reads_large_args_from_standard_input(database_url: str, db: Conn
 # -------------------------------------------------------------------------------------- looking
 
 
-def test_status_shows_queues_peers_and_alarms(database_url: str, db: Connection) -> None:
+def test_status_shows_queues_peers_and_problems(database_url: str, db: Connection) -> None:
     """An operator sees who lives, who is lost, what nobody can run, and what to type next."""
     lost, alive = join(db, "a"), join(db, "a")
     dead = submit(db, "a")
@@ -150,14 +151,14 @@ def test_status_shows_queues_peers_and_alarms(database_url: str, db: Connection)
     assert found.code == 1
     for expected in ("alive", "lost", "web1", "default=4", "1h00m ago", "paused", "nothing runs"):
         assert expected in found.out
-    assert "! 1 dead letter: peers dead list" in found.out
+    assert "! 1 dead letter: peers dead list --by-cause" in found.out
     assert '! queue "media" is paused: peers resume media' in found.out
     assert '! no live peer runs kind "nobody.runs.' in found.out
     assert "(no live peer has a handler for it)" in found.out
     assert all(len(line) <= WIDTH for line in found.out.splitlines() if line[:1] != "!")
     answer = peers("status", "--json", url=database_url)
     told = answer.document
-    assert (answer.code, len(told["alarms"])) == (1, 3)
+    assert (answer.code, len(told["problems"])) == (1, 3)
     [default] = [queue for queue in told["queues"] if queue["queue"] == "default"]
     assert (default["ready"], default["blocked"], default["dead"], told["dead"]) == (1, 1, 1, 1)
     assert {peer["peer_id"]: peer["alive"] for peer in told["peers"]} == {lost: False, alive: True}
@@ -185,22 +186,21 @@ def test_status_tells_what_was_completed_and_for_how_long_peers_have_been_there(
             " heartbeat_at = heartbeat_at - %s::interval where id = %s",
             (heartbeat, peer),
         )
-    db.execute(
-        "insert into peers.task (kind, queue) select 'a', q from unnest('{x,x,y}'::text[]) q"
-    )
-    for queue in ("x", "y"):
-        [claim] = db.execute("select token, task_ids from peers.claim(%s, %s, 9)", (alive, queue))
+    done = [{"queue": queue, "kind": "a", "completed": 600} for queue in ("w", "x", "y")]
+    db.execute("select peers.record_metrics(%s, %s::jsonb)", (alive, json.dumps(done)))
+    for queue, ago in (("x", "30 min"), ("y", "2 h")):
         db.execute(
-            "select from peers.complete(%s, array[%s], %s, null)",
-            (alive, claim["token"], claim["task_ids"]),
+            "update peers.metric set minute = minute - %s::interval"
+            " where queue = %s and minute > '-infinity'",
+            (ago, queue),
         )
-    db.execute("set session_replication_role = replica")
-    db.execute("update peers.task set finished_at = now() - interval '2 h' where queue = 'y'")
     found = peers("status", url=database_url)
     assert found.code == 0, found
     cells = [line.split() for line in found.out.splitlines()]
     [x] = [row for row in cells if row[:1] == ["x"]]
-    assert x == ["x", "0", "0", "0", "0", "0", "2"]
+    assert x == ["x", "0", "0", "0", "0", "0", "0", "0", "600"]
+    [w] = [row for row in cells if row[:1] == ["w"]]
+    assert w == ["w", "0", "0", "0", "0", "0", "2.0", "0", "600"]
     assert not [row for row in cells if row[:1] == ["y"]]
     up = {row[1]: row[7] for row in cells if row[1:2] in (["alive"], ["lost"])}
     assert up["alive"].startswith("3h00m")

@@ -116,9 +116,9 @@ def test_many_paused_graphs_are_counted(here: Here, db: Connection) -> None:
     join(db, "a", "b")
     for _ in range(7):
         db.execute("select peers.pause_graph(%s)", (submit_graph(db, "nightly")[0],))
-    alarms = here("status", "--json").document["alarms"]
-    assert len(alarms) == 6
-    assert alarms[-1] == "2 more graphs paused: peers graph list --paused"
+    problems = here("status", "--json").document["problems"]
+    assert len(problems) == 6
+    assert problems[-1] == "2 more graphs paused: peers graph list --paused"
 
 
 def test_dead_letters_of_one_graph(here: Here, db: Connection) -> None:
@@ -132,14 +132,15 @@ def test_dead_letters_of_one_graph(here: Here, db: Connection) -> None:
     assert listed["total"] == 2
     assert f"peers graph retry {graph}" in here("graph", "show", str(graph)).err
     retried = here("dead", "retry", "--graph", str(graph), "--kind", "a", "--args", '{"n": 2}')
-    assert done(retried) == "retried 2 dead letters\n"
+    assert done(retried) == "retried 2 dead letters; 1 held child can run after them\n"
     assert db.execute("select args from peers.task where id = %s", (tasks[0],)).fetchall() == [
         {"args": {"n": 2}}
     ]
     assert {state(db, task) for task in others[:2]} == {"dead"}
     none = here("dead", "retry", "--graph", str(other), "--kind", "b")
     assert done(none) == "retried 0 dead letters\n"
-    assert done(here("dead", "discard", "--graph", str(other))) == "discarded 2 dead letters\n"
+    discarded = here("dead", "discard", "--graph", str(other))
+    assert done(discarded) == "discarded 2 dead letters; 1 held child also cancelled\n"
     assert [state(db, task) for task in others] == ["cancelled"] * 3
     assert here("dead", "list", "--graph", "99").code == 4
     assert here("dead", "discard", "--graph", "99").code == 4

@@ -75,7 +75,8 @@ def test_every_setting_of_a_peer_is_a_flag_of_run() -> None:
     found = peers("run", "--help")
     for flag in (
         "--app", "--queues", "--lease-timeout", "--heartbeat-interval", "--poll-interval",
-        "--drain-timeout", "--cancel-grace", "--prune-after", "--log-format", "--log-level",
+        "--drain-timeout", "--cancel-grace", "--keep-completed", "--keep-dead", "--log-format",
+        "--log-level",
         "--worker-env", "--database-url", "--config", "--embedded",
     ):  # fmt: skip
         assert f"{flag} " in found.out

@@ -238,7 +238,9 @@ def test_status_tells_of_schedules_that_do_not_run(here: Here, db: Connection) -
     answer = here("status", "--json")
     assert answer.code == 1
     assert [alert["subject"] for alert in answer.document["alerts"]] == ["hourly sums"]
-    assert any("schedule explain 'hourly sums'" in alarm for alarm in answer.document["alarms"])
+    assert any(
+        "schedule explain 'hourly sums'" in problem for problem in answer.document["problems"]
+    )
     refuse_kind(db, "etl.extract")
     set_clock(db, "2026-11-20 15:10:00+00")
     fire(db)

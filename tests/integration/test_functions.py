@@ -168,7 +168,9 @@ def test_a_lost_peer_is_reclaimed_from(connection: BoundedConnection, peer: UUID
             (shift,),
         )
         functions.heartbeat(connection, other)
-    assert verbs.reclaim(connection, other) == [(task.task_id, 1, peer, "vega")]
+    assert verbs.reclaim(connection, other) == [
+        (task.task_id, "a", 1, task.token, peer, "vega", "default", "retried")
+    ]
 
 
 def test_waiting_tasks_are_changed_promoted_and_pruned(
@@ -269,7 +271,7 @@ def test_every_sqlstate_of_the_shipped_sql_has_a_class() -> None:
     for step in schema.steps():
         states.update(re.findall(r"errcode = '(PE\d{3})'", step.file.read_text()))
     states -= {"PE000", "PE999"}  # raised and caught within one function
-    assert len(states) == 15
+    assert len(states) == 16
     for state in sorted(states):
         error = RaisedError()
         error.sqlstate = state

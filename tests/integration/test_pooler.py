@@ -283,7 +283,7 @@ def test_every_command_works_through_a_pooler(
     )
     for words, code in (
         (["dead", "show", "1"], 0), (["dead", "retry", "1"], 0), (["cancel", "1"], 0),
-        (["prune", "--older-than", "0s"], 0), (["explain", "1"], 4),
+        (["prune", "--keep-completed", "0s"], 0), (["explain", "1"], 4),
     ):  # fmt: skip
         assert here(*words).code == code, words
     assert count(db) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tomllib
@@ -11,15 +12,23 @@ import pytest
 
 from tests.support.cli import PROJECT, peers
 
-UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
+UNITS = PROJECT / "deploy" / "systemd"
+SERVICES = ("peers@.service", "peers-migrate.service")
+EXPOSURE_MAX = 2.5
+
+needs_systemd = pytest.mark.skipif(
+    not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed"
+)
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+@needs_systemd
 def test_systemd_finds_no_fault_in_the_units(tmp_path: Path) -> None:
     """`systemd-analyze verify` passes and says nothing, with a command in the place of ours."""
-    service = (UNITS / "peers@.service").read_text()
-    assert "ExecStart=/opt/peers/bin/peers run" in service
-    (tmp_path / "peers@1.service").write_text(service.replace("/opt/peers/bin/peers", "/bin/true"))
+    for name in SERVICES:
+        service = (UNITS / name).read_text()
+        assert "ExecStart=/opt/peers/bin/peers " in service
+        named = tmp_path / name.replace("@", "@1")
+        named.write_text(service.replace("/opt/peers/bin/peers", "/bin/true"))
     shutil.copy(UNITS / "peers.target", tmp_path)
     verified = subprocess.run(
         ["systemd-analyze", "verify", *map(str, sorted(tmp_path.iterdir()))],
@@ -28,27 +37,28 @@ def test_systemd_finds_no_fault_in_the_units(tmp_path: Path) -> None:
     assert (verified.returncode, verified.stderr) == (0, "")
 
 
-def test_the_example_environment_names_real_settings() -> None:
-    """Every variable in the example file, commented out or not, is one that Peers knows."""
-    from peers.predict.variables import VARIABLES
-    from peers.settings import reference
+@needs_systemd
+@pytest.mark.parametrize("name", SERVICES)
+def test_the_units_are_hardened(name: str) -> None:
+    """`systemd-analyze security` scores them 2.5 or better (0 is best, 10 is worst)."""
+    scored = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNITS / name)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    found = re.search(r"Overall exposure level for .*: ([0-9.]+)", scored.stdout)
+    assert found is not None, scored.stdout + scored.stderr
+    assert float(found[1]) <= EXPOSURE_MAX
 
-    names = [
-        line.lstrip("#").partition("=")[0]
-        for line in (UNITS / "peers.env.example").read_text().splitlines()
-        if line.lstrip("#").startswith("PEERS_")
-    ]
-    assert len(names) >= 5
-    assert set(names) <= {setting.variable for setting in reference()} | set(VARIABLES)
 
-
-def test_the_command_says_where_the_units_are() -> None:
+def test_the_command_says_where_the_files_are() -> None:
     """So that an installed package needs no checkout; they are all there."""
-    folder = Path(peers("systemd").out.strip())
+    folder = Path(peers("deploy", "systemd").out.strip())
     assert {file.name for file in folder.iterdir()} == {
-        "peers@.service", "peers.target", "peers.env.example",
+        *SERVICES, "peers.target", "peers.env.example", "peers.toml.example",
     }  # fmt: skip
-    assert peers("systemd", "extra").code == 2
+    assert Path(peers("deploy").out.strip()) == folder.parent
+    assert peers("deploy", "openrc").code == 2
+    assert peers("deploy", "systemd", "extra").code == 2
 
 
 def test_the_wheel_has_what_lies_beside_the_package() -> None:

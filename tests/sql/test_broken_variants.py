@@ -264,9 +264,8 @@ VARIANTS = {
         [
             Patch(
                 "57_reclaim.sql",
-                "greatest(_peer.heartbeat_at + _peer.lease_timeout, "
-                "_reachable_since + _peer.lease_timeout / 2)",
-                "_peer.heartbeat_at + _peer.lease_timeout",
+                "return greatest(_heartbeat_at + _lease, coalesce(",
+                "return least(_heartbeat_at + _lease, coalesce(",
             )
         ],
     ),

@@ -68,6 +68,9 @@ def test_a_steady_peer_reclaims_what_a_silent_one_held(world: World) -> None:
         "attempt": 1,
         "lost_peer_id": silent.id,
         "host": "host-silent",
+        "queue": "default",
+        "kind": "a",
+        "outcome": "retried",
     }
     failure = row(world.db, "select * from peers.failure")
     assert (failure["error_type"], failure["attempt"]) == ("lost", 1)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 LEASE_SECONDS: Final = 30
 INTERVAL: Final = LEASE_SECONDS / 3
 RETRY: Final = LEASE_SECONDS / 6
+LONG: Final = "10 min"
 
 
 def join_on(db: Connection, host_id: str | None, number: int = 1) -> Peer:
@@ -177,17 +178,60 @@ def a_lease_of_a_lost_peer_needs_no_waiting(world: World) -> None:
     assert [each["task_id"] for each in fresh.reclaim()] == [claim.task_id]
 
 
+def a_long_lease_overlooks_a_short_outage(world: World) -> None:
+    """A minute without the database is nothing to a peer with a lease of ten minutes. It does not
+    take the tasks of one whose lease has ended meanwhile.
+    """
+    submit(world.db)
+    patient, brief = world.peer("other", lease=LONG), world.peer()
+    patient.advance_steadily(300)
+    brief.heartbeat()
+    [claim] = brief.claim()
+    advance(world.db, "60 s")
+    patient.heartbeat()
+    assert patient.reclaim() == []
+    brief.heartbeat()
+    assert brief.complete(claim) == {}
+
+
+def a_peer_that_joins_does_not_learn_from_a_longer_lease(world: World) -> None:
+    """The database may have been away for a minute, and the patient one has not noticed it."""
+    submit(world.db)
+    patient, brief = world.peer("other", lease=LONG), world.peer()
+    patient.advance_steadily(300)
+    brief.heartbeat()
+    [claim] = brief.claim()
+    advance(world.db, "60 s")
+    fresh = world.peer("other")
+    patient.leave()
+    assert fresh.reclaim() == []
+    brief.heartbeat()
+    assert brief.complete(claim) == {}
+
+
+def a_dead_peer_is_lost_even_if_only_longer_leases_are_left(world: World) -> None:
+    """It takes as long as the longest outage that the others may have overlooked."""
+    submit(world.db)
+    patient, dead = world.peer("other", lease=LONG), world.peer()
+    patient.advance_steadily(300)
+    dead.heartbeat()
+    dead.claim()
+    patient.advance_steadily(310)
+    assert patient.reclaim() == []
+    assert 0 < next_reclaim(patient) <= 5
+    advance(world.db, "6 s")
+    assert next_reclaim(patient) == 0
+    assert len(patient.reclaim()) == 1
+
+
 REACHABLE: Final = "40_peers.sql"
 RECLAIM: Final = "57_reclaim.sql"
-HALF_A_LEASE: Final = Patch(RECLAIM, "_reachable_since + _peer.lease_timeout / 2", "'-infinity'")
+HALF_A_LEASE: Final = Patch(RECLAIM, "least(w.healthy_since, _now) + _lease / 2", "'-infinity'")
 RECENT: Final = Patch(
-    REACHABLE, "where p.heartbeat_at between _now - p.lease_timeout / 2 and _now", ""
+    REACHABLE, "and p.heartbeat_at between _now - p.lease_timeout / 2 and _now", ""
 )
-ONLY_ITSELF: Final = Patch(
-    RECLAIM,
-    "    _reachable_since timestamptz := peers._reachable_since(_now);\n    _lost record",
-    "    _reachable_since timestamptz := (select p.healthy_since from peers.peer p"
-    " where p.id = reclaim.peer_id);\n    _lost record",
+OWN_LEASE_ONLY: Final = Patch(
+    RECLAIM, "_heartbeat_at + (_lease + w.lease_timeout) / 2", "'-infinity'"
 )
 
 
@@ -206,6 +250,9 @@ PROPERTIES: Final = [
     a_stalled_peer_learns_from_others,
     a_peer_that_joins_learns_from_one_that_leaves,
     a_lease_of_a_lost_peer_needs_no_waiting,
+    a_long_lease_overlooks_a_short_outage,
+    a_peer_that_joins_does_not_learn_from_a_longer_lease,
+    a_dead_peer_is_lost_even_if_only_longer_leases_are_left,
 ]
 VARIANTS: Final = {
     "a fresh peer believes old heartbeats": Variant(
@@ -218,10 +265,20 @@ VARIANTS: Final = {
         a_peer_that_comes_back_first_waits,
         [Patch(REACHABLE, "when p.heartbeat_at + p.lease_timeout / 2 >= _now", "when true")],
     ),
-    "a peer believes only itself": Variant(a_stalled_peer_learns_from_others, [ONLY_ITSELF]),
+    "the witness that knows least counts": Variant(
+        a_stalled_peer_learns_from_others,
+        [Patch(RECLAIM, "select min(greatest(least(", "select max(greatest(least(")],
+    ),
+    "a witness with a long lease is believed": Variant(
+        a_long_lease_overlooks_a_short_outage, [OWN_LEASE_ONLY]
+    ),
+    "a witness with a long lease is believed by one that joins": Variant(
+        a_peer_that_joins_does_not_learn_from_a_longer_lease,
+        [Patch(REACHABLE, "p.lease_timeout <= _lease\n           and ", "")],
+    ),
     "a fresh peer knows nothing": Variant(
         a_peer_that_joins_learns_from_one_that_leaves,
-        [Patch(REACHABLE, "_now, peers._reachable_since(_now),\n", "_now, _now,\n")],
+        [Patch(REACHABLE, "_now, peers._reachable_since(_now, lease_timeout),\n", "_now, _now,\n")],
     ),
 }
 
@@ -257,20 +314,21 @@ class Living:
     within a sixth of it after each failure.
     """
 
-    def __init__(self, peer: Peer, chance: random.Random) -> None:
-        self.peer = peer
-        self.due = chance.uniform(0, INTERVAL)
+    def __init__(self, db: Connection, chance: random.Random, now: float, lease: int) -> None:
+        self.lease = lease
+        self.peer = Peer.join(db, lease=f"{lease} s")
+        self.due = now + chance.uniform(0, lease / 3)
         self._chance = chance
 
     def after_an_outage(self, now: float) -> None:
         """Be due within the time of a retry, if a heartbeat was missed."""
         if self.due < now:
-            self.due = now + self._chance.uniform(0, RETRY * 0.95)
+            self.due = now + self._chance.uniform(0, self.lease / 6 * 0.95)
 
     def beat(self) -> None:
         """Send a heartbeat: it must be told that it is alive."""
         assert self.peer.heartbeat()["alive"], "a peer was lost that lived and tried in time"
-        self.due += INTERVAL
+        self.due += self.lease / 3
 
 
 class History:
@@ -280,7 +338,11 @@ class History:
         self.db = db
         self.now = 0.0
         self.chance = random.Random(seed)
-        self.living = [Living(Peer.join(db), self.chance) for _ in range(3)]
+        self._leases = self.chance.choice(_LEASES)
+        self.living = [self._join() for _ in range(3)]
+
+    def _join(self) -> Living:
+        return Living(self.db, self.chance, self.now, self.chance.choice(self._leases))
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass, with nothing else."""
@@ -303,15 +365,23 @@ class History:
         """Play a step."""
         self.pass_time(step.away)
         if self.chance.random() < 0.3:  # a peer joins as soon as the database is back
-            self.living.append(Living(Peer.join(self.db), self.chance))
-            self.living[-1].due = self.now + INTERVAL
+            self.living.append(self._join())
+            self.living[-1].due = self.now + self.living[-1].lease / 3
             self.living[-1].peer.reclaim()
         for each in self.living:
             each.after_an_outage(self.now)
         self.live(step.up)
         advance(self.db, f"{step.jump:.3f} s")
 
+    def lose_one(self) -> UUID:
+        """Let a peer die, and the others live until they have to see it."""
+        dead = self.living.pop(0)
+        witness = min(each.lease for each in self.living)
+        self.live(max(dead.lease, (dead.lease + witness) / 2) + witness / 3)
+        return dead.peer.id
 
+
+_LEASES: Final = ((LEASE_SECONDS,), (LEASE_SECONDS, 300, 600))
 STEPS: Final = st.builds(
     Step,
     away=st.one_of(st.floats(0, 30), st.floats(0, 200)),
@@ -329,9 +399,8 @@ def check_history(world: World, steps: list[Step], seed: int) -> None:
         history = History(world.db, seed)
         for step in steps:
             history.play(step)
-        dead = history.living.pop(0)
-        history.live(LEASE_SECONDS + INTERVAL)
-        lost = row(world.db, "select lost_at from peers.peer where id = %s", dead.peer.id)
+        dead = history.lose_one()
+        lost = row(world.db, "select lost_at from peers.peer where id = %s", dead)
         assert lost["lost_at"] is not None, "a dead peer was not lost"
 
 
@@ -341,7 +410,9 @@ def test_any_history(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "patches", [[RECENT], [HALF_A_LEASE]], ids=["old heartbeats count", "nobody waits"]
+    "patches",
+    [[RECENT], [HALF_A_LEASE], [OWN_LEASE_ONLY]],
+    ids=["old heartbeats count", "nobody waits", "long leases are believed"],
 )
 def test_histories_without_a_safeguard(world: World, patches: list[Patch]) -> None:
     """The histories find what the safeguards are for."""

@@ -6,6 +6,7 @@ import json
 import secrets
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from tests.support.world import Peer, column, refusal, rows, run, state, submit, value
@@ -35,6 +36,12 @@ VERBS = {
     "start_cooldown": "select peers.start_cooldown('a', '1 s')",
     "cooldown_left": "select peers.cooldown_left('a')",
     "prune": "select * from peers.prune('1 day')",
+    "prune_dead": "select * from peers.prune_dead('1 day')",
+    "apply_retention": "select * from peers.apply_retention('1 day', '1 day')",
+    "retry_dead": "select * from peers.retry_dead('{\"ids\": []}')",
+    "discard_dead": "select * from peers.discard_dead('{\"ids\": []}')",
+    "cancel_tasks": "select * from peers.cancel_tasks('{\"ids\": []}')",
+    "innermost_frame": "select peers.innermost_frame('')",
     "cancel": "select peers.cancel(1)",
     "change": "select peers.change(1, priority => 5)",
     "pause": "select peers.pause('q')",
@@ -71,37 +78,63 @@ VERBS = {
     "explain_schedule": "select peers.explain_schedule('s')",
     "submit_unique": "select * from peers.submit_unique('a', unique_key => 'k')",
     "submit_many_unique": "select * from peers.submit_many_unique('a', '[{}]', array['k'])",
+    "record_metrics": "select peers.record_metrics(gen_random_uuid(), '[]')",
+    "gauges": "select * from peers.gauges()",
+    "counters": "select * from peers.counters()",
+    "throughput": "select * from peers.throughput()",
+    "histogram": "select * from peers.histogram('run')",
+    "store_logs": "select peers.store_logs(gen_random_uuid(), '{}', '{}', '{}', '{}', '{}', '{}')",
+    "follow_log": "select peers.follow_log(1)",
+    "doctor": "select * from peers.doctor()",
     "contract_version": "select peers.contract_version()",
     "now": "select peers.now()",
 }
 EVERYBODY = {"contract_version", "now"}
+METRICS = {"gauges", "counters", "throughput", "histogram"}
 SUBMITTING = {"submit", "submit_graph", "submit_unique", "submit_many_unique", "add_schedule"}
 PEER = {
     "join", "heartbeat", "complete", "fail", "release", "reconcile", "reclaim", "leave",
-    "promote", "next_due", "progress", "parent_results", "unrunnable", "prune",
+    "promote", "next_due", "progress", "parent_results", "unrunnable", "apply_retention",
     "next_reclaim", "siblings", "declare_lost",
     "start_cooldown", "cooldown_left", "declare_limits", "shut_limit_of_task",
     "due_schedules", "fire_schedules", "run_backfills", "declare_schedules",
-    "task_due_at", "prune_schedule_runs",
+    "task_due_at", "prune_schedule_runs", "record_metrics", "store_logs", "doctor",
 }  # fmt: skip
 OPERATING = {
-    "cancel", "change", "pause", "resume", "prune", "check", "explain", "unrunnable",
+    "cancel", "change", "pause", "resume", "prune", "prune_dead", "check", "retry_dead",
+    "discard_dead", "cancel_tasks", "innermost_frame", "explain", "unrunnable",
     "parent_results", "start_cooldown", "cooldown_left", "end_cooldown",
     "cancel_graph", "pause_graph", "resume_graph", "retry_graph",
     "set_limit", "remove_limit", "shut_limit", "open_limit", "limit_keys",
     "pause_schedule", "resume_schedule", "run_schedule", "remove_schedule", "backfill_schedule",
     "cancel_backfill",
-    "explain_schedule", "task_due_at", "prune_schedule_runs",
+    "explain_schedule", "task_due_at", "prune_schedule_runs", "follow_log", "doctor",
 }  # fmt: skip
 ALLOWED = {
     "peers_submitter": EVERYBODY | SUBMITTING,
-    "peers_worker": EVERYBODY | SUBMITTING | PEER,
-    "peers_operator": EVERYBODY | SUBMITTING | OPERATING,
-    "peers_reader": EVERYBODY | {"explain", "explain_schedule", "limit_keys", "unrunnable"},
+    "peers_worker": EVERYBODY | SUBMITTING | PEER | METRICS,
+    "peers_operator": EVERYBODY | SUBMITTING | OPERATING | METRICS,
+    "peers_reader": EVERYBODY
+    | METRICS
+    | {
+        "doctor",
+        "explain",
+        "explain_schedule",
+        "follow_log",
+        "innermost_frame",
+        "limit_keys",
+        "unrunnable",
+    },
 }
 TABLES = (
     "select format('%I.%I', schemaname, tablename) as t from pg_tables where schemaname = 'peers'"
 )
+
+
+HELPERS_OF_CHECKS = (
+    "_duration_text", "_session_text", "_setting_interval", "_starting_settings",
+    "_vacuum_triggers",
+)  # fmt: skip
 
 
 @pytest.fixture(params=ALLOWED)
@@ -125,13 +158,18 @@ def test_each_role_calls_its_verbs_and_no_others(db: Connection, role: str) -> N
 
 
 def test_helpers_are_nobodys(db: Connection, role: str) -> None:
-    """The functions named _like_this cannot be called by any role."""
+    """The functions named _like_this cannot be called by any role.
+
+    Except the checks of peers.doctor, which runs with the rights of its caller: a member of
+    pg_monitor sees more than the owner.
+    """
     helpers = (
         "select p.oid::regprocedure::text from pg_proc p"
         " where pronamespace = 'peers'::regnamespace and proname like '\\_%%'"
         " and has_function_privilege(%s, p.oid, 'execute')"
+        " and proname not like '\\_doctor\\_%%' and not proname = any (%s)"
     )
-    assert column(db, helpers, role) == []
+    assert column(db, helpers, role, list(HELPERS_OF_CHECKS)) == []
 
 
 def test_no_role_writes_a_table_by_hand(db: Connection, role: str) -> None:
@@ -200,7 +238,7 @@ def test_a_worker_can_do_a_peers_whole_job(db: Connection) -> None:
 
 @pytest.mark.parametrize("role_name", ["peers_operator", "peers_reader"])
 def test_operators_and_readers_see_everything(db: Connection, role_name: str) -> None:
-    """Every table and view can be read."""
+    """Every table and view can be read; what handlers do at the moment, only by operators."""
     run(db, f"set role {role_name}")
     relations = column(
         db,
@@ -208,6 +246,10 @@ def test_operators_and_readers_see_everything(db: Connection, role_name: str) ->
         " where relnamespace = 'peers'::regnamespace and relkind in ('r', 'v')",
     )
     assert len(relations) > 10
+    if role_name == "peers_reader":
+        relations.remove("peers.peek")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            run(db, "select * from peers.peek")
     for relation in relations:
         run(db, f"select * from {relation}")
 

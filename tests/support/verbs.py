@@ -56,9 +56,12 @@ def complete(
 def fail(
     connection: BoundedConnection, peer: UUID, failures: Sequence[Mapping[str, Any]]
 ) -> list[Unrecorded]:
-    """Record failures."""
+    """Record failures, and return those that were not recorded."""
     encoding = connection.info.parameter_status("server_encoding") or "UTF8"
-    return statements.read_unrecorded(run(connection, statements.fail(peer, failures, encoding)))
+    verdicts = statements.read_unrecorded(
+        run(connection, statements.fail(peer, failures, encoding))
+    )
+    return [each for each in verdicts if each.verdict in ("stale", "already", "busy")]
 
 
 def release(

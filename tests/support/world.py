@@ -240,9 +240,13 @@ class Peer:
             self.heartbeat()
 
 
-def verdicts(unrecorded: list[dict[str, Any]]) -> dict[tuple[int, UUID], str]:
+def verdicts(found: list[dict[str, Any]]) -> dict[tuple[int, UUID], str]:
     """Return the verdict of each attempt that was not recorded."""
-    return {(each["task_id"], each["token"]): each["verdict"] for each in unrecorded}
+    return {
+        (each["task_id"], each["token"]): each["verdict"]
+        for each in found
+        if each["verdict"] not in ("retried", "dead", "cancelled", "snoozed")
+    }
 
 
 class Claimant:

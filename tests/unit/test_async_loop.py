@@ -15,7 +15,7 @@ import pytest
 
 from peers import current_task, handlers
 from peers.handlers import Handler
-from peers.protocol.messages import Assign, Cancel, Completed, Failed, Stop
+from peers.protocol.messages import NOT_STARTED, Assign, Cancel, Completed, Failed, Stack, Stop
 from peers.protocol.running_marker import MARKER_SIZE, RunningMarker
 from peers.protocol.started_marks import StartedMarks, decode
 from peers.worker.channel import Channel
@@ -297,3 +297,27 @@ def test_each_task_is_marked_when_it_gets_a_slot(worker: Worker) -> None:
         worker.loop._loop.call_soon(worker.loop._handle, message)
     worker.loop.run()
     assert seen == [(1, 1, 4), (4, 1, 4), (2, 2, 4), (3, 3, 4), (10, 11, None)]
+
+
+def test_stacks_are_those_of_the_task_that_was_asked_for(worker: Worker) -> None:
+    """The coroutine with what it awaits; a task without a slot has none."""
+    found: list[tuple[list[Stack], str]] = []
+
+    def look() -> None:
+        found.extend(worker.loop._stacks(execution_id) for execution_id in (1, 2, 9))
+
+    async def inner() -> None:
+        asyncio.get_running_loop().call_soon(look)
+        await asyncio.sleep(0.01)
+
+    async def handler() -> None:
+        await inner()
+
+    worker.register("a", handler)
+    worker.run(*"aa")
+    (running, remark), (_, waits), (_, ended) = found[:3]
+    assert remark == ""
+    functions = [frame.function.rpartition(".")[2] for frame in running[0].frames]
+    assert functions[-3:] == ["handler", "inner", "sleep"]
+    assert waits == NOT_STARTED
+    assert ended == "the handler has just ended"

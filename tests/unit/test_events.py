@@ -8,6 +8,7 @@ import logging
 import sys
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PEER = UUID("76ddae7f-c76b-44cc-a277-f2bcceaccc38")
+TOKEN = UUID("0d3a4e8c-36c0-4d8e-9b53-0f4c8fbfd0a4")
 
 
 @pytest.fixture(autouse=True)
@@ -39,13 +41,15 @@ def _logging_as_before() -> Iterator[None]:
 def test_a_json_line_has_the_sentence_and_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     """One object a line, on stderr alone, whose fields keep their types where JSON has them."""
     log_output.configure("json")
-    events.task_reclaimed(task_id=7, attempt=2, lost_peer_id=PEER, lost_host="vega")
+    events.task_reclaimed(
+        task_id=7, kind="a", attempt=2, token=TOKEN, lost_peer_id=PEER, lost_host="vega"
+    )
     out, err = capsys.readouterr()
     line = json.loads(err)
     assert out == ""
     assert line["event"] == "task_reclaimed"
     assert line["level"] == "warning"
-    assert line["message"] == "reclaimed task 7 from a lost peer on host vega"
+    assert line["message"] == "reclaimed task 7 (a) from a lost peer on host vega"
     assert (line["task_id"], line["attempt"], line["lost_peer_id"]) == (7, 2, str(PEER))
     assert datetime.fromisoformat(line["time"]).tzinfo is not None
 
@@ -55,11 +59,13 @@ def test_text_adds_the_fields_that_the_sentence_leaves_out(
 ) -> None:
     """Nothing is said twice, nothing is lost."""
     log_output.configure("text")
-    events.task_reclaimed(task_id=7, attempt=2, lost_peer_id=PEER, lost_host=None)
+    events.task_reclaimed(
+        task_id=7, kind="a", attempt=2, token=TOKEN, lost_peer_id=PEER, lost_host=None
+    )
     err = capsys.readouterr().err
     assert err.count("task 7") == 1
     assert "WARNING" in err
-    assert f"[attempt=2 lost_peer_id={PEER}]" in err
+    assert f"[attempt=2 token={TOKEN} lost_peer_id={PEER}]" in err
 
 
 def test_no_terminal_means_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,13 +80,13 @@ def test_the_level_holds_for_events_and_others_are_heard_from_warning_on(
 ) -> None:
     """Thousands of completions a second are said at debug only; libraries stay quiet."""
     log_output.configure("json", "info")
-    events.task_completed(task_id=1, kind="a", attempt=1, seconds=0.1)
+    events.task_completed(task_id=1, kind="a", attempt=1, token=TOKEN, seconds=0.1)
     logging.getLogger("elsewhere").info("chatter")
     logging.getLogger("elsewhere").warning("50%% full: %s", "disk")
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line["message"] for line in lines] == ["50% full: disk"]
     log_output.configure("json", "debug")
-    events.task_completed(task_id=1, kind="a", attempt=1, seconds=0.1)
+    events.task_completed(task_id=1, kind="a", attempt=1, token=TOKEN, seconds=0.1)
     assert json.loads(capsys.readouterr().err)["event"] == "task_completed"
 
 
@@ -88,7 +94,12 @@ def test_a_line_stays_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     """An error message of several lines is one JSON object all the same."""
     log_output.configure("json")
     events.task_failed(
-        task_id=1, kind="a", attempt=1, error_type="ValueError", error_message="one\ntwo % three"
+        task_id=1,
+        kind="a",
+        attempt=1,
+        token=TOKEN,
+        error_type="ValueError",
+        error_message="one\ntwo % three",
     )
     assert len(capsys.readouterr().err.splitlines()) == 1
 
@@ -98,7 +109,8 @@ def test_every_sentence_fits_its_fields() -> None:
     samples: dict[str, object] = {
         "int": 1, "float": 1.5, "bool": True, "str": "x", "str | None": None, "int | None": None,
         "UUID": PEER, "datetime": datetime(2026, 1, 1, tzinfo=UTC),
-        "Sequence[str]": ["a"], "Sequence[int]": [1], "Mapping[str, int]": {"default": 1},
+        "Sequence[str]": ["a"], "Sequence[int]": [1], "Sequence[UUID]": [TOKEN],
+        "Mapping[str, int]": {"default": 1},
         "BaseException | None": None,
     }  # fmt: skip
     records: list[logging.LogRecord] = []
@@ -117,6 +129,57 @@ def test_every_sentence_fits_its_fields() -> None:
     finally:
         logger.removeHandler(handler)
     assert len(records) > 20
+
+
+EVENTS = Path(__file__).parent / "events.txt"
+
+
+def test_no_event_is_renamed_or_loses_a_field_unnoticed() -> None:
+    """Alerts and queries of users name events and fields: events.txt lists what they rely on.
+
+    Whoever changes an event on purpose changes that file with it, and says so in CHANGELOG.md.
+    """
+    declared = [
+        " ".join((f"{event.name} {logging.getLevelName(event.level).lower()}:", *event.fields))
+        for event in events.every.values()
+    ]
+    assert sorted(declared) == EVENTS.read_text().splitlines()
+
+
+NOT_CLAIMED = {"schedule_fired"}
+"""Events about a task that no peer has claimed yet, so that it has neither attempt nor token."""
+
+
+@pytest.mark.parametrize("event", events.every.values(), ids=lambda event: event.name)
+def test_an_event_about_tasks_says_which_attempts(event: events.Event) -> None:
+    """One task: its id, kind, attempt and token. Several: a list of each, or those of the first."""
+    fields = set(event.fields)
+    if "task_id" in fields and event.name not in NOT_CLAIMED:
+        assert fields >= {"kind", "attempt", "token"}
+    if "first_task_id" in fields:
+        assert fields >= {"kind", "token"}
+    if "task_ids" in fields:
+        assert fields >= {"kinds", "tokens"}
+
+
+def test_every_line_of_a_peer_carries_its_id(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it has joined: all events, and what libraries log in its process."""
+    monkeypatch.setattr("peers.events.record._Process.peer_id", None)
+    log_output.configure("json", "debug")
+    events.leases_reconciled(released=1)
+    assert "peer_id" not in json.loads(capsys.readouterr().err)
+    events.set_peer_id(PEER)
+    for event in events.every.values():
+        getattr(events, event.name)(**dict.fromkeys(event.fields))
+    logging.getLogger("psycopg").warning("odd")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert len(lines) == len(events.every) + 1
+    for line in lines:
+        if line["event"] not in ("peer_joined", "peer_left", "peer_lost", "peer_fenced"):
+            assert line["peer_id"] == str(PEER), line
+        assert "peer_id" in line, line
 
 
 class Output(io.StringIO):
@@ -141,10 +204,12 @@ def test_a_minutes_work_is_told_and_idleness_is_not(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "stderr", output)
     log_output.configure("json", "info")
     with Summary(every=0.01):
-        events.task_completed(task_id=1, kind="a", attempt=1, seconds=0.1)
-        events.task_completed(task_id=2, kind="a", attempt=1, seconds=0.1)
+        events.task_completed(task_id=1, kind="a", attempt=1, token=TOKEN, seconds=0.1)
+        events.task_completed(task_id=2, kind="a", attempt=1, token=TOKEN, seconds=0.1)
         assert output.has_summary.wait(DEADLINE)
-        events.task_failed(task_id=3, kind="a", attempt=1, error_type="E", error_message="m")
+        events.task_failed(
+            task_id=3, kind="a", attempt=1, token=TOKEN, error_type="E", error_message="m"
+        )
     lines = [json.loads(line) for line in output.getvalue().splitlines()]
     told = [line for line in lines if line["event"] == "tasks_ended"]
     assert all(line["completed"] or line["failed"] for line in told)

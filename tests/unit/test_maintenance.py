@@ -18,8 +18,9 @@ from peers.database.reconnecting import ReconnectingConnection
 from peers.database.rows import Promoted, Pruned, Reclaims, Unrunnable
 from peers.errors import PeerLost
 from peers.events import fields_of, name_of
+from peers.metrics.counts import Counts
 from peers.peer import promotion as promotion_module
-from peers.peer.maintenance import Maintenance
+from peers.peer.maintenance import Maintenance, Retention
 from peers.peer.promotion import SCHEDULED, Promotion
 from peers.peer.state import PeerState
 from peers.peer.takeover import Takeover
@@ -61,8 +62,8 @@ class Database:
         self.seconds = 0.01
         self.replies: dict[str, Any] = {
             "promote": Promoted(0, EPOCH, NEVER), "reclaim": Reclaims([], NEVER),
-            "siblings": [], "unrunnable": [], "place_limited": 0,
-            "prune": Pruned(0, 0, True), "prune_schedule_runs": 0,
+            "siblings": [], "unrunnable": [], "place_limited": 0, "delete_peeks": 0,
+            "apply_retention": Pruned(0, 0, True), "prune_schedule_runs": 0,
         }  # fmt: skip
         self.errors: dict[str, Exception] = {}
         self.retries: dict[str, float] = {}
@@ -70,12 +71,13 @@ class Database:
         for verb, reader in (
             ("promote", "read_promoted"), ("reclaim", "read_reclaimed"),
             ("siblings", "read_siblings"),
-            ("unrunnable", "read_unrunnable"), ("prune", "read_pruned"),
+            ("unrunnable", "read_unrunnable"), ("apply_retention", "read_pruned"),
             ("place_limited", "read_placed"),
             ("prune_schedule_runs", "read_count"),
         ):  # fmt: skip
             monkeypatch.setattr(maintenance, verb, self._writer(verb))
             monkeypatch.setattr(maintenance, reader, lambda reply: reply)
+        monkeypatch.setattr(maintenance, "delete_peeks", self._writer("delete_peeks"))
 
     @staticmethod
     def _writer(verb: str) -> Callable[..., tuple[str, int]]:
@@ -123,8 +125,9 @@ def database(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Database:
 def maintenance_of(database: Database, *, is_listening: bool = True) -> Maintenance:
     """The maintenance of a peer that has joined."""
     return Maintenance(
-        PeerState(uuid4()), cast("ReconnectingConnection", database), LEASE, timedelta(days=1),
-        lambda: is_listening, Takeover(selectors.DefaultSelector(), LEASE).chores,
+        PeerState(uuid4()), cast("ReconnectingConnection", database), LEASE,
+        Retention(timedelta(days=1)), lambda: is_listening,
+        Takeover(selectors.DefaultSelector(), LEASE, Counts()).chores,
     )  # fmt: skip
 
 
@@ -146,7 +149,7 @@ def test_an_idle_peer_does_little(database: Database) -> None:
     assert 55 <= database.count("promote") <= 62
     assert 55 <= database.count("reclaim") <= 62
     assert 9 <= database.count("unrunnable") <= 10
-    assert database.count("prune") == 1
+    assert database.count("apply_retention") == 1
 
 
 def test_a_peer_that_hears_nothing_looks_every_second(database: Database) -> None:
@@ -204,10 +207,10 @@ def test_a_step_that_takes_long_gets_smaller(database: Database) -> None:
     """The peer's own work waits for each step; while more is to do, half of the time is its own."""
     maintenance = maintenance_of(database)
     database.clock.now += 700
-    database.replies["prune"] = Pruned(10_000, 10, False)
+    database.replies["apply_retention"] = Pruned(10_000, 10, False)
     database.seconds = 0.5
     run(maintenance, database, 20)
-    sizes = [size for verb, size in database.calls if verb == "prune"]
+    sizes = [size for verb, size in database.calls if verb == "apply_retention"]
     assert sizes[0] == 10_000
     assert sizes[-1] <= 10
     assert sizes == sorted(sizes, reverse=True)
@@ -221,10 +224,10 @@ def test_a_prune_is_told_once(database: Database, caplog: pytest.LogCaptureFixtu
     """When it is finished, with the sum of its steps."""
     maintenance = maintenance_of(database)
     database.clock.now += 700
-    database.replies["prune"] = Pruned(10_000, 10, False)
+    database.replies["apply_retention"] = Pruned(10_000, 10, False)
     run(maintenance, database, 1)
-    steps = database.count("prune")
-    database.replies["prune"] = Pruned(10, 5, True)
+    steps = database.count("apply_retention")
+    database.replies["apply_retention"] = Pruned(10, 5, True)
     run(maintenance, database, 10)
     [told] = [fields_of(r) for r in caplog.records if name_of(r) == "tasks_pruned"]
     assert told["deleted"] == 10 * steps + 5

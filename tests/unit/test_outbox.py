@@ -20,6 +20,7 @@ from peers.database.connection import is_connection_lost
 from peers.database.pipeline import Statement
 from peers.database.rows import ClaimReply, Unrecorded, Verdict
 from peers.errors import BadTask, from_database
+from peers.metrics.counts import Counts
 from peers.peer.batch import Batch
 from peers.peer.outbox import BATCH_MAX, COMPLETED_MAX, Outbox
 from peers.peer.outcome import Outcome
@@ -162,7 +163,8 @@ class Box:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.done: dict[bytes, int] = {}
-        self.outbox = Outbox(self._recorded)
+        self.counts = Counts()
+        self.outbox = Outbox(self._recorded, self.counts)
 
     def _recorded(self, token: bytes, tasks: int) -> None:
         self.done[token] = self.done.get(token, 0) + tasks

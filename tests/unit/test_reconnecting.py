@@ -55,6 +55,7 @@ class World:
     def __init__(self) -> None:
         self.made: list[FakeConnection] = []
         self.returns = 0
+        self.tries = 0
         self.refuses: Exception | None = None
         self.errors: list[Exception] = []
         self.connection = ReconnectingConnection(
@@ -65,6 +66,7 @@ class World:
 
     def _connect(self) -> BoundedConnection:
         if self.refuses is not None:
+            self.tries += 1
             raise self.refuses
         self.made.append(FakeConnection())
         return cast("BoundedConnection", self.made[-1])
@@ -115,6 +117,37 @@ def test_a_database_that_accepts_connections_but_fails_is_retried_less_and_less_
     waits = [fields_of(event)["retry_in"] for event in events]
     assert waits == [SHORT, SHORT * 2, SHORT * 4, SHORT * 8, SHORT * 16, SHORT]
     assert world.returns == 5
+
+
+def test_an_outage_does_not_fill_the_log(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reason why connecting fails is logged once, and again after a minute."""
+    tries = 0
+
+    def fail(reason: str, times: int) -> None:
+        nonlocal tries
+        world.refuses = DatabaseUnreachable(reason)
+        tries += times
+        while world.tries < tries:
+            world.connection.restore()
+            time.sleep(SHORT / 10)
+        world.connection.restore()
+
+    with pytest.raises(DatabaseUnreachable):
+        world.connection.do(raises(psycopg.OperationalError("terminating connection")))
+    fail("connection refused", 3)
+    fail("starting up", 2)
+    assert _lost(caplog) == 3
+    monkeypatch.setattr(module, "_REPORT_AGAIN_AFTER", 0.0)
+    fail("starting up", 1)
+    assert _lost(caplog) >= 4
+    world.refuses = None
+    world.until_up()
+
+
+def _lost(caplog: pytest.LogCaptureFixture) -> int:
+    return sum(name_of(record) == "database_lost" for record in caplog.records)
 
 
 @pytest.mark.parametrize("sqlstate", ["53100", "53200", "55P03", "57014", "40P01", "40001"])

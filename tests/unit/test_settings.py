@@ -61,7 +61,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert settings.lease_timeout == timedelta(seconds=30)
     assert settings.heartbeat_interval == timedelta(seconds=10)
     assert settings.queues == {"default": len(os.sched_getaffinity(0))}
-    assert settings.prune_after is None
+    assert (settings.keep_completed, settings.keep_dead) == (None, None)
     assert {each.origin for each in settings.origins()} == {"default"}
 
 
@@ -108,7 +108,7 @@ def test_queues_are_read_from_a_line_and_from_a_table(
         ("PEERS_QUEUES", "default=0", 'queue "default" 0 slots; use 1 to 10000'),
         ("PEERS_QUEUES", "a=1,a=2", 'names the queue "a" twice'),
         ("PEERS_QUEUES", ",", "at least one queue"),
-        ("PEERS_LOG_FORMAT", "xml", "must be 'auto', 'json' or 'text'"),
+        ("PEERS_LOG_FORMAT", "xml", "must be 'auto', 'json', 'text' or 'journal'"),
         ("PEERS_EMBEDDED", "perhaps", 'embedded is "perhaps"'),
         ("PEERS_LEASE_TIMOUT", "30s", "TIMOUT is no setting.*mean PEERS_LEASE_TIMEOUT"),
     ],

@@ -14,8 +14,9 @@ from peers.database.jobs import Job
 from peers.database.reconnecting import ReconnectingConnection
 from peers.database.rows import LostPeer, Promoted, Reclaimed, Reclaims, Sibling, UnstartedTasks
 from peers.events import fields_of, name_of
+from peers.metrics.counts import Counts
 from peers.peer import takeover as module
-from peers.peer.maintenance import Chore, Maintenance
+from peers.peer.maintenance import Chore, Maintenance, Retention
 from peers.peer.state import PeerState
 from peers.peer.takeover import Takeover
 
@@ -116,7 +117,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 def takeover(seen: Seen) -> Takeover:
     """That of a peer that has just joined."""
     assert seen.look_at == NEVER
-    made = Takeover(selectors.DefaultSelector(), LEASE)
+    made = Takeover(selectors.DefaultSelector(), LEASE, Counts())
     made.look_now()
     return made
 
@@ -124,7 +125,7 @@ def takeover(seen: Seen) -> Takeover:
 def turn(takeover: Takeover, database: Database, seconds: float = 0.0) -> Maintenance:
     """Let time pass, and do all that is due."""
     maintenance = Maintenance(
-        PeerState(uuid4()), cast("ReconnectingConnection", database), LEASE, None,
+        PeerState(uuid4()), cast("ReconnectingConnection", database), LEASE, Retention(),
         lambda: True, takeover.chores,
     )  # fmt: skip
     end = database.now + seconds
@@ -241,7 +242,10 @@ def test_a_full_step_is_followed_by_another(
     database: Database, takeover: Takeover, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Until nothing is left; each task is logged."""
-    tasks = [Reclaimed(number, 1, uuid4(), "vega") for number in range(1000)]
+    tasks = [
+        Reclaimed(number, "noop", 1, uuid4(), uuid4(), "vega", "default", "retried")
+        for number in range(1000)
+    ]
     replies = [Reclaims(tasks, 1.0), Reclaims(tasks[:3], NEVER)]
     original = database.start
 

@@ -30,6 +30,7 @@ class World:
         batch = Mock(spec=Batch)
         batch.statements.return_value = [RECORD, RELEASE]
         batch.parts.return_value = [RECORD, RELEASE]
+        batch.count = 2
         self.recorder = Mock(spec=Recorder)
         self.recorder.take_due.return_value = batch if outcomes else None
         self.requests = [Mock(job=f"claim {n}") for n in range(claims)]

@@ -18,8 +18,9 @@ from peers.pool.durations import DurationEstimate
 from peers.pool.executions import Execution, Executions
 from peers.pool.handle import WorkerHandle
 from peers.pool.local_queue import LocalQueue
+from peers.pool.peek import ask_worker
 from peers.pool.process import WorkerProcess
-from peers.protocol.messages import Assign, Cancel, Recall
+from peers.protocol.messages import Assign, Cancel, Peek, Recall
 from peers.protocol.running_marker import Running, RunningMarker
 from tests.support.claims import a_claim
 
@@ -299,3 +300,33 @@ def test_one_task_of_a_run_is_cancelled() -> None:
     taken = local_queue.take(BatchKey(False), 1e9, 1000)
     assert taken == [TaskRun(run.claim, 10, 689), TaskRun(run.claim, 700, 300)]
     assert worker.executions.calls == 10
+
+
+def test_a_peek_says_which_task_is_before_another() -> None:
+    """A sync worker has two tasks, and runs the first; an async one has both on its loop."""
+    local_queue = a_queue()
+    run = a_run(local_queue, 2)
+    first, second = run.leases()
+    for asynchronous in (False, True):
+        worker = a_worker(asynchronous=asynchronous)
+        worker.process.pid, worker.process.pidfd, worker.process.stack_dump = 1, -1, None
+        worker.assign([run], DurationEstimate())
+        execution_id = last_assigned(worker).runs[0].execution_id
+        marker: Any = worker.process.marker
+        marker.running.return_value = Running(execution_id, 1, 5.0)
+        now = 7.0
+        targets = [ask_worker(worker, lease, 3, now) for lease in (first, second)]
+        assert all(targets)
+        running, waiting = (target for target in targets if target is not None)
+        assert running.phase == "running"
+        about = f"task {first.task.task_id} (k)"
+        if asynchronous:
+            assert "it has the loop since 2.000 s" in running.sentence
+            assert f"{about} has the loop since 2.000 s" in waiting.sentence
+        else:
+            assert running.sentence == "running for 2.0 s"
+            assert waiting.phase == "waiting"
+            assert f"behind {about}, which has been running for 2.0 s" in waiting.sentence
+        sent: Any = worker.process.send
+        assert sent.call_args.args[0] == Peek(3, execution_id + 1)
+        assert ask_worker(worker, a_run(local_queue, 1).leases()[0], 3, now) is None

@@ -1,4 +1,7 @@
-"""Write the generated pages of docs/; `--check` only says which ones are out of date."""
+"""Write the generated pages of docs/ and the examples of deploy/systemd/.
+
+`--check` only says which ones are out of date.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,15 @@ import argparse
 from pathlib import Path
 
 from peers.embedded import EmbeddedPostgres, throwaway
-from tools.docs import cli_reference, events_reference, settings_reference, sql_reference
+from tools.docs import (
+    cli_reference,
+    events_reference,
+    settings_examples,
+    settings_reference,
+    sql_reference,
+)
 
-DOCS = Path(__file__).parents[2] / "docs"
+PROJECT = Path(__file__).parents[2]
 
 
 def main() -> int:
@@ -17,20 +26,22 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing")
     only_check = parser.parse_args().check
     with throwaway() as postgres:
-        pages = {**_without_database(), "sql.md": _sql_page(postgres)}
-    old = [name for name, text in pages.items() if _read(DOCS / name) != text]
+        pages = {**_without_database(), "docs/sql.md": _sql_page(postgres)}
+    old = [name for name, text in pages.items() if _read(PROJECT / name) != text]
     for name in old:
-        print(f"docs/{name} is out of date" if only_check else f"docs/{name} is written")
+        print(f"{name} is out of date" if only_check else f"{name} is written")
         if not only_check:
-            (DOCS / name).write_text(pages[name])
+            (PROJECT / name).write_text(pages[name])
     return 1 if only_check and old else 0
 
 
 def _without_database() -> dict[str, str]:
     return {
-        "cli.md": cli_reference.page(),
-        "events.md": events_reference.page(),
-        "settings.md": settings_reference.page(),
+        "docs/cli.md": cli_reference.page(),
+        "docs/events.md": events_reference.page(),
+        "docs/settings.md": settings_reference.page(),
+        "deploy/systemd/peers.env.example": settings_examples.environment(),
+        "deploy/systemd/peers.toml.example": settings_examples.toml(),
     }
 
 

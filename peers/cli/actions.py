@@ -1,0 +1,94 @@
+"""`peers actions`: what operators did, the newest first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from psycopg.rows import dict_row
+
+from peers.cli import output
+from peers.cli.database import connected
+from peers.cli.exact_json import written
+from peers.cli.parser import add_command, duration, positive, text
+
+if TYPE_CHECKING:
+    import argparse
+
+    from peers.cli.parser import Commands
+
+_LISTED: Final = 50
+_TIME: Final = "%Y-%m-%d %H:%M:%S"
+_ACTIONS: Final = """
+    select a.id, a.at, a.role, a.client, host(a.host) as host, a.verb, a.target, a.tasks,
+           a.children, a.task_ids, a.reason
+    from peers.action a
+    where (%(since)s::interval is null or a.at >= peers.now() - %(since)s::interval)
+      and (%(verb)s::text is null or a.verb = %(verb)s)
+    order by a.at desc, a.id desc limit %(limit)s
+"""
+
+
+def register(commands: Commands) -> None:
+    """Declare `actions`."""
+    actions = add_command(
+        commands,
+        "actions",
+        _actions,
+        "list what operators did: who, what, to how many tasks and why",
+        reads=True,
+    )
+    actions.add_argument(
+        "--since", type=duration, metavar="DURATION", help="only the last, such as 24h"
+    )
+    actions.add_argument(
+        "--verb", type=text, metavar="VERB", help="only this verb, such as retry_dead"
+    )
+    actions.add_argument(
+        "--limit", type=positive, default=_LISTED, metavar="N",
+        help=f"show at most N (default: {_LISTED})",
+    )  # fmt: skip
+
+
+def _actions(args: argparse.Namespace) -> int:
+    with connected(args) as connection, connection.cursor(row_factory=dict_row) as cursor:
+        found = cursor.execute(
+            _ACTIONS, {"since": args.since, "verb": args.verb, "limit": args.limit}
+        ).fetchall()
+    if args.json:
+        output.document({"actions": found})
+        return 0
+    if not found:
+        output.say("no actions")
+        return 0
+    output.table(
+        ("AT (UTC)", "WHO", "VERB", "TARGET", "TASKS", "CHILDREN", "REASON"),
+        [
+            (
+                f"{each['at']:{_TIME}}", _who(each), each["verb"], _target(each["target"]),
+                _number(each["tasks"]), _number(each["children"]), each["reason"],
+            )
+            for each in found
+        ],
+        whole=("AT (UTC)", "VERB"),
+    )  # fmt: skip
+    if len(found) == args.limit:
+        output.say(f"the newest {args.limit}; --limit shows more")
+    return 0
+
+
+def _who(action: dict[str, Any]) -> str:
+    client = f" ({action['client']})" if action["client"] else ""
+    place = f"@{action['host']}" if action["host"] else ""
+    return f"{action['role']}{place}{client}"
+
+
+def _target(target: dict[str, Any]) -> str:
+    """Return the fields of a target as words."""
+    return " ".join(
+        f"{name}={value if isinstance(value, str) else written(value)}"
+        for name, value in target.items()
+    )
+
+
+def _number(count: int | None) -> str:
+    return "" if count is None else f"{count:,}"

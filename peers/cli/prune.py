@@ -1,0 +1,86 @@
+"""`peers prune`: delete what ended long ago, once. Peers with a retention do it all the time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from peers.cli import output
+from peers.cli.database import connected, persistently
+from peers.cli.parser import add_command, add_reason, duration
+from peers.database import functions
+
+if TYPE_CHECKING:
+    import argparse
+    from datetime import timedelta
+
+    from peers.cli.parser import Commands
+    from peers.database.connection import Connection
+
+
+def register(commands: Commands) -> None:
+    """Declare `prune`."""
+    prune = add_command(
+        commands,
+        "prune",
+        _prune,
+        "delete tasks and runs of schedules that ended long ago",
+        example="peers prune --keep-completed 30d --keep-dead 90d",
+    )
+    prune.add_argument(
+        "--keep-completed",
+        type=duration,
+        metavar="DURATION",
+        help="delete completed and cancelled tasks, and runs of schedules, that ended longer ago, "
+        "such as 30d",
+    )
+    prune.add_argument(
+        "--keep-dead",
+        type=duration,
+        metavar="DURATION",
+        help="delete dead letters that died longer ago, and cancel the tasks that wait for them",
+    )
+    add_reason(prune, dry_run=True)
+
+
+def _prune(args: argparse.Namespace) -> int:
+    if args.keep_completed is None and args.keep_dead is None:
+        args.parser.error("say what to delete: --keep-completed 30d, --keep-dead 90d, or both")
+    parts: list[str] = []
+    with connected(args) as connection:
+        if args.keep_dead is not None:
+            parts += _prune_dead(connection, args, args.keep_dead)
+        if args.keep_completed is not None:
+            parts += _prune_completed(connection, args, args.keep_completed)
+    print(f"{'would delete' if args.dry_run else 'deleted'} {' and '.join(parts)}")
+    return 0
+
+
+def _prune_dead(connection: Connection, args: argparse.Namespace, age: timedelta) -> list[str]:
+    deleted = children = 0
+    while True:
+        step = persistently(
+            functions.prune_dead, connection, age, dry_run=args.dry_run, reason=args.reason
+        )
+        deleted += step.deleted
+        children += step.children
+        if step.finished:
+            break
+    letters = output.count(deleted, "dead letter")
+    cancelled = output.count(children, "task that waits for them", "tasks that wait for them")
+    return [f"{letters} (and cancel {cancelled})" if children else letters]
+
+
+def _prune_completed(connection: Connection, args: argparse.Namespace, age: timedelta) -> list[str]:
+    deleted = runs = 0
+    while True:
+        step = persistently(
+            functions.prune, connection, age, dry_run=args.dry_run, reason=args.reason
+        )
+        deleted += step.deleted
+        if step.finished:
+            break
+    if not args.dry_run:
+        while found := persistently(functions.prune_schedule_runs, connection, age):
+            runs += found
+    tasks = output.count(deleted, "task")
+    return [tasks, f"{output.count(runs, 'run')} of schedules"] if runs else [tasks]

@@ -1,0 +1,145 @@
+"""What `peers status` and `peers top` read: on large queues, with few rights, and in time."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from peers.cli import overview, queue_queries, status
+from peers.database.connection import connect as connect_peers
+from tests.support.cli import Here, bury, join, peers, submit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from peers.database.deadlines import BoundedConnection
+    from tests.support.server import Connection
+
+COUNTS = ("queue", *overview.COUNTS, "paused")
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[BoundedConnection]:
+    """A connection as commands have it."""
+    with connect_peers(database_url, application_name="test", pooled=True) as opened:
+        yield opened
+
+
+def mixed(db: Connection) -> None:
+    """Submit tasks of every state in several queues, some of them under a limit."""
+    peer = join(db, "a", "limited")
+    bury(db, peer)
+    dead = submit(db, "a")
+    bury(db, peer)
+    submit(db, "load", after=(dead,))
+    db.execute("insert into peers.limit (name, kind, max_running) values ('l', 'limited', 1)")
+    for kind in ("a", "limited"):
+        db.execute(
+            "insert into peers.task (kind, queue, priority)"
+            " select %s, q, p"
+            " from unnest('{default,media,mail}'::text[]) q, generate_series(1, 4) p",
+            (kind,),
+        )
+    db.execute("select peers.place_limited(100)")
+    db.execute("select * from peers.claim(%s, 'default', 2)", (peer,))
+    db.execute(
+        "insert into peers.task (kind, queue, scheduled_at)"
+        " select 'a', 'media', now() + interval '1 h' from generate_series(1, 7)"
+    )
+    db.execute("select peers.pause('idle')")
+
+
+def test_counting_rows_finds_what_the_view_finds(
+    connection: BoundedConnection, db: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large queues are counted in another way, with the same result while no row is stale."""
+    mixed(db)
+    exact = queue_queries.queues(connection)
+    monkeypatch.setattr(queue_queries, "EXACT_MAX", 5)
+    counted = queue_queries.queues(connection)
+    assert [row["is_estimate"] for row in (*exact, *counted)] == [False] * 4 + [True] * 4
+    assert [[row[name] for name in COUNTS] for row in counted] == [
+        [row[name] for name in COUNTS] for row in exact
+    ]
+
+
+def test_a_sample_of_scheduled_tasks_is_scaled_up(
+    connection: BoundedConnection, db: Connection
+) -> None:
+    """The estimate is near, although the table has many times the rows that are read."""
+    join(db, "a", queue="idle")
+    db.execute(
+        "insert into peers.task (kind, queue, scheduled_at)"
+        " select 'a', (array['x','x','x','y'])[1 + i % 4], now() + interval '1 h'"
+        " from generate_series(1, 60000) i"
+    )
+    db.execute("analyze peers.scheduled")
+    found = {row["queue"]: row for row in queue_queries.queues(connection)}
+    assert found["x"]["scheduled"] == pytest.approx(45_000, rel=0.2)
+    assert found["y"]["scheduled"] == pytest.approx(15_000, rel=0.2)
+    assert found["x"]["is_estimate"]
+
+
+def test_the_oldest_ready_task_of_each_queue(connection: BoundedConnection, db: Connection) -> None:
+    """Among all kinds and priorities, under a limit or not, as the view says."""
+    mixed(db)
+    oldest = {row["queue"]: row for row in queue_queries.oldest_ready(connection)}
+    assert oldest.keys() == {"default", "mail", "media"}
+    truth = db.execute(
+        "select distinct on (queue) queue, id from peers.task where state = 'ready'"
+        " order by queue, greatest(created_at, scheduled_at), id"
+    ).fetchall()
+    for row in truth:
+        [since] = db.execute(
+            "select greatest(created_at, scheduled_at) as since from peers.task where id = %s",
+            (row["id"],),
+        )
+        assert oldest[row["queue"]]["since"] == since["since"]
+    for row in queue_queries.oldest_ready(connection):
+        db.execute("select peers.cancel(%s)", (row["task_id"],))  # its row in ready stays
+    cancelled = {row["task_id"] for row in oldest.values()}
+    later = queue_queries.oldest_ready(connection)
+    assert {row["queue"] for row in later} == oldest.keys()
+    assert not cancelled & {row["task_id"] for row in later}
+
+
+@pytest.mark.parametrize("words", [["status"], ["top"], ["tasks"], ["dead", "list", "--by-cause"]])
+def test_a_reader_may_look(database_url: str, db: Connection, words: list[str]) -> None:
+    """The role that dashboards have is enough, and everything can be read."""
+    mixed(db)
+    url = make_conninfo(database_url, options="-c role=peers_reader")
+    found = peers(*words, "--json", url=url)
+    assert found.code in (0, 1), found.err
+    assert found.document.get("unread", {}) == {}
+
+
+def test_an_operator_may_act_in_bulk(database_url: str, db: Connection) -> None:
+    """Retry, discard and cancel by a filter."""
+    mixed(db)
+    url = make_conninfo(database_url, options="-c role=peers_operator")
+    for words in (["dead", "retry"], ["cancel"], ["dead", "discard"]):
+        assert peers(*words, "--kind", "a", url=url).code == 0
+
+
+def test_status_goes_on_without_a_part_that_takes_too_long(
+    database_url: str,
+    db: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It names the part and the reason, and that is a problem."""
+    mixed(db)
+    here = Here(database_url, monkeypatch, capsys)
+    monkeypatch.setattr(status, "_TIMEOUT", 0.2)
+    with db.transaction():
+        db.execute("lock table peers.alert in access exclusive mode")
+        began = time.monotonic()
+        found = here("status")
+        assert time.monotonic() - began < 10
+    assert found.code == 1
+    assert "! alerts could not be read: the database took longer than 200ms" in found.out
+    assert "media" in found.out
+    assert "alive" in found.out
