@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from peers.cli.parser import add_command
 from peers.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -12,25 +13,26 @@ if TYPE_CHECKING:
 
     from peers.cli.parser import Commands
 
-_SUMMARY: Final = "print the folder with the files for systemd, Prometheus or Grafana"
 _PARTS: Final = ("systemd", "prometheus", "grafana")
-_USE: Final = (
+_EXAMPLE: Final = (
     'cp "$(peers deploy systemd)"/*.service "$(peers deploy systemd)"/*.target /etc/systemd/system/'
 )
 
 
 def register(commands: Commands) -> None:
     """Declare `deploy`."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "deploy",
-        help=_SUMMARY,
-        description=f"{_SUMMARY[0].upper()}{_SUMMARY[1:]}. They are part of the package.",
-        epilog=f"Such as: {_USE}",
+        _deploy,
+        "print the folder with the files for systemd, Prometheus or Grafana",
+        example=_EXAMPLE,
+        database=False,
+        epilog="They are part of the package.",
     )
     parser.add_argument(
         "part", nargs="?", choices=_PARTS, help="whose files (default: the folder of all)"
     )
-    parser.set_defaults(run=_deploy, parser=parser, accepts=lambda _: False)
 
 
 def folder(part: str = "") -> Path:

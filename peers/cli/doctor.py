@@ -32,7 +32,7 @@ def register(commands: Commands) -> None:
         "find what is wrong with the database, the way to it, and the peers (exit code 1 if "
         "anything needs attention, 3 if the database cannot be reached)",
         reads=True,
-        epilog="Such as: peers doctor, or peers doctor old_snapshot lock_wait --older-than 30s",
+        example=("peers doctor", "peers doctor old_snapshot lock_wait --older-than 30s"),
     )
     parser.add_argument(
         "checks", nargs="*", metavar="CHECK", help="make these checks only (default: all)"

@@ -26,7 +26,6 @@ _FRESH_WITHIN: Final = 2.0
 _COLOUR: Final = re.compile(r"(\x1b\[[0-9;:]*m)")
 _NO_COLOUR: Final = "\x1b[0m"
 _ENDED: Final = ("completed", "dead", "cancelled")
-_EXAMPLE: Final = "Such as: peers log 42 --follow"
 _WHY_NONE: Final = (
     "Logs are kept of kinds with @task(keep_log=True): of failed attempts that have printed or"
     ' logged something; with keep_log="always" of completed ones too.'
@@ -37,7 +36,7 @@ def register(commands: Commands) -> None:
     """Declare `log`."""
     log = add_command(
         commands, "log", _log, "show what an attempt has printed and logged", reads=True,
-        epilog=_EXAMPLE,
+        example="peers log 42 --follow",
     )  # fmt: skip
     log.add_argument("id", type=task_id, metavar="ID", help="id of a task")
     which = log.add_mutually_exclusive_group()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from peers import cli
+from peers.cli.graph_draw import with_verb
 from peers.cli.parser import Parser, add_command
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ COMMANDS = dict([*parsers(_PREDICT_RUNS), *parsers([])])
 
 def command_lines(example: str) -> list[list[str]]:
     """Return the words of each `peers` in an example, without what its shell would do."""
-    return [shlex.split(found) for found in _LINE.findall(example)]
+    lines = [shlex.split(found) for found in _LINE.findall(example)]
+    return [with_verb(words) if words[:1] == ["graph"] else words for words in lines]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
