@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from peers.cli.parser import Commands
 
 _PARTS: Final = ("systemd", "prometheus", "grafana")
-_EXAMPLE: Final = (
-    'cp "$(peers deploy systemd)"/*.service "$(peers deploy systemd)"/*.target /etc/systemd/system/'
+_EXAMPLES: Final = (
+    'cp "$(peers deploy systemd)"/*.service "$(peers deploy systemd)"/*.target /etc/systemd/system',
+    'promtool check rules "$(peers deploy prometheus)"/*.rules.yml',
 )
 
 
@@ -26,7 +27,7 @@ def register(commands: Commands) -> None:
         "deploy",
         _deploy,
         "print the folder with the files for systemd, Prometheus or Grafana",
-        example=_EXAMPLE,
+        example=_EXAMPLES,
         database=False,
         epilog="They are part of the package.",
     )

@@ -145,10 +145,14 @@ def migration_notice(*, file: str, notice: str) -> None:
 
 
 @event(logging.DEBUG, "replied to an operator what task %(task_id)d does: %(phase)s")
-def task_peeked(*, task_id: int, phase: str) -> None:
+def task_peeked(
+    *, task_id: int, kind: str | None, attempt: int | None, token: UUID, phase: str
+) -> None:
     """Report that this peer has replied to `peers peek`."""
 
 
 @event(logging.WARNING, "cannot reply to an operator what task %(task_id)d does: %(error)s")
-def peek_failed(*, task_id: int, error: str) -> None:
+def peek_failed(
+    *, task_id: int, kind: str | None, attempt: int | None, token: UUID, error: str
+) -> None:
     """Report that this peer could not record its reply to `peers peek`."""

@@ -235,7 +235,7 @@ class Leases:
         elif target is None:
             sentence = "its handler has ended; the outcome waits to be recorded"
             target = PeekTarget("ended", sentence)
-        target.label = f" ({lease.task.kind}, attempt {lease.task.attempt})"
+        target.kind, target.attempt = lease.task.kind, lease.task.attempt
         return target
 
     def release_backlog(self) -> None:

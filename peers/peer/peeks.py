@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 from uuid import UUID
 
 from peers import events
@@ -41,6 +41,13 @@ _STOP_WITHIN: Final = 1.0
 _STOPPED: Final = ("T", "t")
 
 
+class _Attempt(TypedDict):
+    task_id: int
+    kind: str | None
+    attempt: int | None
+    token: UUID
+
+
 @dataclass(slots=True)
 class _Pending:
     """A request, and what has become of it."""
@@ -50,6 +57,14 @@ class _Pending:
     target: PeekTarget
     replied: threading.Event = field(default_factory=threading.Event)
     reply: Peeked | None = None
+
+    @property
+    def fields(self) -> _Attempt:
+        """Return what the events say about the attempt."""
+        return {
+            "task_id": self.request.task_id, "kind": self.target.kind,
+            "attempt": self.target.attempt, "token": self.request.token,
+        }  # fmt: skip
 
 
 class Peeks:
@@ -124,7 +139,7 @@ class Peeks:
             try:
                 self._reply(pending)
             except Exception as error:  # noqa: BLE001  # logged; the next request may succeed
-                events.peek_failed(task_id=pending.request.task_id, error=str(error).strip())
+                events.peek_failed(**pending.fields, error=str(error).strip())
                 self._connection.close()
                 self._pending.pop(pending.request.id, None)  # the next heartbeat returns it again
             finally:
@@ -139,13 +154,14 @@ class Peeks:
             connection, pending.peer_id, pending.request.id, document,
             peek_report.bounded(str(storable(report, encoding))),
         )  # fmt: skip
-        events.task_peeked(task_id=pending.request.task_id, phase=pending.target.phase)
+        events.task_peeked(**pending.fields, phase=pending.target.phase)
 
 
 def _describe(pending: _Pending) -> tuple[dict[str, Any], str]:
     """Return the reply, as JSON and as a text."""
     target, task_id = pending.target, pending.request.task_id
-    lines = [f"task {task_id}{target.label}: {target.sentence}"]
+    attempt = "" if target.kind is None else f" ({target.kind}, attempt {target.attempt})"
+    lines = [f"task {task_id}{attempt}: {target.sentence}"]
     pid = target.worker_pid
     if pid is None:
         facts = peek_report.facts_of(target.phase, target.seconds, None, {}, [], None)

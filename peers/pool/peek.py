@@ -23,8 +23,9 @@ class PeekTarget:
     phase: Phase
     sentence: str
     """Where it is, for people."""
-    label: str = ""
-    """The kind and the attempt, for people."""
+    kind: str | None = None
+    """The kind and the attempt. None: the attempt has ended."""
+    attempt: int | None = None
     asynchronous: bool = False
     seconds: float | None = None
     """How long the handler has been running."""

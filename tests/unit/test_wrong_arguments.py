@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Unpack
+from typing import Any, Final, Unpack
 
 import psycopg
 import pytest
@@ -23,6 +23,7 @@ from peers import (
     TaskNotFound,
     handlers,
 )
+from peers.client.bulk_operations import DeadFilter, UnfinishedFilter
 from peers.client.kinds import Kind
 from peers.client.limit_operations import LimitFields
 from peers.client.options import OptionFields
@@ -127,6 +128,9 @@ _FUNCTIONS: list[Callable[..., Any]] = [
     ),
 ]  # fmt: skip
 
+FIELDS: Final = (OptionFields, LimitFields, DeadFilter, UnfinishedFilter)
+"""The keywords that a function takes as `**fields`."""
+
 
 def _parameters(function: Callable[..., Any]) -> dict[str, str]:
     """Return the annotations of the parameters, those of the options among them."""
@@ -134,9 +138,12 @@ def _parameters(function: Callable[..., Any]) -> dict[str, str]:
     for name, parameter in inspect.signature(function).parameters.items():
         annotation = str(parameter.annotation)
         if parameter.kind is parameter.VAR_KEYWORD:
-            fields: Any = OptionFields if "OptionFields" in annotation else LimitFields
+            fields: Any = next(each for each in FIELDS if each.__name__ in annotation)
             for field, hint in fields.__annotations__.items():
-                found[field] = f"{hint.__forward_arg__} | None"
+                name_of_type = getattr(
+                    hint, "__forward_arg__", getattr(hint, "__name__", str(hint))
+                )
+                found[field] = f"{name_of_type} | None"
         else:
             found[name] = "target" if name == "target" else annotation
     return found
@@ -186,6 +193,8 @@ def _needed(function: Callable[..., Any]) -> dict[str, Any]:
         needed["target"] = object.__new__(psycopg.Connection)
     if "submit_many" in function.__name__:
         needed["args"] = [{}]
+    if any(verb in function.__name__ for verb in ("retry_dead", "discard_dead", "cancel_tasks")):
+        needed["kind"] = "unit.fetch"
     if "add_schedule" in function.__name__ or function is peers.Schedule:
         needed["every"] = "1h"
     return needed

@@ -1,0 +1,94 @@
+"""`peers actions` and `peers prune`: what they print."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.cli import Here
+from tests.support.world import Peer, advance, run, submit, value
+
+if TYPE_CHECKING:
+    from tests.support.server import Connection
+
+
+@pytest.fixture
+def here(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Here:
+    """Run commands on the test's database."""
+    return Here(database_url, monkeypatch, capsys)
+
+
+def test_actions_are_listed_newest_first(here: Here, db: Connection) -> None:
+    """Who, what, how many and why; as JSON with everything that is known."""
+    found = here("actions")
+    assert (found.code, found.out, found.err) == (0, "", "no actions\n")
+    submit(db)
+    run(db, "select * from peers.cancel_tasks('{\"kind\": \"a\"}', reason => 'by mistake')")
+    assert here("pause", "media", "--reason", "disk full").code == 0
+    lines = here("actions").out.splitlines()
+    assert lines[0].split() == [
+        "AT", "(UTC)", "WHO", "VERB", "TARGET", "TASKS", "CHILDREN", "REASON",
+    ]  # fmt: skip
+    assert "(peers pause)" in lines[1]
+    assert " pause " in lines[1]
+    assert "queue=media" in lines[1]
+    assert lines[1].endswith("disk full")
+    assert "kind=a" in lines[2]
+    assert lines[2].split()[-4:] == ["1", "0", "by", "mistake"]
+    document = here("actions", "--json").document["actions"]
+    assert [each["verb"] for each in document] == ["pause", "cancel_tasks"]
+    assert document[1]["task_ids"] == [1]
+
+
+def test_actions_are_filtered(here: Here, db: Connection) -> None:
+    """By age, by verb, and by number."""
+    run(db, "select peers.pause('old')")
+    advance(db, "3 hours")
+    run(db, "select peers.pause('new'), peers.resume('new')")
+    assert len(here("actions", "--json", "--since", "1h").document["actions"]) == 2
+    assert len(here("actions", "--json", "--verb", "pause").document["actions"]) == 2
+    limited = here("actions", "--limit", "1")
+    assert len(limited.out.splitlines()) == 2
+    assert "--limit shows more" in limited.err
+
+
+def test_prune_says_what_it_deletes(here: Here, db: Connection) -> None:
+    """A dry run says the same and deletes nothing."""
+    peer = Peer.join(db)
+    dead = submit(db)
+    peer.fail(*peer.claim(), reject=True)
+    submit(db, depends_on=[dead])
+    submit(db)
+    peer.complete(*peer.claim())
+    words = ("prune", "--keep-completed", "0s", "--keep-dead", "0s")
+    assert here(*words, "--dry-run").out == (
+        "would delete 1 dead letter (and cancel 1 task that waits for them) and 1 task\n"
+    )
+    assert value(db, "select count(*) from peers.task") == 3
+    found = here(*words, "--reason", "new start")
+    assert found.out.startswith("deleted 1 dead letter (and cancel")
+    assert value(db, "select count(*) from peers.action where reason = 'new start'") == 2
+
+
+def test_graph_commands_have_a_dry_run(here: Here, db: Connection) -> None:
+    """They say what they would do."""
+    graph = value(db, "insert into peers.graph (name) values ('g') returning id")
+    submit(db, graph_id=graph)
+    assert here("graph", "cancel", "g", "--dry-run").out == f"graph {graph}: would cancel 1 task\n"
+    assert here("graph", "retry", "g", "--dry-run").out == f"graph {graph}: would retry 0 tasks\n"
+    assert here("graph", "cancel", "g", "--reason", "x").out == (
+        f"graph {graph}: 1 task cancelled or asked to stop\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("1", "--kind", "a"), ("1", "--all"), ("1", "--dry-run"), ("1", "--reason", "x")]
+)
+def test_ids_and_filters_exclude_each_other(here: Here, words: tuple[str, ...]) -> None:
+    """With the remedy."""
+    with pytest.raises(SystemExit) as refused:
+        here("cancel", *words)
+    assert refused.value.code == 2
