@@ -35,6 +35,7 @@ def register(commands: Commands) -> None:
         "actions",
         _actions,
         "list what operators did: who, what, to how many tasks and why",
+        example="peers actions --since 24h --verb retry_dead",
         reads=True,
         example="peers actions --since 24h",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from peers.cli.parser import add_command
 from peers.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
 
     from peers.cli.parser import Commands
 
-_SUMMARY: Final = "print the folder with the files for systemd, Prometheus or Grafana"
 _PARTS: Final = ("systemd", "prometheus", "grafana")
 _EXAMPLES: Final = (
     'cp "$(peers deploy systemd)"/*.service "$(peers deploy systemd)"/*.target /etc/systemd/system',
@@ -22,16 +22,18 @@ _EXAMPLES: Final = (
 
 def register(commands: Commands) -> None:
     """Declare `deploy`."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "deploy",
-        help=_SUMMARY,
-        description=f"{_SUMMARY[0].upper()}{_SUMMARY[1:]}. They are part of the package.",
-        examples=_EXAMPLES,
+        _deploy,
+        "print the folder with the files for systemd, Prometheus or Grafana",
+        example=_EXAMPLES,
+        database=False,
+        epilog="They are part of the package.",
     )
     parser.add_argument(
         "part", nargs="?", choices=_PARTS, help="whose files (default: the folder of all)"
     )
-    parser.set_defaults(run=_deploy, parser=parser, accepts=lambda _: False)
 
 
 def folder(part: str = "") -> Path:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from peers.testing.clock import Clock
     from peers.testing.databases import Database, Databases
-    from peers.testing.draining import Drained, DrainFailed, drain, drain_async
+    from peers.testing.drained import Drained, DrainFailed
+    from peers.testing.draining import drain, drain_async
     from peers.testing.inline import (
         TaskRun,
         run_batch,
@@ -37,8 +38,8 @@ _PLACES = {
     "Cooldown": "requests",
     "Database": "databases",
     "Databases": "databases",
-    "DrainFailed": "draining",
-    "Drained": "draining",
+    "DrainFailed": "drained",
+    "Drained": "drained",
     "Progress": "requests",
     "RealPeer": "real_peer",
     "Submission": "requests",

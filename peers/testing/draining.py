@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
@@ -13,18 +12,17 @@ import psycopg
 from peers.client import operations
 from peers.client.kinds import Kind, kind_of
 from peers.client.transport import perform_in
-from peers.errors import BadArgument, ConfigError, PeersError, Reject, Retry, translated
+from peers.errors import BadArgument, ConfigError, Reject, Retry, translated
 from peers.handlers import Handler, registry
 from peers.protocol.messages import Failed
 from peers.spans import Span, timedelta_of
 from peers.testing.clock import Clock
-from peers.testing.execution import BatchRun, Ended, error_of, run, run_async
+from peers.testing.drained import Drained, DrainFailed
+from peers.testing.execution import BatchRun, Ended, error_of, require_no_loop, run, run_async
 from peers.testing.inline_peer import InlinePeer, Work
 from peers.testing.places import connection_of
-from peers.types import TaskState
 
 if TYPE_CHECKING:
-    from peers.client.records import TaskRecord
     from peers.testing.places import Place
 
 MAX_ATTEMPTS: Final = 1000
@@ -36,53 +34,6 @@ _UNKNOWN: Final = """
     where id in (select task_id from peers.ready union all select task_id from peers.ready_limited)
       and queue = any (coalesce(%s, array[queue])) and kind <> all (%s) order by 1
 """
-
-
-class DrainFailed(PeersError):  # noqa: N818 - the name says what happened
-    """A handler has failed, or there was no end to the tasks. `drained` has what was run."""
-
-    def __init__(self, message: str, hint: str | None, drained: Drained) -> None:
-        super().__init__(message, hint)
-        self.drained = drained
-
-
-@dataclass(slots=True)
-class Drained:
-    """What a drain has run, and what became of it."""
-
-    attempts: int = 0
-    """How many attempts were run."""
-    tasks: list[TaskRecord] = field(default_factory=list)
-    """The tasks that were run, as they are at the end, in the order of their ids."""
-    errors: list[BaseException] = field(default_factory=list)
-    """What the handlers raised, in their order, Retry, Snooze and Reject included."""
-
-    def of(self, kind: Kind) -> list[TaskRecord]:
-        """Return the tasks of a kind."""
-        return [task for task in self.tasks if task.kind == kind_of(kind)]
-
-    @property
-    def states(self) -> dict[str, int]:
-        """Return how many tasks are in each state, such as {"completed": 3, "dead": 1}."""
-        return dict(Counter(str(task.state) for task in self.tasks))
-
-    @property
-    def completed(self) -> list[TaskRecord]:
-        """Return the tasks that are completed."""
-        return self._in(TaskState.COMPLETED)
-
-    @property
-    def dead(self) -> list[TaskRecord]:
-        """Return the dead letters."""
-        return self._in(TaskState.DEAD)
-
-    @property
-    def scheduled(self) -> list[TaskRecord]:
-        """Return the tasks that wait for their next attempt."""
-        return self._in(TaskState.SCHEDULED)
-
-    def _in(self, state: TaskState) -> list[TaskRecord]:
-        return [task for task in self.tasks if task.state == state]
 
 
 def drain(
@@ -110,8 +61,11 @@ def drain(
     with connection_of(within) as connection:
         loop = _Drain(connection, queues, kinds, ahead, max_attempts)
         steps = loop.steps()
-        with asyncio.Runner() as runner:
+        runner = asyncio.Runner()  # it makes a loop only when an async handler needs one
+        try:
             _run_to_end(steps, lambda work: _call(work, runner))
+        finally:
+            runner.close()
         return loop.result(raise_errors=raise_errors)
 
 
@@ -159,6 +113,8 @@ def _next(steps: _Steps, ended: list[Ended] | None) -> Work | None:
 
 def _call(work: Work, runner: asyncio.Runner) -> list[Ended]:
     handler = registry()[work[0].task.kind]
+    if handler.is_async:
+        require_no_loop("await drain_async(…)")
     if handler.batch_size is not None:
         batch = BatchRun(work)
         return runner.run(batch.run_async()) if handler.is_async else batch.run()

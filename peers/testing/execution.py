@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from uuid import UUID
 
 from peers.context import CurrentTask, Scheduler, enter, enter_batch
-from peers.errors import TaskCancelled, TaskFailed
+from peers.errors import BadArgument, TaskCancelled, TaskFailed
 from peers.handlers import Handler, registry
 from peers.protocol.messages import Completed, Failed
 from peers.worker.args import load_args
@@ -56,6 +56,15 @@ class Attempt:
     def current_task(self, _index: int) -> CurrentTask:
         """Return the running task, for `peers.context`."""
         return self.current
+
+
+def require_no_loop(instead: str) -> None:
+    """Raise BadArgument in a coroutine, whose event loop would wait; say what to use instead."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise BadArgument("an async handler cannot run here, in a coroutine", f"Use {instead}.")
 
 
 def current_task_of(task: AssignedTask, scheduler: Scheduler) -> CurrentTask:

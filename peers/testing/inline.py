@@ -27,6 +27,7 @@ from peers.testing.execution import (
     Ended,
     current_task_of,
     error_of,
+    require_no_loop,
     result_of,
     run,
     run_async,
@@ -117,6 +118,7 @@ class TaskRun(Generic[P, R_co]):
         attempt = self._prepare(*args, **kwargs)
         if not self.task.handler.is_async:
             return self._result(run(attempt))
+        require_no_loop("await run_async(…)")
         return self._result(asyncio.run(run_async(attempt)))
 
     @overload
@@ -193,11 +195,9 @@ def run_batch(task: BatchTask[Any], args: Sequence[Mapping[str, object]]) -> lis
     That is its result as JSON, or the exception with which it failed. The handler is called again
     with parts of the batch when it raises, as on a peer.
     """
-    return _outcomes(_batch_run(task, args), task)
-
-
-def _outcomes(batch: tuple[BatchRun, bool], task: BatchTask[Any]) -> list[Any]:
-    prepared, is_async = batch
+    prepared, is_async = _batch_run(task, args)
+    if is_async:
+        require_no_loop("await run_batch_async(…)")
     ended = asyncio.run(prepared.run_async()) if is_async else prepared.run()
     return [_outcome(each, task.handler) for each in ended]
 

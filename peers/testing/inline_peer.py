@@ -17,15 +17,14 @@ import msgspec
 import psycopg
 from psycopg.rows import tuple_row
 
-from peers.client.transaction import LazyConnection
 from peers.database import functions
 from peers.database.rows import Claimed
 from peers.database.storable import storable
 from peers.handlers import Handler, registry
-from peers.peer import request_verbs
 from peers.peer.due_times import backfill_of, fire_of
 from peers.protocol.messages import Completed
 from peers.testing.execution import Attempt, Ended, current_task_of
+from peers.testing.handler_connection import HandlerConnection, SharedConnection
 from peers.types import KindPolicy
 from peers.worker.app import declarations
 from peers.worker.assigned import AssignedTask
@@ -65,50 +64,12 @@ class _Lease:
     most_running: int | None
 
 
-class HandlerConnection:
-    """Performs the requests of a handler on the connection of the inline peer."""
-
-    def __init__(
-        self, connection: psycopg.Connection[Any], peer_id: UUID, claimed: Claimed
-    ) -> None:
-        self._connection = LazyConnection(lambda: connection, lambda _: None)
-        self._peer_id = peer_id
-        self._claimed = claimed
-        self._kill_at: float | None = None
-        self._overran = False
-
-    @property
-    def overran(self) -> bool:
-        """Return whether the handler ran longer than its last `kill_after` allowed."""
-        self.limit(0, None)
-        return self._overran
-
-    def limit(self, _execution_id: int, seconds: float | None) -> None:
-        """Note until when the handler must call `kill_after` again."""
-        now = time.monotonic()
-        self._overran = self._overran or (self._kill_at is not None and now > self._kill_at)
-        self._kill_at = None if seconds is None else now + seconds
-
-    def call(self, _execution_id: int, verb: str, payload: object) -> Any:
-        """Perform a request as a peer does, and return its reply."""
-        body = json.dumps(payload).encode()
-        reply = request_verbs.execute(self._connection, self._peer_id, self._claimed, verb, body)
-        return json.loads(reply)
-
-    def tell(self, execution_id: int, verb: str, payload: object) -> None:
-        """Perform a request that has no reply."""
-        self.call(execution_id, verb, payload)
-
-    def close(self) -> None:
-        """Forget the connection. It stays open."""
-        self._connection.close()
-
-
 class InlinePeer:
     """The peer, on a connection that others may use too, in the middle of a transaction too."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
+        self._for_handlers = SharedConnection(connection)
         self._id: UUID | None = None
         self._executions = 0
         self.opens_in = _NEVER
@@ -125,6 +86,7 @@ class InlinePeer:
         finally:
             if self._id is not None and not self._connection.closed:
                 self._leave_after_an_error()
+            self._for_handlers.close()
             self._connection.row_factory = before
 
     def _join(self, kinds: Sequence[Handler]) -> None:
@@ -231,7 +193,7 @@ class InlinePeer:
             claimed.args, timeout,
         )  # fmt: skip
         assert self._id is not None
-        scheduler = HandlerConnection(self._connection, self._id, claimed)
+        scheduler = HandlerConnection(self._for_handlers, self._id, claimed)
         return Attempt(task, current_task_of(task, scheduler), scheduler)
 
     def _release(self, tasks: Sequence[Claimed]) -> None:
@@ -274,7 +236,7 @@ class InlinePeer:
     def do_what_is_due(self) -> float:
         """Promote scheduled tasks and fire schedules; return in how many seconds more is due."""
         while self._value("select peers.promote(%s)", _PROMOTED_AT_ONCE) == _PROMOTED_AT_ONCE:
-            pass
+            self._for_handlers.close()
         next_schedule = self._fire()
         [(next_task, now)] = self._connection.execute(
             "select extract(epoch from peers.next_due())::float8,"

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -317,6 +318,54 @@ def test_a_drain_leaves_nothing_behind_when_it_fails(database: Database) -> None
 
 
 @pytest.mark.usefixtures("database")
+def test_a_handler_makes_many_requests_at_once() -> None:
+    """Each is a transaction of its own, on one connection."""
+
+    @task("many")
+    async def many() -> int:
+        ids = await asyncio.gather(*(leaf.submit_async(n) for n in range(20)))
+        return len(set(ids))
+
+    @task("leaf")
+    def leaf(n: int) -> int:
+        current_task().progress(n)
+        return len(current_task().parents())
+
+    many.submit()
+    drained = drain()
+    assert drained.of(many)[0].result == 20
+    assert drained.states == {"completed": 21}
+
+
+@pytest.mark.usefixtures("database")
+def test_a_drain_leaks_no_descriptors() -> None:
+    """However many tasks ask for something."""
+
+    @task("asks")
+    def asks() -> int:
+        return len(current_task().parents())
+
+    peers.submit_many(asks, [{}] * 3)
+    drain()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    peers.submit_many(asks, [{}] * 20)
+    drain()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+@pytest.mark.usefixtures("database")
+def test_a_progress_that_is_no_number_does_not_fail_a_handler() -> None:
+    """As on a peer."""
+
+    @task("odd")
+    def odd() -> None:
+        current_task().progress("half")  # type: ignore[arg-type]
+
+    odd.submit()
+    assert drain().states == {"completed": 1}
+
+
+@pytest.mark.usefixtures("database")
 def test_a_drain_runs_on_the_loop_of_a_test() -> None:
     """Async handlers share it; sync ones do not block it."""
 
@@ -338,6 +387,8 @@ def test_a_drain_runs_on_the_loop_of_a_test() -> None:
 
     async def test() -> None:
         await async_.submit_async()
+        with pytest.raises(BadArgument, match="drain_async"):
+            drain(kinds=[async_])
         peers.submit_many(batch, [{}, {}])
         drained = await drain_async()
         assert drained.states == {"completed": 4}

@@ -96,7 +96,11 @@ def test_args_that_a_submission_refuses_are_refused() -> None:
         run_task(strict, number=7, text="x" * (1 << 20))
 
 
-@pytest.mark.parametrize("result", [{1, 2}, object(), float("nan"), "\0", b"bytes"], ids=repr)
+@pytest.mark.parametrize(
+    "result",
+    [{1, 2}, object(), float("nan"), "\0", b"bytes"],
+    ids=["set", "object", "nan", "nul", "bytes"],
+)
 def test_a_result_that_cannot_be_stored_fails(result: object) -> None:
     """A direct call would return it."""
 
@@ -240,6 +244,9 @@ def test_an_async_handler_runs_on_the_loop_of_the_test() -> None:
         assert await run_task_async(here, 2) == 3
         assert seen == [asyncio.get_running_loop()]
         assert await TaskRun(sync, id=9).run_async() == 9
+        assert TaskRun(sync, id=9).run() == 9
+        with pytest.raises(BadArgument, match=r"in a coroutine.*run_async"):
+            run_task(here, 2)
 
     seen: list[asyncio.AbstractEventLoop] = []
     asyncio.run(test())
@@ -347,7 +354,9 @@ def _numbers() -> Iterator[int]:
     yield 1
 
 
-@pytest.mark.parametrize("value", [_numbers(), MappingProxyType({"a": 1})], ids=type)
+@pytest.mark.parametrize(
+    "value", [_numbers(), MappingProxyType({"a": 1})], ids=["iterator", "mapping"]
+)
 def test_inline_and_a_worker_agree_on_odd_results(value: object) -> None:
     """The worker's own code decides."""
     from peers.worker.outcome import encode_result
