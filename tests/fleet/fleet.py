@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -207,9 +206,10 @@ class Fleet:
 
     # ---------------------------------------------------------------------------------- the end
 
-    def shut_down(self) -> None:
-        """Stop all machines."""
+    def end(self) -> None:
+        """End all machines at once."""
+        self.submitter.give_up()
         if self._connection is not None:
             self._connection.close()
-        with ThreadPoolExecutor() as threads:
-            list(threads.map(Machine.shut_down, self.machines))
+        for machine in self.machines:
+            machine.kill()
