@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 
     from peers.cli.parser import Commands
 
-_SUMMARY: Final = "print the folder with the files for systemd, Prometheus or Grafana"
-_PARTS: Final = ("systemd", "prometheus", "grafana")
+_SUMMARY: Final = "print the folder with the files for systemd and for monitoring"
 _USE: Final = (
     'cp "$(peers deploy systemd)"/*.service "$(peers deploy systemd)"/*.target /etc/systemd/system/'
 )
@@ -28,9 +27,17 @@ def register(commands: Commands) -> None:
         epilog=f"Such as: {_USE}",
     )
     parser.add_argument(
-        "part", nargs="?", choices=_PARTS, help="whose files (default: the folder of all)"
+        "part", nargs="?", choices=_parts(), help="whose files (default: the folder of all)"
     )
     parser.set_defaults(run=_deploy, parser=parser, accepts=lambda _: False)
+
+
+def _parts() -> list[str]:
+    """Return the names of the folders that are shipped."""
+    try:
+        return sorted(each.name for each in folder().iterdir() if each.is_dir())
+    except ConfigError:  # `peers deploy` itself reports it
+        return []
 
 
 def folder(part: str = "") -> Path:
