@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from peers.cli.parser import Commands
 
-_PARTS: Final = ("systemd", "prometheus", "grafana")
 _EXAMPLES: Final = (
     'cp "$(peers deploy systemd)"/*.service "$(peers deploy systemd)"/*.target /etc/systemd/system',
     'promtool check rules "$(peers deploy prometheus)"/*.rules.yml',
@@ -26,14 +25,22 @@ def register(commands: Commands) -> None:
         commands,
         "deploy",
         _deploy,
-        "print the folder with the files for systemd, Prometheus or Grafana",
+        "print the folder with the files for systemd and for monitoring",
         example=_EXAMPLES,
         database=False,
         epilog="They are part of the package.",
     )
     parser.add_argument(
-        "part", nargs="?", choices=_PARTS, help="whose files (default: the folder of all)"
+        "part", nargs="?", choices=_parts(), help="whose files (default: the folder of all)"
     )
+
+
+def _parts() -> list[str]:
+    """Return the names of the folders that are shipped."""
+    try:
+        return sorted(each.name for each in folder().iterdir() if each.is_dir())
+    except ConfigError:  # `peers deploy` itself reports it
+        return []
 
 
 def folder(part: str = "") -> Path:

@@ -97,7 +97,7 @@ def _run(args: argparse.Namespace) -> int:
         failed = not findings or not all(finding.met for finding in findings)
         if failed:
             _keep_journals(fleet)
-        fleet.shut_down()
+        fleet.end()
     print(f"\n{table(findings)}\n")
     if args.markdown is not None:
         args.markdown.write_text(markdown(findings) + "\n")

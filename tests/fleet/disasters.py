@@ -30,7 +30,7 @@ def kill_main_process(fleet: Fleet) -> Finding:
         until(changes.restarts, "a restart", START)
         fleet.await_all_alive(START)
         finding.at_most("restarted and ready after", seconds(), START)
-    changes.note_restarts(finding, host1_peers1=1)
+    changes.note_restarts(finding, "host1 peers@1")
     changes.note_lost(finding, len(attempts))
     return finding
 
@@ -51,7 +51,7 @@ def hang_peer(fleet: Fleet) -> Finding:
         until(changes.restarts, "the watchdog", 2 * _WATCHDOG)
         fleet.await_all_alive(START)
         finding.at_most("restarted and ready after", seconds(), _WATCHDOG + START)
-    changes.note_restarts(finding, host2_peers2=1)
+    changes.note_restarts(finding, "host2 peers@2")
     changes.note_lost(finding, len(attempts))
     said = host.run("journalctl", "--no-pager", f"--unit={unit}")
     finding.note("journal: Watchdog timeout", "Watchdog timeout" in said)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,38 +11,23 @@ from psycopg.rows import dict_row
 
 from tests.e2e import ledger
 from tests.e2e.audit import JOURNAL
-from tests.fleet.image import FILES, PROJECT, Wheels
+from tests.fleet.image import Wheels
 from tests.fleet.isolation import Groups
 from tests.fleet.machines import Machine, make_network
+from tests.fleet.provision import DATABASE_ADDRESS, HOST_ADDRESSES, URL, configure, set_up
 from tests.fleet.submitter import Submitter
-from tests.fleet.watch import until
+from tests.fleet.watch import START, until
 
 PEERS: Final = ("peers@1", "peers@2")
 """The units of each host."""
 SLOTS: Final = 2
 """Of each peer, in the queue default."""
+_FIRST_QUEUES: Final = ("default=2,hogs=1", "default=2")
+"""The queues of peers@1 on each host."""
 
-_DB: Final = "10.20.0.2"
-_HOSTS: Final = {"host1": "10.20.0.11", "host2": "10.20.0.12"}
-
-_ROLES: Final = """
-alter role postgres password 'fleet';
-create role shop_owner login createrole password 'owner';
-create role peers login password 'worker';
-"""
-_DATABASE: Final = """
-create database shop owner shop_owner encoding 'UTF8' template template0
-    lc_collate 'C.UTF-8' lc_ctype 'C.UTF-8'
-"""
 _TIMES: Final = """
 alter table journal.entry add column at timestamptz not null default clock_timestamp();
 grant peers_worker to peers;
-"""
-_COPY_UNITS: Final = """
-set -e
-units=$(/opt/peers/bin/peers deploy systemd)
-cp "$units"/*.service "$units"/*.target /etc/systemd/system/
-systemctl daemon-reload
 """
 _RUNNING: Final = """
     select t.id, t.token::text from peers.task t join peers.lease l using (token)
@@ -81,20 +65,15 @@ class Fleet:
         binds = {wheels.folder: "/wheels", self.ledger.parent: "/srv/ledger"}
         self.db, *self.hosts = (
             Machine(name, address, folder / name, binds, Groups(run, name))
-            for name, address in {"db": _DB, **_HOSTS}.items()
+            for name, address in {"db": DATABASE_ADDRESS, **HOST_ADDRESSES}.items()
         )
-        self.submitter = Submitter(self.url)
+        self.submitter = Submitter(URL)
         self._connection: psycopg.Connection[dict[str, Any]] | None = None
 
     @property
     def machines(self) -> list[Machine]:
         """Return all machines."""
         return [self.db, *self.hosts]
-
-    @property
-    def url(self) -> str:
-        """Return the URL of the database for this process."""
-        return f"postgresql://postgres:fleet@{_DB}/shop?connect_timeout=5"
 
     # ------------------------------------------------------------------------------------ set up
 
@@ -103,58 +82,13 @@ class Fleet:
         make_network()
         for machine in self.machines:
             machine.install(self._image)
-        for host in self.hosts:
-            self._configure(host)
+        for host, queues in zip(self.hosts, _FIRST_QUEUES, strict=True):
+            configure(host, queues, self._unit_lines)
         for machine in self.machines:
             machine.power_on()
         for machine in self.machines:
             machine.await_boot()
-        with ThreadPoolExecutor() as threads:
-            jobs = [threads.submit(self.install, host, "old") for host in self.hosts]
-            jobs.append(threads.submit(self._set_up_postgres))
-        for job in jobs:
-            job.result()
-
-    def _configure(self, host: Machine) -> None:
-        """Write what an operator writes on a host: settings, credentials, the app, a drop-in."""
-        host.write("/etc/peers/peers.env", (FILES / "peers.env").read_text())
-        host.write(
-            "/etc/credstore/peers_database_url", f"postgresql://peers:worker@{_DB}/shop\n", 0o600
-        )
-        host.write(
-            "/etc/credstore/peers_migrate_url", f"postgresql://shop_owner:owner@{_DB}/shop\n", 0o600
-        )
-        drop_in = "\n".join(["[Service]", *self._unit_lines, ""])
-        host.write("/etc/systemd/system/peers@.service.d/fleet.conf", drop_in)
-        if host is self.hosts[0]:
-            host.write("/etc/peers/peers-1.env", "PEERS_QUEUES=default=2,hogs=1\n")
-        host.write("/srv/peers/fleet_app.py", (FILES / "fleet_app.py").read_text())
-        host.write(
-            "/srv/peers/tests/e2e/ledger.py", (PROJECT / "tests" / "e2e" / "ledger.py").read_text()
-        )
-
-    def _set_up_postgres(self) -> None:
-        self.db.run("systemctl", "start", "postgresql@15-main")
-        for script in (_ROLES, _DATABASE):
-            self.db.run(
-                "runuser", "-u", "postgres", "--", "psql", "-qv", "ON_ERROR_STOP=1", "-c", script
-            )
-
-    def install(self, host: Machine, release: str) -> None:
-        """Install a release beside the other one, and let /opt/peers lead to it."""
-        version = self.wheels.old if release == "old" else self.wheels.new
-        wheel = f"/wheels/peers-{version}-py3-none-any.whl"
-        host.run(
-            f"/opt/peers-{release}/bin/pip",
-            "install",
-            "--quiet",
-            "--no-index",
-            "--find-links",
-            "/wheels",
-            wheel,
-        )
-        host.run("ln", "-sfn", f"peers-{release}", "/opt/peers")
-        host.run("sh", "-c", _COPY_UNITS)
+        set_up(self.db, self.hosts, self.wheels)
 
     def watch_tasks(self) -> None:
         """Let the database note each change of a task, for the audit."""
@@ -166,7 +100,7 @@ class Fleet:
     def rows(self, query: str, *arguments: object) -> list[dict[str, Any]]:
         """Run a query on the database, with a new connection if the last one was lost."""
         if self._connection is None or self._connection.closed:
-            self._connection = psycopg.connect(self.url, autocommit=True, row_factory=dict_row)
+            self._connection = psycopg.connect(URL, autocommit=True, row_factory=dict_row)
         try:
             cursor = self._connection.execute(query, arguments or None)
             return cursor.fetchall() if cursor.description else []
@@ -195,18 +129,19 @@ class Fleet:
         number = len(PEERS) * len(self.hosts)
         return until(lambda: len(self.alive()) == number, f"{number} live peers", within)
 
-    def running(self, host: Machine, *units: str) -> Attempts:
-        """Return what these peers run."""
-        pids = [self.main_pid(host, unit) for unit in units]
+    def running(self, host: Machine, pids: list[int]) -> Attempts:
+        """Return what the peers with these pids have claimed."""
         rows = self.rows(_RUNNING, host.name, pids)
         return Attempts([row["id"] for row in rows], [row["token"] for row in rows])
 
     def started(self, attempts: Attempts) -> Attempts:
-        """Return those of these attempts whose handlers had started, by the ledger."""
-        leases = {entry.lease for entry in ledger.read(self.ledger) if entry.event == "start"}
+        """Return those of these attempts whose handlers run, by the ledger."""
+        entries = ledger.read(self.ledger)
+        leases = {entry.lease for entry in entries if entry.event == "start"}
+        leases -= {entry.lease for entry in entries if entry.event == "end"}
         pairs = zip(attempts.task_ids, attempts.tokens, strict=True)
-        begun = [pair for pair in pairs if pair in leases]
-        return Attempts([task_id for task_id, _ in begun], [token for _, token in begun])
+        running = [pair for pair in pairs if pair in leases]
+        return Attempts([task_id for task_id, _ in running], [token for _, token in running])
 
     def count(self, attempts: Attempts, state: str) -> int:
         """Return how many of these attempts are in this state now."""
@@ -257,18 +192,24 @@ class Fleet:
         return len(programs) - new, new
 
     def busy(self, host: Machine, *units: str) -> Attempts:
-        """Keep these peers busy for some seconds; return what they run."""
+        """Keep these peers busy for some seconds; return what they have claimed."""
         for number in range(4 * SLOTS):
             self.submitter.submit("step", n=number, seconds=3.0)
         slots = SLOTS * len(units)
-        until(lambda: len(self.running(host, *units)) >= slots, "running tasks", 20.0)
-        return self.running(host, *units)
+        pids = [self.main_pid(host, unit) for unit in units]
+
+        def all_busy() -> bool:
+            return len(self.started(self.running(host, pids))) >= slots
+
+        until(all_busy, f"{slots} running handlers", START)
+        return self.running(host, pids)
 
     # ---------------------------------------------------------------------------------- the end
 
-    def shut_down(self) -> None:
-        """Stop all machines."""
+    def end(self) -> None:
+        """End all machines at once."""
+        self.submitter.give_up()
         if self._connection is not None:
             self._connection.close()
-        with ThreadPoolExecutor() as threads:
-            list(threads.map(Machine.shut_down, self.machines))
+        for machine in self.machines:
+            machine.kill()

@@ -22,6 +22,18 @@ INSIDE: Final = "PEERS_TEST_FLEET_INSIDE"
 
 _NAME: Final = "peers-fleet-"
 _CGROUPS: Final = Path("/sys/fs/cgroup")
+_HARNESS: Final = "harness"
+_LEAVE_GROUP: Final = f"""
+own=/sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)
+mkdir -p "$own/{_HARNESS}"
+for process in $(cat "$own/cgroup.procs"); do
+    echo "$process" > "$own/{_HARNESS}/cgroup.procs" || true
+done
+exec "$@"
+"""
+"""With version 2, a group with processes of its own cannot lend controllers to the groups of the
+machines. So its processes move into a group beside these.
+"""
 _BOOTED: Final = Path("/run/systemd/system")
 _PROGRAMS: Final = {
     "systemd-nspawn": "systemd-container",
@@ -69,6 +81,8 @@ def run_inside(arguments: list[str]) -> int:
         "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc",
         sys.executable, "-m", "tests.fleet", *arguments,
     ]  # fmt: skip
+    if _is_unified():
+        command = ["sh", "-c", _LEAVE_GROUP, "sh", *command]
     if _BOOTED.is_dir():  # systemd owns the control groups here, and lends us some
         lent = ["systemd-run", "--scope", "--quiet", f"--unit={name}", "--property=Delegate=yes"]
         command = [*lent, *command]
@@ -112,41 +126,33 @@ class Groups:
 
 def _create(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    cpus = folder / "cpuset.cpus"
-    if cpus.exists():  # version 1: a new group has none, and takes no process
+    if (folder / "cpuset.cpus").exists():  # version 1: a new group has none, and takes no process
         for each in (folder.parent, folder):
             for name in ("cpuset.cpus", "cpuset.mems"):
                 (each / name).write_text((each.parent / name).read_text())
-    elif (folder / "cgroup.controllers").exists() and folder.is_relative_to(_unified()):
-        _lend_controllers(folder)
+    elif _is_unified():  # version 2: a group lends the controllers that it has to those below
+        for each in (folder.parent.parent, folder.parent):
+            (each / "cgroup.subtree_control").write_text("+memory +pids +cpu")
 
 
-def _unified() -> Path:
-    """Return the hierarchy of version 2 if it is the only one, or no place at all."""
-    return _CGROUPS if (_CGROUPS / "cgroup.controllers").exists() else Path("/nowhere")
-
-
-def _lend_controllers(folder: Path) -> None:
-    """Let the machine limit memory. A group that does so may have no process of its own."""
-    own = folder.parent.parent
-    harness = own / f"{folder.parent.name}-harness"
-    harness.mkdir(exist_ok=True)
-    for pid in (own / "cgroup.procs").read_text().split():
-        with contextlib.suppress(OSError):
-            (harness / "cgroup.procs").write_text(pid)
-    for each in (own, folder.parent):
-        (each / "cgroup.subtree_control").write_text("+memory +pids +cpu")
+def _is_unified() -> bool:
+    """Return whether version 2 is the only hierarchy."""
+    return (_CGROUPS / "cgroup.controllers").exists()
 
 
 def _own_groups() -> list[Path]:
-    """Return the directory of this process's control group in each mounted hierarchy."""
+    """Return the directory of this process's control group in each mounted hierarchy.
+
+    With version 2 it is the one above: see `_LEAVE_GROUP`.
+    """
     found = []
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         mounted = controllers.removeprefix("name=")
         for place in [_CGROUPS / mounted] if mounted else [_CGROUPS / "unified", _CGROUPS]:
             if (place / "cgroup.procs").exists():
-                found.append(place / path.removeprefix("/"))
+                own = place / path.removeprefix("/")
+                found.append(own.parent if own.name == _HARNESS else own)
                 break
     return found
 

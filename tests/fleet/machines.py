@@ -167,7 +167,7 @@ class Machine:
     def cut_power(self) -> None:
         """End it as a power cut does: nobody it talked to learns of it."""
         self.connect(connected=False)
-        self._kill()
+        self.kill()
 
     def connect(self, *, connected: bool) -> None:
         """Connect its network cable, or pull it out: packets vanish, and nobody learns of it."""
@@ -180,9 +180,9 @@ class Machine:
         self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_WITHIN)
-        self._kill()
+        self.kill()
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
         """Kill its first process, with which the kernel kills all others; nspawn then ends."""
         process, self._process = self._process, None
         if process is None:

@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 from tests.fleet.fleet import PEERS, Fleet
+from tests.fleet.provision import install
 from tests.fleet.report import Finding
 from tests.fleet.watch import LEASE, START, Changes, on_all, timed, until
 
@@ -186,7 +187,7 @@ def rolling_upgrade(fleet: Fleet) -> Finding:
     mixed = []
     with timed() as seconds:
         for host in fleet.hosts:
-            fleet.install(host, "new")
+            install(host, fleet.wheels, "new")
             host.run("systemctl", "start", "peers-migrate")
             for unit in PEERS:
                 fleet.busy(host, unit)

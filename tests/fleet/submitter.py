@@ -23,6 +23,7 @@ class Submitter:
         self._random = random.Random(seed)
         self._last: list[int] = []
         self._stopped = threading.Event()
+        self._given_up = False
         self._thread = threading.Thread(target=self._run, name="submitter", daemon=True)
         self.accepted: list[int] = []
         """The ids of all tasks that the database has accepted."""
@@ -40,6 +41,12 @@ class Submitter:
             self._thread.join(_LONGEST)
         if self._thread.is_alive():
             raise TimeoutError("the last submission was not accepted")
+        self._client.close()
+
+    def give_up(self) -> None:
+        """Submit no more, whether or not the last submission was accepted."""
+        self._stopped.set()
+        self._given_up = True
         self._client.close()
 
     def submit(self, kind: str, queue: str = "default", **args: object) -> int:
@@ -64,6 +71,8 @@ class Submitter:
                     "step", args, depends_on=parents, idempotency_key=f"fleet-{number}"
                 )
             except PeersError:
+                if self._given_up:
+                    return
                 self.refused += 1
                 time.sleep(_EVERY)
                 continue
