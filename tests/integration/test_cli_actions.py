@@ -10,6 +10,8 @@ from tests.support.cli import Here
 from tests.support.world import Peer, advance, run, submit, value
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support.server import Connection
 
 
@@ -95,6 +97,22 @@ def test_many_tasks_are_cancelled(here: Here, db: Connection) -> None:
     assert found.out == "cancelled 1 task and 1 task that waits for them\n"
     assert value(db, "select reason from peers.action") == "wrong release"
     assert here("cancel", "--all").out == "cancelled 0 tasks\n"
+
+
+def test_what_is_left_out_is_said(
+    here: Here, db: Connection, connect: Callable[[], Connection]
+) -> None:
+    """A task that another session has locked stays; the command says so on stderr."""
+    locked = submit(db)
+    other = connect()
+    with other.transaction():
+        run(other, "select from peers.task where id = %s for share", locked)
+        found = here("cancel", "--kind", "a")
+    assert found.out == "cancelled 0 tasks\n"
+    assert found.err.splitlines() == [
+        "1 task is left out: other sessions have locked or have just changed it",
+        "hint: Call it again to act on the rest.",
+    ]
 
 
 @pytest.mark.parametrize(
