@@ -75,7 +75,7 @@ $$;
 -- Of chained exceptions it is the last one's, which is the one that ended the attempt; of a group, that of its first
 -- member. The beginning of a long traceback is cut off.
 create or replace function peers.innermost_frame(traceback text) returns text
-    language plpgsql immutable
+    language plpgsql immutable security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare

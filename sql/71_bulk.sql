@@ -22,10 +22,14 @@ create or replace function peers._report_left_out(_matched integer, _done intege
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
 as $$
+declare
+    _left_out constant integer := least(_matched, _max_tasks) - _done;
 begin
-    if _done < least(_matched, _max_tasks) then
-        raise notice 'left out % tasks that other sessions have locked or have just changed',
-            least(_matched, _max_tasks) - _done using hint = 'Call it again to act on them.';
+    if _left_out > 0 then
+        raise notice '% left out: other sessions have locked or have just changed %',
+            _left_out || case when _left_out = 1 then ' task is' else ' tasks are' end,
+            case when _left_out = 1 then 'it' else 'them' end
+            using hint = 'Call it again to act on the rest.';
     end if;
 end
 $$;

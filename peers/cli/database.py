@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
 import psycopg
 
+from peers.cli import output
 from peers.cli.exact_json import written
 from peers.cli.place import located
 from peers.client.transport import perform_text
@@ -43,7 +44,15 @@ def connected(args: argparse.Namespace) -> Iterator[Connection]:
         if settings.embedded and schema.installed_version(connection) is None:
             schema.migrate(connection)
         schema.require(connection)
+        connection.add_notice_handler(_relay)
         yield connection
+
+
+def _relay(notice: psycopg.errors.Diagnostic) -> None:
+    """Print what a verb adds to its result, such as how many locked tasks it left out."""
+    output.say(notice.message_primary or "")
+    if notice.message_hint:
+        output.say(f"hint: {notice.message_hint}")
 
 
 @contextmanager

@@ -148,7 +148,7 @@ VERBS = {
     "heartbeat": "uuid",
     "reclaim": "uuid, integer",
     "promote": "integer",
-    "prune": "interval, integer",
+    "apply_retention": "interval, interval, integer",
     "unrunnable": "",
 }
 

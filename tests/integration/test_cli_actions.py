@@ -10,6 +10,8 @@ from tests.support.cli import Here
 from tests.support.world import Peer, advance, run, submit, value
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support.server import Connection
 
 
@@ -84,9 +86,23 @@ def test_graph_commands_have_a_dry_run(here: Here, db: Connection) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "words", [(), ("1", "--kind", "a"), ("1", "--all"), ("1", "--dry-run"), ("1", "--reason", "x")]
-)
+def test_what_is_left_out_is_said(
+    here: Here, db: Connection, connect: Callable[[], Connection]
+) -> None:
+    """A task that another session has locked stays; the command says so on stderr."""
+    locked = submit(db)
+    other = connect()
+    with other.transaction():
+        run(other, "select from peers.task where id = %s for share", locked)
+        found = here("cancel", "--kind", "a")
+    assert found.out == "cancelled 0 tasks\n"
+    assert found.err.splitlines()[:2] == [
+        "1 task is left out: other sessions have locked or have just changed it",
+        "hint: Call it again to act on the rest.",
+    ]
+
+
+@pytest.mark.parametrize("words", [(), ("1", "--kind", "a"), ("1", "--all")])
 def test_ids_and_filters_exclude_each_other(here: Here, words: tuple[str, ...]) -> None:
     """With the remedy."""
     with pytest.raises(SystemExit) as refused:

@@ -49,7 +49,7 @@ def a_locked_dead_letter_is_left_out(world: World, verb: str = "retry_dead") -> 
         first = result(world.background(row, operator, query, 1))
         assert first == {"tasks": 1, "task_ids": [dead[1]]}
         assert result(world.background(row, operator, query, 9))["task_ids"] == [dead[2]]
-        assert [notice for notice in notices if "left out 1 tasks" in notice] != []
+        assert [notice for notice in notices if "1 task is left out" in notice] != []
     assert row(operator, query, 9)["task_ids"] == [dead[0]]
     assert problems(world.db) == []
 

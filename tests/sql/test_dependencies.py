@@ -515,6 +515,11 @@ GUARDED = [
     "select peers.leave(peer.id) from peers.peer",
     "select peers.promote()",
     "select peers.prune('1 day')",
+    "select peers.prune_dead('1 day')",
+    "select peers.apply_retention('1 day', null)",
+    """select peers.retry_dead('{"all": true}')""",
+    """select peers.discard_dead('{"all": true}')""",
+    """select peers.cancel_tasks('{"all": true}')""",
     "select peers.check()",
 ]
 

@@ -42,6 +42,7 @@ VERBS = {
     "discard_dead": "select * from peers.discard_dead('{\"ids\": []}')",
     "cancel_tasks": "select * from peers.cancel_tasks('{\"ids\": []}')",
     "innermost_frame": "select peers.innermost_frame('')",
+    "queue_demand": "select * from peers.queue_demand()",
     "cancel": "select peers.cancel(1)",
     "change": "select peers.change(1, priority => 5)",
     "pause": "select peers.pause('q')",
@@ -102,7 +103,7 @@ PEER = {
 }  # fmt: skip
 OPERATING = {
     "cancel", "change", "pause", "resume", "prune", "prune_dead", "check", "retry_dead",
-    "discard_dead", "cancel_tasks", "innermost_frame", "explain", "unrunnable",
+    "discard_dead", "cancel_tasks", "innermost_frame", "queue_demand", "explain", "unrunnable",
     "parent_results", "start_cooldown", "cooldown_left", "end_cooldown",
     "cancel_graph", "pause_graph", "resume_graph", "retry_graph",
     "set_limit", "remove_limit", "shut_limit", "open_limit", "limit_keys",
@@ -123,6 +124,7 @@ ALLOWED = {
         "follow_log",
         "innermost_frame",
         "limit_keys",
+        "queue_demand",
         "unrunnable",
     },
 }
