@@ -37,7 +37,6 @@ def register(commands: Commands) -> None:
         "list what operators did: who, what, to how many tasks and why",
         example="peers actions --since 24h --verb retry_dead",
         reads=True,
-        example="peers actions --since 24h",
     )
     actions.add_argument(
         "--since", type=duration, metavar="DURATION", help="only the last, such as 24h"
