@@ -38,21 +38,21 @@ def test_a_drain_asks_systemd_for_the_time_that_it_needs(tmp_path: Path) -> None
     [
         (None, None, INFINITE),
         (None, "60000000", 60.0),
-        ("this process", "500000", 0.5),
-        (1, "60000000", INFINITE),
+        ("own", "500000", 0.5),
+        ("1", "60000000", INFINITE),
         (None, "0", INFINITE),
         (None, "soon", INFINITE),
     ],
 )
 def test_the_watchdog_is_the_one_of_this_process(
-    monkeypatch: pytest.MonkeyPatch, pid: int | str | None, usec: str | None, seconds: float
+    monkeypatch: pytest.MonkeyPatch, pid: str | None, usec: str | None, seconds: float
 ) -> None:
     """Return WatchdogSec of the unit, as systemd passes it on."""
-    number = os.getpid() if pid == "this process" else pid
-    for name, value in (("WATCHDOG_PID", number), ("WATCHDOG_USEC", usec)):
+    own = str(os.getpid()) if pid == "own" else pid
+    for name, value in (("WATCHDOG_PID", own), ("WATCHDOG_USEC", usec)):
         monkeypatch.delenv(name, raising=False)
         if value is not None:
-            monkeypatch.setenv(name, str(value))
+            monkeypatch.setenv(name, value)
     assert watchdog_timeout() == seconds
 
 
