@@ -60,7 +60,7 @@ begin
 end
 $$;
 
--- Deletes tasks that the caller has locked, with their edges and failures, unless an unfinished or dead child needs
+-- Deletes tasks that the caller has locked, with their edges, failures and logs, unless an unfinished or dead child needs
 -- them. Returns how many.
 create or replace function peers._delete_tasks(_ids bigint[]) returns bigint
     language plpgsql
@@ -79,6 +79,7 @@ begin
     delete from peers.dependency d where d.parent_id = any (_free);
     delete from peers.dependency d where d.child_id = any (_free);
     delete from peers.failure f where f.task_id = any (_free);
+    delete from peers.task_log l where l.task_id = any (_free);
     delete from peers.task t where t.id = any (_free);
     return cardinality(_free);
 end

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 def here(
     database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Here:
-    """Run commands on the test's database."""
-    return Here(database_url, monkeypatch, capsys)
+    """Run commands on the test's database, in a wide terminal."""
+    command = Here(database_url, monkeypatch, capsys)
+    monkeypatch.setenv("COLUMNS", "200")
+    return command
 
 
 def test_actions_are_listed_newest_first(here: Here, db: Connection) -> None:

@@ -66,6 +66,7 @@ def test_a_steady_peer_reclaims_what_a_silent_one_held(world: World) -> None:
     assert reclaimed == {
         "task_id": task_id,
         "attempt": 1,
+        "token": claim.token,
         "lost_peer_id": silent.id,
         "host": "host-silent",
         "queue": "default",
