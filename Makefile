@@ -104,6 +104,7 @@ release: $(STAMP) ## build the wheel and the sdist into dist/, check them, and r
 	rm -rf dist $(RELEASE_VENV)
 	$(BIN)/python -m build --no-isolation --outdir dist
 	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m tools.pipx dist/*.whl
 	$(BIN)/python -m venv $(RELEASE_VENV)
 	$(RELEASE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "$$(echo dist/*.whl)[embedded]"
 	data=$$(mktemp -d) && chmod 711 "$$data" && export PEERS_EMBEDDED_DATA="$$data/postgres" && \

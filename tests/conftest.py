@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, settings
 from tests.support import forked_commands, run
 from tests.support.server import Connection, Databases, any_server, open_connection
 
+pytest.register_assert_rewrite("tests.sql.scenarios", "tests.sql.limit_scenarios")
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 

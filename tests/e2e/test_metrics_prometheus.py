@@ -26,6 +26,7 @@ needs_prometheus = pytest.mark.skipif(
 needs_promtool = pytest.mark.skipif(
     binary("promtool") is None, reason="needs promtool (apt install prometheus)"
 )
+one_process = pytest.mark.xdist_group("prometheus")  # the tests share the peers and Prometheus
 NAMES = {each.name for each in catalog.ALL}
 
 
@@ -144,6 +145,7 @@ def keep_busy(stage: Stage) -> None:
     )
 
 
+@one_process
 @needs_prometheus
 def test_an_alert_fires_and_every_panel_has_data(scene: Stage, prometheus: Prometheus) -> None:
     """A task that dies raises the alert for it; the alerts about peers are silent."""
@@ -176,14 +178,20 @@ def test_an_alert_fires_and_every_panel_has_data(scene: Stage, prometheus: Prome
     assert not prometheus.firing() & never
 
 
+@one_process
 @needs_prometheus
 def test_peers_agree_on_what_the_database_measures(scene: Stage, prometheus: Prometheus) -> None:
     """So max() over the peers is right, and what they count themselves adds up to the truth."""
-    scene.until_true("select not exists (select from peers.lease) and peers.next_due() is null")
+    keep_busy(scene)
+    scene.until_true(
+        "select peers.next_due() is null and not exists (select from peers.task t"
+        " where t.kind = 'thumbs.make' and t.state in ('ready', 'running', 'scheduled'))"
+    )
     done = scene.row(
         "select count(*)::integer as done from peers.task"
         " where state = 'completed' and kind = 'thumbs.make'"
     )["done"]
+    assert done > 0
     until(
         lambda: (
             [

@@ -160,7 +160,7 @@ def test_a_peer_without_a_connection_for_its_heartbeat_does_not_join(
     """The database takes one connection and no second: the peer waits, and joins with both."""
     network.most = 1
     peer = stage.launch(database_url=network.url)
-    peer.await_event("database_lost")
+    peer.await_event("database_unreachable")
     assert stage.rows("select * from peers.peer") == []
     network.most = 2
     peer.joined()

@@ -126,12 +126,12 @@ def test_names_in_a_command_are_quoted_for_the_shell(here: Here, db: Connection)
     assert shlex.split(remedy.split("; or")[0]) == ["peers", "resume", queue]
 
 
-def test_all_is_well_on_a_durable_embedded_database(tmp_path: Path) -> None:
+def test_all_is_well_on_a_durable_embedded_database() -> None:
     """Nothing at all is found there, and the exit code is 0."""
-    environment_ = {"PEERS_EMBEDDED": "1", "PEERS_EMBEDDED_DATA": str(tmp_path / "data")}
-    tmp_path.chmod(0o711)
-    for folder in list(tmp_path.parents)[:2]:
-        folder.chmod(0o711)
+    # not below tmp_path, which pytest closes to the account of the server
+    place = Path(tempfile.mkdtemp(prefix="peers-doctor-"))
+    place.chmod(0o711)
+    environment_ = {"PEERS_EMBEDDED": "1", "PEERS_EMBEDDED_DATA": str(place / "data")}
     try:
         answer = peers("doctor", env=environment_)
         assert (answer.code, answer.out.split(":")[0]) == (0, "all is well"), answer
@@ -140,7 +140,8 @@ def test_all_is_well_on_a_durable_embedded_database(tmp_path: Path) -> None:
         assert len(document["checks"]) > 55
         assert document["role_may"] == "submit, run a peer, read, operate"
     finally:
-        EmbeddedPostgres(tmp_path / "data").stop()
+        EmbeddedPostgres(place / "data").stop()
+        shutil.rmtree(place)
 
 
 def test_a_healthy_database_with_a_big_batch_is_well(here: Here, db: Connection) -> None:

@@ -9,8 +9,6 @@ import pytest
 
 from tests.support.world import Peer, World
 
-pytest.register_assert_rewrite("tests.sql.scenarios", "tests.sql.limit_scenarios")
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 

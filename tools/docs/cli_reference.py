@@ -42,6 +42,7 @@ These options belong to every command that uses the database:
 _SHARED: Final = frozenset({"--help", "--database-url", "--embedded", "--config"})
 _RUNS_OF_PREDICT: Final = "status"
 """Any command of `peers predict` that is not a run: it declares them all."""
+_NOT_RUN: Final = "<!-- not run: a test of its own lets the parser read each example -->"
 
 
 def page() -> str:
@@ -53,7 +54,7 @@ def page() -> str:
         if parser.epilog:
             parts.append(f"\n{parser.epilog}\n")
         if parser.examples:
-            parts.append("\n".join(["\n```sh", *parser.examples, "```\n"]))
+            parts.append("\n".join(["", _NOT_RUN, "```sh", *parser.examples, "```\n"]))
     return "".join(parts).lstrip("\n")
 
 
