@@ -110,7 +110,8 @@ as $$
         from pg_class c
         where c.relnamespace = 'peers'::regnamespace and c.relkind in ('r', 'v')
           and r.rolname in ('peers_operator', 'peers_reader') and not has_table_privilege(r.oid, c.oid, 'select')
-          and (r.rolname, c.relname) <> ('peers_reader', 'peek')  -- stacks are for operators only
+          -- stacks are for operators only
+          and (r.rolname, c.relname) <> ('peers_reader', 'peek')
     ) m
     where r.rolname in ('peers_submitter', 'peers_worker', 'peers_operator', 'peers_reader')
     group by r.oid, r.rolname

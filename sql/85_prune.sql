@@ -60,8 +60,8 @@ begin
 end
 $$;
 
--- Deletes tasks that the caller has locked, with their edges, failures and logs, unless an unfinished or dead child needs
--- them. Returns how many.
+-- Deletes tasks that the caller has locked, with their edges, failures and logs, unless an unfinished or dead child
+-- needs them. Returns how many.
 create or replace function peers._delete_tasks(_ids bigint[]) returns bigint
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
