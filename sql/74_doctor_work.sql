@@ -135,6 +135,27 @@ $$;
 
 comment on function peers._doctor_peer_before_migration is 'Which peers run an older release than the schema?';
 
+-- A rolling upgrade is no finding while it goes on, so the last peer must have joined some time ago.
+create or replace function peers._doctor_version_skew(_older_than interval) returns setof peers.finding
+    language sql stable security definer
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+    select 'warning', 'version_skew', 'the fleet',
+           'live peers run several versions of the package: '
+           || string_agg(format('%s (%s on %s)', v.version, v.peers, v.hosts), ', ' order by v.last_join desc),
+           'finish the upgrade: systemctl restart ''peers@*'' on the hosts of the older version'
+    from (
+        select p.version, count(*) as peers, string_agg(distinct left(p.host, 100), ' and ') as hosts,
+               max(p.joined_at) as last_join
+        from peers.peer p
+        where peers._is_alive(p, peers.now()) and p.version is not null
+        group by p.version
+    ) v
+    having count(*) > 1 and max(v.last_join) <= peers.now() - _older_than
+$$;
+
+comment on function peers._doctor_version_skew is 'Do all live peers run the same version of the package?';
+
 create or replace function peers._doctor_limit_shut(_older_than interval) returns setof peers.finding
     language sql stable security definer
     set search_path = pg_catalog, peers, pg_temp

@@ -45,7 +45,7 @@ select p.id as peer_id, p.host, p.pid, p.queues, p.kinds,
        p.heartbeat_at as last_heartbeat,
        -- the same as peers._is_alive, which a reader may not call
        p.lost_at is null and p.heartbeat_at + p.lease_timeout > c.now as alive,
-       p.joined_at, p.lost_at, p.lost_because
+       p.joined_at, p.lost_at, p.lost_because, p.version
 from peers.peer p
 cross join (select peers.now() as now) c;
 
@@ -63,6 +63,7 @@ comment on column peers.peer_status.joined_at is 'When it joined.';
 comment on column peers.peer_status.lost_at is 'When it was declared lost.';
 comment on column peers.peer_status.lost_because is
     'Why: its lease ended, or a peer on the same host saw that it had ended.';
+comment on column peers.peer_status.version is 'The version of the package that it runs. Null: not known.';
 
 -- Returns the kinds that have rows in ready. It jumps from one to the next in the primary key.
 create or replace function peers._ready_kinds() returns table (queue text, kind text)

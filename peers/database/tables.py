@@ -206,4 +206,5 @@ peer_status: Final = Table(
     Column("joined_at", _TIME),
     Column("lost_at", _TIME),
     Column("lost_because", Text),
+    Column("version", Text),
 )

@@ -19,6 +19,7 @@ from peers.peer.state import PeerState
 from peers.peer.witness import register_process, unregister_process
 from peers.settings import Settings
 from peers.types import CONTRACT_VERSION, KindPolicy
+from peers.version import package_version
 
 _LAST_CONNECT_SECONDS: Final = 2.0
 _LAST_REPLY_SECONDS: Final = 1.0
@@ -121,7 +122,7 @@ class Membership:
             KindPolicy(k.kind, k.max_attempts, k.timeout, k.backoff_base, k.backoff_cap)
             for k in kinds.values()
         ]
-        process = register_process()
+        process = {**(register_process() or {}), "version": package_version()}
         peer_id = self._connection.do(
             lambda c: functions.join(
                 c, host, pid, settings.queues, policies, settings.lease_timeout, process=process

@@ -420,6 +420,18 @@ def late_heartbeat(ground: Ground) -> None:
 
 
 @fault
+def version_skew(ground: Ground) -> None:
+    """An upgrade stopped halfway."""
+    for version in ("1.0", "1.1"):
+        run(
+            ground.db,
+            "select peers.join('h', 1, '{\"default\": 1}', '[]', '30 s', peers.contract_version(),"
+            " jsonb_build_object('version', %s::text))",
+            version,
+        )
+
+
+@fault
 def late_schedule(ground: Ground) -> None:
     """A peer lives, and does not fire."""
     add_schedule(ground.db, "late", every="1 min")
