@@ -134,8 +134,8 @@ TABLES = (
 
 
 HELPERS_OF_CHECKS = (
-    "_duration_text", "_session_text", "_setting_interval", "_starting_settings",
-    "_vacuum_triggers",
+    "_duration_text", "_end_session_text", "_session_text", "_setting_interval",
+    "_starting_settings", "_vacuum_triggers",
 )  # fmt: skip
 
 
