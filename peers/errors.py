@@ -275,8 +275,8 @@ _BY_SQLSTATE: dict[str, type[PeersError]] = {
 }
 
 _HINTS: dict[type[PeersError], str] = {
-    NotPermitted: "Connect as another role, or grant it one of the peers_… roles. Reading tasks and"
-    " their results needs peers_reader or peers_operator.",
+    NotPermitted: "Connect as another role, or grant this one peers_submitter (to submit),"
+    " peers_worker (to run a peer), peers_reader (to read) or peers_operator (to read and act).",
     SchemaMissing: "Run `peers migrate` (it needs the owner's role).",
 }
 

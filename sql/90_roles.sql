@@ -38,7 +38,7 @@ begin
     grant usage on schema peers to peers_submitter, peers_worker, peers_operator, peers_reader;
     grant execute on function peers.contract_version(), peers.now()
         to peers_submitter, peers_worker, peers_operator, peers_reader;
-    grant execute on function peers.await_results(bigint[])
+    grant execute on function peers.await_results(bigint[]), peers.kind_defaults(text)
         to peers_submitter, peers_worker, peers_operator, peers_reader;
 
     -- A submitter inserts, and cannot set what the scheduler keeps. It may read the state of a task, but neither its

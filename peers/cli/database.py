@@ -18,7 +18,7 @@ from peers.database.connection import connect
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from peers.client.statements import Request
     from peers.database.connection import Connection
@@ -78,6 +78,12 @@ def perform(connection: Connection, request: Request[T], **exact: object) -> T:
     """
     document = written({**request.document, **exact})
     return persistently(perform_text, connection, request.statement, document)
+
+
+def kind_defaults(connection: Connection, kind: str, given: Collection[str]) -> dict[str, object]:
+    """Return the queue and priority that the handler of a kind declares, unless they are given."""
+    [[declared]] = connection.execute("select peers.kind_defaults(%s)", [kind]).fetchall()
+    return {name: value for name, value in declared.items() if name not in given}
 
 
 def persistently(

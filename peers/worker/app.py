@@ -45,6 +45,8 @@ def declared_kinds() -> list[KindDeclared]:
             batch_size=handler.batch_size,
             batch_wait=handler.batch_wait.total_seconds(),
             keep_log=handler.keep_log,
+            queue=handler.queue,
+            priority=handler.priority,
         )
         for handler in registry().values()
     ]

@@ -216,7 +216,7 @@ def test_a_role_without_rights_is_told(database_url: str, db: Connection) -> Non
     try:
         url = f"{database_url} user={role} password=x"
         found = peers("status", url=url)
-        complains(found, 78, "permission denied for schema peers", "peers_… roles")
+        complains(found, 78, "permission denied for schema peers", "peers_reader")
     finally:
         db.execute(f"drop role {role}")
 
