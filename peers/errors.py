@@ -9,6 +9,8 @@ never connect to the database.
 
 from __future__ import annotations
 
+import shlex
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,6 +36,14 @@ class PeersError(Exception):
         if self.hint is None:
             return self.message
         return f"{self.message.rstrip('.')}. {self.hint}"
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra of Peers where this program runs.
+
+    A bare `pip` may belong to another environment, as it does for a program that pipx installed.
+    """
+    return f"{shlex.quote(sys.executable)} -m pip install 'peers[{extra}]'"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from peers.cli.parser import Parser, add_command
-from peers.errors import ConfigError
+from peers.errors import ConfigError, install_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +49,7 @@ def script(shell: str) -> str:
         import shtab
     except ImportError:
         raise ConfigError(
-            "shell completion needs the package shtab", "Run: pip install 'peers[cli]'"
+            "shell completion needs the package shtab", f"Run: {install_command('cli')}"
         ) from None
     if shell not in shtab.SUPPORTED_SHELLS:
         raise ConfigError(
