@@ -80,10 +80,19 @@ def perform(connection: Connection, request: Request[T], **exact: object) -> T:
     return persistently(perform_text, connection, request.statement, document)
 
 
-def kind_defaults(connection: Connection, kind: str, given: Collection[str]) -> dict[str, object]:
-    """Return the queue and priority that the handler of a kind declares, unless they are given."""
+def perform_for_kind(
+    connection: Connection, request: Request[T], kind: str, given: Collection[str], **exact: object
+) -> T:
+    """Perform a submission; its queue and priority are the handler's unless they are given.
+
+    Says so if no peer has had a handler for the kind: it may be misspelt.
+    """
     [[declared]] = connection.execute("select peers.kind_defaults(%s)", [kind]).fetchall()
-    return {name: value for name, value in declared.items() if name not in given}
+    exact |= {name: value for name, value in declared.items() if name not in given}
+    result = perform(connection, request, **exact)
+    if not declared:
+        output.say(f'no peer has had a handler for kind "{kind}" yet: its tasks wait for one')
+    return result
 
 
 def persistently(

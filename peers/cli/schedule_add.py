@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Final, get_args
 
-from peers.cli.database import connected, kind_defaults, perform
+from peers.cli.database import connected, perform, perform_for_kind
 from peers.cli.parser import (
     TIME_FORM,
     add_command,
@@ -114,8 +114,7 @@ def _add(args: argparse.Namespace) -> int:
     task_args = {**args.args, **key_values(args)}
     request = operations.add_schedule(args.name, args.kind, replace=args.replace, **given)
     with connected(args) as connection:
-        defaults = kind_defaults(connection, args.kind, given)
-        perform(connection, request, args=task_args, **defaults)
+        perform_for_kind(connection, request, args.kind, given, args=task_args)
         done = f'schedule "{args.name}" is {"set" if args.replace else "added"}'
         try:
             times = next_times(connection, args.name, NEXT_SHOWN)

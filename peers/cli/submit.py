@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from peers.cli.database import connected, kind_defaults, perform
+from peers.cli.database import connected, perform_for_kind
 from peers.cli.output import say
 from peers.cli.parser import (
     TIME_FORM,
@@ -202,14 +202,13 @@ def _args(value: str) -> dict[str, Any]:
 
 def _submit(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
-    exact: dict[str, object] = {"args": {**args.args, **key_values(args)}}
+    exact = {"args": {**args.args, **key_values(args)}}
     if "metadata" in given:
         exact["metadata"] = given.pop("metadata")
     fields = options_document(args.kind, Options(**given))
     request = Request(submit_statement(fields), fields)
     with connected(args) as connection:
-        exact |= kind_defaults(connection, args.kind, given)
-        task_id = perform(connection, request, **exact)
+        task_id = perform_for_kind(connection, request, args.kind, given, **exact)
     print(task_id)
     if task_id.replaced:
         say(f"no new task: task {task_id} held the key and was replaced")

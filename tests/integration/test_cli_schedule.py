@@ -83,15 +83,17 @@ def test_a_kind_brings_its_queue_and_priority(
     """Those that its handler declares, as in Python, once a peer has had it. Options win."""
     when = ("--every", "1h", "--replace") if table == "schedule" else ()
 
-    def went_to(*options: str) -> tuple[str, int]:
-        done(here(*verb, *when, *options))
+    def went_to(*options: str, is_known: bool = True) -> tuple[str, int]:
+        answer = here(*verb, *when, *options)
+        done(answer)
+        assert ('no peer has had a handler for kind "etl.extract"' in answer.err) != is_known
         row = db.execute(
             f"select * from peers.{table} order by created_at desc".encode()
         ).fetchone()
         assert row is not None
         return row["queue"], row["priority"]
 
-    assert went_to() == ("default", 100)
+    assert went_to(is_known=False) == ("default", 100)
     policy = KindPolicy("etl.extract", queue="etl", priority=7).as_json()
     Peer.join(db, queues=("etl",), policies=[{**policy}])
     assert went_to() == ("etl", 7)
