@@ -315,7 +315,8 @@ def from_database(error: BaseException) -> PeersError | None:
         return None
     if kind is BadTask and diagnostics.message_detail:
         message = f"{message} ({diagnostics.message_detail.rstrip('.')})"
-    return kind(message, diagnostics.message_hint or _HINTS.get(kind))
+    hint = None if kind is SchemaMissing else diagnostics.message_hint  # it would be about casts
+    return kind(message, hint or _HINTS.get(kind))
 
 
 def transactions_refused(error: BaseException) -> ConfigError | None:

@@ -12,7 +12,7 @@ from peers.cli import output
 from peers.cli.exact_json import written
 from peers.cli.place import located
 from peers.client.transport import perform_text
-from peers.database import schema
+from peers.database import functions, schema
 from peers.database.backoff import Backoff
 from peers.database.connection import connect
 
@@ -87,7 +87,7 @@ def perform_for_kind(
 
     Says so if no peer has had a handler for the kind: it may be misspelt.
     """
-    [[declared]] = connection.execute("select peers.kind_defaults(%s)", [kind]).fetchall()
+    declared = functions.kind_defaults(connection, kind)
     exact |= {name: value for name, value in declared.items() if name not in given}
     result = perform(connection, request, **exact)
     if not declared:

@@ -212,6 +212,14 @@ def test_a_missing_schema_names_the_remedy(empty_database_url: str, words: list[
     complains(peers(*words, url=empty_database_url), 78, "peers migrate")
 
 
+def test_a_missing_function_names_the_remedy(database_url: str, db: Connection) -> None:
+    """And not what Postgres supposes: casts."""
+    db.execute("drop function peers.kind_defaults")
+    complains(
+        peers("submit", "a", url=database_url), 78, "kind_defaults", "hint: Run `peers migrate`"
+    )
+
+
 def test_a_role_without_rights_is_told(database_url: str, db: Connection) -> None:
     """The role and what it lacks, not a stack."""
     [row] = db.execute("select 'u_' || md5(random()::text) as name")
