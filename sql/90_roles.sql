@@ -38,7 +38,7 @@ begin
     grant usage on schema peers to peers_submitter, peers_worker, peers_operator, peers_reader;
     grant execute on function peers.contract_version(), peers.now()
         to peers_submitter, peers_worker, peers_operator, peers_reader;
-    grant execute on function peers.await_results(bigint[])
+    grant execute on function peers.await_results(bigint[]), peers.kind_defaults(text)
         to peers_submitter, peers_worker, peers_operator, peers_reader;
 
     -- A submitter inserts, and cannot set what the scheduler keeps. It may read the state of a task, but neither its
@@ -140,6 +140,7 @@ begin
     grant select on peers.doctor_check to peers_worker;
     grant execute on function peers.doctor(text[], interval),
         peers._duration_text(interval), peers._session_text(pg_stat_activity),
+        peers._end_session_text(pg_stat_activity),
         peers._doctor_trigger_disabled(interval), peers._doctor_foreign_trigger(interval),
         peers._doctor_index_invalid(interval), peers._doctor_index_hinders_hot(interval),
         peers._doctor_grants_missing(interval), peers._doctor_owner_differs(interval),

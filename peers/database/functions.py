@@ -296,6 +296,12 @@ def unrunnable(connection: Connection) -> list[Unrunnable]:
     return list(map(Unrunnable._make, rows))
 
 
+def kind_defaults(connection: Connection, kind: str) -> dict[str, Any]:
+    """Return the queue and priority that the handler of a kind declares; {}: none is known."""
+    declared: dict[str, Any] = _value(connection, "select peers.kind_defaults(%s)", kind)
+    return declared
+
+
 def contract_version(connection: Connection) -> int:
     """Return the version of the contract that the database has."""
     version: int = _value(connection, "select peers.contract_version()")

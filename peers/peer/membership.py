@@ -119,7 +119,15 @@ class Membership:
         settings, kinds = self._settings, self._leases.pool.kinds
         joined_at, host, pid = boottime(), socket.gethostname(), os.getpid()
         policies = [
-            KindPolicy(k.kind, k.max_attempts, k.timeout, k.backoff_base, k.backoff_cap)
+            KindPolicy(
+                k.kind,
+                k.max_attempts,
+                k.timeout,
+                k.backoff_base,
+                k.backoff_cap,
+                k.queue,
+                k.priority,
+            )
             for k in kinds.values()
         ]
         process = {**(register_process() or {}), "version": package_version()}
